@@ -1,0 +1,156 @@
+"""Everything that can change the exchange: one struct a command, msgpack arrays with an integer tag.
+
+The tag and the order of the fields are the written schema of the log. Numbers are whole, in smallest units:
+
+- an *amount* of a currency with scale s is in units of 10**-s (scale 8: 1.5 BTC is 150_000_000);
+- a *size* is an amount of the product's base currency;
+- a *price* is the amount of quote currency for **one whole** base coin, so the notional of a trade is
+  `price * size // 10**base_scale`; `PutProduct` only accepts ticks and lots for which that division leaves no rest;
+- *funds* are an amount of the quote currency, fees included;
+- fees are in parts per million of the notional, rounded down to a whole unit per fill.
+
+Every command carries a `command_id`. The same id from the same account again returns the first outcome and changes nothing.
+For an order it is the client's `client_oid` (in the form "c:<client_oid>", so that it cannot meet an id made by a gateway),
+for a deposit or withdrawal the `transfer_id`. `account_id` is the account the command acts for; commands of the operator
+(currencies, products, accounts, keys) carry the account `limits.OPERATOR`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from statemachine.types import OrderType, ProductStatus, SelfTradePrevention, Side, TimeInForce
+
+
+class Command(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """What every command begins with."""
+
+    account_id: str
+    command_id: str
+
+
+class PutCurrency(Command, frozen=True, tag=1):
+    """Add a currency with `scale` decimal digits (0 to `limits.SCALE_MAX`). Again with the same scale: no change."""
+
+    currency: str
+    scale: int
+
+
+class PutProduct(Command, frozen=True, tag=2):
+    """Add a product, or change its sizes, fees and status. Currencies, tick and lot are fixed once it exists.
+
+    `tick` is in price units, `lot`, `min_size` and `max_size` in base units. `tick * lot` must be a whole multiple of
+    10**base_scale, so that every notional is a whole number of quote units.
+    """
+
+    product_id: str
+    base: str
+    quote: str
+    tick: int
+    lot: int
+    min_size: int
+    max_size: int
+    maker_fee_ppm: int
+    taker_fee_ppm: int
+    status: ProductStatus = ProductStatus.ONLINE
+
+
+class OpenAccount(Command, frozen=True, tag=3):
+    """Add an account. Again: no change."""
+
+    new_account_id: str
+
+
+class PutApiKey(Command, frozen=True, tag=4):
+    """Add or replace an API key. `secret` is base64 text, `permissions` a sum of `Permission` values.
+
+    `owner_id` is the account the key acts for.
+    """
+
+    key_id: str
+    owner_id: str
+    secret: str
+    passphrase: str
+    permissions: int
+
+
+class Deposit(Command, frozen=True, tag=5):
+    """Credit `amount` to the account's available balance; `command_id` is the transfer id."""
+
+    currency: str
+    amount: int
+
+
+class Withdraw(Command, frozen=True, tag=6):
+    """Debit `amount` from the account's available balance; `command_id` is the transfer id."""
+
+    currency: str
+    amount: int
+
+
+class PlaceOrder(Command, frozen=True, tag=7):
+    """Enter an order.
+
+    Limit: `price` > 0, `size` > 0, `funds` 0. Market: `price` 0 and `size` or `funds` (or, for a buy, both) > 0;
+    `funds` is a ceiling on what a buy spends, or the amount a sell wants to raise.
+    """
+
+    product_id: str
+    side: Side
+    order_type: OrderType
+    price: int
+    size: int
+    funds: int = 0
+    time_in_force: TimeInForce = TimeInForce.GTC
+    post_only: bool = False
+    stp: SelfTradePrevention = SelfTradePrevention.DC
+    client_oid: str = ""
+
+
+class CancelOrder(Command, frozen=True, tag=8):
+    """Cancel one of the account's open orders, named by `order_id` or, when that is 0, by `client_oid`.
+
+    A `product_id` that is not empty must be the order's.
+    """
+
+    order_id: int
+    client_oid: str = ""
+    product_id: str = ""
+
+
+class CancelAll(Command, frozen=True, tag=9):
+    """Cancel all open orders of the account, oldest first; only those of `product_id` unless that is empty."""
+
+    product_id: str = ""
+
+
+AnyCommand = PutCurrency | PutProduct | OpenAccount | PutApiKey | Deposit | Withdraw | PlaceOrder | CancelOrder | CancelAll
+
+
+class Batch(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One log entry: the commands that queued while the last proposal was under way, stamped once.
+
+    `time` is nanoseconds since the Unix epoch by the leader's clock. The engine never lets it run backwards.
+    """
+
+    time: int
+    commands: list[AnyCommand]
+
+
+batch_decoder = msgspec.msgpack.Decoder(Batch)
+command_decoder = msgspec.msgpack.Decoder(AnyCommand)
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode_batch(batch: Batch) -> bytes:
+    """The log entry for `batch`: msgpack, the same bytes for the same batch."""
+    return _encoder.encode(batch)
+
+
+def decode_batch(payload: bytes) -> Batch:
+    """The batch in a log entry.
+
+    Raises:
+        msgspec.ValidationError, msgspec.DecodeError: not a batch of this schema. Check before you propose.
+    """
+    return batch_decoder.decode(payload)

@@ -1,0 +1,178 @@
+"""What a command brought about: one `Outcome` for its sender, and public `Event`s for everybody's feed.
+
+`Engine.apply(batch)` returns `Applied(outcomes, events)`; both are functions of the log alone, so every node makes the same
+bytes of them. Outcomes go to whoever sent the command, events into the feed.
+
+Three counters, three names: the *sequence* steps by one with every command applied, duplicates and rejected ones included;
+a product's *product sequence* steps by one with every event of that product and never skips; the log's *index* belongs
+to Raft and is not known here.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from statemachine.types import DoneReason, OrderStatus, OrderType, Reason, SelfTradePrevention, Side, TimeInForce
+
+
+class OrderState(msgspec.Struct, array_like=True, gc=False):
+    """An order as its owner sees it. Also the row of the tables `order` and `done_order`.
+
+    `price`, `size`, `funds` are as placed; `remaining` is what is left of the size (0 for an order by funds alone);
+    `filled_size`, `executed_value` (sum of notionals) and `fill_fees` grow with each fill; `hold` is what the order holds
+    now, of the quote currency for a buy and of the base currency for a sell. Fee rates are those at entry.
+    """
+
+    order_id: int
+    account_id: str
+    client_oid: str
+    product_id: str
+    side: Side
+    order_type: OrderType
+    price: int
+    size: int
+    funds: int
+    time_in_force: TimeInForce
+    post_only: bool
+    stp: SelfTradePrevention
+    created_at: int
+    maker_fee_ppm: int
+    taker_fee_ppm: int
+    remaining: int
+    hold: int
+    filled_size: int = 0
+    executed_value: int = 0
+    fill_fees: int = 0
+    status: OrderStatus = OrderStatus.OPEN
+    done_reason: DoneReason = DoneReason.NONE
+    done_at: int = 0
+
+
+class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The answer to one command. `sequence` is the command's place in the one order of all commands.
+
+    `duplicate` says that the command was seen before: all else, `sequence` included, is then that of the first time.
+    """
+
+    sequence: int
+    time: int
+    duplicate: bool
+
+
+class Rejected(Outcome, frozen=True, tag=1):
+    """Refused, nothing changed. `field` names the field at fault ("" if none), `detail` says what was expected."""
+
+    reason: Reason
+    field: str
+    detail: str
+
+
+class Done(Outcome, frozen=True, tag=2):
+    """A currency, product, account or key was put. `changed` is False when it was there already, the same."""
+
+    changed: bool
+
+
+class Transferred(Outcome, frozen=True, tag=3):
+    """A deposit or withdrawal was booked; the balance after it."""
+
+    currency: str
+    amount: int
+    available: int
+    hold: int
+
+
+class Placed(Outcome, frozen=True, tag=4):
+    """An order entered; its state after the whole command."""
+
+    order: OrderState
+
+
+class Cancelled(Outcome, frozen=True, tag=5):
+    """Orders left on request; their states after it, in the order of leaving."""
+
+    orders: list[OrderState]
+
+
+AnyOutcome = Rejected | Done | Transferred | Placed | Cancelled
+
+
+class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What every event of a product begins with."""
+
+    product_id: str
+    product_sequence: int
+    time: int
+
+
+class OrderReceived(Event, frozen=True, tag=1):
+    """An order passed every check and is about to match. `account_id` is for the user channel only."""
+
+    order_id: int
+    account_id: str
+    client_oid: str
+    side: Side
+    order_type: OrderType
+    price: int
+    size: int
+    funds: int
+
+
+class OrderOpened(Event, frozen=True, tag=2):
+    """What was left of an order now rests on the book."""
+
+    order_id: int
+    account_id: str
+    side: Side
+    price: int
+    remaining: int
+
+
+class OrderMatched(Event, frozen=True, tag=3):
+    """A trade, at the maker's price. `side` is the maker's. Fees are in quote units."""
+
+    trade_id: int
+    maker_order_id: int
+    taker_order_id: int
+    maker_account_id: str
+    taker_account_id: str
+    side: Side
+    price: int
+    size: int
+    maker_fee: int
+    taker_fee: int
+
+
+class OrderChanged(Event, frozen=True, tag=4):
+    """Self-trade prevention decremented an order. By size, or by funds for a market buy with funds alone (`by_funds`)."""
+
+    order_id: int
+    account_id: str
+    side: Side
+    price: int
+    old: int
+    new: int
+    by_funds: bool
+
+
+class OrderDone(Event, frozen=True, tag=5):
+    """An order left. `resting` says that it left the book (then `remaining` left with it)."""
+
+    order_id: int
+    account_id: str
+    side: Side
+    order_type: OrderType
+    price: int
+    remaining: int
+    reason: DoneReason
+    resting: bool
+
+
+AnyEvent = OrderReceived | OrderOpened | OrderMatched | OrderChanged | OrderDone
+
+
+class Applied(msgspec.Struct, frozen=True, array_like=True):
+    """What applying one batch gave: an outcome a command, in order, and the events of all of them, in order."""
+
+    outcomes: list[AnyOutcome]
+    events: list[AnyEvent]

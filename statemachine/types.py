@@ -1,0 +1,123 @@
+"""The words of the exchange that are choices: sides, order types, times in force, reasons.
+
+Every enumeration is an `IntEnum`, so that its values travel as one byte and sort the same everywhere. The numbers
+are part of the schema (they are in the log and in every snapshot): never renumber, only append.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Side(IntEnum):
+    """Which way an order trades the base currency."""
+
+    BUY = 1
+    SELL = 2
+
+
+class OrderType(IntEnum):
+    """How an order names its price."""
+
+    LIMIT = 1
+    MARKET = 2
+
+
+class TimeInForce(IntEnum):
+    """What happens to the part of an order that does not trade at once."""
+
+    GTC = 1
+    """Good till cancelled: it rests."""
+    IOC = 2
+    """Immediate or cancel: it is cancelled."""
+    FOK = 3
+    """Fill or kill: it must trade whole at once, or nothing of it does."""
+
+
+class SelfTradePrevention(IntEnum):
+    """What happens when an order meets a resting order of its own account; the aggressor's choice decides."""
+
+    DC = 1
+    """Decrease and cancel: the smaller order is cancelled, the larger one decremented by it; equal ones both go."""
+    CO = 2
+    """Cancel oldest: the resting order is cancelled and the aggressor goes on."""
+    CN = 3
+    """Cancel newest: the aggressor's remainder is cancelled."""
+    CB = 4
+    """Cancel both."""
+
+
+class OrderStatus(IntEnum):
+    """Where an order is in its life. A rejected order never entered, a cancelled one left."""
+
+    OPEN = 1
+    DONE = 2
+
+
+class DoneReason(IntEnum):
+    """Why an order left the exchange."""
+
+    NONE = 0
+    FILLED = 1
+    CANCELLED = 2
+
+
+class ProductStatus(IntEnum):
+    """What a product accepts."""
+
+    ONLINE = 1
+    CANCEL_ONLY = 2
+    """Orders may leave, none may enter."""
+    POST_ONLY = 3
+    LIMIT_ONLY = 4
+    OFFLINE = 5
+    """Neither orders nor cancels by traders."""
+
+
+class Permission(IntEnum):
+    """What an API key may do; a key's permissions are the sum (bitwise or) of these."""
+
+    VIEW = 1
+    TRADE = 2
+    TRANSFER = 4
+    ADMIN = 8
+
+
+class Reason(IntEnum):
+    """Why a command was rejected. Wire names (lower case) and texts: `REASON_TEXT`."""
+
+    INVALID_COMMAND_ID = 1
+    INVALID_ID = 2
+    """An account, currency, product or key name is empty, too long or has characters other than [A-Za-z0-9_.:-]."""
+    COMMAND_ID_REUSED = 3
+    """The same command id came before with other contents."""
+    UNKNOWN_CURRENCY = 10
+    UNKNOWN_PRODUCT = 11
+    UNKNOWN_ACCOUNT = 12
+    UNKNOWN_ORDER = 13
+    ORDER_ALREADY_DONE = 14
+    CURRENCY_CHANGED = 20
+    """A currency's scale, or a product's currencies, tick or lot, cannot change once it exists."""
+    INVALID_SCALE = 21
+    INVALID_PRODUCT = 22
+    INVALID_FEE = 23
+    INVALID_PERMISSIONS = 24
+    INVALID_AMOUNT = 30
+    INSUFFICIENT_FUNDS = 31
+    AMOUNT_TOO_LARGE = 32
+    """A sum would pass the largest number the exchange carries (`limits.AMOUNT_MAX`)."""
+    INVALID_PRICE = 40
+    INVALID_SIZE = 41
+    INVALID_FUNDS = 42
+    PRICE_OFF_TICK = 43
+    SIZE_OFF_LOT = 44
+    SIZE_TOO_SMALL = 45
+    SIZE_TOO_LARGE = 46
+    INVALID_ORDER = 47
+    """Fields that contradict each other: a market order with a price, post-only with IOC, and so on."""
+    POST_ONLY_WOULD_TAKE = 48
+    PRODUCT_NOT_TRADING = 49
+    PRODUCT_LIMIT_ONLY = 50
+    PRODUCT_POST_ONLY = 51
+    PRODUCT_CANCEL_ONLY = 52
+    TOO_MANY_OPEN_ORDERS = 53
