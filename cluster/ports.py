@@ -1,0 +1,170 @@
+"""What the cluster layer asks of its surroundings: a state machine, snapshots, a disk, a wire, a clock.
+
+Everything here is implemented twice: for production (`storage.RealDisk`, `wire.TlsWire`, and in `node` the engine and the snapshot
+store) and for the simulation (in memory, under one seed). Nothing in this package reads a clock, a socket or a file in any other way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Protocol
+
+import msgspec
+
+Clock = Callable[[], float]
+"""Monotonic seconds."""
+
+
+class LogEntry(msgspec.Struct, frozen=True, array_like=True):
+    """One entry of the Raft log. `payload` is PySyncObj's: a type byte and the command."""
+
+    payload: bytes
+    index: int
+    term: int
+
+
+class SnapshotMark(msgspec.Struct, frozen=True, array_like=True):
+    """Which point of the log a snapshot stands for: its last entry, and the one before that (PySyncObj begins its log with both)."""
+
+    last: LogEntry
+    previous: LogEntry
+
+    @property
+    def index(self) -> int:
+        """The last index whose effect is in the snapshot."""
+        return self.last.index
+
+
+class StateMachine(Protocol):
+    """What is replicated."""
+
+    def apply(self, index: int, payload: bytes) -> object:
+        """Apply a committed command; the result goes to whoever proposed it, on the node where that was.
+
+        Total and deterministic. Whatever it raises stops the node.
+        """
+
+
+class CaptureState(Enum):
+    """What became of the snapshot that `Snapshots.capture` began."""
+
+    IDLE = 0
+    RUNNING = 1
+    DONE = 2
+    FAILED = 3
+
+
+class SnapshotSource(Protocol):
+    """A snapshot as one run of bytes, for a peer that is behind the log. Stays readable until closed."""
+
+    mark: SnapshotMark
+    size: int
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes from `offset`, at most `length`, fewer only at the end."""
+
+    def close(self) -> None:
+        """Release it."""
+
+
+class SnapshotSink(Protocol):
+    """A snapshot coming in from the leader. Nothing of it is visible before `finish`."""
+
+    def write(self, data: bytes) -> None:
+        """Append."""
+
+    def finish(self) -> SnapshotMark:
+        """Check it whole (ABI, counts, hash), make it durable and the newest.
+
+        Raises:
+            SnapshotRefused: it is damaged or of another schema; nothing changed.
+        """
+
+    def abort(self) -> None:
+        """Forget it."""
+
+
+class SnapshotRefused(Exception):
+    """An incoming snapshot was not taken; the text says why."""
+
+
+class Snapshots(Protocol):
+    """Where snapshots are kept, and the state machine they are of."""
+
+    def newest(self) -> SnapshotMark | None:
+        """The newest whole snapshot, or None. Raises if one is there but cannot be trusted."""
+
+    def restore(self, mark: SnapshotMark) -> None:
+        """Make the state machine's state that of the newest snapshot. Raises if that fails; the node then stops."""
+
+    def capture(self, mark: SnapshotMark) -> None:
+        """Begin to write the state as it is now, which is the state after `mark`. Returns before it is durable."""
+
+    def poll(self) -> CaptureState:
+        """What became of the capture. DONE and FAILED are told once, then IDLE."""
+
+    def open_source(self) -> SnapshotSource:
+        """The newest snapshot, for sending."""
+
+    def open_sink(self) -> SnapshotSink:
+        """Begin to receive one."""
+
+
+class DiskFile(Protocol):
+    """An open file. Writes become durable with `sync` only."""
+
+    def append(self, data: bytes) -> None:
+        """Write at the end."""
+
+    def sync(self) -> None:
+        """fdatasync. Raises OSError if anything written may not be there after a power loss."""
+
+    def truncate(self, size: int) -> None:
+        """Cut the file to `size` bytes."""
+
+    def close(self) -> None:
+        """Close."""
+
+
+class Disk(Protocol):
+    """A directory of files. Names have no slashes."""
+
+    def names(self) -> list[str]:
+        """All files, sorted."""
+
+    def read(self, name: str) -> bytes:
+        """A file whole. Raises FileNotFoundError."""
+
+    def open(self, name: str) -> DiskFile:
+        """Open for appending, created when absent."""
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Write a file anew, durable and atomic: after a crash it is whole, old or new."""
+
+    def remove(self, name: str) -> None:
+        """Delete a file."""
+
+    def archive(self, name: str) -> None:
+        """The file is no longer needed by the log: delete it, or move it where the operator keeps old log segments."""
+
+    def sync_names(self) -> None:
+        """Make creations and removals durable (fsync of the directory)."""
+
+
+class Wire(Protocol):
+    """Carries messages between nodes; in order while a connection lasts; a broken connection loses what was under way."""
+
+    def start(
+        self,
+        on_message: Callable[[str, bytes], None],
+        on_connected: Callable[[str], None],
+        on_disconnected: Callable[[str], None],
+    ) -> None:
+        """Begin. The callbacks get the peer's node id."""
+
+    def send(self, peer: str, message: bytes) -> bool:
+        """Queue a message. False when it certainly will not arrive."""
+
+    def stop(self) -> None:
+        """Close every connection."""

@@ -1,0 +1,337 @@
+"""The native protocol: length-prefixed msgpack frames, over a Unix socket or over TCP with TLS.
+
+A frame is a 4-byte big-endian length and that many bytes of msgpack: one message of this module, an array whose first element is its
+tag. A client begins with `Hello` and waits for `Welcome`; then it may send any number of requests without waiting. Each
+request carries the client's `request_id` (any whole number, echoed in the answer); answers may come in another order. `Events` come
+unasked after `Subscribe`.
+
+Who may speak: a connection over the node's Unix socket, or one over TLS that shows a node's certificate, is a *gateway* and acts
+for every account. Any other connection signs its `Hello` with an API key and acts for that key's account, within its permissions.
+`signature` is base64(HMAC-SHA256(base64-decoded secret, timestamp + "HELLO" + "/native")), `timestamp` is Unix seconds as text.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import msgspec
+
+from statemachine.commands import AnyCommand
+from statemachine.events import AnyEvent, AnyOutcome, OrderState
+from statemachine.tables import ApiKeyRow, BalanceRow, CurrencyRow, ProductRow
+
+PROTOCOL_VERSION = 1
+FRAME_MAX = 4 * 1024 * 1024
+"""Bytes of one frame. A peer that announces more is cut off: no honest message is that long."""
+
+COMMANDS_PER_SUBMIT_MAX = 1_000
+"""Commands in one `Submit`."""
+
+
+class FailCode(IntEnum):
+    """Why a request was not answered with a result. Numbers are part of the protocol."""
+
+    BAD_REQUEST = 1
+    UNAUTHORIZED = 2
+    FORBIDDEN = 3
+    NOT_FOUND = 4
+    NOT_LEADER = 10
+    """Nothing was done: send it to `leader`."""
+    NO_LEADER = 11
+    """Nothing was done: no leader is known at the moment."""
+    OUTCOME_UNKNOWN = 12
+    """Leadership was lost under way. Send the same commands, with the same ids, to the next leader."""
+    OVERLOADED = 13
+    """Nothing was done: the queue is full."""
+    TOO_OLD = 14
+    """Events from that sequence are no longer kept here: take the book at level 3 and go on from its sequence."""
+    STOPPING = 15
+
+
+class Hello(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=1):
+    """The first message of a client. Gateways leave the four last fields empty."""
+
+    version: int
+    client: str
+    key_id: str = ""
+    passphrase: str = ""
+    timestamp: str = ""
+    signature: str = ""
+
+
+class Submit(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=2):
+    """Apply commands, in this order, with no other promise than that: each is decided by itself. Answer: `Results`."""
+
+    request_id: int
+    commands: list[AnyCommand]
+
+
+class StatusQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=1):
+    """Answer: `NodeStatus`."""
+
+
+class ProductsQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=2):
+    """Answer: list of `ProductRow`, by id."""
+
+
+class CurrenciesQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=3):
+    """Answer: list of `CurrencyRow`, by name."""
+
+
+class BalancesQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=4):
+    """Answer: list of `BalanceRow` of the account, by currency; `NOT_FOUND` for an unknown account."""
+
+    account_id: str
+
+
+class OrderQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=5):
+    """One order of the account by `order_id` or, when that is 0, by `client_oid`. Answer: `OrderState` or `NOT_FOUND`."""
+
+    account_id: str
+    order_id: int
+    client_oid: str = ""
+
+
+class OrdersQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=6):
+    """Orders of the account, newest first. Answer: list of `OrderState`. `before_id` pages: only ids below it (0: all)."""
+
+    account_id: str
+    product_id: str = ""
+    open: bool = True
+    done: bool = False
+    limit: int = 100
+    before_id: int = 0
+
+
+class BookQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=7):
+    """The book at `level` 1 (best), 2 (50 price levels a side) or 3 (every order). Answer: `BookView` or `NOT_FOUND`."""
+
+    product_id: str
+    level: int
+
+
+class ApiKeyQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=8):
+    """Gateways only. Answer: `ApiKeyRow` or `NOT_FOUND`."""
+
+    key_id: str
+
+
+class TradesQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=9):
+    """The latest trades kept in memory, newest first. Answer: list of `OrderMatched`."""
+
+    product_id: str
+    limit: int = 100
+
+
+AnyQuery = (
+    StatusQuery
+    | ProductsQuery
+    | CurrenciesQuery
+    | BalancesQuery
+    | OrderQuery
+    | OrdersQuery
+    | BookQuery
+    | ApiKeyQuery
+    | TradesQuery
+)
+
+
+class Query(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=3):
+    """Read. With `linearizable`, the answer reflects every command acknowledged anywhere before the request was sent
+    (a barrier goes through the log first; only the leader answers). Else it is this node's state, which may lag. Answer: `Answer`."""
+
+    request_id: int
+    query: AnyQuery
+    linearizable: bool = False
+
+
+class Subscribe(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=4):
+    """Send the events of a product from `from_sequence` on (0: from now on), on this connection. Answer: `Subscribed`.
+
+    Any node serves any sequence that it still keeps, so a reader may change nodes and go on where it was. The answer and the
+    events are in order: first `Subscribed`, then the kept events from `from_sequence`, then live ones, without gap or repetition.
+    """
+
+    request_id: int
+    product_id: str
+    from_sequence: int = 0
+
+
+class Unsubscribe(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=5):
+    """Stop the events of a product. Answer: `Subscribed` with next_sequence 0."""
+
+    request_id: int
+    product_id: str
+
+
+class ControlAction(IntEnum):
+    """What an operator may ask a node to do."""
+
+    TRANSFER_LEADERSHIP = 1
+    SNAPSHOT = 2
+
+
+class Control(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=6):
+    """Gateways and keys with ADMIN only. Answer: `Answer` with true, when it has begun."""
+
+    request_id: int
+    action: ControlAction
+
+
+AnyRequest = Hello | Submit | Query | Subscribe | Unsubscribe | Control
+
+
+class LeaderHint(msgspec.Struct, frozen=True, array_like=True):
+    """Where the leader is: its node id, native address "host:port" and public HTTP URL."""
+
+    node_id: str
+    native: str
+    http: str
+
+
+class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """The node's greeting."""
+
+    version: int
+    node_id: str
+    cluster_id: str
+    software: str
+    abi: str
+
+
+class Results(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """The outcomes of a `Submit`, in its order: durable on a quorum and applied."""
+
+    request_id: int
+    outcomes: list[AnyOutcome]
+
+
+class Failed(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """No result, and why. `request_id` is 0 where the request could not be read."""
+
+    request_id: int
+    code: FailCode
+    message: str
+    leader: LeaderHint | None = None
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """The answer to a `Query` or `Control`; `body` is msgpack of the type that the query's docstring names."""
+
+    request_id: int
+    body: msgspec.Raw
+
+
+class Subscribed(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """The next event of the product that will be sent has `next_sequence`."""
+
+    request_id: int
+    product_id: str
+    next_sequence: int
+
+
+class Events(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """Events of one product, in order, contiguous in `product_sequence`."""
+
+    product_id: str
+    events: list[AnyEvent]
+
+
+AnyResponse = Welcome | Results | Failed | Answer | Subscribed | Events
+
+
+class PeerStatus(msgspec.Struct, frozen=True, array_like=True):
+    """A peer as this node sees it. `match_index` is 0 unless this node leads."""
+
+    node_id: str
+    connected: bool
+    match_index: int
+
+
+class NodeStatus(msgspec.Struct, frozen=True, array_like=True):
+    """All that a person or a test wants to know of a node, taken at one moment.
+
+    `role` is "leader", "follower" or "candidate". `state_hash` (hex) is the running hash after `sequence` commands, so two nodes with equal
+    `sequence` must agree on it. `voter` is False while a node that lost its disk has not caught up. `ready`: applied up to a known leader's commit.
+    """
+
+    node_id: str
+    cluster_id: str
+    role: str
+    leader_id: str
+    term: int
+    commit_index: int
+    applied_index: int
+    last_log_index: int
+    first_log_index: int
+    snapshot_index: int
+    sequence: int
+    state_hash: str
+    voter: bool
+    ready: bool
+    quorum: bool
+    uptime: float
+    software: str
+    abi: str
+    peers: list[PeerStatus]
+    leader: LeaderHint | None = None
+
+
+class BookLevel(msgspec.Struct, frozen=True, array_like=True):
+    """A price level: price, sum of remaining sizes, number of orders."""
+
+    price: int
+    size: int
+    orders: int
+
+
+class BookOrder(msgspec.Struct, frozen=True, array_like=True):
+    """A resting order at level 3, in time priority within its price."""
+
+    price: int
+    size: int
+    order_id: int
+
+
+class BookView(msgspec.Struct, frozen=True, array_like=True):
+    """A book at a product sequence: the state after the event with that number. Best prices first.
+
+    At levels 1 and 2 `bids` and `asks` are filled, at level 3 `bid_orders` and `ask_orders`.
+    """
+
+    product_id: str
+    product_sequence: int
+    bids: list[BookLevel]
+    asks: list[BookLevel]
+    bid_orders: list[BookOrder]
+    ask_orders: list[BookOrder]
+
+
+request_decoder = msgspec.msgpack.Decoder(AnyRequest)
+response_decoder = msgspec.msgpack.Decoder(AnyResponse)
+encode = msgspec.msgpack.Encoder().encode
+
+ANSWER_TYPES: dict[type[msgspec.Struct], object] = {
+    StatusQuery: NodeStatus,
+    ProductsQuery: list[ProductRow],
+    CurrenciesQuery: list[CurrencyRow],
+    BalancesQuery: list[BalanceRow],
+    OrderQuery: OrderState,
+    OrdersQuery: list[OrderState],
+    BookQuery: BookView,
+    ApiKeyQuery: ApiKeyRow,
+    TradesQuery: list[AnyEvent],
+}
+"""What `Answer.body` decodes to, by query."""
+
+
+def frame(message: msgspec.Struct) -> bytes:
+    """The bytes of one frame.
+
+    Raises:
+        ValueError: the message is longer than `FRAME_MAX`.
+    """
+    body = encode(message)
+    if len(body) > FRAME_MAX:
+        raise ValueError(f"a frame of {len(body)} bytes passes the limit of {FRAME_MAX}")
+    return len(body).to_bytes(4, "big") + body

@@ -1,0 +1,97 @@
+"""The persistent tables: what a snapshot holds, and all that an engine is rebuilt from.
+
+A row is a pair of msgpack values: its key (an array, ordered as the table is) and a struct of this module. `TABLES` names every table
+once; its order is the order of restoring. The structs are part of the schema ABI: append fields with defaults, never reorder.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from statemachine.events import AnyOutcome, OrderState
+from statemachine.types import ProductStatus
+
+
+class CounterRow(msgspec.Struct, frozen=True, array_like=True):
+    """The engine's counters, one row: last sequence, last order id, last batch time, the running state hash."""
+
+    sequence: int
+    last_order_id: int
+    time: int
+    state_hash: bytes
+
+
+class CurrencyRow(msgspec.Struct, frozen=True, array_like=True):
+    """A currency, its decimal digits, and the money in it: deposited, withdrawn and earned as fees, ever."""
+
+    currency: str
+    scale: int
+    deposited: int = 0
+    withdrawn: int = 0
+    fees: int = 0
+
+
+class ProductRow(msgspec.Struct, frozen=True, array_like=True):
+    """A product and its counters: last product sequence, last trade id."""
+
+    product_id: str
+    base: str
+    quote: str
+    tick: int
+    lot: int
+    min_size: int
+    max_size: int
+    maker_fee_ppm: int
+    taker_fee_ppm: int
+    status: ProductStatus
+    product_sequence: int = 0
+    last_trade_id: int = 0
+
+
+class AccountRow(msgspec.Struct, frozen=True, array_like=True):
+    """An account. `opened_at` is nanoseconds since the epoch."""
+
+    account_id: str
+    opened_at: int
+
+
+class BalanceRow(msgspec.Struct, frozen=True, array_like=True):
+    """What an account has of a currency: `available` to trade or withdraw, and on `hold` for its open orders."""
+
+    account_id: str
+    currency: str
+    available: int
+    hold: int
+
+
+class ApiKeyRow(msgspec.Struct, frozen=True, array_like=True):
+    """An API key; see `commands.PutApiKey`."""
+
+    key_id: str
+    owner_id: str
+    secret: str
+    passphrase: str
+    permissions: int
+
+
+class OutcomeRow(msgspec.Struct, frozen=True, array_like=True):
+    """A remembered command: its fingerprint (to notice other contents under the same id) and its first outcome."""
+
+    account_id: str
+    command_id: str
+    fingerprint: bytes
+    outcome: AnyOutcome
+
+
+TABLES: dict[str, type[msgspec.Struct]] = {
+    "counter": CounterRow,
+    "currency": CurrencyRow,
+    "product": ProductRow,
+    "account": AccountRow,
+    "api_key": ApiKeyRow,
+    "balance": BalanceRow,
+    "order": OrderState,
+    "done_order": OrderState,
+    "outcome": OutcomeRow,
+}
+"""Table name to row type, in the order of restoring."""
