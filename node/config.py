@@ -1,0 +1,107 @@
+"""A node's configuration: one TOML file, frozen and checked once, at start.
+
+Paths in the file are relative to the file. Times are seconds. `quorumbook init` writes such files; `docs/operations.md` explains every key.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+
+class RaftConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[raft]`: consensus and its log."""
+
+    listen: str
+    heartbeat: float = 0.05
+    election_timeout_min: float = 0.3
+    election_timeout_max: float = 0.6
+    leader_fallback: float = 0.8
+    snapshot_entries: int = 20_000
+    snapshot_bytes: int = 64 * 1024 * 1024
+    snapshots_kept: int = 2
+    archive_log: bool = False
+    fsync: bool = True
+
+
+class NativeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[native]`: the engine's own protocol over TLS."""
+
+    listen: str
+    queue_max: int = 20_000
+    batch_commands_max: int = 500
+    events_kept: int = 100_000
+
+
+class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[http]`: REST and WebSocket. `public_url` is what other nodes tell clients; TLS when `tls` is true."""
+
+    listen: str
+    public_url: str
+    gateways: int = 1
+    tls: bool = False
+    deadline: float = 8.0
+    signature_age_max: float = 30.0
+
+
+class TlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[tls]`: PEM files. The certificate's subject alternative name "quorumbook-node-<node_id>" says who a node is."""
+
+    ca: str
+    certificate: str
+    key: str
+
+
+class AdminConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[admin]`: the operator's API key, the same on every node; every other key lives in the replicated state."""
+
+    key_id: str
+    secret: str
+    passphrase: str
+
+
+class NodeAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[[nodes]]`: where each node of the cluster is, this one included. `http` is its public URL."""
+
+    node_id: str
+    raft: str
+    native: str
+    http: str
+
+
+class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A whole file. `directory` is where the file lies; it is not a key of the file."""
+
+    cluster_id: str
+    node_id: str
+    data_dir: str
+    raft: RaftConfig
+    native: NativeConfig
+    http: HttpConfig
+    tls: TlsConfig
+    admin: AdminConfig
+    nodes: list[NodeAddress]
+    log_level: str = "info"
+    directory: str = "."
+
+    def path(self, name: str) -> Path:
+        """A path of the file, made absolute."""
+        return (Path(self.directory) / name).resolve()
+
+    @property
+    def data_path(self) -> Path:
+        """The data directory."""
+        return self.path(self.data_dir)
+
+    @property
+    def engine_socket(self) -> Path:
+        """The Unix socket on which the engine speaks to this node's gateways."""
+        return self.data_path / "engine.sock"
+
+    def address(self, node_id: str) -> NodeAddress:
+        """Where a node is. Raises KeyError for an unknown one."""
+        for node in self.nodes:
+            if node.node_id == node_id:
+                return node
+        raise KeyError(node_id)
