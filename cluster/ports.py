@@ -78,14 +78,14 @@ class SnapshotSink(Protocol):
         """Check it whole (ABI, counts, hash), make it durable and the newest.
 
         Raises:
-            SnapshotRefused: it is damaged or of another schema; nothing changed.
+            SnapshotRefusedError: it is damaged or of another schema; nothing changed.
         """
 
     def abort(self) -> None:
         """Forget it."""
 
 
-class SnapshotRefused(Exception):
+class SnapshotRefusedError(Exception):
     """An incoming snapshot was not taken; the text says why."""
 
 
