@@ -1,0 +1,78 @@
+"""Decimal text at the edge, whole numbers inside: exact both ways, never through a float.
+
+A currency of scale s has 10**s smallest units. `to_units("1.5", 8, "size")` is 150_000_000, `to_text(150_000_000, 8)` is "1.5".
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+
+from statemachine.limits import AMOUNT_MAX
+
+TEXT_MAX = 64
+"""Characters of a decimal: the largest amount with the most digits takes fewer than 40."""
+
+_PLAIN = re.compile(r"(?P<sign>-?)(?P<whole>[0-9]+)(?:\.(?P<fraction>[0-9]+))?")
+
+
+class DecimalFault(Enum):
+    """What is wrong with a decimal."""
+
+    NOT_PLAIN = "not plain"
+    """Not digits with at most one point between them: empty, an exponent, a sign, NaN, spaces."""
+    NEGATIVE = "negative"
+    TOO_PRECISE = "too precise"
+    """More digits after the point than there are smallest units for."""
+    TOO_LARGE = "too large"
+
+
+class DecimalError(ValueError):
+    """Text that is not an amount. The message names the field and what was expected.
+
+    Attributes:
+        field: the field, as the caller named it.
+        fault: what is wrong.
+    """
+
+    def __init__(self, field: str, fault: DecimalFault, expected: str) -> None:
+        super().__init__(f"{field}: {expected}")
+        self.field = field
+        self.fault = fault
+
+
+def _shown(text: str) -> str:
+    """`text` for a message: quoted, and cut where it is long."""
+    return repr(text if len(text) <= TEXT_MAX else text[:TEXT_MAX] + "...")
+
+
+def to_units(text: str, scale: int, field: str) -> int:
+    """The number of smallest units, 10**-`scale` each, that plain decimal `text` stands for.
+
+    Zeros at the end of the fraction do not count as digits: "1.500" has one.
+
+    Raises:
+        DecimalError: not a plain decimal, negative, too many digits after the point, or more than `limits.AMOUNT_MAX` units.
+    """
+    match = _PLAIN.fullmatch(text) if len(text) <= TEXT_MAX else None
+    if match is None:
+        raise DecimalError(field, DecimalFault.NOT_PLAIN, f"expected a plain decimal such as 12.5, not {_shown(text)}")
+    if match["sign"]:
+        raise DecimalError(field, DecimalFault.NEGATIVE, f"expected a number that is not negative, not {_shown(text)}")
+    fraction = (match["fraction"] or "").rstrip("0")
+    if len(fraction) > scale:
+        digits = f"at most {scale} digits" if scale != 1 else "at most 1 digit"
+        raise DecimalError(field, DecimalFault.TOO_PRECISE, f"expected {digits} after the decimal point, not {_shown(text)}")
+    units = int(match["whole"] + fraction.ljust(scale, "0"))
+    if units > AMOUNT_MAX:
+        raise DecimalError(field, DecimalFault.TOO_LARGE, f"expected at most {to_text(AMOUNT_MAX, scale)}, not {_shown(text)}")
+    return units
+
+
+def to_text(units: int, scale: int) -> str:
+    """`units` of 10**-`scale` as the shortest plain decimal: no exponent, no zeros at the end of the fraction."""
+    sign, digits = ("-" if units < 0 else ""), str(abs(units)).rjust(scale + 1, "0")
+    if scale == 0:
+        return sign + digits
+    whole, fraction = digits[:-scale], digits[-scale:].rstrip("0")
+    return f"{sign}{whole}.{fraction}" if fraction else sign + whole
