@@ -1,0 +1,394 @@
+"""The guard: stands between PySyncObj and the wire, at both ends, and keeps what PySyncObj alone would lose.
+
+To PySyncObj it is the transport; to the wire it is the node. Outgoing dictionaries become typed messages, incoming messages are judged and
+only then become dictionaries. What is kept here, by section of the Raft paper (`docs/raft.md` has each with its test):
+
+- section 5.3: entries are removed only from the first one that conflicts (`_append_entries`), never a committed one;
+- the commit index a follower takes over covers only entries that *this* message verified (`_held` and `_mismatch`);
+- on any mismatch the follower asks for what follows its commit index, which always matches, so catching up always ends;
+- answers of an older term count for nothing (`_append_reply`); a leader that meets a newer term steps down (section 5.1, `_newer_term`);
+- no message leaves before the log, the term and the vote it speaks of are durable (`_send`);
+- a vote counts once a peer and term; nobody stands without a majority that would vote for it (`may_stand`: pre-vote);
+- a snapshot older than what the follower has is refused (`transfer.Receiver`);
+- a node that lost its disk neither votes nor is counted until it has caught up past anything it may have acknowledged (`_recovering_peer`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pysyncobj.node import Node
+from pysyncobj.transport import Transport
+
+from cluster import messages as m
+from cluster.elections import PreVoting
+from cluster.errors import RaftFatalError, WireRefusedError
+from cluster.journal import DurableJournal, as_tuple
+from cluster.ports import Clock, LogEntry, SnapshotMark, Wire
+from cluster.seams import Core
+from cluster.settings import RaftSettings
+from cluster.transfer import Receiver, Senders
+
+
+class CoreTransport(Transport):  # type: ignore[misc]  # PySyncObj has no types
+    """PySyncObj's view of the guard."""
+
+    def __init__(self, guard: Guard) -> None:
+        super().__init__(None, None, [])
+        self._guard = guard
+
+    ready = True
+
+    def send(self, node: Node, message: dict[str, Any]) -> bool:
+        """A message from PySyncObj to a peer."""
+        return self._guard.outgoing(node.id, message)
+
+    def deliver(self, peer: str, message: dict[str, Any]) -> None:
+        """A message from a peer to PySyncObj."""
+        self._onMessageReceived(Node(peer), message)
+
+    def connected(self, peer: str) -> None:
+        """A peer can be reached."""
+        self._onNodeConnected(Node(peer))
+
+    def disconnected(self, peer: str) -> None:
+        """A peer cannot be reached."""
+        self._onNodeDisconnected(Node(peer))
+
+
+class Guard:
+    """One node's guard. `core` is set once PySyncObj exists (each needs the other).
+
+    Attributes:
+        refused: how many messages were refused, by kind.
+        skipped: entries that arrived though they were here already.
+        barrier: called to put an empty entry into the log (set by the owner).
+        install: called with a mark when an incoming snapshot is durable, to make PySyncObj take it over (set by the owner).
+    """
+
+    core: Core
+
+    def __init__(
+        self,
+        settings: RaftSettings,
+        journal: DurableJournal,
+        wire: Wire,
+        voting: PreVoting,
+        *,
+        receiver: Receiver,
+        senders: Senders,
+        clock: Clock,
+    ) -> None:
+        self._settings = settings
+        self._journal = journal
+        self._wire = wire
+        self._clock = clock
+        self._receiver = receiver
+        self._senders = senders
+        self.voting = voting
+        self.transport = CoreTransport(self)
+        self.connected: set[str] = set()
+        self.refused: Counter[str] = Counter()
+        self.skipped = 0
+        self.barrier: Callable[[], None] = lambda: None
+        self.install: Callable[[str, int, SnapshotMark], None] = lambda _peer, _term, _mark: None
+        self._votes: tuple[int, set[str]] = (0, set())
+        self._readmit: dict[str, int] = {}
+        self._readmit_term = 0
+        self._incoming: Mapping[type[Any], Callable[[str, Any], None]] = {
+            m.AppendEntries: self._append_entries,
+            m.Heartbeat: self._heartbeat,
+            m.AppendReply: self._append_reply,
+            m.RequestVote: self._request_vote,
+            m.Vote: self._vote,
+            m.PreVote: self._pre_vote,
+            m.PreVoteReply: self._pre_vote_reply,
+            m.TimeoutNow: self._timeout_now,
+            m.SnapshotChunk: self._snapshot_chunk,
+            m.SnapshotAck: self._snapshot_ack,
+            m.Readmit: self._readmitted,
+            m.StaleTerm: self._stale_term,
+        }
+
+    # ------------------------------------------------------------------ the wire's side
+
+    def on_connected(self, peer: str) -> None:
+        """The wire reached a peer."""
+        self.connected.add(peer)
+        self.transport.connected(peer)
+        if self.core.role == "leader":
+            self.core.set_next_index(peer, max(self.core.match_index(peer) + 1, 2))
+
+    def on_disconnected(self, peer: str) -> None:
+        """The wire lost a peer. Losing the leader's connection is a reason to ask the others soon, not to wait for silence."""
+        self.connected.discard(peer)
+        self.transport.disconnected(peer)
+        self._senders.drop(peer)
+        self._receiver.drop(peer)
+        if self.core.leader_id == peer and self.core.role == "follower":
+            self.voting.leader_lost()
+            self.core.hasten_election(self._clock() + self.voting.short_delay())
+
+    def receive(self, peer: str, data: bytes) -> None:
+        """A message from a peer.
+
+        Raises:
+            WireRefusedError: no honest node says that; the wire closes the connection.
+            RaftFatalError: this node must stop.
+        """
+        try:
+            message = m.decode(data)
+        except WireRefusedError as error:
+            self.refused[error.kind] += 1
+            raise
+        self._incoming[type(message)](peer, message)
+
+    def _send(self, peer: str, message: m.AnyMessage) -> bool:
+        self._journal.sync()
+        return self._wire.send(peer, m.encode(message))
+
+    # ------------------------------------------------------------------ the core's side
+
+    def outgoing(self, peer: str, message: dict[str, Any]) -> bool:
+        """A message of PySyncObj's, on its way out."""
+        kind = message["type"]
+        if kind == "append_entries":
+            return self._outgoing_entries(peer, message)
+        if kind == "next_node_idx":
+            return self._reply(peer, message["next_node_idx"], reset=message["reset"], success=message["success"])
+        if kind == "request_vote":
+            return self._send(peer, m.RequestVote(message["term"], message["last_log_index"], message["last_log_term"]))
+        if kind == "response_vote":
+            return self._send(peer, m.Vote(message["term"]))
+        if kind == "timeout_now":
+            return self._send(peer, m.TimeoutNow(message["term"]))
+        if kind == "apply_command":
+            return False  # PySyncObj would pass a command on to the leader; here the client is told instead
+        raise RaftFatalError(f"PySyncObj sends {kind!r}, which the guard does not know")
+
+    def _outgoing_entries(self, peer: str, message: dict[str, Any]) -> bool:
+        if "serialized" in message:
+            self._senders.start(peer, message["term"])
+            return True
+        if self._senders.busy(peer):
+            return self._send(peer, m.Heartbeat(message["term"]))
+        if "transmission" in message:
+            raise RaftFatalError("an entry passed the size that PySyncObj sends whole; batches must be capped below it")
+        previous = message["prevLogIdx"] or 0
+        entries = [LogEntry(*entry) for entry in message["entries"]]
+        return self._send(
+            peer, m.AppendEntries(message["term"], message["commit_index"], previous, message["prevLogTerm"] or 0, entries)
+        )
+
+    def _reply(self, peer: str, next_index: int, *, reset: bool, success: bool) -> bool:
+        reply = m.AppendReply(self._journal.term, next_index, reset, success, not self._journal.probation)
+        return self._send(peer, reply)
+
+    # ------------------------------------------------------------------ follower
+
+    def _from_leader(self, peer: str, term: int) -> bool:
+        """Whether a leader's message is of a current leadership; tells a leader of an older one."""
+        if term < self._journal.term:
+            self._send(peer, m.StaleTerm(self._journal.term))
+            return False
+        self.voting.heard_leader()
+        return True
+
+    def _bare_heartbeat(self, peer: str, term: int, commit_index: int) -> None:
+        self.transport.deliver(peer, {"type": "append_entries", "term": term, "commit_index": commit_index})
+
+    def _append_entries(self, peer: str, message: m.AppendEntries) -> None:
+        if not self._from_leader(peer, message.term):
+            return
+        journal = self._journal
+        if journal.term_at(message.prev_index) != message.prev_term or message.prev_index == 0:
+            self._mismatch(peer, message)
+            return
+        held = 0
+        for entry in message.entries:
+            if journal.term_at(entry.index) != entry.term:
+                break
+            held += 1
+        self.skipped += held
+        rest = message.entries[held:]
+        previous = message.prev_index + held
+        if not rest and previous < journal.last_index:
+            self._held(peer, message, previous)
+            return
+        if rest and rest[0].index <= journal.commit_index:
+            raise RaftFatalError(
+                f"the leader {peer} of term {message.term} sends another entry {rest[0].index} than the one committed here"
+            )
+        previous_term = journal.term_at(previous)
+        self.transport.deliver(
+            peer,
+            {
+                "type": "append_entries",
+                "term": message.term,
+                "commit_index": message.commit_index,
+                "prevLogIdx": previous,
+                "prevLogTerm": previous_term,
+                "entries": [as_tuple(entry) for entry in rest],
+            },
+        )
+
+    def _held(self, peer: str, message: m.AppendEntries, verified: int) -> None:
+        """All of it is here already, and more: PySyncObj would cut the rest away. It sees a heartbeat, the leader a yes."""
+        self._bare_heartbeat(peer, message.term, min(message.commit_index, verified))
+        self._reply(peer, verified + 1, reset=False, success=True)
+
+    def _mismatch(self, peer: str, message: m.AppendEntries) -> None:
+        """The entry before is not here: ask for what follows the commit index. That much every leader has."""
+        commit_index = self._journal.commit_index
+        self._bare_heartbeat(peer, message.term, min(message.commit_index, commit_index))
+        self._reply(peer, commit_index + 1, reset=True, success=False)
+
+    def _heartbeat(self, peer: str, message: m.Heartbeat) -> None:
+        if self._from_leader(peer, message.term):
+            self._bare_heartbeat(peer, message.term, 0)
+            self._reply(peer, 0, reset=False, success=False)
+
+    def _timeout_now(self, peer: str, message: m.TimeoutNow) -> None:
+        if message.term == self._journal.term and not self._journal.probation:
+            self.transport.deliver(peer, {"type": "timeout_now", "term": message.term})
+
+    # ------------------------------------------------------------------ leader
+
+    def _append_reply(self, peer: str, message: m.AppendReply) -> None:
+        if message.term > self._journal.term:
+            self._newer_term(peer, message.term)
+        if message.term != self._journal.term or self.core.role != "leader":
+            return
+        if not message.voter:
+            self._recovering_peer(peer, message)
+            return
+        self._readmit.pop(peer, None)
+        self._pass_reply(peer, message.next_index, reset=message.reset, success=message.success)
+
+    def _pass_reply(self, peer: str, next_index: int, *, reset: bool, success: bool) -> None:
+        core, last = self.core, self._journal.last_index
+        before = core.next_index(peer)
+        next_index = min(next_index, last + 1)
+        if reset:
+            next_index = max(core.match_index(peer) + 1, 2, next_index)
+        self.transport.deliver(peer, {"type": "next_node_idx", "next_node_idx": next_index, "reset": reset, "success": success})
+        # PySyncObj goes back to just behind what was acknowledged and sends again what is already on its way.
+        if success and core.next_index(peer) < before <= last + 1:
+            core.set_next_index(peer, before)
+
+    def _recovering_peer(self, peer: str, message: m.AppendReply) -> None:
+        """A node without a vote: send it entries, count nothing, and readmit it behind an entry that a majority of others committed."""
+        if self._readmit_term != message.term:
+            self._readmit, self._readmit_term = {}, message.term
+        self.core.set_match_index(peer, 0)
+        held = message.next_index - 1
+        if peer not in self._readmit:
+            self._readmit[peer] = self._journal.last_index + 1
+            self.barrier()
+        threshold = self._readmit[peer]
+        if message.success and held >= threshold and self._journal.commit_index >= threshold:
+            self._send(peer, m.Readmit(message.term, threshold))
+        back = message.reset or (message.success and message.next_index > self.core.next_index(peer))
+        self._pass_reply(peer, message.next_index, reset=back, success=False)
+
+    def _readmitted(self, peer: str, message: m.Readmit) -> None:
+        journal = self._journal
+        held = journal.term_at(message.index) == message.term or message.index <= journal.commit_index
+        if journal.probation and message.term == journal.term and self.core.leader_id == peer and held:
+            journal.end_probation()
+
+    def _newer_term(self, peer: str, term: int) -> None:
+        """Section 5.1: adopt it and follow. PySyncObj does that only on a request for votes, so it gets one that it will not grant."""
+        self.transport.deliver(peer, {"type": "request_vote", "term": term, "last_log_index": 0, "last_log_term": -1})
+
+    def _stale_term(self, peer: str, message: m.StaleTerm) -> None:
+        if message.term > self._journal.term:
+            self._newer_term(peer, message.term)
+
+    # ------------------------------------------------------------------ elections
+
+    def may_stand(self) -> bool:
+        """Whether this node may become a candidate now; asks the others for it as a side effect."""
+        majority = (len(self._settings.peers) + 1) // 2
+        if self._journal.probation or len(self.connected) < majority:
+            return False
+        if self.core.transfer_pending or not self._settings.peers:
+            return True
+        term = self._journal.term + 1
+        if self.voting.won(term, majority):
+            return True
+        if self.voting.round_due(term):
+            for peer in self._settings.peers:
+                self._send(peer, m.PreVote(term, self._journal.last_index, self._journal.last_term))
+        return False
+
+    def _up_to_date(self, last_index: int, last_term: int) -> bool:
+        """Section 5.4.1."""
+        return (last_term, last_index) >= (self._journal.last_term, self._journal.last_index)
+
+    def _pre_vote(self, peer: str, message: m.PreVote) -> None:
+        granted = (
+            not self._journal.probation
+            and message.term > self._journal.term
+            and self.core.role != "leader"
+            and not self.voting.leader_is_fresh()
+            and self._up_to_date(message.last_index, message.last_term)
+        )
+        self._send(peer, m.PreVoteReply(message.term, granted, self._journal.term))
+
+    def _pre_vote_reply(self, peer: str, message: m.PreVoteReply) -> None:
+        if message.own_term > self._journal.term:
+            self._newer_term(peer, message.own_term)
+        elif message.granted:
+            self.voting.granted(peer, message.term)
+
+    def _request_vote(self, peer: str, message: m.RequestVote) -> None:
+        if not self._journal.probation:
+            self.transport.deliver(
+                peer,
+                {
+                    "type": "request_vote",
+                    "term": message.term,
+                    "last_log_index": message.last_index,
+                    "last_log_term": message.last_term,
+                },
+            )
+
+    def _vote(self, peer: str, message: m.Vote) -> None:
+        if self._votes[0] != message.term:
+            self._votes = (message.term, set())
+        if peer not in self._votes[1]:
+            self._votes[1].add(peer)
+            self.transport.deliver(peer, {"type": "response_vote", "term": message.term})
+
+    # ------------------------------------------------------------------ snapshots
+
+    def _snapshot_chunk(self, peer: str, message: m.SnapshotChunk) -> None:
+        if not self._from_leader(peer, message.term):
+            return
+        self._bare_heartbeat(peer, message.term, 0)
+        if message.index <= self._journal.commit_index:
+            self._send(peer, m.SnapshotAck(self._journal.term, message.index, message.size))
+            self._reply(peer, self._journal.commit_index + 1, reset=True, success=False)
+            return
+        received, mark = self._receiver.take(peer, message)
+        self._send(peer, m.SnapshotAck(self._journal.term, message.index, received))
+        if mark is not None:
+            self.install(peer, message.term, mark)
+
+    def _snapshot_ack(self, peer: str, message: m.SnapshotAck) -> None:
+        if message.term != self._journal.term or self.core.role != "leader":
+            return
+        self._pass_reply(peer, 0, reset=False, success=False)
+        for chunk in self._senders.acknowledged(peer, message):
+            self._send(peer, chunk)
+
+    def tick(self) -> None:
+        """What is due by the clock: the snapshots under way."""
+        if self.core.role != "leader":
+            self._senders.drop_all()
+            return
+        for peer, chunk in self._senders.due(self._journal.term):
+            self._send(peer, chunk)

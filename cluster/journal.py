@@ -1,0 +1,197 @@
+"""PySyncObj's journal over the durable log and the hard state.
+
+PySyncObj wants a list of entries whose first two are those of the newest snapshot; on disk there may be more in front (whole segments
+go at a time) or less (an installed snapshot stands for everything up to its index). Both are aligned here, before PySyncObj looks:
+left to itself it would clear a journal that does not begin so, entries behind the snapshot included.
+
+Nothing is synced on the way in. `sync` is called by the guard before any message leaves, so one fdatasync covers all that was appended
+in a tick, and no message speaks of what is not durable.
+"""
+
+from __future__ import annotations
+
+from typing import Any, overload
+
+import msgspec
+
+from cluster import hardstate
+from cluster.errors import LogDamagedError
+from cluster.hardstate import HardState
+from cluster.log import DurableLog
+from cluster.ports import Disk, LogEntry, SnapshotMark
+
+Entry = tuple[bytes, int, int]
+"""PySyncObj's form of an entry: payload, index, term. It compares entries as tuples."""
+
+
+def as_tuple(entry: LogEntry) -> Entry:
+    """An entry in PySyncObj's form."""
+    return (entry.payload, entry.index, entry.term)
+
+
+class DurableJournal:
+    """The methods of `pysyncobj.journal.Journal`, in its spelling, and those that the guard needs, in ours."""
+
+    def __init__(self, disk: Disk, log: DurableLog, mark: SnapshotMark | None, *, rejoin: bool) -> None:
+        self._disk = disk
+        self._log = log
+        self._entries: list[Entry] = []
+        self._base_index = mark.index if mark else 0
+        self._stored = hardstate.load(disk)
+        self._state = self._stored or HardState()
+        self._state_dirty = self._stored is None
+        self.bytes_appended = 0
+        entries = log.load()
+        self._align(entries, mark)
+        if rejoin or log.doubtful:
+            self._set(probation=True)
+        last = self._entries[-1][1] if self._entries else 1
+        self._set(commit_index=min(max(self._state.commit_index, self._base_index, 1), last))
+        self.sync()
+
+    def _align(self, entries: list[LogEntry], mark: SnapshotMark | None) -> None:
+        """Make the list begin with the snapshot's two entries; see the module's text."""
+        if mark is None:
+            if entries and entries[0].index != 1:
+                raise LogDamagedError(
+                    f"the log begins with entry {entries[0].index} and there is no snapshot for what came before. "
+                    "Restore the snapshots, or give the node a new data directory and start it with --rejoin"
+                )
+            self._entries = [as_tuple(entry) for entry in entries]
+            return
+        behind = [entry for entry in entries if entry.index > mark.index]
+        if behind and behind[0].index != mark.index + 1:
+            raise LogDamagedError(f"the snapshot ends at entry {mark.index} and the log begins with {behind[0].index}")
+        at_mark = next((entry for entry in entries if entry.index == mark.index), None)
+        if at_mark is not None and at_mark.term != mark.last.term:
+            behind = []
+            self._log.clear()
+        elif entries and entries[-1].index < mark.index:
+            self._log.clear()
+        self._entries = [as_tuple(mark.previous), as_tuple(mark.last), *map(as_tuple, behind)]
+
+    def add(self, command: bytes, idx: int, term: int) -> None:
+        """Append. What a snapshot stands for is kept in memory only."""
+        self._entries.append((command, idx, term))
+        self.bytes_appended += len(command)
+        if idx > self._base_index:
+            self._log.append(LogEntry(command, idx, term))
+
+    def clear(self) -> None:
+        """Forget everything; PySyncObj calls this when a snapshot was installed, and then adds its two entries."""
+        self._entries = []
+        self._log.clear()
+
+    def rebase(self, mark: SnapshotMark) -> None:
+        """From now on a durable snapshot stands for everything up to `mark`."""
+        self._base_index = mark.index
+
+    def deleteEntriesFrom(self, entryFrom: int) -> None:  # noqa: N802, N803
+        """Cut the end, from a position in the list."""
+        if entryFrom < len(self._entries):
+            index = self._entries[entryFrom][1]
+            if index <= self.commit_index:
+                raise LogDamagedError(f"entry {index} is committed (up to {self.commit_index}) and was about to be removed")
+            del self._entries[entryFrom:]
+            self._log.cut_from(index)
+
+    def deleteEntriesTo(self, entryTo: int) -> None:  # noqa: N802, N803
+        """Forget the beginning, up to a position in the list."""
+        del self._entries[:entryTo]
+        self._log.roll()
+        self._log.compact_to(self._entries[0][1])
+
+    @overload
+    def __getitem__(self, item: int) -> Entry: ...
+    @overload
+    def __getitem__(self, item: slice) -> list[Entry]: ...
+    def __getitem__(self, item: int | slice) -> Entry | list[Entry]:
+        return self._entries[item]
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def _destroy(self) -> None:
+        self.sync()
+        self._log.close()
+
+    def setRaftCommitIndex(self, raftCommitIndex: int) -> None:  # noqa: N802, N803
+        """Remember the commit index. It reaches the disk with the next change of term or once a second."""
+        if raftCommitIndex != self._state.commit_index:
+            self._state = msgspec.structs.replace(self._state, commit_index=raftCommitIndex)
+
+    def getRaftCommitIndex(self) -> int:  # noqa: N802
+        """The last commit index that was set."""
+        return self._state.commit_index
+
+    def setCurrentTerm(self, term: int, votedForNodeId: str | None) -> None:  # noqa: N802, N803
+        """Set term and vote; durable before the next message leaves."""
+        self._set(term=term, voted_for=votedForNodeId)
+
+    def getCurrentTerm(self) -> int:  # noqa: N802
+        """The current term."""
+        return self._state.term
+
+    def getVotedForNodeId(self) -> str | None:  # noqa: N802
+        """Whom this node voted for in the current term."""
+        return self._state.voted_for
+
+    def onOneSecondTimer(self) -> None:  # noqa: N802
+        """Write the commit index, so that a restart need not ask for what it has."""
+        self._state_dirty = self._state_dirty or self._state != self._stored
+
+    def _set(self, **changes: Any) -> None:
+        changed = msgspec.structs.replace(self._state, **changes)
+        if changed != self._state:
+            self._state = changed
+            self._state_dirty = True
+
+    def sync(self) -> None:
+        """Make log, term and vote durable. Cheap when nothing changed."""
+        self._log.sync()
+        if self._state_dirty:
+            hardstate.store(self._disk, self._state)
+            self._stored = self._state
+            self._state_dirty = False
+
+    @property
+    def term(self) -> int:
+        """The current term."""
+        return self._state.term
+
+    @property
+    def commit_index(self) -> int:
+        """The last commit index that was set."""
+        return self._state.commit_index
+
+    @property
+    def probation(self) -> bool:
+        """Whether this node must not vote yet."""
+        return self._state.probation
+
+    def end_probation(self) -> None:
+        """The node has caught up past anything it may have acknowledged; durable on return."""
+        self._set(probation=False)
+        self.sync()
+
+    @property
+    def first_index(self) -> int:
+        """Index of the first entry in memory."""
+        return self._entries[0][1]
+
+    @property
+    def last_index(self) -> int:
+        """Index of the last entry."""
+        return self._entries[-1][1]
+
+    @property
+    def last_term(self) -> int:
+        """Term of the last entry."""
+        return self._entries[-1][2]
+
+    def term_at(self, index: int) -> int | None:
+        """Term of an entry; None when it is not in memory."""
+        position = index - self._entries[0][1]
+        if 0 <= position < len(self._entries):
+            return self._entries[position][2]
+        return None

@@ -1,0 +1,326 @@
+"""The Raft log on disk: append, then one fdatasync before anything is said about it.
+
+Layout: segment files `log-<first index>.seg`. A segment is a header and records, one an entry:
+
+    header   magic "QBLOG1\\n\\0", u32 length, msgpack SegmentHeader, u32 crc32 of it
+    record   u32 length of payload, u64 index, u64 term, u32 crc32 of that, u32 crc32 of the payload, payload     (little-endian)
+
+Entries follow each other without gaps, across segments too. Only the end of the last segment may be torn by a crash: what was cut
+there had not been synced, so nobody was told of it. Anything else that does not check is damage, and damage is never read over:
+
+- a record that is cut off by the end of the file (its head checks, or is itself cut off), or an end of zeros, is a torn write: it goes;
+- a last record that is whole but does not check may be a torn write or a bit that flipped later. It goes, and the log says
+  `doubtful`: the node may have forgotten something it acknowledged and must not vote until it has caught up;
+- a bad record with a good one behind it is damage: `LogDamagedError`.
+
+Removal at the front is by whole segments, so it is atomic; removal at the end is a truncation that is synced before the next record is.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from bisect import bisect_right
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from cluster.errors import LogDamagedError
+from cluster.messages import COMMAND
+from cluster.ports import Disk, DiskFile, LogEntry
+
+MAGIC = b"QBLOG1\n\0"
+SEGMENT_BYTES = 32 * 1024 * 1024
+"""A new segment begins when one is longer: old ones go as a whole."""
+
+_RECORD = struct.Struct("<IQQII")
+_HEAD = struct.Struct("<IQQ")
+_U32 = struct.Struct("<I")
+
+
+class SegmentHeader(msgspec.Struct, frozen=True, array_like=True):
+    """What a segment says of itself. `abi` is the schema of the commands in it."""
+
+    format: int
+    node_id: str
+    abi: str
+    first_index: int
+
+
+class _Segment:
+    """A segment in memory: its name, first index, and where each record begins."""
+
+    __slots__ = ("first_index", "name", "offsets", "size")
+
+    def __init__(self, name: str, first_index: int, size: int) -> None:
+        self.name = name
+        self.first_index = first_index
+        self.size = size
+        self.offsets: list[int] = []
+
+    @property
+    def last_index(self) -> int:
+        return self.first_index + len(self.offsets) - 1
+
+
+def segment_name(first_index: int) -> str:
+    """File name of the segment that begins with `first_index`."""
+    return f"log-{first_index:020d}.seg"
+
+
+def _encode_record(entry: LogEntry) -> bytes:
+    head = _HEAD.pack(len(entry.payload), entry.index, entry.term)
+    return head + _U32.pack(zlib.crc32(head)) + _U32.pack(zlib.crc32(entry.payload)) + entry.payload
+
+
+def _encode_header(header: SegmentHeader) -> bytes:
+    body = msgspec.msgpack.encode(header)
+    return MAGIC + _U32.pack(len(body)) + body + _U32.pack(zlib.crc32(body))
+
+
+def _read_header(name: str, data: bytes) -> tuple[SegmentHeader, int] | None:
+    """The header and where the records begin; None when the file ends within the header."""
+    if len(data) < len(MAGIC) + 4:
+        return None
+    if data[: len(MAGIC)] != MAGIC:
+        raise LogDamagedError(f"{name}: offset 0: not a log segment (wrong magic)")
+    (length,) = _U32.unpack_from(data, len(MAGIC))
+    start = len(MAGIC) + 4
+    end = start + length + 4
+    if length > 4096:
+        raise LogDamagedError(f"{name}: offset {len(MAGIC)}: a header of {length} bytes")
+    if len(data) < end:
+        return None
+    body = data[start : start + length]
+    if _U32.unpack_from(data, start + length)[0] != zlib.crc32(body):
+        raise LogDamagedError(f"{name}: offset {start}: the header does not match its checksum")
+    return msgspec.msgpack.decode(body, type=SegmentHeader), end
+
+
+def _read_record(data: bytes, offset: int) -> LogEntry | None:
+    """The record at `offset`, or None when there is no good one."""
+    if offset + _RECORD.size > len(data):
+        return None
+    length, index, term, head_crc, payload_crc = _RECORD.unpack_from(data, offset)
+    start = offset + _RECORD.size
+    if head_crc != zlib.crc32(data[offset : offset + _HEAD.size]) or start + length > len(data):
+        return None
+    payload = data[start : start + length]
+    return LogEntry(payload, index, term) if zlib.crc32(payload) == payload_crc else None
+
+
+def _cut_off(data: bytes, offset: int) -> bool:
+    """Whether the bad record at `offset` was never written whole: cut off by the end of the file, or an end of zeros."""
+    if offset + _RECORD.size > len(data) or not any(data[offset:]):
+        return True
+    length, _, _, head_crc, _ = _RECORD.unpack_from(data, offset)
+    return head_crc == zlib.crc32(data[offset : offset + _HEAD.size]) and offset + _RECORD.size + length > len(data)
+
+
+def _good_record_behind(data: bytes, offset: int, expected: int) -> int | None:
+    """Offset of a good record with a later index behind a bad one at `offset`, or None."""
+    for index in range(expected + 1, expected + 65):
+        needle = struct.pack("<Q", index)
+        at = data.find(needle, offset + 1)
+        while at != -1:
+            if at >= 4:
+                entry = _read_record(data, at - 4)
+                if entry is not None and entry.index == index:
+                    return at - 4
+            at = data.find(needle, at + 1)
+    return None
+
+
+def scan(name: str, data: bytes, *, last: bool) -> tuple[SegmentHeader | None, list[LogEntry], list[int], int, bool]:
+    """Read a segment: header, entries, their offsets, the length of the good part, and whether the rest is doubtful.
+
+    Raises:
+        LogDamagedError: there is damage that is not a torn end.
+    """
+    read = _read_header(name, data)
+    if read is None:
+        if last:
+            return None, [], [], 0, False
+        raise LogDamagedError(f"{name}: offset 0: the file ends within its header")
+    header, offset = read
+    entries: list[LogEntry] = []
+    offsets: list[int] = []
+    expected = header.first_index
+    while offset < len(data):
+        entry = _read_record(data, offset)
+        if entry is not None and entry.index != expected:
+            raise LogDamagedError(f"{name}: offset {offset}: entry {entry.index} stands where {expected} belongs")
+        if entry is None:
+            behind = _good_record_behind(data, offset, expected)
+            if not last or behind is not None:
+                raise LogDamagedError(
+                    f"{name}: offset {offset}: entry {expected} does not match its checksum and is not the last one. "
+                    "Nothing behind it is read. Restore the file, or give the node a new data directory and start it with --rejoin"
+                )
+            return header, entries, offsets, offset, not _cut_off(data, offset)
+        entries.append(entry)
+        offsets.append(offset)
+        offset += _RECORD.size + len(entry.payload)
+        expected += 1
+    return header, entries, offsets, offset, False
+
+
+class DurableLog:
+    """The segments of one node. Appends are buffered by the system until `sync`.
+
+    Attributes:
+        doubtful: the last record did not check and was dropped; see the module's text.
+        dirty: something was appended or cut since the last `sync`.
+    """
+
+    def __init__(self, disk: Disk, *, node_id: str, abi: str, segment_bytes: int = SEGMENT_BYTES) -> None:
+        self._disk = disk
+        self._node_id = node_id
+        self._abi = abi
+        self._segment_bytes = segment_bytes
+        self._segments: list[_Segment] = []
+        self._file: DiskFile | None = None
+        self.doubtful = False
+        self.dirty = False
+
+    def load(self) -> list[LogEntry]:
+        """Read every segment, cut a torn end, and return all entries in order.
+
+        Raises:
+            LogDamagedError: there is damage that is not a torn end, or a gap between segments.
+        """
+        entries: list[LogEntry] = []
+        names = [name for name in self._disk.names() if name.startswith("log-") and name.endswith(".seg")]
+        for position, name in enumerate(names):
+            data = self._disk.read(name)
+            last = position == len(names) - 1
+            header, found, offsets, good, doubtful = scan(name, data, last=last)
+            if header is None:
+                self._disk.remove(name)
+                continue
+            if entries and header.first_index != entries[-1].index + 1:
+                raise LogDamagedError(f"{name} begins with entry {header.first_index}, {entries[-1].index + 1} belongs there")
+            segment = _Segment(name, header.first_index, good)
+            segment.offsets = offsets
+            self._segments.append(segment)
+            entries.extend(found)
+            if last and good < len(data):
+                self._cut_tail(segment)
+                self.doubtful = doubtful
+        return entries
+
+    def _cut_tail(self, segment: _Segment) -> None:
+        file = self._disk.open(segment.name)
+        file.truncate(segment.size)
+        file.sync()
+        file.close()
+
+    @property
+    def last_index(self) -> int:
+        """Index of the last entry on disk, 0 when there is none."""
+        return self._segments[-1].last_index if self._segments else 0
+
+    def append(self, entry: LogEntry) -> None:
+        """Write an entry; the first one may have any index, the others follow."""
+        segment = self._segments[-1] if self._segments else None
+        if segment is None or segment.size >= self._segment_bytes:
+            segment = self._begin_segment(entry.index)
+        elif entry.index != segment.last_index + 1:
+            raise AssertionError(f"entry {entry.index} appended after {segment.last_index}")
+        record = _encode_record(entry)
+        self._open_last().append(record)
+        segment.offsets.append(segment.size)
+        segment.size += len(record)
+        self.dirty = True
+
+    def _begin_segment(self, first_index: int) -> _Segment:
+        self._close_last()
+        segment = _Segment(segment_name(first_index), first_index, 0)
+        self._segments.append(segment)
+        header = _encode_header(SegmentHeader(1, self._node_id, self._abi, first_index))
+        self._open_last().append(header)
+        segment.size = len(header)
+        self._disk.sync_names()
+        return segment
+
+    def _open_last(self) -> DiskFile:
+        if self._file is None:
+            self._file = self._disk.open(self._segments[-1].name)
+        return self._file
+
+    def _close_last(self) -> None:
+        if self._file is not None:
+            self._file.sync()
+            self._file.close()
+            self._file = None
+
+    def sync(self) -> None:
+        """Make everything durable. An OSError here ends the process: what was written is then unknown."""
+        if self.dirty:
+            if self._file is not None:
+                self._file.sync()
+            self.dirty = False
+
+    def cut_from(self, index: int) -> None:
+        """Remove the entries from `index` on (they were never committed)."""
+        while self._segments and self._segments[-1].first_index >= index:
+            self._close_last()
+            self._disk.remove(self._segments.pop().name)
+            self._disk.sync_names()
+        if self._segments and self._segments[-1].last_index >= index:
+            segment = self._segments[-1]
+            keep = index - segment.first_index
+            segment.size = segment.offsets[keep]
+            del segment.offsets[keep:]
+            file = self._open_last()
+            file.truncate(segment.size)
+            file.sync()
+
+    def clear(self) -> None:
+        """Remove everything: a snapshot that is durable stands for more than the log has."""
+        self.cut_from(0)
+        self.dirty = False
+
+    def compact_to(self, index: int) -> None:
+        """Archive the segments that hold nothing from `index` on. The last segment stays; a new one begins with the next entry."""
+        firsts = [segment.first_index for segment in self._segments]
+        gone = max(0, bisect_right(firsts, index) - 1)
+        for segment in self._segments[:gone]:
+            self._disk.archive(segment.name)
+        del self._segments[:gone]
+        if gone:
+            self._disk.sync_names()
+
+    def roll(self) -> None:
+        """Let the next entry begin a new segment, so that the present ones can go as a whole later."""
+        if self._segments and self._segments[-1].offsets:
+            self._begin_segment(self._segments[-1].last_index + 1)
+
+    def close(self) -> None:
+        """Sync and close."""
+        self._close_last()
+        self.dirty = False
+
+
+def read_segments(*directories: Path) -> Iterator[LogEntry]:
+    """All entries in the segment files of the directories (a log and its archive), by index; for audits, while no node writes them.
+
+    A torn end is passed over, as a node would.
+
+    Raises:
+        LogDamagedError: see `scan`.
+    """
+    paths = sorted(
+        (path for directory in directories if directory.is_dir() for path in directory.glob("log-*.seg")), key=lambda p: p.name
+    )
+    for position, path in enumerate(paths):
+        _, entries, _, _, _ = scan(str(path), path.read_bytes(), last=position == len(paths) - 1)
+        yield from entries
+
+
+def command_of(entry: LogEntry) -> bytes | None:
+    """The command that an entry carries; None for a no-op or a barrier."""
+    if entry.payload[0] != COMMAND or len(entry.payload) == 1:
+        return None
+    return entry.payload[1:]

@@ -1,0 +1,161 @@
+"""What nodes say to each other: typed msgpack frames, never a pickle.
+
+PySyncObj hands dictionaries to its transport and expects dictionaries back; `guard.py` translates. Each message carries the sender's term.
+Decoding checks types; `check_entries` checks what types cannot say. Section numbers are those of the Raft paper (extended version).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from cluster.errors import WireRefusedError
+from cluster.ports import LogEntry
+
+COMMAND = 0
+"""First payload byte of an entry that carries a command (PySyncObj's REGULAR)."""
+NO_OP = 1
+"""First payload byte of the entry a new leader begins its term with."""
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    term: int
+
+
+class AppendEntries(_Message, frozen=True, tag=1):
+    """Section 5.3. `prev_index` is 0 where the leader has no entry before the next one; the follower then says where it is."""
+
+    commit_index: int
+    prev_index: int
+    prev_term: int
+    entries: list[LogEntry]
+
+
+class Heartbeat(_Message, frozen=True, tag=2):
+    """The leader lives; nothing is said of the log. Sent while a snapshot is under way to this follower."""
+
+
+class AppendReply(_Message, frozen=True, tag=3):
+    """`success`: everything below `next_index` is durable here. `reset`: send from `next_index`.
+
+    `voter` is False while the sender has lost its disk and must not be counted.
+    """
+
+    next_index: int
+    reset: bool
+    success: bool
+    voter: bool
+
+
+class RequestVote(_Message, frozen=True, tag=4):
+    """Section 5.2."""
+
+    last_index: int
+    last_term: int
+
+
+class Vote(_Message, frozen=True, tag=5):
+    """Yes, in this term."""
+
+
+class PreVote(_Message, frozen=True, tag=6):
+    """Would you vote for me in `term`? (Section 9.6 of Ongaro's thesis.) Changes nothing at either end."""
+
+    last_index: int
+    last_term: int
+
+
+class PreVoteReply(_Message, frozen=True, tag=7):
+    """`term` is the one asked about; `own_term` the term of the node that answers."""
+
+    granted: bool
+    own_term: int
+
+
+class TimeoutNow(_Message, frozen=True, tag=8):
+    """Stand for election at once: the leader is leaving (section 3.10 of the thesis)."""
+
+
+class SnapshotChunk(_Message, frozen=True, tag=9):
+    """Section 7. `size` bytes in all make the snapshot of the state at `index`; these begin at `offset`."""
+
+    index: int
+    index_term: int
+    size: int
+    offset: int
+    data: bytes
+
+
+class SnapshotAck(_Message, frozen=True, tag=10):
+    """`received` bytes of the snapshot at `index` are here in one piece."""
+
+    index: int
+    received: int
+
+
+class Readmit(_Message, frozen=True, tag=11):
+    """A node that lost its disk holds everything up to `index` and may vote again; `docs/raft.md` has the argument."""
+
+    index: int
+
+
+class StaleTerm(_Message, frozen=True, tag=12):
+    """Your term is over; mine is `term` (section 5.1)."""
+
+
+AnyMessage = (
+    AppendEntries
+    | Heartbeat
+    | AppendReply
+    | RequestVote
+    | Vote
+    | PreVote
+    | PreVoteReply
+    | TimeoutNow
+    | SnapshotChunk
+    | SnapshotAck
+    | Readmit
+    | StaleTerm
+)
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(AnyMessage)
+
+
+def encode(message: AnyMessage) -> bytes:
+    """A message as bytes."""
+    return _encoder.encode(message)
+
+
+def decode(data: bytes) -> AnyMessage:
+    """The message in `data`.
+
+    Raises:
+        WireRefusedError: it is none, or says what no honest node says.
+    """
+    try:
+        message = _decoder.decode(data)
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        raise WireRefusedError("malformed", f"not a message of this protocol: {error}") from None
+    if message.term < 0:
+        raise WireRefusedError("malformed", f"a negative term: {message.term}")
+    if isinstance(message, AppendEntries):
+        check_entries(message)
+    return message
+
+
+def check_entries(message: AppendEntries) -> None:
+    """Entries follow each other from `prev_index` + 1, terms do not fall, payloads are commands or no-ops.
+
+    Raises:
+        WireRefusedError: they do not.
+    """
+    index, term = message.prev_index, message.prev_term
+    for entry in message.entries:
+        index += 1
+        if entry.index != index:
+            raise WireRefusedError("malformed", f"entry {entry.index} stands where {index} belongs")
+        if not term <= entry.term <= message.term:
+            raise WireRefusedError("malformed", f"entry {index} is of term {entry.term}, between {term} and {message.term}")
+        term = entry.term
+        if not entry.payload or entry.payload[0] not in (COMMAND, NO_OP):
+            raise WireRefusedError("malformed", f"entry {index} is neither a command nor a no-op")

@@ -1,0 +1,369 @@
+"""One node's consensus: PySyncObj behind one `propose(bytes)`.
+
+Single-threaded and driven from outside: the owner calls `tick` often (at least every heartbeat, and at once after `propose` or `receive`) and passes on what
+the wire brings. So the same code runs under asyncio (`driver.py`) and on a virtual clock in the simulation.
+
+The contract, in one page:
+
+- `propose(payload, done)`: `done` is called exactly once, from a later tick. No error: the payload is durable on a majority, was applied here, and `value` is
+  what `StateMachine.apply` returned. NOT_LEADER: it was not proposed. OUTCOME_UNKNOWN: leadership was lost under way; it may or may not be applied.
+- `barrier(done)`: the same with nothing to apply. Without error, everything acknowledged anywhere before the call is applied here.
+- Whatever makes it unsafe to go on is raised by `tick` or `receive` as RaftFatalError (or OSError from the disk). The node must then stop.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from enum import Enum
+
+import msgspec
+
+from cluster import seams
+from cluster.elections import PreVoting
+from cluster.errors import RaftFatalError
+from cluster.guard import Guard
+from cluster.journal import DurableJournal, Entry, as_tuple
+from cluster.log import DurableLog
+from cluster.ports import CaptureState, Clock, Disk, LogEntry, SnapshotMark, Snapshots, StateMachine, Wire
+from cluster.settings import APPEND_BYTES_MAX, ENTRY_BYTES_MAX, TRAILING_ENTRIES, RaftSettings
+from cluster.transfer import Receiver, Senders
+
+log = logging.getLogger(__name__)
+
+
+class ProposeError(Enum):
+    """Why a proposal came to nothing that this node can vouch for."""
+
+    NOT_LEADER = "not_leader"
+    OUTCOME_UNKNOWN = "outcome_unknown"
+
+
+class ProposeResult(msgspec.Struct, frozen=True):
+    """What became of a proposal. `index` is its place in the log, `value` what apply returned; both only without error."""
+
+    error: ProposeError | None = None
+    index: int = 0
+    value: object = None
+
+
+Done = Callable[[ProposeResult], None]
+
+
+class PeerState(msgspec.Struct, frozen=True):
+    """A peer as this node sees it. `match_index` is 0 unless this node leads."""
+
+    node_id: str
+    connected: bool
+    match_index: int
+
+
+class RaftStatus(msgspec.Struct, frozen=True):
+    """Where this node is, at one moment. `refused` counts what was refused on the Raft port, by kind."""
+
+    role: str
+    leader_id: str
+    term: int
+    commit_index: int
+    applied_index: int
+    last_log_index: int
+    first_log_index: int
+    snapshot_index: int
+    voter: bool
+    ready: bool
+    quorum: bool
+    peers: list[PeerState]
+    sending: dict[str, tuple[int, int]]
+    refused: dict[str, int]
+
+
+class Raft:
+    """One node. Build it with `open_raft`.
+
+    Attributes:
+        on_role_change: called with (role, leader id) when either changed.
+    """
+
+    def __init__(
+        self,
+        settings: RaftSettings,
+        machine: StateMachine,
+        snapshots: Snapshots,
+        journal: DurableJournal,
+        wire: Wire,
+        *,
+        clock: Clock,
+        randomness: seams.Randomness,
+        snapshot_index: int,
+    ) -> None:
+        self.on_role_change: list[Callable[[str, str], None]] = []
+        self._settings = settings
+        self._machine = machine
+        self._snapshots = snapshots
+        self._journal = journal
+        self._wire = wire
+        self._senders = Senders(snapshots, clock)
+        self._receiver = Receiver(snapshots)
+        self._guard = Guard(
+            settings,
+            journal,
+            wire,
+            PreVoting(settings, clock, randomness),
+            receiver=self._receiver,
+            senders=self._senders,
+            clock=clock,
+        )
+        self._guard.barrier = lambda: self.barrier(lambda _result: None)
+        self._guard.install = self._install
+        self._pending: dict[int, Done] = {}
+        self._proposals = 0
+        self._refusals: list[Done] = []
+        self._told = ("follower", "")
+        self._snapshot_index = snapshot_index
+        self._snapshot_wanted = False
+        self._capturing = 0
+        self._bytes_at_snapshot = journal.bytes_appended
+        seams.install(clock, randomness)
+        conf = {
+            "raftMinTimeout": settings.election_timeout_min,
+            "raftMaxTimeout": settings.election_timeout_max,
+            "appendEntriesPeriod": settings.heartbeat,
+            "leaderFallbackTimeout": settings.leader_fallback,
+            "appendEntriesBatchSizeBytes": APPEND_BYTES_MAX,
+        }
+        self._core = seams.Core(
+            settings.node_id,
+            list(settings.peers),
+            conf,
+            journal=journal,
+            bridge=self,
+            hooks=self,
+            make_transport=lambda *_: self._guard.transport,
+        )
+        self._guard.core = self._core
+        if snapshot_index:
+            self._core.load_snapshot()
+
+    def start(self) -> None:
+        """Begin to speak with the peers."""
+        self._wire.start(self.receive, self._guard.on_connected, self._guard.on_disconnected)
+
+    def stop(self) -> None:
+        """Close wire and log; what was appended is durable."""
+        self._wire.stop()
+        self._fail_pending()
+        self._senders.drop_all()
+        self._journal._destroy()
+
+    # ------------------------------------------------------------------ what owners call
+
+    def propose(self, payload: bytes, done: Done) -> None:
+        """Put `payload` into the log; see the module's text.
+
+        Raises:
+            ValueError: the payload is empty or longer than `settings.ENTRY_BYTES_MAX`.
+        """
+        if not payload or len(payload) > ENTRY_BYTES_MAX:
+            raise ValueError(f"a proposal has 1 to {ENTRY_BYTES_MAX} bytes, this one has {len(payload)}")
+        self._submit(payload, done)
+
+    def barrier(self, done: Done) -> None:
+        """Put an empty entry into the log; see the module's text."""
+        self._submit(b"", done)
+
+    def _submit(self, payload: bytes, done: Done) -> None:
+        if not self.is_leader:
+            self._refusals.append(done)
+            return
+        self._proposals += 1
+        number = self._proposals
+        self._pending[number] = done
+        self._core.submit(payload, callback=lambda value, error: self._resolved(number, value, error))
+
+    def _resolved(self, number: int, value: object, error: int) -> None:
+        done = self._pending.pop(number, None)
+        if done is None:
+            return
+        if error == seams.SUCCESS:
+            done(ProposeResult(index=self._core.raftLastApplied + 1, value=value))
+        else:
+            done(ProposeResult(error=ProposeError.OUTCOME_UNKNOWN))
+
+    def receive(self, peer: str, data: bytes) -> None:
+        """A message from a peer. Raises WireRefusedError for what no honest peer says, RaftFatalError when the node must stop."""
+        self._guard.receive(peer, data)
+
+    def tick(self) -> None:
+        """Do what is due: elections, heartbeats, commits, apply, snapshots."""
+        refusals, self._refusals = self._refusals, []
+        for done in refusals:
+            done(ProposeResult(error=ProposeError.NOT_LEADER))
+        self._begin_snapshot_if_due()
+        self._core.tick()
+        self._guard.tick()
+        self._journal.sync()
+        self._tell_role()
+
+    def request_snapshot(self) -> None:
+        """Take a snapshot soon."""
+        self._snapshot_wanted = True
+
+    def transfer_leadership(self) -> bool:
+        """Ask the most advanced follower to take over. False when this node does not lead or nobody is up to date."""
+        results: list[int] = []
+        self._core.transferLeadership(None, lambda _result, error: results.append(error))
+        return results == [seams.SUCCESS]
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this node leads, as far as it knows."""
+        return self._core.role == "leader"
+
+    @property
+    def leader_id(self) -> str:
+        """Who leads, as far as this node knows; "" for nobody."""
+        return self._core.leader_id
+
+    def status(self) -> RaftStatus:
+        """Where this node is now."""
+        core, journal = self._core, self._journal
+        leads = self.is_leader
+        connected = self._guard.connected
+        peers = [PeerState(peer, peer in connected, core.match_index(peer) if leads else 0) for peer in self._settings.peers]
+        return RaftStatus(
+            role=core.role,
+            leader_id=core.leader_id,
+            term=journal.term,
+            commit_index=core.raftCommitIndex,
+            applied_index=core.raftLastApplied,
+            last_log_index=journal.last_index,
+            first_log_index=journal.first_index,
+            snapshot_index=self._snapshot_index,
+            voter=not journal.probation,
+            ready=self._ready(),
+            quorum=(len(connected) + 1) * 2 > len(peers) + 1,
+            peers=peers,
+            sending=self._senders.progress(),
+            refused={**self._guard.refused, "snapshot": self._receiver.refused},
+        )
+
+    def _ready(self) -> bool:
+        core = self._core
+        if core.role == "leader":
+            return core.raftLastApplied >= core.no_op_index > 0
+        told = core.leader_commit_index
+        return bool(core.leader_id) and told is not None and core.raftLastApplied >= core.raftCommitIndex >= told
+
+    # ------------------------------------------------------------------ what the core asks
+
+    def may_stand(self) -> bool:
+        """See `seams.CoreHooks`."""
+        return self._guard.may_stand()
+
+    def apply(self, index: int, payload: bytes) -> object:
+        """See `seams.CoreHooks`. Whatever the state machine raises stops the node."""
+        try:
+            return self._machine.apply(index, payload)
+        except Exception as error:
+            raise RaftFatalError(f"apply failed at index {index}: {error!r}") from error
+
+    def role_changed(self, role: str) -> None:
+        """See `seams.CoreHooks`. Proposals under way are answered at once: only the log knows what becomes of them."""
+        if role != "leader":
+            self._fail_pending()
+
+    def _fail_pending(self) -> None:
+        pending, self._pending = self._pending, {}
+        for done in pending.values():
+            done(ProposeResult(error=ProposeError.OUTCOME_UNKNOWN))
+
+    def _tell_role(self) -> None:
+        now = (self._core.role, self._core.leader_id)
+        if now != self._told:
+            self._told = now
+            for callback in self.on_role_change:
+                callback(*now)
+
+    # ------------------------------------------------------------------ snapshots
+
+    def _begin_snapshot_if_due(self) -> None:
+        behind = self._core.raftLastApplied - self._snapshot_index
+        grown = self._journal.bytes_appended - self._bytes_at_snapshot
+        due = behind >= self._settings.snapshot_entries or (grown >= self._settings.snapshot_bytes and behind > 1)
+        if (due or self._snapshot_wanted) and not self._capturing and not self._senders.any and behind > 0:
+            self._snapshot_wanted = False
+            self._core.forceLogCompaction()
+
+    def capture(self, last: Entry, previous: Entry) -> None:
+        """See `seams.SnapshotBridge`."""
+        self._capturing = last[1]
+        self._bytes_at_snapshot = self._journal.bytes_appended
+        self._journal.sync()
+        self._snapshots.capture(SnapshotMark(LogEntry(*last), LogEntry(*previous)))
+
+    def poll_capture(self) -> str:
+        """See `seams.SnapshotBridge`. While a snapshot is on its way to a peer, the log behind it stays."""
+        if not self._capturing:
+            return "idle"
+        if self._senders.any:
+            return "running"
+        state = self._snapshots.poll()
+        if state is CaptureState.DONE:
+            self._snapshot_index = self._capturing
+        if state is not CaptureState.RUNNING:
+            self._capturing = 0
+        return state.name.lower()
+
+    def keep_from(self, index: int) -> int:
+        """See `seams.SnapshotBridge`."""
+        return max(self._journal.first_index, index - TRAILING_ENTRIES)
+
+    def restored(self) -> tuple[Entry, Entry]:
+        """See `seams.SnapshotBridge`."""
+        mark = self._snapshots.newest()
+        if mark is None:
+            raise RaftFatalError("the snapshot that was to be loaded is gone")
+        self._snapshots.restore(mark)
+        self._journal.rebase(mark)
+        self._snapshot_index = mark.index
+        return as_tuple(mark.last), as_tuple(mark.previous)
+
+    def _install(self, peer: str, term: int, mark: SnapshotMark) -> None:
+        """Take over a snapshot that came whole: PySyncObj restores it, begins its log with it, and tells the leader."""
+        self._guard.transport.deliver(
+            peer,
+            {"type": "append_entries", "term": term, "commit_index": mark.index, "serialized": (b"", True, True)},
+        )
+
+
+def open_raft(
+    settings: RaftSettings,
+    machine: StateMachine,
+    snapshots: Snapshots,
+    disk: Disk,
+    wire: Wire,
+    *,
+    clock: Clock,
+    randomness: seams.Randomness,
+) -> Raft:
+    """Open a node on its disk: load the newest snapshot, align the log with it, and take up term and vote. Call `start` then.
+
+    Raises:
+        LogDamagedError: log or hard state cannot be trusted.
+        RaftFatalError: the snapshot cannot be loaded.
+    """
+    mark = snapshots.newest()
+    durable_log = DurableLog(disk, node_id=settings.node_id, abi=settings.abi)
+    journal = DurableJournal(disk, durable_log, mark, rejoin=settings.rejoin)
+    if journal.probation:
+        log.warning("this node may have forgotten what it acknowledged: it does not vote until it has caught up")
+    return Raft(
+        settings,
+        machine,
+        snapshots,
+        journal,
+        wire,
+        clock=clock,
+        randomness=randomness,
+        snapshot_index=mark.index if mark else 0,
+    )

@@ -1,0 +1,270 @@
+"""Everything that touches PySyncObj 0.3.17's inside. `tests/unit/cluster/test_seams.py` has a test per seam.
+
+What is replaced, and why (the facts are in `docs/raft.md`):
+
+==============================  =======================================================================================
+seam                            reason
+==============================  =======================================================================================
+`syncobj.pickle`                entries carry raw bytes; nothing is ever unpickled
+`syncobj.createJournal`         the durable journal
+`syncobj.Serializer`            RocksDB snapshots and our own transfer, no dump file
+`syncobj.monotonicTime`         the owner's clock, virtual in the simulation
+`syncobj.random`                the owner's randomness, seeded in the simulation
+`syncobj.PIPE_NOTIFIER_ENABLED` a pipe an instance that is never closed
+`__connectedToAnyone`           asked before each candidacy: here the majority rule and the pre-vote say no
+private fields                  next and match index, election deadline, transfer flag, no-op index: read and corrected by the guard
+==============================  =======================================================================================
+
+PySyncObj reads clock and randomness through its module, so all nodes of one process share them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, cast
+
+from pysyncobj import FAIL_REASON, SyncObj, SyncObjConf, replicated, syncobj
+from pysyncobj.config import SERIALIZER_STATE
+from pysyncobj.node import Node
+from pysyncobj.transport import Transport
+from pysyncobj.version import VERSION
+
+from cluster.errors import RaftFatalError
+from cluster.journal import DurableJournal, Entry
+from cluster.ports import Clock
+
+SUPPORTED_VERSION = "0.3.17"
+SUCCESS = cast(int, FAIL_REASON.SUCCESS)
+ROLES = {0: "follower", 1: "candidate", 2: "leader"}
+FOREVER = 10**9
+"""A number that a setting never reaches: when to compact is decided in `raft.py`."""
+
+logging.getLogger("pysyncobj").setLevel(logging.ERROR)
+
+
+class Randomness(Protocol):
+    """What PySyncObj uses of the module `random`."""
+
+    def random(self) -> float:
+        """From 0 to 1."""
+
+
+class _RawEntries:
+    """Stands where PySyncObj expects `pickle`: a call of the one replicated method is its argument, as it is."""
+
+    @staticmethod
+    def dumps(call: tuple[int, tuple[bytes]]) -> bytes:
+        method, (payload,) = call
+        if method != 0:
+            raise RaftFatalError(f"a call of replicated method {method}: there is only one")
+        return payload
+
+    @staticmethod
+    def loads(data: bytes) -> tuple[int, tuple[bytes]]:
+        return 0, (data,)
+
+
+class SnapshotBridge(Protocol):
+    """What the owner does when PySyncObj speaks of dumps."""
+
+    def poll_capture(self) -> str:
+        """One of "idle", "running", "done", "failed"; the last two are told once."""
+
+    def keep_from(self, index: int) -> int:
+        """The first index to keep in the log, when a snapshot up to `index` + 1 is durable."""
+
+    def capture(self, last: Entry, previous: Entry) -> None:
+        """Begin a snapshot of the state after `last`."""
+
+    def restored(self) -> tuple[Entry, Entry]:
+        """Load the newest snapshot into the state machine; its last entry and the one before."""
+
+
+class _Serializer:
+    """Stands where PySyncObj expects its `Serializer`."""
+
+    _STATES = {
+        "idle": SERIALIZER_STATE.NOT_SERIALIZING,
+        "running": SERIALIZER_STATE.SERIALIZING,
+        "done": SERIALIZER_STATE.SUCCESS,
+        "failed": SERIALIZER_STATE.FAILED,
+    }
+
+    def __init__(self, bridge: SnapshotBridge) -> None:
+        self._bridge = bridge
+        self._index = 0
+        self.failure: BaseException | None = None
+
+    def checkSerializing(self) -> tuple[Any, int]:  # noqa: N802
+        state = self._bridge.poll_capture()
+        index = self._bridge.keep_from(self._index) if state == "done" else self._index
+        return self._STATES[state], index
+
+    def serialize(self, data: tuple[Any, Entry, Entry, Any], index: int) -> None:
+        self._index = index
+        self._bridge.capture(data[1], data[2])
+
+    def deserialize(self) -> tuple[None, Entry, Entry, list[Any]]:
+        # PySyncObj logs whatever is raised here and goes on with an empty state, so it is kept and told by `Core.tick`.
+        try:
+            last, previous = self._bridge.restored()
+        except Exception as error:
+            self.failure = error
+            raise
+        return None, last, previous, []
+
+    def getTransmissionData(self, node: Node) -> tuple[bytes, bool, bool]:  # noqa: N802
+        return b"", False, True
+
+    def setTransmissionData(self, data: object) -> bool:  # noqa: N802
+        return data is not None
+
+    def cancelTransmisstion(self, node: Node) -> None:  # noqa: N802
+        return None
+
+
+class CoreHooks(Protocol):
+    """What the core asks of its owner."""
+
+    def may_stand(self) -> bool:
+        """Whether this node may become a candidate now."""
+
+    def apply(self, index: int, payload: bytes) -> object:
+        """Apply a committed command."""
+
+    def role_changed(self, role: str) -> None:
+        """The role changed, just now."""
+
+
+@contextmanager
+def _replaced(**names: object) -> Iterator[None]:
+    old = {name: getattr(syncobj, name) for name in names}
+    for name, value in names.items():
+        setattr(syncobj, name, value)
+    try:
+        yield
+    finally:
+        for name, value in old.items():
+            setattr(syncobj, name, value)
+
+
+def install(clock: Clock, randomness: Randomness) -> None:
+    """Give PySyncObj this process's clock and randomness, and take its pickle away.
+
+    Raises:
+        RaftFatalError: another version of PySyncObj is installed than this file knows.
+    """
+    if VERSION != SUPPORTED_VERSION:
+        raise RaftFatalError(f"pysyncobj {VERSION} is installed, {SUPPORTED_VERSION} is what the guard was written for")
+    syncobj.pickle = _RawEntries
+    syncobj.monotonicTime = clock
+    syncobj.random = randomness
+    syncobj.PIPE_NOTIFIER_ENABLED = False
+
+
+class Core(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
+    """PySyncObj with one replicated method, and its private fields under names of ours."""
+
+    def __init__(
+        self,
+        node_id: str,
+        peers: list[str],
+        conf: dict[str, Any],
+        *,
+        journal: DurableJournal,
+        bridge: SnapshotBridge,
+        hooks: CoreHooks,
+        make_transport: Callable[..., Transport],
+    ) -> None:
+        self._hooks = hooks
+        self._dump = _Serializer(bridge)
+        settings = SyncObjConf(
+            autoTick=False,
+            appendEntriesUseBatch=False,
+            commandsWaitLeader=False,
+            dynamicMembershipChange=False,
+            logCompactionMinEntries=FOREVER,
+            logCompactionMinTime=FOREVER,
+            connectionTimeout=FOREVER,
+            onStateChanged=lambda _old, new: hooks.role_changed(ROLES[new]),
+            **conf,
+        )
+        with _replaced(createJournal=lambda _file: journal, Serializer=lambda *_: self._dump):
+            super().__init__(
+                Node(node_id), [Node(peer) for peer in peers], settings, transportClass=make_transport, nodeClass=Node
+            )
+
+    @replicated  # type: ignore[untyped-decorator]  # PySyncObj has no types
+    def submit(self, payload: bytes) -> object:
+        """The one replicated method. An empty payload is a barrier: it goes through the log and changes nothing."""
+        return self._hooks.apply(self.raftLastApplied + 1, payload) if payload else None
+
+    def tick(self) -> None:
+        """PySyncObj's tick. Raises what apply raised; RaftFatalError when a snapshot could not be loaded."""
+        self.doTick(0)
+        if self._dump.failure is not None:
+            raise RaftFatalError(f"the snapshot could not be loaded: {self._dump.failure}") from self._dump.failure
+
+    def load_snapshot(self) -> None:
+        """Start from the newest snapshot."""
+        self._SyncObj__loadDumpFile(clearJournal=False)
+        if self._dump.failure is not None:
+            raise RaftFatalError(f"the snapshot could not be loaded: {self._dump.failure}") from self._dump.failure
+
+    def _SyncObj__connectedToAnyone(self) -> bool:  # noqa: N802
+        return self._hooks.may_stand()
+
+    @property
+    def role(self) -> str:
+        """ "follower", "candidate" or "leader"."""
+        return ROLES[self._SyncObj__raftState]
+
+    @property
+    def leader_id(self) -> str:
+        """Who leads, as far as this node knows; "" when it knows of none."""
+        leader = self._getLeader()
+        return cast(str, leader.id) if leader is not None else ""
+
+    @property
+    def no_op_index(self) -> int:
+        """Index of the entry with which this node last began to lead, 0 before."""
+        return cast(int, self._SyncObj__noopIDx or 0)
+
+    @property
+    def leader_commit_index(self) -> int | None:
+        """The commit index that a leader last told; None before any did."""
+        return cast("int | None", self._SyncObj__leaderCommitIndex)
+
+    @property
+    def transfer_pending(self) -> bool:
+        """Whether the leader asked this node to take over."""
+        return cast(bool, self._SyncObj__transferInProgress)
+
+    def match_index(self, peer: str) -> int:
+        """Up to where the peer's log is known to be equal and durable."""
+        return cast(int, self._SyncObj__raftMatchIndex.get(Node(peer), 0))
+
+    def set_match_index(self, peer: str, index: int) -> None:
+        """Forget what a peer acknowledged."""
+        if Node(peer) in self._SyncObj__raftMatchIndex:
+            self._SyncObj__raftMatchIndex[Node(peer)] = index
+
+    def next_index(self, peer: str) -> int:
+        """The next entry to send to the peer."""
+        return cast(int, self._SyncObj__raftNextIndex.get(Node(peer), 0))
+
+    def set_next_index(self, peer: str, index: int) -> None:
+        """Say what to send next."""
+        if Node(peer) in self._SyncObj__raftNextIndex:
+            self._SyncObj__raftNextIndex[Node(peer)] = index
+
+    def hasten_election(self, deadline: float) -> None:
+        """Stand at `deadline` at the latest."""
+        self._SyncObj__raftElectionDeadline = min(self._SyncObj__raftElectionDeadline, deadline)
+
+    def step_down(self) -> None:
+        """A leader stops leading, at once: PySyncObj does so by itself only after the fallback time."""
+        self._SyncObj__setState(0)
+        self._SyncObj__raftLeader = None

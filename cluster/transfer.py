@@ -1,0 +1,152 @@
+"""Sending a snapshot to a node that is behind the log, and receiving one (Raft paper, section 7).
+
+A snapshot is one run of bytes in pieces, a few under way at a time, so that it shares the link with heartbeats and entries. The follower
+acknowledges what it has in one piece; a transfer that breaks begins anew. Nothing of it is visible before it is whole and checked.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cluster import messages as m
+from cluster.ports import Clock, SnapshotMark, SnapshotRefusedError, Snapshots, SnapshotSink, SnapshotSource
+from cluster.settings import CHUNK_BYTES, CHUNKS_IN_FLIGHT, TRANSFER_TIMEOUT
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Sending:
+    source: SnapshotSource
+    term: int
+    heard: float
+    sent: int = 0
+    acknowledged: int = 0
+
+
+class Senders:
+    """The snapshots that this leader is sending, one a peer at most."""
+
+    def __init__(self, snapshots: Snapshots, clock: Clock) -> None:
+        self._snapshots = snapshots
+        self._clock = clock
+        self._sending: dict[str, _Sending] = {}
+
+    def busy(self, peer: str) -> bool:
+        """Whether a snapshot is on its way to the peer."""
+        return peer in self._sending
+
+    @property
+    def any(self) -> bool:
+        """Whether any snapshot is on its way: the log behind it must not be compacted meanwhile."""
+        return bool(self._sending)
+
+    def progress(self) -> dict[str, tuple[int, int]]:
+        """Bytes acknowledged and in all, by peer."""
+        return {peer: (sending.acknowledged, sending.source.size) for peer, sending in self._sending.items()}
+
+    def start(self, peer: str, term: int) -> None:
+        """Begin, unless one is on its way."""
+        if peer not in self._sending:
+            source = self._snapshots.open_source()
+            log.info("sending the snapshot at index %d (%d bytes) to %s", source.mark.index, source.size, peer)
+            self._sending[peer] = _Sending(source, term, self._clock())
+
+    def drop(self, peer: str) -> None:
+        """Give up."""
+        sending = self._sending.pop(peer, None)
+        if sending is not None:
+            sending.source.close()
+
+    def drop_all(self) -> None:
+        """Give up all."""
+        for peer in list(self._sending):
+            self.drop(peer)
+
+    def acknowledged(self, peer: str, ack: m.SnapshotAck) -> list[m.SnapshotChunk]:
+        """Take note of an acknowledgement; the pieces to send next."""
+        sending = self._sending.get(peer)
+        if sending is None or ack.index != sending.source.mark.index:
+            return []
+        sending.heard = self._clock()
+        if ack.received >= sending.source.size:
+            self.drop(peer)
+            return []
+        if ack.received < sending.acknowledged or ack.received > sending.sent:
+            sending.sent = ack.received
+        sending.acknowledged = ack.received
+        return list(self._pieces(sending))
+
+    def due(self, term: int) -> Iterator[tuple[str, m.SnapshotChunk]]:
+        """First pieces of new transfers; drops those of an older term and those that nobody answers."""
+        for peer, sending in list(self._sending.items()):
+            if sending.term != term or self._clock() - sending.heard > TRANSFER_TIMEOUT:
+                self.drop(peer)
+            else:
+                for chunk in self._pieces(sending):
+                    yield peer, chunk
+
+    def _pieces(self, sending: _Sending) -> Iterator[m.SnapshotChunk]:
+        source, mark = sending.source, sending.source.mark
+        while sending.sent < source.size and sending.sent - sending.acknowledged < CHUNK_BYTES * CHUNKS_IN_FLIGHT:
+            data = source.read(sending.sent, CHUNK_BYTES)
+            yield m.SnapshotChunk(sending.term, mark.index, mark.last.term, source.size, sending.sent, data)
+            sending.sent += len(data)
+
+
+class Receiver:
+    """The snapshot that this follower is receiving, one at a time."""
+
+    def __init__(self, snapshots: Snapshots) -> None:
+        self._snapshots = snapshots
+        self._sink: SnapshotSink | None = None
+        self._from: tuple[str, int, int] = ("", 0, 0)
+        self._received = 0
+        self.refused = 0
+
+    def drop(self, peer: str) -> None:
+        """The sender is gone."""
+        if self._sink is not None and self._from[0] == peer:
+            self._abort()
+
+    def _abort(self) -> None:
+        if self._sink is not None:
+            self._sink.abort()
+        self._sink = None
+        self._received = 0
+
+    def take(self, peer: str, chunk: m.SnapshotChunk) -> tuple[int, SnapshotMark | None]:
+        """Take a piece: bytes received so far, and the mark once the snapshot is whole, checked and durable."""
+        sender = (peer, chunk.term, chunk.index)
+        if chunk.offset == 0 and (self._from != sender or self._received == 0):
+            self._abort()
+            self._sink = self._snapshots.open_sink()
+            self._from = sender
+        if self._sink is None or self._from != sender:
+            return 0, None
+        if chunk.offset != self._received:
+            return self._received, None
+        self._sink.write(chunk.data)
+        self._received += len(chunk.data)
+        received = self._received
+        if received < chunk.size:
+            return received, None
+        return received, self._finish(chunk)
+
+    def _finish(self, chunk: m.SnapshotChunk) -> SnapshotMark | None:
+        assert self._sink is not None
+        sink, self._sink, self._received = self._sink, None, 0
+        try:
+            mark = sink.finish()
+        except SnapshotRefusedError as error:
+            self.refused += 1
+            log.error("the snapshot at index %d from %s is not taken: %s", chunk.index, self._from[0], error)
+            return None
+        if mark.index != chunk.index or mark.last.term != chunk.index_term:
+            self.refused += 1
+            log.error("the snapshot from %s is of index %d, %d was announced", self._from[0], mark.index, chunk.index)
+            return None
+        log.info("took the snapshot at index %d from %s", mark.index, self._from[0])
+        return mark
