@@ -8,9 +8,10 @@ OPERATOR = "operator"
 SCALE_MAX = 12
 """Decimal digits of a currency. Twelve lets prices of 10**-12 exist while amounts stay within AMOUNT_MAX."""
 
-AMOUNT_MAX = 10**24
-"""Largest balance, sum of deposits, price, size, funds or notional, in smallest units. Python integers have no end;
-this one keeps a row's size bounded and refuses numbers that can only be mistakes."""
+AMOUNT_MAX = 2**63 - 1
+"""Largest price, size, funds, notional, balance, and sum of all deposits of a currency, in smallest units. The log and the
+snapshots are msgpack, whose integers end at 64 bits. Since the deposits of a currency together stay within it, so does every
+balance and every sum of fees; what one order executes stays within twice that, which still fits an unsigned 64-bit field."""
 
 NAME_MAX = 64
 """Characters of an account, currency, product or key name."""
@@ -31,7 +32,13 @@ out the ids of somebody else."""
 DONE_ORDERS_PER_ACCOUNT = 1_000
 """How many of an account's latest finished orders can still be looked up in the engine."""
 
-OPEN_ORDERS_PER_ACCOUNT = 100_000
-"""Bounds what one account can make every node carry."""
+OPEN_ORDERS_PER_ACCOUNT = 10_000
+"""Bounds what one account can make every node carry, and the answer to `CancelAll`: that many order states, each under 400 bytes,
+stay within one frame of the native protocol (4 MiB)."""
+
+PPM = 1_000_000
+"""Parts per million in one: what fee rates are counted in."""
 
 assert 10**SCALE_MAX < AMOUNT_MAX
+assert 2 * AMOUNT_MAX < 2**64
+assert OPEN_ORDERS_PER_ACCOUNT * 400 < 4 * 1024 * 1024
