@@ -1,0 +1,59 @@
+"""An API key in a client's hand, and signatures made and checked with one.
+
+A signature is base64(HMAC-SHA256(base64-decoded secret, timestamp + METHOD + target + body)). The native protocol signs its `Hello`
+as method "HELLO" on target "/native" with an empty body; HTTP requests sign their own.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+
+import msgspec
+
+from node.protocol import PROTOCOL_VERSION, Hello
+
+HELLO_METHOD = "HELLO"
+HELLO_TARGET = "/native"
+
+
+class Credentials(msgspec.Struct, frozen=True):
+    """An API key: its id, its secret (base64 text) and its passphrase."""
+
+    key_id: str
+    secret: str
+    passphrase: str
+
+    def __repr__(self) -> str:
+        """Without the secrets: a repr ends up in logs."""
+        return f"Credentials(key_id={self.key_id!r})"
+
+
+def sign(secret: str, timestamp: str, method: str = HELLO_METHOD, target: str = HELLO_TARGET, body: bytes = b"") -> str:
+    """The signature as base64 text.
+
+    Raises:
+        ValueError: `secret` is not base64.
+    """
+    try:
+        key = base64.b64decode(secret, validate=True)
+    except binascii.Error as error:
+        raise ValueError("the secret is not base64") from error
+    message = f"{timestamp}{method}{target}".encode() + body
+    return base64.b64encode(hmac.digest(key, message, hashlib.sha256)).decode("ascii")
+
+
+def same_text(left: str, right: str) -> bool:
+    """Equality in a time that does not tell where two texts differ. Takes any text, also with characters beyond ASCII."""
+    return hmac.compare_digest(left.encode("utf-8", "surrogatepass"), right.encode("utf-8", "surrogatepass"))
+
+
+def hello(credentials: Credentials | None, client: str, now: float) -> Hello:
+    """The first message of a connection: signed with `credentials`, or without them that of a gateway. `now` is Unix seconds."""
+    if credentials is None:
+        return Hello(PROTOCOL_VERSION, client)
+    timestamp = f"{now:.3f}"
+    signature = sign(credentials.secret, timestamp)
+    return Hello(PROTOCOL_VERSION, client, credentials.key_id, credentials.passphrase, timestamp, signature)

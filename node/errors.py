@@ -1,0 +1,63 @@
+"""What can go wrong around a node, as one tree.
+
+    QuorumbookError
+    ├── ConnectionLost       a native connection ended; what was under way on it has an unknown outcome
+    ├── RequestFailed        a node answered `Failed`, or no node answered in time
+    ├── FramingError         bytes that are not the native protocol
+    ├── NodeRunningError     a second start on the same data directory
+    ├── NodeStartError       a node's processes could not be started
+    ├── DirectoryError       a directory that should be a cluster's is not
+    ├── ReplayError          a recorded order flow could not be sent through the cluster
+    └── AuditError           an audit could not be made (what an audit finds is a result, not an error)
+
+Faults of a client are not exceptions but answers; a fault of ours is an `AssertionError` and ends the process.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from node.protocol import FailCode, LeaderHint
+
+
+class QuorumbookError(Exception):
+    """What every error of this package is."""
+
+
+class ConnectionLost(QuorumbookError):  # noqa: N818 - the event's name in this protocol
+    """The connection to a node ended, or could not be made. Whether requests under way were carried out is unknown."""
+
+
+class RequestFailed(QuorumbookError):  # noqa: N818 - named after the message `Failed`
+    """A request has no result. `code` says why, `leader` where the leader is if the answer told."""
+
+    def __init__(self, code: FailCode, message: str, leader: LeaderHint | None = None) -> None:
+        super().__init__(f"{code.name}: {message}")
+        self.code = code
+        self.message = message
+        self.leader = leader
+
+
+class FramingError(QuorumbookError):
+    """A peer sent bytes in which no frame boundary can be trusted any more; the connection has to be closed."""
+
+
+class NodeRunningError(QuorumbookError):
+    """A node runs on this data directory already; the text names its pid."""
+
+
+class NodeStartError(QuorumbookError):
+    """A node's processes could not be started, or did not become ready in time; the text names the log to read."""
+
+
+class DirectoryError(QuorumbookError):
+    """A directory is not what `quorumbook init` makes; the text says what is missing."""
+
+
+class ReplayError(QuorumbookError):
+    """A recorded order flow could not be sent through the cluster whole; the text says where it stopped."""
+
+
+class AuditError(QuorumbookError):
+    """An audit could not be made: files are missing or unreadable. The text names them."""
