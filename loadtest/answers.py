@@ -1,0 +1,86 @@
+"""Whether an answer can be right, judged from the command and the answer alone.
+
+A client cannot know what the book looked like, but it knows its own order: an answer that names another account, fills more than was asked,
+trades beyond the limit, or refuses what is well formed, is wrong whatever happened.
+"""
+
+from __future__ import annotations
+
+from loadtest.market import CURRENCIES, ProductSpec
+from statemachine.commands import AnyCommand, CancelAll, CancelOrder, Deposit, PlaceOrder, Withdraw
+from statemachine.events import AnyOutcome, Cancelled, Done, OrderState, Placed, Rejected, Transferred
+from statemachine.types import OrderStatus, OrderType, Reason, Side, TimeInForce
+
+EXPECTED_REASONS: dict[type, frozenset[Reason]] = {
+    PlaceOrder: frozenset({Reason.POST_ONLY_WOULD_TAKE, Reason.INSUFFICIENT_FUNDS, Reason.TOO_MANY_OPEN_ORDERS}),
+    CancelOrder: frozenset({Reason.UNKNOWN_ORDER, Reason.ORDER_ALREADY_DONE}),
+}
+"""Why a well-formed command of a flow may be refused. Any other reason is a fault."""
+
+
+def fault(command: AnyCommand, outcome: AnyOutcome, products: dict[str, ProductSpec]) -> str:
+    """What is wrong with `outcome` as the answer to `command`, or "" when nothing is."""
+    if isinstance(outcome, Rejected):
+        allowed = EXPECTED_REASONS.get(type(command), frozenset())
+        return "" if outcome.reason in allowed else f"rejected: {outcome.reason.name} {outcome.field} {outcome.detail}".rstrip()
+    expected = _OUTCOMES.get(type(command), Done)
+    if not isinstance(outcome, expected):
+        return f"answered by {type(outcome).__name__}, expected {expected.__name__}"
+    if isinstance(command, PlaceOrder) and isinstance(outcome, Placed):
+        return _order_fault(command, outcome.order, products[command.product_id])
+    if isinstance(command, CancelOrder | CancelAll) and isinstance(outcome, Cancelled):
+        return _cancel_fault(command, outcome.orders)
+    return ""
+
+
+_OUTCOMES: dict[type, type] = {
+    PlaceOrder: Placed,
+    CancelOrder: Cancelled,
+    CancelAll: Cancelled,
+    Deposit: Transferred,
+    Withdraw: Transferred,
+}
+
+
+def _order_fault(command: PlaceOrder, order: OrderState, spec: ProductSpec) -> str:
+    for name in ("account_id", "client_oid", "product_id", "side", "order_type", "price", "size", "funds"):
+        sent, told = getattr(command, name), getattr(order, name)
+        if sent != told:
+            return f"{name} {told!r}, sent {sent!r}"
+    if order.size and order.filled_size > order.size:
+        return f"filled {order.filled_size} of {order.size}"
+    if order.status is OrderStatus.OPEN and (
+        command.order_type is OrderType.MARKET or command.time_in_force is not TimeInForce.GTC
+    ):
+        return f"a {command.order_type.name} {command.time_in_force.name} order rests"
+    if command.time_in_force is TimeInForce.FOK and order.filled_size not in (0, order.size):
+        return f"fill or kill filled {order.filled_size} of {order.size}"
+    if command.post_only and order.filled_size:
+        return "post-only took"
+    return _value_fault(command, order, spec)
+
+
+def _value_fault(command: PlaceOrder, order: OrderState, spec: ProductSpec) -> str:
+    if command.funds and command.side is Side.BUY and order.executed_value + order.fill_fees > command.funds:
+        return f"spent {order.executed_value + order.fill_fees} of {command.funds}"
+    if command.order_type is OrderType.MARKET:
+        return ""
+    limit_value = command.price * order.filled_size // 10 ** CURRENCIES[spec.base]
+    if command.side is Side.BUY and order.executed_value > limit_value:
+        return f"bought for {order.executed_value}, the limit allows {limit_value}"
+    if command.side is Side.SELL and order.executed_value < limit_value:
+        return f"sold for {order.executed_value}, the limit asks {limit_value}"
+    return ""
+
+
+def _cancel_fault(command: CancelOrder | CancelAll, orders: list[OrderState]) -> str:
+    for order in orders:
+        if order.account_id != command.account_id:
+            return f"cancelled order {order.order_id} of {order.account_id}"
+        if order.status is not OrderStatus.DONE:
+            return f"cancelled order {order.order_id} is {order.status.name}"
+        if command.product_id and order.product_id != command.product_id:
+            return f"cancelled order {order.order_id} of {order.product_id}"
+    if isinstance(command, CancelOrder) and len(orders) != 1:
+        return f"one order to cancel, {len(orders)} cancelled"
+    return ""

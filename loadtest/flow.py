@@ -1,0 +1,182 @@
+"""Order flow: what a client sends, generated from a seed or read from a recording.
+
+A generated flow is a pure function of its arguments and endless. It does not look at answers, as a fast client does not wait for them: it cancels
+orders that may have traded meanwhile, and the exchange says so. Prices lie around a mid that walks, the same for all clients of a
+seed, so that clients meet each other. A client keeps at most `OPEN_MAX` orders in mind and cancels its oldest beyond that,
+which bounds the books.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from enum import Enum
+from pathlib import Path
+from random import Random
+
+from loadtest.market import CURRENCIES, PRODUCTS, RECORDED, ProductSpec
+from node.recording import read_ops, to_commands
+from statemachine.commands import CancelAll, CancelOrder, PlaceOrder
+from statemachine.types import OrderType, SelfTradePrevention, Side, TimeInForce
+
+FlowCommand = PlaceOrder | CancelOrder | CancelAll
+
+OPEN_MAX = 30
+"""Orders a client keeps in mind."""
+
+STEPS_A_MOVE = 8
+"""A client's steps between two moves of the mid."""
+
+
+class Kind(Enum):
+    """What a client may do next."""
+
+    PASSIVE = "a limit order away from the mid"
+    POST_ONLY = "the same, refused if it would take"
+    CROSSING = "a limit order through the mid, whose rest stays"
+    IOC = "the same, whose rest is cancelled"
+    FOK = "the same, all or nothing"
+    MARKET_SIZE = "a market order by size"
+    MARKET_FUNDS = "a market order by funds"
+    CANCEL = "cancel an order that may still be open"
+    CANCEL_ALL = "cancel everything of one product"
+    RETRY = "send the last order again, same id and contents"
+
+
+WEIGHTS: dict[Kind, int] = {
+    Kind.PASSIVE: 390,
+    Kind.POST_ONLY: 80,
+    Kind.CROSSING: 90,
+    Kind.IOC: 60,
+    Kind.FOK: 30,
+    Kind.MARKET_SIZE: 40,
+    Kind.MARKET_FUNDS: 20,
+    Kind.CANCEL: 280,
+    Kind.CANCEL_ALL: 2,
+    Kind.RETRY: 8,
+}
+"""How often each kind comes, in parts of their sum."""
+
+_STP = [SelfTradePrevention.DC] * 7 + [SelfTradePrevention.CO, SelfTradePrevention.CN, SelfTradePrevention.CB]
+
+
+class MovingMid:
+    """A product's mid in ticks, as a walk that is drawn back to its beginning. The n-th value depends on seed and product alone."""
+
+    def __init__(self, seed: int, spec: ProductSpec) -> None:
+        self._random = Random(f"{seed}:{spec.product_id}")
+        self._opening = spec.opening_ticks
+        self._values = [spec.opening_ticks]
+
+    def at(self, move: int) -> int:
+        """The mid after `move` moves. Amortised O(1) for a client that goes forward."""
+        while len(self._values) <= move:
+            last = self._values[-1]
+            pull = (self._opening - last) // 50
+            self._values.append(max(100, last + pull + self._random.randint(-4, 4)))
+        return self._values[move]
+
+
+class ClientFlow(Iterator[FlowCommand]):
+    """One client's endless flow.
+
+    `run` goes into every id: another run on the same cluster needs another one. Flows of the same `seed` share the mid's walk.
+    """
+
+    def __init__(self, seed: int, account_id: str, run: str, products: Sequence[ProductSpec] = PRODUCTS) -> None:
+        self._account_id = account_id
+        self._run = run
+        self._products = products
+        self._mids = {spec.product_id: MovingMid(seed, spec) for spec in products}
+        self._random = Random(f"{seed}:{run}:{account_id}")
+        self._kinds = list(WEIGHTS)
+        self._weights = list(WEIGHTS.values())
+        self._step = 0
+        self._open: deque[tuple[str, str]] = deque()
+        self._last: PlaceOrder | None = None
+
+    def __next__(self) -> FlowCommand:
+        self._step += 1
+        if len(self._open) >= OPEN_MAX:
+            return self._cancel(0)
+        kind = self._random.choices(self._kinds, self._weights)[0]
+        if kind is Kind.CANCEL and self._open:
+            return self._cancel(self._random.randrange(len(self._open)))
+        if kind is Kind.CANCEL_ALL:
+            return self._cancel_all()
+        if kind is Kind.RETRY and self._last is not None:
+            return self._last
+        return self._place(kind if kind not in (Kind.CANCEL, Kind.RETRY) else Kind.PASSIVE)
+
+    def _new_oid(self) -> str:
+        return f"{self._run}.{self._step}"
+
+    def _cancel(self, place: int) -> CancelOrder:
+        client_oid, product_id = self._open[place]
+        del self._open[place]
+        return CancelOrder(self._account_id, f"x:{self._new_oid()}", 0, client_oid, product_id)
+
+    def _cancel_all(self) -> CancelAll:
+        product_id = self._random.choice(self._products).product_id
+        self._open = deque(item for item in self._open if item[1] != product_id)
+        return CancelAll(self._account_id, f"a:{self._new_oid()}", product_id)
+
+    def _place(self, kind: Kind) -> PlaceOrder:
+        spec = self._random.choice(self._products)
+        side = self._random.choice((Side.BUY, Side.SELL))
+        lots = 1 + self._random.randrange(spec.typical_lots) * self._random.choice((1, 1, 1, 2, 5))
+        size = max(spec.min_size, lots * spec.lot)
+        oid = self._new_oid()
+        self._last = self._order(kind, spec, side, size, oid)
+        if kind in (Kind.PASSIVE, Kind.POST_ONLY, Kind.CROSSING):
+            self._open.append((oid, spec.product_id))
+        return self._last
+
+    def _order(self, kind: Kind, spec: ProductSpec, side: Side, size: int, oid: str) -> PlaceOrder:
+        mid = self._mids[spec.product_id].at(self._step // STEPS_A_MOVE)
+        market = kind in (Kind.MARKET_SIZE, Kind.MARKET_FUNDS)
+        by_funds = kind is Kind.MARKET_FUNDS
+        return PlaceOrder(
+            self._account_id,
+            f"c:{oid}",
+            spec.product_id,
+            side,
+            OrderType.MARKET if market else OrderType.LIMIT,
+            price=0 if market else self._price(kind, spec, side, mid),
+            size=0 if by_funds else size,
+            funds=mid * spec.tick * size // 10 ** CURRENCIES[spec.base] if by_funds else 0,
+            time_in_force=self._time_in_force(kind),
+            post_only=kind is Kind.POST_ONLY,
+            stp=self._random.choice(_STP),
+            client_oid=oid,
+        )
+
+    @staticmethod
+    def _time_in_force(kind: Kind) -> TimeInForce:
+        if kind in (Kind.IOC, Kind.MARKET_SIZE, Kind.MARKET_FUNDS):
+            return TimeInForce.IOC
+        return TimeInForce.FOK if kind is Kind.FOK else TimeInForce.GTC
+
+    def _price(self, kind: Kind, spec: ProductSpec, side: Side, mid: int) -> int:
+        if kind in (Kind.PASSIVE, Kind.POST_ONLY):
+            distance = 1 + min(self._random.randrange(40), self._random.randrange(40))
+        else:
+            distance = -self._random.randrange(25)
+        ticks = mid - distance if side is Side.BUY else mid + distance
+        return max(1, ticks) * spec.tick
+
+
+def recorded_flow(path: Path, buyer: str, seller: str) -> Iterator[PlaceOrder | CancelOrder]:
+    """A recording's commands on the product `market.RECORDED`, in its order: all buys for `buyer`, all sells for `seller`.
+
+    Raises:
+        OSError, RecordingError: the file cannot be read, or is no recording.
+    """
+    return to_commands(
+        read_ops(path),
+        product_id=RECORDED.product_id,
+        buyer=buyer,
+        seller=seller,
+        quote_scale=CURRENCIES[RECORDED.quote],
+        base_scale=CURRENCIES[RECORDED.base],
+    )

@@ -1,0 +1,178 @@
+"""What a client keeps of its requests and answers, as JSON lines, for the audit afterwards.
+
+A line is an answered command, or, at the end, one that was sent and never answered (kind "unanswered": it may or may not have been applied,
+at most once). Times are monotonic seconds of the recording process.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import TextIO
+
+import msgspec
+
+from loadtest.errors import WrongAnswerError
+from statemachine.commands import AnyCommand
+from statemachine.events import AnyOutcome, Placed
+
+UNANSWERED = "unanswered"
+
+
+class Acknowledgement(msgspec.Struct, frozen=True):
+    """A line of the file. `kind` is the outcome's class in lower case, or "unanswered"; `order_id` is 0 unless it placed an order."""
+
+    account_id: str
+    command_id: str
+    kind: str
+    sequence: int
+    order_id: int
+    duplicate: bool
+    sent: float
+    acked: float
+
+
+class Gap(msgspec.Struct, frozen=True):
+    """An interval without any acknowledgement, in monotonic seconds."""
+
+    begin: float
+    end: float
+
+    @property
+    def seconds(self) -> float:
+        """How long it was."""
+        return self.end - self.begin
+
+
+class Recorder:
+    """Collects acknowledgements of all clients of one process; writes them to `path` unless that is None.
+
+    Also checks what can be seen from answers alone: one command id has one sequence, whenever and however often it is answered.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._file: TextIO | None = path.open("w", encoding="ascii") if path is not None else None
+        self._pending: dict[tuple[str, str], float] = {}
+        self._sequences: dict[tuple[str, str], int] = {}
+        self._ack_times: list[float] = []
+        self._latencies: list[float] = []
+        self._encode = msgspec.json.Encoder().encode
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def acknowledged(self) -> int:
+        """Answers received, repeated ones included."""
+        return len(self._ack_times)
+
+    @property
+    def distinct(self) -> int:
+        """Commands acknowledged, each counted once."""
+        return len(self._sequences)
+
+    @property
+    def unanswered(self) -> int:
+        """Commands sent and not answered yet."""
+        return len(self._pending)
+
+    def sent(self, commands: Sequence[AnyCommand], at: float) -> None:
+        """`commands` were sent for the first time at `at`."""
+        for command in commands:
+            key = (command.account_id, command.command_id)
+            if key not in self._sequences:
+                self._pending.setdefault(key, at)
+
+    def answered(self, commands: Sequence[AnyCommand], outcomes: Sequence[AnyOutcome], sent: float, acked: float) -> None:
+        """`outcomes` came for `commands`. Calls are in the order of `acked`.
+
+        Raises:
+            WrongAnswerError: not one outcome a command, or a command id has another sequence than before.
+        """
+        if len(commands) != len(outcomes):
+            raise WrongAnswerError(f"{len(outcomes)} outcomes for {len(commands)} commands")
+        for command, outcome in zip(commands, outcomes, strict=True):
+            key = (command.account_id, command.command_id)
+            first = self._sequences.setdefault(key, outcome.sequence)
+            if first != outcome.sequence:
+                raise WrongAnswerError(f"{key[0]} {key[1]}: sequence {outcome.sequence}, and {first} before")
+            self._pending.pop(key, None)
+            self._ack_times.append(acked)
+            self._latencies.append(acked - sent)
+            self._write(_line(command, outcome, sent, acked))
+
+    def _write(self, line: Acknowledgement) -> None:
+        if self._file is not None:
+            self._file.write(self._encode(line).decode() + "\n")
+
+    def flush(self) -> None:
+        """Hand everything to the operating system, so that another process sees it."""
+        if self._file is not None:
+            self._file.flush()
+
+    def close(self) -> None:
+        """Write what was never answered, and close the file."""
+        if self._file is None:
+            return
+        for (account_id, command_id), sent in self._pending.items():
+            self._write(Acknowledgement(account_id, command_id, UNANSWERED, 0, 0, False, sent, 0.0))
+        self._file.close()
+        self._file = None
+
+    def gap(self, begin: float, end: float) -> Gap:
+        """The longest interval between consecutive acknowledgements that reaches into [begin, end].
+
+        The ends of the window count as acknowledgements only where there is none beyond them, so that an outage is measured
+        whole, from the last answer before it to the first one after.
+        """
+        times = self._ack_times
+        first = max(0, bisect_left(times, begin) - 1)
+        window = times[first : bisect_left(times, end) + 1]
+        if not window or window[0] > begin:
+            window = [begin, *window]
+        if window[-1] < end:
+            window.append(end)
+        start, stop = max(pairwise(window), key=lambda pair: pair[1] - pair[0], default=(begin, end))
+        return Gap(start, stop)
+
+    def latencies(self, last: int = 0) -> list[float]:
+        """Seconds from sending to the answer, in the order of the answers; only the `last` ones unless 0."""
+        return self._latencies[-last:] if last else list(self._latencies)
+
+    def since(self, moment: float) -> int:
+        """How many answers came at or after `moment`."""
+        return len(self._ack_times) - bisect_left(self._ack_times, moment)
+
+
+def _line(command: AnyCommand, outcome: AnyOutcome, sent: float, acked: float) -> Acknowledgement:
+    order_id = outcome.order.order_id if isinstance(outcome, Placed) else 0
+    kind = type(outcome).__name__.lower()
+    return Acknowledgement(
+        command.account_id, command.command_id, kind, outcome.sequence, order_id, outcome.duplicate, sent, acked
+    )
+
+
+def percentile(values: Sequence[float], parts: float) -> float:
+    """The value that `parts` per cent of `values` do not pass (nearest rank); 0 for none."""
+    if not values:
+        return 0.0
+    ordered = sorted(values)
+    rank = max(1, -(-len(ordered) * parts // 100))
+    return ordered[int(rank) - 1]
+
+
+def read_acknowledgements(path: Path) -> list[Acknowledgement]:
+    """A file of a `Recorder`, whole.
+
+    Raises:
+        OSError, msgspec.ValidationError, msgspec.DecodeError: it is not one.
+    """
+    decoder = msgspec.json.Decoder(Acknowledgement)
+    with path.open("rb") as lines:
+        return [decoder.decode(line) for line in lines]

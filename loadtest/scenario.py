@@ -1,0 +1,197 @@
+"""The main scenario: a loaded cluster loses its leader to SIGKILL, elects another one, and takes the dead node back.
+
+A `Scenario` does one step a method and leaves everything observable in its attributes; the demo and the chaos tests arrange the steps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+
+from loadtest.access import Access
+from loadtest.flow import ClientFlow
+from loadtest.market import PRODUCTS, Trader, set_up, traders
+from loadtest.reader import FeedReader
+from loadtest.recorder import Recorder
+from loadtest.trading import Desk
+from loadtest.verdict import Verdict, caught_up, feed_whole, hashes_equal, money_conserved
+from loadtest.watch import Watcher
+from node.audit import audit_directory
+from node.client import ClusterClient
+from node.local_cluster import LocalCluster
+from node.protocol import NodeStatus, ProductsQuery
+from statemachine.commands import AnyCommand
+
+LEADER_SECONDS = 20.0
+LEVEL_SECONDS = 30.0
+ACKS_FILE = "acknowledged.jsonl"
+
+
+class Kill(msgspec.Struct):
+    """A node that was killed, and what followed."""
+
+    node_id: str
+    led: bool
+    at: float
+    sequence: int
+    new_leader: str = ""
+    new_term: int = 0
+    gap: float = 0.0
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run is made of. `rate` is commands a second over all clients, 0 for as fast as they are answered."""
+
+    seed: int = 1
+    clients: int = 24
+    chunk: int = 2
+    rate: float = 1500.0
+    run: str = "demo"
+    readers: int = 3
+    """Feed readers: one a product, the first product first."""
+
+
+class Scenario:
+    """A cluster in `directory`, clients that trade on it, readers that follow it.
+
+    Use as `async with`: leaving stops clients and readers, not nodes.
+    """
+
+    def __init__(self, cluster: LocalCluster, directory: Path, plan: Plan) -> None:
+        self.cluster = cluster
+        self.plan = plan
+        self.access = Access(directory)
+        self.people: list[Trader] = traders(plan.clients, plan.seed)
+        self.acks_path = directory / ACKS_FILE
+        self.recorder = Recorder(self.acks_path)
+        self.desk = Desk(self.recorder, rate=plan.rate)
+        self.watcher = Watcher(self.access)
+        self.readers: list[FeedReader] = []
+        self.kills: list[Kill] = []
+        self._operator = self.access.client()
+        self._clients: list[ClusterClient] = []
+        self._trading: list[asyncio.Task[None]] = []
+        self._reading: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Scenario:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.desk.stopping.set()
+        for reader in self.readers:
+            reader.stop()
+        for task in (*self._trading, *self._reading):
+            task.cancel()
+        await asyncio.gather(*self._trading, *self._reading, return_exceptions=True)
+        self.recorder.close()
+        for client in (*self._clients, self._operator):
+            await client.close()
+        await self.watcher.close()
+
+    async def put_market(self) -> None:
+        """Currencies, products, accounts, keys, money. Raises `SetupRefusedError`."""
+        sent = time.monotonic()
+        done = await set_up(self._operator, self.people)
+        commands, outcomes = [command for command, _ in done], [outcome for _, outcome in done]
+        self.recorder.answered(commands, outcomes, sent, time.monotonic())
+
+    def start_trading(self) -> None:
+        """Let every client send its generated flow over a connection of its own."""
+        for person in self.people:
+            flow = ClientFlow(self.plan.seed, person.account_id, self.plan.run)
+            self.start_client(self.access.trader_client(person), flow)
+
+    def start_client(self, client: ClusterClient, flow: Iterable[AnyCommand], chunk: int = 0) -> None:
+        """Let one client send `flow`; the scenario closes it at the end."""
+        self._clients.append(client)
+        self._trading.append(asyncio.create_task(self.desk.trade(client, flow, chunk or self.plan.chunk)))
+
+    def operator_client(self) -> ClusterClient:
+        """A client for the operator."""
+        return self.access.client()
+
+    def start_readers(self, first: str) -> None:
+        """Follow each product's feed from its first event, beginning at node `first`."""
+        for spec in PRODUCTS[: self.plan.readers]:
+            reader = FeedReader(spec.product_id, self.access.natives, first, tls=self.access.tls(), credentials=self.access.admin)
+            self.readers.append(reader)
+            self._reading.append(asyncio.create_task(reader.run()))
+
+    def move_readers(self, node_id: str) -> None:
+        """Let every reader go on at another node."""
+        for reader in self.readers:
+            reader.move(node_id)
+
+    def check_tasks(self) -> None:
+        """Raise what a client or reader failed with."""
+        for task in (*self._trading, *self._reading):
+            if task.done() and not task.cancelled():
+                task.result()
+
+    async def kill(self, node_id: str) -> Kill:
+        """SIGKILL every process of a node and, if it led, wait for the next leader and the first answer behind it."""
+        status = await self.watcher.status(node_id)
+        led = status is not None and status.role == "leader"
+        kill = Kill(node_id, led, time.monotonic(), status.sequence if status else 0)
+        self.kills.append(kill)
+        await asyncio.to_thread(self.cluster.kill, node_id, signal.SIGKILL)
+        kill.new_leader = await self.watcher.wait_leader(LEADER_SECONDS, other_than=node_id)
+        new = await self.watcher.status(kill.new_leader)
+        kill.new_term = new.term if new else 0
+        return kill
+
+    async def measure(self, kill: Kill) -> float:
+        """The gap in acknowledgements around a kill; waits until answers came behind it."""
+        end = time.monotonic() + LEADER_SECONDS
+        while self.recorder.since(kill.at + 0.3) < 50 and time.monotonic() < end and not self._all_done():
+            await asyncio.sleep(0.02)
+        kill.gap = self.recorder.gap(kill.at, min(time.monotonic(), kill.at + 10.0)).seconds
+        return kill.gap
+
+    def _all_done(self) -> bool:
+        return all(task.done() for task in self._trading)
+
+    async def restart(self, node_id: str) -> None:
+        """Start a killed node again; returns before it has caught up."""
+        await asyncio.to_thread(self.cluster.restart, node_id)
+
+    async def stop_trading(self) -> None:
+        """No new commands; those under way are answered first."""
+        self.desk.stopping.set()
+        await asyncio.gather(*self._trading)
+
+    async def settle(self) -> dict[str, NodeStatus | None]:
+        """Wait until all nodes are level, and the readers have read everything."""
+        statuses = await self.watcher.wait_equal(LEVEL_SECONDS)
+        expected = await self._product_sequences()
+        end = time.monotonic() + LEVEL_SECONDS
+        while any(reader.tally.last_sequence < expected[reader.product_id] for reader in self.readers) and time.monotonic() < end:
+            await asyncio.sleep(0.02)
+        self.check_tasks()
+        return statuses
+
+    async def _product_sequences(self) -> dict[str, int]:
+        rows = await self._operator.query(ProductsQuery(), linearizable=True)
+        return {row.product_id: row.product_sequence for row in rows}
+
+    async def judge(self, statuses: dict[str, NodeStatus | None], visits_min: int = 1) -> Verdict:
+        """The verdict over a settled cluster."""
+        self.recorder.close()
+        verdict = Verdict()
+        verdict.checks += await asyncio.to_thread(audited, self.access.directory, self.acks_path, statuses)
+        verdict.checks.append(hashes_equal(statuses))
+        verdict.checks.append(await money_conserved(self._operator, [person.account_id for person in self.people]))
+        if self.readers:
+            verdict.checks.append(feed_whole(self.readers, await self._product_sequences(), visits_min))
+        for kill in self.kills:
+            verdict.checks.append(caught_up(statuses, kill.node_id, kill.sequence))
+        faults = self.desk.faults
+        detail = "; ".join(faults.texts[:3]) or f"{self.recorder.acknowledged:,} answers agree with what was asked"
+        verdict.add("no answer contradicts its request", not faults.count and self.recorder.acknowledged > 0, detail)
+        return verdict

@@ -1,0 +1,117 @@
+"""Clients at work: each sends its flow, keeps every answer, and checks it.
+
+A client that gets no answer in time sends the same commands, with the same ids, again until it has one: so it learns what became of each, and
+the exchange must not apply any twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Iterator, Sequence
+
+from loadtest.answers import fault
+from loadtest.market import PRODUCTS, ProductSpec, Submitter
+from loadtest.recorder import Recorder
+from node.errors import ConnectionLost, RequestFailed
+from node.protocol import FailCode
+from statemachine.commands import AnyCommand
+from statemachine.events import AnyOutcome
+
+FAULTS_KEPT = 20
+"""Texts of faults that are kept; all are counted."""
+
+FINAL = frozenset({FailCode.BAD_REQUEST, FailCode.UNAUTHORIZED, FailCode.FORBIDDEN, FailCode.NOT_FOUND})
+"""Failures that another attempt does not mend."""
+
+
+class Pacer:
+    """Spreads commands evenly in time; `rate` is commands a second over all clients, 0 for as fast as answers come.
+
+    What could not be sent in time, during an outage, is not made up for afterwards.
+    """
+
+    def __init__(self, rate: float) -> None:
+        self._interval = 1 / rate if rate > 0 else 0.0
+        self._due = 0.0
+
+    async def take(self, count: int) -> None:
+        """Wait for the turn of the next `count` commands."""
+        now = time.monotonic()
+        self._due = max(self._due, now - 0.02) + count * self._interval
+        if self._due > now:
+            await asyncio.sleep(self._due - now)
+
+
+class Faults:
+    """Wrong answers seen by all clients."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.texts: list[str] = []
+
+    def add(self, text: str) -> None:
+        """Count one, and keep its text if there is room."""
+        self.count += 1
+        if len(self.texts) < FAULTS_KEPT:
+            self.texts.append(text)
+
+
+class Desk:
+    """What the clients of one process share: where they record, how fast they go, what they saw wrong, when they stop."""
+
+    def __init__(self, recorder: Recorder, *, rate: float = 0.0, products: Sequence[ProductSpec] = PRODUCTS) -> None:
+        self.recorder = recorder
+        self.pacer = Pacer(rate)
+        self.faults = Faults()
+        self.stopping = asyncio.Event()
+        self.retried = 0
+        self._products = {spec.product_id: spec for spec in products}
+
+    async def trade(self, client: Submitter, flow: Iterable[AnyCommand], chunk: int = 1) -> None:
+        """Send `flow` in requests of `chunk` commands, one request at a time, until it ends or the desk stops.
+
+        Raises:
+            WrongAnswerError: an answer contradicts an earlier one.
+            RequestFailed: the exchange does not let this client trade.
+        """
+        commands = iter(flow)
+        while not self.stopping.is_set():
+            part = _take(commands, chunk)
+            if not part:
+                return
+            await self.pacer.take(len(part))
+            await self.send(client, part)
+
+    async def send(self, client: Submitter, commands: list[AnyCommand]) -> list[AnyOutcome]:
+        """Send `commands` until they are answered, also while the desk stops; empty when it stopped without an answer."""
+        sent = time.monotonic()
+        self.recorder.sent(commands, sent)
+        while True:
+            try:
+                outcomes = await client.submit(commands)
+            except (RequestFailed, ConnectionLost) as error:
+                if isinstance(error, RequestFailed) and error.code in FINAL:
+                    raise
+                if self.stopping.is_set():
+                    return []
+                self.retried += len(commands)
+                continue
+            self.recorder.answered(commands, outcomes, sent, time.monotonic())
+            self._judge(commands, outcomes)
+            return outcomes
+
+    def _judge(self, commands: Sequence[AnyCommand], outcomes: Sequence[AnyOutcome]) -> None:
+        for command, outcome in zip(commands, outcomes, strict=True):
+            text = fault(command, outcome, self._products)
+            if text:
+                self.faults.add(f"{command.account_id} {command.command_id}: {text}")
+
+
+def _take(commands: Iterator[AnyCommand], count: int) -> list[AnyCommand]:
+    part = []
+    for command in commands:
+        part.append(command)
+        if len(part) == count:
+            break
+    return part

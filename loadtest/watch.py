@@ -1,0 +1,127 @@
+"""Watching a cluster from outside: the status of every node, and waiting for a state of the whole."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+
+from loadtest.access import Access
+from loadtest.errors import DeadlineError
+from node.connection import NativeConnection
+from node.errors import ConnectionLost, RequestFailed
+from node.protocol import AnyQuery, BookQuery, BookView, NodeStatus, StatusQuery
+
+ANSWER_SECONDS = 1.0
+"""A node that does not answer in this time is taken for down."""
+
+Statuses = Mapping[str, NodeStatus | None]
+"""A status a node, None for one that does not answer."""
+
+
+class Watcher:
+    """Keeps one operator's connection a node and asks over it."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._connections: dict[str, NativeConnection] = {}
+
+    async def close(self) -> None:
+        """Close every connection."""
+        connections = list(self._connections.values())
+        self._connections.clear()
+        for connection in connections:
+            await connection.close()
+
+    async def statuses(self) -> dict[str, NodeStatus | None]:
+        """All nodes' statuses, asked at the same time."""
+        names = list(self._access.natives)
+        found = await asyncio.gather(*(self.status(name) for name in names))
+        return dict(zip(names, found, strict=True))
+
+    async def status(self, node_id: str) -> NodeStatus | None:
+        """A node's status, or None when it does not answer."""
+        answer = await self._ask(node_id, StatusQuery())
+        return answer if isinstance(answer, NodeStatus) else None
+
+    async def book(self, node_id: str, product_id: str) -> BookView | None:
+        """A product's best prices as a node sees them, or None when it does not answer."""
+        answer = await self._ask(node_id, BookQuery(product_id, 1))
+        return answer if isinstance(answer, BookView) else None
+
+    async def _ask(self, node_id: str, query: AnyQuery) -> object:
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                connection = self._connections.get(node_id)
+                if connection is None:
+                    connection = await self._access.connect(node_id)
+                    self._connections[node_id] = connection
+                return await connection.query(query)
+        except (ConnectionLost, OSError, TimeoutError):
+            lost = self._connections.pop(node_id, None)
+            if lost is not None:
+                await lost.close()
+            return None
+        except RequestFailed:
+            return None
+
+    async def wait(
+        self, wanted: Callable[[Statuses], bool], what: str, seconds: float, interval: float = 0.05
+    ) -> dict[str, NodeStatus | None]:
+        """The first statuses that are `wanted`.
+
+        Raises:
+            DeadlineError: none within `seconds`; the text says `what` was waited for and what was seen last.
+        """
+        end = time.monotonic() + seconds
+        while True:
+            statuses = await self.statuses()
+            if wanted(statuses):
+                return statuses
+            if time.monotonic() > end:
+                seen = "; ".join(_short(name, status) for name, status in statuses.items())
+                raise DeadlineError(f"no {what} within {seconds:g} s: {seen}")
+            await asyncio.sleep(interval)
+
+    async def wait_leader(self, seconds: float, other_than: str = "") -> str:
+        """The id of a leader that a quorum follows, and that is not `other_than`.
+
+        Raises:
+            DeadlineError: none within `seconds`.
+        """
+        statuses = await self.wait(lambda seen: bool(leader_of(seen, other_than)), "leader", seconds, 0.02)
+        return leader_of(statuses, other_than)
+
+    async def wait_equal(self, seconds: float) -> dict[str, NodeStatus | None]:
+        """Statuses of all nodes at the same sequence, each ready.
+
+        Raises:
+            DeadlineError: not within `seconds`.
+        """
+        return await self.wait(all_level, "common sequence of all nodes", seconds)
+
+
+def leader_of(statuses: Statuses, other_than: str = "") -> str:
+    """The ready leader of the highest term, or ""."""
+    found = [
+        status
+        for status in statuses.values()
+        if status and status.role == "leader" and status.ready and status.node_id != other_than
+    ]
+    return max(found, key=lambda status: status.term).node_id if found else ""
+
+
+def all_level(statuses: Statuses) -> bool:
+    """Whether every node answers, is ready, and has applied the same number of commands."""
+    found = list(statuses.values())
+    return (
+        all(status is not None and status.ready for status in found) and len({status.sequence for status in found if status}) == 1
+    )
+
+
+def _short(name: str, status: NodeStatus | None) -> str:
+    if status is None:
+        return f"{name} down"
+    return (
+        f"{name} {status.role} term {status.term} applied {status.applied_index} sequence {status.sequence} ready {status.ready}"
+    )
