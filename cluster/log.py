@@ -115,7 +115,8 @@ def _cut_off(data: bytes, offset: int) -> bool:
     if offset + _RECORD.size > len(data) or not any(data[offset:]):
         return True
     length, _, _, head_crc, _ = _RECORD.unpack_from(data, offset)
-    return head_crc == zlib.crc32(data[offset : offset + _HEAD.size]) and offset + _RECORD.size + length > len(data)
+    sound = bool(head_crc == zlib.crc32(data[offset : offset + _HEAD.size]))
+    return sound and bool(offset + _RECORD.size + length > len(data))
 
 
 def _good_record_behind(data: bytes, offset: int, expected: int) -> int | None:

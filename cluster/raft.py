@@ -1,12 +1,13 @@
 """One node's consensus: PySyncObj behind one `propose(bytes)`.
 
-Single-threaded and driven from outside: the owner calls `tick` often (at least every heartbeat, and at once after `propose` or `receive`) and passes on what
-the wire brings. So the same code runs under asyncio (`driver.py`) and on a virtual clock in the simulation.
+Single-threaded and driven from outside: the owner calls `tick` often (several times a heartbeat, and at once after `propose` or
+`receive`) and passes on what the wire brings. So the same code runs under asyncio (`driver.py`) and on a virtual clock in the simulation.
 
 The contract, in one page:
 
-- `propose(payload, done)`: `done` is called exactly once, from a later tick. No error: the payload is durable on a majority, was applied here, and `value` is
-  what `StateMachine.apply` returned. NOT_LEADER: it was not proposed. OUTCOME_UNKNOWN: leadership was lost under way; it may or may not be applied.
+- `propose(payload, done)`: `done` is called exactly once, from a later tick. No error: the payload is durable on a majority, was applied
+  here, and `value` is what `StateMachine.apply` returned. NOT_LEADER: it was not proposed. OUTCOME_UNKNOWN: leadership was lost under
+  way; it may or may not be applied.
 - `barrier(done)`: the same with nothing to apply. Without error, everything acknowledged anywhere before the call is applied here.
 - Whatever makes it unsafe to go on is raised by `tick` or `receive` as RaftFatalError (or OSError from the disk). The node must then stop.
 """
@@ -30,6 +31,9 @@ from cluster.settings import APPEND_BYTES_MAX, ENTRY_BYTES_MAX, TRAILING_ENTRIES
 from cluster.transfer import Receiver, Senders
 
 log = logging.getLogger(__name__)
+
+CAPTURE_RETRY = 10.0
+"""Seconds after a snapshot that failed to the next try: the log still holds everything, so there is no hurry."""
 
 
 class ProposeError(Enum):
@@ -82,6 +86,7 @@ class Raft:
 
     Attributes:
         on_role_change: called with (role, leader id) when either changed.
+        wake: called when there is something to do before the next regular tick (set by the owner).
     """
 
     def __init__(
@@ -97,6 +102,7 @@ class Raft:
         snapshot_index: int,
     ) -> None:
         self.on_role_change: list[Callable[[str, str], None]] = []
+        self.wake: Callable[[], None] = lambda: None
         self._settings = settings
         self._machine = machine
         self._snapshots = snapshots
@@ -122,6 +128,8 @@ class Raft:
         self._snapshot_index = snapshot_index
         self._snapshot_wanted = False
         self._capturing = 0
+        self._capture_after = 0.0
+        self._clock = clock
         self._bytes_at_snapshot = journal.bytes_appended
         seams.install(clock, randomness)
         conf = {
@@ -172,6 +180,7 @@ class Raft:
         self._submit(b"", done)
 
     def _submit(self, payload: bytes, done: Done) -> None:
+        self.wake()
         if not self.is_leader:
             self._refusals.append(done)
             return
@@ -192,6 +201,7 @@ class Raft:
     def receive(self, peer: str, data: bytes) -> None:
         """A message from a peer. Raises WireRefusedError for what no honest peer says, RaftFatalError when the node must stop."""
         self._guard.receive(peer, data)
+        self.wake()
 
     def tick(self) -> None:
         """Do what is due: elections, heartbeats, commits, apply, snapshots."""
@@ -252,7 +262,7 @@ class Raft:
         if core.role == "leader":
             return core.raftLastApplied >= core.no_op_index > 0
         told = core.leader_commit_index
-        return bool(core.leader_id) and told is not None and core.raftLastApplied >= core.raftCommitIndex >= told
+        return bool(core.leader_id) and told is not None and bool(core.raftLastApplied >= core.raftCommitIndex >= told)
 
     # ------------------------------------------------------------------ what the core asks
 
@@ -290,7 +300,8 @@ class Raft:
         behind = self._core.raftLastApplied - self._snapshot_index
         grown = self._journal.bytes_appended - self._bytes_at_snapshot
         due = behind >= self._settings.snapshot_entries or (grown >= self._settings.snapshot_bytes and behind > 1)
-        if (due or self._snapshot_wanted) and not self._capturing and not self._senders.any and behind > 0:
+        busy = self._capturing or self._senders.any or self._clock() < self._capture_after
+        if (due or self._snapshot_wanted) and not busy and behind > 0:
             self._snapshot_wanted = False
             self._core.forceLogCompaction()
 
@@ -309,7 +320,9 @@ class Raft:
             return "running"
         state = self._snapshots.poll()
         if state is CaptureState.DONE:
-            self._snapshot_index = self._capturing
+            self._snapshot_index = max(self._snapshot_index, self._capturing)
+        if state is CaptureState.FAILED:
+            self._capture_after = self._clock() + CAPTURE_RETRY
         if state is not CaptureState.RUNNING:
             self._capturing = 0
         return state.name.lower()

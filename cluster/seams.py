@@ -23,7 +23,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, cast
+from typing import Any, ClassVar, Protocol, cast
 
 from pysyncobj import FAIL_REASON, SyncObj, SyncObjConf, replicated, syncobj
 from pysyncobj.config import SERIALIZER_STATE
@@ -85,7 +85,7 @@ class SnapshotBridge(Protocol):
 class _Serializer:
     """Stands where PySyncObj expects its `Serializer`."""
 
-    _STATES = {
+    _STATES: ClassVar[dict[str, Any]] = {
         "idle": SERIALIZER_STATE.NOT_SERIALIZING,
         "running": SERIALIZER_STATE.SERIALIZING,
         "done": SERIALIZER_STATE.SUCCESS,
@@ -115,13 +115,13 @@ class _Serializer:
             raise
         return None, last, previous, []
 
-    def getTransmissionData(self, node: Node) -> tuple[bytes, bool, bool]:  # noqa: N802
+    def getTransmissionData(self, _node: Node) -> tuple[bytes, bool, bool]:  # noqa: N802
         return b"", False, True
 
     def setTransmissionData(self, data: object) -> bool:  # noqa: N802
         return data is not None
 
-    def cancelTransmisstion(self, node: Node) -> None:  # noqa: N802
+    def cancelTransmisstion(self, _node: Node) -> None:  # noqa: N802
         return None
 
 
@@ -262,9 +262,5 @@ class Core(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
 
     def hasten_election(self, deadline: float) -> None:
         """Stand at `deadline` at the latest."""
-        self._SyncObj__raftElectionDeadline = min(self._SyncObj__raftElectionDeadline, deadline)
-
-    def step_down(self) -> None:
-        """A leader stops leading, at once: PySyncObj does so by itself only after the fallback time."""
-        self._SyncObj__setState(0)
-        self._SyncObj__raftLeader = None
+        present = cast(float, vars(self)["_SyncObj__raftElectionDeadline"])
+        self._SyncObj__raftElectionDeadline = min(present, deadline)

@@ -1,0 +1,294 @@
+"""The Raft port: TLS 1.3 with certificates on both sides, length-prefixed frames, no pickle.
+
+One connection a pair of nodes: the one with the greater id calls. A caller is let in only if its certificate is of this cluster's authority and
+names a peer; then both say `Hello` (cluster, node, protocol, ABI) and only then messages count. A frame is a 4-byte big-endian length and that many
+bytes; an empty frame is a sign of life. Whatever does not fit is refused, counted by kind in `refused`, and the connection is closed; the
+node goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from cluster.errors import WireRefusedError
+
+log = logging.getLogger(__name__)
+
+PROTOCOL = 1
+FRAME_MAX = 8 * 1024 * 1024
+"""Bytes of a frame. The longest honest one is an AppendEntries of `settings.APPEND_BYTES_MAX` and one entry."""
+HELLO_MAX = 1024
+"""Bytes of the first frame: nobody gets to make us allocate more before we know who it is."""
+WRITE_BUFFER_MAX = 64 * 1024 * 1024
+"""Bytes waiting for a peer that does not read; beyond that the connection is given up."""
+HANDSHAKE_TIMEOUT = 3.0
+SIGN_OF_LIFE = 0.3
+SILENCE_MAX = 1.5
+"""Seconds without any frame after which a connection counts as dead."""
+RETRY_MIN, RETRY_MAX = 0.05, 1.0
+UNKNOWN_CALLERS_MAX = 64
+"""Connections at a time that have not said yet who they are."""
+
+
+class Hello(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The first frame of both sides."""
+
+    protocol: int
+    cluster_id: str
+    node_id: str
+    abi: str
+
+
+@dataclass(frozen=True)
+class WireSettings:
+    """Who this node is, where it listens, where the peers are ("host:port" by node id), and how it proves itself.
+
+    `peer_node_id` reads the node id out of a verified certificate; None when it names none.
+    """
+
+    hello: Hello
+    listen: str
+    peers: dict[str, str]
+    server_tls: ssl.SSLContext
+    client_tls: ssl.SSLContext
+    peer_node_id: Callable[[ssl.SSLObject], str | None]
+    refused: Counter[str] = field(default_factory=Counter)
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """ "host:port" in its parts."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+class _Connection:
+    """One established connection to a peer."""
+
+    def __init__(self, peer: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.peer = peer
+        self.reader = reader
+        self.writer = writer
+        self.heard = asyncio.get_running_loop().time()
+        self.wrote = self.heard
+
+    def send(self, data: bytes) -> bool:
+        transport = self.writer.transport
+        if transport.is_closing():
+            return False
+        if transport.get_write_buffer_size() > WRITE_BUFFER_MAX:
+            log.warning("%s does not read: the connection is given up", self.peer)
+            transport.abort()
+            return False
+        self.wrote = asyncio.get_running_loop().time()
+        self.writer.write(len(data).to_bytes(4, "big") + data)
+        return True
+
+
+async def _read_frame(reader: asyncio.StreamReader, limit: int) -> bytes:
+    length = int.from_bytes(await reader.readexactly(4), "big")
+    if length > limit:
+        raise WireRefusedError("oversized", f"a frame of {length} bytes, {limit} at most")
+    return await reader.readexactly(length)
+
+
+class TlsWire:
+    """See `ports.Wire`. `start` needs a running event loop; `failed` gets the first error that must stop the node."""
+
+    def __init__(self, settings: WireSettings) -> None:
+        self._settings = settings
+        self._connections: dict[str, _Connection] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self._strangers = 0
+        self._on_message: Callable[[str, bytes], None] = lambda _peer, _data: None
+        self._on_connected: Callable[[str], None] = lambda _peer: None
+        self._on_disconnected: Callable[[str], None] = lambda _peer: None
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.refused = settings.refused
+
+    def start(
+        self,
+        on_message: Callable[[str, bytes], None],
+        on_connected: Callable[[str], None],
+        on_disconnected: Callable[[str], None],
+    ) -> None:
+        """Listen, and call the peers whose id is smaller than ours."""
+        self._on_message, self._on_connected, self._on_disconnected = on_message, on_connected, on_disconnected
+        self._spawn(self._listen())
+        for peer in self._settings.peers:
+            if peer < self._settings.hello.node_id:
+                self._spawn(self._call_forever(peer))
+
+    def _spawn(self, work: asyncio._CoroutineLike[None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None and not self.failed.done():
+            self.failed.set_exception(task.exception())  # type: ignore[arg-type]  # checked on the line above
+
+    async def _listen(self) -> None:
+        host, port = split_address(self._settings.listen)
+        self._server = await asyncio.start_server(self._accepted, host, port)
+
+    def send(self, peer: str, message: bytes) -> bool:
+        """Queue a message."""
+        connection = self._connections.get(peer)
+        return connection is not None and connection.send(message)
+
+    def stop(self) -> None:
+        """Close everything."""
+        if self._server is not None:
+            self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        for connection in list(self._connections.values()):
+            connection.writer.close()
+
+    # ------------------------------------------------------------------ becoming connected
+
+    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._strangers >= UNKNOWN_CALLERS_MAX:
+            self._refuse("too_many", "too many callers that do not say who they are", writer)
+            return
+        self._strangers += 1
+        try:
+            async with asyncio.timeout(HANDSHAKE_TIMEOUT):
+                await writer.start_tls(self._settings.server_tls, ssl_handshake_timeout=HANDSHAKE_TIMEOUT)
+                peer = self._certified(writer)
+                theirs = await self._hello(reader, writer, peer)
+        except WireRefusedError as error:
+            self._refuse(error.kind, str(error), writer)
+            return
+        except (OSError, ssl.SSLError, EOFError, TimeoutError) as error:
+            self._refuse("handshake", f"no TLS handshake with a certificate of this cluster: {error!r}", writer)
+            return
+        finally:
+            self._strangers -= 1
+        await self._serve(theirs.node_id, reader, writer)
+
+    def _certified(self, writer: asyncio.StreamWriter) -> str:
+        peer = self._settings.peer_node_id(writer.get_extra_info("ssl_object"))
+        if peer is None or peer not in self._settings.peers:
+            raise WireRefusedError("unknown_node", f"the certificate is of {peer!r}, which is no peer of this node")
+        return peer
+
+    async def _hello(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: str) -> Hello:
+        ours = self._settings.hello
+        body = msgspec.msgpack.encode(ours)
+        writer.write(len(body).to_bytes(4, "big") + body)
+        try:
+            theirs = msgspec.msgpack.decode(await _read_frame(reader, HELLO_MAX), type=Hello)
+        except (msgspec.ValidationError, msgspec.DecodeError) as error:
+            raise WireRefusedError("malformed", f"no hello from {peer}: {error}") from None
+        for name in ("protocol", "cluster_id", "abi"):
+            if getattr(theirs, name) != getattr(ours, name):
+                raise WireRefusedError(name, f"{peer} has {name} {getattr(theirs, name)!r}, this node {getattr(ours, name)!r}")
+        if theirs.node_id != peer:
+            raise WireRefusedError("unknown_node", f"{theirs.node_id!r} speaks with the certificate of {peer!r}")
+        return theirs
+
+    def _refuse(self, kind: str, text: str, writer: asyncio.StreamWriter) -> None:
+        self.refused[kind] += 1
+        log.warning("raft port: refused %s: %s", writer.get_extra_info("peername"), text)
+        writer.transport.abort()
+
+    async def _call_forever(self, peer: str) -> None:
+        pause = RETRY_MIN
+        while True:
+            if await self._call(peer):
+                pause = RETRY_MIN
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, RETRY_MAX)
+
+    async def _call(self, peer: str) -> bool:
+        """Call a peer once and stay with it; whether it was reached at all."""
+        host, port = split_address(self._settings.peers[peer])
+        writer = None
+        try:
+            async with asyncio.timeout(HANDSHAKE_TIMEOUT):
+                reader, writer = await asyncio.open_connection(host, port, ssl=self._settings.client_tls)
+                if self._certified(writer) != peer:
+                    raise WireRefusedError("unknown_node", f"another node answers at the address of {peer}")
+                await self._hello(reader, writer, peer)
+        except WireRefusedError as error:
+            if writer is not None:
+                self._refuse(error.kind, str(error), writer)
+            return False
+        except (OSError, ssl.SSLError, EOFError, TimeoutError):
+            if writer is not None:
+                writer.transport.abort()
+            return False
+        await self._serve(peer, reader, writer)
+        return True
+
+    # ------------------------------------------------------------------ while connected
+
+    async def _serve(self, peer: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        old = self._connections.pop(peer, None)
+        if old is not None:
+            old.writer.transport.abort()
+            self._on_disconnected(peer)
+        connection = _Connection(peer, reader, writer)
+        self._connections[peer] = connection
+        watch = asyncio.get_running_loop().create_task(self._watch(connection))
+        try:
+            self._on_connected(peer)
+            await self._read(connection)
+        except WireRefusedError as error:
+            self.refused[error.kind] += 1
+            log.warning("raft port: %s: %s", peer, error)
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is not the peer's doing: the node stops with it
+            if not self.failed.done():
+                self.failed.set_exception(error)
+        finally:
+            watch.cancel()
+            writer.transport.abort()
+            if self._connections.get(peer) is connection:
+                del self._connections[peer]
+                self._on_disconnected(peer)
+
+    async def _read(self, connection: _Connection) -> None:
+        loop = asyncio.get_running_loop()
+        buffer = bytearray()
+        while True:
+            try:
+                data = await connection.reader.read(1 << 18)
+            except (OSError, EOFError):
+                return
+            if not data:
+                return
+            connection.heard = loop.time()
+            buffer += data
+            at = 0
+            while len(buffer) - at >= 4:
+                length = int.from_bytes(buffer[at : at + 4], "big")
+                if length > FRAME_MAX:
+                    raise WireRefusedError("oversized", f"a frame of {length} bytes, {FRAME_MAX} at most")
+                if len(buffer) - at - 4 < length:
+                    break
+                if length and self._connections.get(connection.peer) is connection:
+                    self._on_message(connection.peer, bytes(buffer[at + 4 : at + 4 + length]))
+                at += 4 + length
+            del buffer[:at]
+
+    async def _watch(self, connection: _Connection) -> None:
+        """Say that we live, and notice when the peer no longer does."""
+        loop = asyncio.get_running_loop()
+        while not connection.writer.transport.is_closing():
+            await asyncio.sleep(SIGN_OF_LIFE / 2)
+            now = loop.time()
+            if now - connection.heard > SILENCE_MAX:
+                log.warning("%s has been silent for %.1f s", connection.peer, now - connection.heard)
+                connection.writer.transport.abort()
+            elif now - connection.wrote > SIGN_OF_LIFE:
+                connection.send(b"")
