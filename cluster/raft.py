@@ -260,7 +260,7 @@ class Raft:
     def _ready(self) -> bool:
         core = self._core
         if core.role == "leader":
-            return core.raftLastApplied >= core.no_op_index > 0
+            return bool(core.raftLastApplied >= core.no_op_index > 0)
         told = core.leader_commit_index
         return bool(core.leader_id) and told is not None and bool(core.raftLastApplied >= core.raftCommitIndex >= told)
 

@@ -21,6 +21,7 @@ PySyncObj reads clock and randomness through its module, so all nodes of one pro
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, Protocol, cast
@@ -49,6 +50,15 @@ class Randomness(Protocol):
 
     def random(self) -> float:
         """From 0 to 1."""
+
+
+class PeerNode(Node):  # type: ignore[misc]  # PySyncObj has no types
+    """A node whose place in PySyncObj's sets is the same in every process: the simulation must run the same way twice."""
+
+    def __hash__(self) -> int:
+        return zlib.crc32(self.id.encode())
+
+    __eq__ = Node.__eq__
 
 
 class _RawEntries:
@@ -193,7 +203,7 @@ class Core(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
         )
         with _replaced(createJournal=lambda _file: journal, Serializer=lambda *_: self._dump):
             super().__init__(
-                Node(node_id), [Node(peer) for peer in peers], settings, transportClass=make_transport, nodeClass=Node
+                PeerNode(node_id), [PeerNode(peer) for peer in peers], settings, transportClass=make_transport, nodeClass=PeerNode
             )
 
     @replicated  # type: ignore[untyped-decorator]  # PySyncObj has no types
@@ -244,21 +254,21 @@ class Core(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
 
     def match_index(self, peer: str) -> int:
         """Up to where the peer's log is known to be equal and durable."""
-        return cast(int, self._SyncObj__raftMatchIndex.get(Node(peer), 0))
+        return cast(int, self._SyncObj__raftMatchIndex.get(PeerNode(peer), 0))
 
     def set_match_index(self, peer: str, index: int) -> None:
         """Forget what a peer acknowledged."""
-        if Node(peer) in self._SyncObj__raftMatchIndex:
-            self._SyncObj__raftMatchIndex[Node(peer)] = index
+        if PeerNode(peer) in self._SyncObj__raftMatchIndex:
+            self._SyncObj__raftMatchIndex[PeerNode(peer)] = index
 
     def next_index(self, peer: str) -> int:
         """The next entry to send to the peer."""
-        return cast(int, self._SyncObj__raftNextIndex.get(Node(peer), 0))
+        return cast(int, self._SyncObj__raftNextIndex.get(PeerNode(peer), 0))
 
     def set_next_index(self, peer: str, index: int) -> None:
         """Say what to send next."""
-        if Node(peer) in self._SyncObj__raftNextIndex:
-            self._SyncObj__raftNextIndex[Node(peer)] = index
+        if PeerNode(peer) in self._SyncObj__raftNextIndex:
+            self._SyncObj__raftNextIndex[PeerNode(peer)] = index
 
     def hasten_election(self, deadline: float) -> None:
         """Stand at `deadline` at the latest."""
