@@ -1,0 +1,334 @@
+"""Everything that is checked before anything changes.
+
+Each function looks at the state and one command and answers None, or a `Refusal` that becomes a `Rejected`. Nothing in here changes
+anything, so a refused command leaves no trace. The first fault found is told; the order of the checks is part of the rules.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from statemachine.commands import (
+    CancelAll,
+    CancelOrder,
+    Deposit,
+    OpenAccount,
+    PlaceOrder,
+    PutApiKey,
+    PutCurrency,
+    PutProduct,
+    Withdraw,
+)
+from statemachine.events import OrderState
+from statemachine.limits import (
+    AMOUNT_MAX,
+    COMMAND_ID_MAX,
+    FEE_PPM_MAX,
+    NAME_MAX,
+    OPEN_ORDERS_PER_ACCOUNT,
+    OPERATOR,
+    PPM,
+    SCALE_MAX,
+    SECRET_MAX,
+)
+from statemachine.state import Account, Product, State
+from statemachine.types import OrderStatus, OrderType, Permission, ProductStatus, Reason, Side, TimeInForce
+
+
+class Refusal(NamedTuple):
+    """Why a command is not carried out: the reason, the field at fault, what was expected."""
+
+    reason: Reason
+    field: str
+    detail: str
+
+
+_ALPHABET = "[A-Za-z0-9_.:-]"
+is_name = re.compile(f"{_ALPHABET}{{1,{NAME_MAX}}}").fullmatch
+is_command_id = re.compile(f"{_ALPHABET}{{1,{COMMAND_ID_MAX}}}").fullmatch
+_is_base64 = re.compile("(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)").fullmatch
+_PERMISSIONS = sum(Permission)
+
+
+def bad_name(field: str) -> Refusal:
+    """A name that cannot be one."""
+    return Refusal(Reason.INVALID_ID, field, f"expected 1 to {NAME_MAX} characters of A-Z a-z 0-9 _ . : -")
+
+
+def bad_command_id(field: str, reason: Reason) -> Refusal:
+    """A command or client id that cannot be one."""
+    return Refusal(reason, field, f"expected 1 to {COMMAND_ID_MAX} characters of A-Z a-z 0-9 _ . : -")
+
+
+def put_currency(state: State, command: PutCurrency) -> Refusal | None:
+    """May this currency be put?"""
+    if not is_name(command.currency):
+        return bad_name("currency")
+    if not 0 <= command.scale <= SCALE_MAX:
+        return Refusal(Reason.INVALID_SCALE, "scale", f"expected 0 to {SCALE_MAX}")
+    known = state.currencies.get(command.currency)
+    if known is not None and known.scale != command.scale:
+        return Refusal(Reason.CURRENCY_CHANGED, "scale", f"is {known.scale} and cannot change")
+    return None
+
+
+def put_product(state: State, command: PutProduct) -> Refusal | None:
+    """May this product be put?"""
+    if not is_name(command.product_id):
+        return bad_name("product_id")
+    for field, currency in (("base", command.base), ("quote", command.quote)):
+        if currency not in state.currencies:
+            return Refusal(Reason.UNKNOWN_CURRENCY, field, "no such currency")
+    if command.base == command.quote:
+        return Refusal(Reason.INVALID_PRODUCT, "quote", "expected another currency than the base")
+    return _sizes(state, command) or _fees(command) or _unchanged(state, command)
+
+
+def _sizes(state: State, command: PutProduct) -> Refusal | None:
+    for field in ("tick", "lot", "min_size", "max_size"):
+        if not 1 <= getattr(command, field) <= AMOUNT_MAX:
+            return Refusal(Reason.INVALID_PRODUCT, field, f"expected 1 to {AMOUNT_MAX}")
+    if command.max_size < command.min_size:
+        return Refusal(Reason.INVALID_PRODUCT, "max_size", "expected at least min_size")
+    scale = state.currencies[command.base].scale
+    if command.tick * command.lot % 10**scale != 0:
+        return Refusal(Reason.INVALID_PRODUCT, "tick", f"expected tick * lot to be a whole multiple of 10**{scale}")
+    return None
+
+
+def _fees(command: PutProduct) -> Refusal | None:
+    for field in ("maker_fee_ppm", "taker_fee_ppm"):
+        if not 0 <= getattr(command, field) <= FEE_PPM_MAX:
+            return Refusal(Reason.INVALID_FEE, field, f"expected 0 to {FEE_PPM_MAX} parts per million")
+    return None
+
+
+def _unchanged(state: State, command: PutProduct) -> Refusal | None:
+    known = state.products.get(command.product_id)
+    if known is None:
+        return None
+    for field in ("base", "quote", "tick", "lot"):
+        if getattr(known, field) != getattr(command, field):
+            return Refusal(Reason.CURRENCY_CHANGED, field, f"is {getattr(known, field)} and cannot change")
+    return None
+
+
+def open_account(command: OpenAccount) -> Refusal | None:
+    """May this account be opened?"""
+    if not is_name(command.new_account_id):
+        return bad_name("new_account_id")
+    if command.new_account_id == OPERATOR:
+        return Refusal(Reason.INVALID_ID, "new_account_id", "the operator's name is no account")
+    return None
+
+
+def put_api_key(state: State, command: PutApiKey) -> Refusal | None:
+    """May this key be put? Permissions of 0 are how a key is revoked; the operator may own keys."""
+    if not is_name(command.key_id):
+        return bad_name("key_id")
+    if command.owner_id != OPERATOR and command.owner_id not in state.accounts:
+        return Refusal(Reason.UNKNOWN_ACCOUNT, "owner_id", "no such account")
+    if len(command.secret) > SECRET_MAX or not _is_base64(command.secret):
+        return Refusal(Reason.INVALID_ID, "secret", f"expected base64 text of 4 to {SECRET_MAX} characters")
+    if len(command.passphrase) > SECRET_MAX:
+        return Refusal(Reason.INVALID_ID, "passphrase", f"expected at most {SECRET_MAX} characters")
+    if not 0 <= command.permissions <= _PERMISSIONS:
+        return Refusal(Reason.INVALID_PERMISSIONS, "permissions", f"expected 0 to {_PERMISSIONS}")
+    return None
+
+
+def deposit(state: State, command: Deposit) -> Refusal | None:
+    """May this deposit be booked? All deposits of a currency together stay within AMOUNT_MAX, and so does every later sum."""
+    currency = state.currencies.get(command.currency)
+    if currency is None:
+        return Refusal(Reason.UNKNOWN_CURRENCY, "currency", "no such currency")
+    if command.amount <= 0:
+        return Refusal(Reason.INVALID_AMOUNT, "amount", "expected more than 0")
+    if currency.deposited + command.amount > AMOUNT_MAX:
+        return Refusal(Reason.AMOUNT_TOO_LARGE, "amount", f"all deposits of a currency together are at most {AMOUNT_MAX}")
+    return None
+
+
+def withdraw(state: State, account: Account, command: Withdraw) -> Refusal | None:
+    """May this withdrawal be booked?"""
+    if command.currency not in state.currencies:
+        return Refusal(Reason.UNKNOWN_CURRENCY, "currency", "no such currency")
+    if command.amount <= 0:
+        return Refusal(Reason.INVALID_AMOUNT, "amount", "expected more than 0")
+    if command.amount > AMOUNT_MAX:
+        return Refusal(Reason.AMOUNT_TOO_LARGE, "amount", f"expected at most {AMOUNT_MAX}")
+    available = account.available(command.currency)
+    if command.amount > available:
+        return Refusal(Reason.INSUFFICIENT_FUNDS, "amount", f"{available} available")
+    return None
+
+
+def place_order(state: State, account: Account, command: PlaceOrder) -> Refusal | None:
+    """May this order enter?
+
+    Checked in this order: product and its status, fields that contradict each other, numbers, client_oid, the number of open orders,
+    funds, post-only.
+    """
+    product = state.products.get(command.product_id)
+    if product is None:
+        return Refusal(Reason.UNKNOWN_PRODUCT, "product_id", "no such product")
+    refusal = _status(product, command) if product.status is not ProductStatus.ONLINE else None
+    if refusal is None:
+        if command.order_type is OrderType.LIMIT:
+            refusal = _limit_shape(command) or _limit_numbers(product, command)
+        else:
+            refusal = _market_shape(command) or _market_numbers(product, command)
+    return refusal or _client_oid(account, command) or _funds(product, account, command) or _post_only(product, command)
+
+
+def _status(product: Product, command: PlaceOrder) -> Refusal | None:
+    match product.status:
+        case ProductStatus.OFFLINE:
+            return Refusal(Reason.PRODUCT_NOT_TRADING, "product_id", "the product is offline")
+        case ProductStatus.CANCEL_ONLY:
+            return Refusal(Reason.PRODUCT_CANCEL_ONLY, "product_id", "orders may only be cancelled")
+        case ProductStatus.POST_ONLY if not command.post_only:
+            return Refusal(Reason.PRODUCT_POST_ONLY, "post_only", "only post-only orders may enter")
+        case ProductStatus.LIMIT_ONLY if command.order_type is not OrderType.LIMIT:
+            return Refusal(Reason.PRODUCT_LIMIT_ONLY, "order_type", "only limit orders may enter")
+    return None
+
+
+def _limit_shape(command: PlaceOrder) -> Refusal | None:
+    if command.funds != 0:
+        return Refusal(Reason.INVALID_ORDER, "funds", "a limit order has no funds")
+    if command.post_only and command.time_in_force is not TimeInForce.GTC:
+        return Refusal(Reason.INVALID_ORDER, "post_only", "a post-only order is good till cancelled")
+    return None
+
+
+def _limit_numbers(product: Product, command: PlaceOrder) -> Refusal | None:
+    price = command.price
+    if price <= 0:
+        return Refusal(Reason.INVALID_PRICE, "price", "expected more than 0")
+    if price > AMOUNT_MAX:
+        return Refusal(Reason.AMOUNT_TOO_LARGE, "price", f"expected at most {AMOUNT_MAX}")
+    if price % product.tick != 0:
+        return Refusal(Reason.PRICE_OFF_TICK, "price", f"expected a multiple of {product.tick}")
+    refusal = _size(product, command.size)
+    if refusal is None and product.notional(price, command.size) > AMOUNT_MAX:
+        return Refusal(Reason.AMOUNT_TOO_LARGE, "size", f"price times size is at most {AMOUNT_MAX}")
+    return refusal
+
+
+def _market_shape(command: PlaceOrder) -> Refusal | None:
+    if command.price != 0:
+        return Refusal(Reason.INVALID_ORDER, "price", "a market order has no price")
+    if command.post_only:
+        return Refusal(Reason.INVALID_ORDER, "post_only", "a market order never rests")
+    if command.time_in_force is TimeInForce.FOK:
+        return Refusal(Reason.INVALID_ORDER, "time_in_force", "a market order takes what there is")
+    if command.side is Side.SELL and command.size != 0 and command.funds != 0:
+        return Refusal(Reason.INVALID_ORDER, "funds", "a market sell has a size or funds, not both")
+    return None
+
+
+def _market_numbers(product: Product, command: PlaceOrder) -> Refusal | None:
+    if command.funds < 0 or (command.funds == 0 and command.size == 0):
+        return Refusal(Reason.INVALID_FUNDS, "funds", "expected a size, or funds of more than 0")
+    if command.funds > AMOUNT_MAX:
+        return Refusal(Reason.AMOUNT_TOO_LARGE, "funds", f"expected at most {AMOUNT_MAX}")
+    return _size(product, command.size) if command.size != 0 else None
+
+
+def _size(product: Product, size: int) -> Refusal | None:
+    if size <= 0:
+        return Refusal(Reason.INVALID_SIZE, "size", "expected more than 0")
+    if size < product.min_size:
+        return Refusal(Reason.SIZE_TOO_SMALL, "size", f"expected at least {product.min_size}")
+    if size > product.max_size:
+        return Refusal(Reason.SIZE_TOO_LARGE, "size", f"expected at most {product.max_size}")
+    if size % product.lot != 0:
+        return Refusal(Reason.SIZE_OFF_LOT, "size", f"expected a multiple of {product.lot}")
+    return None
+
+
+def _client_oid(account: Account, command: PlaceOrder) -> Refusal | None:
+    """A client_oid names at most one open order, also when the command that entered it is no longer remembered."""
+    oid = command.client_oid
+    if oid:
+        if not is_command_id(oid):
+            return bad_command_id("client_oid", Reason.INVALID_ID)
+        known = account.by_client_oid.get(oid)
+        if known is not None and known.status is OrderStatus.OPEN:
+            return Refusal(Reason.COMMAND_ID_REUSED, "client_oid", f"order {known.order_id} is open under it")
+    if len(account.open) >= OPEN_ORDERS_PER_ACCOUNT and may_rest(command):
+        return Refusal(Reason.TOO_MANY_OPEN_ORDERS, "", f"at most {OPEN_ORDERS_PER_ACCOUNT} open orders an account")
+    return None
+
+
+def may_rest(command: PlaceOrder) -> bool:
+    """Could what remains of the order go on the book?"""
+    return command.order_type is OrderType.LIMIT and command.time_in_force is TimeInForce.GTC
+
+
+def entry_hold(product: Product, command: PlaceOrder, available: int) -> int:
+    """What an order puts on hold when it enters, of which `available` is there; more than that means insufficient funds.
+
+    Limit orders hold their worst case (`Product.hold_for`), a market sell by size its size, a market buy with funds those.
+    Orders that name no amount of what they pay with (a market buy by size alone, a market sell by funds) hold all there is and
+    give back what they do not use; they need as much as could trade at all: one unit of quote, one lot of base.
+    """
+    if command.order_type is OrderType.LIMIT:
+        if command.side is Side.SELL:
+            return command.size
+        notional = command.price * command.size // product.unit
+        return notional + notional * max(product.maker_fee_ppm, product.taker_fee_ppm) // PPM
+    if command.side is Side.BUY:
+        return command.funds or max(available, 1)
+    return command.size or max(available, product.lot)
+
+
+def _funds(product: Product, account: Account, command: PlaceOrder) -> Refusal | None:
+    buys = command.side is Side.BUY
+    available = account.available(product.quote if buys else product.base)
+    needed = entry_hold(product, command, available)
+    if needed > available:
+        return Refusal(Reason.INSUFFICIENT_FUNDS, "funds" if command.funds else "size", f"{needed} needed, {available} available")
+    return None
+
+
+def _post_only(product: Product, command: PlaceOrder) -> Refusal | None:
+    if command.post_only and product.book.opposite(command.side).crosses(command.price):
+        return Refusal(Reason.POST_ONLY_WOULD_TAKE, "price", "the order would trade at once")
+    return None
+
+
+def cancel_order(state: State, account: Account, command: CancelOrder) -> Refusal | OrderState:
+    """The order to cancel, or why it cannot be. Somebody else's order is unknown."""
+    if command.order_id != 0:
+        field, order = "order_id", state.orders.get(command.order_id)
+    else:
+        field, order = "client_oid", account.by_client_oid.get(command.client_oid)
+    if order is None or order.account_id != account.account_id:
+        return Refusal(Reason.UNKNOWN_ORDER, field, "no such order")
+    if command.product_id and command.product_id != order.product_id:
+        return Refusal(Reason.UNKNOWN_ORDER, "product_id", "no such order of this product")
+    if order.status is OrderStatus.DONE:
+        return Refusal(Reason.ORDER_ALREADY_DONE, field, "the order is done")
+    if not may_cancel(state.products[order.product_id]):
+        return Refusal(Reason.PRODUCT_NOT_TRADING, "product_id", "the product is offline")
+    return order
+
+
+def cancel_all(state: State, command: CancelAll) -> Refusal | None:
+    """May the account cancel all? Without a product, orders of offline products stay where they are."""
+    if not command.product_id:
+        return None
+    product = state.products.get(command.product_id)
+    if product is None:
+        return Refusal(Reason.UNKNOWN_PRODUCT, "product_id", "no such product")
+    if not may_cancel(product):
+        return Refusal(Reason.PRODUCT_NOT_TRADING, "product_id", "the product is offline")
+    return None
+
+
+def may_cancel(product: Product) -> bool:
+    """Does the product let orders leave on request?"""
+    return product.status is not ProductStatus.OFFLINE

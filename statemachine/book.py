@@ -1,0 +1,119 @@
+"""The order book of one product: price levels in price order, orders in time order within a level.
+
+There is one code for both sides. A side sorts its levels by a *key*, the price times the side's `direction` (+1 for asks, -1 for
+bids), so that the best level always has the smallest key, and "would trade with" is always `level.key <= limit`.
+
+Costs, with L levels: adding to a level that exists and removing from a level O(1); a level coming or going O(log L); best O(1).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import cast
+
+from sortedcontainers import SortedDict
+
+from statemachine.events import OrderState
+from statemachine.limits import AMOUNT_MAX
+from statemachine.types import OrderType, Side
+
+NO_LIMIT = AMOUNT_MAX
+"""As a key limit: every price is good. No key is larger, because no price is."""
+
+
+class PriceLevel:
+    """The resting orders at one price, first come, first served.
+
+    `total` is the sum of their remaining sizes. A level in a book is never empty.
+    """
+
+    __slots__ = ("key", "orders", "price", "total")
+
+    def __init__(self, price: int, key: int) -> None:
+        self.price = price
+        self.key = key
+        self.total = 0
+        self.orders: OrderedDict[int, OrderState] = OrderedDict()
+
+    @property
+    def first(self) -> OrderState:
+        """The order that trades next."""
+        return next(iter(self.orders.values()))
+
+
+class BookSide:
+    """All resting orders that buy, or all that sell.
+
+    Change:   `add`, `remove`, `reduce`
+    Look:     `best`, `limit_key`, `crosses`, `in_order`, `resting`
+    """
+
+    __slots__ = ("best", "direction", "levels")
+
+    def __init__(self, direction: int) -> None:
+        self.direction = direction
+        self.levels: SortedDict = SortedDict()
+        self.best: PriceLevel | None = None
+        """The level with the smallest key, kept at hand because every order asks for it."""
+
+    def add(self, order: OrderState) -> None:
+        """Append an order at its price. O(1) at a level that exists, else O(log L)."""
+        key = order.price * self.direction
+        level = self.levels.get(key)
+        if level is None:
+            level = self.levels[key] = PriceLevel(order.price, key)
+            if self.best is None or key < self.best.key:
+                self.best = level
+        level.orders[order.order_id] = order
+        level.total += order.remaining
+
+    def remove(self, order: OrderState) -> None:
+        """Take an order out, with whatever remains of it. O(1), O(log L) when it was the last of its level."""
+        key = order.price * self.direction
+        level = self.levels[key]
+        del level.orders[order.order_id]
+        level.total -= order.remaining
+        if not level.orders:
+            del self.levels[key]
+            if level is self.best:
+                self.best = self.levels.peekitem(0)[1] if self.levels else None
+
+    def reduce(self, order: OrderState, by: int) -> None:
+        """Tell the order's level that `by` of its remaining size goes. The order keeps its place in time. O(1)."""
+        self.levels[order.price * self.direction].total -= by
+
+    def limit_key(self, order: OrderState) -> int:
+        """The largest key of this side that an aggressor may trade with."""
+        return NO_LIMIT if order.order_type is OrderType.MARKET else order.price * self.direction
+
+    def crosses(self, price: int) -> bool:
+        """Would a limit order of the other side at `price` trade at once?"""
+        return self.best is not None and self.best.key <= price * self.direction
+
+    def in_order(self) -> Iterator[PriceLevel]:
+        """The levels, best first."""
+        return cast("Iterator[PriceLevel]", iter(self.levels.values()))
+
+    def resting(self) -> Iterator[OrderState]:
+        """The orders, in the order in which they trade."""
+        for level in self.in_order():
+            yield from level.orders.values()
+
+
+class Book:
+    """Both sides of a product. Never crossed: the best bid is below the best ask after every command."""
+
+    __slots__ = ("asks", "bids")
+
+    def __init__(self) -> None:
+        self.bids = BookSide(-1)
+        self.asks = BookSide(+1)
+
+    def side(self, side: Side) -> BookSide:
+        """Where orders of `side` rest."""
+        return self.bids if side is Side.BUY else self.asks
+
+    def opposite(self, side: Side) -> BookSide:
+        """What orders of `side` trade with."""
+        return self.asks if side is Side.BUY else self.bids

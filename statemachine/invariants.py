@@ -1,0 +1,170 @@
+"""What is true of the whole state after every command. Tests ask after each step, production after every restore.
+
+Nothing that a client sends can break these: a failure is a defect of ours or damage on disk.
+"""
+
+from __future__ import annotations
+
+from statemachine.admission import is_name
+from statemachine.book import BookSide
+from statemachine.events import OrderState
+from statemachine.limits import (
+    AMOUNT_MAX,
+    DONE_ORDERS_PER_ACCOUNT,
+    FEE_PPM_MAX,
+    OPEN_ORDERS_PER_ACCOUNT,
+    OPERATOR,
+    SCALE_MAX,
+)
+from statemachine.state import Account, Product, State
+from statemachine.types import DoneReason, OrderStatus, OrderType, Side, TimeInForce
+
+
+def check(state: State) -> None:
+    """Assert all of it. O(everything)."""
+    _check_counters(state)
+    _check_money(state)
+    for product in state.products.values():
+        _check_product(state, product)
+        _check_book(state, product)
+    for account in state.accounts.values():
+        _check_account(state, account)
+        _check_orders(state, account)
+    known = sum(len(account.open) + len(account.done) for account in state.accounts.values())
+    assert known == len(state.orders), f"{len(state.orders)} orders are indexed, {known} are known to accounts"
+    resting = sum(len(level.orders) for p in state.products.values() for s in _sides(p) for level in s.in_order())
+    opened = sum(len(account.open) for account in state.accounts.values())
+    assert resting == opened, f"{resting} orders rest on books, {opened} are open"
+
+
+def _sides(product: Product) -> tuple[BookSide, BookSide]:
+    return product.book.bids, product.book.asks
+
+
+def _check_counters(state: State) -> None:
+    assert state.sequence >= 0, "the sequence is negative"
+    assert state.time >= 0, "the time is negative"
+    assert len(state.hash) == 16, "the running hash is not 16 bytes"
+    assert state.last_order_id <= state.sequence, "more orders than commands"
+    assert max(state.orders, default=0) <= state.last_order_id, "an order id was not given yet"
+    assert OPERATOR not in state.accounts, "the operator has an account"
+    state.operator_memory.check(state.sequence)
+
+
+def _check_money(state: State) -> None:
+    """Conservation: per currency, balances + fees == deposited - withdrawn."""
+    totals = dict.fromkeys(state.currencies, 0)
+    for account in state.accounts.values():
+        for name, balance in account.balances.items():
+            assert name in totals, f"account {account.account_id} has the unknown currency {name}"
+            assert balance.available >= 0, f"account {account.account_id}: {balance.available} {name} available"
+            assert balance.hold >= 0, f"account {account.account_id}: {balance.hold} {name} on hold"
+            totals[name] += balance.available + balance.hold
+    for name, currency in state.currencies.items():
+        assert is_name(name), f"currency {name!r} is no name"
+        assert 0 <= currency.scale <= SCALE_MAX, f"currency {name}: scale {currency.scale}"
+        assert 0 <= currency.withdrawn <= currency.deposited <= AMOUNT_MAX, (
+            f"currency {name}: deposits or withdrawals out of bounds"
+        )
+        assert currency.fees >= 0, f"currency {name}: negative fees"
+        assert totals[name] + currency.fees == currency.deposited - currency.withdrawn, (
+            f"currency {name}: balances {totals[name]} + fees {currency.fees} are not "
+            f"deposits {currency.deposited} - withdrawals {currency.withdrawn}"
+        )
+
+
+def _check_product(state: State, product: Product) -> None:
+    name = product.product_id
+    assert is_name(name), f"product {name!r} is no name"
+    assert product.base in state.currencies, f"product {name}: unknown base"
+    assert product.quote in state.currencies, f"product {name}: unknown quote"
+    assert product.base != product.quote, f"product {name}: base and quote are the same"
+    assert 1 <= product.tick <= AMOUNT_MAX, f"product {name}: tick {product.tick}"
+    assert 1 <= product.lot <= AMOUNT_MAX, f"product {name}: lot {product.lot}"
+    assert 1 <= product.min_size <= product.max_size <= AMOUNT_MAX, f"product {name}: sizes out of bounds"
+    assert product.unit == 10 ** state.currencies[product.base].scale, f"product {name}: wrong unit"
+    assert product.tick * product.lot % product.unit == 0, f"product {name}: notionals are not whole"
+    assert 0 <= product.maker_fee_ppm <= FEE_PPM_MAX, f"product {name}: maker fee"
+    assert 0 <= product.taker_fee_ppm <= FEE_PPM_MAX, f"product {name}: taker fee"
+    assert 0 <= product.last_trade_id <= product.sequence, f"product {name}: counters"
+
+
+def _check_book(state: State, product: Product) -> None:
+    """Uncrossed; levels sorted, whole and not empty; orders in them by id, which is by time."""
+    name = product.product_id
+    bids, asks = _sides(product)
+    if bids.best is not None and asks.best is not None:
+        assert bids.best.price < asks.best.price, f"product {name}: the book is crossed"
+    for side, orders_side in ((bids, Side.BUY), (asks, Side.SELL)):
+        levels = list(side.in_order())
+        assert side.best is (levels[0] if levels else None), f"product {name}: the best level is not the best"
+        keys = [level.key for level in levels]
+        assert keys == sorted(keys) == list(side.levels), f"product {name}: levels out of order"
+        for level in levels:
+            assert level.key == level.price * side.direction, f"product {name}: a level under a wrong key"
+            assert level.orders, f"product {name}: an empty level at {level.price}"
+            assert level.total == sum(order.remaining for order in level.orders.values()), (
+                f"product {name}: total at {level.price}"
+            )
+            ids = list(level.orders)
+            assert ids == sorted(ids), f"product {name}: time priority at {level.price}"
+            for order_id, order in level.orders.items():
+                assert order.side is orders_side, f"order {order_id}: on the wrong side"
+                assert (order.product_id, order.price) == (name, level.price), f"order {order_id}: at the wrong level"
+                assert state.orders.get(order_id) is order, f"order {order_id}: not indexed"
+                assert state.accounts[order.account_id].open.get(order_id) is order, f"order {order_id}: not its account's"
+
+
+def _check_account(state: State, account: Account) -> None:
+    """Holds are those of the orders; bounds; the memory."""
+    name = account.account_id
+    assert is_name(name), f"account {name!r} is no name"
+    assert len(account.open) <= OPEN_ORDERS_PER_ACCOUNT, f"account {name}: too many open orders"
+    assert len(account.done) <= DONE_ORDERS_PER_ACCOUNT, f"account {name}: too many done orders"
+    assert account.done_count >= len(account.done), f"account {name}: fewer done orders counted than kept"
+    ids = list(account.open)
+    assert ids == sorted(ids), f"account {name}: open orders out of order"
+    holds = dict.fromkeys(account.balances, 0)
+    for order in account.open.values():
+        product = state.products[order.product_id]
+        assert product.base in holds, f"account {name}: no balance of {product.base} for order {order.order_id}"
+        assert product.quote in holds, f"account {name}: no balance of {product.quote} for order {order.order_id}"
+        holds[product.quote if order.side is Side.BUY else product.base] += order.hold
+    for currency, hold in holds.items():
+        on_hold = account.balances[currency].hold
+        assert on_hold == hold, f"account {name}: {on_hold} {currency} on hold, its orders hold {hold}"
+    account.memory.check(state.sequence)
+    latest: dict[str, OrderState] = {}
+    for order in sorted([*account.open.values(), *account.done], key=lambda order: order.order_id):
+        if order.client_oid:
+            earlier = latest.get(order.client_oid)
+            assert earlier is None or earlier.status is OrderStatus.DONE, (
+                f"account {name}: client_oid {order.client_oid} open twice"
+            )
+            latest[order.client_oid] = order
+    assert account.by_client_oid.keys() == latest.keys(), f"account {name}: client_oids"
+    for oid, order in latest.items():
+        assert account.by_client_oid[oid] is order, f"account {name}: client_oid {oid} names another order"
+
+
+def _check_orders(state: State, account: Account) -> None:
+    """Each known order is consistent in itself."""
+    for order in account.open.values():
+        product = state.products[order.product_id]
+        what = f"order {order.order_id}"
+        assert (order.status, order.done_reason) == (OrderStatus.OPEN, DoneReason.NONE), f"{what}: open, but not so marked"
+        assert order.order_type is OrderType.LIMIT, f"{what}: a market order rests"
+        assert order.time_in_force is TimeInForce.GTC, f"{what}: rests, but is not good till cancelled"
+        assert order.price > 0, f"{what}: price {order.price}"
+        assert order.price % product.tick == 0, f"{what}: price off the tick"
+        assert order.remaining > 0, f"{what}: nothing remains, but it is open"
+        assert order.remaining % product.lot == 0, f"{what}: remaining size off the lot"
+        assert order.filled_size + order.remaining <= order.size, f"{what}: more filled and left than placed"
+        assert order.hold == product.hold_for(order), f"{what}: holds {order.hold}, needs {product.hold_for(order)}"
+    for order in account.done:
+        what = f"order {order.order_id}"
+        assert order.product_id in state.products, f"{what}: of an unknown product"
+        assert order.status is OrderStatus.DONE, f"{what}: done, but not so marked"
+        assert order.done_reason is not DoneReason.NONE, f"{what}: done without a reason"
+        assert order.hold == 0, f"{what}: done, but holds {order.hold}"
+        assert state.orders.get(order.order_id) is order, f"{what}: not indexed"

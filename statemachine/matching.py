@@ -1,0 +1,367 @@
+"""An order's way through the book: it enters, trades, meets its own kind, and rests or leaves.
+
+The rules, all of them:
+
+- Best price first; at a price, first come, first served; a trade is at the resting order's (the maker's) price.
+- A fill's notional is exact. Each side's fee is notional * rate // 1_000_000, rounded down to a whole unit of the quote currency, at the
+  rate that the order had at entry: the maker's rate for the resting order, the taker's for the aggressor. The buyer pays notional + fee,
+  the seller gets notional - fee, and the currency's `fees` get both. So nothing appears or vanishes.
+- An order that is bounded by money takes from each maker the largest whole number of lots whose cost, fee included, fits what it has
+  left (a sell by funds: whose notional fits what is still to be raised). When that is less than the maker offers, it is through.
+- An order by funds alone is filled when it traded and what it has left is nothing or too little for one more lot at the price it met;
+  otherwise it leaves cancelled. An order with a size is filled when nothing of the size remains.
+- Fill or kill is decided before anything changes. Own resting orders are no liquidity: with `co` they are passed over, with
+  `dc`, `cn` and `cb` the first one met before the order is full means that it cannot be filled.
+- Self-trade prevention, by the aggressor's choice, when the next maker is of the same account: `co` cancels the maker and goes on; `cn`
+  cancels the aggressor; `cb` both; `dc` compares what remains of both, cancels the smaller and decrements the larger by it, or cancels
+  both when equal. An aggressor by funds alone counts as the size that it could take from this maker, and its funds are decremented by what that
+  would have cost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from statemachine.admission import entry_hold, may_rest
+from statemachine.book import BookSide
+from statemachine.commands import PlaceOrder
+from statemachine.events import OrderChanged, OrderDone, OrderMatched, OrderOpened, OrderReceived, OrderState
+from statemachine.limits import PPM
+from statemachine.state import Account, Balance, Product, State, is_by_funds
+from statemachine.types import DoneReason, OrderType, SelfTradePrevention, Side, TimeInForce
+
+
+class Stop(IntEnum):
+    """Why an aggressor takes no more."""
+
+    OUT_OF_BOOK = 1
+    """Nothing is left to trade with at a price that it accepts."""
+    SATED = 2
+    """The next maker offers more than it can take."""
+    PREVENTED = 3
+    """Self-trade prevention cancelled it."""
+
+
+@dataclass(slots=True)
+class Aggressor:
+    """An order while it matches. `to_raise` is what a sell by funds still wants; `short_of_base` says that it has too little to sell."""
+
+    order: OrderState
+    base: Balance
+    quote: Balance
+    by_money: bool
+    by_funds: bool
+    to_raise: int = 0
+    short_of_base: bool = False
+
+
+def place(state: State, account: Account, product: Product, command: PlaceOrder) -> OrderState:
+    """Carry out an admitted order and return it, resting or done."""
+    aggressor = _enter(state, account, product, command)
+    order = aggressor.order
+    maker_side = product.book.opposite(order.side)
+    if order.time_in_force is TimeInForce.FOK and not _is_fillable(maker_side, order):
+        stop = Stop.OUT_OF_BOOK
+    else:
+        stop = _take(state, product, maker_side, aggressor)
+    if _is_filled(aggressor, stop):
+        _leave(state, product, order, DoneReason.FILLED, resting=False)
+    elif stop is Stop.OUT_OF_BOOK and may_rest(command):
+        _rest(state, product, order)
+    else:
+        _leave(state, product, order, DoneReason.CANCELLED, resting=False)
+    return order
+
+
+def cancel(state: State, order: OrderState) -> None:
+    """Take an open order off the book on its owner's request."""
+    product = state.products[order.product_id]
+    _leave_book(state, product, product.book.side(order.side), order, DoneReason.CANCELLED)
+
+
+def _enter(state: State, account: Account, product: Product, command: PlaceOrder) -> Aggressor:
+    """Give the order its id, put its money on hold, tell the feed."""
+    state.last_order_id += 1
+    base, quote = account.balance(product.base), account.balance(product.quote)
+    paying = quote if command.side is Side.BUY else base
+    hold = entry_hold(product, command, paying.available)
+    order = OrderState(
+        state.last_order_id,
+        account.account_id,
+        command.client_oid,
+        product.product_id,
+        command.side,
+        command.order_type,
+        command.price,
+        command.size,
+        command.funds,
+        command.time_in_force,
+        command.post_only,
+        command.stp,
+        state.time,
+        product.maker_fee_ppm,
+        product.taker_fee_ppm,
+        command.size,
+        hold,
+    )
+    paying.lock(hold)
+    if command.client_oid:
+        account.by_client_oid[command.client_oid] = order
+    _tell_received(state, product, order)
+    by_funds = is_by_funds(order)
+    by_money = by_funds or (order.order_type is OrderType.MARKET and order.side is Side.BUY)
+    to_raise = command.funds if by_funds and order.side is Side.SELL else 0
+    return Aggressor(order, base, quote, by_money, by_funds, to_raise)
+
+
+def _rest(state: State, product: Product, order: OrderState) -> None:
+    """Put what remains on the book."""
+    state.rest(order)
+    product.sequence += 1
+    state.events.append(
+        OrderOpened(
+            product.product_id,
+            product.sequence,
+            state.time,
+            order.order_id,
+            order.account_id,
+            order.side,
+            order.price,
+            order.remaining,
+        )
+    )
+
+
+def _leave(state: State, product: Product, order: OrderState, reason: DoneReason, *, resting: bool) -> None:
+    """An order, already off the book, is done."""
+    state.finish(order, reason)
+    product.sequence += 1
+    state.events.append(
+        OrderDone(
+            product.product_id,
+            product.sequence,
+            state.time,
+            order.order_id,
+            order.account_id,
+            order.side,
+            order.order_type,
+            order.price,
+            order.remaining,
+            reason,
+            resting,
+        )
+    )
+
+
+def _leave_book(state: State, product: Product, side: BookSide, order: OrderState, reason: DoneReason) -> None:
+    side.remove(order)
+    _leave(state, product, order, reason, resting=True)
+
+
+def _take(state: State, product: Product, maker_side: BookSide, aggressor: Aggressor) -> Stop:
+    """Trade with one maker after the other while price and size allow."""
+    order = aggressor.order
+    limit = maker_side.limit_key(order)
+    while True:
+        level = maker_side.best
+        if level is None or level.key > limit:
+            return Stop.OUT_OF_BOOK
+        maker = level.first
+        wanted = _capacity(product, aggressor, maker.price) if aggressor.by_money else order.remaining
+        if wanted == 0:
+            return Stop.SATED
+        offered = maker.remaining
+        if maker.account_id == order.account_id:
+            if not _prevent(state, product, maker_side, aggressor, maker, wanted):
+                return Stop.PREVENTED
+            continue
+        size = wanted if wanted < offered else offered
+        maker_side.reduce(maker, size)
+        _trade(state, product, aggressor, maker, size)
+        if size == offered:
+            _leave_book(state, product, maker_side, maker, DoneReason.FILLED)
+        if wanted < offered or (order.size != 0 and order.remaining == 0):
+            return Stop.SATED
+
+
+def _is_filled(aggressor: Aggressor, stop: Stop) -> bool:
+    """Did the order get what it came for? See the module's rules."""
+    order = aggressor.order
+    if not aggressor.by_funds:
+        return order.remaining == 0
+    if order.filled_size == 0 or stop is Stop.PREVENTED:
+        return False
+    left = order.hold if order.side is Side.BUY else aggressor.to_raise
+    return left == 0 or (stop is Stop.SATED and not aggressor.short_of_base)
+
+
+def _capacity(product: Product, aggressor: Aggressor, price: int) -> int:
+    """The largest size, in whole lots, that an order bounded by money can take from one maker at `price`.
+
+    A buy: the most lots n with floor(n * lot_cost * (1 + fee)) <= budget, solved for n exactly.
+    """
+    order = aggressor.order
+    lot_cost = product.notional(price, product.lot)
+    if order.side is Side.BUY:
+        lots = ((order.hold + 1) * PPM - 1) // (lot_cost * (PPM + order.taker_fee_ppm))
+        size = lots * product.lot
+        return size if aggressor.by_funds else min(size, order.remaining)
+    owned, raising = order.hold // product.lot, aggressor.to_raise // lot_cost
+    aggressor.short_of_base = owned < raising
+    return min(owned, raising) * product.lot
+
+
+def _trade(state: State, product: Product, aggressor: Aggressor, maker: OrderState, size: int) -> None:
+    """One fill: money and coins change hands, the currency earns its fees, the feed is told."""
+    taker = aggressor.order
+    price = maker.price
+    notional = price * size // product.unit
+    maker_fee = notional * maker.maker_fee_ppm // PPM
+    taker_fee = notional * taker.taker_fee_ppm // PPM
+    balances = state.accounts[maker.account_id].balances
+    _settle(product, maker, balances[product.base], balances[product.quote], size, notional, maker_fee)
+    _settle(product, taker, aggressor.base, aggressor.quote, size, notional, taker_fee)
+    if aggressor.to_raise:
+        aggressor.to_raise -= notional
+    state.currencies[product.quote].fees += maker_fee + taker_fee
+    product.last_trade_id += 1
+    product.sequence += 1
+    state.events.append(
+        OrderMatched(
+            product.product_id,
+            product.sequence,
+            state.time,
+            product.last_trade_id,
+            maker.order_id,
+            taker.order_id,
+            maker.account_id,
+            taker.account_id,
+            maker.side,
+            price,
+            size,
+            maker_fee,
+            taker_fee,
+        )
+    )
+
+
+def _settle(product: Product, order: OrderState, base: Balance, quote: Balance, size: int, notional: int, fee: int) -> None:
+    """One side of a fill. Price improvement and fee reserve that are no longer needed become available at once."""
+    order.filled_size += size
+    order.executed_value += notional
+    order.fill_fees += fee
+    if order.size:
+        order.remaining -= size
+    if order.side is Side.SELL:
+        order.hold -= size
+        base.hold -= size
+        quote.available += notional - fee
+        return
+    cost = notional + fee
+    hold = product.hold_for(order) if order.order_type is OrderType.LIMIT else order.hold - cost
+    freed = order.hold - hold
+    order.hold = hold
+    quote.hold -= freed
+    quote.available += freed - cost
+    base.available += size
+
+
+def _prevent(state: State, product: Product, maker_side: BookSide, aggressor: Aggressor, maker: OrderState, wanted: int) -> bool:
+    """Self-trade prevention. True when the aggressor goes on."""
+    order = aggressor.order
+    if order.stp is SelfTradePrevention.CN:
+        return False
+    mine = wanted if aggressor.by_funds else order.remaining
+    theirs = maker.remaining
+    if order.stp is SelfTradePrevention.DC and mine < theirs:
+        maker_side.reduce(maker, mine)
+        _decrement_size(state, product, maker, mine)
+        return False
+    _leave_book(state, product, maker_side, maker, DoneReason.CANCELLED)
+    if order.stp is SelfTradePrevention.CO:
+        return True
+    if order.stp is SelfTradePrevention.CB or mine == theirs:
+        return False
+    if aggressor.by_funds:
+        _decrement_funds(state, product, aggressor, maker.price, theirs)
+    else:
+        _decrement_size(state, product, order, theirs)
+    return True
+
+
+def _decrement_size(state: State, product: Product, order: OrderState, by: int) -> None:
+    """Take `by` off what remains of an order, and off its hold what that needed."""
+    old = order.remaining
+    order.remaining -= by
+    if order.order_type is OrderType.LIMIT or order.side is Side.SELL:
+        state.set_hold(order, product.hold_for(order))
+    _tell_changed(state, product, order, old, order.remaining, by_funds=False)
+
+
+def _decrement_funds(state: State, product: Product, aggressor: Aggressor, price: int, size: int) -> None:
+    """Take off an order by funds alone what `size` would have cost (a sell: would have raised)."""
+    order = aggressor.order
+    value = product.notional(price, size)
+    if order.side is Side.BUY:
+        old = order.hold
+        state.set_hold(order, old - value - value * order.taker_fee_ppm // PPM)
+        new = order.hold
+    else:
+        old, new = aggressor.to_raise, aggressor.to_raise - value
+        aggressor.to_raise = new
+    _tell_changed(state, product, order, old, new, by_funds=True)
+
+
+def _is_fillable(maker_side: BookSide, order: OrderState) -> bool:
+    """Could the whole order trade at once? O(orders looked at)."""
+    limit = maker_side.limit_key(order)
+    missing = order.remaining
+    for level in maker_side.in_order():
+        if level.key > limit:
+            return False
+        for maker in level.orders.values():
+            if maker.account_id != order.account_id:
+                missing -= maker.remaining
+            elif order.stp is not SelfTradePrevention.CO:
+                return False
+            if missing <= 0:
+                return True
+    return False
+
+
+def _tell_received(state: State, product: Product, order: OrderState) -> None:
+    product.sequence += 1
+    state.events.append(
+        OrderReceived(
+            product.product_id,
+            product.sequence,
+            state.time,
+            order.order_id,
+            order.account_id,
+            order.client_oid,
+            order.side,
+            order.order_type,
+            order.price,
+            order.size,
+            order.funds,
+        )
+    )
+
+
+def _tell_changed(state: State, product: Product, order: OrderState, old: int, new: int, *, by_funds: bool) -> None:
+    product.sequence += 1
+    state.events.append(
+        OrderChanged(
+            product.product_id,
+            product.sequence,
+            state.time,
+            order.order_id,
+            order.account_id,
+            order.side,
+            order.price,
+            old,
+            new,
+            by_funds,
+        )
+    )

@@ -1,0 +1,265 @@
+"""The state as tables, and back.
+
+Everything that the engine knows is in the tables, and nothing else is needed to go on exactly as before:
+
+- a level's time priority is the order of the order ids, since an order rests in the command that gave it its id;
+- the queue of done orders is the order of their numbers, which are the second part of their key;
+- the queue of remembered commands is the order of their sequences, likewise.
+
+Keys are msgpack arrays. Rows are sorted by the key's bytes, the order in which a key-value store keeps them; loading does not
+depend on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+
+from statemachine import invariants
+from statemachine.errors import StateError
+from statemachine.events import OrderState
+from statemachine.limits import OPERATOR, OUTCOMES_PER_ACCOUNT
+from statemachine.remember import OutcomeMemory
+from statemachine.state import Account, Balance, Currency, Product, State
+from statemachine.tables import (
+    TABLES,
+    AccountRow,
+    ApiKeyRow,
+    BalanceRow,
+    CounterRow,
+    CurrencyRow,
+    OutcomeRow,
+    ProductRow,
+)
+
+Row = tuple[bytes, bytes]
+
+_encode = msgspec.msgpack.Encoder().encode
+_key_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder()
+
+
+def dump(state: State) -> Iterator[tuple[str, list[Row]]]:
+    """Every table in the order of `TABLES`, rows sorted by the key's bytes."""
+    for name in TABLES:
+        yield name, sorted(_DUMPERS[name](state))
+
+
+def full_hash(state: State) -> bytes:
+    """blake2b, 32 bytes, over the names, keys and rows of all tables."""
+    digest = blake2b(digest_size=32)
+    for name, rows in dump(state):
+        digest.update(_encode([name, len(rows)]))
+        for key, row in rows:
+            digest.update(key)
+            digest.update(row)
+    return digest.digest()
+
+
+def load(tables: Mapping[str, Iterable[Row]]) -> State:
+    """The state that the tables describe, checked whole.
+
+    Raises:
+        StateError: a table is missing or unknown, a row is malformed, or together they break an invariant.
+    """
+    if sorted(tables) != sorted(TABLES):
+        raise StateError(f"expected the tables {', '.join(TABLES)}, not {', '.join(sorted(tables))}")
+    state = State()
+    for name, row_type in TABLES.items():
+        rows = sorted(_decoded(name, row_type, tables[name]), key=lambda item: item[0])
+        try:
+            _LOADERS[name](state, rows)
+        except KeyError as error:
+            raise StateError(f"table {name}: a row refers to {error}, which does not exist") from error
+    _index_client_oids(state)
+    try:
+        invariants.check(state)
+    except AssertionError as error:
+        raise StateError(f"the tables contradict each other: {error}") from error
+    return state
+
+
+def _decoded(name: str, row_type: type[msgspec.Struct], rows: Iterable[Row]) -> Iterator[tuple[list[Any], Any]]:
+    """Keys and rows, each key seen once and belonging to its row."""
+    decoder = msgspec.msgpack.Decoder(row_type)
+    known: dict[bytes, None] = {}
+    for position, (key, payload) in enumerate(rows):
+        try:
+            parts, row = _key_decoder.decode(key), decoder.decode(payload)
+        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+            raise StateError(f"table {name}, row {position}: {error}") from error
+        if key in known or not _key_fits(name, parts, row):
+            raise StateError(f"table {name}, row {position}: the key {parts!r} is not that of its row, or comes twice")
+        known[key] = None
+        yield parts, row
+
+
+def _key_fits(name: str, key: Any, row: Any) -> bool:
+    """Does the key say what the row says? Numbers that only the key has are checked for their type."""
+    if not isinstance(key, list):
+        return False
+    if name in _ROW_KEYS:
+        return key == [getattr(row, field) for field in _ROW_KEYS[name]]
+    if len(key) != 2 or key[0] != row.account_id or type(key[1]) is not int:
+        return False
+    return name == "done_order" or key[1] == row.outcome.sequence
+
+
+_ROW_KEYS: dict[str, tuple[str, ...]] = {
+    "counter": (),
+    "currency": ("currency",),
+    "product": ("product_id",),
+    "account": ("account_id",),
+    "api_key": ("key_id",),
+    "balance": ("account_id", "currency"),
+    "order": ("order_id",),
+}
+"""Tables whose key is made of fields of the row."""
+
+
+def _counter(state: State) -> Iterator[Row]:
+    yield _encode([]), _encode(CounterRow(state.sequence, state.last_order_id, state.time, state.hash))
+
+
+def _currency(state: State) -> Iterator[Row]:
+    return ((_encode([name]), _encode(currency.row())) for name, currency in state.currencies.items())
+
+
+def _product(state: State) -> Iterator[Row]:
+    return ((_encode([name]), _encode(product.row())) for name, product in state.products.items())
+
+
+def _account(state: State) -> Iterator[Row]:
+    return ((_encode([name]), _encode(AccountRow(name, account.opened_at))) for name, account in state.accounts.items())
+
+
+def _api_key(state: State) -> Iterator[Row]:
+    return ((_encode([name]), _encode(row)) for name, row in state.api_keys.items())
+
+
+def _balance(state: State) -> Iterator[Row]:
+    for account in state.accounts.values():
+        for row in account.balance_rows():
+            yield _encode([row.account_id, row.currency]), _encode(row)
+
+
+def _order(state: State) -> Iterator[Row]:
+    for account in state.accounts.values():
+        for order_id, order in account.open.items():
+            yield _encode([order_id]), _encode(order)
+
+
+def _done_order(state: State) -> Iterator[Row]:
+    for name, account in state.accounts.items():
+        first = account.done_count - len(account.done) + 1
+        for number, order in enumerate(account.done, first):
+            yield _encode([name, number]), _encode(order)
+
+
+def _outcome(state: State) -> Iterator[Row]:
+    yield from _memory_rows(OPERATOR, state.operator_memory)
+    for name, account in state.accounts.items():
+        yield from _memory_rows(name, account.memory)
+
+
+def _memory_rows(account_id: str, memory: OutcomeMemory) -> Iterator[Row]:
+    for entry in memory.entries():
+        row = (account_id, entry.command_id, entry.fingerprint, msgspec.Raw(entry.outcome))
+        yield _encode([account_id, entry.sequence]), _encode(row)
+
+
+_DUMPERS: dict[str, Callable[[State], Iterator[Row]]] = {
+    "counter": _counter,
+    "currency": _currency,
+    "product": _product,
+    "account": _account,
+    "api_key": _api_key,
+    "balance": _balance,
+    "order": _order,
+    "done_order": _done_order,
+    "outcome": _outcome,
+}
+
+
+def _load_counter(state: State, rows: list[tuple[list[Any], CounterRow]]) -> None:
+    if len(rows) != 1:
+        raise StateError(f"table counter: expected one row, not {len(rows)}")
+    row = rows[0][1]
+    state.sequence, state.last_order_id, state.time, state.hash = row.sequence, row.last_order_id, row.time, row.state_hash
+
+
+def _load_currency(state: State, rows: list[tuple[list[Any], CurrencyRow]]) -> None:
+    for _, row in rows:
+        state.currencies[row.currency] = Currency(row.currency, row.scale, row.deposited, row.withdrawn, row.fees)
+
+
+def _load_product(state: State, rows: list[tuple[list[Any], ProductRow]]) -> None:
+    for _, row in rows:
+        scale = state.currencies[row.base].scale
+        if scale < 0:
+            raise StateError(f"table currency: the scale of {row.base} is negative")
+        state.products[row.product_id] = Product(row, 10**scale)
+
+
+def _load_account(state: State, rows: list[tuple[list[Any], AccountRow]]) -> None:
+    for _, row in rows:
+        state.accounts[row.account_id] = Account(row.account_id, row.opened_at)
+
+
+def _load_api_key(state: State, rows: list[tuple[list[Any], ApiKeyRow]]) -> None:
+    for _, row in rows:
+        state.api_keys[row.key_id] = row
+
+
+def _load_balance(state: State, rows: list[tuple[list[Any], BalanceRow]]) -> None:
+    for _, row in rows:
+        state.accounts[row.account_id].balances[row.currency] = Balance(row.available, row.hold)
+
+
+def _load_order(state: State, rows: list[tuple[list[Any], OrderState]]) -> None:
+    for _, order in rows:
+        state.rest(order)
+
+
+def _load_done_order(state: State, rows: list[tuple[list[Any], OrderState]]) -> None:
+    for (_, number), order in rows:
+        account = state.accounts[order.account_id]
+        if account.done and number != account.done_count + 1:
+            raise StateError(f"table done_order: number {account.done_count + 1} of account {order.account_id} is missing")
+        if order.order_id in state.orders:
+            raise StateError(f"table done_order: order {order.order_id} comes twice")
+        account.done.append(order)
+        account.done_count = number
+        state.orders[order.order_id] = order
+
+
+def _load_outcome(state: State, rows: list[tuple[list[Any], OutcomeRow]]) -> None:
+    for (account_id, sequence), row in rows:
+        memory = state.operator_memory if account_id == OPERATOR else state.accounts[account_id].memory
+        if memory.find(row.command_id) is not None:
+            raise StateError(f"table outcome: command {row.command_id} of account {account_id} comes twice")
+        if len(memory) == OUTCOMES_PER_ACCOUNT:
+            raise StateError(f"table outcome: more than {OUTCOMES_PER_ACCOUNT} rows of account {account_id}")
+        memory.remember(sequence, row.command_id, row.fingerprint, _encode(row.outcome))
+
+
+_LOADERS: dict[str, Callable[[State, list[tuple[list[Any], Any]]], None]] = {
+    "counter": _load_counter,
+    "currency": _load_currency,
+    "product": _load_product,
+    "account": _load_account,
+    "api_key": _load_api_key,
+    "balance": _load_balance,
+    "order": _load_order,
+    "done_order": _load_done_order,
+    "outcome": _load_outcome,
+}
+
+
+def _index_client_oids(state: State) -> None:
+    """The latest known order of each client_oid: ids grow, so the last one written stays."""
+    for _, order in sorted(state.orders.items()):
+        if order.client_oid:
+            state.accounts[order.account_id].by_client_oid[order.client_oid] = order

@@ -1,0 +1,217 @@
+"""The state of the exchange in memory, and the few ways in which money and orders move.
+
+Every other module changes the state through the methods here, so the invariants have one place to hold:
+
+- money moves only in `deposit`, `withdraw`, `Balance.lock`, `Balance.release` and `matching.trade`;
+- an order becomes known when it rests or when it is done, never before, and is forgotten in the order of leaving.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from statemachine.book import Book
+from statemachine.events import AnyEvent, OrderState
+from statemachine.limits import DONE_ORDERS_PER_ACCOUNT, PPM
+from statemachine.remember import OutcomeMemory
+from statemachine.tables import ApiKeyRow, BalanceRow, CurrencyRow, ProductRow
+from statemachine.types import DoneReason, OrderStatus, OrderType, ProductStatus, Side
+
+
+@dataclass(slots=True)
+class Balance:
+    """An account's money in one currency. Neither number is ever negative."""
+
+    available: int = 0
+    hold: int = 0
+
+    def lock(self, amount: int) -> None:
+        """Move from available to hold."""
+        self.available -= amount
+        self.hold += amount
+
+    def release(self, amount: int) -> None:
+        """Move from hold to available."""
+        self.hold -= amount
+        self.available += amount
+
+
+@dataclass(slots=True)
+class Currency:
+    """A currency. After every command: the sum of all balances in it + `fees` == `deposited` - `withdrawn`."""
+
+    name: str
+    scale: int
+    deposited: int = 0
+    withdrawn: int = 0
+    fees: int = 0
+
+    def row(self) -> CurrencyRow:
+        """As it is stored and shown."""
+        return CurrencyRow(self.name, self.scale, self.deposited, self.withdrawn, self.fees)
+
+
+class Product:
+    """A product, its counters and its book. `unit` is one whole base coin in base units: what prices are per."""
+
+    __slots__ = (
+        "base",
+        "book",
+        "last_trade_id",
+        "lot",
+        "maker_fee_ppm",
+        "max_size",
+        "min_size",
+        "product_id",
+        "quote",
+        "sequence",
+        "status",
+        "taker_fee_ppm",
+        "tick",
+        "unit",
+    )
+
+    def __init__(self, row: ProductRow, unit: int) -> None:
+        self.product_id = row.product_id
+        self.base = row.base
+        self.quote = row.quote
+        self.tick = row.tick
+        self.lot = row.lot
+        self.unit = unit
+        self.sequence = row.product_sequence
+        self.last_trade_id = row.last_trade_id
+        self.book = Book()
+        self.min_size = row.min_size
+        self.max_size = row.max_size
+        self.maker_fee_ppm = row.maker_fee_ppm
+        self.taker_fee_ppm = row.taker_fee_ppm
+        self.status: ProductStatus = row.status
+
+    def notional(self, price: int, size: int) -> int:
+        """What `size` costs at `price`, without fees. Exact: tick * lot is a whole multiple of `unit`."""
+        return price * size // self.unit
+
+    def hold_for(self, order: OrderState) -> int:
+        """What a limit order must hold for what remains of it.
+
+        A sell holds the size. A buy holds the notional at its own price and the larger of its two fees on that, rounded down. It
+        suffices: parts of a whole, each rounded down, never sum to more than the whole rounded down, and nobody buys above his price.
+        """
+        if order.side is Side.SELL:
+            return order.remaining
+        notional = order.price * order.remaining // self.unit
+        return notional + notional * max(order.maker_fee_ppm, order.taker_fee_ppm) // PPM
+
+    def row(self) -> ProductRow:
+        """As it is stored and shown."""
+        return ProductRow(
+            self.product_id,
+            self.base,
+            self.quote,
+            self.tick,
+            self.lot,
+            self.min_size,
+            self.max_size,
+            self.maker_fee_ppm,
+            self.taker_fee_ppm,
+            self.status,
+            self.sequence,
+            self.last_trade_id,
+        )
+
+
+@dataclass(slots=True)
+class Account:
+    """An account: money, open orders, recently done ones, remembered commands."""
+
+    account_id: str
+    opened_at: int
+    balances: dict[str, Balance] = field(default_factory=dict)
+    open: dict[int, OrderState] = field(default_factory=dict)
+    """Open orders by id. Ids only grow, so this is oldest first, also after a restore."""
+    done: deque[OrderState] = field(default_factory=deque)
+    """The latest done orders in the order of leaving, bounded by `limits.DONE_ORDERS_PER_ACCOUNT`."""
+    done_count: int = 0
+    """Orders ever done; the last of `done` has the number `done_count`."""
+    by_client_oid: dict[str, OrderState] = field(default_factory=dict)
+    """The latest known order of each `client_oid`. At most one open order has it, so an open one is the latest."""
+    memory: OutcomeMemory = field(default_factory=OutcomeMemory)
+
+    def balance(self, currency: str) -> Balance:
+        """The balance in a currency, made when it is touched first."""
+        balance = self.balances.get(currency)
+        if balance is None:
+            balance = self.balances[currency] = Balance()
+        return balance
+
+    def available(self, currency: str) -> int:
+        """What can be spent now."""
+        balance = self.balances.get(currency)
+        return balance.available if balance is not None else 0
+
+    def balance_rows(self) -> list[BalanceRow]:
+        """All balances, by currency."""
+        return [BalanceRow(self.account_id, name, b.available, b.hold) for name, b in sorted(self.balances.items())]
+
+
+class State:
+    """All that the engine knows: what is in the tables, arranged for speed.
+
+    `orders` holds every known order, open or recently done; `events` those of the batch under way.
+    """
+
+    def __init__(self) -> None:
+        self.sequence = 0
+        self.last_order_id = 0
+        self.time = 0
+        self.hash = bytes(16)
+        self.currencies: dict[str, Currency] = {}
+        self.products: dict[str, Product] = {}
+        self.accounts: dict[str, Account] = {}
+        self.api_keys: dict[str, ApiKeyRow] = {}
+        self.orders: dict[int, OrderState] = {}
+        self.operator_memory = OutcomeMemory()
+        self.events: list[AnyEvent] = []
+
+    def paying(self, order: OrderState) -> Balance:
+        """The balance in which an order holds: quote for a buy, base for a sell."""
+        product = self.products[order.product_id]
+        return self.accounts[order.account_id].balances[product.quote if order.side is Side.BUY else product.base]
+
+    def set_hold(self, order: OrderState, hold: int) -> None:
+        """Lower what an order holds to `hold`; the rest is available again."""
+        self.paying(order).release(order.hold - hold)
+        order.hold = hold
+
+    def rest(self, order: OrderState) -> None:
+        """Put what remains of a new order on the book; from now on it is open."""
+        self.products[order.product_id].book.side(order.side).add(order)
+        self.accounts[order.account_id].open[order.order_id] = order
+        self.orders[order.order_id] = order
+
+    def finish(self, order: OrderState, reason: DoneReason) -> None:
+        """An order leaves for good: nothing stays on hold, and it joins the account's done ones. It must be off the book."""
+        if order.hold:
+            self.set_hold(order, 0)
+        order.status = OrderStatus.DONE
+        order.done_reason = reason
+        order.done_at = self.time
+        account = self.accounts[order.account_id]
+        account.open.pop(order.order_id, None)
+        self.orders[order.order_id] = order
+        account.done.append(order)
+        account.done_count += 1
+        if len(account.done) > DONE_ORDERS_PER_ACCOUNT:
+            self._forget(account, account.done.popleft())
+
+    def _forget(self, account: Account, order: OrderState) -> None:
+        """Let go of an old done order."""
+        del self.orders[order.order_id]
+        if account.by_client_oid.get(order.client_oid) is order:
+            del account.by_client_oid[order.client_oid]
+
+
+def is_by_funds(order: OrderState) -> bool:
+    """Is it a market order without a size?"""
+    return order.order_type is OrderType.MARKET and order.size == 0
