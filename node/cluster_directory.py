@@ -1,0 +1,107 @@
+"""A cluster as `quorumbook init` lays it out: where its nodes are, and how an operator or a trader reaches them.
+
+DIR/ca.pem  DIR/admin.json  DIR/n1/node.toml  DIR/n1/data/  DIR/n2/...
+"""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import msgspec
+
+from node import pki
+from node.client import ClusterClient
+from node.config import NodeConfig, load
+from node.credentials import Credentials
+from node.errors import DirectoryError
+
+
+class ClusterDirectory:
+    """Reads every node's configuration once, at construction.
+
+    Args:
+        directory: what `quorumbook init` made.
+
+    Raises:
+        DirectoryError: there is no node in it.
+        ConfigError: a node's configuration is not right.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory.resolve()
+        paths = sorted(self.directory.glob("*/node.toml"))
+        if not paths:
+            raise DirectoryError(
+                f"{directory}: no node in it (expected {directory}/n1/node.toml); make one with: quorumbook init {directory}"
+            )
+        self.config_paths: dict[str, Path] = {}
+        self.configs: dict[str, NodeConfig] = {}
+        for path in paths:
+            config = load(path)
+            self.config_paths[config.node_id] = path
+            self.configs[config.node_id] = config
+
+    @property
+    def node_ids(self) -> list[str]:
+        """The nodes that are here, sorted."""
+        return list(self.configs)
+
+    @property
+    def cluster_id(self) -> str:
+        """The cluster's id."""
+        return self._any.cluster_id
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """The native address "host:port" of every node of the cluster."""
+        return {node.node_id: node.native for node in self._any.nodes}
+
+    @property
+    def http_urls(self) -> dict[str, str]:
+        """The public HTTP URL of every node of the cluster."""
+        return {node.node_id: node.http for node in self._any.nodes}
+
+    @property
+    def _any(self) -> NodeConfig:
+        return next(iter(self.configs.values()))
+
+    def log_file(self, node_id: str) -> Path:
+        """Where a node that runs in the background writes what it has to say."""
+        return self.config_paths[node_id].parent / "node.log"
+
+    def tls(self) -> ssl.SSLContext:
+        """A client's TLS context: trusts this cluster's nodes only and shows no certificate."""
+        return pki.client_context(self._any, with_cert=False)
+
+    def admin(self) -> Credentials:
+        """The operator's key, from `admin.json` or, where that is not kept, from a node's configuration.
+
+        Raises:
+            DirectoryError: `admin.json` is not a key file.
+        """
+        path = self.directory / "admin.json"
+        if path.exists():
+            return read_key(path)
+        admin = self._any.admin
+        return Credentials(admin.key_id, admin.secret, admin.passphrase)
+
+    def client(self, credentials: Credentials | None = None, *, deadline: float = 8.0, client: str = "cli") -> ClusterClient:
+        """A client that follows the leader; it acts as the operator unless `credentials` are given."""
+        return ClusterClient(
+            self.addresses, tls=self.tls(), credentials=credentials or self.admin(), deadline=deadline, client=client
+        )
+
+
+def read_key(path: Path) -> Credentials:
+    """An API key from a JSON file with `key_id`, `secret` and `passphrase`.
+
+    Raises:
+        DirectoryError: it is absent or not such a file.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Credentials)
+    except OSError as error:
+        raise DirectoryError(f"{path}: cannot be read: {error.strerror}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DirectoryError(f"{path}: expected JSON with key_id, secret and passphrase: {error}") from error

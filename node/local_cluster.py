@@ -1,0 +1,231 @@
+"""A cluster's nodes as processes of this machine: start, stop, kill, and wait until they serve.
+
+Starting and ending processes is synchronous and quick; what goes over the network is a coroutine. The processes are detached: they go on
+when whoever started them ends, and any `LocalCluster` on the same directory finds them by their pid files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from node.cluster_directory import ClusterDirectory
+from node.connection import NativeConnection
+from node.errors import ConnectionLost, NodeRunningError, NodeStartError, RequestFailed
+from node.processes import PID_FILE, alive, descendants, locked_pid, reap, send
+from node.protocol import NodeStatus, StatusQuery
+
+ANSWER_SECONDS = 1.0
+"""A node that has not told its status by then is shown as down."""
+
+KILL_SECONDS = 10.0
+"""After SIGKILL the system needs moments only; this bounds the wait on a machine that is out of breath."""
+
+_POLL = 0.01
+
+Statuses = dict[str, NodeStatus | None]
+"""Node id to status, None for a node that does not answer."""
+
+
+class LocalCluster:
+    """The nodes of one cluster directory.
+
+    Processes:  start, stop, kill, restart, pid, running
+    Network:    status, leader, wait_ready
+    """
+
+    def __init__(self, directory: Path | str) -> None:
+        self.layout = ClusterDirectory(Path(directory))
+        self._started: dict[str, int] = {}
+
+    @property
+    def node_ids(self) -> list[str]:
+        """The nodes of the directory, sorted."""
+        return self.layout.node_ids
+
+    def pid(self, node_id: str) -> int | None:
+        """The pid of a node's supervisor, None when the node is down. It is the node's own: see `processes`."""
+        pid = locked_pid(self.layout.configs[node_id].data_path / PID_FILE)
+        return pid if pid is not None and alive(pid) else None
+
+    def running(self) -> list[str]:
+        """The nodes whose supervisor runs."""
+        return [node_id for node_id in self.node_ids if self.pid(node_id) is not None]
+
+    def start(self, node_ids: Iterable[str] | None = None, *, rejoin: bool = False, seconds: float = 20.0) -> None:
+        """Start nodes (all unless named) in the background and wait until each has taken its data directory; not until it serves.
+
+        Raises:
+            NodeRunningError: one of them runs already; nothing was started.
+            NodeStartError: one ended at once; the text has the end of its log.
+        """
+        chosen = self._chosen(node_ids)
+        for node_id in chosen:
+            pid = self.pid(node_id)
+            if pid is not None:
+                raise NodeRunningError(f"{node_id} runs already (pid {pid})")
+        for node_id in chosen:
+            self._started[node_id] = self._spawn(node_id, rejoin=rejoin)
+        for node_id in chosen:
+            if not _wait(lambda node_id=node_id: self._settled(node_id), seconds) or self.pid(node_id) is None:
+                raise NodeStartError(f"{node_id} did not start; {self._log_end(node_id)}")
+
+    def stop(self, node_ids: Iterable[str] | None = None, *, seconds: float = 20.0) -> None:
+        """Stop nodes (all unless named) in good order, the leader handing over; after `seconds` they are killed. Nodes that are down stay so."""
+        pids = {node_id: pid for node_id in self._chosen(node_ids) if (pid := self.pid(node_id)) is not None}
+        for pid in pids.values():
+            send(pid, signal.SIGTERM)
+        if not _wait(lambda: not any(_lives(pid) for pid in pids.values()), seconds):
+            for node_id, pid in pids.items():
+                if _lives(pid):
+                    self.kill(node_id)
+
+    def kill(self, node_id: str, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal to every process of a node at once, its supervisor first. After SIGKILL, returns when all are gone."""
+        pid = self.pid(node_id)
+        if pid is None:
+            return
+        everyone = [pid, *descendants(pid)]
+        for each in everyone:
+            send(each, number)
+        if number == signal.SIGKILL and not _wait(lambda: not any(_lives(each) for each in everyone), KILL_SECONDS):
+            raise NodeStartError(f"{node_id}: processes {everyone} are still there {KILL_SECONDS:g} s after SIGKILL")
+
+    def restart(self, node_id: str, *, rejoin: bool = False) -> None:
+        """Start a node again, stopping it first if it runs. Raises as `start`."""
+        self.stop([node_id])
+        self.start([node_id], rejoin=rejoin)
+
+    async def status(self) -> Statuses:
+        """All nodes' statuses, asked at the same time over fresh connections."""
+        found = await asyncio.gather(*(self._status(node_id) for node_id in self.layout.addresses))
+        return dict(zip(self.layout.addresses, found, strict=True))
+
+    async def leader(self) -> str:
+        """The id of the leader that a quorum follows, "" while there is none."""
+        return leader_of(await self.status())
+
+    async def wait_ready(self, seconds: float = 30.0, node_ids: Iterable[str] | None = None) -> Statuses:
+        """Wait until nodes (all unless named) follow one leader, have caught up with it, and take HTTP connections. Their statuses.
+
+        Raises:
+            NodeStartError: not within `seconds`, or one of their processes ended; the text says which and why.
+        """
+        chosen = self._chosen(node_ids)
+        end = time.monotonic() + seconds
+        while True:
+            statuses = await self.status()
+            waiting = [node_id for node_id in chosen if not _is_ready(statuses[node_id])]
+            waiting += [node_id for node_id in chosen if node_id not in waiting and not await self._takes_http(node_id)]
+            if not waiting and leader_of(statuses):
+                return {node_id: statuses[node_id] for node_id in chosen}
+            for node_id in chosen:
+                if self.pid(node_id) is None:
+                    raise NodeStartError(f"{node_id} ended; {self._log_end(node_id)}")
+            if time.monotonic() > end:
+                detail = "; ".join(_short(node_id, statuses[node_id]) for node_id in chosen)
+                raise NodeStartError(f"not ready within {seconds:g} s: {detail}; {self._log_end((waiting or chosen)[0])}")
+            await asyncio.sleep(0.05)
+
+    async def _status(self, node_id: str) -> NodeStatus | None:
+        connection: NativeConnection | None = None
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                connection = await NativeConnection.open(
+                    self.layout.addresses[node_id], tls=self._tls, credentials=self._admin, client="status"
+                )
+                return await connection.query(StatusQuery())
+        except (ConnectionLost, RequestFailed, TimeoutError):
+            return None
+        finally:
+            if connection is not None:
+                await connection.close()
+
+    async def _takes_http(self, node_id: str) -> bool:
+        config = self.layout.configs[node_id].http
+        if config.gateways == 0:
+            return True
+        host, _, port = config.listen.rpartition(":")
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+        except (OSError, TimeoutError):
+            return False
+        writer.close()
+        return True
+
+    def _chosen(self, node_ids: Iterable[str] | None) -> list[str]:
+        chosen = self.node_ids if node_ids is None else list(node_ids)
+        unknown = [node_id for node_id in chosen if node_id not in self.layout.configs]
+        if unknown:
+            raise NodeStartError(f"no node {', '.join(unknown)} in {self.layout.directory}; there are {', '.join(self.node_ids)}")
+        return chosen
+
+    def _spawn(self, node_id: str, *, rejoin: bool) -> int:
+        """Start a supervisor in a session of its own, with its output at the end of the node's log."""
+        argv = [sys.executable, "-m", "node.supervisor", "--config", str(self.layout.config_paths[node_id])]
+        log = os.open(self.layout.log_file(node_id), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            return os.posix_spawn(
+                sys.executable,
+                [*argv, "--rejoin"] if rejoin else argv,
+                os.environ,
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, log, 1),
+                    (os.POSIX_SPAWN_DUP2, log, 2),
+                ],
+                setsid=True,
+            )
+        finally:
+            os.close(log)
+
+    def _settled(self, node_id: str) -> bool:
+        """Whether a node that was spawned holds its data directory, or has ended."""
+        return self.pid(node_id) == self._started[node_id] or not _lives(self._started[node_id])
+
+    def _log_end(self, node_id: str, lines: int = 5) -> str:
+        path = self.layout.log_file(node_id)
+        try:
+            text = path.read_bytes()[-4000:].decode("utf-8", "replace")
+        except OSError:
+            return f"there is no {path}"
+        return f"the end of {path}:\n" + "\n".join(text.splitlines()[-lines:])
+
+
+def leader_of(statuses: Statuses) -> str:
+    """The ready leader of the highest term, "" when there is none."""
+    leaders = [status for status in statuses.values() if status is not None and status.role == "leader" and status.ready]
+    return max(leaders, key=lambda status: status.term).node_id if leaders else ""
+
+
+def _is_ready(status: NodeStatus | None) -> bool:
+    return status is not None and status.ready
+
+
+def _lives(pid: int) -> bool:
+    reap(pid)
+    return alive(pid)
+
+
+def _wait(condition: Callable[[], bool], seconds: float) -> bool:
+    """Poll until `condition` holds; whether it did within `seconds`."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(_POLL)
+    return True
+
+
+def _short(node_id: str, status: NodeStatus | None) -> str:
+    if status is None:
+        return f"{node_id} does not answer"
+    return (
+        f"{node_id} is {status.role} in term {status.term}, applied {status.applied_index}, {'' if status.ready else 'not '}ready"
+    )

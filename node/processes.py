@@ -1,0 +1,113 @@
+"""What the system knows of other processes (Linux, /proc), and a node's pid file.
+
+A pid alone proves nothing: numbers are used again. A node's supervisor therefore holds a lock on its pid file for as long as it lives;
+the pid in a file that nobody holds is history.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+from pathlib import Path
+from typing import Self
+
+from node.errors import NodeRunningError
+
+PID_FILE = "node.pid"
+"""Name of the pid file in a node's data directory."""
+
+
+class PidFile:
+    """A locked file with this process's pid; the lock goes with the process, however it ends."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        self._descriptor = descriptor
+
+    @classmethod
+    def acquire(cls, path: Path) -> Self:
+        """Take the lock and write the pid.
+
+        Raises:
+            NodeRunningError: another process holds it.
+            OSError: the file cannot be written.
+        """
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+            os.close(descriptor)
+            raise NodeRunningError(f"{path.parent}: a node runs on this data directory already (pid {holder})") from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        return cls(path, descriptor)
+
+    def release(self) -> None:
+        """Empty the file and give up the lock."""
+        os.ftruncate(self._descriptor, 0)
+        os.close(self._descriptor)
+
+
+def locked_pid(path: Path) -> int | None:
+    """The pid in a pid file whose lock is held, else None."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        text = os.pread(descriptor, 32, 0).strip()
+        return int(text) if text.isdigit() else None
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs. A zombie does not."""
+    fields = _fields(pid)
+    return bool(fields) and fields[0] not in "ZX"
+
+
+def descendants(pid: int) -> list[int]:
+    """The process's living descendants, nearest first."""
+    parents: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            parent = _parent(int(name))
+            if parent is not None:
+                parents.setdefault(parent, []).append(int(name))
+    found = sorted(parents.get(pid, []))
+    for child in found:
+        found.extend(sorted(parents.get(child, [])))
+    return found
+
+
+def send(pid: int, number: signal.Signals) -> None:
+    """Send a signal; a process that is gone is no error."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def reap(pid: int) -> None:
+    """Collect the exit status of a child of this process that has ended; nothing for any other process."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+
+
+def _fields(pid: int) -> list[str]:
+    """State, parent and the rest of /proc/PID/stat behind the name; empty when the process is gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return text.rpartition(")")[2].split()
+
+
+def _parent(pid: int) -> int | None:
+    fields = _fields(pid)
+    return int(fields[1]) if fields and fields[0] not in "ZX" else None

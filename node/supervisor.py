@@ -1,0 +1,248 @@
+"""A node's first process: starts the engine and the gateways, keeps them running, and stops them in order.
+
+- A gateway that ends is started again, with growing pauses: it holds nothing.
+- An engine that was killed by a signal is started again likewise: all that it promised is on disk.
+- An engine that ends by itself with an exit code has said that it cannot go on (`EXIT_IN_DOUBT`: its state is in doubt; others:
+  configuration, data directory). The node then stops with that code; a person has to look.
+- SIGTERM or SIGINT: the gateways finish what they have, then the engine hands over leadership and ends; whoever takes too long is killed.
+  A second signal kills at once.
+
+However the supervisor ends, its children do not outlive it: see `parent_watch`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from node.config import NodeConfig, load
+from node.errors import QuorumbookError
+from node.parent_watch import PARENT_PIPE
+from node.processes import PID_FILE, PidFile
+
+EXIT_IN_DOUBT = 70
+"""Exit code of an engine that must not go on with its state."""
+
+Report = Callable[[str], None]
+
+
+class ChildSpec(msgspec.Struct, frozen=True):
+    """A process to keep running. `final_codes`: whether a positive exit code is its last word; `first_args` go to its first start only."""
+
+    name: str
+    argv: tuple[str, ...]
+    first_args: tuple[str, ...] = ()
+    final_codes: bool = False
+
+
+class Patience(msgspec.Struct, frozen=True):
+    """The supervisor's times, in seconds."""
+
+    pause_min: float = 0.1
+    """Before the first restart; doubles with each further one."""
+    pause_max: float = 5.0
+    healthy: float = 10.0
+    """A process that lived this long begins again with the shortest pause."""
+    gateway_grace: float = 3.0
+    engine_grace: float = 8.0
+    """From the request to stop to SIGKILL."""
+
+
+class Supervisor:
+    """Keeps one engine and its gateways running until told to stop, or until the engine gives up.
+
+    Args:
+        report: takes each line that a person should read.
+    """
+
+    def __init__(
+        self, engine: ChildSpec, gateways: Sequence[ChildSpec], *, patience: Patience | None = None, report: Report
+    ) -> None:
+        self._engine = engine
+        self._gateways = list(gateways)
+        self._patience = patience or Patience()
+        self._report = report
+        self._stopping = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._running: dict[str, asyncio.subprocess.Process] = {}
+        self._pipe = -1
+
+    def request_stop(self) -> None:
+        """Begin to stop; asked again, kill at once."""
+        if self._stopping.is_set():
+            self._hurry.set()
+        self._stopping.set()
+
+    async def run(self) -> int:
+        """Run the node. The exit code for its process: 0 after a stop that was asked for, else the engine's."""
+        self._pipe, write_end = os.pipe()
+        tasks = {spec.name: asyncio.create_task(self._keep(spec)) for spec in (self._engine, *self._gateways)}
+        engine = tasks.pop(self._engine.name)
+        stop_asked = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait([engine, stop_asked], return_when=asyncio.FIRST_COMPLETED)
+            if engine.done() and not self._stopping.is_set():
+                self._report(self._last_words(engine.result()))
+            self._stopping.set()
+            await self._end(tasks, self._patience.gateway_grace)
+            await self._end({self._engine.name: engine}, self._patience.engine_grace)
+            return _exit_code(engine.result())
+        finally:
+            stop_asked.cancel()
+            self._signal(self._running, signal.SIGKILL)
+            await asyncio.gather(engine, *tasks.values(), return_exceptions=True)
+            os.close(write_end)
+            os.close(self._pipe)
+
+    async def _keep(self, spec: ChildSpec) -> int:
+        """Start a process and start it again when it ends; returns the exit code after which that must not be."""
+        pause = self._patience.pause_min
+        arguments = (*spec.argv, *spec.first_args)
+        while True:
+            started = time.monotonic()
+            code = await self._run_once(spec.name, arguments)
+            if self._stopping.is_set() or (spec.final_codes and code > 0):
+                return code
+            arguments = spec.argv
+            if time.monotonic() - started >= self._patience.healthy:
+                pause = self._patience.pause_min
+            self._report(f"{spec.name} ended ({describe_exit(code)}); it is started again in {pause:g} s")
+            if await _set_within(self._stopping, pause):
+                return 0
+            pause = min(2 * pause, self._patience.pause_max)
+
+    async def _run_once(self, name: str, arguments: Iterable[str]) -> int:
+        process = await asyncio.create_subprocess_exec(
+            *arguments,
+            stdin=asyncio.subprocess.DEVNULL,
+            env={**os.environ, PARENT_PIPE: str(self._pipe)},
+            pass_fds=(self._pipe,),
+            process_group=0,  # a Ctrl-C in the terminal is for the supervisor, which stops its children in order
+        )
+        self._running[name] = process
+        if self._stopping.is_set():
+            self._signal([name], signal.SIGTERM)
+        try:
+            return await process.wait()
+        finally:
+            self._running.pop(name, None)
+
+    async def _end(self, tasks: dict[str, asyncio.Task[int]], grace: float) -> None:
+        """Ask processes to stop, and after `grace` seconds, or a second request, kill them."""
+        if not tasks:
+            return
+        self._signal(tasks, signal.SIGTERM)
+        hurry = asyncio.create_task(self._hurry.wait())
+        everyone = asyncio.gather(*tasks.values(), return_exceptions=True)
+        await asyncio.wait([everyone, hurry], timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        for name in self._running.keys() & tasks.keys():
+            self._report(f"{name} has not stopped in time and is killed")
+        self._signal(tasks, signal.SIGKILL)
+        await everyone
+
+    def _signal(self, names: Iterable[str], number: signal.Signals) -> None:
+        for name in list(names):
+            process = self._running.get(name)
+            if process is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.send_signal(number)
+
+    def _last_words(self, code: int) -> str:
+        if code == EXIT_IN_DOUBT:
+            return f"{self._engine.name}: its state is in doubt, and it was stopped; read its last message before starting the node again"
+        return f"{self._engine.name} gave up ({describe_exit(code)}); the node stops"
+
+
+def describe_exit(code: int) -> str:
+    """How a process ended, in words: "exit code 3", "killed by SIGKILL"."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
+
+
+def _exit_code(code: int) -> int:
+    return code if code >= 0 else 128 - code
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> bool:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()
+
+
+def children(config: NodeConfig, config_path: Path, *, rejoin: bool = False) -> tuple[ChildSpec, list[ChildSpec]]:
+    """The processes of a node: its engine and its gateways."""
+    python = (sys.executable, "-m")
+    tail = ("--config", str(config_path.resolve()))
+    engine = ChildSpec("engine", (*python, "node.engine_process", *tail), ("--rejoin",) if rejoin else (), final_codes=True)
+    gateways = [
+        ChildSpec(f"gateway-{worker}", (*python, "node.gateway.process", *tail, "--worker", str(worker)))
+        for worker in range(config.http.gateways)
+    ]
+    return engine, gateways
+
+
+def run_node(config_path: Path, *, rejoin: bool = False) -> int:
+    """Run a node in this process until it is told to stop. Returns the process's exit code.
+
+    Raises:
+        ConfigError: the configuration is not right.
+        NodeRunningError: the node runs already.
+        OSError: the data directory cannot be written.
+    """
+    config = load(config_path)
+    config.data_path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    pid_file = PidFile.acquire(config.data_path / PID_FILE)
+    engine, gateways = children(config, config_path, rejoin=rejoin)
+    try:
+        return asyncio.run(_supervise(engine, gateways, _reporter(config.node_id)))
+    finally:
+        pid_file.release()
+
+
+async def _supervise(engine: ChildSpec, gateways: Sequence[ChildSpec], report: Report) -> int:
+    supervisor = Supervisor(engine, gateways, report=report)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, supervisor.request_stop)
+    return await supervisor.run()
+
+
+def _reporter(node_id: str) -> Report:
+    def report(line: str) -> None:
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
+        sys.stderr.write(f"{stamp}Z {node_id} supervisor {line}\n")
+        sys.stderr.flush()
+
+    return report
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`python -m node.supervisor --config FILE [--rejoin]`: what `quorumbook node start` does, without the rest of the command line."""
+    parser = argparse.ArgumentParser(prog="python -m node.supervisor")
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--rejoin", action="store_true")
+    options = parser.parse_args(arguments)
+    try:
+        return run_node(options.config, rejoin=options.rejoin)
+    except (QuorumbookError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
