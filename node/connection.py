@@ -7,6 +7,7 @@ import itertools
 import ssl
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol, Self, cast, overload
 
 import msgspec
@@ -45,6 +46,7 @@ from node.protocol import (
     frame,
     response_decoder,
 )
+from node.unix_socket import reachable
 from statemachine.commands import AnyCommand
 from statemachine.events import AnyOutcome, OrderMatched, OrderState
 from statemachine.tables import ApiKeyRow, BalanceRow, CurrencyRow, ProductRow
@@ -263,7 +265,8 @@ class NativeConnection:
     async def _connect(self, address: str, tls: ssl.SSLContext | None) -> None:
         loop = asyncio.get_running_loop()
         if address.startswith("unix:"):
-            await loop.create_unix_connection(lambda: self._wire, address.removeprefix("unix:"))
+            with reachable(Path(address.removeprefix("unix:"))) as name:
+                await loop.create_unix_connection(lambda: self._wire, name)
             return
         host, _, port = address.rpartition(":")
         if not port.isdigit():

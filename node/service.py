@@ -1,0 +1,342 @@
+"""What a node does for whoever is connected: commands through the log, reads, subscriptions, control.
+
+The way of a command on the leader: `submit` checks who may, the batcher gathers what queues, Raft makes it durable on a quorum, the engine applies
+it, and `send` gets the outcomes. Nothing here waits; everything runs in the engine's event loop, in the thread of Raft.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from cluster.batcher import Batcher, Refusal
+from cluster.raft import Done, ProposeResult, RaftStatus
+from cluster.settings import ENTRY_BYTES_MAX
+from node.config import NodeConfig
+from node.errors import RequestFailed
+from node.feed import Feed, FeedError, Subscriber, Subscription, TooOldError
+from node.principal import Principal, authenticate, refresh
+from node.protocol import (
+    COMMANDS_PER_SUBMIT_MAX,
+    Answer,
+    Control,
+    ControlAction,
+    FailCode,
+    Failed,
+    Hello,
+    LeaderHint,
+    NodeStatus,
+    PeerStatus,
+    Query,
+    Results,
+    StatusQuery,
+    Submit,
+    Subscribe,
+)
+from node.replicated_engine import ReplicatedEngine
+from node.views import BadQueryError, NotFoundError, Views
+from statemachine.commands import AnyCommand, Batch, encode_batch
+
+BATCH_BYTES_MAX = ENTRY_BYTES_MAX - 64 * 1024
+"""Bytes of commands in one entry; what is left is for fields that a client left out and the log writes in full."""
+
+UNIT_BYTES = 16
+"""Bytes that a command may be longer in the log than it was in its request."""
+
+READS_WAITING_MAX = 10_000
+"""Linearizable reads that may wait for a barrier."""
+
+Send = Callable[[msgspec.Struct], None]
+"""Writes one answer to whoever asked; drops it when they are gone."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_TRUE = msgspec.Raw(_encode(True))
+
+
+class Consensus(Protocol):
+    """The part of `cluster.raft.Raft` that is used here."""
+
+    on_role_change: list[Callable[[str, str], None]]
+
+    @property
+    def is_leader(self) -> bool: ...
+    @property
+    def leader_id(self) -> str: ...
+    def propose(self, payload: bytes, done: Done) -> None: ...
+    def barrier(self, done: Done) -> None: ...
+    def request_snapshot(self) -> None: ...
+    def transfer_leadership(self) -> bool: ...
+    def status(self) -> RaftStatus: ...
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """What a node says of itself in greetings and status."""
+
+    software: str
+    abi: str
+
+
+class EngineService:
+    """One node's services.
+
+    Commands:       submit
+    Reads:          query, status
+    Feed:           subscribe (and `feed`)
+    Operation:      control, begin_stop, idle, counters
+    Authorisation:  authenticate, refresh
+
+    Args:
+        later: `loop.call_soon`.
+        time_ns: nanoseconds since the Unix epoch, for stamping batches.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        identity: Identity,
+        machine: ReplicatedEngine,
+        feed: Feed,
+        raft: Consensus,
+        *,
+        later: Callable[[Callable[[], None]], object],
+        time_ns: Callable[[], int] = time.time_ns,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.config = config
+        self.identity = identity
+        self.feed = feed
+        self.refused: Counter[str] = Counter()
+        self.stopping = False
+        self._machine = machine
+        self._raft = raft
+        self._views = Views(feed)
+        self._time_ns = time_ns
+        self._clock = clock
+        self._started = clock()
+        self._reads: list[tuple[Query, Send]] = []
+        self._barrier_under_way = False
+        self._batcher: Batcher[Submit] = Batcher(
+            raft.propose,
+            self._seal,
+            later=later,
+            units_max=config.native.batch_commands_max,
+            bytes_max=BATCH_BYTES_MAX,
+            queue_max=config.native.queue_max,
+        )
+        raft.on_role_change.append(self._role_changed)
+
+    # ------------------------------------------------------------------ commands
+
+    def submit(self, principal: Principal, request: Submit, size: int, send: Send) -> None:
+        """Apply commands; `send` gets `Results` or `Failed`, exactly once, perhaps at once. `size` is the request's bytes."""
+        commands = request.commands
+        if not commands:
+            send(Results(request.request_id, []))
+            return
+        if len(commands) > COMMANDS_PER_SUBMIT_MAX:
+            text = f"commands: at most {COMMANDS_PER_SUBMIT_MAX} in one request, got {len(commands)}"
+            send(Failed(request.request_id, FailCode.BAD_REQUEST, text))
+            return
+        try:
+            principal.check_commands(commands)
+        except RequestFailed as error:
+            send(self._failure(request.request_id, error))
+            return
+        if self.stopping or not self._raft.is_leader:
+            send(self._not_here(request.request_id))
+            return
+
+        def done(refusal: Refusal | None, outcomes: Sequence[object]) -> None:
+            if refusal is None:
+                send(Results(request.request_id, outcomes))  # type: ignore[arg-type]  # the batcher does not know what it carries
+            else:
+                send(self._refusal(request.request_id, refusal))
+
+        self._batcher.submit(request, len(commands), size + UNIT_BYTES * len(commands), done)
+
+    def _seal(self, requests: list[Submit]) -> bytes:
+        if len(requests) == 1:
+            return encode_batch(Batch(self._time_ns(), requests[0].commands))
+        commands: list[AnyCommand] = []
+        for request in requests:
+            commands += request.commands
+        return encode_batch(Batch(self._time_ns(), commands))
+
+    def _role_changed(self, role: str, _leader_id: str) -> None:
+        if role != "leader":
+            self._batcher.fail_queued(Refusal.NOT_LEADER)
+
+    # ------------------------------------------------------------------ reads
+
+    def query(self, principal: Principal, request: Query, send: Send) -> None:
+        """Read; `send` gets `Answer` or `Failed`. Linearizable reads that come while a barrier is under way share the next one."""
+        try:
+            principal.check_query(request)
+        except RequestFailed as error:
+            send(self._failure(request.request_id, error))
+            return
+        if not request.linearizable:
+            send(self._answer(request))
+        elif self.stopping or not self._raft.is_leader:
+            send(self._not_here(request.request_id))
+        elif len(self._reads) >= READS_WAITING_MAX:
+            send(Failed(request.request_id, FailCode.OVERLOADED, "too many linearizable reads are waiting"))
+        else:
+            self._reads.append((request, send))
+            self._begin_barrier()
+
+    def _begin_barrier(self) -> None:
+        if self._barrier_under_way or not self._reads:
+            return
+        self._barrier_under_way = True
+        reads, self._reads = self._reads, []
+
+        def done(result: ProposeResult) -> None:
+            self._barrier_under_way = False
+            for request, send in reads:
+                send(self._answer(request) if result.error is None else self._not_here(request.request_id))
+            self._begin_barrier()
+
+        self._raft.barrier(done)
+
+    def _answer(self, request: Query) -> Answer | Failed:
+        if isinstance(request.query, StatusQuery):
+            return Answer(request.request_id, msgspec.Raw(_encode(self.status())))
+        try:
+            return Answer(request.request_id, msgspec.Raw(self._views.answer(self._machine.engine, request.query)))
+        except NotFoundError as error:
+            return Failed(request.request_id, FailCode.NOT_FOUND, str(error))
+        except BadQueryError as error:
+            return Failed(request.request_id, FailCode.BAD_REQUEST, f"query.{error}")
+
+    def status(self) -> NodeStatus:
+        """All that a person or a test wants to know of this node, at this moment."""
+        raft, engine, config = self._raft.status(), self._machine.engine, self.config
+        return NodeStatus(
+            node_id=config.node_id,
+            cluster_id=config.cluster_id,
+            role=raft.role,
+            leader_id=raft.leader_id,
+            term=raft.term,
+            commit_index=raft.commit_index,
+            applied_index=raft.applied_index,
+            last_log_index=raft.last_log_index,
+            first_log_index=raft.first_log_index,
+            snapshot_index=raft.snapshot_index,
+            sequence=engine.sequence,
+            state_hash=engine.state_hash.hex(),
+            voter=raft.voter,
+            ready=raft.ready and not self.stopping,
+            quorum=raft.quorum,
+            uptime=self._clock() - self._started,
+            software=self.identity.software,
+            abi=self.identity.abi,
+            peers=[PeerStatus(peer.node_id, peer.connected, peer.match_index) for peer in raft.peers],
+            leader=self._hint(),
+            counters=self._counters(raft),
+        )
+
+    def _counters(self, raft: RaftStatus) -> dict[str, int]:
+        counts = self._batcher.counts
+        counters = {
+            "commands_proposed": counts.units,
+            "entries_proposed": counts.proposals,
+            "commands_queued": self._batcher.queued,
+            "entries_applied": self._machine.applied_entries,
+        }
+        counters.update((f"native_refused_{kind}", number) for kind, number in sorted(self.refused.items()))
+        counters.update((f"raft_refused_{kind}", number) for kind, number in sorted(raft.refused.items()))
+        return counters
+
+    # ------------------------------------------------------------------ feed and control
+
+    def subscribe(self, subscriber: Subscriber, request: Subscribe) -> Subscription:
+        """Begin a subscription; answer with its `next_sequence`, then call `feed.resume`.
+
+        Raises:
+            RequestFailed: NOT_FOUND, TOO_OLD, BAD_REQUEST.
+        """
+        if self._machine.engine.product(request.product_id) is None:
+            raise RequestFailed(FailCode.NOT_FOUND, f"product {request.product_id!r} does not exist")
+        try:
+            return self.feed.subscribe(subscriber, request.request_id, request.product_id, request.from_sequence)
+        except TooOldError as error:
+            raise RequestFailed(FailCode.TOO_OLD, str(error)) from error
+        except FeedError as error:
+            raise RequestFailed(FailCode.BAD_REQUEST, str(error)) from error
+
+    def control(self, principal: Principal, request: Control) -> Answer | Failed:
+        """Begin what an operator asks for."""
+        try:
+            principal.check_control()
+        except RequestFailed as error:
+            return self._failure(request.request_id, error)
+        if request.action is ControlAction.SNAPSHOT:
+            self._raft.request_snapshot()
+            return Answer(request.request_id, _TRUE)
+        if not self._raft.is_leader:
+            return self._not_here(request.request_id)
+        if not self._raft.transfer_leadership():
+            return Failed(request.request_id, FailCode.BAD_REQUEST, "no other node is up to date and reachable")
+        return Answer(request.request_id, _TRUE)
+
+    def begin_stop(self) -> None:
+        """Take nothing more; what is under way goes on."""
+        self.stopping = True
+
+    @property
+    def idle(self) -> bool:
+        """Whether every command taken has been answered."""
+        return self._batcher.idle
+
+    # ------------------------------------------------------------------ who may
+
+    def authenticate(self, hello: Hello, now: float) -> Principal:
+        """Who sent a signed greeting. Raises `RequestFailed` (UNAUTHORIZED)."""
+        return authenticate(hello, self.config.admin, self._machine.engine.api_key, now)
+
+    def refresh(self, principal: Principal) -> Principal:
+        """The same with today's permissions."""
+        return refresh(principal, self._machine.engine.api_key)
+
+    # ------------------------------------------------------------------ failures
+
+    def _hint(self) -> LeaderHint | None:
+        leader_id = self._raft.leader_id
+        if not leader_id:
+            return None
+        address = self.config.address(leader_id)
+        return LeaderHint(leader_id, address.native, address.http)
+
+    def _not_here(self, request_id: int) -> Failed:
+        hint = self._hint()
+        if hint is not None and hint.node_id != self.config.node_id:
+            self.refused["not_leader"] += 1
+            return Failed(request_id, FailCode.NOT_LEADER, f"{hint.node_id} leads", hint)
+        if self.stopping:
+            return Failed(request_id, FailCode.STOPPING, "this node is stopping")
+        self.refused["no_leader"] += 1
+        return Failed(request_id, FailCode.NO_LEADER, "no leader is known at the moment")
+
+    def _refusal(self, request_id: int, refusal: Refusal) -> Failed:
+        if refusal is Refusal.NOT_LEADER:
+            return self._not_here(request_id)
+        self.refused[refusal.value] += 1
+        if refusal is Refusal.OVERLOADED:
+            return Failed(request_id, FailCode.OVERLOADED, f"{self._batcher.queued} commands are waiting already")
+        if refusal is Refusal.TOO_LARGE:
+            text = f"commands: more than {BATCH_BYTES_MAX} bytes in one request; send fewer at a time"
+            return Failed(request_id, FailCode.BAD_REQUEST, text)
+        text = "leadership was lost under way; send the same commands, with the same ids, again"
+        hint = self._hint()
+        other = hint if hint is not None and hint.node_id != self.config.node_id else None
+        return Failed(request_id, FailCode.OUTCOME_UNKNOWN, text, other)
+
+    def _failure(self, request_id: int, error: RequestFailed) -> Failed:
+        self.refused[error.code.name.lower()] += 1
+        return Failed(request_id, error.code, error.message, error.leader)

@@ -1,0 +1,31 @@
+"""Unix sockets in deep directories.
+
+The address of a Unix socket holds about 107 bytes; the path of a data directory may be longer. Linux lets such a socket be reached through
+an open descriptor of its directory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PATH_MAX = 100
+
+
+@contextmanager
+def reachable(path: Path) -> Iterator[str]:
+    """A name, short enough for a socket's address, by which `path` can be bound or connected inside the block.
+
+    Raises:
+        OSError: the directory does not exist.
+    """
+    if len(os.fsencode(path)) <= PATH_MAX:
+        yield str(path)
+        return
+    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{path.name}"
+    finally:
+        os.close(descriptor)
