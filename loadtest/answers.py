@@ -6,7 +6,7 @@ trades beyond the limit, or refuses what is well formed, is wrong whatever happe
 
 from __future__ import annotations
 
-from loadtest.market import CURRENCIES, ProductSpec
+from loadtest.market import CURRENCIES
 from statemachine.commands import AnyCommand, CancelAll, CancelOrder, Deposit, PlaceOrder, Withdraw
 from statemachine.events import AnyOutcome, Cancelled, Done, OrderState, Placed, Rejected, Transferred
 from statemachine.types import OrderStatus, OrderType, Reason, Side, TimeInForce
@@ -18,7 +18,7 @@ EXPECTED_REASONS: dict[type, frozenset[Reason]] = {
 """Why a well-formed command of a flow may be refused. Any other reason is a fault."""
 
 
-def fault(command: AnyCommand, outcome: AnyOutcome, products: dict[str, ProductSpec]) -> str:
+def fault(command: AnyCommand, outcome: AnyOutcome) -> str:
     """What is wrong with `outcome` as the answer to `command`, or "" when nothing is."""
     if isinstance(outcome, Rejected):
         allowed = EXPECTED_REASONS.get(type(command), frozenset())
@@ -27,7 +27,7 @@ def fault(command: AnyCommand, outcome: AnyOutcome, products: dict[str, ProductS
     if not isinstance(outcome, expected):
         return f"answered by {type(outcome).__name__}, expected {expected.__name__}"
     if isinstance(command, PlaceOrder) and isinstance(outcome, Placed):
-        return _order_fault(command, outcome.order, products[command.product_id])
+        return _order_fault(command, outcome.order)
     if isinstance(command, CancelOrder | CancelAll) and isinstance(outcome, Cancelled):
         return _cancel_fault(command, outcome.orders)
     return ""
@@ -42,7 +42,7 @@ _OUTCOMES: dict[type, type] = {
 }
 
 
-def _order_fault(command: PlaceOrder, order: OrderState, spec: ProductSpec) -> str:
+def _order_fault(command: PlaceOrder, order: OrderState) -> str:
     for name in ("account_id", "client_oid", "product_id", "side", "order_type", "price", "size", "funds"):
         sent, told = getattr(command, name), getattr(order, name)
         if sent != told:
@@ -57,15 +57,15 @@ def _order_fault(command: PlaceOrder, order: OrderState, spec: ProductSpec) -> s
         return f"fill or kill filled {order.filled_size} of {order.size}"
     if command.post_only and order.filled_size:
         return "post-only took"
-    return _value_fault(command, order, spec)
+    return _value_fault(command, order)
 
 
-def _value_fault(command: PlaceOrder, order: OrderState, spec: ProductSpec) -> str:
+def _value_fault(command: PlaceOrder, order: OrderState) -> str:
     if command.funds and command.side is Side.BUY and order.executed_value + order.fill_fees > command.funds:
         return f"spent {order.executed_value + order.fill_fees} of {command.funds}"
     if command.order_type is OrderType.MARKET:
         return ""
-    limit_value = command.price * order.filled_size // 10 ** CURRENCIES[spec.base]
+    limit_value = command.price * order.filled_size // 10 ** CURRENCIES[command.product_id.partition("-")[0]]
     if command.side is Side.BUY and order.executed_value > limit_value:
         return f"bought for {order.executed_value}, the limit allows {limit_value}"
     if command.side is Side.SELL and order.executed_value < limit_value:

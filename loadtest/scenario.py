@@ -21,8 +21,8 @@ from loadtest.reader import FeedReader
 from loadtest.recorder import Recorder
 from loadtest.trading import Desk
 from loadtest.verdict import Verdict, caught_up, feed_whole, hashes_equal, money_conserved
-from loadtest.watch import Watcher
-from node.audit import audit_directory
+from loadtest.watch import Watcher, reached
+from node.audit import AuditCheck, audit_directory
 from node.client import ClusterClient
 from node.local_cluster import LocalCluster
 from node.protocol import NodeStatus, ProductsQuery
@@ -53,8 +53,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     chunk: int = 2
     rate: float = 1500.0
     run: str = "demo"
-    readers: int = 3
-    """Feed readers: one a product, the first product first."""
+    followed: tuple[str, ...] = tuple(spec.product_id for spec in PRODUCTS)
+    """Products whose feeds are read, by two readers each."""
 
 
 class Scenario:
@@ -117,15 +117,22 @@ class Scenario:
         return self.access.client()
 
     def start_readers(self, first: str) -> None:
-        """Follow each product's feed from its first event, beginning at node `first`."""
-        for spec in PRODUCTS[: self.plan.readers]:
-            reader = FeedReader(spec.product_id, self.access.natives, first, tls=self.access.tls(), credentials=self.access.admin)
-            self.readers.append(reader)
-            self._reading.append(asyncio.create_task(reader.run()))
+        """Follow each product's feed from its first event, with two readers: one begins at node `first`, one at another node."""
+        for product_id in self.plan.followed:
+            reader = FeedReader(product_id, self.access.natives, first, tls=self.access.tls(), credentials=self.access.admin)
+            self._start_reader(reader)
+            for node_id in sorted(set(self.access.natives) - {first})[:1]:
+                self._start_reader(
+                    FeedReader(product_id, self.access.natives, node_id, tls=self.access.tls(), credentials=self.access.admin)
+                )
+
+    def _start_reader(self, reader: FeedReader) -> None:
+        self.readers.append(reader)
+        self._reading.append(asyncio.create_task(reader.run()))
 
     def move_readers(self, node_id: str) -> None:
-        """Let every reader go on at another node."""
-        for reader in self.readers:
+        """Let the first reader of each product go on at another node; the second one stays until its node dies."""
+        for reader in self.readers[::2]:
             reader.move(node_id)
 
     def check_tasks(self) -> None:
@@ -148,9 +155,7 @@ class Scenario:
 
     async def measure(self, kill: Kill) -> float:
         """The gap in acknowledgements around a kill; waits until answers came behind it."""
-        end = time.monotonic() + LEADER_SECONDS
-        while self.recorder.since(kill.at + 0.3) < 50 and time.monotonic() < end and not self._all_done():
-            await asyncio.sleep(0.02)
+        await reached(lambda: self.recorder.since(kill.at + 0.3) >= 50 or self._all_done(), LEADER_SECONDS)
         kill.gap = self.recorder.gap(kill.at, min(time.monotonic(), kill.at + 10.0)).seconds
         return kill.gap
 
@@ -170,9 +175,9 @@ class Scenario:
         """Wait until all nodes are level, and the readers have read everything."""
         statuses = await self.watcher.wait_equal(LEVEL_SECONDS)
         expected = await self._product_sequences()
-        end = time.monotonic() + LEVEL_SECONDS
-        while any(reader.tally.last_sequence < expected[reader.product_id] for reader in self.readers) and time.monotonic() < end:
-            await asyncio.sleep(0.02)
+        await reached(
+            lambda: all(reader.tally.last_sequence >= expected[reader.product_id] for reader in self.readers), LEVEL_SECONDS
+        )
         self.check_tasks()
         return statuses
 
@@ -184,14 +189,18 @@ class Scenario:
         """The verdict over a settled cluster."""
         self.recorder.close()
         verdict = Verdict()
-        verdict.checks += await asyncio.to_thread(audited, self.access.directory, self.acks_path, statuses)
+        verdict.checks += await asyncio.to_thread(_audited, self.access.directory, self.acks_path, statuses)
         verdict.checks.append(hashes_equal(statuses))
         verdict.checks.append(await money_conserved(self._operator, [person.account_id for person in self.people]))
         if self.readers:
             verdict.checks.append(feed_whole(self.readers, await self._product_sequences(), visits_min))
-        for kill in self.kills:
+        for kill in {kill.node_id: kill for kill in self.kills}.values():
             verdict.checks.append(caught_up(statuses, kill.node_id, kill.sequence))
         faults = self.desk.faults
         detail = "; ".join(faults.texts[:3]) or f"{self.recorder.acknowledged:,} answers agree with what was asked"
         verdict.add("no answer contradicts its request", not faults.count and self.recorder.acknowledged > 0, detail)
         return verdict
+
+
+def _audited(directory: Path, acks: Path, statuses: dict[str, NodeStatus | None]) -> list[AuditCheck]:
+    return audit_directory(directory, acks, statuses).checks

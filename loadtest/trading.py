@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 
 from loadtest.answers import fault
-from loadtest.market import PRODUCTS, ProductSpec, Submitter
+from loadtest.market import Submitter
 from loadtest.recorder import Recorder
 from node.errors import ConnectionLost, RequestFailed
 from node.protocol import FailCode
@@ -60,13 +60,12 @@ class Faults:
 class Desk:
     """What the clients of one process share: where they record, how fast they go, what they saw wrong, when they stop."""
 
-    def __init__(self, recorder: Recorder, *, rate: float = 0.0, products: Sequence[ProductSpec] = PRODUCTS) -> None:
+    def __init__(self, recorder: Recorder, *, rate: float = 0.0) -> None:
         self.recorder = recorder
         self.pacer = Pacer(rate)
         self.faults = Faults()
         self.stopping = asyncio.Event()
         self.retried = 0
-        self._products = {spec.product_id: spec for spec in products}
 
     async def trade(self, client: Submitter, flow: Iterable[AnyCommand], chunk: int = 1) -> None:
         """Send `flow` in requests of `chunk` commands, one request at a time, until it ends or the desk stops.
@@ -103,7 +102,7 @@ class Desk:
 
     def _judge(self, commands: Sequence[AnyCommand], outcomes: Sequence[AnyOutcome]) -> None:
         for command, outcome in zip(commands, outcomes, strict=True):
-            text = fault(command, outcome, self._products)
+            text = fault(command, outcome)
             if text:
                 self.faults.add(f"{command.account_id} {command.command_id}: {text}")
 

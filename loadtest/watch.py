@@ -101,6 +101,17 @@ class Watcher:
         return await self.wait(all_level, "common sequence of all nodes", seconds)
 
 
+async def reached(condition: Callable[[], bool], seconds: float) -> bool:
+    """Wait until `condition` holds; whether it did within `seconds`."""
+    end = time.monotonic() + seconds
+    while True:
+        if condition():
+            return True
+        if time.monotonic() > end:
+            return False
+        await asyncio.sleep(0.02)
+
+
 def leader_of(statuses: Statuses, other_than: str = "") -> str:
     """The ready leader of the highest term, or ""."""
     found = [

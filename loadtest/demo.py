@@ -1,0 +1,263 @@
+"""The demonstration: three nodes trade, lose their leader to SIGKILL, and go on; a verdict at the end, each line of it checked.
+
+    python -m loadtest.demo [--flow FILE] [--keep] [--seed N] [--seconds N] [--repeat N --results FILE]
+
+Exit code 0 when the verdict holds, 1 when it does not, 2 when the run could not be made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import click
+import msgspec
+from rich.console import Console
+
+from loadtest.errors import LoadTestError
+from loadtest.flow import recorded_flow
+from loadtest.ground import Ground, prepare
+from loadtest.market import CURRENCIES, PRODUCTS, RECORDED
+from loadtest.recorder import percentile
+from loadtest.scenario import Kill, Plan, Scenario
+from loadtest.view import NodeLine, TopOfBook, View
+from loadtest.watch import Statuses, leader_of
+from node.decimals import to_text
+from node.errors import QuorumbookError
+from node.protocol import NodeStatus
+
+RECENT_SECONDS = 2.0
+"""What "orders/s" and the latencies of the view are taken over."""
+
+REFRESH_SECONDS = 0.25
+READY_SECONDS = 30.0
+
+
+class Result(msgspec.Struct, kw_only=True):
+    """One run in figures. Seconds throughout."""
+
+    seed: int
+    holds: bool
+    gap: float
+    acknowledged: int
+    retried: int
+    p50: float
+    p99: float
+    seconds: float
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run is asked for."""
+
+    directory: Path
+    seed: int
+    seconds: float
+    flow: Path | None
+    keep: bool
+
+
+class Demo:
+    """One run."""
+
+    def __init__(self, settings: Settings, ground: Ground, scenario: Scenario, view: View) -> None:
+        self._settings = settings
+        self._ground = ground
+        self._scenario = scenario
+        self._view = view
+
+    async def run(self) -> Result:
+        """Trade, kill, go on, bring back, judge."""
+        begin = time.monotonic()
+        scenario, view = self._scenario, self._view
+        leader = await scenario.watcher.wait_leader(READY_SECONDS)
+        view.event(f"three nodes are up, {leader} leads")
+        await scenario.put_market()
+        view.event(f"{len(PRODUCTS) + 1} products, {len(scenario.people)} accounts with money and keys")
+        self._start_flow()
+        scenario.start_readers(leader)
+        async with self._watched():
+            kill = await self._play(leader)
+            await scenario.stop_trading()
+            view.event("no new orders; waiting until all nodes are level")
+            statuses = await scenario.settle()
+        verdict = await scenario.judge(statuses, visits_min=3)
+        self._closing_words(kill)
+        verdict.print(view.console)
+        latencies = scenario.recorder.latencies()
+        return Result(
+            seed=self._settings.seed,
+            holds=verdict.holds,
+            gap=round(kill.gap, 4),
+            acknowledged=scenario.recorder.acknowledged,
+            retried=scenario.desk.retried,
+            p50=round(percentile(latencies, 50), 5),
+            p99=round(percentile(latencies, 99), 5),
+            seconds=round(time.monotonic() - begin, 2),
+        )
+
+    def _start_flow(self) -> None:
+        scenario, path = self._scenario, self._settings.flow
+        if path is None:
+            scenario.start_trading()
+            return
+        buyer, seller = scenario.people[0].account_id, scenario.people[1].account_id
+        scenario.start_client(scenario.operator_client(), recorded_flow(path, buyer, seller), chunk=50)
+
+    async def _play(self, leader: str) -> Kill:
+        scenario, view, seconds = self._scenario, self._view, self._settings.seconds
+        others = sorted(set(scenario.access.natives) - {leader})
+        view.event(f"{len(scenario.readers)} feed readers at {leader}; trading for {seconds:.0f} s")
+        await asyncio.sleep(seconds * 0.35)
+        scenario.check_tasks()
+        view.event(f"SIGKILL to every process of {leader}, the leader")
+        kill = await scenario.kill(leader)
+        view.event(f"{kill.new_leader} leads in term {kill.new_term}")
+        await scenario.measure(kill)
+        view.event(f"gap in acknowledgements: {kill.gap * 1e3:.0f} ms")
+        await asyncio.sleep(seconds * 0.15)
+        scenario.move_readers(others[0])
+        await scenario.restart(leader)
+        view.event(f"{leader} started again; the readers move to {others[0]}")
+        await asyncio.sleep(seconds * 0.25)
+        scenario.move_readers(leader)
+        view.event(f"the readers move to {leader}, back from the dead")
+        await asyncio.sleep(seconds * 0.25)
+        scenario.check_tasks()
+        return kill
+
+    def _closing_words(self, kill: Kill) -> None:
+        recorder = self._scenario.recorder
+        latencies = recorder.latencies()
+        self._view.console.print(
+            f"{recorder.acknowledged:,} commands acknowledged, latency p50 {percentile(latencies, 50) * 1e3:.1f} ms, "
+            f"p99 {percentile(latencies, 99) * 1e3:.1f} ms; leader {kill.node_id} killed, {kill.new_leader} took over: "
+            f"{kill.gap * 1e3:.0f} ms without an acknowledgement",
+            soft_wrap=True,
+        )
+
+    @contextlib.asynccontextmanager
+    async def _watched(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self._watch())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _watch(self) -> None:
+        while True:
+            statuses = await self._scenario.watcher.statuses()
+            await self._fill(statuses)
+            self._view.refresh()
+            await asyncio.sleep(REFRESH_SECONDS)
+
+    async def _fill(self, statuses: Statuses) -> None:
+        scene, recorder = self._view.scene, self._scenario.recorder
+        scene.nodes = [_node_line(name, status) for name, status in statuses.items()]
+        recent = recorder.since(time.monotonic() - RECENT_SECONDS)
+        latencies = recorder.latencies(recent) if recent else []
+        scene.rate = recent / RECENT_SECONDS
+        scene.p50, scene.p99 = percentile(latencies, 50), percentile(latencies, 99)
+        scene.acknowledged = recorder.acknowledged
+        tallies = [reader.tally for reader in self._scenario.readers]
+        scene.feed = f"{sum(tally.events for tally in tallies):,} events"
+        leader = leader_of(statuses)
+        if leader:
+            tops = [await self._top(leader, product_id) for product_id in self._scenario.plan.followed]
+            scene.tops = [top for top in tops if top is not None]
+
+    async def _top(self, leader: str, product_id: str) -> TopOfBook | None:
+        book = await self._scenario.watcher.book(leader, product_id)
+        if book is None:
+            return None
+        scale = CURRENCIES[product_id.rpartition("-")[2]]
+        bid, ask = (to_text(levels[0].price, scale) if levels else "-" for levels in (book.bids, book.asks))
+        return TopOfBook(product_id, bid, ask)
+
+
+def _node_line(name: str, status: NodeStatus | None) -> NodeLine:
+    if status is None:
+        return NodeLine(name, "down")
+    return NodeLine(name, status.role, status.term, status.commit_index, status.applied_index, status.sequence, status.state_hash)
+
+
+async def demonstrate(settings: Settings, console: Console) -> Result:
+    """One run in `settings.directory`, from an empty directory to the verdict. Nodes are stopped at the end unless kept."""
+    view = View(console)
+    ground = await asyncio.to_thread(prepare, settings.directory)
+    kept = False
+    try:
+        view.event(f"starting three nodes in {settings.directory}")
+        await asyncio.to_thread(ground.start)
+        followed = (RECORDED.product_id,) if settings.flow else tuple(spec.product_id for spec in PRODUCTS)
+        plan = Plan(seed=settings.seed, run=f"demo{settings.seed}", followed=followed)
+        async with Scenario(ground.cluster, settings.directory, plan) as scenario:
+            with view:
+                result = await Demo(settings, ground, scenario, view).run()
+        kept = settings.keep
+        return result
+    finally:
+        if not kept:
+            await asyncio.to_thread(ground.stop)
+
+
+def _print_kept(settings: Settings, console: Console) -> None:
+    directory = settings.directory
+    console.print("The cluster stays up. To trade on it:", markup=False)
+    for line in (
+        f"quorumbook cluster status --cluster {directory}",
+        f"quorumbook book BTC-USD --cluster {directory}",
+        f"quorumbook cluster down {directory}",
+    ):
+        console.print(f"  {line}", markup=False, soft_wrap=True)
+
+
+def _repeat(settings: Settings, times: int, results: Path | None, console: Console) -> bool:
+    """`times` runs, each with the next seed; True when every verdict held."""
+    done: list[Result] = []
+    for number in range(times):
+        one = msgspec.structs.replace(settings, seed=settings.seed + number)
+        result = asyncio.run(demonstrate(one, console))
+        done.append(result)
+        if results is not None:
+            with results.open("a", encoding="ascii") as file:
+                file.write(msgspec.json.encode(result).decode() + "\n")
+    if times > 1:
+        gaps = [result.gap for result in done]
+        held = sum(result.holds for result in done)
+        console.print(
+            f"{held} of {times} verdicts held; gap p50 {percentile(gaps, 50) * 1e3:.0f} ms, max {max(gaps) * 1e3:.0f} ms"
+        )
+    return all(result.holds for result in done)
+
+
+@click.command()
+@click.option(
+    "--flow", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A recording to send instead of generated flow."
+)
+@click.option("--keep", is_flag=True, help="Leave the cluster up.")
+@click.option("--seed", default=1, show_default=True, help="Of the generated flow.")
+@click.option("--seconds", default=18.0, show_default=True, help="How long to trade.")
+@click.option("--repeat", default=1, show_default=True, help="Runs, one after the other.")
+@click.option("--results", type=click.Path(dir_okay=False, path_type=Path), help="Append each run's figures here, as JSON lines.")
+@click.option("--directory", type=click.Path(path_type=Path), default=Path("run/demo"), show_default=True)
+def main(flow: Path | None, keep: bool, seed: int, seconds: float, repeat: int, results: Path | None, directory: Path) -> None:
+    """Three nodes trade, lose their leader, and go on; a verdict at the end."""
+    console = Console(highlight=False)
+    settings = Settings(directory=directory, seed=seed, seconds=seconds, flow=flow, keep=keep and repeat == 1)
+    try:
+        holds = _repeat(settings, repeat, results, console)
+    except (LoadTestError, QuorumbookError) as error:
+        console.print(f"demo: {error}", style="red", markup=False, soft_wrap=True)
+        sys.exit(2)
+    if settings.keep:
+        _print_kept(settings, console)
+    sys.exit(0 if holds else 1)
+
+
+if __name__ == "__main__":
+    main()

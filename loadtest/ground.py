@@ -1,0 +1,132 @@
+"""Where a test runs: a cluster of its own on loopback, made fresh in a directory, started, and stopped at the end."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from node.setup import initialise
+
+from loadtest.errors import LoadTestError
+from node.cluster_directory import ClusterDirectory
+from node.local_cluster import LocalCluster
+
+MARK = "made-by-loadtest"
+"""A file that says: this directory may be deleted and made anew."""
+
+PORTS_APART = 100
+TRIES = 60
+PREFERRED_BASE = 7000
+"""What a person expects to find; another range is taken when something listens there."""
+
+Setting = bool | int | float | str
+
+
+class Ground:
+    """A cluster directory and its nodes."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.cluster = LocalCluster(directory)
+
+    def start(self) -> None:
+        """Start all nodes; not until they serve. Raises `NodeStartError`."""
+        self.cluster.start()
+
+    def stop(self) -> None:
+        """Stop what runs; what does not stop in time is killed."""
+        self.cluster.stop(seconds=10.0)
+
+
+def prepare(directory: Path, *, nodes: int = 3, base_port: int = 0, settings: Mapping[str, Setting] | None = None) -> Ground:
+    """A fresh cluster in `directory`, not started. Old log segments are kept, for the audit.
+
+    `settings` are keys of the configuration by dotted name, such as "raft.snapshot_entries", for every node. `base_port` 0 takes
+    ports that are free.
+
+    Raises:
+        LoadTestError: the directory holds something else, or a cluster that still runs, or no free ports were found.
+    """
+    for base in [base_port] if base_port else _bases():
+        _clear(directory)
+        initialise(directory, nodes, base_port=base, cluster_id=f"loadtest-{os.getpid()}")
+        (directory / MARK).touch()
+        if base_port or all(_is_free(address) for address in _addresses(directory)):
+            for path in sorted(directory.glob("*/node.toml")):
+                change_settings(path, {"raft.archive_log": True, **(settings or {})})
+            return Ground(directory)
+    raise LoadTestError("no free range of ports on the loopback interface")
+
+
+def _bases() -> Iterator[int]:
+    yield PREFERRED_BASE
+    start = os.getpid() * 7
+    for number in range(TRIES):
+        yield 10_000 + (start + number) % 220 * PORTS_APART
+
+
+def _clear(directory: Path) -> None:
+    if not directory.exists():
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        return
+    if not any(directory.iterdir()):
+        return
+    if not (directory / MARK).exists():
+        raise LoadTestError(f"{directory} holds something else; name another directory")
+    if running := LocalCluster(directory).running():
+        raise LoadTestError(f"{', '.join(running)} still run in {directory}; end them with: quorumbook cluster down {directory}")
+    shutil.rmtree(directory)
+
+
+def _addresses(directory: Path) -> list[str]:
+    layout = ClusterDirectory(directory)
+    return [
+        address
+        for config in layout.configs.values()
+        for address in (config.raft.listen, config.native.listen, config.http.listen)
+    ]
+
+
+def _is_free(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError:
+            return False
+    return True
+
+
+def change_settings(path: Path, settings: Mapping[str, Setting]) -> None:
+    """Set keys of a node's TOML file, given by dotted name, and leave the rest of the text as it is."""
+    text = path.read_text(encoding="utf-8")
+    for name, value in settings.items():
+        section, _, key = name.rpartition(".")
+        text = _changed(text, section, key, _toml(value))
+    path.write_text(text, encoding="utf-8")
+
+
+def _toml(value: Setting) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else repr(value)
+
+
+def _changed(text: str, section: str, key: str, value: str) -> str:
+    """`text` with `key = value` in `[section]`: in the place of the key if it is there, else right behind the section's heading."""
+    heading = re.compile(rf"^\[{re.escape(section)}\].*$", re.MULTILINE)
+    found = heading.search(text)
+    if section and found is None:
+        return f"{text.rstrip()}\n\n[{section}]\n{key} = {value}\n"
+    begin = found.end() if found and section else 0
+    following = re.compile(r"^\[", re.MULTILINE).search(text, begin)
+    end = following.start() if following else len(text)
+    body, count = re.subn(rf"^{re.escape(key)}[ \t]*=[^\n#]*", f"{key} = {value}  ", text[begin:end], count=1, flags=re.MULTILINE)
+    if not count:
+        body = f"\n{key} = {value}" + text[begin:end] if section else f"{key} = {value}\n" + text[begin:end]
+    return text[:begin] + body + text[end:]

@@ -1,0 +1,181 @@
+"""Commands of a flow as HTTP requests, and whether an HTTP answer can be right.
+
+No I/O: Locust, the benchmark and the tests send them each in their way.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import Mapping, Sequence
+from decimal import Decimal, InvalidOperation
+
+import msgspec
+
+from loadtest.flow import FlowCommand
+from loadtest.market import CURRENCIES, DEPOSITS, PRODUCTS, ProductSpec, Trader
+from node.decimals import to_text
+from statemachine.commands import CancelAll, CancelOrder, PlaceOrder
+from statemachine.types import OrderType, SelfTradePrevention, Side, TimeInForce
+
+EXPECTED_REFUSALS: dict[str, frozenset[str]] = {
+    "POST": frozenset({"post_only_would_take", "insufficient_funds", "too_many_open_orders"}),
+    "DELETE": frozenset({"unknown_order", "order_already_done"}),
+}
+"""By method: the reasons for which a well-formed request of a flow may be refused."""
+
+
+class Request(msgspec.Struct, frozen=True):
+    """An HTTP request before it is signed. `target` is path and query as they go over the wire; `name` groups it in statistics."""
+
+    method: str
+    target: str
+    body: bytes
+    name: str
+
+
+def signed_headers(key_id: str, secret: str, passphrase: str, request: Request) -> dict[str, str]:
+    """The headers that say who sends `request`, as of now."""
+    timestamp = f"{time.time():.6f}"
+    text = f"{timestamp}{request.method}{request.target}".encode() + request.body
+    digest = hmac.new(base64.b64decode(secret), text, hashlib.sha256).digest()
+    return {
+        "CB-ACCESS-KEY": key_id,
+        "CB-ACCESS-SIGN": base64.b64encode(digest).decode(),
+        "CB-ACCESS-TIMESTAMP": timestamp,
+        "CB-ACCESS-PASSPHRASE": passphrase,
+        "Content-Type": "application/json",
+    }
+
+
+def _request(method: str, target: str, body: Mapping[str, object] | None, name: str) -> Request:
+    return Request(method, target, b"" if body is None else json.dumps(body).encode(), name)
+
+
+def order_body(command: PlaceOrder) -> dict[str, object]:
+    """The JSON of POST /orders. What the API has defaults for is left out where it is the default."""
+    base, _, quote = command.product_id.rpartition("-")
+    body: dict[str, object] = {
+        "product_id": command.product_id,
+        "side": "buy" if command.side is Side.BUY else "sell",
+        "type": "limit" if command.order_type is OrderType.LIMIT else "market",
+        "client_oid": command.client_oid,
+    }
+    if command.price:
+        body["price"] = to_text(command.price, CURRENCIES[quote])
+    if command.size:
+        body["size"] = to_text(command.size, CURRENCIES[base])
+    if command.funds:
+        body["funds"] = to_text(command.funds, CURRENCIES[quote])
+    if command.order_type is OrderType.LIMIT:
+        body["time_in_force"] = command.time_in_force.name
+    if command.post_only:
+        body["post_only"] = True
+    if command.stp is not SelfTradePrevention.DC:
+        body["stp"] = command.stp.name.lower()
+    return body
+
+
+def flow_request(command: FlowCommand) -> Request:
+    """The request that a command of a flow is."""
+    if isinstance(command, PlaceOrder):
+        return _request("POST", "/orders", order_body(command), "POST /orders")
+    if isinstance(command, CancelOrder):
+        return _request(
+            "DELETE", f"/orders/client:{command.client_oid}?product_id={command.product_id}", None, "DELETE /orders/{id}"
+        )
+    return _request("DELETE", f"/orders?product_id={command.product_id}", None, "DELETE /orders")
+
+
+def setup_requests(people: Sequence[Trader], products: Sequence[ProductSpec] = PRODUCTS) -> list[Request]:
+    """What the operator sends to put the market of `loadtest.market`; sending it again changes nothing."""
+    requests = [
+        _request("PUT", f"/admin/currencies/{name}", {"scale": scale}, "PUT /admin/currencies")
+        for name, scale in CURRENCIES.items()
+    ]
+    requests += [
+        _request("PUT", f"/admin/products/{spec.product_id}", _product_body(spec), "PUT /admin/products") for spec in products
+    ]
+    for person in people:
+        key = {
+            "account_id": person.account_id,
+            "secret": person.secret,
+            "passphrase": person.passphrase,
+            "permissions": ["view", "trade", "transfer"],
+        }
+        requests.append(_request("PUT", f"/admin/accounts/{person.account_id}", {}, "PUT /admin/accounts"))
+        requests.append(_request("PUT", f"/admin/keys/{person.key_id}", key, "PUT /admin/keys"))
+        for name, amount in DEPOSITS.items():
+            deposit = {
+                "currency": name,
+                "amount": to_text(amount, CURRENCIES[name]),
+                "transfer_id": f"setup-{person.account_id}-{name}",
+            }
+            requests.append(_request("POST", f"/admin/accounts/{person.account_id}/deposits", deposit, "POST /admin/deposits"))
+    return requests
+
+
+def _product_body(spec: ProductSpec) -> dict[str, object]:
+    base, quote = CURRENCIES[spec.base], CURRENCIES[spec.quote]
+    return {
+        "base_currency": spec.base,
+        "quote_currency": spec.quote,
+        "base_increment": to_text(spec.lot, base),
+        "quote_increment": to_text(spec.tick, quote),
+        "base_min_size": to_text(spec.min_size, base),
+        "base_max_size": to_text(spec.max_size, base),
+        "maker_fee_rate": to_text(spec.maker_fee_ppm, 6),
+        "taker_fee_rate": to_text(spec.taker_fee_ppm, 6),
+    }
+
+
+def answer_fault(command: FlowCommand, status: int, body: bytes) -> str:
+    """What is wrong with an answer (other than a lead to another node) to `flow_request(command)`, or ""."""
+    method = "POST" if isinstance(command, PlaceOrder) else "DELETE"
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        return f"status {status} with a body that is not JSON: {body[:80]!r}"
+    if 400 <= status < 500:
+        if not isinstance(answer, dict) or not isinstance(answer.get("message"), str):
+            return f"status {status} without a message: {body[:80]!r}"
+        return "" if answer.get("reason") in EXPECTED_REFUSALS[method] else f"status {status}: {answer}"
+    if status != 200:
+        return f"status {status}: {body[:200]!r}"
+    if isinstance(command, PlaceOrder):
+        return _order_fault(command, answer)
+    if isinstance(command, CancelAll):
+        return (
+            ""
+            if isinstance(answer, list) and all(isinstance(item, str) for item in answer)
+            else f"a list of ids expected: {body[:80]!r}"
+        )
+    return "" if isinstance(answer, str) else f"an order id expected: {body[:80]!r}"
+
+
+def _order_fault(command: PlaceOrder, answer: object) -> str:
+    if not isinstance(answer, dict):
+        return f"an order expected, not {answer!r}"
+    sent = order_body(command)
+    for name in ("product_id", "side", "type", "client_oid"):
+        if answer.get(name) != sent[name]:
+            return f"{name} {answer.get(name)!r}, sent {sent[name]!r}"
+    try:
+        for name in ("price", "size"):
+            if name in sent and Decimal(str(answer.get(name))) != Decimal(str(sent[name])):
+                return f"{name} {answer.get(name)!r}, sent {sent[name]!r}"
+        filled, size = Decimal(answer["filled_size"]), Decimal(str(sent.get("size", "Infinity")))
+    except (InvalidOperation, KeyError, TypeError):
+        return f"an order without its numbers: {answer}"
+    if filled > size:
+        return f"filled {filled} of {size}"
+    if not isinstance(answer.get("id"), str) or answer.get("status") not in ("open", "done"):
+        return f"no id or status: {answer}"
+    if command.time_in_force is TimeInForce.FOK and filled not in (0, size):
+        return f"fill or kill filled {filled} of {size}"
+    if answer["status"] == "open" and (command.order_type is OrderType.MARKET or command.time_in_force is not TimeInForce.GTC):
+        return f"a {sent['type']} {command.time_in_force.name} order rests"
+    return ""
