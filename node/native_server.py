@@ -16,6 +16,7 @@ import logging
 import ssl
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -24,7 +25,6 @@ import msgspec
 from node.errors import FramingError, RequestFailed
 from node.feed import Audience, Subscription
 from node.framing import FrameSplitter, explain, pack, request_id_of
-from node.pki import peer_node_id
 from node.principal import Principal, gateway
 from node.protocol import (
     PROTOCOL_VERSION,
@@ -248,7 +248,7 @@ class Session(asyncio.Protocol):
     def _certified_node(self) -> str | None:
         """The node of this cluster whose certificate the peer has shown."""
         channel = self._transport.get_extra_info("ssl_object")
-        node_id = None if channel is None else peer_node_id(channel)
+        node_id = None if channel is None else self._server.peer_node_id(channel)
         known = {node.node_id for node in self._service.config.nodes}
         return node_id if node_id in known else None
 
@@ -336,10 +336,14 @@ class Session(asyncio.Protocol):
 
 
 class NativeServer:
-    """Listens on the node's Unix socket, for its gateways, and over TLS, for everybody else."""
+    """Listens on the node's Unix socket, for its gateways, and over TLS, for everybody else.
 
-    def __init__(self, service: EngineService) -> None:
+    `peer_node_id` reads the node id out of a verified certificate; None when it names none.
+    """
+
+    def __init__(self, service: EngineService, peer_node_id: Callable[[ssl.SSLObject], str | None]) -> None:
         self.service = service
+        self.peer_node_id = peer_node_id
         self._sessions: dict[Session, None] = {}
         self._empty = asyncio.Event()
         self._empty.set()

@@ -1,0 +1,193 @@
+"""Stand-ins for the tests of the node: a consensus of one, a clock, and a node assembled from them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+
+from cluster.ports import StateMachine
+from cluster.raft import Done, ProposeError, ProposeResult, RaftStatus
+from node.config import AdminConfig, HttpConfig, NativeConfig, NodeAddress, NodeConfig, RaftConfig, TlsConfig
+from node.feed import Feed
+from node.native_server import NativeServer
+from node.replicated_engine import ReplicatedEngine
+from node.service import EngineService, Identity
+
+ADMIN = AdminConfig(key_id="admin", secret="c2VjcmV0IG9mIHRoZSBvcGVyYXRvcg==", passphrase="open")
+
+
+class LocalRaft:
+    """A consensus of one node, in memory. Proposals are applied at the next `tick`, in order; `auto` ticks soon by itself.
+
+    `lose_leadership` and `lead` play failovers; `hold` keeps proposals under way.
+    """
+
+    def __init__(self, machine: StateMachine, node_id: str = "n1", *, auto: bool = True, leader: bool = True) -> None:
+        self.on_role_change: list[Callable[[str, str], None]] = []
+        self.machine = machine
+        self.node_id = node_id
+        self.leader_id = node_id if leader else ""
+        self.index = 0
+        self.hold = False
+        self.snapshots_wanted = 0
+        self.transfers = 0
+        self.successor = ""
+        self.entries: list[bytes] = []
+        self._auto = auto
+        self._under_way: list[tuple[bytes, Done]] = []
+        self._refused: list[Done] = []
+
+    @property
+    def is_leader(self) -> bool:
+        return self.leader_id == self.node_id
+
+    @property
+    def under_way(self) -> int:
+        return len(self._under_way)
+
+    def propose(self, payload: bytes, done: Done) -> None:
+        if not self.is_leader:
+            self._refused.append(done)
+        else:
+            self._under_way.append((payload, done))
+        self._wake()
+
+    def barrier(self, done: Done) -> None:
+        self.propose(b"", done)
+
+    def tick(self) -> None:
+        refused, self._refused = self._refused, []
+        for done in refused:
+            done(ProposeResult(error=ProposeError.NOT_LEADER))
+        if self.hold:
+            return
+        under_way, self._under_way = self._under_way, []
+        for payload, done in under_way:
+            self.index += 1
+            value = None
+            if payload:
+                self.entries.append(payload)
+                value = self.machine.apply(self.index, payload)
+            done(ProposeResult(index=self.index, value=value))
+
+    def lose_leadership(self, leader_id: str = "", *, applied: bool = False) -> None:
+        """Another node leads, or nobody. What is under way gets OUTCOME_UNKNOWN, and is applied all the same if `applied`."""
+        under_way, self._under_way = self._under_way, []
+        self.leader_id = leader_id
+        for payload, done in under_way:
+            if applied and payload:
+                self.index += 1
+                self.machine.apply(self.index, payload)
+            done(ProposeResult(error=ProposeError.OUTCOME_UNKNOWN))
+        self._tell()
+
+    def lead(self) -> None:
+        """This node leads."""
+        self.leader_id = self.node_id
+        self._tell()
+
+    def request_snapshot(self) -> None:
+        self.snapshots_wanted += 1
+
+    def transfer_leadership(self) -> bool:
+        self.transfers += 1
+        if not self.successor:
+            return False
+        self.lose_leadership(self.successor)
+        return True
+
+    def status(self) -> RaftStatus:
+        return RaftStatus(
+            role="leader" if self.is_leader else "follower",
+            leader_id=self.leader_id,
+            term=1,
+            commit_index=self.index,
+            applied_index=self.index,
+            last_log_index=self.index,
+            first_log_index=1,
+            snapshot_index=0,
+            voter=True,
+            ready=bool(self.leader_id),
+            quorum=True,
+            peers=[],
+            sending={},
+            refused={},
+        )
+
+    def _wake(self) -> None:
+        if self._auto:
+            asyncio.get_running_loop().call_soon(self.tick)
+
+    def _tell(self) -> None:
+        for callback in self.on_role_change:
+            callback("leader" if self.is_leader else "follower", self.leader_id)
+
+
+def config_of(directory: Path, node_id: str = "n1", *, native: NativeConfig | None = None) -> NodeConfig:
+    """A configuration of a cluster n1, n2, n3 that nothing reads from a file."""
+    nodes = [
+        NodeAddress(f"n{number}", f"127.0.0.1:{7000 + number}", f"127.0.0.1:{7100 + number}", f"http://127.0.0.1:{7200 + number}")
+        for number in (1, 2, 3)
+    ]
+    return NodeConfig(
+        cluster_id="test",
+        node_id=node_id,
+        data_dir="data",
+        raft=RaftConfig("127.0.0.1:0"),
+        native=native or NativeConfig("127.0.0.1:0"),
+        http=HttpConfig("127.0.0.1:0", "http://127.0.0.1"),
+        tls=TlsConfig("ca.pem", "node.pem", "node.key"),
+        admin=ADMIN,
+        nodes=nodes,
+        directory=str(directory),
+    )
+
+
+class FakeNode:
+    """An engine service with a consensus of one, listening on a Unix socket."""
+
+    def __init__(self, config: NodeConfig, *, auto: bool = True, leader: bool = True) -> None:
+        self.config = config
+        self.feed = Feed(config.native.events_kept)
+        self.machine = ReplicatedEngine(self.feed)
+        self.raft = LocalRaft(self.machine, config.node_id, auto=auto, leader=leader)
+        loop = asyncio.get_running_loop()
+        self.service = EngineService(config, Identity("test", "abi"), self.machine, self.feed, self.raft, later=loop.call_soon)
+        self.server = NativeServer(self.service, lambda _channel: None)
+
+    @property
+    def address(self) -> str:
+        return f"unix:{self.config.engine_socket}"
+
+    async def start(self) -> None:
+        self.config.data_path.mkdir(parents=True, exist_ok=True)
+        await self.server.listen_local(self.config.engine_socket)
+
+    async def stop(self) -> None:
+        await self.server.stop()
+
+
+@contextlib.asynccontextmanager
+async def running(config: NodeConfig, *, auto: bool = True, leader: bool = True) -> AsyncIterator[FakeNode]:
+    """A node that listens inside the block."""
+    node = FakeNode(config, auto=auto, leader=leader)
+    await node.start()
+    try:
+        yield node
+    finally:
+        await node.stop()
+
+
+async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    """Wait for a condition; an AssertionError after the deadline."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not condition():
+        assert asyncio.get_running_loop().time() < deadline, "the condition did not come true in time"
+        await asyncio.sleep(0.005)
+
+
+def addresses(nodes: Mapping[str, FakeNode]) -> dict[str, str]:
+    """What a `ClusterClient` is given."""
+    return {node_id: node.address for node_id, node in nodes.items()}
