@@ -1,0 +1,91 @@
+"""A trader's balances, fees, deposits and withdrawals."""
+
+from __future__ import annotations
+
+from node.errors import RequestFailed
+from node.gateway.decimals import to_units
+from node.gateway.errors import ApiError, BadRequestError
+from node.gateway.ids import account_text, check_name, fresh_command_id, product_text
+from node.gateway.reasons import rejection
+from node.gateway.requests import TransferRequest, parse, raw_text
+from node.gateway.responses import account_json, rate, transfer_json
+from node.gateway.web import Answer, Call
+from node.protocol import BalancesQuery, FailCode
+from statemachine.commands import Deposit, Withdraw
+from statemachine.events import Rejected, Transferred
+from statemachine.tables import BalanceRow
+
+
+async def account_list(call: Call) -> Answer:
+    """GET /accounts: one a currency of the exchange, also where nothing was ever booked."""
+    call.parameters()
+    return Answer(list((await _accounts(call)).values()))
+
+
+async def account(call: Call) -> Answer:
+    """GET /accounts/{id}."""
+    call.parameters()
+    found = (await _accounts(call)).get(call.path("id"))
+    if found is None:
+        raise ApiError(404, "NotFound", "id")
+    return Answer(found)
+
+
+async def _accounts(call: Call) -> dict[str, dict[str, object]]:
+    """The account's balances by their ids."""
+    account_id = call.account_id
+    currencies = await call.gateway.catalogue.all_currencies()
+    try:
+        balances: list[BalanceRow] = await call.read(BalancesQuery(account_id))
+    except RequestFailed as error:
+        if error.code is not FailCode.NOT_FOUND:
+            raise
+        raise ApiError(404, "Account not found", "account_id") from None
+    rows = {row.currency: row for row in balances}
+    empty = {row.currency: BalanceRow(account_id, row.currency, 0, 0) for row in currencies}
+    return {
+        account_text(account_id, row.currency): account_json(rows.get(row.currency, empty[row.currency]), row.scale)
+        for row in currencies
+    }
+
+
+async def fees(call: Call) -> Answer:
+    """GET /fees: of `product_id`, or the highest of any product. Rates do not depend on volume here."""
+    product_id = call.parameters("product_id").get("product_id")
+    if product_id is not None:
+        products = [await call.gateway.catalogue.product(product_text(product_id))]
+    else:
+        products = await call.gateway.catalogue.all_products()
+    return Answer(
+        {
+            "maker_fee_rate": rate(max((product.row.maker_fee_ppm for product in products), default=0)),
+            "taker_fee_rate": rate(max((product.row.taker_fee_ppm for product in products), default=0)),
+            "usd_volume": "0",
+        }
+    )
+
+
+async def deposit(call: Call) -> Answer:
+    """POST /deposits: credit the key's own account."""
+    return await transfer(call, call.account_id, Deposit)
+
+
+async def withdraw(call: Call) -> Answer:
+    """POST /withdrawals and /withdrawals/crypto: debit the key's own account."""
+    return await transfer(call, call.account_id, Withdraw)
+
+
+async def transfer(call: Call, account_id: str, kind: type[Deposit] | type[Withdraw]) -> Answer:
+    """Book a deposit or withdrawal; the same transfer_id again books nothing and answers the same."""
+    call.parameters()
+    request = parse(call.body, TransferRequest)
+    if request.profile_id not in (None, account_id):
+        raise BadRequestError("profile_id must be the account of the API key", "profile_id")
+    currency = await call.gateway.catalogue.currency(request.currency)
+    amount = to_units(raw_text(request.amount, "amount"), currency.scale, "amount")
+    transfer_id = check_name(request.transfer_id, "transfer_id") if request.transfer_id is not None else fresh_command_id()
+    outcome = await call.command(kind(account_id, transfer_id, currency.currency, amount))
+    if isinstance(outcome, Transferred):
+        return Answer(transfer_json(outcome, transfer_id, currency.scale))
+    assert isinstance(outcome, Rejected), outcome
+    raise rejection(outcome)

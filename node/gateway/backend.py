@@ -1,0 +1,212 @@
+"""The engine as a gateway sees it: a narrow `Backend`, and the one over the native protocol.
+
+`NodeBackend` speaks to its node's engine over the Unix socket and reconnects when the engine comes back. A command goes there first. If another
+node leads, and nothing was sent yet, the caller learns where (`NotLeaderError`, the client is redirected). Once a command has been
+sent and leadership is lost under way, the same command, with the same id, is sent to whoever leads until the deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Protocol
+
+from node.client import ClusterClient, NativeConnection
+from node.errors import ConnectionLost, RequestFailed
+from node.gateway.errors import ApiError, NotLeaderError, UnavailableError
+from node.protocol import AnyQuery, Events, FailCode
+from statemachine.commands import AnyCommand
+from statemachine.events import AnyEvent, AnyOutcome
+
+log = logging.getLogger(__name__)
+
+RETRY_MIN = 0.01
+RETRY_MAX = 0.2
+"""Seconds between attempts to reach the engine: they double from the one to the other."""
+
+QUERY_DEADLINE = 2.0
+"""Seconds for which a read waits for an engine that is restarting."""
+
+REPLAYS_MAX = 4
+"""Readers that catch up at the same time; each has a connection of its own."""
+
+REPLAY_FRAMES_MAX = 5_000
+"""Frames of events that may wait for a reader that catches up."""
+
+Lost = Callable[[str], None]
+"""Called once when a subscription ends, with the reason."""
+
+
+class Backend(Protocol):
+    """What the gateway needs of the exchange."""
+
+    async def submit(self, commands: Sequence[AnyCommand]) -> list[AnyOutcome]:
+        """The commands' outcomes, durable and applied. Raises NotLeaderError, UnavailableError, or ApiError 429 when the queue is full."""
+
+    async def query(self, query: AnyQuery, linearizable: bool = False) -> Any:
+        """This node's answer. Raises RequestFailed NOT_FOUND, UnavailableError, and NotLeaderError for a linearizable one."""
+
+    async def subscribe(self, product_id: str, from_sequence: int, on_events: Callable[[Events], None], on_lost: Lost) -> int:
+        """Events from `from_sequence` on. Returns the first one's sequence. Raises RequestFailed (TOO_OLD, NOT_FOUND), UnavailableError."""
+
+    def replay(
+        self, product_id: str, from_sequence: int
+    ) -> contextlib.AbstractAsyncContextManager[AsyncIterator[list[AnyEvent]]]:
+        """Events from `from_sequence` on, apart from every other reader, at the caller's pace. Raises as `subscribe`."""
+
+    async def close(self) -> None:
+        """End every connection."""
+
+
+class NodeBackend:
+    """The engine of this node, and the other nodes where this one does not lead any more."""
+
+    def __init__(self, socket: str, cluster: ClusterClient, deadline: float) -> None:
+        self._address = f"unix:{socket}"
+        self._cluster = cluster
+        self._deadline = deadline
+        self._connection: NativeConnection | None = None
+        self._connecting = asyncio.Lock()
+        self._replays = asyncio.Semaphore(REPLAYS_MAX)
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def submit(self, commands: Sequence[AnyCommand]) -> list[AnyOutcome]:
+        """See `Backend.submit`."""
+        end = asyncio.get_running_loop().time() + self._deadline
+        unknown = False
+        try:
+            async with asyncio.timeout_at(end):
+                outcomes = await self._submit_here(commands)
+        except TimeoutError:
+            unknown, outcomes = True, None
+        except ConnectionLost:
+            unknown, outcomes = True, None
+        except RequestFailed as failure:
+            if failure.code is not FailCode.OUTCOME_UNKNOWN:
+                raise
+            unknown, outcomes = True, None
+        return outcomes if outcomes is not None else await self._submit_elsewhere(commands, end, unknown)
+
+    async def _submit_here(self, commands: Sequence[AnyCommand]) -> list[AnyOutcome] | None:
+        """The outcomes from this node's engine, or None where it certainly did nothing and is not there or knows no leader."""
+        try:
+            connection = await self._connect()
+        except (ConnectionLost, RequestFailed):
+            return None
+        try:
+            return await connection.submit(commands)
+        except RequestFailed as failure:
+            if failure.code is FailCode.NOT_LEADER and failure.leader is not None:
+                raise NotLeaderError(failure.leader) from None
+            if failure.code in (FailCode.NOT_LEADER, FailCode.NO_LEADER, FailCode.STOPPING):
+                return None
+            if failure.code is FailCode.OVERLOADED:
+                message = "Too many requests: the queue is full and nothing was done"
+                raise ApiError(429, message, headers={"Retry-After": "1"}) from None
+            raise
+
+    async def _submit_elsewhere(self, commands: Sequence[AnyCommand], end: float, unknown: bool) -> list[AnyOutcome]:
+        """The same commands to whoever leads, until `end`."""
+        left = end - asyncio.get_running_loop().time()
+        if left <= 0:
+            raise UnavailableError("no node answered in time", outcome_unknown=unknown)
+        try:
+            return await self._cluster.submit(commands, deadline=left)
+        except ConnectionLost as error:
+            raise UnavailableError(str(error), outcome_unknown=True) from None
+        except RequestFailed as failure:
+            if failure.code in (FailCode.BAD_REQUEST, FailCode.FORBIDDEN, FailCode.UNAUTHORIZED):
+                raise
+            unknown = unknown or failure.code is FailCode.OUTCOME_UNKNOWN
+            raise UnavailableError(failure.message, outcome_unknown=unknown) from None
+
+    async def query(self, query: AnyQuery, linearizable: bool = False) -> Any:
+        """See `Backend.query`."""
+        try:
+            async with asyncio.timeout(QUERY_DEADLINE):
+                return await self._query(query, linearizable)
+        except TimeoutError:
+            raise UnavailableError("the engine of this node does not answer") from None
+
+    async def _query(self, query: AnyQuery, linearizable: bool) -> Any:
+        pause = RETRY_MIN
+        while True:
+            try:
+                connection = await self._connect()
+                ask: Any = connection.query
+                return await ask(query, linearizable)
+            except ConnectionLost:
+                pass
+            except RequestFailed as failure:
+                if failure.code is FailCode.NOT_LEADER and failure.leader is not None:
+                    raise NotLeaderError(failure.leader) from None
+                if failure.code is FailCode.NOT_FOUND:
+                    raise
+                if failure.code not in (FailCode.NOT_LEADER, FailCode.NO_LEADER, FailCode.OUTCOME_UNKNOWN):
+                    raise UnavailableError(failure.message) from None
+            await asyncio.sleep(pause)
+            pause = min(RETRY_MAX, pause * 2)
+
+    async def subscribe(self, product_id: str, from_sequence: int, on_events: Callable[[Events], None], on_lost: Lost) -> int:
+        """See `Backend.subscribe`."""
+        try:
+            connection = await self._connect()
+            first = await connection.subscribe(product_id, from_sequence, on_events, lambda failure: on_lost(failure.message))
+        except ConnectionLost as error:
+            raise UnavailableError(str(error)) from None
+        watch = asyncio.create_task(self._watch(connection, on_lost))
+        self._closing.add(watch)
+        watch.add_done_callback(self._closing.discard)
+        return first
+
+    async def _watch(self, connection: NativeConnection, on_lost: Lost) -> None:
+        await connection.closed.wait()
+        on_lost(connection.close_reason)
+
+    @contextlib.asynccontextmanager
+    async def replay(self, product_id: str, from_sequence: int) -> AsyncIterator[AsyncIterator[list[AnyEvent]]]:
+        """See `Backend.replay`."""
+        async with self._replays:
+            try:
+                connection = await NativeConnection.open(self._address, client="gateway replay")
+            except ConnectionLost as error:
+                raise UnavailableError(str(error)) from None
+            arrived: asyncio.Queue[list[AnyEvent] | None] = asyncio.Queue()
+            watch = asyncio.create_task(self._watch(connection, lambda _: arrived.put_nowait(None)))
+            try:
+                await connection.subscribe(product_id, from_sequence, lambda events: _queue(arrived, events))
+                yield _drain(arrived)
+            except ConnectionLost as error:
+                raise UnavailableError(str(error)) from None
+            finally:
+                watch.cancel()
+                await connection.close()
+
+    async def close(self) -> None:
+        """See `Backend.close`."""
+        for watch in list(self._closing):
+            watch.cancel()
+        if self._connection is not None:
+            await self._connection.close()
+        await self._cluster.close()
+
+    async def _connect(self) -> NativeConnection:
+        """The open connection to the engine, made anew where it ended. Raises ConnectionLost, RequestFailed."""
+        async with self._connecting:
+            if self._connection is None or self._connection.closed.is_set():
+                self._connection = await NativeConnection.open(self._address, client="gateway")
+            return self._connection
+
+
+def _queue(arrived: asyncio.Queue[list[AnyEvent] | None], events: Events) -> None:
+    """Keep events for a reader that catches up; one that is too slow for it is given up."""
+    arrived.put_nowait(events.events if arrived.qsize() < REPLAY_FRAMES_MAX else None)
+
+
+async def _drain(arrived: asyncio.Queue[list[AnyEvent] | None]) -> AsyncIterator[list[AnyEvent]]:
+    """What arrives, until the connection ends. Raises UnavailableError then."""
+    while (events := await arrived.get()) is not None:
+        yield events
+    raise UnavailableError("the events could not be read to the end")

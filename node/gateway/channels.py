@@ -1,0 +1,214 @@
+"""What the feed's messages look like, and which channel carries which event.
+
+The channels `full`, `user` and `matches` carry events of the exchange, with their product sequence; a connection that has several of them gets an
+event once. `ticker` and `level2` are made of the events, `heartbeat` and `status` of the clock.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from node.gateway.book import LevelBook, Statistics
+from node.gateway.catalogue import Product
+from node.gateway.ids import order_text
+from node.gateway.responses import DONE_REASONS, ORDER_TYPES, SIDES, Json, iso, rate
+from statemachine.events import AnyEvent, OrderChanged, OrderDone, OrderMatched, OrderOpened, OrderReceived
+from statemachine.types import OrderType, Side
+
+CHANNELS = ("heartbeat", "status", "ticker", "level2", "matches", "full", "user")
+EVENT_CHANNELS = frozenset({"matches", "full", "user"})
+PPM = 1_000_000
+
+encode = msgspec.json.Encoder().encode
+
+
+def parties(event: AnyEvent) -> tuple[str, ...]:
+    """The accounts whose business an event is."""
+    if isinstance(event, OrderMatched):
+        return event.maker_account_id, event.taker_account_id
+    return (event.account_id,)
+
+
+def event_json(event: AnyEvent, product: Product) -> Json:
+    """An event as everybody sees it."""
+    body: Json = {
+        "type": "",
+        "product_id": event.product_id,
+        "sequence": event.product_sequence,
+        "time": iso(event.time),
+        "side": SIDES[event.side],
+    }
+    match event:
+        case OrderReceived():
+            return body | _received(event, product)
+        case OrderOpened():
+            rest = {"price": product.price(event.price), "remaining_size": product.size(event.remaining)}
+            return body | {"type": "open", "order_id": order_text(event.order_id)} | rest
+        case OrderMatched():
+            return body | _match(event, product)
+        case OrderChanged():
+            return body | _change(event, product)
+        case OrderDone():
+            done: Json = {"type": "done", "order_id": order_text(event.order_id), "reason": DONE_REASONS[event.reason]}
+            if event.resting:
+                done |= {"price": product.price(event.price), "remaining_size": product.size(event.remaining)}
+            return body | done
+
+
+def _received(event: OrderReceived, product: Product) -> Json:
+    body: Json = {"type": "received", "order_id": order_text(event.order_id), "order_type": ORDER_TYPES[event.order_type]}
+    if event.order_type is OrderType.LIMIT:
+        body["price"] = product.price(event.price)
+    if event.size:
+        body["size"] = product.size(event.size)
+    if event.funds:
+        body["funds"] = product.price(event.funds)
+    return body
+
+
+def _match(event: OrderMatched, product: Product) -> Json:
+    return {
+        "type": "match",
+        "trade_id": event.trade_id,
+        "maker_order_id": order_text(event.maker_order_id),
+        "taker_order_id": order_text(event.taker_order_id),
+        "size": product.size(event.size),
+        "price": product.price(event.price),
+    }
+
+
+def _change(event: OrderChanged, product: Product) -> Json:
+    body: Json = {"type": "change", "order_id": order_text(event.order_id), "reason": "STP"}
+    if event.price:
+        body["price"] = product.price(event.price)
+    if event.by_funds:
+        return body | {"old_funds": product.price(event.old), "new_funds": product.price(event.new)}
+    return body | {"old_size": product.size(event.old), "new_size": product.size(event.new)}
+
+
+def own_json(event: AnyEvent, product: Product, account_id: str) -> Json:
+    """An event as one of its parties sees it."""
+    body = event_json(event, product) | {"user_id": account_id, "profile_id": account_id}
+    if isinstance(event, OrderReceived) and event.client_oid:
+        body["client_oid"] = event.client_oid
+    if isinstance(event, OrderMatched):
+        if event.taker_account_id == account_id:
+            body |= {"taker_user_id": account_id, "taker_profile_id": account_id, "taker_fee": product.price(event.taker_fee)}
+            body["taker_fee_rate"] = _fee_rate(event, event.taker_fee, product.row.taker_fee_ppm, product)
+        if event.maker_account_id == account_id:
+            body |= {"maker_user_id": account_id, "maker_profile_id": account_id, "maker_fee": product.price(event.maker_fee)}
+            body["maker_fee_rate"] = _fee_rate(event, event.maker_fee, product.row.maker_fee_ppm, product)
+    return body
+
+
+def _fee_rate(event: OrderMatched, fee: int, ppm: int, product: Product) -> str:
+    """The rate that gives the fee: the product's, or where it was another at the order's entry the lowest that does."""
+    notional = event.price * event.size // 10**product.base_scale
+    if notional and notional * ppm // PPM != fee:
+        ppm = -(-fee * PPM // notional)
+    return rate(ppm)
+
+
+class Frame:
+    """Events of one product that arrived together, after which the book is `book`; each message is rendered once, when first wanted."""
+
+    def __init__(self, events: list[AnyEvent], product: Product, book: LevelBook, stats: Statistics) -> None:
+        self.events = events
+        self._product = product
+        self._book = book
+        self._stats = stats
+        self._public: dict[int, bytes] = {}
+        self._own: dict[tuple[int, str], bytes] = {}
+        self._levels: bytes | None = None
+        self._ticker: bytes | None = None
+        self.touched: dict[tuple[Side, int], None] = {}
+
+    def public(self, event: AnyEvent) -> bytes:
+        """The event for everybody."""
+        message = self._public.get(event.product_sequence)
+        if message is None:
+            message = self._public[event.product_sequence] = encode(event_json(event, self._product))
+        return message
+
+    def own(self, event: AnyEvent, account_id: str) -> bytes:
+        """The event for one of its parties."""
+        key = (event.product_sequence, account_id)
+        message = self._own.get(key)
+        if message is None:
+            message = self._own[key] = encode(own_json(event, self._product, account_id))
+        return message
+
+    def level_changes(self) -> bytes:
+        """The `l2update` of the whole frame; empty where no level changed."""
+        if self._levels is None:
+            self._levels = b""
+            if self.touched:
+                changes = [[SIDES[side], self._product.price(price), self._size(side, price)] for side, price in self.touched]
+                last = self.events[-1]
+                self._levels = encode(
+                    {"type": "l2update", "product_id": last.product_id, "time": iso(last.time), "changes": changes}
+                )
+        return self._levels
+
+    def _size(self, side: Side, price: int) -> str:
+        return self._product.size(self._book.size_at(side, price))
+
+    def ticker(self) -> bytes:
+        """The `ticker` after the frame's last trade; empty where none was made."""
+        if self._ticker is None:
+            traded = any(isinstance(event, OrderMatched) for event in self.events)
+            self._ticker = encode(ticker_json(self._product, self._book, self._stats)) if traded else b""
+        return self._ticker
+
+
+def ticker_json(product: Product, book: LevelBook, stats: Statistics) -> Json:
+    """The `ticker` message; there must have been a trade."""
+    trade = stats.last
+    assert trade is not None, "a ticker tells of the last trade"
+    day = stats.day(trade.time)
+    (bid, bid_size), (ask, ask_size) = book.best(Side.BUY), book.best(Side.SELL)
+    return {
+        "type": "ticker",
+        "sequence": trade.product_sequence,
+        "product_id": trade.product_id,
+        "price": product.price(trade.price),
+        "open_24h": product.price(day.open),
+        "volume_24h": product.size(day.volume),
+        "low_24h": product.price(day.low),
+        "high_24h": product.price(day.high),
+        "volume_30d": product.size(stats.month_volume(trade.time)),
+        "best_bid": product.price(bid),
+        "best_bid_size": product.size(bid_size),
+        "best_ask": product.price(ask),
+        "best_ask_size": product.size(ask_size),
+        "side": "sell" if trade.side is Side.BUY else "buy",
+        "time": iso(trade.time),
+        "trade_id": trade.trade_id,
+        "last_size": product.size(trade.size),
+    }
+
+
+def last_match(trade: OrderMatched, product: Product) -> bytes:
+    """The `last_match` that begins the channel `matches`."""
+    return encode(event_json(trade, product) | {"type": "last_match"})
+
+
+def snapshot(product: Product, book: LevelBook) -> bytes:
+    """The `snapshot` that begins the channel `level2`."""
+    sides = {
+        name: [[product.price(price), product.size(size)] for price, size in book.levels(side)]
+        for name, side in (("bids", Side.BUY), ("asks", Side.SELL))
+    }
+    return encode({"type": "snapshot", "product_id": product.row.product_id} | sides)
+
+
+def heartbeat(product: Product, sequence: int, stats: Statistics, now: int) -> bytes:
+    """The `heartbeat` of a second; `now` in nanoseconds since the epoch."""
+    last_trade_id = stats.last.trade_id if stats.last is not None else 0
+    body = {"type": "heartbeat", "last_trade_id": last_trade_id, "product_id": product.row.product_id}
+    return encode(body | {"sequence": sequence, "time": iso(now)})
+
+
+def error(message: str, reason: str = "") -> bytes:
+    """An `error`."""
+    return encode({"type": "error", "message": message, "reason": reason or message})

@@ -1,0 +1,223 @@
+"""One source of events a product, for all readers of this process.
+
+`ProductFeed` begins with the book at level 3 and the kept trades, and follows the engine's events from that sequence on. When the engine
+restarts it goes on where it was; when the node has jumped ahead (a snapshot from the leader) there is a gap that nobody can fill here:
+readers are sent away with a reason, to resume elsewhere or to begin with a new book.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from node.errors import QuorumbookError, RequestFailed
+from node.gateway.backend import Backend
+from node.gateway.book import LevelBook, Statistics
+from node.gateway.catalogue import Catalogue, Product
+from node.gateway.channels import Frame, encode, heartbeat
+from node.gateway.metrics import Metrics
+from node.gateway.responses import currency_json, product_json
+from node.protocol import BookQuery, BookView, Events, FailCode, TradesQuery
+from statemachine.events import AnyEvent, OrderMatched
+
+log = logging.getLogger(__name__)
+
+TRADES_READ = 10_000
+"""Trades asked for at the beginning, for the rolling figures: the node gives what it keeps."""
+RETRY_MIN, RETRY_MAX = 0.05, 1.0
+STATUS_EVERY = 5
+"""Seconds between `status` messages where nothing changes."""
+
+
+class Reader(Protocol):
+    """Who follows a feed."""
+
+    def deliver(self, feed: ProductFeed, frame: Frame) -> None:
+        """Events have arrived and the feed's book and sequence are those after them."""
+
+    def gap(self, feed: ProductFeed) -> None:
+        """Events are lost here: the feed begins anew behind them."""
+
+
+class ProductFeed:
+    """A product as of event `sequence`: book, statistics, readers."""
+
+    def __init__(self, product: Product, backend: Backend) -> None:
+        self.product = product
+        self.sequence = 0
+        self.book: LevelBook
+        self.stats: Statistics
+        self.readers: dict[Reader, None] = {}
+        self._backend = backend
+        self._generation = 0
+        self._repairing: asyncio.Task[None] | None = None
+
+    @property
+    def product_id(self) -> str:
+        """The product's id."""
+        return self.product.row.product_id
+
+    async def begin(self) -> None:
+        """Take the book and follow it. Raises UnavailableError, RequestFailed."""
+        view: BookView = await self._backend.query(BookQuery(self.product_id, 3))
+        trades: list[OrderMatched] = await self._backend.query(TradesQuery(self.product_id, TRADES_READ))
+        self.book, self.stats, self.sequence = LevelBook(view), Statistics(), view.product_sequence
+        for trade in reversed(trades):
+            if trade.product_sequence <= self.sequence:
+                self.stats.add(trade)
+        await self._follow()
+
+    async def _follow(self) -> bool:
+        """Have events from the next one on. False where the engine is gone again already."""
+        self._generation += 1
+        generation = self._generation
+
+        def on_events(events: Events) -> None:
+            if generation == self._generation:
+                self._arrived(events.events)
+
+        def on_lost(reason: str) -> None:
+            if generation == self._generation:
+                self._repair(reason)
+
+        await self._backend.subscribe(self.product_id, self.sequence + 1, on_events, on_lost)
+        return generation == self._generation
+
+    def _arrived(self, events: list[AnyEvent]) -> None:
+        fresh = [event for event in events if event.product_sequence > self.sequence]
+        if not fresh:
+            return
+        assert fresh[0].product_sequence == self.sequence + 1, "the engine's feed has no gap"
+        frame = Frame(fresh, self.product, self.book, self.stats)
+        for event in fresh:
+            touched = self.book.apply(event)
+            if touched is not None:
+                frame.touched[touched] = None
+            if isinstance(event, OrderMatched):
+                self.stats.add(event)
+        self.sequence = fresh[-1].product_sequence
+        for reader in list(self.readers):
+            reader.deliver(self, frame)
+
+    def _repair(self, reason: str) -> None:
+        self._generation += 1
+        if self._repairing is None:
+            log.warning("feed of %s interrupted at %d: %s", self.product_id, self.sequence, reason)
+            self._repairing = asyncio.create_task(self._restore())
+
+    async def _restore(self) -> None:
+        """Follow again, from where the feed was if the engine still has it."""
+        pause = RETRY_MIN
+        try:
+            while True:
+                await asyncio.sleep(pause)
+                pause = min(RETRY_MAX, pause * 2)
+                try:
+                    if await self._follow():
+                        return
+                except RequestFailed as failure:
+                    if failure.code is FailCode.TOO_OLD and await self._begin_anew():
+                        return
+                except QuorumbookError as error:
+                    log.debug("feed of %s: %s", self.product_id, error)
+        finally:
+            self._repairing = None
+
+    async def _begin_anew(self) -> bool:
+        """Send the readers away and take a new book. False where the engine is gone again."""
+        for reader in list(self.readers):
+            reader.gap(self)
+        try:
+            await self.begin()
+        except QuorumbookError as error:
+            log.debug("feed of %s: %s", self.product_id, error)
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Stop following."""
+        self._generation += 1
+        if self._repairing is not None:
+            self._repairing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._repairing
+
+
+class Session(Protocol):
+    """A connection, as the timers see it."""
+
+    def tick(self, status: bytes | None) -> None:
+        """A second has passed; `status` is the message of the channel when it is due."""
+
+    def end(self, code: int, reason: str) -> None:
+        """Close the connection."""
+
+
+class Feeds:
+    """All feeds of the process, made when first wanted, and the sessions that the clock serves."""
+
+    def __init__(self, backend: Backend, catalogue: Catalogue, metrics: Metrics) -> None:
+        self.sessions: dict[Session, None] = {}
+        self._backend = backend
+        self._catalogue = catalogue
+        self._metrics = metrics
+        self._feeds: dict[str, asyncio.Task[ProductFeed]] = {}
+
+    async def feed(self, product: Product) -> ProductFeed:
+        """The product's feed, begun. Raises UnavailableError, RequestFailed."""
+        product_id = product.row.product_id
+        task = self._feeds.get(product_id)
+        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+            task = self._feeds[product_id] = asyncio.create_task(self._begun(ProductFeed(product, self._backend)))
+        feed = await asyncio.shield(task)
+        if feed.product is not product:
+            feed.product = product
+        return feed
+
+    async def _begun(self, feed: ProductFeed) -> ProductFeed:
+        await feed.begin()
+        return feed
+
+    def replay(self, product_id: str, from_sequence: int) -> AbstractAsyncContextManager[AsyncIterator[list[AnyEvent]]]:
+        """See `Backend.replay`."""
+        return self._backend.replay(product_id, from_sequence)
+
+    async def status(self) -> bytes:
+        """The `status` message."""
+        products = [product_json(product) for product in await self._catalogue.all_products()]
+        currencies = [currency_json(row) for row in await self._catalogue.all_currencies()]
+        return encode({"type": "status", "products": products, "currencies": currencies})
+
+    async def run_timers(self) -> None:
+        """Heartbeats every second, `status` when it changes and every few seconds, for ever."""
+        last, age = b"", 0
+        while True:
+            await asyncio.sleep(1.0)
+            due: bytes | None = None
+            if self.sessions:
+                age += 1
+                with contextlib.suppress(QuorumbookError):
+                    status = await self.status()
+                    if status != last or age >= STATUS_EVERY:
+                        due, last, age = status, status, 0
+            for session in list(self.sessions):
+                session.tick(due)
+
+    def heartbeat(self, feed: ProductFeed) -> bytes:
+        """The product's heartbeat now."""
+        return heartbeat(feed.product, feed.sequence, feed.stats, time.time_ns())
+
+    async def close(self) -> None:
+        """End every session and feed."""
+        for session in list(self.sessions):
+            session.end(1001, "the node is stopping")
+        for task in self._feeds.values():
+            if task.done() and not task.cancelled() and task.exception() is None:
+                await task.result().close()
+            else:
+                task.cancel()

@@ -1,0 +1,93 @@
+"""What the node looks like from here: its status, polled; and the three calls of machines: /healthz, /readyz, /metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+import msgspec
+from aiohttp import web
+
+from node.errors import QuorumbookError
+from node.gateway.backend import Backend
+from node.gateway.metrics import Metrics
+from node.gateway.web import GATEWAY, json_response
+from node.protocol import NodeStatus, StatusQuery
+
+if TYPE_CHECKING:
+    from node.gateway.gateway import Gateway
+
+log = logging.getLogger(__name__)
+
+INTERVAL = 0.2
+"""Seconds between polls. Answers name the sequence of the latest poll before they were made: a lower bound of what they reflect."""
+
+TIMEOUT = 1.0
+"""Seconds without an answer after which the engine counts as not reachable."""
+
+
+class Monitor:
+    """Keeps the node's latest `NodeStatus`; None while the engine does not answer."""
+
+    def __init__(self, backend: Backend, metrics: Metrics) -> None:
+        self.status: NodeStatus | None = None
+        self._backend = backend
+        self._metrics = metrics
+
+    async def poll(self) -> None:
+        """Ask once."""
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                self.status = await self._backend.query(StatusQuery())
+        except (QuorumbookError, TimeoutError) as error:
+            if self.status is not None:
+                log.warning("the engine does not answer: %r", error)
+            self.status = None
+        self._metrics.engine(self.status)
+
+    async def run(self) -> None:
+        """Ask for ever."""
+        while True:
+            await self.poll()
+            await asyncio.sleep(INTERVAL)
+
+    def unready(self) -> list[str]:
+        """Why the node should not be sent traffic; empty when it should."""
+        status = self.status
+        if status is None:
+            return ["the engine does not answer"]
+        reasons = []
+        if not status.leader_id:
+            reasons.append("no leader is known")
+        if not status.quorum:
+            reasons.append("no majority of the nodes is reachable")
+        if not status.ready:
+            reasons.append("not caught up with the leader")
+        return reasons
+
+
+async def healthz(_request: web.Request) -> web.Response:
+    """GET /healthz: this process is up."""
+    return json_response({"status": "ok"})
+
+
+async def readyz(request: web.Request) -> web.Response:
+    """GET /readyz: 200 when the node can serve, else 503 with the reasons; the node's status in both."""
+    gateway: Gateway = request.app[GATEWAY]
+    await gateway.monitor.poll()
+    reasons, status = gateway.monitor.unready(), gateway.monitor.status
+    body: dict[str, object] = {"ready": not reasons, "reasons": reasons}
+    if reasons:
+        body["message"] = "; ".join(reasons)
+    if status is not None:
+        body["node"] = {name: getattr(status, name) for name in status.__struct_fields__ if name not in ("peers", "leader")}
+        body["peers"] = [msgspec.structs.asdict(peer) for peer in status.peers]
+        body["leader"] = status.leader.http if status.leader is not None else None
+    return json_response(body, 503 if reasons else 200)
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """GET /metrics."""
+    gateway: Gateway = request.app[GATEWAY]
+    return web.Response(body=gateway.metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})

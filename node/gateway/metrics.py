@@ -1,0 +1,64 @@
+"""What Prometheus reads at /metrics: requests, latencies and connections of this gateway process, and its node's status.
+
+Several gateway processes may share a port; each answers for itself, told apart by the label `worker`.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from node.protocol import NodeStatus
+
+BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 8.0)
+ROLES = ("leader", "follower", "candidate")
+
+
+class Metrics:
+    """The process's own registry, so that two gateways in one test do not share counts."""
+
+    def __init__(self, node_id: str, worker: int) -> None:
+        self.registry = CollectorRegistry()
+        self._labels = {"node": node_id, "worker": str(worker)}
+        own, names = self.registry, ["node", "worker"]
+        self._requests = Counter(
+            "quorumbook_http_requests", "Requests, by route and status", [*names, "method", "route", "status"], registry=own
+        )
+        self._latency = Histogram(
+            "quorumbook_http_seconds", "Time to answer", [*names, "method", "route"], buckets=BUCKETS, registry=own
+        )
+        self._sockets = Gauge("quorumbook_websockets", "Open WebSocket connections", names, registry=own)
+        self._slow = Counter(
+            "quorumbook_websocket_cut_off", "WebSocket connections ended by us, by reason", [*names, "reason"], registry=own
+        )
+        self._sent = Counter("quorumbook_websocket_messages", "Messages put into WebSocket queues", names, registry=own)
+        self._engine_up = Gauge("quorumbook_engine_up", "1 while the engine of the node answers", ["node"], registry=own)
+        self._status = Gauge("quorumbook_node", "The node's status, by what", ["node", "what"], registry=own)
+        self._role = Gauge("quorumbook_node_role", "1 for the role that the node has", ["node", "role"], registry=own)
+        self.sockets = self._sockets.labels(**self._labels)
+        self.sent = self._sent.labels(**self._labels)
+
+    def request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count one answered request."""
+        self._requests.labels(**self._labels, method=method, route=route, status=str(status)).inc()
+        self._latency.labels(**self._labels, method=method, route=route).observe(seconds)
+
+    def cut_off(self, reason: str) -> None:
+        """Count a WebSocket connection that we ended."""
+        self._slow.labels(**self._labels, reason=reason).inc()
+
+    def engine(self, status: NodeStatus | None) -> None:
+        """Take over the node's status; None while the engine does not answer."""
+        node = self._labels["node"]
+        self._engine_up.labels(node=node).set(0 if status is None else 1)
+        for role in ROLES:
+            self._role.labels(node=node, role=role).set(status is not None and status.role == role)
+        if status is None:
+            return
+        numbers = ("term", "commit_index", "applied_index", "last_log_index", "first_log_index", "snapshot_index", "sequence")
+        for name in (*numbers, "voter", "ready", "quorum", "uptime"):
+            self._status.labels(node=node, what=name).set(float(getattr(status, name)))
+        self._status.labels(node=node, what="peers_connected").set(sum(peer.connected for peer in status.peers))
+
+    def render(self) -> bytes:
+        """The text that Prometheus reads."""
+        return generate_latest(self.registry)

@@ -1,0 +1,226 @@
+"""Orders: placing, cancelling and looking them up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from multidict import MultiDict
+
+from node.errors import RequestFailed
+from node.gateway.catalogue import Product
+from node.gateway.decimals import to_units
+from node.gateway.errors import ApiError, BadRequestError
+from node.gateway.ids import check_name, fresh_command_id, order_number, order_text, product_text
+from node.gateway.reasons import rejection
+from node.gateway.requests import PAGE_MAX, CancelRequest, OrderRequest, given, moment, parameters, parse, raw_text, whole_number
+from node.gateway.responses import order_json
+from node.gateway.web import Answer, Call
+from node.protocol import FailCode, OrderQuery, OrdersQuery
+from statemachine.commands import CancelAll, CancelOrder, PlaceOrder
+from statemachine.events import AnyOutcome, Cancelled, OrderState, Placed, Rejected
+from statemachine.types import OrderType, Reason, SelfTradePrevention, Side, TimeInForce
+
+Value = TypeVar("Value")
+
+SIDES = {"buy": Side.BUY, "sell": Side.SELL}
+TYPES = {"limit": OrderType.LIMIT, "market": OrderType.MARKET}
+TIMES_IN_FORCE = {"GTC": TimeInForce.GTC, "IOC": TimeInForce.IOC, "FOK": TimeInForce.FOK, "PO": TimeInForce.GTC}
+STPS = {stp.name.lower(): stp for stp in SelfTradePrevention}
+OPEN_STATUSES = frozenset({"open", "pending", "active", "received"})
+DONE_STATUSES = frozenset({"done", "settled"})
+CLIENT_PREFIX = "client:"
+PAGES_SCANNED = 20
+"""Pages read for one request that filters by date: bounds what one call costs the engine."""
+
+
+async def place(call: Call) -> Answer:
+    """POST /orders. Answers when the order is durable and applied, with its state then; the same client_oid again, with that first state."""
+    request = parse(call.body, OrderRequest)
+    _refuse_unsupported(request, call.account_id)
+    product = await call.gateway.catalogue.product(product_text(request.product_id))
+    outcome = await call.command(place_command(request, call.account_id, product))
+    if isinstance(outcome, Placed):
+        headers = {"x-quorumbook-duplicate": "true"} if outcome.duplicate else {}
+        return Answer(order_json(outcome.order, product), headers)
+    raise _refused_order(outcome, product)
+
+
+def place_command(request: OrderRequest, account_id: str, product: Product) -> PlaceOrder:
+    """The command for a request, numbers in smallest units. Raises BadRequestError naming the field."""
+    order_type = _choice(request.type, TYPES, "type")
+    if order_type is OrderType.LIMIT:
+        raw_text(request.price, "price")
+        raw_text(request.size, "size")
+    elif not (given(request.size) or given(request.funds)):
+        raise BadRequestError("size or funds is required", "size")
+    time_in_force = request.time_in_force or "GTC"
+    client_oid = check_name(request.client_oid, "client_oid") if request.client_oid is not None else ""
+    return PlaceOrder(
+        account_id,
+        f"c:{client_oid}" if client_oid else fresh_command_id(),
+        product.row.product_id,
+        _choice(request.side, SIDES, "side"),
+        order_type,
+        to_units(raw_text(request.price, "price"), product.quote_scale, "price") if given(request.price) else 0,
+        _size(request, product),
+        to_units(raw_text(request.funds, "funds"), product.quote_scale, "funds") if given(request.funds) else 0,
+        _choice(time_in_force, TIMES_IN_FORCE, "time_in_force"),
+        bool(request.post_only) or time_in_force == "PO",
+        _choice(request.stp or "dc", STPS, "stp"),
+        client_oid,
+    )
+
+
+def _choice(text: str, choices: Mapping[str, Value], field: str) -> Value:
+    if text not in choices:
+        raise BadRequestError(f"{field} must be one of {', '.join(choices)}", field)
+    return choices[text]
+
+
+def _size(request: OrderRequest, product: Product) -> int:
+    if not given(request.size):
+        return 0
+    try:
+        size = to_units(raw_text(request.size, "size"), product.base_scale, "size")
+    except BadRequestError as error:
+        raise _too_small(product) if error.message == "size too small" else error from None
+    if size == 0:
+        raise _too_small(product)
+    return size
+
+
+def _too_small(product: Product) -> BadRequestError:
+    return BadRequestError(
+        f"size is too small. Minimum size is {product.size(product.row.min_size)}", "size", reason="size_too_small"
+    )
+
+
+def _refuse_unsupported(request: OrderRequest, account_id: str) -> None:
+    """Refuse what the exchange does not do, rather than trade without it."""
+    for name, present in (
+        ("cancel_after", request.cancel_after is not None),
+        ("stop", request.stop is not None),
+        ("stop_price", given(request.stop_price)),
+        ("stop_limit_price", given(request.stop_limit_price)),
+        ("max_floor", given(request.max_floor)),
+    ):
+        if present:
+            raise BadRequestError(f"{name} is not supported", name)
+    if request.profile_id not in (None, account_id):
+        raise BadRequestError("profile_id must be the account of the API key", "profile_id")
+
+
+def _refused_order(outcome: AnyOutcome, product: Product) -> ApiError:
+    assert isinstance(outcome, Rejected), outcome
+    match outcome.reason:
+        case Reason.SIZE_TOO_SMALL | Reason.INVALID_SIZE if outcome.field in ("size", ""):
+            return _too_small(product)
+        case Reason.SIZE_TOO_LARGE:
+            return rejection(outcome, f"size is too large. Maximum size is {product.size(product.row.max_size)}")
+        case Reason.INVALID_PRICE:
+            return rejection(outcome, "price too small")
+        case _:
+            return rejection(outcome)
+
+
+async def order_list(call: Call) -> Answer:
+    """GET /orders: newest first; open ones unless `status` says otherwise. `after` leads to older ones."""
+    query = call.request.query
+    parameters(MultiDict((name, text) for name, text in query.items() if name != "status"), *LIST_PARAMETERS)
+    limit = whole_number(query.get("limit"), "limit", 100, 1, PAGE_MAX)
+    before_id = order_number(query["after"]) if "after" in query else 0
+    newer_than = order_number(query["before"]) if "before" in query else 0
+    start, end = moment(query.get("start_date"), "start_date"), moment(query.get("end_date"), "end_date")
+    is_open, done = _statuses(query.getall("status", []))
+    product_id = ""
+    if "product_id" in query:
+        product_id = (await call.gateway.catalogue.product(product_text(query["product_id"]))).row.product_id
+    page: list[OrderState] = []
+    for _ in range(PAGES_SCANNED if is_open or done else 0):
+        found: list[OrderState] = await call.read(OrdersQuery(call.account_id, product_id, is_open, done, limit, before_id))
+        page += [order for order in found if order.order_id > newer_than and _within(order, start, end)]
+        if len(found) < limit or len(page) >= limit or found[-1].order_id <= newer_than:
+            break
+        before_id = found[-1].order_id
+    page = page[:limit]
+    headers = {"cb-before": order_text(page[0].order_id), "cb-after": order_text(page[-1].order_id)} if page else {}
+    return Answer([await _order_body(call, order) for order in page], headers)
+
+
+LIST_PARAMETERS = ("product_id", "limit", "after", "before", "start_date", "end_date", "profile_id", "sortedBy", "sorting")
+
+
+def _within(order: OrderState, start: int | None, end: int | None) -> bool:
+    return (start is None or order.created_at >= start) and (end is None or order.created_at <= end)
+
+
+def _statuses(given_statuses: list[str]) -> tuple[bool, bool]:
+    """Whether open orders are asked for, and whether done ones."""
+    wanted = {status for text in given_statuses or ["open"] for status in text.split(",")}
+    unknown = wanted - OPEN_STATUSES - DONE_STATUSES - {"all", "rejected"}
+    if unknown:
+        raise BadRequestError("status must be open, pending, active, done or all", "status")
+    return bool(wanted & OPEN_STATUSES) or "all" in wanted, bool(wanted & DONE_STATUSES) or "all" in wanted
+
+
+async def order(call: Call) -> Answer:
+    """GET /orders/{id} and /orders/client:{client_oid}."""
+    call.parameters("market_type")
+    order_id, client_oid = _named(call)
+    if not order_id and not client_oid:
+        raise ApiError(404, "NotFound", "id")
+    try:
+        found: OrderState = await call.read(OrderQuery(call.account_id, order_id, client_oid))
+    except RequestFailed as error:
+        if error.code is not FailCode.NOT_FOUND:
+            raise
+        raise ApiError(404, "NotFound", "id") from None
+    return Answer(await _order_body(call, found))
+
+
+async def cancel(call: Call) -> Answer:
+    """DELETE /orders/{id} and /orders/client:{client_oid}: the order's id, as a bare JSON string."""
+    product_id = await _cancelled_product(call)
+    order_id, client_oid = _named(call)
+    if not order_id and not client_oid:
+        raise ApiError(404, "order not found", "id")
+    outcome = await call.command(CancelOrder(call.account_id, fresh_command_id(), order_id, client_oid, product_id))
+    if isinstance(outcome, Cancelled):
+        return Answer(order_text(outcome.orders[0].order_id))
+    assert isinstance(outcome, Rejected), outcome
+    raise rejection(outcome)
+
+
+async def cancel_all(call: Call) -> Answer:
+    """DELETE /orders: the ids of what was cancelled, of one product where one is named in query or body."""
+    product_id = await _cancelled_product(call)
+    outcome = await call.command(CancelAll(call.account_id, fresh_command_id(), product_id))
+    if isinstance(outcome, Cancelled):
+        return Answer([order_text(order.order_id) for order in outcome.orders])
+    assert isinstance(outcome, Rejected), outcome
+    raise rejection(outcome)
+
+
+async def _cancelled_product(call: Call) -> str:
+    """The product that a cancel is limited to, from the query or the body, in either spelling; "" for none."""
+    request = parse(call.body, CancelRequest) if call.body.strip() else CancelRequest()
+    query = call.parameters("product_id", "profile_id", "market_type")
+    if (query.get("profile_id") or request.profile_id or call.account_id) != call.account_id:
+        raise BadRequestError("profile_id must be the account of the API key", "profile_id")
+    names = {product_text(name) for name in (query.get("product_id"), request.product_id) if name is not None}
+    if len(names) > 1:
+        raise BadRequestError("product_id in the query and in the body differ", "product_id")
+    return (await call.gateway.catalogue.product(names.pop())).row.product_id if names else ""
+
+
+def _named(call: Call) -> tuple[int, str]:
+    """The order of the path: our id, or the client's. Both empty for an id that can be nobody's."""
+    text = call.path("id")
+    if text.startswith(CLIENT_PREFIX):
+        return 0, check_name(text.removeprefix(CLIENT_PREFIX), "client_oid")
+    return order_number(text), ""
+
+
+async def _order_body(call: Call, order: OrderState) -> dict[str, object]:
+    return order_json(order, await call.gateway.catalogue.product(order.product_id))

@@ -1,0 +1,106 @@
+"""`python -m node.gateway.process --config node.toml --worker 0`: one gateway process of a node, until SIGTERM.
+
+Started by the supervisor, `http.gateways` of them; they share the port by SO_REUSEPORT.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import ssl
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+
+import click
+from aiohttp import web
+
+from node.client import ClusterClient
+from node.config import NodeConfig, load
+from node.errors import QuorumbookError
+from node.gateway.app import build_app
+from node.gateway.backend import NodeBackend
+from node.gateway.gateway import build
+from node.parent_watch import watch_parent
+from node.pki import client_context, server_context
+
+log = logging.getLogger(__name__)
+
+SHUTDOWN_TIMEOUT = 3.0
+"""Seconds that requests under way have to end after SIGTERM."""
+HEADER_BYTES_MAX = 8_190
+HEADERS_MAX = 64
+
+
+def backend_of(config: NodeConfig) -> NodeBackend:
+    """The engine of the node, and the way to the others with the node's certificate. Call it inside the event loop."""
+    addresses = {node.node_id: node.native for node in config.nodes}
+    cluster = ClusterClient(
+        addresses, tls=client_context(config), deadline=config.http.deadline, client=f"gateway of {config.node_id}"
+    )
+    return NodeBackend(str(config.engine_socket), cluster, config.http.deadline)
+
+
+async def run(config: NodeConfig, worker: int, stop: asyncio.Event) -> None:
+    """Serve HTTP until `stop` is set."""
+    app = build_app(build(config, backend_of(config), worker))
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        shutdown_timeout=SHUTDOWN_TIMEOUT,
+        max_line_size=HEADER_BYTES_MAX,
+        max_field_size=HEADER_BYTES_MAX,
+        max_headers=HEADERS_MAX,
+        auto_decompress=False,
+        keepalive_timeout=75,
+    )
+    await runner.setup()
+    host, _, port = config.http.listen.rpartition(":")
+    tls: ssl.SSLContext | None = server_context(config, require_client_cert=False) if config.http.tls else None
+    try:
+        await web.TCPSite(runner, host.strip("[]"), int(port), ssl_context=tls, reuse_port=True).start()
+        log.info("gateway %d of %s listens on %s", worker, config.node_id, config.http.listen)
+        await stop.wait()
+    finally:
+        await runner.cleanup()
+
+
+async def _until_signal(config: NodeConfig, worker: int) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await run(config, worker, stop)
+
+
+def _runner() -> Callable[[Coroutine[None, None, None]], None]:
+    """uvloop's runner where it is installed, else asyncio's."""
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        return uvloop.run
+    return asyncio.run
+
+
+@click.command()
+@click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The node's TOML file.")
+@click.option("--worker", type=int, default=0, help="Which of the node's gateways this is.")
+def main(path: Path, worker: int) -> None:
+    """Serve REST and WebSocket for one node."""
+    watch_parent()
+    try:
+        config = load(path)
+        logging.basicConfig(
+            level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
+        )
+        _runner()(_until_signal(config, worker))
+    except QuorumbookError as error:
+        raise click.ClickException(str(error)) from None
+    except OSError as error:
+        raise click.ClickException(f"cannot listen: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

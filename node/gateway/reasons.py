@@ -1,0 +1,65 @@
+"""How the engine's reasons reach clients: a status, and the text that foreign client libraries map."""
+
+from __future__ import annotations
+
+from node.gateway.errors import ApiError
+from statemachine.events import Rejected
+from statemachine.types import Reason
+
+REASONS: dict[Reason, tuple[int, str]] = {
+    Reason.INVALID_COMMAND_ID: (400, "Invalid client_oid or transfer_id"),
+    Reason.INVALID_ID: (400, "Invalid id"),
+    Reason.COMMAND_ID_REUSED: (400, "This id was used before with other contents"),
+    Reason.UNKNOWN_CURRENCY: (404, "Currency not found"),
+    Reason.UNKNOWN_PRODUCT: (404, "Product not found"),
+    Reason.UNKNOWN_ACCOUNT: (404, "Account not found"),
+    Reason.UNKNOWN_ORDER: (404, "order not found"),
+    Reason.ORDER_ALREADY_DONE: (400, "Order already done"),
+    Reason.CURRENCY_CHANGED: (400, "A scale, currency, tick or lot cannot change once it exists"),
+    Reason.INVALID_SCALE: (400, "Invalid scale"),
+    Reason.INVALID_PRODUCT: (400, "Invalid product"),
+    Reason.INVALID_FEE: (400, "Invalid fee"),
+    Reason.INVALID_PERMISSIONS: (400, "Invalid permissions"),
+    Reason.INVALID_AMOUNT: (400, "Invalid amount"),
+    Reason.INSUFFICIENT_FUNDS: (400, "Insufficient funds"),
+    Reason.AMOUNT_TOO_LARGE: (400, "The amount is too large"),
+    Reason.INVALID_PRICE: (400, "Invalid price"),
+    Reason.INVALID_SIZE: (400, "Invalid size"),
+    Reason.INVALID_FUNDS: (400, "Invalid funds"),
+    Reason.PRICE_OFF_TICK: (400, "price too precise"),
+    Reason.SIZE_OFF_LOT: (400, "size too precise"),
+    Reason.SIZE_TOO_SMALL: (400, "size is too small"),
+    Reason.SIZE_TOO_LARGE: (400, "size is too large"),
+    Reason.INVALID_ORDER: (400, "Invalid order"),
+    Reason.POST_ONLY_WOULD_TAKE: (400, "Post only order would take liquidity"),
+    Reason.PRODUCT_NOT_TRADING: (400, "Trading pair not available"),
+    Reason.PRODUCT_LIMIT_ONLY: (400, "Limit only mode"),
+    Reason.PRODUCT_POST_ONLY: (400, "Post only mode"),
+    Reason.PRODUCT_CANCEL_ONLY: (400, "Cancel only mode"),
+    Reason.TOO_MANY_OPEN_ORDERS: (400, "Too many open orders"),
+}
+"""Every reason: status and text. `size is too small` gets its bound where the product is known."""
+
+
+FIELDS = {
+    "order_type": "type",
+    "order_id": "id",
+    "base": "base_currency",
+    "quote": "quote_currency",
+    "tick": "quote_increment",
+    "lot": "base_increment",
+    "min_size": "base_min_size",
+    "max_size": "base_max_size",
+    "maker_fee_ppm": "maker_fee_rate",
+    "taker_fee_ppm": "taker_fee_rate",
+    "owner_id": "account_id",
+    "new_account_id": "account_id",
+}
+"""Fields of commands that have another name in the HTTP API."""
+
+
+def rejection(outcome: Rejected, message: str = "") -> ApiError:
+    """The answer to a refused command; `message` replaces the reason's text."""
+    status, text = REASONS.get(outcome.reason, (400, "Rejected"))
+    field = FIELDS.get(outcome.field, outcome.field)
+    return ApiError(status, message or text, field, reason=outcome.reason.name.lower(), detail=outcome.detail)

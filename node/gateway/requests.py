@@ -1,0 +1,198 @@
+"""What clients send, typed: the JSON bodies, query parameters and how each is refused by name.
+
+Bodies are decoded by msgspec into these structs; an unknown field, a missing one or one of another type is a `BadRequestError` that names it.
+Decimals stay raw here (`msgspec.Raw` is the field's own text) until the product's scale is known.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import msgspec
+from multidict import MultiMapping
+
+from node.gateway.decimals import text_of
+from node.gateway.errors import BadRequestError
+
+BODY_MAX = 64 * 1024
+"""Bytes of a request's body. The largest honest one is an order of a few hundred."""
+
+PAGE_MAX = 1_000
+"""Items of one page."""
+
+ABSENT = msgspec.Raw(b"")
+Request = TypeVar("Request", bound=msgspec.Struct)
+
+_PATH = re.compile(r"^(?P<what>.*) - at `(?P<path>[^`]*)`$", re.DOTALL)
+_NAMED = re.compile(
+    r"^Object (?P<what>contains unknown|missing required) field `(?P<name>.*?)`(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL
+)
+
+
+class OrderRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /orders. The last five are understood in order to be refused by name."""
+
+    product_id: str
+    side: str
+    type: str = "limit"
+    price: msgspec.Raw = ABSENT
+    size: msgspec.Raw = ABSENT
+    funds: msgspec.Raw = ABSENT
+    client_oid: str | None = None
+    time_in_force: str | None = None
+    post_only: bool | None = None
+    stp: str | None = None
+    profile_id: str | None = None
+    cancel_after: str | None = None
+    stop: str | None = None
+    stop_price: msgspec.Raw = ABSENT
+    stop_limit_price: msgspec.Raw = ABSENT
+    max_floor: msgspec.Raw = ABSENT
+
+
+class CancelRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """DELETE /orders and /orders/{id}: the optional body, or the query parameters of the same names."""
+
+    product_id: str | None = None
+    profile_id: str | None = None
+
+
+class TransferRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /deposits and /withdrawals. `transfer_id` is the caller's: the same one again books nothing."""
+
+    currency: str
+    amount: msgspec.Raw
+    transfer_id: str | None = None
+    crypto_address: str | None = None
+    profile_id: str | None = None
+
+
+class CurrencyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """PUT /admin/currencies/{id}."""
+
+    scale: int
+
+
+class ProductRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """PUT /admin/products/{id}, in the words of GET /products."""
+
+    base_currency: str
+    quote_currency: str
+    base_increment: msgspec.Raw
+    quote_increment: msgspec.Raw
+    base_min_size: msgspec.Raw = ABSENT
+    base_max_size: msgspec.Raw = ABSENT
+    maker_fee_rate: msgspec.Raw = ABSENT
+    taker_fee_rate: msgspec.Raw = ABSENT
+    status: str = "online"
+
+
+class AccountRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """PUT /admin/accounts/{id}: nothing but the id in the path."""
+
+
+class KeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """PUT /admin/keys/{id}. `secret` is base64."""
+
+    account_id: str
+    secret: str
+    passphrase: str
+    permissions: list[str]
+
+
+class ChannelRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A channel of a subscription with products of its own."""
+
+    name: str
+    product_ids: list[str] | None = None
+
+
+class FeedRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A message on the WebSocket. `resume` gives, by product, the last sequence that the client has seen."""
+
+    type: str
+    product_ids: list[str] | None = None
+    channels: list[str | ChannelRequest] | None = None
+    resume: dict[str, int] | None = None
+    signature: str | None = None
+    key: str | None = None
+    passphrase: str | None = None
+    timestamp: msgspec.Raw = ABSENT
+
+
+def parse(body: bytes, shape: type[Request], what: str = "the body") -> Request:
+    """`body` as `shape`. Raises BadRequestError that names the field at fault and what was expected."""
+    try:
+        return msgspec.json.decode(body, type=shape)
+    except msgspec.ValidationError as error:
+        raise _refusal(str(error), what) from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise BadRequestError(f"{what} must be a JSON object") from None
+    except RecursionError:
+        raise BadRequestError(f"{what} is nested too deeply") from None
+
+
+def _refusal(text: str, what: str) -> BadRequestError:
+    """msgspec's message as ours: which field, and what was expected."""
+    named = _NAMED.match(text)
+    if named is not None:
+        field = _field(named["path"], named["name"])
+        verb = "is not a field of this call" if named["what"].startswith("contains") else "is required"
+        return BadRequestError(f"{field} {verb}", field)
+    located = _PATH.match(text)
+    if located is None:
+        return BadRequestError(f"{what} must be a JSON object")
+    field = _field(located["path"], "")
+    wanted = located["what"].replace("`", "")
+    return BadRequestError(f"{field}: {wanted[:1].lower()}{wanted[1:]}", field)
+
+
+def _field(path: str | None, name: str) -> str:
+    """The dotted name of a field from msgspec's `$.a[0].b`."""
+    parts = [part for part in ((path or "").removeprefix("$").removeprefix("."), name[:64]) if part]
+    return ".".join(parts)
+
+
+def given(raw: msgspec.Raw) -> bool:
+    """Whether the client gave the field; null counts as not given."""
+    return bytes(raw) not in (b"", b"null")
+
+
+def raw_text(raw: msgspec.Raw, field: str) -> str:
+    """The decimal's text. Raises BadRequestError when it is absent or neither a string nor a number."""
+    if not given(raw):
+        raise BadRequestError(f"{field} is required", field)
+    return text_of(raw, field)
+
+
+def parameters(query: MultiMapping[str], *names: str) -> dict[str, str]:
+    """The query parameters, each at most once. Raises BadRequestError for one that the call does not know."""
+    for name in query:
+        if name not in names and name != "consistency":
+            raise BadRequestError(f"{name[:64]} is not a parameter of this call", name[:64])
+        if len(query.getall(name)) > 1:
+            raise BadRequestError(f"{name} may be given once", name)
+    return {name: query[name] for name in query}
+
+
+def whole_number(text: str | None, field: str, default: int, low: int, high: int) -> int:
+    """A whole number between `low` and `high`. Raises BadRequestError."""
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) <= 19 and low <= int(text) <= high):
+        raise BadRequestError(f"{field} must be a whole number from {low} to {high}", field)
+    return int(text)
+
+
+def moment(text: str | None, field: str) -> int | None:
+    """An ISO 8601 time (UTC where it names no zone) in nanoseconds since the epoch. Raises BadRequestError."""
+    if text is None:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+        zoned = time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+        return int(zoned.replace(microsecond=0).timestamp()) * 1_000_000_000 + zoned.microsecond * 1_000
+    except (ValueError, OverflowError):
+        raise BadRequestError(f"{field} must be an ISO 8601 time", field) from None

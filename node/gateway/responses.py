@@ -1,0 +1,156 @@
+"""The JSON objects that clients read, made of the engine's rows. Shapes follow Coinbase Exchange; `docs/api.md` lists them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from node.decimals import to_text
+from node.gateway.catalogue import Product
+from node.gateway.ids import account_text, order_text
+from node.protocol import BookView
+from statemachine.events import OrderMatched, OrderState, Transferred
+from statemachine.tables import BalanceRow, CurrencyRow
+from statemachine.types import DoneReason, OrderStatus, OrderType, ProductStatus, SelfTradePrevention, Side, TimeInForce
+
+SIDES = {Side.BUY: "buy", Side.SELL: "sell"}
+ORDER_TYPES = {OrderType.LIMIT: "limit", OrderType.MARKET: "market"}
+TIMES_IN_FORCE = {TimeInForce.GTC: "GTC", TimeInForce.IOC: "IOC", TimeInForce.FOK: "FOK"}
+STPS = {stp: stp.name.lower() for stp in SelfTradePrevention}
+DONE_REASONS = {DoneReason.NONE: "", DoneReason.FILLED: "filled", DoneReason.CANCELLED: "canceled"}
+PRODUCT_STATUSES = {status: status.name.lower() for status in ProductStatus}
+
+Json = dict[str, object]
+
+
+def iso(time_ns: int) -> str:
+    """Nanoseconds since the epoch as ISO 8601 with microseconds."""
+    seconds, rest = divmod(time_ns, 1_000_000_000)
+    whole = datetime.fromtimestamp(seconds, UTC)
+    return f"{whole:%Y-%m-%dT%H:%M:%S}.{rest // 1_000:06d}Z"
+
+
+def rate(ppm: int) -> str:
+    """A fee rate: 2500 parts per million are 0.0025."""
+    return to_text(ppm, 6)
+
+
+def order_json(order: OrderState, product: Product) -> Json:
+    """The order object."""
+    body: Json = {
+        "id": order_text(order.order_id),
+        "product_id": order.product_id,
+        "side": SIDES[order.side],
+        "type": ORDER_TYPES[order.order_type],
+        "stp": STPS[order.stp],
+        "time_in_force": TIMES_IN_FORCE[order.time_in_force],
+        "post_only": order.post_only,
+        "created_at": iso(order.created_at),
+        "fill_fees": product.price(order.fill_fees),
+        "filled_size": product.size(order.filled_size),
+        "executed_value": product.price(order.executed_value),
+        "status": "open" if order.status is OrderStatus.OPEN else "done",
+        "settled": order.status is OrderStatus.DONE,
+        "profile_id": order.account_id,
+    }
+    if order.order_type is OrderType.LIMIT:
+        body["price"] = product.price(order.price)
+    if order.size:
+        body["size"] = product.size(order.size)
+    if order.funds:
+        body["funds"] = body["specified_funds"] = product.price(order.funds)
+    if order.client_oid:
+        body["client_oid"] = order.client_oid
+    if order.status is OrderStatus.DONE:
+        body["done_reason"] = DONE_REASONS[order.done_reason]
+        body["done_at"] = iso(order.done_at)
+    return body
+
+
+def product_json(product: Product) -> Json:
+    """A product."""
+    row = product.row
+    return {
+        "id": row.product_id,
+        "display_name": f"{row.base}-{row.quote}",
+        "base_currency": row.base,
+        "quote_currency": row.quote,
+        "base_increment": product.size(row.lot),
+        "quote_increment": product.price(row.tick),
+        "base_min_size": product.size(row.min_size),
+        "base_max_size": product.size(row.max_size),
+        "min_market_funds": product.price(1),
+        "maker_fee_rate": rate(row.maker_fee_ppm),
+        "taker_fee_rate": rate(row.taker_fee_ppm),
+        "status": "offline" if row.status is ProductStatus.OFFLINE else "online",
+        "status_message": "",
+        "trading_disabled": row.status is ProductStatus.OFFLINE,
+        "cancel_only": row.status is ProductStatus.CANCEL_ONLY,
+        "post_only": row.status is ProductStatus.POST_ONLY,
+        "limit_only": row.status is ProductStatus.LIMIT_ONLY,
+        "auction_mode": False,
+        "margin_enabled": False,
+    }
+
+
+def currency_json(row: CurrencyRow) -> Json:
+    """A currency."""
+    unit = to_text(1, row.scale)
+    return {
+        "id": row.currency,
+        "name": row.currency,
+        "status": "online",
+        "message": "",
+        "max_precision": unit,
+        "min_size": unit,
+        "convertible_to": [],
+        "details": {"type": "crypto", "symbol": row.currency, "sort_order": 0, "push_payment_methods": [], "group_types": []},
+        "default_network": "",
+        "supported_networks": [],
+    }
+
+
+def account_json(row: BalanceRow, scale: int) -> Json:
+    """What clients call an account: the balance of one currency."""
+    return {
+        "id": account_text(row.account_id, row.currency),
+        "currency": row.currency,
+        "balance": to_text(row.available + row.hold, scale),
+        "available": to_text(row.available, scale),
+        "hold": to_text(row.hold, scale),
+        "profile_id": row.account_id,
+        "trading_enabled": True,
+    }
+
+
+def transfer_json(outcome: Transferred, transfer_id: str, scale: int) -> Json:
+    """A booked deposit or withdrawal, with the balance after it."""
+    return {
+        "id": transfer_id,
+        "amount": to_text(outcome.amount, scale),
+        "currency": outcome.currency,
+        "available": to_text(outcome.available, scale),
+        "hold": to_text(outcome.hold, scale),
+        "created_at": iso(outcome.time),
+        "duplicate": outcome.duplicate,
+    }
+
+
+def book_json(view: BookView, product: Product) -> Json:
+    """The book at level 1, 2 or 3, as the feed stands after message `sequence`."""
+    body: Json = {"sequence": view.product_sequence}
+    for name, levels, orders in (("bids", view.bids, view.bid_orders), ("asks", view.asks, view.ask_orders)):
+        rows: list[list[object]] = [[product.price(level.price), product.size(level.size), level.orders] for level in levels]
+        rows += [[product.price(order.price), product.size(order.size), order_text(order.order_id)] for order in orders]
+        body[name] = rows
+    return body | {"auction_mode": False, "auction": None}
+
+
+def trade_json(trade: OrderMatched, product: Product) -> Json:
+    """A trade of the public list. `side` is the maker's."""
+    return {
+        "trade_id": trade.trade_id,
+        "side": SIDES[trade.side],
+        "size": product.size(trade.size),
+        "price": product.price(trade.price),
+        "time": iso(trade.time),
+    }

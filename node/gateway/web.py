@@ -1,0 +1,230 @@
+"""From HTTP to a handler and back: reading, authenticating, and turning every failure into a status with a `message`.
+
+A handler takes a `Call` and returns an `Answer`; it raises for everything else. No input may end in a 5xx: a 503 or 504 says that no leader could be
+reached, and a 500 is a fault of ours, logged with its traceback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+import msgspec
+from aiohttp import web
+
+from node.errors import RequestFailed
+from node.gateway.auth import Claim, Identity
+from node.gateway.errors import ApiError, BadRequestError, NotLeaderError, UnavailableError
+from node.gateway.requests import parameters
+from node.protocol import AnyQuery, FailCode
+from statemachine.commands import AnyCommand
+from statemachine.events import AnyOutcome
+from statemachine.limits import OPERATOR
+from statemachine.types import Permission
+
+if TYPE_CHECKING:
+    from node.gateway.gateway import Gateway
+
+log = logging.getLogger(__name__)
+
+BODY_TIMEOUT = 10.0
+"""Seconds for a request's body to arrive."""
+
+SEQUENCE_HEADER = "x-quorumbook-sequence"
+ROLE_HEADER = "x-quorumbook-role"
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
+_TARGET_SAFE = "".join(chr(code) for code in range(0x21, 0x7F))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A 2xx answer: a JSON value, and headers."""
+
+    body: object
+    headers: dict[str, str] = field(default_factory=dict)
+    status: int = 200
+
+
+@dataclass
+class Call:
+    """One request, as handlers see it."""
+
+    gateway: Gateway
+    request: web.Request
+    body: bytes
+    identity: Identity | None = None
+    sequence: int = 0
+
+    @property
+    def account_id(self) -> str:
+        """The account that the key acts for. Raises ApiError 403 for the operator, who has none."""
+        assert self.identity is not None, "the route asks for a permission"
+        if self.identity.account_id == OPERATOR:
+            raise ApiError(403, "The operator's key has no account: use the key of an account", reason="forbidden")
+        return self.identity.account_id
+
+    def path(self, name: str) -> str:
+        """A part of the path, percent escapes undone."""
+        return self.request.match_info[name]
+
+    def parameters(self, *names: str) -> dict[str, str]:
+        """The query parameters. Raises BadRequestError for one that is not among `names`."""
+        return parameters(self.request.query, *names)
+
+    async def read(self, query: AnyQuery) -> Any:
+        """Ask the engine of this node; with `?consistency=linearizable` through a barrier, at the leader only."""
+        consistency = self.request.query.get("consistency", "local")
+        if consistency not in ("local", "linearizable"):
+            raise BadRequestError("consistency must be local or linearizable", "consistency")
+        return await self.gateway.backend.query(query, consistency == "linearizable")
+
+    async def command(self, command: AnyCommand) -> AnyOutcome:
+        """Apply a command. The answer's sequence header will be its sequence."""
+        outcome = (await self.gateway.backend.submit([command]))[0]
+        self.sequence = outcome.sequence
+        return outcome
+
+
+Handler = Callable[[Call], Awaitable[Answer]]
+
+
+@dataclass(frozen=True)
+class Route:
+    """A call of the API. `permission` None: public."""
+
+    method: str
+    path: str
+    handler: Handler
+    permission: Permission | None = None
+
+
+def json_response(body: object, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    """A JSON answer."""
+    return web.Response(body=msgspec.json.encode(body), status=status, headers=headers, content_type="application/json")
+
+
+def add_routes(app: web.Application, gateway: Gateway, routes: Sequence[Route]) -> None:
+    """Make each route answer."""
+    for route in routes:
+        app.router.add_route(route.method, route.path, _serving(gateway, route))
+
+
+def _serving(gateway: Gateway, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def serve(request: web.Request) -> web.StreamResponse:
+        status = gateway.monitor.status
+        call = Call(gateway, request, await _body(request))
+        if route.permission is not None:
+            call.identity = await gateway.auth.identify(_claim(request), request.method, request.raw_path, call.body)
+            call.identity.require(route.permission)
+        answer = await route.handler(call)
+        headers = dict(answer.headers)
+        if status is not None:
+            headers[ROLE_HEADER] = status.role
+            headers[SEQUENCE_HEADER] = str(call.sequence or status.sequence)
+        return json_response(answer.body, answer.status, headers)
+
+    return serve
+
+
+async def _body(request: web.Request) -> bytes:
+    if request.headers.get("Content-Encoding", "identity") != "identity":
+        raise ApiError(415, "Content-Encoding must be identity", "Content-Encoding")
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT):
+            return await request.read()
+    except TimeoutError:
+        raise ApiError(408, "the body did not arrive in time") from None
+
+
+def _claim(request: web.Request) -> Claim:
+    """What the CB-ACCESS headers present. Raises ApiError 401 naming the one that is missing."""
+    values = []
+    for name in ("CB-ACCESS-KEY", "CB-ACCESS-SIGN", "CB-ACCESS-TIMESTAMP", "CB-ACCESS-PASSPHRASE"):
+        given = request.headers.getall(name, [])
+        if len(given) != 1 or not given[0]:
+            raise ApiError(401, f"{name} header is required", name, reason="unauthorized")
+        values.append(given[0])
+    return Claim(*values)
+
+
+@web.middleware
+async def answer_failures(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """The outermost layer: every failure becomes a JSON answer, and every answer is counted."""
+    gateway: Gateway = request.app[GATEWAY]
+    begun = time.perf_counter()
+    try:
+        response = await handler(request)
+    except (ApiError, NotLeaderError, UnavailableError, RequestFailed, web.HTTPException) as error:
+        response = failure_response(request, error)
+    except (asyncio.CancelledError, ConnectionError):
+        raise
+    except Exception:
+        log.exception("fault while answering %s %s", request.method, request.path)
+        response = json_response({"message": "Internal error"}, 500)
+    resource = request.match_info.route.resource
+    method = request.method if request.method in METHODS else "OTHER"
+    gateway.metrics.request(method, resource.canonical if resource else "none", response.status, time.perf_counter() - begun)
+    return response
+
+
+def failure_response(request: web.Request, error: Exception) -> web.Response:
+    """The answer that stands for an exception."""
+    match error:
+        case ApiError():
+            return json_response(error.body(), error.status, error.headers)
+        case NotLeaderError():
+            return _redirect(request, error)
+        case UnavailableError():
+            return unavailable(error)
+        case RequestFailed():
+            return _failed(error)
+        case web.HTTPException():
+            headers = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
+            return json_response({"message": "NotFound" if error.status == 404 else error.reason}, error.status, headers)
+        case _:
+            raise AssertionError(f"no answer for {error!r}")
+
+
+def _redirect(request: web.Request, error: NotLeaderError) -> web.Response:
+    """307 to the same path and query at the leader: the signature, which does not cover the host, stays good."""
+    target = request.raw_path
+    if not target.startswith("/"):
+        parts = urlsplit(target)
+        target = f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}"
+    location = error.leader.http.rstrip("/") + quote(target, safe=_TARGET_SAFE, errors="surrogateescape")
+    body = {
+        "message": f"This node does not lead: repeat the request at {error.leader.http}",
+        "leader": error.leader.http,
+        "leader_id": error.leader.node_id,
+    }
+    return json_response(body, 307, {"Location": location})
+
+
+def unavailable(error: UnavailableError) -> web.Response:
+    """503 where nothing was done, 504 where nobody can tell."""
+    if error.outcome_unknown:
+        message = (
+            f"No answer in time ({error}). The outcome is unknown: repeat the request with the same client_oid or transfer_id"
+        )
+        return json_response({"message": message, "reason": "outcome_unknown"}, 504, {"Retry-After": "1"})
+    message = f"No leader at the moment ({error}). Nothing was done: repeat the request"
+    return json_response({"message": message, "reason": "no_leader"}, 503, {"Retry-After": "1"})
+
+
+def _failed(error: RequestFailed) -> web.Response:
+    """A refusal by the engine's service, not by the exchange's rules."""
+    status = {FailCode.NOT_FOUND: 404, FailCode.BAD_REQUEST: 400, FailCode.FORBIDDEN: 403, FailCode.UNAUTHORIZED: 403}
+    if error.code in status:
+        return json_response({"message": "NotFound" if error.code is FailCode.NOT_FOUND else error.message}, status[error.code])
+    return unavailable(UnavailableError(error.message, outcome_unknown=error.code is FailCode.OUTCOME_UNKNOWN))
+
+
+GATEWAY: web.AppKey[Any] = web.AppKey("gateway", object)
+"""Where the application keeps its `Gateway`."""
