@@ -1,0 +1,189 @@
+"""The engine against its slow, obvious twin: outcomes, events, books and balances after every command."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from statemachine.commands import AnyCommand, Batch
+from statemachine.engine import Engine
+from statemachine.events import AnyEvent, AnyOutcome, Cancelled, OrderState, Placed, Rejected
+from statemachine.types import Side
+from tests.property.twin import Fact, Twin, TwinOrder
+from tests.property.worlds import ACCOUNTS, CURRENCIES, PRODUCTS, busy_command, commands, foundations, rates
+
+
+def fact(event: AnyEvent) -> Fact:
+    """An event without its time."""
+    fields = [getattr(event, name) for name in event.__struct_fields__ if name != "time"]
+    return (type(event).__name__, *fields)
+
+
+def assert_order(state: OrderState, order: TwinOrder, twin: Twin, *, now: bool) -> None:
+    """The same order on both sides; `now` when the state is of this moment and not a remembered one."""
+    command = order.command
+    assert (state.order_id, state.account_id, state.product_id) == (order.order_id, order.owner, command.product_id)
+    assert (state.side, state.order_type, state.price) == (command.side, command.order_type, command.price)
+    assert (state.size, state.funds, state.client_oid) == (command.size, command.funds, command.client_oid)
+    if now:
+        assert (state.remaining, state.filled_size) == (order.left, order.filled)
+        assert (state.executed_value, state.fill_fees) == (order.value, order.fees)
+        assert (state.status, state.done_reason) == (twin.status(order), order.reason)
+        assert state.hold == (twin.hold(order) if order.open else 0)
+
+
+def assert_answer(outcome: AnyOutcome, answer: object, twin: Twin) -> None:
+    """The engine's outcome says what the twin's answer says."""
+    again = isinstance(answer, tuple)
+    if isinstance(answer, tuple):
+        answer = answer[1]
+    assert outcome.duplicate is again
+    if isinstance(outcome, Rejected):
+        assert outcome.reason is answer, outcome
+    elif isinstance(outcome, Placed):
+        assert isinstance(answer, TwinOrder)
+        assert_order(outcome.order, answer, twin, now=not again)
+    elif isinstance(outcome, Cancelled):
+        assert isinstance(answer, list)
+        assert [order.order_id for order in outcome.orders] == [order.order_id for order in answer]
+        for state, order in zip(outcome.orders, answer, strict=True):
+            assert_order(state, order, twin, now=True)
+    else:
+        assert answer == "ok"
+
+
+def assert_same_world(engine: Engine, twin: Twin) -> None:
+    """Books in priority, balances, orders and money of both."""
+    totals = twin.totals()
+    for name in PRODUCTS:
+        for side in Side:
+            resting = [order for order in twin.resting if order.product.product_id == name and order.command.side is side]
+            resting.sort(key=lambda order: -order.command.price if order.buys else order.command.price)
+            book = [(order.command.price, order.left, order.order_id) for order in resting]
+            assert engine.book_orders(name, side) == book
+            prices = list(dict.fromkeys(price for price, _, _ in book))
+            levels = [(p, sum(s for q, s, _ in book if q == p), sum(1 for q, _, _ in book if q == p)) for p in prices]
+            assert engine.levels(name, side, 3) == levels[:3]
+        assert engine.product_sequence(name) == twin.sequences[name]
+    for account in ACCOUNTS:
+        rows = {row.currency: row for row in engine.balances(account)}
+        for currency in CURRENCIES:
+            held = twin.held(account, currency)
+            assert rows[currency].hold == held
+            assert rows[currency].available == totals[account, currency] - held
+    for row in engine.currencies():
+        assert row.fees == totals.get(("fees", row.currency), 0)
+        assert row.deposited - row.withdrawn == sum(t for (_, currency), t in totals.items() if currency == row.currency)
+    for order in twin.orders:
+        state = engine.order(order.order_id)
+        assert state is not None
+        assert_order(state, order, twin, now=True)
+
+
+def compare(fees: tuple[int, int], money: int, flow: list[tuple[AnyCommand, bool]]) -> None:
+    """Give both the same commands and compare everything after each; where the flag says so, restart the engine before."""
+    engine, twin = Engine(), Twin()
+    for command in foundations(fees, money):
+        twin.apply(command)
+        engine.apply(Batch(1, [command]))
+    for time, (command, restarted) in enumerate(flow, 2):
+        if restarted:
+            engine = restore(engine)
+        answer = twin.apply(command)
+        applied = engine.apply(Batch(time, [command]))
+        assert_answer(applied.outcomes[0], answer, twin)
+        assert [fact(event) for event in applied.events] == twin.facts
+        engine.check()
+        assert_same_world(engine, twin)
+
+
+@given(rates, st.integers(1, 600), st.lists(st.tuples(commands, st.booleans()), max_size=60))
+@settings(max_examples=150)
+def test_the_engine_does_what_the_twin_does(fees: tuple[int, int], money: int, flow: list[tuple[AnyCommand, bool]]) -> None:
+    compare(fees, money, flow)
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_the_engine_does_what_the_twin_does_in_a_busy_market(seed: int) -> None:
+    random = Random(seed)
+    fees = random.choice([(0, 0), (1_000, 3_000), (100_000, 100_000)])
+    flow = [(busy_command(random, number), random.random() < 0.05) for number in range(150)]
+    compare(fees, random.choice([60, 600, 5_000]), flow)
+
+
+def restore(engine: Engine) -> Engine:
+    """The engine after a restart from its tables, rows in no particular order."""
+    other = Engine.restore({name: list(reversed(rows)) for name, rows in engine.tables()})
+    assert other.full_hash() == engine.full_hash()
+    return other
+
+
+@given(rates, st.lists(st.tuples(commands, st.booleans()), max_size=80))
+@settings(max_examples=60)
+def test_batching_changes_nothing_but_times(fees: tuple[int, int], flow: list[tuple[AnyCommand, bool]]) -> None:
+    """The same commands one by one and in batches of any size, stamped with one time: the same answers, events and tables."""
+    single, batched = Engine(), Engine()
+    base = foundations(fees, 300)
+    batches: list[list[AnyCommand]] = [base]
+    for command, cut in flow:
+        if cut:
+            batches.append([])
+        batches[-1].append(command)
+    alone = [single.apply(Batch(7, [command])) for batch in batches for command in batch]
+    together = [batched.apply(Batch(7, batch)) for batch in batches]
+    assert [a.outcomes[0] for a in alone] == [outcome for a in together for outcome in a.outcomes]
+    assert [event for a in alone for event in a.events] == [event for a in together for event in a.events]
+    assert dict(list(single.tables())[1:]) == dict(list(batched.tables())[1:])
+    assert (single.sequence, single.time) == (batched.sequence, batched.time)
+
+
+@given(rates, st.lists(commands, max_size=60), st.integers(0, 60))
+@settings(max_examples=60)
+def test_a_restored_engine_goes_on_byte_for_byte(fees: tuple[int, int], flow: list[AnyCommand], cut: int) -> None:
+    """Restored anywhere, the later batches give the same bytes and the same running hash as without a restart."""
+    engine = Engine()
+    engine.apply(Batch(1, foundations(fees, 300)))
+    engine.apply(Batch(2, flow[:cut]))
+    restored = Engine.restore(dict(engine.tables()))
+    for time, command in enumerate(flow[cut:], 3):
+        assert engine.apply(Batch(time, [command])) == restored.apply(Batch(time, [command]))
+        assert engine.state_hash == restored.state_hash
+    assert engine.full_hash() == restored.full_hash()
+
+
+@given(rates, st.lists(commands, max_size=60))
+@settings(max_examples=60)
+def test_a_refused_command_leaves_no_trace(fees: tuple[int, int], flow: list[AnyCommand]) -> None:
+    """Every table but the counters and the memory of outcomes is as before."""
+    engine = Engine()
+    engine.apply(Batch(1, foundations(fees, 300)))
+    for command in flow:
+        before = dict(engine.tables())
+        applied = engine.apply(Batch(1, [command]))
+        if isinstance(applied.outcomes[0], Rejected) or applied.outcomes[0].duplicate:
+            after = dict(engine.tables())
+            assert applied.events == []
+            assert {n: r for n, r in after.items() if n not in ("counter", "outcome")} == {
+                n: r for n, r in before.items() if n not in ("counter", "outcome")
+            }
+            assert len(after["outcome"]) - len(before["outcome"]) in (0, 1)
+
+
+@given(rates, st.lists(commands, max_size=60))
+@settings(max_examples=30)
+def test_sequences_have_no_gap(fees: tuple[int, int], flow: list[AnyCommand]) -> None:
+    """Each product's events count from 1 without a gap; outcomes that are not repetitions count commands."""
+    engine = Engine()
+    first = engine.apply(Batch(1, foundations(fees, 300)))
+    events: list[AnyEvent] = list(first.events)
+    for place, command in enumerate(flow, engine.sequence + 1):
+        applied = engine.apply(Batch(place, [command]))
+        outcome = applied.outcomes[0]
+        assert outcome.duplicate or outcome.sequence == place
+        events.extend(applied.events)
+    for name in PRODUCTS:
+        numbers = [event.product_sequence for event in events if event.product_id == name]
+        assert numbers == list(range(1, len(numbers) + 1))

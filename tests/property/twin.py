@@ -1,0 +1,425 @@
+"""The slow, obvious twin of the engine: plain lists and dicts, scans, loops that count up one lot at a time, exact fractions.
+
+Written from the rules and not from the engine, of which it shares nothing but the messages. It keeps no indexes, no levels and no
+cached holds: resting orders are one list in the order of arrival, the best maker is found by looking at all of them, what an account has
+on hold is summed up from its orders, and what it has is summed up from a list of postings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from math import floor
+
+from statemachine.commands import (
+    AnyCommand,
+    CancelAll,
+    CancelOrder,
+    Deposit,
+    OpenAccount,
+    PlaceOrder,
+    PutCurrency,
+    PutProduct,
+    Withdraw,
+)
+from statemachine.types import (
+    DoneReason,
+    OrderStatus,
+    OrderType,
+    ProductStatus,
+    Reason,
+    SelfTradePrevention,
+    Side,
+    TimeInForce,
+)
+
+Fact = tuple[object, ...]
+"""An event as a plain tuple: its name and all of its fields but the time."""
+
+
+@dataclass
+class TwinOrder:
+    """An order; `left` is size still to trade, `money` what a market order may still spend, raise, or (`coins`) sell."""
+
+    order_id: int
+    command: PlaceOrder
+    product: PutProduct
+    left: int
+    money: int = 0
+    coins: int = 0
+    filled: int = 0
+    value: int = 0
+    fees: int = 0
+    open: bool = True
+    reason: DoneReason = DoneReason.NONE
+
+    @property
+    def owner(self) -> str:
+        return self.command.account_id
+
+    @property
+    def buys(self) -> bool:
+        return self.command.side is Side.BUY
+
+    @property
+    def by_funds(self) -> bool:
+        return self.command.order_type is OrderType.MARKET and self.command.size == 0
+
+
+@dataclass
+class Twin:
+    """The whole exchange again."""
+
+    currencies: dict[str, int] = field(default_factory=dict)
+    products: dict[str, PutProduct] = field(default_factory=dict)
+    accounts: list[str] = field(default_factory=list)
+    postings: list[tuple[str, str, int]] = field(default_factory=list)
+    """(account, currency, amount): sums up to what each has, on hold or not. Fees go to the account "fees"."""
+    resting: list[TwinOrder] = field(default_factory=list)
+    orders: list[TwinOrder] = field(default_factory=list)
+    facts: list[Fact] = field(default_factory=list)
+    sequences: dict[str, int] = field(default_factory=dict)
+    trades: dict[str, int] = field(default_factory=dict)
+    seen: dict[tuple[str, str], tuple[AnyCommand, object]] = field(default_factory=dict)
+
+    # -- what it answers ---------------------------------------------------------------------------------------------------------
+
+    def apply(self, command: AnyCommand) -> object:
+        """A `Reason`, or "ok", or the order placed, or the list of orders cancelled; and in a pair with "again" when it came before."""
+        self.facts = []
+        key = (command.account_id, command.command_id)
+        if command.account_id not in [*self.accounts, "operator"]:
+            return Reason.UNKNOWN_ACCOUNT
+        if key in self.seen:
+            first, answer = self.seen[key]
+            return ("again", answer) if first == command else Reason.COMMAND_ID_REUSED
+        answer = self.decide(command)
+        self.seen[key] = (command, answer)
+        return answer
+
+    def decide(self, command: AnyCommand) -> object:
+        if isinstance(command, PutCurrency):
+            self.currencies.setdefault(command.currency, command.scale)
+            return "ok"
+        if isinstance(command, PutProduct):
+            self.products[command.product_id] = command
+            self.sequences.setdefault(command.product_id, 0)
+            self.trades.setdefault(command.product_id, 0)
+            return "ok"
+        if isinstance(command, OpenAccount):
+            self.accounts.append(command.new_account_id)
+            return "ok"
+        if isinstance(command, Deposit):
+            if command.amount <= 0:
+                return Reason.INVALID_AMOUNT
+            self.post(command.account_id, command.currency, command.amount)
+            return "ok"
+        if isinstance(command, Withdraw):
+            if command.amount <= 0:
+                return Reason.INVALID_AMOUNT
+            if command.amount > self.free(command.account_id, command.currency):
+                return Reason.INSUFFICIENT_FUNDS
+            self.post(command.account_id, command.currency, -command.amount)
+            return "ok"
+        if isinstance(command, CancelOrder):
+            return self.cancel(command)
+        if isinstance(command, CancelAll):
+            return self.cancel_all(command)
+        assert isinstance(command, PlaceOrder)
+        return self.place(command)
+
+    # -- money -------------------------------------------------------------------------------------------------------------------
+
+    def post(self, account: str, currency: str, amount: int) -> None:
+        self.postings.append((account, currency, amount))
+        if len(self.postings) > 400:
+            self.postings = [(*key, total) for key, total in self.totals().items()]
+
+    def totals(self) -> dict[tuple[str, str], int]:
+        sums: dict[tuple[str, str], int] = {}
+        for account, currency, amount in self.postings:
+            sums[account, currency] = sums.get((account, currency), 0) + amount
+        return sums
+
+    def held(self, account: str, currency: str) -> int:
+        return sum(self.hold(order) for order in self.resting if order.owner == account and self.pays_in(order) == currency)
+
+    def free(self, account: str, currency: str) -> int:
+        return self.totals().get((account, currency), 0) - self.held(account, currency)
+
+    def pays_in(self, order: TwinOrder) -> str:
+        return order.product.quote if order.buys else order.product.base
+
+    def worth(self, product: PutProduct, price: int, size: int) -> int:
+        exact = Fraction(price) * Fraction(size, 10 ** self.currencies[product.base])
+        assert exact.denominator == 1, "a notional that is not whole"
+        return exact.numerator
+
+    def fee(self, notional: int, ppm: int) -> int:
+        return floor(Fraction(notional) * Fraction(ppm, 1_000_000))
+
+    def hold(self, order: TwinOrder) -> int:
+        """What a limit order holds."""
+        if not order.buys:
+            return order.left
+        worth = self.worth(order.product, order.command.price, order.left)
+        return worth + self.fee(worth, max(order.product.maker_fee_ppm, order.product.taker_fee_ppm))
+
+    # -- leaving -----------------------------------------------------------------------------------------------------------------
+
+    def cancel(self, command: CancelOrder) -> object:
+        mine = [order for order in self.orders if order.owner == command.account_id]
+        if command.order_id:
+            found = [order for order in mine if order.order_id == command.order_id]
+        else:
+            found = [order for order in mine if order.command.client_oid == command.client_oid != ""][-1:]
+        if not found or (command.product_id and found[0].product.product_id != command.product_id):
+            return Reason.UNKNOWN_ORDER
+        if not found[0].open:
+            return Reason.ORDER_ALREADY_DONE
+        if self.products[found[0].product.product_id].status is ProductStatus.OFFLINE:
+            return Reason.PRODUCT_NOT_TRADING
+        self.leave(found[0], DoneReason.CANCELLED)
+        return found
+
+    def cancel_all(self, command: CancelAll) -> object:
+        if command.product_id and command.product_id not in self.products:
+            return Reason.UNKNOWN_PRODUCT
+        if command.product_id and self.products[command.product_id].status is ProductStatus.OFFLINE:
+            return Reason.PRODUCT_NOT_TRADING
+        going = [
+            order
+            for order in self.resting
+            if order.owner == command.account_id
+            and command.product_id in ("", order.product.product_id)
+            and self.products[order.product.product_id].status is not ProductStatus.OFFLINE
+        ]
+        for order in going:
+            self.leave(order, DoneReason.CANCELLED)
+        return going
+
+    def leave(self, order: TwinOrder, reason: DoneReason) -> None:
+        rested = order in self.resting
+        if rested:
+            self.resting.remove(order)
+        order.open = False
+        order.reason = reason
+        c = order.command
+        self.tell("OrderDone", order, order.order_id, order.owner, c.side, c.order_type, c.price, order.left, reason, rested)
+
+    def tell(self, name: str, order: TwinOrder, *rest: object) -> None:
+        product = order.product.product_id
+        self.sequences[product] += 1
+        self.facts.append((name, product, self.sequences[product], *rest))
+
+    # -- entering ----------------------------------------------------------------------------------------------------------------
+
+    def refuse(self, c: PlaceOrder) -> Reason | None:
+        product = self.products.get(c.product_id)
+        if product is None:
+            return Reason.UNKNOWN_PRODUCT
+        limit = c.order_type is OrderType.LIMIT
+        if product.status is ProductStatus.OFFLINE:
+            return Reason.PRODUCT_NOT_TRADING
+        if product.status is ProductStatus.CANCEL_ONLY:
+            return Reason.PRODUCT_CANCEL_ONLY
+        if product.status is ProductStatus.POST_ONLY and not c.post_only:
+            return Reason.PRODUCT_POST_ONLY
+        if product.status is ProductStatus.LIMIT_ONLY and not limit:
+            return Reason.PRODUCT_LIMIT_ONLY
+        contradictions = [
+            limit and c.funds != 0,
+            limit and c.post_only and c.time_in_force is not TimeInForce.GTC,
+            not limit and c.price != 0,
+            not limit and c.post_only,
+            not limit and c.time_in_force is TimeInForce.FOK,
+            not limit and c.side is Side.SELL and c.size != 0 and c.funds != 0,
+        ]
+        if any(contradictions):
+            return Reason.INVALID_ORDER
+        if limit and c.price <= 0:
+            return Reason.INVALID_PRICE
+        if limit and c.price % product.tick:
+            return Reason.PRICE_OFF_TICK
+        if not limit and (c.funds < 0 or c.funds == c.size == 0):
+            return Reason.INVALID_FUNDS
+        if limit or c.size != 0:
+            if c.size <= 0:
+                return Reason.INVALID_SIZE
+            if c.size < product.min_size:
+                return Reason.SIZE_TOO_SMALL
+            if c.size > product.max_size:
+                return Reason.SIZE_TOO_LARGE
+            if c.size % product.lot:
+                return Reason.SIZE_OFF_LOT
+        if c.client_oid and any(o.owner == c.account_id and o.command.client_oid == c.client_oid for o in self.resting):
+            return Reason.COMMAND_ID_REUSED
+        if self.needs(c, product) > self.free(c.account_id, product.quote if c.side is Side.BUY else product.base):
+            return Reason.INSUFFICIENT_FUNDS
+        if c.post_only and self.makers(TwinOrder(0, c, product, c.size)):
+            return Reason.POST_ONLY_WOULD_TAKE
+        return None
+
+    def needs(self, c: PlaceOrder, product: PutProduct) -> int:
+        if c.order_type is OrderType.LIMIT:
+            return self.hold(TwinOrder(0, c, product, c.size))
+        if c.side is Side.BUY:
+            return c.funds if c.funds else 1
+        return c.size if c.size else product.lot
+
+    def makers(self, taker: TwinOrder) -> list[TwinOrder]:
+        """All resting orders that the taker may trade with, best first. Python's sort is stable: first come, first served."""
+        found = [o for o in self.resting if o.product.product_id == taker.product.product_id and o.buys != taker.buys]
+        if taker.command.order_type is OrderType.LIMIT:
+            price = taker.command.price
+            found = [o for o in found if (o.command.price <= price if taker.buys else o.command.price >= price)]
+        return sorted(found, key=lambda o: o.command.price if taker.buys else -o.command.price)
+
+    def place(self, c: PlaceOrder) -> object:
+        refusal = self.refuse(c)
+        if refusal is not None:
+            return refusal
+        product = self.products[c.product_id]
+        order = TwinOrder(len(self.orders) + 1, c, product, c.size)
+        if c.order_type is OrderType.MARKET:
+            order.money = c.funds
+            order.coins = self.free(c.account_id, product.base)
+            if order.buys and not c.funds:
+                order.money = self.free(c.account_id, product.quote)
+        self.orders.append(order)
+        self.tell(
+            "OrderReceived", order, order.order_id, order.owner, c.client_oid, c.side, c.order_type, c.price, c.size, c.funds
+        )
+        killed = c.time_in_force is TimeInForce.FOK and not self.fillable(order)
+        ended = killed or self.trade_all(order)
+        if ended is None and c.order_type is OrderType.LIMIT and c.time_in_force is TimeInForce.GTC:
+            self.resting.append(order)
+            self.tell("OrderOpened", order, order.order_id, order.owner, c.side, c.price, order.left)
+        else:
+            self.leave(order, ended if isinstance(ended, DoneReason) else DoneReason.CANCELLED)
+        return order
+
+    def fillable(self, taker: TwinOrder) -> bool:
+        found = 0
+        for maker in self.makers(taker):
+            if found >= taker.left:
+                break
+            if maker.owner == taker.owner:
+                if taker.command.stp is SelfTradePrevention.CO:
+                    continue
+                return False
+            found += maker.left
+        return found >= taker.left
+
+    def trade_all(self, taker: TwinOrder) -> DoneReason | None:
+        """Trade until nothing goes any more. None: the book gave out before the order was through."""
+        while True:
+            makers = self.makers(taker)
+            if not makers:
+                return DoneReason.FILLED if taker.by_funds and taker.filled and taker.money == 0 else None
+            maker = makers[0]
+            can = self.can_take(taker, maker)
+            if can == 0:
+                return self.when_sated(taker, maker)
+            if maker.owner == taker.owner:
+                if not self.prevent(taker, maker, can):
+                    return DoneReason.CANCELLED
+                continue
+            offered = maker.left
+            self.fill(taker, maker, min(can, offered))
+            if maker.left == 0:
+                self.leave(maker, DoneReason.FILLED)
+            if not taker.by_funds and taker.left == 0:
+                return DoneReason.FILLED
+            if can < offered:
+                return self.when_sated(taker, maker)
+
+    def when_sated(self, taker: TwinOrder, maker: TwinOrder) -> DoneReason:
+        if not taker.by_funds or not taker.filled:
+            return DoneReason.CANCELLED
+        if taker.buys:
+            return DoneReason.FILLED
+        lot = taker.product.lot
+        still = self.worth(taker.product, maker.command.price, lot)
+        return DoneReason.FILLED if taker.money < still else DoneReason.CANCELLED
+
+    def can_take(self, taker: TwinOrder, maker: TwinOrder) -> int:
+        """Count up lot by lot; more than a lot beyond what the maker has makes no difference."""
+        c, product = taker.command, taker.product
+        if c.order_type is OrderType.LIMIT or (c.side is Side.SELL and c.size):
+            return taker.left
+        size = 0
+        while size <= maker.left + product.lot:
+            more = size + product.lot
+            worth = self.worth(product, maker.command.price, more)
+            if taker.buys and worth + self.fee(worth, product.taker_fee_ppm) > taker.money:
+                break
+            if not taker.buys and (worth > taker.money or more > taker.coins):
+                break
+            if not taker.by_funds and more > taker.left:
+                break
+            size = more
+        return size
+
+    def fill(self, taker: TwinOrder, maker: TwinOrder, size: int) -> None:
+        product, price = taker.product, maker.command.price
+        worth = self.worth(product, price, size)
+        fees = []
+        for order, ppm in ((maker, maker.product.maker_fee_ppm), (taker, taker.product.taker_fee_ppm)):
+            fee = self.fee(worth, ppm)
+            fees.append(fee)
+            sign = 1 if order.buys else -1
+            self.post(order.owner, product.base, sign * size)
+            self.post(order.owner, product.quote, -sign * worth - fee)
+            self.post("fees", product.quote, fee)
+            order.filled += size
+            order.value += worth
+            order.fees += fee
+            if order.command.size:
+                order.left -= size
+        taker.coins -= size
+        if taker.buys:
+            taker.money -= worth + fees[1]
+        elif taker.by_funds:
+            taker.money -= worth
+        self.trades[product.product_id] += 1
+        number = self.trades[product.product_id]
+        ids = (maker.order_id, taker.order_id, maker.owner, taker.owner)
+        self.tell("OrderMatched", taker, number, *ids, maker.command.side, price, size, *fees)
+
+    def prevent(self, taker: TwinOrder, maker: TwinOrder, can: int) -> bool:
+        stp = taker.command.stp
+        if stp is SelfTradePrevention.CN:
+            return False
+        if stp is SelfTradePrevention.CO:
+            self.leave(maker, DoneReason.CANCELLED)
+            return True
+        if stp is SelfTradePrevention.CB:
+            self.leave(maker, DoneReason.CANCELLED)
+            return False
+        mine = can if taker.by_funds else taker.left
+        if mine < maker.left:
+            self.decrement(maker, mine)
+            return False
+        theirs = maker.left
+        self.leave(maker, DoneReason.CANCELLED)
+        if mine == theirs:
+            return False
+        if taker.by_funds:
+            worth = self.worth(taker.product, maker.command.price, theirs)
+            old = taker.money
+            taker.money -= worth + (self.fee(worth, taker.product.taker_fee_ppm) if taker.buys else 0)
+            c = taker.command
+            self.tell("OrderChanged", taker, taker.order_id, taker.owner, c.side, c.price, old, taker.money, True)
+        else:
+            self.decrement(taker, theirs)
+        return True
+
+    def decrement(self, order: TwinOrder, by: int) -> None:
+        old = order.left
+        order.left -= by
+        c = order.command
+        self.tell("OrderChanged", order, order.order_id, order.owner, c.side, c.price, old, order.left, False)
+
+    def status(self, order: TwinOrder) -> OrderStatus:
+        return OrderStatus.OPEN if order.open else OrderStatus.DONE

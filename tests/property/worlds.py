@@ -1,0 +1,167 @@
+"""Small worlds for property tests: two products, three accounts, few prices and sizes, so that everything meets everything."""
+
+from __future__ import annotations
+
+from random import Random
+
+from hypothesis import strategies as st
+
+from statemachine.commands import (
+    AnyCommand,
+    CancelAll,
+    CancelOrder,
+    Deposit,
+    OpenAccount,
+    PlaceOrder,
+    PutCurrency,
+    PutProduct,
+    Withdraw,
+)
+from statemachine.limits import OPERATOR
+from statemachine.types import OrderType, ProductStatus, SelfTradePrevention, Side, TimeInForce
+
+ACCOUNTS = ["ann", "bob", "eve"]
+PRODUCTS = ["ETH-USD", "XBT-ETH"]
+CURRENCIES = ["ETH", "USD", "XBT"]
+
+
+def product(product_id: str, maker_ppm: int, taker_ppm: int, status: ProductStatus, command_id: str) -> PutProduct:
+    """ETH-USD: ETH has scale 2, so a tick of 4 and a lot of 25 make 1 quote unit. XBT-ETH: scale 0, everything in ones."""
+    base, quote = product_id.split("-")
+    tick, lot = (4, 25) if base == "ETH" else (1, 1)
+    return PutProduct(OPERATOR, command_id, product_id, base, quote, tick, lot, lot, 40 * lot, maker_ppm, taker_ppm, status)
+
+
+def foundations(rates: tuple[int, int], money: int) -> list[AnyCommand]:
+    """Currencies, products, accounts and money."""
+    commands: list[AnyCommand] = [
+        PutCurrency(OPERATOR, "f:usd", "USD", 0),
+        PutCurrency(OPERATOR, "f:eth", "ETH", 2),
+        PutCurrency(OPERATOR, "f:xbt", "XBT", 0),
+        *(product(name, *rates, ProductStatus.ONLINE, f"f:{name}") for name in PRODUCTS),
+        *(OpenAccount(OPERATOR, f"f:{name}", name) for name in ACCOUNTS),
+    ]
+    commands.extend(Deposit(name, f"f:{currency}", currency, money) for name in ACCOUNTS for currency in CURRENCIES)
+    return commands
+
+
+rates = st.tuples(st.sampled_from([0, 1_000, 100_000]), st.sampled_from([0, 3_000, 33_333, 100_000]))
+accounts = st.sampled_from(ACCOUNTS)
+products = st.sampled_from(PRODUCTS)
+command_ids = st.integers(0, 400).map(lambda number: f"c{number}")
+client_oids = st.sampled_from(["", "", "o1", "o2", "o3", "o4"])
+
+
+@st.composite
+def limit_orders(draw: st.DrawFn) -> PlaceOrder:
+    """Mostly well-formed limit orders around two prices."""
+    product_id = draw(products)
+    tick, lot = (4, 25) if product_id == "ETH-USD" else (1, 1)
+    price = draw(st.integers(8, 12)) * tick + draw(st.sampled_from([0] * 30 + [1, -60]))
+    size = draw(st.integers(1, 12)) * lot + draw(st.sampled_from([0] * 30 + [1, 2_000, -600]))
+    post_only = draw(st.sampled_from([False, False, False, True]))
+    tif = TimeInForce.GTC if post_only else draw(st.sampled_from([TimeInForce.GTC] * 3 + [TimeInForce.IOC, TimeInForce.FOK]))
+    return PlaceOrder(
+        draw(accounts),
+        draw(command_ids),
+        product_id,
+        draw(st.sampled_from(Side)),
+        OrderType.LIMIT,
+        price,
+        size,
+        draw(st.sampled_from([0] * 30 + [5])),
+        tif,
+        post_only,
+        draw(st.sampled_from(SelfTradePrevention)),
+        draw(client_oids),
+    )
+
+
+@st.composite
+def market_orders(draw: st.DrawFn) -> PlaceOrder:
+    """Market orders by size, by funds, and (buys, and now and then a wrong sell) by both."""
+    product_id = draw(products)
+    lot = 25 if product_id == "ETH-USD" else 1
+    side = draw(st.sampled_from(Side))
+    size = draw(st.integers(0, 12)) * lot
+    with_funds = size == 0 or (side is Side.BUY and draw(st.booleans())) or draw(st.sampled_from([False] * 20 + [True]))
+    funds = draw(st.integers(1, 150)) if with_funds else 0
+    tif = draw(st.sampled_from([TimeInForce.GTC] * 4 + [TimeInForce.IOC] * 4 + [TimeInForce.FOK]))
+    stp = draw(st.sampled_from(SelfTradePrevention))
+    oid = draw(client_oids)
+    return PlaceOrder(draw(accounts), draw(command_ids), product_id, side, OrderType.MARKET, 0, size, funds, tif, False, stp, oid)
+
+
+cancels = st.builds(
+    CancelOrder,
+    accounts,
+    command_ids,
+    st.one_of(st.just(0), st.integers(1, 40)),
+    client_oids,
+    st.sampled_from(["", "", "", *PRODUCTS]),
+)
+cancel_alls = st.builds(CancelAll, accounts, command_ids, st.sampled_from(["", *PRODUCTS, "NO-SUCH"]))
+transfers = st.one_of(
+    st.builds(Deposit, accounts, command_ids, st.sampled_from(CURRENCIES), st.integers(-2, 400)),
+    st.builds(Withdraw, accounts, command_ids, st.sampled_from(CURRENCIES), st.integers(-2, 400)),
+)
+
+
+@st.composite
+def product_changes(draw: st.DrawFn) -> PutProduct:
+    """Other fees or another status; orders that rest keep the fees of their entry."""
+    status = draw(st.sampled_from([ProductStatus.ONLINE] * 4 + list(ProductStatus)))
+    return product(draw(products), *draw(rates), status, draw(command_ids))
+
+
+commands: st.SearchStrategy[AnyCommand] = st.one_of(
+    limit_orders(),
+    limit_orders(),
+    limit_orders(),
+    limit_orders(),
+    limit_orders(),
+    market_orders(),
+    market_orders(),
+    cancels,
+    cancel_alls,
+    transfers,
+    product_changes(),
+)
+
+
+def busy_command(random: Random, number: int) -> AnyCommand:
+    """One command of a busy market, from a seeded generator: longer and denser flows than strategies draw by themselves."""
+    account, command_id = random.choice(ACCOUNTS), f"c{number if random.random() < 0.95 else random.randrange(number + 1)}"
+    kind = random.random()
+    if kind < 0.10:
+        return CancelOrder(
+            account, command_id, *random.choice([(0, f"o{random.randrange(30)}"), (random.randrange(1, number + 2), "")])
+        )
+    if kind < 0.12:
+        return CancelAll(account, command_id, random.choice(["", *PRODUCTS]))
+    if kind < 0.16:
+        transfer: type[Deposit] | type[Withdraw] = random.choice([Deposit, Withdraw])
+        return transfer(account, command_id, random.choice(CURRENCIES), random.randrange(0, 300))
+    if kind < 0.18:
+        status = random.choice([ProductStatus.ONLINE] * 12 + list(ProductStatus))
+        fees = random.choice([(0, 0), (1_000, 3_000), (100_000, 50_000), (33_333, 100_000)])
+        return product(random.choice(PRODUCTS), *fees, status, command_id)
+    return _busy_order(random, account, command_id)
+
+
+def _busy_order(random: Random, account: str, command_id: str) -> PlaceOrder:
+    product_id = random.choice(PRODUCTS)
+    tick, lot = (4, 25) if product_id == "ETH-USD" else (1, 1)
+    side, stp = random.choice(list(Side)), random.choice(list(SelfTradePrevention))
+    oid = random.choice(["", f"o{random.randrange(30)}"])
+    size = random.randrange(1, 13) * lot
+    if random.random() < 0.25:
+        size, funds = random.choice(
+            [(size, 0), (0, random.randrange(1, 200)), (size, random.randrange(1, 200) if side is Side.BUY else 0)]
+        )
+        return PlaceOrder(account, command_id, product_id, side, OrderType.MARKET, 0, size, funds, stp=stp, client_oid=oid)
+    away = random.choice([-2, -1, -1, 0, 0, 0, 1, 1, 2]) * (-1 if side is Side.BUY else 1)
+    price = (10 + away) * tick
+    tif = random.choice([TimeInForce.GTC] * 6 + [TimeInForce.IOC, TimeInForce.FOK, TimeInForce.FOK])
+    post_only = tif is TimeInForce.GTC and random.random() < 0.1
+    return PlaceOrder(account, command_id, product_id, side, OrderType.LIMIT, price, size, 0, tif, post_only, stp, oid)
