@@ -1,0 +1,5 @@
+"""Fixtures of the tests against real clusters."""
+
+from tests.real_cluster import make_ground, shared_exchange
+
+__all__ = ["make_ground", "shared_exchange"]

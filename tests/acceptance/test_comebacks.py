@@ -1,0 +1,122 @@
+"""Nodes that come back with less than they had: behind the compacted log, or with an empty disk. The cluster serves all the while."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from loadtest.scenario import Plan, Scenario
+from loadtest.watch import Watcher
+from node.errors import NodeStartError
+from node.protocol import ControlAction
+from tests.real_cluster import READY_SECONDS, MakeGround
+
+pytestmark = pytest.mark.cluster
+
+PLAN = Plan(seed=5, clients=6, chunk=5, rate=900.0, run="comeback", followed=())
+
+
+async def traded(scenario: Scenario, count: int) -> None:
+    """Wait for `count` more acknowledgements: the cluster serves."""
+    wanted = scenario.recorder.acknowledged + count
+    async with asyncio.timeout(30):
+        while scenario.recorder.acknowledged < wanted:
+            scenario.check_tasks()
+            await asyncio.sleep(0.02)
+
+
+async def judged(scenario: Scenario) -> None:
+    await scenario.stop_trading()
+    verdict = await scenario.judge(await scenario.settle())
+    failed = [check for check in verdict.checks if not check.holds]
+    assert not failed, failed
+    assert verdict.holds
+
+
+async def a_follower(watcher: Watcher) -> tuple[str, str]:
+    """A leader and one of its followers."""
+    leader = await watcher.wait_leader(READY_SECONDS)
+    return leader, next(name for name in await watcher.statuses() if name != leader)
+
+
+async def compacted_past(scenario: Scenario, leader: str, index: int) -> None:
+    """Have the leader's log begin behind `index`."""
+    connection = await scenario.access.connect(leader)
+    try:
+        async with asyncio.timeout(READY_SECONDS):
+            while True:
+                status = await scenario.watcher.status(leader)
+                if status is not None and status.first_log_index > index:
+                    return
+                await connection.control(ControlAction.SNAPSHOT)
+                await asyncio.sleep(0.5)
+    finally:
+        await connection.close()
+
+
+def run(make_ground: MakeGround, play: Callable[[Scenario], Awaitable[None]]) -> None:
+    ground = make_ground({"raft.snapshot_entries": 500})
+
+    async def body() -> None:
+        async with Scenario(ground.cluster, ground.directory, PLAN) as scenario:
+            await scenario.put_market()
+            scenario.start_trading()
+            await play(scenario)
+
+    asyncio.run(body())
+
+
+def test_a_node_behind_the_compacted_log_is_brought_up_by_a_snapshot(make_ground: MakeGround) -> None:
+    async def play(scenario: Scenario) -> None:
+        await traded(scenario, 300)
+        leader, follower = await a_follower(scenario.watcher)
+        before = await scenario.watcher.status(follower)
+        assert before is not None
+        await scenario.kill(follower)
+        await traded(scenario, 1500)
+        await compacted_past(scenario, leader, before.last_log_index + 10)
+        acknowledged = scenario.recorder.acknowledged
+        await scenario.restart(follower)
+        statuses = await scenario.watcher.wait(
+            lambda seen: (back := seen[follower]) is not None and back.ready, f"return of {follower}", READY_SECONDS
+        )
+        back = statuses[follower]
+        assert back is not None
+        assert back.snapshot_index > before.last_log_index, "the log could not have brought it up"
+        await traded(scenario, 200)
+        assert scenario.recorder.acknowledged > acknowledged
+        await judged(scenario)
+
+    run(make_ground, play)
+
+
+def data_of(scenario: Scenario, node_id: str) -> Path:
+    return scenario.access.layout.configs[node_id].data_path
+
+
+def test_a_node_that_lost_its_disk_says_so_and_rejoins(make_ground: MakeGround) -> None:
+    async def play(scenario: Scenario) -> None:
+        await traded(scenario, 300)
+        _, follower = await a_follower(scenario.watcher)
+        await scenario.kill(follower)
+        # What it acknowledged is gone with its log; the audit reads that of the others.
+        shutil.rmtree(data_of(scenario, follower))
+        await traded(scenario, 200)
+        with pytest.raises(NodeStartError, match="--rejoin"):
+            await asyncio.to_thread(scenario.cluster.start, [follower])
+        await asyncio.to_thread(lambda: scenario.cluster.start([follower], rejoin=True))
+        statuses = await scenario.watcher.wait(
+            lambda seen: (back := seen[follower]) is not None and back.ready and back.voter,
+            f"{follower} as a voter",
+            READY_SECONDS,
+        )
+        back = statuses[follower]
+        assert back is not None
+        await traded(scenario, 200)
+        await judged(scenario)
+
+    run(make_ground, play)

@@ -1,0 +1,57 @@
+"""A recorded hour's beginning through three real nodes, with the leader killed on the way: every execution as recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import pytest
+
+from loadtest.access import Access
+from loadtest.watch import Watcher
+from node.replay import ReplayPlan, replay
+from tests.data import RECORDINGS, needs_recordings
+from tests.real_cluster import READY_SECONDS, MakeGround
+
+pytestmark = [pytest.mark.cluster, needs_recordings]
+
+COMMANDS = 6_000
+KILLED_AFTER = 2_500
+
+
+@pytest.mark.parametrize("recording", ["aapl_2012-06-21_sweeps"])
+def test_recorded_flow_over_a_failover(make_ground: MakeGround, recording: str) -> None:
+    ground = make_ground()
+    access = Access(ground.directory)
+    plan = ReplayPlan(RECORDINGS / f"{recording}_ops.csv.gz", RECORDINGS / f"{recording}_trades.csv", limit=COMMANDS, chunk=100)
+
+    async def play() -> None:
+        client = access.client(deadline=30.0)
+        watcher = Watcher(access)
+        due = asyncio.Event()
+
+        def progress(done: int, total: int) -> None:
+            if done >= KILLED_AFTER:
+                due.set()
+
+        async def kill_leader() -> str:
+            await due.wait()
+            leader = await watcher.wait_leader(READY_SECONDS)
+            await asyncio.to_thread(ground.cluster.kill, leader, signal.SIGKILL)
+            return leader
+
+        try:
+            killer = asyncio.create_task(kill_leader())
+            report = await replay(client, plan, progress)
+            assert report.commands == COMMANDS
+            assert report.rejected == 0
+            assert report.executed > 100
+            assert report.perfect, report
+            await asyncio.to_thread(ground.cluster.restart, await killer)
+            statuses = await watcher.wait_equal(READY_SECONDS)
+            assert len({status.state_hash for status in statuses.values() if status}) == 1
+        finally:
+            await watcher.close()
+            await client.close()
+
+    asyncio.run(play())

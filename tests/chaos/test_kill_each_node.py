@@ -1,0 +1,52 @@
+"""Each node of a loaded cluster is killed in turn with SIGKILL and started again: nothing acknowledged is lost, nothing is applied twice."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from loadtest.scenario import Plan, Scenario
+from tests.real_cluster import READY_SECONDS, MakeGround
+
+pytestmark = pytest.mark.cluster
+
+PLAN = Plan(seed=11, clients=8, chunk=5, rate=1000.0, run="kill-each")
+TRADED_BETWEEN = 700
+"""Commands acknowledged before, and after, each kill."""
+
+
+async def traded(scenario: Scenario, count: int) -> None:
+    """Wait for `count` more acknowledgements."""
+    wanted = scenario.recorder.acknowledged + count
+    async with asyncio.timeout(30):
+        while scenario.recorder.acknowledged < wanted:
+            scenario.check_tasks()
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.timeout(150)
+def test_kill_each_node(make_ground: MakeGround) -> None:
+    ground = make_ground({"raft.snapshot_entries": 300})
+
+    async def play() -> None:
+        async with Scenario(ground.cluster, ground.directory, PLAN) as scenario:
+            await scenario.put_market()
+            scenario.start_trading()
+            scenario.start_readers(await scenario.watcher.wait_leader(READY_SECONDS))
+            for node_id in sorted(scenario.access.natives):
+                await traded(scenario, TRADED_BETWEEN)
+                kill = await scenario.kill(node_id)
+                await traded(scenario, TRADED_BETWEEN)
+                await scenario.measure(kill)
+                await scenario.restart(node_id)
+                await ground.cluster.wait_ready(READY_SECONDS)
+            await scenario.stop_trading()
+            verdict = await scenario.judge(await scenario.settle())
+            failed = [check for check in verdict.checks if not check.holds]
+            assert not failed, failed
+            assert verdict.holds
+            assert any(kill.led for kill in scenario.kills), "one of three nodes killed in turn must have led"
+            assert max(kill.gap for kill in scenario.kills) < 5.0
+
+    asyncio.run(play())

@@ -1,0 +1,25 @@
+"""100,000 commands over three nodes while each of them is killed or stopped at random: the same hashes, no loss."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from loadtest.soak import SoakPlan, soak
+
+pytestmark = pytest.mark.cluster
+
+PLAN = SoakPlan(seed=3, commands=100_000, seconds=85.0, clients=12, chunk=50, rate=0.0)
+
+
+@pytest.mark.timeout(180)
+def test_restarts_under_100k_commands(tmp_path: Path) -> None:
+    lines: list[str] = []
+    result = asyncio.run(soak(tmp_path / "cluster", PLAN, lines.append))
+    failed = [check for check in result.verdict.checks if not check.holds]
+    assert not failed, (failed, lines)
+    assert result.verdict.holds
+    assert result.acknowledged >= PLAN.commands, lines
+    assert all(result.kills[name] + result.stops[name] for name in result.kills), "each node was restarted"

@@ -1,0 +1,98 @@
+"""Real clusters of three nodes on loopback: one that tests share and leave as they found it, fresh ones for those that break things.
+
+Every node is stopped at the end, and killed by pid if it does not stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from loadtest.access import Access
+from loadtest.ground import Ground, Setting, prepare
+from loadtest.market import Trader, set_up, traders
+
+READY_SECONDS = 40.0
+SEED = 7
+
+
+class Exchange:
+    """A running cluster with its market put, and traders on it."""
+
+    def __init__(self, ground: Ground) -> None:
+        self.ground = ground
+        self.cluster = ground.cluster
+        self.directory = ground.directory
+        self.access = Access(ground.directory)
+        self.people: list[Trader] = traders(6, SEED)
+
+    async def leader_url(self) -> str:
+        """The leader's base URL."""
+        await self.cluster.wait_ready(READY_SECONDS)
+        return self.access.https[await self.cluster.leader()]
+
+
+class MakeGround(Protocol):
+    """The fixture `make_ground`."""
+
+    def __call__(self, settings: Mapping[str, Setting] | None = None) -> Ground:
+        """Start a fresh cluster with these settings (see `loadtest.ground.prepare`) and wait until it serves."""
+
+
+def start(ground: Ground) -> None:
+    """Start the nodes and wait until they serve."""
+    ground.start()
+    asyncio.run(ground.cluster.wait_ready(READY_SECONDS))
+
+
+def end(ground: Ground) -> None:
+    """Stop every node, by force where need be."""
+    try:
+        ground.stop()
+    finally:
+        for node_id in ground.cluster.running():
+            ground.cluster.kill(node_id, signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def shared_exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exchange]:
+    """A cluster with a market, for tests that leave it as they found it."""
+    ground = prepare(tmp_path_factory.mktemp("shared") / "cluster")
+    try:
+        start(ground)
+        exchange = Exchange(ground)
+        asyncio.run(_put_market(exchange))
+        yield exchange
+    finally:
+        end(ground)
+
+
+async def _put_market(exchange: Exchange) -> None:
+    operator = exchange.access.client()
+    try:
+        await set_up(operator, exchange.people)
+    finally:
+        await operator.close()
+
+
+@pytest.fixture
+def make_ground(tmp_path: Path) -> Iterator[MakeGround]:
+    """Makes clusters of a test's own."""
+    grounds: list[Ground] = []
+
+    def make(settings: Mapping[str, Setting] | None = None) -> Ground:
+        ground = prepare(tmp_path / f"cluster{len(grounds)}", settings=settings)
+        grounds.append(ground)
+        start(ground)
+        return ground
+
+    try:
+        yield make
+    finally:
+        for ground in grounds:
+            end(ground)
