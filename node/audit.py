@@ -180,8 +180,13 @@ def read_acknowledged(path: Path) -> Iterator[Acknowledged]:
         raise AuditError(f"{path}: cannot be read: {error.strerror}") from error
 
 
+def log_directories(config: NodeConfig) -> list[Path]:
+    """Where a node's log segments are: those in use and, with `raft.archive_log`, the old ones."""
+    return sorted({path.parent for path in config.data_path.rglob("log-*.seg")})
+
+
 def _node_log(config: NodeConfig) -> _NodeLog:
-    return _NodeLog(config.node_id, sorted({path.parent for path in config.data_path.rglob("log-*.seg")}))
+    return _NodeLog(config.node_id, log_directories(config))
 
 
 def _mark(entry: LogEntry) -> _Mark:
@@ -293,11 +298,11 @@ def _check_money(engine: Engine) -> AuditCheck:
                     wrong.append(f"{balance.account_id}: {balance.available} {balance.currency}, {balance.hold} on hold")
             elif name == "currency":
                 currencies.append(msgspec.msgpack.decode(row, type=CurrencyRow))
-    for row in currencies:
-        have, should = sums.get(row.currency, 0) + row.fees, row.deposited - row.withdrawn
+    for currency in currencies:
+        have, should = sums.get(currency.currency, 0) + currency.fees, currency.deposited - currency.withdrawn
         if have != should:
-            wrong.append(f"{row.currency}: accounts and fees have {have}, deposits less withdrawals are {should}")
-    names = ", ".join(row.currency for row in currencies if row.deposited) or "no money yet"
+            wrong.append(f"{currency.currency}: accounts and fees have {have}, deposits less withdrawals are {should}")
+    names = ", ".join(currency.currency for currency in currencies if currency.deposited) or "no money yet"
     return AuditCheck("money is conserved", not wrong, _some(wrong) or f"{names}: to the last unit")
 
 

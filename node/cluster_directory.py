@@ -17,6 +17,19 @@ from node.credentials import Credentials
 from node.errors import DirectoryError
 
 
+class KeyFile(msgspec.Struct, frozen=True):
+    """An API key in a file. `account_id` is the account it acts for, empty for the operator's."""
+
+    key_id: str
+    secret: str
+    passphrase: str
+    account_id: str = ""
+
+    def credentials(self) -> Credentials:
+        """The key for a client."""
+        return Credentials(self.key_id, self.secret, self.passphrase)
+
+
 class ClusterDirectory:
     """Reads every node's configuration once, at construction.
 
@@ -82,7 +95,7 @@ class ClusterDirectory:
         """
         path = self.directory / "admin.json"
         if path.exists():
-            return read_key(path)
+            return read_key(path).credentials()
         admin = self._any.admin
         return Credentials(admin.key_id, admin.secret, admin.passphrase)
 
@@ -93,14 +106,14 @@ class ClusterDirectory:
         )
 
 
-def read_key(path: Path) -> Credentials:
+def read_key(path: Path) -> KeyFile:
     """An API key from a JSON file with `key_id`, `secret` and `passphrase`.
 
     Raises:
         DirectoryError: it is absent or not such a file.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Credentials)
+        return msgspec.json.decode(path.read_bytes(), type=KeyFile)
     except OSError as error:
         raise DirectoryError(f"{path}: cannot be read: {error.strerror}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

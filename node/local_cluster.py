@@ -7,6 +7,7 @@ when whoever started them ends, and any `LocalCluster` on the same directory fin
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
 import sys
@@ -41,6 +42,8 @@ class LocalCluster:
 
     def __init__(self, directory: Path | str) -> None:
         self.layout = ClusterDirectory(Path(directory))
+        self._tls = self.layout.tls()
+        self._admin = self.layout.admin()
         self._started: dict[str, int] = {}
 
     @property
@@ -72,7 +75,7 @@ class LocalCluster:
         for node_id in chosen:
             self._started[node_id] = self._spawn(node_id, rejoin=rejoin)
         for node_id in chosen:
-            if not _wait(lambda node_id=node_id: self._settled(node_id), seconds) or self.pid(node_id) is None:
+            if not _wait(functools.partial(self._settled, node_id), seconds) or self.pid(node_id) is None:
                 raise NodeStartError(f"{node_id} did not start; {self._log_end(node_id)}")
 
     def stop(self, node_ids: Iterable[str] | None = None, *, seconds: float = 20.0) -> None:

@@ -136,7 +136,7 @@ class _Tally:
             self._last_sequence = outcome.sequence
 
 
-async def replay(client: ClusterClient, plan: ReplayPlan, progress: Progress = lambda done, total: None) -> ReplayReport:
+async def replay(client: ClusterClient, plan: ReplayPlan, progress: Progress | None = None) -> ReplayReport:
     """Set up a product, two accounts and their money, send the recording, and compare. `client` acts as the operator.
 
     Raises:
@@ -227,11 +227,10 @@ async def _send(
     commands: list[AnyCommand],
     plan: ReplayPlan,
     tally: _Tally,
-    progress: Progress,
+    progress: Progress | None,
     reader: asyncio.Task[None],
 ) -> None:
     size = min(plan.chunk, COMMANDS_PER_SUBMIT_MAX)
-    progress(0, len(commands))
     for start in range(0, len(commands), size):
         if reader.done():
             reader.result()
@@ -242,7 +241,8 @@ async def _send(
         except RequestFailed as error:
             raise ReplayError(f"stopped after {tally.answered:,} of {len(commands):,} commands: {error.message}") from error
         tally.add(outcomes, time.monotonic() - sent)
-        progress(tally.answered, len(commands))
+        if progress is not None:
+            progress(tally.answered, len(commands))
 
 
 async def _read_to_end(client: ClusterClient, product_id: str, feed: _Feed, reader: asyncio.Task[None]) -> None:

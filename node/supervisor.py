@@ -141,9 +141,9 @@ class Supervisor:
         if not tasks:
             return
         self._signal(tasks, signal.SIGTERM)
-        hurry = asyncio.create_task(self._hurry.wait())
-        everyone = asyncio.gather(*tasks.values(), return_exceptions=True)
-        await asyncio.wait([everyone, hurry], timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+        hurry: asyncio.Task[bool] = asyncio.create_task(_is_set(self._hurry))
+        everyone = asyncio.create_task(_all_ended(tasks.values()))
+        await asyncio.wait({everyone, hurry}, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
         hurry.cancel()
         for name in self._running.keys() & tasks.keys():
             self._report(f"{name} has not stopped in time and is killed")
@@ -175,6 +175,15 @@ def describe_exit(code: int) -> str:
 
 def _exit_code(code: int) -> int:
     return code if code >= 0 else 128 - code
+
+
+async def _is_set(event: asyncio.Event) -> bool:
+    return await event.wait()
+
+
+async def _all_ended(tasks: Iterable[asyncio.Task[int]]) -> bool:
+    await asyncio.wait(tasks)
+    return True
 
 
 async def _set_within(event: asyncio.Event, seconds: float) -> bool:

@@ -1,0 +1,201 @@
+"""`account`, `deposit`, `withdraw`, `key put`."""
+
+from __future__ import annotations
+
+import base64
+import os
+import secrets
+from pathlib import Path
+
+import click
+import msgspec
+
+from node.cli.output import print_json, show, table
+from node.cli.session import Scales, Session, Target, account_options, cluster_option, fresh_id, json_option, key_option, run
+from node.cluster_directory import KeyFile
+from node.decimals import to_text, to_units
+from node.errors import DirectoryError, RequestFailed
+from node.protocol import BalancesQuery, FailCode
+from statemachine.commands import Deposit, OpenAccount, PutApiKey, Withdraw
+from statemachine.events import Done, Transferred
+from statemachine.limits import OPERATOR
+from statemachine.tables import BalanceRow
+from statemachine.types import Permission
+
+SECRET_BYTES = 48
+
+
+class AccountGroup(click.Group):
+    """`account NAME` is short for `account show NAME`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put `show` in front of what is not one of the group's commands."""
+        first = next((word for word in args if not word.startswith("-")), "")
+        if first not in self.commands and not {"-h", "--help"} & set(args):
+            args = ["show", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=AccountGroup)
+def account() -> None:
+    """Accounts: `account NAME` shows what it has, `account open NAME` adds it."""
+
+
+@account.command("show")
+@click.argument("account_id", metavar="[ACCOUNT]", required=False)
+@account_options
+@json_option
+def show_account(target: Target, as_json: bool, account_id: str | None) -> None:
+    """What ACCOUNT has of each currency: available, and on hold for its open orders."""
+    name = account_id or target.account()
+
+    async def work(session: Session) -> tuple[list[BalanceRow], Scales]:
+        try:
+            return await session.client.query(BalancesQuery(name)), await session.scales()
+        except RequestFailed as error:
+            if error.code != FailCode.NOT_FOUND:
+                raise
+            raise DirectoryError(f"no account {name!r}") from error
+
+    balances, scales = run(target, work)
+    views = [balance_view(row, scales) for row in balances]
+    if as_json:
+        print_json({"account_id": name, "balances": views})
+    else:
+        numbers = ("balance", "available", "hold")
+        show(table(("currency", *numbers), [list(view.values()) for view in views], title=name, right=numbers))
+
+
+def balance_view(row: BalanceRow, scales: Scales) -> dict[str, str]:
+    """A balance in decimals."""
+    scale = scales.currency(row.currency)
+    return {
+        "currency": row.currency,
+        "balance": to_text(row.available + row.hold, scale),
+        "available": to_text(row.available, scale),
+        "hold": to_text(row.hold, scale),
+    }
+
+
+@account.command("open")
+@click.argument("account_id", metavar="ACCOUNT")
+@cluster_option
+@json_option
+def open_account(target: Target, as_json: bool, account_id: str) -> None:
+    """Add an account."""
+
+    async def work(session: Session) -> Done:
+        outcome = await session.submit(OpenAccount(OPERATOR, fresh_id(), account_id))
+        assert isinstance(outcome, Done), outcome
+        return outcome
+
+    changed = run(target, work).changed
+    if as_json:
+        print_json({"account_id": account_id, "changed": changed})
+    else:
+        click.echo(f"{account_id} {'opened' if changed else 'was open already'}")
+
+
+@click.command()
+@click.argument("account_id", metavar="ACCOUNT")
+@click.argument("amount")
+@click.argument("currency")
+@click.option("--transfer-id", default="", help="Your own id of the transfer. The same one again books nothing more.")
+@key_option
+@json_option
+def deposit(target: Target, as_json: bool, account_id: str, amount: str, currency: str, transfer_id: str) -> None:
+    """Credit AMOUNT of CURRENCY to ACCOUNT."""
+    _transfer(target, as_json, Deposit, account_id, amount, currency, transfer_id)
+
+
+@click.command()
+@click.argument("account_id", metavar="ACCOUNT")
+@click.argument("amount")
+@click.argument("currency")
+@click.option("--transfer-id", default="", help="Your own id of the transfer. The same one again books nothing more.")
+@key_option
+@json_option
+def withdraw(target: Target, as_json: bool, account_id: str, amount: str, currency: str, transfer_id: str) -> None:
+    """Debit AMOUNT of CURRENCY from ACCOUNT's available balance."""
+    _transfer(target, as_json, Withdraw, account_id, amount, currency, transfer_id)
+
+
+def _transfer(
+    target: Target,
+    as_json: bool,
+    kind: type[Deposit] | type[Withdraw],
+    account_id: str,
+    amount: str,
+    currency: str,
+    transfer_id: str,
+) -> None:
+    command_id = transfer_id or fresh_id()
+
+    async def work(session: Session) -> tuple[Transferred, Scales]:
+        scales = await session.scales()
+        units = to_units(amount, scales.currency(currency), "amount")
+        outcome = await session.submit(kind(account_id, command_id, currency, units))
+        assert isinstance(outcome, Transferred), outcome
+        return outcome, scales
+
+    outcome, scales = run(target, work)
+    available = to_text(outcome.available, scales.currency(currency))
+    if as_json:
+        print_json({"transfer_id": command_id, "currency": currency, "available": available, "duplicate": outcome.duplicate})
+    else:
+        again = " (booked before)" if outcome.duplicate else ""
+        click.echo(f"{account_id} has {available} {currency} available{again}")
+
+
+@click.group()
+def key() -> None:
+    """API keys."""
+
+
+@key.command()
+@click.argument("key_id", metavar="KEY")
+@click.option("--account", "account_id", required=True, help="The account that the key acts for.")
+@click.option("--permissions", default="view,trade", show_default=True, help="Some of view, trade, transfer, admin, with commas.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the key to this new file instead of stdout.")
+@cluster_option
+def put(target: Target, key_id: str, account_id: str, permissions: str, out: Path | None) -> None:
+    """Make a new secret for KEY and put it; use the file with --key. The secret is shown this once."""
+    total = _permissions(permissions)
+    made = KeyFile(key_id, _secret(), secrets.token_urlsafe(12), account_id)
+    if out is not None:
+        _write_secret(out, msgspec.json.encode(made))
+
+    async def work(session: Session) -> None:
+        await session.submit(PutApiKey(OPERATOR, fresh_id(), key_id, account_id, made.secret, made.passphrase, total))
+
+    try:
+        run(target, work)
+    except BaseException:
+        if out is not None:
+            out.unlink()
+        raise
+    if out is None:
+        print_json(made)
+    else:
+        click.echo(f"{key_id} acts for {account_id}; its secret is in {out}")
+
+
+def _permissions(text: str) -> int:
+    total = 0
+    for name in text.split(","):
+        try:
+            total |= Permission[name.strip().upper()]
+        except KeyError:
+            raise click.UsageError(f"--permissions: {name!r} is none of view, trade, transfer, admin.") from None
+    return total
+
+
+def _secret() -> str:
+    return base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode("ascii")
+
+
+def _write_secret(path: Path, data: bytes) -> None:
+    """A file that only its owner reads. Never over an existing one: that may be the only copy of a key in use."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(msgspec.json.format(data, indent=2) + b"\n")

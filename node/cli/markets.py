@@ -1,0 +1,239 @@
+"""`book`, `product put | list`, `currency put | list`."""
+
+from __future__ import annotations
+
+import click
+from rich.table import Table
+
+from node.cli.output import print_json, show, table, word
+from node.cli.session import Scales, Session, Target, cluster_option, fresh_id, json_option, run
+from node.decimals import to_text, to_units
+from node.errors import DirectoryError, RequestFailed
+from node.gateway.ids import order_text
+from node.protocol import BookLevel, BookOrder, BookQuery, BookView, FailCode
+from statemachine.commands import PutCurrency, PutProduct
+from statemachine.events import Done
+from statemachine.limits import OPERATOR, SCALE_MAX
+from statemachine.tables import ProductRow
+from statemachine.types import ProductStatus
+
+PPM_DIGITS = 6
+PRODUCT_COLUMNS = (
+    "product",
+    "base",
+    "quote",
+    "tick",
+    "lot",
+    "min size",
+    "max size",
+    "maker fee",
+    "taker fee",
+    "status",
+    "sequence",
+)
+
+
+@click.command()
+@click.argument("product_id", metavar="PRODUCT")
+@click.option(
+    "--level", type=click.Choice(["1", "2", "3"]), default="2", show_default=True, help="Best only, price levels, or every order."
+)
+@cluster_option
+@json_option
+def book(target: Target, as_json: bool, product_id: str, level: str) -> None:
+    """The order book of PRODUCT."""
+
+    async def work(session: Session) -> tuple[BookView, Scales]:
+        try:
+            return await session.client.query(BookQuery(product_id, int(level))), await session.scales()
+        except RequestFailed as error:
+            if error.code != FailCode.NOT_FOUND:
+                raise
+            raise DirectoryError(f"no product {product_id!r}") from error
+
+    view, scales = run(target, work)
+    if as_json:
+        print_json(
+            {
+                "product_id": product_id,
+                "sequence": view.product_sequence,
+                "bids": _side(view.bids or view.bid_orders, product_id, scales),
+                "asks": _side(view.asks or view.ask_orders, product_id, scales),
+            }
+        )
+    else:
+        show(_book_table(view, product_id, scales))
+
+
+def _side(rows: list[BookLevel] | list[BookOrder], product_id: str, scales: Scales) -> list[list[object]]:
+    """Price, size, and the number of orders (levels 1 and 2) or the order's id (level 3)."""
+    return [
+        [
+            scales.price(product_id, row.price),
+            scales.size(product_id, row.size),
+            row.orders if isinstance(row, BookLevel) else order_text(row.order_id),
+        ]
+        for row in rows
+    ]
+
+
+def _book_table(view: BookView, product_id: str, scales: Scales) -> Table:
+    """Asks above bids, the best prices meeting in the middle."""
+    third = "order" if view.bid_orders or view.ask_orders else "orders"
+    asks = [["ask", *map(str, row)] for row in reversed(_side(view.asks or view.ask_orders, product_id, scales))]
+    bids = [["bid", *map(str, row)] for row in _side(view.bids or view.bid_orders, product_id, scales)]
+    title = f"{product_id} at {view.product_sequence:,}"
+    return table(("", "price", "size", third), asks + bids, title=title, right=("price", "size", "orders"))
+
+
+@click.group()
+def product() -> None:
+    """Products: put, list."""
+
+
+@product.command("put")
+@click.argument("product_id", metavar="PRODUCT")
+@click.option(
+    "--tick",
+    default=None,
+    help="Smallest step of the price. Default: the quote currency's smallest unit, or 0.01 if that is larger.",
+)
+@click.option("--lot", default=None, help="Smallest step of the size. Default: the smallest that gives whole notionals.")
+@click.option("--min-size", default=None, help="Smallest order. Default: one lot.")
+@click.option("--max-size", default="1000000", show_default=True, help="Largest order.")
+@click.option("--maker-fee", default="0", show_default=True, help="Share of the notional, e.g. 0.001.")
+@click.option("--taker-fee", default="0", show_default=True, help="Share of the notional, e.g. 0.002.")
+@click.option(
+    "--status",
+    type=click.Choice([word(choice) for choice in ProductStatus]),
+    default="online",
+    show_default=True,
+    help="What it accepts.",
+)
+@cluster_option
+@json_option
+def put_product(target: Target, as_json: bool, product_id: str, status: str, **options: str | None) -> None:
+    """Add the product BASE-QUOTE, or change its sizes, fees and status."""
+
+    async def work(session: Session) -> Done:
+        outcome = await session.submit(_product_command(product_id, status, await session.scales(), options))
+        assert isinstance(outcome, Done), outcome
+        return outcome
+
+    _show_put(run(target, work), product_id, as_json)
+
+
+def _product_command(product_id: str, status: str, scales: Scales, options: dict[str, str | None]) -> PutProduct:
+    base, _, quote = product_id.partition("-")
+    if not base or not quote:
+        raise click.UsageError(f"PRODUCT is BASE-QUOTE, e.g. BTC-USD, not {product_id!r}.")
+    base_scale, quote_scale = scales.currency(base), scales.currency(quote)
+
+    def units(name: str, scale: int, default: int) -> int:
+        text = options[name]
+        return default if text is None else to_units(text, scale, name)
+
+    old = scales.products.get(product_id)
+    tick = units("tick", quote_scale, old.tick if old else 10 ** max(quote_scale - 2, 0))
+    lot = units("lot", base_scale, old.lot if old else _lot(tick, 10**base_scale))
+    return PutProduct(
+        OPERATOR,
+        fresh_id(),
+        product_id,
+        base,
+        quote,
+        tick,
+        lot,
+        units("min_size", base_scale, lot),
+        units("max_size", base_scale, 10**6 * 10**base_scale),
+        units("maker_fee", PPM_DIGITS, 0),
+        units("taker_fee", PPM_DIGITS, 0),
+        ProductStatus[status.upper()],
+    )
+
+
+def _lot(tick: int, one: int) -> int:
+    """The smallest power of ten that makes every notional whole, where `one` base coin has that many units."""
+    lot = 1
+    while tick > 0 and tick * lot % one and lot < one:
+        lot *= 10
+    return lot
+
+
+@product.command("list")
+@cluster_option
+@json_option
+def list_products(target: Target, as_json: bool) -> None:
+    """All products."""
+
+    async def work(session: Session) -> Scales:
+        return await session.scales()
+
+    scales = run(target, work)
+    views = [product_view(row, scales) for row in scales.products.values()]
+    if as_json:
+        print_json(views)
+    else:
+        show(table(PRODUCT_COLUMNS, [[str(value) for value in view.values()] for view in views], right=PRODUCT_COLUMNS[3:9]))
+
+
+def product_view(row: ProductRow, scales: Scales) -> dict[str, object]:
+    """A product in decimals and words."""
+    name = row.product_id
+    return {
+        "id": name,
+        "base_currency": row.base,
+        "quote_currency": row.quote,
+        "tick": scales.price(name, row.tick),
+        "lot": scales.size(name, row.lot),
+        "min_size": scales.size(name, row.min_size),
+        "max_size": scales.size(name, row.max_size),
+        "maker_fee": to_text(row.maker_fee_ppm, PPM_DIGITS),
+        "taker_fee": to_text(row.taker_fee_ppm, PPM_DIGITS),
+        "status": word(row.status),
+        "sequence": row.product_sequence,
+    }
+
+
+@click.group()
+def currency() -> None:
+    """Currencies: put, list."""
+
+
+@currency.command("put")
+@click.argument("name", metavar="CURRENCY")
+@click.option("--scale", type=click.IntRange(0, SCALE_MAX), required=True, help="Decimal digits; cannot be changed later.")
+@cluster_option
+@json_option
+def put_currency(target: Target, as_json: bool, name: str, scale: int) -> None:
+    """Add a currency."""
+
+    async def work(session: Session) -> Done:
+        outcome = await session.submit(PutCurrency(OPERATOR, fresh_id(), name, scale))
+        assert isinstance(outcome, Done), outcome
+        return outcome
+
+    _show_put(run(target, work), name, as_json)
+
+
+@currency.command("list")
+@cluster_option
+@json_option
+def list_currencies(target: Target, as_json: bool) -> None:
+    """All currencies and their decimal digits."""
+
+    async def work(session: Session) -> Scales:
+        return await session.scales()
+
+    scales = run(target, work).currencies
+    if as_json:
+        print_json(scales)
+    else:
+        show(table(("currency", "scale"), [[name, str(scale)] for name, scale in scales.items()], right=("scale",)))
+
+
+def _show_put(outcome: Done, name: str, as_json: bool) -> None:
+    if as_json:
+        print_json({"id": name, "changed": outcome.changed})
+    else:
+        click.echo(f"{name} {'put' if outcome.changed else 'was there already, the same'}")

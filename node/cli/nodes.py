@@ -1,0 +1,63 @@
+"""`init`, `node start`, `version`."""
+
+from __future__ import annotations
+
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import click
+
+from node.cli.output import print_json
+from node.cli.session import json_option
+from node.config import load
+from node.setup import initialise
+from node.supervisor import run_node
+
+
+def software_version() -> str:
+    """The version that is installed."""
+    return metadata.version("quorumbook")
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--nodes", type=click.Choice(["1", "3", "5"]), default="3", show_default=True, help="How many nodes.")
+@click.option(
+    "--base-port", type=click.IntRange(1024, 65_000), default=7000, show_default=True, help="Ports are counted from here."
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where the nodes listen.")
+@click.option("--cluster-id", default="quorumbook", show_default=True, help="A name of its own for each cluster.")
+def init(directory: Path, nodes: str, base_port: int, host: str, cluster_id: str) -> None:
+    """Make a cluster in DIRECTORY: keys, certificates, a configuration and a data directory for each node."""
+    paths = initialise(directory, int(nodes), base_port=base_port, host=host, cluster_id=cluster_id)
+    for path in paths:
+        config = load(path)
+        address = config.address(config.node_id)
+        click.echo(f"{path}: {config.node_id}, native {address.native}, http {address.http}")
+    click.echo(f"The operator's key is in {directory / 'admin.json'}. Start with: quorumbook cluster up {directory}")
+
+
+@click.group()
+def node() -> None:
+    """One node, in the foreground."""
+
+
+@node.command()
+@click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The node's node.toml.")
+@click.option("--rejoin", is_flag=True, help="The data directory was lost: come back without a vote until caught up.")
+def start(path: Path, rejoin: bool) -> None:
+    """Run a node until SIGTERM or Ctrl-C. Exit code 70: its state is in doubt, do not start it again before reading why."""
+    sys.exit(run_node(path, rejoin=rejoin))
+
+
+@click.command()
+@json_option
+def version(as_json: bool) -> None:
+    """The version of the software, and the ABI: the checksum of everything that is stored or sent."""
+    from snapshots.abi import ABI  # describing the schema takes a moment that no other command should pay for
+
+    if as_json:
+        print_json({"version": software_version(), "abi": ABI})
+    else:
+        click.echo(f"quorumbook {software_version()}, ABI {ABI}")

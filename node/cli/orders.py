@@ -1,0 +1,202 @@
+"""`order place | cancel | cancel-all | list`."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from enum import IntEnum
+
+import click
+
+from node.cli.output import instant, print_json, show, table, word
+from node.cli.session import Scales, Session, Target, account_options, fresh_id, json_option, run
+from node.gateway.ids import ORDER_ID_MAX, order_text
+from node.protocol import OrdersQuery
+from statemachine.commands import CancelAll, CancelOrder, PlaceOrder
+from statemachine.events import Cancelled, OrderState, Placed
+from statemachine.types import DoneReason, OrderType, SelfTradePrevention, Side, TimeInForce
+
+COLUMNS = ("id", "product", "side", "type", "price", "size", "filled", "status", "client oid", "created")
+NUMBERS = ("price", "size", "filled")
+
+
+def _words(choices: type[IntEnum]) -> click.Choice[str]:
+    return click.Choice([word(choice) for choice in choices], case_sensitive=False)
+
+
+def order_id_from(text: str) -> int:
+    """The number of an order, from its id as the API writes it or from the number itself.
+
+    Raises:
+        click.BadParameter: it is neither.
+    """
+    number = -1
+    if re.fullmatch(r"[0-9]{1,19}", text):
+        number = int(text)
+    elif re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", text):
+        number = int(text.replace("-", ""), 16)
+    if not 0 < number <= ORDER_ID_MAX:
+        raise click.BadParameter(f"{text!r} is not an order id; expected e.g. {order_text(26)} or 26")
+    return number
+
+
+@click.group()
+def order() -> None:
+    """Orders: place, cancel, list."""
+
+
+@order.command()
+@click.argument("product_id", metavar="PRODUCT")
+@click.argument("side", type=_words(Side))
+@click.option("--price", help="Limit price. Without it, a market order.")
+@click.option("--size", help="Amount of the base currency.")
+@click.option("--funds", help="Amount of the quote currency, fees included; market orders only.")
+@click.option("--tif", type=_words(TimeInForce), default="gtc", show_default=True, help="Time in force of a limit order.")
+@click.option("--post-only", is_flag=True, help="Refuse the order if any of it would trade at once.")
+@click.option("--stp", type=_words(SelfTradePrevention), default="dc", show_default=True, help="Self-trade prevention.")
+@click.option("--client-oid", default="", help="Your own id of the order. The same one again answers the same.")
+@account_options
+@json_option
+def place(
+    target: Target,
+    as_json: bool,
+    product_id: str,
+    side: str,
+    price: str | None,
+    size: str | None,
+    funds: str | None,
+    tif: str,
+    post_only: bool,
+    stp: str,
+    client_oid: str,
+) -> None:
+    """Place an order and show what became of it."""
+    account_id = target.account()
+
+    async def work(session: Session) -> tuple[OrderState, Scales, bool]:
+        scales = await session.scales()
+        scales.product(product_id)
+        outcome = await session.submit(
+            PlaceOrder(
+                account_id,
+                f"c:{client_oid}" if client_oid else f"g:{uuid.uuid4()}",
+                product_id,
+                Side[side.upper()],
+                OrderType.LIMIT if price is not None else OrderType.MARKET,
+                scales.price_units(product_id, price) if price is not None else 0,
+                scales.size_units(product_id, size) if size is not None else 0,
+                scales.price_units(product_id, funds, "funds") if funds is not None else 0,
+                TimeInForce[tif.upper()] if price is not None else TimeInForce.GTC,
+                post_only,
+                SelfTradePrevention[stp.upper()],
+                client_oid,
+            )
+        )
+        assert isinstance(outcome, Placed), outcome
+        return outcome.order, scales, outcome.duplicate
+
+    state, scales, duplicate = run(target, work)
+    if as_json:
+        print_json(order_view(state, scales))
+    else:
+        click.echo(("sent before: " if duplicate else "") + describe(state, scales))
+
+
+@order.command()
+@click.argument("order_id", metavar="[ID]", type=order_id_from, required=False)
+@click.option("--client-oid", default="", help="Your own id of the order, instead of ID.")
+@account_options
+@json_option
+def cancel(target: Target, as_json: bool, order_id: int | None, client_oid: str) -> None:
+    """Cancel one order."""
+    if (order_id is None) == (not client_oid):
+        raise click.UsageError("Name the order by its ID or by --client-oid.")
+    _cancel(target, as_json, CancelOrder(target.account(), fresh_id(), order_id or 0, client_oid))
+
+
+@order.command("cancel-all")
+@click.option("--product", "product_id", default="", help="Only orders of this product.")
+@account_options
+@json_option
+def cancel_all(target: Target, as_json: bool, product_id: str) -> None:
+    """Cancel all open orders of the account."""
+    _cancel(target, as_json, CancelAll(target.account(), fresh_id(), product_id))
+
+
+@order.command("list")
+@click.option("--product", "product_id", default="", help="Only orders of this product.")
+@click.option("--done", is_flag=True, help="Finished orders as well.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="At most so many, newest first.")
+@account_options
+@json_option
+def list_orders(target: Target, as_json: bool, product_id: str, done: bool, limit: int) -> None:
+    """The account's orders, newest first."""
+    account_id = target.account()
+
+    async def work(session: Session) -> tuple[list[OrderState], Scales]:
+        query = OrdersQuery(account_id, product_id, True, done, limit)
+        return await session.client.query(query), await session.scales()
+
+    orders, scales = run(target, work)
+    if as_json:
+        print_json([order_view(state, scales) for state in orders])
+    else:
+        show(table(COLUMNS, [_row(order_view(state, scales)) for state in orders], right=NUMBERS))
+
+
+def order_view(state: OrderState, scales: Scales) -> dict[str, object]:
+    """An order in decimals and words."""
+    product_id = state.product_id
+    return {
+        "id": order_text(state.order_id),
+        "account_id": state.account_id,
+        "client_oid": state.client_oid,
+        "product_id": product_id,
+        "side": word(state.side),
+        "type": word(state.order_type),
+        "price": scales.price(product_id, state.price),
+        "size": scales.size(product_id, state.size),
+        "funds": scales.price(product_id, state.funds),
+        "time_in_force": state.time_in_force.name,
+        "post_only": state.post_only,
+        "stp": word(state.stp),
+        "remaining": scales.size(product_id, state.remaining),
+        "filled_size": scales.size(product_id, state.filled_size),
+        "executed_value": scales.price(product_id, state.executed_value),
+        "fill_fees": scales.price(product_id, state.fill_fees),
+        "status": word(state.status),
+        "done_reason": word(state.done_reason) if state.done_reason != DoneReason.NONE else "",
+        "created_at": instant(state.created_at),
+    }
+
+
+def describe(state: OrderState, scales: Scales) -> str:
+    """An order in one line."""
+    view = order_view(state, scales)
+    status = f"{view['status']} {view['done_reason']}".strip()
+    at = f" at {view['price']}" if state.order_type is OrderType.LIMIT else ""
+    amount = view["size"] if state.size else f"funds {view['funds']}"
+    filled = f", filled {view['filled_size']} for {view['executed_value']}, fees {view['fill_fees']}" if state.filled_size else ""
+    return f"{view['id']}: {view['type']} {view['side']} {amount} {view['product_id']}{at}: {status}{filled}"
+
+
+def _row(view: dict[str, object]) -> list[str]:
+    status = f"{view['status']} {view['done_reason']}".strip()
+    names = ("id", "product_id", "side", "type", "price", "size", "filled_size")
+    return [*(str(view[name]) for name in names), status, str(view["client_oid"]), str(view["created_at"])]
+
+
+def _cancel(target: Target, as_json: bool, command: CancelOrder | CancelAll) -> None:
+    async def work(session: Session) -> tuple[list[OrderState], Scales]:
+        outcome = await session.submit(command)
+        assert isinstance(outcome, Cancelled), outcome
+        return outcome.orders, await session.scales()
+
+    orders, scales = run(target, work)
+    if as_json:
+        print_json([order_view(state, scales) for state in orders])
+        return
+    for state in orders:
+        click.echo(describe(state, scales))
+    if not orders:
+        click.echo("no open orders")

@@ -1,0 +1,76 @@
+"""How results are shown: a table or a line for a person, JSON for a script."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from enum import IntEnum
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from statemachine.events import Rejected
+
+
+class Rejection(click.ClickException):
+    """The exchange refused a command. Exit code 1."""
+
+    def __init__(self, outcome: Rejected) -> None:
+        parts = [word(outcome.reason).replace("_", " ")]
+        if outcome.field:
+            parts.append(f"field {outcome.field}")
+        if outcome.detail:
+            parts.append(outcome.detail)
+        super().__init__("rejected: " + ": ".join(parts))
+        self.outcome = outcome
+
+
+def word(value: IntEnum) -> str:
+    """A choice as the API writes it: lower case."""
+    return value.name.lower()
+
+
+def plain(value: object) -> object:
+    """What JSON can carry: structs become objects, choices words, bytes hexadecimal."""
+    if isinstance(value, msgspec.Struct):
+        return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
+    if isinstance(value, IntEnum):
+        return word(value)
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def print_json(value: object) -> None:
+    """One JSON document on stdout."""
+    click.echo(msgspec.json.format(msgspec.json.encode(plain(value)), indent=2))
+
+
+def instant(nanoseconds: int) -> str:
+    """A time of the exchange, in UTC."""
+    return datetime.fromtimestamp(nanoseconds // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, title: str = "", right: Sequence[str] = ()) -> Table:
+    """A table; the columns named in `right` are numbers."""
+    made = Table(title=title or None, title_justify="left")
+    for column in columns:
+        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def show(content: Table | Text | str) -> None:
+    """Print for a person. Where stdout is not a terminal, tables are as wide as they need to be."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=200)
+    console.print(content)

@@ -1,0 +1,199 @@
+"""What commands share: the options that say which cluster and who acts, and the connection to it."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from node.cli.output import Rejection
+from node.client import ClusterClient
+from node.cluster_directory import ClusterDirectory, KeyFile, read_key
+from node.decimals import to_text, to_units
+from node.errors import DirectoryError
+from node.protocol import CurrenciesQuery, ProductsQuery
+from statemachine.commands import AnyCommand
+from statemachine.events import AnyOutcome, Rejected
+from statemachine.tables import ProductRow
+
+CLUSTER_VARIABLE = "QUORUMBOOK_CLUSTER"
+DEFAULT_CLUSTER = "cluster"
+
+_Result = TypeVar("_Result")
+Function = Callable[..., Any]
+
+
+class Target(msgspec.Struct, frozen=True):
+    """The cluster, and who acts: the account, and the key that signs (None: the operator's)."""
+
+    directory: Path
+    account_id: str = ""
+    key: KeyFile | None = None
+
+    def account(self) -> str:
+        """The account that acts.
+
+        Raises:
+            click.UsageError: none was named.
+        """
+        name = self.account_id or (self.key.account_id if self.key else "")
+        if not name:
+            raise click.UsageError("Name the account that acts: --as ACCOUNT, or a --key file that names it.")
+        return name
+
+
+class Scales:
+    """The cluster's currencies and products, for reading and writing decimals."""
+
+    def __init__(self, currencies: dict[str, int], products: dict[str, ProductRow]) -> None:
+        self.currencies = currencies
+        self.products = products
+
+    def currency(self, name: str) -> int:
+        """A currency's decimal digits.
+
+        Raises:
+            DirectoryError: there is no such currency.
+        """
+        if name not in self.currencies:
+            raise DirectoryError(f"no currency {name!r}; there are: {', '.join(self.currencies) or 'none'}")
+        return self.currencies[name]
+
+    def product(self, product_id: str) -> ProductRow:
+        """A product.
+
+        Raises:
+            DirectoryError: there is no such product.
+        """
+        if product_id not in self.products:
+            raise DirectoryError(f"no product {product_id!r}; there are: {', '.join(self.products) or 'none'}")
+        return self.products[product_id]
+
+    def size(self, product_id: str, units: int) -> str:
+        """A size as text."""
+        return to_text(units, self.currencies[self.products[product_id].base])
+
+    def price(self, product_id: str, units: int) -> str:
+        """A price, or funds, as text."""
+        return to_text(units, self.currencies[self.products[product_id].quote])
+
+    def size_units(self, product_id: str, text: str, field: str = "size") -> int:
+        """A size from text. Raises `DecimalError`, `DirectoryError`."""
+        return to_units(text, self.currency(self.product(product_id).base), field)
+
+    def price_units(self, product_id: str, text: str, field: str = "price") -> int:
+        """A price, or funds, from text. Raises `DecimalError`, `DirectoryError`."""
+        return to_units(text, self.currency(self.product(product_id).quote), field)
+
+
+class Session:
+    """A connected client."""
+
+    def __init__(self, client: ClusterClient) -> None:
+        self.client = client
+
+    async def scales(self) -> Scales:
+        """The cluster's currencies and products."""
+        currencies = {row.currency: row.scale for row in await self.client.query(CurrenciesQuery())}
+        return Scales(currencies, {row.product_id: row for row in await self.client.query(ProductsQuery())})
+
+    async def submit(self, command: AnyCommand) -> AnyOutcome:
+        """Apply one command.
+
+        Raises:
+            Rejection: the exchange refused it.
+            RequestFailed: no leader answered in time, or the key may not do this.
+        """
+        outcome = (await self.submit_all([command]))[0]
+        if isinstance(outcome, Rejected):
+            raise Rejection(outcome)
+        return outcome
+
+    async def submit_all(self, commands: Sequence[AnyCommand]) -> list[AnyOutcome]:
+        """Apply commands; their outcomes, rejections among them."""
+        return await self.client.submit(commands)
+
+
+def open_client(target: Target) -> ClusterClient:
+    """A client of the target's cluster. Made here, so that tests can put another in its place."""
+    credentials = target.key.credentials() if target.key else None
+    return ClusterDirectory(target.directory).client(credentials)
+
+
+def run(target: Target, work: Callable[[Session], Awaitable[_Result]]) -> _Result:
+    """Connect, do the work, disconnect."""
+
+    async def connected() -> _Result:
+        client = open_client(target)
+        try:
+            return await work(Session(client))
+        finally:
+            await client.close()
+
+    return asyncio.run(connected())
+
+
+def fresh_id() -> str:
+    """An id for a command that nobody named."""
+    return f"g:{uuid.uuid4()}"
+
+
+def cluster_option(function: Function) -> Function:
+    """`--cluster DIR`, passed on as `target`."""
+
+    @click.option(
+        "--cluster",
+        "directory",
+        type=click.Path(path_type=Path),
+        envvar=CLUSTER_VARIABLE,
+        default=DEFAULT_CLUSTER,
+        show_default=True,
+        show_envvar=True,
+        help="What `quorumbook init` made.",
+    )
+    @functools.wraps(function)
+    def wrapper(*args: Any, directory: Path, **kwargs: Any) -> Any:
+        return function(*args, target=Target(directory), **kwargs)
+
+    return wrapper
+
+
+def key_option(function: Function) -> Function:
+    """`--cluster` and `--key`, passed on as `target`."""
+
+    @click.option(
+        "--key",
+        "key_path",
+        type=click.Path(path_type=Path),
+        help="Sign with this API key (a file of `key put`) instead of the operator's.",
+    )
+    @cluster_option
+    @functools.wraps(function)
+    def wrapper(*args: Any, target: Target, key_path: Path | None, **kwargs: Any) -> Any:
+        key = read_key(key_path) if key_path else None
+        return function(*args, target=Target(target.directory, key=key), **kwargs)
+
+    return wrapper
+
+
+def account_options(function: Function) -> Function:
+    """`--cluster`, `--key` and `--as`, passed on as `target`."""
+
+    @click.option("--as", "acting", metavar="ACCOUNT", default="", help="The account that acts. Default: the key's.")
+    @key_option
+    @functools.wraps(function)
+    def wrapper(*args: Any, target: Target, acting: str, **kwargs: Any) -> Any:
+        return function(*args, target=Target(target.directory, acting, target.key), **kwargs)
+
+    return wrapper
+
+
+def json_option(function: Function) -> Function:
+    """`--json`, passed on as `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
