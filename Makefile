@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: setup demo test check lint types layers tests bench soak simulate clean help
+.PHONY: setup demo demo-many test check lint types layers tests bench soak simulate clean help
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 12
@@ -21,6 +21,15 @@ $(STAMP): requirements.lock pyproject.toml
 
 demo: $(STAMP) ## three nodes trade, lose their leader, and go on; a verdict at the end
 	$(BIN)/python -m loadtest.demo $(if $(FLOW),--flow $(FLOW)) $(if $(KEEP),--keep) $(if $(SEED),--seed $(SEED))
+
+demo-many: $(STAMP) ## the demo TIMES times in a row (default 20), with the gaps' p50 and maximum
+	$(BIN)/python -m loadtest.demo --repeat $(or $(TIMES),20) --results run/demo-runs.jsonl
+
+bench: $(STAMP) ## commands a second and latencies of three nodes on this machine
+	$(BIN)/python -m loadtest.bench
+
+soak: $(STAMP) ## kill and stop nodes of a loaded cluster at random for MINUTES (default 10)
+	$(BIN)/python -m loadtest.soak --minutes $(or $(MINUTES),10) --report docs/reliability.md
 
 test: check ## lint, types, layers and all tests: what CI runs
 

@@ -106,7 +106,8 @@ class TradingUser(FastHttpUser):
     def on_start(self) -> None:
         """Set up the market, if this is the first user, and choose an account."""
         exchange.begin(self.host or "")
-        self.client.request_event = EventHook()  # attempts are not commands: `_report` counts those
+        # Attempts are not commands: `_report` counts those.
+        self.client.request_event = EventHook()  # type: ignore[no-untyped-call]  # locust does not say its type
         with exchange.lock:
             if not exchange.ready:
                 self._set_up()
@@ -182,7 +183,7 @@ class TradingUser(FastHttpUser):
         with self.client.request(
             request.method,
             url + request.target,
-            data=request.body or None,
+            data=request.body.decode() or None,
             headers=headers,
             name=request.name,
             allow_redirects=False,
