@@ -7,6 +7,9 @@
     ├── NodeRunningError     a second start on the same data directory
     ├── NodeStartError       a node's processes could not be started
     ├── DirectoryError       a directory that should be a cluster's is not
+    ├── ConfigError          a node's TOML file is not right; names the file, the key and what was expected
+    ├── SetupError           `quorumbook init` cannot make a cluster as asked
+    ├── DataDirectoryError   a node's data directory is not that of this node, or is gone
     ├── ReplayError          a recorded order flow could not be sent through the cluster
     └── AuditError           an audit could not be made (what an audit finds is a result, not an error)
 
@@ -53,6 +56,24 @@ class NodeStartError(QuorumbookError):
 
 class DirectoryError(QuorumbookError):
     """A directory is not what `quorumbook init` makes; the text says what is missing."""
+
+
+class ConfigError(QuorumbookError):
+    """A node's configuration is not right. `key` is the key's dotted name, such as "raft.heartbeat", or "" for the whole file."""
+
+    def __init__(self, file: str, key: str, text: str) -> None:
+        super().__init__(f"{file}: {key}: {text}" if key else f"{file}: {text}")
+        self.file = file
+        self.key = key
+        self.text = text
+
+
+class SetupError(QuorumbookError):
+    """A cluster cannot be laid out as asked; nothing was written."""
+
+
+class DataDirectoryError(QuorumbookError):
+    """A data directory is not that of this node of this cluster, or its contents are gone. The text says what to do."""
 
 
 class ReplayError(QuorumbookError):

@@ -1,0 +1,123 @@
+"""From TOML text to a frozen struct, with errors a person can act on. Knows no keys; `config` has them.
+
+Errors name a key as it would be written in TOML: `raft.heartbeat`, `nodes[1].native`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+import tomllib
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from node.errors import ConfigError
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+_TYPE_NAMES = {
+    "str": "text in quotes",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "object": "a table",
+    "array": "an array of tables",
+    "datetime": "a date",
+}
+_MISMATCH = re.compile(r"^Expected `([^`]+)`, got `([^`]+)`(?: - at `\$\.?(.*)`)?$")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as a dict.
+
+    Raises:
+        ConfigError: it cannot be read, is not UTF-8 or not TOML; the text tells the line.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise ConfigError(str(path), "", f"cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(str(path), "", f"expected UTF-8 text; byte {error.start} is not") from error
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(str(path), "", f"not TOML: {error}") from error
+
+
+def shaped(file: str, table: dict[str, Any], shape: type[S], not_in_file: frozenset[str] = frozenset()) -> S:
+    """The struct that a table describes.
+
+    Args:
+        file: the name for errors.
+        not_in_file: fields of `shape` that are no keys.
+
+    Raises:
+        ConfigError: an unknown or missing key, or a value of another type.
+    """
+    for key, text in _key_faults("", table, shape, not_in_file):
+        raise ConfigError(file, key, text)
+    try:
+        return msgspec.convert(table, shape, strict=True)
+    except msgspec.ValidationError as error:
+        key, text = _readable(str(error))
+        raise ConfigError(file, key, text) from error
+
+
+def _key_faults(
+    prefix: str, table: dict[str, Any], shape: type[msgspec.Struct], hidden: frozenset[str]
+) -> Iterator[tuple[str, str]]:
+    """Keys that are unknown or missing, in the order of the file."""
+    fields = {field.name: field for field in msgspec.structs.fields(shape) if field.name not in hidden}
+    for key, value in table.items():
+        if key not in fields:
+            yield prefix + key, _unknown(key, list(fields))
+            continue
+        inner, repeated = _inner_shape(fields[key].type)
+        if inner is None:
+            continue
+        if repeated and isinstance(value, list):
+            for position, item in enumerate(value):
+                if isinstance(item, dict):
+                    yield from _key_faults(f"{prefix}{key}[{position}].", item, inner, frozenset())
+        elif isinstance(value, dict):
+            yield from _key_faults(f"{prefix}{key}.", value, inner, frozenset())
+    for name, field in fields.items():
+        if field.required and name not in table:
+            yield prefix + name, f"is missing; expected {_expected(field.type)}"
+
+
+def _unknown(key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known)}"
+    return f"unknown key; {hint}"
+
+
+def _inner_shape(kind: Any) -> tuple[type[msgspec.Struct] | None, bool]:
+    """The struct in a field's type, and whether the field is a list of them."""
+    if inspect.isclass(kind) and issubclass(kind, msgspec.Struct):
+        return kind, False
+    if typing.get_origin(kind) is list:
+        return _inner_shape(typing.get_args(kind)[0])[0], True
+    return None, False
+
+
+def _expected(kind: Any) -> str:
+    inner, repeated = _inner_shape(kind)
+    if inner is not None:
+        return _TYPE_NAMES["array" if repeated else "object"]
+    return _TYPE_NAMES.get(getattr(kind, "__name__", ""), str(kind))
+
+
+def _readable(message: str) -> tuple[str, str]:
+    """msgspec's message as key and text."""
+    found = _MISMATCH.match(message)
+    if found is None:
+        return "", message
+    expected, got, key = found.groups()
+    return key or "", f"expected {_TYPE_NAMES.get(expected, expected)}, not {_TYPE_NAMES.get(got, got)}"

@@ -1,0 +1,143 @@
+"""Whose data directory this is: one small file, written when the directory is made and checked at every start.
+
+A node that lost its disk has forgotten what it acknowledged and whom it voted for. If it started on an empty directory as if nothing had
+happened, it could vote a second time in the same term, or help to elect a leader without the entries it once acknowledged: a promise to
+a client would be broken. So a start never creates a data directory by itself. `quorumbook init` does, and `quorumbook node start
+--rejoin`, which makes the node come back without a vote until it has caught up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from enum import StrEnum
+from pathlib import Path
+
+import msgspec
+
+from node import files
+from node.config import NodeConfig
+from node.errors import DataDirectoryError
+
+FILE = "identity.json"
+FORMAT = 1
+
+REJOIN_ADVICE = (
+    "If the node's disk was lost or replaced, start it with: quorumbook node start --rejoin. It then comes back without a vote until it has "
+    "caught up, because it has forgotten what it acknowledged and whom it voted for"
+)
+
+_HARMLESS = frozenset({"node.pid", "engine.sock", "lost+found", FILE + ".new"})
+"""What may lie in a data directory without anything having been stored in it."""
+
+
+class Stage(StrEnum):
+    """How far a data directory has come."""
+
+    NEW = "new"
+    """Made by `quorumbook init`; the node has never run on it."""
+    REJOIN = "rejoin"
+    """Made after the disk was lost; the log does not know yet that the node must not vote."""
+    STARTED = "started"
+    """The node has run on it: term, vote and log must be there from now on."""
+
+
+class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The contents of `identity.json`. `incarnation` is random: a disk that was lost and made anew has another one."""
+
+    cluster_id: str
+    node_id: str
+    incarnation: str
+    format: int = FORMAT
+    stage: Stage = Stage.NEW
+
+
+def read(config: NodeConfig) -> Identity:
+    """The identity of the configuration's data directory.
+
+    Raises:
+        DataDirectoryError: it is missing, unreadable, or that of another node or cluster.
+    """
+    path = config.data_path / FILE
+    identity = _stored(path)
+    if identity is None:
+        if not config.data_path.is_dir():
+            what = "does not exist"
+        else:
+            what = f"has no {FILE}" if _contents(config.data_path) else "is empty"
+        raise DataDirectoryError(f"data directory {config.data_path} {what}. {REJOIN_ADVICE}")
+    for name, found, wanted in (
+        ("cluster", identity.cluster_id, config.cluster_id),
+        ("node", identity.node_id, config.node_id),
+    ):
+        if found != wanted:
+            raise DataDirectoryError(
+                f"{path}: this is the data directory of {name} {found!r}, and the configuration is for {name} {wanted!r}. "
+                "Set data_dir to the directory of this node; nothing was changed"
+            )
+    return identity
+
+
+def format_data(config: NodeConfig, rejoin: bool = False) -> Identity:
+    """Make the data directory, durable on return.
+
+    With `rejoin` (the disk was lost) the directory may also be there already: the identity in it is kept, and the node will come back
+    without a vote.
+
+    Raises:
+        DataDirectoryError: there is something in it that must not be overwritten, or it cannot be written.
+    """
+    path = config.data_path
+    if rejoin and (path / FILE).exists():
+        identity = msgspec.structs.replace(read(config), stage=Stage.REJOIN)
+    elif found := _contents(path):
+        raise DataDirectoryError(
+            f"data directory {path} has no {FILE} but holds {', '.join(found[:5])}. Move it away, or set data_dir to another directory"
+        )
+    else:
+        stage = Stage.REJOIN if rejoin else Stage.NEW
+        identity = Identity(config.cluster_id, config.node_id, secrets.token_hex(16), stage=stage)
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _store(path, identity)
+        files.sync_directory(path.parent)
+    except OSError as error:
+        raise DataDirectoryError(f"data directory {path} cannot be written: {error.strerror}") from error
+    return identity
+
+
+def mark_started(config: NodeConfig, identity: Identity) -> Identity:
+    """Note, durably, that term, vote and log of this node exist now, and that its being without a vote stands there. Call it when they do."""
+    if identity.stage is Stage.STARTED:
+        return identity
+    started = msgspec.structs.replace(identity, stage=Stage.STARTED)
+    _store(config.data_path, started)
+    return started
+
+
+def _store(directory: Path, identity: Identity) -> None:
+    files.replace(directory / FILE, msgspec.json.format(msgspec.json.encode(identity)) + b"\n")
+
+
+def _stored(path: Path) -> Identity | None:
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise DataDirectoryError(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        identity = msgspec.json.decode(data, type=Identity)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DataDirectoryError(f"{path} is damaged: {error}. {REJOIN_ADVICE}, on a new data directory") from error
+    if identity.format != FORMAT:
+        raise DataDirectoryError(f"{path}: expected format {FORMAT}, not {identity.format}: it was written by another version")
+    return identity
+
+
+def _contents(path: Path) -> list[str]:
+    """Names in a directory that say that something was stored there; none if it does not exist."""
+    with contextlib.suppress(FileNotFoundError):
+        return sorted(set(os.listdir(path)) - _HARMLESS)
+    return []
