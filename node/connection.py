@@ -14,7 +14,7 @@ import msgspec
 
 from node.credentials import Credentials, hello
 from node.errors import ConnectionLost, FramingError, RequestFailed
-from node.framing import RESPONSE_MAX, FrameSplitter
+from node.framing import RESPONSE_MAX, UNDECODABLE, FrameSplitter
 from node.protocol import (
     ANSWER_TYPES,
     PROTOCOL_VERSION,
@@ -109,7 +109,7 @@ class _Wire(asyncio.Protocol):
         try:
             for body in self._splitter.feed(data):
                 self._owner._received(response_decoder.decode(body))
-        except (FramingError, msgspec.DecodeError) as error:
+        except (FramingError, *UNDECODABLE) as error:
             self._owner._lost(f"the node sent what is not the native protocol: {error}")
 
     def pause_writing(self) -> None:

@@ -12,11 +12,14 @@ from types import UnionType
 
 import msgspec
 
-from node.errors import FramingError
-from node.protocol import FRAME_MAX, AnyRequest
+from node.errors import FramingError, QuorumbookError
+from node.protocol import FRAME_MAX, AnyRequest, request_decoder
 
 RESPONSE_MAX = 64 * 1024 * 1024
 """Bytes of one frame that a node sends. A book of 100,000 orders a side at level 3 is about 6 MB."""
+
+UNDECODABLE = (msgspec.DecodeError, ValueError, TypeError, OverflowError, RecursionError)
+"""What decoding hostile bytes may raise: text that is not UTF-8, numbers and times out of range, maps with impossible keys, endless nesting."""
 
 _PREFIX = 4
 _encode = msgspec.msgpack.Encoder().encode
@@ -83,6 +86,28 @@ class FrameSplitter:
             start = body + length
 
 
+class MalformedError(QuorumbookError):
+    """A whole frame that is no request. `text` names what is wrong and where; `request_id` is 0 where it cannot be seen."""
+
+    def __init__(self, text: str, request_id: int) -> None:
+        super().__init__(text)
+        self.text = text
+        self.request_id = request_id
+
+
+def decode_request(body: bytes) -> AnyRequest:
+    """The request in a frame.
+
+    Raises:
+        MalformedError: there is none.
+    """
+    try:
+        request: AnyRequest = request_decoder.decode(body)
+    except UNDECODABLE as error:
+        raise MalformedError(explain(error, body), request_id_of(body)) from error
+    return request
+
+
 def request_id_of(body: bytes) -> int:
     """The request id of a message that does not decode, as far as it can be seen; else 0."""
     head = _generic(body)
@@ -107,7 +132,7 @@ def explain(error: Exception, body: bytes, root: object = AnyRequest) -> str:
 def _generic(body: bytes) -> object:
     try:
         return msgspec.msgpack.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except UNDECODABLE:
         return None
 
 

@@ -24,7 +24,7 @@ import msgspec
 
 from node.errors import FramingError, RequestFailed
 from node.feed import Audience, Subscription
-from node.framing import FrameSplitter, explain, pack, request_id_of
+from node.framing import FrameSplitter, MalformedError, decode_request, pack
 from node.principal import Principal, gateway
 from node.protocol import (
     PROTOCOL_VERSION,
@@ -38,7 +38,6 @@ from node.protocol import (
     Subscribed,
     Unsubscribe,
     Welcome,
-    request_decoder,
 )
 from node.service import EngineService
 from node.unix_socket import reachable
@@ -200,14 +199,13 @@ class Session(asyncio.Protocol):
         if not self._open:
             return
         try:
-            request = request_decoder.decode(body)
-        except (msgspec.DecodeError, RecursionError) as error:
+            request = decode_request(body)
+        except MalformedError as error:
             self._count("malformed")
-            text = explain(error, body)
             if self._principal is None:
-                self._refuse(FailCode.BAD_REQUEST, text)
+                self._refuse(FailCode.BAD_REQUEST, error.text)
             else:
-                self._reply(Failed(request_id_of(body), FailCode.BAD_REQUEST, text))
+                self._reply(Failed(error.request_id, FailCode.BAD_REQUEST, error.text))
             return
         if self._principal is None:
             self._greet(request)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -93,6 +93,7 @@ class EngineService:
         later: `loop.call_soon`.
         time_ns: nanoseconds since the Unix epoch, for stamping batches.
         clock: monotonic seconds.
+        more_counters: what the rest of the process counts, for the status.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class EngineService:
         later: Callable[[Callable[[], None]], object],
         time_ns: Callable[[], int] = time.time_ns,
         clock: Callable[[], float] = time.monotonic,
+        more_counters: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self.config = config
         self.identity = identity
@@ -117,6 +119,7 @@ class EngineService:
         self._views = Views(feed)
         self._time_ns = time_ns
         self._clock = clock
+        self._more_counters = more_counters
         self._started = clock()
         self._reads: list[tuple[Query, Send]] = []
         self._barrier_under_way = False
@@ -241,6 +244,11 @@ class EngineService:
             counters=self._counters(raft),
         )
 
+    @property
+    def sequence(self) -> int:
+        """How many commands have been applied here."""
+        return self._machine.engine.sequence
+
     def _counters(self, raft: RaftStatus) -> dict[str, int]:
         counts = self._batcher.counts
         counters = {
@@ -250,6 +258,7 @@ class EngineService:
             "entries_applied": self._machine.applied_entries,
         }
         counters.update((f"native_refused_{kind}", number) for kind, number in sorted(self.refused.items()))
+        counters.update(self._more_counters())
         counters.update((f"raft_refused_{kind}", number) for kind, number in sorted(raft.refused.items()))
         return counters
 

@@ -1,0 +1,204 @@
+"""The batcher: every item is answered exactly once, in order, whatever happens to the proposals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.batcher import Batcher, Refusal
+from cluster.raft import Done, ProposeError, ProposeResult
+
+Item = tuple[int, int]
+"""An item's number and its units."""
+
+
+class Bench:
+    """A batcher with a consensus played by the test: `proposals` are under way, `ready` is what the event loop would run next."""
+
+    def __init__(self, *, units_max: int = 10, bytes_max: int = 1_000, queue_max: int = 100, in_flight_max: int = 2) -> None:
+        self.proposals: list[tuple[bytes, Done]] = []
+        self.sealed: list[list[Item]] = []
+        self.ready: list[Callable[[], None]] = []
+        self.answers: list[tuple[int, Refusal | None, list[Any]]] = []
+        self.batcher: Batcher[Item] = Batcher(
+            lambda payload, done: self.proposals.append((payload, done)),
+            self._seal,
+            later=self.ready.append,
+            units_max=units_max,
+            bytes_max=bytes_max,
+            queue_max=queue_max,
+            in_flight_max=in_flight_max,
+        )
+
+    def _seal(self, items: list[Item]) -> bytes:
+        self.sealed.append(items)
+        return bytes([len(self.sealed)])
+
+    def submit(self, number: int, units: int = 1, size: int = 10) -> None:
+        def done(refusal: Refusal | None, results: Sequence[Any]) -> None:
+            self.answers.append((number, refusal, list(results)))
+
+        self.batcher.submit((number, units), units, size, done)
+
+    def run(self) -> None:
+        while self.ready:
+            self.ready.pop(0)()
+
+    def resolve(self, place: int = 0, error: ProposeError | None = None) -> None:
+        """End a proposal; its results are (item, unit)."""
+        payload, done = self.proposals.pop(place)
+        values = [(number, unit) for number, units in self.sealed[payload[0] - 1] for unit in range(units)]
+        done(ProposeResult(error=error, index=1, value=None if error else values))
+
+
+def test_a_lone_item_is_proposed_at_once() -> None:
+    bench = Bench()
+    bench.submit(1)
+    bench.run()
+    assert bench.sealed == [[(1, 1)]]
+    bench.resolve()
+    assert bench.answers == [(1, None, [(1, 0)])]
+
+
+def test_what_comes_together_is_one_proposal() -> None:
+    bench = Bench()
+    for number in range(3):
+        bench.submit(number)
+    bench.run()
+    assert bench.sealed == [[(0, 1), (1, 1), (2, 1)]]
+
+
+def test_items_queue_while_proposals_are_under_way_and_then_go_as_one() -> None:
+    bench = Bench(in_flight_max=1)
+    bench.submit(0)
+    bench.run()
+    for number in (1, 2, 3):
+        bench.submit(number)
+        bench.run()
+    assert len(bench.proposals) == 1
+    assert bench.batcher.queued == 3
+    bench.resolve()
+    bench.run()
+    assert bench.sealed == [[(0, 1)], [(1, 1), (2, 1), (3, 1)]]
+
+
+def test_a_proposal_is_bounded_by_units_and_by_bytes() -> None:
+    bench = Bench(units_max=4, bytes_max=100, in_flight_max=9)
+    for number, (units, size) in enumerate([(2, 10), (2, 10), (1, 10), (1, 80), (1, 20), (1, 1)]):
+        bench.submit(number, units, size)
+    bench.run()
+    assert [[number for number, _ in items] for items in bench.sealed] == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_an_item_with_more_units_than_a_proposal_goes_alone() -> None:
+    bench = Bench(units_max=4)
+    bench.submit(0, units=7)
+    bench.submit(1)
+    bench.run()
+    assert bench.sealed == [[(0, 7)], [(1, 1)]]
+    bench.resolve()
+    assert bench.answers == [(0, None, [(0, unit) for unit in range(7)])]
+
+
+def test_an_item_with_more_bytes_than_a_proposal_is_refused() -> None:
+    bench = Bench(bytes_max=100)
+    bench.submit(0, size=101)
+    assert bench.answers == [(0, Refusal.TOO_LARGE, [])]
+    assert bench.batcher.idle
+
+
+def test_a_full_queue_refuses() -> None:
+    bench = Bench(queue_max=3)
+    for number in range(4):
+        bench.submit(number)
+    assert bench.answers == [(3, Refusal.OVERLOADED, [])]
+    bench.run()
+    bench.submit(4)
+    assert len(bench.answers) == 1, "there is room again"
+
+
+def test_an_empty_queue_takes_an_item_longer_than_itself() -> None:
+    bench = Bench(queue_max=3, units_max=2)
+    bench.submit(0, units=5)
+    assert bench.answers == []
+
+
+@pytest.mark.parametrize(
+    ("error", "refusal"),
+    [(ProposeError.NOT_LEADER, Refusal.NOT_LEADER), (ProposeError.OUTCOME_UNKNOWN, Refusal.OUTCOME_UNKNOWN)],
+)
+def test_every_item_of_a_failed_proposal_is_told(error: ProposeError, refusal: Refusal) -> None:
+    bench = Bench()
+    bench.submit(0)
+    bench.submit(1, units=2)
+    bench.run()
+    bench.resolve(error=error)
+    assert bench.answers == [(0, refusal, []), (1, refusal, [])]
+    assert bench.batcher.idle
+
+
+def test_fail_queued_spares_what_is_under_way() -> None:
+    bench = Bench(in_flight_max=1)
+    bench.submit(0)
+    bench.run()
+    bench.submit(1)
+    bench.batcher.fail_queued(Refusal.NOT_LEADER)
+    assert bench.answers == [(1, Refusal.NOT_LEADER, [])]
+    bench.resolve()
+    assert bench.answers[1:] == [(0, None, [(0, 0)])]
+    assert bench.batcher.idle
+
+
+def test_items_submitted_by_an_answer_are_proposed() -> None:
+    """A client that sends its next command as soon as it has an answer."""
+    bench = Bench(in_flight_max=1)
+    bench.batcher.submit((0, 1), 1, 1, lambda refusal, results: bench.submit(1))
+    bench.run()
+    bench.resolve()
+    bench.run()
+    assert bench.sealed == [[(0, 1)], [(1, 1)]]
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("submit"), st.integers(1, 6), st.integers(1, 120)),
+        st.tuples(st.just("run"), st.just(0), st.just(0)),
+        st.tuples(st.just("resolve"), st.integers(0, 3), st.sampled_from([0, 0, 0, 1, 2])),
+        st.tuples(st.just("fail"), st.just(0), st.just(0)),
+    ),
+    max_size=60,
+)
+ERRORS = [None, ProposeError.NOT_LEADER, ProposeError.OUTCOME_UNKNOWN]
+
+
+@given(steps=STEPS)
+def test_every_item_is_answered_once_with_its_own_results_and_order_is_kept(steps: list[tuple[str, int, int]]) -> None:
+    bench = Bench(units_max=8, bytes_max=100, queue_max=20, in_flight_max=3)
+    submitted: dict[int, int] = {}
+    for kind, first, second in steps:
+        if kind == "submit":
+            number = len(submitted)
+            submitted[number] = first
+            bench.submit(number, units=first, size=second)
+        elif kind == "run":
+            bench.run()
+        elif kind == "fail":
+            bench.batcher.fail_queued(Refusal.NOT_LEADER)
+        elif bench.proposals:
+            bench.resolve(first % len(bench.proposals), ERRORS[second])
+        assert bench.batcher.in_flight == len(bench.proposals) <= 3
+        assert bench.batcher.queued >= 0
+    while not bench.batcher.idle:
+        bench.run()
+        bench.resolve()
+    assert sorted(number for number, _, _ in bench.answers) == sorted(submitted)
+    for number, refusal, results in bench.answers:
+        assert results == ([] if refusal else [(number, unit) for unit in range(submitted[number])])
+    proposed = [number for items in bench.sealed for number, _ in items]
+    assert proposed == sorted(proposed), "proposed in the order of submission"
+    for items in bench.sealed:
+        assert len(items) == 1 or sum(units for _, units in items) <= 8
