@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-import uuid
 from enum import IntEnum
 
 import click
 
-from node.cli.output import instant, print_json, show, table, word
+from node.cli.output import Rejection, instant, print_json, show, table, word
 from node.cli.session import Scales, Session, Target, account_options, fresh_id, json_option, run
 from node.gateway.ids import ORDER_ID_MAX, order_text
 from node.protocol import OrdersQuery
 from statemachine.commands import CancelAll, CancelOrder, PlaceOrder
-from statemachine.events import Cancelled, OrderState, Placed
-from statemachine.types import DoneReason, OrderType, SelfTradePrevention, Side, TimeInForce
+from statemachine.events import Cancelled, OrderState, Placed, Rejected
+from statemachine.tables import ProductRow
+from statemachine.types import DoneReason, OrderType, Reason, SelfTradePrevention, Side, TimeInForce
 
 COLUMNS = ("id", "product", "side", "type", "price", "size", "filled", "status", "client oid", "created")
 NUMBERS = ("price", "size", "filled")
@@ -75,23 +75,24 @@ def place(
 
     async def work(session: Session) -> tuple[OrderState, Scales, bool]:
         scales = await session.scales()
-        scales.product(product_id)
-        outcome = await session.submit(
-            PlaceOrder(
-                account_id,
-                f"c:{client_oid}" if client_oid else f"g:{uuid.uuid4()}",
-                product_id,
-                Side[side.upper()],
-                OrderType.LIMIT if price is not None else OrderType.MARKET,
-                scales.price_units(product_id, price) if price is not None else 0,
-                scales.size_units(product_id, size) if size is not None else 0,
-                scales.price_units(product_id, funds, "funds") if funds is not None else 0,
-                TimeInForce[tif.upper()] if price is not None else TimeInForce.GTC,
-                post_only,
-                SelfTradePrevention[stp.upper()],
-                client_oid,
-            )
+        row = scales.product(product_id)
+        command = PlaceOrder(
+            account_id,
+            f"c:{client_oid}" if client_oid else fresh_id(),
+            product_id,
+            Side[side.upper()],
+            OrderType.LIMIT if price is not None else OrderType.MARKET,
+            scales.price_units(product_id, price) if price is not None else 0,
+            scales.size_units(product_id, size) if size is not None else 0,
+            scales.price_units(product_id, funds, "funds") if funds is not None else 0,
+            TimeInForce[tif.upper()] if price is not None else TimeInForce.GTC,
+            post_only,
+            SelfTradePrevention[stp.upper()],
+            client_oid,
         )
+        (outcome,) = await session.submit_all([command])
+        if isinstance(outcome, Rejected):
+            raise Rejection(outcome, _bound(outcome.reason, row, scales))
         assert isinstance(outcome, Placed), outcome
         return outcome.order, scales, outcome.duplicate
 
@@ -142,6 +143,20 @@ def list_orders(target: Target, as_json: bool, product_id: str, done: bool, limi
         print_json([order_view(state, scales) for state in orders])
     else:
         show(table(COLUMNS, [_row(order_view(state, scales)) for state in orders], right=NUMBERS))
+
+
+def _bound(reason: Reason, row: ProductRow, scales: Scales) -> str:
+    """The product's bound that an order broke, in decimals; "" for other reasons."""
+    match reason:
+        case Reason.PRICE_OFF_TICK:
+            return f"expected a multiple of {scales.price(row.product_id, row.tick)}"
+        case Reason.SIZE_OFF_LOT:
+            return f"expected a multiple of {scales.size(row.product_id, row.lot)}"
+        case Reason.SIZE_TOO_SMALL:
+            return f"expected at least {scales.size(row.product_id, row.min_size)}"
+        case Reason.SIZE_TOO_LARGE:
+            return f"expected at most {scales.size(row.product_id, row.max_size)}"
+    return ""
 
 
 def order_view(state: OrderState, scales: Scales) -> dict[str, object]:

@@ -16,14 +16,14 @@ from statemachine.events import Rejected
 
 
 class Rejection(click.ClickException):
-    """The exchange refused a command. Exit code 1."""
+    """The exchange refused a command. Exit code 1. `expected`: what would have been right, instead of the engine's words in smallest units."""
 
-    def __init__(self, outcome: Rejected) -> None:
+    def __init__(self, outcome: Rejected, expected: str = "") -> None:
         parts = [word(outcome.reason).replace("_", " ")]
         if outcome.field:
             parts.append(f"field {outcome.field}")
-        if outcome.detail:
-            parts.append(outcome.detail)
+        if expected or outcome.detail:
+            parts.append(expected or outcome.detail)
         super().__init__("rejected: " + ": ".join(parts))
         self.outcome = outcome
 

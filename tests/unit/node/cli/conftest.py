@@ -1,0 +1,60 @@
+"""The command line over a cluster that is one engine in this process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from node.cli import main, session
+from tests.unit.node.cli.fakes import FakeClient
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> FakeClient:
+    fake = FakeClient()
+    monkeypatch.setattr(session, "open_client", lambda target: fake)
+    return fake
+
+
+@pytest.fixture
+def run(tmp_path: Path, client: FakeClient, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command line; its exit code must be `code`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("QUORUMBOOK_CLUSTER", raising=False)
+
+    def invoke(*arguments: str, code: int = 0) -> Result:
+        result = CliRunner().invoke(main, list(arguments))
+        assert result.exit_code == code, f"{arguments}: exit code {result.exit_code}\n{result.output}"
+        assert "Traceback" not in result.output
+        return result
+
+    return invoke
+
+
+@pytest.fixture
+def run_json(run: Run) -> Callable[..., Any]:
+    """Run a command line with `--json`; what it printed, decoded."""
+
+    def invoke(*arguments: str, code: int = 0) -> Any:
+        return json.loads(run(*arguments, "--json", code=code).stdout)
+
+    return invoke
+
+
+@pytest.fixture
+def market(run: Run) -> Run:
+    """BTC-USD, with alice and bob who have money."""
+    run("currency", "put", "BTC", "--scale", "8")
+    run("currency", "put", "USD", "--scale", "6")
+    run("product", "put", "BTC-USD", "--taker-fee", "0.001")
+    for name, amount, currency in (("alice", "1000000", "USD"), ("bob", "10", "BTC")):
+        run("account", "open", name)
+        run("deposit", name, amount, currency)
+    return run

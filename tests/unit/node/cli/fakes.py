@@ -1,0 +1,68 @@
+"""A cluster for the command line that is one engine in this process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import msgspec
+
+from node.client import ClusterClient, RequestFailed
+from node.errors import QuorumbookError
+from node.feed import Feed
+from node.protocol import ANSWER_TYPES, AnyQuery, ControlAction, FailCode
+from node.views import NotFoundError, Views
+from statemachine.commands import AnyCommand, Batch
+from statemachine.engine import Engine
+from statemachine.events import AnyEvent, AnyOutcome
+
+
+class FakeClient(ClusterClient):
+    """A real engine behind the interface of `ClusterClient`. Every batch is one second later than the one before.
+
+    Attributes:
+        failures: raised by the next calls to `submit`, one each.
+        controls: what was asked of which node.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({"n1": "127.0.0.1:1"})
+        self.engine = Engine()
+        self.events_made: list[AnyEvent] = []
+        self.failures: list[QuorumbookError] = []
+        self.controls: list[tuple[ControlAction, str]] = []
+        self.submitted: list[list[AnyCommand]] = []
+        self._views = Views(Feed(1000))
+
+    async def submit(self, commands: Sequence[AnyCommand], deadline: float | None = None) -> list[AnyOutcome]:
+        """Apply at once."""
+        if self.failures:
+            raise self.failures.pop(0)
+        self.submitted.append(list(commands))
+        applied = self.engine.apply(Batch((len(self.submitted) + 1_700_000_000) * 10**9, list(commands)))
+        self.events_made.extend(applied.events)
+        return applied.outcomes
+
+    async def _query(self, query: AnyQuery, linearizable: bool = False) -> Any:
+        try:
+            body = self._views.answer(self.engine, query)
+        except NotFoundError as error:
+            raise RequestFailed(FailCode.NOT_FOUND, str(error)) from error
+        return msgspec.msgpack.decode(body, type=ANSWER_TYPES[type(query)])
+
+    async def control(self, action: ControlAction, node_id: str = "") -> bool:
+        """Note what was asked."""
+        self.controls.append((action, node_id))
+        return True
+
+    async def events(self, product_id: str, from_sequence: int = 0) -> AsyncIterator[list[AnyEvent]]:
+        """The product's events so far and, as long as somebody listens, those that come."""
+        import asyncio
+
+        sent = 0
+        while True:
+            fresh = [event for event in self.events_made[sent:] if event.product_id == product_id]
+            sent = len(self.events_made)
+            if fresh:
+                yield fresh
+            await asyncio.sleep(0)

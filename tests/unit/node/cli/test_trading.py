@@ -1,0 +1,177 @@
+"""Orders, books, accounts and money by the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from node.client import RequestFailed
+from node.protocol import FailCode
+from statemachine.commands import PlaceOrder
+from tests.unit.node.cli.conftest import Run
+from tests.unit.node.cli.fakes import FakeClient
+
+RunJson = Callable[..., Any]
+FIRST = "00000000-0000-0000-0000-000000000001"
+
+
+def test_two_orders_trade(market: Run, run_json: RunJson) -> None:
+    asked = run_json("order", "place", "BTC-USD", "sell", "--size", "2", "--price", "100.50", "--as", "bob")
+    assert asked["id"] == FIRST
+    assert asked["status"] == "open"
+    assert market("order", "place", "BTC-USD", "buy", "--size", "0.5", "--as", "alice").stdout == (
+        "00000000-0000-0000-0000-000000000002: market buy 0.5 BTC-USD: done filled, filled 0.5 for 50.25, fees 0.05025\n"
+    )
+    assert run_json("book", "BTC-USD")["asks"] == [["100.5", "1.5", 1]]
+    assert run_json("book", "BTC-USD", "--level", "3")["asks"] == [["100.5", "1.5", FIRST]]
+    balances = {row["currency"]: row for row in run_json("account", "bob")["balances"]}
+    assert balances["BTC"] == {"currency": "BTC", "balance": "9.5", "available": "8", "hold": "1.5"}
+    assert balances["USD"]["available"] == "50.25"
+
+
+def test_the_book_is_shown_with_asks_above_bids(market: Run) -> None:
+    market("order", "place", "BTC-USD", "sell", "--size", "1", "--price", "101", "--as", "bob")
+    market("order", "place", "BTC-USD", "sell", "--size", "1", "--price", "102", "--as", "bob")
+    market("order", "place", "BTC-USD", "buy", "--size", "1", "--price", "99", "--as", "alice")
+    lines = [line for line in market("book", "BTC-USD").stdout.splitlines() if "ask" in line or "bid" in line]
+    assert [line.split("│")[2].strip() for line in lines] == ["102", "101", "99"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--size", "1", "--price", "1.0000001"], "price: expected at most 6 digits after the decimal point, not '1.0000001'"),
+        (["--size", "1", "--price", "1.001"], "rejected: price off tick: field price: expected a multiple of 0.01"),
+        (["--size", "0.00001", "--price", "1"], "expected a"),
+        (["--size", "1000001", "--price", "1"], "expected at most 1000000"),
+        (["--size", "1e3", "--price", "1"], "size: expected a plain decimal such as 12.5, not '1e3'"),
+        (["--size", "-1", "--price", "1"], "size: expected a number that is not negative, not '-1'"),
+        (["--funds", "0.0000001"], "funds: expected at most 6 digits"),
+        (["--size", "0", "--price", "1"], "rejected: invalid size"),
+        (["--size", "1", "--price", "0"], "rejected: invalid price"),
+        (["--size", "100000", "--price", "1000"], "rejected: insufficient funds"),
+        ([], "rejected: invalid"),
+        (["--size", "1", "--price", "1", "--post-only", "--tif", "ioc"], "rejected: invalid order"),
+    ],
+)
+def test_a_bad_order_is_one_line_that_names_the_field(market: Run, arguments: list[str], message: str) -> None:
+    result = market("order", "place", "BTC-USD", "buy", "--as", "alice", *arguments, code=1)
+    assert result.stdout == ""
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["order", "place", "BTC-USD", "buy", "--size", "1"], "--as ACCOUNT"),
+        (["order", "place", "BTC-USD", "long", "--size", "1", "--as", "alice"], "'long' is not one of 'buy', 'sell'"),
+        (["order", "cancel", "--as", "alice"], "by its ID or by --client-oid"),
+        (["order", "cancel", "1", "--client-oid", "x", "--as", "alice"], "by its ID or by --client-oid"),
+        (["order", "cancel", "first", "--as", "alice"], "'first' is not an order id"),
+        (["order", "cancel", "0", "--as", "alice"], "'0' is not an order id"),
+        (["order", "cancel", "f" * 8 + "-ffff-ffff-ffff-" + "f" * 12, "--as", "alice"], "is not an order id"),
+        (["product", "put", "BTCUSD"], "BASE-QUOTE"),
+        (["key", "put", "k", "--account", "alice", "--permissions", "view,fly"], "'fly' is none of"),
+        (["book", "BTC-USD", "--level", "4"], "'4' is not one of"),
+    ],
+)
+def test_a_wrong_command_line_is_a_usage_error(market: Run, arguments: list[str], message: str) -> None:
+    assert message in market(*arguments, code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["order", "place", "ETH-USD", "buy", "--size", "1", "--as", "alice"], "no product 'ETH-USD'; there are: BTC-USD"),
+        (["book", "ETH-USD"], "no product 'ETH-USD'"),
+        (["account", "carol"], "no account 'carol'"),
+        (["deposit", "alice", "1", "EUR"], "no currency 'EUR'; there are: BTC, USD"),
+        (["deposit", "carol", "1", "USD"], "rejected: unknown account"),
+        (["withdraw", "alice", "9999999", "USD"], "rejected: insufficient funds"),
+        (["order", "cancel", "77", "--as", "alice"], "rejected: unknown order"),
+        (["product", "put", "ETH-USD"], "no currency 'ETH'"),
+        (["currency", "put", "USD", "--scale", "3"], "rejected: currency changed"),
+        (["order", "list", "--key", "absent.json"], "absent.json: cannot be read"),
+    ],
+)
+def test_what_is_not_there_or_refused_is_one_line(market: Run, arguments: list[str], message: str) -> None:
+    result = market(*arguments, code=1)
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_the_same_client_oid_answers_the_same(market: Run, client: FakeClient) -> None:
+    arguments = ("order", "place", "BTC-USD", "buy", "--size", "1", "--price", "99", "--as", "alice", "--client-oid", "mine")
+    first = market(*arguments).stdout
+    assert market(*arguments).stdout == f"sent before: {first}"
+    assert len(client.engine.orders("alice")) == 1
+    placed = client.submitted[-1][0]
+    assert isinstance(placed, PlaceOrder)
+    assert placed.command_id == "c:mine"
+
+
+def test_orders_are_cancelled_by_either_id_or_all(market: Run, run_json: RunJson) -> None:
+    for oid in ("a", "b", "c", "d"):
+        market("order", "place", "BTC-USD", "buy", "--size", "1", "--price", "99", "--as", "alice", "--client-oid", oid)
+    assert "done cancelled" in market("order", "cancel", "1", "--as", "alice").stdout
+    assert run_json("order", "cancel", "--client-oid", "b", "--as", "alice")[0]["client_oid"] == "b"
+    assert "done cancelled" in market("order", "cancel", "00000000-0000-0000-0000-000000000003", "--as", "alice").stdout
+    assert [view["client_oid"] for view in run_json("order", "list", "--as", "alice")] == ["d"]
+    assert [view["client_oid"] for view in run_json("order", "cancel-all", "--as", "alice")] == ["d"]
+    assert market("order", "cancel-all", "--as", "alice").stdout == "no open orders\n"
+    assert len(run_json("order", "list", "--as", "alice", "--done")) == 4
+
+
+def test_a_transfer_id_books_once(market: Run, run_json: RunJson) -> None:
+    first = run_json("deposit", "alice", "5", "USD", "--transfer-id", "t1")
+    again = run_json("deposit", "alice", "5", "USD", "--transfer-id", "t1")
+    assert (first["available"], first["duplicate"]) == ("1000005", False)
+    assert (again["available"], again["duplicate"]) == ("1000005", True)
+    assert market("withdraw", "alice", "0.01", "USD").stdout == "alice has 1000004.99 USD available\n"
+
+
+def test_a_product_keeps_its_tick_and_gives_whole_notionals(market: Run, run_json: RunJson) -> None:
+    (view,) = run_json("product", "list")
+    assert (view["tick"], view["lot"], view["taker_fee"], view["status"]) == ("0.01", "0.0001", "0.001", "online")
+    market("currency", "put", "EUR", "--scale", "2")
+    market("product", "put", "BTC-EUR")
+    market("product", "put", "BTC-EUR", "--status", "cancel_only", "--maker-fee", "0.0005")
+    found = {view["id"]: view for view in run_json("product", "list")}["BTC-EUR"]
+    assert (found["tick"], found["lot"], found["status"], found["maker_fee"]) == ("0.01", "1", "cancel_only", "0.0005")
+
+
+def test_a_key_file_acts_for_its_account(market: Run, run_json: RunJson, tmp_path: Path, client: FakeClient) -> None:
+    path = tmp_path / "alice.json"
+    market("key", "put", "alice-key", "--account", "alice", "--out", str(path))
+    assert path.stat().st_mode & 0o777 == 0o600
+    written = json.loads(path.read_text())
+    row = client.engine.api_key("alice-key")
+    assert row is not None
+    assert (row.owner_id, row.secret, row.passphrase, row.permissions) == ("alice", written["secret"], written["passphrase"], 3)
+    market("order", "place", "BTC-USD", "buy", "--size", "1", "--price", "99", "--key", str(path))
+    assert run_json("order", "list", "--key", str(path))[0]["account_id"] == "alice"
+    assert "File exists" in market("key", "put", "alice-key", "--account", "alice", "--out", str(path), code=1).stderr
+    assert json.loads(path.read_text()) == written
+
+
+def test_a_key_that_was_not_put_leaves_no_file(market: Run, tmp_path: Path) -> None:
+    path = tmp_path / "key.json"
+    assert "rejected" in market("key", "put", "k", "--account", "carol", "--out", str(path), code=1).stderr
+    assert not path.exists()
+
+
+def test_no_leader_is_one_line(market: Run, client: FakeClient) -> None:
+    client.failures.append(RequestFailed(FailCode.NO_LEADER, "no answer from a leader within 8 s"))
+    result = market("account", "open", "carol", code=1)
+    assert result.stderr == "Error: NO_LEADER: no answer from a leader within 8 s\n"
+
+
+def test_account_is_short_for_account_show(market: Run) -> None:
+    assert market("account", "alice").stdout == market("account", "show", "alice").stdout
+    assert market("account", "--as", "alice").stdout == market("account", "alice").stdout
+    assert "account open NAME" in market("account", "--help").stdout

@@ -1,0 +1,203 @@
+"""The supervisor with small real processes in place of a node's."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from node.processes import alive, descendants
+from node.supervisor import EXIT_IN_DOUBT, ChildSpec, Patience, Supervisor, describe_exit
+
+QUICK = Patience(pause_min=0.02, pause_max=0.2, healthy=30.0, gateway_grace=0.4, engine_grace=0.4)
+DEADLINE = 20.0
+
+BEGIN = """
+import os, signal, sys, time
+from pathlib import Path
+from node.parent_watch import watch_parent
+watch_parent()
+name, directory = sys.argv[1], Path(sys.argv[2])
+with open(directory / f"{name}.pids", "a") as file:
+    file.write(f"{os.getpid()} {' '.join(sys.argv[3:])}\\n")
+def stop(number, frame):
+    with open(directory / "stopped", "a") as file:
+        file.write(name + "\\n")
+    sys.exit(0)
+"""
+OBEDIENT = BEGIN + "signal.signal(signal.SIGTERM, stop)\nwhile True: time.sleep(60)\n"
+DEAF = BEGIN + "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n(directory / 'deaf').touch()\nwhile True: time.sleep(60)\n"
+
+
+def spec(name: str, directory: Path, code: str = OBEDIENT, *, engine: bool = False, first: tuple[str, ...] = ()) -> ChildSpec:
+    return ChildSpec(name, (sys.executable, "-c", code, name, str(directory)), first, final_codes=engine)
+
+
+def starts(directory: Path, name: str) -> list[list[str]]:
+    """Pid and arguments of each start of a process, oldest first."""
+    try:
+        return [line.split() for line in (directory / f"{name}.pids").read_text().splitlines()]
+    except FileNotFoundError:
+        return []
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < end, f"not within {DEADLINE:g} s: {what}"
+        await asyncio.sleep(0.01)
+
+
+async def until_started(directory: Path, name: str, count: int) -> None:
+    await until(lambda: len(starts(directory, name)) == count, f"start {count} of {name}")
+
+
+class Running:
+    """A supervisor that runs in this process's event loop."""
+
+    def __init__(self, engine: ChildSpec, *gateways: ChildSpec) -> None:
+        self.lines: list[str] = []
+        self.supervisor = Supervisor(engine, gateways, patience=QUICK, report=self.lines.append)
+        self.task = asyncio.create_task(self.supervisor.run())
+
+    async def stop(self) -> int:
+        self.supervisor.request_stop()
+        return await self.task
+
+    async def __aenter__(self) -> Running:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.task
+
+
+async def test_a_stop_ends_the_gateways_before_the_engine(tmp_path: Path) -> None:
+    async with Running(spec("engine", tmp_path, engine=True), spec("g0", tmp_path), spec("g1", tmp_path)) as node:
+        await until(lambda: all(starts(tmp_path, name) for name in ("engine", "g0", "g1")), "three processes")
+        assert await node.stop() == 0
+    stopped = (tmp_path / "stopped").read_text().split()
+    assert sorted(stopped) == ["engine", "g0", "g1"]
+    assert stopped[-1] == "engine"
+    assert node.lines == []
+
+
+async def test_a_gateway_that_is_killed_comes_back(tmp_path: Path) -> None:
+    async with Running(spec("engine", tmp_path, engine=True), spec("g0", tmp_path)) as node:
+        for count in range(1, 4):
+            await until_started(tmp_path, "g0", count)
+            os.kill(int(starts(tmp_path, "g0")[-1][0]), signal.SIGKILL)
+        await until_started(tmp_path, "g0", 4)
+        assert await node.stop() == 0
+    assert len(starts(tmp_path, "engine")) == 1
+    assert node.lines[0] == "g0 ended (killed by SIGKILL); it is started again in 0.02 s"
+    assert "0.04 s" in node.lines[1]
+
+
+async def test_a_gateway_that_exits_with_any_code_comes_back(tmp_path: Path) -> None:
+    failing = spec("g0", tmp_path, BEGIN + "sys.exit(3)")
+    async with Running(spec("engine", tmp_path, engine=True), failing) as node:
+        await until(lambda: len(starts(tmp_path, "g0")) >= 3, "three starts")
+        assert await node.stop() == 0
+    assert "exit code 3" in node.lines[0]
+
+
+async def test_an_engine_killed_by_a_signal_comes_back_without_its_first_arguments(tmp_path: Path) -> None:
+    async with Running(spec("engine", tmp_path, engine=True, first=("--rejoin",)), spec("g0", tmp_path)) as node:
+        await until(lambda: bool(starts(tmp_path, "engine")), "the engine")
+        os.kill(int(starts(tmp_path, "engine")[0][0]), signal.SIGKILL)
+        await until(lambda: len(starts(tmp_path, "engine")) == 2, "the engine again")
+        assert await node.stop() == 0
+    assert [start[1:] for start in starts(tmp_path, "engine")] == [["--rejoin"], []]
+
+
+async def test_an_engine_in_doubt_stops_the_node(tmp_path: Path) -> None:
+    failing = spec("engine", tmp_path, BEGIN + f"sys.exit({EXIT_IN_DOUBT})", engine=True)
+    async with Running(failing, spec("g0", tmp_path)) as node:
+        await until(node.task.done, "the end of the node")
+        assert node.task.result() == EXIT_IN_DOUBT
+    assert len(starts(tmp_path, "engine")) == 1
+    assert "state is in doubt" in node.lines[0]
+
+
+async def test_an_engine_that_gives_up_is_not_started_again(tmp_path: Path) -> None:
+    async with Running(spec("engine", tmp_path, BEGIN + "sys.exit(2)", engine=True)) as node:
+        await until(node.task.done, "the end of the node")
+        assert node.task.result() == 2
+    assert node.lines == ["engine gave up (exit code 2); the node stops"]
+
+
+async def test_who_does_not_stop_in_time_is_killed(tmp_path: Path) -> None:
+    async with Running(spec("engine", tmp_path, DEAF, engine=True), spec("g0", tmp_path)) as node:
+        await until((tmp_path / "deaf").exists, "a process that ignores SIGTERM")
+        assert await node.stop() == 128 + signal.SIGKILL
+    assert node.lines[-1] == "engine has not stopped in time and is killed"
+
+
+async def test_a_second_request_kills_at_once(tmp_path: Path) -> None:
+    patient = Patience(gateway_grace=DEADLINE, engine_grace=DEADLINE)
+    supervisor = Supervisor(spec("engine", tmp_path, DEAF, engine=True), [], patience=patient, report=lambda line: None)
+    task = asyncio.create_task(supervisor.run())
+    await until((tmp_path / "deaf").exists, "a process that ignores SIGTERM")
+    begun = time.monotonic()
+    supervisor.request_stop()
+    supervisor.request_stop()
+    assert await task == 128 + signal.SIGKILL
+    assert time.monotonic() - begun < DEADLINE / 2
+
+
+async def test_a_stop_during_a_pause_starts_nothing_more(tmp_path: Path) -> None:
+    slow = Patience(pause_min=DEADLINE, pause_max=DEADLINE)
+    lines: list[str] = []
+    supervisor = Supervisor(
+        spec("engine", tmp_path, engine=True), [spec("g0", tmp_path, BEGIN + "sys.exit(3)")], patience=slow, report=lines.append
+    )
+    task = asyncio.create_task(supervisor.run())
+    await until(lambda: bool(lines), "a pause before a restart")
+    supervisor.request_stop()
+    assert await task == 0
+    assert len(starts(tmp_path, "g0")) == 1
+
+
+SUPERVISE = """
+import asyncio, sys
+from pathlib import Path
+from tests.unit.node.test_supervisor import spec
+from node.supervisor import Supervisor
+directory = Path(sys.argv[1])
+supervisor = Supervisor(spec("engine", directory, engine=True), [spec("g0", directory)], report=print)
+asyncio.run(supervisor.run())
+"""
+
+
+async def test_children_do_not_outlive_a_supervisor_that_is_killed(tmp_path: Path) -> None:
+    root = Path(__file__).parents[3]
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", SUPERVISE, str(tmp_path), cwd=root)
+    pids: list[int] = []
+    try:
+        await until(lambda: all(starts(tmp_path, name) for name in ("engine", "g0")), "two processes")
+        pids = [int(starts(tmp_path, name)[0][0]) for name in ("engine", "g0")]
+        assert descendants(process.pid) == sorted(pids)
+        process.kill()
+        await process.wait()
+        await until(lambda: not any(alive(pid) for pid in pids), "the end of the children")
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    assert not (tmp_path / "stopped").exists()
+
+
+def test_ends_are_described_in_words() -> None:
+    assert describe_exit(3) == "exit code 3"
+    assert describe_exit(-9) == "killed by SIGKILL"
+    assert describe_exit(-200) == "killed by signal 200"
