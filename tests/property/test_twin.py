@@ -106,7 +106,7 @@ def test_the_engine_does_what_the_twin_does(fees: tuple[int, int], money: int, f
     compare(fees, money, flow)
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", range(40))
 def test_the_engine_does_what_the_twin_does_in_a_busy_market(seed: int) -> None:
     random = Random(seed)
     fees = random.choice([(0, 0), (1_000, 3_000), (100_000, 100_000)])

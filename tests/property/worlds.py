@@ -140,8 +140,9 @@ def busy_command(random: Random, number: int) -> AnyCommand:
     if kind < 0.12:
         return CancelAll(account, command_id, random.choice(["", *PRODUCTS]))
     if kind < 0.16:
-        transfer: type[Deposit] | type[Withdraw] = random.choice([Deposit, Withdraw])
-        return transfer(account, command_id, random.choice(CURRENCIES), random.randrange(0, 300))
+        currency, amount = random.choice(CURRENCIES), random.randrange(0, 300)
+        incoming = random.random() < 0.5
+        return Deposit(account, command_id, currency, amount) if incoming else Withdraw(account, command_id, currency, amount)
     if kind < 0.18:
         status = random.choice([ProductStatus.ONLINE] * 12 + list(ProductStatus))
         fees = random.choice([(0, 0), (1_000, 3_000), (100_000, 50_000), (33_333, 100_000)])

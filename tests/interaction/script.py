@@ -1,0 +1,290 @@
+"""Plain-text scripts: what a trader types, and below it, indented, what the exchange answers.
+
+A line that begins in the first column is a command, a remark (`#`) or blank; indented lines are the trace of the command above.
+Amounts are decimals in whole coins; with a `u` behind them they are smallest units, for numbers that no decimal can say.
+
+    currency USD 2                                       the operator adds a currency with two decimal digits
+    product BTC-USD tick=0.01 lot=0.001 min=0.001 max=50 maker=1000 taker=2000 status=online     fees in parts per million
+    accounts ann bob with 1000 USD, 5 BTC                opens accounts and pays in; silent unless something is refused
+    key k1 for ann secret=c2VjcmV0 permissions=3         gives ann an API key
+    deposit ann 100 USD id=t1     withdraw ann 100 USD id=t2
+    ann buy 2 BTC-USD @ 100 [ioc|fok|post] [stp=co] [oid=a] [id=x]
+    ann sell 2 BTC-USD market     ann buy BTC-USD market funds=50
+    ann cancel #3     ann cancel oid=a     ann cancel-all [BTC-USD]
+    book BTC-USD      balances ann bob     fees USD      order #3
+    restart                                              the engine goes on from its tables
+
+Each trace shows the events with their product sequence, then `=` and the outcome. The whole state is checked after every line.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from statemachine.commands import (
+    AnyCommand,
+    Batch,
+    CancelAll,
+    CancelOrder,
+    Deposit,
+    OpenAccount,
+    PlaceOrder,
+    PutApiKey,
+    PutCurrency,
+    PutProduct,
+    Withdraw,
+    decode_batch,
+    encode_batch,
+)
+from statemachine.engine import Engine
+from statemachine.events import (
+    AnyEvent,
+    AnyOutcome,
+    Cancelled,
+    Done,
+    OrderChanged,
+    OrderDone,
+    OrderMatched,
+    OrderOpened,
+    OrderReceived,
+    OrderState,
+    Placed,
+    Rejected,
+    Transferred,
+)
+from statemachine.limits import OPERATOR
+from statemachine.types import DoneReason, OrderStatus, OrderType, ProductStatus, SelfTradePrevention, Side, TimeInForce
+
+_FLAGS = {"ioc": TimeInForce.IOC, "fok": TimeInForce.FOK}
+
+
+class Script:
+    """One exchange, driven by lines of text."""
+
+    def __init__(self) -> None:
+        self.engine = Engine()
+        self.scales: dict[str, int] = {}
+        self.pairs: dict[str, tuple[str, str]] = {}
+        self.lines = 0
+        self.ids = 0
+
+    def run(self, text: str) -> str:
+        """The script with its traces as they are now."""
+        out: list[str] = []
+        for line in text.splitlines():
+            if line.startswith((" ", "\t")):
+                continue
+            out.append(line)
+            if line.strip() and not line.startswith("#"):
+                out.extend(f"  {trace}" for trace in self.line(line))
+        return "\n".join(out) + "\n"
+
+    def line(self, line: str) -> list[str]:
+        """Carry out one line; its trace."""
+        self.lines += 1
+        words = line.split()
+        special = getattr(self, f"do_{words[0]}", None)
+        trace: list[str] = special(words[1:]) if special is not None else self.send(self.trader(words))
+        self.engine.check()
+        return trace
+
+    # -- lines -------------------------------------------------------------------------------------------------------------------
+
+    def do_currency(self, words: list[str]) -> list[str]:
+        name, scale = words
+        self.scales.setdefault(name, int(scale))
+        return self.send(PutCurrency(OPERATOR, self.new_id(), name, int(scale)))
+
+    def do_product(self, words: list[str]) -> list[str]:
+        name, given = words[0], dict(word.split("=") for word in words[1:])
+        base, quote = given.get("base", name.split("-")[0]), given.get("quote", name.split("-")[1])
+        self.pairs.setdefault(name, (base, quote))
+        lot, least, most = (self.units(given[key], base) for key in ("lot", "min", "max"))
+        maker, taker = int(given.get("maker", 0)), int(given.get("taker", 0))
+        status = ProductStatus[given.get("status", "online").upper()]
+        tick = self.units(given["tick"], quote)
+        return self.send(PutProduct(OPERATOR, self.new_id(), name, base, quote, tick, lot, least, most, maker, taker, status))
+
+    def do_accounts(self, words: list[str]) -> list[str]:
+        split = words.index("with") if "with" in words else len(words)
+        commands: list[AnyCommand] = [OpenAccount(OPERATOR, self.new_id(), name) for name in words[:split]]
+        for pair in " ".join(words[split + 1 :]).split(","):
+            for name in words[:split] if pair else []:
+                amount, currency = pair.split()
+                commands.append(Deposit(name, self.new_id(), currency, self.units(amount, currency)))
+        traces = [trace for command in commands for trace in self.send(command)]
+        return [trace for trace in traces if "rejected" in trace]
+
+    def do_key(self, words: list[str]) -> list[str]:
+        key, _, owner, *rest = words
+        given = dict(word.split("=", 1) for word in rest)
+        secret, permissions = given.get("secret", "c2VjcmV0"), int(given.get("permissions", 1))
+        return self.send(PutApiKey(OPERATOR, self.new_id(), key, owner, secret, given.get("passphrase", ""), permissions))
+
+    def do_deposit(self, words: list[str]) -> list[str]:
+        account, amount, currency, *rest = words
+        return self.send(Deposit(account, self.given_id(rest), currency, self.units(amount, currency)))
+
+    def do_withdraw(self, words: list[str]) -> list[str]:
+        account, amount, currency, *rest = words
+        return self.send(Withdraw(account, self.given_id(rest), currency, self.units(amount, currency)))
+
+    def do_book(self, words: list[str]) -> list[str]:
+        trace = []
+        for side, name in ((Side.SELL, "asks"), (Side.BUY, "bids")):
+            orders = self.engine.book_orders(words[0], side)
+            base, quote = self.pairs[words[0]]
+            shown = [f"{self.text(size, base)} @ {self.text(price, quote)} #{order_id}" for price, size, order_id in orders]
+            trace.append(f"{name}: {', '.join(shown) or 'none'}")
+        return trace
+
+    def do_balances(self, words: list[str]) -> list[str]:
+        trace = []
+        for account in words:
+            rows = self.engine.balances(account)
+            shown = [
+                f"{self.text(row.available, row.currency)} {row.currency} + {self.text(row.hold, row.currency)} on hold"
+                for row in rows
+            ]
+            trace.append(f"{account}: {', '.join(shown) or 'nothing'}")
+        return trace
+
+    def do_fees(self, words: list[str]) -> list[str]:
+        row = self.engine.currency(words[0])
+        assert row is not None
+        return [f"{self.text(row.fees, row.currency)} {row.currency} earned"]
+
+    def do_order(self, words: list[str]) -> list[str]:
+        order = self.engine.order(int(words[0].removeprefix("#")))
+        return [self.order(order) if order is not None else "not known"]
+
+    def do_restart(self, words: list[str]) -> list[str]:
+        before = self.engine.full_hash()
+        self.engine = Engine.restore(dict(self.engine.tables()))
+        return ["the same state" if self.engine.full_hash() == before else "ANOTHER STATE"]
+
+    def trader(self, words: list[str]) -> AnyCommand:
+        account, verb, *rest = words
+        options = dict(word.split("=") for word in rest if "=" in word)
+        plain = [word for word in rest if "=" not in word]
+        command_id = options.get("id") or self.new_id()
+        if verb == "cancel-all":
+            return CancelAll(account, command_id, plain[0] if plain else "")
+        if verb == "cancel":
+            order_id = next((int(word[1:]) for word in plain if word.startswith("#")), 0)
+            product = next((word for word in plain if not word.startswith("#")), "")
+            return CancelOrder(account, command_id, order_id, options.get("oid", ""), product)
+        size = plain.pop(0) if plain[1] not in ("@", "market") else "0"
+        return self.place(account, command_id, verb, size, plain, options)
+
+    def place(self, account: str, command_id: str, verb: str, size: str, plain: list[str], options: dict[str, str]) -> PlaceOrder:
+        name, kind, *flags = plain
+        base, quote = self.pairs.get(name, ("BTC", "USD"))
+        price = self.units(flags.pop(0), quote) if kind == "@" else 0
+        price = self.units(options["price"], quote) if "price" in options else price
+        return PlaceOrder(
+            account,
+            command_id,
+            name,
+            Side[verb.upper()],
+            OrderType.LIMIT if kind == "@" else OrderType.MARKET,
+            price,
+            self.units(size, base),
+            self.units(options.get("funds", "0"), quote),
+            next((_FLAGS[flag] for flag in flags if flag in _FLAGS), TimeInForce.GTC),
+            "post" in flags,
+            SelfTradePrevention[options.get("stp", "dc").upper()],
+            options.get("oid", ""),
+        )
+
+    # -- numbers and ids ---------------------------------------------------------------------------------------------------------
+
+    def units(self, text: str, currency: str) -> int:
+        if text.endswith("u"):
+            return int(text[:-1])
+        exact = Decimal(text).scaleb(self.scales.get(currency, 0))
+        assert exact == int(exact), f"{text} {currency} is not a whole number of units: write units"
+        return int(exact)
+
+    def text(self, units: int, currency: str) -> str:
+        return f"{Decimal(units).scaleb(-self.scales.get(currency, 0)).normalize():f}"
+
+    def new_id(self) -> str:
+        self.ids += 1
+        return f"id-{self.ids}"
+
+    def given_id(self, words: list[str]) -> str:
+        return next((word.removeprefix("id=") for word in words if word.startswith("id=")), "") or self.new_id()
+
+    # -- traces ------------------------------------------------------------------------------------------------------------------
+
+    def send(self, command: AnyCommand) -> list[str]:
+        """Through the same bytes as in the log; a number that these cannot carry never reaches the engine."""
+        try:
+            batch = decode_batch(encode_batch(Batch(self.lines, [command])))
+        except OverflowError:
+            return ["= refused before the log: the number is too large for any field"]
+        applied = self.engine.apply(batch)
+        return [*map(self.event, applied.events), f"= {self.outcome(applied.outcomes[0])}"]
+
+    def event(self, event: AnyEvent) -> str:
+        base, quote = self.pairs[event.product_id]
+        head = f"{event.product_id} {event.product_sequence}"
+        match event:
+            case OrderReceived():
+                oid = f" oid={event.client_oid}" if event.client_oid else ""
+                size = f" {self.text(event.size, base)}" if event.size else ""
+                price = f" @ {self.text(event.price, quote)}" if event.order_type is OrderType.LIMIT else " market"
+                funds = f" for {self.text(event.funds, quote)} {quote}" if event.funds else ""
+                return f"{head} received #{event.order_id} {event.account_id} {event.side.name.lower()}{size}{price}{funds}{oid}"
+            case OrderOpened():
+                return f"{head} open #{event.order_id} {self.text(event.remaining, base)} @ {self.text(event.price, quote)}"
+            case OrderMatched():
+                fees = f"{self.text(event.maker_fee, quote)} maker, {self.text(event.taker_fee, quote)} taker"
+                who = f"#{event.maker_order_id} {event.maker_account_id} by #{event.taker_order_id} {event.taker_account_id}"
+                size, price = self.text(event.size, base), self.text(event.price, quote)
+                return f"{head} trade {event.trade_id}: {size} @ {price}, {who}, fees {fees}"
+            case OrderChanged():
+                unit = quote if event.by_funds else base
+                return f"{head} change #{event.order_id} {self.text(event.old, unit)} -> {self.text(event.new, unit)} {unit}"
+            case OrderDone():
+                left = f", {self.text(event.remaining, base)} left" if event.remaining else ""
+                book = ", off the book" if event.resting else ""
+                return f"{head} done #{event.order_id} {event.reason.name.lower()}{left}{book}"
+
+    def outcome(self, outcome: AnyOutcome) -> str:
+        again = f"again, as command {outcome.sequence}: " if outcome.duplicate else ""
+        match outcome:
+            case Rejected():
+                field = f" {outcome.field}" if outcome.field else ""
+                return f"{again}rejected {outcome.reason.name}{field}: {outcome.detail}"
+            case Done():
+                return f"{again}{'ok' if outcome.changed else 'ok, nothing changed'}"
+            case Transferred():
+                available, hold = self.text(outcome.available, outcome.currency), self.text(outcome.hold, outcome.currency)
+                return f"{again}{available} {outcome.currency} available, {hold} on hold"
+            case Placed():
+                return f"{again}{self.order(outcome.order)}"
+            case Cancelled():
+                shown = [
+                    f"#{order.order_id} with {self.text(order.remaining, self.pairs[order.product_id][0])}"
+                    for order in outcome.orders
+                ]
+                return f"{again}cancelled {', '.join(shown) or 'nothing'}"
+
+    def order(self, order: OrderState) -> str:
+        base, quote = self.pairs[order.product_id]
+        parts = [f"#{order.order_id} {'open' if order.status is OrderStatus.OPEN else order.done_reason.name.lower()}"]
+        if order.filled_size:
+            filled, value, fees = (
+                self.text(order.filled_size, base),
+                self.text(order.executed_value, quote),
+                self.text(order.fill_fees, quote),
+            )
+            parts.append(f"{filled} filled for {value} {quote}, fees {fees}")
+        if order.remaining:
+            parts.append(f"{self.text(order.remaining, base)} left")
+        if order.hold or order.done_reason is DoneReason.NONE:
+            pays = quote if order.side is Side.BUY else base
+            parts.append(f"holds {self.text(order.hold, pays)} {pays}")
+        return "; ".join(parts)
