@@ -19,7 +19,7 @@ from node.config import AdminConfig
 from node.credentials import same_text, sign
 from node.errors import RequestFailed
 from node.gateway.backend import Backend
-from node.gateway.errors import ApiError
+from node.gateway.errors import ApiError, UnknownHereError
 from node.gateway.ids import NAME
 from node.protocol import ApiKeyQuery
 from statemachine.limits import OPERATOR
@@ -82,7 +82,7 @@ class Authenticator:
         self._check_age(claim.timestamp)
         key = await self._key(claim.key_id)
         if key is None:
-            raise _refused("Invalid API Key", "CB-ACCESS-KEY")
+            raise UnknownHereError(401, "Invalid API Key", "CB-ACCESS-KEY", reason="unauthorized")
         if not _signed(key.secret, claim, method, target, body):
             raise _refused("invalid signature", "CB-ACCESS-SIGN")
         if not same_text(claim.passphrase, key.passphrase):

@@ -142,7 +142,7 @@ class NodeBackend:
             except RequestFailed as failure:
                 if failure.code is FailCode.NOT_LEADER and failure.leader is not None:
                     raise NotLeaderError(failure.leader) from None
-                if failure.code is FailCode.NOT_FOUND:
+                if failure.code in (FailCode.NOT_FOUND, FailCode.BAD_REQUEST):
                     raise
                 if failure.code not in (FailCode.NOT_LEADER, FailCode.NO_LEADER, FailCode.OUTCOME_UNKNOWN):
                     raise UnavailableError(failure.message) from None

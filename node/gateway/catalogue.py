@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from node.decimals import to_text
 from node.gateway.backend import Backend
-from node.gateway.errors import ApiError
+from node.gateway.errors import UnknownHereError
 from node.protocol import CurrenciesQuery, ProductsQuery
 from statemachine.tables import CurrencyRow, ProductRow
 
@@ -47,21 +47,21 @@ class Catalogue:
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def product(self, product_id: str) -> Product:
-        """The product. Raises ApiError 404."""
+        """The product. Raises UnknownHereError 404."""
         await self._at_most(AGE_MAX)
         if product_id not in self.products:
             await self._newer_than_now()
         if product_id not in self.products:
-            raise ApiError(404, "Product not found", "product_id")
+            raise UnknownHereError(404, "Product not found", "product_id")
         return self.products[product_id]
 
     async def currency(self, name: str) -> CurrencyRow:
-        """The currency. Raises ApiError 404."""
+        """The currency. Raises UnknownHereError 404."""
         await self._at_most(AGE_MAX)
         if name not in self.currencies:
             await self._newer_than_now()
         if name not in self.currencies:
-            raise ApiError(404, "Currency not found", "currency")
+            raise UnknownHereError(404, "Currency not found", "currency")
         return self.currencies[name]
 
     async def all_products(self) -> list[Product]:

@@ -1,10 +1,11 @@
 """What a request can fail with, as the answer that its client reads.
 
 QuorumbookError
-└── ApiError                an answer other than 2xx: status, message, field
-    └── BadRequestError          400: the request cannot be understood or obeyed
-└── NotLeaderError               nothing was sent: another node leads
-└── UnavailableError             nobody can take the command at the moment, or its outcome is unknown
+├── ApiError                 an answer other than 2xx: status, message, field
+│   ├── BadRequestError      400: the request cannot be understood or obeyed
+│   └── UnknownHereError     401 or 404: this node does not know a key, product or currency; one that is ahead of it may
+├── NotLeaderError           nothing was sent: another node leads
+└── UnavailableError         nobody can take the command at the moment, or its outcome is unknown
 """
 
 from __future__ import annotations
@@ -45,6 +46,10 @@ class BadRequestError(ApiError):
 
     def __init__(self, message: str, field: str = "", *, reason: str = "", detail: str = "") -> None:
         super().__init__(400, message, field, reason=reason, detail=detail)
+
+
+class UnknownHereError(ApiError):
+    """This node does not know the key, product or currency. A follower may only be behind, so it sends commands on to the leader."""
 
 
 class NotLeaderError(QuorumbookError):

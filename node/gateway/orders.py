@@ -152,7 +152,8 @@ LIST_PARAMETERS = ("product_id", "limit", "after", "before", "start_date", "end_
 
 
 def _within(order: OrderState, start: int | None, end: int | None) -> bool:
-    return (start is None or order.created_at >= start) and (end is None or order.created_at <= end)
+    """Whether it was created then; `end` is a microsecond, as clients see times, and includes all of it."""
+    return (start is None or order.created_at >= start) and (end is None or order.created_at < end + 1_000)
 
 
 def _statuses(given_statuses: list[str]) -> tuple[bool, bool]:

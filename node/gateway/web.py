@@ -19,7 +19,7 @@ from aiohttp import web
 
 from node.errors import RequestFailed
 from node.gateway.auth import Claim, Identity
-from node.gateway.errors import ApiError, BadRequestError, NotLeaderError, UnavailableError
+from node.gateway.errors import ApiError, BadRequestError, NotLeaderError, UnavailableError, UnknownHereError
 from node.gateway.requests import parameters
 from node.protocol import AnyQuery, FailCode
 from statemachine.commands import AnyCommand
@@ -118,10 +118,15 @@ def _serving(gateway: Gateway, route: Route) -> Callable[[web.Request], Awaitabl
     async def serve(request: web.Request) -> web.StreamResponse:
         status = gateway.monitor.status
         call = Call(gateway, request, await _body(request))
-        if route.permission is not None:
-            call.identity = await gateway.auth.identify(_claim(request), request.method, request.raw_path, call.body)
-            call.identity.require(route.permission)
-        answer = await route.handler(call)
+        try:
+            if route.permission is not None:
+                call.identity = await gateway.auth.identify(_claim(request), request.method, request.raw_path, call.body)
+                call.identity.require(route.permission)
+            answer = await route.handler(call)
+        except UnknownHereError:
+            if request.method == "GET" or status is None or status.role == "leader" or status.leader is None:
+                raise
+            raise NotLeaderError(status.leader) from None
         headers = dict(answer.headers)
         if status is not None:
             headers[ROLE_HEADER] = status.role

@@ -1,0 +1,176 @@
+"""Signatures and permissions: what is signed, what is refused, and with which words."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import time
+from typing import Any
+
+import pytest
+
+from node.credentials import Credentials, sign
+from node.gateway import auth
+from node.gateway.auth import Authenticator, Claim
+from node.gateway.errors import ApiError
+from node.protocol import ApiKeyQuery
+from statemachine.types import Permission
+from tests.unit.node.gateway.harness import ADMIN, SECRET, Exchange, FakeBackend, config, headers
+
+
+def raw_request(exchange: Exchange, method: str, target: str, signed: dict[str, str], body: bytes = b"") -> tuple[int, Any]:
+    """A request whose target goes out exactly as given."""
+    connection = http.client.HTTPConnection(str(exchange.client.host), exchange.client.port, timeout=10)
+    try:
+        connection.putrequest(method, target, skip_accept_encoding=True)
+        for name, text in signed.items():
+            connection.putheader(name, text)
+        connection.putheader("Content-Length", str(len(body)))
+        connection.endheaders(body)
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        connection.close()
+
+
+def test_known_vectors() -> None:
+    secret = "c2VjcmV0"
+    assert sign(secret, "1795304696", "GET", "/accounts") == "PHEbbsdPjaIq7avcJ9RgobpZEiAvQ1lsi3JaghRppzM="
+    body = b'{"product_id":"BTC/USD"}'
+    assert sign(secret, "1795304779.123456", "DELETE", "/orders?a=%2F", body) == "V4/u52kfnGq2EIOYkLEFbJqyJXiGyasKG/8XwXufXr8="
+
+
+TARGETS = [
+    "/orders?product_id=BTC%2FUSD",
+    "/orders?product_id=BTC/USD",
+    "/%6frders?status=all",
+    "/orders?",
+    "/orders?status=%6fpen",
+]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+async def test_the_target_is_signed_as_it_was_sent(exchange: Exchange, target: str) -> None:
+    signed = headers(exchange.keys["alice"], "GET", target)
+    assert await asyncio.to_thread(raw_request, exchange, "GET", target, signed) == (200, [])
+    signed = headers(exchange.keys["alice"], "GET", target + "&")
+    status, answer = await asyncio.to_thread(raw_request, exchange, "GET", target, signed)
+    assert (status, answer["message"]) == (401, "invalid signature")
+
+
+async def test_the_body_of_a_delete_is_signed(exchange: Exchange) -> None:
+    body = b'{"product_id":"BTC/USD"}'
+    signed = headers(exchange.keys["alice"], "DELETE", "/orders", body)
+    assert await asyncio.to_thread(raw_request, exchange, "DELETE", "/orders", signed, body) == (200, [])
+    status, answer = await asyncio.to_thread(raw_request, exchange, "DELETE", "/orders", signed, body.replace(b"BTC", b"ETH"))
+    assert (status, answer["message"]) == (401, "invalid signature")
+
+
+@pytest.mark.parametrize("form", ["{:.0f}", "{:.6f}", "{:.2f}"])
+async def test_the_timestamp_is_taken_verbatim(exchange: Exchange, form: str) -> None:
+    signed = headers(exchange.keys["alice"], "GET", "/accounts", timestamp=form.format(time.time()))
+    response = await exchange.client.get("/accounts", headers=signed)
+    assert response.status == 200
+
+
+@pytest.mark.parametrize(
+    ("header", "text", "message"),
+    [
+        ("CB-ACCESS-TIMESTAMP", "1", "request timestamp expired"),
+        ("CB-ACCESS-TIMESTAMP", "99999999999", "request timestamp expired"),
+        ("CB-ACCESS-TIMESTAMP", "now", "invalid timestamp"),
+        ("CB-ACCESS-TIMESTAMP", "1e9", "invalid timestamp"),
+        ("CB-ACCESS-TIMESTAMP", "-5", "invalid timestamp"),
+        ("CB-ACCESS-TIMESTAMP", "inf", "invalid timestamp"),
+        ("CB-ACCESS-TIMESTAMP", "1795304779\u00b2", "invalid timestamp"),
+        ("CB-ACCESS-KEY", "nobody", "Invalid API Key"),
+        ("CB-ACCESS-KEY", "white space", "Invalid API Key"),
+        ("CB-ACCESS-KEY", "x" * 500, "Invalid API Key"),
+        ("CB-ACCESS-SIGN", "AAAA", "invalid signature"),
+        ("CB-ACCESS-SIGN", "sch\u00f6n", "invalid signature"),
+        ("CB-ACCESS-PASSPHRASE", "wrong", "Invalid Passphrase"),
+        ("CB-ACCESS-KEY", None, "CB-ACCESS-KEY header is required"),
+        ("CB-ACCESS-SIGN", None, "CB-ACCESS-SIGN header is required"),
+        ("CB-ACCESS-TIMESTAMP", None, "CB-ACCESS-TIMESTAMP header is required"),
+        ("CB-ACCESS-PASSPHRASE", None, "CB-ACCESS-PASSPHRASE header is required"),
+    ],
+)
+async def test_a_bad_claim_is_refused_by_header(exchange: Exchange, header: str, text: str | None, message: str) -> None:
+    signed = headers(exchange.keys["alice"], "GET", "/accounts")
+    if text is None:
+        del signed[header]
+    else:
+        signed[header] = text
+    response = await exchange.client.get("/accounts", headers=signed)
+    assert response.status == 401
+    answer = await response.json()
+    assert (answer["message"], answer["field"]) == (message, header)
+
+
+async def test_a_permission_that_is_missing_is_named(exchange: Exchange) -> None:
+    key = {"account_id": "alice", "secret": SECRET, "passphrase": "p", "permissions": ["view"]}
+    assert (await exchange.call("admin", "PUT", "/admin/keys/reader", key))[0] == 200
+    exchange.keys["reader"] = Credentials("reader", SECRET, "p")
+    assert (await exchange.call("reader", "GET", "/accounts"))[0] == 200
+    for method, target, name in (
+        ("POST", "/orders", "trade"),
+        ("DELETE", "/orders", "trade"),
+        ("POST", "/withdrawals", "transfer"),
+        ("PUT", "/admin/currencies/X", "admin"),
+    ):
+        status, answer = await exchange.call("reader", method, target, {})
+        assert (status, answer["message"]) == (403, f"The API key needs the permission {name}")
+
+
+async def test_the_operator_has_no_account_of_its_own(exchange: Exchange) -> None:
+    for method, target in (("GET", "/accounts"), ("GET", "/orders"), ("DELETE", "/orders")):
+        status, answer = await exchange.call("admin", method, target)
+        assert status == 403
+        assert "no account" in answer["message"]
+
+
+async def test_a_key_that_is_replaced_counts_at_once_here(exchange: Exchange) -> None:
+    assert (await exchange.call("alice", "GET", "/accounts"))[0] == 200
+    key = {"account_id": "alice", "secret": SECRET, "passphrase": "new", "permissions": ["view"]}
+    assert (await exchange.call("admin", "PUT", "/admin/keys/alice-key", key))[0] == 200
+    status, answer = await exchange.call("alice", "GET", "/accounts")
+    assert (status, answer["message"]) == (401, "Invalid Passphrase")
+
+
+def claim(key_id: str) -> Claim:
+    stamp = f"{time.time():.3f}"
+    return Claim(key_id, sign(SECRET, stamp, "GET", "/"), stamp, "p")
+
+
+async def test_unknown_keys_are_asked_for_once_and_then_at_a_bounded_rate() -> None:
+    backend = FakeBackend()
+    authenticator = Authenticator(backend, config().admin, 30.0)
+    for _ in range(20):
+        with pytest.raises(ApiError, match="Invalid API Key"):
+            await authenticator.identify(claim("nobody"), "GET", "/", b"")
+    assert backend.queried == [ApiKeyQuery("nobody")]
+    messages = set()
+    for number in range(int(auth.UNKNOWN_BURST) + 100):
+        with pytest.raises(ApiError) as caught:
+            await authenticator.identify(claim(f"guess-{number}"), "GET", "/", b"")
+        messages.add((caught.value.status, caught.value.message))
+    assert messages == {(401, "Invalid API Key"), (429, "Private rate limit exceeded")}
+    assert len(backend.queried) < auth.UNKNOWN_BURST + 100
+
+
+async def test_requests_that_come_together_share_one_look_up(exchange: Exchange) -> None:
+    exchange.backend.queried.clear()
+    exchange.gateway.auth.forget("alice-key")
+    answers = await asyncio.gather(*(exchange.call("alice", "GET", "/fees?product_id=BTC-USD") for _ in range(10)))
+    assert {status for status, _ in answers} == {200}
+    assert exchange.backend.queried.count(ApiKeyQuery("alice-key")) == 1
+
+
+async def test_the_operators_key_may_do_everything() -> None:
+    authenticator = Authenticator(FakeBackend(), config().admin, 30.0)
+    stamp = f"{time.time():.3f}"
+    signature = sign(ADMIN.secret, stamp, "PUT", "/x", b"body")
+    identity = await authenticator.identify(Claim(ADMIN.key_id, signature, stamp, ADMIN.passphrase), "PUT", "/x", b"body")
+    assert identity.permissions == sum(Permission)
+    assert identity.account_id == "operator"

@@ -1,0 +1,222 @@
+"""Who leads: redirects, pauses, unknown outcomes, readiness, and what reads say about their age."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import pytest
+
+from node.credentials import Credentials
+from node.errors import ConnectionLost, RequestFailed
+from node.gateway.backend import NodeBackend
+from node.gateway.errors import ApiError, NotLeaderError, UnavailableError
+from node.protocol import FailCode, StatusQuery
+from statemachine.commands import AnyCommand, OpenAccount
+from statemachine.events import Done
+from tests.unit.node.gateway.harness import LEADER, SECRET, Exchange
+
+ORDER = {"product_id": "BTC-USD", "side": "buy", "price": "100", "size": "1"}
+COMMAND = OpenAccount("operator", "g:1", "carol")
+OUTCOME = Done(1, 1, False, True)
+
+
+async def test_a_follower_leads_the_client_to_the_leader(exchange: Exchange) -> None:
+    exchange.backend.leads = False
+    for method, target in (("POST", "/orders?x"), ("DELETE", "/orders?product_id=BTC-USD"), ("POST", "/deposits")):
+        body = ORDER if target.startswith("/orders?x") else {"currency": "USD", "amount": "1"} if method == "POST" else None
+        response = await exchange.send("alice", method, target.removesuffix("?x"), body)
+        assert response.status == 307
+        assert response.headers["Location"] == LEADER.http + str(response.url.relative())
+        answer = await response.json()
+        assert (answer["leader"], answer["leader_id"]) == (LEADER.http, "n2")
+        assert LEADER.http in answer["message"]
+
+
+async def test_a_follower_never_tells_a_command_that_something_does_not_exist(exchange: Exchange) -> None:
+    unknown = ORDER | {"product_id": "NEW-USD"}
+    assert (await exchange.call("alice", "POST", "/orders", unknown))[0] == 404
+    exchange.backend.leads, exchange.backend.status = False, {"leader": LEADER, "leader_id": "n2"}
+    await exchange.gateway.monitor.poll()
+    assert (await exchange.call("alice", "POST", "/orders", unknown))[0] == 307
+    exchange.keys["new"] = Credentials("new-key", SECRET, "p")
+    assert (await exchange.call("new", "POST", "/orders", ORDER))[0] == 307
+    assert (await exchange.call("new", "GET", "/orders"))[0] == 401
+
+
+async def test_a_follower_serves_reads_and_says_how_old_they_are(exchange: Exchange) -> None:
+    exchange.backend.leads = False
+    await exchange.gateway.monitor.poll()
+    response = await exchange.send("", "GET", "/products/BTC-USD/book")
+    assert response.status == 200
+    assert response.headers["x-quorumbook-role"] == "follower"
+    assert int(response.headers["x-quorumbook-sequence"]) == exchange.backend.engine.sequence
+    response = await exchange.send("", "GET", "/products/BTC-USD/book?consistency=linearizable")
+    assert response.status == 307
+
+
+async def test_a_command_names_its_sequence(exchange: Exchange) -> None:
+    response = await exchange.send("alice", "POST", "/orders", ORDER)
+    assert int(response.headers["x-quorumbook-sequence"]) == exchange.backend.engine.sequence
+
+
+@pytest.mark.parametrize(("unknown", "status", "word"), [(False, 503, "Nothing was done"), (True, 504, "outcome is unknown")])
+async def test_no_leader_in_time_says_what_may_have_happened(exchange: Exchange, unknown: bool, status: int, word: str) -> None:
+    exchange.backend.fail = [UnavailableError("no leader", outcome_unknown=unknown)]
+    response = await exchange.send("alice", "POST", "/orders", ORDER | {"client_oid": "kept"})
+    assert response.status == status
+    assert response.headers["Retry-After"] == "1"
+    assert word in (await response.json())["message"]
+    assert (await exchange.call("alice", "POST", "/orders", ORDER | {"client_oid": "kept"}))[0] == 200
+
+
+async def test_a_full_queue_is_429(exchange: Exchange) -> None:
+    exchange.backend.fail = [ApiError(429, "Too many requests", headers={"Retry-After": "1"})]
+    assert (await exchange.call("alice", "POST", "/orders", ORDER))[0] == 429
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        ({"leader_id": ""}, "no leader is known"),
+        ({"quorum": False}, "no majority of the nodes is reachable"),
+        ({"ready": False}, "not caught up with the leader"),
+    ],
+)
+async def test_readyz_names_the_reasons(exchange: Exchange, status: dict[str, Any], reason: str) -> None:
+    got, answer = await exchange.get("/readyz")
+    assert (got, answer["ready"], answer["node"]["role"]) == (200, True, "leader")
+    exchange.backend.status = status
+    got, answer = await exchange.get("/readyz")
+    assert (got, answer["reasons"]) == (503, [reason])
+
+
+async def test_an_engine_that_is_gone_makes_the_node_unready_and_reads_503(exchange: Exchange) -> None:
+    exchange.backend.down = True
+    assert (await exchange.get("/readyz"))[1]["reasons"] == ["the engine does not answer"]
+    status, answer = await exchange.get("/products")
+    assert (status, bool(answer["message"])) == (503, True)
+    assert (await exchange.get("/healthz"))[0] == 200
+
+
+async def test_metrics_count_requests_and_show_the_node(exchange: Exchange) -> None:
+    await exchange.get("/products/BTC-USD/book")
+    await exchange.get("/nothing")
+    await exchange.gateway.monitor.poll()
+    text = await (await exchange.client.get("/metrics")).text()
+    assert (
+        'quorumbook_http_requests_total{method="GET",node="n1",route="/products/{id}/book",status="200",worker="0"} 1.0' in text
+    )
+    assert 'route="none",status="404"' in text
+    assert 'quorumbook_node{node="n1",what="term"} 3.0' in text
+    assert 'quorumbook_node_role{node="n1",role="leader"} 1.0' in text
+
+
+async def test_a_fault_of_ours_is_answered_in_json(exchange: Exchange, caplog: pytest.LogCaptureFixture) -> None:
+    exchange.backend.views = None  # type: ignore[assignment]  # any fault will do
+    response = await exchange.client.get("/products")
+    assert (response.status, json.loads(await response.read())) == (500, {"message": "Internal error"})
+    assert "fault while answering GET /products" in caplog.text
+
+
+Step = Callable[[Sequence[AnyCommand]], Awaitable[list[Any]]]
+
+
+class FakeConnection:
+    """A connection to the engine that does what it is told."""
+
+    def __init__(self, *steps: object) -> None:
+        self.steps = list(steps)
+        self.sent: list[Sequence[AnyCommand]] = []
+        self.closed = asyncio.Event()
+        self.close_reason = ""
+
+    async def submit(self, commands: Sequence[AnyCommand], deadline: float | None = None) -> list[Any]:
+        self.sent.append(commands)
+        step = self.steps.pop(0)
+        if isinstance(step, Exception):
+            raise step
+        if step == "hang":
+            await asyncio.sleep(1000)
+        return [step]
+
+    async def query(self, query: object, linearizable: bool = False) -> Any:
+        return (await self.submit([]))[0]
+
+    async def close(self) -> None:
+        pass
+
+
+def backend(
+    monkeypatch: pytest.MonkeyPatch, here: FakeConnection | Exception, elsewhere: FakeConnection, deadline: float = 0.2
+) -> NodeBackend:
+    async def connect(self: NodeBackend) -> Any:
+        if isinstance(here, Exception):
+            raise here
+        return here
+
+    monkeypatch.setattr(NodeBackend, "_connect", connect)
+    return NodeBackend("/nowhere", elsewhere, deadline)  # type: ignore[arg-type]  # as much of a ClusterClient as is used
+
+
+def failed(code: FailCode) -> RequestFailed:
+    return RequestFailed(code, code.name.lower(), LEADER if code is FailCode.NOT_LEADER else None)
+
+
+@pytest.mark.parametrize(
+    "first", [ConnectionLost("gone"), failed(FailCode.OUTCOME_UNKNOWN), failed(FailCode.NO_LEADER), failed(FailCode.STOPPING)]
+)
+async def test_a_command_under_way_goes_to_the_next_leader_with_its_id(monkeypatch: pytest.MonkeyPatch, first: Exception) -> None:
+    here, elsewhere = FakeConnection(first), FakeConnection(OUTCOME)
+    assert await backend(monkeypatch, here, elsewhere).submit([COMMAND]) == [OUTCOME]
+    assert here.sent == elsewhere.sent == [[COMMAND]]
+
+
+async def test_a_command_goes_elsewhere_when_the_engine_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = FakeConnection(OUTCOME)
+    assert await backend(monkeypatch, ConnectionLost("nobody"), elsewhere).submit([COMMAND]) == [OUTCOME]
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "unknown"),
+    [
+        (failed(FailCode.NO_LEADER), failed(FailCode.NO_LEADER), False),
+        (failed(FailCode.OUTCOME_UNKNOWN), failed(FailCode.NO_LEADER), True),
+        (ConnectionLost("gone"), failed(FailCode.NO_LEADER), True),
+        (failed(FailCode.NO_LEADER), failed(FailCode.OUTCOME_UNKNOWN), True),
+        (failed(FailCode.NO_LEADER), ConnectionLost("gone"), True),
+    ],
+)
+async def test_the_deadline_ends_with_what_may_have_happened(
+    monkeypatch: pytest.MonkeyPatch, first: Exception, last: Exception, unknown: bool
+) -> None:
+    with pytest.raises(UnavailableError) as caught:
+        await backend(monkeypatch, FakeConnection(first), FakeConnection(last)).submit([COMMAND])
+    assert caught.value.outcome_unknown is unknown
+
+
+async def test_an_engine_that_hangs_is_given_up_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UnavailableError) as caught:
+        await backend(monkeypatch, FakeConnection("hang"), FakeConnection(), deadline=0.05).submit([COMMAND])
+    assert caught.value.outcome_unknown
+
+
+async def test_a_known_leader_and_a_full_queue_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(NotLeaderError):
+        await backend(monkeypatch, FakeConnection(failed(FailCode.NOT_LEADER)), FakeConnection()).submit([COMMAND])
+    with pytest.raises(ApiError) as caught:
+        await backend(monkeypatch, FakeConnection(failed(FailCode.OVERLOADED)), FakeConnection()).submit([COMMAND])
+    assert caught.value.status == 429
+
+
+async def test_reads_wait_for_an_engine_that_restarts(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = FakeConnection(ConnectionLost("gone"), failed(FailCode.NO_LEADER), "status")
+    assert await backend(monkeypatch, here, FakeConnection()).query(StatusQuery()) == "status"
+    with pytest.raises(RequestFailed):
+        await backend(monkeypatch, FakeConnection(failed(FailCode.NOT_FOUND)), FakeConnection()).query(StatusQuery())
+    with pytest.raises(NotLeaderError):
+        await backend(monkeypatch, FakeConnection(failed(FailCode.NOT_LEADER)), FakeConnection()).query(
+            StatusQuery(), linearizable=True
+        )
