@@ -24,6 +24,7 @@ from pathlib import Path
 
 import msgspec
 
+from node import identity
 from node.config import NodeConfig, load
 from node.errors import QuorumbookError
 from node.parent_watch import PARENT_PIPE
@@ -210,14 +211,20 @@ def run_node(config_path: Path, *, rejoin: bool = False) -> int:
 
     Raises:
         ConfigError: the configuration is not right.
+        DataDirectoryError: the data directory is missing or another node's.
         NodeRunningError: the node runs already.
         OSError: the data directory cannot be written.
     """
     config = load(config_path)
-    config.data_path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if rejoin:
+        config.data_path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    else:
+        identity.read(config)
     pid_file = PidFile.acquire(config.data_path / PID_FILE)
-    engine, gateways = children(config, config_path, rejoin=rejoin)
     try:
+        if rejoin:
+            identity.format_data(config, rejoin=True)
+        engine, gateways = children(config, config_path, rejoin=rejoin)
         return asyncio.run(_supervise(engine, gateways, _reporter(config.node_id)))
     finally:
         pid_file.release()

@@ -27,7 +27,7 @@ def software_version() -> str:
     "--base-port", type=click.IntRange(1024, 65_000), default=7000, show_default=True, help="Ports are counted from here."
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where the nodes listen.")
-@click.option("--cluster-id", default="quorumbook", show_default=True, help="A name of its own for each cluster.")
+@click.option("--cluster-id", default="", help="A name of its own for each cluster. Default: a random one.")
 def init(directory: Path, nodes: str, base_port: int, host: str, cluster_id: str) -> None:
     """Make a cluster in DIRECTORY: keys, certificates, a configuration and a data directory for each node."""
     paths = initialise(directory, int(nodes), base_port=base_port, host=host, cluster_id=cluster_id)
