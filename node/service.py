@@ -121,7 +121,7 @@ class EngineService:
         self._clock = clock
         self._more_counters = more_counters
         self._started = clock()
-        self._reads: list[tuple[Query, Send]] = []
+        self._reads: list[tuple[Principal, Query, Send]] = []
         self._barrier_under_way = False
         self._batcher: Batcher[Submit] = Batcher(
             raft.propose,
@@ -184,13 +184,13 @@ class EngineService:
             send(self._failure(request.request_id, error))
             return
         if not request.linearizable:
-            send(self._answer(request))
+            send(self._answer(principal, request))
         elif self.stopping or not self._raft.is_leader:
             send(self._not_here(request.request_id))
         elif len(self._reads) >= READS_WAITING_MAX:
             send(Failed(request.request_id, FailCode.OVERLOADED, "too many linearizable reads are waiting"))
         else:
-            self._reads.append((request, send))
+            self._reads.append((principal, request, send))
             self._begin_barrier()
 
     def _begin_barrier(self) -> None:
@@ -201,21 +201,22 @@ class EngineService:
 
         def done(result: ProposeResult) -> None:
             self._barrier_under_way = False
-            for request, send in reads:
-                send(self._answer(request) if result.error is None else self._not_here(request.request_id))
+            for principal, request, send in reads:
+                send(self._answer(principal, request) if result.error is None else self._not_here(request.request_id))
             self._begin_barrier()
 
         self._raft.barrier(done)
 
-    def _answer(self, request: Query) -> Answer | Failed:
+    def _answer(self, principal: Principal, request: Query) -> Answer | Failed:
         if isinstance(request.query, StatusQuery):
             return Answer(request.request_id, msgspec.Raw(_encode(self.status())))
         try:
-            return Answer(request.request_id, msgspec.Raw(self._views.answer(self._machine.engine, request.query)))
+            body = self._views.answer(self._machine.engine, request.query, principal.audience)
         except NotFoundError as error:
             return Failed(request.request_id, FailCode.NOT_FOUND, str(error))
         except BadQueryError as error:
             return Failed(request.request_id, FailCode.BAD_REQUEST, f"query.{error}")
+        return Answer(request.request_id, msgspec.Raw(body))
 
     def status(self) -> NodeStatus:
         """All that a person or a test wants to know of this node, at this moment."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import msgspec
-from statemachine.engine import Engine
 
-from node.feed import Feed
+from node.feed import Audience, Feed, redact
 from node.protocol import (
     AnyQuery,
     ApiKeyQuery,
@@ -20,6 +19,8 @@ from node.protocol import (
     ProductsQuery,
     TradesQuery,
 )
+from statemachine.engine import Engine
+from statemachine.events import AnyEvent
 from statemachine.types import Side
 
 LEVELS_AT_2 = 50
@@ -47,8 +48,8 @@ class Views:
         self._feed = feed
         self._books: dict[tuple[str, int], tuple[int, bytes]] = {}
 
-    def answer(self, engine: Engine, query: AnyQuery) -> bytes:
-        """The body of an `Answer` to any query but `StatusQuery`.
+    def answer(self, engine: Engine, query: AnyQuery, audience: Audience) -> bytes:
+        """The body of an `Answer` to any query but `StatusQuery`; trades as the audience may see them.
 
         Raises:
             NotFoundError: no such product, account, order or key.
@@ -56,6 +57,8 @@ class Views:
         """
         if isinstance(query, BookQuery):
             return self._book(engine, query)
+        if isinstance(query, TradesQuery):
+            return _encode(self._trades(engine, query, audience))
         return _encode(self._rows(engine, query))
 
     def forget(self) -> None:
@@ -77,10 +80,12 @@ class Views:
                 return _orders(engine, query)
             case ApiKeyQuery():
                 return _found(engine.api_key(query.key_id), f"API key {query.key_id!r}")
-            case TradesQuery():
-                _require(engine.product(query.product_id) is not None, f"product {query.product_id!r}")
-                return self._feed.trades(query.product_id, _limit(query.limit, TRADES_MAX))
         raise AssertionError(f"no view for {type(query).__name__}")
+
+    def _trades(self, engine: Engine, query: TradesQuery, audience: Audience) -> list[AnyEvent]:
+        _require(engine.product(query.product_id) is not None, f"product {query.product_id!r}")
+        trades: list[AnyEvent] = [*self._feed.trades(query.product_id, _limit(query.limit, TRADES_MAX))]
+        return trades if audience is Audience.FULL else [redact(trade) for trade in trades]
 
     def _book(self, engine: Engine, query: BookQuery) -> bytes:
         if query.level not in (1, 2, 3):

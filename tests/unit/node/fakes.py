@@ -14,6 +14,9 @@ from node.feed import Feed
 from node.native_server import NativeServer
 from node.replicated_engine import ReplicatedEngine
 from node.service import EngineService, Identity
+from statemachine.commands import AnyCommand, Deposit, OpenAccount, PlaceOrder, PutCurrency, PutProduct
+from statemachine.limits import OPERATOR
+from statemachine.types import OrderType, Side
 
 ADMIN = AdminConfig(key_id="admin", secret="c2VjcmV0IG9mIHRoZSBvcGVyYXRvcg==", passphrase="open")
 
@@ -191,3 +194,25 @@ async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
 def addresses(nodes: Mapping[str, FakeNode]) -> dict[str, str]:
     """What a `ClusterClient` is given."""
     return {node_id: node.address for node_id, node in nodes.items()}
+
+
+WORLD: list[AnyCommand] = [
+    PutCurrency(OPERATOR, "usd", "USD", 2),
+    PutCurrency(OPERATOR, "btc", "BTC", 8),
+    PutProduct(OPERATOR, "btc-usd", "BTC-USD", "BTC", "USD", 1, 10**8, 10**8, 10**15, 0, 0),
+    OpenAccount(OPERATOR, "alice", "alice"),
+    OpenAccount(OPERATOR, "bob", "bob"),
+    Deposit("alice", "d1", "USD", 10**9),
+    Deposit("bob", "d2", "BTC", 10**12),
+]
+"""A product whose lot is one whole coin, alice with dollars, bob with coins."""
+
+
+def buy(number: int, price: int = 100, size: int = 1, account: str = "alice") -> PlaceOrder:
+    """A limit order to buy whole coins."""
+    return PlaceOrder(account, f"c:{number}", "BTC-USD", Side.BUY, OrderType.LIMIT, price, size * 10**8, client_oid=str(number))
+
+
+def sell(number: int, price: int = 100, size: int = 1, account: str = "bob") -> PlaceOrder:
+    """A limit order to sell whole coins."""
+    return PlaceOrder(account, f"c:{number}", "BTC-USD", Side.SELL, OrderType.LIMIT, price, size * 10**8, client_oid=str(number))
