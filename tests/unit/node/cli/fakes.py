@@ -9,7 +9,7 @@ import msgspec
 
 from node.client import ClusterClient, RequestFailed
 from node.errors import QuorumbookError
-from node.feed import Feed
+from node.feed import Audience, Feed
 from node.protocol import ANSWER_TYPES, AnyQuery, ControlAction, FailCode
 from node.views import NotFoundError, Views
 from statemachine.commands import AnyCommand, Batch
@@ -45,7 +45,7 @@ class FakeClient(ClusterClient):
 
     async def _query(self, query: AnyQuery, linearizable: bool = False) -> Any:
         try:
-            body = self._views.answer(self.engine, query)
+            body = self._views.answer(self.engine, query, Audience.FULL)
         except NotFoundError as error:
             raise RequestFailed(FailCode.NOT_FOUND, str(error)) from error
         return msgspec.msgpack.decode(body, type=ANSWER_TYPES[type(query)])
