@@ -10,13 +10,13 @@ import contextlib
 import logging
 import signal
 import ssl
-import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 import click
 from aiohttp import web
 
+from node import logs
 from node.client import ClusterClient
 from node.config import NodeConfig, load
 from node.errors import QuorumbookError
@@ -28,7 +28,7 @@ from node.pki import client_context, server_context
 
 log = logging.getLogger(__name__)
 
-SHUTDOWN_TIMEOUT = 3.0
+SHUTDOWN_TIMEOUT = 2.0
 """Seconds that requests under way have to end after SIGTERM."""
 HEADER_BYTES_MAX = 8_190
 HEADERS_MAX = 64
@@ -92,9 +92,7 @@ def main(path: Path, worker: int) -> None:
     watch_parent()
     try:
         config = load(path)
-        logging.basicConfig(
-            level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
-        )
+        logs.set_up(config.log_level, f"{config.node_id} gateway-{worker}")
         _runner()(_until_signal(config, worker))
     except QuorumbookError as error:
         raise click.ClickException(str(error)) from None
