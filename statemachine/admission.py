@@ -37,7 +37,7 @@ from statemachine.types import OrderStatus, OrderType, Permission, ProductStatus
 
 
 class Refusal(NamedTuple):
-    """Why a command is not carried out: the reason, the field at fault, what was expected."""
+    """Why a command is not carried out: the reason, the field at fault, what was expected (numbers in smallest units)."""
 
     reason: Reason
     field: str

@@ -151,6 +151,9 @@ def decode_batch(payload: bytes) -> Batch:
     """The batch in a log entry.
 
     Raises:
-        msgspec.ValidationError, msgspec.DecodeError: not a batch of this schema. Check before you propose.
+        msgspec.DecodeError: not a batch of this schema, or text in it that is not UTF-8. Check before you propose.
     """
-    return batch_decoder.decode(payload)
+    try:
+        return batch_decoder.decode(payload)
+    except UnicodeDecodeError as error:  # msgspec lets it through as it is
+        raise msgspec.DecodeError(str(error)) from error

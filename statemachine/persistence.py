@@ -21,8 +21,8 @@ import msgspec
 from statemachine import invariants
 from statemachine.errors import StateError
 from statemachine.events import OrderState
-from statemachine.limits import OPERATOR, OUTCOMES_PER_ACCOUNT
-from statemachine.remember import OutcomeMemory
+from statemachine.limits import OPERATOR, OUTCOMES_PER_ACCOUNT, SCALE_MAX
+from statemachine.remember import FINGERPRINT_SIZE, OutcomeMemory
 from statemachine.state import Account, Balance, Currency, Product, State
 from statemachine.tables import (
     TABLES,
@@ -88,23 +88,21 @@ def _decoded(name: str, row_type: type[msgspec.Struct], rows: Iterable[Row]) -> 
     for position, (key, payload) in enumerate(rows):
         try:
             parts, row = _key_decoder.decode(key), decoder.decode(payload)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise StateError(f"table {name}, row {position}: {error}") from error
-        if key in known or not _key_fits(name, parts, row):
+        if key in known or not _key_fits(name, key, parts, row):
             raise StateError(f"table {name}, row {position}: the key {parts!r} is not that of its row, or comes twice")
         known[key] = None
         yield parts, row
 
 
-def _key_fits(name: str, key: Any, row: Any) -> bool:
-    """Does the key say what the row says? Numbers that only the key has are checked for their type."""
-    if not isinstance(key, list):
-        return False
+def _key_fits(name: str, key: bytes, parts: Any, row: Any) -> bool:
+    """Is the key, byte for byte, the one that belongs to the row? A done order's number stands in the key only."""
     if name in _ROW_KEYS:
-        return key == [getattr(row, field) for field in _ROW_KEYS[name]]
-    if len(key) != 2 or key[0] != row.account_id or type(key[1]) is not int:
-        return False
-    return name == "done_order" or key[1] == row.outcome.sequence
+        return key == _encode([getattr(row, field) for field in _ROW_KEYS[name]])
+    if name == "outcome":
+        return key == _encode([row.account_id, row.outcome.sequence])
+    return isinstance(parts, list) and len(parts) == 2 and type(parts[1]) is int and key == _encode([row.account_id, parts[1]])
 
 
 _ROW_KEYS: dict[str, tuple[str, ...]] = {
@@ -192,15 +190,14 @@ def _load_counter(state: State, rows: list[tuple[list[Any], CounterRow]]) -> Non
 
 def _load_currency(state: State, rows: list[tuple[list[Any], CurrencyRow]]) -> None:
     for _, row in rows:
+        if not 0 <= row.scale <= SCALE_MAX:
+            raise StateError(f"table currency: {row.currency} has the scale {row.scale}, expected 0 to {SCALE_MAX}")
         state.currencies[row.currency] = Currency(row.currency, row.scale, row.deposited, row.withdrawn, row.fees)
 
 
 def _load_product(state: State, rows: list[tuple[list[Any], ProductRow]]) -> None:
     for _, row in rows:
-        scale = state.currencies[row.base].scale
-        if scale < 0:
-            raise StateError(f"table currency: the scale of {row.base} is negative")
-        state.products[row.product_id] = Product(row, 10**scale)
+        state.products[row.product_id] = Product(row, 10 ** state.currencies[row.base].scale)
 
 
 def _load_account(state: State, rows: list[tuple[list[Any], AccountRow]]) -> None:
@@ -238,6 +235,8 @@ def _load_done_order(state: State, rows: list[tuple[list[Any], OrderState]]) -> 
 def _load_outcome(state: State, rows: list[tuple[list[Any], OutcomeRow]]) -> None:
     for (account_id, sequence), row in rows:
         memory = state.operator_memory if account_id == OPERATOR else state.accounts[account_id].memory
+        if sequence < 0 or len(row.fingerprint) != FINGERPRINT_SIZE:
+            raise StateError(f"table outcome: the sequence or the fingerprint of command {row.command_id} is none")
         if memory.find(row.command_id) is not None:
             raise StateError(f"table outcome: command {row.command_id} of account {account_id} comes twice")
         if len(memory) == OUTCOMES_PER_ACCOUNT:

@@ -1,0 +1,170 @@
+"""What is bounded stays bounded, and by the same rule on every node."""
+
+from __future__ import annotations
+
+import msgspec
+
+from statemachine.commands import Batch, CancelAll, CancelOrder, PlaceOrder
+from statemachine.engine import Engine
+from statemachine.events import Cancelled, Placed, Rejected
+from statemachine.limits import (
+    AMOUNT_MAX,
+    COMMAND_ID_MAX,
+    DONE_ORDERS_PER_ACCOUNT,
+    NAME_MAX,
+    OPEN_ORDERS_PER_ACCOUNT,
+    OUTCOMES_PER_ACCOUNT,
+)
+from statemachine.types import OrderType, Reason, Side, TimeInForce
+from tests.unit.statemachine.market import PRODUCT, limit, market, placed, send
+
+FRAME_MAX = 4 * 1024 * 1024
+
+
+def test_an_account_has_so_many_open_orders_and_no_more() -> None:
+    engine = market()
+    engine.apply(Batch(2, [limit("ann", f"{n}", Side.BUY, 1, 10) for n in range(OPEN_ORDERS_PER_ACCOUNT)]))
+    refused = send(engine, limit("ann", "more", Side.BUY, 1, 10))
+    assert isinstance(refused, Rejected)
+    assert refused.reason is Reason.TOO_MANY_OPEN_ORDERS
+    assert placed(engine, limit("ann", "ioc", Side.BUY, 1, 10, ioc=True)).filled_size == 0
+    assert placed(engine, limit("bob", "other", Side.BUY, 1, 9)).order_id == OPEN_ORDERS_PER_ACCOUNT + 2
+    all_of_them = send(engine, CancelAll("ann", "all"))
+    assert isinstance(all_of_them, Cancelled)
+    assert [order.order_id for order in all_of_them.orders] == list(range(1, OPEN_ORDERS_PER_ACCOUNT + 1))
+    assert len(engine.orders("ann", open=True, done=True, limit=10**6)) == DONE_ORDERS_PER_ACCOUNT
+    placed(engine, limit("ann", "again", Side.BUY, 1, 10))
+    engine.check()
+
+
+def test_the_answer_to_cancel_all_fits_a_frame_at_its_worst() -> None:
+    engine = market(money=AMOUNT_MAX // 4)
+    order = placed(engine, limit("ann", "1", Side.BUY, 1, 10))
+    order.account_id = order.product_id = "x" * NAME_MAX
+    order.client_oid = "x" * COMMAND_ID_MAX
+    numbers = [
+        "order_id",
+        "price",
+        "size",
+        "funds",
+        "created_at",
+        "remaining",
+        "hold",
+        "filled_size",
+        "executed_value",
+        "fill_fees",
+        "done_at",
+    ]
+    for name in numbers:
+        setattr(order, name, 2**64 - 1)
+    order.maker_fee_ppm = order.taker_fee_ppm = 10**6
+    assert len(msgspec.msgpack.encode(order)) * OPEN_ORDERS_PER_ACCOUNT < FRAME_MAX
+
+
+def test_the_oldest_outcome_is_forgotten_first() -> None:
+    engine = market()
+    first = limit("ann", "first", Side.BUY, 1, 10, ioc=True)
+    assert placed(engine, first).order_id == 1
+    # The two deposits of the market are remembered as well, before `first`.
+    fillers = [CancelOrder("ann", f"filler-{n}", 999) for n in range(OUTCOMES_PER_ACCOUNT - 1)]
+    engine.apply(Batch(2, list(fillers)))
+    again = send(engine, first)
+    assert isinstance(again, Placed)
+    assert again.duplicate
+    engine = Engine.restore(dict(engine.tables()))
+    send(engine, CancelOrder("ann", "one-too-many", 999))
+    anew = send(engine, first)
+    assert isinstance(anew, Placed)
+    assert (anew.duplicate, anew.order.order_id) == (False, 2)
+    assert sum(len(rows) for name, rows in engine.tables() if name == "outcome") == OUTCOMES_PER_ACCOUNT + 2 + 2 + 3
+    engine.check()
+
+
+def test_a_forgotten_command_cannot_enter_an_open_order_twice() -> None:
+    engine = market()
+    order = limit("ann", "c:mine", Side.BUY, 1, 10, oid="mine")
+    placed(engine, order)
+    engine.apply(Batch(2, [CancelOrder("ann", f"filler-{n}", 999) for n in range(OUTCOMES_PER_ACCOUNT)]))
+    again = send(engine, order)
+    assert isinstance(again, Rejected)
+    assert (again.reason, again.field) == (Reason.COMMAND_ID_REUSED, "client_oid")
+
+
+def test_done_orders_are_forgotten_in_the_order_of_leaving() -> None:
+    engine = market()
+    placed(engine, limit("ann", "resting", Side.BUY, 1, 10, oid="resting"))
+    flow = [limit("ann", f"{n}", Side.BUY, 1, 9, ioc=True, oid=f"{n}") for n in range(DONE_ORDERS_PER_ACCOUNT)]
+    engine.apply(Batch(2, list(flow)))
+    assert engine.order_by_client_oid("ann", "0") is not None
+    send(engine, CancelOrder("ann", "cancel", 0, "resting"))
+    assert engine.order_by_client_oid("ann", "0") is None
+    assert engine.order(2) is None
+    assert engine.order(1) is not None, "the oldest order left last"
+    engine = Engine.restore(dict(engine.tables()))
+    placed(engine, limit("ann", "next", Side.BUY, 1, 9, ioc=True))
+    assert engine.order_by_client_oid("ann", "1") is None
+    assert engine.order_by_client_oid("ann", "2") is not None
+    engine.check()
+
+
+def test_a_client_oid_names_the_latest_order() -> None:
+    engine = market()
+    placed(engine, limit("ann", "1", Side.BUY, 1, 9, ioc=True, oid="same"))
+    latest = placed(engine, limit("ann", "2", Side.BUY, 2, 9, oid="same"))
+    for state in (engine, Engine.restore(dict(engine.tables()))):
+        found = state.order_by_client_oid("ann", "same")
+        assert found == latest
+    assert engine.order_by_client_oid("bob", "same") is None
+    assert engine.order_by_client_oid("nobody", "same") is None
+
+
+def test_a_remembered_outcome_is_a_copy() -> None:
+    """Neither what happens to the order later nor what a caller does to the answer changes it."""
+    engine = market()
+    command = limit("ann", "1", Side.SELL, 5, 10)
+    answer = placed(engine, command)
+    answer.remaining = 99
+    placed(engine, limit("bob", "2", Side.BUY, 2, 10))
+    again = send(engine, command)
+    assert isinstance(again, Placed)
+    assert (again.duplicate, again.order.remaining, again.sequence) == (True, 5, 10)
+    now = engine.order(1)
+    assert now is not None
+    assert now.remaining == 3
+    engine.check()
+
+
+def test_a_cancel_of_very_many_orders_keeps_the_rest() -> None:
+    engine = market()
+    for n in range(50):
+        account = "ann" if n % 2 else "bob"
+        placed(engine, limit(account, f"{n}", Side.BUY, 1, 10 + n % 3))
+    send(engine, CancelAll("ann", "all"))
+    assert {order_id % 2 for _, _, order_id in engine.book_orders(PRODUCT, Side.BUY)} == {1}
+    assert engine.levels(PRODUCT, Side.BUY, 10) == [(12, 8, 8), (11, 8, 8), (10, 9, 9)]
+    engine.check()
+
+
+def test_orders_are_paged_newest_first() -> None:
+    engine = market()
+    for n in range(1, 8):
+        placed(engine, limit("ann", f"{n}", Side.BUY, 1, 10))
+    send(engine, CancelOrder("ann", "x", 4))
+
+    def ids(**query: bool | int | str) -> list[int]:
+        return [order.order_id for order in engine.orders("ann", **query)]  # type: ignore[arg-type]  # passed through
+
+    assert ids() == [7, 6, 5, 3, 2, 1]
+    assert ids(done=True, limit=3) == [7, 6, 5]
+    assert ids(done=True, limit=3, before_id=5) == [4, 3, 2]
+    assert ids(open=False, done=True) == [4]
+    assert ids(product_id="ETH-USD") == []
+    assert engine.orders("nobody") == []
+
+
+def test_a_market_order_by_size_alone_spends_all_that_is_available_and_no_more() -> None:
+    engine = market(money=1_000, taker_ppm=100_000)
+    placed(engine, limit("bob", "1", Side.SELL, 100, 20))
+    order = placed(engine, PlaceOrder("ann", "2", PRODUCT, Side.BUY, OrderType.MARKET, 0, 100, 0, TimeInForce.IOC))
+    assert (order.filled_size, order.executed_value, order.fill_fees, order.hold) == (45, 900, 90, 0)
+    assert engine.balances("ann")[0].available == 10

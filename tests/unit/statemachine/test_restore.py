@@ -1,0 +1,156 @@
+"""From tables and back: what is damaged is refused, with a `StateError` and nothing else."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TypeVar
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from statemachine.commands import Batch
+from statemachine.engine import Engine
+from statemachine.errors import StateError
+from statemachine.events import OrderState
+from statemachine.tables import TABLES, BalanceRow, CounterRow, CurrencyRow, OutcomeRow
+from tests.property.worlds import busy_command, foundations
+
+Row = TypeVar("Row", bound=msgspec.Struct)
+
+
+def busy() -> Engine:
+    """An exchange in which something of everything is."""
+    engine, random = Engine(), Random(11)
+    engine.apply(Batch(1, foundations((1_000, 3_000), 5_000)))
+    engine.apply(Batch(2, [busy_command(random, number) for number in range(200)]))
+    engine.check()
+    return engine
+
+
+BUSY = dict(busy().tables())
+
+
+def change(table: str, row: msgspec.Struct, **fields: object) -> tuple[bytes, bytes]:
+    """The row of a table with some fields changed, under the key of before."""
+    key = next(key for key, payload in BUSY[table] if msgspec.msgpack.decode(payload, type=type(row)) == row)
+    return key, msgspec.msgpack.encode(msgspec.structs.replace(row, **fields))
+
+
+def first(table: str, row_type: type[Row]) -> Row:
+    return msgspec.msgpack.decode(BUSY[table][0][1], type=row_type)
+
+
+def test_tables_come_in_their_order_with_sorted_keys() -> None:
+    assert list(BUSY) == list(TABLES)
+    for rows in BUSY.values():
+        keys = [key for key, _ in rows]
+        assert keys == sorted(keys)
+        assert len(dict(rows)) == len(rows)
+    assert all(rows for name, rows in BUSY.items() if name != "api_key")
+
+
+def test_rows_decode_by_their_types() -> None:
+    for name, row_type in TABLES.items():
+        for _, payload in BUSY[name]:
+            assert msgspec.msgpack.encode(msgspec.msgpack.decode(payload, type=row_type)) == payload
+
+
+def test_rows_may_come_in_any_order() -> None:
+    shuffled = {name: Random(3).sample(rows, len(rows)) for name, rows in BUSY.items()}
+    assert Engine.restore(shuffled).full_hash() == Engine.restore(BUSY).full_hash()
+    assert dict(Engine.restore(shuffled).tables()) == BUSY
+
+
+def test_an_empty_engine_comes_back() -> None:
+    engine = Engine()
+    assert Engine.restore(dict(engine.tables())).full_hash() == engine.full_hash()
+
+
+@pytest.mark.parametrize("name", [name for name in TABLES if BUSY[name]])
+def test_a_missing_table_is_noticed(name: str) -> None:
+    tables = {other: rows for other, rows in BUSY.items() if other != name}
+    with pytest.raises(StateError):
+        Engine.restore(tables)
+    with pytest.raises(StateError):
+        Engine.restore({**BUSY, "more": []})
+
+
+@pytest.mark.parametrize("name", ["counter", "currency", "product", "account", "balance", "order"])
+def test_a_missing_row_is_noticed(name: str) -> None:
+    for gone in range(min(5, len(BUSY[name]))):
+        with pytest.raises(StateError):
+            Engine.restore({**BUSY, name: BUSY[name][:gone] + BUSY[name][gone + 1 :]})
+
+
+@pytest.mark.parametrize("name", [name for name in TABLES if BUSY[name]])
+def test_a_row_that_comes_twice_is_noticed(name: str) -> None:
+    with pytest.raises(StateError):
+        Engine.restore({**BUSY, name: [*BUSY[name], BUSY[name][0]]})
+
+
+@pytest.mark.parametrize("name", [name for name in TABLES if BUSY[name]])
+def test_a_row_that_is_no_row_is_noticed(name: str) -> None:
+    for junk in (b"", b"\xc1", b"\x90", b"\x93\x01\x02\x03", msgspec.msgpack.encode({"a": 1})):
+        with pytest.raises(StateError):
+            Engine.restore({**BUSY, name: [(BUSY[name][0][0], junk), *BUSY[name][1:]]})
+        with pytest.raises(StateError):
+            Engine.restore({**BUSY, name: [(junk + b"\x01", BUSY[name][0][1]), *BUSY[name][1:]]})
+
+
+def changed_rows() -> dict[str, tuple[str, tuple[bytes, bytes]]]:
+    """One contradiction each: what it is, the table, the row."""
+    balance, currency = first("balance", BalanceRow), first("currency", CurrencyRow)
+    order, done = first("order", OrderState), first("done_order", OrderState)
+    counter, outcome = first("counter", CounterRow), first("outcome", OutcomeRow)
+    return {
+        "money from nothing": ("balance", change("balance", balance, available=balance.available + 1)),
+        "a debt": ("balance", change("balance", balance, available=-1)),
+        "a hold without an order": (
+            "balance",
+            change("balance", balance, hold=balance.hold + 1, available=balance.available - 1),
+        ),
+        "fees that nobody paid": ("currency", change("currency", currency, fees=currency.fees + 1)),
+        "a scale out of bounds": ("currency", change("currency", currency, scale=10**15)),
+        "an order that holds too little": ("order", change("order", order, hold=order.hold - 1)),
+        "an order with nothing left": ("order", change("order", order, remaining=0)),
+        "an open order that is done": ("order", change("order", order, status=2)),
+        "a price of nothing": ("order", change("order", order, price=0)),
+        "an unknown product": ("order", change("order", order, product_id="NO-SUCH")),
+        "an unknown account": ("order", change("order", order, account_id="nobody")),
+        "a done order that holds": ("done_order", change("done_order", done, hold=1)),
+        "a done order that is open": ("done_order", change("done_order", done, status=1)),
+        "an order id of the future": ("counter", change("counter", counter, last_order_id=0)),
+        "a sequence of the past": ("counter", change("counter", counter, sequence=1)),
+        "a short hash": ("counter", change("counter", counter, state_hash=b"123")),
+        "a long fingerprint": ("outcome", change("outcome", outcome, fingerprint=b"123456789")),
+    }
+
+
+@pytest.mark.parametrize("what", changed_rows())
+def test_a_contradiction_is_noticed(what: str) -> None:
+    table, (key, row) = changed_rows()[what]
+    tables = {**BUSY, table: [(k, row if k == key else payload) for k, payload in BUSY[table]]}
+    with pytest.raises(StateError):
+        Engine.restore(tables)
+
+
+@given(st.sampled_from(list(TABLES)), st.integers(0, 10**6), st.integers(0, 10**6), st.integers(1, 255), st.booleans())
+@settings(max_examples=150)
+def test_a_flipped_byte_is_refused_or_harmless(name: str, row: int, place: int, flip: int, in_key: bool) -> None:
+    """Damage gives a StateError, or a state that is whole; never another exception, and never a hang."""
+    rows = list(BUSY[name])
+    if not rows:
+        return
+    pair = [bytearray(part) for part in rows[row % len(rows)]]
+    target = pair[0] if in_key else pair[1]
+    target[place % len(target)] ^= flip
+    rows[row % len(rows)] = (bytes(pair[0]), bytes(pair[1]))
+    try:
+        engine = Engine.restore({**BUSY, name: rows})
+    except StateError:
+        return
+    engine.check()
+    engine.apply(Batch(99, [busy_command(Random(5), number) for number in range(1_000, 1_010)]))
+    engine.check()
