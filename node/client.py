@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from node.connection import EndCallback, EventsCallback, NativeConnection, Querier
@@ -106,7 +106,7 @@ class ClusterClient:
             return await (await self.connection(node_id)).control(action)
         return await self._on_leader(lambda connection: connection.control(action), None)
 
-    async def events(self, product_id: str, from_sequence: int = 0) -> AsyncIterator[list[AnyEvent]]:
+    async def events(self, product_id: str, from_sequence: int = 0) -> AsyncGenerator[list[AnyEvent], None]:
         """A product's events from `from_sequence` on (0: from now), without gap or repetition, from any node, changing nodes as they die.
 
         Raises:
