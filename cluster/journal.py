@@ -42,12 +42,24 @@ class DurableJournal:
         self._state_dirty = self._stored is None
         self.bytes_appended = 0
         entries = log.load()
-        self._align(entries, mark)
-        if rejoin or log.doubtful:
+        end = max(entries[-1].index if entries else 0, self._base_index)
+        if rejoin or log.doubtful or self._has_forgotten(end):
             self._set(probation=True)
-        last = self._entries[-1][1] if self._entries else 1
+            self._store()  # before anything is cut: whoever dies in between must find the reason again
+        log.cut_torn_end()
+        self._align(entries, mark)
+        _, last, last_term = self._entries[-1] if self._entries else (b"", 1, 0)
         self._set(commit_index=min(max(self._state.commit_index, self._base_index, 1), last))
+        if last_term > self._state.term:
+            # The log is synced before the term: a crash in between leaves an entry of a term in which nothing was said yet.
+            self._set(term=last_term, voted_for=None)
         self.sync()
+
+    def _has_forgotten(self, end: int) -> bool:
+        """Whether the disk contradicts itself: entries but no hard state, or a log that ends before what was known to be committed."""
+        if self._stored is None:
+            return end > 0
+        return self._stored.commit_index > max(end, 1)
 
     def _align(self, entries: list[LogEntry], mark: SnapshotMark | None) -> None:
         """Make the list begin with the snapshot's two entries; see the module's text."""
@@ -150,9 +162,12 @@ class DurableJournal:
         """Make log, term and vote durable. Cheap when nothing changed."""
         self._log.sync()
         if self._state_dirty:
-            hardstate.store(self._disk, self._state)
-            self._stored = self._state
-            self._state_dirty = False
+            self._store()
+
+    def _store(self) -> None:
+        hardstate.store(self._disk, self._state)
+        self._stored = self._state
+        self._state_dirty = False
 
     @property
     def term(self) -> int:

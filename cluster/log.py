@@ -2,15 +2,17 @@
 
 Layout: segment files `log-<first index>.seg`. A segment is a header and records, one an entry:
 
-    header   magic "QBLOG1\\n\\0", u32 length, msgpack SegmentHeader, u32 crc32 of it
+    header   magic "QBLOG1\\n\\0", u32 length, u32 crc32 of magic and length, msgpack SegmentHeader, u32 crc32 of it
     record   u32 length of payload, u64 index, u64 term, u32 crc32 of that, u32 crc32 of the payload, payload     (little-endian)
 
 Entries follow each other without gaps, across segments too. Only the end of the last segment may be torn by a crash: what was cut
 there had not been synced, so nobody was told of it. Anything else that does not check is damage, and damage is never read over:
 
 - a record that is cut off by the end of the file (its head checks, or is itself cut off), or an end of zeros, is a torn write: it goes;
+  so does a last segment that is cut off within its header;
 - a last record that is whole but does not check may be a torn write or a bit that flipped later. It goes, and the log says
-  `doubtful`: the node may have forgotten something it acknowledged and must not vote until it has caught up;
+  `doubtful`: the node may have forgotten something it acknowledged and must not vote until it has caught up. `load` leaves the
+  file as it is, so that the doubt can be made durable before `cut_torn_end` removes the cause;
 - a bad record with a good one behind it is damage: `LogDamagedError`.
 
 Removal at the front is by whole segments, so it is atomic; removal at the end is a truncation that is synced before the next record is.
@@ -34,9 +36,11 @@ MAGIC = b"QBLOG1\n\0"
 SEGMENT_BYTES = 32 * 1024 * 1024
 """A new segment begins when one is longer: old ones go as a whole."""
 
+HEADER_BYTES_MAX = 4096
 _RECORD = struct.Struct("<IQQII")
 _HEAD = struct.Struct("<IQQ")
 _U32 = struct.Struct("<I")
+_FRONT = struct.Struct("<II")
 
 
 class SegmentHeader(msgspec.Struct, frozen=True, array_like=True):
@@ -76,20 +80,21 @@ def _encode_record(entry: LogEntry) -> bytes:
 
 def _encode_header(header: SegmentHeader) -> bytes:
     body = msgspec.msgpack.encode(header)
-    return MAGIC + _U32.pack(len(body)) + body + _U32.pack(zlib.crc32(body))
+    front = MAGIC + _U32.pack(len(body))
+    return front + _U32.pack(zlib.crc32(front)) + body + _U32.pack(zlib.crc32(body))
 
 
 def _read_header(name: str, data: bytes) -> tuple[SegmentHeader, int] | None:
-    """The header and where the records begin; None when the file ends within the header."""
-    if len(data) < len(MAGIC) + 4:
+    """The header and where the records begin; None when the file ends within the header, or nothing but zeros was written."""
+    start = len(MAGIC) + 8
+    if len(data) < start or not any(data):
         return None
     if data[: len(MAGIC)] != MAGIC:
         raise LogDamagedError(f"{name}: offset 0: not a log segment (wrong magic)")
-    (length,) = _U32.unpack_from(data, len(MAGIC))
-    start = len(MAGIC) + 4
+    length, front_crc = _FRONT.unpack_from(data, len(MAGIC))
+    if front_crc != zlib.crc32(data[: len(MAGIC) + 4]) or length > HEADER_BYTES_MAX:
+        raise LogDamagedError(f"{name}: offset {len(MAGIC)}: the header's length does not match its checksum")
     end = start + length + 4
-    if length > 4096:
-        raise LogDamagedError(f"{name}: offset {len(MAGIC)}: a header of {length} bytes")
     if len(data) < end:
         return None
     body = data[start : start + length]
@@ -153,13 +158,13 @@ def scan(name: str, data: bytes, *, last: bool) -> tuple[SegmentHeader | None, l
         if entry is not None and entry.index != expected:
             raise LogDamagedError(f"{name}: offset {offset}: entry {entry.index} stands where {expected} belongs")
         if entry is None:
-            behind = _good_record_behind(data, offset, expected)
-            if not last or behind is not None:
+            torn = last and _cut_off(data, offset)
+            if not torn and (not last or _good_record_behind(data, offset, expected) is not None):
                 raise LogDamagedError(
                     f"{name}: offset {offset}: entry {expected} does not match its checksum and is not the last one. "
                     "Nothing behind it is read. Restore the file, or give the node a new data directory and start it with --rejoin"
                 )
-            return header, entries, offsets, offset, not _cut_off(data, offset)
+            return header, entries, offsets, offset, not torn
         entries.append(entry)
         offsets.append(offset)
         offset += _RECORD.size + len(entry.payload)
@@ -182,11 +187,12 @@ class DurableLog:
         self._segment_bytes = segment_bytes
         self._segments: list[_Segment] = []
         self._file: DiskFile | None = None
+        self._torn: str | None = None
         self.doubtful = False
         self.dirty = False
 
     def load(self) -> list[LogEntry]:
-        """Read every segment, cut a torn end, and return all entries in order.
+        """Read every segment and return all entries in order. Changes nothing on disk; call `cut_torn_end` before the first `append`.
 
         Raises:
             LogDamagedError: there is damage that is not a torn end, or a gap between segments.
@@ -198,7 +204,7 @@ class DurableLog:
             last = position == len(names) - 1
             header, found, offsets, good, doubtful = scan(name, data, last=last)
             if header is None:
-                self._disk.remove(name)
+                self._torn = name
                 continue
             if entries and header.first_index != entries[-1].index + 1:
                 raise LogDamagedError(f"{name} begins with entry {header.first_index}, {entries[-1].index + 1} belongs there")
@@ -207,15 +213,22 @@ class DurableLog:
             self._segments.append(segment)
             entries.extend(found)
             if last and good < len(data):
-                self._cut_tail(segment)
+                self._torn = name
                 self.doubtful = doubtful
         return entries
 
-    def _cut_tail(self, segment: _Segment) -> None:
-        file = self._disk.open(segment.name)
-        file.truncate(segment.size)
+    def cut_torn_end(self) -> None:
+        """Remove what `load` did not take at the end of the last segment."""
+        torn, self._torn = self._torn, None
+        if torn is None:
+            return
+        if not self._segments or self._segments[-1].name != torn:
+            self._disk.remove(torn)
+            self._disk.sync_names()
+            return
+        file = self._open_last()
+        file.truncate(self._segments[-1].size)
         file.sync()
-        file.close()
 
     @property
     def last_index(self) -> int:
@@ -225,10 +238,10 @@ class DurableLog:
     def append(self, entry: LogEntry) -> None:
         """Write an entry; the first one may have any index, the others follow."""
         segment = self._segments[-1] if self._segments else None
+        assert self._torn is None, "cut_torn_end comes before the first append"
+        assert segment is None or entry.index == segment.last_index + 1, f"entry {entry.index} does not follow the log's end"
         if segment is None or segment.size >= self._segment_bytes:
             segment = self._begin_segment(entry.index)
-        elif entry.index != segment.last_index + 1:
-            raise AssertionError(f"entry {entry.index} appended after {segment.last_index}")
         record = _encode_record(entry)
         self._open_last().append(record)
         segment.offsets.append(segment.size)
