@@ -27,7 +27,7 @@ class RaftDriver:
         """Tick before anything else waits."""
         if not self._woken and self._ended is not None and not self._ended.done():
             self._woken = True
-            asyncio.get_running_loop().call_soon(self._tick_soon)
+            self._ended.get_loop().call_soon(self._tick_soon)
 
     def _tick_soon(self) -> None:
         self._woken = False
@@ -43,19 +43,25 @@ class RaftDriver:
             self._ended.set_exception(error)
 
     def stop(self) -> None:
-        """Let `run` return."""
+        """Let `run` return, also one that begins later."""
+        self._stopping = True
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
 
     async def run(self) -> None:
-        """Tick until `stop`. Raises what stopped the node."""
+        """Tick until `stop`, or until cancelled. Raises what stopped the node."""
         loop = asyncio.get_running_loop()
         self._ended = loop.create_future()
+        if self._stopping:
+            self._ended.set_result(None)
         if self._wire_failed is not None:
             self._wire_failed.add_done_callback(self._wire_ended)
-        while not self._ended.done():
-            self._tick()
-            await asyncio.wait([self._ended], timeout=self._interval)
+        try:
+            while not self._ended.done():
+                self._tick()
+                await asyncio.wait([self._ended], timeout=self._interval)
+        finally:
+            self._ended.cancel()
         self._ended.result()
 
     def _wire_ended(self, failed: asyncio.Future[None]) -> None:

@@ -64,6 +64,7 @@ class Guard:
     Attributes:
         refused: how many messages were refused, by kind.
         skipped: entries that arrived though they were here already.
+        told_commit: the commit index that a leader last told; None before any did. PySyncObj is told less: what this node verified.
         barrier: called to put an empty entry into the log (set by the owner).
         install: called with a mark when an incoming snapshot is durable, to make PySyncObj take it over (set by the owner).
     """
@@ -97,6 +98,7 @@ class Guard:
         self._votes: tuple[int, set[str]] = (0, set())
         self._readmit: dict[str, int] = {}
         self._readmit_term = 0
+        self.told_commit: int | None = None
         self._incoming: Mapping[type[Any], Callable[[str, Any], None]] = {
             m.AppendEntries: self._append_entries,
             m.Heartbeat: self._heartbeat,
@@ -119,12 +121,15 @@ class Guard:
         self.connected.add(peer)
         self.transport.connected(peer)
         if self.core.role == "leader":
-            self.core.set_next_index(peer, max(self.core.match_index(peer) + 1, 2))
+            # What was under way is lost. Who has acknowledged nothing yet is asked where it is, as by a new leader.
+            known = self.core.match_index(peer)
+            self.core.set_next_index(peer, (known or self._journal.last_index) + 1)
 
     def on_disconnected(self, peer: str) -> None:
         """The wire lost a peer. Losing the leader's connection is a reason to ask the others soon, not to wait for silence."""
         self.connected.discard(peer)
         self.transport.disconnected(peer)
+        self._readmit.pop(peer, None)  # it may lose its disk again before it is back
         self._senders.drop(peer)
         self._receiver.drop(peer)
         if self.core.leader_id == peer and self.core.role == "follower":
@@ -152,7 +157,8 @@ class Guard:
     # ------------------------------------------------------------------ the core's side
 
     def outgoing(self, peer: str, message: dict[str, Any]) -> bool:
-        """A message of PySyncObj's, on its way out."""
+        """A message of PySyncObj's, on its way out. PySyncObj would acknowledge a snapshot that it could not load; that ends here."""
+        self.core.check_loaded()
         kind = message["type"]
         if kind == "append_entries":
             return self._outgoing_entries(peer, message)
@@ -203,6 +209,7 @@ class Guard:
         if not self._from_leader(peer, message.term):
             return
         journal = self._journal
+        self.told_commit = message.commit_index
         if journal.term_at(message.prev_index) != message.prev_term or message.prev_index == 0:
             self._mismatch(peer, message)
             return
@@ -357,6 +364,8 @@ class Guard:
             )
 
     def _vote(self, peer: str, message: m.Vote) -> None:
+        if message.term != self._journal.term:
+            return
         if self._votes[0] != message.term:
             self._votes = (message.term, set())
         if peer not in self._votes[1]:
@@ -368,7 +377,10 @@ class Guard:
     def _snapshot_chunk(self, peer: str, message: m.SnapshotChunk) -> None:
         if not self._from_leader(peer, message.term):
             return
-        self._bare_heartbeat(peer, message.term, 0)
+        self.told_commit = max(self.told_commit or 0, message.index)
+        # With the snapshot's last entry the log holds all before it as well (section 5.3), and keeps what follows (section 7).
+        holds = self._journal.term_at(message.index) == message.index_term
+        self._bare_heartbeat(peer, message.term, message.index if holds else 0)
         if message.index <= self._journal.commit_index:
             self._send(peer, m.SnapshotAck(self._journal.term, message.index, message.size))
             self._reply(peer, self._journal.commit_index + 1, reset=True, success=False)

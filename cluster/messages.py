@@ -6,6 +6,8 @@ Decoding checks types; `check_entries` checks what types cannot say. Section num
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from cluster.errors import WireRefusedError
@@ -16,17 +18,20 @@ COMMAND = 0
 NO_OP = 1
 """First payload byte of the entry a new leader begins its term with."""
 
+Natural = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+"""Terms, indexes and byte counts. The bound keeps sums of them within what is written to disk."""
+
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
-    term: int
+    term: Natural
 
 
 class AppendEntries(_Message, frozen=True, tag=1):
     """Section 5.3. `prev_index` is 0 where the leader has no entry before the next one; the follower then says where it is."""
 
-    commit_index: int
-    prev_index: int
-    prev_term: int
+    commit_index: Natural
+    prev_index: Natural
+    prev_term: Natural
     entries: list[LogEntry]
 
 
@@ -40,7 +45,7 @@ class AppendReply(_Message, frozen=True, tag=3):
     `voter` is False while the sender has lost its disk and must not be counted.
     """
 
-    next_index: int
+    next_index: Natural
     reset: bool
     success: bool
     voter: bool
@@ -49,8 +54,8 @@ class AppendReply(_Message, frozen=True, tag=3):
 class RequestVote(_Message, frozen=True, tag=4):
     """Section 5.2."""
 
-    last_index: int
-    last_term: int
+    last_index: Natural
+    last_term: Natural
 
 
 class Vote(_Message, frozen=True, tag=5):
@@ -60,15 +65,15 @@ class Vote(_Message, frozen=True, tag=5):
 class PreVote(_Message, frozen=True, tag=6):
     """Would you vote for me in `term`? (Section 9.6 of Ongaro's thesis.) Changes nothing at either end."""
 
-    last_index: int
-    last_term: int
+    last_index: Natural
+    last_term: Natural
 
 
 class PreVoteReply(_Message, frozen=True, tag=7):
     """`term` is the one asked about; `own_term` the term of the node that answers."""
 
     granted: bool
-    own_term: int
+    own_term: Natural
 
 
 class TimeoutNow(_Message, frozen=True, tag=8):
@@ -78,24 +83,24 @@ class TimeoutNow(_Message, frozen=True, tag=8):
 class SnapshotChunk(_Message, frozen=True, tag=9):
     """Section 7. `size` bytes in all make the snapshot of the state at `index`; these begin at `offset`."""
 
-    index: int
-    index_term: int
-    size: int
-    offset: int
+    index: Natural
+    index_term: Natural
+    size: Natural
+    offset: Natural
     data: bytes
 
 
 class SnapshotAck(_Message, frozen=True, tag=10):
     """`received` bytes of the snapshot at `index` are here in one piece."""
 
-    index: int
-    received: int
+    index: Natural
+    received: Natural
 
 
 class Readmit(_Message, frozen=True, tag=11):
     """A node that lost its disk holds everything up to `index` and may vote again; `docs/raft.md` has the argument."""
 
-    index: int
+    index: Natural
 
 
 class StaleTerm(_Message, frozen=True, tag=12):
@@ -136,10 +141,10 @@ def decode(data: bytes) -> AnyMessage:
         message = _decoder.decode(data)
     except (msgspec.ValidationError, msgspec.DecodeError) as error:
         raise WireRefusedError("malformed", f"not a message of this protocol: {error}") from None
-    if message.term < 0:
-        raise WireRefusedError("malformed", f"a negative term: {message.term}")
     if isinstance(message, AppendEntries):
         check_entries(message)
+    if isinstance(message, SnapshotChunk) and not 0 < len(message.data) <= message.size - message.offset:
+        raise WireRefusedError("malformed", f"{len(message.data)} bytes at {message.offset} are no piece of {message.size}")
     return message
 
 

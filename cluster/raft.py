@@ -5,11 +5,13 @@ Single-threaded and driven from outside: the owner calls `tick` often (several t
 
 The contract, in one page:
 
-- `propose(payload, done)`: `done` is called exactly once, from a later tick. No error: the payload is durable on a majority, was applied
-  here, and `value` is what `StateMachine.apply` returned. NOT_LEADER: it was not proposed. OUTCOME_UNKNOWN: leadership was lost under
-  way; it may or may not be applied.
+- `propose(payload, done)`: `done` is called exactly once, from a later `tick`, `receive` or `stop`. No error: the payload is durable on a
+  majority, was applied here, and `value` is what `StateMachine.apply` returned. NOT_LEADER: it was not proposed. OUTCOME_UNKNOWN:
+  leadership was lost under way; it may or may not be applied.
 - `barrier(done)`: the same with nothing to apply. Without error, everything acknowledged anywhere before the call is applied here.
-- Whatever makes it unsafe to go on is raised by `tick` or `receive` as RaftFatalError (or OSError from the disk). The node must then stop.
+- Whatever makes it unsafe to go on is raised by `tick` or `receive` as RaftFatalError (or OSError from the disk). The node must then stop;
+  every later call raises RaftFatalError, so nothing is said on the strength of a disk whose last write failed.
+- After `stop` nothing is done any more: messages are ignored, proposals are answered NOT_LEADER at once.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import msgspec
 
 from cluster import seams
 from cluster.elections import PreVoting
-from cluster.errors import RaftFatalError
+from cluster.errors import RaftFatalError, WireRefusedError
 from cluster.guard import Guard
 from cluster.journal import DurableJournal, Entry, as_tuple
 from cluster.log import DurableLog
@@ -130,6 +132,8 @@ class Raft:
         self._capturing = 0
         self._capture_after = 0.0
         self._clock = clock
+        self._failure: BaseException | None = None
+        self._stopped = False
         self._bytes_at_snapshot = journal.bytes_appended
         seams.install(clock, randomness)
         conf = {
@@ -157,11 +161,21 @@ class Raft:
         self._wire.start(self.receive, self._guard.on_connected, self._guard.on_disconnected)
 
     def stop(self) -> None:
-        """Close wire and log; what was appended is durable."""
+        """Close wire and log; what was appended is durable, unless the node had failed. May be called again."""
+        if self._stopped:
+            return
+        self._stopped = True
         self._wire.stop()
         self._fail_pending()
+        self._refuse()
         self._senders.drop_all()
-        self._journal._destroy()
+        self._receiver.abort()
+        if self._failure is None:
+            self._journal._destroy()
+
+    def _alive(self) -> None:
+        if self._failure is not None:
+            raise RaftFatalError(f"this node has failed and must stop: {self._failure}") from self._failure
 
     # ------------------------------------------------------------------ what owners call
 
@@ -181,7 +195,10 @@ class Raft:
 
     def _submit(self, payload: bytes, done: Done) -> None:
         self.wake()
-        if not self.is_leader:
+        if self._stopped:
+            done(ProposeResult(error=ProposeError.NOT_LEADER))
+            return
+        if not self.is_leader or self._failure is not None:
             self._refusals.append(done)
             return
         self._proposals += 1
@@ -200,19 +217,41 @@ class Raft:
 
     def receive(self, peer: str, data: bytes) -> None:
         """A message from a peer. Raises WireRefusedError for what no honest peer says, RaftFatalError when the node must stop."""
-        self._guard.receive(peer, data)
+        if self._stopped:
+            return
+        self._alive()
+        try:
+            self._guard.receive(peer, data)
+        except WireRefusedError:
+            raise
+        except BaseException as error:
+            self._failure = error
+            raise
         self.wake()
 
     def tick(self) -> None:
         """Do what is due: elections, heartbeats, commits, apply, snapshots."""
-        refusals, self._refusals = self._refusals, []
-        for done in refusals:
-            done(ProposeResult(error=ProposeError.NOT_LEADER))
+        if self._stopped:
+            return
+        self._alive()
+        try:
+            self._tick()
+        except BaseException as error:
+            self._failure = error
+            raise
+
+    def _tick(self) -> None:
+        self._refuse()
         self._begin_snapshot_if_due()
         self._core.tick()
         self._guard.tick()
         self._journal.sync()
         self._tell_role()
+
+    def _refuse(self) -> None:
+        refusals, self._refusals = self._refusals, []
+        for done in refusals:
+            done(ProposeResult(error=ProposeError.NOT_LEADER))
 
     def request_snapshot(self) -> None:
         """Take a snapshot soon."""
@@ -261,7 +300,7 @@ class Raft:
         core = self._core
         if core.role == "leader":
             return bool(core.raftLastApplied >= core.no_op_index > 0)
-        told = core.leader_commit_index
+        told = self._guard.told_commit
         return bool(core.leader_id) and told is not None and bool(core.raftLastApplied >= core.raftCommitIndex >= told)
 
     # ------------------------------------------------------------------ what the core asks

@@ -117,7 +117,7 @@ class _Serializer:
         self._bridge.capture(data[1], data[2])
 
     def deserialize(self) -> tuple[None, Entry, Entry, list[Any]]:
-        # PySyncObj logs whatever is raised here and goes on with an empty state, so it is kept and told by `Core.tick`.
+        # PySyncObj logs whatever is raised here and goes on with an empty state, so it is kept and told by `Core.check_loaded`.
         try:
             last, previous = self._bridge.restored()
         except Exception as error:
@@ -214,12 +214,15 @@ class Core(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
     def tick(self) -> None:
         """PySyncObj's tick. Raises what apply raised; RaftFatalError when a snapshot could not be loaded."""
         self.doTick(0)
-        if self._dump.failure is not None:
-            raise RaftFatalError(f"the snapshot could not be loaded: {self._dump.failure}") from self._dump.failure
+        self.check_loaded()
 
     def load_snapshot(self) -> None:
         """Start from the newest snapshot."""
         self._SyncObj__loadDumpFile(clearJournal=False)
+        self.check_loaded()
+
+    def check_loaded(self) -> None:
+        """Raises RaftFatalError when a snapshot could not be loaded; PySyncObj itself only logs that."""
         if self._dump.failure is not None:
             raise RaftFatalError(f"the snapshot could not be loaded: {self._dump.failure}") from self._dump.failure
 
@@ -241,11 +244,6 @@ class Core(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
     def no_op_index(self) -> int:
         """Index of the entry with which this node last began to lead, 0 before."""
         return cast(int, self._SyncObj__noopIDx or 0)
-
-    @property
-    def leader_commit_index(self) -> int | None:
-        """The commit index that a leader last told; None before any did."""
-        return cast("int | None", self._SyncObj__leaderCommitIndex)
 
     @property
     def transfer_pending(self) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cluster import messages as m
+from cluster.errors import RaftFatalError
 from cluster.ports import Clock, SnapshotMark, SnapshotRefusedError, Snapshots, SnapshotSink, SnapshotSource
 from cluster.settings import CHUNK_BYTES, CHUNKS_IN_FLIGHT, TRANSFER_TIMEOUT
 
@@ -92,6 +93,8 @@ class Senders:
         source, mark = sending.source, sending.source.mark
         while sending.sent < source.size and sending.sent - sending.acknowledged < CHUNK_BYTES * CHUNKS_IN_FLIGHT:
             data = source.read(sending.sent, CHUNK_BYTES)
+            if not data:
+                raise RaftFatalError(f"the snapshot at index {mark.index} ends at byte {sending.sent} of {source.size}")
             yield m.SnapshotChunk(sending.term, mark.index, mark.last.term, source.size, sending.sent, data)
             sending.sent += len(data)
 
@@ -108,10 +111,11 @@ class Receiver:
 
     def drop(self, peer: str) -> None:
         """The sender is gone."""
-        if self._sink is not None and self._from[0] == peer:
-            self._abort()
+        if self._from[0] == peer:
+            self.abort()
 
-    def _abort(self) -> None:
+    def abort(self) -> None:
+        """Forget what came in."""
         if self._sink is not None:
             self._sink.abort()
         self._sink = None
@@ -121,7 +125,7 @@ class Receiver:
         """Take a piece: bytes received so far, and the mark once the snapshot is whole, checked and durable."""
         sender = (peer, chunk.term, chunk.index)
         if chunk.offset == 0 and (self._from != sender or self._received == 0):
-            self._abort()
+            self.abort()
             self._sink = self._snapshots.open_sink()
             self._from = sender
         if self._sink is None or self._from != sender:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
 from collections import Counter
 from collections.abc import Callable
@@ -105,7 +106,7 @@ class TlsWire:
         self._settings = settings
         self._connections: dict[str, _Connection] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
         self._strangers = 0
         self._on_message: Callable[[str, bytes], None] = lambda _peer, _data: None
         self._on_connected: Callable[[str], None] = lambda _peer: None
@@ -133,12 +134,20 @@ class TlsWire:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None and not self.failed.done():
-            self.failed.set_exception(task.exception())  # type: ignore[arg-type]  # checked on the line above
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._fail(error)
 
     async def _listen(self) -> None:
+        """Accept callers, for ever. By hand, because a server of asyncio's does not tell which handshakes failed."""
+        loop = asyncio.get_running_loop()
         host, port = split_address(self._settings.listen)
-        self._server = await asyncio.start_server(self._accepted, host, port)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._listener = socket.create_server((host, port), family=family, backlog=100)
+        self._listener.setblocking(False)
+        while True:
+            caller, _ = await loop.sock_accept(self._listener)
+            self._spawn(self._accepted(caller))
 
     def send(self, peer: str, message: bytes) -> bool:
         """Queue a message."""
@@ -147,34 +156,47 @@ class TlsWire:
 
     def stop(self) -> None:
         """Close everything."""
-        if self._server is not None:
-            self._server.close()
         for task in self._tasks:
             task.cancel()
+        if self._listener is not None:
+            self._listener.close()
         for connection in list(self._connections.values()):
             connection.writer.close()
 
     # ------------------------------------------------------------------ becoming connected
 
-    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _accepted(self, caller: socket.socket) -> None:
+        name = caller.getpeername() if caller.fileno() >= 0 else "?"
         if self._strangers >= UNKNOWN_CALLERS_MAX:
-            self._refuse("too_many", "too many callers that do not say who they are", writer)
+            caller.close()
+            self._refuse("too_many", "too many callers that do not say who they are", name, None)
             return
         self._strangers += 1
+        writer = None
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT):
-                await writer.start_tls(self._settings.server_tls, ssl_handshake_timeout=HANDSHAKE_TIMEOUT)
+                reader, writer = await self._handshake(caller)
                 peer = self._certified(writer)
                 theirs = await self._hello(reader, writer, peer)
         except WireRefusedError as error:
-            self._refuse(error.kind, str(error), writer)
+            self._refuse(error.kind, str(error), name, writer)
             return
-        except (OSError, ssl.SSLError, EOFError, TimeoutError) as error:
-            self._refuse("handshake", f"no TLS handshake with a certificate of this cluster: {error!r}", writer)
+        except (OSError, EOFError, TimeoutError) as error:
+            self._refuse("handshake", f"no TLS handshake with a certificate of this cluster: {error!r}", name, writer)
             return
         finally:
             self._strangers -= 1
         await self._serve(theirs.node_id, reader, writer)
+
+    async def _handshake(self, caller: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        loop = asyncio.get_running_loop()
+        caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        reader = asyncio.StreamReader(loop=loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        transport, _ = await loop.connect_accepted_socket(
+            lambda: protocol, caller, ssl=self._settings.server_tls, ssl_handshake_timeout=HANDSHAKE_TIMEOUT
+        )
+        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
     def _certified(self, writer: asyncio.StreamWriter) -> str:
         peer = self._settings.peer_node_id(writer.get_extra_info("ssl_object"))
@@ -197,10 +219,11 @@ class TlsWire:
             raise WireRefusedError("unknown_node", f"{theirs.node_id!r} speaks with the certificate of {peer!r}")
         return theirs
 
-    def _refuse(self, kind: str, text: str, writer: asyncio.StreamWriter) -> None:
+    def _refuse(self, kind: str, text: str, name: object, writer: asyncio.StreamWriter | None) -> None:
         self.refused[kind] += 1
-        log.warning("raft port: refused %s: %s", writer.get_extra_info("peername"), text)
-        writer.transport.abort()
+        log.warning("raft port: refused %s: %s", name, text)
+        if writer is not None:
+            writer.transport.abort()
 
     async def _call_forever(self, peer: str) -> None:
         pause = RETRY_MIN
@@ -221,8 +244,7 @@ class TlsWire:
                     raise WireRefusedError("unknown_node", f"another node answers at the address of {peer}")
                 await self._hello(reader, writer, peer)
         except WireRefusedError as error:
-            if writer is not None:
-                self._refuse(error.kind, str(error), writer)
+            self._refuse(error.kind, str(error), self._settings.peers[peer], writer)
             return False
         except (OSError, ssl.SSLError, EOFError, TimeoutError):
             if writer is not None:
@@ -237,7 +259,7 @@ class TlsWire:
         old = self._connections.pop(peer, None)
         if old is not None:
             old.writer.transport.abort()
-            self._on_disconnected(peer)
+            self._tell_disconnected(peer)
         connection = _Connection(peer, reader, writer)
         self._connections[peer] = connection
         watch = asyncio.get_running_loop().create_task(self._watch(connection))
@@ -248,14 +270,23 @@ class TlsWire:
             self.refused[error.kind] += 1
             log.warning("raft port: %s: %s", peer, error)
         except Exception as error:  # noqa: BLE001  # whatever it is, it is not the peer's doing: the node stops with it
-            if not self.failed.done():
-                self.failed.set_exception(error)
+            self._fail(error)
         finally:
             watch.cancel()
             writer.transport.abort()
             if self._connections.get(peer) is connection:
                 del self._connections[peer]
-                self._on_disconnected(peer)
+                self._tell_disconnected(peer)
+
+    def _tell_disconnected(self, peer: str) -> None:
+        try:
+            self._on_disconnected(peer)
+        except Exception as error:  # noqa: BLE001  # as above
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        if not self.failed.done():
+            self.failed.set_exception(error)
 
     async def _read(self, connection: _Connection) -> None:
         loop = asyncio.get_running_loop()
