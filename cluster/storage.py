@@ -42,9 +42,10 @@ class RealDisk:
         self._directory = directory
         self._fsync = fsync
         self._archive_to = archive_to
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if archive_to is not None:
-            archive_to.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for each in (directory, archive_to):
+            if each is not None and not each.is_dir():
+                each.mkdir(parents=True, exist_ok=True, mode=0o700)
+                self._sync_directory(each.parent)
 
     def names(self) -> list[str]:
         """All files, sorted; leftovers of an interrupted `replace` are none."""
@@ -81,10 +82,15 @@ class RealDisk:
             (self._directory / name).replace(self._archive_to / name)
 
     def sync_names(self) -> None:
-        """fsync of the directory."""
+        """fsync of the directory, and of the archive first: a segment is in one of them at any time."""
+        if self._archive_to is not None:
+            self._sync_directory(self._archive_to)
+        self._sync_directory(self._directory)
+
+    def _sync_directory(self, directory: Path) -> None:
         if not self._fsync:
             return
-        fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(fd)
         finally:
