@@ -8,16 +8,17 @@ import random
 import socket
 import ssl
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from node.setup import initialise
 
 from loadtest.access import Access
 from loadtest.watch import Watcher
 from node.protocol import NodeStatus
+from node.setup import initialise
 from tests.real_cluster import READY_SECONDS, Exchange
 
 pytestmark = pytest.mark.cluster
@@ -183,3 +184,13 @@ def test_a_peer_that_goes_mad_after_its_hello(shared_exchange: Exchange, kind: s
     asyncio.run(grows(shared_exchange, before))
     assert not target.exists()
     check_alive(shared_exchange)
+
+
+def test_no_handshake_is_left_waiting(shared_exchange: Exchange) -> None:
+    """A greeting that arrives together with the connection must not get lost: a node that returns would wait seconds for its peers."""
+    port = Port(shared_exchange)
+    for _ in range(25):
+        begin = time.monotonic()
+        with port.tls(shared_exchange.directory) as connection:
+            assert connection.recv(4)
+        assert time.monotonic() - begin < 1.5
