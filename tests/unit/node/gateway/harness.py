@@ -17,7 +17,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from node.config import AdminConfig, HttpConfig, NativeConfig, NodeAddress, NodeConfig, RaftConfig, TlsConfig
 from node.credentials import Credentials, sign
 from node.errors import QuorumbookError, RequestFailed
-from node.feed import Feed
+from node.feed import Audience, Feed
 from node.gateway.app import build_app
 from node.gateway.backend import Lost
 from node.gateway.errors import NotLeaderError
@@ -86,7 +86,8 @@ class FakeBackend:
         if linearizable and not self.leads:
             raise NotLeaderError(LEADER)
         try:
-            body = self.views.answer(self.engine, msgspec.msgpack.decode(msgspec.msgpack.encode(query), type=type(query)))
+            asked = msgspec.msgpack.decode(msgspec.msgpack.encode(query), type=type(query))
+            body = self.views.answer(self.engine, asked, Audience.FULL)
         except NotFoundError as error:
             raise RequestFailed(FailCode.NOT_FOUND, str(error)) from None
         except BadQueryError as error:
