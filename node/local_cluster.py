@@ -27,6 +27,8 @@ ANSWER_SECONDS = 1.0
 KILL_SECONDS = 10.0
 """After SIGKILL the system needs moments only; this bounds the wait on a machine that is out of breath."""
 
+SUPERVISOR = (sys.executable, "-m", "node.supervisor")
+
 _POLL = 0.01
 
 Statuses = dict[str, NodeStatus | None]
@@ -38,10 +40,18 @@ class LocalCluster:
 
     Processes:  start, stop, kill, restart, pid, running
     Network:    status, leader, wait_ready
+
+    Args:
+        directory: what `quorumbook init` made.
+        command: the program that runs one node; it gets `--config FILE` and perhaps `--rejoin`.
+
+    Raises:
+        DirectoryError, ConfigError: as `ClusterDirectory`.
     """
 
-    def __init__(self, directory: Path | str) -> None:
+    def __init__(self, directory: Path | str, *, command: tuple[str, ...] = SUPERVISOR) -> None:
         self.layout = ClusterDirectory(Path(directory))
+        self._command = command
         self._tls = self.layout.tls()
         self._admin = self.layout.admin()
         self._started: dict[str, int] = {}
@@ -171,11 +181,11 @@ class LocalCluster:
 
     def _spawn(self, node_id: str, *, rejoin: bool) -> int:
         """Start a supervisor in a session of its own, with its output at the end of the node's log."""
-        argv = [sys.executable, "-m", "node.supervisor", "--config", str(self.layout.config_paths[node_id])]
+        argv = [*self._command, "--config", str(self.layout.config_paths[node_id])]
         log = os.open(self.layout.log_file(node_id), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             return os.posix_spawn(
-                sys.executable,
+                argv[0],
                 [*argv, "--rejoin"] if rejoin else argv,
                 os.environ,
                 file_actions=[

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from pathlib import Path
 
 import msgspec
@@ -105,9 +106,10 @@ class _Feed:
             ReplayError: the feed cannot be had from any node.
         """
         try:
-            async for events in self._client.events(self._product_id, 1):
-                self._executions.feed(events)
-                self.last_sequence = events[-1].product_sequence
+            async with aclosing(self._client.events(self._product_id, 1)) as feed:
+                async for events in feed:
+                    self._executions.feed(events)
+                    self.last_sequence = events[-1].product_sequence
         except RequestFailed as error:
             raise ReplayError(f"the feed of {self._product_id} ended: {error.message}") from error
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import msgspec
@@ -55,10 +56,8 @@ class FakeClient(ClusterClient):
         self.controls.append((action, node_id))
         return True
 
-    async def events(self, product_id: str, from_sequence: int = 0) -> AsyncIterator[list[AnyEvent]]:
+    async def events(self, product_id: str, from_sequence: int = 0) -> AsyncGenerator[list[AnyEvent], None]:
         """The product's events so far and, as long as somebody listens, those that come."""
-        import asyncio
-
         sent = 0
         while True:
             fresh = [event for event in self.events_made[sent:] if event.product_id == product_id]

@@ -1,0 +1,234 @@
+"""What operators do by the command line: init, up, down, status, log, audit, version, node start."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.log import DurableLog
+from cluster.messages import COMMAND
+from cluster.ports import LogEntry
+from cluster.storage import RealDisk
+from node.cli import clusters, records, session
+from node.config import load
+from node.errors import NodeStartError
+from node.local_cluster import LocalCluster, Statuses
+from node.protocol import ControlAction, NodeStatus, PeerStatus
+from statemachine.commands import AnyCommand, Batch, OpenAccount, PutApiKey, PutCurrency, encode_batch
+from statemachine.limits import OPERATOR
+from tests.unit.node.cli.conftest import Run
+from tests.unit.node.cli.fakes import FakeClient
+
+RunJson = Callable[..., Any]
+COMMANDS: list[AnyCommand] = [
+    PutCurrency(OPERATOR, "usd", "USD", 2),
+    OpenAccount(OPERATOR, "a", "alice"),
+    PutApiKey(OPERATOR, "k", "alice-key", "alice", "c2VjcmV0", "hush", 3),
+]
+
+
+def status(node_id: str, role: str) -> NodeStatus:
+    peers = [PeerStatus("n2", True, 12), PeerStatus("n3", False, 0)]
+    return NodeStatus(
+        node_id, "trial", role, "n1", 3, 1234, 1234, 1234, 1, 1000, 5678, "ab" * 16, True, True, True, 61.4, "0.1.0", "abi", peers
+    )
+
+
+class FakeLocal(LocalCluster):
+    """Nodes that only note what was done with them."""
+
+    def __init__(self, directory: Path | str) -> None:
+        super().__init__(directory)
+        self.calls: list[tuple[Any, ...]] = []
+        self.up = ["n2"]
+        self.statuses: Statuses = {"n1": status("n1", "leader"), "n2": status("n2", "follower"), "n3": None}
+
+    def running(self) -> list[str]:
+        return self.up
+
+    def start(self, node_ids: Any = None, *, rejoin: bool = False, seconds: float = 0.0) -> None:
+        self.calls.append(("start", list(node_ids), rejoin))
+
+    def stop(self, node_ids: Any = None, *, seconds: float = 0.0) -> None:
+        self.calls.append(("stop", node_ids))
+
+    async def status(self) -> Statuses:
+        return self.statuses
+
+    async def wait_ready(self, seconds: float = 30.0, node_ids: Any = None) -> Statuses:
+        if seconds < 1:
+            raise NodeStartError("not ready within 0.5 s: n3 does not answer")
+        return dict.fromkeys(node_ids, self.statuses["n1"])
+
+
+@pytest.fixture
+def local(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeLocal:
+    run("init", "cluster", "--base-port", "18200", "--cluster-id", "trial")
+    fake = FakeLocal(tmp_path / "cluster")
+    monkeypatch.setattr(clusters, "LocalCluster", lambda directory: fake)
+    return fake
+
+
+def test_init_makes_a_cluster_that_loads(run: Run, tmp_path: Path) -> None:
+    output = run("init", "here", "--nodes", "5", "--base-port", "18300").stdout
+    assert [load(path).node_id for path in sorted((tmp_path / "here").glob("*/node.toml"))] == ["n1", "n2", "n3", "n4", "n5"]
+    assert "quorumbook cluster up here" in output
+    assert "here" in run("init", "here", code=1).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["init", "x", "--nodes", "2"], "'2' is not one of '1', '3', '5'"),
+        (["init", "x", "--base-port", "80"], "80 is not in the range"),
+        (["cluster", "up", "cluster", "--rejoin"], "name it with --node"),
+        (["node", "start"], "Missing option '--config'"),
+        (["replay", "absent.csv"], "'absent.csv' does not exist"),
+    ],
+)
+def test_a_wrong_command_line_is_a_usage_error(run: Run, arguments: list[str], message: str) -> None:
+    assert message in run(*arguments, code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["cluster", "status", "nowhere"], "nowhere: no node in it"),
+        (["cluster", "up"], "cluster: no node in it"),
+        (["node", "start", "--config", "absent.toml"], "absent.toml"),
+        (["log", "export", "."], "neither a node's nor a cluster's directory"),
+    ],
+)
+def test_what_is_not_there_is_one_line(run: Run, arguments: list[str], message: str) -> None:
+    result = run(*arguments, code=1)
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_up_starts_what_is_down_and_says_where_it_is(run: Run, local: FakeLocal) -> None:
+    output = run("cluster", "up").stdout
+    assert local.calls == [("start", ["n1", "n3"], False)]
+    assert "n1, n2, n3 ready, n1 leads" in output
+    assert "n3: http://127.0.0.1:18223, native 127.0.0.1:18213" in output
+    run("cluster", "up", "--node", "n3", "--rejoin", "--wait", "0")
+    assert local.calls[-1] == ("start", ["n3"], True)
+
+
+def test_up_that_does_not_come_up_is_exit_code_1(run: Run, local: FakeLocal) -> None:
+    assert "n3 does not answer" in run("cluster", "up", "--wait", "0.5", code=1).stderr
+
+
+def test_down_stops_what_runs(run: Run, local: FakeLocal) -> None:
+    assert run("cluster", "down").stdout == "n2 stopped\n"
+    local.up = []
+    assert run("cluster", "down", "--node", "n1").stdout == "nothing was running\n"
+    assert local.calls == [("stop", None), ("stop", ["n1"])]
+
+
+def test_status_is_a_row_a_node(run: Run, local: FakeLocal) -> None:
+    rows = [line for line in run("cluster", "status").stdout.splitlines() if line.startswith("│")]
+    cells = [[cell.strip() for cell in row.split("│")[1:-1]] for row in rows]
+    assert cells[0] == ["n1", "leader", "3", "1,234", "1,234", "5,678", "abababababab", "1,000", "n2, (n3)", "yes", "61 s"]
+    assert cells[2][:2] == ["n3", "unreachable"]
+
+
+def test_status_as_json_has_everything(run: Run, local: FakeLocal) -> None:
+    told = json.loads(run("cluster", "status", "--json").stdout)
+    assert told["leader"] == "n1"
+    assert told["nodes"]["n1"]["peers"][0] == {"node_id": "n2", "connected": True, "match_index": 12}
+    assert told["nodes"]["n3"] is None
+
+
+def test_status_without_a_leader_is_exit_code_1(run: Run, local: FakeLocal) -> None:
+    local.statuses = {"n1": None, "n2": status("n2", "candidate"), "n3": None}
+    assert "candidate" in run("cluster", "status", code=1).stdout
+
+
+def test_operators_ask_nodes(run: Run, client: FakeClient) -> None:
+    run("cluster", "transfer-leadership")
+    run("cluster", "snapshot", "n1")
+    assert client.controls == [(ControlAction.TRANSFER_LEADERSHIP, ""), (ControlAction.SNAPSHOT, "n1")]
+
+
+def test_the_version_has_the_abi(run: Run) -> None:
+    told = json.loads(run("version", "--json").stdout)
+    assert len(told["abi"]) == 40
+    assert told["abi"] in run("version").stdout
+
+
+def write_log(directory: Path) -> None:
+    for node_id in ("n1", "n2", "n3"):
+        log = DurableLog(RealDisk(directory / node_id / "data" / "log", fsync=False), node_id=node_id, abi="abi")
+        log.append(LogEntry(bytes([COMMAND]), 1, 1))
+        for index, command in enumerate(COMMANDS, 2):
+            log.append(LogEntry(bytes([COMMAND]) + encode_batch(Batch(index * 10**9, [command])), index, 1))
+        log.close()
+
+
+def test_the_log_is_exported_without_secrets(run: Run, local: FakeLocal, tmp_path: Path) -> None:
+    write_log(tmp_path / "cluster")
+    lines = [json.loads(line) for line in run("log", "export", "cluster").stdout.splitlines()]
+    assert [(line["index"], line["command"]) for line in lines] == [(2, "PutCurrency"), (3, "OpenAccount"), (4, "PutApiKey")]
+    assert lines[0] == {
+        "index": 2,
+        "term": 1,
+        "time": 2 * 10**9,
+        "command": "PutCurrency",
+        "account_id": OPERATOR,
+        "command_id": "usd",
+        "currency": "USD",
+        "scale": 2,
+    }
+    assert lines[2]["secret"] == lines[2]["passphrase"] == ""
+    part = run("log", "export", "cluster/n2", "--from", "3", "--secrets").stdout
+    assert "alice-key" in part
+    assert "c2VjcmV0" in part
+    assert "USD" not in part
+    assert "no node 'n9'; there are: n1, n2, n3" in run("log", "export", "cluster", "--node", "n9", code=1).stderr
+
+
+def test_a_damaged_log_is_one_line(run: Run, local: FakeLocal, tmp_path: Path) -> None:
+    write_log(tmp_path / "cluster")
+    (path,) = (tmp_path / "cluster" / "n1" / "data" / "log").glob("*.seg")
+    path.write_bytes(b"garbage" + path.read_bytes())
+    assert "not a log segment" in run("log", "export", "cluster", code=1).stderr
+
+
+def test_an_audit_by_the_logs_alone(run: Run, local: FakeLocal, run_json: RunJson, tmp_path: Path) -> None:
+    write_log(tmp_path / "cluster")
+    acks = tmp_path / "acks.jsonl"
+    acks.write_text('{"account_id":"operator","command_id":"usd","kind":"done","sequence":1}\n')
+    output = run("audit", "cluster", "--acks", str(acks), "--offline").stdout
+    assert output.count("holds") == 4
+    acks.write_text('{"account_id":"operator","command_id":"eur","kind":"done","sequence":1}\n')
+    report = run_json("audit", "cluster", "--acks", str(acks), code=1)
+    assert report["holds"] is False
+    assert [check["holds"] for check in report["checks"]] == [True, True, True, False]
+
+
+def test_an_audit_asks_the_nodes_that_run(run: Run, local: FakeLocal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_log(tmp_path / "cluster")
+    monkeypatch.setattr(records, "LocalCluster", lambda directory: local)
+    output = run("audit", "cluster", code=1).stdout
+    assert "n2 is at sequence 5678, where no committed entry ends" in output
+    assert "n1 is" not in output
+
+
+def test_the_cluster_comes_from_the_environment(
+    run: Run, local: FakeLocal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Path] = []
+
+    def note(target: session.Target) -> FakeClient:
+        seen.append(target.directory)
+        return FakeClient()
+
+    monkeypatch.setattr(session, "open_client", note)
+    monkeypatch.setenv("QUORUMBOOK_CLUSTER", "elsewhere")
+    run("product", "list")
+    run("product", "list", "--cluster", "here")
+    assert seen == [Path("elsewhere"), Path("here")]
