@@ -28,7 +28,7 @@ REJOIN_ADVICE = (
     "caught up, because it has forgotten what it acknowledged and whom it voted for"
 )
 
-_HARMLESS = frozenset({"node.pid", "engine.sock", "lost+found", FILE + ".new"})
+_HARMLESS = frozenset({"node.pid", "engine.pid", "engine.sock", "lost+found", FILE + ".new"})
 """What may lie in a data directory without anything having been stored in it."""
 
 

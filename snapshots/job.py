@@ -1,0 +1,119 @@
+"""A snapshot being written by a process of its own, as its parent sees it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import BinaryIO
+
+from snapshots.frames import Begin, frames
+from snapshots.manifest import Manifest, Row, manifest_decoder
+
+_REASON_BYTES = 2_000
+
+
+class JobState(Enum):
+    """What became of a snapshot."""
+
+    RUNNING = 1
+    DONE = 2
+    """It is whole, checked, and on the disk."""
+    FAILED = 3
+    """Nothing of it is left."""
+
+
+class WriteJob:
+    """Feeds the rows to the writer and tells how it ends. Nothing here blocks for longer than it takes to start a process.
+
+    A thread does the feeding: the pipe is full most of the time, and the engine must not wait for it. Nobody calls `os.fork`: a fork of the
+    engine would copy its threads' locks and its sockets.
+
+    Args:
+        tables: must not change any more; released as soon as they are sent.
+        on_done: called once, from `poll`, with the manifest of a finished snapshot.
+    """
+
+    def __init__(
+        self, directory: Path, begin: Begin, tables: Mapping[str, list[Row]], on_done: Callable[[Manifest], None]
+    ) -> None:
+        self._on_done = on_done
+        self._state = JobState.RUNNING
+        self._output: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `_end`
+        self._errors: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `_end`
+        self.reason = ""
+        self.manifest: Manifest | None = None
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "snapshots.writer", str(directory)],
+            stdin=subprocess.PIPE,
+            stdout=self._output,
+            stderr=self._errors,
+            env=_environment(),
+        )
+        assert self._process.stdin is not None
+        self._feeder = threading.Thread(
+            target=_feed, args=(frames(begin, tables), self._process.stdin), name="snapshot feeder", daemon=True
+        )
+        self._feeder.start()
+
+    @property
+    def pid(self) -> int:
+        """The writer's process id."""
+        return self._process.pid
+
+    @property
+    def settled(self) -> bool:
+        """Whether it was polled to its end, or cancelled."""
+        return self._state is not JobState.RUNNING
+
+    def poll(self) -> JobState:
+        """What became of it. `manifest` is set when DONE, `reason` when FAILED."""
+        if self._state is JobState.RUNNING and self._process.poll() is not None:
+            self._end()
+        return self._state
+
+    def cancel(self) -> None:
+        """Kill the writer if it still runs. The snapshot is then absent, or, if it had just been finished, whole."""
+        if self._state is JobState.RUNNING:
+            self._process.kill()
+            self._process.wait()
+            self._end()
+
+    def _end(self) -> None:
+        self._feeder.join()
+        code = self._process.returncode
+        with self._output as output, self._errors as errors:
+            output.seek(0)
+            errors.seek(0)
+            printed, complaint = output.read(), errors.read()[-_REASON_BYTES:].decode("utf-8", "replace").strip()
+        if code == 0:
+            self.manifest = manifest_decoder.decode(printed)
+            self._state = JobState.DONE
+            self._on_done(self.manifest)
+            return
+        ended = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+        self.reason = f"the snapshot's writer {ended}" + (f": {complaint}" if complaint else "")
+        self._state = JobState.FAILED
+
+
+def _feed(pieces: Iterator[bytes], pipe: BinaryIO) -> None:
+    """Runs in a thread of its own until all is sent or the writer is gone."""
+    try:
+        with pipe:
+            for piece in pieces:
+                pipe.write(piece)
+    except BrokenPipeError:
+        # The writer ended; `poll` tells why.
+        return
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with the package findable also where it is not installed."""
+    root = str(Path(__file__).resolve().parent.parent)
+    known = os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{known}" if known else root}

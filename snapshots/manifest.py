@@ -1,0 +1,132 @@
+"""What a snapshot says of itself.
+
+The manifest lies in the snapshot's RocksDB, in a column family of its own and written last, and once more in the seal (`seal`), where it can
+be read without opening the database. Both are compared at every load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import blake2b
+
+import msgspec
+
+FORMAT = 1
+
+Row = tuple[bytes, bytes]
+"""A table's row: msgpack key, msgpack value."""
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class SnapshotFields(msgspec.Struct, frozen=True, array_like=True):
+    """What whoever takes a snapshot knows of it.
+
+    `index` and `term` are those of the last log entry in it; `mark` is the cluster layer's note of that point, kept as it is. `sequence` counts
+    the commands applied. `created_at` is nanoseconds since the epoch. A `full_hash` that is not empty is compared with the rows.
+    """
+
+    index: int
+    term: int
+    mark: bytes
+    sequence: int
+    software: str
+    created_at: int
+    full_hash: bytes = b""
+
+
+class TableSummary(msgspec.Struct, frozen=True, array_like=True):
+    """A table's name, how many rows it has, and the hash over them."""
+
+    name: str
+    rows: int
+    hash: bytes
+
+
+class Manifest(msgspec.Struct, frozen=True, array_like=True):
+    """A snapshot's description. Fields up to `created_at` as in `SnapshotFields`.
+
+    `full_hash` is `Engine.full_hash()`: 32 bytes over all tables in their order.
+    """
+
+    format: int
+    abi: str
+    index: int
+    term: int
+    mark: bytes
+    sequence: int
+    software: str
+    created_at: int
+    tables: list[TableSummary]
+    full_hash: bytes
+
+    @property
+    def row_counts(self) -> dict[str, int]:
+        """Rows by table."""
+        return {table.name: table.rows for table in self.tables}
+
+
+manifest_decoder = msgspec.msgpack.Decoder(Manifest)
+
+
+def make_manifest(fields: SnapshotFields, abi: str, tables: list[TableSummary], full_hash: bytes) -> Manifest:
+    """The manifest of a snapshot whose rows were counted and hashed."""
+    return Manifest(
+        FORMAT,
+        abi,
+        fields.index,
+        fields.term,
+        fields.mark,
+        fields.sequence,
+        fields.software,
+        fields.created_at,
+        tables,
+        full_hash,
+    )
+
+
+class RowHasher:
+    """Hashes tables as they pass: one hash a table, and the engine's full hash over all of them.
+
+    Feed it tables in their order: `begin` with a table's name and number of rows, then all its rows, in pieces as you like.
+    """
+
+    def __init__(self) -> None:
+        self._full = blake2b(digest_size=32)
+        self._table = blake2b(digest_size=32)
+        self._name = ""
+        self._announced = 0
+        self._seen = 0
+        self._done: list[TableSummary] = []
+
+    def begin(self, name: str, rows: int) -> None:
+        """A table begins. Raises ValueError if the one before had another number of rows than announced."""
+        self._close()
+        self._name, self._announced, self._seen = name, rows, 0
+        heading = _encode([name, rows])
+        self._table = blake2b(heading, digest_size=32)
+        self._full.update(heading)
+
+    def rows(self, rows: Iterable[Row]) -> None:
+        """Rows of the current table."""
+        count = self._seen
+        parts: list[bytes] = []
+        for row in rows:
+            parts.extend(row)
+            count += 1
+        piece = b"".join(parts)
+        self._table.update(piece)
+        self._full.update(piece)
+        self._seen = count
+
+    def finish(self) -> tuple[list[TableSummary], bytes]:
+        """All tables' summaries, and the full hash. Raises ValueError as `begin`."""
+        self._close()
+        return self._done, self._full.digest()
+
+    def _close(self) -> None:
+        if self._seen != self._announced:
+            raise ValueError(f"table {self._name}: {self._announced} rows were announced and {self._seen} came")
+        if self._name:
+            self._done.append(TableSummary(self._name, self._seen, self._table.digest()))
+        self._name, self._announced, self._seen = "", 0, 0

@@ -1,0 +1,26 @@
+"""Where snapshots lie: one directory each, named by the log index in 20 digits, so that names sort as indexes do."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from snapshots import durable
+
+_NAME = re.compile(r"[0-9]{20}")
+
+
+def snapshot_path(directory: Path, index: int) -> Path:
+    """The directory of the snapshot at a log index."""
+    return directory / f"{index:020d}"
+
+
+def snapshot_paths(directory: Path) -> list[Path]:
+    """All finished snapshots, oldest first."""
+    return sorted(path for path in directory.iterdir() if _NAME.fullmatch(path.name))
+
+
+def prune(directory: Path, keep: int) -> None:
+    """Delete all but the newest `keep` snapshots."""
+    for path in snapshot_paths(directory)[:-keep]:
+        durable.discard(path)

@@ -1,0 +1,142 @@
+"""A node's snapshots: written by a process of their own, checked before they are read, sent to and taken from other nodes.
+
+    DIRECTORY/00000000000000012345/    the snapshot at log index 12345: RocksDB's files, and SEAL
+    DIRECTORY/writer.lock              held by the process that writes one
+
+A snapshot that can be seen is whole. If the newest one does not check, that is an error and not a reason to take the one before: the log behind
+the newest may already be gone, and a node that goes back in time has forgotten what it acknowledged.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from snapshots import durable
+from snapshots.abi import ABI
+from snapshots.errors import NoSnapshotError, SnapshotAbiError, SnapshotBusyError, SnapshotDamagedError
+from snapshots.frames import Begin
+from snapshots.job import WriteJob
+from snapshots.manifest import Manifest, Row, SnapshotFields
+from snapshots.naming import prune, snapshot_path, snapshot_paths
+from snapshots.rocks import read_tables
+from snapshots.seal import check_files
+from snapshots.transfer import Sink, Source
+from snapshots.writer import locked
+
+LOCK_SECONDS = 60.0
+"""How long opening waits for the writer of a parent that was killed. It ends as soon as it notices, or finishes what is nearly done."""
+
+
+class SnapshotStore:
+    """The snapshots of one node.
+
+    Read:      `newest`, `load`
+    Write:     `begin`
+    Transfer:  `open_source`, `open_sink`
+
+    One process at a time; not for several threads.
+
+    Args:
+        directory: made if it does not exist; what a killed process left in it is removed.
+        keep: how many snapshots stay when a new one is finished.
+
+    Raises:
+        SnapshotBusyError: another process writes here and does not end.
+        OSError: the directory cannot be used.
+    """
+
+    def __init__(self, directory: Path, keep: int = 2, *, abi: str = ABI) -> None:
+        assert keep >= 1
+        self._directory = directory
+        self._keep = keep
+        self._abi = abi
+        self._newest: Manifest | None = None
+        self._job: WriteJob | None = None
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        durable.sync_path(directory.parent)
+        self._clean()
+
+    def _clean(self) -> None:
+        until = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                with locked(self._directory):
+                    return durable.clean(self._directory)
+            except SnapshotBusyError:
+                if time.monotonic() > until:
+                    raise
+            time.sleep(0.02)
+
+    def newest(self) -> Manifest | None:
+        """The manifest of the newest snapshot, None if there is none. Its files are checked when it is asked for the first time.
+
+        Raises:
+            SnapshotDamagedError: a file of it is not what was written. Never falls back to an older one.
+        """
+        if self._newest is None:
+            paths = snapshot_paths(self._directory)
+            if paths:
+                self._newest = self._checked(paths[-1])
+        return self._newest
+
+    @staticmethod
+    def _checked(path: Path) -> Manifest:
+        manifest = check_files(path).manifest
+        if manifest.index != int(path.name):
+            raise SnapshotDamagedError(str(path), f"holds the snapshot at index {manifest.index}")
+        return manifest
+
+    def load(self, manifest: Manifest) -> dict[str, list[Row]]:
+        """All tables of a snapshot, rows sorted by key: what `Engine.restore` takes. O(everything).
+
+        Files, row counts, hashes and the database's own manifest are checked first or on the way.
+
+        Raises:
+            SnapshotAbiError: it is of another schema.
+            SnapshotDamagedError: it is not what was written, or not there.
+        """
+        path = snapshot_path(self._directory, manifest.index)
+        if self._checked(path) != manifest:
+            raise SnapshotDamagedError(str(path), "is another snapshot than the one asked for")
+        if manifest.abi != self._abi:
+            raise SnapshotAbiError(str(path), manifest.abi, self._abi, manifest.software)
+        tables: dict[str, list[Row]] = {name: [] for name in manifest.row_counts}
+        read_tables(path, manifest, lambda name, rows: tables[name].extend(rows))
+        return tables
+
+    def begin(self, fields: SnapshotFields, tables: Mapping[str, Iterable[Row]]) -> WriteJob:
+        """Begin to write a snapshot. Returns at once; poll the job.
+
+        Args:
+            tables: rows sorted by key, in the order of the tables; must not change any more. Take them from `Engine.tables()`.
+        """
+        assert self._job is None or self._job.settled, "one snapshot at a time"
+        assert fields.index >= 1
+        rows = {name: each if isinstance(each, list) else list(each) for name, each in tables.items()}
+        begin = Begin(fields, self._abi, list(rows))
+        self._job = WriteJob(self._directory, begin, rows, self._finished)
+        return self._job
+
+    def _finished(self, manifest: Manifest) -> None:
+        """A snapshot was published, by the writer or by a sink. Only now older ones go: until here they were the newest we knew."""
+        if self._newest is None or manifest.index >= self._newest.index:
+            self._newest = manifest
+        prune(self._directory, self._keep)
+
+    def open_source(self) -> Source:
+        """The newest snapshot as one run of bytes. It stays readable until closed, also when it is pruned meanwhile.
+
+        Raises:
+            NoSnapshotError: there is none.
+            SnapshotDamagedError: it is not what was written.
+        """
+        manifest = self.newest()
+        if manifest is None:
+            raise NoSnapshotError(f"{self._directory}: there is no snapshot to send")
+        return Source(snapshot_path(self._directory, manifest.index))
+
+    def open_sink(self) -> Sink:
+        """Begin to receive a snapshot. Nothing of it can be seen before `finish`."""
+        return Sink(self._directory, self._abi, self._finished)

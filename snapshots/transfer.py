@@ -1,0 +1,218 @@
+"""A snapshot on its way from one node to another, as one run of bytes.
+
+The run is a 4-byte big-endian length, that many bytes of seal (`seal`), and the contents of the files that the seal lists, in its order.
+The receiver keeps at most the seal and one piece in memory, and believes nothing: names are checked, digests compared, and the database is
+read whole before the snapshot is given its name.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from bisect import bisect_right
+from collections.abc import Callable
+from itertools import accumulate
+from pathlib import Path
+from typing import BinaryIO
+
+from snapshots import durable
+from snapshots.errors import SnapshotDamagedError, SnapshotRefusedError
+from snapshots.manifest import Manifest
+from snapshots.naming import snapshot_path
+from snapshots.rocks import read_tables
+from snapshots.seal import Seal, decode_seal, encode_seal, new_digest, read_seal, write_seal
+
+LENGTH_BYTES = 4
+SEAL_BYTES_MAX = 16 * 1024 * 1024
+"""A seal has about 60 bytes a file; one that announces more than this is no seal."""
+
+
+class Source:
+    """A snapshot to send. Its files are held open, so deleting it does not disturb a transfer under way.
+
+    Attributes:
+        manifest: of the snapshot.
+        size: of the run, in bytes.
+
+    Raises:
+        SnapshotDamagedError: a file of it is missing, or its seal does not check.
+    """
+
+    def __init__(self, path: Path) -> None:
+        seal = read_seal(path)
+        encoded = encode_seal(seal)
+        self.manifest: Manifest = seal.manifest
+        self._header = len(encoded).to_bytes(LENGTH_BYTES, "big") + encoded
+        self._files: list[BinaryIO] = []
+        try:
+            for entry in seal.files:
+                self._files.append((path / entry.name).open("rb"))
+        except OSError as error:
+            self.close()
+            raise SnapshotDamagedError(str(path / entry.name), f"cannot be read: {error.strerror}") from error
+        self._starts = list(accumulate((entry.size for entry in seal.files), initial=len(self._header)))
+        self.size = self._starts[-1]
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes from `offset`, at most `length`, fewer only at the end.
+
+        Raises:
+            SnapshotDamagedError: a file became shorter.
+        """
+        end = min(offset + length, self.size)
+        parts = []
+        while offset < end:
+            part = self._read_part(offset, end)
+            parts.append(part)
+            offset += len(part)
+        return b"".join(parts)
+
+    def _read_part(self, offset: int, end: int) -> bytes:
+        if offset < len(self._header):
+            return self._header[offset:end]
+        position = bisect_right(self._starts, offset) - 1
+        start, stop = self._starts[position], min(self._starts[position + 1], end)
+        part = os.pread(self._files[position].fileno(), stop - offset, offset - start)
+        if not part:
+            raise SnapshotDamagedError(str(self._files[position].name), "has become shorter")
+        return part
+
+    def close(self) -> None:
+        """Release the files. May be called again."""
+        for file in self._files:
+            file.close()
+        self._files = []
+
+
+class Sink:
+    """A snapshot coming in. `write` takes pieces of any size; what is wrong with them is told by `finish`.
+
+    Args:
+        on_done: called with the manifest once the snapshot has its name.
+    """
+
+    def __init__(self, directory: Path, abi: str, on_done: Callable[[Manifest], None]) -> None:
+        self._directory = directory
+        self._abi = abi
+        self._on_done = on_done
+        self._draft = directory / f"{secrets.token_hex(8)}{durable.INCOMING}"
+        self._head = bytearray()
+        self._seal: Seal | None = None
+        self._position = 0
+        self._file: BinaryIO | None = None
+        self._left = 0
+        self._digest = new_digest()
+        self._fault = ""
+        self._ended = False
+
+    def write(self, data: bytes) -> None:
+        """Append. After a fault, more is ignored."""
+        assert not self._ended
+        if self._fault:
+            return
+        try:
+            rest = memoryview(data) if self._seal is not None else self._take_head(data)
+            while rest:
+                rest = self._take(rest)
+        except (ValueError, OSError) as error:
+            self._fault = str(error)
+            self._remove()
+
+    def finish(self) -> Manifest:
+        """Check the snapshot whole, make it durable and visible.
+
+        Raises:
+            SnapshotRefusedError: it is not whole, damaged, or of another schema; nothing of it was kept.
+        """
+        assert not self._ended
+        try:
+            if self._fault:
+                raise SnapshotRefusedError(f"the incoming snapshot is not taken: {self._fault}")
+            manifest = self._finish()
+        finally:
+            self.abort()
+        self._on_done(manifest)
+        return manifest
+
+    def _finish(self) -> Manifest:
+        if self._seal is None or self._file is not None or self._position < len(self._seal.files):
+            raise SnapshotRefusedError("the incoming snapshot is not taken: it is not whole")
+        manifest = self._seal.manifest
+        try:
+            read_tables(self._draft, manifest)
+            write_seal(self._draft, self._seal)
+            durable.sync_path(self._draft)
+            durable.publish(self._draft, snapshot_path(self._directory, manifest.index))
+        except SnapshotDamagedError as error:
+            raise SnapshotRefusedError(f"the incoming snapshot is not taken: {error.place}: {error.what}") from error
+        except OSError as error:
+            raise SnapshotRefusedError(f"the incoming snapshot is not taken: {error}") from error
+        return manifest
+
+    def abort(self) -> None:
+        """Forget it. May be called again, and after `finish`."""
+        self._ended = True
+        self._remove()
+
+    def _remove(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        shutil.rmtree(self._draft, ignore_errors=True)
+
+    def _take_head(self, data: bytes) -> memoryview:
+        """Collect the seal; what is behind it is returned."""
+        self._head += data
+        if len(self._head) < LENGTH_BYTES:
+            return memoryview(b"")
+        size = int.from_bytes(self._head[:LENGTH_BYTES], "big")
+        if size > SEAL_BYTES_MAX:
+            raise ValueError(f"its header announces {size} bytes, more than {SEAL_BYTES_MAX}")
+        end = LENGTH_BYTES + size
+        if len(self._head) < end:
+            return memoryview(b"")
+        self._seal = decode_seal(bytes(self._head[LENGTH_BYTES:end]))
+        found = self._seal.manifest
+        if found.abi != self._abi:
+            raise ValueError(f"it is of software {found.software} with ABI {found.abi}, and this software has ABI {self._abi}")
+        self._draft.mkdir(mode=0o700)
+        self._open_next()
+        return memoryview(bytes(self._head[end:]))
+
+    def _take(self, data: memoryview) -> memoryview:
+        """Write to the current file; what belongs to the next ones is returned."""
+        if self._file is None:
+            raise ValueError("there is more of it than its header lists")
+        part = data[: self._left]
+        self._file.write(part)
+        self._digest.update(part)
+        self._left -= len(part)
+        if self._left == 0:
+            self._close_file()
+            self._open_next()
+        return data[len(part) :]
+
+    def _open_next(self) -> None:
+        """Begin with the next file that has contents; empty ones are made on the way."""
+        assert self._seal is not None
+        while self._position < len(self._seal.files):
+            entry = self._seal.files[self._position]
+            self._file = (self._draft / entry.name).open("xb")
+            self._left = entry.size
+            self._digest = new_digest()
+            if self._left:
+                return
+            self._close_file()
+
+    def _close_file(self) -> None:
+        assert self._seal is not None
+        assert self._file is not None
+        entry = self._seal.files[self._position]
+        if self._digest.digest() != entry.digest:
+            raise ValueError(f"{entry.name}: its digest differs")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._file = None
+        self._position += 1
