@@ -146,8 +146,8 @@ class TlsWire:
         self._listener = socket.create_server((host, port), family=family, backlog=100)
         self._listener.setblocking(False)
         while True:
-            caller, _ = await loop.sock_accept(self._listener)
-            self._spawn(self._accepted(caller))
+            caller, name = await loop.sock_accept(self._listener)
+            self._spawn(self._accepted(caller, name))
 
     def send(self, peer: str, message: bytes) -> bool:
         """Queue a message."""
@@ -165,8 +165,7 @@ class TlsWire:
 
     # ------------------------------------------------------------------ becoming connected
 
-    async def _accepted(self, caller: socket.socket) -> None:
-        name = caller.getpeername() if caller.fileno() >= 0 else "?"
+    async def _accepted(self, caller: socket.socket, name: object) -> None:
         if self._strangers >= UNKNOWN_CALLERS_MAX:
             caller.close()
             self._refuse("too_many", "too many callers that do not say who they are", name, None)
