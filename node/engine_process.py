@@ -1,0 +1,333 @@
+"""`python -m node.engine_process --config node.toml [--rejoin]`: a node's engine, until SIGTERM.
+
+One process, one thread that matters, one event loop: Raft's ticks, the state machine, and the sessions of the native protocol take turns
+on it. So nothing here is locked, and whatever takes long delays a heartbeat.
+
+Exit codes: 0 after SIGTERM; 2 when the node cannot start (configuration, data directory, log, snapshot, port); 70 when it must not go on,
+because its state or its disk is in doubt; 75 when its supervisor is gone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import logging
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cluster import hardstate
+from cluster.driver import RaftDriver
+from cluster.errors import ClusterError
+from cluster.raft import Raft, open_raft
+from cluster.settings import RaftSettings
+from cluster.storage import RealDisk
+from cluster.wire import Hello, TlsWire, WireSettings
+from node import identity, pki
+from node.config import NodeConfig, load
+from node.errors import DataDirectoryError, NodeRunningError, QuorumbookError
+from node.feed import Feed
+from node.logs import set_up
+from node.native_server import NativeServer
+from node.parent_watch import watch_parent
+from node.processes import PidFile
+from node.replicated_engine import ReplicatedEngine
+from node.service import EngineService, Identity
+from node.snapshot_port import SnapshotPort
+from snapshots.abi import ABI
+from snapshots.errors import SnapshotError
+from snapshots.store import SnapshotStore
+
+log = logging.getLogger(__name__)
+
+EXIT_CANNOT_START = 2
+EXIT_IN_DOUBT = 70
+TICK = 0.01
+"""Seconds between Raft's ticks when nothing happens."""
+
+LOCK_FILE = "engine.pid"
+LOCK_TIMEOUT = 5.0
+DRAIN_TIMEOUT = 1.5
+TRANSFER_TIMEOUT = 2.0
+"""Seconds that a graceful stop waits for what is under way, and for another node to lead. The supervisor waits longer than both."""
+
+GC_THRESHOLDS = (50_000, 20, 100)
+"""Most objects here are structs that the collector does not track; what it does track is freed by counting. Collections only cost time."""
+
+
+class Parts(msgspec.Struct):
+    """What a node's engine is made of."""
+
+    service: EngineService
+    server: NativeServer
+    raft: Raft
+    driver: RaftDriver
+    snapshots: SnapshotPort
+
+
+def build(config: NodeConfig, known: identity.Identity) -> Parts:
+    """Open everything that lies on disk and wire it together; nothing is reachable yet. Needs a running event loop.
+
+    Raises:
+        ClusterError, SnapshotError, OSError: log or snapshots cannot be trusted or read.
+        DataDirectoryError: they are gone.
+    """
+    software = metadata.version("quorumbook")
+    feed = Feed(config.native.events_kept)
+    machine = ReplicatedEngine(feed)
+    snapshots = SnapshotPort(
+        SnapshotStore(config.data_path / "snapshots", config.raft.snapshots_kept), machine, software=software
+    )
+    refused: Counter[str] = Counter()
+    wire = TlsWire(_wire_settings(config, refused))
+    raft = open_raft(
+        _raft_settings(config, rejoin=known.stage is identity.Stage.REJOIN),
+        machine,
+        snapshots,
+        _open_disk(config, known),
+        wire,
+        clock=time.monotonic,
+        randomness=random.Random(),
+    )
+    service = EngineService(
+        config,
+        Identity(software, ABI),
+        machine,
+        feed,
+        raft,
+        later=asyncio.get_running_loop().call_soon,
+        more_counters=lambda: {**_wire_counters(refused), **snapshots.counters()},
+    )
+    driver = RaftDriver(raft, interval=TICK, wire_failed=wire.failed)
+    return Parts(service, NativeServer(service, pki.peer_node_id), raft, driver, snapshots)
+
+
+def _open_disk(config: NodeConfig, known: identity.Identity) -> RealDisk:
+    archive = config.data_path / "archive" if config.raft.archive_log else None
+    disk = RealDisk(config.data_path / "log", fsync=config.raft.fsync, archive_to=archive)
+    if known.stage is identity.Stage.STARTED and hardstate.load(disk) is None:
+        raise DataDirectoryError(
+            f"{config.data_path / 'log'}: the term and the vote of this node are gone. {identity.REJOIN_ADVICE}"
+        )
+    return disk
+
+
+def _raft_settings(config: NodeConfig, *, rejoin: bool) -> RaftSettings:
+    raft = config.raft
+    return RaftSettings(
+        node_id=config.node_id,
+        peers=tuple(node.node_id for node in config.nodes if node.node_id != config.node_id),
+        abi=ABI,
+        heartbeat=raft.heartbeat,
+        election_timeout_min=raft.election_timeout_min,
+        election_timeout_max=raft.election_timeout_max,
+        leader_fallback=raft.leader_fallback,
+        snapshot_entries=raft.snapshot_entries,
+        snapshot_bytes=raft.snapshot_bytes,
+        rejoin=rejoin,
+    )
+
+
+def _wire_settings(config: NodeConfig, refused: Counter[str]) -> WireSettings:
+    return WireSettings(
+        hello=Hello(1, config.cluster_id, config.node_id, ABI),
+        listen=config.raft.listen,
+        peers={node.node_id: node.raft for node in config.nodes if node.node_id != config.node_id},
+        server_tls=pki.server_context(config, require_client_cert=True),
+        client_tls=pki.client_context(config, with_cert=True),
+        peer_node_id=pki.peer_node_id,
+        refused=refused,
+    )
+
+
+def _wire_counters(refused: Mapping[str, int]) -> dict[str, int]:
+    return {f"raft_refused_{kind}": number for kind, number in sorted(refused.items())}
+
+
+async def run(config: NodeConfig, known: identity.Identity, stop: asyncio.Event) -> int:
+    """Run the engine until `stop` is set or it must not go on. The process's exit code."""
+    try:
+        parts = build(config, known)
+        identity.mark_started(config, known)
+        await _listen(parts, config)
+    except (QuorumbookError, ClusterError, SnapshotError, OSError) as error:
+        log.critical("%s cannot start: %s", config.node_id, error)
+        return EXIT_CANNOT_START
+    parts.raft.on_role_change.append(
+        lambda role, leader: log.info("%s is %s; leader: %s", config.node_id, role, leader or "none")
+    )
+    _tune_collector()
+    parts.raft.start()
+    ended = asyncio.ensure_future(_first_failure(parts.driver.run(), _failures_of_callbacks()))
+    asked = asyncio.create_task(stop.wait())
+    await asyncio.wait((ended, asked), return_when=asyncio.FIRST_COMPLETED)
+    asked.cancel()
+    if not ended.done():
+        await _stop(parts, ended)
+    return await _end(parts, ended, config)
+
+
+async def _first_failure(driver: Coroutine[Any, Any, None], failed: asyncio.Future[None]) -> None:
+    """Until the driver has been stopped; raises what ends the node before that."""
+    task = asyncio.create_task(driver)
+    try:
+        await asyncio.wait((task, failed), return_when=asyncio.FIRST_COMPLETED)
+        await (task if task.done() else failed)
+    finally:
+        task.cancel()
+        failed.cancel()
+
+
+def _failures_of_callbacks() -> asyncio.Future[None]:
+    """A future that gets the first exception out of a callback of ours: a defect, and what the callback was to do has not been done."""
+    loop = asyncio.get_running_loop()
+    failed: asyncio.Future[None] = loop.create_future()
+
+    def handle(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if "handle" in context and isinstance(error, Exception) and not failed.done():
+            failed.set_exception(error)
+        else:
+            loop.default_exception_handler(context)
+
+    loop.set_exception_handler(handle)
+    return failed
+
+
+async def _listen(parts: Parts, config: NodeConfig) -> None:
+    await parts.server.listen_local(config.engine_socket)
+    context = pki.server_context(config, require_client_cert=False)
+    await parts.server.listen_tls(config.native.listen, context)
+    status = parts.raft.status()
+    log.info(
+        "%s of %s is up: ABI %s, log %d to %d, snapshot %d, native %s, raft %s",
+        config.node_id,
+        config.cluster_id,
+        ABI[:12],
+        status.first_log_index,
+        status.last_log_index,
+        status.snapshot_index,
+        config.native.listen,
+        config.raft.listen,
+    )
+
+
+async def _stop(parts: Parts, ended: asyncio.Future[None]) -> None:
+    """Take nothing more, finish what is under way, and have another node lead before the sessions are closed."""
+    log.info("stopping")
+    parts.service.begin_stop()
+    await _until(lambda: parts.service.idle, DRAIN_TIMEOUT, ended)
+    if parts.raft.is_leader and parts.raft.transfer_leadership():
+        await _until(lambda: bool(parts.raft.leader_id) and not parts.raft.is_leader, TRANSFER_TIMEOUT, ended)
+    await parts.server.stop()
+    parts.driver.stop()
+
+
+async def _end(parts: Parts, ended: asyncio.Future[None], config: NodeConfig) -> int:
+    """Close what is open; say why the node ends if nobody asked it to."""
+    code = 0
+    try:
+        await ended
+    except Exception as error:
+        status = parts.raft.status()
+        log.critical(
+            "%s must not go on: %s (applied index %d, commit index %d, sequence %d)",
+            config.node_id,
+            error,
+            status.applied_index,
+            status.commit_index,
+            parts.service.sequence,
+            exc_info=error,
+        )
+        code = EXIT_IN_DOUBT
+    await parts.server.stop(wait=0.2)
+    parts.snapshots.cancel()
+    with contextlib.suppress(OSError):
+        parts.raft.stop()
+    log.info("%s has stopped", config.node_id)
+    return code
+
+
+async def _until(condition: Callable[[], bool], seconds: float, ended: asyncio.Future[None]) -> None:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    while not condition() and loop.time() < deadline and not ended.done():
+        await asyncio.wait((ended,), timeout=TICK)
+
+
+def _tune_collector() -> None:
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The process. Returns its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m node.engine_process", description="the engine process of a node")
+    parser.add_argument("--config", type=Path, required=True, help="the node's TOML file")
+    parser.add_argument("--rejoin", action="store_true", help="the node lost its disk: take part without a vote until caught up")
+    options = parser.parse_args(arguments)
+    if not __debug__:
+        sys.stderr.write("error: assertions are part of this program; start it without -O and without PYTHONOPTIMIZE\n")
+        return EXIT_CANNOT_START
+    try:
+        config = load(options.config)
+        set_up(config.log_level, f"{config.node_id} engine")
+        watch_parent()
+        return _run_locked(config, rejoin=options.rejoin)
+    except (QuorumbookError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return EXIT_CANNOT_START
+
+
+def _run_locked(config: NodeConfig, *, rejoin: bool) -> int:
+    """Run with the data directory locked: two engines on one log would destroy it."""
+    known = identity.format_data(config, rejoin=True) if rejoin else identity.read(config)
+    lock = _acquire(config.data_path / LOCK_FILE)
+    try:
+        return _loop_runner()(_until_signal(config, known))
+    finally:
+        lock.release()
+
+
+def _acquire(path: Path) -> PidFile:
+    """The lock. An engine whose supervisor was killed a moment ago may still be ending."""
+    until = time.monotonic() + LOCK_TIMEOUT
+    while True:
+        try:
+            return PidFile.acquire(path)
+        except NodeRunningError:
+            if time.monotonic() > until:
+                raise
+        time.sleep(TICK)
+
+
+async def _until_signal(config: NodeConfig, known: identity.Identity) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return await run(config, known, stop)
+
+
+def _loop_runner() -> Callable[[Coroutine[Any, Any, int]], int]:
+    """uvloop's runner where it is installed, else asyncio's."""
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        return uvloop.run
+    return asyncio.run
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""Snapshots as Raft asks for them (`cluster.ports.Snapshots`), over the snapshot store and the engine.
+
+The engine hands out its tables at once, in the state after the mark; writing them is the work of another process, so the engine goes on
+meanwhile. Before that, the money in the tables is counted: a state that has lost or made money never becomes a snapshot.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import msgspec
+
+from cluster.ports import CaptureState, SnapshotMark, SnapshotRefusedError, SnapshotSink, SnapshotSource
+from node.replicated_engine import ReplicatedEngine
+from snapshots.errors import SnapshotError
+from snapshots.job import JobState, WriteJob
+from snapshots.manifest import Manifest, SnapshotFields
+from snapshots.store import SnapshotStore
+from snapshots.transfer import Sink, Source
+from statemachine.engine import Engine
+from statemachine.tables import BalanceRow, CurrencyRow
+
+log = logging.getLogger(__name__)
+
+Row = tuple[bytes, bytes]
+_encode = msgspec.msgpack.Encoder().encode
+_mark_decoder = msgspec.msgpack.Decoder(SnapshotMark)
+_balance_decoder = msgspec.msgpack.Decoder(BalanceRow)
+_currency_decoder = msgspec.msgpack.Decoder(CurrencyRow)
+
+
+def mark_of(manifest: Manifest) -> SnapshotMark:
+    """The point of the log that a snapshot stands for."""
+    return _mark_decoder.decode(manifest.mark)
+
+
+def check_money(tables: Mapping[str, Sequence[Row]]) -> None:
+    """Assert that per currency the balances and fees are the deposits less the withdrawals. O(balances)."""
+    totals: dict[str, int] = {}
+    for _, row in tables["balance"]:
+        balance = _balance_decoder.decode(row)
+        totals[balance.currency] = totals.get(balance.currency, 0) + balance.available + balance.hold
+    for _, row in tables["currency"]:
+        currency = _currency_decoder.decode(row)
+        held = totals.pop(currency.currency, 0) + currency.fees
+        expected = currency.deposited - currency.withdrawn
+        assert held == expected, f"{currency.currency}: {held} in balances and fees, {expected} deposited less withdrawn"
+    assert not totals, f"balances in currencies that do not exist: {sorted(totals)}"
+
+
+class SnapshotPort:
+    """See `cluster.ports.Snapshots`. `now_ns` is nanoseconds since the epoch, for the manifest."""
+
+    def __init__(
+        self, store: SnapshotStore, machine: ReplicatedEngine, *, software: str, now_ns: Callable[[], int] = time.time_ns
+    ) -> None:
+        self._store = store
+        self._machine = machine
+        self._software = software
+        self._now_ns = now_ns
+        self._job: WriteJob | None = None
+        self.taken = 0
+        self.failed = 0
+        self.pause_last_ms = 0
+
+    def newest(self) -> SnapshotMark | None:
+        """See the port."""
+        manifest = self._store.newest()
+        return None if manifest is None else mark_of(manifest)
+
+    def restore(self, mark: SnapshotMark) -> None:
+        """See the port."""
+        manifest = self._store.newest()
+        assert manifest is not None
+        assert mark_of(manifest) == mark
+        self._machine.replace(Engine.restore(self._store.load(manifest)))
+        log.info("state restored from the snapshot at index %d, sequence %d", mark.index, manifest.sequence)
+
+    def capture(self, mark: SnapshotMark) -> None:
+        """See the port. The engine pauses for as long as it takes to encode its rows."""
+        started = time.monotonic()
+        engine = self._machine.engine
+        tables = dict(engine.tables())
+        check_money(tables)
+        fields = SnapshotFields(
+            index=mark.index,
+            term=mark.last.term,
+            mark=_encode(mark),
+            sequence=engine.sequence,
+            software=self._software,
+            created_at=self._now_ns(),
+        )
+        self._job = self._store.begin(fields, tables)
+        self.pause_last_ms = round((time.monotonic() - started) * 1e3)
+        log.info("snapshot at index %d begun, sequence %d; paused for %d ms", mark.index, engine.sequence, self.pause_last_ms)
+
+    def poll(self) -> CaptureState:
+        """See the port."""
+        job = self._job
+        if job is None:
+            return CaptureState.IDLE
+        state = job.poll()
+        if state is JobState.RUNNING:
+            return CaptureState.RUNNING
+        self._job = None
+        if state is JobState.DONE:
+            self.taken += 1
+            log.info("snapshot at index %d is on disk", job.manifest.index if job.manifest else 0)
+            return CaptureState.DONE
+        self.failed += 1
+        log.error("no snapshot: %s", job.reason)
+        return CaptureState.FAILED
+
+    def open_source(self) -> SnapshotSource:
+        """See the port."""
+        return _Source(self._store.open_source())
+
+    def open_sink(self) -> SnapshotSink:
+        """See the port."""
+        return _Sink(self._store.open_sink())
+
+    def counters(self) -> dict[str, int]:
+        """What was done since the start, for the status."""
+        return {"snapshots_taken": self.taken, "snapshots_failed": self.failed, "snapshot_pause_last_ms": self.pause_last_ms}
+
+    def cancel(self) -> None:
+        """Give up a capture under way: the node stops."""
+        if self._job is not None:
+            self._job.cancel()
+            self._job = None
+
+
+class _Source:
+    """See `cluster.ports.SnapshotSource`."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.mark = mark_of(source.manifest)
+        self.size = source.size
+
+    def read(self, offset: int, length: int) -> bytes:
+        """See the port."""
+        return self._source.read(offset, length)
+
+    def close(self) -> None:
+        """See the port."""
+        self._source.close()
+
+
+class _Sink:
+    """See `cluster.ports.SnapshotSink`."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+
+    def write(self, data: bytes) -> None:
+        """See the port."""
+        with _refusals():
+            self._sink.write(data)
+
+    def finish(self) -> SnapshotMark:
+        """See the port."""
+        with _refusals():
+            manifest = self._sink.finish()
+            return mark_of(manifest)
+
+    def abort(self) -> None:
+        """See the port."""
+        self._sink.abort()
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """The store's refusals in the cluster's words."""
+    try:
+        yield
+    except SnapshotError as error:
+        raise SnapshotRefusedError(str(error)) from error
