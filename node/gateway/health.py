@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 INTERVAL = 0.2
-"""Seconds between polls. Answers name the sequence of the latest poll before they were made: a lower bound of what they reflect."""
+"""Seconds between polls."""
+
+AGE_MAX = 0.02
+"""Seconds that a status may be old when a read begins: so fresh is the sequence that its answer names."""
 
 TIMEOUT = 1.0
 """Seconds without an answer after which the engine counts as not reachable."""
@@ -34,9 +37,23 @@ class Monitor:
         self.status: NodeStatus | None = None
         self._backend = backend
         self._metrics = metrics
+        self._asked_at = float("-inf")
+        self._lock = asyncio.Lock()
+
+    async def recent(self) -> NodeStatus | None:
+        """The status, at most `AGE_MAX` old. Callers that wait together share one."""
+        async with self._lock:
+            if self.age() > AGE_MAX:
+                await self.poll()
+            return self.status
+
+    def age(self) -> float:
+        """Seconds since the status was asked for."""
+        return asyncio.get_running_loop().time() - self._asked_at
 
     async def poll(self) -> None:
         """Ask once."""
+        self._asked_at = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(TIMEOUT):
                 self.status = await self._backend.query(StatusQuery())

@@ -34,6 +34,9 @@ class Metrics:
         self._engine_up = Gauge("quorumbook_engine_up", "1 while the engine of the node answers", ["node"], registry=own)
         self._status = Gauge("quorumbook_node", "The node's status, by what", ["node", "what"], registry=own)
         self._role = Gauge("quorumbook_node_role", "1 for the role that the node has", ["node", "role"], registry=own)
+        self._counters = Gauge(
+            "quorumbook_node_counter", "What the node has counted since its start, by what", ["node", "what"], registry=own
+        )
         self.sockets = self._sockets.labels(**self._labels)
         self.sent = self._sent.labels(**self._labels)
 
@@ -57,6 +60,8 @@ class Metrics:
         numbers = ("term", "commit_index", "applied_index", "last_log_index", "first_log_index", "snapshot_index", "sequence")
         for name in (*numbers, "voter", "ready", "quorum", "uptime"):
             self._status.labels(node=node, what=name).set(float(getattr(status, name)))
+        for name, count in status.counters.items():
+            self._counters.labels(node=node, what=name).set(count)
         self._status.labels(node=node, what="peers_connected").set(sum(peer.connected for peer in status.peers))
 
     def render(self) -> bytes:

@@ -21,7 +21,7 @@ from node.errors import RequestFailed
 from node.gateway.auth import Claim, Identity
 from node.gateway.errors import ApiError, BadRequestError, NotLeaderError, UnavailableError, UnknownHereError
 from node.gateway.requests import parameters
-from node.protocol import AnyQuery, FailCode
+from node.protocol import AnyQuery, FailCode, NodeStatus
 from statemachine.commands import AnyCommand
 from statemachine.events import AnyOutcome
 from statemachine.limits import OPERATOR
@@ -52,11 +52,12 @@ class Answer:
 
 @dataclass
 class Call:
-    """One request, as handlers see it."""
+    """One request, as handlers see it. `status` is the node's from before what the answer tells; `sequence` that of the command sent."""
 
     gateway: Gateway
     request: web.Request
     body: bytes
+    status: NodeStatus | None
     identity: Identity | None = None
     sequence: int = 0
 
@@ -68,6 +69,11 @@ class Call:
             raise ApiError(403, "The operator's key has no account: use the key of an account", reason="forbidden")
         return self.identity.account_id
 
+    @property
+    def linearizable(self) -> bool:
+        """Whether a read asks to go through a barrier."""
+        return self.request.query.get("consistency") == "linearizable"
+
     def path(self, name: str) -> str:
         """A part of the path, percent escapes undone."""
         return self.request.match_info[name]
@@ -78,10 +84,10 @@ class Call:
 
     async def read(self, query: AnyQuery) -> Any:
         """Ask the engine of this node; with `?consistency=linearizable` through a barrier, at the leader only."""
-        consistency = self.request.query.get("consistency", "local")
-        if consistency not in ("local", "linearizable"):
+        if self.request.query.get("consistency", "local") not in ("local", "linearizable"):
             raise BadRequestError("consistency must be local or linearizable", "consistency")
-        return await self.gateway.backend.query(query, consistency == "linearizable")
+        self.status = await self.gateway.monitor.recent()
+        return await self.gateway.backend.query(query, self.linearizable)
 
     async def command(self, command: AnyCommand) -> AnyOutcome:
         """Apply a command. The answer's sequence header will be its sequence."""
@@ -117,20 +123,21 @@ def add_routes(app: web.Application, gateway: Gateway, routes: Sequence[Route]) 
 def _serving(gateway: Gateway, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def serve(request: web.Request) -> web.StreamResponse:
         status = gateway.monitor.status
-        call = Call(gateway, request, await _body(request))
+        call = Call(gateway, request, await _body(request), status)
         try:
             if route.permission is not None:
                 call.identity = await gateway.auth.identify(_claim(request), request.method, request.raw_path, call.body)
                 call.identity.require(route.permission)
             answer = await route.handler(call)
         except UnknownHereError:
-            if request.method == "GET" or status is None or status.role == "leader" or status.leader is None:
+            local = request.method == "GET" and not call.linearizable
+            if local or status is None or status.role == "leader" or status.leader is None:
                 raise
             raise NotLeaderError(status.leader) from None
         headers = dict(answer.headers)
-        if status is not None:
-            headers[ROLE_HEADER] = status.role
-            headers[SEQUENCE_HEADER] = str(call.sequence or status.sequence)
+        if call.status is not None:
+            headers[ROLE_HEADER] = call.status.role
+            headers[SEQUENCE_HEADER] = str(call.sequence or call.status.sequence)
         return json_response(answer.body, answer.status, headers)
 
     return serve
