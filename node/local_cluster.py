@@ -55,6 +55,7 @@ class LocalCluster:
         self._tls = self.layout.tls()
         self._admin = self.layout.admin()
         self._started: dict[str, int] = {}
+        self._log_begins: dict[str, int] = {}
 
     @property
     def node_ids(self) -> list[str]:
@@ -183,6 +184,7 @@ class LocalCluster:
         """Start a supervisor in a session of its own, with its output at the end of the node's log."""
         argv = [*self._command, "--config", str(self.layout.config_paths[node_id])]
         log = os.open(self.layout.log_file(node_id), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._log_begins[node_id] = os.fstat(log).st_size
         try:
             return os.posix_spawn(
                 argv[0],
@@ -203,9 +205,10 @@ class LocalCluster:
         return self.pid(node_id) == self._started[node_id] or not _lives(self._started[node_id])
 
     def _log_end(self, node_id: str, lines: int = 5) -> str:
+        """The last lines of a node's log, none of them from before it was started here."""
         path = self.layout.log_file(node_id)
         try:
-            text = path.read_bytes()[-4000:].decode("utf-8", "replace")
+            text = path.read_bytes()[self._log_begins.get(node_id, 0) :].decode("utf-8", "replace")
         except OSError:
             return f"there is no {path}"
         return f"the end of {path}:\n" + "\n".join(text.splitlines()[-lines:])

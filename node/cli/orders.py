@@ -198,7 +198,8 @@ def describe(state: OrderState, scales: Scales) -> str:
 def _row(view: dict[str, object]) -> list[str]:
     status = f"{view['status']} {view['done_reason']}".strip()
     names = ("id", "product_id", "side", "type", "price", "size", "filled_size")
-    return [*(str(view[name]) for name in names), status, str(view["client_oid"]), str(view["created_at"])]
+    shown = view if view["type"] == "limit" else {**view, "price": ""}
+    return [*(str(shown[name]) for name in names), status, str(view["client_oid"]), str(view["created_at"])]
 
 
 def _cancel(target: Target, as_json: bool, command: CancelOrder | CancelAll) -> None:
