@@ -8,7 +8,6 @@ a client would be broken. So a start never creates a data directory by itself. `
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 from enum import StrEnum
@@ -62,7 +61,7 @@ def read(config: NodeConfig) -> Identity:
     path = config.data_path / FILE
     identity = _stored(path)
     if identity is None:
-        if not config.data_path.is_dir():
+        if not config.data_path.exists():
             what = "does not exist"
         else:
             what = f"has no {FILE}" if _contents(config.data_path) else "is empty"
@@ -138,6 +137,9 @@ def _stored(path: Path) -> Identity | None:
 
 def _contents(path: Path) -> list[str]:
     """Names in a directory that say that something was stored there; none if it does not exist."""
-    with contextlib.suppress(FileNotFoundError):
+    try:
         return sorted(set(os.listdir(path)) - _HARMLESS)
-    return []
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise DataDirectoryError(f"data directory {path} cannot be read: {error.strerror}") from error
