@@ -1,0 +1,42 @@
+"""`docs/operations.md` explains every key of the configuration, with the default that it has."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+
+from node.config import AdminConfig, HttpConfig, NativeConfig, NodeAddress, NodeConfig, RaftConfig, TlsConfig
+
+PAGE = Path(__file__).parents[3] / "docs" / "operations.md"
+SECTIONS: dict[str, type[msgspec.Struct]] = {
+    "raft": RaftConfig,
+    "native": NativeConfig,
+    "http": HttpConfig,
+    "tls": TlsConfig,
+    "admin": AdminConfig,
+    "nodes": NodeAddress,
+}
+NOT_KEYS = {"directory", *SECTIONS}
+
+
+def keys() -> dict[str, str]:
+    """Every key of a node's file, dotted, and its default as TOML writes it ("" for none)."""
+    found = {}
+    for prefix, struct in {"": NodeConfig, **SECTIONS}.items():
+        for field in msgspec.structs.fields(struct):
+            if prefix or field.name not in NOT_KEYS:
+                default = "" if field.required else str(field.default).replace("True", "true").replace("False", "false")
+                found[f"{prefix}.{field.name}" if prefix else field.name] = default
+    return found
+
+
+def documented() -> dict[str, str]:
+    """Key to default, from the rows of the page's table."""
+    rows = re.findall(r"^\| `([a-z_.]+)` \| `?([^|`]*)`? \|", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {key: default.strip() for key, default in rows}
+
+
+def test_every_key_is_there_with_its_default() -> None:
+    assert documented() == keys()
