@@ -24,7 +24,8 @@ NOT_KEYS = {"directory", *SECTIONS}
 def keys() -> dict[str, str]:
     """Every key of a node's file, dotted, and its default as TOML writes it ("" for none)."""
     found = {}
-    for prefix, struct in {"": NodeConfig, **SECTIONS}.items():
+    structs: dict[str, type[msgspec.Struct]] = {"": NodeConfig, **SECTIONS}
+    for prefix, struct in structs.items():
         for field in msgspec.structs.fields(struct):
             if prefix or field.name not in NOT_KEYS:
                 default = "" if field.required else str(field.default).replace("True", "true").replace("False", "false")
@@ -34,8 +35,9 @@ def keys() -> dict[str, str]:
 
 def documented() -> dict[str, str]:
     """Key to default, from the rows of the page's table."""
-    rows = re.findall(r"^\| `([a-z_.]+)` \| `?([^|`]*)`? \|", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return {key: default.strip() for key, default in rows}
+    section = PAGE.read_text(encoding="utf-8").partition("\n## Configuration\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `([a-z_.]+)` \|([^|]*)\|", section, flags=re.MULTILINE)
+    return {key: default.strip(" `") for key, default in rows}
 
 
 def test_every_key_is_there_with_its_default() -> None:
