@@ -40,6 +40,7 @@ class DurableJournal:
         self._stored = hardstate.load(disk)
         self._state = self._stored or HardState()
         self._state_dirty = self._stored is None
+        self._failure: BaseException | None = None
         self.bytes_appended = 0
         entries = log.load()
         end = max(entries[-1].index if entries else 0, self._base_index)
@@ -90,9 +91,16 @@ class DurableJournal:
             self._log.append(LogEntry(command, idx, term))
 
     def clear(self) -> None:
-        """Forget everything; PySyncObj calls this when a snapshot was installed, and then adds its two entries."""
+        """Forget everything; PySyncObj calls this when a snapshot was installed, and then adds its two entries.
+
+        It also swallows what is raised here, so the error is kept and raised again by the next `sync`: before any message leaves.
+        """
+        try:
+            self._log.clear()
+        except BaseException as error:
+            self._failure = error
+            raise
         self._entries = []
-        self._log.clear()
 
     def rebase(self, mark: SnapshotMark) -> None:
         """From now on a durable snapshot stands for everything up to `mark`."""
@@ -160,6 +168,8 @@ class DurableJournal:
 
     def sync(self) -> None:
         """Make log, term and vote durable. Cheap when nothing changed."""
+        if self._failure is not None:
+            raise self._failure
         self._log.sync()
         if self._state_dirty:
             self._store()
