@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
 import random
@@ -48,7 +49,7 @@ from snapshots.abi import ABI
 from snapshots.errors import SnapshotError
 from snapshots.store import SnapshotStore
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("node.engine_process")
 
 EXIT_CANNOT_START = 2
 EXIT_IN_DOUBT = 70
@@ -60,9 +61,6 @@ LOCK_TIMEOUT = 5.0
 DRAIN_TIMEOUT = 1.5
 TRANSFER_TIMEOUT = 2.0
 """Seconds that a graceful stop waits for what is under way, and for another node to lead. The supervisor waits longer than both."""
-
-GC_THRESHOLDS = (50_000, 20, 100)
-"""Most objects here are structs that the collector does not track; what it does track is freed by counting. Collections only cost time."""
 
 
 class Parts(msgspec.Struct):
@@ -154,19 +152,25 @@ def _wire_counters(refused: Mapping[str, int]) -> dict[str, int]:
     return {f"raft_refused_{kind}": number for kind, number in sorted(refused.items())}
 
 
-async def run(config: NodeConfig, known: identity.Identity, stop: asyncio.Event) -> int:
-    """Run the engine until `stop` is set or it must not go on. The process's exit code."""
+async def run(
+    config: NodeConfig, known: identity.Identity, stop: asyncio.Event, *, opened: Callable[[], object] = lambda: None
+) -> int:
+    """Run the engine until `stop` is set or it must not go on. The process's exit code. `opened` is called when all is read from disk."""
     try:
         parts = build(config, known)
         identity.mark_started(config, known)
-        await _listen(parts, config)
     except (QuorumbookError, ClusterError, SnapshotError, OSError) as error:
-        log.critical("%s cannot start: %s", config.node_id, error)
-        return EXIT_CANNOT_START
+        return _cannot_start(config, error)
+    try:
+        await _listen(parts, config)
+    except OSError as error:
+        await parts.server.stop()
+        parts.raft.stop()
+        return _cannot_start(config, error)
     parts.raft.on_role_change.append(
         lambda role, leader: log.info("%s is %s; leader: %s", config.node_id, role, leader or "none")
     )
-    _tune_collector()
+    opened()
     parts.raft.start()
     ended = asyncio.ensure_future(_first_failure(parts.driver.run(), _failures_of_callbacks()))
     asked = asyncio.create_task(stop.wait())
@@ -175,6 +179,11 @@ async def run(config: NodeConfig, known: identity.Identity, stop: asyncio.Event)
     if not ended.done():
         await _stop(parts, ended)
     return await _end(parts, ended, config)
+
+
+def _cannot_start(config: NodeConfig, error: Exception) -> int:
+    log.critical("%s cannot start: %s", config.node_id, error)
+    return EXIT_CANNOT_START
 
 
 async def _first_failure(driver: Coroutine[Any, Any, None], failed: asyncio.Future[None]) -> None:
@@ -238,6 +247,8 @@ async def _end(parts: Parts, ended: asyncio.Future[None], config: NodeConfig) ->
     code = 0
     try:
         await ended
+    except OSError as error:
+        code = _of_disk_or_port(config, error)
     except Exception as error:
         status = parts.raft.status()
         log.critical(
@@ -258,17 +269,20 @@ async def _end(parts: Parts, ended: asyncio.Future[None], config: NodeConfig) ->
     return code
 
 
+def _of_disk_or_port(config: NodeConfig, error: OSError) -> int:
+    """The Raft port could not be had, and nothing was said to anybody; or the disk failed, and what it holds is in doubt."""
+    if error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
+        log.critical("%s cannot start: raft port %s: %s", config.node_id, config.raft.listen, error)
+        return EXIT_CANNOT_START
+    log.critical("%s must not go on: %s", config.node_id, error, exc_info=error)
+    return EXIT_IN_DOUBT
+
+
 async def _until(condition: Callable[[], bool], seconds: float, ended: asyncio.Future[None]) -> None:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     while not condition() and loop.time() < deadline and not ended.done():
         await asyncio.wait((ended,), timeout=TICK)
-
-
-def _tune_collector() -> None:
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -317,7 +331,8 @@ async def _until_signal(config: NodeConfig, known: identity.Identity) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    return await run(config, known, stop)
+    # What was restored lives on: a full collection need not walk over it (measured with 400,000 rows: 0.2 ms instead of 70).
+    return await run(config, known, stop, opened=gc.freeze)
 
 
 def _loop_runner() -> Callable[[Coroutine[Any, Any, int]], int]:
