@@ -9,11 +9,10 @@ import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from node.setup import initialise
-
 from loadtest.errors import LoadTestError
 from node.cluster_directory import ClusterDirectory
 from node.local_cluster import LocalCluster
+from node.setup import initialise
 
 MARK = "made-by-loadtest"
 """A file that says: this directory may be deleted and made anew."""

@@ -24,12 +24,14 @@ from loadtest.verdict import Verdict, caught_up, feed_whole, hashes_equal, money
 from loadtest.watch import Watcher, reached
 from node.audit import AuditCheck, audit_directory
 from node.client import ClusterClient
+from node.errors import AuditError
 from node.local_cluster import LocalCluster
 from node.protocol import NodeStatus, ProductsQuery
 from statemachine.commands import AnyCommand
 
 LEADER_SECONDS = 20.0
 LEVEL_SECONDS = 30.0
+AUDIT_ATTEMPTS = 4
 ACKS_FILE = "acknowledged.jsonl"
 
 
@@ -203,4 +205,12 @@ class Scenario:
 
 
 def _audited(directory: Path, acks: Path, statuses: dict[str, NodeStatus | None]) -> list[AuditCheck]:
-    return audit_directory(directory, acks, statuses).checks
+    """The audit of nodes that run: one that is archiving a log segment at the moment makes it unreadable for a moment."""
+    attempts = iter(range(AUDIT_ATTEMPTS - 1, -1, -1))
+    while True:
+        try:
+            return audit_directory(directory, acks, statuses).checks
+        except AuditError:
+            if not next(attempts):
+                raise
+        time.sleep(0.5)

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from loadtest.reader import FeedReader, FeedTally
 from loadtest.verdict import Verdict, caught_up, feed_whole, hashes_equal
+from node.audit import AuditCheck
 from node.credentials import Credentials
 from node.protocol import NodeStatus
 from statemachine.events import OrderOpened
@@ -43,10 +44,9 @@ def test_an_empty_verdict_does_not_hold() -> None:
 
 
 def test_one_wrong_line_is_enough() -> None:
-    verdict = Verdict()
-    verdict.add("a", True, "")
-    assert verdict.holds
-    verdict.add("b", False, "because")
+    right = AuditCheck("a", True, "")
+    verdict = Verdict([right, AuditCheck("b", False, "because")])
+    assert Verdict([right]).holds
     assert not verdict.holds
     text = io.StringIO()
     verdict.print(Console(file=text, width=120))
