@@ -1,0 +1,254 @@
+"""The gateway over real native servers: failovers under way, an engine that restarts, readers that catch up, and the process itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+from node import setup
+from node.client import ClusterClient
+from node.config import load
+from node.credentials import Credentials
+from node.errors import RequestFailed
+from node.gateway import backend as backend_module
+from node.gateway import feeds, health
+from node.gateway.app import build_app
+from node.gateway.backend import NodeBackend
+from node.gateway.errors import UnavailableError
+from node.gateway.gateway import Gateway, build
+from node.native_server import NativeServer
+from node.protocol import Events, FailCode, NodeStatus, StatusQuery
+from statemachine.commands import PutApiKey
+from statemachine.events import AnyEvent
+from statemachine.limits import OPERATOR
+from tests.unit.node.fakes import WORLD, FakeNode, addresses, buy, config_of, running, sell, until
+from tests.unit.node.gateway.harness import SECRET, headers, receive
+
+ALICE = Credentials("alice-key", SECRET, "p")
+KEY = PutApiKey(OPERATOR, "key", "alice-key", "alice", SECRET, "p", 7)
+ORDER = {"product_id": "BTC-USD", "side": "buy", "price": "1", "size": "2", "client_oid": "once"}
+
+
+def replicate(source: FakeNode, target: FakeNode) -> None:
+    """Bring a node up to the source's log."""
+    for payload in source.raft.entries[len(target.raft.entries) :]:
+        target.raft.entries.append(payload)
+        target.raft.index += 1
+        target.machine.apply(target.raft.index, payload)
+
+
+@dataclass
+class World:
+    """Two nodes, n1 leading, and a gateway of n1."""
+
+    nodes: dict[str, FakeNode]
+    backend: NodeBackend
+    gateway: Gateway
+    client: TestClient[Any, Any]
+
+    async def place(self, body: Mapping[str, object]) -> tuple[int, Any]:
+        data = json.dumps(body).encode()
+        signed = headers(ALICE, "POST", "/orders", data)
+        async with self.client.post("/orders", data=data, headers=signed, allow_redirects=False) as response:
+            return response.status, json.loads(await response.read())
+
+
+@contextlib.asynccontextmanager
+async def world(directory: Path, deadline: float = 5.0) -> AsyncIterator[World]:
+    async with contextlib.AsyncExitStack() as stack:
+        nodes = {}
+        for node_id in ("n1", "n2"):
+            node = await stack.enter_async_context(running(config_of(directory / node_id, node_id), leader=node_id == "n1"))
+            node.raft.leader_id = "n1"
+            nodes[node_id] = node
+        config = nodes["n1"].config
+        cluster = ClusterClient(addresses(nodes), deadline=deadline)
+        backend = NodeBackend(str(config.engine_socket), cluster, deadline)
+        gateway = build(config, backend)
+        client = await stack.enter_async_context(TestClient(TestServer(build_app(gateway))))
+        await backend.submit([*WORLD, KEY])
+        replicate(nodes["n1"], nodes["n2"])
+        yield World(nodes, backend, gateway, client)
+
+
+@pytest.mark.parametrize("applied", [True, False])
+async def test_a_failover_under_way_is_a_pause_and_applies_once(tmp_path: Path, applied: bool) -> None:
+    async with world(tmp_path) as w:
+        one, two = w.nodes["n1"], w.nodes["n2"]
+        one.raft.hold = True
+        answer = asyncio.create_task(w.place(ORDER))
+        await until(lambda: one.raft.under_way > 0)
+        payloads = [payload for payload, _ in one.raft._under_way]
+        one.raft.lose_leadership("n2")
+        if applied:
+            two.raft.entries += payloads
+            two.raft.index += 1
+            two.machine.apply(two.raft.index, payloads[0])
+        two.raft.lead()
+        status, order = await answer
+        assert status == 200
+        assert order["client_oid"] == "once"
+        assert len(two.machine.engine.orders("alice")) == 1
+
+
+async def test_a_follower_redirects_and_serves_its_own_state(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        w.nodes["n1"].raft.lose_leadership("n2")
+        status, answer = await w.place(ORDER)
+        assert (status, answer["leader_id"]) == (307, "n2")
+        await until(lambda: w.gateway.monitor.age() > health.AGE_MAX)
+        async with w.client.get("/products/BTC-USD/book") as response:
+            assert response.status == 200
+            assert response.headers["x-quorumbook-role"] == "follower"
+        async with w.client.get("/products/BTC-USD/book?consistency=linearizable", allow_redirects=False) as response:
+            assert response.status == 307
+
+
+async def test_no_leader_until_the_deadline_is_503_and_an_order_under_way_504(tmp_path: Path) -> None:
+    async with world(tmp_path, deadline=0.3) as w:
+        one, two = w.nodes["n1"], w.nodes["n2"]
+        two.raft.leader_id = ""
+        one.raft.lose_leadership("")
+        status, answer = await w.place(ORDER)
+        assert (status, answer["reason"]) == (503, "no_leader")
+        one.raft.lead()
+        one.raft.hold = True
+        asking = asyncio.create_task(w.place(ORDER))
+        await until(lambda: one.raft.under_way > 0)
+        one.raft.lose_leadership("")
+        status, answer = await asking
+        assert (status, answer["reason"]) == (504, "outcome_unknown")
+        assert two.machine.engine.orders("alice") == []
+
+
+async def test_the_socket_of_an_engine_that_restarts_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeds, "RETRY_MIN", 0.01)
+    async with world(tmp_path) as w, w.client.ws_connect("/") as reader:
+        one = w.nodes["n1"]
+        await reader.send_json({"type": "subscribe", "product_ids": ["BTC-USD"]})
+        assert (await receive(reader))["type"] == "subscriptions"
+        await w.backend.submit([buy(1)])
+        await one.server.stop()
+        one.server = NativeServer(one.service, lambda _channel: None)
+        await one.start()
+        assert isinstance(await w.backend.query(StatusQuery()), NodeStatus)
+        await w.backend.submit([buy(2)])
+        assert [(await receive(reader))["sequence"] for _ in range(4)] == [1, 2, 3, 4]
+
+
+async def test_replays_give_all_kept_events_and_go_on(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        await w.backend.submit([sell(1), buy(2), buy(3)])
+        seen: list[AnyEvent] = []
+        async with w.backend.replay("BTC-USD", 2) as batches:
+            async for events in batches:
+                seen += events
+                if len(seen) == 7:
+                    await w.backend.submit([buy(4)])
+                if len(seen) == 9:
+                    break
+        assert [event.product_sequence for event in seen] == list(range(2, 11))
+
+
+async def test_a_replay_ends_with_its_engine(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        await w.backend.submit([buy(1)])
+
+        async def stop_on_the_way() -> None:
+            async with w.backend.replay("BTC-USD", 1) as batches:
+                async for _ in batches:
+                    await w.nodes["n1"].server.stop()
+
+        with pytest.raises(UnavailableError):
+            await stop_on_the_way()
+
+
+async def test_a_replay_that_its_reader_does_not_take_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend_module, "REPLAY_FRAMES_MAX", 3)
+    async with world(tmp_path) as w:
+
+        async def take_too_late() -> None:
+            async with w.backend.replay("BTC-USD", 1) as batches:
+                for number in range(10):
+                    await w.backend.submit([buy(number)])
+                async for _ in batches:
+                    continue
+
+        with pytest.raises(UnavailableError):
+            await take_too_late()
+
+
+async def test_subscriptions_tell_of_their_end_and_refusals_come_through(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        ends: list[str] = []
+        arrived: list[Events] = []
+        assert await w.backend.subscribe("BTC-USD", 1, arrived.append, ends.append) == 1
+        await w.backend.submit([buy(1)])
+        await until(lambda: bool(arrived))
+        with pytest.raises(RequestFailed) as caught:
+            await w.backend.subscribe("NO-SUCH", 1, arrived.append, ends.append)
+        assert caught.value.code is FailCode.NOT_FOUND
+        await w.nodes["n1"].server.stop()
+        await until(lambda: bool(ends))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def test_the_process_serves_without_an_engine_and_ends_on_sigterm(tmp_path: Path) -> None:
+    port = free_port()
+    setup.initialise(tmp_path / "c", 1, base_port=port)
+    path = tmp_path / "c" / "n1" / "node.toml"
+    url = load(path).http.public_url
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "node.gateway.process", "--config", str(path), "--worker", "3", stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        async with aiohttp.ClientSession() as session:
+            assert process.stderr is not None
+            async with asyncio.timeout(30):
+                while b"listens on" not in (line := await process.stderr.readline()):
+                    assert line, "the process ended"
+            async with session.get(f"{url}/healthz") as response:
+                assert response.status == 200
+            async with session.get(f"{url}/readyz") as response:
+                assert (response.status, (await response.json())["reasons"]) == (503, ["the engine does not answer"])
+            async with session.get(f"{url}/metrics") as response:
+                assert 'quorumbook_engine_up{node="n1"} 0.0' in await response.text()
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(10):
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            os.kill(process.pid, signal.SIGKILL)
+            await process.wait()
+
+
+async def test_a_process_with_a_bad_configuration_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "node.toml"
+    path.write_text("nonsense = 1\n")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "node.gateway.process", "--config", str(path), stderr=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(30):
+        _, stderr = await process.communicate()
+    assert process.returncode == 1
+    assert b"node.toml" in stderr
+    assert b"Traceback" not in stderr
