@@ -30,6 +30,9 @@ from node.errors import QuorumbookError
 from node.parent_watch import PARENT_PIPE
 from node.processes import PID_FILE, PidFile
 
+EXIT_CANNOT_START = 2
+"""Exit code of a node that a restart would not help: configuration, data directory, port."""
+
 EXIT_IN_DOUBT = 70
 """Exit code of an engine that must not go on with its state."""
 
@@ -247,17 +250,22 @@ def _reporter(node_id: str) -> Report:
     return report
 
 
+def run_or_explain(config_path: Path, *, rejoin: bool = False) -> int:
+    """`run_node`; a node that cannot start is one line on stderr and exit code `EXIT_CANNOT_START`."""
+    try:
+        return run_node(config_path, rejoin=rejoin)
+    except (QuorumbookError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return EXIT_CANNOT_START
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m node.supervisor --config FILE [--rejoin]`: what `quorumbook node start` does, without the rest of the command line."""
     parser = argparse.ArgumentParser(prog="python -m node.supervisor")
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--rejoin", action="store_true")
     options = parser.parse_args(arguments)
-    try:
-        return run_node(options.config, rejoin=options.rejoin)
-    except (QuorumbookError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+    return run_or_explain(options.config, rejoin=options.rejoin)
 
 
 if __name__ == "__main__":

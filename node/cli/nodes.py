@@ -12,7 +12,7 @@ from node.cli.output import print_json
 from node.cli.session import json_option
 from node.config import load
 from node.setup import initialise
-from node.supervisor import run_node
+from node.supervisor import run_or_explain
 
 
 def software_version() -> str:
@@ -48,7 +48,7 @@ def node() -> None:
 @click.option("--rejoin", is_flag=True, help="The data directory was lost: come back without a vote until caught up.")
 def start(path: Path, rejoin: bool) -> None:
     """Run a node until SIGTERM or Ctrl-C. Exit code 70: its state is in doubt, do not start it again before reading why."""
-    sys.exit(run_node(path, rejoin=rejoin))
+    sys.exit(run_or_explain(path, rejoin=rejoin))
 
 
 @click.command()

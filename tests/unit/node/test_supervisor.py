@@ -23,14 +23,15 @@ from pathlib import Path
 from node.parent_watch import watch_parent
 watch_parent()
 name, directory = sys.argv[1], Path(sys.argv[2])
-with open(directory / f"{name}.pids", "a") as file:
-    file.write(f"{os.getpid()} {' '.join(sys.argv[3:])}\\n")
 def stop(number, frame):
     with open(directory / "stopped", "a") as file:
         file.write(name + "\\n")
     sys.exit(0)
+signal.signal(signal.SIGTERM, stop)
+with open(directory / f"{name}.pids", "a") as file:
+    file.write(f"{os.getpid()} {' '.join(sys.argv[3:])}\\n")
 """
-OBEDIENT = BEGIN + "signal.signal(signal.SIGTERM, stop)\nwhile True: time.sleep(60)\n"
+OBEDIENT = BEGIN + "while True: time.sleep(60)\n"
 DEAF = BEGIN + "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n(directory / 'deaf').touch()\nwhile True: time.sleep(60)\n"
 
 
@@ -159,7 +160,7 @@ async def test_a_stop_during_a_pause_starts_nothing_more(tmp_path: Path) -> None
         spec("engine", tmp_path, engine=True), [spec("g0", tmp_path, BEGIN + "sys.exit(3)")], patience=slow, report=lines.append
     )
     task = asyncio.create_task(supervisor.run())
-    await until(lambda: bool(lines), "a pause before a restart")
+    await until(lambda: bool(lines and starts(tmp_path, "engine")), "a pause before a restart")
     supervisor.request_stop()
     assert await task == 0
     assert len(starts(tmp_path, "g0")) == 1
