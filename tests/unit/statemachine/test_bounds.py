@@ -102,6 +102,8 @@ def test_done_orders_are_forgotten_in_the_order_of_leaving() -> None:
     assert engine.order(1) is not None, "the oldest order left last"
     engine = Engine.restore(dict(engine.tables()))
     placed(engine, limit("ann", "next", Side.BUY, 1, 9, ioc=True))
+    numbers = [msgspec.msgpack.decode(key)[1] for key, _ in dict(engine.tables())["done_order"]]
+    assert numbers == list(range(3, DONE_ORDERS_PER_ACCOUNT + 3)), "rows keep their keys for life"
     assert engine.order_by_client_oid("ann", "1") is None
     assert engine.order_by_client_oid("ann", "2") is not None
     engine.check()
@@ -116,6 +118,36 @@ def test_a_client_oid_names_the_latest_order() -> None:
         assert found == latest
     assert engine.order_by_client_oid("bob", "same") is None
     assert engine.order_by_client_oid("nobody", "same") is None
+
+
+def test_forgetting_an_old_order_leaves_a_newer_one_of_the_same_client_oid() -> None:
+    engine = market()
+    placed(engine, limit("ann", "1", Side.BUY, 1, 9, ioc=True, oid="same"))
+    latest = placed(engine, limit("ann", "2", Side.BUY, 2, 9, oid="same"))
+    fillers = [limit("ann", f"filler-{n}", Side.BUY, 1, 9, ioc=True) for n in range(DONE_ORDERS_PER_ACCOUNT)]
+    engine.apply(Batch(2, list(fillers)))
+    assert engine.order(1) is None
+    assert engine.order_by_client_oid("ann", "same") == latest
+    engine.check()
+
+
+def test_an_answer_to_a_cancel_is_a_copy() -> None:
+    engine = market()
+    placed(engine, limit("ann", "1", Side.BUY, 1, 9))
+    answer = send(engine, CancelOrder("ann", "x", 1))
+    assert isinstance(answer, Cancelled)
+    answer.orders[0].hold = 99
+    engine.check()
+
+
+def test_the_running_hash_covers_the_events() -> None:
+    """Two engines that answer alike but tell the feed other things do not agree."""
+    engine, other = market(), market()
+    assert engine.state_hash == other.state_hash
+    other._state.products[PRODUCT].sequence += 1
+    command = limit("ann", "1", Side.BUY, 1, 9)
+    assert send(engine, command) == send(other, command)
+    assert engine.state_hash != other.state_hash
 
 
 def test_a_remembered_outcome_is_a_copy() -> None:
