@@ -41,11 +41,12 @@ def pack(message: msgspec.Struct) -> bytes:
 class FrameSplitter:
     """Cuts what arrives on one connection into frames.
 
-    `feed` returns the frames that are now whole; the rest waits. Memory is bounded by `limit` and one read of the transport.
+    `feed` returns the frames that are now whole; the rest waits. Memory is bounded by `limit`, the longest frame in bytes, and one read
+    of the transport. `limit` may be changed between frames.
     """
 
     def __init__(self, limit: int = FRAME_MAX) -> None:
-        self._limit = limit
+        self.limit = limit
         self._rest = bytearray()
         self._needed = _PREFIX
 
@@ -77,8 +78,8 @@ class FrameSplitter:
                 self._needed = _PREFIX
                 return frames, start
             length = int.from_bytes(data[start:body], "big")
-            if not 0 < length <= self._limit:
-                raise FramingError(f"a frame of {length} bytes was announced; 1 to {self._limit} are allowed")
+            if not 0 < length <= self.limit:
+                raise FramingError(f"a frame of {length} bytes was announced; 1 to {self.limit} are allowed")
             if body + length > end:
                 self._needed = _PREFIX + length
                 return frames, start

@@ -27,6 +27,7 @@ from node.feed import Audience, Subscription
 from node.framing import FrameSplitter, MalformedError, decode_request, pack
 from node.principal import Principal, gateway
 from node.protocol import (
+    FRAME_MAX,
     PROTOCOL_VERSION,
     Control,
     FailCode,
@@ -46,6 +47,9 @@ log = logging.getLogger(__name__)
 
 HELLO_TIMEOUT = 5.0
 """Seconds to greet, TLS handshake not included."""
+
+HELLO_MAX = 4_096
+"""Bytes of the first frame: nobody gets the node to keep more before it knows who they are."""
 
 WRITE_HIGH = 1024 * 1024
 """Bytes waiting to be read by a client above which the node stops reading from it."""
@@ -76,7 +80,7 @@ class Session(asyncio.Protocol):
         self._service = server.service
         self._local = local
         self._transport: asyncio.Transport
-        self._splitter = FrameSplitter()
+        self._splitter = FrameSplitter(HELLO_MAX)
         self._principal: Principal | None = None
         self._subscriptions: dict[str, Subscription] = {}
         self._unread: deque[bytes] = deque()
@@ -223,6 +227,7 @@ class Session(asyncio.Protocol):
             self._refuse(error.code, error.message)
             return
         self._stop_timer()
+        self._splitter.limit = FRAME_MAX
         self.audience = self._principal.audience
         service = self._service
         config, identity = service.config, service.identity

@@ -61,10 +61,6 @@ class Views:
             return _encode(self._trades(engine, query, audience))
         return _encode(self._rows(engine, query))
 
-    def forget(self) -> None:
-        """The state was replaced: what was kept is of another one."""
-        self._books.clear()
-
     def _rows(self, engine: Engine, query: AnyQuery) -> object:
         match query:
             case ProductsQuery():

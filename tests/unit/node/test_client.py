@@ -292,6 +292,20 @@ class TestEvents:
             nodes["n1"].feed.restart({"BTC-USD": 6})
             assert [event.product_sequence for event in await reading] == [1, 2, 3, 4, 5, 6]
 
+    async def test_a_node_that_was_cut_off_from_the_others_is_left(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("node.feed_reader.IDLE_CHECK", 0.05)
+        async with cluster(tmp_path) as nodes, client_of(nodes) as client:
+            await client.submit([*WORLD, buy(1)])
+            replicate(nodes["n1"], nodes["n2"], nodes["n3"])
+            reading = asyncio.create_task(read(client, 1, lambda seen: len(seen) >= 4))
+            await until(lambda: nodes["n1"].server.sessions == 2)
+            elect(nodes, "n2")
+            nodes["n1"].raft.leader_id = ""
+            await until(lambda: nodes["n2"].server.sessions + nodes["n3"].server.sessions > 0)
+            await client.submit([buy(2)])
+            replicate(nodes["n2"], nodes["n3"])
+            assert [event.product_sequence for event in await reading] == [1, 2, 3, 4]
+
     async def test_an_unknown_product(self, tmp_path: Path) -> None:
         async with cluster(tmp_path) as nodes, client_of(nodes) as client:
             with pytest.raises(RequestFailed) as caught:

@@ -158,6 +158,14 @@ class TestGreeting:
             answer = await client.receive()
             assert not isinstance(answer, Failed)
 
+    async def test_a_long_greeting_is_not_even_read(self, node: FakeNode) -> None:
+        async with raw(node, greet=False) as client:
+            client.send(Hello(PROTOCOL_VERSION, "x" * 5_000))
+            answer = await client.receive()
+            assert isinstance(answer, Failed)
+            assert "1 to 4096 are allowed" in answer.message
+            assert await client.ended()
+
     async def test_silence_is_cut_off(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(native_server, "HELLO_TIMEOUT", 0.05)
         async with running(config_of(tmp_path)) as node, raw(node, greet=False) as client:

@@ -10,6 +10,7 @@ import pytest
 
 from node.config import NativeConfig
 from node.feed import Feed
+from node.framing import decode_request
 from node.principal import gateway
 from node.protocol import (
     Answer,
@@ -32,8 +33,8 @@ from node.protocol import (
     TradesQuery,
 )
 from node.replicated_engine import ReplicatedEngine
-from node.service import READS_WAITING_MAX, EngineService, Identity
-from statemachine.commands import decode_batch
+from node.service import READS_WAITING_MAX, UNIT_BYTES, EngineService, Identity
+from statemachine.commands import Batch, decode_batch, encode_batch
 from statemachine.events import Placed
 from tests.unit.node.fakes import WORLD, LocalRaft, buy, config_of, sell
 
@@ -163,6 +164,22 @@ class TestCommands:
         desk.raft.lose_leadership("n2")
         desk.submit(3, buy(1))
         assert desk.answers[2] == Failed(3, FailCode.NOT_LEADER, "n2 leads", HINT)
+
+    @pytest.mark.parametrize("count", [1, 20, 1_000])
+    def test_an_entry_is_never_longer_than_its_requests_say(self, count: int) -> None:
+        """Clients may leave out the last fields; the log writes them all."""
+        short: list[list[Any]] = [
+            [2, "o", "i", "p", "b", "q", 1, 1, 1, 1, 1, 1],
+            [7, "a", "i", "p", 1, 1, 1, 1],
+            [8, "a", "i", 1],
+            [9, "a", "i"],
+        ]
+        for command in short:
+            body = msgspec.msgpack.encode([2, 1, [command] * count])
+            request = decode_request(body)
+            assert isinstance(request, Submit)
+            payload = encode_batch(Batch(2**62, request.commands))
+            assert len(payload) <= len(body) + UNIT_BYTES * count + 16
 
 
 class TestReads:
