@@ -94,14 +94,18 @@ class Supervisor:
         stop_asked = asyncio.create_task(self._stopping.wait())
         try:
             await asyncio.wait([engine, stop_asked], return_when=asyncio.FIRST_COMPLETED)
-            if engine.done() and not self._stopping.is_set():
+            asked = self._stopping.is_set()
+            if not asked:
                 self._report(self._last_words(engine.result()))
             self._stopping.set()
             await self._end(tasks, self._patience.gateway_grace)
             await self._end({self._engine.name: engine}, self._patience.engine_grace)
-            return _exit_code(engine.result())
+            code = engine.result()
+            # Before a process has said what to do on SIGTERM, the signal just ends it: that is what was asked for.
+            return 0 if asked and code == -signal.SIGTERM else _exit_code(code)
         finally:
             stop_asked.cancel()
+            self._stopping.set()
             self._signal(self._running, signal.SIGKILL)
             await asyncio.gather(engine, *tasks.values(), return_exceptions=True)
             os.close(write_end)
@@ -125,13 +129,17 @@ class Supervisor:
             pause = min(2 * pause, self._patience.pause_max)
 
     async def _run_once(self, name: str, arguments: Iterable[str]) -> int:
-        process = await asyncio.create_subprocess_exec(
-            *arguments,
-            stdin=asyncio.subprocess.DEVNULL,
-            env={**os.environ, PARENT_PIPE: str(self._pipe)},
-            pass_fds=(self._pipe,),
-            process_group=0,  # a Ctrl-C in the terminal is for the supervisor, which stops its children in order
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                env={**os.environ, PARENT_PIPE: str(self._pipe)},
+                pass_fds=(self._pipe,),
+                process_group=0,  # a Ctrl-C in the terminal is for the supervisor, which stops its children in order
+            )
+        except OSError as error:
+            self._report(f"{name} cannot be run: {error}")
+            return EXIT_CANNOT_START
         self._running[name] = process
         if self._stopping.is_set():
             self._signal([name], signal.SIGTERM)

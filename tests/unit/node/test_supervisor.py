@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from node.processes import alive, descendants
-from node.supervisor import EXIT_IN_DOUBT, ChildSpec, Patience, Supervisor, describe_exit
+from node.supervisor import EXIT_CANNOT_START, EXIT_IN_DOUBT, ChildSpec, Patience, Supervisor, describe_exit
 
 QUICK = Patience(pause_min=0.02, pause_max=0.2, healthy=30.0, gateway_grace=0.4, engine_grace=0.4)
 DEADLINE = 20.0
@@ -164,6 +164,28 @@ async def test_a_stop_during_a_pause_starts_nothing_more(tmp_path: Path) -> None
     supervisor.request_stop()
     assert await task == 0
     assert len(starts(tmp_path, "g0")) == 1
+
+
+async def test_a_program_that_is_not_there_stops_the_node_when_it_is_the_engine(tmp_path: Path) -> None:
+    absent = ChildSpec("engine", (str(tmp_path / "absent"),), final_codes=True)
+    async with Running(absent, spec("g0", tmp_path)) as node:
+        await until(node.task.done, "the end of the node")
+        assert node.task.result() == EXIT_CANNOT_START
+    assert node.lines[0].startswith("engine cannot be run: ")
+
+
+async def test_a_gateway_that_is_not_there_is_tried_again(tmp_path: Path) -> None:
+    async with Running(spec("engine", tmp_path, engine=True), ChildSpec("g0", (str(tmp_path / "absent"),))) as node:
+        await until(lambda: sum("cannot be run" in line for line in node.lines) >= 3, "three tries")
+        await until_started(tmp_path, "engine", 1)
+        assert await node.stop() == 0
+
+
+async def test_a_process_that_is_stopped_before_it_is_ready_is_no_failure(tmp_path: Path) -> None:
+    bare = "import sys, time; from pathlib import Path; (Path(sys.argv[2]) / 'engine.pids').touch(); time.sleep(60)"
+    async with Running(spec("engine", tmp_path, bare, engine=True)) as node:
+        await until((tmp_path / "engine.pids").exists, "the engine")
+        assert await node.stop() == 0
 
 
 SUPERVISE = """

@@ -1,0 +1,154 @@
+"""The command line and the supervisor on a real cluster of three nodes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from node.cli import main
+from node.local_cluster import LocalCluster
+from node.processes import alive, descendants
+from tests.real_cluster import MakeGround
+
+pytestmark = pytest.mark.cluster
+
+DEADLINE = 30.0
+TRADER = "alice"
+
+
+def run(directory: Path, *arguments: str, code: int = 0) -> str:
+    """Run a command line against the cluster; what it printed."""
+    result = CliRunner(env={"QUORUMBOOK_CLUSTER": str(directory)}).invoke(main, list(arguments))
+    assert result.exit_code == code, f"{arguments}: exit code {result.exit_code}\n{result.output}"
+    return result.stdout
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < end, f"not within {DEADLINE:g} s: {what}"
+        time.sleep(0.05)
+
+
+def pid_of(cluster: LocalCluster, node_id: str) -> int:
+    pid = cluster.pid(node_id)
+    assert pid is not None
+    return pid
+
+
+def engine_of(cluster: LocalCluster, node_id: str) -> int:
+    """The pid of a node's engine process."""
+    return int((cluster.layout.configs[node_id].data_path / "engine.pid").read_text())
+
+
+def leader(directory: Path) -> str:
+    return str(json.loads(run(directory, "cluster", "status", "--json"))["leader"])
+
+
+def trade(directory: Path, client_oid: str) -> str:
+    """One order by the command line; its id."""
+    answer = run(
+        directory,
+        "order",
+        "place",
+        "BTC-USD",
+        "buy",
+        "--size",
+        "0.1",
+        "--price",
+        "99",
+        "--as",
+        TRADER,
+        "--client-oid",
+        client_oid,
+        "--json",
+    )
+    return str(json.loads(answer)["id"])
+
+
+def test_trading_goes_on_over_every_kind_of_death(make_ground: MakeGround, tmp_path: Path) -> None:
+    ground = make_ground()
+    directory, cluster = ground.directory, ground.cluster
+    for line in (
+        "currency put USD --scale 6",
+        "currency put BTC --scale 8",
+        "product put BTC-USD",
+        f"account open {TRADER}",
+        f"deposit {TRADER} 1000 USD",
+    ):
+        run(directory, *line.split())
+    orders = {"before": trade(directory, "before")}
+
+    first = leader(directory)
+    os.kill(engine_of(cluster, first), signal.SIGKILL)
+    orders["engine killed"] = trade(directory, "engine-killed")
+    until(lambda: alive(engine_of(cluster, first)), "the engine, started again by its supervisor")
+
+    second = leader(directory)
+    supervisor = pid_of(cluster, second)
+    family = descendants(supervisor)
+    assert len(family) >= 2
+    os.kill(supervisor, signal.SIGKILL)
+    orders["supervisor killed"] = trade(directory, "supervisor-killed")
+    until(lambda: not any(alive(pid) for pid in family), "the end of its children")
+    run(directory, "cluster", "up")
+
+    third = leader(directory)
+    run(directory, "cluster", "down", "--node", third)
+    orders["leader stopped"] = trade(directory, "leader-stopped")
+    run(directory, "cluster", "up")
+
+    assert trade(directory, "before") == orders["before"]
+    assert len(set(orders.values())) == len(orders)
+    listed = {view["id"] for view in json.loads(run(directory, "order", "list", "--as", TRADER, "--json"))}
+    assert listed == set(orders.values())
+    until(lambda: _level(directory), "all nodes at one sequence")
+    run(directory, "audit", str(directory))
+    exported = [json.loads(line) for line in run(directory, "log", "export", str(directory)).splitlines()]
+    placed = [line["client_oid"] for line in exported if line["command"] == "PlaceOrder"]
+    assert placed.count("before") == 2, "sent twice, applied once"
+    run(directory, "cluster", "down")
+    assert cluster.running() == []
+
+
+def test_a_node_in_the_foreground_stops_in_order(make_ground: MakeGround) -> None:
+    ground = make_ground()
+    directory, cluster = ground.directory, ground.cluster
+    node_id = leader(directory)
+    config = str(cluster.layout.config_paths[node_id])
+    again = subprocess.run(
+        [sys.executable, "-m", "node.supervisor", "--config", config], capture_output=True, text=True, timeout=60
+    )
+    assert again.returncode == 2
+    assert f"runs on this data directory already (pid {cluster.pid(node_id)})" in again.stderr
+    run(directory, "cluster", "down", "--node", node_id)
+    with subprocess.Popen(
+        [sys.executable, "-m", "node.supervisor", "--config", config], stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            until(lambda: cluster.pid(node_id) == process.pid and _answers(directory, node_id), "the node in the foreground")
+            process.send_signal(signal.SIGINT)
+            _, output = process.communicate(timeout=DEADLINE)
+        finally:
+            process.kill()
+    assert process.returncode == 0
+    assert "killed" not in output
+    assert "Traceback" not in output
+
+
+def _answers(directory: Path, node_id: str) -> bool:
+    return json.loads(run(directory, "cluster", "status", "--json"))["nodes"][node_id] is not None
+
+
+def _level(directory: Path) -> bool:
+    nodes = json.loads(run(directory, "cluster", "status", "--json"))["nodes"].values()
+    return all(node is not None and node["ready"] for node in nodes) and len({node["sequence"] for node in nodes}) == 1
