@@ -39,7 +39,6 @@ IN_FLIGHT = 3
 HTTP_CONNECTIONS = 24
 ENGINE_COMMANDS = 30_000
 ENGINE_BATCH = 100
-READY_SECONDS = 30.0
 
 
 class Figure(msgspec.Struct, frozen=True):
@@ -186,8 +185,7 @@ async def measure(directory: Path, seed: int, seconds: float) -> list[Figure]:
     figures = [engine_rate(seed), sync_rate(directory)]
     ground = prepare(directory / "cluster", settings={"raft.archive_log": False, "raft.fsync": True})
     try:
-        await asyncio.to_thread(ground.start)
-        await ground.cluster.wait_ready(READY_SECONDS)
+        await ground.start()
         access = Access(ground.directory)
         people = traders(CLIENTS, seed)
         operator = access.client()

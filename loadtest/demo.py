@@ -188,11 +188,11 @@ def _node_line(name: str, status: NodeStatus | None) -> NodeLine:
 async def demonstrate(settings: Settings, console: Console) -> Result:
     """One run in `settings.directory`, from an empty directory to the verdict. Nodes are stopped at the end unless kept."""
     view = View(console)
-    ground = await asyncio.to_thread(prepare, settings.directory)
+    ground = prepare(settings.directory, usual_ports=settings.keep)
     kept = False
     try:
         view.event(f"starting three nodes in {settings.directory}")
-        await asyncio.to_thread(ground.start)
+        await ground.start()
         followed = (RECORDED.product_id,) if settings.flow else tuple(spec.product_id for spec in PRODUCTS)
         plan = Plan(seed=settings.seed, run=f"demo{settings.seed}", followed=followed)
         async with Scenario(ground.cluster, settings.directory, plan) as scenario:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from random import Random
 
 from loadtest.errors import LoadTestError
 from node.cluster_directory import ClusterDirectory
@@ -17,10 +19,14 @@ from node.setup import initialise
 MARK = "made-by-loadtest"
 """A file that says: this directory may be deleted and made anew."""
 
+READY_SECONDS = 40.0
 PORTS_APART = 100
 TRIES = 60
-PREFERRED_BASE = 7000
-"""What a person expects to find; another range is taken when something listens there."""
+PORT_RANGES = 220
+"""All below the ports that the system hands out by itself."""
+
+USUAL_BASE = 7000
+"""What `quorumbook init` takes."""
 
 Setting = bool | int | float | str
 
@@ -32,40 +38,44 @@ class Ground:
         self.directory = directory
         self.cluster = LocalCluster(directory)
 
-    def start(self) -> None:
-        """Start all nodes; not until they serve. Raises `NodeStartError`."""
-        self.cluster.start()
+    async def start(self, seconds: float = READY_SECONDS) -> None:
+        """Start all nodes and wait until they serve. Raises `NodeStartError`."""
+        await asyncio.to_thread(self.cluster.start)
+        await self.cluster.wait_ready(seconds)
 
     def stop(self) -> None:
         """Stop what runs; what does not stop in time is killed."""
         self.cluster.stop(seconds=10.0)
 
 
-def prepare(directory: Path, *, nodes: int = 3, base_port: int = 0, settings: Mapping[str, Setting] | None = None) -> Ground:
+def prepare(
+    directory: Path, *, nodes: int = 3, usual_ports: bool = False, settings: Mapping[str, Setting] | None = None
+) -> Ground:
     """A fresh cluster in `directory`, not started. Old log segments are kept, for the audit.
 
-    `settings` are keys of the configuration by dotted name, such as "raft.snapshot_entries", for every node. `base_port` 0 takes
-    ports that are free.
+    `settings` are keys of the configuration by dotted name, such as "raft.snapshot_entries", for every node. With `usual_ports` the ports
+    are those that a person expects if nothing listens there, else any that are free.
 
     Raises:
         LoadTestError: the directory holds something else, or a cluster that still runs, or no free ports were found.
     """
-    for base in [base_port] if base_port else _bases():
+    for base in _bases(usual_ports):
         _clear(directory)
         initialise(directory, nodes, base_port=base, cluster_id=f"loadtest-{os.getpid()}")
         (directory / MARK).touch()
-        if base_port or all(_is_free(address) for address in _addresses(directory)):
+        if all(_is_free(address) for address in _addresses(directory)):
             for path in sorted(directory.glob("*/node.toml")):
                 change_settings(path, {"raft.archive_log": True, **(settings or {})})
             return Ground(directory)
     raise LoadTestError("no free range of ports on the loopback interface")
 
 
-def _bases() -> Iterator[int]:
-    yield PREFERRED_BASE
-    start = os.getpid() * 7
-    for number in range(TRIES):
-        yield 10_000 + (start + number) % 220 * PORTS_APART
+def _bases(usual_first: bool) -> Iterator[int]:
+    """First ports of ranges to try; several tests at a time should not meet."""
+    if usual_first:
+        yield USUAL_BASE
+    for place in Random().sample(range(PORT_RANGES), TRIES):
+        yield 10_000 + place * PORTS_APART
 
 
 def _clear(directory: Path) -> None:

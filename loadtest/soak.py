@@ -140,8 +140,7 @@ async def soak(directory: Path, plan: SoakPlan, say: Callable[[str], None]) -> S
     """A run on a fresh cluster in `directory`; its nodes are stopped at the end, whatever happened."""
     ground: Ground = prepare(directory, settings=SETTINGS)
     try:
-        await asyncio.to_thread(ground.start)
-        await ground.cluster.wait_ready(READY_SECONDS)
+        await ground.start()
         shape = Plan(seed=plan.seed, clients=plan.clients, chunk=plan.chunk, rate=plan.rate, run=f"soak{plan.seed}")
         async with Scenario(ground.cluster, directory, shape) as scenario:
             await scenario.put_market()

@@ -46,8 +46,7 @@ class MakeGround(Protocol):
 
 def start(ground: Ground) -> None:
     """Start the nodes and wait until they serve."""
-    ground.start()
-    asyncio.run(ground.cluster.wait_ready(READY_SECONDS))
+    asyncio.run(ground.start())
 
 
 def end(ground: Ground) -> None:

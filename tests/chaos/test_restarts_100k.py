@@ -11,7 +11,7 @@ from loadtest.soak import SoakPlan, soak
 
 pytestmark = pytest.mark.cluster
 
-PLAN = SoakPlan(seed=3, commands=100_000, seconds=85.0, clients=12, chunk=50, rate=0.0)
+PLAN = SoakPlan(seed=3, commands=100_000, seconds=85.0, clients=12, chunk=25, rate=3000.0)
 
 
 @pytest.mark.timeout(180)
