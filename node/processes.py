@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import signal
+import struct
 from pathlib import Path
 from typing import Self
 
@@ -17,6 +18,9 @@ from node.errors import NodeRunningError
 
 PID_FILE = "node.pid"
 """Name of the pid file in a node's data directory."""
+
+_WHOLE_FILE = struct.Struct("hhqqi4x")
+"""The system's `struct flock`. Locks are those of the open file, not of the process: asking after one neither takes nor drops it."""
 
 
 class PidFile:
@@ -36,8 +40,8 @@ class PidFile:
         """
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _WHOLE_FILE.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+        except (BlockingIOError, PermissionError):
             holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
             os.close(descriptor)
             raise NodeRunningError(f"{path.parent}: a node runs on this data directory already (pid {holder})") from None
@@ -58,13 +62,12 @@ def locked_pid(path: Path) -> int | None:
     except FileNotFoundError:
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
+        wanted = _WHOLE_FILE.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
+        found, *_ = _WHOLE_FILE.unpack(fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, wanted))
         text = os.pread(descriptor, 32, 0).strip()
-        return int(text) if text.isdigit() else None
     finally:
         os.close(descriptor)
-    return None
+    return int(text) if found != fcntl.F_UNLCK and text.isdigit() else None
 
 
 def alive(pid: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,22 @@ def test_descendants_are_found_over_generations() -> None:
         assert alive(grandchild)
         child.communicate(b"")
     assert not alive(grandchild)
+
+
+def test_asking_after_a_lock_does_not_hinder_who_takes_it(tmp_path: Path) -> None:
+    path = tmp_path / "node.pid"
+    path.touch()
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            locked_pid(path)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        for _ in range(2_000):
+            PidFile.acquire(path).release()
+    finally:
+        stop.set()
+        thread.join()
