@@ -40,8 +40,7 @@ def publish(draft: Path, final: Path) -> None:
         os.rename(final, old)
     os.rename(draft, final)
     sync_path(final.parent)
-    if old.exists():
-        shutil.rmtree(old)
+    remove(old)
 
 
 def discard(final: Path) -> None:
@@ -50,7 +49,21 @@ def discard(final: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.rename(final, trash)
         sync_path(final.parent)
-        shutil.rmtree(trash)
+        remove(trash)
+
+
+def remove(path: Path) -> None:
+    """Delete a directory that has no final name, or whatever else lies there; fine if it is gone."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_drafts(parent: Path) -> None:
+    """Delete drafts that a killed writer left. Only for whoever is sure that no writer is at work."""
+    for path in parent.glob(f"*{DRAFT}"):
+        remove(path)
 
 
 def clean(parent: Path) -> None:
@@ -59,9 +72,9 @@ def clean(parent: Path) -> None:
         if path.name.endswith(REPLACED):
             final = path.with_name(path.name.removesuffix(REPLACED))
             if final.exists():
-                shutil.rmtree(path)
+                remove(path)
             else:
                 os.rename(path, final)
         elif path.name.endswith((DRAFT, INCOMING, TRASH)):
-            shutil.rmtree(path)
+            remove(path)
     sync_path(parent)

@@ -75,6 +75,7 @@ def write(directory: Path, stream: BinaryIO) -> Manifest:
         raise ValueError(f"the first frame is {type(begin).__name__}, not Begin")
     final = snapshot_path(directory, begin.fields.index)
     draft = final.with_name(final.name + durable.DRAFT)
+    durable.remove_drafts(directory)
     draft.mkdir(mode=0o700)
     try:
         manifest = _fill(draft, begin, frames)

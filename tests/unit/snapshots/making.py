@@ -1,0 +1,69 @@
+"""Snapshots made by hand, for tests."""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+
+import msgspec
+
+from snapshots.abi import ABI
+from snapshots.frames import Begin, frames
+from snapshots.job import JobState, WriteJob
+from snapshots.manifest import Manifest, Row, SnapshotFields
+from snapshots.store import SnapshotStore
+from snapshots.writer import write
+
+Tables = dict[str, list[Row]]
+FILE_LIMIT = 60.0
+
+
+def fields(index: int, **changes: object) -> SnapshotFields:
+    """What the engine would know of a snapshot at `index`."""
+    base = SnapshotFields(index, 3, b"mark of %d" % index, index * 10, "0.0.1", 1_700_000_000_000_000_000)
+    return msgspec.structs.replace(base, **changes)
+
+
+def tables(rows: int = 50, salt: str = "") -> Tables:
+    """Three tables, one of them empty, with rows sorted by key."""
+    encode = msgspec.msgpack.encode
+    numbers = sorted((encode([number]), encode([number, f"{salt}{number}" * 5])) for number in range(rows))
+    names = sorted((encode([f"name-{number}"]), encode([salt, number])) for number in range(rows // 2))
+    return {"numbers": numbers, "nothing": [], "names": names}
+
+
+def as_bytes(index: int, content: Tables, abi: str = ABI) -> bytes:
+    """What goes down the writer's pipe."""
+    return b"".join(frames(Begin(fields(index), abi, list(content)), content))
+
+
+def made(directory: Path, index: int, content: Tables, abi: str = ABI) -> Manifest:
+    """Write a snapshot in this process."""
+    directory.mkdir(exist_ok=True)
+    return write(directory, io.BytesIO(as_bytes(index, content, abi)))
+
+
+def wait(job: WriteJob) -> JobState:
+    """Poll until the job has ended."""
+    until = time.monotonic() + FILE_LIMIT
+    while job.poll() is JobState.RUNNING:
+        assert time.monotonic() < until, "the writer does not end"
+        time.sleep(0.002)
+    return job.poll()
+
+
+def names(directory: Path) -> list[str]:
+    """What lies in a directory of snapshots, but for the lock."""
+    return sorted(path.name for path in directory.iterdir() if path.name != "writer.lock")
+
+
+def check_whole_or_absent(directory: Path, expected: dict[int, Tables]) -> int:
+    """Open a store after a kill: its newest snapshot is one of `expected`, with all its rows. Its index, 0 without one."""
+    store = SnapshotStore(directory)
+    newest = store.newest()
+    assert all(len(name) == 20 for name in names(directory)), names(directory)
+    if newest is None:
+        return 0
+    assert store.load(newest) == expected[newest.index]
+    return newest.index

@@ -1,0 +1,158 @@
+"""A snapshot that is not bit for bit what was written is named, and never read."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from snapshots.errors import SnapshotDamagedError
+from snapshots.manifest import RowHasher, make_manifest
+from snapshots.rocks import RocksWriter
+from snapshots.seal import SEAL, check_files, decode_seal, encode_seal, seal_directory
+from snapshots.store import SnapshotStore
+from tests.unit.snapshots.making import fields, made, tables
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """Two snapshots, at 4 and 5."""
+    for index in (4, 5):
+        made(tmp_path, index, tables(200, salt=str(index)))
+    return tmp_path
+
+
+def newest(directory: Path) -> Path:
+    return directory / f"{5:020d}"
+
+
+def refused(directory: Path) -> SnapshotDamagedError:
+    """What opening and loading the newest snapshot says."""
+    with pytest.raises(SnapshotDamagedError) as caught:
+        SnapshotStore(directory).newest()
+    text = str(caught.value)
+    assert caught.value.place in text
+    assert "--rejoin" in text
+    return caught.value
+
+
+def test_any_flipped_bit_in_any_file(directory: Path) -> None:
+    store = SnapshotStore(directory)
+    manifest = store.newest()
+    assert manifest is not None
+    flipped = 0
+    for path in sorted(newest(directory).iterdir()):
+        data = path.read_bytes()
+        for position in sorted({0, len(data) // 3, len(data) // 2, len(data) - 1} if data else ()):
+            changed = bytearray(data)
+            changed[position] ^= 1 << position % 8
+            path.write_bytes(changed)
+            assert refused(directory).place == str(path)
+            with pytest.raises(SnapshotDamagedError):
+                store.load(manifest)
+            flipped += 1
+        path.write_bytes(data)
+    assert flipped > 25
+    assert store.load(manifest) == tables(200, salt="5")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: path.write_bytes(path.read_bytes() + b"x"),
+        lambda path: path.write_bytes(b""),
+    ],
+    ids=["missing", "shorter", "longer", "empty"],
+)
+def test_files_of_another_size(directory: Path, damage: Callable[[Path], None]) -> None:
+    for path in sorted(newest(directory).iterdir()):
+        data = path.read_bytes()
+        if data:
+            damage(path)
+            assert refused(directory).place == str(path)
+            path.write_bytes(data)
+
+
+def test_the_one_before_is_not_taken_instead(directory: Path) -> None:
+    (newest(directory) / SEAL).unlink()
+    assert refused(directory).place == str(newest(directory) / SEAL)
+    shutil.rmtree(newest(directory))
+    found = SnapshotStore(directory).newest()
+    assert found is not None
+    assert found.index == 4
+
+
+def test_the_files_of_another_snapshot(directory: Path) -> None:
+    shutil.rmtree(newest(directory))
+    shutil.copytree(directory / f"{4:020d}", newest(directory))
+    assert "holds the snapshot at index 4" in refused(directory).what
+
+
+def test_a_manifest_that_is_not_asked_for(directory: Path) -> None:
+    store = SnapshotStore(directory)
+    manifest = store.newest()
+    assert manifest is not None
+    with pytest.raises(SnapshotDamagedError, match="another snapshot than the one asked for"):
+        store.load(msgspec.structs.replace(manifest, term=99))
+
+
+def test_a_seal_whose_manifest_was_exchanged(directory: Path) -> None:
+    path = newest(directory) / SEAL
+    seal = decode_seal(path.read_bytes())
+    changed = msgspec.structs.replace(seal.manifest, sequence=seal.manifest.sequence + 1)
+    path.write_bytes(encode_seal(msgspec.structs.replace(seal, manifest=changed)))
+    store = SnapshotStore(directory)
+    assert store.newest() == changed
+    with pytest.raises(SnapshotDamagedError, match="manifest: the database's is not that of the seal"):
+        store.load(changed)
+
+
+@pytest.mark.parametrize(
+    ("extra", "text"),
+    [([(b"\x01", b"x")], "rows were announced"), ([], "table numbers: its rows are not those that were written")],
+)
+def test_a_sealed_database_with_other_rows(tmp_path: Path, extra: list[tuple[bytes, bytes]], text: str) -> None:
+    """Not damage of a disk but of the program that wrote it."""
+    content = tables(20)
+    hasher = RowHasher()
+    for name, rows in content.items():
+        hasher.begin(name, len(rows))
+        hasher.rows(rows)
+    manifest = make_manifest(fields(5), "abi", *hasher.finish())
+    path = tmp_path / f"{5:020d}"
+    path.mkdir()
+    writer = RocksWriter(path, list(content))
+    for name, rows in content.items():
+        changed = [*extra, *rows] if extra else [(rows[0][0], b"changed"), *rows[1:]] if rows else []
+        writer.add(name, changed)
+    writer.close(manifest)
+    seal_directory(path, manifest)
+    store = SnapshotStore(tmp_path, abi="abi")
+    assert store.newest() == manifest
+    with pytest.raises(SnapshotDamagedError, match=text):
+        store.load(manifest)
+
+
+def test_a_sealed_database_with_other_tables(directory: Path) -> None:
+    path = newest(directory)
+    seal = decode_seal((path / SEAL).read_bytes())
+    changed = msgspec.structs.replace(seal.manifest, tables=seal.manifest.tables[:1])
+    (path / SEAL).write_bytes(encode_seal(msgspec.structs.replace(seal, manifest=changed)))
+    with pytest.raises(SnapshotDamagedError, match="its column families are"):
+        SnapshotStore(directory).load(changed)
+
+
+def test_reading_changes_nothing(directory: Path) -> None:
+    store = SnapshotStore(directory)
+    manifest = store.newest()
+    assert manifest is not None
+    before = {path.name: path.read_bytes() for path in newest(directory).iterdir()}
+    for _ in range(3):
+        store.load(manifest)
+    assert {path.name: path.read_bytes() for path in newest(directory).iterdir()} == before
+    assert {entry.name for entry in check_files(newest(directory)).files} == set(before) - {SEAL}

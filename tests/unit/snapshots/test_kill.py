@@ -1,0 +1,185 @@
+"""Whatever the moment: a snapshot is there whole, or not at all."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from snapshots.job import JobState
+from snapshots.store import SnapshotStore
+from snapshots.writer import EXIT_INPUT_ENDED, InputEnded, write
+from tests.unit.snapshots.making import as_bytes, check_whole_or_absent, fields, made, names, tables
+
+ROOT = Path(__file__).parents[3]
+
+KILLED_AT = """
+import os, pathlib, shutil, signal, sys
+from snapshots import durable, rocks, seal, writer
+
+calls = 0
+
+def counted(function):
+    def wrapper(*args, **kwargs):
+        global calls
+        calls += 1
+        if calls == int(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+    return wrapper
+
+for owner, name in (
+    (os, "fsync"), (os, "rename"), (shutil, "rmtree"), (pathlib.Path, "write_bytes"), (rocks.RocksWriter, "_put"),
+    (rocks.RocksWriter, "close"), (writer, "read_tables"),
+):
+    setattr(owner, name, counted(getattr(owner, name)))
+sys.exit(writer.main())
+"""
+"""A writer that kills itself at its n-th step: those that change the disk, and those that mark a stage."""
+
+
+def run_writer(directory: Path, data: bytes, *, killed_at: int) -> int:
+    """The exit code of a writer that is killed at a step, or not if it has fewer."""
+    process = subprocess.run(
+        [sys.executable, "-c", KILLED_AT, str(directory), str(killed_at)],
+        input=data,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert process.returncode in (0, -signal.SIGKILL), process.stderr.decode()
+    return process.returncode
+
+
+@pytest.mark.parametrize("replaced", [4, 5], ids=["beside an older one", "in the place of one"])
+def test_killed_at_every_step(tmp_path: Path, replaced: int) -> None:
+    old, new = tables(salt="old"), tables(salt="new")
+    data = as_bytes(5, new)
+    codes = []
+    for step in range(1, 200):
+        directory = tmp_path / str(step)
+        made(directory, replaced, old)
+        code = run_writer(directory, data, killed_at=step)
+        store = SnapshotStore(directory)
+        newest = store.newest()
+        assert newest is not None
+        found = store.load(newest)
+        assert found in (old, new)
+        assert (found == new) >= (newest.index > replaced)
+        codes.append((code, found == new))
+        if code == 0:
+            break
+    assert codes[-1] == (0, True)
+    assert codes[0][1] is False
+    killed = [whole for code, whole in codes if code != 0]
+    assert len(killed) > 15
+    # Once it is there, it stays.
+    assert killed == sorted(killed)
+    if replaced == 5:
+        assert True in killed
+
+
+def test_input_that_ends_early_makes_nothing(tmp_path: Path) -> None:
+    data = as_bytes(5, tables(200))
+    cuts = sorted({0, 1, 3, 4, 5, len(data) - 1, len(data) - 6, *range(0, len(data), len(data) // 12)})
+    for cut in cuts:
+        with pytest.raises(InputEnded):
+            write(tmp_path, io.BytesIO(data[:cut]))
+        assert names(tmp_path) == []
+    write(tmp_path, io.BytesIO(data))
+    assert names(tmp_path) == [f"{5:020d}"]
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"\x00\x00\x00\x01\xc1", b"\x00\x00\x00\x02\x91\x04", as_bytes(5, tables())[:-6] + b"\x00\x00\x00\x02\x91\x09", b"x" * 99],
+)
+def test_input_that_is_no_snapshot_makes_nothing(tmp_path: Path, garbage: bytes) -> None:
+    with pytest.raises((ValueError, InputEnded)):
+        write(tmp_path, io.BytesIO(garbage))
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("stage", ["", f"{5:020d}.tmp", f"{5:020d}.tmp/SEAL"], ids=["begun", "database", "sealed"])
+def test_a_parent_that_dies_takes_its_writer_along(tmp_path: Path, stage: str) -> None:
+    """The writer notices the end of its input; the next parent finds either nothing or a whole snapshot."""
+    code = """
+import os, signal, sys
+from pathlib import Path
+from snapshots.store import SnapshotStore
+from tests.unit.snapshots.making import fields, tables
+job = SnapshotStore(Path(sys.argv[1])).begin(fields(5), tables(60_000))
+print(job.pid, flush=True)
+sys.stdin.read(1)
+"""
+    content = tables(60_000)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    with parent:
+        assert parent.stdout is not None
+        writer = int(parent.stdout.readline())
+        until(lambda: (tmp_path / stage).exists() or not lives(writer))
+        parent.kill()
+    check_whole_or_absent(tmp_path, {5: content})
+    until(lambda: not lives(writer))
+    check_whole_or_absent(tmp_path, {5: content})
+
+
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Wait for a condition."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it does not happen"
+        time.sleep(0.001)
+
+
+def lives(pid: int) -> bool:
+    """Whether a process runs; one that nobody has waited for does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"
+
+
+def test_cancelled_at_random_moments(tmp_path: Path) -> None:
+    randomness = random.Random(7)
+    expected = {index: tables(3_000, str(index)) for index in range(1, 9)}
+    store = SnapshotStore(tmp_path)
+    newest = 0
+    for index, content in expected.items():
+        job = store.begin(fields(index), content)
+        until = time.monotonic() + randomness.uniform(0.0, 0.5)
+        while job.poll() is JobState.RUNNING and time.monotonic() < until:
+            time.sleep(0.001)
+        job.cancel()
+        found = check_whole_or_absent(tmp_path, expected)
+        assert found == (index if job.poll() is JobState.DONE else found)
+        assert found >= newest
+        newest = found
+
+
+def test_the_exit_code_says_that_the_input_ended(tmp_path: Path) -> None:
+    process = subprocess.run(
+        [sys.executable, "-m", "snapshots.writer", str(tmp_path)],
+        input=as_bytes(5, tables())[:-1],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert process.returncode == EXIT_INPUT_ENDED
+    assert process.stderr == b"the input ended after 3 of 3 tables\n"
