@@ -21,6 +21,7 @@ ROUTES = (
     Route("GET", "/currencies", market.currencies),
     Route("GET", "/currencies/{id}", market.currency),
     Route("GET", "/accounts", accounts.account_list, Permission.VIEW),
+    Route("GET", "/accounts/", accounts.account_list, Permission.VIEW),  # the Python client cbpro asks with a slash
     Route("GET", "/accounts/{id}", accounts.account, Permission.VIEW),
     Route("GET", "/fees", accounts.fees, Permission.VIEW),
     Route("POST", "/deposits", accounts.deposit, Permission.TRANSFER),
@@ -50,12 +51,18 @@ def build_app(gateway: Gateway) -> web.Application:
     app.router.add_get("/readyz", health.readyz)
     app.router.add_get("/metrics", health.metrics)
     app.on_startup.append(_start)
-    app.on_shutdown.append(_close)
+    app.on_shutdown.append(_say_goodbye)
+    app.on_cleanup.append(_close)
     return app
 
 
 async def _start(app: web.Application) -> None:
     await app[GATEWAY].start()
+
+
+async def _say_goodbye(app: web.Application) -> None:
+    """End the WebSockets at once; requests under way still have the engine until `_close`."""
+    await app[GATEWAY].feeds.close()
 
 
 async def _close(app: web.Application) -> None:

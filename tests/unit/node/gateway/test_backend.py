@@ -104,6 +104,21 @@ async def test_a_failover_under_way_is_a_pause_and_applies_once(tmp_path: Path, 
         assert len(two.machine.engine.orders("alice")) == 1
 
 
+async def test_a_gateway_that_stops_answers_what_is_under_way(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        one = w.nodes["n1"]
+        one.raft.hold = True
+        answer = asyncio.create_task(w.place(ORDER))
+        await until(lambda: one.raft.under_way > 0)
+        assert w.client.server.runner is not None
+        stopping = asyncio.create_task(w.client.server.runner.cleanup())
+        await until(lambda: not w.client.server.runner or not w.client.server.runner.sites)
+        one.raft.hold = False
+        one.raft.tick()
+        assert (await answer)[0] == 200
+        await stopping
+
+
 async def test_a_follower_redirects_and_serves_its_own_state(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
         w.nodes["n1"].raft.lose_leadership("n2")

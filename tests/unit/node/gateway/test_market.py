@@ -109,6 +109,7 @@ async def test_accounts_list_every_currency(exchange: Exchange) -> None:
         ("alice:ETH", "100"),
         ("alice:USD", "1000000"),
     ]
+    assert (await exchange.call("alice", "GET", "/accounts/")) == (200, accounts)
     assert (await exchange.call("alice", "GET", "/accounts/alice:BTC")) == (200, accounts[0])
     assert (await exchange.call("alice", "GET", "/accounts/bob:BTC"))[0] == 404
 
