@@ -64,7 +64,7 @@ class OpenAccount(Command, frozen=True, tag=3):
 class PutApiKey(Command, frozen=True, tag=4):
     """Add or replace an API key. `secret` is base64 text, `permissions` a sum of `Permission` values.
 
-    `owner_id` is the account the key acts for.
+    `owner_id` is the account the key acts for, or the operator. Permissions of 0 revoke a key.
     """
 
     key_id: str

@@ -144,7 +144,7 @@ class OrderMatched(Event, frozen=True, tag=3):
 
 
 class OrderChanged(Event, frozen=True, tag=4):
-    """Self-trade prevention decremented an order. By size, or by funds for a market buy with funds alone (`by_funds`)."""
+    """Self-trade prevention decremented an order: by size, or (`by_funds`) by quote units, for a market order with funds alone."""
 
     order_id: int
     account_id: str

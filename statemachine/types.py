@@ -84,13 +84,14 @@ class Permission(IntEnum):
 
 
 class Reason(IntEnum):
-    """Why a command was rejected. Wire names (lower case) and texts: `REASON_TEXT`."""
+    """Why a command was rejected. The outcome's `field` and `detail` say which field and what was expected."""
 
     INVALID_COMMAND_ID = 1
     INVALID_ID = 2
-    """An account, currency, product or key name is empty, too long or has characters other than [A-Za-z0-9_.:-]."""
+    """An account, currency, product, key name or client_oid is empty, too long or has characters other than [A-Za-z0-9_.:-]; a secret is
+    not base64; or the operator's account is used by others, or for what it may not be."""
     COMMAND_ID_REUSED = 3
-    """The same command id came before with other contents."""
+    """The same command id came before with other contents, or the account has an open order with this client_oid."""
     UNKNOWN_CURRENCY = 10
     UNKNOWN_PRODUCT = 11
     UNKNOWN_ACCOUNT = 12
