@@ -243,7 +243,7 @@ async def _watch(connection: NativeConnection) -> None:
             async with asyncio.timeout(PING_INTERVAL):
                 await connection.closed.wait()
         except TimeoutError:
-            if not await _answers(connection):
+            if connection.reading and not await _answers(connection):
                 connection.abort(f"the node did not answer for {PING_TIMEOUT:g} s")
 
 

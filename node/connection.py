@@ -134,6 +134,7 @@ class NativeConnection:
     def __init__(self) -> None:
         self.closed = asyncio.Event()
         self.close_reason = ""
+        self.reading = True
         self.welcome: Welcome
         self._wire = _Wire(self)
         self._request_ids = itertools.count(1)
@@ -256,11 +257,13 @@ class NativeConnection:
         """Take nothing more from the node until `resume_reading`; what it sends meanwhile waits there."""
         if self._wire.transport is not None and not self.closed.is_set():
             self._wire.transport.pause_reading()
+            self.reading = False
 
     def resume_reading(self) -> None:
         """Undo `pause_reading`."""
         if self._wire.transport is not None and not self.closed.is_set():
             self._wire.transport.resume_reading()
+            self.reading = True
 
     async def _connect(self, address: str, tls: ssl.SSLContext | None) -> None:
         loop = asyncio.get_running_loop()

@@ -316,17 +316,24 @@ class TestEvents:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("node.feed_reader.PENDING_MAX", 10)
+        monkeypatch.setattr(client_module, "PING_INTERVAL", 0.01)
+        monkeypatch.setattr(client_module, "PING_TIMEOUT", 0.05)
         async with cluster(tmp_path) as nodes, client_of(nodes) as client:
             await client.submit(WORLD)
             sequences: list[int] = []
             async with asyncio.timeout(20), contextlib.aclosing(client.events("BTC-USD", 1)) as stream:
-                for number in range(300):
+                for number in range(20):
                     await client.submit([buy(number)])
+                sequences += [event.product_sequence for event in await anext(stream)]
+                for number in range(20, 300):
+                    await client.submit([buy(number)])
+                opened = nodes["n1"].server.sessions
                 async for events in stream:
                     sequences += [event.product_sequence for event in events]
                     if len(sequences) >= 600:
                         break
             assert sequences == list(range(1, 601))
+            assert opened == 2, "a reader that is held back is not taken for one that has lost its node"
 
 
 def _batch(commands: list[AnyCommand]) -> bytes:
