@@ -139,7 +139,7 @@ def decode(data: bytes) -> AnyMessage:
     """
     try:
         message = _decoder.decode(data)
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise WireRefusedError("malformed", f"not a message of this protocol: {error}") from None
     if isinstance(message, AppendEntries):
         check_entries(message)

@@ -209,7 +209,7 @@ class TlsWire:
         writer.write(len(body).to_bytes(4, "big") + body)
         try:
             theirs = msgspec.msgpack.decode(await _read_frame(reader, HELLO_MAX), type=Hello)
-        except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise WireRefusedError("malformed", f"no hello from {peer}: {error}") from None
         for name in ("protocol", "cluster_id", "abi"):
             if getattr(theirs, name) != getattr(ours, name):
