@@ -18,6 +18,7 @@ import click
 import msgspec
 from rich.console import Console
 
+from loadtest.access import Access
 from loadtest.errors import LoadTestError
 from loadtest.flow import recorded_flow
 from loadtest.ground import Ground, prepare
@@ -206,12 +207,20 @@ async def demonstrate(settings: Settings, console: Console) -> Result:
 
 
 def _print_kept(settings: Settings, console: Console) -> None:
+    """Lines that work as they are printed."""
     directory = settings.directory
-    console.print("The cluster stays up. To trade on it:", markup=False)
+    urls = Access(directory).https
+    program = Path(sys.executable).with_name("quorumbook")
+    console.print("\nThe cluster stays up. To trade on it:", markup=False)
     for line in (
-        f"quorumbook cluster status --cluster {directory}",
-        f"quorumbook book BTC-USD --cluster {directory}",
-        f"quorumbook cluster down {directory}",
+        f"export QUORUMBOOK_CLUSTER={directory.resolve()}",
+        f"{program} cluster status",
+        f"{program} book BTC-USD",
+        f"{program} account trader-000",
+        f"{program} order place BTC-USD sell --price 70000 --size 0.01 --as trader-000",
+        f"{program} order place BTC-USD buy --funds 250 --as trader-001",
+        f"curl '{next(iter(urls.values()))}/products/BTC-USD/book?level=2'",
+        f"{program} cluster down {directory}",
     ):
         console.print(f"  {line}", markup=False, soft_wrap=True)
 
