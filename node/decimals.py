@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from enum import Enum
 
+from node.errors import QuorumbookError
 from statemachine.limits import AMOUNT_MAX
 
 TEXT_MAX = 64
@@ -27,7 +28,7 @@ class DecimalFault(Enum):
     TOO_LARGE = "too large"
 
 
-class DecimalError(ValueError):
+class DecimalError(QuorumbookError, ValueError):
     """Text that is not an amount. The message names the field and what was expected.
 
     Attributes:

@@ -98,26 +98,26 @@ def open_account(target: Target, as_json: bool, account_id: str) -> None:
 
 @click.command()
 @click.argument("account_id", metavar="ACCOUNT")
-@click.argument("amount")
 @click.argument("currency")
+@click.argument("amount")
 @click.option("--transfer-id", default="", help="Your own id of the transfer. The same one again books nothing more.")
 @key_option
 @json_option
-def deposit(target: Target, as_json: bool, account_id: str, amount: str, currency: str, transfer_id: str) -> None:
+def deposit(target: Target, as_json: bool, account_id: str, currency: str, amount: str, transfer_id: str) -> None:
     """Credit AMOUNT of CURRENCY to ACCOUNT."""
-    _transfer(target, as_json, Deposit, account_id, amount, currency, transfer_id)
+    _transfer(target, as_json, Deposit, account_id, currency, amount, transfer_id)
 
 
 @click.command()
 @click.argument("account_id", metavar="ACCOUNT")
-@click.argument("amount")
 @click.argument("currency")
+@click.argument("amount")
 @click.option("--transfer-id", default="", help="Your own id of the transfer. The same one again books nothing more.")
 @key_option
 @json_option
-def withdraw(target: Target, as_json: bool, account_id: str, amount: str, currency: str, transfer_id: str) -> None:
+def withdraw(target: Target, as_json: bool, account_id: str, currency: str, amount: str, transfer_id: str) -> None:
     """Debit AMOUNT of CURRENCY from ACCOUNT's available balance."""
-    _transfer(target, as_json, Withdraw, account_id, amount, currency, transfer_id)
+    _transfer(target, as_json, Withdraw, account_id, currency, amount, transfer_id)
 
 
 def _transfer(
@@ -125,8 +125,8 @@ def _transfer(
     as_json: bool,
     kind: type[Deposit] | type[Withdraw],
     account_id: str,
-    amount: str,
     currency: str,
+    amount: str,
     transfer_id: str,
 ) -> None:
     command_id = transfer_id or fresh_id()

@@ -13,6 +13,8 @@ from rich.text import Text
 
 from node.cli.output import print_json, show, table
 from node.cli.session import CLUSTER_VARIABLE, DEFAULT_CLUSTER, Session, Target, cluster_option, json_option, run
+from node.cluster_directory import ClusterDirectory
+from node.errors import DirectoryError
 from node.local_cluster import LocalCluster, Statuses, leader_of
 from node.protocol import ControlAction, NodeStatus
 
@@ -104,6 +106,9 @@ def transfer_leadership(target: Target) -> None:
 @cluster_option
 def snapshot(target: Target, node_id: str) -> None:
     """Ask NODE to take a snapshot now."""
+    known = ClusterDirectory(target.directory).addresses
+    if node_id not in known:
+        raise DirectoryError(f"no node {node_id!r}; there are: {', '.join(known)}")
 
     async def work(session: Session) -> bool:
         return await session.client.control(ControlAction.SNAPSHOT, node_id)

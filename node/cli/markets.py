@@ -93,6 +93,8 @@ def product() -> None:
 
 @product.command("put")
 @click.argument("product_id", metavar="PRODUCT")
+@click.option("--base", default=None, help="Base currency. Default: what stands before the dash in PRODUCT.")
+@click.option("--quote", default=None, help="Quote currency. Default: what stands behind it.")
 @click.option(
     "--tick",
     default=None,
@@ -113,7 +115,7 @@ def product() -> None:
 @cluster_option
 @json_option
 def put_product(target: Target, as_json: bool, product_id: str, status: str, **options: str | None) -> None:
-    """Add the product BASE-QUOTE, or change its sizes, fees and status."""
+    """Add a product, or change its sizes, fees and status."""
 
     async def work(session: Session) -> Done:
         outcome = await session.submit(_product_command(product_id, status, await session.scales(), options))
@@ -124,9 +126,10 @@ def put_product(target: Target, as_json: bool, product_id: str, status: str, **o
 
 
 def _product_command(product_id: str, status: str, scales: Scales, options: dict[str, str | None]) -> PutProduct:
-    base, _, quote = product_id.partition("-")
+    before, _, behind = product_id.partition("-")
+    base, quote = options["base"] or before, options["quote"] or behind
     if not base or not quote:
-        raise click.UsageError(f"PRODUCT is BASE-QUOTE, e.g. BTC-USD, not {product_id!r}.")
+        raise click.UsageError(f"PRODUCT is BASE-QUOTE, e.g. BTC-USD, not {product_id!r}; or name --base and --quote.")
     base_scale, quote_scale = scales.currency(base), scales.currency(quote)
 
     def units(name: str, scale: int, default: int) -> int:

@@ -48,8 +48,9 @@ def order() -> None:
 @order.command()
 @click.argument("product_id", metavar="PRODUCT")
 @click.argument("side", type=_words(Side))
+@click.argument("amount", metavar="[SIZE]", required=False)
 @click.option("--price", help="Limit price. Without it, a market order.")
-@click.option("--size", help="Amount of the base currency.")
+@click.option("--size", help="Amount of the base currency, instead of SIZE.")
 @click.option("--funds", help="Amount of the quote currency, fees included; market orders only.")
 @click.option("--tif", type=_words(TimeInForce), default="gtc", show_default=True, help="Time in force of a limit order.")
 @click.option("--post-only", is_flag=True, help="Refuse the order if any of it would trade at once.")
@@ -62,6 +63,7 @@ def place(
     as_json: bool,
     product_id: str,
     side: str,
+    amount: str | None,
     price: str | None,
     size: str | None,
     funds: str | None,
@@ -70,7 +72,10 @@ def place(
     stp: str,
     client_oid: str,
 ) -> None:
-    """Place an order and show what became of it."""
+    """Place an order and show what became of it: order place BTC-USD buy 0.5 --price 100 --as alice."""
+    if amount is not None and size is not None:
+        raise click.UsageError("Give the size once.")
+    size = amount if size is None else size
     account_id = target.account()
 
     async def work(session: Session) -> tuple[OrderState, Scales, bool]:

@@ -13,7 +13,6 @@ from node.cli.nodes import init, node, version
 from node.cli.orders import order
 from node.cli.records import audit, log
 from node.cli.replays import replay
-from node.decimals import DecimalError
 from node.errors import QuorumbookError
 
 
@@ -26,7 +25,7 @@ class Program(click.Group):
             return super().invoke(ctx)
         except BrokenPipeError:
             raise
-        except (QuorumbookError, DecimalError) as error:
+        except QuorumbookError as error:
             raise click.ClickException(str(error)) from error
         except OSError as error:
             place = f"{error.filename}: " if error.filename else ""

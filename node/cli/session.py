@@ -185,7 +185,7 @@ def key_option(function: Function) -> Function:
 def account_options(function: Function) -> Function:
     """`--cluster`, `--key` and `--as`, passed on as `target`."""
 
-    @click.option("--as", "acting", metavar="ACCOUNT", default="", help="The account that acts. Default: the key's.")
+    @click.option("--as", "--account", "acting", metavar="ACCOUNT", default="", help="The account that acts. Default: the key's.")
     @key_option
     @functools.wraps(function)
     def wrapper(*args: Any, target: Target, acting: str, **kwargs: Any) -> Any:

@@ -83,7 +83,7 @@ def test_trading_goes_on_over_every_kind_of_death(make_ground: MakeGround, tmp_p
         "currency put BTC --scale 8",
         "product put BTC-USD",
         f"account open {TRADER}",
-        f"deposit {TRADER} 1000 USD",
+        f"deposit {TRADER} USD 1000",
     ):
         run(directory, *line.split())
     orders = {"before": trade(directory, "before")}

@@ -56,5 +56,5 @@ def market(run: Run) -> Run:
     run("product", "put", "BTC-USD", "--taker-fee", "0.001")
     for name, amount, currency in (("alice", "1000000", "USD"), ("bob", "10", "BTC")):
         run("account", "open", name)
-        run("deposit", name, amount, currency)
+        run("deposit", name, currency, amount)
     return run

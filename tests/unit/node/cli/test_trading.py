@@ -70,6 +70,7 @@ def test_a_bad_order_is_one_line_that_names_the_field(market: Run, arguments: li
     [
         (["order", "place", "BTC-USD", "buy", "--size", "1"], "--as ACCOUNT"),
         (["order", "place", "BTC-USD", "long", "--size", "1", "--as", "alice"], "'long' is not one of 'buy', 'sell'"),
+        (["order", "place", "BTC-USD", "buy", "1", "--size", "1", "--as", "alice"], "Give the size once"),
         (["order", "cancel", "--as", "alice"], "by its ID or by --client-oid"),
         (["order", "cancel", "1", "--client-oid", "x", "--as", "alice"], "by its ID or by --client-oid"),
         (["order", "cancel", "first", "--as", "alice"], "'first' is not an order id"),
@@ -90,9 +91,9 @@ def test_a_wrong_command_line_is_a_usage_error(market: Run, arguments: list[str]
         (["order", "place", "ETH-USD", "buy", "--size", "1", "--as", "alice"], "no product 'ETH-USD'; there are: BTC-USD"),
         (["book", "ETH-USD"], "no product 'ETH-USD'"),
         (["account", "carol"], "no account 'carol'"),
-        (["deposit", "alice", "1", "EUR"], "no currency 'EUR'; there are: BTC, USD"),
-        (["deposit", "carol", "1", "USD"], "rejected: unknown account"),
-        (["withdraw", "alice", "9999999", "USD"], "rejected: insufficient funds"),
+        (["deposit", "alice", "EUR", "1"], "no currency 'EUR'; there are: BTC, USD"),
+        (["deposit", "carol", "USD", "1"], "rejected: unknown account"),
+        (["withdraw", "alice", "USD", "9999999"], "rejected: insufficient funds"),
         (["order", "cancel", "77", "--as", "alice"], "rejected: unknown order"),
         (["product", "put", "ETH-USD"], "no currency 'ETH'"),
         (["currency", "put", "USD", "--scale", "3"], "rejected: currency changed"),
@@ -128,11 +129,11 @@ def test_orders_are_cancelled_by_either_id_or_all(market: Run, run_json: RunJson
 
 
 def test_a_transfer_id_books_once(market: Run, run_json: RunJson) -> None:
-    first = run_json("deposit", "alice", "5", "USD", "--transfer-id", "t1")
-    again = run_json("deposit", "alice", "5", "USD", "--transfer-id", "t1")
+    first = run_json("deposit", "alice", "USD", "5", "--transfer-id", "t1")
+    again = run_json("deposit", "alice", "USD", "5", "--transfer-id", "t1")
     assert (first["available"], first["duplicate"]) == ("1000005", False)
     assert (again["available"], again["duplicate"]) == ("1000005", True)
-    assert market("withdraw", "alice", "0.01", "USD").stdout == "alice has 1000004.99 USD available\n"
+    assert market("withdraw", "alice", "USD", "0.01").stdout == "alice has 1000004.99 USD available\n"
 
 
 def test_a_product_keeps_its_tick_and_gives_whole_notionals(market: Run, run_json: RunJson) -> None:
@@ -175,3 +176,18 @@ def test_account_is_short_for_account_show(market: Run) -> None:
     assert market("account", "alice").stdout == market("account", "show", "alice").stdout
     assert market("account", "--as", "alice").stdout == market("account", "alice").stdout
     assert "account open NAME" in market("account", "--help").stdout
+
+
+def test_the_readme_s_first_steps(run: Run, run_json: RunJson) -> None:
+    readme = (Path(__file__).parents[4] / "README.md").read_text(encoding="utf-8")
+    lines = [
+        part.strip()
+        for line in readme.splitlines()
+        if line.startswith("quorumbook ")
+        for part in line.partition("#")[0].split("&&")
+    ]
+    steps = [line.split()[1:] for line in lines if line.split()[1] not in ("init", "cluster")]
+    assert len(steps) >= 5
+    for step in steps:
+        run(*step)
+    assert run_json("product", "list")[0]["sequence"] > 0
