@@ -1,1 +1,9 @@
-"""State on disk: RocksDB snapshots with a manifest, and the schema ABI. May import `statemachine` only."""
+"""State on disk: RocksDB snapshots with a manifest, and the schema ABI. May import `statemachine` only.
+
+abi                  the schema's checksum, and the text it is made of
+store                a node's snapshots: the door to all else
+manifest, seal       what a snapshot says of itself, and how it is known to be what was written
+job, frames, writer  writing one in a process of its own
+transfer             sending one to another node
+rocks                the only file that knows rocksdict
+"""

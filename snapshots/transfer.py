@@ -142,7 +142,6 @@ class Sink:
         try:
             read_tables(self._draft, manifest)
             write_seal(self._draft, self._seal)
-            durable.sync_path(self._draft)
             durable.publish(self._draft, snapshot_path(self._directory, manifest.index))
         except SnapshotDamagedError as error:
             raise SnapshotRefusedError(f"the incoming snapshot is not taken: {error.place}: {error.what}") from error
