@@ -108,7 +108,12 @@ class View:
 
     def _render(self) -> Group:
         happened = Text("\n".join(self._events))
-        return Group(nodes_table(self.scene), _figures(self.scene), Panel(happened, title="what happened", title_align="left"))
+        return Group(
+            nodes_table(self.scene),
+            _figures(self.scene),
+            _tops(self.scene),
+            Panel(happened, title="what happened", title_align="left"),
+        )
 
 
 def plain_line(scene: Scene) -> str:
@@ -140,15 +145,12 @@ def nodes_table(scene: Scene) -> Table:
 
 def _figures(scene: Scene) -> Table:
     table = Table(expand=True)
-    for name in ("orders/s", "latency p50", "latency p99", "acknowledged", "feed", "top of book"):
-        table.add_column(name)
-    tops = "\n".join(f"{top.product_id}  {top.bid} / {top.ask}" for top in scene.tops)
-    table.add_row(
-        f"{scene.rate:,.0f}",
-        f"{scene.p50 * 1e3:.1f} ms",
-        f"{scene.p99 * 1e3:.1f} ms",
-        f"{scene.acknowledged:,}",
-        scene.feed,
-        tops,
-    )
+    for name in ("orders/s", "latency p50", "latency p99", "answers", "feed"):
+        table.add_column(name, no_wrap=True)
+    times = (f"{scene.p50 * 1e3:.1f} ms", f"{scene.p99 * 1e3:.1f} ms")
+    table.add_row(f"{scene.rate:,.0f}", *times, f"{scene.acknowledged:,}", scene.feed)
     return table
+
+
+def _tops(scene: Scene) -> Text:
+    return Text("   ".join(f"{top.product_id} {top.bid} / {top.ask}" for top in scene.tops), no_wrap=True)
