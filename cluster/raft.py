@@ -29,7 +29,7 @@ from cluster.guard import Guard
 from cluster.journal import DurableJournal, Entry, as_tuple
 from cluster.log import DurableLog
 from cluster.ports import CaptureState, Clock, Disk, LogEntry, SnapshotMark, Snapshots, StateMachine, Wire
-from cluster.settings import APPEND_BYTES_MAX, ENTRY_BYTES_MAX, TRAILING_ENTRIES, RaftSettings
+from cluster.settings import APPEND_BYTES_MAX, ENTRY_BYTES_MAX, RaftSettings
 from cluster.transfer import Receiver, Senders
 
 log = logging.getLogger(__name__)
@@ -368,7 +368,7 @@ class Raft:
 
     def keep_from(self, index: int) -> int:
         """See `seams.SnapshotBridge`."""
-        return max(self._journal.first_index, index - TRAILING_ENTRIES)
+        return max(self._journal.first_index, index - self._settings.trailing_entries)
 
     def restored(self) -> tuple[Entry, Entry]:
         """See `seams.SnapshotBridge`."""

@@ -38,4 +38,5 @@ class RaftSettings:
     leader_fallback: float = 0.8
     snapshot_entries: int = 20_000
     snapshot_bytes: int = 64 * 1024 * 1024
+    trailing_entries: int = TRAILING_ENTRIES
     rejoin: bool = False

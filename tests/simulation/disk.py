@@ -1,0 +1,135 @@
+"""A disk in memory that forgets what was not synced, at the moment that hurts most."""
+
+from __future__ import annotations
+
+import random
+
+from cluster.ports import DiskFile
+
+
+class PowerLossError(Exception):
+    """Raised out of a disk operation: the process dies in the middle of it."""
+
+
+class Inode:
+    """A file's contents: what is `durable`, and what the process sees."""
+
+    def __init__(self) -> None:
+        self.durable = b""
+        self.seen = bytearray()
+
+    def after_power_loss(self, rng: random.Random) -> None:
+        """Of what was appended and not synced any beginning is there; a truncation that was not synced happened or not."""
+        seen, kept = bytes(self.seen), self.durable
+        if seen.startswith(kept):
+            seen = kept + seen[len(kept) : len(kept) + rng.randint(0, len(seen) - len(kept))]
+        else:
+            seen = rng.choice([kept, seen])
+        self.seen, self.durable = bytearray(seen), seen
+
+
+class SimFile:
+    """See `cluster.ports.DiskFile`."""
+
+    def __init__(self, disk: SimDisk, inode: Inode) -> None:
+        self._disk = disk
+        self._inode = inode
+
+    def append(self, data: bytes) -> None:
+        if self._disk.dies():
+            self._inode.seen += data[: self._disk.rng.randint(0, len(data))]
+            raise PowerLossError
+        self._inode.seen += data
+
+    def sync(self) -> None:
+        self._disk.maybe_die()
+        if self._disk.honest:
+            self._inode.durable = bytes(self._inode.seen)
+
+    def truncate(self, size: int) -> None:
+        self._disk.maybe_die()
+        del self._inode.seen[size:]
+
+    def close(self) -> None:
+        pass
+
+
+class SimDisk:
+    """See `cluster.ports.Disk`. `honest = False` makes every sync a lie, to see whether the checkers notice.
+
+    Creations and removals reach the disk in order: a power loss keeps some first part of those since the last `sync_names`, as the
+    journal of a file system does.
+    """
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
+        self.files: dict[str, Inode] = {}
+        self._durable_files: dict[str, Inode] = {}
+        self._pending: list[tuple[str, Inode | None]] = []
+        self.death_chance = 0.0
+        self.honest = True
+
+    def dies(self) -> bool:
+        """Whether the power goes now."""
+        return bool(self.death_chance) and self.rng.random() < self.death_chance
+
+    def maybe_die(self) -> None:
+        if self.dies():
+            raise PowerLossError
+
+    def crash(self, *, power_loss: bool) -> None:
+        """The process is gone. Without a power loss the system still writes what it was given."""
+        if power_loss:
+            self._replay(self.rng.randint(0, len(self._pending)))
+            self.files = dict(self._durable_files)
+            for name in sorted(self.files):
+                self.files[name].after_power_loss(self.rng)
+        else:
+            self._replay(len(self._pending))
+            for inode in self.files.values():
+                inode.durable = bytes(inode.seen)
+        self._pending.clear()
+
+    def _replay(self, count: int) -> None:
+        for name, inode in self._pending[:count]:
+            if inode is None:
+                self._durable_files.pop(name, None)
+            else:
+                self._durable_files[name] = inode
+        del self._pending[:count]
+
+    def names(self) -> list[str]:
+        return sorted(self.files)
+
+    def read(self, name: str) -> bytes:
+        if name not in self.files:
+            raise FileNotFoundError(name)
+        return bytes(self.files[name].seen)
+
+    def open(self, name: str) -> DiskFile:
+        if name not in self.files:
+            self.files[name] = Inode()
+            self._pending.append((name, self.files[name]))
+        return SimFile(self, self.files[name])
+
+    def replace(self, name: str, data: bytes) -> None:
+        self.maybe_die()
+        inode = self.files[name] = Inode()
+        inode.seen = bytearray(data)
+        self._pending.append((name, inode))
+        if self.honest:
+            inode.durable = data
+        self.sync_names()
+
+    def remove(self, name: str) -> None:
+        self.maybe_die()
+        del self.files[name]
+        self._pending.append((name, None))
+
+    def archive(self, name: str) -> None:
+        self.remove(name)
+
+    def sync_names(self) -> None:
+        self.maybe_die()
+        if self.honest:
+            self._replay(len(self._pending))

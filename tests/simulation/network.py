@@ -1,0 +1,98 @@
+"""A network in memory: connections that break and lose what was under way, delays, stalls, silent one-way losses, late copies."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable
+
+Pair = frozenset[str]
+
+
+class Network:
+    """Carries messages between nodes by the clock of the world.
+
+    In order while a connection lasts, as TCP does. Late copies are what TCP does not do: a message may come once more, soon or much later,
+    also over another connection. The protocol has to bear that too.
+
+    Attributes:
+        links: connections that are up. cut: pairs that cannot connect. deaf: directions in which everything is lost silently.
+        latency: mean seconds a message takes. copies: chance that a message comes once more.
+    """
+
+    def __init__(self, rng: random.Random, *, latency: float, copies: float) -> None:
+        self._rng = rng
+        self._latency = latency
+        self._copies = copies
+        self.now = 0.0
+        self.links: set[Pair] = set()
+        self.cut: set[Pair] = set()
+        self.deaf: set[tuple[str, str]] = set()
+        self.queues: dict[tuple[str, str], deque[tuple[float, bytes]]] = {}
+        self._stalled: dict[tuple[str, str], float] = {}
+        self._late: list[tuple[float, str, str, bytes]] = []
+        self.sent = 0
+
+    def send(self, sender: str, receiver: str, data: bytes) -> bool:
+        if frozenset((sender, receiver)) not in self.links:
+            return False
+        self.sent += 1
+        way = (sender, receiver)
+        if way not in self.deaf:
+            queue = self.queues.setdefault(way, deque())
+            earliest = max(queue[-1][0] if queue else 0.0, self._stalled.get(way, 0.0))
+            queue.append((max(earliest, self.now + self._rng.expovariate(1 / self._latency)), data))
+            if self._copies and self._rng.random() < self._copies:
+                delay = self._rng.choice((self._latency, 1.0))
+                self._late.append((self.now + self._rng.expovariate(1 / delay), sender, receiver, data))
+        return True
+
+    def connect(self, one: str, other: str) -> bool:
+        """Whether the pair is newly connected."""
+        pair = frozenset((one, other))
+        if pair in self.links or pair in self.cut:
+            return False
+        self.links.add(pair)
+        for way in ((one, other), (other, one)):
+            self.queues.pop(way, None)
+            self._stalled.pop(way, None)
+        return True
+
+    def disconnect(self, one: str, other: str) -> bool:
+        """Whether the pair was connected. What was under way is lost."""
+        pair = frozenset((one, other))
+        if pair not in self.links:
+            return False
+        self.links.remove(pair)
+        self.deaf -= {(one, other), (other, one)}
+        return True
+
+    def stall(self, sender: str, receiver: str, seconds: float) -> None:
+        """Nothing arrives for a while, then everything at once."""
+        until = self.now + seconds
+        self._stalled[(sender, receiver)] = until
+        queue = self.queues.get((sender, receiver))
+        if queue:
+            self.queues[(sender, receiver)] = deque((max(until, at), data) for at, data in queue)
+
+    def arrive(self, sender: str, receiver: str) -> bytes | None:
+        """The next message that has arrived."""
+        queue = self.queues.get((sender, receiver))
+        if queue and queue[0][0] <= self.now:
+            return queue.popleft()[1]
+        return None
+
+    def late(self, receiver: str, deliver: Callable[[str, bytes], None]) -> None:
+        """Deliver the copies that are due at a node and whose sender is connected to it."""
+        due = [copy for copy in self._late if copy[0] <= self.now and copy[2] == receiver]
+        if due:
+            self._late = [copy for copy in self._late if copy not in due]
+            for _, sender, _, data in due:
+                if frozenset((sender, receiver)) in self.links:
+                    deliver(sender, data)
+
+    def calm(self) -> None:
+        """No more copies, no more stalls."""
+        self._copies = 0.0
+        self._late.clear()
+        self._stalled.clear()

@@ -1,0 +1,192 @@
+"""What the simulated nodes are made of besides the code under test: a state machine, snapshots, a wire."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import msgspec
+
+from cluster.ports import CaptureState, SnapshotMark, SnapshotRefusedError
+from cluster.raft import Raft
+from tests.simulation.disk import SimDisk
+
+CHUNK = 64
+"""Bytes that a snapshot's source gives at a time: transfers of many pieces from small states."""
+
+
+class Machine:
+    """The replicated state: the commands by index, and a running hash of them.
+
+    `fresh` has what was applied since the checker last looked: index, payload, hash.
+    """
+
+    def __init__(self) -> None:
+        self.commands: list[tuple[int, bytes]] = []
+        self.digest = b""
+        self.fresh: list[tuple[int, bytes, bytes]] = []
+
+    def apply(self, index: int, payload: bytes) -> object:
+        self.commands.append((index, payload))
+        self.digest = hashlib.sha256(self.digest + index.to_bytes(8, "big") + payload).digest()
+        self.fresh.append((index, payload, self.digest))
+        return len(self.commands)
+
+    def dump(self) -> bytes:
+        return msgspec.msgpack.encode((self.commands, self.digest))
+
+    def load(self, data: bytes) -> None:
+        self.commands, self.digest = msgspec.msgpack.decode(data, type=tuple[list[tuple[int, bytes]], bytes])
+        if self.commands:
+            self.fresh.append((*self.commands[-1], self.digest))
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """A durable snapshot."""
+
+    mark: SnapshotMark
+    state: bytes
+
+
+class SimSource:
+    """See `cluster.ports.SnapshotSource`."""
+
+    def __init__(self, stored: Stored) -> None:
+        self.mark = stored.mark
+        self._data = msgspec.msgpack.encode(stored)
+        self.size = len(self._data)
+
+    def read(self, offset: int, length: int) -> bytes:
+        return self._data[offset : offset + min(length, CHUNK)]
+
+    def close(self) -> None:
+        self._data = b""
+
+
+class SimSink:
+    """See `cluster.ports.SnapshotSink`."""
+
+    def __init__(self, snapshots: SimSnapshots) -> None:
+        self._snapshots = snapshots
+        self._data = b""
+
+    def write(self, data: bytes) -> None:
+        self._data += data
+
+    def finish(self) -> SnapshotMark:
+        try:
+            stored = msgspec.msgpack.decode(self._data, type=Stored)
+        except msgspec.DecodeError as error:
+            raise SnapshotRefusedError(str(error)) from None
+        self._snapshots.keep(stored)
+        return stored.mark
+
+    def abort(self) -> None:
+        self._data = b""
+
+
+class SimSnapshots:
+    """See `cluster.ports.Snapshots`. `store` outlives the process; a snapshot is in it whole, or not, also when the process dies."""
+
+    def __init__(self, store: list[Stored], machine: Machine, disk: SimDisk) -> None:
+        self._store = store
+        self._machine = machine
+        self._disk = disk
+        self._running: Stored | None = None
+
+    def keep(self, stored: Stored) -> None:
+        self._disk.maybe_die()
+        self._store.append(stored)
+        self._store.sort(key=lambda one: one.mark.index)
+        del self._store[:-2]
+        self._disk.maybe_die()
+
+    def newest(self) -> SnapshotMark | None:
+        return self._store[-1].mark if self._store else None
+
+    def restore(self, mark: SnapshotMark) -> None:
+        assert self._store[-1].mark == mark
+        self._machine.load(self._store[-1].state)
+
+    def capture(self, mark: SnapshotMark) -> None:
+        assert self._running is None, "two captures at a time"
+        self._running = Stored(mark, self._machine.dump())
+
+    def poll(self) -> CaptureState:
+        if self._running is None:
+            return CaptureState.IDLE
+        chance = self._disk.rng.random()
+        if chance < 0.9:
+            return CaptureState.RUNNING
+        running, self._running = self._running, None
+        if chance > 0.995:
+            return CaptureState.FAILED
+        self.keep(running)
+        return CaptureState.DONE
+
+    def open_source(self) -> SimSource:
+        return SimSource(self._store[-1])
+
+    def open_sink(self) -> SimSink:
+        return SimSink(self)
+
+
+class Sends(Protocol):
+    """The network, as a wire sees it."""
+
+    def send(self, sender: str, receiver: str, data: bytes) -> bool:
+        """Take a message on its way."""
+
+
+@dataclass
+class SimWire:
+    """See `cluster.ports.Wire`."""
+
+    network: Sends
+    node_id: str
+    on_message: Callable[[str, bytes], None] = lambda _peer, _data: None
+    on_connected: Callable[[str], None] = lambda _peer: None
+    on_disconnected: Callable[[str], None] = lambda _peer: None
+
+    def start(
+        self,
+        on_message: Callable[[str, bytes], None],
+        on_connected: Callable[[str], None],
+        on_disconnected: Callable[[str], None],
+    ) -> None:
+        self.on_message, self.on_connected, self.on_disconnected = on_message, on_connected, on_disconnected
+
+    def send(self, peer: str, message: bytes) -> bool:
+        return self.network.send(self.node_id, peer, message)
+
+    def stop(self) -> None:
+        pass
+
+
+@dataclass
+class Process:
+    """A running node."""
+
+    raft: Raft
+    machine: Machine
+    wire: SimWire
+
+
+@dataclass
+class Host:
+    """What of a node outlives its process. `rejoin`: its disk is new, and the operator says so until the node has noted it."""
+
+    node_id: str
+    disk: SimDisk
+    snapshots: list[Stored] = field(default_factory=list)
+    process: Process | None = None
+    rejoin: bool = False
+    paused_until: float = 0.0
+
+
+def new_host(node_id: str, rng: random.Random) -> Host:
+    """A node that never ran."""
+    return Host(node_id, SimDisk(rng))

@@ -1,0 +1,99 @@
+"""Whole clusters under seeds: nothing that was promised is ever broken, and the same seed is the same history."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.run import main, run_seed
+from tests.simulation.world import Faults, World
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> None:
+    """Nodes that are killed a hundred times say so a hundred times."""
+    caplog.set_level("CRITICAL")
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_three_nodes_keep_every_promise(seed: int) -> None:
+    assert len(run_seed(seed, 3).acknowledged) > 300
+
+
+@pytest.mark.parametrize("seed", range(100, 112))
+def test_three_nodes_that_lose_their_disks_keep_every_promise(seed: int) -> None:
+    assert len(run_seed(seed, 3, lose_disks=True).acknowledged) > 200
+
+
+@pytest.mark.parametrize("seed", range(200, 208))
+def test_five_nodes_keep_every_promise(seed: int) -> None:
+    assert len(run_seed(seed, 5, lose_disks=seed % 2 == 1).acknowledged) > 300
+
+
+@pytest.mark.parametrize("seed", range(300, 304))
+def test_a_slow_network_that_repeats_itself(seed: int) -> None:
+    faults = Faults(latency=0.03, copies=0.1, stall=0.02)
+    world = World(seed, 5, faults=faults, snapshot_entries=15)
+    world.run(steps=1500)
+    assert len(world.acknowledged) > 100
+
+
+@pytest.mark.parametrize("seed", range(400, 404))
+def test_a_single_node_keeps_every_promise(seed: int) -> None:
+    faults = Faults(cut=0.0, isolate=0.0, reset=0.0, stall=0.0, hand_over=0.0, power_loss_in_write=0.002)
+    world = World(seed, 1, faults=faults)
+    world.run(steps=800, calm_steps=200)
+    assert len(world.acknowledged) > 300
+
+
+def _history(seed: int) -> str:
+    trace = run_seed_traced(seed)
+    return hashlib.sha256("\n".join(trace).encode()).hexdigest()
+
+
+def run_seed_traced(seed: int) -> list[str]:
+    """Everything that happened under a seed, in short."""
+    world = World(seed, 3, trace=True)
+    world.run(steps=600, calm_steps=500)
+    assert world.trace is not None
+    return [*world.trace, str(world.network.sent), repr(sorted(world.acknowledged.items())), repr(world.committed)]
+
+
+def test_the_same_seed_is_the_same_history() -> None:
+    assert _history(7) == _history(7)
+    assert _history(7) != _history(8)
+
+
+def test_the_history_does_not_depend_on_the_hash_seed() -> None:
+    code = "import logging; logging.disable(50); from tests.simulation.test_cluster import _history; print(_history(7))"
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        ).stdout.strip()
+        for hash_seed in ("1", "2")
+    }
+    assert found == {_history(7)}
+
+
+def test_the_command_says_how_to_replay(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fails(self: World) -> None:
+        raise self.violation("made up")
+
+    assert main(["--seed", "3", "--runs", "1"]) == 0
+    assert "no violation" in capsys.readouterr().out
+    monkeypatch.setattr(World, "run", fails)
+    assert main(["--seed", "3", "--runs", "2", "--nodes", "5"]) == 1
+    assert "replay: make simulate SEED=3 RUNS=1 NODES=5 TRACE=1" in capsys.readouterr().out
