@@ -1,7 +1,7 @@
 """Snapshots as Raft asks for them (`cluster.ports.Snapshots`), over the snapshot store and the engine.
 
-The engine hands out its tables at once, in the state after the mark; writing them is the work of another process, so the engine goes on
-meanwhile. Before that, the money in the tables is counted: a state that has lost or made money never becomes a snapshot.
+The engine hands out its tables at once, frozen in the state after the mark; encoding and writing them goes on while the engine does,
+the writing in another process. Before that, the money in the tables is counted: a state that has lost or made money never becomes a snapshot.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import msgspec
 
@@ -37,7 +37,7 @@ def mark_of(manifest: Manifest) -> SnapshotMark:
     return _mark_decoder.decode(manifest.mark)
 
 
-def check_money(tables: Mapping[str, Sequence[Row]]) -> None:
+def check_money(tables: Mapping[str, Collection[Row]]) -> None:
     """Assert that per currency the balances and fees are the deposits less the withdrawals. O(balances)."""
     totals: dict[str, int] = {}
     for _, row in tables["balance"]:
@@ -80,10 +80,10 @@ class SnapshotPort:
         log.info("state restored from the snapshot at index %d, sequence %d", mark.index, manifest.sequence)
 
     def capture(self, mark: SnapshotMark) -> None:
-        """See the port. The engine pauses for as long as it takes to encode its rows."""
+        """See the port. The engine pauses to refer to its rows; most are encoded while it goes on."""
         started = time.monotonic()
         engine = self._machine.engine
-        tables = dict(engine.tables())
+        tables = engine.freeze()
         check_money(tables)
         fields = SnapshotFields(
             index=mark.index,

@@ -6,7 +6,7 @@ its mind: the writer throws away what it has.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import BinaryIO
 
 import msgspec
@@ -50,7 +50,7 @@ _decoder = msgspec.msgpack.Decoder(AnyFrame)
 _encode = msgspec.msgpack.Encoder().encode
 
 
-def frames(begin: Begin, tables: Mapping[str, list[Row]]) -> Iterator[bytes]:
+def frames(begin: Begin, tables: Mapping[str, Collection[Row]]) -> Iterator[bytes]:
     """The frames of a whole snapshot, as bytes."""
     yield _framed(begin)
     for name in begin.tables:

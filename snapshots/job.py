@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import BinaryIO
@@ -40,7 +40,7 @@ class WriteJob:
     """
 
     def __init__(
-        self, directory: Path, begin: Begin, tables: Mapping[str, list[Row]], on_done: Callable[[Manifest], None]
+        self, directory: Path, begin: Begin, tables: Mapping[str, Collection[Row]], on_done: Callable[[Manifest], None]
     ) -> None:
         self._on_done = on_done
         self._state = JobState.RUNNING

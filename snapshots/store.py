@@ -10,7 +10,7 @@ the newest may already be gone, and a node that goes back in time has forgotten 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from snapshots import durable
@@ -106,17 +106,17 @@ class SnapshotStore:
         read_tables(path, manifest, lambda name, rows: tables[name].extend(rows))
         return tables
 
-    def begin(self, fields: SnapshotFields, tables: Mapping[str, Iterable[Row]]) -> WriteJob:
+    def begin(self, fields: SnapshotFields, tables: Mapping[str, Collection[Row]]) -> WriteJob:
         """Begin to write a snapshot. Returns at once; poll the job.
 
         Args:
-            tables: rows sorted by key, in the order of the tables; must not change any more. Take them from `Engine.tables()`.
+            tables: rows sorted by key, in the order of the tables; must not change any more. Iterated in another thread, once. Take
+                them from `Engine.freeze()`.
         """
         assert self._job is None or self._job.settled, "one snapshot at a time"
         assert fields.index >= 1
-        rows = {name: each if isinstance(each, list) else list(each) for name, each in tables.items()}
-        begin = Begin(fields, self._abi, list(rows))
-        self._job = WriteJob(self._directory, begin, rows, self._finished)
+        begin = Begin(fields, self._abi, list(tables))
+        self._job = WriteJob(self._directory, begin, tables, self._finished)
         return self._job
 
     def _finished(self, manifest: Manifest) -> None:

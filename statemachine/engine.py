@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import heapq
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from hashlib import blake2b
 
 import msgspec
@@ -37,7 +37,7 @@ class Engine:
     """The exchange.
 
     Change:    `apply`
-    Whole:     `check`, `tables`, `restore`, `full_hash`, `state_hash`, `sequence`, `time`
+    Whole:     `check`, `tables`, `freeze`, `restore`, `full_hash`, `state_hash`, `sequence`, `time`
     Reads:     `currencies`, `currency`, `products`, `product`, `product_sequence`, `account_exists`, `balances`, `api_key`,
                `order`, `order_by_client_oid`, `orders`, `levels`, `book_orders`
 
@@ -137,6 +137,13 @@ class Engine:
     def tables(self) -> Iterator[tuple[str, list[tuple[bytes, bytes]]]]:
         """Every table of `tables.TABLES`, in that order: its name, and (msgpack key, msgpack row) sorted by the key's bytes."""
         return persistence.dump(self._state)
+
+    def freeze(self) -> dict[str, Collection[tuple[bytes, bytes]]]:
+        """The same tables as they are now, whatever is applied later; most rows are encoded only when they are iterated.
+
+        Made for snapshots: the engine pauses for a small part of what `tables` takes, and another thread may do the iterating.
+        """
+        return persistence.freeze(self._state)
 
     @classmethod
     def restore(cls, tables: Mapping[str, Iterable[tuple[bytes, bytes]]]) -> Engine:

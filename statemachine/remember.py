@@ -63,12 +63,15 @@ class OutcomeMemory:
         if len(self._ids) > OUTCOMES_PER_ACCOUNT:
             del self._packed[self._ids.popleft()]
 
+    def frozen(self) -> tuple[list[str], list[bytes]]:
+        """All command ids, and their packed entries, oldest first, as they are now."""
+        return list(self._packed), list(self._packed.values())
+
     def entries(self) -> Iterator[Remembered]:
         """All entries, oldest first."""
         for command_id in self._ids:
             packed = self._packed[command_id]
-            sequence = int.from_bytes(packed[:_SEQUENCE_SIZE], "big")
-            yield Remembered(sequence, command_id, fingerprint_of(packed), packed[_OUTCOME_AT:])
+            yield Remembered(sequence_of(packed), command_id, fingerprint_of(packed), packed_outcome(packed))
 
     def check(self, last_sequence: int) -> None:
         """Assert the invariant: bounded, keys and queue agree, sequences rise and are not from the future."""
@@ -84,6 +87,16 @@ def fingerprint_of(packed: bytes) -> bytes:
     return packed[_SEQUENCE_SIZE:_OUTCOME_AT]
 
 
+def sequence_of(packed: bytes) -> int:
+    """The sequence in a packed entry."""
+    return int.from_bytes(packed[:_SEQUENCE_SIZE], "big")
+
+
+def packed_outcome(packed: bytes) -> bytes:
+    """The outcome in a packed entry, as msgpack."""
+    return packed[_OUTCOME_AT:]
+
+
 def outcome_of(packed: bytes) -> AnyOutcome:
     """The outcome in a packed entry, as it was the first time."""
-    return _decoder.decode(packed[_OUTCOME_AT:])
+    return _decoder.decode(packed_outcome(packed))

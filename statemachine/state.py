@@ -150,6 +150,10 @@ class Account:
         balance = self.balances.get(currency)
         return balance.available if balance is not None else 0
 
+    def numbered_done(self) -> tuple[range, list[OrderState]]:
+        """The numbers of the latest done orders, and the orders."""
+        return range(self.done_count - len(self.done) + 1, self.done_count + 1), list(self.done)
+
     def balance_rows(self) -> list[BalanceRow]:
         """All balances, by currency."""
         return [BalanceRow(self.account_id, name, b.available, b.hold) for name, b in sorted(self.balances.items())]
