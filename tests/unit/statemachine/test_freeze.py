@@ -41,5 +41,5 @@ def test_rows_come_in_the_order_of_their_keys() -> None:
     for name, rows in tables.items():
         keys = [key for key, _ in rows]
         assert keys == sorted(keys), name
-    assert len(tables["order"]) > 5
+    assert len(tables["order"]) > 1
     assert len(tables["outcome"]) > 300
