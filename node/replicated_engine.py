@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from statemachine.engine import Engine
-
 from node.feed import Feed
 from statemachine.commands import decode_batch
+from statemachine.engine import Engine
 
 
 class ReplicatedEngine:
