@@ -1,0 +1,193 @@
+"""One node without a cluster: its peers are the test, which writes their messages by hand and reads what the node says."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from cluster import messages as m
+from cluster.ports import CaptureState, LogEntry, SnapshotMark, SnapshotRefusedError
+from cluster.raft import ProposeResult, Raft, open_raft
+from cluster.settings import RaftSettings
+from tests.simulation.disk import SimDisk
+from tests.simulation.parts import Machine, SimSink, SimSnapshots, SimSource, Stored
+
+Message = TypeVar("Message", bound=m.AnyMessage)
+
+
+def command(index: int, term: int, text: bytes = b"x") -> LogEntry:
+    """A log entry with a command."""
+    return LogEntry(bytes([m.COMMAND]) + text, index, term)
+
+
+def no_op(index: int, term: int) -> LogEntry:
+    """The entry a leader begins its term with."""
+    return LogEntry(bytes([m.NO_OP]), index, term)
+
+
+FIRST = no_op(1, 0)
+"""What every log begins with."""
+
+
+@dataclass
+class Recorder:
+    """A wire that keeps what the node says."""
+
+    sent: list[tuple[str, m.AnyMessage]] = field(default_factory=list)
+    stopped: bool = False
+
+    def start(self, *_callbacks: object) -> None:
+        pass
+
+    def send(self, peer: str, message: bytes) -> bool:
+        self.sent.append((peer, m.decode(message)))
+        return True
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+class Snapshots(SimSnapshots):
+    """Snapshots that are durable when the test says so. `refuse` makes an incoming one fail its check, `broken` the loading."""
+
+    def __init__(self, store: list[Stored], machine: Machine, disk: SimDisk) -> None:
+        super().__init__(store, machine, disk)
+        self.state = CaptureState.DONE
+        self.refuse = False
+        self.broken = False
+
+    def poll(self) -> CaptureState:
+        if self._running is None or self.state is CaptureState.RUNNING:
+            return CaptureState.IDLE if self._running is None else CaptureState.RUNNING
+        running, self._running = self._running, None
+        if self.state is CaptureState.DONE:
+            self.keep(running)
+        return self.state
+
+    def restore(self, mark: SnapshotMark) -> None:
+        if self.broken:
+            raise ValueError("a row is missing")
+        super().restore(mark)
+
+    def open_sink(self) -> SimSink:
+        if self.refuse:
+            return RefusingSink(self)
+        return super().open_sink()
+
+
+class RefusingSink(SimSink):
+    """Finds every snapshot damaged."""
+
+    def finish(self) -> SnapshotMark:
+        raise SnapshotRefusedError("another schema")
+
+
+class Node:
+    """Node `n1` (or another) of a cluster whose other nodes are the test."""
+
+    def __init__(
+        self,
+        *,
+        nodes: int = 3,
+        disk: SimDisk | None = None,
+        store: list[Stored] | None = None,
+        rejoin: bool = False,
+        snapshot_entries: int = 1_000_000,
+        trailing_entries: int = 1_000,
+    ) -> None:
+        self.now = 100.0
+        self.peers = [f"n{number}" for number in range(2, nodes + 1)]
+        self.disk = disk or SimDisk(random.Random(1))
+        self.store: list[Stored] = store if store is not None else []
+        self.machine = Machine()
+        self.wire = Recorder()
+        self.snapshots = Snapshots(self.store, self.machine, self.disk)
+        settings = RaftSettings(
+            "n1", tuple(self.peers), rejoin=rejoin, snapshot_entries=snapshot_entries, trailing_entries=trailing_entries
+        )
+        self.raft: Raft = open_raft(
+            settings, self.machine, self.snapshots, self.disk, self.wire, clock=lambda: self.now, randomness=random.Random(1)
+        )
+        self.guard = self.raft._guard
+        self.journal = self.raft._journal
+        self.results: list[ProposeResult] = []
+
+    def restart(self, *, power_loss: bool = True, rejoin: bool = False) -> Node:
+        """The same disk and snapshots in a new process."""
+        self.disk.crash(power_loss=power_loss)
+        return Node(nodes=len(self.peers) + 1, disk=self.disk, store=self.store, rejoin=rejoin)
+
+    def connect(self, *peers: str) -> None:
+        """Peers (all, when none is named) are reachable."""
+        for peer in peers or self.peers:
+            self.guard.on_connected(peer)
+
+    def hear(self, peer: str, message: m.AnyMessage) -> list[m.AnyMessage]:
+        """Give the node a message; what it says at once to that peer."""
+        before = len(self.wire.sent)
+        self.raft.receive(peer, m.encode(message))
+        return [said for to, said in self.wire.sent[before:] if to == peer]
+
+    def append(self, peer: str, term: int, *entries: LogEntry, after: LogEntry = FIRST, commit: int = 1) -> list[m.AnyMessage]:
+        """AppendEntries from `peer`, behind the entry `after`."""
+        return self.hear(peer, m.AppendEntries(term, commit, after.index, after.term, list(entries)))
+
+    def pass_time(self, seconds: float, step: float = 0.02) -> None:
+        """Tick through a time."""
+        end = self.now + seconds
+        while self.now < end:
+            self.now += step
+            self.raft.tick()
+
+    def said(self, kind: type[Message], to: str | None = None) -> list[Message]:
+        """Everything of a kind that the node said so far."""
+        return [said for peer, said in self.wire.sent if isinstance(said, kind) and to in (None, peer)]
+
+    def forget_said(self) -> None:
+        """Begin to listen anew."""
+        self.wire.sent.clear()
+
+    def elect(self) -> int:
+        """Make the node leader with the votes of all; its term."""
+        self.connect()
+        for _ in range(200):
+            self.pass_time(0.02)
+            asked = self.said(m.PreVote)
+            if asked:
+                break
+        for peer in self.peers:
+            self.hear(peer, m.PreVoteReply(asked[-1].term, True, asked[-1].term - 1))
+        self.pass_time(0.02)
+        term = self.journal.term
+        for peer in self.peers:
+            self.hear(peer, m.Vote(term))
+        assert self.raft.is_leader
+        return term
+
+    def acknowledge(self, *peers: str) -> None:
+        """These peers have everything, and the node notices."""
+        for peer in peers or self.peers:
+            self.hear(peer, m.AppendReply(self.journal.term, self.journal.last_index + 1, False, True, True))
+        self.pass_time(0.02)
+
+    def propose(self, payload: bytes = b"order") -> None:
+        """Propose, and let it go out; the result comes to `results`."""
+        self.raft.propose(payload, self.results.append)
+        self.raft.tick()
+
+
+def stored(index: int, term: int, *, commands: int = 0) -> Stored:
+    """A snapshot up to `index`, of a machine that applied `commands` commands just before it."""
+    machine = Machine()
+    for number in range(index - commands + 1, index + 1):
+        machine.apply(number, b"x")
+    mark = SnapshotMark(last=command(index, term), previous=command(index - 1, term))
+    return Stored(mark, machine.dump())
+
+
+def chunk_of(snapshot: Stored, term: int) -> m.SnapshotChunk:
+    """The whole of a snapshot as one piece."""
+    source = SimSource(snapshot)
+    data = source._data
+    return m.SnapshotChunk(term, snapshot.mark.index, snapshot.mark.last.term, len(data), 0, data)

@@ -1,0 +1,124 @@
+"""The driver ticks by the clock and at once when there is something to do, and hands over whatever stops the node."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import cast
+
+import pytest
+
+from cluster.driver import RaftDriver
+from cluster.errors import RaftFatalError
+from cluster.raft import Raft
+
+
+class Ticks:
+    """A `Raft` as the driver sees it."""
+
+    def __init__(self) -> None:
+        self.wake: Callable[[], None] = lambda: None
+        self.count = 0
+        self.error: Exception | None = None
+        self.ticked = asyncio.Event()
+
+    def tick(self) -> None:
+        self.count += 1
+        self.ticked.set()
+        if self.error is not None:
+            raise self.error
+
+    async def next(self) -> None:
+        """Until the next tick."""
+        self.ticked.clear()
+        async with asyncio.timeout(10):
+            await self.ticked.wait()
+
+
+def driven(*, interval: float = 0.001, wire_failed: asyncio.Future[None] | None = None) -> tuple[Ticks, RaftDriver]:
+    ticks = Ticks()
+    return ticks, RaftDriver(cast(Raft, ticks), interval=interval, wire_failed=wire_failed)
+
+
+async def test_it_ticks_by_the_clock_until_stopped() -> None:
+    ticks, driver = driven()
+    running = asyncio.create_task(driver.run())
+    for _ in range(5):
+        await ticks.next()
+    driver.stop()
+    await asyncio.wait_for(running, 10)
+    count = ticks.count
+    ticks.wake()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert ticks.count == count >= 5
+
+
+async def test_many_wakes_are_one_tick_at_once() -> None:
+    ticks, driver = driven(interval=1000)
+    running = asyncio.create_task(driver.run())
+    await ticks.next()
+    for _ in range(10):
+        ticks.wake()
+    await ticks.next()
+    assert ticks.count == 2
+    ticks.wake()
+    await ticks.next()
+    assert ticks.count == 3
+    driver.stop()
+    await asyncio.wait_for(running, 10)
+
+
+@pytest.mark.parametrize("woken", [False, True])
+async def test_what_a_tick_raises_ends_the_run(woken: bool) -> None:
+    ticks, driver = driven(interval=1000 if woken else 0.001)
+    running = asyncio.create_task(driver.run())
+    await ticks.next()
+    ticks.error = RaftFatalError("stop")
+    if woken:
+        ticks.wake()
+    with pytest.raises(RaftFatalError, match="stop"):
+        await asyncio.wait_for(running, 10)
+    count = ticks.count
+    ticks.wake()
+    await asyncio.sleep(0)
+    assert ticks.count == count, "a node that failed does nothing more"
+
+
+async def test_what_stops_the_wire_ends_the_run() -> None:
+    failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    ticks, driver = driven(wire_failed=failed)
+    running = asyncio.create_task(driver.run())
+    await ticks.next()
+    failed.set_exception(OSError("address in use"))
+    with pytest.raises(OSError, match="address in use"):
+        await asyncio.wait_for(running, 10)
+
+
+async def test_a_wire_that_failed_before_ends_the_run() -> None:
+    failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    failed.set_exception(OSError("address in use"))
+    _, driver = driven(wire_failed=failed)
+    with pytest.raises(OSError, match="address in use"):
+        await asyncio.wait_for(driver.run(), 10)
+
+
+async def test_a_cancelled_run_ticks_no_more() -> None:
+    ticks, driver = driven(interval=1000)
+    running = asyncio.create_task(driver.run())
+    await ticks.next()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    ticks.wake()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert ticks.count == 1
+
+
+async def test_stopped_before_it_began() -> None:
+    ticks, driver = driven()
+    ticks.wake()
+    driver.stop()
+    await asyncio.wait_for(driver.run(), 10)
+    assert ticks.count == 0

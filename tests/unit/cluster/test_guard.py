@@ -1,0 +1,435 @@
+"""Each protection of the guard against a sequence of messages made by hand. `docs/raft.md` says what each stands in front of."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from cluster import hardstate
+from cluster import messages as m
+from cluster.errors import RaftFatalError, WireRefusedError
+from cluster.hardstate import HardState
+from cluster.ports import LogEntry
+from tests.simulation.disk import PowerLossError, SimDisk
+from tests.unit.cluster.fakes import FIRST, Node, chunk_of, command, no_op, stored
+
+
+def follower(*entries: LogEntry, commit: int = 1, nodes: int = 3) -> Node:
+    """A follower of n2 in term 1 with these entries behind the first."""
+    node = Node(nodes=nodes)
+    node.connect()
+    node.raft.tick()
+    assert node.append("n2", 1, *entries, commit=commit) == [m.AppendReply(1, len(entries) + 2, False, True, True)]
+    node.forget_said()
+    return node
+
+
+def log_of(node: Node) -> list[tuple[int, int]]:
+    return [(index, term) for _, index, term in node.journal[:]]
+
+
+TWO_TO_FIVE = [command(index, 1) for index in range(2, 6)]
+
+
+class TestOverlappingEntries:
+    """Section 5.3: entries are removed only from the first one that conflicts."""
+
+    def test_entries_that_are_here_are_skipped_and_what_follows_them_stays(self) -> None:
+        node = follower(*TWO_TO_FIVE)
+        assert node.append("n2", 1, *TWO_TO_FIVE[:2]) == [m.AppendReply(1, 4, False, True, True)]
+        assert log_of(node)[-1] == (5, 1)
+        assert node.guard.skipped == 2
+
+    def test_an_old_heartbeat_removes_nothing(self) -> None:
+        node = follower(*TWO_TO_FIVE)
+        assert node.append("n2", 1) == [m.AppendReply(1, 2, False, True, True)]
+        assert log_of(node)[-1] == (5, 1)
+
+    def test_only_the_rest_is_appended(self) -> None:
+        node = follower(*TWO_TO_FIVE)
+        more = [command(6, 1), command(7, 1)]
+        assert node.append("n2", 1, *TWO_TO_FIVE[2:], *more, after=TWO_TO_FIVE[1]) == [m.AppendReply(1, 8, False, True, True)]
+        assert [index for index, _ in log_of(node)] == list(range(1, 8))
+
+    def test_what_conflicts_goes_from_there_on(self) -> None:
+        node = follower(*TWO_TO_FIVE)
+        replies = node.append("n3", 2, command(3, 1), command(4, 2), after=TWO_TO_FIVE[0])
+        assert replies == [m.AppendReply(2, 5, False, True, True)]
+        assert log_of(node) == [(1, 0), (2, 1), (3, 1), (4, 2)]
+
+    def test_another_entry_than_a_committed_one_stops_the_node(self) -> None:
+        node = follower(*TWO_TO_FIVE, commit=4)
+        with pytest.raises(RaftFatalError, match="another entry 3 than the one committed here"):
+            node.append("n3", 2, command(3, 2), after=TWO_TO_FIVE[0])
+
+
+class TestCommitIndex:
+    """A follower commits only what this message verified."""
+
+    def test_a_message_that_verifies_less_commits_less(self) -> None:
+        node = follower(*TWO_TO_FIVE)
+        node.append("n2", 1, TWO_TO_FIVE[0], commit=5)
+        assert node.journal.commit_index == 2
+        assert node.guard.told_commit == 5
+
+    def test_a_mismatch_commits_nothing(self) -> None:
+        node = follower(*TWO_TO_FIVE, commit=3)
+        node.append("n3", 2, after=command(5, 2), commit=5)
+        assert node.journal.commit_index == 3
+
+    def test_a_full_match_commits_what_the_leader_says(self) -> None:
+        node = follower(*TWO_TO_FIVE)
+        node.append("n2", 1, after=TWO_TO_FIVE[-1], commit=4)
+        node.raft.tick()
+        assert node.raft.status().applied_index == 4
+
+
+class TestMismatch:
+    """Whatever does not fit is answered with the commit index, which always fits: one step back, not one an answer."""
+
+    @pytest.mark.parametrize(
+        "after", [command(9, 1), command(4, 2), LogEntry(b"", 0, 0)], ids=["gap", "conflict", "nothing before"]
+    )
+    def test_the_follower_asks_for_what_follows_its_commit_index(self, after: LogEntry) -> None:
+        node = follower(*TWO_TO_FIVE, commit=3)
+        assert node.append("n3", 2, after=after, commit=9) == [m.AppendReply(2, 4, True, False, True)]
+
+    def test_the_leader_goes_back_at_once_but_never_behind_what_was_acknowledged(self) -> None:
+        node = Node()
+        term = node.elect()
+        for _ in range(5):
+            node.propose()
+        node.hear("n2", m.AppendReply(term, 5, False, True, True))
+        node.forget_said()
+        node.hear("n2", m.AppendReply(term, 2, True, False, True))
+        node.pass_time(0.06)
+        assert node.said(m.AppendEntries, "n2")[0].prev_index == 4
+
+    @pytest.mark.parametrize("asked", [0, 2**62])
+    def test_a_reset_beyond_the_log_is_clamped(self, asked: int) -> None:
+        node = Node()
+        term = node.elect()
+        node.hear("n2", m.AppendReply(term, asked, True, False, True))
+        node.pass_time(0.06)
+        assert 1 <= node.said(m.AppendEntries, "n2")[-1].prev_index <= node.journal.last_index
+
+
+class TestTerms:
+    """Section 5.1, and answers of another time."""
+
+    def test_an_old_leader_is_told_and_not_obeyed(self) -> None:
+        node = follower(*TWO_TO_FIVE)
+        node.append("n3", 4, after=TWO_TO_FIVE[-1])
+        for message in (
+            m.AppendEntries(1, 5, 5, 1, [command(6, 1)]),
+            m.Heartbeat(1),
+            m.SnapshotChunk(1, 50, 1, 1, 0, b"x"),
+        ):
+            assert node.hear("n2", message) == [m.StaleTerm(4)]
+        assert node.journal.last_index == 5
+
+    @pytest.mark.parametrize("message", [m.StaleTerm(9), m.AppendReply(9, 2, True, False, True), m.PreVoteReply(2, False, 9)])
+    def test_a_leader_that_meets_a_newer_term_follows(self, message: m.AnyMessage) -> None:
+        node = Node()
+        node.elect()
+        node.hear("n2", message)
+        assert node.raft.status().role == "follower"
+        assert node.journal.term == 9
+
+    def test_a_newer_term_alone_gets_no_vote(self) -> None:
+        node = Node()
+        node.connect()
+        node.hear("n2", m.StaleTerm(9))
+        assert node.journal.getVotedForNodeId() is None
+        assert node.said(m.Vote) == []
+
+    def test_an_acknowledgement_of_an_older_term_counts_for_nothing(self) -> None:
+        node = Node()
+        term = node.elect()
+        node.propose()
+        node.hear("n2", m.AppendReply(term - 1, node.journal.last_index + 1, False, True, True))
+        node.pass_time(0.1)
+        assert node.results == []
+        assert all(peer.match_index == 0 for peer in node.raft.status().peers)
+
+
+class TestVotes:
+    """Section 5.2."""
+
+    def _candidate(self, nodes: int) -> tuple[Node, int]:
+        node = Node(nodes=nodes)
+        node.connect()
+        node.pass_time(0.7)
+        asked = node.said(m.PreVote)[-1]
+        for peer in node.peers:
+            node.hear(peer, m.PreVoteReply(asked.term, True, 0))
+        node.pass_time(0.02)
+        assert node.raft.status().role == "candidate"
+        return node, node.journal.term
+
+    def test_a_vote_that_comes_twice_counts_once(self) -> None:
+        node, term = self._candidate(5)
+        for _ in range(3):
+            node.hear("n2", m.Vote(term))
+        assert not node.raft.is_leader
+        node.hear("n3", m.Vote(term))
+        assert node.raft.is_leader
+
+    def test_an_old_vote_in_between_makes_no_difference(self) -> None:
+        node, term = self._candidate(5)
+        node.hear("n2", m.Vote(term))
+        node.hear("n3", m.Vote(term - 1))
+        node.hear("n2", m.Vote(term))
+        assert not node.raft.is_leader
+
+    def test_one_vote_a_term_also_after_a_power_loss(self) -> None:
+        node = Node()
+        node.connect()
+        assert node.hear("n2", m.RequestVote(5, 1, 0)) == [m.Vote(5)]
+        assert node.hear("n3", m.RequestVote(5, 1, 0)) == []
+        again = node.restart()
+        again.connect()
+        assert again.hear("n3", m.RequestVote(5, 1, 0)) == []
+        assert again.hear("n3", m.RequestVote(6, 1, 0)) == [m.Vote(6)]
+
+    @pytest.mark.parametrize(("last_index", "last_term", "votes"), [(4, 1, 0), (9, 0, 0), (5, 1, 1), (2, 2, 1)])
+    def test_only_for_a_log_that_is_up_to_date(self, last_index: int, last_term: int, votes: int) -> None:
+        node = follower(*TWO_TO_FIVE)
+        assert len(node.hear("n3", m.RequestVote(5, last_index, last_term))) == votes
+
+
+class TestDurability:
+    """No message speaks of what a power loss could take back."""
+
+    def _dies_before_it_speaks(self, node: Node, act: Callable[[], object]) -> None:
+        node.forget_said()
+        node.disk.death_chance = 1.0
+        with pytest.raises(PowerLossError):
+            act()
+        node.disk.death_chance = 0.0
+        assert node.wire.sent == []
+
+    def test_entries_are_synced_before_they_are_acknowledged(self) -> None:
+        node = follower(*TWO_TO_FIVE)
+        node.append("n2", 1, command(6, 1), after=TWO_TO_FIVE[-1])
+        assert node.restart().journal.last_index == 6
+        self._dies_before_it_speaks(node, lambda: node.append("n2", 1, command(7, 1), after=command(6, 1)))
+
+    def test_entries_are_synced_before_they_are_sent(self) -> None:
+        node = Node()
+        node.elect()
+        self._dies_before_it_speaks(node, node.propose)
+
+    def test_a_vote_is_synced_before_it_is_given(self) -> None:
+        node = follower(*TWO_TO_FIVE)
+        self._dies_before_it_speaks(node, lambda: node.hear("n3", m.RequestVote(5, 9, 4)))
+
+    def test_a_node_whose_disk_failed_says_nothing_more(self) -> None:
+        """A second sync after a failed one may succeed though what was to be written is gone."""
+        node = follower(*TWO_TO_FIVE)
+        self._dies_before_it_speaks(node, lambda: node.append("n2", 1, command(6, 1), after=TWO_TO_FIVE[-1]))
+        with pytest.raises(RaftFatalError, match="must stop"):
+            node.append("n2", 1, command(6, 1), after=TWO_TO_FIVE[-1])
+        with pytest.raises(RaftFatalError, match="must stop"):
+            node.raft.tick()
+        assert node.wire.sent == []
+
+
+class TestSnapshots:
+    """Section 7."""
+
+    def test_a_whole_snapshot_is_taken_over(self) -> None:
+        node = follower(*TWO_TO_FIVE)
+        replies = node.hear("n2", chunk_of(stored(40, 1), 1))
+        assert m.SnapshotAck(1, 40, len(chunk_of(stored(40, 1), 1).data)) in replies
+        assert m.AppendReply(1, 41, False, True, True) in replies
+        assert log_of(node) == [(39, 1), (40, 1)]
+        assert node.raft.status().applied_index == 40
+        assert node.restart().raft.status().applied_index == 40
+
+    def test_one_that_is_older_than_the_commit_index_is_refused(self) -> None:
+        node = follower(*TWO_TO_FIVE, commit=4)
+        snapshot = chunk_of(stored(3, 1), 1)
+        assert node.hear("n2", snapshot) == [m.SnapshotAck(1, 3, snapshot.size), m.AppendReply(1, 5, True, False, True)]
+        assert node.journal.last_index == 5
+        assert node.store == []
+
+    def test_what_the_log_holds_behind_it_is_kept(self) -> None:
+        """The follower acknowledged entries up to 5 and restarted with an old commit index; they must not go."""
+        node = follower(*TWO_TO_FIVE)
+        snapshot = chunk_of(stored(4, 1), 1)
+        replies = node.hear("n2", snapshot)
+        assert replies == [m.SnapshotAck(1, 4, snapshot.size), m.AppendReply(1, 5, True, False, True)]
+        assert node.journal.last_index == 5
+        assert node.journal.commit_index == 4
+
+    def test_over_a_log_that_conflicts_it_is_taken(self) -> None:
+        node = follower(*TWO_TO_FIVE)
+        node.hear("n3", chunk_of(stored(4, 2), 2))
+        assert log_of(node) == [(3, 2), (4, 2)]
+
+    def test_one_that_does_not_check_changes_nothing(self) -> None:
+        node = follower(*TWO_TO_FIVE)
+        node.snapshots.refuse = True
+        node.hear("n2", chunk_of(stored(40, 1), 1))
+        assert node.journal.last_index == 5
+        assert node.raft.status().refused["snapshot"] == 1
+
+    def test_one_that_cannot_be_loaded_is_not_acknowledged(self) -> None:
+        """PySyncObj only logs that, and says yes up to the end of its own log, which nobody has compared."""
+        node = follower(*TWO_TO_FIVE)
+        node.snapshots.broken = True
+        with pytest.raises(RaftFatalError, match="the snapshot could not be loaded: a row is missing"):
+            node.hear("n2", chunk_of(stored(40, 1), 1))
+        assert [reply for reply in node.said(m.AppendReply) if reply.success] == []
+
+    def test_a_leader_without_the_entries_sends_its_snapshot_and_meanwhile_heartbeats(self) -> None:
+        disk = SimDisk(random.Random(3))
+        hardstate.store(disk, HardState(term=1))
+        node = Node(disk=disk, store=[stored(40, 1)])
+        node.elect()
+        node.journal.deleteEntriesTo(1)
+        node.forget_said()
+        node.hear("n2", m.AppendReply(node.journal.term, 2, True, False, True))
+        node.pass_time(0.1)
+        assert {chunk.index for chunk in node.said(m.SnapshotChunk, "n2")} == {40}
+        assert node.said(m.Heartbeat, "n2")
+        assert node.said(m.SnapshotChunk, "n3") == []
+
+
+class TestWithoutAVote:
+    """A node that lost its disk neither votes nor is counted until it is readmitted. `docs/raft.md` has the argument."""
+
+    def _recovering(self) -> Node:
+        node = Node(disk=SimDisk(random.Random(3)), rejoin=True)
+        node.connect()
+        return node
+
+    def test_it_gives_no_vote_stands_for_nothing_and_says_so(self) -> None:
+        node = self._recovering()
+        assert node.hear("n2", m.RequestVote(5, 99, 4)) == []
+        assert node.hear("n2", m.PreVote(5, 99, 4)) == [m.PreVoteReply(5, False, 0)]
+        node.pass_time(2.0)
+        assert node.raft.status().role == "follower"
+        assert node.append("n2", 5, command(2, 5)) == [m.AppendReply(5, 3, False, True, False)]
+        node.hear("n2", m.TimeoutNow(5))
+        node.pass_time(0.1)
+        assert node.said(m.RequestVote) == []
+
+    def test_it_is_readmitted_by_its_leader_for_what_it_holds_and_durably(self) -> None:
+        node = self._recovering()
+        node.append("n2", 5, command(2, 5))
+        for peer, message in (("n3", m.Readmit(5, 2)), ("n2", m.Readmit(4, 2)), ("n2", m.Readmit(5, 3))):
+            node.hear(peer, message)
+            assert not node.raft.status().voter
+        node.hear("n2", m.Readmit(5, 2))
+        assert node.raft.status().voter
+        assert node.restart().raft.status().voter
+
+    def test_its_state_survives_restarts_without_the_flag(self) -> None:
+        assert not self._recovering().restart().raft.status().voter
+
+    def test_the_leader_counts_nothing_of_it(self) -> None:
+        node = Node()
+        term = node.elect()
+        node.propose()
+        node.hear("n2", m.AppendReply(term, node.journal.last_index + 1, False, True, False))
+        node.pass_time(0.1)
+        assert node.results == []
+        assert node.journal.commit_index == 1
+
+    def test_the_leader_forgets_what_it_acknowledged_before(self) -> None:
+        node = Node(nodes=5)
+        term = node.elect()
+        node.propose()
+        end = node.journal.last_index + 1
+        node.hear("n2", m.AppendReply(term, end, False, True, True))
+        node.hear("n2", m.AppendReply(term, 2, True, False, False))
+        node.hear("n3", m.AppendReply(term, end, False, True, True))
+        node.pass_time(0.1)
+        assert node.results == []
+        node.hear("n4", m.AppendReply(term, end, False, True, True))
+        node.pass_time(0.1)
+        assert len(node.results) == 1
+
+    def _threshold(self, node: Node, term: int) -> int:
+        """n2 says that it lost its disk; the index behind which it may be readmitted."""
+        threshold = node.journal.last_index + 1
+        node.hear("n2", m.AppendReply(term, 2, True, False, False))
+        node.pass_time(0.06)
+        assert node.journal.last_index >= threshold, "a barrier makes sure that there is such an entry"
+        return threshold
+
+    def test_it_is_readmitted_behind_an_entry_that_a_majority_of_others_committed_meanwhile(self) -> None:
+        node = Node()
+        term = node.elect()
+        node.acknowledge("n2", "n3")
+        threshold = self._threshold(node, term)
+        caught_up = m.AppendReply(term, threshold + 1, False, True, False)
+        assert node.hear("n2", caught_up) == [], "the entry is not committed yet"
+        node.acknowledge("n3")
+        assert node.hear("n2", m.AppendReply(term, threshold, False, True, False)) == [], "it does not hold the entry"
+        assert node.hear("n2", caught_up) == [m.Readmit(term, threshold)]
+
+    def test_a_disk_lost_twice_needs_a_new_entry(self) -> None:
+        """Readmitted, it may have voted elsewhere before it lost its disk again: the old entry proves nothing any more."""
+        node = Node()
+        term = node.elect()
+        node.acknowledge("n2", "n3")
+        threshold = self._threshold(node, term)
+        node.acknowledge("n3")
+        assert node.hear("n2", m.AppendReply(term, threshold + 1, False, True, False)) == [m.Readmit(term, threshold)]
+        node.guard.on_disconnected("n2")
+        node.guard.on_connected("n2")
+        end = node.journal.last_index + 1
+        assert not any(isinstance(said, m.Readmit) for said in node.hear("n2", m.AppendReply(term, end, False, True, False)))
+
+
+class TestConnections:
+    def test_what_was_under_way_is_sent_again_from_what_was_acknowledged(self) -> None:
+        node = Node()
+        node.elect()
+        node.acknowledge("n2")
+        acknowledged = node.journal.last_index
+        node.propose()
+        node.propose()
+        node.guard.on_disconnected("n2")
+        node.guard.on_connected("n2")
+        node.forget_said()
+        node.pass_time(0.06)
+        assert node.said(m.AppendEntries, "n2")[0].prev_index == acknowledged
+
+    def test_who_acknowledged_nothing_yet_is_asked_where_it_is(self) -> None:
+        node = Node()
+        node.elect()
+        node.guard.on_disconnected("n2")
+        node.guard.on_connected("n2")
+        node.forget_said()
+        node.pass_time(0.06)
+        assert node.said(m.AppendEntries, "n2")[0].prev_index == node.journal.last_index
+
+    def test_a_malformed_message_is_refused_counted_and_does_no_harm(self) -> None:
+        node = follower(*TWO_TO_FIVE)
+        with pytest.raises(WireRefusedError):
+            node.raft.receive("n2", b"\x80\x04garbage")
+        assert node.raft.status().refused["malformed"] == 1
+        assert node.append("n2", 1, command(6, 1), after=TWO_TO_FIVE[-1]) == [m.AppendReply(1, 7, False, True, True)]
+
+    def test_commands_are_not_passed_on_to_the_leader(self) -> None:
+        node = follower(*TWO_TO_FIVE)
+        assert not node.guard.outgoing("n2", {"type": "apply_command", "command": b"\0x"})
+
+    @pytest.mark.parametrize("message", [{"type": "utility"}, {"type": "append_entries", "transmission": "start"}])
+    def test_what_the_guard_does_not_know_stops_the_node(self, message: dict[str, object]) -> None:
+        node = follower(*TWO_TO_FIVE)
+        with pytest.raises(RaftFatalError):
+            node.guard.outgoing("n2", message)
+
+
+def test_the_first_entry_is_the_same_on_every_node() -> None:
+    assert log_of(Node()) == [(FIRST.index, FIRST.term)]
+    node = Node()
+    node.connect()
+    assert node.append("n2", 1, no_op(2, 1)) == [m.AppendReply(1, 3, False, True, True)]

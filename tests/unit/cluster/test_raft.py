@@ -1,0 +1,260 @@
+"""The contract of `propose` and `barrier`, and what stops a node."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster import messages as m
+from cluster.errors import RaftFatalError
+from cluster.ports import CaptureState, LogEntry
+from cluster.raft import ProposeError, ProposeResult
+from cluster.settings import ENTRY_BYTES_MAX
+from tests.unit.cluster.fakes import Node, command
+
+
+def errors(node: Node) -> list[ProposeError | None]:
+    return [result.error for result in node.results]
+
+
+class TestPropose:
+    def test_a_committed_command_is_answered_once_with_its_index_and_value(self) -> None:
+        node = Node()
+        node.elect()
+        node.propose(b"first")
+        node.propose(b"second")
+        assert node.results == []
+        node.acknowledge("n2")
+        node.acknowledge("n3")
+        node.pass_time(1.0)
+        assert node.results == [ProposeResult(None, 3, 1), ProposeResult(None, 4, 2)]
+        assert node.machine.commands == [(3, b"first"), (4, b"second")]
+
+    def test_it_is_not_answered_before_a_majority_has_it(self) -> None:
+        node = Node(nodes=5)
+        node.elect()
+        node.propose()
+        node.acknowledge("n2")
+        assert node.results == []
+        node.acknowledge("n3")
+        assert errors(node) == [None]
+
+    def test_a_follower_proposes_nothing(self) -> None:
+        node = Node()
+        node.connect()
+        node.raft.propose(b"x", node.results.append)
+        assert node.results == [], "never from within propose"
+        node.raft.tick()
+        node.pass_time(1.0)
+        assert errors(node) == [ProposeError.NOT_LEADER]
+
+    def test_who_loses_leadership_does_not_know(self) -> None:
+        node = Node()
+        term = node.elect()
+        node.propose()
+        node.hear("n2", m.StaleTerm(term + 1))
+        assert errors(node) == [ProposeError.OUTCOME_UNKNOWN]
+        node.append("n3", term + 1, command(node.journal.last_index + 1, term + 1), after=last_of(node), commit=99)
+        node.pass_time(0.5)
+        assert node.machine.commands == [(3, b"order"), (4, b"x")], "it was committed after all"
+        assert errors(node) == [ProposeError.OUTCOME_UNKNOWN], "and is answered once"
+
+    def test_a_leader_without_a_majority_gives_up_soon(self) -> None:
+        node = Node()
+        node.elect()
+        node.propose()
+        node.pass_time(0.9)
+        assert not node.raft.is_leader
+        assert errors(node) == [ProposeError.OUTCOME_UNKNOWN]
+
+    def test_what_waits_is_answered_when_the_node_stops(self) -> None:
+        node = Node()
+        node.raft.propose(b"no", node.results.append)
+        node.elect()
+        node.propose(b"perhaps")
+        node.raft.propose(b"perhaps too", node.results.append)
+        node.raft.stop()
+        assert errors(node) == [ProposeError.NOT_LEADER, ProposeError.OUTCOME_UNKNOWN, ProposeError.OUTCOME_UNKNOWN]
+
+    def test_after_stop_nothing_is_done_any_more(self) -> None:
+        node = Node()
+        node.connect()
+        node.raft.propose(b"x", node.results.append)
+        node.raft.stop()
+        node.raft.stop()
+        node.raft.propose(b"y", node.results.append)
+        assert errors(node) == [ProposeError.NOT_LEADER] * 2
+        node.raft.tick()
+        assert node.append("n2", 3, command(2, 3)) == []
+        assert node.restart().journal.last_index == 1
+        assert node.wire.stopped
+
+    @pytest.mark.parametrize("payload", [b"", b"x" * (ENTRY_BYTES_MAX + 1)], ids=["empty", "too long"])
+    def test_a_payload_that_cannot_be_an_entry_is_refused_at_once(self, payload: bytes) -> None:
+        node = Node()
+        node.elect()
+        with pytest.raises(ValueError, match="a proposal has 1 to"):
+            node.raft.propose(payload, node.results.append)
+        node.pass_time(0.1)
+        assert node.results == []
+
+    def test_the_longest_payload_passes(self) -> None:
+        node = Node()
+        node.elect()
+        node.propose(b"x" * ENTRY_BYTES_MAX)
+        node.acknowledge("n2")
+        assert errors(node) == [None]
+
+
+def last_of(node: Node) -> LogEntry:
+    return LogEntry(*node.journal[-1])
+
+
+class TestBarrier:
+    def test_it_passes_behind_everything_before_it_and_changes_nothing(self) -> None:
+        node = Node()
+        node.elect()
+        node.propose(b"first")
+        applied: list[int] = []
+        node.raft.barrier(lambda result: applied.append(len(node.machine.commands)))
+        node.raft.tick()
+        assert applied == []
+        node.acknowledge("n2")
+        assert applied == [1]
+        assert len(node.machine.commands) == 1
+
+    def test_a_follower_says_so(self) -> None:
+        node = Node()
+        node.raft.barrier(node.results.append)
+        node.raft.tick()
+        assert errors(node) == [ProposeError.NOT_LEADER]
+
+
+class TestStopping:
+    def test_an_exception_in_apply_stops_the_node_with_the_index(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        calls: list[int] = []
+
+        def apply(index: int, payload: bytes) -> object:
+            calls.append(index)
+            raise KeyError("defect")
+
+        node = Node()
+        monkeypatch.setattr(node.machine, "apply", apply)
+        node.elect()
+        node.propose()
+        with pytest.raises(RaftFatalError, match=r"apply failed at index 3: KeyError\('defect'\)"):
+            node.acknowledge("n2")
+        for _ in range(3):
+            with pytest.raises(RaftFatalError, match="must stop"):
+                node.raft.tick()
+        assert calls == [3], "the command is not tried again on a state that is half changed"
+        node.raft.stop()
+        assert errors(node) == [ProposeError.OUTCOME_UNKNOWN]
+
+    def test_an_exception_in_an_answer_stops_the_node(self) -> None:
+        node = Node()
+        node.elect()
+
+        def done(_result: ProposeResult) -> None:
+            raise KeyError("defect")
+
+        node.raft.propose(b"x", done)
+        node.raft.tick()
+        with pytest.raises(KeyError):
+            node.acknowledge("n2")
+        with pytest.raises(RaftFatalError, match="must stop"):
+            node.raft.tick()
+        assert len(node.machine.commands) == 1
+
+
+class TestLeadership:
+    def test_it_is_handed_to_a_follower_that_has_everything(self) -> None:
+        node = Node()
+        term = node.elect()
+        assert not node.raft.transfer_leadership(), "nobody is up to date yet"
+        node.acknowledge("n3")
+        assert node.raft.transfer_leadership()
+        assert node.said(m.TimeoutNow, "n3") == [m.TimeoutNow(term)]
+        assert node.said(m.TimeoutNow, "n2") == []
+
+    def test_a_follower_has_nothing_to_hand_over(self) -> None:
+        assert not Node().raft.transfer_leadership()
+
+    def test_changes_are_told_once_with_the_leader(self) -> None:
+        node = Node()
+        told: list[tuple[str, str]] = []
+        node.raft.on_role_change.append(lambda role, leader: told.append((role, leader)))
+        node.elect()
+        node.raft.tick()
+        node.append("n2", 9, after=last_of(node))
+        node.raft.tick()
+        node.raft.tick()
+        assert told == [("candidate", ""), ("leader", "n1"), ("follower", "n2")]
+
+
+class TestReady:
+    def test_a_leader_is_ready_when_its_first_entry_is_applied(self) -> None:
+        node = Node()
+        node.elect()
+        assert not node.raft.status().ready
+        node.acknowledge("n2")
+        assert node.raft.status().ready
+
+    def test_a_follower_is_ready_when_it_has_applied_what_the_leader_committed(self) -> None:
+        node = Node()
+        node.connect()
+        assert not node.raft.status().ready
+        node.append("n2", 1, after=command(90, 1), commit=90)
+        node.raft.tick()
+        assert not node.raft.status().ready, "it lacks everything"
+        node.append("n2", 1, command(2, 1), commit=2)
+        node.raft.tick()
+        assert node.raft.status().ready
+
+    def test_a_follower_that_is_sent_a_snapshot_is_not_ready(self) -> None:
+        node = Node()
+        node.connect()
+        node.hear("n2", m.SnapshotChunk(1, 500, 1, 100, 0, b"x"))
+        node.hear("n2", m.Heartbeat(1))
+        node.raft.tick()
+        assert not node.raft.status().ready
+
+
+class TestSnapshots:
+    def _leader_with(self, entries: int, node: Node) -> None:
+        node.elect()
+        for _ in range(entries):
+            node.propose()
+        node.acknowledge("n2")
+
+    def test_one_is_taken_after_so_many_entries_and_the_log_is_compacted_behind_it(self) -> None:
+        node = Node(snapshot_entries=20, trailing_entries=5)
+        self._leader_with(30, node)
+        node.pass_time(0.1)
+        mark = node.snapshots.newest()
+        assert mark is not None
+        assert node.raft.status().snapshot_index == mark.index >= 20
+        assert node.raft.status().first_log_index == mark.previous.index - 5
+        again = node.restart()
+        assert again.raft.status().applied_index == mark.index
+        again.pass_time(0.02)
+        assert again.machine.commands == node.machine.commands
+
+    def test_the_log_stays_while_it_is_not_durable_or_failed(self) -> None:
+        node = Node(trailing_entries=0)
+        node.snapshots.state = CaptureState.RUNNING
+        self._leader_with(10, node)
+        node.raft.request_snapshot()
+        node.pass_time(0.1)
+        assert node.raft.status().first_log_index == 1
+        node.snapshots.state = CaptureState.FAILED
+        node.pass_time(0.1)
+        assert (node.raft.status().first_log_index, node.raft.status().snapshot_index) == (1, 0)
+
+    def test_a_snapshot_that_cannot_be_loaded_stops_the_start(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        node = Node(snapshot_entries=5)
+        self._leader_with(10, node)
+        node.pass_time(0.1)
+        assert node.store
+        monkeypatch.setattr(type(node.machine), "load", lambda *_: 1 / 0)
+        with pytest.raises(RaftFatalError, match="the snapshot could not be loaded: division by zero"):
+            node.restart()
