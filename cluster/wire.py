@@ -143,11 +143,18 @@ class TlsWire:
         loop = asyncio.get_running_loop()
         host, port = split_address(self._settings.listen)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._listener = socket.create_server((host, port), family=family, backlog=100)
-        self._listener.setblocking(False)
-        while True:
-            caller, name = await loop.sock_accept(self._listener)
-            self._spawn(self._accepted(caller, name))
+        with socket.create_server((host, port), family=family, backlog=100) as listener:
+            listener.setblocking(False)
+            self._listener = listener
+            while True:
+                try:
+                    caller, name = await loop.sock_accept(listener)
+                except OSError as error:
+                    # Out of descriptors, or the caller is gone already: no reason to stop, and none to spin.
+                    log.warning("raft port: no caller could be accepted: %s", error)
+                    await asyncio.sleep(RETRY_MIN)
+                else:
+                    self._spawn(self._accepted(caller, name))
 
     def send(self, peer: str, message: bytes) -> bool:
         """Queue a message."""
@@ -158,8 +165,6 @@ class TlsWire:
         """Close everything."""
         for task in self._tasks:
             task.cancel()
-        if self._listener is not None:
-            self._listener.close()
         for connection in list(self._connections.values()):
             connection.writer.close()
 
@@ -180,7 +185,7 @@ class TlsWire:
         except WireRefusedError as error:
             self._refuse(error.kind, str(error), name, writer)
             return
-        except (OSError, EOFError, TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001  # whatever a stranger provokes in the TLS layer, it is no reason for the node to stop
             self._refuse("handshake", f"no TLS handshake with a certificate of this cluster: {error!r}", name, writer)
             return
         finally:
