@@ -15,7 +15,6 @@ only then become dictionaries. What is kept here, by section of the Raft paper (
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,7 +23,7 @@ from pysyncobj.transport import Transport
 
 from cluster import messages as m
 from cluster.elections import PreVoting
-from cluster.errors import RaftFatalError, WireRefusedError
+from cluster.errors import RaftFatalError
 from cluster.journal import DurableJournal, as_tuple
 from cluster.ports import Clock, LogEntry, SnapshotMark, Wire
 from cluster.seams import Core, PeerNode
@@ -62,7 +61,6 @@ class Guard:
     """One node's guard. `core` is set once PySyncObj exists (each needs the other).
 
     Attributes:
-        refused: how many messages were refused, by kind.
         skipped: entries that arrived though they were here already.
         told_commit: the commit index that a leader last told; None before any did. PySyncObj is told less: what this node verified.
         barrier: called to put an empty entry into the log (set by the owner).
@@ -91,7 +89,6 @@ class Guard:
         self.voting = voting
         self.transport = CoreTransport(self)
         self.connected: set[str] = set()
-        self.refused: Counter[str] = Counter()
         self.skipped = 0
         self.barrier: Callable[[], None] = lambda: None
         self.install: Callable[[str, int, SnapshotMark], None] = lambda _peer, _term, _mark: None
@@ -143,11 +140,7 @@ class Guard:
             WireRefusedError: no honest node says that; the wire closes the connection.
             RaftFatalError: this node must stop.
         """
-        try:
-            message = m.decode(data)
-        except WireRefusedError as error:
-            self.refused[error.kind] += 1
-            raise
+        message = m.decode(data)
         self._incoming[type(message)](peer, message)
 
     def _send(self, peer: str, message: m.AnyMessage) -> bool:

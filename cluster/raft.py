@@ -65,7 +65,7 @@ class PeerState(msgspec.Struct, frozen=True):
 
 
 class RaftStatus(msgspec.Struct, frozen=True):
-    """Where this node is, at one moment. `refused` counts what was refused on the Raft port, by kind."""
+    """Where this node is, at one moment. `snapshots_refused`: that came from a leader; what the wire refuses it counts itself."""
 
     role: str
     leader_id: str
@@ -80,7 +80,7 @@ class RaftStatus(msgspec.Struct, frozen=True):
     quorum: bool
     peers: list[PeerState]
     sending: dict[str, tuple[int, int]]
-    refused: dict[str, int]
+    snapshots_refused: int
 
 
 class Raft:
@@ -293,7 +293,7 @@ class Raft:
             quorum=(len(connected) + 1) * 2 > len(peers) + 1,
             peers=peers,
             sending=self._senders.progress(),
-            refused={**self._guard.refused, "snapshot": self._receiver.refused},
+            snapshots_refused=self._receiver.refused,
         )
 
     def _ready(self) -> bool:

@@ -1,6 +1,6 @@
 """Locust users that trade by HTTP against the leader.
 
-    QUORUMBOOK_CLUSTER=cluster locust -f loadtest/locustfile.py --host http://127.0.0.1:7301 [--headless -u 20 -r 10 -t 20s]
+    QUORUMBOOK_CLUSTER=cluster locust -f loadtest/locustfile.py --host http://127.0.0.1:7021 [--headless -u 20 -r 10 -t 20s]
 
 The operator's key is read from `$QUORUMBOOK_CLUSTER/admin.json` or the file `$QUORUMBOOK_ADMIN`; with it the test sets up currencies, products,
 accounts, keys and money by itself. Users follow the leader: a 307 leads them on, and while there is no leader, or their node is dead, they send

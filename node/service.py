@@ -260,7 +260,7 @@ class EngineService:
         }
         counters.update((f"native_refused_{kind}", number) for kind, number in sorted(self.refused.items()))
         counters.update(self._more_counters())
-        counters.update((f"raft_refused_{kind}", number) for kind, number in sorted(raft.refused.items()))
+        counters["raft_refused_snapshot"] = raft.snapshots_refused
         return counters
 
     # ------------------------------------------------------------------ feed and control

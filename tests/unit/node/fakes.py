@@ -116,7 +116,7 @@ class LocalRaft:
             quorum=True,
             peers=[],
             sending={},
-            refused={},
+            snapshots_refused=0,
         )
 
     def _wake(self) -> None:
