@@ -22,16 +22,14 @@ from loadtest.recorder import Recorder
 from loadtest.trading import Desk
 from loadtest.verdict import Verdict, caught_up, feed_whole, hashes_equal, money_conserved
 from loadtest.watch import Watcher, reached
-from node.audit import AuditCheck, audit_directory
+from node.audit import audit_running
 from node.client import ClusterClient
-from node.errors import AuditError
 from node.local_cluster import LocalCluster
 from node.protocol import NodeStatus, ProductsQuery
 from statemachine.commands import AnyCommand
 
 LEADER_SECONDS = 20.0
 LEVEL_SECONDS = 30.0
-AUDIT_ATTEMPTS = 4
 ACKS_FILE = "acknowledged.jsonl"
 
 
@@ -191,7 +189,8 @@ class Scenario:
         """The verdict over a settled cluster."""
         self.recorder.close()
         verdict = Verdict()
-        verdict.checks += await asyncio.to_thread(_audited, self.access.directory, self.acks_path, statuses)
+        report = await asyncio.to_thread(audit_running, self.access.directory, self.acks_path, statuses)
+        verdict.checks += report.checks
         verdict.checks.append(hashes_equal(statuses))
         verdict.checks.append(await money_conserved(self._operator, [person.account_id for person in self.people]))
         if self.readers:
@@ -202,15 +201,3 @@ class Scenario:
         detail = "; ".join(faults.texts[:3]) or f"{self.recorder.acknowledged:,} answers agree with what was asked"
         verdict.add("no answer contradicts its request", not faults.count and self.recorder.acknowledged > 0, detail)
         return verdict
-
-
-def _audited(directory: Path, acks: Path, statuses: dict[str, NodeStatus | None]) -> list[AuditCheck]:
-    """The audit of nodes that run: one that is archiving a log segment at the moment makes it unreadable for a moment."""
-    attempts = iter(range(AUDIT_ATTEMPTS - 1, -1, -1))
-    while True:
-        try:
-            return audit_directory(directory, acks, statuses).checks
-        except AuditError:
-            if not next(attempts):
-                raise
-        time.sleep(0.5)

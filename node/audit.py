@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -37,6 +38,10 @@ UNANSWERED = "unanswered"
 
 EXAMPLES = 3
 """How many differences a check names."""
+
+ATTEMPTS = 4
+ATTEMPT_PAUSE = 0.5
+"""How often the logs of running nodes are read before an error in them is believed, and the seconds between."""
 
 _NOT_REMEMBERED = frozenset({Reason.COMMAND_ID_REUSED, Reason.UNKNOWN_ACCOUNT, Reason.INVALID_COMMAND_ID, Reason.INVALID_ID})
 """Rejections that the engine keeps no memory of: the same command may be rejected like that again, under another sequence."""
@@ -160,6 +165,18 @@ def audit_directory(
         checks.append(_check_hashes(replay, statuses))
     engine = replay.engine
     return AuditReport(commit_index, engine.sequence, engine.state_hash.hex(), replay.commands, checks)
+
+
+def audit_running(
+    directory: Path, acks: Path | None = None, statuses: Mapping[str, NodeStatus | None] | None = None
+) -> AuditReport:
+    """`audit_directory` for nodes that may be running: one that is archiving a log segment makes it unreadable for a moment."""
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return audit_directory(directory, acks, statuses)
+        except AuditError:
+            time.sleep(ATTEMPT_PAUSE)
+    return audit_directory(directory, acks, statuses)
 
 
 def read_acknowledged(path: Path) -> Iterator[Acknowledged]:

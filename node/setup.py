@@ -42,6 +42,7 @@ def initialise(
     base_port: int = 7000,
     host: str = "127.0.0.1",
     cluster_id: str = "",
+    archive_log: bool = False,
 ) -> list[Path]:
     """Lay out a new cluster; returns the configuration files, in the order of the nodes.
 
@@ -49,6 +50,7 @@ def initialise(
         nodes: how many (named n1, n2, ...), or their ids. 1, 3 or 5.
         host: where all nodes listen and are reached. For several machines, edit the files afterwards.
         cluster_id: a random one when empty.
+        archive_log: keep log segments behind snapshots, so that `quorumbook audit` can replay everything from the first command.
 
     Raises:
         SetupError: the directory is not empty, an argument is not right, or a file cannot be written.
@@ -65,7 +67,10 @@ def initialise(
         files.write_new(directory / "ca.pem", authority.certificate)
         files.write_new(directory / "ca.key", authority.key, 0o600)
         files.write_new(directory / "admin.json", msgspec.json.format(msgspec.json.encode(admin)) + b"\n", 0o600)
-        written = [_make_node(directory, address, addresses, cluster, authority, admin, now) for address in addresses]
+        written = []
+        for address in addresses:
+            text = node_toml(cluster, address, addresses, admin, archive_log=archive_log)
+            written.append(_make_node(directory, address, text, authority, now))
         files.sync_directory(directory)
         files.sync_directory(directory.resolve().parent)
     except OSError as error:
@@ -118,15 +123,7 @@ def _check(directory: Path, node_ids: Sequence[str], addresses: Sequence[NodeAdd
         )
 
 
-def _make_node(
-    directory: Path,
-    address: NodeAddress,
-    addresses: Sequence[NodeAddress],
-    cluster_id: str,
-    authority: pki.KeyPair,
-    admin: AdminConfig,
-    now: datetime.datetime,
-) -> Path:
+def _make_node(directory: Path, address: NodeAddress, text: str, authority: pki.KeyPair, now: datetime.datetime) -> Path:
     home = directory / address.node_id
     home.mkdir(mode=0o700)
     hosts = [address.raft.rpartition(":")[0].strip("[]")]
@@ -135,13 +132,15 @@ def _make_node(
     files.write_new(home / "node.pem", own.certificate)
     files.write_new(home / "node.key", own.key, 0o600)
     path = home / "node.toml"
-    files.write_new(path, node_toml(cluster_id, address, addresses, admin).encode(), 0o600)
+    files.write_new(path, text.encode(), 0o600)
     identity.format_data(load(path))
     files.sync_directory(home)
     return path
 
 
-def node_toml(cluster_id: str, own: NodeAddress, addresses: Sequence[NodeAddress], admin: AdminConfig) -> str:
+def node_toml(
+    cluster_id: str, own: NodeAddress, addresses: Sequence[NodeAddress], admin: AdminConfig, *, archive_log: bool = False
+) -> str:
     """The text of a node's configuration."""
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         cluster_id=cluster_id,
@@ -150,6 +149,7 @@ def node_toml(cluster_id: str, own: NodeAddress, addresses: Sequence[NodeAddress
         native_listen=own.native,
         http_listen=own.http.removeprefix("http://"),
         public_url=own.http,
+        archive_log="archive_log = true" if archive_log else "# archive_log = false",
         key_id=admin.key_id,
         secret=admin.secret,
         passphrase=admin.passphrase,

@@ -28,9 +28,10 @@ def software_version() -> str:
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where the nodes listen.")
 @click.option("--cluster-id", default="", help="A name of its own for each cluster. Default: a random one.")
-def init(directory: Path, nodes: str, base_port: int, host: str, cluster_id: str) -> None:
+@click.option("--archive-log", is_flag=True, help="Keep old log segments: `quorumbook audit` needs the log from its first entry.")
+def init(directory: Path, nodes: str, base_port: int, host: str, cluster_id: str, archive_log: bool) -> None:
     """Make a cluster in DIRECTORY: keys, certificates, a configuration and a data directory for each node."""
-    paths = initialise(directory, int(nodes), base_port=base_port, host=host, cluster_id=cluster_id)
+    paths = initialise(directory, int(nodes), base_port=base_port, host=host, cluster_id=cluster_id, archive_log=archive_log)
     for path in paths:
         config = load(path)
         address = config.address(config.node_id)

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from cluster.errors import LogDamagedError
 from cluster.log import command_of, read_segments
-from node.audit import AuditReport, audit_directory, log_directories
+from node.audit import AuditReport, audit_directory, audit_running, log_directories
 from node.cli.output import plain, print_json, show, table
 from node.cli.session import json_option
 from node.config import load
@@ -101,7 +101,7 @@ def audit(directory: Path, acks: Path | None, offline: bool, as_json: bool) -> N
     statuses = (
         {node_id: status for node_id, status in asyncio.run(local.status()).items() if node_id in running} if running else None
     )
-    report = audit_directory(directory, acks, statuses)
+    report = (audit_running if running else audit_directory)(directory, acks, statuses)
     if as_json:
         print_json({**msgspec.structs.asdict(report), "holds": report.holds})
     else:
