@@ -51,7 +51,7 @@ def show_account(target: Target, as_json: bool, account_id: str | None) -> None:
 
     async def work(session: Session) -> tuple[list[BalanceRow], Scales]:
         try:
-            return await session.client.query(BalancesQuery(name)), await session.scales()
+            return await session.read(BalancesQuery(name)), await session.scales()
         except RequestFailed as error:
             if error.code != FailCode.NOT_FOUND:
                 raise

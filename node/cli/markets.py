@@ -45,7 +45,7 @@ def book(target: Target, as_json: bool, product_id: str, level: str) -> None:
 
     async def work(session: Session) -> tuple[BookView, Scales]:
         try:
-            return await session.client.query(BookQuery(product_id, int(level))), await session.scales()
+            return await session.read(BookQuery(product_id, int(level))), await session.scales()
         except RequestFailed as error:
             if error.code != FailCode.NOT_FOUND:
                 raise

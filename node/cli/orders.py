@@ -141,7 +141,7 @@ def list_orders(target: Target, as_json: bool, product_id: str, done: bool, limi
 
     async def work(session: Session) -> tuple[list[OrderState], Scales]:
         query = OrdersQuery(account_id, product_id, True, done, limit)
-        return await session.client.query(query), await session.scales()
+        return await session.read(query), await session.scales()
 
     orders, scales = run(target, work)
     if as_json:

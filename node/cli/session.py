@@ -16,8 +16,8 @@ from node.cli.output import Rejection
 from node.client import ClusterClient
 from node.cluster_directory import ClusterDirectory, KeyFile, read_key
 from node.decimals import to_text, to_units
-from node.errors import DirectoryError
-from node.protocol import CurrenciesQuery, ProductsQuery
+from node.errors import DirectoryError, RequestFailed
+from node.protocol import AnyQuery, CurrenciesQuery, FailCode, ProductsQuery
 from statemachine.commands import AnyCommand
 from statemachine.events import AnyOutcome, Rejected
 from statemachine.tables import ProductRow
@@ -97,11 +97,29 @@ class Session:
 
     def __init__(self, client: ClusterClient) -> None:
         self.client = client
+        self._stale = False
+
+    async def read(self, query: AnyQuery) -> Any:
+        """Read what reflects every command acknowledged before; while nobody leads, what one node has, and say so.
+
+        Raises:
+            RequestFailed: it is not there, or no node answered in time.
+        """
+        ask: Any = self.client.query
+        if not self._stale:
+            try:
+                return await ask(query, linearizable=True)
+            except RequestFailed as error:
+                if error.code not in (FailCode.NO_LEADER, FailCode.OUTCOME_UNKNOWN):
+                    raise
+            self._stale = True
+            click.echo("note: nobody leads at the moment; this is what one node has, and it may be behind", err=True)
+        return await ask(query)
 
     async def scales(self) -> Scales:
         """The cluster's currencies and products."""
-        currencies = {row.currency: row.scale for row in await self.client.query(CurrenciesQuery())}
-        return Scales(currencies, {row.product_id: row for row in await self.client.query(ProductsQuery())})
+        currencies = {row.currency: row.scale for row in await self.read(CurrenciesQuery())}
+        return Scales(currencies, {row.product_id: row for row in await self.read(ProductsQuery())})
 
     async def submit(self, command: AnyCommand) -> AnyOutcome:
         """Apply one command.

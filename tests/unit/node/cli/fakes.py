@@ -31,6 +31,8 @@ class FakeClient(ClusterClient):
         self.engine = Engine()
         self.events_made: list[AnyEvent] = []
         self.failures: list[QuorumbookError] = []
+        self.leaderless = False
+        self.linearizable: list[bool] = []
         self.controls: list[tuple[ControlAction, str]] = []
         self.submitted: list[list[AnyCommand]] = []
         self._views = Views(Feed(1000))
@@ -45,6 +47,9 @@ class FakeClient(ClusterClient):
         return applied.outcomes
 
     async def _query(self, query: AnyQuery, linearizable: bool = False) -> Any:
+        if linearizable and self.leaderless:
+            raise RequestFailed(FailCode.NO_LEADER, "no answer from a leader within 8 s; it was not applied")
+        self.linearizable.append(linearizable)
         try:
             body = self._views.answer(self.engine, query, Audience.FULL)
         except NotFoundError as error:

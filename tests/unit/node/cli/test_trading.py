@@ -191,3 +191,16 @@ def test_the_readme_s_first_steps(run: Run, run_json: RunJson) -> None:
     for step in steps:
         run(*step)
     assert run_json("product", "list")[0]["sequence"] > 0
+
+
+def test_reads_reflect_everything_acknowledged(market: Run, client: FakeClient) -> None:
+    market("book", "BTC-USD")
+    assert client.linearizable
+    assert all(client.linearizable)
+
+
+def test_without_a_leader_a_read_shows_one_nodes_view_and_says_so(market: Run, client: FakeClient) -> None:
+    client.leaderless = True
+    shown = market("account", "alice")
+    assert "nobody leads at the moment" in shown.stderr
+    assert "1000000" in shown.stdout
