@@ -1,5 +1,8 @@
 """Pre-vote: nobody raises its term before a majority says that it would vote for it.
 
+Of two nodes that ask at the same time with equal logs, the one with the greater id goes first and the other gives way, so that they
+do not both stand, each with its own vote, and wait for another timeout.
+
 A node behind a cut would else come back with a higher term and depose a leader that everybody else can reach (Ongaro's thesis, section 9.6).
 """
 
@@ -21,6 +24,7 @@ class PreVoting:
         self._round_term = 0
         self._round_ends = -1e9
         self._granted: set[str] = set()
+        self._yields_until = -1e9
 
     def heard_leader(self) -> None:
         """A message of the current leader came in."""
@@ -47,6 +51,19 @@ class PreVoting:
         self._round_ends = now + self._settings.election_timeout_min / 2
         self._granted = set()
         return True
+
+    def round_is_open(self) -> bool:
+        """Whether this node is asking at the moment."""
+        return self._round_term != 0 and self._clock() < self._round_ends
+
+    def give_way(self) -> None:
+        """Another node was told that it would get this one's vote: let it stand, and ask for nothing meanwhile."""
+        self._round_term = 0
+        self._yields_until = self._clock() + self._settings.election_timeout_min / 2
+
+    def gives_way(self) -> bool:
+        """Whether another node is being let stand."""
+        return self._clock() < self._yields_until
 
     def granted(self, peer: str, term: int) -> None:
         """A peer would vote."""

@@ -317,6 +317,8 @@ class Guard:
         if self.core.transfer_pending or not self._settings.peers:
             return True
         term = self._journal.term + 1
+        if self.voting.gives_way():
+            return False
         if self.voting.won(term, majority):
             return True
         if self.voting.round_due(term):
@@ -336,7 +338,22 @@ class Guard:
             and not self.voting.leader_is_fresh()
             and self._up_to_date(message.last_index, message.last_term)
         )
+        if granted and self._goes_first(peer, message):
+            # It may have asked when this node had not yet noticed that the leader is gone: ask again.
+            self._send(peer, m.PreVote(message.term, self._journal.last_index, self._journal.last_term))
+            granted = False
+        if granted:
+            self.voting.give_way()
         self._send(peer, m.PreVoteReply(message.term, granted, self._journal.term))
+
+    def _goes_first(self, peer: str, message: m.PreVote) -> bool:
+        """Whether this node asks as well, for the same term and with the same log, and has the greater id."""
+        return (
+            self.voting.round_is_open()
+            and message.term == self._journal.term + 1
+            and (message.last_term, message.last_index) == (self._journal.last_term, self._journal.last_index)
+            and peer < self._settings.node_id
+        )
 
     def _pre_vote_reply(self, peer: str, message: m.PreVoteReply) -> None:
         if message.own_term > self._journal.term:

@@ -173,3 +173,42 @@ class TestOfANode:
         node.hear("n2", m.TimeoutNow(1))
         node.pass_time(0.02)
         assert node.said(m.RequestVote) == [m.RequestVote(2, 2, 1)] * 2
+
+
+class TestTwoThatAsk:
+    """The leader is gone and both others notice: one of them goes first, so that their votes do not split."""
+
+    def asking(self) -> Node:
+        node = Node()
+        node.connect()
+        node.append("n2", 1, command(2, 1))
+        node.guard.on_disconnected("n2")
+        node.pass_time(0.12)
+        assert node.said(m.PreVote, "n3")
+        node.forget_said()
+        return node
+
+    def test_the_smaller_id_gives_way_and_lets_the_other_stand(self) -> None:
+        node = self.asking()
+        assert node.hear("n3", m.PreVote(2, 2, 1)) == [m.PreVoteReply(2, True, 1)]
+        node.hear("n3", m.PreVoteReply(2, True, 1))
+        node.pass_time(0.1)
+        assert node.said(m.PreVote) == []
+        assert node.said(m.RequestVote) == []
+
+    def test_the_greater_id_goes_first_and_asks_again(self) -> None:
+        node = self.asking()
+        assert node.hear("n0", m.PreVote(2, 2, 1)) == [m.PreVote(2, 2, 1), m.PreVoteReply(2, False, 1)]
+        node.hear("n3", m.PreVoteReply(2, True, 1))
+        node.pass_time(0.02)
+        assert node.said(m.RequestVote)
+
+    def test_it_gives_way_to_a_longer_log_whatever_the_id(self) -> None:
+        node = self.asking()
+        assert node.hear("n0", m.PreVote(2, 3, 1)) == [m.PreVoteReply(2, True, 1)]
+
+    def test_it_asks_again_when_the_other_does_not_stand(self) -> None:
+        node = self.asking()
+        node.hear("n3", m.PreVote(2, 2, 1))
+        node.pass_time(0.4)
+        assert node.said(m.PreVote, "n3")
