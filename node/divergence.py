@@ -17,8 +17,8 @@ from node.errors import DataDirectoryError
 FILE = "diverged.json"
 
 WAY_BACK = (
-    "Keep it as evidence: move it away, and compare the nodes' logs and states with `quorumbook audit`. The node comes back on a new data "
-    "directory: quorumbook node start --rejoin"
+    "Keep it as evidence: compare the nodes' logs and states with `quorumbook audit`, then move the directory away. The node comes back on a "
+    "new data directory: quorumbook node start --rejoin"
 )
 
 
