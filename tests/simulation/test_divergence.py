@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
+from cluster.divergence import DivergenceWatch
 from cluster.errors import DivergedError
 from cluster.raft import RaftStatus
 from tests.simulation.parts import Machine
-from tests.simulation.world import DIGEST_INTERVAL, Faults, World
+from tests.simulation.world import DIGEST_INTERVAL, Faults, ViolationError, World
 
 NETWORK_ONLY = Faults(crash=0.0, power_loss_in_write=0.0, restart=0.0)
 
@@ -162,3 +163,11 @@ def test_healthy_nodes_compare_and_agree(nodes: int) -> None:
         status = host.process.raft.status()
         assert status.digests_compared >= 4 * (nodes - 1)
         assert status.digests_differing == status.digests_undecided == 0
+
+
+def test_without_the_alarm_nobody_notices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DivergenceWatch, "tick", lambda _self: [])
+    world = started(DivergingWorld(0, {"n2": 30}))
+    with pytest.raises(ViolationError, match="not in 600 steps"):
+        world.run_until(lambda: bool(world.stopped), steps=600)
+    assert world.committed_last > 30 + 4 * DIGEST_INTERVAL
