@@ -2,6 +2,7 @@
 
 ClusterError
 ├── RaftFatalError         the node must stop: going on could break the promise
+│   └── DivergedError      its state is not that of the majority
 ├── LogDamagedError        the log cannot be trusted
 ├── WireRefusedError       a peer sent something that no honest peer sends
 └── snapshots: `ports.SnapshotRefusedError`
@@ -16,6 +17,29 @@ class ClusterError(Exception):
 
 class RaftFatalError(ClusterError):
     """The node must stop; the text says at which index and why."""
+
+
+class DivergedError(RaftFatalError):
+    """This node's state is not that of the majority: it must stop, and must not start again on what it has.
+
+    Attributes:
+        node_id: this node.
+        index, term: the log index at which the states were compared, and the term in which that happened.
+        own, majority: the digests of the state after that index, here and on the nodes in `agreeing`.
+    """
+
+    def __init__(self, node_id: str, *, index: int, term: int, own: bytes, majority: bytes, agreeing: tuple[str, ...]) -> None:
+        super().__init__(
+            f"the state of {node_id} has diverged: at index {index} its hash is {own.hex()}, that of {', '.join(agreeing)} is "
+            f"{majority.hex()}. It leaves service. Keep its data directory as evidence and compare with `quorumbook audit`; it comes "
+            "back on a new data directory, with --rejoin"
+        )
+        self.node_id = node_id
+        self.index = index
+        self.term = term
+        self.own = own
+        self.majority = majority
+        self.agreeing = agreeing
 
 
 class LogDamagedError(ClusterError):

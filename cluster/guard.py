@@ -22,6 +22,7 @@ from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
 from cluster import messages as m
+from cluster.divergence import DivergenceWatch
 from cluster.elections import PreVoting
 from cluster.errors import RaftFatalError
 from cluster.journal import DurableJournal, as_tuple
@@ -78,6 +79,7 @@ class Guard:
         *,
         receiver: Receiver,
         senders: Senders,
+        watch: DivergenceWatch,
         clock: Clock,
     ) -> None:
         self._settings = settings
@@ -86,6 +88,7 @@ class Guard:
         self._clock = clock
         self._receiver = receiver
         self._senders = senders
+        self._watch = watch
         self.voting = voting
         self.transport = CoreTransport(self)
         self.connected: set[str] = set()
@@ -109,6 +112,7 @@ class Guard:
             m.SnapshotAck: self._snapshot_ack,
             m.Readmit: self._readmitted,
             m.StaleTerm: self._stale_term,
+            m.StateDigest: self._watch.heard,
         }
 
     # ------------------------------------------------------------------ the wire's side
@@ -117,6 +121,7 @@ class Guard:
         """The wire reached a peer."""
         self.connected.add(peer)
         self.transport.connected(peer)
+        self._watch.connected(peer)
         if self.core.role == "leader":
             # What was under way is lost. Who has acknowledged nothing yet is asked where it is, as by a new leader.
             known = self.core.match_index(peer)
@@ -129,6 +134,7 @@ class Guard:
         self._readmit.pop(peer, None)  # it may lose its disk again before it is back
         self._senders.drop(peer)
         self._receiver.drop(peer)
+        self._watch.disconnected(peer)
         if self.core.leader_id == peer and self.core.role == "follower":
             self.voting.leader_lost()
             self.core.hasten_election(self._clock() + self.voting.short_delay())
@@ -408,7 +414,10 @@ class Guard:
             self._send(peer, chunk)
 
     def tick(self) -> None:
-        """What is due by the clock: the snapshots under way."""
+        """What is due by the clock: the digests of new states, the snapshots under way."""
+        for peer, message in self._watch.tick():
+            if peer in self.connected:
+                self._send(peer, message)
         if self.core.role != "leader":
             self._senders.drop_all()
             return

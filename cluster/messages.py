@@ -107,6 +107,14 @@ class StaleTerm(_Message, frozen=True, tag=12):
     """Your term is over; mine is `term` (section 5.1)."""
 
 
+class StateDigest(_Message, frozen=True, tag=13):
+    """The state of `node` after the entry at `index` has this digest. Said by the node itself, or passed on (`divergence.py`)."""
+
+    index: Natural
+    node: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+    digest: Annotated[bytes, msgspec.Meta(min_length=1, max_length=64)]
+
+
 AnyMessage = (
     AppendEntries
     | Heartbeat
@@ -120,6 +128,7 @@ AnyMessage = (
     | SnapshotAck
     | Readmit
     | StaleTerm
+    | StateDigest
 )
 
 _encoder = msgspec.msgpack.Encoder()

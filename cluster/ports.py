@@ -45,6 +45,12 @@ class StateMachine(Protocol):
         Total and deterministic. Whatever it raises stops the node.
         """
 
+    def digest(self) -> bytes:
+        """A running hash of all that was applied and of what came of it, 1 to 64 bytes, equal on all nodes after the same entry.
+
+        Cheap: it is asked for between two commands. A difference must stay: what differs once differs after each later command.
+        """
+
 
 class CaptureState(Enum):
     """What became of the snapshot that `Snapshots.capture` began."""

@@ -10,7 +10,8 @@ The contract, in one page:
   leadership was lost under way; it may or may not be applied.
 - `barrier(done)`: the same with nothing to apply. Without error, everything acknowledged anywhere before the call is applied here.
 - Whatever makes it unsafe to go on is raised by `tick` or `receive` as RaftFatalError (or OSError from the disk). The node must then stop;
-  every later call raises RaftFatalError, so nothing is said on the strength of a disk whose last write failed.
+  every later call raises RaftFatalError, so nothing is said on the strength of a disk whose last write failed. DivergedError: the state
+  is not that of the majority, and the node must not start on it again.
 - After `stop` nothing is done any more: messages are ignored, proposals are answered NOT_LEADER at once.
 """
 
@@ -23,6 +24,7 @@ from enum import Enum
 import msgspec
 
 from cluster import seams
+from cluster.divergence import DivergenceWatch
 from cluster.elections import PreVoting
 from cluster.errors import RaftFatalError, WireRefusedError
 from cluster.guard import Guard
@@ -65,7 +67,10 @@ class PeerState(msgspec.Struct, frozen=True):
 
 
 class RaftStatus(msgspec.Struct, frozen=True):
-    """Where this node is, at one moment. `snapshots_refused`: that came from a leader; what the wire refuses it counts itself."""
+    """Where this node is, at one moment.
+
+    `snapshots_refused`: that came from a leader; what the wire refuses it counts itself. `digests_...`: see `DivergenceWatch`.
+    """
 
     role: str
     leader_id: str
@@ -81,6 +86,9 @@ class RaftStatus(msgspec.Struct, frozen=True):
     peers: list[PeerState]
     sending: dict[str, tuple[int, int]]
     snapshots_refused: int
+    digests_compared: int = 0
+    digests_differing: int = 0
+    digests_undecided: int = 0
 
 
 class Raft:
@@ -112,6 +120,7 @@ class Raft:
         self._wire = wire
         self._senders = Senders(snapshots, clock)
         self._receiver = Receiver(snapshots)
+        self._watch = DivergenceWatch(settings, lambda: journal.term)
         self._guard = Guard(
             settings,
             journal,
@@ -119,6 +128,7 @@ class Raft:
             PreVoting(settings, clock, randomness),
             receiver=self._receiver,
             senders=self._senders,
+            watch=self._watch,
             clock=clock,
         )
         self._guard.barrier = lambda: self.barrier(lambda _result: None)
@@ -294,6 +304,9 @@ class Raft:
             peers=peers,
             sending=self._senders.progress(),
             snapshots_refused=self._receiver.refused,
+            digests_compared=self._watch.compared,
+            digests_differing=self._watch.differing,
+            digests_undecided=self._watch.undecided,
         )
 
     def _ready(self) -> bool:
@@ -312,9 +325,11 @@ class Raft:
     def apply(self, index: int, payload: bytes) -> object:
         """See `seams.CoreHooks`. Whatever the state machine raises stops the node."""
         try:
-            return self._machine.apply(index, payload)
+            value = self._machine.apply(index, payload)
+            self._watch.applied(index, self._machine.digest)
         except Exception as error:
             raise RaftFatalError(f"apply failed at index {index}: {error!r}") from error
+        return value
 
     def role_changed(self, role: str) -> None:
         """See `seams.CoreHooks`. Proposals under way are answered at once: only the log knows what becomes of them."""
@@ -377,6 +392,7 @@ class Raft:
             raise RaftFatalError("the snapshot that was to be loaded is gone")
         self._snapshots.restore(mark)
         self._journal.rebase(mark)
+        self._watch.restored(mark.index)
         self._snapshot_index = mark.index
         return as_tuple(mark.last), as_tuple(mark.previous)
 

@@ -19,6 +19,9 @@ CHUNK_BYTES = 256 * 1024
 CHUNKS_IN_FLIGHT = 4
 """Pieces under way at a time: enough to keep a link busy, too few to delay heartbeats."""
 
+DIGEST_INTERVAL = 64
+"""Log indexes in a block; nodes compare the digests of their states once a block (`divergence.py`)."""
+
 TRANSFER_TIMEOUT = 5.0
 """Seconds without an answer after which a snapshot's transfer begins anew."""
 
@@ -40,3 +43,4 @@ class RaftSettings:
     snapshot_bytes: int = 64 * 1024 * 1024
     trailing_entries: int = TRAILING_ENTRIES
     rejoin: bool = False
+    digest_interval: int = DIGEST_INTERVAL

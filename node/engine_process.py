@@ -34,7 +34,7 @@ from cluster.raft import Raft, open_raft
 from cluster.settings import RaftSettings
 from cluster.storage import RealDisk
 from cluster.wire import Hello, TlsWire, WireSettings
-from node import identity, pki
+from node import divergence, identity, pki
 from node.config import NodeConfig, load
 from node.errors import DataDirectoryError, NodeRunningError, QuorumbookError
 from node.feed import Feed
@@ -273,6 +273,7 @@ async def _end(parts: Parts, ended: asyncio.Future[None], config: NodeConfig) ->
             parts.service.sequence,
             exc_info=error,
         )
+        _keep_evidence(config, error)
         code = EXIT_IN_DOUBT
     await parts.server.stop(wait=0.2)
     parts.snapshots.cancel()
@@ -280,6 +281,18 @@ async def _end(parts: Parts, ended: asyncio.Future[None], config: NodeConfig) ->
         parts.raft.stop()
     log.info("%s has stopped", config.node_id)
     return code
+
+
+def _keep_evidence(config: NodeConfig, error: Exception) -> None:
+    """A node whose state diverged must not start on it again."""
+    diverged = divergence.cause(error)
+    if diverged is None:
+        return
+    try:
+        path = divergence.keep(config.data_path, diverged, time.time())
+        log.critical("%s will not start on this data directory again: %s", config.node_id, path)
+    except OSError as failure:
+        log.critical("%s cannot keep the evidence (%s): do not start it on this data directory again", config.node_id, failure)
 
 
 def _of_disk_or_port(config: NodeConfig, error: OSError) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from node import files
+from node import divergence, files
 from node.config import NodeConfig
 from node.errors import DataDirectoryError
 
@@ -56,8 +56,9 @@ def read(config: NodeConfig) -> Identity:
     """The identity of the configuration's data directory.
 
     Raises:
-        DataDirectoryError: it is missing, unreadable, or that of another node or cluster.
+        DataDirectoryError: it is missing, unreadable, or that of another node or cluster, or its state has diverged (`divergence.py`).
     """
+    divergence.refuse_start(config.data_path)
     path = config.data_path / FILE
     identity = _stored(path)
     if identity is None:

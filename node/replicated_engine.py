@@ -23,6 +23,10 @@ class ReplicatedEngine:
             self._feed.publish(applied.events)
         return applied.outcomes
 
+    def digest(self) -> bytes:
+        """The engine's running hash, which covers commands, outcomes and events."""
+        return self.engine.state_hash
+
     def replace(self, engine: Engine) -> None:
         """Go on from another state. Feed readers that would see a gap are told so."""
         self.engine = engine

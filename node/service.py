@@ -261,6 +261,9 @@ class EngineService:
         counters.update((f"native_refused_{kind}", number) for kind, number in sorted(self.refused.items()))
         counters.update(self._more_counters())
         counters["raft_refused_snapshot"] = raft.snapshots_refused
+        counters["state_digests_compared"] = raft.digests_compared
+        counters["state_digests_differing"] = raft.digests_differing
+        counters["state_digests_undecided"] = raft.digests_undecided
         return counters
 
     # ------------------------------------------------------------------ feed and control

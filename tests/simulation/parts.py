@@ -26,22 +26,25 @@ class Machine:
 
     def __init__(self) -> None:
         self.commands: list[tuple[int, bytes]] = []
-        self.digest = b""
+        self.hash = b""
         self.fresh: list[tuple[int, bytes, bytes]] = []
 
     def apply(self, index: int, payload: bytes) -> object:
         self.commands.append((index, payload))
-        self.digest = hashlib.sha256(self.digest + index.to_bytes(8, "big") + payload).digest()
-        self.fresh.append((index, payload, self.digest))
+        self.hash = hashlib.sha256(self.hash + index.to_bytes(8, "big") + payload).digest()
+        self.fresh.append((index, payload, self.hash))
         return len(self.commands)
 
+    def digest(self) -> bytes:
+        return self.hash
+
     def dump(self) -> bytes:
-        return msgspec.msgpack.encode((self.commands, self.digest))
+        return msgspec.msgpack.encode((self.commands, self.hash))
 
     def load(self, data: bytes) -> None:
-        self.commands, self.digest = msgspec.msgpack.decode(data, type=tuple[list[tuple[int, bytes]], bytes])
+        self.commands, self.hash = msgspec.msgpack.decode(data, type=tuple[list[tuple[int, bytes]], bytes])
         if self.commands:
-            self.fresh.append((*self.commands[-1], self.digest))
+            self.fresh.append((*self.commands[-1], self.hash))
 
 
 class Stored(msgspec.Struct, frozen=True):

@@ -25,9 +25,9 @@ class Hunt:
 
 OFTEN_ISOLATED = Faults(latency=0.015, isolate=0.005, cut=0.003)
 HUNTS = {
-    "no_reset_to_commit": Hunt(OFTEN_ISOLATED, range(8, 40)),
+    "no_reset_to_commit": Hunt(OFTEN_ISOLATED, range(97, 130)),
     "no_commit_clamp": Hunt(seeds=range(40)),
-    "no_reply_term": Hunt(Faults(copies=0.03), range(16, 40), 15),
+    "no_reply_term": Hunt(Faults(copies=0.03), range(80, 110), 15),
     "old_snapshots": Hunt(Faults(copies=0.03), range(40), 15),
     "no_vote_sync": Hunt(Faults(crash=0.03, restart=0.3, isolate=0.01, hand_over=0.01, latency=0.01), range(4, 30)),
     "no_probation": Hunt(Faults(lose_disk=0.002, copies=0.0)),

@@ -29,6 +29,10 @@ STEP = 0.005
 """Seconds of virtual time a step."""
 
 
+DIGEST_INTERVAL = 16
+"""Log indexes between two comparisons of states: fewer than in production, because the runs are short."""
+
+
 class ViolationError(AssertionError):
     """A promise was broken; the text says which, at what virtual time."""
 
@@ -104,8 +108,12 @@ class World:
                 if process is not None:
                     process.wire.on_disconnected(there)
 
+    def new_machine(self, _node: str) -> Machine:
+        """The state machine of a node that starts."""
+        return Machine()
+
     def _open(self, host: Host) -> Process:
-        machine = Machine()
+        machine = self.new_machine(host.node_id)
         wire = SimWire(self.network, host.node_id)
         settings = RaftSettings(
             host.node_id,
@@ -113,6 +121,7 @@ class World:
             snapshot_entries=self.snapshot_entries,
             trailing_entries=self.rng.choice((0, 10, 30)),
             rejoin=host.rejoin,
+            digest_interval=DIGEST_INTERVAL,
         )
         snapshots = SimSnapshots(host.snapshots, machine, host.disk)
         raft = open_raft(settings, machine, snapshots, host.disk, wire, clock=lambda: self.now, randomness=self.rng)
@@ -414,7 +423,7 @@ class World:
         """No more load until all are where the last one is."""
         for _ in range(steps):
             self.step(faults=False, load=False)
-            if len({host.process.machine.digest for host in self.hosts.values() if host.process}) == 1:
+            if len({host.process.machine.hash for host in self.hosts.values() if host.process}) == 1:
                 return
 
     def _check_end(self) -> None:
@@ -422,7 +431,7 @@ class World:
         machines = {node: host.process.machine for node, host in self.hosts.items() if host.process}
         longest = max(machines.values(), key=lambda machine: len(machine.commands))
         for node, machine in machines.items():
-            if machine.digest != longest.digest:
+            if machine.hash != longest.hash:
                 raise self.violation(f"{node} is not where the others are: {machine.commands[-1:]}, they {longest.commands[-1:]}")
         places = {payload: index for index, payload in longest.commands}
         if len(places) != len(longest.commands):

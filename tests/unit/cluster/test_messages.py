@@ -28,6 +28,7 @@ EXAMPLES = [
     m.SnapshotAck(3, 100, 10),
     m.Readmit(3, 9),
     m.StaleTerm(7),
+    m.StateDigest(3, 640, "n2", bytes(16)),
 ]
 
 
@@ -102,6 +103,9 @@ def test_a_pickle_is_refused_and_not_read(protocol: int) -> None:
         [9, 3, 100, 2, 10, 8, b"three"],
         [9, 3, 100, 2, 10, 5, b""],
         [12, 2**63],
+        [13, 3, 640, "", b"digest"],
+        [13, 3, 640, "n2", b""],
+        [13, 3, 640, "n2", bytes(65)],
         [99, 3],
         ["1", 3],
         [],

@@ -1,0 +1,203 @@
+"""The divergence alarm: do all nodes have the same state after the same entry?
+
+Equal logs give equal states as long as `apply` is deterministic and memory keeps what was written to it. Neither can be proved at run time,
+so it is watched: after the first command of each block of log indexes every node tells every other the digest of its state. Digests are
+running hashes, so a difference stays, and one comparison in a block finds what went wrong anywhere before.
+
+Each node judges for itself, by what it was told: whoever holds another digest than a majority of all nodes leaves service. Nobody is stopped
+by another node's word alone. A node that sees a majority against a third passes on what the majority said, because the third may be cut off
+from some of it. Without a majority on either side nobody knows who is right: that is logged and counted, and decided when the others report.
+
+Digests are of committed entries, so they do not depend on terms, and only digests at the same index are compared. What a peer said counts
+while its connection lasts; on a new one it says its newest digests again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+
+from cluster.errors import DivergedError
+from cluster.messages import StateDigest
+from cluster.settings import RaftSettings
+
+log = logging.getLogger(__name__)
+
+KEPT = 256
+"""Digests remembered of each node."""
+
+RESENT = 4
+"""Newest digests told to a peer on a new connection: what was said before may have been lost."""
+
+Digests = dict[int, bytes]
+
+
+def _remember(digests: Digests, index: int, digest: bytes) -> None:
+    digests.pop(index, None)
+    digests[index] = digest
+    if len(digests) > KEPT:
+        del digests[next(iter(digests))]
+
+
+class DivergenceWatch:
+    """One node's watch. It keeps nothing on disk.
+
+    Attributes:
+        compared: digests of other nodes that were compared with the own one at the same index.
+        differing: those of them that were different.
+        undecided: judgements in which nodes differed and no majority agreed.
+    """
+
+    def __init__(self, settings: RaftSettings, term: Callable[[], int]) -> None:
+        self._node_id = settings.node_id
+        self._majority = (len(settings.peers) + 1) // 2 + 1
+        self._interval = settings.digest_interval
+        self._term = term
+        self._next = 0
+        self._own: Digests = {}
+        self._unsaid: list[int] = []
+        self._heard: dict[str, Digests] = {peer: {} for peer in settings.peers}
+        self._outbox: list[tuple[str, StateDigest]] = []
+        self._told: set[str] = set()
+        self.compared = 0
+        self.differing = 0
+        self.undecided = 0
+
+    # ------------------------------------------------------------------ this node's state
+
+    def applied(self, index: int, digest: Callable[[], bytes]) -> None:
+        """The command at `index` was applied. `digest` is asked for only if it is the first command of its block."""
+        if index >= self._next:
+            self._begin_behind(index)
+            _remember(self._own, index, digest())
+            self._unsaid.append(index)
+
+    def restored(self, index: int) -> None:
+        """The state is now that of a snapshot up to `index`. What was noted of another state says nothing of this one.
+
+        The next digest is that of the next block: which command is the first one of this block is not known here.
+        """
+        self._own.clear()
+        self._unsaid.clear()
+        self._begin_behind(index)
+
+    def _begin_behind(self, index: int) -> None:
+        self._next = (index // self._interval + 1) * self._interval
+
+    # ------------------------------------------------------------------ the others
+
+    def connected(self, peer: str) -> None:
+        """A peer can be reached (again): it is told the newest digests, but for those that everybody is about to be told."""
+        for index in list(self._own)[-RESENT:]:
+            if index not in self._unsaid:
+                self._say(peer, self._node_id, index, self._own[index])
+
+    def disconnected(self, peer: str) -> None:
+        """What the peer said no longer counts: it may come back with another state."""
+        self._heard[peer].clear()
+        self._outbox = [(to, message) for to, message in self._outbox if to != peer]
+
+    def heard(self, sender: str, message: StateDigest) -> None:
+        """A digest of `message.node`, from that node or passed on by another. What the node itself said stands above the latter.
+
+        Raises:
+            DivergedError: a majority holds another digest than this node; it must leave service.
+        """
+        digests = self._heard.get(message.node)
+        if digests is None:
+            return  # of this node, which knows better, or of none of the cluster
+        direct = sender == message.node
+        if direct:
+            _remember(digests, message.index, message.digest)
+            self._count(message.index, [message.node])
+        elif message.index not in digests:
+            _remember(digests, message.index, message.digest)
+        self._judge(message.index, pass_on=direct)
+
+    def tick(self) -> list[tuple[str, StateDigest]]:
+        """Judge what was applied since the last call; the messages to send, with their receivers.
+
+        Raises:
+            DivergedError: see `heard`.
+        """
+        unsaid, self._unsaid = self._unsaid, []
+        for index in unsaid:
+            if index not in self._own:
+                continue  # a long log was applied in one go: the newest digests stand for those before them
+            for peer in self._heard:
+                self._say(peer, self._node_id, index, self._own[index])
+            self._count(index, self._heard)
+            self._judge(index, pass_on=True)
+        outbox, self._outbox = self._outbox, []
+        return outbox
+
+    def _say(self, peer: str, node: str, index: int, digest: bytes) -> None:
+        self._outbox.append((peer, StateDigest(self._term(), index, node, digest)))
+
+    def _count(self, index: int, peers: Iterable[str]) -> None:
+        own = self._own.get(index)
+        for peer in peers:
+            digest = self._heard[peer].get(index)
+            if own is not None and digest is not None:
+                self.compared += 1
+                self.differing += digest != own
+
+    # ------------------------------------------------------------------ judgement
+
+    def _camps(self, index: int) -> dict[bytes, list[str]]:
+        """Who holds which digest at an index, as far as is known here."""
+        camps: dict[bytes, list[str]] = {}
+        for node, digests in ((self._node_id, self._own), *self._heard.items()):
+            if index in digests:
+                camps.setdefault(digests[index], []).append(node)
+        return camps
+
+    def _judge(self, index: int, *, pass_on: bool) -> None:
+        camps = self._camps(index)
+        known = sum(map(len, camps.values()))
+        if len(camps) < 2:
+            if known == len(self._heard) + 1:
+                self._told.clear()
+            return
+        agreed = next((digest for digest, nodes in camps.items() if len(nodes) >= self._majority), None)
+        if agreed is None:
+            self._undecided(index, camps, len(self._heard) + 1 - known)
+            return
+        own = self._own.get(index)
+        if own is not None and own != agreed:
+            raise DivergedError(
+                self._node_id, index=index, term=self._term(), own=own, majority=agreed, agreeing=tuple(sorted(camps[agreed]))
+            )
+        for digest, nodes in camps.items():
+            for node in nodes:
+                if digest != agreed:
+                    self._differs(node, index, camps, agreed, pass_on=pass_on)
+
+    def _differs(self, node: str, index: int, camps: dict[bytes, list[str]], agreed: bytes, *, pass_on: bool) -> None:
+        """A node is alone against a majority: it gets to know what the majority said."""
+        self._tell(f"{node} differs", "%s has diverged and must leave service: at index %d %s", node, index, _described(camps))
+        if pass_on:
+            for witness in camps[agreed]:
+                self._say(node, witness, index, agreed)
+
+    def _undecided(self, index: int, camps: dict[bytes, list[str]], silent: int) -> None:
+        self.undecided += 1
+        hopeless = max(map(len, camps.values())) + silent < self._majority
+        advice = "no majority can come of it: stop the cluster, keep all data directories, run an audit"
+        self._tell(
+            f"undecided {sorted(camps.values())} {hopeless}",
+            "the nodes' states differ at index %d: %s; %s",
+            index,
+            _described(camps),
+            advice if hopeless else "to be decided when the other nodes report",
+        )
+
+    def _tell(self, what: str, text: str, *values: object) -> None:
+        """Log once, not at every block: a difference stays. Forgotten when all nodes agree again."""
+        if what not in self._told:
+            self._told.add(what)
+            log.critical(text, *values)
+
+
+def _described(camps: dict[bytes, list[str]]) -> str:
+    return "; ".join(f"{', '.join(sorted(nodes))}: {digest.hex()}" for digest, nodes in camps.items())
