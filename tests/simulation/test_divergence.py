@@ -128,9 +128,10 @@ def test_a_leader_stops_itself(seed: int) -> None:
     world.check_others()
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(8))
 def test_a_bad_network_only_delays_it(seed: int) -> None:
-    world = started(DivergingWorld(seed, {"n3": 60}, faults=NETWORK_ONLY))
+    # No snapshots: a node that restores the one of a diverged leader has taken over its history (docs/raft.md, section 7).
+    world = started(DivergingWorld(seed, {"n3": 60}, faults=NETWORK_ONLY, snapshot_entries=1_000_000))
     for _ in range(1500):
         world.step(faults=True, load=True)
     world.heal()
