@@ -1,0 +1,20 @@
+"""What a chaos run itself can fail with.
+
+ChaosError
+├── NotPossibleError    this machine cannot make the fault
+└── UnsafeError         a node did what it must not
+"""
+
+from __future__ import annotations
+
+
+class ChaosError(Exception):
+    """Root of the errors of this package."""
+
+
+class NotPossibleError(ChaosError):
+    """This machine cannot make the fault (no root, a tool or a part of the kernel is missing); the text says which."""
+
+
+class UnsafeError(ChaosError):
+    """A node did what it must not, such as starting on a damaged file; the text says what."""
