@@ -5,24 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
-from tests.chaos.errors import NotPossibleError
-from tests.chaos.stage import need_root
+from tests.chaos.system import call, need_root
 
 SPACE_BYTES = 24 * 1024 * 1024
 """Beyond what the data directory holds when it is moved there."""
-
-COMMAND_SECONDS = 30
-
-
-def call(*argv: str) -> str:
-    """Run a program that must succeed; what it prints. Raises `NotPossibleError` with its words when it does not."""
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
-    if done.returncode:
-        raise NotPossibleError(f"{' '.join(argv)}: {done.stderr.strip() or done.returncode}")
-    return done.stdout.strip()
 
 
 class FullDisk:

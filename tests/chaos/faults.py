@@ -1,4 +1,4 @@
-"""The faults: each begins, ends, and repairs what it broke. `FAULTS` is the list by name.
+"""The faults of processes and disks: each begins, ends, and repairs what it broke.
 
 `begin` makes the fault and says on which node; `end` takes away what would last by itself (a stopped process, a full disk) and is called
 whatever happened; `repair` brings back the nodes that are down and checks how they come back.
@@ -40,6 +40,7 @@ class Fault(ABC):
 
     async def end(self, stage: Stage) -> None:
         """Take away what is left of it; also after a failed `begin`."""
+        return
 
     async def repair(self, stage: Stage) -> None:
         """Bring back the nodes that are down."""
@@ -206,13 +207,22 @@ class DiskFull(Fault):
 
     name = "disk-full"
     seconds = (0.3, 1.0)
+    make: type[FullDisk] = FullDisk
+    last_words = "No space left on device"
 
     async def begin(self, stage: Stage) -> None:
-        self.nodes = [await stage.any_node()]
-        self.disk = FullDisk(stage.data(self.nodes[0]))
-        await _onto(stage, self.nodes[0], self.disk)
+        node_id = await stage.any_node()
+        self.disk = self.make(stage.data(node_id))
+        self.disk.check()
+        self.nodes = [node_id]
+        await _onto(stage, node_id, self.disk)
+        log = stage.scenario.access.layout.log_file(node_id)
+        before = log.stat().st_size
         await asyncio.to_thread(self.disk.fail)
-        await stage.down(self.nodes[0], 20.0)
+        await stage.down(node_id, 30.0)
+        said = log.read_bytes()[before:].decode("utf-8", "replace")
+        if self.last_words not in said or "must not go on" not in said:
+            raise UnsafeError(f"{node_id} ended without saying that it must not go on ({self.last_words}): {said[-1000:]}")
 
     async def end(self, stage: Stage) -> None:
         if self.nodes:
@@ -225,12 +235,8 @@ class DiskError(DiskFull):
 
     name = "disk-error"
 
-    async def begin(self, stage: Stage) -> None:
-        self.nodes = [await stage.any_node()]
-        self.disk = BadDisk(stage.data(self.nodes[0]))
-        await _onto(stage, self.nodes[0], self.disk)
-        await asyncio.to_thread(self.disk.fail)
-        await stage.down(self.nodes[0], 30.0)
+    make = BadDisk
+    last_words = "Input/output error"
 
     async def repair(self, stage: Stage) -> None:
         await stage.new_disk(self.nodes[0])
@@ -252,7 +258,6 @@ class RollingRestart(Fault):
 
 async def _onto(stage: Stage, node_id: str, disk: FullDisk) -> None:
     """Move a node's data directory to another disk; the node is stopped in order meanwhile."""
-    disk.check()
     await asyncio.to_thread(stage.cluster.stop, [node_id])
     await asyncio.to_thread(disk.insert)
     await stage.start(node_id)
@@ -272,23 +277,3 @@ def _offsets(path: Path) -> list[int]:
 def _segment_of_entries(log: Path, count: int) -> Path:
     """The newest segment with so many entries."""
     return max(path for path in log.glob("log-*.seg") if len(_offsets(path)) >= count)
-
-
-FAULTS: dict[str, type[Fault]] = {
-    fault.name: fault
-    for fault in (
-        KillLeader,
-        KillFollower,
-        KillTwo,
-        KillAll,
-        FreezeLeader,
-        FreezeFollower,
-        LostDisk,
-        FlipSnapshot,
-        FlipLogMiddle,
-        FlipLogEnd,
-        DiskFull,
-        DiskError,
-        RollingRestart,
-    )
-}

@@ -30,7 +30,9 @@ from loadtest.recorder import percentile
 from loadtest.scenario import Plan, Scenario
 from node.errors import QuorumbookError
 from tests.chaos.errors import ChaosError, NotPossibleError
-from tests.chaos.faults import FAULTS, Fault
+from tests.chaos.faults import Fault
+from tests.chaos.kinds import FAULTS
+from tests.chaos.network import Network, run_inside
 from tests.chaos.stage import Stage
 
 SETTINGS = {"raft.snapshot_entries": 400}
@@ -63,6 +65,8 @@ class ChaosPlan(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 300.0
     rounds: int = 0
     only: tuple[str, ...] = ()
+    longest: float = 10.0
+    """Seconds for which a fault lasts at most."""
     clients: int = 8
     chunk: int = 4
     rate: float = 800.0
@@ -81,8 +85,8 @@ class ChaosResult(msgspec.Struct, kw_only=True):
         return any(not strike.skipped for strike in self.strikes) and not any(strike.failure for strike in self.strikes)
 
 
-async def strike(stage: Stage, fault: Fault) -> Strike:
-    """One fault from begin to judgement. Never raises for what the cluster does wrong; it is in the result."""
+async def strike(stage: Stage, fault: Fault, longest: float) -> Strike:
+    """One fault from begin to judgement. What the cluster does wrong is in the result, not raised."""
     result = Strike(fault=fault.name, nodes=fault.nodes)
     begin = time.monotonic()
     try:
@@ -90,7 +94,7 @@ async def strike(stage: Stage, fault: Fault) -> Strike:
         begin = time.monotonic()
         try:
             await fault.begin(stage)
-            await asyncio.sleep(stage.random.uniform(*fault.seconds))
+            await asyncio.sleep(min(longest, stage.random.uniform(*fault.seconds)))
         finally:
             await fault.end(stage)
         await fault.repair(stage)
@@ -116,8 +120,9 @@ async def strike(stage: Stage, fault: Fault) -> Strike:
 class Chaos:
     """A run of rounds, each in a directory of its own under `home`."""
 
-    def __init__(self, home: Path, plan: ChaosPlan, say: Say) -> None:
+    def __init__(self, home: Path, plan: ChaosPlan, say: Say, network: Network | None = None) -> None:
         self._home = home
+        self._network = network
         self._plan = plan
         self._say = say
         self._random = Random(f"chaos:{plan.seed}")
@@ -145,13 +150,15 @@ class Chaos:
         self._random.shuffle(names)
         directory = self._home / f"round{number}"
         ground = prepare(directory, settings=SETTINGS)
+        if self._network is not None:
+            ground.cluster = self._network.settle(directory)
         plan = self._plan
         shape = Plan(seed=plan.seed + number, clients=plan.clients, chunk=plan.chunk, rate=plan.rate, run=f"chaos{number}")
         try:
             await ground.start()
             async with Scenario(ground.cluster, directory, shape) as scenario:
                 await scenario.put_market()
-                stage = Stage(scenario, self._random)
+                stage = Stage(scenario, self._random, self._network)
                 scenario.start_trading()
                 scenario.start_readers(await stage.leader())
                 try:
@@ -167,7 +174,7 @@ class Chaos:
         for name in names:
             if time.monotonic() > self._end:
                 return
-            done = await strike(stage, FAULTS[name]())
+            done = await strike(stage, FAULTS[name](), self._plan.longest)
             self.result.strikes.append(done)
             self._say(_line(done))
             if done.skipped:
@@ -198,7 +205,10 @@ def table(result: ChaosResult) -> list[str]:
         done = [each for each in of_it if not each.skipped]
         gaps = [each.gap for each in done if not each.failure]
         if done:
-            figures = [f"{value * 1e3:,.0f} ms" if gaps else "" for value in (*(percentile(gaps, p) for p in (50, 99)), max(gaps, default=0))]
+            figures = [
+                f"{value * 1e3:,.0f} ms" if gaps else ""
+                for value in (*(percentile(gaps, p) for p in (50, 99)), max(gaps, default=0))
+            ]
             lines.append(f"| {name} | {len(done)} | {len(gaps)} | {' | '.join(figures)} |")
         elif of_it:
             lines.append(f"| {name} | skipped: {of_it[0].nodes[0]} | | | | |")
@@ -212,8 +222,8 @@ def report(result: ChaosResult, plan: ChaosPlan) -> str:
     lines = [
         f"## Chaos, {now:%Y-%m-%d %H:%M} UTC, seed {plan.seed}",
         "",
-        f"{os.cpu_count()} cores, Python {platform.python_version()}, three nodes, fsync on; {result.seconds:,.0f} s, "
-        f"{result.acknowledged:,} commands acknowledged.",
+        f"{os.cpu_count()} cores, Python {platform.python_version()}, three nodes, fsync on; {result.seconds:,.0f} s.",
+        f"{result.acknowledged:,} commands acknowledged; after each fault all of them were looked for in the logs.",
         "",
         *table(result),
         "",
@@ -235,12 +245,20 @@ def _faults(_context: click.Context, _parameter: click.Parameter, value: str) ->
 @click.option("--seed", default=1, show_default=True, help="Of the choice, order and length of the faults.")
 @click.option("--only", default="", callback=_faults, help="Names of faults, separated by commas; all unless given.")
 @click.option("--report", "path", type=click.Path(dir_okay=False, path_type=Path), help="Append a section with the result here.")
-def main(minutes: float, seed: int, only: tuple[str, ...], path: Path | None) -> None:
+@click.option("--inside", default="", hidden=True, help="The network that this process already is in.")
+def main(minutes: float, seed: int, only: tuple[str, ...], path: Path | None, inside: str) -> None:
     """Strike a loaded cluster with faults; exit code 0 only if all were survived."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console(highlight=False)
+    if not inside:
+        try:
+            sys.exit(run_inside(sys.argv[1:]))
+        except NotPossibleError as error:
+            console.print(f"nodes on loopback, no faults of the network: {error}", markup=False, soft_wrap=True)
     plan = ChaosPlan(seed=seed, seconds=minutes * 60, only=only)
     with tempfile.TemporaryDirectory(prefix="quorumbook-chaos-") as name:
-        chaos = Chaos(Path(name), plan, lambda text: console.print(text, markup=False, soft_wrap=True))
+        network = Network(inside) if inside else None
+        chaos = Chaos(Path(name), plan, lambda text: console.print(text, markup=False, soft_wrap=True), network)
         try:
             result = asyncio.run(chaos.run())
         except (LoadTestError, QuorumbookError) as error:

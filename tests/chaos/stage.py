@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -22,6 +22,7 @@ from node.errors import NodeStartError
 from node.processes import locked_pid, send
 from node.protocol import ControlAction
 from tests.chaos.errors import NotPossibleError, UnsafeError
+from tests.chaos.network import Network
 
 READY_SECONDS = 40.0
 SERVING_ACKS = 60
@@ -54,14 +55,22 @@ class Gate(Pacer):
 
 
 class Stage:
-    """One cluster under load. `random` makes every choice of the faults."""
+    """One cluster under load. `random` makes every choice of the faults; `network` is None for nodes on loopback."""
 
-    def __init__(self, scenario: Scenario, random: Random) -> None:
+    def __init__(self, scenario: Scenario, random: Random, network: Network | None = None) -> None:
         self.scenario = scenario
         self.cluster = scenario.cluster
         self.random = random
+        self._network = network
         self._gate = Gate(scenario.plan.rate)
         scenario.desk.pacer = self._gate
+
+    @property
+    def network(self) -> Network:
+        """The nodes' own network. Raises `NotPossibleError` when they are on loopback."""
+        if self._network is None:
+            raise NotPossibleError("the nodes are on loopback")
+        return self._network
 
     def data(self, node_id: str) -> Path:
         """A node's data directory."""
@@ -210,12 +219,3 @@ def flip_bit(path: Path, offset: int, bit: int) -> None:
         file.write(bytes([value ^ (1 << bit)]))
         file.flush()
         os.fsync(file.fileno())
-
-
-def need_root(*tools: str) -> None:
-    """Raise `NotPossibleError` unless this process is root and has these programs."""
-    if os.geteuid() != 0:
-        raise NotPossibleError("needs root")
-    missing: Iterable[str] = [tool for tool in tools if shutil.which(tool) is None]
-    if missing:
-        raise NotPossibleError(f"needs {', '.join(missing)}")
