@@ -1,6 +1,6 @@
 """A network of the run's own: a namespace a node, one for the clients with a bridge between them all. Needs root and `ip`.
 
-    namespace PREFIXh    the clients; bridge br, 10.77.0.254
+    namespace PREFIXh    the clients; bridge hub0, 10.77.0.254
     namespace PREFIXn1   node n1; eth0, 10.77.0.1; its other end is port v1 of the bridge
 
 The addresses exist inside these namespaces only. Whoever makes the network runs the rest as a child in it (`run_inside`) and takes it
@@ -22,6 +22,7 @@ from tests.chaos.system import call, need_root
 
 NODES = ("n1", "n2", "n3")
 SUBNET = "10.77.0"
+BRIDGE = "hub0"
 LOCAL_RULE = "1000"
 CUT_RULE = "10"
 CHILD_SECONDS = 60
@@ -40,9 +41,9 @@ class Network:
         hub = f"{self._prefix}h"
         call("ip", "netns", "add", hub)
         call("ip", "-n", hub, "link", "set", "lo", "up")
-        call("ip", "-n", hub, "link", "add", "br", "type", "bridge")
-        call("ip", "-n", hub, "addr", "add", f"{SUBNET}.254/24", "dev", "br")
-        call("ip", "-n", hub, "link", "set", "br", "up")
+        call("ip", "-n", hub, "link", "add", BRIDGE, "type", "bridge")
+        call("ip", "-n", hub, "addr", "add", f"{SUBNET}.254/24", "dev", BRIDGE)
+        call("ip", "-n", hub, "link", "set", BRIDGE, "up")
         for node_id in NODES:
             self._add(hub, node_id)
 
@@ -50,7 +51,7 @@ class Network:
         space, number = self._prefix + node_id, node_id[1:]
         call("ip", "netns", "add", space)
         call("ip", "-n", hub, "link", "add", f"v{number}", "type", "veth", "peer", "name", "eth0", "netns", space)
-        call("ip", "-n", hub, "link", "set", f"v{number}", "master", "br", "up")
+        call("ip", "-n", hub, "link", "set", f"v{number}", "master", BRIDGE, "up")
         call("ip", "-n", space, "addr", "add", f"{address(node_id)}/24", "dev", "eth0")
         for device in ("lo", "eth0"):
             call("ip", "-n", space, "link", "set", device, "up")
