@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+from tests.chaos.errors import CommandFailedError, NotPossibleError
 from tests.chaos.system import call, need_root
 
 SPACE_BYTES = 24 * 1024 * 1024
@@ -24,6 +25,15 @@ class FullDisk:
     def check(self) -> None:
         """Raise `NotPossibleError` where it cannot be had."""
         need_root("mount", "umount", "cp")
+        probe = self._data.with_name(self._data.name + ".probe")
+        probe.mkdir()
+        try:
+            call("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(probe))
+            call("umount", str(probe))
+        except CommandFailedError as error:
+            raise NotPossibleError(str(error)) from error
+        finally:
+            probe.rmdir()
 
     def insert(self) -> None:
         """Mount it, with what the data directory holds."""
@@ -63,7 +73,12 @@ class BadDisk(FullDisk):
 
     def check(self) -> None:
         """Raise `NotPossibleError` where it cannot be had."""
-        need_root("mount", "umount", "cp", "mkfs.ext4", "losetup")
+        need_root("mkfs.ext4", "losetup")
+        super().check()
+        try:
+            call("losetup", "--find")
+        except CommandFailedError as error:
+            raise NotPossibleError(str(error)) from error
 
     def _mount(self, size: int) -> None:
         self._store.mkdir()

@@ -2,6 +2,7 @@
 
 ChaosError
 ├── NotPossibleError    this machine cannot make the fault
+├── CommandFailedError  a program of the system that the run needs has failed
 └── UnsafeError         a node did what it must not
 """
 
@@ -14,6 +15,10 @@ class ChaosError(Exception):
 
 class NotPossibleError(ChaosError):
     """This machine cannot make the fault (no root, a tool or a part of the kernel is missing); the text says which."""
+
+
+class CommandFailedError(ChaosError):
+    """A program of the system has failed; the text has its command line and its words."""
 
 
 class UnsafeError(ChaosError):

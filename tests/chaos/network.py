@@ -18,6 +18,7 @@ from pathlib import Path
 
 from node.cluster_directory import ClusterDirectory
 from node.local_cluster import LocalCluster
+from tests.chaos.errors import CommandFailedError, NotPossibleError
 from tests.chaos.system import call, need_root
 
 NODES = ("n1", "n2", "n3")
@@ -37,7 +38,7 @@ class Network:
         self._rules: list[tuple[str, str]] = []
 
     def make(self) -> None:
-        """Build it. Raises `NotPossibleError`; `remove` is needed then, too."""
+        """Build it. Raises `CommandFailedError`; `remove` is needed then, too."""
         hub = f"{self._prefix}h"
         call("ip", "netns", "add", hub)
         call("ip", "-n", hub, "link", "set", "lo", "up")
@@ -98,8 +99,11 @@ class Network:
 
     def disturb(self, node_id: str, *how: str) -> None:
         """Put a queueing discipline on what a node is sent and what it sends. Raises `NotPossibleError` if the kernel has none such."""
-        call("tc", "-n", f"{self._prefix}h", "qdisc", "replace", "dev", f"v{node_id[1:]}", "root", *how)
-        call("tc", "-n", self._prefix + node_id, "qdisc", "replace", "dev", "eth0", "root", *how)
+        for space, device in ((f"{self._prefix}h", f"v{node_id[1:]}"), (self._prefix + node_id, "eth0")):
+            try:
+                call("tc", "-n", space, "qdisc", "replace", "dev", device, "root", *how)
+            except CommandFailedError as error:
+                raise NotPossibleError(f"tc {how[0]}: {str(error).partition(': ')[2]}") from error
 
     def heal(self) -> None:
         """End every cut and disturbance."""
@@ -124,7 +128,10 @@ def run_inside(arguments: Sequence[str]) -> int:
     prefix = f"qb{os.getpid()}"
     network = Network(prefix)
     try:
-        network.make()
+        try:
+            network.make()
+        except CommandFailedError as error:
+            raise NotPossibleError(str(error)) from error
         argv = ["ip", "netns", "exec", f"{prefix}h", sys.executable, "-m", "tests.chaos.run", *arguments, "--inside", prefix]
         child = subprocess.Popen(argv, start_new_session=True)
         try:

@@ -6,16 +6,16 @@ import os
 import shutil
 import subprocess
 
-from tests.chaos.errors import NotPossibleError
+from tests.chaos.errors import CommandFailedError, NotPossibleError
 
 COMMAND_SECONDS = 30
 
 
 def call(*argv: str) -> str:
-    """Run a program that must succeed; what it prints. Raises `NotPossibleError` with its words when it does not."""
+    """Run a program that must succeed; what it prints. Raises `CommandFailedError` with its words when it does not."""
     done = subprocess.run(argv, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
     if done.returncode:
-        raise NotPossibleError(f"{' '.join(argv)}: {done.stderr.strip() or done.returncode}")
+        raise CommandFailedError(f"{' '.join(argv)}: {done.stderr.strip() or done.returncode}")
     return done.stdout.strip()
 
 
