@@ -16,7 +16,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
 
@@ -118,9 +118,18 @@ async def strike(stage: Stage, fault: Fault, longest: float) -> Strike:
 
 
 class Chaos:
-    """A run of rounds, each in a directory of its own under `home`."""
+    """A run of rounds, each in a directory of its own under `home`. `kinds` are the faults by name."""
 
-    def __init__(self, home: Path, plan: ChaosPlan, say: Say, network: Network | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        plan: ChaosPlan,
+        say: Say,
+        network: Network | None = None,
+        *,
+        kinds: Mapping[str, type[Fault]] = FAULTS,
+    ) -> None:
+        self._kinds = kinds
         self._home = home
         self._network = network
         self._plan = plan
@@ -143,7 +152,7 @@ class Chaos:
         return self.result
 
     def _chosen(self) -> list[str]:
-        return [name for name in self._plan.only or FAULTS if name not in self._impossible]
+        return [name for name in self._plan.only or self._kinds if name not in self._impossible]
 
     async def _round(self, number: int) -> None:
         names = self._chosen()
@@ -174,7 +183,7 @@ class Chaos:
         for name in names:
             if time.monotonic() > self._end:
                 return
-            done = await strike(stage, FAULTS[name](), self._plan.longest)
+            done = await strike(stage, self._kinds[name](), self._plan.longest)
             self.result.strikes.append(done)
             self._say(_line(done))
             if done.skipped:
