@@ -124,9 +124,10 @@ class Stage:
         """Wait for `count` more answers. Raises `DeadlineError`."""
         recorder = self.scenario.recorder
         wanted = recorder.acknowledged + count
-        if not await reached(lambda: recorder.acknowledged >= wanted, READY_SECONDS):
-            raise DeadlineError(f"{wanted - recorder.acknowledged} of {count} answers are missing after {READY_SECONDS:g} s")
+        come = await reached(lambda: recorder.acknowledged >= wanted, READY_SECONDS)
         self.scenario.check_tasks()
+        if not come:
+            raise DeadlineError(f"{wanted - recorder.acknowledged} of {count} answers are missing after {READY_SECONDS:g} s")
 
     async def refused(self, node_id: str, *expected: str) -> str:
         """Start a node that must refuse, and name all of `expected`. What it says.
@@ -205,9 +206,10 @@ class Stage:
     async def serving_since(self, moment: float) -> None:
         """Wait until the cluster has answered often since `moment`. Raises `DeadlineError`."""
         recorder = self.scenario.recorder
-        if not await reached(lambda: recorder.since(moment) >= SERVING_ACKS, READY_SECONDS):
-            raise DeadlineError(f"{recorder.since(moment)} answers in {time.monotonic() - moment:.0f} s")
+        served = await reached(lambda: recorder.since(moment) >= SERVING_ACKS, READY_SECONDS)
         self.scenario.check_tasks()
+        if not served:
+            raise DeadlineError(f"{recorder.since(moment)} answers in {time.monotonic() - moment:.0f} s")
 
 
 def flip_bit(path: Path, offset: int, bit: int) -> None:
