@@ -224,6 +224,8 @@ def test_snapshots_that_a_running_node_may_be_deleting_are_not_looked_into(clust
     config = load(cluster / "n1" / "node.toml")
     snapshot = config.data_path / "snapshots" / "00000000000000000001"
     snapshot.mkdir(parents=True)
-    (snapshot / "log-00000000000000000001.seg").touch()
+    (config.data_path / "log").mkdir(exist_ok=True)
+    for directory in (snapshot, config.data_path / "log"):
+        (directory / "log-00000000000000000001.seg").touch()
     assert snapshot not in log_directories(config)
     assert config.data_path / "log" in log_directories(config)
