@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: setup demo demo-many test check lint types layers tests bench soak simulate clean help
+.PHONY: setup demo demo-many test check lint types layers tests bench soak chaos simulate clean help
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 12
@@ -30,6 +30,9 @@ bench: $(STAMP) ## commands a second and latencies of three nodes on this machin
 
 soak: $(STAMP) ## kill and stop nodes of a loaded cluster at random for MINUTES (default 10)
 	$(BIN)/python -m loadtest.soak --minutes $(or $(MINUTES),10) --report docs/reliability.md
+
+chaos: $(STAMP) ## many kinds of faults for MINUTES (default 5); ONLY=fault,... for some. As root also disks and the network
+	$(BIN)/python -m tests.chaos.run --minutes $(or $(MINUTES),5) --seed $(or $(SEED),1) $(if $(ONLY),--only $(ONLY)) --report docs/reliability.md
 
 test: check ## lint, types, layers and all tests: what CI runs
 

@@ -186,8 +186,13 @@ class Scenario:
         return {row.product_id: row.product_sequence for row in rows}
 
     async def judge(self, statuses: dict[str, NodeStatus | None], visits_min: int = 1) -> Verdict:
-        """The verdict over a settled cluster."""
+        """The verdict over a settled cluster, once nobody trades any more."""
         self.recorder.close()
+        return await self.check(statuses, visits_min)
+
+    async def check(self, statuses: dict[str, NodeStatus | None], visits_min: int = 1) -> Verdict:
+        """The verdict over a settled cluster; trading may go on afterwards, and must not meanwhile."""
+        self.recorder.flush()
         verdict = Verdict()
         report = await asyncio.to_thread(audit_running, self.access.directory, self.acks_path, statuses)
         verdict.checks += report.checks

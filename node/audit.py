@@ -199,7 +199,7 @@ def read_acknowledged(path: Path) -> Iterator[Acknowledged]:
 
 def log_directories(config: NodeConfig) -> list[Path]:
     """Where a node's log segments are: those in use and, with `raft.archive_log`, the old ones."""
-    return sorted({path.parent for path in config.data_path.rglob("log-*.seg")})
+    return sorted({path.parent for path in config.data_path.glob("*/log-*.seg")})
 
 
 def _node_log(config: NodeConfig) -> _NodeLog:

@@ -310,8 +310,18 @@ class EngineService:
     # ------------------------------------------------------------------ who may
 
     def authenticate(self, hello: Hello, now: float) -> Principal:
-        """Who sent a signed greeting. Raises `RequestFailed` (UNAUTHORIZED)."""
-        return authenticate(hello, self.config.admin, self._machine.engine.api_key, now)
+        """Who sent a signed greeting.
+
+        Raises:
+            RequestFailed: UNAUTHORIZED; NO_LEADER while this node has not caught up, for it may not have the key yet, or an old secret of it.
+        """
+        try:
+            return authenticate(hello, self.config.admin, self._machine.engine.api_key, now)
+        except RequestFailed as error:
+            if not hello.key_id or hello.key_id == self.config.admin.key_id or self._raft.status().ready:
+                raise
+            text = f"this node has not caught up, and cannot judge the key yet ({error.message})"
+            raise RequestFailed(FailCode.NO_LEADER, text) from error
 
     def refresh(self, principal: Principal) -> Principal:
         """The same with today's permissions."""

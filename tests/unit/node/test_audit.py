@@ -12,7 +12,8 @@ from cluster.log import DurableLog
 from cluster.messages import COMMAND
 from cluster.ports import LogEntry
 from cluster.storage import RealDisk
-from node.audit import Acknowledged, AuditReport, audit_directory
+from node.audit import Acknowledged, AuditReport, audit_directory, log_directories
+from node.config import load
 from node.errors import AuditError
 from node.protocol import NodeStatus
 from node.setup import initialise
@@ -217,3 +218,14 @@ def test_a_payload_that_is_no_batch_is_named(cluster: Path) -> None:
     write_all(cluster, [NOOP, LogEntry(bytes([COMMAND]) + b"\xc1", 2, 1)])
     with pytest.raises(AuditError, match="entry 2 is not a batch of commands"):
         audit_directory(cluster)
+
+
+def test_snapshots_that_a_running_node_may_be_deleting_are_not_looked_into(cluster: Path) -> None:
+    config = load(cluster / "n1" / "node.toml")
+    snapshot = config.data_path / "snapshots" / "00000000000000000001"
+    snapshot.mkdir(parents=True)
+    (config.data_path / "log").mkdir(exist_ok=True)
+    for directory in (snapshot, config.data_path / "log"):
+        (directory / "log-00000000000000000001.seg").touch()
+    assert snapshot not in log_directories(config)
+    assert config.data_path / "log" in log_directories(config)

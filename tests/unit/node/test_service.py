@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from node.config import NativeConfig
+from node.errors import RequestFailed
 from node.feed import Feed
 from node.framing import decode_request
 from node.principal import gateway
@@ -22,6 +23,7 @@ from node.protocol import (
     CurrenciesQuery,
     FailCode,
     Failed,
+    Hello,
     LeaderHint,
     NodeStatus,
     OrderQuery,
@@ -301,3 +303,21 @@ def test_a_replaced_engine_serves_its_own_state(desk: Desk) -> None:
     outcome = other.answers[-1].outcomes[0]
     assert isinstance(outcome, Placed)
     assert other.service.feed.next_sequence("BTC-USD") == 5
+
+
+class TestGreetings:
+    HELLO = Hello(1, "test", key_id="alice-1", signature="?", timestamp="100", passphrase="?")
+
+    @pytest.mark.parametrize(("ready", "code"), [(True, FailCode.UNAUTHORIZED), (False, FailCode.NO_LEADER)])
+    def test_only_a_node_that_has_caught_up_knows_that_a_key_is_wrong(self, desk: Desk, ready: bool, code: FailCode) -> None:
+        desk.raft.leader_id = "n1" if ready else ""
+        with pytest.raises(RequestFailed, match="invalid API key") as caught:
+            desk.service.authenticate(self.HELLO, 100.0)
+        assert caught.value.code == code
+
+    def test_the_operator_s_key_is_judged_at_any_time(self, desk: Desk) -> None:
+        desk.raft.leader_id = ""
+        hello = msgspec.structs.replace(self.HELLO, key_id=desk.service.config.admin.key_id)
+        with pytest.raises(RequestFailed) as caught:
+            desk.service.authenticate(hello, 100.0)
+        assert caught.value.code == FailCode.UNAUTHORIZED

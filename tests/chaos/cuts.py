@@ -1,0 +1,141 @@
+"""The faults of the network. They need nodes in namespaces of their own (`network.Network`)."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.chaos.faults import Fault
+from tests.chaos.stage import Stage
+
+FLAPS = 6
+FLAP_SECONDS = 0.35
+
+
+class NetworkFault(Fault):
+    """Ends by healing everything."""
+
+    seconds = (0.5, 8.0)
+
+    async def end(self, stage: Stage) -> None:
+        if self.nodes:
+            await asyncio.to_thread(stage.network.heal)
+
+
+class CutLeader(NetworkFault):
+    """The leader's cable is pulled: no node and no client reaches it."""
+
+    name = "net-cut-leader"
+
+    async def begin(self, stage: Stage) -> None:
+        network = stage.network
+        self.nodes = [await stage.leader()]
+        network.unplug(self.nodes[0])
+
+
+class CutFollower(NetworkFault):
+    """A follower's cable is pulled."""
+
+    name = "net-cut-follower"
+
+    async def begin(self, stage: Stage) -> None:
+        network = stage.network
+        self.nodes = (await stage.followers())[:1]
+        network.unplug(self.nodes[0])
+
+
+class CutAll(NetworkFault):
+    """All cables are pulled: nobody reaches anybody."""
+
+    name = "net-cut-all"
+    quorum = False
+    seconds = (0.5, 4.0)
+
+    async def begin(self, stage: Stage) -> None:
+        network = stage.network
+        self.nodes = list(stage.cluster.node_ids)
+        for node_id in self.nodes:
+            network.unplug(node_id)
+
+
+class CutPeers(NetworkFault):
+    """The leader and the other nodes do not hear each other, and clients reach all of them."""
+
+    name = "net-cut-peers"
+
+    async def begin(self, stage: Stage) -> None:
+        network, others = stage.network, await stage.followers()
+        self.nodes = [node_id for node_id in stage.cluster.node_ids if node_id not in others]
+        for other in others:
+            network.deafen(self.nodes[0], other)
+            network.deafen(other, self.nodes[0])
+
+
+class LeaderDeaf(NetworkFault):
+    """The leader is heard by the other nodes and does not hear them."""
+
+    name = "net-leader-deaf"
+
+    async def begin(self, stage: Stage) -> None:
+        network, others = stage.network, await stage.followers()
+        self.nodes = [node_id for node_id in stage.cluster.node_ids if node_id not in others]
+        for other in others:
+            network.deafen(self.nodes[0], other)
+
+
+class LeaderMute(NetworkFault):
+    """The leader hears the other nodes and is not heard by them."""
+
+    name = "net-leader-mute"
+
+    async def begin(self, stage: Stage) -> None:
+        network, others = stage.network, await stage.followers()
+        self.nodes = [node_id for node_id in stage.cluster.node_ids if node_id not in others]
+        for other in others:
+            network.deafen(other, self.nodes[0])
+
+
+class CutOneLink(NetworkFault):
+    """The leader and one follower do not hear each other; the other follower hears both."""
+
+    name = "net-cut-link"
+
+    async def begin(self, stage: Stage) -> None:
+        network, leader, other = stage.network, await stage.leader(), (await stage.followers())[0]
+        self.nodes = [leader, other]
+        network.deafen(leader, other)
+        network.deafen(other, leader)
+
+
+class Flapping(NetworkFault):
+    """A node's cable is pulled and put back again and again."""
+
+    name = "net-flapping"
+    seconds = (0.1, 0.3)
+
+    async def begin(self, stage: Stage) -> None:
+        network = stage.network
+        self.nodes = [await stage.any_node()]
+        for _ in range(FLAPS):
+            network.unplug(self.nodes[0])
+            await asyncio.sleep(FLAP_SECONDS)
+            network.plug(self.nodes[0])
+            await asyncio.sleep(FLAP_SECONDS)
+
+
+class Slow(NetworkFault):
+    """A node's cable carries 2 Mbit/s only."""
+
+    name = "net-slow"
+    HOW: tuple[str, ...] = ("tbf", "rate", "2mbit", "burst", "16k", "latency", "100ms")
+
+    async def begin(self, stage: Stage) -> None:
+        network, node_id = stage.network, await stage.any_node()
+        self.nodes = [node_id]
+        network.disturb(node_id, *self.HOW)
+
+
+class Netem(Slow):
+    """A node's packets are late, some lost, some out of order."""
+
+    name = "net-delay-loss-reorder"
+    HOW = ("netem", "delay", "20ms", "10ms", "loss", "2%", "reorder", "10%")

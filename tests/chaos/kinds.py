@@ -1,0 +1,34 @@
+"""All faults by name, in the order of the table."""
+
+from __future__ import annotations
+
+from tests.chaos import cuts, faults
+
+FAULTS: dict[str, type[faults.Fault]] = {
+    fault.name: fault
+    for fault in (
+        faults.KillLeader,
+        faults.KillFollower,
+        faults.KillTwo,
+        faults.KillAll,
+        faults.FreezeLeader,
+        faults.FreezeFollower,
+        faults.LostDisk,
+        faults.FlipSnapshot,
+        faults.FlipLogMiddle,
+        faults.FlipLogEnd,
+        faults.DiskFull,
+        faults.DiskError,
+        faults.RollingRestart,
+        cuts.CutLeader,
+        cuts.CutFollower,
+        cuts.CutAll,
+        cuts.CutPeers,
+        cuts.LeaderDeaf,
+        cuts.LeaderMute,
+        cuts.CutOneLink,
+        cuts.Flapping,
+        cuts.Slow,
+        cuts.Netem,
+    )
+}

@@ -1,0 +1,223 @@
+"""Where faults are made: a scenario whose trading can pause, and what every fault needs of the nodes and their files."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+from loadtest.errors import DeadlineError
+from loadtest.scenario import Scenario
+from loadtest.trading import Pacer
+from loadtest.verdict import Verdict
+from loadtest.watch import Statuses, reached
+from node.engine_process import LOCK_FILE
+from node.errors import NodeStartError
+from node.processes import locked_pid, send
+from node.protocol import ControlAction
+from tests.chaos.errors import NotPossibleError, UnsafeError
+from tests.chaos.network import Network
+
+READY_SECONDS = 40.0
+SERVING_ACKS = 60
+"""So many answers in a row say that the cluster serves again."""
+
+FORMER = "former"
+"""Directory under a node's new data directory with the old one's archived log segments. Nodes do not read it, audits do."""
+
+
+class Gate(Pacer):
+    """A pacer that can let nobody through for a while."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__(rate)
+        self._open = asyncio.Event()
+        self._open.set()
+
+    async def take(self, count: int) -> None:
+        """Wait for the turn, and for the gate."""
+        await super().take(count)
+        await self._open.wait()
+
+    def shut(self) -> None:
+        """From now on nothing new is sent."""
+        self._open.clear()
+
+    def open(self) -> None:
+        """Send again."""
+        self._open.set()
+
+
+class Stage:
+    """One cluster under load. `random` makes every choice of the faults; `network` is None for nodes on loopback."""
+
+    def __init__(self, scenario: Scenario, random: Random, network: Network | None = None) -> None:
+        self.scenario = scenario
+        self.cluster = scenario.cluster
+        self.random = random
+        self._network = network
+        self._gate = Gate(scenario.plan.rate)
+        scenario.desk.pacer = self._gate
+
+    @property
+    def network(self) -> Network:
+        """The nodes' own network. Raises `NotPossibleError` when they are on loopback."""
+        if self._network is None:
+            raise NotPossibleError("the nodes are on loopback")
+        return self._network
+
+    def data(self, node_id: str) -> Path:
+        """A node's data directory."""
+        return self.scenario.access.layout.configs[node_id].data_path
+
+    async def leader(self) -> str:
+        """The present leader."""
+        return await self.scenario.watcher.wait_leader(READY_SECONDS)
+
+    async def followers(self) -> list[str]:
+        """The others, in random order."""
+        leader = await self.leader()
+        others = [name for name in self.cluster.node_ids if name != leader]
+        self.random.shuffle(others)
+        return others
+
+    async def any_node(self) -> str:
+        """A node at random, the leader in half of the cases."""
+        return await self.leader() if self.random.random() < 0.5 else (await self.followers())[0]
+
+    async def kill(self, *node_ids: str) -> None:
+        """SIGKILL every process of these nodes at the same time."""
+        await asyncio.gather(*(asyncio.to_thread(self.cluster.kill, node_id, signal.SIGKILL) for node_id in node_ids))
+
+    async def start(self, *node_ids: str, rejoin: bool = False) -> None:
+        """Start nodes that are down. Raises `NodeStartError`."""
+        await asyncio.to_thread(functools.partial(self.cluster.start, node_ids, rejoin=rejoin))
+
+    def signal_engine(self, node_id: str, number: signal.Signals) -> None:
+        """Send a signal to a node's engine process only."""
+        pid = locked_pid(self.data(node_id) / LOCK_FILE)
+        if pid is not None:
+            send(pid, number)
+
+    async def wait(self, wanted: Callable[[Statuses], bool], what: str) -> None:
+        """Wait until the nodes' statuses are `wanted`. Raises `DeadlineError`."""
+        await self.scenario.watcher.wait(wanted, what, READY_SECONDS)
+
+    async def down(self, node_id: str, seconds: float) -> None:
+        """Wait until a node has ended by itself. Raises `DeadlineError`."""
+        if not await reached(lambda: self.cluster.pid(node_id) is None, seconds):
+            raise DeadlineError(f"{node_id} still runs after {seconds:g} s")
+
+    async def all_vote(self) -> None:
+        """Wait until every node is ready and votes."""
+        await self.wait(
+            lambda seen: all(status is not None and status.ready and status.voter for status in seen.values()), "ready voters"
+        )
+
+    async def traded(self, count: int) -> None:
+        """Wait for `count` more answers. Raises `DeadlineError`."""
+        recorder = self.scenario.recorder
+        wanted = recorder.acknowledged + count
+        come = await reached(lambda: recorder.acknowledged >= wanted, READY_SECONDS)
+        self.scenario.check_tasks()
+        if not come:
+            raise DeadlineError(f"{wanted - recorder.acknowledged} of {count} answers are missing after {READY_SECONDS:g} s")
+
+    async def refused(self, node_id: str, *expected: str) -> str:
+        """Start a node that must refuse, and name all of `expected`. What it says.
+
+        Raises:
+            UnsafeError: it runs, or says something else.
+        """
+        log = self.scenario.access.layout.log_file(node_id)
+        size = log.stat().st_size if log.exists() else 0
+        try:
+            await self.start(node_id)
+            await self.down(node_id, 15.0)
+        except NodeStartError:
+            pass
+        except DeadlineError as error:
+            raise UnsafeError(f"{node_id} was expected to refuse its start ({', '.join(expected)}): {error}") from error
+        said = log.read_bytes()[size:].decode("utf-8", "replace")
+        missing = [text for text in expected if text not in said]
+        if missing:
+            raise UnsafeError(f"{node_id} refused its start without naming {', '.join(missing)}: {said[-1000:]}")
+        return said
+
+    async def new_disk(self, node_id: str) -> None:
+        """Give a node that is down an empty data directory, have it rejoin, and wait until it votes.
+
+        The archived segments of the lost directory come back beside the new ones: else nobody might have the whole log for the audit.
+        """
+        data = self.data(node_id)
+        kept = data.parent / FORMER
+        if data.exists():
+            for path in [*data.glob("archive/*.seg"), *data.glob(f"{FORMER}/*.seg")]:
+                kept.mkdir(exist_ok=True)
+                path.replace(kept / path.name)
+            shutil.rmtree(data)
+            await self.refused(node_id, "--rejoin")
+        await self.start(node_id, rejoin=True)
+        await self.wait(
+            lambda seen: (status := seen[node_id]) is not None and status.ready and status.voter, f"{node_id} as a voter"
+        )
+        if kept.exists():
+            shutil.move(kept, data / FORMER)
+
+    async def snapshot_of(self, node_id: str) -> Path:
+        """The newest snapshot directory of a node that runs; takes one where there is none. Raises `DeadlineError`."""
+        found = self.snapshots(node_id)
+        if not found:
+            connection = await self.scenario.access.connect(node_id)
+            try:
+                await connection.control(ControlAction.SNAPSHOT)
+            finally:
+                await connection.close()
+            if not await reached(lambda: bool(self.snapshots(node_id)), READY_SECONDS):
+                raise DeadlineError(f"{node_id} took no snapshot within {READY_SECONDS:g} s")
+            found = self.snapshots(node_id)
+        return found[-1]
+
+    def snapshots(self, node_id: str) -> list[Path]:
+        """A node's finished snapshots, oldest first."""
+        return sorted(path for path in (self.data(node_id) / "snapshots").glob("*") if path.name.isdigit())
+
+    async def check(self) -> Verdict:
+        """Let nobody trade, wait until all nodes are level, and judge everything so far; then trade again.
+
+        Raises:
+            DeadlineError: the nodes did not become level, or requests stay unanswered.
+        """
+        recorder = self.scenario.recorder
+        self._gate.shut()
+        try:
+            if not await reached(lambda: recorder.unanswered == 0, READY_SECONDS):
+                raise DeadlineError(f"{recorder.unanswered} commands stay unanswered")
+            return await self.scenario.check(await self.scenario.settle(), visits_min=0)
+        finally:
+            self._gate.open()
+
+    async def serving_since(self, moment: float) -> None:
+        """Wait until the cluster has answered often since `moment`. Raises `DeadlineError`."""
+        recorder = self.scenario.recorder
+        served = await reached(lambda: recorder.since(moment) >= SERVING_ACKS, READY_SECONDS)
+        self.scenario.check_tasks()
+        if not served:
+            raise DeadlineError(f"{recorder.since(moment)} answers in {time.monotonic() - moment:.0f} s")
+
+
+def flip_bit(path: Path, offset: int, bit: int) -> None:
+    """Invert one bit of a file."""
+    with path.open("r+b") as file:
+        file.seek(offset)
+        value = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([value ^ (1 << bit)]))
+        file.flush()
+        os.fsync(file.fileno())
