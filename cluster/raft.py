@@ -31,7 +31,7 @@ from cluster.guard import Guard
 from cluster.journal import DurableJournal, Entry, as_tuple
 from cluster.log import DurableLog
 from cluster.ports import CaptureState, Clock, Disk, LogEntry, SnapshotMark, Snapshots, StateMachine, Wire
-from cluster.settings import APPEND_BYTES_MAX, ENTRY_BYTES_MAX, RaftSettings
+from cluster.settings import ENTRY_BYTES_MAX, RaftSettings
 from cluster.transfer import Receiver, Senders
 
 log = logging.getLogger(__name__)
@@ -146,17 +146,8 @@ class Raft:
         self._stopped = False
         self._bytes_at_snapshot = journal.bytes_appended
         seams.install(clock, randomness)
-        conf = {
-            "raftMinTimeout": settings.election_timeout_min,
-            "raftMaxTimeout": settings.election_timeout_max,
-            "appendEntriesPeriod": settings.heartbeat,
-            "leaderFallbackTimeout": settings.leader_fallback,
-            "appendEntriesBatchSizeBytes": APPEND_BYTES_MAX,
-        }
         self._core = seams.Core(
-            settings.node_id,
-            list(settings.peers),
-            conf,
+            settings,
             journal=journal,
             bridge=self,
             hooks=self,

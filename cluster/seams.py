@@ -35,6 +35,7 @@ from pysyncobj.version import VERSION
 from cluster.errors import RaftFatalError
 from cluster.journal import DurableJournal, Entry
 from cluster.ports import Clock
+from cluster.settings import APPEND_BYTES_MAX, RaftSettings
 
 SUPPORTED_VERSION = "0.3.17"
 SUCCESS = cast(int, FAIL_REASON.SUCCESS)
@@ -179,9 +180,7 @@ class Core(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
 
     def __init__(
         self,
-        node_id: str,
-        peers: list[str],
-        conf: dict[str, Any],
+        settings: RaftSettings,
         *,
         journal: DurableJournal,
         bridge: SnapshotBridge,
@@ -190,7 +189,12 @@ class Core(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
     ) -> None:
         self._hooks = hooks
         self._dump = _Serializer(bridge)
-        settings = SyncObjConf(
+        conf = SyncObjConf(
+            raftMinTimeout=settings.election_timeout_min,
+            raftMaxTimeout=settings.election_timeout_max,
+            appendEntriesPeriod=settings.heartbeat,
+            leaderFallbackTimeout=settings.leader_fallback,
+            appendEntriesBatchSizeBytes=APPEND_BYTES_MAX,
             autoTick=False,
             appendEntriesUseBatch=False,
             commandsWaitLeader=False,
@@ -199,12 +203,10 @@ class Core(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
             logCompactionMinTime=FOREVER,
             connectionTimeout=FOREVER,
             onStateChanged=lambda _old, new: hooks.role_changed(ROLES[new]),
-            **conf,
         )
+        peers = [PeerNode(peer) for peer in settings.peers]
         with _replaced(createJournal=lambda _file: journal, Serializer=lambda *_: self._dump):
-            super().__init__(
-                PeerNode(node_id), [PeerNode(peer) for peer in peers], settings, transportClass=make_transport, nodeClass=PeerNode
-            )
+            super().__init__(PeerNode(settings.node_id), peers, conf, transportClass=make_transport, nodeClass=PeerNode)
 
     @replicated  # type: ignore[untyped-decorator]  # PySyncObj has no types
     def submit(self, payload: bytes) -> object:
