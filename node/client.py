@@ -35,8 +35,8 @@ BACKOFF_MIN = 0.01
 BACKOFF_MAX = 0.2
 """Seconds between tries, doubling: a new leader is there in under a second, and a cluster without one is not flooded."""
 
-PING_INTERVAL = 1.0
-PING_TIMEOUT = 2.0
+PING_INTERVAL = 0.5
+PING_TIMEOUT = 1.0
 """A connection is asked for the node's status every interval; one that does not answer within the timeout is cut, so that what is under
 way on it goes to another node. Commands themselves have no such limit: a long queue is no reason to send them again."""
 

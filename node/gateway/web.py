@@ -130,6 +130,8 @@ def _serving(gateway: Gateway, route: Route) -> Callable[[web.Request], Awaitabl
                 call.identity.require(route.permission)
             answer = await route.handler(call)
         except UnknownHereError:
+            if status is not None and not status.ready:
+                raise UnavailableError("this node has not caught up", outcome_unknown=False) from None
             local = request.method == "GET" and not call.linearizable
             if local or status is None or status.role == "leader" or status.leader is None:
                 raise

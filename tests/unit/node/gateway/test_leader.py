@@ -47,6 +47,16 @@ async def test_a_follower_never_tells_a_command_that_something_does_not_exist(ex
     assert (await exchange.call("new", "GET", "/orders"))[0] == 401
 
 
+async def test_a_node_that_has_not_caught_up_does_not_judge_a_key(exchange: Exchange) -> None:
+    exchange.backend.leads, exchange.backend.status = False, {"ready": False, "leader_id": ""}
+    await exchange.gateway.monitor.poll()
+    exchange.keys["new"] = Credentials("new-key", SECRET, "p")
+    for method, target, body in (("POST", "/orders", ORDER), ("GET", "/orders", None)):
+        status, answer = await exchange.call("new", method, target, body)
+        assert (status, answer["reason"]) == (503, "no_leader")
+        assert "not caught up" in answer["message"]
+
+
 async def test_a_follower_serves_reads_and_says_how_old_they_are(exchange: Exchange) -> None:
     exchange.backend.leads = False
     exchange.backend.status["sequence"] = 4711
