@@ -24,7 +24,8 @@ import msgspec
 from cluster.errors import LogDamagedError
 from cluster.log import command_of, read_segments
 from cluster.ports import LogEntry
-from node.config import NodeConfig, load
+from node.config import NodeConfig
+from node.config_file import load
 from node.errors import AuditError
 from node.protocol import NodeStatus
 from statemachine.commands import decode_batch

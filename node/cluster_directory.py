@@ -12,7 +12,8 @@ import msgspec
 
 from node import pki
 from node.client import ClusterClient
-from node.config import NodeConfig, load
+from node.config import NodeConfig
+from node.config_file import load
 from node.credentials import Credentials
 from node.errors import DirectoryError
 

@@ -1,6 +1,7 @@
 """A node's configuration: one TOML file, frozen and checked once, at start.
 
-Paths in the file are relative to the file. Times are seconds. `quorumbook init` writes such files; `docs/operations.md` explains every key.
+Paths in the file are relative to the file. Times are seconds. `quorumbook init` writes such files, `config_file.load` reads them;
+`docs/operations.md` explains every key.
 """
 
 from __future__ import annotations
@@ -8,8 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
-
-from node import config_checks, config_shape
 
 
 class RaftConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -107,16 +106,3 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if node.node_id == node_id:
                 return node
         raise KeyError(node_id)
-
-
-def load(path: Path) -> NodeConfig:
-    """Read a node's configuration and check all of it, the files of `[tls]` included.
-
-    Raises:
-        ConfigError: something is not right; the text names the file, the key and what was expected.
-    """
-    table = config_shape.read_toml(path)
-    config = config_shape.shaped(str(path), table, NodeConfig, not_in_file=frozenset({"directory"}))
-    config = msgspec.structs.replace(config, directory=str(path.resolve().parent))
-    config_checks.check(config, str(path))
-    return config

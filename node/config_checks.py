@@ -9,16 +9,13 @@ import base64
 import binascii
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from node.config import NodeConfig
 from node.config_tls import check_tls
 from node.errors import ConfigError
 from node.protocol import COMMANDS_PER_SUBMIT_MAX
 from statemachine.limits import NAME_MAX, SECRET_MAX
-
-if TYPE_CHECKING:
-    from node.config import NodeConfig
 
 Fault = Callable[[str, str], ConfigError]
 """Makes the error for a key and what was expected."""

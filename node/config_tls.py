@@ -5,17 +5,14 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 
+from node.config import NodeConfig
 from node.errors import ConfigError
 from node.pki import certified_node_id, node_name
-
-if TYPE_CHECKING:
-    from node.config import NodeConfig
 
 Fault = Callable[[str, str], ConfigError]
 

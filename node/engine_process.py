@@ -35,7 +35,8 @@ from cluster.settings import RaftSettings
 from cluster.storage import RealDisk
 from cluster.wire import Hello, TlsWire, WireSettings
 from node import divergence, identity, pki
-from node.config import NodeConfig, load
+from node.config import NodeConfig
+from node.config_file import load
 from node.errors import DataDirectoryError, NodeRunningError, QuorumbookError
 from node.feed import Feed
 from node.logs import set_up

@@ -13,7 +13,6 @@ import datetime
 import ipaddress
 import ssl
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import msgspec
 from cryptography import x509
@@ -21,8 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-if TYPE_CHECKING:
-    from node.config import NodeConfig
+from node.config import NodeConfig
 
 VALID_DAYS = 3650
 NODE_NAME_PREFIX = "quorumbook-node-"
@@ -96,7 +94,7 @@ def server_context(config: NodeConfig, require_client_cert: bool = True) -> ssl.
     checked all the same.
 
     Raises:
-        OSError: a file cannot be read (`ssl.SSLError`, a kind of it: does not fit). `config.load` has checked them before.
+        OSError: a file cannot be read (`ssl.SSLError`, a kind of it: does not fit). `config_file.load` has checked them before.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3

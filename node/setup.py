@@ -22,8 +22,9 @@ from string import Template
 import msgspec
 
 from node import files, identity, pki
-from node.config import AdminConfig, NodeAddress, load
+from node.config import AdminConfig, NodeAddress
 from node.config_checks import CLUSTER_ID, NODE_COUNTS, NODE_ID, split_address
+from node.config_file import load
 from node.errors import SetupError
 
 NATIVE_OFFSET = 10

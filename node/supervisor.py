@@ -25,7 +25,8 @@ from pathlib import Path
 import msgspec
 
 from node import identity
-from node.config import NodeConfig, load
+from node.config import NodeConfig
+from node.config_file import load
 from node.errors import QuorumbookError
 from node.parent_watch import PARENT_PIPE
 from node.processes import PID_FILE, PidFile

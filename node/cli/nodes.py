@@ -10,7 +10,7 @@ import click
 
 from node.cli.output import print_json
 from node.cli.session import json_option
-from node.config import load
+from node.config_file import load
 from node.setup import initialise
 from node.supervisor import run_or_explain
 

@@ -16,7 +16,7 @@ from cluster.log import command_of, read_segments
 from node.audit import AuditReport, audit_directory, audit_running, log_directories
 from node.cli.output import plain, print_json, show, table
 from node.cli.session import json_option
-from node.config import load
+from node.config_file import load
 from node.errors import DirectoryError
 from node.local_cluster import LocalCluster
 from statemachine.commands import PutApiKey, decode_batch

@@ -18,7 +18,8 @@ from aiohttp import web
 
 from node import logs
 from node.client import ClusterClient
-from node.config import NodeConfig, load
+from node.config import NodeConfig
+from node.config_file import load
 from node.errors import QuorumbookError
 from node.gateway.app import build_app
 from node.gateway.backend import NodeBackend

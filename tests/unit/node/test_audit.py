@@ -13,7 +13,7 @@ from cluster.messages import COMMAND
 from cluster.ports import LogEntry
 from cluster.storage import RealDisk
 from node.audit import Acknowledged, AuditReport, audit_directory, log_directories
-from node.config import load
+from node.config_file import load
 from node.errors import AuditError
 from node.protocol import NodeStatus
 from node.setup import initialise

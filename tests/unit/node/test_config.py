@@ -1,4 +1,4 @@
-"""What `config.load` says about every kind of mistake: which file, which key, and what was expected."""
+"""What `config_file.load` says about every kind of mistake: which file, which key, and what was expected."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from node.config import NodeConfig, load
+from node.config import NodeConfig
 from node.config_checks import RANGES, split_address
+from node.config_file import load
 from node.errors import ConfigError
 from node.setup import initialise
 

@@ -12,7 +12,8 @@ import pytest
 from cluster.divergence import DivergenceWatch
 from cluster.errors import DivergedError, RaftFatalError
 from node import divergence, engine_process, identity, supervisor
-from node.config import NodeConfig, load
+from node.config import NodeConfig
+from node.config_file import load
 from node.errors import DataDirectoryError
 from node.setup import initialise
 from tests.unit.node.fakes import WORLD

@@ -17,7 +17,8 @@ import pytest
 
 from node import engine_process, identity, pki
 from node.client import ClusterClient, Credentials, NativeConnection
-from node.config import NodeConfig, load
+from node.config import NodeConfig
+from node.config_file import load
 from node.errors import ConnectionLost, RequestFailed
 from node.protocol import ControlAction, FailCode, ProductsQuery, StatusQuery
 from node.replicated_engine import ReplicatedEngine

@@ -11,7 +11,8 @@ import msgspec
 import pytest
 
 from node import identity
-from node.config import NodeConfig, load
+from node.config import NodeConfig
+from node.config_file import load
 from node.errors import DataDirectoryError
 from node.identity import Stage
 from node.setup import initialise

@@ -12,7 +12,8 @@ import pytest
 from cryptography import x509
 
 from node import pki
-from node.config import NodeConfig, load
+from node.config import NodeConfig
+from node.config_file import load
 from node.config_tls import check_tls
 from node.errors import ConfigError
 from node.setup import initialise

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from node import identity
-from node.config import AdminConfig, load
+from node.config import AdminConfig
+from node.config_file import load
 from node.errors import SetupError
 from node.setup import initialise
 

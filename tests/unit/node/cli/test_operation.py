@@ -14,7 +14,7 @@ from cluster.messages import COMMAND
 from cluster.ports import LogEntry
 from cluster.storage import RealDisk
 from node.cli import clusters, records, session
-from node.config import load
+from node.config_file import load
 from node.errors import NodeStartError
 from node.local_cluster import LocalCluster, Statuses
 from node.protocol import ControlAction, NodeStatus, PeerStatus

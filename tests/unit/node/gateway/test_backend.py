@@ -20,7 +20,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from node import setup
 from node.client import ClusterClient
-from node.config import load
+from node.config_file import load
 from node.credentials import Credentials
 from node.errors import RequestFailed
 from node.gateway import backend as backend_module
