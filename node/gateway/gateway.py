@@ -10,8 +10,8 @@ from node.gateway.auth import Authenticator
 from node.gateway.backend import Backend
 from node.gateway.catalogue import Catalogue
 from node.gateway.feeds import Feeds
-from node.gateway.health import Monitor
 from node.gateway.metrics import Metrics
+from node.gateway.monitor import Monitor
 
 
 @dataclass

@@ -24,7 +24,7 @@ from node.config_file import load
 from node.credentials import Credentials
 from node.errors import RequestFailed
 from node.gateway import backend as backend_module
-from node.gateway import feeds, health
+from node.gateway import feeds, monitor
 from node.gateway.app import build_app
 from node.gateway.backend import NodeBackend
 from node.gateway.errors import UnavailableError
@@ -126,7 +126,7 @@ async def test_a_follower_redirects_and_serves_its_own_state(tmp_path: Path) -> 
         w.nodes["n1"].raft.lose_leadership("n2")
         status, answer = await w.place(ORDER)
         assert (status, answer["leader_id"]) == (307, "n2")
-        await until(lambda: w.gateway.monitor.age() > health.AGE_MAX)
+        await until(lambda: w.gateway.monitor.age() > monitor.AGE_MAX)
         async with w.client.get("/products/BTC-USD/book") as response:
             assert response.status == 200
             assert response.headers["x-quorumbook-role"] == "follower"

@@ -11,7 +11,7 @@ import pytest
 
 from node.credentials import Credentials
 from node.errors import ConnectionLost, RequestFailed
-from node.gateway import health
+from node.gateway import monitor
 from node.gateway.backend import NodeBackend
 from node.gateway.errors import ApiError, NotLeaderError, UnavailableError
 from node.protocol import FailCode, StatusQuery
@@ -60,7 +60,7 @@ async def test_a_node_that_has_not_caught_up_does_not_judge_a_key(exchange: Exch
 async def test_a_follower_serves_reads_and_says_how_old_they_are(exchange: Exchange) -> None:
     exchange.backend.leads = False
     exchange.backend.status["sequence"] = 4711
-    await until(lambda: exchange.gateway.monitor.age() > health.AGE_MAX)
+    await until(lambda: exchange.gateway.monitor.age() > monitor.AGE_MAX)
     response = await exchange.send("", "GET", "/products/BTC-USD/book")
     assert response.status == 200
     assert response.headers["x-quorumbook-role"] == "follower"
