@@ -7,7 +7,7 @@ STAMP := $(VENV)/installed
 .PHONY: setup demo demo-many test check lint types layers tests bench soak chaos simulate clean help
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 12
 
 setup: $(STAMP) ## the virtual environment, with the locked dependencies
 
