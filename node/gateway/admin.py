@@ -6,7 +6,7 @@ import base64
 import binascii
 
 from node.gateway.accounts import transfer
-from node.gateway.decimals import UNITS_MAX, to_units
+from node.gateway.decimals import to_units
 from node.gateway.errors import BadRequestError
 from node.gateway.ids import check_name, fresh_command_id
 from node.gateway.reasons import rejection
@@ -14,7 +14,7 @@ from node.gateway.requests import AccountRequest, CurrencyRequest, KeyRequest, P
 from node.gateway.web import Answer, Call
 from statemachine.commands import AnyCommand, Deposit, OpenAccount, PutApiKey, PutCurrency, PutProduct
 from statemachine.events import Done, Rejected
-from statemachine.limits import OPERATOR, SCALE_MAX, SECRET_MAX
+from statemachine.limits import AMOUNT_MAX, OPERATOR, SCALE_MAX, SECRET_MAX
 from statemachine.types import Permission, ProductStatus
 
 STATUSES = {status.name.lower(): status for status in ProductStatus}
@@ -68,7 +68,7 @@ def _max_size(request: ProductRequest, scale: int, lot: int) -> int:
     """The largest size: as given, or a million whole coins."""
     if given(request.base_max_size):
         return to_units(raw_text(request.base_max_size, "base_max_size"), scale, "base_max_size")
-    most: int = min(10 ** (scale + 6), UNITS_MAX)
+    most: int = min(10 ** (scale + 6), AMOUNT_MAX)
     return max(lot, most - most % max(lot, 1))
 
 

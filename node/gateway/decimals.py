@@ -10,10 +10,6 @@ import msgspec
 from node import decimals
 from node.decimals import DecimalError, DecimalFault
 from node.gateway.errors import BadRequestError
-from statemachine.limits import AMOUNT_MAX
-
-UNITS_MAX = min(AMOUNT_MAX, 2**63 - 1)
-"""Largest number of smallest units in a request: what the exchange carries, and what a msgpack integer holds."""
 
 _TEXTS = {
     DecimalFault.NOT_PLAIN: "{field} must be a plain decimal number in a string",
@@ -36,14 +32,11 @@ def to_units(text: str, scale: int, field: str) -> int:
     """`text` in units of 10**-scale, exactly. Zero is allowed.
 
     Raises:
-        BadRequestError: not a plain decimal (exponents, NaN, spaces), negative, more digits than the scale has, or beyond `UNITS_MAX`.
+        BadRequestError: not a plain decimal (exponents, NaN, spaces), negative, more digits than the scale has, or beyond
+            `limits.AMOUNT_MAX`.
     """
     try:
-        units = decimals.to_units(text, scale, field)
+        return decimals.to_units(text, scale, field)
     except DecimalError as error:
         detail = str(error).removeprefix(f"{field}: ")
         raise BadRequestError(_TEXTS[error.fault].format(field=field), field, detail=detail) from None
-    if units > UNITS_MAX:
-        detail = f"expected at most {decimals.to_text(UNITS_MAX, scale)}"
-        raise BadRequestError(_TEXTS[DecimalFault.TOO_LARGE].format(field=field), field, detail=detail)
-    return units
