@@ -8,7 +8,6 @@ ten thousand of them an account, and they are hardly ever looked at again.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 from hashlib import blake2b
 
 import msgspec
@@ -26,15 +25,6 @@ _decoder: msgspec.msgpack.Decoder[AnyOutcome] = msgspec.msgpack.Decoder(AnyOutco
 def fingerprint(encoded_command: bytes) -> bytes:
     """Eight bytes that tell other contents under the same command id."""
     return blake2b(encoded_command, digest_size=FINGERPRINT_SIZE).digest()
-
-
-class Remembered(msgspec.Struct, frozen=True):
-    """One entry, unpacked. `outcome` is msgpack."""
-
-    sequence: int
-    command_id: str
-    fingerprint: bytes
-    outcome: bytes
 
 
 class OutcomeMemory:
@@ -67,19 +57,14 @@ class OutcomeMemory:
         """All command ids, and their packed entries, oldest first, as they are now."""
         return list(self._packed), list(self._packed.values())
 
-    def entries(self) -> Iterator[Remembered]:
-        """All entries, oldest first."""
-        for command_id in self._ids:
-            packed = self._packed[command_id]
-            yield Remembered(sequence_of(packed), command_id, fingerprint_of(packed), packed_outcome(packed))
-
     def check(self, last_sequence: int) -> None:
         """Assert the invariant: bounded, keys and queue agree, sequences rise and are not from the future."""
         assert len(self._ids) == len(self._packed) <= OUTCOMES_PER_ACCOUNT, "the memory's queue and its entries disagree"
         previous = 0
-        for entry in self.entries():
-            assert previous < entry.sequence <= last_sequence, f"command {entry.command_id} remembered out of order"
-            previous = entry.sequence
+        for command_id in self._ids:
+            sequence = sequence_of(self._packed[command_id])
+            assert previous < sequence <= last_sequence, f"command {command_id} remembered out of order"
+            previous = sequence
 
 
 def fingerprint_of(packed: bytes) -> bytes:
