@@ -165,14 +165,3 @@ def percentile(values: Sequence[float], parts: float) -> float:
     ordered = sorted(values)
     rank = max(1, -(-len(ordered) * parts // 100))
     return ordered[int(rank) - 1]
-
-
-def read_acknowledgements(path: Path) -> list[Acknowledgement]:
-    """A file of a `Recorder`, whole.
-
-    Raises:
-        OSError, msgspec.ValidationError, msgspec.DecodeError: it is not one.
-    """
-    decoder = msgspec.json.Decoder(Acknowledgement)
-    with path.open("rb") as lines:
-        return [decoder.decode(line) for line in lines]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtest.errors import WrongAnswerError
-from loadtest.recorder import Gap, Recorder, percentile, read_acknowledgements
+from loadtest.recorder import Acknowledgement, Gap, Recorder, percentile
 from statemachine.commands import CancelAll
 from statemachine.events import Cancelled, Rejected
 from statemachine.types import Reason
@@ -35,7 +36,7 @@ def test_lines_of_the_file(tmp_path: Path) -> None:
         recorder.sent([command("a"), command("b"), command("c")], 1.0)
         refused = Rejected(5, 0, False, Reason.INVALID_SIZE, "size", "")
         recorder.answered([command("a"), command("b")], [outcome(4), refused], 1.0, 2.5)
-    lines = read_acknowledgements(path)
+    lines = [msgspec.json.decode(line, type=Acknowledgement) for line in path.read_bytes().splitlines()]
     assert [(line.command_id, line.kind, line.sequence) for line in lines] == [
         ("a", "cancelled", 4),
         ("b", "rejected", 5),
