@@ -51,7 +51,9 @@ def test_descendants_are_found_over_generations() -> None:
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         grandchild = int(child.stdout.readline())
-        assert descendants(os.getpid())[-1] == grandchild
+        found = descendants(os.getpid())
+        assert found.count(child.pid) == found.count(grandchild) == 1
+        assert found.index(child.pid) < found.index(grandchild), "nearest first"
         assert descendants(child.pid) == [grandchild]
         assert alive(grandchild)
         child.communicate(b"")
