@@ -62,7 +62,7 @@ class Metrics:
             self._status.labels(node=node, what=name).set(float(getattr(status, name)))
         for name, count in status.counters.items():
             self._counters.labels(node=node, what=name).set(count)
-        self._status.labels(node=node, what="peers_connected").set(sum(peer.connected for peer in status.peers))
+        self._status.labels(node=node, what="peers_connected").set(sum(member.connected for member in status.others))
 
     def render(self) -> bytes:
         """The text that Prometheus reads."""
