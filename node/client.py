@@ -11,8 +11,8 @@ import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from node.connection import EndCallback, EventsCallback, NativeConnection, Querier
 from node.config import NodeAddress
+from node.connection import EndCallback, EventsCallback, NativeConnection, Querier
 from node.credentials import Credentials, sign
 from node.errors import ConnectionLost, RequestFailed
 from node.feed_reader import FeedReader

@@ -241,7 +241,7 @@ class NativeConnection:
     async def add_member(self, address: NodeAddress, *, read_only: bool = False) -> int:
         """Make a node a member of the cluster; see `protocol.AddMember`. The index of the log entry. Raises `RequestFailed`, `ConnectionLost`."""
         return await self._change(
-            lambda request_id: AddMember(request_id, *msgspec.structs.astuple(address), read_only=read_only)
+            lambda request_id: AddMember(request_id, address.node_id, address.raft, address.native, address.http, read_only)
         )
 
     async def remove_member(self, node_id: str, *, force: bool = False) -> int:

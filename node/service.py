@@ -14,14 +14,17 @@ from typing import Protocol
 import msgspec
 
 from cluster.batcher import Batcher, Refusal
+from cluster.membership import Change, ChangeDone, ChangeResult
 from cluster.raft import Done, ProposeResult, RaftStatus
 from cluster.settings import ENTRY_BYTES_MAX
+from node import membership
 from node.config import NodeConfig
 from node.errors import RequestFailed
 from node.feed import Feed, FeedError, Subscriber, Subscription, TooOldError
 from node.principal import Principal, authenticate, refresh
 from node.protocol import (
     COMMANDS_PER_SUBMIT_MAX,
+    AddMember,
     Answer,
     Control,
     ControlAction,
@@ -29,9 +32,10 @@ from node.protocol import (
     Failed,
     Hello,
     LeaderHint,
+    MemberStatus,
     NodeStatus,
-    PeerStatus,
     Query,
+    RemoveMember,
     Results,
     StatusQuery,
     Submit,
@@ -70,6 +74,7 @@ class Consensus(Protocol):
     def barrier(self, done: Done) -> None: ...
     def request_snapshot(self) -> None: ...
     def transfer_leadership(self) -> bool: ...
+    def change_members(self, change: Change, done: ChangeDone) -> None: ...
     def status(self) -> RaftStatus: ...
 
 
@@ -86,7 +91,7 @@ class EngineService:
     Commands:       submit
     Reads:          query, status
     Feed:           subscribe (and `feed`)
-    Operation:      control, begin_stop, idle, counters
+    Operation:      control, change_members, begin_stop, idle, counters
     Authorisation:  authenticate, refresh
 
     Args:
@@ -240,9 +245,11 @@ class EngineService:
             uptime=self._clock() - self._started,
             software=self.identity.software,
             abi=self.identity.abi,
-            peers=[PeerStatus(peer.node_id, peer.connected, peer.match_index) for peer in raft.peers],
+            members=membership.member_status(raft.members, config.node_id),
             leader=self._hint(),
             counters=self._counters(raft),
+            members_index=raft.members_index,
+            change_under_way=raft.change_under_way,
         )
 
     @property
@@ -286,7 +293,7 @@ class EngineService:
     def control(self, principal: Principal, request: Control) -> Answer | Failed:
         """Begin what an operator asks for."""
         try:
-            principal.check_control()
+            principal.check_operator("control")
         except RequestFailed as error:
             return self._failure(request.request_id, error)
         if request.action is ControlAction.SNAPSHOT:
@@ -297,6 +304,36 @@ class EngineService:
         if not self._raft.transfer_leadership():
             return Failed(request.request_id, FailCode.BAD_REQUEST, "no other node is up to date and reachable")
         return Answer(request.request_id, _TRUE)
+
+    def change_members(self, principal: Principal, request: AddMember | RemoveMember, send: Send) -> None:
+        """Add or remove a member, on the leader; `send` gets `Answer` or `Failed`, exactly once, perhaps at once."""
+        try:
+            principal.check_operator("a change of the membership")
+            if self.stopping or not self._raft.is_leader:
+                send(self._not_here(request.request_id))
+                return
+            change: Change
+            if isinstance(request, AddMember):
+                change = membership.addition(request)
+            else:
+                change = membership.removal(request, self.members())
+        except RequestFailed as error:
+            send(self._failure(request.request_id, error))
+            return
+
+        def done(result: ChangeResult) -> None:
+            if result.error is None:
+                send(Answer(request.request_id, msgspec.Raw(_encode(result.index))))
+            elif (error := membership.failure(result)).code is FailCode.NOT_LEADER:
+                send(self._not_here(request.request_id))
+            else:
+                send(self._failure(request.request_id, error))
+
+        self._raft.change_members(change, done)
+
+    def members(self) -> list[MemberStatus]:
+        """Who belongs to the cluster, as this node's log says."""
+        return membership.member_status(self._raft.status().members, self.config.node_id)
 
     def begin_stop(self) -> None:
         """Take nothing more; what is under way goes on."""
@@ -330,11 +367,12 @@ class EngineService:
     # ------------------------------------------------------------------ failures
 
     def _hint(self) -> LeaderHint | None:
+        """Where the leader is. None also while this node's log does not tell its address: it joined while this node was away."""
         leader_id = self._raft.leader_id
-        if not leader_id:
-            return None
-        address = self.config.address(leader_id)
-        return LeaderHint(leader_id, address.native, address.http)
+        for member in self.members() if leader_id else ():
+            if member.node_id == leader_id:
+                return LeaderHint(leader_id, member.native, member.http)
+        return None
 
     def _not_here(self, request_id: int) -> Failed:
         hint = self._hint()

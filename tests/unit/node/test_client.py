@@ -18,6 +18,7 @@ from node.protocol import (
     ControlAction,
     FailCode,
     Failed,
+    NodeStatus,
     OrderQuery,
     ProductsQuery,
     StatusQuery,
@@ -329,9 +330,9 @@ class TestEvents:
             pings: list[bool] = []
             answers = client_module._answers
 
-            async def ping(connection: NativeConnection) -> bool:
+            async def ping(connection: NativeConnection, learn: Callable[[NodeStatus], None]) -> bool:
                 pings.append(True)
-                return await answers(connection)
+                return await answers(connection, learn)
 
             monkeypatch.setattr(client_module, "_answers", ping)
             monkeypatch.setattr(client, "_open", counted)
