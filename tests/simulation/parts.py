@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -153,6 +153,9 @@ class SimWire:
     on_message: Callable[[str, bytes], None] = lambda _peer, _data: None
     on_connected: Callable[[str], None] = lambda _peer: None
     on_disconnected: Callable[[str], None] = lambda _peer: None
+    peers: Mapping[str, str] | None = None
+    farewells: Mapping[str, bytes] = field(default_factory=dict)
+    welcomes_strangers: bool = False
 
     def start(
         self,
@@ -161,6 +164,9 @@ class SimWire:
         on_disconnected: Callable[[str], None],
     ) -> None:
         self.on_message, self.on_connected, self.on_disconnected = on_message, on_connected, on_disconnected
+
+    def set_peers(self, peers: Mapping[str, str], farewells: Mapping[str, bytes]) -> None:
+        self.peers, self.farewells = peers, farewells
 
     def send(self, peer: str, message: bytes) -> bool:
         return self.network.send(self.node_id, peer, message)
