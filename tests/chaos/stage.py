@@ -14,11 +14,12 @@ from pathlib import Path
 from random import Random
 
 from loadtest.errors import DeadlineError
-from loadtest.ground import Setting, prepare
+from loadtest.ground import prepare
 from loadtest.scenario import Plan, Scenario
 from loadtest.trading import Pacer
 from loadtest.verdict import Verdict
 from loadtest.watch import Statuses, reached
+from node.config_text import Setting
 from node.engine_process import LOCK_FILE
 from node.errors import NodeStartError
 from node.processes import locked_pid, send
