@@ -84,7 +84,7 @@ class SimDisk:
     Writes fail with ENOSPC, syncs with EIO, by `error_chance`. `fate` decides whether what was drawn happens.
 
     Creations and removals reach the disk in order: a power loss keeps some first part of those since the last `sync_names`, as the
-    journal of a file system does.
+    journal of a file system does. `operations`: how many there were.
     """
 
     def __init__(self, rng: random.Random) -> None:
@@ -95,10 +95,12 @@ class SimDisk:
         self.death_chance = 0.0
         self.error_chance = 0.0
         self.fate: Callable[[str, bool], bool] = lambda _kind, drawn: drawn
+        self.operations = 0
         self.honest = True
 
     def dies(self) -> bool:
-        """Whether the power goes now."""
+        """Whether the power goes now. Asked by every operation."""
+        self.operations += 1
         return self.fate("disk-dies", bool(self.death_chance) and self.rng.random() < self.death_chance)
 
     def fails(self) -> bool:

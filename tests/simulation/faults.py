@@ -51,8 +51,7 @@ class Injector:
             world.hosts[node].disk.death_chance = faults.power_loss_in_write
             world.hosts[node].disk.error_chance = faults.disk_error
         if running and self.chance(faults.pause):
-            seconds = world.rng.uniform(0.1, 2.0)
-            self.strike("pause", world.rng.choice(running), repr(seconds))
+            self.strike("pause", world.rng.choice(running), repr(world.rng.uniform(0.1, 2.0)))
         if self.chance(faults.hand_over):
             self.strike("hand-over")
         for incident in world.script.rest():
@@ -103,7 +102,8 @@ class Injector:
     def carry_out(self, incident: Incident) -> None:
         """Let a fault happen, if it can: what is down does not crash, what is up does not start."""
         world, args = self.world, incident.args
-        world.note(" ".join((incident.kind, *args)))
+        if incident.kind not in ("start", "kill", "power-loss", "lose-disk", "hand-over"):
+            world.note(" ".join((incident.kind, *args)))
         match incident.kind:
             case "kill" | "power-loss" | "lose-disk":
                 self._crash(incident.kind, args[0])
