@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: setup demo demo-many test check lint types layers tests bench soak chaos simulate clean help
+.PHONY: setup demo demo-many test check lint types layers tests bench soak chaos kills simulate clean help
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 12
@@ -34,6 +34,9 @@ soak: $(STAMP) ## kill and stop nodes of a loaded cluster at random for MINUTES 
 chaos: $(STAMP) ## many kinds of faults for MINUTES (default 5); ONLY=fault,... for some. As root also disks and the network
 	$(BIN)/python -m tests.chaos.run --minutes $(or $(MINUTES),5) --seed $(or $(SEED),1) $(if $(ONLY),--only $(ONLY)) --report docs/reliability.md
 
+kills: $(STAMP) ## kill the leader under load KILLS times (default 1000), and show where the gaps come from
+	$(BIN)/python -m tests.chaos.kills --kills $(or $(KILLS),1000) --seed $(or $(SEED),1) --report docs/reliability.md
+
 test: check ## lint, types, layers and all tests: what CI runs
 
 check: lint types layers tests
@@ -51,9 +54,9 @@ layers: $(STAMP) ## the import directions
 tests: $(STAMP) ## pytest
 	$(BIN)/python -m pytest
 
-simulate: $(STAMP) ## the cluster layer under RUNS seeds from SEED on, NODES nodes; DISKS=1 loses disks too
+simulate: $(STAMP) ## the cluster layer under RUNS seeds from SEED on, NODES nodes, in JOBS processes; DISKS=1 loses disks too
 	$(BIN)/python -m tests.simulation.run --seed $(or $(SEED),0) --runs $(or $(RUNS),100) --nodes $(or $(NODES),3) \
-	  $(if $(DISKS),--lose-disks) $(if $(TRACE),--trace)
+	  $(if $(DISKS),--lose-disks) $(if $(TRACE),--trace) $(if $(JOBS),--jobs $(JOBS)) $(if $(REPORT),--report $(REPORT))
 
 clean: ## forget the virtual environment and the caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info

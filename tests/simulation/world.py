@@ -8,26 +8,38 @@ checkers see only what nodes and clients show:
 - same index, same command, same hash of everything before, on every node;
 - every acknowledged command is there in the end exactly once, at the index that was told; every proposal was answered at most once;
 - a barrier that succeeds has everything before it that was acknowledged before it was asked for;
-- when the faults end, the cluster goes on under load and every node follows; a single broken link does not depose a leader.
+- when the faults end, a command commits and every node is level within a bounded time; the cluster goes on under load and every node
+  follows; a single broken link does not depose a leader.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import combinations
 
 from cluster import hardstate
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, RaftFatalError
 from cluster.raft import ProposeResult, Raft, RaftStatus, open_raft
 from cluster.settings import RaftSettings
 from tests.simulation.disk import PowerLossError
+from tests.simulation.faults import Faults as Faults
+from tests.simulation.faults import Injector
+from tests.simulation.incidents import Incident, Script
 from tests.simulation.network import Network
 from tests.simulation.parts import Host, Machine, Process, SimSnapshots, SimWire, new_host
 
 STEP = 0.005
 """Seconds of virtual time a step."""
 
+COMMIT_BOUND = 2.0
+LEVEL_BOUND = 5.0
+"""Virtual seconds after the last fault in which a command commits that was proposed since, and in which every node is level and votes.
+Messages that a stall holds back may take 1.5 of them."""
+
+CALM_STEPS = 200
+"""How long the cluster goes on under load once it has recovered, before it is looked at again."""
 
 DIGEST_INTERVAL = 16
 """Log indexes between two comparisons of states: fewer than in production, because the runs are short."""
@@ -37,43 +49,33 @@ class ViolationError(AssertionError):
     """A promise was broken; the text says which, at what virtual time."""
 
 
-@dataclass(frozen=True)
-class Faults:
-    """How often what goes wrong, as chances a step. `latency` is the mean seconds of a message, `copies` a chance a message."""
-
-    crash: float = 0.004
-    power_loss_in_write: float = 0.0005
-    restart: float = 0.03
-    pause: float = 0.002
-    cut: float = 0.006
-    isolate: float = 0.002
-    heal: float = 0.012
-    one_way: float = 0.3
-    reset: float = 0.003
-    stall: float = 0.004
-    lose_disk: float = 0.0
-    hand_over: float = 0.001
-    latency: float = 0.005
-    copies: float = 0.002
-
-
 class World:
     """The cluster and its surroundings. `run` goes through a time of faults and a calm one, and checks all the way.
 
     Attributes:
         acknowledged: index by payload, as clients were told. committed: payload and hash by index, as nodes applied them.
-        leaders: who led, by term. trace: everything that was done, if asked for.
+        leaders: who led, by term. trace: everything that was done, if asked for. recovered_in: virtual seconds from the last fault until
+        everybody was level. script: what went wrong; `incidents` are the only faults that may, if given (`incidents.py`).
     """
 
     def __init__(
-        self, seed: int, nodes: int = 3, *, faults: Faults | None = None, snapshot_entries: int = 40, trace: bool = False
+        self,
+        seed: int,
+        nodes: int = 3,
+        *,
+        faults: Faults | None = None,
+        snapshot_entries: int = 40,
+        trace: bool = False,
+        incidents: Sequence[Incident] | None = None,
     ) -> None:
         self.rng = random.Random(seed)
         self.seed = seed
         self.now = 0.0
         self.faults = faults or Faults()
         self.ids = [f"n{number}" for number in range(1, nodes + 1)]
-        self.hosts = {node: new_host(node, self.rng) for node in self.ids}
+        self.script = Script(incidents)
+        self.injector = Injector(self)
+        self.hosts = {node: self._new_host(node) for node in self.ids}
         self.network = Network(self.rng, latency=self.faults.latency, copies=self.faults.copies)
         self.snapshot_entries = snapshot_entries
         self.trace: list[str] | None = [] if trace else None
@@ -83,10 +85,21 @@ class World:
         self.committed_last = 0
         self.leaders: dict[int, str] = {}
         self.proposed = 0
+        self.newest_acknowledged = 0
         self.barriers = 0
-        self.snapshots_taken_over = 0
+        self.recovered_in = 0.0
+        self.notes = 0
+        self._lost_disks_operations = 0
+
+    @property
+    def events(self) -> int:
+        """Messages delivered, commands proposed, disk operations, and faults, starts and elections (all that is noted)."""
+        operations = self._lost_disks_operations + sum(host.disk.operations for host in self.hosts.values())
+        return self.network.delivered + self.proposed + operations + self.notes
 
     def note(self, text: str) -> None:
+        """Something happened to the cluster."""
+        self.notes += 1
         if self.trace is not None:
             self.trace.append(f"{self.now:.3f} {text}")
 
@@ -101,12 +114,24 @@ class World:
             a.wire.on_connected(other)
             b.wire.on_connected(one)
 
-    def _disconnect(self, one: str, other: str) -> None:
+    def _reconnect(self) -> None:
+        if len(self.network.links) < len(self.ids) * (len(self.ids) - 1) // 2:
+            for one, other in combinations(self.ids, 2):
+                if self.rng.random() < 0.3:
+                    self._connect(one, other)
+
+    def disconnect(self, one: str, other: str) -> None:
+        """Break a connection; both ends notice."""
         if self.network.disconnect(one, other):
             for here, there in ((one, other), (other, one)):
                 process = self.hosts[here].process
                 if process is not None:
                     process.wire.on_disconnected(there)
+
+    def _new_host(self, node: str) -> Host:
+        host = new_host(node, self.rng)
+        host.disk.fate = partial(self.script.operation, node)
+        return host
 
     def new_machine(self, _node: str) -> Machine:
         """The state machine of a node that starts."""
@@ -136,6 +161,10 @@ class World:
             host.disk.crash(power_loss=True)
             self.note(f"crash {node} while it starts")
             return
+        except OSError as error:
+            host.disk.crash(power_loss=False)
+            self.note(f"{node} cannot start: {error}")
+            return
         except ClusterError as error:
             raise self.violation(f"{node} cannot start: {error}") from error
         host.rejoin = False
@@ -153,89 +182,48 @@ class World:
         host.process = None
         host.disk.crash(power_loss=power_loss)
         if lose_disk:
-            self.hosts[node] = new_host(node, self.rng)
+            self._lost_disks_operations += host.disk.operations
+            self.hosts[node] = self._new_host(node)
             self.hosts[node].rejoin = True
-        self.note(f"crash {node}{' and its disk' if lose_disk else ''}")
+        self.note(f"crash {node}{' and its disk' if lose_disk else ', power lost' if power_loss else ''}")
         for peer in self.ids:
             if peer != node:
-                self._disconnect(node, peer)
+                self.disconnect(node, peer)
 
     def _guarded(self, node: str, action: Callable[[], None]) -> None:
-        """Run a step of a node; a power loss inside is a crash, anything else it raises is a violation."""
+        """Run a step of a node; a power loss inside is a crash, a disk error ends it, anything else it raises is a violation."""
         try:
             action()
         except PowerLossError:
             self.crash(node)
+        except OSError as error:
+            self._end_on_error(node, error)
         except ClusterError as error:
             raise self.violation(f"{node} stopped: {error}") from error
         except Exception as error:
             raise self.violation(f"{node} failed: {error!r}") from error
 
-    # ------------------------------------------------------------------ faults
+    def _end_on_error(self, node: str, error: OSError) -> None:
+        """A node whose disk has failed says nothing more, and stops; it may start again."""
+        process = self.hosts[node].process
+        assert process is not None
+        try:
+            process.raft.tick()
+        except RaftFatalError:
+            self.note(f"{node} stops: {error}")
+            self.crash(node, power_loss=False)
+        else:
+            raise self.violation(f"{node} goes on after {error}") from error
 
-    def _chance(self, chance: float) -> bool:
-        return chance > 0 and self.rng.random() < chance
+    # ------------------------------------------------------------------ faults, see `faults.py`
 
-    def _inject(self) -> None:
-        self._inject_crashes()
-        self._inject_network()
-        running = [node for node in self.ids if self.hosts[node].process]
-        for node in running:
-            self.hosts[node].disk.death_chance = self.faults.power_loss_in_write
-        if running and self._chance(self.faults.pause):
-            self.hosts[self.rng.choice(running)].paused_until = self.now + self.rng.uniform(0.1, 2.0)
-        if self._chance(self.faults.hand_over):
-            for raft in self._leading():
-                self.note(f"hand over: {raft.transfer_leadership()}")
+    def all_vote(self) -> bool:
+        """Whether no node is on probation, or about to be."""
+        return not any(self._voteless(host) for host in self.hosts.values())
 
-    def _inject_crashes(self) -> None:
-        rng, faults = self.rng, self.faults
-        running = [node for node in self.ids if self.hosts[node].process]
-        if running and self._chance(faults.crash):
-            self.crash(rng.choice(running), power_loss=rng.random() < 0.5)
-        if self._chance(faults.lose_disk) and not any(self._voteless(host) for host in self.hosts.values()):
-            running = [node for node in self.ids if self.hosts[node].process]
-            if running:
-                self.crash(rng.choice(running), lose_disk=True)
-        for node in self.ids:
-            if self.hosts[node].process is None and self._chance(faults.restart):
-                self.start(node)
-
-    def _inject_network(self) -> None:
-        rng, faults, network = self.rng, self.faults, self.network
-        if self._chance(faults.cut):
-            one, other = rng.sample(self.ids, 2)
-            if rng.random() < faults.one_way:
-                network.deaf.add((one, other))
-                self.note(f"deaf {one} -> {other}")
-            else:
-                network.cut.add(frozenset((one, other)))
-                self._disconnect(one, other)
-                self.note(f"cut {one} {other}")
-        if self._chance(faults.isolate):
-            self._isolate(rng.choice(self.ids))
-        if self._chance(faults.reset):
-            one, other = rng.sample(self.ids, 2)
-            self._disconnect(one, other)
-            self.note(f"reset {one} {other}")
-        if self._chance(faults.stall):
-            one, other = rng.sample(self.ids, 2)
-            network.stall(one, other, rng.uniform(0.1, 1.5))
-            self.note(f"stall {one} -> {other}")
-        if (network.cut or network.deaf) and self._chance(faults.heal):
-            self.heal()
-
-    def _isolate(self, node: str) -> None:
-        """Cut a node from all others; one way only, sometimes: then it hears nobody, or nobody hears it."""
-        others = [other for other in self.ids if other != node]
-        kind = self.rng.choice(["cut", "cut", "hears nobody", "is not heard"])
-        self.note(f"isolate {node}: {kind}")
-        for other in others:
-            if kind == "cut":
-                self.network.cut.add(frozenset((node, other)))
-                self._disconnect(node, other)
-            else:
-                self.network.deaf.add((other, node) if kind == "hears nobody" else (node, other))
+    def running(self) -> list[str]:
+        """The nodes that have a process."""
+        return [node for node in self.ids if self.hosts[node].process]
 
     @staticmethod
     def _voteless(host: Host) -> bool:
@@ -245,7 +233,7 @@ class World:
     def heal(self) -> None:
         """Every cut ends; what was deaf loses its connection, as a timeout would do."""
         for one, other in sorted(self.network.deaf):
-            self._disconnect(one, other)
+            self.disconnect(one, other)
         self.network.deaf.clear()
         self.network.cut.clear()
 
@@ -254,10 +242,16 @@ class World:
     def _leading(self) -> list[Raft]:
         return [host.process.raft for host in self.hosts.values() if host.process and host.process.raft.is_leader]
 
+    def hand_over(self) -> None:
+        """Whoever leads asks another node to."""
+        for raft in self._leading():
+            self.note(f"hand over: {raft.transfer_leadership()}")
+
     def propose(self, raft: Raft) -> None:
         """A command of its own kind; what the client is told goes to `acknowledged`."""
         self.proposed += 1
-        payload = b"c%d" % self.proposed
+        number = self.proposed
+        payload = b"c%d" % number
 
         def done(result: ProposeResult) -> None:
             if payload in self.answered:
@@ -265,6 +259,7 @@ class World:
             self.answered.add(payload)
             if result.error is None:
                 self.acknowledged[payload] = result.index
+                self.newest_acknowledged = max(self.newest_acknowledged, number)
 
         raft.propose(payload, done)
 
@@ -284,13 +279,11 @@ class World:
     def step(self, *, faults: bool, load: bool) -> None:
         """Advance the clock, let faults happen, then let every node do its part, then check."""
         self.now += STEP
+        self.script.begin_step()
         self.network.now = self.now
         if faults:
-            self._inject()
-        for one in self.ids:
-            for other in self.ids:
-                if one < other and self.rng.random() < 0.3:
-                    self._connect(one, other)
+            self.injector.inject()
+        self._reconnect()
         order = list(self.ids)
         self.rng.shuffle(order)
         for node in order:
@@ -306,18 +299,24 @@ class World:
             if host.process is process:
                 self._guarded(node, lambda: process.wire.on_message(sender, data))
 
-        for peer in self.ids:
-            while host.process is process and (data := self.network.arrive(peer, node)) is not None:
-                deliver(peer, data)
+        for sender, data in self.network.arrivals(node):
+            deliver(sender, data)
+            if host.process is not process:
+                return
         self.network.late(node, deliver)
         if host.process is not process:
             return
-        if load and process.raft.is_leader and self.rng.random() < 0.4:
+        if load and process.raft.is_leader:
+            self._load(process.raft)
+        if process.due():
+            self._guarded(node, process.raft.tick)
+
+    def _load(self, leader: Raft) -> None:
+        if self.rng.random() < 0.4:
             for _ in range(self.rng.choice((1, 1, 1, 4))):
-                self.propose(process.raft)
-        if load and process.raft.is_leader and self.rng.random() < 0.02:
-            self.barrier(process.raft)
-        self._guarded(node, process.raft.tick)
+                self.propose(leader)
+        if self.rng.random() < 0.02:
+            self.barrier(leader)
 
     def _check(self) -> None:
         for node in self.ids:
@@ -331,10 +330,9 @@ class World:
                 self.committed_last = max(self.committed_last, index)
             process.machine.fresh.clear()
             if process.raft.is_leader:
-                self._check_leader(node, process.raft)
+                self._check_leader(node, process.status())
 
-    def _check_leader(self, node: str, raft: Raft) -> None:
-        status = raft.status()
+    def _check_leader(self, node: str, status: RaftStatus) -> None:
         self._check_matches(node, status)
         known = self.leaders.get(status.term)
         if known == node:
@@ -352,7 +350,7 @@ class World:
             process = self.hosts[peer.node_id].process
             if process is None or not peer.match_index:
                 continue
-            there = process.raft.status()
+            there = process.status()
             if there.voter and (
                 there.term < status.term or (there.term == status.term and there.last_log_index < peer.match_index)
             ):
@@ -363,16 +361,17 @@ class World:
 
     # ------------------------------------------------------------------ the whole
 
-    def run(self, steps: int = 2000, calm_steps: int = 1200) -> None:
+    def run(self, steps: int = 2000) -> None:
         """Faults for `steps`; then calm under load, in which everything must recover. Raises ViolationError."""
         for node in self.ids:
             self.start(node)
         for _ in range(steps):
             self.step(faults=True, load=True)
         self._end_faults()
-        for _ in range(calm_steps):
+        self._recover()
+        for _ in range(CALM_STEPS):
             self.step(faults=False, load=True)
-        self._check_progress()
+        self._check_following()
         self._check_undisturbed()
         self._drain()
         self._check_end()
@@ -381,12 +380,32 @@ class World:
         self.heal()
         self.network.calm()
         for host in self.hosts.values():
-            host.disk.death_chance = 0.0
+            host.disk.death_chance = host.disk.error_chance = 0.0
             host.paused_until = 0.0
             if host.process is None:
                 self.start(host.node_id)
 
-    def _check_progress(self) -> None:
+    def _recover(self) -> None:
+        """Within the bounds a new command commits, and every node votes and has what was committed when the faults ended."""
+        began, proposed, committed = self.now, self.proposed, self.committed_last
+        behind = set(self.ids)
+        while behind or self.newest_acknowledged <= proposed:
+            self.step(faults=False, load=True)
+            behind = {node for node in self.ids if not self._is_level(node, committed)}
+            if self.newest_acknowledged <= proposed and self.now > began + COMMIT_BOUND:
+                raise self.violation(f"no command commits within {COMMIT_BOUND} s after the last fault")
+            if behind and self.now > began + LEVEL_BOUND:
+                raise self.violation(f"{sorted(behind)} not level within {LEVEL_BOUND} s after the last fault")
+        self.recovered_in = self.now - began
+
+    def _is_level(self, node: str, index: int) -> bool:
+        process = self.hosts[node].process
+        if process is None:
+            return False
+        status = process.status()
+        return status.voter and status.ready and status.applied_index >= index
+
+    def _check_following(self) -> None:
         """The cluster commits, and every node follows while it does."""
         before, acknowledged = self.committed_last, len(self.acknowledged)
         for _ in range(100):
@@ -395,13 +414,9 @@ class World:
             raise self.violation("nobody leads after a calm time")
         if len(self.acknowledged) == acknowledged:
             raise self.violation("no command commits after a calm time")
-        for node, host in self.hosts.items():
-            assert host.process is not None
-            status = host.process.raft.status()
-            if status.applied_index < before:
-                raise self.violation(f"{node} is at {status.applied_index} and does not follow; the others were at {before}")
-            if not status.voter or not status.ready:
-                raise self.violation(f"{node} is not back: voter {status.voter}, ready {status.ready}")
+        for node in self.ids:
+            if not self._is_level(node, before):
+                raise self.violation(f"{node} does not follow; the others were at {before}")
 
     def _check_undisturbed(self) -> None:
         """A follower that only loses the leader, and comes back, deposes nobody."""
@@ -411,7 +426,7 @@ class World:
         status = leader.status()
         follower = next(node for node in self.ids if node != status.leader_id)
         self.network.cut.add(frozenset((status.leader_id, follower)))
-        self._disconnect(status.leader_id, follower)
+        self.disconnect(status.leader_id, follower)
         for number in range(400):
             if number == 300:
                 self.heal()
