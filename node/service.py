@@ -268,6 +268,7 @@ class EngineService:
         counters.update((f"native_refused_{kind}", number) for kind, number in sorted(self.refused.items()))
         counters.update(self._more_counters())
         counters["raft_refused_snapshot"] = raft.snapshots_refused
+        counters["snapshots_not_taken"] = raft.snapshots_not_taken
         counters["state_digests_compared"] = raft.digests_compared
         counters["state_digests_differing"] = raft.digests_differing
         counters["state_digests_undecided"] = raft.digests_undecided
