@@ -11,7 +11,7 @@ from typing import Protocol
 import msgspec
 
 from cluster.ports import CaptureState, SnapshotMark, SnapshotRefusedError
-from cluster.raft import Raft
+from cluster.raft import Raft, RaftStatus
 from tests.simulation.disk import SimDisk
 
 CHUNK = 64
@@ -175,13 +175,40 @@ class SimWire:
         pass
 
 
+IDLE_STEPS = 2
+"""Steps from tick to tick of a node to which nothing happens: 10 ms, as in production (`cluster.driver`)."""
+
+
 @dataclass
 class Process:
-    """A running node."""
+    """A running node. Like `cluster.driver` it ticks when it was woken and after some idle steps."""
 
     raft: Raft
     machine: Machine
     wire: SimWire
+    idle: int = IDLE_STEPS
+    _status: RaftStatus | None = None
+
+    def __post_init__(self) -> None:
+        self.raft.wake = self._wake
+
+    def _wake(self) -> None:
+        self.idle = IDLE_STEPS
+
+    def due(self) -> bool:
+        """Whether to tick in this step."""
+        self.idle += 1
+        if self.idle < IDLE_STEPS:
+            return False
+        self.idle = 0
+        self._status = None
+        return True
+
+    def status(self) -> RaftStatus:
+        """As it was after the last tick."""
+        if self._status is None:
+            self._status = self.raft.status()
+        return self._status
 
 
 @dataclass
