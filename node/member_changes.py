@@ -157,12 +157,17 @@ class MemberChanges:
         clock = asyncio.get_running_loop().time
         end = clock() + seconds
         while True:
-            status = await self.status()
+            status = await self._client.query(StatusQuery())
+            if _level(_find(status, node_id), commit_index) or clock() >= end:
+                status = await self.status()
             found = _find(status, node_id)
-            if found is None:
+            if found is None and status.role == "leader":
                 raise MembershipError(f"{node_id} was removed meanwhile")
-            if found.role == "voter" or (found.role == "read_only" and found.match_index >= commit_index):
-                self._say(f"{node_id} is {_words(found.role)} now: {progress(found, status)}")
+            if found is None:
+                await asyncio.sleep(POLL)
+                continue
+            if _level(found, commit_index):
+                self._say(f"{node_id} is {_words(found.role)} now")
                 return
             line = f"{node_id}: {progress(found, status)}"
             if line != told and clock() - said_at >= SAY_EVERY:
@@ -266,6 +271,11 @@ def progress(member: MemberStatus, status: NodeStatus) -> str:
 
 def _find(status: NodeStatus, node_id: str) -> MemberStatus | None:
     return next((member for member in status.members if member.node_id == node_id), None)
+
+
+def _level(member: MemberStatus | None, commit_index: int) -> bool:
+    """Whether a node that was added is what it was added for."""
+    return member is not None and (member.role == "voter" or (member.role == "read_only" and member.match_index >= commit_index))
 
 
 def _words(role: str) -> str:
