@@ -387,19 +387,17 @@ class World:
 
     def _recover(self) -> None:
         """Within the bounds a new command commits, and every node votes and has what was committed when the faults ended."""
-        began, proposed = self.now, self.proposed
-        behind = {node: self.committed_last for node in self.ids}
+        began, proposed, committed, behind = self.now, self.proposed, self.committed_last, set(self.ids)
         while behind or self.newest_acknowledged <= proposed:
             if self.newest_acknowledged <= proposed and self.now > began + COMMIT_BOUND:
                 raise self.violation(f"no command commits within {COMMIT_BOUND} s after the last fault")
-            self._follow(behind, began)
+            self._follow(behind, committed, began)
         self.recovered_in = self.now - began
 
-    def _follow(self, behind: dict[str, int], began: float) -> None:
-        """A step; who has reached its index in `behind`, and votes, is taken out."""
+    def _follow(self, behind: set[str], index: int, began: float) -> None:
+        """A step; who has applied everything up to `index`, and votes, is no longer behind."""
         self.step(faults=False, load=True)
-        for node in [node for node, index in behind.items() if self._is_level(node, index)]:
-            del behind[node]
+        behind -= {node for node in behind if self._is_level(node, index)}
         if behind and self.now > began + LEVEL_BOUND:
             raise self.violation(
                 f"{sorted(behind)} not level within {LEVEL_BOUND} s of calm; the others were at {self.committed_last}"
@@ -421,9 +419,9 @@ class World:
             raise self.violation("nobody leads after a calm time")
         if len(self.acknowledged) == acknowledged:
             raise self.violation("no command commits after a calm time")
-        behind = {node: self.committed_last for node in self.ids}
+        committed, behind = self.committed_last, set(self.ids)
         while behind:
-            self._follow(behind, began)
+            self._follow(behind, committed, began)
 
     def _check_undisturbed(self) -> None:
         """A follower that only loses the leader, and comes back, deposes nobody."""
