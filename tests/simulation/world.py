@@ -387,16 +387,21 @@ class World:
 
     def _recover(self) -> None:
         """Within the bounds a new command commits, and every node votes and has what was committed when the faults ended."""
-        began, proposed, committed = self.now, self.proposed, self.committed_last
-        behind = set(self.ids)
+        began, proposed, committed, behind = self.now, self.proposed, self.committed_last, set(self.ids)
         while behind or self.newest_acknowledged <= proposed:
-            self.step(faults=False, load=True)
-            behind = {node for node in self.ids if not self._is_level(node, committed)}
             if self.newest_acknowledged <= proposed and self.now > began + COMMIT_BOUND:
                 raise self.violation(f"no command commits within {COMMIT_BOUND} s after the last fault")
-            if behind and self.now > began + LEVEL_BOUND:
-                raise self.violation(f"{sorted(behind)} not level within {LEVEL_BOUND} s after the last fault")
+            self._follow(behind, committed, began)
         self.recovered_in = self.now - began
+
+    def _follow(self, behind: set[str], index: int, began: float) -> None:
+        """A step; who has applied everything up to `index`, and votes, is no longer behind."""
+        self.step(faults=False, load=True)
+        behind -= {node for node in behind if self._is_level(node, index)}
+        if behind and self.now > began + LEVEL_BOUND:
+            raise self.violation(
+                f"{sorted(behind)} not level within {LEVEL_BOUND} s of calm; the others were at {self.committed_last}"
+            )
 
     def _is_level(self, node: str, index: int) -> bool:
         process = self.hosts[node].process
@@ -407,16 +412,16 @@ class World:
 
     def _check_following(self) -> None:
         """The cluster commits, and every node follows while it does."""
-        before, acknowledged = self.committed_last, len(self.acknowledged)
+        began, acknowledged = self.now, len(self.acknowledged)
         for _ in range(100):
             self.step(faults=False, load=True)
         if not self._leading():
             raise self.violation("nobody leads after a calm time")
         if len(self.acknowledged) == acknowledged:
             raise self.violation("no command commits after a calm time")
-        for node in self.ids:
-            if not self._is_level(node, before):
-                raise self.violation(f"{node} does not follow; the others were at {before}")
+        committed, behind = self.committed_last, set(self.ids)
+        while behind:
+            self._follow(behind, committed, began)
 
     def _check_undisturbed(self) -> None:
         """A follower that only loses the leader, and comes back, deposes nobody."""
