@@ -10,6 +10,8 @@ run as well. Beside the checks of `world.py`:
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -17,8 +19,13 @@ from cluster.errors import ClusterError, RemovedError
 from cluster.membership import AddMember, Change, ChangeResult, Member, RemoveMember, Role
 from cluster.raft import Raft
 from cluster.settings import RaftSettings
-from tests.simulation.parts import Host, Process, new_host
-from tests.simulation.world import Faults, World
+from tests.simulation.faults import Faults, Injector
+from tests.simulation.incidents import Incident
+from tests.simulation.parts import Host, Process
+from tests.simulation.world import World
+
+LATER_ID = re.compile(r"[az][0-9]+")
+"""Ids of nodes that are made during a run."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,60 @@ class Changes:
     read_only: float = 0.25
     members_max: int = 6
     nodes_max: int = 12
+
+
+class Operator(Injector):
+    """Draws changes beside the faults. A node that a list of incidents names and nobody made is made then."""
+
+    world: MembershipWorld
+
+    def inject(self) -> None:
+        changes = self.world.changes
+        if self.chance(changes.add):
+            self.draw_addition()
+        if self.chance(changes.remove):
+            self.draw_removal()
+        super().inject()
+
+    def asked(self) -> str | None:
+        """Whom the operator asks: one that leads, seldom anybody."""
+        world = self.world
+        leading = [node for node in world.running() if world.leads(node)]
+        if leading and world.rng.random() < 0.95:
+            return world.rng.choice(leading)
+        return world.rng.choice(world.running()) if world.running() else None
+
+    def draw_addition(self) -> None:
+        """A node that waits, or one that is made for it, whose id sorts before or behind all others."""
+        world, rng, asked = self.world, self.world.rng, self.asked()
+        waiting = world.waiting()
+        full = len(world.ids) >= world.changes.nodes_max
+        if asked is None or len(world.members()) >= world.changes.members_max or (full and not waiting):
+            return
+        fresh = not full and (not waiting or rng.random() < 0.1)
+        node = f"{rng.choice('az')}{len(world.ids) + 1}" if fresh else rng.choice(waiting)
+        role = Role.READ_ONLY if self.chance(world.changes.read_only) else Role.LEARNER
+        self.strike("add", asked, node, role.value)
+        if node in world.hosts and rng.random() < 0.8:
+            self.strike("start", node)
+
+    def draw_removal(self) -> None:
+        """Any member, as the node that is asked sees it."""
+        asked = self.asked()
+        process = self.world.hosts[asked].process if asked else None
+        if asked and process:
+            self.strike("remove", asked, self.world.rng.choice(process.raft.status().members).member.node_id)
+
+    def carry_out(self, incident: Incident) -> None:
+        world, args = self.world, incident.args
+        for arg in args:
+            if LATER_ID.fullmatch(arg) and arg not in world.hosts:
+                world.make_node(arg)
+        if incident.kind == "add":
+            world.ask(args[0], AddMember(Member(args[1], Role(args[2]))))
+        if incident.kind == "remove":
+            world.ask(args[0], RemoveMember(args[1]))
+        super().carry_out(incident)
 
 
 class MembershipWorld(World):
@@ -49,8 +110,10 @@ class MembershipWorld(World):
         changes: Changes | None = None,
         snapshot_entries: int = 40,
         trace: bool = False,
+        incidents: Sequence[Incident] | None = None,
     ) -> None:
-        super().__init__(seed, nodes, faults=faults, snapshot_entries=snapshot_entries, trace=trace)
+        super().__init__(seed, nodes, faults=faults, snapshot_entries=snapshot_entries, trace=trace, incidents=incidents)
+        self.injector = Operator(self)
         self.changes = changes or Changes()
         self.first_ids = list(self.ids)
         self.configured: dict[str, tuple[str, ...]] = {}
@@ -81,19 +144,26 @@ class MembershipWorld(World):
         newest = self.committed_members[max(self.committed_members)]
         return [node for node in self.ids if node in newest]
 
-    def _new_node(self) -> str:
-        """Make a node that waits to be added; its id sorts before or behind the others."""
-        node = f"{self.rng.choice('az')}{len(self.ids) + 1}"
+    def make_node(self, node: str) -> None:
+        """A machine that waits to be added, configured with the members there are."""
         self.configured[node] = tuple(self.members())
         self.ids.append(node)
-        self.hosts[node] = new_host(node, self.rng)
-        return node
+        self.hosts[node] = self._new_host(node)
+
+    def waiting(self) -> list[str]:
+        """Nodes that were never members."""
+        return [node for node in self.configured if not any(node in known for known in self.committed_members.values())]
 
     def start(self, node: str) -> None:
         super().start(node)
         process = self.hosts[node].process
         if process is not None and process.wire.peers is None:
             process.wire.peers = dict.fromkeys(self.settings_of(self.hosts[node]).peers, "")
+
+    def leads(self, node: str) -> bool:
+        """Whether a node leads, as far as it knows."""
+        process = self.hosts[node].process
+        return process is not None and process.raft.is_leader
 
     def node_stopped(self, node: str, error: ClusterError) -> None:
         if not isinstance(error, RemovedError) or node in self.members():
@@ -137,62 +207,29 @@ class MembershipWorld(World):
             if process is not None and removed is not None and there in process.wire.farewells:
                 if self.rng.random() < 0.7:
                     self._farewell(process, removed)
-                self._disconnect(one, other)
+                self.disconnect(one, other)
                 return
 
     # ------------------------------------------------------------------ the operator
 
-    def _inject(self) -> None:
-        super()._inject()
-        if self._chance(self.changes.add):
-            self._add()
-        if self._chance(self.changes.remove):
-            self._remove()
-
-    def _asked(self) -> Raft | None:
-        """Whom the operator asks: a leader, seldom anybody."""
-        leading = self._leading()
-        running = [host.process.raft for host in self.hosts.values() if host.process]
-        if leading and self.rng.random() < 0.95:
-            return self.rng.choice(leading)
-        return self.rng.choice(running) if running else None
-
-    def _add(self) -> None:
-        raft = self._asked()
-        waiting = [node for node in self.configured if not any(node in known for known in self.committed_members.values())]
-        if raft is None or len(self.members()) >= self.changes.members_max:
+    def ask(self, node: str, change: Change) -> None:
+        """Ask a node for a change. What comes of it is noted, and must come once."""
+        process = self.hosts[node].process
+        if process is None:
             return
-        if not waiting or self.rng.random() < 0.1:
-            if len(self.ids) >= self.changes.nodes_max:
-                return
-            waiting = [self._new_node()]
-        role = Role.READ_ONLY if self._chance(self.changes.read_only) else Role.LEARNER
-        node = self.rng.choice(waiting)
-        if self.hosts[node].process is None and self.rng.random() < 0.8:
-            self.start(node)
-        self._ask(raft, AddMember(Member(node, role)))
-
-    def _remove(self) -> None:
-        raft = self._asked()
-        if raft is not None:
-            member = self.rng.choice(raft.status().members).member
-            self.unwanted.add(member.node_id)
-            self._ask(raft, RemoveMember(member.node_id))
-
-    def _ask(self, raft: Raft, change: Change) -> None:
-        asked = f"{change.member.node_id}+" if isinstance(change, AddMember) else f"{change.node_id}-"
         answers: list[ChangeResult] = []
 
         def done(result: ChangeResult) -> None:
             answers.append(result)
             if len(answers) > 1:
-                raise self.violation(f"a change was answered twice: {answers}")
-            self.note(f"{asked} {result.error.value if result.error else 'done'} {result.index}")
+                raise self.violation(f"{change} was answered twice: {answers}")
+            self.note(f"{change}: {result.error.value if result.error else f'done at {result.index}'}")
             if result.error is None:
                 self.promised[result.index] = change
 
-        raft.change_members(change, done)
-        self.note(f"{asked} asked for")
+        if isinstance(change, RemoveMember):
+            self.unwanted.add(change.node_id)
+        process.raft.change_members(change, done)
 
     # ------------------------------------------------------------------ checks
 
