@@ -287,7 +287,7 @@ class Core(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
 
     def set_peers(self, voters: Iterable[str], others: Iterable[str]) -> None:
         """Who else votes, and who else only gets the log. A leader begins with a newcomer at its log's end and knows nothing of it."""
-        counted, uncounted = set(map(PeerNode, voters)), set(map(PeerNode, others))
+        counted, uncounted = set(map(peer_node, voters)), set(map(peer_node, others))
         known: set[PeerNode] = self.otherNodes | self.readonlyNodes
         for node in known - counted - uncounted:
             self._SyncObj__raftNextIndex.pop(node, None)
