@@ -271,7 +271,7 @@ class Session(asyncio.Protocol):
             case AddMember() | RemoveMember():
                 self._service.change_members(principal, request, self._reply)
             case Control():
-                self._reply(self._service.control(principal, request))
+                self._service.control(principal, request, self._reply)
             case _:
                 self._reply(Failed(0, FailCode.BAD_REQUEST, "Hello is sent once"))
 

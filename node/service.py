@@ -21,6 +21,7 @@ from node import membership
 from node.config import NodeConfig
 from node.errors import RequestFailed
 from node.feed import Feed, FeedError, Subscriber, Subscription, TooOldError
+from node.handover import After, Handover
 from node.principal import Principal, authenticate, refresh
 from node.protocol import (
     COMMANDS_PER_SUBMIT_MAX,
@@ -95,7 +96,7 @@ class EngineService:
     Authorisation:  authenticate, refresh
 
     Args:
-        later: `loop.call_soon`.
+        later: `loop.call_soon`. after: `loop.call_later`.
         time_ns: nanoseconds since the Unix epoch, for stamping batches.
         clock: monotonic seconds.
         more_counters: what the rest of the process counts, for the status.
@@ -110,6 +111,7 @@ class EngineService:
         raft: Consensus,
         *,
         later: Callable[[Callable[[], None]], object],
+        after: After,
         time_ns: Callable[[], int] = time.time_ns,
         clock: Callable[[], float] = time.monotonic,
         more_counters: Callable[[], Mapping[str, int]] = dict,
@@ -136,6 +138,7 @@ class EngineService:
             bytes_max=BATCH_BYTES_MAX,
             queue_max=config.native.queue_max,
         )
+        self._handover = Handover(raft, hold=self._batcher.hold, release=self._resume, after=after, clock=clock)
         raft.on_role_change.append(self._role_changed)
 
     # ------------------------------------------------------------------ commands
@@ -199,7 +202,7 @@ class EngineService:
             self._begin_barrier()
 
     def _begin_barrier(self) -> None:
-        if self._barrier_under_way or not self._reads:
+        if self._barrier_under_way or self._handover.under_way or not self._reads:
             return
         self._barrier_under_way = True
         reads, self._reads = self._reads, []
@@ -291,20 +294,26 @@ class EngineService:
         except FeedError as error:
             raise RequestFailed(FailCode.BAD_REQUEST, str(error)) from error
 
-    def control(self, principal: Principal, request: Control) -> Answer | Failed:
-        """Begin what an operator asks for."""
+    def control(self, principal: Principal, request: Control, send: Send) -> None:
+        """Begin what an operator asks for; `send` gets `Answer` or `Failed`, exactly once, when it has begun."""
         try:
             principal.check_operator("control")
         except RequestFailed as error:
-            return self._failure(request.request_id, error)
+            send(self._failure(request.request_id, error))
+            return
         if request.action is ControlAction.SNAPSHOT:
             self._raft.request_snapshot()
-            return Answer(request.request_id, _TRUE)
-        if not self._raft.is_leader:
-            return self._not_here(request.request_id)
-        if not self._raft.transfer_leadership():
-            return Failed(request.request_id, FailCode.BAD_REQUEST, "no other node is up to date and reachable")
-        return Answer(request.request_id, _TRUE)
+            send(Answer(request.request_id, _TRUE))
+        elif not self._raft.is_leader:
+            send(self._not_here(request.request_id))
+        else:
+            refusal = Failed(request.request_id, FailCode.BAD_REQUEST, "no other node is up to date and reachable")
+            self._handover.begin(lambda asked: send(Answer(request.request_id, _TRUE) if asked else refusal))
+
+    def _resume(self) -> None:
+        """The handover is over, whoever leads now."""
+        self._batcher.release()
+        self._begin_barrier()
 
     def change_members(self, principal: Principal, request: AddMember | RemoveMember, send: Send) -> None:
         """Add or remove a member, on the leader; `send` gets `Answer` or `Failed`, exactly once, perhaps at once."""

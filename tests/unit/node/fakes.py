@@ -184,7 +184,10 @@ class FakeNode:
         self.machine = ReplicatedEngine(self.feed)
         self.raft = LocalRaft(self.machine, config.node_id, auto=auto, leader=leader)
         loop = asyncio.get_running_loop()
-        self.service = EngineService(config, Identity("test", "abi"), self.machine, self.feed, self.raft, later=loop.call_soon)
+        identity = Identity("test", "abi")
+        self.service = EngineService(
+            config, identity, self.machine, self.feed, self.raft, later=loop.call_soon, after=loop.call_later
+        )
         self.server = NativeServer(self.service, lambda _channel: None)
 
     @property
