@@ -43,9 +43,7 @@ class WriteJob:
         contradiction: it failed because the state itself is wrong.
     """
 
-    def __init__(
-        self, directory: Path, pieces: Iterator[bytes], on_done: Callable[[Manifest], None]
-    ) -> None:
+    def __init__(self, directory: Path, pieces: Iterator[bytes], on_done: Callable[[Manifest], None]) -> None:
         self._on_done = on_done
         self._state = JobState.RUNNING
         self._output: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `_end`
@@ -61,9 +59,7 @@ class WriteJob:
             env=_environment(),
         )
         assert self._process.stdin is not None
-        self._feeder = threading.Thread(
-            target=_feed, args=(pieces, self._process.stdin), name="snapshot feeder", daemon=True
-        )
+        self._feeder = threading.Thread(target=_feed, args=(pieces, self._process.stdin), name="snapshot feeder", daemon=True)
         self._feeder.start()
 
     @property

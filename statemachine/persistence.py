@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from hashlib import blake2b
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -23,6 +24,7 @@ from statemachine.changes import Changes
 from statemachine.errors import StateError
 from statemachine.events import OrderState
 from statemachine.limits import OPERATOR, OUTCOMES_PER_ACCOUNT, SCALE_MAX
+from statemachine.relations import KEYS
 from statemachine.remember import FINGERPRINT_SIZE
 from statemachine.rows import Row
 from statemachine.state import Account, Balance, Currency, Product, State
@@ -84,7 +86,7 @@ def load(tables: Mapping[str, Iterable[Row]]) -> State:
 def _decoded(name: str, row_type: type[msgspec.Struct], pairs: Iterable[Row]) -> Iterator[tuple[bytes, Any]]:
     """Keys and rows, sorted by key, each key once and belonging to its row where it is made of the row's fields."""
     decode = msgspec.msgpack.Decoder(row_type).decode
-    key_of = _KEYS.get(name)
+    key_of = _key_of(name)
     before = b""
     for position, (key, payload) in enumerate(sorted(pairs)):
         try:
@@ -97,17 +99,15 @@ def _decoded(name: str, row_type: type[msgspec.Struct], pairs: Iterable[Row]) ->
         yield key, row
 
 
-_KEYS: dict[str, Callable[[Any], bytes]] = {
-    "counter": lambda _row: rows.encode([]),
-    "currency": lambda row: rows.encode([row.currency]),
-    "product": lambda row: rows.encode([row.product_id]),
-    "account": lambda row: rows.encode([row.account_id]),
-    "api_key": lambda row: rows.encode([row.key_id]),
-    "balance": lambda row: rows.encode([row.account_id, row.currency]),
-    "order": lambda row: rows.encode([row.order_id]),
-    "outcome": lambda row: rows.numbered_key(row.account_id, row.outcome.sequence),
-}
-"""The key that belongs to a row. A done order's number stands in the key only."""
+def _key_of(name: str) -> Callable[[Any], bytes] | None:
+    """What makes the key that belongs to a row; None for done orders, whose number stands in the key only."""
+    fields = KEYS[name]
+    if name == "done_order":
+        return None
+    if not fields:
+        return lambda _row: rows.encode(fields)
+    get = attrgetter(*fields)
+    return (lambda row: rows.encode([get(row)])) if len(fields) == 1 else (lambda row: rows.encode(get(row)))
 
 
 def _done_number(key: bytes, order: OrderState) -> int:
