@@ -7,13 +7,22 @@ of the one before, as hard links, and add one with what changed (`Draft`). Compa
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
-from rocksdict import AccessType, DBCompressionType, Options, Rdict, WriteBatch, WriteOptions
+from rocksdict import (
+    AccessType,
+    BottommostLevelCompaction,
+    CompactOptions,
+    DBCompressionType,
+    Options,
+    Rdict,
+    WriteBatch,
+    WriteOptions,
+)
 
 from snapshots.errors import SnapshotDamagedError
 from snapshots.manifest import Manifest, Row, RowHasher, TableSummary, manifest_decoder
@@ -23,6 +32,7 @@ MANIFEST_FAMILY = "_manifest"
 
 _MANIFEST_KEY = b"manifest"
 _DEFAULT_FAMILY = "default"
+_ENTRIES = re.compile("# entries=([0-9]+)")
 _TRANSIENT = ("LOCK", "LOG")
 """Files that say nothing of the contents; RocksDB makes them anew."""
 
@@ -51,6 +61,13 @@ def _options() -> Any:
     options.set_write_buffer_size(WRITE_BUFFER_BYTES)
     options.set_keep_log_file_num(1)
     return options
+
+
+def _compact(family: Any) -> None:
+    """Write all rows of a table anew. Forced, since RocksDB otherwise may only give the files another place."""
+    options = CompactOptions()
+    options.set_bottommost_level_compaction(BottommostLevelCompaction.force())
+    family.compact_range(None, None, options)
 
 
 def _families(tables: Iterable[str]) -> dict[str, Any]:
@@ -98,21 +115,16 @@ class RocksWriter:
 
     def settle(self, counts: Mapping[str, int]) -> list[str]:
         """Bring everything into files; compact the tables whose files hold much that is gone, given how many rows each has. Returns those."""
+        compacted = []
         for name in self._names:
-            self._database.get_column_family(name).flush(True)
-        stored, files = Counter[str](), Counter[str]()
-        for file in self._database.live_files():
-            name = file["column_family_name"]
-            stored[name] += file["num_entries"]
-            files[name] += file["level"] == 0
-        due = [
-            name
-            for name in self._names
-            if stored[name] > GARBAGE_RATIO * counts.get(name, 0) + PIECE_ROWS or files[name] > FILES_MAX
-        ]
-        for name in due:
-            self._database.get_column_family(name).compact_range(None, None)
-        return due
+            family = self._database.get_column_family(name)
+            family.flush(True)
+            stored = _ENTRIES.search(family.property_value("rocksdb.aggregated-table-properties") or "")
+            files = int(family.property_value("rocksdb.num-files-at-level0") or 0)
+            if files > FILES_MAX or (stored and int(stored[1]) > GARBAGE_RATIO * counts.get(name, 0) + PIECE_ROWS):
+                _compact(family)
+                compacted.append(name)
+        return compacted
 
     def read(self, counts: Mapping[str, int], keep: Keep | None = None) -> tuple[list[TableSummary], bytes]:
         """Read all tables: their summaries, and the full hash. Raises ValueError where the number of rows is not that in `counts`."""
@@ -124,7 +136,9 @@ class RocksWriter:
             for name in self._names:
                 self._database.get_column_family(name).flush(True)
             self.add(MANIFEST_FAMILY, [(_MANIFEST_KEY, msgspec.msgpack.encode(manifest))])
-            self._database.get_column_family(MANIFEST_FAMILY).flush(True)
+            family = self._database.get_column_family(MANIFEST_FAMILY)
+            family.flush(True)
+            _compact(family)
         self._handles = {}
         self._database.close()
         for name in _TRANSIENT:
