@@ -2,7 +2,8 @@
 
 ClusterError
 ├── RaftFatalError         the node must stop: going on could break the promise
-│   └── DivergedError      its state is not that of the majority
+│   ├── DivergedError      its state is not that of the majority
+│   └── RemovedError       it was removed from its cluster
 ├── LogDamagedError        the log cannot be trusted
 ├── WireRefusedError       a peer sent something that no honest peer sends
 └── snapshots: `ports.SnapshotRefusedError`
@@ -40,6 +41,22 @@ class DivergedError(RaftFatalError):
         self.own = own
         self.majority = majority
         self.agreeing = agreeing
+
+
+class RemovedError(RaftFatalError):
+    """This node was removed from its cluster. It stops, and does not come back under this id.
+
+    Attributes:
+        node_id: this node. index: the log entry that removed it, or a later one.
+    """
+
+    def __init__(self, node_id: str, index: int) -> None:
+        super().__init__(
+            f"{node_id} was removed from its cluster (log entry {index}). It leaves service. An id is used once: to bring the machine "
+            "back, add it under another id, on an empty data directory"
+        )
+        self.node_id = node_id
+        self.index = index
 
 
 class LogDamagedError(ClusterError):

@@ -27,7 +27,7 @@ from cluster.elections import PreVoting
 from cluster.errors import RaftFatalError
 from cluster.journal import DurableJournal, as_tuple
 from cluster.ports import Clock, LogEntry, SnapshotMark, Wire
-from cluster.seams import Core, PeerNode
+from cluster.seams import Core, peer_node
 from cluster.settings import RaftSettings
 from cluster.transfer import Receiver, Senders
 
@@ -47,15 +47,15 @@ class CoreTransport(Transport):  # type: ignore[misc]  # PySyncObj has no types
 
     def deliver(self, peer: str, message: dict[str, Any]) -> None:
         """A message from a peer to PySyncObj."""
-        self._onMessageReceived(PeerNode(peer), message)
+        self._onMessageReceived(peer_node(peer), message)
 
     def connected(self, peer: str) -> None:
         """A peer can be reached."""
-        self._onNodeConnected(PeerNode(peer))
+        self._onNodeConnected(peer_node(peer))
 
     def disconnected(self, peer: str) -> None:
         """A peer cannot be reached."""
-        self._onNodeDisconnected(PeerNode(peer))
+        self._onNodeDisconnected(peer_node(peer))
 
 
 class Guard:

@@ -6,11 +6,13 @@ store) and for the simulation (in memory, under one seed). Nothing in this packa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Protocol
 
 import msgspec
+
+from cluster.membership import Membership
 
 Clock = Callable[[], float]
 """Monotonic seconds."""
@@ -25,10 +27,14 @@ class LogEntry(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SnapshotMark(msgspec.Struct, frozen=True, array_like=True):
-    """Which point of the log a snapshot stands for: its last entry, and the one before that (PySyncObj begins its log with both)."""
+    """Which point of the log a snapshot stands for: its last entry, and the one before that (PySyncObj begins its log with both).
+
+    `members` is the membership there; None as long as no log entry ever said one, so that the configuration goes on saying it.
+    """
 
     last: LogEntry
     previous: LogEntry
+    members: Membership | None = None
 
     @property
     def index(self) -> int:
@@ -159,7 +165,14 @@ class Disk(Protocol):
 
 
 class Wire(Protocol):
-    """Carries messages between nodes; in order while a connection lasts; a broken connection loses what was under way."""
+    """Carries messages between nodes; in order while a connection lasts; a broken connection loses what was under way.
+
+    Attributes:
+        welcomes_strangers: whether a node of this cluster's authority that is no peer is let in. True while this node knows of no
+            leader: the next one may have become a member when this node was away.
+    """
+
+    welcomes_strangers: bool
 
     def start(
         self,
@@ -168,6 +181,13 @@ class Wire(Protocol):
         on_disconnected: Callable[[str], None],
     ) -> None:
         """Begin. The callbacks get the peer's node id."""
+
+    def set_peers(self, peers: Mapping[str, str], farewells: Mapping[str, bytes]) -> None:
+        """From now on these are the peers, with their addresses. A connection to any other node may stay until it breaks.
+
+        `farewells` has the nodes that are not let in, with the last message for each: it is sent when it calls, and at once if it is
+        connected; then the connection is closed.
+        """
 
     def send(self, peer: str, message: bytes) -> bool:
         """Queue a message. False when it certainly will not arrive."""

@@ -9,9 +9,10 @@ The contract, in one page:
   majority, was applied here, and `value` is what `StateMachine.apply` returned. NOT_LEADER: it was not proposed. OUTCOME_UNKNOWN:
   leadership was lost under way; it may or may not be applied.
 - `barrier(done)`: the same with nothing to apply. Without error, everything acknowledged anywhere before the call is applied here.
+- `change_members(change, done)`: add or remove a node, one at a time, on the leader; see `membership.py` and the method.
 - Whatever makes it unsafe to go on is raised by `tick` or `receive` as RaftFatalError (or OSError from the disk). The node must then stop;
   every later call raises RaftFatalError, so nothing is said on the strength of a disk whose last write failed. DivergedError: the state
-  is not that of the majority, and the node must not start on it again.
+  is not that of the majority, and the node must not start on it again. RemovedError: the node was removed from the cluster.
 - After `stop` nothing is done any more: messages are ignored, proposals are answered NOT_LEADER at once.
 """
 
@@ -30,6 +31,7 @@ from cluster.errors import RaftFatalError, WireRefusedError
 from cluster.guard import Guard
 from cluster.journal import DurableJournal, Entry, as_tuple
 from cluster.log import DurableLog
+from cluster.membership import Change, ChangeDone, ChangeError, ChangeResult, Member
 from cluster.ports import CaptureState, Clock, Disk, LogEntry, SnapshotMark, Snapshots, StateMachine, Wire
 from cluster.settings import ENTRY_BYTES_MAX, RaftSettings
 from cluster.transfer import Receiver, Senders
@@ -66,9 +68,25 @@ class PeerState(msgspec.Struct, frozen=True):
     match_index: int
 
 
+class MemberState(msgspec.Struct, frozen=True):
+    """A member as this node sees it; this node as well.
+
+    `match_index`: up to where its log is known to be equal and durable; of others only on the leader, else 0. `snapshot`: bytes
+    acknowledged and in all of the snapshot that this leader is sending to it; None when it sends none.
+    """
+
+    member: Member
+    connected: bool
+    match_index: int
+    snapshot: tuple[int, int] | None
+
+
 class RaftStatus(msgspec.Struct, frozen=True):
     """Where this node is, at one moment.
 
+    `voter`: whether this node may vote: it is a voter, and not on probation. `quorum`: whether a majority of the voters is connected, this
+    node included. `peers` are all other members. `members_index`: the log entry that says who belongs to the cluster, 0 for the
+    configuration; `change_under_way`: that entry is not known to be committed.
     `snapshots_refused`: that came from a leader; what the wire refuses it counts itself. `digests_...`: see `DivergenceWatch`.
     """
 
@@ -89,6 +107,9 @@ class RaftStatus(msgspec.Struct, frozen=True):
     digests_compared: int = 0
     digests_differing: int = 0
     digests_undecided: int = 0
+    members: list[MemberState] = []
+    members_index: int = 0
+    change_under_way: bool = False
 
 
 class Raft:
@@ -194,6 +215,16 @@ class Raft:
         """Put an empty entry into the log; see the module's text."""
         self._submit(b"", done)
 
+    def change_members(self, change: Change, done: ChangeDone) -> None:
+        """Add or remove a node. `done` is called exactly once, from a later `tick`, `receive` or `stop`.
+
+        Without error the change is committed on a majority of the voters after it. An added learner then gets the log, and the leader makes
+        it a voter as soon as it is level; `status().members` shows how far it is. A removed node that is connected is told, and stops
+        with RemovedError. Every error but OUTCOME_UNKNOWN says that nothing was done.
+        """
+        self.wake()
+        done(ChangeResult(ChangeError.NOT_READY, f"{change}: not possible yet"))
+
     def _submit(self, payload: bytes, done: Done) -> None:
         self.wake()
         if self._stopped:
@@ -298,6 +329,10 @@ class Raft:
             digests_compared=self._watch.compared,
             digests_differing=self._watch.differing,
             digests_undecided=self._watch.undecided,
+            members=[
+                MemberState(member, member.node_id in connected, core.match_index(member.node_id) if leads else 0, None)
+                for member in self._settings.first_membership.members
+            ],
         )
 
     def _ready(self) -> bool:

@@ -24,6 +24,7 @@ import logging
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, ClassVar, Protocol, cast
 
 from pysyncobj import FAIL_REASON, SyncObj, SyncObjConf, replicated, syncobj
@@ -56,10 +57,20 @@ class Randomness(Protocol):
 class PeerNode(Node):  # type: ignore[misc]  # PySyncObj has no types
     """A node whose place in PySyncObj's sets is the same in every process: the simulation must run the same way twice."""
 
+    def __init__(self, node_id: str) -> None:
+        super().__init__(node_id)
+        self._hash = zlib.crc32(node_id.encode())
+
     def __hash__(self) -> int:
-        return zlib.crc32(self.id.encode())
+        return self._hash
 
     __eq__ = Node.__eq__
+
+
+@cache
+def peer_node(node_id: str) -> PeerNode:
+    """The one object for a node: PySyncObj looks nodes up several times a message, and finds the same object at once."""
+    return PeerNode(node_id)
 
 
 class _RawEntries:
@@ -204,9 +215,9 @@ class Core(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
             connectionTimeout=FOREVER,
             onStateChanged=lambda _old, new: hooks.role_changed(ROLES[new]),
         )
-        peers = [PeerNode(peer) for peer in settings.peers]
+        peers = [peer_node(peer) for peer in settings.peers]
         with _replaced(createJournal=lambda _file: journal, Serializer=lambda *_: self._dump):
-            super().__init__(PeerNode(settings.node_id), peers, conf, transportClass=make_transport, nodeClass=PeerNode)
+            super().__init__(peer_node(settings.node_id), peers, conf, transportClass=make_transport, nodeClass=PeerNode)
 
     @replicated  # type: ignore[untyped-decorator]  # PySyncObj has no types
     def submit(self, payload: bytes) -> object:
@@ -254,21 +265,21 @@ class Core(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
 
     def match_index(self, peer: str) -> int:
         """Up to where the peer's log is known to be equal and durable."""
-        return cast(int, self._SyncObj__raftMatchIndex.get(PeerNode(peer), 0))
+        return cast(int, self._SyncObj__raftMatchIndex.get(peer_node(peer), 0))
 
     def set_match_index(self, peer: str, index: int) -> None:
         """Forget what a peer acknowledged."""
-        if PeerNode(peer) in self._SyncObj__raftMatchIndex:
-            self._SyncObj__raftMatchIndex[PeerNode(peer)] = index
+        if peer_node(peer) in self._SyncObj__raftMatchIndex:
+            self._SyncObj__raftMatchIndex[peer_node(peer)] = index
 
     def next_index(self, peer: str) -> int:
         """The next entry to send to the peer."""
-        return cast(int, self._SyncObj__raftNextIndex.get(PeerNode(peer), 0))
+        return cast(int, self._SyncObj__raftNextIndex.get(peer_node(peer), 0))
 
     def set_next_index(self, peer: str, index: int) -> None:
         """Say what to send next."""
-        if PeerNode(peer) in self._SyncObj__raftNextIndex:
-            self._SyncObj__raftNextIndex[PeerNode(peer)] = index
+        if peer_node(peer) in self._SyncObj__raftNextIndex:
+            self._SyncObj__raftNextIndex[peer_node(peer)] = index
 
     def hasten_election(self, deadline: float) -> None:
         """Stand at `deadline` at the latest."""

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
+from cluster.membership import Member, Membership, Role
+
 ENTRY_BYTES_MAX = 512 * 1024
 """Bytes of one proposal. Below what PySyncObj sends whole: longer entries take a path that the guard refuses."""
 
@@ -30,7 +34,14 @@ assert ENTRY_BYTES_MAX < APPEND_BYTES_MAX
 
 @dataclass(frozen=True)
 class RaftSettings:
-    """Times are seconds. `peers` are the other nodes' ids. `rejoin`: the disk was lost, see `docs/raft.md`."""
+    """Times are seconds.
+
+    `peers` are the other nodes' ids and `members` all nodes with their addresses, both as configured: they say who belongs to the cluster
+    until the log does (`membership.py`). Without `members` all are voters, and have no addresses.
+
+    `rejoin`: the disk was lost, see `docs/raft.md`. `join`: this node is added to a running cluster. It begins without a log, has no vote,
+    and waits until a leader speaks to it; the configuration names the members it can reach.
+    """
 
     node_id: str
     peers: tuple[str, ...]
@@ -43,4 +54,17 @@ class RaftSettings:
     snapshot_bytes: int = 64 * 1024 * 1024
     trailing_entries: int = TRAILING_ENTRIES
     rejoin: bool = False
+    join: bool = False
+    members: tuple[Member, ...] = ()
     digest_interval: int = DIGEST_INTERVAL
+
+    @property
+    def first_membership(self) -> Membership:
+        """Who belongs to the cluster as long as no log entry says so."""
+        members = self.members or tuple(Member(node_id, Role.VOTER) for node_id in (self.node_id, *self.peers))
+        if self.join:
+            members = tuple(
+                msgspec.structs.replace(member, role=Role.LEARNER) if member.node_id == self.node_id else member
+                for member in members
+            )
+        return Membership(members)

@@ -13,7 +13,7 @@ import logging
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -113,6 +113,7 @@ class TlsWire:
         self._on_disconnected: Callable[[str], None] = lambda _peer: None
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.refused = settings.refused
+        self.welcomes_strangers = False
 
     def start(
         self,
@@ -160,6 +161,10 @@ class TlsWire:
         """Queue a message."""
         connection = self._connections.get(peer)
         return connection is not None and connection.send(message)
+
+    def set_peers(self, peers: Mapping[str, str], farewells: Mapping[str, bytes]) -> None:
+        """See the port."""
+        raise NotImplementedError(f"{sorted(peers)}, {sorted(farewells)}")
 
     def stop(self) -> None:
         """Close everything."""

@@ -27,9 +27,9 @@ from loadtest.recorder import percentile
 from loadtest.scenario import Kill, Plan, Scenario
 from loadtest.view import NodeLine, TopOfBook, View
 from loadtest.watch import Statuses, leader_of
-from node.decimals import to_text
 from node.errors import QuorumbookError
 from node.protocol import NodeStatus
+from statemachine.decimals import to_text
 
 RECENT_SECONDS = 2.0
 """What "orders/s" and the latencies of the view are taken over."""

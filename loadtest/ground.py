@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
@@ -13,6 +12,7 @@ from random import Random
 
 from loadtest.errors import LoadTestError
 from node.cluster_directory import ClusterDirectory
+from node.config_text import Setting, change_settings
 from node.local_cluster import LocalCluster
 from node.setup import initialise
 
@@ -27,8 +27,6 @@ PORT_RANGES = 220
 
 USUAL_BASE = 7000
 """What `quorumbook init` takes."""
-
-Setting = bool | int | float | str
 
 
 class Ground:
@@ -109,33 +107,3 @@ def _is_free(address: str) -> bool:
         except OSError:
             return False
     return True
-
-
-def change_settings(path: Path, settings: Mapping[str, Setting]) -> None:
-    """Set keys of a node's TOML file, given by dotted name, and leave the rest of the text as it is."""
-    text = path.read_text(encoding="utf-8")
-    for name, value in settings.items():
-        section, _, key = name.rpartition(".")
-        text = _changed(text, section, key, _toml(value))
-    path.write_text(text, encoding="utf-8")
-
-
-def _toml(value: Setting) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f'"{value}"' if isinstance(value, str) else repr(value)
-
-
-def _changed(text: str, section: str, key: str, value: str) -> str:
-    """`text` with `key = value` in `[section]`: in the place of the key if it is there, else right behind the section's heading."""
-    heading = re.compile(rf"^\[{re.escape(section)}\].*$", re.MULTILINE)
-    found = heading.search(text)
-    if section and found is None:
-        return f"{text.rstrip()}\n\n[{section}]\n{key} = {value}\n"
-    begin = found.end() if found and section else 0
-    following = re.compile(r"^\[", re.MULTILINE).search(text, begin)
-    end = following.start() if following else len(text)
-    body, count = re.subn(rf"^{re.escape(key)}[ \t]*=[^\n#]*", f"{key} = {value}  ", text[begin:end], count=1, flags=re.MULTILINE)
-    if not count:
-        body = f"\n{key} = {value}" + text[begin:end] if section else f"{key} = {value}\n" + text[begin:end]
-    return text[:begin] + body + text[end:]

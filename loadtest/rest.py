@@ -17,8 +17,8 @@ import msgspec
 
 from loadtest.flow import FlowCommand
 from loadtest.market import CURRENCIES, DEPOSITS, PRODUCTS, ProductSpec, Trader
-from node.decimals import to_text
 from statemachine.commands import CancelAll, CancelOrder, PlaceOrder
+from statemachine.decimals import to_text
 from statemachine.types import OrderType, SelfTradePrevention, Side, TimeInForce
 
 EXPECTED_REFUSALS: dict[str, frozenset[str]] = {

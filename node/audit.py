@@ -44,7 +44,7 @@ ATTEMPTS = 4
 ATTEMPT_PAUSE = 0.5
 """How often the logs of running nodes are read before an error in them is believed, and the seconds between."""
 
-_NOT_REMEMBERED = frozenset({Reason.COMMAND_ID_REUSED, Reason.UNKNOWN_ACCOUNT, Reason.INVALID_COMMAND_ID, Reason.INVALID_ID})
+NOT_REMEMBERED = frozenset({Reason.COMMAND_ID_REUSED, Reason.UNKNOWN_ACCOUNT, Reason.INVALID_COMMAND_ID, Reason.INVALID_ID})
 """Rejections that the engine keeps no memory of: the same command may be rejected like that again, under another sequence."""
 
 
@@ -212,7 +212,7 @@ def _mark(entry: LogEntry) -> _Mark:
 
 
 def _applied(outcome: AnyOutcome) -> _Applied:
-    remembered = not (isinstance(outcome, Rejected) and outcome.reason in _NOT_REMEMBERED)
+    remembered = not (isinstance(outcome, Rejected) and outcome.reason in NOT_REMEMBERED)
     order_id = outcome.order.order_id if isinstance(outcome, Placed) else 0
     if isinstance(outcome, Cancelled) and len(outcome.orders) == 1:
         order_id = outcome.orders[0].order_id

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import msgspec
 
+NODE_COUNTS = (1, 3, 5)
+"""How many nodes a cluster begins with. Later membership changes pass through even numbers."""
+
 
 class RaftConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[raft]`: consensus and its log."""

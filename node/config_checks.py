@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from node.config import NodeConfig
+from node.config import NodeAddress, NodeConfig
 from node.config_tls import check_tls
 from node.errors import ConfigError
 from node.protocol import COMMANDS_PER_SUBMIT_MAX
@@ -21,7 +21,6 @@ Fault = Callable[[str, str], ConfigError]
 """Makes the error for a key and what was expected."""
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
-NODE_COUNTS = (1, 3, 5)
 SECRET_BYTES_MIN = 16
 HEARTBEATS_PER_ELECTION = 4
 
@@ -74,6 +73,19 @@ def split_address(address: str) -> tuple[str, int] | None:
     if _HOST.fullmatch(host) is None or not port.isascii() or not port.isdigit() or not 0 < int(port[:6]) < 65536:
         return None
     return host, int(port)
+
+
+def check_address(node: NodeAddress, fault: Fault) -> None:
+    """Check a node's id and addresses, each by itself.
+
+    Raises:
+        ConfigError: made by `fault`, for one of `node_id`, `raft`, `native`, `http`.
+    """
+    if NODE_ID.fullmatch(node.node_id) is None:
+        raise fault("node_id", "expected 1 to 32 letters, digits, '-' or '_', beginning with a letter or digit")
+    _address("raft", node.raft, fault)
+    _address("native", node.native, fault)
+    _check_url("http", node.http, fault)
 
 
 def _check_names(config: NodeConfig, fault: Fault) -> None:
@@ -153,24 +165,19 @@ def _check_url(key: str, text: str, fault: Fault) -> None:
         raise fault(key, f"expected http://host:port or https://host:port without a path, not {text!r}")
 
 
+def _within(key: str, fault: Fault) -> Fault:
+    return lambda name, text: fault(f"{key}.{name}", text)
+
+
 def _check_nodes(config: NodeConfig, fault: Fault) -> None:
-    if len(config.nodes) not in NODE_COUNTS:
-        raise fault(
-            "nodes",
-            f"expected 1, 3 or 5 of [[nodes]], not {len(config.nodes)}: an even number survives no more failures than one node fewer",
-        )
     ids: dict[str, int] = {}
     addresses: dict[str, str] = {}
     for position, node in enumerate(config.nodes):
         key = f"nodes[{position}]"
-        if NODE_ID.fullmatch(node.node_id) is None:
-            raise fault(f"{key}.node_id", "expected 1 to 32 letters, digits, '-' or '_', beginning with a letter or digit")
+        check_address(node, _within(key, fault))
         if node.node_id in ids:
             raise fault(f"{key}.node_id", f"expected an id of its own; {node.node_id!r} is also nodes[{ids[node.node_id]}]")
         ids[node.node_id] = position
-        _address(f"{key}.raft", node.raft, fault)
-        _address(f"{key}.native", node.native, fault)
-        _check_url(f"{key}.http", node.http, fault)
         for name, text in (("raft", node.raft), ("native", node.native), ("http", node.http)):
             place = text.partition("://")[2] or text
             if place in addresses:

@@ -30,6 +30,7 @@ import msgspec
 from cluster import hardstate
 from cluster.driver import RaftDriver
 from cluster.errors import ClusterError
+from cluster.membership import Member, Role
 from cluster.raft import Raft, open_raft
 from cluster.settings import RaftSettings
 from cluster.storage import RealDisk
@@ -129,6 +130,7 @@ def _raft_settings(config: NodeConfig, *, rejoin: bool) -> RaftSettings:
     return RaftSettings(
         node_id=config.node_id,
         peers=tuple(node.node_id for node in config.nodes if node.node_id != config.node_id),
+        members=tuple(Member(node.node_id, Role.VOTER, node.raft, node.native, node.http) for node in config.nodes),
         abi=ABI,
         heartbeat=raft.heartbeat,
         election_timeout_min=raft.election_timeout_min,

@@ -11,8 +11,7 @@
     ├── SetupError           `quorumbook init` cannot make a cluster as asked
     ├── DataDirectoryError   a node's data directory is not that of this node, or is gone
     ├── ReplayError          a recorded order flow could not be sent through the cluster
-    ├── AuditError           an audit could not be made (what an audit finds is a result, not an error)
-    └── decimals.DecimalError   text that is not an amount (also a ValueError)
+    └── AuditError           an audit could not be made (what an audit finds is a result, not an error)
 
 Faults of a client are not exceptions but answers; a fault of ours is an `AssertionError` and ends the process.
 """

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from node import divergence, files
-from node.config import NodeConfig
+from node.config import NODE_COUNTS, NodeConfig
 from node.errors import DataDirectoryError
 
 FILE = "identity.json"
@@ -25,6 +25,11 @@ FORMAT = 1
 REJOIN_ADVICE = (
     "If the node's disk was lost or replaced, start it with: quorumbook node start --rejoin. It then comes back without a vote until it has "
     "caught up, because it has forgotten what it acknowledged and whom it voted for"
+)
+
+REMOVED_ADVICE = (
+    "It does not start on it again. To have the node back, add it anew, on a new data directory: quorumbook cluster add. "
+    "The old one may be deleted once nobody needs it for an audit"
 )
 
 _HARMLESS = frozenset({"node.pid", "engine.pid", "engine.sock", "lost+found", FILE + ".new"})
@@ -40,23 +45,31 @@ class Stage(StrEnum):
     """Made after the disk was lost; the log does not know yet that the node must not vote."""
     STARTED = "started"
     """The node has run on it: term, vote and log must be there from now on."""
+    REMOVED = "removed"
+    """The cluster has removed the node: it must not start on it again."""
 
 
 class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The contents of `identity.json`. `incarnation` is random: a disk that was lost and made anew has another one."""
+    """The contents of `identity.json`.
+
+    `incarnation` is random: a disk that was lost and made anew has another one. `joined`: made for a node that joins a running cluster; until
+    its log says otherwise it is no voter, whatever its configuration lists.
+    """
 
     cluster_id: str
     node_id: str
     incarnation: str
     format: int = FORMAT
     stage: Stage = Stage.NEW
+    joined: bool = False
 
 
 def read(config: NodeConfig) -> Identity:
     """The identity of the configuration's data directory.
 
     Raises:
-        DataDirectoryError: it is missing, unreadable, or that of another node or cluster, or its state has diverged (`divergence.py`).
+        DataDirectoryError: it is missing, unreadable, or that of another node or cluster, or of a node that was removed, or its state has
+            diverged (`divergence.py`); or a new cluster would begin with an even number of nodes.
     """
     divergence.refuse_start(config.data_path)
     path = config.data_path / FILE
@@ -76,14 +89,25 @@ def read(config: NodeConfig) -> Identity:
                 f"{path}: this is the data directory of {name} {found!r}, and the configuration is for {name} {wanted!r}. "
                 "Set data_dir to the directory of this node; nothing was changed"
             )
+    _check_stage(config, path, identity)
     return identity
 
 
-def format_data(config: NodeConfig, rejoin: bool = False) -> Identity:
+def _check_stage(config: NodeConfig, path: Path, identity: Identity) -> None:
+    if identity.stage is Stage.REMOVED:
+        raise DataDirectoryError(f"{path}: node {identity.node_id} was removed from the cluster. {REMOVED_ADVICE}")
+    if identity.stage is Stage.NEW and not identity.joined and len(config.nodes) not in NODE_COUNTS:
+        raise DataDirectoryError(
+            f"nodes: expected 1, 3 or 5 of [[nodes]] in a new cluster, not {len(config.nodes)}: an even number survives no more failures "
+            "than one node fewer"
+        )
+
+
+def format_data(config: NodeConfig, rejoin: bool = False, *, joined: bool = False) -> Identity:
     """Make the data directory, durable on return.
 
     With `rejoin` (the disk was lost) the directory may also be there already: the identity in it is kept, and the node will come back
-    without a vote.
+    without a vote. `joined`: see `Identity`.
 
     Raises:
         DataDirectoryError: there is something in it that must not be overwritten, or it cannot be written.
@@ -97,7 +121,7 @@ def format_data(config: NodeConfig, rejoin: bool = False) -> Identity:
         )
     else:
         stage = Stage.REJOIN if rejoin else Stage.NEW
-        identity = Identity(config.cluster_id, config.node_id, secrets.token_hex(16), stage=stage)
+        identity = Identity(config.cluster_id, config.node_id, secrets.token_hex(16), stage=stage, joined=joined)
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         _store(path, identity)
@@ -114,6 +138,28 @@ def mark_started(config: NodeConfig, identity: Identity) -> Identity:
     started = msgspec.structs.replace(identity, stage=Stage.STARTED)
     _store(config.data_path, started)
     return started
+
+
+def mark_removed(config: NodeConfig) -> None:
+    """Note, durably, that the cluster has removed this node.
+
+    Raises:
+        OSError: it could not be written.
+        DataDirectoryError: the identity cannot be read.
+    """
+    identity = _stored(config.data_path / FILE)
+    assert identity is not None, "a node that runs has an identity"
+    _store(config.data_path, msgspec.structs.replace(identity, stage=Stage.REMOVED))
+
+
+def was_removed(config: NodeConfig) -> bool:
+    """Whether this data directory is that of a node that the cluster has removed.
+
+    Raises:
+        DataDirectoryError: the identity cannot be read.
+    """
+    identity = _stored(config.data_path / FILE)
+    return identity is not None and identity.stage is Stage.REMOVED
 
 
 def _store(directory: Path, identity: Identity) -> None:

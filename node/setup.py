@@ -22,8 +22,8 @@ from string import Template
 import msgspec
 
 from node import files, identity, pki
-from node.config import AdminConfig, NodeAddress
-from node.config_checks import CLUSTER_ID, NODE_COUNTS, NODE_ID, split_address
+from node.config import NODE_COUNTS, AdminConfig, NodeAddress
+from node.config_checks import CLUSTER_ID, NODE_ID, split_address
 from node.config_file import load
 from node.errors import SetupError
 
@@ -71,7 +71,7 @@ def initialise(
         written = []
         for address in addresses:
             text = node_toml(cluster, address, addresses, admin, archive_log=archive_log)
-            written.append(_make_node(directory, address, text, authority, now))
+            written.append(make_node(directory, address, text, authority, now))
         files.sync_directory(directory)
         files.sync_directory(directory.resolve().parent)
     except OSError as error:
@@ -124,7 +124,14 @@ def _check(directory: Path, node_ids: Sequence[str], addresses: Sequence[NodeAdd
         )
 
 
-def _make_node(directory: Path, address: NodeAddress, text: str, authority: pki.KeyPair, now: datetime.datetime) -> Path:
+def make_node(
+    directory: Path, address: NodeAddress, text: str, authority: pki.KeyPair, now: datetime.datetime, *, joined: bool = False
+) -> Path:
+    """Make a node's directory in `directory`: certificate, key, configuration (`text`) and an empty data directory. The configuration's path.
+
+    Raises:
+        OSError: it is there already, or cannot be written.
+    """
     home = directory / address.node_id
     home.mkdir(mode=0o700)
     hosts = [address.raft.rpartition(":")[0].strip("[]")]
@@ -134,7 +141,7 @@ def _make_node(directory: Path, address: NodeAddress, text: str, authority: pki.
     files.write_new(home / "node.key", own.key, 0o600)
     path = home / "node.toml"
     files.write_new(path, text.encode(), 0o600)
-    identity.format_data(load(path))
+    identity.format_data(load(path), joined=joined)
     files.sync_directory(home)
     return path
 

@@ -6,4 +6,5 @@ manifest, seal       what a snapshot says of itself, and how it is known to be w
 job, frames, writer  writing one in a process of its own
 transfer             sending one to another node
 rocks                the only file that knows rocksdict
+tsv, tsv_values      tables as text, and back
 """

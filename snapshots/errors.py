@@ -7,10 +7,18 @@ SnapshotError
 ├── MigrationError         data of another schema could not be brought to the one that is wanted; nothing was changed
 ├── SnapshotRefusedError   a snapshot that came from another node was not taken
 ├── NoSnapshotError        there is none to send
-└── SnapshotBusyError      another process writes into this directory
+├── SnapshotBusyError      another process writes into this directory
+└── TsvError               TSV files that are not tables
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+FAULTS_SHOWN = 20
+"""How many faults of TSV files a message lists."""
 
 
 class SnapshotError(Exception):
@@ -75,3 +83,32 @@ class NoSnapshotError(SnapshotError):
 
 class SnapshotBusyError(SnapshotError):
     """Another process writes into this directory and did not end in time."""
+
+
+class TsvFault(msgspec.Struct, frozen=True):
+    """What is wrong at one place of a TSV file. `line` and `column` count from 1 (a column is a cell); 0 and "" where there is none."""
+
+    file: str
+    line: int
+    column: int
+    field: str
+    expected: str
+
+    def __str__(self) -> str:
+        parts = [self.file]
+        if self.line:
+            parts.append(f"line {self.line}")
+        if self.column:
+            parts.append(f"column {self.column}")
+        if self.field:
+            parts.append(f"field {self.field}")
+        return f"{', '.join(parts)}: {self.expected}"
+
+
+class TsvError(SnapshotError):
+    """TSV files that are not tables; nothing of them was used. `faults` has all that was found, in the order of finding."""
+
+    def __init__(self, faults: Sequence[TsvFault]) -> None:
+        more = [f"and {len(faults) - FAULTS_SHOWN} more faults"] if len(faults) > FAULTS_SHOWN else []
+        super().__init__("\n".join([*map(str, faults[:FAULTS_SHOWN]), *more]))
+        self.faults = list(faults)

@@ -1,7 +1,8 @@
 """What can go wrong outside of commands, as one tree.
 
     StateMachineError
-    └── StateError      tables from which no engine can be rebuilt
+    ├── StateError               tables from which no engine can be rebuilt
+    └── decimals.DecimalError    text that is not an amount (also a ValueError)
 
 A command that cannot be carried out is no exception but a `Rejected`; a broken invariant is an `AssertionError`.
 """

@@ -23,6 +23,7 @@ from statemachine import invariants
 from statemachine.errors import StateError
 from statemachine.events import OrderState
 from statemachine.limits import OPERATOR, OUTCOMES_PER_ACCOUNT, SCALE_MAX
+from statemachine.relations import KEYS
 from statemachine.remember import FINGERPRINT_SIZE, fingerprint_of, packed_outcome, sequence_of
 from statemachine.state import Account, Balance, Currency, Product, State
 from statemachine.tables import (
@@ -139,23 +140,13 @@ def _decoded(name: str, row_type: type[msgspec.Struct], rows: Iterable[Row]) -> 
 
 def _key_fits(name: str, key: bytes, parts: Any, row: Any) -> bool:
     """Is the key, byte for byte, the one that belongs to the row? A done order's number stands in the key only."""
-    if name in _ROW_KEYS:
-        return key == _encode([getattr(row, field) for field in _ROW_KEYS[name]])
     if name == "outcome":
         return key == _encode([row.account_id, row.outcome.sequence])
-    return isinstance(parts, list) and len(parts) == 2 and type(parts[1]) is int and key == _encode([row.account_id, parts[1]])
-
-
-_ROW_KEYS: dict[str, tuple[str, ...]] = {
-    "counter": (),
-    "currency": ("currency",),
-    "product": ("product_id",),
-    "account": ("account_id",),
-    "api_key": ("key_id",),
-    "balance": ("account_id", "currency"),
-    "order": ("order_id",),
-}
-"""Tables whose key is made of fields of the row."""
+    if name == "done_order":
+        return (
+            isinstance(parts, list) and len(parts) == 2 and type(parts[1]) is int and key == _encode([row.account_id, parts[1]])
+        )
+    return key == _encode([getattr(row, field) for field in KEYS[name]])
 
 
 def _counter(state: State) -> Iterator[Row]:

@@ -14,8 +14,9 @@ from typing import Protocol
 import pytest
 
 from loadtest.access import Access
-from loadtest.ground import Ground, Setting, prepare
+from loadtest.ground import Ground, prepare
 from loadtest.market import Trader, set_up, traders
+from node.config_text import Setting
 
 READY_SECONDS = 40.0
 SEED = 7

@@ -13,10 +13,10 @@ import msgspec
 from node.cli.output import print_json, show, table
 from node.cli.session import Scales, Session, Target, account_options, cluster_option, fresh_id, json_option, key_option, run
 from node.cluster_directory import KeyFile
-from node.decimals import to_text, to_units
 from node.errors import DirectoryError, RequestFailed
 from node.protocol import BalancesQuery, FailCode
 from statemachine.commands import Deposit, OpenAccount, PutApiKey, Withdraw
+from statemachine.decimals import to_text, to_units
 from statemachine.events import Done, Transferred
 from statemachine.limits import OPERATOR
 from statemachine.tables import BalanceRow

@@ -6,6 +6,7 @@ import signal
 
 import click
 
+from cluster.errors import ClusterError
 from node.cli.accounts import account, deposit, key, withdraw
 from node.cli.clusters import cluster
 from node.cli.markets import book, currency, product
@@ -14,6 +15,8 @@ from node.cli.orders import order
 from node.cli.records import audit, log
 from node.cli.replays import replay
 from node.errors import QuorumbookError
+from snapshots.errors import SnapshotError
+from statemachine.errors import StateMachineError
 
 
 class Program(click.Group):
@@ -25,7 +28,7 @@ class Program(click.Group):
             return super().invoke(ctx)
         except BrokenPipeError:
             raise
-        except QuorumbookError as error:
+        except (QuorumbookError, StateMachineError, SnapshotError, ClusterError) as error:
             raise click.ClickException(str(error)) from error
         except OSError as error:
             place = f"{error.filename}: " if error.filename else ""

@@ -15,10 +15,10 @@ import msgspec
 from node.cli.output import Rejection
 from node.client import ClusterClient
 from node.cluster_directory import ClusterDirectory, KeyFile, read_key
-from node.decimals import to_text, to_units
 from node.errors import DirectoryError, RequestFailed
 from node.protocol import AnyQuery, CurrenciesQuery, FailCode, ProductsQuery
 from statemachine.commands import AnyCommand
+from statemachine.decimals import to_text, to_units
 from statemachine.events import AnyOutcome, Rejected
 from statemachine.tables import ProductRow
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from node.decimals import to_text
 from node.gateway.backend import Backend
 from node.gateway.errors import UnknownHereError
 from node.protocol import CurrenciesQuery, ProductsQuery
+from statemachine.decimals import to_text
 from statemachine.tables import CurrencyRow, ProductRow
 
 AGE_MAX = 1.0

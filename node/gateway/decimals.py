@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import msgspec
 
-from node import decimals
-from node.decimals import DecimalError, DecimalFault
 from node.gateway.errors import BadRequestError
+from statemachine import decimals
+from statemachine.decimals import DecimalError, DecimalFault
 
 _TEXTS = {
     DecimalFault.NOT_PLAIN: "{field} must be a plain decimal number in a string",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from node.decimals import to_text
 from node.gateway.catalogue import Product
 from node.gateway.ids import account_text, order_text
 from node.protocol import BookView
+from statemachine.decimals import to_text
 from statemachine.events import OrderMatched, OrderState, Transferred
 from statemachine.tables import BalanceRow, CurrencyRow
 from statemachine.types import DoneReason, OrderStatus, OrderType, ProductStatus, SelfTradePrevention, Side, TimeInForce

@@ -58,7 +58,7 @@ class SimDisk:
     """See `cluster.ports.Disk`. `honest = False` makes every sync a lie, to see whether the checkers notice.
 
     Creations and removals reach the disk in order: a power loss keeps some first part of those since the last `sync_names`, as the
-    journal of a file system does.
+    journal of a file system does. `operations`: how many there were.
     """
 
     def __init__(self, rng: random.Random) -> None:
@@ -67,10 +67,12 @@ class SimDisk:
         self._durable_files: dict[str, Inode] = {}
         self._pending: list[tuple[str, Inode | None]] = []
         self.death_chance = 0.0
+        self.operations = 0
         self.honest = True
 
     def dies(self) -> bool:
-        """Whether the power goes now."""
+        """Whether the power goes now. Asked by every operation."""
+        self.operations += 1
         return bool(self.death_chance) and self.rng.random() < self.death_chance
 
     def maybe_die(self) -> None:

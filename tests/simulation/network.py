@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 Pair = frozenset[str]
 
@@ -18,6 +18,7 @@ class Network:
     Attributes:
         links: connections that are up. cut: pairs that cannot connect. deaf: directions in which everything is lost silently.
         latency: mean seconds a message takes. copies: chance that a message comes once more.
+        sent, delivered: messages so far.
     """
 
     def __init__(self, rng: random.Random, *, latency: float, copies: float) -> None:
@@ -28,10 +29,14 @@ class Network:
         self.links: set[Pair] = set()
         self.cut: set[Pair] = set()
         self.deaf: set[tuple[str, str]] = set()
-        self.queues: dict[tuple[str, str], deque[tuple[float, bytes]]] = {}
+        self._queues: dict[str, dict[str, deque[tuple[float, bytes]]]] = {}
         self._stalled: dict[tuple[str, str], float] = {}
         self._late: list[tuple[float, str, str, bytes]] = []
         self.sent = 0
+        self.delivered = 0
+
+    def _queue(self, sender: str, receiver: str) -> deque[tuple[float, bytes]]:
+        return self._queues.setdefault(receiver, {}).setdefault(sender, deque())
 
     def send(self, sender: str, receiver: str, data: bytes) -> bool:
         if frozenset((sender, receiver)) not in self.links:
@@ -39,7 +44,7 @@ class Network:
         self.sent += 1
         way = (sender, receiver)
         if way not in self.deaf:
-            queue = self.queues.setdefault(way, deque())
+            queue = self._queue(sender, receiver)
             earliest = max(queue[-1][0] if queue else 0.0, self._stalled.get(way, 0.0))
             queue.append((max(earliest, self.now + self._rng.expovariate(1 / self._latency)), data))
             if self._copies and self._rng.random() < self._copies:
@@ -54,7 +59,7 @@ class Network:
             return False
         self.links.add(pair)
         for way in ((one, other), (other, one)):
-            self.queues.pop(way, None)
+            self._queue(*way).clear()
             self._stalled.pop(way, None)
         return True
 
@@ -71,16 +76,17 @@ class Network:
         """Nothing arrives for a while, then everything at once."""
         until = self.now + seconds
         self._stalled[(sender, receiver)] = until
-        queue = self.queues.get((sender, receiver))
-        if queue:
-            self.queues[(sender, receiver)] = deque((max(until, at), data) for at, data in queue)
+        queue = self._queue(sender, receiver)
+        held = [(max(until, at), data) for at, data in queue]
+        queue.clear()
+        queue.extend(held)
 
-    def arrive(self, sender: str, receiver: str) -> bytes | None:
-        """The next message that has arrived."""
-        queue = self.queues.get((sender, receiver))
-        if queue and queue[0][0] <= self.now:
-            return queue.popleft()[1]
-        return None
+    def arrivals(self, receiver: str) -> Iterator[tuple[str, bytes]]:
+        """The messages that have arrived at a node, with their senders."""
+        for sender, queue in self._queues.get(receiver, {}).items():
+            while queue and queue[0][0] <= self.now:
+                self.delivered += 1
+                yield sender, queue.popleft()[1]
 
     def late(self, receiver: str, deliver: Callable[[str, bytes], None]) -> None:
         """Deliver the copies that are due at a node and whose sender is connected to it."""
@@ -89,6 +95,7 @@ class Network:
             self._late = [copy for copy in self._late if copy not in due]
             for _, sender, _, data in due:
                 if frozenset((sender, receiver)) in self.links:
+                    self.delivered += 1
                     deliver(sender, data)
 
     def calm(self) -> None:

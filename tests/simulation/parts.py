@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
 
 from cluster.ports import CaptureState, SnapshotMark, SnapshotRefusedError
-from cluster.raft import Raft
+from cluster.raft import Raft, RaftStatus
 from tests.simulation.disk import SimDisk
 
 CHUNK = 64
@@ -153,6 +153,9 @@ class SimWire:
     on_message: Callable[[str, bytes], None] = lambda _peer, _data: None
     on_connected: Callable[[str], None] = lambda _peer: None
     on_disconnected: Callable[[str], None] = lambda _peer: None
+    peers: Mapping[str, str] | None = None
+    farewells: Mapping[str, bytes] = field(default_factory=dict)
+    welcomes_strangers: bool = False
 
     def start(
         self,
@@ -162,6 +165,9 @@ class SimWire:
     ) -> None:
         self.on_message, self.on_connected, self.on_disconnected = on_message, on_connected, on_disconnected
 
+    def set_peers(self, peers: Mapping[str, str], farewells: Mapping[str, bytes]) -> None:
+        self.peers, self.farewells = peers, farewells
+
     def send(self, peer: str, message: bytes) -> bool:
         return self.network.send(self.node_id, peer, message)
 
@@ -169,13 +175,40 @@ class SimWire:
         pass
 
 
+IDLE_STEPS = 2
+"""Steps from tick to tick of a node to which nothing happens: 10 ms, as in production (`cluster.driver`)."""
+
+
 @dataclass
 class Process:
-    """A running node."""
+    """A running node. Like `cluster.driver` it ticks when it was woken and after some idle steps."""
 
     raft: Raft
     machine: Machine
     wire: SimWire
+    idle: int = IDLE_STEPS
+    _status: RaftStatus | None = None
+
+    def __post_init__(self) -> None:
+        self.raft.wake = self._wake
+
+    def _wake(self) -> None:
+        self.idle = IDLE_STEPS
+
+    def due(self) -> bool:
+        """Whether to tick in this step."""
+        self.idle += 1
+        if self.idle < IDLE_STEPS:
+            return False
+        self.idle = 0
+        self._status = None
+        return True
+
+    def status(self) -> RaftStatus:
+        """As it was after the last tick."""
+        if self._status is None:
+            self._status = self.raft.status()
+        return self._status
 
 
 @dataclass

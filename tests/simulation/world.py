@@ -8,7 +8,8 @@ checkers see only what nodes and clients show:
 - same index, same command, same hash of everything before, on every node;
 - every acknowledged command is there in the end exactly once, at the index that was told; every proposal was answered at most once;
 - a barrier that succeeds has everything before it that was acknowledged before it was asked for;
-- when the faults end, the cluster goes on under load and every node follows; a single broken link does not depose a leader.
+- when the faults end, a command commits and every node is level within a bounded time; the cluster goes on under load and every node
+  follows; a single broken link does not depose a leader.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import combinations
 
 from cluster import hardstate
 from cluster.errors import ClusterError
@@ -28,6 +30,13 @@ from tests.simulation.parts import Host, Machine, Process, SimSnapshots, SimWire
 STEP = 0.005
 """Seconds of virtual time a step."""
 
+COMMIT_BOUND = 2.0
+LEVEL_BOUND = 5.0
+"""Virtual seconds after the last fault in which a command commits that was proposed since, and in which every node is level and votes.
+Messages that a stall holds back may take 1.5 of them."""
+
+CALM_STEPS = 200
+"""How long the cluster goes on under load once it has recovered, before it is looked at again."""
 
 DIGEST_INTERVAL = 16
 """Log indexes between two comparisons of states: fewer than in production, because the runs are short."""
@@ -62,7 +71,8 @@ class World:
 
     Attributes:
         acknowledged: index by payload, as clients were told. committed: payload and hash by index, as nodes applied them.
-        leaders: who led, by term. trace: everything that was done, if asked for.
+        leaders: who led, by term. trace: everything that was done, if asked for. recovered_in: virtual seconds from the last fault until
+        everybody was level.
     """
 
     def __init__(
@@ -83,10 +93,21 @@ class World:
         self.committed_last = 0
         self.leaders: dict[int, str] = {}
         self.proposed = 0
+        self.newest_acknowledged = 0
         self.barriers = 0
-        self.snapshots_taken_over = 0
+        self.recovered_in = 0.0
+        self.notes = 0
+        self._lost_disks_operations = 0
+
+    @property
+    def events(self) -> int:
+        """Messages delivered, commands proposed, disk operations, and faults, starts and elections (all that is noted)."""
+        operations = self._lost_disks_operations + sum(host.disk.operations for host in self.hosts.values())
+        return self.network.delivered + self.proposed + operations + self.notes
 
     def note(self, text: str) -> None:
+        """Something happened to the cluster."""
+        self.notes += 1
         if self.trace is not None:
             self.trace.append(f"{self.now:.3f} {text}")
 
@@ -100,6 +121,12 @@ class World:
         if a is not None and b is not None and self.network.connect(one, other):
             a.wire.on_connected(other)
             b.wire.on_connected(one)
+
+    def _reconnect(self) -> None:
+        if len(self.network.links) < len(self.ids) * (len(self.ids) - 1) // 2:
+            for one, other in combinations(self.ids, 2):
+                if self.rng.random() < 0.3:
+                    self._connect(one, other)
 
     def _disconnect(self, one: str, other: str) -> None:
         if self.network.disconnect(one, other):
@@ -153,6 +180,7 @@ class World:
         host.process = None
         host.disk.crash(power_loss=power_loss)
         if lose_disk:
+            self._lost_disks_operations += host.disk.operations
             self.hosts[node] = new_host(node, self.rng)
             self.hosts[node].rejoin = True
         self.note(f"crash {node}{' and its disk' if lose_disk else ''}")
@@ -183,7 +211,9 @@ class World:
         for node in running:
             self.hosts[node].disk.death_chance = self.faults.power_loss_in_write
         if running and self._chance(self.faults.pause):
-            self.hosts[self.rng.choice(running)].paused_until = self.now + self.rng.uniform(0.1, 2.0)
+            node = self.rng.choice(running)
+            self.hosts[node].paused_until = self.now + self.rng.uniform(0.1, 2.0)
+            self.note(f"pause {node}")
         if self._chance(self.faults.hand_over):
             for raft in self._leading():
                 self.note(f"hand over: {raft.transfer_leadership()}")
@@ -257,7 +287,8 @@ class World:
     def propose(self, raft: Raft) -> None:
         """A command of its own kind; what the client is told goes to `acknowledged`."""
         self.proposed += 1
-        payload = b"c%d" % self.proposed
+        number = self.proposed
+        payload = b"c%d" % number
 
         def done(result: ProposeResult) -> None:
             if payload in self.answered:
@@ -265,6 +296,7 @@ class World:
             self.answered.add(payload)
             if result.error is None:
                 self.acknowledged[payload] = result.index
+                self.newest_acknowledged = max(self.newest_acknowledged, number)
 
         raft.propose(payload, done)
 
@@ -287,10 +319,7 @@ class World:
         self.network.now = self.now
         if faults:
             self._inject()
-        for one in self.ids:
-            for other in self.ids:
-                if one < other and self.rng.random() < 0.3:
-                    self._connect(one, other)
+        self._reconnect()
         order = list(self.ids)
         self.rng.shuffle(order)
         for node in order:
@@ -306,18 +335,24 @@ class World:
             if host.process is process:
                 self._guarded(node, lambda: process.wire.on_message(sender, data))
 
-        for peer in self.ids:
-            while host.process is process and (data := self.network.arrive(peer, node)) is not None:
-                deliver(peer, data)
+        for sender, data in self.network.arrivals(node):
+            deliver(sender, data)
+            if host.process is not process:
+                return
         self.network.late(node, deliver)
         if host.process is not process:
             return
-        if load and process.raft.is_leader and self.rng.random() < 0.4:
+        if load and process.raft.is_leader:
+            self._load(process.raft)
+        if process.due():
+            self._guarded(node, process.raft.tick)
+
+    def _load(self, leader: Raft) -> None:
+        if self.rng.random() < 0.4:
             for _ in range(self.rng.choice((1, 1, 1, 4))):
-                self.propose(process.raft)
-        if load and process.raft.is_leader and self.rng.random() < 0.02:
-            self.barrier(process.raft)
-        self._guarded(node, process.raft.tick)
+                self.propose(leader)
+        if self.rng.random() < 0.02:
+            self.barrier(leader)
 
     def _check(self) -> None:
         for node in self.ids:
@@ -331,10 +366,9 @@ class World:
                 self.committed_last = max(self.committed_last, index)
             process.machine.fresh.clear()
             if process.raft.is_leader:
-                self._check_leader(node, process.raft)
+                self._check_leader(node, process.status())
 
-    def _check_leader(self, node: str, raft: Raft) -> None:
-        status = raft.status()
+    def _check_leader(self, node: str, status: RaftStatus) -> None:
         self._check_matches(node, status)
         known = self.leaders.get(status.term)
         if known == node:
@@ -352,7 +386,7 @@ class World:
             process = self.hosts[peer.node_id].process
             if process is None or not peer.match_index:
                 continue
-            there = process.raft.status()
+            there = process.status()
             if there.voter and (
                 there.term < status.term or (there.term == status.term and there.last_log_index < peer.match_index)
             ):
@@ -363,16 +397,17 @@ class World:
 
     # ------------------------------------------------------------------ the whole
 
-    def run(self, steps: int = 2000, calm_steps: int = 1200) -> None:
+    def run(self, steps: int = 2000) -> None:
         """Faults for `steps`; then calm under load, in which everything must recover. Raises ViolationError."""
         for node in self.ids:
             self.start(node)
         for _ in range(steps):
             self.step(faults=True, load=True)
         self._end_faults()
-        for _ in range(calm_steps):
+        self._recover()
+        for _ in range(CALM_STEPS):
             self.step(faults=False, load=True)
-        self._check_progress()
+        self._check_following()
         self._check_undisturbed()
         self._drain()
         self._check_end()
@@ -386,7 +421,27 @@ class World:
             if host.process is None:
                 self.start(host.node_id)
 
-    def _check_progress(self) -> None:
+    def _recover(self) -> None:
+        """Within the bounds a new command commits, and every node votes and has what was committed when the faults ended."""
+        began, proposed, committed = self.now, self.proposed, self.committed_last
+        behind = set(self.ids)
+        while behind or self.newest_acknowledged <= proposed:
+            self.step(faults=False, load=True)
+            behind = {node for node in self.ids if not self._is_level(node, committed)}
+            if self.newest_acknowledged <= proposed and self.now > began + COMMIT_BOUND:
+                raise self.violation(f"no command commits within {COMMIT_BOUND} s after the last fault")
+            if behind and self.now > began + LEVEL_BOUND:
+                raise self.violation(f"{sorted(behind)} not level within {LEVEL_BOUND} s after the last fault")
+        self.recovered_in = self.now - began
+
+    def _is_level(self, node: str, index: int) -> bool:
+        process = self.hosts[node].process
+        if process is None:
+            return False
+        status = process.status()
+        return status.voter and status.ready and status.applied_index >= index
+
+    def _check_following(self) -> None:
         """The cluster commits, and every node follows while it does."""
         before, acknowledged = self.committed_last, len(self.acknowledged)
         for _ in range(100):
@@ -395,13 +450,9 @@ class World:
             raise self.violation("nobody leads after a calm time")
         if len(self.acknowledged) == acknowledged:
             raise self.violation("no command commits after a calm time")
-        for node, host in self.hosts.items():
-            assert host.process is not None
-            status = host.process.raft.status()
-            if status.applied_index < before:
-                raise self.violation(f"{node} is at {status.applied_index} and does not follow; the others were at {before}")
-            if not status.voter or not status.ready:
-                raise self.violation(f"{node} is not back: voter {status.voter}, ready {status.ready}")
+        for node in self.ids:
+            if not self._is_level(node, before):
+                raise self.violation(f"{node} does not follow; the others were at {before}")
 
     def _check_undisturbed(self) -> None:
         """A follower that only loses the leader, and comes back, deposes nobody."""

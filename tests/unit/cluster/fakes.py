@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -36,9 +37,15 @@ class Recorder:
 
     sent: list[tuple[str, m.AnyMessage]] = field(default_factory=list)
     stopped: bool = False
+    peers: Mapping[str, str] = field(default_factory=dict)
+    farewells: Mapping[str, bytes] = field(default_factory=dict)
+    welcomes_strangers: bool = False
 
     def start(self, *_callbacks: object) -> None:
         pass
+
+    def set_peers(self, peers: Mapping[str, str], farewells: Mapping[str, bytes]) -> None:
+        self.peers, self.farewells = peers, farewells
 
     def send(self, peer: str, message: bytes) -> bool:
         self.sent.append((peer, m.decode(message)))

@@ -223,6 +223,7 @@ def test_nodes_have_the_same_hash_in_every_process() -> None:
     assert hash(seams.PeerNode("n1")) == 3950597356
     assert seams.PeerNode("n1") == seams.PeerNode("n1")
     assert seams.PeerNode("n1") != seams.PeerNode("n2")
+    assert seams.peer_node("n1") is seams.peer_node("n1")
 
 
 def test_a_snapshot_that_cannot_be_loaded_is_told_though_pysyncobj_only_logs_it() -> None:

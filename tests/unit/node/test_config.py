@@ -181,13 +181,6 @@ def test_tables_that_are_no_tables(home: Path) -> None:
     assert fault(home, head).key == "nodes"
 
 
-def test_an_even_number_of_nodes(home: Path) -> None:
-    text = (home / "node.toml").read_text(encoding="utf-8")
-    error = fault(home, text[: text.rindex("[[nodes]]")])
-    assert error.key == "nodes"
-    assert "expected 1, 3 or 5 of [[nodes]], not 2" in error.text
-
-
 def test_text_that_is_not_toml(home: Path) -> None:
     error = fault(home, 'cluster_id = "demo"\nnode_id = n1\n')
     assert error.key == ""

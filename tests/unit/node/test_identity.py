@@ -113,3 +113,21 @@ def test_a_data_directory_that_cannot_be_made(config: NodeConfig) -> None:
         identity.read(config)
     with pytest.raises(DataDirectoryError, match="cannot be read: Not a directory"):
         identity.format_data(config, rejoin=True)
+
+
+def test_a_new_cluster_does_not_begin_with_an_even_number_of_nodes(tmp_path: Path) -> None:
+    path = initialise(tmp_path / "c", 3)[0]
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text[: text.rindex("[[nodes]]")], encoding="utf-8")
+    with pytest.raises(DataDirectoryError, match=r"expected 1, 3 or 5 of \[\[nodes\]\] in a new cluster, not 2"):
+        identity.read(load(path))
+
+
+def test_a_removed_node_does_not_start_again(config: NodeConfig) -> None:
+    assert not identity.was_removed(config)
+    identity.mark_started(config, identity.read(config))
+    identity.mark_removed(config)
+    assert identity.was_removed(config)
+    for rejoin in (False, True):
+        with pytest.raises(DataDirectoryError, match=r"n1 was removed from the cluster.*quorumbook cluster add"):
+            identity.format_data(config, rejoin=True) if rejoin else identity.read(config)

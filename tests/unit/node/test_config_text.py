@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.ground import Setting, change_settings
+from node.config_text import Setting, change_settings
 
 TEXT = """cluster_id = "x"  # which cluster
 log_level = "info"

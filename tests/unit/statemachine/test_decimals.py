@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.decimals import DecimalError, DecimalFault, to_text, to_units
+from statemachine.decimals import DecimalError, DecimalFault, to_text, to_units
 from statemachine.limits import AMOUNT_MAX, SCALE_MAX
 
 

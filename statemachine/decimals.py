@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from enum import Enum
 
-from node.errors import QuorumbookError
+from statemachine.errors import StateMachineError
 from statemachine.limits import AMOUNT_MAX
 
 TEXT_MAX = 64
@@ -28,18 +28,20 @@ class DecimalFault(Enum):
     TOO_LARGE = "too large"
 
 
-class DecimalError(QuorumbookError, ValueError):
+class DecimalError(StateMachineError, ValueError):
     """Text that is not an amount. The message names the field and what was expected.
 
     Attributes:
         field: the field, as the caller named it.
         fault: what is wrong.
+        expected: what would have been right.
     """
 
     def __init__(self, field: str, fault: DecimalFault, expected: str) -> None:
         super().__init__(f"{field}: {expected}")
         self.field = field
         self.fault = fault
+        self.expected = expected
 
 
 def _shown(text: str) -> str:
@@ -47,13 +49,13 @@ def _shown(text: str) -> str:
     return repr(text if len(text) <= TEXT_MAX else text[:TEXT_MAX] + "...")
 
 
-def to_units(text: str, scale: int, field: str) -> int:
+def to_units(text: str, scale: int, field: str, largest: int = AMOUNT_MAX) -> int:
     """The number of smallest units, 10**-`scale` each, that plain decimal `text` stands for.
 
     Zeros at the end of the fraction do not count as digits: "1.500" has one.
 
     Raises:
-        DecimalError: not a plain decimal, negative, too many digits after the point, or more than `limits.AMOUNT_MAX` units.
+        DecimalError: not a plain decimal, negative, too many digits after the point, or more than `largest` units.
     """
     match = _PLAIN.fullmatch(text) if len(text) <= TEXT_MAX else None
     if match is None:
@@ -65,8 +67,8 @@ def to_units(text: str, scale: int, field: str) -> int:
         digits = f"at most {scale} digits" if scale != 1 else "at most 1 digit"
         raise DecimalError(field, DecimalFault.TOO_PRECISE, f"expected {digits} after the decimal point, not {_shown(text)}")
     units = int(match["whole"] + fraction.ljust(scale, "0"))
-    if units > AMOUNT_MAX:
-        raise DecimalError(field, DecimalFault.TOO_LARGE, f"expected at most {to_text(AMOUNT_MAX, scale)}, not {_shown(text)}")
+    if units > largest:
+        raise DecimalError(field, DecimalFault.TOO_LARGE, f"expected at most {to_text(largest, scale)}, not {_shown(text)}")
     return units
 
 

@@ -1,0 +1,402 @@
+"""Values of the tables as a person writes them, and back: what stands in a cell of a TSV file.
+
+| type | text |
+|---|---|
+| amount, price, size | a decimal in whole coins: `1.5`. Which currency's digits it has follows from the row: see `UNITS` |
+| time | `2026-03-01T12:00:00.25Z`, or whole nanoseconds since the epoch; 0 is `0` |
+| other whole number | digits |
+| enumeration | its name in lower case: `buy` |
+| permissions | names joined by `+`: `view+trade`; none is `none` |
+| truth value | `true`, `false` |
+| bytes | hexadecimal |
+| text | itself; tab, line break and backslash as `\\t`, `\\n`, `\\r`, `\\\\` |
+| no value | `\\N` |
+| struct, list | JSON with the same conventions inside; one of several structs says which as `"kind"` |
+
+A field has the same unit in every struct, by its name, so that other versions of the tables are written likewise.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from typing import Any
+
+import msgspec
+from msgspec import inspect
+
+from statemachine.decimals import DecimalError, to_text, to_units
+from statemachine.limits import AMOUNT_MAX
+from statemachine.types import Permission
+
+INT_MIN, INT_MAX = -(2**63), 2**64 - 1
+"""What msgpack can carry."""
+
+Plain = Any
+"""A value as JSON has it: a cell's, or one inside a cell's JSON."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SECOND = 1_000_000_000
+_TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z")
+_WHOLE = re.compile(r"-?(?:0|[1-9][0-9]{0,19})")
+_KIND = "kind"
+_NOTHING = r"\N"
+_EMPTY = r"\e"
+_ESCAPES = {"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"}
+_ESCAPED = re.compile(r"[\\\t\n\r]")
+_UNESCAPES = {text: character for character, text in _ESCAPES.items()} | {_EMPTY: "", r"\#": "#"}
+_UNESCAPED = re.compile(r"\\(.?)", re.DOTALL)
+
+
+class Unit(Enum):
+    """What a whole number counts."""
+
+    OWN = "of the row's currency"
+    BASE = "of the product's base currency"
+    QUOTE = "of the product's quote currency"
+    HOLD = "of what the order holds: quote for a buy, base for a sell; or of the row's currency"
+    TIME = "nanoseconds since the epoch"
+    PERMISSIONS = "a sum of permissions"
+
+
+UNITS: Mapping[str, Unit] = {
+    **dict.fromkeys(("deposited", "withdrawn", "fees", "available", "amount"), Unit.OWN),
+    **dict.fromkeys(("tick", "price", "funds", "executed_value", "fill_fees"), Unit.QUOTE),
+    **dict.fromkeys(("lot", "min_size", "max_size", "size", "remaining", "filled_size"), Unit.BASE),
+    "hold": Unit.HOLD,
+    **dict.fromkeys(("time", "opened_at", "created_at", "done_at"), Unit.TIME),
+    "permissions": Unit.PERMISSIONS,
+}
+"""The unit of each field that is more than a plain number."""
+
+
+class ValueFault(Exception):  # noqa: N818 - a fault of a file, collected and reported by `tsv`
+    """A text is not a value. `field` is where inside of a JSON cell, "" for the cell itself; `expected` what would be right."""
+
+    def __init__(self, expected: str, field: str = "") -> None:
+        super().__init__(f"{field}: {expected}" if field else expected)
+        self.expected = expected
+        self.field = field
+
+
+class Scales:
+    """The digits of each currency, and the currencies of each product.
+
+    Args:
+        currencies: decimal digits by name.
+        products: base and quote currency by product id.
+    """
+
+    def __init__(self, currencies: Mapping[str, int], products: Mapping[str, tuple[str, str]]) -> None:
+        self._currencies = currencies
+        self._products = products
+
+    def of(self, unit: Unit, record: Mapping[str, Plain]) -> int:
+        """The digits of a field with `unit` in `record`, whose other fields say which currency it is.
+
+        Raises:
+            ValueFault: they do not.
+        """
+        if "currency" in record:
+            name = record["currency"]
+        else:
+            base, quote = self._pair(record)
+            in_quote = unit is Unit.QUOTE or (unit is Unit.HOLD and record.get("side") == "buy")
+            name = quote if in_quote else base
+        if name not in self._currencies:
+            raise ValueFault(f"its digits are those of currency {name!r}, which is in no table Currency")
+        return self._currencies[name]
+
+    def _pair(self, record: Mapping[str, Plain]) -> tuple[str, str]:
+        if "base" in record and "quote" in record:
+            return record["base"], record["quote"]
+        product_id = record.get("product_id")
+        pair = self._products.get(product_id) if isinstance(product_id, str) else None
+        if pair is None:
+            raise ValueFault(f"its digits are those of product {product_id!r}, which is in no table Product")
+        return pair
+
+
+def shown(value: Plain) -> str:
+    """A wrong value for a message, cut where it is long."""
+    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return repr(text if len(text) <= 60 else text[:60] + "...")
+
+
+# ---------------------------------------------------------------------- values as JSON has them
+
+_Encode = Callable[[Any], Plain]
+_Decode = Callable[[Plain], Any]
+
+
+def _whole(value: Plain) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and INT_MIN <= value <= INT_MAX:
+        return value
+    raise ValueFault(f"expected a whole number from {INT_MIN} to {INT_MAX}, not {shown(value)}")
+
+
+def time_text(nanoseconds: int) -> str:
+    """A time of the tables, in UTC."""
+    if not 0 < nanoseconds <= INT_MAX:
+        return str(nanoseconds)
+    seconds, rest = divmod(nanoseconds, _SECOND)
+    fraction = f".{rest:09d}".rstrip("0") if rest else ""
+    return f"{_EPOCH + timedelta(seconds=seconds):%Y-%m-%dT%H:%M:%S}{fraction}Z"
+
+
+def time_value(text: Plain) -> int:
+    """Nanoseconds since the epoch. Raises ValueFault."""
+    if isinstance(text, str):
+        if _WHOLE.fullmatch(text):
+            return _whole(int(text))
+        match = _TIME.fullmatch(text)
+        if match is not None:
+            try:
+                moment = datetime.fromisoformat(match[1] + "+00:00")
+            except ValueError as error:
+                raise ValueFault(f"expected a time that exists, not {shown(text)} ({error})") from None
+            since = moment - _EPOCH
+            return _whole((since.days * 86_400 + since.seconds) * _SECOND + int((match[2] or "").ljust(9, "0")))
+    raise ValueFault(f"expected a time such as 2026-03-01T12:00:00.25Z, not {shown(text)}")
+
+
+def _permissions_text(value: int) -> str:
+    names = [each.name.lower() for each in Permission if value & each]
+    return (
+        "+".join(names)
+        if value == sum(each for each in Permission if value & each) and names
+        else str(value)
+        if value
+        else "none"
+    )
+
+
+def _permissions_value(text: Plain) -> int:
+    if text == "none":
+        return 0
+    if isinstance(text, str) and _WHOLE.fullmatch(text):
+        return _whole(int(text))
+    names = text.split("+") if isinstance(text, str) else []
+    known = {each.name.lower(): each.value for each in Permission}
+    if not names or len(set(names)) != len(names) or not set(names) <= set(known):
+        raise ValueFault(f"expected none, or some of {', '.join(known)} joined by '+', not {shown(text)}")
+    return sum(known[name] for name in names)
+
+
+def _same(value: Any) -> Plain:
+    return value
+
+
+def _of_type(kind: type, expected: str) -> _Decode:
+    def decode(value: Plain) -> Any:
+        if type(value) is kind:
+            return value
+        raise ValueFault(f"expected {expected}, not {shown(value)}")
+
+    return decode
+
+
+def _bytes_value(value: Plain) -> bytes:
+    if isinstance(value, str) and re.fullmatch(r"(?:[0-9a-f]{2})*", value):
+        return bytes.fromhex(value)
+    raise ValueFault(f"expected bytes as pairs of hexadecimal digits in lower case, not {shown(value)}")
+
+
+def _enum_value(cls: type[Enum]) -> _Decode:
+    names = {member.name.lower(): member for member in cls}
+
+    def decode(value: Plain) -> Any:
+        if isinstance(value, str) and value in names:
+            return names[value]
+        raise ValueFault(f"expected one of {', '.join(names)}, not {shown(value)}")
+
+    return decode
+
+
+class Codec:
+    """Both ways of one type. `kind` says how a cell holds the plain value: "str", "int", "bool", "none", or "json"."""
+
+    def __init__(self, encode: _Encode, decode: _Decode, kind: str) -> None:
+        self.encode = encode
+        self.decode = decode
+        self.kind = kind
+
+
+class Codecs:
+    """Codecs of types and structs, with the digits of one set of tables."""
+
+    def __init__(self, scales: Scales) -> None:
+        self._scales = scales
+        self._structs: dict[type, StructCodec] = {}
+
+    def struct(self, cls: type[msgspec.Struct]) -> StructCodec:
+        """The codec of a struct."""
+        if cls not in self._structs:
+            self._structs[cls] = StructCodec(cls, self, self._scales)
+        return self._structs[cls]
+
+    def of(self, info: inspect.Type) -> Codec:
+        """The codec of a type. Raises TypeError for one that no table has."""
+        match info:
+            case inspect.IntType():
+                return Codec(_same, _whole, "int")
+            case inspect.BoolType():
+                return Codec(_same, _of_type(bool, "true or false"), "bool")
+            case inspect.StrType():
+                return Codec(_same, _of_type(str, "text"), "str")
+            case inspect.BytesType():
+                return Codec(bytes.hex, _bytes_value, "str")
+            case inspect.NoneType():
+                return Codec(_same, _of_type(type(None), "no value"), "none")
+            case inspect.EnumType(cls=cls):
+                return Codec(lambda value: value.name.lower(), _enum_value(cls), "str")
+            case inspect.ListType(item_type=item):
+                return self._list(self.of(item))
+            case inspect.StructType(cls=cls):
+                codec = self.struct(cls)
+                return Codec(codec.encode, codec.decode, "json")
+            case inspect.UnionType(types=types):
+                return self._union(types)
+        raise TypeError(f"a table has a field of type {info!r}, which has no text yet")
+
+    def _list(self, item: Codec) -> Codec:
+        def decode(value: Plain) -> list[Any]:
+            if not isinstance(value, list):
+                raise ValueFault(f"expected a list, not {shown(value)}")
+            return [_inside(str(position), item.decode, each) for position, each in enumerate(value)]
+
+        return Codec(lambda value: [item.encode(each) for each in value], decode, "json")
+
+    def _union(self, types: tuple[inspect.Type, ...]) -> Codec:
+        """One of several structs, or a type that may be absent."""
+        rest = [each for each in types if not isinstance(each, inspect.NoneType)]
+        if len(rest) == 1:
+            inner = self.of(rest[0])
+            return Codec(
+                lambda value: None if value is None else inner.encode(value),
+                lambda value: None if value is None else inner.decode(value),
+                inner.kind,
+            )
+        structs = {each.cls.__name__: self.struct(each.cls) for each in rest if isinstance(each, inspect.StructType)}
+        if len(structs) != len(types):
+            raise TypeError(f"a table has a field of one of {types!r}, which has no text yet")
+
+        def decode(value: Plain) -> Any:
+            name = value.get(_KIND) if isinstance(value, dict) else None
+            if name not in structs:
+                raise ValueFault(f'expected an object with "kind" one of {", ".join(structs)}, not {shown(value)}')
+            return structs[name].decode({key: each for key, each in value.items() if key != _KIND})
+
+        return Codec(lambda value: {_KIND: type(value).__name__, **structs[type(value).__name__].encode(value)}, decode, "json")
+
+
+def _inside(name: str, decode: _Decode, value: Plain) -> Any:
+    """Decode a part; a fault in it is told with the part's name."""
+    try:
+        return decode(value)
+    except ValueFault as fault:
+        raise ValueFault(fault.expected, f"{name}.{fault.field}" if fault.field else name) from None
+
+
+class StructCodec:
+    """A struct as a mapping of field names to plain values.
+
+    Attributes:
+        fields: each field's codec, in the struct's order. Amounts and times are text.
+        required: the fields without a default.
+    """
+
+    def __init__(self, cls: type[msgspec.Struct], codecs: Codecs, scales: Scales) -> None:
+        self._cls = cls
+        self._scales = scales
+        info = inspect.type_info(cls)
+        assert isinstance(info, inspect.StructType)
+        self.required = [field.name for field in info.fields if field.required]
+        self.fields: dict[str, Codec] = {}
+        self._scaled: dict[str, Unit] = {}
+        for field in info.fields:
+            unit = UNITS.get(field.name) if isinstance(field.type, inspect.IntType) else None
+            if unit is None:
+                self.fields[field.name] = codecs.of(field.type)
+            elif unit is Unit.TIME:
+                self.fields[field.name] = Codec(time_text, time_value, "str")
+            elif unit is Unit.PERMISSIONS:
+                self.fields[field.name] = Codec(_permissions_text, _permissions_value, "str")
+            else:
+                self._scaled[field.name] = unit
+                self.fields[field.name] = Codec(_same, _same, "str")
+
+    def encode(self, row: msgspec.Struct) -> dict[str, Plain]:
+        """The fields of a struct, in order."""
+        record = {name: codec.encode(getattr(row, name)) for name, codec in self.fields.items()}
+        for name, unit in self._scaled.items():
+            record[name] = to_text(record[name], self._scales.of(unit, record))
+        return record
+
+    def value(self, name: str, record: Mapping[str, Plain]) -> Any:
+        """The value of one field of a record. Raises ValueFault."""
+        unit = self._scaled.get(name)
+        if unit is None:
+            return self.fields[name].decode(record[name])
+        if not isinstance(record[name], str):
+            raise ValueFault(f"expected a decimal as text, not {shown(record[name])}")
+        try:
+            return to_units(record[name], self._scales.of(unit, record), name, 2 * AMOUNT_MAX)
+        except DecimalError as error:
+            raise ValueFault(error.expected) from None
+
+    def make(self, values: Mapping[str, Any]) -> msgspec.Struct:
+        """The struct with these values; fields that are not among them have their defaults."""
+        return self._cls(**values)
+
+    def decode(self, record: Plain) -> msgspec.Struct:
+        """The struct that a whole record describes. Raises ValueFault."""
+        if not isinstance(record, dict) or set(record) - set(self.fields) or set(self.required) - set(record):
+            raise ValueFault(f"expected an object with {', '.join(self.fields)}, not {shown(record)}")
+        return self.make({name: _inside(name, functools.partial(self.value, name), record) for name in record})
+
+
+# ---------------------------------------------------------------------- cells
+
+
+def to_cell(value: Plain, kind: str) -> str:
+    """The text of a cell."""
+    if value is None:
+        return _NOTHING
+    if kind == "str":
+        return _ESCAPED.sub(lambda match: _ESCAPES[match[0]], value)
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def from_cell(text: str, kind: str) -> Plain:
+    """What stands in a cell. Raises ValueFault."""
+    if text == _NOTHING:
+        return None
+    if kind == "str":
+        return _UNESCAPED.sub(_unescape, text) if "\\" in text else text
+    if kind == "int":
+        if not _WHOLE.fullmatch(text):
+            raise ValueFault(f"expected a whole number, not {shown(text)}")
+        return int(text)
+    if kind == "bool" and text not in ("true", "false"):
+        raise ValueFault(f"expected true or false, not {shown(text)}")
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeEncodeError) as error:
+        raise ValueFault(f"expected JSON, not {shown(text)} ({error})") from None
+
+
+def _unescape(match: re.Match[str]) -> str:
+    if match[0] not in _UNESCAPES:
+        raise ValueFault(f"expected \\t, \\n, \\r, \\\\, \\#, \\e or \\N where there is a backslash, not {shown(match[0])}")
+    return _UNESCAPES[match[0]]
+
+
+def as_first(cell: str) -> str:
+    """A row's first cell, so that the line is neither empty nor a comment."""
+    if not cell:
+        return _EMPTY
+    return "\\" + cell if cell.startswith("#") else cell
