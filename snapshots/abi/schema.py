@@ -1,7 +1,7 @@
 """A schema as data: tables, messages, structs, enumerations. Its canonical JSON is what the ABI is the checksum of.
 
 Types are texts in Python's own notation (`int`, `list[OrderState]`, `Rejected | Done`, `int(ge=0)`); `parse_type` takes them apart. Key parts of a
-table are paths into its row (`outcome.sequence`); one that stands in the key only begins with `KEY_ONLY`, then its name.
+table are paths into its row (`outcome.sequence`); one that names no field of it is a number that stands in the key only.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 import msgspec
 
 FORMAT = 2
-KEY_ONLY = "+"
 
 
 class FieldType(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -58,6 +57,11 @@ class Schema(msgspec.Struct, frozen=True):
     def table(self, name: str) -> TableType | None:
         """A table by name."""
         return next((table for table in self.tables if table.name == name), None)
+
+    def key_only(self, table: TableType) -> list[str]:
+        """The parts of a table's key that are no fields of its rows."""
+        fields = {field.name for field in self.structs[table.row].fields}
+        return [part for part in table.key if part.partition(".")[0] not in fields]
 
     def encode(self) -> bytes:
         """The canonical JSON: the same bytes for the same schema."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from itertools import pairwise
 
 from snapshots.errors import MigrationError
 from snapshots.migration.codec import Codec, CodecError, Row
@@ -10,11 +11,11 @@ from snapshots.migration.plan import Facts, Tables
 from snapshots.migration.report import CheckReport
 from statemachine.engine import MIGRATED_HASH, Engine
 from statemachine.errors import StateError
-from statemachine.limits import OPERATOR
+from statemachine.relations import KEYS, REFERENCES
 from statemachine.remember import ANY_CONTENTS
 from statemachine.types import Side
 
-MONEY, QUEUES, REFERENCES, STATE, KEYS, ROWS = (
+MONEY, QUEUES, WHOLE_REFERENCES, STATE, UNIQUE_KEYS, ROWS = (
     "money is conserved",
     "every open order is at its place in its queue",
     "references are whole",
@@ -22,20 +23,6 @@ MONEY, QUEUES, REFERENCES, STATE, KEYS, ROWS = (
     "keys are unique",
     "rows are accounted for",
 )
-
-_REFERENCES = (
-    ("product", "base", "currency"),
-    ("product", "quote", "currency"),
-    ("api_key", "owner_id", "account"),
-    ("balance", "account_id", "account"),
-    ("balance", "currency", "currency"),
-    ("order", "account_id", "account"),
-    ("order", "product_id", "product"),
-    ("done_order", "account_id", "account"),
-    ("done_order", "product_id", "product"),
-    ("outcome", "account_id", "account"),
-)
-"""Table, field, and the table whose key the field is."""
 
 
 def compare(before: Facts, after: Facts, dropped: Collection[int]) -> None:
@@ -56,7 +43,9 @@ def compare(before: Facts, after: Facts, dropped: Collection[int]) -> None:
             order_id = (was_here[at:] or here[at:])[0]
             product, side, price = queue
             raise MigrationError(
-                QUEUES, f"order {order_id}", f"place {at + 1} at {product} {side} {price}: was {was_here[at:][:3]}, is {here[at:][:3]}"
+                QUEUES,
+                f"order {order_id}",
+                f"place {at + 1} at {product} {side} {price}: was {was_here[at:][:3]}, is {here[at:][:3]}",
             )
 
 
@@ -66,10 +55,10 @@ def check_keys(table: str, rows: list[Row], codec: Codec) -> None:
     Raises:
         MigrationError: one does.
     """
-    for one, other in zip(rows, rows[1:], strict=False):
+    for one, other in pairwise(rows):
         if one[0] == other[0]:
             shown = codec.read_row(table, one)
-            raise MigrationError(KEYS, f"table {table}", f"two rows have the key of {shown!r}"[:300])
+            raise MigrationError(UNIQUE_KEYS, f"table {table}", f"two rows have the key of {shown!r}"[:300])
 
 
 def check_references(tables: Tables) -> None:
@@ -78,18 +67,19 @@ def check_references(tables: Tables) -> None:
     Raises:
         MigrationError: one does not.
     """
-    known = {name: {_first(row) for row in tables[name]} for name in ("currency", "account", "product")}
-    for table, field, referred in _REFERENCES:
-        allowed = known[referred] | ({OPERATOR} if table in ("api_key", "outcome") else set())
-        for row in tables[table]:
-            if row[field] not in allowed:
+    known: dict[str, set[object]] = {}
+    for reference in REFERENCES:
+        if reference.target not in known:
+            (key,) = KEYS[reference.target]
+            known[reference.target] = {row[key] for row in tables[reference.target]}
+        there = known[reference.target].union(reference.others)
+        for row in tables[reference.table]:
+            if row[reference.field] not in there:
                 raise MigrationError(
-                    REFERENCES, f"table {table}, row {row!r}"[:300], f"{field}: there is no {referred} {row[field]!r}"
+                    WHOLE_REFERENCES,
+                    f"table {reference.table}, row {row!r}"[:300],
+                    f"{reference.field}: there is no {reference.target} {row[reference.field]!r}",
                 )
-
-
-def _first(row: Mapping[str, object]) -> object:
-    return next(iter(row.values()))
 
 
 def check_engine(rows: Mapping[str, list[Row]], facts: Facts) -> Engine:
@@ -143,9 +133,9 @@ def summary(facts: Facts, engine: Engine) -> list[CheckReport]:
     orders = sum(len(ids) for ids in facts.queues.values())
     return [
         CheckReport(ROWS, "each table's difference has its reason"),
-        CheckReport(KEYS, "in every table"),
+        CheckReport(UNIQUE_KEYS, "in every table"),
         CheckReport(MONEY, f"{money}, in smallest units"),
-        CheckReport(REFERENCES, "in every table"),
+        CheckReport(WHOLE_REFERENCES, "in every table"),
         CheckReport(QUEUES, f"{orders} orders in {len(facts.queues)} queues"),
         CheckReport(STATE, f"sequence {engine.sequence}, {len(engine.products())} products"),
     ]

@@ -1,7 +1,7 @@
 """Rows and log entries of any schema as plain values, and back: what the schema's description says is all that is needed.
 
-A struct is a dict of its fields, and of "type" with its name where it has a tag; an enumeration's value is its member's name; lists are lists; numbers,
-texts and bytes are themselves. Part of a key that does not stand in the row is a value of the row here, under its name.
+A struct is a dict of its fields, and of "type" with its name where it has a tag; an enumeration's value is its member's name; lists are lists;
+numbers, texts and bytes are themselves. Part of a key that does not stand in the row is a value of the row here, under its name.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from snapshots.abi.inspection import LOG_ENTRY
-from snapshots.abi.schema import KEY_ONLY, Schema, StructType, TypeNode, parse_type
+from snapshots.abi.schema import Schema, StructType, TypeNode, parse_type
 
 Values = dict[str, Any]
 """A row, a struct or a command as plain values."""
@@ -64,9 +64,8 @@ class Codec:
         key = _unpacked(row[0])
         if not isinstance(key, list) or len(key) != len(kind.key):
             raise CodecError("key", f"expected {len(kind.key)} parts, not {key!r}")
-        for part, value in zip(kind.key, key, strict=True):
-            if part.startswith(KEY_ONLY):
-                values[part.removeprefix(KEY_ONLY)] = value
+        own = self.schema.key_only(kind)
+        values.update((part, value) for part, value in zip(kind.key, key, strict=True) if part in own)
         if _pack(self._key(kind.key, values)) != row[0]:
             raise CodecError("key", f"{key!r} is not that of its row")
         return values
@@ -79,7 +78,7 @@ class Codec:
         """
         kind = self.schema.table(table)
         assert kind is not None, f"no table {table}"
-        own = [part.removeprefix(KEY_ONLY) for part in kind.key if part.startswith(KEY_ONLY)]
+        own = self.schema.key_only(kind)
         key = self._key(kind.key, values)
         payload = {name: value for name, value in values.items() if name not in own} if own else values
         return _pack(key), _pack(self._writer(parse_type(kind.row))(payload))
@@ -89,9 +88,9 @@ class Codec:
         key = []
         for part in parts:
             value: Any = values
-            for name in part.removeprefix(KEY_ONLY).split("."):
+            for name in part.split("."):
                 if not isinstance(value, dict) or name not in value:
-                    raise CodecError(part.removeprefix(KEY_ONLY), "is part of the key and missing")
+                    raise CodecError(part, "is part of the key and missing")
                 value = value[name]
             key.append(value)
         return key

@@ -54,13 +54,12 @@ class Converter:
         assert source is not None
         assert target is not None
         converted: Values = self._value(parse_type(source.row), parse_type(target.row), final=False)(values)
-        key_only = {part[1:]: values[part[1:]] for part in source.key if part.startswith("+")}
-        converted = {**converted, **key_only}
+        converted = {**converted, **{part: values[part] for part in self.source.schema.key_only(source)}}
         function = self.migration.rows.get(table)
         done = function(converted) if function is not None else converted
         if isinstance(done, Drop):
             return done
-        return _only(done, self._allowed(target.row) | {part[1:] for part in target.key if part.startswith("+")}, values)
+        return _only(done, self._allowed(target.row).union(self.target.schema.key_only(target)), values)
 
     def entry(self, values: Values) -> Values:
         """A log entry. Raises CodecError."""

@@ -1,8 +1,8 @@
 """What the author of a migration writes. A module of `snapshots/migrations/` has one `MIGRATION`; `quorumbook migrate new` writes a first form of it.
 
 Values are plain (see `codec`). Without any of it, data follows by itself: fields by their names, new fields by their defaults, enumerations
-by their members' names, tables and structs by theirs. A function gets what became of its value by itself, with all old fields still in it, and returns the
-new value: fields that the new schema does not have are dropped afterwards, and one that is missing is an error.
+by their members' names, tables and structs by theirs. A function gets what became of its value by itself, with all old fields still in it,
+and returns the new value: fields that the new schema does not have are dropped afterwards, and one that is missing is an error.
 
 Every node converts its own data. What a function returns must follow from its argument alone, and it must not matter whether a command was
 applied before the migration or is converted and applied after it.
@@ -32,9 +32,8 @@ RowFunction = Callable[[Values], Values | Drop]
 
 @dataclass(frozen=True)
 class Facts:
-    """What must not change on the way: `money` in accounts and fees, by currency, and the order ids of each `queue`, in the order in which they trade.
-
-    A queue is a product, a side and a price.
+    """What must not change: `money` in accounts and fees, by currency, and the order ids of each of the `queues`, in the order in which they
+    trade. A queue is a product, a side and a price.
     """
 
     money: dict[str, int]

@@ -6,7 +6,7 @@ What comes out was checked: see `checks`. Everything that goes wrong is a `Migra
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 from snapshots.abi.difference import difference
 from snapshots.abi.schema import Schema
@@ -18,6 +18,7 @@ from snapshots.migration.convert import Converter
 from snapshots.migration.plan import Drop, Facts, Tables, facts_of
 from snapshots.migration.report import MigrationReport, StepReport, TableCount
 from statemachine.commands import decode_batch
+from statemachine.engine import Engine
 
 Rows = dict[str, list[Row]]
 _FACT_TABLES = ("currency", "balance", "order")
@@ -55,6 +56,10 @@ class StateMigration:
 
     Args:
         progress: told what begins.
+
+    Attributes:
+        report: what was done so far.
+        engine: has the state once `run` has ended in this software's schema.
     """
 
     def __init__(self, steps: list[Step], progress: Callable[[str], None] = lambda _line: None) -> None:
@@ -62,6 +67,7 @@ class StateMigration:
         self._steps = steps
         self._progress = progress
         self.report = MigrationReport(steps[0].source.abi, steps[-1].target.abi, [], [])
+        self.engine: Engine | None = None
 
     def run(self, rows: Rows, current: Schema) -> Rows:
         """The rows in the last step's schema. Those of `current` are taken by an engine, and every check is made.
@@ -83,7 +89,8 @@ class StateMigration:
         tables = PlainTables(rows, codec)
         checks.check_references(tables)
         facts = facts_of(tables)
-        self.report.checks = checks.summary(facts, checks.check_engine(rows, facts))
+        self.engine = checks.check_engine(rows, facts)
+        self.report.checks = checks.summary(facts, self.engine)
         return rows
 
 
@@ -127,7 +134,9 @@ class _StepRun:
             return read(tables)
         except KeyError as error:
             raise MigrationError(
-                checks.MONEY, "", f"there is no table or field {error}; the migration's facts_before or facts_after must say where it is"
+                checks.MONEY,
+                "",
+                f"there is no table or field {error}; the migration's facts_before or facts_after must say where it is",
             ) from error
 
     def _by_rows(self) -> Rows:
@@ -140,9 +149,11 @@ class _StepRun:
                 self._count(table.name, "", len(found), 0, {reason: len(found)} if found else {})
                 continue
             if name not in rows:
-                raise MigrationError(checks.ROWS, f"table {table.name}", "is not in the new schema, and the migration does not say why")
+                raise MigrationError(
+                    checks.ROWS, f"table {table.name}", "is not in the new schema, and the migration does not say why"
+                )
             if self._converter.is_unchanged(table.name):
-                converted, reasons = list(found), {}
+                converted, reasons = list(found), dict[str, int]()
             else:
                 converted, reasons = self._convert(table.name, name)
             rows[name].extend(converted)
@@ -198,7 +209,7 @@ class _StepRun:
 
     def _by_script(self) -> Rows:
         assert self._step.script is not None
-        rows = scripts.run(self._step.script, self._rows, self._converter.source, self._converter.target)
+        rows = scripts.run(self._step.script, self._rows, self._step.source, self._step.target)
         for table in self._step.source.tables:
             count, was = len(rows.get(table.name, [])), len(self._rows[table.name])
             reasons = {"the executable": abs(count - was)} if count != was else {}
@@ -248,14 +259,8 @@ class LogMigration:
         self.commands += len(values["commands"])
         return converted
 
-    def convert_all(self, payloads: Iterable[bytes]) -> Iterator[bytes]:
-        """Many, in order."""
-        return map(self.convert, payloads)
 
-
-ADVICE = (
-    "A node that the version before stopped gracefully, after its snapshot, has no commands behind it that would have to be converted"
-)
+ADVICE = "A node that the version before stopped gracefully, after its snapshot, has no commands behind it that would have to be converted"
 
 
 def _what(error: Exception) -> str:
