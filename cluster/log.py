@@ -320,10 +320,10 @@ class DurableLog:
         self.dirty = False
 
 
-def read_segments(*directories: Path) -> Iterator[LogEntry]:
+def read_segments(*directories: Path, abi: str | None = None) -> Iterator[LogEntry]:
     """All entries in the segment files of the directories (a log and its archive), by index; for audits, while no node writes them.
 
-    A torn end is passed over, as a node would.
+    A torn end is passed over, as a node would. With `abi`, segments of another schema are passed over too.
 
     Raises:
         LogDamagedError: see `scan`.
@@ -332,8 +332,9 @@ def read_segments(*directories: Path) -> Iterator[LogEntry]:
         (path for directory in directories if directory.is_dir() for path in directory.glob("log-*.seg")), key=lambda p: p.name
     )
     for position, path in enumerate(paths):
-        _, entries, _, _, _ = scan(str(path), path.read_bytes(), last=position == len(paths) - 1)
-        yield from entries
+        header, entries, _, _, _ = scan(str(path), path.read_bytes(), last=position == len(paths) - 1)
+        if abi is None or (header is not None and header.abi == abi):
+            yield from entries
 
 
 def segment_abis(directory: Path) -> dict[str, str]:

@@ -11,7 +11,6 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 import msgspec
@@ -20,6 +19,7 @@ from cluster.log import command_of
 from cluster.log_conversion import convert_entry, convert_log
 from cluster.ports import LogEntry, SnapshotMark
 from cluster.storage import RealDisk
+from node import software
 from node.migration.found import LOG, SNAPSHOTS, Found
 from node.snapshot_port import mark_of
 from snapshots.abi.releases import Releases
@@ -137,7 +137,7 @@ class Builder:
             term=manifest.term,
             mark=msgspec.msgpack.encode(self._mark(manifest)),
             sequence=manifest.sequence,
-            software=metadata.version("quorumbook"),
+            software=software.version(),
             created_at=time.time_ns(),
         )
         job = SnapshotStore(self._out / SNAPSHOTS, abi=self._to).begin(fields, rows)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from importlib import metadata
 from pathlib import Path
 
+from node import software
 from node.config import NodeConfig
 from node.migration import switch
 from node.migration.build import Builder, Built
@@ -61,7 +61,7 @@ def _migrate(config: NodeConfig, found: Found, known: Chains) -> Built:
     try:
         built = Builder(found, out, steps, known.releases, config.node_id, log.info).build()
         record = switch.Record(
-            found.abi, ABI, metadata.version("quorumbook"), time.time_ns(), built.snapshot_index, built.last_index
+            found.abi, ABI, software.version(), time.time_ns(), built.snapshot_index, built.last_index
         )
     except BaseException:
         durable.remove(out)

@@ -29,6 +29,9 @@ READY = "migration.ready"
 BACK = "rollback.ready"
 FORMER = "former"
 RECORD = "migration.json"
+ARCHIVE = "archive"
+"""Where log segments go that the log no longer needs; `node.engine_process` keeps them as long as there is a way back."""
+
 _UNDONE = "undone"
 _PARTS = (SNAPSHOTS, LOG)
 
@@ -61,7 +64,8 @@ def former(data: Path) -> list[Record]:
 
 def draft(data: Path) -> Path:
     """Where migrated data is made; what an interrupted migration left there is gone."""
-    durable.remove(data / DRAFT)
+    for name in (DRAFT, *(part + durable.TRASH for part in (READY, BACK, _UNDONE, FORMER, ARCHIVE))):
+        durable.remove(data / name)
     return data / DRAFT
 
 
@@ -137,6 +141,6 @@ def finalize(data: Path, *, keep_archive: bool) -> int:
     """Delete all former data, and log segments that were only kept for the way back. How many migrations were made final."""
     records = former(data)
     durable.discard(data / FORMER)
-    if not keep_archive and (data / "archive").is_dir():
-        durable.discard(data / "archive")
+    if not keep_archive:
+        durable.discard(data / ARCHIVE)
     return len(records)

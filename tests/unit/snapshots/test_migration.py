@@ -35,7 +35,7 @@ from tests.unit.snapshots.versions import (
 @pytest.fixture(scope="module")
 def engine() -> Engine:
     """A state of this version."""
-    return applied(foundations(), trading(1, 400))
+    return applied(foundations(), trading(1, 150))
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_a_state_of_each_version_trades_on_as_if_it_had_always_been_here(
     moved, _ = migrated(in_version(rows_of(engine), version, tmp_path), version, forward)
     here = Engine.restore(rows_of(engine))
     assert comparable(moved) == comparable(here)
-    for batch in [*trading(2, 300, 400), *trading(1, 400)]:
+    for batch in [*trading(2, 150, 150), *trading(1, 150)]:
         assert moved.apply(batch) == here.apply(batch), "the commands of before are duplicates, the others trade alike"
     moved.check()
     assert comparable(moved) == comparable(here)
@@ -112,7 +112,7 @@ def test_versions_without_code_between_them_follow_by_themselves(forward: Chains
 
 def test_the_log_follows_command_by_command(forward: Chains, tmp_path: Path) -> None:
     """Half of it in the snapshot, half behind: the same state as all of it in the snapshot, and as never migrated."""
-    flows = [*foundations(), *trading(3, 200)]
+    flows = [*foundations(), *trading(3, 120)]
     back = LogMigration(chains(tmp_path / "released", BACKWARD).find(FOUR.abi, ONE.abi), FOUR)
     ahead = LogMigration(forward.find(ONE.abi, FOUR.abi), FOUR)
     old_log = [back.convert(encode_batch(batch)) for batch in flows]
