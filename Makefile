@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: setup demo demo-many test check lint types layers tests bench soak chaos simulate clean help
+.PHONY: setup demo demo-many test check lint types layers tests bench soak chaos kills simulate clean help
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 12
@@ -33,6 +33,9 @@ soak: $(STAMP) ## kill and stop nodes of a loaded cluster at random for MINUTES 
 
 chaos: $(STAMP) ## many kinds of faults for MINUTES (default 5); ONLY=fault,... for some. As root also disks and the network
 	$(BIN)/python -m tests.chaos.run --minutes $(or $(MINUTES),5) --seed $(or $(SEED),1) $(if $(ONLY),--only $(ONLY)) --report docs/reliability.md
+
+kills: $(STAMP) ## kill the leader under load KILLS times (default 1000), and show where the gaps come from
+	$(BIN)/python -m tests.chaos.kills --kills $(or $(KILLS),1000) --seed $(or $(SEED),1) --report docs/reliability.md
 
 test: check ## lint, types, layers and all tests: what CI runs
 

@@ -158,6 +158,7 @@ class Raft:
         self._proposals = 0
         self._refusals: list[Done] = []
         self._told = ("follower", "")
+        self._serving = False
         self._snapshot_index = snapshot_index
         self._snapshot_wanted = False
         self._capturing = 0
@@ -373,6 +374,10 @@ class Raft:
             self._told = now
             for callback in self.on_role_change:
                 callback(*now)
+        serving = self.is_leader and self._ready()
+        if serving and not self._serving:
+            log.info("serves as the leader of term %d from index %d on", self._journal.term, self._core.raftLastApplied)
+        self._serving = serving
 
     # ------------------------------------------------------------------ snapshots
 

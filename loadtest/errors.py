@@ -3,6 +3,7 @@
 LoadTestError
 ├── SetupRefusedError    the exchange refused a product, account, key or deposit of the test
 ├── WrongAnswerError     the exchange answered a request with something that cannot be right
+├── RecordError          a record of requests and answers cannot be read
 └── DeadlineError        a condition that was waited for did not come about in time
 """
 
@@ -19,6 +20,10 @@ class SetupRefusedError(LoadTestError):
 
 class WrongAnswerError(LoadTestError):
     """The exchange answered with something that cannot be right; the text says what and for which command."""
+
+
+class RecordError(LoadTestError):
+    """A record of requests and answers cannot be read; the text names file and line."""
 
 
 class DeadlineError(LoadTestError):

@@ -16,6 +16,9 @@ from typing import TextIO
 import msgspec
 
 from loadtest.errors import WrongAnswerError
+from loadtest.history import History
+from loadtest.linearizability import Read, Write
+from node.protocol import AnyQuery
 from statemachine.commands import AnyCommand
 from statemachine.events import AnyOutcome, Placed
 
@@ -48,14 +51,16 @@ class Gap(msgspec.Struct, frozen=True):
 
 
 class Recorder:
-    """Collects acknowledgements of all clients of one process; writes them to `path` unless that is None.
+    """Collects acknowledgements of all clients of one process; writes them to `path` unless that is None, and in full to `history`.
 
     Also checks what can be seen from answers alone: one command id has one sequence, whenever and however often it is answered.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, history: History | None = None) -> None:
+        self.reads = 0
+        self._history = history
         self._file: TextIO | None = path.open("w", encoding="ascii") if path is not None else None
-        self._pending: dict[tuple[str, str], float] = {}
+        self._pending: dict[tuple[str, str], tuple[float, AnyCommand]] = {}
         self._sequences: dict[tuple[str, str], int] = {}
         self._ack_times: list[float] = []
         self._latencies: list[float] = []
@@ -87,7 +92,7 @@ class Recorder:
         for command in commands:
             key = (command.account_id, command.command_id)
             if key not in self._sequences:
-                self._pending.setdefault(key, at)
+                self._pending.setdefault(key, (at, command))
 
     def answered(self, commands: Sequence[AnyCommand], outcomes: Sequence[AnyOutcome], sent: float, acked: float) -> None:
         """`outcomes` came for `commands`. Calls are in the order of `acked`.
@@ -106,6 +111,14 @@ class Recorder:
             self._ack_times.append(acked)
             self._latencies.append(acked - sent)
             self._write(_line(command, outcome, sent, acked))
+            if self._history is not None:
+                self._history.add(Write(command, sent, acked, outcome))
+
+    def read(self, query: AnyQuery, body: bytes | None, sent: float, answered: float) -> None:
+        """A linearizable read was answered with `body`, None for "does not exist"."""
+        self.reads += 1
+        if self._history is not None:
+            self._history.add(Read(query, sent, answered, body))
 
     def _write(self, line: Acknowledgement) -> None:
         if self._file is not None:
@@ -115,15 +128,21 @@ class Recorder:
         """Hand everything to the operating system, so that another process sees it."""
         if self._file is not None:
             self._file.flush()
+        if self._history is not None:
+            self._history.flush()
 
     def close(self) -> None:
-        """Write what was never answered, and close the file."""
+        """Write what was never answered, and close the files."""
         if self._file is None:
             return
-        for (account_id, command_id), sent in self._pending.items():
-            self._write(Acknowledgement(account_id, command_id, UNANSWERED, 0, 0, False, sent, 0.0))
+        for sent, command in self._pending.values():
+            self._write(Acknowledgement(command.account_id, command.command_id, UNANSWERED, 0, 0, False, sent, 0.0))
+            if self._history is not None:
+                self._history.add(Write(command, sent))
         self._file.close()
         self._file = None
+        if self._history is not None:
+            self._history.close()
 
     def gap(self, begin: float, end: float) -> Gap:
         """The longest interval between consecutive acknowledgements that reaches into [begin, end].

@@ -8,29 +8,39 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from math import inf
 from pathlib import Path
+from random import Random
 from types import TracebackType
 
 import msgspec
 
 from loadtest.access import Access
 from loadtest.flow import ClientFlow
+from loadtest.history import History
 from loadtest.market import PRODUCTS, Trader, set_up, traders
 from loadtest.reader import FeedReader
 from loadtest.recorder import Recorder
 from loadtest.trading import Desk
-from loadtest.verdict import Verdict, caught_up, feed_whole, hashes_equal, money_conserved
+from loadtest.verdict import Verdict, caught_up, feed_whole, hashes_equal, linearizable, money_conserved
 from loadtest.watch import Watcher, reached
-from node.audit import audit_running
+from node.audit import AuditCheck, audit_running, committed_batches
 from node.client import ClusterClient
 from node.local_cluster import LocalCluster
-from node.protocol import NodeStatus, ProductsQuery
+from node.protocol import AnyQuery, BalancesQuery, BookQuery, NodeStatus, OrdersQuery, ProductsQuery
 from statemachine.commands import AnyCommand
 
 LEADER_SECONDS = 20.0
 LEVEL_SECONDS = 30.0
 ACKS_FILE = "acknowledged.jsonl"
+HISTORY_FILE = "history.jsonl"
+ASKERS = 2
+"""Clients that only read."""
+
+ASK_PAUSE = 0.1
+UNDER_WAY_MAX = 10_000
+"""More commands than are under way at a time: a read may show what stands behind the last answer in a history."""
 
 
 class Kill(msgspec.Struct):
@@ -55,6 +65,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     run: str = "demo"
     followed: tuple[str, ...] = tuple(spec.product_id for spec in PRODUCTS)
     """Products whose feeds are read, by two readers each."""
+    history: int = 200_000
+    """Operations whose linearizability is judged at most, the first ones; 0 for none."""
 
 
 class Scenario:
@@ -69,7 +81,8 @@ class Scenario:
         self.access = Access(directory)
         self.people: list[Trader] = traders(plan.clients, plan.seed)
         self.acks_path = directory / ACKS_FILE
-        self.recorder = Recorder(self.acks_path)
+        self.history = History(directory / HISTORY_FILE, plan.history) if plan.history else None
+        self.recorder = Recorder(self.acks_path, self.history)
         self.desk = Desk(self.recorder, rate=plan.rate)
         self.watcher = Watcher(self.access)
         self.readers: list[FeedReader] = []
@@ -77,6 +90,7 @@ class Scenario:
         self._operator = self.access.client()
         self._clients: list[ClusterClient] = []
         self._trading: list[asyncio.Task[None]] = []
+        self._asking: list[asyncio.Task[None]] = []
         self._reading: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Scenario:
@@ -86,9 +100,10 @@ class Scenario:
         self.desk.stopping.set()
         for reader in self.readers:
             reader.stop()
-        for task in (*self._trading, *self._reading):
+        tasks = (*self._trading, *self._asking, *self._reading)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._trading, *self._reading, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self.recorder.close()
         for client in (*self._clients, self._operator):
             await client.close()
@@ -106,6 +121,15 @@ class Scenario:
         for person in self.people:
             flow = ClientFlow(self.plan.seed, person.account_id, self.plan.run)
             self.start_client(self.access.trader_client(person), flow)
+        if self.history is not None:
+            for number in range(ASKERS):
+                self._start_asker(number)
+
+    def _start_asker(self, number: int) -> None:
+        client = self.access.client()
+        self._clients.append(client)
+        queries = _queries(Random(f"{self.plan.seed}:asker{number}"), self.people)
+        self._asking.append(asyncio.create_task(self.desk.ask(client, queries, ASK_PAUSE)))
 
     def start_client(self, client: ClusterClient, flow: Iterable[AnyCommand], chunk: int = 0) -> None:
         """Let one client send `flow`; the scenario closes it at the end."""
@@ -137,7 +161,7 @@ class Scenario:
 
     def check_tasks(self) -> None:
         """Raise what a client or reader failed with."""
-        for task in (*self._trading, *self._reading):
+        for task in (*self._trading, *self._asking, *self._reading):
             if task.done() and not task.cancelled():
                 task.result()
 
@@ -169,7 +193,7 @@ class Scenario:
     async def stop_trading(self) -> None:
         """No new commands; those under way are answered first."""
         self.desk.stopping.set()
-        await asyncio.gather(*self._trading)
+        await asyncio.gather(*self._trading, *self._asking)
 
     async def settle(self) -> dict[str, NodeStatus | None]:
         """Wait until all nodes are level, and the readers have read everything."""
@@ -196,6 +220,8 @@ class Scenario:
         verdict = Verdict()
         report = await asyncio.to_thread(audit_running, self.access.directory, self.acks_path, statuses)
         verdict.checks += report.checks
+        if self.history is not None:
+            verdict.checks.append(await asyncio.to_thread(self._judge_history, self.history, statuses))
         verdict.checks.append(hashes_equal(statuses))
         verdict.checks.append(await money_conserved(self._operator, [person.account_id for person in self.people]))
         if self.readers:
@@ -206,3 +232,15 @@ class Scenario:
         detail = "; ".join(faults.texts[:3]) or f"{self.recorder.acknowledged:,} answers agree with what was asked"
         verdict.add("no answer contradicts its request", not faults.count and self.recorder.acknowledged > 0, detail)
         return verdict
+
+    def _judge_history(self, history: History, statuses: dict[str, NodeStatus | None]) -> AuditCheck:
+        first = inf if history.complete else history.last_sequence + UNDER_WAY_MAX
+        return linearizable(history, committed_batches(self.access.directory, statuses, first=first))
+
+
+def _queries(random: Random, people: list[Trader]) -> Iterator[AnyQuery]:
+    """Balances, orders and books, at random, without end."""
+    while True:
+        account_id = random.choice(people).account_id
+        product_id = random.choice(PRODUCTS).product_id
+        yield random.choice((BalancesQuery(account_id), OrdersQuery(account_id, limit=20), BookQuery(product_id, 2)))

@@ -10,11 +10,14 @@ import asyncio
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
+import msgspec
+
 from loadtest.answers import fault
 from loadtest.market import Submitter
 from loadtest.recorder import Recorder
+from node.client import ClusterClient
 from node.errors import ConnectionLost, RequestFailed
-from node.protocol import FailCode
+from node.protocol import AnyQuery, FailCode
 from statemachine.commands import AnyCommand
 from statemachine.events import AnyOutcome
 
@@ -99,6 +102,31 @@ class Desk:
             self.recorder.answered(commands, outcomes, sent, time.monotonic())
             self._judge(commands, outcomes)
             return outcomes
+
+    async def ask(self, client: ClusterClient, queries: Iterable[AnyQuery], pause: float) -> None:
+        """Read each of `queries` linearizably, `pause` seconds apart, until they end or the desk stops; reads without an answer are left out.
+
+        Raises:
+            RequestFailed: the exchange does not let this client read.
+        """
+        for query in queries:
+            if self.stopping.is_set():
+                return
+            await self.pacer.take(1)
+            sent = time.monotonic()
+            try:
+                body: bytes | None = msgspec.msgpack.encode(await client.query(query, linearizable=True))
+            except ConnectionLost:
+                continue
+            except RequestFailed as error:
+                if error.code is FailCode.NOT_FOUND:
+                    body = None
+                elif error.code in FINAL:
+                    raise
+                else:
+                    continue
+            self.recorder.read(query, body, sent, time.monotonic())
+            await asyncio.sleep(pause)
 
     def _judge(self, commands: Sequence[AnyCommand], outcomes: Sequence[AnyOutcome]) -> None:
         for command, outcome in zip(commands, outcomes, strict=True):

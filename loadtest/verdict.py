@@ -9,11 +9,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from loadtest.history import History, operations
+from loadtest.linearizability import judge
 from loadtest.reader import FeedReader
 from loadtest.watch import Statuses
 from node.audit import AuditCheck
 from node.client import ClusterClient
 from node.protocol import BalancesQuery, CurrenciesQuery
+from statemachine.commands import Batch
+
+ANOMALIES_NAMED = 3
 
 
 class Verdict(msgspec.Struct):
@@ -55,6 +60,21 @@ def hashes_equal(statuses: Statuses) -> AuditCheck:
         return AuditCheck(claim, False, detail)
     sequence, state_hash = found.pop()
     return AuditCheck(claim, sequence > 0, f"{state_hash} at sequence {sequence:,} on {', '.join(statuses)}")
+
+
+def linearizable(history: History, log: Sequence[Batch]) -> AuditCheck:
+    """What clients asked and were told is what one exchange could have done, one thing after another, in the log's order and in real time.
+
+    Commands and barrier reads; `log` is every committed batch. Of a history that is not complete, what was kept is judged.
+    """
+    claim = "what clients saw is linearizable: commands and barrier reads"
+    found = judge(operations(history.path), log, complete=history.complete)
+    detail = "; ".join(f"{one.kind.value}: {one.text}" for one in found.anomalies[:ANOMALIES_NAMED])
+    if not found.holds:
+        return AuditCheck(claim, False, f"{len(found.anomalies):,} anomalies: {detail}")
+    part = "" if history.complete else f", the first {history.written:,} operations"
+    detail = f"{found.told:,} answers, {found.reads:,} reads, {found.unanswered:,} commands without an answer{part}"
+    return AuditCheck(claim, found.told > 0, detail)
 
 
 def caught_up(statuses: Statuses, node_id: str, killed_at: int) -> AuditCheck:

@@ -16,8 +16,10 @@ from __future__ import annotations
 import hashlib
 import heapq
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from math import inf
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -28,7 +30,7 @@ from node.config import NodeConfig
 from node.config_file import load
 from node.errors import AuditError
 from node.protocol import NodeStatus
-from statemachine.commands import decode_batch
+from statemachine.commands import Batch, decode_batch
 from statemachine.engine import Engine
 from statemachine.events import AnyOutcome, Cancelled, Placed, Rejected
 from statemachine.tables import BalanceRow, CurrencyRow
@@ -46,6 +48,8 @@ ATTEMPT_PAUSE = 0.5
 
 NOT_REMEMBERED = frozenset({Reason.COMMAND_ID_REUSED, Reason.UNKNOWN_ACCOUNT, Reason.INVALID_COMMAND_ID, Reason.INVALID_ID})
 """Rejections that the engine keeps no memory of: the same command may be rejected like that again, under another sequence."""
+
+_Found = TypeVar("_Found")
 
 
 class Acknowledged(msgspec.Struct, frozen=True):
@@ -126,9 +130,8 @@ class _Replay:
         if 0 in self.hashes:
             self.hashes[0] = self.engine.state_hash.hex()
 
-    def apply(self, payload: bytes) -> None:
+    def apply(self, batch: Batch) -> None:
         """Apply one entry's batch."""
-        batch = decode_batch(payload)
         outcomes = self.engine.apply(batch).outcomes
         for command, outcome in zip(batch.commands, outcomes, strict=True):
             self.commands += 1
@@ -151,12 +154,7 @@ def audit_directory(
         AuditError: there is nothing to audit, the log does not reach back to its first entry, or files cannot be read.
         ConfigError: a node's configuration is not right.
     """
-    configs = [load(path) for path in sorted(directory.glob("*/node.toml"))]
-    if not configs:
-        raise AuditError(f"{directory}: no node in it (expected {directory}/n1/node.toml)")
-    logs = [log for log in map(_node_log, configs) if log.marks]
-    told = {node_id: status for node_id, status in (statuses or {}).items() if status is not None}
-    commit_index = _commit_index(logs, len(configs[0].nodes), told)
+    logs, told, commit_index = _opened(directory, statuses)
     agreed, agreement = _agree(logs, commit_index, told)
     replay = _replay(logs, agreed, commit_index, [status.sequence for status in told.values()])
     checks = [agreement, _check_state(replay.engine), _check_money(replay.engine)]
@@ -168,16 +166,53 @@ def audit_directory(
     return AuditReport(commit_index, engine.sequence, engine.state_hash.hex(), replay.commands, checks)
 
 
+def committed_batches(
+    directory: Path, statuses: Mapping[str, NodeStatus | None] | None = None, *, first: float = inf
+) -> list[Batch]:
+    """The committed batches of commands, in order, out of the logs of nodes that may be running; from the beginning until they
+    have `first` commands. The other arguments, and the errors, are those of `audit_directory`."""
+
+    def read() -> list[Batch]:
+        logs, told, commit_index = _opened(directory, statuses)
+        batches: list[Batch] = []
+        commands = 0
+        for batch in _committed(logs, _agree(logs, commit_index, told)[0], commit_index):
+            batches.append(batch)
+            commands += len(batch.commands)
+            if commands >= first:
+                break
+        return batches
+
+    return _patiently(read)
+
+
+def _opened(
+    directory: Path, statuses: Mapping[str, NodeStatus | None] | None
+) -> tuple[list[_NodeLog], dict[str, NodeStatus], int]:
+    """The nodes' logs, what the nodes say, and the last index that is surely committed."""
+    configs = [load(path) for path in sorted(directory.glob("*/node.toml"))]
+    if not configs:
+        raise AuditError(f"{directory}: no node in it (expected {directory}/n1/node.toml)")
+    logs = [log for log in map(_node_log, configs) if log.marks]
+    told = {node_id: status for node_id, status in (statuses or {}).items() if status is not None}
+    return logs, told, _commit_index(logs, len(configs[0].nodes), told)
+
+
 def audit_running(
     directory: Path, acks: Path | None = None, statuses: Mapping[str, NodeStatus | None] | None = None
 ) -> AuditReport:
-    """`audit_directory` for nodes that may be running: one that is archiving a log segment makes it unreadable for a moment."""
+    """`audit_directory` for nodes that may be running."""
+    return _patiently(lambda: audit_directory(directory, acks, statuses))
+
+
+def _patiently(read: Callable[[], _Found]) -> _Found:
+    """Read logs of nodes that may be running: one that is archiving a log segment makes it unreadable for a moment."""
     for _ in range(ATTEMPTS - 1):
         try:
-            return audit_directory(directory, acks, statuses)
+            return read()
         except AuditError:
             time.sleep(ATTEMPT_PAUSE)
-    return audit_directory(directory, acks, statuses)
+    return read()
 
 
 def read_acknowledged(path: Path) -> Iterator[Acknowledged]:
@@ -270,12 +305,19 @@ def _agree(logs: list[_NodeLog], commit_index: int, told: Mapping[str, NodeStatu
 
 
 def _replay(logs: list[_NodeLog], agreed: dict[int, _Mark], commit_index: int, hashes_at: Iterable[int]) -> _Replay:
-    """Apply the committed entries, each from whichever log has it.
+    """Apply the committed entries. Raises as `_committed`."""
+    replay = _Replay(hashes_at)
+    for batch in _committed(logs, agreed, commit_index):
+        replay.apply(batch)
+    return replay
+
+
+def _committed(logs: list[_NodeLog], agreed: dict[int, _Mark], commit_index: int) -> Iterator[Batch]:
+    """The committed entries that have commands, each from whichever log has it.
 
     Raises:
         AuditError: an entry is in no log, or cannot be decoded.
     """
-    replay = _Replay(hashes_at)
     expected = 1
     for entry in heapq.merge(*(log.entries() for log in logs), key=lambda entry: entry.index):
         if entry.index == expected <= commit_index and _mark(entry) == agreed.get(expected):
@@ -283,14 +325,13 @@ def _replay(logs: list[_NodeLog], agreed: dict[int, _Mark], commit_index: int, h
             payload = command_of(entry)
             if payload is not None:
                 try:
-                    replay.apply(payload)
+                    yield decode_batch(payload)
                 except msgspec.DecodeError as error:
                     raise AuditError(f"entry {entry.index} is not a batch of commands: {error}") from error
     if expected <= commit_index:
         raise AuditError(
             f"entry {expected} of {commit_index} is in no node's log: an audit needs all of them (raft.archive_log = true keeps them)"
         )
-    return replay
 
 
 def _check_state(engine: Engine) -> AuditCheck:

@@ -25,24 +25,20 @@ import msgspec
 from rich.console import Console
 
 from loadtest.errors import LoadTestError
-from loadtest.ground import prepare
 from loadtest.recorder import percentile
-from loadtest.scenario import Plan, Scenario
+from loadtest.scenario import Plan
 from node.errors import QuorumbookError
 from tests.chaos.errors import ChaosError, NotPossibleError
 from tests.chaos.faults import Fault
 from tests.chaos.kinds import FAULTS
 from tests.chaos.network import Network, run_inside
-from tests.chaos.stage import Stage
+from tests.chaos.stage import Stage, staged
 
-SETTINGS = {"raft.snapshot_entries": 400}
 GAP_SECONDS_MAX = 5.0
 """With a majority up, nobody may wait longer for any answer at all."""
 
 BETWEEN_ACKS = 200
 """Commands acknowledged before each fault."""
-
-LOG_LINES = 30
 
 Say = Callable[[str], None]
 
@@ -157,27 +153,13 @@ class Chaos:
     async def _round(self, number: int) -> None:
         names = self._chosen()
         self._random.shuffle(names)
-        directory = self._home / f"round{number}"
-        ground = prepare(directory, settings=SETTINGS)
-        if self._network is not None:
-            ground.cluster = self._network.settle(directory)
         plan = self._plan
         shape = Plan(seed=plan.seed + number, clients=plan.clients, chunk=plan.chunk, rate=plan.rate, run=f"chaos{number}")
-        try:
-            await ground.start()
-            async with Scenario(ground.cluster, directory, shape) as scenario:
-                await scenario.put_market()
-                stage = Stage(scenario, self._random, self._network)
-                scenario.start_trading()
-                scenario.start_readers(await stage.leader())
-                try:
-                    await self._strikes(stage, names)
-                finally:
-                    self.result.acknowledged += scenario.recorder.distinct
-        finally:
-            await asyncio.to_thread(ground.stop)
-            for node_id in ground.cluster.running():
-                ground.cluster.kill(node_id, signal.SIGKILL)
+        async with staged(self._home / f"round{number}", shape, self._random, network=self._network) as stage:
+            try:
+                await self._strikes(stage, names)
+            finally:
+                self.result.acknowledged += stage.scenario.recorder.distinct
 
     async def _strikes(self, stage: Stage, names: Sequence[str]) -> None:
         for name in names:
@@ -189,8 +171,7 @@ class Chaos:
             if done.skipped:
                 self._impossible.add(name)
             elif done.failure:
-                for node_id in stage.cluster.node_ids:
-                    self._say(f"the end of {node_id}'s log:\n{_log_end(stage, node_id)}")
+                self._say(stage.log_ends())
                 return
 
 
@@ -199,11 +180,6 @@ def _line(done: Strike) -> str:
         return f"{done.fault}: skipped: {done.nodes[0]}"
     outcome = f"FAILS: {done.failure}" if done.failure else "survived"
     return f"{done.fault} on {', '.join(done.nodes)}: gap {done.gap * 1e3:.0f} ms, {done.seconds:.1f} s in all, {outcome}"
-
-
-def _log_end(stage: Stage, node_id: str) -> str:
-    path = stage.scenario.access.layout.log_file(node_id)
-    return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:])
 
 
 def table(result: ChaosResult) -> list[str]:

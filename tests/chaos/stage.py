@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
 from random import Random
 
 from loadtest.errors import DeadlineError
-from loadtest.scenario import Scenario
+from loadtest.ground import prepare
+from loadtest.scenario import Plan, Scenario
 from loadtest.trading import Pacer
 from loadtest.verdict import Verdict
 from loadtest.watch import Statuses, reached
+from node.config_text import Setting
 from node.engine_process import LOCK_FILE
 from node.errors import NodeStartError
 from node.processes import locked_pid, send
@@ -25,6 +28,10 @@ from tests.chaos.errors import NotPossibleError, UnsafeError
 from tests.chaos.network import Network
 
 READY_SECONDS = 40.0
+SETTINGS: Mapping[str, Setting] = {"raft.snapshot_entries": 400}
+"""Snapshots often enough that nodes come back from them, and behind the compacted log."""
+
+LOG_LINES = 30
 SERVING_ACKS = 60
 """So many answers in a row say that the cluster serves again."""
 
@@ -75,6 +82,14 @@ class Stage:
     def data(self, node_id: str) -> Path:
         """A node's data directory."""
         return self.scenario.access.layout.configs[node_id].data_path
+
+    def log_ends(self) -> str:
+        """The last lines of every node's log, for a person who looks for a cause."""
+        parts = []
+        for node_id in self.cluster.node_ids:
+            lines = self.scenario.access.layout.log_file(node_id).read_text(encoding="utf-8", errors="replace").splitlines()
+            parts += [f"the end of {node_id}'s log:", *lines[-LOG_LINES:]]
+        return "\n".join(parts)
 
     async def leader(self) -> str:
         """The present leader."""
@@ -210,6 +225,33 @@ class Stage:
         self.scenario.check_tasks()
         if not served:
             raise DeadlineError(f"{recorder.since(moment)} answers in {time.monotonic() - moment:.0f} s")
+
+
+@contextlib.asynccontextmanager
+async def staged(
+    directory: Path,
+    shape: Plan,
+    random: Random,
+    *,
+    network: Network | None = None,
+    settings: Mapping[str, Setting] = SETTINGS,
+) -> AsyncGenerator[Stage, None]:
+    """A fresh cluster in `directory` with clients that trade and readers that follow; every node is ended behind it, whatever happened."""
+    ground = prepare(directory, settings=settings)
+    if network is not None:
+        ground.cluster = network.settle(directory)
+    try:
+        await ground.start()
+        async with Scenario(ground.cluster, directory, shape) as scenario:
+            await scenario.put_market()
+            stage = Stage(scenario, random, network)
+            scenario.start_trading()
+            scenario.start_readers(await stage.leader())
+            yield stage
+    finally:
+        await asyncio.to_thread(ground.stop)
+        for node_id in ground.cluster.running():
+            ground.cluster.kill(node_id, signal.SIGKILL)
 
 
 def flip_bit(path: Path, offset: int, bit: int) -> None:

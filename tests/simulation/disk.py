@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
+from collections.abc import Callable
 
 from cluster.ports import DiskFile
 
@@ -12,11 +15,15 @@ class PowerLossError(Exception):
 
 
 class Inode:
-    """A file's contents: what is `durable`, and what the process sees."""
+    """A file's contents: what is `durable`, and what the process sees.
+
+    `failed`: a sync has failed. What was not durable then may be gone, and no later sync brings it back, though it says so.
+    """
 
     def __init__(self) -> None:
         self.durable = b""
         self.seen = bytearray()
+        self.failed = False
 
     def after_power_loss(self, rng: random.Random) -> None:
         """Of what was appended and not synced any beginning is there; a truncation that was not synced happened or not."""
@@ -26,6 +33,7 @@ class Inode:
         else:
             seen = rng.choice([kept, seen])
         self.seen, self.durable = bytearray(seen), seen
+        self.failed = False
 
 
 class SimFile:
@@ -39,11 +47,17 @@ class SimFile:
         if self._disk.dies():
             self._inode.seen += data[: self._disk.rng.randint(0, len(data))]
             raise PowerLossError
+        if self._disk.fails():
+            self._inode.seen += data[: self._disk.rng.randint(0, len(data))]
+            raise full()
         self._inode.seen += data
 
     def sync(self) -> None:
         self._disk.maybe_die()
-        if self._disk.honest:
+        if self._disk.fails():
+            self._inode.failed = True
+            raise broken()
+        if self._disk.honest and not self._inode.failed:
             self._inode.durable = bytes(self._inode.seen)
 
     def truncate(self, size: int) -> None:
@@ -54,8 +68,20 @@ class SimFile:
         pass
 
 
+def full() -> OSError:
+    """There is no room for what was to be written."""
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def broken() -> OSError:
+    """What was to be synced could not be."""
+    return OSError(errno.EIO, os.strerror(errno.EIO))
+
+
 class SimDisk:
     """See `cluster.ports.Disk`. `honest = False` makes every sync a lie, to see whether the checkers notice.
+
+    Writes fail with ENOSPC, syncs with EIO, by `error_chance`. `fate` decides whether what was drawn happens.
 
     Creations and removals reach the disk in order: a power loss keeps some first part of those since the last `sync_names`, as the
     journal of a file system does. `operations`: how many there were.
@@ -67,13 +93,19 @@ class SimDisk:
         self._durable_files: dict[str, Inode] = {}
         self._pending: list[tuple[str, Inode | None]] = []
         self.death_chance = 0.0
+        self.error_chance = 0.0
+        self.fate: Callable[[str, bool], bool] = lambda _kind, drawn: drawn
         self.operations = 0
         self.honest = True
 
     def dies(self) -> bool:
         """Whether the power goes now. Asked by every operation."""
         self.operations += 1
-        return bool(self.death_chance) and self.rng.random() < self.death_chance
+        return self.fate("disk-dies", bool(self.death_chance) and self.rng.random() < self.death_chance)
+
+    def fails(self) -> bool:
+        """Whether this operation comes to nothing."""
+        return self.fate("disk-fails", bool(self.error_chance) and self.rng.random() < self.error_chance)
 
     def maybe_die(self) -> None:
         if self.dies():
@@ -88,7 +120,10 @@ class SimDisk:
                 self.files[name].after_power_loss(self.rng)
         else:
             self._replay(len(self._pending))
-            for inode in self.files.values():
+            for name in sorted(self.files):
+                inode = self.files[name]
+                if inode.failed:
+                    inode.after_power_loss(self.rng)
                 inode.durable = bytes(inode.seen)
         self._pending.clear()
 
@@ -116,6 +151,8 @@ class SimDisk:
 
     def replace(self, name: str, data: bytes) -> None:
         self.maybe_die()
+        if self.fails():
+            raise full()
         inode = self.files[name] = Inode()
         inode.seen = bytearray(data)
         self._pending.append((name, inode))
@@ -133,5 +170,7 @@ class SimDisk:
 
     def sync_names(self) -> None:
         self.maybe_die()
+        if self.fails():
+            raise broken()
         if self.honest:
             self._replay(len(self._pending))

@@ -15,15 +15,18 @@ checkers see only what nodes and clients show:
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import combinations
 
 from cluster import hardstate
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, RaftFatalError
 from cluster.raft import ProposeResult, Raft, RaftStatus, open_raft
 from cluster.settings import RaftSettings
 from tests.simulation.disk import PowerLossError
+from tests.simulation.faults import Faults as Faults
+from tests.simulation.faults import Injector
+from tests.simulation.incidents import Incident, Script
 from tests.simulation.network import Network
 from tests.simulation.parts import Host, Machine, Process, SimSnapshots, SimWire, new_host
 
@@ -46,44 +49,33 @@ class ViolationError(AssertionError):
     """A promise was broken; the text says which, at what virtual time."""
 
 
-@dataclass(frozen=True)
-class Faults:
-    """How often what goes wrong, as chances a step. `latency` is the mean seconds of a message, `copies` a chance a message."""
-
-    crash: float = 0.004
-    power_loss_in_write: float = 0.0005
-    restart: float = 0.03
-    pause: float = 0.002
-    cut: float = 0.006
-    isolate: float = 0.002
-    heal: float = 0.012
-    one_way: float = 0.3
-    reset: float = 0.003
-    stall: float = 0.004
-    lose_disk: float = 0.0
-    hand_over: float = 0.001
-    latency: float = 0.005
-    copies: float = 0.002
-
-
 class World:
     """The cluster and its surroundings. `run` goes through a time of faults and a calm one, and checks all the way.
 
     Attributes:
         acknowledged: index by payload, as clients were told. committed: payload and hash by index, as nodes applied them.
         leaders: who led, by term. trace: everything that was done, if asked for. recovered_in: virtual seconds from the last fault until
-        everybody was level.
+        everybody was level. script: what went wrong; `incidents` are the only faults that may, if given (`incidents.py`).
     """
 
     def __init__(
-        self, seed: int, nodes: int = 3, *, faults: Faults | None = None, snapshot_entries: int = 40, trace: bool = False
+        self,
+        seed: int,
+        nodes: int = 3,
+        *,
+        faults: Faults | None = None,
+        snapshot_entries: int = 40,
+        trace: bool = False,
+        incidents: Sequence[Incident] | None = None,
     ) -> None:
         self.rng = random.Random(seed)
         self.seed = seed
         self.now = 0.0
         self.faults = faults or Faults()
         self.ids = [f"n{number}" for number in range(1, nodes + 1)]
-        self.hosts = {node: new_host(node, self.rng) for node in self.ids}
+        self.script = Script(incidents)
+        self.injector = Injector(self)
+        self.hosts = {node: self._new_host(node) for node in self.ids}
         self.network = Network(self.rng, latency=self.faults.latency, copies=self.faults.copies)
         self.snapshot_entries = snapshot_entries
         self.trace: list[str] | None = [] if trace else None
@@ -128,12 +120,18 @@ class World:
                 if self.rng.random() < 0.3:
                     self._connect(one, other)
 
-    def _disconnect(self, one: str, other: str) -> None:
+    def disconnect(self, one: str, other: str) -> None:
+        """Break a connection; both ends notice."""
         if self.network.disconnect(one, other):
             for here, there in ((one, other), (other, one)):
                 process = self.hosts[here].process
                 if process is not None:
                     process.wire.on_disconnected(there)
+
+    def _new_host(self, node: str) -> Host:
+        host = new_host(node, self.rng)
+        host.disk.fate = partial(self.script.operation, node)
+        return host
 
     def new_machine(self, _node: str) -> Machine:
         """The state machine of a node that starts."""
@@ -163,6 +161,10 @@ class World:
             host.disk.crash(power_loss=True)
             self.note(f"crash {node} while it starts")
             return
+        except OSError as error:
+            host.disk.crash(power_loss=False)
+            self.note(f"{node} cannot start: {error}")
+            return
         except ClusterError as error:
             raise self.violation(f"{node} cannot start: {error}") from error
         host.rejoin = False
@@ -181,91 +183,47 @@ class World:
         host.disk.crash(power_loss=power_loss)
         if lose_disk:
             self._lost_disks_operations += host.disk.operations
-            self.hosts[node] = new_host(node, self.rng)
+            self.hosts[node] = self._new_host(node)
             self.hosts[node].rejoin = True
-        self.note(f"crash {node}{' and its disk' if lose_disk else ''}")
+        self.note(f"crash {node}{' and its disk' if lose_disk else ', power lost' if power_loss else ''}")
         for peer in self.ids:
             if peer != node:
-                self._disconnect(node, peer)
+                self.disconnect(node, peer)
 
     def _guarded(self, node: str, action: Callable[[], None]) -> None:
-        """Run a step of a node; a power loss inside is a crash, anything else it raises is a violation."""
+        """Run a step of a node; a power loss inside is a crash, a disk error ends it, anything else it raises is a violation."""
         try:
             action()
         except PowerLossError:
             self.crash(node)
+        except OSError as error:
+            self._end_on_error(node, error)
         except ClusterError as error:
             raise self.violation(f"{node} stopped: {error}") from error
         except Exception as error:
             raise self.violation(f"{node} failed: {error!r}") from error
 
-    # ------------------------------------------------------------------ faults
+    def _end_on_error(self, node: str, error: OSError) -> None:
+        """A node whose disk has failed says nothing more, and stops; it may start again."""
+        process = self.hosts[node].process
+        assert process is not None
+        try:
+            process.raft.tick()
+        except RaftFatalError:
+            self.note(f"{node} stops: {error}")
+            self.crash(node, power_loss=False)
+        else:
+            raise self.violation(f"{node} goes on after {error}") from error
 
-    def _chance(self, chance: float) -> bool:
-        return chance > 0 and self.rng.random() < chance
+    # ------------------------------------------------------------------ faults, see `faults.py`
 
-    def _inject(self) -> None:
-        self._inject_crashes()
-        self._inject_network()
-        running = [node for node in self.ids if self.hosts[node].process]
-        for node in running:
-            self.hosts[node].disk.death_chance = self.faults.power_loss_in_write
-        if running and self._chance(self.faults.pause):
-            node = self.rng.choice(running)
-            self.hosts[node].paused_until = self.now + self.rng.uniform(0.1, 2.0)
-            self.note(f"pause {node}")
-        if self._chance(self.faults.hand_over):
-            for raft in self._leading():
-                self.note(f"hand over: {raft.transfer_leadership()}")
+    def all_vote(self) -> bool:
+        """Whether no node is on probation, or about to be."""
+        return not any(self._voteless(host) for host in self.hosts.values())
 
-    def _inject_crashes(self) -> None:
-        rng, faults = self.rng, self.faults
-        running = [node for node in self.ids if self.hosts[node].process]
-        if running and self._chance(faults.crash):
-            self.crash(rng.choice(running), power_loss=rng.random() < 0.5)
-        if self._chance(faults.lose_disk) and not any(self._voteless(host) for host in self.hosts.values()):
-            running = [node for node in self.ids if self.hosts[node].process]
-            if running:
-                self.crash(rng.choice(running), lose_disk=True)
-        for node in self.ids:
-            if self.hosts[node].process is None and self._chance(faults.restart):
-                self.start(node)
-
-    def _inject_network(self) -> None:
-        rng, faults, network = self.rng, self.faults, self.network
-        if self._chance(faults.cut):
-            one, other = rng.sample(self.ids, 2)
-            if rng.random() < faults.one_way:
-                network.deaf.add((one, other))
-                self.note(f"deaf {one} -> {other}")
-            else:
-                network.cut.add(frozenset((one, other)))
-                self._disconnect(one, other)
-                self.note(f"cut {one} {other}")
-        if self._chance(faults.isolate):
-            self._isolate(rng.choice(self.ids))
-        if self._chance(faults.reset):
-            one, other = rng.sample(self.ids, 2)
-            self._disconnect(one, other)
-            self.note(f"reset {one} {other}")
-        if self._chance(faults.stall):
-            one, other = rng.sample(self.ids, 2)
-            network.stall(one, other, rng.uniform(0.1, 1.5))
-            self.note(f"stall {one} -> {other}")
-        if (network.cut or network.deaf) and self._chance(faults.heal):
-            self.heal()
-
-    def _isolate(self, node: str) -> None:
-        """Cut a node from all others; one way only, sometimes: then it hears nobody, or nobody hears it."""
-        others = [other for other in self.ids if other != node]
-        kind = self.rng.choice(["cut", "cut", "hears nobody", "is not heard"])
-        self.note(f"isolate {node}: {kind}")
-        for other in others:
-            if kind == "cut":
-                self.network.cut.add(frozenset((node, other)))
-                self._disconnect(node, other)
-            else:
-                self.network.deaf.add((other, node) if kind == "hears nobody" else (node, other))
+    def running(self) -> list[str]:
+        """The nodes that have a process."""
+        return [node for node in self.ids if self.hosts[node].process]
 
     @staticmethod
     def _voteless(host: Host) -> bool:
@@ -275,7 +233,7 @@ class World:
     def heal(self) -> None:
         """Every cut ends; what was deaf loses its connection, as a timeout would do."""
         for one, other in sorted(self.network.deaf):
-            self._disconnect(one, other)
+            self.disconnect(one, other)
         self.network.deaf.clear()
         self.network.cut.clear()
 
@@ -283,6 +241,11 @@ class World:
 
     def _leading(self) -> list[Raft]:
         return [host.process.raft for host in self.hosts.values() if host.process and host.process.raft.is_leader]
+
+    def hand_over(self) -> None:
+        """Whoever leads asks another node to."""
+        for raft in self._leading():
+            self.note(f"hand over: {raft.transfer_leadership()}")
 
     def propose(self, raft: Raft) -> None:
         """A command of its own kind; what the client is told goes to `acknowledged`."""
@@ -316,9 +279,10 @@ class World:
     def step(self, *, faults: bool, load: bool) -> None:
         """Advance the clock, let faults happen, then let every node do its part, then check."""
         self.now += STEP
+        self.script.begin_step()
         self.network.now = self.now
         if faults:
-            self._inject()
+            self.injector.inject()
         self._reconnect()
         order = list(self.ids)
         self.rng.shuffle(order)
@@ -416,23 +380,28 @@ class World:
         self.heal()
         self.network.calm()
         for host in self.hosts.values():
-            host.disk.death_chance = 0.0
+            host.disk.death_chance = host.disk.error_chance = 0.0
             host.paused_until = 0.0
             if host.process is None:
                 self.start(host.node_id)
 
     def _recover(self) -> None:
         """Within the bounds a new command commits, and every node votes and has what was committed when the faults ended."""
-        began, proposed, committed = self.now, self.proposed, self.committed_last
-        behind = set(self.ids)
+        began, proposed, committed, behind = self.now, self.proposed, self.committed_last, set(self.ids)
         while behind or self.newest_acknowledged <= proposed:
-            self.step(faults=False, load=True)
-            behind = {node for node in self.ids if not self._is_level(node, committed)}
             if self.newest_acknowledged <= proposed and self.now > began + COMMIT_BOUND:
                 raise self.violation(f"no command commits within {COMMIT_BOUND} s after the last fault")
-            if behind and self.now > began + LEVEL_BOUND:
-                raise self.violation(f"{sorted(behind)} not level within {LEVEL_BOUND} s after the last fault")
+            self._follow(behind, committed, began)
         self.recovered_in = self.now - began
+
+    def _follow(self, behind: set[str], index: int, began: float) -> None:
+        """A step; who has applied everything up to `index`, and votes, is no longer behind."""
+        self.step(faults=False, load=True)
+        behind -= {node for node in behind if self._is_level(node, index)}
+        if behind and self.now > began + LEVEL_BOUND:
+            raise self.violation(
+                f"{sorted(behind)} not level within {LEVEL_BOUND} s of calm; the others were at {self.committed_last}"
+            )
 
     def _is_level(self, node: str, index: int) -> bool:
         process = self.hosts[node].process
@@ -443,16 +412,16 @@ class World:
 
     def _check_following(self) -> None:
         """The cluster commits, and every node follows while it does."""
-        before, acknowledged = self.committed_last, len(self.acknowledged)
+        began, acknowledged = self.now, len(self.acknowledged)
         for _ in range(100):
             self.step(faults=False, load=True)
         if not self._leading():
             raise self.violation("nobody leads after a calm time")
         if len(self.acknowledged) == acknowledged:
             raise self.violation("no command commits after a calm time")
-        for node in self.ids:
-            if not self._is_level(node, before):
-                raise self.violation(f"{node} does not follow; the others were at {before}")
+        committed, behind = self.committed_last, set(self.ids)
+        while behind:
+            self._follow(behind, committed, began)
 
     def _check_undisturbed(self) -> None:
         """A follower that only loses the leader, and comes back, deposes nobody."""
@@ -462,7 +431,7 @@ class World:
         status = leader.status()
         follower = next(node for node in self.ids if node != status.leader_id)
         self.network.cut.add(frozenset((status.leader_id, follower)))
-        self._disconnect(status.leader_id, follower)
+        self.disconnect(status.leader_id, follower)
         for number in range(400):
             if number == 300:
                 self.heal()

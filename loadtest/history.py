@@ -1,0 +1,71 @@
+"""The history of a run in a file: what clients asked and were told, when, and in full, as `linearizability` judges it.
+
+A line of JSON an operation. Times are monotonic seconds of the recording process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+import msgspec
+
+from loadtest.errors import RecordError
+from loadtest.linearizability import Operation, Write
+
+_encode = msgspec.json.Encoder().encode
+_decoder = msgspec.json.Decoder(Operation)
+
+
+class History:
+    """Writes operations to a file, the first `most` of them.
+
+    Attributes:
+        complete: nothing was left out.
+        last_sequence: the greatest sequence that an answer in it tells.
+    """
+
+    def __init__(self, path: Path, most: int) -> None:
+        self.path = path
+        self.written = 0
+        self.complete = True
+        self.last_sequence = 0
+        self._most = most
+        self._file: TextIO | None = path.open("w", encoding="ascii")
+
+    def add(self, operation: Operation) -> None:
+        """Keep an operation."""
+        if self.written >= self._most:
+            self.complete = False
+        elif self._file is not None:
+            self._file.write(_encode(operation).decode("ascii") + "\n")
+            self.written += 1
+            if isinstance(operation, Write) and operation.outcome is not None:
+                self.last_sequence = max(self.last_sequence, operation.outcome.sequence)
+
+    def flush(self) -> None:
+        """Hand everything to the operating system, so that another reader sees it."""
+        if self._file is not None:
+            self._file.flush()
+
+    def close(self) -> None:
+        """Keep nothing more. Again: no effect."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def operations(path: Path) -> Iterator[Operation]:
+    """The operations in a file of a `History`.
+
+    Raises:
+        RecordError: a line is not one.
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                yield _decoder.decode(line)
+            except msgspec.DecodeError as error:
+                raise RecordError(f"{path}, line {number}: {error}") from error

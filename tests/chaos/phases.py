@@ -1,0 +1,87 @@
+"""Where the time of a failover goes, read from what the surviving nodes logged and what the clients recorded.
+
+    kill ── stand ──▶ a node stands ── elect ──▶ it leads ── commit ──▶ it serves ── answer ──▶ the first client has an answer
+
+*Stand* is the end of the processes, the broken connection, the random pause, and the pre-vote. *Commit* is the entry with which a leader begins its
+term. *Answer* is the clients' way to it. All are of one machine's clocks; the nodes' lines have milliseconds.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+
+from loadtest.recorder import Acknowledgement, percentile
+from node.audit import UNANSWERED
+
+PHASES = ("stand", "elect", "commit", "answer")
+
+_LINE = re.compile(
+    r"^(?P<stamp>\S+Z) (?P<node>\S+) engine INFO (?:\S+ \S+ is (?P<role>candidate|leader);|cluster\.raft serves as the leader)"
+)
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """A line of a node's log: at `at` (seconds since the Unix epoch) it became `what`: "candidate", "leader" or "serving"."""
+
+    at: float
+    node_id: str
+    what: str
+
+
+def turns(text: str) -> list[Turn]:
+    """The turns in a node's log."""
+    found = []
+    for line in text.splitlines():
+        match = _LINE.match(line)
+        if match is not None:
+            at = datetime.datetime.fromisoformat(match["stamp"]).timestamp()
+            found.append(Turn(at, match["node"], match["role"] or "serving"))
+    return found
+
+
+def phases(killed: float, seen: Iterable[Turn], answered: float) -> dict[str, float]:
+    """Seconds of each phase of a failover between two moments since the Unix epoch; empty where a line is missing.
+
+    With more than one election the last one's leader counts, and what went before is in the first phase.
+    """
+    moments = [killed]
+    later = sorted((turn for turn in seen if turn.at <= answered + 0.001), key=lambda turn: turn.at)
+    serving = [turn for turn in later if turn.what == "serving"]
+    if not serving:
+        return {}
+    for what in ("candidate", "leader", "serving"):
+        own = [turn.at for turn in later if turn.what == what and turn.node_id == serving[-1].node_id]
+        if not own:
+            return {}
+        moments.append(own[-1])
+    moments.append(answered)
+    return {name: max(0.0, end - begin) for name, (begin, end) in zip(PHASES, pairwise(moments), strict=True)}
+
+
+def waits(records: Path, windows: Iterable[tuple[float, float]]) -> list[float]:
+    """For each window (monotonic seconds of the recording process) the longest time that any one client waited between two answers.
+
+    Raises:
+        OSError, msgspec.DecodeError: the records cannot be read.
+    """
+    decode = msgspec.json.Decoder(Acknowledgement).decode
+    answers: dict[str, list[float]] = {}
+    for line in records.read_bytes().splitlines():
+        answer = decode(line)
+        if answer.kind != UNANSWERED:
+            answers.setdefault(answer.account_id, []).append(answer.acked)
+    gaps = [(begin, end) for times in answers.values() for begin, end in pairwise(times) if end - begin > 0.01]
+    return [max((end - begin for begin, end in gaps if begin <= until and end >= since), default=0.0) for since, until in windows]
+
+
+def figures(values: list[float]) -> str:
+    """The cells p50, p99 and maximum of seconds, as milliseconds."""
+    return " | ".join(
+        f"{value * 1e3:,.0f} ms" for value in (percentile(values, 50), percentile(values, 99), max(values, default=0.0))
+    )

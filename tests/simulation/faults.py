@@ -1,0 +1,145 @@
+"""What goes wrong in a simulated cluster: how often, drawn from the seed, and how each fault is carried out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tests.simulation.incidents import Incident
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+
+@dataclass(frozen=True)
+class Faults:
+    """How often what goes wrong, as chances a step.
+
+    `latency` is the mean seconds of a message, `copies` a chance a message; `power_loss_in_write` and `disk_error` are chances a disk operation.
+    """
+
+    crash: float = 0.004
+    power_loss_in_write: float = 0.0005
+    restart: float = 0.03
+    pause: float = 0.002
+    cut: float = 0.006
+    isolate: float = 0.002
+    heal: float = 0.012
+    one_way: float = 0.3
+    reset: float = 0.003
+    stall: float = 0.004
+    lose_disk: float = 0.0
+    disk_error: float = 0.0
+    hand_over: float = 0.001
+    latency: float = 0.005
+    copies: float = 0.002
+
+
+class Injector:
+    """Draws faults for a world, step by step, and carries out those that its script lets happen."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def inject(self) -> None:
+        """One step's faults."""
+        world, faults = self.world, self.world.faults
+        self.draw_crashes()
+        self.draw_network()
+        running = world.running()
+        for node in running:
+            world.hosts[node].disk.death_chance = faults.power_loss_in_write
+            world.hosts[node].disk.error_chance = faults.disk_error
+        if running and self.chance(faults.pause):
+            self.strike("pause", world.rng.choice(running), repr(world.rng.uniform(0.1, 2.0)))
+        if self.chance(faults.hand_over):
+            self.strike("hand-over")
+        for incident in world.script.rest():
+            self.carry_out(incident)
+
+    def chance(self, chance: float) -> bool:
+        """True that often. Nothing is drawn for what never happens."""
+        return chance > 0 and self.world.rng.random() < chance
+
+    def draw_crashes(self) -> None:
+        """Processes that end and begin."""
+        world, rng, faults = self.world, self.world.rng, self.world.faults
+        running = world.running()
+        if running and self.chance(faults.crash):
+            node = rng.choice(running)
+            self.strike("power-loss" if rng.random() < 0.5 else "kill", node)
+        if self.chance(faults.lose_disk) and world.all_vote():
+            running = world.running()
+            if running:
+                self.strike("lose-disk", rng.choice(running))
+        for node in world.ids:
+            if world.hosts[node].process is None and self.chance(faults.restart):
+                self.strike("start", node)
+
+    def draw_network(self) -> None:
+        """Connections that break, stall and heal."""
+        world, rng, faults = self.world, self.world.rng, self.world.faults
+        if self.chance(faults.cut):
+            one, other = rng.sample(world.ids, 2)
+            self.strike("deaf" if rng.random() < faults.one_way else "cut", one, other)
+        if self.chance(faults.isolate):
+            node = rng.choice(world.ids)
+            self.strike("isolate", node, rng.choice(["cut", "cut", "hears-nobody", "is-not-heard"]))
+        if self.chance(faults.reset):
+            self.strike("reset", *rng.sample(world.ids, 2))
+        if self.chance(faults.stall):
+            one, other = rng.sample(world.ids, 2)
+            self.strike("stall", one, other, repr(rng.uniform(0.1, 1.5)))
+        if (world.network.cut or world.network.deaf) and self.chance(faults.heal):
+            self.strike("heal")
+
+    def strike(self, kind: str, *args: str) -> None:
+        """A fault was drawn."""
+        incident = self.world.script.drawn(kind, *args)
+        if incident is not None:
+            self.carry_out(incident)
+
+    def carry_out(self, incident: Incident) -> None:
+        """Let a fault happen, if it can: what is down does not crash, what is up does not start."""
+        world, args = self.world, incident.args
+        if incident.kind not in ("start", "kill", "power-loss", "lose-disk", "hand-over"):
+            world.note(" ".join((incident.kind, *args)))
+        match incident.kind:
+            case "kill" | "power-loss" | "lose-disk":
+                self._crash(incident.kind, args[0])
+            case "start" if world.hosts[args[0]].process is None:
+                world.start(args[0])
+            case "pause":
+                world.hosts[args[0]].paused_until = world.now + float(args[1])
+            case "hand-over":
+                world.hand_over()
+            case "isolate":
+                self._isolate(args[0], args[1])
+            case "cut":
+                world.network.cut.add(frozenset(args))
+                world.disconnect(*args)
+            case "deaf":
+                world.network.deaf.add((args[0], args[1]))
+            case "reset":
+                world.disconnect(*args)
+            case "stall":
+                world.network.stall(args[0], args[1], float(args[2]))
+            case "heal":
+                world.heal()
+
+    def _crash(self, kind: str, node: str) -> None:
+        world = self.world
+        if world.hosts[node].process is not None and (kind != "lose-disk" or world.all_vote()):
+            world.crash(node, power_loss=kind != "kill", lose_disk=kind == "lose-disk")
+
+    def _isolate(self, node: str, how: str) -> None:
+        """Cut a node from all others; one way only, sometimes: then it hears nobody, or nobody hears it."""
+        world = self.world
+        for other in world.ids:
+            if other == node:
+                continue
+            if how == "cut":
+                world.network.cut.add(frozenset((node, other)))
+                world.disconnect(node, other)
+            else:
+                world.network.deaf.add((other, node) if how == "hears-nobody" else (node, other))
