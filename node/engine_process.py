@@ -91,9 +91,7 @@ def build(config: NodeConfig, known: identity.Identity) -> Parts:
     version = software.version()
     feed = Feed(config.native.events_kept)
     machine = ReplicatedEngine(feed)
-    snapshots = SnapshotPort(
-        SnapshotStore(config.data_path / "snapshots", config.raft.snapshots_kept), machine, software=version
-    )
+    snapshots = SnapshotPort(SnapshotStore(config.data_path / "snapshots", config.raft.snapshots_kept), machine, software=version)
     refused: Counter[str] = Counter()
     wire = TlsWire(_wire_settings(config, refused))
     raft = open_raft(

@@ -47,6 +47,7 @@ class Built:
         before, after: the rows of the newest snapshot, in the old and the new schema; empty without a snapshot.
         last_index: of the log's last entry, 0 without one.
         behind: commands behind the snapshot, and how many of them this software rejects.
+        state_hash: the hash over all tables after the whole log: equal on nodes with equal logs.
         seconds, bytes_before, bytes_after: what it took; bytes of snapshot and log.
     """
 
@@ -57,6 +58,7 @@ class Built:
     last_index: int
     behind: int
     rejected: int
+    state_hash: bytes
     seconds: float
     bytes_before: int
     bytes_after: int
@@ -94,7 +96,7 @@ class Builder:
         before, after, index = self._snapshot()
         self._progress("converting the log")
         entries = self._convert_log()
-        behind, rejected = self._replay(entries, index)
+        behind, rejected, state_hash = self._replay(entries, index)
         self._state.report.entries, self._state.report.commands = self._log.entries, self._log.commands
         return Built(
             self._state.report,
@@ -104,6 +106,7 @@ class Builder:
             entries[-1].index if entries else 0,
             behind,
             rejected,
+            state_hash,
             time.monotonic() - started,
             _bytes(self._found.snapshot) + _bytes(self._found.data / LOG),
             _bytes(self._out),
@@ -166,11 +169,11 @@ class Builder:
             convert=self._log.convert,
         )
 
-    def _replay(self, entries: list[LogEntry], index: int) -> tuple[int, int]:
-        """Apply what is behind the snapshot to an engine of its own: how many commands, and how many it rejects."""
+    def _replay(self, entries: list[LogEntry], index: int) -> tuple[int, int, bytes]:
+        """Apply what is behind the snapshot to an engine of its own: how many commands, how many it rejects, and the hash at the end."""
         engine = self._state.engine if index else Engine()
         if engine is None or self._to != self._current.abi:
-            return 0, 0
+            return 0, 0, b""
         commands = rejected = 0
         for entry in entries:
             payload = command_of(entry) if entry.index > index else None
@@ -182,7 +185,7 @@ class Builder:
             engine.check()
         except AssertionError as error:
             raise MigrationError("the engine's check() passes after the log", "", str(error)) from error
-        return commands, rejected
+        return commands, rejected, engine.full_hash()
 
 
 def _link_tree(source: Path, target: Path) -> None:

@@ -60,9 +60,7 @@ def _migrate(config: NodeConfig, found: Found, known: Chains) -> Built:
         log.warning("step, %s: %s to %s", step.how, known.releases.title(step.source.abi), known.releases.title(step.target.abi))
     try:
         built = Builder(found, out, steps, known.releases, config.node_id, log.info).build()
-        record = switch.Record(
-            found.abi, ABI, software.version(), time.time_ns(), built.snapshot_index, built.last_index
-        )
+        record = switch.Record(found.abi, ABI, software.version(), time.time_ns(), built.snapshot_index, built.last_index)
     except BaseException:
         durable.remove(out)
         raise

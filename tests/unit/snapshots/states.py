@@ -25,9 +25,10 @@ ACCOUNTS = ("ann", "bob", "eve")
 
 def foundations() -> list[Batch]:
     """Currencies, products without fees, accounts with money and keys, one of them revoked."""
-    commands: list[AnyCommand] = [PutCurrency(OPERATOR, f"f:{name}", name, scale) for name, scale in (("USD", 2), ("BTC", 2), ("ETH", 2))]
-    for product in PRODUCTS:
-        commands.append(PutProduct(OPERATOR, f"f:{product}", product, product[:3], "USD", 100, 1, 1, 1000, 0, 0))
+    commands: list[AnyCommand] = [
+        PutCurrency(OPERATOR, f"f:{name}", name, scale) for name, scale in (("USD", 2), ("BTC", 2), ("ETH", 2))
+    ]
+    commands.extend(PutProduct(OPERATOR, f"f:{name}", name, name[:3], "USD", 100, 1, 1, 1000, 0, 0) for name in PRODUCTS)
     for name in ACCOUNTS:
         commands.append(OpenAccount(OPERATOR, f"f:{name}", name))
         commands.append(PutApiKey(OPERATOR, f"f:key-{name}", f"key-{name}", name, "c2VjcmV0", "pass", 3))
