@@ -6,6 +6,7 @@ Other nodes convert theirs; since converting follows from the bytes alone, equal
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -81,6 +82,7 @@ class Builder:
         self._progress = progress
         self._state = StateMigration(steps, progress)
         self._log = LogMigration(steps, self._current)
+        self._steps = steps
 
     def build(self) -> Built:
         """Make it, check it, and have it on the disk.
@@ -151,9 +153,9 @@ class Builder:
 
     def _mark(self, manifest: Manifest) -> SnapshotMark:
         """The note of the snapshot's place in the log has its last two entries: a follower may ask for them."""
-        mark = mark_of(manifest)
+        mark, convert = mark_of(manifest), LogMigration(self._steps, self._current).convert
         return msgspec.structs.replace(
-            mark, last=convert_entry(mark.last, self._log.convert), previous=convert_entry(mark.previous, self._log.convert)
+            mark, last=convert_entry(mark.last, convert), previous=convert_entry(mark.previous, convert)
         )
 
     def _convert_log(self) -> list[LogEntry]:
@@ -189,13 +191,14 @@ class Builder:
 
 
 def _link_tree(source: Path, target: Path) -> None:
-    """A copy of a directory of files that never change: by hard links where that is possible."""
+    """A copy of a snapshot. The large files, which are never written again, are hard links where that is possible."""
     target.mkdir(parents=True)
     for path in source.iterdir():
-        try:
-            os.link(path, target / path.name)
-        except OSError:
-            shutil.copy2(path, target / path.name)
+        with contextlib.suppress(OSError):
+            if path.suffix == ".sst":
+                os.link(path, target / path.name)
+                continue
+        shutil.copy2(path, target / path.name)
 
 
 def _bytes(path: Path | None) -> int:
