@@ -107,25 +107,17 @@ def _struct(name: str, old: StructType, new: StructType) -> Iterator[Change]:
 def _field(place: str, old: FieldType, new: FieldType) -> Iterator[Change]:
     if old.type != new.type:
         wider = widens(parse_type(old.type), parse_type(new.type))
-        yield Change(place, f"field {old.name} is {_brief(new.type, old.type)}", wider)
+        yield Change(place, f"field {old.name}{_brief(new.type, old.type)}", wider)
     if old.default != new.default:
         yield Change(place, f"field {old.name}: another default", True)
 
 
 def _brief(new: str, old: str) -> str:
-    """A type that changed; of choices only what was added and removed."""
+    """How a type changed; of choices only what was added and removed."""
     options, before = _option_names(new), _option_names(old)
-    if len(options) < 2 or len(before) < 2:
-        return f"{new}, was {old}"
-    added = [name for name in options if name not in before]
-    removed = [name for name in before if name not in options]
-    return "a choice of " + "; ".join(
-        part for part in (_listed("added", added), _listed("removed", removed)) if part or not (added or removed)
-    )
-
-
-def _listed(word: str, names: list[str]) -> str:
-    return f"{word} {', '.join(names)}" if names else ""
+    told = [f"choice {name} removed" for name in before if name not in options]
+    told += [f"choice {name} added" for name in options if name not in before]
+    return f": {', '.join(told)}" if len(options) > 1 and len(before) > 1 and told else f" is {new}, was {old}"
 
 
 def _option_names(text: str) -> list[str]:

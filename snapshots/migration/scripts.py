@@ -1,7 +1,8 @@
 """A step that is an external executable: `<executable> <tsv directory> <out directory>`, named after the source ABI.
 
 The first directory has every table of the source schema as TSV (see `tsv`), the second one, empty at first, must have every table of the
-target's when the executable ends with exit code 0. Commands in the log are not given to it: they follow by themselves or not at all.
+target's when the executable ends with exit code 0. Amounts are whole numbers in smallest
+units. Commands in the log are not given to it: they follow by themselves or not at all.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def tsv_schema(schema: Schema) -> tsv.Schema:
         for each in REFERENCES
         if each.table in types and each.target in types and each.field in types[each.table].__struct_fields__
     ]
-    return tsv.Schema(types, {table.name: tuple(table.key) for table in schema.tables}, references)
+    return tsv.Schema(types, {table.name: tuple(table.key) for table in schema.tables}, references, scaled=False)
 
 
 def run(script: Path, rows: dict[str, list[Row]], source: Schema, target: Schema) -> dict[str, list[Row]]:
