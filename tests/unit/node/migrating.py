@@ -59,7 +59,7 @@ def write_data(data: Path, entries: list[LogEntry], cut: int, *, log_from: int =
         engine = engine_at(entries, cut)
         mark = msgspec.msgpack.encode(SnapshotMark(entries[cut - 1], entries[cut - 2]))
         fields = SnapshotFields(cut, entries[cut - 1].term, mark, engine.sequence, "0.0.1", time.time_ns())
-        job = SnapshotStore(data / SNAPSHOTS).begin(fields, engine.freeze())
+        job = SnapshotStore(data / SNAPSHOTS).begin(fields, dict(engine.tables()))
         while job.poll() is JobState.RUNNING:
             time.sleep(0.005)
         assert job.poll() is JobState.DONE
