@@ -34,7 +34,7 @@ from node.processes import PID_FILE, PidFile
 EXIT_CANNOT_START = 2
 """Exit code of a node that a restart would not help: configuration, data directory, port."""
 
-EXIT_REMOVED = 3
+EXIT_REMOVED = 4
 """Exit code of a node that the cluster has removed."""
 
 EXIT_IN_DOUBT = 70
