@@ -226,16 +226,17 @@ class Codec:
 
 
 class Codecs:
-    """Codecs of types and structs, with the digits of one set of tables."""
+    """Codecs of types and structs, with the digits of one set of tables. `units`: by field; without any, whole numbers stay as they are."""
 
-    def __init__(self, scales: Scales) -> None:
+    def __init__(self, scales: Scales, units: Mapping[str, Unit] = UNITS) -> None:
         self._scales = scales
+        self._units = units
         self._structs: dict[type, StructCodec] = {}
 
     def struct(self, cls: type[msgspec.Struct]) -> StructCodec:
         """The codec of a struct."""
         if cls not in self._structs:
-            self._structs[cls] = StructCodec(cls, self, self._scales)
+            self._structs[cls] = StructCodec(cls, self, self._scales, self._units)
         return self._structs[cls]
 
     def of(self, info: inspect.Type) -> Codec:
@@ -309,7 +310,7 @@ class StructCodec:
         required: the fields without a default.
     """
 
-    def __init__(self, cls: type[msgspec.Struct], codecs: Codecs, scales: Scales) -> None:
+    def __init__(self, cls: type[msgspec.Struct], codecs: Codecs, scales: Scales, units: Mapping[str, Unit]) -> None:
         self._cls = cls
         self._scales = scales
         info = inspect.type_info(cls)
@@ -318,7 +319,7 @@ class StructCodec:
         self.fields: dict[str, Codec] = {}
         self._scaled: dict[str, Unit] = {}
         for field in info.fields:
-            unit = UNITS.get(field.name) if isinstance(field.type, inspect.IntType) else None
+            unit = units.get(field.name) if isinstance(field.type, inspect.IntType) else None
             if unit is None:
                 self.fields[field.name] = codecs.of(field.type)
             elif unit is Unit.TIME:

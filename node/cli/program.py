@@ -12,8 +12,10 @@ from node.cli.clusters import cluster
 from node.cli.markets import book, currency, product
 from node.cli.nodes import init, node, version
 from node.cli.orders import order
-from node.cli.records import audit, log
+from node.cli.records import audit
 from node.cli.replays import replay
+from node.cli.tables import export_state, import_state
+from node.cli.txlogs import txlog
 from node.errors import QuorumbookError
 from snapshots.errors import SnapshotError
 from statemachine.errors import StateMachineError
@@ -58,8 +60,10 @@ for command in (
     product,
     currency,
     replay,
-    log,
     audit,
+    export_state,
+    import_state,
+    txlog,
     version,
 ):
     main.add_command(command)

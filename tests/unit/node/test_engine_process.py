@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from node.client import ClusterClient, Credentials, NativeConnection
 from node.config import NodeConfig
 from node.config_file import load
 from node.errors import ConnectionLost, RequestFailed
+from node.modes import Mode
 from node.protocol import ControlAction, FailCode, ProductsQuery, StatusQuery
 from node.replicated_engine import ReplicatedEngine
 from node.setup import initialise
@@ -239,7 +241,8 @@ async def test_sigterm_ends_it_with_zero_and_a_second_one_waits_for_the_lock(con
             first.send_signal(signal.SIGTERM)
             code, errors = outcome(first)
             assert code == 0, errors
-            assert "stopping" in errors
+            modes = re.findall(r"mode (\w+)", errors)
+            assert modes == [mode.value for mode in Mode]
             assert "Traceback" not in errors
             connection = await _connected(config)
             assert (await connection.query(StatusQuery())).sequence == len(WORLD)
