@@ -259,7 +259,7 @@ def rebuilt_snapshot(config: NodeConfig, manifest: Manifest) -> Engine:
             f"{config.data_path}: the log up to entry {manifest.index} gives sequence {engine.sequence} and another state than the snapshot "
             f"there, with sequence {manifest.sequence}. Keep the directory, and compare with the other nodes"
         )
-    return engine
+    return Engine.restore(dict(engine.tables()))  # so that it counts its changes from the snapshot on
 
 
 def differences(one: Engine, other: Engine) -> Iterator[str]:

@@ -14,7 +14,7 @@ from cluster.ports import CaptureState, SnapshotMark, SnapshotRefusedError
 from cluster.raft import Raft, RaftStatus
 from tests.simulation.disk import SimDisk
 
-CHUNK = 64
+CHUNK = 256
 """Bytes that a snapshot's source gives at a time: transfers of many pieces from small states."""
 
 

@@ -171,6 +171,14 @@ async def _connected(config: NodeConfig) -> NativeConnection:
             await asyncio.sleep(0.01)
 
 
+async def _in_mode(connection: NativeConnection, mode: Mode) -> None:
+    async with asyncio.timeout(10):
+        status = await connection.query(StatusQuery())
+        while status.mode != mode:
+            await asyncio.sleep(0.01)
+            status = await connection.query(StatusQuery())
+
+
 async def test_an_exception_in_a_callback_ends_the_node(config: NodeConfig, caplog: pytest.LogCaptureFixture) -> None:
     async with engine(config) as task:
         await (await _connected(config)).close()
@@ -236,6 +244,7 @@ async def test_sigterm_ends_it_with_zero_and_a_second_one_waits_for_the_lock(con
     with process("--config", str(config_path)) as first:
         connection = await _connected(config)
         await connection.submit(WORLD)
+        await _in_mode(connection, Mode.READY)
         await connection.close()
         with process("--config", str(config_path)) as second:
             first.send_signal(signal.SIGTERM)
