@@ -8,7 +8,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 
 import msgspec
@@ -18,7 +17,7 @@ from cluster.hardstate import HardState
 from cluster.messages import NO_OP
 from cluster.ports import LogEntry, SnapshotMark
 from cluster.storage import RealDisk
-from node import identity
+from node import identity, software
 from node.config import NodeConfig
 from node.connection import NativeConnection
 from node.errors import DirectoryError
@@ -133,7 +132,7 @@ def _write_snapshot(config: NodeConfig, engine: Engine) -> None:
         term=mark.last.term,
         mark=msgspec.msgpack.encode(mark),
         sequence=engine.sequence,
-        software=metadata.version("quorumbook"),
+        software=software.version(),
         created_at=time.time_ns(),
         full_hash=engine.full_hash(),
     )

@@ -72,6 +72,9 @@ UNITS: Mapping[str, Unit] = {
 }
 """The unit of each field that is more than a plain number."""
 
+UNSCALED: Mapping[str, Unit] = {name: unit for name, unit in UNITS.items() if unit in (Unit.TIME, Unit.PERMISSIONS)}
+"""The same where amounts stay whole numbers in smallest units: tables of a version whose currencies and products may be told in other fields."""
+
 
 class ValueFault(Exception):  # noqa: N818 - a fault of a file, collected and reported by `tsv`
     """A text is not a value. `field` is where inside of a JSON cell, "" for the cell itself; `expected` what would be right."""
@@ -226,7 +229,7 @@ class Codec:
 
 
 class Codecs:
-    """Codecs of types and structs, with the digits of one set of tables. `units`: by field; without any, whole numbers stay as they are."""
+    """Codecs of types and structs, with the digits of one set of tables, and the units of fields by their names."""
 
     def __init__(self, scales: Scales, units: Mapping[str, Unit] = UNITS) -> None:
         self._scales = scales

@@ -5,12 +5,11 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 
 import click
 
-from node import stop_times
+from node import software, stop_times
 from node.cli.output import print_json
 from node.cli.session import json_option
 from node.config_file import load
@@ -20,11 +19,6 @@ from node.setup import initialise
 from node.supervisor import run_or_explain
 
 STOP_POLL = 0.02
-
-
-def software_version() -> str:
-    """The version that is installed."""
-    return metadata.version("quorumbook")
 
 
 @click.command()
@@ -84,10 +78,10 @@ def stop(path: Path) -> None:
 @click.command()
 @json_option
 def version(as_json: bool) -> None:
-    """The version of the software, and the ABI: the checksum of everything that is stored or sent."""
+    """The version and commit of the software, and the ABI: the checksum of everything that is stored or sent."""
     from snapshots.abi import ABI  # describing the schema takes a moment that no other command should pay for
 
     if as_json:
-        print_json({"version": software_version(), "abi": ABI})
+        print_json({"version": software.version(), "commit": software.commit(), "abi": ABI})
     else:
-        click.echo(f"quorumbook {software_version()}, ABI {ABI}")
+        click.echo(f"quorumbook {software.title()}, ABI {ABI}")

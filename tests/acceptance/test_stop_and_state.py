@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import signal
@@ -107,10 +108,7 @@ def test_a_kill_or_a_second_sigterm_while_stopping_loses_nothing(prepared: Prepa
         for pid in supervisors.values():
             send(pid or 0, signal.SIGTERM)
         reached = "n1" if mode is Mode.UNLOAD else "n2"
-        until(
-            lambda wanted=mode, node=reached, seen=before: modes(ground, node).count(wanted.value) > seen[node],
-            f"{reached} in {mode}",
-        )
+        until(functools.partial(_entered, ground, reached, mode, before[reached]), f"{reached} in {mode}")
         for node_id, pid in supervisors.items():
             if node_id == "n3":
                 send(pid or 0, signal.SIGTERM)
@@ -122,6 +120,10 @@ def test_a_kill_or_a_second_sigterm_while_stopping_loses_nothing(prepared: Prepa
         listed = json.loads(run(directory, "order", "list", "--as", "alice", "--json"))
         assert len(listed) == orders
     run(directory, "audit", str(directory))
+
+
+def _entered(ground: Ground, node_id: str, mode: Mode, before: int) -> bool:
+    return modes(ground, node_id).count(mode.value) > before
 
 
 def test_what_a_node_begins_with_can_be_chosen(prepared: Prepare) -> None:
