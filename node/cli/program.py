@@ -14,6 +14,7 @@ from node.cli.nodes import init, node, version
 from node.cli.orders import order
 from node.cli.records import audit, log
 from node.cli.replays import replay
+from node.cli.snapshots import backup, snapshot
 from node.errors import QuorumbookError
 from snapshots.errors import SnapshotError
 from statemachine.errors import StateMachineError
@@ -60,6 +61,8 @@ for command in (
     replay,
     log,
     audit,
+    snapshot,
+    backup,
     version,
 ):
     main.add_command(command)
