@@ -120,14 +120,14 @@ def restore(path: Path, directory: Path) -> None:
 
 
 @click.command()
-@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("destination", metavar="DIRECTORY", type=click.Path(path_type=Path, file_okay=False))
 @cluster_option
 @click.option("--node", "node_id", required=True, help="Whose snapshot: a node on this machine; best a follower.")
 @click.option("--newest", is_flag=True, help="Copy the newest snapshot there is, without taking one. The node need not run.")
 @click.option(
     "--wait", "seconds", type=click.FloatRange(min=0), default=120.0, show_default=True, help="Seconds to wait for the snapshot."
 )
-def backup(directory: Path, target: Target, node_id: str, newest: bool, seconds: float) -> None:
+def backup(destination: Path, target: Target, node_id: str, newest: bool, seconds: float) -> None:
     """Have a node take a snapshot, and copy it to DIRECTORY, while the cluster runs. Earlier backups there stay."""
     layout = ClusterDirectory(target.directory)
     (name,) = _chosen(layout, node_id)
@@ -136,8 +136,8 @@ def backup(directory: Path, target: Target, node_id: str, newest: bool, seconds:
         before = _newest_index(source)
         _take(target, name)
         _wait_for_newer(LocalCluster(target.directory), name, before, seconds)
-    manifest = backups.back_up(source, directory)
-    click.echo(f"{directory / f'{manifest.index:020d}'}: sequence {manifest.sequence:,}, {instant(manifest.created_at)}")
+    manifest = backups.back_up(source, destination)
+    click.echo(f"{destination / f'{manifest.index:020d}'}: sequence {manifest.sequence:,}, {instant(manifest.created_at)}")
 
 
 def _newest_index(source: Path) -> int:
