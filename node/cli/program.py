@@ -15,6 +15,7 @@ from node.cli.nodes import init, node, version
 from node.cli.orders import order
 from node.cli.records import audit
 from node.cli.replays import replay
+from node.cli.snapshots import backup, snapshot
 from node.cli.tables import export_state, import_state
 from node.cli.txlogs import txlog
 from node.errors import QuorumbookError
@@ -65,6 +66,8 @@ for command in (
     export_state,
     import_state,
     txlog,
+    snapshot,
+    backup,
     version,
     abi,
     migrate,
