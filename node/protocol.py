@@ -296,7 +296,7 @@ class NodeStatus(msgspec.Struct, frozen=True, array_like=True):
     `ready`: applied up to a known leader's commit. `members`: all of the cluster as far as this node's log says, this one included, and
     `members_index` the log entry that says it (0: the configuration); `change_under_way`: that entry is not committed yet.
     `counters` are totals since the node's start: "native_refused_<kind>" and "raft_refused_<kind>" for what was turned away on its two ports, and
-    how many commands and entries went through.
+    how many commands and entries went through. `mode`: see `modes.Mode`.
     """
 
     node_id: str
@@ -320,6 +320,7 @@ class NodeStatus(msgspec.Struct, frozen=True, array_like=True):
     members: list[MemberStatus]
     leader: LeaderHint | None = None
     counters: dict[str, int] = {}
+    mode: str = ""
     members_index: int = 0
     change_under_way: bool = False
 

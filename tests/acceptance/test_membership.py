@@ -29,9 +29,9 @@ PLAN = Plan(seed=11, clients=6, chunk=5, rate=500.0, run="members", followed=("B
 COMMAND = (sys.executable, "-c", "from node.cli import main; main()", "cluster")
 
 
-def run(make_ground: MakeGround, play: Callable[[Scenario, MemberChanges], Awaitable[None]], snapshot_entries: int) -> list[str]:
+def run(make_ground: MakeGround, play: Callable[[Scenario, MemberChanges], Awaitable[None]], snapshot_commands: int) -> list[str]:
     """Play on a fresh cluster under load; what was said to the operator."""
-    ground = make_ground({"raft.snapshot_entries": snapshot_entries})
+    ground = make_ground({"snapshot.every_commands": snapshot_commands})
     said: list[str] = []
 
     async def body() -> None:
