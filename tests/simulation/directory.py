@@ -249,8 +249,13 @@ def read_plain(directory: Path, manifest: Manifest, keep: Callable[[str, list[Ro
         hasher.rows(rows)
         if keep is not None:
             keep(name, rows)
-    if stored != manifest or hasher.finish() != (manifest.tables, manifest.full_hash):
+    if not is_what_was_written(hasher, stored, manifest):
         raise SnapshotDamagedError(str(directory), "its rows are not those that were written")
+
+
+def is_what_was_written(hasher: RowHasher, stored: Manifest | None, manifest: Manifest) -> bool:
+    """Whether rows and manifest are those of the seal."""
+    return stored == manifest and hasher.finish() == (manifest.tables, manifest.full_hash)
 
 
 @contextlib.contextmanager
