@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import heapq
 import tempfile
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -136,6 +136,7 @@ class ExchangeWorld(World):
         self._rocks = rocks
         self.flipped: dict[str, Path] = {}
         self.refused_starts = 0
+        self.counts: Counter[str] = Counter()
         self._parts: dict[str, Running] = {}
         self._mail: list[tuple[float, int, str, Callable[[], None]]] = []
         self._posted = 0
@@ -200,7 +201,7 @@ class ExchangeWorld(World):
             super().start(node)
         except RefusedStartError as error:
             self.refused_starts += 1
-            self.note(f"{node} does not start: {error}; it gets another disk")
+            self.note(f"{node} does not start: {error}; it gets another disk".replace(self._directory.name, ""))
             self.hosts[node] = self._new_host(node)
             self.hosts[node].rejoin = True
 
@@ -208,8 +209,15 @@ class ExchangeWorld(World):
         disk = self.hosts[node].disk
         assert isinstance(disk, SnapshotDisk)
         disk.die()
-        self._parts.pop(node).snapshots.close()
+        self._close(self._parts.pop(node))
         super().crash(node, power_loss=power_loss, lose_disk=lose_disk)
+
+    def _close(self, parts: Running) -> None:
+        parts.snapshots.close()
+        self.counts["snapshots taken"] += parts.snapshots.taken
+        self.counts["snapshots failed"] += parts.snapshots.failed
+        self.counts["snapshots received"] += parts.snapshots.received
+        self.counts["snapshots restored"] += parts.snapshots.restored
 
     def _guarded(self, node: str, action: Callable[[], None]) -> None:
         def judged() -> None:
@@ -218,7 +226,7 @@ class ExchangeWorld(World):
             except (SnapshotError, ClusterError) as error:
                 if node not in self.flipped or not _is_damage(error):
                     raise
-                self.note(f"{node} stops: {error}")
+                self.note(f"{node} stops: {error}".replace(self._directory.name, ""))
                 self.crash(node, power_loss=False)
 
         super()._guarded(node, judged)
@@ -283,6 +291,7 @@ class ExchangeWorld(World):
 
     def told(self, command: AnyCommand, outcome: AnyOutcome, number: int) -> None:
         """See `clients.Surroundings`."""
+        self.counts["duplicates"] += outcome.duplicate
         self.acknowledged.setdefault(_encode(command), outcome.sequence)
         self.newest_acknowledged = max(self.newest_acknowledged, number)
 
@@ -333,7 +342,7 @@ class ExchangeWorld(World):
                 super().run(steps)
             finally:
                 for parts in self._parts.values():
-                    parts.snapshots.close()
+                    self._close(parts)
 
     def _end_faults(self) -> None:
         for disk in self.disks():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from node.feed import Feed
 from node.protocol import Results, Submit
 from node.service import EngineService, Send
 from node.snapshot_port import SnapshotPort
+from snapshots import durable
 from snapshots.seal import read_seal
 from snapshots.store import SnapshotStore
 from statemachine.commands import Batch
@@ -26,7 +26,14 @@ Patch = pytest.MonkeyPatch
 
 def no_command_ids(patch: Patch) -> None:
     """Nobody looks whether a command came before."""
+    original = OutcomeMemory.remember
+
+    def remember(self: OutcomeMemory, sequence: int, command_id: str, fingerprint: bytes, outcome: bytes) -> None:
+        if command_id not in self._packed:
+            original(self, sequence, command_id, fingerprint, outcome)
+
     patch.setattr(OutcomeMemory, "find", lambda _self, _command_id: None)
+    patch.setattr(OutcomeMemory, "remember", remember)
 
 
 def no_barrier(patch: Patch) -> None:
@@ -73,13 +80,7 @@ def torn_snapshots(patch: Patch) -> None:
     """A snapshot is written where it can be seen, instead of getting its name when it is whole."""
     patch.setattr("snapshots.durable.DRAFT", "")
     patch.setattr("snapshots.durable.remove_drafts", lambda _parent: None)
-    patch.setattr("snapshots.durable.publish", lambda _draft, final: _sync(final.parent))
-
-
-def _sync(path: Path) -> None:
-    from snapshots import durable
-
-    durable.sync_path(path)
+    patch.setattr("snapshots.durable.publish", lambda _draft, final: durable.sync_path(final.parent))
 
 
 def unsynced_snapshots(patch: Patch) -> None:

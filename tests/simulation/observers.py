@@ -109,11 +109,21 @@ class WatchedSnapshots(SnapshotPort):
         self._node = node
         self._opened: list[SnapshotSource] = []
         self._sinks: list[SnapshotSink] = []
+        self.restored = 0
 
     def capture(self, mark: SnapshotMark) -> None:
         engine = self._machine.engine
         self._ledger.agree(self._node, "full hash", engine.sequence, engine.full_hash())
         super().capture(mark)
+
+    def restore(self, mark: SnapshotMark) -> None:
+        super().restore(mark)
+        self.restored += 1
+
+    @property
+    def received(self) -> int:
+        """Transfers that began."""
+        return len(self._sinks)
 
     def open_source(self) -> SnapshotSource:
         self._opened.append(super().open_source())
