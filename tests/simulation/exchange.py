@@ -138,7 +138,7 @@ class ExchangeWorld(World):
         self.refused_starts = 0
         self.counts: Counter[str] = Counter()
         self._parts: dict[str, Running] = {}
-        self._mail: list[tuple[float, int, str, Callable[[], None]]] = []
+        self._mail: list[tuple[float, int, Callable[[], None]]] = []
         self._posted = 0
         self._steps = 0
         super().__init__(seed, nodes, faults=self.chances, snapshot_entries=snapshot_entries, trace=trace, incidents=incidents)
@@ -261,26 +261,32 @@ class ExchangeWorld(World):
         """See `clients.Surroundings`."""
         data = _encode(message)
         if self.rng.random() >= self.chances.loss:
-            self._post(node, lambda: self._arrive(node, data, reply))
+            self._post(lambda: self._arrive(node, data, reply))
 
-    def _post(self, node: str, action: Callable[[], None]) -> None:
-        """Let it happen after the time that a message takes; at a node, or, if that is empty, at a client."""
+    def _post(self, action: Callable[[], None]) -> None:
+        """Let it happen after the time that a message takes."""
         delay = self.rng.expovariate(1 / self.chances.latency)
         if self.rng.random() < self.chances.late:
             delay += self.rng.uniform(0.1, 1.5)
+        self._post_at(self.now + delay, action)
+
+    def _post_at(self, moment: float, action: Callable[[], None]) -> None:
         self._posted += 1
-        heapq.heappush(self._mail, (self.now + delay, self._posted, node, action))
+        heapq.heappush(self._mail, (moment, self._posted, action))
 
     def _arrive(self, node: str, data: bytes, reply: Reply) -> None:
-        """A request is at its node; one that is down or paused does not take it."""
+        """A request is at its node. One that is down does not take it; one that is paused finds it as soon as it goes on."""
         host, parts = self.hosts[node], self._parts.get(node)
-        if parts is None or host.paused_until > self.now:
+        if parts is None:
+            return
+        if host.paused_until > self.now:
+            self._post_at(host.paused_until, lambda: self._arrive(node, data, reply))
             return
 
         def send(answer: msgspec.Struct) -> None:
             sequence, body = parts.service.sequence, _encode(answer)
             if self.rng.random() >= self.chances.loss:
-                self._post("", lambda: reply(answer_decoder.decode(body), sequence))
+                self._post(lambda: reply(answer_decoder.decode(body), sequence))
 
         message = request_decoder.decode(data)
         if isinstance(message, Submit):
@@ -304,7 +310,7 @@ class ExchangeWorld(World):
     def step(self, *, faults: bool, load: bool) -> None:
         self._steps += 1
         while self._mail and self._mail[0][0] <= self.now:
-            heapq.heappop(self._mail)[3]()
+            heapq.heappop(self._mail)[2]()
         for client in self.clients:
             client.step(self._next_number, load=load and self._setup.over)
         self._move_readers()

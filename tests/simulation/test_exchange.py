@@ -39,7 +39,7 @@ def finished(seed: int, nodes: int = 3, faults: ExchangeFaults | None = None, *,
 def test_three_nodes_and_everything_that_can_happen_does() -> None:
     """Rare things are in these few seeds already, or the simulation would show less than it says."""
     counts: Counter[str] = Counter()
-    for seed in range(8):
+    for seed in range(5):
         counts += finished(seed).counts
     for what in ("snapshots taken", "snapshots failed", "snapshots received", "snapshots restored", "duplicates"):
         assert counts[what] > 0, (what, counts)
@@ -50,7 +50,7 @@ def test_five_nodes() -> None:
 
 
 def test_damaged_snapshots_are_refused_and_their_nodes_come_back() -> None:
-    assert sum(finished(seed, 3, DAMAGE).refused_starts for seed in range(200, 204)) >= 2
+    assert sum(finished(seed, 3, DAMAGE).refused_starts for seed in range(200, 203)) >= 2
 
 
 def test_snapshots_in_rocksdb() -> None:
