@@ -1,9 +1,9 @@
 """Snapshot directories that a power loss tears: real files in memory, and what of them is on the disk.
 
 `snapshots` makes things durable by `os.fsync` and gives names by `os.rename`; both go through here (`installed`), and each may be the last thing
-that a process does. RocksDB itself is stood in for by one plain file (`PlainWriter`), because opening one for each snapshot would take most of
-a run, and because its files hold clocks and random names: a seed would not be the same run again. Everything above it is the real code:
-frames, manifest, ABI, seal, store, transfer.
+that a process does. RocksDB itself is stood in for by plain files of changes (`PlainWriter`), because opening a database for each snapshot
+would take most of a run, and because its files hold clocks and random names: a seed would not be the same run again. Everything above it is the
+real code: freezing, frames, sharing with the snapshot before, manifest, ABI, seal, store, transfer.
 """
 
 from __future__ import annotations
@@ -12,21 +12,24 @@ import contextlib
 import io
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from snapshots.errors import SnapshotDamagedError
-from snapshots.frames import Begin, frames
+from snapshots.errors import SnapshotDamagedError, SnapshotError
 from snapshots.job import JobState
-from snapshots.manifest import Manifest, Row, RowHasher
+from snapshots.manifest import Manifest, Row, RowHasher, TableSummary
+from snapshots.rocks import TABLE_FILE, Keep
 from snapshots.writer import locked, write
 from tests.simulation.disk import PowerLossError, SimDisk, broken
 
-PLAIN_FILE = "tables"
+MANIFEST = "manifest"
+FILES_MAX = 4
+"""Files of changes in a snapshot, after which the next one is written whole."""
 
 
 class WriterKilledError(Exception):
@@ -37,7 +40,8 @@ class SnapshotDisk(SimDisk):
     """A node's disk: the log's files in memory, and a directory with snapshots.
 
     Attributes:
-        path: the directory. writing: whether the snapshot's writer is at work: by `kill_chance` it is killed.
+        path: the directory. writing: whether the snapshot's writer is at work: by `kill_chance` it is killed. damaged: bits of
+        it were flipped, so a writer may refuse to go on from what is there.
     """
 
     def __init__(self, rng: Any, path: Path) -> None:
@@ -46,6 +50,7 @@ class SnapshotDisk(SimDisk):
         self.snapshot_death_chance = 0.0
         self.kill_chance = 0.0
         self.writing = False
+        self.damaged = False
         self._dead = False
         self._names: dict[int, dict[str, int]] = {}
         self._data: dict[int, bytes] = {}
@@ -167,6 +172,9 @@ class _Shutil:
     def __init__(self, find: Callable[[str], SnapshotDisk | None]) -> None:
         self._find = find
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(shutil, name)
+
     def rmtree(self, path: Path, ignore_errors: bool = False) -> None:
         disk = self._find(str(path))
         if disk is None or not disk.dead:
@@ -174,23 +182,17 @@ class _Shutil:
 
 
 class SimWriteJob:
-    """See `snapshots.job.WriteJob`: the writer's code in this process, all at once, some polls after the snapshot was begun."""
+    """See `snapshots.job.WriteJob`. What is to be written is taken bit by bit, while the engine goes on; then the writer's code does it at once."""
 
-    def __init__(
-        self,
-        disk: SnapshotDisk,
-        directory: Path,
-        begin: Begin,
-        tables: Mapping[str, Collection[Row]],
-        on_done: Callable[[Manifest], None],
-    ) -> None:
+    def __init__(self, disk: SnapshotDisk, directory: Path, pieces: Iterator[bytes], on_done: Callable[[Manifest], None]) -> None:
         self._disk = disk
         self._directory = directory
-        self._begin = begin
-        self._tables = tables
+        self._pieces = pieces
+        self._taken: list[bytes] = []
         self._on_done = on_done
         self._state = JobState.RUNNING
         self.reason = ""
+        self.contradiction = False
         self.manifest: Manifest | None = None
 
     @property
@@ -198,64 +200,129 @@ class SimWriteJob:
         return self._state is not JobState.RUNNING
 
     def poll(self) -> JobState:
-        if self._state is JobState.RUNNING and self._disk.rng.random() < 0.1:
-            self._run()
+        if self._state is JobState.RUNNING and self._disk.rng.random() < 0.3:
+            piece = next(self._pieces, None)
+            if piece is None:
+                self._run(b"".join(self._taken))
+            else:
+                self._taken.append(piece)
         return self._state
 
-    def _run(self) -> None:
-        data = b"".join(frames(self._begin, self._tables))
+    def _run(self, data: bytes) -> None:
         self._disk.writing = True
         try:
             with locked(self._directory):
                 self.manifest = write(self._directory, io.BytesIO(data))
+            self._on_done(self.manifest)
+            self._state = JobState.DONE
         except WriterKilledError:
             self._disk.writer_gone()
-            self._state, self.reason = JobState.FAILED, "killed"
-            return
+            self._fail("killed")
         except OSError as error:
-            self._state, self.reason = JobState.FAILED, str(error)
-            return
+            self._fail(str(error))
+        except (SnapshotError, ValueError) as error:
+            self.contradiction = not self._disk.damaged
+            self._fail(str(error))
         finally:
             self._disk.writing = False
-        self._state = JobState.DONE
-        self._on_done(self.manifest)
+
+    def _fail(self, reason: str) -> None:
+        self._state, self.reason = JobState.FAILED, reason
+
+
+CHECKSUM_BYTES = 4
+
+
+def checked(data: bytes) -> bytes:
+    """What a file of changes holds, after a look at its checksum, as RocksDB does with its blocks. Raises ValueError."""
+    if zlib.crc32(data[CHECKSUM_BYTES:]) != int.from_bytes(data[:CHECKSUM_BYTES], "big"):
+        raise ValueError("a file does not match its checksum")
+    return data[CHECKSUM_BYTES:]
+
+
+Change = tuple[str, str, list[Any]]
+"""What to do (add, delete or purge), to which table, and the rows, keys or ranges."""
 
 
 class PlainWriter:
-    """See `snapshots.rocks.RocksWriter`: all rows and the manifest in one file."""
+    """See `snapshots.rocks.RocksWriter`. A file with the changes of each snapshot, shared with the next ones, and one with the manifest."""
 
     def __init__(self, directory: Path, tables: Iterable[str]) -> None:
-        self._path = directory / PLAIN_FILE
-        self._tables: dict[str, list[Row]] = {name: [] for name in tables}
+        self._directory = directory
+        self._changes: list[Change] = []
+        self._tables: dict[str, dict[bytes, bytes]] = {name: {} for name in tables}
+        self._files = sorted(directory.glob(f"*{TABLE_FILE}"))
+        for file in self._files:
+            for change in msgspec.msgpack.decode(checked(file.read_bytes()), type=list[Change]):
+                self._apply(change)
 
     def add(self, table: str, rows: Iterable[Row]) -> None:
-        self._tables[table].extend(rows)
+        self._note(("add", table, list(rows)))
+
+    def delete(self, table: str, keys: Iterable[bytes]) -> None:
+        self._note(("delete", table, list(keys)))
+
+    def purge(self, table: str, ranges: Iterable[tuple[bytes, bytes]]) -> None:
+        self._note(("purge", table, list(ranges)))
+
+    def _note(self, change: Change) -> None:
+        self._changes.append(change)
+        self._apply(change)
+
+    def _apply(self, change: Change) -> None:
+        what, name, arguments = change
+        table = self._tables[name]
+        for one in arguments:
+            if what == "add":
+                table[one[0]] = one[1]
+            elif what == "delete":
+                table.pop(one, None)
+            else:
+                for key in [key for key in table if one[0] <= key < one[1]]:
+                    del table[key]
+
+    def tables(self) -> dict[str, list[Row]]:
+        """All rows, sorted by key."""
+        return {name: sorted(table.items()) for name, table in self._tables.items()}
+
+    def settle(self, _counts: Mapping[str, int]) -> None:
+        """Bring the changes into a file; begin anew when there are too many files."""
+        number = int(self._files[-1].stem) + 1 if self._files else 1
+        if len(self._files) > FILES_MAX:
+            self._changes = [("add", name, list(table.items())) for name, table in self._tables.items()]
+            for file in self._files:
+                file.unlink()
+        data = msgspec.msgpack.encode(self._changes)
+        (self._directory / f"{number:06d}{TABLE_FILE}").write_bytes(zlib.crc32(data).to_bytes(CHECKSUM_BYTES, "big") + data)
+
+    def read(self, counts: Mapping[str, int], keep: Keep | None = None) -> tuple[list[TableSummary], bytes]:
+        hasher = RowHasher()
+        for name, rows in self.tables().items():
+            hasher.begin(name, counts[name])
+            hasher.rows(rows)
+            if keep is not None:
+                keep(name, rows)
+        return hasher.finish()
 
     def close(self, manifest: Manifest | None) -> None:
-        self._path.write_bytes(msgspec.msgpack.encode((manifest, self._tables)))
+        (self._directory / MANIFEST).write_bytes(msgspec.msgpack.encode(manifest))
 
 
-def read_plain(directory: Path, manifest: Manifest, keep: Callable[[str, list[Row]], None] | None = None) -> None:
+def check_plain_manifest(directory: Path, manifest: Manifest) -> None:
+    """See `snapshots.rocks.check_manifest`."""
+    if msgspec.msgpack.decode((directory / MANIFEST).read_bytes(), type=Manifest) != manifest:
+        raise SnapshotDamagedError(str(directory), "has another manifest")
+
+
+def read_plain(directory: Path, manifest: Manifest, keep: Keep | None = None) -> None:
     """See `snapshots.rocks.read_tables`."""
     try:
-        stored, tables = msgspec.msgpack.decode(
-            (directory / PLAIN_FILE).read_bytes(), type=tuple[Manifest | None, dict[str, list[Row]]]
-        )
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        check_plain_manifest(directory, manifest)
+        found = PlainWriter(directory, manifest.row_counts).read(manifest.row_counts, keep)
+    except (OSError, LookupError, ValueError, TypeError) as error:
         raise SnapshotDamagedError(str(directory), f"cannot be read: {error}") from error
-    hasher = RowHasher()
-    for name, rows in tables.items():
-        hasher.begin(name, len(rows))
-        hasher.rows(rows)
-        if keep is not None:
-            keep(name, rows)
-    if not is_what_was_written(hasher, stored, manifest):
+    if found != (manifest.tables, manifest.full_hash):
         raise SnapshotDamagedError(str(directory), "its rows are not those that were written")
-
-
-def is_what_was_written(hasher: RowHasher, stored: Manifest | None, manifest: Manifest) -> bool:
-    """Whether rows and manifest are those of the seal."""
-    return stored == manifest and hasher.finish() == (manifest.tables, manifest.full_hash)
 
 
 @contextlib.contextmanager
@@ -278,6 +345,7 @@ def installed(disks: Callable[[], Iterable[SnapshotDisk]], *, rocks: bool) -> It
         patch.setattr("snapshots.store.WriteJob", job)
         if not rocks:
             patch.setattr("snapshots.writer.RocksWriter", PlainWriter)
-            for module in ("writer", "store", "transfer"):
+            for module in ("store", "transfer"):
                 patch.setattr(f"snapshots.{module}.read_tables", read_plain)
+            patch.setattr("snapshots.writer.check_manifest", check_plain_manifest)
         yield

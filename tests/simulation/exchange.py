@@ -254,6 +254,7 @@ class ExchangeWorld(World):
                 break
             bit -= 8 * len(data)
         self.flipped[node] = paths[-1]
+        disk.damaged = True
 
     # ------------------------------------------------------------------ messages of clients
 

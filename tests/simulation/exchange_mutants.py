@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,11 +16,14 @@ from node.protocol import Results, Submit
 from node.service import EngineService, Send
 from node.snapshot_port import SnapshotPort
 from snapshots import durable
+from snapshots.manifest import Manifest
+from snapshots.rocks import Keep
 from snapshots.seal import read_seal
 from snapshots.store import SnapshotStore
 from statemachine.commands import Batch
 from statemachine.engine import Engine
 from statemachine.remember import OutcomeMemory
+from tests.simulation.directory import CHECKSUM_BYTES, PlainWriter
 
 Patch = pytest.MonkeyPatch
 
@@ -64,16 +68,34 @@ def early_reply(patch: Patch) -> None:
 
 
 def no_snapshot_check(patch: Patch) -> None:
-    """A snapshot is loaded as it is: digests of files and hashes of rows are not compared."""
+    """A snapshot is loaded as it is: digests of files, hashes of rows and checksums are not compared."""
+    patch.setattr("tests.simulation.directory.checked", _unchecked)
     patch.setattr("snapshots.store.check_files", read_seal)
     patch.setattr("snapshots.transfer.Sink._close_file", _close_unchecked)
-    patch.setattr("tests.simulation.directory.is_what_was_written", lambda *_: True)
+    for module in ("store", "transfer"):
+        patch.setattr(f"snapshots.{module}.read_tables", _read_unchecked)
+
+
+def _unchecked(data: bytes) -> bytes:
+    return data[CHECKSUM_BYTES:]
+
+
+def _read_unchecked(path: Path, manifest: Manifest, keep: Keep | None = None) -> None:
+    if keep is not None:
+        for name, rows in PlainWriter(path, manifest.row_counts).tables().items():
+            keep(name, rows)
 
 
 def _close_unchecked(sink: Any) -> None:
     sink._file.close()
     sink._file = None
     sink._position += 1
+
+
+def unchecked_sharing(patch: Patch) -> None:
+    """Files that are shared with the snapshot before get a fresh seal, whatever has become of them; nor has RocksDB checksums."""
+    patch.setattr("tests.simulation.directory.checked", _unchecked)
+    patch.setattr("snapshots.writer.check_shared", lambda _seal, _shared: None)
 
 
 def torn_snapshots(patch: Patch) -> None:
@@ -99,7 +121,7 @@ def early_compaction(patch: Patch) -> None:
         return CaptureState.DONE if state is not CaptureState.IDLE else state
 
     patch.setattr(SnapshotPort, "poll", poll)
-    patch.setattr(SnapshotStore, "begin", _begin_anyway(SnapshotStore.begin))
+    patch.setattr(SnapshotStore, "_begin", _begin_anyway(SnapshotStore._begin))
 
 
 def _begin_anyway(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -135,6 +157,7 @@ MUTANTS: Mapping[str, Callable[[Patch], None]] = {
         no_barrier,
         early_reply,
         no_snapshot_check,
+        unchecked_sharing,
         torn_snapshots,
         unsynced_snapshots,
         early_compaction,

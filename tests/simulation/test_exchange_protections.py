@@ -27,6 +27,7 @@ HUNTS = {
     "no_barrier": Hunt("wrong read", ExchangeFaults(pause=0.01), range(16)),
     "early_reply": Hunt("lost|wrong outcome", steps=150),
     "no_snapshot_check": Hunt("another full hash|could not be loaded", ExchangeFaults(flip=0.02, copies=0.0)),
+    "unchecked_sharing": Hunt("another full hash|could not be loaded", ExchangeFaults(flip=0.02, copies=0.0)),
     "torn_snapshots": Hunt("SEAL: cannot be read"),
     "unsynced_snapshots": Hunt("SEAL: |there is no snapshot for what came before"),
     "early_compaction": Hunt("there is no snapshot for what came before"),
