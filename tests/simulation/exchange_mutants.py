@@ -72,8 +72,7 @@ def no_snapshot_check(patch: Patch) -> None:
     patch.setattr("tests.simulation.directory.checked", _unchecked)
     patch.setattr("snapshots.store.check_files", read_seal)
     patch.setattr("snapshots.transfer.Sink._close_file", _close_unchecked)
-    for module in ("store", "transfer"):
-        patch.setattr(f"snapshots.{module}.read_tables", _read_unchecked)
+    patch.setattr("tests.simulation.directory.read_plain", _read_unchecked)
 
 
 def _unchecked(data: bytes) -> bytes:
