@@ -54,7 +54,7 @@ def test_damaged_snapshots_are_refused_and_their_nodes_come_back() -> None:
 
 
 def test_snapshots_in_rocksdb() -> None:
-    assert finished(300, 3, DAMAGE, rocks=True).counts["snapshots restored"] > 0
+    assert finished(300, 3, DAMAGE, rocks=True).counts["snapshots taken"] > 3
 
 
 def _history(seed: int) -> str:

@@ -25,13 +25,13 @@ class Hunt:
 HUNTS = {
     "no_command_ids": Hunt("applied twice", steps=300),
     "no_barrier": Hunt("wrong read", ExchangeFaults(pause=0.01), range(16)),
-    "early_reply": Hunt("lost|wrong outcome", steps=150),
+    "early_reply": Hunt("lost: ", ExchangeFaults(crash=0.02), steps=200),
     "no_snapshot_check": Hunt("another full hash|could not be loaded", ExchangeFaults(flip=0.02, copies=0.0)),
     "unchecked_sharing": Hunt("another full hash|could not be loaded", ExchangeFaults(flip=0.02, copies=0.0)),
-    "torn_snapshots": Hunt("SEAL: cannot be read"),
+    "torn_snapshots": Hunt("SEAL: |there is no snapshot for what came before"),
     "unsynced_snapshots": Hunt("SEAL: |there is no snapshot for what came before"),
     "early_compaction": Hunt("there is no snapshot for what came before"),
-    "ignored_disk_errors": Hunt("its log ends at", ExchangeFaults(disk_error=0.002, copies=0.0)),
+    "ignored_disk_errors": Hunt("its log ends at|does not match its checksum", ExchangeFaults(disk_error=0.002, copies=0.0)),
     "silent_feed": Hunt("events of a product have no gap"),
 }
 
