@@ -63,9 +63,10 @@ class Gate(Pacer):
 
 
 class Stage:
-    """One cluster under load. `said` is what an operator was told; `random` makes every choice of the faults; `network` is None for nodes on loopback.
+    """One cluster under load. `random` makes every choice of the faults; `network` is None for nodes on loopback.
 
     Attributes:
+        said: what an operator was told.
         at_end: what is to be taken away when the cluster has ended.
     """
 
