@@ -4,7 +4,7 @@ Equal logs give equal states as long as `apply` is deterministic and memory keep
 so it is watched: after the first command of each block of log indexes every node tells every other the digest of its state. Digests are
 running hashes, so a difference stays, and one comparison in a block finds what went wrong anywhere before.
 
-Each node judges for itself, by what it was told: whoever holds another digest than a majority of all nodes leaves service. Nobody is stopped
+Each node judges for itself, by what it was told: whoever holds another digest than a majority of the voters leaves service. Nobody is stopped
 by another node's word alone. A node that sees a majority against a third passes on what the majority said, because the third may be cut off
 from some of it. Without a majority on either side nobody knows who is right: that is logged and counted, and decided when the others report.
 
@@ -18,6 +18,7 @@ import logging
 from collections.abc import Callable, Iterable
 
 from cluster.errors import DivergedError
+from cluster.membership import Membership
 from cluster.messages import StateDigest
 from cluster.settings import RaftSettings
 
@@ -50,18 +51,25 @@ class DivergenceWatch:
 
     def __init__(self, settings: RaftSettings, term: Callable[[], int]) -> None:
         self._node_id = settings.node_id
-        self._majority = (len(settings.peers) + 1) // 2 + 1
         self._interval = settings.digest_interval
         self._term = term
         self._next = 0
         self._own: Digests = {}
         self._unsaid: list[int] = []
-        self._heard: dict[str, Digests] = {peer: {} for peer in settings.peers}
+        self._heard: dict[str, Digests] = {}
+        self._membership = settings.first_membership
+        self.set_membership(self._membership)
         self._outbox: list[tuple[str, StateDigest]] = []
         self._told: set[str] = set()
         self.compared = 0
         self.differing = 0
         self.undecided = 0
+
+    def set_membership(self, membership: Membership) -> None:
+        """Who is asked, and whose digests make a majority: those of the voters."""
+        self._membership = membership
+        peers = [member.node_id for member in membership.others(self._node_id)]
+        self._heard = {peer: self._heard.get(peer, {}) for peer in peers}
 
     # ------------------------------------------------------------------ this node's state
 
@@ -94,7 +102,8 @@ class DivergenceWatch:
 
     def disconnected(self, peer: str) -> None:
         """What the peer said no longer counts: it may come back with another state."""
-        self._heard[peer].clear()
+        if peer in self._heard:
+            self._heard[peer].clear()
         self._outbox = [(to, message) for to, message in self._outbox if to != peer]
 
     def heard(self, sender: str, message: StateDigest) -> None:
@@ -159,9 +168,9 @@ class DivergenceWatch:
             if known == len(self._heard) + 1:
                 self._told.clear()
             return
-        agreed = next((digest for digest, nodes in camps.items() if len(nodes) >= self._majority), None)
+        agreed = next((digest for digest, nodes in camps.items() if self._membership.have_majority(nodes)), None)
         if agreed is None:
-            self._undecided(index, camps, len(self._heard) + 1 - known)
+            self._undecided(index, camps)
             return
         own = self._own.get(index)
         if own is not None and own != agreed:
@@ -180,9 +189,10 @@ class DivergenceWatch:
             for witness in camps[agreed]:
                 self._say(node, witness, index, agreed)
 
-    def _undecided(self, index: int, camps: dict[bytes, list[str]], silent: int) -> None:
+    def _undecided(self, index: int, camps: dict[bytes, list[str]]) -> None:
         self.undecided += 1
-        hopeless = max(map(len, camps.values())) + silent < self._majority
+        silent = set(self._membership.voters).difference(*camps.values())
+        hopeless = not any(self._membership.have_majority(silent.union(nodes)) for nodes in camps.values())
         advice = "no majority can come of it: stop the cluster, keep all data directories, run an audit"
         self._tell(
             f"undecided {sorted(camps.values())} {hopeless}",

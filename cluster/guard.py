@@ -24,8 +24,9 @@ from pysyncobj.transport import Transport
 from cluster import messages as m
 from cluster.divergence import DivergenceWatch
 from cluster.elections import PreVoting
-from cluster.errors import RaftFatalError
+from cluster.errors import RaftFatalError, RemovedError
 from cluster.journal import DurableJournal, as_tuple
+from cluster.members import Members
 from cluster.ports import Clock, LogEntry, SnapshotMark, Wire
 from cluster.seams import Core, peer_node
 from cluster.settings import RaftSettings
@@ -76,10 +77,12 @@ class Guard:
         journal: DurableJournal,
         wire: Wire,
         voting: PreVoting,
+        members: Members,
         *,
         receiver: Receiver,
         senders: Senders,
         watch: DivergenceWatch,
+        connected: set[str],
         clock: Clock,
     ) -> None:
         self._settings = settings
@@ -91,7 +94,8 @@ class Guard:
         self._watch = watch
         self.voting = voting
         self.transport = CoreTransport(self)
-        self.connected: set[str] = set()
+        self._members = members
+        self.connected = connected
         self.skipped = 0
         self.barrier: Callable[[], None] = lambda: None
         self.install: Callable[[str, int, SnapshotMark], None] = lambda _peer, _term, _mark: None
@@ -113,6 +117,7 @@ class Guard:
             m.Readmit: self._readmitted,
             m.StaleTerm: self._stale_term,
             m.StateDigest: self._watch.heard,
+            m.Removed: self._removed,
         }
 
     # ------------------------------------------------------------------ the wire's side
@@ -257,12 +262,14 @@ class Guard:
             self._reply(peer, 0, reset=False, success=False)
 
     def _timeout_now(self, peer: str, message: m.TimeoutNow) -> None:
-        if message.term == self._journal.term and not self._journal.probation:
+        if message.term == self._journal.term and self._members.votes and not self._journal.probation:
             self.transport.deliver(peer, {"type": "timeout_now", "term": message.term})
 
     # ------------------------------------------------------------------ leader
 
     def _append_reply(self, peer: str, message: m.AppendReply) -> None:
+        if peer not in self._members.ids:
+            return
         if message.term > self._journal.term:
             self._newer_term(peer, message.term)
         if message.term != self._journal.term or self.core.role != "leader":
@@ -313,22 +320,26 @@ class Guard:
         if message.term > self._journal.term:
             self._newer_term(peer, message.term)
 
+    def _removed(self, _peer: str, message: m.Removed) -> None:
+        raise RemovedError(self._settings.node_id, message.index)
+
     # ------------------------------------------------------------------ elections
 
     def may_stand(self) -> bool:
         """Whether this node may become a candidate now; asks the others for it as a side effect."""
-        majority = (len(self._settings.peers) + 1) // 2
-        if self._journal.probation or len(self.connected) < majority:
+        members = self._members
+        needed = members.current.majority - 1
+        if not members.votes or self._journal.probation or len(self.connected.intersection(members.other_voters)) < needed:
             return False
-        if self.core.transfer_pending or not self._settings.peers:
+        if self.core.transfer_pending or not members.other_voters:
             return True
         term = self._journal.term + 1
         if self.voting.gives_way():
             return False
-        if self.voting.won(term, majority):
+        if self.voting.won(term, needed):
             return True
         if self.voting.round_due(term):
-            for peer in self._settings.peers:
+            for peer in members.other_voters:
                 self._send(peer, m.PreVote(term, self._journal.last_index, self._journal.last_term))
         return False
 
@@ -364,7 +375,7 @@ class Guard:
     def _pre_vote_reply(self, peer: str, message: m.PreVoteReply) -> None:
         if message.own_term > self._journal.term:
             self._newer_term(peer, message.own_term)
-        elif message.granted:
+        elif message.granted and peer in self._members.other_voters:
             self.voting.granted(peer, message.term)
 
     def _request_vote(self, peer: str, message: m.RequestVote) -> None:
@@ -380,7 +391,7 @@ class Guard:
             )
 
     def _vote(self, peer: str, message: m.Vote) -> None:
-        if message.term != self._journal.term:
+        if message.term != self._journal.term or peer not in self._members.other_voters:
             return
         if self._votes[0] != message.term:
             self._votes = (message.term, set())
@@ -407,7 +418,7 @@ class Guard:
             self.install(peer, message.term, mark)
 
     def _snapshot_ack(self, peer: str, message: m.SnapshotAck) -> None:
-        if message.term != self._journal.term or self.core.role != "leader":
+        if message.term != self._journal.term or self.core.role != "leader" or peer not in self._members.ids:
             return
         self._pass_reply(peer, 0, reset=False, success=False)
         for chunk in self._senders.acknowledged(peer, message):
@@ -418,7 +429,9 @@ class Guard:
         for peer, message in self._watch.tick():
             if peer in self.connected:
                 self._send(peer, message)
-        if self.core.role != "leader":
+        leads = self.core.role == "leader"
+        self._wire.welcomes_strangers = not leads and not self.voting.leader_is_fresh()
+        if not leads:
             self._senders.drop_all()
             return
         for peer, chunk in self._senders.due(self._journal.term):

@@ -10,6 +10,7 @@ in a tick, and no message speaks of what is not durable.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, overload
 
 import msgspec
@@ -18,6 +19,8 @@ from cluster import hardstate
 from cluster.errors import LogDamagedError
 from cluster.hardstate import HardState
 from cluster.log import DurableLog
+from cluster.membership import MembershipHistory, decode_members
+from cluster.messages import MEMBERS
 from cluster.ports import Disk, LogEntry, SnapshotMark
 
 Entry = tuple[bytes, int, int]
@@ -30,7 +33,12 @@ def as_tuple(entry: LogEntry) -> Entry:
 
 
 class DurableJournal:
-    """The methods of `pysyncobj.journal.Journal`, in its spelling, and those that the guard needs, in ours."""
+    """The methods of `pysyncobj.journal.Journal`, in its spelling, and those that the guard needs, in ours.
+
+    Attributes:
+        memberships: those that the newest snapshot and the log name.
+        on_membership: called when that changed (set by the owner).
+    """
 
     def __init__(self, disk: Disk, log: DurableLog, mark: SnapshotMark | None, *, rejoin: bool) -> None:
         self._disk = disk
@@ -49,6 +57,11 @@ class DurableJournal:
             self._store()  # before anything is cut: whoever dies in between must find the reason again
         log.cut_torn_end()
         self._align(entries, mark)
+        self._marked = mark.members if mark else None
+        self.memberships = MembershipHistory(self._marked)
+        self.on_membership: Callable[[], None] = lambda: None
+        for payload, index, _ in self._entries:
+            self._note_membership(payload, index)
         _, last, last_term = self._entries[-1] if self._entries else (b"", 1, 0)
         self._set(commit_index=min(max(self._state.commit_index, self._base_index, 1), last))
         if last_term > self._state.term:
@@ -89,6 +102,18 @@ class DurableJournal:
         self.bytes_appended += len(command)
         if idx > self._base_index:
             self._log.append(LogEntry(command, idx, term))
+            if self._note_membership(command, idx):
+                self.on_membership()
+
+    def _note_membership(self, payload: bytes, index: int) -> bool:
+        """Whether the entry names a membership."""
+        if payload[0] != MEMBERS or index <= self._base_index:
+            return False
+        try:
+            self.memberships.add(decode_members(payload[1:], index))
+        except ValueError as error:
+            raise LogDamagedError(f"entry {index} of the log is no possible membership: {error}") from None
+        return True
 
     def clear(self) -> None:
         """Forget everything; PySyncObj calls this when a snapshot was installed, and then adds its two entries.
@@ -101,10 +126,13 @@ class DurableJournal:
             self._failure = error
             raise
         self._entries = []
+        self.memberships = MembershipHistory(self._marked)
+        self.on_membership()
 
     def rebase(self, mark: SnapshotMark) -> None:
         """From now on a durable snapshot stands for everything up to `mark`."""
         self._base_index = mark.index
+        self._marked = mark.members
 
     def deleteEntriesFrom(self, entryFrom: int) -> None:  # noqa: N802, N803
         """Cut the end, from a position in the list."""
@@ -114,12 +142,15 @@ class DurableJournal:
                 raise LogDamagedError(f"entry {index} is committed (up to {self.commit_index}) and was about to be removed")
             del self._entries[entryFrom:]
             self._log.cut_from(index)
+            if self.memberships.cut_from(index):
+                self.on_membership()
 
     def deleteEntriesTo(self, entryTo: int) -> None:  # noqa: N802, N803
         """Forget the beginning, up to a position in the list."""
         del self._entries[:entryTo]
         self._log.roll()
         self._log.compact_to(self._entries[0][1])
+        self.memberships.forget_before(self._entries[0][1])
 
     @overload
     def __getitem__(self, item: int) -> Entry: ...

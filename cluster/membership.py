@@ -210,6 +210,38 @@ class Membership(msgspec.Struct, frozen=True, array_like=True):
             raise ValueError(f"raft: one of {', '.join(addresses)} is the address of two members")
 
 
+class MembershipHistory:
+    """The memberships that a node's snapshot and log name, oldest first: the newest one counts, the others are there to go back to."""
+
+    def __init__(self, base: Membership | None) -> None:
+        self._named = [base] if base is not None else []
+
+    @property
+    def newest(self) -> Membership | None:
+        """The one that counts; None when none is named."""
+        return self._named[-1] if self._named else None
+
+    def at(self, index: int) -> Membership | None:
+        """The one after the entry at `index`, which is not older than the log's beginning."""
+        return next((one for one in reversed(self._named) if one.index <= index), None)
+
+    def add(self, membership: Membership) -> None:
+        """An entry that names one was appended. What the snapshot names already is passed over."""
+        if not self._named or membership.index > self._named[-1].index:
+            self._named.append(membership)
+
+    def cut_from(self, index: int) -> bool:
+        """The entries from `index` on were removed. Whether any of them named one."""
+        before = len(self._named)
+        self._named = [one for one in self._named if one.index < index]
+        return len(self._named) < before
+
+    def forget_before(self, index: int) -> None:
+        """Nobody will ask for a point before `index`."""
+        held = self.at(index)
+        self._named = [one for one in self._named if one is held or one.index > index]
+
+
 class _Body(msgspec.Struct, frozen=True, array_like=True):
     """What a log entry says."""
 

@@ -11,12 +11,15 @@ from typing import Annotated
 import msgspec
 
 from cluster.errors import WireRefusedError
+from cluster.membership import decode_members
 from cluster.ports import LogEntry
 
 COMMAND = 0
 """First payload byte of an entry that carries a command (PySyncObj's REGULAR)."""
 NO_OP = 1
 """First payload byte of the entry a new leader begins its term with."""
+MEMBERS = 4
+"""First payload byte of the entry that says who belongs to the cluster (`membership.py`). PySyncObj, which knows 0 to 3, passes it over."""
 
 Natural = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 """Terms, indexes and byte counts. The bound keeps sums of them within what is written to disk."""
@@ -107,6 +110,12 @@ class StaleTerm(_Message, frozen=True, tag=12):
     """Your term is over; mine is `term` (section 5.1)."""
 
 
+class Removed(_Message, frozen=True, tag=14):
+    """You were removed from the cluster, by the entry at `index` or before; that is committed. The last message on a connection."""
+
+    index: Natural
+
+
 class StateDigest(_Message, frozen=True, tag=13):
     """The state of `node` after the entry at `index` has this digest. Said by the node itself, or passed on (`divergence.py`)."""
 
@@ -128,6 +137,7 @@ AnyMessage = (
     | SnapshotAck
     | Readmit
     | StaleTerm
+    | Removed
     | StateDigest
 )
 
@@ -158,7 +168,7 @@ def decode(data: bytes) -> AnyMessage:
 
 
 def check_entries(message: AppendEntries) -> None:
-    """Entries follow each other from `prev_index` + 1, terms do not fall, payloads are commands or no-ops.
+    """Entries follow each other from `prev_index` + 1, terms do not fall, payloads are commands, no-ops or memberships.
 
     Raises:
         WireRefusedError: they do not.
@@ -171,5 +181,14 @@ def check_entries(message: AppendEntries) -> None:
         if not term <= entry.term <= message.term:
             raise WireRefusedError("malformed", f"entry {index} is of term {entry.term}, between {term} and {message.term}")
         term = entry.term
-        if not entry.payload or entry.payload[0] not in (COMMAND, NO_OP):
-            raise WireRefusedError("malformed", f"entry {index} is neither a command nor a no-op")
+        if not entry.payload or entry.payload[0] not in (COMMAND, NO_OP, MEMBERS):
+            raise WireRefusedError("malformed", f"entry {index} is neither a command nor a no-op nor a membership")
+        if entry.payload[0] == MEMBERS:
+            _check_members(entry)
+
+
+def _check_members(entry: LogEntry) -> None:
+    try:
+        decode_members(entry.payload[1:], entry.index)
+    except ValueError as error:
+        raise WireRefusedError("malformed", f"entry {entry.index} is no possible membership: {error}") from None

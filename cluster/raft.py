@@ -31,7 +31,8 @@ from cluster.errors import RaftFatalError, WireRefusedError
 from cluster.guard import Guard
 from cluster.journal import DurableJournal, Entry, as_tuple
 from cluster.log import DurableLog
-from cluster.membership import Change, ChangeDone, ChangeError, ChangeResult, Member
+from cluster.members import Members
+from cluster.membership import Change, ChangeDone, Member
 from cluster.ports import CaptureState, Clock, Disk, LogEntry, SnapshotMark, Snapshots, StateMachine, Wire
 from cluster.settings import ENTRY_BYTES_MAX, RaftSettings
 from cluster.transfer import Receiver, Senders
@@ -141,15 +142,19 @@ class Raft:
         self._wire = wire
         self._senders = Senders(snapshots, clock)
         self._receiver = Receiver(snapshots)
+        self._connected: set[str] = set()
+        self._members = Members(settings, journal, wire, connected=self._connected, clock=clock)
         self._watch = DivergenceWatch(settings, lambda: journal.term)
         self._guard = Guard(
             settings,
             journal,
             wire,
             PreVoting(settings, clock, randomness),
+            self._members,
             receiver=self._receiver,
             senders=self._senders,
             watch=self._watch,
+            connected=self._connected,
             clock=clock,
         )
         self._guard.barrier = lambda: self.barrier(lambda _result: None)
@@ -176,6 +181,8 @@ class Raft:
             make_transport=lambda *_: self._guard.transport,
         )
         self._guard.core = self._core
+        self._members.on_change = self._members_changed
+        self._members.start(self._core)
         if snapshot_index:
             self._core.load_snapshot()
 
@@ -191,6 +198,7 @@ class Raft:
         self._wire.stop()
         self._fail_pending()
         self._refuse()
+        self._members.refuse_queued()
         self._senders.drop_all()
         self._receiver.abort()
         if self._failure is None:
@@ -224,7 +232,9 @@ class Raft:
         with RemovedError. Every error but OUTCOME_UNKNOWN says that nothing was done.
         """
         self.wake()
-        done(ChangeResult(ChangeError.NOT_READY, f"{change}: not possible yet"))
+        self._members.change(change, done)
+        if self._stopped:
+            self._members.refuse_queued()
 
     def _submit(self, payload: bytes, done: Done) -> None:
         self.wake()
@@ -277,6 +287,7 @@ class Raft:
         self._refuse()
         self._begin_snapshot_if_due()
         self._core.tick()
+        self._members.tick()
         self._guard.tick()
         self._journal.sync()
         self._tell_role()
@@ -308,10 +319,13 @@ class Raft:
 
     def status(self) -> RaftStatus:
         """Where this node is now."""
-        core, journal = self._core, self._journal
-        leads = self.is_leader
-        connected = self._guard.connected
-        peers = [PeerState(peer, peer in connected, core.match_index(peer) if leads else 0) for peer in self._settings.peers]
+        core, journal, members = self._core, self._journal, self._members
+        states = [self._member_state(member) for member in members.current.members]
+        peers = [
+            PeerState(state.member.node_id, state.connected, state.match_index)
+            for state in states
+            if state.member.node_id != self._settings.node_id
+        ]
         return RaftStatus(
             role=core.role,
             leader_id=core.leader_id,
@@ -321,20 +335,31 @@ class Raft:
             last_log_index=journal.last_index,
             first_log_index=journal.first_index,
             snapshot_index=self._snapshot_index,
-            voter=not journal.probation,
+            voter=members.votes and not journal.probation,
             ready=self._ready(),
-            quorum=(len(connected) + 1) * 2 > len(peers) + 1,
+            quorum=members.current.have_majority({*self._connected, self._settings.node_id}),
             peers=peers,
             sending=self._senders.progress(),
             snapshots_refused=self._receiver.refused,
             digests_compared=self._watch.compared,
             digests_differing=self._watch.differing,
             digests_undecided=self._watch.undecided,
-            members=[
-                MemberState(member, member.node_id in connected, core.match_index(member.node_id) if leads else 0, None)
-                for member in self._settings.first_membership.members
-            ],
+            members=states,
+            members_index=members.current.index,
+            change_under_way=members.under_way,
         )
+
+    def _member_state(self, member: Member) -> MemberState:
+        node_id = member.node_id
+        if node_id == self._settings.node_id:
+            return MemberState(member, True, self._journal.last_index, None)
+        match_index = self._core.match_index(node_id) if self.is_leader else 0
+        return MemberState(member, node_id in self._connected, match_index, self._senders.progress().get(node_id))
+
+    def _members_changed(self) -> None:
+        """Whoever is gone gets nothing more; whoever came is told this node's digests and tells its own."""
+        self._watch.set_membership(self._members.current)
+        self._senders.keep_only(self._members.ids)
 
     def _ready(self) -> bool:
         core = self._core
@@ -367,6 +392,7 @@ class Raft:
         pending, self._pending = self._pending, {}
         for done in pending.values():
             done(ProposeResult(error=ProposeError.OUTCOME_UNKNOWN))
+        self._members.leadership_lost()
 
     def _tell_role(self) -> None:
         now = (self._core.role, self._core.leader_id)
@@ -395,7 +421,8 @@ class Raft:
         self._capturing = last[1]
         self._bytes_at_snapshot = self._journal.bytes_appended
         self._journal.sync()
-        self._snapshots.capture(SnapshotMark(LogEntry(*last), LogEntry(*previous)))
+        members = self._journal.memberships.at(last[1])
+        self._snapshots.capture(SnapshotMark(LogEntry(*last), LogEntry(*previous), members))
 
     def poll_capture(self) -> str:
         """See `seams.SnapshotBridge`. While a snapshot is on its way to a peer, the log behind it stays."""

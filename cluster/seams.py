@@ -12,6 +12,9 @@ seam                            reason
 `syncobj.random`                the owner's randomness, seeded in the simulation
 `syncobj.PIPE_NOTIFIER_ENABLED` a pipe an instance that is never closed
 `__connectedToAnyone`           asked before each candidacy: here the majority rule and the pre-vote say no
+`__otherNodes`, `__readonlyNodes`, what it keeps of each: the membership of `membership.py` is put there; voters are the other nodes, learners
+and read-only members its read-only nodes, which get the log and count for nothing
+`__raftLog`, `__commandsWaitingCommit` an entry with a membership is appended and sent at once, so that what was checked still holds
 private fields                  next and match index, election deadline, transfer flag, no-op index: read and corrected by the guard
 ==============================  =======================================================================================
 
@@ -22,7 +25,7 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, ClassVar, Protocol, cast
@@ -35,6 +38,7 @@ from pysyncobj.version import VERSION
 
 from cluster.errors import RaftFatalError
 from cluster.journal import DurableJournal, Entry
+from cluster.messages import MEMBERS
 from cluster.ports import Clock
 from cluster.settings import APPEND_BYTES_MAX, RaftSettings
 
@@ -280,6 +284,34 @@ class Core(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
         """Say what to send next."""
         if peer_node(peer) in self._SyncObj__raftNextIndex:
             self._SyncObj__raftNextIndex[peer_node(peer)] = index
+
+    def set_peers(self, voters: Iterable[str], others: Iterable[str]) -> None:
+        """Who else votes, and who else only gets the log. A leader begins with a newcomer at its log's end and knows nothing of it."""
+        counted, uncounted = set(map(peer_node, voters)), set(map(peer_node, others))
+        known: set[PeerNode] = self.otherNodes | self.readonlyNodes
+        for node in known - counted - uncounted:
+            self._SyncObj__raftNextIndex.pop(node, None)
+            self._SyncObj__raftMatchIndex.pop(node, None)
+            self._SyncObj__lastResponseTime.pop(node, None)
+        if self.role == "leader":
+            for node in (counted | uncounted) - known:
+                self._SyncObj__raftNextIndex[node] = self._SyncObj__raftLog[-1][1] + 1
+                self._SyncObj__raftMatchIndex[node] = 0
+                self._SyncObj__lastResponseTime[node] = syncobj.monotonicTime()
+        self._SyncObj__otherNodes, self._SyncObj__readonlyNodes = counted, uncounted
+
+    def append_members(self, body: bytes, committed: Callable[[int], None]) -> int:
+        """As the leader, append the entry that names a membership; its index. `committed` gets it when it is applied here."""
+        index, term = self._SyncObj__raftLog[-1][1] + 1, self.raftCurrentTerm
+
+        def applied(_value: None, error: int) -> None:
+            if error == SUCCESS:
+                committed(index)
+
+        self._SyncObj__commandsWaitingCommit[index].append((term, applied))
+        self._SyncObj__raftLog.add(bytes([MEMBERS]) + body, index, term)
+        self._SyncObj__sendAppendEntries()
+        return cast(int, index)
 
     def hasten_election(self, deadline: float) -> None:
         """Stand at `deadline` at the latest."""

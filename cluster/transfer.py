@@ -7,7 +7,7 @@ acknowledges what it has in one piece; a transfer that breaks begins anew. Nothi
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
 from cluster import messages as m
@@ -60,6 +60,11 @@ class Senders:
         sending = self._sending.pop(peer, None)
         if sending is not None:
             sending.source.close()
+
+    def keep_only(self, peers: Set[str]) -> None:
+        """Give up those to anybody else."""
+        for peer in self._sending.keys() - peers:
+            self.drop(peer)
 
     def drop_all(self) -> None:
         """Give up all."""

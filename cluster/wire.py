@@ -1,9 +1,10 @@
 """The Raft port: TLS 1.3 with certificates on both sides, length-prefixed frames, no pickle.
 
-One connection a pair of nodes: the one with the greater id calls. A caller is let in only if its certificate is of this cluster's authority and
-names a peer; then both say `Hello` (cluster, node, protocol, ABI) and only then messages count. A frame is a 4-byte big-endian length and that many
-bytes; an empty frame is a sign of life. Whatever does not fit is refused, counted by kind in `refused`, and the connection is closed; the
-node goes on.
+One connection a pair of nodes: the one with the greater id calls. If it does not, because it does not know the other or was removed,
+the other calls after a while; of two connections the one that the greater id made stays. A caller is let in only if its certificate is of
+this cluster's authority and names a peer, or any node while this one looks for a leader (`ports.Wire.welcomes_strangers`); then both say
+`Hello` (cluster, node, protocol, ABI) and only then messages count. A frame is a 4-byte big-endian length and that many bytes; an empty
+frame is a sign of life. Whatever does not fit is refused, counted by kind in `refused`, and the connection is closed; the node goes on.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ SIGN_OF_LIFE = 0.3
 SILENCE_MAX = 1.5
 """Seconds without any frame after which a connection counts as dead."""
 RETRY_MIN, RETRY_MAX = 0.05, 1.0
+PATIENCE = 2.0
+"""Seconds that the smaller id waits to be called before it calls."""
+CONNECTED_CHECK = 0.25
+"""Seconds between looks whether a connection that the other node made still stands."""
 UNKNOWN_CALLERS_MAX = 64
 """Connections at a time that have not said yet who they are."""
 
@@ -49,7 +54,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
 @dataclass(frozen=True)
 class WireSettings:
-    """Who this node is, where it listens, where the peers are ("host:port" by node id), and how it proves itself.
+    """Who this node is, where it listens, where the peers are at first ("host:port" by node id), and how it proves itself.
 
     `peer_node_id` reads the node id out of a verified certificate; None when it names none.
     """
@@ -70,10 +75,11 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 class _Connection:
-    """One established connection to a peer."""
+    """One established connection to a peer. `preferred`: the greater id of the two made it."""
 
-    def __init__(self, peer: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, peer: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, preferred: bool) -> None:
         self.peer = peer
+        self.preferred = preferred
         self.reader = reader
         self.writer = writer
         self.heard = asyncio.get_running_loop().time()
@@ -88,8 +94,12 @@ class _Connection:
             transport.abort()
             return False
         self.wrote = asyncio.get_running_loop().time()
-        self.writer.write(len(data).to_bytes(4, "big") + data)
+        self.writer.write(_frame(data))
         return True
+
+
+def _frame(data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + data
 
 
 async def _read_frame(reader: asyncio.StreamReader, limit: int) -> bytes:
@@ -104,6 +114,11 @@ class TlsWire:
 
     def __init__(self, settings: WireSettings) -> None:
         self._settings = settings
+        self._node_id = settings.hello.node_id
+        self._peers = dict(settings.peers)
+        self._farewells: dict[str, bytes] = {}
+        self._started = False
+        self._called: set[str] = set()
         self._connections: dict[str, _Connection] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._listener: socket.socket | None = None
@@ -121,12 +136,17 @@ class TlsWire:
         on_connected: Callable[[str], None],
         on_disconnected: Callable[[str], None],
     ) -> None:
-        """Listen, and call the peers whose id is smaller than ours."""
+        """Listen, and call the peers."""
         self._on_message, self._on_connected, self._on_disconnected = on_message, on_connected, on_disconnected
         self._spawn(self._listen())
-        for peer in self._settings.peers:
-            if peer < self._settings.hello.node_id:
-                self._spawn(self._call_forever(peer))
+        self._started = True
+        self._call_all()
+
+    def _call_all(self) -> None:
+        for peer in self._peers:
+            if self._started and peer not in self._called:
+                self._called.add(peer)
+                self._spawn(self._keep_calling(peer))
 
     def _spawn(self, work: asyncio._CoroutineLike[None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -164,7 +184,13 @@ class TlsWire:
 
     def set_peers(self, peers: Mapping[str, str], farewells: Mapping[str, bytes]) -> None:
         """See the port."""
-        raise NotImplementedError(f"{sorted(peers)}, {sorted(farewells)}")
+        self._peers, self._farewells = dict(peers), dict(farewells)
+        self._call_all()
+        for peer, farewell in farewells.items():
+            connection = self._connections.get(peer)
+            if connection is not None and connection.send(farewell):
+                log.info("%s was removed from the cluster: the connection ends", peer)
+                connection.writer.close()
 
     def stop(self) -> None:
         """Close everything."""
@@ -186,7 +212,8 @@ class TlsWire:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT):
                 reader, writer = await self._handshake(caller)
                 peer = self._certified(writer)
-                theirs = await self._hello(reader, writer, peer)
+                self._check_welcome(peer)
+                await self._hello(reader, writer, peer)
         except WireRefusedError as error:
             self._refuse(error.kind, str(error), name, writer)
             return
@@ -195,7 +222,12 @@ class TlsWire:
             return
         finally:
             self._strangers -= 1
-        await self._serve(theirs.node_id, reader, writer)
+        if peer in self._farewells:
+            writer.write(_frame(self._farewells[peer]))
+            writer.close()
+            self._refuse("removed", f"{peer} was removed from the cluster", name, None)
+            return
+        await self._serve(_Connection(peer, reader, writer, preferred=peer > self._node_id))
 
     async def _handshake(self, caller: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         loop = asyncio.get_running_loop()
@@ -209,14 +241,18 @@ class TlsWire:
 
     def _certified(self, writer: asyncio.StreamWriter) -> str:
         peer = self._settings.peer_node_id(writer.get_extra_info("ssl_object"))
-        if peer is None or peer not in self._settings.peers:
-            raise WireRefusedError("unknown_node", f"the certificate is of {peer!r}, which is no peer of this node")
+        if peer is None or peer == self._node_id:
+            raise WireRefusedError("unknown_node", f"the certificate is of {peer!r}, which is no other node")
         return peer
+
+    def _check_welcome(self, peer: str) -> None:
+        if not (peer in self._peers or peer in self._farewells or self.welcomes_strangers):
+            raise WireRefusedError("unknown_node", f"{peer!r} is no member of the cluster, or not yet")
 
     async def _hello(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: str) -> Hello:
         ours = self._settings.hello
         body = msgspec.msgpack.encode(ours)
-        writer.write(len(body).to_bytes(4, "big") + body)
+        writer.write(_frame(body))
         try:
             theirs = msgspec.msgpack.decode(await _read_frame(reader, HELLO_MAX), type=Hello)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -234,17 +270,25 @@ class TlsWire:
         if writer is not None:
             writer.transport.abort()
 
-    async def _call_forever(self, peer: str) -> None:
+    async def _keep_calling(self, peer: str) -> None:
+        """Call a peer whenever there is no connection, as long as it is one."""
         pause = RETRY_MIN
-        while True:
+        while peer in self._peers:
+            if peer > self._node_id:
+                await asyncio.sleep(PATIENCE)
+            if peer in self._connections:
+                await asyncio.sleep(CONNECTED_CHECK)
+                continue
             if await self._call(peer):
                 pause = RETRY_MIN
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, RETRY_MAX)
+        self._called.discard(peer)
 
     async def _call(self, peer: str) -> bool:
         """Call a peer once and stay with it; whether it was reached at all."""
-        host, port = split_address(self._settings.peers[peer])
+        address = self._peers[peer]
+        host, port = split_address(address)
         writer = None
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT):
@@ -253,23 +297,26 @@ class TlsWire:
                     raise WireRefusedError("unknown_node", f"another node answers at the address of {peer}")
                 await self._hello(reader, writer, peer)
         except WireRefusedError as error:
-            self._refuse(error.kind, str(error), self._settings.peers[peer], writer)
+            self._refuse(error.kind, str(error), address, writer)
             return False
         except (OSError, ssl.SSLError, EOFError, TimeoutError):
             if writer is not None:
                 writer.transport.abort()
             return False
-        await self._serve(peer, reader, writer)
+        await self._serve(_Connection(peer, reader, writer, preferred=peer < self._node_id))
         return True
 
     # ------------------------------------------------------------------ while connected
 
-    async def _serve(self, peer: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        old = self._connections.pop(peer, None)
+    async def _serve(self, connection: _Connection) -> None:
+        peer, writer = connection.peer, connection.writer
+        old = self._connections.get(peer)
+        if old is not None and old.preferred and not connection.preferred:
+            writer.transport.abort()
+            return
         if old is not None:
             old.writer.transport.abort()
             self._tell_disconnected(peer)
-        connection = _Connection(peer, reader, writer)
         self._connections[peer] = connection
         watch = asyncio.get_running_loop().create_task(self._watch(connection))
         try:

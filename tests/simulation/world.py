@@ -137,10 +137,9 @@ class World:
         """The state machine of a node that starts."""
         return Machine()
 
-    def _open(self, host: Host) -> Process:
-        machine = self.new_machine(host.node_id)
-        wire = SimWire(self.network, host.node_id)
-        settings = RaftSettings(
+    def settings_of(self, host: Host) -> RaftSettings:
+        """What a node that starts is configured to."""
+        return RaftSettings(
             host.node_id,
             tuple(peer for peer in self.ids if peer != host.node_id),
             snapshot_entries=self.snapshot_entries,
@@ -148,6 +147,15 @@ class World:
             rejoin=host.rejoin,
             digest_interval=DIGEST_INTERVAL,
         )
+
+    def members(self) -> list[str]:
+        """The nodes that belong to the cluster."""
+        return self.ids
+
+    def _open(self, host: Host) -> Process:
+        machine = self.new_machine(host.node_id)
+        wire = SimWire(self.network, host.node_id)
+        settings = self.settings_of(host)
         snapshots = SimSnapshots(host.snapshots, machine, host.disk)
         raft = open_raft(settings, machine, snapshots, host.disk, wire, clock=lambda: self.now, randomness=self.rng)
         return Process(raft, machine, wire)
@@ -199,9 +207,13 @@ class World:
         except OSError as error:
             self._end_on_error(node, error)
         except ClusterError as error:
-            raise self.violation(f"{node} stopped: {error}") from error
+            self.node_stopped(node, error)
         except Exception as error:
             raise self.violation(f"{node} failed: {error!r}") from error
+
+    def node_stopped(self, node: str, error: ClusterError) -> None:
+        """A node ended itself."""
+        raise self.violation(f"{node} stopped: {error}") from error
 
     def _end_on_error(self, node: str, error: OSError) -> None:
         """A node whose disk has failed says nothing more, and stops; it may start again."""
@@ -387,7 +399,7 @@ class World:
 
     def _recover(self) -> None:
         """Within the bounds a new command commits, and every node votes and has what was committed when the faults ended."""
-        began, proposed, committed, behind = self.now, self.proposed, self.committed_last, set(self.ids)
+        began, proposed, committed, behind = self.now, self.proposed, self.committed_last, set(self.members())
         while behind or self.newest_acknowledged <= proposed:
             if self.newest_acknowledged <= proposed and self.now > began + COMMIT_BOUND:
                 raise self.violation(f"no command commits within {COMMIT_BOUND} s after the last fault")
@@ -419,17 +431,17 @@ class World:
             raise self.violation("nobody leads after a calm time")
         if len(self.acknowledged) == acknowledged:
             raise self.violation("no command commits after a calm time")
-        committed, behind = self.committed_last, set(self.ids)
+        committed, behind = self.committed_last, set(self.members())
         while behind:
             self._follow(behind, committed, began)
 
     def _check_undisturbed(self) -> None:
         """A follower that only loses the leader, and comes back, deposes nobody."""
-        if len(self.ids) < 3:
+        if len(self.members()) < 3:
             return
         (leader,) = self._leading()
         status = leader.status()
-        follower = next(node for node in self.ids if node != status.leader_id)
+        follower = next(node for node in self.members() if node != status.leader_id)
         self.network.cut.add(frozenset((status.leader_id, follower)))
         self.disconnect(status.leader_id, follower)
         for number in range(400):
@@ -439,16 +451,20 @@ class World:
             if leader.status().term != status.term or not leader.is_leader:
                 raise self.violation(f"{status.leader_id} was deposed because {follower} lost its link to it")
 
+    def _machines(self) -> dict[str, Machine]:
+        hosts = [self.hosts[node] for node in self.members()]
+        return {host.node_id: host.process.machine for host in hosts if host.process}
+
     def _drain(self, steps: int = 800) -> None:
         """No more load until all are where the last one is."""
         for _ in range(steps):
             self.step(faults=False, load=False)
-            if len({host.process.machine.hash for host in self.hosts.values() if host.process}) == 1:
+            if len({machine.hash for machine in self._machines().values()}) == 1:
                 return
 
     def _check_end(self) -> None:
         """All nodes equal, and every acknowledged command there exactly once, where the client was told."""
-        machines = {node: host.process.machine for node, host in self.hosts.items() if host.process}
+        machines = self._machines()
         longest = max(machines.values(), key=lambda machine: len(machine.commands))
         for node, machine in machines.items():
             if machine.hash != longest.hash:

@@ -1,0 +1,217 @@
+"""One node's part in changes of the membership: what it holds to be the membership, and as the leader how it changes that.
+
+What makes a change safe (Ongaro's thesis, chapter 4, and his correction of 2015; the argument is in `docs/raft.md`):
+
+- one at a time: the next one waits until the last one is committed (`_check_settled`), so any two majorities have a node in common;
+- a leader changes nothing before an entry of its own term is committed (`_check_own_term`);
+- a membership counts from the moment its entry is in the log, and no longer once that is cut (`_refresh`);
+- learners get the log and count for nothing; they become voters through a second entry, when they are level (`_promote`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Set
+
+from cluster import messages as m
+from cluster.errors import RemovedError
+from cluster.journal import DurableJournal
+from cluster.membership import (
+    Change,
+    ChangeDone,
+    ChangeError,
+    ChangeRefusedError,
+    ChangeResult,
+    Membership,
+    PromoteMember,
+    RemoveMember,
+    encode_members,
+)
+from cluster.ports import Clock, Wire
+from cluster.seams import Core
+from cluster.settings import RaftSettings
+
+log = logging.getLogger(__name__)
+
+
+class Members:
+    """The membership as this node sees it. `core` is set once PySyncObj exists.
+
+    Attributes:
+        current: the membership that counts here: the newest in the log. settled: the newest that is committed.
+        ids: the other members. other_voters: those of them who vote.
+        on_change: called when `current` changed (set by the owner).
+    """
+
+    core: Core
+
+    def __init__(self, settings: RaftSettings, journal: DurableJournal, wire: Wire, *, connected: Set[str], clock: Clock) -> None:
+        self._settings = settings
+        self._journal = journal
+        self._wire = wire
+        self._connected = connected
+        self._clock = clock
+        self._first = settings.first_membership
+        self._wire_peers = _addresses(self._first, settings.node_id)
+        self._queue: list[tuple[Change, ChangeDone]] = []
+        self._pending: tuple[int, ChangeDone] | None = None
+        self._rounds: dict[str, tuple[int, float]] = {}
+        self.on_change: Callable[[], None] = lambda: None
+        self.settled = self._first
+        self._take(self._first)
+
+    def start(self, core: Core) -> None:
+        """PySyncObj exists: from now on it is told of every change."""
+        self.core = core
+        self._journal.on_membership = self._refresh
+        self._refresh()
+
+    def _take(self, membership: Membership) -> None:
+        node_id = self._settings.node_id
+        self.current = membership
+        self.ids = frozenset(member.node_id for member in membership.others(node_id))
+        self.other_voters = tuple(voter for voter in membership.voters if voter != node_id)
+        self.votes = membership.is_voter(node_id)
+
+    def _refresh(self) -> None:
+        """The log names another membership than before. It counts at once, committed or not."""
+        self._take(self._journal.memberships.newest or self._first)
+        self.core.set_peers(self.other_voters, [each for each in sorted(self.ids) if each not in self.other_voters])
+        self.tell_wire()
+        self.on_change()
+
+    def _at_commit(self) -> Membership:
+        return self._journal.memberships.at(self._journal.commit_index) or self._first
+
+    def tell_wire(self) -> None:
+        """Let the wire reach all that are members, or were until a change that is not committed yet; and nobody who was removed."""
+        peers = {**_addresses(self.settled, self._settings.node_id), **_addresses(self.current, self._settings.node_id)}
+        if peers != self._wire_peers or self.settled.removed:
+            self._wire_peers = peers
+            farewell = m.encode(m.Removed(self._journal.term, self.settled.index))
+            self._wire.set_peers(peers, dict.fromkeys(self.settled.removed, farewell))
+
+    # ------------------------------------------------------------------ what owners call
+
+    @property
+    def under_way(self) -> bool:
+        """Whether the membership that counts here is not known to be committed."""
+        return self.current.index > self._journal.commit_index
+
+    def change(self, change: Change, done: ChangeDone) -> None:
+        """Make a change; see `Raft.change_members`."""
+        self._queue.append((change, done))
+
+    def leadership_lost(self) -> None:
+        """What was under way may or may not be committed by the next leader."""
+        self._rounds.clear()
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending[1](ChangeResult(ChangeError.OUTCOME_UNKNOWN, "leadership was lost before the change was committed"))
+
+    def refuse_queued(self) -> None:
+        """Answer what waits: this node does not lead."""
+        queue, self._queue = self._queue, []
+        leader = self.core.leader_id
+        for _, done in queue:
+            done(ChangeResult(ChangeError.NOT_LEADER, f"{leader} leads" if leader else "this node knows of no leader"))
+
+    def tick(self) -> None:
+        """Notice what was committed, make what was asked for, and promote who is level.
+
+        Raises:
+            RemovedError: this node was removed.
+        """
+        if self.settled is not self.current:
+            self._settle()
+        if self.core.role != "leader":
+            self.refuse_queued()
+            return
+        queue, self._queue = self._queue, []
+        for change, done in queue:
+            self._begin(change, done)
+        for learner in self.current.learners:
+            self._promote(learner)
+
+    def _settle(self) -> None:
+        before, settled = self.settled, self._at_commit()
+        self.settled = settled
+        if settled == before:
+            return
+        if self._settings.node_id in settled.removed:
+            raise RemovedError(self._settings.node_id, settled.index)
+        log.info("members since entry %d: %s", settled.index, _described(settled))
+        self.tell_wire()
+
+    # ------------------------------------------------------------------ the leader's part
+
+    def _begin(self, change: Change, done: ChangeDone) -> None:
+        try:
+            after = self._checked(change)
+        except ChangeRefusedError as refusal:
+            done(ChangeResult(refusal.error, str(refusal)))
+            return
+        self._pending = (self._append(after), done)
+
+    def _checked(self, change: Change | PromoteMember) -> Membership:
+        self._check_settled()
+        self._check_own_term()
+        after = self.current.changed(change)
+        if isinstance(change, RemoveMember) and change.node_id == self._settings.node_id:
+            raise ChangeRefusedError(
+                ChangeError.OWN_REMOVAL, f"{change.node_id} leads and does not remove itself: hand leadership over first"
+            )
+        if not after.have_majority({*self._connected, self._settings.node_id}):
+            raise ChangeRefusedError(
+                ChangeError.NO_MAJORITY,
+                f"of the voters after the change ({', '.join(after.voters)}) {after.majority} must be connected, so that it can be committed",
+            )
+        return after
+
+    def _check_settled(self) -> None:
+        if self.under_way:
+            raise ChangeRefusedError(
+                ChangeError.UNDER_WAY, f"the change of entry {self.current.index} is not committed yet: try again soon"
+            )
+
+    def _check_own_term(self) -> None:
+        if not self._journal.commit_index >= self.core.no_op_index > 0:
+            raise ChangeRefusedError(ChangeError.NOT_READY, "this leader has committed nothing in its term yet: try again soon")
+
+    def _append(self, after: Membership) -> int:
+        index = self.core.append_members(encode_members(after), self._committed)
+        log.info("entry %d changes the members: %s", index, _described(after))
+        return index
+
+    def _committed(self, index: int) -> None:
+        if self._pending is not None and self._pending[0] == index:
+            (_, done), self._pending = self._pending, None
+            done(ChangeResult(index=index))
+
+    def _promote(self, learner: str) -> None:
+        """Make a learner a voter, if it is level and nothing speaks against it now."""
+        if not self._is_level(learner) or learner not in self._connected:
+            return
+        try:
+            self._append(self._checked(PromoteMember(learner)))
+        except ChangeRefusedError as refusal:
+            log.debug("%s is level and not promoted yet: %s", learner, refusal)
+
+    def _is_level(self, learner: str) -> bool:
+        """Whether it took less than an election timeout to copy all that the log had when that began (thesis, section 4.2.1)."""
+        now = self._clock()
+        target, began = self._rounds.setdefault(learner, (self._journal.last_index, now))
+        if self.core.match_index(learner) < target:
+            return False
+        if now - began <= self._settings.election_timeout_min:
+            return True
+        self._rounds[learner] = (self._journal.last_index, now)
+        return False
+
+
+def _addresses(membership: Membership, node_id: str) -> dict[str, str]:
+    return {member.node_id: member.raft for member in membership.others(node_id)}
+
+
+def _described(membership: Membership) -> str:
+    return ", ".join(f"{member.node_id} ({member.role.value})" for member in membership.members)
