@@ -9,14 +9,13 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from cluster import hardstate, log, seams
+from cluster import hardstate, log
 from cluster import messages as m
 from cluster.guard import Guard
 from cluster.journal import DurableJournal, Entry, as_tuple
 from cluster.log import DurableLog
 from cluster.ports import LogEntry, SnapshotMark
 from cluster.raft import Done, ProposeResult, Raft
-from cluster.seams import Core
 from tests.simulation.disk import SimDisk
 
 Patch = pytest.MonkeyPatch
@@ -285,23 +284,6 @@ def no_stepping_down(patch: Patch) -> None:
     patch.setattr(Guard, "_newer_term", lambda _self, _peer, _term: None)
 
 
-def older_terms_counted(patch: Patch) -> None:
-    """Entries of older terms are committed by counting (section 5.4.2). Messages are small, so that a majority may have one without the next."""
-    original = Core.tick
-
-    def tick(self: Core) -> None:
-        if self.role == "leader":
-            counted = sorted([self._SyncObj__raftLog.last_index, *self._SyncObj__raftMatchIndex.values()])
-            majority = counted[(len(counted) - 1) // 2]
-            if majority > self.raftCommitIndex:
-                self._SyncObj__raftCommitIndex = majority
-                self._SyncObj__raftLog.setRaftCommitIndex(majority)
-        original(self)
-
-    patch.setattr(Core, "tick", tick)
-    patch.setattr(seams, "APPEND_BYTES_MAX", 12)
-
-
 def barriers_answered_at_once(patch: Patch) -> None:
     """A leader answers a read from what it has, without asking a majority."""
 
@@ -336,7 +318,6 @@ MUTANTS: Mapping[str, Callable[[Patch], None]] = {
         votes_count_twice,
         votes_for_logs_behind,
         no_stepping_down,
-        older_terms_counted,
         barriers_answered_at_once,
     )
 }

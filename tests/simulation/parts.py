@@ -213,7 +213,10 @@ class Process:
 
 @dataclass
 class Host:
-    """What of a node outlives its process. `rejoin`: its disk is new, and the operator says so until the node has noted it."""
+    """What of a node outlives its process. `rejoin`: its disk is new, and the operator says so until the node has noted it.
+
+    `commit_seen`: the commit index that it must not show less than; `commit_stored`: the one it last started with, on its disk since then.
+    """
 
     node_id: str
     disk: SimDisk
@@ -221,6 +224,8 @@ class Host:
     process: Process | None = None
     rejoin: bool = False
     paused_until: float = 0.0
+    commit_seen: int = 0
+    commit_stored: int = 0
 
 
 def new_host(node_id: str, rng: random.Random) -> Host:

@@ -18,9 +18,8 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_plain_pysyncobj_loses_acknowledged_commands() -> None:
-    with pytest.raises(ViolationError, match="leads and does not have . acknowledged commands"):
-        for seed in range(LOSES, LOSES + 40):
-            PlainWorld(seed).run()
+    with pytest.raises(ViolationError, match=r"leads and does not have \d+ acknowledged commands"):
+        PlainWorld(LOSES).run()
 
 
 def test_behind_the_guard_the_same_faults_do_no_harm() -> None:

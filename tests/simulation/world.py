@@ -5,6 +5,7 @@ checkers see only what nodes and clients show:
 
 - no two leaders in one term, and a new leader's log reaches as far as anything that was applied anywhere;
 - what a leader counts as acknowledged by a node is in that node's log;
+- a commit index never goes back, over a restart not behind what was on the disk;
 - same index, same command, same hash of everything before, on every node;
 - every acknowledged command is there in the end exactly once, at the index that was told; every proposal was answered at most once;
 - a barrier that succeeds has everything before it that was acknowledged before it was asked for;
@@ -20,7 +21,7 @@ from functools import partial
 from itertools import combinations
 
 from cluster import hardstate
-from cluster.errors import ClusterError, RaftFatalError
+from cluster.errors import ClusterError, LogDamagedError, RaftFatalError
 from cluster.raft import ProposeResult, Raft, RaftStatus, open_raft
 from cluster.settings import RaftSettings
 from tests.simulation.disk import PowerLossError
@@ -175,10 +176,12 @@ class World:
             return
         except ClusterError as error:
             raise self.violation(f"{node} cannot start: {error}") from error
+        status = process.raft.status()
+        self._check_commit_index(host, status)
+        host.commit_stored = status.commit_index
         host.rejoin = False
         host.process = process
         process.raft.start()
-        status = process.raft.status()
         self.note(f"start {node}: snapshot {status.snapshot_index}, log to {status.last_log_index}, voter {status.voter}")
         for peer in self.ids:
             if peer != node:
@@ -189,6 +192,7 @@ class World:
         host = self.hosts[node]
         host.process = None
         host.disk.crash(power_loss=power_loss)
+        host.commit_seen = max(host.commit_stored, self._stored_commit_index(host))
         if lose_disk:
             self._lost_disks_operations += host.disk.operations
             self.hosts[node] = self._new_host(node)
@@ -197,6 +201,14 @@ class World:
         for peer in self.ids:
             if peer != node:
                 self.disconnect(node, peer)
+
+    @staticmethod
+    def _stored_commit_index(host: Host) -> int:
+        try:
+            stored = hardstate.load(host.disk)
+        except LogDamagedError:
+            return 0  # the next start says so
+        return stored.commit_index if stored else 0
 
     def _guarded(self, node: str, action: Callable[[], None]) -> None:
         """Run a step of a node; a power loss inside is a crash, a disk error ends it, anything else it raises is a violation."""
@@ -341,8 +353,17 @@ class World:
                     raise self.violation(f"{node} applied {payload!r} at {index}; others {before[0]!r}, or another history")
                 self.committed_last = max(self.committed_last, index)
             process.machine.fresh.clear()
+            status = process.status()
+            if status.commit_index != self.hosts[node].commit_seen:
+                self._check_commit_index(self.hosts[node], status)
             if process.raft.is_leader:
-                self._check_leader(node, process.status())
+                self._check_leader(node, status)
+
+    def _check_commit_index(self, host: Host, status: RaftStatus) -> None:
+        """It never goes back: not in a process, and over a restart not behind what was on the disk."""
+        if status.commit_index < host.commit_seen:
+            raise self.violation(f"{host.node_id} goes back from commit index {host.commit_seen} to {status.commit_index}")
+        host.commit_seen = status.commit_index
 
     def _check_leader(self, node: str, status: RaftStatus) -> None:
         self._check_matches(node, status)
