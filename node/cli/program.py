@@ -10,6 +10,7 @@ from cluster.errors import ClusterError
 from node.cli.accounts import account, deposit, key, withdraw
 from node.cli.clusters import cluster
 from node.cli.markets import book, currency, product
+from node.cli.migrations import abi, migrate, rollback
 from node.cli.nodes import init, node, version
 from node.cli.orders import order
 from node.cli.records import audit, log
@@ -61,5 +62,8 @@ for command in (
     log,
     audit,
     version,
+    abi,
+    migrate,
+    rollback,
 ):
     main.add_command(command)
