@@ -21,7 +21,8 @@ from functools import partial
 from itertools import combinations
 
 from cluster import hardstate
-from cluster.errors import ClusterError, LogDamagedError, RaftFatalError
+from cluster.errors import ClusterError, RaftFatalError
+from cluster.ports import Snapshots
 from cluster.raft import ProposeResult, Raft, RaftStatus, open_raft
 from cluster.settings import RaftSettings
 from tests.simulation.disk import PowerLossError
@@ -138,6 +139,10 @@ class World:
         """The state machine of a node that starts."""
         return Machine()
 
+    def new_snapshots(self, host: Host, machine: Machine) -> Snapshots:
+        """The snapshots of a node that starts."""
+        return SimSnapshots(host.snapshots, machine, host.disk)
+
     def settings_of(self, host: Host) -> RaftSettings:
         """What a node that starts is configured to."""
         return RaftSettings(
@@ -157,7 +162,7 @@ class World:
         machine = self.new_machine(host.node_id)
         wire = SimWire(self.network, host.node_id)
         settings = self.settings_of(host)
-        snapshots = SimSnapshots(host.snapshots, machine, host.disk)
+        snapshots = self.new_snapshots(host, machine)
         raft = open_raft(settings, machine, snapshots, host.disk, wire, clock=lambda: self.now, randomness=self.rng)
         return Process(raft, machine, wire)
 
@@ -192,7 +197,7 @@ class World:
         host = self.hosts[node]
         host.process = None
         host.disk.crash(power_loss=power_loss)
-        host.commit_seen = max(host.commit_stored, self._stored_commit_index(host))
+        host.commit_seen = max(host.commit_stored, host.stored_commit_index())
         if lose_disk:
             self._lost_disks_operations += host.disk.operations
             self.hosts[node] = self._new_host(node)
@@ -201,14 +206,6 @@ class World:
         for peer in self.ids:
             if peer != node:
                 self.disconnect(node, peer)
-
-    @staticmethod
-    def _stored_commit_index(host: Host) -> int:
-        try:
-            stored = hardstate.load(host.disk)
-        except LogDamagedError:
-            return 0  # the next start says so
-        return stored.commit_index if stored else 0
 
     def _guarded(self, node: str, action: Callable[[], None]) -> None:
         """Run a step of a node; a power loss inside is a crash, a disk error ends it, anything else it raises is a violation."""
