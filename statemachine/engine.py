@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import copy
 import heapq
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
 
 import msgspec
 
 from statemachine import invariants, persistence
 from statemachine.admission import Refusal, bad_command_id, bad_name, is_command_id, is_name
+from statemachine.changes import Frozen
 from statemachine.commands import AnyCommand, Batch
 from statemachine.events import AnyOutcome, Applied, OrderState, Rejected
 from statemachine.handlers import OPERATOR_HANDLERS, TRADER_HANDLERS
@@ -104,10 +105,11 @@ class Engine:
                 return self._reject(_REUSED)
             outcome = msgspec.structs.replace(outcome_of(seen), duplicate=True)
             return outcome, _encode(outcome)
+        self._state.changes.touch(command.account_id, account, memory)
         result = self._carry_out(account, command)
         outcome = self._rejected(result) if isinstance(result, Refusal) else result
         encoded_outcome = _encode(outcome)
-        memory.remember(self._state.sequence, command.command_id, mark, encoded_outcome)
+        self._state.outcome_count += memory.remember(self._state.sequence, command.command_id, mark, encoded_outcome)
         return outcome, encoded_outcome
 
     def _carry_out(self, account: Account | None, command: AnyCommand) -> AnyOutcome | Refusal:
@@ -138,12 +140,17 @@ class Engine:
         """Every table of `tables.TABLES`, in that order: its name, and (msgpack key, msgpack row) sorted by the key's bytes."""
         return persistence.dump(self._state)
 
-    def freeze(self) -> dict[str, Collection[tuple[bytes, bytes]]]:
-        """The same tables as they are now, whatever is applied later; most rows are encoded only when they are iterated.
+    def freeze(self, *, whole: bool = False) -> Frozen:
+        """What changed since the last freeze (or since `restore`, or since the engine began), as it is now, whatever is applied later.
 
-        Made for snapshots: the engine pauses for a small part of what `tables` takes, and another thread may do the iterating.
+        Made for snapshots: the rows are encoded when they are iterated, which another thread may do, and the engine pauses for a time that
+        does not grow with the state. One frozen view at a time: the one before must not be iterated any more.
+
+        Args:
+            whole: everything counts as changed, as for an engine that began empty. Needed when what was frozen last came to nothing.
+                O(open orders).
         """
-        return persistence.freeze(self._state)
+        return self._state.changes.freeze(self._state, whole=whole)
 
     @classmethod
     def restore(cls, tables: Mapping[str, Iterable[tuple[bytes, bytes]]]) -> Engine:
