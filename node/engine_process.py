@@ -109,6 +109,7 @@ def build(config: NodeConfig, known: identity.Identity) -> Parts:
         feed,
         raft,
         later=asyncio.get_running_loop().call_soon,
+        after=asyncio.get_running_loop().call_later,
         more_counters=lambda: {**_wire_counters(refused), **snapshots.counters()},
     )
     driver = RaftDriver(raft, interval=TICK, wire_failed=wire.failed)

@@ -37,6 +37,7 @@ class LocalRaft:
         self.snapshots_wanted = 0
         self.transfers = 0
         self.successor = ""
+        self.between_leaders = False
         self.entries: list[bytes] = []
         self._auto = auto
         self._under_way: list[tuple[bytes, Done]] = []
@@ -157,7 +158,9 @@ class FakeNode:
         self.machine = ReplicatedEngine(self.feed)
         self.raft = LocalRaft(self.machine, config.node_id, auto=auto, leader=leader)
         loop = asyncio.get_running_loop()
-        self.service = EngineService(config, Identity("test", "abi"), self.machine, self.feed, self.raft, later=loop.call_soon)
+        self.service = EngineService(
+            config, Identity("test", "abi"), self.machine, self.feed, self.raft, later=loop.call_soon, after=loop.call_later
+        )
         self.server = NativeServer(self.service, lambda _channel: None)
 
     @property

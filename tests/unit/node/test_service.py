@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,16 @@ GATEWAY = gateway("test")
 HINT = LeaderHint("n2", "127.0.0.1:7102", "http://127.0.0.1:7202")
 
 
+class PlayedTimer:
+    def __init__(self, seconds: float, call: Callable[[], None]) -> None:
+        self.seconds = seconds
+        self.call = call
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
 class Desk:
     """A service whose event loop, consensus and clocks are played by the test."""
 
@@ -53,6 +64,7 @@ class Desk:
         self.ready: list[Any] = []
         self.now_ns = 1_000
         self.seconds = 5.0
+        self.timers: list[PlayedTimer] = []
         self.machine = ReplicatedEngine(feed)
         self.raft = LocalRaft(self.machine, auto=False, leader=leader)
         self.answers: list[Any] = []
@@ -63,10 +75,22 @@ class Desk:
             feed,
             self.raft,
             later=self.ready.append,
+            after=self._after,
             time_ns=self._time,
             clock=lambda: self.seconds,
             more_counters=lambda: {"moons": 2},
         )
+
+    def _after(self, seconds: float, call: Callable[[], None]) -> PlayedTimer:
+        self.timers.append(PlayedTimer(seconds, call))
+        return self.timers[-1]
+
+    def ring(self) -> None:
+        """Let the timers end that were not cancelled."""
+        timers, self.timers = self.timers, []
+        for timer in timers:
+            if not timer.cancelled:
+                timer.call()
 
     def _time(self) -> int:
         self.now_ns += 1
@@ -117,6 +141,51 @@ class TestCommands:
         desk = Desk(tmp_path, leader=False)
         desk.submit(1, buy(1))
         assert desk.answers == [Failed(1, FailCode.NO_LEADER, "no leader is known at the moment")]
+
+    def test_what_waits_for_a_leader_is_done_by_this_node_if_it_leads(self, desk: Desk) -> None:
+        desk.submit(1, *WORLD)
+        desk.run()
+        desk.answers.clear()
+        desk.raft.lose_leadership()
+        desk.raft.between_leaders = True
+        desk.submit(2, buy(1))
+        desk.query(BalancesQuery("alice"), linearizable=True, request_id=3)
+        assert not desk.answers
+        desk.raft.between_leaders = False
+        desk.raft.lead()
+        desk.run()
+        assert {answer.request_id: type(answer) for answer in desk.answers} == {2: Results, 3: Answer}
+
+    def test_what_waits_for_a_leader_is_sent_to_the_next_one(self, tmp_path: Path) -> None:
+        desk = Desk(tmp_path, leader=False)
+        desk.raft.leader_id, desk.raft.between_leaders = "n3", True
+        desk.submit(1, buy(1))
+        desk.query(BalancesQuery("alice"), linearizable=True, request_id=2)
+        assert not desk.answers, "n3 was the leader, and is out of reach"
+        desk.raft.between_leaders = False
+        desk.raft.lose_leadership("n2")
+        assert desk.answers == [Failed(number, FailCode.NOT_LEADER, "n2 leads", HINT) for number in (1, 2)]
+        assert all(timer.cancelled for timer in desk.timers)
+
+    def test_the_wait_for_a_leader_ends(self, tmp_path: Path) -> None:
+        desk = Desk(tmp_path, leader=False)
+        desk.raft.leader_id, desk.raft.between_leaders = "n2", True
+        desk.submit(1, buy(1))
+        desk.ring()
+        assert desk.answers == [Failed(1, FailCode.NOT_LEADER, "n2 leads", HINT)], "the client may reach it"
+
+    def test_only_so_many_wait_for_a_leader(self, tmp_path: Path) -> None:
+        desk = Desk(tmp_path, leader=False, native=NativeConfig("127.0.0.1:0", queue_max=3))
+        desk.raft.between_leaders = True
+        desk.submit(1, buy(1), buy(2))
+        desk.submit(2, buy(3), buy(4))
+        assert [answer.request_id for answer in desk.answers] == [2]
+        desk.submit(3, buy(5))
+        desk.service.begin_stop()
+        assert [(answer.request_id, answer.code) for answer in desk.answers[1:]] == [
+            (1, FailCode.STOPPING),
+            (3, FailCode.STOPPING),
+        ]
 
     def test_a_full_queue(self, tmp_path: Path) -> None:
         desk = Desk(tmp_path, native=NativeConfig("127.0.0.1:0", queue_max=3))
