@@ -3,7 +3,8 @@
 One process, one thread that matters, one event loop: Raft's ticks, the state machine, and the sessions of the native protocol take turns
 on it. So nothing here is locked, and whatever takes long delays a heartbeat.
 
-Exit codes: 0 after SIGTERM; 2 when the node cannot start (configuration, data directory, log, snapshot, port); 70 when it must not go on,
+Exit codes: 0 after SIGTERM; 2 when the node cannot start (configuration, data directory, log, snapshot, port); 3 when another version's data
+could not be migrated, which is then as it was; 70 when it must not go on,
 because its state or its disk is in doubt; 75 when its supervisor is gone.
 """
 
@@ -21,7 +22,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,14 @@ from cluster.raft import Raft, open_raft
 from cluster.settings import RaftSettings
 from cluster.storage import RealDisk
 from cluster.wire import Hello, TlsWire, WireSettings
-from node import divergence, identity, pki
+from node import divergence, identity, pki, software
 from node.config import NodeConfig
 from node.config_file import load
 from node.errors import DataDirectoryError, NodeRunningError, QuorumbookError
 from node.feed import Feed
 from node.logs import set_up
+from node.migration import switch
+from node.migration.start import at_start
 from node.native_server import NativeServer
 from node.parent_watch import watch_parent
 from node.processes import PidFile
@@ -54,6 +56,7 @@ from snapshots.store import SnapshotStore
 log = logging.getLogger("node.engine_process")
 
 EXIT_CANNOT_START = 2
+EXIT_MIGRATION = 3
 EXIT_IN_DOUBT = 70
 TICK = 0.01
 """Seconds between Raft's ticks when nothing happens."""
@@ -85,12 +88,10 @@ def build(config: NodeConfig, known: identity.Identity) -> Parts:
         ClusterError, SnapshotError, OSError: log or snapshots cannot be trusted or read.
         DataDirectoryError: they are gone.
     """
-    software = metadata.version("quorumbook")
+    version = software.version()
     feed = Feed(config.native.events_kept)
     machine = ReplicatedEngine(feed)
-    snapshots = SnapshotPort(
-        SnapshotStore(config.data_path / "snapshots", config.raft.snapshots_kept), machine, software=software
-    )
+    snapshots = SnapshotPort(SnapshotStore(config.data_path / "snapshots", config.raft.snapshots_kept), machine, software=version)
     refused: Counter[str] = Counter()
     wire = TlsWire(_wire_settings(config, refused))
     raft = open_raft(
@@ -104,7 +105,7 @@ def build(config: NodeConfig, known: identity.Identity) -> Parts:
     )
     service = EngineService(
         config,
-        Identity(software, ABI),
+        Identity(version, ABI),
         machine,
         feed,
         raft,
@@ -117,7 +118,9 @@ def build(config: NodeConfig, known: identity.Identity) -> Parts:
 
 
 def _open_disk(config: NodeConfig, known: identity.Identity) -> RealDisk:
-    archive = config.data_path / "archive" if config.raft.archive_log else None
+    # The way back to the version before exports what was applied since, so the log is kept until the migration is final.
+    keep_log = config.raft.archive_log or bool(switch.former(config.data_path))
+    archive = config.data_path / switch.ARCHIVE if keep_log else None
     disk = RealDisk(config.data_path / "log", fsync=config.raft.fsync, archive_to=archive)
     if known.stage is identity.Stage.STARTED and hardstate.load(disk) is None:
         raise DataDirectoryError(
@@ -327,6 +330,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = load(options.config)
         set_up(config.log_level, f"{config.node_id} engine")
+        log.info("quorumbook %s, ABI %s", software.title(), ABI)
         watch_parent()
         return _run_locked(config, rejoin=options.rejoin)
     except (QuorumbookError, OSError) as error:
@@ -339,9 +343,22 @@ def _run_locked(config: NodeConfig, *, rejoin: bool) -> int:
     known = identity.format_data(config, rejoin=True) if rejoin else identity.read(config)
     lock = _acquire(config.data_path / LOCK_FILE)
     try:
+        if not _at_this_abi(config):
+            return EXIT_MIGRATION
         return _loop_runner()(_until_signal(config, known))
     finally:
         lock.release()
+
+
+def _at_this_abi(config: NodeConfig) -> bool:
+    """Bring the data to this software's ABI if another version left it; whether it has it now."""
+    try:
+        at_start(config)
+    except (QuorumbookError, ClusterError, SnapshotError, OSError) as error:
+        log.critical("%s cannot start: %s", config.node_id, error)
+        log.critical("the data in %s is as it was: the version that wrote it can still start on it", config.data_path)
+        return False
+    return True
 
 
 def _acquire(path: Path) -> PidFile:

@@ -18,6 +18,10 @@ from statemachine.events import AnyOutcome
 from statemachine.limits import OUTCOMES_PER_ACCOUNT
 
 FINGERPRINT_SIZE = 8
+ANY_CONTENTS = bytes(FINGERPRINT_SIZE)
+"""The fingerprint of a command that another version remembered, in another encoding: its contents cannot be compared any more. The same
+id gets the first outcome, whatever the contents."""
+
 _SEQUENCE_SIZE = 8
 _OUTCOME_AT = _SEQUENCE_SIZE + FINGERPRINT_SIZE
 _CHUNK = 128
@@ -117,6 +121,11 @@ class OutcomeMemory:
             previous = sequence
             count += 1
         assert count == len(self._packed), "the memory's queue and its entries disagree"
+
+
+def fingerprint_fits(packed: bytes, mark: bytes) -> bool:
+    """Whether a packed entry is of a command with this fingerprint, as far as that can be told."""
+    return mark == ANY_CONTENTS or fingerprint_of(packed) in (mark, ANY_CONTENTS)
 
 
 def fingerprint_of(packed: bytes) -> bytes:

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import sys
-from importlib import metadata
 from pathlib import Path
 
 import click
 
+from node import software
 from node.cli.output import print_json
 from node.cli.session import json_option
 from node.config_file import load
 from node.setup import initialise
 from node.supervisor import run_or_explain
-
-
-def software_version() -> str:
-    """The version that is installed."""
-    return metadata.version("quorumbook")
 
 
 @click.command()
@@ -55,10 +50,10 @@ def start(path: Path, rejoin: bool) -> None:
 @click.command()
 @json_option
 def version(as_json: bool) -> None:
-    """The version of the software, and the ABI: the checksum of everything that is stored or sent."""
+    """The version and commit of the software, and the ABI: the checksum of everything that is stored or sent."""
     from snapshots.abi import ABI  # describing the schema takes a moment that no other command should pay for
 
     if as_json:
-        print_json({"version": software_version(), "abi": ABI})
+        print_json({"version": software.version(), "commit": software.commit(), "abi": ABI})
     else:
-        click.echo(f"quorumbook {software_version()}, ABI {ABI}")
+        click.echo(f"quorumbook {software.title()}, ABI {ABI}")

@@ -10,10 +10,12 @@ from cluster.errors import ClusterError
 from node.cli.accounts import account, deposit, key, withdraw
 from node.cli.clusters import cluster
 from node.cli.markets import book, currency, product
+from node.cli.migrations import abi, migrate, rollback
 from node.cli.nodes import init, node, version
 from node.cli.orders import order
 from node.cli.records import audit, log
 from node.cli.replays import replay
+from node.cli.snapshots import backup, snapshot
 from node.errors import QuorumbookError
 from snapshots.errors import SnapshotError
 from statemachine.errors import StateMachineError
@@ -60,6 +62,11 @@ for command in (
     replay,
     log,
     audit,
+    snapshot,
+    backup,
     version,
+    abi,
+    migrate,
+    rollback,
 ):
     main.add_command(command)

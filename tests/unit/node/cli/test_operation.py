@@ -18,6 +18,7 @@ from node.config_file import load
 from node.errors import NodeStartError
 from node.local_cluster import LocalCluster, Statuses
 from node.protocol import ControlAction, NodeStatus, PeerStatus
+from snapshots.abi import ABI
 from statemachine.commands import AnyCommand, Batch, OpenAccount, PutApiKey, PutCurrency, encode_batch
 from statemachine.limits import OPERATOR
 from tests.unit.node.cli.conftest import Run
@@ -150,9 +151,9 @@ def test_status_without_a_leader_is_exit_code_1(run: Run, local: FakeLocal) -> N
 
 def test_operators_ask_nodes(run: Run, local: FakeLocal, client: FakeClient) -> None:
     run("cluster", "transfer-leadership")
-    run("cluster", "snapshot", "n1")
+    run("snapshot", "take", "n1")
     assert client.controls == [(ControlAction.TRANSFER_LEADERSHIP, ""), (ControlAction.SNAPSHOT, "n1")]
-    assert "no node 'n9'; there are: n1, n2, n3" in run("cluster", "snapshot", "n9", code=1).stderr
+    assert "no node 'n9'; there are: n1, n2, n3" in run("snapshot", "take", "n9", code=1).stderr
 
 
 def test_the_version_has_the_abi(run: Run) -> None:
@@ -163,7 +164,7 @@ def test_the_version_has_the_abi(run: Run) -> None:
 
 def write_log(directory: Path) -> None:
     for node_id in ("n1", "n2", "n3"):
-        log = DurableLog(RealDisk(directory / node_id / "data" / "log", fsync=False), node_id=node_id, abi="abi")
+        log = DurableLog(RealDisk(directory / node_id / "data" / "log", fsync=False), node_id=node_id, abi=ABI)
         log.append(LogEntry(bytes([COMMAND]), 1, 1))
         for index, command in enumerate(COMMANDS, 2):
             log.append(LogEntry(bytes([COMMAND]) + encode_batch(Batch(index * 10**9, [command])), index, 1))
