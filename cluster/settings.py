@@ -23,11 +23,17 @@ CHUNK_BYTES = 256 * 1024
 CHUNKS_IN_FLIGHT = 4
 """Pieces under way at a time: enough to keep a link busy, too few to delay heartbeats."""
 
+SNAPSHOT_ENTRIES = 20_000
+"""Log entries after which a snapshot is taken, whatever is in them: all entries behind the newest snapshot are in memory."""
+
 DIGEST_INTERVAL = 64
 """Log indexes in a block; nodes compare the digests of their states once a block (`divergence.py`)."""
 
 TRANSFER_TIMEOUT = 5.0
 """Seconds without an answer after which a snapshot's transfer begins anew."""
+
+OFFER_AGAIN = 30.0
+"""Seconds until a snapshot that a peer got whole and did not take is sent to it again: it may still be restoring it, or refuse its schema."""
 
 assert ENTRY_BYTES_MAX < APPEND_BYTES_MAX
 
@@ -50,7 +56,7 @@ class RaftSettings:
     election_timeout_min: float = 0.3
     election_timeout_max: float = 0.6
     leader_fallback: float = 0.8
-    snapshot_entries: int = 20_000
+    snapshot_entries: int = SNAPSHOT_ENTRIES
     snapshot_bytes: int = 64 * 1024 * 1024
     trailing_entries: int = TRAILING_ENTRIES
     rejoin: bool = False

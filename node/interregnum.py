@@ -6,17 +6,11 @@ Only just after: who waits does not know what becomes of the request, and must n
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+
+from node.handover import After
 
 WAIT_SECONDS = 0.3
 """Longer than most elections. Who has waited so long is told what is known, and looks elsewhere."""
-
-
-class Timer(Protocol):
-    """What `loop.call_later` returns."""
-
-    def cancel(self) -> None:
-        """Do not call."""
 
 
 class WaitingRoom:
@@ -27,28 +21,31 @@ class WaitingRoom:
         units_max: commands and reads that may wait.
     """
 
-    def __init__(self, after: Callable[[float, Callable[[], None]], Timer], units_max: int) -> None:
+    def __init__(self, after: After, units_max: int) -> None:
         self._after = after
         self._units_max = units_max
         self._units = 0
         self._waiting: list[Callable[[], None]] = []
-        self._timer: Timer | None = None
+        self._released = 0
 
     def admit(self, units: int, again: Callable[[], None]) -> bool:
         """Call `again` when it is time to, unless there is no room (False)."""
         if self._units + units > self._units_max:
             return False
+        if not self._waiting:
+            number = self._released
+            self._after(WAIT_SECONDS, lambda: self._time_is_over(number))
         self._units += units
         self._waiting.append(again)
-        if self._timer is None:
-            self._timer = self._after(WAIT_SECONDS, self.release)
         return True
+
+    def _time_is_over(self, number: int) -> None:
+        if number == self._released:
+            self.release()
 
     def release(self) -> None:
         """Let everybody out, in the order in which they came."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._released += 1
         self._units = 0
         waiting, self._waiting = self._waiting, []
         for again in waiting:

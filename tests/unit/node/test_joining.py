@@ -25,7 +25,7 @@ def directory(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def like(directory: Path) -> NodeConfig:
-    change_settings(directory / "n1" / "node.toml", {"raft.snapshot_entries": 77, "http.gateways": 0, "log_level": "debug"})
+    change_settings(directory / "n1" / "node.toml", {"snapshot.every_commands": 77, "http.gateways": 0, "log_level": "debug"})
     return load(directory / "n1" / "node.toml")
 
 
@@ -35,7 +35,7 @@ def test_the_directory_of_a_joining_node(directory: Path, like: NodeConfig) -> N
     made = load(joining.make_joiner(directory, address, like.nodes, like))
     assert made.nodes == [*like.nodes, address]
     assert (made.cluster_id, made.admin, made.log_level) == (like.cluster_id, like.admin, "debug")
-    assert (made.raft.snapshot_entries, made.raft.archive_log, made.http.gateways) == (77, True, 0)
+    assert (made.snapshot.every_commands, made.raft.archive_log, made.http.gateways) == (77, True, 0)
     assert (made.raft.listen, made.native.listen, made.http.public_url) == (address.raft, address.native, address.http)
     known = identity.read(made)
     assert known.joined
@@ -66,16 +66,10 @@ def test_a_directory_of_something_else_is_left_alone(directory: Path, like: Node
         joining.make_joiner(directory, joining.next_address("n4", like.nodes), like.nodes, like)
 
 
-def test_a_removed_node_gets_a_new_data_directory(directory: Path, like: NodeConfig) -> None:
+def test_an_id_is_used_once(directory: Path, like: NodeConfig) -> None:
     address = joining.next_address("n4", like.nodes)
-    config = load(joining.make_joiner(directory, address, like.nodes, like))
-    (config.data_path / "evidence").touch()
-    identity.mark_removed(config)
-    joining.make_joiner(directory, address, like.nodes, like)
-    assert identity.read(config).joined
-    assert (config.data_path.with_name(joining.FORMER) / "evidence").exists()
-    identity.mark_removed(config)
-    with pytest.raises(SetupError, match="is there already"):
+    identity.mark_removed(load(joining.make_joiner(directory, address, like.nodes, like)))
+    with pytest.raises(SetupError, match="n4 was removed from the cluster, and an id is used once"):
         joining.make_joiner(directory, address, like.nodes, like)
 
 

@@ -45,16 +45,6 @@ GATEWAY = gateway("test")
 HINT = LeaderHint("n2", "127.0.0.1:7102", "http://127.0.0.1:7202")
 
 
-class PlayedTimer:
-    def __init__(self, seconds: float, call: Callable[[], None]) -> None:
-        self.seconds = seconds
-        self.call = call
-        self.cancelled = False
-
-    def cancel(self) -> None:
-        self.cancelled = True
-
-
 class Desk:
     """A service whose event loop, consensus and clocks are played by the test."""
 
@@ -64,10 +54,10 @@ class Desk:
         self.ready: list[Any] = []
         self.now_ns = 1_000
         self.seconds = 5.0
-        self.timers: list[PlayedTimer] = []
         self.machine = ReplicatedEngine(feed)
         self.raft = LocalRaft(self.machine, auto=False, leader=leader)
         self.answers: list[Any] = []
+        self.timers: list[tuple[float, Callable[[], None]]] = []
         self.service = EngineService(
             config,
             Identity("1.2.3", "abi"),
@@ -81,16 +71,16 @@ class Desk:
             more_counters=lambda: {"moons": 2},
         )
 
-    def _after(self, seconds: float, call: Callable[[], None]) -> PlayedTimer:
-        self.timers.append(PlayedTimer(seconds, call))
-        return self.timers[-1]
+    def _after(self, seconds: float, work: Callable[[], None]) -> None:
+        self.timers.append((self.seconds + seconds, work))
 
-    def ring(self) -> None:
-        """Let the timers end that were not cancelled."""
-        timers, self.timers = self.timers, []
-        for timer in timers:
-            if not timer.cancelled:
-                timer.call()
+    def wait(self) -> None:
+        """Let time pass until the next timer, and run it."""
+        self.seconds, work = self.timers.pop(0)
+        work()
+
+    def control(self, request_id: int, action: ControlAction) -> None:
+        self.service.control(GATEWAY, Control(request_id, action), self.answers.append)
 
     def _time(self) -> int:
         self.now_ns += 1
@@ -154,6 +144,7 @@ class TestCommands:
         desk.raft.between_leaders = False
         desk.raft.lead()
         desk.run()
+        desk.wait()
         assert {answer.request_id: type(answer) for answer in desk.answers} == {2: Results, 3: Answer}
 
     def test_what_waits_for_a_leader_is_sent_to_the_next_one(self, tmp_path: Path) -> None:
@@ -165,13 +156,18 @@ class TestCommands:
         desk.raft.between_leaders = False
         desk.raft.lose_leadership("n2")
         assert desk.answers == [Failed(number, FailCode.NOT_LEADER, "n2 leads", HINT) for number in (1, 2)]
-        assert all(timer.cancelled for timer in desk.timers)
+        desk.raft.between_leaders = True
+        desk.submit(3, buy(2))
+        desk.wait()
+        assert [answer.request_id for answer in desk.answers] == [1, 2], "that was not the time of the third"
+        desk.wait()
+        assert [answer.request_id for answer in desk.answers] == [1, 2, 3]
 
     def test_the_wait_for_a_leader_ends(self, tmp_path: Path) -> None:
         desk = Desk(tmp_path, leader=False)
         desk.raft.leader_id, desk.raft.between_leaders = "n2", True
         desk.submit(1, buy(1))
-        desk.ring()
+        desk.wait()
         assert desk.answers == [Failed(1, FailCode.NOT_LEADER, "n2 leads", HINT)], "the client may reach it"
 
     def test_only_so_many_wait_for_a_leader(self, tmp_path: Path) -> None:
@@ -348,16 +344,51 @@ class TestReads:
 
 class TestControl:
     def test_a_transfer_needs_somebody_to_take_over(self, desk: Desk) -> None:
-        answer = desk.service.control(GATEWAY, Control(1, ControlAction.TRANSFER_LEADERSHIP))
-        assert answer == Failed(1, FailCode.BAD_REQUEST, "no other node is up to date and reachable")
+        desk.control(1, ControlAction.TRANSFER_LEADERSHIP)
+        while desk.timers:
+            assert not desk.answers
+            desk.wait()
+        assert desk.answers == [Failed(1, FailCode.BAD_REQUEST, "no other node is up to date and reachable")]
         desk.raft.successor = "n2"
-        assert isinstance(desk.service.control(GATEWAY, Control(2, ControlAction.TRANSFER_LEADERSHIP)), Answer)
-        answer = desk.service.control(GATEWAY, Control(3, ControlAction.TRANSFER_LEADERSHIP))
-        assert answer == Failed(3, FailCode.NOT_LEADER, "n2 leads", HINT)
+        desk.control(2, ControlAction.TRANSFER_LEADERSHIP)
+        assert isinstance(desk.answers[1], Answer)
+        desk.control(3, ControlAction.TRANSFER_LEADERSHIP)
+        assert desk.answers[2] == Failed(3, FailCode.NOT_LEADER, "n2 leads", HINT)
+
+    def test_under_load_nothing_new_goes_into_the_log_until_another_node_leads(self, desk: Desk) -> None:
+        desk.submit(1, *WORLD)
+        desk.run()
+        desk.answers.clear()
+        desk.control(2, ControlAction.TRANSFER_LEADERSHIP)
+        desk.submit(3, buy(1))
+        desk.query(StatusQuery(), linearizable=True, request_id=4)
+        desk.run()
+        assert desk.answers == [], "they wait"
+        assert len(desk.raft.entries) == 1
+        desk.raft.successor = "n2"
+        desk.wait()
+        desk.run()
+        desk.raft.tick()
+        assert [(type(answer), answer.request_id) for answer in desk.answers] == [(Failed, 3), (Answer, 2), (Failed, 4)]
+        assert desk.answers[0] == Failed(3, FailCode.NOT_LEADER, "n2 leads", HINT)
+        assert len(desk.raft.entries) == 1
+
+    def test_a_handover_that_fails_ends_and_everything_goes_on(self, desk: Desk) -> None:
+        desk.submit(1, *WORLD)
+        desk.run()
+        desk.answers.clear()
+        desk.control(2, ControlAction.TRANSFER_LEADERSHIP)
+        desk.submit(3, buy(1))
+        desk.query(StatusQuery(), linearizable=True, request_id=4)
+        while desk.timers:
+            desk.wait()
+        desk.run()
+        assert {(type(answer), answer.request_id) for answer in desk.answers} == {(Failed, 2), (Results, 3), (Answer, 4)}
 
     def test_a_snapshot_of_any_node(self, desk: Desk) -> None:
         desk.raft.leader_id = "n2"
-        assert isinstance(desk.service.control(GATEWAY, Control(1, ControlAction.SNAPSHOT)), Answer)
+        desk.control(1, ControlAction.SNAPSHOT)
+        assert isinstance(desk.answers[0], Answer)
         assert desk.raft.snapshots_wanted == 1
 
 
