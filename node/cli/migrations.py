@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import click
 import msgspec
 
+from node import files
 from node.cli.output import plain, print_json, show, table
 from node.cli.session import json_option
-from node.errors import DirectoryError, SetupError
+from node.errors import DataDirectoryError, DirectoryError, SetupError
 from node.migration import switch
 from node.migration.back import WayBack, way_back
 from node.migration.rehearsal import Place, Rehearsal, places, rehearse
@@ -201,36 +203,51 @@ def rollback(directory: Path, out: Path | None, without_export: bool, secrets: b
     """
     if (out is None) == (not without_export):
         raise click.UsageError("expected --export DIR or --without-export")
-    for place in places(directory):
-        _go_back(place, out, secrets)
-
-
-def _go_back(place: Place, out: Path | None, secrets: bool) -> None:
-    lock = PidFile.acquire(place.data / PID_FILE)
-    try:
-        way = way_back(place.data)
+    with contextlib.ExitStack() as stack:
+        found = places(directory)
+        for place in found:
+            stack.callback(PidFile.acquire(place.data / PID_FILE).release)
+        ways = [(place, way_back(place.data)) for place in found]
         if out is not None:
+            _export_all(ways, out, secrets)
+        for place, way in ways:
+            switch.go_back(place.data, way.record)
+            click.echo(f"{_name(place)}: back at ABI {way.record.from_abi}, log up to index {way.record.last_index:,}")
+
+
+def _name(place: Place) -> str:
+    return place.node_id or str(place.data)
+
+
+def _export_all(ways: list[tuple[Place, WayBack]], out: Path, secrets: bool) -> None:
+    """Export from every node; one that has it all is enough.
+
+    Raises:
+        DataDirectoryError: none has.
+    """
+    gaps: list[DataDirectoryError] = []
+    for place, way in ways:
+        try:
             path, count = _export(place, way, out, secrets)
-            click.echo(f"{place.node_id or place.data}: {count:,} commands applied since the migration are in {path}")
-        switch.go_back(place.data, way.record)
-    finally:
-        lock.release()
-    click.echo(f"{place.node_id or place.data}: back at ABI {way.record.from_abi}, log up to index {way.record.last_index:,}")
+            click.echo(f"{_name(place)}: {count:,} commands applied since the migration are in {path}")
+        except DataDirectoryError as error:
+            gaps.append(error)
+    if len(gaps) == len(ways):
+        raise gaps[0]
+    for gap in gaps:
+        click.echo(str(gap), err=True)
 
 
 def _export(place: Place, way: WayBack, out: Path, secrets: bool) -> tuple[Path, int]:
     out.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = out / f"{place.node_id or 'node'}-since-migration.jsonl"
+    if path.exists():
+        raise DirectoryError(f"{path} is there already; nothing was undone")
     encode = msgspec.json.Encoder().encode
-    count = 0
-    try:
-        with path.open("xb") as file:
-            for line in _since_lines(way, secrets):
-                file.write(encode(line) + b"\n")
-                count += 1
-    except FileExistsError:
-        raise DirectoryError(f"{path} is there already; nothing was undone") from None
-    return path, count
+    lines = list(_since_lines(way, secrets))
+    files.write_new(path, b"".join(encode(line) + b"\n" for line in lines), 0o600)
+    files.sync_directory(out)
+    return path, len(lines)
 
 
 def _since_lines(way: WayBack, secrets: bool) -> Iterator[dict[str, object]]:
