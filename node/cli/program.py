@@ -15,6 +15,7 @@ from node.cli.nodes import init, node, version
 from node.cli.orders import order
 from node.cli.records import audit, log
 from node.cli.replays import replay
+from node.cli.snapshots import backup, snapshot
 from node.errors import QuorumbookError
 from snapshots.errors import SnapshotError
 from statemachine.errors import StateMachineError
@@ -61,6 +62,8 @@ for command in (
     replay,
     log,
     audit,
+    snapshot,
+    backup,
     version,
     abi,
     migrate,

@@ -151,9 +151,9 @@ def test_status_without_a_leader_is_exit_code_1(run: Run, local: FakeLocal) -> N
 
 def test_operators_ask_nodes(run: Run, local: FakeLocal, client: FakeClient) -> None:
     run("cluster", "transfer-leadership")
-    run("cluster", "snapshot", "n1")
+    run("snapshot", "take", "n1")
     assert client.controls == [(ControlAction.TRANSFER_LEADERSHIP, ""), (ControlAction.SNAPSHOT, "n1")]
-    assert "no node 'n9'; there are: n1, n2, n3" in run("cluster", "snapshot", "n9", code=1).stderr
+    assert "no node 'n9'; there are: n1, n2, n3" in run("snapshot", "take", "n9", code=1).stderr
 
 
 def test_the_version_has_the_abi(run: Run) -> None:
