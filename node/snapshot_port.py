@@ -48,14 +48,21 @@ def _collector_off() -> Iterator[None]:
 
 
 class SnapshotPort:
-    """See `cluster.ports.Snapshots`. `now_ns` is nanoseconds since the epoch, for the manifest."""
+    """See `cluster.ports.Snapshots`. `now_ns` is nanoseconds since the epoch, for the manifest; `load` makes the state of a snapshot."""
 
     def __init__(
-        self, store: SnapshotStore, machine: ReplicatedEngine, *, software: str, now_ns: Callable[[], int] = time.time_ns
+        self,
+        store: SnapshotStore,
+        machine: ReplicatedEngine,
+        *,
+        software: str,
+        now_ns: Callable[[], int] = time.time_ns,
+        load: Callable[[Manifest], Engine] | None = None,
     ) -> None:
         self._store = store
         self._machine = machine
         self._software = software
+        self._load = load or (lambda manifest: Engine.restore(store.load(manifest)))
         self._now_ns = now_ns
         self._job: WriteJob | None = None
         self._base: int | None = 0
@@ -64,6 +71,10 @@ class SnapshotPort:
         self.taken = 0
         self.failed = 0
         self.pause_last_ms = 0
+        self.sequence = 0
+        """How many commands are in the state that was restored or captured last."""
+        self.since = time.monotonic()
+        """When that was, or the start; monotonic seconds."""
 
     def newest(self) -> SnapshotMark | None:
         """See the port."""
@@ -76,8 +87,9 @@ class SnapshotPort:
         assert manifest is not None
         assert mark_of(manifest) == mark
         with _collector_off():
-            self._machine.replace(Engine.restore(self._store.load(manifest)))
+            self._machine.replace(self._load(manifest))
         self._base = mark.index
+        self._note()
         log.info("state restored from the snapshot at index %d, sequence %d", mark.index, manifest.sequence)
 
     def capture(self, mark: SnapshotMark) -> None:
@@ -97,8 +109,13 @@ class SnapshotPort:
         )
         self._job = self._store.begin_changes(fields, frozen, base or 0)
         self._captured = engine
+        self._note()
         self.pause_last_ms = round((time.monotonic() - started) * 1e3)
         log.info("snapshot at index %d begun, sequence %d; paused for %d ms", mark.index, engine.sequence, self.pause_last_ms)
+
+    def _note(self) -> None:
+        self.sequence = self._machine.engine.sequence
+        self.since = time.monotonic()
 
     def poll(self) -> CaptureState:
         """See the port."""

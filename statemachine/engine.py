@@ -45,7 +45,7 @@ class Engine:
 
     Change:    `apply`
     Whole:     `check`, `tables`, `freeze`, `restore`, `full_hash`, `state_hash`, `sequence`, `time`
-    Reads:     `currencies`, `currency`, `products`, `product`, `product_sequence`, `account_exists`, `balances`, `api_key`,
+    Reads:     `remembers`, `currencies`, `currency`, `products`, `product`, `product_sequence`, `account_exists`, `balances`, `api_key`,
                `order`, `order_by_client_oid`, `orders`, `levels`, `book_orders`
 
     Reads return rows and copies; changing them changes nothing here. Not safe for use by several threads.
@@ -174,6 +174,12 @@ class Engine:
     def full_hash(self) -> bytes:
         """32 bytes of all tables: equal for equal states, however they came about. O(everything)."""
         return persistence.full_hash(self._state)
+
+    def remembers(self, account_id: str, command_id: str) -> bool:
+        """Was this command carried out, as far as it is remembered?"""
+        account = self._state.accounts.get(account_id)
+        memory = account.memory if account is not None else self._state.operator_memory if account_id == OPERATOR else None
+        return memory is not None and memory.find(command_id) is not None
 
     def currencies(self) -> list[CurrencyRow]:
         """All currencies, by name."""

@@ -1,18 +1,24 @@
-"""`init`, `node start`, `version`."""
+"""`init`, `node start | stop`, `version`."""
 
 from __future__ import annotations
 
+import signal
 import sys
+import time
 from pathlib import Path
 
 import click
 
-from node import software
+from node import software, stop_times
 from node.cli.output import print_json
 from node.cli.session import json_option
 from node.config_file import load
+from node.errors import NodeStartError
+from node.processes import PID_FILE, locked_pid, send
 from node.setup import initialise
 from node.supervisor import run_or_explain
+
+STOP_POLL = 0.02
 
 
 @click.command()
@@ -45,6 +51,28 @@ def node() -> None:
 def start(path: Path, rejoin: bool) -> None:
     """Run a node until SIGTERM or Ctrl-C. Exit code 70: its state is in doubt, do not start it again before reading why."""
     sys.exit(run_or_explain(path, rejoin=rejoin))
+
+
+@node.command()
+@click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The node's node.toml.")
+def stop(path: Path) -> None:
+    """Stop a running node in order: it refuses commands, hands leadership over, writes a snapshot, and ends.
+
+    Exit code 1 if it did not end in time; it goes on stopping then.
+    """
+    config = load(path)
+    pid_file = config.data_path / PID_FILE
+    pid = locked_pid(pid_file)
+    if pid is None:
+        click.echo(f"{config.node_id} is not running")
+        return
+    started = time.monotonic()
+    send(pid, signal.SIGTERM)
+    while locked_pid(pid_file) == pid:
+        if time.monotonic() - started > stop_times.NODE:
+            raise NodeStartError(f"{config.node_id} (pid {pid}) has not stopped within {stop_times.NODE:g} s")
+        time.sleep(STOP_POLL)
+    click.echo(f"{config.node_id} has stopped, after {time.monotonic() - started:.1f} s")
 
 
 @click.command()

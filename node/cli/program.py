@@ -13,9 +13,11 @@ from node.cli.markets import book, currency, product
 from node.cli.migrations import abi, migrate, rollback
 from node.cli.nodes import init, node, version
 from node.cli.orders import order
-from node.cli.records import audit, log
+from node.cli.records import audit
 from node.cli.replays import replay
 from node.cli.snapshots import backup, snapshot
+from node.cli.tables import export_state, import_state
+from node.cli.txlogs import txlog
 from node.errors import QuorumbookError
 from snapshots.errors import SnapshotError
 from statemachine.errors import StateMachineError
@@ -60,8 +62,10 @@ for command in (
     product,
     currency,
     replay,
-    log,
     audit,
+    export_state,
+    import_state,
+    txlog,
     snapshot,
     backup,
     version,

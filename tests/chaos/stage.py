@@ -28,7 +28,7 @@ from tests.chaos.errors import NotPossibleError, UnsafeError
 from tests.chaos.network import Network
 
 READY_SECONDS = 40.0
-SETTINGS: Mapping[str, Setting] = {"raft.snapshot_entries": 400}
+SETTINGS: Mapping[str, Setting] = {"snapshot.every_commands": 400}
 """Snapshots often enough that nodes come back from them, and behind the compacted log."""
 
 LOG_LINES = 30
