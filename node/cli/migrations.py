@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
 from node import files
-from node.cli.output import plain, print_json, show, table
+from node.cli.output import print_json, show, table
 from node.cli.session import json_option
 from node.errors import DataDirectoryError, DirectoryError, SetupError
 from node.migration import switch
 from node.migration.back import WayBack, way_back
 from node.migration.rehearsal import Place, Rehearsal, places, rehearse
 from node.processes import PID_FILE, PidFile
+from node.txlog import to_lines
 from snapshots import migrations as written
 from snapshots.abi import ABI
 from snapshots.abi.difference import difference
@@ -189,7 +189,7 @@ def _size(count: int) -> str:
 @click.command()
 @click.argument("directory", type=DIRECTORY)
 @click.option(
-    "--export", "out", type=click.Path(path_type=Path), help="Where the commands applied since go, as JSON lines, a file a node."
+    "--export", "out", type=click.Path(path_type=Path), help="Where the commands applied since go: a transaction log a node."
 )
 @click.option(
     "--without-export", is_flag=True, help="Go back without them: another node has exported them, or they are not wanted."
@@ -243,18 +243,7 @@ def _export(place: Place, way: WayBack, out: Path, secrets: bool) -> tuple[Path,
     path = out / f"{place.node_id or 'node'}-since-migration.jsonl"
     if path.exists():
         raise DirectoryError(f"{path} is there already; nothing was undone")
-    encode = msgspec.json.Encoder().encode
-    lines = list(_since_lines(way, secrets))
-    files.write_new(path, b"".join(encode(line) + b"\n" for line in lines), 0o600)
+    lines = list(to_lines(way.txlog(), secrets=secrets))
+    files.write_new(path, b"".join(line + b"\n" for line in lines), 0o600)
     files.sync_directory(out)
-    return path, len(lines)
-
-
-def _since_lines(way: WayBack, secrets: bool) -> Iterator[dict[str, object]]:
-    for entry in way.since():
-        for command in entry.batch.commands:
-            fields = plain(command)
-            assert isinstance(fields, dict)
-            hidden = {} if secrets or "secret" not in fields else {"secret": "", "passphrase": ""}
-            name = type(command).__name__
-            yield {"index": entry.index, "term": entry.term, "time": entry.batch.time, "command": name, **fields, **hidden}
+    return path, sum(len(entry.batch.commands) for entry in way.since())

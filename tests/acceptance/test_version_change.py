@@ -111,8 +111,9 @@ def test_a_cluster_of_an_earlier_version_starts_trades_and_goes_back(past: Groun
     out = tmp_path / "since"
     told = command_line("rollback", directory, "--export", str(out))
     assert told.count(f"back at ABI {ONE.abi}") == 3
-    lines = [json.loads(line) for line in (out / "n1-since-migration.jsonl").read_text().splitlines()]
-    assert [line["command"] for line in lines] == ["PlaceOrder", "OpenAccount"]
+    heading, *lines = [json.loads(line) for line in (out / "n1-since-migration.jsonl").read_text().splitlines()]
+    assert heading["abi"] == ABI
+    assert [command["kind"] for line in lines for command in line["commands"]] == ["PlaceOrder", "OpenAccount"]
     assert {look(past.directory / name / "data").abi for name in past.cluster.node_ids} == {ONE.abi}
 
     asyncio.run(past.start())

@@ -115,7 +115,7 @@ def test_the_way_back_and_the_end_of_it(run: Run, data: Path, tmp_path: Path) ->
     migrated(data)
     told = run("rollback", "cluster", "--export", "since").stdout
     assert f"back at ABI {ONE.abi}" in told
-    assert (tmp_path / "since" / "n1-since-migration.jsonl").read_bytes() == b""
+    assert (tmp_path / "since" / "n1-since-migration.jsonl").read_text().count("\n") == 1
     migrated(data)
     assert "is there already; nothing was undone" in run("rollback", "cluster", "--export", "since", code=1).stderr
     lock = PidFile.acquire(data / PID_FILE)
