@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from node.gateway import accounts, admin, health, market, orders, sockets
+from node.gateway import accounts, admin, health, history, market, orders, sockets
 from node.gateway.gateway import Gateway
 from node.gateway.requests import BODY_MAX
 from node.gateway.web import GATEWAY, Route, add_routes, answer_failures
@@ -18,11 +18,18 @@ ROUTES = (
     Route("GET", "/products/{id}/ticker", market.ticker),
     Route("GET", "/products/{id}/stats", market.stats),
     Route("GET", "/products/{id}/trades", market.trades),
+    Route("GET", "/products/{id}/candles", history.candles),
     Route("GET", "/currencies", market.currencies),
     Route("GET", "/currencies/{id}", market.currency),
     Route("GET", "/accounts", accounts.account_list, Permission.VIEW),
     Route("GET", "/accounts/", accounts.account_list, Permission.VIEW),  # the Python client cbpro asks with a slash
     Route("GET", "/accounts/{id}", accounts.account, Permission.VIEW),
+    Route("GET", "/accounts/{id}/ledger", history.ledger, Permission.VIEW),
+    Route("GET", "/accounts/{id}/holds", history.holds, Permission.VIEW),
+    Route("GET", "/accounts/{id}/transfers", history.account_transfers, Permission.VIEW),
+    Route("GET", "/transfers", history.transfers, Permission.VIEW),
+    Route("GET", "/transfers/{id}", history.transfer, Permission.VIEW),
+    Route("GET", "/fills", history.fills, Permission.VIEW),
     Route("GET", "/fees", accounts.fees, Permission.VIEW),
     Route("POST", "/deposits", accounts.deposit, Permission.TRANSFER),
     Route("POST", "/withdrawals", accounts.withdraw, Permission.TRANSFER),

@@ -71,8 +71,8 @@ class Follower:
             except (ConnectionLost, RequestFailed, OSError):
                 await _pause(stop, RETRY)
                 continue
-            while not stop.is_set() and self._keeper.advance(applied):
-                await asyncio.sleep(0)
+            while not stop.is_set() and await asyncio.to_thread(self._keeper.advance, applied):
+                pass
             await _pause(stop, INTERVAL)
         if self._connection is not None:
             await self._connection.close()

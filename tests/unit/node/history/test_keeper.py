@@ -77,7 +77,7 @@ def test_the_rows_are_what_the_engine_has(tmp_path: Path, seed: int) -> None:
 def test_every_row_is_there_once_however_often_the_process_dies(
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between any two transactions it is killed, or stopped in order, or its log moves to the archive: the database is that of an uninterrupted run."""
+    """Killed or stopped between any two transactions, while its log moves to the archive: the database is that of an uninterrupted run."""
     monkeypatch.setattr(keeping, "COMMANDS_PER_TRANSACTION", 40)
     calm, rough = NodeLog(tmp_path / "calm"), NodeLog(tmp_path / "rough")
     busy(calm, seed, 600)

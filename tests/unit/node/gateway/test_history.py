@@ -1,0 +1,256 @@
+"""Calls that the history answers, over a real database."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import pytest_asyncio
+
+from node.config import HistoryConfig
+from node.history.database import connect
+from node.history.projection import Projection, apply
+from node.history.schema import prepare
+from node.history.store import HistoryStore, Progress
+from statemachine.commands import AnyCommand, Batch
+from statemachine.engine import Engine
+from statemachine.events import AnyOutcome
+from tests.unit.node.gateway.harness import Exchange, FakeBackend, config, receive, running
+
+
+class KeptBackend(FakeBackend):
+    """An engine with a history, which is `behind` or stores each batch at once."""
+
+    def __init__(self, store: HistoryStore) -> None:
+        super().__init__()
+        self.behind = False
+        self._store = store
+        self._other = Engine()
+        self._projection = Projection(self._other, {})
+        self._waiting: list[Batch] = []
+
+    def apply(self, *commands: AnyCommand) -> list[AnyOutcome]:
+        outcomes = super().apply(*commands)
+        self._waiting.append(Batch(self._clock, list(commands)))
+        if not self.behind:
+            self.store()
+        return outcomes
+
+    def store(self) -> None:
+        """Store what waits."""
+        for batch in self._waiting:
+            rows = self._projection.rows(apply(self._other, batch), self._store.known_orders)
+            index = self._store.progress.log_index + 1
+            self._store.write(rows, Progress(index, self._other.sequence, self._other.time))
+        self._waiting = []
+
+
+@pytest_asyncio.fixture
+async def kept(tmp_path: Path) -> AsyncIterator[Exchange]:
+    """An exchange whose node keeps a history."""
+    node = msgspec.structs.replace(config(), directory=str(tmp_path), history=HistoryConfig(True))
+    node.history_path.mkdir(parents=True)
+    database = connect(node)
+    prepare(database, node.node_id)
+    store = HistoryStore(database, node.cluster_id, node.node_id)
+    async with running(KeptBackend(store), node) as exchange:
+        yield exchange
+    store.close()
+
+
+def backend(exchange: Exchange) -> KeptBackend:
+    assert isinstance(exchange.backend, KeptBackend)
+    return exchange.backend
+
+
+async def pages(exchange: Exchange, who: str, target: str, limit: int) -> list[Any]:
+    """A list whole, read in pages by the header cb-after."""
+    found: list[Any] = []
+    after = ""
+    joint = "&" if "?" in target else "?"
+    while True:
+        response = await exchange.send(who, "GET", f"{target}{joint}limit={limit}{after}")
+        assert response.status == 200, await response.read()
+        page = await response.json()
+        found += page
+        if not page:
+            return found
+        after = f"&after={response.headers['cb-after']}"
+
+
+async def trade_a_little(exchange: Exchange) -> Any:
+    """Bob sells to Alice: 1 BTC at 100 and 0.5 at 101; Bob's last order rests with 1.5 left. The order of Alice's."""
+    await exchange.order("bob", "sell", "100", "1")
+    await exchange.order("bob", "sell", "101", "2", client_oid="rests")
+    return await exchange.order("alice", "buy", "101", "1.5")
+
+
+async def test_fills_are_told_to_both_sides(kept: Exchange) -> None:
+    bought = await trade_a_little(kept)
+    _, mine = await kept.call("alice", "GET", "/fills?product_id=BTC-USD")
+    assert [(fill["price"], fill["size"], fill["fee"], fill["side"], fill["liquidity"]) for fill in mine] == [
+        ("101", "0.5", "0.1", "buy", "T"),
+        ("100", "1", "0.2", "buy", "T"),
+    ]
+    assert {fill["order_id"] for fill in mine} == {bought["id"]}
+    _, theirs = await kept.call("bob", "GET", "/fills")
+    assert [(fill["trade_id"], fill["fee"], fill["side"], fill["liquidity"]) for fill in theirs] == [
+        (2, "0.05", "sell", "M"),
+        (1, "0.1", "sell", "M"),
+    ]
+    _, one = await kept.call("bob", "GET", f"/fills?order_id={theirs[1]['order_id']}")
+    assert one == theirs[1:]
+    assert await pages(kept, "bob", "/fills", 1) == theirs
+    when = theirs[0]["created_at"]
+    assert (await kept.call("bob", "GET", f"/fills?start_date={when}&end_date={when}"))[1] == theirs
+    assert (await kept.call("bob", "GET", "/fills?end_date=2026-01-01"))[1] == []
+    assert (await kept.call("bob", "GET", "/fills?after=first"))[1]["field"] == "after"
+
+
+async def test_the_ledger_explains_the_balance(kept: Exchange) -> None:
+    bought = await trade_a_little(kept)
+    _, entries = await kept.call("alice", "GET", "/accounts/alice:USD/ledger")
+    assert [(entry["type"], entry["amount"], entry["balance"]) for entry in entries] == [
+        ("fee", "-0.1", "999849.2"),
+        ("match", "-50.5", "999849.3"),
+        ("fee", "-0.2", "999899.8"),
+        ("match", "-100", "999900"),
+        ("transfer", "1000000", "1000000"),
+    ]
+    assert entries[0]["details"] == {"order_id": bought["id"], "trade_id": "2", "product_id": "BTC-USD"}
+    assert entries[-1]["details"] == {"transfer_id": "start-USD", "transfer_type": "deposit"}
+    assert await pages(kept, "alice", "/accounts/alice:USD/ledger", 2) == entries
+    assert (await kept.call("alice", "GET", "/accounts/bob:USD/ledger"))[0] == 404
+    _, account = await kept.call("alice", "GET", "/accounts/alice:USD")
+    assert account["balance"] == entries[0]["balance"]
+
+
+async def test_holds_are_those_of_open_orders(kept: Exchange) -> None:
+    await trade_a_little(kept)
+    waiting = await kept.order("bob", "buy", "10", "2")
+    _, base = await kept.call("bob", "GET", "/accounts/bob:BTC/holds")
+    _, quote = await kept.call("bob", "GET", "/accounts/bob:USD/holds")
+    assert [(hold["type"], hold["amount"]) for hold in base] == [("order", "1.5")]
+    assert [(hold["ref"], hold["amount"]) for hold in quote] == [(waiting["id"], "20.04")]
+    for name, holds in (("BTC", base), ("USD", quote)):
+        assert (await kept.call("bob", "GET", f"/accounts/bob:{name}"))[1]["hold"] == holds[0]["amount"]
+
+
+async def test_transfers_are_listed_and_found(kept: Exchange) -> None:
+    status, _ = await kept.call("alice", "POST", "/withdrawals", {"currency": "USD", "amount": "12.5", "transfer_id": "out"})
+    assert status == 200
+    _, both = await kept.call("alice", "GET", "/accounts/alice:USD/transfers")
+    assert [(row["id"], row["type"], row["amount"]) for row in both] == [
+        ("out", "withdraw", "12.5"),
+        ("start-USD", "deposit", "1000000"),
+    ]
+    assert len((await kept.call("alice", "GET", "/transfers"))[1]) == 4
+    assert (await kept.call("alice", "GET", "/transfers?type=withdraw"))[1] == both[:1]
+    assert (await kept.call("alice", "GET", "/transfers/out"))[1] == both[0]
+    assert (await kept.call("bob", "GET", "/transfers/out"))[0] == 404
+    assert (await kept.call("bob", "GET", "/transfers?type=gift"))[1]["field"] == "type"
+
+
+async def test_retired_orders_are_answered(kept: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Orders that the engine has forgotten are found by id, by client_oid and in lists, once each."""
+    monkeypatch.setattr("statemachine.state.DONE_ORDERS_PER_ACCOUNT", 2)
+    placed = [await kept.order("alice", "buy", str(price), "1", client_oid=f"o{price}") for price in range(10, 16)]
+    assert (await kept.call("alice", "DELETE", "/orders"))[0] == 200
+    still = await kept.order("alice", "buy", "9", "1")
+    _, gone = await kept.call("alice", "GET", f"/orders/{placed[0]['id']}")
+    assert (gone["status"], gone["done_reason"], gone["client_oid"]) == ("done", "canceled", "o10")
+    assert (await kept.call("alice", "GET", "/orders/client:o11"))[1]["id"] == placed[1]["id"]
+    assert (await kept.call("bob", "GET", f"/orders/{placed[0]['id']}"))[0] == 404
+    wanted = [order["id"] for order in reversed(placed)]
+    assert [order["id"] for order in await pages(kept, "alice", "/orders?status=done", 2)] == wanted
+    assert [order["id"] for order in await pages(kept, "alice", "/orders?status=all", 4)] == [still["id"], *wanted]
+    assert [order["id"] for order in await pages(kept, "alice", "/orders", 4)] == [still["id"]]
+
+
+async def test_trades_lead_back_to_the_first(kept: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those that the engine does not keep; the ticker knows the last one although the engine has started without any."""
+    for _ in range(7):
+        await kept.order("bob", "sell", "100", "1")
+        await kept.order("alice", "buy", "100", "1")
+    kept.backend.feed.restart({"BTC-USD": kept.backend.engine.product_sequence("BTC-USD")})
+    assert [trade["trade_id"] for trade in await pages(kept, "", "/products/BTC-USD/trades", 3)] == [7, 6, 5, 4, 3, 2, 1]
+    assert (await kept.get("/products/BTC-USD/trades?before=4&limit=2"))[1][0]["trade_id"] == 7
+    assert (await kept.get("/products/BTC-USD/ticker"))[1]["trade_id"] == 7
+    _, stats = await kept.get("/products/BTC-USD/stats")
+    assert stats == {"open": "100", "high": "100", "low": "100", "last": "100", "volume": "7", "volume_30day": "7"}
+    socket = await kept.socket()
+    await socket.send_json({"type": "subscribe", "product_ids": ["BTC-USD"], "channels": ["ticker"]})
+    ticker = await receive(socket, "ticker")
+    assert (ticker["trade_id"], ticker["open_24h"], ticker["volume_30d"]) == (7, "100", "7")
+    await socket.close()
+
+
+async def test_statistics_count_each_trade_once(kept: Exchange) -> None:
+    """Of the trades that both the history and the engine know; and those that the history lacks come from the engine."""
+    await trade_a_little(kept)
+    backend(kept).behind = True
+    await kept.order("alice", "buy", "101", "0.5")
+    assert (await kept.get("/products/BTC-USD/stats"))[1]["volume"] == "2"
+    await kept.order("alice", "buy", "101", "1")
+    assert (await kept.get("/products/BTC-USD/stats"))[1]["volume"] == "3"
+
+
+async def test_candles_of_every_granularity(kept: Exchange) -> None:
+    await trade_a_little(kept)
+    for granularity in (60, 300, 900, 3600, 21_600, 86_400):
+        _, rows = await kept.get(f"/products/BTC-USD/candles?granularity={granularity}")
+        start = int(backend(kept).engine.time // 10**9) // granularity * granularity
+        assert rows == [[start, "100", "101", "100", "101", "1.5"]]
+        _, same = await kept.get(f"/products/BTC-USD/candles?granularity={granularity}&start={start}&end={start}")
+        assert same == rows
+        assert await kept.get(f"/products/BTC-USD/candles?granularity={granularity}&start=0&end=60") == (200, [])
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("granularity=61", "granularity"),
+        ("granularity=60&start=0&end=86400", "granularity"),
+        ("start=10&end=5", "end"),
+        ("start=yesterday&end=5", "start"),
+        ("limit=5", "limit"),
+    ],
+)
+async def test_bad_candles(kept: Exchange, query: str, field: str) -> None:
+    status, answer = await kept.get(f"/products/BTC-USD/candles?{query}")
+    assert (status, answer["field"]) == (400, field)
+
+
+async def test_a_read_waits_for_a_history_that_is_a_little_behind(kept: Exchange) -> None:
+    """What a client was told is in what it reads next; a history that is far behind answers with what it has, and says so."""
+    backend(kept).behind = True
+    await trade_a_little(kept)
+    began = time.monotonic()
+    response = await kept.send("alice", "GET", "/fills")
+    assert (response.status, await response.json()) == (200, [])
+    assert time.monotonic() - began > 0.9
+    assert int(response.headers["x-quorumbook-sequence"]) < backend(kept).engine.sequence
+    backend(kept).store()
+    response = await kept.send("alice", "GET", "/fills")
+    assert len(await response.json()) == 2
+    assert int(response.headers["x-quorumbook-sequence"]) == backend(kept).engine.sequence
+
+
+CALLS: Sequence[tuple[str, str]] = (
+    ("alice", "/fills"),
+    ("alice", "/accounts/alice:USD/ledger"),
+    ("alice", "/transfers"),
+    ("alice", "/transfers/start-USD"),
+    ("", "/products/BTC-USD/candles"),
+)
+
+
+@pytest.mark.parametrize(("who", "target"), CALLS)
+async def test_without_a_history_the_answer_names_the_setting(exchange: Exchange, who: str, target: str) -> None:
+    status, answer = await exchange.call(who, "GET", target)
+    assert (status, answer["message"], answer["reason"]) == (404, "This node keeps no history", "no_history")
+    assert "history.enabled" in answer["detail"]
