@@ -30,7 +30,7 @@ from cluster.raft import Raft
 from loadtest.linearizability import AnomalyKind, Operation, judge
 from node.config import AdminConfig, HttpConfig, NativeConfig, NodeAddress, NodeConfig, RaftConfig, TlsConfig
 from node.principal import gateway
-from node.protocol import Query, Submit, request_decoder
+from node.protocol import Answer, Control, ControlAction, Query, Submit, request_decoder
 from node.service import EngineService, Identity
 from snapshots.abi import ABI
 from snapshots.errors import SnapshotError
@@ -194,7 +194,7 @@ class ExchangeWorld(World):
             process.machine.feed,
             process.raft,
             later=soon.append,
-            after=lambda _seconds, work: soon.append(work),
+            after=lambda seconds, work: self._post_at(self.now + seconds, partial(soon.append, work)),
             time_ns=lambda: self._time_ns() + skew,
             clock=lambda: self.now,
         )
@@ -235,6 +235,25 @@ class ExchangeWorld(World):
                 self.crash(node, power_loss=False)
 
         super()._guarded(node, judged)
+
+    def hand_over(self) -> None:
+        """An operator asks whoever leads to give that away, with commands under way."""
+        for node, parts in list(self._parts.items()):
+            process = self.hosts[node].process
+            if process is not None and process.raft.is_leader:
+                self._guarded(node, partial(self._ask_to_hand_over, node, parts.service))
+
+    def _ask_to_hand_over(self, node: str, service: EngineService) -> None:
+        answers: list[msgspec.Struct] = []
+
+        def send(answer: msgspec.Struct) -> None:
+            answers.append(answer)
+            self.note(f"{node} hands over: {type(answer).__name__}")
+            self.counts["handovers"] += isinstance(answer, Answer)
+            if len(answers) > 1:
+                raise self.violation(f"{node} answers a handover twice")
+
+        service.control(GATEWAY, Control(1, ControlAction.TRANSFER_LEADERSHIP), send)
 
     # ------------------------------------------------------------------ bits that flip
 

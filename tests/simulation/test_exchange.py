@@ -41,7 +41,7 @@ def test_three_nodes_and_everything_that_can_happen_does() -> None:
     counts: Counter[str] = Counter()
     for seed in range(5):
         counts += finished(seed).counts
-    for what in ("snapshots taken", "snapshots failed", "snapshots received", "snapshots restored", "duplicates"):
+    for what in ("snapshots taken", "snapshots failed", "snapshots received", "snapshots restored", "duplicates", "handovers"):
         assert counts[what] > 0, (what, counts)
 
 
