@@ -45,7 +45,7 @@ from tests.simulation.faults import Faults, Injector
 from tests.simulation.incidents import Incident
 from tests.simulation.observers import EVENTS_KEPT, Ledger, Reader, WatchedEngine, WatchedSnapshots
 from tests.simulation.parts import Host, Machine, Process
-from tests.simulation.world import World
+from tests.simulation.world import STEP, World
 
 CHECK_STEPS = 200
 """Steps between two checks of all invariants of all engines, which take a millisecond each."""
@@ -68,7 +68,7 @@ _encode = msgspec.msgpack.Encoder().encode
 @dataclass(frozen=True)
 class ExchangeFaults(Faults):
     """Chances of what can only go wrong here. `snapshot_...` and `writer_...`: an fsync or rename of snapshots; `flip`: a step; `loss`: a message
-    between a client and a node, `late` likewise: then it takes up to 1.5 s."""
+    between a client and a node, `late` likewise: then it takes up to 1.5 s; `pause_leader`: a step, for long enough that another one may lead."""
 
     disk_error: float = 0.0003
     snapshot_power_loss: float = 0.01
@@ -76,6 +76,7 @@ class ExchangeFaults(Faults):
     flip: float = 0.0
     loss: float = 0.01
     late: float = 0.02
+    pause_leader: float = 0.001
 
 
 class ExchangeInjector(Injector):
@@ -92,6 +93,9 @@ class ExchangeInjector(Injector):
             disk.kill_chance = exchange.chances.writer_killed
         if self.chance(exchange.chances.flip):
             self.strike("flip-snapshot", exchange.rng.choice(exchange.ids), repr(exchange.rng.random()))
+        leaders = [node for node in exchange.running() if exchange.leads(node)]
+        if leaders and self.chance(exchange.chances.pause_leader):
+            self.strike("pause", exchange.rng.choice(leaders), repr(exchange.rng.uniform(0.4, 1.5)))
         super().inject()
 
     def carry_out(self, incident: Incident) -> None:
@@ -236,11 +240,15 @@ class ExchangeWorld(World):
 
         super()._guarded(node, judged)
 
+    def leads(self, node: str) -> bool:
+        """Whether a node believes that it leads."""
+        process = self.hosts[node].process
+        return process is not None and process.raft.is_leader
+
     def hand_over(self) -> None:
         """An operator asks whoever leads to give that away, with commands under way."""
         for node, parts in list(self._parts.items()):
-            process = self.hosts[node].process
-            if process is not None and process.raft.is_leader:
+            if self.leads(node):
                 self._guarded(node, partial(self._ask_to_hand_over, node, parts.service))
 
     def _ask_to_hand_over(self, node: str, service: EngineService) -> None:
@@ -304,7 +312,7 @@ class ExchangeWorld(World):
         host, parts = self.hosts[node], self._parts.get(node)
         if parts is None:
             return
-        if host.paused_until > self.now:
+        if host.paused_until > self.now + STEP:
             self._post_at(host.paused_until, lambda: self._arrive(node, data, reply))
             return
 
@@ -334,7 +342,8 @@ class ExchangeWorld(World):
 
     def step(self, *, faults: bool, load: bool) -> None:
         self._steps += 1
-        while self._mail and self._mail[0][0] <= self.now:
+        # What is due by the end of this step, so that a node finds what came while it was paused before it does anything else.
+        while self._mail and self._mail[0][0] <= self.now + STEP:
             heapq.heappop(self._mail)[2]()
         for client in self.clients:
             client.step(self._next_number, load=load and self._setup.over)

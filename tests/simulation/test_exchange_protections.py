@@ -24,7 +24,7 @@ class Hunt:
 
 HUNTS = {
     "no_command_ids": Hunt("applied twice", steps=300),
-    "no_barrier": Hunt("wrong read", ExchangeFaults(pause=0.01), range(16)),
+    "no_barrier": Hunt("wrong read", ExchangeFaults(pause_leader=0.01), range(2, 18)),
     "early_reply": Hunt("lost: ", ExchangeFaults(crash=0.02), steps=200),
     "no_snapshot_check": Hunt("another full hash|could not be loaded", ExchangeFaults(flip=0.02, copies=0.0)),
     "unchecked_sharing": Hunt("another full hash|could not be loaded", ExchangeFaults(flip=0.02, copies=0.0)),
