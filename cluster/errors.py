@@ -5,6 +5,7 @@ ClusterError
 │   ├── DivergedError      its state is not that of the majority
 │   └── RemovedError       it was removed from its cluster
 ├── LogDamagedError        the log cannot be trusted
+├── LogAbiError            the log was written with another schema
 ├── WireRefusedError       a peer sent something that no honest peer sends
 └── snapshots: `ports.SnapshotRefusedError`
 """
@@ -61,6 +62,15 @@ class RemovedError(RaftFatalError):
 
 class LogDamagedError(ClusterError):
     """The log on disk is not what was written; the text names file and offset, and what to do."""
+
+
+class LogAbiError(ClusterError):
+    """A log segment was written with another schema. `found` and `expected` are ABIs."""
+
+    def __init__(self, name: str, found: str, expected: str) -> None:
+        super().__init__(f"{name}: written with ABI {found}; this software has ABI {expected}. Run the version that wrote it")
+        self.found = found
+        self.expected = expected
 
 
 class WireRefusedError(ClusterError):

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import msgspec
 
-from cluster.errors import LogDamagedError
+from cluster.errors import LogAbiError, LogDamagedError
 from cluster.messages import COMMAND
 from cluster.ports import Disk, DiskFile, LogEntry
 
@@ -196,6 +196,7 @@ class DurableLog:
 
         Raises:
             LogDamagedError: there is damage that is not a torn end, or a gap between segments.
+            LogAbiError: a segment is of another schema.
         """
         entries: list[LogEntry] = []
         names = [name for name in self._disk.names() if name.startswith("log-") and name.endswith(".seg")]
@@ -206,6 +207,8 @@ class DurableLog:
             if header is None:
                 self._torn = name
                 continue
+            if header.abi != self._abi:
+                raise LogAbiError(name, header.abi, self._abi)
             if entries and header.first_index != entries[-1].index + 1:
                 raise LogDamagedError(f"{name} begins with entry {header.first_index}, {entries[-1].index + 1} belongs there")
             segment = _Segment(name, header.first_index, good)
@@ -317,10 +320,10 @@ class DurableLog:
         self.dirty = False
 
 
-def read_segments(*directories: Path) -> Iterator[LogEntry]:
+def read_segments(*directories: Path, abi: str | None = None) -> Iterator[LogEntry]:
     """All entries in the segment files of the directories (a log and its archive), by index; for audits, while no node writes them.
 
-    A torn end is passed over, as a node would.
+    A torn end is passed over, as a node would. With `abi`, segments of another schema are passed over too.
 
     Raises:
         LogDamagedError: see `scan`.
@@ -329,8 +332,24 @@ def read_segments(*directories: Path) -> Iterator[LogEntry]:
         (path for directory in directories if directory.is_dir() for path in directory.glob("log-*.seg")), key=lambda p: p.name
     )
     for position, path in enumerate(paths):
-        _, entries, _, _, _ = scan(str(path), path.read_bytes(), last=position == len(paths) - 1)
-        yield from entries
+        header, entries, _, _, _ = scan(str(path), path.read_bytes(), last=position == len(paths) - 1)
+        if abi is None or (header is not None and header.abi == abi):
+            yield from entries
+
+
+def segment_abis(directory: Path) -> dict[str, str]:
+    """The ABI of each segment file in a directory, by name; a file that was torn within its header has none and is left out.
+
+    Raises:
+        LogDamagedError: a file is no segment.
+    """
+    headers = {}
+    for path in sorted(directory.glob("log-*.seg")):
+        with path.open("rb") as file:
+            read = _read_header(str(path), file.read(HEADER_BYTES_MAX + len(MAGIC) + 12))
+        if read is not None:
+            headers[path.name] = read[0].abi
+    return headers
 
 
 def command_of(entry: LogEntry) -> bytes | None:

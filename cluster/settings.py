@@ -23,6 +23,9 @@ CHUNK_BYTES = 256 * 1024
 CHUNKS_IN_FLIGHT = 4
 """Pieces under way at a time: enough to keep a link busy, too few to delay heartbeats."""
 
+SNAPSHOT_ENTRIES = 20_000
+"""Log entries after which a snapshot is taken, whatever is in them: all entries behind the newest snapshot are in memory."""
+
 DIGEST_INTERVAL = 64
 """Log indexes in a block; nodes compare the digests of their states once a block (`divergence.py`)."""
 
@@ -50,7 +53,7 @@ class RaftSettings:
     election_timeout_min: float = 0.3
     election_timeout_max: float = 0.6
     leader_fallback: float = 0.8
-    snapshot_entries: int = 20_000
+    snapshot_entries: int = SNAPSHOT_ENTRIES
     snapshot_bytes: int = 64 * 1024 * 1024
     trailing_entries: int = TRAILING_ENTRIES
     rejoin: bool = False

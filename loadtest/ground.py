@@ -51,7 +51,7 @@ def prepare(
 ) -> Ground:
     """A fresh cluster in `directory`, not started. Old log segments are kept, for the audit.
 
-    `settings` are keys of the configuration by dotted name, such as "raft.snapshot_entries", for every node. With `usual_ports` the ports
+    `settings` are keys of the configuration by dotted name, such as "snapshot.every_commands", for every node. With `usual_ports` the ports
     are those that a person expects if nothing listens there, else any that are free.
 
     Raises:

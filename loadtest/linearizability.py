@@ -71,16 +71,16 @@ Operation = Write | Read
 
 
 class AnomalyKind(Enum):
-    """What is wrong with a history."""
+    """What is wrong with a history, the worst first."""
 
     LOST = "lost"
     """A client was told an outcome, and the command is not in the log."""
+    APPLIED_TWICE = "applied twice"
+    """A command had an effect at two places of the log."""
     WRONG_OUTCOME = "wrong outcome"
     """The engine, given the log, decides otherwise, or at another sequence."""
     CHANGED_ANSWER = "changed answer"
     """The same command was answered in two ways."""
-    APPLIED_TWICE = "applied twice"
-    """A command had an effect at two places of the log."""
     REFUSED_BUT_APPLIED = "refused, but applied"
     """Every attempt was told that nothing was done, and the command is in the log."""
     NOT_SENT = "not sent"

@@ -35,7 +35,7 @@ DOWN_SECONDS = (0.2, 2.0)
 KILL_SHARE = 0.7
 """Of the restarts; the others are stops in good order."""
 
-SETTINGS = {"raft.snapshot_entries": 400}
+SETTINGS = {"snapshot.every_commands": 400}
 """Snapshots often enough that nodes come back from them, and behind the compacted log."""
 
 

@@ -24,12 +24,13 @@ from typing import TypeVar
 import msgspec
 
 from cluster.errors import LogDamagedError
-from cluster.log import command_of, read_segments
+from cluster.log import command_of, read_segments, segment_abis
 from cluster.ports import LogEntry
 from node.config import NodeConfig
 from node.config_file import load
 from node.errors import AuditError
 from node.protocol import NodeStatus
+from snapshots.abi import ABI
 from statemachine.commands import Batch, decode_batch
 from statemachine.engine import Engine
 from statemachine.events import AnyOutcome, Cancelled, Placed, Rejected
@@ -107,7 +108,7 @@ class _NodeLog:
             AuditError: the log is damaged or cannot be read.
         """
         try:
-            yield from read_segments(*self.directories)
+            yield from read_segments(*self.directories, abi=ABI)
         except (LogDamagedError, OSError) as error:
             raise AuditError(f"{self.node_id}: {error}") from error
 
@@ -239,7 +240,14 @@ def log_directories(config: NodeConfig) -> list[Path]:
 
 
 def _node_log(config: NodeConfig) -> _NodeLog:
-    return _NodeLog(config.node_id, log_directories(config))
+    directories = log_directories(config)
+    others = {abi for directory in directories for abi in segment_abis(directory).values() if abi != ABI}
+    if others:
+        raise AuditError(
+            f"{config.node_id}: the log begins with ABI {', '.join(sorted(others))}, this software has ABI {ABI}: an audit needs the whole "
+            "log and does not reach over a migration. Audit with the version that wrote it"
+        )
+    return _NodeLog(config.node_id, directories)
 
 
 def _mark(entry: LogEntry) -> _Mark:

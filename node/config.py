@@ -22,11 +22,33 @@ class RaftConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     election_timeout_min: float = 0.3
     election_timeout_max: float = 0.6
     leader_fallback: float = 0.8
-    snapshot_entries: int = 20_000
-    snapshot_bytes: int = 64 * 1024 * 1024
-    snapshots_kept: int = 2
     archive_log: bool = False
     fsync: bool = True
+
+
+class SnapshotConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[snapshot]`: when snapshots are taken. `every_seconds` of 0: never by time."""
+
+    on_stop: bool = True
+    every_commands: int = 200_000
+    every_seconds: float = 3600.0
+    every_bytes: int = 64 * 1024 * 1024
+    keep: int = 2
+
+
+class StartConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"source": "from"}):
+    """`[start]`: what a node begins with. `source` is the key `from`; `dataset` is a directory, for a cluster that has never run."""
+
+    source: str = "auto"
+    dataset: str = ""
+
+
+RENAMED = {
+    "raft.snapshot_entries": "snapshot.every_commands",
+    "raft.snapshot_bytes": "snapshot.every_bytes",
+    "raft.snapshots_kept": "snapshot.keep",
+}
+"""Keys of older files, and what stands in their place."""
 
 
 class NativeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -86,6 +108,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tls: TlsConfig
     admin: AdminConfig
     nodes: list[NodeAddress]
+    snapshot: SnapshotConfig = SnapshotConfig()
+    start: StartConfig = StartConfig()
     log_level: str = "info"
     directory: str = "."
 

@@ -20,6 +20,7 @@ from statemachine.limits import NAME_MAX, SECRET_MAX
 Fault = Callable[[str, str], ConfigError]
 """Makes the error for a key and what was expected."""
 
+START_SOURCES = ("auto", "snapshot", "log", "dataset")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 SECRET_BYTES_MIN = 16
 HEARTBEATS_PER_ELECTION = 4
@@ -34,9 +35,10 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "raft.election_timeout_min": (0.02, 60, "seconds"),
     "raft.election_timeout_max": (0.03, 120, "seconds"),
     "raft.leader_fallback": (0.03, 300, "seconds"),
-    "raft.snapshot_entries": (1, 100_000_000, "log entries"),
-    "raft.snapshot_bytes": (64 * 1024, 2**40, "bytes"),
-    "raft.snapshots_kept": (1, 100, "snapshots"),
+    "snapshot.every_commands": (1, 1_000_000_000, "commands"),
+    "snapshot.every_seconds": (0, 31 * 86_400, "seconds"),
+    "snapshot.every_bytes": (64 * 1024, 2**40, "bytes"),
+    "snapshot.keep": (1, 100, "snapshots"),
     "native.queue_max": (1, 1_000_000, "commands"),
     # That many orders with the longest names still fit into one log entry, which must stay under 512 KiB.
     "native.batch_commands_max": (1, COMMANDS_PER_SUBMIT_MAX, "commands"),
@@ -97,6 +99,10 @@ def _check_names(config: NodeConfig, fault: Fault) -> None:
         raise fault("data_dir", "expected the path of a directory")
     if config.log_level not in LOG_LEVELS:
         raise fault("log_level", f"expected one of {', '.join(LOG_LEVELS)}, not {config.log_level!r}")
+    if config.start.source not in START_SOURCES:
+        raise fault("start.from", f"expected one of {', '.join(START_SOURCES)}, not {config.start.source!r}")
+    if config.start.source == "dataset" and not config.start.dataset:
+        raise fault("start.dataset", 'expected the directory of a dataset, since start.from is "dataset"')
 
 
 def _check_numbers(config: NodeConfig, fault: Fault) -> None:

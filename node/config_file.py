@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from node import config_checks, config_shape
-from node.config import NodeConfig
+from node.config import RENAMED, NodeConfig
 
 
 def load(path: Path) -> NodeConfig:
@@ -17,7 +17,7 @@ def load(path: Path) -> NodeConfig:
         ConfigError: something is not right; the text names the file, the key and what was expected.
     """
     table = config_shape.read_toml(path)
-    config = config_shape.shaped(str(path), table, NodeConfig, not_in_file=frozenset({"directory"}))
+    config = config_shape.shaped(str(path), table, NodeConfig, not_in_file=frozenset({"directory"}), renamed=RENAMED)
     config = msgspec.structs.replace(config, directory=str(path.resolve().parent))
     config_checks.check(config, str(path))
     return config

@@ -10,8 +10,9 @@ import inspect
 import re
 import tomllib
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import msgspec
@@ -50,18 +51,25 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(str(path), "", f"not TOML: {error}") from error
 
 
-def shaped(file: str, table: dict[str, Any], shape: type[S], not_in_file: frozenset[str] = frozenset()) -> S:
+def shaped(
+    file: str,
+    table: dict[str, Any],
+    shape: type[S],
+    not_in_file: frozenset[str] = frozenset(),
+    renamed: Mapping[str, str] = MappingProxyType({}),
+) -> S:
     """The struct that a table describes.
 
     Args:
         file: the name for errors.
         not_in_file: fields of `shape` that are no keys.
+        renamed: keys that had other names, by the old ones.
 
     Raises:
         ConfigError: an unknown or missing key, or a value of another type.
     """
     for key, text in _key_faults("", table, shape, not_in_file):
-        raise ConfigError(file, key, text)
+        raise ConfigError(file, key, f"is called {renamed[key]} now" if key in renamed else text)
     try:
         return msgspec.convert(table, shape, strict=True)
     except msgspec.ValidationError as error:
@@ -73,7 +81,7 @@ def _key_faults(
     prefix: str, table: dict[str, Any], shape: type[msgspec.Struct], hidden: frozenset[str]
 ) -> Iterator[tuple[str, str]]:
     """Keys that are unknown or missing, in the order of the file."""
-    fields = {field.name: field for field in msgspec.structs.fields(shape) if field.name not in hidden}
+    fields = {field.encode_name: field for field in msgspec.structs.fields(shape) if field.name not in hidden}
     for key, value in table.items():
         if key not in fields:
             yield prefix + key, _unknown(key, list(fields))

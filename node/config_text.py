@@ -10,7 +10,7 @@ Setting = bool | int | float | str
 
 
 def change_settings(path: Path, settings: Mapping[str, Setting]) -> None:
-    """Set keys of a node's TOML file, given by dotted name such as "raft.snapshot_entries"."""
+    """Set keys of a node's TOML file, given by dotted name such as "snapshot.every_commands"."""
     path.write_text(changed(path.read_text(encoding="utf-8"), settings), encoding="utf-8")
 
 

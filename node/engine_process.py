@@ -3,7 +3,8 @@
 One process, one thread that matters, one event loop: Raft's ticks, the state machine, and the sessions of the native protocol take turns
 on it. So nothing here is locked, and whatever takes long delays a heartbeat.
 
-Exit codes: 0 after SIGTERM; 2 when the node cannot start (configuration, data directory, log, snapshot, port); 70 when it must not go on,
+Exit codes: 0 after SIGTERM; 2 when the node cannot start (configuration, data directory, log, snapshot, port); 3 when another version's data
+could not be migrated, which is then as it was; 70 when it must not go on,
 because its state or its disk is in doubt; 75 when its supervisor is gone.
 """
 
@@ -21,7 +22,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +32,26 @@ from cluster.driver import RaftDriver
 from cluster.errors import ClusterError
 from cluster.membership import Member, Role
 from cluster.raft import Raft, open_raft
-from cluster.settings import RaftSettings
+from cluster.settings import SNAPSHOT_ENTRIES, RaftSettings
 from cluster.storage import RealDisk
 from cluster.wire import Hello, TlsWire, WireSettings
-from node import divergence, identity, pki
+from node import divergence, identity, pki, software, start_order, stop_times
 from node.config import NodeConfig
 from node.config_file import load
 from node.errors import DataDirectoryError, NodeRunningError, QuorumbookError
 from node.feed import Feed
+from node.housekeeping import Housekeeping
 from node.logs import set_up
+from node.migration import switch
+from node.migration.start import at_start
+from node.modes import Mode, Modes
 from node.native_server import NativeServer
 from node.parent_watch import watch_parent
 from node.processes import PidFile
 from node.replicated_engine import ReplicatedEngine
 from node.service import EngineService, Identity
 from node.snapshot_port import SnapshotPort
+from node.snapshot_schedule import staggered
 from snapshots.abi import ABI
 from snapshots.errors import SnapshotError
 from snapshots.store import SnapshotStore
@@ -54,6 +59,7 @@ from snapshots.store import SnapshotStore
 log = logging.getLogger("node.engine_process")
 
 EXIT_CANNOT_START = 2
+EXIT_MIGRATION = 3
 EXIT_IN_DOUBT = 70
 TICK = 0.01
 """Seconds between Raft's ticks when nothing happens."""
@@ -63,9 +69,6 @@ SWITCH_INTERVAL = 0.0005
 
 LOCK_FILE = "engine.pid"
 LOCK_TIMEOUT = 5.0
-DRAIN_TIMEOUT = 1.5
-TRANSFER_TIMEOUT = 2.0
-"""Seconds that a graceful stop waits for what is under way, and for another node to lead. The supervisor waits longer than both."""
 
 
 class Parts(msgspec.Struct):
@@ -76,21 +79,23 @@ class Parts(msgspec.Struct):
     raft: Raft
     driver: RaftDriver
     snapshots: SnapshotPort
+    machine: ReplicatedEngine
 
 
-def build(config: NodeConfig, known: identity.Identity) -> Parts:
+def build(config: NodeConfig, known: identity.Identity, modes: Modes) -> Parts:
     """Open everything that lies on disk and wire it together; nothing is reachable yet. Needs a running event loop.
 
     Raises:
         ClusterError, SnapshotError, OSError: log or snapshots cannot be trusted or read.
         DataDirectoryError: they are gone.
+        DatasetError: the cluster has never run, and what it is to begin with is not right.
     """
-    software = metadata.version("quorumbook")
+    version = software.version()
     feed = Feed(config.native.events_kept)
     machine = ReplicatedEngine(feed)
-    snapshots = SnapshotPort(
-        SnapshotStore(config.data_path / "snapshots", config.raft.snapshots_kept), machine, software=software
-    )
+    store = SnapshotStore(config.data_path / "snapshots", config.snapshot.keep)
+    snapshots = SnapshotPort(store, machine, software=version, load=start_order.loader(config, store))
+    start_order.check(config, known, has_snapshot=snapshots.newest() is not None)
     refused: Counter[str] = Counter()
     wire = TlsWire(_wire_settings(config, refused))
     raft = open_raft(
@@ -104,19 +109,23 @@ def build(config: NodeConfig, known: identity.Identity) -> Parts:
     )
     service = EngineService(
         config,
-        Identity(software, ABI),
+        Identity(version, ABI),
         machine,
         feed,
         raft,
         later=asyncio.get_running_loop().call_soon,
         more_counters=lambda: {**_wire_counters(refused), **snapshots.counters()},
+        modes=modes,
+        seeding=start_order.seeding(config, known, machine, raft),
     )
     driver = RaftDriver(raft, interval=TICK, wire_failed=wire.failed)
-    return Parts(service, NativeServer(service, pki.peer_node_id), raft, driver, snapshots)
+    return Parts(service, NativeServer(service, pki.peer_node_id), raft, driver, snapshots, machine)
 
 
 def _open_disk(config: NodeConfig, known: identity.Identity) -> RealDisk:
-    archive = config.data_path / "archive" if config.raft.archive_log else None
+    # The way back to the version before exports what was applied since, so the log is kept until the migration is final.
+    keep_log = config.raft.archive_log or bool(switch.former(config.data_path))
+    archive = config.data_path / switch.ARCHIVE if keep_log else None
     disk = RealDisk(config.data_path / "log", fsync=config.raft.fsync, archive_to=archive)
     if known.stage is identity.Stage.STARTED and hardstate.load(disk) is None:
         raise DataDirectoryError(
@@ -136,20 +145,10 @@ def _raft_settings(config: NodeConfig, *, rejoin: bool) -> RaftSettings:
         election_timeout_min=raft.election_timeout_min,
         election_timeout_max=raft.election_timeout_max,
         leader_fallback=raft.leader_fallback,
-        snapshot_entries=_staggered(config),
-        snapshot_bytes=raft.snapshot_bytes,
+        snapshot_entries=staggered(SNAPSHOT_ENTRIES, config),
+        snapshot_bytes=config.snapshot.every_bytes,
         rejoin=rejoin,
     )
-
-
-def _staggered(config: NodeConfig) -> int:
-    """How many entries this node lets pass between snapshots: from the configured number up to half as much again, each node another.
-
-    A node pauses while its state is encoded. If all did so at the same entry, nobody would be left to lead.
-    """
-    rank = [node.node_id for node in config.nodes].index(config.node_id)
-    entries = config.raft.snapshot_entries
-    return entries + entries * rank // (2 * len(config.nodes))
 
 
 def _wire_settings(config: NodeConfig, refused: Counter[str]) -> WireSettings:
@@ -172,8 +171,10 @@ async def run(
     config: NodeConfig, known: identity.Identity, stop: asyncio.Event, *, opened: Callable[[], object] = lambda: None
 ) -> int:
     """Run the engine until `stop` is set or it must not go on. The process's exit code. `opened` is called when all is read from disk."""
+    modes = Modes(config.node_id)
+    modes.enter(Mode.BOOTSTRAPPING)
     try:
-        parts = build(config, known)
+        parts = build(config, known, modes)
         identity.mark_started(config, known)
     except (QuorumbookError, ClusterError, SnapshotError, OSError) as error:
         return _cannot_start(config, error)
@@ -187,13 +188,17 @@ async def run(
         lambda role, leader: log.info("%s is %s; leader: %s", config.node_id, role, leader or "none")
     )
     opened()
+    modes.enter(Mode.INITIALISING)
     parts.raft.start()
+    keeping = Housekeeping(config, parts.service, parts.raft, parts.snapshots, parts.machine)
+    keeping.start()
     ended = asyncio.ensure_future(_first_failure(parts.driver.run(), _failures_of_callbacks()))
     asked = asyncio.create_task(stop.wait())
     await asyncio.wait((ended, asked), return_when=asyncio.FIRST_COMPLETED)
     asked.cancel()
+    keeping.stop()
     if not ended.done():
-        await _stop(parts, ended)
+        await _stop(parts, config, ended)
     return await _end(parts, ended, config)
 
 
@@ -247,15 +252,36 @@ async def _listen(parts: Parts, config: NodeConfig) -> None:
     )
 
 
-async def _stop(parts: Parts, ended: asyncio.Future[None]) -> None:
-    """Take nothing more, finish what is under way, and have another node lead before the sessions are closed."""
-    log.info("stopping")
+async def _stop(parts: Parts, config: NodeConfig, ended: asyncio.Future[None]) -> None:
+    """Take nothing more, finish what is under way, have another node lead, and write a snapshot, before the sessions are closed.
+
+    What is cut short here, by a kill or by its time, costs nothing: the log holds all of it.
+    """
+    modes = parts.service.modes
+    modes.enter(Mode.UNLOAD)
     parts.service.begin_stop()
-    await _until(lambda: parts.service.idle, DRAIN_TIMEOUT, ended)
+    await _until(lambda: parts.service.idle, stop_times.DRAIN, ended)
     if parts.raft.is_leader and parts.raft.transfer_leadership():
-        await _until(lambda: bool(parts.raft.leader_id) and not parts.raft.is_leader, TRANSFER_TIMEOUT, ended)
+        await _until(lambda: bool(parts.raft.leader_id) and not parts.raft.is_leader, stop_times.TRANSFER, ended)
+    modes.enter(Mode.UNLOADING)
+    if config.snapshot.on_stop and parts.machine.engine.sequence > parts.snapshots.sequence:
+        await _last_snapshot(parts, ended)
+    modes.enter(Mode.CLOSED)
     await parts.server.stop()
     parts.driver.stop()
+
+
+async def _last_snapshot(parts: Parts, ended: asyncio.Future[None]) -> None:
+    """Write what has been applied by now. A failure is in the log and ends the waiting."""
+    wanted, failed = parts.raft.status().applied_index, parts.snapshots.failed
+    parts.raft.request_snapshot()
+
+    def settled() -> bool:
+        return parts.raft.status().snapshot_index >= wanted or parts.snapshots.failed > failed
+
+    await _until(settled, stop_times.SNAPSHOT, ended)
+    if parts.raft.status().snapshot_index < wanted:
+        log.warning("stopping without a last snapshot; the log has everything")
 
 
 async def _end(parts: Parts, ended: asyncio.Future[None], config: NodeConfig) -> int:
@@ -279,6 +305,7 @@ async def _end(parts: Parts, ended: asyncio.Future[None], config: NodeConfig) ->
         _keep_evidence(config, error)
         code = EXIT_IN_DOUBT
     await parts.server.stop(wait=0.2)
+    parts.service.modes.enter(Mode.SHUTDOWN)
     parts.snapshots.cancel()
     with contextlib.suppress(OSError):
         parts.raft.stop()
@@ -326,6 +353,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = load(options.config)
         set_up(config.log_level, f"{config.node_id} engine")
+        log.info("quorumbook %s, ABI %s", software.title(), ABI)
         watch_parent()
         return _run_locked(config, rejoin=options.rejoin)
     except (QuorumbookError, OSError) as error:
@@ -338,9 +366,22 @@ def _run_locked(config: NodeConfig, *, rejoin: bool) -> int:
     known = identity.format_data(config, rejoin=True) if rejoin else identity.read(config)
     lock = _acquire(config.data_path / LOCK_FILE)
     try:
+        if not _at_this_abi(config):
+            return EXIT_MIGRATION
         return _loop_runner()(_until_signal(config, known))
     finally:
         lock.release()
+
+
+def _at_this_abi(config: NodeConfig) -> bool:
+    """Bring the data to this software's ABI if another version left it; whether it has it now."""
+    try:
+        at_start(config)
+    except (QuorumbookError, ClusterError, SnapshotError, OSError) as error:
+        log.critical("%s cannot start: %s", config.node_id, error)
+        log.critical("the data in %s is as it was: the version that wrote it can still start on it", config.data_path)
+        return False
+    return True
 
 
 def _acquire(path: Path) -> PidFile:

@@ -11,6 +11,8 @@
     ├── SetupError           `quorumbook init` cannot make a cluster as asked
     ├── DataDirectoryError   a node's data directory is not that of this node, or is gone
     ├── ReplayError          a recorded order flow could not be sent through the cluster
+    ├── TxlogError           a transaction log cannot be read, or does not hold what is needed
+    ├── DatasetError         TSV files that a cluster cannot begin with
     └── AuditError           an audit could not be made (what an audit finds is a result, not an error)
 
 Faults of a client are not exceptions but answers; a fault of ours is an `AssertionError` and ends the process.
@@ -82,3 +84,11 @@ class ReplayError(QuorumbookError):
 
 class AuditError(QuorumbookError):
     """An audit could not be made: files are missing or unreadable. The text names them."""
+
+
+class DatasetError(QuorumbookError):
+    """A dataset is not right; nothing of it was applied. The text names file, line, column, field and what was expected."""
+
+
+class TxlogError(QuorumbookError):
+    """A transaction log cannot be read, or does not hold what is needed. The text names the place."""

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from node import files, identity, pki
-from node.config import HttpConfig, NativeConfig, NodeAddress, NodeConfig, RaftConfig
+from node.config import HttpConfig, NativeConfig, NodeAddress, NodeConfig, RaftConfig, SnapshotConfig
 from node.config_checks import check_address, split_address
 from node.config_file import load
 from node.config_text import Setting, changed
@@ -174,7 +174,7 @@ def _authority(directory: Path, like: NodeConfig) -> pki.KeyPair:
 def _settings(like: NodeConfig) -> dict[str, Setting]:
     """What another node's configuration says beyond the defaults, addresses left out."""
     found: dict[str, Setting] = {"log_level": like.log_level}
-    for section, struct in (("raft", RaftConfig), ("native", NativeConfig), ("http", HttpConfig)):
+    for section, struct in (("raft", RaftConfig), ("snapshot", SnapshotConfig), ("native", NativeConfig), ("http", HttpConfig)):
         for field in msgspec.structs.fields(struct):
             value = getattr(getattr(like, section), field.name)
             if field.name not in OWN_KEYS and value != field.default:

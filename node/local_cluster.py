@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from node import stop_times
 from node.cluster_directory import ClusterDirectory
 from node.connection import NativeConnection
 from node.errors import ConnectionLost, NodeRunningError, NodeStartError, RequestFailed
@@ -23,6 +24,9 @@ from node.protocol import NodeStatus, StatusQuery
 
 ANSWER_SECONDS = 1.0
 """A node that has not told its status by then is shown as down."""
+
+STOP_SECONDS = stop_times.NODE + 5.0
+"""How long a stop may take before the node is killed."""
 
 KILL_SECONDS = 10.0
 """After SIGKILL the system needs moments only; this bounds the wait on a machine that is out of breath."""
@@ -89,7 +93,7 @@ class LocalCluster:
             if not _wait(functools.partial(self._settled, node_id), seconds) or self.pid(node_id) is None:
                 raise NodeStartError(f"{node_id} did not start; {self._log_end(node_id)}")
 
-    def stop(self, node_ids: Iterable[str] | None = None, *, seconds: float = 20.0) -> None:
+    def stop(self, node_ids: Iterable[str] | None = None, *, seconds: float = STOP_SECONDS) -> None:
         """Stop nodes (all unless named) in good order, the leader handing over; after `seconds` they are killed. Nodes that are down stay so."""
         pids = {node_id: pid for node_id in self._chosen(node_ids) if (pid := self.pid(node_id)) is not None}
         for pid in pids.values():

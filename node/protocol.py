@@ -254,7 +254,7 @@ class NodeStatus(msgspec.Struct, frozen=True, array_like=True):
     `role` is "leader", "follower" or "candidate". `state_hash` (hex) is the running hash after `sequence` commands, so two nodes with equal
     `sequence` must agree on it. `voter` is False while a node that lost its disk has not caught up. `ready`: applied up to a known leader's commit.
     `counters` are totals since the node's start: "native_refused_<kind>" and "raft_refused_<kind>" for what was turned away on its two ports, and
-    how many commands and entries went through.
+    how many commands and entries went through. `mode`: see `modes.Mode`.
     """
 
     node_id: str
@@ -278,6 +278,7 @@ class NodeStatus(msgspec.Struct, frozen=True, array_like=True):
     peers: list[PeerStatus]
     leader: LeaderHint | None = None
     counters: dict[str, int] = {}
+    mode: str = ""
 
 
 class BookLevel(msgspec.Struct, frozen=True, array_like=True):

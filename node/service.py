@@ -17,8 +17,10 @@ from cluster.batcher import Batcher, Refusal
 from cluster.raft import Done, ProposeResult, RaftStatus
 from cluster.settings import ENTRY_BYTES_MAX
 from node.config import NodeConfig
+from node.datasets import Seeding
 from node.errors import RequestFailed
 from node.feed import Feed, FeedError, Subscriber, Subscription, TooOldError
+from node.modes import Modes
 from node.principal import Principal, authenticate, refresh
 from node.protocol import (
     COMMANDS_PER_SUBMIT_MAX,
@@ -94,6 +96,8 @@ class EngineService:
         time_ns: nanoseconds since the Unix epoch, for stamping batches.
         clock: monotonic seconds.
         more_counters: what the rest of the process counts, for the status.
+        modes: how far the engine has come.
+        seeding: the dataset that a cluster which has never run begins with; nothing else is taken before it.
     """
 
     def __init__(
@@ -108,6 +112,8 @@ class EngineService:
         time_ns: Callable[[], int] = time.time_ns,
         clock: Callable[[], float] = time.monotonic,
         more_counters: Callable[[], Mapping[str, int]] = dict,
+        modes: Modes | None = None,
+        seeding: Seeding | None = None,
     ) -> None:
         self.config = config
         self.identity = identity
@@ -120,6 +126,8 @@ class EngineService:
         self._time_ns = time_ns
         self._clock = clock
         self._more_counters = more_counters
+        self.modes = modes or Modes(config.node_id)
+        self.seeding = seeding
         self._started = clock()
         self._reads: list[tuple[Principal, Query, Send]] = []
         self._barrier_under_way = False
@@ -152,6 +160,9 @@ class EngineService:
             return
         if self.stopping or not self._raft.is_leader:
             send(self._not_here(request.request_id))
+            return
+        if self.seeding is not None and not self.seeding.finished:
+            send(Failed(request.request_id, FailCode.NO_LEADER, "the dataset is being loaded"))
             return
 
         def done(refusal: Refusal | None, outcomes: Sequence[object]) -> None:
@@ -243,6 +254,7 @@ class EngineService:
             peers=[PeerStatus(peer.node_id, peer.connected, peer.match_index) for peer in raft.peers],
             leader=self._hint(),
             counters=self._counters(raft),
+            mode=self.modes.current,
         )
 
     @property

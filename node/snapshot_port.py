@@ -1,7 +1,8 @@
 """Snapshots as Raft asks for them (`cluster.ports.Snapshots`), over the snapshot store and the engine.
 
-The engine hands out its tables at once, frozen in the state after the mark; encoding and writing them goes on while the engine does,
-the writing in another process. Before that, the money in the tables is counted: a state that has lost or made money never becomes a snapshot.
+The engine hands out at once what changed since the snapshot before, frozen in the state after the mark; encoding and writing it goes on while
+the engine does, the writing in another process. There the money in the tables is counted: a state that has lost or made money never becomes a
+snapshot, and the node stops.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import contextlib
 import gc
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -22,34 +23,16 @@ from snapshots.manifest import Manifest, SnapshotFields
 from snapshots.store import SnapshotStore
 from snapshots.transfer import Sink, Source
 from statemachine.engine import Engine
-from statemachine.tables import BalanceRow, CurrencyRow
 
 log = logging.getLogger(__name__)
 
-Row = tuple[bytes, bytes]
 _encode = msgspec.msgpack.Encoder().encode
 _mark_decoder = msgspec.msgpack.Decoder(SnapshotMark)
-_balance_decoder = msgspec.msgpack.Decoder(BalanceRow)
-_currency_decoder = msgspec.msgpack.Decoder(CurrencyRow)
 
 
 def mark_of(manifest: Manifest) -> SnapshotMark:
     """The point of the log that a snapshot stands for."""
     return _mark_decoder.decode(manifest.mark)
-
-
-def check_money(tables: Mapping[str, Collection[Row]]) -> None:
-    """Assert that per currency the balances and fees are the deposits less the withdrawals. O(balances)."""
-    totals: dict[str, int] = {}
-    for _, row in tables["balance"]:
-        balance = _balance_decoder.decode(row)
-        totals[balance.currency] = totals.get(balance.currency, 0) + balance.available + balance.hold
-    for _, row in tables["currency"]:
-        currency = _currency_decoder.decode(row)
-        held = totals.pop(currency.currency, 0) + currency.fees
-        expected = currency.deposited - currency.withdrawn
-        assert held == expected, f"{currency.currency}: {held} in balances and fees, {expected} deposited less withdrawn"
-    assert not totals, f"balances in currencies that do not exist: {sorted(totals)}"
 
 
 @contextlib.contextmanager
@@ -65,19 +48,33 @@ def _collector_off() -> Iterator[None]:
 
 
 class SnapshotPort:
-    """See `cluster.ports.Snapshots`. `now_ns` is nanoseconds since the epoch, for the manifest."""
+    """See `cluster.ports.Snapshots`. `now_ns` is nanoseconds since the epoch, for the manifest; `load` makes the state of a snapshot."""
 
     def __init__(
-        self, store: SnapshotStore, machine: ReplicatedEngine, *, software: str, now_ns: Callable[[], int] = time.time_ns
+        self,
+        store: SnapshotStore,
+        machine: ReplicatedEngine,
+        *,
+        software: str,
+        now_ns: Callable[[], int] = time.time_ns,
+        load: Callable[[Manifest], Engine] | None = None,
     ) -> None:
         self._store = store
         self._machine = machine
         self._software = software
+        self._load = load or (lambda manifest: Engine.restore(store.load(manifest)))
         self._now_ns = now_ns
         self._job: WriteJob | None = None
+        self._base: int | None = 0
+        """Index of the snapshot that the engine's changes are relative to; 0 for the empty state, None when there is none such any more."""
+        self._captured: Engine | None = None
         self.taken = 0
         self.failed = 0
         self.pause_last_ms = 0
+        self.sequence = 0
+        """How many commands are in the state that was restored or captured last."""
+        self.since = time.monotonic()
+        """When that was, or the start; monotonic seconds."""
 
     def newest(self) -> SnapshotMark | None:
         """See the port."""
@@ -90,15 +87,18 @@ class SnapshotPort:
         assert manifest is not None
         assert mark_of(manifest) == mark
         with _collector_off():
-            self._machine.replace(Engine.restore(self._store.load(manifest)))
+            self._machine.replace(self._load(manifest))
+        self._base = mark.index
+        self._note()
         log.info("state restored from the snapshot at index %d, sequence %d", mark.index, manifest.sequence)
 
     def capture(self, mark: SnapshotMark) -> None:
         """See the port. The engine pauses to refer to its rows; most are encoded while it goes on."""
         started = time.monotonic()
         engine = self._machine.engine
-        tables = engine.freeze()
-        check_money(tables)
+        base = self._base
+        frozen = engine.freeze(whole=base is None)
+        self._base = None
         fields = SnapshotFields(
             index=mark.index,
             term=mark.last.term,
@@ -107,9 +107,15 @@ class SnapshotPort:
             software=self._software,
             created_at=self._now_ns(),
         )
-        self._job = self._store.begin(fields, tables)
+        self._job = self._store.begin_changes(fields, frozen, base or 0)
+        self._captured = engine
+        self._note()
         self.pause_last_ms = round((time.monotonic() - started) * 1e3)
         log.info("snapshot at index %d begun, sequence %d; paused for %d ms", mark.index, engine.sequence, self.pause_last_ms)
+
+    def _note(self) -> None:
+        self.sequence = self._machine.engine.sequence
+        self.since = time.monotonic()
 
     def poll(self) -> CaptureState:
         """See the port."""
@@ -120,8 +126,11 @@ class SnapshotPort:
         if state is JobState.RUNNING:
             return CaptureState.RUNNING
         self._job = None
+        assert not job.contradiction, f"the state contradicts itself: {job.reason}"
         if state is JobState.DONE:
             self.taken += 1
+            if job.manifest is not None and self._captured is self._machine.engine:
+                self._base = job.manifest.index
             log.info("snapshot at index %d is on disk", job.manifest.index if job.manifest else 0)
             return CaptureState.DONE
         self.failed += 1

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import msgspec
 
-from node import identity
+from node import identity, stop_times
 from node.config import NodeConfig
 from node.config_file import load
 from node.errors import QuorumbookError
@@ -57,8 +57,8 @@ class Patience(msgspec.Struct, frozen=True):
     pause_max: float = 5.0
     healthy: float = 10.0
     """A process that lived this long begins again with the shortest pause."""
-    gateway_grace: float = 3.0
-    engine_grace: float = 8.0
+    gateway_grace: float = stop_times.GATEWAY
+    engine_grace: float = stop_times.ENGINE
     """From the request to stop to SIGKILL."""
 
 

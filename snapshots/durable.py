@@ -7,6 +7,7 @@ only a rename takes that name away before anything in it is deleted. `clean` put
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -15,6 +16,7 @@ DRAFT = ".tmp"
 INCOMING = ".incoming"
 REPLACED = ".old"
 TRASH = ".trash"
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV)
 
 
 def sync_path(path: Path) -> None:
@@ -31,6 +33,16 @@ def sync_tree(directory: Path) -> None:
     for path in sorted(directory.iterdir()):
         sync_path(path)
     sync_path(directory)
+
+
+def link(source: Path, target: Path) -> None:
+    """Another name for a file that never changes; a copy where the file system has no hard links."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        shutil.copyfile(source, target)
 
 
 def publish(draft: Path, final: Path) -> None:

@@ -3,6 +3,8 @@
 SnapshotError
 ├── SnapshotDamagedError   a snapshot on disk is not what was written
 ├── SnapshotAbiError       a snapshot is of another schema than this software
+├── UnknownAbiError        no description of this ABI is known
+├── MigrationError         data of another schema could not be brought to the one that is wanted; nothing was changed
 ├── SnapshotRefusedError   a snapshot that came from another node was not taken
 ├── NoSnapshotError        there is none to send
 ├── SnapshotBusyError      another process writes into this directory
@@ -45,6 +47,30 @@ class SnapshotAbiError(SnapshotError):
         )
         self.found = found
         self.expected = expected
+
+
+class UnknownAbiError(SnapshotError):
+    """No description of this ABI is known: the data is of a later version, or of one that was never released."""
+
+    def __init__(self, abi: str, known: list[str]) -> None:
+        super().__init__(
+            f"ABI {abi} is not known to this software: a later version or one that was never released wrote it. "
+            f"Known: {', '.join(known)}"
+        )
+        self.abi = abi
+
+
+class MigrationError(SnapshotError):
+    """Data of another schema could not be brought to the one that is wanted; nothing was changed.
+
+    `check` names what failed, `place` the table and row or the log entry ("" if none).
+    """
+
+    def __init__(self, check: str, place: str, what: str) -> None:
+        super().__init__(f"migration: {check}: {place}: {what}" if place else f"migration: {check}: {what}")
+        self.check = check
+        self.place = place
+        self.what = what
 
 
 class SnapshotRefusedError(SnapshotError):

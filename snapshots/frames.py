@@ -1,7 +1,7 @@
 """What goes down the pipe to the writer: length-prefixed msgpack frames.
 
-`Begin`, then for each table `Table` and its rows in pieces (`Rows`), then `End`. A pipe that ends before `End` is a parent that died or changed
-its mind: the writer throws away what it has.
+`Begin`, then changes of tables in pieces and in any order (`Rows`, `Deleted`, `Purged`), then `End`. A pipe that ends before `End` is a parent
+that died or changed its mind: the writer throws away what it has.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import BinaryIO
 import msgspec
 
 from snapshots.manifest import Row, SnapshotFields
+from statemachine.changes import Piece
 
 FRAME_ROW_BYTES = 64 * 1024
 """Rows are sent in pieces of about that many bytes: what a pipe holds. Encoding one does not hold the interpreter for long."""
@@ -20,63 +21,79 @@ _HEADER = 4
 
 
 class Begin(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """The first frame. `tables` in their order."""
+    """The first frame. `tables` in their order; `base` is the index of the snapshot that the changes are made to, 0 for an empty one."""
 
     fields: SnapshotFields
     abi: str
     tables: list[str]
+    base: int = 0
 
 
-class Table(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """The rows of a table follow, that many."""
+class Rows(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Rows that a table has from now on."""
 
-    name: str
-    rows: int
-
-
-class Rows(msgspec.Struct, frozen=True, array_like=True, tag=3):
-    """Rows of the current table, sorted by key."""
-
+    table: str
     rows: list[tuple[bytes, bytes]]
 
 
-class End(msgspec.Struct, frozen=True, array_like=True, tag=4):
-    """All has been said."""
+class Deleted(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """Keys that a table has no more."""
+
+    table: str
+    keys: list[bytes]
 
 
-AnyFrame = Begin | Table | Rows | End
+class Purged(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """Ranges of keys, the end excluded, in which a table has no rows of before. Rows that come with or after it are not meant."""
+
+    table: str
+    ranges: list[tuple[bytes, bytes]]
+
+
+class End(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """All has been said; how many rows each table must have now."""
+
+    counts: dict[str, int]
+
+
+AnyFrame = Begin | Rows | Deleted | Purged | End
 
 _decoder = msgspec.msgpack.Decoder(AnyFrame)
 _encode = msgspec.msgpack.Encoder().encode
 
 
 def frames(begin: Begin, tables: Mapping[str, Collection[Row]]) -> Iterator[bytes]:
-    """The frames of a whole snapshot, as bytes."""
+    """The frames of a snapshot that is written whole, as bytes."""
+    pieces = (Piece(name, list(tables[name]), [], []) for name in begin.tables)
+    return change_frames(begin, {name: len(tables[name]) for name in begin.tables}, pieces)
+
+
+def change_frames(begin: Begin, counts: Mapping[str, int], pieces: Iterable[Piece]) -> Iterator[bytes]:
+    """The frames of changes, as bytes."""
     yield _framed(begin)
-    for name in begin.tables:
-        rows = tables[name]
-        yield _framed(Table(name, len(rows)))
-        for piece in _pieces(rows):
-            yield _framed(Rows(piece))
-    yield _framed(End())
+    waiting: dict[str, tuple[list[Row], list[int]]] = {name: ([], [0]) for name in begin.tables}
+    for piece in pieces:
+        if piece.purged:
+            yield _framed(Purged(piece.table, piece.purged))
+        if piece.deleted:
+            yield _framed(Deleted(piece.table, piece.deleted))
+        rows, size = waiting[piece.table]
+        for row in piece.rows:
+            rows.append(row)
+            size[0] += len(row[0]) + len(row[1])
+            if size[0] >= FRAME_ROW_BYTES:
+                yield _framed(Rows(piece.table, rows))
+                rows.clear()
+                size[0] = 0
+    for name, (rows, _) in waiting.items():
+        if rows:
+            yield _framed(Rows(name, rows))
+    yield _framed(End(dict(counts)))
 
 
 def _framed(frame: AnyFrame) -> bytes:
     body = _encode(frame)
     return len(body).to_bytes(_HEADER, "big") + body
-
-
-def _pieces(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    piece: list[Row] = []
-    size = 0
-    for row in rows:
-        piece.append(row)
-        size += len(row[0]) + len(row[1])
-        if size >= FRAME_ROW_BYTES:
-            yield piece
-            piece, size = [], 0
-    if piece:
-        yield piece
 
 
 def read_frames(stream: BinaryIO) -> Iterator[AnyFrame]:

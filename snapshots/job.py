@@ -7,15 +7,16 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
 from typing import BinaryIO
 
-from snapshots.frames import Begin, frames
-from snapshots.manifest import Manifest, Row, manifest_decoder
+from snapshots.manifest import Manifest, manifest_decoder
 
 _REASON_BYTES = 2_000
+EXIT_CONTRADICTION = 4
+"""See `writer`."""
 
 
 class JobState(Enum):
@@ -35,18 +36,20 @@ class WriteJob:
     engine would copy its threads' locks and its sockets.
 
     Args:
-        tables: must not change any more; released as soon as they are sent.
+        pieces: what the writer is to read (`frames`), iterated in another thread.
         on_done: called once, from `poll`, with the manifest of a finished snapshot.
+
+    Attributes:
+        contradiction: it failed because the state itself is wrong.
     """
 
-    def __init__(
-        self, directory: Path, begin: Begin, tables: Mapping[str, Collection[Row]], on_done: Callable[[Manifest], None]
-    ) -> None:
+    def __init__(self, directory: Path, pieces: Iterator[bytes], on_done: Callable[[Manifest], None]) -> None:
         self._on_done = on_done
         self._state = JobState.RUNNING
         self._output: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `_end`
         self._errors: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `_end`
         self.reason = ""
+        self.contradiction = False
         self.manifest: Manifest | None = None
         self._process = subprocess.Popen(
             [sys.executable, "-m", "snapshots.writer", str(directory)],
@@ -56,9 +59,7 @@ class WriteJob:
             env=_environment(),
         )
         assert self._process.stdin is not None
-        self._feeder = threading.Thread(
-            target=_feed, args=(frames(begin, tables), self._process.stdin), name="snapshot feeder", daemon=True
-        )
+        self._feeder = threading.Thread(target=_feed, args=(pieces, self._process.stdin), name="snapshot feeder", daemon=True)
         self._feeder.start()
 
     @property
@@ -96,6 +97,7 @@ class WriteJob:
             self._state = JobState.DONE
             self._on_done(self.manifest)
             return
+        self.contradiction = code == EXIT_CONTRADICTION
         ended = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
         self.reason = f"the snapshot's writer {ended}" + (f": {complaint}" if complaint else "")
         self._state = JobState.FAILED

@@ -1,34 +1,61 @@
-"""A snapshot's RocksDB: written once, a column family a table, and read whole. The only file that knows rocksdict."""
+"""A snapshot's RocksDB: a column family a table, written as changes to the one before, and read whole. The only file that knows rocksdict.
+
+RocksDB keeps rows in files (SST) that never change once written; what is newer lies in newer files. So the next snapshot can share the files
+of the one before, as hard links, and add one with what changed (`Draft`). Compaction writes a table anew without the rows that are gone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import contextlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
-from rocksdict import AccessType, DBCompressionType, Options, Rdict, WriteBatch, WriteOptions
+from rocksdict import (
+    AccessType,
+    BottommostLevelCompaction,
+    CompactOptions,
+    DBCompressionType,
+    Options,
+    Rdict,
+    WriteBatch,
+    WriteOptions,
+)
 
 from snapshots.errors import SnapshotDamagedError
-from snapshots.manifest import Manifest, Row, RowHasher, manifest_decoder
+from snapshots.manifest import Manifest, Row, RowHasher, TableSummary, manifest_decoder
 
 MANIFEST_FAMILY = "_manifest"
 """The column family with the manifest; no table begins with an underscore."""
 
 _MANIFEST_KEY = b"manifest"
 _DEFAULT_FAMILY = "default"
+_ENTRIES = re.compile("# entries=([0-9]+)")
 _TRANSIENT = ("LOCK", "LOG")
 """Files that say nothing of the contents; RocksDB makes them anew."""
 
 WRITE_BUFFER_BYTES = 32 * 1024 * 1024
 PIECE_ROWS = 1_000
+GARBAGE_RATIO = 2
+"""A table whose files hold more entries than that many times its rows is written anew."""
+
+FILES_MAX = 24
+"""So is a table in more files than that: each is asked for each row."""
+
+TABLE_FILE = ".sst"
+"""How the names of files end that never change."""
+
+Keep = Callable[[str, list[Row]], None]
+"""Takes a table's rows, in pieces."""
 
 
 def _options() -> Any:
     options = Options(raw_mode=True)
     options.create_if_missing(True)
     options.create_missing_column_families(True)
-    # Everything is written once, in order, and read once: there is nothing to compact.
+    # `RocksWriter.settle` decides; a compaction at another moment would be in nobody's interest.
     options.set_disable_auto_compactions(True)
     options.set_compression_type(DBCompressionType.lz4())
     options.set_write_buffer_size(WRITE_BUFFER_BYTES)
@@ -36,14 +63,24 @@ def _options() -> Any:
     return options
 
 
+def _compact(family: Any) -> None:
+    """Write all rows of a table anew. Forced, since RocksDB otherwise may only give the files another place."""
+    options = CompactOptions()
+    options.set_bottommost_level_compaction(BottommostLevelCompaction.force())
+    family.compact_range(None, None, options)
+
+
 def _families(tables: Iterable[str]) -> dict[str, Any]:
     return {name: _options() for name in (_DEFAULT_FAMILY, MANIFEST_FAMILY, *tables)}
 
 
 class RocksWriter:
-    """Writes a snapshot's database: `add` rows table by table, then `close` with the manifest.
+    """Writes a snapshot's database: changes in any order, then `settle`, `read`, and `close` with the manifest.
 
     There is no write-ahead log: a snapshot that was not closed is thrown away.
+
+    Args:
+        directory: empty, or with the files of another snapshot, which then has the same tables.
     """
 
     def __init__(self, directory: Path, tables: Iterable[str]) -> None:
@@ -53,31 +90,83 @@ class RocksWriter:
         # A property, which rocksdict's stub declares as a method; hence the cast.
         self._write_options = cast(Any, WriteOptions())
         self._write_options.disable_wal = True
+        self._handles = {name: self._database.get_column_family_handle(name) for name in (*self._names, MANIFEST_FAMILY)}
 
     def add(self, table: str, rows: Iterable[Row]) -> None:
-        """Write rows of a table."""
-        self._put(table, rows)
-
-    def _put(self, family: str, rows: Iterable[Row]) -> None:
-        handle = self._database.get_column_family_handle(family)
-        batch = WriteBatch(raw_mode=True)
+        """Write rows of a table; those with the same keys are replaced."""
+        handle, batch = self._handles[table], WriteBatch(raw_mode=True)
         for key, value in rows:
             batch.put(key, value, handle)
         self._database.write(batch, self._write_options)
+
+    def delete(self, table: str, keys: Iterable[bytes]) -> None:
+        """Delete rows; fine where there are none."""
+        handle, batch = self._handles[table], WriteBatch(raw_mode=True)
+        for key in keys:
+            batch.delete(key, handle)
+        self._database.write(batch, self._write_options)
+
+    def purge(self, table: str, ranges: Iterable[tuple[bytes, bytes]]) -> None:
+        """Delete all rows in ranges of keys, the end excluded."""
+        handle, batch = self._handles[table], WriteBatch(raw_mode=True)
+        for begin, end in ranges:
+            batch.delete_range(begin, end, handle)
+        self._database.write(batch, self._write_options)
+
+    def settle(self, counts: Mapping[str, int]) -> list[str]:
+        """Bring everything into files; compact the tables whose files hold much that is gone, given how many rows each has. Returns those."""
+        compacted = []
+        for name in self._names:
+            family = self._database.get_column_family(name)
+            family.flush(True)
+            stored = _ENTRIES.search(family.property_value("rocksdb.aggregated-table-properties") or "")
+            files = int(family.property_value("rocksdb.num-files-at-level0") or 0)
+            if files > FILES_MAX or (stored and int(stored[1]) > GARBAGE_RATIO * counts.get(name, 0) + PIECE_ROWS):
+                _compact(family)
+                compacted.append(name)
+        return compacted
+
+    def read(self, counts: Mapping[str, int], keep: Keep | None = None) -> tuple[list[TableSummary], bytes]:
+        """Read all tables: their summaries, and the full hash. Raises ValueError where the number of rows is not that in `counts`."""
+        return _read_tables(self._database, {name: counts[name] for name in self._names}, keep)
 
     def close(self, manifest: Manifest | None) -> None:
         """Flush the tables, then the manifest, and close; without a manifest just close."""
         if manifest is not None:
             for name in self._names:
                 self._database.get_column_family(name).flush(True)
-            self._put(MANIFEST_FAMILY, [(_MANIFEST_KEY, msgspec.msgpack.encode(manifest))])
-            self._database.get_column_family(MANIFEST_FAMILY).flush(True)
+            self.add(MANIFEST_FAMILY, [(_MANIFEST_KEY, msgspec.msgpack.encode(manifest))])
+            family = self._database.get_column_family(MANIFEST_FAMILY)
+            family.flush(True)
+            _compact(family)
+        self._handles = {}
         self._database.close()
         for name in _TRANSIENT:
             (self._directory / name).unlink(missing_ok=True)
 
 
-def read_tables(directory: Path, manifest: Manifest, keep: Callable[[str, list[Row]], None] | None = None) -> None:
+def _read_tables(database: Any, counts: Mapping[str, int], keep: Keep | None) -> tuple[list[TableSummary], bytes]:
+    hasher = RowHasher()
+    for name, count in counts.items():
+        hasher.begin(name, count)
+        for piece in _pieces(database.get_column_family(name)):
+            hasher.rows(piece)
+            if keep is not None:
+                keep(name, piece)
+    return hasher.finish()
+
+
+def check_manifest(directory: Path, manifest: Manifest) -> None:
+    """Open a database and compare the tables that it has, and the manifest in it, with `manifest`.
+
+    Raises:
+        SnapshotDamagedError: something differs or cannot be read.
+    """
+    with _opened(directory, manifest) as database:
+        _compare_manifest(directory, database, manifest)
+
+
+def read_tables(directory: Path, manifest: Manifest, keep: Keep | None = None) -> None:
     """Read every table, and compare row counts, hashes and the stored manifest with `manifest`.
 
     Args:
@@ -86,6 +175,22 @@ def read_tables(directory: Path, manifest: Manifest, keep: Callable[[str, list[R
     Raises:
         SnapshotDamagedError: something differs or cannot be read; what `keep` was given before must not be used then.
     """
+    with _opened(directory, manifest) as database:
+        _compare_manifest(directory, database, manifest)
+        try:
+            summaries, full_hash = _read_tables(database, manifest.row_counts, keep)
+        except Exception as error:  # rocksdict raises bare Exception
+            raise _damaged(directory, error) from error
+    for found, table in zip(summaries, manifest.tables, strict=True):
+        if found != table:
+            raise SnapshotDamagedError(f"{directory}: table {table.name}", "its rows are not those that were written")
+    if full_hash != manifest.full_hash:
+        raise SnapshotDamagedError(str(directory), "the hash over all tables differs")
+
+
+@contextlib.contextmanager
+def _opened(directory: Path, manifest: Manifest) -> Iterator[Any]:
+    """A snapshot's database, for reading."""
     names = list(manifest.row_counts)
     try:
         _check_families(directory, names)
@@ -93,7 +198,7 @@ def read_tables(directory: Path, manifest: Manifest, keep: Callable[[str, list[R
     except Exception as error:  # rocksdict raises bare Exception
         raise _damaged(directory, error) from error
     try:
-        _read_open(directory, database, manifest, keep)
+        yield database
     finally:
         database.close()
         for name in _TRANSIENT:
@@ -107,28 +212,14 @@ def _check_families(directory: Path, names: list[str]) -> None:
         raise SnapshotDamagedError(str(directory), f"its column families are {sorted(found)}, not {sorted(expected)}")
 
 
-def _read_open(directory: Path, database: Any, manifest: Manifest, keep: Callable[[str, list[Row]], None] | None) -> None:
-    hasher = RowHasher()
+def _compare_manifest(directory: Path, database: Any, manifest: Manifest) -> None:
     try:
         stored = database.get_column_family(MANIFEST_FAMILY).get(_MANIFEST_KEY)
-        if stored is None or manifest_decoder.decode(stored) != manifest:
-            raise SnapshotDamagedError(f"{directory}: manifest", "the database's is not that of the seal")
-        for table in manifest.tables:
-            hasher.begin(table.name, table.rows)
-            for piece in _pieces(database.get_column_family(table.name)):
-                hasher.rows(piece)
-                if keep is not None:
-                    keep(table.name, piece)
-        summaries, full_hash = hasher.finish()
-    except SnapshotDamagedError:
-        raise
+        same = stored is not None and manifest_decoder.decode(stored) == manifest
     except Exception as error:  # rocksdict raises bare Exception
         raise _damaged(directory, error) from error
-    for found, table in zip(summaries, manifest.tables, strict=True):
-        if found != table:
-            raise SnapshotDamagedError(f"{directory}: table {table.name}", "its rows are not those that were written")
-    if full_hash != manifest.full_hash:
-        raise SnapshotDamagedError(str(directory), "the hash over all tables differs")
+    if not same:
+        raise SnapshotDamagedError(f"{directory}: manifest", "the database's is not that of the seal")
 
 
 def _pieces(family: Any) -> Iterator[list[Row]]:

@@ -97,9 +97,9 @@ def seal_directory(directory: Path, manifest: Manifest) -> Seal:
     return seal
 
 
-def new_digest() -> hashlib.blake2b:
+def new_digest(data: bytes = b"") -> hashlib.blake2b:
     """The hash that files are digested with."""
-    return hashlib.blake2b(digest_size=DIGEST_BYTES)
+    return hashlib.blake2b(data, digest_size=DIGEST_BYTES)
 
 
 def write_seal(directory: Path, seal: Seal) -> None:

@@ -10,13 +10,13 @@ the newest may already be gone, and a node that goes back in time has forgotten 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from snapshots import durable
 from snapshots.abi import ABI
 from snapshots.errors import NoSnapshotError, SnapshotAbiError, SnapshotBusyError, SnapshotDamagedError
-from snapshots.frames import Begin
+from snapshots.frames import Begin, change_frames, frames
 from snapshots.job import WriteJob
 from snapshots.manifest import Manifest, Row, SnapshotFields
 from snapshots.naming import prune, snapshot_path, snapshot_paths
@@ -24,6 +24,7 @@ from snapshots.rocks import read_tables
 from snapshots.seal import check_files
 from snapshots.transfer import Sink, Source
 from snapshots.writer import locked
+from statemachine.changes import Frozen
 
 LOCK_SECONDS = 60.0
 """How long opening waits for the writer of a parent that was killed. It ends as soon as it notices, or finishes what is nearly done."""
@@ -33,7 +34,7 @@ class SnapshotStore:
     """The snapshots of one node.
 
     Read:      `newest`, `load`
-    Write:     `begin`
+    Write:     `begin`, `begin_changes`
     Transfer:  `open_source`, `open_sink`
 
     One process at a time; not for several threads.
@@ -107,16 +108,27 @@ class SnapshotStore:
         return tables
 
     def begin(self, fields: SnapshotFields, tables: Mapping[str, Collection[Row]]) -> WriteJob:
-        """Begin to write a snapshot. Returns at once; poll the job.
+        """Begin to write a snapshot whole. Returns at once; poll the job.
 
         Args:
-            tables: rows sorted by key, in the order of the tables; must not change any more. Iterated in another thread, once. Take
-                them from `Engine.freeze()`.
+            tables: in their order; must not change any more. Iterated in another thread, once.
         """
+        return self._begin(fields, frames(Begin(fields, self._abi, list(tables)), tables))
+
+    def begin_changes(self, fields: SnapshotFields, frozen: Frozen, base: int) -> WriteJob:
+        """Begin to write a snapshot as changes to an earlier one, whose unchanged files it shares. Returns at once; poll the job.
+
+        Args:
+            frozen: what changed since (`Engine.freeze`). Iterated in another thread, once.
+            base: the earlier snapshot's index; 0 when the changes are all there is.
+        """
+        begin = Begin(fields, self._abi, list(frozen.counts), base)
+        return self._begin(fields, change_frames(begin, frozen.counts, frozen))
+
+    def _begin(self, fields: SnapshotFields, pieces: Iterator[bytes]) -> WriteJob:
         assert self._job is None or self._job.settled, "one snapshot at a time"
         assert fields.index >= 1
-        begin = Begin(fields, self._abi, list(tables))
-        self._job = WriteJob(self._directory, begin, tables, self._finished)
+        self._job = WriteJob(self._directory, pieces, self._finished)
         return self._job
 
     def _finished(self, manifest: Manifest) -> None:

@@ -26,7 +26,19 @@ import msgspec
 
 from snapshots.errors import TsvError, TsvFault
 from snapshots.manifest import Row
-from snapshots.tsv_values import Codecs, Scales, StructCodec, ValueFault, as_first, from_cell, shown, to_cell
+from snapshots.tsv_values import (
+    UNITS,
+    UNSCALED,
+    Codecs,
+    Scales,
+    StructCodec,
+    Unit,
+    ValueFault,
+    as_first,
+    from_cell,
+    shown,
+    to_cell,
+)
 from statemachine.relations import KEYS, REFERENCES, Reference
 from statemachine.tables import TABLES
 
@@ -44,11 +56,18 @@ class Schema(msgspec.Struct, frozen=True):
         tables: row type by table name.
         keys: what each table's key is made of, as in `statemachine.relations.KEYS`.
         references: which rows need which.
+        scaled: whether amounts are decimals. Else they are whole numbers in smallest units, and nothing of currencies and products has to be known.
     """
 
     tables: Mapping[str, type[msgspec.Struct]]
     keys: Mapping[str, tuple[str, ...]]
     references: Sequence[Reference] = ()
+    scaled: bool = True
+
+    @property
+    def units(self) -> Mapping[str, Unit]:
+        """What numbers count, by the field's name."""
+        return UNITS if self.scaled else UNSCALED
 
 
 SCHEMA = Schema(TABLES, KEYS, REFERENCES)
@@ -100,11 +119,13 @@ class TableLines:
         decoded = {
             name: [msgspec.msgpack.decode(row, type=schema.tables[name]) for _, row in tables.get(name, ())]
             for name in ("currency", "product")
-            if name in schema.tables
+            if name in schema.tables and schema.scaled
         }
         currencies = {row.currency: row.scale for row in map(_loose, decoded.get("currency", []))}
         products = {row.product_id: (row.base, row.quote) for row in map(_loose, decoded.get("product", []))}
-        self._columns = {name: Columns(schema, name, Codecs(Scales(currencies, products))) for name in schema.tables}
+        self._columns = {
+            name: Columns(schema, name, Codecs(Scales(currencies, products), schema.units)) for name in schema.tables
+        }
 
     def header(self, table: str) -> str:
         """The line with the names of the columns."""
@@ -234,11 +255,11 @@ def parse(paths: Iterable[Path], schema: Schema = SCHEMA) -> dict[str, list[Pars
         OSError: a file cannot be read.
     """
     faults: list[TsvFault] = []
-    shapes = {name: Columns(schema, name, Codecs(Scales({}, {}))) for name in schema.tables}
+    shapes = {name: Columns(schema, name, Codecs(Scales({}, {}), schema.units)) for name in schema.tables}
     lines: dict[str, list[Line]] = {}
     for path in paths:
         _read_file(path, shapes, lines, faults)
-    codecs = Codecs(_scales_of(lines))
+    codecs = Codecs(_scales_of(lines), schema.units)
     parsed = {name: _parse_table(Columns(schema, name, codecs), lines[name], faults) for name in schema.tables if name in lines}
     if not faults:
         faults += _dangling(parsed, schema)

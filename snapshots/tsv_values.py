@@ -72,6 +72,9 @@ UNITS: Mapping[str, Unit] = {
 }
 """The unit of each field that is more than a plain number."""
 
+UNSCALED: Mapping[str, Unit] = {name: unit for name, unit in UNITS.items() if unit in (Unit.TIME, Unit.PERMISSIONS)}
+"""The same where amounts stay whole numbers in smallest units: tables of a version whose currencies and products may be told in other fields."""
+
 
 class ValueFault(Exception):  # noqa: N818 - a fault of a file, collected and reported by `tsv`
     """A text is not a value. `field` is where inside of a JSON cell, "" for the cell itself; `expected` what would be right."""
@@ -226,16 +229,17 @@ class Codec:
 
 
 class Codecs:
-    """Codecs of types and structs, with the digits of one set of tables."""
+    """Codecs of types and structs, with the digits of one set of tables, and the units of fields by their names."""
 
-    def __init__(self, scales: Scales) -> None:
+    def __init__(self, scales: Scales, units: Mapping[str, Unit] = UNITS) -> None:
         self._scales = scales
+        self._units = units
         self._structs: dict[type, StructCodec] = {}
 
     def struct(self, cls: type[msgspec.Struct]) -> StructCodec:
         """The codec of a struct."""
         if cls not in self._structs:
-            self._structs[cls] = StructCodec(cls, self, self._scales)
+            self._structs[cls] = StructCodec(cls, self, self._scales, self._units)
         return self._structs[cls]
 
     def of(self, info: inspect.Type) -> Codec:
@@ -309,7 +313,7 @@ class StructCodec:
         required: the fields without a default.
     """
 
-    def __init__(self, cls: type[msgspec.Struct], codecs: Codecs, scales: Scales) -> None:
+    def __init__(self, cls: type[msgspec.Struct], codecs: Codecs, scales: Scales, units: Mapping[str, Unit]) -> None:
         self._cls = cls
         self._scales = scales
         info = inspect.type_info(cls)
@@ -318,7 +322,7 @@ class StructCodec:
         self.fields: dict[str, Codec] = {}
         self._scaled: dict[str, Unit] = {}
         for field in info.fields:
-            unit = UNITS.get(field.name) if isinstance(field.type, inspect.IntType) else None
+            unit = units.get(field.name) if isinstance(field.type, inspect.IntType) else None
             if unit is None:
                 self.fields[field.name] = codecs.of(field.type)
             elif unit is Unit.TIME:

@@ -6,7 +6,10 @@ snapshot: nothing has to be kept alive, and nothing can go stale.
 The snapshot is read back and checked before it gets its name, since the log behind it is deleted on the strength of it. Whenever the process
 is killed, the snapshot is there whole or not at all. If the input ends early, it is not made.
 
-Exit codes: 0 and the manifest's bytes on the standard output; 1 and a reason on the standard error; 3 when the input ended early.
+What comes in are changes to an earlier snapshot, or to nothing. The earlier one stays as it is: what does not change is shared with it.
+
+Exit codes: 0 and the manifest's bytes on the standard output; 1 and a reason on the standard error; 3 when the input ended early; 4 when the
+money in the tables does not add up: then the state itself is wrong.
 """
 
 from __future__ import annotations
@@ -17,19 +20,21 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
 from snapshots import durable
-from snapshots.errors import SnapshotBusyError, SnapshotError
-from snapshots.frames import AnyFrame, Begin, End, Rows, Table, read_frames
-from snapshots.manifest import Manifest, RowHasher, make_manifest
+from snapshots.errors import SnapshotBusyError, SnapshotDamagedError, SnapshotError
+from snapshots.frames import AnyFrame, Begin, Deleted, End, Purged, Rows, read_frames
+from snapshots.job import EXIT_CONTRADICTION
+from snapshots.manifest import Manifest, make_manifest
+from snapshots.money import MoneyCheck, MoneyError
 from snapshots.naming import snapshot_path
-from snapshots.rocks import RocksWriter, read_tables
-from snapshots.seal import seal_directory
+from snapshots.rocks import TABLE_FILE, RocksWriter, check_manifest
+from snapshots.seal import FileEntry, Seal, new_digest, read_seal, seal_directory
 
 EXIT_FAILED = 1
 EXIT_INPUT_ENDED = 3
@@ -78,9 +83,10 @@ def write(directory: Path, stream: BinaryIO) -> Manifest:
     durable.remove_drafts(directory)
     draft.mkdir(mode=0o700)
     try:
+        shared = share_files(snapshot_path(directory, begin.base), draft, begin) if begin.base else {}
         manifest = _fill(draft, begin, frames)
-        read_tables(draft, manifest)
-        seal_directory(draft, manifest)
+        check_manifest(draft, manifest)
+        check_shared(seal_directory(draft, manifest), shared)
         durable.publish(draft, final)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
@@ -88,38 +94,76 @@ def write(directory: Path, stream: BinaryIO) -> Manifest:
     return manifest
 
 
+def share_files(base: Path, draft: Path, begin: Begin) -> dict[str, FileEntry]:
+    """Put the files of the base into the draft: tables as hard links, which must still have the returned digests in the end; the others copied.
+
+    Raises:
+        SnapshotDamagedError: the base is not what was written.
+        ValueError: it is of another schema.
+    """
+    seal = read_seal(base)
+    if seal.manifest.abi != begin.abi or list(seal.manifest.row_counts) != begin.tables:
+        raise ValueError(f"{base}: changes of another schema (ABI {begin.abi}) cannot be made to it (ABI {seal.manifest.abi})")
+    shared = {}
+    for entry in seal.files:
+        source, target = base / entry.name, draft / entry.name
+        if entry.name.endswith(TABLE_FILE):
+            durable.link(source, target)
+            shared[entry.name] = entry
+            continue
+        data = source.read_bytes()
+        if len(data) != entry.size or new_digest(data).digest() != entry.digest:
+            raise SnapshotDamagedError(str(source), "is not what was written")
+        target.write_bytes(data)
+    return shared
+
+
+def check_shared(seal: Seal, shared: Mapping[str, FileEntry]) -> None:
+    """Files that are shared with the base are still those of then: damage must not get a fresh seal.
+
+    Raises:
+        SnapshotDamagedError: one is not.
+    """
+    for entry in seal.files:
+        if shared.get(entry.name, entry) != entry:
+            raise SnapshotDamagedError(entry.name, "is shared with the snapshot before, and is not what was written then")
+
+
 def _fill(draft: Path, begin: Begin, frames: Iterator[AnyFrame]) -> Manifest:
     """Write the database; the manifest if it all came."""
     writer = RocksWriter(draft, begin.tables)
     manifest = None
     try:
-        manifest = _take_rows(writer, begin, frames)
+        counts = _take_changes(writer, begin, frames)
+        writer.settle(counts)
+        money = MoneyCheck()
+        summaries, full_hash = writer.read(counts, money.take)
+        money.finish()
+        if begin.fields.full_hash not in (b"", full_hash):
+            raise ValueError("the rows do not have the announced full hash")
+        manifest = make_manifest(begin.fields, begin.abi, summaries, full_hash)
     finally:
         writer.close(manifest)
     return manifest
 
 
-def _take_rows(writer: RocksWriter, begin: Begin, frames: Iterator[AnyFrame]) -> Manifest:
-    hasher = RowHasher()
-    announced: list[str] = []
+def _take_changes(writer: RocksWriter, begin: Begin, frames: Iterator[AnyFrame]) -> dict[str, int]:
+    """Write what comes in; how many rows each table must have then."""
     for frame in frames:
         match frame:
-            case Table(name, rows):
-                announced.append(name)
-                hasher.begin(name, rows)
-            case Rows(rows) if announced:
-                hasher.rows(rows)
-                writer.add(announced[-1], rows)
-            case End():
-                summaries, full_hash = hasher.finish()
-                if announced != begin.tables:
-                    raise ValueError(f"the tables {announced} came, not {begin.tables}")
-                if begin.fields.full_hash not in (b"", full_hash):
-                    raise ValueError("the rows do not have the announced full hash")
-                return make_manifest(begin.fields, begin.abi, summaries, full_hash)
+            case Rows(table, rows):
+                writer.add(table, rows)
+            case Deleted(table, keys):
+                writer.delete(table, keys)
+            case Purged(table, ranges):
+                writer.purge(table, ranges)
+            case End(counts):
+                if list(counts) != begin.tables:
+                    raise ValueError(f"the rows of {list(counts)} were counted, not those of {begin.tables}")
+                return counts
             case _:
                 raise ValueError(f"an unexpected {type(frame).__name__}")
-    raise InputEnded(f"after {len(announced)} of {len(begin.tables)} tables")
+    raise InputEnded("before the last frame")
 
 
 def main() -> int:
@@ -131,6 +175,9 @@ def main() -> int:
     try:
         with locked(directory):
             manifest = write(directory, sys.stdin.buffer)
+    except MoneyError as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_CONTRADICTION
     except InputEnded as error:
         sys.stderr.write(f"the input ended {error}\n")
         return EXIT_INPUT_ENDED

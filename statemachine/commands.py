@@ -130,11 +130,13 @@ AnyCommand = PutCurrency | PutProduct | OpenAccount | PutApiKey | Deposit | With
 class Batch(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """One log entry: the commands that queued while the last proposal was under way, stamped once.
 
-    `time` is nanoseconds since the Unix epoch by the leader's clock. The engine never lets it run backwards.
+    `time` is nanoseconds since the Unix epoch by the leader's clock. The engine never lets it run backwards. `migrated`: the entry was written by
+    another version and converted to this schema.
     """
 
     time: int
     commands: list[AnyCommand]
+    migrated: bool = False
 
 
 batch_decoder = msgspec.msgpack.Decoder(Batch)

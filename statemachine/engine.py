@@ -9,23 +9,30 @@ from __future__ import annotations
 
 import copy
 import heapq
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
 
 import msgspec
 
 from statemachine import invariants, persistence
 from statemachine.admission import Refusal, bad_command_id, bad_name, is_command_id, is_name
+from statemachine.changes import Frozen
 from statemachine.commands import AnyCommand, Batch
 from statemachine.events import AnyOutcome, Applied, OrderState, Rejected
 from statemachine.handlers import OPERATOR_HANDLERS, TRADER_HANDLERS
 from statemachine.limits import OPERATOR
-from statemachine.remember import fingerprint, fingerprint_of, outcome_of
+from statemachine.remember import ANY_CONTENTS, fingerprint, fingerprint_fits, outcome_of
 from statemachine.state import Account, State
 from statemachine.tables import ApiKeyRow, BalanceRow, CurrencyRow, ProductRow
 from statemachine.types import Reason, Side
 
 _encode = msgspec.msgpack.Encoder().encode
+
+MIGRATED_HASH = b"\xff" * 16
+"""The running hash of a state that another version's data was converted to, until a batch of this version is applied.
+
+Nodes convert what they have, one a snapshot and ten log entries, another a later snapshot and none: a hash of that way would differ where the states
+do not. So the first batch of this version begins a running hash anew, over the whole state: from there on a difference between nodes shows."""
 
 _REUSED = Refusal(Reason.COMMAND_ID_REUSED, "command_id", "this id came before with other contents")
 _UNKNOWN_ACCOUNT = Refusal(Reason.UNKNOWN_ACCOUNT, "account_id", "no such account")
@@ -38,7 +45,7 @@ class Engine:
 
     Change:    `apply`
     Whole:     `check`, `tables`, `freeze`, `restore`, `full_hash`, `state_hash`, `sequence`, `time`
-    Reads:     `currencies`, `currency`, `products`, `product`, `product_sequence`, `account_exists`, `balances`, `api_key`,
+    Reads:     `remembers`, `currencies`, `currency`, `products`, `product`, `product_sequence`, `account_exists`, `balances`, `api_key`,
                `order`, `order_by_client_oid`, `orders`, `levels`, `book_orders`
 
     Reads return rows and copies; changing them changes nothing here. Not safe for use by several threads.
@@ -71,22 +78,24 @@ class Engine:
         state.time = max(state.time, batch.time)
         state.events = []
         outcomes: list[AnyOutcome] = []
+        if state.hash == MIGRATED_HASH and not batch.migrated:
+            state.hash = blake2b(persistence.full_hash(state), digest_size=16).digest()
         digest = blake2b(state.hash, digest_size=16)
         digest.update(_encode(state.time))
         for command in batch.commands:
             state.sequence += 1
             encoded = _encode(command)
-            outcome, encoded_outcome = self._answer(command, encoded)
+            outcome, encoded_outcome = self._answer(command, encoded, batch.migrated)
             outcomes.append(outcome)
             digest.update(encoded)
             digest.update(encoded_outcome)
         applied = Applied(outcomes, state.events)
         digest.update(_encode(state.events))
-        state.hash = digest.digest()
+        state.hash = MIGRATED_HASH if batch.migrated else digest.digest()
         state.events = []
         return applied
 
-    def _answer(self, command: AnyCommand, encoded: bytes) -> tuple[AnyOutcome, bytes]:
+    def _answer(self, command: AnyCommand, encoded: bytes, migrated: bool) -> tuple[AnyOutcome, bytes]:
         """Carry out a command, unless its id says that this happened before."""
         account = self._state.accounts.get(command.account_id)
         if account is not None:
@@ -97,17 +106,18 @@ class Engine:
             return self._reject(_UNKNOWN_ACCOUNT if is_name(command.account_id) else bad_name("account_id"))
         if not is_command_id(command.command_id):
             return self._reject(bad_command_id("command_id", Reason.INVALID_COMMAND_ID))
-        mark = fingerprint(encoded)
+        mark = ANY_CONTENTS if migrated else fingerprint(encoded)
         seen = memory.find(command.command_id)
         if seen is not None:
-            if fingerprint_of(seen) != mark:
+            if not fingerprint_fits(seen, mark):
                 return self._reject(_REUSED)
             outcome = msgspec.structs.replace(outcome_of(seen), duplicate=True)
             return outcome, _encode(outcome)
+        self._state.changes.touch(command.account_id, account, memory)
         result = self._carry_out(account, command)
         outcome = self._rejected(result) if isinstance(result, Refusal) else result
         encoded_outcome = _encode(outcome)
-        memory.remember(self._state.sequence, command.command_id, mark, encoded_outcome)
+        self._state.outcome_count += memory.remember(self._state.sequence, command.command_id, mark, encoded_outcome)
         return outcome, encoded_outcome
 
     def _carry_out(self, account: Account | None, command: AnyCommand) -> AnyOutcome | Refusal:
@@ -138,12 +148,17 @@ class Engine:
         """Every table of `tables.TABLES`, in that order: its name, and (msgpack key, msgpack row) sorted by the key's bytes."""
         return persistence.dump(self._state)
 
-    def freeze(self) -> dict[str, Collection[tuple[bytes, bytes]]]:
-        """The same tables as they are now, whatever is applied later; most rows are encoded only when they are iterated.
+    def freeze(self, *, whole: bool = False) -> Frozen:
+        """What changed since the last freeze (or since `restore`, or since the engine began), as it is now, whatever is applied later.
 
-        Made for snapshots: the engine pauses for a small part of what `tables` takes, and another thread may do the iterating.
+        Made for snapshots: the rows are encoded when they are iterated, which another thread may do, and the engine pauses for a time that
+        does not grow with the state. One frozen view at a time: the one before must not be iterated any more.
+
+        Args:
+            whole: everything counts as changed, as for an engine that began empty. Needed when what was frozen last came to nothing.
+                O(open orders).
         """
-        return persistence.freeze(self._state)
+        return self._state.changes.freeze(self._state, whole=whole)
 
     @classmethod
     def restore(cls, tables: Mapping[str, Iterable[tuple[bytes, bytes]]]) -> Engine:
@@ -159,6 +174,12 @@ class Engine:
     def full_hash(self) -> bytes:
         """32 bytes of all tables: equal for equal states, however they came about. O(everything)."""
         return persistence.full_hash(self._state)
+
+    def remembers(self, account_id: str, command_id: str) -> bool:
+        """Was this command carried out, as far as it is remembered?"""
+        account = self._state.accounts.get(account_id)
+        memory = account.memory if account is not None else self._state.operator_memory if account_id == OPERATOR else None
+        return memory is not None and memory.find(command_id) is not None
 
     def currencies(self) -> list[CurrencyRow]:
         """All currencies, by name."""

@@ -82,7 +82,8 @@ def open_account(state: State, command: OpenAccount) -> AnyOutcome | Refusal:
         return refusal
     new = command.new_account_id not in state.accounts
     if new:
-        state.accounts[command.new_account_id] = Account(command.new_account_id, state.time)
+        account = state.accounts[command.new_account_id] = Account(command.new_account_id, state.time)
+        state.changes.touch(account.account_id, account, account.memory)
     return _done(state, new)
 
 
@@ -94,6 +95,7 @@ def put_api_key(state: State, command: PutApiKey) -> AnyOutcome | Refusal:
     row = ApiKeyRow(command.key_id, command.owner_id, command.secret, command.passphrase, command.permissions)
     changed = state.api_keys.get(command.key_id) != row
     state.api_keys[command.key_id] = row
+    state.changes.api_key_put(command.key_id)
     return _done(state, changed)
 
 
@@ -103,7 +105,7 @@ def deposit(state: State, account: Account, command: Deposit) -> AnyOutcome | Re
     if refusal is not None:
         return refusal
     state.currencies[command.currency].deposited += command.amount
-    account.balance(command.currency).available += command.amount
+    state.balance(account, command.currency).available += command.amount
     return _transferred(state, account, command)
 
 
@@ -113,7 +115,7 @@ def withdraw(state: State, account: Account, command: Withdraw) -> AnyOutcome | 
     if refusal is not None:
         return refusal
     state.currencies[command.currency].withdrawn += command.amount
-    account.balance(command.currency).available -= command.amount
+    account.balances[command.currency].available -= command.amount
     return _transferred(state, account, command)
 
 

@@ -49,6 +49,11 @@ def _check_counters(state: State) -> None:
     assert max(state.orders, default=0) <= state.last_order_id, "an order id was not given yet"
     assert OPERATOR not in state.accounts, "the operator has an account"
     state.operator_memory.check(state.sequence)
+    accounts = state.accounts.values()
+    assert state.done_count == sum(len(account.done) for account in accounts), "done orders are miscounted"
+    assert state.balance_count == sum(len(account.balances) for account in accounts), "balances are miscounted"
+    memories = len(state.operator_memory) + sum(len(account.memory) for account in accounts)
+    assert state.outcome_count == memories, "outcomes are miscounted"
 
 
 def _check_money(state: State) -> None:

@@ -83,7 +83,7 @@ def cancel(state: State, order: OrderState) -> None:
 def _enter(state: State, account: Account, product: Product, command: PlaceOrder) -> Aggressor:
     """Give the order its id, put its money on hold, tell the feed."""
     state.last_order_id += 1
-    base, quote = account.balance(product.base), account.balance(product.quote)
+    base, quote = state.balance(account, product.base), state.balance(account, product.quote)
     paying = quote if command.side is Side.BUY else base
     hold = entry_hold(product, command, paying.available)
     order = OrderState(
@@ -219,7 +219,10 @@ def _trade(state: State, product: Product, aggressor: Aggressor, maker: OrderSta
     notional = price * size // product.unit
     maker_fee = notional * maker.maker_fee_ppm // PPM
     taker_fee = notional * taker.taker_fee_ppm // PPM
-    balances = state.accounts[maker.account_id].balances
+    account = state.accounts[maker.account_id]
+    state.changes.touch(maker.account_id, account, account.memory)
+    state.changes.touch_order(maker)
+    balances = account.balances
     _settle(product, maker, balances[product.base], balances[product.quote], size, notional, maker_fee)
     _settle(product, taker, aggressor.base, aggressor.quote, size, notional, taker_fee)
     if aggressor.to_raise:
@@ -276,6 +279,7 @@ def _prevent(state: State, product: Product, maker_side: BookSide, aggressor: Ag
     theirs = maker.remaining
     if order.stp is SelfTradePrevention.DC and mine < theirs:
         maker_side.reduce(maker, mine)
+        state.changes.touch_order(maker)
         _decrement_size(state, product, maker, mine)
         return False
     _leave_book(state, product, maker_side, maker, DoneReason.CANCELLED)

@@ -8,7 +8,9 @@ ten thousand of them an account, and they are hardly ever looked at again.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from hashlib import blake2b
+from typing import cast
 
 import msgspec
 
@@ -16,8 +18,13 @@ from statemachine.events import AnyOutcome
 from statemachine.limits import OUTCOMES_PER_ACCOUNT
 
 FINGERPRINT_SIZE = 8
+ANY_CONTENTS = bytes(FINGERPRINT_SIZE)
+"""The fingerprint of a command that another version remembered, in another encoding: its contents cannot be compared any more. The same
+id gets the first outcome, whatever the contents."""
+
 _SEQUENCE_SIZE = 8
 _OUTCOME_AT = _SEQUENCE_SIZE + FINGERPRINT_SIZE
+_CHUNK = 128
 
 _decoder: msgspec.msgpack.Decoder[AnyOutcome] = msgspec.msgpack.Decoder(AnyOutcome)
 
@@ -27,17 +34,42 @@ def fingerprint(encoded_command: bytes) -> bytes:
     return blake2b(encoded_command, digest_size=FINGERPRINT_SIZE).digest()
 
 
-class OutcomeMemory:
-    """The first outcomes of an account's latest commands. All O(1).
+class MemoryView:
+    """The newest outcomes of a memory at one moment: command ids and packed entries, oldest first.
 
-    `_ids` holds the keys of `_packed`, oldest first, in rising sequence.
+    `first_sequence` is that of the oldest command remembered at all, 0 when there is none.
     """
 
-    __slots__ = ("_ids", "_packed")
+    __slots__ = ("_chunks", "_skip", "_stop", "first_sequence")
+
+    def __init__(self, chunks: list[list[str | bytes]], skip: int, stop: int, first_sequence: int) -> None:
+        self._chunks = chunks
+        self._skip = skip
+        self._stop = stop
+        self.first_sequence = first_sequence
+
+    def __iter__(self) -> Iterator[tuple[str, bytes]]:
+        for position in range(self._skip, self._stop):
+            number, place = divmod(position, _CHUNK)
+            chunk = self._chunks[number]
+            yield cast("str", chunk[2 * place]), cast("bytes", chunk[2 * place + 1])
+
+
+class OutcomeMemory:
+    """The first outcomes of an account's latest commands. All O(1) but `newest`, O(entries / 128).
+
+    `_chunks` holds command ids and packed entries in turns, oldest first, in rising sequence; the first `_gone` of them are forgotten. A
+    full chunk never changes again, so that a view of the memory can be taken without a copy of its entries. `_packed` finds them.
+    """
+
+    __slots__ = ("_chunks", "_gone", "_packed", "remembered")
 
     def __init__(self) -> None:
-        self._ids: deque[str] = deque()
+        self._chunks: deque[list[str | bytes]] = deque([[]])
+        self._gone = 0
         self._packed: dict[str, bytes] = {}
+        self.remembered = 0
+        """How many were ever remembered by this object."""
 
     def __len__(self) -> int:
         return len(self._packed)
@@ -46,25 +78,54 @@ class OutcomeMemory:
         """The packed entry of a command, for `fingerprint_of` and `outcome_of`."""
         return self._packed.get(command_id)
 
-    def remember(self, sequence: int, command_id: str, fingerprint: bytes, outcome: bytes) -> None:
-        """Keep the encoded outcome of a command that is not remembered yet; the oldest goes when there are too many."""
-        self._packed[command_id] = sequence.to_bytes(_SEQUENCE_SIZE, "big") + fingerprint + outcome
-        self._ids.append(command_id)
-        if len(self._ids) > OUTCOMES_PER_ACCOUNT:
-            del self._packed[self._ids.popleft()]
+    def remember(self, sequence: int, command_id: str, fingerprint: bytes, outcome: bytes) -> int:
+        """Keep the encoded outcome of a command that is not remembered yet; the oldest goes when there are too many.
 
-    def frozen(self) -> tuple[list[str], list[bytes]]:
-        """All command ids, and their packed entries, oldest first, as they are now."""
-        return list(self._packed), list(self._packed.values())
+        Returns by how many the memory has grown: 1, or 0.
+        """
+        packed = self._packed[command_id] = sequence.to_bytes(_SEQUENCE_SIZE, "big") + fingerprint + outcome
+        newest = self._chunks[-1]
+        newest.append(command_id)
+        newest.append(packed)
+        self.remembered += 1
+        if len(newest) == 2 * _CHUNK:
+            self._chunks.append([])
+        if len(self._packed) <= OUTCOMES_PER_ACCOUNT:
+            return 1
+        self._forget_oldest()
+        return 0
+
+    def _forget_oldest(self) -> None:
+        del self._packed[cast("str", self._chunks[0][2 * self._gone])]
+        self._gone += 1
+        if self._gone == _CHUNK:
+            self._chunks.popleft()
+            self._gone = 0
+
+    def newest(self, count: int) -> MemoryView:
+        """The latest `count` entries, or all when there are fewer, as they are now."""
+        chunks, gone, known = list(self._chunks), self._gone, len(self._packed)
+        stop = gone + known
+        first = sequence_of(cast("bytes", chunks[0][2 * gone + 1])) if known else 0
+        return MemoryView(chunks, stop - min(count, known), stop, first)
 
     def check(self, last_sequence: int) -> None:
-        """Assert the invariant: bounded, keys and queue agree, sequences rise and are not from the future."""
-        assert len(self._ids) == len(self._packed) <= OUTCOMES_PER_ACCOUNT, "the memory's queue and its entries disagree"
+        """Assert the invariant: bounded, chunks and dictionary agree, sequences rise and are not from the future."""
+        assert len(self._packed) <= OUTCOMES_PER_ACCOUNT, "the memory holds too many outcomes"
         previous = 0
-        for command_id in self._ids:
-            sequence = sequence_of(self._packed[command_id])
+        count = 0
+        for command_id, packed in self.newest(len(self._packed)):
+            assert self._packed.get(command_id) is packed, f"command {command_id}: the memory's queue and its entries disagree"
+            sequence = sequence_of(packed)
             assert previous < sequence <= last_sequence, f"command {command_id} remembered out of order"
             previous = sequence
+            count += 1
+        assert count == len(self._packed), "the memory's queue and its entries disagree"
+
+
+def fingerprint_fits(packed: bytes, mark: bytes) -> bool:
+    """Whether a packed entry is of a command with this fingerprint, as far as that can be told."""
+    return mark == ANY_CONTENTS or fingerprint_of(packed) in (mark, ANY_CONTENTS)
 
 
 def fingerprint_of(packed: bytes) -> bytes:

@@ -12,6 +12,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from statemachine.book import Book
+from statemachine.changes import Changes
 from statemachine.events import AnyEvent, OrderState
 from statemachine.limits import DONE_ORDERS_PER_ACCOUNT, PPM
 from statemachine.remember import OutcomeMemory
@@ -138,21 +139,10 @@ class Account:
     """The latest known order of each `client_oid`. At most one open order has it, so an open one is the latest."""
     memory: OutcomeMemory = field(default_factory=OutcomeMemory)
 
-    def balance(self, currency: str) -> Balance:
-        """The balance in a currency, made when it is touched first."""
-        balance = self.balances.get(currency)
-        if balance is None:
-            balance = self.balances[currency] = Balance()
-        return balance
-
     def available(self, currency: str) -> int:
         """What can be spent now."""
         balance = self.balances.get(currency)
         return balance.available if balance is not None else 0
-
-    def numbered_done(self) -> tuple[range, list[OrderState]]:
-        """The numbers of the latest done orders, and the orders."""
-        return range(self.done_count - len(self.done) + 1, self.done_count + 1), list(self.done)
 
     def balance_rows(self) -> list[BalanceRow]:
         """All balances, by currency."""
@@ -162,7 +152,8 @@ class Account:
 class State:
     """All that the engine knows: what is in the tables, arranged for speed.
 
-    `orders` holds every known order, open or recently done; `events` those of the batch under way.
+    `orders` holds every known order, open or recently done, of which `done_count` are done; `balance_count` and `outcome_count` are summed over
+    all accounts, the operator included; `events` are those of the batch under way. `changes` is no part of the state: it serves snapshots.
     """
 
     def __init__(self) -> None:
@@ -176,7 +167,19 @@ class State:
         self.api_keys: dict[str, ApiKeyRow] = {}
         self.orders: dict[int, OrderState] = {}
         self.operator_memory = OutcomeMemory()
+        self.done_count = 0
+        self.balance_count = 0
+        self.outcome_count = 0
         self.events: list[AnyEvent] = []
+        self.changes = Changes()
+
+    def balance(self, account: Account, currency: str) -> Balance:
+        """An account's balance in a currency, made when it is touched first."""
+        balance = account.balances.get(currency)
+        if balance is None:
+            balance = account.balances[currency] = Balance()
+            self.balance_count += 1
+        return balance
 
     def paying(self, order: OrderState) -> Balance:
         """The balance in which an order holds: quote for a buy, base for a sell."""
@@ -190,28 +193,42 @@ class State:
 
     def rest(self, order: OrderState) -> None:
         """Put what remains of a new order on the book; from now on it is open."""
+        self.add_open(order)
+        self.changes.order_came(order)
+
+    def add_open(self, order: OrderState) -> None:
+        """Put an order in its places as an open one."""
         self.products[order.product_id].book.side(order.side).add(order)
         self.accounts[order.account_id].open[order.order_id] = order
         self.orders[order.order_id] = order
 
     def finish(self, order: OrderState, reason: DoneReason) -> None:
         """An order leaves for good: nothing stays on hold, and it joins the account's done ones. It must be off the book."""
+        account = self.accounts[order.account_id]
+        if order.order_id in account.open:
+            self.changes.touch_order(order)
+            del account.open[order.order_id]
+            self.changes.order_left(order)
         if order.hold:
             self.set_hold(order, 0)
         order.status = OrderStatus.DONE
         order.done_reason = reason
         order.done_at = self.time
-        account = self.accounts[order.account_id]
-        account.open.pop(order.order_id, None)
-        self.orders[order.order_id] = order
-        account.done.append(order)
         account.done_count += 1
+        self.add_done(account, order)
         if len(account.done) > DONE_ORDERS_PER_ACCOUNT:
             self._forget(account, account.done.popleft())
+
+    def add_done(self, account: Account, order: OrderState) -> None:
+        """Put an order in its places as a done one."""
+        self.orders[order.order_id] = order
+        account.done.append(order)
+        self.done_count += 1
 
     def _forget(self, account: Account, order: OrderState) -> None:
         """Let go of an old done order."""
         del self.orders[order.order_id]
+        self.done_count -= 1
         if account.by_client_oid.get(order.client_oid) is order:
             del account.by_client_oid[order.client_oid]
 

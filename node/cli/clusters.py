@@ -13,8 +13,6 @@ from rich.text import Text
 
 from node.cli.output import print_json, show, table
 from node.cli.session import CLUSTER_VARIABLE, DEFAULT_CLUSTER, Session, Target, cluster_option, json_option, run
-from node.cluster_directory import ClusterDirectory
-from node.errors import DirectoryError
 from node.local_cluster import LocalCluster, Statuses, leader_of
 from node.protocol import ControlAction, NodeStatus
 
@@ -99,21 +97,6 @@ def transfer_leadership(target: Target) -> None:
         return await session.client.control(ControlAction.TRANSFER_LEADERSHIP)
 
     click.echo("the leader hands over" if run(target, work) else "no other node can take over now")
-
-
-@cluster.command()
-@click.argument("node_id", metavar="NODE")
-@cluster_option
-def snapshot(target: Target, node_id: str) -> None:
-    """Ask NODE to take a snapshot now."""
-    known = ClusterDirectory(target.directory).addresses
-    if node_id not in known:
-        raise DirectoryError(f"no node {node_id!r}; there are: {', '.join(known)}")
-
-    async def work(session: Session) -> bool:
-        return await session.client.control(ControlAction.SNAPSHOT, node_id)
-
-    click.echo(f"{node_id} takes a snapshot" if run(target, work) else f"{node_id} takes one already")
 
 
 def status_table(cluster_id: str, statuses: Statuses) -> Table:

@@ -1,23 +1,24 @@
-"""`init`, `node start`, `version`."""
+"""`init`, `node start | stop`, `version`."""
 
 from __future__ import annotations
 
+import signal
 import sys
-from importlib import metadata
+import time
 from pathlib import Path
 
 import click
 
+from node import software, stop_times
 from node.cli.output import print_json
 from node.cli.session import json_option
 from node.config_file import load
+from node.errors import NodeStartError
+from node.processes import PID_FILE, locked_pid, send
 from node.setup import initialise
 from node.supervisor import run_or_explain
 
-
-def software_version() -> str:
-    """The version that is installed."""
-    return metadata.version("quorumbook")
+STOP_POLL = 0.02
 
 
 @click.command()
@@ -52,13 +53,35 @@ def start(path: Path, rejoin: bool) -> None:
     sys.exit(run_or_explain(path, rejoin=rejoin))
 
 
+@node.command()
+@click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The node's node.toml.")
+def stop(path: Path) -> None:
+    """Stop a running node in order: it refuses commands, hands leadership over, writes a snapshot, and ends.
+
+    Exit code 1 if it did not end in time; it goes on stopping then.
+    """
+    config = load(path)
+    pid_file = config.data_path / PID_FILE
+    pid = locked_pid(pid_file)
+    if pid is None:
+        click.echo(f"{config.node_id} is not running")
+        return
+    started = time.monotonic()
+    send(pid, signal.SIGTERM)
+    while locked_pid(pid_file) == pid:
+        if time.monotonic() - started > stop_times.NODE:
+            raise NodeStartError(f"{config.node_id} (pid {pid}) has not stopped within {stop_times.NODE:g} s")
+        time.sleep(STOP_POLL)
+    click.echo(f"{config.node_id} has stopped, after {time.monotonic() - started:.1f} s")
+
+
 @click.command()
 @json_option
 def version(as_json: bool) -> None:
-    """The version of the software, and the ABI: the checksum of everything that is stored or sent."""
+    """The version and commit of the software, and the ABI: the checksum of everything that is stored or sent."""
     from snapshots.abi import ABI  # describing the schema takes a moment that no other command should pay for
 
     if as_json:
-        print_json({"version": software_version(), "abi": ABI})
+        print_json({"version": software.version(), "commit": software.commit(), "abi": ABI})
     else:
-        click.echo(f"quorumbook {software_version()}, ABI {ABI}")
+        click.echo(f"quorumbook {software.title()}, ABI {ABI}")

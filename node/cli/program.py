@@ -10,10 +10,14 @@ from cluster.errors import ClusterError
 from node.cli.accounts import account, deposit, key, withdraw
 from node.cli.clusters import cluster
 from node.cli.markets import book, currency, product
+from node.cli.migrations import abi, migrate, rollback
 from node.cli.nodes import init, node, version
 from node.cli.orders import order
-from node.cli.records import audit, log
+from node.cli.records import audit
 from node.cli.replays import replay
+from node.cli.snapshots import backup, snapshot
+from node.cli.tables import export_state, import_state
+from node.cli.txlogs import txlog
 from node.errors import QuorumbookError
 from snapshots.errors import SnapshotError
 from statemachine.errors import StateMachineError
@@ -58,8 +62,15 @@ for command in (
     product,
     currency,
     replay,
-    log,
     audit,
+    export_state,
+    import_state,
+    txlog,
+    snapshot,
+    backup,
     version,
+    abi,
+    migrate,
+    rollback,
 ):
     main.add_command(command)

@@ -1,4 +1,4 @@
-"""Decimals in requests: `node.decimals`, with every refusal a 400 in the words that foreign clients map.
+"""Decimals in requests: `statemachine.decimals`, with every refusal a 400 in the words that foreign clients map.
 
 A decimal arrives as a JSON string or as a JSON number; of a number its raw text is read, so that no float ever exists.
 """

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from node.modes import Mode
 from node.protocol import NodeStatus
 
 BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 8.0)
@@ -34,6 +35,7 @@ class Metrics:
         self._engine_up = Gauge("quorumbook_engine_up", "1 while the engine of the node answers", ["node"], registry=own)
         self._status = Gauge("quorumbook_node", "The node's status, by what", ["node", "what"], registry=own)
         self._role = Gauge("quorumbook_node_role", "1 for the role that the node has", ["node", "role"], registry=own)
+        self._mode = Gauge("quorumbook_node_mode", "1 for the mode that the node is in", ["node", "mode"], registry=own)
         self._counters = Gauge(
             "quorumbook_node_counter", "What the node has counted since its start, by what", ["node", "what"], registry=own
         )
@@ -55,6 +57,8 @@ class Metrics:
         self._engine_up.labels(node=node).set(0 if status is None else 1)
         for role in ROLES:
             self._role.labels(node=node, role=role).set(status is not None and status.role == role)
+        for mode in Mode:
+            self._mode.labels(node=node, mode=mode.value).set(status is not None and status.mode == mode)
         if status is None:
             return
         numbers = ("term", "commit_index", "applied_index", "last_log_index", "first_log_index", "snapshot_index", "sequence")

@@ -59,7 +59,7 @@ async def compacted_past(scenario: Scenario, leader: str, index: int) -> None:
 
 
 def run(make_ground: MakeGround, play: Callable[[Scenario], Awaitable[None]]) -> None:
-    ground = make_ground({"raft.snapshot_entries": 500})
+    ground = make_ground({"snapshot.every_commands": 500})
 
     async def body() -> None:
         async with Scenario(ground.cluster, ground.directory, PLAN) as scenario:

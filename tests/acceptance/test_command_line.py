@@ -113,8 +113,9 @@ def test_trading_goes_on_over_every_kind_of_death(make_ground: MakeGround, tmp_p
     assert listed == set(orders.values())
     until(lambda: _level(directory), "all nodes at one sequence")
     run(directory, "audit", str(directory))
-    exported = [json.loads(line) for line in run(directory, "log", "export", str(directory)).splitlines()]
-    placed = [line["client_oid"] for line in exported if line["command"] == "PlaceOrder"]
+    _, *exported = [json.loads(line) for line in run(directory, "txlog", "export", str(directory)).splitlines()]
+    commands = [command for entry in exported for command in entry["commands"]]
+    placed = [command["client_oid"] for command in commands if command["kind"] == "PlaceOrder"]
     assert placed.count("before") == 2, "sent twice, applied once"
     run(directory, "cluster", "down")
     assert cluster.running() == []

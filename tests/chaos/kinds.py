@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.chaos import cuts, faults
+from tests.chaos import clocks, cuts, faults, lines
 
 FAULTS: dict[str, type[faults.Fault]] = {
     fault.name: fault
@@ -20,6 +20,9 @@ FAULTS: dict[str, type[faults.Fault]] = {
         faults.DiskFull,
         faults.DiskError,
         faults.RollingRestart,
+        clocks.ClockAhead,
+        clocks.ClockBehind,
+        lines.BadLines,
         cuts.CutLeader,
         cuts.CutFollower,
         cuts.CutAll,

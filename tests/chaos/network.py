@@ -84,6 +84,10 @@ class Network:
             path.write_text(text, encoding="utf-8")
         return LocalCluster(directory, command=(sys.executable, "-m", "tests.chaos.network", self._prefix))
 
+    def inside(self, node_id: str) -> tuple[str, ...]:
+        """A command that runs another one in a node's namespace."""
+        return ("ip", "netns", "exec", self._prefix + node_id)
+
     def unplug(self, node_id: str) -> None:
         """Cut a node from everybody, clients included."""
         call("ip", "-n", f"{self._prefix}h", "link", "set", f"v{node_id[1:]}", "down")

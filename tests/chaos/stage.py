@@ -28,7 +28,7 @@ from tests.chaos.errors import NotPossibleError, UnsafeError
 from tests.chaos.network import Network
 
 READY_SECONDS = 40.0
-SETTINGS: Mapping[str, Setting] = {"raft.snapshot_entries": 400}
+SETTINGS: Mapping[str, Setting] = {"snapshot.every_commands": 400}
 """Snapshots often enough that nodes come back from them, and behind the compacted log."""
 
 LOG_LINES = 30
@@ -62,12 +62,17 @@ class Gate(Pacer):
 
 
 class Stage:
-    """One cluster under load. `random` makes every choice of the faults; `network` is None for nodes on loopback."""
+    """One cluster under load. `random` makes every choice of the faults; `network` is None for nodes on loopback.
+
+    Attributes:
+        at_end: what is to be taken away when the cluster has ended.
+    """
 
     def __init__(self, scenario: Scenario, random: Random, network: Network | None = None) -> None:
         self.scenario = scenario
         self.cluster = scenario.cluster
         self.random = random
+        self.at_end = contextlib.ExitStack()
         self._network = network
         self._gate = Gate(scenario.plan.rate)
         scenario.desk.pacer = self._gate
@@ -78,6 +83,10 @@ class Stage:
         if self._network is None:
             raise NotPossibleError("the nodes are on loopback")
         return self._network
+
+    def inside(self, node_id: str) -> tuple[str, ...]:
+        """A command that runs another one where a node runs."""
+        return () if self._network is None else self._network.inside(node_id)
 
     def data(self, node_id: str) -> Path:
         """A node's data directory."""
@@ -247,7 +256,8 @@ async def staged(
             stage = Stage(scenario, random, network)
             scenario.start_trading()
             scenario.start_readers(await stage.leader())
-            yield stage
+            with stage.at_end:
+                yield stage
     finally:
         await asyncio.to_thread(ground.stop)
         for node_id in ground.cluster.running():

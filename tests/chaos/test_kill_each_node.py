@@ -27,7 +27,7 @@ async def traded(scenario: Scenario, count: int) -> None:
 
 @pytest.mark.timeout(150)
 def test_kill_each_node(make_ground: MakeGround) -> None:
-    ground = make_ground({"raft.snapshot_entries": 300})
+    ground = make_ground({"snapshot.every_commands": 300})
 
     async def play() -> None:
         async with Scenario(ground.cluster, ground.directory, PLAN) as scenario:

@@ -1,6 +1,7 @@
-"""`python -m tests.simulation.run [--seed S] [--runs N] [--nodes 3|5] [--lose-disks] [--jobs J]`: many seeds, or one again.
+"""`python -m tests.simulation.run [--seed S] [--runs N] [--nodes 3|5] [--exchange] [--lose-disks] [--jobs J]`: many seeds, or one again.
 
-A seed that fails is printed with the one command that replays it; with `--trace` every fault and election is printed as well.
+A seed that fails is printed with the one command that replays it, and with a shorter list of faults under which it still fails; with `--trace`
+every fault and election is printed as well.
 """
 
 from __future__ import annotations
@@ -13,14 +14,36 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from tests.simulation.exchange import ExchangeFaults, ExchangeWorld
+from tests.simulation.incidents import Incident, parse, shrink
 from tests.simulation.world import Faults, ViolationError, World
 
 CHUNK = 8
 """Seeds that a process takes at a time."""
+
+SHRINK_RUNS = 60
+"""How often a seed that failed is run again to find fewer faults that do it."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is run. `exchange`: the whole exchange, and not a toy machine; `faults`: the only ones that happen, as in `incidents`."""
+
+    nodes: int = 3
+    lose_disks: bool = False
+    exchange: bool = False
+    trace: bool = False
+    faults: str | None = None
+
+    def command(self, seed: int, runs: int = 1) -> str:
+        """What to type for it."""
+        flags = "".join(f" {name}=1" for name, on in (("EXCHANGE", self.exchange), ("DISKS", self.lose_disks)) if on)
+        only = f" FAULTS='{self.faults}'" if self.faults is not None else ""
+        return f"make simulate SEED={seed} RUNS={runs} NODES={self.nodes}{flags}{only}"
 
 
 @dataclass(frozen=True)
@@ -32,42 +55,66 @@ class Outcome:
     events: int
     recovered_in: float
     violation: str = ""
+    faults: tuple[Incident, ...] = ()
 
 
-def faults_of(*, lose_disks: bool) -> Faults:
-    """The faults of a run. A disk is lost together with what it acknowledged, so nothing may speak for it later: no late copies then."""
-    return Faults(lose_disk=0.002, copies=0.0) if lose_disks else Faults()
+def world_of(seed: int, setting: Setting) -> World:
+    """The world of a seed. A disk is lost together with what it acknowledged, so nothing may speak for it later: no late copies then."""
+    incidents = parse(setting.faults) if setting.faults is not None else None
+    if setting.exchange:
+        chances = ExchangeFaults(lose_disk=0.001, flip=0.003, copies=0.0) if setting.lose_disks else ExchangeFaults()
+        return ExchangeWorld(seed, setting.nodes, faults=chances, trace=setting.trace, incidents=incidents)
+    faults = Faults(lose_disk=0.002, copies=0.0) if setting.lose_disks else Faults()
+    return World(seed, setting.nodes, faults=faults, trace=setting.trace, incidents=incidents)
 
 
-def run_seed(seed: int, nodes: int, *, lose_disks: bool = False, trace: bool = False) -> World:
+def run_seed(seed: int, nodes: int, *, lose_disks: bool = False) -> World:
     """One seed from beginning to end. Raises ViolationError."""
-    world = World(seed, nodes, faults=faults_of(lose_disks=lose_disks), trace=trace)
-    try:
-        world.run()
-    finally:
-        for line in world.trace or ():
-            print(line)
+    world = world_of(seed, Setting(nodes, lose_disks))
+    world.run()
     return world
 
 
-def outcome_of(seed: int, nodes: int, *, lose_disks: bool, trace: bool) -> Outcome:
+def outcome_of(seed: int, setting: Setting) -> Outcome:
     """One seed, for a process of its own as well."""
     logging.disable(logging.CRITICAL)
+    world = world_of(seed, setting)
+    violation = ""
     try:
-        world = run_seed(seed, nodes, lose_disks=lose_disks, trace=trace)
+        world.run()
     except ViolationError as error:
-        return Outcome(seed, 0, 0, 0.0, str(error))
-    return Outcome(seed, len(world.acknowledged), world.events, world.recovered_in)
+        violation = str(error)
+    for line in world.trace or ():
+        print(line)
+    return Outcome(seed, len(world.acknowledged), world.events, world.recovered_in, violation, tuple(world.script.happened))
 
 
-def outcomes(seeds: range, nodes: int, *, lose_disks: bool, trace: bool, jobs: int) -> Iterator[Outcome]:
+def outcomes(seeds: range, setting: Setting, jobs: int) -> Iterator[Outcome]:
     """All seeds in order, in `jobs` processes; in this one if `jobs` is 1."""
-    run = partial(outcome_of, nodes=nodes, lose_disks=lose_disks, trace=trace)
+    run = partial(outcome_of, setting=setting)
     if jobs == 1:
         yield from map(run, seeds)
         return
     with ProcessPoolExecutor(jobs) as pool:
         yield from pool.map(run, seeds, chunksize=CHUNK)
+
+
+def shrunk(failed: Outcome, setting: Setting) -> list[Incident]:
+    """Fewer faults under which the seed still fails."""
+    quiet = replace(setting, trace=False)
+
+    def fails(part: list[Incident]) -> bool:
+        return bool(outcome_of(failed.seed, replace(quiet, faults="; ".join(map(str, part)))).violation)
+
+    return shrink(failed.faults, fails, runs_max=SHRINK_RUNS)
+
+
+def report_violation(failed: Outcome, setting: Setting) -> None:
+    """What was broken, and how to see it again."""
+    print(f"violation: {failed.violation}\nreplay: {setting.command(failed.seed)} TRACE=1", flush=True)
+    few = shrunk(failed, setting)
+    shorter = replace(setting, faults="; ".join(map(str, few)))
+    print(f"of {len(failed.faults)} faults these {len(few)} are enough: {shorter.command(failed.seed)}", flush=True)
 
 
 def summary(found: Sequence[Outcome], seconds: float) -> str:
@@ -88,9 +135,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--runs", type=int, default=1, help="how many seeds from there")
     parser.add_argument("--nodes", type=int, default=3)
-    parser.add_argument("--lose-disks", action="store_true", help="nodes lose their disks and rejoin")
+    parser.add_argument("--exchange", action="store_true", help="the whole exchange with clients, not consensus alone")
+    parser.add_argument("--lose-disks", action="store_true", help="nodes lose their disks and rejoin; bits of snapshots flip")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes; as many as there are processors")
     parser.add_argument("--trace", action="store_true", help="print what happened; in one process")
+    parser.add_argument("--faults", help="the only faults that may happen: '412 kill n1; 430 start n1'")
     parser.add_argument("--report", type=Path, help="append the totals to this file")
     return parser
 
@@ -98,21 +147,19 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the seeds and print the totals; exit code 1 if any failed."""
     options = _parser().parse_args(arguments)
-    disks = " DISKS=1" if options.lose_disks else ""
+    setting = Setting(options.nodes, options.lose_disks, options.exchange, options.trace, options.faults)
     jobs = 1 if options.trace or options.runs == 1 else options.jobs
-    seeds = range(options.seed, options.seed + options.runs)
     found: list[Outcome] = []
     began = time.monotonic()
-    for one in outcomes(seeds, options.nodes, lose_disks=options.lose_disks, trace=options.trace, jobs=jobs):
+    for one in outcomes(range(options.seed, options.seed + options.runs), setting, jobs):
         found.append(one)
         if one.violation:
-            replay = f"make simulate SEED={one.seed} RUNS=1 NODES={options.nodes}{disks} TRACE=1"
-            print(f"violation: {one.violation}\nreplay: {replay}", flush=True)
+            report_violation(one, setting)
     line = summary(found, time.monotonic() - began)
     print(line)
     if options.report is not None:
-        command = f"make simulate SEED={options.seed} RUNS={options.runs} NODES={options.nodes}{disks}"
         with options.report.open("a", encoding="utf-8") as file:
+            command = setting.command(options.seed, options.runs)
             file.write(f"- {datetime.datetime.now(datetime.UTC):%Y-%m-%d}, `{command}`: {line}\n")
     return int(any(one.violation for one in found))
 

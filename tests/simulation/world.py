@@ -21,6 +21,7 @@ from itertools import combinations
 
 from cluster import hardstate
 from cluster.errors import ClusterError, RaftFatalError
+from cluster.ports import Snapshots
 from cluster.raft import ProposeResult, Raft, RaftStatus, open_raft
 from cluster.settings import RaftSettings
 from tests.simulation.disk import PowerLossError
@@ -137,6 +138,10 @@ class World:
         """The state machine of a node that starts."""
         return Machine()
 
+    def new_snapshots(self, host: Host, machine: Machine) -> Snapshots:
+        """The snapshots of a node that starts."""
+        return SimSnapshots(host.snapshots, machine, host.disk)
+
     def settings_of(self, host: Host) -> RaftSettings:
         """What a node that starts is configured to."""
         return RaftSettings(
@@ -156,7 +161,7 @@ class World:
         machine = self.new_machine(host.node_id)
         wire = SimWire(self.network, host.node_id)
         settings = self.settings_of(host)
-        snapshots = SimSnapshots(host.snapshots, machine, host.disk)
+        snapshots = self.new_snapshots(host, machine)
         raft = open_raft(settings, machine, snapshots, host.disk, wire, clock=lambda: self.now, randomness=self.rng)
         return Process(raft, machine, wire)
 

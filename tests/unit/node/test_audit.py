@@ -17,6 +17,7 @@ from node.config_file import load
 from node.errors import AuditError
 from node.protocol import NodeStatus
 from node.setup import initialise
+from snapshots.abi import ABI
 from statemachine.commands import AnyCommand, Batch, Deposit, OpenAccount, PutCurrency, encode_batch
 from statemachine.engine import Engine
 from statemachine.limits import OPERATOR, OUTCOMES_PER_ACCOUNT
@@ -54,7 +55,7 @@ NOOP = LogEntry(bytes([COMMAND]), 1, 1)
 
 
 def write(cluster: Path, node_id: str, log: Iterable[LogEntry], *, name: str = "log") -> None:
-    durable = DurableLog(RealDisk(cluster / node_id / "data" / name, fsync=False), node_id=node_id, abi="abi")
+    durable = DurableLog(RealDisk(cluster / node_id / "data" / name, fsync=False), node_id=node_id, abi=ABI)
     for entry in log:
         durable.append(entry)
     durable.close()

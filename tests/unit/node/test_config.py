@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from node.config import NodeConfig
+from node.config import RENAMED, NodeConfig
 from node.config_checks import RANGES, split_address
 from node.config_file import load
 from node.errors import ConfigError
@@ -51,7 +51,7 @@ def test_what_init_writes_loads(home: Path) -> None:
 def test_the_defaults_in_comments_are_the_defaults(home: Path) -> None:
     text = (home / "node.toml").read_text(encoding="utf-8")
     shown, count = re.subn(r"(?m)^# ([a-z_]+ = [a-z0-9.]+)$", r"\1", text)
-    assert count == 16
+    assert count == 18
     path = home / "shown.toml"
     path.write_text(shown, encoding="utf-8")
     assert load(path) == load(home / "node.toml")
@@ -73,7 +73,8 @@ CHANGES: list[tuple[str, str, str]] = [
     ("raft.heartbeat", "nan", "expected 0.005 to 10 seconds, not nan"),
     ("raft.heartbeat", "-0.05", "expected 0.005 to 10 seconds"),
     ("raft.leader_fallback", "inf", "expected 0.03 to 300 seconds, not inf"),
-    ("raft.snapshots_kept", "0", "expected 1 to 100 snapshots, not 0"),
+    ("snapshot.keep", "0", "expected 1 to 100 snapshots, not 0"),
+    ("start.from", '"disk"', "expected one of auto, snapshot, log, dataset, not 'disk'"),
     ("native.batch_commands_max", "1001", "expected 1 to 1,000 commands, not 1,001"),
     ("http.gateways", "65", "expected 0 to 64 processes, not 65"),
     ("http.deadline", "0.01", "expected 0.1 to 300 seconds"),
@@ -244,3 +245,11 @@ def test_a_configuration_with_https(home: Path) -> None:
 )
 def test_addresses(text: str, parts: tuple[str, int] | None) -> None:
     assert split_address(text) == parts
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_a_key_of_older_files_names_the_one_in_its_place(home: Path, old: str, new: str) -> None:
+    section, _, name = old.partition(".")
+    text = (home / "node.toml").read_text(encoding="utf-8").replace(f"[{section}]\n", f"[{section}]\n{name} = 5\n", 1)
+    error = fault(home, text)
+    assert (error.key, error.text) == (old, f"is called {new} now")

@@ -14,7 +14,7 @@ log_level = "info"
 
 [raft]
 # how often a snapshot is taken
-snapshot_entries = 20000  # entries
+heartbeat = 20000  # entries
 listen = "127.0.0.1:1"
 
 [http]
@@ -28,7 +28,7 @@ node_id = "n1"
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("raft.snapshot_entries", 50),
+        ("raft.heartbeat", 50),
         ("raft.archive_log", True),
         ("http.listen", "127.0.0.1:3"),
         ("http.deadline", 2.5),
@@ -49,7 +49,7 @@ def test_one_key_changes_and_nothing_else(tmp_path: Path, name: str, value: Sett
 def test_comments_stay(tmp_path: Path) -> None:
     path = tmp_path / "node.toml"
     path.write_text(TEXT, encoding="utf-8")
-    change_settings(path, {"raft.snapshot_entries": 50})
+    change_settings(path, {"raft.heartbeat": 50})
     text = path.read_text(encoding="utf-8")
     assert "# how often a snapshot is taken" in text
     assert "# entries" in text

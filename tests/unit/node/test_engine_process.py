@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from node.client import ClusterClient, Credentials, NativeConnection
 from node.config import NodeConfig
 from node.config_file import load
 from node.errors import ConnectionLost, RequestFailed
+from node.modes import Mode
 from node.protocol import ControlAction, FailCode, ProductsQuery, StatusQuery
 from node.replicated_engine import ReplicatedEngine
 from node.setup import initialise
@@ -169,6 +171,14 @@ async def _connected(config: NodeConfig) -> NativeConnection:
             await asyncio.sleep(0.01)
 
 
+async def _in_mode(connection: NativeConnection, mode: Mode) -> None:
+    async with asyncio.timeout(10):
+        status = await connection.query(StatusQuery())
+        while status.mode != mode:
+            await asyncio.sleep(0.01)
+            status = await connection.query(StatusQuery())
+
+
 async def test_an_exception_in_a_callback_ends_the_node(config: NodeConfig, caplog: pytest.LogCaptureFixture) -> None:
     async with engine(config) as task:
         await (await _connected(config)).close()
@@ -234,12 +244,14 @@ async def test_sigterm_ends_it_with_zero_and_a_second_one_waits_for_the_lock(con
     with process("--config", str(config_path)) as first:
         connection = await _connected(config)
         await connection.submit(WORLD)
+        await _in_mode(connection, Mode.READY)
         await connection.close()
         with process("--config", str(config_path)) as second:
             first.send_signal(signal.SIGTERM)
             code, errors = outcome(first)
             assert code == 0, errors
-            assert "stopping" in errors
+            modes = re.findall(r"mode (\w+)", errors)
+            assert modes == [mode.value for mode in Mode]
             assert "Traceback" not in errors
             connection = await _connected(config)
             assert (await connection.query(StatusQuery())).sequence == len(WORLD)

@@ -25,7 +25,7 @@ def directory(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def like(directory: Path) -> NodeConfig:
-    change_settings(directory / "n1" / "node.toml", {"raft.snapshot_entries": 77, "http.gateways": 0, "log_level": "debug"})
+    change_settings(directory / "n1" / "node.toml", {"snapshot.every_commands": 77, "http.gateways": 0, "log_level": "debug"})
     return load(directory / "n1" / "node.toml")
 
 
@@ -35,7 +35,7 @@ def test_the_directory_of_a_joining_node(directory: Path, like: NodeConfig) -> N
     made = load(joining.make_joiner(directory, address, like.nodes, like))
     assert made.nodes == [*like.nodes, address]
     assert (made.cluster_id, made.admin, made.log_level) == (like.cluster_id, like.admin, "debug")
-    assert (made.raft.snapshot_entries, made.raft.archive_log, made.http.gateways) == (77, True, 0)
+    assert (made.snapshot.every_commands, made.raft.archive_log, made.http.gateways) == (77, True, 0)
     assert (made.raft.listen, made.native.listen, made.http.public_url) == (address.raft, address.native, address.http)
     known = identity.read(made)
     assert known.joined

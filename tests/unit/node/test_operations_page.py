@@ -7,11 +7,23 @@ from pathlib import Path
 
 import msgspec
 
-from node.config import AdminConfig, HttpConfig, NativeConfig, NodeAddress, NodeConfig, RaftConfig, TlsConfig
+from node.config import (
+    AdminConfig,
+    HttpConfig,
+    NativeConfig,
+    NodeAddress,
+    NodeConfig,
+    RaftConfig,
+    SnapshotConfig,
+    StartConfig,
+    TlsConfig,
+)
 
 PAGE = Path(__file__).parents[3] / "docs" / "operations.md"
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     "raft": RaftConfig,
+    "snapshot": SnapshotConfig,
+    "start": StartConfig,
     "native": NativeConfig,
     "http": HttpConfig,
     "tls": TlsConfig,
@@ -27,9 +39,9 @@ def keys() -> dict[str, str]:
     structs: dict[str, type[msgspec.Struct]] = {"": NodeConfig, **SECTIONS}
     for prefix, struct in structs.items():
         for field in msgspec.structs.fields(struct):
-            if prefix or field.name not in NOT_KEYS:
+            if prefix or field.encode_name not in NOT_KEYS:
                 default = "" if field.required else str(field.default).replace("True", "true").replace("False", "false")
-                found[f"{prefix}.{field.name}" if prefix else field.name] = default
+                found[f"{prefix}.{field.encode_name}" if prefix else field.encode_name] = default
     return found
 
 

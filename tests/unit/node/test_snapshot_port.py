@@ -6,16 +6,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from cluster.ports import CaptureState, LogEntry, SnapshotMark, SnapshotRefusedError
 from node.feed import Feed
 from node.replicated_engine import ReplicatedEngine
-from node.snapshot_port import SnapshotPort, check_money
+from node.snapshot_port import SnapshotPort
 from snapshots.store import SnapshotStore
 from statemachine.commands import AnyCommand, Batch, encode_batch
-from statemachine.tables import BalanceRow, CurrencyRow
 from tests.unit.node.fakes import WORLD, buy, sell
 
 MARK = SnapshotMark(LogEntry(b"\x00last", 12, 3), LogEntry(b"\x00before", 11, 3))
@@ -111,20 +109,90 @@ def test_a_cancelled_capture_leaves_nothing_half_done(node: Node, tmp_path: Path
     assert Node(tmp_path / "a").port.newest() in (None, MARK)
 
 
-def test_money_that_does_not_add_up_is_never_written(node: Node) -> None:
-    tables = dict(node.machine.engine.tables())
-    check_money(tables)
-    key, row = tables["balance"][0]
-    balance = msgspec.msgpack.decode(row, type=BalanceRow)
-    wrong = msgspec.structs.replace(balance, available=balance.available + 1)
-    tables["balance"][0] = (key, msgspec.msgpack.encode(wrong))
-    with pytest.raises(AssertionError, match="in balances and fees"):
-        check_money(tables)
+def mark(index: int) -> SnapshotMark:
+    return SnapshotMark(LogEntry(b"\x00last", index, 3), LogEntry(b"\x00before", index - 1, 3))
 
 
-def test_balances_in_no_currency_are_noticed() -> None:
-    rows = [(b"", msgspec.msgpack.encode(BalanceRow("alice", "XXX", 1, 0)))]
-    with pytest.raises(AssertionError, match="currencies that do not exist"):
-        check_money({"balance": rows, "currency": []})
-    fees = [(b"", msgspec.msgpack.encode(CurrencyRow("XXX", 2, deposited=3, withdrawn=1, fees=1)))]
-    check_money({"balance": rows, "currency": fees})
+def restored_hash(directory: Path, at: SnapshotMark) -> bytes:
+    """What a node that starts on the directory has."""
+    again = Node(directory)
+    assert again.port.newest() == at
+    again.port.restore(at)
+    return again.machine.engine.full_hash()
+
+
+def tables_of(directory: Path, index: int) -> set[int]:
+    """The files with rows of a snapshot, by inode."""
+    return {path.stat().st_ino for path in (directory / f"{index:020d}").glob("*.sst")}
+
+
+def test_each_snapshot_is_made_of_what_changed_since_the_one_before(node: Node, tmp_path: Path) -> None:
+    assert node.capture(mark(12)) is CaptureState.DONE
+    before = tables_of(tmp_path / "a", 12)
+    for index in range(13, 16):
+        node.apply(buy(index), sell(100 + index))
+        assert node.capture(mark(index)) is CaptureState.DONE
+        assert restored_hash(tmp_path / "a", mark(index)) == node.machine.engine.full_hash()
+    kept = before & tables_of(tmp_path / "a", 15)
+    assert len(kept) == len(before) - 1, "the rows that did not change lie in the files of before, all but the manifest"
+
+
+def test_a_restarted_node_goes_on_with_the_chain(node: Node, tmp_path: Path) -> None:
+    assert node.capture(mark(12)) is CaptureState.DONE
+    again = Node(tmp_path / "a")
+    again.port.restore(mark(12))
+    for each in (node, again):
+        each.apply(buy(4), sell(5))
+    assert again.capture(mark(13)) is CaptureState.DONE
+    assert (tmp_path / "a" / f"{13:020d}" / "SEAL").exists()
+    assert restored_hash(tmp_path / "a", mark(13)) == node.machine.engine.full_hash()
+
+
+def test_after_one_that_failed_the_next_is_whole(node: Node, tmp_path: Path) -> None:
+    assert node.capture(mark(12)) is CaptureState.DONE
+    node.apply(buy(4))
+    node.port.capture(mark(13))
+    node.port.cancel()
+    node.apply(sell(5))
+    assert node.capture(mark(14)) is CaptureState.DONE
+    assert not tables_of(tmp_path / "a", 12) & tables_of(tmp_path / "a", 14)
+    assert restored_hash(tmp_path / "a", mark(14)) == node.machine.engine.full_hash()
+
+
+def test_a_base_that_was_damaged_fails_the_snapshot_and_is_not_passed_on(node: Node, tmp_path: Path) -> None:
+    assert node.capture(mark(12)) is CaptureState.DONE
+    table = max((tmp_path / "a" / f"{12:020d}").glob("*.sst"), key=lambda path: path.stat().st_size)
+    data = bytearray(table.read_bytes())
+    data[len(data) // 3] ^= 1
+    table.write_bytes(data)
+    node.apply(buy(4))
+    assert node.capture(mark(13)) is CaptureState.FAILED
+    assert node.capture(mark(14)) is CaptureState.DONE
+    assert restored_hash(tmp_path / "a", mark(14)) == node.machine.engine.full_hash()
+
+
+def test_a_snapshot_installed_under_way_is_the_next_ones_base(node: Node, tmp_path: Path) -> None:
+    assert node.capture(mark(12)) is CaptureState.DONE
+    other = Node(tmp_path / "b")
+    other.apply(*WORLD)
+    other.port.capture(mark(3))
+    source = node.port.open_source()
+    sink = other.port.open_sink()
+    sink.write(source.read(0, source.size))
+    source.close()
+    assert sink.finish() == mark(12)
+    other.port.restore(mark(12))
+    assert wait(other.port.poll) in (CaptureState.DONE, CaptureState.FAILED)
+    other.apply(buy(4))
+    node.apply(buy(4))
+    assert other.capture(mark(13)) is CaptureState.DONE
+    assert restored_hash(tmp_path / "b", mark(13)) == node.machine.engine.full_hash()
+
+
+def test_money_that_does_not_add_up_stops_the_node(node: Node) -> None:
+    state = node.machine.engine._state
+    state.currencies["USD"].fees += 1
+    node.port.capture(MARK)
+    with pytest.raises(AssertionError, match=r"the state contradicts itself: .* in balances and fees"):
+        wait(node.port.poll)
+    assert node.port.newest() is None

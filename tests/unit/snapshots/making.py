@@ -9,11 +9,12 @@ from pathlib import Path
 import msgspec
 
 from snapshots.abi import ABI
-from snapshots.frames import Begin, frames
+from snapshots.frames import Begin, change_frames, frames
 from snapshots.job import JobState, WriteJob
 from snapshots.manifest import Manifest, Row, SnapshotFields
 from snapshots.store import SnapshotStore
 from snapshots.writer import write
+from statemachine.changes import Piece
 
 Tables = dict[str, list[Row]]
 FILE_LIMIT = 60.0
@@ -36,6 +37,28 @@ def tables(rows: int = 50, salt: str = "") -> Tables:
 def as_bytes(index: int, content: Tables, abi: str = ABI) -> bytes:
     """What goes down the writer's pipe."""
     return b"".join(frames(Begin(fields(index), abi, list(content)), content))
+
+
+def as_change_bytes(index: int, base: int, content: Tables, pieces: list[Piece], abi: str = ABI) -> bytes:
+    """What goes down the writer's pipe for changes that make `content` of the snapshot at `base`."""
+    counts = {name: len(rows) for name, rows in content.items()}
+    return b"".join(change_frames(Begin(fields(index), abi, list(content), base), counts, pieces))
+
+
+def differences(old: Tables, new: Tables) -> list[Piece]:
+    """The changes that lead from one to the other: a range in the middle of what goes is purged, the rest deleted."""
+    pieces = []
+    for name in new:
+        before, after = dict(old[name]), dict(new[name])
+        gone = sorted(before.keys() - after.keys())
+        purged = [(gone[0], gone[0] + b"\x00")] if gone else []
+        pieces.append(Piece(name, [row for row in new[name] if before.get(row[0]) != row[1]], gone[1:], purged))
+    return pieces
+
+
+def made_of_changes(directory: Path, index: int, base: int, old: Tables, new: Tables, abi: str = ABI) -> Manifest:
+    """Write a snapshot as changes to the one at `base`, in this process."""
+    return write(directory, io.BytesIO(as_change_bytes(index, base, new, differences(old, new), abi)))
 
 
 def made(directory: Path, index: int, content: Tables, abi: str = ABI) -> Manifest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from enum import IntEnum
@@ -11,8 +12,11 @@ from typing import Annotated, Any
 import msgspec
 import pytest
 
-from snapshots.abi import ABI, abi, describe
+from snapshots.abi import ABI, SCHEMA, abi
+from snapshots.abi.inspection import schema_of
+from snapshots.abi.schema import decode_schema, describe
 from statemachine import commands, events, tables, types
+from statemachine.relations import KEYS
 
 ROOT = Path(__file__).parents[3]
 
@@ -92,7 +96,7 @@ def test_tables_and_their_order_count() -> None:
 def test_two_types_of_one_name_are_refused() -> None:
     other = msgspec.defstruct("Thing", [("x", int)])
     with pytest.raises(AssertionError, match="two types of the schema have one name"):
-        describe({"a": variant(), "b": other}, {})
+        schema_of({"a": variant(), "b": other}, {})
 
 
 def test_a_type_without_a_canonical_text_is_refused() -> None:
@@ -101,10 +105,10 @@ def test_a_type_without_a_canonical_text_is_refused() -> None:
 
 
 def test_everything_of_the_exchange_is_in_it() -> None:
-    text = describe()
+    text = describe(SCHEMA)
     lines = text.splitlines()
     for name, row in tables.TABLES.items():
-        assert f"table {name}: {row.__name__}" in lines
+        assert f"table {name}: {row.__name__}, key [{', '.join(KEYS[name])}]" in lines
     kinds = {
         value.__name__
         for module in (commands, events, tables, types)
@@ -113,6 +117,17 @@ def test_everything_of_the_exchange_is_in_it() -> None:
     }
     described = {line.split()[1].rstrip(":") for line in lines if line.startswith(("struct ", "enum "))}
     assert kinds - described == {"Command", "Outcome", "Event"}, "only the bases of other structs are not described"
+
+
+def test_a_description_is_read_back_as_it_was() -> None:
+    assert decode_schema(SCHEMA.encode()) == SCHEMA
+    assert hashlib.sha1(SCHEMA.encode(), usedforsecurity=False).hexdigest() == ABI
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"\xff", SCHEMA.encode().replace(b'"format": 2', b'"format": 3')])
+def test_what_is_no_description_is_refused(data: bytes) -> None:
+    with pytest.raises(ValueError, match="description"):
+        decode_schema(data)
 
 
 def test_it_is_the_same_in_every_process() -> None:

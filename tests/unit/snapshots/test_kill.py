@@ -12,12 +12,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from snapshots.frames import End
 from snapshots.job import JobState
 from snapshots.store import SnapshotStore
 from snapshots.writer import EXIT_INPUT_ENDED, InputEnded, write
-from tests.unit.snapshots.making import as_bytes, check_whole_or_absent, fields, made, names, tables
+from tests.unit.snapshots.making import as_bytes, as_change_bytes, check_whole_or_absent, differences, fields, made, names, tables
 
 ROOT = Path(__file__).parents[3]
 
@@ -37,8 +39,8 @@ def counted(function):
     return wrapper
 
 for owner, name in (
-    (os, "fsync"), (os, "rename"), (shutil, "rmtree"), (pathlib.Path, "write_bytes"), (rocks.RocksWriter, "_put"),
-    (rocks.RocksWriter, "close"), (writer, "read_tables"),
+    (os, "fsync"), (os, "rename"), (shutil, "rmtree"), (pathlib.Path, "write_bytes"), (os, "link"),
+    *((rocks.RocksWriter, name) for name in ("add", "delete", "purge", "settle", "read", "close")), (writer, "check_manifest"),
 ):
     setattr(owner, name, counted(getattr(owner, name)))
 sys.exit(writer.main())
@@ -60,15 +62,22 @@ def run_writer(directory: Path, data: bytes, *, killed_at: int) -> int:
     return process.returncode
 
 
-@pytest.mark.parametrize("replaced", [4, 5], ids=["beside an older one", "in the place of one"])
-def test_killed_at_every_step(tmp_path: Path, replaced: int) -> None:
-    old, new = tables(salt="old"), tables(salt="new")
-    data = as_bytes(5, new)
+@pytest.mark.parametrize(
+    ("replaced", "base"),
+    [(4, 0), (5, 0), (4, 4)],
+    ids=["beside an older one", "in the place of one", "made of an older one"],
+)
+def test_killed_at_every_step(tmp_path: Path, replaced: int, base: int) -> None:
+    old, new = tables(salt="old"), tables(rows=40, salt="new")
+    data = as_change_bytes(5, base, new, differences(old, new)) if base else as_bytes(5, new)
     codes = []
     for step in range(1, 200):
         directory = tmp_path / str(step)
         made(directory, replaced, old)
+        before = contents(directory)
         code = run_writer(directory, data, killed_at=step)
+        if replaced != 5:
+            assert before.items() <= contents(directory).items(), "the older one is as it was"
         store = SnapshotStore(directory)
         newest = store.newest()
         assert newest is not None
@@ -88,6 +97,11 @@ def test_killed_at_every_step(tmp_path: Path, replaced: int) -> None:
         assert True in killed
 
 
+def contents(directory: Path) -> dict[Path, bytes]:
+    """Every file in the snapshots' directories."""
+    return {path: path.read_bytes() for path in directory.glob("*/*") if path.is_file()}
+
+
 def test_input_that_ends_early_makes_nothing(tmp_path: Path) -> None:
     data = as_bytes(5, tables(200))
     cuts = sorted({0, 1, 3, 4, 5, len(data) - 1, len(data) - 6, *range(0, len(data), len(data) // 12)})
@@ -99,9 +113,13 @@ def test_input_that_ends_early_makes_nothing(tmp_path: Path) -> None:
     assert names(tmp_path) == [f"{5:020d}"]
 
 
+END = 4 + len(msgspec.msgpack.encode(End({name: len(rows) for name, rows in tables().items()})))
+"""Bytes of the last frame."""
+
+
 @pytest.mark.parametrize(
     "garbage",
-    [b"\x00\x00\x00\x01\xc1", b"\x00\x00\x00\x02\x91\x04", as_bytes(5, tables())[:-6] + b"\x00\x00\x00\x02\x91\x09", b"x" * 99],
+    [b"\x00\x00\x00\x01\xc1", b"\x00\x00\x00\x02\x91\x04", as_bytes(5, tables())[:-END] + b"\x00\x00\x00\x02\x91\x09", b"x" * 99],
 )
 def test_input_that_is_no_snapshot_makes_nothing(tmp_path: Path, garbage: bytes) -> None:
     with pytest.raises((ValueError, InputEnded)):
@@ -182,4 +200,4 @@ def test_the_exit_code_says_that_the_input_ended(tmp_path: Path) -> None:
         check=False,
     )
     assert process.returncode == EXIT_INPUT_ENDED
-    assert process.stderr == b"the input ended after 3 of 3 tables\n"
+    assert process.stderr == b"the input ended before the last frame\n"

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snapshots.errors import SnapshotRefusedError
-from snapshots.frames import FRAME_ROW_BYTES, Begin, End, Rows, Table, frames, read_frames
+from snapshots.frames import FRAME_ROW_BYTES, Begin, End, Rows, frames, read_frames
 from snapshots.manifest import Row, RowHasher
 from snapshots.store import SnapshotStore
 from snapshots.writer import write
@@ -29,14 +29,11 @@ def test_what_is_framed_comes_back(content: dict[str, list[Row]]) -> None:
     data = b"".join(frames(begin, content))
     found = list(read_frames(io.BytesIO(data)))
     assert found[0] == begin
-    assert found[-1] == End()
-    came: dict[str, list[Row]] = {}
+    assert found[-1] == End({name: len(rows) for name, rows in content.items()})
+    came: dict[str, list[Row]] = {name: [] for name in content}
     for frame in found[1:-1]:
-        if isinstance(frame, Table):
-            came[frame.name] = []
-            assert frame.rows == len(content[frame.name])
-        elif isinstance(frame, Rows):
-            came[list(came)[-1]].extend(frame.rows)
+        assert isinstance(frame, Rows)
+        came[frame.table].extend(frame.rows)
     assert came == content
 
 

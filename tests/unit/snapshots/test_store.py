@@ -159,7 +159,6 @@ def test_cancelling_leaves_nothing(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "changes", "text"),
     [
-        ({"t": [(b"\x02", b"x"), (b"\x01", b"y")]}, {}, "table t"),
         ({"t": [(b"\x01", b"x"), (b"\x01", b"y")]}, {}, "table t"),
         ({"t": [(b"\x01", b"x")]}, {"full_hash": b"other"}, "do not have the announced full hash"),
     ],

@@ -1,15 +1,49 @@
-"""A frozen view is the state of its moment, whatever is applied later."""
+"""A frozen view is what changed until its moment, whatever is applied later, and however the two meet."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from random import Random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from statemachine.commands import Batch
+from statemachine.changes import Frozen, Piece
+from statemachine.commands import AnyCommand, Batch, Deposit, PlaceOrder, PutApiKey
 from statemachine.engine import Engine
+from statemachine.limits import DONE_ORDERS_PER_ACCOUNT, OPERATOR, OUTCOMES_PER_ACCOUNT
+from statemachine.rows import Row
 from statemachine.tables import TABLES
-from tests.property.worlds import busy_command, foundations
+from statemachine.types import OrderType, Side
+from tests.property.worlds import busy_command, commands, foundations, rates
+
+Tables = dict[str, dict[bytes, bytes]]
+
+
+def change(tables: Tables, piece: Piece) -> None:
+    """Make the changes of a piece, as a store of sorted keys would."""
+    table = tables[piece.table]
+    for begin, end in piece.purged:
+        for key in [key for key in table if begin <= key < end]:
+            del table[key]
+    for key in piece.deleted:
+        table.pop(key, None)
+    table.update(piece.rows)
+
+
+def take(tables: Tables, frozen: Frozen, between: Callable[[], None] = lambda: None) -> dict[str, list[Row]]:
+    """Make all changes, with something else happening between the pieces; the tables then."""
+    for piece in frozen:
+        change(tables, piece)
+        between()
+    assert {name: len(rows) for name, rows in tables.items()} == frozen.counts
+    return {name: sorted(rows.items()) for name, rows in tables.items()}
+
+
+def nothing() -> Tables:
+    return {name: {} for name in TABLES}
 
 
 def trade(engine: Engine, random: Random, times: range) -> None:
@@ -17,29 +51,127 @@ def trade(engine: Engine, random: Random, times: range) -> None:
         engine.apply(Batch(time, [busy_command(random, time * 10 + n) for n in range(10)]))
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_what_was_frozen_does_not_change(seed: int) -> None:
-    engine, random = Engine(), Random(seed)
+@pytest.mark.parametrize("seed", range(8))
+def test_a_chain_of_changes_is_the_state_at_each_freeze(seed: int) -> None:
+    engine, random, tables = Engine(), Random(seed), nothing()
     engine.apply(Batch(1, foundations((1_000, 3_000), 5_000)))
-    trade(engine, random, range(2, 60))
-    expected = dict(engine.tables())
-    frozen = engine.freeze()
-    trade(engine, random, range(60, 120))
-    assert dict(engine.tables()) != expected
-    assert {name: len(rows) for name, rows in frozen.items()} == {name: len(rows) for name, rows in expected.items()}
-    assert {name: list(rows) for name, rows in frozen.items()} == expected
-    assert expected["outcome"][0] in frozen["outcome"]
-    assert (b"", b"") not in frozen["outcome"]
+    time = 2
+    for _ in range(12):
+        until = time + random.randrange(1, 30)
+        trade(engine, random, range(time, until))
+        expected = dict(engine.tables())
+        clock = iter(range(until, 10**6))
+
+        def meanwhile(engine: Engine = engine, clock: object = clock) -> None:
+            now = next(clock)  # type: ignore[call-overload]  # an iterator of numbers
+            trade(engine, random, range(now, now + 1))
+
+        assert take(tables, engine.freeze(), meanwhile) == expected
+        time = next(clock)
+        if random.random() < 0.3:
+            engine = Engine.restore(dict(engine.tables()))
+            tables = {name: dict(rows) for name, rows in engine.tables()}
+    assert engine.freeze(whole=True).counts == {name: len(rows) for name, rows in engine.tables()}
+    assert take(nothing(), engine.freeze(whole=True)) == dict(engine.tables())
 
 
-def test_rows_come_in_the_order_of_their_keys() -> None:
-    engine, random = Engine(), Random(3)
-    engine.apply(Batch(1, foundations((1_000, 3_000), 5_000)))
-    trade(engine, random, range(2, 80))
-    tables = engine.freeze()
-    assert list(tables) == list(TABLES)
-    for name, rows in tables.items():
-        keys = [key for key, _ in rows]
-        assert keys == sorted(keys), name
-    assert len(tables["order"]) > 1
-    assert len(tables["outcome"]) > 300
+@given(rates, st.lists(st.tuples(commands, st.sampled_from(["", "", "", "freeze", "whole", "restore"])), max_size=60))
+@settings(max_examples=100)
+def test_changes_and_replay_give_the_same_state(fees: tuple[int, int], flow: list[tuple[AnyCommand, str]]) -> None:
+    """A snapshot at any point, restored, and the commands after it replayed: the hash of the engine that never stopped."""
+    engine, tables = Engine(), nothing()
+    engine.apply(Batch(1, foundations(fees, 300)))
+    replayed = Engine.restore(take(tables, engine.freeze()))
+    for time, (command, what) in enumerate(flow, 2):
+        for each in (engine, replayed):
+            each.apply(Batch(time, [command]))
+        if what:
+            tables = nothing() if what == "whole" else tables
+            replayed = Engine.restore(take(tables, engine.freeze(whole=what == "whole")))
+            assert replayed.full_hash() == engine.full_hash()
+        if what == "restore":
+            engine = Engine.restore(dict(engine.tables()))
+    assert replayed.full_hash() == engine.full_hash()
+    assert replayed.state_hash == engine.state_hash
+
+
+def test_an_account_that_forgets_its_oldest() -> None:
+    """More commands and done orders than are kept, between two snapshots and during one."""
+    engine, tables = Engine(), nothing()
+    engine.apply(Batch(1, foundations((0, 0), 10**9)))
+    numbers = iter(range(10**7))
+
+    def some(count: int) -> list[AnyCommand]:
+        return [
+            PlaceOrder("ann", f"c{next(numbers)}", "XBT-ETH", Side.BUY, OrderType.LIMIT, 10, 1, client_oid=f"o{n}")
+            if n % 2
+            else PlaceOrder("ann", f"c{next(numbers)}", "XBT-ETH", Side.SELL, OrderType.LIMIT, 10, 1)
+            for n in range(count)
+        ]
+
+    for count in (OUTCOMES_PER_ACCOUNT - 5, 40, OUTCOMES_PER_ACCOUNT + 300, 2 * DONE_ORDERS_PER_ACCOUNT):
+        engine.apply(Batch(2, some(count)))
+        expected = dict(engine.tables())
+        frozen = engine.freeze()
+        engine.apply(Batch(2, some(700)))
+        assert take(tables, frozen) == expected
+    assert len(tables["outcome"]) >= OUTCOMES_PER_ACCOUNT
+    engine.check()
+
+
+def test_only_what_changed_is_written() -> None:
+    engine = Engine()
+    engine.apply(Batch(1, foundations((0, 0), 300)))
+    trade(engine, Random(1), range(2, 40))
+    list(engine.freeze())
+    engine.apply(Batch(50, [Deposit("ann", "one-more", "USD", 5)]))
+    pieces = list(engine.freeze())
+    written = {name: sum(len(piece.rows) for piece in pieces if piece.table == name) for name in TABLES}
+    assert written == {
+        "counter": 1,
+        "currency": 3,
+        "product": 2,
+        "account": 1,
+        "api_key": 0,
+        "balance": 3,
+        "order": 0,
+        "done_order": 0,
+        "outcome": 1,
+    }
+    assert not [piece for piece in pieces if piece.deleted]
+
+
+def test_orders_that_come_and_leave_in_between_leave_no_trace() -> None:
+    engine = Engine()
+    engine.apply(Batch(1, foundations((0, 0), 10**6)))
+    list(engine.freeze())
+    for number in range(50):
+        for side in (Side.SELL, Side.BUY):
+            engine.apply(
+                Batch(2, [PlaceOrder("ann", f"{side} {number}".replace(" ", "-"), "XBT-ETH", side, OrderType.LIMIT, 10, 1)])
+            )
+    assert [len(piece.rows) + len(piece.deleted) for piece in engine.freeze() if piece.table == "order"] == [0]
+
+
+def test_api_keys_that_were_put() -> None:
+    engine, tables = Engine(), nothing()
+    engine.apply(Batch(1, foundations((0, 0), 1)))
+    for name in ("k1", "k2", "k1"):
+        engine.apply(Batch(2, [PutApiKey(OPERATOR, f"put-{engine.sequence}", name, "ann", "AAAA", "p", 1)]))
+        assert take(tables, engine.freeze())["api_key"] == dict(engine.tables())["api_key"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_another_thread_may_take_it_while_the_engine_goes_on(seed: int) -> None:
+    engine, random, tables = Engine(), Random(seed), nothing()
+    engine.apply(Batch(1, foundations((1_000, 3_000), 50_000)))
+    trade(engine, random, range(2, 100))
+    for start in range(100, 400, 60):
+        expected = dict(engine.tables())
+        frozen = engine.freeze()
+        found: list[dict[str, list[Row]]] = []
+        thread = threading.Thread(target=lambda frozen=frozen, found=found: found.append(take(tables, frozen)))
+        thread.start()
+        trade(engine, random, range(start, start + 60))
+        thread.join()
+        assert found == [expected]

@@ -23,6 +23,7 @@ ALLOWED_IMPORTS = frozenset(
         "dataclasses",
         "enum",
         "hashlib",
+        "operator",
         "heapq",
         "re",
         "typing",

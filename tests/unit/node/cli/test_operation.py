@@ -18,6 +18,7 @@ from node.config_file import load
 from node.errors import NodeStartError
 from node.local_cluster import LocalCluster, Statuses
 from node.protocol import ControlAction, NodeStatus, PeerStatus
+from snapshots.abi import ABI
 from statemachine.commands import AnyCommand, Batch, OpenAccount, PutApiKey, PutCurrency, encode_batch
 from statemachine.limits import OPERATOR
 from tests.unit.node.cli.conftest import Run
@@ -100,7 +101,7 @@ def test_a_wrong_command_line_is_a_usage_error(run: Run, arguments: list[str], m
     [
         (["cluster", "status", "nowhere"], "nowhere: no node in it"),
         (["cluster", "up"], "cluster: no node in it"),
-        (["log", "export", "."], "neither a node's nor a cluster's directory"),
+        (["txlog", "export", "."], "neither a node's nor a cluster's directory"),
     ],
 )
 def test_what_is_not_there_is_one_line(run: Run, arguments: list[str], message: str) -> None:
@@ -150,9 +151,9 @@ def test_status_without_a_leader_is_exit_code_1(run: Run, local: FakeLocal) -> N
 
 def test_operators_ask_nodes(run: Run, local: FakeLocal, client: FakeClient) -> None:
     run("cluster", "transfer-leadership")
-    run("cluster", "snapshot", "n1")
+    run("snapshot", "take", "n1")
     assert client.controls == [(ControlAction.TRANSFER_LEADERSHIP, ""), (ControlAction.SNAPSHOT, "n1")]
-    assert "no node 'n9'; there are: n1, n2, n3" in run("cluster", "snapshot", "n9", code=1).stderr
+    assert "no node 'n9'; there are: n1, n2, n3" in run("snapshot", "take", "n9", code=1).stderr
 
 
 def test_the_version_has_the_abi(run: Run) -> None:
@@ -163,40 +164,45 @@ def test_the_version_has_the_abi(run: Run) -> None:
 
 def write_log(directory: Path) -> None:
     for node_id in ("n1", "n2", "n3"):
-        log = DurableLog(RealDisk(directory / node_id / "data" / "log", fsync=False), node_id=node_id, abi="abi")
+        log = DurableLog(RealDisk(directory / node_id / "data" / "log", fsync=False), node_id=node_id, abi=ABI)
         log.append(LogEntry(bytes([COMMAND]), 1, 1))
         for index, command in enumerate(COMMANDS, 2):
             log.append(LogEntry(bytes([COMMAND]) + encode_batch(Batch(index * 10**9, [command])), index, 1))
         log.close()
 
 
-def test_the_log_is_exported_without_secrets(run: Run, local: FakeLocal, tmp_path: Path) -> None:
+def test_a_log_is_exported_shown_replayed_and_made_again(run: Run, run_json: RunJson, local: FakeLocal, tmp_path: Path) -> None:
     write_log(tmp_path / "cluster")
-    lines = [json.loads(line) for line in run("log", "export", "cluster").stdout.splitlines()]
-    assert [(line["index"], line["command"]) for line in lines] == [(2, "PutCurrency"), (3, "OpenAccount"), (4, "PutApiKey")]
+    heading, *lines = [json.loads(line) for line in run("txlog", "export", "cluster", "--without-secrets").stdout.splitlines()]
+    assert (heading["first_index"], heading["secrets"]) == (1, False)
     assert lines[0] == {
         "index": 2,
         "term": 1,
-        "time": 2 * 10**9,
-        "command": "PutCurrency",
-        "account_id": OPERATOR,
-        "command_id": "usd",
-        "currency": "USD",
-        "scale": 2,
+        "time": "1970-01-01T00:00:02Z",
+        "commands": [{"kind": "PutCurrency", "account_id": OPERATOR, "command_id": "usd", "currency": "USD", "scale": 2}],
     }
-    assert lines[2]["secret"] == lines[2]["passphrase"] == ""
-    part = run("log", "export", "cluster/n2", "--from", "3", "--secrets").stdout
-    assert "alice-key" in part
-    assert "c2VjcmV0" in part
-    assert "USD" not in part
-    assert "no node 'n9'; there are: n1, n2, n3" in run("log", "export", "cluster", "--node", "n9", code=1).stderr
+    assert lines[2]["commands"][0]["secret"] == lines[2]["commands"][0]["passphrase"] == ""
+    run("txlog", "export", "cluster/n2", "log.jsonl")
+    assert "c2VjcmV0" in (tmp_path / "log.jsonl").read_text()
+    assert "3 entries in again" in run("txlog", "import", "log.jsonl", "again").stdout
+    shown = run("txlog", "show", "log.jsonl", "--from", "3").stdout
+    assert "alice-key" in shown
+    assert "USD" not in shown
+    assert "c2VjcmV0" not in shown
+    by_node, by_file = (run_json("txlog", "replay", source) for source in ("cluster", "log.jsonl"))
+    assert by_node == by_file
+    assert (by_node["sequence"], by_node["clock"], by_node["agrees"]) == (3, "1970-01-01T00:00:04Z", None)
+    part = run_json("txlog", "replay", "cluster", "--until", "2", "--freeze-clock")
+    assert (part["sequence"], part["index"]) == (2, 3)
+    assert "there is no command 9" in run("txlog", "replay", "cluster", "--until", "9", code=1).stderr
+    assert "no node 'n9'; there are: n1, n2, n3" in run("txlog", "export", "cluster", "--node", "n9", code=1).stderr
 
 
 def test_a_damaged_log_is_one_line(run: Run, local: FakeLocal, tmp_path: Path) -> None:
     write_log(tmp_path / "cluster")
     (path,) = (tmp_path / "cluster" / "n1" / "data" / "log").glob("*.seg")
     path.write_bytes(b"garbage" + path.read_bytes())
-    assert "not a log segment" in run("log", "export", "cluster", code=1).stderr
+    assert "not a log segment" in run("txlog", "export", "cluster", code=1).stderr
 
 
 def test_an_audit_by_the_logs_alone(run: Run, local: FakeLocal, run_json: RunJson, tmp_path: Path) -> None:

@@ -1,0 +1,243 @@
+"""`abi show | diff`, `migrate`, `rollback`: schemas, and data of other versions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from node.cli.output import plain, print_json, show, table
+from node.cli.session import json_option
+from node.errors import DirectoryError, SetupError
+from node.migration import switch
+from node.migration.back import WayBack, way_back
+from node.migration.rehearsal import Place, Rehearsal, places, rehearse
+from node.processes import PID_FILE, PidFile
+from snapshots import migrations as written
+from snapshots.abi import ABI
+from snapshots.abi.difference import difference
+from snapshots.abi.releases import Releases
+from snapshots.abi.schema import describe
+from snapshots.migration.skeleton import module_name, skeleton
+
+DIRECTORY = click.Path(path_type=Path, exists=True, file_okay=False)
+
+
+@click.group()
+def abi() -> None:
+    """The ABI: the checksum of everything that is stored or sent, and what it is made of."""
+
+
+@abi.command("list")
+@json_option
+def list_(as_json: bool) -> None:
+    """All ABIs that this software knows, oldest first."""
+    releases = Releases()
+    if as_json:
+        print_json([{"abi": known, "version": releases.versions.get(known, "")} for known in releases.abis])
+        return
+    for known in releases.abis:
+        click.echo(releases.title(known) + (", that of this software" if known == ABI and known in releases.versions else ""))
+
+
+@abi.command("show")
+@click.argument("which", default=ABI)
+@json_option
+def show_(which: str, as_json: bool) -> None:
+    """Print the description of an ABI (or the first digits of one). Default: that of this software.
+
+    With --json the canonical form, whose SHA-1 is the ABI.
+    """
+    schema = Releases().schema(which)
+    click.echo(schema.encode() if as_json else describe(schema), nl=False)
+
+
+@abi.command()
+@click.argument("old")
+@click.argument("new", default=ABI)
+@json_option
+def diff(old: str, new: str, as_json: bool) -> None:
+    """Say what changed from one ABI to another, and what of it needs a migration."""
+    releases = Releases()
+    changes = difference(releases.schema(old), releases.schema(new))
+    if as_json:
+        print_json(changes)
+    elif not changes:
+        click.echo("no difference")
+    else:
+        rows = [("by itself" if change.automatic else "needs a migration", change.place, change.text) for change in changes]
+        show(table(("data follows", "where", "change"), rows))
+
+
+@click.group(invoke_without_command=True)
+@click.option("--check", is_flag=True, help="Rehearse on a copy: do all that a start would do, and change nothing.")
+@click.option("--finalize", is_flag=True, help="Delete what is kept for the way back. There is none afterwards.")
+@click.option("--from", "directory", type=DIRECTORY, help="A cluster's, a node's or a data directory.")
+@click.option("--to", "target", default=ABI, help="The wanted ABI. Default: that of this software.")
+@click.option(
+    "--diff", "with_diff", is_flag=True, help="Print what changes in each table, as TSV. Secrets of API keys are in it."
+)
+@json_option
+@click.pass_context
+def migrate(
+    ctx: click.Context, check: bool, finalize: bool, directory: Path | None, target: str, with_diff: bool, as_json: bool
+) -> None:
+    """Data that another version left: a start migrates it by itself. Here that is rehearsed, or made final.
+
+    Exit code 1 if the migration would fail; the message names the check and the row.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    if check == finalize or directory is None:
+        raise click.UsageError("expected --check --from DIR, or --finalize --from DIR, or the subcommand new")
+    if finalize:
+        _finalize(places(directory))
+        return
+    rehearsals = [rehearse(place, target, progress=_progress(as_json)) for place in places(directory)]
+    if as_json:
+        print_json([_as_json(each, with_diff) for each in rehearsals])
+        return
+    for each in rehearsals:
+        _show(each, with_diff)
+
+
+def _progress(quiet: bool) -> Callable[[str], None]:
+    return (lambda _line: None) if quiet else (lambda line: click.echo(line, err=True))
+
+
+@migrate.command()
+@click.argument("source")
+@click.option("--to", "target", default=ABI, help="Default: the ABI of this software.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Where. Default: the package's migrations.")
+def new(source: str, target: str, out: Path | None) -> None:
+    """Write the first form of the migration from SOURCE: a function for all that does not follow by itself."""
+    releases = Releases()
+    old, goal = releases.schema(source), releases.schema(target)
+    path = (out or Path(written.__path__[0])) / module_name(old.abi)
+    if path.exists():
+        raise SetupError(f"{path} is there already; nothing was written")
+    path.write_text(skeleton(old, goal), encoding="utf-8")
+    click.echo(f"{path}: fill in what raises NotImplementedError, then rehearse it: quorumbook migrate --check --from DIR")
+
+
+def _finalize(found: list[Place]) -> None:
+    for place in found:
+        archived = place.config is not None and place.config.raft.archive_log
+        number = switch.finalize(place.data, keep_archive=archived or place.config is None)
+        click.echo(f"{place.data}: {f'{number} migration(s) made final' if number else 'there is nothing to make final'}")
+
+
+def _as_json(rehearsal: Rehearsal, with_diff: bool) -> dict[str, Any]:
+    built = rehearsal.built
+    told: dict[str, Any] = {"node_id": rehearsal.place.node_id, "source": rehearsal.found.abi, "target": rehearsal.target}
+    if built is None:
+        return {**told, "needed": False}
+    told |= {"needed": True, "report": built.report, "snapshot_index": built.snapshot_index, "last_index": built.last_index}
+    told |= {"commands_behind": built.behind, "rejected_behind": built.rejected, "state_hash": built.state_hash}
+    told |= {"seconds": round(built.seconds, 3), "bytes_before": built.bytes_before, "bytes_needed": built.bytes_after}
+    return told | ({"diff": dict(rehearsal.differences())} if with_diff else {})
+
+
+def _show(rehearsal: Rehearsal, with_diff: bool) -> None:
+    built, titles = rehearsal.built, rehearsal.chains.releases.title
+    name = rehearsal.place.node_id or str(rehearsal.place.data)
+    if built is None:
+        click.echo(
+            f"{name}: nothing to migrate" + (f", the data has ABI {rehearsal.found.abi}" if rehearsal.found.abi else ", no data")
+        )
+        return
+    click.echo(f"{name}: from {titles(built.report.source)}\n{' ' * len(name)}  to   {titles(built.report.target)}")
+    for step in built.report.steps:
+        click.echo(f"\nStep, {step.how}: {step.source[:12]} to {step.target[:12]}, {step.seconds:.2f} s")
+        for change in step.changes:
+            click.echo(f"  {change}")
+        rows = [
+            (
+                each.table,
+                each.new_table,
+                f"{each.rows_in:,}",
+                f"{each.rows_out:,}",
+                "; ".join(f"{n} {why}" for why, n in each.reasons.items()),
+            )
+            for each in step.tables
+        ]
+        show(table(("table", "becomes", "rows in", "rows out", "why"), rows, right=("rows in", "rows out")))
+    show(table(("passed", "compared"), [(each.name, each.detail) for each in built.report.checks], title="Checks"))
+    click.echo(
+        f"log: {built.report.entries:,} entries with {built.report.commands:,} commands converted, up to index {built.last_index:,}"
+    )
+    click.echo(
+        f"behind the snapshot at index {built.snapshot_index:,}: {built.behind:,} commands, {built.rejected:,} of them rejected"
+    )
+    click.echo(f"state hash at the end of the log: {built.state_hash.hex()[:16]}")
+    click.echo(
+        f"time {built.seconds:.1f} s; disk {_size(built.bytes_after)} beside the {_size(built.bytes_before)} that stay until finalized"
+    )
+    for title, lines in rehearsal.differences() if with_diff else ():
+        click.echo(f"\n# table = {title}\n" + "\n".join(lines))
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
+
+
+@click.command()
+@click.argument("directory", type=DIRECTORY)
+@click.option(
+    "--export", "out", type=click.Path(path_type=Path), help="Where the commands applied since go, as JSON lines, a file a node."
+)
+@click.option(
+    "--without-export", is_flag=True, help="Go back without them: another node has exported them, or they are not wanted."
+)
+@click.option("--secrets", is_flag=True, help="Export the secrets of API keys too.")
+def rollback(directory: Path, out: Path | None, without_export: bool, secrets: bool) -> None:
+    """Return to the data from before the latest migration; then start the version that wrote it.
+
+    Every command that was applied since is undone, also those that were acknowledged: clients were told of orders and trades that
+    did not happen any more. They are exported first. Stop all nodes of the cluster and go back on all of them.
+    """
+    if (out is None) == (not without_export):
+        raise click.UsageError("expected --export DIR or --without-export")
+    for place in places(directory):
+        _go_back(place, out, secrets)
+
+
+def _go_back(place: Place, out: Path | None, secrets: bool) -> None:
+    lock = PidFile.acquire(place.data / PID_FILE)
+    try:
+        way = way_back(place.data)
+        if out is not None:
+            path, count = _export(place, way, out, secrets)
+            click.echo(f"{place.node_id or place.data}: {count:,} commands applied since the migration are in {path}")
+        switch.go_back(place.data, way.record)
+    finally:
+        lock.release()
+    click.echo(f"{place.node_id or place.data}: back at ABI {way.record.from_abi}, log up to index {way.record.last_index:,}")
+
+
+def _export(place: Place, way: WayBack, out: Path, secrets: bool) -> tuple[Path, int]:
+    out.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = out / f"{place.node_id or 'node'}-since-migration.jsonl"
+    encode = msgspec.json.Encoder().encode
+    count = 0
+    try:
+        with path.open("xb") as file:
+            for line in _since_lines(way, secrets):
+                file.write(encode(line) + b"\n")
+                count += 1
+    except FileExistsError:
+        raise DirectoryError(f"{path} is there already; nothing was undone") from None
+    return path, count
+
+
+def _since_lines(way: WayBack, secrets: bool) -> Iterator[dict[str, object]]:
+    for entry in way.since():
+        for command in entry.batch.commands:
+            fields = plain(command)
+            assert isinstance(fields, dict)
+            hidden = {} if secrets or "secret" not in fields else {"secret": "", "passphrase": ""}
+            name = type(command).__name__
+            yield {"index": entry.index, "term": entry.term, "time": entry.batch.time, "command": name, **fields, **hidden}

@@ -1,0 +1,49 @@
+"""`export`, `import`: the whole state as TSV files."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from node.cli.records import DIRECTORY, node_config_path
+from node.cli.session import CLUSTER_VARIABLE, DEFAULT_CLUSTER
+from node.cluster_directory import ClusterDirectory
+from node.config_file import load
+from node.exporting import export_tables, import_tables, is_running, snapshot_now
+
+
+@click.command("export")
+@click.argument("target", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "--from", "source", type=DIRECTORY, envvar=CLUSTER_VARIABLE, default=DEFAULT_CLUSTER, show_default=True,
+    help="A cluster's or a node's directory.",
+)  # fmt: skip
+@click.option("--node", "node_id", help="Which node's state, where --from is a cluster's directory. Default: the first.")
+def export_state(target: Path, source: Path, node_id: str | None) -> None:
+    """Write the whole state of a node into DIR, a TSV file a table. API keys and their secrets are in it.
+
+    A running node takes a snapshot for it, so that all tables are of one index; of a stopped one its newest snapshot is written.
+    """
+    config = load(node_config_path(source, node_id))
+    if is_running(config):
+        asyncio.run(snapshot_now(config))
+    manifest, rows = export_tables(config, target)
+    click.echo(
+        f"{config.node_id} at index {manifest.index:,}, sequence {manifest.sequence:,}, hash {manifest.full_hash.hex()[:16]}"
+    )
+    click.echo(", ".join(f"{name} {count:,}" for name, count in rows.items()))
+
+
+@click.command("import")
+@click.argument("source", metavar="DIR", type=DIRECTORY)
+@click.option(
+    "--into", "directory", type=DIRECTORY, envvar=CLUSTER_VARIABLE, default=DEFAULT_CLUSTER, show_default=True,
+    help="The directory of a cluster that has never run.",
+)  # fmt: skip
+def import_state(source: Path, directory: Path) -> None:
+    """Let a new cluster begin with the state in the TSV files of DIR. Everything is checked before anything is written."""
+    layout = ClusterDirectory(directory)
+    engine = import_tables(source, list(layout.configs.values()))
+    click.echo(f"{', '.join(layout.node_ids)} begin with sequence {engine.sequence:,}, hash {engine.full_hash().hex()[:16]}")

@@ -1,0 +1,193 @@
+"""A dataset: what a cluster that has never run begins with, as TSV files.
+
+Tables `Currency`, `Product`, `Account`, `ApiKey` and `Balance`, with these columns; what a balance says is deposited. The first leader turns
+the rows into commands and puts them into the log, in order, before it takes any others. So all nodes agree, and a leader that dies in the
+middle is followed by one that goes on where the log ends: while nothing but the dataset is in it, the number of applied commands says where.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from cluster.raft import Done, ProposeResult
+from node.errors import DatasetError
+from snapshots.errors import TsvError
+from snapshots.tsv import ParsedRow, Schema, parse, tsv_files
+from statemachine.commands import AnyCommand, Batch, Deposit, OpenAccount, PutApiKey, PutCurrency, PutProduct, encode_batch
+from statemachine.engine import Engine
+from statemachine.events import Rejected
+from statemachine.limits import OPERATOR
+from statemachine.relations import KEYS, REFERENCES
+from statemachine.types import ProductStatus
+
+log = logging.getLogger(__name__)
+
+PIECE = 500
+"""Commands of a dataset in one log entry. With the longest names and secrets they stay under its limit."""
+
+
+class CurrencySeed(msgspec.Struct, frozen=True):
+    """See `commands.PutCurrency`."""
+
+    currency: str
+    scale: int
+
+
+class ProductSeed(msgspec.Struct, frozen=True):
+    """See `commands.PutProduct`."""
+
+    product_id: str
+    base: str
+    quote: str
+    tick: int
+    lot: int
+    min_size: int
+    max_size: int
+    maker_fee_ppm: int = 0
+    taker_fee_ppm: int = 0
+    status: ProductStatus = ProductStatus.ONLINE
+
+
+class AccountSeed(msgspec.Struct, frozen=True):
+    """See `commands.OpenAccount`."""
+
+    account_id: str
+
+
+class ApiKeySeed(msgspec.Struct, frozen=True):
+    """See `commands.PutApiKey`."""
+
+    key_id: str
+    owner_id: str
+    secret: str
+    passphrase: str
+    permissions: int
+
+
+class BalanceSeed(msgspec.Struct, frozen=True):
+    """See `commands.Deposit`."""
+
+    account_id: str
+    currency: str
+    available: int
+
+
+SEEDS: dict[str, type[msgspec.Struct]] = {
+    "currency": CurrencySeed,
+    "product": ProductSeed,
+    "account": AccountSeed,
+    "api_key": ApiKeySeed,
+    "balance": BalanceSeed,
+}
+SCHEMA = Schema(SEEDS, KEYS, [reference for reference in REFERENCES if reference.table in SEEDS])
+
+
+class Dataset(msgspec.Struct, frozen=True):
+    """A dataset that was checked. Each command has an id that follows from the contents of the whole and its place."""
+
+    name: str
+    commands: list[AnyCommand]
+
+
+def load(directory: Path) -> Dataset:
+    """Read and check a dataset: its files, the references between its rows, and that the exchange accepts every one.
+
+    Raises:
+        DatasetError: something is not right; the text names file, line, column and field.
+    """
+    try:
+        parsed = parse(tsv_files(directory), SCHEMA)
+    except (TsvError, OSError) as error:
+        raise DatasetError(f"dataset {directory}:\n{error}") from error
+    rows = [row for name in SEEDS for row in parsed.get(name, [])]
+    digest = hashlib.blake2b(msgspec.msgpack.encode([row.row for row in rows]), digest_size=6).hexdigest()
+    commands = [_command(row.row, f"dataset:{digest}:{number}") for number, row in enumerate(rows)]
+    _try(directory, rows, commands)
+    return Dataset(directory.name, commands)
+
+
+def _try(directory: Path, rows: Sequence[ParsedRow], commands: list[AnyCommand]) -> None:
+    """Apply the commands to an engine that is thrown away."""
+    for row, outcome in zip(rows, Engine().apply(Batch(1, commands)).outcomes, strict=True):
+        if isinstance(outcome, Rejected):
+            words = outcome.reason.name.lower().replace("_", " ")
+            fault = row.line.fault(outcome.field, f"{words}: {outcome.detail} (in smallest units)")
+            raise DatasetError(f"dataset {directory}:\n{fault}")
+
+
+def _command(seed: msgspec.Struct, command_id: str) -> AnyCommand:
+    fields = msgspec.structs.asdict(seed)
+    match seed:
+        case CurrencySeed():
+            return PutCurrency(OPERATOR, command_id, **fields)
+        case ProductSeed():
+            return PutProduct(OPERATOR, command_id, **fields)
+        case AccountSeed(account_id):
+            return OpenAccount(OPERATOR, command_id, account_id)
+        case ApiKeySeed():
+            return PutApiKey(OPERATOR, command_id, **fields)
+        case BalanceSeed(account_id, currency, available):
+            return Deposit(account_id, command_id, currency, available)
+    raise TypeError(f"no command for {seed!r}")
+
+
+class Proposer(Protocol):
+    """The part of `cluster.raft.Raft` that is used here."""
+
+    def propose(self, payload: bytes, done: Done) -> None: ...
+
+
+class Seeding:
+    """Puts a dataset into the log of a cluster that has never run.
+
+    Args:
+        engine: this node's engine as it is now.
+    """
+
+    def __init__(
+        self, dataset: Dataset, engine: Callable[[], Engine], raft: Proposer, *, time_ns: Callable[[], int] = time.time_ns
+    ) -> None:
+        self._dataset = dataset
+        self._engine = engine
+        self._raft = raft
+        self._time_ns = time_ns
+        self._under_way = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether the whole dataset has been applied, or the cluster had other commands first and none of it will be."""
+        sequence, commands = self._engine().sequence, self._dataset.commands
+        if sequence >= len(commands):
+            return True
+        return sequence > 0 and not self._applied(commands[sequence - 1])
+
+    def _applied(self, command: AnyCommand) -> bool:
+        return self._engine().remembers(command.account_id, command.command_id)
+
+    def go_on(self) -> None:
+        """Propose the next piece. Only on a leader that has applied everything before its own term, so that nothing of the dataset is twice."""
+        if self._under_way or self.finished:
+            return
+        self._under_way = True
+        sequence = self._engine().sequence
+        piece = self._dataset.commands[sequence : sequence + PIECE]
+        log.info("dataset %s: commands %d to %d of %d", self._dataset.name, sequence + 1, sequence + len(piece), self._total)
+        self._raft.propose(encode_batch(Batch(self._time_ns(), piece)), self._done)
+
+    @property
+    def _total(self) -> int:
+        return len(self._dataset.commands)
+
+    def _done(self, result: ProposeResult) -> None:
+        self._under_way = False
+        if result.error is not None:
+            log.warning("dataset %s: %s; the next leader goes on", self._dataset.name, result.error.value)
+        elif self.finished:
+            log.info("dataset %s: all %d commands are applied", self._dataset.name, self._total)

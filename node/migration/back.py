@@ -1,0 +1,77 @@
+"""The way back to the version before: what it would lose, and going it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.errors import LogDamagedError
+from cluster.log import command_of, read_segments
+from node.errors import DataDirectoryError
+from node.migration import switch
+from node.migration.found import LOG, look
+from snapshots.abi import ABI
+from statemachine.commands import Batch, decode_batch
+
+
+@dataclass(frozen=True)
+class Since:
+    """A log entry of after the migration."""
+
+    index: int
+    term: int
+    batch: Batch
+
+
+@dataclass(frozen=True)
+class WayBack:
+    """To which data a node can go back, and what was applied since."""
+
+    data: Path
+    record: switch.Record
+
+    def since(self) -> Iterator[Since]:
+        """The entries with commands that were written since the migration, in order.
+
+        The last ones may not have been committed.
+
+        Raises:
+            DataDirectoryError: entries are missing here: the node took a snapshot from another one. Or the log is damaged.
+        """
+        expected = 0
+        try:
+            for entry in read_segments(self.data / switch.ARCHIVE, self.data / LOG, abi=ABI):
+                if expected and entry.index != expected:
+                    raise self._gap(expected, entry.index - 1)
+                if not expected and entry.index > self.record.last_index + 1:
+                    raise self._gap(self.record.last_index + 1, entry.index - 1)
+                expected = entry.index + 1
+                payload = command_of(entry)
+                batch = decode_batch(payload) if payload is not None else None
+                if batch is not None and not batch.migrated:
+                    yield Since(entry.index, entry.term, batch)
+        except LogDamagedError as error:
+            raise DataDirectoryError(str(error)) from error
+        found = look(self.data)
+        if found.manifest is not None and found.manifest.index >= max(expected, self.record.last_index + 1):
+            raise self._gap(max(expected, self.record.last_index + 1), found.manifest.index)
+
+    def _gap(self, first: int, last: int) -> DataDirectoryError:
+        return DataDirectoryError(
+            f"{self.data}: log entries {first} to {last}, applied since the migration, are not on this node (it took a snapshot from another "
+            "one). Export on a node that has them, and go back here with --without-export"
+        )
+
+
+def way_back(data: Path) -> WayBack:
+    """How to undo the latest migration.
+
+    Raises:
+        DataDirectoryError: there is none that could be undone.
+    """
+    switch.finish(data)
+    records = [record for record in switch.former(data) if record.to_abi == look(data).abi]
+    if not records:
+        raise DataDirectoryError(f"{data}: there is no migration that could be undone: none was made, or it was finalized")
+    return WayBack(data, records[-1])

@@ -1,0 +1,207 @@
+"""The data of a directory in another ABI, made in a new directory and checked. The source is only read: a rehearsal is just that.
+
+Snapshot, log entries (committed or not), terms, indexes and votes: all of it, so that the node takes part in Raft as if nothing had happened.
+Other nodes convert theirs; since converting follows from the bytes alone, equal entries stay equal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from cluster.log import command_of
+from cluster.log_conversion import convert_entry, convert_log
+from cluster.ports import LogEntry, SnapshotMark
+from cluster.storage import RealDisk
+from node import software
+from node.migration.found import LOG, SNAPSHOTS, Found
+from node.snapshot_port import mark_of
+from snapshots.abi.releases import Releases
+from snapshots.errors import MigrationError
+from snapshots.job import JobState
+from snapshots.manifest import Manifest, SnapshotFields
+from snapshots.migration.chain import Step
+from snapshots.migration.report import MigrationReport
+from snapshots.migration.run import LogMigration, Rows, StateMigration
+from snapshots.naming import snapshot_path
+from snapshots.store import SnapshotStore
+from statemachine.commands import decode_batch
+from statemachine.engine import Engine
+from statemachine.events import Rejected
+
+POLL = 0.02
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Built:
+    """What was made.
+
+    Attributes:
+        before, after: the rows of the newest snapshot, in the old and the new schema; empty without a snapshot.
+        last_index: of the log's last entry, 0 without one.
+        behind: commands behind the snapshot, and how many of them this software rejects.
+        state_hash: the hash over all tables after the whole log: equal on nodes with equal logs.
+        seconds, bytes_before, bytes_after: what it took; bytes of snapshot and log.
+    """
+
+    report: MigrationReport
+    before: Rows
+    after: Rows
+    snapshot_index: int
+    last_index: int
+    behind: int
+    rejected: int
+    state_hash: bytes
+    seconds: float
+    bytes_before: int
+    bytes_after: int
+
+
+class Builder:
+    """Makes one directory from another.
+
+    Args:
+        out: where; is made, must not exist.
+        steps: at least one.
+    """
+
+    def __init__(self, found: Found, out: Path, steps: list[Step], releases: Releases, node_id: str, progress: Progress) -> None:
+        self._found = found
+        self._out = out
+        self._current = releases.schema(releases.current)
+        self._from, self._to = steps[0].source.abi, steps[-1].target.abi
+        self._node_id = node_id
+        self._progress = progress
+        self._state = StateMigration(steps, progress)
+        self._log = LogMigration(steps, self._current)
+        self._steps = steps
+
+    def build(self) -> Built:
+        """Make it, check it, and have it on the disk.
+
+        Raises:
+            MigrationError: a step or a check failed.
+            SnapshotDamagedError, LogDamagedError: the source cannot be trusted.
+            OSError: the disk is full, or cannot be read or written.
+        """
+        started = time.monotonic()
+        self._out.mkdir(mode=0o700)
+        (self._out / SNAPSHOTS).mkdir(mode=0o700)
+        before, after, index = self._snapshot()
+        self._progress("converting the log")
+        entries = self._convert_log()
+        behind, rejected, state_hash = self._replay(entries, index)
+        self._state.report.entries, self._state.report.commands = self._log.entries, self._log.commands
+        return Built(
+            self._state.report,
+            before,
+            after,
+            index,
+            entries[-1].index if entries else 0,
+            behind,
+            rejected,
+            state_hash,
+            time.monotonic() - started,
+            _bytes(self._found.snapshot) + _bytes(self._found.data / LOG),
+            _bytes(self._out),
+        )
+
+    def _snapshot(self) -> tuple[Rows, Rows, int]:
+        if self._found.snapshot is None:
+            return {}, {}, 0
+        self._progress(f"reading the snapshot {self._found.snapshot.name}")
+        manifest, before = self._read()
+        after = self._state.run(before, self._current)
+        self._progress("writing the snapshot")
+        self._write(manifest, after)
+        return before, after, manifest.index
+
+    def _read(self) -> tuple[Manifest, Rows]:
+        """The rows, from a copy: opening the database leaves files behind."""
+        copy = self._out / "source"
+        assert self._found.snapshot is not None
+        _link_tree(self._found.snapshot, copy / self._found.snapshot.name)
+        store = SnapshotStore(copy, abi=self._from)
+        manifest = store.newest()
+        assert manifest is not None
+        rows = store.load(manifest)
+        shutil.rmtree(copy)
+        return manifest, rows
+
+    def _write(self, manifest: Manifest, rows: Rows) -> None:
+        fields = SnapshotFields(
+            index=manifest.index,
+            term=manifest.term,
+            mark=msgspec.msgpack.encode(self._mark(manifest)),
+            sequence=manifest.sequence,
+            software=software.version(),
+            created_at=time.time_ns(),
+        )
+        job = SnapshotStore(self._out / SNAPSHOTS, abi=self._to).begin(fields, rows)
+        while job.poll() is JobState.RUNNING:
+            time.sleep(POLL)
+        if job.poll() is not JobState.DONE:
+            raise MigrationError("the snapshot is written", str(snapshot_path(self._out, manifest.index)), job.reason)
+
+    def _mark(self, manifest: Manifest) -> SnapshotMark:
+        """The note of the snapshot's place in the log has its last two entries: a follower may ask for them."""
+        mark, convert = mark_of(manifest), LogMigration(self._steps, self._current).convert
+        return msgspec.structs.replace(
+            mark, last=convert_entry(mark.last, convert), previous=convert_entry(mark.previous, convert)
+        )
+
+    def _convert_log(self) -> list[LogEntry]:
+        target = RealDisk(self._out / LOG)
+        if not (self._found.data / LOG).is_dir():
+            return []
+        return convert_log(
+            RealDisk(self._found.data / LOG),
+            target,
+            node_id=self._node_id,
+            from_abi=self._from,
+            to_abi=self._to,
+            convert=self._log.convert,
+        )
+
+    def _replay(self, entries: list[LogEntry], index: int) -> tuple[int, int, bytes]:
+        """Apply what is behind the snapshot to an engine of its own: how many commands, how many it rejects, and the hash at the end."""
+        engine = self._state.engine if index else Engine()
+        if engine is None or self._to != self._current.abi:
+            return 0, 0, b""
+        commands = rejected = 0
+        for entry in entries:
+            payload = command_of(entry) if entry.index > index else None
+            if payload is not None:
+                outcomes = engine.apply(decode_batch(payload)).outcomes
+                commands += len(outcomes)
+                rejected += sum(isinstance(outcome, Rejected) for outcome in outcomes)
+        try:
+            engine.check()
+        except AssertionError as error:
+            raise MigrationError("the engine's check() passes after the log", "", str(error)) from error
+        return commands, rejected, engine.full_hash()
+
+
+def _link_tree(source: Path, target: Path) -> None:
+    """A copy of a snapshot. The large files, which are never written again, are hard links where that is possible."""
+    target.mkdir(parents=True)
+    for path in source.iterdir():
+        with contextlib.suppress(OSError):
+            if path.suffix == ".sst":
+                os.link(path, target / path.name)
+                continue
+        shutil.copy2(path, target / path.name)
+
+
+def _bytes(path: Path | None) -> int:
+    if path is None or not path.is_dir():
+        return 0
+    return sum(each.stat().st_size for each in path.rglob("*") if each.is_file())

@@ -1,0 +1,98 @@
+"""A migration of a copy: what a start would do, what it would need, and what would be different. The source is only read."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from node.config import NodeConfig
+from node.config_file import load
+from node.errors import DirectoryError
+from node.migration.build import Builder, Built, Progress
+from node.migration.found import LOG, SNAPSHOTS, Found, look
+from node.migration.start import SCRIPTS
+from snapshots import tsv
+from snapshots.abi import ABI
+from snapshots.migration.chain import Chains
+from snapshots.migration.scripts import tsv_schema
+
+
+@dataclass(frozen=True)
+class Place:
+    """A node's data, with its configuration if that is there too."""
+
+    node_id: str
+    data: Path
+    scripts: Path
+    config: NodeConfig | None
+
+
+def places(directory: Path) -> list[Place]:
+    """The data in a directory: a cluster's, a node's, or a data directory itself.
+
+    Raises:
+        DirectoryError: it is none of these.
+        ConfigError: a node's configuration is not right.
+    """
+    paths = [directory / "node.toml"] if (directory / "node.toml").is_file() else sorted(directory.glob("*/node.toml"))
+    if paths:
+        configs = map(load, paths)
+        return [Place(config.node_id, config.data_path, Path(config.directory) / SCRIPTS, config) for config in configs]
+    if (directory / SNAPSHOTS).is_dir() or (directory / LOG).is_dir():
+        return [Place("", directory, directory.resolve().parent / SCRIPTS, None)]
+    raise DirectoryError(
+        f"{directory}: neither a cluster's, nor a node's, nor a data directory (no node.toml, no {SNAPSHOTS}, no {LOG})"
+    )
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What would happen. `built` is None where the data has the wanted ABI already, or nothing was stored yet."""
+
+    place: Place
+    found: Found
+    target: str
+    built: Built | None
+    chains: Chains
+
+    def differences(self) -> Iterator[tuple[str, list[str]]]:
+        """By table, lines of TSV: the header, then rows that went or changed ("-") and that came ("+")."""
+        if self.built is None or self.found.abi is None:
+            return
+        old, new = (tsv_schema(self.chains.releases.schema(abi)) for abi in (self.found.abi, self.target))
+        before = {} if not self.built.before else _lines(self.built.before, old)
+        after = {} if not self.built.after else _lines(self.built.after, new)
+        for table in dict.fromkeys([*before, *after]):
+            was, now = before.get(table, []), after.get(table, [])
+            went, came = set(was) - set(now), set(now) - set(was)
+            changed = [f"-{line}" for line in was if line in went] + [f"+{line}" for line in now if line in came]
+            if changed:
+                yield tsv.title(table), changed
+
+
+def _lines(rows: dict[str, list[tuple[bytes, bytes]]], schema: tsv.Schema) -> dict[str, list[str]]:
+    lines = tsv.TableLines(rows, schema)
+    return {table: [lines.header(table), *lines.of(table, rows[table])] for table in schema.tables}
+
+
+def rehearse(
+    place: Place, target: str = ABI, *, known: Chains | None = None, progress: Progress = lambda _line: None
+) -> Rehearsal:
+    """Do all that a start would do, on a copy in a temporary directory.
+
+    Raises:
+        UnknownAbiError, MigrationError: the migration would fail, for this reason.
+        SnapshotDamagedError, LogDamagedError, DataDirectoryError: the data cannot be trusted.
+        OSError: the disk is full, or cannot be read or written.
+    """
+    known = known or Chains(scripts=place.scripts)
+    wanted = known.releases.schema(target).abi
+    found = look(place.data)
+    steps = known.find(found.abi, wanted) if found.abi is not None else []
+    if not steps:
+        return Rehearsal(place, found, wanted, None, known)
+    with tempfile.TemporaryDirectory(prefix="quorumbook-rehearsal-") as name:
+        built = Builder(found, Path(name) / "data", steps, known.releases, place.node_id, progress).build()
+    return Rehearsal(place, found, wanted, built, known)

@@ -1,0 +1,68 @@
+"""What a node does about ABIs before it starts: finish what was interrupted, and migrate what another version left."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+from node import software
+from node.config import NodeConfig
+from node.migration import switch
+from node.migration.build import Builder, Built
+from node.migration.found import Found, look
+from snapshots import durable
+from snapshots.abi import ABI
+from snapshots.migration.chain import Chains
+
+log = logging.getLogger(__name__)
+
+SCRIPTS = "migrations"
+"""Directory beside `node.toml` with the operator's executables, each named after its source ABI."""
+
+
+def chains(config: NodeConfig) -> Chains:
+    """The chains that this node may go."""
+    return Chains(scripts=Path(config.directory) / SCRIPTS)
+
+
+def at_start(config: NodeConfig, known: Chains | None = None) -> Built | None:
+    """Bring the data directory to this software's ABI; None if it has it already. Nobody else may use the directory meanwhile.
+
+    Raises:
+        UnknownAbiError, MigrationError: it cannot be done; the data is as it was.
+        SnapshotDamagedError, LogDamagedError, DataDirectoryError: the data cannot be trusted.
+        OSError: the disk is full, or cannot be read or written; the data is as it was.
+    """
+    data = config.data_path
+    if switch.finish(data):
+        log.warning("a switch between former and migrated data was interrupted; it is finished now")
+    switch.draft(data)
+    found = look(data)
+    if found.abi is None or found.abi == ABI:
+        return None
+    log.warning("the data in %s has ABI %s (%s); this software has ABI %s: migrating", data, found.abi, found.writer, ABI)
+    built = _migrate(config, found, known or chains(config))
+    log.warning(
+        "migrated in %.1f s: %d rows, %d log entries; the former data is kept until: quorumbook migrate --finalize",
+        built.seconds,
+        sum(map(len, built.after.values())),
+        built.report.entries,
+    )
+    return built
+
+
+def _migrate(config: NodeConfig, found: Found, known: Chains) -> Built:
+    assert found.abi is not None
+    out = switch.draft(config.data_path)
+    steps = known.find(found.abi, ABI)
+    for step in steps:
+        log.warning("step, %s: %s to %s", step.how, known.releases.title(step.source.abi), known.releases.title(step.target.abi))
+    try:
+        built = Builder(found, out, steps, known.releases, config.node_id, log.info).build()
+        record = switch.Record(found.abi, ABI, software.version(), time.time_ns(), built.snapshot_index, built.last_index)
+    except BaseException:
+        durable.remove(out)
+        raise
+    switch.commit(config.data_path, record)
+    return built

@@ -1,0 +1,188 @@
+"""A schema as data: tables, messages, structs, enumerations. Its canonical JSON is what the ABI is the checksum of.
+
+Types are texts in Python's own notation (`int`, `list[OrderState]`, `Rejected | Done`, `int(ge=0)`); `parse_type` takes them apart. Key parts of a
+table are paths into its row (`outcome.sequence`); one that names no field of it is a number that stands in the key only.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+FORMAT = 2
+
+
+class FieldType(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A struct's field. Without `default` it must be there."""
+
+    name: str
+    type: str
+    default: Any = msgspec.UNSET
+
+
+class StructType(msgspec.Struct, frozen=True):
+    """A struct. `form` is "array" or "map"; `closed` ones refuse unknown fields."""
+
+    form: str
+    tag: int | str | None
+    closed: bool
+    fields: list[FieldType]
+
+    def field(self, name: str) -> FieldType | None:
+        """A field by name."""
+        return next((field for field in self.fields if field.name == name), None)
+
+
+class TableType(msgspec.Struct, frozen=True):
+    """A table: name, type of its rows, key."""
+
+    name: str
+    row: str
+    key: list[str]
+
+
+class Schema(msgspec.Struct, frozen=True):
+    """Everything that is stored or sent. Tables in the order of restoring; all else by name."""
+
+    format: int
+    tables: list[TableType]
+    messages: dict[str, str]
+    structs: dict[str, StructType]
+    enums: dict[str, dict[str, int | str]]
+
+    def table(self, name: str) -> TableType | None:
+        """A table by name."""
+        return next((table for table in self.tables if table.name == name), None)
+
+    def key_only(self, table: TableType) -> list[str]:
+        """The parts of a table's key that are no fields of its rows."""
+        fields = {field.name for field in self.structs[table.row].fields}
+        return [part for part in table.key if part.partition(".")[0] not in fields]
+
+    def encode(self) -> bytes:
+        """The canonical JSON: the same bytes for the same schema."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
+
+    @property
+    def abi(self) -> str:
+        """The SHA-1 of the canonical JSON, 40 hex digits. A name, not a protection."""
+        return hashlib.sha1(self.encode(), usedforsecurity=False).hexdigest()
+
+
+def decode_schema(data: bytes) -> Schema:
+    """The schema in a description.
+
+    Raises:
+        ValueError: it is none, or of another format.
+    """
+    try:
+        schema = msgspec.json.decode(data, type=Schema)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"not the description of a schema: {error}") from error
+    if schema.format != FORMAT:
+        raise ValueError(f"a description of format {schema.format}; expected {FORMAT}")
+    return schema
+
+
+def describe(schema: Schema) -> str:
+    """The schema as lines of text, for a person."""
+    return "\n".join(_lines(schema)) + "\n"
+
+
+def _lines(schema: Schema) -> Iterator[str]:
+    for table in schema.tables:
+        yield f"table {table.name}: {table.row}, key [{', '.join(table.key)}]"
+    for name, kind in schema.messages.items():
+        yield f"message {name}: {kind}"
+    for name, struct in schema.structs.items():
+        tag = "" if struct.tag is None else f" tag {struct.tag!r}"
+        yield f"struct {name}: {struct.form}{tag}{' closed' if struct.closed else ''}"
+        yield from (f"  {field_text(field)}" for field in struct.fields)
+    for name, members in schema.enums.items():
+        yield f"enum {name}"
+        yield from (f"  {member} = {value!r}" for member, value in members.items())
+
+
+def field_text(field: FieldType) -> str:
+    """`name: type = default`."""
+    return f"{field.name}: {field.type}" + ("" if field.default is msgspec.UNSET else f" = {field.default!r}")
+
+
+class TypeNode(msgspec.Struct, frozen=True):
+    """A type taken apart: `kind` is int, float, str, bytes, bool, none, any, raw, ref, list, tuple, vartuple, dict or union.
+
+    `name` is a ref's struct or enumeration; `parts` are what it is made of; `bounds` constrain a plain type.
+    """
+
+    kind: str
+    name: str = ""
+    parts: tuple[TypeNode, ...] = ()
+    bounds: tuple[tuple[str, Any], ...] = ()
+
+
+PLAIN = frozenset({"int", "float", "str", "bytes", "bool", "none", "any", "raw"})
+
+
+def parse_type(text: str) -> TypeNode:
+    """A type's text taken apart.
+
+    Raises:
+        ValueError: it is no type.
+    """
+    try:
+        return _node(ast.parse(text, mode="eval").body)
+    except SyntaxError as error:
+        raise ValueError(f"{text!r} is no type") from error
+
+
+def _node(tree: ast.expr) -> TypeNode:
+    match tree:
+        case ast.Name(id=name):
+            return TypeNode(name) if name in PLAIN else TypeNode("ref", name)
+        case ast.Call(func=ast.Name(id=name), keywords=keywords):
+            bounds = tuple((str(word.arg), ast.literal_eval(word.value)) for word in keywords)
+            return TypeNode(name, bounds=bounds)
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return TypeNode("union", parts=(*_options(left), *_options(right)))
+        case ast.Subscript(value=ast.Name(id="tuple"), slice=ast.Tuple(elts=[item, ast.Constant(value=value)])) if value is ...:
+            return TypeNode("vartuple", parts=(_node(item),))
+        case ast.Subscript(value=ast.Name(id=name), slice=ast.Tuple(elts=items)):
+            return TypeNode(name, parts=tuple(map(_node, items)))
+        case ast.Subscript(value=ast.Name(id=name), slice=item):
+            return TypeNode(name, parts=(_node(item),))
+    raise ValueError(f"{ast.unparse(tree)!r} is no type")
+
+
+def _options(tree: ast.expr) -> tuple[TypeNode, ...]:
+    node = _node(tree)
+    return node.parts if node.kind == "union" else (node,)
+
+
+def references(schema: Schema, text: str) -> list[str]:
+    """The structs and enumerations that a type uses, directly or by others; each once, in the order met."""
+    found: dict[str, None] = {}
+    _collect(schema, parse_type(text), found)
+    return list(found)
+
+
+def _collect(schema: Schema, node: TypeNode, found: dict[str, None]) -> None:
+    if node.kind == "ref" and node.name not in found:
+        found[node.name] = None
+        struct = schema.structs.get(node.name)
+        for field in struct.fields if struct is not None else ():
+            _collect(schema, parse_type(field.type), found)
+    for part in node.parts:
+        _collect(schema, part, found)
+
+
+def same_type(source: Schema, target: Schema, text: str) -> bool:
+    """Whether a type's text means the same bytes in both schemas."""
+    names = references(source, text)
+    return names == references(target, text) and all(
+        source.structs.get(name) == target.structs.get(name) and source.enums.get(name) == target.enums.get(name)
+        for name in names
+    )

@@ -1,0 +1,141 @@
+"""What must be true of a migrated state, always. One failure, and nothing of it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from itertools import pairwise
+
+from snapshots.errors import MigrationError
+from snapshots.migration.codec import Codec, CodecError, Row
+from snapshots.migration.plan import Facts, Tables
+from snapshots.migration.report import CheckReport
+from statemachine.engine import MIGRATED_HASH, Engine
+from statemachine.errors import StateError
+from statemachine.relations import KEYS, REFERENCES
+from statemachine.remember import ANY_CONTENTS
+from statemachine.types import Side
+
+MONEY, QUEUES, WHOLE_REFERENCES, STATE, UNIQUE_KEYS, ROWS = (
+    "money is conserved",
+    "every open order is at its place in its queue",
+    "references are whole",
+    "the engine takes the state, books uncrossed, check() passes",
+    "keys are unique",
+    "rows are accounted for",
+)
+
+
+def compare(before: Facts, after: Facts, dropped: Collection[int]) -> None:
+    """Money and queues are the same after a step as before it, but for orders that were dropped with a reason.
+
+    Raises:
+        MigrationError: they are not.
+    """
+    for currency in sorted({*before.money, *after.money}):
+        was, now = before.money.get(currency, 0), after.money.get(currency, 0)
+        if was != now:
+            raise MigrationError(MONEY, f"currency {currency}", f"accounts and fees had {was}, and have {now}")
+    for queue in sorted({*before.queues, *after.queues}):
+        was_here = [order_id for order_id in before.queues.get(queue, []) if order_id not in dropped]
+        here = after.queues.get(queue, [])
+        if was_here != here:
+            at = next((n for n, (a, b) in enumerate(zip(was_here, here, strict=False)) if a != b), min(len(was_here), len(here)))
+            order_id = (was_here[at:] or here[at:])[0]
+            product, side, price = queue
+            raise MigrationError(
+                QUEUES,
+                f"order {order_id}",
+                f"place {at + 1} at {product} {side} {price}: was {was_here[at:][:3]}, is {here[at:][:3]}",
+            )
+
+
+def check_keys(table: str, rows: list[Row], codec: Codec) -> None:
+    """No key comes twice in rows sorted by key.
+
+    Raises:
+        MigrationError: one does.
+    """
+    for one, other in pairwise(rows):
+        if one[0] == other[0]:
+            shown = codec.read_row(table, one)
+            raise MigrationError(UNIQUE_KEYS, f"table {table}", f"two rows have the key of {shown!r}"[:300])
+
+
+def check_references(tables: Tables) -> None:
+    """Every row refers to rows that are there.
+
+    Raises:
+        MigrationError: one does not.
+    """
+    known: dict[str, set[object]] = {}
+    for reference in REFERENCES:
+        if reference.target not in known:
+            (key,) = KEYS[reference.target]
+            known[reference.target] = {row[key] for row in tables[reference.target]}
+        there = known[reference.target].union(reference.others)
+        for row in tables[reference.table]:
+            if row[reference.field] not in there:
+                raise MigrationError(
+                    WHOLE_REFERENCES,
+                    f"table {reference.table}, row {row!r}"[:300],
+                    f"{reference.field}: there is no {reference.target} {row[reference.field]!r}",
+                )
+
+
+def check_engine(rows: Mapping[str, list[Row]], facts: Facts) -> Engine:
+    """The engine takes the rows, and its books have the orders of `facts` in their order. The engine.
+
+    Raises:
+        MigrationError: it does not.
+    """
+    try:
+        engine = Engine.restore(rows)
+    except StateError as error:
+        raise MigrationError(STATE, "", str(error)) from error
+    for product in engine.products():
+        for side in Side:
+            _check_side(engine, facts, product.product_id, side)
+    return engine
+
+
+def _check_side(engine: Engine, facts: Facts, product_id: str, side: Side) -> None:
+    queues: dict[int, list[int]] = {}
+    for price, _, order_id in engine.book_orders(product_id, side):
+        queues.setdefault(price, []).append(order_id)
+    expected = {price: ids for (product, name, price), ids in facts.queues.items() if (product, name) == (product_id, side.name)}
+    if queues != expected:
+        price = next(price for price in sorted({*queues, *expected}) if queues.get(price) != expected.get(price))
+        raise MigrationError(
+            QUEUES,
+            f"{product_id} {side.name} {price}",
+            f"the book has {queues.get(price, [])[:5]}, expected {expected.get(price, [])[:5]}",
+        )
+
+
+def finish(rows: Mapping[str, list[Row]], codec: Codec) -> dict[str, list[Row]]:
+    """What the engine keeps of bytes that are no longer the same: the running hash begins anew, fingerprints cannot be compared.
+
+    Raises:
+        MigrationError: the rows are not of the codec's schema.
+    """
+    done = dict(rows)
+    try:
+        for table, field, value in (("counter", "state_hash", MIGRATED_HASH), ("outcome", "fingerprint", ANY_CONTENTS)):
+            done[table] = [codec.write_row(table, {**codec.read_row(table, row), field: value}) for row in rows[table]]
+    except CodecError as error:
+        raise MigrationError(STATE, "tables counter and outcome", str(error)) from error
+    return done
+
+
+def summary(facts: Facts, engine: Engine) -> list[CheckReport]:
+    """The checks that a state has passed, with their figures."""
+    money = ", ".join(f"{amount} {currency}" for currency, amount in sorted(facts.money.items())) or "no money"
+    orders = sum(len(ids) for ids in facts.queues.values())
+    return [
+        CheckReport(ROWS, "each table's difference has its reason"),
+        CheckReport(UNIQUE_KEYS, "in every table"),
+        CheckReport(MONEY, f"{money}, in smallest units"),
+        CheckReport(WHOLE_REFERENCES, "in every table"),
+        CheckReport(QUEUES, f"{orders} orders in {len(facts.queues)} queues"),
+        CheckReport(STATE, f"sequence {engine.sequence}, {len(engine.products())} products"),
+    ]

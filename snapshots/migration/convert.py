@@ -1,0 +1,203 @@
+"""One step: every value of one schema as one of the next, by itself or with the author's functions."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from snapshots.abi.difference import widens
+from snapshots.abi.inspection import LOG_ENTRY
+from snapshots.abi.schema import Schema, StructType, TypeNode, parse_type, references, same_type
+from snapshots.migration.codec import TYPE, Codec, CodecError, Values
+from snapshots.migration.plan import Drop, Migration, ValueFunction
+
+Convert = Callable[[Any], Any]
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+class Converter:
+    """Converts values from `source` to `target` as `migration` says. One per step."""
+
+    def __init__(self, source: Schema, target: Schema, migration: Migration) -> None:
+        self.source = Codec(source)
+        self.target = Codec(target)
+        self.migration = migration
+        self._structs: dict[str, Convert] = {}
+
+    def new_table(self, table: str) -> str | None:
+        """What a table of the source is called in the target; None if it is removed."""
+        name = self.migration.renamed_tables.get(table, table)
+        return None if table in self.migration.removed_tables else name
+
+    def is_unchanged(self, table: str) -> bool:
+        """Whether the rows' bytes stay as they are: nobody has to look at them."""
+        source, target = self.source.schema, self.target.schema
+        old, new = source.table(table), target.table(self.new_table(table) or "")
+        if old is None or new is None or table in self.migration.rows or (old.row, old.key) != (new.row, new.key):
+            return False
+        touched = {*self.migration.structs, *self.migration.enums, *self.migration.renamed_structs}
+        return same_type(source, target, old.row) and not touched.intersection(references(source, old.row))
+
+    def row(self, table: str, values: Values) -> Values | Drop:
+        """A row of a source table as one of the target's.
+
+        Raises:
+            CodecError: the author's function left something out.
+        """
+        source, target = self.source.schema.table(table), self.target.schema.table(self.new_table(table) or "")
+        assert source is not None
+        assert target is not None
+        converted: Values = self._value(parse_type(source.row), parse_type(target.row), final=False)(values)
+        converted = {**converted, **{part: values[part] for part in self.source.schema.key_only(source)}}
+        function = self.migration.rows.get(table)
+        done = function(converted) if function is not None else converted
+        if isinstance(done, Drop):
+            return done
+        return _only(done, self._allowed(target.row).union(self.target.schema.key_only(target)), values)
+
+    def entry(self, values: Values) -> Values:
+        """A log entry. Raises CodecError."""
+        old, new = (codec.schema.messages[LOG_ENTRY] for codec in (self.source, self.target))
+        converted: Values = self._value(parse_type(old), parse_type(new))({**values, "commands": []})
+        commands = []
+        for position, command in enumerate(values["commands"]):
+            try:
+                commands.append(self._command(command))
+            except CodecError as error:
+                raise error.within(f"commands[{position}]") from None
+        return {**converted, "commands": commands}
+
+    def _command(self, command: Values) -> Values:
+        name = command[TYPE]
+        converted: Values = self._struct(name)(command) if self._new_struct(name) is not None else command
+        function = self.migration.commands.get(name)
+        if function is not None:
+            converted = function({**command, **converted})
+            allowed = self._allowed(converted.get(TYPE, "")) | {TYPE}
+            return _only(converted, allowed, command)
+        if self._new_struct(name) is None:
+            raise CodecError("", f"{name} is no command any more, and the migration has no function for it")
+        return converted
+
+    def _new_struct(self, name: str) -> StructType | None:
+        return self.target.schema.structs.get(self.migration.renamed_structs.get(name, name))
+
+    def _allowed(self, struct: str) -> set[str]:
+        found = self.target.schema.structs.get(struct)
+        return set() if found is None else {field.name for field in found.fields} | ({TYPE} if found.tag is not None else set())
+
+    def _value(self, old: TypeNode, new: TypeNode, *, final: bool = True) -> Convert:
+        """How a value of one type becomes one of another. Not `final`: old fields of an outermost struct stay."""
+        match old.kind:
+            case "ref" if old.name in self.source.schema.structs:
+                return self._struct(old.name) if final else self._open_struct(old.name)
+            case "ref":
+                return self._enum(old.name)
+            case "union":
+                return self._union(old)
+            case "list" | "vartuple":
+                item = self._value(old.parts[0], new.parts[0] if new.parts else old.parts[0])
+                return lambda values: [item(value) for value in values]
+            case "dict":
+                inner = self._value(old.parts[1], new.parts[1])
+                return lambda values: {key: inner(value) for key, value in values.items()}
+            case "tuple":
+                items = [self._value(a, b) for a, b in zip(old.parts, new.parts, strict=True)]
+                return lambda values: [item(value) for item, value in zip(items, values, strict=True)]
+            case "int" if new.kind == "float":
+                return float
+        return _same
+
+    def _union(self, old: TypeNode) -> Convert:
+        enums = [self._enum(part.name) for part in old.parts if part.kind == "ref" and part.name in self.source.schema.enums]
+
+        def convert(value: Any) -> Any:
+            if isinstance(value, dict) and TYPE in value:
+                return self._struct(value[TYPE])(value)
+            if isinstance(value, str) and enums:
+                return enums[0](value)
+            return value
+
+        return convert
+
+    def _enum(self, name: str) -> Convert:
+        members = self.target.schema.enums.get(name, {})
+        moved = self.migration.enums.get(name, {})
+
+        def convert(value: str) -> str:
+            found = moved.get(value, value)
+            if members and found not in members:
+                raise CodecError("", f"{name} has no {found} any more, and the migration does not say what becomes of it")
+            return found
+
+        return convert
+
+    def _struct(self, name: str) -> Convert:
+        """A struct of the source as one of the target, with its fields only."""
+        if name not in self._structs:
+            opened, allowed = self._open_struct(name), self._allowed(self.migration.renamed_structs.get(name, name))
+            self._structs[name] = lambda values: _only(opened(values), allowed, values)
+        return self._structs[name]
+
+    def _open_struct(self, name: str) -> Convert:
+        """The same, with the old fields still in it."""
+        old, new = self.source.schema.structs[name], self._new_struct(name)
+        if new is None:
+            return _same
+        fields, defaults = self._fields(old, new)
+        function: ValueFunction = self.migration.structs.get(name, _same)
+        renamed = self.migration.renamed_structs.get(name, name) if new.tag is not None else None
+
+        def convert(values: Values) -> Values:
+            done = dict(values)
+            for field, conversion in fields:
+                try:
+                    done[field] = conversion(values[field])
+                except CodecError as error:
+                    raise error.within(field) from None
+            for field, default in defaults.items():
+                done[field] = copy.copy(default)
+            if renamed is not None:
+                done[TYPE] = renamed
+            return function(done)
+
+        return convert
+
+    def _fields(self, old: StructType, new: StructType) -> tuple[list[tuple[str, Convert]], dict[str, Any]]:
+        """How fields that go on are converted, and the defaults of new ones. A type that does not follow stays: a function sets it."""
+        fields: list[tuple[str, Convert]] = []
+        for field in old.fields:
+            other = new.field(field.name)
+            if other is None:
+                continue
+            types = parse_type(field.type), parse_type(other.type)
+            convert = self._value(*types) if self._follows(*types) else _same
+            if convert is not _same:
+                fields.append((field.name, convert))
+        added = [field for field in new.fields if old.field(field.name) is None and field.default is not msgspec.UNSET]
+        return fields, {field.name: field.default for field in added}
+
+    def _follows(self, old: TypeNode, new: TypeNode) -> bool:
+        """Whether values go from one type to the other part by part; what a choice no longer has is noticed value by value."""
+        if old.kind == "union" or new.kind == "union":
+            return True
+        if old.kind == new.kind == "ref":
+            return self.migration.renamed_structs.get(old.name, old.name) == new.name
+        if old.kind == new.kind and len(old.parts) == len(new.parts):
+            return all(self._follows(a, b) for a, b in zip(old.parts, new.parts, strict=True))
+        return widens(old, new)
+
+
+def _only(values: Any, allowed: set[str], before: Values) -> Values:
+    """Without the old fields that the new schema does not have. What is neither old nor allowed stays, for the codec to refuse."""
+    if not isinstance(values, dict):
+        raise CodecError("", f"the migration's function returned {values!r}; expected a dict"[:200])
+    if values.keys() <= allowed:
+        return values
+    return {name: value for name, value in values.items() if name in allowed or name not in before}

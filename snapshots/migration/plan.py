@@ -1,0 +1,82 @@
+"""What the author of a migration writes. A module of `snapshots/migrations/` has one `MIGRATION`; `quorumbook migrate new` writes a first form of it.
+
+Values are plain (see `codec`). Without any of it, data follows by itself: fields by their names, new fields by their defaults, enumerations
+by their members' names, tables and structs by theirs. A function gets what became of its value by itself, with all old fields still in it,
+and returns the new value: fields that the new schema does not have are dropped afterwards, and one that is missing is an error.
+
+Every node converts its own data. What a function returns must follow from its argument alone, and it must not matter whether a command was
+applied before the migration or is converted and applied after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from snapshots.migration.codec import Values
+
+Tables = dict[str, list[Values]]
+"""All rows, by table."""
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Returned for a row that does not go on; `reason` is told in the report."""
+
+    reason: str
+
+
+ValueFunction = Callable[[Values], Values]
+RowFunction = Callable[[Values], Values | Drop]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What must not change: `money` in accounts and fees, by currency, and the order ids of each of the `queues`, in the order in which they
+    trade. A queue is a product, a side and a price.
+    """
+
+    money: dict[str, int]
+    queues: dict[tuple[str, str, int], list[int]]
+
+
+def facts_of(tables: Tables) -> Facts:
+    """The facts of tables that are named as this software names them."""
+    money: dict[str, int] = {row["currency"]: row["fees"] for row in tables["currency"]}
+    for row in tables["balance"]:
+        money[row["currency"]] = money.get(row["currency"], 0) + row["available"] + row["hold"]
+    queues: dict[tuple[str, str, int], list[int]] = {}
+    for row in sorted(tables["order"], key=lambda row: row["order_id"]):
+        queues.setdefault((row["product_id"], row["side"], row["price"]), []).append(row["order_id"])
+    return Facts(money, queues)
+
+
+@dataclass(frozen=True)
+class Migration:
+    """From one ABI to another.
+
+    Attributes:
+        structs: by the old struct's name, for each value of it wherever it stands: in rows, in remembered outcomes, in commands.
+        rows: by the old table's name, for each of its rows, after `structs`; may return `Drop`.
+        commands: by the old command's name, for each in the log, after `structs`; must return exactly one command, since clients
+            were told their sequences.
+        enums: by the enumeration's name, what becomes of members that are removed.
+        renamed_structs, renamed_tables: old name to new name.
+        removed_tables: old name to the reason.
+        whole: changes all rows in place at the end, where they depend on each other; returns a reason for each table whose number
+            of rows it changed.
+        facts_before, facts_after: read the facts where tables or fields have other names than in this software.
+    """
+
+    source: str
+    target: str
+    structs: Mapping[str, ValueFunction] = field(default_factory=dict)
+    rows: Mapping[str, RowFunction] = field(default_factory=dict)
+    commands: Mapping[str, ValueFunction] = field(default_factory=dict)
+    enums: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    renamed_structs: Mapping[str, str] = field(default_factory=dict)
+    renamed_tables: Mapping[str, str] = field(default_factory=dict)
+    removed_tables: Mapping[str, str] = field(default_factory=dict)
+    whole: Callable[[Tables], Mapping[str, str]] | None = None
+    facts_before: Callable[[Tables], Facts] = facts_of
+    facts_after: Callable[[Tables], Facts] = facts_of

@@ -1,0 +1,70 @@
+"""Bad lines between the nodes: their Raft connections go over relays, which delay, hold up, slow down and reset them. Needs no root."""
+
+from __future__ import annotations
+
+import asyncio
+
+from node.config_text import change_settings
+from tests.chaos.faults import Fault
+from tests.chaos.relay import GOOD, Quality, RelayProcess
+from tests.chaos.stage import Stage
+
+INNER_PORT = 30
+"""Where a node listens behind its relay: so many ports above its usual one."""
+
+QUALITIES = (
+    Quality(delay=0.02, jitter=0.02),
+    Quality(delay=0.002, stall_every=0.4, stall=0.5),
+    Quality(rate=250_000.0),
+    Quality(delay=0.005, jitter=0.01, reset_every=0.7),
+)
+"""Far away; packets lost, of which TCP shows the pauses; thin; breaking off."""
+
+QUALITY_SECONDS = (1.0, 2.5)
+
+
+class BadLines(Fault):
+    """Every line between nodes is late, then holds up, is thin, and breaks off, in random order. Clients' lines are good."""
+
+    name = "bad-lines"
+    seconds = (0.0, 0.1)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._relays: dict[str, RelayProcess] = {}
+
+    async def begin(self, stage: Stage) -> None:
+        self.nodes = list(stage.cluster.node_ids)
+        # Nodes call those with smaller ids: nobody calls the last one.
+        for node_id in self.nodes[:-1]:
+            await self._insert(stage, node_id)
+        for quality in stage.random.sample(QUALITIES, len(QUALITIES)):
+            for relay in self._relays.values():
+                relay.set(quality)
+            await asyncio.sleep(stage.random.uniform(*QUALITY_SECONDS))
+            stage.scenario.check_tasks()
+
+    async def _insert(self, stage: Stage, node_id: str) -> None:
+        outer = stage.scenario.access.layout.configs[node_id].raft.listen
+        inner = f"127.0.0.1:{int(outer.rpartition(':')[2]) + INNER_PORT}"
+        relay = RelayProcess(outer, inner, stage.random.randrange(1 << 30), stage.inside(node_id))
+        await asyncio.to_thread(stage.cluster.stop, [node_id])
+        change_settings(stage.scenario.access.layout.config_paths[node_id], {"raft.listen": inner})
+        stage.at_end.callback(relay.stop)
+        await asyncio.to_thread(relay.start)
+        self._relays[node_id] = relay
+        await stage.start(node_id)
+        await stage.all_vote()
+
+    async def end(self, stage: Stage) -> None:
+        for relay in self._relays.values():
+            relay.set(GOOD)
+
+    async def repair(self, stage: Stage) -> None:
+        layout = stage.scenario.access.layout
+        for node_id, relay in self._relays.items():
+            await asyncio.to_thread(stage.cluster.stop, [node_id])
+            await asyncio.to_thread(relay.stop)
+            change_settings(layout.config_paths[node_id], {"raft.listen": layout.configs[node_id].raft.listen})
+            await stage.start(node_id)
+            await stage.all_vote()

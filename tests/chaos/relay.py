@@ -1,0 +1,224 @@
+"""A relay for TCP streams that behaves like a bad line: late, slow, standing still for a while, breaking off.
+
+TCP hides loss and reordering from those who use it: what they see of them is delay, stalls and resets. So this does what `tc netem` would do to
+two nodes, on every machine, without root.
+
+    python -m tests.chaos.relay LISTEN TARGET SEED     then a line of JSON on standard input for each change of the line's `Quality`
+
+A connection that either side ends is ended on the other side at once. The process ends with its standard input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from random import Random
+from typing import IO
+
+import msgspec
+
+from tests.chaos.errors import CommandFailedError
+
+CHUNK = 16 * 1024
+WAITING_MAX = 64
+"""Chunks on their way in one direction; who sends more is not read from."""
+
+READY = "listens"
+END_SECONDS = 5.0
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Quality(msgspec.Struct, frozen=True):
+    """How bad the line is. Zero is good: as fast as the machine passes it on. Times in seconds.
+
+    Attributes:
+        delay, jitter: each chunk is late by the one, and up to the other on top; none passes another.
+        rate: bytes a second in each direction of each connection.
+        stall_every, stall: about so often some connection's bytes stand still, for up to so long.
+        reset_every: about so often some connection is reset.
+    """
+
+    delay: float = 0.0
+    jitter: float = 0.0
+    rate: float = 0.0
+    stall_every: float = 0.0
+    stall: float = 0.0
+    reset_every: float = 0.0
+
+
+GOOD = Quality()
+
+
+class Relay:
+    """One listening address in front of one target."""
+
+    def __init__(self, target: str, random: Random) -> None:
+        self.quality = GOOD
+        self._host, _, port = target.rpartition(":")
+        self._port = int(port)
+        self._random = random
+        self._lines: dict[_Line, None] = {}
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One caller, until either side ends the connection."""
+        try:
+            inner_reader, inner_writer = await asyncio.open_connection(self._host, self._port)
+        except OSError:
+            writer.transport.abort()
+            return
+        line = _Line(self, (writer, inner_writer))
+        self._lines[line] = None
+        try:
+            await _first_ended(line.carry(reader, inner_writer), line.carry(inner_reader, writer))
+        finally:
+            del self._lines[line]
+            line.reset()
+
+    async def misbehave(self) -> None:
+        """Stall and reset connections for as long as it runs."""
+        while True:
+            quality = self.quality
+            pause = min((every for every in (quality.stall_every, quality.reset_every) if every), default=0.1)
+            await asyncio.sleep(pause * self._random.uniform(0.2, 1.8))
+            for every, act in ((quality.stall_every, self._stall_one), (quality.reset_every, self._reset_one)):
+                if every and self._lines and self._random.random() < pause / every:
+                    act(self._random.choice(list(self._lines)))
+
+    def _stall_one(self, line: _Line) -> None:
+        line.still_until = asyncio.get_running_loop().time() + self._random.uniform(0, self.quality.stall)
+
+    def _reset_one(self, line: _Line) -> None:
+        line.reset()
+
+    def late(self, size: int) -> tuple[float, float]:
+        """Seconds that a chunk takes to be sent, and is on its way."""
+        quality = self.quality
+        return (size / quality.rate if quality.rate else 0.0), quality.delay + quality.jitter * self._random.random()
+
+
+class _Line:
+    """One connection's two halves."""
+
+    def __init__(self, relay: Relay, writers: tuple[asyncio.StreamWriter, ...]) -> None:
+        self.still_until = 0.0
+        self._relay = relay
+        self._writers = writers
+
+    def reset(self) -> None:
+        """End both halves with RST."""
+        for writer in self._writers:
+            channel = writer.get_extra_info("socket")
+            if not writer.is_closing() and channel is not None:
+                with contextlib.suppress(OSError):
+                    channel.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
+
+    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Pass on what comes, in order, each chunk when it is due, until one side ends."""
+        loop = asyncio.get_running_loop()
+        way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(WAITING_MAX)
+
+        async def take() -> None:
+            sent = 0.0
+            while data := await reader.read(CHUNK):
+                sending, travelling = self._relay.late(len(data))
+                sent = max(sent, loop.time()) + sending
+                await way.put((sent + travelling, data))
+
+        async def give() -> None:
+            while True:
+                due, data = await way.get()
+                await asyncio.sleep(due - loop.time())
+                await asyncio.sleep(self.still_until - loop.time())
+                writer.write(data)
+                await writer.drain()
+
+        await _first_ended(take(), give())
+
+
+async def _first_ended(*works: Coroutine[None, None, None]) -> None:
+    """Run until the first ends; a connection that breaks is an end, too."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(outcome, Exception) and not isinstance(outcome, OSError):
+                raise outcome
+
+
+class RelayProcess:
+    """A relay in a process of its own; `prefix` is a command that it runs in, such as in another network namespace."""
+
+    def __init__(self, listen: str, target: str, seed: int, prefix: Sequence[str] = ()) -> None:
+        self._argv = [*prefix, sys.executable, "-m", "tests.chaos.relay", listen, target, str(seed)]
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it listens. Raises `CommandFailedError`."""
+        self._process = subprocess.Popen(self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        said = _pipe(self._process.stdout).readline()
+        if said.strip() != READY:
+            self.stop()
+            raise CommandFailedError(f"{' '.join(self._argv)}: did not listen")
+
+    def set(self, quality: Quality) -> None:
+        """Change the line. Raises `CommandFailedError` when the process is gone."""
+        assert self._process is not None, "start it first"
+        try:
+            pipe = _pipe(self._process.stdin)
+            pipe.write(msgspec.json.encode(quality).decode() + "\n")
+            pipe.flush()
+        except BrokenPipeError as error:
+            raise CommandFailedError(f"the relay has ended with code {self._process.poll()}") from error
+
+    def stop(self) -> None:
+        """End it, and every connection over it. Again, or before `start`: no effect."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with process:
+            try:
+                _pipe(process.stdin).close()
+                process.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _pipe(stream: IO[str] | None) -> IO[str]:
+    assert stream is not None, "opened as a pipe"
+    return stream
+
+
+async def run(listen: str, target: str, seed: int) -> None:
+    """Relay until standard input ends."""
+    loop = asyncio.get_running_loop()
+    relay = Relay(target, Random(f"relay:{seed}"))
+    host, _, port = listen.rpartition(":")
+    server = await asyncio.start_server(relay.serve, host, int(port))
+    misbehaving = asyncio.create_task(relay.misbehave())
+    orders = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
+    sys.stdout.write(READY + "\n")
+    sys.stdout.flush()
+    while line := await orders.readline():
+        relay.quality = msgspec.json.decode(line, type=Quality)
+    server.close()
+    misbehaving.cancel()
+
+
+def main(listen: str, target: str, seed: str) -> None:
+    """The process."""
+    asyncio.run(run(listen, target, int(seed)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

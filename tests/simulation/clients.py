@@ -1,0 +1,281 @@
+"""Simulated clients of a simulated exchange: they look for a leader, lose patience, send again, give up, and keep what they were told."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import msgspec
+
+from loadtest.linearizability import Operation, Read, Write
+from node.protocol import (
+    Answer,
+    AnyQuery,
+    BalancesQuery,
+    BookQuery,
+    FailCode,
+    Failed,
+    OrderQuery,
+    OrdersQuery,
+    ProductsQuery,
+    Query,
+    Results,
+    Submit,
+)
+from statemachine.commands import (
+    AnyCommand,
+    CancelAll,
+    CancelOrder,
+    Deposit,
+    OpenAccount,
+    PlaceOrder,
+    PutCurrency,
+    PutProduct,
+    Withdraw,
+)
+from statemachine.events import AnyOutcome
+from statemachine.limits import OPERATOR
+from statemachine.types import OrderType, SelfTradePrevention, Side, TimeInForce
+
+PRODUCTS = ("BTC-USD", "ETH-USD")
+CURRENCIES = ("USD", "BTC", "ETH")
+ACCOUNTS = ("ann", "bob", "cat", "dan")
+MONEY = 10_000
+"""What each account gets of each currency: little enough that funds decide sometimes."""
+
+NOTHING_DONE = frozenset({FailCode.NOT_LEADER, FailCode.NO_LEADER, FailCode.OVERLOADED, FailCode.STOPPING})
+
+Reply = Callable[[Results | Answer | Failed, int], None]
+"""Gets an answer, and the sequence of the state that the node had when it gave it."""
+
+
+class Surroundings(Protocol):
+    """What a client needs of its world."""
+
+    rng: random.Random
+    now: float
+    ids: list[str]
+
+    def request(self, node: str, message: Submit | Query, reply: Reply) -> None:
+        """Send a message on its way; the answer may never come."""
+
+    def told(self, command: AnyCommand, outcome: AnyOutcome, number: int) -> None:
+        """A client was told an outcome of the command with that number."""
+
+
+def setup() -> list[AnyCommand]:
+    """The market, and money for everybody."""
+    commands: list[AnyCommand] = [PutCurrency(OPERATOR, f"currency-{name}", name, 0) for name in CURRENCIES]
+    commands += [
+        PutProduct(OPERATOR, f"product-{name}", name, name[:3], "USD", 1, 1, 1, 10**6, 10_000, 20_000) for name in PRODUCTS
+    ]
+    commands += [OpenAccount(OPERATOR, f"open-{name}", name) for name in ACCOUNTS]
+    commands += [
+        Deposit(account, f"first-{currency}", currency, MONEY)
+        for account in ACCOUNTS
+        for currency in CURRENCIES
+        if (account, currency) != ("dan", "USD")
+    ]
+    return commands
+
+
+@dataclass
+class Attempt:
+    """A request as it was sent once. `refused`: the client was told that nothing was done."""
+
+    asked: float
+    node: str
+    answered: float | None = None
+    refused: bool = False
+    outcomes: list[AnyOutcome] | None = None
+
+
+@dataclass
+class Call:
+    """What a client wants: commands, or the answer to a query. `patience` is how often it asks."""
+
+    number: int
+    commands: list[AnyCommand]
+    query: AnyQuery | None = None
+    linearizable: bool = True
+    patience: int = 10
+    attempts: list[Attempt] = field(default_factory=list)
+    deadline: float = 0.0
+    over: bool = False
+
+
+class Client:
+    """One client. It acts for two accounts, shared with others, and has a few calls under way at a time.
+
+    Attributes:
+        history: what it asked and was told, for `loadtest.linearizability`.
+    """
+
+    def __init__(self, world: Surroundings, name: str, accounts: tuple[str, ...]) -> None:
+        self._world = world
+        self._name = name
+        self._accounts = accounts
+        self._leader = world.ids[0]
+        self._calls: list[Call] = []
+        self._sent: list[AnyCommand] = []
+        self._orders = 0
+        self._writes: list[tuple[AnyCommand, int, Attempt]] = []
+        self._reads: list[Read] = []
+
+    @property
+    def history(self) -> list[Operation]:
+        """All of it, as of now."""
+        writes: list[Operation] = []
+        for command, place, attempt in self._writes:
+            outcome = attempt.outcomes[place] if attempt.outcomes is not None else None
+            answered = attempt.answered if attempt.refused or outcome is not None else None
+            writes.append(Write(command, attempt.asked, answered, outcome))
+        return [*writes, *self._reads]
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way."""
+        return not self._calls
+
+    def begin(self, commands: list[AnyCommand], number: int, *, patience: int) -> Call:
+        """Send commands until they are answered, or patience ends."""
+        call = Call(number, commands, patience=patience)
+        self._sent.extend(commands)
+        self._start(call)
+        return call
+
+    def step(self, next_number: Callable[[], int], *, load: bool) -> None:
+        """Ask again where an answer is late; perhaps ask something new."""
+        rng = self._world.rng
+        for call in self._calls:
+            if self._world.now >= call.deadline:
+                self._again(call)
+        self._calls = [call for call in self._calls if not call.over]
+        if load and len(self._calls) < 4 and rng.random() < 0.25:
+            if rng.random() < 0.4:
+                self._read()
+            else:
+                patience = rng.choice((1, 3, 20))
+                self.begin([self._command() for _ in range(rng.choice((1, 1, 1, 3)))], next_number(), patience=patience)
+
+    # ------------------------------------------------------------------ requests
+
+    def _start(self, call: Call) -> None:
+        self._calls.append(call)
+        self._send(call)
+
+    def _again(self, call: Call) -> None:
+        if len(call.attempts) >= call.patience:
+            call.over = True
+            return
+        if self._world.rng.random() < 0.5:
+            self._leader = self._world.rng.choice(self._world.ids)
+        self._send(call)
+
+    def _send(self, call: Call) -> None:
+        world, rng = self._world, self._world.rng
+        attempt = Attempt(world.now, self._leader if call.linearizable else rng.choice(world.ids))
+        call.attempts.append(attempt)
+        call.deadline = world.now + rng.uniform(0.2, 1.0)
+        if call.query is None:
+            self._writes.extend((command, place, attempt) for place, command in enumerate(call.commands))
+            message: Submit | Query = Submit(len(call.attempts), call.commands)
+        else:
+            message = Query(len(call.attempts), call.query, call.linearizable)
+        world.request(attempt.node, message, lambda answer, sequence: self._answered(call, attempt, answer, sequence))
+
+    def _answered(self, call: Call, attempt: Attempt, answer: Results | Answer | Failed, sequence: int) -> None:
+        attempt.answered = self._world.now
+        if isinstance(answer, Results):
+            attempt.outcomes = answer.outcomes
+            for command, outcome in zip(call.commands, answer.outcomes, strict=True):
+                self._world.told(command, outcome, call.number)
+        elif isinstance(answer, Answer) or answer.code is FailCode.NOT_FOUND:
+            self._seen(call, attempt, bytes(answer.body) if isinstance(answer, Answer) else None, sequence)
+        else:
+            self._failed(call, attempt, answer)
+            return
+        call.over = True
+        if self._world.rng.random() < 0.05 and call.query is None:
+            again = Call(call.number, call.commands, patience=2)
+            self._start(again)
+
+    def _seen(self, call: Call, attempt: Attempt, body: bytes | None, sequence: int) -> None:
+        assert call.query is not None
+        assert attempt.answered is not None
+        self._reads.append(
+            Read(
+                call.query,
+                attempt.asked,
+                attempt.answered,
+                body,
+                linearizable=call.linearizable,
+                sequence=-1 if call.linearizable else sequence,
+            )
+        )
+
+    def _failed(self, call: Call, attempt: Attempt, answer: Failed) -> None:
+        """Go where the leader is said to be, soon."""
+        assert answer.code in NOTHING_DONE or answer.code is FailCode.OUTCOME_UNKNOWN, answer
+        attempt.refused = answer.code in NOTHING_DONE
+        if answer.leader is not None:
+            self._leader = answer.leader.node_id
+        elif attempt.node == self._leader:
+            self._leader = self._world.rng.choice(self._world.ids)
+        call.deadline = min(call.deadline, self._world.now + 0.03)
+
+    # ------------------------------------------------------------------ what they want
+
+    def _read(self) -> None:
+        rng = self._world.rng
+        account = rng.choice(self._accounts)
+        queries: list[AnyQuery] = [
+            BalancesQuery(account),
+            BookQuery(rng.choice(PRODUCTS), rng.choice((1, 2, 3))),
+            OrdersQuery(account, done=rng.random() < 0.3, limit=20),
+            OrderQuery(account, 0, self._some_order()),
+            ProductsQuery(),
+        ]
+        query = rng.choice(queries)
+        self._start(Call(0, [], query, linearizable=rng.random() < 0.8, patience=4))
+
+    def _some_order(self) -> str:
+        return f"{self._name}-{self._world.rng.randint(max(1, self._orders - 8), max(1, self._orders))}"
+
+    def _command(self) -> AnyCommand:
+        rng = self._world.rng
+        account, chance = rng.choice(self._accounts), rng.random()
+        self._orders += 1
+        name = f"{self._name}-{self._orders}"
+        if chance < 0.05 and self._sent:
+            return rng.choice(self._sent[-10:])
+        if chance < 0.07 and self._sent:
+            return Deposit(account, self._sent[-1].command_id, "USD", 7)
+        if chance < 0.17:
+            kind = Deposit if rng.random() < 0.5 else Withdraw
+            return kind(account, name, rng.choice(CURRENCIES), rng.randint(1, MONEY // 4))
+        if chance < 0.35:
+            return CancelOrder(account, name, 0, self._some_order())
+        if chance < 0.37:
+            return CancelAll(account, name, rng.choice(("", *PRODUCTS)))
+        return self._order(account, name)
+
+    def _order(self, account: str, name: str) -> PlaceOrder:
+        rng = self._world.rng
+        side, product = rng.choice(list(Side)), rng.choice(PRODUCTS)
+        size, stp = rng.randint(1, 30), rng.choice(list(SelfTradePrevention))
+        if rng.random() < 0.15:
+            return PlaceOrder(
+                account, f"c:{name}", product, side, OrderType.MARKET, 0, size, 0, TimeInForce.IOC, stp=stp, client_oid=name
+            )
+        tif = rng.choice((TimeInForce.GTC, TimeInForce.GTC, TimeInForce.GTC, TimeInForce.IOC, TimeInForce.FOK))
+        post_only = tif is TimeInForce.GTC and rng.random() < 0.1
+        price = 100 + rng.randint(-4, 4)
+        return PlaceOrder(
+            account, f"c:{name}", product, side, OrderType.LIMIT, price, size, 0, tif, post_only, stp, client_oid=name
+        )
+
+
+answer_decoder: msgspec.msgpack.Decoder[Results | Answer | Failed] = msgspec.msgpack.Decoder(Results | Answer | Failed)

@@ -1,0 +1,351 @@
+"""Snapshot directories that a power loss tears: real files in memory, and what of them is on the disk.
+
+`snapshots` makes things durable by `os.fsync` and gives names by `os.rename`; both go through here (`installed`), and each may be the last thing
+that a process does. RocksDB itself is stood in for by plain files of changes (`PlainWriter`), because opening a database for each snapshot
+would take most of a run, and because its files hold clocks and random names: a seed would not be the same run again. Everything above it is the
+real code: freezing, frames, sharing with the snapshot before, manifest, ABI, seal, store, transfer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from snapshots.errors import SnapshotDamagedError, SnapshotError
+from snapshots.job import JobState
+from snapshots.manifest import Manifest, Row, RowHasher, TableSummary
+from snapshots.rocks import TABLE_FILE, Keep
+from snapshots.writer import locked, write
+from tests.simulation.disk import PowerLossError, SimDisk, broken
+
+MANIFEST = "manifest"
+FILES_MAX = 4
+"""Files of changes in a snapshot, after which the next one is written whole."""
+
+
+class WriterKilledError(Exception):
+    """The snapshot's writer is gone; the node goes on."""
+
+
+class SnapshotDisk(SimDisk):
+    """A node's disk: the log's files in memory, and a directory with snapshots.
+
+    Attributes:
+        path: the directory. writing: whether the snapshot's writer is at work: by `kill_chance` it is killed. damaged: bits of
+        it were flipped, so a writer may refuse to go on from what is there.
+    """
+
+    def __init__(self, rng: Any, path: Path) -> None:
+        super().__init__(rng)
+        self.path = path
+        self.snapshot_death_chance = 0.0
+        self.kill_chance = 0.0
+        self.writing = False
+        self.damaged = False
+        self._dead = False
+        self._names: dict[int, dict[str, int]] = {}
+        self._data: dict[int, bytes] = {}
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+
+    def snapshot_operation(self) -> None:
+        """Each fsync and rename comes here first."""
+        if self._dead:
+            raise PowerLossError
+        if self.fate("disk-dies", bool(self.snapshot_death_chance) and self.rng.random() < self.snapshot_death_chance):
+            self._dead = True
+            raise PowerLossError
+        if self.writing and self.fate("disk-kills-writer", bool(self.kill_chance) and self.rng.random() < self.kill_chance):
+            self._dead = True
+            raise WriterKilledError
+        if self.fails():
+            raise broken()
+
+    @property
+    def dead(self) -> bool:
+        """Whether whoever is at work here is gone: what they would still do does not happen."""
+        return self._dead
+
+    def die(self) -> None:
+        """The process is about to be gone."""
+        self._dead = True
+
+    def writer_gone(self) -> None:
+        """After the writer was killed: the directory is as it left it."""
+        self._dead = False
+
+    def synced(self, descriptor: int) -> None:
+        """A file or directory is on the disk as it is now."""
+        inode = os.fstat(descriptor).st_ino
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            with os.scandir(f"/proc/self/fd/{descriptor}") as entries:
+                self._names[inode] = {entry.name: entry.inode() for entry in entries}
+        else:
+            self._data[inode] = Path(f"/proc/self/fd/{descriptor}").read_bytes()
+
+    def crash(self, *, power_loss: bool) -> None:
+        super().crash(power_loss=power_loss)
+        if power_loss:
+            self._tear()
+        self._dead = self.writing = False
+        self._all_synced(self.path)
+
+    def _tear(self) -> None:
+        left = self._tree(self.path.stat().st_ino, self.path)
+        assert isinstance(left, dict)
+        shutil.rmtree(self.path)
+        self.path.mkdir()
+        for name, contents in left.items():
+            if isinstance(contents, bytes):
+                (self.path / name).write_bytes(contents)
+            else:
+                (self.path / name).mkdir()
+                for file, data in contents.items():
+                    (self.path / name / file).write_bytes(data)
+
+    def _tree(self, inode: int, path: Path | None) -> dict[str, Any]:
+        """A directory after a power loss: its names as they were at the last fsync, or as they are; its files likewise."""
+        seen = {entry.name: entry for entry in path.iterdir()} if path is not None else {}
+        inodes = {name: entry.stat().st_ino for name, entry in sorted(seen.items())}
+        here = {inodes[name]: seen[name] for name in inodes}
+        durable = self._names.get(inode, {})
+        names = inodes if path is not None and self.rng.random() < 0.5 else durable
+        tree: dict[str, Any] = {}
+        for name, number in sorted(names.items()):
+            entry = here.get(number)
+            if number in self._names or (entry is not None and entry.is_dir()):
+                tree[name] = self._tree(number, entry)
+            else:
+                tree[name] = self._torn(number, entry)
+        return tree
+
+    def _torn(self, inode: int, path: Path | None) -> bytes:
+        durable = self._data.get(inode, b"")
+        seen = path.read_bytes() if path is not None else durable
+        if seen.startswith(durable):
+            return seen[: self.rng.randint(len(durable), len(seen))]
+        return self.rng.choice([durable, seen])
+
+    def _all_synced(self, path: Path) -> None:
+        self._names.clear()
+        self._data.clear()
+        for directory in (path, *(entry for entry in path.iterdir() if entry.is_dir())):
+            entries = {entry.name: entry for entry in directory.iterdir()}
+            self._names[directory.stat().st_ino] = {name: entry.stat().st_ino for name, entry in entries.items()}
+            self._data.update((entry.stat().st_ino, entry.read_bytes()) for entry in entries.values() if entry.is_file())
+
+
+class _Os:
+    """The module `os`, as `snapshots` sees it."""
+
+    def __init__(self, find: Callable[[str], SnapshotDisk | None]) -> None:
+        self._find = find
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def fsync(self, descriptor: int) -> None:
+        disk = self._find(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if disk is not None:
+            disk.snapshot_operation()
+            disk.synced(descriptor)
+
+    def rename(self, old: Path, new: Path) -> None:
+        disk = self._find(str(old))
+        if disk is not None and old.exists():
+            disk.snapshot_operation()
+        os.rename(old, new)
+
+
+class _Shutil:
+    """The module `shutil`, as `snapshots` sees it: the dead remove nothing."""
+
+    def __init__(self, find: Callable[[str], SnapshotDisk | None]) -> None:
+        self._find = find
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(shutil, name)
+
+    def rmtree(self, path: Path, ignore_errors: bool = False) -> None:
+        disk = self._find(str(path))
+        if disk is None or not disk.dead:
+            shutil.rmtree(path, ignore_errors=ignore_errors)
+
+
+class SimWriteJob:
+    """See `snapshots.job.WriteJob`. What is to be written is taken bit by bit, while the engine goes on; then the writer's code does it at once."""
+
+    def __init__(self, disk: SnapshotDisk, directory: Path, pieces: Iterator[bytes], on_done: Callable[[Manifest], None]) -> None:
+        self._disk = disk
+        self._directory = directory
+        self._pieces = pieces
+        self._taken: list[bytes] = []
+        self._on_done = on_done
+        self._state = JobState.RUNNING
+        self.reason = ""
+        self.contradiction = False
+        self.manifest: Manifest | None = None
+
+    @property
+    def settled(self) -> bool:
+        return self._state is not JobState.RUNNING
+
+    def poll(self) -> JobState:
+        if self._state is JobState.RUNNING and self._disk.rng.random() < 0.3:
+            piece = next(self._pieces, None)
+            if piece is None:
+                self._run(b"".join(self._taken))
+            else:
+                self._taken.append(piece)
+        return self._state
+
+    def _run(self, data: bytes) -> None:
+        self._disk.writing = True
+        try:
+            with locked(self._directory):
+                self.manifest = write(self._directory, io.BytesIO(data))
+            self._on_done(self.manifest)
+            self._state = JobState.DONE
+        except WriterKilledError:
+            self._disk.writer_gone()
+            self._fail("killed")
+        except OSError as error:
+            self._fail(str(error))
+        except (SnapshotError, ValueError) as error:
+            self.contradiction = not self._disk.damaged
+            self._fail(str(error))
+        finally:
+            self._disk.writing = False
+
+    def _fail(self, reason: str) -> None:
+        self._state, self.reason = JobState.FAILED, reason
+
+
+CHECKSUM_BYTES = 4
+
+
+def checked(data: bytes) -> bytes:
+    """What a file of changes holds, after a look at its checksum, as RocksDB does with its blocks. Raises ValueError."""
+    if zlib.crc32(data[CHECKSUM_BYTES:]) != int.from_bytes(data[:CHECKSUM_BYTES], "big"):
+        raise ValueError("a file does not match its checksum")
+    return data[CHECKSUM_BYTES:]
+
+
+Change = tuple[str, str, list[Any]]
+"""What to do (add, delete or purge), to which table, and the rows, keys or ranges."""
+
+
+class PlainWriter:
+    """See `snapshots.rocks.RocksWriter`. A file with the changes of each snapshot, shared with the next ones, and one with the manifest."""
+
+    def __init__(self, directory: Path, tables: Iterable[str]) -> None:
+        self._directory = directory
+        self._changes: list[Change] = []
+        self._tables: dict[str, dict[bytes, bytes]] = {name: {} for name in tables}
+        self._files = sorted(directory.glob(f"*{TABLE_FILE}"))
+        for file in self._files:
+            for change in msgspec.msgpack.decode(checked(file.read_bytes()), type=list[Change]):
+                self._apply(change)
+
+    def add(self, table: str, rows: Iterable[Row]) -> None:
+        self._note(("add", table, list(rows)))
+
+    def delete(self, table: str, keys: Iterable[bytes]) -> None:
+        self._note(("delete", table, list(keys)))
+
+    def purge(self, table: str, ranges: Iterable[tuple[bytes, bytes]]) -> None:
+        self._note(("purge", table, list(ranges)))
+
+    def _note(self, change: Change) -> None:
+        self._changes.append(change)
+        self._apply(change)
+
+    def _apply(self, change: Change) -> None:
+        what, name, arguments = change
+        table = self._tables[name]
+        for one in arguments:
+            if what == "add":
+                table[one[0]] = one[1]
+            elif what == "delete":
+                table.pop(one, None)
+            else:
+                for key in [key for key in table if one[0] <= key < one[1]]:
+                    del table[key]
+
+    def tables(self) -> dict[str, list[Row]]:
+        """All rows, sorted by key."""
+        return {name: sorted(table.items()) for name, table in self._tables.items()}
+
+    def settle(self, _counts: Mapping[str, int]) -> None:
+        """Bring the changes into a file; begin anew when there are too many files."""
+        number = int(self._files[-1].stem) + 1 if self._files else 1
+        if len(self._files) > FILES_MAX:
+            self._changes = [("add", name, list(table.items())) for name, table in self._tables.items()]
+            for file in self._files:
+                file.unlink()
+        data = msgspec.msgpack.encode(self._changes)
+        (self._directory / f"{number:06d}{TABLE_FILE}").write_bytes(zlib.crc32(data).to_bytes(CHECKSUM_BYTES, "big") + data)
+
+    def read(self, counts: Mapping[str, int], keep: Keep | None = None) -> tuple[list[TableSummary], bytes]:
+        hasher = RowHasher()
+        for name, rows in self.tables().items():
+            hasher.begin(name, counts[name])
+            hasher.rows(rows)
+            if keep is not None:
+                keep(name, rows)
+        return hasher.finish()
+
+    def close(self, manifest: Manifest | None) -> None:
+        (self._directory / MANIFEST).write_bytes(msgspec.msgpack.encode(manifest))
+
+
+def check_plain_manifest(directory: Path, manifest: Manifest) -> None:
+    """See `snapshots.rocks.check_manifest`."""
+    if msgspec.msgpack.decode((directory / MANIFEST).read_bytes(), type=Manifest) != manifest:
+        raise SnapshotDamagedError(str(directory), "has another manifest")
+
+
+def read_plain(directory: Path, manifest: Manifest, keep: Keep | None = None) -> None:
+    """See `snapshots.rocks.read_tables`."""
+    try:
+        check_plain_manifest(directory, manifest)
+        found = PlainWriter(directory, manifest.row_counts).read(manifest.row_counts, keep)
+    except (OSError, LookupError, ValueError, TypeError) as error:
+        raise SnapshotDamagedError(str(directory), f"cannot be read: {error}") from error
+    if found != (manifest.tables, manifest.full_hash):
+        raise SnapshotDamagedError(str(directory), "its rows are not those that were written")
+
+
+@contextlib.contextmanager
+def installed(disks: Callable[[], Iterable[SnapshotDisk]], *, rocks: bool) -> Iterator[None]:
+    """The snapshots of `disks` tear; with `rocks` they are in RocksDB."""
+
+    def find(path: str) -> SnapshotDisk | None:
+        return next((disk for disk in disks() if path.startswith(str(disk.path))), None)
+
+    def job(directory: Path, *args: Any) -> SimWriteJob:
+        disk = find(str(directory))
+        assert disk is not None
+        return SimWriteJob(disk, directory, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("durable", "transfer"):
+            patch.setattr(f"snapshots.{module}.os", _Os(find))
+        for module in ("durable", "transfer", "writer"):
+            patch.setattr(f"snapshots.{module}.shutil", _Shutil(find))
+        patch.setattr("snapshots.store.WriteJob", job)
+        if not rocks:
+            patch.setattr("snapshots.writer.RocksWriter", PlainWriter)
+            for module in ("store", "transfer"):
+                patch.setattr(f"snapshots.{module}.read_tables", read_plain)
+            patch.setattr("snapshots.writer.check_manifest", check_plain_manifest)
+        yield

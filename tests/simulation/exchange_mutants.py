@@ -1,0 +1,165 @@
+"""The exchange with one protection switched off at a time: what the simulation of the whole must notice."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.log import DurableLog
+from cluster.ports import CaptureState
+from node.feed import Feed
+from node.protocol import Results, Submit
+from node.service import EngineService, Send
+from node.snapshot_port import SnapshotPort
+from snapshots import durable
+from snapshots.manifest import Manifest
+from snapshots.rocks import Keep
+from snapshots.seal import read_seal
+from snapshots.store import SnapshotStore
+from statemachine.commands import Batch
+from statemachine.engine import Engine
+from statemachine.remember import OutcomeMemory
+from tests.simulation.directory import CHECKSUM_BYTES, PlainWriter
+
+Patch = pytest.MonkeyPatch
+
+
+def no_command_ids(patch: Patch) -> None:
+    """Nobody looks whether a command came before."""
+    original = OutcomeMemory.remember
+
+    def remember(self: OutcomeMemory, sequence: int, command_id: str, fingerprint: bytes, outcome: bytes) -> int:
+        return 0 if command_id in self._packed else original(self, sequence, command_id, fingerprint, outcome)
+
+    patch.setattr(OutcomeMemory, "find", lambda _self, _command_id: None)
+    patch.setattr(OutcomeMemory, "remember", remember)
+
+
+def no_barrier(patch: Patch) -> None:
+    """The leader answers linearizable reads from what it has, without a barrier."""
+
+    def begin_barrier(self: EngineService) -> None:
+        reads, self._reads = self._reads, []
+        for principal, request, send in reads:
+            send(self._answer(principal, request))
+
+    patch.setattr(EngineService, "_begin_barrier", begin_barrier)
+
+
+def early_reply(patch: Patch) -> None:
+    """The leader answers what the commands will give, before they are committed."""
+    original = EngineService.submit
+
+    def submit(self: EngineService, principal: Any, request: Submit, size: int, send: Send) -> None:
+        if not self._raft.is_leader:
+            original(self, principal, request, size, send)
+            return
+        engine = Engine.restore(dict(self._machine.engine.tables()))
+        outcomes = engine.apply(Batch(self._time_ns(), request.commands)).outcomes
+        original(self, principal, request, size, lambda _answer: None)
+        send(Results(request.request_id, outcomes))
+
+    patch.setattr(EngineService, "submit", submit)
+
+
+def no_snapshot_check(patch: Patch) -> None:
+    """A snapshot is loaded as it is: digests of files, hashes of rows and checksums are not compared."""
+    patch.setattr("tests.simulation.directory.checked", _unchecked)
+    patch.setattr("snapshots.store.check_files", read_seal)
+    patch.setattr("snapshots.transfer.Sink._close_file", _close_unchecked)
+    patch.setattr("tests.simulation.directory.read_plain", _read_unchecked)
+
+
+def _unchecked(data: bytes) -> bytes:
+    return data[CHECKSUM_BYTES:]
+
+
+def _read_unchecked(path: Path, manifest: Manifest, keep: Keep | None = None) -> None:
+    if keep is not None:
+        for name, rows in PlainWriter(path, manifest.row_counts).tables().items():
+            keep(name, rows)
+
+
+def _close_unchecked(sink: Any) -> None:
+    sink._file.close()
+    sink._file = None
+    sink._position += 1
+
+
+def unchecked_sharing(patch: Patch) -> None:
+    """Files that are shared with the snapshot before get a fresh seal, whatever has become of them; nor has RocksDB checksums."""
+    patch.setattr("tests.simulation.directory.checked", _unchecked)
+    patch.setattr("snapshots.writer.check_shared", lambda _seal, _shared: None)
+
+
+def torn_snapshots(patch: Patch) -> None:
+    """A snapshot is written where it can be seen, instead of getting its name when it is whole."""
+    patch.setattr("snapshots.durable.DRAFT", "")
+    patch.setattr("snapshots.durable.remove_drafts", lambda _parent: None)
+    patch.setattr("snapshots.durable.publish", lambda _draft, final: durable.sync_path(final.parent))
+
+
+def unsynced_snapshots(patch: Patch) -> None:
+    """A snapshot gets its name without being on the disk."""
+    patch.setattr("snapshots.durable.sync_path", lambda _path: None)
+    patch.setattr("snapshots.seal.sync_path", lambda _path: None)
+    patch.setattr("snapshots.seal.sync_tree", lambda _path: None)
+
+
+def early_compaction(patch: Patch) -> None:
+    """A snapshot counts as done when it is begun, so the log behind it goes before it is there."""
+    original = SnapshotPort.poll
+
+    def poll(self: SnapshotPort) -> CaptureState:
+        state = original(self)
+        return CaptureState.DONE if state is not CaptureState.IDLE else state
+
+    patch.setattr(SnapshotPort, "poll", poll)
+    patch.setattr(SnapshotStore, "_begin", _begin_anyway(SnapshotStore._begin))
+
+
+def _begin_anyway(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Without that, the next snapshot would find the one before unfinished."""
+
+    def begin(self: SnapshotStore, *arguments: Any) -> Any:
+        self._job = None
+        return original(self, *arguments)
+
+    return begin
+
+
+def ignored_disk_errors(patch: Patch) -> None:
+    """A log that could not be synced is taken for synced."""
+    original = DurableLog.sync
+
+    def sync(self: DurableLog) -> None:
+        with contextlib.suppress(OSError):
+            original(self)
+
+    patch.setattr(DurableLog, "sync", sync)
+
+
+def silent_feed(patch: Patch) -> None:
+    """A feed is not told that its state was replaced by a snapshot's."""
+    patch.setattr(Feed, "restart", lambda _self, _sequences: None)
+
+
+MUTANTS: Mapping[str, Callable[[Patch], None]] = {
+    function.__name__: function
+    for function in (
+        no_command_ids,
+        no_barrier,
+        early_reply,
+        no_snapshot_check,
+        unchecked_sharing,
+        torn_snapshots,
+        unsynced_snapshots,
+        early_compaction,
+        ignored_disk_errors,
+        silent_feed,
+    )
+}

@@ -1,0 +1,194 @@
+"""Who watches the nodes of a simulated exchange: equal states at equal sequences, feeds without gap, snapshots of what was there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from cluster.ports import SnapshotMark, SnapshotSink, SnapshotSource
+from node.errors import RequestFailed
+from node.feed import Audience, Feed, Subscription
+from node.framing import FrameSplitter
+from node.protocol import Events, FailCode, Subscribe
+from node.replicated_engine import ReplicatedEngine
+from node.service import EngineService
+from node.snapshot_port import SnapshotPort
+from snapshots.store import SnapshotStore
+from statemachine.engine import Engine
+from statemachine.events import AnyEvent
+from tests.simulation.parts import Machine
+
+EVENTS_KEPT = 300
+"""Events a product in a node's ring: few, so that readers find what they want gone sometimes."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Events).decode
+
+
+class Ledger:
+    """What all nodes must agree on, by what it is and where: the first one that says it sets it."""
+
+    def __init__(self, violation: Callable[[str], Exception]) -> None:
+        self.violation = violation
+        self._said: dict[tuple[str, object], bytes] = {}
+
+    def agree(self, node: str, what: str, key: object, value: bytes) -> None:
+        """A node says `value`. Raises a violation if another one said otherwise."""
+        if self._said.setdefault((what, key), value) != value:
+            raise self.violation(f"{node} has another {what} at {key} than the others had")
+
+    def said(self, what: str, key: object) -> bytes | None:
+        """What was said."""
+        return self._said.get((what, key))
+
+
+class WatchedFeed(Feed):
+    """A node's feed, whose events are compared with those of all others."""
+
+    def __init__(self, ledger: Ledger, node: str) -> None:
+        super().__init__(EVENTS_KEPT)
+        self._ledger = ledger
+        self._node = node
+        self._last: dict[str, int] = {}
+
+    def publish(self, events: list[AnyEvent]) -> None:
+        for event in events:
+            product = event.product_id
+            expected = self._last.get(product, 0) + 1
+            if event.product_sequence != expected:
+                raise self._ledger.violation(f"{self._node} publishes {product} {event.product_sequence}, not {expected}")
+            self._last[product] = expected
+            self._ledger.agree(self._node, "event", (product, expected), _encode(event))
+        super().publish(events)
+
+    def restart(self, sequences: dict[str, int]) -> None:  # type: ignore[override]  # what the engine gives
+        self._last = dict(sequences)
+        super().restart(sequences)
+
+
+class WatchedEngine(ReplicatedEngine, Machine):
+    """A node's engine, whose state is compared with that of all others after each entry and each restore."""
+
+    def __init__(self, ledger: Ledger, node: str) -> None:
+        Machine.__init__(self)
+        ReplicatedEngine.__init__(self, WatchedFeed(ledger, node))
+        self._ledger = ledger
+        self._node = node
+
+    @property
+    def feed(self) -> Feed:
+        """Where its events go."""
+        return self._feed
+
+    def apply(self, index: int, payload: bytes) -> object:
+        outcomes = ReplicatedEngine.apply(self, index, payload)
+        self.hash = self.engine.state_hash
+        self.fresh.append((index, payload, self.hash))
+        self._ledger.agree(self._node, "state hash", self.engine.sequence, self.hash)
+        return outcomes
+
+    def digest(self) -> bytes:
+        return ReplicatedEngine.digest(self)
+
+    def replace(self, engine: Engine) -> None:
+        ReplicatedEngine.replace(self, engine)
+        self.hash = engine.state_hash
+        self._ledger.agree(self._node, "state hash", engine.sequence, self.hash)
+        self._ledger.agree(self._node, "full hash", engine.sequence, engine.full_hash())
+
+
+class WatchedSnapshots(SnapshotPort):
+    """A node's snapshots; the state that each is taken of is noted, and what a dead process held open can be closed."""
+
+    def __init__(
+        self, store: SnapshotStore, machine: WatchedEngine, ledger: Ledger, node: str, now_ns: Callable[[], int]
+    ) -> None:
+        super().__init__(store, machine, software="simulation", now_ns=now_ns)
+        self._ledger = ledger
+        self._node = node
+        self._opened: list[SnapshotSource] = []
+        self._sinks: list[SnapshotSink] = []
+        self.restored = 0
+
+    def capture(self, mark: SnapshotMark) -> None:
+        engine = self._machine.engine
+        self._ledger.agree(self._node, "full hash", engine.sequence, engine.full_hash())
+        super().capture(mark)
+
+    def restore(self, mark: SnapshotMark) -> None:
+        super().restore(mark)
+        self.restored += 1
+
+    @property
+    def received(self) -> int:
+        """Transfers that began."""
+        return len(self._sinks)
+
+    def open_source(self) -> SnapshotSource:
+        self._opened.append(super().open_source())
+        return self._opened[-1]
+
+    def open_sink(self) -> SnapshotSink:
+        self._sinks.append(super().open_sink())
+        return self._sinks[-1]
+
+    def close(self) -> None:
+        """The process is gone, and its files with it."""
+        for source in self._opened:
+            source.close()
+        for sink in self._sinks:
+            sink.abort()
+
+
+class Reader:
+    """A reader of one product's feed that goes from node to node and must see every event once, as all others do."""
+
+    audience = Audience.FULL
+    writable = True
+
+    def __init__(self, ledger: Ledger, product: str) -> None:
+        self._ledger = ledger
+        self._product = product
+        self._next = 1
+        self._at: tuple[EngineService, Subscription] | None = None
+        self.seen = 0
+        self.skipped = 0
+
+    @property
+    def service(self) -> EngineService | None:
+        """Where it reads."""
+        return self._at[0] if self._at is not None else None
+
+    def send(self, frame: bytes) -> bool:
+        for event in [event for body in FrameSplitter().feed(frame) for event in _decode(body).events]:
+            if event.product_sequence != self._next:
+                raise self._ledger.violation(f"a reader of {self._product} got {event.product_sequence}, not {self._next}")
+            if self._ledger.said("event", (self._product, self._next)) != _encode(event):
+                raise self._ledger.violation(f"a reader of {self._product} got another event {self._next} than was published")
+            self._next += 1
+            self.seen += 1
+        return True
+
+    def feed_ended(self, subscription: Subscription, reason: str) -> None:
+        self._at = None
+
+    def move(self, service: EngineService) -> None:
+        """Leave the node it reads from, and go on at another; from its present if what is missing is not kept there."""
+        self.leave()
+        try:
+            subscription = service.subscribe(self, Subscribe(1, self._product, self._next))
+        except RequestFailed as error:
+            if error.code is FailCode.TOO_OLD:
+                self.skipped += 1
+                self._next = service.feed.next_sequence(self._product)
+            return
+        self._at = (service, subscription)
+        service.feed.resume(subscription)
+
+    def leave(self) -> None:
+        """Read from nobody."""
+        if self._at is not None:
+            service, subscription = self._at
+            service.feed.unsubscribe(subscription)
+        self._at = None

@@ -1,0 +1,103 @@
+"""The whole exchange under seeds: what clients saw is what one exchange would have shown them, whatever happened to its nodes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.simulation.exchange import ExchangeFaults, ExchangeWorld
+from tests.simulation.run import Setting, main, outcome_of
+
+ROOT = Path(__file__).parents[2]
+STEPS = 1000
+DAMAGE = ExchangeFaults(flip=0.006, lose_disk=0.001, copies=0.0)
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> None:
+    """What nodes log is not looked at here."""
+    caplog.set_level(60)
+
+
+def finished(seed: int, nodes: int = 3, faults: ExchangeFaults | None = None, *, rocks: bool = False) -> ExchangeWorld:
+    world = ExchangeWorld(seed, nodes, faults=faults, rocks=rocks)
+    world.run(STEPS)
+    assert world.verdict.told > 200
+    assert world.verdict.reads > 50
+    assert all(reader.seen > 50 for reader in world.readers)
+    return world
+
+
+def test_three_nodes_and_everything_that_can_happen_does() -> None:
+    """Rare things are in these few seeds already, or the simulation would show less than it says."""
+    counts: Counter[str] = Counter()
+    for seed in range(5):
+        counts += finished(seed).counts
+    for what in ("snapshots taken", "snapshots failed", "snapshots received", "snapshots restored", "duplicates"):
+        assert counts[what] > 0, (what, counts)
+
+
+def test_five_nodes() -> None:
+    finished(100, 5)
+
+
+def test_damaged_snapshots_are_refused_and_their_nodes_come_back() -> None:
+    assert sum(finished(seed, 3, DAMAGE).refused_starts for seed in range(200, 203)) >= 2
+
+
+def test_snapshots_in_rocksdb() -> None:
+    assert finished(300, 3, DAMAGE, rocks=True).counts["snapshots taken"] > 3
+
+
+def _history(seed: int) -> str:
+    world = ExchangeWorld(seed, 3, faults=DAMAGE, trace=True)
+    world.run(250)
+    digest = hashlib.sha256("\n".join(world.trace or ()).encode())
+    digest.update(msgspec.msgpack.encode(world.history))
+    digest.update(repr(world.committed).encode())
+    return digest.hexdigest()
+
+
+def test_the_same_seed_is_the_same_history_in_another_process() -> None:
+    code = "import logging; logging.disable(60); from tests.simulation.test_exchange import _history; print(_history(7))"
+    other = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONHASHSEED": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert _history(7) == other.stdout.strip()
+    assert _history(7) != _history(8)
+
+
+def test_the_list_of_its_faults_is_the_same_run() -> None:
+    setting = Setting(exchange=True, lose_disks=True)
+    happened = outcome_of(5, setting)
+    faults = "; ".join(map(str, happened.faults))
+    assert "start" in faults
+    assert outcome_of(5, replace(setting, faults=faults)) == happened
+
+
+def test_a_failing_seed_is_printed_with_few_faults(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    original = ExchangeWorld.flip
+
+    def flip(self: ExchangeWorld, node: str, where: float) -> None:
+        original(self, node, where)
+        raise self.violation("made up")
+
+    monkeypatch.setattr(ExchangeWorld, "flip", flip)
+    assert main(["--exchange", "--lose-disks", "--seed", "1", "--jobs", "1"]) == 1
+    printed = capsys.readouterr().out
+    assert "replay: make simulate SEED=1 RUNS=1 NODES=3 EXCHANGE=1 DISKS=1 TRACE=1" in printed
+    assert "these 1 are enough: make simulate SEED=1 RUNS=1 NODES=3 EXCHANGE=1 DISKS=1 FAULTS='" in printed

@@ -1,0 +1,61 @@
+"""The test of the test, for the exchange: with any one protection switched off, the simulation of the whole notices within a few seeds."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+import pytest
+
+from tests.simulation.exchange import ExchangeFaults, ExchangeWorld
+from tests.simulation.exchange_mutants import MUTANTS
+from tests.simulation.world import ViolationError
+
+
+@dataclass(frozen=True)
+class Hunt:
+    """Under which faults a missing protection shows soon: how many seeds at most, and what the violation says."""
+
+    says: str
+    faults: ExchangeFaults = field(default_factory=ExchangeFaults)
+    seeds: range = range(8)
+    steps: int = 1000
+
+
+HUNTS = {
+    "no_command_ids": Hunt("applied twice", steps=300),
+    "no_barrier": Hunt("wrong read", ExchangeFaults(pause=0.01), range(16)),
+    "early_reply": Hunt("lost: ", ExchangeFaults(crash=0.02), steps=200),
+    "no_snapshot_check": Hunt("another full hash|could not be loaded", ExchangeFaults(flip=0.02, copies=0.0)),
+    "unchecked_sharing": Hunt("another full hash|could not be loaded", ExchangeFaults(flip=0.02, copies=0.0)),
+    "torn_snapshots": Hunt("SEAL: |there is no snapshot for what came before"),
+    "unsynced_snapshots": Hunt("SEAL: |there is no snapshot for what came before"),
+    "early_compaction": Hunt("there is no snapshot for what came before"),
+    "ignored_disk_errors": Hunt("its log ends at|does not match its checksum", ExchangeFaults(disk_error=0.002, copies=0.0)),
+    "silent_feed": Hunt("events of a product have no gap"),
+}
+
+
+def violation(seed: int, hunt: Hunt) -> str:
+    """What is noticed under a seed; "" for nothing."""
+    try:
+        ExchangeWorld(seed, faults=hunt.faults).run(hunt.steps)
+    except ViolationError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_missing_protection_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(60)
+    MUTANTS[name](monkeypatch)
+    hunt = HUNTS[name]
+    noticed = next((text for seed in hunt.seeds if (text := violation(seed, hunt))), "nothing")
+    print(f"{name}: {noticed}")
+    assert re.search(hunt.says, noticed), noticed
+
+
+def test_with_all_protections_the_same_faults_do_no_harm(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(60)
+    assert not violation(0, HUNTS["no_snapshot_check"])
+    assert not violation(0, HUNTS["ignored_disk_errors"])

@@ -1,0 +1,99 @@
+"""Data directories as another version left them, for tests of migrations."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import msgspec
+
+from cluster import hardstate
+from cluster.hardstate import HardState
+from cluster.log import DurableLog
+from cluster.messages import COMMAND, NO_OP
+from cluster.ports import LogEntry, SnapshotMark
+from cluster.storage import RealDisk
+from node.config import NodeConfig
+from node.migration.build import Builder
+from node.migration.found import LOG, SNAPSHOTS, look
+from snapshots.abi import ABI
+from snapshots.abi.schema import Schema
+from snapshots.job import JobState
+from snapshots.manifest import SnapshotFields
+from snapshots.store import SnapshotStore
+from statemachine.commands import Batch, encode_batch
+from statemachine.engine import Engine
+from tests.unit.snapshots.versions import BACKWARD, FOUR, chains
+
+STATE = HardState(term=7, voted_for="n2", commit_index=20)
+
+
+def entries_of(batches: list[Batch]) -> list[LogEntry]:
+    """A log: a no-op first, as a leader begins, and one in the middle; from index 1, terms 1 and 2."""
+    payloads = [bytes([COMMAND]) + encode_batch(batch) for batch in batches]
+    half = len(payloads) // 2
+    return [
+        LogEntry(payload, index, 1 if index <= half + 1 else 2)
+        for index, payload in enumerate([bytes([NO_OP]), *payloads[:half], bytes([NO_OP]), *payloads[half:]], 1)
+    ]
+
+
+def engine_at(entries: list[LogEntry], index: int) -> Engine:
+    """The state after the entry at `index`."""
+    engine = Engine()
+    for entry in entries[:index]:
+        if entry.payload[0] == COMMAND:
+            engine.apply(msgspec.msgpack.decode(entry.payload[1:], type=Batch))
+    return engine
+
+
+def write_data(data: Path, entries: list[LogEntry], cut: int, *, log_from: int = 1, node_id: str = "n1") -> None:
+    """A data directory of this version: a snapshot at index `cut` (none if 0), the log from `log_from` on, and a hard state."""
+    log = DurableLog(RealDisk(data / LOG, fsync=False), node_id=node_id, abi=ABI, segment_bytes=4000)
+    for entry in entries[log_from - 1 :]:
+        log.append(entry)
+    log.close()
+    hardstate.store(RealDisk(data / LOG, fsync=False), STATE)
+    if cut:
+        engine = engine_at(entries, cut)
+        mark = msgspec.msgpack.encode(SnapshotMark(entries[cut - 1], entries[cut - 2]))
+        fields = SnapshotFields(cut, entries[cut - 1].term, mark, engine.sequence, "0.0.1", time.time_ns())
+        job = SnapshotStore(data / SNAPSHOTS).begin(fields, dict(engine.tables()))
+        while job.poll() is JobState.RUNNING:
+            time.sleep(0.005)
+        assert job.poll() is JobState.DONE
+
+
+def as_version(data: Path, version: Schema, directory: Path) -> None:
+    """Write a data directory of this version as an earlier version would have left it."""
+    directory.mkdir(exist_ok=True)
+    known = chains(directory / "released", BACKWARD)
+    Builder(look(data), directory / "old", known.find(FOUR.abi, version.abi), known.releases, "n1", lambda _line: None).build()
+    for part in (SNAPSHOTS, LOG):
+        shutil.rmtree(data / part, ignore_errors=True)
+        shutil.move(directory / "old" / part, data / part)
+    shutil.rmtree(directory / "old")
+
+
+def contents(data: Path) -> dict[str, bytes]:
+    """Every file with data in it, by its path."""
+    return {
+        str(path.relative_to(data)): path.read_bytes()
+        for part in (SNAPSHOTS, LOG)
+        for path in sorted((data / part).rglob("*"))
+        if path.is_file() and path.name not in ("writer.lock", "LOCK")
+    }
+
+
+def loaded(config: NodeConfig) -> tuple[Engine, list[LogEntry], HardState | None]:
+    """What this version finds: the state at the end of the log, the log, and the hard state."""
+    disk = RealDisk(config.data_path / LOG, fsync=False)
+    entries = DurableLog(disk, node_id=config.node_id, abi=ABI).load()
+    store = SnapshotStore(config.data_path / SNAPSHOTS)
+    newest = store.newest()
+    engine = Engine() if newest is None else Engine.restore(store.load(newest))
+    for entry in entries:
+        if entry.payload[0] == COMMAND and entry.index > (0 if newest is None else newest.index):
+            engine.apply(msgspec.msgpack.decode(entry.payload[1:], type=Batch))
+    return engine, entries, hardstate.load(disk)

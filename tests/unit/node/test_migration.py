@@ -1,0 +1,429 @@
+"""A start on another version's data: migrated whole or not at all, at any kill; and the way back."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from cluster import hardstate
+from cluster.log import DurableLog
+from cluster.messages import COMMAND
+from cluster.ports import LogEntry
+from cluster.storage import RealDisk, RealFile
+from node.config import NodeConfig
+from node.config_file import load
+from node.errors import DataDirectoryError, DirectoryError
+from node.migration import switch
+from node.migration.back import way_back
+from node.migration.found import LOG, SNAPSHOTS, look
+from node.migration.rehearsal import places, rehearse
+from node.migration.start import at_start
+from node.setup import initialise
+from snapshots.abi import ABI
+from snapshots.errors import MigrationError, SnapshotDamagedError, UnknownAbiError
+from snapshots.migration.chain import Chains
+from snapshots.migration.codec import Values
+from statemachine.commands import Batch, CancelAll, encode_batch
+from statemachine.engine import MIGRATED_HASH
+from tests.unit.node.migrating import STATE, as_version, contents, engine_at, entries_of, loaded, write_data
+from tests.unit.snapshots.states import foundations, trading
+from tests.unit.snapshots.versions import FOUR, ONE, THREE, THREE_TO_FOUR, chains, with_changes
+
+ENTRIES = entries_of([*foundations(), *trading(5, 40)])
+END = len(ENTRIES)
+CUT = 25
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cluster of one node, and beside it data of version 1 with a snapshot in the middle of the log."""
+    directory = tmp_path_factory.mktemp("template")
+    initialise(directory / "cluster", 1)
+    write_data(directory / "data", ENTRIES, CUT)
+    as_version(directory / "data", ONE, directory / "versions")
+    return directory
+
+
+@pytest.fixture
+def config(template: Path, tmp_path: Path) -> NodeConfig:
+    return new_node(template, tmp_path / "cluster")
+
+
+def new_node(template: Path, directory: Path) -> NodeConfig:
+    shutil.copytree(template / "cluster", directory)
+    return load(directory / "n1" / "node.toml")
+
+
+@pytest.fixture
+def known(tmp_path: Path) -> Chains:
+    return chains(tmp_path / "released")
+
+
+@pytest.fixture
+def old(config: NodeConfig, template: Path) -> dict[str, bytes]:
+    """The node has the data of version 1. What is in its files."""
+    return with_data(config, template)
+
+
+def with_data(config: NodeConfig, template: Path) -> dict[str, bytes]:
+    shutil.copytree(template / "data", config.data_path, dirs_exist_ok=True)
+    return contents(config.data_path)
+
+
+def check_migrated(config: NodeConfig) -> None:
+    engine, entries, state = loaded(config)
+    assert [(entry.index, entry.term) for entry in entries] == [(entry.index, entry.term) for entry in ENTRIES]
+    assert state == STATE
+    plain = engine_at(ENTRIES, END)
+    assert (engine.sequence, engine.state_hash) == (plain.sequence, MIGRATED_HASH)
+    for batch in trading(6, 20, 500):
+        assert engine.apply(batch) == plain.apply(batch)
+    engine.check()
+
+
+def test_a_start_migrates_snapshot_log_and_votes(config: NodeConfig, old: dict[str, bytes], known: Chains) -> None:
+    built = at_start(config, known)
+    assert built is not None
+    check_migrated(config)
+    assert at_start(config, known) is None, "the next start finds nothing to do"
+    former = config.data_path / switch.FORMER / ONE.abi
+    assert contents(former) == old, "the former data is as it was"
+    assert (built.snapshot_index, built.last_index, built.report.entries) == (CUT, END, END - 2)
+
+
+@pytest.mark.parametrize("cut", [0, END])
+def test_wherever_the_snapshot_is_the_state_is_the_same(
+    cut: int, config: NodeConfig, known: Chains, template: Path, tmp_path: Path
+) -> None:
+    """Two nodes with the same log and different snapshots: they agree from the first batch of this version on."""
+    write_data(config.data_path, ENTRIES, cut, log_from=max(1, cut - 5))
+    as_version(config.data_path, ONE, tmp_path / "versions")
+    at_start(config, known)
+    other = new_node(template, tmp_path / "other")
+    with_data(other, template)
+    at_start(other, known)
+    assert _next_hash(config) == _next_hash(other)
+
+
+def _next_hash(config: NodeConfig) -> bytes:
+    """The running hash after one batch of this version."""
+    engine, _, _ = loaded(config)
+    engine.apply(Batch(9_999, []))
+    return engine.state_hash
+
+
+def test_a_node_without_data_has_nothing_to_migrate(config: NodeConfig, known: Chains) -> None:
+    assert at_start(config, known) is None
+
+
+def test_data_of_this_version_is_left_alone(config: NodeConfig, known: Chains) -> None:
+    write_data(config.data_path, ENTRIES, CUT)
+    before = contents(config.data_path)
+    assert at_start(config, known) is None
+    assert contents(config.data_path) == before
+
+
+class _KilledError(BaseException):
+    """The process ends here."""
+
+
+def _dying(original: Callable[..., Any], after: int) -> Callable[..., Any]:
+    calls = [0]
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == after:
+            raise _KilledError
+        return original(*arguments, **named)
+
+    return call
+
+
+@pytest.mark.parametrize(("function", "step"), [("rename", 1), ("fsync", 3)])
+def test_killed_anywhere_the_next_start_has_it_whole(
+    function: str, step: int, config: NodeConfig, old: dict[str, bytes], known: Chains, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = getattr(os, function)
+    ends = set()
+    for after in range(1, 60, step):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, function, _dying(original, after))
+            try:
+                at_start(config, known)
+                ends.add("done")
+                break
+            except _KilledError:
+                ends.add("killed")
+        if not (config.data_path / switch.READY).exists() and (config.data_path / switch.FORMER).exists():
+            assert look(config.data_path).abi == ABI
+        elif not (config.data_path / switch.READY).exists():
+            assert contents(config.data_path) == old, "nothing is changed before all is there"
+    assert ends == {"killed", "done"}
+    at_start(config, known)
+    check_migrated(config)
+    assert sorted(path.name for path in config.data_path.iterdir() if path.is_dir()) == [switch.FORMER, LOG, SNAPSHOTS]
+
+
+# ---------------------------------------------------------------------- what is refused
+
+
+def _raises(_row: Values) -> Values:
+    raise ZeroDivisionError("a rule that does not hold")
+
+
+def test_a_failing_check_changes_nothing(config: NodeConfig, old: dict[str, bytes], tmp_path: Path) -> None:
+    bad = chains(
+        tmp_path / "released", with_changes(THREE_TO_FOUR, rows={"balance": lambda row: {**row, "hold": row["hold"] + 1}})
+    )
+    with pytest.raises(MigrationError, match="money is conserved: currency BTC") as caught:
+        at_start(config, bad)
+    assert caught.value.check == "money is conserved"
+    assert contents(config.data_path) == old
+    at_start(config, chains(tmp_path / "released"))
+    check_migrated(config)
+
+
+def test_a_full_disk_changes_nothing(
+    config: NodeConfig, old: dict[str, bytes], known: Chains, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: RealFile, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RealFile, "append", full)
+        with pytest.raises(OSError, match="No space left"):
+            at_start(config, known)
+    assert contents(config.data_path) == old
+    assert not (config.data_path / switch.DRAFT).exists()
+    at_start(config, known)
+    check_migrated(config)
+
+
+def test_a_disk_that_takes_no_snapshot_changes_nothing(config: NodeConfig, old: dict[str, bytes], tmp_path: Path) -> None:
+    """The snapshot is written by a process of its own; with a limit on the size of files its database cannot be."""
+    code = (
+        "import resource, sys; from pathlib import Path; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
+        "from node.config_file import load; from node.migration.start import at_start; from tests.unit.snapshots.versions import chains\n"
+        "at_start(load(Path(sys.argv[1])), chains(Path(sys.argv[2])))"
+    )
+    path = Path(config.directory) / "node.toml"
+    command = [sys.executable, "-c", code, str(path), str(tmp_path / "released")]
+    chains(tmp_path / "released")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[3], check=False)
+    assert done.returncode == 1
+    assert "MigrationError: migration: the snapshot is written" in done.stderr or "File too large" in done.stderr
+    assert contents(config.data_path) == old
+
+
+def test_a_flipped_bit_is_refused_before_anything_else(config: NodeConfig, old: dict[str, bytes], known: Chains) -> None:
+    victim = next(path for path in sorted((config.data_path / SNAPSHOTS).rglob("*.sst")))
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 4
+    victim.write_bytes(data)
+    with pytest.raises(SnapshotDamagedError, match="is not what was written"):
+        at_start(config, known)
+    assert look(config.data_path).abi == ONE.abi
+
+
+def test_an_abi_that_is_newer_or_unknown_is_refused(config: NodeConfig, old: dict[str, bytes]) -> None:
+    with pytest.raises(UnknownAbiError, match=f"ABI {ONE.abi} is not known to this software: a later version"):
+        at_start(config)
+    assert contents(config.data_path) == old
+
+
+def test_snapshot_and_log_of_two_abis_are_refused(
+    config: NodeConfig, old: dict[str, bytes], known: Chains, tmp_path: Path
+) -> None:
+    write_data(tmp_path / "other", ENTRIES, 0)
+    for path in (config.data_path / LOG).iterdir():
+        path.unlink()
+    for path in (tmp_path / "other" / LOG).iterdir():
+        path.rename(config.data_path / LOG / path.name)
+    with pytest.raises(DataDirectoryError, match="snapshot and log are of different ABIs"):
+        at_start(config, known)
+
+
+def test_the_process_says_what_failed_and_ends_with_its_own_code(config: NodeConfig, old: dict[str, bytes]) -> None:
+    command = [sys.executable, "-m", "node.engine_process", "--config", str(Path(config.directory) / "node.toml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[3], check=False)
+    assert done.returncode == 3
+    first, *_, complaint, advice = done.stderr.splitlines()
+    assert "quorumbook 0.1.0" in first
+    assert f"ABI {ABI}" in first
+    assert f"ABI {ONE.abi} is not known" in complaint
+    assert "the version that wrote it can still start on it" in advice
+    assert contents(config.data_path) == old
+
+
+# ---------------------------------------------------------------------- rehearsal
+
+
+def test_a_rehearsal_touches_nothing_and_tells_all(config: NodeConfig, old: dict[str, bytes], known: Chains) -> None:
+    before = {path: path.stat().st_mtime_ns for path in sorted(config.data_path.rglob("*"))}
+    (place,) = places(Path(config.directory).parent)
+    rehearsal = rehearse(place, known=known)
+    assert {path: path.stat().st_mtime_ns for path in sorted(config.data_path.rglob("*"))} == before
+    assert contents(config.data_path) == old
+    built = rehearsal.built
+    assert built is not None
+    assert [step.how for step in built.report.steps] == ["automatic", "module", "module"]
+    assert built.behind == END - CUT
+    assert built.bytes_after > 0
+    differences = dict(rehearsal.differences())
+    assert [line[0] for line in differences["Product"]] == ["-", "-", "-", "+", "+", "+"]
+    assert "BTC/USD" in differences["Product"][1]
+
+
+def test_a_rehearsal_may_end_at_another_version(config: NodeConfig, old: dict[str, bytes], known: Chains) -> None:
+    built = rehearse(places(config.data_path)[0], THREE.abi[:10], known=known).built
+    assert built is not None
+    assert (built.report.target, built.report.checks) == (THREE.abi, [])
+
+
+def test_a_directory_with_nothing_in_it_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DirectoryError, match="neither a cluster's, nor a node's"):
+        places(tmp_path)
+
+
+# ---------------------------------------------------------------------- the way back
+
+
+def append(config: NodeConfig, *batches: Batch, first: int = END + 1) -> None:
+    """Go on trading after the migration."""
+    disk = RealDisk(config.data_path / LOG, fsync=False)
+    log = DurableLog(disk, node_id="n1", abi=ABI)
+    log.load()
+    for index, batch in enumerate(batches, first):
+        log.append(LogEntry(bytes([COMMAND]) + encode_batch(batch), index, 9))
+    log.close()
+    hardstate.store(disk, msgspec.structs.replace(STATE, term=9))
+
+
+def test_the_way_back_exports_what_came_since(config: NodeConfig, old: dict[str, bytes], known: Chains) -> None:
+    at_start(config, known)
+    since = [Batch(8_000 + number, [CancelAll("ann", f"s{number}")]) for number in range(3)]
+    append(config, *since)
+    way = way_back(config.data_path)
+    assert [(entry.index, entry.batch) for entry in way.since()] == list(enumerate(since, END + 1))
+    switch.go_back(config.data_path, way.record)
+    now = contents(config.data_path)
+    assert {name: data for name, data in now.items() if name != "log/hardstate"} == {
+        name: data for name, data in old.items() if name != "log/hardstate"
+    }
+    state = hardstate.load(RealDisk(config.data_path / LOG))
+    assert state == msgspec.structs.replace(STATE, term=10, voted_for=None), "beyond every term of the time that is undone"
+    with pytest.raises(DataDirectoryError, match="no migration that could be undone"):
+        way_back(config.data_path)
+    at_start(config, known)
+    assert look(config.data_path).abi == ABI, "and forth again"
+
+
+@pytest.mark.parametrize("function", ["rename", "fsync"])
+def test_killed_on_the_way_back_the_next_start_finishes_it(
+    function: str, config: NodeConfig, old: dict[str, bytes], known: Chains, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_start(config, known)
+    original = getattr(os, function)
+    for after in range(1, 30):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, function, _dying(original, after))
+            try:
+                if not switch.finish(config.data_path) and look(config.data_path).abi == ABI:
+                    switch.go_back(config.data_path, way_back(config.data_path).record)
+                break
+            except _KilledError:
+                continue
+    assert {name for name in contents(config.data_path) if name != "log/hardstate"} == {
+        name for name in old if name != "log/hardstate"
+    }
+    assert look(config.data_path).abi == ONE.abi
+
+
+def test_a_gap_in_what_came_since_is_told(config: NodeConfig, old: dict[str, bytes], known: Chains) -> None:
+    at_start(config, known)
+    for path in (config.data_path / LOG).glob("log-*.seg"):
+        path.unlink()
+    append(config, Batch(8_000, [CancelAll("ann", "s1")]), first=END + 11)
+    with pytest.raises(
+        DataDirectoryError, match=f"log entries {END + 1} to {END + 10}, applied since the migration, are not on this node"
+    ):
+        list(way_back(config.data_path).since())
+
+
+def test_once_final_there_is_no_way_back(config: NodeConfig, old: dict[str, bytes], known: Chains) -> None:
+    at_start(config, known)
+    (config.data_path / switch.ARCHIVE).mkdir()
+    assert switch.finalize(config.data_path, keep_archive=False) == 1
+    assert switch.former(config.data_path) == []
+    assert not (config.data_path / switch.ARCHIVE).exists()
+    with pytest.raises(DataDirectoryError, match="it was finalized"):
+        way_back(config.data_path)
+    check_migrated(config)
+
+
+# ---------------------------------------------------------------------- executables
+
+SCRIPT = """#!{python}
+import sys
+from pathlib import Path
+before, after = map(Path, sys.argv[1:])
+for path in before.glob("*.tsv"):
+    text = path.read_text()
+    if path.stem == "Member":
+        text = text.replace("# table = Member", "# table = Account")
+    (after / path.name.replace("Member", "Account")).write_text({text})
+"""
+
+
+def _script(config: NodeConfig, text: str) -> Path:
+    directory = Path(config.directory) / "migrations"
+    directory.mkdir()
+    script = directory / THREE.abi
+    script.write_text(SCRIPT.format(python=sys.executable, text=text))
+    script.chmod(0o755)
+    return directory
+
+
+def test_an_executable_named_after_the_source_abi_takes_the_place_of_a_module(
+    config: NodeConfig, old: dict[str, bytes], tmp_path: Path
+) -> None:
+    scripts = _script(config, "text")
+    built = at_start(config, chains(tmp_path / "released", scripts=scripts))
+    assert built is not None
+    assert [step.how for step in built.report.steps] == ["automatic", "module", "executable"]
+    check_migrated(config)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('text.replace("100000", "99999") if path.stem == "Balance" else text', "money is conserved|the engine takes"),
+        ("text.replace('Account', 'Nobody')", "the executable's tables can be read"),
+        ("1 / 0", "the executable runs: .*exit code 1: .*ZeroDivisionError"),
+    ],
+)
+def test_what_an_executable_does_wrong_is_told(
+    text: str, message: str, config: NodeConfig, old: dict[str, bytes], tmp_path: Path
+) -> None:
+    scripts = _script(config, text)
+    with pytest.raises(MigrationError, match=f"(?s){message}"):
+        at_start(config, chains(tmp_path / "released", scripts=scripts))
+    assert contents(config.data_path) == old
+
+
+def test_the_record_of_a_migration_that_cannot_be_read_is_told(config: NodeConfig, old: dict[str, bytes], known: Chains) -> None:
+    at_start(config, known)
+    record = config.data_path / switch.FORMER / ONE.abi / switch.RECORD
+    assert json.loads(record.read_bytes())["to_abi"] == FOUR.abi
+    record.write_text("{}")
+    with pytest.raises(DataDirectoryError, match="not the record of a migration"):
+        way_back(config.data_path)

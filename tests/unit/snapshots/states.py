@@ -1,0 +1,62 @@
+"""A small exchange with everything that a migration must carry: open orders in two products, holds, done orders, remembered ids."""
+
+from __future__ import annotations
+
+from random import Random
+
+from statemachine.commands import (
+    AnyCommand,
+    Batch,
+    CancelOrder,
+    Deposit,
+    OpenAccount,
+    PlaceOrder,
+    PutApiKey,
+    PutCurrency,
+    PutProduct,
+)
+from statemachine.engine import Engine
+from statemachine.limits import OPERATOR
+from statemachine.types import OrderType, Side
+
+PRODUCTS = ("BTC-USD", "ETH-USD")
+ACCOUNTS = ("ann", "bob", "eve")
+
+
+def foundations() -> list[Batch]:
+    """Currencies, products without fees, accounts with money and keys, one of them revoked."""
+    commands: list[AnyCommand] = [
+        PutCurrency(OPERATOR, f"f:{name}", name, scale) for name, scale in (("USD", 2), ("BTC", 2), ("ETH", 2))
+    ]
+    commands.extend(PutProduct(OPERATOR, f"f:{name}", name, name[:3], "USD", 100, 1, 1, 1000, 0, 0) for name in PRODUCTS)
+    for name in ACCOUNTS:
+        commands.append(OpenAccount(OPERATOR, f"f:{name}", name))
+        commands.append(PutApiKey(OPERATOR, f"f:key-{name}", f"key-{name}", name, "c2VjcmV0", "pass", 3))
+        commands.extend(Deposit(name, f"f:{name}-{currency}", currency, 10_000_000) for currency in ("USD", "BTC", "ETH"))
+    return [Batch(1_000, commands)]
+
+
+def trading(seed: int, count: int, first: int = 0) -> list[Batch]:
+    """Orders around a few prices, and cancels of some; every command has an id of its own."""
+    random = Random(seed)
+    batches = []
+    for number in range(first, first + count):
+        account = random.choice(ACCOUNTS)
+        if random.random() < 0.15:
+            command: AnyCommand = CancelOrder(account, f"x{number}", 0, f"o{random.randrange(max(number, 1))}")
+        else:
+            side = random.choice((Side.BUY, Side.SELL))
+            price = 100 * (random.randrange(95, 101) if side is Side.BUY else random.randrange(100, 106))
+            product, size = random.choice(PRODUCTS), random.randrange(1, 50)
+            command = PlaceOrder(account, f"c:o{number}", product, side, OrderType.LIMIT, price, size, client_oid=f"o{number}")
+        batches.append(Batch(2_000 + number, [command]))
+    return batches
+
+
+def applied(*flows: list[Batch]) -> Engine:
+    """An engine that has applied them."""
+    engine = Engine()
+    for flow in flows:
+        for batch in flow:
+            engine.apply(batch)
+    return engine

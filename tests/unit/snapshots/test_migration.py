@@ -1,0 +1,265 @@
+"""States of three earlier versions come to this one: by themselves, by a rule, by names; and trade on as if they had always been here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from snapshots.abi.schema import Schema
+from snapshots.errors import MigrationError, UnknownAbiError
+from snapshots.migration.chain import Chains
+from snapshots.migration.codec import Codec, Values
+from snapshots.migration.plan import Drop, Facts, Tables, facts_of
+from snapshots.migration.run import LogMigration, Rows, StateMigration
+from statemachine.commands import Batch, decode_batch, encode_batch
+from statemachine.engine import MIGRATED_HASH, Engine
+from tests.unit.snapshots.states import applied, foundations, trading
+from tests.unit.snapshots.versions import (
+    BACKWARD,
+    FORWARD,
+    FOUR,
+    ONE,
+    THREE,
+    THREE_TO_FOUR,
+    TWO,
+    TWO_TO_THREE,
+    chains,
+    with_changes,
+)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    """A state of this version."""
+    return applied(foundations(), trading(1, 150))
+
+
+@pytest.fixture
+def forward(tmp_path: Path) -> Chains:
+    return chains(tmp_path / "released")
+
+
+def rows_of(engine: Engine) -> Rows:
+    return {name: list(rows) for name, rows in engine.tables()}
+
+
+def in_version(rows: Rows, version: Schema, directory: Path) -> Rows:
+    """A state of this version as an earlier one has it."""
+    steps = chains(directory / "released", BACKWARD).find(FOUR.abi, version.abi)
+    return StateMigration(steps).run(rows, FOUR)
+
+
+def with_row(rows: Rows, schema: Schema, table: str, position: int, **changes: Any) -> Rows:
+    """The same rows but for one, changed or (with another key) added."""
+    codec = Codec(schema)
+    changed = codec.write_row(table, {**codec.read_row(table, rows[table][position]), **changes})
+    kept = [row for row in rows[table] if row[0] != changed[0]]
+    return {**rows, table: sorted([*kept, changed])}
+
+
+def migrated(rows: Rows, source: Schema, known: Chains) -> tuple[Engine, StateMigration]:
+    migration = StateMigration(known.find(source.abi, FOUR.abi))
+    return Engine.restore(migration.run(rows, FOUR)), migration
+
+
+def comparable(engine: Engine) -> dict[str, list[Values]]:
+    """The whole state, but for what is begun anew: the running hash and the fingerprints."""
+    codec = Codec(FOUR)
+    tables = {name: [codec.read_row(name, row) for row in rows] for name, rows in engine.tables()}
+    for table, field in (("counter", "state_hash"), ("outcome", "fingerprint")):
+        for row in tables[table]:
+            row[field] = b""
+    return tables
+
+
+@pytest.mark.parametrize("version", [ONE, TWO, THREE], ids=["1", "2", "3"])
+def test_a_state_of_each_version_trades_on_as_if_it_had_always_been_here(
+    engine: Engine, version: Schema, forward: Chains, tmp_path: Path
+) -> None:
+    moved, _ = migrated(in_version(rows_of(engine), version, tmp_path), version, forward)
+    here = Engine.restore(rows_of(engine))
+    assert comparable(moved) == comparable(here)
+    for batch in [*trading(2, 150, 150), *trading(1, 150)]:
+        assert moved.apply(batch) == here.apply(batch), "the commands of before are duplicates, the others trade alike"
+    moved.check()
+    assert comparable(moved) == comparable(here)
+
+
+def test_the_report_accounts_for_every_row(engine: Engine, forward: Chains, tmp_path: Path) -> None:
+    rows = in_version(rows_of(engine), THREE, tmp_path)
+    rows = with_row(rows, THREE, "api_key", 0, key_id="old", permissions=0)
+    rows = with_row(rows, THREE, "done_order", 0, done_reason="EXPIRED")
+    moved, migration = migrated(rows, THREE, forward)
+    assert moved.api_key("old") is None
+    assert moved.api_key("key-ann") is not None
+    (step,) = migration.report.steps
+    counts = {count.table: count for count in step.tables}
+    assert (counts["api_key"].rows_in, counts["api_key"].rows_out, counts["api_key"].reasons) == (4, 3, {"revoked": 1})
+    assert counts["member"].new_table == "account"
+    assert all(count.rows_in == count.rows_out for name, count in counts.items() if name != "api_key")
+    assert len(migration.report.checks) == 6
+    assert step.how == "module"
+
+
+def test_versions_without_code_between_them_follow_by_themselves(forward: Chains) -> None:
+    assert [step.how for step in forward.find(ONE.abi, FOUR.abi)] == ["automatic", "module", "module"]
+    assert forward.find(FOUR.abi, FOUR.abi) == []
+
+
+def test_the_log_follows_command_by_command(forward: Chains, tmp_path: Path) -> None:
+    """Half of it in the snapshot, half behind: the same state as all of it in the snapshot, and as never migrated."""
+    flows = [*foundations(), *trading(3, 120)]
+    back = LogMigration(chains(tmp_path / "released", BACKWARD).find(FOUR.abi, ONE.abi), FOUR)
+    ahead = LogMigration(forward.find(ONE.abi, FOUR.abi), FOUR)
+    old_log = [back.convert(encode_batch(batch)) for batch in flows]
+    log = [decode_batch(ahead.convert(payload)) for payload in old_log]
+    assert [msgspec.structs.replace(batch, migrated=False) for batch in log] == flows
+    assert ahead.commands == sum(len(batch.commands) for batch in flows)
+    engines = []
+    for cut in (0, 50, len(flows)):
+        start = in_version(rows_of(applied(flows[:cut])), ONE, tmp_path)
+        moved, _ = migrated(start, ONE, forward) if cut else (Engine(), None)
+        for batch in log[cut:]:
+            moved.apply(batch)
+        assert moved.state_hash == MIGRATED_HASH
+        engines.append(moved)
+    plain = applied(flows)
+    assert len({each.full_hash() for each in engines}) == 1
+    assert all(comparable(each) == comparable(plain) for each in engines)
+    for each in engines:
+        each.apply(Batch(9_999, []))
+    ends = {each.state_hash for each in engines}
+    assert len(ends) == 1
+    assert ends != {MIGRATED_HASH}, "from the first batch of this version on, the hash tells states apart"
+
+
+def test_states_that_differ_after_a_migration_show_it_at_the_first_batch(engine: Engine, forward: Chains, tmp_path: Path) -> None:
+    rows = in_version(rows_of(engine), ONE, tmp_path)
+    one, _ = migrated(rows, ONE, forward)
+    other, _ = migrated(with_row(rows, ONE, "api_key", 0, secret="b3RoZXI="), ONE, forward)
+    assert one.state_hash == other.state_hash == MIGRATED_HASH
+    one.apply(Batch(9_999, []))
+    other.apply(Batch(9_999, []))
+    assert one.state_hash != other.state_hash
+
+
+# ---------------------------------------------------------------------- what is refused
+
+
+def _raises(_row: Values) -> Values:
+    raise ZeroDivisionError("a rule that does not hold")
+
+
+def _poorer(row: Values) -> Values:
+    return {**row, "available": row["available"] - 1}
+
+
+def _other_price(row: Values) -> Values:
+    return {**row, "price": row["price"] + 100} if row["side"] == "BUY" else row
+
+
+def _other_id(row: Values) -> Values:
+    return {**row, "order_id": 1_000 - row["order_id"]}
+
+
+def _drop(reason: str) -> Callable[[Values], Drop]:
+    return lambda _row: Drop(reason)
+
+
+def _without_a_row(tables: Tables) -> dict[str, str]:
+    tables["api_key"].pop()
+    return {}
+
+
+def _richer(tables: Tables) -> Facts:
+    facts = facts_of(tables)
+    return Facts({**facts.money, "USD": 0}, facts.queues)
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "a function that raises": (
+        {"rows": {"api_key": _raises}},
+        r"rows are converted: table api_key, row .*ZeroDivisionError: a rule",
+    ),
+    "a field left out": (
+        {"structs": {"BalanceRow": lambda row: {"account_id": "x"}}},
+        "table balance, row .*is part of the key and missing",
+    ),
+    "a field of another type": ({"rows": {"api_key": lambda row: {**row, "secret": 5}}}, "secret: expected str, not 5"),
+    "an unknown field": ({"rows": {"api_key": lambda row: {**row, "colour": 5}}}, "colour: is no field of ApiKeyRow"),
+    "money that vanishes": ({"rows": {"balance": _poorer}}, "money is conserved: currency BTC: accounts and fees had 30000000"),
+    "balances dropped": ({"rows": {"balance": _drop("poor")}}, "money is conserved"),
+    "orders at other prices": ({"rows": {"order": _other_price}}, "every open order is at its place in its queue: order"),
+    "orders in another order": ({"rows": {"order": _other_id}}, "every open order is at its place in its queue: order"),
+    "orders dropped": ({"rows": {"order": _drop("old")}}, "the engine takes the state"),
+    "accounts dropped": ({"rows": {"member": _drop("idle")}}, "references are whole: table api_key, row .*there is no account"),
+    "a crossed book": (
+        {
+            "rows": {"order": lambda row: {**row, "price": 20_000} if row["side"] == "BUY" else row},
+            "facts_before": lambda t: Facts({}, {}),
+            "facts_after": lambda t: Facts({}, {}),
+        },
+        "the engine takes the state",
+    ),
+    "two rows of one key": ({"rows": {"api_key": lambda row: {**row, "key_id": "k"}}}, "keys are unique: table api_key"),
+    "a table without a word": ({"renamed_tables": {}}, "rows are accounted for: table member: is not in the new schema"),
+    "a value without a word": ({"enums": {}}, "DoneReason has no EXPIRED any more"),
+    "rows gone without a word": (
+        {"whole": _without_a_row},
+        "rows are accounted for: table api_key: the whole changed 3 rows to 2",
+    ),
+    "facts that differ": (
+        {"facts_after": _richer},
+        "money is conserved: currency USD: accounts and fees had 30000000, and have 0",
+    ),
+    "facts that cannot be read": (
+        {"facts_before": lambda tables: facts_of(Tables())},
+        "facts_before or facts_after must say where",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_must_not_be_is_refused_and_named(name: str, engine: Engine, tmp_path: Path) -> None:
+    changes, message = BAD[name]
+    rows = in_version(rows_of(engine), THREE, tmp_path)
+    rows = with_row(rows, THREE, "done_order", 0, done_reason="EXPIRED")
+    known = chains(tmp_path / "released", with_changes(THREE_TO_FOUR, **{"rows": {}, **changes}))
+    with pytest.raises(MigrationError, match=message):
+        migrated(rows, THREE, known)
+
+
+def test_a_command_that_cannot_be_converted_is_named(tmp_path: Path) -> None:
+    known = chains(tmp_path / "released", with_changes(TWO_TO_THREE, structs={"PutProduct": _raises}))
+    log = LogMigration(known.find(TWO.abi, FOUR.abi), FOUR)
+    back = LogMigration(chains(tmp_path / "released", BACKWARD).find(FOUR.abi, TWO.abi), FOUR)
+    with pytest.raises(MigrationError, match=r"commands are converted: log entry 1 .*ZeroDivisionError.*stopped gracefully"):
+        log.convert(back.convert(encode_batch(foundations()[0])))
+
+
+def test_without_a_way_the_message_says_what_would_be_needed(tmp_path: Path) -> None:
+    with pytest.raises(
+        MigrationError, match=r"no migration leads from .*version 0\.0\.2.*without a default.*quorumbook migrate new"
+    ):
+        chains(tmp_path / "released", {}).find(TWO.abi, FOUR.abi)
+    with pytest.raises(MigrationError, match=r"no way leads from .* back to"):
+        chains(tmp_path / "released", FORWARD).find(FOUR.abi, ONE.abi)
+    with pytest.raises(MigrationError, match="in a circle"):
+        chains(tmp_path / "released", {**BACKWARD, TWO.abi: TWO_TO_THREE}).find(THREE.abi, ONE.abi)
+
+
+def test_an_unknown_abi_says_so(forward: Chains) -> None:
+    with pytest.raises(UnknownAbiError, match=r"ABI ffff.* is not known .*later version.*version 0\.0\.1"):
+        forward.find("f" * 40, FOUR.abi)
+
+
+def test_a_damaged_row_is_named(engine: Engine, forward: Chains, tmp_path: Path) -> None:
+    rows = in_version(rows_of(engine), TWO, tmp_path)
+    key, value = rows["product"][0]
+    rows["product"][0] = (key, value[:-1])
+    with pytest.raises(MigrationError, match=r"rows are of their schema: table product, key"):
+        migrated(rows, TWO, forward)

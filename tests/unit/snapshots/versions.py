@@ -1,0 +1,105 @@
+"""Three versions before this one, made up: their schemas, the way forward, and the way in which a state of this version is written in theirs.
+
+1 -> 2  a field is added with a default (`OrderState.fill_fees`, `PlaceOrder.post_only`): no code.
+2 -> 3  `pair` of a product, "BTC/USD", is split into `base` and `quote`, in the table and in the command.
+3 -> 4  the table `member` is called `account`; the reason EXPIRED of done orders is gone; keys that were revoked are dropped. 4 is this software.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from snapshots.abi import SCHEMA
+from snapshots.abi.releases import Releases
+from snapshots.abi.schema import FieldType, Schema, StructType, TableType
+from snapshots.migration.chain import Chains
+from snapshots.migration.codec import Values
+from snapshots.migration.plan import Drop, Migration
+
+
+def with_struct(schema: Schema, name: str, change: Callable[[list[FieldType]], list[FieldType]]) -> Schema:
+    """The schema with other fields in a struct."""
+    struct = schema.structs[name]
+    changed = StructType(struct.form, struct.tag, struct.closed, change(struct.fields))
+    return msgspec.structs.replace(schema, structs={**schema.structs, name: changed})
+
+
+def without(field: str) -> Callable[[list[FieldType]], list[FieldType]]:
+    return lambda fields: [each for each in fields if each.name != field]
+
+
+def _joined(fields: list[FieldType]) -> list[FieldType]:
+    """`pair` instead of `base` and `quote`."""
+    return [FieldType("pair", "str") if each.name == "base" else each for each in fields if each.name != "quote"]
+
+
+def with_tables(schema: Schema, change: Callable[[TableType], TableType]) -> Schema:
+    """The schema with other tables."""
+    return msgspec.structs.replace(schema, tables=[change(table) for table in schema.tables])
+
+
+def _member(table: TableType) -> TableType:
+    return msgspec.structs.replace(table, name="member") if table.name == "account" else table
+
+
+FOUR = SCHEMA
+THREE = msgspec.structs.replace(
+    with_tables(FOUR, _member), enums={**FOUR.enums, "DoneReason": {**FOUR.enums["DoneReason"], "EXPIRED": 9}}
+)
+TWO = with_struct(with_struct(THREE, "ProductRow", _joined), "PutProduct", _joined)
+ONE = with_struct(with_struct(TWO, "OrderState", without("fill_fees")), "PlaceOrder", without("post_only"))
+ALL = (ONE, TWO, THREE, FOUR)
+
+
+def _split(values: Values) -> Values:
+    values["base"], values["quote"] = values["pair"].split("/")
+    return values
+
+
+def _join(values: Values) -> Values:
+    return {**values, "pair": f"{values['base']}/{values['quote']}"}
+
+
+def _revoked(key: Values) -> Values | Drop:
+    return Drop("revoked") if key["permissions"] == 0 else key
+
+
+TWO_TO_THREE = Migration(TWO.abi, THREE.abi, structs={"ProductRow": _split, "PutProduct": _split})
+THREE_TO_FOUR = Migration(
+    THREE.abi,
+    FOUR.abi,
+    rows={"api_key": _revoked},
+    enums={"DoneReason": {"EXPIRED": "CANCELLED"}},
+    renamed_tables={"member": "account"},
+)
+FORWARD = {migration.source: migration for migration in (TWO_TO_THREE, THREE_TO_FOUR)}
+
+BACKWARD = {
+    FOUR.abi: Migration(FOUR.abi, THREE.abi, renamed_tables={"account": "member"}),
+    THREE.abi: Migration(THREE.abi, TWO.abi, structs={"ProductRow": _join, "PutProduct": _join}),
+    TWO.abi: Migration(TWO.abi, ONE.abi),
+}
+
+
+def write_descriptions(directory: Path, *schemas: Schema) -> Path:
+    """Descriptions as those of the versions 0.0.1, 0.0.2, ..."""
+    directory.mkdir(exist_ok=True)
+    for number, schema in enumerate(schemas, 1):
+        (directory / f"0.0.{number}-{schema.abi}.json").write_bytes(schema.encode())
+    return directory
+
+
+def chains(directory: Path, migrations: dict[str, Migration] | None = None, **changes: Any) -> Chains:
+    """The way forward, or with other migrations."""
+    known = Releases(write_descriptions(directory, ONE, TWO, THREE))
+    return Chains(known, FORWARD if migrations is None else migrations, **changes)
+
+
+def with_changes(migration: Migration, **changes: Any) -> dict[str, Migration]:
+    """The way forward with one migration changed."""
+    return {**FORWARD, migration.source: replace(migration, **changes)}
