@@ -97,6 +97,7 @@ class Batcher(Generic[Item]):
         self._queued_units = 0
         self._in_flight = 0
         self._scheduled = False
+        self._held = False
         self.counts = BatcherCounts()
 
     @property
@@ -127,6 +128,16 @@ class Batcher(Generic[Item]):
         self._queued_units += units
         self._schedule()
 
+    def hold(self) -> None:
+        """Propose nothing more until `release`; what is under way goes on, and items may queue."""
+        self._held = True
+
+    def release(self) -> None:
+        """Undo `hold`."""
+        self._held = False
+        if self._queue:
+            self._schedule()
+
     def fail_queued(self, refusal: Refusal) -> None:
         """Refuse everything that waits; what is under way is told by its proposal."""
         failed, self._queue = self._queue, deque()
@@ -145,7 +156,7 @@ class Batcher(Generic[Item]):
 
     def _pump(self) -> None:
         self._scheduled = False
-        while self._queue and self._in_flight < self._in_flight_max:
+        while self._queue and self._in_flight < self._in_flight_max and not self._held:
             batch = self._take()
             self._in_flight += 1
             self.counts.proposals += 1

@@ -137,7 +137,7 @@ class Guard:
         self.connected.discard(peer)
         self.transport.disconnected(peer)
         self._forget_recovering(peer)  # it may lose its disk again before it is back
-        self._senders.drop(peer)
+        self._senders.disconnected(peer)
         self._receiver.drop(peer)
         self._watch.disconnected(peer)
         if self.core.leader_id == peer and self.core.role == "follower":
@@ -180,8 +180,9 @@ class Guard:
 
     def _outgoing_entries(self, peer: str, message: dict[str, Any]) -> bool:
         if "serialized" in message:
-            self._senders.start(peer, message["term"])
-            return True
+            if self._senders.start(peer, message["term"], self.core.next_index(peer)):
+                return True
+            return self._send(peer, m.Heartbeat(message["term"]))
         if self._senders.busy(peer):
             return self._send(peer, m.Heartbeat(message["term"]))
         if "transmission" in message:

@@ -29,7 +29,8 @@ from pathlib import Path
 import msgspec
 
 from cluster.errors import LogAbiError, LogDamagedError
-from cluster.messages import COMMAND
+from cluster.membership import Membership, decode_members
+from cluster.messages import COMMAND, MEMBERS
 from cluster.ports import Disk, DiskFile, LogEntry
 
 MAGIC = b"QBLOG1\n\0"
@@ -350,6 +351,15 @@ def segment_abis(directory: Path) -> dict[str, str]:
         if read is not None:
             headers[path.name] = read[0].abi
     return headers
+
+
+def members_of(entry: LogEntry) -> Membership | None:
+    """The membership that an entry says; None for any other entry.
+
+    Raises:
+        ValueError: it is not a possible one.
+    """
+    return decode_members(entry.payload[1:], entry.index) if entry.payload[0] == MEMBERS else None
 
 
 def command_of(entry: LogEntry) -> bytes | None:

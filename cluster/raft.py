@@ -88,7 +88,8 @@ class RaftStatus(msgspec.Struct, frozen=True):
     `voter`: whether this node may vote: it is a voter, and not on probation. `quorum`: whether a majority of the voters is connected, this
     node included. `peers` are all other members. `members_index`: the log entry that says who belongs to the cluster, 0 for the
     configuration; `change_under_way`: that entry is not known to be committed.
-    `snapshots_refused`: that came from a leader; what the wire refuses it counts itself. `digests_...`: see `DivergenceWatch`.
+    `snapshots_refused`: that came from a leader; what the wire refuses it counts itself. `snapshots_not_taken`: that this leader sent and the
+    peer did not take. `digests_...`: see `DivergenceWatch`.
     """
 
     role: str
@@ -111,6 +112,7 @@ class RaftStatus(msgspec.Struct, frozen=True):
     members: list[MemberState] = []
     members_index: int = 0
     change_under_way: bool = False
+    snapshots_not_taken: int = 0
 
 
 class Raft:
@@ -341,6 +343,7 @@ class Raft:
             peers=peers,
             sending=self._senders.progress(),
             snapshots_refused=self._receiver.refused,
+            snapshots_not_taken=self._senders.not_taken,
             digests_compared=self._watch.compared,
             digests_differing=self._watch.differing,
             digests_undecided=self._watch.undecided,

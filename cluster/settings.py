@@ -32,6 +32,9 @@ DIGEST_INTERVAL = 64
 TRANSFER_TIMEOUT = 5.0
 """Seconds without an answer after which a snapshot's transfer begins anew."""
 
+OFFER_AGAIN = 30.0
+"""Seconds until a snapshot that a peer got whole and did not take is sent to it again: it may still be restoring it, or refuse its schema."""
+
 assert ENTRY_BYTES_MAX < APPEND_BYTES_MAX
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from cluster import messages as m
 from cluster.errors import RaftFatalError
 from cluster.ports import Clock, SnapshotMark, SnapshotRefusedError, Snapshots, SnapshotSink, SnapshotSource
-from cluster.settings import CHUNK_BYTES, CHUNKS_IN_FLIGHT, TRANSFER_TIMEOUT
+from cluster.settings import CHUNK_BYTES, CHUNKS_IN_FLIGHT, OFFER_AGAIN, TRANSFER_TIMEOUT
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +28,18 @@ class _Sending:
 
 
 class Senders:
-    """The snapshots that this leader is sending, one a peer at most."""
+    """The snapshots that this leader is sending, one a peer at most.
+
+    Attributes:
+        not_taken: how often a peer got one whole and did not take it.
+    """
 
     def __init__(self, snapshots: Snapshots, clock: Clock) -> None:
         self._snapshots = snapshots
         self._clock = clock
         self._sending: dict[str, _Sending] = {}
+        self._delivered: dict[str, tuple[int, float]] = {}
+        self.not_taken = 0
 
     def busy(self, peer: str) -> bool:
         """Whether a snapshot is on its way to the peer."""
@@ -48,12 +54,25 @@ class Senders:
         """Bytes acknowledged and in all, by peer."""
         return {peer: (sending.acknowledged, sending.source.size) for peer, sending in self._sending.items()}
 
-    def start(self, peer: str, term: int) -> None:
-        """Begin, unless one is on its way."""
-        if peer not in self._sending:
-            source = self._snapshots.open_source()
-            log.info("sending the snapshot at index %d (%d bytes) to %s", source.mark.index, source.size, peer)
-            self._sending[peer] = _Sending(source, term, self._clock())
+    def start(self, peer: str, term: int, next_index: int) -> bool:
+        """Begin, unless one is on its way; whether one is. Not soon after the peer got one and still asks for an index that is in it."""
+        if peer in self._sending:
+            return True
+        index, at = self._delivered.get(peer, (0, 0.0))
+        if next_index <= index:
+            if self._clock() - at < OFFER_AGAIN:
+                return False
+            self.not_taken += 1
+            log.warning("%s has not taken the snapshot at index %d (its log says why): it is sent again", peer, index)
+        source = self._snapshots.open_source()
+        log.info("sending the snapshot at index %d (%d bytes) to %s", source.mark.index, source.size, peer)
+        self._sending[peer] = _Sending(source, term, self._clock())
+        return True
+
+    def disconnected(self, peer: str) -> None:
+        """The peer is gone, and what it got may be."""
+        self._delivered.pop(peer, None)
+        self.drop(peer)
 
     def drop(self, peer: str) -> None:
         """Give up."""
@@ -78,6 +97,7 @@ class Senders:
             return []
         sending.heard = self._clock()
         if ack.received >= sending.source.size:
+            self._delivered[peer] = (sending.source.mark.index, self._clock())
             self.drop(peer)
             return []
         if ack.received < sending.acknowledged or ack.received > sending.sent:

@@ -286,8 +286,10 @@ class TlsWire:
         self._called.discard(peer)
 
     async def _call(self, peer: str) -> bool:
-        """Call a peer once and stay with it; whether it was reached at all."""
-        address = self._peers[peer]
+        """Call a peer once and stay with it; whether it was reached at all. It may have been removed since it was decided to."""
+        address = self._peers.get(peer)
+        if address is None:
+            return False
         host, port = split_address(address)
         writer = None
         try:

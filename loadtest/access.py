@@ -13,18 +13,23 @@ from node.credentials import Credentials
 
 
 class Access:
-    """Addresses and keys of one cluster. Reads the nodes' configurations once.
+    """Addresses and keys of one cluster whose nodes all have their directories here. Reads the configurations once, and at `reload`.
 
     Raises:
         DirectoryError, ConfigError: there is no cluster in the directory, or its configuration is not right.
     """
 
     def __init__(self, directory: Path) -> None:
-        self.layout = ClusterDirectory(directory)
-        self.directory = self.layout.directory
-        self.natives = self.layout.addresses
-        self.https = self.layout.http_urls
+        self.directory = directory.resolve()
+        self.reload()
         self.admin = self.layout.admin()
+
+    def reload(self) -> None:
+        """Read the directory anew: nodes have come or gone. Raises as the constructor."""
+        self.layout = ClusterDirectory(self.directory)
+        here = self.layout.node_ids
+        self.natives = {node_id: self.layout.addresses[node_id] for node_id in here}
+        self.https = {node_id: self.layout.http_urls[node_id] for node_id in here}
 
     def tls(self) -> ssl.SSLContext:
         """A client's TLS context that trusts this cluster's nodes only, and shows no certificate."""

@@ -136,6 +136,11 @@ class Scenario:
         self._clients.append(client)
         self._trading.append(asyncio.create_task(self.desk.trade(client, flow, chunk or self.plan.chunk)))
 
+    def members_changed(self) -> None:
+        """Take note of nodes that have come or gone; what runs goes on with those that it knows, or learns of the others by itself."""
+        self.access.reload()
+        self.cluster.reload()
+
     def operator_client(self) -> ClusterClient:
         """A client for the operator."""
         return self.access.client()

@@ -8,7 +8,7 @@ What it proves:
 - each node's state hash is the one that follows from the log.
 
 It needs the whole log: `raft.archive_log = true` keeps the segments that a node no longer needs itself. An entry counts as committed
-up to the highest commit index that a node tells, and without nodes up to the last entry that a majority of the logs has in common.
+up to the highest commit index that a node tells, and without nodes up to the last entry that a majority of the voters have in common.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import inf
 from pathlib import Path
 from typing import TypeVar
@@ -24,7 +24,8 @@ from typing import TypeVar
 import msgspec
 
 from cluster.errors import LogDamagedError
-from cluster.log import command_of, read_segments, segment_abis
+from cluster.log import command_of, members_of, read_segments, segment_abis
+from cluster.membership import Membership
 from cluster.ports import LogEntry
 from node.config import NodeConfig
 from node.config_file import load
@@ -99,7 +100,13 @@ class _NodeLog:
     def __init__(self, node_id: str, directories: list[Path]) -> None:
         self.node_id = node_id
         self.directories = directories
-        self.marks = {entry.index: _mark(entry) for entry in self.entries()}
+        self.marks: dict[int, _Mark] = {}
+        self.memberships: dict[int, Membership] = {}
+        for entry in self.entries():
+            self.marks[entry.index] = _mark(entry)
+            membership = members_of(entry)
+            if membership is not None:
+                self.memberships[entry.index] = membership
 
     def entries(self) -> Iterator[LogEntry]:
         """All entries, by index.
@@ -196,7 +203,7 @@ def _opened(
         raise AuditError(f"{directory}: no node in it (expected {directory}/n1/node.toml)")
     logs = [log for log in map(_node_log, configs) if log.marks]
     told = {node_id: status for node_id, status in (statuses or {}).items() if status is not None}
-    return logs, told, _commit_index(logs, len(configs[0].nodes), told)
+    return logs, told, _commit_index(logs, [node.node_id for node in configs[0].nodes], told)
 
 
 def audit_running(
@@ -262,7 +269,7 @@ def _applied(outcome: AnyOutcome) -> _Applied:
     return _Applied(outcome.sequence, type(outcome).__name__.lower(), order_id, remembered)
 
 
-def _commit_index(logs: list[_NodeLog], nodes: int, told: Mapping[str, NodeStatus]) -> int:
+def _commit_index(logs: list[_NodeLog], configured: Sequence[str], told: Mapping[str, NodeStatus]) -> int:
     """The last index that is surely committed; see the module's text.
 
     Raises:
@@ -273,12 +280,26 @@ def _commit_index(logs: list[_NodeLog], nodes: int, told: Mapping[str, NodeStatu
     last = max(max(log.marks) for log in logs)
     if told:
         return min(last, max(status.commit_index for status in told.values()))
-    majority = nodes // 2 + 1
+    everywhere = {index: membership for log in logs for index, membership in log.memberships.items()}
     for index in range(last, 0, -1):
-        marks = [log.marks[index] for log in logs if index in log.marks]
-        if any(marks.count(mark) >= majority for mark in marks):
-            return index
-    raise AuditError(f"no entry is in the logs of {majority} nodes")
+        for log in logs:
+            if index in log.marks and _held_by_majority(
+                log, logs, index, _voters(everywhere | log.memberships, index, configured)
+            ):
+                return index
+    raise AuditError("no entry is in the logs of a majority of the voters")
+
+
+def _voters(memberships: Mapping[int, Membership], index: int, configured: Sequence[str]) -> Sequence[str]:
+    """Who votes at an index of the log; before the log says it, those whom the configuration lists."""
+    newest = max((at for at in memberships if at <= index), default=0)
+    return memberships[newest].voters if newest else configured
+
+
+def _held_by_majority(holder: _NodeLog, logs: list[_NodeLog], index: int, voters: Sequence[str]) -> bool:
+    """Whether a majority of the voters have the entry that this log has at `index`."""
+    same = [log for log in logs if log.node_id in voters and log.marks.get(index) == holder.marks[index]]
+    return len(same) > len(voters) // 2
 
 
 def _agree(logs: list[_NodeLog], commit_index: int, told: Mapping[str, NodeStatus]) -> tuple[dict[int, _Mark], AuditCheck]:

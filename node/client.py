@@ -11,11 +11,12 @@ import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from node.config import NodeAddress
 from node.connection import EndCallback, EventsCallback, NativeConnection, Querier
 from node.credentials import Credentials, sign
 from node.errors import ConnectionLost, RequestFailed
 from node.feed_reader import FeedReader
-from node.protocol import AnyQuery, ControlAction, FailCode, LeaderHint, StatusQuery
+from node.protocol import AnyQuery, ControlAction, FailCode, LeaderHint, NodeStatus, StatusQuery
 from statemachine.commands import AnyCommand
 from statemachine.events import AnyEvent, AnyOutcome
 
@@ -40,7 +41,10 @@ PING_TIMEOUT = 1.0
 """A connection is asked for the node's status every interval; one that does not answer within the timeout is cut, so that what is under
 way on it goes to another node. Commands themselves have no such limit: a long queue is no reason to send them again."""
 
-RETRIED = frozenset({FailCode.NOT_LEADER, FailCode.NO_LEADER, FailCode.OUTCOME_UNKNOWN, FailCode.OVERLOADED, FailCode.STOPPING})
+_SAME_NODE = frozenset({FailCode.OVERLOADED, FailCode.BUSY})
+"""Failures that the same node may not have a moment later."""
+
+RETRIED = frozenset({FailCode.NOT_LEADER, FailCode.NO_LEADER, FailCode.OUTCOME_UNKNOWN, FailCode.STOPPING, *_SAME_NODE})
 """Failures that another node, or the same one later, may not have."""
 
 _Result = TypeVar("_Result")
@@ -50,12 +54,14 @@ _Attempt = Callable[[NativeConnection], Awaitable[_Result]]
 class ClusterClient:
     """Speaks to whichever node leads. Safe for many tasks of one event loop; they share one connection a node.
 
+    It learns of nodes that join and leave the cluster from those it is connected with.
+
     Commands:     submit
     Reads:        query, events
-    Operation:    control, connection, close
+    Operation:    control, add_member, remove_member, connection, close
 
     Args:
-        addresses: node id -> "host:port" or "unix:/path".
+        addresses: node id -> "host:port" or "unix:/path"; one that belongs to the cluster is enough to begin with.
         deadline: seconds until a call gives up, unless the call names its own.
         client: what this client calls itself in the nodes' logs.
     """
@@ -106,13 +112,21 @@ class ClusterClient:
             return await (await self.connection(node_id)).control(action)
         return await self._on_leader(lambda connection: connection.control(action), None)
 
+    async def add_member(self, address: NodeAddress, *, read_only: bool = False, deadline: float | None = None) -> int:
+        """Make a node a member; see `protocol.AddMember`. Raises as `submit`."""
+        return await self._on_leader(lambda connection: connection.add_member(address, read_only=read_only), deadline)
+
+    async def remove_member(self, node_id: str, *, force: bool = False, deadline: float | None = None) -> int:
+        """Remove a member; see `protocol.RemoveMember`. Raises as `submit`."""
+        return await self._on_leader(lambda connection: connection.remove_member(node_id, force=force), deadline)
+
     async def events(self, product_id: str, from_sequence: int = 0) -> AsyncGenerator[list[AnyEvent], None]:
         """A product's events from `from_sequence` on (0: from now), without gap or repetition, from any node, changing nodes as they die.
 
         Raises:
             RequestFailed: TOO_OLD (no node keeps that sequence any more), NOT_FOUND (no node knows the product), or another refusal.
         """
-        reader = FeedReader(self._open, list(self._order), product_id, from_sequence)
+        reader = FeedReader(self._open, lambda: self._order, product_id, from_sequence)
         try:
             while True:
                 yield await reader.next()
@@ -148,7 +162,7 @@ class ClusterClient:
         opened = await NativeConnection.open(
             self._addresses[node_id], tls=self._tls, credentials=self._credentials, client=self._client
         )
-        watcher = asyncio.create_task(_watch(opened))
+        watcher = asyncio.create_task(_watch(opened, self._learn))
         self._watchers.add(watcher)
         watcher.add_done_callback(self._watchers.discard)
         return opened
@@ -174,16 +188,33 @@ class ClusterClient:
         """Take up a hint; True if it names another node than the one believed to lead."""
         if hint is None or hint.node_id == self.leader_id:
             return False
-        if hint.node_id not in self._addresses:
-            if not hint.native:
-                return False
-            self._addresses[hint.node_id] = hint.native
-            self._order.append(hint.node_id)
+        if not self._know(hint.node_id, hint.native):
+            return False
         self.leader_id = hint.node_id
         return True
 
+    def _know(self, node_id: str, address: str) -> bool:
+        """Take up a node; False if nobody told its address. An address that was given stays: it may be another way to the node."""
+        if node_id not in self._addresses:
+            if not address:
+                return False
+            self._addresses[node_id] = address
+        if node_id not in self._order:
+            self._order.append(node_id)
+        return True
+
+    def _learn(self, status: NodeStatus) -> None:
+        """Take up the members that a node names. Who is none any more is not tried again; a node that has not caught up cannot say who."""
+        for member in status.members:
+            self._know(member.node_id, member.native)
+        if status.ready and status.members:
+            members = {member.node_id for member in status.members}
+            self._order = [node_id for node_id in self._order if node_id in members]
+
     def _after(self, node_id: str) -> str:
         """The node that is tried after `node_id`."""
+        if node_id not in self._order:
+            return self._order[0]
         return self._order[(self._order.index(node_id) + 1) % len(self._order)]
 
 
@@ -223,7 +254,7 @@ class _Search:
 
     def _choose(self, error: Exception) -> None:
         client = self._client
-        if isinstance(error, RequestFailed) and error.code == FailCode.OVERLOADED:
+        if isinstance(error, RequestFailed) and error.code in _SAME_NODE:
             return
         if client.leader_id == self.node_id:
             client.leader_id = client._after(self.node_id)
@@ -236,21 +267,21 @@ class _Search:
         return RequestFailed(code, f"no answer from a leader within {seconds:g} s ({self._last}); {knowledge}")
 
 
-async def _watch(connection: NativeConnection) -> None:
-    """Cut a connection whose node has stopped answering."""
+async def _watch(connection: NativeConnection, learn: Callable[[NodeStatus], None]) -> None:
+    """Cut a connection whose node has stopped answering; what it answers is passed on."""
     while not connection.closed.is_set():
         try:
             async with asyncio.timeout(PING_INTERVAL):
                 await connection.closed.wait()
         except TimeoutError:
-            if connection.reading and not await _answers(connection):
+            if connection.reading and not await _answers(connection, learn):
                 connection.abort(f"the node did not answer for {PING_TIMEOUT:g} s")
 
 
-async def _answers(connection: NativeConnection) -> bool:
+async def _answers(connection: NativeConnection, learn: Callable[[NodeStatus], None]) -> bool:
     try:
         async with asyncio.timeout(PING_TIMEOUT):
-            await connection.query(StatusQuery())
+            learn(await connection.query(StatusQuery()))
     except (TimeoutError, ConnectionLost):
         return False
     except RequestFailed:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import msgspec
 
-from node import pki
+from node import identity, pki
 from node.client import ClusterClient
-from node.config import NodeConfig
+from node.config import NodeAddress, NodeConfig
 from node.config_file import load
 from node.credentials import Credentials
 from node.errors import DirectoryError
@@ -40,6 +40,7 @@ class ClusterDirectory:
     Raises:
         DirectoryError: there is no node in it.
         ConfigError: a node's configuration is not right.
+        DataDirectoryError: it cannot be read whether a node was removed.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -55,30 +56,41 @@ class ClusterDirectory:
             config = load(path)
             self.config_paths[config.node_id] = path
             self.configs[config.node_id] = config
+        self.removed = {
+            node_id for node_id, config in self.configs.items() if identity.stage_of(config) is identity.Stage.REMOVED
+        }
 
     @property
     def node_ids(self) -> list[str]:
-        """The nodes that are here, sorted."""
-        return list(self.configs)
+        """The nodes that are here, sorted, without those that the cluster has removed."""
+        return [node_id for node_id in self.configs if node_id not in self.removed]
 
     @property
     def cluster_id(self) -> str:
         """The cluster's id."""
-        return self._any.cluster_id
+        return self.like.cluster_id
 
     @property
     def addresses(self) -> dict[str, str]:
-        """The native address "host:port" of every node of the cluster."""
-        return {node.node_id: node.native for node in self._any.nodes}
+        """The native address "host:port" of every node that the configurations know."""
+        return {node.node_id: node.native for node in self._nodes()}
 
     @property
     def http_urls(self) -> dict[str, str]:
-        """The public HTTP URL of every node of the cluster."""
-        return {node.node_id: node.http for node in self._any.nodes}
+        """The public HTTP URL of every node that the configurations know."""
+        return {node.node_id: node.http for node in self._nodes()}
 
     @property
-    def _any(self) -> NodeConfig:
-        return next(iter(self.configs.values()))
+    def like(self) -> NodeConfig:
+        """The configuration of a node of the cluster; what is not about addresses is the same in all."""
+        return self.configs[(self.node_ids or list(self.configs))[0]]
+
+    def _nodes(self) -> list[NodeAddress]:
+        """Where the nodes are. Each one's own file knows best; the others' files name those that are on other machines."""
+        active = [self.configs[node_id] for node_id in self.node_ids]
+        named = {node.node_id: node for config in active for node in config.nodes}
+        named.update((config.node_id, config.address(config.node_id)) for config in active)
+        return [node for node_id, node in sorted(named.items()) if node_id not in self.removed]
 
     def log_file(self, node_id: str) -> Path:
         """Where a node that runs in the background writes what it has to say."""
@@ -86,7 +98,7 @@ class ClusterDirectory:
 
     def tls(self) -> ssl.SSLContext:
         """A client's TLS context: trusts this cluster's nodes only and shows no certificate."""
-        return pki.client_context(self._any, with_cert=False)
+        return pki.client_context(self.like, with_cert=False)
 
     def admin(self) -> Credentials:
         """The operator's key, from `admin.json` or, where that is not kept, from a node's configuration.
@@ -97,7 +109,7 @@ class ClusterDirectory:
         path = self.directory / "admin.json"
         if path.exists():
             return read_key(path).credentials()
-        admin = self._any.admin
+        admin = self.like.admin
         return Credentials(admin.key_id, admin.secret, admin.passphrase)
 
     def client(self, credentials: Credentials | None = None, *, deadline: float = 8.0, client: str = "cli") -> ClusterClient:

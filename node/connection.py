@@ -12,12 +12,14 @@ from typing import Any, Protocol, Self, cast, overload
 
 import msgspec
 
+from node.config import NodeAddress
 from node.credentials import Credentials, hello
 from node.errors import ConnectionLost, FramingError, RequestFailed
 from node.framing import RESPONSE_MAX, UNDECODABLE, FrameSplitter
 from node.protocol import (
     ANSWER_TYPES,
     PROTOCOL_VERSION,
+    AddMember,
     Answer,
     AnyQuery,
     ApiKeyQuery,
@@ -35,6 +37,7 @@ from node.protocol import (
     OrdersQuery,
     ProductsQuery,
     Query,
+    RemoveMember,
     Results,
     StatusQuery,
     Submit,
@@ -234,6 +237,21 @@ class NativeConnection:
         request_id = next(self._request_ids)
         answer: Answer = await self._request(request_id, Control(request_id, action))
         return msgspec.msgpack.decode(answer.body, type=bool)
+
+    async def add_member(self, address: NodeAddress, *, read_only: bool = False) -> int:
+        """Make a node a member of the cluster; see `protocol.AddMember`. The index of the log entry. Raises `RequestFailed`, `ConnectionLost`."""
+        return await self._change(
+            lambda request_id: AddMember(request_id, address.node_id, address.raft, address.native, address.http, read_only)
+        )
+
+    async def remove_member(self, node_id: str, *, force: bool = False) -> int:
+        """Remove a node from the cluster; see `protocol.RemoveMember`. The index of the log entry. Raises `RequestFailed`, `ConnectionLost`."""
+        return await self._change(lambda request_id: RemoveMember(request_id, node_id, force))
+
+    async def _change(self, request: Callable[[int], msgspec.Struct]) -> int:
+        request_id = next(self._request_ids)
+        answer: Answer = await self._request(request_id, request(request_id))
+        return msgspec.msgpack.decode(answer.body, type=int)
 
     async def close(self) -> None:
         """End the connection. Again: no effect."""

@@ -34,13 +34,6 @@ class Evidence(msgspec.Struct, frozen=True):
     found_at: str
 
 
-def cause(error: BaseException | None) -> DivergedError | None:
-    """The divergence because of which a node failed, if it was one: what failed once raises other errors from then on."""
-    while error is not None and not isinstance(error, DivergedError):
-        error = error.__cause__
-    return error
-
-
 def keep(directory: Path, error: DivergedError, now: float) -> Path:
     """Write the evidence, durable on return; its path. `now` is seconds since the epoch.
 

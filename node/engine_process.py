@@ -4,8 +4,8 @@ One process, one thread that matters, one event loop: Raft's ticks, the state ma
 on it. So nothing here is locked, and whatever takes long delays a heartbeat.
 
 Exit codes: 0 after SIGTERM; 2 when the node cannot start (configuration, data directory, log, snapshot, port); 3 when another version's data
-could not be migrated, which is then as it was; 70 when it must not go on,
-because its state or its disk is in doubt; 75 when its supervisor is gone.
+could not be migrated, which is then as it was; 4 when the cluster has removed the node; 70 when it must not go on, because its state or its
+disk is in doubt; 75 when its supervisor is gone.
 """
 
 from __future__ import annotations
@@ -29,16 +29,15 @@ import msgspec
 
 from cluster import hardstate
 from cluster.driver import RaftDriver
-from cluster.errors import ClusterError
-from cluster.membership import Member, Role
+from cluster.errors import ClusterError, DivergedError, RemovedError
 from cluster.raft import Raft, open_raft
 from cluster.settings import SNAPSHOT_ENTRIES, RaftSettings
 from cluster.storage import RealDisk
 from cluster.wire import Hello, TlsWire, WireSettings
-from node import divergence, identity, pki, software, start_order, stop_times
+from node import divergence, identity, membership, pki, software, start_order, stop_times
 from node.config import NodeConfig
 from node.config_file import load
-from node.errors import DataDirectoryError, NodeRunningError, QuorumbookError
+from node.errors import DataDirectoryError, NodeRunningError, QuorumbookError, cause
 from node.feed import Feed
 from node.housekeeping import Housekeeping
 from node.logs import set_up
@@ -60,6 +59,7 @@ log = logging.getLogger("node.engine_process")
 
 EXIT_CANNOT_START = 2
 EXIT_MIGRATION = 3
+EXIT_REMOVED = 4
 EXIT_IN_DOUBT = 70
 TICK = 0.01
 """Seconds between Raft's ticks when nothing happens."""
@@ -99,7 +99,7 @@ def build(config: NodeConfig, known: identity.Identity, modes: Modes) -> Parts:
     refused: Counter[str] = Counter()
     wire = TlsWire(_wire_settings(config, refused))
     raft = open_raft(
-        _raft_settings(config, rejoin=known.stage is identity.Stage.REJOIN),
+        _raft_settings(config, known),
         machine,
         snapshots,
         _open_disk(config, known),
@@ -114,6 +114,7 @@ def build(config: NodeConfig, known: identity.Identity, modes: Modes) -> Parts:
         feed,
         raft,
         later=asyncio.get_running_loop().call_soon,
+        after=asyncio.get_running_loop().call_later,
         more_counters=lambda: {**_wire_counters(refused), **snapshots.counters()},
         modes=modes,
         seeding=start_order.seeding(config, known, machine, raft),
@@ -134,12 +135,12 @@ def _open_disk(config: NodeConfig, known: identity.Identity) -> RealDisk:
     return disk
 
 
-def _raft_settings(config: NodeConfig, *, rejoin: bool) -> RaftSettings:
+def _raft_settings(config: NodeConfig, known: identity.Identity) -> RaftSettings:
     raft = config.raft
     return RaftSettings(
         node_id=config.node_id,
         peers=tuple(node.node_id for node in config.nodes if node.node_id != config.node_id),
-        members=tuple(Member(node.node_id, Role.VOTER, node.raft, node.native, node.http) for node in config.nodes),
+        members=membership.first_members(config),
         abi=ABI,
         heartbeat=raft.heartbeat,
         election_timeout_min=raft.election_timeout_min,
@@ -147,7 +148,8 @@ def _raft_settings(config: NodeConfig, *, rejoin: bool) -> RaftSettings:
         leader_fallback=raft.leader_fallback,
         snapshot_entries=staggered(SNAPSHOT_ENTRIES, config),
         snapshot_bytes=config.snapshot.every_bytes,
-        rejoin=rejoin,
+        rejoin=known.stage is identity.Stage.REJOIN,
+        join=known.joined,
     )
 
 
@@ -291,19 +293,9 @@ async def _end(parts: Parts, ended: asyncio.Future[None], config: NodeConfig) ->
         await ended
     except OSError as error:
         code = _of_disk_or_port(config, error)
-    except Exception as error:
-        status = parts.raft.status()
-        log.critical(
-            "%s must not go on: %s (applied index %d, commit index %d, sequence %d)",
-            config.node_id,
-            error,
-            status.applied_index,
-            status.commit_index,
-            parts.service.sequence,
-            exc_info=error,
-        )
-        _keep_evidence(config, error)
-        code = EXIT_IN_DOUBT
+    except Exception as error:  # noqa: BLE001  # whatever it is, it is logged there, and the node ends
+        removed = cause(error, RemovedError)
+        code = _in_doubt(parts, config, error) if removed is None else _removed(config, removed)
     await parts.server.stop(wait=0.2)
     parts.service.modes.enter(Mode.SHUTDOWN)
     parts.snapshots.cancel()
@@ -313,9 +305,34 @@ async def _end(parts: Parts, ended: asyncio.Future[None], config: NodeConfig) ->
     return code
 
 
+def _in_doubt(parts: Parts, config: NodeConfig, error: Exception) -> int:
+    status = parts.raft.status()
+    log.critical(
+        "%s must not go on: %s (applied index %d, commit index %d, sequence %d)",
+        config.node_id,
+        error,
+        status.applied_index,
+        status.commit_index,
+        parts.service.sequence,
+        exc_info=error,
+    )
+    _keep_evidence(config, error)
+    return EXIT_IN_DOUBT
+
+
+def _removed(config: NodeConfig, error: RemovedError) -> int:
+    """Leave for good: noted in the data directory, so that no restart makes the node knock at the others' doors again."""
+    log.critical("%s", error)
+    try:
+        identity.mark_removed(config)
+    except (OSError, DataDirectoryError) as failure:
+        log.critical("%s cannot note that it was removed (%s): do not start it again", config.node_id, failure)
+    return EXIT_REMOVED
+
+
 def _keep_evidence(config: NodeConfig, error: Exception) -> None:
     """A node whose state diverged must not start on it again."""
-    diverged = divergence.cause(error)
+    diverged = cause(error, DivergedError)
     if diverged is None:
         return
     try:

@@ -8,6 +8,7 @@
     ├── NodeStartError       a node's processes could not be started
     ├── DirectoryError       a directory that should be a cluster's is not
     ├── ConfigError          a node's TOML file is not right; names the file, the key and what was expected
+    ├── MembershipError      a node could not be added or removed, or not in time
     ├── SetupError           `quorumbook init` cannot make a cluster as asked
     ├── DataDirectoryError   a node's data directory is not that of this node, or is gone
     ├── ReplayError          a recorded order flow could not be sent through the cluster
@@ -20,10 +21,20 @@ Faults of a client are not exceptions but answers; a fault of ours is an `Assert
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from node.protocol import FailCode, LeaderHint
+
+
+_Error = TypeVar("_Error", bound=BaseException)
+
+
+def cause(error: BaseException | None, kind: type[_Error]) -> _Error | None:
+    """The error of this kind because of which another one was raised, if there is one: what failed once raises other errors from then on."""
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__
+    return error
 
 
 class QuorumbookError(Exception):
@@ -72,6 +83,10 @@ class ConfigError(QuorumbookError):
 
 class SetupError(QuorumbookError):
     """A cluster cannot be laid out as asked; nothing was written."""
+
+
+class MembershipError(QuorumbookError):
+    """The cluster's membership was not changed as asked, or not in time; the text says why and where to look."""
 
 
 class DataDirectoryError(QuorumbookError):

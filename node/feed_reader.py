@@ -28,18 +28,20 @@ _PASSING = frozenset({FailCode.STOPPING, FailCode.OVERLOADED, FailCode.NO_LEADER
 class FeedReader:
     """One product's events in order, without gap or repetition, over connections of its own.
 
-    `open_node(node_id)` opens a connection that is this reader's alone. `from_sequence` 0 means from now on.
+    `open_node(node_id)` opens a connection that is this reader's alone. `nodes` are those to read from at the moment, at least one.
+    `from_sequence` 0 means from now on.
     """
 
     def __init__(
         self,
         open_node: Callable[[str], Awaitable[NativeConnection]],
-        nodes: Sequence[str],
+        nodes: Callable[[], Sequence[str]],
         product_id: str,
         from_sequence: int,
     ) -> None:
         self._open_node = open_node
-        self._nodes = deque(nodes)
+        self._known = nodes
+        self._nodes = deque(nodes())
         self._product_id = product_id
         self._next = from_sequence
         self._connection: NativeConnection | None = None
@@ -82,6 +84,7 @@ class FeedReader:
         pause = PAUSE_MIN
         while True:
             absent: list[RequestFailed] = []
+            self._refresh()
             for _ in range(len(self._nodes)):
                 try:
                     return await self._subscribe(self._nodes[0])
@@ -97,6 +100,12 @@ class FeedReader:
                 raise absent[0]
             await asyncio.sleep(pause)
             pause = min(pause * 2, PAUSE_MAX)
+
+    def _refresh(self) -> None:
+        """Take up nodes that have come, drop those that have gone, and go on in the same order."""
+        known = self._known()
+        stay = [node_id for node_id in self._nodes if node_id in known]
+        self._nodes = deque([*stay, *(node_id for node_id in known if node_id not in stay)])
 
     async def _subscribe(self, node_id: str) -> None:
         connection = await self._open_node(node_id)

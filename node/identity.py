@@ -28,8 +28,8 @@ REJOIN_ADVICE = (
 )
 
 REMOVED_ADVICE = (
-    "It does not start on it again. To have the node back, add it anew, on a new data directory: quorumbook cluster add. "
-    "The old one may be deleted once nobody needs it for an audit"
+    "It does not start again: an id is used once. To have the machine back, add it under another id, on a new directory: quorumbook cluster "
+    "add. This one may be deleted once nobody needs it for an audit"
 )
 
 _HARMLESS = frozenset({"node.pid", "engine.pid", "engine.sock", "lost+found", FILE + ".new"})
@@ -152,14 +152,14 @@ def mark_removed(config: NodeConfig) -> None:
     _store(config.data_path, msgspec.structs.replace(identity, stage=Stage.REMOVED))
 
 
-def was_removed(config: NodeConfig) -> bool:
-    """Whether this data directory is that of a node that the cluster has removed.
+def stage_of(config: NodeConfig) -> Stage | None:
+    """How far the data directory has come; None where there is none.
 
     Raises:
         DataDirectoryError: the identity cannot be read.
     """
     identity = _stored(config.data_path / FILE)
-    return identity is not None and identity.stage is Stage.REMOVED
+    return None if identity is None else identity.stage
 
 
 def _store(directory: Path, identity: Identity) -> None:

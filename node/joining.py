@@ -26,9 +26,6 @@ from node.setup import make_node, node_toml
 DRAFTS = ".joining"
 """Directory in a cluster's directory where a node's directory is being made."""
 
-FORMER = "data.removed"
-"""What the data directory of a node that was removed is called once the node is added again."""
-
 OWN_KEYS = frozenset({"listen", "public_url"})
 """Keys that no two nodes have in common."""
 
@@ -109,11 +106,10 @@ def check_free(address: NodeAddress) -> None:
 def make_joiner(directory: Path, address: NodeAddress, members: Sequence[NodeAddress], like: NodeConfig) -> Path:
     """Make the directory of a new node in the cluster's `directory`; the path of its configuration.
 
-    Its settings are those of the node `like`, wherever they are not about addresses. What is there already is kept, if it is that
-    node's; the data directory of a node that was removed is set aside.
+    Its settings are those of the node `like`, wherever they are not about addresses. What is there already is kept, if it is that node's.
 
     Raises:
-        SetupError: the certificate authority's key is not there, or the directory holds something else.
+        SetupError: the certificate authority's key is not there, the directory holds something else, or the node was removed before.
     """
     home = directory / address.node_id
     if (home / "node.toml").exists():
@@ -148,13 +144,8 @@ def _existing(home: Path, address: NodeAddress, like: NodeConfig) -> Path:
         raise SetupError(
             f"{path}: the addresses there are others than those asked for; repeat without --raft, --native, --http, or edit the file"
         )
-    if identity.was_removed(config):
-        former = config.data_path.with_name(FORMER)
-        if former.exists():
-            raise SetupError(f"{former} is there already; move it away, or choose another node id")
-        config.data_path.rename(former)
-    if not config.data_path.exists():
-        identity.format_data(config, joined=True)
+    if identity.stage_of(config) is identity.Stage.REMOVED:
+        raise SetupError(f"{path}: {address.node_id} was removed from the cluster, and an id is used once: choose another one")
     return path
 
 

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from node import stop_times
@@ -20,7 +20,7 @@ from node.cluster_directory import ClusterDirectory
 from node.connection import NativeConnection
 from node.errors import ConnectionLost, NodeRunningError, NodeStartError, RequestFailed
 from node.processes import PID_FILE, alive, descendants, locked_pid, reap, send
-from node.protocol import NodeStatus, StatusQuery
+from node.protocol import MemberStatus, NodeStatus, StatusQuery
 
 ANSWER_SECONDS = 1.0
 """A node that has not told its status by then is shown as down."""
@@ -42,7 +42,7 @@ Statuses = dict[str, NodeStatus | None]
 class LocalCluster:
     """The nodes of one cluster directory.
 
-    Processes:  start, stop, kill, restart, pid, running
+    Processes:  start, stop, kill, restart, ended, pid, running, reload
     Network:    status, leader, wait_ready
 
     Args:
@@ -50,7 +50,7 @@ class LocalCluster:
         command: the program that runs one node; it gets `--config FILE` and perhaps `--rejoin`.
 
     Raises:
-        DirectoryError, ConfigError: as `ClusterDirectory`.
+        DirectoryError, ConfigError, DataDirectoryError: as `ClusterDirectory`.
     """
 
     def __init__(self, directory: Path | str, *, command: tuple[str, ...] = SUPERVISOR) -> None:
@@ -61,9 +61,13 @@ class LocalCluster:
         self._started: dict[str, int] = {}
         self._log_begins: dict[str, int] = {}
 
+    def reload(self) -> None:
+        """Read the directory anew: nodes have come or gone. Raises as the constructor."""
+        self.layout = ClusterDirectory(self.layout.directory)
+
     @property
     def node_ids(self) -> list[str]:
-        """The nodes of the directory, sorted."""
+        """The nodes of the directory that belong to the cluster, sorted."""
         return self.layout.node_ids
 
     def pid(self, node_id: str) -> int | None:
@@ -103,6 +107,10 @@ class LocalCluster:
                 if _lives(pid):
                     self.kill(node_id)
 
+    def ended(self, node_id: str, seconds: float) -> bool:
+        """Wait until a node's supervisor has ended; whether it has within `seconds`."""
+        return _wait(lambda: self.pid(node_id) is None, seconds)
+
     def kill(self, node_id: str, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal to every process of a node at once, its supervisor first. After SIGKILL, returns when all are gone."""
         pid = self.pid(node_id)
@@ -120,9 +128,22 @@ class LocalCluster:
         self.start([node_id], rejoin=rejoin)
 
     async def status(self) -> Statuses:
-        """All nodes' statuses, asked at the same time over fresh connections."""
-        found = await asyncio.gather(*(self._status(node_id) for node_id in self.layout.addresses))
-        return dict(zip(self.layout.addresses, found, strict=True))
+        """All nodes' statuses, asked at the same time over fresh connections.
+
+        These are the nodes that the directory knows, and members that have joined from elsewhere; a node that does not answer and is no
+        member any more is left out.
+        """
+        statuses = await self._ask(self.layout.addresses)
+        members = {member.node_id: member for member in newest_members(statuses)}
+        if not members:
+            return statuses
+        more = {node_id: member.native for node_id, member in members.items() if node_id not in statuses and member.native}
+        statuses.update(await self._ask(more))
+        return {node_id: status for node_id, status in sorted(statuses.items()) if status is not None or node_id in members}
+
+    async def _ask(self, addresses: Mapping[str, str]) -> Statuses:
+        found = await asyncio.gather(*(self._status(address) for address in addresses.values()))
+        return dict(zip(addresses, found, strict=True))
 
     async def leader(self) -> str:
         """The id of the leader that a quorum follows, "" while there is none."""
@@ -138,7 +159,7 @@ class LocalCluster:
         end = time.monotonic() + seconds
         while True:
             statuses = await self.status()
-            waiting = [node_id for node_id in chosen if not _is_ready(statuses[node_id])]
+            waiting = [node_id for node_id in chosen if not _is_ready(statuses.get(node_id))]
             waiting += [node_id for node_id in chosen if node_id not in waiting and not await self._takes_http(node_id)]
             if not waiting and leader_of(statuses):
                 return {node_id: statuses[node_id] for node_id in chosen}
@@ -146,17 +167,15 @@ class LocalCluster:
                 if self.pid(node_id) is None:
                     raise NodeStartError(f"{node_id} ended; {self._log_end(node_id)}")
             if time.monotonic() > end:
-                detail = "; ".join(_short(node_id, statuses[node_id]) for node_id in chosen)
+                detail = "; ".join(_short(node_id, statuses.get(node_id)) for node_id in chosen)
                 raise NodeStartError(f"not ready within {seconds:g} s: {detail}; {self._log_end((waiting or chosen)[0])}")
             await asyncio.sleep(0.05)
 
-    async def _status(self, node_id: str) -> NodeStatus | None:
+    async def _status(self, address: str) -> NodeStatus | None:
         connection: NativeConnection | None = None
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                connection = await NativeConnection.open(
-                    self.layout.addresses[node_id], tls=self._tls, credentials=self._admin, client="status"
-                )
+                connection = await NativeConnection.open(address, tls=self._tls, credentials=self._admin, client="status")
                 return await connection.query(StatusQuery())
         except (ConnectionLost, RequestFailed, TimeoutError):
             return None
@@ -222,6 +241,12 @@ def leader_of(statuses: Statuses) -> str:
     """The ready leader of the highest term, "" when there is none."""
     leaders = [status for status in statuses.values() if status is not None and status.role == "leader" and status.ready]
     return max(leaders, key=lambda status: status.term).node_id if leaders else ""
+
+
+def newest_members(statuses: Statuses) -> list[MemberStatus]:
+    """Who belongs to the cluster, as the node says whose log knows most of it; none if no node answers."""
+    told = [status for status in statuses.values() if status is not None]
+    return max(told, key=lambda status: (status.members_index, status.applied_index)).members if told else []
 
 
 def _is_ready(status: NodeStatus | None) -> bool:

@@ -29,11 +29,13 @@ from node.principal import Principal, gateway
 from node.protocol import (
     FRAME_MAX,
     PROTOCOL_VERSION,
+    AddMember,
     Control,
     FailCode,
     Failed,
     Hello,
     Query,
+    RemoveMember,
     Submit,
     Subscribe,
     Subscribed,
@@ -252,7 +254,7 @@ class Session(asyncio.Protocol):
         """The node of this cluster whose certificate the peer has shown."""
         channel = self._transport.get_extra_info("ssl_object")
         node_id = None if channel is None else self._server.peer_node_id(channel)
-        known = {node.node_id for node in self._service.config.nodes}
+        known = {member.node_id for member in self._service.members()}
         return node_id if node_id in known else None
 
     def _other(self, principal: Principal, request: msgspec.Struct) -> None:
@@ -266,8 +268,10 @@ class Session(asyncio.Protocol):
             case Unsubscribe():
                 self._unsubscribe(request.product_id)
                 self._reply(Subscribed(request.request_id, request.product_id, 0))
+            case AddMember() | RemoveMember():
+                self._service.change_members(principal, request, self._reply)
             case Control():
-                self._reply(self._service.control(principal, request))
+                self._service.control(principal, request, self._reply)
             case _:
                 self._reply(Failed(0, FailCode.BAD_REQUEST, "Hello is sent once"))
 

@@ -75,10 +75,10 @@ class Principal(msgspec.Struct, frozen=True):
             if wanted.account_id != self.account_id:
                 raise RequestFailed(FailCode.FORBIDDEN, f"query.account_id: this key acts for {self.account_id!r} only")
 
-    def check_control(self) -> None:
-        """Raises `RequestFailed` (FORBIDDEN) unless they are an operator."""
+    def check_operator(self, what: str) -> None:
+        """Raises `RequestFailed` (FORBIDDEN) unless they are an operator; `what` they ask for."""
         if not self.operator:
-            raise RequestFailed(FailCode.FORBIDDEN, "control needs the permission ADMIN")
+            raise RequestFailed(FailCode.FORBIDDEN, f"{what} needs the permission ADMIN")
 
 
 def gateway(name: str) -> Principal:

@@ -46,6 +46,10 @@ class FailCode(IntEnum):
     TOO_OLD = 14
     """Events from that sequence are no longer kept here: take the book at level 3 and go on from its sequence."""
     STOPPING = 15
+    CONFLICT = 16
+    """Nothing was done: as the cluster is now, it cannot be; the message says why."""
+    BUSY = 17
+    """Nothing was done: another change of the membership is under way, or the leader is very new. Send it again soon."""
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=1):
@@ -178,7 +182,32 @@ class Control(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     action: ControlAction
 
 
-AnyRequest = Hello | Submit | Query | Subscribe | Unsubscribe | Control
+class AddMember(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=7):
+    """Make a node a member, at the leader: a learner, who becomes a voter by itself when it is level, or read-only. An id is used once.
+
+    Gateways and keys with ADMIN only. Answer: `Answer` with the index of the log entry that made it one, when that is committed.
+    """
+
+    request_id: int
+    node_id: str
+    raft: str
+    native: str
+    http: str
+    read_only: bool = False
+
+
+class RemoveMember(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=8):
+    """Remove a node from the cluster for good, at the leader. `force`: also where the cluster then survives fewer failures than now, and none.
+
+    Gateways and keys with ADMIN only. Answer: `Answer` with the index of the log entry that removed it, when that is committed.
+    """
+
+    request_id: int
+    node_id: str
+    force: bool = False
+
+
+AnyRequest = Hello | Submit | Query | Subscribe | Unsubscribe | Control | AddMember | RemoveMember
 
 
 class LeaderHint(msgspec.Struct, frozen=True, array_like=True):
@@ -240,19 +269,32 @@ class Events(msgspec.Struct, frozen=True, array_like=True, tag=6):
 AnyResponse = Welcome | Results | Failed | Answer | Subscribed | Events
 
 
-class PeerStatus(msgspec.Struct, frozen=True, array_like=True):
-    """A peer as this node sees it. `match_index` is 0 unless this node leads."""
+class MemberStatus(msgspec.Struct, frozen=True, array_like=True):
+    """A member as a node sees it.
+
+    `role` is "voter", "learner" (catching up, becomes a voter by itself) or "read_only". What only the leader knows is 0 elsewhere:
+    `match_index`, the last log index that the member certainly has, and the bytes of a snapshot on its way to it, acknowledged and in all.
+    A node is connected with itself.
+    """
 
     node_id: str
     connected: bool
     match_index: int
+    role: str = "voter"
+    raft: str = ""
+    native: str = ""
+    http: str = ""
+    snapshot_sent: int = 0
+    snapshot_size: int = 0
 
 
 class NodeStatus(msgspec.Struct, frozen=True, array_like=True):
     """All that a person or a test wants to know of a node, taken at one moment.
 
     `role` is "leader", "follower" or "candidate". `state_hash` (hex) is the running hash after `sequence` commands, so two nodes with equal
-    `sequence` must agree on it. `voter` is False while a node that lost its disk has not caught up. `ready`: applied up to a known leader's commit.
+    `sequence` must agree on it. `voter` is False while a node that lost its disk has not caught up, and for a learner and a read-only member.
+    `ready`: applied up to a known leader's commit. `members`: all of the cluster as far as this node's log says, this one included, and
+    `members_index` the log entry that says it (0: the configuration); `change_under_way`: that entry is not committed yet.
     `counters` are totals since the node's start: "native_refused_<kind>" and "raft_refused_<kind>" for what was turned away on its two ports, and
     how many commands and entries went through. `mode`: see `modes.Mode`.
     """
@@ -275,10 +317,22 @@ class NodeStatus(msgspec.Struct, frozen=True, array_like=True):
     uptime: float
     software: str
     abi: str
-    peers: list[PeerStatus]
+    members: list[MemberStatus]
     leader: LeaderHint | None = None
     counters: dict[str, int] = {}
     mode: str = ""
+    members_index: int = 0
+    change_under_way: bool = False
+
+    @property
+    def others(self) -> list[MemberStatus]:
+        """All members but this node."""
+        return [member for member in self.members if member.node_id != self.node_id]
+
+    @property
+    def member(self) -> MemberStatus | None:
+        """This node as a member, None where its log says that it is none."""
+        return next((member for member in self.members if member.node_id == self.node_id), None)
 
 
 class BookLevel(msgspec.Struct, frozen=True, array_like=True):

@@ -14,16 +14,20 @@ from typing import Protocol
 import msgspec
 
 from cluster.batcher import Batcher, Refusal
+from cluster.membership import Change, ChangeDone, ChangeResult
 from cluster.raft import Done, ProposeResult, RaftStatus
 from cluster.settings import ENTRY_BYTES_MAX
+from node import membership
 from node.config import NodeConfig
 from node.datasets import Seeding
 from node.errors import RequestFailed
 from node.feed import Feed, FeedError, Subscriber, Subscription, TooOldError
+from node.handover import After, Handover
 from node.modes import Modes
 from node.principal import Principal, authenticate, refresh
 from node.protocol import (
     COMMANDS_PER_SUBMIT_MAX,
+    AddMember,
     Answer,
     Control,
     ControlAction,
@@ -31,9 +35,10 @@ from node.protocol import (
     Failed,
     Hello,
     LeaderHint,
+    MemberStatus,
     NodeStatus,
-    PeerStatus,
     Query,
+    RemoveMember,
     Results,
     StatusQuery,
     Submit,
@@ -72,6 +77,7 @@ class Consensus(Protocol):
     def barrier(self, done: Done) -> None: ...
     def request_snapshot(self) -> None: ...
     def transfer_leadership(self) -> bool: ...
+    def change_members(self, change: Change, done: ChangeDone) -> None: ...
     def status(self) -> RaftStatus: ...
 
 
@@ -88,11 +94,11 @@ class EngineService:
     Commands:       submit
     Reads:          query, status
     Feed:           subscribe (and `feed`)
-    Operation:      control, begin_stop, idle, counters
+    Operation:      control, change_members, begin_stop, idle, counters
     Authorisation:  authenticate, refresh
 
     Args:
-        later: `loop.call_soon`.
+        later: `loop.call_soon`. after: `loop.call_later`.
         time_ns: nanoseconds since the Unix epoch, for stamping batches.
         clock: monotonic seconds.
         more_counters: what the rest of the process counts, for the status.
@@ -109,6 +115,7 @@ class EngineService:
         raft: Consensus,
         *,
         later: Callable[[Callable[[], None]], object],
+        after: After,
         time_ns: Callable[[], int] = time.time_ns,
         clock: Callable[[], float] = time.monotonic,
         more_counters: Callable[[], Mapping[str, int]] = dict,
@@ -139,6 +146,7 @@ class EngineService:
             bytes_max=BATCH_BYTES_MAX,
             queue_max=config.native.queue_max,
         )
+        self._handover = Handover(raft, hold=self._batcher.hold, release=self._resume, after=after, clock=clock)
         raft.on_role_change.append(self._role_changed)
 
     # ------------------------------------------------------------------ commands
@@ -205,7 +213,7 @@ class EngineService:
             self._begin_barrier()
 
     def _begin_barrier(self) -> None:
-        if self._barrier_under_way or not self._reads:
+        if self._barrier_under_way or self._handover.under_way or not self._reads:
             return
         self._barrier_under_way = True
         reads, self._reads = self._reads, []
@@ -251,9 +259,11 @@ class EngineService:
             uptime=self._clock() - self._started,
             software=self.identity.software,
             abi=self.identity.abi,
-            peers=[PeerStatus(peer.node_id, peer.connected, peer.match_index) for peer in raft.peers],
+            members=membership.member_status(raft.members, config.node_id),
             leader=self._hint(),
             counters=self._counters(raft),
+            members_index=raft.members_index,
+            change_under_way=raft.change_under_way,
             mode=self.modes.current,
         )
 
@@ -273,6 +283,7 @@ class EngineService:
         counters.update((f"native_refused_{kind}", number) for kind, number in sorted(self.refused.items()))
         counters.update(self._more_counters())
         counters["raft_refused_snapshot"] = raft.snapshots_refused
+        counters["snapshots_not_taken"] = raft.snapshots_not_taken
         counters["state_digests_compared"] = raft.digests_compared
         counters["state_digests_differing"] = raft.digests_differing
         counters["state_digests_undecided"] = raft.digests_undecided
@@ -295,20 +306,56 @@ class EngineService:
         except FeedError as error:
             raise RequestFailed(FailCode.BAD_REQUEST, str(error)) from error
 
-    def control(self, principal: Principal, request: Control) -> Answer | Failed:
-        """Begin what an operator asks for."""
+    def control(self, principal: Principal, request: Control, send: Send) -> None:
+        """Begin what an operator asks for; `send` gets `Answer` or `Failed`, exactly once, when it has begun."""
         try:
-            principal.check_control()
+            principal.check_operator("control")
         except RequestFailed as error:
-            return self._failure(request.request_id, error)
+            send(self._failure(request.request_id, error))
+            return
         if request.action is ControlAction.SNAPSHOT:
             self._raft.request_snapshot()
-            return Answer(request.request_id, _TRUE)
-        if not self._raft.is_leader:
-            return self._not_here(request.request_id)
-        if not self._raft.transfer_leadership():
-            return Failed(request.request_id, FailCode.BAD_REQUEST, "no other node is up to date and reachable")
-        return Answer(request.request_id, _TRUE)
+            send(Answer(request.request_id, _TRUE))
+        elif not self._raft.is_leader:
+            send(self._not_here(request.request_id))
+        else:
+            refusal = Failed(request.request_id, FailCode.BAD_REQUEST, "no other node is up to date and reachable")
+            self._handover.begin(lambda asked: send(Answer(request.request_id, _TRUE) if asked else refusal))
+
+    def _resume(self) -> None:
+        """The handover is over, whoever leads now."""
+        self._batcher.release()
+        self._begin_barrier()
+
+    def change_members(self, principal: Principal, request: AddMember | RemoveMember, send: Send) -> None:
+        """Add or remove a member, on the leader; `send` gets `Answer` or `Failed`, exactly once, perhaps at once."""
+        try:
+            principal.check_operator("a change of the membership")
+            if self.stopping or not self._raft.is_leader:
+                send(self._not_here(request.request_id))
+                return
+            change: Change
+            if isinstance(request, AddMember):
+                change = membership.addition(request)
+            else:
+                change = membership.removal(request, self.members())
+        except RequestFailed as error:
+            send(self._failure(request.request_id, error))
+            return
+
+        def done(result: ChangeResult) -> None:
+            if result.error is None:
+                send(Answer(request.request_id, msgspec.Raw(_encode(result.index))))
+            elif (error := membership.failure(result)).code is FailCode.NOT_LEADER:
+                send(self._not_here(request.request_id))
+            else:
+                send(self._failure(request.request_id, error))
+
+        self._raft.change_members(change, done)
+
+    def members(self) -> list[MemberStatus]:
+        """Who belongs to the cluster, as this node's log says."""
+        return membership.member_status(self._raft.status().members, self.config.node_id)
 
     def begin_stop(self) -> None:
         """Take nothing more; what is under way goes on."""
@@ -342,11 +389,12 @@ class EngineService:
     # ------------------------------------------------------------------ failures
 
     def _hint(self) -> LeaderHint | None:
+        """Where the leader is. None also while this node's log does not tell its address: it joined while this node was away."""
         leader_id = self._raft.leader_id
-        if not leader_id:
-            return None
-        address = self.config.address(leader_id)
-        return LeaderHint(leader_id, address.native, address.http)
+        for member in self.members() if leader_id else ():
+            if member.node_id == leader_id:
+                return LeaderHint(leader_id, member.native, member.http)
+        return None
 
     def _not_here(self, request_id: int) -> Failed:
         hint = self._hint()

@@ -2,8 +2,8 @@
 
 - A gateway that ends is started again, with growing pauses: it holds nothing.
 - An engine that was killed by a signal is started again likewise: all that it promised is on disk.
-- An engine that ends by itself with an exit code has said that it cannot go on (`EXIT_IN_DOUBT`: its state is in doubt; others:
-  configuration, data directory). The node then stops with that code; a person has to look.
+- An engine that ends by itself with an exit code has said that it cannot go on (`EXIT_IN_DOUBT`: its state is in doubt; `EXIT_REMOVED`: it
+  is no member any more; others: configuration, data directory). The node then stops with that code; a person has to look.
 - SIGTERM or SIGINT: the gateways finish what they have, then the engine hands over leadership and ends; whoever takes too long is killed.
   A second signal kills at once.
 
@@ -33,6 +33,9 @@ from node.processes import PID_FILE, PidFile
 
 EXIT_CANNOT_START = 2
 """Exit code of a node that a restart would not help: configuration, data directory, port."""
+
+EXIT_REMOVED = 4
+"""Exit code of a node that the cluster has removed."""
 
 EXIT_IN_DOUBT = 70
 """Exit code of an engine that must not go on with its state."""
@@ -173,6 +176,8 @@ class Supervisor:
     def _last_words(self, code: int) -> str:
         if code == EXIT_IN_DOUBT:
             return f"{self._engine.name}: its state is in doubt, and it was stopped; read its last message before starting the node again"
+        if code == EXIT_REMOVED:
+            return f"{self._engine.name}: the cluster has removed this node; it stops, and does not start again"
         return f"{self._engine.name} gave up ({describe_exit(code)}); the node stops"
 
 

@@ -11,12 +11,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from node.cli import members
 from node.cli.output import print_json, show, table
 from node.cli.session import CLUSTER_VARIABLE, DEFAULT_CLUSTER, Session, Target, cluster_option, json_option, run
 from node.local_cluster import LocalCluster, Statuses, leader_of
-from node.protocol import ControlAction, NodeStatus
+from node.protocol import ControlAction, MemberStatus, NodeStatus
 
-COLUMNS = ("node", "role", "term", "commit", "applied", "sequence", "state hash", "snapshot", "peers", "ready", "up")
+COLUMNS = ("node", "role", "term", "commit", "applied", "sequence", "state hash", "snapshot", "others", "ready", "up")
 NUMBERS = ("term", "commit", "applied", "sequence", "snapshot", "up")
 WATCH_SECONDS = 0.5
 
@@ -28,7 +29,7 @@ node_option = click.option("--node", "nodes", multiple=True, metavar="NODE", hel
 
 @click.group()
 def cluster() -> None:
-    """The nodes of a cluster on this machine, in the background."""
+    """The nodes of a cluster on this machine, in the background, and who belongs to it."""
 
 
 @cluster.command()
@@ -99,6 +100,10 @@ def transfer_leadership(target: Target) -> None:
     click.echo("the leader hands over" if run(target, work) else "no other node can take over now")
 
 
+for command in (members.members, members.add, members.remove, members.replace):
+    cluster.add_command(command)
+
+
 def status_table(cluster_id: str, statuses: Statuses) -> Table:
     """The nodes, one a row; a node that does not answer is shown as such."""
     rows = [_row(node_id, status) for node_id, status in statuses.items()]
@@ -108,10 +113,9 @@ def status_table(cluster_id: str, statuses: Statuses) -> Table:
 def _row(node_id: str, status: NodeStatus | None) -> list[str | Text]:
     if status is None:
         return [node_id, Text("unreachable", style="red"), *[""] * (len(COLUMNS) - 2)]
-    peers = ", ".join(peer.node_id if peer.connected else f"({peer.node_id})" for peer in status.peers)
-    role = Text(status.role, style="bold green" if status.role == "leader" else "")
+    role = Text(_role(status), style="bold green" if status.role == "leader" else "")
     ready = Text("yes") if status.ready else Text("no", style="yellow")
-    if not status.voter:
+    if not status.voter and (status.member is None or status.member.role == "voter"):
         ready.append(", no vote yet", style="yellow")
     return [
         node_id,
@@ -122,10 +126,25 @@ def _row(node_id: str, status: NodeStatus | None) -> list[str | Text]:
         f"{status.sequence:,}",
         status.state_hash[:12],
         f"{status.snapshot_index:,}",
-        peers,
+        ", ".join(_seen(member) for member in status.others),
         ready,
         f"{status.uptime:.0f} s",
     ]
+
+
+def _role(status: NodeStatus) -> str:
+    """What the node is: a member without a vote is no ordinary follower."""
+    member = status.member
+    return status.role if member is None or member.role == "voter" else member.role.replace("_", "-")
+
+
+def _seen(member: MemberStatus) -> str:
+    """Another member: in parentheses when it is not connected, and with the snapshot that is on its way to it."""
+    if not member.connected:
+        return f"({member.node_id})"
+    if member.snapshot_size:
+        return f"{member.node_id} (snapshot {100 * member.snapshot_sent // member.snapshot_size} %)"
+    return member.node_id
 
 
 def _leader_named(statuses: Statuses) -> str:

@@ -23,8 +23,8 @@ async def readyz(request: web.Request) -> web.Response:
     if reasons:
         body["message"] = "; ".join(reasons)
     if status is not None:
-        body["node"] = {name: getattr(status, name) for name in status.__struct_fields__ if name not in ("peers", "leader")}
-        body["peers"] = [msgspec.structs.asdict(peer) for peer in status.peers]
+        body["node"] = {name: getattr(status, name) for name in status.__struct_fields__ if name not in ("members", "leader")}
+        body["members"] = [msgspec.structs.asdict(member) for member in status.members]
         body["leader"] = status.leader.http if status.leader is not None else None
     return json_response(body, 503 if reasons else 200)
 

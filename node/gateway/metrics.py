@@ -39,6 +39,9 @@ class Metrics:
         self._counters = Gauge(
             "quorumbook_node_counter", "What the node has counted since its start, by what", ["node", "what"], registry=own
         )
+        self._member = Gauge(
+            "quorumbook_member", "A member of the cluster as the node sees it, by what", ["node", "member", "what"], registry=own
+        )
         self.sockets = self._sockets.labels(**self._labels)
         self.sent = self._sent.labels(**self._labels)
 
@@ -61,12 +64,37 @@ class Metrics:
             self._mode.labels(node=node, mode=mode.value).set(status is not None and status.mode == mode)
         if status is None:
             return
-        numbers = ("term", "commit_index", "applied_index", "last_log_index", "first_log_index", "snapshot_index", "sequence")
+        numbers = (
+            "term",
+            "commit_index",
+            "applied_index",
+            "last_log_index",
+            "first_log_index",
+            "snapshot_index",
+            "sequence",
+            "members_index",
+        )
         for name in (*numbers, "voter", "ready", "quorum", "uptime"):
             self._status.labels(node=node, what=name).set(float(getattr(status, name)))
+        self._members(status)
         for name, count in status.counters.items():
             self._counters.labels(node=node, what=name).set(count)
-        self._status.labels(node=node, what="peers_connected").set(sum(peer.connected for peer in status.peers))
+        self._status.labels(node=node, what="peers_connected").set(sum(member.connected for member in status.others))
+
+    def _members(self, status: NodeStatus) -> None:
+        """What the node knows of each member; a gauge of one that has gone disappears."""
+        node = self._labels["node"]
+        self._member.clear()
+        for member in status.members:
+            values = {
+                "connected": float(member.connected),
+                "voter": float(member.role == "voter"),
+                "match_index": float(member.match_index),
+                "snapshot_sent_bytes": float(member.snapshot_sent),
+                "snapshot_size_bytes": float(member.snapshot_size),
+            }
+            for what, value in values.items():
+                self._member.labels(node=node, member=member.node_id, what=what).set(value)
 
     def render(self) -> bytes:
         """The text that Prometheus reads."""

@@ -194,6 +194,7 @@ class ExchangeWorld(World):
             process.machine.feed,
             process.raft,
             later=soon.append,
+            after=lambda _seconds, work: soon.append(work),
             time_ns=lambda: self._time_ns() + skew,
             clock=lambda: self.now,
         )

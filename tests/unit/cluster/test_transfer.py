@@ -10,7 +10,7 @@ from cluster import messages as m
 from cluster import transfer
 from cluster.errors import RaftFatalError
 from cluster.ports import SnapshotMark
-from cluster.settings import TRANSFER_TIMEOUT
+from cluster.settings import OFFER_AGAIN, TRANSFER_TIMEOUT
 from cluster.transfer import Receiver, Senders
 from tests.simulation.disk import SimDisk
 from tests.simulation.parts import Machine, SimSource, Stored
@@ -39,7 +39,7 @@ def sending(monkeypatch: pytest.MonkeyPatch) -> tuple[Senders, Clock]:
     monkeypatch.setattr(transfer, "CHUNKS_IN_FLIGHT", 3)
     clock = Clock()
     senders = Senders(snapshots(BIG), clock)
-    senders.start("n2", 5)
+    senders.start("n2", 5, 2)
     return senders, clock
 
 
@@ -62,7 +62,7 @@ def test_a_snapshot_goes_over_piece_by_piece(monkeypatch: pytest.MonkeyPatch) ->
 def test_it_begins_once_a_peer(monkeypatch: pytest.MonkeyPatch) -> None:
     senders, _ = sending(monkeypatch)
     list(senders.due(5))
-    senders.start("n2", 5)
+    senders.start("n2", 5, 2)
     assert list(senders.due(5)) == []
     assert senders.busy("n2")
     assert not senders.busy("n3")
@@ -167,3 +167,33 @@ def test_a_snapshot_of_another_index_than_announced_is_refused() -> None:
     assert receiver.take("n1", m.SnapshotChunk(5, 41, 3, whole.size, 0, whole.data)) == (whole.size, None)
     assert receiver.refused == 1
     assert BIG.mark.last == command(40, 3)
+
+
+def test_a_snapshot_that_a_peer_does_not_take_is_not_offered_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    senders, clock = sending(monkeypatch)
+    list(senders.due(5))
+    senders.acknowledged("n2", m.SnapshotAck(5, 40, SIZE))
+    assert not senders.start("n2", 5, 2), "it has it, and still asks for what is in it"
+    assert not senders.any
+    clock.now += OFFER_AGAIN - 0.1
+    assert not senders.start("n2", 5, 40)
+    assert senders.not_taken == 0
+    clock.now += 0.2
+    assert senders.start("n2", 5, 2)
+    assert senders.not_taken == 1
+
+
+def test_a_snapshot_that_was_taken_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    senders, _ = sending(monkeypatch)
+    list(senders.due(5))
+    senders.acknowledged("n2", m.SnapshotAck(5, 40, SIZE))
+    assert senders.start("n2", 5, 41)
+    assert senders.not_taken == 0
+
+
+def test_a_peer_that_was_away_is_offered_it_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    senders, _ = sending(monkeypatch)
+    list(senders.due(5))
+    senders.acknowledged("n2", m.SnapshotAck(5, 40, SIZE))
+    senders.disconnected("n2")
+    assert senders.start("n2", 5, 2)

@@ -431,6 +431,16 @@ async def test_who_is_no_peer_any_more_is_not_called(ours: Certificates) -> None
         assert n1.events == ["+n2", "-n2"]
 
 
+async def test_a_peer_that_goes_before_it_is_called_is_not_called(ours: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire_module, "PATIENCE", 0.05)
+    n1 = Peer(ours, "n1", {"n2": "127.0.0.1:1"})
+    await n1.address()
+    n1.wire.set_peers({}, {})
+    await until(lambda: not n1.wire._called)
+    assert not n1.wire.failed.done()
+    await n1.stop()
+
+
 def test_addresses() -> None:
     assert split_address("10.0.0.1:7000") == ("10.0.0.1", 7000)
     assert split_address("[::1]:7000") == ("::1", 7000)

@@ -7,8 +7,11 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
+import msgspec
+
+from cluster.membership import Change, ChangeDone, ChangeError, ChangeResult, Member, Membership, Role
 from cluster.ports import StateMachine
-from cluster.raft import Done, ProposeError, ProposeResult, RaftStatus
+from cluster.raft import Done, MemberState, ProposeError, ProposeResult, RaftStatus
 from node.config import AdminConfig, HttpConfig, NativeConfig, NodeAddress, NodeConfig, RaftConfig, TlsConfig
 from node.feed import Feed
 from node.native_server import NativeServer
@@ -19,6 +22,13 @@ from statemachine.limits import OPERATOR
 from statemachine.types import OrderType, Side
 
 ADMIN = AdminConfig(key_id="admin", secret="c2VjcmV0IG9mIHRoZSBvcGVyYXRvcg==", passphrase="open")
+
+
+def member(node_id: str, role: Role = Role.VOTER) -> Member:
+    """A member with the addresses of `config_of`."""
+    number = int(node_id.removeprefix("n"))
+    places = (f"127.0.0.1:{7000 + number}", f"127.0.0.1:{7100 + number}", f"http://127.0.0.1:{7200 + number}")
+    return Member(node_id, role, *places)
 
 
 class LocalRaft:
@@ -37,6 +47,10 @@ class LocalRaft:
         self.snapshots_wanted = 0
         self.transfers = 0
         self.successor = ""
+        self.membership = Membership(tuple(member(name) for name in sorted({"n1", "n2", "n3", node_id})))
+        self.unreachable: set[str] = set()
+        self.sending: dict[str, tuple[int, int]] = {}
+        self.change_error: ChangeError | None = None
         self.entries: list[bytes] = []
         self._auto = auto
         self._under_way: list[tuple[bytes, Done]] = []
@@ -94,6 +108,14 @@ class LocalRaft:
     def request_snapshot(self) -> None:
         self.snapshots_wanted += 1
 
+    def change_members(self, change: Change, done: ChangeDone) -> None:
+        if self.change_error is not None:
+            done(ChangeResult(self.change_error, "so it is"))
+            return
+        self.index += 1
+        self.membership = msgspec.structs.replace(self.membership.changed(change), index=self.index)
+        done(ChangeResult(index=self.index))
+
     def transfer_leadership(self) -> bool:
         self.transfers += 1
         if not self.successor:
@@ -117,6 +139,11 @@ class LocalRaft:
             peers=[],
             sending={},
             snapshots_refused=0,
+            members=[
+                MemberState(each, each.node_id not in self.unreachable, self.index, self.sending.get(each.node_id))
+                for each in self.membership.members
+            ],
+            members_index=self.membership.index,
         )
 
     def _wake(self) -> None:
@@ -157,7 +184,10 @@ class FakeNode:
         self.machine = ReplicatedEngine(self.feed)
         self.raft = LocalRaft(self.machine, config.node_id, auto=auto, leader=leader)
         loop = asyncio.get_running_loop()
-        self.service = EngineService(config, Identity("test", "abi"), self.machine, self.feed, self.raft, later=loop.call_soon)
+        identity = Identity("test", "abi")
+        self.service = EngineService(
+            config, identity, self.machine, self.feed, self.raft, later=loop.call_soon, after=loop.call_later
+        )
         self.server = NativeServer(self.service, lambda _channel: None)
 
     @property

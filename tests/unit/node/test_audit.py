@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from cluster.log import DurableLog
-from cluster.messages import COMMAND
+from cluster.membership import Member, Membership, Role, encode_members
+from cluster.messages import COMMAND, MEMBERS
 from cluster.ports import LogEntry
 from cluster.storage import RealDisk
 from node.audit import Acknowledged, AuditReport, audit_directory, log_directories
@@ -230,3 +231,27 @@ def test_snapshots_that_a_running_node_may_be_deleting_are_not_looked_into(clust
         (directory / "log-00000000000000000001.seg").touch()
     assert snapshot not in log_directories(config)
     assert config.data_path / "log" in log_directories(config)
+
+
+def voting(index: int, *node_ids: str) -> LogEntry:
+    """The entry that makes these nodes the voters."""
+    membership = Membership(tuple(Member(node_id, Role.VOTER) for node_id in node_ids))
+    return LogEntry(bytes([MEMBERS]) + encode_members(membership), index, 1)
+
+
+def test_without_nodes_the_majority_is_that_of_the_voters_in_the_log(cluster: Path) -> None:
+    """n1 is all that is left of the first three; n2 and n3 were removed, and what lies in their directories is old."""
+    log = [NOOP, *entries(BATCHES[:1]), voting(3, "n1"), *entries(BATCHES[1:], first=4)]
+    write(cluster, "n1", log)
+    write(cluster, "n2", log[:2])
+    report = audit_directory(cluster)
+    assert report.holds
+    assert report.commit_index == log[-1].index
+
+
+def test_without_nodes_an_entry_that_no_majority_of_a_grown_cluster_has_does_not_count(cluster: Path) -> None:
+    log = [NOOP, *entries(BATCHES[:1]), voting(3, "n1", "n2", "n3", "n4"), *entries(BATCHES[1:2], first=4)]
+    write(cluster, "n1", log)
+    write(cluster, "n2", log)
+    write(cluster, "n3", log[:2])
+    assert audit_directory(cluster).commit_index == 2

@@ -7,8 +7,10 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from cluster.membership import Membership
 from node import client as client_module
 from node.client import ClusterClient, ConnectionLost, NativeConnection, RequestFailed
 from node.protocol import (
@@ -18,6 +20,7 @@ from node.protocol import (
     ControlAction,
     FailCode,
     Failed,
+    NodeStatus,
     OrderQuery,
     ProductsQuery,
     StatusQuery,
@@ -27,7 +30,7 @@ from node.protocol import (
 )
 from statemachine.commands import AnyCommand
 from statemachine.events import AnyEvent, Placed, Transferred
-from tests.unit.node.fakes import WORLD, FakeNode, addresses, buy, config_of, running, sell, until
+from tests.unit.node.fakes import WORLD, FakeNode, addresses, buy, config_of, member, running, sell, until
 
 
 @contextlib.asynccontextmanager
@@ -329,9 +332,9 @@ class TestEvents:
             pings: list[bool] = []
             answers = client_module._answers
 
-            async def ping(connection: NativeConnection) -> bool:
+            async def ping(connection: NativeConnection, learn: Callable[[NodeStatus], None]) -> bool:
                 pings.append(True)
-                return await answers(connection)
+                return await answers(connection, learn)
 
             monkeypatch.setattr(client_module, "_answers", ping)
             monkeypatch.setattr(client, "_open", counted)
@@ -436,3 +439,39 @@ def test_a_message_longer_than_a_frame_cannot_be_sent() -> None:
     with pytest.raises(ValueError, match="passes the limit"):
         frame(Failed(1, FailCode.BAD_REQUEST, "x" * 5_000_000))
     assert frame(Submit(1, [buy(1)]))
+
+
+class TestMembers:
+    """What the client learns of nodes that join and leave."""
+
+    async def test_a_node_that_joined_is_known_when_the_others_are_gone(self, tmp_path: Path) -> None:
+        async with cluster(tmp_path) as nodes, client_of({"n1": nodes["n1"]}) as client:
+            places = {name: msgspec.structs.replace(member(name), native=node.address) for name, node in nodes.items()}
+            nodes["n1"].raft.membership = Membership(tuple(places.values()))
+            await client.submit(WORLD)
+            await until(lambda: set(client._order) == {"n1", "n2", "n3"})
+            replicate(nodes["n1"], nodes["n2"], nodes["n3"])
+            elect(nodes, "n3")
+            await nodes["n1"].stop()
+            stream = client.events("BTC-USD", 1)
+            (outcome,) = await client.submit([buy(1)])
+            assert isinstance(outcome, Placed)
+            replicate(nodes["n3"], nodes["n2"])
+            async with asyncio.timeout(10), contextlib.aclosing(stream):
+                assert (await anext(stream))[0].product_sequence == 1
+
+    async def test_a_node_that_was_removed_is_not_tried_again(self, tmp_path: Path) -> None:
+        async with cluster(tmp_path) as nodes, client_of(nodes) as client:
+            await client.submit(WORLD)
+            nodes["n1"].raft.membership = Membership((member("n1"), member("n3")))
+            await until(lambda: client._order == ["n1", "n3"])
+            assert client._addresses["n3"] == nodes["n3"].address, "the address that was given stays"
+
+    async def test_a_node_that_has_not_caught_up_removes_nobody(self, tmp_path: Path) -> None:
+        async with cluster(tmp_path) as nodes, client_of(nodes) as client:
+            status = nodes["n1"].service.status()
+            members = [each for each in status.members if each.node_id != "n2"]
+            client._learn(msgspec.structs.replace(status, members=members, ready=False))
+            assert client._order == ["n1", "n2", "n3"]
+            client._learn(msgspec.structs.replace(status, members=members, ready=True))
+            assert client._order == ["n1", "n3"]

@@ -14,7 +14,7 @@ from cluster.errors import DivergedError, RaftFatalError
 from node import divergence, engine_process, identity, supervisor
 from node.config import NodeConfig
 from node.config_file import load
-from node.errors import DataDirectoryError
+from node.errors import DataDirectoryError, cause
 from node.setup import initialise
 from tests.unit.node.fakes import WORLD
 from tests.unit.node.test_engine_process import free_base_port, operator
@@ -87,8 +87,8 @@ def test_a_new_data_directory_is_the_way_back(config: NodeConfig) -> None:
 def test_the_divergence_is_found_behind_what_it_caused() -> None:
     later = RaftFatalError("this node has failed and must stop")
     later.__cause__ = ERROR
-    assert divergence.cause(ERROR) is divergence.cause(later) is ERROR
-    assert divergence.cause(RaftFatalError("another")) is None
+    assert cause(ERROR, DivergedError) is cause(later, DivergedError) is ERROR
+    assert cause(RaftFatalError("another"), DivergedError) is None
 
 
 async def _until_diverged(config: NodeConfig) -> int:

@@ -124,10 +124,10 @@ def test_a_new_cluster_does_not_begin_with_an_even_number_of_nodes(tmp_path: Pat
 
 
 def test_a_removed_node_does_not_start_again(config: NodeConfig) -> None:
-    assert not identity.was_removed(config)
+    assert identity.stage_of(config) is Stage.NEW
     identity.mark_started(config, identity.read(config))
     identity.mark_removed(config)
-    assert identity.was_removed(config)
+    assert identity.stage_of(config) is Stage.REMOVED
     for rejoin in (False, True):
         with pytest.raises(DataDirectoryError, match=r"n1 was removed from the cluster.*quorumbook cluster add"):
             identity.format_data(config, rejoin=True) if rejoin else identity.read(config)

@@ -66,16 +66,10 @@ def test_a_directory_of_something_else_is_left_alone(directory: Path, like: Node
         joining.make_joiner(directory, joining.next_address("n4", like.nodes), like.nodes, like)
 
 
-def test_a_removed_node_gets_a_new_data_directory(directory: Path, like: NodeConfig) -> None:
+def test_an_id_is_used_once(directory: Path, like: NodeConfig) -> None:
     address = joining.next_address("n4", like.nodes)
-    config = load(joining.make_joiner(directory, address, like.nodes, like))
-    (config.data_path / "evidence").touch()
-    identity.mark_removed(config)
-    joining.make_joiner(directory, address, like.nodes, like)
-    assert identity.read(config).joined
-    assert (config.data_path.with_name(joining.FORMER) / "evidence").exists()
-    identity.mark_removed(config)
-    with pytest.raises(SetupError, match="is there already"):
+    identity.mark_removed(load(joining.make_joiner(directory, address, like.nodes, like)))
+    with pytest.raises(SetupError, match="n4 was removed from the cluster, and an id is used once"):
         joining.make_joiner(directory, address, like.nodes, like)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ class Desk:
         self.machine = ReplicatedEngine(feed)
         self.raft = LocalRaft(self.machine, auto=False, leader=leader)
         self.answers: list[Any] = []
+        self.timers: list[tuple[float, Callable[[], None]]] = []
         self.service = EngineService(
             config,
             Identity("1.2.3", "abi"),
@@ -63,10 +65,22 @@ class Desk:
             feed,
             self.raft,
             later=self.ready.append,
+            after=self._after,
             time_ns=self._time,
             clock=lambda: self.seconds,
             more_counters=lambda: {"moons": 2},
         )
+
+    def _after(self, seconds: float, work: Callable[[], None]) -> None:
+        self.timers.append((self.seconds + seconds, work))
+
+    def wait(self) -> None:
+        """Let time pass until the next timer, and run it."""
+        self.seconds, work = self.timers.pop(0)
+        work()
+
+    def control(self, request_id: int, action: ControlAction) -> None:
+        self.service.control(GATEWAY, Control(request_id, action), self.answers.append)
 
     def _time(self) -> int:
         self.now_ns += 1
@@ -279,16 +293,51 @@ class TestReads:
 
 class TestControl:
     def test_a_transfer_needs_somebody_to_take_over(self, desk: Desk) -> None:
-        answer = desk.service.control(GATEWAY, Control(1, ControlAction.TRANSFER_LEADERSHIP))
-        assert answer == Failed(1, FailCode.BAD_REQUEST, "no other node is up to date and reachable")
+        desk.control(1, ControlAction.TRANSFER_LEADERSHIP)
+        while desk.timers:
+            assert not desk.answers
+            desk.wait()
+        assert desk.answers == [Failed(1, FailCode.BAD_REQUEST, "no other node is up to date and reachable")]
         desk.raft.successor = "n2"
-        assert isinstance(desk.service.control(GATEWAY, Control(2, ControlAction.TRANSFER_LEADERSHIP)), Answer)
-        answer = desk.service.control(GATEWAY, Control(3, ControlAction.TRANSFER_LEADERSHIP))
-        assert answer == Failed(3, FailCode.NOT_LEADER, "n2 leads", HINT)
+        desk.control(2, ControlAction.TRANSFER_LEADERSHIP)
+        assert isinstance(desk.answers[1], Answer)
+        desk.control(3, ControlAction.TRANSFER_LEADERSHIP)
+        assert desk.answers[2] == Failed(3, FailCode.NOT_LEADER, "n2 leads", HINT)
+
+    def test_under_load_nothing_new_goes_into_the_log_until_another_node_leads(self, desk: Desk) -> None:
+        desk.submit(1, *WORLD)
+        desk.run()
+        desk.answers.clear()
+        desk.control(2, ControlAction.TRANSFER_LEADERSHIP)
+        desk.submit(3, buy(1))
+        desk.query(StatusQuery(), linearizable=True, request_id=4)
+        desk.run()
+        assert desk.answers == [], "they wait"
+        assert len(desk.raft.entries) == 1
+        desk.raft.successor = "n2"
+        desk.wait()
+        desk.run()
+        desk.raft.tick()
+        assert [(type(answer), answer.request_id) for answer in desk.answers] == [(Failed, 3), (Answer, 2), (Failed, 4)]
+        assert desk.answers[0] == Failed(3, FailCode.NOT_LEADER, "n2 leads", HINT)
+        assert len(desk.raft.entries) == 1
+
+    def test_a_handover_that_fails_ends_and_everything_goes_on(self, desk: Desk) -> None:
+        desk.submit(1, *WORLD)
+        desk.run()
+        desk.answers.clear()
+        desk.control(2, ControlAction.TRANSFER_LEADERSHIP)
+        desk.submit(3, buy(1))
+        desk.query(StatusQuery(), linearizable=True, request_id=4)
+        while desk.timers:
+            desk.wait()
+        desk.run()
+        assert {(type(answer), answer.request_id) for answer in desk.answers} == {(Failed, 2), (Results, 3), (Answer, 4)}
 
     def test_a_snapshot_of_any_node(self, desk: Desk) -> None:
         desk.raft.leader_id = "n2"
-        assert isinstance(desk.service.control(GATEWAY, Control(1, ControlAction.SNAPSHOT)), Answer)
+        desk.control(1, ControlAction.SNAPSHOT)
+        assert isinstance(desk.answers[0], Answer)
         assert desk.raft.snapshots_wanted == 1
 
 

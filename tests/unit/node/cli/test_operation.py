@@ -17,7 +17,7 @@ from node.cli import clusters, records, session
 from node.config_file import load
 from node.errors import NodeStartError
 from node.local_cluster import LocalCluster, Statuses
-from node.protocol import ControlAction, NodeStatus, PeerStatus
+from node.protocol import ControlAction, MemberStatus, NodeStatus
 from snapshots.abi import ABI
 from statemachine.commands import AnyCommand, Batch, OpenAccount, PutApiKey, PutCurrency, encode_batch
 from statemachine.limits import OPERATOR
@@ -33,9 +33,27 @@ COMMANDS: list[AnyCommand] = [
 
 
 def status(node_id: str, role: str) -> NodeStatus:
-    peers = [PeerStatus("n2", True, 12), PeerStatus("n3", False, 0)]
+    members = [MemberStatus(node_id, True, 1234), MemberStatus("n2", True, 12), MemberStatus("n3", False, 0)]
     return NodeStatus(
-        node_id, "trial", role, "n1", 3, 1234, 1234, 1234, 1, 1000, 5678, "ab" * 16, True, True, True, 61.4, "0.1.0", "abi", peers
+        node_id,
+        "trial",
+        role,
+        "n1",
+        3,
+        1234,
+        1234,
+        1234,
+        1,
+        1000,
+        5678,
+        "ab" * 16,
+        True,
+        True,
+        True,
+        61.4,
+        "0.1.0",
+        "abi",
+        members,
     )
 
 
@@ -140,7 +158,13 @@ def test_status_is_a_row_a_node(run: Run, local: FakeLocal) -> None:
 def test_status_as_json_has_everything(run: Run, local: FakeLocal) -> None:
     told = json.loads(run("cluster", "status", "--json").stdout)
     assert told["leader"] == "n1"
-    assert told["nodes"]["n1"]["peers"][0] == {"node_id": "n2", "connected": True, "match_index": 12}
+    member = told["nodes"]["n1"]["members"][1]
+    assert {name: member[name] for name in ("node_id", "connected", "match_index", "role")} == {
+        "node_id": "n2",
+        "connected": True,
+        "match_index": 12,
+        "role": "voter",
+    }
     assert told["nodes"]["n3"] is None
 
 

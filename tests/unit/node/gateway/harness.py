@@ -22,7 +22,7 @@ from node.gateway.app import build_app
 from node.gateway.backend import Lost
 from node.gateway.errors import NotLeaderError
 from node.gateway.gateway import Gateway, build
-from node.protocol import ANSWER_TYPES, AnyQuery, Events, FailCode, LeaderHint, NodeStatus, PeerStatus, StatusQuery
+from node.protocol import ANSWER_TYPES, AnyQuery, Events, FailCode, LeaderHint, MemberStatus, NodeStatus, StatusQuery
 from node.views import BadQueryError, NotFoundError, Views
 from statemachine.commands import AnyCommand, Batch
 from statemachine.engine import Engine
@@ -96,7 +96,7 @@ class FakeBackend:
 
     def node_status(self) -> NodeStatus:
         role = "leader" if self.leads else "follower"
-        sequence, peers = self.engine.sequence, [PeerStatus("n2", True, 0)]
+        sequence, peers = self.engine.sequence, [MemberStatus("n2", True, 0)]
         status = NodeStatus("n1", "c1", role, "n1", 3, 9, 9, 9, 1, 0, sequence, "", True, True, True, 1.0, "0", "abi", peers)
         return msgspec.structs.replace(status, **self.status)
 
