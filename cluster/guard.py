@@ -64,6 +64,7 @@ class Guard:
 
     Attributes:
         skipped: entries that arrived though they were here already.
+        leader_lost_at: when the connection to the leader broke the last time.
         told_commit: the commit index that a leader last told; None before any did. PySyncObj is told less: what this node verified.
         barrier: called to put an empty entry into the log (set by the owner).
         install: called with a mark when an incoming snapshot is durable, to make PySyncObj take it over (set by the owner).
@@ -103,6 +104,7 @@ class Guard:
         self._readmit: dict[str, int] = {}
         self._readmit_term = 0
         self.told_commit: int | None = None
+        self.leader_lost_at = -1e9
         self._incoming: Mapping[type[Any], Callable[[str, Any], None]] = {
             m.AppendEntries: self._append_entries,
             m.Heartbeat: self._heartbeat,
@@ -142,6 +144,7 @@ class Guard:
         self._watch.disconnected(peer)
         if self.core.leader_id == peer and self.core.role == "follower":
             self.voting.leader_lost()
+            self.leader_lost_at = self._clock()
             self.core.hasten_election(self._clock() + self.voting.short_delay())
 
     def receive(self, peer: str, data: bytes) -> None:
