@@ -13,6 +13,7 @@ import pytest
 
 from node import stop_times
 from node.cli.program import main
+from node.engine_process import EXIT_MIGRATION, EXIT_REMOVED
 from node.setup import initialise
 from node.supervisor import EXIT_CANNOT_START, EXIT_IN_DOUBT
 
@@ -60,7 +61,9 @@ def test_the_command_lines_are_those_of_the_program(path: Path, pattern: str) ->
 
 
 def test_the_unit_knows_the_exit_codes_that_no_restart_helps() -> None:
-    assert found(r"^RestartPreventExitStatus=(.*)$", UNIT) == [f"{EXIT_CANNOT_START} {EXIT_IN_DOUBT}"]
+    assert found(r"^RestartPreventExitStatus=(.*)$", UNIT) == [
+        f"{EXIT_CANNOT_START} {EXIT_MIGRATION} {EXIT_REMOVED} {EXIT_IN_DOUBT}"
+    ]
     assert found(r"^KillMode=(.*)$", UNIT) == ["mixed"], "the supervisor stops its children in order"
 
 
