@@ -427,7 +427,7 @@ class World:
     def _follow(self, behind: set[str], index: int, began: float) -> None:
         """A step; who has applied everything up to `index`, and votes, is no longer behind."""
         self.step(faults=False, load=True)
-        behind -= {node for node in behind if self._is_level(node, index)}
+        behind.intersection_update([node for node in self.members() if not self._is_level(node, index)])
         if behind and self.now > began + LEVEL_BOUND:
             raise self.violation(
                 f"{sorted(behind)} not level within {LEVEL_BOUND} s of calm; the others were at {self.committed_last}"
