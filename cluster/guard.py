@@ -64,6 +64,7 @@ class Guard:
 
     Attributes:
         skipped: entries that arrived though they were here already.
+        leader_lost_at: when the connection to the leader broke the last time.
         told_commit: the commit index that a leader last told; None before any did. PySyncObj is told less: what this node verified.
         barrier: called to put an empty entry into the log (set by the owner).
         install: called with a mark when an incoming snapshot is durable, to make PySyncObj take it over (set by the owner).
@@ -103,6 +104,7 @@ class Guard:
         self._readmit: dict[str, int] = {}
         self._readmit_term = 0
         self.told_commit: int | None = None
+        self.leader_lost_at = -1e9
         self._incoming: Mapping[type[Any], Callable[[str, Any], None]] = {
             m.AppendEntries: self._append_entries,
             m.Heartbeat: self._heartbeat,
@@ -136,12 +138,13 @@ class Guard:
         """The wire lost a peer. Losing the leader's connection is a reason to ask the others soon, not to wait for silence."""
         self.connected.discard(peer)
         self.transport.disconnected(peer)
-        self._readmit.pop(peer, None)  # it may lose its disk again before it is back
+        self._forget_recovering(peer)  # it may lose its disk again before it is back
         self._senders.disconnected(peer)
         self._receiver.drop(peer)
         self._watch.disconnected(peer)
         if self.core.leader_id == peer and self.core.role == "follower":
             self.voting.leader_lost()
+            self.leader_lost_at = self._clock()
             self.core.hasten_election(self._clock() + self.voting.short_delay())
 
     def receive(self, peer: str, data: bytes) -> None:
@@ -278,7 +281,7 @@ class Guard:
         if not message.voter:
             self._recovering_peer(peer, message)
             return
-        self._readmit.pop(peer, None)
+        self._forget_recovering(peer)
         self._pass_reply(peer, message.next_index, reset=message.reset, success=message.success)
 
     def _pass_reply(self, peer: str, next_index: int, *, reset: bool, success: bool) -> None:
@@ -296,6 +299,8 @@ class Guard:
         """A node without a vote: send it entries, count nothing, and readmit it behind an entry that a majority of others committed."""
         if self._readmit_term != message.term:
             self._readmit, self._readmit_term = {}, message.term
+            self._members.recovering.clear()
+        self._members.recovering.add(peer)
         self.core.set_match_index(peer, 0)
         held = message.next_index - 1
         if peer not in self._readmit:
@@ -306,6 +311,10 @@ class Guard:
             self._send(peer, m.Readmit(message.term, threshold))
         back = message.reset or (message.success and message.next_index > self.core.next_index(peer))
         self._pass_reply(peer, message.next_index, reset=back, success=False)
+
+    def _forget_recovering(self, peer: str) -> None:
+        self._readmit.pop(peer, None)
+        self._members.recovering.discard(peer)
 
     def _readmitted(self, peer: str, message: m.Readmit) -> None:
         journal = self._journal

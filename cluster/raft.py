@@ -42,6 +42,9 @@ log = logging.getLogger(__name__)
 CAPTURE_RETRY = 10.0
 """Seconds after a snapshot that failed to the next try: the log still holds everything, so there is no hurry."""
 
+SUCCESSION_SECONDS = 0.5
+"""After so long without the leader's connection nobody should wait for the next one any more."""
+
 
 class ProposeError(Enum):
     """Why a proposal came to nothing that this node can vouch for."""
@@ -318,6 +321,12 @@ class Raft:
     def leader_id(self) -> str:
         """Who leads, as far as this node knows; "" for nobody."""
         return self._core.leader_id
+
+    @property
+    def between_leaders(self) -> bool:
+        """Whether the connection to the leader broke a moment ago, and no other leader is known yet: there should be one in a moment."""
+        recently = self._clock() - self._guard.leader_lost_at < SUCCESSION_SECONDS
+        return recently and not self.is_leader and self._core.leader_id not in self._guard.connected
 
     def status(self) -> RaftStatus:
         """Where this node is now."""

@@ -3,42 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from cluster import hardstate
-from cluster.hardstate import HardState
 from cluster.messages import NO_OP
 from cluster.ports import LogEntry, SnapshotMark
-from cluster.storage import RealDisk
-from node import identity, software
+from node import backup, software
+from node.cluster_directory import ClusterDirectory
 from node.config import NodeConfig
 from node.connection import NativeConnection
 from node.errors import DirectoryError
-from node.identity import Stage
 from node.processes import PID_FILE, locked_pid
 from node.protocol import ControlAction, StatusQuery
-from snapshots.errors import NoSnapshotError, SnapshotError
+from snapshots.errors import SnapshotError
 from snapshots.job import JobState
 from snapshots.manifest import Manifest, SnapshotFields
+from snapshots.naming import snapshot_path
 from snapshots.store import SnapshotStore
 from snapshots.tsv import read_tables, write_tables
 from statemachine.engine import Engine
 
-SNAPSHOTS = "snapshots"
-"""Name of the directory with a node's snapshots, in its data directory."""
-
 POLL = 0.05
 IMPORT_INDEX = 2
 """Log index that imported state stands at; Raft begins its log with the entry before."""
-
-_UNFINISHED = shutil.ignore_patterns("*.tmp", "*.incoming", "*.old", "*.trash", "writer.lock")
 
 
 def newest_state(config: NodeConfig) -> tuple[Manifest, Engine]:
@@ -49,23 +39,8 @@ def newest_state(config: NodeConfig) -> tuple[Manifest, Engine]:
         SnapshotError, StateError: it cannot be trusted.
     """
     with tempfile.TemporaryDirectory(prefix="quorumbook-") as place:
-        copy = Path(place) / SNAPSHOTS
-        if (config.data_path / SNAPSHOTS).is_dir():
-            shutil.copytree(config.data_path / SNAPSHOTS, copy, ignore=_UNFINISHED, copy_function=_link)
-        store = SnapshotStore(copy)
-        manifest = store.newest()
-        if manifest is None:
-            raise NoSnapshotError(f"{config.data_path / SNAPSHOTS}: there is no snapshot yet")
-        return manifest, Engine.restore(store.load(manifest))
-
-
-def _link(source: str, target: str) -> str:
-    """A second name for a file that is never changed once its snapshot is there; a copy on another file system."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-    return target
+        manifest = backup.back_up(backup.snapshots_of(config), Path(place))
+        return manifest, Engine.restore(SnapshotStore(Path(place)).load(manifest))
 
 
 def is_running(config: NodeConfig) -> bool:
@@ -106,26 +81,22 @@ def export_tables(config: NodeConfig, target: Path) -> tuple[Manifest, dict[str,
     return manifest, write_tables(target, dict(engine.tables()))
 
 
-def import_tables(source: Path, configs: Sequence[NodeConfig]) -> Engine:
-    """Make TSV files the state that the nodes of a new cluster begin with: a snapshot on each of them. All of it is checked first.
+def import_tables(source: Path, layout: ClusterDirectory) -> Engine:
+    """Make TSV files the state that all nodes of a new cluster begin with. All of it is checked before anything is written.
 
     Raises:
-        DirectoryError: a node has run already.
-        TsvError, StateError: the files are not a whole state; nothing was changed.
+        TsvError, StateError: the files are not a whole state.
+        DirectoryError, DataDirectoryError, NodeRunningError: as `backup.restore`: the cluster is not a new one.
         SnapshotError, OSError: a snapshot could not be written.
     """
-    for config in configs:
-        if identity.read(config).stage is not Stage.NEW or (config.data_path / SNAPSHOTS).exists() or is_running(config):
-            raise DirectoryError(
-                f"{config.data_path}: this node has a state already; import into a cluster that quorumbook init has just made"
-            )
     engine = Engine.restore(read_tables(source))
-    for config in configs:
-        _write_snapshot(config, engine)
+    with tempfile.TemporaryDirectory(prefix="quorumbook-") as place:
+        backup.restore(_written(Path(place), engine), layout)
     return engine
 
 
-def _write_snapshot(config: NodeConfig, engine: Engine) -> None:
+def _written(directory: Path, engine: Engine) -> Path:
+    """A snapshot of a state that has no log behind it."""
     mark = SnapshotMark(LogEntry(bytes([NO_OP]), IMPORT_INDEX, 1), LogEntry(bytes([NO_OP]), IMPORT_INDEX - 1, 1))
     fields = SnapshotFields(
         index=mark.index,
@@ -136,10 +107,9 @@ def _write_snapshot(config: NodeConfig, engine: Engine) -> None:
         created_at=time.time_ns(),
         full_hash=engine.full_hash(),
     )
-    disk = RealDisk(config.data_path / "log", fsync=True, archive_to=None)
-    hardstate.store(disk, HardState(term=1, commit_index=mark.index))
-    job = SnapshotStore(config.data_path / SNAPSHOTS).begin(fields, dict(engine.tables()))
+    job = SnapshotStore(directory).begin(fields, dict(engine.tables()))
     while job.poll() is JobState.RUNNING:
         time.sleep(POLL)
     if job.poll() is not JobState.DONE:
-        raise SnapshotError(f"{config.data_path}: {job.reason}")
+        raise SnapshotError(f"the imported state cannot be written: {job.reason}")
+    return snapshot_path(directory, mark.index)

@@ -201,10 +201,14 @@ class MemberChanges:
         if old == wanted.node_id:
             raise MembershipError(f"{old} cannot replace itself: an id is used once, choose another one")
         status = await self.status()
-        if _find(status, old) is None:
+        gone = _find(status, old) is None
+        if gone and _find(status, wanted.node_id) is None:
             self._check_known(old, status)
         await self.add(wanted, seconds)
-        await self.remove(old, force=force)
+        if gone and old not in self._local.layout.configs:
+            self._say(f"{old} is no member of the cluster")
+        else:
+            await self.remove(old, force=force)
 
     def _check_known(self, node_id: str, status: NodeStatus) -> None:
         """A node whose directory is here was a member, and is none any more; any other id is a mistake."""

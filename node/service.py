@@ -23,6 +23,7 @@ from node.datasets import Seeding
 from node.errors import RequestFailed
 from node.feed import Feed, FeedError, Subscriber, Subscription, TooOldError
 from node.handover import After, Handover
+from node.interregnum import WaitingRoom
 from node.modes import Modes
 from node.principal import Principal, authenticate, refresh
 from node.protocol import (
@@ -73,6 +74,8 @@ class Consensus(Protocol):
     def is_leader(self) -> bool: ...
     @property
     def leader_id(self) -> str: ...
+    @property
+    def between_leaders(self) -> bool: ...
     def propose(self, payload: bytes, done: Done) -> None: ...
     def barrier(self, done: Done) -> None: ...
     def request_snapshot(self) -> None: ...
@@ -138,6 +141,7 @@ class EngineService:
         self._started = clock()
         self._reads: list[tuple[Principal, Query, Send]] = []
         self._barrier_under_way = False
+        self._waiting_room = WaitingRoom(after, config.native.queue_max)
         self._batcher: Batcher[Submit] = Batcher(
             raft.propose,
             self._seal,
@@ -166,6 +170,11 @@ class EngineService:
         except RequestFailed as error:
             send(self._failure(request.request_id, error))
             return
+        if not self._waits_for_leader(len(commands), lambda: self._submit(request, size, send)):
+            self._submit(request, size, send)
+
+    def _submit(self, request: Submit, size: int, send: Send) -> None:
+        commands = request.commands
         if self.stopping or not self._raft.is_leader:
             send(self._not_here(request.request_id))
             return
@@ -189,9 +198,15 @@ class EngineService:
             commands += request.commands
         return encode_batch(Batch(self._time_ns(), commands))
 
-    def _role_changed(self, role: str, _leader_id: str) -> None:
+    def _role_changed(self, role: str, leader_id: str) -> None:
         if role != "leader":
             self._batcher.fail_queued(Refusal.NOT_LEADER)
+        if leader_id:
+            self._waiting_room.release()
+
+    def _waits_for_leader(self, units: int, again: Callable[[], None]) -> bool:
+        """Whether a request waits for the next leader, so that its sender need not ask one node after the other who that is."""
+        return self._raft.between_leaders and not self.stopping and self._waiting_room.admit(units, again)
 
     # ------------------------------------------------------------------ reads
 
@@ -204,7 +219,11 @@ class EngineService:
             return
         if not request.linearizable:
             send(self._answer(principal, request))
-        elif self.stopping or not self._raft.is_leader:
+        elif not self._waits_for_leader(1, lambda: self._read(principal, request, send)):
+            self._read(principal, request, send)
+
+    def _read(self, principal: Principal, request: Query, send: Send) -> None:
+        if self.stopping or not self._raft.is_leader:
             send(self._not_here(request.request_id))
         elif len(self._reads) >= READS_WAITING_MAX:
             send(Failed(request.request_id, FailCode.OVERLOADED, "too many linearizable reads are waiting"))
@@ -360,6 +379,7 @@ class EngineService:
     def begin_stop(self) -> None:
         """Take nothing more; what is under way goes on."""
         self.stopping = True
+        self._waiting_room.release()
 
     @property
     def idle(self) -> bool:

@@ -5,7 +5,8 @@ The first line of a file says what it is, each further one is an entry of the lo
     {"format": 1, "abi": "...", "first_index": 1, "secrets": true}
     {"index": 3, "term": 1, "time": "2026-03-01T12:00:00.25Z", "commands": [{"kind": "OpenAccount", "account_id": "operator", ...}]}
 
-Amounts are whole numbers in smallest units, as in the log. The time is the one that the leader stamped the entry with, the only clock that the
+Amounts are whole numbers in smallest units, as in the log. `"migrated": true` marks an entry that another version wrote; see
+`statemachine.commands.Batch`. The time is the one that the leader stamped the entry with, the only clock that the
 exchange sees. So whoever applies the same entries gets the same state, and can compare its hash.
 """
 
@@ -66,7 +67,7 @@ class Txlog(msgspec.Struct, frozen=True):
 
 
 def of_node(config: NodeConfig) -> Txlog:
-    """The log of a node, old segments included. That of a node that runs may end with entries that are not committed yet.
+    """The log of a node, old segments of this ABI included. That of a node that runs may end with entries that are not committed yet.
 
     Raises:
         TxlogError: there is no log. The entries raise it where the log is damaged.
@@ -87,7 +88,7 @@ def of_node(config: NodeConfig) -> Txlog:
 
 def _entries(config: NodeConfig) -> Iterator[LogEntry]:
     try:
-        yield from read_segments(*log_directories(config))
+        yield from read_segments(*log_directories(config), abi=ABI)
     except (LogDamagedError, OSError) as error:
         raise TxlogError(f"{config.node_id}: {error}") from error
 
@@ -109,6 +110,7 @@ def to_lines(log: Txlog, *, secrets: bool = True) -> Iterator[bytes]:
                 "term": entry.term,
                 "time": time_text(entry.batch.time),
                 "commands": [_codec.encode(_told(command, secrets)) for command in entry.batch.commands],
+                **({"migrated": True} if entry.batch.migrated else {}),
             }
         )
 
@@ -124,6 +126,7 @@ class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     term: int
     time: str | int
     commands: list[Any]
+    migrated: bool = False
 
 
 def of_file(path: Path) -> Txlog:
@@ -156,7 +159,7 @@ def _read_lines(path: Path) -> Iterator[TxEntry]:
             try:
                 line = decoder.decode(text)
                 commands = [_command(position, each) for position, each in enumerate(line.commands)]
-                entry = TxEntry(line.index, line.term, Batch(time_value(line.time), commands))
+                entry = TxEntry(line.index, line.term, Batch(time_value(line.time), commands, line.migrated))
             except (msgspec.DecodeError, UnicodeDecodeError, ValueFault) as error:
                 raise TxlogError(f"{path}, line {number}: {error}") from error
             if entry.index <= before:
@@ -238,7 +241,8 @@ def rebuild(
             break
         left = len(entry.batch.commands) if until is None else until - engine.sequence
         cut = left < len(entry.batch.commands)
-        engine.apply(Batch(entry.batch.time, entry.batch.commands[:left]) if cut else entry.batch)
+        batch = entry.batch
+        engine.apply(msgspec.structs.replace(batch, commands=batch.commands[:left]) if cut else batch)
         index = entry.index
         if engine.sequence == until:
             break

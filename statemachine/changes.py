@@ -42,15 +42,16 @@ class Piece(NamedTuple):
 class AccountChanges:
     """What changed of an account. `done_count` and `remembered` are those before the first change.
 
-    `orders`: open orders that came or changed, None for those that left.
+    `orders`: open orders that came or changed, None for those that left. `all_orders`: every order that is open at the freeze counts.
     """
 
-    __slots__ = ("done_count", "orders", "remembered")
+    __slots__ = ("all_orders", "done_count", "orders", "remembered")
 
-    def __init__(self, done_count: int, remembered: int, orders: dict[int, OrderState | None] | None = None) -> None:
+    def __init__(self, done_count: int, remembered: int, *, all_orders: bool = False) -> None:
         self.done_count = done_count
         self.remembered = remembered
-        self.orders: dict[int, OrderState | None] = {} if orders is None else orders
+        self.orders: dict[int, OrderState | None] = {}
+        self.all_orders = all_orders
 
 
 class AccountView(NamedTuple):
@@ -119,12 +120,12 @@ class Changes:
 
 
 def _everything(state: State) -> dict[str, AccountChanges]:
-    """As if all had changed. O(open orders)."""
+    """As if all had changed. O(accounts)."""
     memory = state.operator_memory
     everything = {OPERATOR: AccountChanges(0, memory.remembered - len(memory))}
     for name, account in state.accounts.items():
         forgotten = account.memory.remembered - len(account.memory)
-        everything[name] = AccountChanges(account.done_count - len(account.done), forgotten, dict(account.open))
+        everything[name] = AccountChanges(account.done_count - len(account.done), forgotten, all_orders=True)
     return everything
 
 
@@ -146,7 +147,8 @@ class Frozen:
         ]
         self._api_keys = [state.api_keys[key_id] for key_id in api_keys]
         self._kept_accounts: dict[str, AccountView] = {}
-        self._kept_orders: dict[int, OrderState] = {}
+        self._kept_orders: dict[str, dict[int, OrderState]] = {}
+        self._last_order_id = state.last_order_id
 
     def keep_account(self, account_id: str) -> None:
         """The account is about to change: keep it as it is, if it is still to be encoded."""
@@ -157,8 +159,10 @@ class Frozen:
     def keep_order(self, order: OrderState) -> None:
         """The order is about to change: keep it as it is, if it is still to be encoded."""
         changes = self._pending.get(order.account_id)
-        if changes is not None and order.order_id in changes.orders:
-            self._kept_orders[order.order_id] = copy.copy(order)
+        if changes is None:
+            return
+        if order.order_id in changes.orders or (changes.all_orders and order.order_id <= self._last_order_id):
+            self._kept_orders.setdefault(order.account_id, {})[order.order_id] = copy.copy(order)
 
     def __iter__(self) -> Iterator[Piece]:
         yield from self._small
@@ -168,8 +172,9 @@ class Frozen:
             changes = self._pending[account_id]
             found = self._view(account_id, changes)
             yield from _account_pieces(account_id, self._kept_accounts.pop(account_id, found))
-            yield self._orders(changes)
+            yield self._orders(account_id, changes)
             self._pending.popitem()
+            self._kept_orders.pop(account_id, None)
 
     def _view(self, account_id: str, changes: AccountChanges) -> AccountView:
         account = self._state.accounts.get(account_id)
@@ -183,17 +188,27 @@ class Frozen:
             account.opened_at, account.balance_rows(), done[len(done) - new :], account.done_count, len(done), outcomes
         )
 
-    def _orders(self, changes: AccountChanges) -> Piece:
+    def _orders(self, account_id: str, changes: AccountChanges) -> Piece:
         encoded: list[Row] = []
         deleted: list[bytes] = []
-        for order_id, order in changes.orders.items():
+        orders = self._all_orders(account_id) if changes.all_orders else changes.orders
+        for order_id, order in orders.items():
             if order is None:
                 deleted.append(rows.order_key(order_id))
                 continue
             row = rows.order(order)
-            kept = self._kept_orders.pop(order_id, None)
+            kept = self._kept_orders.get(account_id, {}).get(order_id)
             encoded.append(row if kept is None else rows.order(kept))
+        if changes.all_orders:
+            # Those that left before they were looked for.
+            kept_ones = list(self._kept_orders.get(account_id, {}).values())
+            encoded += [rows.order(order) for order in kept_ones if order.order_id not in orders]
         return Piece("order", encoded, deleted, [])
+
+    def _all_orders(self, account_id: str) -> dict[int, OrderState | None]:
+        account = self._state.accounts.get(account_id)
+        found = [] if account is None else list(account.open.values())
+        return {order.order_id: order for order in found if order.order_id <= self._last_order_id}
 
 
 def _account_pieces(account_id: str, view: AccountView) -> Iterator[Piece]:

@@ -156,7 +156,7 @@ class Engine:
 
         Args:
             whole: everything counts as changed, as for an engine that began empty. Needed when what was frozen last came to nothing.
-                O(open orders).
+                O(accounts).
         """
         return self._state.changes.freeze(self._state, whole=whole)
 

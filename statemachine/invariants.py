@@ -5,6 +5,8 @@ Nothing that a client sends can break these: a failure is a defect of ours or da
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 from statemachine.admission import is_name
 from statemachine.book import BookSide
 from statemachine.events import OrderState
@@ -18,6 +20,11 @@ from statemachine.limits import (
 )
 from statemachine.state import Account, Product, State
 from statemachine.types import DoneReason, OrderStatus, OrderType, Side, TimeInForce
+
+# Looked up once: a state may have millions of orders.
+_remaining, _order_id = attrgetter("remaining"), attrgetter("order_id")
+_OPEN, _DONE, _NOT_DONE = OrderStatus.OPEN, OrderStatus.DONE, DoneReason.NONE
+_LIMIT, _GTC, _BUY = OrderType.LIMIT, TimeInForce.GTC, Side.BUY
 
 
 def check(state: State) -> None:
@@ -96,7 +103,7 @@ def _check_product(state: State, product: Product) -> None:
 
 def _check_book(state: State, product: Product) -> None:
     """Uncrossed; levels sorted, whole and not empty; orders in them by id, which is by time."""
-    name = product.product_id
+    name, orders, accounts = product.product_id, state.orders, state.accounts
     bids, asks = _sides(product)
     if bids.best is not None and asks.best is not None:
         assert bids.best.price < asks.best.price, f"product {name}: the book is crossed"
@@ -108,16 +115,15 @@ def _check_book(state: State, product: Product) -> None:
         for level in levels:
             assert level.key == level.price * side.direction, f"product {name}: a level under a wrong key"
             assert level.orders, f"product {name}: an empty level at {level.price}"
-            assert level.total == sum(order.remaining for order in level.orders.values()), (
-                f"product {name}: total at {level.price}"
-            )
+            assert level.total == sum(map(_remaining, level.orders.values())), f"product {name}: total at {level.price}"
             ids = list(level.orders)
             assert ids == sorted(ids), f"product {name}: time priority at {level.price}"
             for order_id, order in level.orders.items():
                 assert order.side is orders_side, f"order {order_id}: on the wrong side"
-                assert (order.product_id, order.price) == (name, level.price), f"order {order_id}: at the wrong level"
-                assert state.orders.get(order_id) is order, f"order {order_id}: not indexed"
-                assert state.accounts[order.account_id].open.get(order_id) is order, f"order {order_id}: not its account's"
+                assert order.product_id == name, f"order {order_id}: in the wrong book"
+                assert order.price == level.price, f"order {order_id}: at the wrong level"
+                assert orders.get(order_id) is order, f"order {order_id}: not indexed"
+                assert accounts[order.account_id].open.get(order_id) is order, f"order {order_id}: not its account's"
 
 
 def _check_account(state: State, account: Account) -> None:
@@ -130,23 +136,23 @@ def _check_account(state: State, account: Account) -> None:
     ids = list(account.open)
     assert ids == sorted(ids), f"account {name}: open orders out of order"
     holds = dict.fromkeys(account.balances, 0)
+    products = state.products
     for order in account.open.values():
-        product = state.products[order.product_id]
+        product = products[order.product_id]
         assert product.base in holds, f"account {name}: no balance of {product.base} for order {order.order_id}"
         assert product.quote in holds, f"account {name}: no balance of {product.quote} for order {order.order_id}"
-        holds[product.quote if order.side is Side.BUY else product.base] += order.hold
+        holds[product.quote if order.side is _BUY else product.base] += order.hold
     for currency, hold in holds.items():
         on_hold = account.balances[currency].hold
         assert on_hold == hold, f"account {name}: {on_hold} {currency} on hold, its orders hold {hold}"
     account.memory.check(state.sequence)
     latest: dict[str, OrderState] = {}
-    for order in sorted([*account.open.values(), *account.done], key=lambda order: order.order_id):
+    for order in sorted([*account.open.values(), *account.done], key=_order_id):
         if order.client_oid:
-            earlier = latest.get(order.client_oid)
-            assert earlier is None or earlier.status is OrderStatus.DONE, (
-                f"account {name}: client_oid {order.client_oid} open twice"
-            )
-            latest[order.client_oid] = order
+            earlier = latest.setdefault(order.client_oid, order)
+            if earlier is not order:
+                assert earlier.status is _DONE, f"account {name}: client_oid {order.client_oid} open twice"
+                latest[order.client_oid] = order
     assert account.by_client_oid.keys() == latest.keys(), f"account {name}: client_oids"
     for oid, order in latest.items():
         assert account.by_client_oid[oid] is order, f"account {name}: client_oid {oid} names another order"
@@ -154,22 +160,26 @@ def _check_account(state: State, account: Account) -> None:
 
 def _check_orders(state: State, account: Account) -> None:
     """Each known order is consistent in itself."""
+    products = state.products
     for order in account.open.values():
-        product = state.products[order.product_id]
-        what = f"order {order.order_id}"
-        assert (order.status, order.done_reason) == (OrderStatus.OPEN, DoneReason.NONE), f"{what}: open, but not so marked"
-        assert order.order_type is OrderType.LIMIT, f"{what}: a market order rests"
-        assert order.time_in_force is TimeInForce.GTC, f"{what}: rests, but is not good till cancelled"
-        assert order.price > 0, f"{what}: price {order.price}"
-        assert order.price % product.tick == 0, f"{what}: price off the tick"
-        assert order.remaining > 0, f"{what}: nothing remains, but it is open"
-        assert order.remaining % product.lot == 0, f"{what}: remaining size off the lot"
-        assert order.filled_size + order.remaining <= order.size, f"{what}: more filled and left than placed"
-        assert order.hold == product.hold_for(order), f"{what}: holds {order.hold}, needs {product.hold_for(order)}"
+        product = products[order.product_id]
+        assert order.status is _OPEN, f"{_name(order)}: open, but not so marked"
+        assert order.done_reason is _NOT_DONE, f"{_name(order)}: open, but with a reason for being done"
+        assert order.order_type is _LIMIT, f"{_name(order)}: a market order rests"
+        assert order.time_in_force is _GTC, f"{_name(order)}: rests, but is not good till cancelled"
+        assert order.price > 0, f"{_name(order)}: price {order.price}"
+        assert order.price % product.tick == 0, f"{_name(order)}: price off the tick"
+        assert order.remaining > 0, f"{_name(order)}: nothing remains, but it is open"
+        assert order.remaining % product.lot == 0, f"{_name(order)}: remaining size off the lot"
+        assert order.filled_size + order.remaining <= order.size, f"{_name(order)}: more filled and left than placed"
+        assert order.hold == product.hold_for(order), f"{_name(order)}: holds {order.hold}, needs {product.hold_for(order)}"
     for order in account.done:
-        what = f"order {order.order_id}"
-        assert order.product_id in state.products, f"{what}: of an unknown product"
-        assert order.status is OrderStatus.DONE, f"{what}: done, but not so marked"
-        assert order.done_reason is not DoneReason.NONE, f"{what}: done without a reason"
-        assert order.hold == 0, f"{what}: done, but holds {order.hold}"
-        assert state.orders.get(order.order_id) is order, f"{what}: not indexed"
+        assert order.product_id in state.products, f"{_name(order)}: of an unknown product"
+        assert order.status is _DONE, f"{_name(order)}: done, but not so marked"
+        assert order.done_reason is not _NOT_DONE, f"{_name(order)}: done without a reason"
+        assert order.hold == 0, f"{_name(order)}: done, but holds {order.hold}"
+        assert state.orders.get(order.order_id) is order, f"{_name(order)}: not indexed"
+
+
+def _name(order: OrderState) -> str:
+    return f"order {order.order_id}"

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
-from node.cli.output import plain, print_json, show, table
+from node import files
+from node.cli.output import print_json, show, table
 from node.cli.session import json_option
-from node.errors import DirectoryError, SetupError
+from node.errors import DataDirectoryError, DirectoryError, SetupError
 from node.migration import switch
 from node.migration.back import WayBack, way_back
 from node.migration.rehearsal import Place, Rehearsal, places, rehearse
 from node.processes import PID_FILE, PidFile
+from node.txlog import to_lines
 from snapshots import migrations as written
 from snapshots.abi import ABI
 from snapshots.abi.difference import difference
@@ -187,7 +189,7 @@ def _size(count: int) -> str:
 @click.command()
 @click.argument("directory", type=DIRECTORY)
 @click.option(
-    "--export", "out", type=click.Path(path_type=Path), help="Where the commands applied since go, as JSON lines, a file a node."
+    "--export", "out", type=click.Path(path_type=Path), help="Where the commands applied since go: a transaction log a node."
 )
 @click.option(
     "--without-export", is_flag=True, help="Go back without them: another node has exported them, or they are not wanted."
@@ -201,43 +203,47 @@ def rollback(directory: Path, out: Path | None, without_export: bool, secrets: b
     """
     if (out is None) == (not without_export):
         raise click.UsageError("expected --export DIR or --without-export")
-    for place in places(directory):
-        _go_back(place, out, secrets)
-
-
-def _go_back(place: Place, out: Path | None, secrets: bool) -> None:
-    lock = PidFile.acquire(place.data / PID_FILE)
-    try:
-        way = way_back(place.data)
+    with contextlib.ExitStack() as stack:
+        found = places(directory)
+        for place in found:
+            stack.callback(PidFile.acquire(place.data / PID_FILE).release)
+        ways = [(place, way_back(place.data)) for place in found]
         if out is not None:
+            _export_all(ways, out, secrets)
+        for place, way in ways:
+            switch.go_back(place.data, way.record)
+            click.echo(f"{_name(place)}: back at ABI {way.record.from_abi}, log up to index {way.record.last_index:,}")
+
+
+def _name(place: Place) -> str:
+    return place.node_id or str(place.data)
+
+
+def _export_all(ways: list[tuple[Place, WayBack]], out: Path, secrets: bool) -> None:
+    """Export from every node; one that has it all is enough.
+
+    Raises:
+        DataDirectoryError: none has.
+    """
+    gaps: list[DataDirectoryError] = []
+    for place, way in ways:
+        try:
             path, count = _export(place, way, out, secrets)
-            click.echo(f"{place.node_id or place.data}: {count:,} commands applied since the migration are in {path}")
-        switch.go_back(place.data, way.record)
-    finally:
-        lock.release()
-    click.echo(f"{place.node_id or place.data}: back at ABI {way.record.from_abi}, log up to index {way.record.last_index:,}")
+            click.echo(f"{_name(place)}: {count:,} commands applied since the migration are in {path}")
+        except DataDirectoryError as error:
+            gaps.append(error)
+    if len(gaps) == len(ways):
+        raise gaps[0]
+    for gap in gaps:
+        click.echo(str(gap), err=True)
 
 
 def _export(place: Place, way: WayBack, out: Path, secrets: bool) -> tuple[Path, int]:
     out.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = out / f"{place.node_id or 'node'}-since-migration.jsonl"
-    encode = msgspec.json.Encoder().encode
-    count = 0
-    try:
-        with path.open("xb") as file:
-            for line in _since_lines(way, secrets):
-                file.write(encode(line) + b"\n")
-                count += 1
-    except FileExistsError:
-        raise DirectoryError(f"{path} is there already; nothing was undone") from None
-    return path, count
-
-
-def _since_lines(way: WayBack, secrets: bool) -> Iterator[dict[str, object]]:
-    for entry in way.since():
-        for command in entry.batch.commands:
-            fields = plain(command)
-            assert isinstance(fields, dict)
-            hidden = {} if secrets or "secret" not in fields else {"secret": "", "passphrase": ""}
-            name = type(command).__name__
-            yield {"index": entry.index, "term": entry.term, "time": entry.batch.time, "command": name, **fields, **hidden}
+    if path.exists():
+        raise DirectoryError(f"{path} is there already; nothing was undone")
+    lines = list(to_lines(way.txlog(), secrets=secrets))
+    files.write_new(path, b"".join(line + b"\n" for line in lines), 0o600)
+    files.sync_directory(out)
+    return path, sum(len(entry.batch.commands) for entry in way.since())

@@ -45,5 +45,5 @@ def export_state(target: Path, source: Path, node_id: str | None) -> None:
 def import_state(source: Path, directory: Path) -> None:
     """Let a new cluster begin with the state in the TSV files of DIR. Everything is checked before anything is written."""
     layout = ClusterDirectory(directory)
-    engine = import_tables(source, list(layout.configs.values()))
+    engine = import_tables(source, layout)
     click.echo(f"{', '.join(layout.node_ids)} begin with sequence {engine.sequence:,}, hash {engine.full_hash().hex()[:16]}")

@@ -11,17 +11,9 @@ from cluster.log import command_of, read_segments
 from node.errors import DataDirectoryError
 from node.migration import switch
 from node.migration.found import LOG, look
+from node.txlog import TxEntry, Txlog
 from snapshots.abi import ABI
-from statemachine.commands import Batch, decode_batch
-
-
-@dataclass(frozen=True)
-class Since:
-    """A log entry of after the migration."""
-
-    index: int
-    term: int
-    batch: Batch
+from statemachine.commands import decode_batch
 
 
 @dataclass(frozen=True)
@@ -31,7 +23,11 @@ class WayBack:
     data: Path
     record: switch.Record
 
-    def since(self) -> Iterator[Since]:
+    def txlog(self) -> Txlog:
+        """All of `since`, as a transaction log. Raises as `since`."""
+        return Txlog(self.record.last_index + 1, iter(list(self.since())))
+
+    def since(self) -> Iterator[TxEntry]:
         """The entries with commands that were written since the migration, in order.
 
         The last ones may not have been committed.
@@ -50,7 +46,7 @@ class WayBack:
                 payload = command_of(entry)
                 batch = decode_batch(payload) if payload is not None else None
                 if batch is not None and not batch.migrated:
-                    yield Since(entry.index, entry.term, batch)
+                    yield TxEntry(entry.index, entry.term, batch)
         except LogDamagedError as error:
             raise DataDirectoryError(str(error)) from error
         found = look(self.data)

@@ -23,18 +23,18 @@ class Releases:
     """The known schemas, oldest first: those released, then this software's if it is none of them.
 
     Args:
-        directory: where the descriptions lie.
+        directory: where the descriptions lie; `DIRECTORY` unless named.
         current: the schema of this software.
 
     Raises:
         ValueError: a description is not what its name says.
     """
 
-    def __init__(self, directory: Path = DIRECTORY, current: Schema = SCHEMA) -> None:
+    def __init__(self, directory: Path | None = None, current: Schema = SCHEMA) -> None:
         self.current = current.abi
         self.versions: dict[str, str] = {}
         self._schemas: dict[str, Schema] = {}
-        for version, abi, path in _descriptions(directory):
+        for version, abi, path in _descriptions(directory or DIRECTORY):
             schema = decode_schema(path.read_bytes())
             if schema.abi != abi:
                 raise ValueError(f"{path}: was edited: its ABI is {schema.abi}. A released description never changes")

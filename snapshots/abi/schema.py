@@ -7,6 +7,7 @@ table are paths into its row (`outcome.sequence`); one that names no field of it
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 from collections.abc import Iterator
 from typing import Any
@@ -127,6 +128,7 @@ class TypeNode(msgspec.Struct, frozen=True):
 PLAIN = frozenset({"int", "float", "str", "bytes", "bool", "none", "any", "raw"})
 
 
+@functools.cache
 def parse_type(text: str) -> TypeNode:
     """A type's text taken apart.
 

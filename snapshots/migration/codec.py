@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from snapshots.abi.inspection import LOG_ENTRY
-from snapshots.abi.schema import Schema, StructType, TypeNode, parse_type
+from snapshots.abi.schema import Schema, StructType, TableType, TypeNode, parse_type
 
 Values = dict[str, Any]
 """A row, a struct or a command as plain values."""
@@ -49,6 +49,7 @@ class Codec:
 
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
+        self._own: dict[str, list[str]] = {}
         self._readers: dict[str, Reader] = {}
         self._writers: dict[str, Reader] = {}
 
@@ -64,7 +65,7 @@ class Codec:
         key = _unpacked(row[0])
         if not isinstance(key, list) or len(key) != len(kind.key):
             raise CodecError("key", f"expected {len(kind.key)} parts, not {key!r}")
-        own = self.schema.key_only(kind)
+        own = self._key_only(kind)
         values.update((part, value) for part, value in zip(kind.key, key, strict=True) if part in own)
         if _pack(self._key(kind.key, values)) != row[0]:
             raise CodecError("key", f"{key!r} is not that of its row")
@@ -78,10 +79,15 @@ class Codec:
         """
         kind = self.schema.table(table)
         assert kind is not None, f"no table {table}"
-        own = self.schema.key_only(kind)
+        own = self._key_only(kind)
         key = self._key(kind.key, values)
         payload = {name: value for name, value in values.items() if name not in own} if own else values
         return _pack(key), _pack(self._writer(parse_type(kind.row))(payload))
+
+    def _key_only(self, table: TableType) -> list[str]:
+        if table.name not in self._own:
+            self._own[table.name] = self.schema.key_only(table)
+        return self._own[table.name]
 
     @staticmethod
     def _key(parts: list[str], values: Values) -> list[Any]:

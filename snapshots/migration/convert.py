@@ -29,6 +29,7 @@ class Converter:
         self.target = Codec(target)
         self.migration = migration
         self._structs: dict[str, Convert] = {}
+        self._rows: dict[str, Callable[[Values], Values | Drop]] = {}
 
     def new_table(self, table: str) -> str | None:
         """What a table of the source is called in the target; None if it is removed."""
@@ -50,16 +51,25 @@ class Converter:
         Raises:
             CodecError: the author's function left something out.
         """
+        if table not in self._rows:
+            self._rows[table] = self._row(table)
+        return self._rows[table](values)
+
+    def _row(self, table: str) -> Callable[[Values], Values | Drop]:
         source, target = self.source.schema.table(table), self.target.schema.table(self.new_table(table) or "")
         assert source is not None
         assert target is not None
-        converted: Values = self._value(parse_type(source.row), parse_type(target.row), final=False)(values)
-        converted = {**converted, **{part: values[part] for part in self.source.schema.key_only(source)}}
+        convert = self._value(parse_type(source.row), parse_type(target.row), final=False)
+        key_only = self.source.schema.key_only(source)
+        allowed = self._allowed(target.row).union(self.target.schema.key_only(target))
         function = self.migration.rows.get(table)
-        done = function(converted) if function is not None else converted
-        if isinstance(done, Drop):
-            return done
-        return _only(done, self._allowed(target.row).union(self.target.schema.key_only(target)), values)
+
+        def row(values: Values) -> Values | Drop:
+            converted = {**convert(values), **{part: values[part] for part in key_only}}
+            done = function(converted) if function is not None else converted
+            return done if isinstance(done, Drop) else _only(done, allowed, values)
+
+        return row
 
     def entry(self, values: Values) -> Values:
         """A log entry. Raises CodecError."""

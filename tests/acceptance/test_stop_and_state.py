@@ -90,10 +90,10 @@ def test_a_state_goes_from_a_dataset_through_a_stop_into_another_cluster(prepare
 
     other = prepared({})
     run(other.directory, "import", str(tmp_path / "stopped"))
-    assert "has a state already" in run(other.directory, "import", str(tmp_path / "stopped"), code=1)
     run(other.directory, "cluster", "up")
     assert "filled 0.2" in run(other.directory, "order", "place", "BTC-USD", "sell", "0.2", "--price", "100", "--as", "bob")
     run(other.directory, "cluster", "down")
+    assert "has run already" in run(other.directory, "import", str(tmp_path / "stopped"), code=1)
 
 
 def test_a_kill_or_a_second_sigterm_while_stopping_loses_nothing(prepared: Prepare) -> None:

@@ -96,11 +96,11 @@ class Market:
 
 
 class Run:
-    """Times of one phase, in seconds."""
+    """Times of one phase, in seconds; `pauses` on the clock and of CPU."""
 
     def __init__(self) -> None:
         self.batches: list[float] = []
-        self.pauses: list[float] = []
+        self.pauses: list[tuple[float, float]] = []
         self.snapshots: list[float] = []
         self.rate = 0.0
 
@@ -122,12 +122,12 @@ class Bench:
         """Apply one batch."""
         self.machine.engine.apply(Batch(1, commands))
 
-    def begin(self) -> float:
-        """Begin a snapshot: how long the engine stood still."""
+    def begin(self) -> tuple[float, float]:
+        """Begin a snapshot: how long the engine stood still, on the clock and of CPU."""
         self._index += 10
-        begin = time.perf_counter()
+        begin, cpu = time.perf_counter(), time.thread_time()
         self.port.capture(SnapshotMark(LogEntry(b"\0", self._index, 1), LogEntry(b"\0", self._index - 1, 1)))
-        return time.perf_counter() - begin
+        return time.perf_counter() - begin, time.thread_time() - cpu
 
     def finish(self) -> float:
         """Wait for the snapshot under way: how long that took."""
@@ -183,6 +183,11 @@ def _line(name: str, run: Run) -> str:
     return f"| {name} | {run.rate:,.0f} | " + " | ".join(f"{value:.1f}" for value in ms) + " |"
 
 
+def _pause_text(pauses: list[tuple[float, float]]) -> str:
+    clock, cpu = ([pause[kind] * 1e3 for pause in pauses] for kind in (0, 1))
+    return f"pause p50 {percentile(clock, 50):.1f} ms, max {max(clock):.1f} ms (of CPU {percentile(cpu, 50):.1f} and {max(cpu):.1f} ms)"
+
+
 @click.command()
 @click.option("--orders", default=1_000_000, show_default=True, help="Resting orders.")
 @click.option("--rate", default=25_000, show_default=True, help="Commands a second.")
@@ -198,7 +203,7 @@ def main(orders: int, rate: int, seconds: float) -> None:
         first = bench.begin(), bench.finish()
         engine: Engine = bench.machine.engine
         click.echo(f"{orders:,} orders placed, {len(bench.market.accounts)} accounts")
-        click.echo(f"first snapshot, everything in it: pause {first[0] * 1e3:.1f} ms, on disk after {first[1]:.1f} s\n")
+        click.echo(f"first snapshot, everything in it: {_pause_text([first[0]])}; on disk after {first[1]:.1f} s\n")
         runs = {
             f"{rate:,} a second, no snapshots": bench.trade(seconds, rate, snapshots=False),
             f"{rate:,} a second, snapshots without a break": bench.trade(seconds, rate, snapshots=True),
@@ -210,10 +215,10 @@ def main(orders: int, rate: int, seconds: float) -> None:
         for what, run in runs.items():
             click.echo(_line(what, run))
         rates = [run.rate for run in runs.values()]
-        pauses = [pause * 1e3 for run in runs.values() for pause in run.pauses]
+        pauses = [pause for run in runs.values() for pause in run.pauses]
         times = [taken for run in runs.values() for taken in run.snapshots]
         click.echo(f"\nthroughput with snapshots / without: {rates[3] / rates[2]:.2f}")
-        click.echo(f"pauses of {len(pauses)} snapshots: p50 {percentile(pauses, 50):.1f} ms, max {max(pauses):.1f} ms")
+        click.echo(f"{len(pauses)} snapshots: {_pause_text(pauses)}")
         click.echo(f"a snapshot is on disk after: p50 {percentile(times, 50):.1f} s, max {max(times, default=0.0):.1f} s")
         bench.begin()
         bench.finish()

@@ -40,7 +40,7 @@ class ClockAhead(Fault):
             await self._restart(stage, node_id)
         leader = await stage.leader()
         self.nodes = [leader]
-        _set(_clock(stage, leader), self.offset)
+        set_clock(_clock(stage, leader), self.offset)
         await self._stamped(stage, wrong=True)
         await stage.traded(TRADED)
         await asyncio.to_thread(stage.cluster.stop, [leader])
@@ -50,7 +50,7 @@ class ClockAhead(Fault):
     async def _restart(self, stage: Stage, node_id: str) -> None:
         """Restart a node with a clock that can jump."""
         clock = _clock(stage, node_id)
-        _set(clock, 0)
+        set_clock(clock, 0)
         search = os.pathsep.join([str(JUMPING), *filter(None, [os.environ.get("PYTHONPATH")])])
         await asyncio.to_thread(stage.cluster.stop, [node_id])
         with environment(PYTHONPATH=search, JUMPING_CLOCK=str(clock)):
@@ -75,7 +75,7 @@ class ClockAhead(Fault):
         stage.scenario.recorder.flush()
         history = stage.scenario.history
         assert history is not None, "the scenario keeps one"
-        _never_back(await asyncio.to_thread(_told_times, history.path))
+        never_back(await asyncio.to_thread(_told_times, history.path))
 
 
 class ClockBehind(ClockAhead):
@@ -90,7 +90,7 @@ def _clock(stage: Stage, node_id: str) -> Path:
     return stage.data(node_id).parent / "clock"
 
 
-def _set(clock: Path, offset: int) -> None:
+def set_clock(clock: Path, offset: int) -> None:
     """Let a clock differ by `offset` seconds; a reader sees the one or the other."""
     other = clock.with_suffix(".next")
     other.write_text(f"{offset:+d}\n", encoding="ascii")
@@ -103,7 +103,8 @@ def _told_times(path: Path) -> list[int]:
     return [outcome.time for outcome in sorted(outcomes, key=lambda outcome: outcome.sequence)]
 
 
-def _never_back(times: Sequence[int]) -> None:
+def never_back(times: Sequence[int]) -> None:
+    """Raise `UnsafeError` where a time, in nanoseconds, is before the one in front of it."""
     for before, after in pairwise(times):
         if after < before:
             raise UnsafeError(f"the exchange's time ran back by {(before - after) / 1e9:.3f} s, to {after / 1e9:.3f}")

@@ -256,6 +256,19 @@ class RollingRestart(Fault):
             await stage.all_vote()
 
 
+class ReplaceNode(Fault):
+    """A node killed for good and its directory deleted, the leader in half of the cases: a new one takes its place, with membership changes."""
+
+    name = "replace-node"
+
+    async def begin(self, stage: Stage) -> None:
+        self.nodes = [await stage.any_node()]
+        await stage.kill(*self.nodes)
+
+    async def repair(self, stage: Stage) -> None:
+        self.nodes.append(await stage.replace(self.nodes[0]))
+
+
 async def _onto(stage: Stage, node_id: str, disk: FullDisk) -> None:
     """Move a node's data directory to another disk; the node is stopped in order meanwhile."""
     await asyncio.to_thread(stage.cluster.stop, [node_id])

@@ -20,6 +20,7 @@ FAULTS: dict[str, type[faults.Fault]] = {
         faults.DiskFull,
         faults.DiskError,
         faults.RollingRestart,
+        faults.ReplaceNode,
         clocks.ClockAhead,
         clocks.ClockBehind,
         lines.BadLines,

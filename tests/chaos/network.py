@@ -21,7 +21,8 @@ from node.local_cluster import LocalCluster
 from tests.chaos.errors import CommandFailedError, NotPossibleError
 from tests.chaos.system import call, need_root
 
-NODES = ("n1", "n2", "n3")
+NODES = ("n1", "n2", "n3", "n4")
+"""The last one is there for a node that takes another one's place."""
 SUBNET = "10.77.0"
 BRIDGE = "hub0"
 LOCAL_RULE = "1000"
@@ -87,6 +88,11 @@ class Network:
     def inside(self, node_id: str) -> tuple[str, ...]:
         """A command that runs another one in a node's namespace."""
         return ("ip", "netns", "exec", self._prefix + node_id)
+
+    def places(self, node_id: str) -> tuple[str, str, str]:
+        """Raft, native and public HTTP address of a node that joins."""
+        host = address(node_id)
+        return f"{host}:7000", f"{host}:7010", f"http://{host}:7020"
 
     def unplug(self, node_id: str) -> None:
         """Cut a node from everybody, clients included."""

@@ -19,6 +19,9 @@ import msgspec
 from loadtest.recorder import Acknowledgement, percentile
 from node.audit import UNANSWERED
 
+LATE_SECONDS = 0.05
+"""A leader may send its first answers a moment before it logs that it serves."""
+
 PHASES = ("stand", "elect", "commit", "answer")
 
 _LINE = re.compile(
@@ -51,7 +54,7 @@ def phases(killed: float, seen: Iterable[Turn], answered: float) -> dict[str, fl
     With more than one election the last one's leader counts, and what went before is in the first phase.
     """
     moments = [killed]
-    later = sorted((turn for turn in seen if turn.at <= answered + 0.001), key=lambda turn: turn.at)
+    later = sorted((turn for turn in seen if turn.at <= answered + LATE_SECONDS), key=lambda turn: turn.at)
     serving = [turn for turn in later if turn.what == "serving"]
     if not serving:
         return {}
@@ -59,13 +62,13 @@ def phases(killed: float, seen: Iterable[Turn], answered: float) -> dict[str, fl
         own = [turn.at for turn in later if turn.what == what and turn.node_id == serving[-1].node_id]
         if not own:
             return {}
-        moments.append(own[-1])
+        moments.append(min(own[-1], answered))
     moments.append(answered)
     return {name: max(0.0, end - begin) for name, (begin, end) in zip(PHASES, pairwise(moments), strict=True)}
 
 
 def waits(records: Path, windows: Iterable[tuple[float, float]]) -> list[float]:
-    """For each window (monotonic seconds of the recording process) the longest time that any one client waited between two answers.
+    """For each window (monotonic seconds of the recording process) the longest that any one client waited, in it or from it on, between two answers.
 
     Raises:
         OSError, msgspec.DecodeError: the records cannot be read.
@@ -77,7 +80,10 @@ def waits(records: Path, windows: Iterable[tuple[float, float]]) -> list[float]:
         if answer.kind != UNANSWERED:
             answers.setdefault(answer.account_id, []).append(answer.acked)
     gaps = [(begin, end) for times in answers.values() for begin, end in pairwise(times) if end - begin > 0.01]
-    return [max((end - begin for begin, end in gaps if begin <= until and end >= since), default=0.0) for since, until in windows]
+    return [
+        max((end - max(begin, since) for begin, end in gaps if begin <= until and end >= since), default=0.0)
+        for since, until in windows
+    ]
 
 
 def figures(values: list[float]) -> str:

@@ -22,6 +22,7 @@ from loadtest.watch import Statuses, reached
 from node.config_text import Setting
 from node.engine_process import LOCK_FILE
 from node.errors import NodeStartError
+from node.member_changes import Addition, MemberChanges
 from node.processes import locked_pid, send
 from node.protocol import ControlAction
 from tests.chaos.errors import NotPossibleError, UnsafeError
@@ -65,6 +66,7 @@ class Stage:
     """One cluster under load. `random` makes every choice of the faults; `network` is None for nodes on loopback.
 
     Attributes:
+        said: what an operator was told.
         at_end: what is to be taken away when the cluster has ended.
     """
 
@@ -74,6 +76,7 @@ class Stage:
         self.random = random
         self.at_end = contextlib.ExitStack()
         self._network = network
+        self.said: list[str] = []
         self._gate = Gate(scenario.plan.rate)
         scenario.desk.pacer = self._gate
 
@@ -193,6 +196,27 @@ class Stage:
         )
         if kept.exists():
             shutil.move(kept, data / FORMER)
+
+    async def replace(self, node_id: str) -> str:
+        """Delete the directory of a node that is down for good, and put a new node into its place; the new one's id. Raises `MembershipError`."""
+        data = self.data(node_id)
+        new = f"n{max(int(name[1:]) for name in self.cluster.layout.addresses) + 1}"
+        wanted = Addition(new, *(self._network.places(new) if self._network is not None else ()))
+        kept = data.parent.with_name(f"{new}-{FORMER}")
+        for path in [*data.glob("archive/*.seg"), *data.glob(f"{FORMER}/*.seg")]:
+            kept.mkdir(exist_ok=True)
+            path.replace(kept / path.name)
+        shutil.rmtree(data.parent)
+        self.scenario.members_changed()
+        changes = MemberChanges(self.cluster, self.said.append)
+        try:
+            await changes.replace(node_id, wanted, READY_SECONDS)
+        finally:
+            await changes.close()
+        self.scenario.members_changed()
+        if kept.exists():
+            shutil.move(kept, self.data(new) / FORMER)
+        return new
 
     async def snapshot_of(self, node_id: str) -> Path:
         """The newest snapshot directory of a node that runs; takes one where there is none. Raises `DeadlineError`."""

@@ -16,7 +16,11 @@ from tests.chaos.stage import Stage, flip_bit
 pytestmark = pytest.mark.cluster
 
 PLAN = ChaosPlan(
-    seed=5, seconds=90.0, rounds=1, only=("flip-log-middle", "flip-log-end", "lost-disk", "freeze-leader"), longest=1.2
+    seed=5,
+    seconds=90.0,
+    rounds=1,
+    only=("flip-log-middle", "flip-log-end", "lost-disk", "freeze-leader", "replace-node"),
+    longest=1.2,
 )
 
 NOTICED = re.compile(r"acknowledged as sequence \d+|sequence \d+, and \d+ before")

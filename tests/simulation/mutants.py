@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
+import msgspec
 import pytest
 
+from cluster import hardstate, log
 from cluster import messages as m
 from cluster.guard import Guard
-from cluster.journal import DurableJournal, as_tuple
+from cluster.journal import DurableJournal, Entry, as_tuple
 from cluster.log import DurableLog
 from cluster.ports import LogEntry, SnapshotMark
+from cluster.raft import Done, ProposeResult, Raft
 from tests.simulation.disk import SimDisk
 
 Patch = pytest.MonkeyPatch
@@ -145,6 +149,151 @@ def no_pre_vote(patch: Patch) -> None:
     patch.setattr(Guard, "may_stand", lambda self: bool(self.connected) and not self._journal.probation)
 
 
+def no_sync_before_answers(patch: Patch) -> None:
+    """A follower answers first and syncs at the end of its tick."""
+
+    def send(self: Guard, peer: str, message: m.AnyMessage) -> bool:
+        if not isinstance(message, m.AppendReply):
+            self._journal.sync()
+        return self._wire.send(peer, m.encode(message))
+
+    patch.setattr(Guard, "_send", send)
+
+
+def no_sync_of_own_entries(patch: Patch) -> None:
+    """A leader counts itself for entries that only its followers have synced."""
+    sync, tick = DurableJournal.sync, Raft._tick
+    leading: set[int] = set()
+
+    def unless_leading(self: DurableJournal) -> None:
+        if id(self) not in leading:
+            sync(self)
+
+    def while_leading(self: Raft) -> None:
+        (leading.add if self.is_leader else leading.discard)(id(self._journal))
+        tick(self)
+
+    patch.setattr(DurableJournal, "sync", unless_leading)
+    patch.setattr(DurableJournal, "_has_forgotten", lambda _self, _end: False)
+    patch.setattr(Raft, "_tick", while_leading)
+
+
+def no_directory_sync(patch: Patch) -> None:
+    """What the log creates and removes in its directory is not synced."""
+    original = DurableLog.__init__
+
+    class Forgetful:
+        def __init__(self, disk: SimDisk) -> None:
+            self._disk = disk
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._disk, name)
+
+        def sync_names(self) -> None:
+            pass
+
+    def init(self: DurableLog, disk: SimDisk, **more: Any) -> None:
+        original(self, cast(SimDisk, Forgetful(disk)), **more)
+
+    patch.setattr(DurableLog, "__init__", init)
+
+
+def log_removed_before_snapshot(patch: Patch) -> None:
+    """The log is compacted when a snapshot begins, not when it is durable."""
+    original = Raft.capture
+
+    def capture(self: Raft, last: Entry, previous: Entry) -> None:
+        original(self, last, previous)
+        self._journal._log.roll()
+        self._journal._log.compact_to(previous[1])
+
+    patch.setattr(Raft, "capture", capture)
+
+
+def snapshot_clears_log(patch: Patch) -> None:
+    """A snapshot replaces the whole log, also when the log has its last entry and more behind it."""
+
+    def snapshot_chunk(self: Guard, peer: str, message: m.SnapshotChunk) -> None:
+        if not self._from_leader(peer, message.term):
+            return
+        self._bare_heartbeat(peer, message.term, 0)
+        if message.index <= self._journal.commit_index:
+            self._send(peer, m.SnapshotAck(self._journal.term, message.index, message.size))
+            self._reply(peer, self._journal.commit_index + 1, reset=True, success=False)
+            return
+        received, mark = self._receiver.take(peer, message)
+        self._send(peer, m.SnapshotAck(self._journal.term, message.index, received))
+        if mark is not None:
+            self.install(peer, message.term, mark)
+
+    patch.setattr(Guard, "_snapshot_chunk", snapshot_chunk)
+
+
+def torn_records_believed(patch: Patch) -> None:
+    """What is there of a record is taken for the record."""
+
+    def read_record(data: bytes, offset: int) -> LogEntry | None:
+        start = offset + log._RECORD.size
+        if start > len(data):
+            return None
+        length, index, term, _, _ = log._RECORD.unpack_from(data, offset)
+        return LogEntry(data[start : start + length], index, term)
+
+    patch.setattr(log, "_read_record", read_record)
+
+
+def hard_state_in_place(patch: Patch) -> None:
+    """Term and vote are written over what was there."""
+
+    def store(disk: SimDisk, state: hardstate.HardState) -> None:
+        body = msgspec.msgpack.encode(state)
+        file = disk.open(hardstate.FILE)
+        file.truncate(0)
+        file.append(zlib.crc32(body).to_bytes(4, "little") + body)
+        file.sync()
+        disk.sync_names()
+
+    patch.setattr(hardstate, "store", store)
+
+
+def votes_count_twice(patch: Patch) -> None:
+    """A vote that comes again counts again."""
+
+    def vote(self: Guard, peer: str, message: m.Vote) -> None:
+        if message.term == self._journal.term:
+            self.transport.deliver(peer, {"type": "response_vote", "term": message.term})
+
+    patch.setattr(Guard, "_vote", vote)
+
+
+def votes_for_logs_behind(patch: Patch) -> None:
+    """A vote is given whatever the candidate's log has (section 5.4.1)."""
+
+    def request_vote(self: Guard, peer: str, message: m.RequestVote) -> None:
+        last, last_term = self._journal.last_index, self._journal.last_term
+        if not self._journal.probation:
+            request = {"type": "request_vote", "term": message.term, "last_log_index": last, "last_log_term": last_term}
+            self.transport.deliver(peer, request)
+
+    patch.setattr(Guard, "_request_vote", request_vote)
+    patch.setattr(Guard, "_up_to_date", lambda _self, _index, _term: True)
+
+
+def no_stepping_down(patch: Patch) -> None:
+    """A newer term in an answer is passed over (section 5.1)."""
+    patch.setattr(Guard, "_newer_term", lambda _self, _peer, _term: None)
+
+
+def barriers_answered_at_once(patch: Patch) -> None:
+    """A leader answers a read from what it has, without asking a majority."""
+
+    def barrier(self: Raft, done: Done) -> None:
+        if self.is_leader:
+            done(ProposeResult(index=self._core.raftLastApplied))
+
+    patch.setattr(Raft, "barrier", barrier)
+
+
 MUTANTS: Mapping[str, Callable[[Patch], None]] = {
     function.__name__: function
     for function in (
@@ -159,5 +308,16 @@ MUTANTS: Mapping[str, Callable[[Patch], None]] = {
         old_snapshots,
         no_probation,
         no_pre_vote,
+        no_sync_before_answers,
+        no_sync_of_own_entries,
+        no_directory_sync,
+        log_removed_before_snapshot,
+        snapshot_clears_log,
+        torn_records_believed,
+        hard_state_in_place,
+        votes_count_twice,
+        votes_for_logs_behind,
+        no_stepping_down,
+        barriers_answered_at_once,
     )
 }

@@ -10,6 +10,8 @@ from typing import Protocol
 
 import msgspec
 
+from cluster import hardstate
+from cluster.errors import LogDamagedError
 from cluster.ports import CaptureState, SnapshotMark, SnapshotRefusedError
 from cluster.raft import Raft, RaftStatus
 from tests.simulation.disk import SimDisk
@@ -213,7 +215,10 @@ class Process:
 
 @dataclass
 class Host:
-    """What of a node outlives its process. `rejoin`: its disk is new, and the operator says so until the node has noted it."""
+    """What of a node outlives its process. `rejoin`: its disk is new, and the operator says so until the node has noted it.
+
+    `commit_seen`: the commit index that it must not show less than; `commit_stored`: the one it last started with, on its disk since then.
+    """
 
     node_id: str
     disk: SimDisk
@@ -221,6 +226,16 @@ class Host:
     process: Process | None = None
     rejoin: bool = False
     paused_until: float = 0.0
+    commit_seen: int = 0
+    commit_stored: int = 0
+
+    def stored_commit_index(self) -> int:
+        """The one on the disk, 0 when there is none to be read: the next start says why."""
+        try:
+            stored = hardstate.load(self.disk)
+        except LogDamagedError:
+            return 0
+        return stored.commit_index if stored else 0
 
 
 def new_host(node_id: str, rng: random.Random) -> Host:

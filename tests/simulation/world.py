@@ -5,6 +5,7 @@ checkers see only what nodes and clients show:
 
 - no two leaders in one term, and a new leader's log reaches as far as anything that was applied anywhere;
 - what a leader counts as acknowledged by a node is in that node's log;
+- a commit index never goes back, over a restart not behind what was on the disk;
 - same index, same command, same hash of everything before, on every node;
 - every acknowledged command is there in the end exactly once, at the index that was told; every proposal was answered at most once;
 - a barrier that succeeds has everything before it that was acknowledged before it was asked for;
@@ -180,10 +181,12 @@ class World:
             return
         except ClusterError as error:
             raise self.violation(f"{node} cannot start: {error}") from error
+        status = process.raft.status()
+        self._check_commit_index(host, status)
+        host.commit_stored = status.commit_index
         host.rejoin = False
         host.process = process
         process.raft.start()
-        status = process.raft.status()
         self.note(f"start {node}: snapshot {status.snapshot_index}, log to {status.last_log_index}, voter {status.voter}")
         for peer in self.ids:
             if peer != node:
@@ -194,6 +197,7 @@ class World:
         host = self.hosts[node]
         host.process = None
         host.disk.crash(power_loss=power_loss)
+        host.commit_seen = max(host.commit_stored, host.stored_commit_index())
         if lose_disk:
             self._lost_disks_operations += host.disk.operations
             self.hosts[node] = self._new_host(node)
@@ -346,8 +350,17 @@ class World:
                     raise self.violation(f"{node} applied {payload!r} at {index}; others {before[0]!r}, or another history")
                 self.committed_last = max(self.committed_last, index)
             process.machine.fresh.clear()
+            status = process.status()
+            if status.commit_index != self.hosts[node].commit_seen:
+                self._check_commit_index(self.hosts[node], status)
             if process.raft.is_leader:
-                self._check_leader(node, process.status())
+                self._check_leader(node, status)
+
+    def _check_commit_index(self, host: Host, status: RaftStatus) -> None:
+        """It never goes back: not in a process, and over a restart not behind what was on the disk."""
+        if status.commit_index < host.commit_seen:
+            raise self.violation(f"{host.node_id} goes back from commit index {host.commit_seen} to {status.commit_index}")
+        host.commit_seen = status.commit_index
 
     def _check_leader(self, node: str, status: RaftStatus) -> None:
         self._check_matches(node, status)
@@ -414,7 +427,7 @@ class World:
     def _follow(self, behind: set[str], index: int, began: float) -> None:
         """A step; who has applied everything up to `index`, and votes, is no longer behind."""
         self.step(faults=False, load=True)
-        behind -= {node for node in behind if self._is_level(node, index)}
+        behind.intersection_update([node for node in self.members() if not self._is_level(node, index)])
         if behind and self.now > began + LEVEL_BOUND:
             raise self.violation(
                 f"{sorted(behind)} not level within {LEVEL_BOUND} s of calm; the others were at {self.committed_last}"

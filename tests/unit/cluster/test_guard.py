@@ -155,6 +155,24 @@ class TestTerms:
         assert all(peer.match_index == 0 for peer in node.raft.status().peers)
 
 
+class TestOlderTerms:
+    """Section 5.4.2."""
+
+    def test_an_entry_of_an_older_term_is_committed_only_with_one_of_the_own(self) -> None:
+        node = Node()
+        node.connect()
+        node.append("n2", 1, command(2, 1))
+        term = node.elect()
+        assert term > 1
+        for peer in node.peers:
+            node.hear(peer, m.AppendReply(term, 3, False, True, True))
+        node.pass_time(0.02)
+        assert node.raft.status().commit_index == 1
+        node.hear("n2", m.AppendReply(term, 4, False, True, True))
+        node.pass_time(0.02)
+        assert node.raft.status().commit_index == 3
+
+
 class TestVotes:
     """Section 5.2."""
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from cluster.divergence import DivergenceWatch
-from cluster.errors import DivergedError, RaftFatalError
+from cluster.errors import DivergedError, RaftFatalError, RemovedError
 from node import divergence, engine_process, identity, supervisor
 from node.config import NodeConfig
 from node.config_file import load
@@ -116,6 +116,22 @@ async def test_an_engine_that_diverged_ends_with_70_and_its_evidence(
     assert "must not go on: the state of n1 has diverged: at index 640" in caplog.text
     assert "will not start on this data directory again" in caplog.text
     with pytest.raises(DataDirectoryError, match="has diverged"):
+        identity.read(config)
+
+
+async def test_an_engine_that_was_removed_ends_with_4_and_does_not_start_again(
+    config: NodeConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def tick(self: DivergenceWatch) -> list[object]:
+        if self._unsaid:
+            raise RaftFatalError("this node has failed and must stop") from RemovedError("n1", 640)
+        return []
+
+    monkeypatch.setattr(DivergenceWatch, "tick", tick)
+    assert await _until_diverged(config) == engine_process.EXIT_REMOVED == supervisor.EXIT_REMOVED
+    assert "n1 was removed from its cluster (log entry 640)" in caplog.text
+    assert not (config.data_path / divergence.FILE).exists()
+    with pytest.raises(DataDirectoryError, match="n1 was removed from the cluster"):
         identity.read(config)
 
 

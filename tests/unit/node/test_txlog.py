@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cluster.log import command_of, read_segments
@@ -106,3 +107,10 @@ def test_a_fault_is_told_with_its_line(tmp_path: Path, right: str, wrong: str, m
     path.write_text(text.replace(right, wrong, 1))
     with pytest.raises(TxlogError, match=message):
         list(of_file(path).entries)
+
+
+def test_entries_of_another_version_stay_marked(tmp_path: Path) -> None:
+    marked = [msgspec.structs.replace(entry, batch=msgspec.structs.replace(entry.batch, migrated=True)) for entry in ENTRIES]
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b"".join(line + b"\n" for line in to_lines(Txlog(1, iter(marked)))))
+    assert list(of_file(path).entries) == marked

@@ -89,6 +89,15 @@ def test_a_state_of_each_version_trades_on_as_if_it_had_always_been_here(
     assert comparable(moved) == comparable(here)
 
 
+def test_every_row_and_command_is_the_same_after_a_way_through_plain_values(engine: Engine) -> None:
+    codec = Codec(FOUR)
+    for table, rows in engine.tables():
+        for row in rows:
+            assert codec.write_row(table, codec.read_row(table, row)) == row
+    for batch in [*foundations(), *trading(1, 30)]:
+        assert codec.write_entry(codec.read_entry(encode_batch(batch))) == encode_batch(batch)
+
+
 def test_the_report_accounts_for_every_row(engine: Engine, forward: Chains, tmp_path: Path) -> None:
     rows = in_version(rows_of(engine), THREE, tmp_path)
     rows = with_row(rows, THREE, "api_key", 0, key_id="old", permissions=0)

@@ -51,8 +51,9 @@ def trade(engine: Engine, random: Random, times: range) -> None:
         engine.apply(Batch(time, [busy_command(random, time * 10 + n) for n in range(10)]))
 
 
+@pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("seed", range(8))
-def test_a_chain_of_changes_is_the_state_at_each_freeze(seed: int) -> None:
+def test_a_chain_of_changes_is_the_state_at_each_freeze(seed: int, whole: bool) -> None:
     engine, random, tables = Engine(), Random(seed), nothing()
     engine.apply(Batch(1, foundations((1_000, 3_000), 5_000)))
     time = 2
@@ -66,7 +67,8 @@ def test_a_chain_of_changes_is_the_state_at_each_freeze(seed: int) -> None:
             now = next(clock)  # type: ignore[call-overload]  # an iterator of numbers
             trade(engine, random, range(now, now + 1))
 
-        assert take(tables, engine.freeze(), meanwhile) == expected
+        tables = nothing() if whole else tables
+        assert take(tables, engine.freeze(whole=whole), meanwhile) == expected
         time = next(clock)
         if random.random() < 0.3:
             engine = Engine.restore(dict(engine.tables()))
@@ -161,16 +163,18 @@ def test_api_keys_that_were_put() -> None:
         assert take(tables, engine.freeze())["api_key"] == dict(engine.tables())["api_key"]
 
 
+@pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("seed", range(3))
-def test_another_thread_may_take_it_while_the_engine_goes_on(seed: int) -> None:
+def test_another_thread_may_take_it_while_the_engine_goes_on(seed: int, whole: bool) -> None:
     engine, random, tables = Engine(), Random(seed), nothing()
     engine.apply(Batch(1, foundations((1_000, 3_000), 50_000)))
     trade(engine, random, range(2, 100))
     for start in range(100, 400, 60):
         expected = dict(engine.tables())
-        frozen = engine.freeze()
+        tables = nothing() if whole else tables
+        frozen = engine.freeze(whole=whole)
         found: list[dict[str, list[Row]]] = []
-        thread = threading.Thread(target=lambda frozen=frozen, found=found: found.append(take(tables, frozen)))
+        thread = threading.Thread(target=lambda frozen=frozen, found=found, tables=tables: found.append(take(tables, frozen)))
         thread.start()
         trade(engine, random, range(start, start + 60))
         thread.join()

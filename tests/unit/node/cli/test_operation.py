@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from cluster.log import DurableLog
@@ -153,6 +154,21 @@ def test_status_is_a_row_a_node(run: Run, local: FakeLocal) -> None:
     cells = [[cell.strip() for cell in row.split("│")[1:-1]] for row in rows]
     assert cells[0] == ["n1", "leader", "3", "1,234", "1,234", "5,678", "abababababab", "1,000", "n2, (n3)", "yes", "61 s"]
     assert cells[2][:2] == ["n3", "unreachable"]
+
+
+def test_status_shows_members_without_a_vote_and_snapshots_on_their_way(run: Run, local: FakeLocal) -> None:
+    members = [
+        MemberStatus("n1", True, 9),
+        MemberStatus("n2", True, 0, "learner", snapshot_sent=5, snapshot_size=20),
+        MemberStatus("n3", True, 9, "read_only"),
+    ]
+    for node_id, role in (("n1", "leader"), ("n2", "follower"), ("n3", "follower")):
+        local.statuses[node_id] = msgspec.structs.replace(status(node_id, role), members=members, voter=node_id == "n1")
+    rows = [line for line in run("cluster", "status").stdout.splitlines() if line.startswith("│")]
+    cells = [[cell.strip() for cell in row.split("│")[1:-1]] for row in rows]
+    assert [row[1] for row in cells] == ["leader", "learner", "read-only"]
+    assert cells[0][8] == "n2 (snapshot 25 %), n3"
+    assert [row[9] for row in cells] == ["yes", "yes", "yes"]
 
 
 def test_status_as_json_has_everything(run: Run, local: FakeLocal) -> None:

@@ -293,9 +293,11 @@ async def test_an_engine_that_restarts_is_no_gap(exchange: Exchange, monkeypatch
 async def test_a_gap_sends_readers_away_with_the_reason(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feeds, "RETRY_MIN", 0.01)
     socket = await subscribe(exchange, product_ids=["BTC-USD"])
-    exchange.backend.lose("BTC-USD")
+    lost = exchange.backend.subscribers.pop("BTC-USD")
     await trade(exchange)
     exchange.backend.kept_from = exchange.backend.engine.product_sequence("BTC-USD") + 1
+    for _, on_lost in lost:
+        on_lost("the engine went away")
     async with asyncio.timeout(5):
         message = await socket.receive()
     assert (message.type, message.data) == (WSMsgType.CLOSE, sessions.RESTART)

@@ -1,0 +1,188 @@
+"""PySyncObj as it comes, in the same world: the first thing that the checkers must find fault with.
+
+No guard, no pre-vote. It is treated better than a real disk would: a process that dies keeps its whole journal, term and vote, no power is
+lost, no message comes twice. What is left are kills, cuts, pauses and stalls.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from typing import Any, cast
+
+import msgspec
+from pysyncobj import SyncObj, SyncObjConf, replicated, syncobj
+from pysyncobj.journal import MemoryJournal
+from pysyncobj.transport import Transport
+
+from cluster.ports import Clock
+from cluster.raft import ProposeError, ProposeResult, Raft, RaftStatus
+from cluster.seams import FOREVER, ROLES, SUCCESS, PeerNode, Randomness, _replaced, peer_node
+from cluster.settings import RaftSettings
+from tests.simulation.parts import Host, Machine, Process, SimWire
+from tests.simulation.world import Faults, World
+
+KILLS_AND_CUTS = Faults(
+    crash=0.01, restart=0.1, cut=0.01, one_way=0.0, isolate=0.0, heal=0.03, reset=0.03, stall=0.01, latency=0.02,
+    power_loss_in_write=0.0, hand_over=0.0, copies=0.0,
+)  # fmt: skip
+
+
+BATCH_BYTES = 120
+"""As PySyncObj's batches are to real commands: a backlog is more than one message."""
+
+
+class KeptJournal(MemoryJournal):  # type: ignore[misc]  # PySyncObj has no types
+    """Outlives the process, with the commit index as PySyncObj's journal in a file has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._commit_index = 1
+
+    def setRaftCommitIndex(self, raftCommitIndex: int) -> None:  # noqa: N802, N803  # PySyncObj's spelling
+        self._commit_index = raftCommitIndex
+
+    def getRaftCommitIndex(self) -> int:  # noqa: N802  # PySyncObj's spelling
+        return self._commit_index
+
+
+class PlainTransport(Transport):  # type: ignore[misc]  # PySyncObj has no types
+    """Carries PySyncObj's messages as they are."""
+
+    ready = True
+
+    def __init__(self, wire: SimWire) -> None:
+        super().__init__(None, None, [])
+        self._wire = wire
+
+    def send(self, node: PeerNode, message: dict[str, Any]) -> bool:
+        return self._wire.send(node.id, msgspec.msgpack.encode(message))
+
+    def start(self) -> None:
+        self._wire.start(
+            lambda peer, data: self._onMessageReceived(peer_node(peer), msgspec.msgpack.decode(data)),
+            lambda peer: self._onNodeConnected(peer_node(peer)),
+            lambda peer: self._onNodeDisconnected(peer_node(peer)),
+        )
+
+
+class PlainNode(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
+    """What the world asks of a `cluster.raft.Raft`, answered by PySyncObj alone."""
+
+    def __init__(self, settings: RaftSettings, machine: Machine, journal: KeptJournal, wire: SimWire) -> None:
+        self._machine = machine
+        self._wire_transport = PlainTransport(wire)
+        self.wake: Callable[[], None] = lambda: None
+        conf = SyncObjConf(
+            raftMinTimeout=settings.election_timeout_min,
+            raftMaxTimeout=settings.election_timeout_max,
+            appendEntriesPeriod=settings.heartbeat,
+            leaderFallbackTimeout=settings.leader_fallback,
+            appendEntriesBatchSizeBytes=BATCH_BYTES,
+            autoTick=False,
+            appendEntriesUseBatch=False,
+            commandsWaitLeader=False,
+            logCompactionMinEntries=FOREVER,
+            logCompactionMinTime=FOREVER,
+            connectionTimeout=FOREVER,
+        )
+        peers = [peer_node(peer) for peer in settings.peers]
+        with _replaced(createJournal=lambda _file: journal):
+            super().__init__(
+                peer_node(settings.node_id), peers, conf, transportClass=lambda *_: self._wire_transport, nodeClass=PeerNode
+            )
+
+    @replicated  # type: ignore[untyped-decorator]  # PySyncObj has no types
+    def submit(self, payload: bytes) -> object:
+        """The one replicated method."""
+        return self._machine.apply(self.raftLastApplied + 1, payload)
+
+    def start(self) -> None:
+        """See `Raft.start`."""
+        self._wire_transport.start()
+
+    def tick(self) -> None:
+        """See `Raft.tick`."""
+        self.doTick(0)
+
+    @property
+    def is_leader(self) -> bool:
+        """See `Raft.is_leader`."""
+        return cast(bool, self._isLeader())
+
+    def propose(self, payload: bytes, done: Callable[[ProposeResult], None]) -> None:
+        """See `Raft.propose`."""
+        self.wake()
+
+        def resolved(_value: object, error: int) -> None:
+            known = error == SUCCESS
+            index = self.raftLastApplied + 1
+            done(ProposeResult(index=index) if known else ProposeResult(error=ProposeError.OUTCOME_UNKNOWN))
+
+        self.submit(payload, callback=resolved)
+
+    def barrier(self, done: Callable[[ProposeResult], None]) -> None:
+        """PySyncObj has none."""
+        done(ProposeResult(error=ProposeError.NOT_LEADER))
+
+    def status(self) -> RaftStatus:
+        """See `Raft.status`. Of the peers nothing is told: what a leader counts is not looked at."""
+        leader = self._getLeader()
+        journal = self._SyncObj__raftLog
+        return RaftStatus(
+            role=ROLES[self._SyncObj__raftState],
+            leader_id=leader.id if leader is not None else "",
+            term=self.raftCurrentTerm,
+            commit_index=self.raftCommitIndex,
+            applied_index=self.raftLastApplied,
+            last_log_index=journal[-1][1],
+            first_log_index=journal[0][1],
+            snapshot_index=0,
+            voter=True,
+            ready=leader is not None,
+            quorum=True,
+            peers=[],
+            sending={},
+            snapshots_refused=0,
+        )
+
+
+def install(clock: Clock, randomness: Randomness) -> None:
+    """Clock and chance of the world; pickle as it was."""
+    syncobj.pickle = pickle
+    syncobj.monotonicTime = clock
+    syncobj.random = randomness
+    syncobj.PIPE_NOTIFIER_ENABLED = False
+
+
+class PlainWorld(World):
+    """A cluster of plain PySyncObj nodes. `run` ends with the faults: what is looked for is lost by then."""
+
+    def __init__(self, seed: int, nodes: int = 3) -> None:
+        super().__init__(seed, nodes, faults=KILLS_AND_CUTS)
+        self.journals = {node: KeptJournal() for node in self.ids}
+
+    def _open(self, host: Host) -> Process:
+        install(lambda: self.now, self.rng)
+        machine = self.new_machine(host.node_id)
+        wire = SimWire(self.network, host.node_id)
+        settings = RaftSettings(host.node_id, tuple(peer for peer in self.ids if peer != host.node_id))
+        node = PlainNode(settings, machine, self.journals[host.node_id], wire)
+        return Process(cast(Raft, node), machine, wire)
+
+    def run(self, steps: int = 2000) -> None:
+        """Faults for `steps`. Raises ViolationError."""
+        for node in self.ids:
+            self.start(node)
+        for _ in range(steps):
+            self.step(faults=True, load=True)
+
+    def _check_commit_index(self, host: Host, status: RaftStatus) -> None:
+        """PySyncObj's goes back with its log; what clients lose by that is looked for."""
+
+    def _check_leader(self, node: str, status: RaftStatus) -> None:
+        if status.term > max(self.leaders, default=0):
+            lost = [payload for payload, index in self.acknowledged.items() if index > status.last_log_index]
+            if lost:
+                raise self.violation(f"{node} leads and does not have {len(lost)} acknowledged commands, {lost[0]!r} first")
+        super()._check_leader(node, status)

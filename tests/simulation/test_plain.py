@@ -1,0 +1,27 @@
+"""PySyncObj without the guard: the checkers must find what it loses, or they would find nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation.plain import KILLS_AND_CUTS, PlainWorld
+from tests.simulation.world import ViolationError, World
+
+LOSES = 2
+"""A seed whose faults make it lose commands that clients were told of."""
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> None:
+    """What nodes log is not looked at here."""
+    caplog.set_level("CRITICAL")
+
+
+def test_plain_pysyncobj_loses_acknowledged_commands() -> None:
+    with pytest.raises(ViolationError, match=r"leads and does not have \d+ acknowledged commands"):
+        PlainWorld(LOSES).run()
+
+
+def test_behind_the_guard_the_same_faults_do_no_harm() -> None:
+    for seed in range(LOSES, LOSES + 3):
+        World(seed, faults=KILLS_AND_CUTS).run()

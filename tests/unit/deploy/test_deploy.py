@@ -1,0 +1,98 @@
+"""What lies in `deploy/` says the same as the program: commands, files, signals, ports, and how long a stop may take."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import click
+import pytest
+
+from node import stop_times
+from node.cli.program import main
+from node.engine_process import EXIT_MIGRATION, EXIT_REMOVED
+from node.setup import initialise
+from node.supervisor import EXIT_CANNOT_START, EXIT_IN_DOUBT
+
+ROOT = Path(__file__).parents[3]
+UNIT = ROOT / "deploy" / "systemd" / "quorumbook@.service"
+COMPOSE = ROOT / "deploy" / "compose.yaml"
+STATEFUL_SET = ROOT / "deploy" / "kubernetes" / "statefulset.yaml"
+IMAGE = ROOT / "deploy" / "Dockerfile"
+
+
+def found(pattern: str, path: Path) -> list[str]:
+    """What a pattern's group matches in a file; at least one."""
+    values: list[str] = re.findall(pattern, path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert values, f"{path}: nothing like {pattern}"
+    return values
+
+
+@pytest.mark.parametrize(
+    ("path", "pattern"),
+    [
+        (UNIT, r"^TimeoutStopSec=(\d+)$"),
+        (COMPOSE, r"^  stop_grace_period: (\d+)s$"),
+        (STATEFUL_SET, r"^      terminationGracePeriodSeconds: (\d+)$"),
+    ],
+)
+def test_whoever_stops_a_node_waits_for_long_enough(path: Path, pattern: str) -> None:
+    assert all(int(seconds) > stop_times.NODE for seconds in found(pattern, path))
+
+
+@pytest.mark.parametrize(
+    ("path", "pattern"),
+    [
+        (UNIT, r"^ExecStart=(?:\S*/)?quorumbook (.*)$"),
+        (COMPOSE, r"^    command: \[(.*)\]$"),
+        (STATEFUL_SET, r"^ +- exec quorumbook (.*)$"),
+    ],
+)
+def test_the_command_lines_are_those_of_the_program(path: Path, pattern: str) -> None:
+    for line in found(pattern, path):
+        words = shlex.split(line.replace(",", " ").replace("$((${HOSTNAME##*-} + 1))", "1"))
+        command: click.Command = main
+        while isinstance(command, click.Group):
+            command = command.commands[words.pop(0)]
+        command.make_context("test", words)
+
+
+def test_the_unit_knows_the_exit_codes_that_no_restart_helps() -> None:
+    assert found(r"^RestartPreventExitStatus=(.*)$", UNIT) == [
+        f"{EXIT_CANNOT_START} {EXIT_MIGRATION} {EXIT_REMOVED} {EXIT_IN_DOUBT}"
+    ]
+    assert found(r"^KillMode=(.*)$", UNIT) == ["mixed"], "the supervisor stops its children in order"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+    text = UNIT.read_text(encoding="utf-8").replace("/opt/quorumbook/.venv/bin/quorumbook", "/bin/true")
+    unit = tmp_path / "quorumbook@n1.service"
+    unit.write_text(re.sub(r"^User=.*$", "User=root", text, flags=re.MULTILINE), encoding="utf-8")
+    done = subprocess.run(["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, timeout=60)
+    ours = [line for line in done.stderr.splitlines() if "quorumbook" in line]
+    assert not ours, done.stderr
+
+
+def test_ports_are_those_that_init_gives(tmp_path: Path) -> None:
+    configs = [path.read_text(encoding="utf-8") for path in initialise(tmp_path / "c", 3)]
+    given = [re.findall(r'^listen = "127\.0\.0\.1:(\d+)"$', text, flags=re.MULTILINE) for text in configs]
+    published = [port for pair in found(r'^    ports: \["(\d+:\d+)", "\d+:\d+"\]$', COMPOSE) for port in pair.split(":")[:1]]
+    assert published == [native for _, native, _ in given]
+    assert sorted(set(found(r"(?:containerPort|port): (\d+)", STATEFUL_SET))) == sorted(given[0])
+
+
+def test_probes_ask_what_the_gateways_answer() -> None:
+    routes = (ROOT / "node" / "gateway" / "app.py").read_text(encoding="utf-8")
+    for path in found(r"httpGet: \{path: (\S+),", STATEFUL_SET):
+        assert f'"{path}"' in routes
+
+
+def test_the_image_has_what_it_names() -> None:
+    for names in found(r"^COPY (.*) \S+$", IMAGE):
+        for name in names.split():
+            assert (ROOT / name).exists(), name
+    assert found(r"^STOPSIGNAL (.*)$", IMAGE) == ["SIGTERM"]

@@ -1,0 +1,126 @@
+"""`abi`, `migrate`, `rollback` on directories of this machine."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from node.migration import switch
+from node.migration.found import LOG
+from node.migration.start import at_start
+from node.processes import PID_FILE, PidFile
+from node.setup import initialise
+from snapshots.abi import ABI, SCHEMA, releases
+from snapshots.migration import chain
+from tests.unit.node.cli.conftest import Run
+from tests.unit.node.migrating import as_version, entries_of, write_data
+from tests.unit.snapshots.states import foundations, trading
+from tests.unit.snapshots.versions import FORWARD, ONE, THREE, TWO, write_descriptions
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cluster of one node, with data of version 1."""
+    directory = tmp_path_factory.mktemp("template")
+    initialise(directory / "cluster", 1)
+    data = directory / "cluster" / "n1" / "data"
+    write_data(data, entries_of([*foundations(), *trading(5, 10)]), 8)
+    as_version(data, ONE, directory / "versions")
+    return directory / "cluster"
+
+
+@pytest.fixture
+def data(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it as `cluster`, whose data directory this is, and a software that knows the way."""
+    monkeypatch.setattr(releases, "DIRECTORY", write_descriptions(tmp_path / "released", ONE, TWO, THREE))
+    monkeypatch.setattr(chain, "written_migrations", lambda: FORWARD)
+    shutil.copytree(template, tmp_path / "cluster")
+    return tmp_path / "cluster" / "n1" / "data"
+
+
+def migrated(data: Path) -> None:
+    from node.config_file import load
+
+    at_start(load(data.parent / "node.toml"))
+
+
+def test_abis_are_listed_shown_and_compared(run: Run, data: Path, run_json: Callable[..., Any]) -> None:
+    listed = run("abi", "list").stdout.splitlines()
+    assert listed == [*(f"{each.abi} (version 0.0.{n})" for n, each in enumerate((ONE, TWO, THREE), 1)), f"{ABI} (this software)"]
+    assert [each["version"] for each in run_json("abi", "list")] == ["0.0.1", "0.0.2", "0.0.3", ""]
+    assert "table order: OrderState, key [order_id]" in run("abi", "show").stdout
+    assert run("abi", "show", "--json").stdout_bytes == SCHEMA.encode()
+    assert "pair: str" in run("abi", "show", ONE.abi[:7]).stdout
+    told = run("abi", "diff", ONE.abi, TWO.abi).stdout
+    assert "by itself" in told
+    assert "field added: fill_fees: int = 0" in told
+    assert "needs a migration" in run("abi", "diff", TWO.abi).stdout
+    assert run("abi", "diff", ABI).stdout == "no difference\n"
+    assert run_json("abi", "diff", ONE.abi, TWO.abi)[0]["automatic"] is True
+    assert "ABI 1234567 is not known" in run("abi", "show", "1234567", code=1).stderr
+
+
+def test_a_rehearsal_is_readable_and_complete(run: Run, data: Path, run_json: Callable[..., Any]) -> None:
+    told = run("migrate", "--check", "--from", "cluster", "--diff").stdout
+    for part in (
+        f"from {ONE.abi} (version 0.0.1)",
+        "Step, automatic",
+        "Step, module",
+        "money is conserved",
+        "member",
+        "11 entries with 30 commands",
+        "+BTC-USD",
+        "disk",
+    ):
+        assert part in told, part
+    (report,) = run_json("migrate", "--check", "--from", "cluster", "--diff")
+    assert (report["needed"], report["node_id"], report["target"]) == (True, "n1", ABI)
+    assert report["bytes_needed"] > 0
+    assert set(report["diff"]) >= {"Product", "Order"}
+    shutil.rmtree(data / LOG)
+    shutil.rmtree(data / "snapshots")
+    assert "nothing to migrate, no data" in run("migrate", "--check", "--from", "cluster").stdout
+
+
+def test_a_rehearsal_that_fails_is_one_line(run: Run, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chain, "written_migrations", dict)
+    told = run("migrate", "--check", "--from", "cluster", code=1).stderr
+    assert "no migration leads from" in told
+    assert "quorumbook migrate new" in told
+
+
+def test_a_skeleton_is_written_once(run: Run, data: Path, tmp_path: Path) -> None:
+    told = run("migrate", "new", TWO.abi, "--to", THREE.abi, "--out", str(tmp_path)).stdout
+    path = tmp_path / f"from_{TWO.abi[:12]}.py"
+    assert str(path) in told
+    assert TWO.abi in path.read_text()
+    assert "is there already" in run("migrate", "new", TWO.abi, "--out", str(tmp_path), code=1).stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("migrate",), ("migrate", "--check"), ("migrate", "--check", "--finalize", "--from", "."), ("rollback", "."),
+     ("rollback", ".", "--export", "x", "--without-export")],
+)  # fmt: skip
+def test_a_wrong_command_line_is_a_usage_error(run: Run, arguments: list[str]) -> None:
+    assert "expected" in run(*arguments, code=2).stderr
+
+
+def test_the_way_back_and_the_end_of_it(run: Run, data: Path, tmp_path: Path) -> None:
+    assert "no migration that could be undone" in run("rollback", "cluster", "--without-export", code=1).stderr
+    migrated(data)
+    told = run("rollback", "cluster", "--export", "since").stdout
+    assert f"back at ABI {ONE.abi}" in told
+    assert (tmp_path / "since" / "n1-since-migration.jsonl").read_text().count("\n") == 1
+    migrated(data)
+    assert "is there already; nothing was undone" in run("rollback", "cluster", "--export", "since", code=1).stderr
+    lock = PidFile.acquire(data / PID_FILE)
+    assert "a node runs on this data directory" in run("rollback", "cluster", "--without-export", code=1).stderr
+    lock.release()
+    assert "1 migration(s) made final" in run("migrate", "--finalize", "--from", "cluster").stdout
+    assert "there is nothing to make final" in run("migrate", "--finalize", "--from", "cluster").stdout
+    assert switch.former(data) == []
