@@ -50,6 +50,9 @@ from tests.simulation.world import STEP, World
 CHECK_STEPS = 200
 """Steps between two checks of all invariants of all engines, which take a millisecond each."""
 
+CHUNK_BYTES = 4096
+"""Bytes of a piece of a snapshot on its way: there are to be several."""
+
 DONE_ORDERS_KEPT = 30
 """Done orders an account: few, so that old ones go, from snapshots as well."""
 
@@ -72,11 +75,12 @@ class ExchangeFaults(Faults):
 
     disk_error: float = 0.0003
     snapshot_power_loss: float = 0.01
-    writer_killed: float = 0.01
+    writer_killed: float = 0.03
     flip: float = 0.0
     loss: float = 0.01
     late: float = 0.02
     pause_leader: float = 0.001
+    hand_over: float = 0.003
 
 
 class ExchangeInjector(Injector):
@@ -134,7 +138,7 @@ class ExchangeWorld(World):
         nodes: int = 3,
         *,
         faults: ExchangeFaults | None = None,
-        snapshot_entries: int = 60,
+        snapshot_entries: int = 35,
         trace: bool = False,
         incidents: Sequence[Incident] | None = None,
         rocks: bool = False,
@@ -378,6 +382,7 @@ class ExchangeWorld(World):
 
     def run(self, steps: int = 2000) -> None:
         with self._directory, installed(self.disks, rocks=self._rocks), pytest.MonkeyPatch.context() as patch:
+            patch.setattr("cluster.transfer.CHUNK_BYTES", CHUNK_BYTES)
             patch.setattr("statemachine.state.DONE_ORDERS_PER_ACCOUNT", DONE_ORDERS_KEPT)
             try:
                 super().run(steps)
