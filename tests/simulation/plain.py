@@ -16,9 +16,10 @@ from pysyncobj.journal import MemoryJournal
 from pysyncobj.transport import Transport
 
 from cluster.ports import Clock
-from cluster.raft import ProposeError, ProposeResult, Raft, RaftStatus
+from cluster.raft import ProposeError, ProposeResult, Raft
 from cluster.seams import FOREVER, ROLES, SUCCESS, PeerNode, Randomness, _replaced, peer_node
 from cluster.settings import RaftSettings
+from cluster.status import RaftStatus
 from tests.simulation.parts import Host, Machine, Process, SimWire
 from tests.simulation.world import Faults, World
 

@@ -23,8 +23,9 @@ from itertools import combinations
 from cluster import hardstate
 from cluster.errors import ClusterError, RaftFatalError
 from cluster.ports import Snapshots
-from cluster.raft import ProposeResult, Raft, RaftStatus, open_raft
+from cluster.raft import ProposeResult, Raft, open_raft
 from cluster.settings import RaftSettings
+from cluster.status import RaftStatus
 from tests.simulation.disk import PowerLossError
 from tests.simulation.faults import Faults as Faults
 from tests.simulation.faults import Injector
