@@ -21,6 +21,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from enum import Enum
+from typing import cast
 
 import msgspec
 
@@ -275,6 +276,11 @@ class Raft:
         recently = self._clock() - self._guard.leader_lost_at < SUCCESSION_SECONDS
         return recently and not self.is_leader and self._core.leader_id not in self._guard.connected
 
+    @property
+    def commit_index(self) -> int:
+        """Up to where the log is known to be committed."""
+        return cast(int, self._core.raftCommitIndex)
+
     def status(self) -> RaftStatus:
         """Where this node is now."""
         core, journal, members = self._core, self._journal, self._members
@@ -288,7 +294,7 @@ class Raft:
             role=core.role,
             leader_id=core.leader_id,
             term=journal.term,
-            commit_index=core.raftCommitIndex,
+            commit_index=self.commit_index,
             applied_index=core.raftLastApplied,
             last_log_index=journal.last_index,
             first_log_index=journal.first_index,

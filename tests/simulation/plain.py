@@ -107,6 +107,11 @@ class PlainNode(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
         self.doTick(0)
 
     @property
+    def commit_index(self) -> int:
+        """See `Raft.commit_index`."""
+        return cast(int, self.raftCommitIndex)
+
+    @property
     def is_leader(self) -> bool:
         """See `Raft.is_leader`."""
         return cast(bool, self._isLeader())
@@ -178,7 +183,7 @@ class PlainWorld(World):
         for _ in range(steps):
             self.step(faults=True, load=True)
 
-    def _check_commit_index(self, host: Host, status: RaftStatus) -> None:
+    def _check_commit_index(self, host: Host, commit_index: int) -> None:
         """PySyncObj's goes back with its log; what clients lose by that is looked for."""
 
     def _check_leader(self, node: str, status: RaftStatus) -> None:
