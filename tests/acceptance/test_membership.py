@@ -190,6 +190,7 @@ async def _refuses_commands(scenario: Scenario, leader: str) -> None:
     assert caught.value.code is FailCode.NOT_LEADER
     assert caught.value.leader is not None
     assert caught.value.leader.native == scenario.access.natives[leader]
+    await scenario.cluster.wait_ready(READY_SECONDS, ["r1"])  # its gateway may begin to listen after its engine has caught up
     async with aiohttp.ClientSession(scenario.access.https["r1"]) as session:
         async with session.get("/products/BTC-USD/book", params={"level": "2"}) as response:
             assert response.status == 200
