@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: setup demo demo-many test check lint types layers tests bench bench-snapshots soak chaos kills simulate clean help
+.PHONY: setup demo demo-many test check lint types layers tests clients bench bench-snapshots soak chaos kills simulate clean help
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 12
@@ -54,12 +54,15 @@ types: $(STAMP) ## mypy --strict
 layers: $(STAMP) ## the import directions
 	$(BIN)/lint-imports
 
+clients: $(STAMP) ## foreign client libraries, unmodified, against three nodes; writes the table of docs/clients.md
+	$(BIN)/python -m pytest tests/clients --clients-report docs/clients.md
+
 tests: $(STAMP) ## pytest
 	$(BIN)/python -m pytest
 
-simulate: $(STAMP) ## consensus, or with EXCHANGE=1 the whole exchange, under RUNS seeds from SEED on, NODES nodes, JOBS processes; DISKS=1 loses disks too
+simulate: $(STAMP) ## consensus, or with EXCHANGE=1 the whole exchange, under RUNS seeds from SEED on, NODES nodes, JOBS processes; DISKS=1 loses disks too, MEMBERS=1 changes members
 	$(BIN)/python -m tests.simulation.run --seed $(or $(SEED),0) --runs $(or $(RUNS),100) --nodes $(or $(NODES),3) \
-	  $(if $(EXCHANGE),--exchange) $(if $(DISKS),--lose-disks) $(if $(FAULTS),--faults "$(FAULTS)") $(if $(TRACE),--trace) $(if $(JOBS),--jobs $(JOBS)) $(if $(REPORT),--report $(REPORT))
+	  $(if $(EXCHANGE),--exchange) $(if $(MEMBERS),--members) $(if $(DISKS),--lose-disks) $(if $(FAULTS),--faults "$(FAULTS)") $(if $(TRACE),--trace) $(if $(JOBS),--jobs $(JOBS)) $(if $(REPORT),--report $(REPORT))
 
 clean: ## forget the virtual environment and the caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info

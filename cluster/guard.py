@@ -138,7 +138,7 @@ class Guard:
         """The wire lost a peer. Losing the leader's connection is a reason to ask the others soon, not to wait for silence."""
         self.connected.discard(peer)
         self.transport.disconnected(peer)
-        self._readmit.pop(peer, None)  # it may lose its disk again before it is back
+        self._forget_recovering(peer)  # it may lose its disk again before it is back
         self._senders.disconnected(peer)
         self._receiver.drop(peer)
         self._watch.disconnected(peer)
@@ -281,7 +281,7 @@ class Guard:
         if not message.voter:
             self._recovering_peer(peer, message)
             return
-        self._readmit.pop(peer, None)
+        self._forget_recovering(peer)
         self._pass_reply(peer, message.next_index, reset=message.reset, success=message.success)
 
     def _pass_reply(self, peer: str, next_index: int, *, reset: bool, success: bool) -> None:
@@ -299,6 +299,8 @@ class Guard:
         """A node without a vote: send it entries, count nothing, and readmit it behind an entry that a majority of others committed."""
         if self._readmit_term != message.term:
             self._readmit, self._readmit_term = {}, message.term
+            self._members.recovering.clear()
+        self._members.recovering.add(peer)
         self.core.set_match_index(peer, 0)
         held = message.next_index - 1
         if peer not in self._readmit:
@@ -309,6 +311,10 @@ class Guard:
             self._send(peer, m.Readmit(message.term, threshold))
         back = message.reset or (message.success and message.next_index > self.core.next_index(peer))
         self._pass_reply(peer, message.next_index, reset=back, success=False)
+
+    def _forget_recovering(self, peer: str) -> None:
+        self._readmit.pop(peer, None)
+        self._members.recovering.discard(peer)
 
     def _readmitted(self, peer: str, message: m.Readmit) -> None:
         journal = self._journal

@@ -11,7 +11,7 @@ What makes a change safe (Ongaro's thesis, chapter 4, and his correction of 2015
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Set
+from collections.abc import Callable
 
 from cluster import messages as m
 from cluster.errors import RemovedError
@@ -40,12 +40,13 @@ class Members:
     Attributes:
         current: the membership that counts here: the newest in the log. settled: the newest that is committed.
         ids: the other members. other_voters: those of them who vote.
+        recovering: peers that lost their disk and count for nothing meanwhile, as far as this leader was told (set by the guard).
         on_change: called when `current` changed (set by the owner).
     """
 
     core: Core
 
-    def __init__(self, settings: RaftSettings, journal: DurableJournal, wire: Wire, *, connected: Set[str], clock: Clock) -> None:
+    def __init__(self, settings: RaftSettings, journal: DurableJournal, wire: Wire, *, connected: set[str], clock: Clock) -> None:
         self._settings = settings
         self._journal = journal
         self._wire = wire
@@ -56,6 +57,7 @@ class Members:
         self._queue: list[tuple[Change, ChangeDone]] = []
         self._pending: tuple[int, ChangeDone] | None = None
         self._rounds: dict[str, tuple[int, float]] = {}
+        self.recovering: set[str] = set()
         self.on_change: Callable[[], None] = lambda: None
         self.settled = self._first
         self._take(self._first)
@@ -161,10 +163,11 @@ class Members:
             raise ChangeRefusedError(
                 ChangeError.OWN_REMOVAL, f"{change.node_id} leads and does not remove itself: hand leadership over first"
             )
-        if not after.have_majority({*self._connected, self._settings.node_id}):
+        if not after.have_majority({*self._connected.difference(self.recovering), self._settings.node_id}):
             raise ChangeRefusedError(
                 ChangeError.NO_MAJORITY,
-                f"of the voters after the change ({', '.join(after.voters)}) {after.majority} must be connected, so that it can be committed",
+                f"of the voters after the change ({', '.join(after.voters)}) {after.majority} must be connected and have their disks, "
+                "so that it can be committed",
             )
         return after
 

@@ -77,7 +77,7 @@ class ChangeError(Enum):
     NOT_READY = "leader_not_ready"
     """Nothing was done: this leader has committed nothing in its term yet. Try again soon."""
     NO_MAJORITY = "no_majority"
-    """Nothing was done: of the voters after the change no majority is connected, so it could not be committed."""
+    """Nothing was done: of the voters after the change no majority is connected and has its disk, so it could not be committed."""
     INVALID = "invalid_member"
     """Nothing was done: an id, a role or an address is not possible; the text says which and what was expected."""
     ALREADY_MEMBER = "already_member"

@@ -12,9 +12,9 @@ seam                            reason
 `syncobj.random`                the owner's randomness, seeded in the simulation
 `syncobj.PIPE_NOTIFIER_ENABLED` a pipe an instance that is never closed
 `__connectedToAnyone`           asked before each candidacy: here the majority rule and the pre-vote say no
-`__otherNodes`, `__readonlyNodes`, what it keeps of each: the membership of `membership.py` is put there; voters are the other nodes, learners
-and read-only members its read-only nodes, which get the log and count for nothing
-`__raftLog`, `__commandsWaitingCommit` an entry with a membership is appended and sent at once, so that what was checked still holds
+`__otherNodes`, and the like    the membership (`Core.set_peers`): who votes is another node, everybody else a read-only node, which gets
+                                the log and counts for nothing
+`__raftLog`, and the like       an entry with a membership is appended and sent at once, so that what was checked still holds
 private fields                  next and match index, election deadline, transfer flag, no-op index: read and corrected by the guard
 ==============================  =======================================================================================
 

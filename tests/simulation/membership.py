@@ -55,7 +55,7 @@ class Operator(Injector):
     def asked(self) -> str | None:
         """Whom the operator asks: one that leads, seldom anybody."""
         world = self.world
-        leading = [node for node in world.running() if world.leads(node)]
+        leading = [node for node in world.running() if world.raft_of(node).is_leader]
         if leading and world.rng.random() < 0.95:
             return world.rng.choice(leading)
         return world.rng.choice(world.running()) if world.running() else None
@@ -77,9 +77,9 @@ class Operator(Injector):
     def draw_removal(self) -> None:
         """Any member, as the node that is asked sees it."""
         asked = self.asked()
-        process = self.world.hosts[asked].process if asked else None
-        if asked and process:
-            self.strike("remove", asked, self.world.rng.choice(process.raft.status().members).member.node_id)
+        if asked is not None:
+            members = self.world.raft_of(asked).status().members
+            self.strike("remove", asked, self.world.rng.choice(members).member.node_id)
 
     def carry_out(self, incident: Incident) -> None:
         world, args = self.world, incident.args
@@ -160,12 +160,20 @@ class MembershipWorld(World):
         if process is not None and process.wire.peers is None:
             process.wire.peers = dict.fromkeys(self.settings_of(self.hosts[node]).peers, "")
 
-    def leads(self, node: str) -> bool:
-        """Whether a node leads, as far as it knows."""
+    def raft_of(self, node: str) -> Raft:
+        """The Raft of a node that runs."""
         process = self.hosts[node].process
-        return process is not None and process.raft.is_leader
+        assert process is not None
+        return process.raft
+
+    def all_vote(self) -> bool:
+        """A disk is lost only while a majority of the voters keeps theirs, as the operator promises."""
+        newest = self.committed_members[max(self.committed_members)]
+        return super().all_vote() and list(newest.values()).count(Role.VOTER) >= 3
 
     def node_stopped(self, node: str, error: ClusterError) -> None:
+        for running in self.running():
+            self._check_members(running, self.raft_of(running))
         if not isinstance(error, RemovedError) or node in self.members():
             super().node_stopped(node, error)
         self.crash(node, power_loss=False)
@@ -234,10 +242,8 @@ class MembershipWorld(World):
     # ------------------------------------------------------------------ checks
 
     def _check(self) -> None:
-        for node in self.ids:
-            process = self.hosts[node].process
-            if process is not None:
-                self._check_members(node, process.raft)
+        for node in self.running():
+            self._check_members(node, self.raft_of(node))
         super()._check()
 
     def _check_members(self, node: str, raft: Raft) -> None:
@@ -281,6 +287,14 @@ class MembershipWorld(World):
                 raise self.violation(f"{status.leader_id} was deposed in a calm time, while those came back that were removed")
         super()._check_following()
         self._check_changes()
+
+    def _check_end(self) -> None:
+        super()._check_end()
+        newest = max(self.committed_members)
+        for node in self.members():
+            status = self.raft_of(node).status()
+            if status.members_index != newest or status.change_under_way:
+                raise self.violation(f"{node} has the members of entry {status.members_index}, the others those of {newest}")
 
     def _check_undisturbed(self) -> None:
         """Only where a leader can do without one of the others."""

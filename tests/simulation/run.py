@@ -1,4 +1,4 @@
-"""`python -m tests.simulation.run [--seed S] [--runs N] [--nodes 3|5] [--exchange] [--lose-disks] [--jobs J]`: many seeds, or one again.
+"""`python -m tests.simulation.run [--seed S] [--runs N] [--nodes 3|5] [--exchange | --members] [--lose-disks] [--jobs J]`: many seeds, or one again.
 
 A seed that fails is printed with the one command that replays it, and with a shorter list of faults under which it still fails; with `--trace`
 every fault and election is printed as well.
@@ -20,6 +20,7 @@ from pathlib import Path
 
 from tests.simulation.exchange import ExchangeFaults, ExchangeWorld
 from tests.simulation.incidents import Incident, parse, shrink
+from tests.simulation.membership import MembershipWorld
 from tests.simulation.world import Faults, ViolationError, World
 
 CHUNK = 8
@@ -31,17 +32,20 @@ SHRINK_RUNS = 60
 
 @dataclass(frozen=True)
 class Setting:
-    """What is run. `exchange`: the whole exchange, and not a toy machine; `faults`: the only ones that happen, as in `incidents`."""
+    """What is run. `exchange`: the whole exchange, and not a toy machine; `members`: nodes are added and removed; `faults`: the only ones
+    that happen, as in `incidents`."""
 
     nodes: int = 3
     lose_disks: bool = False
     exchange: bool = False
     trace: bool = False
     faults: str | None = None
+    members: bool = False
 
     def command(self, seed: int, runs: int = 1) -> str:
         """What to type for it."""
-        flags = "".join(f" {name}=1" for name, on in (("EXCHANGE", self.exchange), ("DISKS", self.lose_disks)) if on)
+        named = (("EXCHANGE", self.exchange), ("MEMBERS", self.members), ("DISKS", self.lose_disks))
+        flags = "".join(f" {name}=1" for name, on in named if on)
         only = f" FAULTS='{self.faults}'" if self.faults is not None else ""
         return f"make simulate SEED={seed} RUNS={runs} NODES={self.nodes}{flags}{only}"
 
@@ -65,7 +69,8 @@ def world_of(seed: int, setting: Setting) -> World:
         chances = ExchangeFaults(lose_disk=0.001, flip=0.003, copies=0.0) if setting.lose_disks else ExchangeFaults()
         return ExchangeWorld(seed, setting.nodes, faults=chances, trace=setting.trace, incidents=incidents)
     faults = Faults(lose_disk=0.002, copies=0.0) if setting.lose_disks else Faults()
-    return World(seed, setting.nodes, faults=faults, trace=setting.trace, incidents=incidents)
+    kind = MembershipWorld if setting.members else World
+    return kind(seed, setting.nodes, faults=faults, trace=setting.trace, incidents=incidents)
 
 
 def run_seed(seed: int, nodes: int, *, lose_disks: bool = False) -> World:
@@ -136,6 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--runs", type=int, default=1, help="how many seeds from there")
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--exchange", action="store_true", help="the whole exchange with clients, not consensus alone")
+    parser.add_argument("--members", action="store_true", help="nodes are added, removed and replaced; not with --exchange")
     parser.add_argument("--lose-disks", action="store_true", help="nodes lose their disks and rejoin; bits of snapshots flip")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes; as many as there are processors")
     parser.add_argument("--trace", action="store_true", help="print what happened; in one process")
@@ -147,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the seeds and print the totals; exit code 1 if any failed."""
     options = _parser().parse_args(arguments)
-    setting = Setting(options.nodes, options.lose_disks, options.exchange, options.trace, options.faults)
+    setting = Setting(options.nodes, options.lose_disks, options.exchange, options.trace, options.faults, options.members)
     jobs = 1 if options.trace or options.runs == 1 else options.jobs
     found: list[Outcome] = []
     began = time.monotonic()

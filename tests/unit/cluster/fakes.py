@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from cluster import messages as m
+from cluster.membership import Change, ChangeResult, Membership, Role, encode_members
 from cluster.ports import CaptureState, LogEntry, SnapshotMark, SnapshotRefusedError
 from cluster.raft import ProposeResult, Raft, open_raft
 from cluster.settings import RaftSettings
@@ -25,6 +26,11 @@ def command(index: int, term: int, text: bytes = b"x") -> LogEntry:
 def no_op(index: int, term: int) -> LogEntry:
     """The entry a leader begins its term with."""
     return LogEntry(bytes([m.NO_OP]), index, term)
+
+
+def membership(index: int, term: int, members: Membership) -> LogEntry:
+    """The entry that names a membership."""
+    return LogEntry(bytes([m.MEMBERS]) + encode_members(members), index, term)
 
 
 FIRST = no_op(1, 0)
@@ -100,6 +106,7 @@ class Node:
         disk: SimDisk | None = None,
         store: list[Stored] | None = None,
         rejoin: bool = False,
+        join: bool = False,
         snapshot_entries: int = 1_000_000,
         trailing_entries: int = 1_000,
     ) -> None:
@@ -111,7 +118,12 @@ class Node:
         self.wire = Recorder()
         self.snapshots = Snapshots(self.store, self.machine, self.disk)
         settings = RaftSettings(
-            "n1", tuple(self.peers), rejoin=rejoin, snapshot_entries=snapshot_entries, trailing_entries=trailing_entries
+            "n1",
+            tuple(self.peers),
+            rejoin=rejoin,
+            join=join,
+            snapshot_entries=snapshot_entries,
+            trailing_entries=trailing_entries,
         )
         self.raft: Raft = open_raft(
             settings, self.machine, self.snapshots, self.disk, self.wire, clock=lambda: self.now, randomness=random.Random(1)
@@ -119,6 +131,7 @@ class Node:
         self.guard = self.raft._guard
         self.journal = self.raft._journal
         self.results: list[ProposeResult] = []
+        self.changes: list[ChangeResult] = []
 
     def restart(self, *, power_loss: bool = True, rejoin: bool = False) -> Node:
         """The same disk and snapshots in a new process."""
@@ -182,6 +195,15 @@ class Node:
         """Propose, and let it go out; the result comes to `results`."""
         self.raft.propose(payload, self.results.append)
         self.raft.tick()
+
+    def change(self, change: Change) -> None:
+        """Ask for a change of the membership; the result comes to `changes`."""
+        self.raft.change_members(change, self.changes.append)
+        self.raft.tick()
+
+    def members(self) -> dict[str, Role]:
+        """Roles by id, as the node shows them."""
+        return {state.member.node_id: state.member.role for state in self.raft.status().members}
 
 
 def stored(index: int, term: int, *, commands: int = 0) -> Stored:

@@ -12,9 +12,12 @@ import pysyncobj
 import pytest
 from pysyncobj import SyncObj, syncobj
 
+from cluster import messages as m
 from cluster import seams
 from cluster.errors import RaftFatalError
 from cluster.journal import DurableJournal
+from cluster.membership import Member, Membership, Role, encode_members
+from cluster.messages import MEMBERS
 from cluster.ports import LogEntry
 from tests.unit.cluster.fakes import FIRST, Node, command
 
@@ -62,13 +65,17 @@ def test_the_replaced_names_are_used_through_the_module() -> None:
         "raftElectionDeadline",
         "raftLog",
         "connectedNodes",
+        "otherNodes",
+        "readonlyNodes",
+        "lastResponseTime",
+        "commandsWaitingCommit",
     ],
 )
 def test_the_private_fields_exist(field: str) -> None:
     assert f"_SyncObj__{field}" in vars(Node().raft._core)
 
 
-@pytest.mark.parametrize("method", ["connectedToAnyone", "loadDumpFile", "onMessageReceived"])
+@pytest.mark.parametrize("method", ["connectedToAnyone", "loadDumpFile", "onMessageReceived", "sendAppendEntries"])
 def test_the_private_methods_exist(method: str) -> None:
     assert callable(getattr(SyncObj, f"_SyncObj__{method}"))
 
@@ -228,3 +235,50 @@ def test_nodes_have_the_same_hash_in_every_process() -> None:
 
 def test_a_snapshot_that_cannot_be_loaded_is_told_though_pysyncobj_only_logs_it() -> None:
     assert "logger.exception('failed to load full dump')" in inspect.getsource(SyncObj._SyncObj__loadDumpFile)
+
+
+def test_an_entry_with_a_membership_is_passed_over_when_it_is_applied() -> None:
+    source = inspect.getsource(syncobj)
+    assert [f"{name} = {value}" in source for name, value in (("VERSION", 3), ("MEMBERSHIP", 2))] == [True, True]
+    assert MEMBERS > 3, "a type that PySyncObj does not know"
+    node = Node()
+    node.elect()
+    committed: list[int] = []
+    index = node.raft._core.append_members(encode_members(Membership((Member("n1", Role.VOTER),))), committed.append)
+    assert node.raft._core.otherNodes == set()
+    node.pass_time(0.05)
+    assert committed == [index] == [node.raft.status().applied_index]
+    assert node.machine.commands == []
+
+
+def test_voters_count_and_the_others_only_get_the_log() -> None:
+    node = Node()
+    node.elect()
+    node.guard.on_connected("n4")
+    core = node.raft._core
+    core.set_peers(["n2", "n3"], ["n4"])
+    assert core.next_index("n4") == node.journal.last_index + 1
+    node.forget_said()
+    node.propose()
+    assert node.said(m.AppendEntries, "n4")
+    core.set_match_index("n4", node.journal.last_index)
+    node.pass_time(0.05)
+    assert node.results == []
+    core.set_peers(["n2", "n4"], [])
+    assert core.match_index("n4") == node.journal.last_index, "what is known stays"
+    assert "n3" not in {peer.id for peer in core._SyncObj__raftNextIndex}
+    node.pass_time(0.05)
+    assert [result.error for result in node.results] == [None]
+
+
+def test_a_leader_steps_down_by_the_voters_alone() -> None:
+    """`leader_fallback` counts what voters answer."""
+    node = Node()
+    node.elect()
+    node.guard.on_connected("n4")
+    node.raft._core.set_peers(["n2", "n3"], ["n4"])
+    for _ in range(50):
+        node.pass_time(0.02)
+        node.raft._core.set_match_index("n4", 0)
+        node.guard.transport.deliver("n4", {"type": "next_node_idx", "next_node_idx": 1, "reset": False, "success": False})
+    assert not node.raft.is_leader

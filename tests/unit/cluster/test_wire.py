@@ -381,6 +381,56 @@ async def test_a_peer_that_does_not_read_is_given_up(ours: Certificates, monkeyp
         await until(lambda: "-n2" in n1.events)
 
 
+async def test_a_peer_that_is_added_is_called(ours: Certificates) -> None:
+    n1, n2 = Peer(ours, "n1", {}), Peer(ours, "n2", {})
+    n1.wire.set_peers({"n2": await n2.address()}, {})
+    n2.wire.set_peers({"n1": await n1.address()}, {})
+    await until(lambda: n1.events == ["+n2"] and n2.events == ["+n1"])
+    await n2.stop()
+    await n1.stop()
+
+
+async def test_the_smaller_id_calls_who_does_not_call(ours: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that was away does not know a leader that was added meanwhile."""
+    monkeypatch.setattr(wire_module, "PATIENCE", 0.05)
+    n2 = Peer(ours, "n2", {})
+    n1 = Peer(ours, "n1", {"n2": await n2.address()})
+    await until(lambda: n2.wire.refused["unknown_node"] > 0)
+    assert n2.events == []
+    n2.wire.welcomes_strangers = True
+    await until(lambda: n1.events == ["+n2"] and n2.events == ["+n1"])
+    await n2.stop()
+    await n1.stop()
+
+
+async def test_of_two_connections_that_of_the_greater_id_stays(ours: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire_module, "PATIENCE", 0.05)
+    async with pair(ours) as (n1, n2):
+        first = n1.wire._connections["n2"]
+        n1.wire.set_peers({"n2": await n2.address()}, {})
+        assert await n1.wire._call("n2"), "it is let in and given up"
+        assert n1.wire._connections["n2"] is first
+        await still_talk(n1, n2)
+
+
+async def test_who_was_removed_is_told_and_not_let_in_again(ours: Certificates) -> None:
+    async with pair(ours) as (n1, n2):
+        n1.wire.set_peers({}, {"n2": b"farewell"})
+        await until(lambda: n1.events == ["+n2", "-n2"])
+        assert n2.heard[0] == ("n1", b"farewell")
+        await until(lambda: n1.wire.refused["removed"] > 0 and len(n2.heard) > 1)
+        assert set(n2.heard) == {("n1", b"farewell")}
+        assert n1.events == ["+n2", "-n2"]
+
+
+async def test_who_is_no_peer_any_more_is_not_called(ours: Certificates) -> None:
+    async with pair(ours) as (n1, n2):
+        n2.wire.set_peers({}, {})
+        n1.wire._connections["n2"].writer.transport.abort()
+        await until(lambda: n2.events == ["+n1", "-n1"] and not n2.wire._called)
+        assert n1.events == ["+n2", "-n2"]
+
+
 async def test_a_peer_that_goes_before_it_is_called_is_not_called(ours: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire_module, "PATIENCE", 0.05)
     n1 = Peer(ours, "n1", {"n2": "127.0.0.1:1"})
