@@ -219,6 +219,8 @@ def _check_admin(config: NodeConfig, fault: Fault) -> None:
 
 
 def _check_history(config: NodeConfig, fault: Fault) -> None:
+    if config.history.archive_days == 1:
+        raise fault("history.archive_days", "expected at least 2, or 0 for no archive: rolling figures need the latest two days")
     database = config.history.database
     # The text itself is not shown: it may hold a password.
     if database and not database.startswith(("postgresql://", "sqlite:////")):

@@ -9,6 +9,7 @@ import click
 from cluster.errors import ClusterError
 from node.cli.accounts import account, deposit, key, withdraw
 from node.cli.clusters import cluster
+from node.cli.history import history
 from node.cli.markets import book, currency, product
 from node.cli.migrations import abi, migrate, rollback
 from node.cli.nodes import init, node, version
@@ -63,6 +64,7 @@ for command in (
     currency,
     replay,
     audit,
+    history,
     export_state,
     import_state,
     txlog,

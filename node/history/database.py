@@ -13,8 +13,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from node.config import NodeConfig
 
-BUSY_TIMEOUT = 5.0
-"""Seconds that a reader of SQLite waits for a lock."""
+BUSY_TIMEOUT = 30.0
+"""Seconds for which SQLite waits for another writer: old days leave the database in one transaction each."""
 
 
 def connect(config: NodeConfig, *, read_only: bool = False) -> Engine:

@@ -37,10 +37,10 @@ log = logging.getLogger(__name__)
 COMMANDS_PER_TRANSACTION = 2_000
 COMMAND_BYTES = 80
 """About so long is a command in the log: enough to know how many entries make a transaction."""
-POLL = 0.01
 REASON = "the log has not kept them"
 STATE_EVERY = 100_000
-"""Commands between two states that are written."""
+STATE_SECONDS = 600.0
+"""After so many commands, or so many seconds with any, the state is written: that much is applied again after a start."""
 
 
 class Keeper:
@@ -62,7 +62,7 @@ class Keeper:
         if loaded is None or loaded[1] > stored:
             loaded = node_state(config.data_path / SNAPSHOTS, stored) or (Engine(), 0)
         self._begin(*loaded)
-        self._state_sequence = self._engine.sequence
+        self._state_sequence, self._state_since = self._engine.sequence, time.monotonic()
 
     def _begin(self, engine: Engine, index: int) -> None:
         """Go on from the state after an entry."""
@@ -149,20 +149,17 @@ class Keeper:
         index = self._tail.next_index - 1 - len(self._queued)
         if index >= self.progress.log_index:
             self._state.begin(self._engine, index)
-            self._state_sequence = self._engine.sequence
+            self._state_sequence, self._state_since = self._engine.sequence, time.monotonic()
 
     def _tend_state(self) -> None:
-        """Begin to write the state when it is due."""
-        self._poll_state()
-        if self._engine.sequence >= self._state_sequence + STATE_EVERY:
-            self.write_state()
-
-    def _poll_state(self) -> None:
-        """When a state is on disk, let go of the log that it stands for."""
+        """Begin to write the state when it is due; when one is on disk, let go of the log that it stands for."""
         written = self._state.index
         self._state.poll()
         if self._state.index != written:
             self._release_log()
+        applied = self._engine.sequence - self._state_sequence
+        if applied >= STATE_EVERY or (applied and time.monotonic() >= self._state_since + STATE_SECONDS):
+            self.write_state()
 
     def _release_log(self) -> None:
         """Delete archived segments that nobody needs any more."""
@@ -173,17 +170,8 @@ class Keeper:
             if following <= self._state.index + 1:
                 (self._config.data_path / switch.ARCHIVE / segment_name(first)).unlink(missing_ok=True)
 
-    def finish(self, seconds: float) -> None:
-        """Write a last state, for as long as that may take, and close."""
-        self.write_state()
-        until = time.monotonic() + seconds
-        while self._state.busy and time.monotonic() < until:
-            time.sleep(POLL)
-            self._poll_state()
-        self.close()
-
     def close(self) -> None:
-        """Close, leaving the state on disk as it is."""
+        """Close everything. What is not stored yet is in the log."""
         self._state.cancel()
         self._tail.close()
         self._store.close()

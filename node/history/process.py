@@ -7,6 +7,7 @@ log itself: the engine does nothing for it.
 from __future__ import annotations
 
 import asyncio
+import datetime
 import logging
 import signal
 from pathlib import Path
@@ -19,9 +20,10 @@ from node import logs
 from node.config import NodeConfig
 from node.config_file import load
 from node.connection import NativeConnection
-from node.errors import ConnectionLost, QuorumbookError, RequestFailed
+from node.errors import ConnectionLost, HistoryError, QuorumbookError, RequestFailed
 from node.history.database import connect
 from node.history.keeper import Keeper
+from node.history.partitions import archive_days
 from node.history.schema import prepare
 from node.history.state import StateStore
 from node.history.store import HistoryStore
@@ -34,11 +36,11 @@ log = logging.getLogger(__name__)
 INTERVAL = 0.03
 """Seconds between two questions to an idle engine."""
 
+ARCHIVE_INTERVAL = 3600.0
+"""Seconds between two looks for days to move to files."""
+
 RETRY = 0.2
 """Seconds before the engine is looked for again."""
-
-FINISH_SECONDS = 2.0
-"""For the last state, when told to stop: the supervisor waits for longer."""
 
 
 def open_keeper(config: NodeConfig) -> Keeper:
@@ -102,8 +104,22 @@ async def run(config: NodeConfig) -> None:
     keeper = open_keeper(config)
     progress = keeper.progress
     log.info("the history goes up to log entry %d, sequence %d", progress.log_index, progress.sequence)
+    archiving = asyncio.create_task(_archive_daily(config))
     await Follower(config, keeper).run(stop)
-    keeper.finish(FINISH_SECONDS)
+    archiving.cancel()
+    keeper.close()
+
+
+async def _archive_daily(config: NodeConfig) -> None:
+    """Move old days to files, if so configured; looks once an hour. A failure is told and tried again."""
+    while config.history.archive_days:
+        before = datetime.datetime.now(datetime.UTC).date() - datetime.timedelta(days=config.history.archive_days - 1)
+        try:
+            for moved in await asyncio.to_thread(archive_days, config, before):
+                log.info("%s: %d rows moved to %s", moved.table, moved.rows, moved.file)
+        except (HistoryError, SQLAlchemyError, OSError) as error:
+            log.error("old days stay in the database: %s", error)
+        await asyncio.sleep(ARCHIVE_INTERVAL)
 
 
 @click.command()
@@ -114,6 +130,7 @@ def main(path: Path) -> None:
     try:
         config = load(path)
         logs.set_up(config.log_level, f"{config.node_id} history")
+        logging.getLogger("alembic").setLevel(logging.WARNING)
         asyncio.run(run(config))
     except (QuorumbookError, SnapshotError, ClusterError, SQLAlchemyError, OSError) as error:
         raise click.ClickException(f"the history stops: {error}") from None

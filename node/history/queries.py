@@ -36,6 +36,11 @@ class History:
         self._file = None if config.history.database else config.history_path / "history.sqlite"
         self._checked = False
 
+    @property
+    def place(self) -> str:
+        """The database's URL, without a password."""
+        return self._engine.url.render_as_string(hide_password=True)
+
     def close(self) -> None:
         """Close the connections."""
         self._engine.dispose()

@@ -87,11 +87,6 @@ class StateStore:
         self._base = self._job_engine, job.manifest.index
         self.index = job.manifest.index
 
-    @property
-    def busy(self) -> bool:
-        """Whether one is being written."""
-        return self._job is not None
-
     def cancel(self) -> None:
         """Give up one that is being written."""
         if self._job is not None:

@@ -207,9 +207,9 @@ candles = Table(
 partitions = Table(
     "partitions",
     metadata,
-    Column("table_name", Text, primary_key=True),
-    Column("day", Text, primary_key=True, comment="2026-01-31, UTC"),
-    Column("file", Text, nullable=False),
+    Column("file", Text, primary_key=True),
+    Column("table_name", Text, nullable=False),
+    Column("day", Text, nullable=False, comment="2026-01-31, UTC"),
     Column("rows", BigInteger, nullable=False),
     Column("sha256", Text, nullable=False),
     comment="Days whose rows are in Parquet files and here no more.",

@@ -131,12 +131,12 @@ def _orders() -> None:
 def _partitions() -> None:
     op.create_table(
         "partitions",
+        sa.Column("file", sa.Text(), nullable=False),
         sa.Column("table_name", sa.Text(), nullable=False),
         sa.Column("day", sa.Text(), nullable=False),
-        sa.Column("file", sa.Text(), nullable=False),
         sa.Column("rows", sa.BigInteger(), nullable=False),
         sa.Column("sha256", sa.Text(), nullable=False),
-        sa.PrimaryKeyConstraint("table_name", "day"),
+        sa.PrimaryKeyConstraint("file"),
     )
 
 

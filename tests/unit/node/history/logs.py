@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -27,6 +28,7 @@ from snapshots.abi import ABI
 from statemachine.commands import AnyCommand, Batch, encode_batch
 from statemachine.engine import Engine
 
+DEADLINE = 20.0
 START = 1_767_225_600 * 10**9
 """2026-01-01, midnight UTC."""
 
@@ -63,12 +65,23 @@ class NodeLog:
         """Open the history."""
         return open_keeper(self.config)
 
-    def follow(self) -> None:
-        """Open the history, store all there is, and stop in order."""
+    def follow(self, *, until: Callable[[], bool] | None = None) -> None:
+        """Open the history, store all there is, and close; or write the state and go on until a condition holds."""
         keeper = self.keeper()
+        self.drain(keeper)
+        if until is not None:
+            keeper.write_state()
+            deadline = time.monotonic() + DEADLINE
+            while not until():
+                assert time.monotonic() < deadline, "the condition did not come true in time"
+                assert not keeper.advance(self.applied)
+                time.sleep(0.005)
+        keeper.close()
+
+    def drain(self, keeper: Keeper) -> None:
+        """Store all there is."""
         while keeper.advance(self.applied):
-            pass
-        keeper.finish(10.0)
+            continue
 
     def stored(self) -> dict[str, list[Row]]:
         """Everything in the database, by table and in order of the keys."""
