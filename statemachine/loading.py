@@ -164,8 +164,8 @@ def _load_balance(state: State, keys: list[bytes], found: list[BalanceRow]) -> N
 def _load_order(state: State, keys: list[bytes], orders: list[OrderState]) -> None:
     ids = list(map(_order_id, orders))
     _check_keys("order", keys, [rows.encode((order_id,)) for order_id in ids])
-    if ids and ids[-1] != max(ids):
-        raise StateError("table order: an order id is negative")
+    if ids and (ids[0] < 1 or ids[-1] != max(ids)):
+        raise StateError("table order: an order id is below 1")
     state.orders = dict(zip(ids, orders, strict=True))
     opened = {name: account.open for name, account in state.accounts.items()}
     client_oids = {name: account.by_client_oid for name, account in state.accounts.items()}
