@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: setup demo demo-many test check lint types layers tests bench bench-snapshots bench-install soak chaos kills simulate clean help
+.PHONY: setup demo demo-many test check lint types layers tests bench bench-snapshots bench-install soak chaos kills simulate clean help clients
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 12
@@ -56,6 +56,9 @@ types: $(STAMP) ## mypy --strict
 
 layers: $(STAMP) ## the import directions
 	$(BIN)/lint-imports
+
+clients: $(STAMP) ## foreign client libraries, unmodified, against three nodes; writes the table of docs/clients.md
+	$(BIN)/python -m pytest tests/clients --clients-report docs/clients.md
 
 tests: $(STAMP) ## pytest
 	$(BIN)/python -m pytest

@@ -14,7 +14,8 @@ import msgspec
 from cluster import hardstate
 from cluster.errors import LogDamagedError
 from cluster.ports import CaptureState, SnapshotMark, SnapshotRefusedError
-from cluster.raft import Raft, RaftStatus
+from cluster.raft import Raft
+from cluster.status import RaftStatus
 from tests.simulation.disk import SimDisk
 
 CHUNK = 256
