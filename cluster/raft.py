@@ -21,6 +21,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from enum import Enum
+from typing import cast
 
 import msgspec
 
@@ -35,6 +36,7 @@ from cluster.members import Members
 from cluster.membership import Change, ChangeDone, Member
 from cluster.ports import CaptureState, Clock, Disk, LogEntry, SnapshotMark, Snapshots, StateMachine, Wire
 from cluster.settings import ENTRY_BYTES_MAX, RaftSettings
+from cluster.status import MemberState, PeerState, RaftStatus
 from cluster.transfer import Receiver, Senders
 
 log = logging.getLogger(__name__)
@@ -62,60 +64,6 @@ class ProposeResult(msgspec.Struct, frozen=True):
 
 
 Done = Callable[[ProposeResult], None]
-
-
-class PeerState(msgspec.Struct, frozen=True):
-    """A peer as this node sees it. `match_index` is 0 unless this node leads."""
-
-    node_id: str
-    connected: bool
-    match_index: int
-
-
-class MemberState(msgspec.Struct, frozen=True):
-    """A member as this node sees it; this node as well.
-
-    `match_index`: up to where its log is known to be equal and durable; of others only on the leader, else 0. `snapshot`: bytes
-    acknowledged and in all of the snapshot that this leader is sending to it; None when it sends none.
-    """
-
-    member: Member
-    connected: bool
-    match_index: int
-    snapshot: tuple[int, int] | None
-
-
-class RaftStatus(msgspec.Struct, frozen=True):
-    """Where this node is, at one moment.
-
-    `voter`: whether this node may vote: it is a voter, and not on probation. `quorum`: whether a majority of the voters is connected, this
-    node included. `peers` are all other members. `members_index`: the log entry that says who belongs to the cluster, 0 for the
-    configuration; `change_under_way`: that entry is not known to be committed.
-    `snapshots_refused`: that came from a leader; what the wire refuses it counts itself. `snapshots_not_taken`: that this leader sent and the
-    peer did not take. `digests_...`: see `DivergenceWatch`.
-    """
-
-    role: str
-    leader_id: str
-    term: int
-    commit_index: int
-    applied_index: int
-    last_log_index: int
-    first_log_index: int
-    snapshot_index: int
-    voter: bool
-    ready: bool
-    quorum: bool
-    peers: list[PeerState]
-    sending: dict[str, tuple[int, int]]
-    snapshots_refused: int
-    digests_compared: int = 0
-    digests_differing: int = 0
-    digests_undecided: int = 0
-    members: list[MemberState] = []
-    members_index: int = 0
-    change_under_way: bool = False
-    snapshots_not_taken: int = 0
 
 
 class Raft:
@@ -328,6 +276,11 @@ class Raft:
         recently = self._clock() - self._guard.leader_lost_at < SUCCESSION_SECONDS
         return recently and not self.is_leader and self._core.leader_id not in self._guard.connected
 
+    @property
+    def commit_index(self) -> int:
+        """Up to where the log is known to be committed."""
+        return cast(int, self._core.raftCommitIndex)
+
     def status(self) -> RaftStatus:
         """Where this node is now."""
         core, journal, members = self._core, self._journal, self._members
@@ -341,7 +294,7 @@ class Raft:
             role=core.role,
             leader_id=core.leader_id,
             term=journal.term,
-            commit_index=core.raftCommitIndex,
+            commit_index=self.commit_index,
             applied_index=core.raftLastApplied,
             last_log_index=journal.last_index,
             first_log_index=journal.first_index,

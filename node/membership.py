@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from cluster import membership
 from cluster.membership import ChangeError, ChangeResult, Member, Role
-from cluster.raft import MemberState
+from cluster.status import MemberState
 from node.config import NodeAddress, NodeConfig
 from node.config_checks import check_address
 from node.errors import ConfigError, RequestFailed

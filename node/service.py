@@ -15,8 +15,9 @@ import msgspec
 
 from cluster.batcher import Batcher, Refusal
 from cluster.membership import Change, ChangeDone, ChangeResult
-from cluster.raft import Done, ProposeResult, RaftStatus
+from cluster.raft import Done, ProposeResult
 from cluster.settings import ENTRY_BYTES_MAX
+from cluster.status import RaftStatus
 from node import membership
 from node.config import NodeConfig
 from node.datasets import Seeding

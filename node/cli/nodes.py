@@ -17,6 +17,7 @@ from node.errors import NodeStartError
 from node.processes import PID_FILE, locked_pid, send
 from node.setup import initialise
 from node.supervisor import run_or_explain
+from snapshots.abi import ABI
 
 STOP_POLL = 0.02
 
@@ -79,8 +80,6 @@ def stop(path: Path) -> None:
 @json_option
 def version(as_json: bool) -> None:
     """The version and commit of the software, and the ABI: the checksum of everything that is stored or sent."""
-    from snapshots.abi import ABI  # describing the schema takes a moment that no other command should pay for
-
     if as_json:
         print_json({"version": software.version(), "commit": software.commit(), "abi": ABI})
     else:

@@ -155,7 +155,7 @@ async def _once_lost(scenario: Scenario, changes: MemberChanges, dead: str, aliv
 def test_a_read_only_replica_serves_and_does_not_vote(make_ground: MakeGround) -> None:
     async def play(scenario: Scenario, changes: MemberChanges) -> None:
         await traded(scenario, 100)
-        await add(scenario, changes, Addition("r1", "127.0.0.1:9881", "127.0.0.1:9882", "http://127.0.0.1:9883", read_only=True))
+        await add(scenario, changes, Addition("r1", read_only=True))
         access = scenario.access
         readers = [
             FeedReader("BTC-USD", {node_id: access.natives[node_id]}, node_id, tls=access.tls(), credentials=access.admin)
@@ -190,6 +190,7 @@ async def _refuses_commands(scenario: Scenario, leader: str) -> None:
     assert caught.value.code is FailCode.NOT_LEADER
     assert caught.value.leader is not None
     assert caught.value.leader.native == scenario.access.natives[leader]
+    await scenario.cluster.wait_ready(READY_SECONDS, ["r1"])  # its gateway may begin to listen after its engine has caught up
     async with aiohttp.ClientSession(scenario.access.https["r1"]) as session:
         async with session.get("/products/BTC-USD/book", params={"level": "2"}) as response:
             assert response.status == 200

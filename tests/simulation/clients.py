@@ -176,7 +176,8 @@ class Client:
 
     def _send(self, call: Call) -> None:
         world, rng = self._world, self._world.rng
-        attempt = Attempt(world.now, self._leader if call.linearizable else rng.choice(world.ids))
+        anywhere = not call.linearizable or (call.query is not None and rng.random() < 0.4)
+        attempt = Attempt(world.now, rng.choice(world.ids) if anywhere else self._leader)
         call.attempts.append(attempt)
         call.deadline = world.now + rng.uniform(0.2, 1.0)
         if call.query is None:
@@ -217,7 +218,7 @@ class Client:
         )
 
     def _failed(self, call: Call, attempt: Attempt, answer: Failed) -> None:
-        """Go where the leader is said to be, soon."""
+        """Go where the leader is said to be, soon. Reads go elsewhere now and then: a node that led may not know what happened since."""
         assert answer.code in NOTHING_DONE or answer.code is FailCode.OUTCOME_UNKNOWN, answer
         attempt.refused = answer.code in NOTHING_DONE
         if answer.leader is not None:

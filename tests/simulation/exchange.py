@@ -30,7 +30,7 @@ from cluster.raft import Raft
 from loadtest.linearizability import AnomalyKind, Operation, judge
 from node.config import AdminConfig, HttpConfig, NativeConfig, NodeAddress, NodeConfig, RaftConfig, TlsConfig
 from node.principal import gateway
-from node.protocol import Query, Submit, request_decoder
+from node.protocol import Answer, Control, ControlAction, Query, Submit, request_decoder
 from node.service import EngineService, Identity
 from snapshots.abi import ABI
 from snapshots.errors import SnapshotError
@@ -45,10 +45,13 @@ from tests.simulation.faults import Faults, Injector
 from tests.simulation.incidents import Incident
 from tests.simulation.observers import EVENTS_KEPT, Ledger, Reader, WatchedEngine, WatchedSnapshots
 from tests.simulation.parts import Host, Machine, Process
-from tests.simulation.world import World
+from tests.simulation.world import STEP, World
 
 CHECK_STEPS = 200
 """Steps between two checks of all invariants of all engines, which take a millisecond each."""
+
+CHUNK_BYTES = 4096
+"""Bytes of a piece of a snapshot on its way: there are to be several."""
 
 DONE_ORDERS_KEPT = 30
 """Done orders an account: few, so that old ones go, from snapshots as well."""
@@ -68,14 +71,16 @@ _encode = msgspec.msgpack.Encoder().encode
 @dataclass(frozen=True)
 class ExchangeFaults(Faults):
     """Chances of what can only go wrong here. `snapshot_...` and `writer_...`: an fsync or rename of snapshots; `flip`: a step; `loss`: a message
-    between a client and a node, `late` likewise: then it takes up to 1.5 s."""
+    between a client and a node, `late` likewise: then it takes up to 1.5 s; `pause_leader`: a step, for long enough that another one may lead."""
 
     disk_error: float = 0.0003
     snapshot_power_loss: float = 0.01
-    writer_killed: float = 0.01
+    writer_killed: float = 0.03
     flip: float = 0.0
     loss: float = 0.01
     late: float = 0.02
+    pause_leader: float = 0.001
+    hand_over: float = 0.003
 
 
 class ExchangeInjector(Injector):
@@ -92,6 +97,9 @@ class ExchangeInjector(Injector):
             disk.kill_chance = exchange.chances.writer_killed
         if self.chance(exchange.chances.flip):
             self.strike("flip-snapshot", exchange.rng.choice(exchange.ids), repr(exchange.rng.random()))
+        leaders = [node for node in exchange.running() if exchange.leads(node)]
+        if leaders and self.chance(exchange.chances.pause_leader):
+            self.strike("pause", exchange.rng.choice(leaders), repr(exchange.rng.uniform(0.4, 1.5)))
         super().inject()
 
     def carry_out(self, incident: Incident) -> None:
@@ -130,7 +138,7 @@ class ExchangeWorld(World):
         nodes: int = 3,
         *,
         faults: ExchangeFaults | None = None,
-        snapshot_entries: int = 60,
+        snapshot_entries: int = 35,
         trace: bool = False,
         incidents: Sequence[Incident] | None = None,
         rocks: bool = False,
@@ -194,7 +202,7 @@ class ExchangeWorld(World):
             process.machine.feed,
             process.raft,
             later=soon.append,
-            after=lambda _seconds, work: soon.append(work),
+            after=lambda seconds, work: self._post_at(self.now + seconds, partial(soon.append, work)),
             time_ns=lambda: self._time_ns() + skew,
             clock=lambda: self.now,
         )
@@ -235,6 +243,29 @@ class ExchangeWorld(World):
                 self.crash(node, power_loss=False)
 
         super()._guarded(node, judged)
+
+    def leads(self, node: str) -> bool:
+        """Whether a node believes that it leads."""
+        process = self.hosts[node].process
+        return process is not None and process.raft.is_leader
+
+    def hand_over(self) -> None:
+        """An operator asks whoever leads to give that away, with commands under way."""
+        for node, parts in list(self._parts.items()):
+            if self.leads(node):
+                self._guarded(node, partial(self._ask_to_hand_over, node, parts.service))
+
+    def _ask_to_hand_over(self, node: str, service: EngineService) -> None:
+        answers: list[msgspec.Struct] = []
+
+        def send(answer: msgspec.Struct) -> None:
+            answers.append(answer)
+            self.note(f"{node} hands over: {type(answer).__name__}")
+            self.counts["handovers"] += isinstance(answer, Answer)
+            if len(answers) > 1:
+                raise self.violation(f"{node} answers a handover twice")
+
+        service.control(GATEWAY, Control(1, ControlAction.TRANSFER_LEADERSHIP), send)
 
     # ------------------------------------------------------------------ bits that flip
 
@@ -285,7 +316,7 @@ class ExchangeWorld(World):
         host, parts = self.hosts[node], self._parts.get(node)
         if parts is None:
             return
-        if host.paused_until > self.now:
+        if host.paused_until > self.now + STEP:
             self._post_at(host.paused_until, lambda: self._arrive(node, data, reply))
             return
 
@@ -315,7 +346,8 @@ class ExchangeWorld(World):
 
     def step(self, *, faults: bool, load: bool) -> None:
         self._steps += 1
-        while self._mail and self._mail[0][0] <= self.now:
+        # What is due by the end of this step, so that a node finds what came while it was paused before it does anything else.
+        while self._mail and self._mail[0][0] <= self.now + STEP:
             heapq.heappop(self._mail)[2]()
         for client in self.clients:
             client.step(self._next_number, load=load and self._setup.over)
@@ -350,6 +382,7 @@ class ExchangeWorld(World):
 
     def run(self, steps: int = 2000) -> None:
         with self._directory, installed(self.disks, rocks=self._rocks), pytest.MonkeyPatch.context() as patch:
+            patch.setattr("cluster.transfer.CHUNK_BYTES", CHUNK_BYTES)
             patch.setattr("statemachine.state.DONE_ORDERS_PER_ACCOUNT", DONE_ORDERS_KEPT)
             try:
                 super().run(steps)

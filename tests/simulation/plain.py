@@ -16,9 +16,10 @@ from pysyncobj.journal import MemoryJournal
 from pysyncobj.transport import Transport
 
 from cluster.ports import Clock
-from cluster.raft import ProposeError, ProposeResult, Raft, RaftStatus
+from cluster.raft import ProposeError, ProposeResult, Raft
 from cluster.seams import FOREVER, ROLES, SUCCESS, PeerNode, Randomness, _replaced, peer_node
 from cluster.settings import RaftSettings
+from cluster.status import RaftStatus
 from tests.simulation.parts import Host, Machine, Process, SimWire
 from tests.simulation.world import Faults, World
 
@@ -106,6 +107,11 @@ class PlainNode(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
         self.doTick(0)
 
     @property
+    def commit_index(self) -> int:
+        """See `Raft.commit_index`."""
+        return cast(int, self.raftCommitIndex)
+
+    @property
     def is_leader(self) -> bool:
         """See `Raft.is_leader`."""
         return cast(bool, self._isLeader())
@@ -177,7 +183,7 @@ class PlainWorld(World):
         for _ in range(steps):
             self.step(faults=True, load=True)
 
-    def _check_commit_index(self, host: Host, status: RaftStatus) -> None:
+    def _check_commit_index(self, host: Host, commit_index: int) -> None:
         """PySyncObj's goes back with its log; what clients lose by that is looked for."""
 
     def _check_leader(self, node: str, status: RaftStatus) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from cluster.divergence import DivergenceWatch
 from cluster.errors import DivergedError
-from cluster.raft import RaftStatus
+from cluster.status import RaftStatus
 from tests.simulation.parts import Machine
 from tests.simulation.world import DIGEST_INTERVAL, Faults, ViolationError, World
 

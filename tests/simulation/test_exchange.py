@@ -18,7 +18,7 @@ from tests.simulation.run import Setting, main, outcome_of
 
 ROOT = Path(__file__).parents[2]
 STEPS = 1000
-DAMAGE = ExchangeFaults(flip=0.006, lose_disk=0.001, copies=0.0)
+DAMAGE = ExchangeFaults(flip=0.01, lose_disk=0.001, copies=0.0)
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,7 @@ def test_three_nodes_and_everything_that_can_happen_does() -> None:
     counts: Counter[str] = Counter()
     for seed in range(5):
         counts += finished(seed).counts
-    for what in ("snapshots taken", "snapshots failed", "snapshots received", "snapshots restored", "duplicates"):
+    for what in ("snapshots taken", "snapshots failed", "snapshots received", "snapshots restored", "duplicates", "handovers"):
         assert counts[what] > 0, (what, counts)
 
 
@@ -50,7 +50,7 @@ def test_five_nodes() -> None:
 
 
 def test_damaged_snapshots_are_refused_and_their_nodes_come_back() -> None:
-    assert sum(finished(seed, 3, DAMAGE).refused_starts for seed in range(200, 203)) >= 2
+    assert sum(finished(seed, 3, DAMAGE).refused_starts for seed in range(200, 203)) >= 1
 
 
 def test_snapshots_in_rocksdb() -> None:

@@ -23,8 +23,9 @@ from itertools import combinations
 from cluster import hardstate
 from cluster.errors import ClusterError, RaftFatalError
 from cluster.ports import Snapshots
-from cluster.raft import ProposeResult, Raft, RaftStatus, open_raft
+from cluster.raft import ProposeResult, Raft, open_raft
 from cluster.settings import RaftSettings
+from cluster.status import RaftStatus
 from tests.simulation.disk import PowerLossError
 from tests.simulation.faults import Faults as Faults
 from tests.simulation.faults import Injector
@@ -182,7 +183,7 @@ class World:
         except ClusterError as error:
             raise self.violation(f"{node} cannot start: {error}") from error
         status = process.raft.status()
-        self._check_commit_index(host, status)
+        self._check_commit_index(host, status.commit_index)
         host.commit_stored = status.commit_index
         host.rejoin = False
         host.process = process
@@ -350,17 +351,16 @@ class World:
                     raise self.violation(f"{node} applied {payload!r} at {index}; others {before[0]!r}, or another history")
                 self.committed_last = max(self.committed_last, index)
             process.machine.fresh.clear()
-            status = process.status()
-            if status.commit_index != self.hosts[node].commit_seen:
-                self._check_commit_index(self.hosts[node], status)
+            if process.raft.commit_index != self.hosts[node].commit_seen:
+                self._check_commit_index(self.hosts[node], process.raft.commit_index)
             if process.raft.is_leader:
-                self._check_leader(node, status)
+                self._check_leader(node, process.status())
 
-    def _check_commit_index(self, host: Host, status: RaftStatus) -> None:
+    def _check_commit_index(self, host: Host, commit_index: int) -> None:
         """It never goes back: not in a process, and over a restart not behind what was on the disk."""
-        if status.commit_index < host.commit_seen:
-            raise self.violation(f"{host.node_id} goes back from commit index {host.commit_seen} to {status.commit_index}")
-        host.commit_seen = status.commit_index
+        if commit_index < host.commit_seen:
+            raise self.violation(f"{host.node_id} goes back from commit index {host.commit_seen} to {commit_index}")
+        host.commit_seen = commit_index
 
     def _check_leader(self, node: str, status: RaftStatus) -> None:
         self._check_matches(node, status)

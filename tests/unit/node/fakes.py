@@ -11,7 +11,8 @@ import msgspec
 
 from cluster.membership import Change, ChangeDone, ChangeError, ChangeResult, Member, Membership, Role
 from cluster.ports import StateMachine
-from cluster.raft import Done, MemberState, ProposeError, ProposeResult, RaftStatus
+from cluster.raft import Done, ProposeError, ProposeResult
+from cluster.status import MemberState, RaftStatus
 from node.config import AdminConfig, HttpConfig, NativeConfig, NodeAddress, NodeConfig, RaftConfig, TlsConfig
 from node.feed import Feed
 from node.native_server import NativeServer

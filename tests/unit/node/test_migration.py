@@ -22,6 +22,7 @@ from cluster.storage import RealDisk, RealFile
 from node.config import NodeConfig
 from node.config_file import load
 from node.errors import DataDirectoryError, DirectoryError
+from node.marks import mark_of
 from node.migration import switch
 from node.migration.back import way_back
 from node.migration.found import LOG, SNAPSHOTS, look
@@ -32,6 +33,7 @@ from snapshots.abi import ABI
 from snapshots.errors import MigrationError, SnapshotDamagedError, UnknownAbiError
 from snapshots.migration.chain import Chains
 from snapshots.migration.codec import Values
+from snapshots.store import SnapshotStore
 from statemachine.commands import Batch, CancelAll, encode_batch
 from statemachine.engine import MIGRATED_HASH
 from tests.unit.node.migrating import STATE, as_version, contents, engine_at, entries_of, loaded, write_data
@@ -95,6 +97,11 @@ def test_a_start_migrates_snapshot_log_and_votes(config: NodeConfig, old: dict[s
     assert built is not None
     check_migrated(config)
     assert at_start(config, known) is None, "the next start finds nothing to do"
+    newest = SnapshotStore(config.data_path / SNAPSHOTS).newest()
+    assert newest is not None
+    _, entries, _ = loaded(config)
+    mark = mark_of(newest)
+    assert [mark.previous, mark.last] == entries[CUT - 2 : CUT], "followers may ask for the last two entries of a snapshot"
     former = config.data_path / switch.FORMER / ONE.abi
     assert contents(former) == old, "the former data is as it was"
     assert (built.snapshot_index, built.last_index, built.report.entries) == (CUT, END, END - 2)

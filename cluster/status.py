@@ -1,0 +1,61 @@
+"""What a node's Raft shows of itself."""
+
+from __future__ import annotations
+
+import msgspec
+
+from cluster.membership import Member
+
+
+class PeerState(msgspec.Struct, frozen=True):
+    """A peer as this node sees it. `match_index` is 0 unless this node leads."""
+
+    node_id: str
+    connected: bool
+    match_index: int
+
+
+class MemberState(msgspec.Struct, frozen=True):
+    """A member as this node sees it; this node as well.
+
+    `match_index`: up to where its log is known to be equal and durable; of others only on the leader, else 0. `snapshot`: bytes
+    acknowledged and in all of the snapshot that this leader is sending to it; None when it sends none.
+    """
+
+    member: Member
+    connected: bool
+    match_index: int
+    snapshot: tuple[int, int] | None
+
+
+class RaftStatus(msgspec.Struct, frozen=True):
+    """Where this node is, at one moment.
+
+    `voter`: whether this node may vote: it is a voter, and not on probation. `quorum`: whether a majority of the voters is connected, this
+    node included. `peers` are all other members. `members_index`: the log entry that says who belongs to the cluster, 0 for the
+    configuration; `change_under_way`: that entry is not known to be committed.
+    `snapshots_refused`: that came from a leader; what the wire refuses it counts itself. `snapshots_not_taken`: that this leader sent and the
+    peer did not take. `digests_...`: see `DivergenceWatch`.
+    """
+
+    role: str
+    leader_id: str
+    term: int
+    commit_index: int
+    applied_index: int
+    last_log_index: int
+    first_log_index: int
+    snapshot_index: int
+    voter: bool
+    ready: bool
+    quorum: bool
+    peers: list[PeerState]
+    sending: dict[str, tuple[int, int]]
+    snapshots_refused: int
+    digests_compared: int = 0
+    digests_differing: int = 0
+    digests_undecided: int = 0
+    members: list[MemberState] = []
+    members_index: int = 0
+    change_under_way: bool = False
+    snapshots_not_taken: int = 0
