@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote, urlsplit
 
 import msgspec
@@ -41,11 +41,14 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"}
 _TARGET_SAFE = "".join(chr(code) for code in range(0x21, 0x7F))
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A 2xx answer: a JSON value, and headers."""
+Body = TypeVar("Body")
 
-    body: object
+
+@dataclass(frozen=True)
+class Answer(Generic[Body]):
+    """A 2xx answer: a JSON value, and headers. A handler's annotation says what value: the OpenAPI document is made of it."""
+
+    body: Body
     headers: dict[str, str] = field(default_factory=dict)
     status: int = 200
 
@@ -55,6 +58,7 @@ class Call:
     """One request, as handlers see it. `status` is the node's from before what the answer tells; `sequence` that of the command sent."""
 
     gateway: Gateway
+    route: Route
     request: web.Request
     body: bytes
     status: NodeStatus | None
@@ -78,9 +82,9 @@ class Call:
         """A part of the path, percent escapes undone."""
         return self.request.match_info[name]
 
-    def parameters(self, *names: str) -> dict[str, str]:
-        """The query parameters. Raises BadRequestError for one that is not among `names`."""
-        return parameters(self.request.query, *names)
+    def parameters(self) -> dict[str, str]:
+        """The query parameters. Raises BadRequestError for one that the route does not list."""
+        return parameters(self.request.query, *self.route.query)
 
     async def read(self, query: AnyQuery) -> Any:
         """Ask the engine of this node; with `?consistency=linearizable` through a barrier, at the leader only."""
@@ -96,17 +100,19 @@ class Call:
         return outcome
 
 
-Handler = Callable[[Call], Awaitable[Answer]]
+Handler = Callable[[Call], Awaitable[Answer[Any]]]
 
 
 @dataclass(frozen=True)
 class Route:
-    """A call of the API. `permission` None: public."""
+    """A call of the API. `permission` None: public. `query` lists its parameters (see `openapi.QUERIES`), `body` is the shape of its JSON body."""
 
     method: str
     path: str
     handler: Handler
     permission: Permission | None = None
+    query: tuple[str, ...] = ()
+    body: type[msgspec.Struct] | None = None
 
 
 def json_response(body: object, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
@@ -123,7 +129,7 @@ def add_routes(app: web.Application, gateway: Gateway, routes: Sequence[Route]) 
 def _serving(gateway: Gateway, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def serve(request: web.Request) -> web.StreamResponse:
         status = gateway.monitor.status
-        call = Call(gateway, request, await _body(request), status)
+        call = Call(gateway, route, request, await _body(request), status)
         try:
             if route.permission is not None:
                 call.identity = await gateway.auth.identify(_claim(request), request.method, request.raw_path, call.body)
