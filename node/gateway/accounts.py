@@ -24,7 +24,7 @@ async def account_list(call: Call) -> Answer[list[AccountJson]]:
 
 
 async def account(call: Call) -> Answer[AccountJson]:
-    """GET /accounts/{id}."""
+    """GET /accounts/{id}: one of them."""
     call.parameters()
     found = (await _accounts(call)).get(call.path("id"))
     if found is None:
@@ -57,7 +57,7 @@ async def profile_list(call: Call) -> Answer[list[ProfileJson]]:
 
 
 async def profile(call: Call) -> Answer[ProfileJson]:
-    """GET /profiles/{id}."""
+    """GET /profiles/{id}: the same."""
     call.parameters()
     if call.path("id") != call.account_id:
         raise ApiError(404, "NotFound", "id")

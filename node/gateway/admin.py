@@ -25,7 +25,7 @@ RATE_SCALE = 6
 
 
 async def put_currency(call: Call) -> Answer[PutJson]:
-    """PUT /admin/currencies/{id}."""
+    """PUT /admin/currencies/{id}: add a currency."""
     name = check_name(call.path("id"), "id")
     request = parse(call.body, CurrencyRequest)
     if not 0 <= request.scale <= SCALE_MAX:
@@ -74,7 +74,7 @@ def _max_size(request: ProductRequest, scale: int, lot: int) -> int:
 
 
 async def put_account(call: Call) -> Answer[PutJson]:
-    """PUT /admin/accounts/{id}."""
+    """PUT /admin/accounts/{id}: open an account."""
     account_id = check_name(call.path("id"), "id")
     if call.body.strip():
         parse(call.body, AccountRequest)
@@ -82,7 +82,7 @@ async def put_account(call: Call) -> Answer[PutJson]:
 
 
 async def put_key(call: Call) -> Answer[PutJson]:
-    """PUT /admin/keys/{id}. The secret and the passphrase are not repeated in the answer."""
+    """PUT /admin/keys/{id}: add, replace or revoke an API key. The secret and the passphrase are not repeated in the answer."""
     key_id = check_name(call.path("id"), "id")
     request = parse(call.body, KeyRequest)
     check_name(request.account_id, "account_id")
@@ -105,7 +105,7 @@ async def put_key(call: Call) -> Answer[PutJson]:
 
 
 async def deposit(call: Call) -> Answer[TransferJson]:
-    """POST /admin/accounts/{id}/deposits."""
+    """POST /admin/accounts/{id}/deposits: credit an account."""
     return await transfer(call, check_name(call.path("id"), "id"), Deposit)
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import msgspec
 from aiohttp import web
 
-from node.gateway import accounts, admin, health, market, orders, sockets
+from node import software
+from node.gateway import accounts, admin, batches, health, market, orders, sockets
 from node.gateway.gateway import Gateway
+from node.gateway.openapi import document
 from node.gateway.requests import (
     BODY_MAX,
     AccountRequest,
+    BatchCancelRequest,
+    BatchRequest,
     CancelRequest,
     CurrencyRequest,
     KeyRequest,
@@ -43,6 +48,8 @@ ROUTES = (
     Route("POST", "/withdrawals", accounts.withdraw, Permission.TRANSFER, body=TransferRequest),
     Route("POST", "/withdrawals/crypto", accounts.withdraw, Permission.TRANSFER, body=TransferRequest),
     Route("POST", "/orders", orders.place, Permission.TRADE, body=OrderRequest),
+    Route("POST", "/orders/batch", batches.place, Permission.TRADE, body=BatchRequest),
+    Route("POST", "/orders/batch_cancel", batches.cancel, Permission.TRADE, body=BatchCancelRequest),
     Route(
         "GET",
         "/orders",
@@ -50,12 +57,12 @@ ROUTES = (
         Permission.VIEW,
         ("status", "product_id", "profile_id", "sortedBy", "sorting", "start_date", "end_date", *PAGE),
     ),
-    Route("DELETE", "/orders", orders.cancel_all, Permission.TRADE, ("product_id", *PROFILE), CancelRequest),
+    Route("DELETE", "/orders", orders.cancel_all, Permission.TRADE, ("product_id", *PROFILE), CancelRequest, False),
     Route("GET", "/orders/{id}", orders.order, Permission.VIEW, ("market_type",)),
-    Route("DELETE", "/orders/{id}", orders.cancel, Permission.TRADE, ("product_id", *PROFILE), CancelRequest),
+    Route("DELETE", "/orders/{id}", orders.cancel, Permission.TRADE, ("product_id", *PROFILE), CancelRequest, False),
     Route("PUT", "/admin/currencies/{id}", admin.put_currency, Permission.ADMIN, body=CurrencyRequest),
     Route("PUT", "/admin/products/{id}", admin.put_product, Permission.ADMIN, body=ProductRequest),
-    Route("PUT", "/admin/accounts/{id}", admin.put_account, Permission.ADMIN, body=AccountRequest),
+    Route("PUT", "/admin/accounts/{id}", admin.put_account, Permission.ADMIN, body=AccountRequest, body_required=False),
     Route("PUT", "/admin/keys/{id}", admin.put_key, Permission.ADMIN, body=KeyRequest),
     Route("POST", "/admin/accounts/{id}/deposits", admin.deposit, Permission.ADMIN, body=TransferRequest),
 )
@@ -66,6 +73,12 @@ def build_app(gateway: Gateway) -> web.Application:
     app = web.Application(middlewares=[answer_failures], client_max_size=BODY_MAX)
     app[GATEWAY] = gateway
     add_routes(app, gateway, ROUTES)
+    described = msgspec.json.encode(document(ROUTES, software.version()))
+
+    async def openapi(_request: web.Request) -> web.Response:
+        return web.Response(body=described, content_type="application/json")
+
+    app.router.add_get("/openapi.json", openapi)
     app.router.add_get("/", sockets.serve)
     app.router.add_get("/ws", sockets.serve)
     app.router.add_get("/healthz", health.healthz)

@@ -19,39 +19,39 @@ TRADES_REACH = 10_000
 
 
 async def server_time(call: Call) -> Answer[TimeJson]:
-    """GET /time."""
+    """GET /time: the node's clock."""
     call.parameters()
     now = time.time_ns()
     return Answer({"iso": iso(now), "epoch": round(now / 1e9, 3)})
 
 
 async def products(call: Call) -> Answer[list[ProductJson]]:
-    """GET /products."""
+    """GET /products: everything that is traded."""
     call.parameters()
     return Answer([product_json(product) for product in await call.gateway.catalogue.all_products()])
 
 
 async def product(call: Call) -> Answer[ProductJson]:
-    """GET /products/{id}."""
+    """GET /products/{id}: one of them."""
     call.parameters()
     wanted = await _product(call, refresh=True)
     return Answer(product_json(wanted))
 
 
 async def currencies(call: Call) -> Answer[list[CurrencyJson]]:
-    """GET /currencies."""
+    """GET /currencies: all of them."""
     call.parameters()
     return Answer([currency_json(row) for row in await call.gateway.catalogue.all_currencies()])
 
 
 async def currency(call: Call) -> Answer[CurrencyJson]:
-    """GET /currencies/{id}."""
+    """GET /currencies/{id}: one of them."""
     call.parameters()
     return Answer(currency_json(await call.gateway.catalogue.currency(call.path("id"))))
 
 
 async def book(call: Call) -> Answer[BookJson]:
-    """GET /products/{id}/book?level=1|2|3."""
+    """GET /products/{id}/book: best prices, price levels, or every order in time priority."""
     level = whole_number(call.parameters().get("level"), "level", 1, 1, 3)
     wanted = await _product(call)
     view = await call.read(BookQuery(wanted.row.product_id, level))

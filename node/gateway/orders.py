@@ -37,13 +37,22 @@ PAGES_SCANNED = 20
 
 async def place(call: Call) -> Answer[OrderJson]:
     """POST /orders. Answers when the order is durable and applied, with its state then; the same client_oid again, with that first state."""
-    request = parse(call.body, OrderRequest)
+    product, command = await placing(call, parse(call.body, OrderRequest))
+    outcome = await call.command(command)
+    return Answer(placed(outcome, product), {"x-quorumbook-duplicate": "true"} if outcome.duplicate else {})
+
+
+async def placing(call: Call, request: OrderRequest) -> tuple[Product, PlaceOrder]:
+    """The product and the command of a request. Raises ApiError."""
     _refuse_unsupported(request, call.account_id)
     product = await call.gateway.catalogue.product(product_text(request.product_id))
-    outcome = await call.command(place_command(request, call.account_id, product))
+    return product, place_command(request, call.account_id, product)
+
+
+def placed(outcome: AnyOutcome, product: Product) -> OrderJson:
+    """The order that entered. Raises ApiError for one that was refused."""
     if isinstance(outcome, Placed):
-        headers = {"x-quorumbook-duplicate": "true"} if outcome.duplicate else {}
-        return Answer(order_json(outcome.order, product), headers)
+        return order_json(outcome.order, product)
     raise _refused_order(outcome, product)
 
 
@@ -164,7 +173,7 @@ def _statuses(given_statuses: list[str]) -> tuple[bool, bool]:
 
 
 async def order(call: Call) -> Answer[OrderJson]:
-    """GET /orders/{id} and /orders/client:{client_oid}."""
+    """GET /orders/{id} and /orders/client:{client_oid}: one order of the key's account."""
     call.parameters()
     order_id, client_oid = _named(call)
     if not order_id and not client_oid:

@@ -65,6 +65,19 @@ class OrderRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_floor: DecimalText = msgspec.field(default_factory=_absent)
 
 
+class BatchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /orders/batch."""
+
+    orders: list[OrderRequest]
+
+
+class BatchCancelRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /orders/batch_cancel: orders by our ids, by the client's, or both."""
+
+    order_ids: list[str] = []
+    client_oids: list[str] = []
+
+
 class CancelRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """DELETE /orders and /orders/{id}: the optional body, or the query parameters of the same names."""
 

@@ -199,3 +199,33 @@ class PutJson(TypedDict):
     id: str
     changed: bool
     sequence: int
+
+
+class PlaceResultJson(TypedDict):
+    """What became of one order of a batch: `order`, or `error`."""
+
+    success: bool
+    order: NotRequired[OrderJson]
+    error: NotRequired[ErrorJson]
+    client_oid: NotRequired[str]
+
+
+class BatchJson(TypedDict):
+    """Results in the order of the request."""
+
+    results: list[PlaceResultJson]
+
+
+class CancelResultJson(TypedDict):
+    """What became of one cancel of a batch."""
+
+    success: bool
+    order_id: NotRequired[str]
+    client_oid: NotRequired[str]
+    error: NotRequired[ErrorJson]
+
+
+class BatchCancelJson(TypedDict):
+    """Results in the order of the request."""
+
+    results: list[CancelResultJson]

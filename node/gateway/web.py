@@ -95,9 +95,17 @@ class Call:
 
     async def command(self, command: AnyCommand) -> AnyOutcome:
         """Apply a command. The answer's sequence header will be its sequence."""
-        outcome = (await self.gateway.backend.submit([command]))[0]
-        self.sequence = outcome.sequence
-        return outcome
+        return (await self.commands([command]))[0]
+
+    async def commands(self, commands: Sequence[AnyCommand]) -> list[AnyOutcome]:
+        """Apply commands in one entry of the log. The answer's sequence header will be the last one's. Each counts for the key's limit."""
+        if not commands:
+            return []
+        assert self.identity is not None, "only private routes send commands"
+        self.gateway.limits.keys.spend(self.identity.key_id, len(commands) - 1)
+        outcomes = await self.gateway.backend.submit(commands)
+        self.sequence = max(outcome.sequence for outcome in outcomes)
+        return outcomes
 
 
 Handler = Callable[[Call], Awaitable[Answer[Any]]]
@@ -113,6 +121,7 @@ class Route:
     permission: Permission | None = None
     query: tuple[str, ...] = ()
     body: type[msgspec.Struct] | None = None
+    body_required: bool = True
 
 
 def json_response(body: object, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
@@ -129,10 +138,12 @@ def add_routes(app: web.Application, gateway: Gateway, routes: Sequence[Route]) 
 def _serving(gateway: Gateway, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def serve(request: web.Request) -> web.StreamResponse:
         status = gateway.monitor.status
+        if route.permission is None:
+            gateway.limits.addresses.take(request.remote or "")
         call = Call(gateway, route, request, await _body(request), status)
         try:
             if route.permission is not None:
-                call.identity = await gateway.auth.identify(_claim(request), request.method, request.raw_path, call.body)
+                call.identity = await _identify(gateway, request, call.body)
                 call.identity.require(route.permission)
             answer = await route.handler(call)
         except UnknownHereError:
@@ -149,6 +160,17 @@ def _serving(gateway: Gateway, route: Route) -> Callable[[web.Request], Awaitabl
         return json_response(answer.body, answer.status, headers)
 
     return serve
+
+
+async def _identify(gateway: Gateway, request: web.Request, body: bytes) -> Identity:
+    """Whose request it is. It counts for the key's limit, one that is nobody's for its address."""
+    try:
+        identity = await gateway.auth.identify(_claim(request), request.method, request.raw_path, body)
+    except ApiError:
+        gateway.limits.addresses.take(request.remote or "")
+        raise
+    gateway.limits.keys.take(identity.key_id)
+    return identity
 
 
 async def _body(request: web.Request) -> bytes:
