@@ -25,13 +25,13 @@ from node import software
 from node.config import NodeConfig
 from node.config_file import load
 from node.errors import DataDirectoryError, DirectoryError
+from node.marks import mark_of
 from node.migration import switch
 from node.migration.back import way_back, ways_back
 from node.migration.found import LOG, SNAPSHOTS, check_known, look
 from node.migration.rehearsal import places, rehearse
 from node.migration.start import at_start
 from node.setup import initialise
-from node.snapshot_port import mark_of
 from snapshots.abi import ABI
 from snapshots.abi.releases import Releases
 from snapshots.errors import MigrationError, SnapshotDamagedError, UnknownAbiError
