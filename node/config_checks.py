@@ -48,6 +48,8 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "http.deadline": (0.1, 300, "seconds"),
     "http.signature_age_max": (1, 3600, "seconds"),
     "history.archive_days": (0, 36_500, "days"),
+    "http.key_rate": (0, 1_000_000, "requests a second"),
+    "http.address_rate": (0, 1_000_000, "requests a second"),
 }
 """Smallest and largest value of each number, and its unit."""
 

@@ -11,6 +11,7 @@ from node.gateway.auth import Authenticator
 from node.gateway.backend import Backend
 from node.gateway.catalogue import Catalogue
 from node.gateway.feeds import Feeds
+from node.gateway.limits import Limits
 from node.gateway.metrics import Metrics
 from node.gateway.monitor import Monitor
 
@@ -29,6 +30,7 @@ class Gateway:
     metrics: Metrics
     monitor: Monitor
     feeds: Feeds
+    limits: Limits
     history: HistorySource | None
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -61,6 +63,7 @@ def build(config: NodeConfig, backend: Backend, worker: int = 0) -> Gateway:
         metrics,
         Monitor(backend, metrics),
         Feeds(backend, catalogue, metrics, history),
+        Limits(config.http.key_rate, config.http.address_rate),
         history,
     )
 

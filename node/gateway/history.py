@@ -11,17 +11,18 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from node.gateway.errors import ApiError, BadRequestError
+from node.gateway.history_shapes import BookedTransferJson, FillJson, HoldJson, LedgerDetailsJson, LedgerEntryJson
 from node.gateway.ids import account_text, order_number, order_text, product_text
 from node.gateway.requests import PAGE_MAX, moment, whole_number
-from node.gateway.responses import SIDES, Json, iso
-from node.gateway.web import Answer, Call
+from node.gateway.responses import SIDES, iso
+from node.gateway.web import Answer, Call, Route
 from node.history.candles import GRANULARITIES, NANOSECONDS, bucket
 from node.history.pages import Page, Place
 from node.protocol import OrdersQuery, StatusQuery
 from statemachine.decimals import to_text
 from statemachine.events import OrderState
 from statemachine.tables import CurrencyRow
-from statemachine.types import Side
+from statemachine.types import Permission, Side
 
 if TYPE_CHECKING:
     from sqlalchemy import RowMapping
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from node.gateway.history_source import HistorySource
 
 CANDLES_MAX = 300
-PAGE_PARAMETERS = ("limit", "after", "before", "start_date", "end_date", "profile_id")
 LEDGER_KINDS = {1: "transfer", 2: "match", 3: "fee"}
 TRANSFER_TYPES = {"deposit": True, "withdraw": False, "internal_deposit": True, "internal_withdraw": False}
 
@@ -49,9 +49,9 @@ async def history(call: Call) -> HistorySource:
     return source
 
 
-async def fills(call: Call) -> Answer:
+async def fills(call: Call) -> Answer[list[FillJson]]:
     """GET /fills: the account's trades, of one product or one order where it is named."""
-    given = call.parameters("product_id", "order_id", "market_type", *PAGE_PARAMETERS)
+    given = call.parameters()
     account_id, page = call.account_id, _page(given)
     product_id = ""
     if "product_id" in given:
@@ -65,7 +65,7 @@ async def fills(call: Call) -> Answer:
     return Answer(body, _cursors([(row["sequence"], row["trade_id"]) for row in rows]))
 
 
-async def _fill(call: Call, row: RowMapping, account_id: str) -> Json:
+async def _fill(call: Call, row: RowMapping, account_id: str) -> FillJson:
     product = await call.gateway.catalogue.product(row["product_id"])
     is_maker = row["maker_account_id"] == account_id
     side = Side(row["side"]) if is_maker else Side.BUY if row["side"] == Side.SELL else Side.SELL
@@ -85,9 +85,9 @@ async def _fill(call: Call, row: RowMapping, account_id: str) -> Json:
     }
 
 
-async def ledger(call: Call) -> Answer:
+async def ledger(call: Call) -> Answer[list[LedgerEntryJson]]:
     """GET /accounts/{id}/ledger: every change of the account's balance."""
-    given = call.parameters(*PAGE_PARAMETERS)
+    given = call.parameters()
     account_id, page = call.account_id, _page(given)
     currency = await _currency(call)
     source = await history(call)
@@ -96,8 +96,8 @@ async def ledger(call: Call) -> Answer:
     return Answer(body, _cursors([(row["sequence"], row["position"]) for row in rows]))
 
 
-def _entry(row: RowMapping, currency: CurrencyRow) -> Json:
-    details: Json = {}
+def _entry(row: RowMapping, currency: CurrencyRow) -> LedgerEntryJson:
+    details: LedgerDetailsJson = {}
     if row["trade_id"]:
         details = {
             "order_id": order_text(row["order_id"]),
@@ -116,14 +116,14 @@ def _entry(row: RowMapping, currency: CurrencyRow) -> Json:
     }
 
 
-async def holds(call: Call) -> Answer:
+async def holds(call: Call) -> Answer[list[HoldJson]]:
     """GET /accounts/{id}/holds: what each open order holds of the account, newest first. Asked of the engine."""
-    given = call.parameters(*PAGE_PARAMETERS)
+    given = call.parameters()
     limit = whole_number(given.get("limit"), "limit", 100, 1, PAGE_MAX)
     before_id = order_number(given["after"]) if "after" in given else 0
     newer_than = order_number(given["before"]) if "before" in given else 0
     currency = await _currency(call)
-    found: list[tuple[OrderState, Json]] = []
+    found: list[tuple[OrderState, HoldJson]] = []
     while len(found) < limit:
         orders: list[OrderState] = await call.read(OrdersQuery(call.account_id, "", True, False, PAGE_MAX, before_id))
         found += [
@@ -137,28 +137,38 @@ async def holds(call: Call) -> Answer:
     return Answer([hold for _, hold in page], headers)
 
 
-async def _holds(call: Call, order: OrderState, currency: CurrencyRow) -> list[Json]:
+async def _holds(call: Call, order: OrderState, currency: CurrencyRow) -> list[HoldJson]:
     """The order's hold, if it is of this currency."""
     row = (await call.gateway.catalogue.product(order.product_id)).row
     if not order.hold or (row.quote if order.side is Side.BUY else row.base) != currency.currency:
         return []
     order_id = order_text(order.order_id)
-    times = {"created_at": iso(order.created_at), "updated_at": iso(order.created_at)}
-    return [{"id": order_id, **times, "type": "order", "ref": order_id, "amount": to_text(order.hold, currency.scale)}]
+    placed = iso(order.created_at)
+    return [
+        {
+            "id": order_id,
+            "created_at": placed,
+            "updated_at": placed,
+            "type": "order",
+            "ref": order_id,
+            "amount": to_text(order.hold, currency.scale),
+        }
+    ]
 
 
-async def account_transfers(call: Call) -> Answer:
-    """GET /accounts/{id}/transfers."""
+async def account_transfers(call: Call) -> Answer[list[BookedTransferJson]]:
+    """GET /accounts/{id}/transfers: deposits and withdrawals of one currency."""
+    call.parameters()
     return await _transfers(call, (await _currency(call)).currency)
 
 
-async def transfers(call: Call) -> Answer:
-    """GET /transfers: of all currencies."""
+async def transfers(call: Call) -> Answer[list[BookedTransferJson]]:
+    """GET /transfers: deposits and withdrawals of all currencies."""
     return await _transfers(call, "")
 
 
-async def _transfers(call: Call, currency: str) -> Answer:
-    given = call.parameters("type", *PAGE_PARAMETERS)
+async def _transfers(call: Call, currency: str) -> Answer[list[BookedTransferJson]]:
+    given = call.parameters()
     account_id, page = call.account_id, _page(given)
     if given.get("type", "deposit") not in TRANSFER_TYPES:
         raise BadRequestError(f"type must be one of {', '.join(TRANSFER_TYPES)}", "type")
@@ -169,7 +179,7 @@ async def _transfers(call: Call, currency: str) -> Answer:
     return Answer(body, _cursors([(row["sequence"], row["sequence"]) for row in rows]))
 
 
-async def transfer(call: Call) -> Answer:
+async def transfer(call: Call) -> Answer[BookedTransferJson]:
     """GET /transfers/{id}, by the transfer_id that the caller gave."""
     call.parameters()
     account_id, transfer_id = call.account_id, call.path("id")
@@ -180,7 +190,7 @@ async def transfer(call: Call) -> Answer:
     return Answer(await _transfer(call, row))
 
 
-async def _transfer(call: Call, row: RowMapping) -> Json:
+async def _transfer(call: Call, row: RowMapping) -> BookedTransferJson:
     currency = await call.gateway.catalogue.currency(row["currency"])
     booked = iso(row["time"])
     return {
@@ -198,9 +208,9 @@ async def _transfer(call: Call, row: RowMapping) -> Json:
     }
 
 
-async def candles(call: Call) -> Answer:
+async def candles(call: Call) -> Answer[list[list[int | str]]]:
     """GET /products/{id}/candles: [time, low, high, open, close, volume], newest first. A bucket without trades is left out."""
-    given = call.parameters("granularity", "start", "end")
+    given = call.parameters()
     granularity = whole_number(given.get("granularity"), "granularity", 60, 1, 86_400)
     if granularity not in GRANULARITIES:
         raise BadRequestError(f"granularity must be one of {', '.join(map(str, GRANULARITIES))}", "granularity")
@@ -281,3 +291,17 @@ def _cursors(places: Sequence[Place]) -> dict[str, str]:
         return {}
     first, last = places[0], places[-1]
     return {"cb-before": f"{first[0]}-{first[1]}", "cb-after": f"{last[0]}-{last[1]}"}
+
+
+PAGE = ("limit", "after", "before", "start_date", "end_date", "profile_id")
+
+ROUTES = (
+    Route("GET", "/products/{id}/candles", candles, query=("granularity", "start", "end")),
+    Route("GET", "/accounts/{id}/ledger", ledger, Permission.VIEW, PAGE),
+    Route("GET", "/accounts/{id}/holds", holds, Permission.VIEW, PAGE),
+    Route("GET", "/accounts/{id}/transfers", account_transfers, Permission.VIEW, ("type", *PAGE)),
+    Route("GET", "/transfers", transfers, Permission.VIEW, ("type", *PAGE)),
+    Route("GET", "/transfers/{id}", transfer, Permission.VIEW),
+    Route("GET", "/fills", fills, Permission.VIEW, ("product_id", "order_id", "market_type", *PAGE)),
+)
+"""The calls of this module."""

@@ -163,7 +163,7 @@ class Keeper:
 
     def _release_log(self) -> None:
         """Delete archived segments that nobody needs any more."""
-        if self._config.raft.archive_log or switch.former(self._config.data_path):
+        if self._config.raft.archive_log or switch.may_go_back(self._config.data_path):
             return
         firsts = sorted({first_index(path) for directory in self._directories for path in directory.glob("log-*.seg")})
         for first, following in itertools.pairwise(firsts):
