@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from node.gateway.history_source import HistorySource
 
 CANDLES_MAX = 300
+TIME_MAX = 2**63 - 1
 LEDGER_KINDS = {1: "transfer", 2: "match", 3: "fee"}
 TRANSFER_TYPES = {"deposit": True, "withdraw": False, "internal_deposit": True, "internal_withdraw": False}
 
@@ -264,14 +265,19 @@ async def _currency(call: Call) -> CurrencyRow:
 
 def _page(given: Mapping[str, str]) -> Page:
     """The page that the parameters ask for; `end_date` is a microsecond, as clients see times, and includes all of it."""
-    end = moment(given.get("end_date"), "end_date")
+    start, end = moment(given.get("start_date"), "start_date"), moment(given.get("end_date"), "end_date")
     return Page(
         whole_number(given.get("limit"), "limit", 100, 1, PAGE_MAX),
         _place(given, "after"),
         _place(given, "before"),
-        moment(given.get("start_date"), "start_date"),
-        None if end is None else end + 1_000,
+        None if start is None else _stored(start),
+        None if end is None else _stored(end + 1_000),
     )
+
+
+def _stored(time_ns: int) -> int:
+    """A time that a database can compare: years from 1 to 9999 go beyond 64 bits of nanoseconds."""
+    return max(-TIME_MAX, min(time_ns, TIME_MAX))
 
 
 def _place(given: Mapping[str, str], name: str) -> Place | None:

@@ -7,59 +7,18 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 import pytest_asyncio
 
-from node.config import HistoryConfig
-from node.history.database import connect
-from node.history.projection import Projection, apply
-from node.history.schema import prepare
-from node.history.store import HistoryStore, Progress
-from statemachine.commands import AnyCommand, Batch
-from statemachine.engine import Engine
-from statemachine.events import AnyOutcome
-from tests.unit.node.gateway.harness import Exchange, FakeBackend, config, receive, running
-
-
-class KeptBackend(FakeBackend):
-    """An engine with a history, which is `behind` or stores each batch at once."""
-
-    def __init__(self, store: HistoryStore) -> None:
-        super().__init__()
-        self.behind = False
-        self._store = store
-        self._other = Engine()
-        self._projection = Projection(self._other, {})
-        self._waiting: list[Batch] = []
-
-    def apply(self, *commands: AnyCommand) -> list[AnyOutcome]:
-        outcomes = super().apply(*commands)
-        self._waiting.append(Batch(self._clock, list(commands)))
-        if not self.behind:
-            self.store()
-        return outcomes
-
-    def store(self) -> None:
-        """Store what waits."""
-        for batch in self._waiting:
-            rows = self._projection.rows(apply(self._other, batch), self._store.known_orders)
-            index = self._store.progress.log_index + 1
-            self._store.write(rows, Progress(index, self._other.sequence, self._other.time))
-        self._waiting = []
+from tests.unit.node.gateway.harness import Exchange, receive
+from tests.unit.node.gateway.kept import KeptBackend, running_with_history
 
 
 @pytest_asyncio.fixture
 async def kept(tmp_path: Path) -> AsyncIterator[Exchange]:
     """An exchange whose node keeps a history."""
-    node = msgspec.structs.replace(config(), directory=str(tmp_path), history=HistoryConfig(True))
-    node.history_path.mkdir(parents=True)
-    database = connect(node)
-    prepare(database, node.node_id)
-    store = HistoryStore(database, node.cluster_id, node.node_id)
-    async with running(KeptBackend(store), node) as exchange:
+    async with running_with_history(tmp_path) as exchange:
         yield exchange
-    store.close()
 
 
 def backend(exchange: Exchange) -> KeptBackend:
@@ -108,6 +67,7 @@ async def test_fills_are_told_to_both_sides(kept: Exchange) -> None:
     when = theirs[0]["created_at"]
     assert (await kept.call("bob", "GET", f"/fills?start_date={when}&end_date={when}"))[1] == theirs
     assert (await kept.call("bob", "GET", "/fills?end_date=2026-01-01"))[1] == []
+    assert (await kept.call("bob", "GET", "/fills?start_date=0001-01-01T00:00:00Z&end_date=9999-12-31T23:59:59Z"))[1] == theirs
     assert (await kept.call("bob", "GET", "/fills?after=first"))[1]["field"] == "after"
 
 
