@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: setup demo demo-many test check lint types layers tests bench bench-snapshots soak chaos kills simulate clean help
+.PHONY: setup demo demo-many test check lint types layers tests bench bench-snapshots bench-install soak chaos kills simulate clean help clients
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 12
@@ -31,6 +31,9 @@ bench: $(STAMP) ## commands a second and latencies of three nodes on this machin
 bench-snapshots: $(STAMP) ## what snapshots cost an engine with ORDERS (default 1000000) resting orders under load; loading them
 	$(BIN)/python -m tests.benchmarks.snapshots --orders $(or $(ORDERS),1000000)
 
+bench-install: $(STAMP) ## what it costs the others when a node comes back with a snapshot of ORDERS (default 150000) orders under load
+	$(BIN)/python -m tests.benchmarks.install --orders $(or $(ORDERS),150000)
+
 soak: $(STAMP) ## kill and stop nodes of a loaded cluster at random for MINUTES (default 10)
 	$(BIN)/python -m loadtest.soak --minutes $(or $(MINUTES),10) --report docs/reliability.md
 
@@ -53,6 +56,9 @@ types: $(STAMP) ## mypy --strict
 
 layers: $(STAMP) ## the import directions
 	$(BIN)/lint-imports
+
+clients: $(STAMP) ## foreign client libraries, unmodified, against three nodes; writes the table of docs/clients.md
+	$(BIN)/python -m pytest tests/clients --clients-report docs/clients.md
 
 tests: $(STAMP) ## pytest
 	$(BIN)/python -m pytest

@@ -264,6 +264,9 @@ class Guard:
         if self._from_leader(peer, message.term):
             self._bare_heartbeat(peer, message.term, 0)
             self._reply(peer, 0, reset=False, success=False)
+            whole = self._receiver.whole
+            if whole is not None and (whole.peer, whole.term) == (peer, message.term):
+                self._send(peer, m.SnapshotAck(whole.term, whole.index, whole.held))
 
     def _timeout_now(self, peer: str, message: m.TimeoutNow) -> None:
         if message.term == self._journal.term and self._members.votes and not self._journal.probation:
@@ -422,10 +425,24 @@ class Guard:
             self._send(peer, m.SnapshotAck(self._journal.term, message.index, message.size))
             self._reply(peer, self._journal.commit_index + 1, reset=True, success=False)
             return
-        received, mark = self._receiver.take(peer, message)
+        received = self._receiver.take(peer, message)
         self._send(peer, m.SnapshotAck(self._journal.term, message.index, received))
+
+    def _poll_incoming(self) -> None:
+        """Take over the snapshot that came whole, once it is checked, unless term or log have gone past it meanwhile."""
+        whole = self._receiver.whole
+        if whole is None:
+            return
+        if whole.term != self._journal.term or whole.index <= self._journal.commit_index:
+            self._receiver.abort()
+            return
+        judged = self._receiver.poll()
+        if judged is None:
+            return
+        self._send(whole.peer, m.SnapshotAck(whole.term, whole.index, whole.size))
+        mark = judged[1]
         if mark is not None:
-            self.install(peer, message.term, mark)
+            self.install(whole.peer, whole.term, mark)
 
     def _snapshot_ack(self, peer: str, message: m.SnapshotAck) -> None:
         if message.term != self._journal.term or self.core.role != "leader" or peer not in self._members.ids:
@@ -436,6 +453,7 @@ class Guard:
 
     def tick(self) -> None:
         """What is due by the clock: the digests of new states, the snapshots under way."""
+        self._poll_incoming()
         for peer, message in self._watch.tick():
             if peer in self.connected:
                 self._send(peer, message)

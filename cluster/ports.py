@@ -86,15 +86,18 @@ class SnapshotSink(Protocol):
     def write(self, data: bytes) -> None:
         """Append."""
 
-    def finish(self) -> SnapshotMark:
-        """Check it whole (ABI, counts, hash), make it durable and the newest.
+    def finish(self) -> None:
+        """All of it is written: begin to check it whole (ABI, counts, hash) and to make its state. Returns at once."""
+
+    def poll(self) -> SnapshotMark | None:
+        """Its mark once it is checked, durable and the newest, which it becomes in this call; None until then. Called after `finish`.
 
         Raises:
             SnapshotRefusedError: it is damaged or of another schema; nothing changed.
         """
 
     def abort(self) -> None:
-        """Forget it."""
+        """Forget it, also after `finish`; what `poll` has told stays."""
 
 
 class SnapshotRefusedError(Exception):
@@ -108,7 +111,10 @@ class Snapshots(Protocol):
         """The newest whole snapshot, or None. Raises if one is there but cannot be trusted."""
 
     def restore(self, mark: SnapshotMark) -> None:
-        """Make the state machine's state that of the newest snapshot. Raises if that fails; the node then stops."""
+        """Make the state machine's state that of the newest snapshot. Raises if that fails; the node then stops.
+
+        Quick for one that has just come in by a sink; else as long as it takes to read it.
+        """
 
     def capture(self, mark: SnapshotMark) -> None:
         """Begin to write the state as it is now, which is the state after `mark`. Returns before it is durable."""

@@ -2,6 +2,9 @@
 
 A snapshot is one run of bytes in pieces, a few under way at a time, so that it shares the link with heartbeats and entries. The follower
 acknowledges what it has in one piece; a transfer that breaks begins anew. Nothing of it is visible before it is whole and checked.
+
+The check of a whole snapshot takes seconds, and goes on beside heartbeats and all else. Meanwhile the last piece is not acknowledged, and what
+was before it again and again, so that the leader waits, and keeps its log.
 """
 
 from __future__ import annotations
@@ -9,6 +12,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
+
+import msgspec
 
 from cluster import messages as m
 from cluster.errors import RaftFatalError
@@ -124,14 +129,31 @@ class Senders:
             sending.sent += len(data)
 
 
+class Incoming(msgspec.Struct, frozen=True):
+    """A snapshot that has come whole. `held`: the bytes to acknowledge until it is checked."""
+
+    peer: str
+    term: int
+    index: int
+    index_term: int
+    size: int
+    held: int
+
+
 class Receiver:
-    """The snapshot that this follower is receiving, one at a time."""
+    """The snapshot that this follower is receiving, one at a time.
+
+    Attributes:
+        whole: what has come whole and is being checked.
+        refused: how many were not taken.
+    """
 
     def __init__(self, snapshots: Snapshots) -> None:
         self._snapshots = snapshots
         self._sink: SnapshotSink | None = None
         self._from: tuple[str, int, int] = ("", 0, 0)
         self._received = 0
+        self.whole: Incoming | None = None
         self.refused = 0
 
     def drop(self, peer: str) -> None:
@@ -143,39 +165,50 @@ class Receiver:
         """Forget what came in."""
         if self._sink is not None:
             self._sink.abort()
-        self._sink = None
+        self._sink = self.whole = None
         self._received = 0
 
-    def take(self, peer: str, chunk: m.SnapshotChunk) -> tuple[int, SnapshotMark | None]:
-        """Take a piece: bytes received so far, and the mark once the snapshot is whole, checked and durable."""
+    def take(self, peer: str, chunk: m.SnapshotChunk) -> int:
+        """Take a piece: the bytes to acknowledge. With the last one the check begins; see `poll`."""
         sender = (peer, chunk.term, chunk.index)
         if chunk.offset == 0 and (self._from != sender or self._received == 0):
             self.abort()
             self._sink = self._snapshots.open_sink()
             self._from = sender
         if self._sink is None or self._from != sender:
-            return 0, None
+            return 0
+        if self.whole is not None:
+            return self.whole.held
         if chunk.offset != self._received:
-            return self._received, None
+            return self._received
         self._sink.write(chunk.data)
         self._received += len(chunk.data)
-        received = self._received
-        if received < chunk.size:
-            return received, None
-        return received, self._finish(chunk)
+        if self._received < chunk.size:
+            return self._received
+        self._sink.finish()
+        self.whole = Incoming(peer, chunk.term, chunk.index, chunk.index_term, chunk.size, chunk.offset)
+        return self.whole.held
 
-    def _finish(self, chunk: m.SnapshotChunk) -> SnapshotMark | None:
-        assert self._sink is not None
-        sink, self._sink, self._received = self._sink, None, 0
+    def poll(self) -> tuple[Incoming, SnapshotMark | None] | None:
+        """What came whole, once it is judged: with its mark if it is checked and durable, without if it is not taken. Told once."""
+        whole, sink = self.whole, self._sink
+        if whole is None or sink is None:
+            return None
         try:
-            mark = sink.finish()
+            mark = sink.poll()
         except SnapshotRefusedError as error:
-            self.refused += 1
-            log.error("the snapshot at index %d from %s is not taken: %s", chunk.index, self._from[0], error)
+            log.error("the snapshot at index %d from %s is not taken: %s", whole.index, whole.peer, error)
+            return self._refuse(whole)
+        if mark is None:
             return None
-        if mark.index != chunk.index or mark.last.term != chunk.index_term:
-            self.refused += 1
-            log.error("the snapshot from %s is of index %d, %d was announced", self._from[0], mark.index, chunk.index)
-            return None
-        log.info("took the snapshot at index %d from %s", mark.index, self._from[0])
-        return mark
+        if mark.index != whole.index or mark.last.term != whole.index_term:
+            log.error("the snapshot from %s is of index %d, %d was announced", whole.peer, mark.index, whole.index)
+            return self._refuse(whole)
+        self.abort()
+        log.info("took the snapshot at index %d from %s", mark.index, whole.peer)
+        return whole, mark
+
+    def _refuse(self, whole: Incoming) -> tuple[Incoming, None]:
+        self.refused += 1
+        self.abort()
+        return whole, None

@@ -24,8 +24,8 @@ from node import identity
 from node.cluster_directory import ClusterDirectory
 from node.config import NodeConfig
 from node.errors import DataDirectoryError, DirectoryError
+from node.marks import mark_of
 from node.processes import PID_FILE, PidFile
-from node.snapshot_port import mark_of
 from snapshots.errors import NoSnapshotError, SnapshotDamagedError
 from snapshots.frames import Begin, change_frames
 from snapshots.manifest import Manifest, Row, SnapshotFields

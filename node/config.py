@@ -61,7 +61,10 @@ class NativeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[http]`: REST and WebSocket. `public_url` is what other nodes tell clients; TLS when `tls` is true."""
+    """`[http]`: REST and WebSocket. `public_url` is what other nodes tell clients; TLS when `tls` is true.
+
+    `followers`: "forward" commands to the leader, or "redirect" the client there.
+    """
 
     listen: str
     public_url: str
@@ -69,6 +72,7 @@ class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tls: bool = False
     deadline: float = 8.0
     signature_age_max: float = 30.0
+    followers: str = "forward"
 
 
 class TlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

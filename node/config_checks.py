@@ -21,6 +21,7 @@ Fault = Callable[[str, str], ConfigError]
 """Makes the error for a key and what was expected."""
 
 START_SOURCES = ("auto", "snapshot", "log", "dataset")
+FOLLOWERS = ("forward", "redirect")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 SECRET_BYTES_MIN = 16
 HEARTBEATS_PER_ELECTION = 4
@@ -99,6 +100,8 @@ def _check_names(config: NodeConfig, fault: Fault) -> None:
         raise fault("data_dir", "expected the path of a directory")
     if config.log_level not in LOG_LEVELS:
         raise fault("log_level", f"expected one of {', '.join(LOG_LEVELS)}, not {config.log_level!r}")
+    if config.http.followers not in FOLLOWERS:
+        raise fault("http.followers", f"expected one of {', '.join(FOLLOWERS)}, not {config.http.followers!r}")
     if config.start.source not in START_SOURCES:
         raise fault("start.from", f"expected one of {', '.join(START_SOURCES)}, not {config.start.source!r}")
     if config.start.source == "dataset" and not config.start.dataset:

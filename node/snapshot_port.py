@@ -7,48 +7,32 @@ snapshot, and the node stops.
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 
-import msgspec
-
-from cluster.ports import CaptureState, SnapshotMark, SnapshotRefusedError, SnapshotSink, SnapshotSource
+from cluster.ports import CaptureState, SnapshotMark, SnapshotSink, SnapshotSource
+from node.incoming import IncomingSnapshot, collector_off
+from node.marks import encode_mark, mark_of
 from node.replicated_engine import ReplicatedEngine
-from snapshots.errors import SnapshotError
 from snapshots.job import JobState, WriteJob
 from snapshots.manifest import Manifest, SnapshotFields
 from snapshots.store import SnapshotStore
-from snapshots.transfer import Sink, Source
+from snapshots.transfer import Source
 from statemachine.engine import Engine
 
 log = logging.getLogger(__name__)
 
-_encode = msgspec.msgpack.Encoder().encode
-_mark_decoder = msgspec.msgpack.Decoder(SnapshotMark)
-
-
-def mark_of(manifest: Manifest) -> SnapshotMark:
-    """The point of the log that a snapshot stands for."""
-    return _mark_decoder.decode(manifest.mark)
-
-
-@contextlib.contextmanager
-def _collector_off() -> Iterator[None]:
-    """No garbage collection meanwhile. All that a restore makes stays, and walking over it again and again took half of the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
 
 class SnapshotPort:
-    """See `cluster.ports.Snapshots`. `now_ns` is nanoseconds since the epoch, for the manifest; `load` makes the state of a snapshot."""
+    """See `cluster.ports.Snapshots`.
+
+    Args:
+        now_ns: nanoseconds since the epoch, for the manifest.
+        load: makes the state of a snapshot that was there before; of one that comes in, `IncomingSnapshot` does.
+        executor: where incoming snapshots are checked; a thread of its own by default.
+    """
 
     def __init__(
         self,
@@ -58,6 +42,7 @@ class SnapshotPort:
         software: str,
         now_ns: Callable[[], int] = time.time_ns,
         load: Callable[[Manifest], Engine] | None = None,
+        executor: Executor | None = None,
     ) -> None:
         self._store = store
         self._machine = machine
@@ -68,6 +53,9 @@ class SnapshotPort:
         self._base: int | None = 0
         """Index of the snapshot that the engine's changes are relative to; 0 for the empty state, None when there is none such any more."""
         self._captured: Engine | None = None
+        self._executor = executor or ThreadPoolExecutor(1, "incoming snapshot")
+        self._taken: tuple[Manifest, Engine] | None = None
+        """The snapshot that came in last, until it is restored, with its state."""
         self.taken = 0
         self.failed = 0
         self.pause_last_ms = 0
@@ -86,8 +74,12 @@ class SnapshotPort:
         manifest = self._store.newest()
         assert manifest is not None
         assert mark_of(manifest) == mark
-        with _collector_off():
-            self._machine.replace(self._load(manifest))
+        taken, self._taken = self._taken, None
+        if taken is not None and taken[0] == manifest:
+            self._machine.replace(taken[1])
+        else:
+            with collector_off():
+                self._machine.replace(self._load(manifest))
         self._base = mark.index
         self._note()
         log.info("state restored from the snapshot at index %d, sequence %d", mark.index, manifest.sequence)
@@ -102,7 +94,7 @@ class SnapshotPort:
         fields = SnapshotFields(
             index=mark.index,
             term=mark.last.term,
-            mark=_encode(mark),
+            mark=encode_mark(mark),
             sequence=engine.sequence,
             software=self._software,
             created_at=self._now_ns(),
@@ -143,14 +135,18 @@ class SnapshotPort:
 
     def open_sink(self) -> SnapshotSink:
         """See the port."""
-        return _Sink(self._store.open_sink())
+        return IncomingSnapshot(self._store.open_sink(), self._executor, self._came_in)
+
+    def _came_in(self, manifest: Manifest, engine: Engine) -> None:
+        self._taken = (manifest, engine)
 
     def counters(self) -> dict[str, int]:
         """What was done since the start, for the status."""
         return {"snapshots_taken": self.taken, "snapshots_failed": self.failed, "snapshot_pause_last_ms": self.pause_last_ms}
 
     def cancel(self) -> None:
-        """Give up a capture under way: the node stops."""
+        """Give up a capture under way, and the checks of incoming snapshots that wait: the node stops."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
         if self._job is not None:
             self._job.cancel()
             self._job = None
@@ -171,34 +167,3 @@ class _Source:
     def close(self) -> None:
         """See the port."""
         self._source.close()
-
-
-class _Sink:
-    """See `cluster.ports.SnapshotSink`."""
-
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
-
-    def write(self, data: bytes) -> None:
-        """See the port."""
-        with _refusals():
-            self._sink.write(data)
-
-    def finish(self) -> SnapshotMark:
-        """See the port."""
-        with _refusals():
-            manifest = self._sink.finish()
-            return mark_of(manifest)
-
-    def abort(self) -> None:
-        """See the port."""
-        self._sink.abort()
-
-
-@contextlib.contextmanager
-def _refusals() -> Iterator[None]:
-    """The store's refusals in the cluster's words."""
-    try:
-        yield
-    except SnapshotError as error:
-        raise SnapshotRefusedError(str(error)) from error

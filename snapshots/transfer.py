@@ -7,20 +7,21 @@ read whole before the snapshot is given its name.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO
 
 from snapshots import durable
 from snapshots.errors import SnapshotDamagedError, SnapshotRefusedError
-from snapshots.manifest import Manifest
+from snapshots.manifest import Manifest, Row
 from snapshots.naming import snapshot_path
-from snapshots.rocks import read_tables
+from snapshots.rocks import Keep, read_tables
 from snapshots.seal import Seal, decode_seal, encode_seal, new_digest, read_seal, write_seal
 
 LENGTH_BYTES = 4
@@ -85,8 +86,19 @@ class Source:
         self._files = []
 
 
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """Whatever is wrong with an incoming snapshot or with the disk is a reason not to take it."""
+    try:
+        yield
+    except SnapshotDamagedError as error:
+        raise SnapshotRefusedError(f"the incoming snapshot is not taken: {error.place}: {error.what}") from error
+    except OSError as error:
+        raise SnapshotRefusedError(f"the incoming snapshot is not taken: {error}") from error
+
+
 class Sink:
-    """A snapshot coming in. `write` takes pieces of any size; what is wrong with them is told by `finish`.
+    """A snapshot coming in. `write` takes pieces of any size; what is wrong with them is told by `verify`.
 
     Args:
         on_done: called with the manifest once the snapshot has its name.
@@ -104,6 +116,7 @@ class Sink:
         self._left = 0
         self._digest = new_digest()
         self._fault = ""
+        self._verified = False
         self._ended = False
 
     def write(self, data: bytes) -> None:
@@ -120,37 +133,65 @@ class Sink:
             self._remove()
 
     def finish(self) -> Manifest:
-        """Check the snapshot whole, make it durable and visible.
+        """`verify` and `publish` in one."""
+        self.verify()
+        return self.publish()
+
+    def verify(self, keep: Keep | None = None) -> Manifest:
+        """Check the snapshot whole and make it durable, all but its name; its manifest. O(everything).
+
+        The one method that may run in another thread. `abort` then ends it at its next piece.
+
+        Args:
+            keep: takes the rows, in pieces; what it was given before an error must not be used.
 
         Raises:
             SnapshotRefusedError: it is not whole, damaged, or of another schema; nothing of it was kept.
         """
-        assert not self._ended
         try:
             if self._fault:
                 raise SnapshotRefusedError(f"the incoming snapshot is not taken: {self._fault}")
-            manifest = self._finish()
+            return self._verify(keep)
+        except BaseException:
+            self.abort()
+            raise
+
+    def _verify(self, keep: Keep | None) -> Manifest:
+        if self._seal is None or self._file is not None or self._position < len(self._seal.files):
+            raise SnapshotRefusedError("the incoming snapshot is not taken: it is not whole")
+
+        def wanted(table: str, rows: list[Row]) -> None:
+            if self._ended:
+                raise SnapshotRefusedError("the incoming snapshot is given up")
+            if keep is not None:
+                keep(table, rows)
+
+        with _refusals():
+            read_tables(self._draft, self._seal.manifest, wanted)
+            write_seal(self._draft, self._seal)
+        self._verified = True
+        return self._seal.manifest
+
+    def publish(self) -> Manifest:
+        """Give the verified snapshot its name; it is then the newest, if it is.
+
+        Raises:
+            SnapshotRefusedError: the disk refuses; nothing of it was kept.
+        """
+        assert self._verified
+        assert not self._ended
+        assert self._seal is not None
+        manifest = self._seal.manifest
+        try:
+            with _refusals():
+                durable.publish(self._draft, snapshot_path(self._directory, manifest.index))
         finally:
             self.abort()
         self._on_done(manifest)
         return manifest
 
-    def _finish(self) -> Manifest:
-        if self._seal is None or self._file is not None or self._position < len(self._seal.files):
-            raise SnapshotRefusedError("the incoming snapshot is not taken: it is not whole")
-        manifest = self._seal.manifest
-        try:
-            read_tables(self._draft, manifest)
-            write_seal(self._draft, self._seal)
-            durable.publish(self._draft, snapshot_path(self._directory, manifest.index))
-        except SnapshotDamagedError as error:
-            raise SnapshotRefusedError(f"the incoming snapshot is not taken: {error.place}: {error.what}") from error
-        except OSError as error:
-            raise SnapshotRefusedError(f"the incoming snapshot is not taken: {error}") from error
-        return manifest
-
     def abort(self) -> None:
-        """Forget it. May be called again, and after `finish`."""
+        """Forget it. May be called again, while it is verified in another thread, and after `publish`."""
         self._ended = True
         self._remove()
 

@@ -8,7 +8,7 @@ from node.gateway.errors import ApiError, BadRequestError
 from node.gateway.ids import account_text, check_name, fresh_command_id, product_text
 from node.gateway.reasons import rejection
 from node.gateway.requests import TransferRequest, parse, raw_text
-from node.gateway.responses import account_json, rate, transfer_json
+from node.gateway.responses import account_json, profile_json, rate, transfer_json
 from node.gateway.web import Answer, Call
 from node.protocol import BalancesQuery, FailCode
 from statemachine.commands import Deposit, Withdraw
@@ -47,6 +47,26 @@ async def _accounts(call: Call) -> dict[str, dict[str, object]]:
         account_text(account_id, row.currency): account_json(rows.get(row.currency, empty[row.currency]), row.scale)
         for row in currencies
     }
+
+
+async def profile_list(call: Call) -> Answer:
+    """GET /profiles: an account here has one profile, itself."""
+    call.parameters("active")
+    return Answer([profile_json(call.account_id)])
+
+
+async def profile(call: Call) -> Answer:
+    """GET /profiles/{id}."""
+    call.parameters("active")
+    if call.path("id") != call.account_id:
+        raise ApiError(404, "NotFound", "id")
+    return Answer(profile_json(call.account_id))
+
+
+async def verify(call: Call) -> Answer:
+    """GET /users/self/verify: whose key it is."""
+    call.parameters()
+    return Answer({"id": call.account_id})
 
 
 async def fees(call: Call) -> Answer:

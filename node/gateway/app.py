@@ -23,6 +23,9 @@ ROUTES = (
     Route("GET", "/accounts", accounts.account_list, Permission.VIEW),
     Route("GET", "/accounts/", accounts.account_list, Permission.VIEW),  # the Python client cbpro asks with a slash
     Route("GET", "/accounts/{id}", accounts.account, Permission.VIEW),
+    Route("GET", "/profiles", accounts.profile_list, Permission.VIEW),
+    Route("GET", "/profiles/{id}", accounts.profile, Permission.VIEW),
+    Route("GET", "/users/self/verify", accounts.verify, Permission.VIEW),
     Route("GET", "/fees", accounts.fees, Permission.VIEW),
     Route("POST", "/deposits", accounts.deposit, Permission.TRANSFER),
     Route("POST", "/withdrawals", accounts.withdraw, Permission.TRANSFER),

@@ -1,8 +1,8 @@
 """The engine as a gateway sees it: a narrow `Backend`, and the one over the native protocol.
 
 `NodeBackend` speaks to its node's engine over the Unix socket and reconnects when the engine comes back. A command goes there first. If another
-node leads, and nothing was sent yet, the caller learns where (`NotLeaderError`, the client is redirected). Once a command has been
-sent and leadership is lost under way, the same command, with the same id, is sent to whoever leads until the deadline.
+node leads, the same command, with the same id, is sent there, and to whoever leads after it until the deadline: many client libraries do not
+follow a redirect of a POST or DELETE. With `http.followers = "redirect"` the caller learns where instead (`NotLeaderError`), while nothing was sent.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from node.client import ClusterClient, NativeConnection
 from node.errors import ConnectionLost, RequestFailed
 from node.gateway.errors import ApiError, NotLeaderError, UnavailableError
-from node.protocol import AnyQuery, Events, FailCode
+from node.protocol import AnyQuery, Events, FailCode, StatusQuery
 from statemachine.commands import AnyCommand
 from statemachine.events import AnyEvent, AnyOutcome
 
@@ -28,6 +28,10 @@ RETRY_MAX = 0.2
 
 QUERY_DEADLINE = 2.0
 """Seconds for which a read waits for an engine that is restarting."""
+
+CATCH_UP_MAX = 1.0
+CATCH_UP_POLL = 0.005
+"""Seconds for which the answer to a command that was sent on waits for this node to have applied it, and between looks."""
 
 REPLAYS_MAX = 4
 """Readers that catch up at the same time; each has a connection of its own."""
@@ -63,8 +67,9 @@ class Backend(Protocol):
 class NodeBackend:
     """The engine of this node, and the other nodes where this one does not lead any more."""
 
-    def __init__(self, socket: str, cluster: ClusterClient, deadline: float) -> None:
+    def __init__(self, socket: str, cluster: ClusterClient, deadline: float, *, redirect: bool = False) -> None:
         self._address = f"unix:{socket}"
+        self._redirect = redirect
         self._cluster = cluster
         self._deadline = deadline
         self._connection: NativeConnection | None = None
@@ -87,10 +92,13 @@ class NodeBackend:
             if failure.code is not FailCode.OUTCOME_UNKNOWN:
                 raise
             unknown, outcomes = True, None
-        return outcomes if outcomes is not None else await self._submit_elsewhere(commands, end, unknown)
+        if outcomes is None:
+            outcomes = await self._submit_elsewhere(commands, end, unknown)
+            await self._catch_up(max((outcome.sequence for outcome in outcomes), default=0), end)
+        return outcomes
 
     async def _submit_here(self, commands: Sequence[AnyCommand]) -> list[AnyOutcome] | None:
-        """The outcomes from this node's engine, or None where it certainly did nothing and is not there or knows no leader."""
+        """The outcomes from this node's engine, or None where it certainly did nothing: it is not there, or does not lead."""
         try:
             connection = await self._connect()
         except (ConnectionLost, RequestFailed):
@@ -98,7 +106,7 @@ class NodeBackend:
         try:
             return await connection.submit(commands)
         except RequestFailed as failure:
-            if failure.code is FailCode.NOT_LEADER and failure.leader is not None:
+            if self._redirect and failure.code is FailCode.NOT_LEADER and failure.leader is not None:
                 raise NotLeaderError(failure.leader) from None
             if failure.code in (FailCode.NOT_LEADER, FailCode.NO_LEADER, FailCode.STOPPING):
                 return None
@@ -121,6 +129,18 @@ class NodeBackend:
                 raise
             unknown = unknown or failure.code is FailCode.OUTCOME_UNKNOWN
             raise UnavailableError(failure.message, outcome_unknown=unknown) from None
+
+    async def _catch_up(self, sequence: int, end: float) -> None:
+        """Wait until this node has applied what the leader answered, so that a client reads its own write here; not for long."""
+        loop = asyncio.get_running_loop()
+        until = min(end, loop.time() + CATCH_UP_MAX)
+        with contextlib.suppress(ConnectionLost, RequestFailed, TimeoutError):
+            async with asyncio.timeout_at(until):
+                connection = await self._connect()
+                while True:
+                    if (await connection.query(StatusQuery())).sequence >= sequence:
+                        return
+                    await asyncio.sleep(CATCH_UP_POLL)
 
     async def query(self, query: AnyQuery, linearizable: bool = False) -> Any:
         """See `Backend.query`."""

@@ -41,7 +41,8 @@ def backend_of(config: NodeConfig) -> NodeBackend:
     cluster = ClusterClient(
         addresses, tls=client_context(config), deadline=config.http.deadline, client=f"gateway of {config.node_id}"
     )
-    return NodeBackend(str(config.engine_socket), cluster, config.http.deadline)
+    redirect = config.http.followers == "redirect"
+    return NodeBackend(str(config.engine_socket), cluster, config.http.deadline, redirect=redirect)
 
 
 async def run(config: NodeConfig, worker: int, stop: asyncio.Event) -> None:

@@ -60,12 +60,18 @@ class CancelRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TransferRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /deposits and /withdrawals. `transfer_id` is the caller's: the same one again books nothing."""
+    """POST /deposits and /withdrawals. `transfer_id` is the caller's: the same one again books nothing.
+
+    Where the money goes on a chain is for the custody system: those fields are accepted and not kept.
+    """
 
     currency: str
     amount: msgspec.Raw
     transfer_id: str | None = None
     crypto_address: str | None = None
+    destination_tag: str | None = None
+    no_destination_tag: bool | None = None
+    add_network_fee_to_total: bool | None = None
     profile_id: str | None = None
 
 

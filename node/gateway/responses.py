@@ -122,6 +122,11 @@ def account_json(row: BalanceRow, scale: int) -> Json:
     }
 
 
+def profile_json(account_id: str) -> Json:
+    """The one profile of an account."""
+    return {"id": account_id, "user_id": account_id, "name": account_id, "active": True, "is_default": True, "has_margin": False}
+
+
 def transfer_json(outcome: Transferred, transfer_id: str, scale: int) -> Json:
     """A booked deposit or withdrawal, with the balance after it."""
     return {

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from loadtest.scenario import Plan, Scenario
-from loadtest.watch import Watcher
+from loadtest.watch import Statuses, Watcher
 from node.errors import NodeStartError
 from node.protocol import ControlAction
 from tests.real_cluster import READY_SECONDS, MakeGround
@@ -92,6 +92,50 @@ def test_a_node_behind_the_compacted_log_is_brought_up_by_a_snapshot(make_ground
         await judged(scenario)
 
     run(make_ground, play)
+
+
+def gets_a_snapshot(seen: Statuses, node: str) -> bool:
+    """Whether a leader says that it sends one to the node."""
+    members = [member for status in seen.values() if status is not None for member in status.members]
+    return any(member.snapshot_size for member in members if member.node_id == node)
+
+
+def test_sender_and_receiver_are_killed_while_a_snapshot_is_on_its_way(make_ground: MakeGround) -> None:
+    """First the sender, so that another leader begins anew; then the receiver, on its way to the snapshot and when it has it."""
+
+    async def play(scenario: Scenario) -> None:
+        await traded(scenario, 300)
+        leader, follower = await a_follower(scenario.watcher)
+        before = await scenario.watcher.status(follower)
+        assert before is not None
+        await scenario.kill(follower)
+        await traded(scenario, 1500)
+        await compacted_past(scenario, leader, before.last_log_index + 10)
+
+        def has_it(seen: Statuses) -> bool:
+            status = seen[follower]
+            return status is not None and status.snapshot_index > before.last_log_index
+
+        def under_way(seen: Statuses) -> bool:
+            return gets_a_snapshot(seen, follower) or has_it(seen)
+
+        await scenario.restart(follower)
+        await scenario.watcher.wait(under_way, "transfer", READY_SECONDS, 0.002)
+        await scenario.kill(leader)
+        await scenario.restart(leader)
+        for stage in (under_way, has_it):
+            await scenario.watcher.wait(stage, "transfer after a kill", READY_SECONDS, 0.002)
+            await scenario.kill(follower)
+            await scenario.restart(follower)
+        await scenario.watcher.wait(all_ready, "return of all", READY_SECONDS)
+        await traded(scenario, 200)
+        await judged(scenario)
+
+    run(make_ground, play)
+
+
+def all_ready(seen: Statuses) -> bool:
+    return all(status is not None and status.ready for status in seen.values())
 
 
 def data_of(scenario: Scenario, node_id: str) -> Path:

@@ -126,12 +126,17 @@ def old_snapshots(patch: Patch) -> None:
     def snapshot_chunk(self: Guard, peer: str, message: m.SnapshotChunk) -> None:
         if self._from_leader(peer, message.term):
             self._bare_heartbeat(peer, message.term, 0)
-            received, mark = self._receiver.take(peer, message)
+            received = self._receiver.take(peer, message)
             self._send(peer, m.SnapshotAck(self._journal.term, message.index, received))
-            if mark is not None:
-                self.install(peer, message.term, mark)
+
+    def poll_incoming(self: Guard) -> None:
+        judged = self._receiver.poll()
+        if judged is not None and judged[1] is not None:
+            self._send(judged[0].peer, m.SnapshotAck(self._journal.term, judged[0].index, judged[0].size))
+            self.install(judged[0].peer, judged[0].term, judged[1])
 
     patch.setattr(Guard, "_snapshot_chunk", snapshot_chunk)
+    patch.setattr(Guard, "_poll_incoming", poll_incoming)
 
 
 def no_probation(patch: Patch) -> None:
@@ -221,10 +226,8 @@ def snapshot_clears_log(patch: Patch) -> None:
             self._send(peer, m.SnapshotAck(self._journal.term, message.index, message.size))
             self._reply(peer, self._journal.commit_index + 1, reset=True, success=False)
             return
-        received, mark = self._receiver.take(peer, message)
+        received = self._receiver.take(peer, message)
         self._send(peer, m.SnapshotAck(self._journal.term, message.index, received))
-        if mark is not None:
-            self.install(peer, message.term, mark)
 
     patch.setattr(Guard, "_snapshot_chunk", snapshot_chunk)
 

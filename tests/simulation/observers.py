@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import TypeVar
 
 import msgspec
 
@@ -17,10 +19,12 @@ from node.snapshot_port import SnapshotPort
 from snapshots.store import SnapshotStore
 from statemachine.engine import Engine
 from statemachine.events import AnyEvent
-from tests.simulation.parts import Machine
+from tests.simulation.parts import Machine, polls_of_a_check
 
 EVENTS_KEPT = 300
 """Events a product in a node's ring: few, so that readers find what they want gone sometimes."""
+
+T = TypeVar("T")
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Events).decode
@@ -98,13 +102,42 @@ class WatchedEngine(ReplicatedEngine, Machine):
         self._ledger.agree(self._node, "full hash", engine.sequence, engine.full_hash())
 
 
+class Later(Future[T]):
+    """What runs when it has been asked for often enough, whole and at once; never if its process dies before."""
+
+    def __init__(self, work: Callable[[], T], polls: int) -> None:
+        super().__init__()
+        self._work = work
+        self._polls = polls
+
+    def done(self) -> bool:
+        self._polls -= 1
+        if self._polls < 0 and not super().done():
+            try:
+                self.set_result(self._work())
+            except BaseException as error:  # noqa: BLE001  # a power loss is one; whoever asks for the result gets it
+                self.set_exception(error)
+        return super().done()
+
+
+class SimExecutor(Executor):
+    """Where a simulated node checks incoming snapshots: in no thread, but in steps of virtual time."""
+
+    def __init__(self) -> None:
+        self._submitted = 0
+
+    def submit(self, work: Callable[..., T], /, *args: object, **kwargs: object) -> Future[T]:
+        self._submitted += 1
+        return Later(lambda: work(*args, **kwargs), polls_of_a_check(b"%d" % self._submitted))
+
+
 class WatchedSnapshots(SnapshotPort):
     """A node's snapshots; the state that each is taken of is noted, and what a dead process held open can be closed."""
 
     def __init__(
         self, store: SnapshotStore, machine: WatchedEngine, ledger: Ledger, node: str, now_ns: Callable[[], int]
     ) -> None:
-        super().__init__(store, machine, software="simulation", now_ns=now_ns)
+        super().__init__(store, machine, software="simulation", now_ns=now_ns, executor=SimExecutor())
         self._ledger = ledger
         self._node = node
         self._opened: list[SnapshotSource] = []

@@ -48,7 +48,7 @@ HUNTS = {
     "torn_records_believed": Hunt(POWER_CUTS),
     "hard_state_in_place": Hunt(POWER_CUTS),
     "no_stepping_down": Hunt(LOST_CANDIDATES, range(69, 100), steps=250),
-    "snapshot_clears_log": Hunt(replace(ELECTIONS, crash=0.03), range(50, 80), 8),
+    "snapshot_clears_log": Hunt(replace(ELECTIONS, crash=0.03), range(87, 117), 8),
     "votes_count_twice": Hunt(replace(ELECTIONS, copies=0.8, latency=0.05), range(24, 50), nodes=5, steps=300),
 }
 

@@ -62,13 +62,17 @@ class Recorder:
 
 
 class Snapshots(SimSnapshots):
-    """Snapshots that are durable when the test says so. `refuse` makes an incoming one fail its check, `broken` the loading."""
+    """Snapshots that are durable when the test says so.
+
+    `refuse` makes an incoming one fail its check, which takes `check_polls` ticks; `broken` makes the loading fail.
+    """
 
     def __init__(self, store: list[Stored], machine: Machine, disk: SimDisk) -> None:
         super().__init__(store, machine, disk)
         self.state = CaptureState.DONE
         self.refuse = False
         self.broken = False
+        self.check_polls = 0
 
     def poll(self) -> CaptureState:
         if self._running is None or self.state is CaptureState.RUNNING:
@@ -86,13 +90,24 @@ class Snapshots(SimSnapshots):
     def open_sink(self) -> SimSink:
         if self.refuse:
             return RefusingSink(self)
-        return super().open_sink()
+        return SlowSink(self, self.check_polls)
+
+
+class SlowSink(SimSink):
+    """Checks for a given number of ticks."""
+
+    def __init__(self, snapshots: SimSnapshots, polls: int) -> None:
+        super().__init__(snapshots)
+        self._check_polls = polls
+
+    def finish(self) -> None:
+        self._polls = self._check_polls
 
 
 class RefusingSink(SimSink):
     """Finds every snapshot damaged."""
 
-    def finish(self) -> SnapshotMark:
+    def poll(self) -> SnapshotMark | None:
         raise SnapshotRefusedError("another schema")
 
 

@@ -329,6 +329,7 @@ class TestInTheNode:
     def test_an_installed_snapshot_begins_anew(self) -> None:
         node = self.follower()
         node.hear("n2", chunk_of(stored(100, 1, commands=50), 1))
+        node.raft.tick()
         node.hear("n2", StateDigest(1, 2, "n2", GOOD))
         node.hear("n3", StateDigest(1, 2, "n3", GOOD))
         assert node.raft.status().digests_compared == 0

@@ -5,15 +5,17 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from cluster import hardstate
 from cluster import messages as m
 from cluster.errors import RaftFatalError, WireRefusedError
 from cluster.hardstate import HardState
+from cluster.journal import DurableJournal
 from cluster.ports import LogEntry
 from tests.simulation.disk import PowerLossError, SimDisk
-from tests.unit.cluster.fakes import FIRST, Node, chunk_of, command, no_op, stored
+from tests.unit.cluster.fakes import FIRST, Node, Snapshots, chunk_of, command, no_op, stored
 
 
 def follower(*entries: LogEntry, commit: int = 1, nodes: int = 3) -> Node:
@@ -260,7 +262,9 @@ class TestSnapshots:
 
     def test_a_whole_snapshot_is_taken_over(self) -> None:
         node = follower(*TWO_TO_FIVE)
-        replies = node.hear("n2", chunk_of(stored(40, 1), 1))
+        node.hear("n2", chunk_of(stored(40, 1), 1))
+        node.raft.tick()
+        replies = [said for _, said in node.wire.sent]
         assert m.SnapshotAck(1, 40, len(chunk_of(stored(40, 1), 1).data)) in replies
         assert m.AppendReply(1, 41, False, True, True) in replies
         assert log_of(node) == [(39, 1), (40, 1)]
@@ -286,12 +290,14 @@ class TestSnapshots:
     def test_over_a_log_that_conflicts_it_is_taken(self) -> None:
         node = follower(*TWO_TO_FIVE)
         node.hear("n3", chunk_of(stored(4, 2), 2))
+        node.raft.tick()
         assert log_of(node) == [(3, 2), (4, 2)]
 
     def test_one_that_does_not_check_changes_nothing(self) -> None:
         node = follower(*TWO_TO_FIVE)
         node.snapshots.refuse = True
         node.hear("n2", chunk_of(stored(40, 1), 1))
+        node.raft.tick()
         assert node.journal.last_index == 5
         assert node.raft.status().snapshots_refused == 1
 
@@ -299,9 +305,65 @@ class TestSnapshots:
         """PySyncObj only logs that, and says yes up to the end of its own log, which nobody has compared."""
         node = follower(*TWO_TO_FIVE)
         node.snapshots.broken = True
+        node.hear("n2", chunk_of(stored(40, 1), 1))
         with pytest.raises(RaftFatalError, match="the snapshot could not be loaded: a row is missing"):
-            node.hear("n2", chunk_of(stored(40, 1), 1))
+            node.raft.tick()
         assert [reply for reply in node.said(m.AppendReply) if reply.success] == []
+
+    def test_while_it_is_checked_the_node_answers_and_does_not_serve_what_it_has_as_current(self) -> None:
+        node = follower(*TWO_TO_FIVE, commit=5)
+        node.snapshots.check_polls = 3
+        node.hear("n2", chunk_of(stored(40, 1), 1))
+        for _ in range(3):
+            node.raft.tick()
+            assert node.hear("n2", m.Heartbeat(1)) == [m.AppendReply(1, 0, False, False, True), m.SnapshotAck(1, 40, 0)]
+            assert not node.raft.status().ready
+            assert node.raft.status().applied_index == 5
+        node.raft.tick()
+        assert node.raft.status().applied_index == 40
+        assert node.hear("n2", m.Heartbeat(1)) == [m.AppendReply(1, 0, False, False, True)]
+
+    def test_a_newer_term_ends_the_check(self) -> None:
+        node = follower(*TWO_TO_FIVE)
+        node.snapshots.check_polls = 2
+        node.hear("n2", chunk_of(stored(40, 1), 1))
+        node.raft.tick()
+        node.hear("n3", m.Heartbeat(2))
+        node.pass_time(0.1)
+        assert node.store == []
+        assert node.journal.last_index == 5
+        node.hear("n3", chunk_of(stored(40, 1), 2))
+        node.pass_time(0.1)
+        assert node.raft.status().applied_index == 40
+
+    @pytest.mark.parametrize("died", ["pieces came", "it is checked", "it has its name", "it is restored"])
+    def test_killed_at_any_stage_the_node_starts_cleanly(self, died: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        node = follower(*TWO_TO_FIVE, commit=4)
+        node.snapshots.check_polls = 2
+        whole = chunk_of(stored(40, 1), 1)
+
+        def die(*_: object) -> None:
+            raise PowerLossError
+
+        if died == "pieces came":
+            node.hear("n2", msgspec.structs.replace(whole, data=whole.data[:10]))
+        elif died == "it is checked":
+            node.hear("n2", whole)
+            node.raft.tick()
+        else:
+            owner, step = (Snapshots, "restore") if died == "it has its name" else (DurableJournal, "rebase")
+            monkeypatch.setattr(owner, step, die)
+            node.hear("n2", whole)
+            with pytest.raises((PowerLossError, RaftFatalError)):
+                node.pass_time(0.1)
+            monkeypatch.undo()
+        again = node.restart()
+        status = again.raft.status()
+        taken = died in ("it has its name", "it is restored")
+        assert (status.applied_index, status.last_log_index) == ((40, 40) if taken else (1, 5))
+        again.hear("n2", chunk_of(stored(60, 1), 1))
+        again.raft.tick()
+        assert again.raft.status().applied_index == 60
 
     def test_a_leader_without_the_entries_sends_its_snapshot_and_meanwhile_heartbeats(self) -> None:
         disk = SimDisk(random.Random(3))

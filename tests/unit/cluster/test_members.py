@@ -229,6 +229,7 @@ class TestFollower:
         members = Membership(three(Member("n4", Role.VOTER)).members, (), 40)
         source = type(source)(type(source.mark)(source.mark.last, source.mark.previous, members), source.state)
         node.hear("n2", chunk_of(source, 1))
+        node.raft.tick()
         assert node.members()["n4"] is Role.VOTER
         assert node.raft.status().members_index == 40
 

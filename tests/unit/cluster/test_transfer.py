@@ -46,15 +46,17 @@ def sending(monkeypatch: pytest.MonkeyPatch) -> tuple[Senders, Clock]:
 def test_a_snapshot_goes_over_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     senders, _ = sending(monkeypatch)
     receiver = Receiver(target := snapshots())
-    mark: SnapshotMark | None = None
     waiting = [chunk for _, chunk in senders.due(5)]
     assert [chunk.offset for chunk in waiting] == [0, 64, 128]
     while waiting:
-        received, mark = receiver.take("n1", waiting.pop(0))
+        received = receiver.take("n1", waiting.pop(0))
+        judged = receiver.poll()
+        received = judged[0].size if judged else received
         assert senders.progress().get("n2", (0, SIZE))[1] == SIZE
         waiting += senders.acknowledged("n2", m.SnapshotAck(5, 40, received))
         assert len(waiting) <= 3
-    assert mark == BIG.mark
+    assert judged is not None
+    assert judged[1] == BIG.mark
     assert not senders.any
     assert target.newest() == BIG.mark
 
@@ -121,24 +123,83 @@ def pieces(snapshot: Stored, term: int = 5) -> list[m.SnapshotChunk]:
     ]
 
 
+def judged_mark(receiver: Receiver) -> SnapshotMark | None:
+    judged = receiver.poll()
+    assert judged is not None
+    assert receiver.poll() is None, "told once"
+    return judged[1]
+
+
+def test_while_it_is_checked_the_last_piece_is_not_acknowledged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The leader waits, sends nothing more, and keeps the transfer, and with it its log, as long as answers come."""
+    senders, clock = sending(monkeypatch)
+    target = snapshots()
+    target.check_polls = 5
+    receiver = Receiver(target)
+    waiting = [chunk for _, chunk in senders.due(5)]
+    while waiting:
+        held = receiver.take("n1", waiting.pop(0))
+        waiting += senders.acknowledged("n2", m.SnapshotAck(5, 40, held))
+    for _ in range(5):
+        assert receiver.poll() is None
+        assert receiver.whole is not None
+        assert receiver.whole.held == held < SIZE
+        clock.now += TRANSFER_TIMEOUT * 0.9
+        assert senders.acknowledged("n2", m.SnapshotAck(5, 40, held)) == []
+        assert list(senders.due(5)) == []
+        assert senders.busy("n2")
+        assert target.newest() is None
+    assert judged_mark(receiver) == BIG.mark
+
+
+def test_a_leader_that_gave_up_too_soon_is_told_where_it_was() -> None:
+    target = snapshots()
+    target.check_polls = 1
+    receiver = Receiver(target)
+    sent = pieces(BIG)
+    held = [receiver.take("n1", piece) for piece in sent][-1]
+    assert [receiver.take("n1", piece) for piece in sent] == [held] * len(sent)
+    assert receiver.poll() is None
+    assert judged_mark(receiver) == BIG.mark
+
+
+@pytest.mark.parametrize("what", ["disconnect", "newer snapshot", "stop"])
+def test_a_check_that_is_no_longer_wanted_changes_nothing(what: str) -> None:
+    target = snapshots()
+    target.check_polls = 1
+    receiver = Receiver(target)
+    for piece in pieces(BIG):
+        receiver.take("n1", piece)
+    if what == "disconnect":
+        receiver.drop("n1")
+    elif what == "stop":
+        receiver.abort()
+    else:
+        assert receiver.take("n1", pieces(stored(50, 3, commands=49))[0]) == 100
+    assert receiver.whole is None
+    assert receiver.poll() is None
+    assert target.newest() is None
+
+
 def test_pieces_out_of_order_and_twice_are_passed_over() -> None:
     receiver = Receiver(snapshots())
     first, second, *rest = pieces(BIG)
-    assert receiver.take("n1", second) == (0, None)
-    assert receiver.take("n1", first) == (100, None)
-    assert receiver.take("n1", rest[0]) == (100, None)
-    assert receiver.take("n1", first) == (100, None)
-    assert receiver.take("n1", second) == (200, None)
+    assert receiver.take("n1", second) == 0
+    assert receiver.take("n1", first) == 100
+    assert receiver.take("n1", rest[0]) == 100
+    assert receiver.take("n1", first) == 100
+    assert receiver.take("n1", second) == 200
     results = [receiver.take("n1", piece) for piece in rest]
-    assert results[-1] == (SIZE, BIG.mark)
+    assert results[-1] == SIZE - SIZE % 100, "the last piece is acknowledged when all is checked"
+    assert judged_mark(receiver) == BIG.mark
 
 
 def test_another_leader_begins_anew() -> None:
     receiver = Receiver(snapshots())
     first, second, *_ = pieces(BIG)
     receiver.take("n1", first)
-    assert receiver.take("n3", pieces(BIG, term=6)[0]) == (100, None)
-    assert receiver.take("n1", second) == (0, None)
+    assert receiver.take("n3", pieces(BIG, term=6)[0]) == 100
+    assert receiver.take("n1", second) == 0
 
 
 @pytest.mark.parametrize("who", ["n1", "n3"])
@@ -147,7 +208,7 @@ def test_a_lost_connection_forgets_only_its_own(who: str) -> None:
     first, second, *_ = pieces(BIG)
     receiver.take("n1", first)
     receiver.drop(who)
-    assert receiver.take("n1", second) == ((0, None) if who == "n1" else (200, None))
+    assert receiver.take("n1", second) == (0 if who == "n1" else 200)
 
 
 def test_a_damaged_snapshot_is_refused_and_may_come_again() -> None:
@@ -155,16 +216,19 @@ def test_a_damaged_snapshot_is_refused_and_may_come_again() -> None:
     receiver = Receiver(target)
     whole = chunk_of(BIG, 5)
     damaged = m.SnapshotChunk(5, 40, 3, whole.size, 0, b"\xc1" + whole.data[1:])
-    assert receiver.take("n1", damaged) == (whole.size, None)
+    assert receiver.take("n1", damaged) == 0
+    assert judged_mark(receiver) is None
     assert receiver.refused == 1
     assert target.newest() is None
-    assert receiver.take("n1", whole) == (whole.size, BIG.mark)
+    receiver.take("n1", whole)
+    assert judged_mark(receiver) == BIG.mark
 
 
 def test_a_snapshot_of_another_index_than_announced_is_refused() -> None:
     receiver = Receiver(snapshots())
     whole = chunk_of(BIG, 5)
-    assert receiver.take("n1", m.SnapshotChunk(5, 41, 3, whole.size, 0, whole.data)) == (whole.size, None)
+    receiver.take("n1", m.SnapshotChunk(5, 41, 3, whole.size, 0, whole.data))
+    assert judged_mark(receiver) is None
     assert receiver.refused == 1
     assert BIG.mark.last == command(40, 3)
 

@@ -22,13 +22,13 @@ from cluster.storage import RealDisk, RealFile
 from node.config import NodeConfig
 from node.config_file import load
 from node.errors import DataDirectoryError, DirectoryError
+from node.marks import mark_of
 from node.migration import switch
 from node.migration.back import way_back
 from node.migration.found import LOG, SNAPSHOTS, look
 from node.migration.rehearsal import places, rehearse
 from node.migration.start import at_start
 from node.setup import initialise
-from node.snapshot_port import mark_of
 from snapshots.abi import ABI
 from snapshots.errors import MigrationError, SnapshotDamagedError, UnknownAbiError
 from snapshots.migration.chain import Chains

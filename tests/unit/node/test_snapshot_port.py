@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.ports import CaptureState, LogEntry, SnapshotMark, SnapshotRefusedError
+from cluster.ports import CaptureState, LogEntry, SnapshotMark, SnapshotRefusedError, SnapshotSink
 from node.feed import Feed
 from node.replicated_engine import ReplicatedEngine
 from node.snapshot_port import SnapshotPort
@@ -41,6 +41,15 @@ def wait(poll: Callable[[], CaptureState]) -> CaptureState:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     return state
+
+
+def finished(sink: SnapshotSink) -> SnapshotMark:
+    sink.finish()
+    deadline = time.monotonic() + 30
+    while (found := sink.poll()) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return found
 
 
 @pytest.fixture
@@ -79,7 +88,7 @@ def test_a_snapshot_travels_to_another_node(node: Node, tmp_path: Path) -> None:
     for offset in range(0, source.size, 1_000):
         sink.write(source.read(offset, 1_000))
     source.close()
-    assert sink.finish() == MARK
+    assert finished(sink) == MARK
     other.port.restore(MARK)
     assert other.machine.engine.full_hash() == node.machine.engine.full_hash()
 
@@ -93,13 +102,55 @@ def test_a_damaged_one_is_refused_in_the_clusters_words(node: Node, tmp_path: Pa
     other = Node(tmp_path / "b")
     sink = other.port.open_sink()
     with pytest.raises(SnapshotRefusedError):
-        _take(sink.write, sink.finish, bytes(data))
+        _take(sink, bytes(data))
     assert other.port.newest() is None
 
 
-def _take(write: Callable[[bytes], None], finish: Callable[[], SnapshotMark], data: bytes) -> None:
-    write(data)
-    finish()
+def _take(sink: SnapshotSink, data: bytes) -> None:
+    sink.write(data)
+    finished(sink)
+
+
+def test_rows_that_make_no_state_are_refused_before_the_snapshot_has_its_name(node: Node, tmp_path: Path) -> None:
+    node.machine.engine._state.last_order_id = 0
+    assert node.capture() is CaptureState.DONE
+    source = node.port.open_source()
+    other = Node(tmp_path / "b")
+    sink = other.port.open_sink()
+    sink.write(source.read(0, source.size))
+    source.close()
+    with pytest.raises(SnapshotRefusedError, match="its rows make no state: "):
+        finished(sink)
+    assert Node(tmp_path / "b").port.newest() is None
+
+
+def test_the_thread_has_made_the_state_before_it_is_restored(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert node.capture() is CaptureState.DONE
+    source = node.port.open_source()
+    other = Node(tmp_path / "b")
+    sink = other.port.open_sink()
+    sink.write(source.read(0, source.size))
+    source.close()
+    assert finished(sink) == MARK
+    monkeypatch.setattr(SnapshotStore, "load", lambda *_: pytest.fail("read again"))
+    other.port.restore(MARK)
+    assert other.machine.engine.full_hash() == node.machine.engine.full_hash()
+
+
+def test_a_check_that_is_given_up_leaves_nothing(node: Node, tmp_path: Path) -> None:
+    assert node.capture() is CaptureState.DONE
+    source = node.port.open_source()
+    data = source.read(0, source.size)
+    source.close()
+    other = Node(tmp_path / "b")
+    sink = other.port.open_sink()
+    sink.write(data)
+    sink.finish()
+    sink.abort()
+    again = other.port.open_sink()
+    again.write(data)
+    assert finished(again) == MARK, "the next one waits for the first"
+    assert [path.name for path in (tmp_path / "b").iterdir() if path.is_dir()] == [f"{12:020d}"]
 
 
 def test_a_cancelled_capture_leaves_nothing_half_done(node: Node, tmp_path: Path) -> None:
@@ -180,7 +231,7 @@ def test_a_snapshot_installed_under_way_is_the_next_ones_base(node: Node, tmp_pa
     sink = other.port.open_sink()
     sink.write(source.read(0, source.size))
     source.close()
-    assert sink.finish() == mark(12)
+    assert finished(sink) == mark(12)
     other.port.restore(mark(12))
     assert wait(other.port.poll) in (CaptureState.DONE, CaptureState.FAILED)
     other.apply(buy(4))

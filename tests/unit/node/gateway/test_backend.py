@@ -67,7 +67,7 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def world(directory: Path, deadline: float = 5.0) -> AsyncIterator[World]:
+async def world(directory: Path, deadline: float = 5.0, *, redirect: bool = False) -> AsyncIterator[World]:
     async with contextlib.AsyncExitStack() as stack:
         nodes = {}
         for node_id in ("n1", "n2"):
@@ -76,7 +76,7 @@ async def world(directory: Path, deadline: float = 5.0) -> AsyncIterator[World]:
             nodes[node_id] = node
         config = nodes["n1"].config
         cluster = ClusterClient(addresses(nodes), deadline=deadline)
-        backend = NodeBackend(str(config.engine_socket), cluster, deadline)
+        backend = NodeBackend(str(config.engine_socket), cluster, deadline, redirect=redirect)
         gateway = build(config, backend)
         client = await stack.enter_async_context(TestClient(TestServer(build_app(gateway))))
         await backend.submit([*WORLD, KEY])
@@ -121,8 +121,20 @@ async def test_a_gateway_that_stops_answers_what_is_under_way(tmp_path: Path) ->
         await stopping
 
 
-async def test_a_follower_redirects_and_serves_its_own_state(tmp_path: Path) -> None:
+async def test_a_follower_sends_commands_on_and_answers_when_it_has_applied_them(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
+        one, two = w.nodes["n1"], w.nodes["n2"]
+        one.raft.lose_leadership("n2")
+        two.raft.lead()
+        answer = asyncio.create_task(w.place(ORDER))
+        await until(lambda: len(two.machine.engine.orders("alice")) == 1)
+        assert not (await asyncio.wait([answer], timeout=0.05))[0], "this node has not applied it"
+        replicate(two, one)
+        assert (await answer)[0] == 200
+
+
+async def test_a_follower_redirects_and_serves_its_own_state(tmp_path: Path) -> None:
+    async with world(tmp_path, redirect=True) as w:
         w.nodes["n1"].raft.lose_leadership("n2")
         status, answer = await w.place(ORDER)
         assert (status, answer["leader_id"]) == (307, "n2")

@@ -149,22 +149,30 @@ class FakeConnection:
 
     async def submit(self, commands: Sequence[AnyCommand], deadline: float | None = None) -> list[Any]:
         self.sent.append(commands)
-        step = self.steps.pop(0)
+        return [await self._step()]
+
+    async def query(self, query: object, linearizable: bool = False) -> Any:
+        return await self._step()
+
+    async def _step(self) -> Any:
+        step = self.steps.pop(0) if self.steps else ConnectionLost("no more steps")
         if isinstance(step, Exception):
             raise step
         if step == "hang":
             await asyncio.sleep(1000)
-        return [step]
-
-    async def query(self, query: object, linearizable: bool = False) -> Any:
-        return (await self.submit([]))[0]
+        return step
 
     async def close(self) -> None:
         pass
 
 
 def backend(
-    monkeypatch: pytest.MonkeyPatch, here: FakeConnection | Exception, elsewhere: FakeConnection, deadline: float = 0.2
+    monkeypatch: pytest.MonkeyPatch,
+    here: FakeConnection | Exception,
+    elsewhere: FakeConnection,
+    deadline: float = 0.2,
+    *,
+    redirect: bool = False,
 ) -> NodeBackend:
     async def connect(self: NodeBackend) -> Any:
         if isinstance(here, Exception):
@@ -172,7 +180,7 @@ def backend(
         return here
 
     monkeypatch.setattr(NodeBackend, "_connect", connect)
-    return NodeBackend("/nowhere", elsewhere, deadline)  # type: ignore[arg-type]  # as much of a ClusterClient as is used
+    return NodeBackend("/nowhere", elsewhere, deadline, redirect=redirect)  # type: ignore[arg-type]  # as much of a ClusterClient as is used
 
 
 def failed(code: FailCode) -> RequestFailed:
@@ -219,7 +227,7 @@ async def test_an_engine_that_hangs_is_given_up_at_the_deadline(monkeypatch: pyt
 
 async def test_a_known_leader_and_a_full_queue_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NotLeaderError):
-        await backend(monkeypatch, FakeConnection(failed(FailCode.NOT_LEADER)), FakeConnection()).submit([COMMAND])
+        await backend(monkeypatch, FakeConnection(failed(FailCode.NOT_LEADER)), FakeConnection(), redirect=True).submit([COMMAND])
     with pytest.raises(ApiError) as caught:
         await backend(monkeypatch, FakeConnection(failed(FailCode.OVERLOADED)), FakeConnection()).submit([COMMAND])
     assert caught.value.status == 429

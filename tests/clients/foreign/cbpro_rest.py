@@ -1,0 +1,90 @@
+"""cbpro over REST."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import cbpro
+
+from tests.clients.foreign.steps import check, say, step, told, trade_through_a_kill
+
+PRODUCT = told["product"]
+
+
+def client(url: str) -> Any:
+    """A client of one node."""
+    return cbpro.AuthenticatedClient(told["key"], told["secret"], told["passphrase"], api_url=url)
+
+
+def sound(answer: Any) -> Any:
+    """An answer that is not an error: cbpro raises nothing."""
+    check(not (isinstance(answer, dict) and "message" in answer), answer)
+    return answer
+
+
+def listed(pages: Any) -> list[Any]:
+    """The first items of a list that cbpro pages through."""
+    found = list(itertools.islice(pages, 5))
+    check("message" not in found, "an error answer: not found, or no history")
+    return found
+
+
+def public(x: Any) -> None:
+    """The public client's calls."""
+    step("get_products", lambda: check(any(product["id"] == PRODUCT for product in sound(x.get_products()))))
+    step("get_product_order_book(level 1)", lambda: check(sound(x.get_product_order_book(PRODUCT))["bids"]))
+    step("get_product_order_book(level 2)", lambda: check(sound(x.get_product_order_book(PRODUCT, level=2))["asks"]))
+    step("get_product_order_book(level 3)", lambda: check(sound(x.get_product_order_book(PRODUCT, level=3))["sequence"]))
+    step("get_product_ticker", lambda: check(sound(x.get_product_ticker(PRODUCT))["trade_id"]))
+    step("get_product_trades", lambda: check(listed(x.get_product_trades(PRODUCT))))
+    step("get_product_historic_rates", lambda: sound(x.get_product_historic_rates(PRODUCT, granularity=60)), history=True)
+    step("get_product_24hr_stats", lambda: check(sound(x.get_product_24hr_stats(PRODUCT))["volume"]))
+    step("get_currencies", lambda: check(sound(x.get_currencies())))
+    step("get_time", lambda: check(sound(x.get_time())["epoch"]))
+
+
+def trading(x: Any) -> None:
+    """Orders and accounts."""
+    accounts = step("get_accounts", lambda: sound(x.get_accounts())) or [{"id": "none"}]
+    account = accounts[0]["id"]
+    step("get_account", lambda: check(sound(x.get_account(account))["balance"]))
+    step("get_account_history", lambda: listed(x.get_account_history(account)), history=True)
+    step("get_account_holds", lambda: listed(x.get_account_holds(account)), history=True)
+    rests = step("place_limit_order", lambda: sound(x.place_limit_order(PRODUCT, "buy", "30000", "0.01", post_only=True)))
+    step("place_market_order(size)", lambda: check(sound(x.place_market_order(PRODUCT, "buy", size="0.01"))["settled"]))
+    step("place_market_order(funds)", lambda: sound(x.place_market_order(PRODUCT, "buy", funds="500")))
+    step("buy", lambda: sound(x.buy(PRODUCT, "limit", price="30000", size="0.01", time_in_force="IOC")))
+    step("sell", lambda: sound(x.sell(PRODUCT, "market", size="0.01")))
+    step("get_order", lambda: check(sound(x.get_order(rests["id"]))["status"] == "open"))
+    step("get_orders", lambda: check(any(order["id"] == rests["id"] for order in listed(x.get_orders(PRODUCT)))))
+    step("get_orders(done)", lambda: check(listed(x.get_orders(status="done"))))
+    step("cancel_order", lambda: check(x.cancel_order(rests["id"]) == rests["id"]))
+    step("cancel_all", lambda: check(sound(x.cancel_all(PRODUCT)) == []))
+    step("get_fills", lambda: check(listed(x.get_fills(PRODUCT))), history=True)
+    step("crypto_withdraw", lambda: check(sound(x.crypto_withdraw("1", "USD", "nowhere"))["id"]))
+    step("get_trailing_volume", lambda: sound(x.get_trailing_volume()), history=True)
+
+
+def main() -> None:
+    """All calls, then orders while the leader dies; the first URL is the dying leader's."""
+    x = client(told["urls"][-1])
+    sound(x.place_market_order(PRODUCT, "buy", size="0.01"))
+    public(x)
+    trading(x)
+    clients = itertools.cycle([client(url) for url in told["urls"]])
+    current = [next(clients)]
+
+    def turn() -> None:
+        current[0] = next(clients)
+
+    def place(client_oid: str) -> str:
+        order = sound(current[0].place_limit_order(PRODUCT, "buy", "20000", "0.001", client_oid=client_oid))
+        return str(order["id"])
+
+    trade_through_a_kill(place, turn)
+    say(end=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""ccxt.pro's `coinbaseexchange`: the feed, public and private."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import ccxt.pro
+
+from tests.clients.foreign.steps import Failures, say, tell, told
+
+SYMBOL = told["product"].replace("-", "/")
+SECONDS = 20.0
+
+
+def client(place: int) -> Any:
+    """A client of one node."""
+    url, ws = told["urls"][place], told["ws"][place]
+    settings = {
+        "apiKey": told["key"],
+        "secret": told["secret"],
+        "password": told["passphrase"],
+        "enableRateLimit": False,
+        "urls": {"api": {"public": url, "private": url, "ws": ws}},
+    }
+    return ccxt.pro.coinbaseexchange(settings)
+
+
+async def watched(call: str, watch: Callable[[], Awaitable[Any]], wanted: Callable[[Any], object]) -> None:
+    """Watch until something wanted comes."""
+    try:
+        async with asyncio.timeout(SECONDS):
+            while not wanted(await watch()):
+                pass
+    except Exception as error:  # noqa: BLE001  # whatever the library raises is the result
+        tell(call, error)
+    else:
+        say(call=call, result="works")
+
+
+async def trade(x: Any) -> None:
+    """Small market orders, both ways, for ever."""
+    for side in itertools.cycle(("buy", "sell")):
+        await x.create_order(SYMBOL, "market", side, 0.001)
+        await asyncio.sleep(0.1)
+
+
+async def calls(x: Any) -> None:
+    """Every `watch` that is declared, while the client trades."""
+    await x.load_markets()
+    trading = asyncio.create_task(trade(x))
+    await watched("watch_ticker", lambda: x.watch_ticker(SYMBOL), lambda ticker: ticker["last"])
+    await watched("watch_trades", lambda: x.watch_trades(SYMBOL), lambda trades: trades and trades[-1]["id"])
+    await watched("watch_order_book", lambda: x.watch_order_book(SYMBOL), lambda book: book["bids"] and book["asks"])
+    await watched("watch_orders", lambda: x.watch_orders(SYMBOL), lambda orders: orders[-1]["status"] == "closed")
+    await watched("watch_my_trades", lambda: x.watch_my_trades(SYMBOL), lambda trades: trades and trades[-1]["id"])
+    await watched("watch_tickers", lambda: x.watch_tickers([SYMBOL]), lambda tickers: SYMBOL in tickers)
+    await watched("watch_order_book_for_symbols", lambda: x.watch_order_book_for_symbols([SYMBOL]), lambda book: book["bids"])
+    trading.cancel()
+    await asyncio.gather(trading, return_exceptions=True)
+
+
+class Kill:
+    """Own orders and trades watched through the death of the leader, at a node that lives."""
+
+    def __init__(self, x: Any) -> None:
+        self.x = x
+        self.seen: set[str] = set()
+        self.changed = asyncio.Condition()
+        self.failures = Failures()
+        self.placed: dict[str, str] = {}
+
+    async def run(self) -> None:
+        """Place orders, each again until it is answered, and see each of them in the feed."""
+        watching = asyncio.create_task(self.watch())
+        say(ready=True)
+        for number in range(int(told["orders"])):
+            await self.place(f"{told['key']}-kill-{number}")
+        async with asyncio.timeout(SECONDS), self.changed:
+            await self.changed.wait_for(lambda: set(self.placed.values()) <= self.seen)
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        self.failures.say(self.placed)
+
+    async def place(self, client_oid: str) -> None:
+        """Place an order until it is answered."""
+        while client_oid not in self.placed:
+            try:
+                order = await self.x.create_order(SYMBOL, "limit", "buy", 0.001, 20_000, {"client_oid": client_oid})
+                self.placed[client_oid] = str(order["id"])
+            except Exception as error:  # noqa: BLE001  # whatever the library raises while the leader is gone
+                self.failures.add(error)
+                await asyncio.sleep(0.05)
+
+    async def watch(self) -> None:
+        """Note every order that the feed tells of."""
+        while True:
+            orders = await self.x.watch_orders(SYMBOL)
+            async with self.changed:
+                self.seen.update(order["id"] for order in orders)
+                self.changed.notify_all()
+
+
+async def main() -> None:
+    """All calls, then orders while the leader dies; the last URL is a survivor's."""
+    x = client(-1)
+    try:
+        await calls(x)
+        await Kill(x).run()
+    finally:
+        await x.close()
+    say(end=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,131 @@
+"""ccxt's `coinbaseexchange` over REST."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import ccxt
+
+from tests.clients.foreign.steps import check, say, step, told, trade_through_a_kill
+
+SYMBOL = told["product"].replace("-", "/")
+
+
+def client(url: str) -> Any:
+    """A client of one node."""
+    settings = {
+        "apiKey": told["key"],
+        "secret": told["secret"],
+        "password": told["passphrase"],
+        "enableRateLimit": False,
+        "timeout": 10_000,
+        "urls": {"api": {"public": url, "private": url}},
+    }
+    return ccxt.coinbaseexchange(settings)
+
+
+def public(x: Any) -> None:
+    """Every public call that is declared."""
+    step("load_markets", lambda: check(SYMBOL in x.load_markets()))
+    step("fetch_currencies", lambda: check("BTC" in x.fetch_currencies()))
+    step("fetch_markets", lambda: check(any(market["symbol"] == SYMBOL for market in x.fetch_markets())))
+    step("fetch_time", lambda: check(x.fetch_time() > 1_700_000_000_000))
+    step("fetch_order_book", lambda: check(x.fetch_order_book(SYMBOL)["bids"]))
+    step("fetch_order_book(limit 1)", lambda: check(x.fetch_order_book(SYMBOL, 1)["bids"]))
+    step("fetch_order_book(level 3)", lambda: check(x.fetch_order_book(SYMBOL, None, {"level": 3})["asks"]))
+    step("fetch_ticker", lambda: check(x.fetch_ticker(SYMBOL)["last"]))
+    step("fetch_tickers", lambda: check(x.fetch_tickers()[SYMBOL]["last"]), history=True)
+    step("fetch_trades", lambda: check(x.fetch_trades(SYMBOL, limit=5)))
+    step("fetch_ohlcv", lambda: check(x.fetch_ohlcv(SYMBOL, "1m")), history=True)
+    step("publicGetProductsIdStats", lambda: check(x.publicGetProductsIdStats({"id": told["product"]})["volume"]))
+
+
+def trading(x: Any) -> None:
+    """Orders, in every way that ccxt places them."""
+    step("fetch_accounts", lambda: check(x.fetch_accounts()))
+    step("fetch_balance", lambda: check(x.fetch_balance()["USD"]["free"] > 0))
+    step("fetch_trading_fees", lambda: check(x.fetch_trading_fees()[SYMBOL]["taker"] > 0))
+    rests = step(
+        "create_order(limit)", lambda: x.create_order(SYMBOL, "limit", "buy", 0.01, 30_000, {"client_oid": f"{told['key']}-a"})
+    )
+    step("create_order(postOnly)", lambda: x.create_order(SYMBOL, "limit", "buy", 0.01, 30_001, {"postOnly": True}))
+    step("create_order(market)", lambda: check(x.create_order(SYMBOL, "market", "buy", 0.01)["id"]))
+    step("create_order(market, sell)", lambda: check(x.create_order(SYMBOL, "market", "sell", 0.01)["id"]))
+    step("create_order(IOC)", lambda: x.create_order(SYMBOL, "limit", "buy", 0.01, 30_000, {"timeInForce": "IOC"}))
+    step("fetch_order", lambda: check(x.fetch_order(rests["id"], SYMBOL)["status"] == "open"))
+    step(
+        "fetch_order(clientOrderId)",
+        lambda: check(x.fetch_order("", SYMBOL, {"clientOrderId": f"{told['key']}-a"})["id"] == rests["id"]),
+    )
+    step("fetch_open_orders", lambda: check(len(x.fetch_open_orders(SYMBOL)) == 2))
+    step("fetch_orders", lambda: check(len(x.fetch_orders(SYMBOL)) >= 5))
+    step("fetch_closed_orders", lambda: check(len(x.fetch_closed_orders(SYMBOL)) >= 3))
+    step("cancel_order", lambda: x.cancel_order(rests["id"], SYMBOL))
+    step("cancel_all_orders", lambda: check(len(x.cancel_all_orders(SYMBOL)) == 1))
+
+
+def refusals(x: Any) -> None:
+    """The exceptions that ccxt maps our texts to."""
+    nobody = client(told["urls"][-1])
+    nobody.apiKey = "nobody"
+    refused(ccxt.InsufficientFunds, lambda: x.create_order(SYMBOL, "limit", "buy", 9_000, 3_000_000))
+    refused(ccxt.InvalidOrder, lambda: x.create_order(SYMBOL, "limit", "buy", 0.01, 30_000, {"client_oid": f"{told['key']}-a"}))
+    refused(ccxt.OrderNotFound, lambda: x.cancel_order("00000000-0000-0000-0000-00000fffffff"))
+    refused(ccxt.InvalidOrder, lambda: x.fetch_order("no-id", SYMBOL))
+    refused(ccxt.AuthenticationError, nobody.fetch_balance)
+
+
+def refused(wanted: type[Exception], run: Callable[[], object]) -> None:
+    """The call must raise `wanted`."""
+
+    def attempt() -> None:
+        try:
+            run()
+        except wanted:
+            return
+        raise AssertionError("it raised nothing")
+
+    step(f"a refusal is {wanted.__name__}", attempt)
+
+
+def money(x: Any) -> None:
+    """Fills, ledger and transfers."""
+    step("withdraw", lambda: check(x.withdraw("USD", 1, "nowhere")["id"]))
+    step("fetch_my_trades", lambda: check(x.fetch_my_trades(SYMBOL)), history=True)
+    order = x.create_order(SYMBOL, "market", "buy", 0.01)["id"]
+    step("fetch_order_trades", lambda: check(x.fetch_order_trades(order, SYMBOL)), history=True)
+    step("fetch_ledger", lambda: check(x.fetch_ledger("USD")), history=True)
+    step("fetch_deposits", lambda: check(x.fetch_deposits("USD")), history=True)
+    step("fetch_withdrawals", lambda: check(x.fetch_withdrawals("USD")), history=True)
+    step("fetch_deposits_withdrawals", lambda: check(x.fetch_deposits_withdrawals("USD")), history=True)
+    account = x.privateGetAccounts()[0]["id"]
+    step("privateGetAccountsIdHolds", lambda: x.privateGetAccountsIdHolds({"id": account}), history=True)
+    step("privateGetAccountsIdTransfers", lambda: x.privateGetAccountsIdTransfers({"id": account}), history=True)
+    step("privateGetTransfers", lambda: x.privateGetTransfers(), history=True)
+    step("privateGetProfiles", lambda: check(x.privateGetProfiles()))
+
+
+def main() -> None:
+    """All calls, then orders while the leader dies; the first URL is the dying leader's."""
+    x = client(told["urls"][-1])
+    step("create_order(market), for a first trade", lambda: x.create_order(SYMBOL, "market", "buy", 0.01))
+    public(x)
+    trading(x)
+    refusals(x)
+    money(x)
+    clients = itertools.cycle([client(url) for url in told["urls"]])
+    current = [next(clients)]
+
+    def turn() -> None:
+        current[0] = next(clients)
+
+    trade_through_a_kill(
+        lambda oid: str(current[0].create_order(SYMBOL, "limit", "buy", 0.001, 20_000, {"client_oid": oid})["id"]), turn
+    )
+    say(end=True)
+
+
+if __name__ == "__main__":
+    main()

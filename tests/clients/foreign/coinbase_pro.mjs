@@ -1,0 +1,104 @@
+// npm's coinbase-pro: REST, the feed, and OrderbookSync.
+import { createRequire } from 'node:module';
+import { check, say, sleep, step, told, tradeThroughAKill } from './steps.mjs';
+
+const coinbase = createRequire(told.modules + '/')('coinbase-pro');
+const { key, secret, passphrase, product } = told;
+const url = told.urls.at(-1), ws = told.ws.at(-1);
+const market = new coinbase.PublicClient(url);
+const x = new coinbase.AuthenticatedClient(key, secret, passphrase, url);
+const WAIT = 20_000;
+
+async function publicCalls() {
+  await step('getProducts', async () => check((await market.getProducts()).some((row) => row.id === product)));
+  await step('getProductOrderBook', async () => check((await market.getProductOrderBook(product)).bids.length));
+  await step('getProductOrderBook(level 3)', async () => check((await market.getProductOrderBook(product, { level: 3 })).sequence));
+  await step('getProductTicker', async () => check((await market.getProductTicker(product)).trade_id));
+  await step('getProductTrades', async () => check((await market.getProductTrades(product)).length));
+  await step('getProductHistoricRates', () => market.getProductHistoricRates(product, { granularity: 60 }), { history: true });
+  await step('getProduct24HrStats', async () => check((await market.getProduct24HrStats(product)).volume));
+  await step('getCurrencies', async () => check((await market.getCurrencies()).length));
+  await step('getTime', async () => check((await market.getTime()).epoch));
+}
+
+async function privateCalls() {
+  const accounts = await step('getAccounts', () => x.getAccounts());
+  const account = accounts?.[0]?.id ?? 'none';
+  await step('getAccount', async () => check((await x.getAccount(account)).balance));
+  await step('getAccountHistory', () => x.getAccountHistory(account), { history: true });
+  await step('getAccountTransfers', () => x.getAccountTransfers(account), { history: true });
+  await step('getAccountHolds', () => x.getAccountHolds(account), { history: true });
+  const limit = { product_id: product, price: '30000', size: '0.01' };
+  const rests = await step('placeOrder', () => x.placeOrder({ ...limit, side: 'buy', type: 'limit' }));
+  await step('buy', () => x.buy({ ...limit, post_only: true }));
+  await step('sell(market)', async () => check((await x.sell({ product_id: product, type: 'market', size: '0.01' })).settled));
+  await step('buy(market, funds)', () => x.buy({ product_id: product, type: 'market', funds: '500' }));
+  await step('getOrder', async () => check((await x.getOrder(rests.id)).status === 'open'));
+  await step('getOrders', async () => check((await x.getOrders()).length === 2));
+  await step('getOrders(status)', async () => check((await x.getOrders({ status: ['open', 'done'] })).length > 2));
+  await step('cancelOrder', async () => check((await x.cancelOrder(rests.id)) === rests.id));
+  await step('cancelOrders', async () => check((await x.cancelOrders()).length === 1));
+  await step('cancelAllOrders', async () => check(Array.isArray(await x.cancelAllOrders({ product_id: product }))));
+  await step('getFills', async () => check((await x.getFills({ product_id: product })).length), { history: true });
+  await step('withdrawCrypto', async () => check((await x.withdrawCrypto({ amount: '1', currency: 'USD', crypto_address: 'a' })).id));
+  await step('getTrailingVolume', () => x.getTrailingVolume(), { history: true });
+}
+
+function nextMessage(socket, wanted) {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => reject(new Error('nothing came')), WAIT);
+    const seen = (message) => {
+      if (wanted(message)) { clearTimeout(timer); socket.off('message', seen); resolve(message); }
+    };
+    socket.on('message', seen);
+    socket.on('error', reject);
+  });
+}
+
+async function trade() {
+  await x.buy({ product_id: product, type: 'market', size: '0.001' });
+  await x.sell({ product_id: product, type: 'market', size: '0.001' });
+}
+
+async function feed() {
+  const channels = ['full', 'ticker', 'level2', 'matches', 'user', 'status'];
+  const socket = new coinbase.WebsocketClient([product], ws, { key, secret, passphrase }, { channels });
+  const kinds = ['subscriptions', 'snapshot', 'heartbeat', 'status', 'received', 'match', 'done', 'ticker', 'l2update'];
+  const waits = kinds.map((kind) => step(`WebsocketClient: ${kind}`, () => nextMessage(socket, (message) => message.type === kind)));
+  await new Promise((resolve) => socket.once('open', resolve));
+  await waits[0];
+  await trade();
+  await Promise.all(waits);
+  socket.disconnect();
+}
+
+// The library's book, which must equal the server's at the same sequence, after orders through the death of the leader.
+async function main() {
+  await trade();
+  await publicCalls();
+  await privateCalls();
+  await feed();
+  const problems = [];
+  const sync = new coinbase.OrderbookSync([product], url, ws);
+  sync.on('error', (error) => problems.push(String(error.message ?? error)));
+  let syncs = 0;
+  sync.on('sync', () => { syncs += 1; });
+  await nextMessage(sync, () => sync._sequences[product] >= 0);
+  const place = async (client_oid) =>
+    (await x.placeOrder({ product_id: product, side: 'buy', type: 'limit', price: '20000', size: '0.001', client_oid })).id;
+  await tradeThroughAKill(place);
+  await step('OrderbookSync', async () => {
+    const wanted = await market.getProductOrderBook(product, { level: 3 });
+    for (let waited = 0; sync._sequences[product] < wanted.sequence && waited < WAIT; waited += 50) await sleep(50);
+    check(sync._sequences[product] === wanted.sequence, `${sync._sequences[product]} of ${wanted.sequence}`);
+    check(problems.length === 0, problems.join());
+    check(syncs === 1, `${syncs} times begun: a gap`);
+    const { bids, asks } = sync.books[product].state();
+    check(bids.length === wanted.bids.length && asks.length === wanted.asks.length, 'the books differ');
+  });
+  sync.disconnect();
+  say({ end: true });
+}
+
+await main();
+process.exit(0);

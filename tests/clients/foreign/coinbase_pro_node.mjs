@@ -1,0 +1,113 @@
+// npm's coinbase-pro-node: REST and the feed.
+import { check, say, step, told, tradeThroughAKill } from './steps.mjs';
+
+const { CoinbasePro, WebSocketEvent } = await import(`${told.modules}/coinbase-pro-node/dist/index.js`);
+const { product } = told;
+const settings = { apiKey: told.key, apiSecret: told.secret, passphrase: told.passphrase };
+const x = new CoinbasePro({ ...settings, httpUrl: told.urls.at(-1), wsUrl: told.ws.at(-1) });
+const { rest } = x;
+const WAIT = 20_000;
+
+async function publicCalls() {
+  await step('product.getProducts', async () => check((await rest.product.getProducts()).some((row) => row.id === product)));
+  await step('product.getProduct', async () => check((await rest.product.getProduct(product)).id === product));
+  for (const level of [1, 2, 3]) {
+    await step(`product.getProductOrderBook(level ${level})`, async () =>
+      check((await rest.product.getProductOrderBook(product, { level })).bids.length));
+  }
+  await step('product.getProductTicker', async () => check((await rest.product.getProductTicker(product)).trade_id));
+  await step('product.getProductStats', async () => check((await rest.product.getProductStats(product)).volume));
+  await step('product.getTrades', async () => check((await rest.product.getTrades(product)).data.length));
+  await step('product.getTrades(limit, after)', async () => {
+    const page = await rest.product.getTrades(product, { limit: 1 });
+    check(page.data.length === 1 && page.pagination.after);
+  });
+  await step('product.getCandles', () => rest.product.getCandles(product, { granularity: 60 }), { history: true });
+  await step('currency.listCurrencies', async () => check((await rest.currency.listCurrencies()).length));
+  await step('time.getTime', async () => check((await rest.time.getTime()).epoch));
+}
+
+async function privateCalls() {
+  const accounts = await step('account.listAccounts', () => rest.account.listAccounts());
+  const account = accounts?.[0]?.id ?? 'none';
+  await step('account.getAccount', async () => check((await rest.account.getAccount(account)).balance));
+  await step('account.getAccountHistory', () => rest.account.getAccountHistory(account), { history: true });
+  await step('account.getHolds', () => rest.account.getHolds(account), { history: true });
+  await step('fee.getCurrentFees', async () => check((await rest.fee.getCurrentFees()).maker_fee_rate));
+  await step('profile.listProfiles', async () => check((await rest.profile.listProfiles()).length));
+  await step('profile.getProfile', async () => check((await rest.profile.getProfile(accounts[0].profile_id)).id));
+  await step('user.verifyAuthentication', async () => check((await rest.user.verifyAuthentication()).id));
+  await step('user.getTrailingVolume', () => rest.user.getTrailingVolume(), { history: true });
+  const limit = { product_id: product, side: 'buy', type: 'limit', price: '30000', size: '0.01' };
+  const rests = await step('order.placeOrder(limit)', () => rest.order.placeOrder(limit));
+  await step('order.placeOrder(market)', async () => {
+    const order = await rest.order.placeOrder({ product_id: product, side: 'buy', type: 'market', size: '0.01' });
+    check(order.settled);
+  });
+  await step('order.getOrder', async () => check((await rest.order.getOrder(rests.id)).status === 'open'));
+  await step('order.getOrder(unknown)', async () => check((await rest.order.getOrder('00000000-0000-0000-0000-00000fffffff')) === null));
+  await step('order.getOrders', async () => check((await rest.order.getOrders()).data.length === 1));
+  await step('order.cancelOrder', async () => check((await rest.order.cancelOrder(rests.id, product)) === rests.id));
+  await step('order.cancelOpenOrders', async () => check((await rest.order.cancelOpenOrders(product)).length === 0));
+  await step('fill.getFillsByProductId', () => rest.fill.getFillsByProductId(product), { history: true });
+  await step('fill.getFillsByOrderId', () => rest.fill.getFillsByOrderId(rests.id), { history: true });
+  await step('transfer.getTransfers', () => rest.transfer.getTransfers('deposit'), { history: true });
+  await step('withdraw.withdrawToCryptoAddress', async () => check((await rest.withdraw.withdrawToCryptoAddress('1', 'USD', 'a')).id));
+}
+
+function event(name, wanted = () => true) {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => reject(new Error('nothing came')), WAIT);
+    x.ws.on(name, (message) => {
+      if (wanted(message)) { clearTimeout(timer); resolve(message); }
+    });
+  });
+}
+
+async function trade() {
+  for (const side of ['buy', 'sell']) await rest.order.placeOrder({ product_id: product, side, type: 'market', size: '0.001' });
+}
+
+// Every event of the product through the death of the leader: the sequence has neither a gap nor a repetition.
+const sequences = [];
+
+async function feed() {
+  x.ws.on(WebSocketEvent.ON_MESSAGE, (message) => {
+    if (['received', 'open', 'match', 'change', 'done'].includes(message.type)) sequences.push(message.sequence);
+  });
+  const waits = [
+    step('ws: subscriptions', () => event(WebSocketEvent.ON_SUBSCRIPTION_UPDATE)),
+    step('ws: level2 snapshot', () => event(WebSocketEvent.ON_MESSAGE_L2SNAPSHOT)),
+    step('ws: level2 update', () => event(WebSocketEvent.ON_MESSAGE_L2UPDATE)),
+    step('ws: ticker', () => event(WebSocketEvent.ON_MESSAGE_TICKER)),
+    step('ws: matches', () => event(WebSocketEvent.ON_MESSAGE_MATCHES, (message) => message.type === 'match')),
+    step('ws: status', () => event(WebSocketEvent.ON_MESSAGE_STATUS)),
+    step('ws: heartbeat', () => event(WebSocketEvent.ON_MESSAGE, (message) => message.type === 'heartbeat')),
+    step('ws: user', () => event(WebSocketEvent.ON_MESSAGE, (message) => message.user_id && message.type === 'received')),
+  ];
+  const names = ['full', 'level2', 'ticker', 'matches', 'status', 'heartbeat', 'user'];
+  x.ws.on(WebSocketEvent.ON_OPEN, () => x.ws.subscribe(names.map((name) => ({ name, product_ids: [product] }))));
+  x.ws.connect();
+  await waits[0];
+  await trade();
+  await Promise.all(waits);
+}
+
+async function main() {
+  await trade();
+  await publicCalls();
+  await privateCalls();
+  await feed();
+  const order = { product_id: product, side: 'buy', type: 'limit', price: '20000', size: '0.001' };
+  await tradeThroughAKill(async (client_oid) => (await rest.order.placeOrder({ ...order, client_oid })).id);
+  await step('ws: sequence through the kill', () => {
+    for (let place = 1; place < sequences.length; place++) {
+      check(sequences[place] === sequences[place - 1] + 1, `${sequences[place - 1]} then ${sequences[place]}`);
+    }
+  });
+  x.ws.disconnect();
+  say({ end: true });
+}
+
+await main();
+process.exit(0);

@@ -1,0 +1,51 @@
+// What the Node.js scripts share; see steps.py for the lines they print.
+export const told = JSON.parse(process.argv[2]);
+
+export const say = (fields) => process.stdout.write(JSON.stringify(fields) + '\n');
+
+export const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+
+export function check(condition, text = '') {
+  if (!condition) throw new Error(`not so: ${text}`);
+}
+
+// A library's message alone says little: the server's answer says why.
+const textOf = (error) => {
+  const answer = error.data ?? error.response?.data;
+  return `${error.message} ${answer ? JSON.stringify(answer) : ''}`.trim().slice(0, 300);
+};
+
+// `history`: the call may need a node that keeps one.
+export async function step(call, run, { history = false } = {}) {
+  try {
+    const value = await run();
+    say({ call, result: 'works' });
+    return value;
+  } catch (error) {
+    const text = textOf(error);
+    const needs = history && /history|not ?found/i.test(text);
+    say({ call, result: needs ? 'needs the history' : `fails: ${text}` });
+    return undefined;
+  }
+}
+
+// Orders one after the other, each again with the same client id until it is answered.
+export async function tradeThroughAKill(place) {
+  const times = [], texts = new Set(), placed = {};
+  say({ ready: true });
+  for (let number = 0; number < told.orders; number++) {
+    const clientOid = `${told.key}-kill-${number}`;
+    while (!(clientOid in placed)) {
+      try {
+        placed[clientOid] = await place(clientOid);
+      } catch (error) {
+        times.push(performance.now() / 1000);
+        texts.add(textOf(error));
+        if (times.at(-1) - times[0] > 30) throw error;
+        await sleep(50);
+      }
+    }
+  }
+  const span = times.length ? times.at(-1) - times[0] : 0;
+  say({ failures: times.length, span, texts: [...texts], placed });
+}

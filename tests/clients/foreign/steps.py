@@ -1,0 +1,84 @@
+"""What the Python scripts share: what they are told, calls with their results, and trading through the death of a leader."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+NO_HISTORY = ("history", "notfound", "not found")
+"""What a node without a history answers to a call that needs one: by name, or that there is no such path."""
+
+told: dict[str, Any] = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
+"""urls, ws (both in the order to try), key, secret, passphrase, product, orders (how many to place through the kill)."""
+
+
+def say(**fields: object) -> None:
+    """Print a line for the test."""
+    print(json.dumps(fields), flush=True)
+
+
+def step(call: str, run: Callable[[], object], *, history: bool = False) -> Any:
+    """Make a call and say how it went; its value, or None where it failed. `history`: it may need a node that keeps one."""
+    try:
+        value = run()
+    except Exception as error:  # noqa: BLE001  # whatever the library raises is the result
+        tell(call, error, history=history)
+        return None
+    say(call=call, result="works")
+    return value
+
+
+def tell(call: str, error: Exception, *, history: bool = False) -> None:
+    """Say that a call failed."""
+    text = f"{type(error).__name__}: {error}"
+    needs = history and any(word in text.lower() for word in NO_HISTORY)
+    say(call=call, result="needs the history" if needs else f"fails: {text[:300]}")
+
+
+def check(condition: object, text: object = "") -> None:
+    """Raise AssertionError with `text` unless `condition` holds."""
+    if not condition:
+        raise AssertionError(str(text))
+
+
+class Failures:
+    """When requests failed while a leader died."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.texts: list[str] = []
+
+    def add(self, error: Exception) -> None:
+        """A request failed now."""
+        self.times.append(time.monotonic())
+        self.texts.append(f"{type(error).__name__}: {error}"[:200])
+
+    def say(self, placed: dict[str, str]) -> None:
+        """Tell the test: how many, over how long, the last text, and the orders by their client ids."""
+        span = self.times[-1] - self.times[0] if self.times else 0.0
+        say(failures=len(self.times), span=span, texts=sorted(set(self.texts)), placed=placed)
+
+
+def trade_through_a_kill(place: Callable[[str], str], turn: Callable[[], None]) -> None:
+    """Place orders one after the other, each again with the same client id until it is answered.
+
+    `place` sends an order with a client id and gives its id; `turn` points the client at the next URL after a failure.
+    """
+    failures, placed = Failures(), {}
+    say(ready=True)
+    for number in range(int(told["orders"])):
+        client_oid = f"{told['key']}-kill-{number}"
+        end = time.monotonic() + 30.0
+        while client_oid not in placed:
+            try:
+                placed[client_oid] = place(client_oid)
+            except Exception as error:  # whatever the library raises while the leader is gone
+                failures.add(error)
+                if time.monotonic() > end:
+                    raise
+                turn()
+                time.sleep(0.05)
+    failures.say(placed)

@@ -1,0 +1,116 @@
+"""A cluster for foreign clients: who trades on it, what they are told, and what the exchange has of them afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from loadtest.access import Access
+from loadtest.ground import Ground, prepare
+from loadtest.market import PRODUCTS, Trader, set_up, traders
+from loadtest.watch import Watcher
+from node.protocol import OrdersQuery
+from statemachine.commands import PlaceOrder
+from statemachine.events import OrderState, Placed
+from statemachine.types import OrderType, Side
+
+SEED = 11
+SECONDS = 40.0
+PRODUCT = PRODUCTS[0]
+FLOW_PRODUCT = PRODUCTS[1]
+"""What the clients trade, and what a flow of orders trades beside them."""
+
+BID, ASK = 59_000, 61_000
+MADE = 1_000
+"""The market maker's prices in whole dollars, and its coins on each side."""
+
+
+@dataclass
+class Stage:
+    """The cluster; `people` by name: one a client, the market maker, and those of the flow."""
+
+    ground: Ground
+    access: Access
+    people: dict[str, Trader]
+
+    async def begin(self) -> None:
+        """Start the nodes, put the market, and have the market maker offer both sides."""
+        await self.ground.start(SECONDS)
+        operator = self.access.client()
+        maker = self.access.trader_client(self.people["maker"])
+        try:
+            await set_up(operator, list(self.people.values()))
+            await self._level()
+            outcomes = await maker.submit([self._offer(Side.BUY, BID), self._offer(Side.SELL, ASK)])
+            assert all(isinstance(outcome, Placed) for outcome in outcomes), outcomes
+        finally:
+            await maker.close()
+            await operator.close()
+
+    def _offer(self, side: Side, dollars: int) -> PlaceOrder:
+        account = self.people["maker"].account_id
+        units = 10**8
+        return PlaceOrder(account, f"offer:{side}", PRODUCT.product_id, side, OrderType.LIMIT, dollars * units, MADE * units)
+
+    async def leader(self) -> str:
+        """The leader, when all nodes serve."""
+        await self.ground.cluster.wait_ready(SECONDS)
+        return await self.ground.cluster.leader()
+
+    async def told(self, name: str, orders: int) -> dict[str, object]:
+        """What a client's script is told; the leader's URL is the first, survivors' follow."""
+        leader, person = await self.leader(), self.people[name]
+        order = [leader, *(node_id for node_id in self.access.https if node_id != leader)]
+        urls = [self.access.https[node_id] for node_id in order]
+        return {
+            "urls": urls,
+            "ws": [url.replace("http", "ws", 1) for url in urls],
+            "key": person.key_id,
+            "secret": person.secret,
+            "passphrase": person.passphrase,
+            "product": PRODUCT.product_id,
+            "orders": orders,
+        }
+
+    async def open_orders(self, name: str) -> list[OrderState]:
+        """The client's open orders, as the leader has them."""
+        operator = self.access.client()
+        try:
+            return await operator.query(OrdersQuery(self.people[name].account_id, "", True, False, 1_000, 0), True)
+        finally:
+            await operator.close()
+
+    async def kill_leader_after(self, name: str, orders: int) -> str:
+        """Kill the leader once the client has that many open orders; its id."""
+        leader = await self.leader()
+        end = time.monotonic() + SECONDS
+        while len(await self.open_orders(name)) < orders:
+            assert time.monotonic() < end, f"{name} did not place {orders} orders"
+            await asyncio.sleep(0.02)
+        await asyncio.to_thread(self.ground.cluster.kill, leader, signal.SIGKILL)
+        return leader
+
+    async def bring_back(self, node_id: str) -> None:
+        """Start a node that was killed and wait until all are level."""
+        await asyncio.to_thread(self.ground.cluster.start, [node_id])
+        await self.ground.cluster.wait_ready(SECONDS)
+        await self._level()
+
+    async def _level(self) -> None:
+        """Wait until all nodes have applied the same."""
+        watcher = Watcher(self.access)
+        try:
+            await watcher.wait_equal(SECONDS)
+        finally:
+            await watcher.close()
+
+
+def open_stage(directory: Path) -> Stage:
+    """A stage in a fresh directory, not started."""
+    ground = prepare(directory)
+    names = ("ccxt", "ccxt.pro", "cbpro", "coinbase-pro", "coinbase-pro-node", "maker", "flow-1", "flow-2", "flow-3")
+    people = traders(len(names), SEED)
+    return Stage(ground, Access(directory), dict(zip(names, people, strict=True)))

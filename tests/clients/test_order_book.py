@@ -1,0 +1,98 @@
+"""cbpro's OrderBook, a foreign judge of price-time priority, follows a flow of orders through the death of the leader."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import signal
+from typing import Any
+
+import pytest
+
+from loadtest.flow import ClientFlow
+from node.gateway.ids import order_text
+from node.protocol import BookQuery, BookView
+from statemachine.decimals import to_text
+from tests.clients import packages
+from tests.clients.packages import CBPRO
+from tests.clients.script import Script
+from tests.clients.stage import FLOW_PRODUCT, SEED, Stage
+from tests.clients.table import Table
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
+
+CHUNKS, CHUNK = 60, 10
+"""Requests of each client of the flow, and commands in each."""
+
+
+def test_the_order_book_of_cbpro(stage: Stage, table: Table) -> None:
+    python = packages.python(CBPRO)
+    result, matches = asyncio.run(follow(stage, python))
+    table.add("cbpro", CBPRO.version, f"OrderBook through {matches} matches while the leader is killed", result)
+    assert result == "works"
+
+
+async def follow(stage: Stage, python: str) -> tuple[str, int]:
+    """Start the book at a node that lives, have orders flow, kill the leader in the middle, and compare. The result, and how many matches."""
+    told = await stage.told("cbpro", 0) | {"product": FLOW_PRODUCT.product_id}
+    leader = await stage.leader()
+    script = await Script.start(python, "-m", "tests.clients.foreign.cbpro_book", told=told)
+    try:
+        ready = asyncio.create_task(script.until("ready"))
+        first = asyncio.create_task(flow(stage, "flow-1", CHUNKS))
+        await ready
+        await first
+        others = [asyncio.create_task(flow(stage, name, CHUNKS)) for name in ("flow-2", "flow-3")]
+        await asyncio.to_thread(stage.ground.cluster.kill, leader, signal.SIGKILL)
+        await asyncio.gather(*others)
+        view = await book(stage)
+        assert script.process.stdin is not None
+        script.process.stdin.write(f"{view.product_sequence}\n".encode())
+        answer = await script.until("book")
+    finally:
+        await script.end()
+        await stage.bring_back(leader)
+    assert answer["sequence"] == view.product_sequence
+    assert levels(answer["book"]) == expected(view)
+    return script.results()["OrderBook"], answer["matches"]
+
+
+async def flow(stage: Stage, name: str, chunks: int) -> None:
+    """A client's flow of orders on one product, by the native protocol."""
+    client = stage.access.trader_client(stage.people[name], deadline=30.0)
+    commands = ClientFlow(SEED, stage.people[name].account_id, f"book-{name}", [FLOW_PRODUCT])
+    try:
+        for _ in range(chunks):
+            await client.submit(list(itertools.islice(commands, CHUNK)))
+    finally:
+        await client.close()
+
+
+async def book(stage: Stage) -> BookView:
+    """The whole book, by a barrier."""
+    client = stage.access.client()
+    try:
+        return await client.query(BookQuery(FLOW_PRODUCT.product_id, 3), True)
+    finally:
+        await client.close()
+
+
+def levels(found: dict[str, Any]) -> dict[str, list[list[str]]]:
+    """A side's orders, numbers without trailing zeros."""
+    return {side: sorted([plain(price), plain(size), order] for price, size, order in rows) for side, rows in found.items()}
+
+
+def expected(view: BookView) -> dict[str, list[list[str]]]:
+    """The same of our book."""
+    sides = {"bids": view.bid_orders, "asks": view.ask_orders}
+    return {
+        side: sorted(
+            [plain(to_text(order.price, 8)), plain(to_text(order.size, 8)), order_text(order.order_id)] for order in orders
+        )
+        for side, orders in sides.items()
+    }
+
+
+def plain(number: str) -> str:
+    """A decimal without trailing zeros."""
+    return number.rstrip("0").rstrip(".") if "." in number else number
