@@ -15,12 +15,12 @@ JOBS = min(4, os.cpu_count() or 1)
 @pytest.mark.parametrize(
     ("setting", "seeds"),
     [
-        (Setting(3, steps=600), range(120)),
-        (Setting(3, lose_disks=True, steps=600), range(1000, 1060)),
-        (Setting(5, lose_disks=True, steps=500), range(2000, 2030)),
-        (Setting(3, lose_disks=True, members=True, steps=600), range(3000, 3060)),
-        (Setting(3, lose_disks=True, exchange=True, steps=400), range(4000, 4030)),
-        (Setting(3, lose_disks=True, exchange=True, members=True, steps=500), range(5000, 5020)),
+        (Setting(3, steps=400), range(100)),
+        (Setting(3, lose_disks=True, steps=400), range(1000, 1050)),
+        (Setting(5, lose_disks=True, steps=400), range(2000, 2020)),
+        (Setting(3, lose_disks=True, members=True, steps=500), range(3000, 3050)),
+        (Setting(3, lose_disks=True, exchange=True, steps=400), range(4000, 4025)),
+        (Setting(3, lose_disks=True, exchange=True, members=True, steps=400), range(5000, 5015)),
     ],
     ids=["consensus", "lost disks", "five nodes", "members", "exchange", "exchange and members"],
 )
