@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from cluster.ports import DiskFile
@@ -36,12 +37,20 @@ class RealFile:
 
 
 class RealDisk:
-    """See `ports.Disk`. `archive_to` keeps log segments that are no longer needed; without it they are deleted."""
+    """See `ports.Disk`.
 
-    def __init__(self, directory: Path, *, fsync: bool = True, archive_to: Path | None = None) -> None:
+    Args:
+        archive_to: keeps log segments that are no longer needed; without it they are deleted.
+        archives: asked for each such segment; the answer may change while the node runs.
+    """
+
+    def __init__(
+        self, directory: Path, *, fsync: bool = True, archive_to: Path | None = None, archives: Callable[[], bool] = lambda: True
+    ) -> None:
         self._directory = directory
         self._fsync = fsync
         self._archive_to = archive_to
+        self._archives = archives
         for each in (directory, archive_to):
             if each is not None and not each.is_dir():
                 each.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -76,7 +85,7 @@ class RealDisk:
 
     def archive(self, name: str) -> None:
         """Move to the archive, or delete."""
-        if self._archive_to is None:
+        if self._archive_to is None or not self._archives():
             self.remove(name)
         else:
             (self._directory / name).replace(self._archive_to / name)

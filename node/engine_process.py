@@ -125,9 +125,11 @@ def build(config: NodeConfig, known: identity.Identity, modes: Modes) -> Parts:
 
 def _open_disk(config: NodeConfig, known: identity.Identity) -> RealDisk:
     # The way back to the version before exports what was applied since, so the log is kept until the migration is final.
-    keep_log = config.raft.archive_log or bool(switch.former(config.data_path))
-    archive = config.data_path / switch.ARCHIVE if keep_log else None
-    disk = RealDisk(config.data_path / "log", fsync=config.raft.fsync, archive_to=archive)
+    def archives() -> bool:
+        return config.raft.archive_log or switch.may_go_back(config.data_path)
+
+    archive = config.data_path / switch.ARCHIVE if archives() else None
+    disk = RealDisk(config.data_path / "log", fsync=config.raft.fsync, archive_to=archive, archives=archives)
     if known.stage is identity.Stage.STARTED and hardstate.load(disk) is None:
         raise DataDirectoryError(
             f"{config.data_path / 'log'}: the term and the vote of this node are gone. {identity.REJOIN_ADVICE}"

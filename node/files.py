@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -26,6 +28,24 @@ def write_new(path: Path, data: bytes, mode: int = 0o644) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def write_lines(path: Path, lines: Iterable[bytes], mode: int) -> None:
+    """Create a file of lines, durable, and whole or not there.
+
+    Raises:
+        FileExistsError: there is one.
+    """
+    if path.exists():
+        raise FileExistsError(errno.EEXIST, "is there already; name another file", str(path))
+    draft = path.with_name(path.name + ".new")
+    draft.unlink(missing_ok=True)
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb") as file:
+        file.writelines(line + b"\n" for line in lines)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, path)
+    sync_directory(path.parent)
 
 
 def replace(path: Path, data: bytes, mode: int = 0o644) -> None:

@@ -50,13 +50,13 @@ class SnapshotAbiError(SnapshotError):
 
 
 class UnknownAbiError(SnapshotError):
-    """No description of this ABI is known: the data is of a later version, or of one that was never released."""
+    """No description of this ABI is known: the data is of a later version, or of one that was never released.
 
-    def __init__(self, abi: str, known: list[str]) -> None:
-        super().__init__(
-            f"ABI {abi} is not known to this software: a later version or one that was never released wrote it. "
-            f"Known: {', '.join(known)}"
-        )
+    `writer` says what wrote it, where that is known.
+    """
+
+    def __init__(self, abi: str, known: list[str], writer: str = "a later version or one that was never released") -> None:
+        super().__init__(f"ABI {abi} is not known to this software: {writer} wrote it. Known: {', '.join(known)}")
         self.abi = abi
 
 

@@ -14,7 +14,7 @@ from node.cli.output import print_json, show, table
 from node.cli.session import json_option
 from node.errors import DataDirectoryError, DirectoryError, SetupError
 from node.migration import switch
-from node.migration.back import WayBack, way_back
+from node.migration.back import WayBack, ways_back
 from node.migration.rehearsal import Place, Rehearsal, places, rehearse
 from node.processes import PID_FILE, PidFile
 from node.txlog import to_lines
@@ -194,12 +194,13 @@ def _size(count: int) -> str:
 @click.option(
     "--without-export", is_flag=True, help="Go back without them: another node has exported them, or they are not wanted."
 )
-@click.option("--secrets", is_flag=True, help="Export the secrets of API keys too.")
-def rollback(directory: Path, out: Path | None, without_export: bool, secrets: bool) -> None:
+@click.option("--without-secrets", is_flag=True, help="Leave the secrets of API keys out of the export.")
+def rollback(directory: Path, out: Path | None, without_export: bool, without_secrets: bool) -> None:
     """Return to the data from before the latest migration; then start the version that wrote it.
 
     Every command that was applied since is undone, also those that were acknowledged: clients were told of orders and trades that
-    did not happen any more. They are exported first. Stop all nodes of the cluster and go back on all of them.
+    did not happen any more. They are exported first. Stop all nodes of the cluster and go back on all of them; if that was
+    interrupted, give the command again.
     """
     if (out is None) == (not without_export):
         raise click.UsageError("expected --export DIR or --without-export")
@@ -207,12 +208,15 @@ def rollback(directory: Path, out: Path | None, without_export: bool, secrets: b
         found = places(directory)
         for place in found:
             stack.callback(PidFile.acquire(place.data / PID_FILE).release)
-        ways = [(place, way_back(place.data)) for place in found]
+        names = {place.data: _name(place) for place in found}
+        ways = ways_back(list(names))
+        for data in names.keys() - ways.keys():
+            click.echo(f"{names[data]}: is back already")
         if out is not None:
-            _export_all(ways, out, secrets)
-        for place, way in ways:
-            switch.go_back(place.data, way.record)
-            click.echo(f"{_name(place)}: back at ABI {way.record.from_abi}, log up to index {way.record.last_index:,}")
+            _export_all([(place, ways[place.data]) for place in found if place.data in ways], out, not without_secrets)
+        for data, way in ways.items():
+            switch.go_back(data, way.record)
+            click.echo(f"{names[data]}: back at ABI {way.record.from_abi}, log up to index {way.record.last_index:,}")
 
 
 def _name(place: Place) -> str:
@@ -242,8 +246,6 @@ def _export(place: Place, way: WayBack, out: Path, secrets: bool) -> tuple[Path,
     out.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = out / f"{place.node_id or 'node'}-since-migration.jsonl"
     if path.exists():
-        raise DirectoryError(f"{path} is there already; nothing was undone")
-    lines = list(to_lines(way.txlog(), secrets=secrets))
-    files.write_new(path, b"".join(line + b"\n" for line in lines), 0o600)
-    files.sync_directory(out)
+        raise DirectoryError(f"{path} is there already, and nothing was undone; name another directory")
+    files.write_lines(path, to_lines(way.txlog(), secrets=secrets), 0o600)
     return path, sum(len(entry.batch.commands) for entry in way.since())

@@ -43,7 +43,7 @@ def init(directory: Path, nodes: str, base_port: int, host: str, cluster_id: str
 
 @click.group()
 def node() -> None:
-    """One node, in the foreground."""
+    """One node: start it in the foreground, stop it in order."""
 
 
 @node.command()

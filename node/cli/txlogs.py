@@ -10,6 +10,7 @@ import click
 import msgspec
 from rich.text import Text
 
+from node import files
 from node import txlog as logs
 from node.cli.output import instant, plain, print_json, show, table
 from node.cli.records import node_config_path
@@ -47,7 +48,7 @@ def _opened(source: Path, node_id: str | None) -> tuple[logs.Txlog, NodeConfig |
 @node_option
 @click.option("--without-secrets", is_flag=True, help="Leave out the secrets of API keys. Hashes will differ then.")
 def export_log(source: Path, target: Path, node_id: str | None, without_secrets: bool) -> None:
-    """Write the log into FILE (default: the standard output) as JSON lines, an entry a line.
+    """Write the log into the new FILE (default: the standard output) as JSON lines, an entry a line.
 
     The log of a node that runs may end with entries that are not committed yet.
     """
@@ -56,9 +57,7 @@ def export_log(source: Path, target: Path, node_id: str | None, without_secrets:
         for line in lines:
             click.echo(line)
         return
-    target.touch(mode=0o600)
-    with target.open("wb") as file:
-        file.writelines(line + b"\n" for line in lines)
+    files.write_lines(target, lines, 0o600)
     click.echo(f"{target} is written")
 
 

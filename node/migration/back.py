@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,3 +71,23 @@ def way_back(data: Path) -> WayBack:
     if not records:
         raise DataDirectoryError(f"{data}: there is no migration that could be undone: none was made, or it was finalized")
     return WayBack(data, records[-1])
+
+
+def ways_back(directories: Sequence[Path]) -> dict[Path, WayBack]:
+    """How to undo the latest migration of several nodes. Those that are back already, where that was interrupted, are left out.
+
+    Raises:
+        DataDirectoryError: one of the others has no migration that could be undone.
+    """
+    ways: dict[Path, WayBack] = {}
+    faults: dict[Path, DataDirectoryError] = {}
+    for data in directories:
+        try:
+            ways[data] = way_back(data)
+        except DataDirectoryError as error:
+            faults[data] = error
+    back_at = {way.record.from_abi for way in ways.values()}
+    for data, fault in faults.items():
+        if look(data).abi not in back_at:
+            raise fault
+    return ways

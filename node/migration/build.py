@@ -93,6 +93,7 @@ class Builder:
             OSError: the disk is full, or cannot be read or written.
         """
         started = time.monotonic()
+        self._check_space()
         self._out.mkdir(mode=0o700)
         (self._out / SNAPSHOTS).mkdir(mode=0o700)
         before, after, index = self._snapshot()
@@ -113,6 +114,18 @@ class Builder:
             _bytes(self._found.snapshot) + _bytes(self._found.data / LOG),
             _bytes(self._out),
         )
+
+    def _check_space(self) -> None:
+        """Refuse what would fill the disk, before anything is written. What is made is about as large as what is there."""
+        place = self._out.parent
+        snapshot, log = _bytes(self._found.snapshot), _bytes(self._found.data / LOG)
+        # On the same file system the snapshot is read by hard links, on another one from a copy.
+        copy = snapshot if place.stat().st_dev != self._found.data.stat().st_dev else 0
+        needed, free = snapshot + log + copy, shutil.disk_usage(place).free
+        if free < needed:
+            raise MigrationError(
+                "the disk has room", str(place), f"expected {needed / 1e6:,.1f} MB free, found {free / 1e6:,.1f} MB"
+            )
 
     def _snapshot(self) -> tuple[Rows, Rows, int]:
         if self._found.snapshot is None:

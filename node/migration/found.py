@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.log import segment_abis
 from node.errors import DataDirectoryError
+from snapshots.abi.releases import Releases
+from snapshots.errors import UnknownAbiError
 from snapshots.manifest import Manifest
 from snapshots.naming import snapshot_paths
 from snapshots.seal import read_seal
@@ -28,6 +31,30 @@ class Found:
     def writer(self) -> str:
         """The software that wrote the newest snapshot, for a person."""
         return f"software {self.manifest.software}" if self.manifest is not None else "software that left no snapshot"
+
+
+def check_known(found: Found, releases: Releases, own: str) -> None:
+    """Refuse data whose ABI has no description here; by the versions, a later one is told from one that was never released.
+
+    Args:
+        own: the version of this software.
+
+    Raises:
+        UnknownAbiError: naming who wrote it.
+    """
+    if found.abi is None or found.abi in releases.abis:
+        return
+    known = [releases.title(abi) for abi in releases.abis]
+    if found.manifest is None:
+        raise UnknownAbiError(found.abi, known)
+    writer = found.manifest.software
+    what = "later than" if _order(writer) > _order(own) else "a build that was never released, not later than"
+    raise UnknownAbiError(found.abi, known, f"version {writer}, {what} this one ({own}),")
+
+
+def _order(version: str) -> list[int]:
+    """A version's numbers, to compare by."""
+    return [int(number) for number in re.findall(r"\d+", version)]
 
 
 def look(data: Path) -> Found:

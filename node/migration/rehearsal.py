@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from node import software
 from node.config import NodeConfig
 from node.config_file import load
 from node.errors import DirectoryError
 from node.migration.build import Builder, Built, Progress
-from node.migration.found import LOG, SNAPSHOTS, Found, look
+from node.migration.found import LOG, SNAPSHOTS, Found, check_known, look
 from node.migration.start import SCRIPTS
 from snapshots import tsv
 from snapshots.abi import ABI
@@ -90,6 +91,7 @@ def rehearse(
     known = known or Chains(scripts=place.scripts)
     wanted = known.releases.schema(target).abi
     found = look(place.data)
+    check_known(found, known.releases, software.version())
     steps = known.find(found.abi, wanted) if found.abi is not None else []
     if not steps:
         return Rehearsal(place, found, wanted, None, known)

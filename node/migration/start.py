@@ -10,7 +10,7 @@ from node import software
 from node.config import NodeConfig
 from node.migration import switch
 from node.migration.build import Builder, Built
-from node.migration.found import Found, look
+from node.migration.found import Found, check_known, look
 from snapshots import durable
 from snapshots.abi import ABI
 from snapshots.migration.chain import Chains
@@ -54,6 +54,7 @@ def at_start(config: NodeConfig, known: Chains | None = None) -> Built | None:
 
 def _migrate(config: NodeConfig, found: Found, known: Chains) -> Built:
     assert found.abi is not None
+    check_known(found, known.releases, software.version())
     out = switch.draft(config.data_path)
     steps = known.find(found.abi, ABI)
     for step in steps:

@@ -62,6 +62,11 @@ def former(data: Path) -> list[Record]:
     return sorted(records, key=lambda record: record.migrated_at)
 
 
+def may_go_back(data: Path) -> bool:
+    """Whether there is a migration that was not finalized yet."""
+    return any((data / FORMER).glob(f"*/{RECORD}"))
+
+
 def draft(data: Path) -> Path:
     """Where migrated data is made; what an interrupted migration left there is gone."""
     for name in (DRAFT, *(part + durable.TRASH for part in (READY, BACK, _UNDONE, FORMER, ARCHIVE))):
@@ -138,9 +143,18 @@ def go_back(data: Path, record: Record) -> None:
 
 
 def finalize(data: Path, *, keep_archive: bool) -> int:
-    """Delete all former data, and log segments that were only kept for the way back. How many migrations were made final."""
+    """Delete all former data, and log segments that were only kept for the way back. How many migrations were made final.
+
+    The node may run. Its archive directory stays, since it may be about to move a segment there.
+
+    Raises:
+        DataDirectoryError: a switch is under way.
+    """
+    if (data / READY).is_dir() or (data / BACK).is_dir():
+        raise DataDirectoryError(f"{data}: a switch between former and migrated data is under way; start the node first")
     records = former(data)
     durable.discard(data / FORMER)
-    if not keep_archive:
-        durable.discard(data / ARCHIVE)
+    if records and not keep_archive and (data / ARCHIVE).is_dir():
+        for path in (data / ARCHIVE).iterdir():
+            path.unlink()
     return len(records)

@@ -107,6 +107,16 @@ def test_segments_go_to_the_archive_or_away(tmp_path: Path) -> None:
     assert (tmp_path / "archive" / "a").read_bytes() == b"x"
 
 
+def test_whether_a_segment_is_kept_is_asked_each_time(tmp_path: Path) -> None:
+    answers = iter([True, False])
+    disk = RealDisk(tmp_path / "log", archive_to=tmp_path / "archive", archives=lambda: next(answers))
+    for name in ("a", "b"):
+        disk.replace(name, b"x")
+        disk.archive(name)
+    assert disk.names() == []
+    assert [path.name for path in (tmp_path / "archive").iterdir()] == ["a"]
+
+
 def test_others_cannot_read(tmp_path: Path) -> None:
     disk = RealDisk(tmp_path / "log")
     disk.open("a").close()

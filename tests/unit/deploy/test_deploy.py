@@ -7,9 +7,11 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
+import yaml
 
 from node import stop_times
 from node.cli.program import main
@@ -56,7 +58,10 @@ def test_the_command_lines_are_those_of_the_program(path: Path, pattern: str) ->
         words = shlex.split(line.replace(",", " ").replace("$((${HOSTNAME##*-} + 1))", "1"))
         command: click.Command = main
         while isinstance(command, click.Group):
-            command = command.commands[words.pop(0)]
+            name = words.pop(0)
+            named = command.get_command(click.Context(command), name)
+            assert named is not None, f"{path}: no command {name}"
+            command = named
         command.make_context("test", words)
 
 
@@ -96,3 +101,36 @@ def test_the_image_has_what_it_names() -> None:
         for name in names.split():
             assert (ROOT / name).exists(), name
     assert found(r"^STOPSIGNAL (.*)$", IMAGE) == ["SIGTERM"]
+
+
+def documents(path: Path) -> list[dict[str, Any]]:
+    """All documents of a YAML file."""
+    return [dict(document) for document in yaml.safe_load_all(path.read_text(encoding="utf-8"))]
+
+
+def test_the_compose_file_gives_each_service_a_node_of_its_own() -> None:
+    (compose,) = documents(COMPOSE)
+    for name, service in compose["services"].items():
+        assert service["command"] == ["node", "start", "--config", f"/srv/{name}/node.toml"]
+        assert service["volumes"] == [f"./cluster/{name}:/srv/{name}"]
+        assert (service["hostname"], service["stop_signal"], service["restart"]) == (name, "SIGTERM", "on-failure")
+        assert int(service["stop_grace_period"].removesuffix("s")) > stop_times.NODE
+    assert list(compose["services"]) == ["n1", "n2", "n3"]
+
+
+def test_the_stateful_set_fits_together() -> None:
+    service, budget, nodes = documents(STATEFUL_SET)
+    assert [each["kind"] for each in (service, budget, nodes)] == ["Service", "PodDisruptionBudget", "StatefulSet"]
+    spec, pod = nodes["spec"], nodes["spec"]["template"]["spec"]
+    labels = nodes["spec"]["template"]["metadata"]["labels"]
+    assert spec["serviceName"] == service["metadata"]["name"]
+    assert spec["selector"]["matchLabels"] == budget["spec"]["selector"]["matchLabels"] == service["spec"]["selector"] == labels
+    assert pod["terminationGracePeriodSeconds"] > stop_times.NODE
+    (container,) = pod["containers"]
+    published = {port["name"]: port["port"] for port in service["spec"]["ports"]}
+    assert {port["name"]: port["containerPort"] for port in container["ports"]} == published
+    assert {container[probe]["httpGet"]["port"] for probe in ("livenessProbe", "readinessProbe")} <= set(published)
+    volumes = {volume["name"] for volume in (*pod["volumes"], *(claim["metadata"] for claim in spec["volumeClaimTemplates"]))}
+    for each in (container, *pod["initContainers"]):
+        assert {mount["name"] for mount in each["volumeMounts"]} <= volumes
+    assert len([name for name in volumes if name != "data"]) == spec["replicas"]

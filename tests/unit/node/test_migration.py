@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -19,17 +21,19 @@ from cluster.log import DurableLog
 from cluster.messages import COMMAND
 from cluster.ports import LogEntry
 from cluster.storage import RealDisk, RealFile
+from node import software
 from node.config import NodeConfig
 from node.config_file import load
 from node.errors import DataDirectoryError, DirectoryError
 from node.marks import mark_of
 from node.migration import switch
-from node.migration.back import way_back
-from node.migration.found import LOG, SNAPSHOTS, look
+from node.migration.back import way_back, ways_back
+from node.migration.found import LOG, SNAPSHOTS, check_known, look
 from node.migration.rehearsal import places, rehearse
 from node.migration.start import at_start
 from node.setup import initialise
 from snapshots.abi import ABI
+from snapshots.abi.releases import Releases
 from snapshots.errors import MigrationError, SnapshotDamagedError, UnknownAbiError
 from snapshots.migration.chain import Chains
 from snapshots.migration.codec import Values
@@ -231,6 +235,18 @@ def test_a_disk_that_takes_no_snapshot_changes_nothing(config: NodeConfig, old: 
     assert contents(config.data_path) == old
 
 
+def test_too_little_room_is_told_before_anything_is_written(
+    config: NodeConfig, old: dict[str, bytes], known: Chains, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=10_000))
+    with pytest.raises(MigrationError, match=r"the disk has room: .*: expected \d\.\d MB free, found 0\.0 MB"):
+        at_start(config, known)
+    with pytest.raises(MigrationError, match="the disk has room"):
+        rehearse(places(Path(config.directory).parent)[0], known=known)
+    assert contents(config.data_path) == old
+    assert not (config.data_path / switch.DRAFT).exists()
+
+
 def test_a_flipped_bit_is_refused_before_anything_else(config: NodeConfig, old: dict[str, bytes], known: Chains) -> None:
     victim = next(path for path in sorted((config.data_path / SNAPSHOTS).rglob("*.sst")))
     data = bytearray(victim.read_bytes())
@@ -242,8 +258,16 @@ def test_a_flipped_bit_is_refused_before_anything_else(config: NodeConfig, old: 
 
 
 def test_an_abi_that_is_newer_or_unknown_is_refused(config: NodeConfig, old: dict[str, bytes]) -> None:
-    with pytest.raises(UnknownAbiError, match=f"ABI {ONE.abi} is not known to this software: a later version"):
+    found = look(config.data_path)
+    assert found.manifest is not None
+    told = f"ABI {ONE.abi} is not known to this software: "
+    with pytest.raises(UnknownAbiError, match=told + f"version {software.version()}, a build that was never released, not later"):
         at_start(config)
+    later = replace(found, manifest=msgspec.structs.replace(found.manifest, software="0.10.0"))
+    with pytest.raises(UnknownAbiError, match=told + r"version 0\.10\.0, later than this one \(0\.9\), wrote it"):
+        check_known(later, Releases(), "0.9")
+    with pytest.raises(UnknownAbiError, match=told + "a later version or one that was never released"):
+        check_known(replace(found, manifest=None), Releases(), "0.9")
     assert contents(config.data_path) == old
 
 
@@ -368,13 +392,52 @@ def test_a_gap_in_what_came_since_is_told(config: NodeConfig, old: dict[str, byt
 
 def test_once_final_there_is_no_way_back(config: NodeConfig, old: dict[str, bytes], known: Chains) -> None:
     at_start(config, known)
-    (config.data_path / switch.ARCHIVE).mkdir()
+    kept = config.data_path / switch.ARCHIVE / "log-00000000000000000001.seg"
+    kept.parent.mkdir()
+    kept.write_bytes(b"x")
+    assert switch.may_go_back(config.data_path)
     assert switch.finalize(config.data_path, keep_archive=False) == 1
     assert switch.former(config.data_path) == []
-    assert not (config.data_path / switch.ARCHIVE).exists()
+    assert not switch.may_go_back(config.data_path)
+    assert not kept.exists()
+    assert kept.parent.is_dir(), "a running node may be about to move a segment there"
+    kept.write_bytes(b"x")
+    assert switch.finalize(config.data_path, keep_archive=False) == 0
+    assert kept.exists(), "where nothing was made final, it is somebody's archive"
     with pytest.raises(DataDirectoryError, match="it was finalized"):
         way_back(config.data_path)
     check_migrated(config)
+
+
+@pytest.mark.parametrize("name", [switch.READY, switch.BACK])
+def test_a_switch_under_way_is_not_made_final(name: str, config: NodeConfig, old: dict[str, bytes], known: Chains) -> None:
+    at_start(config, known)
+    (config.data_path / name).mkdir()
+    with pytest.raises(DataDirectoryError, match="a switch between former and migrated data is under way"):
+        switch.finalize(config.data_path, keep_archive=False)
+    assert len(switch.former(config.data_path)) == 1
+
+
+def migrated_nodes(template: Path, directory: Path, known: Chains) -> list[Path]:
+    for config in (configs := [new_node(template, directory / name) for name in ("first", "second")]):
+        with_data(config, template)
+        at_start(config, known)
+    return [config.data_path for config in configs]
+
+
+def test_a_way_back_that_was_interrupted_between_two_nodes_goes_on(template: Path, tmp_path: Path, known: Chains) -> None:
+    first, second = directories = migrated_nodes(template, tmp_path, known)
+    ways = ways_back(directories)
+    assert list(ways) == directories
+    switch.go_back(first, ways[first].record)
+    assert list(ways_back(directories)) == [second]
+
+
+def test_a_node_that_cannot_go_back_holds_up_the_others(template: Path, tmp_path: Path, known: Chains) -> None:
+    directories = migrated_nodes(template, tmp_path, known)
+    switch.finalize(directories[1], keep_archive=False)
+    with pytest.raises(DataDirectoryError, match=f"{directories[1]}: .* it was finalized"):
+        ways_back(directories)
 
 
 # ---------------------------------------------------------------------- executables

@@ -117,7 +117,7 @@ def test_the_way_back_and_the_end_of_it(run: Run, data: Path, tmp_path: Path) ->
     assert f"back at ABI {ONE.abi}" in told
     assert (tmp_path / "since" / "n1-since-migration.jsonl").read_text().count("\n") == 1
     migrated(data)
-    assert "is there already; nothing was undone" in run("rollback", "cluster", "--export", "since", code=1).stderr
+    assert "is there already, and nothing was undone" in run("rollback", "cluster", "--export", "since", code=1).stderr
     lock = PidFile.acquire(data / PID_FILE)
     assert "a node runs on this data directory" in run("rollback", "cluster", "--without-export", code=1).stderr
     lock.release()
