@@ -64,7 +64,7 @@ class Hunt:
 
 UNHEARD = Faults(isolate=0.02, cut=0.0, crash=0.0, one_way=1.0)
 HUNTS = {
-    "two_changes_at_once": Hunt(range(15, 45), 300, UNHEARD, Changes(add=0.02, remove=0.1)),
+    "two_changes_at_once": Hunt(range(15, 120), 300, UNHEARD, Changes(add=0.02, remove=0.1)),
     "learners_count": Hunt(faults=Faults(isolate=0.01, cut=0.02), changes=Changes(add=0.05, remove=0.0, read_only=1.0)),
 }
 
