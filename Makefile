@@ -34,6 +34,9 @@ bench-snapshots: $(STAMP) ## what snapshots cost an engine with ORDERS (default 
 bench-install: $(STAMP) ## what it costs the others when a node comes back with a snapshot of ORDERS (default 150000) orders under load
 	$(BIN)/python -m tests.benchmarks.install --orders $(or $(ORDERS),150000)
 
+bench-loading: $(STAMP) ## how long a node takes to load a snapshot with ORDERS (default 1000000) resting orders
+	$(BIN)/python -m tests.benchmarks.loading --orders $(or $(ORDERS),1000000)
+
 soak: $(STAMP) ## kill and stop nodes of a loaded cluster at random for MINUTES (default 10)
 	$(BIN)/python -m loadtest.soak --minutes $(or $(MINUTES),10) --report docs/reliability.md
 

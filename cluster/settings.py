@@ -23,6 +23,10 @@ CHUNK_BYTES = 256 * 1024
 CHUNKS_IN_FLIGHT = 4
 """Pieces under way at a time: enough to keep a link busy, too few to delay heartbeats."""
 
+TRANSFER_BYTES_PER_SECOND = 16 * 1024 * 1024
+"""How fast a snapshot goes to a peer. As fast as it can, it takes link, disk and processor from the commits: the peer will be loading it for longer
+than it takes to send it at this rate."""
+
 SNAPSHOT_ENTRIES = 20_000
 """Log entries after which a snapshot is taken, whatever is in them: all entries behind the newest snapshot are in memory."""
 

@@ -18,7 +18,7 @@ import msgspec
 from cluster import messages as m
 from cluster.errors import RaftFatalError
 from cluster.ports import Clock, SnapshotMark, SnapshotRefusedError, Snapshots, SnapshotSink, SnapshotSource
-from cluster.settings import CHUNK_BYTES, CHUNKS_IN_FLIGHT, OFFER_AGAIN, TRANSFER_TIMEOUT
+from cluster.settings import CHUNK_BYTES, CHUNKS_IN_FLIGHT, OFFER_AGAIN, TRANSFER_BYTES_PER_SECOND, TRANSFER_TIMEOUT
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,7 @@ class _Sending:
     source: SnapshotSource
     term: int
     heard: float
+    begun: float
     sent: int = 0
     acknowledged: int = 0
 
@@ -71,7 +72,7 @@ class Senders:
             log.warning("%s has not taken the snapshot at index %d (its log says why): it is sent again", peer, index)
         source = self._snapshots.open_source()
         log.info("sending the snapshot at index %d (%d bytes) to %s", source.mark.index, source.size, peer)
-        self._sending[peer] = _Sending(source, term, self._clock())
+        self._sending[peer] = _Sending(source, term, heard=self._clock(), begun=self._clock())
         return True
 
     def disconnected(self, peer: str) -> None:
@@ -111,7 +112,7 @@ class Senders:
         return list(self._pieces(sending))
 
     def due(self, term: int) -> Iterator[tuple[str, m.SnapshotChunk]]:
-        """First pieces of new transfers; drops those of an older term and those that nobody answers."""
+        """The pieces whose time has come; drops transfers of an older term and those that nobody answers."""
         for peer, sending in list(self._sending.items()):
             if sending.term != term or self._clock() - sending.heard > TRANSFER_TIMEOUT:
                 self.drop(peer)
@@ -121,7 +122,10 @@ class Senders:
 
     def _pieces(self, sending: _Sending) -> Iterator[m.SnapshotChunk]:
         source, mark = sending.source, sending.source.mark
-        while sending.sent < source.size and sending.sent - sending.acknowledged < CHUNK_BYTES * CHUNKS_IN_FLIGHT:
+        burst = CHUNK_BYTES * CHUNKS_IN_FLIGHT
+        paced = burst + int(TRANSFER_BYTES_PER_SECOND * (self._clock() - sending.begun))
+        end = min(source.size, paced, burst + sending.acknowledged)
+        while sending.sent < end:
             data = source.read(sending.sent, CHUNK_BYTES)
             if not data:
                 raise RaftFatalError(f"the snapshot at index {mark.index} ends at byte {sending.sent} of {source.size}")

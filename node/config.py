@@ -63,7 +63,7 @@ class NativeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[http]`: REST and WebSocket. `public_url` is what other nodes tell clients; TLS when `tls` is true.
 
-    `followers`: "forward" commands to the leader, or "redirect" the client there.
+    `followers`: "forward" commands to the leader, or "redirect" the client there. `key_rate`, `address_rate`: requests a second, 0: no limit.
     """
 
     listen: str
@@ -73,6 +73,8 @@ class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     deadline: float = 8.0
     signature_age_max: float = 30.0
     followers: str = "forward"
+    key_rate: float = 1000.0
+    address_rate: float = 1000.0
 
 
 class TlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -47,6 +47,8 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "http.gateways": (0, 64, "processes"),
     "http.deadline": (0.1, 300, "seconds"),
     "http.signature_age_max": (1, 3600, "seconds"),
+    "http.key_rate": (0, 1_000_000, "requests a second"),
+    "http.address_rate": (0, 1_000_000, "requests a second"),
 }
 """Smallest and largest value of each number, and its unit."""
 

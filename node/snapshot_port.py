@@ -47,7 +47,7 @@ class SnapshotPort:
         self._store = store
         self._machine = machine
         self._software = software
-        self._load = load or (lambda manifest: Engine.restore(store.load(manifest)))
+        self._load = load or (lambda manifest: Engine.restore(store.load(manifest), verified=True))
         self._now_ns = now_ns
         self._job: WriteJob | None = None
         self._base: int | None = 0

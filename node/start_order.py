@@ -70,6 +70,6 @@ def loader(config: NodeConfig, store: SnapshotStore) -> Callable[[Manifest], Eng
             from_log = False
             log.info("building the state at index %d from the log", manifest.index)
             return rebuilt_snapshot(config, manifest)
-        return Engine.restore(store.load(manifest))
+        return Engine.restore(store.load(manifest), verified=True)
 
     return load

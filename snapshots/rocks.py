@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,9 +39,12 @@ _TRANSIENT = ("LOCK", "LOG")
 """Files that say nothing of the contents; RocksDB makes them anew."""
 
 WRITE_BUFFER_BYTES = 32 * 1024 * 1024
-PIECE_ROWS = 1_000
+READ_ROWS = 50_000
+"""Rows are read in pieces of that many: while one is read, another thread hashes the one before, which needs the interpreter only to begin."""
+
 GARBAGE_RATIO = 2
-"""A table whose files hold more entries than that many times its rows is written anew."""
+GARBAGE_ROWS = 1_000
+"""A table whose files hold more entries than that many times its rows, and so many more, is written anew."""
 
 FILES_MAX = 24
 """So is a table in more files than that: each is asked for each row."""
@@ -121,7 +126,7 @@ class RocksWriter:
             family.flush(True)
             stored = _ENTRIES.search(family.property_value("rocksdb.aggregated-table-properties") or "")
             files = int(family.property_value("rocksdb.num-files-at-level0") or 0)
-            if files > FILES_MAX or (stored and int(stored[1]) > GARBAGE_RATIO * counts.get(name, 0) + PIECE_ROWS):
+            if files > FILES_MAX or (stored and int(stored[1]) > GARBAGE_RATIO * counts.get(name, 0) + GARBAGE_ROWS):
                 _compact(family)
                 compacted.append(name)
         return compacted
@@ -147,12 +152,18 @@ class RocksWriter:
 
 def _read_tables(database: Any, counts: Mapping[str, int], keep: Keep | None) -> tuple[list[TableSummary], bytes]:
     hasher = RowHasher()
-    for name, count in counts.items():
-        hasher.begin(name, count)
-        for piece in _pieces(database.get_column_family(name)):
-            hasher.rows(piece)
-            if keep is not None:
-                keep(name, piece)
+    with ThreadPoolExecutor(1, "row hasher") as thread:
+        for name, count in counts.items():
+            hasher.begin(name, count)
+            hashed: Future[None] | None = None
+            for piece in _pieces(database.get_column_family(name)):
+                if hashed is not None:
+                    hashed.result()
+                hashed = thread.submit(hasher.rows, piece)
+                if keep is not None:
+                    keep(name, piece)
+            if hashed is not None:
+                hashed.result()
     return hasher.finish()
 
 
@@ -223,13 +234,8 @@ def _compare_manifest(directory: Path, database: Any, manifest: Manifest) -> Non
 
 
 def _pieces(family: Any) -> Iterator[list[Row]]:
-    piece: list[Row] = []
-    for row in family.items():
-        piece.append(row)
-        if len(piece) == PIECE_ROWS:
-            yield piece
-            piece = []
-    if piece:
+    rows = family.items()
+    while piece := list(islice(rows, READ_ROWS)):
         yield piece
 
 

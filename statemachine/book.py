@@ -9,7 +9,7 @@ Costs, with L levels: adding to a level that exists and removing from a level O(
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import cast
 
 from sortedcontainers import SortedDict
@@ -45,7 +45,7 @@ class PriceLevel:
 class BookSide:
     """All resting orders that buy, or all that sell.
 
-    Change:   `add`, `remove`, `reduce`
+    Change:   `add`, `remove`, `reduce`, `fill`
     Look:     `best`, `limit_key`, `crosses`, `in_order`, `resting`
     """
 
@@ -67,6 +67,19 @@ class BookSide:
                 self.best = level
         level.orders[order.order_id] = order
         level.total += order.remaining
+
+    def fill(self, orders: Iterable[OrderState]) -> None:
+        """`add` each of these, in time order, to a side that is empty. O(orders + L log L)."""
+        assert not self.levels, "the side is not empty"
+        levels: dict[int, PriceLevel] = {}
+        for order in orders:
+            level = levels.get(order.price)
+            if level is None:
+                level = levels[order.price] = PriceLevel(order.price, order.price * self.direction)
+            level.orders[order.order_id] = order
+            level.total += order.remaining
+        self.levels.update((level.key, level) for level in levels.values())
+        self.best = self.levels.peekitem(0)[1] if levels else None
 
     def remove(self, order: OrderState) -> None:
         """Take an order out, with whatever remains of it. O(1), O(log L) when it was the last of its level."""

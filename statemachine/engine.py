@@ -14,14 +14,14 @@ from hashlib import blake2b
 
 import msgspec
 
-from statemachine import invariants, persistence
+from statemachine import invariants, loading, persistence
 from statemachine.admission import Refusal, bad_command_id, bad_name, is_command_id, is_name
 from statemachine.changes import Frozen
 from statemachine.commands import AnyCommand, Batch
 from statemachine.events import AnyOutcome, Applied, OrderState, Rejected
 from statemachine.handlers import OPERATOR_HANDLERS, TRADER_HANDLERS
 from statemachine.limits import OPERATOR
-from statemachine.remember import ANY_CONTENTS, fingerprint, fingerprint_fits, outcome_of
+from statemachine.remember import ANY_CONTENTS, fingerprint, fingerprint_fits, outcome_of, pack
 from statemachine.state import Account, State
 from statemachine.tables import ApiKeyRow, BalanceRow, CurrencyRow, ProductRow
 from statemachine.types import Reason, Side
@@ -117,7 +117,7 @@ class Engine:
         result = self._carry_out(account, command)
         outcome = self._rejected(result) if isinstance(result, Refusal) else result
         encoded_outcome = _encode(outcome)
-        self._state.outcome_count += memory.remember(self._state.sequence, command.command_id, mark, encoded_outcome)
+        self._state.outcome_count += memory.remember(command.command_id, pack(mark, encoded_outcome))
         return outcome, encoded_outcome
 
     def _carry_out(self, account: Account | None, command: AnyCommand) -> AnyOutcome | Refusal:
@@ -161,14 +161,18 @@ class Engine:
         return self._state.changes.freeze(self._state, whole=whole)
 
     @classmethod
-    def restore(cls, tables: Mapping[str, Iterable[tuple[bytes, bytes]]]) -> Engine:
-        """An engine with the state that `tables()` gave; rows may come in any order. Checked whole.
+    def restore(cls, tables: Mapping[str, Iterable[tuple[bytes, bytes]]], *, verified: bool = False) -> Engine:
+        """An engine with the state that `tables()` gave; rows may come in any order. What they say is checked whole.
+
+        Args:
+            verified: the rows are byte for byte those that `tables()` or `freeze()` of an engine with this schema gave, since their hashes were
+                compared. Saves decoding the remembered outcomes.
 
         Raises:
             StateError: a table is missing or unknown, a row is malformed, or together they break an invariant.
         """
         engine = cls()
-        engine._state = persistence.load(tables)
+        engine._state = loading.load(tables, verified=verified)
         return engine
 
     def full_hash(self) -> bytes:

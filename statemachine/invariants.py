@@ -23,25 +23,37 @@ from statemachine.types import DoneReason, OrderStatus, OrderType, Side, TimeInF
 
 # Looked up once: a state may have millions of orders.
 _remaining, _order_id = attrgetter("remaining"), attrgetter("order_id")
-_OPEN, _DONE, _NOT_DONE = OrderStatus.OPEN, OrderStatus.DONE, DoneReason.NONE
+_DONE, _NOT_DONE = OrderStatus.DONE, DoneReason.NONE
 _LIMIT, _GTC, _BUY = OrderType.LIMIT, TimeInForce.GTC, Side.BUY
 
 
 def check(state: State) -> None:
     """Assert all of it. O(everything)."""
+    check_contents(state)
+    check_arrangement(state)
+
+
+def check_contents(state: State) -> None:
+    """What the rows of the tables say: each is sound, and they fit together. O(everything but the remembered commands)."""
     _check_counters(state)
     _check_money(state)
     for product in state.products.values():
         _check_product(state, product)
-        _check_book(state, product)
     for account in state.accounts.values():
-        _check_account(state, account)
-        _check_orders(state, account)
-    known = sum(len(account.open) + len(account.done) for account in state.accounts.values())
-    assert known == len(state.orders), f"{len(state.orders)} orders are indexed, {known} are known to accounts"
-    resting = sum(len(level.orders) for p in state.products.values() for s in _sides(p) for level in s.in_order())
-    opened = sum(len(account.open) for account in state.accounts.values())
-    assert resting == opened, f"{resting} orders rest on books, {opened} are open"
+        _check_account(account)
+        _check_done(state, account)
+    _check_open(state)
+
+
+def check_arrangement(state: State) -> None:
+    """What is no row's: counts, indexes, queues and books are those of the rows. True after `loading` because of how it builds them."""
+    _check_counts(state)
+    for product in state.products.values():
+        _check_book(state, product)
+    state.operator_memory.check(state.sequence)
+    for account in state.accounts.values():
+        _check_indexes(state, account)
+        account.memory.check(state.sequence)
 
 
 def _sides(product: Product) -> tuple[BookSide, BookSide]:
@@ -55,12 +67,19 @@ def _check_counters(state: State) -> None:
     assert state.last_order_id <= state.sequence, "more orders than commands"
     assert max(state.orders, default=0) <= state.last_order_id, "an order id was not given yet"
     assert OPERATOR not in state.accounts, "the operator has an account"
-    state.operator_memory.check(state.sequence)
+
+
+def _check_counts(state: State) -> None:
     accounts = state.accounts.values()
     assert state.done_count == sum(len(account.done) for account in accounts), "done orders are miscounted"
     assert state.balance_count == sum(len(account.balances) for account in accounts), "balances are miscounted"
     memories = len(state.operator_memory) + sum(len(account.memory) for account in accounts)
     assert state.outcome_count == memories, "outcomes are miscounted"
+    opened = sum(len(account.open) for account in accounts)
+    known = opened + state.done_count
+    assert known == len(state.orders), f"{len(state.orders)} orders are indexed, {known} are known to accounts"
+    resting = sum(len(level.orders) for p in state.products.values() for s in _sides(p) for level in s.in_order())
+    assert resting == opened, f"{resting} orders rest on books, {opened} are open"
 
 
 def _check_money(state: State) -> None:
@@ -99,14 +118,15 @@ def _check_product(state: State, product: Product) -> None:
     assert 0 <= product.maker_fee_ppm <= FEE_PPM_MAX, f"product {name}: maker fee"
     assert 0 <= product.taker_fee_ppm <= FEE_PPM_MAX, f"product {name}: taker fee"
     assert 0 <= product.last_trade_id <= product.sequence, f"product {name}: counters"
-
-
-def _check_book(state: State, product: Product) -> None:
-    """Uncrossed; levels sorted, whole and not empty; orders in them by id, which is by time."""
-    name, orders, accounts = product.product_id, state.orders, state.accounts
     bids, asks = _sides(product)
     if bids.best is not None and asks.best is not None:
         assert bids.best.price < asks.best.price, f"product {name}: the book is crossed"
+
+
+def _check_book(state: State, product: Product) -> None:
+    """Levels sorted, whole and not empty; orders in them by id, which is by time."""
+    name, orders, accounts = product.product_id, state.orders, state.accounts
+    bids, asks = _sides(product)
     for side, orders_side in ((bids, Side.BUY), (asks, Side.SELL)):
         levels = list(side.in_order())
         assert side.best is (levels[0] if levels else None), f"product {name}: the best level is not the best"
@@ -126,59 +146,94 @@ def _check_book(state: State, product: Product) -> None:
                 assert accounts[order.account_id].open.get(order_id) is order, f"order {order_id}: not its account's"
 
 
-def _check_account(state: State, account: Account) -> None:
-    """Holds are those of the orders; bounds; the memory."""
+def _check_account(account: Account) -> None:
+    """Bounds."""
     name = account.account_id
     assert is_name(name), f"account {name!r} is no name"
     assert len(account.open) <= OPEN_ORDERS_PER_ACCOUNT, f"account {name}: too many open orders"
     assert len(account.done) <= DONE_ORDERS_PER_ACCOUNT, f"account {name}: too many done orders"
     assert account.done_count >= len(account.done), f"account {name}: fewer done orders counted than kept"
-    ids = list(account.open)
-    assert ids == sorted(ids), f"account {name}: open orders out of order"
-    holds = dict.fromkeys(account.balances, 0)
-    products = state.products
-    for order in account.open.values():
-        product = products[order.product_id]
-        assert product.base in holds, f"account {name}: no balance of {product.base} for order {order.order_id}"
-        assert product.quote in holds, f"account {name}: no balance of {product.quote} for order {order.order_id}"
-        holds[product.quote if order.side is _BUY else product.base] += order.hold
-    for currency, hold in holds.items():
-        on_hold = account.balances[currency].hold
-        assert on_hold == hold, f"account {name}: {on_hold} {currency} on hold, its orders hold {hold}"
-    account.memory.check(state.sequence)
-    latest: dict[str, OrderState] = {}
-    for order in sorted([*account.open.values(), *account.done], key=_order_id):
-        if order.client_oid:
-            earlier = latest.setdefault(order.client_oid, order)
-            if earlier is not order:
-                assert earlier.status is _DONE, f"account {name}: client_oid {order.client_oid} open twice"
-                latest[order.client_oid] = order
-    assert account.by_client_oid.keys() == latest.keys(), f"account {name}: client_oids"
-    for oid, order in latest.items():
-        assert account.by_client_oid[oid] is order, f"account {name}: client_oid {oid} names another order"
 
 
-def _check_orders(state: State, account: Account) -> None:
-    """Each known order is consistent in itself."""
+def _check_open(state: State) -> None:
+    """Each open order is sound, and together an account's hold what it has on hold.
+
+    In the order of ids, which after a restore is that of the orders in memory: that alone makes it twice as fast as account by account.
+    """
     products = state.products
-    for order in account.open.values():
+    holds = {name: dict.fromkeys(account.balances, 0) for name, account in state.accounts.items()}
+    count = 0
+    for order in state.orders.values():
+        if order.status is _DONE:
+            continue
         product = products[order.product_id]
-        assert order.status is _OPEN, f"{_name(order)}: open, but not so marked"
-        assert order.done_reason is _NOT_DONE, f"{_name(order)}: open, but with a reason for being done"
-        assert order.order_type is _LIMIT, f"{_name(order)}: a market order rests"
-        assert order.time_in_force is _GTC, f"{_name(order)}: rests, but is not good till cancelled"
-        assert order.price > 0, f"{_name(order)}: price {order.price}"
-        assert order.price % product.tick == 0, f"{_name(order)}: price off the tick"
-        assert order.remaining > 0, f"{_name(order)}: nothing remains, but it is open"
-        assert order.remaining % product.lot == 0, f"{_name(order)}: remaining size off the lot"
-        assert order.filled_size + order.remaining <= order.size, f"{_name(order)}: more filled and left than placed"
-        assert order.hold == product.hold_for(order), f"{_name(order)}: holds {order.hold}, needs {product.hold_for(order)}"
+        if not (
+            order.done_reason is _NOT_DONE
+            and order.order_type is _LIMIT
+            and order.time_in_force is _GTC
+            and order.price > 0
+            and order.price % product.tick == 0
+            and order.remaining > 0
+            and order.remaining % product.lot == 0
+            and order.filled_size + order.remaining <= order.size
+            and order.hold == product.hold_for(order)
+        ):
+            raise AssertionError(_fault(order, product))
+        currency, other = (product.quote, product.base) if order.side is _BUY else (product.base, product.quote)
+        held = holds[order.account_id]
+        assert currency in held and other in held, f"{_name(order)}: its account lacks a balance of {currency} or {other}"  # noqa: PT018
+        held[currency] += order.hold
+        count += 1
+    opened = sum(len(account.open) for account in state.accounts.values())
+    assert count == opened, f"{count} orders are marked open, {opened} are"
+    for name, held in holds.items():
+        for currency, hold in held.items():
+            on_hold = state.accounts[name].balances[currency].hold
+            assert on_hold == hold, f"account {name}: {on_hold} {currency} on hold, its orders hold {hold}"
+
+
+def _fault(order: OrderState, product: Product) -> str:
+    """Which of the conditions an open order does not meet."""
+    needed = product.hold_for(order)
+    conditions = {
+        "open, but with a reason for being done": order.done_reason is _NOT_DONE,
+        "a market order rests": order.order_type is _LIMIT,
+        "rests, but is not good till cancelled": order.time_in_force is _GTC,
+        f"price {order.price}": order.price > 0,
+        "price off the tick": order.price % product.tick == 0,
+        "nothing remains, but it is open": order.remaining > 0,
+        "remaining size off the lot": order.remaining % product.lot == 0,
+        "more filled and left than placed": order.filled_size + order.remaining <= order.size,
+        f"holds {order.hold}, needs {needed}": order.hold == needed,
+    }
+    return f"{_name(order)}: {next(text for text, met in conditions.items() if not met)}"
+
+
+def _check_done(state: State, account: Account) -> None:
+    """Each done order is sound."""
     for order in account.done:
         assert order.product_id in state.products, f"{_name(order)}: of an unknown product"
         assert order.status is _DONE, f"{_name(order)}: done, but not so marked"
         assert order.done_reason is not _NOT_DONE, f"{_name(order)}: done without a reason"
         assert order.hold == 0, f"{_name(order)}: done, but holds {order.hold}"
+
+
+def _check_indexes(state: State, account: Account) -> None:
+    """Open orders by id; done ones are found by id, and of those with the same client_oid the latest."""
+    name = account.account_id
+    ids = list(account.open)
+    assert ids == sorted(ids), f"account {name}: open orders out of order"
+    for order in account.done:
         assert state.orders.get(order.order_id) is order, f"{_name(order)}: not indexed"
+    latest: dict[str, OrderState] = {}
+    for order in sorted([*account.open.values(), *account.done], key=_order_id):
+        if order.client_oid:
+            earlier = latest.get(order.client_oid)
+            assert earlier is None or earlier.status is _DONE, f"account {name}: client_oid {order.client_oid} open twice"
+            latest[order.client_oid] = order
+    assert account.by_client_oid.keys() == latest.keys(), f"account {name}: client_oids"
+    for oid, order in latest.items():
+        assert account.by_client_oid[oid] is order, f"account {name}: client_oid {oid} names another order"
 
 
 def _name(order: OrderState) -> str:

@@ -22,11 +22,18 @@ ANY_CONTENTS = bytes(FINGERPRINT_SIZE)
 """The fingerprint of a command that another version remembered, in another encoding: its contents cannot be compared any more. The same
 id gets the first outcome, whatever the contents."""
 
-_SEQUENCE_SIZE = 8
-_OUTCOME_AT = _SEQUENCE_SIZE + FINGERPRINT_SIZE
 _CHUNK = 128
 
+
+class _OutcomeHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What every outcome begins with."""
+
+    tag: int
+    sequence: int
+
+
 _decoder: msgspec.msgpack.Decoder[AnyOutcome] = msgspec.msgpack.Decoder(AnyOutcome)
+_head_decoder = msgspec.msgpack.Decoder(_OutcomeHead)
 
 
 def fingerprint(encoded_command: bytes) -> bytes:
@@ -78,12 +85,12 @@ class OutcomeMemory:
         """The packed entry of a command, for `fingerprint_of` and `outcome_of`."""
         return self._packed.get(command_id)
 
-    def remember(self, sequence: int, command_id: str, fingerprint: bytes, outcome: bytes) -> int:
-        """Keep the encoded outcome of a command that is not remembered yet; the oldest goes when there are too many.
+    def remember(self, command_id: str, packed: bytes) -> int:
+        """Keep the entry (see `pack`) of a command that is not remembered yet; the oldest goes when there are too many.
 
         Returns by how many the memory has grown: 1, or 0.
         """
-        packed = self._packed[command_id] = sequence.to_bytes(_SEQUENCE_SIZE, "big") + fingerprint + outcome
+        self._packed[command_id] = packed
         newest = self._chunks[-1]
         newest.append(command_id)
         newest.append(packed)
@@ -94,6 +101,14 @@ class OutcomeMemory:
             return 1
         self._forget_oldest()
         return 0
+
+    def fill(self, command_ids: list[str], packed: list[bytes]) -> None:
+        """Remember entries (see `pack`), oldest first, in a memory that is empty. An id that comes twice is one entry too few. O(entries)."""
+        assert not self.remembered, "the memory is not empty"
+        self._packed = dict(zip(command_ids, packed, strict=True))
+        turns = [part for entry in zip(command_ids, packed, strict=True) for part in entry]
+        self._chunks = deque(turns[at : at + 2 * _CHUNK] for at in range(0, len(turns) + 1, 2 * _CHUNK))
+        self.remembered = len(packed)
 
     def _forget_oldest(self) -> None:
         del self._packed[cast("str", self._chunks[0][2 * self._gone])]
@@ -123,6 +138,11 @@ class OutcomeMemory:
         assert count == len(self._packed), "the memory's queue and its entries disagree"
 
 
+def pack(fingerprint: bytes, outcome: bytes) -> bytes:
+    """The entry of a command with this fingerprint: it and the encoded outcome, which says the sequence."""
+    return fingerprint + outcome
+
+
 def fingerprint_fits(packed: bytes, mark: bytes) -> bool:
     """Whether a packed entry is of a command with this fingerprint, as far as that can be told."""
     return mark == ANY_CONTENTS or fingerprint_of(packed) in (mark, ANY_CONTENTS)
@@ -130,17 +150,17 @@ def fingerprint_fits(packed: bytes, mark: bytes) -> bool:
 
 def fingerprint_of(packed: bytes) -> bytes:
     """The fingerprint in a packed entry."""
-    return packed[_SEQUENCE_SIZE:_OUTCOME_AT]
-
-
-def sequence_of(packed: bytes) -> int:
-    """The sequence in a packed entry."""
-    return int.from_bytes(packed[:_SEQUENCE_SIZE], "big")
+    return packed[:FINGERPRINT_SIZE]
 
 
 def packed_outcome(packed: bytes) -> bytes:
     """The outcome in a packed entry, as msgpack."""
-    return packed[_OUTCOME_AT:]
+    return packed[FINGERPRINT_SIZE:]
+
+
+def sequence_of(packed: bytes) -> int:
+    """The sequence in a packed entry."""
+    return _head_decoder.decode(packed_outcome(packed)).sequence
 
 
 def outcome_of(packed: bytes) -> AnyOutcome:

@@ -193,14 +193,10 @@ class State:
 
     def rest(self, order: OrderState) -> None:
         """Put what remains of a new order on the book; from now on it is open."""
-        self.add_open(order)
-        self.changes.order_came(order)
-
-    def add_open(self, order: OrderState) -> None:
-        """Put an order in its places as an open one."""
         self.products[order.product_id].book.side(order.side).add(order)
         self.accounts[order.account_id].open[order.order_id] = order
         self.orders[order.order_id] = order
+        self.changes.order_came(order)
 
     def finish(self, order: OrderState, reason: DoneReason) -> None:
         """An order leaves for good: nothing stays on hold, and it joins the account's done ones. It must be off the book."""

@@ -9,6 +9,7 @@ from node.gateway.ids import account_text, check_name, fresh_command_id, product
 from node.gateway.reasons import rejection
 from node.gateway.requests import TransferRequest, parse, raw_text
 from node.gateway.responses import account_json, profile_json, rate, transfer_json
+from node.gateway.shapes import AccountJson, FeesJson, ProfileJson, TransferJson, UserJson
 from node.gateway.web import Answer, Call
 from node.protocol import BalancesQuery, FailCode
 from statemachine.commands import Deposit, Withdraw
@@ -16,14 +17,14 @@ from statemachine.events import Rejected, Transferred
 from statemachine.tables import BalanceRow
 
 
-async def account_list(call: Call) -> Answer:
+async def account_list(call: Call) -> Answer[list[AccountJson]]:
     """GET /accounts: one a currency of the exchange, also where nothing was ever booked."""
     call.parameters()
     return Answer(list((await _accounts(call)).values()))
 
 
-async def account(call: Call) -> Answer:
-    """GET /accounts/{id}."""
+async def account(call: Call) -> Answer[AccountJson]:
+    """GET /accounts/{id}: one of them."""
     call.parameters()
     found = (await _accounts(call)).get(call.path("id"))
     if found is None:
@@ -31,7 +32,7 @@ async def account(call: Call) -> Answer:
     return Answer(found)
 
 
-async def _accounts(call: Call) -> dict[str, dict[str, object]]:
+async def _accounts(call: Call) -> dict[str, AccountJson]:
     """The account's balances by their ids."""
     account_id = call.account_id
     currencies = await call.gateway.catalogue.all_currencies()
@@ -49,29 +50,29 @@ async def _accounts(call: Call) -> dict[str, dict[str, object]]:
     }
 
 
-async def profile_list(call: Call) -> Answer:
+async def profile_list(call: Call) -> Answer[list[ProfileJson]]:
     """GET /profiles: an account here has one profile, itself."""
-    call.parameters("active")
+    call.parameters()
     return Answer([profile_json(call.account_id)])
 
 
-async def profile(call: Call) -> Answer:
-    """GET /profiles/{id}."""
-    call.parameters("active")
+async def profile(call: Call) -> Answer[ProfileJson]:
+    """GET /profiles/{id}: the same."""
+    call.parameters()
     if call.path("id") != call.account_id:
         raise ApiError(404, "NotFound", "id")
     return Answer(profile_json(call.account_id))
 
 
-async def verify(call: Call) -> Answer:
+async def verify(call: Call) -> Answer[UserJson]:
     """GET /users/self/verify: whose key it is."""
     call.parameters()
     return Answer({"id": call.account_id})
 
 
-async def fees(call: Call) -> Answer:
+async def fees(call: Call) -> Answer[FeesJson]:
     """GET /fees: of `product_id`, or the highest of any product. Rates do not depend on volume here."""
-    product_id = call.parameters("product_id").get("product_id")
+    product_id = call.parameters().get("product_id")
     if product_id is not None:
         products = [await call.gateway.catalogue.product(product_text(product_id))]
     else:
@@ -85,17 +86,17 @@ async def fees(call: Call) -> Answer:
     )
 
 
-async def deposit(call: Call) -> Answer:
+async def deposit(call: Call) -> Answer[TransferJson]:
     """POST /deposits: credit the key's own account."""
     return await transfer(call, call.account_id, Deposit)
 
 
-async def withdraw(call: Call) -> Answer:
+async def withdraw(call: Call) -> Answer[TransferJson]:
     """POST /withdrawals and /withdrawals/crypto: debit the key's own account."""
     return await transfer(call, call.account_id, Withdraw)
 
 
-async def transfer(call: Call, account_id: str, kind: type[Deposit] | type[Withdraw]) -> Answer:
+async def transfer(call: Call, account_id: str, kind: type[Deposit] | type[Withdraw]) -> Answer[TransferJson]:
     """Book a deposit or withdrawal; the same transfer_id again books nothing and answers the same."""
     call.parameters()
     request = parse(call.body, TransferRequest)

@@ -11,6 +11,7 @@ from node.gateway.errors import BadRequestError
 from node.gateway.ids import check_name, fresh_command_id
 from node.gateway.reasons import rejection
 from node.gateway.requests import AccountRequest, CurrencyRequest, KeyRequest, ProductRequest, given, parse, raw_text
+from node.gateway.shapes import PutJson, TransferJson
 from node.gateway.web import Answer, Call
 from statemachine.commands import AnyCommand, Deposit, OpenAccount, PutApiKey, PutCurrency, PutProduct
 from statemachine.events import Done, Rejected
@@ -23,8 +24,8 @@ RATE_SCALE = 6
 """Fee rates are in parts per million."""
 
 
-async def put_currency(call: Call) -> Answer:
-    """PUT /admin/currencies/{id}."""
+async def put_currency(call: Call) -> Answer[PutJson]:
+    """PUT /admin/currencies/{id}: add a currency."""
     name = check_name(call.path("id"), "id")
     request = parse(call.body, CurrencyRequest)
     if not 0 <= request.scale <= SCALE_MAX:
@@ -32,7 +33,7 @@ async def put_currency(call: Call) -> Answer:
     return await _put(call, PutCurrency(OPERATOR, fresh_command_id(), name, request.scale), name)
 
 
-async def put_product(call: Call) -> Answer:
+async def put_product(call: Call) -> Answer[PutJson]:
     """PUT /admin/products/{id}: sizes in the base currency, the tick in the quote currency."""
     product_id = check_name(call.path("id"), "id")
     request = parse(call.body, ProductRequest)
@@ -72,16 +73,16 @@ def _max_size(request: ProductRequest, scale: int, lot: int) -> int:
     return max(lot, most - most % max(lot, 1))
 
 
-async def put_account(call: Call) -> Answer:
-    """PUT /admin/accounts/{id}."""
+async def put_account(call: Call) -> Answer[PutJson]:
+    """PUT /admin/accounts/{id}: open an account."""
     account_id = check_name(call.path("id"), "id")
     if call.body.strip():
         parse(call.body, AccountRequest)
     return await _put(call, OpenAccount(OPERATOR, fresh_command_id(), account_id), account_id)
 
 
-async def put_key(call: Call) -> Answer:
-    """PUT /admin/keys/{id}. The secret and the passphrase are not repeated in the answer."""
+async def put_key(call: Call) -> Answer[PutJson]:
+    """PUT /admin/keys/{id}: add, replace or revoke an API key. The secret and the passphrase are not repeated in the answer."""
     key_id = check_name(call.path("id"), "id")
     request = parse(call.body, KeyRequest)
     check_name(request.account_id, "account_id")
@@ -103,12 +104,12 @@ async def put_key(call: Call) -> Answer:
         call.gateway.auth.forget(key_id)
 
 
-async def deposit(call: Call) -> Answer:
-    """POST /admin/accounts/{id}/deposits."""
+async def deposit(call: Call) -> Answer[TransferJson]:
+    """POST /admin/accounts/{id}/deposits: credit an account."""
     return await transfer(call, check_name(call.path("id"), "id"), Deposit)
 
 
-async def _put(call: Call, command: AnyCommand, name: str) -> Answer:
+async def _put(call: Call, command: AnyCommand, name: str) -> Answer[PutJson]:
     call.parameters()
     outcome = await call.command(command)
     if isinstance(outcome, Done):

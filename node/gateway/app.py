@@ -2,44 +2,69 @@
 
 from __future__ import annotations
 
+import msgspec
 from aiohttp import web
 
-from node.gateway import accounts, admin, health, market, orders, sockets
+from node import software
+from node.gateway import accounts, admin, batches, health, market, orders, sockets
 from node.gateway.gateway import Gateway
-from node.gateway.requests import BODY_MAX
+from node.gateway.openapi import document
+from node.gateway.requests import (
+    BODY_MAX,
+    AccountRequest,
+    BatchCancelRequest,
+    BatchRequest,
+    CancelRequest,
+    CurrencyRequest,
+    KeyRequest,
+    OrderRequest,
+    ProductRequest,
+    TransferRequest,
+)
 from node.gateway.web import GATEWAY, Route, add_routes, answer_failures
 from statemachine.types import Permission
 
+PAGE = ("limit", "after", "before")
+PROFILE = ("profile_id", "market_type")
+
 ROUTES = (
     Route("GET", "/time", market.server_time),
-    Route("GET", "/products", market.products),
+    Route("GET", "/products", market.products, query=("type",)),
     Route("GET", "/products/{id}", market.product),
-    Route("GET", "/products/{id}/book", market.book),
+    Route("GET", "/products/{id}/book", market.book, query=("level",)),
     Route("GET", "/products/{id}/ticker", market.ticker),
     Route("GET", "/products/{id}/stats", market.stats),
-    Route("GET", "/products/{id}/trades", market.trades),
+    Route("GET", "/products/{id}/trades", market.trades, query=PAGE),
     Route("GET", "/currencies", market.currencies),
     Route("GET", "/currencies/{id}", market.currency),
     Route("GET", "/accounts", accounts.account_list, Permission.VIEW),
     Route("GET", "/accounts/", accounts.account_list, Permission.VIEW),  # the Python client cbpro asks with a slash
     Route("GET", "/accounts/{id}", accounts.account, Permission.VIEW),
-    Route("GET", "/profiles", accounts.profile_list, Permission.VIEW),
-    Route("GET", "/profiles/{id}", accounts.profile, Permission.VIEW),
+    Route("GET", "/profiles", accounts.profile_list, Permission.VIEW, ("active",)),
+    Route("GET", "/profiles/{id}", accounts.profile, Permission.VIEW, ("active",)),
     Route("GET", "/users/self/verify", accounts.verify, Permission.VIEW),
-    Route("GET", "/fees", accounts.fees, Permission.VIEW),
-    Route("POST", "/deposits", accounts.deposit, Permission.TRANSFER),
-    Route("POST", "/withdrawals", accounts.withdraw, Permission.TRANSFER),
-    Route("POST", "/withdrawals/crypto", accounts.withdraw, Permission.TRANSFER),
-    Route("POST", "/orders", orders.place, Permission.TRADE),
-    Route("GET", "/orders", orders.order_list, Permission.VIEW),
-    Route("DELETE", "/orders", orders.cancel_all, Permission.TRADE),
-    Route("GET", "/orders/{id}", orders.order, Permission.VIEW),
-    Route("DELETE", "/orders/{id}", orders.cancel, Permission.TRADE),
-    Route("PUT", "/admin/currencies/{id}", admin.put_currency, Permission.ADMIN),
-    Route("PUT", "/admin/products/{id}", admin.put_product, Permission.ADMIN),
-    Route("PUT", "/admin/accounts/{id}", admin.put_account, Permission.ADMIN),
-    Route("PUT", "/admin/keys/{id}", admin.put_key, Permission.ADMIN),
-    Route("POST", "/admin/accounts/{id}/deposits", admin.deposit, Permission.ADMIN),
+    Route("GET", "/fees", accounts.fees, Permission.VIEW, ("product_id",)),
+    Route("POST", "/deposits", accounts.deposit, Permission.TRANSFER, body=TransferRequest),
+    Route("POST", "/withdrawals", accounts.withdraw, Permission.TRANSFER, body=TransferRequest),
+    Route("POST", "/withdrawals/crypto", accounts.withdraw, Permission.TRANSFER, body=TransferRequest),
+    Route("POST", "/orders", orders.place, Permission.TRADE, body=OrderRequest),
+    Route("POST", "/orders/batch", batches.place, Permission.TRADE, body=BatchRequest),
+    Route("POST", "/orders/batch_cancel", batches.cancel, Permission.TRADE, body=BatchCancelRequest),
+    Route(
+        "GET",
+        "/orders",
+        orders.order_list,
+        Permission.VIEW,
+        ("status", "product_id", "profile_id", "sortedBy", "sorting", "start_date", "end_date", *PAGE),
+    ),
+    Route("DELETE", "/orders", orders.cancel_all, Permission.TRADE, ("product_id", *PROFILE), CancelRequest, False),
+    Route("GET", "/orders/{id}", orders.order, Permission.VIEW, ("market_type",)),
+    Route("DELETE", "/orders/{id}", orders.cancel, Permission.TRADE, ("product_id", *PROFILE), CancelRequest, False),
+    Route("PUT", "/admin/currencies/{id}", admin.put_currency, Permission.ADMIN, body=CurrencyRequest),
+    Route("PUT", "/admin/products/{id}", admin.put_product, Permission.ADMIN, body=ProductRequest),
+    Route("PUT", "/admin/accounts/{id}", admin.put_account, Permission.ADMIN, body=AccountRequest, body_required=False),
+    Route("PUT", "/admin/keys/{id}", admin.put_key, Permission.ADMIN, body=KeyRequest),
+    Route("POST", "/admin/accounts/{id}/deposits", admin.deposit, Permission.ADMIN, body=TransferRequest),
 )
 
 
@@ -48,6 +73,12 @@ def build_app(gateway: Gateway) -> web.Application:
     app = web.Application(middlewares=[answer_failures], client_max_size=BODY_MAX)
     app[GATEWAY] = gateway
     add_routes(app, gateway, ROUTES)
+    described = msgspec.json.encode(document(ROUTES, software.version()))
+
+    async def openapi(_request: web.Request) -> web.Response:
+        return web.Response(body=described, content_type="application/json")
+
+    app.router.add_get("/openapi.json", openapi)
     app.router.add_get("/", sockets.serve)
     app.router.add_get("/ws", sockets.serve)
     app.router.add_get("/healthz", health.healthz)

@@ -21,6 +21,7 @@ from node.errors import RequestFailed
 from node.gateway.backend import Backend
 from node.gateway.errors import ApiError, UnknownHereError
 from node.gateway.ids import NAME
+from node.gateway.limits import Bucket
 from node.protocol import ApiKeyQuery
 from statemachine.limits import OPERATOR
 from statemachine.tables import ApiKeyRow
@@ -74,8 +75,7 @@ class Authenticator:
     now: Callable[[], float] = time.time
     _keys: OrderedDict[str, tuple[float, ApiKeyRow | None]] = field(default_factory=OrderedDict)
     _asking: dict[str, asyncio.Task[ApiKeyRow | None]] = field(default_factory=dict)
-    _allowance: float = UNKNOWN_BURST
-    _allowance_at: float = 0.0
+    _unknown: Bucket = field(default_factory=lambda: Bucket(UNKNOWN_PER_SECOND, UNKNOWN_BURST, time.monotonic()))
 
     async def identify(self, claim: Claim, method: str, target: str, body: bytes) -> Identity:
         """Whose claim it is. Raises ApiError 401 with the text that foreign clients map."""
@@ -108,7 +108,8 @@ class Authenticator:
         if kept is not None and time.monotonic() - kept[0] < KEY_AGE_MAX:
             return kept[1]
         if key_id not in self._asking:
-            self._refill()
+            if self._unknown.wait(time.monotonic()):
+                raise ApiError(429, "Private rate limit exceeded", headers={"Retry-After": "1"})
             self._asking[key_id] = asyncio.create_task(self._look_up(key_id))
         return await asyncio.shield(self._asking[key_id])
 
@@ -117,7 +118,7 @@ class Authenticator:
             row: ApiKeyRow | None = await self.backend.query(ApiKeyQuery(key_id))
         except RequestFailed:
             row = None
-            self._allowance -= 1.0
+            self._unknown.spend()
         finally:
             del self._asking[key_id]
         self._keys[key_id] = (time.monotonic(), row)
@@ -125,14 +126,6 @@ class Authenticator:
         if len(self._keys) > KEYS_KEPT:
             self._keys.popitem(last=False)
         return row
-
-    def _refill(self) -> None:
-        """Let the allowance for unknown keys grow with time. Raises ApiError 429 while it is used up."""
-        now = time.monotonic()
-        self._allowance = min(UNKNOWN_BURST, self._allowance + (now - self._allowance_at) * UNKNOWN_PER_SECOND)
-        self._allowance_at = now
-        if self._allowance < 1.0:
-            raise ApiError(429, "Private rate limit exceeded", headers={"Retry-After": "1"})
 
 
 def _signed(secret: str, claim: Claim, method: str, target: str, body: bytes) -> bool:

@@ -11,6 +11,7 @@ QuorumbookError
 from __future__ import annotations
 
 from node.errors import QuorumbookError
+from node.gateway.shapes import ErrorJson
 from node.protocol import LeaderHint
 
 
@@ -35,10 +36,16 @@ class ApiError(QuorumbookError):
         self.detail = detail
         self.headers = headers or {}
 
-    def body(self) -> dict[str, str]:
+    def body(self) -> ErrorJson:
         """The JSON object of the answer: `message` always, the rest where it says something."""
-        rest = {"field": self.field, "reason": self.reason, "detail": self.detail}
-        return {"message": self.message} | {name: text for name, text in rest.items() if text}
+        body: ErrorJson = {"message": self.message}
+        if self.field:
+            body["field"] = self.field
+        if self.reason:
+            body["reason"] = self.reason
+        if self.detail:
+            body["detail"] = self.detail
+        return body
 
 
 class BadRequestError(ApiError):

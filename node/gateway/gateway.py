@@ -10,6 +10,7 @@ from node.gateway.auth import Authenticator
 from node.gateway.backend import Backend
 from node.gateway.catalogue import Catalogue
 from node.gateway.feeds import Feeds
+from node.gateway.limits import Limits
 from node.gateway.metrics import Metrics
 from node.gateway.monitor import Monitor
 
@@ -25,6 +26,7 @@ class Gateway:
     metrics: Metrics
     monitor: Monitor
     feeds: Feeds
+    limits: Limits
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def start(self) -> None:
@@ -53,4 +55,5 @@ def build(config: NodeConfig, backend: Backend, worker: int = 0) -> Gateway:
         metrics,
         Monitor(backend, metrics),
         Feeds(backend, catalogue, metrics),
+        Limits(config.http.key_rate, config.http.address_rate),
     )

@@ -8,6 +8,7 @@ from node.gateway.catalogue import Product
 from node.gateway.ids import product_text
 from node.gateway.requests import PAGE_MAX, whole_number
 from node.gateway.responses import book_json, currency_json, iso, product_json, trade_json
+from node.gateway.shapes import BookJson, CurrencyJson, ProductJson, StatsJson, TickerJson, TimeJson, TradeJson
 from node.gateway.web import Answer, Call
 from node.protocol import BookQuery, TradesQuery
 from statemachine.events import OrderMatched
@@ -17,47 +18,47 @@ TRADES_REACH = 10_000
 """How far back `after` may lead, in trades."""
 
 
-async def server_time(call: Call) -> Answer:
-    """GET /time."""
+async def server_time(call: Call) -> Answer[TimeJson]:
+    """GET /time: the node's clock."""
     call.parameters()
     now = time.time_ns()
     return Answer({"iso": iso(now), "epoch": round(now / 1e9, 3)})
 
 
-async def products(call: Call) -> Answer:
-    """GET /products."""
-    call.parameters("type")
+async def products(call: Call) -> Answer[list[ProductJson]]:
+    """GET /products: everything that is traded."""
+    call.parameters()
     return Answer([product_json(product) for product in await call.gateway.catalogue.all_products()])
 
 
-async def product(call: Call) -> Answer:
-    """GET /products/{id}."""
+async def product(call: Call) -> Answer[ProductJson]:
+    """GET /products/{id}: one of them."""
     call.parameters()
     wanted = await _product(call, refresh=True)
     return Answer(product_json(wanted))
 
 
-async def currencies(call: Call) -> Answer:
-    """GET /currencies."""
+async def currencies(call: Call) -> Answer[list[CurrencyJson]]:
+    """GET /currencies: all of them."""
     call.parameters()
     return Answer([currency_json(row) for row in await call.gateway.catalogue.all_currencies()])
 
 
-async def currency(call: Call) -> Answer:
-    """GET /currencies/{id}."""
+async def currency(call: Call) -> Answer[CurrencyJson]:
+    """GET /currencies/{id}: one of them."""
     call.parameters()
     return Answer(currency_json(await call.gateway.catalogue.currency(call.path("id"))))
 
 
-async def book(call: Call) -> Answer:
-    """GET /products/{id}/book?level=1|2|3."""
-    level = whole_number(call.parameters("level").get("level"), "level", 1, 1, 3)
+async def book(call: Call) -> Answer[BookJson]:
+    """GET /products/{id}/book: best prices, price levels, or every order in time priority."""
+    level = whole_number(call.parameters().get("level"), "level", 1, 1, 3)
     wanted = await _product(call)
     view = await call.read(BookQuery(wanted.row.product_id, level))
     return Answer(book_json(view, wanted))
 
 
-async def ticker(call: Call) -> Answer:
+async def ticker(call: Call) -> Answer[TickerJson]:
     """GET /products/{id}/ticker: the last trade, the best prices, and the volume of 24 hours."""
     call.parameters()
     wanted = await _product(call)
@@ -65,33 +66,45 @@ async def ticker(call: Call) -> Answer:
     feed = await call.gateway.feeds.feed(wanted)
     best = await call.read(BookQuery(product_id, 1))
     last: list[OrderMatched] = await call.read(TradesQuery(product_id, 1))
-    body: dict[str, object] = {
-        "bid": wanted.price(best.bids[0].price) if best.bids else "0",
-        "ask": wanted.price(best.asks[0].price) if best.asks else "0",
-        "volume": wanted.size(feed.stats.day(time.time_ns()).volume),
-    }
+    now = time.time_ns()
+    trade: TradeJson = {"trade_id": 0, "side": "", "price": "0", "size": "0", "time": iso(now)}
     if last:
-        body |= {key: value for key, value in trade_json(last[0], wanted).items() if key != "side"}
-    else:
-        body |= {"trade_id": 0, "price": "0", "size": "0", "time": iso(time.time_ns())}
-    return Answer(body)
+        trade = trade_json(last[0], wanted)
+    return Answer(
+        {
+            "trade_id": trade["trade_id"],
+            "price": trade["price"],
+            "size": trade["size"],
+            "time": trade["time"],
+            "bid": wanted.price(best.bids[0].price) if best.bids else "0",
+            "ask": wanted.price(best.asks[0].price) if best.asks else "0",
+            "volume": wanted.size(feed.stats.day(now).volume),
+        }
+    )
 
 
-async def stats(call: Call) -> Answer:
+async def stats(call: Call) -> Answer[StatsJson]:
     """GET /products/{id}/stats: the last 24 hours and the volume of 30 days, of the trades that this node keeps."""
     call.parameters()
     wanted = await _product(call)
     feed = await call.gateway.feeds.feed(wanted)
     now = time.time_ns()
     day = feed.stats.day(now)
-    figures = {"open": day.open, "high": day.high, "low": day.low, "last": feed.stats.last_price}
-    body = {name: wanted.price(price) for name, price in figures.items()}
-    return Answer(body | {"volume": wanted.size(day.volume), "volume_30day": wanted.size(feed.stats.month_volume(now))})
+    return Answer(
+        {
+            "open": wanted.price(day.open),
+            "high": wanted.price(day.high),
+            "low": wanted.price(day.low),
+            "last": wanted.price(feed.stats.last_price),
+            "volume": wanted.size(day.volume),
+            "volume_30day": wanted.size(feed.stats.month_volume(now)),
+        }
+    )
 
 
-async def trades(call: Call) -> Answer:
+async def trades(call: Call) -> Answer[list[TradeJson]]:
     """GET /products/{id}/trades: newest first; `after` leads to older ones, `before` gives only newer ones."""
-    given = call.parameters("limit", "after", "before")
+    given = call.parameters()
     limit = whole_number(given.get("limit"), "limit", TRADES_PAGE, 1, PAGE_MAX)
     after = whole_number(given.get("after"), "after", 0, 0, 2**62)
     before = whole_number(given.get("before"), "before", 0, 0, 2**62)

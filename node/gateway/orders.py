@@ -15,6 +15,7 @@ from node.gateway.ids import check_name, fresh_command_id, order_number, order_t
 from node.gateway.reasons import rejection
 from node.gateway.requests import PAGE_MAX, CancelRequest, OrderRequest, given, moment, parameters, parse, raw_text, whole_number
 from node.gateway.responses import order_json
+from node.gateway.shapes import OrderJson
 from node.gateway.web import Answer, Call
 from node.protocol import FailCode, OrderQuery, OrdersQuery
 from statemachine.commands import CancelAll, CancelOrder, PlaceOrder
@@ -34,15 +35,24 @@ PAGES_SCANNED = 20
 """Pages read for one request that filters by date: bounds what one call costs the engine."""
 
 
-async def place(call: Call) -> Answer:
+async def place(call: Call) -> Answer[OrderJson]:
     """POST /orders. Answers when the order is durable and applied, with its state then; the same client_oid again, with that first state."""
-    request = parse(call.body, OrderRequest)
+    product, command = await placing(call, parse(call.body, OrderRequest))
+    outcome = await call.command(command)
+    return Answer(placed(outcome, product), {"x-quorumbook-duplicate": "true"} if outcome.duplicate else {})
+
+
+async def placing(call: Call, request: OrderRequest) -> tuple[Product, PlaceOrder]:
+    """The product and the command of a request. Raises ApiError."""
     _refuse_unsupported(request, call.account_id)
     product = await call.gateway.catalogue.product(product_text(request.product_id))
-    outcome = await call.command(place_command(request, call.account_id, product))
+    return product, place_command(request, call.account_id, product)
+
+
+def placed(outcome: AnyOutcome, product: Product) -> OrderJson:
+    """The order that entered. Raises ApiError for one that was refused."""
     if isinstance(outcome, Placed):
-        headers = {"x-quorumbook-duplicate": "true"} if outcome.duplicate else {}
-        return Answer(order_json(outcome.order, product), headers)
+        return order_json(outcome.order, product)
     raise _refused_order(outcome, product)
 
 
@@ -124,10 +134,10 @@ def _refused_order(outcome: AnyOutcome, product: Product) -> ApiError:
             return rejection(outcome)
 
 
-async def order_list(call: Call) -> Answer:
+async def order_list(call: Call) -> Answer[list[OrderJson]]:
     """GET /orders: newest first; open ones unless `status` says otherwise. `after` leads to older ones."""
     query = call.request.query
-    parameters(MultiDict((name, text) for name, text in query.items() if name != "status"), *LIST_PARAMETERS)
+    parameters(MultiDict((name, text) for name, text in query.items() if name != "status"), *call.route.query)
     limit = whole_number(query.get("limit"), "limit", 100, 1, PAGE_MAX)
     before_id = order_number(query["after"]) if "after" in query else 0
     newer_than = order_number(query["before"]) if "before" in query else 0
@@ -148,9 +158,6 @@ async def order_list(call: Call) -> Answer:
     return Answer([await _order_body(call, order) for order in page], headers)
 
 
-LIST_PARAMETERS = ("product_id", "limit", "after", "before", "start_date", "end_date", "profile_id", "sortedBy", "sorting")
-
-
 def _within(order: OrderState, start: int | None, end: int | None) -> bool:
     """Whether it was created then; `end` is a microsecond, as clients see times, and includes all of it."""
     return (start is None or order.created_at >= start) and (end is None or order.created_at < end + 1_000)
@@ -165,9 +172,9 @@ def _statuses(given_statuses: list[str]) -> tuple[bool, bool]:
     return bool(wanted & OPEN_STATUSES) or "all" in wanted, bool(wanted & DONE_STATUSES) or "all" in wanted
 
 
-async def order(call: Call) -> Answer:
-    """GET /orders/{id} and /orders/client:{client_oid}."""
-    call.parameters("market_type")
+async def order(call: Call) -> Answer[OrderJson]:
+    """GET /orders/{id} and /orders/client:{client_oid}: one order of the key's account."""
+    call.parameters()
     order_id, client_oid = _named(call)
     if not order_id and not client_oid:
         raise ApiError(404, "NotFound", "id")
@@ -180,7 +187,7 @@ async def order(call: Call) -> Answer:
     return Answer(await _order_body(call, found))
 
 
-async def cancel(call: Call) -> Answer:
+async def cancel(call: Call) -> Answer[str]:
     """DELETE /orders/{id} and /orders/client:{client_oid}: the order's id, as a bare JSON string."""
     product_id = await _cancelled_product(call)
     order_id, client_oid = _named(call)
@@ -193,7 +200,7 @@ async def cancel(call: Call) -> Answer:
     raise rejection(outcome)
 
 
-async def cancel_all(call: Call) -> Answer:
+async def cancel_all(call: Call) -> Answer[list[str]]:
     """DELETE /orders: the ids of what was cancelled, of one product where one is named in query or body."""
     product_id = await _cancelled_product(call)
     outcome = await call.command(CancelAll(call.account_id, fresh_command_id(), product_id))
@@ -206,7 +213,7 @@ async def cancel_all(call: Call) -> Answer:
 async def _cancelled_product(call: Call) -> str:
     """The product that a cancel is limited to, from the query or the body, in either spelling; "" for none."""
     request = parse(call.body, CancelRequest) if call.body.strip() else CancelRequest()
-    query = call.parameters("product_id", "profile_id", "market_type")
+    query = call.parameters()
     if (query.get("profile_id") or request.profile_id or call.account_id) != call.account_id:
         raise BadRequestError("profile_id must be the account of the API key", "profile_id")
     names = {product_text(name) for name in (query.get("product_id"), request.product_id) if name is not None}
@@ -223,5 +230,5 @@ def _named(call: Call) -> tuple[int, str]:
     return order_number(text), ""
 
 
-async def _order_body(call: Call, order: OrderState) -> dict[str, object]:
+async def _order_body(call: Call, order: OrderState) -> OrderJson:
     return order_json(order, await call.gateway.catalogue.product(order.product_id))

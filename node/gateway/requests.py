@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 from multidict import MultiMapping
@@ -23,6 +23,15 @@ PAGE_MAX = 1_000
 """Items of one page."""
 
 ABSENT = msgspec.Raw(b"")
+DecimalText = Annotated[
+    msgspec.Raw,
+    msgspec.Meta(
+        description="a plain decimal, as a string or as a number that is read as the text it is",
+        extra_json_schema={
+            "anyOf": [{"type": "string", "pattern": r"^[0-9]{1,18}(\.[0-9]{1,12})?$"}, {"type": "number", "minimum": 0}]
+        },
+    ),
+]
 Request = TypeVar("Request", bound=msgspec.Struct)
 
 _PATH = re.compile(r"^(?P<what>.*) - at `(?P<path>[^`]*)`$", re.DOTALL)
@@ -31,15 +40,19 @@ _NAMED = re.compile(
 )
 
 
+def _absent() -> msgspec.Raw:
+    return ABSENT
+
+
 class OrderRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """POST /orders. The last five are understood in order to be refused by name."""
 
     product_id: str
     side: str
     type: str = "limit"
-    price: msgspec.Raw = ABSENT
-    size: msgspec.Raw = ABSENT
-    funds: msgspec.Raw = ABSENT
+    price: DecimalText = msgspec.field(default_factory=_absent)
+    size: DecimalText = msgspec.field(default_factory=_absent)
+    funds: DecimalText = msgspec.field(default_factory=_absent)
     client_oid: str | None = None
     time_in_force: str | None = None
     post_only: bool | None = None
@@ -47,9 +60,22 @@ class OrderRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     profile_id: str | None = None
     cancel_after: str | None = None
     stop: str | None = None
-    stop_price: msgspec.Raw = ABSENT
-    stop_limit_price: msgspec.Raw = ABSENT
-    max_floor: msgspec.Raw = ABSENT
+    stop_price: DecimalText = msgspec.field(default_factory=_absent)
+    stop_limit_price: DecimalText = msgspec.field(default_factory=_absent)
+    max_floor: DecimalText = msgspec.field(default_factory=_absent)
+
+
+class BatchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /orders/batch."""
+
+    orders: list[OrderRequest]
+
+
+class BatchCancelRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /orders/batch_cancel: orders by our ids, by the client's, or both."""
+
+    order_ids: list[str] = []
+    client_oids: list[str] = []
 
 
 class CancelRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,7 +92,7 @@ class TransferRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     currency: str
-    amount: msgspec.Raw
+    amount: DecimalText
     transfer_id: str | None = None
     crypto_address: str | None = None
     destination_tag: str | None = None
@@ -86,12 +112,12 @@ class ProductRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     base_currency: str
     quote_currency: str
-    base_increment: msgspec.Raw
-    quote_increment: msgspec.Raw
-    base_min_size: msgspec.Raw = ABSENT
-    base_max_size: msgspec.Raw = ABSENT
-    maker_fee_rate: msgspec.Raw = ABSENT
-    taker_fee_rate: msgspec.Raw = ABSENT
+    base_increment: DecimalText
+    quote_increment: DecimalText
+    base_min_size: DecimalText = msgspec.field(default_factory=_absent)
+    base_max_size: DecimalText = msgspec.field(default_factory=_absent)
+    maker_fee_rate: DecimalText = msgspec.field(default_factory=_absent)
+    taker_fee_rate: DecimalText = msgspec.field(default_factory=_absent)
     status: str = "online"
 
 

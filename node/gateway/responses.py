@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from node.gateway.catalogue import Product
 from node.gateway.ids import account_text, order_text
-from node.protocol import BookView
+from node.gateway.shapes import (
+    AccountJson,
+    BookJson,
+    CurrencyJson,
+    OrderJson,
+    ProductJson,
+    ProfileJson,
+    TradeJson,
+    TransferJson,
+)
+from node.protocol import BookLevel, BookOrder, BookView
 from statemachine.decimals import to_text
 from statemachine.events import OrderMatched, OrderState, Transferred
 from statemachine.tables import BalanceRow, CurrencyRow
@@ -34,9 +45,9 @@ def rate(ppm: int) -> str:
     return to_text(ppm, 6)
 
 
-def order_json(order: OrderState, product: Product) -> Json:
+def order_json(order: OrderState, product: Product) -> OrderJson:
     """The order object."""
-    body: Json = {
+    body: OrderJson = {
         "id": order_text(order.order_id),
         "product_id": order.product_id,
         "side": SIDES[order.side],
@@ -66,7 +77,7 @@ def order_json(order: OrderState, product: Product) -> Json:
     return body
 
 
-def product_json(product: Product) -> Json:
+def product_json(product: Product) -> ProductJson:
     """A product."""
     row = product.row
     return {
@@ -92,7 +103,7 @@ def product_json(product: Product) -> Json:
     }
 
 
-def currency_json(row: CurrencyRow) -> Json:
+def currency_json(row: CurrencyRow) -> CurrencyJson:
     """A currency."""
     unit = to_text(1, row.scale)
     return {
@@ -109,7 +120,7 @@ def currency_json(row: CurrencyRow) -> Json:
     }
 
 
-def account_json(row: BalanceRow, scale: int) -> Json:
+def account_json(row: BalanceRow, scale: int) -> AccountJson:
     """What clients call an account: the balance of one currency."""
     return {
         "id": account_text(row.account_id, row.currency),
@@ -122,12 +133,12 @@ def account_json(row: BalanceRow, scale: int) -> Json:
     }
 
 
-def profile_json(account_id: str) -> Json:
+def profile_json(account_id: str) -> ProfileJson:
     """The one profile of an account."""
     return {"id": account_id, "user_id": account_id, "name": account_id, "active": True, "is_default": True, "has_margin": False}
 
 
-def transfer_json(outcome: Transferred, transfer_id: str, scale: int) -> Json:
+def transfer_json(outcome: Transferred, transfer_id: str, scale: int) -> TransferJson:
     """A booked deposit or withdrawal, with the balance after it."""
     return {
         "id": transfer_id,
@@ -140,17 +151,25 @@ def transfer_json(outcome: Transferred, transfer_id: str, scale: int) -> Json:
     }
 
 
-def book_json(view: BookView, product: Product) -> Json:
+def book_json(view: BookView, product: Product) -> BookJson:
     """The book at level 1, 2 or 3, as the feed stands after message `sequence`."""
-    body: Json = {"sequence": view.product_sequence}
-    for name, levels, orders in (("bids", view.bids, view.bid_orders), ("asks", view.asks, view.ask_orders)):
-        rows: list[list[object]] = [[product.price(level.price), product.size(level.size), level.orders] for level in levels]
-        rows += [[product.price(order.price), product.size(order.size), order_text(order.order_id)] for order in orders]
-        body[name] = rows
-    return body | {"auction_mode": False, "auction": None}
+    return {
+        "sequence": view.product_sequence,
+        "bids": _rows(view.bids, view.bid_orders, product),
+        "asks": _rows(view.asks, view.ask_orders, product),
+        "auction_mode": False,
+        "auction": None,
+    }
 
 
-def trade_json(trade: OrderMatched, product: Product) -> Json:
+def _rows(levels: Sequence[BookLevel], orders: Sequence[BookOrder], product: Product) -> list[list[str | int]]:
+    """One side of a book: its levels, or its orders."""
+    rows: list[list[str | int]] = [[product.price(level.price), product.size(level.size), level.orders] for level in levels]
+    rows += [[product.price(order.price), product.size(order.size), order_text(order.order_id)] for order in orders]
+    return rows
+
+
+def trade_json(trade: OrderMatched, product: Product) -> TradeJson:
     """A trade of the public list. `side` is the maker's."""
     return {
         "trade_id": trade.trade_id,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
 
 from aiohttp import WSMsgType, web
 
@@ -17,6 +16,7 @@ from node.gateway.errors import ApiError, BadRequestError, NotLeaderError, Unava
 from node.gateway.feeds import ProductFeed
 from node.gateway.gateway import Gateway
 from node.gateway.ids import product_text
+from node.gateway.limits import Bucket
 from node.gateway.requests import ChannelRequest, FeedRequest, given, parse
 from node.gateway.sessions import Subscriber
 from node.gateway.web import GATEWAY, json_response
@@ -37,27 +37,13 @@ POLICY = 1008
 PRODUCTLESS = frozenset({"status"})
 
 
-@dataclass
-class Allowance:
-    """How many messages a client may still send: refilled with time."""
-
-    left: float
-    at: float
-
-    def take(self, now: float) -> bool:
-        """Whether one more is allowed."""
-        self.left = min(MESSAGES_BURST, self.left + (now - self.at) * MESSAGES_PER_SECOND)
-        self.at = now
-        self.left -= 1.0
-        return self.left >= 0.0
-
-
 async def serve(request: web.Request) -> web.StreamResponse:
     """GET / and /ws: a WebSocket connection from beginning to end."""
     gateway: Gateway = request.app[GATEWAY]
     socket = web.WebSocketResponse(heartbeat=PING_EVERY, max_msg_size=MESSAGE_MAX, compress=False, timeout=CLOSE_TIMEOUT)
     if not socket.can_prepare(request):
         return json_response({"message": "This path speaks WebSocket"}, 426, {"Upgrade": "websocket"})
+    gateway.limits.addresses.take(request.remote or "")
     if len(gateway.feeds.sessions) >= SESSIONS_MAX:
         raise ApiError(429, "Too many connections", headers={"Retry-After": "1"})
     await socket.prepare(request)
@@ -73,7 +59,7 @@ class Connection:
         self._socket = socket
         self._transport = request.transport
         self._subscriber = Subscriber(gateway.feeds, gateway.metrics, self._end)
-        self._allowance = Allowance(MESSAGES_BURST, asyncio.get_running_loop().time())
+        self._allowance = Bucket(MESSAGES_PER_SECOND, MESSAGES_BURST, asyncio.get_running_loop().time())
         self._writer: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
 
@@ -116,7 +102,7 @@ class Connection:
             self._transport.abort()
 
     async def _received(self, text: str) -> None:
-        if not self._allowance.take(asyncio.get_running_loop().time()):
+        if self._allowance.take(asyncio.get_running_loop().time()):
             self._gateway.metrics.cut_off("flood")
             self._subscriber.end(POLICY, "too many messages")
             return

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote, urlsplit
 
 import msgspec
@@ -41,11 +41,14 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"}
 _TARGET_SAFE = "".join(chr(code) for code in range(0x21, 0x7F))
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A 2xx answer: a JSON value, and headers."""
+Body = TypeVar("Body")
 
-    body: object
+
+@dataclass(frozen=True)
+class Answer(Generic[Body]):
+    """A 2xx answer: a JSON value, and headers. A handler's annotation says what value: the OpenAPI document is made of it."""
+
+    body: Body
     headers: dict[str, str] = field(default_factory=dict)
     status: int = 200
 
@@ -55,6 +58,7 @@ class Call:
     """One request, as handlers see it. `status` is the node's from before what the answer tells; `sequence` that of the command sent."""
 
     gateway: Gateway
+    route: Route
     request: web.Request
     body: bytes
     status: NodeStatus | None
@@ -78,9 +82,9 @@ class Call:
         """A part of the path, percent escapes undone."""
         return self.request.match_info[name]
 
-    def parameters(self, *names: str) -> dict[str, str]:
-        """The query parameters. Raises BadRequestError for one that is not among `names`."""
-        return parameters(self.request.query, *names)
+    def parameters(self) -> dict[str, str]:
+        """The query parameters. Raises BadRequestError for one that the route does not list."""
+        return parameters(self.request.query, *self.route.query)
 
     async def read(self, query: AnyQuery) -> Any:
         """Ask the engine of this node; with `?consistency=linearizable` through a barrier, at the leader only."""
@@ -91,22 +95,33 @@ class Call:
 
     async def command(self, command: AnyCommand) -> AnyOutcome:
         """Apply a command. The answer's sequence header will be its sequence."""
-        outcome = (await self.gateway.backend.submit([command]))[0]
-        self.sequence = outcome.sequence
-        return outcome
+        return (await self.commands([command]))[0]
+
+    async def commands(self, commands: Sequence[AnyCommand]) -> list[AnyOutcome]:
+        """Apply commands in one entry of the log. The answer's sequence header will be the last one's. Each counts for the key's limit."""
+        if not commands:
+            return []
+        assert self.identity is not None, "only private routes send commands"
+        self.gateway.limits.keys.spend(self.identity.key_id, len(commands) - 1)
+        outcomes = await self.gateway.backend.submit(commands)
+        self.sequence = max(outcome.sequence for outcome in outcomes)
+        return outcomes
 
 
-Handler = Callable[[Call], Awaitable[Answer]]
+Handler = Callable[[Call], Awaitable[Answer[Any]]]
 
 
 @dataclass(frozen=True)
 class Route:
-    """A call of the API. `permission` None: public."""
+    """A call of the API. `permission` None: public. `query` lists its parameters (see `openapi.QUERIES`), `body` is the shape of its JSON body."""
 
     method: str
     path: str
     handler: Handler
     permission: Permission | None = None
+    query: tuple[str, ...] = ()
+    body: type[msgspec.Struct] | None = None
+    body_required: bool = True
 
 
 def json_response(body: object, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
@@ -123,10 +138,12 @@ def add_routes(app: web.Application, gateway: Gateway, routes: Sequence[Route]) 
 def _serving(gateway: Gateway, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def serve(request: web.Request) -> web.StreamResponse:
         status = gateway.monitor.status
-        call = Call(gateway, request, await _body(request), status)
+        if route.permission is None:
+            gateway.limits.addresses.take(request.remote or "")
+        call = Call(gateway, route, request, await _body(request), status)
         try:
             if route.permission is not None:
-                call.identity = await gateway.auth.identify(_claim(request), request.method, request.raw_path, call.body)
+                call.identity = await _identify(gateway, request, call.body)
                 call.identity.require(route.permission)
             answer = await route.handler(call)
         except UnknownHereError:
@@ -143,6 +160,17 @@ def _serving(gateway: Gateway, route: Route) -> Callable[[web.Request], Awaitabl
         return json_response(answer.body, answer.status, headers)
 
     return serve
+
+
+async def _identify(gateway: Gateway, request: web.Request, body: bytes) -> Identity:
+    """Whose request it is. It counts for the key's limit, one that is nobody's for its address."""
+    try:
+        identity = await gateway.auth.identify(_claim(request), request.method, request.raw_path, body)
+    except ApiError:
+        gateway.limits.addresses.take(request.remote or "")
+        raise
+    gateway.limits.keys.take(identity.key_id)
+    return identity
 
 
 async def _body(request: web.Request) -> bytes:

@@ -31,6 +31,7 @@ CBPRO = Package(
     "cbpro", "1.1.4", ("sortedcontainers==2.4.0", "requests==2.34.2", "six==1.17.0", "websocket-client==1.9.2", "pymongo==4.20.0")
 )
 """The versions that cbpro pins do not build any more: it is installed without them, beside later ones."""
+SCHEMATHESIS = Package("schemathesis", "4.32.5")
 COINBASE_PRO = Package("coinbase-pro", "0.9.0", npm=True)
 COINBASE_PRO_NODE = Package("coinbase-pro-node", "9.1.0", npm=True)
 

@@ -32,8 +32,8 @@ def no_command_ids(patch: Patch) -> None:
     """Nobody looks whether a command came before."""
     original = OutcomeMemory.remember
 
-    def remember(self: OutcomeMemory, sequence: int, command_id: str, fingerprint: bytes, outcome: bytes) -> int:
-        return 0 if command_id in self._packed else original(self, sequence, command_id, fingerprint, outcome)
+    def remember(self: OutcomeMemory, command_id: str, packed: bytes) -> int:
+        return 0 if command_id in self._packed else original(self, command_id, packed)
 
     patch.setattr(OutcomeMemory, "find", lambda _self, _command_id: None)
     patch.setattr(OutcomeMemory, "remember", remember)

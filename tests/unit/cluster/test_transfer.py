@@ -33,13 +33,15 @@ def snapshots(*store: Stored) -> Snapshots:
     return Snapshots(list(store), Machine(), SimDisk(random.Random(1)))
 
 
-def sending(monkeypatch: pytest.MonkeyPatch) -> tuple[Senders, Clock]:
+def sending(monkeypatch: pytest.MonkeyPatch, snapshot: Stored = BIG, rate: int = 10**9) -> tuple[Senders, Clock]:
     """A transfer of the snapshot to n2 that has just begun; three pieces of 64 bytes may be under way."""
     monkeypatch.setattr(transfer, "CHUNK_BYTES", 64)
     monkeypatch.setattr(transfer, "CHUNKS_IN_FLIGHT", 3)
+    monkeypatch.setattr(transfer, "TRANSFER_BYTES_PER_SECOND", rate)
     clock = Clock()
-    senders = Senders(snapshots(BIG), clock)
+    senders = Senders(snapshots(snapshot), clock)
     senders.start("n2", 5, 2)
+    clock.now += 0.01
     return senders, clock
 
 
@@ -80,6 +82,22 @@ def test_a_transfer_that_leads_nowhere_is_given_up(monkeypatch: pytest.MonkeyPat
         senders.drop("n2")
     assert list(senders.due(6 if reason == "another term" else 5)) == []
     assert not senders.any
+
+
+def test_it_goes_no_faster_than_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However quickly the peer answers: commits need the link, the disks and the processors too."""
+    large = stored(400, 3, commands=399)
+    senders, clock = sending(monkeypatch, large, rate=640)
+    sent, begun, size = 0, clock.now - 0.01, SimSource(large).size
+    while senders.busy("n2"):
+        due = [chunk for _, chunk in senders.due(5)]
+        while due:
+            sent += sum(len(chunk.data) for chunk in due)
+            assert sent < 3 * 64 + 64 + 640 * (clock.now - begun)
+            due = senders.acknowledged("n2", m.SnapshotAck(5, 400, sent))
+        clock.now += 0.01
+    assert sent == size
+    assert (size - 4 * 64) / 640 < clock.now - begun < size / 640
 
 
 def test_answers_keep_a_transfer_alive(monkeypatch: pytest.MonkeyPatch) -> None:

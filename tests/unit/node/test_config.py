@@ -51,13 +51,14 @@ def test_what_init_writes_loads(home: Path) -> None:
 def test_the_defaults_in_comments_are_the_defaults(home: Path) -> None:
     text = (home / "node.toml").read_text(encoding="utf-8")
     shown, count = re.subn(r"(?m)^# ([a-z_]+ = [a-z0-9.]+)$", r"\1", text)
-    assert count == 18
+    assert count == 20
     path = home / "shown.toml"
     path.write_text(shown, encoding="utf-8")
     assert load(path) == load(home / "node.toml")
 
 
 CHANGES: list[tuple[str, str, str]] = [
+    ("http.followers", '"ask"', "expected one of forward, redirect"),
     ("raft.heartbeat", '"soon"', "expected a number, not text in quotes"),
     ("native.queue_max", "1.5", "expected a whole number, not a number"),
     ("raft.fsync", "1", "expected true or false, not a whole number"),

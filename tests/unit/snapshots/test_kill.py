@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,17 @@ from snapshots.frames import End
 from snapshots.job import JobState
 from snapshots.store import SnapshotStore
 from snapshots.writer import EXIT_INPUT_ENDED, InputEnded, write
-from tests.unit.snapshots.making import as_bytes, as_change_bytes, check_whole_or_absent, differences, fields, made, names, tables
+from tests.unit.snapshots.making import (
+    Tables,
+    as_bytes,
+    as_change_bytes,
+    check_whole_or_absent,
+    differences,
+    fields,
+    made,
+    names,
+    tables,
+)
 
 ROOT = Path(__file__).parents[3]
 
@@ -28,12 +39,13 @@ import os, pathlib, shutil, signal, sys
 from snapshots import durable, rocks, seal, writer
 
 calls = 0
+last = 0
 
 def counted(function):
     def wrapper(*args, **kwargs):
         global calls
         calls += 1
-        if calls == int(sys.argv[2]):
+        if calls == last:
             os.kill(os.getpid(), signal.SIGKILL)
         return function(*args, **kwargs)
     return wrapper
@@ -43,23 +55,50 @@ for owner, name in (
     *((rocks.RocksWriter, name) for name in ("add", "delete", "purge", "settle", "read", "close")), (writer, "check_manifest"),
 ):
     setattr(owner, name, counted(getattr(owner, name)))
-sys.exit(writer.main())
+
+requests, source = sys.stdin, sys.argv[1]
+for request in requests:
+    directory, last = request.rstrip().split("\\t")
+    last = int(last)
+    child = os.fork()
+    if not child:
+        sys.argv[1], sys.stdin, sys.stdout = directory, open(source), open(os.devnull, "w")
+        os._exit(writer.main())
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
-"""A writer that kills itself at its n-th step: those that change the disk, and those that mark a stage."""
+"""Writers that kill themselves at their n-th step: those that change the disk, and those that mark a stage. Each is a process of its own, forked
+off one that has imported everything: that is what takes time."""
 
 
-def run_writer(directory: Path, data: bytes, *, killed_at: int) -> int:
-    """The exit code of a writer that is killed at a step, or not if it has fewer."""
-    process = subprocess.run(
-        [sys.executable, "-c", KILLED_AT, str(directory), str(killed_at)],
-        input=data,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
-    assert process.returncode in (0, -signal.SIGKILL), process.stderr.decode()
-    return process.returncode
+class Writers:
+    """Starts writers of the same changes, one after the other."""
+
+    def __init__(self, source: Path) -> None:
+        self._parent = subprocess.Popen(
+            [sys.executable, "-c", KILLED_AT, str(source)],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Writers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._parent:
+            assert self._parent.stdin is not None
+            self._parent.stdin.close()
+
+    def run(self, directory: Path, *, killed_at: int) -> int:
+        """The exit code of one that is killed at a step, or not if it has fewer."""
+        assert self._parent.stdin is not None
+        assert self._parent.stdout is not None
+        self._parent.stdin.write(f"{directory}\t{killed_at}\n")
+        self._parent.stdin.flush()
+        code = int(self._parent.stdout.readline())
+        assert code in (0, -signal.SIGKILL)
+        return code
 
 
 @pytest.mark.parametrize(
@@ -69,24 +108,20 @@ def run_writer(directory: Path, data: bytes, *, killed_at: int) -> int:
 )
 def test_killed_at_every_step(tmp_path: Path, replaced: int, base: int) -> None:
     old, new = tables(salt="old"), tables(rows=40, salt="new")
-    data = as_change_bytes(5, base, new, differences(old, new)) if base else as_bytes(5, new)
+    source, before = tmp_path / "changes", tmp_path / "before"
+    source.write_bytes(as_change_bytes(5, base, new, differences(old, new)) if base else as_bytes(5, new))
+    made(before, replaced, old)
     codes = []
-    for step in range(1, 200):
-        directory = tmp_path / str(step)
-        made(directory, replaced, old)
-        before = contents(directory)
-        code = run_writer(directory, data, killed_at=step)
-        if replaced != 5:
-            assert before.items() <= contents(directory).items(), "the older one is as it was"
-        store = SnapshotStore(directory)
-        newest = store.newest()
-        assert newest is not None
-        found = store.load(newest)
-        assert found in (old, new)
-        assert (found == new) >= (newest.index > replaced)
-        codes.append((code, found == new))
-        if code == 0:
-            break
+    with Writers(source) as writers:
+        for step in range(1, 200):
+            directory = tmp_path / str(step)
+            shutil.copytree(before, directory)
+            code = writers.run(directory, killed_at=step)
+            if replaced != 5:
+                assert contents(before).items() <= contents(directory).items(), "the older one is as it was"
+            codes.append((code, holds_new(directory, replaced, old, new)))
+            if code == 0:
+                break
     assert codes[-1] == (0, True)
     assert codes[0][1] is False
     killed = [whole for code, whole in codes if code != 0]
@@ -97,9 +132,20 @@ def test_killed_at_every_step(tmp_path: Path, replaced: int, base: int) -> None:
         assert True in killed
 
 
+def holds_new(directory: Path, replaced: int, old: Tables, new: Tables) -> bool:
+    """Whether the newest snapshot holds the new tables; else it holds the old ones, whole."""
+    store = SnapshotStore(directory)
+    newest = store.newest()
+    assert newest is not None
+    found = store.load(newest)
+    assert found in (old, new)
+    assert (found == new) >= (newest.index > replaced)
+    return found == new
+
+
 def contents(directory: Path) -> dict[Path, bytes]:
     """Every file in the snapshots' directories."""
-    return {path: path.read_bytes() for path in directory.glob("*/*") if path.is_file()}
+    return {path.relative_to(directory): path.read_bytes() for path in directory.glob("*/*") if path.is_file()}
 
 
 def test_input_that_ends_early_makes_nothing(tmp_path: Path) -> None:

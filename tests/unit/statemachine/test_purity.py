@@ -25,6 +25,7 @@ ALLOWED_IMPORTS = frozenset(
         "hashlib",
         "operator",
         "heapq",
+        "itertools",
         "re",
         "typing",
         "msgspec",

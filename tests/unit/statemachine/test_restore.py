@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from statemachine.commands import Batch
 from statemachine.engine import Engine
 from statemachine.errors import StateError
-from statemachine.events import OrderState
+from statemachine.events import Done, OrderState
+from statemachine.remember import OutcomeMemory, pack
 from statemachine.tables import TABLES, BalanceRow, CounterRow, CurrencyRow, OutcomeRow
 from tests.property.worlds import busy_command, foundations
 
@@ -36,6 +37,11 @@ def change(table: str, row: msgspec.Struct, **fields: object) -> tuple[bytes, by
     """The row of a table with some fields changed, under the key of before."""
     key = next(key for key, payload in BUSY[table] if msgspec.msgpack.decode(payload, type=type(row)) == row)
     return key, msgspec.msgpack.encode(msgspec.structs.replace(row, **fields))
+
+
+def replaced(row: msgspec.Struct, **fields: object) -> bytes:
+    """A row with some fields changed."""
+    return msgspec.msgpack.encode(msgspec.structs.replace(row, **fields))
 
 
 def first(table: str, row_type: type[Row]) -> Row:
@@ -61,6 +67,18 @@ def test_rows_may_come_in_any_order() -> None:
     shuffled = {name: Random(3).sample(rows, len(rows)) for name, rows in BUSY.items()}
     assert Engine.restore(shuffled).full_hash() == Engine.restore(BUSY).full_hash()
     assert dict(Engine.restore(shuffled).tables()) == BUSY
+
+
+@pytest.mark.parametrize("verified", [False, True])
+def test_what_is_restored_is_arranged_as_it_was(verified: bool) -> None:
+    """Loading checks what the rows say; that queues, books and indexes follow from it is checked here, and by using them."""
+    here, there = busy(), Engine.restore(BUSY, verified=verified)
+    there.check()
+    assert dict(there.tables()) == BUSY
+    commands = [busy_command(Random(number), number) for number in range(150, 400)]
+    assert there.apply(Batch(9, commands)) == here.apply(Batch(9, commands))
+    there.check()
+    assert there.full_hash() == here.full_hash()
 
 
 def test_an_empty_engine_comes_back() -> None:
@@ -124,6 +142,11 @@ def changed_rows() -> dict[str, tuple[str, tuple[bytes, bytes]]]:
         "an order id of the future": ("counter", change("counter", counter, last_order_id=0)),
         "a sequence of the past": ("counter", change("counter", counter, sequence=1)),
         "a short hash": ("counter", change("counter", counter, state_hash=b"123")),
+        "a sequence that is not the key's": (
+            "outcome",
+            change("outcome", outcome, outcome=msgspec.structs.replace(outcome.outcome, sequence=outcome.outcome.sequence + 1)),
+        ),
+        "an order below the first": ("order", (msgspec.msgpack.encode([-1]), replaced(order, order_id=-1))),
         "a long fingerprint": ("outcome", change("outcome", outcome, fingerprint=b"123456789")),
     }
 
@@ -131,9 +154,77 @@ def changed_rows() -> dict[str, tuple[str, tuple[bytes, bytes]]]:
 @pytest.mark.parametrize("what", changed_rows())
 def test_a_contradiction_is_noticed(what: str) -> None:
     table, (key, row) = changed_rows()[what]
-    tables = {**BUSY, table: [(k, row if k == key else payload) for k, payload in BUSY[table]]}
+    tables = {**BUSY, table: [*((k, payload) for k, payload in BUSY[table] if k != key), (key, row)]}
     with pytest.raises(StateError):
         Engine.restore(tables)
+
+
+def test_an_outcome_that_nobody_could_read_is_noticed() -> None:
+    """It is kept packed; still no row gets in that would fail when its command comes again."""
+    key, payload = BUSY["outcome"][0]
+    account_id, command_id, mark, outcome = msgspec.msgpack.decode(payload)
+    damaged = msgspec.msgpack.encode([account_id, command_id, mark, [*outcome[:2], "no time", *outcome[3:]]])
+    with pytest.raises(StateError, match=r"table outcome, row 0: .*int"):
+        Engine.restore({**BUSY, "outcome": [(key, damaged), *BUSY["outcome"][1:]]})
+
+
+def with_client_oids(*fields: tuple[str, int, str, int]) -> dict[str, list[tuple[bytes, bytes]]]:
+    """The tables, where rows of "order" or "done_order" of one account carry a client_oid: table, place among its rows, client_oid, order id."""
+    tables = {name: list(rows) for name, rows in BUSY.items()}
+    for table, place, client_oid, order_id in fields:
+        key, payload = tables[table][place]
+        row = msgspec.structs.replace(msgspec.msgpack.decode(payload, type=OrderState), client_oid=client_oid)
+        row = msgspec.structs.replace(row, order_id=order_id or row.order_id)
+        tables[table][place] = (key, msgspec.msgpack.encode(row))
+    return tables
+
+
+def places(table: str, account_id: str) -> list[int]:
+    decoded = [msgspec.msgpack.decode(payload, type=OrderState) for _, payload in BUSY[table]]
+    return [place for place, order in enumerate(decoded) if order.account_id == account_id]
+
+
+def test_a_client_oid_has_one_open_order_which_is_the_latest() -> None:
+    account_id = first("order", OrderState).account_id
+    (one, two, *_), done = places("order", account_id), places("done_order", account_id)[0]
+    with pytest.raises(StateError, match=f"table order: account {account_id} has client_oid same open twice"):
+        Engine.restore(with_client_oids(("order", one, "same", 0), ("order", two, "same", 0)))
+    later = first("counter", CounterRow).last_order_id + 1
+    opened = msgspec.msgpack.decode(BUSY["order"][one][1], type=OrderState).order_id
+    with pytest.raises(
+        StateError, match=f"table done_order: order {later}, and the earlier {opened} with its client_oid is open"
+    ):
+        Engine.restore(with_client_oids(("order", one, "same", 0), ("done_order", done, "same", later)))
+
+
+def test_a_command_that_is_remembered_twice_is_noticed() -> None:
+    rows = [msgspec.msgpack.decode(payload) for _, payload in BUSY["outcome"]]
+    second = [*rows[1][:1], rows[0][1], *rows[1][2:]]
+    assert second[0] == rows[0][0]
+    tables = {
+        **BUSY,
+        "outcome": [BUSY["outcome"][0], (BUSY["outcome"][1][0], msgspec.msgpack.encode(second)), *BUSY["outcome"][2:]],
+    }
+    with pytest.raises(StateError, match=f"a command of account {second[0]} comes twice"):
+        Engine.restore(tables)
+
+
+@pytest.mark.parametrize("count", [0, 1, 127, 128, 129, 256, 300])
+def test_a_memory_filled_at_once_is_one_filled_one_by_one(count: int) -> None:
+    def entry(number: int) -> tuple[str, bytes]:
+        return f"c{number}", pack(b"%08d" % number, msgspec.msgpack.encode(Done(number, 1, False, True)))
+
+    one_by_one, at_once = OutcomeMemory(), OutcomeMemory()
+    entries = [entry(number) for number in range(1, count + 1)]
+    for command_id, packed in entries:
+        one_by_one.remember(command_id, packed)
+    at_once.fill([command_id for command_id, _ in entries], [packed for _, packed in entries])
+    for number in range(count + 1, count + 3):
+        assert list(at_once.newest(200)) == list(one_by_one.newest(200))
+        assert at_once.remembered == one_by_one.remembered == number - 1
+        for memory in (one_by_one, at_once):
+            memory.check(number)
+            memory.remember(*entry(number))
 
 
 @given(st.sampled_from(list(TABLES)), st.integers(0, 10**6), st.integers(0, 10**6), st.integers(1, 255), st.booleans())

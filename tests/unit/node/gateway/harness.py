@@ -49,6 +49,7 @@ class FakeBackend:
         self.kept_from = 1
         self.status: dict[str, Any] = {}
         self.submitted: list[AnyCommand] = []
+        self.batches: list[int] = []
         self.queried: list[AnyQuery] = []
         self._clock = time.time_ns()
 
@@ -65,6 +66,7 @@ class FakeBackend:
         self._clock += 1_000_000
         payload = msgspec.msgpack.encode(Batch(self._clock, list(commands)))
         self.submitted += commands
+        self.batches.append(len(commands))
         applied = self.engine.apply(msgspec.msgpack.decode(payload, type=Batch))
         self.feed.publish(applied.events)
         groups: dict[str, list[AnyEvent]] = {}

@@ -1,0 +1,145 @@
+"""The OpenAPI document, made of the routes that the router serves and of the types that handlers take and return.
+
+Nothing is listed twice: paths, permissions, parameters and bodies are those of `web.Route`, answers those of the handler's annotation, texts
+its docstring. Only what a parameter means stands here.
+"""
+
+from __future__ import annotations
+
+import re
+import typing
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from node.gateway.shapes import ErrorJson
+from node.gateway.web import Handler, Route
+
+Schema = dict[str, Any]
+
+TEXT: Schema = {"type": "string"}
+WHEN: Schema = {"type": "string", "format": "date-time"}
+QUERIES: dict[str, tuple[str, Schema]] = {
+    "type": ("accepted and not used", TEXT),
+    "active": ("accepted and not used", TEXT),
+    "market_type": ("accepted and not used", TEXT),
+    "sortedBy": ("accepted and not used", TEXT),
+    "sorting": ("accepted and not used", TEXT),
+    "level": ("1: best prices; 2: fifty price levels; 3: every order", {"type": "integer", "enum": [1, 2, 3]}),
+    "limit": ("how many at most", {"type": "integer", "minimum": 1, "maximum": 1_000}),
+    "after": ("older than this: the header cb-after of the page before", TEXT),
+    "before": ("newer than this: the header cb-before of the page before", TEXT),
+    "product_id": ("only of this product", TEXT),
+    "profile_id": ("the account of the key, if given", TEXT),
+    "status": ("open, pending, active, done, settled, rejected or all; may repeat", TEXT),
+    "start_date": ("not before", WHEN),
+    "end_date": ("not after", WHEN),
+    "consistency": (
+        "local: from this node's state; linearizable: through a barrier, at the leader",
+        {"type": "string", "enum": ["local", "linearizable"]},
+    ),
+}
+"""Every query parameter of the API: what it means, and its schema."""
+
+FAILURES: dict[int, str] = {
+    400: "the request cannot be understood, or the exchange's rules refuse it",
+    404: "no such order, product, account or path",
+    408: "the body came too slowly",
+    413: "the body is too large",
+    415: "the body is compressed",
+    429: "too many requests: wait for the seconds of Retry-After",
+    503: "no leader could be reached, or the engine does not answer; nothing was done",
+}
+PRIVATE: dict[int, str] = {401: "no signature, or a bad one", 403: "the key lacks a permission"}
+ELSEWHERE: dict[int, str] = {307: "the leader must answer this: repeat it at Location"}
+COMMANDS: dict[int, str] = {504: "no answer before the deadline: the outcome is unknown, send the same request again"}
+
+SIGNED = ("CB-ACCESS-KEY", "CB-ACCESS-SIGN", "CB-ACCESS-TIMESTAMP", "CB-ACCESS-PASSPHRASE")
+_SAYS = re.compile(r"^(GET|POST|PUT|DELETE) /\S*( and /\S*)?[:.] ?")
+_REF = "#/components/schemas/{name}"
+
+
+def document(routes: Sequence[Route], version: str) -> Schema:
+    """The document of `routes`, as a JSON object."""
+    answers = {route: answer_type(route.handler) for route in routes}
+    bodies = [route.body for route in routes if route.body is not None]
+    types = [*dict.fromkeys([ErrorJson, *bodies]), *answers.values()]
+    schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
+    found = dict(zip(map(repr, types), schemas, strict=True))
+    paths: dict[str, Schema] = {}
+    for route in routes:
+        operation = _operation(route, found[repr(answers[route])])
+        if route.body is not None:
+            content = {"application/json": {"schema": found[repr(route.body)]}}
+            operation["requestBody"] = {"required": route.body_required, "content": content}
+        paths.setdefault(route.path, {})[route.method.lower()] = operation
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Quorumbook",
+            "version": version,
+            "description": "In the shapes of Coinbase Exchange. Decimals are strings.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": {name: _closed(name, schema) for name, schema in components.items()},
+            "responses": _failure_responses(found[repr(ErrorJson)]),
+            "securitySchemes": _security_schemes(),
+        },
+    }
+
+
+def answer_type(handler: Handler) -> Any:
+    """What a handler answers: the type in its `Answer[...]`."""
+    returned = typing.get_type_hints(handler)["return"]
+    (body,) = typing.get_args(returned)
+    return body
+
+
+def _operation(route: Route, answer: Schema) -> Schema:
+    text = _SAYS.sub("", route.handler.__doc__ or "").strip()
+    operation: Schema = {
+        "operationId": f"{route.method.lower()}{re.sub('[^a-zA-Z0-9]+', '_', route.path).rstrip('_')}{'_' * route.path.endswith('/')}",
+        "summary": text.partition("\n")[0],
+        "parameters": list(_parameters(route)),
+        "responses": {"200": {"description": "done", "content": {"application/json": {"schema": answer}}}},
+    }
+    failures = FAILURES | ELSEWHERE
+    if route.permission is not None:
+        failures |= PRIVATE
+        operation["security"] = [{name: [] for name in SIGNED}]
+        operation["description"] = f"The key needs the permission {route.permission.name.lower()}."
+    if route.method != "GET":
+        failures |= COMMANDS
+    operation["responses"] |= {str(status): {"$ref": f"#/components/responses/{status}"} for status in sorted(failures)}
+    return operation
+
+
+def _failure_responses(error: Schema) -> Schema:
+    return {
+        str(status): {"description": meaning, "content": {"application/json": {"schema": error}}}
+        for status, meaning in sorted((FAILURES | PRIVATE | ELSEWHERE | COMMANDS).items())
+    }
+
+
+def _closed(name: str, schema: Schema) -> Schema:
+    """An answer has no other fields than these."""
+    return schema | {"additionalProperties": False} if name.endswith("Json") else schema
+
+
+def _parameters(route: Route) -> Iterable[Schema]:
+    for name in re.findall(r"{(\w+)}", route.path):
+        yield {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+    names = (*route.query, "consistency") if route.method == "GET" else route.query
+    for name in names:
+        meaning, schema = QUERIES[name]
+        yield {"name": name, "in": "query", "description": meaning, "schema": schema}
+
+
+def _security_schemes() -> Schema:
+    meanings = ("the key's id", "the signature, see docs/api.md", "Unix time in seconds", "the key's passphrase")
+    return {
+        name: {"type": "apiKey", "in": "header", "name": name, "description": meaning}
+        for name, meaning in zip(SIGNED, meanings, strict=True)
+    }

@@ -1,0 +1,231 @@
+"""The JSON objects of answers, as types: what handlers must return, and what the OpenAPI document says.
+
+Decimals are strings; `NotRequired` fields are absent where they do not apply.
+"""
+
+from __future__ import annotations
+
+from typing import NotRequired, TypedDict
+
+
+class ErrorJson(TypedDict):
+    """Every answer of 400 and above, and 307. `leader` and `leader_id` are those of a 307."""
+
+    message: str
+    field: NotRequired[str]
+    reason: NotRequired[str]
+    detail: NotRequired[str]
+    leader: NotRequired[str]
+    leader_id: NotRequired[str]
+
+
+class TimeJson(TypedDict):
+    """The node's clock."""
+
+    iso: str
+    epoch: float
+
+
+class ProductJson(TypedDict):
+    """A product."""
+
+    id: str
+    display_name: str
+    base_currency: str
+    quote_currency: str
+    base_increment: str
+    quote_increment: str
+    base_min_size: str
+    base_max_size: str
+    min_market_funds: str
+    maker_fee_rate: str
+    taker_fee_rate: str
+    status: str
+    status_message: str
+    trading_disabled: bool
+    cancel_only: bool
+    post_only: bool
+    limit_only: bool
+    auction_mode: bool
+    margin_enabled: bool
+
+
+class CurrencyDetailsJson(TypedDict):
+    """What else Coinbase's clients read of a currency."""
+
+    type: str
+    symbol: str
+    sort_order: int
+    push_payment_methods: list[str]
+    group_types: list[str]
+
+
+class CurrencyJson(TypedDict):
+    """A currency; `max_precision` is its smallest unit."""
+
+    id: str
+    name: str
+    status: str
+    message: str
+    max_precision: str
+    min_size: str
+    convertible_to: list[str]
+    details: CurrencyDetailsJson
+    default_network: str
+    supported_networks: list[str]
+
+
+class BookJson(TypedDict):
+    """The book after message `sequence`: rows of price, size, and number of orders or, at level 3, the order's id."""
+
+    sequence: int
+    bids: list[list[str | int]]
+    asks: list[list[str | int]]
+    auction_mode: bool
+    auction: None
+
+
+class TickerJson(TypedDict):
+    """The last trade, the best prices, and the volume of 24 hours."""
+
+    trade_id: int
+    price: str
+    size: str
+    time: str
+    bid: str
+    ask: str
+    volume: str
+
+
+class StatsJson(TypedDict):
+    """24 hours in prices and volume, and the volume of 30 days."""
+
+    open: str
+    high: str
+    low: str
+    last: str
+    volume: str
+    volume_30day: str
+
+
+class TradeJson(TypedDict):
+    """A trade; `side` is the maker's."""
+
+    trade_id: int
+    side: str
+    size: str
+    price: str
+    time: str
+
+
+class AccountJson(TypedDict):
+    """A balance of one currency."""
+
+    id: str
+    currency: str
+    balance: str
+    available: str
+    hold: str
+    profile_id: str
+    trading_enabled: bool
+
+
+class ProfileJson(TypedDict):
+    """An account's one profile."""
+
+    id: str
+    user_id: str
+    name: str
+    active: bool
+    is_default: bool
+    has_margin: bool
+
+
+class UserJson(TypedDict):
+    """Whose key it is."""
+
+    id: str
+
+
+class FeesJson(TypedDict):
+    """Fee rates; they do not depend on volume."""
+
+    maker_fee_rate: str
+    taker_fee_rate: str
+    usd_volume: str
+
+
+class TransferJson(TypedDict):
+    """A booked deposit or withdrawal, with the balance after it."""
+
+    id: str
+    amount: str
+    currency: str
+    available: str
+    hold: str
+    created_at: str
+    duplicate: bool
+
+
+class OrderJson(TypedDict):
+    """An order."""
+
+    id: str
+    product_id: str
+    side: str
+    type: str
+    stp: str
+    time_in_force: str
+    post_only: bool
+    created_at: str
+    fill_fees: str
+    filled_size: str
+    executed_value: str
+    status: str
+    settled: bool
+    profile_id: str
+    price: NotRequired[str]
+    size: NotRequired[str]
+    funds: NotRequired[str]
+    specified_funds: NotRequired[str]
+    client_oid: NotRequired[str]
+    done_reason: NotRequired[str]
+    done_at: NotRequired[str]
+
+
+class PutJson(TypedDict):
+    """What a PUT of the operator did; not `changed`: it was there already, the same."""
+
+    id: str
+    changed: bool
+    sequence: int
+
+
+class PlaceResultJson(TypedDict):
+    """What became of one order of a batch: `order`, or `error`."""
+
+    success: bool
+    order: NotRequired[OrderJson]
+    error: NotRequired[ErrorJson]
+    client_oid: NotRequired[str]
+
+
+class BatchJson(TypedDict):
+    """Results in the order of the request."""
+
+    results: list[PlaceResultJson]
+
+
+class CancelResultJson(TypedDict):
+    """What became of one cancel of a batch."""
+
+    success: bool
+    order_id: NotRequired[str]
+    client_oid: NotRequired[str]
+    error: NotRequired[ErrorJson]
+
+
+class BatchCancelJson(TypedDict):
+    """Results in the order of the request."""
+
+    results: list[CancelResultJson]

@@ -1,0 +1,109 @@
+"""The OpenAPI document is what the server gives: schemathesis makes requests of it, and every answer must be one that it lists."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+from typing import Any
+
+import pytest
+
+from node.gateway.limits import Limits
+from tests.clients import packages
+from tests.clients.packages import SCHEMATHESIS
+from tests.clients.script import FOREIGN, ROOT
+from tests.unit.node.gateway.harness import ADMIN, Exchange, running
+
+CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+EXAMPLES = int(os.environ.get("QUORUMBOOK_OPENAPI_EXAMPLES", "8"))
+"""Requests of each call that are drawn at random, beside those at the bounds of each parameter."""
+
+DONE = re.compile(r'^quorumbook_http_requests_total{method="(\w+)",node="n1",route="([^"]+)",status="200"', re.MULTILINE)
+
+
+@pytest.mark.timeout(420)
+async def test_every_answer_is_in_the_document() -> None:
+    program = packages.environment(SCHEMATHESIS) / "venv" / "bin" / "schemathesis"
+    async with running() as exchange:
+        exchange.gateway.limits = Limits(0, 0)
+        url = str(exchange.client.make_url("/openapi.json"))
+        output = await run(
+            *(str(program), "run", url, "--checks", CHECKS, "--max-examples", str(EXAMPLES), "--seed", "1", "--no-color"),
+            *("--phases", "coverage,fuzzing", "--suppress-health-check", "all", "--generation-database", "none"),
+            *("--generation-with-security-parameters", "false", "--warnings", "off", "--continue-on-failure"),
+            told=await told(exchange),
+        )
+        assert "No issues found" in output, output[-6_000:]
+        await check_reach(exchange)
+
+
+async def run(*command: str, told: dict[str, object]) -> str:
+    """What the program prints."""
+    environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    environment |= {
+        "SCHEMATHESIS_HOOKS": "tests.clients.foreign.schemathesis_hooks",
+        "QUORUMBOOK_TOLD": json.dumps(told),
+        "PYTHONPATH": str(ROOT),
+    }
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=FOREIGN, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    try:
+        return (await process.communicate())[0].decode()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def told(exchange: Exchange) -> dict[str, object]:
+    """Keys, and values that exist."""
+    trader = exchange.keys["alice"]
+    orders = [await exchange.order("alice", "buy", "1", "1", client_oid=f"known-{number}") for number in range(10)]
+    await exchange.order("bob", "sell", "900", "5")
+    await exchange.order("alice", "buy", "900", "1")
+    order_ids = [order["id"] for order in orders]
+    return {
+        "admin": {"key": ADMIN.key_id, "secret": ADMIN.secret, "passphrase": ADMIN.passphrase},
+        "trader": {"key": trader.key_id, "secret": trader.secret, "passphrase": trader.passphrase},
+        "known": {
+            "id": ["BTC-USD", "ETH-BTC"],
+            "/orders/{id} id": [*order_ids, "client:known-1", "client:known-9"],
+            "/accounts/{id} id": ["alice:USD", "alice:BTC"],
+            "/profiles/{id} id": ["alice"],
+            "/currencies/{id} id": ["USD", "BTC"],
+            "/admin/currencies/{id} id": ["USD", "NEW"],
+            "/admin/accounts/{id}/deposits id": ["alice", "bob"],
+            "/admin/keys/{id} id": ["spare"],
+            "account_id": ["alice"],
+            "permissions": [["view"]],
+            "secret": [trader.secret],
+            "base_currency": ["BTC"],
+            "quote_currency": ["USD"],
+            "product_id": ["BTC-USD", "BTC/USD"],
+            "profile_id": ["alice", None],
+            "currency": ["USD", "BTC"],
+            "amount": ["1", "0.01"],
+            "side": ["buy", "sell"],
+            "type": ["limit", "market"],
+            "price": ["800", "900"],
+            "size": ["1", "0.5"],
+            "time_in_force": ["GTC", "IOC", None],
+            "stp": ["dc", "co", "cn", "cb", None],
+            **{name: [None] for name in ("cancel_after", "stop", "stop_price", "stop_limit_price", "max_floor")},
+            "order_ids": [order_ids[:2], order_ids[2:4]],
+            "scale": [8],
+        },
+    }
+
+
+async def check_reach(exchange: Exchange) -> None:
+    """Nearly every call of the document was answered with 200 as well: else the run has seen refusals only."""
+    text = await (await exchange.client.get("/metrics")).text()
+    document: dict[str, Any] = await (await exchange.client.get("/openapi.json")).json()
+    done = set(DONE.findall(text))
+    wanted = {(method.upper(), path) for path, item in document["paths"].items() for method in item}
+    never = wanted - done
+    assert len(never) <= len(wanted) // 10, sorted(never)
