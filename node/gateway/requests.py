@@ -142,12 +142,17 @@ class ChannelRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FeedRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A message on the WebSocket. `resume` gives, by product, the last sequence that the client has seen."""
+    """A message on the WebSocket.
+
+    `from_sequence` is the first sequence that the client wants, of every product of the message or by product; `resume` gives, by product, the
+    last one that it has seen.
+    """
 
     type: str
     product_ids: list[str] | None = None
     channels: list[str | ChannelRequest] | None = None
     resume: dict[str, int] | None = None
+    from_sequence: int | dict[str, int] | None = None
     signature: str | None = None
     key: str | None = None
     passphrase: str | None = None

@@ -126,7 +126,7 @@ class Connection:
                 raise ApiError(401, "the channel user needs a signature", "signature", detail="authentication required")
             identity.require(Permission.VIEW)
         feeds = {channel: [await self._feed(product_id) for product_id in products] for channel, products in wanted.items()}
-        resume = self._resume(request.resume or {}, wanted)
+        resume = self._resume(request, wanted)
         self._subscriber.identity = identity
         self._subscriber.subscribe(feeds, resume)
 
@@ -152,21 +152,24 @@ class Connection:
         product = await self._gateway.catalogue.product(product_id)
         return await self._gateway.feeds.feed(product)
 
-    def _resume(self, asked: dict[str, int], wanted: dict[str, list[str]]) -> dict[str, int]:
-        """Where event channels go on, by product. Raises BadRequestError where there is nothing to go on with."""
-        resume: dict[str, int] = {}
+    def _resume(self, request: FeedRequest, wanted: dict[str, list[str]]) -> dict[str, int]:
+        """The last sequence seen of event channels, by product. Raises BadRequestError where there is nothing to go on with."""
         fresh = {product_id for channel in EVENT_CHANNELS for product_id in wanted.get(channel, [])}
-        for name, sequence in asked.items():
-            product_id = product_text(name)
+        seen = {product_text(name): sequence for name, sequence in (request.resume or {}).items()}
+        field, first = "resume" if seen else "from_sequence", request.from_sequence
+        if first is not None:
+            if seen:
+                raise BadRequestError("from_sequence and resume may not be given together", "from_sequence")
+            by_product = first if isinstance(first, dict) else dict.fromkeys(fresh, first)
+            seen = {product_text(name): sequence - 1 for name, sequence in by_product.items()}
+        for product_id, sequence in seen.items():
             following = self._subscriber.following.get(product_id)
             if product_id not in fresh or (following is not None and following.channels & EVENT_CHANNELS):
-                raise BadRequestError(
-                    "resume names a product that this message does not newly subscribe to full, user or matches", "resume"
-                )
+                text = f"{field} names a product that this message does not newly subscribe to full, user or matches"
+                raise BadRequestError(text, field)
             if not 0 <= sequence < 2**63:
-                raise BadRequestError("resume must give the last sequence seen", "resume")
-            resume[product_id] = sequence
-        return resume
+                raise BadRequestError(f"{field} must give a sequence", field)
+        return seen
 
 
 def expand(request: FeedRequest, *, need_products: bool) -> dict[str, list[str]]:

@@ -21,6 +21,7 @@ from node.member_changes import Addition, MemberChanges
 from node.protocol import FailCode, NodeStatus, StatusQuery
 from statemachine.commands import OpenAccount
 from statemachine.limits import OPERATOR
+from tests.feed_books import BookFollower
 from tests.real_cluster import READY_SECONDS, MakeGround
 
 pytestmark = pytest.mark.cluster
@@ -163,6 +164,8 @@ def test_a_read_only_replica_serves_and_does_not_vote(make_ground: MakeGround) -
         ]
         for reader in readers:
             scenario._start_reader(reader)
+        books = BookFollower([access.https["r1"]], "BTC-USD")
+        following = asyncio.create_task(books.run())
         await traded(scenario, 200)
         leader = await scenario.watcher.wait_leader(READY_SECONDS)
         await _refuses_commands(scenario, leader)
@@ -170,6 +173,9 @@ def test_a_read_only_replica_serves_and_does_not_vote(make_ground: MakeGround) -
         voter, replica = readers
         assert replica.tally.events == voter.tally.events > 0
         assert replica.tally.digest == voter.tally.digest, "the same events in the same order"
+        await books.judge(access.https["r1"])
+        following.cancel()
+        assert isinstance((await asyncio.gather(following, return_exceptions=True))[0], asyncio.CancelledError)
         status = statuses["r1"]
         assert status is not None
         assert not status.voter

@@ -250,6 +250,15 @@ async def test_resuming_leaves_no_gap_and_doubles_nothing(exchange: Exchange) ->
     assert last < end
 
 
+@pytest.mark.parametrize("first", [4, {"BTC-USD": 4}, {"BTC/USD": 4}])
+async def test_the_first_sequence_wanted_may_be_named(exchange: Exchange, first: object) -> None:
+    for _ in range(3):
+        await trade(exchange)
+    end = exchange.backend.engine.product_sequence("BTC-USD")
+    socket = await subscribe(exchange, product_ids=["BTC-USD"], from_sequence=first)
+    assert [message["sequence"] for message in await gather(socket, end - 3)] == list(range(4, end + 1))
+
+
 async def test_resuming_matches_only(exchange: Exchange) -> None:
     for _ in range(4):
         await trade(exchange)
@@ -353,6 +362,9 @@ async def test_a_flood_of_messages_is_cut_off(exchange: Exchange) -> None:
         ('{"type":"subscribe","product_ids":["BTC-USD"],"resume":{"BTC-USD":-1}}', "resume"),
         ('{"type":"subscribe","product_ids":["BTC-USD"],"resume":{"BTC-USD":99999999999999999999}}', "resume"),
         ('{"type":"subscribe","product_ids":["BTC-USD"],"resume":{"ETH-BTC":1}}', "resume"),
+        ('{"type":"subscribe","product_ids":["BTC-USD"],"from_sequence":0}', "from_sequence"),
+        ('{"type":"subscribe","product_ids":["BTC-USD"],"from_sequence":{"ETH-BTC":1}}', "from_sequence"),
+        ('{"type":"subscribe","product_ids":["BTC-USD"],"from_sequence":1,"resume":{"BTC-USD":1}}', "from_sequence"),
         ('{"type":"subscribe","product_ids":["BTC-USD"],"channels":["ticker"],"resume":{"BTC-USD":1}}', "resume"),
     ],
 )

@@ -1,0 +1,75 @@
+"""Books rebuilt from every node's feed equal the book, cancels and the death of the leader included."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import signal
+
+import pytest
+
+from loadtest.access import Access
+from loadtest.flow import ClientFlow
+from loadtest.market import PRODUCTS, Trader, set_up, traders
+from loadtest.watch import Watcher
+from tests.feed_books import BookFollower
+from tests.real_cluster import READY_SECONDS, SEED, MakeGround
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+
+PRODUCT = PRODUCTS[0]
+CHUNKS, CHUNK = 25, 20
+"""Requests of each trader before and after the kill, and commands in each."""
+
+
+async def flow(access: Access, person: Trader, run: str) -> None:
+    """A trader's flow of orders on the product."""
+    client = access.trader_client(person, deadline=30.0)
+    commands = ClientFlow(SEED, person.account_id, run, [PRODUCT])
+    try:
+        for _ in range(CHUNKS):
+            await client.submit(list(itertools.islice(commands, CHUNK)))
+    finally:
+        await client.close()
+
+
+def test_books_rebuilt_from_the_feeds(make_ground: MakeGround) -> None:
+    ground = make_ground()
+    access, people = Access(ground.directory), traders(3, SEED)
+
+    async def play() -> None:
+        operator = access.client()
+        await set_up(operator, people)
+        await operator.close()
+        watcher = Watcher(access)
+        await watcher.wait_equal(READY_SECONDS)
+        leader = await ground.cluster.leader()
+        nodes = [leader, *(node_id for node_id in access.https if node_id != leader)]
+        urls = [access.https[node_id] for node_id in nodes]
+        followers = [BookFollower(urls[place:] + urls[:place], PRODUCT.product_id) for place in range(3)]
+        tasks = [asyncio.create_task(follower.run()) for follower in followers]
+        try:
+            await asyncio.gather(*(flow(access, person, "before") for person in people))
+            for follower, url in zip(followers, urls, strict=True):
+                await follower.judge(url)
+            trading = [asyncio.create_task(flow(access, person, "after")) for person in people]
+            await asyncio.to_thread(ground.cluster.kill, leader, signal.SIGKILL)
+            await asyncio.gather(*trading)
+            await watcher.wait(
+                lambda seen: len({status.sequence for status in seen.values() if status}) == 1, "level survivors", READY_SECONDS
+            )
+            for follower in followers:
+                await follower.judge(urls[1])
+            assert not any(task.done() for task in tasks), [task for task in tasks if task.done()]
+        finally:
+            for task in tasks:
+                task.cancel()
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
+            await watcher.close()
+        assert all(isinstance(end, asyncio.CancelledError) for end in ended), ended
+        assert urls[0] in followers[0].visited
+        assert set(followers[0].visited) > {urls[0]}, "it went on at another node"
+        assert followers[1].visited == [urls[1]]
+        assert min(follower.events for follower in followers) > 500
+
+    asyncio.run(play())
