@@ -1,7 +1,8 @@
 """A snapshot on its way in from the leader: checked, and its state made, in a thread, so that the node goes on answering meanwhile.
 
-Nothing in that takes the interpreter for long: rows are read in pieces and the state is made in Python, so the event loop has its turn after each
-`SWITCH_INTERVAL`. What is left for the end, in the event loop, is to give the snapshot its name and to put the new engine in the place of the old.
+Nothing in that takes the interpreter for long: rows are read in pieces and the state is made in Python, so the event loop has its turn after
+each piece, or `SWITCH_INTERVAL`. What is left for the end, in the event loop, is to give the snapshot its name and to put the new engine in the
+place of the old.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class IncomingSnapshot:
         tables: defaultdict[str, list[Row]] = defaultdict(list)
         with collector_off():
             manifest = self._sink.verify(lambda table, rows: tables[table].extend(rows))
-            return Engine.restore({name: tables[name] for name in manifest.row_counts})
+            return Engine.restore({name: tables[name] for name in manifest.row_counts}, verified=True)
 
     def poll(self) -> SnapshotMark | None:
         """See the port."""
