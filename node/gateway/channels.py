@@ -1,10 +1,13 @@
 """What the feed's messages look like, and which channel carries which event.
 
 The channels `full`, `user` and `matches` carry events of the exchange, with their product sequence; a connection that has several of them gets an
-event once. `ticker` and `level2` are made of the events, `heartbeat` and `status` of the clock.
+event once. `ticker` and `level2` are made of the events, `heartbeat` and `status` of the clock; `ticker_batch` and `level2_batch` say the same
+as the first two, less often.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import msgspec
 
@@ -15,7 +18,7 @@ from node.gateway.responses import DONE_REASONS, ORDER_TYPES, SIDES, Json, iso, 
 from statemachine.events import AnyEvent, OrderChanged, OrderDone, OrderMatched, OrderOpened, OrderReceived
 from statemachine.types import OrderType, Side
 
-CHANNELS = ("heartbeat", "status", "ticker", "level2", "matches", "full", "user")
+CHANNELS = ("heartbeat", "status", "ticker", "ticker_batch", "level2", "level2_batch", "matches", "full", "user")
 EVENT_CHANNELS = frozenset({"matches", "full", "user"})
 PPM = 1_000_000
 
@@ -143,22 +146,30 @@ class Frame:
         if self._levels is None:
             self._levels = b""
             if self.touched:
-                changes = [[SIDES[side], self._product.price(price), self._size(side, price)] for side, price in self.touched]
-                last = self.events[-1]
-                self._levels = encode(
-                    {"type": "l2update", "product_id": last.product_id, "time": iso(last.time), "changes": changes}
-                )
+                self._levels = level_changes(self._product, self._book, self.touched, self.time)
         return self._levels
 
-    def _size(self, side: Side, price: int) -> str:
-        return self._product.size(self._book.size_at(side, price))
+    @property
+    def time(self) -> int:
+        """When the last event was, in nanoseconds since the epoch."""
+        return self.events[-1].time
+
+    @property
+    def traded(self) -> bool:
+        """Whether there is a trade among the events."""
+        return any(isinstance(event, OrderMatched) for event in self.events)
 
     def ticker(self) -> bytes:
         """The `ticker` after the frame's last trade; empty where none was made."""
         if self._ticker is None:
-            traded = any(isinstance(event, OrderMatched) for event in self.events)
-            self._ticker = encode(ticker_json(self._product, self._book, self._stats)) if traded else b""
+            self._ticker = encode(ticker_json(self._product, self._book, self._stats)) if self.traded else b""
         return self._ticker
+
+
+def level_changes(product: Product, book: LevelBook, touched: Iterable[tuple[Side, int]], time: int) -> bytes:
+    """The `l2update` with the sizes that these levels have now; `time` is that of the last change."""
+    changes = [[SIDES[side], product.price(price), product.size(book.size_at(side, price))] for side, price in touched]
+    return encode({"type": "l2update", "product_id": product.row.product_id, "time": iso(time), "changes": changes})
 
 
 def ticker_json(product: Product, book: LevelBook, stats: Statistics) -> Json:

@@ -21,6 +21,7 @@ from node.gateway.feeds import Feeds, ProductFeed
 from node.gateway.metrics import Metrics
 from node.protocol import FailCode
 from statemachine.events import AnyEvent, OrderMatched
+from statemachine.types import Side
 
 log = logging.getLogger(__name__)
 
@@ -30,18 +31,30 @@ QUEUE_BYTES_MAX = 16 * 1024 * 1024
 CATCH_UP_QUEUE = 1_000
 """Messages that may wait while a reader catches up: its source then waits for it."""
 
+LEVEL2_BATCH_SECONDS = 0.05
+TICKER_BATCH_TICKS = 5
+"""How often the batched channels tell what has changed; a tick is a second."""
+
 SLOW, RESTART = 1013, 1012
 """Close codes: try again later, and service restart."""
 
 
 @dataclass
 class Following:
-    """A connection's place in one product's feed. `after` is the last event passed to the event channels."""
+    """A connection's place in one product's feed. `after` is the last event passed to the event channels.
+
+    `touched` are the levels that `level2_batch` has not told of, `touched_at` the time of the last change, `flush` when it will;
+    `traded`: `ticker_batch` has something to tell.
+    """
 
     feed: ProductFeed
     channels: set[str] = field(default_factory=set)
     after: int = 0
     catching_up: asyncio.Task[None] | None = None
+    touched: dict[tuple[Side, int], None] = field(default_factory=dict)
+    touched_at: int = 0
+    flush: asyncio.TimerHandle | None = None
+    traded: bool = False
 
 
 class Subscriber:
@@ -58,6 +71,7 @@ class Subscriber:
         self._queued_bytes = 0
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
+        self._ticks = 0
         self.ended = False
         feeds.sessions[self] = None
 
@@ -170,14 +184,16 @@ class Subscriber:
         following.feed.readers.pop(self, None)
         if following.catching_up is not None:
             following.catching_up.cancel()
+        if following.flush is not None:
+            following.flush.cancel()
 
     def _beginning(self, channel: str, feed: ProductFeed, resumes: bool) -> list[bytes]:
         """What a channel begins with."""
         trade = feed.stats.last
         match channel:
-            case "level2":
+            case "level2" | "level2_batch":
                 return [channels.snapshot(feed.product, feed.book)]
-            case "ticker" if trade is not None:
+            case "ticker" | "ticker_batch" if trade is not None:
                 return [channels.encode(channels.ticker_json(feed.product, feed.book, feed.stats))]
             case "matches" if trade is not None and not resumes:
                 return [channels.last_match(trade, feed.product)]
@@ -199,6 +215,23 @@ class Subscriber:
                 rendered = message()
                 if rendered:
                     self.send(rendered)
+        self._note(following, frame)
+
+    def _note(self, following: Following, frame: Frame) -> None:
+        """Keep what the batched channels will tell. One that has the channel itself is told nothing twice."""
+        following.traded |= "ticker_batch" in following.channels and frame.traded
+        if following.channels & {"level2", "level2_batch"} != {"level2_batch"} or not frame.touched:
+            return
+        following.touched |= frame.touched
+        following.touched_at = frame.time
+        if following.flush is None:
+            following.flush = asyncio.get_running_loop().call_later(LEVEL2_BATCH_SECONDS, self._flush, following)
+
+    def _flush(self, following: Following) -> None:
+        feed, touched = following.feed, following.touched
+        following.flush, following.touched = None, {}
+        if "level2_batch" in following.channels:
+            self.send(channels.level_changes(feed.product, feed.book, touched, following.touched_at))
 
     def _pass(self, following: Following, event: AnyEvent, frame: Frame) -> None:
         """Send an event if it is news and of a channel."""
@@ -218,9 +251,15 @@ class Subscriber:
 
     def tick(self, status: bytes | None) -> None:
         """See `feeds.Session`."""
+        self._ticks += 1
         for following in list(self.following.values()):
+            feed = following.feed
             if "heartbeat" in following.channels:
-                self.send(self._feeds.heartbeat(following.feed))
+                self.send(self._feeds.heartbeat(feed))
+            if following.traded and self._ticks % TICKER_BATCH_TICKS == 0:
+                following.traded = False
+                if following.channels & {"ticker", "ticker_batch"} == {"ticker_batch"}:
+                    self.send(channels.encode(channels.ticker_json(feed.product, feed.book, feed.stats)))
         if status is not None and self.status_wanted:
             self.send(status)
 

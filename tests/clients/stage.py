@@ -83,13 +83,14 @@ class Stage:
         finally:
             await operator.close()
 
-    async def kill_leader_after(self, name: str, orders: int) -> str:
-        """Kill the leader once the client has that many open orders; its id."""
+    async def kill_leader_after(self, name: str, orders: int, last: int) -> str:
+        """Kill the leader once the client has that many open orders, and before it has its `last`; its id."""
         leader = await self.leader()
         end = time.monotonic() + SECONDS
-        while len(await self.open_orders(name)) < orders:
+        while (placed := len(await self.open_orders(name))) < orders:
             assert time.monotonic() < end, f"{name} did not place {orders} orders"
             await asyncio.sleep(0.02)
+        assert placed < last, "the orders came too fast for a kill among them"
         await asyncio.to_thread(self.ground.cluster.kill, leader, signal.SIGKILL)
         return leader
 

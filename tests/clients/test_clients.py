@@ -15,10 +15,10 @@ from tests.clients.table import Table
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
 
-ORDERS = 60
+ORDERS = 100
 BEFORE_THE_KILL = 10
-SPAN_MAX = 5.0
-"""Seconds from the first to the last failed request. About one on a quiet machine."""
+PAUSE_MAX = 5.0
+"""Seconds from the first to the last failed request, and of the slowest order. About one on a quiet machine."""
 
 
 def command(package: Package, script: str) -> list[str]:
@@ -56,7 +56,7 @@ async def play(stage: Stage, name: str, run: list[str], modules: str) -> tuple[d
     killed = ""
     try:
         await script.until("ready")
-        killed = await stage.kill_leader_after(name, BEFORE_THE_KILL)
+        killed = await stage.kill_leader_after(name, BEFORE_THE_KILL, ORDERS // 2)
         kill = await script.until("placed")
         await script.until("end")
     finally:
@@ -66,5 +66,6 @@ async def play(stage: Stage, name: str, run: list[str], modules: str) -> tuple[d
     orders = {order.client_oid: order_text(order.order_id) for order in await stage.open_orders(name)}
     assert kill["placed"] == orders, "every order is there once, as it was answered"
     assert len(orders) == ORDERS
-    assert kill["span"] < SPAN_MAX, kill["texts"]
-    return script.results(), f"{kill['failures']} failed requests in {kill['span']:.1f} s, none lost, none doubled"
+    assert max(kill["span"], kill["longest"]) < PAUSE_MAX, kill["texts"]
+    figures = f"{kill['failures']} failed requests within {kill['span']:.1f} s; the slowest order took {kill['longest']:.1f} s"
+    return script.results(), f"{figures}; none lost, none doubled"

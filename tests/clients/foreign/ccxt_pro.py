@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -86,10 +87,12 @@ class Kill:
 
     async def place(self, client_oid: str) -> None:
         """Place an order until it is answered."""
+        begun = time.monotonic()
         while client_oid not in self.placed:
             try:
                 order = await self.x.create_order(SYMBOL, "limit", "buy", 0.001, 20_000, {"client_oid": client_oid})
                 self.placed[client_oid] = str(order["id"])
+                self.failures.took(begun)
             except Exception as error:  # noqa: BLE001  # whatever the library raises while the leader is gone
                 self.failures.add(error)
                 await asyncio.sleep(0.05)

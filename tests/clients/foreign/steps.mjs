@@ -32,9 +32,11 @@ export async function step(call, run, { history = false } = {}) {
 // Orders one after the other, each again with the same client id until it is answered.
 export async function tradeThroughAKill(place) {
   const times = [], texts = new Set(), placed = {};
+  let longest = 0;
   say({ ready: true });
   for (let number = 0; number < told.orders; number++) {
     const clientOid = `${told.key}-kill-${number}`;
+    const begun = performance.now();
     while (!(clientOid in placed)) {
       try {
         placed[clientOid] = await place(clientOid);
@@ -45,7 +47,8 @@ export async function tradeThroughAKill(place) {
         await sleep(50);
       }
     }
+    longest = Math.max(longest, (performance.now() - begun) / 1000);
   }
   const span = times.length ? times.at(-1) - times[0] : 0;
-  say({ failures: times.length, span, texts: [...texts], placed });
+  say({ failures: times.length, span, longest, texts: [...texts], placed });
 }

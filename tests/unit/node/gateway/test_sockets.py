@@ -183,6 +183,45 @@ async def test_level2_follows_the_book(exchange: Exchange) -> None:
     assert sorted((await receive(socket))["changes"]) == [["buy", "101", "0"], ["buy", "99", "0"]]
 
 
+async def test_level2_batch_gathers_changes_and_ends_at_the_book(exchange: Exchange) -> None:
+    socket = await subscribe(exchange, product_ids=["BTC-USD"], channels=["level2_batch"])
+    assert (await receive(socket))["type"] == "snapshot"
+    for price in ("100", "101", "100"):
+        await exchange.order("alice", "buy", price, "1")
+    levels: dict[str, str] = {}
+    while levels != {"100": "2", "101": "1"}:
+        update = await receive(socket)
+        assert update["type"] == "l2update"
+        levels |= {price: size for _, price, size in update["changes"]}
+
+
+async def test_a_batched_channel_beside_its_own_tells_nothing_twice(exchange: Exchange) -> None:
+    socket = await subscribe(exchange, product_ids=["BTC-USD"], channels=["level2", "level2_batch", "full"])
+    for _ in range(2):
+        assert (await receive(socket))["type"] == "snapshot"
+    await exchange.order("alice", "buy", "100", "1")
+    assert [(await receive(socket))["type"] for _ in range(3)] == ["received", "open", "l2update"]
+    (session,) = exchange.gateway.feeds.sessions
+    assert isinstance(session, sessions.Subscriber)
+    assert session.following["BTC-USD"].flush is None, "nothing else will come"
+
+
+async def test_ticker_batch_tells_of_trades_every_few_seconds(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "TICKER_BATCH_TICKS", 1)
+    socket = await subscribe(exchange, product_ids=["BTC-USD"], channels=["ticker_batch"])
+    for _ in range(3):
+        await trade(exchange)
+    (session,) = exchange.gateway.feeds.sessions
+    told: list[int] = []
+    for last in (3, 4):
+        session.tick(None)
+        session.tick(None)
+        while last not in told:
+            told.append((await receive(socket, "ticker"))["trade_id"])
+        await trade(exchange)
+    assert told == sorted(set(told)), "a second without a trade is not told"
+
+
 async def test_ticker_and_last_match(exchange: Exchange) -> None:
     await trade(exchange, "100")
     await trade(exchange, "102")
