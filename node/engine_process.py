@@ -46,7 +46,7 @@ from node.migration.start import at_start
 from node.modes import Mode, Modes
 from node.native_server import NativeServer
 from node.parent_watch import watch_parent
-from node.processes import PidFile
+from node.processes import ENGINE_PID_FILE, PidFile
 from node.replicated_engine import ReplicatedEngine
 from node.service import EngineService, Identity
 from node.snapshot_port import SnapshotPort
@@ -67,7 +67,6 @@ TICK = 0.01
 SWITCH_INTERVAL = 0.0005
 """Seconds for which another thread may keep the interpreter from the event loop; Python's own 5 ms are an entry's whole way."""
 
-LOCK_FILE = "engine.pid"
 LOCK_TIMEOUT = 5.0
 
 
@@ -172,10 +171,15 @@ def _wire_counters(refused: Mapping[str, int]) -> dict[str, int]:
 
 
 async def run(
-    config: NodeConfig, known: identity.Identity, stop: asyncio.Event, *, opened: Callable[[], object] = lambda: None
+    config: NodeConfig,
+    known: identity.Identity,
+    stop: asyncio.Event,
+    *,
+    modes: Modes | None = None,
+    opened: Callable[[], object] = lambda: None,
 ) -> int:
     """Run the engine until `stop` is set or it must not go on. The process's exit code. `opened` is called when all is read from disk."""
-    modes = Modes(config.node_id)
+    modes = modes or Modes(config.node_id)
     modes.enter(Mode.BOOTSTRAPPING)
     try:
         parts = build(config, known, modes)
@@ -383,11 +387,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run_locked(config: NodeConfig, *, rejoin: bool) -> int:
     """Run with the data directory locked: two engines on one log would destroy it."""
     known = identity.format_data(config, rejoin=True) if rejoin else identity.read(config)
-    lock = _acquire(config.data_path / LOCK_FILE)
+    lock = _acquire(config.data_path / ENGINE_PID_FILE)
     try:
+        modes = Modes(config.node_id, lock.note)
         if not _at_this_abi(config):
             return EXIT_MIGRATION
-        return _loop_runner()(_until_signal(config, known))
+        return _loop_runner()(_until_signal(config, known, modes))
     finally:
         lock.release()
 
@@ -415,7 +420,7 @@ def _acquire(path: Path) -> PidFile:
         time.sleep(TICK)
 
 
-async def _until_signal(config: NodeConfig, known: identity.Identity) -> int:
+async def _until_signal(config: NodeConfig, known: identity.Identity, modes: Modes) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -423,7 +428,7 @@ async def _until_signal(config: NodeConfig, known: identity.Identity) -> int:
     # The thread that feeds a snapshot's writer must give way to the event loop soon: every fsync of Raft's asks for the interpreter back.
     sys.setswitchinterval(SWITCH_INTERVAL)
     # What was restored lives on: a full collection need not walk over it (measured with 400,000 rows: 0.2 ms instead of 70).
-    return await run(config, known, stop, opened=gc.freeze)
+    return await run(config, known, stop, modes=modes, opened=gc.freeze)
 
 
 def _loop_runner() -> Callable[[Coroutine[Any, Any, int]], int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from enum import StrEnum
 
 log = logging.getLogger(__name__)
@@ -12,7 +13,7 @@ class Mode(StrEnum):
     """The steps of an engine's life, in order. Commands are only taken in `READY`."""
 
     STARTED = "Started"
-    """The process runs and has read its configuration."""
+    """The process runs and has read its configuration. Data of another version is migrated now."""
     BOOTSTRAPPING = "Bootstrapping"
     """It reads the newest snapshot and the log."""
     INITIALISING = "Initialising"
@@ -30,10 +31,15 @@ class Mode(StrEnum):
 
 
 class Modes:
-    """The mode that one engine is in. Going back is a defect."""
+    """The mode that one engine is in. Going back is a defect.
 
-    def __init__(self, node_id: str) -> None:
+    Args:
+        note: told each mode, for those who ask while the engine cannot answer.
+    """
+
+    def __init__(self, node_id: str, note: Callable[[str], object] = lambda _mode: None) -> None:
         self._node_id = node_id
+        self._note = note
         self.current = Mode.STARTED
         self._tell()
 
@@ -47,3 +53,4 @@ class Modes:
 
     def _tell(self) -> None:
         log.info("%s mode %s", self._node_id, self.current)
+        self._note(self.current)

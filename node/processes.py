@@ -17,7 +17,12 @@ from typing import Self
 from node.errors import NodeRunningError
 
 PID_FILE = "node.pid"
-"""Name of the pid file in a node's data directory."""
+"""Name of the supervisor's pid file in a node's data directory."""
+
+ENGINE_PID_FILE = "engine.pid"
+"""That of the engine. Behind the pid it says which mode the engine is in: see `modes`."""
+
+_PID_FILE_BYTES = 64
 
 _WHOLE_FILE = struct.Struct("hhqqi4x")
 """The system's `struct flock`. Locks are those of the open file, not of the process: asking after one neither takes nor drops it."""
@@ -42,12 +47,18 @@ class PidFile:
         try:
             fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _WHOLE_FILE.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
         except (BlockingIOError, PermissionError):
-            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+            holder, *_ = _words(descriptor)
             os.close(descriptor)
             raise NodeRunningError(f"{path.parent}: a node runs on this data directory already (pid {holder})") from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         return cls(path, descriptor)
+
+    def note(self, word: str) -> None:
+        """Write one word behind the pid, in the place of the one before. It is for information: a full disk is no error."""
+        data = f"{os.getpid()} {word}\n".encode().ljust(_PID_FILE_BYTES, b"\n")
+        with contextlib.suppress(OSError):
+            os.pwrite(self._descriptor, data, 0)
 
     def release(self) -> None:
         """Empty the file and give up the lock."""
@@ -55,19 +66,35 @@ class PidFile:
         os.close(self._descriptor)
 
 
+def _words(descriptor: int) -> list[str]:
+    """The pid as it is written, and what was noted; at least one word."""
+    return os.pread(descriptor, _PID_FILE_BYTES, 0).decode("ascii", "replace").split() or [""]
+
+
 def locked_pid(path: Path) -> int | None:
     """The pid in a pid file whose lock is held, else None."""
+    pid, *_ = _held(path)
+    return int(pid) if pid.isdigit() else None
+
+
+def locked_note(path: Path) -> str:
+    """What the holder of a pid file's lock noted last; "" where nobody holds it, or nothing was noted."""
+    _, *notes = _held(path)
+    return notes[0] if notes else ""
+
+
+def _held(path: Path) -> list[str]:
+    """The words in a pid file whose lock is held; one empty word where nobody holds it."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        return None
+        return [""]
     try:
         wanted = _WHOLE_FILE.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
         found, *_ = _WHOLE_FILE.unpack(fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, wanted))
-        text = os.pread(descriptor, 32, 0).strip()
+        return _words(descriptor) if found != fcntl.F_UNLCK else [""]
     finally:
         os.close(descriptor)
-    return int(text) if found != fcntl.F_UNLCK and text.isdigit() else None
 
 
 def alive(pid: int) -> bool:

@@ -17,7 +17,7 @@ from node.cli.session import CLUSTER_VARIABLE, DEFAULT_CLUSTER, Session, Target,
 from node.local_cluster import LocalCluster, Statuses, leader_of
 from node.protocol import ControlAction, MemberStatus, NodeStatus
 
-COLUMNS = ("node", "role", "term", "commit", "applied", "sequence", "state hash", "snapshot", "others", "ready", "up")
+COLUMNS = ("node", "mode", "role", "term", "commit", "applied", "sequence", "state hash", "snapshot", "others", "ready", "up")
 NUMBERS = ("term", "commit", "applied", "sequence", "snapshot", "up")
 WATCH_SECONDS = 0.5
 
@@ -112,13 +112,14 @@ def status_table(cluster_id: str, statuses: Statuses) -> Table:
 
 def _row(node_id: str, status: NodeStatus | None) -> list[str | Text]:
     if status is None:
-        return [node_id, Text("unreachable", style="red"), *[""] * (len(COLUMNS) - 2)]
+        return [node_id, "", Text("unreachable", style="red"), *[""] * (len(COLUMNS) - 3)]
     role = Text(_role(status), style="bold green" if status.role == "leader" else "")
     ready = Text("yes") if status.ready else Text("no", style="yellow")
     if not status.voter and (status.member is None or status.member.role == "voter"):
         ready.append(", no vote yet", style="yellow")
     return [
         node_id,
+        status.mode,
         role,
         f"{status.term:,}",
         f"{status.commit_index:,}",

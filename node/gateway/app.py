@@ -84,6 +84,7 @@ def build_app(gateway: Gateway) -> web.Application:
     app.router.add_get("/ws", sockets.serve)
     app.router.add_get("/healthz", health.healthz)
     app.router.add_get("/readyz", health.readyz)
+    app.router.add_get("/status", health.status)
     app.router.add_get("/metrics", health.metrics)
     app.on_startup.append(_start)
     app.on_shutdown.append(_say_goodbye)

@@ -1,13 +1,17 @@
-"""The three calls of machines: /healthz, /readyz, /metrics."""
+"""The calls of machines: /healthz, /readyz, /status, /metrics."""
 
 from __future__ import annotations
 
 import msgspec
 from aiohttp import web
 
+from node import software
 from node.gateway.errors import ApiError
 from node.gateway.gateway import Gateway
 from node.gateway.web import GATEWAY, json_response
+from node.processes import ENGINE_PID_FILE, locked_note
+from node.protocol import NodeStatus
+from snapshots.abi import ABI
 
 
 async def healthz(_request: web.Request) -> web.Response:
@@ -23,13 +27,29 @@ async def readyz(request: web.Request) -> web.Response:
     body: dict[str, object] = {"ready": not reasons, "reasons": reasons}
     if reasons:
         body["message"] = "; ".join(reasons)
-    if status is not None:
-        body["node"] = {name: getattr(status, name) for name in status.__struct_fields__ if name not in ("members", "leader")}
-        body["members"] = [msgspec.structs.asdict(member) for member in status.members]
-        body["leader"] = status.leader.http if status.leader is not None else None
+    return json_response(body | _shown(status), 503 if reasons else 200)
+
+
+async def status(request: web.Request) -> web.Response:
+    """GET /status: 200, whatever the node is doing: its mode ("" where no engine runs), software and ABI, and all that the engine says of itself."""
+    gateway: Gateway = request.app[GATEWAY]
+    await gateway.monitor.poll()
+    found = gateway.monitor.status
+    mode = found.mode if found is not None else locked_note(gateway.config.data_path / ENGINE_PID_FILE)
+    body: dict[str, object] = {"node_id": gateway.config.node_id, "mode": mode, "software": software.version(), "abi": ABI}
     if gateway.history is not None:
         body["history"] = await _history(gateway)
-    return json_response(body, 503 if reasons else 200)
+    return json_response(body | _shown(found))
+
+
+def _shown(status: NodeStatus | None) -> dict[str, object]:
+    if status is None:
+        return {}
+    return {
+        "node": {name: getattr(status, name) for name in status.__struct_fields__ if name not in ("members", "leader")},
+        "members": [msgspec.structs.asdict(member) for member in status.members],
+        "leader": status.leader.http if status.leader is not None else None,
+    }
 
 
 async def _history(gateway: Gateway) -> dict[str, int]:

@@ -67,7 +67,12 @@ def way_back(data: Path) -> WayBack:
         DataDirectoryError: there is none that could be undone.
     """
     switch.finish(data)
-    records = [record for record in switch.former(data) if record.to_abi == look(data).abi]
+    found = look(data)
+    if found.abi not in (None, ABI) and switch.may_go_back(data):
+        raise DataDirectoryError(
+            f"{data}: the data has ABI {found.abi}, and this software {ABI}: go back with the version that made the migration"
+        )
+    records = [record for record in switch.former(data) if record.to_abi == found.abi]
     if not records:
         raise DataDirectoryError(f"{data}: there is no migration that could be undone: none was made, or it was finalized")
     return WayBack(data, records[-1])

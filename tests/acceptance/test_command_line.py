@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from node.cli import main
 from node.local_cluster import LocalCluster
-from node.processes import alive, descendants
+from node.processes import ENGINE_PID_FILE, alive, descendants, locked_pid
 from tests.real_cluster import MakeGround
 
 pytestmark = pytest.mark.cluster
@@ -45,9 +45,9 @@ def pid_of(cluster: LocalCluster, node_id: str) -> int:
     return pid
 
 
-def engine_of(cluster: LocalCluster, node_id: str) -> int:
-    """The pid of a node's engine process."""
-    return int((cluster.layout.configs[node_id].data_path / "engine.pid").read_text())
+def engine_of(cluster: LocalCluster, node_id: str) -> int | None:
+    """The pid of a node's engine process, None while it has none."""
+    return locked_pid(cluster.layout.configs[node_id].data_path / ENGINE_PID_FILE)
 
 
 def leader(directory: Path) -> str:
@@ -89,9 +89,11 @@ def test_trading_goes_on_over_every_kind_of_death(make_ground: MakeGround, tmp_p
     orders = {"before": trade(directory, "before")}
 
     first = leader(directory)
-    os.kill(engine_of(cluster, first), signal.SIGKILL)
+    engine = engine_of(cluster, first)
+    assert engine is not None
+    os.kill(engine, signal.SIGKILL)
     orders["engine killed"] = trade(directory, "engine-killed")
-    until(lambda: alive(engine_of(cluster, first)), "the engine, started again by its supervisor")
+    until(lambda: engine_of(cluster, first) not in (None, engine), "the engine, started again by its supervisor")
 
     second = leader(directory)
     supervisor = pid_of(cluster, second)

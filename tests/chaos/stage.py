@@ -20,10 +20,9 @@ from loadtest.trading import Pacer
 from loadtest.verdict import Verdict
 from loadtest.watch import Statuses, reached
 from node.config_text import Setting
-from node.engine_process import LOCK_FILE
 from node.errors import NodeStartError
 from node.member_changes import Addition, MemberChanges
-from node.processes import locked_pid, send
+from node.processes import ENGINE_PID_FILE, locked_pid, send
 from node.protocol import ControlAction
 from tests.chaos.errors import NotPossibleError, UnsafeError
 from tests.chaos.network import Network
@@ -128,7 +127,7 @@ class Stage:
 
     def signal_engine(self, node_id: str, number: signal.Signals) -> None:
         """Send a signal to a node's engine process only."""
-        pid = locked_pid(self.data(node_id) / LOCK_FILE)
+        pid = locked_pid(self.data(node_id) / ENGINE_PID_FILE)
         if pid is not None:
             send(pid, number)
 

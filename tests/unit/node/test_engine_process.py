@@ -16,12 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from node import engine_process, identity, pki
+from node import datasets, engine_process, identity, pki
 from node.client import ClusterClient, Credentials, NativeConnection
 from node.config import NodeConfig
 from node.config_file import load
 from node.errors import ConnectionLost, RequestFailed
 from node.modes import Mode
+from node.processes import ENGINE_PID_FILE
 from node.protocol import ControlAction, FailCode, ProductsQuery, StatusQuery
 from node.replicated_engine import ReplicatedEngine
 from node.setup import initialise
@@ -260,10 +261,47 @@ async def test_sigterm_ends_it_with_zero_and_a_second_one_waits_for_the_lock(con
             assert outcome(second)[0] == 0
 
 
+def killed_in(mode: Mode, config_path: Path) -> None:
+    """Start the process and kill it as soon as it is in a mode."""
+    with process("--config", str(config_path)) as child:
+        assert child.stderr is not None
+        assert any(line.rstrip().endswith(f"mode {mode}") for line in child.stderr), f"it ended before {mode}"
+        child.kill()
+
+
+@pytest.mark.cluster
+async def test_a_kill_while_it_starts_loses_nothing(config_path: Path, config: NodeConfig) -> None:
+    with process("--config", str(config_path)):
+        connection = await _connected(config)
+        await connection.submit(WORLD)
+        await connection.close()
+    for mode in (Mode.STARTED, Mode.BOOTSTRAPPING, Mode.INITIALISING):
+        killed_in(mode, config_path)
+    with process("--config", str(config_path)):
+        connection = await _connected(config)
+        await _in_mode(connection, Mode.READY)
+        assert (await connection.query(StatusQuery())).sequence == len(WORLD)
+        await connection.close()
+
+
+@pytest.mark.cluster
+async def test_a_kill_while_a_new_cluster_starts_leaves_it_the_whole_dataset_once(config_path: Path, config: NodeConfig) -> None:
+    directory = ROOT / "datasets" / "example"
+    text = config_path.read_text(encoding="utf-8")
+    config_path.write_text(text.replace('dataset = ""', f'dataset = "{directory}"'), encoding="utf-8")
+    for mode in (Mode.STARTED, Mode.BOOTSTRAPPING, Mode.INITIALISING):
+        killed_in(mode, config_path)
+    with process("--config", str(config_path)):
+        connection = await _connected(config)
+        await _in_mode(connection, Mode.READY)
+        assert (await connection.query(StatusQuery())).sequence == len(datasets.load(directory).commands)
+        await connection.close()
+
+
 @pytest.mark.cluster
 def test_two_engines_on_one_directory(config_path: Path, config: NodeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_process, "LOCK_TIMEOUT", 0.05)
-    lock = engine_process._acquire(config.data_path / engine_process.LOCK_FILE)
+    lock = engine_process._acquire(config.data_path / ENGINE_PID_FILE)
     try:
         assert engine_process.main(["--config", str(config_path)]) == engine_process.EXIT_CANNOT_START
     finally:

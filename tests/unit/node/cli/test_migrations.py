@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from node.migration import switch
+from node.migration import back, switch
 from node.migration.found import LOG
 from node.migration.start import at_start
 from node.processes import PID_FILE, PidFile
@@ -108,6 +108,16 @@ def test_a_skeleton_is_written_once(run: Run, data: Path, tmp_path: Path) -> Non
 )  # fmt: skip
 def test_a_wrong_command_line_is_a_usage_error(run: Run, arguments: list[str]) -> None:
     assert "expected" in run(*arguments, code=2).stderr
+
+
+def test_another_version_than_the_one_that_migrated_does_not_go_back(
+    run: Run, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migrated(data)
+    monkeypatch.setattr(back, "ABI", ONE.abi)
+    told = run("rollback", "cluster", "--without-export", code=1).stderr
+    assert "go back with the version that made the migration" in told
+    assert len(switch.former(data)) == 1
 
 
 def test_the_way_back_and_the_end_of_it(run: Run, data: Path, tmp_path: Path) -> None:

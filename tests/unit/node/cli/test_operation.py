@@ -55,6 +55,7 @@ def status(node_id: str, role: str) -> NodeStatus:
         "0.1.0",
         "abi",
         members,
+        mode="Ready",
     )
 
 
@@ -152,8 +153,21 @@ def test_down_stops_what_runs(run: Run, local: FakeLocal) -> None:
 def test_status_is_a_row_a_node(run: Run, local: FakeLocal) -> None:
     rows = [line for line in run("cluster", "status").stdout.splitlines() if line.startswith("│")]
     cells = [[cell.strip() for cell in row.split("│")[1:-1]] for row in rows]
-    assert cells[0] == ["n1", "leader", "3", "1,234", "1,234", "5,678", "abababababab", "1,000", "n2, (n3)", "yes", "61 s"]
-    assert cells[2][:2] == ["n3", "unreachable"]
+    assert cells[0] == [
+        "n1",
+        "Ready",
+        "leader",
+        "3",
+        "1,234",
+        "1,234",
+        "5,678",
+        "abababababab",
+        "1,000",
+        "n2, (n3)",
+        "yes",
+        "61 s",
+    ]
+    assert cells[2][:3] == ["n3", "", "unreachable"]
 
 
 def test_status_shows_members_without_a_vote_and_snapshots_on_their_way(run: Run, local: FakeLocal) -> None:
@@ -166,9 +180,9 @@ def test_status_shows_members_without_a_vote_and_snapshots_on_their_way(run: Run
         local.statuses[node_id] = msgspec.structs.replace(status(node_id, role), members=members, voter=node_id == "n1")
     rows = [line for line in run("cluster", "status").stdout.splitlines() if line.startswith("│")]
     cells = [[cell.strip() for cell in row.split("│")[1:-1]] for row in rows]
-    assert [row[1] for row in cells] == ["leader", "learner", "read-only"]
-    assert cells[0][8] == "n2 (snapshot 25 %), n3"
-    assert [row[9] for row in cells] == ["yes", "yes", "yes"]
+    assert [row[2] for row in cells] == ["leader", "learner", "read-only"]
+    assert cells[0][9] == "n2 (snapshot 25 %), n3"
+    assert [row[10] for row in cells] == ["yes", "yes", "yes"]
 
 
 def test_status_as_json_has_everything(run: Run, local: FakeLocal) -> None:

@@ -200,6 +200,16 @@ async def test_a_read_waits_for_a_history_that_is_a_little_behind(kept: Exchange
     assert int(response.headers["x-quorumbook-sequence"]) == backend(kept).engine.sequence
 
 
+async def test_status_and_metrics_say_how_far_behind_it_is(kept: Exchange) -> None:
+    backend(kept).behind = True
+    await trade_a_little(kept)
+    _, answer = await kept.get("/status")
+    sequence = backend(kept).engine.sequence
+    assert answer["history"] == {"log_index": sequence - 3, "sequence": sequence - 3, "gaps": 0, "behind": 3}
+    text = await (await kept.client.get("/metrics")).text()
+    assert 'quorumbook_history{node="n1",what="behind"} 3.0' in text
+
+
 CALLS: Sequence[tuple[str, str]] = (
     ("alice", "/fills"),
     ("alice", "/accounts/alice:USD/ledger"),

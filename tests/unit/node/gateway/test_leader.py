@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
 
+from node import software
 from node.credentials import Credentials
 from node.errors import ConnectionLost, RequestFailed
 from node.gateway import monitor
 from node.gateway.backend import NodeBackend
 from node.gateway.errors import ApiError, NotLeaderError, UnavailableError
+from node.modes import Mode, Modes
+from node.processes import ENGINE_PID_FILE, PidFile, locked_pid
 from node.protocol import FailCode, StatusQuery
+from snapshots.abi import ABI
 from statemachine.commands import AnyCommand, OpenAccount
 from statemachine.events import Done
 from tests.unit.node.gateway.harness import LEADER, SECRET, Exchange, until
@@ -103,6 +108,25 @@ async def test_readyz_names_the_reasons(exchange: Exchange, status: dict[str, An
     exchange.backend.status = status
     got, answer = await exchange.get("/readyz")
     assert (got, answer["reasons"]) == (503, [reason])
+
+
+async def test_the_status_tells_the_mode_also_while_the_engine_cannot_answer(exchange: Exchange) -> None:
+    exchange.backend.status = {"mode": Mode.READY}
+    got, answer = await exchange.get("/status")
+    assert (got, answer["mode"], answer["node"]["role"]) == (200, "Ready", "leader")
+    assert (answer["software"], answer["abi"]) == (software.version(), ABI)
+    exchange.backend.down = True
+    got, answer = await exchange.get("/status")
+    assert (got, answer["mode"]) == (200, "")
+    assert "node" not in answer
+    data = exchange.gateway.config.data_path
+    data.mkdir(parents=True, exist_ok=True)
+    lock = PidFile.acquire(data / ENGINE_PID_FILE)
+    Modes("n1", lock.note).enter(Mode.BOOTSTRAPPING)
+    assert (await exchange.get("/status"))[1]["mode"] == "Bootstrapping"
+    assert locked_pid(data / ENGINE_PID_FILE) == os.getpid()
+    lock.release()
+    assert (await exchange.get("/status"))[1]["mode"] == ""
 
 
 async def test_an_engine_that_is_gone_makes_the_node_unready_and_reads_503(exchange: Exchange) -> None:
