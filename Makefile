@@ -66,8 +66,8 @@ clients: $(STAMP) ## foreign client libraries, unmodified, against three nodes; 
 tests: $(STAMP) ## pytest
 	$(BIN)/python -m pytest
 
-simulate: $(STAMP) ## consensus, or with EXCHANGE=1 the whole exchange, under RUNS seeds from SEED on, NODES nodes, JOBS processes; DISKS=1 loses disks too, MEMBERS=1 changes members
-	$(BIN)/python -m tests.simulation.run --seed $(or $(SEED),0) --runs $(or $(RUNS),100) --nodes $(or $(NODES),3) \
+simulate: $(STAMP) ## consensus, or with EXCHANGE=1 the whole exchange, under RUNS seeds from SEED on, NODES nodes, JOBS processes; STEPS of faults; DISKS=1 loses disks too, MEMBERS=1 changes members
+	$(BIN)/python -m tests.simulation.run --seed $(or $(SEED),0) --runs $(or $(RUNS),100) --nodes $(or $(NODES),3) $(if $(STEPS),--steps $(STEPS)) \
 	  $(if $(EXCHANGE),--exchange) $(if $(MEMBERS),--members) $(if $(DISKS),--lose-disks) $(if $(FAULTS),--faults "$(FAULTS)") $(if $(TRACE),--trace) $(if $(JOBS),--jobs $(JOBS)) $(if $(REPORT),--report $(REPORT))
 
 clean: ## forget the virtual environment and the caches

@@ -433,7 +433,8 @@ class Guard:
         whole = self._receiver.whole
         if whole is None:
             return
-        if whole.term != self._journal.term or whole.index <= self._journal.commit_index:
+        holds = self._journal.term_at(whole.index) == whole.index_term
+        if whole.term != self._journal.term or whole.index <= self._journal.commit_index or holds:
             self._receiver.abort()
             return
         judged = self._receiver.poll()

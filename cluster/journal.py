@@ -122,12 +122,12 @@ class DurableJournal:
         """
         try:
             self._log.clear()
+            self._entries = []
+            self.memberships = MembershipHistory(self._marked)
+            self.on_membership()
         except BaseException as error:
             self._failure = error
             raise
-        self._entries = []
-        self.memberships = MembershipHistory(self._marked)
-        self.on_membership()
 
     def rebase(self, mark: SnapshotMark) -> None:
         """From now on a durable snapshot stands for everything up to `mark`."""

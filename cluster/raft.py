@@ -255,9 +255,15 @@ class Raft:
         self._snapshot_wanted = True
 
     def transfer_leadership(self) -> bool:
-        """Ask the most advanced follower to take over. False when this node does not lead or nobody is up to date."""
+        """Ask the most advanced follower to take over. False when this node does not lead or has failed, or nobody is up to date."""
         results: list[int] = []
-        self._core.transferLeadership(None, lambda _result, error: results.append(error))
+        if self._stopped or self._failure is not None:
+            return False
+        try:
+            self._core.transferLeadership(None, lambda _result, error: results.append(error))
+        except BaseException as error:
+            self._failure = error
+            raise
         return results == [seams.SUCCESS]
 
     @property

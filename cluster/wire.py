@@ -223,9 +223,7 @@ class TlsWire:
         finally:
             self._strangers -= 1
         if peer in self._farewells:
-            writer.write(_frame(self._farewells[peer]))
-            writer.close()
-            self._refuse("removed", f"{peer} was removed from the cluster", name, None)
+            self._say_farewell(peer, writer, name)
             return
         await self._serve(_Connection(peer, reader, writer, preferred=peer > self._node_id))
 
@@ -263,6 +261,11 @@ class TlsWire:
         if theirs.node_id != peer:
             raise WireRefusedError("unknown_node", f"{theirs.node_id!r} speaks with the certificate of {peer!r}")
         return theirs
+
+    def _say_farewell(self, peer: str, writer: asyncio.StreamWriter, name: object) -> None:
+        writer.write(_frame(self._farewells[peer]))
+        writer.close()
+        self._refuse("removed", f"{peer} was removed from the cluster", name, None)
 
     def _refuse(self, kind: str, text: str, name: object, writer: asyncio.StreamWriter | None) -> None:
         self.refused[kind] += 1
@@ -304,6 +307,9 @@ class TlsWire:
         except (OSError, ssl.SSLError, EOFError, TimeoutError):
             if writer is not None:
                 writer.transport.abort()
+            return False
+        if peer in self._farewells:
+            self._say_farewell(peer, writer, address)
             return False
         await self._serve(_Connection(peer, reader, writer, preferred=peer < self._node_id))
         return True

@@ -53,6 +53,9 @@ CHECK_STEPS = 200
 CHUNK_BYTES = 4096
 """Bytes of a piece of a snapshot on its way: there are to be several."""
 
+SNAPSHOT_ENTRIES = 35
+"""Log entries between two snapshots."""
+
 DONE_ORDERS_KEPT = 30
 """Done orders an account: few, so that old ones go, from snapshots as well."""
 
@@ -138,7 +141,7 @@ class ExchangeWorld(World):
         nodes: int = 3,
         *,
         faults: ExchangeFaults | None = None,
-        snapshot_entries: int = 35,
+        snapshot_entries: int = SNAPSHOT_ENTRIES,
         trace: bool = False,
         incidents: Sequence[Incident] | None = None,
         rocks: bool = False,
@@ -423,16 +426,15 @@ class ExchangeWorld(World):
 
     def _check_end(self) -> None:
         """All nodes equal, and what clients saw follows from what was committed."""
-        hashes = {node: self._engine(node).full_hash() for node in self.ids}
+        members = self.members()
+        hashes = {node: self._engine(node).full_hash() for node in members}
         if len(set(hashes.values())) != 1:
-            raise self.violation(f"the states differ at the end: {[(n, self._engine(n).sequence) for n in self.ids]}")
+            raise self.violation(f"the states differ at the end: {[(n, self._engine(n).sequence) for n in members]}")
         self._check_engines()
         log = [decode_batch(payload) for _, (payload, _) in sorted(self.committed.items())]
-        commands = sum(len(batch.commands) for batch in log)
-        if commands != self._engine(self.ids[0]).sequence:
-            raise self.violation(
-                f"{commands} commands were seen to be applied, the sequence is {self._engine(self.ids[0]).sequence}"
-            )
+        commands, sequence = sum(len(batch.commands) for batch in log), self._engine(members[0]).sequence
+        if commands != sequence:
+            raise self.violation(f"{commands} commands were seen to be applied, the sequence is {sequence}")
         verdict = judge(self.history, log)
         if not verdict.holds:
             worst = sorted(verdict.anomalies, key=lambda anomaly: list(AnomalyKind).index(anomaly.kind))

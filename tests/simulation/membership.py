@@ -98,7 +98,7 @@ class MembershipWorld(World):
 
     Attributes:
         committed_members: by the index of their entries, the memberships that some node knew to be committed.
-        promised: changes that were acknowledged, by index. unwanted: nodes whose removal was asked for. told: those that stopped for it.
+        promised: changes that were acknowledged, by index. unwanted: nodes whose removal was asked for. dismissed: those that stopped for it.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class MembershipWorld(World):
         self.configured: dict[str, tuple[str, ...]] = {}
         self.committed_members: dict[int, dict[str, Role]] = {0: dict.fromkeys(self.first_ids, Role.VOTER)}
         self.promised: dict[int, Change] = {}
-        self.told: set[str] = set()
+        self.dismissed: set[str] = set()
         self.unwanted: set[str] = set()
 
     # ------------------------------------------------------------------ nodes
@@ -177,7 +177,7 @@ class MembershipWorld(World):
         if not isinstance(error, RemovedError) or node in self.members():
             super().node_stopped(node, error)
         self.crash(node, power_loss=False)
-        self.told.add(node)
+        self.dismissed.add(node)
         self.note(f"{node} was told that it was removed")
 
     # ------------------------------------------------------------------ who lets in whom
@@ -279,7 +279,7 @@ class MembershipWorld(World):
         (leader,) = self._leading()
         status = leader.status()
         for _ in range(200):
-            for node in sorted(self.told):
+            for node in sorted(self.dismissed):
                 if self.hosts[node].process is None and self.rng.random() < 0.1:
                     self.start(node)
             self.step(faults=False, load=True)

@@ -1,4 +1,4 @@
-"""`python -m tests.simulation.run [--seed S] [--runs N] [--nodes 3|5] [--exchange | --members] [--lose-disks] [--jobs J]`: many seeds, or one again.
+"""`python -m tests.simulation.run [--seed S] [--runs N] [--nodes 3|5] [--exchange] [--members] [--lose-disks] [--jobs J]`: many seeds, or one again.
 
 A seed that fails is printed with the one command that replays it, and with a shorter list of faults under which it still fails; with `--trace`
 every fault and election is printed as well.
@@ -19,12 +19,16 @@ from functools import partial
 from pathlib import Path
 
 from tests.simulation.exchange import ExchangeFaults, ExchangeWorld
+from tests.simulation.exchange_membership import ExchangeMembershipWorld
 from tests.simulation.incidents import Incident, parse, shrink
 from tests.simulation.membership import MembershipWorld
 from tests.simulation.world import Faults, ViolationError, World
 
 CHUNK = 8
 """Seeds that a process takes at a time."""
+
+STEPS = 2000
+"""Of 5 ms, in which there are faults."""
 
 SHRINK_RUNS = 60
 """How often a seed that failed is run again to find fewer faults that do it."""
@@ -33,7 +37,7 @@ SHRINK_RUNS = 60
 @dataclass(frozen=True)
 class Setting:
     """What is run. `exchange`: the whole exchange, and not a toy machine; `members`: nodes are added and removed; `faults`: the only ones
-    that happen, as in `incidents`."""
+    that happen, as in `incidents`; `steps`: how long there are faults."""
 
     nodes: int = 3
     lose_disks: bool = False
@@ -41,11 +45,12 @@ class Setting:
     trace: bool = False
     faults: str | None = None
     members: bool = False
+    steps: int = STEPS
 
     def command(self, seed: int, runs: int = 1) -> str:
         """What to type for it."""
         named = (("EXCHANGE", self.exchange), ("MEMBERS", self.members), ("DISKS", self.lose_disks))
-        flags = "".join(f" {name}=1" for name, on in named if on)
+        flags = "".join(f" {name}=1" for name, on in named if on) + (f" STEPS={self.steps}" if self.steps != STEPS else "")
         only = f" FAULTS='{self.faults}'" if self.faults is not None else ""
         return f"make simulate SEED={seed} RUNS={runs} NODES={self.nodes}{flags}{only}"
 
@@ -67,7 +72,8 @@ def world_of(seed: int, setting: Setting) -> World:
     incidents = parse(setting.faults) if setting.faults is not None else None
     if setting.exchange:
         chances = ExchangeFaults(lose_disk=0.001, flip=0.003, copies=0.0) if setting.lose_disks else ExchangeFaults()
-        return ExchangeWorld(seed, setting.nodes, faults=chances, trace=setting.trace, incidents=incidents)
+        exchange = ExchangeMembershipWorld if setting.members else ExchangeWorld
+        return exchange(seed, setting.nodes, faults=chances, trace=setting.trace, incidents=incidents)
     faults = Faults(lose_disk=0.002, copies=0.0) if setting.lose_disks else Faults()
     kind = MembershipWorld if setting.members else World
     return kind(seed, setting.nodes, faults=faults, trace=setting.trace, incidents=incidents)
@@ -86,7 +92,7 @@ def outcome_of(seed: int, setting: Setting) -> Outcome:
     world = world_of(seed, setting)
     violation = ""
     try:
-        world.run()
+        world.run(setting.steps)
     except ViolationError as error:
         violation = str(error)
     for line in world.trace or ():
@@ -140,8 +146,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--runs", type=int, default=1, help="how many seeds from there")
     parser.add_argument("--nodes", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=STEPS, help="how long there are faults, in steps of 5 ms")
     parser.add_argument("--exchange", action="store_true", help="the whole exchange with clients, not consensus alone")
-    parser.add_argument("--members", action="store_true", help="nodes are added, removed and replaced; not with --exchange")
+    parser.add_argument("--members", action="store_true", help="nodes are added, removed and replaced")
     parser.add_argument("--lose-disks", action="store_true", help="nodes lose their disks and rejoin; bits of snapshots flip")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes; as many as there are processors")
     parser.add_argument("--trace", action="store_true", help="print what happened; in one process")
@@ -153,7 +160,9 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the seeds and print the totals; exit code 1 if any failed."""
     options = _parser().parse_args(arguments)
-    setting = Setting(options.nodes, options.lose_disks, options.exchange, options.trace, options.faults, options.members)
+    setting = Setting(
+        options.nodes, options.lose_disks, options.exchange, options.trace, options.faults, options.members, options.steps
+    )
     jobs = 1 if options.trace or options.runs == 1 else options.jobs
     found: list[Outcome] = []
     began = time.monotonic()

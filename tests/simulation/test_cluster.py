@@ -1,4 +1,6 @@
-"""Whole clusters under seeds: nothing that was promised is ever broken, and the same seed is the same history."""
+"""Whole clusters under seeds: nothing that was promised is ever broken, and the same seed is the same history.
+
+The many are in `test_seeds.py`; these run for longer, or under faults of their own."""
 
 from __future__ import annotations
 
@@ -22,22 +24,22 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("CRITICAL")
 
 
-@pytest.mark.parametrize("seed", range(16))
+@pytest.mark.parametrize("seed", range(3))
 def test_three_nodes_keep_every_promise(seed: int) -> None:
     assert len(run_seed(seed, 3).acknowledged) > 300
 
 
-@pytest.mark.parametrize("seed", range(100, 112))
+@pytest.mark.parametrize("seed", range(100, 103))
 def test_three_nodes_that_lose_their_disks_keep_every_promise(seed: int) -> None:
     assert len(run_seed(seed, 3, lose_disks=True).acknowledged) > 200
 
 
-@pytest.mark.parametrize("seed", range(200, 208))
+@pytest.mark.parametrize("seed", range(200, 202))
 def test_five_nodes_keep_every_promise(seed: int) -> None:
     assert len(run_seed(seed, 5, lose_disks=seed % 2 == 1).acknowledged) > 300
 
 
-@pytest.mark.parametrize("seed", range(300, 304))
+@pytest.mark.parametrize("seed", range(300, 302))
 def test_a_slow_network_that_repeats_itself(seed: int) -> None:
     faults = Faults(latency=0.03, copies=0.1, stall=0.02)
     world = World(seed, 5, faults=faults, snapshot_entries=15)
@@ -45,7 +47,7 @@ def test_a_slow_network_that_repeats_itself(seed: int) -> None:
     assert len(world.acknowledged) > 100
 
 
-@pytest.mark.parametrize("seed", range(400, 404))
+@pytest.mark.parametrize("seed", range(400, 403))
 def test_a_single_node_keeps_every_promise(seed: int) -> None:
     faults = Faults(cut=0.0, isolate=0.0, reset=0.0, stall=0.0, hand_over=0.0, power_loss_in_write=0.002)
     world = World(seed, 1, faults=faults)
@@ -89,10 +91,10 @@ def test_the_history_does_not_depend_on_the_hash_seed() -> None:
 
 
 def test_the_command_says_how_to_replay(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def fails(self: World) -> None:
+    def fails(self: World, _steps: int) -> None:
         raise self.violation("made up")
 
-    assert main(["--seed", "3", "--runs", "1"]) == 0
+    assert main(["--seed", "3", "--runs", "1", "--steps", "300"]) == 0
     assert "1 seeds, 0 violations" in capsys.readouterr().out
     monkeypatch.setattr(World, "run", fails)
     assert main(["--seed", "3", "--runs", "2", "--nodes", "5", "--jobs", "1"]) == 1
@@ -102,8 +104,8 @@ def test_the_command_says_how_to_replay(monkeypatch: pytest.MonkeyPatch, capsys:
 def test_many_processes_find_what_one_finds(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     report = tmp_path / "report.md"
     for jobs in ("1", "2"):
-        assert main(["--seed", "20", "--runs", "3", "--jobs", jobs, "--report", str(report)]) == 0
+        assert main(["--seed", "20", "--runs", "3", "--steps", "300", "--jobs", jobs, "--report", str(report)]) == 0
     one, two = (line.rpartition(";")[0] for line in report.read_text().splitlines())
     assert one == two
-    assert "`make simulate SEED=20 RUNS=3 NODES=3`: 3 seeds, 0 violations" in one
+    assert "`make simulate SEED=20 RUNS=3 NODES=3 STEPS=300`: 3 seeds, 0 violations" in one
     assert one.partition(": ")[2] in capsys.readouterr().out

@@ -18,19 +18,19 @@ class Hunt:
 
     says: str
     faults: ExchangeFaults = field(default_factory=ExchangeFaults)
-    seeds: range = range(8)
+    seeds: range = range(25)
     steps: int = 1000
 
 
 HUNTS = {
     "no_command_ids": Hunt("applied twice", steps=300),
-    "no_barrier": Hunt("wrong read", ExchangeFaults(pause_leader=0.01), range(2, 18)),
-    "early_reply": Hunt("lost: ", ExchangeFaults(crash=0.02), steps=200),
+    "no_barrier": Hunt("wrong read", ExchangeFaults(pause_leader=0.01), range(2, 40)),
+    "early_reply": Hunt("lost: |wrong outcome: ", ExchangeFaults(crash=0.02), steps=200),
     "no_snapshot_check": Hunt("another full hash|could not be loaded", ExchangeFaults(flip=0.02, copies=0.0)),
-    "unchecked_sharing": Hunt("another full hash|could not be loaded", ExchangeFaults(flip=0.02, copies=0.0), range(4, 20)),
-    "torn_snapshots": Hunt("SEAL: |there is no snapshot for what came before"),
-    "unsynced_snapshots": Hunt("SEAL: |there is no snapshot for what came before", seeds=range(3, 19)),
-    "early_compaction": Hunt("there is no snapshot for what came before"),
+    "unchecked_sharing": Hunt("another full hash|could not be loaded", ExchangeFaults(flip=0.02, copies=0.0), range(4, 40)),
+    "torn_snapshots": Hunt("SEAL: |there is no snapshot"),
+    "unsynced_snapshots": Hunt("SEAL: |there is no snapshot|the log begins with", seeds=range(3, 40)),
+    "early_compaction": Hunt("there is no snapshot"),
     "ignored_disk_errors": Hunt(
         "its log ends at|match its checksum|goes back from", ExchangeFaults(disk_error=0.002, copies=0.0)
     ),

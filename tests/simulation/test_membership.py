@@ -19,7 +19,7 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("CRITICAL")
 
 
-@pytest.mark.parametrize(("seed", "nodes"), [*((seed, 3) for seed in range(8)), *((seed, 5) for seed in range(100, 103))])
+@pytest.mark.parametrize(("seed", "nodes"), [*((seed, 3) for seed in range(3)), *((seed, 5) for seed in range(100, 102))])
 def test_members_come_and_go(seed: int, nodes: int) -> None:
     world = MembershipWorld(seed, nodes)
     world.run(steps=1500)
@@ -27,7 +27,7 @@ def test_members_come_and_go(seed: int, nodes: int) -> None:
     assert len(world.acknowledged) > 100
 
 
-@pytest.mark.parametrize("seed", range(200, 203))
+@pytest.mark.parametrize("seed", range(200, 202))
 def test_a_single_node_grows(seed: int) -> None:
     no_cuts = Faults(cut=0.0, isolate=0.0, reset=0.0, stall=0.0)
     world = MembershipWorld(seed, 1, faults=no_cuts, changes=Changes(add=0.01, read_only=0.0))
@@ -36,7 +36,7 @@ def test_a_single_node_grows(seed: int) -> None:
     assert len(world.acknowledged) > 100
 
 
-@pytest.mark.parametrize("seed", range(300, 304))
+@pytest.mark.parametrize("seed", range(300, 302))
 def test_members_come_and_go_and_lose_their_disks(seed: int) -> None:
     world = MembershipWorld(seed, 3, faults=Faults(lose_disk=0.002, copies=0.0))
     world.run(steps=1500)
@@ -64,7 +64,7 @@ class Hunt:
 
 UNHEARD = Faults(isolate=0.02, cut=0.0, crash=0.0, one_way=1.0)
 HUNTS = {
-    "two_changes_at_once": Hunt(range(15, 45), 300, UNHEARD, Changes(add=0.02, remove=0.1)),
+    "two_changes_at_once": Hunt(range(15, 120), 300, UNHEARD, Changes(add=0.02, remove=0.1)),
     "learners_count": Hunt(faults=Faults(isolate=0.01, cut=0.02), changes=Changes(add=0.05, remove=0.0, read_only=1.0)),
 }
 

@@ -336,6 +336,18 @@ class TestSnapshots:
         node.pass_time(0.1)
         assert node.raft.status().applied_index == 40
 
+    def test_what_the_log_holds_by_the_end_of_the_check_is_not_replaced_by_the_snapshot(self) -> None:
+        node = Node()
+        node.connect()
+        node.snapshots.check_polls = 2
+        node.hear("n2", chunk_of(stored(5, 1), 1))
+        node.append("n2", 1, *(command(index, 1) for index in range(2, 9)))
+        node.pass_time(0.2)
+        assert node.journal.last_index == 8, "these were acknowledged"
+        assert node.store == []
+        node.hear("n2", chunk_of(stored(5, 1), 1))
+        assert node.raft.commit_index == 5
+
     @pytest.mark.parametrize("died", ["pieces came", "it is checked", "it has its name", "it is restored"])
     def test_killed_at_any_stage_the_node_starts_cleanly(self, died: str, monkeypatch: pytest.MonkeyPatch) -> None:
         node = follower(*TWO_TO_FIVE, commit=4)

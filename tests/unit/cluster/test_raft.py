@@ -9,6 +9,7 @@ from cluster.errors import RaftFatalError
 from cluster.ports import CaptureState, LogEntry
 from cluster.raft import ProposeError, ProposeResult
 from cluster.settings import ENTRY_BYTES_MAX
+from tests.simulation.disk import PowerLossError
 from tests.unit.cluster.fakes import Node, command
 
 
@@ -178,6 +179,37 @@ class TestLeadership:
 
     def test_a_follower_has_nothing_to_hand_over(self) -> None:
         assert not Node().raft.transfer_leadership()
+
+    def test_a_node_that_has_failed_hands_over_nothing(self) -> None:
+        node = Node()
+        node.elect()
+        node.acknowledge()
+        node.disk.death_chance = 1.0
+        node.raft.propose(b"x", node.results.append)
+        with pytest.raises(PowerLossError):
+            node.raft.tick()
+        node.disk.death_chance = 0.0
+        assert not node.raft.transfer_leadership()
+        assert node.said(m.TimeoutNow) == []
+
+    def test_an_error_of_the_disk_while_it_is_handed_over_is_final(self) -> None:
+        node = Node()
+        node.elect()
+        node.acknowledge()
+        node.journal.setCurrentTerm(node.journal.term, None)
+        node.disk.death_chance = 1.0
+        with pytest.raises(PowerLossError):
+            node.raft.transfer_leadership()
+        node.disk.death_chance = 0.0
+        with pytest.raises(RaftFatalError, match="must stop"):
+            node.raft.tick()
+
+    def test_a_node_that_was_stopped_hands_over_nothing(self) -> None:
+        node = Node()
+        node.elect()
+        node.acknowledge()
+        node.raft.stop()
+        assert not node.raft.transfer_leadership()
 
     def test_changes_are_told_once_with_the_leader(self) -> None:
         node = Node()

@@ -423,6 +423,17 @@ async def test_who_was_removed_is_told_and_not_let_in_again(ours: Certificates) 
         assert n1.events == ["+n2", "-n2"]
 
 
+async def test_who_is_removed_while_it_is_called_is_told_as_well(ours: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
+    n2 = Peer(ours, "n2", {"n1": "127.0.0.1:1"})
+    n1 = Peer(ours, "n1", {"n2": await n2.address()})
+    monkeypatch.setattr(n1.wire, "_farewells", {"n2": b"farewell"})
+    assert not await n1.wire._call("n2")
+    await until(lambda: n2.heard == [("n1", b"farewell")])
+    assert n1.events == []
+    await n2.stop()
+    await n1.stop()
+
+
 async def test_who_is_no_peer_any_more_is_not_called(ours: Certificates) -> None:
     async with pair(ours) as (n1, n2):
         n2.wire.set_peers({}, {})

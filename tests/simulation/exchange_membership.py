@@ -1,0 +1,37 @@
+"""The whole exchange on a cluster whose members change: nodes with real engines, snapshots, services and clients are added, removed, replaced.
+
+What `exchange.py` and `membership.py` have each, in one run, with the checks of both: new nodes get their state as snapshots or entries under the
+load of clients, answers and feeds go on over removals, and a snapshot says who belonged to the cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tests.simulation.exchange import SNAPSHOT_ENTRIES, ExchangeFaults, ExchangeInjector, ExchangeWorld
+from tests.simulation.incidents import Incident
+from tests.simulation.membership import Changes, MembershipWorld, Operator
+
+
+class ExchangeOperator(Operator, ExchangeInjector):
+    """Draws changes, and all faults of an exchange."""
+
+
+class ExchangeMembershipWorld(MembershipWorld, ExchangeWorld):
+    """See the module's text."""
+
+    def __init__(
+        self,
+        seed: int,
+        nodes: int = 3,
+        *,
+        faults: ExchangeFaults | None = None,
+        changes: Changes | None = None,
+        trace: bool = False,
+        incidents: Sequence[Incident] | None = None,
+    ) -> None:
+        chances = faults or ExchangeFaults()
+        super().__init__(
+            seed, nodes, faults=chances, changes=changes, snapshot_entries=SNAPSHOT_ENTRIES, trace=trace, incidents=incidents
+        )
+        self.injector = ExchangeOperator(self)
