@@ -6,8 +6,10 @@ import asyncio
 import json
 import os
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from node import software
@@ -110,7 +112,8 @@ async def test_readyz_names_the_reasons(exchange: Exchange, status: dict[str, An
     assert (got, answer["reasons"]) == (503, [reason])
 
 
-async def test_the_status_tells_the_mode_also_while_the_engine_cannot_answer(exchange: Exchange) -> None:
+async def test_the_status_tells_the_mode_also_while_the_engine_cannot_answer(exchange: Exchange, tmp_path: Path) -> None:
+    exchange.gateway.config = msgspec.structs.replace(exchange.gateway.config, directory=str(tmp_path))
     exchange.backend.status = {"mode": Mode.READY}
     got, answer = await exchange.get("/status")
     assert (got, answer["mode"], answer["node"]["role"]) == (200, "Ready", "leader")
@@ -119,12 +122,12 @@ async def test_the_status_tells_the_mode_also_while_the_engine_cannot_answer(exc
     got, answer = await exchange.get("/status")
     assert (got, answer["mode"]) == (200, "")
     assert "node" not in answer
-    data = exchange.gateway.config.data_path
-    data.mkdir(parents=True, exist_ok=True)
-    lock = PidFile.acquire(data / ENGINE_PID_FILE)
+    path = exchange.gateway.config.data_path / ENGINE_PID_FILE
+    path.parent.mkdir()
+    lock = PidFile.acquire(path)
     Modes("n1", lock.note).enter(Mode.BOOTSTRAPPING)
     assert (await exchange.get("/status"))[1]["mode"] == "Bootstrapping"
-    assert locked_pid(data / ENGINE_PID_FILE) == os.getpid()
+    assert locked_pid(path) == os.getpid()
     lock.release()
     assert (await exchange.get("/status"))[1]["mode"] == ""
 
