@@ -6,6 +6,7 @@ ClusterError
 │   └── RemovedError       it was removed from its cluster
 ├── LogDamagedError        the log cannot be trusted
 ├── LogAbiError            the log was written with another schema
+├── MissingEntriesError    entries that a reader of the log wants are not in it any more
 ├── WireRefusedError       a peer sent something that no honest peer sends
 └── snapshots: `ports.SnapshotRefusedError`
 """
@@ -79,3 +80,11 @@ class WireRefusedError(ClusterError):
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(text)
         self.kind = kind
+
+
+class MissingEntriesError(ClusterError):
+    """The log does not have the entry at `index` (any more): a snapshot stands for it, or it is of another schema."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(f"entry {index} is not in the log")
+        self.index = index

@@ -85,7 +85,7 @@ def _encode_header(header: SegmentHeader) -> bytes:
     return front + _U32.pack(zlib.crc32(front)) + body + _U32.pack(zlib.crc32(body))
 
 
-def _read_header(name: str, data: bytes) -> tuple[SegmentHeader, int] | None:
+def read_header(name: str, data: bytes) -> tuple[SegmentHeader, int] | None:
     """The header and where the records begin; None when the file ends within the header, or nothing but zeros was written."""
     start = len(MAGIC) + 8
     if len(data) < start or not any(data):
@@ -104,7 +104,12 @@ def _read_header(name: str, data: bytes) -> tuple[SegmentHeader, int] | None:
     return msgspec.msgpack.decode(body, type=SegmentHeader), end
 
 
-def _read_record(data: bytes, offset: int) -> LogEntry | None:
+def entry_size(entry: LogEntry) -> int:
+    """Bytes of the entry's record."""
+    return _RECORD.size + len(entry.payload)
+
+
+def read_record(data: bytes, offset: int) -> LogEntry | None:
     """The record at `offset`, or None when there is no good one."""
     if offset + _RECORD.size > len(data):
         return None
@@ -132,7 +137,7 @@ def _good_record_behind(data: bytes, offset: int, expected: int) -> int | None:
         at = data.find(needle, offset + 1)
         while at != -1:
             if at >= 4:
-                entry = _read_record(data, at - 4)
+                entry = read_record(data, at - 4)
                 if entry is not None and entry.index == index:
                     return at - 4
             at = data.find(needle, at + 1)
@@ -145,7 +150,7 @@ def scan(name: str, data: bytes, *, last: bool) -> tuple[SegmentHeader | None, l
     Raises:
         LogDamagedError: there is damage that is not a torn end.
     """
-    read = _read_header(name, data)
+    read = read_header(name, data)
     if read is None:
         if last:
             return None, [], [], 0, False
@@ -155,7 +160,7 @@ def scan(name: str, data: bytes, *, last: bool) -> tuple[SegmentHeader | None, l
     offsets: list[int] = []
     expected = header.first_index
     while offset < len(data):
-        entry = _read_record(data, offset)
+        entry = read_record(data, offset)
         if entry is not None and entry.index != expected:
             raise LogDamagedError(f"{name}: offset {offset}: entry {entry.index} stands where {expected} belongs")
         if entry is None:
@@ -168,7 +173,7 @@ def scan(name: str, data: bytes, *, last: bool) -> tuple[SegmentHeader | None, l
             return header, entries, offsets, offset, not torn
         entries.append(entry)
         offsets.append(offset)
-        offset += _RECORD.size + len(entry.payload)
+        offset += entry_size(entry)
         expected += 1
     return header, entries, offsets, offset, False
 
@@ -347,7 +352,7 @@ def segment_abis(directory: Path) -> dict[str, str]:
     headers = {}
     for path in sorted(directory.glob("log-*.seg")):
         with path.open("rb") as file:
-            read = _read_header(str(path), file.read(HEADER_BYTES_MAX + len(MAGIC) + 12))
+            read = read_header(str(path), file.read(HEADER_BYTES_MAX + len(MAGIC) + 12))
         if read is not None:
             headers[path.name] = read[0].abi
     return headers

@@ -93,6 +93,17 @@ class AdminConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     passphrase: str
 
 
+class HistoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[history]`: the market database of this node. `database` is a URL of SQLAlchemy's; empty: SQLite in the data directory.
+
+    `archive_days`: days that stay in the database before they go to Parquet files, once a day; 0: all of them stay.
+    """
+
+    enabled: bool = False
+    database: str = ""
+    archive_days: int = 0
+
+
 class NodeAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[[nodes]]`: where each node of the cluster is, this one included. `http` is its public URL."""
 
@@ -116,6 +127,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     nodes: list[NodeAddress]
     snapshot: SnapshotConfig = SnapshotConfig()
     start: StartConfig = StartConfig()
+    history: HistoryConfig = HistoryConfig()
     log_level: str = "info"
     directory: str = "."
 
@@ -127,6 +139,16 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def data_path(self) -> Path:
         """The data directory."""
         return self.path(self.data_dir)
+
+    @property
+    def history_path(self) -> Path:
+        """Where the history keeps its files."""
+        return self.data_path / "history"
+
+    @property
+    def keeps_log(self) -> bool:
+        """Whether log segments are kept that the engine no longer needs: for audits, or until the history has read them."""
+        return self.raft.archive_log or self.history.enabled
 
     @property
     def engine_socket(self) -> Path:

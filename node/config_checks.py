@@ -47,6 +47,7 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "http.gateways": (0, 64, "processes"),
     "http.deadline": (0.1, 300, "seconds"),
     "http.signature_age_max": (1, 3600, "seconds"),
+    "history.archive_days": (0, 36_500, "days"),
     "http.key_rate": (0, 1_000_000, "requests a second"),
     "http.address_rate": (0, 1_000_000, "requests a second"),
 }
@@ -69,6 +70,7 @@ def check(config: NodeConfig, file: str) -> None:
     _check_own_addresses(config, fault)
     _check_nodes(config, fault)
     _check_admin(config, fault)
+    _check_history(config, fault)
     check_tls(config, fault)
 
 
@@ -216,3 +218,15 @@ def _check_admin(config: NodeConfig, fault: Fault) -> None:
         raise fault("admin.secret", f"expected base64 of at least {SECRET_BYTES_MIN} bytes, in at most {SECRET_MAX} characters")
     if not 0 < len(admin.passphrase) <= SECRET_MAX:
         raise fault("admin.passphrase", f"expected 1 to {SECRET_MAX} characters")
+
+
+def _check_history(config: NodeConfig, fault: Fault) -> None:
+    if config.history.archive_days == 1:
+        raise fault("history.archive_days", "expected at least 2, or 0 for no archive: rolling figures need the latest two days")
+    database = config.history.database
+    # The text itself is not shown: it may hold a password.
+    if database and not database.startswith(("postgresql://", "sqlite:////")):
+        raise fault(
+            "history.database",
+            "expected postgresql://... or sqlite:////absolute/path, or nothing for SQLite in the data directory",
+        )

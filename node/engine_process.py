@@ -125,7 +125,7 @@ def build(config: NodeConfig, known: identity.Identity, modes: Modes) -> Parts:
 def _open_disk(config: NodeConfig, known: identity.Identity) -> RealDisk:
     # The way back to the version before exports what was applied since, so the log is kept until the migration is final.
     def archives() -> bool:
-        return config.raft.archive_log or switch.may_go_back(config.data_path)
+        return config.keeps_log or switch.may_go_back(config.data_path)
 
     archive = config.data_path / switch.ARCHIVE if archives() else None
     disk = RealDisk(config.data_path / "log", fsync=config.raft.fsync, archive_to=archive, archives=archives)

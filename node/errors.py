@@ -14,6 +14,7 @@
     ├── ReplayError          a recorded order flow could not be sent through the cluster
     ├── TxlogError           a transaction log cannot be read, or does not hold what is needed
     ├── DatasetError         TSV files that a cluster cannot begin with
+    ├── HistoryError         a history's database cannot be used, or does not fit the node's log
     └── AuditError           an audit could not be made (what an audit finds is a result, not an error)
 
 Faults of a client are not exceptions but answers; a fault of ours is an `AssertionError` and ends the process.
@@ -103,6 +104,10 @@ class AuditError(QuorumbookError):
 
 class DatasetError(QuorumbookError):
     """A dataset is not right; nothing of it was applied. The text names file, line, column, field and what was expected."""
+
+
+class HistoryError(QuorumbookError):
+    """A history's database cannot be used: it is another node's, of another schema, or contradicts the log. The text says which, and what to do."""
 
 
 class TxlogError(QuorumbookError):

@@ -66,13 +66,14 @@ def shared_exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exchan
     try:
         start(ground)
         exchange = Exchange(ground)
-        asyncio.run(_put_market(exchange))
+        asyncio.run(put_market(exchange))
         yield exchange
     finally:
         end(ground)
 
 
-async def _put_market(exchange: Exchange) -> None:
+async def put_market(exchange: Exchange) -> None:
+    """Put currencies, products, accounts and money."""
     operator = exchange.access.client()
     try:
         await set_up(operator, exchange.people)

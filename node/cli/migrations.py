@@ -127,7 +127,7 @@ def new(source: str, target: str, out: Path | None) -> None:
 
 def _finalize(found: list[Place]) -> None:
     for place in found:
-        archived = place.config is not None and place.config.raft.archive_log
+        archived = place.config is not None and place.config.keeps_log
         number = switch.finalize(place.data, keep_archive=archived or place.config is None)
         click.echo(f"{place.data}: {f'{number} migration(s) made final' if number else 'there is nothing to make final'}")
 

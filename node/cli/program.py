@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Send the recorded order flow OPS (csv, csv.gz) through the cluster, over failovers, and compare its executions.",
     ),
     "audit": ("records.audit", "Read the nodes' logs, apply every command again, and compare with what clients and nodes say."),
+    "history": ("history.history", "The market database that a node keeps where history.enabled is true."),
     "export": ("tables.export_state", "Write the whole state of a node into DIR, a TSV file a table."),
     "import": ("tables.import_state", "Let a new cluster begin with the state in the TSV files of DIR."),
     "txlog": ("txlogs.txlog", "Transaction logs."),

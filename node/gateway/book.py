@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from sortedcontainers import SortedDict
@@ -110,6 +111,11 @@ class Statistics:
     def last_price(self) -> int:
         """The price of the last trade; 0 where there was none."""
         return self.last.price if self.last is not None else 0
+
+    def begin(self, minutes: Iterable[Span], last: OrderMatched) -> None:
+        """Begin with what was traded before: whole minutes in order, and the last trade in them."""
+        self._minutes.extend(minutes)
+        self.last = last
 
     def add(self, trade: OrderMatched) -> None:
         """Count a trade; trades come in order."""

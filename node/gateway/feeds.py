@@ -13,17 +13,22 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from node.errors import QuorumbookError, RequestFailed
 from node.gateway.backend import Backend
-from node.gateway.book import LevelBook, Statistics
+from node.gateway.book import MINUTE, MONTH_MINUTES, LevelBook, Span, Statistics
 from node.gateway.catalogue import Catalogue, Product
 from node.gateway.channels import Frame, encode, heartbeat
+from node.gateway.errors import ApiError
 from node.gateway.metrics import Metrics
 from node.gateway.responses import currency_json, product_json
+from node.history.candles import MINUTE as MINUTE_SECONDS
 from node.protocol import BookQuery, BookView, Events, FailCode, TradesQuery
 from statemachine.events import AnyEvent, OrderMatched
+
+if TYPE_CHECKING:
+    from node.gateway.history_source import HistorySource
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +52,14 @@ class Reader(Protocol):
 class ProductFeed:
     """A product as of event `sequence`: book, statistics, readers."""
 
-    def __init__(self, product: Product, backend: Backend) -> None:
+    def __init__(self, product: Product, backend: Backend, history: HistorySource | None) -> None:
         self.product = product
         self.sequence = 0
         self.book: LevelBook
         self.stats: Statistics
         self.readers: dict[Reader, None] = {}
         self._backend = backend
+        self._history = history
         self._generation = 0
         self._repairing: asyncio.Task[None] | None = None
 
@@ -64,13 +70,30 @@ class ProductFeed:
 
     async def begin(self) -> None:
         """Take the book and follow it. Raises UnavailableError, RequestFailed."""
+        # Before the book is asked for: the history is never ahead of the engine, so what it has is in the book.
+        stats = Statistics() if self._history is None else await self._recalled(self._history)
         view: BookView = await self._backend.query(BookQuery(self.product_id, 3))
         trades: list[OrderMatched] = await self._backend.query(TradesQuery(self.product_id, TRADES_READ))
-        self.book, self.stats, self.sequence = LevelBook(view), Statistics(), view.product_sequence
+        known = stats.last.product_sequence if stats.last is not None else 0
+        self.book, self.stats, self.sequence = LevelBook(view), stats, view.product_sequence
         for trade in reversed(trades):
-            if trade.product_sequence <= self.sequence:
+            if known < trade.product_sequence <= self.sequence:
                 self.stats.add(trade)
         await self._follow()
+
+    async def _recalled(self, history: HistorySource) -> Statistics:
+        """What the history knows of the last 30 days."""
+        stats = Statistics()
+        since = time.time_ns() // MINUTE - MONTH_MINUTES
+        try:
+            candles, last = await history.ask(lambda past: past.minutes(self.product_id, since * MINUTE_SECONDS))
+        except ApiError as error:
+            log.warning("statistics of %s begin without the history: %s", self.product_id, error)
+            return stats
+        if last is not None:
+            spans = [Span(each.start // MINUTE_SECONDS, each.open, each.high, each.low, each.volume) for each in candles]
+            stats.begin(spans, last)
+        return stats
 
     async def _follow(self) -> bool:
         """Have events from the next one on. False where the engine is gone again already."""
@@ -161,11 +184,12 @@ class Session(Protocol):
 class Feeds:
     """All feeds of the process, made when first wanted, and the sessions that the clock serves."""
 
-    def __init__(self, backend: Backend, catalogue: Catalogue, metrics: Metrics) -> None:
+    def __init__(self, backend: Backend, catalogue: Catalogue, metrics: Metrics, history: HistorySource | None = None) -> None:
         self.sessions: dict[Session, None] = {}
         self._backend = backend
         self._catalogue = catalogue
         self._metrics = metrics
+        self._history = history
         self._feeds: dict[str, asyncio.Task[ProductFeed]] = {}
 
     async def feed(self, product: Product) -> ProductFeed:
@@ -173,7 +197,7 @@ class Feeds:
         product_id = product.row.product_id
         task = self._feeds.get(product_id)
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
-            task = self._feeds[product_id] = asyncio.create_task(self._begun(ProductFeed(product, self._backend)))
+            task = self._feeds[product_id] = asyncio.create_task(self._begun(ProductFeed(product, self._backend, self._history)))
         feed = await asyncio.shield(task)
         if feed.product is not product:
             feed.product = product

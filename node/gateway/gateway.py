@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from node.config import NodeConfig
 from node.gateway.auth import Authenticator
@@ -14,10 +15,13 @@ from node.gateway.limits import Limits
 from node.gateway.metrics import Metrics
 from node.gateway.monitor import Monitor
 
+if TYPE_CHECKING:
+    from node.gateway.history_source import HistorySource
+
 
 @dataclass
 class Gateway:
-    """The parts that handlers use. Made by `build`."""
+    """The parts that handlers use. Made by `build`. `history` is None where the node keeps none."""
 
     config: NodeConfig
     backend: Backend
@@ -27,6 +31,7 @@ class Gateway:
     monitor: Monitor
     feeds: Feeds
     limits: Limits
+    history: HistorySource | None
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def start(self) -> None:
@@ -41,12 +46,15 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.backend.close()
+        if self.history is not None:
+            self.history.close()
 
 
 def build(config: NodeConfig, backend: Backend, worker: int = 0) -> Gateway:
     """The gateway of a node over `backend`."""
     metrics = Metrics(config.node_id, worker)
     catalogue = Catalogue(backend)
+    history = _history(config)
     return Gateway(
         config,
         backend,
@@ -54,6 +62,18 @@ def build(config: NodeConfig, backend: Backend, worker: int = 0) -> Gateway:
         Authenticator(backend, config.admin, config.http.signature_age_max),
         metrics,
         Monitor(backend, metrics),
-        Feeds(backend, catalogue, metrics),
+        Feeds(backend, catalogue, metrics, history),
         Limits(config.http.key_rate, config.http.address_rate),
+        history,
     )
+
+
+def _history(config: NodeConfig) -> HistorySource | None:
+    """The node's history, if it is to keep one."""
+    if not config.history.enabled:
+        return None
+    from node.gateway.history_source import (
+        HistorySource,
+    )  # the database's library takes a moment that no other gateway should pay for
+
+    return HistorySource(config)

@@ -6,6 +6,7 @@ import msgspec
 from aiohttp import web
 
 from node import software
+from node.gateway.errors import ApiError
 from node.gateway.gateway import Gateway
 from node.gateway.web import GATEWAY, json_response
 from node.processes import ENGINE_PID_FILE, locked_note
@@ -35,7 +36,9 @@ async def status(request: web.Request) -> web.Response:
     await gateway.monitor.poll()
     found = gateway.monitor.status
     mode = found.mode if found is not None else locked_note(gateway.config.data_path / ENGINE_PID_FILE)
-    body = {"node_id": gateway.config.node_id, "mode": mode, "software": software.version(), "abi": ABI}
+    body: dict[str, object] = {"node_id": gateway.config.node_id, "mode": mode, "software": software.version(), "abi": ABI}
+    if gateway.history is not None:
+        body["history"] = await _history(gateway)
     return json_response(body | _shown(found))
 
 
@@ -49,7 +52,22 @@ def _shown(status: NodeStatus | None) -> dict[str, object]:
     }
 
 
+async def _history(gateway: Gateway) -> dict[str, int]:
+    """Where the node's history is; empty where there is none, or it cannot be read. `behind` counts commands."""
+    if gateway.history is None:
+        return {}
+    try:
+        progress, gaps = await gateway.history.standing()
+    except ApiError:
+        return {}
+    found = {"log_index": progress.log_index, "sequence": progress.sequence, "gaps": len(gaps)}
+    if gateway.monitor.status is not None:
+        found["behind"] = max(0, gateway.monitor.status.sequence - progress.sequence)
+    return found
+
+
 async def metrics(request: web.Request) -> web.Response:
     """GET /metrics."""
     gateway: Gateway = request.app[GATEWAY]
+    gateway.metrics.history(await _history(gateway))
     return web.Response(body=gateway.metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})

@@ -65,7 +65,7 @@ async def ticker(call: Call) -> Answer[TickerJson]:
     product_id = wanted.row.product_id
     feed = await call.gateway.feeds.feed(wanted)
     best = await call.read(BookQuery(product_id, 1))
-    last: list[OrderMatched] = await call.read(TradesQuery(product_id, 1))
+    last = await _latest(call, wanted, 1, 0)
     now = time.time_ns()
     trade: TradeJson = {"trade_id": 0, "side": "", "price": "0", "size": "0", "time": iso(now)}
     if last:
@@ -120,12 +120,18 @@ async def trades(call: Call) -> Answer[list[TradeJson]]:
 
 
 async def _latest(call: Call, wanted: Product, limit: int, after: int) -> list[OrderMatched]:
-    """The newest trades, as many as the page below trade `after` needs."""
+    """The newest trades, as many as the page below trade `after` needs: those that the engine keeps, and older ones from the history."""
+    product_id, reach = wanted.row.product_id, limit
     if after:
-        newest: list[OrderMatched] = await call.read(TradesQuery(wanted.row.product_id, 1))
-        limit += newest[0].trade_id - after + 1 if newest and newest[0].trade_id >= after else 0
-    found: list[OrderMatched] = await call.read(TradesQuery(wanted.row.product_id, min(limit, TRADES_REACH)))
-    return found
+        newest: list[OrderMatched] = await call.read(TradesQuery(product_id, 1))
+        reach += newest[0].trade_id - after + 1 if newest and newest[0].trade_id >= after else 0
+    found: list[OrderMatched] = await call.read(TradesQuery(product_id, min(reach, TRADES_REACH)))
+    past = call.gateway.history
+    below = found[-1].trade_id if found else after
+    if past is None or len(found) >= reach or below == 1:
+        return found
+    older = min(below, after) if after else below
+    return found + await past.ask(lambda history: history.trades(product_id, limit, older))
 
 
 async def _product(call: Call, *, refresh: bool = False) -> Product:

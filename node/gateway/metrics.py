@@ -5,6 +5,8 @@ Several gateway processes may share a port; each answers for itself, told apart 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from node.modes import Mode
@@ -42,6 +44,7 @@ class Metrics:
         self._member = Gauge(
             "quorumbook_member", "A member of the cluster as the node sees it, by what", ["node", "member", "what"], registry=own
         )
+        self._history = Gauge("quorumbook_history", "Where the history of the node is, by what", ["node", "what"], registry=own)
         self.sockets = self._sockets.labels(**self._labels)
         self.sent = self._sent.labels(**self._labels)
 
@@ -95,6 +98,12 @@ class Metrics:
             }
             for what, value in values.items():
                 self._member.labels(node=node, member=member.node_id, what=what).set(value)
+
+    def history(self, values: Mapping[str, int]) -> None:
+        """Take over where the node's history is; empty while it cannot be read."""
+        self._history.clear()
+        for what, value in values.items():
+            self._history.labels(node=self._labels["node"], what=what).set(value)
 
     def render(self) -> bytes:
         """The text that Prometheus reads."""

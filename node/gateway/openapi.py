@@ -15,13 +15,14 @@ import msgspec
 
 from node.gateway.shapes import ErrorJson
 from node.gateway.web import Handler, Route
+from node.history.candles import GRANULARITIES
 
 Schema = dict[str, Any]
 
 TEXT: Schema = {"type": "string"}
 WHEN: Schema = {"type": "string", "format": "date-time"}
 QUERIES: dict[str, tuple[str, Schema]] = {
-    "type": ("accepted and not used", TEXT),
+    "type": ("of transfers: deposit or withdraw; else accepted and not used", TEXT),
     "active": ("accepted and not used", TEXT),
     "market_type": ("accepted and not used", TEXT),
     "sortedBy": ("accepted and not used", TEXT),
@@ -31,6 +32,10 @@ QUERIES: dict[str, tuple[str, Schema]] = {
     "after": ("older than this: the header cb-after of the page before", TEXT),
     "before": ("newer than this: the header cb-before of the page before", TEXT),
     "product_id": ("only of this product", TEXT),
+    "order_id": ("only of this order", TEXT),
+    "granularity": ("seconds of a bucket", {"type": "integer", "enum": list(GRANULARITIES)}),
+    "start": ("the first bucket's, ISO 8601 or seconds since the epoch", TEXT),
+    "end": ("the last bucket's", TEXT),
     "profile_id": ("the account of the key, if given", TEXT),
     "status": ("open, pending, active, done, settled, rejected or all; may repeat", TEXT),
     "start_date": ("not before", WHEN),

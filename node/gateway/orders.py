@@ -17,7 +17,7 @@ from node.gateway.requests import PAGE_MAX, CancelRequest, OrderRequest, given, 
 from node.gateway.responses import order_json
 from node.gateway.shapes import OrderJson
 from node.gateway.web import Answer, Call
-from node.protocol import FailCode, OrderQuery, OrdersQuery
+from node.protocol import FailCode, NodeStatus, OrderQuery, OrdersQuery, StatusQuery
 from statemachine.commands import CancelAll, CancelOrder, PlaceOrder
 from statemachine.events import AnyOutcome, Cancelled, OrderState, Placed, Rejected
 from statemachine.types import OrderType, Reason, SelfTradePrevention, Side, TimeInForce
@@ -148,7 +148,7 @@ async def order_list(call: Call) -> Answer[list[OrderJson]]:
         product_id = (await call.gateway.catalogue.product(product_text(query["product_id"]))).row.product_id
     page: list[OrderState] = []
     for _ in range(PAGES_SCANNED if is_open or done else 0):
-        found: list[OrderState] = await call.read(OrdersQuery(call.account_id, product_id, is_open, done, limit, before_id))
+        found = await _found(call, product_id, is_open, done, limit, before_id)
         page += [order for order in found if order.order_id > newer_than and _within(order, start, end)]
         if len(found) < limit or len(page) >= limit or found[-1].order_id <= newer_than:
             break
@@ -156,6 +156,18 @@ async def order_list(call: Call) -> Answer[list[OrderJson]]:
     page = page[:limit]
     headers = {"cb-before": order_text(page[0].order_id), "cb-after": order_text(page[-1].order_id)} if page else {}
     return Answer([await _order_body(call, order) for order in page], headers)
+
+
+async def _found(call: Call, product_id: str, is_open: bool, done: bool, limit: int, before_id: int) -> list[OrderState]:
+    """Orders by falling id: those that the engine knows, and done ones that only the history has."""
+    account_id = call.account_id
+    known: list[OrderState] = await call.read(OrdersQuery(account_id, product_id, is_open, done, limit, before_id))
+    past = call.gateway.history
+    if past is None or not done:
+        return known
+    older = await past.ask(lambda history: history.done_orders(account_id, product_id, limit, before_id))
+    both = {order.order_id: order for order in (*older, *known)}
+    return [both[order_id] for order_id in sorted(both, reverse=True)[:limit]]
 
 
 def _within(order: OrderState, start: int | None, end: int | None) -> bool:
@@ -183,8 +195,23 @@ async def order(call: Call) -> Answer[OrderJson]:
     except RequestFailed as error:
         if error.code is not FailCode.NOT_FOUND:
             raise
-        raise ApiError(404, "NotFound", "id") from None
+        retired = await _retired(call, order_id, client_oid)
+        if retired is None:
+            raise ApiError(404, "NotFound", "id") from None
+        found = retired
     return Answer(await _order_body(call, found))
+
+
+async def _retired(call: Call, order_id: int, client_oid: str) -> OrderState | None:
+    """An order that only the history knows."""
+    past, account_id = call.gateway.history, call.account_id
+    if past is None:
+        return None
+    status: NodeStatus = await call.read(StatusQuery())
+    await past.reach(status.sequence)
+    if order_id:
+        return await past.ask(lambda history: history.order(account_id, order_id))
+    return await past.ask(lambda history: history.order_by_client_oid(account_id, client_oid))
 
 
 async def cancel(call: Call) -> Answer[str]:

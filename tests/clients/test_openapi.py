@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from node.gateway.limits import Limits
 from tests.clients import packages
 from tests.clients.packages import SCHEMATHESIS
 from tests.clients.script import FOREIGN, ROOT
-from tests.unit.node.gateway.harness import ADMIN, Exchange, running
+from tests.unit.node.gateway.harness import ADMIN, Exchange
+from tests.unit.node.gateway.kept import running_with_history
 
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 EXAMPLES = int(os.environ.get("QUORUMBOOK_OPENAPI_EXAMPLES", "8"))
@@ -24,9 +26,9 @@ DONE = re.compile(r'^quorumbook_http_requests_total{method="(\w+)",node="n1",rou
 
 
 @pytest.mark.timeout(420)
-async def test_every_answer_is_in_the_document() -> None:
+async def test_every_answer_is_in_the_document(tmp_path: Path) -> None:
     program = packages.environment(SCHEMATHESIS) / "venv" / "bin" / "schemathesis"
-    async with running() as exchange:
+    async with running_with_history(tmp_path) as exchange:
         exchange.gateway.limits = Limits(0, 0)
         url = str(exchange.client.make_url("/openapi.json"))
         output = await run(
@@ -72,6 +74,11 @@ async def told(exchange: Exchange) -> dict[str, object]:
             "id": ["BTC-USD", "ETH-BTC"],
             "/orders/{id} id": [*order_ids, "client:known-1", "client:known-9"],
             "/accounts/{id} id": ["alice:USD", "alice:BTC"],
+            **{f"/accounts/{{id}}/{what} id": ["alice:USD", "alice:BTC"] for what in ("ledger", "holds", "transfers")},
+            "/transfers/{id} id": ["start-USD"],
+            "/transfers type": ["deposit", "withdraw"],
+            "/accounts/{id}/transfers type": ["deposit"],
+            "order_id": order_ids[:2],
             "/profiles/{id} id": ["alice"],
             "/currencies/{id} id": ["USD", "BTC"],
             "/admin/currencies/{id} id": ["USD", "NEW"],

@@ -242,7 +242,7 @@ def torn_records_believed(patch: Patch) -> None:
         length, index, term, _, _ = log._RECORD.unpack_from(data, offset)
         return LogEntry(data[start : start + length], index, term)
 
-    patch.setattr(log, "_read_record", read_record)
+    patch.setattr(log, "read_record", read_record)
 
 
 def hard_state_in_place(patch: Patch) -> None:

@@ -9,6 +9,7 @@ import msgspec
 
 from node.config import (
     AdminConfig,
+    HistoryConfig,
     HttpConfig,
     NativeConfig,
     NodeAddress,
@@ -26,6 +27,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "start": StartConfig,
     "native": NativeConfig,
     "http": HttpConfig,
+    "history": HistoryConfig,
     "tls": TlsConfig,
     "admin": AdminConfig,
     "nodes": NodeAddress,

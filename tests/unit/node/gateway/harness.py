@@ -240,10 +240,10 @@ async def set_up(exchange: Exchange) -> None:
 
 
 @contextlib.asynccontextmanager
-async def running() -> AsyncIterator[Exchange]:
+async def running(backend: FakeBackend | None = None, node: NodeConfig | None = None) -> AsyncIterator[Exchange]:
     """An exchange that is set up, with its server on loopback."""
-    backend = FakeBackend()
-    gateway = build(config(), backend)
+    backend = backend or FakeBackend()
+    gateway = build(node or config(), backend)
     server = TestServer(build_app(gateway), auto_decompress=False)
     async with TestClient(server) as client:
         exchange = Exchange(backend, gateway, client)

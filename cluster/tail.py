@@ -1,0 +1,111 @@
+"""Reading the log of a running node from another process, entry by entry, as far as the node says that it is applied.
+
+The node only appends to a segment, cuts off what was never committed, moves whole segments to its archive, and, when it installs a snapshot,
+removes all of them. So what is at or below an index that the node had applied *before* the file was read is as it was committed, provided that the
+file was still part of the log *after* it was read: one that was removed may end with entries that another leader's have replaced.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from cluster.errors import LogDamagedError, MissingEntriesError
+from cluster.log import HEADER_BYTES_MAX, entry_size, read_header, read_record
+from cluster.ports import LogEntry
+
+READ_BYTES = 4 * 1024 * 1024
+"""Read at a time; an entry is at most 512 KiB."""
+
+TRIES = 5
+"""How often a segment is looked for that is being moved to the archive at this moment."""
+
+
+class LogTail:
+    """The committed entries of a node's log, in order.
+
+    Args:
+        directories: the log's and the archive's, the log's first.
+        abi: of the commands; segments of another one are passed over.
+        next_index: the entry to begin with.
+    """
+
+    def __init__(self, directories: Sequence[Path], abi: str, next_index: int) -> None:
+        self._directories = directories
+        self._abi = abi
+        self.next_index = next_index
+        self._file = -1
+        self._offset = 0
+        self._position = 0
+        """Index of the entry at `_offset`."""
+
+    def read(self, applied: int) -> list[LogEntry]:
+        """Some of the entries up to `applied`, which the node had applied before; none only when there are none to read.
+
+        Raises:
+            MissingEntriesError: the next entry is in no segment.
+        """
+        if self.next_index > applied:
+            return []
+        for _ in range(TRIES):
+            if self._file < 0 and not self._open():
+                continue
+            entries = self._read(applied)
+            if entries:
+                self.next_index = entries[-1].index + 1
+                return entries
+        raise MissingEntriesError(self.next_index)
+
+    def close(self) -> None:
+        """Close the segment that is open."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _open(self) -> bool:
+        """Open the segment that the next entry must be in, if it is there."""
+        segments = {path.name: path for directory in reversed(self._directories) for path in directory.glob("log-*.seg")}
+        firsts = {first_index(path): path for path in segments.values()}
+        begun = [first for first in firsts if first <= self.next_index]
+        if not begun:
+            return False
+        first = max(begun)
+        try:
+            self._file = os.open(firsts[first], os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        read = read_header(firsts[first].name, os.pread(self._file, HEADER_BYTES_MAX + 64, 0))
+        if read is None or read[0].abi != self._abi:
+            self.close()
+            return False
+        self._offset, self._position = read[1], first
+        return True
+
+    def _read(self, applied: int) -> list[LogEntry]:
+        """What the open segment has; when it has no more, it is closed."""
+        entries: list[LogEntry] = []
+        offset, position = self._offset, self._position
+        while not entries:
+            data = os.pread(self._file, READ_BYTES, offset)
+            at = 0
+            while position <= applied and (entry := read_record(data, at)) is not None:
+                if entry.index != position:
+                    raise LogDamagedError(f"entry {entry.index} stands where {position} belongs")
+                at += entry_size(entry)
+                position += 1
+                if entry.index >= self.next_index:
+                    entries.append(entry)
+            offset += at
+            if not at:
+                break
+        if not entries or os.fstat(self._file).st_nlink == 0:
+            self.close()
+            return []
+        self._offset, self._position = offset, position
+        return entries
+
+
+def first_index(segment: Path) -> int:
+    """The index in a segment's name."""
+    return int(segment.stem.removeprefix("log-"))

@@ -1,0 +1,100 @@
+"""`history status | archive`."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from pathlib import Path
+
+import click
+import msgspec
+
+from node.cli.output import instant, print_json, show, table
+from node.cli.session import Target, cluster_option, json_option
+from node.config import NodeConfig
+from node.errors import HistoryError
+from node.local_cluster import LocalCluster
+
+COLUMNS = ("node", "database", "log entry", "sequence", "up to", "behind", "gaps")
+NUMBERS = ("log entry", "sequence", "behind", "gaps")
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """Where a node's history is. `behind`: commands that the node has applied and the history lacks; -1 while the node does not answer."""
+
+    node_id: str
+    database: str
+    log_index: int
+    sequence: int
+    time: int
+    behind: int
+    gaps: list[dict[str, object]]
+
+
+@click.group()
+def history() -> None:
+    """The market database that a node keeps where history.enabled is true."""
+
+
+@history.command()
+@cluster_option
+@json_option
+def status(target: Target, as_json: bool) -> None:
+    """Show how far the histories of the nodes on this machine go, and what they lack."""
+    local = LocalCluster(target.directory)
+    kept = [config for config in local.layout.configs.values() if config.history.enabled]
+    if not kept:
+        raise HistoryError("no node here keeps a history: set history.enabled = true in its node.toml and start it again")
+    statuses = asyncio.run(local.status())
+    sequences = {node_id: found.sequence for node_id, found in statuses.items() if found is not None}
+    standings = [_standing(config, sequences.get(config.node_id)) for config in kept]
+    if as_json:
+        print_json(standings)
+        return
+    rows = [
+        [
+            each.node_id,
+            each.database,
+            f"{each.log_index:,}",
+            f"{each.sequence:,}",
+            instant(each.time) if each.time else "",
+            f"{each.behind:,}" if each.behind >= 0 else "",
+            str(len(each.gaps)),
+        ]
+        for each in standings
+    ]
+    show(table(COLUMNS, rows, title=f"histories of {local.layout.cluster_id}", right=NUMBERS))
+
+
+def _standing(config: NodeConfig, sequence: int | None) -> Standing:
+    from node.history.queries import History  # the database's library takes a moment that no other command should pay for
+
+    found = History(config)
+    try:
+        progress = found.progress()
+        gaps = found.gaps() if progress.log_index else []
+    finally:
+        found.close()
+    behind = -1 if sequence is None else max(0, sequence - progress.sequence)
+    told = [msgspec.structs.asdict(gap) for gap in gaps]
+    return Standing(config.node_id, found.place, progress.log_index, progress.sequence, progress.time, behind, told)
+
+
+@history.command()
+@click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The node's node.toml.")
+@click.option(
+    "--before", type=click.DateTime(["%Y-%m-%d"]), required=True, help="The first day that stays in the database (UTC)."
+)
+@json_option
+def archive(path: Path, before: datetime.datetime, as_json: bool) -> None:
+    """Move the days before DATE to Parquet files in data/history/parquet. Candles, and orders that are open, stay."""
+    from node.config_file import load
+    from node.history.partitions import archive_days
+
+    moved = archive_days(load(path), before.date())
+    if as_json:
+        print_json(moved)
+        return
+    for each in moved:
+        click.echo(f"{each.file}: {each.rows:,} rows")
+    click.echo(f"{sum(each.rows for each in moved):,} rows in {len(moved)} files")

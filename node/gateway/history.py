@@ -1,0 +1,313 @@
+"""Calls that the history answers: fills, ledgers, transfers, candles; and what it adds to orders and trades that the engine has let go.
+
+Every answer reflects at least what the node had applied when the call came, unless the history is more than a second behind; the header
+`x-quorumbook-sequence` says which commands are in it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from node.gateway.errors import ApiError, BadRequestError
+from node.gateway.history_shapes import BookedTransferJson, FillJson, HoldJson, LedgerDetailsJson, LedgerEntryJson
+from node.gateway.ids import account_text, order_number, order_text, product_text
+from node.gateway.requests import PAGE_MAX, moment, whole_number
+from node.gateway.responses import SIDES, iso
+from node.gateway.web import Answer, Call, Route
+from node.history.candles import GRANULARITIES, NANOSECONDS, bucket
+from node.history.pages import Page, Place
+from node.protocol import OrdersQuery, StatusQuery
+from statemachine.decimals import to_text
+from statemachine.events import OrderState
+from statemachine.tables import CurrencyRow
+from statemachine.types import Permission, Side
+
+if TYPE_CHECKING:
+    from sqlalchemy import RowMapping
+
+    from node.gateway.history_source import HistorySource
+
+CANDLES_MAX = 300
+TIME_MAX = 2**63 - 1
+LEDGER_KINDS = {1: "transfer", 2: "match", 3: "fee"}
+TRANSFER_TYPES = {"deposit": True, "withdraw": False, "internal_deposit": True, "internal_withdraw": False}
+
+
+async def history(call: Call) -> HistorySource:
+    """The history, not older than the node was when the call came. Raises ApiError 404 where the node keeps none, 503 where it cannot be read."""
+    source = call.gateway.history
+    if source is None:
+        raise ApiError(
+            404,
+            "This node keeps no history",
+            reason="no_history",
+            detail="set history.enabled = true in the node's configuration, or ask a node where it is set",
+        )
+    status = await call.read(StatusQuery())
+    call.sequence = (await source.reach(status.sequence)).sequence
+    return source
+
+
+async def fills(call: Call) -> Answer[list[FillJson]]:
+    """GET /fills: the account's trades, of one product or one order where it is named."""
+    given = call.parameters()
+    account_id, page = call.account_id, _page(given)
+    product_id = ""
+    if "product_id" in given:
+        product_id = (await call.gateway.catalogue.product(product_text(given["product_id"]))).row.product_id
+    order_id = order_number(given["order_id"]) if "order_id" in given else 0
+    if "order_id" in given and not order_id:
+        return Answer([])
+    source = await history(call)
+    rows = await source.ask(lambda past: past.fills(account_id, product_id, order_id, page))
+    body = [await _fill(call, row, account_id) for row in rows]
+    return Answer(body, _cursors([(row["sequence"], row["trade_id"]) for row in rows]))
+
+
+async def _fill(call: Call, row: RowMapping, account_id: str) -> FillJson:
+    product = await call.gateway.catalogue.product(row["product_id"])
+    is_maker = row["maker_account_id"] == account_id
+    side = Side(row["side"]) if is_maker else Side.BUY if row["side"] == Side.SELL else Side.SELL
+    return {
+        "trade_id": row["trade_id"],
+        "product_id": row["product_id"],
+        "order_id": order_text(row["maker_order_id"] if is_maker else row["taker_order_id"]),
+        "user_id": account_id,
+        "profile_id": account_id,
+        "liquidity": "M" if is_maker else "T",
+        "price": product.price(row["price"]),
+        "size": product.size(row["size"]),
+        "fee": product.price(row["maker_fee"] if is_maker else row["taker_fee"]),
+        "side": SIDES[side],
+        "settled": True,
+        "created_at": iso(row["time"]),
+    }
+
+
+async def ledger(call: Call) -> Answer[list[LedgerEntryJson]]:
+    """GET /accounts/{id}/ledger: every change of the account's balance."""
+    given = call.parameters()
+    account_id, page = call.account_id, _page(given)
+    currency = await _currency(call)
+    source = await history(call)
+    rows = await source.ask(lambda past: past.ledger(account_id, currency.currency, page))
+    body = [_entry(row, currency) for row in rows]
+    return Answer(body, _cursors([(row["sequence"], row["position"]) for row in rows]))
+
+
+def _entry(row: RowMapping, currency: CurrencyRow) -> LedgerEntryJson:
+    details: LedgerDetailsJson = {}
+    if row["trade_id"]:
+        details = {
+            "order_id": order_text(row["order_id"]),
+            "trade_id": str(row["trade_id"]),
+            "product_id": row["product_id"],
+        }
+    if row["transfer_id"]:
+        details = {"transfer_id": row["transfer_id"], "transfer_type": "deposit" if row["amount"] > 0 else "withdraw"}
+    return {
+        "id": f"{row['sequence']}-{row['position']}",
+        "amount": to_text(row["amount"], currency.scale),
+        "balance": to_text(row["balance"], currency.scale),
+        "created_at": iso(row["time"]),
+        "type": LEDGER_KINDS[row["kind"]],
+        "details": details,
+    }
+
+
+async def holds(call: Call) -> Answer[list[HoldJson]]:
+    """GET /accounts/{id}/holds: what each open order holds of the account, newest first. Asked of the engine."""
+    given = call.parameters()
+    limit = whole_number(given.get("limit"), "limit", 100, 1, PAGE_MAX)
+    before_id = order_number(given["after"]) if "after" in given else 0
+    newer_than = order_number(given["before"]) if "before" in given else 0
+    currency = await _currency(call)
+    found: list[tuple[OrderState, HoldJson]] = []
+    while len(found) < limit:
+        orders: list[OrderState] = await call.read(OrdersQuery(call.account_id, "", True, False, PAGE_MAX, before_id))
+        found += [
+            (order, hold) for order in orders for hold in await _holds(call, order, currency) if order.order_id > newer_than
+        ]
+        if len(orders) < PAGE_MAX or orders[-1].order_id <= newer_than:
+            break
+        before_id = orders[-1].order_id
+    page = found[:limit]
+    headers = {"cb-before": order_text(page[0][0].order_id), "cb-after": order_text(page[-1][0].order_id)} if page else {}
+    return Answer([hold for _, hold in page], headers)
+
+
+async def _holds(call: Call, order: OrderState, currency: CurrencyRow) -> list[HoldJson]:
+    """The order's hold, if it is of this currency."""
+    row = (await call.gateway.catalogue.product(order.product_id)).row
+    if not order.hold or (row.quote if order.side is Side.BUY else row.base) != currency.currency:
+        return []
+    order_id = order_text(order.order_id)
+    placed = iso(order.created_at)
+    return [
+        {
+            "id": order_id,
+            "created_at": placed,
+            "updated_at": placed,
+            "type": "order",
+            "ref": order_id,
+            "amount": to_text(order.hold, currency.scale),
+        }
+    ]
+
+
+async def account_transfers(call: Call) -> Answer[list[BookedTransferJson]]:
+    """GET /accounts/{id}/transfers: deposits and withdrawals of one currency."""
+    call.parameters()
+    return await _transfers(call, (await _currency(call)).currency)
+
+
+async def transfers(call: Call) -> Answer[list[BookedTransferJson]]:
+    """GET /transfers: deposits and withdrawals of all currencies."""
+    return await _transfers(call, "")
+
+
+async def _transfers(call: Call, currency: str) -> Answer[list[BookedTransferJson]]:
+    given = call.parameters()
+    account_id, page = call.account_id, _page(given)
+    if given.get("type", "deposit") not in TRANSFER_TYPES:
+        raise BadRequestError(f"type must be one of {', '.join(TRANSFER_TYPES)}", "type")
+    incoming = TRANSFER_TYPES[given["type"]] if "type" in given else None
+    source = await history(call)
+    rows = await source.ask(lambda past: past.transfers(account_id, currency, incoming, page))
+    body = [await _transfer(call, row) for row in rows]
+    return Answer(body, _cursors([(row["sequence"], row["sequence"]) for row in rows]))
+
+
+async def transfer(call: Call) -> Answer[BookedTransferJson]:
+    """GET /transfers/{id}, by the transfer_id that the caller gave."""
+    call.parameters()
+    account_id, transfer_id = call.account_id, call.path("id")
+    source = await history(call)
+    row = await source.ask(lambda past: past.transfer(account_id, transfer_id))
+    if row is None:
+        raise ApiError(404, "NotFound", "id")
+    return Answer(await _transfer(call, row))
+
+
+async def _transfer(call: Call, row: RowMapping) -> BookedTransferJson:
+    currency = await call.gateway.catalogue.currency(row["currency"])
+    booked = iso(row["time"])
+    return {
+        "id": row["transfer_id"],
+        "type": "deposit" if row["amount"] > 0 else "withdraw",
+        "created_at": booked,
+        "completed_at": booked,
+        "processed_at": booked,
+        "canceled_at": None,
+        "account_id": account_text(row["account_id"], row["currency"]),
+        "user_id": row["account_id"],
+        "amount": to_text(abs(row["amount"]), currency.scale),
+        "currency": row["currency"],
+        "details": {},
+    }
+
+
+async def candles(call: Call) -> Answer[list[list[int | str]]]:
+    """GET /products/{id}/candles: [time, low, high, open, close, volume], newest first. A bucket without trades is left out."""
+    given = call.parameters()
+    granularity = whole_number(given.get("granularity"), "granularity", 60, 1, 86_400)
+    if granularity not in GRANULARITIES:
+        raise BadRequestError(f"granularity must be one of {', '.join(map(str, GRANULARITIES))}", "granularity")
+    start, end = _span(given, granularity)
+    product = await call.gateway.catalogue.product(product_text(call.path("id")))
+    source = await history(call)
+    found = await source.ask(lambda past: past.candles(product.row.product_id, granularity, start, end))
+    return Answer(
+        [
+            [
+                candle.start,
+                *(product.price(price) for price in (candle.low, candle.high, candle.open, candle.close)),
+                product.size(candle.volume),
+            ]
+            for candle in reversed(found)
+        ]
+    )
+
+
+def _span(given: Mapping[str, str], granularity: int) -> tuple[int, int]:
+    """First and last second that a bucket may begin in. Without both `start` and `end`: the latest 300 buckets."""
+    if "start" not in given or "end" not in given:
+        end = int(time.time())
+        return bucket(end, granularity) - (CANDLES_MAX - 1) * granularity, end
+    start, end = _second(given["start"], "start"), _second(given["end"], "end")
+    if end < start:
+        raise BadRequestError("end must not be before start", "end")
+    if (end - start) // granularity > CANDLES_MAX:
+        raise BadRequestError(
+            f"granularity too small for the requested time range. Count of aggregations requested exceeds {CANDLES_MAX}",
+            "granularity",
+        )
+    return start, end
+
+
+def _second(text: str, field: str) -> int:
+    """A moment in seconds since the epoch: such a number, or ISO 8601."""
+    if text.isascii() and text.isdigit() and len(text) <= 11:
+        return int(text)
+    return (moment(text, field) or 0) // NANOSECONDS
+
+
+async def _currency(call: Call) -> CurrencyRow:
+    """The currency of the account in the path. Raises ApiError 404."""
+    account_id = call.account_id
+    owner, _, name = call.path("id").rpartition(":")
+    if owner != account_id:
+        raise ApiError(404, "NotFound", "id")
+    return await call.gateway.catalogue.currency(name)
+
+
+def _page(given: Mapping[str, str]) -> Page:
+    """The page that the parameters ask for; `end_date` is a microsecond, as clients see times, and includes all of it."""
+    start, end = moment(given.get("start_date"), "start_date"), moment(given.get("end_date"), "end_date")
+    return Page(
+        whole_number(given.get("limit"), "limit", 100, 1, PAGE_MAX),
+        _place(given, "after"),
+        _place(given, "before"),
+        None if start is None else _stored(start),
+        None if end is None else _stored(end + 1_000),
+    )
+
+
+def _stored(time_ns: int) -> int:
+    """A time that a database can compare: years from 1 to 9999 go beyond 64 bits of nanoseconds."""
+    return max(-TIME_MAX, min(time_ns, TIME_MAX))
+
+
+def _place(given: Mapping[str, str], name: str) -> Place | None:
+    """A cursor out of a page's headers."""
+    if name not in given:
+        return None
+    sequence, _, number = given[name].partition("-")
+    sound = all(part.isascii() and part.isdigit() and len(part) <= 18 for part in (sequence, number))
+    if not sound:
+        raise BadRequestError(f"{name} must be a cursor that cb-before or cb-after gave", name)
+    return int(sequence), int(number)
+
+
+def _cursors(places: Sequence[Place]) -> dict[str, str]:
+    """The headers that lead to newer rows and to older ones."""
+    if not places:
+        return {}
+    first, last = places[0], places[-1]
+    return {"cb-before": f"{first[0]}-{first[1]}", "cb-after": f"{last[0]}-{last[1]}"}
+
+
+PAGE = ("limit", "after", "before", "start_date", "end_date", "profile_id")
+
+ROUTES = (
+    Route("GET", "/products/{id}/candles", candles, query=("granularity", "start", "end")),
+    Route("GET", "/accounts/{id}/ledger", ledger, Permission.VIEW, PAGE),
+    Route("GET", "/accounts/{id}/holds", holds, Permission.VIEW, PAGE),
+    Route("GET", "/accounts/{id}/transfers", account_transfers, Permission.VIEW, ("type", *PAGE)),
+    Route("GET", "/transfers", transfers, Permission.VIEW, ("type", *PAGE)),
+    Route("GET", "/transfers/{id}", transfer, Permission.VIEW),
+    Route("GET", "/fills", fills, Permission.VIEW, ("product_id", "order_id", "market_type", *PAGE)),
+)
+"""The calls of this module."""

@@ -1,0 +1,70 @@
+"""The JSON objects that the history answers with; see `shapes`."""
+
+from __future__ import annotations
+
+from typing import NotRequired, TypedDict
+
+
+class FillJson(TypedDict):
+    """A trade as one side sees it; `side` is its own."""
+
+    trade_id: int
+    product_id: str
+    order_id: str
+    user_id: str
+    profile_id: str
+    liquidity: str
+    price: str
+    size: str
+    fee: str
+    side: str
+    settled: bool
+    created_at: str
+
+
+class LedgerDetailsJson(TypedDict):
+    """What a balance changed for: a trade, or a transfer."""
+
+    order_id: NotRequired[str]
+    trade_id: NotRequired[str]
+    product_id: NotRequired[str]
+    transfer_id: NotRequired[str]
+    transfer_type: NotRequired[str]
+
+
+class LedgerEntryJson(TypedDict):
+    """A change of a balance, and the balance after it."""
+
+    id: str
+    amount: str
+    balance: str
+    created_at: str
+    type: str
+    details: LedgerDetailsJson
+
+
+class HoldJson(TypedDict):
+    """What an open order holds."""
+
+    id: str
+    created_at: str
+    updated_at: str
+    type: str
+    ref: str
+    amount: str
+
+
+class BookedTransferJson(TypedDict):
+    """A deposit or withdrawal of the past."""
+
+    id: str
+    type: str
+    created_at: str
+    completed_at: str
+    processed_at: str
+    canceled_at: None
+    account_id: str
+    user_id: str
+    amount: str
+    currency: str
+    details: dict[str, str]

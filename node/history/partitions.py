@@ -1,0 +1,187 @@
+"""Old days as Parquet files: trades, ledger entries, transfers and done orders move there from the database, a file a table and day.
+
+    data/history/parquet/trades/day=2026-01-31/trades.parquet
+
+DuckDB, pandas and polars read such a tree as one table with a column `day`. A file is whole and on the disk before its rows leave the database,
+and both the note of it and the deletion are one transaction: whatever is killed when, a row is in the database or in a file that is noted,
+never in neither. Money is int64, sums are decimal(38, 0), both in smallest units; `currencies` and `products` in the database have the scales.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    ColumnElement,
+    Connection,
+    Integer,
+    SmallInteger,
+    Table,
+    and_,
+    delete,
+    func,
+    insert,
+    select,
+)
+from sqlalchemy.sql.type_api import TypeEngine
+
+from node.config import NodeConfig
+from node.errors import HistoryError
+from node.history import tables
+from node.history.candles import NANOSECONDS
+from node.history.database import connect
+from node.history.schema import is_made
+from node.history.tables import Sum
+from snapshots.durable import sync_path
+from statemachine.types import OrderStatus
+
+DIRECTORY = "parquet"
+DAY = 86_400 * NANOSECONDS
+ROWS_AT_A_TIME = 50_000
+DAYS_KEPT_MIN = 2
+"""Days that always stay: rolling figures of 24 hours need them."""
+
+
+class Partition(msgspec.Struct, frozen=True):
+    """A file, relative to the history's directory, with its rows."""
+
+    table: str
+    day: str
+    file: str
+    rows: int
+    sha256: str
+
+
+def archive_days(config: NodeConfig, before: datetime.date) -> list[Partition]:
+    """Move everything of the days before `before` (UTC) to files. What was made; nothing where there is nothing left to move.
+
+    Raises:
+        HistoryError: there is no database, `before` is too late, or pyarrow is not installed.
+    """
+    last = datetime.datetime.now(datetime.UTC).date() - datetime.timedelta(days=DAYS_KEPT_MIN - 1)
+    if before > last:
+        raise HistoryError(f"expected a day up to {last}: the latest {DAYS_KEPT_MIN} days stay in the database")
+    _parquet()
+    engine = connect(config)
+    try:
+        if not is_made(engine):
+            raise HistoryError(f"{config.node_id} has no history yet")
+        end = _nanoseconds(before)
+        made = []
+        for table, time, further in _moved():
+            with engine.connect() as connection:
+                days = _days(connection, table, time, further, end)
+            for day in days:
+                with engine.begin() as connection:
+                    made.append(_move(connection, config.history_path, table, _of_day(time, further, day), day))
+        return made
+    finally:
+        engine.dispose()
+
+
+def _moved() -> list[tuple[Table, ColumnElement[int], ColumnElement[bool] | None]]:
+    """What moves: the tables, the time that says when, and what must hold besides."""
+    return [
+        (tables.trades, tables.trades.c.time, None),
+        (tables.ledger, tables.ledger.c.time, None),
+        (tables.transfers, tables.transfers.c.time, None),
+        (tables.orders, tables.orders.c.done_at, tables.orders.c.status == OrderStatus.DONE),
+    ]
+
+
+def _days(
+    connection: Connection, table: Table, time: ColumnElement[int], further: ColumnElement[bool] | None, end: int
+) -> Iterator[datetime.date]:
+    """The days before `end` that have rows, oldest first. One question a day, answered from an index."""
+    found: list[datetime.date] = []
+    begin = 0
+    while True:
+        wanted = and_(time >= begin, time < end) if further is None else and_(time >= begin, time < end, further)
+        earliest = connection.execute(select(func.min(time)).select_from(table).where(wanted)).scalar()
+        if earliest is None:
+            return iter(found)
+        found.append(datetime.datetime.fromtimestamp(earliest // NANOSECONDS, datetime.UTC).date())
+        begin = (earliest // DAY + 1) * DAY
+
+
+def _of_day(time: ColumnElement[int], further: ColumnElement[bool] | None, day: datetime.date) -> ColumnElement[bool]:
+    begin = _nanoseconds(day)
+    within = and_(time >= begin, time < begin + DAY)
+    return within if further is None else and_(within, further)
+
+
+def _nanoseconds(day: datetime.date) -> int:
+    midnight = datetime.datetime(day.year, day.month, day.day, tzinfo=datetime.UTC)
+    return int(midnight.timestamp()) * NANOSECONDS
+
+
+def _move(connection: Connection, home: Path, table: Table, wanted: ColumnElement[bool], day: datetime.date) -> Partition:
+    """Write a day's file and take its rows out of the database. A day that has a file already gets another one beside it."""
+    noted = tables.partitions.c
+    of_day = and_(noted.table_name == table.name, noted.day == str(day))
+    number = connection.execute(select(func.count()).select_from(tables.partitions).where(of_day)).scalar() or 0
+    name = f"{table.name}.parquet" if not number else f"{table.name}-{number}.parquet"
+    file = Path(DIRECTORY) / table.name / f"day={day}" / name
+    rows = _write(connection, home / file, table, wanted)
+    digest = hashlib.sha256((home / file).read_bytes()).hexdigest()
+    partition = Partition(table.name, str(day), str(file), rows, digest)
+    note = msgspec.structs.asdict(partition)
+    note["table_name"] = note.pop("table")
+    connection.execute(insert(tables.partitions).values(**note))
+    gone = connection.execute(delete(table).where(wanted)).rowcount
+    if gone != rows:
+        raise HistoryError(f"{table.name} of {day}: {rows} rows were written and {gone} are in the database; nothing was moved")
+    return partition
+
+
+def _write(connection: Connection, path: Path, table: Table, wanted: ColumnElement[bool]) -> int:
+    """Write the rows to a file that is whole and on the disk, or not there under this name; their number."""
+    arrow, parquet = _parquet()
+    schema = arrow.schema([arrow.field(column.name, _arrow_type(arrow, column.type), nullable=False) for column in table.columns])
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".tmp")
+    rows = 0
+    found = connection.execute(
+        select(table).where(wanted).order_by(*table.primary_key), execution_options={"yield_per": ROWS_AT_A_TIME}
+    )
+    with parquet.ParquetWriter(draft, schema, compression="zstd") as writer:
+        for some in found.mappings().partitions(ROWS_AT_A_TIME):
+            columns = {column.name: [_value(row[column.name], column.type) for row in some] for column in table.columns}
+            writer.write_table(arrow.table(columns, schema=schema))
+            rows += len(some)
+    sync_path(draft)
+    draft.replace(path)
+    for directory in list(path.parents)[:4]:
+        sync_path(directory)
+    return rows
+
+
+def _value(value: Any, kind: TypeEngine[Any]) -> Any:
+    return Decimal(value) if isinstance(kind, Sum) else value
+
+
+def _arrow_type(arrow: Any, kind: TypeEngine[Any]) -> Any:
+    if isinstance(kind, Sum):
+        return arrow.decimal128(38, 0)
+    for known, made in ((BigInteger, arrow.int64), (SmallInteger, arrow.int16), (Integer, arrow.int32), (Boolean, arrow.bool_)):
+        if isinstance(kind, known):
+            return made()
+    return arrow.string()
+
+
+def _parquet() -> tuple[Any, Any]:
+    """pyarrow, which is not needed for anything else."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise HistoryError("pyarrow is not installed: pip install 'quorumbook[parquet]'") from None
+    return pyarrow, pyarrow.parquet

@@ -1,0 +1,244 @@
+"""From commands and what came of them to rows. Pure: the same steps on the same known orders and balances give the same rows.
+
+An order's row after a command is the outcome's for the order that was placed; every other order is followed by its events. A trade has four
+ledger entries, or up to six with fees: each side gets one currency, pays the other, and pays its fee.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import msgspec
+
+from node.history.candles import STORED, Candle, aggregate, of_trade
+from statemachine.commands import AnyCommand, Batch, Deposit, PutCurrency, PutProduct, Withdraw
+from statemachine.engine import Engine
+from statemachine.events import AnyEvent, AnyOutcome, Done, OrderChanged, OrderDone, OrderMatched, OrderState, Placed, Transferred
+from statemachine.types import OrderStatus, Side
+
+Row = dict[str, Any]
+"""A row by the names of its columns."""
+
+Totals = dict[tuple[str, str], int]
+"""What an account has of a currency, on hold included."""
+
+
+class LedgerKind(IntEnum):
+    """Why a balance changed."""
+
+    TRANSFER = 1
+    MATCH = 2
+    FEE = 3
+
+
+class Step(NamedTuple):
+    """A command that was carried out, its place and time, and what came of it."""
+
+    sequence: int
+    time: int
+    command: AnyCommand
+    outcome: AnyOutcome
+    events: list[AnyEvent]
+
+
+class Market(NamedTuple):
+    """What makes a notional of price and size; fixed once a product exists."""
+
+    base: str
+    quote: str
+    unit: int
+
+
+class Rows:
+    """What a run of steps adds to the tables. `orders` are by id, in the state after all steps."""
+
+    def __init__(self) -> None:
+        self.currencies: list[Row] = []
+        self.products: list[Row] = []
+        self.product_changes: list[Row] = []
+        self.orders: dict[int, Row] = {}
+        self.trades: list[Row] = []
+        self.ledger: list[Row] = []
+        self.transfers: list[Row] = []
+
+    def candles(self) -> dict[tuple[str, int], list[Candle]]:
+        """The candles of these trades alone, by product and granularity."""
+        by_product: dict[str, list[Candle]] = {}
+        for trade in self.trades:
+            candle = of_trade(trade["time"], trade["price"], trade["size"], trade["notional"])
+            by_product.setdefault(trade["product_id"], []).append(candle)
+        return {
+            (product_id, granularity): aggregate(candles, granularity)
+            for product_id, candles in by_product.items()
+            for granularity in STORED
+        }
+
+
+def apply(engine: Engine, batch: Batch) -> list[Step]:
+    """Apply a log entry's commands one by one, so that each one's events are known; commands seen before make no step.
+
+    The state is that of applying the batch at once, but for the running hash.
+    """
+    steps = []
+    for command in batch.commands:
+        applied = engine.apply(Batch(batch.time, [command], batch.migrated))
+        outcome = applied.outcomes[0]
+        if not outcome.duplicate:
+            steps.append(Step(engine.sequence, engine.time, command, outcome, applied.events))
+    return steps
+
+
+def order_row(order: OrderState, sequence: int) -> Row:
+    """An order as it is."""
+    row = msgspec.structs.asdict(order)
+    del row["hold"]
+    return {**row, "sequence": sequence}
+
+
+class Projection:
+    """Makes rows. Keeps what every account has, to tell the balance after each ledger entry.
+
+    Args:
+        engine: the one that the steps come from.
+        totals: what every account has before the first step.
+    """
+
+    def __init__(self, engine: Engine, totals: Totals) -> None:
+        self._engine = engine
+        self._totals = totals
+        self._markets: dict[str, Market] = {}
+
+    def rows(self, steps: Iterable[Step], known: Callable[[set[int]], Mapping[int, Row]]) -> Rows:
+        """The rows of some steps. `known` looks up the rows of orders that were placed before them."""
+        steps = list(steps)
+        rows = Rows()
+        rows.orders.update(known(_orders_from_before(steps)))
+        touched: Totals = {}
+        for step in steps:
+            self._administration(rows, step)
+            self._orders(rows, step)
+            for entry in self._entries(rows, step):
+                key = entry["account_id"], entry["currency"]
+                balance = self._totals[key] = self._totals.get(key, 0) + entry["amount"]
+                touched[key] = balance
+                rows.ledger.append({**entry, "balance": balance})
+        self._check(touched)
+        return rows
+
+    def _check(self, touched: Totals) -> None:
+        """The ledger must lead to what the engine says."""
+        for account_id in {account_id for account_id, _ in touched}:
+            for row in self._engine.balances(account_id):
+                told = self._totals.get((account_id, row.currency), 0)
+                total = row.available + row.hold
+                assert told == total, f"the ledger of {account_id} gives {told} {row.currency}, the engine {total}"
+
+    def _administration(self, rows: Rows, step: Step) -> None:
+        command = step.command
+        if not isinstance(step.outcome, Done) or not step.outcome.changed:
+            return
+        if isinstance(command, PutCurrency):
+            rows.currencies.append({"currency": command.currency, "scale": command.scale})
+        if isinstance(command, PutProduct):
+            fixed = ("product_id", "base", "quote", "tick", "lot")
+            rows.products.append({name: getattr(command, name) for name in fixed})
+            moving = ("product_id", "status", "min_size", "max_size", "maker_fee_ppm", "taker_fee_ppm")
+            change = {name: getattr(command, name) for name in moving}
+            rows.product_changes.append({**change, "sequence": step.sequence, "time": step.time})
+
+    def _orders(self, rows: Rows, step: Step) -> None:
+        placed = step.outcome.order if isinstance(step.outcome, Placed) else None
+        if placed is not None:
+            rows.orders[placed.order_id] = order_row(placed, step.sequence)
+        own = placed.order_id if placed is not None else 0
+        for event in step.events:
+            if isinstance(event, OrderMatched):
+                notional = self._notional(event)
+                for order_id, fee in ((event.maker_order_id, event.maker_fee), (event.taker_order_id, event.taker_fee)):
+                    if order_id != own:
+                        _fill(rows.orders[order_id], event.size, notional, fee)
+            elif isinstance(event, OrderChanged) and event.order_id != own and not event.by_funds:
+                rows.orders[event.order_id]["remaining"] = event.new
+            elif isinstance(event, OrderDone) and event.order_id != own:
+                done = {"status": OrderStatus.DONE, "done_reason": event.reason, "done_at": event.time}
+                rows.orders[event.order_id].update(done)
+
+    def _entries(self, rows: Rows, step: Step) -> list[Row]:
+        """The step's ledger entries, still without balances; its trades and transfers are put into `rows`."""
+        entries: list[Row] = []
+        command = step.command
+        if isinstance(step.outcome, Transferred) and isinstance(command, Deposit | Withdraw):
+            amount = command.amount if isinstance(command, Deposit) else -command.amount
+            moved: Row = {"account_id": command.account_id, "currency": command.currency, "amount": amount}
+            rows.transfers.append({**_place(step), **moved, "transfer_id": command.command_id})
+            entries.append({**_NO_TRADE, **moved, "kind": LedgerKind.TRANSFER, "transfer_id": command.command_id})
+        for event in step.events:
+            if isinstance(event, OrderMatched):
+                rows.trades.append(self._trade(step, event))
+                entries += self._settlement(event)
+        return [{**entry, **_place(step), "position": position} for position, entry in enumerate(entries)]
+
+    def _trade(self, step: Step, event: OrderMatched) -> Row:
+        return {**msgspec.structs.asdict(event), "sequence": step.sequence, "notional": self._notional(event)}
+
+    def _settlement(self, event: OrderMatched) -> list[Row]:
+        """Both sides' entries, the maker's first."""
+        market, notional = self._market(event.product_id), self._notional(event)
+        maker = event.maker_account_id, event.maker_order_id, event.maker_fee, event.side
+        taker_side = Side.SELL if event.side is Side.BUY else Side.BUY
+        taker = event.taker_account_id, event.taker_order_id, event.taker_fee, taker_side
+        entries = []
+        for account_id, order_id, fee, side in (maker, taker):
+            sign = 1 if side is Side.BUY else -1
+            of = {"account_id": account_id, "product_id": event.product_id, "order_id": order_id}
+            of |= {"trade_id": event.trade_id, "transfer_id": ""}
+            entries.append({**of, "kind": LedgerKind.MATCH, "currency": market.base, "amount": sign * event.size})
+            entries.append({**of, "kind": LedgerKind.MATCH, "currency": market.quote, "amount": -sign * notional})
+            if fee:
+                entries.append({**of, "kind": LedgerKind.FEE, "currency": market.quote, "amount": -fee})
+        return entries
+
+    def _notional(self, event: OrderMatched) -> int:
+        return event.price * event.size // self._market(event.product_id).unit
+
+    def _market(self, product_id: str) -> Market:
+        market = self._markets.get(product_id)
+        if market is None:
+            product = self._engine.product(product_id)
+            assert product is not None, f"a trade of {product_id}, which is no product"
+            base = self._engine.currency(product.base)
+            assert base is not None, f"{product_id} has no base currency"
+            market = self._markets[product_id] = Market(product.base, product.quote, 10**base.scale)
+        return market
+
+
+_NO_TRADE = {"product_id": "", "order_id": 0, "trade_id": 0}
+
+
+def _place(step: Step) -> Row:
+    return {"sequence": step.sequence, "time": step.time}
+
+
+def _fill(row: Row, size: int, notional: int, fee: int) -> None:
+    if row["size"]:
+        row["remaining"] -= size
+    row["filled_size"] += size
+    row["executed_value"] += notional
+    row["fill_fees"] += fee
+
+
+def _orders_from_before(steps: list[Step]) -> set[int]:
+    """The orders that the steps touch and that were placed before them."""
+    placed: set[int] = set()
+    touched: set[int] = set()
+    for step in steps:
+        if isinstance(step.outcome, Placed):
+            placed.add(step.outcome.order.order_id)
+        for event in step.events:
+            if isinstance(event, OrderMatched):
+                touched |= {event.maker_order_id, event.taker_order_id}
+            elif isinstance(event, OrderChanged | OrderDone):
+                touched.add(event.order_id)
+    return touched - placed

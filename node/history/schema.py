@@ -1,0 +1,86 @@
+"""A database's schema: made and brought up to date by the migrations in `migrations/versions`, its checksum stored beside the data.
+
+It is independent of the engine's ABI: rows hold plain columns, and a new version of the exchange needs a migration here only where a column changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, inspect, select
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateIndex, CreateSchema, CreateTable
+
+from node.errors import HistoryError
+from node.history import tables
+from node.history.database import schema_name
+
+MIGRATIONS = Path(__file__).with_name("migrations")
+
+
+def schema_checksum() -> str:
+    """Of all tables and indexes as this version has them."""
+    text = []
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy's dialects are untyped
+    for table in tables.metadata.sorted_tables:
+        text.append(str(CreateTable(table).compile(dialect=dialect)))
+        text += sorted(str(CreateIndex(index).compile(dialect=dialect)) for index in table.indexes)
+    return hashlib.sha256("\n".join(text).encode()).hexdigest()
+
+
+def prepare(engine: Engine, node_id: str) -> None:
+    """Make the schema or bring it up to date, in one transaction, and check what is there.
+
+    Raises:
+        HistoryError: the database has the schema of a later version, or one that was changed by other means.
+        sqlalchemy.exc.SQLAlchemyError: the database cannot be used.
+    """
+    with engine.begin() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(CreateSchema(schema_name(node_id), if_not_exists=True))
+        scripts = ScriptDirectory.from_config(_config(connection))
+        revision = MigrationContext.configure(connection).get_current_revision()
+        if revision is not None and revision not in {script.revision for script in scripts.walk_revisions()}:
+            raise HistoryError(
+                f"{_name(engine)} has schema {revision}, which this version does not know: a later version made it"
+            )
+        if revision == scripts.get_current_head():
+            check(connection)
+            return
+        command.upgrade(_config(connection), "head")
+        connection.execute(tables.checksum.delete())
+        connection.execute(tables.checksum.insert().values(id=1, checksum=schema_checksum()))
+
+
+def check(connection: Connection) -> None:
+    """Compare the checksum stored beside the data with that of this version.
+
+    Raises:
+        HistoryError: they differ.
+    """
+    stored = connection.execute(select(tables.checksum.c.checksum)).scalar()
+    if stored != schema_checksum():
+        raise HistoryError(
+            f"{_name(connection.engine)}: the schema's checksum is {str(stored)[:12]}, this version has {schema_checksum()[:12]}: "
+            "start the version that made it, or let the history begin anew on an empty database"
+        )
+
+
+def is_made(engine: Engine) -> bool:
+    """Whether there is a history's schema in the database."""
+    return bool(inspect(engine).has_table("progress"))
+
+
+def _name(engine: Engine) -> str:
+    return engine.url.render_as_string(hide_password=True)
+
+
+def _config(connection: Connection) -> Config:
+    config = Config(attributes={"connection": connection})
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    return config

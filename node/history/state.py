@@ -1,0 +1,126 @@
+"""The exchange's state as the history has applied it, kept on disk, so that a start need not apply the whole log again.
+
+The history keeps snapshots of its own in `data/history/state`, in the form of the node's. Where there is none (it was switched on later, or
+another version wrote it), it begins with one of the node's.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+import msgspec
+
+from node import software
+from node.history.projection import Totals
+from snapshots.abi import ABI
+from snapshots.errors import SnapshotDamagedError, SnapshotError
+from snapshots.job import JobState, WriteJob
+from snapshots.manifest import Row, SnapshotFields
+from snapshots.naming import snapshot_paths
+from snapshots.rocks import read_tables
+from snapshots.seal import check_files
+from snapshots.store import SnapshotStore
+from statemachine.engine import Engine
+from statemachine.tables import BalanceRow
+
+log = logging.getLogger(__name__)
+
+
+class StateStore:
+    """The snapshots of one history, written while it goes on."""
+
+    def __init__(self, directory: Path) -> None:
+        self._store = SnapshotStore(directory, keep=1)
+        self._job: WriteJob | None = None
+        self._job_engine: Engine | None = None
+        self._base: tuple[Engine, int] | None = None
+        """The engine whose changes count from the snapshot at this index."""
+        self.index = 0
+        """Of the newest snapshot."""
+
+    def load(self) -> tuple[Engine, int] | None:
+        """The newest state and its log index; None where there is none that this version can read."""
+        try:
+            manifest = self._store.newest()
+            if manifest is None:
+                return None
+            if manifest.abi != ABI:
+                log.warning("the history's own state has ABI %s: it is not used", manifest.abi[:12])
+                return None
+            engine = Engine.restore(self._store.load(manifest))
+        except SnapshotDamagedError as error:
+            log.warning("the history's own state is not used: %s", error)
+            return None
+        self._base = engine, manifest.index
+        self.index = manifest.index
+        return engine, manifest.index
+
+    def begin(self, engine: Engine, index: int) -> None:
+        """Begin to write the state after log entry `index`; nothing happens while another is being written, or when it is written already."""
+        if self._job is not None or index <= self.index:
+            return
+        base = self._base[1] if self._base is not None and self._base[0] is engine else None
+        frozen = engine.freeze(whole=base is None)
+        self._base = None
+        fields = SnapshotFields(
+            index=index, term=0, mark=b"", sequence=engine.sequence, software=software.version(), created_at=time.time_ns()
+        )
+        self._job, self._job_engine = self._store.begin_changes(fields, frozen, base or 0), engine
+
+    def poll(self) -> None:
+        """Note that a snapshot is finished.
+
+        Raises:
+            SnapshotError: the state contradicts itself.
+        """
+        if self._job is None or self._job.poll() is JobState.RUNNING:
+            return
+        job, self._job = self._job, None
+        if job.contradiction:
+            raise SnapshotError(job.reason)
+        if job.manifest is None:
+            log.error("the history's state was not written: %s", job.reason)
+            return
+        assert self._job_engine is not None
+        self._base = self._job_engine, job.manifest.index
+        self.index = job.manifest.index
+
+    def cancel(self) -> None:
+        """Give up one that is being written."""
+        if self._job is not None:
+            self._job.cancel()
+            self._job = None
+
+
+def node_state(snapshots: Path, up_to: float) -> tuple[Engine, int] | None:
+    """The newest of the node's snapshots of this ABI at or below an index. The node may prune it meanwhile: then the next one is tried."""
+    if not snapshots.is_dir():
+        return None
+    for path in reversed(snapshot_paths(snapshots)):
+        if int(path.name) > up_to:
+            continue
+        tables: dict[str, list[Row]] = {}
+        try:
+            manifest = check_files(path).manifest
+            if manifest.abi != ABI:
+                continue
+            tables.update({name: [] for name in manifest.row_counts})
+            read_tables(path, manifest, lambda name, rows, kept=tables: kept[name].extend(rows))  # type: ignore[misc]  # bound now
+        except (SnapshotError, OSError) as error:
+            log.warning("%s is not used: %s", path, error)
+            continue
+        return Engine.restore(tables), manifest.index
+    return None
+
+
+def totals_of(engine: Engine) -> Totals:
+    """What every account has. O(everything)."""
+    totals: Totals = {}
+    for name, found in engine.tables():
+        if name == "balance":
+            for _, encoded in found:
+                row = msgspec.msgpack.decode(encoded, type=BalanceRow)
+                totals[row.account_id, row.currency] = row.available + row.hold
+    return totals

@@ -1,0 +1,156 @@
+"""Writing: rows and the place in the log that they lead to, in one transaction. So each is stored exactly once, whenever the process ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Engine, RowMapping, Table, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.dml import Insert
+
+from node.errors import HistoryError
+from node.history import tables
+from node.history.candles import Candle
+from node.history.projection import Row, Rows
+from statemachine.types import DoneReason, OrderStatus
+
+LOOKUP_MAX = 500
+"""Ids in one question: SQLite and PostgreSQL both bound the parameters of a statement."""
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """Up to where a history goes: log entry, command, and the time of the latest batch."""
+
+    log_index: int = 0
+    sequence: int = 0
+    time: int = 0
+
+
+class Gap(msgspec.Struct, frozen=True):
+    """Log entries, and the commands in them, that were on this node no more when their turn came."""
+
+    first_index: int
+    last_index: int
+    first_sequence: int
+    last_sequence: int
+    reason: str
+
+
+class HistoryStore:
+    """The one writer of a database.
+
+    Args:
+        engine: its schema is prepared.
+
+    Raises:
+        HistoryError: it is the history of another node.
+    """
+
+    def __init__(self, engine: Engine, cluster_id: str, node_id: str) -> None:
+        self._engine = engine
+        with engine.begin() as connection:
+            row = connection.execute(select(tables.progress)).mappings().first()
+            if row is None:
+                mine = {"id": 1, "cluster_id": cluster_id, "node_id": node_id}
+                connection.execute(insert(tables.progress).values(**mine, **msgspec.structs.asdict(Progress())))
+            elif (row["cluster_id"], row["node_id"]) != (cluster_id, node_id):
+                raise HistoryError(
+                    f"the database is the history of {row['node_id']} of {row['cluster_id']}, not of {node_id} of {cluster_id}: "
+                    "give each node a database of its own"
+                )
+        self.progress = Progress() if row is None else Progress(row["log_index"], row["sequence"], row["time"])
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._engine.dispose()
+
+    def known_orders(self, order_ids: Iterable[int]) -> dict[int, Row]:
+        """The rows of these orders, as far as they are there."""
+        found: dict[int, Row] = {}
+        with self._engine.connect() as connection:
+            for some in _pieces(sorted(order_ids)):
+                for row in connection.execute(select(tables.orders).where(tables.orders.c.order_id.in_(some))).mappings():
+                    found[row["order_id"]] = dict(row)
+        return found
+
+    def write(self, rows: Rows, progress: Progress) -> None:
+        """Store what follows on the present progress.
+
+        Raises:
+            HistoryError: somebody else has written meanwhile.
+            sqlalchemy.exc.SQLAlchemyError: the database cannot be used; nothing of it was stored.
+        """
+        with self._engine.begin() as connection:
+            self._advance(connection, progress)
+            for table, found in (
+                (tables.product_changes, rows.product_changes),
+                (tables.trades, rows.trades),
+                (tables.ledger, rows.ledger),
+                (tables.transfers, rows.transfers),
+            ):
+                if found:
+                    connection.execute(insert(table), found)
+            _put(connection, tables.currencies, rows.currencies)
+            _put(connection, tables.products, rows.products)
+            _put(connection, tables.orders, list(rows.orders.values()))
+            for (product_id, granularity), candles in rows.candles().items():
+                _put_candles(connection, product_id, granularity, candles)
+        self.progress = progress
+
+    def skip(self, gap: Gap, rows: Rows, progress: Progress) -> None:
+        """Go on from a state behind a gap. `rows` are the currencies, products and orders in it: orders that were open and are not there are over."""
+        with self._engine.begin() as connection:
+            self._advance(connection, progress)
+            connection.execute(insert(tables.gaps).values(**msgspec.structs.asdict(gap)))
+            lost = {"status": OrderStatus.DONE, "done_reason": DoneReason.NONE, "done_at": progress.time}
+            connection.execute(update(tables.orders).where(tables.orders.c.status == OrderStatus.OPEN).values(**lost))
+            _put(connection, tables.currencies, rows.currencies)
+            _put(connection, tables.products, rows.products)
+            _put(connection, tables.orders, list(rows.orders.values()), keep=("sequence",))
+        self.progress = progress
+
+    def _advance(self, connection: Connection, progress: Progress) -> None:
+        """Move the one row of progress on, from exactly where we think it is."""
+        expected = tables.progress.c.log_index == self.progress.log_index
+        moved = connection.execute(update(tables.progress).where(expected).values(**msgspec.structs.asdict(progress)))
+        if moved.rowcount != 1:
+            raise HistoryError("another process writes this history: the database is not where this one left it")
+
+
+def _put(connection: Connection, table: Table, rows: Sequence[Row], keep: Sequence[str] = ()) -> None:
+    """Insert rows, or replace those that are there, but for the columns `keep`."""
+    if not rows:
+        return
+    dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(table)
+    keys = [column.name for column in table.primary_key]
+    changes = {column.name: statement.excluded[column.name] for column in table.columns if column.name not in (*keys, *keep)}
+    put: Insert = statement.on_conflict_do_update(index_elements=keys, set_=changes)
+    connection.execute(put, rows)
+
+
+def _put_candles(connection: Connection, product_id: str, granularity: int, candles: Sequence[Candle]) -> None:
+    """Add candles to those of the same buckets."""
+    stored = tables.candles.c
+    first = (stored.product_id == product_id, stored.granularity == granularity, stored.start >= candles[0].start)
+    found = {row["start"]: row for row in connection.execute(select(tables.candles).where(*first)).mappings()}
+    merged = []
+    for candle in candles:
+        if candle.start in found:
+            before = candle_of(found[candle.start])
+            before.add(candle)
+            candle = before
+        merged.append({**msgspec.structs.asdict(candle), "product_id": product_id, "granularity": granularity})
+    _put(connection, tables.candles, merged)
+
+
+def candle_of(row: RowMapping) -> Candle:
+    """A candle out of its row."""
+    return Candle(**{name: row[name] for name in Candle.__struct_fields__})
+
+
+def _pieces(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    for start in range(0, len(ids), LOOKUP_MAX):
+        yield ids[start : start + LOOKUP_MAX]

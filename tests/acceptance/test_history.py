@@ -1,0 +1,111 @@
+"""The history of a cluster that loses processes: every node that keeps one has every row, once, and all have the same."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import time
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from loadtest.market import PRODUCTS
+from node.history import tables
+from node.history.database import connect
+from node.history.queries import History
+from node.history.store import Progress
+from node.processes import PID_FILE, descendants, locked_pid, send
+from statemachine.commands import AnyCommand, CancelAll, PlaceOrder
+from statemachine.types import OrderType, Side
+from tests.real_cluster import Exchange, MakeGround, put_market
+from tests.unit.node.history.logs import rows_of
+
+pytestmark = pytest.mark.cluster
+
+DEADLINE = 40.0
+SPEC = PRODUCTS[0]
+
+
+def orders(exchange: Exchange, first: int, count: int) -> list[AnyCommand]:
+    """Orders around one price, and now and then a trader who gives up."""
+    random = Random(first)
+    made: list[AnyCommand] = []
+    for number in range(first, first + count):
+        account = random.choice(exchange.people).account_id
+        price = (SPEC.opening_ticks + random.randrange(-3, 4)) * SPEC.tick
+        size = random.randrange(1, 9) * SPEC.lot
+        side = random.choice(list(Side))
+        made.append(PlaceOrder(account, f"h{number}", SPEC.product_id, side, OrderType.LIMIT, price, size))
+        if random.random() < 0.05:
+            made.append(CancelAll(account, f"x{number}"))
+    return made
+
+
+async def send_all(exchange: Exchange, first: int, count: int) -> None:
+    """Send orders in small batches to whoever leads."""
+    client = exchange.access.client(deadline=20.0)
+    try:
+        commands = orders(exchange, first, count)
+        for start in range(0, len(commands), 25):
+            await client.submit(commands[start : start + 25])
+    finally:
+        await client.close()
+
+
+def history_pid(exchange: Exchange, node_id: str) -> int:
+    """The node's history process."""
+    pid = locked_pid(exchange.cluster.layout.configs[node_id].data_path / PID_FILE)
+    assert pid is not None
+    return next(child for child in descendants(pid) if b"node.history.process" in Path(f"/proc/{child}/cmdline").read_bytes())
+
+
+def where(exchange: Exchange, node_id: str) -> Progress:
+    """Up to where the node's history goes."""
+    history = History(exchange.cluster.layout.configs[node_id])
+    try:
+        return history.progress()
+    finally:
+        history.close()
+
+
+def contents(exchange: Exchange, node_id: str) -> Mapping[str, object]:
+    """Everything in a node's history that does not name the node."""
+    database = connect(exchange.cluster.layout.configs[node_id], read_only=True)
+    try:
+        return {table.name: rows_of(database, table) for table in (*tables.ROWS, tables.gaps)}
+    finally:
+        database.dispose()
+
+
+def test_every_node_has_every_row_once(make_ground: MakeGround) -> None:
+    """Histories and a leader are killed while orders come; in the end all three databases are equal, and the API answers from one."""
+    settings = {"history.enabled": True, "raft.archive_log": False, "snapshot.every_commands": 300}
+    exchange = Exchange(make_ground(settings))
+    asyncio.run(put_market(exchange))
+    asyncio.run(send_all(exchange, 0, 600))
+    for node_id in ("n1", "n2"):
+        send(history_pid(exchange, node_id), signal.SIGKILL)
+    asyncio.run(send_all(exchange, 1_000, 600))
+    leader = asyncio.run(exchange.cluster.leader())
+    exchange.cluster.kill(leader, signal.SIGKILL)
+    asyncio.run(send_all(exchange, 2_000, 600))
+    exchange.cluster.start([leader])
+    asyncio.run(exchange.cluster.wait_ready(DEADLINE))
+    asyncio.run(send_all(exchange, 3_000, 300))
+    statuses = asyncio.run(exchange.cluster.status())
+    sequence = max(status.sequence for status in statuses.values() if status is not None)
+    deadline = time.monotonic() + DEADLINE
+    while any(where(exchange, node_id).sequence < sequence for node_id in ("n1", "n2", "n3")):
+        assert time.monotonic() < deadline, {node_id: where(exchange, node_id) for node_id in ("n1", "n2", "n3")}
+        time.sleep(0.05)
+    first = contents(exchange, "n1")
+    assert first == contents(exchange, "n2") == contents(exchange, "n3")
+    assert first["gaps"] == []
+    with urllib.request.urlopen(f"{exchange.access.https['n2']}/products/{SPEC.product_id}/candles?granularity=86400") as answer:
+        candles = json.load(answer)
+    assert len(candles) >= 1
+    assert all(low <= opened <= high for _, low, high, opened, _, _ in candles)

@@ -1,0 +1,226 @@
+"""Calls that the history answers, over a real database."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests.unit.node.gateway.harness import Exchange, receive
+from tests.unit.node.gateway.kept import KeptBackend, running_with_history
+
+
+@pytest_asyncio.fixture
+async def kept(tmp_path: Path) -> AsyncIterator[Exchange]:
+    """An exchange whose node keeps a history."""
+    async with running_with_history(tmp_path) as exchange:
+        yield exchange
+
+
+def backend(exchange: Exchange) -> KeptBackend:
+    assert isinstance(exchange.backend, KeptBackend)
+    return exchange.backend
+
+
+async def pages(exchange: Exchange, who: str, target: str, limit: int) -> list[Any]:
+    """A list whole, read in pages by the header cb-after."""
+    found: list[Any] = []
+    after = ""
+    joint = "&" if "?" in target else "?"
+    while True:
+        response = await exchange.send(who, "GET", f"{target}{joint}limit={limit}{after}")
+        assert response.status == 200, await response.read()
+        page = await response.json()
+        found += page
+        if not page:
+            return found
+        after = f"&after={response.headers['cb-after']}"
+
+
+async def trade_a_little(exchange: Exchange) -> Any:
+    """Bob sells to Alice: 1 BTC at 100 and 0.5 at 101; Bob's last order rests with 1.5 left. The order of Alice's."""
+    await exchange.order("bob", "sell", "100", "1")
+    await exchange.order("bob", "sell", "101", "2", client_oid="rests")
+    return await exchange.order("alice", "buy", "101", "1.5")
+
+
+async def test_fills_are_told_to_both_sides(kept: Exchange) -> None:
+    bought = await trade_a_little(kept)
+    _, mine = await kept.call("alice", "GET", "/fills?product_id=BTC-USD")
+    assert [(fill["price"], fill["size"], fill["fee"], fill["side"], fill["liquidity"]) for fill in mine] == [
+        ("101", "0.5", "0.1", "buy", "T"),
+        ("100", "1", "0.2", "buy", "T"),
+    ]
+    assert {fill["order_id"] for fill in mine} == {bought["id"]}
+    _, theirs = await kept.call("bob", "GET", "/fills")
+    assert [(fill["trade_id"], fill["fee"], fill["side"], fill["liquidity"]) for fill in theirs] == [
+        (2, "0.05", "sell", "M"),
+        (1, "0.1", "sell", "M"),
+    ]
+    _, one = await kept.call("bob", "GET", f"/fills?order_id={theirs[1]['order_id']}")
+    assert one == theirs[1:]
+    assert await pages(kept, "bob", "/fills", 1) == theirs
+    when = theirs[0]["created_at"]
+    assert (await kept.call("bob", "GET", f"/fills?start_date={when}&end_date={when}"))[1] == theirs
+    assert (await kept.call("bob", "GET", "/fills?end_date=2026-01-01"))[1] == []
+    assert (await kept.call("bob", "GET", "/fills?start_date=0001-01-01T00:00:00Z&end_date=9999-12-31T23:59:59Z"))[1] == theirs
+    assert (await kept.call("bob", "GET", "/fills?after=first"))[1]["field"] == "after"
+
+
+async def test_the_ledger_explains_the_balance(kept: Exchange) -> None:
+    bought = await trade_a_little(kept)
+    _, entries = await kept.call("alice", "GET", "/accounts/alice:USD/ledger")
+    assert [(entry["type"], entry["amount"], entry["balance"]) for entry in entries] == [
+        ("fee", "-0.1", "999849.2"),
+        ("match", "-50.5", "999849.3"),
+        ("fee", "-0.2", "999899.8"),
+        ("match", "-100", "999900"),
+        ("transfer", "1000000", "1000000"),
+    ]
+    assert entries[0]["details"] == {"order_id": bought["id"], "trade_id": "2", "product_id": "BTC-USD"}
+    assert entries[-1]["details"] == {"transfer_id": "start-USD", "transfer_type": "deposit"}
+    assert await pages(kept, "alice", "/accounts/alice:USD/ledger", 2) == entries
+    assert (await kept.call("alice", "GET", "/accounts/bob:USD/ledger"))[0] == 404
+    _, account = await kept.call("alice", "GET", "/accounts/alice:USD")
+    assert account["balance"] == entries[0]["balance"]
+
+
+async def test_holds_are_those_of_open_orders(kept: Exchange) -> None:
+    await trade_a_little(kept)
+    waiting = await kept.order("bob", "buy", "10", "2")
+    _, base = await kept.call("bob", "GET", "/accounts/bob:BTC/holds")
+    _, quote = await kept.call("bob", "GET", "/accounts/bob:USD/holds")
+    assert [(hold["type"], hold["amount"]) for hold in base] == [("order", "1.5")]
+    assert [(hold["ref"], hold["amount"]) for hold in quote] == [(waiting["id"], "20.04")]
+    for name, holds in (("BTC", base), ("USD", quote)):
+        assert (await kept.call("bob", "GET", f"/accounts/bob:{name}"))[1]["hold"] == holds[0]["amount"]
+
+
+async def test_transfers_are_listed_and_found(kept: Exchange) -> None:
+    status, _ = await kept.call("alice", "POST", "/withdrawals", {"currency": "USD", "amount": "12.5", "transfer_id": "out"})
+    assert status == 200
+    _, both = await kept.call("alice", "GET", "/accounts/alice:USD/transfers")
+    assert [(row["id"], row["type"], row["amount"]) for row in both] == [
+        ("out", "withdraw", "12.5"),
+        ("start-USD", "deposit", "1000000"),
+    ]
+    assert len((await kept.call("alice", "GET", "/transfers"))[1]) == 4
+    assert (await kept.call("alice", "GET", "/transfers?type=withdraw"))[1] == both[:1]
+    assert (await kept.call("alice", "GET", "/transfers/out"))[1] == both[0]
+    assert (await kept.call("bob", "GET", "/transfers/out"))[0] == 404
+    assert (await kept.call("bob", "GET", "/transfers?type=gift"))[1]["field"] == "type"
+
+
+async def test_retired_orders_are_answered(kept: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Orders that the engine has forgotten are found by id, by client_oid and in lists, once each."""
+    monkeypatch.setattr("statemachine.state.DONE_ORDERS_PER_ACCOUNT", 2)
+    placed = [await kept.order("alice", "buy", str(price), "1", client_oid=f"o{price}") for price in range(10, 16)]
+    assert (await kept.call("alice", "DELETE", "/orders"))[0] == 200
+    still = await kept.order("alice", "buy", "9", "1")
+    _, gone = await kept.call("alice", "GET", f"/orders/{placed[0]['id']}")
+    assert (gone["status"], gone["done_reason"], gone["client_oid"]) == ("done", "canceled", "o10")
+    assert (await kept.call("alice", "GET", "/orders/client:o11"))[1]["id"] == placed[1]["id"]
+    assert (await kept.call("bob", "GET", f"/orders/{placed[0]['id']}"))[0] == 404
+    wanted = [order["id"] for order in reversed(placed)]
+    assert [order["id"] for order in await pages(kept, "alice", "/orders?status=done", 2)] == wanted
+    assert [order["id"] for order in await pages(kept, "alice", "/orders?status=all", 4)] == [still["id"], *wanted]
+    assert [order["id"] for order in await pages(kept, "alice", "/orders", 4)] == [still["id"]]
+
+
+async def test_trades_lead_back_to_the_first(kept: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those that the engine does not keep; the ticker knows the last one although the engine has started without any."""
+    for _ in range(7):
+        await kept.order("bob", "sell", "100", "1")
+        await kept.order("alice", "buy", "100", "1")
+    kept.backend.feed.restart({"BTC-USD": kept.backend.engine.product_sequence("BTC-USD")})
+    assert [trade["trade_id"] for trade in await pages(kept, "", "/products/BTC-USD/trades", 3)] == [7, 6, 5, 4, 3, 2, 1]
+    assert (await kept.get("/products/BTC-USD/trades?before=4&limit=2"))[1][0]["trade_id"] == 7
+    assert (await kept.get("/products/BTC-USD/ticker"))[1]["trade_id"] == 7
+    _, stats = await kept.get("/products/BTC-USD/stats")
+    assert stats == {"open": "100", "high": "100", "low": "100", "last": "100", "volume": "7", "volume_30day": "7"}
+    socket = await kept.socket()
+    await socket.send_json({"type": "subscribe", "product_ids": ["BTC-USD"], "channels": ["ticker"]})
+    ticker = await receive(socket, "ticker")
+    assert (ticker["trade_id"], ticker["open_24h"], ticker["volume_30d"]) == (7, "100", "7")
+    await socket.close()
+
+
+async def test_statistics_count_each_trade_once(kept: Exchange) -> None:
+    """Of the trades that both the history and the engine know; and those that the history lacks come from the engine."""
+    await trade_a_little(kept)
+    backend(kept).behind = True
+    await kept.order("alice", "buy", "101", "0.5")
+    assert (await kept.get("/products/BTC-USD/stats"))[1]["volume"] == "2"
+    await kept.order("alice", "buy", "101", "1")
+    assert (await kept.get("/products/BTC-USD/stats"))[1]["volume"] == "3"
+
+
+async def test_candles_of_every_granularity(kept: Exchange) -> None:
+    await trade_a_little(kept)
+    for granularity in (60, 300, 900, 3600, 21_600, 86_400):
+        _, rows = await kept.get(f"/products/BTC-USD/candles?granularity={granularity}")
+        start = int(backend(kept).engine.time // 10**9) // granularity * granularity
+        assert rows == [[start, "100", "101", "100", "101", "1.5"]]
+        _, same = await kept.get(f"/products/BTC-USD/candles?granularity={granularity}&start={start}&end={start}")
+        assert same == rows
+        assert await kept.get(f"/products/BTC-USD/candles?granularity={granularity}&start=0&end=60") == (200, [])
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("granularity=61", "granularity"),
+        ("granularity=60&start=0&end=86400", "granularity"),
+        ("start=10&end=5", "end"),
+        ("start=yesterday&end=5", "start"),
+        ("limit=5", "limit"),
+    ],
+)
+async def test_bad_candles(kept: Exchange, query: str, field: str) -> None:
+    status, answer = await kept.get(f"/products/BTC-USD/candles?{query}")
+    assert (status, answer["field"]) == (400, field)
+
+
+async def test_a_read_waits_for_a_history_that_is_a_little_behind(kept: Exchange) -> None:
+    """What a client was told is in what it reads next; a history that is far behind answers with what it has, and says so."""
+    backend(kept).behind = True
+    await trade_a_little(kept)
+    began = time.monotonic()
+    response = await kept.send("alice", "GET", "/fills")
+    assert (response.status, await response.json()) == (200, [])
+    assert time.monotonic() - began > 0.9
+    assert int(response.headers["x-quorumbook-sequence"]) < backend(kept).engine.sequence
+    backend(kept).store()
+    response = await kept.send("alice", "GET", "/fills")
+    assert len(await response.json()) == 2
+    assert int(response.headers["x-quorumbook-sequence"]) == backend(kept).engine.sequence
+
+
+async def test_status_and_metrics_say_how_far_behind_it_is(kept: Exchange) -> None:
+    backend(kept).behind = True
+    await trade_a_little(kept)
+    _, answer = await kept.get("/status")
+    sequence = backend(kept).engine.sequence
+    assert answer["history"] == {"log_index": sequence - 3, "sequence": sequence - 3, "gaps": 0, "behind": 3}
+    text = await (await kept.client.get("/metrics")).text()
+    assert 'quorumbook_history{node="n1",what="behind"} 3.0' in text
+
+
+CALLS: Sequence[tuple[str, str]] = (
+    ("alice", "/fills"),
+    ("alice", "/accounts/alice:USD/ledger"),
+    ("alice", "/transfers"),
+    ("alice", "/transfers/start-USD"),
+    ("", "/products/BTC-USD/candles"),
+)
+
+
+@pytest.mark.parametrize(("who", "target"), CALLS)
+async def test_without_a_history_the_answer_names_the_setting(exchange: Exchange, who: str, target: str) -> None:
+    status, answer = await exchange.call(who, "GET", target)
+    assert (status, answer["message"], answer["reason"]) == (404, "This node keeps no history", "no_history")
+    assert "history.enabled" in answer["detail"]

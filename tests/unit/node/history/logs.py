@@ -1,0 +1,98 @@
+"""A node's log on disk without the node, and an engine that says what should come of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+from sqlalchemy import Engine as Database
+from sqlalchemy import Table, select
+
+from cluster.log import DurableLog
+from cluster.messages import COMMAND, NO_OP
+from cluster.ports import LogEntry
+from cluster.storage import RealDisk
+from node.config import HistoryConfig, NodeConfig
+from node.config_file import load
+from node.history import tables
+from node.history.database import connect
+from node.history.keeper import Keeper
+from node.history.process import open_keeper
+from node.history.projection import Row
+from node.migration import switch
+from node.migration.found import LOG
+from node.setup import initialise
+from snapshots.abi import ABI
+from statemachine.commands import AnyCommand, Batch, encode_batch
+from statemachine.engine import Engine
+
+DEADLINE = 20.0
+START = 1_767_225_600 * 10**9
+"""2026-01-01, midnight UTC."""
+
+
+class NodeLog:
+    """The log of a node that has applied everything in it."""
+
+    def __init__(self, directory: Path, *, segment_bytes: int = 2_000, database: str = "") -> None:
+        path = initialise(directory, 1, cluster_id="history")[0]
+        self.config: NodeConfig = msgspec.structs.replace(load(path), history=HistoryConfig(True, database))
+        disk = RealDisk(self.config.data_path / LOG, fsync=False, archive_to=self.config.data_path / switch.ARCHIVE)
+        self.log = DurableLog(disk, node_id="n1", abi=ABI, segment_bytes=segment_bytes)
+        self.log.load()
+        self.engine = Engine()
+        self.time = START
+        self.applied = 0
+
+    def add(self, commands: Sequence[AnyCommand], *, seconds: float = 1.0) -> None:
+        """Append a batch, `seconds` after the one before."""
+        self.time += round(seconds * 10**9)
+        batch = Batch(self.time, list(commands))
+        self.engine.apply(batch)
+        self._append(bytes([COMMAND]) + encode_batch(batch))
+
+    def add_noop(self) -> None:
+        """Append an entry without commands."""
+        self._append(bytes([NO_OP]))
+
+    def _append(self, payload: bytes) -> None:
+        self.applied += 1
+        self.log.append(LogEntry(payload, self.applied, 1))
+
+    def keeper(self) -> Keeper:
+        """Open the history."""
+        return open_keeper(self.config)
+
+    def follow(self, *, until: Callable[[], bool] | None = None) -> None:
+        """Open the history, store all there is, and close; or write the state and go on until a condition holds."""
+        keeper = self.keeper()
+        self.drain(keeper)
+        if until is not None:
+            keeper.write_state()
+            deadline = time.monotonic() + DEADLINE
+            while not until():
+                assert time.monotonic() < deadline, "the condition did not come true in time"
+                assert not keeper.advance(self.applied)
+                time.sleep(0.005)
+        keeper.close()
+
+    def drain(self, keeper: Keeper) -> None:
+        """Store all there is."""
+        while keeper.advance(self.applied):
+            continue
+
+    def stored(self) -> dict[str, list[Row]]:
+        """Everything in the database, by table and in order of the keys."""
+        database = connect(self.config, read_only=True)
+        try:
+            return {table.name: rows_of(database, table) for table in tables.metadata.sorted_tables}
+        finally:
+            database.dispose()
+
+
+def rows_of(database: Database, table: Table) -> list[Row]:
+    """A table's rows in order of its key."""
+    with database.connect() as connection:
+        return [dict(row) for row in connection.execute(select(table).order_by(*table.primary_key)).mappings()]

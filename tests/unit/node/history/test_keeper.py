@@ -1,0 +1,210 @@
+"""The history of a log: every row there once, whatever the process lives through."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+import msgspec
+import pytest
+
+from node.errors import HistoryError
+from node.history import keeper as keeping
+from node.history.projection import LedgerKind, Row, order_row
+from node.migration import switch
+from snapshots.naming import snapshot_paths
+from statemachine.engine import Engine
+from statemachine.events import OrderState
+from statemachine.types import OrderStatus
+from tests.property.worlds import busy_command, foundations
+from tests.unit.node.history.logs import NodeLog
+
+MONEY = 100_000
+
+
+def busy(node: NodeLog, seed: int, commands: int) -> None:
+    """A busy market, in batches of a few commands."""
+    random = Random(seed)
+    node.add(foundations((1_000, 3_000), MONEY))
+    sent = 0
+    while sent < commands:
+        count = random.randrange(1, 6)
+        node.add([busy_command(random, sent + place) for place in range(count)], seconds=random.choice([0, 0.3, 7, 80]))
+        sent += count
+        if random.random() < 0.05:
+            node.add_noop()
+
+
+def orders_of(engine: Engine) -> dict[int, Row]:
+    """The orders that the engine still knows, as rows without the sequence."""
+    found = {}
+    for name, rows in engine.tables():
+        if name in ("order", "done_order"):
+            for _, encoded in rows:
+                row = order_row(msgspec.msgpack.decode(encoded, type=OrderState), 0)
+                found[row["order_id"]] = {**row, "sequence": None}
+    return found
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_rows_are_what_the_engine_has(tmp_path: Path, seed: int) -> None:
+    """Orders equal the engine's; ledgers lead to its balances; trades and transfers add up."""
+    node = NodeLog(tmp_path / "cluster")
+    busy(node, seed, 1_000)
+    node.follow()
+    stored = node.stored()
+    assert stored["progress"][0]["sequence"] == node.engine.sequence
+    assert stored["progress"][0]["log_index"] == node.applied
+    assert {row["order_id"]: {**row, "sequence": None} for row in stored["orders"]} == orders_of(node.engine)
+    balances: dict[tuple[str, str], int] = {}
+    for entry in stored["ledger"]:
+        key = entry["account_id"], entry["currency"]
+        balances[key] = balances.get(key, 0) + entry["amount"]
+        assert entry["balance"] == balances[key]
+    for account_id in ("ann", "bob", "eve"):
+        for row in node.engine.balances(account_id):
+            assert balances.get((account_id, row.currency), 0) == row.available + row.hold
+    assert len(stored["trades"]) == sum(product.last_trade_id for product in node.engine.products()) > 50
+    fees = sum(-entry["amount"] for entry in stored["ledger"] if entry["kind"] == LedgerKind.FEE)
+    assert fees == sum(currency.fees for currency in node.engine.currencies())
+    assert sum(row["amount"] for row in stored["transfers"]) == sum(c.deposited - c.withdrawn for c in node.engine.currencies())
+    assert stored["product_changes"][-1]["status"] in [product.status for product in node.engine.products()]
+    assert not stored["gaps"]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_every_row_is_there_once_however_often_the_process_dies(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed or stopped between any two transactions, while its log moves to the archive: the database is that of an uninterrupted run."""
+    monkeypatch.setattr(keeping, "COMMANDS_PER_TRANSACTION", 40)
+    calm, rough = NodeLog(tmp_path / "calm"), NodeLog(tmp_path / "rough")
+    busy(calm, seed, 400)
+    busy(rough, seed, 400)
+    calm.follow()
+    random = Random(seed)
+    keeper = rough.keeper()
+    deaths = 0
+    while keeper.advance(rough.applied):
+        choice = random.random()
+        if choice < 0.2:
+            keeper.write_state()
+        if choice > 0.4:
+            continue
+        keeper.close()
+        rough.log.compact_to(random.randrange(1, rough.applied))
+        deaths += 1
+        keeper = rough.keeper()
+    keeper.close()
+    assert deaths > 3
+    assert rough.stored() == calm.stored()
+
+
+def test_a_failing_transaction_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What failed half-way is stored whole by the next process."""
+    calm, rough = NodeLog(tmp_path / "calm"), NodeLog(tmp_path / "rough")
+    for node in (calm, rough):
+        busy(node, 5, 300)
+    calm.follow()
+    keeper = rough.keeper()
+
+    def fail(*_: object) -> None:
+        raise HistoryError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("node.history.store._put_candles", fail)
+        with pytest.raises(HistoryError):
+            rough.drain(keeper)
+    keeper.close()
+    assert rough.stored()["progress"][0]["log_index"] == 0
+    assert not rough.stored()["orders"]
+    rough.follow()
+    assert rough.stored() == calm.stored()
+
+
+def test_more_orders_leave_at_once_than_the_engine_remembers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An order that the engine forgets within the very batch in which it is done has its row all the same."""
+    monkeypatch.setattr("statemachine.state.DONE_ORDERS_PER_ACCOUNT", 2)
+    node = NodeLog(tmp_path / "cluster")
+    busy(node, 11, 800)
+    node.follow()
+    stored = {row["order_id"]: row for row in node.stored()["orders"]}
+    kept = orders_of(node.engine)
+    assert len(stored) > 2 * len(kept)
+    assert {order_id: {**stored[order_id], "sequence": None} for order_id in kept} == kept
+    assert sorted(stored) == list(range(1, len(stored) + 1))
+    retired = [row for order_id, row in stored.items() if order_id not in kept]
+    assert all(row["status"] == OrderStatus.DONE and row["done_at"] for row in retired)
+    trades = node.stored()["trades"]
+    for row in retired:
+        own = [trade for trade in trades if row["order_id"] in (trade["maker_order_id"], trade["taker_order_id"])]
+        assert row["filled_size"] == sum(trade["size"] for trade in own)
+        assert row["executed_value"] == sum(trade["notional"] for trade in own)
+
+
+def archived(node: NodeLog) -> int:
+    """How many segments are in the archive."""
+    return len(list((node.config.data_path / switch.ARCHIVE).glob("*.seg")))
+
+
+def states(node: NodeLog) -> list[str]:
+    """The states of the history's engine that are on disk."""
+    return [path.name for path in snapshot_paths(node.config.history_path / "state")]
+
+
+def test_segments_stay_in_the_archive_until_they_are_stored_and_then_go(tmp_path: Path) -> None:
+    """The history deletes the archived segments that its state on disk stands for, and goes on from that state."""
+    node = NodeLog(tmp_path / "cluster")
+    busy(node, 1, 300)
+    node.log.compact_to(node.applied)
+    assert archived(node) > 3
+    node.follow()
+    assert archived(node) > 3
+    node.follow(until=lambda: not archived(node))
+    assert states(node) == [f"{node.applied:020d}"]
+    node.add([busy_command(Random(1), 5_000)])
+    node.follow()
+    assert node.stored()["progress"][0]["log_index"] == node.applied
+    assert node.stored()["gaps"] == []
+
+
+def test_an_archive_for_audits_stays(tmp_path: Path) -> None:
+    """With raft.archive_log nothing is deleted."""
+    node = NodeLog(tmp_path / "cluster")
+    raft = msgspec.structs.replace(node.config.raft, archive_log=True)
+    node.config = msgspec.structs.replace(node.config, raft=raft)
+    busy(node, 1, 100)
+    node.log.compact_to(node.applied)
+    before = archived(node)
+    assert before > 0
+    node.follow(until=lambda: bool(states(node)))
+    node.follow()
+    assert archived(node) == before
+
+
+def test_a_history_of_another_node_is_refused(tmp_path: Path) -> None:
+    """Two nodes never write into one database."""
+    node = NodeLog(tmp_path / "cluster")
+    busy(node, 1, 10)
+    node.follow()
+    node.config = msgspec.structs.replace(node.config, cluster_id="another")
+    with pytest.raises(HistoryError, match="history of n1 of history, not of n1 of another"):
+        node.keeper()
+
+
+def test_a_history_of_another_log_is_refused(tmp_path: Path) -> None:
+    """Where the log leads to another number of commands than the database has, nothing is stored."""
+    node, other = NodeLog(tmp_path / "cluster"), NodeLog(tmp_path / "other")
+    busy(node, 1, 200)
+    keeper = node.keeper()
+    node.drain(keeper)
+    keeper.close()
+    for _ in range(node.applied + 5):
+        other.add_noop()
+    database = node.config.history_path / "history.sqlite"
+    other.config.history_path.mkdir()
+    (other.config.history_path / "history.sqlite").write_bytes(database.read_bytes())
+    keeper = other.keeper()
+    with pytest.raises(HistoryError, match="not the history of this node's log"):
+        other.drain(keeper)
+    keeper.close()

@@ -1,0 +1,112 @@
+"""Old days in Parquet files: read by another program, every row in one place, also when the move is interrupted."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from random import Random
+
+import duckdb
+import pytest
+
+from node.errors import HistoryError
+from node.history import partitions
+from node.history.partitions import archive_days
+from node.history.projection import Row
+from tests.property.worlds import busy_command, foundations
+from tests.unit.node.history.logs import NodeLog
+
+BEFORE = datetime.date(2026, 1, 3)
+
+
+@pytest.fixture
+def three_days(tmp_path: Path) -> NodeLog:
+    """A history of three days, and a little of a fourth."""
+    random = Random(4)
+    node = NodeLog(tmp_path / "cluster")
+    node.add(foundations((1_000, 3_000), 100_000))
+    for number in range(0, 400, 4):
+        node.add([busy_command(random, number + place) for place in range(4)], seconds=2_700)
+    node.follow()
+    return node
+
+
+def read(node: NodeLog, table: str) -> list[Row]:
+    """What DuckDB reads of a table's files."""
+    tree = node.config.history_path / "parquet" / table / "*" / "*.parquet"
+    with duckdb.connect() as connection:
+        found = connection.execute(f"select * from read_parquet('{tree}', hive_partitioning = false)")
+        names = [column[0] for column in found.description or []]
+        return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+
+def whole(before: list[Row], key: list[str], node: NodeLog, table: str) -> None:
+    """Every row of before is either in the database or in a file."""
+    rows = read(node, table) + node.stored()[table]
+    assert sorted(rows, key=lambda row: [row[name] for name in key]) == before
+
+
+KEYS = {
+    "trades": ["product_id", "trade_id"],
+    "ledger": ["sequence", "position"],
+    "transfers": ["sequence"],
+    "orders": ["order_id"],
+}
+
+
+def test_rows_are_in_the_database_or_in_a_file(three_days: NodeLog) -> None:
+    before = three_days.stored()
+    moved = archive_days(three_days.config, BEFORE)
+    assert {each.table for each in moved} == set(KEYS)
+    for table, key in KEYS.items():
+        whole(before[table], key, three_days, table)
+    after = three_days.stored()
+    assert min(trade["time"] for trade in after["trades"]) >= 1_767_398_400 * 10**9
+    assert after["candles"] == before["candles"]
+    assert all(row["status"] == 1 or row["done_at"] >= 1_767_398_400 * 10**9 for row in after["orders"])
+    assert [row["rows"] for row in after["partitions"]] == [rows_in(three_days, row["file"]) for row in after["partitions"]]
+    assert archive_days(three_days.config, BEFORE) == []
+    three_days.add([busy_command(Random(9), 10_000 + place) for place in range(50)])
+    three_days.follow()
+    assert three_days.stored()["progress"][0]["log_index"] == three_days.applied
+
+
+def rows_in(node: NodeLog, file: str) -> int:
+    """How many rows one file has."""
+    with duckdb.connect() as connection:
+        return len(connection.execute(f"select 1 from read_parquet('{node.config.history_path / file}')").fetchall())
+
+
+def test_days_can_be_asked_for_as_a_column(three_days: NodeLog) -> None:
+    archive_days(three_days.config, BEFORE)
+    tree = three_days.config.history_path / "parquet" / "trades" / "*" / "*.parquet"
+    question = f"select day, count(*), sum(size) from read_parquet('{tree}', hive_partitioning = true) group by day order by day"
+    with duckdb.connect() as connection:
+        days = connection.execute(question).fetchall()
+    assert [str(day) for day, _, _ in days] == ["2026-01-01", "2026-01-02"]
+
+
+def test_an_interrupted_move_is_made_again(three_days: NodeLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed when a file is written and its rows are still in the database: nothing is there twice in the end."""
+    before = three_days.stored()
+
+    class KilledError(Exception):
+        pass
+
+    def killed(*_: object) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(partitions, "insert", killed)
+        with pytest.raises(KilledError):
+            archive_days(three_days.config, BEFORE)
+    assert three_days.stored() == before
+    archive_days(three_days.config, BEFORE)
+    for table, key in KEYS.items():
+        whole(before[table], key, three_days, table)
+
+
+def test_the_latest_days_stay(three_days: NodeLog) -> None:
+    tomorrow = datetime.datetime.now(datetime.UTC).date() + datetime.timedelta(days=1)
+    with pytest.raises(HistoryError, match="the latest 2 days stay"):
+        archive_days(three_days.config, tomorrow)
