@@ -269,8 +269,13 @@ class Guard:
                 self._send(peer, m.SnapshotAck(whole.term, whole.index, whole.held))
 
     def _timeout_now(self, peer: str, message: m.TimeoutNow) -> None:
-        if message.term == self._journal.term and self._members.votes and not self._journal.probation:
+        """Stand at the next tick, if that can be won. PySyncObj would keep the request until then, and depose the leader at any time later."""
+        able = self._members.votes and not self._journal.probation
+        if message.term == self._journal.term and able and self._members.current.have_majority(self._reached()):
             self.transport.deliver(peer, {"type": "timeout_now", "term": message.term})
+
+    def _reached(self) -> set[str]:
+        return {*self.connected, self._settings.node_id}
 
     # ------------------------------------------------------------------ leader
 

@@ -174,6 +174,17 @@ class TestOfANode:
         node.pass_time(0.02)
         assert node.said(m.RequestVote) == [m.RequestVote(2, 2, 1)] * 2
 
+    def test_who_reaches_no_majority_then_does_not_stand_later(self) -> None:
+        node = Node(nodes=5)
+        node.connect("n2")
+        node.append("n2", 1, command(2, 1))
+        node.hear("n2", m.TimeoutNow(1))
+        node.pass_time(0.02)
+        node.connect("n3", "n4", "n5")
+        node.append("n2", 1, after=command(2, 1))
+        node.pass_time(0.2)
+        assert node.said(m.RequestVote) == []
+
 
 class TestTwoThatAsk:
     """The leader is gone and both others notice: one of them goes first, so that their votes do not split."""
