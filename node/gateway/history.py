@@ -1,4 +1,4 @@
-"""Calls that the history answers: fills, ledgers, transfers, candles; and what it adds to orders and trades that the engine has let go.
+"""Calls that the history answers: fills, ledgers, transfers, candles, volumes; and what it adds to orders and trades that the engine has let go.
 
 Every answer reflects at least what the node had applied when the call came, unless the history is more than a second behind; the header
 `x-quorumbook-sequence` says which commands are in it.
@@ -11,12 +11,19 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from node.gateway.errors import ApiError, BadRequestError
-from node.gateway.history_shapes import BookedTransferJson, FillJson, HoldJson, LedgerDetailsJson, LedgerEntryJson
+from node.gateway.history_shapes import (
+    BookedTransferJson,
+    FillJson,
+    HoldJson,
+    LedgerDetailsJson,
+    LedgerEntryJson,
+    TrailingVolumeJson,
+)
 from node.gateway.ids import account_text, order_number, order_text, product_text
 from node.gateway.requests import PAGE_MAX, moment, whole_number
 from node.gateway.responses import SIDES, iso
 from node.gateway.web import Answer, Call, Route
-from node.history.candles import GRANULARITIES, NANOSECONDS, bucket
+from node.history.candles import GRANULARITIES, HOUR, NANOSECONDS, Candle, bucket
 from node.history.pages import Page, Place
 from node.protocol import OrdersQuery, StatusQuery
 from statemachine.decimals import to_text
@@ -27,9 +34,12 @@ from statemachine.types import Permission, Side
 if TYPE_CHECKING:
     from sqlalchemy import RowMapping
 
+    from node.gateway.catalogue import Product
     from node.gateway.history_source import HistorySource
 
 CANDLES_MAX = 300
+SPARK_HOURS = 24
+VOLUME_DAYS = 30
 TIME_MAX = 2**63 - 1
 LEDGER_KINDS = {1: "transfer", 2: "match", 3: "fee"}
 TRANSFER_TYPES = {"deposit": True, "withdraw": False, "internal_deposit": True, "internal_withdraw": False}
@@ -219,16 +229,51 @@ async def candles(call: Call) -> Answer[list[list[int | str]]]:
     product = await call.gateway.catalogue.product(product_text(call.path("id")))
     source = await history(call)
     found = await source.ask(lambda past: past.candles(product.row.product_id, granularity, start, end))
-    return Answer(
+    return Answer(_candle_rows(product, found))
+
+
+async def spark_lines(call: Call) -> Answer[dict[str, list[list[int | str]]]]:
+    """GET /products/spark-lines: each product's candles of an hour, of the latest 24 hours, newest first."""
+    call.parameters()
+    products = await call.gateway.catalogue.all_products()
+    ids = [product.row.product_id for product in products]
+    first = bucket(int(time.time()), HOUR) - (SPARK_HOURS - 1) * HOUR
+    source = await history(call)
+    found = await source.ask(lambda past: past.hours(ids, first))
+    return Answer({product.row.product_id: _candle_rows(product, found.get(product.row.product_id, [])) for product in products})
+
+
+def _candle_rows(product: Product, candles: Sequence[Candle]) -> list[list[int | str]]:
+    """Rows of time, low, high, open, close and volume, newest first."""
+    return [
         [
-            [
-                candle.start,
-                *(product.price(price) for price in (candle.low, candle.high, candle.open, candle.close)),
-                product.size(candle.volume),
-            ]
-            for candle in reversed(found)
+            candle.start,
+            *(product.price(price) for price in (candle.low, candle.high, candle.open, candle.close)),
+            product.size(candle.volume),
         ]
-    )
+        for candle in reversed(candles)
+    ]
+
+
+async def trailing_volume(call: Call) -> Answer[list[TrailingVolumeJson]]:
+    """GET /users/self/trailing-volume: of 30 days, for each product that the account has traded in them. Counts from a full hour on."""
+    call.parameters()
+    account_id, now = call.account_id, time.time_ns()
+    first = bucket(now // NANOSECONDS - VOLUME_DAYS * 86_400, HOUR)
+    source = await history(call)
+    own = await source.ask(lambda past: past.traded(account_id, first * NANOSECONDS))
+    hours = await source.ask(lambda past: past.hours(sorted(own), first))
+    return Answer([await _volume(call, name, own[name], hours.get(name, []), now) for name in sorted(own)])
+
+
+async def _volume(call: Call, product_id: str, own: int, hours: Sequence[Candle], now: int) -> TrailingVolumeJson:
+    product = await call.gateway.catalogue.product(product_id)
+    return {
+        "product_id": product_id,
+        "exchange_volume": product.size(sum(candle.volume for candle in hours)),
+        "volume": product.size(own),
+        "recorded_at": iso(now),
+    }
 
 
 def _span(given: Mapping[str, str], granularity: int) -> tuple[int, int]:
@@ -303,6 +348,8 @@ PAGE = ("limit", "after", "before", "start_date", "end_date", "profile_id")
 
 ROUTES = (
     Route("GET", "/products/{id}/candles", candles, query=("granularity", "start", "end")),
+    Route("GET", "/products/spark-lines", spark_lines),
+    Route("GET", "/users/self/trailing-volume", trailing_volume, Permission.VIEW),
     Route("GET", "/accounts/{id}/ledger", ledger, Permission.VIEW, PAGE),
     Route("GET", "/accounts/{id}/holds", holds, Permission.VIEW, PAGE),
     Route("GET", "/accounts/{id}/transfers", account_transfers, Permission.VIEW, ("type", *PAGE)),

@@ -68,3 +68,12 @@ class BookedTransferJson(TypedDict):
     amount: str
     currency: str
     details: dict[str, str]
+
+
+class TrailingVolumeJson(TypedDict):
+    """What the account, and everybody, traded of a product in 30 days, in base coins."""
+
+    product_id: str
+    exchange_volume: str
+    volume: str
+    recorded_at: str

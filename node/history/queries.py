@@ -5,6 +5,8 @@ Rows of an account are in the order of the commands that made them; see `pages`.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Engine, RowMapping, Select, func, select, tuple_, union_all
@@ -22,6 +24,8 @@ from statemachine.types import DoneReason, OrderStatus, OrderType, SelfTradePrev
 
 Found = Select[Any] | CompoundSelect[Any]
 
+HALF = 2**32
+
 
 class History:
     """A history, for reading only.
@@ -29,6 +33,7 @@ class History:
     Where it stands:  `progress`, `gaps`
     Of an account:    `order`, `order_by_client_oid`, `done_orders`, `fills`, `ledger`, `transfers`, `transfer`
     Of a product:     `trades`, `candles`, `minutes`
+    Of several:       `hours`, `traded`
     """
 
     def __init__(self, config: NodeConfig) -> None:
@@ -141,6 +146,26 @@ class History:
         wanted = (own.product_id == product_id, own.granularity == stored, own.start >= first, own.start < behind)
         rows = self._rows(select(tables.candles).where(*wanted).order_by(own.start))
         return aggregate(map(candle_of, rows), granularity)
+
+    def hours(self, product_ids: Sequence[str], start: int) -> dict[str, list[Candle]]:
+        """Each product's candles of an hour from `start` on (seconds since the epoch), oldest first; one without any is left out."""
+        own = tables.candles.c
+        wanted = (own.product_id.in_(product_ids), own.granularity == HOUR, own.start >= start)
+        found: dict[str, list[Candle]] = {}
+        for row in self._rows(select(tables.candles).where(*wanted).order_by(own.product_id, own.start)):
+            found.setdefault(row["product_id"], []).append(candle_of(row))
+        return found
+
+    def traded(self, account_id: str, start: int) -> dict[str, int]:
+        """How much (base units) the account has traded of each product since `start`, in nanoseconds since the epoch."""
+        own = tables.trades.c
+        # In two parts: a sum of whole sizes may need more than the 63 bits that SQLite sums in.
+        parts = (func.sum(own.size // HALF).label("high"), func.sum(own.size % HALF).label("low"))
+        found: Counter[str] = Counter()
+        for account in (own.maker_account_id, own.taker_account_id):
+            mine = select(own.product_id, *parts).where(account == account_id, own.time >= start).group_by(own.product_id)
+            found.update({row["product_id"]: int(row["high"]) * HALF + int(row["low"]) for row in self._rows(mine)})
+        return dict(found)
 
     def minutes(self, product_id: str, start: int) -> tuple[list[Candle], OrderMatched | None]:
         """Candles of a minute from `start` on (seconds since the epoch), oldest first, and the last trade that is in them."""

@@ -111,7 +111,7 @@ class Stage:
 
 def open_stage(directory: Path) -> Stage:
     """A stage in a fresh directory, not started."""
-    ground = prepare(directory)
+    ground = prepare(directory, settings={"history.enabled": True})
     names = ("ccxt", "ccxt.pro", "cbpro", "coinbase-pro", "coinbase-pro-node", "maker", "flow-1", "flow-2", "flow-3")
     people = traders(len(names), SEED)
     return Stage(ground, Access(directory), dict(zip(names, people, strict=True)))

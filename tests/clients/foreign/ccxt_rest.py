@@ -36,9 +36,9 @@ def public(x: Any) -> None:
     step("fetch_order_book(limit 1)", lambda: check(x.fetch_order_book(SYMBOL, 1)["bids"]))
     step("fetch_order_book(level 3)", lambda: check(x.fetch_order_book(SYMBOL, None, {"level": 3})["asks"]))
     step("fetch_ticker", lambda: check(x.fetch_ticker(SYMBOL)["last"]))
-    step("fetch_tickers", lambda: check(x.fetch_tickers()[SYMBOL]["last"]), history=True)
+    step("fetch_tickers", lambda: check(x.fetch_tickers()[SYMBOL]["last"] == x.fetch_ticker(SYMBOL)["last"]))
     step("fetch_trades", lambda: check(x.fetch_trades(SYMBOL, limit=5)))
-    step("fetch_ohlcv", lambda: check(x.fetch_ohlcv(SYMBOL, "1m")), history=True)
+    step("fetch_ohlcv", lambda: check(x.fetch_ohlcv(SYMBOL, "1m")[-1][4] == x.fetch_ticker(SYMBOL)["last"]))
     step("publicGetProductsIdStats", lambda: check(x.publicGetProductsIdStats({"id": told["product"]})["volume"]))
 
 
@@ -93,18 +93,50 @@ def refused(wanted: type[Exception], run: Callable[[], object]) -> None:
 def money(x: Any) -> None:
     """Fills, ledger and transfers."""
     step("withdraw", lambda: check(x.withdraw("USD", 1, "nowhere")["id"]))
-    step("fetch_my_trades", lambda: check(x.fetch_my_trades(SYMBOL)), history=True)
     order = x.create_order(SYMBOL, "market", "buy", 0.01)["id"]
-    step("fetch_order_trades", lambda: check(x.fetch_order_trades(order, SYMBOL)), history=True)
-    step("fetch_ledger", lambda: check(x.fetch_ledger("USD")), history=True)
-    step("fetch_deposits", lambda: check(x.fetch_deposits("USD")), history=True)
-    step("fetch_withdrawals", lambda: check(x.fetch_withdrawals("USD")), history=True)
-    step("fetch_deposits_withdrawals", lambda: check(x.fetch_deposits_withdrawals("USD")), history=True)
-    account = x.privateGetAccounts()[0]["id"]
-    step("privateGetAccountsIdHolds", lambda: x.privateGetAccountsIdHolds({"id": account}), history=True)
-    step("privateGetAccountsIdTransfers", lambda: x.privateGetAccountsIdTransfers({"id": account}), history=True)
-    step("privateGetTransfers", lambda: x.privateGetTransfers(), history=True)
+    step("fetch_my_trades", lambda: is_bought(x.fetch_my_trades(SYMBOL)[-1], order))
+    step("fetch_order_trades", lambda: is_bought(x.fetch_order_trades(order, SYMBOL)[0], order))
+    step("fetch_ledger", lambda: is_booked(x.fetch_ledger("USD")[-2:], x.fetch_balance()["USD"]["total"]))
+    step("fetch_deposits", lambda: check(amounts(x.fetch_deposits("USD")) == [("deposit", 10**9)]))
+    step("fetch_withdrawals", lambda: check(amounts(x.fetch_withdrawals("USD")) == [("withdrawal", 1)]))
+    both = [("deposit", 10**9), ("withdrawal", 1)]
+    step("fetch_deposits_withdrawals", lambda: check(amounts(x.fetch_deposits_withdrawals("USD")) == both))
+    rests = x.create_order(SYMBOL, "limit", "buy", 0.01, 30_000)["id"]
+    account = next(row for row in x.privateGetAccounts() if row["currency"] == "USD")
+    held = [(rests, account["hold"])]
+    step("privateGetAccountsIdHolds", lambda: check([(hold["ref"], hold["amount"]) for hold in of(x, "Holds", account)] == held))
+    step(
+        "privateGetAccountsIdTransfers",
+        lambda: check([row["amount"] for row in of(x, "Transfers", account)] == ["1", "1000000000"]),
+    )
+    step("privateGetTransfers", lambda: check("BTC" in {row["currency"] for row in x.privateGetTransfers()}))
+    x.cancel_order(rests, SYMBOL)
+    step("privateGetUsersSelfTrailingVolume", lambda: check(float(x.privateGetUsersSelfTrailingVolume()[0]["volume"]) >= 0.03))
     step("privateGetProfiles", lambda: check(x.privateGetProfiles()))
+
+
+def of(x: Any, what: str, account: dict[str, Any]) -> Any:
+    """A list of an account."""
+    return getattr(x, f"privateGetAccountsId{what}")({"id": account["id"]})
+
+
+def is_bought(trade: dict[str, Any], order: str) -> None:
+    """The trade is the order's, at the market maker's price and with the taker's fee."""
+    found = [trade[name] for name in ("order", "side", "price", "amount", "cost", "takerOrMaker")]
+    check(found == [order, "buy", 61_000, 0.01, 610, "taker"], found)
+    check(trade["fee"]["cost"] == 1.22, trade["fee"])
+
+
+def is_booked(entries: list[dict[str, Any]], balance: float) -> None:
+    """The last two entries are that trade and its fee, and lead to the balance."""
+    found = {entry["type"]: (entry["direction"], entry["amount"]) for entry in entries}
+    check(found == {"trade": ("out", 610), "fee": ("out", 1.22)}, found)
+    check(balance == min(entry["after"] for entry in entries), balance)
+
+
+def amounts(transfers: list[dict[str, Any]]) -> list[tuple[str, float]]:
+    """What was deposited and withdrawn, oldest first."""
+    return [(transfer["type"], transfer["amount"]) for transfer in transfers]
 
 
 def main() -> None:

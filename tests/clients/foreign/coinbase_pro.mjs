@@ -1,6 +1,6 @@
 // npm's coinbase-pro: REST, the feed, and OrderbookSync.
 import { createRequire } from 'node:module';
-import { check, say, sleep, step, told, tradeThroughAKill } from './steps.mjs';
+import { check, equal, say, sleep, step, told, tradeThroughAKill } from './steps.mjs';
 
 const coinbase = createRequire(told.modules + '/')('coinbase-pro');
 const { key, secret, passphrase, product } = told;
@@ -15,7 +15,10 @@ async function publicCalls() {
   await step('getProductOrderBook(level 3)', async () => check((await market.getProductOrderBook(product, { level: 3 })).sequence));
   await step('getProductTicker', async () => check((await market.getProductTicker(product)).trade_id));
   await step('getProductTrades', async () => check((await market.getProductTrades(product)).length));
-  await step('getProductHistoricRates', () => market.getProductHistoricRates(product, { granularity: 60 }), { history: true });
+  await step('getProductHistoricRates', async () => {
+    const [[, , , , close]] = await market.getProductHistoricRates(product, { granularity: 60 });
+    check(close === (await market.getProductTicker(product)).price, close);
+  });
   await step('getProduct24HrStats', async () => check((await market.getProduct24HrStats(product)).volume));
   await step('getCurrencies', async () => check((await market.getCurrencies()).length));
   await step('getTime', async () => check((await market.getTime()).epoch));
@@ -23,13 +26,20 @@ async function publicCalls() {
 
 async function privateCalls() {
   const accounts = await step('getAccounts', () => x.getAccounts());
-  const account = accounts?.[0]?.id ?? 'none';
+  const account = accounts?.find((row) => row.currency === 'USD')?.id ?? 'none';
   await step('getAccount', async () => check((await x.getAccount(account)).balance));
-  await step('getAccountHistory', () => x.getAccountHistory(account), { history: true });
-  await step('getAccountTransfers', () => x.getAccountTransfers(account), { history: true });
-  await step('getAccountHolds', () => x.getAccountHolds(account), { history: true });
+  await step('getAccountHistory', async () => {
+    const [fee, sold] = await x.getAccountHistory(account);
+    equal([fee.type, fee.amount, sold.type, sold.amount], ['fee', '-0.118', 'match', '59']);
+    check(fee.balance === (await x.getAccount(account)).balance, fee.balance);
+  });
+  await step('getAccountTransfers', async () => equal((await x.getAccountTransfers(account)).map((row) => row.amount), ['1000000000']));
   const limit = { product_id: product, price: '30000', size: '0.01' };
   const rests = await step('placeOrder', () => x.placeOrder({ ...limit, side: 'buy', type: 'limit' }));
+  await step('getAccountHolds', async () => {
+    const [hold] = await x.getAccountHolds(account);
+    equal([hold.ref, hold.amount], [rests.id, (await x.getAccount(account)).hold]);
+  });
   await step('buy', () => x.buy({ ...limit, post_only: true }));
   await step('sell(market)', async () => check((await x.sell({ product_id: product, type: 'market', size: '0.01' })).settled));
   await step('buy(market, funds)', () => x.buy({ product_id: product, type: 'market', funds: '500' }));
@@ -39,9 +49,13 @@ async function privateCalls() {
   await step('cancelOrder', async () => check((await x.cancelOrder(rests.id)) === rests.id));
   await step('cancelOrders', async () => check((await x.cancelOrders()).length === 1));
   await step('cancelAllOrders', async () => check(Array.isArray(await x.cancelAllOrders({ product_id: product }))));
-  await step('getFills', async () => check((await x.getFills({ product_id: product })).length), { history: true });
+  await step('getFills', async () => {
+    const fill = (await x.getFills({ product_id: product }))[1];
+    const { side, price, size, fee, liquidity } = fill;
+    equal([side, price, size, fee, liquidity], ['sell', '59000', '0.01', '1.18', 'T']);
+  });
   await step('withdrawCrypto', async () => check((await x.withdrawCrypto({ amount: '1', currency: 'USD', crypto_address: 'a' })).id));
-  await step('getTrailingVolume', () => x.getTrailingVolume(), { history: true });
+  await step('getTrailingVolume', async () => check(Number((await x.getTrailingVolume())[0].volume) >= 0.01));
 }
 
 function nextMessage(socket, wanted) {

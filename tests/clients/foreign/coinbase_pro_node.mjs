@@ -1,5 +1,5 @@
 // npm's coinbase-pro-node: REST and the feed.
-import { check, say, step, told, tradeThroughAKill } from './steps.mjs';
+import { check, equal, say, step, told, tradeThroughAKill } from './steps.mjs';
 
 const { CoinbasePro, WebSocketEvent } = await import(`${told.modules}/coinbase-pro-node/dist/index.js`);
 const { product } = told;
@@ -22,26 +22,45 @@ async function publicCalls() {
     const page = await rest.product.getTrades(product, { limit: 1 });
     check(page.data.length === 1 && page.pagination.after);
   });
-  await step('product.getCandles', () => rest.product.getCandles(product, { granularity: 60 }), { history: true });
+  await step('product.getCandles', async () => {
+    const close = (await rest.product.getCandles(product, { granularity: 60 })).at(-1).close;
+    check(Number(close) === Number((await rest.product.getProductTicker(product)).price), close);
+  });
   await step('currency.listCurrencies', async () => check((await rest.currency.listCurrencies()).length));
   await step('time.getTime', async () => check((await rest.time.getTime()).epoch));
 }
 
+function isBought({ data: [fill] }, order) {
+  const { order_id, side, price, size, fee, liquidity } = fill;
+  equal([order_id, side, price, size, fee, liquidity], [order.id, 'buy', '61000', '0.01', '1.22', 'T']);
+}
+
 async function privateCalls() {
   const accounts = await step('account.listAccounts', () => rest.account.listAccounts());
-  const account = accounts?.[0]?.id ?? 'none';
+  const account = accounts?.find((row) => row.currency === 'USD')?.id ?? 'none';
   await step('account.getAccount', async () => check((await rest.account.getAccount(account)).balance));
-  await step('account.getAccountHistory', () => rest.account.getAccountHistory(account), { history: true });
-  await step('account.getHolds', () => rest.account.getHolds(account), { history: true });
+  await step('account.getAccountHistory', async () => {
+    const [fee, sold] = (await rest.account.getAccountHistory(account)).data;
+    equal([fee.type, fee.amount, sold.type, sold.amount], ['fee', '-0.118', 'match', '59']);
+    check(fee.balance === (await rest.account.getAccount(account)).balance, fee.balance);
+  });
   await step('fee.getCurrentFees', async () => check((await rest.fee.getCurrentFees()).maker_fee_rate));
   await step('profile.listProfiles', async () => check((await rest.profile.listProfiles()).length));
   await step('profile.getProfile', async () => check((await rest.profile.getProfile(accounts[0].profile_id)).id));
   await step('user.verifyAuthentication', async () => check((await rest.user.verifyAuthentication()).id));
-  await step('user.getTrailingVolume', () => rest.user.getTrailingVolume(), { history: true });
+  await step('user.getTrailingVolume', async () => {
+    const [{ product_id, volume }] = await rest.user.getTrailingVolume();
+    equal([product_id, volume], [product, '0.002']);
+  });
   const limit = { product_id: product, side: 'buy', type: 'limit', price: '30000', size: '0.01' };
   const rests = await step('order.placeOrder(limit)', () => rest.order.placeOrder(limit));
+  await step('account.getHolds', async () => {
+    const [hold] = (await rest.account.getHolds(account)).data;
+    equal([hold.ref, hold.amount], [rests.id, (await rest.account.getAccount(account)).hold]);
+  });
+  let order;
   await step('order.placeOrder(market)', async () => {
-    const order = await rest.order.placeOrder({ product_id: product, side: 'buy', type: 'market', size: '0.01' });
+    order = await rest.order.placeOrder({ product_id: product, side: 'buy', type: 'market', size: '0.01' });
     check(order.settled);
   });
   await step('order.getOrder', async () => check((await rest.order.getOrder(rests.id)).status === 'open'));
@@ -49,9 +68,12 @@ async function privateCalls() {
   await step('order.getOrders', async () => check((await rest.order.getOrders()).data.length === 1));
   await step('order.cancelOrder', async () => check((await rest.order.cancelOrder(rests.id, product)) === rests.id));
   await step('order.cancelOpenOrders', async () => check((await rest.order.cancelOpenOrders(product)).length === 0));
-  await step('fill.getFillsByProductId', () => rest.fill.getFillsByProductId(product), { history: true });
-  await step('fill.getFillsByOrderId', () => rest.fill.getFillsByOrderId(rests.id), { history: true });
-  await step('transfer.getTransfers', () => rest.transfer.getTransfers('deposit'), { history: true });
+  await step('fill.getFillsByProductId', async () => isBought(await rest.fill.getFillsByProductId(product), order));
+  await step('fill.getFillsByOrderId', async () => isBought(await rest.fill.getFillsByOrderId(order.id), order));
+  await step('transfer.getTransfers', async () => {
+    const transfers = await rest.transfer.getTransfers('deposit');
+    check((transfers.data ?? transfers).some((row) => row.currency === 'USD' && row.amount === '1000000000'));
+  });
   await step('withdraw.withdrawToCryptoAddress', async () => check((await rest.withdraw.withdrawToCryptoAddress('1', 'USD', 'a')).id));
 }
 

@@ -9,22 +9,23 @@ export function check(condition, text = '') {
   if (!condition) throw new Error(`not so: ${text}`);
 }
 
+export function equal(found, wanted) {
+  check(JSON.stringify(found) === JSON.stringify(wanted), `${JSON.stringify(found)} is ${JSON.stringify(wanted)}`);
+}
+
 // A library's message alone says little: the server's answer says why.
 const textOf = (error) => {
   const answer = error.data ?? error.response?.data;
   return `${error.message} ${answer ? JSON.stringify(answer) : ''}`.trim().slice(0, 300);
 };
 
-// `history`: the call may need a node that keeps one.
-export async function step(call, run, { history = false } = {}) {
+export async function step(call, run) {
   try {
     const value = await run();
     say({ call, result: 'works' });
     return value;
   } catch (error) {
-    const text = textOf(error);
-    const needs = history && /history|not ?found/i.test(text);
-    say({ call, result: needs ? 'needs the history' : `fails: ${text}` });
+    say({ call, result: `fails: ${textOf(error)}` });
     return undefined;
   }
 }

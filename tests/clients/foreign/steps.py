@@ -8,9 +8,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-NO_HISTORY = ("history", "notfound", "not found")
-"""What a node without a history answers to a call that needs one: by name, or that there is no such path."""
-
 told: dict[str, Any] = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
 """urls, ws (both in the order to try), key, secret, passphrase, product, orders (how many to place through the kill)."""
 
@@ -20,22 +17,20 @@ def say(**fields: object) -> None:
     print(json.dumps(fields), flush=True)
 
 
-def step(call: str, run: Callable[[], object], *, history: bool = False) -> Any:
-    """Make a call and say how it went; its value, or None where it failed. `history`: it may need a node that keeps one."""
+def step(call: str, run: Callable[[], object]) -> Any:
+    """Make a call and say how it went; its value, or None where it failed."""
     try:
         value = run()
     except Exception as error:  # noqa: BLE001  # whatever the library raises is the result
-        tell(call, error, history=history)
+        tell(call, error)
         return None
     say(call=call, result="works")
     return value
 
 
-def tell(call: str, error: Exception, *, history: bool = False) -> None:
+def tell(call: str, error: Exception) -> None:
     """Say that a call failed."""
-    text = f"{type(error).__name__}: {error}"
-    needs = history and any(word in text.lower() for word in NO_HISTORY)
-    say(call=call, result="needs the history" if needs else f"fails: {text[:300]}")
+    say(call=call, result=f"fails: {type(error).__name__}: {error}"[:300])
 
 
 def check(condition: object, text: object = "") -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from node.history.queries import HALF
 from tests.unit.node.gateway.harness import Exchange, receive
 from tests.unit.node.gateway.kept import KeptBackend, running_with_history
 
@@ -170,6 +171,27 @@ async def test_candles_of_every_granularity(kept: Exchange) -> None:
         assert await kept.get(f"/products/BTC-USD/candles?granularity={granularity}&start=0&end=60") == (200, [])
 
 
+async def test_spark_lines_have_every_product(kept: Exchange) -> None:
+    await trade_a_little(kept)
+    _, rows = await kept.get("/products/BTC-USD/candles?granularity=3600")
+    status, found = await kept.get("/products/spark-lines")
+    assert (status, found) == (200, {"BTC-USD": rows, "ETH-BTC": []})
+
+
+@pytest.mark.parametrize("half", [HALF, 7])
+async def test_volumes_count_both_sides(kept: Exchange, monkeypatch: pytest.MonkeyPatch, half: int) -> None:
+    """The account's own trades as maker and as taker, beside everybody's; summed in two parts, wherever they are cut."""
+    monkeypatch.setattr("node.history.queries.HALF", half)
+    assert (await kept.call("alice", "GET", "/users/self/trailing-volume"))[1] == []
+    await trade_a_little(kept)
+    await kept.order("alice", "sell", "90", "0.25")
+    await kept.order("bob", "buy", "90", "0.25")
+    for who in ("alice", "bob"):
+        status, found = await kept.call(who, "GET", "/users/self/trailing-volume")
+        assert (status, [row.pop("recorded_at")[:2] for row in found]) == (200, ["20"])
+        assert found == [{"product_id": "BTC-USD", "exchange_volume": "1.75", "volume": "1.75"}]
+
+
 @pytest.mark.parametrize(
     ("query", "field"),
     [
@@ -216,6 +238,8 @@ CALLS: Sequence[tuple[str, str]] = (
     ("alice", "/transfers"),
     ("alice", "/transfers/start-USD"),
     ("", "/products/BTC-USD/candles"),
+    ("", "/products/spark-lines"),
+    ("alice", "/users/self/trailing-volume"),
 )
 
 
