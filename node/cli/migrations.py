@@ -210,8 +210,9 @@ def rollback(directory: Path, out: Path | None, without_export: bool, without_se
             stack.callback(PidFile.acquire(place.data / PID_FILE).release)
         names = {place.data: _name(place) for place in found}
         ways = ways_back(list(names))
-        for data in names.keys() - ways.keys():
-            click.echo(f"{names[data]}: is back already")
+        for data, name in names.items():
+            if data not in ways:
+                click.echo(f"{name}: has the former ABI already")
         if out is not None:
             _export_all([(place, ways[place.data]) for place in found if place.data in ways], out, not without_secrets)
         for data, way in ways.items():

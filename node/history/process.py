@@ -52,9 +52,13 @@ def open_keeper(config: NodeConfig) -> Keeper:
     """
     config.history_path.mkdir(mode=0o700, parents=True, exist_ok=True)
     engine = connect(config)
-    prepare(engine, config.node_id)
-    store = HistoryStore(engine, config.cluster_id, config.node_id)
-    return Keeper(config, store, StateStore(config.history_path / "state"))
+    try:
+        prepare(engine, config.node_id)
+        store = HistoryStore(engine, config.cluster_id, config.node_id)
+        return Keeper(config, store, StateStore(config.history_path / "state"))
+    except BaseException:
+        engine.dispose()
+        raise
 
 
 class Follower:

@@ -13,8 +13,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, inspect, select
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.schema import CreateIndex, CreateSchema, CreateTable
+from sqlalchemy.schema import CreateSchema
 
 from node.errors import HistoryError
 from node.history import tables
@@ -24,13 +23,14 @@ MIGRATIONS = Path(__file__).with_name("migrations")
 
 
 def schema_checksum() -> str:
-    """Of all tables and indexes as this version has them."""
-    text = []
-    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy's dialects are untyped
+    """Of all tables, columns and indexes as this version has them."""
+    lines = []
     for table in tables.metadata.sorted_tables:
-        text.append(str(CreateTable(table).compile(dialect=dialect)))
-        text += sorted(str(CreateIndex(index).compile(dialect=dialect)) for index in table.indexes)
-    return hashlib.sha256("\n".join(text).encode()).hexdigest()
+        for column in table.columns:
+            flags = f"{'null' if column.nullable else 'not null'}{' key' if column.primary_key else ''}"
+            lines.append(f"{table.name}.{column.name} {type(column.type).__name__} {flags}")
+        lines += sorted(f"{table.name} index {index.name} {','.join(index.columns.keys())}" for index in table.indexes)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def prepare(engine: Engine, node_id: str) -> None:

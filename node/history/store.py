@@ -96,7 +96,7 @@ class HistoryStore:
             _put(connection, tables.products, rows.products)
             _put(connection, tables.orders, list(rows.orders.values()))
             for (product_id, granularity), candles in rows.candles().items():
-                _put_candles(connection, product_id, granularity, candles)
+                put_candles(connection, product_id, granularity, candles)
         self.progress = progress
 
     def skip(self, gap: Gap, rows: Rows, progress: Progress) -> None:
@@ -131,7 +131,7 @@ def _put(connection: Connection, table: Table, rows: Sequence[Row], keep: Sequen
     connection.execute(put, rows)
 
 
-def _put_candles(connection: Connection, product_id: str, granularity: int, candles: Sequence[Candle]) -> None:
+def put_candles(connection: Connection, product_id: str, granularity: int, candles: Sequence[Candle]) -> None:
     """Add candles to those of the same buckets."""
     stored = tables.candles.c
     first = (stored.product_id == product_id, stored.granularity == granularity, stored.start >= candles[0].start)

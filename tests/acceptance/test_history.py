@@ -8,6 +8,7 @@ import signal
 import time
 import urllib.request
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from random import Random
 
@@ -108,4 +109,4 @@ def test_every_node_has_every_row_once(make_ground: MakeGround) -> None:
     with urllib.request.urlopen(f"{exchange.access.https['n2']}/products/{SPEC.product_id}/candles?granularity=86400") as answer:
         candles = json.load(answer)
     assert len(candles) >= 1
-    assert all(low <= opened <= high for _, low, high, opened, _, _ in candles)
+    assert all(Decimal(low) <= Decimal(opened) <= Decimal(high) for _, low, high, opened, _, _ in candles)

@@ -92,6 +92,8 @@ CHANGES: list[tuple[str, str, str]] = [
     ("http.public_url", '"http://h:0"', "expected http://host:port"),
     ("http.public_url", '"http://[::1"', "expected http://host:port"),
     ("http.public_url", '"http://elsewhere:7021"', "expected 'http://127.0.0.1:7021', as nodes[0].http says"),
+    ("history.archive_days", "1", "expected at least 2, or 0 for no archive"),
+    ("history.database", '"mysql://u:p@h/d"', "expected postgresql://... or sqlite:////absolute/path"),
     ("admin.key_id", '"a key"', "expected 1 to 64 letters"),
     ("admin.secret", '"not base64!"', "expected base64 of at least 16 bytes"),
     ("admin.secret", '"c2hvcnQ="', "expected base64 of at least 16 bytes"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import time
 from pathlib import Path
 from random import Random
 
@@ -12,7 +14,12 @@ from node.errors import HistoryError
 from node.history import keeper as keeping
 from node.history.projection import LedgerKind, Row, order_row
 from node.migration import switch
+from node.migration.found import SNAPSHOTS
+from snapshots.job import JobState
+from snapshots.manifest import SnapshotFields
 from snapshots.naming import snapshot_paths
+from snapshots.store import SnapshotStore
+from statemachine.commands import AnyCommand
 from statemachine.engine import Engine
 from statemachine.events import OrderState
 from statemachine.types import OrderStatus
@@ -112,7 +119,7 @@ def test_a_failing_transaction_leaves_nothing(tmp_path: Path, monkeypatch: pytes
         raise HistoryError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("node.history.store._put_candles", fail)
+        patch.setattr("node.history.store.put_candles", fail)
         with pytest.raises(HistoryError):
             rough.drain(keeper)
     keeper.close()
@@ -208,3 +215,87 @@ def test_a_history_of_another_log_is_refused(tmp_path: Path) -> None:
     with pytest.raises(HistoryError, match="not the history of this node's log"):
         other.drain(keeper)
     keeper.close()
+
+
+def snapshot_of(node: NodeLog) -> None:
+    """Let the node have a snapshot of its state after its last entry."""
+    store = SnapshotStore(node.config.data_path / SNAPSHOTS)
+    fields = SnapshotFields(node.applied, 1, b"", node.engine.sequence, "0", node.time)
+    job = store.begin(fields, {name: list(rows) for name, rows in node.engine.tables()})
+    deadline = time.monotonic() + 20
+    while job.poll() is JobState.RUNNING:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    assert job.poll() is JobState.DONE, job.reason
+
+
+def test_what_the_log_has_not_kept_is_a_gap_and_the_rest_is_right(tmp_path: Path) -> None:
+    """The node takes a snapshot from another one in place of its log: orders and balances are right again behind it, and the gap is told."""
+    node = NodeLog(tmp_path / "cluster")
+    busy(node, 6, 200)
+    node.follow()
+    before = node.stored()["progress"][0]
+    busy_from = random_commands(6, 1_000, 200)
+    for command in busy_from:
+        node.add([command])
+    snapshot_of(node)
+    node.log.clear()
+    for command in random_commands(7, 2_000, 100):
+        node.add([command])
+    node.follow()
+    stored = node.stored()
+    (gap,) = stored["gaps"]
+    assert (gap["first_index"], gap["first_sequence"]) == (before["log_index"] + 1, before["sequence"] + 1)
+    assert gap["last_sequence"] == gap["first_sequence"] + len(busy_from) - 1
+    assert stored["progress"][0]["sequence"] == node.engine.sequence
+    known = orders_of(node.engine)
+    rows = {row["order_id"]: {**row, "sequence": None} for row in stored["orders"]}
+    assert {order_id: rows[order_id] for order_id in known} == known
+    assert {order_id for order_id, row in rows.items() if row["status"] == OrderStatus.OPEN} == {
+        order_id for order_id, row in known.items() if row["status"] == OrderStatus.OPEN
+    }
+    latest = {(entry["account_id"], entry["currency"]): entry["balance"] for entry in stored["ledger"]}
+    changed = {key for key in latest if any((e["account_id"], e["currency"]) == key for e in after(stored, gap))}
+    for account_id, currency in changed:
+        row = next(row for row in node.engine.balances(account_id) if row.currency == currency)
+        assert latest[account_id, currency] == row.available + row.hold
+    assert changed
+
+
+def after(stored: dict[str, list[Row]], gap: Row) -> list[Row]:
+    """The ledger's entries behind the gap."""
+    return [entry for entry in stored["ledger"] if entry["sequence"] > gap["last_sequence"]]
+
+
+def random_commands(seed: int, first: int, count: int) -> list[AnyCommand]:
+    """More of a busy market."""
+    random = Random(seed)
+    return [busy_command(random, first + number) for number in range(count)]
+
+
+def test_a_history_that_was_switched_on_late_begins_with_the_snapshot(tmp_path: Path) -> None:
+    node = NodeLog(tmp_path / "cluster")
+    busy(node, 8, 100)
+    snapshot_of(node)
+    node.log.clear()
+    node.add([busy_command(Random(1), 5_000)])
+    node.follow()
+    stored = node.stored()
+    assert [(gap["first_index"], gap["last_index"]) for gap in stored["gaps"]] == [(1, node.applied - 1)]
+    assert len(stored["currencies"]) == 3
+    assert len(stored["products"]) == 2
+
+
+def test_a_lost_state_is_made_of_the_nodes_snapshot_and_the_log(tmp_path: Path) -> None:
+    """Nothing is missing as long as the log reaches back to it."""
+    node = NodeLog(tmp_path / "cluster")
+    busy(node, 9, 150)
+    snapshot_of(node)
+    for command in random_commands(9, 1_000, 50):
+        node.add([command])
+    node.follow(until=lambda: bool(states(node)))
+    shutil.rmtree(node.config.history_path / "state")
+    node.add([busy_command(Random(2), 6_000)])
+    node.follow()
+    assert node.stored()["gaps"] == []
+    assert node.stored()["progress"][0]["sequence"] == node.engine.sequence

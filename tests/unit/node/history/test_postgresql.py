@@ -1,0 +1,115 @@
+"""The same history in PostgreSQL: a real server, started here, has the rows that SQLite has, and gives the same answers."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import pytest
+from sqlalchemy import insert
+from sqlalchemy.exc import DBAPIError
+
+from node.errors import HistoryError
+from node.history import tables
+from node.history.candles import GRANULARITIES
+from node.history.database import connect
+from node.history.pages import Page
+from node.history.partitions import archive_days
+from node.history.queries import History
+from tests.unit.node.history.logs import START, NodeLog
+from tests.unit.node.history.test_keeper import busy
+from tests.unit.node.history.test_partitions import BEFORE, read
+
+SECONDS = START // 10**9
+
+
+def program(name: str) -> Path | None:
+    """A program of PostgreSQL's, as Debian installs it, or on the path."""
+    found = [*sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), reverse=True), shutil.which(name)]
+    return next((Path(path) for path in found if path), None)
+
+
+def as_postgres(home: Path, *command: str | Path) -> None:
+    """Run a program as a user who may: the server refuses to run as root."""
+    user: Sequence[str] = ("runuser", "-u", "postgres", "--") if os.geteuid() == 0 else ()
+    subprocess.run([*user, *map(str, command)], check=True, cwd=home, stdout=subprocess.DEVNULL, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """A server on a Unix socket of its own; the URL of its database."""
+    initdb, control = program("initdb"), program("pg_ctl")
+    if initdb is None or control is None:
+        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    home = Path(tempfile.mkdtemp(prefix="quorumbook-pg-"))
+    try:
+        if os.geteuid() == 0:
+            os.chown(home, pwd.getpwnam("postgres").pw_uid, -1)
+        data = home / "data"
+        as_postgres(home, initdb, "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+        options = f"-c listen_addresses= -c unix_socket_directories={home} -c fsync=off"
+        as_postgres(home, control, "-D", data, "-o", options, "-l", home / "log", "-w", "start")
+        try:
+            yield f"postgresql://postgres@/postgres?host={home}"
+        finally:
+            as_postgres(home, control, "-D", data, "-m", "immediate", "-w", "stop")
+    finally:
+        shutil.rmtree(home)
+
+
+def test_both_databases_have_the_same_rows_and_give_the_same_answers(server: str, tmp_path: Path) -> None:
+    light, heavy = NodeLog(tmp_path / "light"), NodeLog(tmp_path / "heavy", database=server)
+    for node in (light, heavy):
+        busy(node, 2, 500)
+        node.follow()
+    heavy.follow()
+    assert heavy.stored() == light.stored()
+    asked: list[Callable[[History], object]] = [
+        History.progress,
+        lambda past: past.fills("ann", "", 0, Page(20)),
+        lambda past: past.fills("bob", "ETH-USD", 0, Page(5, after=(300, 10), start=START)),
+        lambda past: past.ledger("eve", "USD", Page(50, before=(100, 1))),
+        lambda past: past.transfers("ann", "", True, Page()),
+        lambda past: past.done_orders("bob", "", 30, 200),
+        lambda past: past.order_by_client_oid("ann", "o7"),
+        lambda past: past.trades("ETH-USD", 10, 40),
+        lambda past: past.minutes("ETH-USD", SECONDS),
+        *(lambda past, g=g: past.candles("ETH-USD", g, SECONDS, SECONDS + 86_400) for g in GRANULARITIES),
+    ]
+    first, second = History(light.config), History(heavy.config)
+    for question in asked:
+        assert question(first) == question(second) != []
+    first.close()
+    second.close()
+
+
+def test_nodes_share_a_database_and_not_a_history(server: str, tmp_path: Path) -> None:
+    """Each has a schema of its own; a reader cannot write; another cluster's node of the same name is refused."""
+    node = NodeLog(tmp_path / "cluster", database=server)
+    node.config = msgspec.structs.replace(node.config, node_id="n-7")
+    busy(node, 3, 50)
+    node.follow()
+    reader = connect(node.config, read_only=True)
+    with reader.begin() as connection, pytest.raises(DBAPIError, match="read-only transaction"):
+        connection.execute(insert(tables.currencies).values(currency="X", scale=1))
+    reader.dispose()
+    node.config = msgspec.structs.replace(node.config, cluster_id="another")
+    with pytest.raises(HistoryError, match="not of n-7 of another"):
+        node.keeper()
+
+
+def test_days_move_to_files(server: str, tmp_path: Path) -> None:
+    node = NodeLog(tmp_path / "cluster", database=server)
+    node.config = msgspec.structs.replace(node.config, node_id="n8")
+    busy(node, 4, 60)
+    node.follow()
+    before = node.stored()
+    assert archive_days(node.config, BEFORE)
+    assert node.stored()["trades"] == []
+    assert read(node, "trades") == before["trades"]

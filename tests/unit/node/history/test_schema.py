@@ -1,0 +1,56 @@
+"""The database's schema: the migrations make what the tables say, and what does not fit is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import text, update
+
+from node.errors import HistoryError
+from node.history import tables
+from node.history.database import connect
+from tests.unit.node.history.logs import NodeLog
+
+
+def change(node: NodeLog, statement: str) -> None:
+    """Change the database behind the history's back."""
+    database = connect(node.config)
+    with database.begin() as connection:
+        connection.execute(text(statement))
+    database.dispose()
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> NodeLog:
+    """A node with an empty history."""
+    made = NodeLog(tmp_path / "cluster")
+    made.keeper().close()
+    return made
+
+
+def test_the_migrations_make_the_tables(node: NodeLog) -> None:
+    database = connect(node.config)
+    with database.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        differences = compare_metadata(context, tables.metadata)
+    database.dispose()
+    assert differences == []
+
+
+def test_a_database_of_a_later_version_is_refused(node: NodeLog) -> None:
+    change(node, "update alembic_version set version_num = '9999'")
+    with pytest.raises(HistoryError, match="schema 9999, which this version does not know"):
+        node.keeper()
+
+
+def test_a_checksum_that_differs_is_refused(node: NodeLog) -> None:
+    """By the writer, and by readers."""
+    database = connect(node.config)
+    with database.begin() as connection:
+        connection.execute(update(tables.checksum).values(checksum="f" * 64))
+    database.dispose()
+    with pytest.raises(HistoryError, match="checksum is ffffffffffff, this version has"):
+        node.keeper()
