@@ -58,6 +58,9 @@ class Surroundings(Protocol):
     now: float
     ids: list[str]
 
+    def members(self) -> list[str]:
+        """The nodes that belong to the cluster."""
+
     def request(self, node: str, message: Submit | Query, reply: Reply) -> None:
         """Send a message on its way; the answer may never come."""
 
@@ -171,7 +174,7 @@ class Client:
             call.over = True
             return
         if self._world.rng.random() < 0.5:
-            self._leader = self._world.rng.choice(self._world.ids)
+            self._leader = self._world.rng.choice(self._world.members())
         self._send(call)
 
     def _send(self, call: Call) -> None:
@@ -224,7 +227,7 @@ class Client:
         if answer.leader is not None:
             self._leader = answer.leader.node_id
         elif attempt.node == self._leader:
-            self._leader = self._world.rng.choice(self._world.ids)
+            self._leader = self._world.rng.choice(self._world.members())
         call.deadline = min(call.deadline, self._world.now + 0.03)
 
     # ------------------------------------------------------------------ what they want

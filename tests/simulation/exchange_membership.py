@@ -14,7 +14,12 @@ from tests.simulation.membership import Changes, MembershipWorld, Operator
 
 
 class ExchangeOperator(Operator, ExchangeInjector):
-    """Draws changes, and all faults of an exchange."""
+    """Draws changes, and all faults of an exchange. Nobody is removed while the disk of another is bad, which nobody knows yet: of three voters
+    two would be left, and only one of them sound."""
+
+    def carry_out(self, incident: Incident) -> None:
+        if incident.kind != "remove" or self.world.all_vote():
+            super().carry_out(incident)
 
 
 class ExchangeMembershipWorld(MembershipWorld, ExchangeWorld):
@@ -35,3 +40,6 @@ class ExchangeMembershipWorld(MembershipWorld, ExchangeWorld):
             seed, nodes, faults=chances, changes=changes, snapshot_entries=SNAPSHOT_ENTRIES, trace=trace, incidents=incidents
         )
         self.injector = ExchangeOperator(self)
+
+    def all_vote(self) -> bool:
+        return super().all_vote() and not any(self.raft_of(node).status().change_under_way for node in self.running())
