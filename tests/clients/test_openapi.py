@@ -14,7 +14,7 @@ import pytest
 from node.gateway.limits import Limits
 from tests.clients import packages
 from tests.clients.packages import SCHEMATHESIS
-from tests.clients.script import FOREIGN, ROOT
+from tests.clients.script import ROOT
 from tests.unit.node.gateway.harness import ADMIN, Exchange
 from tests.unit.node.gateway.kept import running_with_history
 
@@ -36,13 +36,14 @@ async def test_every_answer_is_in_the_document(tmp_path: Path) -> None:
             *("--phases", "coverage,fuzzing", "--suppress-health-check", "all", "--generation-database", "none"),
             *("--generation-with-security-parameters", "false", "--warnings", "off", "--continue-on-failure"),
             told=await told(exchange),
+            directory=tmp_path,
         )
         assert "No issues found" in output, output[-6_000:]
         await check_reach(exchange)
 
 
-async def run(*command: str, told: dict[str, object]) -> str:
-    """What the program prints."""
+async def run(*command: str, told: dict[str, object], directory: Path) -> str:
+    """What the program prints. It keeps what it finds in `directory`."""
     environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     environment |= {
         "SCHEMATHESIS_HOOKS": "tests.clients.foreign.schemathesis_hooks",
@@ -50,7 +51,7 @@ async def run(*command: str, told: dict[str, object]) -> str:
         "PYTHONPATH": str(ROOT),
     }
     process = await asyncio.create_subprocess_exec(
-        *command, cwd=FOREIGN, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        *command, cwd=directory, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
     try:
         return (await process.communicate())[0].decode()
