@@ -174,12 +174,17 @@ class EngineService:
         if not self._waits_for_leader(len(commands), lambda: self._submit(request, size, send)):
             self._submit(request, size, send)
 
+    @property
+    def _is_seeding(self) -> bool:
+        """Whether this node still waits for the dataset that the cluster begins with."""
+        return self.seeding is not None and not self.seeding.finished
+
     def _submit(self, request: Submit, size: int, send: Send) -> None:
         commands = request.commands
         if self.stopping or not self._raft.is_leader:
             send(self._not_here(request.request_id))
             return
-        if self.seeding is not None and not self.seeding.finished:
+        if self._is_seeding:
             send(Failed(request.request_id, FailCode.NO_LEADER, "the dataset is being loaded"))
             return
 
@@ -274,7 +279,7 @@ class EngineService:
             sequence=engine.sequence,
             state_hash=engine.state_hash.hex(),
             voter=raft.voter,
-            ready=raft.ready and not self.stopping,
+            ready=raft.ready and not self.stopping and not self._is_seeding,
             quorum=raft.quorum,
             uptime=self._clock() - self._started,
             software=self.identity.software,
