@@ -36,7 +36,7 @@ from cluster.members import Members
 from cluster.membership import Change, ChangeDone, Member
 from cluster.ports import CaptureState, Clock, Disk, LogEntry, SnapshotMark, Snapshots, StateMachine, Wire
 from cluster.settings import ENTRY_BYTES_MAX, RaftSettings
-from cluster.status import MemberState, PeerState, RaftStatus
+from cluster.status import MemberState, RaftStatus
 from cluster.transfer import Receiver, Senders
 
 log = logging.getLogger(__name__)
@@ -290,12 +290,6 @@ class Raft:
     def status(self) -> RaftStatus:
         """Where this node is now."""
         core, journal, members = self._core, self._journal, self._members
-        states = [self._member_state(member) for member in members.current.members]
-        peers = [
-            PeerState(state.member.node_id, state.connected, state.match_index)
-            for state in states
-            if state.member.node_id != self._settings.node_id
-        ]
         return RaftStatus(
             role=core.role,
             leader_id=core.leader_id,
@@ -308,14 +302,12 @@ class Raft:
             voter=members.votes and not journal.probation,
             ready=self._ready(),
             quorum=members.current.have_majority({*self._connected, self._settings.node_id}),
-            peers=peers,
-            sending=self._senders.progress(),
             snapshots_refused=self._receiver.refused,
             snapshots_not_taken=self._senders.not_taken,
             digests_compared=self._watch.compared,
             digests_differing=self._watch.differing,
             digests_undecided=self._watch.undecided,
-            members=states,
+            members=[self._member_state(member) for member in members.current.members],
             members_index=members.current.index,
             change_under_way=members.under_way,
         )

@@ -7,14 +7,6 @@ import msgspec
 from cluster.membership import Member
 
 
-class PeerState(msgspec.Struct, frozen=True):
-    """A peer as this node sees it. `match_index` is 0 unless this node leads."""
-
-    node_id: str
-    connected: bool
-    match_index: int
-
-
 class MemberState(msgspec.Struct, frozen=True):
     """A member as this node sees it; this node as well.
 
@@ -32,7 +24,7 @@ class RaftStatus(msgspec.Struct, frozen=True):
     """Where this node is, at one moment.
 
     `voter`: whether this node may vote: it is a voter, and not on probation. `quorum`: whether a majority of the voters is connected, this
-    node included. `peers` are all other members. `members_index`: the log entry that says who belongs to the cluster, 0 for the
+    node included. `members_index`: the log entry that says who belongs to the cluster, 0 for the
     configuration; `change_under_way`: that entry is not known to be committed.
     `snapshots_refused`: that came from a leader; what the wire refuses it counts itself. `snapshots_not_taken`: that this leader sent and the
     peer did not take. `digests_...`: see `DivergenceWatch`.
@@ -49,8 +41,6 @@ class RaftStatus(msgspec.Struct, frozen=True):
     voter: bool
     ready: bool
     quorum: bool
-    peers: list[PeerState]
-    sending: dict[str, tuple[int, int]]
     snapshots_refused: int
     digests_compared: int = 0
     digests_differing: int = 0

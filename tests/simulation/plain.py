@@ -147,8 +147,6 @@ class PlainNode(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
             voter=True,
             ready=leader is not None,
             quorum=True,
-            peers=[],
-            sending={},
             snapshots_refused=0,
         )
 

@@ -376,16 +376,17 @@ class World:
 
     def _check_matches(self, node: str, status: RaftStatus) -> None:
         """What a leader counts as acknowledged in its term is there. A node that lost its disk is told apart by its first answer."""
-        for peer in status.peers:
-            process = self.hosts[peer.node_id].process
-            if process is None or not peer.match_index:
+        for state in status.members:
+            peer = state.member.node_id
+            process = self.hosts[peer].process
+            if peer == node or process is None or not state.match_index:
                 continue
             there = process.status()
             if there.voter and (
-                there.term < status.term or (there.term == status.term and there.last_log_index < peer.match_index)
+                there.term < status.term or (there.term == status.term and there.last_log_index < state.match_index)
             ):
                 raise self.violation(
-                    f"{node} of term {status.term} counts {peer.node_id} up to {peer.match_index}; "
+                    f"{node} of term {status.term} counts {peer} up to {state.match_index}; "
                     f"it is in term {there.term}, its log ends at {there.last_log_index}"
                 )
 

@@ -138,8 +138,6 @@ class LocalRaft:
             voter=True,
             ready=bool(self.leader_id),
             quorum=True,
-            peers=[],
-            sending={},
             snapshots_refused=0,
             members=[
                 MemberState(each, each.node_id not in self.unreachable, self.index, self.sending.get(each.node_id))
