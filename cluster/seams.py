@@ -190,6 +190,24 @@ def install(clock: Clock, randomness: Randomness) -> None:
     syncobj.PIPE_NOTIFIER_ENABLED = False
 
 
+def configuration(settings: RaftSettings, **more: object) -> SyncObjConf:
+    """PySyncObj's configuration: its times are ours, and it ticks, compacts and changes members only when it is told to."""
+    return SyncObjConf(
+        raftMinTimeout=settings.election_timeout_min,
+        raftMaxTimeout=settings.election_timeout_max,
+        appendEntriesPeriod=settings.heartbeat,
+        leaderFallbackTimeout=settings.leader_fallback,
+        autoTick=False,
+        appendEntriesUseBatch=False,
+        commandsWaitLeader=False,
+        dynamicMembershipChange=False,
+        logCompactionMinEntries=FOREVER,
+        logCompactionMinTime=FOREVER,
+        connectionTimeout=FOREVER,
+        **more,
+    )
+
+
 class Core(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
     """PySyncObj with one replicated method, and its private fields under names of ours."""
 
@@ -204,19 +222,9 @@ class Core(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
     ) -> None:
         self._hooks = hooks
         self._dump = _Serializer(bridge)
-        conf = SyncObjConf(
-            raftMinTimeout=settings.election_timeout_min,
-            raftMaxTimeout=settings.election_timeout_max,
-            appendEntriesPeriod=settings.heartbeat,
-            leaderFallbackTimeout=settings.leader_fallback,
+        conf = configuration(
+            settings,
             appendEntriesBatchSizeBytes=APPEND_BYTES_MAX,
-            autoTick=False,
-            appendEntriesUseBatch=False,
-            commandsWaitLeader=False,
-            dynamicMembershipChange=False,
-            logCompactionMinEntries=FOREVER,
-            logCompactionMinTime=FOREVER,
-            connectionTimeout=FOREVER,
             onStateChanged=lambda _old, new: hooks.role_changed(ROLES[new]),
         )
         peers = [peer_node(peer) for peer in settings.peers]

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import msgspec
-from pysyncobj import SyncObj, SyncObjConf, replicated, syncobj
+from pysyncobj import SyncObj, replicated, syncobj
 from pysyncobj.journal import MemoryJournal
 from pysyncobj.transport import Transport
 
 from cluster.ports import Clock
 from cluster.raft import ProposeError, ProposeResult, Raft
-from cluster.seams import FOREVER, ROLES, SUCCESS, PeerNode, Randomness, _replaced, peer_node
+from cluster.seams import ROLES, SUCCESS, PeerNode, Randomness, _replaced, configuration, peer_node
 from cluster.settings import RaftSettings
 from cluster.status import RaftStatus
 from tests.simulation.parts import Host, Machine, Process, SimWire
@@ -74,19 +74,7 @@ class PlainNode(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
         self._machine = machine
         self._wire_transport = PlainTransport(wire)
         self.wake: Callable[[], None] = lambda: None
-        conf = SyncObjConf(
-            raftMinTimeout=settings.election_timeout_min,
-            raftMaxTimeout=settings.election_timeout_max,
-            appendEntriesPeriod=settings.heartbeat,
-            leaderFallbackTimeout=settings.leader_fallback,
-            appendEntriesBatchSizeBytes=BATCH_BYTES,
-            autoTick=False,
-            appendEntriesUseBatch=False,
-            commandsWaitLeader=False,
-            logCompactionMinEntries=FOREVER,
-            logCompactionMinTime=FOREVER,
-            connectionTimeout=FOREVER,
-        )
+        conf = configuration(settings, appendEntriesBatchSizeBytes=BATCH_BYTES)
         peers = [peer_node(peer) for peer in settings.peers]
         with _replaced(createJournal=lambda _file: journal):
             super().__init__(
