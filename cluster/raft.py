@@ -126,18 +126,17 @@ class Raft:
         self._stopped = False
         self._bytes_at_snapshot = journal.bytes_appended
         seams.install(clock, randomness)
-        self._core = seams.Core(
-            settings,
-            journal=journal,
-            bridge=self,
-            hooks=self,
-            make_transport=lambda *_: self._guard.transport,
-        )
+        self._core = self._new_core()
         self._guard.core = self._core
         self._members.on_change = self._members_changed
         self._members.start(self._core)
         if snapshot_index:
             self._core.load_snapshot()
+
+    def _new_core(self) -> seams.Core:
+        return seams.Core(
+            self._settings, journal=self._journal, bridge=self, hooks=self, make_transport=lambda *_: self._guard.transport
+        )
 
     def start(self) -> None:
         """Begin to speak with the peers."""
