@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import msgspec
 
-from statemachine.types import OrderType, ProductStatus, SelfTradePrevention, Side, TimeInForce
+from statemachine.types import OrderType, ProductStatus, SelfTradePrevention, Side, StopType, TimeInForce
 
 
 class Command(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -64,7 +64,9 @@ class OpenAccount(Command, frozen=True, tag=3):
 class PutApiKey(Command, frozen=True, tag=4):
     """Add or replace an API key. `secret` is base64 text, `permissions` a sum of `Permission` values.
 
-    `owner_id` is the account the key acts for, or the operator. Permissions of 0 revoke a key.
+    `owner_id` is the account the key acts for, or the operator. Permissions of 0 revoke a key. `addresses` are the networks it may be used
+    from, such as "192.0.2.0/24,2001:db8::/32"; empty: from anywhere. `sealed_by` numbers the cluster key under which `secret` and `passphrase` are
+    encrypted, from 1; 0: they are as they are.
     """
 
     key_id: str
@@ -72,6 +74,8 @@ class PutApiKey(Command, frozen=True, tag=4):
     secret: str
     passphrase: str
     permissions: int
+    addresses: str = ""
+    sealed_by: int = 0
 
 
 class Deposit(Command, frozen=True, tag=5):
@@ -93,6 +97,8 @@ class PlaceOrder(Command, frozen=True, tag=7):
 
     Limit: `price` > 0, `size` > 0, `funds` 0. Market: `price` 0 and `size` or `funds` (or, for a buy, both) > 0;
     `funds` is a ceiling on what a buy spends, or the amount a sell wants to raise.
+
+    With a `stop` it waits for a trade at `stop_price` and enters then. With good-till-time it leaves `cancel_after` nanoseconds after it came.
     """
 
     product_id: str
@@ -105,6 +111,9 @@ class PlaceOrder(Command, frozen=True, tag=7):
     post_only: bool = False
     stp: SelfTradePrevention = SelfTradePrevention.DC
     client_oid: str = ""
+    stop: StopType = StopType.NONE
+    stop_price: int = 0
+    cancel_after: int = 0
 
 
 class CancelOrder(Command, frozen=True, tag=8):
@@ -124,11 +133,22 @@ class CancelAll(Command, frozen=True, tag=9):
     product_id: str = ""
 
 
-AnyCommand = PutCurrency | PutProduct | OpenAccount | PutApiKey | Deposit | Withdraw | PlaceOrder | CancelOrder | CancelAll
+class Transfer(Command, frozen=True, tag=10):
+    """Move `amount` from the account's available balance to that of another account; `command_id` is the transfer id."""
+
+    to_account_id: str
+    currency: str
+    amount: int
+
+
+AnyCommand = (
+    PutCurrency | PutProduct | OpenAccount | PutApiKey | Deposit | Withdraw | PlaceOrder | CancelOrder | CancelAll | Transfer
+)
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """One log entry: the commands that queued while the last proposal was under way, stamped once.
+    """One log entry: the commands that queued while the last proposal was under way, stamped once. With no commands it only moves the time on,
+    for orders whose time is over.
 
     `time` is nanoseconds since the Unix epoch by the leader's clock. The engine never lets it run backwards. `migrated`: the entry was written by
     another version and converted to this schema.

@@ -12,7 +12,17 @@ from __future__ import annotations
 
 import msgspec
 
-from statemachine.types import DoneReason, OrderStatus, OrderType, Reason, SelfTradePrevention, Side, TimeInForce
+from statemachine.types import (
+    DoneReason,
+    OrderStatus,
+    OrderType,
+    ProductStatus,
+    Reason,
+    SelfTradePrevention,
+    Side,
+    StopType,
+    TimeInForce,
+)
 
 
 class OrderState(msgspec.Struct, array_like=True, gc=False):
@@ -20,7 +30,9 @@ class OrderState(msgspec.Struct, array_like=True, gc=False):
 
     `price`, `size`, `funds` are as placed; `remaining` is what is left of the size (0 for an order by funds alone);
     `filled_size`, `executed_value` (sum of notionals) and `fill_fees` grow with each fill; `hold` is what the order holds
-    now, of the quote currency for a buy and of the base currency for a sell. Fee rates are those at entry.
+    now, of the quote currency for a buy and of the base currency for a sell. Fee rates are those at entry. `expires_at` is when a
+    good-till-time order leaves. `opened_sequence` is the product sequence of its `OrderOpened`: at one price, the smaller trades first. 0: it is not
+    on the book, or went there under version 0.1.0, before all that have one.
     """
 
     order_id: int
@@ -46,6 +58,10 @@ class OrderState(msgspec.Struct, array_like=True, gc=False):
     status: OrderStatus = OrderStatus.OPEN
     done_reason: DoneReason = DoneReason.NONE
     done_at: int = 0
+    stop: StopType = StopType.NONE
+    stop_price: int = 0
+    expires_at: int = 0
+    opened_sequence: int = 0
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -74,7 +90,7 @@ class Done(Outcome, frozen=True, tag=2):
 
 
 class Transferred(Outcome, frozen=True, tag=3):
-    """A deposit or withdrawal was booked; the balance after it."""
+    """A deposit, withdrawal or transfer was booked; the sender's balance after it."""
 
     currency: str
     amount: int
@@ -129,7 +145,7 @@ class OrderOpened(Event, frozen=True, tag=2):
 
 
 class OrderMatched(Event, frozen=True, tag=3):
-    """A trade, at the maker's price. `side` is the maker's. Fees are in quote units."""
+    """A trade, at the maker's price, in an auction at the auction's. `side` is the maker's. Fees are in quote units."""
 
     trade_id: int
     maker_order_id: int
@@ -168,7 +184,31 @@ class OrderDone(Event, frozen=True, tag=5):
     resting: bool
 
 
-AnyEvent = OrderReceived | OrderOpened | OrderMatched | OrderChanged | OrderDone
+class OrderActivated(Event, frozen=True, tag=6):
+    """A stop order was accepted and waits. When its price comes it is received like any other."""
+
+    order_id: int
+    account_id: str
+    client_oid: str
+    side: Side
+    order_type: OrderType
+    stop: StopType
+    stop_price: int
+    price: int
+    size: int
+    funds: int
+
+
+class StatusChanged(Event, frozen=True, tag=7):
+    """A product began, or went on, with another status. Where that opened an auction, its trades came before this event: `open_size` in all, at
+    `open_price`; both are 0 when nothing met."""
+
+    status: ProductStatus
+    open_price: int
+    open_size: int
+
+
+AnyEvent = OrderReceived | OrderOpened | OrderMatched | OrderChanged | OrderDone | OrderActivated | StatusChanged
 
 
 class Applied(msgspec.Struct, frozen=True, array_like=True):

@@ -32,7 +32,7 @@ class CurrencyRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ProductRow(msgspec.Struct, frozen=True, array_like=True):
-    """A product and its counters: last product sequence, last trade id."""
+    """A product and its counters: last product sequence, last trade id, and the price of the last trade (0 before the first)."""
 
     product_id: str
     base: str
@@ -46,6 +46,7 @@ class ProductRow(msgspec.Struct, frozen=True, array_like=True):
     status: ProductStatus
     product_sequence: int = 0
     last_trade_id: int = 0
+    last_price: int = 0
 
 
 class AccountRow(msgspec.Struct, frozen=True, array_like=True):
@@ -72,6 +73,8 @@ class ApiKeyRow(msgspec.Struct, frozen=True, array_like=True):
     secret: str
     passphrase: str
     permissions: int
+    addresses: str = ""
+    sealed_by: int = 0
 
 
 class OutcomeRow(msgspec.Struct, frozen=True, array_like=True):

@@ -32,6 +32,19 @@ class TimeInForce(IntEnum):
     """Immediate or cancel: it is cancelled."""
     FOK = 3
     """Fill or kill: it must trade whole at once, or nothing of it does."""
+    GTT = 4
+    """Good till time: it rests, and leaves when its time is over."""
+
+
+class StopType(IntEnum):
+    """Which trades activate a stop order; see Coinbase Exchange's "stop orders"."""
+
+    NONE = 0
+    """No stop order: it enters at once."""
+    LOSS = 1
+    """A trade at the stop price or below."""
+    ENTRY = 2
+    """A trade at the stop price or above."""
 
 
 class SelfTradePrevention(IntEnum):
@@ -52,6 +65,8 @@ class OrderStatus(IntEnum):
 
     OPEN = 1
     DONE = 2
+    ACTIVE = 3
+    """Accepted, its money on hold, and not on the book: a stop order that waits for its price, or one that an auction collected."""
 
 
 class DoneReason(IntEnum):
@@ -60,6 +75,8 @@ class DoneReason(IntEnum):
     NONE = 0
     FILLED = 1
     CANCELLED = 2
+    EXPIRED = 3
+    """Its time was over."""
 
 
 class ProductStatus(IntEnum):
@@ -72,6 +89,8 @@ class ProductStatus(IntEnum):
     LIMIT_ONLY = 4
     OFFLINE = 5
     """Neither orders nor cancels by traders."""
+    AUCTION = 6
+    """Limit orders are collected and nothing trades. They meet at one price when the product goes on to a status in which it trades."""
 
 
 class Permission(IntEnum):
@@ -122,3 +141,11 @@ class Reason(IntEnum):
     PRODUCT_POST_ONLY = 51
     PRODUCT_CANCEL_ONLY = 52
     TOO_MANY_OPEN_ORDERS = 53
+    INVALID_STOP = 54
+    """A stop price without a kind of stop, or none with it, or a combination that a stop order cannot have."""
+    INVALID_CANCEL_AFTER = 55
+    """A time to live without good-till-time, none with it, or one out of bounds."""
+    PRODUCT_IN_AUCTION = 56
+    """An auction collects limit orders that can rest, and no others."""
+    INVALID_ADDRESSES = 57
+    """A key's addresses are no list of networks."""

@@ -15,7 +15,16 @@ from node.gateway.book import LevelBook, Statistics
 from node.gateway.catalogue import Product
 from node.gateway.ids import order_text
 from node.gateway.responses import DONE_REASONS, ORDER_TYPES, SIDES, Json, iso, rate
-from statemachine.events import AnyEvent, OrderChanged, OrderDone, OrderMatched, OrderOpened, OrderReceived
+from statemachine.events import (
+    AnyEvent,
+    OrderActivated,
+    OrderChanged,
+    OrderDone,
+    OrderMatched,
+    OrderOpened,
+    OrderReceived,
+    StatusChanged,
+)
 from statemachine.types import OrderType, Side
 
 CHANNELS = ("heartbeat", "status", "ticker", "ticker_batch", "level2", "level2_batch", "matches", "full", "user")
@@ -29,7 +38,7 @@ def parties(event: AnyEvent) -> tuple[str, ...]:
     """The accounts whose business an event is."""
     if isinstance(event, OrderMatched):
         return event.maker_account_id, event.taker_account_id
-    return (event.account_id,)
+    return () if isinstance(event, StatusChanged) else (event.account_id,)
 
 
 def event_json(event: AnyEvent, product: Product) -> Json:
@@ -39,9 +48,13 @@ def event_json(event: AnyEvent, product: Product) -> Json:
         "product_id": event.product_id,
         "sequence": event.product_sequence,
         "time": iso(event.time),
-        "side": SIDES[event.side],
     }
+    if isinstance(event, StatusChanged):
+        return body | _status(event, product)
+    body["side"] = SIDES[event.side]
     match event:
+        case OrderActivated():
+            return body | _activate(event, product)
         case OrderReceived():
             return body | _received(event, product)
         case OrderOpened():
@@ -58,8 +71,24 @@ def event_json(event: AnyEvent, product: Product) -> Json:
             return body | done
 
 
+def _status(event: StatusChanged, product: Product) -> Json:
+    body: Json = {"type": "status_change", "status": event.status.name.lower()}
+    if event.open_size:
+        body |= {"open_price": product.price(event.open_price), "open_size": product.size(event.open_size)}
+    return body
+
+
+def _activate(event: OrderActivated, product: Product) -> Json:
+    stop = {"stop_type": event.stop.name.lower(), "stop_price": product.price(event.stop_price)}
+    return {"type": "activate", **stop, **_as_placed(event, product)}
+
+
 def _received(event: OrderReceived, product: Product) -> Json:
-    body: Json = {"type": "received", "order_id": order_text(event.order_id), "order_type": ORDER_TYPES[event.order_type]}
+    return {"type": "received", **_as_placed(event, product)}
+
+
+def _as_placed(event: OrderReceived | OrderActivated, product: Product) -> Json:
+    body: Json = {"order_id": order_text(event.order_id), "order_type": ORDER_TYPES[event.order_type]}
     if event.order_type is OrderType.LIMIT:
         body["price"] = product.price(event.price)
     if event.size:
@@ -92,7 +121,7 @@ def _change(event: OrderChanged, product: Product) -> Json:
 def own_json(event: AnyEvent, product: Product, account_id: str) -> Json:
     """An event as one of its parties sees it."""
     body = event_json(event, product) | {"user_id": account_id, "profile_id": account_id}
-    if isinstance(event, OrderReceived) and event.client_oid:
+    if isinstance(event, OrderReceived | OrderActivated) and event.client_oid:
         body["client_oid"] = event.client_oid
     if isinstance(event, OrderMatched):
         if event.taker_account_id == account_id:

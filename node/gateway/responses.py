@@ -27,7 +27,12 @@ SIDES = {Side.BUY: "buy", Side.SELL: "sell"}
 ORDER_TYPES = {OrderType.LIMIT: "limit", OrderType.MARKET: "market"}
 TIMES_IN_FORCE = {TimeInForce.GTC: "GTC", TimeInForce.IOC: "IOC", TimeInForce.FOK: "FOK"}
 STPS = {stp: stp.name.lower() for stp in SelfTradePrevention}
-DONE_REASONS = {DoneReason.NONE: "", DoneReason.FILLED: "filled", DoneReason.CANCELLED: "canceled"}
+DONE_REASONS = {
+    DoneReason.NONE: "",
+    DoneReason.FILLED: "filled",
+    DoneReason.CANCELLED: "canceled",
+    DoneReason.EXPIRED: "canceled",
+}
 PRODUCT_STATUSES = {status: status.name.lower() for status in ProductStatus}
 
 Json = dict[str, object]

@@ -42,6 +42,7 @@ from statemachine.events import (
     AnyOutcome,
     Cancelled,
     Done,
+    OrderActivated,
     OrderChanged,
     OrderDone,
     OrderMatched,
@@ -50,6 +51,7 @@ from statemachine.events import (
     OrderState,
     Placed,
     Rejected,
+    StatusChanged,
     Transferred,
 )
 from statemachine.limits import OPERATOR
@@ -251,6 +253,17 @@ class Script:
                 left = f", {self.text(event.remaining, base)} left" if event.remaining else ""
                 book = ", off the book" if event.resting else ""
                 return f"{head} done #{event.order_id} {event.reason.name.lower()}{left}{book}"
+            case OrderActivated():
+                size = f" {self.text(event.size, base)}" if event.size else ""
+                stop = f"{event.stop.name.lower()} at {self.text(event.stop_price, quote)}"
+                return f"{head} active #{event.order_id} {event.account_id} {event.side.name.lower()}{size}, {stop}"
+            case StatusChanged():
+                opened = (
+                    f", opened {self.text(event.open_size, base)} @ {self.text(event.open_price, quote)}"
+                    if event.open_size
+                    else ""
+                )
+                return f"{head} {event.status.name.lower()}{opened}"
 
     def outcome(self, outcome: AnyOutcome) -> str:
         again = f"again, as command {outcome.sequence}: " if outcome.duplicate else ""

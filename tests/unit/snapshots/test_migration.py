@@ -101,7 +101,7 @@ def test_every_row_and_command_is_the_same_after_a_way_through_plain_values(engi
 def test_the_report_accounts_for_every_row(engine: Engine, forward: Chains, tmp_path: Path) -> None:
     rows = in_version(rows_of(engine), THREE, tmp_path)
     rows = with_row(rows, THREE, "api_key", 0, key_id="old", permissions=0)
-    rows = with_row(rows, THREE, "done_order", 0, done_reason="EXPIRED")
+    rows = with_row(rows, THREE, "done_order", 0, done_reason="LAPSED")
     moved, migration = migrated(rows, THREE, forward)
     assert moved.api_key("old") is None
     assert moved.api_key("key-ann") is not None
@@ -216,7 +216,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "two rows of one key": ({"rows": {"api_key": lambda row: {**row, "key_id": "k"}}}, "keys are unique: table api_key"),
     "a table without a word": ({"renamed_tables": {}}, "rows are accounted for: table member: is not in the new schema"),
-    "a value without a word": ({"enums": {}}, "DoneReason has no EXPIRED any more"),
+    "a value without a word": ({"enums": {}}, "DoneReason has no LAPSED any more"),
     "rows gone without a word": (
         {"whole": _without_a_row},
         "rows are accounted for: table api_key: the whole changed 3 rows to 2",
@@ -236,7 +236,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 def test_what_must_not_be_is_refused_and_named(name: str, engine: Engine, tmp_path: Path) -> None:
     changes, message = BAD[name]
     rows = in_version(rows_of(engine), THREE, tmp_path)
-    rows = with_row(rows, THREE, "done_order", 0, done_reason="EXPIRED")
+    rows = with_row(rows, THREE, "done_order", 0, done_reason="LAPSED")
     known = chains(tmp_path / "released", with_changes(THREE_TO_FOUR, **{"rows": {}, **changes}))
     with pytest.raises(MigrationError, match=message):
         migrated(rows, THREE, known)

@@ -83,7 +83,7 @@ def test_a_difference_is_told_in_words() -> None:
     assert told(THREE, FOUR) == [
         ("table member", "removed", False),
         ("table account", "added", True),
-        ("enum DoneReason", "value EXPIRED removed", False),
+        ("enum DoneReason", "value LAPSED removed", False),
     ]
     assert told(FOUR, FOUR) == []
 
@@ -144,7 +144,7 @@ def test_a_skeleton_has_a_function_for_all_that_does_not_follow() -> None:
     assert "log entry): field added: base: str, without a default" in text
     other = skeleton(THREE, FOUR)
     ast.parse(other)
-    assert '"DoneReason": {"EXPIRED": "..."},' in other
+    assert '"DoneReason": {"LAPSED": "..."},' in other
     assert '"member": "...",' in other
     unneeded = skeleton(ONE, with_struct(ONE, "PlaceOrder", without("funds")))
     ast.parse(unneeded)

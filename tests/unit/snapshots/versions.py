@@ -2,7 +2,7 @@
 
 1 -> 2  a field is added with a default (`OrderState.fill_fees`, `PlaceOrder.post_only`): no code.
 2 -> 3  `pair` of a product, "BTC/USD", is split into `base` and `quote`, in the table and in the command.
-3 -> 4  the table `member` is called `account`; the reason EXPIRED of done orders is gone; keys that were revoked are dropped. 4 is this software.
+3 -> 4  the table `member` is called `account`; the reason LAPSED of done orders is gone; keys that were revoked are dropped. 4 is this software.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _member(table: TableType) -> TableType:
 
 FOUR = SCHEMA
 THREE = msgspec.structs.replace(
-    with_tables(FOUR, _member), enums={**FOUR.enums, "DoneReason": {**FOUR.enums["DoneReason"], "EXPIRED": 9}}
+    with_tables(FOUR, _member), enums={**FOUR.enums, "DoneReason": {**FOUR.enums["DoneReason"], "LAPSED": 9}}
 )
 TWO = with_struct(with_struct(THREE, "ProductRow", _joined), "PutProduct", _joined)
 ONE = with_struct(with_struct(TWO, "OrderState", without("fill_fees")), "PlaceOrder", without("post_only"))
@@ -74,7 +74,7 @@ THREE_TO_FOUR = Migration(
     THREE.abi,
     FOUR.abi,
     rows={"api_key": _revoked},
-    enums={"DoneReason": {"EXPIRED": "CANCELLED"}},
+    enums={"DoneReason": {"LAPSED": "CANCELLED"}},
     renamed_tables={"member": "account"},
 )
 FORWARD = {migration.source: migration for migration in (TWO_TO_THREE, THREE_TO_FOUR)}
