@@ -6,10 +6,10 @@ import ssl
 from pathlib import Path
 
 from loadtest.market import Trader
-from node.client import ClusterClient
-from node.cluster_directory import ClusterDirectory
-from node.connection import NativeConnection
 from node.credentials import Credentials
+from node.deployment.cluster_directory import ClusterDirectory
+from node.native.client import ClusterClient
+from node.native.connection import NativeConnection
 
 
 class Access:

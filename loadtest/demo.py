@@ -28,7 +28,7 @@ from loadtest.scenario import Kill, Plan, Scenario
 from loadtest.view import NodeLine, TopOfBook, View
 from loadtest.watch import Statuses, leader_of
 from node.errors import QuorumbookError
-from node.protocol import NodeStatus
+from node.native.protocol import NodeStatus
 from statemachine.decimals import to_text
 
 RECENT_SECONDS = 2.0

@@ -15,7 +15,7 @@ from pathlib import Path
 from random import Random
 
 from loadtest.market import CURRENCIES, PRODUCTS, RECORDED, ProductSpec
-from node.recording import read_ops, to_commands
+from node.records.recording import read_ops, to_commands
 from statemachine.commands import CancelAll, CancelOrder, PlaceOrder
 from statemachine.types import OrderType, SelfTradePrevention, Side, TimeInForce
 

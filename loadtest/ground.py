@@ -11,10 +11,10 @@ from pathlib import Path
 from random import Random
 
 from loadtest.errors import LoadTestError
-from node.cluster_directory import ClusterDirectory
-from node.config_text import Setting, change_settings
-from node.local_cluster import LocalCluster
-from node.setup import initialise
+from node.config.text import Setting, change_settings
+from node.deployment.cluster_directory import ClusterDirectory
+from node.deployment.local_cluster import LocalCluster
+from node.deployment.setup import initialise
 
 MARK = "made-by-loadtest"
 """A file that says: this directory may be deleted and made anew."""

@@ -29,10 +29,10 @@ from math import inf
 
 import msgspec
 
-from node.audit import NOT_REMEMBERED
-from node.feed import Audience, Feed
-from node.protocol import AnyQuery, StatusQuery, TradesQuery
-from node.views import BadQueryError, NotFoundError, Views
+from node.engine.feed import Audience, Feed
+from node.engine.views import BadQueryError, NotFoundError, Views
+from node.native.protocol import AnyQuery, StatusQuery, TradesQuery
+from node.records.audit import NOT_REMEMBERED
 from statemachine.commands import AnyCommand, Batch
 from statemachine.engine import Engine
 from statemachine.events import AnyOutcome, Rejected
@@ -53,7 +53,7 @@ class Write(msgspec.Struct, frozen=True, tag=True):
 
 
 class Read(msgspec.Struct, frozen=True, tag=True):
-    """A query that was answered with `body`: the msgpack that `node.protocol` describes, None for "does not exist".
+    """A query that was answered with `body`: the msgpack that `node.native.protocol` describes, None for "does not exist".
 
     A read that is not `linearizable` shows its node's state, which may be old; `sequence` must say of which sequence that was. Reads without
     an answer need not be recorded.

@@ -66,7 +66,7 @@ class Trader(msgspec.Struct, frozen=True):
 
 
 class Submitter(Protocol):
-    """Whoever takes commands and gives their outcomes: `node.client.ClusterClient`, or an engine in a test."""
+    """Whoever takes commands and gives their outcomes: `node.native.client.ClusterClient`, or an engine in a test."""
 
     async def submit(self, commands: Sequence[AnyCommand], deadline: float | None = None) -> list[AnyOutcome]:
         """The outcomes, in the order of the commands."""

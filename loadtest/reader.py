@@ -7,10 +7,10 @@ import hashlib
 import ssl
 from collections.abc import Callable, Mapping
 
-from node.connection import NativeConnection
 from node.credentials import Credentials
 from node.errors import ConnectionLost, RequestFailed
-from node.protocol import Events, encode
+from node.native.connection import NativeConnection
+from node.native.protocol import Events, encode
 from statemachine.events import AnyEvent, OrderMatched
 
 RETRY_SECONDS = 0.05

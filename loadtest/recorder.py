@@ -18,7 +18,7 @@ import msgspec
 from loadtest.errors import WrongAnswerError
 from loadtest.history import History
 from loadtest.linearizability import Read, Write
-from node.protocol import AnyQuery
+from node.native.protocol import AnyQuery
 from statemachine.commands import AnyCommand
 from statemachine.events import AnyOutcome, Placed
 

@@ -25,10 +25,10 @@ from loadtest.recorder import Recorder
 from loadtest.trading import Desk
 from loadtest.verdict import Verdict, caught_up, feed_whole, hashes_equal, linearizable, money_conserved
 from loadtest.watch import Watcher, reached
-from node.audit import AuditCheck, audit_running, committed_batches
-from node.client import ClusterClient
-from node.local_cluster import LocalCluster
-from node.protocol import AnyQuery, BalancesQuery, BookQuery, NodeStatus, OrdersQuery, ProductsQuery
+from node.deployment.local_cluster import LocalCluster
+from node.native.client import ClusterClient
+from node.native.protocol import AnyQuery, BalancesQuery, BookQuery, NodeStatus, OrdersQuery, ProductsQuery
+from node.records.audit import AuditCheck, audit_running, committed_batches
 from statemachine.commands import AnyCommand
 
 LEADER_SECONDS = 20.0

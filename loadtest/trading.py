@@ -15,9 +15,9 @@ import msgspec
 from loadtest.answers import fault
 from loadtest.market import Submitter
 from loadtest.recorder import Recorder
-from node.client import ClusterClient
 from node.errors import ConnectionLost, RequestFailed
-from node.protocol import AnyQuery, FailCode
+from node.native.client import ClusterClient
+from node.native.protocol import AnyQuery, FailCode
 from statemachine.commands import AnyCommand
 from statemachine.events import AnyOutcome
 

@@ -13,9 +13,9 @@ from loadtest.history import History, operations
 from loadtest.linearizability import judge
 from loadtest.reader import FeedReader
 from loadtest.watch import Statuses
-from node.audit import AuditCheck
-from node.client import ClusterClient
-from node.protocol import BalancesQuery, CurrenciesQuery
+from node.native.client import ClusterClient
+from node.native.protocol import BalancesQuery, CurrenciesQuery
+from node.records.audit import AuditCheck
 from statemachine.commands import Batch
 
 ANOMALIES_NAMED = 3

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 
 from loadtest.access import Access
 from loadtest.errors import DeadlineError
-from node.connection import NativeConnection
 from node.errors import ConnectionLost, RequestFailed
-from node.protocol import AnyQuery, BookQuery, BookView, NodeStatus, StatusQuery
+from node.native.connection import NativeConnection
+from node.native.protocol import AnyQuery, BookQuery, BookView, NodeStatus, StatusQuery
 
 ANSWER_SECONDS = 1.0
 """A node that does not answer in this time is taken for down."""

@@ -13,7 +13,7 @@ import hmac
 
 import msgspec
 
-from node.protocol import PROTOCOL_VERSION, Hello
+from node.native.protocol import PROTOCOL_VERSION, Hello
 
 HELLO_METHOD = "HELLO"
 HELLO_TARGET = "/native"

@@ -25,7 +25,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from node.protocol import FailCode, LeaderHint
+    from node.native.protocol import FailCode, LeaderHint
 
 
 _Error = TypeVar("_Error", bound=BaseException)

@@ -24,12 +24,13 @@ from pathlib import Path
 
 import msgspec
 
-from node import identity, stop_times
-from node.config import NodeConfig
-from node.config_file import load
+from node import stop_times
+from node.config.file import load
+from node.config.settings import NodeConfig
+from node.engine import identity
 from node.errors import QuorumbookError
-from node.parent_watch import PARENT_PIPE
-from node.processes import PID_FILE, PidFile
+from node.system.parent_watch import PARENT_PIPE
+from node.system.processes import PID_FILE, PidFile
 
 EXIT_CANNOT_START = 2
 """Exit code of a node that a restart would not help: configuration, data directory, port."""
@@ -215,7 +216,7 @@ def children(config: NodeConfig, config_path: Path, *, rejoin: bool = False) -> 
     """The processes of a node: its engine; its gateways and its history, which hold nothing that the engine has not."""
     python = (sys.executable, "-m")
     tail = ("--config", str(config_path.resolve()))
-    engine = ChildSpec("engine", (*python, "node.engine_process", *tail), ("--rejoin",) if rejoin else (), final_codes=True)
+    engine = ChildSpec("engine", (*python, "node.engine.process", *tail), ("--rejoin",) if rejoin else (), final_codes=True)
     gateways = [
         ChildSpec(f"gateway-{worker}", (*python, "node.gateway.process", *tail, "--worker", str(worker)))
         for worker in range(config.http.gateways)

@@ -16,7 +16,7 @@ import pytest
 from loadtest.access import Access
 from loadtest.ground import Ground, prepare
 from loadtest.market import Trader, set_up, traders
-from node.config_text import Setting
+from node.config.text import Setting
 
 READY_SECONDS = 40.0
 SEED = 7

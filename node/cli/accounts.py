@@ -12,9 +12,9 @@ import msgspec
 
 from node.cli.output import print_json, show, table
 from node.cli.session import Scales, Session, Target, account_options, cluster_option, fresh_id, json_option, key_option, run
-from node.cluster_directory import KeyFile
+from node.deployment.cluster_directory import KeyFile
 from node.errors import DirectoryError, RequestFailed
-from node.protocol import BalancesQuery, FailCode
+from node.native.protocol import BalancesQuery, FailCode
 from statemachine.commands import Deposit, OpenAccount, PutApiKey, Withdraw
 from statemachine.decimals import to_text, to_units
 from statemachine.events import Done, Transferred

@@ -14,8 +14,8 @@ from rich.text import Text
 from node.cli import members
 from node.cli.output import print_json, show, table
 from node.cli.session import CLUSTER_VARIABLE, DEFAULT_CLUSTER, Session, Target, cluster_option, json_option, run
-from node.local_cluster import LocalCluster, Statuses, leader_of
-from node.protocol import ControlAction, MemberStatus, NodeStatus
+from node.deployment.local_cluster import LocalCluster, Statuses, leader_of
+from node.native.protocol import ControlAction, MemberStatus, NodeStatus
 
 COLUMNS = ("node", "mode", "role", "term", "commit", "applied", "sequence", "state hash", "snapshot", "others", "ready", "up")
 NUMBERS = ("term", "commit", "applied", "sequence", "snapshot", "up")

@@ -11,9 +11,9 @@ import msgspec
 
 from node.cli.output import instant, print_json, show, table
 from node.cli.session import Target, cluster_option, json_option
-from node.config import NodeConfig
+from node.config.settings import NodeConfig
+from node.deployment.local_cluster import LocalCluster
 from node.errors import HistoryError
-from node.local_cluster import LocalCluster
 
 COLUMNS = ("node", "database", "log entry", "sequence", "up to", "behind", "gaps")
 NUMBERS = ("log entry", "sequence", "behind", "gaps")
@@ -88,7 +88,7 @@ def _standing(config: NodeConfig, sequence: int | None) -> Standing:
 @json_option
 def archive(path: Path, before: datetime.datetime, as_json: bool) -> None:
     """Move the days before DATE to Parquet files in data/history/parquet. Candles, and orders that are open, stay."""
-    from node.config_file import load
+    from node.config.file import load
     from node.history.partitions import archive_days
 
     moved = archive_days(load(path), before.date())

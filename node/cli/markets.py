@@ -9,7 +9,7 @@ from node.cli.output import print_json, show, table, word
 from node.cli.session import Scales, Session, Target, cluster_option, fresh_id, json_option, run
 from node.errors import DirectoryError, RequestFailed
 from node.gateway.ids import order_text
-from node.protocol import BookLevel, BookOrder, BookQuery, BookView, FailCode
+from node.native.protocol import BookLevel, BookOrder, BookQuery, BookView, FailCode
 from statemachine.commands import PutCurrency, PutProduct
 from statemachine.decimals import to_text, to_units
 from statemachine.events import Done

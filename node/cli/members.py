@@ -13,9 +13,9 @@ from rich.text import Text
 
 from node.cli.output import print_json, show, table
 from node.cli.session import CLUSTER_VARIABLE, DEFAULT_CLUSTER, json_option
-from node.local_cluster import LocalCluster
-from node.member_changes import Addition, MemberChanges, progress
-from node.protocol import MemberStatus, NodeStatus
+from node.deployment.local_cluster import LocalCluster
+from node.deployment.member_changes import Addition, MemberChanges, progress
+from node.native.protocol import MemberStatus, NodeStatus
 
 WAIT_SECONDS = 600.0
 COLUMNS = ("node", "role", "connected", "log", "raft", "native", "http")

@@ -9,15 +9,15 @@ from typing import Any
 
 import click
 
-from node import files
 from node.cli.output import print_json, show, table
 from node.cli.session import json_option
 from node.errors import DataDirectoryError, DirectoryError, SetupError
 from node.migration import switch
 from node.migration.back import WayBack, ways_back
 from node.migration.rehearsal import Place, Rehearsal, places, rehearse
-from node.processes import PID_FILE, PidFile
-from node.txlog import to_lines
+from node.records.txlog import to_lines
+from node.system import files
+from node.system.processes import PID_FILE, PidFile
 from snapshots import migrations as written
 from snapshots.abi import ABI
 from snapshots.abi.difference import difference

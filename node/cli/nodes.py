@@ -12,11 +12,11 @@ import click
 from node import software, stop_times
 from node.cli.output import print_json
 from node.cli.session import json_option
-from node.config_file import load
+from node.config.file import load
+from node.deployment.setup import initialise
 from node.errors import NodeStartError
-from node.processes import PID_FILE, locked_pid, send
-from node.setup import initialise
 from node.supervisor import run_or_explain
+from node.system.processes import PID_FILE, locked_pid, send
 from snapshots.abi import ABI
 
 STOP_POLL = 0.02

@@ -10,7 +10,7 @@ import click
 from node.cli.output import Rejection, instant, print_json, show, table, word
 from node.cli.session import Scales, Session, Target, account_options, fresh_id, json_option, run
 from node.gateway.ids import ORDER_ID_MAX, order_text
-from node.protocol import OrdersQuery
+from node.native.protocol import OrdersQuery
 from statemachine.commands import CancelAll, CancelOrder, PlaceOrder
 from statemachine.events import Cancelled, OrderState, Placed, Rejected
 from statemachine.tables import ProductRow

@@ -9,11 +9,11 @@ import click
 import msgspec
 from rich.text import Text
 
-from node.audit import AuditReport, audit_directory, audit_running
 from node.cli.output import print_json, show, table
 from node.cli.session import json_option
+from node.deployment.local_cluster import LocalCluster
 from node.errors import DirectoryError
-from node.local_cluster import LocalCluster
+from node.records.audit import AuditReport, audit_directory, audit_running
 
 DIRECTORY = click.Path(path_type=Path, exists=True, file_okay=False)
 

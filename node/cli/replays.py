@@ -10,8 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from node.cli.output import print_json
 from node.cli.session import Session, Target, cluster_option, json_option, run
-from node.replay import ReplayPlan, ReplayReport
-from node.replay import replay as replay_recording
+from node.records.replay import ReplayPlan, ReplayReport
+from node.records.replay import replay as replay_recording
 
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 

@@ -13,10 +13,10 @@ import click
 import msgspec
 
 from node.cli.output import Rejection
-from node.client import ClusterClient
-from node.cluster_directory import ClusterDirectory, KeyFile, read_key
+from node.deployment.cluster_directory import ClusterDirectory, KeyFile, read_key
 from node.errors import DirectoryError, RequestFailed
-from node.protocol import AnyQuery, CurrenciesQuery, FailCode, ProductsQuery
+from node.native.client import ClusterClient
+from node.native.protocol import AnyQuery, CurrenciesQuery, FailCode, ProductsQuery
 from statemachine.commands import AnyCommand
 from statemachine.decimals import to_text, to_units
 from statemachine.events import AnyOutcome, Rejected

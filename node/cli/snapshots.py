@@ -8,13 +8,13 @@ from pathlib import Path
 
 import click
 
-from node import backup as backups
 from node.cli.output import instant, print_json, show, table
 from node.cli.session import Session, Target, cluster_option, json_option, run
-from node.cluster_directory import ClusterDirectory
+from node.deployment.cluster_directory import ClusterDirectory
+from node.deployment.local_cluster import LocalCluster
 from node.errors import DirectoryError, NodeStartError
-from node.local_cluster import LocalCluster
-from node.protocol import ControlAction
+from node.native.protocol import ControlAction
+from node.records import backup as backups
 
 DIRECTORY = click.Path(path_type=Path, exists=True, file_okay=False)
 COLUMNS = ("node", "index", "term", "sequence", "taken at", "rows", "MB", "shared", "software", "ABI")

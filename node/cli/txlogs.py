@@ -10,14 +10,14 @@ import click
 import msgspec
 from rich.text import Text
 
-from node import files
-from node import txlog as logs
 from node.cli.output import instant, plain, print_json, show, table
 from node.cli.records import node_config_path
 from node.cli.session import json_option
-from node.config import NodeConfig
-from node.config_file import load
-from node.exporting import newest_state
+from node.config.file import load
+from node.config.settings import NodeConfig
+from node.records import txlog as logs
+from node.records.exporting import newest_state
+from node.system import files
 from snapshots.errors import NoSnapshotError
 from snapshots.manifest import Manifest
 from snapshots.tsv_values import time_text

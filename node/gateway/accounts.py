@@ -11,7 +11,7 @@ from node.gateway.requests import TransferRequest, parse, raw_text
 from node.gateway.responses import account_json, profile_json, rate, transfer_json
 from node.gateway.shapes import AccountJson, FeesJson, ProfileJson, TransferJson, UserJson
 from node.gateway.web import Answer, Call
-from node.protocol import BalancesQuery, FailCode
+from node.native.protocol import BalancesQuery, FailCode
 from statemachine.commands import Deposit, Withdraw
 from statemachine.events import Rejected, Transferred
 from statemachine.tables import BalanceRow

@@ -15,14 +15,14 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from node.config import AdminConfig
+from node.config.settings import AdminConfig
 from node.credentials import same_text, sign
 from node.errors import RequestFailed
 from node.gateway.backend import Backend
 from node.gateway.errors import ApiError, UnknownHereError
 from node.gateway.ids import NAME
 from node.gateway.limits import Bucket
-from node.protocol import ApiKeyQuery
+from node.native.protocol import ApiKeyQuery
 from statemachine.limits import OPERATOR
 from statemachine.tables import ApiKeyRow
 from statemachine.types import Permission

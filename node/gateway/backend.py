@@ -13,10 +13,10 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol
 
-from node.client import ClusterClient, NativeConnection
 from node.errors import ConnectionLost, RequestFailed
 from node.gateway.errors import ApiError, NotLeaderError, UnavailableError
-from node.protocol import AnyQuery, Events, FailCode, StatusQuery
+from node.native.client import ClusterClient, NativeConnection
+from node.native.protocol import AnyQuery, Events, FailCode, StatusQuery
 from statemachine.commands import AnyCommand
 from statemachine.events import AnyEvent, AnyOutcome
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from sortedcontainers import SortedDict
 
-from node.protocol import BookView
+from node.native.protocol import BookView
 from statemachine.events import AnyEvent, OrderChanged, OrderDone, OrderMatched, OrderOpened, OrderReceived
 from statemachine.types import Side
 

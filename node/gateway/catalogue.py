@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from node.gateway.backend import Backend
 from node.gateway.errors import UnknownHereError
-from node.protocol import CurrenciesQuery, ProductsQuery
+from node.native.protocol import CurrenciesQuery, ProductsQuery
 from statemachine.decimals import to_text
 from statemachine.tables import CurrencyRow, ProductRow
 

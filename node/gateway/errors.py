@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from node.errors import QuorumbookError
 from node.gateway.shapes import ErrorJson
-from node.protocol import LeaderHint
+from node.native.protocol import LeaderHint
 
 
 class ApiError(QuorumbookError):

@@ -24,7 +24,7 @@ from node.gateway.errors import ApiError
 from node.gateway.metrics import Metrics
 from node.gateway.responses import currency_json, product_json
 from node.history.candles import MINUTE as MINUTE_SECONDS
-from node.protocol import BookQuery, BookView, Events, FailCode, TradesQuery
+from node.native.protocol import BookQuery, BookView, Events, FailCode, TradesQuery
 from statemachine.events import AnyEvent, OrderMatched
 
 if TYPE_CHECKING:

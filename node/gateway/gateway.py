@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from node.config import NodeConfig
+from node.config.settings import NodeConfig
 from node.gateway.auth import Authenticator
 from node.gateway.backend import Backend
 from node.gateway.catalogue import Catalogue

@@ -9,8 +9,8 @@ from node import software
 from node.gateway.errors import ApiError
 from node.gateway.gateway import Gateway
 from node.gateway.web import GATEWAY, json_response
-from node.processes import ENGINE_PID_FILE, locked_note
-from node.protocol import NodeStatus
+from node.native.protocol import NodeStatus
+from node.system.processes import ENGINE_PID_FILE, locked_note
 from snapshots.abi import ABI
 
 

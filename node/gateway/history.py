@@ -25,7 +25,7 @@ from node.gateway.responses import SIDES, iso
 from node.gateway.web import Answer, Call, Route
 from node.history.candles import GRANULARITIES, HOUR, NANOSECONDS, Candle, bucket
 from node.history.pages import Page, Place
-from node.protocol import OrdersQuery, StatusQuery
+from node.native.protocol import OrdersQuery, StatusQuery
 from statemachine.decimals import to_text
 from statemachine.events import OrderState
 from statemachine.tables import CurrencyRow

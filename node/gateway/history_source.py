@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from node.config import NodeConfig
+from node.config.settings import NodeConfig
 from node.errors import HistoryError
 from node.gateway.errors import ApiError
 from node.history.queries import History

@@ -10,7 +10,7 @@ from node.gateway.requests import PAGE_MAX, whole_number
 from node.gateway.responses import book_json, currency_json, iso, product_json, trade_json
 from node.gateway.shapes import BookJson, CurrencyJson, ProductJson, StatsJson, TickerJson, TimeJson, TradeJson
 from node.gateway.web import Answer, Call
-from node.protocol import BookQuery, TradesQuery
+from node.native.protocol import BookQuery, TradesQuery
 from statemachine.events import OrderMatched
 
 TRADES_PAGE = 100

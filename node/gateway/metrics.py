@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from node.modes import Mode
-from node.protocol import NodeStatus
+from node.engine.modes import Mode
+from node.native.protocol import NodeStatus
 
 BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 8.0)
 ROLES = ("leader", "follower", "candidate")

@@ -8,7 +8,7 @@ import logging
 from node.errors import QuorumbookError
 from node.gateway.backend import Backend
 from node.gateway.metrics import Metrics
-from node.protocol import NodeStatus, StatusQuery
+from node.native.protocol import NodeStatus, StatusQuery
 
 log = logging.getLogger(__name__)
 

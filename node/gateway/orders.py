@@ -17,7 +17,7 @@ from node.gateway.requests import PAGE_MAX, CancelRequest, OrderRequest, given, 
 from node.gateway.responses import order_json
 from node.gateway.shapes import OrderJson
 from node.gateway.web import Answer, Call
-from node.protocol import FailCode, NodeStatus, OrderQuery, OrdersQuery, StatusQuery
+from node.native.protocol import FailCode, NodeStatus, OrderQuery, OrdersQuery, StatusQuery
 from statemachine.commands import CancelAll, CancelOrder, PlaceOrder
 from statemachine.events import AnyOutcome, Cancelled, OrderState, Placed, Rejected
 from statemachine.types import OrderType, Reason, SelfTradePrevention, Side, TimeInForce

@@ -16,16 +16,16 @@ from pathlib import Path
 import click
 from aiohttp import web
 
-from node import logs
-from node.client import ClusterClient
-from node.config import NodeConfig
-from node.config_file import load
+from node.config.file import load
+from node.config.settings import NodeConfig
+from node.deployment.pki import client_context, server_context
 from node.errors import QuorumbookError
 from node.gateway.app import build_app
 from node.gateway.backend import NodeBackend
 from node.gateway.gateway import build
-from node.parent_watch import watch_parent
-from node.pki import client_context, server_context
+from node.native.client import ClusterClient
+from node.system import logs
+from node.system.parent_watch import watch_parent
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from node.gateway.shapes import (
     TradeJson,
     TransferJson,
 )
-from node.protocol import BookLevel, BookOrder, BookView
+from node.native.protocol import BookLevel, BookOrder, BookView
 from statemachine.decimals import to_text
 from statemachine.events import OrderMatched, OrderState, Transferred
 from statemachine.tables import BalanceRow, CurrencyRow

@@ -19,7 +19,7 @@ from node.gateway.auth import Identity
 from node.gateway.channels import EVENT_CHANNELS, Frame, parties
 from node.gateway.feeds import Feeds, ProductFeed
 from node.gateway.metrics import Metrics
-from node.protocol import FailCode
+from node.native.protocol import FailCode
 from statemachine.events import AnyEvent, OrderMatched
 from statemachine.types import Side
 

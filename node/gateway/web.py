@@ -21,7 +21,7 @@ from node.errors import RequestFailed
 from node.gateway.auth import Claim, Identity
 from node.gateway.errors import ApiError, BadRequestError, NotLeaderError, UnavailableError, UnknownHereError
 from node.gateway.requests import parameters
-from node.protocol import AnyQuery, FailCode, NodeStatus
+from node.native.protocol import AnyQuery, FailCode, NodeStatus
 from statemachine.commands import AnyCommand
 from statemachine.events import AnyOutcome
 from statemachine.limits import OPERATOR

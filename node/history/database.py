@@ -11,7 +11,7 @@ from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from node.config import NodeConfig
+from node.config.settings import NodeConfig
 
 BUSY_TIMEOUT = 30.0
 """Seconds for which SQLite waits for another writer: old days leave the database in one transaction each."""

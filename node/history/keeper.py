@@ -20,7 +20,7 @@ from cluster.errors import MissingEntriesError
 from cluster.log import command_of, segment_name
 from cluster.ports import LogEntry
 from cluster.tail import LogTail, first_index
-from node.config import NodeConfig
+from node.config.settings import NodeConfig
 from node.errors import HistoryError
 from node.history.projection import Projection, Rows, Step, apply, order_row
 from node.history.state import StateStore, node_state, totals_of

@@ -33,7 +33,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.type_api import TypeEngine
 
-from node.config import NodeConfig
+from node.config.settings import NodeConfig
 from node.errors import HistoryError
 from node.history import tables
 from node.history.candles import NANOSECONDS

@@ -16,10 +16,8 @@ import click
 from sqlalchemy.exc import SQLAlchemyError
 
 from cluster.errors import ClusterError
-from node import logs
-from node.config import NodeConfig
-from node.config_file import load
-from node.connection import NativeConnection
+from node.config.file import load
+from node.config.settings import NodeConfig
 from node.errors import ConnectionLost, HistoryError, QuorumbookError, RequestFailed
 from node.history.database import connect
 from node.history.keeper import Keeper
@@ -27,8 +25,10 @@ from node.history.partitions import archive_days
 from node.history.schema import prepare
 from node.history.state import StateStore
 from node.history.store import HistoryStore
-from node.parent_watch import watch_parent
-from node.protocol import StatusQuery
+from node.native.connection import NativeConnection
+from node.native.protocol import StatusQuery
+from node.system import logs
+from node.system.parent_watch import watch_parent
 from snapshots.errors import SnapshotError
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Engine, RowMapping, Select, func, select, tuple_, union_all
 from sqlalchemy.sql.selectable import CompoundSelect
 
-from node.config import NodeConfig
+from node.config.settings import NodeConfig
 from node.history import tables
 from node.history.candles import HOUR, MINUTE, Candle, aggregate
 from node.history.database import connect

@@ -11,7 +11,7 @@ from cluster.log import command_of, read_segments
 from node.errors import DataDirectoryError
 from node.migration import switch
 from node.migration.found import LOG, look
-from node.txlog import TxEntry, Txlog
+from node.records.txlog import TxEntry, Txlog
 from snapshots.abi import ABI
 from statemachine.commands import decode_batch
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from node import software
-from node.config import NodeConfig
-from node.config_file import load
+from node.config.file import load
+from node.config.settings import NodeConfig
 from node.errors import DirectoryError
 from node.migration.build import Builder, Built, Progress
 from node.migration.found import LOG, SNAPSHOTS, Found, check_known, look

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from node import software
-from node.config import NodeConfig
+from node.config.settings import NodeConfig
 from node.migration import switch
 from node.migration.build import Builder, Built
 from node.migration.found import Found, check_known, look

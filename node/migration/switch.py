@@ -19,9 +19,9 @@ import msgspec
 from cluster import hardstate
 from cluster.log_conversion import raise_term
 from cluster.storage import RealDisk
-from node import files
 from node.errors import DataDirectoryError
 from node.migration.found import LOG, SNAPSHOTS
+from node.system import files
 from snapshots import durable
 
 DRAFT = "migration.tmp"
@@ -30,7 +30,7 @@ BACK = "rollback.ready"
 FORMER = "former"
 RECORD = "migration.json"
 ARCHIVE = "archive"
-"""Where log segments go that the log no longer needs; `node.engine_process` keeps them as long as there is a way back."""
+"""Where log segments go that the log no longer needs; `node.engine.process` keeps them as long as there is a way back."""
 
 _UNDONE = "undone"
 _PARTS = (SNAPSHOTS, LOG)

@@ -12,7 +12,7 @@ import pytest
 from loadtest.scenario import Plan, Scenario
 from loadtest.watch import Statuses, Watcher
 from node.errors import NodeStartError
-from node.protocol import ControlAction
+from node.native.protocol import ControlAction
 from tests.real_cluster import READY_SECONDS, MakeGround
 
 pytestmark = pytest.mark.cluster

@@ -15,8 +15,8 @@ import pytest
 from click.testing import CliRunner
 
 from node.cli import main
-from node.local_cluster import LocalCluster
-from node.processes import ENGINE_PID_FILE, alive, descendants, locked_pid
+from node.deployment.local_cluster import LocalCluster
+from node.system.processes import ENGINE_PID_FILE, alive, descendants, locked_pid
 from tests.real_cluster import MakeGround
 
 pytestmark = pytest.mark.cluster

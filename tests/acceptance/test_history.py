@@ -19,7 +19,7 @@ from node.history import tables
 from node.history.database import connect
 from node.history.queries import History
 from node.history.store import Progress
-from node.processes import PID_FILE, descendants, locked_pid, send
+from node.system.processes import PID_FILE, descendants, locked_pid, send
 from statemachine.commands import AnyCommand, CancelAll, PlaceOrder
 from statemachine.types import OrderType, Side
 from tests.real_cluster import Exchange, MakeGround, put_market

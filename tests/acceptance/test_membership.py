@@ -16,9 +16,9 @@ import pytest
 from loadtest.reader import FeedReader
 from loadtest.scenario import Plan, Scenario
 from loadtest.watch import Statuses, reached
+from node.deployment.member_changes import Addition, MemberChanges
 from node.errors import MembershipError, NodeStartError, RequestFailed
-from node.member_changes import Addition, MemberChanges
-from node.protocol import FailCode, NodeStatus, StatusQuery
+from node.native.protocol import FailCode, NodeStatus, StatusQuery
 from statemachine.commands import OpenAccount
 from statemachine.limits import OPERATOR
 from tests.feed_books import BookFollower

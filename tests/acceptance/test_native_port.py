@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from node.credentials import Credentials, sign
-from node.protocol import FRAME_MAX, FailCode, Failed, Hello, Results, Submit, Welcome, frame, response_decoder
+from node.native.protocol import FRAME_MAX, FailCode, Failed, Hello, Results, Submit, Welcome, frame, response_decoder
 from statemachine.commands import CancelAll, Deposit
 from statemachine.events import Cancelled
 from statemachine.limits import OPERATOR

@@ -17,8 +17,8 @@ import pytest
 
 from loadtest.access import Access
 from loadtest.watch import Watcher
-from node.protocol import NodeStatus
-from node.setup import initialise
+from node.deployment.setup import initialise
+from node.native.protocol import NodeStatus
 from tests.real_cluster import READY_SECONDS, Exchange
 
 pytestmark = pytest.mark.cluster

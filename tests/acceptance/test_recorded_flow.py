@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from node.recording import Executions, compare, read_ops, read_trades, to_commands
+from node.records.recording import Executions, compare, read_ops, read_trades, to_commands
 from statemachine.commands import AnyCommand, Batch, Deposit, OpenAccount, PutCurrency, PutProduct
 from statemachine.engine import Engine
 from statemachine.events import Rejected

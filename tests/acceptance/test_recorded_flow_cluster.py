@@ -9,7 +9,7 @@ import pytest
 
 from loadtest.access import Access
 from loadtest.watch import Watcher
-from node.replay import ReplayPlan, replay
+from node.records.replay import ReplayPlan, replay
 from tests.data import RECORDINGS, needs_recordings
 from tests.real_cluster import READY_SECONDS, MakeGround
 

@@ -15,9 +15,9 @@ from click.testing import CliRunner
 
 from loadtest.ground import Ground, prepare
 from node.cli import main
-from node.config_text import Setting, change_settings
-from node.modes import Mode
-from node.processes import PID_FILE, descendants, locked_pid, send
+from node.config.text import Setting, change_settings
+from node.engine.modes import Mode
+from node.system.processes import PID_FILE, descendants, locked_pid, send
 from tests.real_cluster import end
 
 pytestmark = pytest.mark.cluster

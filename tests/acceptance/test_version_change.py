@@ -14,10 +14,10 @@ import pytest
 
 from loadtest.access import Access
 from loadtest.ground import Ground, prepare
-from node.audit import audit_directory
 from node.credentials import Credentials
 from node.errors import NodeStartError
 from node.migration.found import look
+from node.records.audit import audit_directory
 from snapshots.abi import ABI
 from statemachine.commands import AnyCommand, OpenAccount
 from statemachine.events import AnyOutcome, Done, Placed

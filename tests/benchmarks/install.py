@@ -26,7 +26,7 @@ from loadtest.access import Access
 from loadtest.ground import READY_SECONDS, Ground, prepare
 from loadtest.recorder import percentile
 from loadtest.watch import Watcher
-from node.protocol import ControlAction, NodeStatus
+from node.native.protocol import ControlAction, NodeStatus
 from statemachine.commands import AnyCommand, Deposit
 from tests.benchmarks.snapshots import Market
 

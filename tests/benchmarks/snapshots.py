@@ -19,9 +19,9 @@ from pathlib import Path
 import click
 
 from cluster.ports import CaptureState, LogEntry, SnapshotMark
-from node.feed import Feed
-from node.replicated_engine import ReplicatedEngine
-from node.snapshot_port import SnapshotPort
+from node.engine.feed import Feed
+from node.engine.replicated_engine import ReplicatedEngine
+from node.engine.snapshot_port import SnapshotPort
 from snapshots.store import SnapshotStore
 from statemachine.commands import AnyCommand, Batch, CancelOrder, Deposit, OpenAccount, PlaceOrder, PutCurrency, PutProduct
 from statemachine.engine import Engine

@@ -16,8 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from node.cluster_directory import ClusterDirectory
-from node.local_cluster import LocalCluster
+from node.deployment.cluster_directory import ClusterDirectory
+from node.deployment.local_cluster import LocalCluster
 from tests.chaos.errors import CommandFailedError, NotPossibleError
 from tests.chaos.system import call, need_root
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from loadtest.recorder import Acknowledgement, percentile
-from node.audit import UNANSWERED
+from node.records.audit import UNANSWERED
 
 LATE_SECONDS = 0.05
 """A leader may send its first answers a moment before it logs that it serves."""

@@ -19,11 +19,11 @@ from loadtest.scenario import Plan, Scenario
 from loadtest.trading import Pacer
 from loadtest.verdict import Verdict
 from loadtest.watch import Statuses, reached
-from node.config_text import Setting
+from node.config.text import Setting
+from node.deployment.member_changes import Addition, MemberChanges
 from node.errors import NodeStartError
-from node.member_changes import Addition, MemberChanges
-from node.processes import ENGINE_PID_FILE, locked_pid, send
-from node.protocol import ControlAction
+from node.native.protocol import ControlAction
+from node.system.processes import ENGINE_PID_FILE, locked_pid, send
 from tests.chaos.errors import NotPossibleError, UnsafeError
 from tests.chaos.network import Network
 

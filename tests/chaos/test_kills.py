@@ -15,9 +15,9 @@ from tests.chaos.phases import PHASES, Turn, phases, turns, waits
 PLAN = KillsPlan(kills=5, judged_every=3)
 
 LOG = """\
-2026-01-31T12:00:00.100Z n2 engine INFO node.engine_process n2 is candidate; leader: none
+2026-01-31T12:00:00.100Z n2 engine INFO node.engine.process n2 is candidate; leader: none
 2026-01-31T12:00:00.102Z n2 engine INFO cluster.transfer sending the snapshot at index 7 (9 bytes) to n1
-2026-01-31T12:00:00.110Z n2 engine INFO node.engine_process n2 is leader; leader: n2
+2026-01-31T12:00:00.110Z n2 engine INFO node.engine.process n2 is leader; leader: n2
 2026-01-31T12:00:00.125Z n2 engine INFO cluster.raft serves as the leader of term 3 from index 12 on
 """
 NOON = 1_769_860_800.0

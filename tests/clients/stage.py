@@ -12,7 +12,7 @@ from loadtest.access import Access
 from loadtest.ground import Ground, prepare
 from loadtest.market import PRODUCTS, Trader, set_up, traders
 from loadtest.watch import Watcher
-from node.protocol import OrdersQuery
+from node.native.protocol import OrdersQuery
 from statemachine.commands import PlaceOrder
 from statemachine.events import OrderState, Placed
 from statemachine.types import OrderType, Side

@@ -11,7 +11,7 @@ import pytest
 
 from loadtest.flow import ClientFlow
 from node.gateway.ids import order_text
-from node.protocol import BookQuery, BookView
+from node.native.protocol import BookQuery, BookView
 from statemachine.decimals import to_text
 from tests.clients import packages
 from tests.clients.packages import CBPRO

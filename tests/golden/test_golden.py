@@ -8,10 +8,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from node.config_file import load
+from node.config.file import load
+from node.deployment.setup import initialise
 from node.migration.found import LOG, SNAPSHOTS
 from node.migration.start import at_start
-from node.setup import initialise
 from snapshots.abi.releases import Releases
 from tests.golden.write import DIRECTORY, EXPECTED, Expected, expected_of
 from tests.unit.node.migrating import loaded

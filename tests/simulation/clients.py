@@ -10,7 +10,7 @@ from typing import Protocol
 import msgspec
 
 from loadtest.linearizability import Operation, Read, Write
-from node.protocol import (
+from node.native.protocol import (
     Answer,
     AnyQuery,
     BalancesQuery,

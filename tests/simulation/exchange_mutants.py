@@ -11,10 +11,10 @@ import pytest
 
 from cluster.log import DurableLog
 from cluster.ports import CaptureState
-from node.feed import Feed
-from node.protocol import Results, Submit
-from node.service import EngineService, Send
-from node.snapshot_port import SnapshotPort
+from node.engine.feed import Feed
+from node.engine.service import EngineService, Send
+from node.engine.snapshot_port import SnapshotPort
+from node.native.protocol import Results, Submit
 from snapshots import durable
 from snapshots.manifest import Manifest
 from snapshots.rocks import Keep

@@ -9,13 +9,13 @@ from typing import TypeVar
 import msgspec
 
 from cluster.ports import SnapshotMark, SnapshotSink, SnapshotSource
+from node.engine.feed import Audience, Feed, Subscription
+from node.engine.replicated_engine import ReplicatedEngine
+from node.engine.service import EngineService
+from node.engine.snapshot_port import SnapshotPort
 from node.errors import RequestFailed
-from node.feed import Audience, Feed, Subscription
-from node.framing import FrameSplitter
-from node.protocol import Events, FailCode, Subscribe
-from node.replicated_engine import ReplicatedEngine
-from node.service import EngineService
-from node.snapshot_port import SnapshotPort
+from node.native.framing import FrameSplitter
+from node.native.protocol import Events, FailCode, Subscribe
 from snapshots.store import SnapshotStore
 from statemachine.engine import Engine
 from statemachine.events import AnyEvent

@@ -15,8 +15,8 @@ import yaml
 
 from node import stop_times
 from node.cli.program import main
-from node.engine_process import EXIT_MIGRATION, EXIT_REMOVED
-from node.setup import initialise
+from node.deployment.setup import initialise
+from node.engine.process import EXIT_MIGRATION, EXIT_REMOVED
 from node.supervisor import EXIT_CANNOT_START, EXIT_IN_DOUBT
 
 ROOT = Path(__file__).parents[3]

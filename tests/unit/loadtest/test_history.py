@@ -13,7 +13,7 @@ from loadtest.history import History, operations
 from loadtest.linearizability import Operation, Read, Write, body_of
 from loadtest.recorder import Recorder
 from loadtest.verdict import linearizable
-from node.protocol import ANSWER_TYPES, AnyQuery, BalancesQuery, BookQuery, OrderQuery, OrdersQuery
+from node.native.protocol import ANSWER_TYPES, AnyQuery, BalancesQuery, BookQuery, OrderQuery, OrdersQuery
 from statemachine.commands import AnyCommand, CancelOrder, Deposit
 from statemachine.types import Side
 from tests.unit.loadtest.test_linearizability import SETUP, Exchange

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtest.linearizability import AnomalyKind, Operation, Read, Verdict, Write, body_of, judge
-from node.protocol import AnyQuery, BalancesQuery, BookQuery, OrderQuery, OrdersQuery, StatusQuery, TradesQuery
+from node.native.protocol import AnyQuery, BalancesQuery, BookQuery, OrderQuery, OrdersQuery, StatusQuery, TradesQuery
 from statemachine.commands import AnyCommand, Batch, CancelOrder, Deposit, OpenAccount, PutCurrency, PutProduct
 from statemachine.engine import Engine
 from statemachine.events import AnyOutcome, Rejected

@@ -18,7 +18,7 @@ from loadtest.recorder import Recorder
 from loadtest.trading import Desk, Pacer
 from loadtest.watch import reached
 from node.errors import ConnectionLost, RequestFailed
-from node.protocol import FailCode
+from node.native.protocol import FailCode
 from statemachine.commands import AnyCommand, Batch, PutCurrency
 from statemachine.engine import Engine
 from statemachine.events import AnyOutcome, OrderMatched, Rejected

@@ -11,9 +11,9 @@ from rich.console import Console
 
 from loadtest.reader import FeedReader, FeedTally
 from loadtest.verdict import Verdict, caught_up, feed_whole, hashes_equal
-from node.audit import AuditCheck
 from node.credentials import Credentials
-from node.protocol import NodeStatus
+from node.native.protocol import NodeStatus
+from node.records.audit import AuditCheck
 from statemachine.events import OrderOpened
 from statemachine.types import Side
 

@@ -14,7 +14,7 @@ from cluster.log import DurableLog
 from cluster.messages import COMMAND, NO_OP
 from cluster.ports import LogEntry, SnapshotMark
 from cluster.storage import RealDisk
-from node.config import NodeConfig
+from node.config.settings import NodeConfig
 from node.migration.build import Builder
 from node.migration.found import LOG, SNAPSHOTS, look
 from snapshots.abi import ABI

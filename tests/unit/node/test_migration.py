@@ -22,16 +22,16 @@ from cluster.messages import COMMAND
 from cluster.ports import LogEntry
 from cluster.storage import RealDisk, RealFile
 from node import software
-from node.config import NodeConfig
-from node.config_file import load
+from node.config.file import load
+from node.config.settings import NodeConfig
+from node.deployment.setup import initialise
+from node.engine.marks import mark_of
 from node.errors import DataDirectoryError, DirectoryError
-from node.marks import mark_of
 from node.migration import switch
 from node.migration.back import way_back, ways_back
 from node.migration.found import LOG, SNAPSHOTS, check_known, look
 from node.migration.rehearsal import places, rehearse
 from node.migration.start import at_start
-from node.setup import initialise
 from snapshots.abi import ABI
 from snapshots.abi.releases import Releases
 from snapshots.errors import MigrationError, SnapshotDamagedError, UnknownAbiError
@@ -223,7 +223,7 @@ def test_a_disk_that_takes_no_snapshot_changes_nothing(config: NodeConfig, old: 
     """The snapshot is written by a process of its own; with a limit on the size of files its database cannot be."""
     code = (
         "import resource, sys; from pathlib import Path; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
-        "from node.config_file import load; from node.migration.start import at_start; from tests.unit.snapshots.versions import chains\n"
+        "from node.config.file import load; from node.migration.start import at_start; from tests.unit.snapshots.versions import chains\n"
         "at_start(load(Path(sys.argv[1])), chains(Path(sys.argv[2])))"
     )
     path = Path(config.directory) / "node.toml"
@@ -284,7 +284,7 @@ def test_snapshot_and_log_of_two_abis_are_refused(
 
 
 def test_the_process_says_what_failed_and_ends_with_its_own_code(config: NodeConfig, old: dict[str, bytes]) -> None:
-    command = [sys.executable, "-m", "node.engine_process", "--config", str(Path(config.directory) / "node.toml")]
+    command = [sys.executable, "-m", "node.engine.process", "--config", str(Path(config.directory) / "node.toml")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[3], check=False)
     assert done.returncode == 3
     first, *_, complaint, advice = done.stderr.splitlines()

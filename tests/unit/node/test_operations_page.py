@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from node.config import (
+from node.config.settings import (
     AdminConfig,
     HistoryConfig,
     HttpConfig,

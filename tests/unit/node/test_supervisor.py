@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from node.processes import alive, descendants
 from node.supervisor import EXIT_CANNOT_START, EXIT_IN_DOUBT, ChildSpec, Patience, Supervisor, describe_exit
+from node.system.processes import alive, descendants
 
 QUICK = Patience(pause_min=0.02, pause_max=0.2, healthy=30.0, gateway_grace=0.4, engine_grace=0.4)
 DEADLINE = 20.0
@@ -20,7 +20,7 @@ DEADLINE = 20.0
 BEGIN = """
 import os, signal, sys, time
 from pathlib import Path
-from node.parent_watch import watch_parent
+from node.system.parent_watch import watch_parent
 watch_parent()
 name, directory = sys.argv[1], Path(sys.argv[2])
 def stop(number, frame):

@@ -8,11 +8,11 @@ from typing import Any
 
 import msgspec
 
-from node.client import ClusterClient, RequestFailed
+from node.engine.feed import Audience, Feed
+from node.engine.views import NotFoundError, Views
 from node.errors import QuorumbookError
-from node.feed import Audience, Feed
-from node.protocol import ANSWER_TYPES, AnyQuery, ControlAction, FailCode
-from node.views import NotFoundError, Views
+from node.native.client import ClusterClient, RequestFailed
+from node.native.protocol import ANSWER_TYPES, AnyQuery, ControlAction, FailCode
 from statemachine.commands import AnyCommand, Batch
 from statemachine.engine import Engine
 from statemachine.events import AnyEvent, AnyOutcome

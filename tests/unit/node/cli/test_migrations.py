@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from node.deployment.setup import initialise
 from node.migration import back, switch
 from node.migration.found import LOG
 from node.migration.start import at_start
-from node.processes import PID_FILE, PidFile
-from node.setup import initialise
+from node.system.processes import PID_FILE, PidFile
 from snapshots.abi import ABI, SCHEMA, releases
 from snapshots.migration import chain
 from tests.unit.node.cli.conftest import Run
@@ -43,7 +43,7 @@ def data(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 def migrated(data: Path) -> None:
-    from node.config_file import load
+    from node.config.file import load
 
     at_start(load(data.parent / "node.toml"))
 

@@ -15,10 +15,10 @@ from cluster.messages import COMMAND
 from cluster.ports import LogEntry
 from cluster.storage import RealDisk
 from node.cli import clusters, records, session
-from node.config_file import load
+from node.config.file import load
+from node.deployment.local_cluster import LocalCluster, Statuses
 from node.errors import NodeStartError
-from node.local_cluster import LocalCluster, Statuses
-from node.protocol import ControlAction, MemberStatus, NodeStatus
+from node.native.protocol import ControlAction, MemberStatus, NodeStatus
 from snapshots.abi import ABI
 from statemachine.commands import AnyCommand, Batch, OpenAccount, PutApiKey, PutCurrency, encode_batch
 from statemachine.limits import OPERATOR

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from node.client import RequestFailed
 from node.errors import ReplayError
-from node.protocol import FailCode
-from node.replay import ReplayPlan, replay
+from node.native.client import RequestFailed
+from node.native.protocol import FailCode
+from node.records.replay import ReplayPlan, replay
 from tests.unit.node.cli.conftest import Run
 from tests.unit.node.cli.fakes import FakeClient
 

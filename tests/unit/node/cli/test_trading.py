@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from node.client import RequestFailed
-from node.protocol import FailCode
+from node.native.client import RequestFailed
+from node.native.protocol import FailCode
 from statemachine.commands import PlaceOrder
 from tests.unit.node.cli.conftest import Run
 from tests.unit.node.cli.fakes import FakeClient

@@ -14,16 +14,16 @@ import msgspec
 from aiohttp import ClientResponse, ClientWebSocketResponse
 from aiohttp.test_utils import TestClient, TestServer
 
-from node.config import AdminConfig, HttpConfig, NativeConfig, NodeAddress, NodeConfig, RaftConfig, TlsConfig
+from node.config.settings import AdminConfig, HttpConfig, NativeConfig, NodeAddress, NodeConfig, RaftConfig, TlsConfig
 from node.credentials import Credentials, sign
+from node.engine.feed import Audience, Feed
+from node.engine.views import BadQueryError, NotFoundError, Views
 from node.errors import QuorumbookError, RequestFailed
-from node.feed import Audience, Feed
 from node.gateway.app import build_app
 from node.gateway.backend import Lost
 from node.gateway.errors import NotLeaderError
 from node.gateway.gateway import Gateway, build
-from node.protocol import ANSWER_TYPES, AnyQuery, Events, FailCode, LeaderHint, MemberStatus, NodeStatus, StatusQuery
-from node.views import BadQueryError, NotFoundError, Views
+from node.native.protocol import ANSWER_TYPES, AnyQuery, Events, FailCode, LeaderHint, MemberStatus, NodeStatus, StatusQuery
 from statemachine.commands import AnyCommand, Batch
 from statemachine.engine import Engine
 from statemachine.events import AnyEvent, AnyOutcome

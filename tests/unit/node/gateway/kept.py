@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from node.config import HistoryConfig
+from node.config.settings import HistoryConfig
 from node.history.database import connect
 from node.history.projection import Projection, apply
 from node.history.schema import prepare

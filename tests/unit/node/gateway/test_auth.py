@@ -14,7 +14,7 @@ from node.credentials import Credentials, sign
 from node.gateway import auth
 from node.gateway.auth import Authenticator, Claim
 from node.gateway.errors import ApiError
-from node.protocol import ApiKeyQuery
+from node.native.protocol import ApiKeyQuery
 from statemachine.types import Permission
 from tests.unit.node.gateway.harness import ADMIN, SECRET, Exchange, FakeBackend, config, headers
 

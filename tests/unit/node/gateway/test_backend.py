@@ -18,10 +18,9 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from node import setup
-from node.client import ClusterClient
-from node.config_file import load
+from node.config.file import load
 from node.credentials import Credentials
+from node.deployment import setup
 from node.errors import RequestFailed
 from node.gateway import backend as backend_module
 from node.gateway import feeds, monitor
@@ -29,8 +28,9 @@ from node.gateway.app import build_app
 from node.gateway.backend import NodeBackend
 from node.gateway.errors import UnavailableError
 from node.gateway.gateway import Gateway, build
-from node.native_server import NativeServer
-from node.protocol import Events, FailCode, NodeStatus, StatusQuery
+from node.native.client import ClusterClient
+from node.native.protocol import Events, FailCode, NodeStatus, StatusQuery
+from node.native.server import NativeServer
 from statemachine.commands import PutApiKey
 from statemachine.events import AnyEvent
 from statemachine.limits import OPERATOR

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from node.engine.views import book_view
 from node.gateway.book import DAY_MINUTES, MINUTE, LevelBook, Statistics
-from node.views import book_view
 from statemachine.commands import CancelOrder, Deposit, OpenAccount, PlaceOrder, PutCurrency, PutProduct
 from statemachine.engine import Engine
 from statemachine.events import OrderMatched

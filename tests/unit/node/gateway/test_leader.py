@@ -14,13 +14,13 @@ import pytest
 
 from node import software
 from node.credentials import Credentials
+from node.engine.modes import Mode, Modes
 from node.errors import ConnectionLost, RequestFailed
 from node.gateway import monitor
 from node.gateway.backend import NodeBackend
 from node.gateway.errors import ApiError, NotLeaderError, UnavailableError
-from node.modes import Mode, Modes
-from node.processes import ENGINE_PID_FILE, PidFile, locked_pid
-from node.protocol import FailCode, StatusQuery
+from node.native.protocol import FailCode, StatusQuery
+from node.system.processes import ENGINE_PID_FILE, PidFile, locked_pid
 from snapshots.abi import ABI
 from statemachine.commands import AnyCommand, OpenAccount
 from statemachine.events import Done

@@ -14,8 +14,9 @@ from cluster.log import DurableLog
 from cluster.messages import COMMAND, NO_OP
 from cluster.ports import LogEntry
 from cluster.storage import RealDisk
-from node.config import HistoryConfig, NodeConfig
-from node.config_file import load
+from node.config.file import load
+from node.config.settings import HistoryConfig, NodeConfig
+from node.deployment.setup import initialise
 from node.history import tables
 from node.history.database import connect
 from node.history.keeper import Keeper
@@ -23,7 +24,6 @@ from node.history.process import open_keeper
 from node.history.projection import Row
 from node.migration import switch
 from node.migration.found import LOG
-from node.setup import initialise
 from snapshots.abi import ABI
 from statemachine.commands import AnyCommand, Batch, encode_batch
 from statemachine.engine import Engine

@@ -1,0 +1,1 @@
+"""A node's configuration: one TOML file, read, checked, changed."""

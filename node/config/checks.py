@@ -1,0 +1,232 @@
+"""What a node's configuration must fulfil beyond its types, each check with a message that says what to change.
+
+Numbers are bounded where a value outside can only be a mistake; relations hold between keys that contradict each other otherwise.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from node.config.settings import NodeAddress, NodeConfig
+from node.config.tls import check_tls
+from node.errors import ConfigError
+from node.native.protocol import COMMANDS_PER_SUBMIT_MAX
+from statemachine.limits import NAME_MAX, SECRET_MAX
+
+Fault = Callable[[str, str], ConfigError]
+"""Makes the error for a key and what was expected."""
+
+START_SOURCES = ("auto", "snapshot", "log", "dataset")
+FOLLOWERS = ("forward", "redirect")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+SECRET_BYTES_MIN = 16
+HEARTBEATS_PER_ELECTION = 4
+
+NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
+CLUSTER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_KEY_ID = re.compile(rf"[A-Za-z0-9_.:-]{{1,{NAME_MAX}}}")
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]")
+
+RANGES: dict[str, tuple[float, float, str]] = {
+    "raft.heartbeat": (0.005, 10, "seconds"),
+    "raft.election_timeout_min": (0.02, 60, "seconds"),
+    "raft.election_timeout_max": (0.03, 120, "seconds"),
+    "raft.leader_fallback": (0.03, 300, "seconds"),
+    "snapshot.every_commands": (1, 1_000_000_000, "commands"),
+    "snapshot.every_seconds": (0, 31 * 86_400, "seconds"),
+    "snapshot.every_bytes": (64 * 1024, 2**40, "bytes"),
+    "snapshot.keep": (1, 100, "snapshots"),
+    "native.queue_max": (1, 1_000_000, "commands"),
+    # That many orders with the longest names still fit into one log entry, which must stay under 512 KiB.
+    "native.batch_commands_max": (1, COMMANDS_PER_SUBMIT_MAX, "commands"),
+    "native.events_kept": (1, 10_000_000, "events"),
+    "http.gateways": (0, 64, "processes"),
+    "http.deadline": (0.1, 300, "seconds"),
+    "http.signature_age_max": (1, 3600, "seconds"),
+    "history.archive_days": (0, 36_500, "days"),
+    "http.key_rate": (0, 1_000_000, "requests a second"),
+    "http.address_rate": (0, 1_000_000, "requests a second"),
+}
+"""Smallest and largest value of each number, and its unit."""
+
+
+def check(config: NodeConfig, file: str) -> None:
+    """Check everything.
+
+    Raises:
+        ConfigError: the first fault found.
+    """
+
+    def fault(key: str, text: str) -> ConfigError:
+        return ConfigError(file, key, text)
+
+    _check_names(config, fault)
+    _check_numbers(config, fault)
+    _check_times(config, fault)
+    _check_own_addresses(config, fault)
+    _check_nodes(config, fault)
+    _check_admin(config, fault)
+    _check_history(config, fault)
+    check_tls(config, fault)
+
+
+def split_address(address: str) -> tuple[str, int] | None:
+    """Host and port of "host:port" (IPv6: "[::1]:80"); None if it is not of that form."""
+    host, _, port = address.rpartition(":")
+    if _HOST.fullmatch(host) is None or not port.isascii() or not port.isdigit() or not 0 < int(port[:6]) < 65536:
+        return None
+    return host, int(port)
+
+
+def check_address(node: NodeAddress, fault: Fault) -> None:
+    """Check a node's id and addresses, each by itself.
+
+    Raises:
+        ConfigError: made by `fault`, for one of `node_id`, `raft`, `native`, `http`.
+    """
+    if NODE_ID.fullmatch(node.node_id) is None:
+        raise fault("node_id", "expected 1 to 32 letters, digits, '-' or '_', beginning with a letter or digit")
+    _address("raft", node.raft, fault)
+    _address("native", node.native, fault)
+    _check_url("http", node.http, fault)
+
+
+def _check_names(config: NodeConfig, fault: Fault) -> None:
+    if CLUSTER_ID.fullmatch(config.cluster_id) is None:
+        raise fault("cluster_id", "expected 1 to 64 letters, digits, '-', '_' or '.', beginning with a letter or digit")
+    if NODE_ID.fullmatch(config.node_id) is None:
+        raise fault("node_id", "expected 1 to 32 letters, digits, '-' or '_', beginning with a letter or digit")
+    if not config.data_dir or "\0" in config.data_dir:
+        raise fault("data_dir", "expected the path of a directory")
+    if config.log_level not in LOG_LEVELS:
+        raise fault("log_level", f"expected one of {', '.join(LOG_LEVELS)}, not {config.log_level!r}")
+    if config.http.followers not in FOLLOWERS:
+        raise fault("http.followers", f"expected one of {', '.join(FOLLOWERS)}, not {config.http.followers!r}")
+    if config.start.source not in START_SOURCES:
+        raise fault("start.from", f"expected one of {', '.join(START_SOURCES)}, not {config.start.source!r}")
+    if config.start.source == "dataset" and not config.start.dataset:
+        raise fault("start.dataset", 'expected the directory of a dataset, since start.from is "dataset"')
+
+
+def _check_numbers(config: NodeConfig, fault: Fault) -> None:
+    for key, (low, high, unit) in RANGES.items():
+        section, _, name = key.partition(".")
+        value = getattr(getattr(config, section), name)
+        # Not "value < low or value > high": a NaN would pass that.
+        if not low <= value <= high:
+            raise fault(key, f"expected {low:,} to {high:,} {unit}, not {value:,}")
+
+
+def _check_times(config: NodeConfig, fault: Fault) -> None:
+    raft = config.raft
+    if raft.heartbeat * HEARTBEATS_PER_ELECTION >= raft.election_timeout_min:
+        raise fault(
+            "raft.election_timeout_min",
+            f"expected more than {HEARTBEATS_PER_ELECTION} heartbeats (raft.heartbeat is {raft.heartbeat:g} s), "
+            f"so that a lost message elects nobody; it is {raft.election_timeout_min:g} s",
+        )
+    if raft.election_timeout_max <= raft.election_timeout_min:
+        raise fault(
+            "raft.election_timeout_max",
+            f"expected more than raft.election_timeout_min ({raft.election_timeout_min:g} s), so that nodes do not stand at the "
+            f"same moment; it is {raft.election_timeout_max:g} s",
+        )
+    if raft.leader_fallback < raft.election_timeout_max:
+        raise fault(
+            "raft.leader_fallback",
+            f"expected at least raft.election_timeout_max ({raft.election_timeout_max:g} s), so that a leader does not give up "
+            f"before anybody could stand; it is {raft.leader_fallback:g} s",
+        )
+
+
+def _check_own_addresses(config: NodeConfig, fault: Fault) -> None:
+    taken: dict[tuple[str, int], str] = {}
+    for key, listen in (("raft", config.raft.listen), ("native", config.native.listen), ("http", config.http.listen)):
+        address = _address(f"{key}.listen", listen, fault)
+        if address in taken:
+            raise fault(f"{key}.listen", f"expected an address of its own; {listen} is also {taken[address]}.listen")
+        taken[address] = key
+    _check_url("http.public_url", config.http.public_url, fault)
+    if config.http.tls and not config.http.public_url.startswith("https://"):
+        raise fault("http.public_url", f"expected https://..., since http.tls is true; it is {config.http.public_url!r}")
+
+
+def _address(key: str, text: str, fault: Fault) -> tuple[str, int]:
+    address = split_address(text)
+    if address is None:
+        raise fault(key, f"expected host:port with a port from 1 to 65535, not {text!r}")
+    return address
+
+
+def _check_url(key: str, text: str, fault: Fault) -> None:
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+        sound = (
+            parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and port != 0
+            and text == f"{parts.scheme}://{parts.netloc}"
+        )
+    except ValueError:
+        sound = False
+    if not sound or "@" in text or any(character.isspace() for character in text):
+        raise fault(key, f"expected http://host:port or https://host:port without a path, not {text!r}")
+
+
+def _within(key: str, fault: Fault) -> Fault:
+    return lambda name, text: fault(f"{key}.{name}", text)
+
+
+def _check_nodes(config: NodeConfig, fault: Fault) -> None:
+    ids: dict[str, int] = {}
+    addresses: dict[str, str] = {}
+    for position, node in enumerate(config.nodes):
+        key = f"nodes[{position}]"
+        check_address(node, _within(key, fault))
+        if node.node_id in ids:
+            raise fault(f"{key}.node_id", f"expected an id of its own; {node.node_id!r} is also nodes[{ids[node.node_id]}]")
+        ids[node.node_id] = position
+        for name, text in (("raft", node.raft), ("native", node.native), ("http", node.http)):
+            place = text.partition("://")[2] or text
+            if place in addresses:
+                raise fault(f"{key}.{name}", f"expected an address of its own; {text!r} is also {addresses[place]}")
+            addresses[place] = f"{key}.{name}"
+    if config.node_id not in ids:
+        raise fault("node_id", f"expected the node_id of one of [[nodes]] ({', '.join(ids)}), not {config.node_id!r}")
+    own = config.nodes[ids[config.node_id]]
+    if own.http != config.http.public_url:
+        raise fault(
+            "http.public_url", f"expected {own.http!r}, as nodes[{ids[config.node_id]}].http says, not {config.http.public_url!r}"
+        )
+
+
+def _check_admin(config: NodeConfig, fault: Fault) -> None:
+    admin = config.admin
+    if _KEY_ID.fullmatch(admin.key_id) is None:
+        raise fault("admin.key_id", f"expected 1 to {NAME_MAX} letters, digits or any of _.:-")
+    try:
+        size = len(base64.b64decode(admin.secret, validate=True))
+    except (binascii.Error, ValueError):
+        size = 0
+    # The text itself is not shown: messages end up in logs.
+    if size < SECRET_BYTES_MIN or len(admin.secret) > SECRET_MAX:
+        raise fault("admin.secret", f"expected base64 of at least {SECRET_BYTES_MIN} bytes, in at most {SECRET_MAX} characters")
+    if not 0 < len(admin.passphrase) <= SECRET_MAX:
+        raise fault("admin.passphrase", f"expected 1 to {SECRET_MAX} characters")
+
+
+def _check_history(config: NodeConfig, fault: Fault) -> None:
+    if config.history.archive_days == 1:
+        raise fault("history.archive_days", "expected at least 2, or 0 for no archive: rolling figures need the latest two days")
+    database = config.history.database
+    # The text itself is not shown: it may hold a password.
+    if database and not database.startswith(("postgresql://", "sqlite:////")):
+        raise fault(
+            "history.database",
+            "expected postgresql://... or sqlite:////absolute/path, or nothing for SQLite in the data directory",
+        )

@@ -1,0 +1,86 @@
+"""Checks of the TLS files that a configuration names: there, readable, in date, of this node, and fitting together."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+
+from node.config.settings import NodeConfig
+from node.deployment.pki import certified_node_id, node_name
+from node.errors import ConfigError
+
+Fault = Callable[[str, str], ConfigError]
+
+
+def check_tls(config: NodeConfig, fault: Fault, now: datetime.datetime | None = None) -> None:
+    """Check the files of `[tls]`. `now` is the time for the certificates' validity, by default the current one.
+
+    Raises:
+        ConfigError: made by `fault`.
+    """
+    moment = now or datetime.datetime.now(datetime.UTC)
+    ca_path, own_path = config.path(config.tls.ca), config.path(config.tls.certificate)
+    authorities = _certificates("tls.ca", ca_path, fault)
+    own, *chain = _certificates("tls.certificate", own_path, fault)
+    _check_dates("tls.ca", ca_path, authorities[0], moment, fault)
+    _check_dates("tls.certificate", own_path, own, moment, fault)
+    if not any(_issued(own, issuer) for issuer in (*authorities, *chain)):
+        raise fault("tls.certificate", f"expected a certificate signed by {ca_path}; {own_path} is not")
+    named = certified_node_id(own)
+    if named != config.node_id:
+        found = "names no node" if named is None else f"is that of node {named!r}"
+        raise fault(
+            "tls.certificate",
+            f"expected the certificate of node {config.node_id!r}, with the subject alternative name {node_name(config.node_id)}; "
+            f"{own_path} {found}",
+        )
+    _check_key(config, own, fault)
+
+
+def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def _check_key(config: NodeConfig, certificate: x509.Certificate, fault: Fault) -> None:
+    path = config.path(config.tls.key)
+    try:
+        key = serialization.load_pem_private_key(_bytes("tls.key", path, fault), password=None)
+    except (ValueError, TypeError) as error:
+        raise fault("tls.key", f"expected a private key in PEM, without a passphrase; {path} is not one") from error
+    form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    if key.public_key().public_bytes(*form) != certificate.public_key().public_bytes(*form):
+        raise fault("tls.key", f"expected the key of {config.tls.certificate}; {path} is another one")
+
+
+def _bytes(key: str, path: Path, fault: Fault) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise fault(key, f"expected a readable PEM file; {path} cannot be read: {error.strerror}") from error
+
+
+def _certificates(key: str, path: Path, fault: Fault) -> list[x509.Certificate]:
+    """At least one."""
+    try:
+        return x509.load_pem_x509_certificates(_bytes(key, path, fault))
+    except ValueError as error:
+        raise fault(key, f"expected a certificate in PEM; {path} is not one") from error
+
+
+def _check_dates(key: str, path: Path, certificate: x509.Certificate, now: datetime.datetime, fault: Fault) -> None:
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if now > end:
+        raise fault(key, f"expected a certificate that is valid now; {path} expired on {end:%Y-%m-%d}")
+    if now < begin:
+        raise fault(
+            key, f"expected a certificate that is valid now; {path} is valid from {begin:%Y-%m-%d} on (is the clock right?)"
+        )

@@ -1,0 +1,1 @@
+"""Clusters as directories and processes: made, joined, started, changed."""

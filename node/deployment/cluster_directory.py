@@ -1,0 +1,134 @@
+"""A cluster as `quorumbook init` lays it out: where its nodes are, and how an operator or a trader reaches them.
+
+DIR/ca.pem  DIR/admin.json  DIR/n1/node.toml  DIR/n1/data/  DIR/n2/...
+"""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import msgspec
+
+from node.config.file import load
+from node.config.settings import NodeAddress, NodeConfig
+from node.credentials import Credentials
+from node.deployment import pki
+from node.engine import identity
+from node.errors import DirectoryError
+from node.native.client import ClusterClient
+
+
+class KeyFile(msgspec.Struct, frozen=True):
+    """An API key in a file. `account_id` is the account it acts for, empty for the operator's."""
+
+    key_id: str
+    secret: str
+    passphrase: str
+    account_id: str = ""
+
+    def credentials(self) -> Credentials:
+        """The key for a client."""
+        return Credentials(self.key_id, self.secret, self.passphrase)
+
+
+class ClusterDirectory:
+    """Reads every node's configuration once, at construction.
+
+    Args:
+        directory: what `quorumbook init` made.
+
+    Raises:
+        DirectoryError: there is no node in it.
+        ConfigError: a node's configuration is not right.
+        DataDirectoryError: it cannot be read whether a node was removed.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory.resolve()
+        paths = sorted(self.directory.glob("*/node.toml"))
+        if not paths:
+            raise DirectoryError(
+                f"{directory}: no node in it (expected {directory}/n1/node.toml); make one with: quorumbook init {directory}"
+            )
+        self.config_paths: dict[str, Path] = {}
+        self.configs: dict[str, NodeConfig] = {}
+        for path in paths:
+            config = load(path)
+            self.config_paths[config.node_id] = path
+            self.configs[config.node_id] = config
+        self.removed = {
+            node_id for node_id, config in self.configs.items() if identity.stage_of(config) is identity.Stage.REMOVED
+        }
+
+    @property
+    def node_ids(self) -> list[str]:
+        """The nodes that are here, sorted, without those that the cluster has removed."""
+        return [node_id for node_id in self.configs if node_id not in self.removed]
+
+    @property
+    def cluster_id(self) -> str:
+        """The cluster's id."""
+        return self.like.cluster_id
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """The native address "host:port" of every node that the configurations know."""
+        return {node.node_id: node.native for node in self._nodes()}
+
+    @property
+    def http_urls(self) -> dict[str, str]:
+        """The public HTTP URL of every node that the configurations know."""
+        return {node.node_id: node.http for node in self._nodes()}
+
+    @property
+    def like(self) -> NodeConfig:
+        """The configuration of a node of the cluster; what is not about addresses is the same in all."""
+        return self.configs[(self.node_ids or list(self.configs))[0]]
+
+    def _nodes(self) -> list[NodeAddress]:
+        """Where the nodes are. Each one's own file knows best; the others' files name those that are on other machines."""
+        active = [self.configs[node_id] for node_id in self.node_ids]
+        named = {node.node_id: node for config in active for node in config.nodes}
+        named.update((config.node_id, config.address(config.node_id)) for config in active)
+        return [node for node_id, node in sorted(named.items()) if node_id not in self.removed]
+
+    def log_file(self, node_id: str) -> Path:
+        """Where a node that runs in the background writes what it has to say."""
+        return self.config_paths[node_id].parent / "node.log"
+
+    def tls(self) -> ssl.SSLContext:
+        """A client's TLS context: trusts this cluster's nodes only and shows no certificate."""
+        return pki.client_context(self.like, with_cert=False)
+
+    def admin(self) -> Credentials:
+        """The operator's key, from `admin.json` or, where that is not kept, from a node's configuration.
+
+        Raises:
+            DirectoryError: `admin.json` is not a key file.
+        """
+        path = self.directory / "admin.json"
+        if path.exists():
+            return read_key(path).credentials()
+        admin = self.like.admin
+        return Credentials(admin.key_id, admin.secret, admin.passphrase)
+
+    def client(self, credentials: Credentials | None = None, *, deadline: float = 8.0, client: str = "cli") -> ClusterClient:
+        """A client that follows the leader; it acts as the operator unless `credentials` are given."""
+        return ClusterClient(
+            self.addresses, tls=self.tls(), credentials=credentials or self.admin(), deadline=deadline, client=client
+        )
+
+
+def read_key(path: Path) -> KeyFile:
+    """An API key from a JSON file with `key_id`, `secret` and `passphrase`.
+
+    Raises:
+        DirectoryError: it is absent or not such a file.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=KeyFile)
+    except OSError as error:
+        raise DirectoryError(f"{path}: cannot be read: {error.strerror}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DirectoryError(f"{path}: expected JSON with key_id, secret and passphrase: {error}") from error

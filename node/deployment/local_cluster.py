@@ -1,0 +1,276 @@
+"""A cluster's nodes as processes of this machine: start, stop, kill, and wait until they serve.
+
+Starting and ending processes is synchronous and quick; what goes over the network is a coroutine. The processes are detached: they go on
+when whoever started them ends, and any `LocalCluster` on the same directory finds them by their pid files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from node import stop_times
+from node.deployment.cluster_directory import ClusterDirectory
+from node.errors import ConnectionLost, NodeRunningError, NodeStartError, RequestFailed
+from node.native.connection import NativeConnection
+from node.native.protocol import MemberStatus, NodeStatus, StatusQuery
+from node.system.processes import PID_FILE, alive, descendants, locked_pid, reap, send
+
+ANSWER_SECONDS = 1.0
+"""A node that has not told its status by then is shown as down."""
+
+STOP_SECONDS = stop_times.NODE + 5.0
+"""How long a stop may take before the node is killed."""
+
+KILL_SECONDS = 10.0
+"""After SIGKILL the system needs moments only; this bounds the wait on a machine that is out of breath."""
+
+SUPERVISOR = (sys.executable, "-m", "node.supervisor")
+
+_POLL = 0.01
+
+Statuses = dict[str, NodeStatus | None]
+"""Node id to status, None for a node that does not answer."""
+
+
+class LocalCluster:
+    """The nodes of one cluster directory.
+
+    Processes:  start, stop, kill, restart, ended, pid, running, reload
+    Network:    status, leader, wait_ready
+
+    Args:
+        directory: what `quorumbook init` made.
+        command: the program that runs one node; it gets `--config FILE` and perhaps `--rejoin`.
+
+    Raises:
+        DirectoryError, ConfigError, DataDirectoryError: as `ClusterDirectory`.
+    """
+
+    def __init__(self, directory: Path | str, *, command: tuple[str, ...] = SUPERVISOR) -> None:
+        self.layout = ClusterDirectory(Path(directory))
+        self._command = command
+        self._tls = self.layout.tls()
+        self._admin = self.layout.admin()
+        self._started: dict[str, int] = {}
+        self._log_begins: dict[str, int] = {}
+
+    def reload(self) -> None:
+        """Read the directory anew: nodes have come or gone. Raises as the constructor."""
+        self.layout = ClusterDirectory(self.layout.directory)
+
+    @property
+    def node_ids(self) -> list[str]:
+        """The nodes of the directory that belong to the cluster, sorted."""
+        return self.layout.node_ids
+
+    def pid(self, node_id: str) -> int | None:
+        """The pid of a node's supervisor, None when the node is down. It is the node's own: see `processes`."""
+        pid = locked_pid(self.layout.configs[node_id].data_path / PID_FILE)
+        return pid if pid is not None and alive(pid) else None
+
+    def running(self) -> list[str]:
+        """The nodes whose supervisor runs."""
+        return [node_id for node_id in self.node_ids if self.pid(node_id) is not None]
+
+    def start(self, node_ids: Iterable[str] | None = None, *, rejoin: bool = False, seconds: float = 20.0) -> None:
+        """Start nodes (all unless named) in the background and wait until each has taken its data directory; not until it serves.
+
+        Raises:
+            NodeRunningError: one of them runs already; nothing was started.
+            NodeStartError: one ended at once; the text has the end of its log.
+        """
+        chosen = self._chosen(node_ids)
+        for node_id in chosen:
+            pid = self.pid(node_id)
+            if pid is not None:
+                raise NodeRunningError(f"{node_id} runs already (pid {pid})")
+        for node_id in chosen:
+            self._started[node_id] = self._spawn(node_id, rejoin=rejoin)
+        for node_id in chosen:
+            if not _wait(functools.partial(self._settled, node_id), seconds) or self.pid(node_id) is None:
+                raise NodeStartError(f"{node_id} did not start; {self._log_end(node_id)}")
+
+    def stop(self, node_ids: Iterable[str] | None = None, *, seconds: float = STOP_SECONDS) -> None:
+        """Stop nodes (all unless named) in good order, the leader handing over; after `seconds` they are killed. Nodes that are down stay so."""
+        pids = {node_id: pid for node_id in self._chosen(node_ids) if (pid := self.pid(node_id)) is not None}
+        for pid in pids.values():
+            send(pid, signal.SIGTERM)
+        if not _wait(lambda: not any(_lives(pid) for pid in pids.values()), seconds):
+            for node_id, pid in pids.items():
+                if _lives(pid):
+                    self.kill(node_id)
+
+    def ended(self, node_id: str, seconds: float) -> bool:
+        """Wait until a node's supervisor has ended; whether it has within `seconds`."""
+        return _wait(lambda: self.pid(node_id) is None, seconds)
+
+    def kill(self, node_id: str, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal to every process of a node at once, its supervisor first. After SIGKILL, returns when all are gone."""
+        pid = self.pid(node_id)
+        if pid is None:
+            return
+        everyone = [pid, *descendants(pid)]
+        for each in everyone:
+            send(each, number)
+        if number == signal.SIGKILL and not _wait(lambda: not any(_lives(each) for each in everyone), KILL_SECONDS):
+            raise NodeStartError(f"{node_id}: processes {everyone} are still there {KILL_SECONDS:g} s after SIGKILL")
+
+    def restart(self, node_id: str, *, rejoin: bool = False) -> None:
+        """Start a node again, stopping it first if it runs. Raises as `start`."""
+        self.stop([node_id])
+        self.start([node_id], rejoin=rejoin)
+
+    async def status(self) -> Statuses:
+        """All nodes' statuses, asked at the same time over fresh connections.
+
+        These are the nodes that the directory knows, and members that have joined from elsewhere; a node that does not answer and is no
+        member any more is left out.
+        """
+        statuses = await self._ask(self.layout.addresses)
+        members = {member.node_id: member for member in newest_members(statuses)}
+        if not members:
+            return statuses
+        more = {node_id: member.native for node_id, member in members.items() if node_id not in statuses and member.native}
+        statuses.update(await self._ask(more))
+        return {node_id: status for node_id, status in sorted(statuses.items()) if status is not None or node_id in members}
+
+    async def _ask(self, addresses: Mapping[str, str]) -> Statuses:
+        found = await asyncio.gather(*(self._status(address) for address in addresses.values()))
+        return dict(zip(addresses, found, strict=True))
+
+    async def leader(self) -> str:
+        """The id of the leader that a quorum follows, "" while there is none."""
+        return leader_of(await self.status())
+
+    async def wait_ready(self, seconds: float = 30.0, node_ids: Iterable[str] | None = None) -> Statuses:
+        """Wait until nodes (all unless named) follow one leader, have caught up with it, and take HTTP connections. Their statuses.
+
+        Raises:
+            NodeStartError: not within `seconds`, or one of their processes ended; the text says which and why.
+        """
+        chosen = self._chosen(node_ids)
+        end = time.monotonic() + seconds
+        while True:
+            statuses = await self.status()
+            waiting = [node_id for node_id in chosen if not _is_ready(statuses.get(node_id))]
+            waiting += [node_id for node_id in chosen if node_id not in waiting and not await self._takes_http(node_id)]
+            if not waiting and leader_of(statuses):
+                return {node_id: statuses[node_id] for node_id in chosen}
+            for node_id in chosen:
+                if self.pid(node_id) is None:
+                    raise NodeStartError(f"{node_id} ended; {self._log_end(node_id)}")
+            if time.monotonic() > end:
+                detail = "; ".join(_short(node_id, statuses.get(node_id)) for node_id in chosen)
+                raise NodeStartError(f"not ready within {seconds:g} s: {detail}; {self._log_end((waiting or chosen)[0])}")
+            await asyncio.sleep(0.05)
+
+    async def _status(self, address: str) -> NodeStatus | None:
+        connection: NativeConnection | None = None
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                connection = await NativeConnection.open(address, tls=self._tls, credentials=self._admin, client="status")
+                return await connection.query(StatusQuery())
+        except (ConnectionLost, RequestFailed, TimeoutError):
+            return None
+        finally:
+            if connection is not None:
+                await connection.close()
+
+    async def _takes_http(self, node_id: str) -> bool:
+        config = self.layout.configs[node_id].http
+        if config.gateways == 0:
+            return True
+        host, _, port = config.listen.rpartition(":")
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+        except (OSError, TimeoutError):
+            return False
+        writer.close()
+        return True
+
+    def _chosen(self, node_ids: Iterable[str] | None) -> list[str]:
+        chosen = self.node_ids if node_ids is None else list(node_ids)
+        unknown = [node_id for node_id in chosen if node_id not in self.layout.configs]
+        if unknown:
+            raise NodeStartError(f"no node {', '.join(unknown)} in {self.layout.directory}; there are {', '.join(self.node_ids)}")
+        return chosen
+
+    def _spawn(self, node_id: str, *, rejoin: bool) -> int:
+        """Start a supervisor in a session of its own, with its output at the end of the node's log."""
+        argv = [*self._command, "--config", str(self.layout.config_paths[node_id])]
+        log = os.open(self.layout.log_file(node_id), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._log_begins[node_id] = os.fstat(log).st_size
+        try:
+            return os.posix_spawn(
+                argv[0],
+                [*argv, "--rejoin"] if rejoin else argv,
+                os.environ,
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, log, 1),
+                    (os.POSIX_SPAWN_DUP2, log, 2),
+                ],
+                setsid=True,
+            )
+        finally:
+            os.close(log)
+
+    def _settled(self, node_id: str) -> bool:
+        """Whether a node that was spawned holds its data directory, or has ended."""
+        return self.pid(node_id) == self._started[node_id] or not _lives(self._started[node_id])
+
+    def _log_end(self, node_id: str, lines: int = 5) -> str:
+        """The last lines of a node's log, none of them from before it was started here."""
+        path = self.layout.log_file(node_id)
+        try:
+            text = path.read_bytes()[self._log_begins.get(node_id, 0) :].decode("utf-8", "replace")
+        except OSError:
+            return f"there is no {path}"
+        return f"the end of {path}:\n" + "\n".join(text.splitlines()[-lines:])
+
+
+def leader_of(statuses: Statuses) -> str:
+    """The ready leader of the highest term, "" when there is none."""
+    leaders = [status for status in statuses.values() if status is not None and status.role == "leader" and status.ready]
+    return max(leaders, key=lambda status: status.term).node_id if leaders else ""
+
+
+def newest_members(statuses: Statuses) -> list[MemberStatus]:
+    """Who belongs to the cluster, as the node says whose log knows most of it; none if no node answers."""
+    told = [status for status in statuses.values() if status is not None]
+    return max(told, key=lambda status: (status.members_index, status.applied_index)).members if told else []
+
+
+def _is_ready(status: NodeStatus | None) -> bool:
+    return status is not None and status.ready
+
+
+def _lives(pid: int) -> bool:
+    reap(pid)
+    return alive(pid)
+
+
+def _wait(condition: Callable[[], bool], seconds: float) -> bool:
+    """Poll until `condition` holds; whether it did within `seconds`."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(_POLL)
+    return True
+
+
+def _short(node_id: str, status: NodeStatus | None) -> str:
+    if status is None:
+        return f"{node_id} does not answer"
+    return (
+        f"{node_id} is {status.role} in term {status.term}, applied {status.applied_index}, {'' if status.ready else 'not '}ready"
+    )

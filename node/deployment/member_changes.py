@@ -1,0 +1,287 @@
+"""What `quorumbook cluster add | remove | replace` does, step by step.
+
+Each step looks first whether what it is to bring about already holds. So a command that was killed, or whose answer was lost, is simply given
+again; nothing is remembered between two runs but the cluster itself and the new node's directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from node.config.settings import NodeAddress
+from node.deployment import joining
+from node.deployment.local_cluster import LocalCluster
+from node.engine import identity
+from node.engine.membership import address_of, removal_fault
+from node.errors import DirectoryError, MembershipError, RequestFailed
+from node.native.client import ClusterClient
+from node.native.protocol import ControlAction, FailCode, MemberStatus, NodeStatus, StatusQuery
+
+POLL = 0.25
+"""Seconds between two looks at the leader."""
+
+SAY_EVERY = 2.0
+"""Seconds between two lines about a node that catches up."""
+
+HANDOVER_SECONDS = 10.0
+"""For another node to take over from a leader that is to be removed."""
+
+STOP_SECONDS = 15.0
+"""For a removed node's processes to end."""
+
+MIB = 1024 * 1024
+
+Say = Callable[[str], None]
+
+
+class Addition(msgspec.Struct, frozen=True):
+    """A node to add. Addresses that are empty are chosen; `start`: run it on this machine."""
+
+    node_id: str
+    raft: str = ""
+    native: str = ""
+    http: str = ""
+    read_only: bool = False
+    start: bool = True
+
+
+class MemberChanges:
+    """Changes the membership of the cluster in one directory. `say` gets each line that a person should read.
+
+    Raises, all methods:
+        RequestFailed: no leader answered in time, or it refused.
+        MembershipError: it cannot be, or was not done in time; the text says what to look at.
+    """
+
+    def __init__(self, local: LocalCluster, say: Say) -> None:
+        self._local = local
+        self._say = say
+        self._client: ClusterClient = local.layout.client()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._client.close()
+
+    async def status(self) -> NodeStatus:
+        """The leader's status, and in it the members: no older than this call."""
+        return await self._client.query(StatusQuery(), linearizable=True)
+
+    # ------------------------------------------------------------------ add
+
+    async def add(self, wanted: Addition, seconds: float) -> None:
+        """Make the node's directory, add it, start it, and wait for at most `seconds` until it votes, or is level if it is read-only.
+
+        Raises:
+            SetupError: an address or the directory cannot be.
+            NodeStartError: it does not start.
+        """
+        status = await self.status()
+        member = _find(status, wanted.node_id)
+        if member is None:
+            member = await self._join(wanted, status)
+        else:
+            self._check_same(member, wanted)
+        self._start(wanted)
+        await self._wait_level(member, status.commit_index, seconds)
+
+    async def _join(self, wanted: Addition, status: NodeStatus) -> MemberStatus:
+        """Make the directory and ask the leader; the member that it has become."""
+        address = self._address(wanted, status)
+        members = [address_of(member) for member in status.members]
+        joining.check_new(address, members)
+        layout = self._local.layout
+        if wanted.start and self._known_pid(wanted.node_id) is None:
+            joining.check_free(address)
+        made = joining.make_joiner(layout.directory, address, members, layout.like)
+        self._say(f"{wanted.node_id}: its directory is {made.parent}")
+        self._local.reload()
+        try:
+            index = await self._client.add_member(address, read_only=wanted.read_only)
+        except RequestFailed:
+            # The answer to an earlier try may have been lost.
+            member = _find(await self.status(), wanted.node_id)
+            if member is None or address_of(member) != address:
+                raise
+        else:
+            self._say(
+                f"{wanted.node_id}: added with log entry {index:,}{', read-only' if wanted.read_only else ', without a vote yet'}"
+            )
+            member = _find(await self.status(), wanted.node_id)
+        if member is None:
+            raise MembershipError(f"{wanted.node_id} was added, and was removed again by somebody else")
+        return member
+
+    def _address(self, wanted: Addition, status: NodeStatus) -> NodeAddress:
+        """The addresses asked for, else those of a directory that an earlier run made, else the next free ones."""
+        config = self._local.layout.configs.get(wanted.node_id)
+        given = {name: value for name in ("raft", "native", "http") if (value := getattr(wanted, name))}
+        if config is not None:
+            base = config.address(config.node_id)
+        elif len(given) == 3:
+            base = NodeAddress(wanted.node_id, "", "", "")
+        else:
+            base = joining.next_address(wanted.node_id, [address_of(member) for member in status.members])
+        return msgspec.structs.replace(base, **given)
+
+    def _check_same(self, member: MemberStatus, wanted: Addition) -> None:
+        """A member already: only the same wish again is one that can be fulfilled."""
+        if wanted.read_only != (member.role == "read_only"):
+            text = f"is a member already, and {_words(member.role)}; a node's role does not change: remove it and add another one"
+            raise MembershipError(f"{member.node_id} {text}")
+        for name in ("raft", "native", "http"):
+            given = getattr(wanted, name)
+            if given and given != getattr(member, name):
+                raise MembershipError(f"{member.node_id} is a member already, at --{name} {getattr(member, name)}, not {given}")
+        self._say(f"{member.node_id} is a member already: {_words(member.role)}")
+
+    def _known_pid(self, node_id: str) -> int | None:
+        return self._local.pid(node_id) if node_id in self._local.layout.configs else None
+
+    def _start(self, wanted: Addition) -> None:
+        if wanted.node_id not in self._local.layout.configs:
+            return
+        if self._local.pid(wanted.node_id) is not None:
+            return
+        if wanted.start:
+            self._local.start([wanted.node_id])
+            self._say(f"{wanted.node_id}: started, writes to {self._local.layout.log_file(wanted.node_id)}")
+        else:
+            home = self._local.layout.config_paths[wanted.node_id].parent
+            self._say(f"{wanted.node_id}: move {home} to its machine and run there: quorumbook node start --config node.toml")
+
+    async def _wait_level(self, member: MemberStatus, commit_index: int, seconds: float) -> None:
+        """Wait until a learner has become a voter, or a read-only member has all that was committed before."""
+        node_id, told, said_at = member.node_id, "", float("-inf")
+        clock = asyncio.get_running_loop().time
+        end = clock() + seconds
+        while True:
+            status = await self._client.query(StatusQuery())
+            if _level(_find(status, node_id), commit_index) or clock() >= end:
+                status = await self.status()
+            found = _find(status, node_id)
+            if found is None and status.role == "leader":
+                raise MembershipError(f"{node_id} was removed meanwhile")
+            if found is None:
+                await asyncio.sleep(POLL)
+                continue
+            if _level(found, commit_index):
+                self._say(f"{node_id} is {_words(found.role)} now")
+                return
+            line = f"{node_id}: {progress(found, status)}"
+            if line != told and clock() - said_at >= SAY_EVERY:
+                told, said_at = line, clock()
+                self._say(line)
+            if clock() >= end:
+                raise MembershipError(
+                    f"{node_id} is {_words(found.role)} after {seconds:g} s ({progress(found, status)}). It goes on as long as it runs: look with "
+                    f"`quorumbook cluster members`, and in its node.log; give the same command again to go on waiting"
+                )
+            await asyncio.sleep(POLL)
+
+    # ------------------------------------------------------------------ remove
+
+    async def remove(self, node_id: str, *, force: bool = False) -> None:
+        """Remove a node, after it has handed over if it leads, and wait until its processes on this machine have ended."""
+        status = await self.status()
+        if _find(status, node_id) is None:
+            self._check_known(node_id, status)
+            self._say(f"{node_id} is no member of the cluster")
+        else:
+            fault = removal_fault(status.members, node_id, force=force)
+            if fault:
+                raise MembershipError(fault.replace("force it", "repeat with --force"))
+            await self._hand_over(node_id, status)
+            await self._ask_removal(node_id, force=force)
+        await self._end(node_id)
+
+    async def replace(self, old: str, wanted: Addition, seconds: float, *, force: bool = False) -> None:
+        """`add` a node and `remove` another."""
+        if old == wanted.node_id:
+            raise MembershipError(f"{old} cannot replace itself: an id is used once, choose another one")
+        status = await self.status()
+        gone = _find(status, old) is None
+        if gone and _find(status, wanted.node_id) is None:
+            self._check_known(old, status)
+        await self.add(wanted, seconds)
+        if gone and old not in self._local.layout.configs:
+            self._say(f"{old} is no member of the cluster")
+        else:
+            await self.remove(old, force=force)
+
+    def _check_known(self, node_id: str, status: NodeStatus) -> None:
+        """A node whose directory is here was a member, and is none any more; any other id is a mistake."""
+        if node_id not in self._local.layout.configs:
+            raise DirectoryError(f"no node {node_id!r}; members are: {', '.join(member.node_id for member in status.members)}")
+
+    async def _hand_over(self, node_id: str, status: NodeStatus) -> None:
+        if status.leader_id != node_id:
+            return
+        self._say(f"{node_id} leads and hands over first")
+        clock = asyncio.get_running_loop().time
+        end = clock() + HANDOVER_SECONDS
+        while (status := await self.status()).leader_id == node_id:
+            if clock() >= end:
+                raise MembershipError(
+                    f"{node_id} leads, and no other voter took over within {HANDOVER_SECONDS:g} s; look with `quorumbook cluster status`"
+                )
+            await self._transfer(node_id)
+            await asyncio.sleep(POLL)
+        self._say(f"{status.leader_id} leads now")
+
+    async def _transfer(self, node_id: str) -> None:
+        try:
+            await self._client.control(ControlAction.TRANSFER_LEADERSHIP, node_id)
+        except RequestFailed as error:
+            if error.code not in (FailCode.BAD_REQUEST, FailCode.NOT_LEADER, FailCode.NO_LEADER):
+                raise
+
+    async def _ask_removal(self, node_id: str, *, force: bool) -> None:
+        try:
+            index = await self._client.remove_member(node_id, force=force)
+        except RequestFailed:
+            # The answer to an earlier try may have been lost.
+            if _find(await self.status(), node_id) is not None:
+                raise
+            self._say(f"{node_id}: removed")
+        else:
+            self._say(f"{node_id}: removed with log entry {index:,}")
+
+    async def _end(self, node_id: str) -> None:
+        """Wait for a removed node's processes here, and see to it that none is started again."""
+        config = self._local.layout.configs.get(node_id)
+        if config is None:
+            self._say(f"{node_id} is not on this machine: if it runs it stops by itself")
+            return
+        if not await asyncio.to_thread(self._local.ended, node_id, STOP_SECONDS):
+            await asyncio.to_thread(self._local.stop, [node_id])
+        if identity.stage_of(config) is identity.Stage.STARTED:
+            identity.mark_removed(config)
+        self._say(
+            f"{node_id} does not run, and does not start again; nothing but an audit needs {config.data_path.parent} any more"
+        )
+
+
+def progress(member: MemberStatus, status: NodeStatus) -> str:
+    """How far a member is, as the leader sees it."""
+    if not member.connected:
+        return "not connected"
+    if member.snapshot_size:
+        return f"snapshot {member.snapshot_sent / MIB:,.1f} of {member.snapshot_size / MIB:,.1f} MiB"
+    behind = status.last_log_index - member.match_index
+    return f"{member.match_index:,}" if not behind else f"{member.match_index:,} of {status.last_log_index:,}"
+
+
+def _find(status: NodeStatus, node_id: str) -> MemberStatus | None:
+    return next((member for member in status.members if member.node_id == node_id), None)
+
+
+def _level(member: MemberStatus | None, commit_index: int) -> bool:
+    """Whether a node that was added is what it was added for."""
+    return member is not None and (member.role == "voter" or (member.role == "read_only" and member.match_index >= commit_index))
+
+
+def _words(role: str) -> str:
+    return {"voter": "a voter", "learner": "a learner without a vote yet", "read_only": "read-only"}.get(role, role)

@@ -1,0 +1,199 @@
+"""Who a node is: the cluster's certificate authority, a certificate a node, and the TLS settings made of them.
+
+A cluster has a certificate authority of its own, so "signed by it" means "of this cluster". Node-to-node connections need a certificate on
+both sides; the node's id stands in the subject alternative name `quorumbook-node-<node_id>`, and the caller compares it with the id that
+the peer claims (`peer_node_id`). Host names are not compared: nodes move between addresses, and an address proves nothing here.
+
+TLS 1.3 only. Keys are EC P-256, valid for ten years.
+"""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import ssl
+from collections.abc import Iterable
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from node.config.settings import NodeConfig
+
+VALID_DAYS = 3650
+NODE_NAME_PREFIX = "quorumbook-node-"
+"""What a node's id stands behind in its certificate."""
+
+CLOCK_SKEW = datetime.timedelta(days=1)
+"""How far certificates reach into the past, for machines whose clocks disagree with the one that made them."""
+
+
+class KeyPair(msgspec.Struct, frozen=True):
+    """A certificate and its private key, both as PEM."""
+
+    certificate: bytes
+    key: bytes
+
+    def __repr__(self) -> str:
+        """Without the key: a repr ends up in logs."""
+        return f"KeyPair(certificate={self.certificate!r})"
+
+
+def node_name(node_id: str) -> str:
+    """The subject alternative name of a node."""
+    return NODE_NAME_PREFIX + node_id
+
+
+def make_authority(cluster_id: str, now: datetime.datetime) -> KeyPair:
+    """A new certificate authority for a cluster, self-signed. `now` needs a time zone."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = _name(f"{cluster_id} certificate authority")
+    identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    builder = (
+        _builder(name, name, key.public_key(), now)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(signs_certificates=True), critical=True)
+        .add_extension(identifier, critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False)
+    )
+    return _signed(builder, key, key)
+
+
+def issue(authority: KeyPair, node_id: str, hosts: Iterable[str], now: datetime.datetime) -> KeyPair:
+    """A new certificate for a node, for serving as well as for connecting.
+
+    Besides the node's id it names `hosts` (host names or IP addresses), localhost and 127.0.0.1, for HTTP clients that compare them.
+
+    Raises:
+        ValueError: `authority` is not PEM of a certificate and its key.
+    """
+    ca = x509.load_pem_x509_certificate(authority.certificate)
+    ca_key = serialization.load_pem_private_key(authority.key, password=None)
+    if not isinstance(ca_key, ec.EllipticCurvePrivateKey):
+        raise ValueError("the authority's key is not an elliptic curve key")
+    key = ec.generate_private_key(ec.SECP256R1())
+    identifier = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    builder = (
+        _builder(_name(node_name(node_id)), ca.subject, key.public_key(), now)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(signs_certificates=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(_alternative_names(node_id, hosts)), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False)
+    )
+    return _signed(builder, key, ca_key)
+
+
+def server_context(config: NodeConfig, require_client_cert: bool = True) -> ssl.SSLContext:
+    """For accepting connections as this node.
+
+    With `require_client_cert` only peers with a certificate of this cluster get through; without it a peer may show one, which is then
+    checked all the same.
+
+    Raises:
+        OSError: a file cannot be read (`ssl.SSLError`, a kind of it: does not fit). `config_file.load` has checked them before.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_REQUIRED if require_client_cert else ssl.CERT_OPTIONAL
+    # No session tickets: a resumed session would outlive the certificate it was opened with.
+    context.num_tickets = 0
+    context.load_verify_locations(config.path(config.tls.ca))
+    context.load_cert_chain(config.path(config.tls.certificate), config.path(config.tls.key))
+    return context
+
+
+def client_context(config: NodeConfig, with_cert: bool = True) -> ssl.SSLContext:
+    """For connecting to nodes of this cluster: as this node, or with `with_cert=False` as somebody without a certificate.
+
+    Trusts this cluster's authority only. Host names are not compared; node-to-node callers compare `peer_node_id`.
+
+    Raises:
+        OSError: as `server_context`.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(config.path(config.tls.ca))
+    if with_cert:
+        context.load_cert_chain(config.path(config.tls.certificate), config.path(config.tls.key))
+    return context
+
+
+def peer_node_id(channel: ssl.SSLObject | ssl.SSLSocket | None) -> str | None:
+    """The node id in the peer's verified certificate; None without TLS, without a certificate, or if it names no node or several."""
+    certificate = channel.getpeercert() if channel is not None else None
+    if not certificate:
+        return None
+    alternatives = certificate.get("subjectAltName", ())
+    names = [entry[1] for entry in alternatives if isinstance(entry, tuple) and entry[0] == "DNS"]
+    return _only_node_id(names)
+
+
+def certified_node_id(certificate: x509.Certificate) -> str | None:
+    """The node id in a certificate; None if it names no node or several."""
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound:
+        return None
+    return _only_node_id(extension.value.get_values_for_type(x509.DNSName))
+
+
+def _only_node_id(names: Iterable[object]) -> str | None:
+    found = [name.removeprefix(NODE_NAME_PREFIX) for name in names if isinstance(name, str) and name.startswith(NODE_NAME_PREFIX)]
+    return found[0] if len(found) == 1 and found[0] else None
+
+
+def _name(common_name: str) -> x509.Name:
+    # 64 characters are the most that the format allows.
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:64])])
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey, now: datetime.datetime
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - CLOCK_SKEW)
+        .not_valid_after(now + datetime.timedelta(days=VALID_DAYS))
+    )
+
+
+def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _alternative_names(node_id: str, hosts: Iterable[str]) -> list[x509.GeneralName]:
+    names: list[x509.GeneralName] = [x509.DNSName(node_name(node_id))]
+    for host in dict.fromkeys([*hosts, "localhost", "127.0.0.1"]):
+        try:
+            names.append(x509.IPAddress(ipaddress.ip_address(host)))
+        except ValueError:
+            names.append(x509.DNSName(host))
+    return names
+
+
+def _signed(builder: x509.CertificateBuilder, key: ec.EllipticCurvePrivateKey, signer: ec.EllipticCurvePrivateKey) -> KeyPair:
+    certificate = builder.sign(signer, hashes.SHA256())
+    return KeyPair(
+        certificate.public_bytes(serialization.Encoding.PEM),
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
+    )

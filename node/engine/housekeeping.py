@@ -1,0 +1,55 @@
+"""What an engine does from time to time: note that it serves, load the dataset, take snapshots when they are due."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from cluster.raft import Raft
+from node.config.settings import NodeConfig
+from node.engine.modes import Mode
+from node.engine.replicated_engine import ReplicatedEngine
+from node.engine.service import EngineService
+from node.engine.snapshot_port import SnapshotPort
+from node.engine.snapshot_schedule import SnapshotSchedule
+
+INTERVAL = 0.1
+"""Seconds between two looks."""
+
+
+class Housekeeping:
+    """Looks every `INTERVAL` seconds, in the engine's event loop. What goes wrong in it ends the node, as in every callback of ours."""
+
+    def __init__(
+        self, config: NodeConfig, service: EngineService, raft: Raft, snapshots: SnapshotPort, machine: ReplicatedEngine
+    ) -> None:
+        self._service = service
+        self._raft = raft
+        self._snapshots = snapshots
+        self._machine = machine
+        self._schedule = SnapshotSchedule(config)
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin; look at once."""
+        self._look()
+        self._timer = asyncio.get_running_loop().call_later(INTERVAL, self.start)
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        if self._service.modes.current is Mode.INITIALISING and self._raft.status().ready:
+            self._when_ready()
+        applied = self._machine.engine.sequence - self._snapshots.sequence
+        if self._schedule.due(applied, time.monotonic() - self._snapshots.since):
+            self._raft.request_snapshot()
+
+    def _when_ready(self) -> None:
+        seeding = self._service.seeding
+        if seeding is None or seeding.finished:
+            self._service.modes.enter(Mode.READY)
+        elif self._raft.is_leader:
+            seeding.go_on()

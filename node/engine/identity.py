@@ -1,0 +1,193 @@
+"""Whose data directory this is: one small file, written when the directory is made and checked at every start.
+
+A node that lost its disk has forgotten what it acknowledged and whom it voted for. If it started on an empty directory as if nothing had
+happened, it could vote a second time in the same term, or help to elect a leader without the entries it once acknowledged: a promise to
+a client would be broken. So a start never creates a data directory by itself. `quorumbook init` does, and `quorumbook node start
+--rejoin`, which makes the node come back without a vote until it has caught up.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from enum import StrEnum
+from pathlib import Path
+
+import msgspec
+
+from node.config.settings import NODE_COUNTS, NodeConfig
+from node.engine import divergence
+from node.errors import DataDirectoryError
+from node.system import files
+
+FILE = "identity.json"
+FORMAT = 1
+
+REJOIN_ADVICE = (
+    "If the node's disk was lost or replaced, start it with: quorumbook node start --rejoin. It then comes back without a vote until it has "
+    "caught up, because it has forgotten what it acknowledged and whom it voted for"
+)
+
+REMOVED_ADVICE = (
+    "It does not start again: an id is used once. To have the machine back, add it under another id, on a new directory: quorumbook cluster "
+    "add. This one may be deleted once nobody needs it for an audit"
+)
+
+_HARMLESS = frozenset({"node.pid", "engine.pid", "engine.sock", "lost+found", FILE + ".new"})
+"""What may lie in a data directory without anything having been stored in it."""
+
+
+class Stage(StrEnum):
+    """How far a data directory has come."""
+
+    NEW = "new"
+    """Made by `quorumbook init`; the node has never run on it."""
+    REJOIN = "rejoin"
+    """Made after the disk was lost; the log does not know yet that the node must not vote."""
+    STARTED = "started"
+    """The node has run on it: term, vote and log must be there from now on."""
+    REMOVED = "removed"
+    """The cluster has removed the node: it must not start on it again."""
+
+
+class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The contents of `identity.json`.
+
+    `incarnation` is random: a disk that was lost and made anew has another one. `joined`: made for a node that joins a running cluster; until
+    its log says otherwise it is no voter, whatever its configuration lists.
+    """
+
+    cluster_id: str
+    node_id: str
+    incarnation: str
+    format: int = FORMAT
+    stage: Stage = Stage.NEW
+    joined: bool = False
+
+
+def read(config: NodeConfig) -> Identity:
+    """The identity of the configuration's data directory.
+
+    Raises:
+        DataDirectoryError: it is missing, unreadable, or that of another node or cluster, or of a node that was removed, or its state has
+            diverged (`divergence.py`); or a new cluster would begin with an even number of nodes.
+    """
+    divergence.refuse_start(config.data_path)
+    path = config.data_path / FILE
+    identity = _stored(path)
+    if identity is None:
+        if not config.data_path.exists():
+            what = "does not exist"
+        else:
+            what = f"has no {FILE}" if _contents(config.data_path) else "is empty"
+        raise DataDirectoryError(f"data directory {config.data_path} {what}. {REJOIN_ADVICE}")
+    for name, found, wanted in (
+        ("cluster", identity.cluster_id, config.cluster_id),
+        ("node", identity.node_id, config.node_id),
+    ):
+        if found != wanted:
+            raise DataDirectoryError(
+                f"{path}: this is the data directory of {name} {found!r}, and the configuration is for {name} {wanted!r}. "
+                "Set data_dir to the directory of this node; nothing was changed"
+            )
+    _check_stage(config, path, identity)
+    return identity
+
+
+def _check_stage(config: NodeConfig, path: Path, identity: Identity) -> None:
+    if identity.stage is Stage.REMOVED:
+        raise DataDirectoryError(f"{path}: node {identity.node_id} was removed from the cluster. {REMOVED_ADVICE}")
+    if identity.stage is Stage.NEW and not identity.joined and len(config.nodes) not in NODE_COUNTS:
+        raise DataDirectoryError(
+            f"nodes: expected 1, 3 or 5 of [[nodes]] in a new cluster, not {len(config.nodes)}: an even number survives no more failures "
+            "than one node fewer"
+        )
+
+
+def format_data(config: NodeConfig, rejoin: bool = False, *, joined: bool = False) -> Identity:
+    """Make the data directory, durable on return.
+
+    With `rejoin` (the disk was lost) the directory may also be there already: the identity in it is kept, and the node will come back
+    without a vote. `joined`: see `Identity`.
+
+    Raises:
+        DataDirectoryError: there is something in it that must not be overwritten, or it cannot be written.
+    """
+    path = config.data_path
+    if rejoin and (path / FILE).exists():
+        identity = msgspec.structs.replace(read(config), stage=Stage.REJOIN)
+    elif found := _contents(path):
+        raise DataDirectoryError(
+            f"data directory {path} has no {FILE} but holds {', '.join(found[:5])}. Move it away, or set data_dir to another directory"
+        )
+    else:
+        stage = Stage.REJOIN if rejoin else Stage.NEW
+        identity = Identity(config.cluster_id, config.node_id, secrets.token_hex(16), stage=stage, joined=joined)
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _store(path, identity)
+        files.sync_directory(path.parent)
+    except OSError as error:
+        raise DataDirectoryError(f"data directory {path} cannot be written: {error.strerror}") from error
+    return identity
+
+
+def mark_started(config: NodeConfig, identity: Identity) -> Identity:
+    """Note, durably, that term, vote and log of this node exist now, and that its being without a vote stands there. Call it when they do."""
+    if identity.stage is Stage.STARTED:
+        return identity
+    started = msgspec.structs.replace(identity, stage=Stage.STARTED)
+    _store(config.data_path, started)
+    return started
+
+
+def mark_removed(config: NodeConfig) -> None:
+    """Note, durably, that the cluster has removed this node.
+
+    Raises:
+        OSError: it could not be written.
+        DataDirectoryError: the identity cannot be read.
+    """
+    identity = _stored(config.data_path / FILE)
+    assert identity is not None, "a node that runs has an identity"
+    _store(config.data_path, msgspec.structs.replace(identity, stage=Stage.REMOVED))
+
+
+def stage_of(config: NodeConfig) -> Stage | None:
+    """How far the data directory has come; None where there is none.
+
+    Raises:
+        DataDirectoryError: the identity cannot be read.
+    """
+    identity = _stored(config.data_path / FILE)
+    return None if identity is None else identity.stage
+
+
+def _store(directory: Path, identity: Identity) -> None:
+    files.replace(directory / FILE, msgspec.json.format(msgspec.json.encode(identity)) + b"\n")
+
+
+def _stored(path: Path) -> Identity | None:
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise DataDirectoryError(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        identity = msgspec.json.decode(data, type=Identity)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DataDirectoryError(f"{path} is damaged: {error}. {REJOIN_ADVICE}, on a new data directory") from error
+    if identity.format != FORMAT:
+        raise DataDirectoryError(f"{path}: expected format {FORMAT}, not {identity.format}: it was written by another version")
+    return identity
+
+
+def _contents(path: Path) -> list[str]:
+    """Names in a directory that say that something was stored there; none if it does not exist."""
+    try:
+        return sorted(set(os.listdir(path)) - _HARMLESS)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise DataDirectoryError(f"data directory {path} cannot be read: {error.strerror}") from error

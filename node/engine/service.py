@@ -1,0 +1,451 @@
+"""What a node does for whoever is connected: commands through the log, reads, subscriptions, control.
+
+The way of a command on the leader: `submit` checks who may, the batcher gathers what queues, Raft makes it durable on a quorum, the engine applies
+it, and `send` gets the outcomes. Nothing here waits; everything runs in the engine's event loop, in the thread of Raft.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+from cluster.batcher import Batcher, Refusal
+from cluster.membership import Change, ChangeDone, ChangeResult
+from cluster.raft import Done, ProposeResult
+from cluster.settings import ENTRY_BYTES_MAX
+from cluster.status import RaftStatus
+from node.config.settings import NodeConfig
+from node.engine import membership
+from node.engine.feed import Feed, FeedError, Subscriber, Subscription, TooOldError
+from node.engine.handover import After, Handover
+from node.engine.interregnum import WaitingRoom
+from node.engine.modes import Modes
+from node.engine.replicated_engine import ReplicatedEngine
+from node.engine.views import BadQueryError, NotFoundError, Views
+from node.errors import RequestFailed
+from node.native.principal import Principal, authenticate, refresh
+from node.native.protocol import (
+    COMMANDS_PER_SUBMIT_MAX,
+    AddMember,
+    Answer,
+    Control,
+    ControlAction,
+    FailCode,
+    Failed,
+    Hello,
+    LeaderHint,
+    MemberStatus,
+    NodeStatus,
+    Query,
+    RemoveMember,
+    Results,
+    StatusQuery,
+    Submit,
+    Subscribe,
+)
+from node.records.datasets import Seeding
+from statemachine.commands import AnyCommand, Batch, encode_batch
+
+BATCH_BYTES_MAX = ENTRY_BYTES_MAX - 64 * 1024
+"""Bytes of commands in one entry; what is left is for fields that a client left out and the log writes in full."""
+
+UNIT_BYTES = 16
+"""Bytes that a command may be longer in the log than it was in its request."""
+
+READS_WAITING_MAX = 10_000
+"""Linearizable reads that may wait for a barrier."""
+
+Send = Callable[[msgspec.Struct], None]
+"""Writes one answer to whoever asked; drops it when they are gone."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_TRUE = msgspec.Raw(_encode(True))
+
+
+class Consensus(Protocol):
+    """The part of `cluster.raft.Raft` that is used here."""
+
+    on_role_change: list[Callable[[str, str], None]]
+
+    @property
+    def is_leader(self) -> bool: ...
+    @property
+    def leader_id(self) -> str: ...
+    @property
+    def between_leaders(self) -> bool: ...
+    def propose(self, payload: bytes, done: Done) -> None: ...
+    def barrier(self, done: Done) -> None: ...
+    def request_snapshot(self) -> None: ...
+    def transfer_leadership(self) -> bool: ...
+    def change_members(self, change: Change, done: ChangeDone) -> None: ...
+    def status(self) -> RaftStatus: ...
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """What a node says of itself in greetings and status."""
+
+    software: str
+    abi: str
+
+
+class EngineService:
+    """One node's services.
+
+    Commands:       submit
+    Reads:          query, status
+    Feed:           subscribe (and `feed`)
+    Operation:      control, change_members, begin_stop, idle, counters
+    Authorisation:  authenticate, refresh
+
+    Args:
+        later: `loop.call_soon`. after: `loop.call_later`.
+        time_ns: nanoseconds since the Unix epoch, for stamping batches.
+        clock: monotonic seconds.
+        more_counters: what the rest of the process counts, for the status.
+        modes: how far the engine has come.
+        seeding: the dataset that a cluster which has never run begins with; nothing else is taken before it.
+    """
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        identity: Identity,
+        machine: ReplicatedEngine,
+        feed: Feed,
+        raft: Consensus,
+        *,
+        later: Callable[[Callable[[], None]], object],
+        after: After,
+        time_ns: Callable[[], int] = time.time_ns,
+        clock: Callable[[], float] = time.monotonic,
+        more_counters: Callable[[], Mapping[str, int]] = dict,
+        modes: Modes | None = None,
+        seeding: Seeding | None = None,
+    ) -> None:
+        self.config = config
+        self.identity = identity
+        self.feed = feed
+        self.refused: Counter[str] = Counter()
+        self.stopping = False
+        self._machine = machine
+        self._raft = raft
+        self._views = Views(feed)
+        self._time_ns = time_ns
+        self._clock = clock
+        self._more_counters = more_counters
+        self.modes = modes or Modes(config.node_id)
+        self.seeding = seeding
+        self._started = clock()
+        self._reads: list[tuple[Principal, Query, Send]] = []
+        self._barrier_under_way = False
+        self._waiting_room = WaitingRoom(after, config.native.queue_max)
+        self._batcher: Batcher[Submit] = Batcher(
+            raft.propose,
+            self._seal,
+            later=later,
+            units_max=config.native.batch_commands_max,
+            bytes_max=BATCH_BYTES_MAX,
+            queue_max=config.native.queue_max,
+        )
+        self._handover = Handover(raft, hold=self._batcher.hold, release=self._resume, after=after, clock=clock)
+        raft.on_role_change.append(self._role_changed)
+
+    # ------------------------------------------------------------------ commands
+
+    def submit(self, principal: Principal, request: Submit, size: int, send: Send) -> None:
+        """Apply commands; `send` gets `Results` or `Failed`, exactly once, perhaps at once. `size` is the request's bytes."""
+        commands = request.commands
+        if not commands:
+            send(Results(request.request_id, []))
+            return
+        if len(commands) > COMMANDS_PER_SUBMIT_MAX:
+            text = f"commands: at most {COMMANDS_PER_SUBMIT_MAX} in one request, got {len(commands)}"
+            send(Failed(request.request_id, FailCode.BAD_REQUEST, text))
+            return
+        try:
+            principal.check_commands(commands)
+        except RequestFailed as error:
+            send(self._failure(request.request_id, error))
+            return
+        if not self._waits_for_leader(len(commands), lambda: self._submit(request, size, send)):
+            self._submit(request, size, send)
+
+    @property
+    def _is_seeding(self) -> bool:
+        """Whether this node still waits for the dataset that the cluster begins with."""
+        return self.seeding is not None and not self.seeding.finished
+
+    def _submit(self, request: Submit, size: int, send: Send) -> None:
+        commands = request.commands
+        if self.stopping or not self._raft.is_leader:
+            send(self._not_here(request.request_id))
+            return
+        if self._is_seeding:
+            send(Failed(request.request_id, FailCode.NO_LEADER, "the dataset is being loaded"))
+            return
+
+        def done(refusal: Refusal | None, outcomes: Sequence[object]) -> None:
+            if refusal is None:
+                send(Results(request.request_id, outcomes))  # type: ignore[arg-type]  # the batcher does not know what it carries
+            else:
+                send(self._refusal(request.request_id, refusal))
+
+        self._batcher.submit(request, len(commands), size + UNIT_BYTES * len(commands), done)
+
+    def _seal(self, requests: list[Submit]) -> bytes:
+        if len(requests) == 1:
+            return encode_batch(Batch(self._time_ns(), requests[0].commands))
+        commands: list[AnyCommand] = []
+        for request in requests:
+            commands += request.commands
+        return encode_batch(Batch(self._time_ns(), commands))
+
+    def _role_changed(self, role: str, leader_id: str) -> None:
+        if role != "leader":
+            self._batcher.fail_queued(Refusal.NOT_LEADER)
+        if leader_id:
+            self._waiting_room.release()
+
+    def _waits_for_leader(self, units: int, again: Callable[[], None]) -> bool:
+        """Whether a request waits for the next leader, so that its sender need not ask one node after the other who that is."""
+        return self._raft.between_leaders and not self.stopping and self._waiting_room.admit(units, again)
+
+    # ------------------------------------------------------------------ reads
+
+    def query(self, principal: Principal, request: Query, send: Send) -> None:
+        """Read; `send` gets `Answer` or `Failed`. Linearizable reads that come while a barrier is under way share the next one."""
+        try:
+            principal.check_query(request)
+        except RequestFailed as error:
+            send(self._failure(request.request_id, error))
+            return
+        if not request.linearizable:
+            send(self._answer(principal, request))
+        elif not self._waits_for_leader(1, lambda: self._read(principal, request, send)):
+            self._read(principal, request, send)
+
+    def _read(self, principal: Principal, request: Query, send: Send) -> None:
+        if self.stopping or not self._raft.is_leader:
+            send(self._not_here(request.request_id))
+        elif len(self._reads) >= READS_WAITING_MAX:
+            send(Failed(request.request_id, FailCode.OVERLOADED, "too many linearizable reads are waiting"))
+        else:
+            self._reads.append((principal, request, send))
+            self._begin_barrier()
+
+    def _begin_barrier(self) -> None:
+        if self._barrier_under_way or self._handover.under_way or not self._reads:
+            return
+        self._barrier_under_way = True
+        reads, self._reads = self._reads, []
+
+        def done(result: ProposeResult) -> None:
+            self._barrier_under_way = False
+            for principal, request, send in reads:
+                send(self._answer(principal, request) if result.error is None else self._not_here(request.request_id))
+            self._begin_barrier()
+
+        self._raft.barrier(done)
+
+    def _answer(self, principal: Principal, request: Query) -> Answer | Failed:
+        if isinstance(request.query, StatusQuery):
+            return Answer(request.request_id, msgspec.Raw(_encode(self.status())))
+        try:
+            body = self._views.answer(self._machine.engine, request.query, principal.audience)
+        except NotFoundError as error:
+            return Failed(request.request_id, FailCode.NOT_FOUND, str(error))
+        except BadQueryError as error:
+            return Failed(request.request_id, FailCode.BAD_REQUEST, f"query.{error}")
+        return Answer(request.request_id, msgspec.Raw(body))
+
+    def status(self) -> NodeStatus:
+        """All that a person or a test wants to know of this node, at this moment."""
+        raft, engine, config = self._raft.status(), self._machine.engine, self.config
+        return NodeStatus(
+            node_id=config.node_id,
+            cluster_id=config.cluster_id,
+            role=raft.role,
+            leader_id=raft.leader_id,
+            term=raft.term,
+            commit_index=raft.commit_index,
+            applied_index=raft.applied_index,
+            last_log_index=raft.last_log_index,
+            first_log_index=raft.first_log_index,
+            snapshot_index=raft.snapshot_index,
+            sequence=engine.sequence,
+            state_hash=engine.state_hash.hex(),
+            voter=raft.voter,
+            ready=raft.ready and not self.stopping and not self._is_seeding,
+            quorum=raft.quorum,
+            uptime=self._clock() - self._started,
+            software=self.identity.software,
+            abi=self.identity.abi,
+            members=membership.member_status(raft.members, config.node_id),
+            leader=self._hint(),
+            counters=self._counters(raft),
+            members_index=raft.members_index,
+            change_under_way=raft.change_under_way,
+            mode=self.modes.current,
+        )
+
+    @property
+    def sequence(self) -> int:
+        """How many commands have been applied here."""
+        return self._machine.engine.sequence
+
+    def _counters(self, raft: RaftStatus) -> dict[str, int]:
+        counts = self._batcher.counts
+        counters = {
+            "commands_proposed": counts.units,
+            "entries_proposed": counts.proposals,
+            "commands_queued": self._batcher.queued,
+            "entries_applied": self._machine.applied_entries,
+        }
+        counters.update((f"native_refused_{kind}", number) for kind, number in sorted(self.refused.items()))
+        counters.update(self._more_counters())
+        counters["raft_refused_snapshot"] = raft.snapshots_refused
+        counters["snapshots_not_taken"] = raft.snapshots_not_taken
+        counters["state_digests_compared"] = raft.digests_compared
+        counters["state_digests_differing"] = raft.digests_differing
+        counters["state_digests_undecided"] = raft.digests_undecided
+        return counters
+
+    # ------------------------------------------------------------------ feed and control
+
+    def subscribe(self, subscriber: Subscriber, request: Subscribe) -> Subscription:
+        """Begin a subscription; answer with its `next_sequence`, then call `feed.resume`.
+
+        Raises:
+            RequestFailed: NOT_FOUND, TOO_OLD, BAD_REQUEST.
+        """
+        if self._machine.engine.product(request.product_id) is None:
+            raise RequestFailed(FailCode.NOT_FOUND, f"product {request.product_id!r} does not exist")
+        try:
+            return self.feed.subscribe(subscriber, request.request_id, request.product_id, request.from_sequence)
+        except TooOldError as error:
+            raise RequestFailed(FailCode.TOO_OLD, str(error)) from error
+        except FeedError as error:
+            raise RequestFailed(FailCode.BAD_REQUEST, str(error)) from error
+
+    def control(self, principal: Principal, request: Control, send: Send) -> None:
+        """Begin what an operator asks for; `send` gets `Answer` or `Failed`, exactly once, when it has begun."""
+        try:
+            principal.check_operator("control")
+        except RequestFailed as error:
+            send(self._failure(request.request_id, error))
+            return
+        if request.action is ControlAction.SNAPSHOT:
+            self._raft.request_snapshot()
+            send(Answer(request.request_id, _TRUE))
+        elif not self._raft.is_leader:
+            send(self._not_here(request.request_id))
+        else:
+            refusal = Failed(request.request_id, FailCode.BAD_REQUEST, "no other node is up to date and reachable")
+            self._handover.begin(lambda asked: send(Answer(request.request_id, _TRUE) if asked else refusal))
+
+    def _resume(self) -> None:
+        """The handover is over, whoever leads now."""
+        self._batcher.release()
+        self._begin_barrier()
+
+    def change_members(self, principal: Principal, request: AddMember | RemoveMember, send: Send) -> None:
+        """Add or remove a member, on the leader; `send` gets `Answer` or `Failed`, exactly once, perhaps at once."""
+        try:
+            principal.check_operator("a change of the membership")
+            if self.stopping or not self._raft.is_leader:
+                send(self._not_here(request.request_id))
+                return
+            change: Change
+            if isinstance(request, AddMember):
+                change = membership.addition(request)
+            else:
+                change = membership.removal(request, self.members())
+        except RequestFailed as error:
+            send(self._failure(request.request_id, error))
+            return
+
+        def done(result: ChangeResult) -> None:
+            if result.error is None:
+                send(Answer(request.request_id, msgspec.Raw(_encode(result.index))))
+            elif (error := membership.failure(result)).code is FailCode.NOT_LEADER:
+                send(self._not_here(request.request_id))
+            else:
+                send(self._failure(request.request_id, error))
+
+        self._raft.change_members(change, done)
+
+    def members(self) -> list[MemberStatus]:
+        """Who belongs to the cluster, as this node's log says."""
+        return membership.member_status(self._raft.status().members, self.config.node_id)
+
+    def begin_stop(self) -> None:
+        """Take nothing more; what is under way goes on."""
+        self.stopping = True
+        self._waiting_room.release()
+
+    @property
+    def idle(self) -> bool:
+        """Whether every command taken has been answered."""
+        return self._batcher.idle
+
+    # ------------------------------------------------------------------ who may
+
+    def authenticate(self, hello: Hello, now: float) -> Principal:
+        """Who sent a signed greeting.
+
+        Raises:
+            RequestFailed: UNAUTHORIZED; NO_LEADER while this node has not caught up, for it may not have the key yet, or an old secret of it.
+        """
+        try:
+            return authenticate(hello, self.config.admin, self._machine.engine.api_key, now)
+        except RequestFailed as error:
+            if not hello.key_id or hello.key_id == self.config.admin.key_id or self._raft.status().ready:
+                raise
+            text = f"this node has not caught up, and cannot judge the key yet ({error.message})"
+            raise RequestFailed(FailCode.NO_LEADER, text) from error
+
+    def refresh(self, principal: Principal) -> Principal:
+        """The same with today's permissions."""
+        return refresh(principal, self._machine.engine.api_key)
+
+    # ------------------------------------------------------------------ failures
+
+    def _hint(self) -> LeaderHint | None:
+        """Where the leader is. None also while this node's log does not tell its address: it joined while this node was away."""
+        leader_id = self._raft.leader_id
+        for member in self.members() if leader_id else ():
+            if member.node_id == leader_id:
+                return LeaderHint(leader_id, member.native, member.http)
+        return None
+
+    def _not_here(self, request_id: int) -> Failed:
+        hint = self._hint()
+        if hint is not None and hint.node_id != self.config.node_id:
+            self.refused["not_leader"] += 1
+            return Failed(request_id, FailCode.NOT_LEADER, f"{hint.node_id} leads", hint)
+        if self.stopping:
+            return Failed(request_id, FailCode.STOPPING, "this node is stopping")
+        self.refused["no_leader"] += 1
+        return Failed(request_id, FailCode.NO_LEADER, "no leader is known at the moment")
+
+    def _refusal(self, request_id: int, refusal: Refusal) -> Failed:
+        if refusal is Refusal.NOT_LEADER:
+            return self._not_here(request_id)
+        self.refused[refusal.value] += 1
+        if refusal is Refusal.OVERLOADED:
+            return Failed(request_id, FailCode.OVERLOADED, f"{self._batcher.queued} commands are waiting already")
+        if refusal is Refusal.TOO_LARGE:
+            text = f"commands: more than {BATCH_BYTES_MAX} bytes in one request; send fewer at a time"
+            return Failed(request_id, FailCode.BAD_REQUEST, text)
+        text = "leadership was lost under way; send the same commands, with the same ids, again"
+        hint = self._hint()
+        other = hint if hint is not None and hint.node_id != self.config.node_id else None
+        return Failed(request_id, FailCode.OUTCOME_UNKNOWN, text, other)
+
+    def _failure(self, request_id: int, error: RequestFailed) -> Failed:
+        self.refused[error.code.name.lower()] += 1
+        return Failed(request_id, error.code, error.message, error.leader)

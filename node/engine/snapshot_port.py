@@ -1,0 +1,169 @@
+"""Snapshots as Raft asks for them (`cluster.ports.Snapshots`), over the snapshot store and the engine.
+
+The engine hands out at once what changed since the snapshot before, frozen in the state after the mark; encoding and writing it goes on while
+the engine does, the writing in another process. There the money in the tables is counted: a state that has lost or made money never becomes a
+snapshot, and the node stops.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+
+from cluster.ports import CaptureState, SnapshotMark, SnapshotSink, SnapshotSource
+from node.engine.incoming import IncomingSnapshot, collector_off
+from node.engine.marks import encode_mark, mark_of
+from node.engine.replicated_engine import ReplicatedEngine
+from snapshots.job import JobState, WriteJob
+from snapshots.manifest import Manifest, SnapshotFields
+from snapshots.store import SnapshotStore
+from snapshots.transfer import Source
+from statemachine.engine import Engine
+
+log = logging.getLogger(__name__)
+
+
+class SnapshotPort:
+    """See `cluster.ports.Snapshots`.
+
+    Args:
+        now_ns: nanoseconds since the epoch, for the manifest.
+        load: makes the state of a snapshot that was there before; of one that comes in, `IncomingSnapshot` does.
+        executor: where incoming snapshots are checked; a thread of its own by default.
+    """
+
+    def __init__(
+        self,
+        store: SnapshotStore,
+        machine: ReplicatedEngine,
+        *,
+        software: str,
+        now_ns: Callable[[], int] = time.time_ns,
+        load: Callable[[Manifest], Engine] | None = None,
+        executor: Executor | None = None,
+    ) -> None:
+        self._store = store
+        self._machine = machine
+        self._software = software
+        self._load = load or (lambda manifest: Engine.restore(store.load(manifest), verified=True))
+        self._now_ns = now_ns
+        self._job: WriteJob | None = None
+        self._base: int | None = 0
+        """Index of the snapshot that the engine's changes are relative to; 0 for the empty state, None when there is none such any more."""
+        self._captured: Engine | None = None
+        self._executor = executor or ThreadPoolExecutor(1, "incoming snapshot")
+        self._taken: tuple[Manifest, Engine] | None = None
+        """The snapshot that came in last, until it is restored, with its state."""
+        self.taken = 0
+        self.failed = 0
+        self.pause_last_ms = 0
+        self.sequence = 0
+        """How many commands are in the state that was restored or captured last."""
+        self.since = time.monotonic()
+        """When that was, or the start; monotonic seconds."""
+
+    def newest(self) -> SnapshotMark | None:
+        """See the port."""
+        manifest = self._store.newest()
+        return None if manifest is None else mark_of(manifest)
+
+    def restore(self, mark: SnapshotMark) -> None:
+        """See the port."""
+        manifest = self._store.newest()
+        assert manifest is not None
+        assert mark_of(manifest) == mark
+        taken, self._taken = self._taken, None
+        if taken is not None and taken[0] == manifest:
+            self._machine.replace(taken[1])
+        else:
+            with collector_off():
+                self._machine.replace(self._load(manifest))
+        self._base = mark.index
+        self._note()
+        log.info("state restored from the snapshot at index %d, sequence %d", mark.index, manifest.sequence)
+
+    def capture(self, mark: SnapshotMark) -> None:
+        """See the port. The engine pauses to refer to its rows; most are encoded while it goes on."""
+        started = time.monotonic()
+        engine = self._machine.engine
+        base = self._base
+        frozen = engine.freeze(whole=base is None)
+        self._base = None
+        fields = SnapshotFields(
+            index=mark.index,
+            term=mark.last.term,
+            mark=encode_mark(mark),
+            sequence=engine.sequence,
+            software=self._software,
+            created_at=self._now_ns(),
+        )
+        self._job = self._store.begin_changes(fields, frozen, base or 0)
+        self._captured = engine
+        self._note()
+        self.pause_last_ms = round((time.monotonic() - started) * 1e3)
+        log.info("snapshot at index %d begun, sequence %d; paused for %d ms", mark.index, engine.sequence, self.pause_last_ms)
+
+    def _note(self) -> None:
+        self.sequence = self._machine.engine.sequence
+        self.since = time.monotonic()
+
+    def poll(self) -> CaptureState:
+        """See the port."""
+        job = self._job
+        if job is None:
+            return CaptureState.IDLE
+        state = job.poll()
+        if state is JobState.RUNNING:
+            return CaptureState.RUNNING
+        self._job = None
+        assert not job.contradiction, f"the state contradicts itself: {job.reason}"
+        if state is JobState.DONE:
+            self.taken += 1
+            if job.manifest is not None and self._captured is self._machine.engine:
+                self._base = job.manifest.index
+            log.info("snapshot at index %d is on disk", job.manifest.index if job.manifest else 0)
+            return CaptureState.DONE
+        self.failed += 1
+        log.error("no snapshot: %s", job.reason)
+        return CaptureState.FAILED
+
+    def open_source(self) -> SnapshotSource:
+        """See the port."""
+        return _Source(self._store.open_source())
+
+    def open_sink(self) -> SnapshotSink:
+        """See the port."""
+        return IncomingSnapshot(self._store.open_sink(), self._executor, self._came_in)
+
+    def _came_in(self, manifest: Manifest, engine: Engine) -> None:
+        self._taken = (manifest, engine)
+
+    def counters(self) -> dict[str, int]:
+        """What was done since the start, for the status."""
+        return {"snapshots_taken": self.taken, "snapshots_failed": self.failed, "snapshot_pause_last_ms": self.pause_last_ms}
+
+    def cancel(self) -> None:
+        """Give up a capture under way, and the checks of incoming snapshots that wait: the node stops."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        if self._job is not None:
+            self._job.cancel()
+            self._job = None
+
+
+class _Source:
+    """See `cluster.ports.SnapshotSource`."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.mark = mark_of(source.manifest)
+        self.size = source.size
+
+    def read(self, offset: int, length: int) -> bytes:
+        """See the port."""
+        return self._source.read(offset, length)
+
+    def close(self) -> None:
+        """See the port."""
+        self._source.close()

@@ -1,0 +1,150 @@
+"""What reads are answered with: rows of the engine, made into the protocol's answers."""
+
+from __future__ import annotations
+
+import msgspec
+
+from node.engine.feed import Audience, Feed, redact
+from node.native.protocol import (
+    AnyQuery,
+    ApiKeyQuery,
+    BalancesQuery,
+    BookLevel,
+    BookOrder,
+    BookQuery,
+    BookView,
+    CurrenciesQuery,
+    OrderQuery,
+    OrdersQuery,
+    ProductsQuery,
+    TradesQuery,
+)
+from statemachine.engine import Engine
+from statemachine.events import AnyEvent
+from statemachine.types import Side
+
+LEVELS_AT_2 = 50
+"""Price levels a side at level 2."""
+
+ORDERS_MAX = 1_000
+TRADES_MAX = 1_000
+"""Rows of one answer; more are read in pages."""
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class NotFoundError(Exception):
+    """What was asked for does not exist; the text says what."""
+
+
+class BadQueryError(Exception):
+    """A query that cannot be answered as it stands; the text names the field."""
+
+
+class Views:
+    """Answers to queries, encoded. A book is kept encoded until its product moves on, since everybody asks for the same one."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+        self._books: dict[tuple[str, int], tuple[int, bytes]] = {}
+
+    def answer(self, engine: Engine, query: AnyQuery, audience: Audience) -> bytes:
+        """The body of an `Answer` to any query but `StatusQuery`; trades as the audience may see them.
+
+        Raises:
+            NotFoundError: no such product, account, order or key.
+            BadQueryError: a field out of range.
+        """
+        if isinstance(query, BookQuery):
+            return self._book(engine, query)
+        if isinstance(query, TradesQuery):
+            return _encode(self._trades(engine, query, audience))
+        return _encode(self._rows(engine, query))
+
+    def _rows(self, engine: Engine, query: AnyQuery) -> object:
+        match query:
+            case ProductsQuery():
+                return engine.products()
+            case CurrenciesQuery():
+                return engine.currencies()
+            case BalancesQuery():
+                _require(engine.account_exists(query.account_id), f"account {query.account_id!r}")
+                return engine.balances(query.account_id)
+            case OrderQuery():
+                return _order(engine, query)
+            case OrdersQuery():
+                return _orders(engine, query)
+            case ApiKeyQuery():
+                return _found(engine.api_key(query.key_id), f"API key {query.key_id!r}")
+        raise AssertionError(f"no view for {type(query).__name__}")
+
+    def _trades(self, engine: Engine, query: TradesQuery, audience: Audience) -> list[AnyEvent]:
+        _require(engine.product(query.product_id) is not None, f"product {query.product_id!r}")
+        trades: list[AnyEvent] = [*self._feed.trades(query.product_id, _limit(query.limit, TRADES_MAX))]
+        return trades if audience is Audience.FULL else [redact(trade) for trade in trades]
+
+    def _book(self, engine: Engine, query: BookQuery) -> bytes:
+        if query.level not in (1, 2, 3):
+            raise BadQueryError(f"level: expected 1, 2 or 3, got {query.level}")
+        _require(engine.product(query.product_id) is not None, f"product {query.product_id!r}")
+        key = (query.product_id, query.level)
+        sequence = engine.product_sequence(query.product_id)
+        kept = self._books.get(key)
+        if kept is not None and kept[0] == sequence:
+            return kept[1]
+        body = _encode(book_view(engine, query.product_id, query.level))
+        self._books[key] = (sequence, body)
+        return body
+
+
+def book_view(engine: Engine, product_id: str, level: int) -> BookView:
+    """The book of an existing product. Cost: the number of levels, or at level 3 of orders."""
+    view = BookView(product_id, engine.product_sequence(product_id), [], [], [], [])
+    if level == 3:
+        view.bid_orders.extend(BookOrder(*row) for row in engine.book_orders(product_id, Side.BUY))
+        view.ask_orders.extend(BookOrder(*row) for row in engine.book_orders(product_id, Side.SELL))
+        return view
+    depth = 1 if level == 1 else LEVELS_AT_2
+    view.bids.extend(BookLevel(*row) for row in engine.levels(product_id, Side.BUY, depth))
+    view.asks.extend(BookLevel(*row) for row in engine.levels(product_id, Side.SELL, depth))
+    return view
+
+
+def _order(engine: Engine, query: OrderQuery) -> object:
+    if query.order_id:
+        order = engine.order(query.order_id)
+        if order is not None and order.account_id != query.account_id:
+            order = None
+    else:
+        order = engine.order_by_client_oid(query.account_id, query.client_oid)
+    return _found(order, f"order {query.order_id or query.client_oid!r} of account {query.account_id!r}")
+
+
+def _orders(engine: Engine, query: OrdersQuery) -> object:
+    _require(engine.account_exists(query.account_id), f"account {query.account_id!r}")
+    if query.before_id < 0:
+        raise BadQueryError(f"before_id: expected 0 or an order id, got {query.before_id}")
+    return engine.orders(
+        query.account_id,
+        query.product_id,
+        open=query.open,
+        done=query.done,
+        limit=_limit(query.limit, ORDERS_MAX),
+        before_id=query.before_id,
+    )
+
+
+def _limit(limit: int, most: int) -> int:
+    if limit < 1:
+        raise BadQueryError(f"limit: expected at least 1, got {limit}")
+    return min(limit, most)
+
+
+def _found(row: object, what: str) -> object:
+    _require(row is not None, what)
+    return row
+
+
+def _require(there: bool, what: str) -> None:
+    if not there:
+        raise NotFoundError(f"{what} does not exist")

@@ -1,0 +1,289 @@
+"""The cluster as one address: `ClusterClient` finds the leader, follows it, and sends the same commands until they are answered.
+
+Commands carry ids, and a node answers an id that it has seen with the first outcome; so sending again is always safe, and a failover
+is a pause for the caller, not an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from node.config.settings import NodeAddress
+from node.credentials import Credentials, sign
+from node.errors import ConnectionLost, RequestFailed
+from node.native.connection import EndCallback, EventsCallback, NativeConnection, Querier
+from node.native.feed_reader import FeedReader
+from node.native.protocol import AnyQuery, ControlAction, FailCode, LeaderHint, NodeStatus, StatusQuery
+from statemachine.commands import AnyCommand
+from statemachine.events import AnyEvent, AnyOutcome
+
+__all__ = [
+    "ClusterClient",
+    "ConnectionLost",
+    "Credentials",
+    "EndCallback",
+    "EventsCallback",
+    "NativeConnection",
+    "Querier",
+    "RequestFailed",
+    "sign",
+]
+
+BACKOFF_MIN = 0.01
+BACKOFF_MAX = 0.2
+"""Seconds between tries, doubling: a new leader is there in under a second, and a cluster without one is not flooded."""
+
+PING_INTERVAL = 0.5
+PING_TIMEOUT = 1.0
+"""A connection is asked for the node's status every interval; one that does not answer within the timeout is cut, so that what is under
+way on it goes to another node. Commands themselves have no such limit: a long queue is no reason to send them again."""
+
+_SAME_NODE = frozenset({FailCode.OVERLOADED, FailCode.BUSY})
+"""Failures that the same node may not have a moment later."""
+
+RETRIED = frozenset({FailCode.NOT_LEADER, FailCode.NO_LEADER, FailCode.OUTCOME_UNKNOWN, FailCode.STOPPING, *_SAME_NODE})
+"""Failures that another node, or the same one later, may not have."""
+
+_Result = TypeVar("_Result")
+_Attempt = Callable[[NativeConnection], Awaitable[_Result]]
+
+
+class ClusterClient:
+    """Speaks to whichever node leads. Safe for many tasks of one event loop; they share one connection a node.
+
+    It learns of nodes that join and leave the cluster from those it is connected with.
+
+    Commands:     submit
+    Reads:        query, events
+    Operation:    control, add_member, remove_member, connection, close
+
+    Args:
+        addresses: node id -> "host:port" or "unix:/path"; one that belongs to the cluster is enough to begin with.
+        deadline: seconds until a call gives up, unless the call names its own.
+        client: what this client calls itself in the nodes' logs.
+    """
+
+    def __init__(
+        self,
+        addresses: Mapping[str, str],
+        *,
+        tls: ssl.SSLContext | None = None,
+        credentials: Credentials | None = None,
+        deadline: float = 8.0,
+        client: str = "",
+    ) -> None:
+        assert addresses, "a cluster has at least one node"
+        self._addresses = dict(addresses)
+        self._tls = tls
+        self._credentials = credentials
+        self._deadline = deadline
+        self._client = client
+        self._connections: dict[str, NativeConnection] = {}
+        self._opening: dict[str, asyncio.Lock] = {}
+        self._watchers: set[asyncio.Task[None]] = set()
+        self._order = list(self._addresses)
+        self._closed = False
+        self.leader_id = self._order[0]
+
+    async def submit(self, commands: Sequence[AnyCommand], deadline: float | None = None) -> list[AnyOutcome]:
+        """Apply commands on the leader; their outcomes, in order. The same commands, with the same ids, go to every leader tried.
+
+        Raises:
+            RequestFailed: NO_LEADER (certainly not applied) or OUTCOME_UNKNOWN (perhaps applied) when the deadline passed;
+                any other code at once.
+        """
+        fixed = list(commands)
+        return await self._on_leader(lambda connection: connection.submit(fixed), deadline)
+
+    async def _query(self, query: AnyQuery, linearizable: bool = False) -> Any:
+        return await self._on_leader(lambda connection: connection.query(query, linearizable), None)
+
+    @property
+    def query(self) -> Querier:
+        """Read from the leader, or while there is none from a node that answers (a linearizable read waits for a leader)."""
+        return self._query
+
+    async def control(self, action: ControlAction, node_id: str = "") -> bool:
+        """Ask a node (empty: the leader) to hand over leadership or to take a snapshot."""
+        if node_id:
+            return await (await self.connection(node_id)).control(action)
+        return await self._on_leader(lambda connection: connection.control(action), None)
+
+    async def add_member(self, address: NodeAddress, *, read_only: bool = False, deadline: float | None = None) -> int:
+        """Make a node a member; see `protocol.AddMember`. Raises as `submit`."""
+        return await self._on_leader(lambda connection: connection.add_member(address, read_only=read_only), deadline)
+
+    async def remove_member(self, node_id: str, *, force: bool = False, deadline: float | None = None) -> int:
+        """Remove a member; see `protocol.RemoveMember`. Raises as `submit`."""
+        return await self._on_leader(lambda connection: connection.remove_member(node_id, force=force), deadline)
+
+    async def events(self, product_id: str, from_sequence: int = 0) -> AsyncGenerator[list[AnyEvent], None]:
+        """A product's events from `from_sequence` on (0: from now), without gap or repetition, from any node, changing nodes as they die.
+
+        Raises:
+            RequestFailed: TOO_OLD (no node keeps that sequence any more), NOT_FOUND (no node knows the product), or another refusal.
+        """
+        reader = FeedReader(self._open, lambda: self._order, product_id, from_sequence)
+        try:
+            while True:
+                yield await reader.next()
+        finally:
+            await reader.close()
+
+    async def connection(self, node_id: str) -> NativeConnection:
+        """The connection to a node, opened if need be. Do not close it: it is shared.
+
+        Raises:
+            ConnectionLost, RequestFailed: as `NativeConnection.open`.
+        """
+        if self._closed:
+            raise ConnectionLost("the client is closed")
+        lock = self._opening.setdefault(node_id, asyncio.Lock())
+        async with lock:
+            current = self._connections.get(node_id)
+            if current is not None and not current.closed.is_set():
+                return current
+            opened = await self._open(node_id)
+            self._connections[node_id] = opened
+            return opened
+
+    async def close(self) -> None:
+        """Close every connection."""
+        self._closed = True
+        connections = list(self._connections.values())
+        self._connections.clear()
+        await asyncio.gather(*(connection.close() for connection in connections))
+        await asyncio.gather(*self._watchers)
+
+    async def _open(self, node_id: str) -> NativeConnection:
+        opened = await NativeConnection.open(
+            self._addresses[node_id], tls=self._tls, credentials=self._credentials, client=self._client
+        )
+        watcher = asyncio.create_task(_watch(opened, self._learn))
+        self._watchers.add(watcher)
+        watcher.add_done_callback(self._watchers.discard)
+        return opened
+
+    async def _on_leader(self, attempt: _Attempt[_Result], deadline: float | None) -> _Result:
+        loop = asyncio.get_running_loop()
+        seconds = self._deadline if deadline is None else deadline
+        until = loop.time() + seconds
+        search = _Search(self)
+        while True:
+            try:
+                async with asyncio.timeout_at(until):
+                    connection = await self.connection(search.node_id)
+                    search.sent = True
+                    return await attempt(connection)
+            except (RequestFailed, ConnectionLost, TimeoutError) as error:
+                pause = search.after(error)
+            if loop.time() + pause >= until:
+                raise search.failure(seconds)
+            await asyncio.sleep(pause)
+
+    def _follow(self, hint: LeaderHint | None) -> bool:
+        """Take up a hint; True if it names another node than the one believed to lead."""
+        if hint is None or hint.node_id == self.leader_id:
+            return False
+        if not self._know(hint.node_id, hint.native):
+            return False
+        self.leader_id = hint.node_id
+        return True
+
+    def _know(self, node_id: str, address: str) -> bool:
+        """Take up a node; False if nobody told its address. An address that was given stays: it may be another way to the node."""
+        if node_id not in self._addresses:
+            if not address:
+                return False
+            self._addresses[node_id] = address
+        if node_id not in self._order:
+            self._order.append(node_id)
+        return True
+
+    def _learn(self, status: NodeStatus) -> None:
+        """Take up the members that a node names. Who is none any more is not tried again; a node that has not caught up cannot say who."""
+        for member in status.members:
+            self._know(member.node_id, member.native)
+        if status.ready and status.members:
+            members = {member.node_id for member in status.members}
+            self._order = [node_id for node_id in self._order if node_id in members]
+
+    def _after(self, node_id: str) -> str:
+        """The node that is tried after `node_id`."""
+        if node_id not in self._order:
+            return self._order[0]
+        return self._order[(self._order.index(node_id) + 1) % len(self._order)]
+
+
+class _Search:
+    """One call's way to the leader: which node next, how long to pause, and what is known of the outcome."""
+
+    def __init__(self, client: ClusterClient) -> None:
+        self._client = client
+        self._pause = BACKOFF_MIN
+        self._unknown = False
+        self._redirected = False
+        self.sent = False
+        self._last: Exception | None = None
+        self.node_id = client.leader_id
+
+    def after(self, error: RequestFailed | ConnectionLost | TimeoutError) -> float:
+        """Choose the next node after `error`; seconds to pause before it. Raises `error` if no other node would help."""
+        self._last = error
+        hint: LeaderHint | None = None
+        if isinstance(error, RequestFailed):
+            if error.code not in RETRIED:
+                raise error
+            self._unknown |= error.code == FailCode.OUTCOME_UNKNOWN
+            hint = error.leader
+        else:
+            self._unknown |= self.sent
+        self.sent = False
+        client = self._client
+        if hint is not None and client._follow(hint) and not self._redirected:
+            self._redirected = True
+            self.node_id = client.leader_id
+            return 0.0
+        self._redirected = False
+        self._choose(error)
+        pause, self._pause = self._pause, min(self._pause * 2, BACKOFF_MAX)
+        return pause
+
+    def _choose(self, error: Exception) -> None:
+        client = self._client
+        if isinstance(error, RequestFailed) and error.code in _SAME_NODE:
+            return
+        if client.leader_id == self.node_id:
+            client.leader_id = client._after(self.node_id)
+        self.node_id = client.leader_id
+
+    def failure(self, seconds: float) -> RequestFailed:
+        """What the caller is told when the deadline has passed."""
+        code = FailCode.OUTCOME_UNKNOWN if self._unknown else FailCode.NO_LEADER
+        knowledge = "it may have been applied" if self._unknown else "it was not applied"
+        return RequestFailed(code, f"no answer from a leader within {seconds:g} s ({self._last}); {knowledge}")
+
+
+async def _watch(connection: NativeConnection, learn: Callable[[NodeStatus], None]) -> None:
+    """Cut a connection whose node has stopped answering; what it answers is passed on."""
+    while not connection.closed.is_set():
+        try:
+            async with asyncio.timeout(PING_INTERVAL):
+                await connection.closed.wait()
+        except TimeoutError:
+            if connection.reading and not await _answers(connection, learn):
+                connection.abort(f"the node did not answer for {PING_TIMEOUT:g} s")
+
+
+async def _answers(connection: NativeConnection, learn: Callable[[NodeStatus], None]) -> bool:
+    try:
+        async with asyncio.timeout(PING_TIMEOUT):
+            learn(await connection.query(StatusQuery()))
+    except (TimeoutError, ConnectionLost):
+        return False
+    except RequestFailed:
+        return True
+    return True

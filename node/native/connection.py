@@ -1,0 +1,384 @@
+"""One connection to a node by the native protocol, from the client's side."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import ssl
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, Self, cast, overload
+
+import msgspec
+
+from node.config.settings import NodeAddress
+from node.credentials import Credentials, hello
+from node.errors import ConnectionLost, FramingError, RequestFailed
+from node.native.framing import RESPONSE_MAX, UNDECODABLE, FrameSplitter
+from node.native.protocol import (
+    ANSWER_TYPES,
+    PROTOCOL_VERSION,
+    AddMember,
+    Answer,
+    AnyQuery,
+    ApiKeyQuery,
+    BalancesQuery,
+    BookQuery,
+    BookView,
+    Control,
+    ControlAction,
+    CurrenciesQuery,
+    Events,
+    FailCode,
+    Failed,
+    NodeStatus,
+    OrderQuery,
+    OrdersQuery,
+    ProductsQuery,
+    Query,
+    RemoveMember,
+    Results,
+    StatusQuery,
+    Submit,
+    Subscribe,
+    Subscribed,
+    TradesQuery,
+    Unsubscribe,
+    Welcome,
+    frame,
+    response_decoder,
+)
+from node.system.unix_socket import reachable
+from statemachine.commands import AnyCommand
+from statemachine.events import AnyOutcome, OrderMatched, OrderState
+from statemachine.tables import ApiKeyRow, BalanceRow, CurrencyRow, ProductRow
+
+CONNECT_TIMEOUT = 2.0
+"""Seconds to open a connection, TLS handshake and greeting included."""
+CLOSE_TIMEOUT = 1.0
+"""Seconds that `close` waits for what is written to leave."""
+
+EventsCallback = Callable[[Events], None]
+EndCallback = Callable[[RequestFailed], None]
+_body_decoders = {query: msgspec.msgpack.Decoder(kind) for query, kind in ANSWER_TYPES.items()}
+
+
+class Querier(Protocol):
+    """The types of answers, by query. `NativeConnection.query` and `ClusterClient.query` both have this shape."""
+
+    @overload
+    async def __call__(self, query: StatusQuery, linearizable: bool = False) -> NodeStatus: ...
+    @overload
+    async def __call__(self, query: ProductsQuery, linearizable: bool = False) -> list[ProductRow]: ...
+    @overload
+    async def __call__(self, query: CurrenciesQuery, linearizable: bool = False) -> list[CurrencyRow]: ...
+    @overload
+    async def __call__(self, query: BalancesQuery, linearizable: bool = False) -> list[BalanceRow]: ...
+    @overload
+    async def __call__(self, query: OrderQuery, linearizable: bool = False) -> OrderState: ...
+    @overload
+    async def __call__(self, query: OrdersQuery, linearizable: bool = False) -> list[OrderState]: ...
+    @overload
+    async def __call__(self, query: BookQuery, linearizable: bool = False) -> BookView: ...
+    @overload
+    async def __call__(self, query: ApiKeyQuery, linearizable: bool = False) -> ApiKeyRow: ...
+    @overload
+    async def __call__(self, query: TradesQuery, linearizable: bool = False) -> list[OrderMatched]: ...
+
+
+class _Subscription:
+    def __init__(self, request_id: int, on_events: EventsCallback, on_end: EndCallback | None) -> None:
+        self.request_id = request_id
+        self.on_events = on_events
+        self.on_end = on_end
+
+
+class _Wire(asyncio.Protocol):
+    """The transport's side of a connection: bytes in, messages to the owner; and whether more may be written."""
+
+    def __init__(self, owner: NativeConnection) -> None:
+        self._owner = owner
+        self._splitter = FrameSplitter(RESPONSE_MAX)
+        self.transport: asyncio.Transport | None = None
+        self.ended = asyncio.Event()
+        self.writable = asyncio.Event()
+        self.writable.set()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for body in self._splitter.feed(data):
+                self._owner._received(response_decoder.decode(body))
+        except (FramingError, *UNDECODABLE) as error:
+            self._owner._lost(f"the node sent what is not the native protocol: {error}")
+
+    def pause_writing(self) -> None:
+        self.writable.clear()
+
+    def resume_writing(self) -> None:
+        self.writable.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.ended.set()
+        self.writable.set()
+        self._owner._lost(str(exc) if exc else "the node closed the connection")
+
+
+class NativeConnection:
+    """One connection; many requests may be under way at once.
+
+    Made by `open`. When the connection ends, by whichever side, everything under way raises `ConnectionLost`, `closed` is set
+    and `close_reason` says why. Not thread-safe: use it from its event loop.
+    """
+
+    def __init__(self) -> None:
+        self.closed = asyncio.Event()
+        self.close_reason = ""
+        self.reading = True
+        self.welcome: Welcome
+        self._wire = _Wire(self)
+        self._request_ids = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._subscriptions: dict[str, _Subscription] = {}
+        self._greeting: asyncio.Future[Welcome] = asyncio.get_running_loop().create_future()
+
+    @classmethod
+    async def open(
+        cls,
+        address: str,
+        *,
+        tls: ssl.SSLContext | None = None,
+        credentials: Credentials | None = None,
+        client: str = "",
+        timeout: float = CONNECT_TIMEOUT,
+    ) -> Self:
+        """Connect to "unix:/path" or "host:port" and exchange greetings.
+
+        Raises:
+            ConnectionLost: nobody there, no answer in `timeout` seconds, or TLS failed.
+            RequestFailed: the node refused the greeting (UNAUTHORIZED, STOPPING, BAD_REQUEST for another protocol version).
+        """
+        connection = cls()
+        try:
+            async with asyncio.timeout(timeout):
+                await connection._connect(address, tls)
+                await connection._send(hello(credentials, client, time.time()))
+                connection.welcome = await connection._greeting
+        except (OSError, TimeoutError) as error:
+            connection._lost(f"no connection to {address}: {str(error) or type(error).__name__}")
+            raise ConnectionLost(connection.close_reason) from error
+        except BaseException:
+            connection._lost("the greeting failed")
+            raise
+        return connection
+
+    async def submit(self, commands: Sequence[AnyCommand]) -> list[AnyOutcome]:
+        """Apply commands; their outcomes in the same order, durable on a quorum.
+
+        Raises:
+            RequestFailed: not applied, except OUTCOME_UNKNOWN (perhaps applied: send the same commands again).
+            ConnectionLost: perhaps applied.
+        """
+        request_id = next(self._request_ids)
+        results: Results = await self._request(request_id, Submit(request_id, list(commands)))
+        return results.outcomes
+
+    async def _query(self, query: AnyQuery, linearizable: bool = False) -> Any:
+        request_id = next(self._request_ids)
+        answer: Answer = await self._request(request_id, Query(request_id, query, linearizable))
+        return _body_decoders[type(query)].decode(answer.body)
+
+    @property
+    def query(self) -> Querier:
+        """Read; typed by the query. Raises `RequestFailed` (NOT_FOUND, NOT_LEADER for linearizable ones ...) and `ConnectionLost`."""
+        return self._query
+
+    async def subscribe(
+        self, product_id: str, from_sequence: int, on_events: EventsCallback, on_end: EndCallback | None = None
+    ) -> int:
+        """Have `on_events` called with the product's events from `from_sequence` on (0: from now). Returns the first one's sequence.
+
+        One subscription a product. `on_events` runs in the event loop and must be short. If the node ends the subscription
+        (TOO_OLD: it has jumped ahead by a snapshot, or this reader was too slow) `on_end` is called; without one the connection closes.
+
+        Raises:
+            RequestFailed: NOT_FOUND, TOO_OLD.
+            ConnectionLost: the connection ended.
+        """
+        request_id = next(self._request_ids)
+        subscription = _Subscription(request_id, on_events, on_end)
+        previous = self._subscriptions.get(product_id)
+        self._subscriptions[product_id] = subscription
+        try:
+            subscribed: Subscribed = await self._request(request_id, Subscribe(request_id, product_id, from_sequence))
+        except BaseException:
+            if self._subscriptions.get(product_id) is subscription:
+                self._restore(product_id, previous)
+            raise
+        return subscribed.next_sequence
+
+    def _restore(self, product_id: str, previous: _Subscription | None) -> None:
+        if previous is None:
+            del self._subscriptions[product_id]
+        else:
+            self._subscriptions[product_id] = previous
+
+    async def unsubscribe(self, product_id: str) -> None:
+        """Stop the events of a product. None arrives after this returns."""
+        request_id = next(self._request_ids)
+        await self._request(request_id, Unsubscribe(request_id, product_id))
+        self._subscriptions.pop(product_id, None)
+
+    async def control(self, action: ControlAction) -> bool:
+        """Ask the node to hand over leadership or to take a snapshot; True when it has begun. Raises `RequestFailed` if refused."""
+        request_id = next(self._request_ids)
+        answer: Answer = await self._request(request_id, Control(request_id, action))
+        return msgspec.msgpack.decode(answer.body, type=bool)
+
+    async def add_member(self, address: NodeAddress, *, read_only: bool = False) -> int:
+        """Make a node a member of the cluster; see `protocol.AddMember`. The index of the log entry. Raises `RequestFailed`, `ConnectionLost`."""
+        return await self._change(
+            lambda request_id: AddMember(request_id, address.node_id, address.raft, address.native, address.http, read_only)
+        )
+
+    async def remove_member(self, node_id: str, *, force: bool = False) -> int:
+        """Remove a node from the cluster; see `protocol.RemoveMember`. The index of the log entry. Raises `RequestFailed`, `ConnectionLost`."""
+        return await self._change(lambda request_id: RemoveMember(request_id, node_id, force))
+
+    async def _change(self, request: Callable[[int], msgspec.Struct]) -> int:
+        request_id = next(self._request_ids)
+        answer: Answer = await self._request(request_id, request(request_id))
+        return msgspec.msgpack.decode(answer.body, type=int)
+
+    async def close(self) -> None:
+        """End the connection. Again: no effect."""
+        self._lost("closed by this side")
+        transport = self._wire.transport
+        if transport is None:
+            return
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await self._wire.ended.wait()
+        except TimeoutError:
+            transport.abort()
+
+    def abort(self, reason: str) -> None:
+        """End the connection at once, without waiting for what is written."""
+        self._lost(reason)
+        if self._wire.transport is not None:
+            self._wire.transport.abort()
+
+    def pause_reading(self) -> None:
+        """Take nothing more from the node until `resume_reading`; what it sends meanwhile waits there."""
+        if self._wire.transport is not None and not self.closed.is_set():
+            self._wire.transport.pause_reading()
+            self.reading = False
+
+    def resume_reading(self) -> None:
+        """Undo `pause_reading`."""
+        if self._wire.transport is not None and not self.closed.is_set():
+            self._wire.transport.resume_reading()
+            self.reading = True
+
+    async def _connect(self, address: str, tls: ssl.SSLContext | None) -> None:
+        loop = asyncio.get_running_loop()
+        if address.startswith("unix:"):
+            with reachable(Path(address.removeprefix("unix:"))) as name:
+                await loop.create_unix_connection(lambda: self._wire, name)
+            return
+        host, _, port = address.rpartition(":")
+        if not port.isdigit():
+            raise ConnectionLost(f"{address!r} is neither unix:/path nor host:port")
+        shutdown = None if tls is None else CLOSE_TIMEOUT
+        await loop.create_connection(lambda: self._wire, host.strip("[]"), int(port), ssl=tls, ssl_shutdown_timeout=shutdown)
+
+    async def _request(self, request_id: int, message: msgspec.Struct) -> Any:
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting[request_id] = answer
+        try:
+            await self._send(message)
+            return await answer
+        finally:
+            self._waiting.pop(request_id, None)
+            if not answer.done():
+                answer.cancel()
+            elif not answer.cancelled():
+                answer.exception()  # retrieved: a request that was given up must not be reported as forgotten
+
+    async def _send(self, message: msgspec.Struct) -> None:
+        if not self._wire.writable.is_set():
+            await self._wire.writable.wait()
+        transport = self._wire.transport
+        if self.closed.is_set() or transport is None:
+            raise ConnectionLost(self.close_reason)
+        transport.write(frame(message))
+
+    def _received(self, message: msgspec.Struct) -> None:
+        match message:
+            case Results() | Answer() | Subscribed():
+                self._answer(message.request_id, message)
+            case Events():
+                subscription = self._subscriptions.get(message.product_id)
+                if subscription is not None:
+                    subscription.on_events(message)
+            case Failed():
+                self._failed(message)
+            case Welcome():
+                self._welcomed(message)
+
+    def _answer(self, request_id: int, message: msgspec.Struct) -> None:
+        answer = self._waiting.pop(request_id, None)
+        if answer is not None and not answer.done():
+            answer.set_result(message)
+
+    def _welcomed(self, welcome: Welcome) -> None:
+        if self._greeting.done():
+            return
+        if welcome.version == PROTOCOL_VERSION:
+            self._greeting.set_result(welcome)
+            return
+        text = f"the node speaks version {welcome.version} of the protocol, this client {PROTOCOL_VERSION}"
+        self._greeting.set_exception(RequestFailed(FailCode.BAD_REQUEST, text))
+
+    def _failed(self, failed: Failed) -> None:
+        error = RequestFailed(failed.code, failed.message, failed.leader)
+        answer = self._waiting.pop(failed.request_id, None)
+        if answer is not None:
+            if not answer.done():
+                answer.set_exception(error)
+        elif not self._greeting.done():
+            self._greeting.set_exception(error)
+        else:
+            self._ended(failed.request_id, error)
+
+    def _ended(self, request_id: int, error: RequestFailed) -> None:
+        """A failure that answers no request under way: the end of a subscription, of the connection (0), or of a request given up."""
+        for product_id, subscription in list(self._subscriptions.items()):
+            if subscription.request_id == request_id:
+                del self._subscriptions[product_id]
+                if subscription.on_end is None:
+                    self._lost(str(error))
+                else:
+                    subscription.on_end(error)
+                return
+        if request_id == 0:
+            self._lost(str(error))
+
+    def _lost(self, reason: str) -> None:
+        if self.closed.is_set():
+            return
+        self.close_reason = reason
+        self.closed.set()
+        if self._wire.transport is not None:
+            self._wire.transport.close()
+        waiting, self._waiting = self._waiting, {}
+        for answer in waiting.values():
+            if not answer.done():
+                answer.set_exception(ConnectionLost(reason))
+        if not self._greeting.done():
+            self._greeting.set_exception(ConnectionLost(reason))
+            self._greeting.exception()
+        self._subscriptions.clear()

@@ -1,0 +1,177 @@
+"""Frames of the native protocol: cutting a stream into messages, and saying in words what is wrong with a message.
+
+A frame is a 4-byte big-endian length and that many bytes of msgpack. What a client sends is at most `protocol.FRAME_MAX` long; what a
+node sends may be longer (a `CancelAll` of a hundred thousand orders has a long answer), up to `RESPONSE_MAX`.
+"""
+
+from __future__ import annotations
+
+import re
+import typing
+from types import UnionType
+
+import msgspec
+
+from node.errors import FramingError, QuorumbookError
+from node.native.protocol import FRAME_MAX, AnyRequest, request_decoder
+
+RESPONSE_MAX = 64 * 1024 * 1024
+"""Bytes of one frame that a node sends. A book of 100,000 orders a side at level 3 is about 6 MB."""
+
+UNDECODABLE = (msgspec.DecodeError, ValueError, TypeError, OverflowError, RecursionError)
+"""What decoding hostile bytes may raise: text that is not UTF-8, numbers and times out of range, maps with impossible keys, endless nesting."""
+
+_PREFIX = 4
+_encode = msgspec.msgpack.Encoder().encode
+_PATH_STEP = re.compile(r"\[(\d+|\.\.\.)\]")
+
+
+def pack(message: msgspec.Struct) -> bytes:
+    """The frame of a message that a node sends.
+
+    Raises:
+        FramingError: it is longer than `RESPONSE_MAX`.
+    """
+    body = _encode(message)
+    if len(body) > RESPONSE_MAX:
+        raise FramingError(f"an answer of {len(body)} bytes passes the limit of {RESPONSE_MAX}")
+    return len(body).to_bytes(_PREFIX, "big") + body
+
+
+class FrameSplitter:
+    """Cuts what arrives on one connection into frames.
+
+    `feed` returns the frames that are now whole; the rest waits. Memory is bounded by `limit`, the longest frame in bytes, and one read
+    of the transport. `limit` may be changed between frames.
+    """
+
+    def __init__(self, limit: int = FRAME_MAX) -> None:
+        self.limit = limit
+        self._rest = bytearray()
+        self._needed = _PREFIX
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The bodies of the frames that `data` completes, in order.
+
+        Raises:
+            FramingError: a frame is announced that is empty or longer than the limit. The splitter is of no use after that.
+        """
+        rest = self._rest
+        if not rest:
+            frames, used = self._cut(data)
+            rest += memoryview(data)[used:]
+            return frames
+        rest += data
+        if len(rest) < self._needed:
+            return []
+        joined = bytes(rest)
+        frames, used = self._cut(joined)
+        del rest[:used]
+        return frames
+
+    def _cut(self, data: bytes) -> tuple[list[bytes], int]:
+        frames: list[bytes] = []
+        start, end = 0, len(data)
+        while True:
+            body = start + _PREFIX
+            if body > end:
+                self._needed = _PREFIX
+                return frames, start
+            length = int.from_bytes(data[start:body], "big")
+            if not 0 < length <= self.limit:
+                raise FramingError(f"a frame of {length} bytes was announced; 1 to {self.limit} are allowed")
+            if body + length > end:
+                self._needed = _PREFIX + length
+                return frames, start
+            frames.append(data[body : body + length])
+            start = body + length
+
+
+class MalformedError(QuorumbookError):
+    """A whole frame that is no request. `text` names what is wrong and where; `request_id` is 0 where it cannot be seen."""
+
+    def __init__(self, text: str, request_id: int) -> None:
+        super().__init__(text)
+        self.text = text
+        self.request_id = request_id
+
+
+def decode_request(body: bytes) -> AnyRequest:
+    """The request in a frame.
+
+    Raises:
+        MalformedError: there is none.
+    """
+    try:
+        request: AnyRequest = request_decoder.decode(body)
+    except UNDECODABLE as error:
+        raise MalformedError(explain(error, body), request_id_of(body)) from error
+    return request
+
+
+def request_id_of(body: bytes) -> int:
+    """The request id of a message that does not decode, as far as it can be seen; else 0."""
+    head = _generic(body)
+    if isinstance(head, list) and len(head) > 1 and head[0] in (2, 3, 4, 5, 6) and type(head[1]) is int:
+        return head[1]
+    return 0
+
+
+def explain(error: Exception, body: bytes, root: object = AnyRequest) -> str:
+    """What a decoding error means, with the path in words: "commands[0].price: Expected `int`, got `str`".
+
+    `root` is the type that was expected. Falls back to the decoder's own words where the path cannot be followed.
+    """
+    text = str(error) or type(error).__name__
+    problem, found, path = text.partition(" - at `$")
+    if not found:
+        return text
+    steps = [int(step) for step in _PATH_STEP.findall(path) if step != "..."]
+    return f"{_name_path(steps, _generic(body), root)}: {problem}"
+
+
+def _generic(body: bytes) -> object:
+    try:
+        return msgspec.msgpack.decode(body)
+    except UNDECODABLE:
+        return None
+
+
+def _name_path(steps: list[int], value: object, kind: object) -> str:
+    name = ""
+    for step in steps:
+        struct = _struct_of(kind, value)
+        if struct is None:
+            kind = (typing.get_args(kind) or (None,))[0]
+            name += f"[{step}]"
+        else:
+            label, kind = _field(struct, step)
+            name += f".{label}"
+        value = value[step] if isinstance(value, list) and step < len(value) else None
+    return name.lstrip(".") or "message"
+
+
+def _struct_of(kind: object, value: object) -> type[msgspec.Struct] | None:
+    """The struct that `value` is an array of, chosen by its tag if `kind` is a union."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return kind
+    if not isinstance(kind, UnionType):
+        return None
+    tag = value[0] if isinstance(value, list) and value else None
+    members: list[type[msgspec.Struct]] = [member for member in typing.get_args(kind) if issubclass(member, msgspec.Struct)]
+    for member in members:
+        if member.__struct_config__.tag == tag and type(tag) is int:
+            return member
+    return members[0] if members else None
+
+
+def _field(struct: type[msgspec.Struct], step: int) -> tuple[str, object]:
+    """Name and type of what stands at place `step` of the struct's array."""
+    tagged = struct.__struct_config__.tag is not None
+    if tagged and step == 0:
+        return "tag", int
+    place = step - 1 if tagged else step
+    names = struct.__struct_fields__
+    if place >= len(names):
+        return f"[{step}]", None
+    return names[place], typing.get_type_hints(struct)[names[place]]

@@ -1,0 +1,191 @@
+"""Snapshots outside of a running node: looked at, verified, copied away, and made the beginning of a new cluster.
+
+A restored cluster is a new one, with an id, certificates and an operator's key of its own (`quorumbook init`): its nodes know nothing of what the
+old ones acknowledged after the snapshot, so old and new nodes must never take each other for the same cluster. Every node begins with the
+same snapshot, as if its last entry were committed, in that entry's term and without a vote; so the first leader is elected in a later term. The
+membership in the snapshot is left out, since the old addresses mean nothing here; the new configuration says who is a member.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from cluster import hardstate
+from cluster.hardstate import HardState
+from cluster.ports import SnapshotMark
+from cluster.storage import RealDisk
+from node.config.settings import NodeConfig
+from node.deployment.cluster_directory import ClusterDirectory
+from node.engine import identity
+from node.engine.marks import mark_of
+from node.errors import DataDirectoryError, DirectoryError
+from node.system.processes import PID_FILE, PidFile
+from snapshots.errors import NoSnapshotError, SnapshotDamagedError
+from snapshots.frames import Begin, change_frames
+from snapshots.manifest import Manifest, Row, SnapshotFields
+from snapshots.naming import snapshot_path, snapshot_paths
+from snapshots.rocks import read_tables
+from snapshots.seal import check_files, read_seal
+from snapshots.store import SnapshotStore
+from snapshots.transfer import Source
+from snapshots.writer import locked, write
+from statemachine.engine import Engine
+
+PIECE_BYTES = 1024 * 1024
+ATTEMPTS = 5
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """A snapshot on disk. `bytes` of all files, of which `shared` lie in files that other snapshots have too."""
+
+    path: str
+    manifest: Manifest
+    bytes: int
+    shared: int
+
+
+def snapshots_of(config: NodeConfig) -> Path:
+    """Where a node keeps its snapshots."""
+    return config.data_path / "snapshots"
+
+
+def listed(directory: Path) -> list[Listed]:
+    """All snapshots of a directory, oldest first; a snapshot that is deleted meanwhile is left out.
+
+    Raises:
+        SnapshotDamagedError: a snapshot's seal is not what was written.
+    """
+    found = []
+    for path in snapshot_paths(directory) if directory.is_dir() else []:
+        try:
+            sizes = [(file.stat().st_size, file.stat().st_nlink) for file in path.iterdir()]
+            manifest = read_seal(path).manifest
+        except (FileNotFoundError, SnapshotDamagedError):
+            if path.exists():
+                raise
+            continue
+        shared = sum(size for size, names in sizes if names > 1)
+        found.append(Listed(str(path), manifest, sum(size for size, _ in sizes), shared))
+    return found
+
+
+def verify(path: Path) -> Manifest:
+    """Check a snapshot as a node does that starts on it: files, rows, hashes, and the state's invariants. O(everything).
+
+    Raises:
+        SnapshotDamagedError: it is not what was written.
+        StateError: it is, and the state in it is wrong.
+    """
+    manifest = check_files(path).manifest
+    tables: dict[str, list[Row]] = {name: [] for name in manifest.row_counts}
+    read_tables(path, manifest, lambda name, rows: tables[name].extend(rows))
+    Engine.restore(tables)
+    return manifest
+
+
+def back_up(directory: Path, target: Path) -> Manifest:
+    """Copy the newest snapshot of a node, which may run, to `target`; it is whole there or not at all, and checked.
+
+    Raises:
+        NoSnapshotError: there is none.
+        SnapshotDamagedError: it is not what was written.
+        SnapshotRefusedError: it is of another schema, or could not be written.
+    """
+    for _ in range(ATTEMPTS):
+        paths = snapshot_paths(directory) if directory.is_dir() else []
+        if not paths:
+            break
+        with contextlib.suppress(FileNotFoundError), _source(paths[-1]) as source:
+            return _copy(source, SnapshotStore(target, keep=sys.maxsize))
+    raise NoSnapshotError(f"{directory}: there is no snapshot; take one first")
+
+
+@contextlib.contextmanager
+def _source(path: Path) -> Iterator[Source]:
+    """A snapshot to read. Raises FileNotFoundError when it was deleted meanwhile."""
+    try:
+        source = Source(path)
+    except SnapshotDamagedError:
+        if not path.exists():
+            raise FileNotFoundError(path) from None
+        raise
+    try:
+        yield source
+    finally:
+        source.close()
+
+
+def _copy(source: Source, store: SnapshotStore) -> Manifest:
+    sink = store.open_sink()
+    try:
+        for offset in range(0, source.size, PIECE_BYTES):
+            sink.write(source.read(offset, PIECE_BYTES))
+    except BaseException:
+        sink.abort()
+        raise
+    return sink.finish()
+
+
+def restore(path: Path, layout: ClusterDirectory) -> Manifest:
+    """Begin a new cluster, as `quorumbook init` made it, with the state of a snapshot. Safe to call again when it was interrupted.
+
+    Raises:
+        DirectoryError: a node of the cluster has no directory here.
+        DataDirectoryError: a node has run already.
+        NodeRunningError: a node runs.
+        SnapshotDamagedError, SnapshotRefusedError, StateError: the snapshot cannot be used.
+    """
+    wanted = {node.node_id for config in layout.configs.values() for node in config.nodes}
+    if wanted != set(layout.node_ids):
+        raise DirectoryError(
+            f"{layout.directory}: expected the directories of all nodes ({', '.join(sorted(wanted))}), found "
+            f"{', '.join(layout.node_ids)}. Restore before the nodes' directories go to their machines: all must begin with the same state"
+        )
+    with contextlib.ExitStack() as running:
+        for config in layout.configs.values():
+            _check_unused(config)
+            running.callback(PidFile.acquire(config.data_path / PID_FILE).release)
+        manifest = verify(path)
+        for config in layout.configs.values():
+            _restore_node(path, config)
+    return manifest
+
+
+def _check_unused(config: NodeConfig) -> None:
+    known = identity.read(config)
+    log = config.data_path / "log"
+    stored = RealDisk(log).names() if log.is_dir() else []
+    if known.stage is not identity.Stage.NEW or known.joined or set(stored) - {hardstate.FILE}:
+        raise DataDirectoryError(
+            f"{config.data_path}: node {config.node_id} has run already, and its state would be lost. Restore into a new cluster: "
+            "quorumbook init"
+        )
+
+
+def _restore_node(path: Path, config: NodeConfig) -> None:
+    """The snapshot without the old membership, then term and commit index: without the latter a start would take the disk for a lost one."""
+    directory = snapshots_of(config)
+    store = SnapshotStore(directory, keep=1)
+    with _source(path) as source:
+        manifest = _copy(source, store)
+    mark = mark_of(manifest)
+    fields = SnapshotFields(
+        manifest.index,
+        manifest.term,
+        msgspec.msgpack.encode(SnapshotMark(mark.last, mark.previous)),
+        manifest.sequence,
+        manifest.software,
+        manifest.created_at,
+        manifest.full_hash,
+    )
+    begin = Begin(fields, manifest.abi, list(manifest.row_counts), base=manifest.index)
+    with locked(directory):
+        write(directory, io.BytesIO(b"".join(change_frames(begin, manifest.row_counts, []))))
+    assert mark_of(read_seal(snapshot_path(directory, manifest.index)).manifest).members is None
+    hardstate.store(RealDisk(config.data_path / "log"), HardState(term=mark.last.term, commit_index=mark.index))

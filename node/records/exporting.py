@@ -1,0 +1,116 @@
+"""The whole state of a node as TSV files, and a cluster that begins with such files."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+
+from cluster.messages import NO_OP
+from cluster.ports import LogEntry, SnapshotMark
+from node import software
+from node.config.settings import NodeConfig
+from node.deployment.cluster_directory import ClusterDirectory
+from node.errors import DirectoryError
+from node.native.connection import NativeConnection
+from node.native.protocol import ControlAction, StatusQuery
+from node.records import backup
+from node.system.processes import PID_FILE, locked_pid
+from snapshots.errors import SnapshotError
+from snapshots.job import JobState
+from snapshots.manifest import Manifest, SnapshotFields
+from snapshots.naming import snapshot_path
+from snapshots.store import SnapshotStore
+from snapshots.tsv import read_tables, write_tables
+from statemachine.engine import Engine
+
+POLL = 0.05
+IMPORT_INDEX = 2
+"""Log index that imported state stands at; Raft begins its log with the entry before."""
+
+
+def newest_state(config: NodeConfig) -> tuple[Manifest, Engine]:
+    """The state in a node's newest snapshot; the node may be running.
+
+    Raises:
+        NoSnapshotError: it has none.
+        SnapshotError, StateError: it cannot be trusted.
+    """
+    with tempfile.TemporaryDirectory(prefix="quorumbook-") as place:
+        manifest = backup.back_up(backup.snapshots_of(config), Path(place))
+        return manifest, Engine.restore(SnapshotStore(Path(place)).load(manifest))
+
+
+def is_running(config: NodeConfig) -> bool:
+    """Whether a node's supervisor holds its data directory."""
+    return locked_pid(config.data_path / PID_FILE) is not None
+
+
+async def snapshot_now(config: NodeConfig, seconds: float = 120.0) -> None:
+    """Have a running node of this machine take a snapshot of what it has applied by now, and wait for it.
+
+    Raises:
+        ConnectionLost, RequestFailed: it does not answer.
+        TimeoutError: it takes longer.
+    """
+    connection = await NativeConnection.open(f"unix:{config.engine_socket}")
+    try:
+        async with asyncio.timeout(seconds):
+            status = await connection.query(StatusQuery())
+            wanted = status.applied_index
+            while status.snapshot_index < wanted:
+                await connection.control(ControlAction.SNAPSHOT)
+                await asyncio.sleep(POLL)
+                status = await connection.query(StatusQuery())
+    finally:
+        await connection.close()
+
+
+def export_tables(config: NodeConfig, target: Path) -> tuple[Manifest, dict[str, int]]:
+    """Write a node's newest snapshot as TSV files. The snapshot's description, and the number of rows a table.
+
+    Raises:
+        DirectoryError: the target holds something.
+        SnapshotError, StateError, OSError: the snapshot cannot be read, or the files not be written.
+    """
+    if target.exists() and any(target.iterdir()):
+        raise DirectoryError(f"{target} is not empty; name another directory")
+    manifest, engine = newest_state(config)
+    return manifest, write_tables(target, dict(engine.tables()))
+
+
+def import_tables(source: Path, layout: ClusterDirectory) -> Engine:
+    """Make TSV files the state that all nodes of a new cluster begin with. All of it is checked before anything is written.
+
+    Raises:
+        TsvError, StateError: the files are not a whole state.
+        DirectoryError, DataDirectoryError, NodeRunningError: as `backup.restore`: the cluster is not a new one.
+        SnapshotError, OSError: a snapshot could not be written.
+    """
+    engine = Engine.restore(read_tables(source))
+    with tempfile.TemporaryDirectory(prefix="quorumbook-") as place:
+        backup.restore(_written(Path(place), engine), layout)
+    return engine
+
+
+def _written(directory: Path, engine: Engine) -> Path:
+    """A snapshot of a state that has no log behind it."""
+    mark = SnapshotMark(LogEntry(bytes([NO_OP]), IMPORT_INDEX, 1), LogEntry(bytes([NO_OP]), IMPORT_INDEX - 1, 1))
+    fields = SnapshotFields(
+        index=mark.index,
+        term=mark.last.term,
+        mark=msgspec.msgpack.encode(mark),
+        sequence=engine.sequence,
+        software=software.version(),
+        created_at=time.time_ns(),
+        full_hash=engine.full_hash(),
+    )
+    job = SnapshotStore(directory).begin(fields, dict(engine.tables()))
+    while job.poll() is JobState.RUNNING:
+        time.sleep(POLL)
+    if job.poll() is not JobState.DONE:
+        raise SnapshotError(f"the imported state cannot be written: {job.reason}")
+    return snapshot_path(directory, mark.index)

@@ -1,0 +1,280 @@
+"""Transaction logs: the commands of a cluster as JSON lines, back into log segments, and the state at any command again.
+
+The first line of a file says what it is, each further one is an entry of the log:
+
+    {"format": 1, "abi": "...", "first_index": 1, "secrets": true}
+    {"index": 3, "term": 1, "time": "2026-03-01T12:00:00.25Z", "commands": [{"kind": "OpenAccount", "account_id": "operator", ...}]}
+
+Amounts are whole numbers in smallest units, as in the log. `"migrated": true` marks an entry that another version wrote; see
+`statemachine.commands.Batch`. The time is the one that the leader stamped the entry with, the only clock that the
+exchange sees. So whoever applies the same entries gets the same state, and can compare its hash.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import inspect
+
+from cluster.errors import LogDamagedError
+from cluster.log import DurableLog, command_of, read_segments
+from cluster.messages import COMMAND
+from cluster.ports import LogEntry
+from cluster.storage import RealDisk
+from node.config.settings import NodeConfig
+from node.errors import TxlogError
+from node.records.audit import log_directories
+from snapshots.abi import ABI
+from snapshots.manifest import Manifest
+from snapshots.tsv import TableLines, title
+from snapshots.tsv_values import Codecs, Scales, ValueFault, time_text, time_value
+from statemachine.commands import AnyCommand, Batch, PutApiKey, decode_batch, encode_batch
+from statemachine.engine import Engine
+from statemachine.tables import TABLES
+
+FORMAT = 1
+
+_codec = Codecs(Scales({}, {}), units={}).of(inspect.type_info(AnyCommand))
+
+
+class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The first line. `first_index` is that of the log, of which entries without commands are left out."""
+
+    format: int
+    abi: str
+    first_index: int
+    secrets: bool
+
+
+class TxEntry(msgspec.Struct, frozen=True):
+    """An entry of the log that has commands."""
+
+    index: int
+    term: int
+    batch: Batch
+
+
+class Txlog(msgspec.Struct, frozen=True):
+    """A transaction log: where it begins, and its entries, read as they are asked for."""
+
+    first_index: int
+    entries: Iterator[TxEntry]
+    secrets: bool = True
+
+
+def of_node(config: NodeConfig) -> Txlog:
+    """The log of a node, old segments of this ABI included. That of a node that runs may end with entries that are not committed yet.
+
+    Raises:
+        TxlogError: there is no log. The entries raise it where the log is damaged.
+    """
+    entries = _entries(config)
+    first = next(entries, None)
+    if first is None:
+        raise TxlogError(f"{config.data_path}: there is no log")
+
+    def commands() -> Iterator[TxEntry]:
+        for entry in itertools.chain([first], entries):
+            payload = command_of(entry)
+            if payload is not None:
+                yield TxEntry(entry.index, entry.term, _batch(entry.index, payload))
+
+    return Txlog(first.index, commands())
+
+
+def _entries(config: NodeConfig) -> Iterator[LogEntry]:
+    try:
+        yield from read_segments(*log_directories(config), abi=ABI)
+    except (LogDamagedError, OSError) as error:
+        raise TxlogError(f"{config.node_id}: {error}") from error
+
+
+def _batch(index: int, payload: bytes) -> Batch:
+    try:
+        return decode_batch(payload)
+    except msgspec.DecodeError as error:
+        raise TxlogError(f"entry {index} is not a batch of commands of this version: {error}") from error
+
+
+def to_lines(log: Txlog, *, secrets: bool = True) -> Iterator[bytes]:
+    """The lines of a file, without their ends. Without `secrets` those of API keys are left out, and hashes will differ."""
+    yield msgspec.json.encode(Header(FORMAT, ABI, log.first_index, secrets))
+    for entry in log.entries:
+        yield msgspec.json.encode(
+            {
+                "index": entry.index,
+                "term": entry.term,
+                "time": time_text(entry.batch.time),
+                "commands": [_codec.encode(_told(command, secrets)) for command in entry.batch.commands],
+                **({"migrated": True} if entry.batch.migrated else {}),
+            }
+        )
+
+
+def _told(command: AnyCommand, secrets: bool) -> AnyCommand:
+    if secrets or not isinstance(command, PutApiKey):
+        return command
+    return msgspec.structs.replace(command, secret="", passphrase="")
+
+
+class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    index: int
+    term: int
+    time: str | int
+    commands: list[Any]
+    migrated: bool = False
+
+
+def of_file(path: Path) -> Txlog:
+    """A transaction log in a file of JSON lines.
+
+    Raises:
+        TxlogError: it is none, or of another ABI. The entries raise it too, naming file, line and field.
+    """
+    try:
+        with path.open("rb") as file:
+            header = msgspec.json.decode(file.readline(), type=Header)
+    except OSError as error:
+        raise TxlogError(f"{path}: cannot be read: {error.strerror}") from error
+    except msgspec.DecodeError as error:
+        raise TxlogError(f"{path}, line 1: expected the heading of a transaction log: {error}") from error
+    if header.format != FORMAT or header.abi != ABI:
+        raise TxlogError(
+            f"{path}, line 1: expected format {FORMAT} and ABI {ABI}, not format {header.format} and ABI {header.abi}: "
+            "it was written by another version"
+        )
+    return Txlog(header.first_index, _read_lines(path), header.secrets)
+
+
+def _read_lines(path: Path) -> Iterator[TxEntry]:
+    decoder = msgspec.json.Decoder(_Line)
+    before = 0
+    with path.open("rb") as file:
+        file.readline()
+        for number, text in enumerate(file, 2):
+            try:
+                line = decoder.decode(text)
+                commands = [_command(position, each) for position, each in enumerate(line.commands)]
+                entry = TxEntry(line.index, line.term, Batch(time_value(line.time), commands, line.migrated))
+            except (msgspec.DecodeError, UnicodeDecodeError, ValueFault) as error:
+                raise TxlogError(f"{path}, line {number}: {error}") from error
+            if entry.index <= before:
+                raise TxlogError(f"{path}, line {number}: expected an index above {before}, not {entry.index}")
+            before = entry.index
+            yield entry
+
+
+def _command(position: int, value: Any) -> AnyCommand:
+    try:
+        command: AnyCommand = _codec.decode(value)
+    except ValueFault as fault:
+        raise ValueFault(fault.expected, f"commands.{position}.{fault.field}".rstrip(".")) from None
+    return command
+
+
+def write_log(directory: Path, log: Txlog) -> int:
+    """Write a transaction log as log segments, such as a node has, into a directory that is made for it. The number of entries.
+
+    Entries that had no commands are filled in empty, as a leader writes them.
+
+    Raises:
+        TxlogError: the directory holds something.
+        OSError: it cannot be written.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if any(directory.iterdir()):
+        raise TxlogError(f"{directory} is not empty; name another directory")
+    durable = DurableLog(RealDisk(directory, fsync=True, archive_to=None), node_id="txlog", abi=ABI)
+    durable.load()
+    expected, entries = log.first_index, 0
+    for entry in log.entries:
+        for index in range(expected, entry.index):
+            durable.append(LogEntry(bytes([COMMAND]), index, entry.term))
+        durable.append(LogEntry(bytes([COMMAND]) + encode_batch(entry.batch), entry.index, entry.term))
+        expected, entries = entry.index + 1, entries + 1
+    durable.sync()
+    durable.close()
+    return entries
+
+
+class Rebuilt(msgspec.Struct, frozen=True):
+    """The exchange as it was after a command.
+
+    Attributes:
+        index: of the last entry applied.
+        clock: the exchange's time after it, nanoseconds since the epoch.
+        cut: the last entry holds more commands. Its running hash is that of no node then; all else is as it was.
+    """
+
+    engine: Engine
+    index: int
+    clock: int
+    cut: bool
+
+
+def rebuild(
+    log: Txlog, until: int | None = None, *, last_index: int | None = None, base: tuple[int, Engine] | None = None
+) -> Rebuilt:
+    """Apply the entries of a log up to command number `until` or entry `last_index`.
+
+    Args:
+        base: the index and the engine to begin with, where the log does not reach back to its first entry.
+
+    Raises:
+        TxlogError: the log does not hold what is needed.
+    """
+    index, engine = base or (0, Engine())
+    if log.first_index > index + 1:
+        raise TxlogError(
+            f"the log begins with entry {log.first_index}, and entry {index + 1} is needed: "
+            "raft.archive_log = true keeps the whole log"
+        )
+    cut = False
+    for entry in log.entries:
+        if entry.index <= index or engine.sequence == until:
+            continue
+        if last_index is not None and entry.index > last_index:
+            break
+        left = len(entry.batch.commands) if until is None else until - engine.sequence
+        cut = left < len(entry.batch.commands)
+        batch = entry.batch
+        engine.apply(msgspec.structs.replace(batch, commands=batch.commands[:left]) if cut else batch)
+        index = entry.index
+        if engine.sequence == until:
+            break
+    if until is not None and engine.sequence != until:
+        raise TxlogError(f"the log ends with command {engine.sequence}; there is no command {until}")
+    return Rebuilt(engine, index, engine.time, cut)
+
+
+def rebuilt_snapshot(config: NodeConfig, manifest: Manifest) -> Engine:
+    """The state of a snapshot, built again from the node's whole log.
+
+    Raises:
+        TxlogError: the log is not whole, or gives another state.
+    """
+    engine = rebuild(of_node(config), last_index=manifest.index).engine
+    if (engine.sequence, engine.full_hash()) != (manifest.sequence, manifest.full_hash):
+        raise TxlogError(
+            f"{config.data_path}: the log up to entry {manifest.index} gives sequence {engine.sequence} and another state than the snapshot "
+            f"there, with sequence {manifest.sequence}. Keep the directory, and compare with the other nodes"
+        )
+    return Engine.restore(dict(engine.tables()))  # so that it counts its changes from the snapshot on
+
+
+def differences(one: Engine, other: Engine) -> Iterator[str]:
+    """Rows that only one of two states has, as lines of TSV table by table: `- ` those of the first, `+ ` those of the second."""
+    first, second = dict(one.tables()), dict(other.tables())
+    first_lines, second_lines = TableLines(first), TableLines(second)
+    for name in TABLES:
+        mine, theirs = set(first[name]), set(second[name])
+        gone, come = sorted(mine - theirs), sorted(theirs - mine)
+        if gone or come:
+            yield f"# table = {title(name)}"
+            yield f"  {first_lines.header(name)}"
+            yield from (f"- {line}" for line in first_lines.of(name, gone))
+            yield from (f"+ {line}" for line in second_lines.of(name, come))

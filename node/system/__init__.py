@@ -1,0 +1,1 @@
+"""What a node needs of the operating system: files, processes, sockets, logging."""

@@ -1,0 +1,103 @@
+"""What `quorumbook init` writes, and what it refuses."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from node.config.file import load
+from node.config.settings import AdminConfig
+from node.deployment.setup import initialise
+from node.engine import identity
+from node.errors import SetupError
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_a_cluster_of_any_size_loads(tmp_path: Path, count: int) -> None:
+    paths = initialise(tmp_path / "c", count, base_port=9000, cluster_id="x")
+    assert [path.parent.name for path in paths] == [f"n{number}" for number in range(1, count + 1)]
+    configs = [load(path) for path in paths]
+    assert {config.cluster_id for config in configs} == {"x"}
+    assert len({config.admin for config in configs}) == 1
+    assert all(config.nodes == configs[0].nodes for config in configs)
+    assert configs[-1].raft.listen == f"127.0.0.1:{9000 + count}"
+    assert configs[-1].native.listen == f"127.0.0.1:{9010 + count}"
+    assert configs[-1].http.public_url == f"http://127.0.0.1:{9020 + count}"
+    identities = [identity.read(config) for config in configs]
+    assert [each.stage for each in identities] == [identity.Stage.NEW] * count
+    assert len({each.incarnation for each in identities}) == count
+
+
+def test_the_operators_key_is_that_of_the_nodes(tmp_path: Path) -> None:
+    path = initialise(tmp_path / "c", 1)[0]
+    admin = msgspec.json.decode((tmp_path / "c" / "admin.json").read_bytes(), type=AdminConfig)
+    assert load(path).admin == admin
+
+
+def test_secrets_are_for_the_owner_only(tmp_path: Path) -> None:
+    directory = tmp_path / "c"
+    initialise(directory, 1)
+    for name in ("ca.key", "admin.json", "n1/node.key", "n1/node.toml"):
+        assert mode(directory / name) == 0o600, name
+    for name in (".", "n1", "n1/data"):
+        assert mode(directory / name) == 0o700, name
+
+
+def test_two_clusters_share_nothing(tmp_path: Path) -> None:
+    first, second = (load(initialise(tmp_path / name, 1)[0]) for name in ("a", "b"))
+    assert first.cluster_id != second.cluster_id
+    assert first.admin.secret != second.admin.secret
+
+
+def test_node_ids_and_host_of_ones_own(tmp_path: Path) -> None:
+    paths = initialise(tmp_path / "c", ["zurich", "berlin-2", "oslo_1"], host="::1", base_port=500)
+    config = load(paths[1])
+    assert config.node_id == "berlin-2"
+    assert config.raft.listen == "[::1]:502"
+    assert config.http.public_url == "http://[::1]:522"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"nodes": 2}, "expected 1, 3 or 5 nodes, not 2"),
+        ({"nodes": 0}, "expected 1, 3 or 5 nodes, not 0"),
+        ({"nodes": ["a", "b", "a"]}, "expected each once"),
+        ({"nodes": ["../x"]}, "node id '../x': expected"),
+        ({"cluster_id": 'x"y'}, "cluster id 'x\"y': expected"),
+        ({"host": "a b"}, "expected a host name or IP address"),
+        ({"base_port": 65530}, "ports from 1 to 65535"),
+        ({"base_port": -5}, "ports from 1 to 65535"),
+    ],
+)
+def test_arguments_that_are_refused(tmp_path: Path, arguments: dict[str, object], text: str) -> None:
+    with pytest.raises(SetupError, match="^.*" + text.replace("(", r"\(")):
+        initialise(tmp_path / "c", **arguments)  # type: ignore[arg-type] # parametrised
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_directory_in_use_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(SetupError, match="is not empty; name another directory"):
+        initialise(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    with pytest.raises(SetupError, match="is a file"):
+        initialise(tmp_path / "mine.txt")
+
+
+def test_an_empty_directory_is_taken(tmp_path: Path) -> None:
+    initialise(tmp_path, 1)
+    assert (tmp_path / "n1" / "node.toml").exists()
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(SetupError, match="cannot be written: Not a directory"):
+        initialise(tmp_path / "file" / "c")

@@ -1,0 +1,306 @@
+"""The feed: whatever a reader does and however slow it is, it gets every event once, in order, or is told that it cannot."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from node.engine.feed import EVENTS_PER_FRAME, Audience, Feed, FeedError, Ring, Subscription, TooOldError
+from node.native.framing import FrameSplitter
+from node.native.protocol import Events, response_decoder
+from statemachine.events import AnyEvent, OrderDone, OrderMatched, OrderOpened, OrderReceived
+from statemachine.types import DoneReason, OrderType, Side
+
+
+def opened(sequence: int, product_id: str = "BTC-USD") -> OrderOpened:
+    return OrderOpened(product_id, sequence, 0, sequence, "alice", Side.BUY, 100, 5)
+
+
+def matched(sequence: int, trade_id: int) -> OrderMatched:
+    return OrderMatched("BTC-USD", sequence, 0, trade_id, 1, 2, "alice", "bob", Side.BUY, 100, 5, 1, 2)
+
+
+class Reader:
+    """A session that takes `room` frames and then says that it is full."""
+
+    def __init__(self, audience: Audience = Audience.FULL, room: int = 1_000_000) -> None:
+        self.audience = audience
+        self.room = room
+        self.frames: list[bytes] = []
+        self.ended: list[str] = []
+
+    @property
+    def writable(self) -> bool:
+        return self.room > 0
+
+    def send(self, frame: bytes) -> bool:
+        self.frames.append(frame)
+        self.room -= 1
+        return self.room > 0
+
+    def feed_ended(self, subscription: Subscription, reason: str) -> None:
+        self.ended.append(reason)
+
+    @property
+    def events(self) -> list[AnyEvent]:
+        out: list[AnyEvent] = []
+        for frame in self.frames:
+            message = response_decoder.decode(FrameSplitter().feed(frame)[0])
+            assert isinstance(message, Events)
+            assert {event.product_id for event in message.events} == {message.product_id}
+            out += message.events
+        return out
+
+    @property
+    def sequences(self) -> list[int]:
+        return [event.product_sequence for event in self.events]
+
+
+def subscribe(feed: Feed, reader: Reader, from_sequence: int, product_id: str = "BTC-USD") -> Subscription:
+    subscription = feed.subscribe(reader, 1, product_id, from_sequence)
+    feed.resume(subscription)
+    return subscription
+
+
+def publish(feed: Feed, first: int, last: int) -> None:
+    feed.publish([opened(sequence) for sequence in range(first, last + 1)])
+
+
+class TestRing:
+    @given(capacity=st.integers(1, 12), start=st.integers(1, 50), sizes=st.lists(st.integers(1, 30), max_size=10))
+    def test_it_is_the_tail_of_a_list(self, capacity: int, start: int, sizes: list[int]) -> None:
+        everything: list[AnyEvent] = []
+        ring = Ring(capacity, start)
+        for size in sizes:
+            events: list[AnyEvent] = [opened(ring.next_sequence + place) for place in range(size)]
+            everything += events
+            ring.extend(events)
+            kept = everything[-capacity:]
+            assert ring.first_sequence == ring.next_sequence - len(kept)
+            for offset in range(len(kept) + 1):
+                assert ring.slice(ring.first_sequence + offset, 5) == kept[offset : offset + 5]
+                assert ring.slice(ring.first_sequence + offset, 1_000) == kept[offset:]
+
+    def test_a_gap_is_a_defect(self) -> None:
+        ring = Ring(10)
+        with pytest.raises(AssertionError):
+            ring.extend([opened(2)])
+        with pytest.raises(AssertionError):
+            ring.extend([opened(1), opened(3)])
+
+
+class TestSubscribing:
+    def test_from_now_on(self) -> None:
+        feed, reader = Feed(100), Reader()
+        publish(feed, 1, 3)
+        assert subscribe(feed, reader, 0).next_sequence == 4
+        assert reader.sequences == []
+        publish(feed, 4, 5)
+        assert reader.sequences == [4, 5]
+
+    def test_kept_events_come_first_then_live_ones(self) -> None:
+        feed, reader = Feed(100), Reader()
+        publish(feed, 1, 10)
+        subscribe(feed, reader, 4)
+        publish(feed, 11, 12)
+        assert reader.sequences == list(range(4, 13))
+
+    def test_a_product_without_events_yet(self) -> None:
+        feed, reader = Feed(100), Reader()
+        assert subscribe(feed, reader, 1).next_sequence == 1
+        publish(feed, 1, 2)
+        assert reader.sequences == [1, 2]
+
+    def test_a_sequence_that_is_gone_is_refused(self) -> None:
+        feed = Feed(5)
+        publish(feed, 1, 10)
+        with pytest.raises(TooOldError, match="kept from sequence 6 on, not from 5"):
+            feed.subscribe(Reader(), 1, "BTC-USD", 5)
+        reader = Reader()
+        subscribe(feed, reader, 6)
+        assert reader.sequences == [6, 7, 8, 9, 10]
+
+    @pytest.mark.parametrize("from_sequence", [-1, 12, 2**63])
+    def test_an_impossible_sequence_is_refused(self, from_sequence: int) -> None:
+        feed = Feed(10)
+        with pytest.raises(FeedError, match=f"from_sequence {from_sequence}"):
+            feed.subscribe(Reader(), 1, "BTC-USD", from_sequence)
+
+    def test_a_reader_from_a_node_that_was_ahead_waits_to_be_reached(self) -> None:
+        feed, reader = Feed(100), Reader()
+        publish(feed, 1, 5)
+        assert subscribe(feed, reader, 9).next_sequence == 9
+        publish(feed, 6, 7)
+        publish(feed, 8, 8)
+        assert reader.sequences == []
+        publish(feed, 9, 10)
+        publish(feed, 11, 11)
+        assert reader.sequences == [9, 10, 11]
+
+    def test_products_are_apart(self) -> None:
+        feed, reader, other = Feed(100), Reader(), Reader()
+        subscribe(feed, reader, 0)
+        subscribe(feed, other, 0, "ETH-USD")
+        feed.publish([opened(1), opened(1, "ETH-USD"), opened(2), opened(2, "ETH-USD"), opened(3)])
+        assert reader.sequences == [1, 2, 3]
+        assert [(event.product_id, event.product_sequence) for event in other.events] == [("ETH-USD", 1), ("ETH-USD", 2)]
+
+    def test_unsubscribed_readers_get_nothing_more(self) -> None:
+        feed, reader = Feed(100), Reader()
+        subscription = subscribe(feed, reader, 0)
+        publish(feed, 1, 1)
+        feed.unsubscribe(subscription)
+        feed.unsubscribe(subscription)
+        publish(feed, 2, 2)
+        feed.resume(subscription)
+        assert reader.sequences == [1]
+
+
+class TestSlowReaders:
+    def test_one_that_is_full_is_served_from_the_ring_later(self) -> None:
+        feed, reader = Feed(100), Reader(room=1)
+        subscription = subscribe(feed, reader, 0)
+        for sequence in range(1, 6):
+            publish(feed, sequence, sequence)
+        assert reader.sequences == [1]
+        reader.room = 1_000
+        feed.resume(subscription)
+        publish(feed, 6, 6)
+        assert reader.sequences == [1, 2, 3, 4, 5, 6]
+
+    def test_one_that_the_ring_passes_by_is_told_and_ends(self) -> None:
+        feed, reader = Feed(3), Reader(room=1)
+        subscription = subscribe(feed, reader, 0)
+        for sequence in range(1, 10):
+            publish(feed, sequence, sequence)
+        reader.room = 1_000
+        feed.resume(subscription)
+        assert reader.sequences == [1]
+        assert reader.ended == ["events before sequence 7 are not kept any more"]
+        publish(feed, 10, 10)
+        assert reader.sequences == [1]
+
+    def test_a_huge_apply_comes_in_several_frames(self) -> None:
+        feed, reader, full = Feed(100_000), Reader(), Reader(room=1)
+        subscribe(feed, reader, 0)
+        waiting = subscribe(feed, full, 0)
+        publish(feed, 1, 2 * EVENTS_PER_FRAME + 1)
+        assert len(reader.frames) == 3
+        assert reader.sequences == list(range(1, 2 * EVENTS_PER_FRAME + 2))
+        assert len(full.frames) == 1
+        full.room = 10
+        feed.resume(waiting)
+        assert full.sequences == reader.sequences
+
+    @settings(max_examples=200)
+    @given(
+        capacity=st.integers(1, 30),
+        steps=st.lists(
+            st.one_of(
+                st.tuples(st.just("publish"), st.integers(1, 8)),
+                st.tuples(st.just("drain"), st.integers(1, 4)),
+                st.tuples(st.just("restart"), st.integers(0, 20)),
+            ),
+            max_size=40,
+        ),
+        from_sequence=st.integers(0, 10),
+    )
+    def test_no_reader_ever_sees_a_gap_or_a_repetition(
+        self, capacity: int, steps: list[tuple[str, int]], from_sequence: int
+    ) -> None:
+        feed, reader = Feed(capacity), Reader(room=2)
+        publish(feed, 1, 4)
+        last = 4
+        try:
+            subscription = subscribe(feed, reader, from_sequence)
+        except FeedError:
+            assert from_sequence > 5 + capacity or from_sequence < 5 - capacity
+            return
+        first = from_sequence or 5
+        for kind, number in steps:
+            if kind == "publish":
+                publish(feed, last + 1, last + number)
+                last += number
+            elif kind == "drain":
+                reader.room = number
+                feed.resume(subscription)
+            else:
+                last += number
+                feed.restart({"BTC-USD": last})
+        seen = reader.sequences
+        assert seen == list(range(first, first + len(seen)))
+        if reader.ended:
+            assert len(reader.ended) == 1
+            return
+        reader.room = 1_000_000
+        feed.resume(subscription)
+        if not reader.ended:
+            assert reader.sequences == list(range(first, last + 1))
+
+
+class TestRestart:
+    def test_a_reader_without_a_gap_goes_on(self) -> None:
+        feed, reader = Feed(100), Reader()
+        publish(feed, 1, 5)
+        subscribe(feed, reader, 0)
+        feed.restart({"BTC-USD": 5})
+        publish(feed, 6, 6)
+        assert reader.sequences == [6]
+        assert reader.ended == []
+
+    def test_a_reader_that_would_see_one_is_told(self) -> None:
+        feed, reader = Feed(100), Reader()
+        publish(feed, 1, 5)
+        subscribe(feed, reader, 0)
+        feed.restart({"BTC-USD": 9})
+        assert reader.ended == ["events before sequence 10 are not kept any more"]
+        publish(feed, 10, 10)
+        assert reader.sequences == []
+
+    def test_the_ring_begins_anew(self) -> None:
+        feed = Feed(100)
+        publish(feed, 1, 5)
+        feed.restart({"BTC-USD": 9, "ETH-USD": 3})
+        with pytest.raises(TooOldError):
+            feed.subscribe(Reader(), 1, "BTC-USD", 9)
+        assert feed.next_sequence("ETH-USD") == 4
+        assert feed.trades("BTC-USD", 10) == []
+
+
+class TestAudiences:
+    def test_the_public_sees_no_accounts(self) -> None:
+        feed, gateway, public = Feed(100), Reader(), Reader(Audience.PUBLIC)
+        subscribe(feed, gateway, 0)
+        subscribe(feed, public, 0)
+        events: list[AnyEvent] = [
+            OrderReceived("BTC-USD", 1, 0, 1, "alice", "mine", Side.BUY, OrderType.LIMIT, 100, 5, 0),
+            matched(2, 1),
+            opened(3),
+            OrderDone("BTC-USD", 4, 0, 1, "alice", Side.BUY, OrderType.LIMIT, 100, 5, DoneReason.CANCELLED, True),
+        ]
+        feed.publish(events)
+        assert gateway.events == events
+        assert public.sequences == [1, 2, 3, 4]
+        assert not any(name in msgspec.json.encode(public.events) for name in (b"alice", b"bob", b"mine"))
+        late = Reader(Audience.PUBLIC)
+        subscribe(feed, late, 1)
+        assert late.events == public.events
+
+    def test_everybody_of_an_audience_gets_the_same_bytes(self) -> None:
+        feed = Feed(100)
+        readers = [Reader(), Reader(), Reader(Audience.PUBLIC), Reader(Audience.PUBLIC)]
+        for reader in readers:
+            subscribe(feed, reader, 0)
+        publish(feed, 1, 3)
+        assert readers[0].frames[0] is readers[1].frames[0]
+        assert readers[2].frames[0] is readers[3].frames[0]
+
+
+def test_the_latest_trades_newest_first() -> None:
+    feed = Feed(100)
+    feed.publish([matched(1, 1), opened(2), matched(3, 2), matched(4, 3)])
+    assert [trade.trade_id for trade in feed.trades("BTC-USD", 2)] == [3, 2]
+    assert [trade.trade_id for trade in feed.trades("BTC-USD", 100)] == [3, 2, 1]
+    assert feed.trades("ETH-USD", 100) == []

@@ -1,0 +1,249 @@
+"""Snapshots between Raft, the engine and the store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cluster.ports import CaptureState, LogEntry, SnapshotMark, SnapshotRefusedError, SnapshotSink
+from node.engine.feed import Feed
+from node.engine.replicated_engine import ReplicatedEngine
+from node.engine.snapshot_port import SnapshotPort
+from snapshots.store import SnapshotStore
+from statemachine.commands import AnyCommand, Batch, encode_batch
+from tests.unit.node.fakes import WORLD, buy, sell
+
+MARK = SnapshotMark(LogEntry(b"\x00last", 12, 3), LogEntry(b"\x00before", 11, 3))
+
+
+class Node:
+    """An engine with a snapshot port in a directory of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.feed = Feed(100)
+        self.machine = ReplicatedEngine(self.feed)
+        self.port = SnapshotPort(SnapshotStore(directory), self.machine, software="test", now_ns=lambda: 7)
+
+    def apply(self, *commands: AnyCommand) -> None:
+        self.machine.apply(1, encode_batch(Batch(1, list(commands))))
+
+    def capture(self, mark: SnapshotMark = MARK) -> CaptureState:
+        self.port.capture(mark)
+        return wait(self.port.poll)
+
+
+def wait(poll: Callable[[], CaptureState]) -> CaptureState:
+    deadline = time.monotonic() + 30
+    while (state := poll()) is CaptureState.RUNNING:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return state
+
+
+def finished(sink: SnapshotSink) -> SnapshotMark:
+    sink.finish()
+    deadline = time.monotonic() + 30
+    while (found := sink.poll()) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return found
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    node = Node(tmp_path / "a")
+    node.apply(*WORLD, buy(1), buy(2), sell(3))
+    return node
+
+
+def test_nothing_taken_yet(node: Node) -> None:
+    assert node.port.newest() is None
+    assert node.port.poll() is CaptureState.IDLE
+
+
+def test_captured_state_is_that_of_the_capture_and_comes_back(node: Node, tmp_path: Path) -> None:
+    expected, sequence = node.machine.engine.full_hash(), node.machine.engine.sequence
+    node.port.capture(MARK)
+    node.apply(buy(4))
+    assert wait(node.port.poll) is CaptureState.DONE
+    assert node.port.poll() is CaptureState.IDLE, "told once"
+    assert node.port.counters()["snapshots_taken"] == 1
+    again = Node(tmp_path / "a")
+    assert again.port.newest() == MARK
+    again.port.restore(MARK)
+    assert again.machine.engine.full_hash() == expected
+    assert again.machine.engine.sequence == sequence
+    assert again.feed.next_sequence("BTC-USD") == again.machine.engine.product_sequence("BTC-USD") + 1
+
+
+def test_a_snapshot_travels_to_another_node(node: Node, tmp_path: Path) -> None:
+    assert node.capture() is CaptureState.DONE
+    source = node.port.open_source()
+    assert source.mark == MARK
+    other = Node(tmp_path / "b")
+    sink = other.port.open_sink()
+    for offset in range(0, source.size, 1_000):
+        sink.write(source.read(offset, 1_000))
+    source.close()
+    assert finished(sink) == MARK
+    other.port.restore(MARK)
+    assert other.machine.engine.full_hash() == node.machine.engine.full_hash()
+
+
+def test_a_damaged_one_is_refused_in_the_clusters_words(node: Node, tmp_path: Path) -> None:
+    assert node.capture() is CaptureState.DONE
+    source = node.port.open_source()
+    data = bytearray(source.read(0, source.size))
+    source.close()
+    data[-1] ^= 1
+    other = Node(tmp_path / "b")
+    sink = other.port.open_sink()
+    with pytest.raises(SnapshotRefusedError):
+        _take(sink, bytes(data))
+    assert other.port.newest() is None
+
+
+def _take(sink: SnapshotSink, data: bytes) -> None:
+    sink.write(data)
+    finished(sink)
+
+
+def test_rows_that_make_no_state_are_refused_before_the_snapshot_has_its_name(node: Node, tmp_path: Path) -> None:
+    node.machine.engine._state.last_order_id = 0
+    assert node.capture() is CaptureState.DONE
+    source = node.port.open_source()
+    other = Node(tmp_path / "b")
+    sink = other.port.open_sink()
+    sink.write(source.read(0, source.size))
+    source.close()
+    with pytest.raises(SnapshotRefusedError, match="its rows make no state: "):
+        finished(sink)
+    assert Node(tmp_path / "b").port.newest() is None
+
+
+def test_the_thread_has_made_the_state_before_it_is_restored(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert node.capture() is CaptureState.DONE
+    source = node.port.open_source()
+    other = Node(tmp_path / "b")
+    sink = other.port.open_sink()
+    sink.write(source.read(0, source.size))
+    source.close()
+    assert finished(sink) == MARK
+    monkeypatch.setattr(SnapshotStore, "load", lambda *_: pytest.fail("read again"))
+    other.port.restore(MARK)
+    assert other.machine.engine.full_hash() == node.machine.engine.full_hash()
+
+
+def test_a_check_that_is_given_up_leaves_nothing(node: Node, tmp_path: Path) -> None:
+    assert node.capture() is CaptureState.DONE
+    source = node.port.open_source()
+    data = source.read(0, source.size)
+    source.close()
+    other = Node(tmp_path / "b")
+    sink = other.port.open_sink()
+    sink.write(data)
+    sink.finish()
+    sink.abort()
+    again = other.port.open_sink()
+    again.write(data)
+    assert finished(again) == MARK, "the next one waits for the first"
+    assert [path.name for path in (tmp_path / "b").iterdir() if path.is_dir()] == [f"{12:020d}"]
+
+
+def test_a_cancelled_capture_leaves_nothing_half_done(node: Node, tmp_path: Path) -> None:
+    node.port.capture(MARK)
+    node.port.cancel()
+    assert node.port.poll() is CaptureState.IDLE
+    assert Node(tmp_path / "a").port.newest() in (None, MARK)
+
+
+def mark(index: int) -> SnapshotMark:
+    return SnapshotMark(LogEntry(b"\x00last", index, 3), LogEntry(b"\x00before", index - 1, 3))
+
+
+def restored_hash(directory: Path, at: SnapshotMark) -> bytes:
+    """What a node that starts on the directory has."""
+    again = Node(directory)
+    assert again.port.newest() == at
+    again.port.restore(at)
+    return again.machine.engine.full_hash()
+
+
+def tables_of(directory: Path, index: int) -> set[int]:
+    """The files with rows of a snapshot, by inode."""
+    return {path.stat().st_ino for path in (directory / f"{index:020d}").glob("*.sst")}
+
+
+def test_each_snapshot_is_made_of_what_changed_since_the_one_before(node: Node, tmp_path: Path) -> None:
+    assert node.capture(mark(12)) is CaptureState.DONE
+    before = tables_of(tmp_path / "a", 12)
+    for index in range(13, 16):
+        node.apply(buy(index), sell(100 + index))
+        assert node.capture(mark(index)) is CaptureState.DONE
+        assert restored_hash(tmp_path / "a", mark(index)) == node.machine.engine.full_hash()
+    kept = before & tables_of(tmp_path / "a", 15)
+    assert len(kept) == len(before) - 1, "the rows that did not change lie in the files of before, all but the manifest"
+
+
+def test_a_restarted_node_goes_on_with_the_chain(node: Node, tmp_path: Path) -> None:
+    assert node.capture(mark(12)) is CaptureState.DONE
+    again = Node(tmp_path / "a")
+    again.port.restore(mark(12))
+    for each in (node, again):
+        each.apply(buy(4), sell(5))
+    assert again.capture(mark(13)) is CaptureState.DONE
+    assert (tmp_path / "a" / f"{13:020d}" / "SEAL").exists()
+    assert restored_hash(tmp_path / "a", mark(13)) == node.machine.engine.full_hash()
+
+
+def test_after_one_that_failed_the_next_is_whole(node: Node, tmp_path: Path) -> None:
+    assert node.capture(mark(12)) is CaptureState.DONE
+    node.apply(buy(4))
+    node.port.capture(mark(13))
+    node.port.cancel()
+    node.apply(sell(5))
+    assert node.capture(mark(14)) is CaptureState.DONE
+    assert not tables_of(tmp_path / "a", 12) & tables_of(tmp_path / "a", 14)
+    assert restored_hash(tmp_path / "a", mark(14)) == node.machine.engine.full_hash()
+
+
+def test_a_base_that_was_damaged_fails_the_snapshot_and_is_not_passed_on(node: Node, tmp_path: Path) -> None:
+    assert node.capture(mark(12)) is CaptureState.DONE
+    table = max((tmp_path / "a" / f"{12:020d}").glob("*.sst"), key=lambda path: path.stat().st_size)
+    data = bytearray(table.read_bytes())
+    data[len(data) // 3] ^= 1
+    table.write_bytes(data)
+    node.apply(buy(4))
+    assert node.capture(mark(13)) is CaptureState.FAILED
+    assert node.capture(mark(14)) is CaptureState.DONE
+    assert restored_hash(tmp_path / "a", mark(14)) == node.machine.engine.full_hash()
+
+
+def test_a_snapshot_installed_under_way_is_the_next_ones_base(node: Node, tmp_path: Path) -> None:
+    assert node.capture(mark(12)) is CaptureState.DONE
+    other = Node(tmp_path / "b")
+    other.apply(*WORLD)
+    other.port.capture(mark(3))
+    source = node.port.open_source()
+    sink = other.port.open_sink()
+    sink.write(source.read(0, source.size))
+    source.close()
+    assert finished(sink) == mark(12)
+    other.port.restore(mark(12))
+    assert wait(other.port.poll) in (CaptureState.DONE, CaptureState.FAILED)
+    other.apply(buy(4))
+    node.apply(buy(4))
+    assert other.capture(mark(13)) is CaptureState.DONE
+    assert restored_hash(tmp_path / "b", mark(13)) == node.machine.engine.full_hash()
+
+
+def test_money_that_does_not_add_up_stops_the_node(node: Node) -> None:
+    state = node.machine.engine._state
+    state.currencies["USD"].fees += 1
+    node.port.capture(MARK)
+    with pytest.raises(AssertionError, match=r"the state contradicts itself: .* in balances and fees"):
+        wait(node.port.poll)
+    assert node.port.newest() is None

@@ -1,0 +1,116 @@
+"""Transaction logs: to JSON lines and back, and the state at any command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from cluster.log import command_of, read_segments
+from node.errors import TxlogError
+from node.records.txlog import TxEntry, Txlog, differences, of_file, rebuild, to_lines, write_log
+from statemachine.commands import Batch, PutApiKey, decode_batch
+from statemachine.engine import Engine
+from statemachine.limits import OPERATOR
+from tests.unit.node.fakes import WORLD, buy, sell
+
+NOON = 1_772_366_400_250_000_000
+KEY = PutApiKey(OPERATOR, "key", "k", OPERATOR, "c2VjcmV0", "p", 15)
+BATCHES = [Batch(NOON, [*WORLD, KEY]), Batch(NOON + 1, [buy(1), buy(2)]), Batch(NOON + 5, [sell(3)])]
+ENTRIES = [TxEntry(index, 1, batch) for index, batch in zip((2, 5, 6), BATCHES, strict=True)]
+
+
+def log() -> Txlog:
+    """Three entries with commands, and some without between them."""
+    return Txlog(1, iter(ENTRIES))
+
+
+def written(path: Path, *, secrets: bool = True) -> Path:
+    """The log as a file."""
+    path.write_bytes(b"".join(line + b"\n" for line in to_lines(log(), secrets=secrets)))
+    return path
+
+
+def engine_after(batches: list[Batch]) -> Engine:
+    """An engine that applied them."""
+    engine = Engine()
+    for batch in batches:
+        engine.apply(batch)
+    return engine
+
+
+def test_lines_and_segments_hold_the_same_batches(tmp_path: Path) -> None:
+    path = written(tmp_path / "log.jsonl")
+    assert list(of_file(path).entries) == ENTRIES
+    assert write_log(tmp_path / "segments", of_file(path)) == len(ENTRIES)
+    entries = list(read_segments(tmp_path / "segments"))
+    assert [entry.index for entry in entries] == [1, 2, 3, 4, 5, 6]
+    assert [decode_batch(payload) for entry in entries if (payload := command_of(entry)) is not None] == BATCHES
+    with pytest.raises(TxlogError, match="is not empty"):
+        write_log(tmp_path / "segments", of_file(path))
+
+
+def test_without_secrets_all_else_is_there(tmp_path: Path) -> None:
+    text = written(tmp_path / "log.jsonl", secrets=False).read_text()
+    assert "c2VjcmV0" not in text
+    assert not of_file(tmp_path / "log.jsonl").secrets
+
+
+def test_the_state_after_each_command_has_the_clock_of_then() -> None:
+    whole = rebuild(log())
+    assert (whole.index, whole.clock, whole.cut) == (6, NOON + 5, False)
+    assert whole.engine.full_hash() == engine_after(BATCHES).full_hash()
+    before_last = rebuild(log(), whole.engine.sequence - 1)
+    assert (before_last.index, before_last.clock, before_last.cut) == (5, NOON + 1, False)
+    assert before_last.engine.state_hash == engine_after(BATCHES[:2]).state_hash
+    within = rebuild(log(), whole.engine.sequence - 2)
+    assert within.cut
+    assert within.engine.orders("alice") or within.engine.orders("bob")
+    assert rebuild(log(), 0).engine.sequence == 0
+    assert rebuild(log(), last_index=4).index == 2
+
+
+def test_what_the_log_does_not_hold_is_said() -> None:
+    with pytest.raises(TxlogError, match=r"the log ends with command \d+; there is no command 1000"):
+        rebuild(log(), 1000)
+    with pytest.raises(TxlogError, match=r"the log begins with entry 4, and entry 1 is needed: raft\.archive_log"):
+        rebuild(Txlog(4, iter(ENTRIES[1:])))
+    base = (2, engine_after(BATCHES[:1]))
+    rebuilt = rebuild(Txlog(3, iter(ENTRIES[1:])), base=base)
+    assert rebuilt.engine.full_hash() == engine_after(BATCHES).full_hash()
+
+
+def test_differences_are_rows() -> None:
+    lines = list(differences(engine_after(BATCHES[:2]), engine_after(BATCHES)))
+    assert "# table = Order" in lines
+    assert any(line.startswith("- ") and "\tbuy\t" in line for line in lines)
+    assert not list(differences(engine_after(BATCHES), engine_after(BATCHES)))
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "message"),
+    [
+        ('"format":1', '"format":9', "line 1: expected format 1 and ABI [0-9a-f]{40}, not format 9"),
+        ('"format":1,', "", "line 1: expected the heading of a transaction log: .*format"),
+        ('"index":5', '"index":2', "line 3: expected an index above 2, not 2"),
+        ('"index":5', '"index":"x"', "line 3: Expected `int`"),
+        ('"side":"buy"', '"side":"bye"', r"line 3: commands\.0\.side: expected one of buy, sell, not 'bye'"),
+        ('"kind":"PutCurrency"', '"kind":"Nothing"', r'line 2: commands\.0: expected an object with "kind" one of PutCurrency, '),
+        ('"time":"2026', '"time":"soon 2026', "line 2: expected a time such as"),
+    ],
+)
+def test_a_fault_is_told_with_its_line(tmp_path: Path, right: str, wrong: str, message: str) -> None:
+    path = written(tmp_path / "log.jsonl")
+    text = path.read_text()
+    assert right in text
+    path.write_text(text.replace(right, wrong, 1))
+    with pytest.raises(TxlogError, match=message):
+        list(of_file(path).entries)
+
+
+def test_entries_of_another_version_stay_marked(tmp_path: Path) -> None:
+    marked = [msgspec.structs.replace(entry, batch=msgspec.structs.replace(entry.batch, migrated=True)) for entry in ENTRIES]
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b"".join(line + b"\n" for line in to_lines(Txlog(1, iter(marked)))))
+    assert list(of_file(path).entries) == marked
