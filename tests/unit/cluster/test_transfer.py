@@ -33,9 +33,7 @@ def snapshots(*store: Stored) -> Snapshots:
     return Snapshots(list(store), Machine(), SimDisk(random.Random(1)))
 
 
-def sending_from(
-    monkeypatch: pytest.MonkeyPatch, snapshot: Stored = BIG, rate: int = 10**9
-) -> tuple[Senders, Clock, Snapshots]:
+def sending_from(monkeypatch: pytest.MonkeyPatch, snapshot: Stored = BIG, rate: int = 10**9) -> tuple[Senders, Clock, Snapshots]:
     """A transfer of the snapshot to n2 that has just begun; three pieces of 64 bytes may be under way."""
     monkeypatch.setattr(transfer, "CHUNK_BYTES", 64)
     monkeypatch.setattr(transfer, "CHUNKS_IN_FLIGHT", 3)
@@ -309,7 +307,8 @@ def test_a_newer_one_is_offered_at_once_to_a_peer_that_did_not_take_the_last(mon
     senders.acknowledged("n2", m.SnapshotAck(5, 40, SimSource(damaged(BIG)).size))
     clock.now += TAKING_TIMEOUT
     assert not senders.start("n2", 5, 2)
-    assert store.damaged
+    found = store.damaged
+    assert found
     store.keep(stored(50, 3, commands=49))
     assert not store.damaged
     assert senders.start("n2", 5, 2)
