@@ -151,7 +151,7 @@ class SnapshotPort:
         try:
             self._store.check(manifest)
         except SnapshotDamagedError as error:
-            log.error("the newest snapshot is damaged, a fresh one is to take its place: %s", error)
+            log.error("the newest snapshot is damaged, a fresh one is to take its place: %s: %s", error.place, error.what)
             return manifest
         log.info("the newest snapshot, at index %d, is what was written", manifest.index)
         return None
@@ -185,7 +185,9 @@ def _reading() -> Iterator[None]:
     """A snapshot that cannot be read says nothing against the state in memory, nor against the log."""
     try:
         yield
-    except (SnapshotDamagedError, OSError) as error:
+    except SnapshotDamagedError as error:
+        raise SnapshotUnreadableError(f"{error.place}: {error.what}") from error
+    except OSError as error:
         raise SnapshotUnreadableError(str(error)) from error
 
 
