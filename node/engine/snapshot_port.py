@@ -15,8 +15,8 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 from cluster.ports import CaptureState, SnapshotMark, SnapshotSink, SnapshotSource, SnapshotUnreadableError
 from node.engine.incoming import IncomingSnapshot, collector_off
-from node.engine.marks import encode_mark, mark_of
 from node.engine.replicated_engine import ReplicatedEngine
+from node.marks import encode_mark, mark_of
 from snapshots.errors import SnapshotDamagedError
 from snapshots.job import JobState, WriteJob
 from snapshots.manifest import Manifest, SnapshotFields
