@@ -292,7 +292,7 @@ def _prevent(state: State, product: Product, maker_side: BookSide, aggressor: Ag
     if order.stp is SelfTradePrevention.DC and mine < theirs:
         maker_side.reduce(maker, mine)
         state.changes.touch_order(maker)
-        _decrement_size(state, product, maker, mine)
+        _decrement_size(state, product, maker, mine, resting=True)
         return False
     _leave_book(state, product, maker_side, maker, DoneReason.CANCELLED)
     if order.stp is SelfTradePrevention.CO:
@@ -302,17 +302,17 @@ def _prevent(state: State, product: Product, maker_side: BookSide, aggressor: Ag
     if aggressor.by_funds:
         _decrement_funds(state, product, aggressor, maker.price, theirs)
     else:
-        _decrement_size(state, product, order, theirs)
+        _decrement_size(state, product, order, theirs, resting=False)
     return True
 
 
-def _decrement_size(state: State, product: Product, order: OrderState, by: int) -> None:
+def _decrement_size(state: State, product: Product, order: OrderState, by: int, *, resting: bool) -> None:
     """Take `by` off what remains of an order, and off its hold what that needed."""
     old = order.remaining
     order.remaining -= by
     if order.order_type is OrderType.LIMIT or order.side is Side.SELL:
         state.set_hold(order, product.hold_for(order))
-    _tell_changed(state, product, order, old, order.remaining, by_funds=False)
+    _tell_changed(state, product, order, old, order.remaining, by_funds=False, resting=resting)
 
 
 def _decrement_funds(state: State, product: Product, aggressor: Aggressor, price: int, size: int) -> None:
@@ -326,7 +326,7 @@ def _decrement_funds(state: State, product: Product, aggressor: Aggressor, price
     else:
         old, new = aggressor.to_raise, aggressor.to_raise - value
         aggressor.to_raise = new
-    _tell_changed(state, product, order, old, new, by_funds=True)
+    _tell_changed(state, product, order, old, new, by_funds=True, resting=False)
 
 
 def _is_fillable(maker_side: BookSide, order: OrderState) -> bool:
@@ -365,7 +365,9 @@ def _tell_received(state: State, product: Product, order: OrderState) -> None:
     )
 
 
-def _tell_changed(state: State, product: Product, order: OrderState, old: int, new: int, *, by_funds: bool) -> None:
+def _tell_changed(
+    state: State, product: Product, order: OrderState, old: int, new: int, *, by_funds: bool, resting: bool
+) -> None:
     product.sequence += 1
     state.events.append(
         OrderChanged(
@@ -379,5 +381,6 @@ def _tell_changed(state: State, product: Product, order: OrderState, old: int, n
             old,
             new,
             by_funds,
+            resting,
         )
     )

@@ -181,7 +181,9 @@ class Projection:
         return [{**entry, **_place(step), "position": position} for position, entry in enumerate(entries)]
 
     def _trade(self, step: Step, event: OrderMatched) -> Row:
-        return {**msgspec.structs.asdict(event), "sequence": step.sequence, "notional": self._notional(event)}
+        row = {**msgspec.structs.asdict(event), "sequence": step.sequence, "notional": self._notional(event)}
+        del row["auction"]
+        return row
 
     def _settlement(self, event: OrderMatched) -> list[Row]:
         """Both sides' entries, the maker's first."""
