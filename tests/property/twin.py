@@ -456,7 +456,7 @@ class Twin:
         self.trades[product.product_id] += 1
         number = self.trades[product.product_id]
         ids = (maker.order_id, taker.order_id, maker.owner, taker.owner)
-        self.tell("OrderMatched", taker, number, *ids, maker.command.side, price, size, *fees)
+        self.tell("OrderMatched", taker, number, *ids, maker.command.side, price, size, *fees, False)
 
     def prevent(self, taker: TwinOrder, maker: TwinOrder, can: int) -> bool:
         stp = taker.command.stp
@@ -481,7 +481,7 @@ class Twin:
             old = taker.money
             taker.money -= worth + (self.fee(worth, taker.product.taker_fee_ppm) if taker.buys else 0)
             c = taker.command
-            self.tell("OrderChanged", taker, taker.order_id, taker.owner, c.side, c.price, old, taker.money, True)
+            self.tell("OrderChanged", taker, taker.order_id, taker.owner, c.side, c.price, old, taker.money, True, False, False)
         else:
             self.decrement(taker, theirs)
         return True
@@ -489,8 +489,8 @@ class Twin:
     def decrement(self, order: TwinOrder, by: int) -> None:
         old = order.left
         order.left -= by
-        c = order.command
-        self.tell("OrderChanged", order, order.order_id, order.owner, c.side, c.price, old, order.left, False)
+        c, rests = order.command, order in self.resting
+        self.tell("OrderChanged", order, order.order_id, order.owner, c.side, c.price, old, order.left, False, rests, False)
 
     def status(self, order: TwinOrder) -> OrderStatus:
         if not order.open:

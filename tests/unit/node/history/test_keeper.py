@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from pathlib import Path
 from random import Random
 
@@ -53,6 +54,15 @@ def orders_of(engine: Engine) -> dict[int, Row]:
     return found
 
 
+def volumes_of(stored: dict[str, list[Row]]) -> dict[tuple[str, int, str], int]:
+    """What each account traded in each hour of each product, from the trades."""
+    found: Counter[tuple[str, int, str]] = Counter()
+    for trade in stored["trades"]:
+        for account_id in (trade["maker_account_id"], trade["taker_account_id"]):
+            found[account_id, trade["time"] // 10**9 // 3_600 * 3_600, trade["product_id"]] += trade["size"]
+    return dict(found)
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_the_rows_are_what_the_engine_has(tmp_path: Path, seed: int) -> None:
     """Orders equal the engine's; ledgers lead to its balances; trades and transfers add up."""
@@ -75,6 +85,8 @@ def test_the_rows_are_what_the_engine_has(tmp_path: Path, seed: int) -> None:
     fees = sum(-entry["amount"] for entry in stored["ledger"] if entry["kind"] == LedgerKind.FEE)
     assert fees == sum(currency.fees for currency in node.engine.currencies())
     assert sum(row["amount"] for row in stored["transfers"]) == sum(c.deposited - c.withdrawn for c in node.engine.currencies())
+    volumes = {(row["account_id"], row["start"], row["product_id"]): row["volume"] for row in stored["volumes"]}
+    assert volumes == volumes_of(stored)
     assert stored["product_changes"][-1]["status"] in [product.status for product in node.engine.products()]
     assert not stored["gaps"]
 
