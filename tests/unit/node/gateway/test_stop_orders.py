@@ -157,7 +157,7 @@ async def test_a_stop_orders_entry_follows_the_trade_that_triggered_it(exchange:
     await socket.send_json({"type": "subscribe", "product_ids": ["BTC-USD"], "channels": ["full", "level2"]})
     await receive(socket, "snapshot")
     await trade(exchange, "95")
-    seen = []
+    seen: list[Any] = []
     while not seen or seen[-1].get("order_id") != order["id"] or seen[-1]["type"] != "done":
         seen.append(await receive(socket))
     events = [message for message in seen if "sequence" in message]
