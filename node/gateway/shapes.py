@@ -167,6 +167,13 @@ class TransferJson(TypedDict):
     duplicate: bool
 
 
+_Between = TypedDict("_Between", {"from": str, "to": str})
+
+
+class ProfileTransferJson(TransferJson, _Between):
+    """A transfer between accounts; `available` and `hold` are the sender's after it."""
+
+
 class OrderJson(TypedDict):
     """An order."""
 
