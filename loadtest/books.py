@@ -114,7 +114,7 @@ class Level3(OrderBook):
             case "open":
                 price, size = Decimal(message["price"]), Decimal(message["remaining_size"])
                 self.opened(message["order_id"], SIDES[message["side"]], price, size)
-            case "match" if not message.get("auction"):
+            case "match":
                 self.resized(message["maker_order_id"], -Decimal(message["size"]))
             case "change" if message["order_id"] in self.orders:
                 self.resized(message["order_id"], Decimal(message["new_size"]) - Decimal(message["old_size"]))
