@@ -15,6 +15,7 @@ from statemachine.commands import (
     PlaceOrder,
     PutCurrency,
     PutProduct,
+    Transfer,
     Withdraw,
 )
 from statemachine.limits import OPERATOR
@@ -104,6 +105,9 @@ cancel_alls = st.builds(CancelAll, accounts, command_ids, st.sampled_from(["", *
 transfers = st.one_of(
     st.builds(Deposit, accounts, command_ids, st.sampled_from(CURRENCIES), st.integers(-2, 400)),
     st.builds(Withdraw, accounts, command_ids, st.sampled_from(CURRENCIES), st.integers(-2, 400)),
+    st.builds(
+        Transfer, accounts, command_ids, st.sampled_from([*ACCOUNTS, "nobody"]), st.sampled_from(CURRENCIES), st.integers(-2, 400)
+    ),
 )
 
 
@@ -141,7 +145,10 @@ def busy_command(random: Random, number: int) -> AnyCommand:
         return CancelAll(account, command_id, random.choice(["", *PRODUCTS]))
     if kind < 0.16:
         currency, amount = random.choice(CURRENCIES), random.randrange(0, 300)
-        incoming = random.random() < 0.5
+        kind = random.random()
+        if kind < 0.3:
+            return Transfer(account, command_id, random.choice(ACCOUNTS), currency, amount)
+        incoming = kind < 0.65
         return Deposit(account, command_id, currency, amount) if incoming else Withdraw(account, command_id, currency, amount)
     if kind < 0.18:
         status = random.choice([ProductStatus.ONLINE] * 12 + list(ProductStatus))
