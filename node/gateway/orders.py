@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
-from multidict import MultiDict
-
 from node.errors import RequestFailed
 from node.gateway.catalogue import Product
 from node.gateway.decimals import to_units
 from node.gateway.errors import ApiError, BadRequestError
-from node.gateway.ids import check_name, fresh_command_id, order_number, order_text, product_text
+from node.gateway.ids import check_name, fresh_command_id, order_number, order_span, order_text, product_text
 from node.gateway.reasons import rejection
-from node.gateway.requests import PAGE_MAX, CancelRequest, OrderRequest, given, moment, parameters, parse, raw_text, whole_number
+from node.gateway.requests import PAGE_MAX, CancelRequest, OrderRequest, given, parse, period, raw_text, whole_number, within
 from node.gateway.responses import order_json
 from node.gateway.shapes import OrderJson
 from node.gateway.web import Answer, Call
@@ -30,6 +28,8 @@ TIMES_IN_FORCE = {"GTC": TimeInForce.GTC, "IOC": TimeInForce.IOC, "FOK": TimeInF
 STPS = {stp.name.lower(): stp for stp in SelfTradePrevention}
 OPEN_STATUSES = frozenset({"open", "pending", "active", "received"})
 DONE_STATUSES = frozenset({"done", "settled"})
+ORDER_OF_LISTS = {"sortedBy": "created_at", "sorting": "desc"}
+"""The one order that lists have, in the parameters of Coinbase Exchange."""
 CLIENT_PREFIX = "client:"
 PAGES_SCANNED = 20
 """Pages read for one request that filters by date: bounds what one call costs the engine."""
@@ -136,20 +136,21 @@ def _refused_order(outcome: AnyOutcome, product: Product) -> ApiError:
 
 async def order_list(call: Call) -> Answer[list[OrderJson]]:
     """GET /orders: newest first; open ones unless `status` says otherwise. `after` leads to older ones."""
-    query = call.request.query
-    parameters(MultiDict((name, text) for name, text in query.items() if name != "status"), *call.route.query)
-    limit = whole_number(query.get("limit"), "limit", 100, 1, PAGE_MAX)
-    before_id = order_number(query["after"]) if "after" in query else 0
-    newer_than = order_number(query["before"]) if "before" in query else 0
-    start, end = moment(query.get("start_date"), "start_date"), moment(query.get("end_date"), "end_date")
-    is_open, done = _statuses(query.getall("status", []))
+    given = call.parameters("status")
+    for name, only in ORDER_OF_LISTS.items():
+        if given.get(name, only) != only:
+            raise BadRequestError(f"{name} must be {only}: lists are newest first", name)
+    limit = whole_number(given.get("limit"), "limit", 100, 1, PAGE_MAX)
+    before_id, newer_than = order_span(given)
+    start, end = period(given)
+    is_open, done = _statuses(call.request.query.getall("status", []))
     product_id = ""
-    if "product_id" in query:
-        product_id = (await call.gateway.catalogue.product(product_text(query["product_id"]))).row.product_id
+    if "product_id" in given:
+        product_id = (await call.gateway.catalogue.product(product_text(given["product_id"]))).row.product_id
     page: list[OrderState] = []
     for _ in range(PAGES_SCANNED if is_open or done else 0):
         found = await _found(call, product_id, is_open, done, limit, before_id)
-        page += [order for order in found if order.order_id > newer_than and _within(order, start, end)]
+        page += [order for order in found if order.order_id > newer_than and within(order.created_at, start, end)]
         if len(found) < limit or len(page) >= limit or found[-1].order_id <= newer_than:
             break
         before_id = found[-1].order_id
@@ -168,11 +169,6 @@ async def _found(call: Call, product_id: str, is_open: bool, done: bool, limit: 
     older = await past.ask(lambda history: history.done_orders(account_id, product_id, limit, before_id))
     both = {order.order_id: order for order in (*older, *known)}
     return [both[order_id] for order_id in sorted(both, reverse=True)[:limit]]
-
-
-def _within(order: OrderState, start: int | None, end: int | None) -> bool:
-    """Whether it was created then; `end` is a microsecond, as clients see times, and includes all of it."""
-    return (start is None or order.created_at >= start) and (end is None or order.created_at < end + 1_000)
 
 
 def _statuses(given_statuses: list[str]) -> tuple[bool, bool]:
@@ -241,8 +237,7 @@ async def _cancelled_product(call: Call) -> str:
     """The product that a cancel is limited to, from the query or the body, in either spelling; "" for none."""
     request = parse(call.body, CancelRequest) if call.body.strip() else CancelRequest()
     query = call.parameters()
-    if (query.get("profile_id") or request.profile_id or call.account_id) != call.account_id:
-        raise BadRequestError("profile_id must be the account of the API key", "profile_id")
+    call.check_profile(request.profile_id)
     names = {product_text(name) for name in (query.get("product_id"), request.product_id) if name is not None}
     if len(names) > 1:
         raise BadRequestError("product_id in the query and in the body differ", "product_id")
