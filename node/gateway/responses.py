@@ -9,6 +9,7 @@ from node.gateway.catalogue import Product
 from node.gateway.ids import account_text, order_text
 from node.gateway.shapes import (
     AccountJson,
+    AuctionJson,
     BookJson,
     CurrencyJson,
     OrderJson,
@@ -17,15 +18,16 @@ from node.gateway.shapes import (
     TradeJson,
     TransferJson,
 )
-from node.native.protocol import BookLevel, BookOrder, BookView
+from node.native.protocol import AuctionView, BookLevel, BookOrder, BookView
 from statemachine.decimals import to_text
 from statemachine.events import OrderMatched, OrderState, Transferred
 from statemachine.tables import BalanceRow, CurrencyRow
-from statemachine.types import DoneReason, OrderStatus, OrderType, ProductStatus, SelfTradePrevention, Side, TimeInForce
+from statemachine.types import DoneReason, OrderStatus, OrderType, ProductStatus, SelfTradePrevention, Side, StopType
 
 SIDES = {Side.BUY: "buy", Side.SELL: "sell"}
 ORDER_TYPES = {OrderType.LIMIT: "limit", OrderType.MARKET: "market"}
-TIMES_IN_FORCE = {TimeInForce.GTC: "GTC", TimeInForce.IOC: "IOC", TimeInForce.FOK: "FOK"}
+STATUSES = {OrderStatus.OPEN: "open", OrderStatus.DONE: "done", OrderStatus.ACTIVE: "active"}
+STOPS = {StopType.LOSS: "loss", StopType.ENTRY: "entry"}
 STPS = {stp: stp.name.lower() for stp in SelfTradePrevention}
 DONE_REASONS = {
     DoneReason.NONE: "",
@@ -58,13 +60,13 @@ def order_json(order: OrderState, product: Product) -> OrderJson:
         "side": SIDES[order.side],
         "type": ORDER_TYPES[order.order_type],
         "stp": STPS[order.stp],
-        "time_in_force": TIMES_IN_FORCE[order.time_in_force],
+        "time_in_force": order.time_in_force.name,
         "post_only": order.post_only,
         "created_at": iso(order.created_at),
         "fill_fees": product.price(order.fill_fees),
         "filled_size": product.size(order.filled_size),
         "executed_value": product.price(order.executed_value),
-        "status": "open" if order.status is OrderStatus.OPEN else "done",
+        "status": STATUSES[order.status],
         "settled": order.status is OrderStatus.DONE,
         "profile_id": order.account_id,
     }
@@ -76,6 +78,10 @@ def order_json(order: OrderState, product: Product) -> OrderJson:
         body["funds"] = body["specified_funds"] = product.price(order.funds)
     if order.client_oid:
         body["client_oid"] = order.client_oid
+    if order.stop:
+        body["stop"], body["stop_price"] = STOPS[order.stop], product.price(order.stop_price)
+    if order.expires_at:
+        body["expire_time"] = iso(order.expires_at)
     if order.status is OrderStatus.DONE:
         body["done_reason"] = DONE_REASONS[order.done_reason]
         body["done_at"] = iso(order.done_at)
@@ -103,7 +109,7 @@ def product_json(product: Product) -> ProductJson:
         "cancel_only": row.status is ProductStatus.CANCEL_ONLY,
         "post_only": row.status is ProductStatus.POST_ONLY,
         "limit_only": row.status is ProductStatus.LIMIT_ONLY,
-        "auction_mode": False,
+        "auction_mode": row.status is ProductStatus.AUCTION,
         "margin_enabled": False,
     }
 
@@ -162,8 +168,23 @@ def book_json(view: BookView, product: Product) -> BookJson:
         "sequence": view.product_sequence,
         "bids": _rows(view.bids, view.bid_orders, product),
         "asks": _rows(view.asks, view.ask_orders, product),
-        "auction_mode": False,
-        "auction": None,
+        "auction_mode": view.auction is not None,
+        "auction": auction_json(view.auction, product, "collection") if view.auction is not None else None,
+    }
+
+
+def auction_json(view: AuctionView, product: Product, state: str) -> AuctionJson:
+    """An auction's price, size and best orders; `state`: collection, opening or complete."""
+    return {
+        "auction_state": state,
+        "open_price": product.price(view.open_price),
+        "open_size": product.size(view.open_size),
+        "best_bid_price": product.price(view.best_bid),
+        "best_bid_size": product.size(view.best_bid_size),
+        "best_ask_price": product.price(view.best_ask),
+        "best_ask_size": product.size(view.best_ask_size),
+        "can_open": "yes" if view.open_size else "no",
+        "timestamp": iso(view.time),
     }
 
 
