@@ -45,7 +45,7 @@ class Engine:
     """The exchange.
 
     Change:    `apply`
-    Whole:     `check`, `tables`, `freeze`, `restore`, `full_hash`, `state_hash`, `sequence`, `time`
+    Whole:     `check`, `tables`, `freeze`, `restore`, `release`, `full_hash`, `state_hash`, `sequence`, `time`
     Reads:     `next_expiry`, `remembers`, `currencies`, `currency`, `products`, `product`, `product_sequence`, `account_exists`,
                `balances`, `api_key`, `order`, `order_by_client_oid`, `orders`, `levels`, `book_orders`
 
@@ -182,6 +182,14 @@ class Engine:
         engine = cls()
         engine._state = loading.load(tables, verified=verified)
         return engine
+
+    def release(self) -> None:
+        """Let go of the whole state in small steps, for a thread beside the one that serves; this is an empty engine then. O(everything).
+
+        No view that was frozen of it may be iterated any more.
+        """
+        state, self._state = self._state, State()
+        state.release()
 
     def full_hash(self) -> bytes:
         """32 bytes of all tables: equal for equal states, however they came about. O(everything)."""
