@@ -2,7 +2,7 @@
 
 Every other module changes the state through the methods here, so the invariants have one place to hold:
 
-- money moves only in `deposit`, `withdraw`, `Balance.lock`, `Balance.release` and `matching.trade`;
+- money moves only in `deposit`, `withdraw`, `transfer`, `Balance.lock`, `Balance.release` and `matching.trade`;
 - an order becomes known when it rests, waits off the book, or is done, never before, and is forgotten in the order of leaving.
 """
 
@@ -15,6 +15,7 @@ from sortedcontainers import SortedDict
 
 from statemachine.book import Book, StopBook
 from statemachine.changes import Changes
+from statemachine.draining import drain
 from statemachine.events import AnyEvent, OrderState
 from statemachine.limits import DONE_ORDERS_PER_ACCOUNT, PPM
 from statemachine.remember import OutcomeMemory
@@ -64,6 +65,7 @@ class Product:
     __slots__ = (
         "base",
         "book",
+        "last_price",
         "last_trade_id",
         "lot",
         "maker_fee_ppm",
@@ -88,6 +90,7 @@ class Product:
         self.unit = unit
         self.sequence = row.product_sequence
         self.last_trade_id = row.last_trade_id
+        self.last_price = row.last_price
         self.book = Book()
         self.stops = StopBook()
         self.min_size = row.min_size
@@ -126,6 +129,7 @@ class Product:
             self.status,
             self.sequence,
             self.last_trade_id,
+            self.last_price,
         )
 
 
@@ -243,6 +247,24 @@ class State:
         self.orders[order.order_id] = order
         account.done.append(order)
         self.done_count += 1
+
+    def release(self) -> None:
+        """Empty it in small steps (`draining`): it is of no use any more. O(everything).
+
+        It and the view frozen of it last refer to each other, so without this only the garbage collector would let go of them.
+        """
+        self.changes.release()
+        self.operator_memory.release()
+        while self.products:
+            product = self.products.popitem()[1]
+            product.book.bids.release()
+            product.book.asks.release()
+            product.stops.release()
+        while self.accounts:
+            account = self.accounts.popitem()[1]
+            drain(account.open, account.by_client_oid, account.done)
+            account.memory.release()
+        drain(self.expiring, self.api_keys, self.orders)
 
     def _forget(self, account: Account, order: OrderState) -> None:
         """Let go of an old done order."""
