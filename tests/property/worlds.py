@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from random import Random
 
-import msgspec
 from hypothesis import strategies as st
 
 from statemachine.commands import (
@@ -172,17 +171,6 @@ def busy_command(random: Random, number: int) -> AnyCommand:
         fees = random.choice([(0, 0), (1_000, 3_000), (100_000, 50_000), (33_333, 100_000)])
         return product(random.choice(PRODUCTS), *fees, status, command_id)
     return _busy_order(random, account, command_id)
-
-
-def plain_command(random: Random, number: int) -> AnyCommand:
-    """A `busy_command` that is no transfer, and whose order, if it is one, neither waits for a trade nor leaves by itself."""
-    command = busy_command(random, number)
-    if isinstance(command, Transfer):
-        return Withdraw(command.account_id, command.command_id, command.currency, command.amount)
-    if not isinstance(command, PlaceOrder):
-        return command
-    tif = TimeInForce.GTC if command.time_in_force is TimeInForce.GTT else command.time_in_force
-    return msgspec.structs.replace(command, time_in_force=tif, stop=StopType.NONE, stop_price=0, cancel_after=0)
 
 
 def _busy_order(random: Random, account: str, command_id: str) -> PlaceOrder:

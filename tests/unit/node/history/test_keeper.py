@@ -23,8 +23,8 @@ from snapshots.store import SnapshotStore
 from statemachine.commands import AnyCommand
 from statemachine.engine import Engine
 from statemachine.events import OrderState
-from statemachine.types import OrderStatus
-from tests.property.worlds import foundations, plain_command
+from statemachine.types import DoneReason, OrderStatus
+from tests.property.worlds import busy_command, foundations
 from tests.unit.node.history.logs import NodeLog
 
 MONEY = 100_000
@@ -37,10 +37,13 @@ def busy(node: NodeLog, seed: int, commands: int) -> None:
     sent = 0
     while sent < commands:
         count = random.randrange(1, 6)
-        node.add([plain_command(random, sent + place) for place in range(count)], seconds=random.choice([0, 0.3, 7, 80]))
+        node.add([busy_command(random, sent + place) for place in range(count)], seconds=random.choice([0, 0.3, 7, 80]))
         sent += count
-        if random.random() < 0.05:
+        kind = random.random()
+        if kind < 0.05:
             node.add_noop()
+        elif kind < 0.1:
+            node.add([], seconds=random.choice([0, 5]))
 
 
 def orders_of(engine: Engine) -> dict[int, Row]:
@@ -87,7 +90,12 @@ def test_the_rows_are_what_the_engine_has(tmp_path: Path, seed: int) -> None:
     assert sum(row["amount"] for row in stored["transfers"]) == sum(c.deposited - c.withdrawn for c in node.engine.currencies())
     volumes = {(row["account_id"], row["start"], row["product_id"]): row["volume"] for row in stored["volumes"]}
     assert volumes == volumes_of(stored)
-    assert stored["product_changes"][-1]["status"] in [product.status for product in node.engine.products()]
+    for product in node.engine.products():
+        *_, latest = (row for row in stored["status_changes"] if row["product_id"] == product.product_id)
+        assert latest["status"] == product.status
+    assert {row["done_reason"] for row in stored["orders"]} == set(DoneReason)
+    assert any(row["opened_sequence"] > 0 and row["stop"] for row in stored["orders"])
+    assert any(row["other_account_id"] for row in stored["transfers"])
     assert not stored["gaps"]
 
 
@@ -181,7 +189,7 @@ def test_segments_stay_in_the_archive_until_they_are_stored_and_then_go(tmp_path
     assert archived(node) > 3
     node.follow(until=lambda: not archived(node))
     assert states(node) == [f"{node.applied:020d}"]
-    node.add([plain_command(Random(1), 5_000)])
+    node.add([busy_command(Random(1), 5_000)])
     node.follow()
     assert node.stored()["progress"][0]["log_index"] == node.applied
     assert node.stored()["gaps"] == []
@@ -282,7 +290,7 @@ def after(stored: dict[str, list[Row]], gap: Row) -> list[Row]:
 def random_commands(seed: int, first: int, count: int) -> list[AnyCommand]:
     """More of a busy market."""
     random = Random(seed)
-    return [plain_command(random, first + number) for number in range(count)]
+    return [busy_command(random, first + number) for number in range(count)]
 
 
 def test_a_history_that_was_switched_on_late_begins_with_the_snapshot(tmp_path: Path) -> None:
@@ -290,7 +298,7 @@ def test_a_history_that_was_switched_on_late_begins_with_the_snapshot(tmp_path: 
     busy(node, 8, 100)
     snapshot_of(node)
     node.log.clear()
-    node.add([plain_command(Random(1), 5_000)])
+    node.add([busy_command(Random(1), 5_000)])
     node.follow()
     stored = node.stored()
     assert [(gap["first_index"], gap["last_index"]) for gap in stored["gaps"]] == [(1, node.applied - 1)]
@@ -307,7 +315,7 @@ def test_a_lost_state_is_made_of_the_nodes_snapshot_and_the_log(tmp_path: Path) 
         node.add([command])
     node.follow(until=lambda: bool(states(node)))
     shutil.rmtree(node.config.history_path / "state")
-    node.add([plain_command(Random(2), 6_000)])
+    node.add([busy_command(Random(2), 6_000)])
     node.follow()
     assert node.stored()["gaps"] == []
     assert node.stored()["progress"][0]["sequence"] == node.engine.sequence
