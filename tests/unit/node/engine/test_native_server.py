@@ -189,6 +189,13 @@ class TestGreeting:
             await NativeConnection.open(node.address)
 
 
+    async def test_no_clock_is_asked_for_a_gateway(self, node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nor for another node's, which shows a certificate: between nodes only keys of clients carry times."""
+        monkeypatch.setattr(native_server, "time", None)
+        async with connected(node) as connection:
+            assert connection.welcome.node_id == "n1"
+
+
 class TestSignedGreetings:
     """On the Unix socket a greeting with a key id is checked like one over TLS."""
 
