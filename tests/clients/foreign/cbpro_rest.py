@@ -95,11 +95,10 @@ def waiting(x: Any) -> None:
     limit = step("place_order(stop, stop_price)", lambda: sound(x.place_order(PRODUCT, "buy", "limit", **stop)))
     waits = [order["id"] for order in (loss, entry, limit)]
     step("get_orders(waiting)", lambda: check([order["id"] for order in listed(x.get_orders(status="active"))] == waits[::-1]))
-    for side, order, price in (("sell", loss, 59_000), ("buy", entry, 61_000)):
-        sound(x.place_market_order(PRODUCT, side, size="0.001"))
-        step(
-            f"get_order(triggered {side})", lambda order=order, price=price: is_triggered(sound(x.get_order(order["id"])), price)
-        )
+    sound(x.place_market_order(PRODUCT, "sell", size="0.001"))
+    step("get_order(triggered sell)", lambda: is_triggered(sound(x.get_order(loss["id"])), 59_000))
+    sound(x.place_market_order(PRODUCT, "buy", size="0.001"))
+    step("get_order(triggered buy)", lambda: is_triggered(sound(x.get_order(entry["id"])), 61_000))
     step("cancel_order(waiting)", lambda: check(x.cancel_order(limit["id"]) == limit["id"]))
     leaves = step(
         "place_limit_order(GTT)",
