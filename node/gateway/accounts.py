@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from node.errors import RequestFailed
 from node.gateway.decimals import to_units
 from node.gateway.errors import ApiError, BadRequestError
@@ -15,9 +13,10 @@ from node.gateway.shapes import AccountJson, FeesJson, ProfileJson, ProfileTrans
 from node.gateway.web import Answer, Call
 from node.native.protocol import BalancesQuery, FailCode
 from statemachine.commands import Deposit, Transfer, Withdraw
-from statemachine.events import Rejected, Transferred
+from statemachine.decimals import to_text
+from statemachine.events import AnyOutcome, Rejected, Transferred
 from statemachine.limits import OPERATOR
-from statemachine.tables import BalanceRow
+from statemachine.tables import BalanceRow, CurrencyRow
 
 
 async def account_list(call: Call) -> Answer[list[AccountJson]]:
@@ -117,8 +116,13 @@ async def transfer(call: Call, account_id: str, kind: type[Deposit] | type[Withd
     outcome = await call.command(kind(account_id, transfer_id, currency.currency, amount))
     if isinstance(outcome, Transferred):
         return Answer(transfer_json(outcome, transfer_id, currency.scale))
+    raise _refused(outcome, currency)
+
+
+def _refused(outcome: AnyOutcome, currency: CurrencyRow) -> ApiError:
+    """The answer to a transfer that was not booked."""
     assert isinstance(outcome, Rejected), outcome
-    raise rejection(outcome)
+    return rejection(outcome, number=lambda units: to_text(units, currency.scale), command_id="transfer_id")
 
 
 async def transfer_between(call: Call) -> Answer[ProfileTransferJson]:
@@ -135,5 +139,7 @@ async def transfer_between(call: Call) -> Answer[ProfileTransferJson]:
     outcome = await call.command(Transfer(sender, transfer_id, receiver, currency.currency, amount))
     if isinstance(outcome, Transferred):
         return Answer({**transfer_json(outcome, transfer_id, currency.scale), "from": sender, "to": receiver})
-    assert isinstance(outcome, Rejected), outcome
-    raise rejection(msgspec.structs.replace(outcome, field="from") if outcome.field == "account_id" else outcome)
+    error = _refused(outcome, currency)
+    if error.field == "account_id":
+        error.field = "from"
+    raise error

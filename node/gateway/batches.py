@@ -36,7 +36,7 @@ async def place(call: Call) -> Answer[BatchJson]:
     items = [await _order(call, order) for order in request.orders]
     commands = [item.command for item in items if isinstance(item, _Order)]
     outcomes = iter(await call.commands(commands))
-    results = [_placed(item.product, next(outcomes)) if isinstance(item, _Order) else _refused(item) for item in items]
+    results = [_placed(item, next(outcomes)) if isinstance(item, _Order) else _refused(item) for item in items]
     return Answer({"results": [_named(result, order) for result, order in zip(results, request.orders, strict=True)]})
 
 
@@ -51,9 +51,9 @@ async def _order(call: Call, request: OrderRequest) -> _Order | ApiError:
         return error
 
 
-def _placed(product: Product, outcome: AnyOutcome) -> PlaceResultJson:
+def _placed(item: _Order, outcome: AnyOutcome) -> PlaceResultJson:
     try:
-        return {"success": True, "order": placed(outcome, product)}
+        return {"success": True, "order": placed(outcome, item.product, item.command)}
     except ApiError as error:
         return _refused(error)
 

@@ -40,7 +40,7 @@ async def place(call: Call) -> Answer[OrderJson]:
     """POST /orders. Answers when the order is durable and applied, with its state then; the same client_oid again, with that first state."""
     product, command = await placing(call, parse(call.body, OrderRequest))
     outcome = await call.command(command)
-    return Answer(placed(outcome, product), {"x-quorumbook-duplicate": "true"} if outcome.duplicate else {})
+    return Answer(placed(outcome, product, command), {"x-quorumbook-duplicate": "true"} if outcome.duplicate else {})
 
 
 async def order_list(call: Call) -> Answer[list[OrderJson]]:
