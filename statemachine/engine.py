@@ -72,12 +72,16 @@ class Engine:
 
     def apply(self, batch: Batch) -> Applied:
         """Apply the commands of a log entry, in order: one outcome each, and all their events. Before the first, orders whose time is over leave.
+        A batch that neither has commands nor moves the time on changes nothing, so sequence and time together name a state.
 
         O(1) for a command, plus O(log L) for each of the L price levels that comes or goes and O(1) for each fill or cancel; O(log n) for
         each stop or good-till-time order that comes or goes.
         """
         state = self._state
-        state.time = max(state.time, batch.time)
+        if batch.time > state.time:
+            state.time = batch.time
+        elif not batch.commands:
+            return Applied([], [])
         state.events = []
         if state.expiring:
             _expire(state)
