@@ -21,13 +21,11 @@ from statemachine.tables import BalanceRow, CurrencyRow
 
 async def account_list(call: Call) -> Answer[list[AccountJson]]:
     """GET /accounts: one a currency of the exchange, also where nothing was ever booked."""
-    call.parameters()
     return Answer(list((await _accounts(call)).values()))
 
 
 async def account(call: Call) -> Answer[AccountJson]:
     """GET /accounts/{id}: one of them."""
-    call.parameters()
     found = (await _accounts(call)).get(call.path("id"))
     if found is None:
         raise ApiError(404, "NotFound", "id")
@@ -74,7 +72,6 @@ def _active(call: Call) -> bool:
 
 async def verify(call: Call) -> Answer[UserJson]:
     """GET /users/self/verify: whose key it is."""
-    call.parameters()
     return Answer({"id": call.account_id})
 
 
@@ -106,7 +103,6 @@ async def withdraw(call: Call) -> Answer[TransferJson]:
 
 async def transfer(call: Call, account_id: str, kind: type[Deposit] | type[Withdraw]) -> Answer[TransferJson]:
     """Book a deposit or withdrawal; the same transfer_id again books nothing and answers the same."""
-    call.parameters()
     request = parse(call.body, TransferRequest)
     if request.profile_id not in (None, account_id):
         raise BadRequestError("profile_id must be the account of the API key", "profile_id")
@@ -127,7 +123,6 @@ def _refused(outcome: AnyOutcome, currency: CurrencyRow) -> ApiError:
 
 async def transfer_between(call: Call) -> Answer[ProfileTransferJson]:
     """POST /profiles/transfer: from the key's own account, or with the operator's key from any, to another."""
-    call.parameters()
     request = parse(call.body, ProfileTransferRequest)
     sender, receiver = check_name(request.sender, "from"), check_name(request.receiver, "to")
     assert call.identity is not None, "the route asks for a permission"

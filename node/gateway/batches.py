@@ -30,7 +30,6 @@ class _Order:
 
 async def place(call: Call) -> Answer[BatchJson]:
     """POST /orders/batch: results in the order of the orders. A refused one hinders no other."""
-    call.parameters()
     request = parse(call.body, BatchRequest)
     _check_count(len(request.orders), "orders")
     items = [await _order(call, order) for order in request.orders]
@@ -70,7 +69,6 @@ def _named(result: PlaceResultJson, order: OrderRequest) -> PlaceResultJson:
 
 async def cancel(call: Call) -> Answer[BatchCancelJson]:
     """POST /orders/batch_cancel: results of `order_ids`, then of `client_oids`. An order that cannot be cancelled hinders no other."""
-    call.parameters()
     request = parse(call.body, BatchCancelRequest)
     _check_count(len(request.order_ids) + len(request.client_oids), "order_ids")
     commands = [_cancel(call, order_number(text, "order_ids"), "") for text in request.order_ids]

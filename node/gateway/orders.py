@@ -11,7 +11,7 @@ from node.gateway.requests import PAGE_MAX, CancelRequest, OrderRequest, parse, 
 from node.gateway.responses import order_json
 from node.gateway.shapes import OrderJson
 from node.gateway.web import Answer, Call
-from node.native.protocol import FailCode, NodeStatus, OrderQuery, OrdersQuery, StatusQuery
+from node.native.protocol import FailCode, OrderQuery, OrdersQuery
 from statemachine.commands import CancelAll, CancelOrder
 from statemachine.events import Cancelled, OrderState, Rejected
 from statemachine.types import OrderStatus
@@ -45,7 +45,7 @@ async def place(call: Call) -> Answer[OrderJson]:
 
 async def order_list(call: Call) -> Answer[list[OrderJson]]:
     """GET /orders: newest first; open ones unless `status` says otherwise. `after` leads to older ones."""
-    given = call.parameters("status")
+    given = call.parameters()
     for name, only in ORDER_OF_LISTS.items():
         if given.get(name, only) != only:
             raise BadRequestError(f"{name} must be {only}: lists are newest first", name)
@@ -75,8 +75,8 @@ async def _found(call: Call, product_id: str, wanted: frozenset[OrderStatus], li
     """Orders by falling id, of the wanted statuses and perhaps others: those that the engine knows, and done ones that only the history has."""
     account_id, done = call.account_id, wanted >= DONE
     known: list[OrderState] = await call.read(OrdersQuery(account_id, product_id, bool(wanted & LIVE), done, limit, before_id))
-    past = call.gateway.history
-    if past is None or not done:
+    past = await call.past() if done else None
+    if past is None:
         return known
     older = await past.ask(lambda history: history.done_orders(account_id, product_id, limit, before_id))
     both = {order.order_id: order for order in (*older, *known)}
@@ -93,7 +93,6 @@ def _statuses(given: list[str]) -> frozenset[OrderStatus]:
 
 async def order(call: Call) -> Answer[OrderJson]:
     """GET /orders/{id} and /orders/client:{client_oid}: one order of the key's account."""
-    call.parameters()
     order_id, client_oid = _named(call)
     if not order_id and not client_oid:
         raise ApiError(404, "NotFound", "id")
@@ -111,11 +110,9 @@ async def order(call: Call) -> Answer[OrderJson]:
 
 async def _retired(call: Call, order_id: int, client_oid: str) -> OrderState | None:
     """An order that only the history knows."""
-    past, account_id = call.gateway.history, call.account_id
+    past, account_id = await call.past(), call.account_id
     if past is None:
         return None
-    status: NodeStatus = await call.read(StatusQuery())
-    await past.reach(status.sequence)
     if order_id:
         return await past.ask(lambda history: history.order(account_id, order_id))
     return await past.ask(lambda history: history.order_by_client_oid(account_id, client_oid))

@@ -238,7 +238,7 @@ def raw_text(raw: msgspec.Raw, field: str) -> str:
 def parameters(query: MultiMapping[str], *names: str) -> dict[str, str]:
     """The query parameters, each at most once. Raises BadRequestError for one that the call does not know."""
     for name in query:
-        if name not in names and name != "consistency":
+        if name not in names:
             raise BadRequestError(f"{name[:64]} is not a parameter of this call", name[:64])
         if len(query.getall(name)) > 1:
             raise BadRequestError(f"{name} may be given once", name)

@@ -304,3 +304,13 @@ async def test_a_refusal_tells_decimals_and_the_names_of_the_call(
     await exchange.call("alice", "POST", "/orders", BUY | {"client_oid": "open", "size": "0.5", "time_in_force": "IOC"})
     status, answer = await exchange.call("alice", "POST", "/orders", BUY | change)
     assert (status, answer["field"], answer["detail"]) == (400, field, detail)
+
+
+@pytest.mark.parametrize(
+    ("method", "target"), [("POST", "/orders"), ("POST", "/orders/batch"), ("DELETE", "/orders"), ("POST", "/deposits")]
+)
+async def test_a_command_knows_its_parameters_too(exchange: Exchange, method: str, target: str) -> None:
+    for name in ("colour", "consistency"):
+        status, answer = await exchange.call("alice", method, f"{target}?{name}=local", BUY)
+        assert (status, answer["field"]) == (400, name)
+    assert (await exchange.call("alice", "GET", "/orders"))[1] == []
