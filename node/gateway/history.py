@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 CANDLES_MAX = 300
 SPARK_HOURS = 24
 VOLUME_DAYS = 30
-TIME_MAX = 2**63 - 1
 LEDGER_KINDS = {1: "transfer", 2: "match", 3: "fee"}
 TRANSFER_TYPES = {
     "deposit": TransferKind(incoming=True, internal=False),
@@ -348,14 +347,9 @@ def _page(given: Mapping[str, str]) -> Page:
         whole_number(given.get("limit"), "limit", 100, 1, PAGE_MAX),
         _place(given, "after"),
         _place(given, "before"),
-        None if start is None else _stored(start),
-        None if end is None else _stored(end),
+        start,
+        end,
     )
-
-
-def _stored(time_ns: int) -> int:
-    """A time that a database can compare: years from 1 to 9999 go beyond 64 bits of nanoseconds."""
-    return max(-TIME_MAX, min(time_ns, TIME_MAX))
 
 
 def _place(given: Mapping[str, str], name: str) -> Place | None:

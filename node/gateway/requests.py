@@ -23,6 +23,8 @@ BODY_MAX = 64 * 1024
 PAGE_MAX = 1_000
 """Items of one page."""
 
+TIME_MAX = 2**63 - 1
+
 ABSENT = msgspec.Raw(b"")
 DecimalText = Annotated[
     msgspec.Raw,
@@ -274,7 +276,12 @@ def period(given: Mapping[str, str]) -> tuple[int | None, int | None]:
     """
     start = moment(given["start_date"], "start_date") if "start_date" in given else None
     end = moment(given["end_date"], "end_date") + 1_000 if "end_date" in given else None
-    return start, end
+    return _stored(start), _stored(end)
+
+
+def _stored(time: int | None) -> int | None:
+    """A time that a database can compare: years from 1 to 9999 go beyond 64 bits of nanoseconds."""
+    return None if time is None else max(-TIME_MAX, min(time, TIME_MAX))
 
 
 def within(time: int, start: int | None, end: int | None) -> bool:
