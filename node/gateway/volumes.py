@@ -21,7 +21,6 @@ DOLLARS = "USD"
 
 async def trailing_volume(call: Call) -> Answer[list[TrailingVolumeJson]]:
     """GET /users/self/trailing-volume: of 30 days, for each product that the account has traded in them. Counts from a full hour on."""
-    call.parameters()
     account_id, now = call.account_id, time.time_ns()
     first = _first_hour(now)
     source = await history(call)
