@@ -32,6 +32,7 @@ from node.native.protocol import (
     FailCode,
     Failed,
     Hello,
+    LogQuery,
     OrdersQuery,
     ProductsQuery,
     Query,
@@ -259,6 +260,8 @@ class TestPermissions:
                 await alice.submit([PutCurrency(OPERATOR, "eur", "EUR", 2)])
             with pytest.raises(RequestFailed, match="API keys are read by gateways"):
                 await alice.query(ApiKeyQuery("key-1"))
+            with pytest.raises(RequestFailed, match="the log is read by nodes"):
+                await alice.query(LogQuery(1))
             with pytest.raises(RequestFailed, match="control needs the permission ADMIN"):
                 await alice.control(ControlAction.TRANSFER_LEADERSHIP)
             assert await alice.query(BalancesQuery("alice"))
@@ -284,6 +287,9 @@ class TestPermissions:
         async with connected(node, await trader(node, Permission.ADMIN, key_id="boss")) as boss:
             await boss.submit([sell(1), PutCurrency(OPERATOR, "eur", "EUR", 2)])
             assert (await boss.query(ApiKeyQuery("boss"))).owner_id == "alice"
+            assert (await boss.query(LogQuery(1_000))).data == b"", "not applied yet"
+            with pytest.raises(RequestFailed, match="has that log entry no more"):
+                await boss.query(LogQuery(1))
 
     async def test_the_public_feed_and_trades_have_no_accounts(self, node: FakeNode) -> None:
         received: list[Events] = []
