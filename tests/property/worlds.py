@@ -192,10 +192,12 @@ def auction_command(random: Random, number: int) -> AnyCommand:
 
 
 def plain_command(random: Random, number: int) -> AnyCommand:
-    """A `busy_command` that is no transfer, and whose order, if it is one, neither waits for a trade nor leaves by itself."""
+    """A `busy_command` that is no transfer and begins no auction, and whose order, if it is one, neither waits for a trade nor leaves by itself."""
     command = busy_command(random, number)
     if isinstance(command, Transfer):
         return Withdraw(command.account_id, command.command_id, command.currency, command.amount)
+    if isinstance(command, PutProduct) and command.status is ProductStatus.AUCTION:
+        return msgspec.structs.replace(command, status=ProductStatus.ONLINE)
     if not isinstance(command, PlaceOrder):
         return command
     tif = TimeInForce.GTC if command.time_in_force is TimeInForce.GTT else command.time_in_force
