@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -187,6 +188,12 @@ class TestGreeting:
             assert connection.close_reason == "STOPPING: back soon"
         with pytest.raises(ConnectionLost, match="no connection to unix:"):
             await NativeConnection.open(node.address)
+
+    async def test_no_clock_is_asked_for_a_gateway(self, node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nor for another node's, which shows a certificate: between nodes only keys of clients carry times."""
+        monkeypatch.setattr(native_server, "time", SimpleNamespace(monotonic=time.monotonic))
+        async with connected(node) as connection:
+            assert connection.welcome.node_id == "n1"
 
 
 class TestSignedGreetings:
