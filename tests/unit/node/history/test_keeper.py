@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -13,6 +14,7 @@ import pytest
 
 from node.errors import HistoryError
 from node.history import keeper as keeping
+from node.history.candles import STORED
 from node.history.projection import LedgerKind, Row, order_row
 from node.migration import switch
 from node.migration.found import SNAPSHOTS
@@ -24,20 +26,21 @@ from statemachine.commands import AnyCommand
 from statemachine.engine import Engine
 from statemachine.events import OrderState
 from statemachine.types import DoneReason, OrderStatus
-from tests.property.worlds import busy_command, foundations
+from tests.property.worlds import auction_command, busy_command, foundations
 from tests.unit.node.history.logs import NodeLog
+from tests.unit.node.history.test_candles import expected
 
 MONEY = 100_000
 
 
-def busy(node: NodeLog, seed: int, commands: int) -> None:
+def busy(node: NodeLog, seed: int, commands: int, command: Callable[[Random, int], AnyCommand] = busy_command) -> None:
     """A busy market, in batches of a few commands."""
     random = Random(seed)
     node.add(foundations((1_000, 3_000), MONEY))
     sent = 0
     while sent < commands:
         count = random.randrange(1, 6)
-        node.add([busy_command(random, sent + place) for place in range(count)], seconds=random.choice([0, 0.3, 7, 80]))
+        node.add([command(random, sent + place) for place in range(count)], seconds=random.choice([0, 0.3, 7, 80]))
         sent += count
         kind = random.random()
         if kind < 0.05:
@@ -66,11 +69,11 @@ def volumes_of(stored: dict[str, list[Row]]) -> dict[tuple[str, int, str], int]:
     return dict(found)
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_the_rows_are_what_the_engine_has(tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize("command", [busy_command, auction_command])
+def test_the_rows_are_what_the_engine_has(tmp_path: Path, command: Callable[[Random, int], AnyCommand]) -> None:
     """Orders equal the engine's; ledgers lead to its balances; trades and transfers add up."""
     node = NodeLog(tmp_path / "cluster")
-    busy(node, seed, 1_000)
+    busy(node, 1, 1_000, command)
     node.follow()
     stored = node.stored()
     assert stored["progress"][0]["sequence"] == node.engine.sequence
@@ -91,11 +94,20 @@ def test_the_rows_are_what_the_engine_has(tmp_path: Path, seed: int) -> None:
     volumes = {(row["account_id"], row["start"], row["product_id"]): row["volume"] for row in stored["volumes"]}
     assert volumes == volumes_of(stored)
     for product in node.engine.products():
+        trades = [row for row in stored["trades"] if row["product_id"] == product.product_id]
+        for granularity in STORED:
+            key = {"product_id": product.product_id, "granularity": granularity}
+            of = [row for row in stored["candles"] if key.items() <= row.items()]
+            assert of == [key | msgspec.structs.asdict(candle) for candle in expected(trades, granularity)]
         *_, latest = (row for row in stored["status_changes"] if row["product_id"] == product.product_id)
         assert latest["status"] == product.status
-    assert {row["done_reason"] for row in stored["orders"]} == set(DoneReason)
-    assert any(row["opened_sequence"] > 0 and row["stop"] for row in stored["orders"])
-    assert any(row["other_account_id"] for row in stored["transfers"])
+    if command is busy_command:
+        assert {row["done_reason"] for row in stored["orders"]} == set(DoneReason)
+        assert any(row["opened_sequence"] > 0 and row["stop"] for row in stored["orders"])
+        assert any(row["other_account_id"] for row in stored["transfers"])
+    else:
+        opened = [row for row in stored["status_changes"] if row["open_size"]]
+        assert sum(row["open_size"] for row in opened) == sum(row["size"] for row in stored["trades"] if row["auction"]) > 0
     assert not stored["gaps"]
 
 
