@@ -19,6 +19,7 @@ from statemachine.tables import ProductRow
 from statemachine.types import ProductStatus
 
 PPM_DIGITS = 6
+STATUSES = [word(status) for status in ProductStatus]
 PRODUCT_COLUMNS = (
     "product",
     "base",
@@ -108,7 +109,7 @@ def product() -> None:
 @click.option("--taker-fee", default="0", show_default=True, help="Share of the notional, e.g. 0.002.")
 @click.option(
     "--status",
-    type=click.Choice([word(choice) for choice in ProductStatus]),
+    type=click.Choice(STATUSES),
     default="online",
     show_default=True,
     help="What it accepts.",
@@ -166,35 +167,35 @@ def _lot(tick: int, one: int) -> int:
 
 @product.command("status")
 @click.argument("names", metavar="[PRODUCT]...", nargs=-1)
-@click.argument("status", type=click.Choice([word(choice) for choice in ProductStatus]))
+@click.argument("status", type=click.Choice(STATUSES))
 @click.option("--all", "every", is_flag=True, help="Every product, in one entry of the log.")
+@click.option("--then", type=click.Choice(STATUSES), help="And on to this one at once: no order comes between.")
 @cluster_option
 @json_option
-def put_status(target: Target, as_json: bool, names: tuple[str, ...], status: str, every: bool) -> None:
+def put_status(target: Target, as_json: bool, names: tuple[str, ...], status: str, every: bool, then: str | None) -> None:
     """Change the status of each PRODUCT, and nothing else of it.
 
     From `auction` to a status that trades, its auction opens. What another operator changes of a product in the same moment may be undone.
     """
     if every == bool(names):
         raise click.UsageError("Name the products, or give --all.")
-    wanted = ProductStatus[status.upper()]
+    steps = [ProductStatus[name.upper()] for name in (status, then) if name]
 
     async def work(session: Session) -> list[ProductRow]:
         scales = await session.scales()
         rows = list(scales.products.values()) if every else [scales.product(name) for name in names]
-        outcomes = await session.submit_all([put_again(row, fresh_id(), status=wanted) for row in rows]) if rows else []
-        for outcome in outcomes:
+        commands = [put_again(row, fresh_id(), status=step) for step in steps for row in rows]
+        for outcome in await session.submit_all(commands) if commands else []:
             if isinstance(outcome, Rejected):
                 raise Rejection(outcome)
         return rows
 
     rows = run(target, work)
     if as_json:
-        print_json([{"id": row.product_id, "status": status, "changed": row.status is not wanted} for row in rows])
+        print_json([{"id": row.product_id, "status": then or status, "before": word(row.status)} for row in rows])
         return
     for row in rows:
-        before = "already" if row.status is wanted else f"before: {word(row.status)}"
-        click.echo(f"{row.product_id} {status} ({before})")
+        click.echo(f"{row.product_id} {' '.join(map(word, steps))} (before: {word(row.status)})")
 
 
 @product.command("list")

@@ -36,8 +36,9 @@ log = logging.getLogger(__name__)
 TRADES_READ = 10_000
 """Trades asked for at the beginning, for the rolling figures: the node gives what it keeps."""
 RETRY_MIN, RETRY_MAX = 0.05, 1.0
+STATUS_LOOK = 1.0
 STATUS_EVERY = 5
-"""Seconds between `status` messages where nothing changes."""
+"""Seconds between looks at what no feed tells of, and between `status` messages where nothing changes."""
 
 
 OPENED = frozenset({ProductStatus.ONLINE, ProductStatus.POST_ONLY, ProductStatus.LIMIT_ONLY})
@@ -272,7 +273,7 @@ class Feeds:
         last, told_at = b"", 0.0
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1.0):
+                async with asyncio.timeout(STATUS_LOOK):
                     await self._status_changed.wait()
             self._status_changed.clear()
             if not self.sessions:
