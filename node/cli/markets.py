@@ -10,7 +10,7 @@ from node.cli.session import Scales, Session, Target, cluster_option, fresh_id, 
 from node.errors import DirectoryError, RequestFailed
 from node.gateway.ids import order_text
 from node.native.products import put_again
-from node.native.protocol import BookLevel, BookOrder, BookQuery, BookView, FailCode
+from node.native.protocol import AuctionView, BookLevel, BookOrder, BookQuery, BookView, FailCode
 from statemachine.commands import PutCurrency, PutProduct
 from statemachine.decimals import to_text, to_units
 from statemachine.events import Done, Rejected
@@ -61,6 +61,7 @@ def book(target: Target, as_json: bool, product_id: str, level: str) -> None:
                 "sequence": view.product_sequence,
                 "bids": _side(view.bids or view.bid_orders, product_id, scales),
                 "asks": _side(view.asks or view.ask_orders, product_id, scales),
+                "auction": _auction(view.auction, product_id, scales) if view.auction else None,
             }
         )
     else:
@@ -79,12 +80,20 @@ def _side(rows: list[BookLevel] | list[BookOrder], product_id: str, scales: Scal
     ]
 
 
+def _auction(view: AuctionView, product_id: str, scales: Scales) -> dict[str, str]:
+    """What an auction would do if it opened now."""
+    return {"price": scales.price(product_id, view.open_price), "size": scales.size(product_id, view.open_size)}
+
+
 def _book_table(view: BookView, product_id: str, scales: Scales) -> Table:
     """Asks above bids, the best prices meeting in the middle."""
     third = "order" if view.bid_orders or view.ask_orders else "orders"
     asks = [["ask", *map(str, row)] for row in reversed(_side(view.asks or view.ask_orders, product_id, scales))]
     bids = [["bid", *map(str, row)] for row in _side(view.bids or view.bid_orders, product_id, scales)]
     title = f"{product_id} at {view.product_sequence:,}"
+    if view.auction:
+        would = _auction(view.auction, product_id, scales)
+        title += f", auction: {would['size']} at {would['price']}" if view.auction.open_size else ", auction: nothing would trade"
     return table(("", "price", "size", third), asks + bids, title=title, right=("price", "size", "orders"))
 
 
