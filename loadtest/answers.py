@@ -7,7 +7,7 @@ trades beyond the limit, or refuses what is well formed, is wrong whatever happe
 from __future__ import annotations
 
 from loadtest.market import CURRENCIES
-from statemachine.commands import AnyCommand, CancelAll, CancelOrder, Deposit, PlaceOrder, Withdraw
+from statemachine.commands import AnyCommand, CancelAll, CancelOrder, Deposit, PlaceOrder, Transfer, Withdraw
 from statemachine.events import AnyOutcome, Cancelled, Done, OrderState, Placed, Rejected, Transferred
 from statemachine.types import OrderStatus, OrderType, Reason, Side, TimeInForce
 
@@ -39,6 +39,7 @@ _OUTCOMES: dict[type, type] = {
     CancelAll: Cancelled,
     Deposit: Transferred,
     Withdraw: Transferred,
+    Transfer: Transferred,
 }
 
 

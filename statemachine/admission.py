@@ -7,6 +7,7 @@ anything, so a refused command leaves no trace. The first fault found is told; t
 from __future__ import annotations
 
 import re
+from ipaddress import ip_network
 from typing import NamedTuple
 
 from statemachine.commands import (
@@ -18,10 +19,12 @@ from statemachine.commands import (
     PutApiKey,
     PutCurrency,
     PutProduct,
+    Transfer,
     Withdraw,
 )
 from statemachine.events import OrderState
 from statemachine.limits import (
+    ADDRESSES_MAX,
     AMOUNT_MAX,
     CANCEL_AFTER_MAX,
     CANCEL_AFTER_MIN,
@@ -56,6 +59,7 @@ _ALPHABET = "[A-Za-z0-9_.:-]"
 is_name = re.compile(f"{_ALPHABET}{{1,{NAME_MAX}}}").fullmatch
 is_command_id = re.compile(f"{_ALPHABET}{{1,{COMMAND_ID_MAX}}}").fullmatch
 _is_base64 = re.compile("(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)").fullmatch
+_is_network = re.compile("[0-9A-Fa-f.:]+(?:/[0-9]+)?").fullmatch
 _PERMISSIONS = sum(Permission)
 
 
@@ -143,7 +147,25 @@ def put_api_key(state: State, command: PutApiKey) -> Refusal | None:
         return Refusal(Reason.INVALID_ID, "passphrase", f"expected at most {SECRET_MAX} characters")
     if not 0 <= command.permissions <= _PERMISSIONS:
         return Refusal(Reason.INVALID_PERMISSIONS, "permissions", f"expected 0 to {_PERMISSIONS}")
-    return None
+    if command.sealed_by < 0:
+        return Refusal(Reason.INVALID_ID, "sealed_by", "expected 0 or the number of a cluster key")
+    found = networks(command.addresses)
+    return found if isinstance(found, Refusal) else None
+
+
+def networks(addresses: str) -> str | Refusal:
+    """A key's networks as they are stored, each in the one canonical way of writing it; a lone address is a network of one."""
+    texts = addresses.split(",", ADDRESSES_MAX) if addresses else []
+    if len(texts) > ADDRESSES_MAX:
+        return Refusal(Reason.INVALID_ADDRESSES, "addresses", f"expected at most {ADDRESSES_MAX} networks")
+    found = []
+    for place, text in enumerate(texts, 1):
+        try:
+            found.append(str(ip_network(text if _is_network(text) else "")))
+        except ValueError:
+            expected = "expected one such as 192.0.2.0/24 or 2001:db8::/32, host bits 0"
+            return Refusal(Reason.INVALID_ADDRESSES, "addresses", f"network {place}: {expected}")
+    return ",".join(found)
 
 
 def deposit(state: State, command: Deposit) -> Refusal | None:
@@ -160,12 +182,33 @@ def deposit(state: State, command: Deposit) -> Refusal | None:
 
 def withdraw(state: State, account: Account, command: Withdraw) -> Refusal | None:
     """May this withdrawal be booked?"""
+    return _amount(state, command) or _covered(account, command)
+
+
+def transfer(state: State, account: Account, command: Transfer) -> Refusal | None:
+    """May this transfer be booked? The receiver's balance stays within AMOUNT_MAX, as all deposits together do."""
+    return _amount(state, command) or _receiver(state, command) or _covered(account, command)
+
+
+def _amount(state: State, command: Withdraw | Transfer) -> Refusal | None:
     if command.currency not in state.currencies:
         return Refusal(Reason.UNKNOWN_CURRENCY, "currency", "no such currency")
     if command.amount <= 0:
         return Refusal(Reason.INVALID_AMOUNT, "amount", "expected more than 0")
     if command.amount > AMOUNT_MAX:
         return Refusal(Reason.AMOUNT_TOO_LARGE, "amount", f"expected at most {AMOUNT_MAX}")
+    return None
+
+
+def _receiver(state: State, command: Transfer) -> Refusal | None:
+    if command.to_account_id not in state.accounts:
+        return Refusal(Reason.UNKNOWN_ACCOUNT, "to_account_id", "no such account")
+    if command.to_account_id == command.account_id:
+        return Refusal(Reason.INVALID_ID, "to_account_id", "expected another account than the sender's")
+    return None
+
+
+def _covered(account: Account, command: Withdraw | Transfer) -> Refusal | None:
     available = account.available(command.currency)
     if command.amount > available:
         return Refusal(Reason.INSUFFICIENT_FUNDS, "amount", f"{available} available")

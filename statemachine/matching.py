@@ -250,6 +250,7 @@ def _trade(state: State, product: Product, aggressor: Aggressor, maker: OrderSta
     if aggressor.to_raise:
         aggressor.to_raise -= notional
     state.currencies[product.quote].fees += maker_fee + taker_fee
+    product.last_price = price
     product.last_trade_id += 1
     product.sequence += 1
     state.events.append(

@@ -2,7 +2,7 @@
 
 Every other module changes the state through the methods here, so the invariants have one place to hold:
 
-- money moves only in `deposit`, `withdraw`, `Balance.lock`, `Balance.release` and `matching.trade`;
+- money moves only in `deposit`, `withdraw`, `transfer`, `Balance.lock`, `Balance.release` and `matching.trade`;
 - an order becomes known when it rests, waits off the book, or is done, never before, and is forgotten in the order of leaving.
 """
 
@@ -64,6 +64,7 @@ class Product:
     __slots__ = (
         "base",
         "book",
+        "last_price",
         "last_trade_id",
         "lot",
         "maker_fee_ppm",
@@ -88,6 +89,7 @@ class Product:
         self.unit = unit
         self.sequence = row.product_sequence
         self.last_trade_id = row.last_trade_id
+        self.last_price = row.last_price
         self.book = Book()
         self.stops = StopBook()
         self.min_size = row.min_size
@@ -126,6 +128,7 @@ class Product:
             self.status,
             self.sequence,
             self.last_trade_id,
+            self.last_price,
         )
 
 
