@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from aiohttp import ClientWebSocketResponse
 
+from loadtest.books import Level2, Level3
 from node.native.protocol import BookQuery
-from tests.feed_books import Level2, Level3
 from tests.unit.node.gateway.harness import Exchange, receive
 
 Message = dict[str, Any]
@@ -211,7 +211,7 @@ async def test_an_answer_that_the_opening_overtook_is_not_told(exchange: Exchang
 async def test_every_kind_of_book_stays_right_through_an_opening(exchange: Exchange) -> None:
     socket = await subscribed(exchange, ["full", "level2"])
     _, begun = await exchange.get("/products/BTC-USD/book?level=3")
-    level3, foreign, level2 = Level3.of(begun), PriceBook(begun), Level2()
+    level3, foreign, level2 = Level3(begun), PriceBook(begun), Level2()
     orders = await collect(exchange)
     await put_status(exchange, "online")
     await exchange.order("alice", "sell", "95", "2")
@@ -220,16 +220,16 @@ async def test_every_kind_of_book_stays_right_through_an_opening(exchange: Excha
     while level3.sequence < after["sequence"]:
         message = await receive(socket)
         if message["type"] in ("snapshot", "l2update"):
-            level2.apply(message)
+            level2.take(message)
             continue
         kinds.append(message["type"])
-        level3.apply(message)
+        level3.take(message)
         foreign.apply(message)
-    wanted = Level3.of(after)
+    wanted = Level3(after)
     assert level3.rows() == wanted.rows()
     assert foreign.rows() == wanted.rows()
     while level2.levels != wanted.levels():
-        level2.apply(await receive(socket, "l2update"))
+        level2.take(await receive(socket, "l2update"))
     assert kinds.count("auction_match") == 3
     assert kinds.count("match") == 2
     assert kinds.index("status_change") > 0
