@@ -54,8 +54,8 @@ async def listen(url: str, heard: list[dict[str, Any]]) -> None:
     """What the channel `auction` of a node says."""
     async with aiohttp.ClientSession() as session, session.ws_connect(url.replace("http", "ws", 1) + "/") as socket:
         await socket.send_json({"type": "subscribe", "product_ids": [PRODUCT.product_id], "channels": ["auction"]})
-        async for message in socket:
-            heard.append(message.json())
+        while True:
+            heard.append(await socket.receive_json())
 
 
 def test_an_auction_through_the_death_of_the_leader(make_ground: MakeGround) -> None:
