@@ -94,7 +94,7 @@ class Identity(msgspec.Struct, frozen=True):
 class EngineService:
     """One node's services.
 
-    Commands:       submit
+    Commands:       submit, expire
     Reads:          query, status
     Feed:           subscribe (and `feed`)
     Operation:      control, change_members, begin_stop, idle, counters
@@ -139,6 +139,7 @@ class EngineService:
         self.modes = modes or Modes(config.node_id)
         self.seeding = seeding
         self._started = clock()
+        self._expiring = False
         self._reads: list[tuple[Principal, Query, Send]] = []
         self._barrier_under_way = False
         self._waiting_room = WaitingRoom(after, config.native.queue_max)
@@ -202,6 +203,23 @@ class EngineService:
         for request in requests:
             commands += request.commands
         return encode_batch(Batch(self._time_ns(), commands))
+
+    def expire(self) -> None:
+        """Let orders whose time is over leave, if this node leads and no command is under way, which would do it. To be called now and then.
+
+        It takes a log entry without commands: what its followers' clocks say does not matter.
+        """
+        due = self._machine.engine.next_expiry
+        if not due or due > self._time_ns() or not self._raft.is_leader:
+            return
+        if self.stopping or self._is_seeding or self._handover.under_way or self._expiring or not self._batcher.idle:
+            return
+
+        def done(_result: ProposeResult) -> None:
+            self._expiring = False
+
+        self._expiring = True
+        self._raft.propose(encode_batch(Batch(self._time_ns(), [])), done)
 
     def _role_changed(self, role: str, leader_id: str) -> None:
         if role != "leader":

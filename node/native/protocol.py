@@ -289,7 +289,7 @@ class NodeStatus(msgspec.Struct, frozen=True, array_like=True):
     """All that a person or a test wants to know of a node, taken at one moment.
 
     `role` is "leader", "follower" or "candidate". `state_hash` (hex) is the running hash after `sequence` commands, so two nodes with equal
-    `sequence` must agree on it. `voter` is False while a node that lost its disk has not caught up, and for a learner and a read-only member.
+    `applied_index` must agree on it. `voter` is False while a node that lost its disk has not caught up, and for a learner and a read-only member.
     `ready`: applied up to a known leader's commit. `members`: all of the cluster as far as this node's log says, this one included, and
     `members_index` the log entry that says it (0: the configuration); `change_under_way`: that entry is not committed yet.
     `counters` are totals since the node's start: "native_refused_<kind>" and "raft_refused_<kind>" for what was turned away on its two ports, and
