@@ -8,6 +8,7 @@ from node.engine.feed import Audience, Feed, redact
 from node.native.protocol import (
     AnyQuery,
     ApiKeyQuery,
+    AuctionView,
     BalancesQuery,
     BookLevel,
     BookOrder,
@@ -98,8 +99,8 @@ class Views:
 
 
 def book_view(engine: Engine, product_id: str, level: int) -> BookView:
-    """The book of an existing product. Cost: the number of levels, or at level 3 of orders."""
-    view = BookView(product_id, engine.product_sequence(product_id), [], [], [], [])
+    """The book of an existing product. Cost: the number of levels, or at level 3 of orders, and in an auction of the levels that cross."""
+    view = BookView(product_id, engine.product_sequence(product_id), [], [], [], [], _auction(engine, product_id))
     if level == 3:
         view.bid_orders.extend(BookOrder(*row) for row in engine.book_orders(product_id, Side.BUY))
         view.ask_orders.extend(BookOrder(*row) for row in engine.book_orders(product_id, Side.SELL))
@@ -108,6 +109,15 @@ def book_view(engine: Engine, product_id: str, level: int) -> BookView:
     view.bids.extend(BookLevel(*row) for row in engine.levels(product_id, Side.BUY, depth))
     view.asks.extend(BookLevel(*row) for row in engine.levels(product_id, Side.SELL, depth))
     return view
+
+
+def _auction(engine: Engine, product_id: str) -> AuctionView | None:
+    """What the product's auction would do; None while it is in none."""
+    found = engine.auction(product_id)
+    if found is None:
+        return None
+    best = (found.best_bid, found.best_bid_size, found.best_ask, found.best_ask_size)
+    return AuctionView(found.price, found.size, *best, engine.time)
 
 
 def _order(engine: Engine, query: OrderQuery) -> object:
