@@ -159,9 +159,10 @@ class ProductFeed:
 
     def _indicate(self, view: BookView) -> None:
         """Take an answer, unless the product has gone on to another status meanwhile."""
-        if self.in_auction and view.auction is not None and view.product_sequence >= self._status_sequence:
-            self.indicative = auction(self.product, view.product_sequence, view.auction, "collection")
-            self._indicated = view.product_sequence
+        found = view.auction
+        if self.in_auction and found is not None and found.product_sequence >= self._status_sequence:
+            self.indicative = auction(self.product, found, "collection")
+            self._indicated = found.product_sequence
 
     def _repair(self, reason: str) -> None:
         self._generation += 1
