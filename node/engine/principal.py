@@ -10,7 +10,7 @@ from node.config.settings import AdminConfig
 from node.credentials import same_text, sign
 from node.engine.feed import Audience
 from node.errors import RequestFailed
-from node.native.protocol import ApiKeyQuery, BalancesQuery, FailCode, Hello, OrderQuery, OrdersQuery, Query
+from node.native.protocol import ApiKeyQuery, BalancesQuery, FailCode, Hello, LogQuery, OrderQuery, OrdersQuery, Query
 from statemachine.commands import (
     AnyCommand,
     CancelAll,
@@ -69,6 +69,8 @@ class Principal(msgspec.Struct, frozen=True):
         if self.operator:
             return
         wanted = query.query
+        if isinstance(wanted, LogQuery):
+            raise RequestFailed(FailCode.FORBIDDEN, "query: the log is read by nodes and operators only")
         if isinstance(wanted, ApiKeyQuery):
             raise RequestFailed(FailCode.FORBIDDEN, "query: API keys are read by gateways and operators only")
         if isinstance(wanted, BalancesQuery | OrderQuery | OrdersQuery):

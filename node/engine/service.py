@@ -23,6 +23,7 @@ from node.engine import membership
 from node.engine.feed import Feed, FeedError, Subscriber, Subscription, TooOldError
 from node.engine.handover import After, Handover
 from node.engine.interregnum import WaitingRoom
+from node.engine.log_pieces import LogPieces
 from node.engine.modes import Modes
 from node.engine.principal import Principal, authenticate, refresh
 from node.engine.replicated_engine import ReplicatedEngine
@@ -37,6 +38,8 @@ from node.native.protocol import (
     Failed,
     Hello,
     LeaderHint,
+    LogPiece,
+    LogQuery,
     MemberStatus,
     NodeStatus,
     Query,
@@ -133,6 +136,7 @@ class EngineService:
         self._machine = machine
         self._raft = raft
         self._views = Views(feed)
+        self._log_pieces = LogPieces(config)
         self._time_ns = time_ns
         self._clock = clock
         self._more_counters = more_counters
@@ -240,7 +244,11 @@ class EngineService:
         except RequestFailed as error:
             send(self._failure(request.request_id, error))
             return
-        if not request.linearizable:
+        if isinstance(request.query, LogQuery):
+            self._log_pieces.read(
+                request.query, self._raft.status().applied_index, lambda found: send(self._piece(request, found))
+            )
+        elif not request.linearizable:
             send(self._answer(principal, request))
         elif not self._waits_for_leader(1, lambda: self._read(principal, request, send)):
             self._read(principal, request, send)
@@ -278,6 +286,11 @@ class EngineService:
         except BadQueryError as error:
             return Failed(request.request_id, FailCode.BAD_REQUEST, f"query.{error}")
         return Answer(request.request_id, msgspec.Raw(body))
+
+    def _piece(self, request: Query, found: LogPiece | RequestFailed) -> Answer | Failed:
+        if isinstance(found, RequestFailed):
+            return self._failure(request.request_id, found)
+        return Answer(request.request_id, msgspec.Raw(_encode(found)))
 
     def status(self) -> NodeStatus:
         """All that a person or a test wants to know of this node, at this moment."""

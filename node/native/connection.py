@@ -33,6 +33,8 @@ from node.native.protocol import (
     FailCode,
     Failed,
     Hello,
+    LogPiece,
+    LogQuery,
     NodeStatus,
     OrderQuery,
     OrdersQuery,
@@ -86,6 +88,8 @@ class Querier(Protocol):
     async def __call__(self, query: ApiKeyQuery, linearizable: bool = False) -> ApiKeyRow: ...
     @overload
     async def __call__(self, query: TradesQuery, linearizable: bool = False) -> list[OrderMatched]: ...
+    @overload
+    async def __call__(self, query: LogQuery, linearizable: bool = False) -> LogPiece: ...
 
 
 class _Subscription:

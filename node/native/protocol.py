@@ -124,6 +124,17 @@ class TradesQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     limit: int = 100
 
 
+class LogQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=12):
+    """A piece of the log's segment that has entry `index`, from byte `offset` of the file on. For the histories of other nodes.
+
+    Nodes and operators only, for the log has every secret that was ever put. One is read at a time: OVERLOADED while another is.
+    Answer: `LogPiece`; `NOT_FOUND` where the log and its archive have the entry no more.
+    """
+
+    index: int
+    offset: int = 0
+
+
 AnyQuery = (
     StatusQuery
     | ProductsQuery
@@ -134,6 +145,7 @@ AnyQuery = (
     | BookQuery
     | ApiKeyQuery
     | TradesQuery
+    | LogQuery
 )
 
 
@@ -381,6 +393,20 @@ class BookView(msgspec.Struct, frozen=True, array_like=True):
     auction: AuctionView | None = None
 
 
+class LogPiece(msgspec.Struct, frozen=True, array_like=True):
+    """Bytes of a log segment as they lie on disk, `docs/raft.md` says how. What of them is behind `applied_index`, up to where the node had
+    applied the log before it read them, may be replaced yet.
+
+    `first_index` is that of the segment's first entry, and `size` the file's; no `data` is the end. All but `applied_index` are empty
+    where the node has not applied the entry.
+    """
+
+    applied_index: int
+    first_index: int = 0
+    size: int = 0
+    data: bytes = b""
+
+
 request_decoder = msgspec.msgpack.Decoder(AnyRequest)
 response_decoder = msgspec.msgpack.Decoder(AnyResponse)
 encode = msgspec.msgpack.Encoder().encode
@@ -395,6 +421,7 @@ ANSWER_TYPES: dict[type[msgspec.Struct], object] = {
     BookQuery: BookView,
     ApiKeyQuery: ApiKeyRow,
     TradesQuery: list[AnyEvent],
+    LogQuery: LogPiece,
 }
 """What `Answer.body` decodes to, by query."""
 
