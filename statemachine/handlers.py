@@ -92,7 +92,15 @@ def put_api_key(state: State, command: PutApiKey) -> AnyOutcome | Refusal:
     refusal = admission.put_api_key(state, command)
     if refusal is not None:
         return refusal
-    row = ApiKeyRow(command.key_id, command.owner_id, command.secret, command.passphrase, command.permissions)
+    row = ApiKeyRow(
+        command.key_id,
+        command.owner_id,
+        command.secret,
+        command.passphrase,
+        command.permissions,
+        command.addresses,
+        command.sealed_by,
+    )
     changed = state.api_keys.get(command.key_id) != row
     state.api_keys[command.key_id] = row
     state.changes.api_key_put(command.key_id)

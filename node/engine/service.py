@@ -20,18 +20,22 @@ from cluster.settings import ENTRY_BYTES_MAX
 from cluster.status import RaftStatus
 from node.config.settings import NodeConfig
 from node.engine import membership
+from node.engine.api_keys import EngineKeys, Reseal
 from node.engine.feed import Feed, FeedError, Subscriber, Subscription, TooOldError
 from node.engine.handover import After, Handover
 from node.engine.interregnum import WaitingRoom
-from node.engine.modes import Modes
+from node.engine.modes import Mode, Modes
 from node.engine.replicated_engine import ReplicatedEngine
 from node.engine.views import BadQueryError, NotFoundError, Views
 from node.errors import RequestFailed
+from node.keys.sealing import ClusterKeys
 from node.native.principal import Principal, authenticate, refresh
 from node.native.protocol import (
     COMMANDS_PER_SUBMIT_MAX,
+    TRUE,
     AddMember,
     Answer,
+    ApiKeyQuery,
     Control,
     ControlAction,
     FailCode,
@@ -63,7 +67,6 @@ Send = Callable[[msgspec.Struct], None]
 """Writes one answer to whoever asked; drops it when they are gone."""
 
 _encode = msgspec.msgpack.Encoder().encode
-_TRUE = msgspec.Raw(_encode(True))
 
 
 class Consensus(Protocol):
@@ -99,7 +102,7 @@ class EngineService:
     Reads:          query, status
     Feed:           subscribe (and `feed`)
     Operation:      control, change_members, begin_stop, idle, counters
-    Authorisation:  authenticate, refresh
+    Authorisation:  authenticate, refresh (and `keys`)
 
     Args:
         later: `loop.call_soon`. after: `loop.call_later`.
@@ -139,11 +142,12 @@ class EngineService:
         self._more_counters = more_counters
         self.modes = modes or Modes(config.node_id)
         self.seeding = seeding
+        self.keys = EngineKeys(machine, ClusterKeys(config.cluster_key_path))
         self._started = clock()
         self._reads: list[tuple[Principal, Query, Send]] = []
         self._barrier_under_way = False
         self._waiting_room = WaitingRoom(after, config.native.queue_max)
-        self._batcher: Batcher[Submit] = Batcher(
+        self._batcher: Batcher[Sequence[AnyCommand]] = Batcher(
             raft.propose,
             self._seal,
             later=later,
@@ -152,6 +156,7 @@ class EngineService:
             queue_max=config.native.queue_max,
         )
         self._handover = Handover(raft, hold=self._batcher.hold, release=self._resume, after=after, clock=clock)
+        self._reseal = Reseal(self.keys, raft, self._batcher, after=after, time_ns=time_ns, held=lambda: self._handover.under_way)
         raft.on_role_change.append(self._role_changed)
 
     # ------------------------------------------------------------------ commands
@@ -187,6 +192,11 @@ class EngineService:
         if self._is_seeding:
             send(Failed(request.request_id, FailCode.NO_LEADER, "the dataset is being loaded"))
             return
+        try:
+            sealed, growth = self.keys.seal(commands)
+        except RequestFailed as error:
+            send(self._failure(request.request_id, error))
+            return
 
         def done(refusal: Refusal | None, outcomes: Sequence[object]) -> None:
             if refusal is None:
@@ -194,14 +204,10 @@ class EngineService:
             else:
                 send(self._refusal(request.request_id, refusal))
 
-        self._batcher.submit(request, len(commands), size + UNIT_BYTES * len(commands), done)
+        self._batcher.submit(sealed, len(commands), size + growth + UNIT_BYTES * len(commands), done)
 
-    def _seal(self, requests: list[Submit]) -> bytes:
-        if len(requests) == 1:
-            return encode_batch(Batch(self._time_ns(), requests[0].commands))
-        commands: list[AnyCommand] = []
-        for request in requests:
-            commands += request.commands
+    def _seal(self, requests: list[Sequence[AnyCommand]]) -> bytes:
+        commands = [command for request in requests for command in request]
         return encode_batch(Batch(self._time_ns(), commands))
 
     def _role_changed(self, role: str, leader_id: str) -> None:
@@ -223,7 +229,9 @@ class EngineService:
         except RequestFailed as error:
             send(self._failure(request.request_id, error))
             return
-        if not request.linearizable:
+        if isinstance(request.query, ApiKeyQuery) and not self._has_caught_up:
+            send(Failed(request.request_id, FailCode.NO_LEADER, "this node has not caught up, and cannot judge API keys yet"))
+        elif not request.linearizable:
             send(self._answer(principal, request))
         elif not self._waits_for_leader(1, lambda: self._read(principal, request, send)):
             self._read(principal, request, send)
@@ -290,6 +298,7 @@ class EngineService:
             members_index=raft.members_index,
             change_under_way=raft.change_under_way,
             mode=self.modes.current,
+            cluster_keys_missing=self.keys.missing,
         )
 
     @property
@@ -340,12 +349,18 @@ class EngineService:
             return
         if request.action is ControlAction.SNAPSHOT:
             self._raft.request_snapshot()
-            send(Answer(request.request_id, _TRUE))
+            send(Answer(request.request_id, TRUE))
         elif not self._raft.is_leader:
             send(self._not_here(request.request_id))
+        elif request.action is ControlAction.RESEAL:
+            self._reseal.begin(
+                lambda failure: send(
+                    Answer(request.request_id, TRUE) if failure is None else self._failure(request.request_id, failure)
+                )
+            )
         else:
             refusal = Failed(request.request_id, FailCode.BAD_REQUEST, "no other node is up to date and reachable")
-            self._handover.begin(lambda asked: send(Answer(request.request_id, _TRUE) if asked else refusal))
+            self._handover.begin(lambda asked: send(Answer(request.request_id, TRUE) if asked else refusal))
 
     def _resume(self) -> None:
         """The handover is over, whoever leads now."""
@@ -394,14 +409,22 @@ class EngineService:
 
     # ------------------------------------------------------------------ who may
 
-    def authenticate(self, hello: Hello, now: float) -> Principal:
-        """Who sent a signed greeting.
+    @property
+    def _has_caught_up(self) -> bool:
+        """Whether this node has been level with a leader since it started: before that it may lack a key, or have an old state of it."""
+        return self.modes.current is Mode.READY or self._raft.status().ready
+
+    def authenticate(self, hello: Hello, now: float, address: str) -> Principal:
+        """Who sent a signed greeting from an address.
 
         Raises:
-            RequestFailed: UNAUTHORIZED; NO_LEADER while this node has not caught up, for it may not have the key yet, or an old secret of it.
+            RequestFailed: UNAUTHORIZED; CONFLICT without the cluster key; NO_LEADER while this node has not caught up, for it may not have the key
+                yet, or an old state of it.
         """
         try:
-            return authenticate(hello, self.config.admin, self._machine.engine.api_key, now)
+            if hello.key_id != self.config.admin.key_id and not self._has_caught_up:
+                raise RequestFailed(FailCode.UNAUTHORIZED, "it may have changed since")
+            return authenticate(hello, self.config.admin, self.keys, now, address)
         except RequestFailed as error:
             if not hello.key_id or hello.key_id == self.config.admin.key_id or self._raft.status().ready:
                 raise
@@ -410,7 +433,7 @@ class EngineService:
 
     def refresh(self, principal: Principal) -> Principal:
         """The same with today's permissions."""
-        return refresh(principal, self._machine.engine.api_key)
+        return refresh(principal, self.keys)
 
     # ------------------------------------------------------------------ failures
 
