@@ -74,10 +74,18 @@ class SnapshotSource(Protocol):
     size: int
 
     def read(self, offset: int, length: int) -> bytes:
-        """Bytes from `offset`, at most `length`, fewer only at the end."""
+        """Bytes from `offset`, at most `length`, fewer only at the end.
+
+        Raises:
+            SnapshotUnreadableError: they are not there.
+        """
 
     def close(self) -> None:
         """Release it."""
+
+
+class SnapshotUnreadableError(Exception):
+    """The newest snapshot cannot be read any more; the text says where. The state in memory is as good as it was."""
 
 
 class SnapshotSink(Protocol):
@@ -105,7 +113,15 @@ class SnapshotRefusedError(Exception):
 
 
 class Snapshots(Protocol):
-    """Where snapshots are kept, and the state machine they are of."""
+    """Where snapshots are kept, and the state machine they are of.
+
+    Attributes:
+        damaged: whether `examine` has found the newest snapshot to be other than what was written. It is sent to nobody then, and the next
+            capture has nothing of it and takes its place.
+    """
+
+    @property
+    def damaged(self) -> bool: ...
 
     def newest(self) -> SnapshotMark | None:
         """The newest whole snapshot, or None. Raises if one is there but cannot be trusted."""
@@ -122,8 +138,15 @@ class Snapshots(Protocol):
     def poll(self) -> CaptureState:
         """What became of the capture. DONE and FAILED are told once, then IDLE."""
 
+    def examine(self) -> None:
+        """Begin to compare the newest snapshot with what was written; `damaged` tells the result. Returns at once. Nothing while one goes on."""
+
     def open_source(self) -> SnapshotSource:
-        """The newest snapshot, for sending."""
+        """The newest snapshot, for sending.
+
+        Raises:
+            SnapshotUnreadableError: it is not there whole.
+        """
 
     def open_sink(self) -> SnapshotSink:
         """Begin to receive one."""

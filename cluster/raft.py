@@ -373,10 +373,15 @@ class Raft:
         behind = self._core.raftLastApplied - self._snapshot_index
         grown = self._journal.bytes_appended - self._bytes_at_snapshot
         due = behind >= self._settings.snapshot_entries or (grown >= self._settings.snapshot_bytes and behind > 1)
-        busy = self._capturing or self._senders.any or self._clock() < self._capture_after
-        if (due or self._snapshot_wanted) and not busy and behind > 0:
+        damaged = self._snapshots.damaged
+        if self._capturing or self._senders.any or self._clock() < self._capture_after:
+            return
+        if behind > 0 and (due or damaged or self._snapshot_wanted):
             self._snapshot_wanted = False
             self._core.forceLogCompaction()
+        elif damaged and self.is_leader and self._journal.last_index == self._snapshot_index:
+            # There is nothing yet that a fresh snapshot could stand behind.
+            self.barrier(lambda _result: None)
 
     def capture(self, last: Entry, previous: Entry) -> None:
         """See `seams.SnapshotBridge`."""

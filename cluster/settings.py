@@ -36,8 +36,12 @@ DIGEST_INTERVAL = 64
 TRANSFER_TIMEOUT = 5.0
 """Seconds without an answer after which a snapshot's transfer begins anew."""
 
+TAKING_TIMEOUT = 2.0
+"""Seconds after which a peer that got a snapshot whole and still asks for what is in it has not taken it: putting it in place takes less."""
+
 OFFER_AGAIN = 30.0
-"""Seconds until a snapshot that a peer got whole and did not take is sent to it again: it may still be restoring it, or refuse its schema."""
+"""Seconds until a snapshot that a peer did not take is sent to it again, if there is no newer one; it may refuse the schema. Also those between two
+looks whether the newest snapshot is damaged, and so the least between two snapshots that are taken because one was."""
 
 assert ENTRY_BYTES_MAX < APPEND_BYTES_MAX
 

@@ -3,6 +3,8 @@
 A snapshot is one run of bytes in pieces, a few under way at a time, so that it shares the link with heartbeats and entries. The follower
 acknowledges what it has in one piece; a transfer that breaks begins anew. Nothing of it is visible before it is whole and checked.
 
+A peer that does not take a snapshot is a reason to look whether it is damaged on this disk; if it is, a fresh one is taken, and sent.
+
 The check of a whole snapshot takes seconds, and goes on beside heartbeats and all else. Meanwhile the last piece is not acknowledged, and what
 was before it again and again, so that the leader waits, and keeps its log.
 """
@@ -16,9 +18,23 @@ from dataclasses import dataclass
 import msgspec
 
 from cluster import messages as m
-from cluster.errors import RaftFatalError
-from cluster.ports import Clock, SnapshotMark, SnapshotRefusedError, Snapshots, SnapshotSink, SnapshotSource
-from cluster.settings import CHUNK_BYTES, CHUNKS_IN_FLIGHT, OFFER_AGAIN, TRANSFER_BYTES_PER_SECOND, TRANSFER_TIMEOUT
+from cluster.ports import (
+    Clock,
+    SnapshotMark,
+    SnapshotRefusedError,
+    Snapshots,
+    SnapshotSink,
+    SnapshotSource,
+    SnapshotUnreadableError,
+)
+from cluster.settings import (
+    CHUNK_BYTES,
+    CHUNKS_IN_FLIGHT,
+    OFFER_AGAIN,
+    TAKING_TIMEOUT,
+    TRANSFER_BYTES_PER_SECOND,
+    TRANSFER_TIMEOUT,
+)
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +49,13 @@ class _Sending:
     acknowledged: int = 0
 
 
+@dataclass
+class _Delivered:
+    index: int
+    at: float
+    not_taken: bool = False
+
+
 class Senders:
     """The snapshots that this leader is sending, one a peer at most.
 
@@ -44,7 +67,8 @@ class Senders:
         self._snapshots = snapshots
         self._clock = clock
         self._sending: dict[str, _Sending] = {}
-        self._delivered: dict[str, tuple[int, float]] = {}
+        self._delivered: dict[str, _Delivered] = {}
+        self._examined_at = -OFFER_AGAIN
         self.not_taken = 0
 
     def busy(self, peer: str) -> bool:
@@ -61,19 +85,41 @@ class Senders:
         return {peer: (sending.acknowledged, sending.source.size) for peer, sending in self._sending.items()}
 
     def start(self, peer: str, term: int, next_index: int) -> bool:
-        """Begin, unless one is on its way; whether one is. Not soon after the peer got one and still asks for an index that is in it."""
+        """Begin, unless one is on its way; whether one is. A damaged one is not sent, nor one again soon that the peer has not taken."""
         if peer in self._sending:
             return True
-        index, at = self._delivered.get(peer, (0, 0.0))
-        if next_index <= index:
-            if self._clock() - at < OFFER_AGAIN:
-                return False
-            self.not_taken += 1
-            log.warning("%s has not taken the snapshot at index %d (its log says why): it is sent again", peer, index)
-        source = self._snapshots.open_source()
+        if self._snapshots.damaged or not self._may_offer(peer, next_index):
+            return False
+        try:
+            source = self._snapshots.open_source()
+        except SnapshotUnreadableError as error:
+            self._examine(str(error))
+            return False
         log.info("sending the snapshot at index %d (%d bytes) to %s", source.mark.index, source.size, peer)
         self._sending[peer] = _Sending(source, term, heard=self._clock(), begun=self._clock())
         return True
+
+    def _may_offer(self, peer: str, next_index: int) -> bool:
+        """Whether the peer asks for what is in the newest snapshot and has not just got it."""
+        last = self._delivered.get(peer)
+        if last is None or next_index > last.index:
+            return True
+        waited = self._clock() - last.at
+        if waited < TAKING_TIMEOUT:
+            return False
+        if not last.not_taken:
+            last.not_taken = True
+            self.not_taken += 1
+            self._examine(f"{peer} has not taken the snapshot at index {last.index} (its log says why)")
+        newest = self._snapshots.newest()
+        return waited >= OFFER_AGAIN or (newest is not None and newest.index > last.index)
+
+    def _examine(self, reason: str) -> None:
+        """Have the newest snapshot looked at, unless that was done a moment ago."""
+        if self._clock() - self._examined_at >= OFFER_AGAIN:
+            self._examined_at = self._clock()
+            log.warning("%s: looking whether the newest one is damaged", reason)
+            self._snapshots.examine()
 
     def disconnected(self, peer: str) -> None:
         """The peer is gone, and what it got may be."""
@@ -103,13 +149,13 @@ class Senders:
             return []
         sending.heard = self._clock()
         if ack.received >= sending.source.size:
-            self._delivered[peer] = (sending.source.mark.index, self._clock())
+            self._delivered[peer] = _Delivered(sending.source.mark.index, self._clock())
             self.drop(peer)
             return []
         if ack.received < sending.acknowledged or ack.received > sending.sent:
             sending.sent = ack.received
         sending.acknowledged = ack.received
-        return list(self._pieces(sending))
+        return list(self._pieces(peer, sending))
 
     def due(self, term: int) -> Iterator[tuple[str, m.SnapshotChunk]]:
         """The pieces whose time has come; drops transfers of an older term and those that nobody answers."""
@@ -117,18 +163,23 @@ class Senders:
             if sending.term != term or self._clock() - sending.heard > TRANSFER_TIMEOUT:
                 self.drop(peer)
             else:
-                for chunk in self._pieces(sending):
+                for chunk in self._pieces(peer, sending):
                     yield peer, chunk
 
-    def _pieces(self, sending: _Sending) -> Iterator[m.SnapshotChunk]:
+    def _pieces(self, peer: str, sending: _Sending) -> Iterator[m.SnapshotChunk]:
+        """The next pieces of a transfer, which is given up where the source cannot be read."""
         source, mark = sending.source, sending.source.mark
         burst = CHUNK_BYTES * CHUNKS_IN_FLIGHT
         paced = burst + int(TRANSFER_BYTES_PER_SECOND * (self._clock() - sending.begun))
         end = min(source.size, paced, burst + sending.acknowledged)
         while sending.sent < end:
-            data = source.read(sending.sent, CHUNK_BYTES)
-            if not data:
-                raise RaftFatalError(f"the snapshot at index {mark.index} ends at byte {sending.sent} of {source.size}")
+            try:
+                data = source.read(sending.sent, CHUNK_BYTES)
+            except SnapshotUnreadableError as error:
+                self.drop(peer)
+                self._examine(str(error))
+                return
+            assert data, "a source has as many bytes as it says"
             yield m.SnapshotChunk(sending.term, mark.index, mark.last.term, source.size, sending.sent, data)
             sending.sent += len(data)
 

@@ -6,8 +6,8 @@ import ssl
 from pathlib import Path
 
 from loadtest.market import Trader
+from node.cluster_directory import ClusterDirectory
 from node.credentials import Credentials
-from node.deployment.cluster_directory import ClusterDirectory
 from node.native.client import ClusterClient
 from node.native.connection import NativeConnection
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from random import Random
 
 from loadtest.errors import LoadTestError
+from node.cluster_directory import ClusterDirectory
 from node.config.text import Setting, change_settings
-from node.deployment.cluster_directory import ClusterDirectory
 from node.deployment.local_cluster import LocalCluster
 from node.deployment.setup import initialise
 

@@ -13,8 +13,6 @@ import hmac
 
 import msgspec
 
-from node.native.protocol import PROTOCOL_VERSION, Hello
-
 HELLO_METHOD = "HELLO"
 HELLO_TARGET = "/native"
 
@@ -48,12 +46,3 @@ def sign(secret: str, timestamp: str, method: str = HELLO_METHOD, target: str = 
 def same_text(left: str, right: str) -> bool:
     """Equality in a time that does not tell where two texts differ. Takes any text, also with characters beyond ASCII."""
     return hmac.compare_digest(left.encode("utf-8", "surrogatepass"), right.encode("utf-8", "surrogatepass"))
-
-
-def hello(credentials: Credentials | None, client: str, now: float) -> Hello:
-    """The first message of a connection: signed with `credentials`, or without them that of a gateway. `now` is Unix seconds."""
-    if credentials is None:
-        return Hello(PROTOCOL_VERSION, client)
-    timestamp = f"{now:.3f}"
-    signature = sign(credentials.secret, timestamp)
-    return Hello(PROTOCOL_VERSION, client, credentials.key_id, credentials.passphrase, timestamp, signature)

@@ -24,10 +24,9 @@ from pathlib import Path
 
 import msgspec
 
-from node import stop_times
+from node import identity, stop_times
 from node.config.file import load
 from node.config.settings import NodeConfig
-from node.engine import identity
 from node.errors import QuorumbookError
 from node.system.parent_watch import PARENT_PIPE
 from node.system.processes import PID_FILE, PidFile

@@ -33,11 +33,11 @@ LOCK_SECONDS = 60.0
 class SnapshotStore:
     """The snapshots of one node.
 
-    Read:      `newest`, `load`
+    Read:      `newest`, `check`, `load`
     Write:     `begin`, `begin_changes`
     Transfer:  `open_source`, `open_sink`
 
-    One process at a time; not for several threads.
+    One process at a time; not for several threads, but for `check`.
 
     Args:
         directory: made if it does not exist; what a killed process left in it is removed.
@@ -89,6 +89,17 @@ class SnapshotStore:
             raise SnapshotDamagedError(str(path), f"holds the snapshot at index {manifest.index}")
         return manifest
 
+    def check(self, manifest: Manifest) -> Path:
+        """Compare all files of a snapshot with what was written; its directory. O(bytes). It may run in another thread.
+
+        Raises:
+            SnapshotDamagedError: a file is missing, or not what was written.
+        """
+        path = snapshot_path(self._directory, manifest.index)
+        if self._checked(path) != manifest:
+            raise SnapshotDamagedError(str(path), "is another snapshot than the one asked for")
+        return path
+
     def load(self, manifest: Manifest) -> dict[str, list[Row]]:
         """All tables of a snapshot, rows sorted by key: what `Engine.restore` takes. O(everything).
 
@@ -98,9 +109,7 @@ class SnapshotStore:
             SnapshotAbiError: it is of another schema.
             SnapshotDamagedError: it is not what was written, or not there.
         """
-        path = snapshot_path(self._directory, manifest.index)
-        if self._checked(path) != manifest:
-            raise SnapshotDamagedError(str(path), "is another snapshot than the one asked for")
+        path = self.check(manifest)
         if manifest.abi != self._abi:
             raise SnapshotAbiError(str(path), manifest.abi, self._abi, manifest.software)
         tables: dict[str, list[Row]] = {name: [] for name in manifest.row_counts}

@@ -23,6 +23,8 @@ from statemachine.commands import (
 from statemachine.events import OrderState
 from statemachine.limits import (
     AMOUNT_MAX,
+    CANCEL_AFTER_MAX,
+    CANCEL_AFTER_MIN,
     COMMAND_ID_MAX,
     FEE_PPM_MAX,
     NAME_MAX,
@@ -31,6 +33,7 @@ from statemachine.limits import (
     PPM,
     SCALE_MAX,
     SECRET_MAX,
+    TIME_MAX,
 )
 from statemachine.state import Account, Product, State
 from statemachine.types import OrderStatus, OrderType, Permission, ProductStatus, Reason, Side, TimeInForce
@@ -167,8 +170,8 @@ def withdraw(state: State, account: Account, command: Withdraw) -> Refusal | Non
 def place_order(state: State, account: Account, command: PlaceOrder) -> Refusal | None:
     """May this order enter?
 
-    Checked in this order: product and its status, fields that contradict each other, numbers, client_oid, the number of open orders,
-    funds, post-only.
+    Checked in this order: product and its status, fields that contradict each other, numbers, the stop, the time to live, client_oid, the number of
+    open orders, funds, post-only. A stop order is checked when it is placed, and not again when it enters.
     """
     product = state.products.get(command.product_id)
     if product is None:
@@ -179,6 +182,10 @@ def place_order(state: State, account: Account, command: PlaceOrder) -> Refusal 
             refusal = _limit_shape(command) or _limit_numbers(product, command)
         else:
             refusal = _market_shape(command) or _market_numbers(product, command)
+    if refusal is None and (command.stop or command.stop_price):
+        refusal = _stop(product, command)
+    if refusal is None and (command.cancel_after or command.time_in_force is TimeInForce.GTT):
+        refusal = _cancel_after(state, command)
     return refusal or _client_oid(account, command) or _funds(product, account, command) or _post_only(product, command)
 
 
@@ -198,8 +205,8 @@ def _status(product: Product, command: PlaceOrder) -> Refusal | None:
 def _limit_shape(command: PlaceOrder) -> Refusal | None:
     if command.funds != 0:
         return Refusal(Reason.INVALID_ORDER, "funds", "a limit order has no funds")
-    if command.post_only and command.time_in_force is not TimeInForce.GTC:
-        return Refusal(Reason.INVALID_ORDER, "post_only", "a post-only order is good till cancelled")
+    if command.post_only and not may_rest(command):
+        return Refusal(Reason.INVALID_ORDER, "post_only", "a post-only order is good till cancelled or good till time")
     return None
 
 
@@ -222,7 +229,7 @@ def _market_shape(command: PlaceOrder) -> Refusal | None:
         return Refusal(Reason.INVALID_ORDER, "price", "a market order has no price")
     if command.post_only:
         return Refusal(Reason.INVALID_ORDER, "post_only", "a market order never rests")
-    if command.time_in_force is TimeInForce.FOK:
+    if command.time_in_force in (TimeInForce.FOK, TimeInForce.GTT):
         return Refusal(Reason.INVALID_ORDER, "time_in_force", "a market order takes what there is")
     if command.side is Side.SELL and command.size != 0 and command.funds != 0:
         return Refusal(Reason.INVALID_ORDER, "funds", "a market sell has a size or funds, not both")
@@ -249,6 +256,35 @@ def _size(product: Product, size: int) -> Refusal | None:
     return None
 
 
+def _stop(product: Product, command: PlaceOrder) -> Refusal | None:
+    """A stop order says what it will hold, and where it waits."""
+    if not command.stop:
+        return Refusal(Reason.INVALID_STOP, "stop", "a stop price needs a kind of stop")
+    if command.stop_price <= 0:
+        return Refusal(Reason.INVALID_STOP, "stop_price", "expected more than 0")
+    if command.stop_price > AMOUNT_MAX:
+        return Refusal(Reason.AMOUNT_TOO_LARGE, "stop_price", f"expected at most {AMOUNT_MAX}")
+    if command.stop_price % product.tick != 0:
+        return Refusal(Reason.PRICE_OFF_TICK, "stop_price", f"expected a multiple of {product.tick}")
+    if command.post_only:
+        return Refusal(Reason.INVALID_STOP, "post_only", "a stop order is not post-only")
+    if command.order_type is OrderType.MARKET:
+        if command.side is Side.BUY and command.funds == 0:
+            return Refusal(Reason.INVALID_STOP, "funds", "a market buy with a stop needs funds")
+        if command.side is Side.SELL and command.size == 0:
+            return Refusal(Reason.INVALID_STOP, "size", "a market sell with a stop needs a size")
+    return None
+
+
+def _cancel_after(state: State, command: PlaceOrder) -> Refusal | None:
+    if command.time_in_force is not TimeInForce.GTT:
+        return Refusal(Reason.INVALID_CANCEL_AFTER, "cancel_after", "only a good-till-time order has it")
+    longest = min(CANCEL_AFTER_MAX, TIME_MAX - state.time)
+    if not CANCEL_AFTER_MIN <= command.cancel_after <= longest:
+        return Refusal(Reason.INVALID_CANCEL_AFTER, "cancel_after", f"expected {CANCEL_AFTER_MIN} to {longest} nanoseconds")
+    return None
+
+
 def _client_oid(account: Account, command: PlaceOrder) -> Refusal | None:
     """A client_oid names at most one open order, also when the command that entered it is no longer remembered."""
     oid = command.client_oid
@@ -256,16 +292,19 @@ def _client_oid(account: Account, command: PlaceOrder) -> Refusal | None:
         if not is_command_id(oid):
             return bad_command_id("client_oid", Reason.INVALID_ID)
         known = account.by_client_oid.get(oid)
-        if known is not None and known.status is OrderStatus.OPEN:
+        if known is not None and known.status is not OrderStatus.DONE:
             return Refusal(Reason.COMMAND_ID_REUSED, "client_oid", f"order {known.order_id} is open under it")
-    if len(account.open) >= OPEN_ORDERS_PER_ACCOUNT and may_rest(command):
+    if len(account.open) >= OPEN_ORDERS_PER_ACCOUNT and (command.stop or may_rest(command)):
         return Refusal(Reason.TOO_MANY_OPEN_ORDERS, "", f"at most {OPEN_ORDERS_PER_ACCOUNT} open orders an account")
     return None
 
 
-def may_rest(command: PlaceOrder) -> bool:
+_RESTING = (TimeInForce.GTC, TimeInForce.GTT)
+
+
+def may_rest(order: PlaceOrder | OrderState) -> bool:
     """Could what remains of the order go on the book?"""
-    return command.order_type is OrderType.LIMIT and command.time_in_force is TimeInForce.GTC
+    return order.order_type is OrderType.LIMIT and order.time_in_force in _RESTING
 
 
 def entry_hold(product: Product, command: PlaceOrder, available: int) -> int:

@@ -1,4 +1,4 @@
-"""The order book of one product: price levels in price order, orders in time order within a level.
+"""The order book of one product: price levels in price order, orders in time order within a level. And its stop orders, by stop price.
 
 There is one code for both sides. A side sorts its levels by a *key*, the price times the side's `direction` (+1 for asks, -1 for
 bids), so that the best level always has the smallest key, and "would trade with" is always `level.key <= limit`.
@@ -12,11 +12,11 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import cast
 
-from sortedcontainers import SortedDict
+from sortedcontainers import SortedDict, SortedList
 
 from statemachine.events import OrderState
 from statemachine.limits import AMOUNT_MAX
-from statemachine.types import OrderType, Side
+from statemachine.types import OrderType, Side, StopType
 
 NO_LIMIT = AMOUNT_MAX
 """As a key limit: every price is good. No key is larger, because no price is."""
@@ -130,3 +130,55 @@ class Book:
     def opposite(self, side: Side) -> BookSide:
         """What orders of `side` trade with."""
         return self.asks if side is Side.BUY else self.bids
+
+
+class StopBook:
+    """The stop orders of a product that wait for a trade: stop prices and order ids. Adding and removing O(log n).
+
+    Change:   `add`, `fill`, `remove`, `take`
+    Look:     `len`, `waiting`
+    """
+
+    __slots__ = ("entries", "losses")
+
+    def __init__(self) -> None:
+        self.losses: SortedList = SortedList()
+        """Triggered by a trade at the stop price or below: the highest first."""
+        self.entries: SortedList = SortedList()
+        """Triggered by a trade at the stop price or above: the lowest first."""
+
+    def __len__(self) -> int:
+        return len(self.losses) + len(self.entries)
+
+    def _kind(self, order: OrderState) -> SortedList:
+        return self.losses if order.stop is StopType.LOSS else self.entries
+
+    def add(self, order: OrderState) -> None:
+        """A stop order begins to wait."""
+        self._kind(order).add((order.stop_price, order.order_id))
+
+    def fill(self, orders: Iterable[OrderState]) -> None:
+        """`add` each of these. O(n log n)."""
+        orders = list(orders)
+        for side, stop in ((self.losses, StopType.LOSS), (self.entries, StopType.ENTRY)):
+            side.update((order.stop_price, order.order_id) for order in orders if order.stop is stop)
+
+    def remove(self, order: OrderState) -> None:
+        """A stop order that waits does so no more."""
+        self._kind(order).remove((order.stop_price, order.order_id))
+
+    def take(self, lowest: int, highest: int) -> list[int]:
+        """Remove those that trades between these two prices trigger; their order ids, rising. O(log n + found)."""
+        first_loss = self.losses.bisect_left((lowest, 0))
+        end_of_entries = self.entries.bisect_left((highest + 1, 0))
+        taken = [*self.losses[first_loss:], *self.entries[:end_of_entries]]
+        if taken:
+            del self.losses[first_loss:]
+            del self.entries[:end_of_entries]
+        return sorted(order_id for _, order_id in taken)
+
+    def waiting(self) -> Iterator[tuple[StopType, int, int]]:
+        """All of them: kind, stop price, order id."""
+        for stop, side in ((StopType.LOSS, self.losses), (StopType.ENTRY, self.entries)):
+            for stop_price, order_id in side:
+                yield stop, stop_price, order_id

@@ -21,10 +21,11 @@ from statemachine.commands import AnyCommand, Batch
 from statemachine.events import AnyOutcome, Applied, OrderState, Rejected
 from statemachine.handlers import OPERATOR_HANDLERS, TRADER_HANDLERS
 from statemachine.limits import OPERATOR
+from statemachine.matching import take_out
 from statemachine.remember import ANY_CONTENTS, fingerprint, fingerprint_fits, outcome_of, pack
 from statemachine.state import Account, State
 from statemachine.tables import ApiKeyRow, BalanceRow, CurrencyRow, ProductRow
-from statemachine.types import Reason, Side
+from statemachine.types import DoneReason, Reason, Side
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -45,8 +46,8 @@ class Engine:
 
     Change:    `apply`
     Whole:     `check`, `tables`, `freeze`, `restore`, `full_hash`, `state_hash`, `sequence`, `time`
-    Reads:     `remembers`, `currencies`, `currency`, `products`, `product`, `product_sequence`, `account_exists`, `balances`, `api_key`,
-               `order`, `order_by_client_oid`, `orders`, `levels`, `book_orders`
+    Reads:     `next_expiry`, `remembers`, `currencies`, `currency`, `products`, `product`, `product_sequence`, `account_exists`,
+               `balances`, `api_key`, `order`, `order_by_client_oid`, `orders`, `levels`, `book_orders`
 
     Reads return rows and copies; changing them changes nothing here. Not safe for use by several threads.
     """
@@ -70,13 +71,16 @@ class Engine:
         return self._state.hash
 
     def apply(self, batch: Batch) -> Applied:
-        """Apply the commands of a log entry, in order: one outcome each, and all their events.
+        """Apply the commands of a log entry, in order: one outcome each, and all their events. Before the first, orders whose time is over leave.
 
-        O(1) for a command, plus O(log L) for each of the L price levels that comes or goes and O(1) for each fill or cancel.
+        O(1) for a command, plus O(log L) for each of the L price levels that comes or goes and O(1) for each fill or cancel; O(log n) for
+        each stop or good-till-time order that comes or goes.
         """
         state = self._state
         state.time = max(state.time, batch.time)
         state.events = []
+        if state.expiring:
+            _expire(state)
         outcomes: list[AnyOutcome] = []
         if state.hash == MIGRATED_HASH and not batch.migrated:
             state.hash = blake2b(persistence.full_hash(state), digest_size=16).digest()
@@ -179,6 +183,15 @@ class Engine:
         """32 bytes of all tables: equal for equal states, however they came about. O(everything)."""
         return persistence.full_hash(self._state)
 
+    @property
+    def next_expiry(self) -> int:
+        """When the next good-till-time order leaves, in nanoseconds since the epoch: with the first batch of that time or later.
+
+        0: none waits for that. O(log n).
+        """
+        expiring = self._state.expiring
+        return expiring.peekitem(0)[0][0] if expiring else 0
+
     def remembers(self, account_id: str, command_id: str) -> bool:
         """Was this command carried out, as far as it is remembered?"""
         account = self._state.accounts.get(account_id)
@@ -272,3 +285,13 @@ class Engine:
         if product is None:
             return []
         return [(order.price, order.remaining, order.order_id) for order in product.book.side(side).resting()]
+
+
+def _expire(state: State) -> None:
+    """Orders whose time is over leave, wherever they are and whatever their product's status, the earliest first. O(log n) for each."""
+    while state.expiring:
+        (expires_at, _), order = state.expiring.peekitem(0)
+        if expires_at > state.time:
+            break
+        state.touch(order)
+        take_out(state, order, DoneReason.EXPIRED)

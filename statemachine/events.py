@@ -31,8 +31,8 @@ class OrderState(msgspec.Struct, array_like=True, gc=False):
     `price`, `size`, `funds` are as placed; `remaining` is what is left of the size (0 for an order by funds alone);
     `filled_size`, `executed_value` (sum of notionals) and `fill_fees` grow with each fill; `hold` is what the order holds
     now, of the quote currency for a buy and of the base currency for a sell. Fee rates are those at entry. `expires_at` is when a
-    good-till-time order leaves. `opened_sequence` is the product sequence of its `OrderOpened`: at one price, the smaller trades first. 0: it is not
-    on the book, or went there under version 0.1.0, before all that have one.
+    good-till-time order leaves. `opened_sequence` is the product sequence of its `OrderOpened`: at one price, the smaller trades first. 0: it was
+    never on the book, or went there under version 0.1.0, before all that have one.
     """
 
     order_id: int
@@ -145,7 +145,11 @@ class OrderOpened(Event, frozen=True, tag=2):
 
 
 class OrderMatched(Event, frozen=True, tag=3):
-    """A trade, at the maker's price, in an auction at the auction's. `side` is the maker's. Fees are in quote units."""
+    """A trade, at the maker's price. `side` is the maker's. Fees are in quote units.
+
+    With `auction` it belongs to the opening of an auction: it is at the auction's price, and is no change of the book. What it takes of an order
+    that rests there, at whatever price, an `OrderChanged` tells.
+    """
 
     trade_id: int
     maker_order_id: int
@@ -157,10 +161,14 @@ class OrderMatched(Event, frozen=True, tag=3):
     size: int
     maker_fee: int
     taker_fee: int
+    auction: bool = False
 
 
 class OrderChanged(Event, frozen=True, tag=4):
-    """Self-trade prevention decremented an order: by size, or (`by_funds`) by quote units, for a market order with funds alone."""
+    """Self-trade prevention decremented an order: by size, or (`by_funds`) by quote units, for a market order with funds alone.
+
+    `resting` says that it is on the book. With `auction` the cause is another: an order on the book traded in the opening of an auction.
+    """
 
     order_id: int
     account_id: str
@@ -169,6 +177,8 @@ class OrderChanged(Event, frozen=True, tag=4):
     old: int
     new: int
     by_funds: bool
+    resting: bool = False
+    auction: bool = False
 
 
 class OrderDone(Event, frozen=True, tag=5):

@@ -10,7 +10,7 @@ import copy
 from collections.abc import Callable
 from typing import TypeVar
 
-from statemachine import admission
+from statemachine import admission, stops
 from statemachine.admission import Refusal
 from statemachine.commands import (
     CancelAll,
@@ -25,9 +25,10 @@ from statemachine.commands import (
     Withdraw,
 )
 from statemachine.events import AnyOutcome, Cancelled, Done, OrderState, Placed, Transferred
-from statemachine.matching import cancel, place
+from statemachine.matching import accept, enter, take_out
 from statemachine.state import Account, Currency, Product, State
 from statemachine.tables import ApiKeyRow, ProductRow
+from statemachine.types import DoneReason
 
 C = TypeVar("C", bound=Command)
 OperatorHandler = Callable[[State, C], AnyOutcome | Refusal]
@@ -132,7 +133,15 @@ def place_order(state: State, account: Account, command: PlaceOrder) -> AnyOutco
     refusal = admission.place_order(state, account, command)
     if refusal is not None:
         return refusal
-    order = place(state, account, state.products[command.product_id], command)
+    product = state.products[command.product_id]
+    order = accept(state, account, product, command)
+    if order.stop:
+        stops.wait(state, product, order)
+    else:
+        first = len(state.events)
+        enter(state, account, product, order)
+        if order.filled_size and product.stops:
+            stops.follow(state, product, first)
     return Placed(state.sequence, state.time, False, copy.copy(order))
 
 
@@ -162,7 +171,7 @@ def cancel_all(state: State, account: Account, command: CancelAll) -> AnyOutcome
 
 def _cancel(state: State, orders: list[OrderState]) -> Cancelled:
     for order in orders:
-        cancel(state, order)
+        take_out(state, order, DoneReason.CANCELLED)
     return Cancelled(state.sequence, state.time, False, [copy.copy(order) for order in orders])
 
 

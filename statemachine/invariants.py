@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from operator import attrgetter
 
-from statemachine.admission import is_name
+from statemachine.admission import is_name, may_rest
 from statemachine.book import BookSide
 from statemachine.events import OrderState
 from statemachine.limits import (
@@ -19,12 +19,12 @@ from statemachine.limits import (
     SCALE_MAX,
 )
 from statemachine.state import Account, Product, State
-from statemachine.types import DoneReason, OrderStatus, OrderType, Side, TimeInForce
+from statemachine.types import DoneReason, OrderStatus, OrderType, Side, StopType, TimeInForce
 
 # Looked up once: a state may have millions of orders.
 _remaining, _order_id = attrgetter("remaining"), attrgetter("order_id")
-_DONE, _NOT_DONE = OrderStatus.DONE, DoneReason.NONE
-_LIMIT, _GTC, _BUY = OrderType.LIMIT, TimeInForce.GTC, Side.BUY
+_ACTIVE, _DONE, _NOT_DONE = OrderStatus.ACTIVE, OrderStatus.DONE, DoneReason.NONE
+_LIMIT, _GTC, _GTT, _BUY, _NO_STOP = OrderType.LIMIT, TimeInForce.GTC, TimeInForce.GTT, Side.BUY, StopType.NONE
 
 
 def check(state: State) -> None:
@@ -48,8 +48,10 @@ def check_contents(state: State) -> None:
 def check_arrangement(state: State) -> None:
     """What is no row's: counts, indexes, queues and books are those of the rows. True after `loading` because of how it builds them."""
     _check_counts(state)
+    _check_expiring(state)
     for product in state.products.values():
         _check_book(state, product)
+        _check_stops(state, product)
     state.operator_memory.check(state.sequence)
     for account in state.accounts.values():
         _check_indexes(state, account)
@@ -79,7 +81,8 @@ def _check_counts(state: State) -> None:
     known = opened + state.done_count
     assert known == len(state.orders), f"{len(state.orders)} orders are indexed, {known} are known to accounts"
     resting = sum(len(level.orders) for p in state.products.values() for s in _sides(p) for level in s.in_order())
-    assert resting == opened, f"{resting} orders rest on books, {opened} are open"
+    waiting = sum(len(product.stops) for product in state.products.values())
+    assert resting + waiting == opened, f"{resting} orders rest on books, {waiting} wait, {opened} are open"
 
 
 def _check_money(state: State) -> None:
@@ -124,7 +127,7 @@ def _check_product(state: State, product: Product) -> None:
 
 
 def _check_book(state: State, product: Product) -> None:
-    """Levels sorted, whole and not empty; orders in them by id, which is by time."""
+    """Levels sorted, whole and not empty; orders in them by the time at which they came to the book."""
     name, orders, accounts = product.product_id, state.orders, state.accounts
     bids, asks = _sides(product)
     for side, orders_side in ((bids, Side.BUY), (asks, Side.SELL)):
@@ -136,14 +139,35 @@ def _check_book(state: State, product: Product) -> None:
             assert level.key == level.price * side.direction, f"product {name}: a level under a wrong key"
             assert level.orders, f"product {name}: an empty level at {level.price}"
             assert level.total == sum(map(_remaining, level.orders.values())), f"product {name}: total at {level.price}"
-            ids = list(level.orders)
-            assert ids == sorted(ids), f"product {name}: time priority at {level.price}"
+            times = [(order.opened_sequence, order_id) for order_id, order in level.orders.items()]
+            assert times == sorted(times), f"product {name}: time priority at {level.price}"
             for order_id, order in level.orders.items():
+                assert order.status is OrderStatus.OPEN, f"order {order_id}: on the book, and not open"
                 assert order.side is orders_side, f"order {order_id}: on the wrong side"
                 assert order.product_id == name, f"order {order_id}: in the wrong book"
                 assert order.price == level.price, f"order {order_id}: at the wrong level"
                 assert orders.get(order_id) is order, f"order {order_id}: not indexed"
                 assert accounts[order.account_id].open.get(order_id) is order, f"order {order_id}: not its account's"
+
+
+def _check_stops(state: State, product: Product) -> None:
+    """Each waits once, and is its account's."""
+    for stop, stop_price, order_id in product.stops.waiting():
+        order = state.orders[order_id]
+        assert order.status is _ACTIVE, f"order {order_id}: waits for a trade, and is not active"
+        assert (order.stop, order.stop_price) == (stop, stop_price), f"order {order_id}: waits for another trade"
+        assert order.product_id == product.product_id, f"order {order_id}: waits for another product's trades"
+        assert state.accounts[order.account_id].open.get(order_id) is order, f"order {order_id}: not its account's"
+
+
+def _check_expiring(state: State) -> None:
+    """Exactly the open orders whose time is limited, sorted."""
+    expected = [
+        (order.expires_at, order.order_id) for a in state.accounts.values() for order in a.open.values() if order.expires_at
+    ]
+    assert list(state.expiring) == sorted(expected), "the index of the orders that will expire"
+    for (_, order_id), order in state.expiring.items():
+        assert state.orders[order_id] is order, f"order {order_id}: expires, and is not indexed"
 
 
 def _check_account(account: Account) -> None:
@@ -160,25 +184,30 @@ def _check_open(state: State) -> None:
 
     In the order of ids, which after a restore is that of the orders in memory: that alone makes it twice as fast as account by account.
     """
-    products = state.products
+    products, time = state.products, state.time
     holds = {name: dict.fromkeys(account.balances, 0) for name, account in state.accounts.items()}
     count = 0
     for order in state.orders.values():
         if order.status is _DONE:
             continue
         product = products[order.product_id]
-        if not (
+        if order.status is _ACTIVE:
+            _check_active(order, product, time)
+        elif not (
             order.done_reason is _NOT_DONE
             and order.order_type is _LIMIT
-            and order.time_in_force is _GTC
+            and (
+                order.expires_at == 0 if order.time_in_force is _GTC else order.time_in_force is _GTT and order.expires_at > time
+            )
             and order.price > 0
             and order.price % product.tick == 0
             and order.remaining > 0
             and order.remaining % product.lot == 0
             and order.filled_size + order.remaining <= order.size
             and order.hold == product.hold_for(order)
+            and 0 <= order.opened_sequence <= product.sequence
         ):
-            raise AssertionError(_fault(order, product))
+            raise AssertionError(f"{_name(order)}: {_fault(order, product, time)}")
         currency, other = (product.quote, product.base) if order.side is _BUY else (product.base, product.quote)
         held = holds[order.account_id]
         assert currency in held and other in held, f"{_name(order)}: its account lacks a balance of {currency} or {other}"  # noqa: PT018
@@ -192,21 +221,47 @@ def _check_open(state: State) -> None:
             assert on_hold == hold, f"account {name}: {on_hold} {currency} on hold, its orders hold {hold}"
 
 
-def _fault(order: OrderState, product: Product) -> str:
-    """Which of the conditions an open order does not meet."""
-    needed = product.hold_for(order)
+def _fault(order: OrderState, product: Product, time: int) -> str:
+    """Which of the conditions an order on the book does not meet."""
     conditions = {
-        "open, but with a reason for being done": order.done_reason is _NOT_DONE,
+        **_limits(order, product, time),
         "a market order rests": order.order_type is _LIMIT,
-        "rests, but is not good till cancelled": order.time_in_force is _GTC,
-        f"price {order.price}": order.price > 0,
-        "price off the tick": order.price % product.tick == 0,
-        "nothing remains, but it is open": order.remaining > 0,
-        "remaining size off the lot": order.remaining % product.lot == 0,
+        "rests, but is not good till cancelled or till a time": may_rest(order),
         "more filled and left than placed": order.filled_size + order.remaining <= order.size,
-        f"holds {order.hold}, needs {needed}": order.hold == needed,
+        f"came to the book with the event {order.opened_sequence}": 0 <= order.opened_sequence <= product.sequence,
     }
-    return f"{_name(order)}: {next(text for text, met in conditions.items() if not met)}"
+    return next(text for text, met in conditions.items() if not met)
+
+
+def _limits(order: OrderState, product: Product, time: int) -> dict[str, bool]:
+    """What is true of every open order, but that market orders have no price, and may have no size."""
+    limit, needed = order.order_type is _LIMIT, _hold(order, product)
+    return {
+        "open, but with a reason for being done": order.done_reason is _NOT_DONE,
+        f"price {order.price}": order.price > 0 if limit else order.price == 0,
+        "price off the tick": order.price % product.tick == 0,
+        "nothing remains, but it is open": order.remaining > 0 or not limit,
+        "remaining size off the lot": order.remaining % product.lot == 0,
+        f"holds {order.hold}, needs {needed}": order.hold == needed,
+        f"leaves at {order.expires_at}": order.expires_at > time if order.time_in_force is _GTT else order.expires_at == 0,
+    }
+
+
+def _hold(order: OrderState, product: Product) -> int:
+    """What an open order must hold. A market order that is open waits, and has traded nothing."""
+    return order.funds if order.order_type is not _LIMIT and order.side is _BUY else product.hold_for(order)
+
+
+def _check_active(order: OrderState, product: Product, time: int) -> None:
+    """An order that is accepted and not on the book is as it was placed."""
+    conditions = {
+        **_limits(order, product, time),
+        "waits, and has traded": order.filled_size == 0 and order.remaining == order.size,
+        "waits, and was on the book": order.opened_sequence == 0,
+        f"stop price {order.stop_price}": order.stop_price > 0 and order.stop_price % product.tick == 0,
+    }
+    for text, met in conditions.items():
+        assert met, f"{_name(order)}: {text}"
 
 
 def _check_done(state: State, account: Account) -> None:

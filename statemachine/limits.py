@@ -36,6 +36,15 @@ OPEN_ORDERS_PER_ACCOUNT = 10_000
 """Bounds what one account can make every node carry, and the answer to `CancelAll`: that many order states, each under 400 bytes,
 stay within one frame of the native protocol (4 MiB)."""
 
+CANCEL_AFTER_MIN = 10**9
+"""Nanoseconds that a good-till-time order lives at least: a second. It leaves when the leader notices that its time is over, a moment later."""
+
+CANCEL_AFTER_MAX = 366 * 86_400 * 10**9
+"""Nanoseconds that it lives at most: a year."""
+
+TIME_MAX = 2**63 - 1
+"""Largest time at which an order may leave, in nanoseconds since the epoch: in the year 2262."""
+
 PPM = 1_000_000
 """Parts per million in one: what fee rates are counted in."""
 

@@ -1,4 +1,4 @@
-"""An order's way through the book: it enters, trades, meets its own kind, and rests or leaves.
+"""An order's way through the book: it is accepted, enters, trades, meets its own kind, and rests or leaves.
 
 The rules, all of them:
 
@@ -10,6 +10,7 @@ The rules, all of them:
   left (a sell by funds: whose notional fits what is still to be raised). When that is less than the maker offers, it is through.
 - An order by funds alone is filled when it traded and what it has left is nothing or too little for one more lot at the price it met;
   otherwise it leaves cancelled. An order with a size is filled when nothing of the size remains.
+- A stop order has the place in time, at its price, of the moment when it enters the book, not of that when it was accepted (`stops`).
 - Fill or kill is decided before anything changes. Own resting orders are no liquidity: with `co` they are passed over, with
   `dc`, `cn` and `cb` the first one met before the order is full means that it cannot be filled.
 - Self-trade prevention, by the aggressor's choice, when the next maker is of the same account: `co` cancels the maker and goes on; `cn`
@@ -29,10 +30,10 @@ from statemachine.commands import PlaceOrder
 from statemachine.events import OrderChanged, OrderDone, OrderMatched, OrderOpened, OrderReceived, OrderState
 from statemachine.limits import PPM
 from statemachine.state import Account, Balance, Product, State, is_by_funds
-from statemachine.types import DoneReason, OrderType, SelfTradePrevention, Side, TimeInForce
+from statemachine.types import DoneReason, OrderStatus, OrderType, SelfTradePrevention, Side, TimeInForce
 
 
-class Stop(IntEnum):
+class End(IntEnum):
     """Why an aggressor takes no more."""
 
     OUT_OF_BOOK = 1
@@ -56,32 +57,8 @@ class Aggressor:
     short_of_base: bool = False
 
 
-def place(state: State, account: Account, product: Product, command: PlaceOrder) -> OrderState:
-    """Carry out an admitted order and return it, resting or done."""
-    aggressor = _enter(state, account, product, command)
-    order = aggressor.order
-    maker_side = product.book.opposite(order.side)
-    if order.time_in_force is TimeInForce.FOK and not _is_fillable(maker_side, order):
-        stop = Stop.OUT_OF_BOOK
-    else:
-        stop = _take(state, product, maker_side, aggressor)
-    if _is_filled(aggressor, stop):
-        _leave(state, product, order, DoneReason.FILLED, resting=False)
-    elif stop is Stop.OUT_OF_BOOK and may_rest(command):
-        _rest(state, product, order)
-    else:
-        _leave(state, product, order, DoneReason.CANCELLED, resting=False)
-    return order
-
-
-def cancel(state: State, order: OrderState) -> None:
-    """Take an open order off the book on its owner's request."""
-    product = state.products[order.product_id]
-    _leave_book(state, product, product.book.side(order.side), order, DoneReason.CANCELLED)
-
-
-def _enter(state: State, account: Account, product: Product, command: PlaceOrder) -> Aggressor:
-    """Give the order its id, put its money on hold, tell the feed."""
+def accept(state: State, account: Account, product: Product, command: PlaceOrder) -> OrderState:
+    """Give an admitted order its id, and put its money on hold. It must `enter`, or wait for that."""
     state.last_order_id += 1
     base, quote = state.balance(account, product.base), state.balance(account, product.quote)
     paying = quote if command.side is Side.BUY else base
@@ -105,20 +82,55 @@ def _enter(state: State, account: Account, product: Product, command: PlaceOrder
         command.size,
         hold,
     )
+    if command.stop:
+        order.stop, order.stop_price = command.stop, command.stop_price
+    if command.cancel_after:
+        order.expires_at = state.time + command.cancel_after
     paying.lock(hold)
     if command.client_oid:
         account.by_client_oid[command.client_oid] = order
+    return order
+
+
+def enter(state: State, account: Account, product: Product, order: OrderState) -> None:
+    """Tell that an accepted order was received, and let it trade; then it rests or is done."""
     _tell_received(state, product, order)
+    aggressor = _aggressor(account, product, order)
+    maker_side = product.book.opposite(order.side)
+    if order.time_in_force is TimeInForce.FOK and not _is_fillable(maker_side, order):
+        end = End.OUT_OF_BOOK
+    else:
+        end = _take(state, product, maker_side, aggressor)
+    if _is_filled(aggressor, end):
+        _leave(state, product, order, DoneReason.FILLED, resting=False)
+    elif end is End.OUT_OF_BOOK and may_rest(order):
+        _rest(state, product, order)
+    else:
+        _leave(state, product, order, DoneReason.CANCELLED, resting=False)
+
+
+def take_out(state: State, order: OrderState, reason: DoneReason) -> None:
+    """Take an open order from where it is, on its owner's request or because its time is over. Its account and it were touched."""
+    product = state.products[order.product_id]
+    if order.status is OrderStatus.OPEN:
+        _leave_book(state, product, product.book.side(order.side), order, reason)
+    else:
+        product.stops.remove(order)
+        _leave(state, product, order, reason, resting=False)
+
+
+def _aggressor(account: Account, product: Product, order: OrderState) -> Aggressor:
     by_funds = is_by_funds(order)
     by_money = by_funds or (order.order_type is OrderType.MARKET and order.side is Side.BUY)
-    to_raise = command.funds if by_funds and order.side is Side.SELL else 0
-    return Aggressor(order, base, quote, by_money, by_funds, to_raise)
+    to_raise = order.funds if by_funds and order.side is Side.SELL else 0
+    return Aggressor(order, account.balances[product.base], account.balances[product.quote], by_money, by_funds, to_raise)
 
 
 def _rest(state: State, product: Product, order: OrderState) -> None:
     """Put what remains on the book."""
-    state.rest(order)
     product.sequence += 1
+    order.opened_sequence = product.sequence
+    state.rest(order)
     state.events.append(
         OrderOpened(
             product.product_id,
@@ -159,22 +171,22 @@ def _leave_book(state: State, product: Product, side: BookSide, order: OrderStat
     _leave(state, product, order, reason, resting=True)
 
 
-def _take(state: State, product: Product, maker_side: BookSide, aggressor: Aggressor) -> Stop:
+def _take(state: State, product: Product, maker_side: BookSide, aggressor: Aggressor) -> End:
     """Trade with one maker after the other while price and size allow."""
     order = aggressor.order
     limit = maker_side.limit_key(order)
     while True:
         level = maker_side.best
         if level is None or level.key > limit:
-            return Stop.OUT_OF_BOOK
+            return End.OUT_OF_BOOK
         maker = level.first
         wanted = _capacity(product, aggressor, maker.price) if aggressor.by_money else order.remaining
         if wanted == 0:
-            return Stop.SATED
+            return End.SATED
         offered = maker.remaining
         if maker.account_id == order.account_id:
             if not _prevent(state, product, maker_side, aggressor, maker, wanted):
-                return Stop.PREVENTED
+                return End.PREVENTED
             continue
         size = wanted if wanted < offered else offered
         maker_side.reduce(maker, size)
@@ -182,18 +194,18 @@ def _take(state: State, product: Product, maker_side: BookSide, aggressor: Aggre
         if size == offered:
             _leave_book(state, product, maker_side, maker, DoneReason.FILLED)
         if wanted < offered or (order.size != 0 and order.remaining == 0):
-            return Stop.SATED
+            return End.SATED
 
 
-def _is_filled(aggressor: Aggressor, stop: Stop) -> bool:
+def _is_filled(aggressor: Aggressor, end: End) -> bool:
     """Did the order get what it came for? See the module's rules."""
     order = aggressor.order
     if not aggressor.by_funds:
         return order.remaining == 0
-    if order.filled_size == 0 or stop is Stop.PREVENTED:
+    if order.filled_size == 0 or end is End.PREVENTED:
         return False
     left = order.hold if order.side is Side.BUY else aggressor.to_raise
-    return left == 0 or (stop is Stop.SATED and not aggressor.short_of_base)
+    return left == 0 or (end is End.SATED and not aggressor.short_of_base)
 
 
 def _capacity(product: Product, aggressor: Aggressor, price: int) -> int:
@@ -280,7 +292,7 @@ def _prevent(state: State, product: Product, maker_side: BookSide, aggressor: Ag
     if order.stp is SelfTradePrevention.DC and mine < theirs:
         maker_side.reduce(maker, mine)
         state.changes.touch_order(maker)
-        _decrement_size(state, product, maker, mine)
+        _decrement_size(state, product, maker, mine, resting=True)
         return False
     _leave_book(state, product, maker_side, maker, DoneReason.CANCELLED)
     if order.stp is SelfTradePrevention.CO:
@@ -290,17 +302,17 @@ def _prevent(state: State, product: Product, maker_side: BookSide, aggressor: Ag
     if aggressor.by_funds:
         _decrement_funds(state, product, aggressor, maker.price, theirs)
     else:
-        _decrement_size(state, product, order, theirs)
+        _decrement_size(state, product, order, theirs, resting=False)
     return True
 
 
-def _decrement_size(state: State, product: Product, order: OrderState, by: int) -> None:
+def _decrement_size(state: State, product: Product, order: OrderState, by: int, *, resting: bool) -> None:
     """Take `by` off what remains of an order, and off its hold what that needed."""
     old = order.remaining
     order.remaining -= by
     if order.order_type is OrderType.LIMIT or order.side is Side.SELL:
         state.set_hold(order, product.hold_for(order))
-    _tell_changed(state, product, order, old, order.remaining, by_funds=False)
+    _tell_changed(state, product, order, old, order.remaining, by_funds=False, resting=resting)
 
 
 def _decrement_funds(state: State, product: Product, aggressor: Aggressor, price: int, size: int) -> None:
@@ -314,7 +326,7 @@ def _decrement_funds(state: State, product: Product, aggressor: Aggressor, price
     else:
         old, new = aggressor.to_raise, aggressor.to_raise - value
         aggressor.to_raise = new
-    _tell_changed(state, product, order, old, new, by_funds=True)
+    _tell_changed(state, product, order, old, new, by_funds=True, resting=False)
 
 
 def _is_fillable(maker_side: BookSide, order: OrderState) -> bool:
@@ -353,7 +365,9 @@ def _tell_received(state: State, product: Product, order: OrderState) -> None:
     )
 
 
-def _tell_changed(state: State, product: Product, order: OrderState, old: int, new: int, *, by_funds: bool) -> None:
+def _tell_changed(
+    state: State, product: Product, order: OrderState, old: int, new: int, *, by_funds: bool, resting: bool
+) -> None:
     product.sequence += 1
     state.events.append(
         OrderChanged(
@@ -367,5 +381,6 @@ def _tell_changed(state: State, product: Product, order: OrderState, old: int, n
             old,
             new,
             by_funds,
+            resting,
         )
     )

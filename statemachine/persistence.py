@@ -2,7 +2,8 @@
 
 Everything that the engine knows is in the tables, and nothing else is needed to go on exactly as before:
 
-- a level's time priority is the order of the order ids, since an order rests in the command that gave it its id;
+- a level's time priority is the order of the product sequences with which its orders were opened;
+- an active order with a stop waits for a trade;
 - the queue of done orders is the order of their numbers, which are the second part of their key;
 - the queue of remembered commands is the order of their sequences, likewise.
 

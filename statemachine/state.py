@@ -3,7 +3,7 @@
 Every other module changes the state through the methods here, so the invariants have one place to hold:
 
 - money moves only in `deposit`, `withdraw`, `Balance.lock`, `Balance.release` and `matching.trade`;
-- an order becomes known when it rests or when it is done, never before, and is forgotten in the order of leaving.
+- an order becomes known when it rests, waits off the book, or is done, never before, and is forgotten in the order of leaving.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from statemachine.book import Book
+from sortedcontainers import SortedDict
+
+from statemachine.book import Book, StopBook
 from statemachine.changes import Changes
 from statemachine.events import AnyEvent, OrderState
 from statemachine.limits import DONE_ORDERS_PER_ACCOUNT, PPM
@@ -54,7 +56,7 @@ class Currency:
 
 
 class Product:
-    """A product, its counters and its book. `unit` is one whole base coin in base units: what prices are per."""
+    """A product, its counters, its book and its waiting stop orders. `unit` is one whole base coin in base units: what prices are per."""
 
     __slots__ = (
         "base",
@@ -68,6 +70,7 @@ class Product:
         "quote",
         "sequence",
         "status",
+        "stops",
         "taker_fee_ppm",
         "tick",
         "unit",
@@ -83,6 +86,7 @@ class Product:
         self.sequence = row.product_sequence
         self.last_trade_id = row.last_trade_id
         self.book = Book()
+        self.stops = StopBook()
         self.min_size = row.min_size
         self.max_size = row.max_size
         self.maker_fee_ppm = row.maker_fee_ppm
@@ -130,7 +134,7 @@ class Account:
     opened_at: int
     balances: dict[str, Balance] = field(default_factory=dict)
     open: dict[int, OrderState] = field(default_factory=dict)
-    """Open orders by id. Ids only grow, so this is oldest first, also after a restore."""
+    """Open orders by id, those included that wait off the book. Ids only grow, so this is oldest first, also after a restore."""
     done: deque[OrderState] = field(default_factory=deque)
     """The latest done orders in the order of leaving, bounded by `limits.DONE_ORDERS_PER_ACCOUNT`."""
     done_count: int = 0
@@ -153,7 +157,8 @@ class State:
     """All that the engine knows: what is in the tables, arranged for speed.
 
     `orders` holds every known order, open or recently done, of which `done_count` are done; `balance_count` and `outcome_count` are summed over
-    all accounts, the operator included; `events` are those of the batch under way. `changes` is no part of the state: it serves snapshots.
+    all accounts, the operator included; `expiring` has the open orders whose time is limited, by (expires_at, order_id); `events` are those of the
+    batch under way. `changes` is no part of the state: it serves snapshots.
     """
 
     def __init__(self) -> None:
@@ -166,6 +171,7 @@ class State:
         self.accounts: dict[str, Account] = {}
         self.api_keys: dict[str, ApiKeyRow] = {}
         self.orders: dict[int, OrderState] = {}
+        self.expiring: SortedDict = SortedDict()
         self.operator_memory = OutcomeMemory()
         self.done_count = 0
         self.balance_count = 0
@@ -192,11 +198,28 @@ class State:
         order.hold = hold
 
     def rest(self, order: OrderState) -> None:
-        """Put what remains of a new order on the book; from now on it is open."""
+        """Put what remains of an order on the book; from now on it is open."""
         self.products[order.product_id].book.side(order.side).add(order)
+        self._keep(order)
+
+    def wait(self, order: OrderState) -> None:
+        """Keep a new order that is accepted and does not go on the book yet."""
+        order.status = OrderStatus.ACTIVE
+        self._keep(order)
+
+    def _keep(self, order: OrderState) -> None:
+        """An order is among its account's open ones from now on, if it was not before."""
         self.accounts[order.account_id].open[order.order_id] = order
         self.orders[order.order_id] = order
         self.changes.order_came(order)
+        if order.expires_at:
+            self.expiring[order.expires_at, order.order_id] = order
+
+    def touch(self, order: OrderState) -> None:
+        """Before an open order of any account, or the account's money, changes."""
+        account = self.accounts[order.account_id]
+        self.changes.touch(order.account_id, account, account.memory)
+        self.changes.touch_order(order)
 
     def finish(self, order: OrderState, reason: DoneReason) -> None:
         """An order leaves for good: nothing stays on hold, and it joins the account's done ones. It must be off the book."""
@@ -205,6 +228,8 @@ class State:
             self.changes.touch_order(order)
             del account.open[order.order_id]
             self.changes.order_left(order)
+            if order.expires_at:
+                del self.expiring[order.expires_at, order.order_id]
         if order.hold:
             self.set_hold(order, 0)
         order.status = OrderStatus.DONE

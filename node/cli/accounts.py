@@ -12,7 +12,7 @@ import msgspec
 
 from node.cli.output import print_json, show, table
 from node.cli.session import Scales, Session, Target, account_options, cluster_option, fresh_id, json_option, key_option, run
-from node.deployment.cluster_directory import KeyFile
+from node.cluster_directory import KeyFile
 from node.errors import DirectoryError, RequestFailed
 from node.native.protocol import BalancesQuery, FailCode
 from statemachine.commands import Deposit, OpenAccount, PutApiKey, Withdraw

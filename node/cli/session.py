@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from node.cli.output import Rejection
-from node.deployment.cluster_directory import ClusterDirectory, KeyFile, read_key
+from node.cluster_directory import ClusterDirectory, KeyFile, read_key
 from node.errors import DirectoryError, RequestFailed
 from node.native.client import ClusterClient
 from node.native.protocol import AnyQuery, CurrenciesQuery, FailCode, ProductsQuery

@@ -10,7 +10,7 @@ import click
 
 from node.cli.output import instant, print_json, show, table
 from node.cli.session import Session, Target, cluster_option, json_option, run
-from node.deployment.cluster_directory import ClusterDirectory
+from node.cluster_directory import ClusterDirectory
 from node.deployment.local_cluster import LocalCluster
 from node.errors import DirectoryError, NodeStartError
 from node.native.protocol import ControlAction

@@ -9,8 +9,8 @@ import click
 
 from node.cli.records import DIRECTORY, node_config_path
 from node.cli.session import CLUSTER_VARIABLE, DEFAULT_CLUSTER
+from node.cluster_directory import ClusterDirectory
 from node.config.file import load
-from node.deployment.cluster_directory import ClusterDirectory
 from node.records.exporting import export_tables, import_tables, is_running, snapshot_now
 
 

@@ -11,12 +11,11 @@ import re
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from node.config.settings import NodeAddress, NodeConfig
+from node.config.settings import COMMANDS_PER_SUBMIT_MAX, NodeAddress, NodeConfig
 from node.config.tls import check_tls
 from node.errors import ClusterKeyError, ConfigError
 from node.keys import addresses
 from node.keys.sealing import ClusterKeys
-from node.native.protocol import COMMANDS_PER_SUBMIT_MAX
 from statemachine.limits import NAME_MAX, SECRET_MAX
 
 Fault = Callable[[str, str], ConfigError]

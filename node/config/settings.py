@@ -13,6 +13,9 @@ import msgspec
 NODE_COUNTS = (1, 3, 5)
 """How many nodes a cluster begins with. Later membership changes pass through even numbers."""
 
+COMMANDS_PER_SUBMIT_MAX = 1_000
+"""Commands in one `Submit` of the native protocol."""
+
 
 class RaftConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[raft]`: consensus and its log."""

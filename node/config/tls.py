@@ -11,8 +11,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 
 from node.config.settings import NodeConfig
-from node.deployment.pki import certified_node_id, node_name
 from node.errors import ConfigError
+from node.pki import certified_node_id, node_name
 
 Fault = Callable[[str, str], ConfigError]
 

@@ -15,13 +15,12 @@ from pathlib import Path
 
 import msgspec
 
+from node import identity, pki
 from node.config.checks import check_address, split_address
 from node.config.file import load
 from node.config.settings import HttpConfig, NativeConfig, NodeAddress, NodeConfig, RaftConfig, SnapshotConfig
 from node.config.text import Setting, changed
-from node.deployment import pki
 from node.deployment.setup import make_node, node_toml
-from node.engine import identity
 from node.errors import ConfigError, SetupError
 from node.keys.sealing import read_keys
 from node.system import files

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from node import stop_times
-from node.deployment.cluster_directory import ClusterDirectory
+from node.cluster_directory import ClusterDirectory
 from node.errors import ConnectionLost, NodeRunningError, NodeStartError, RequestFailed
 from node.native.connection import NativeConnection
 from node.native.protocol import MemberStatus, NodeStatus, StatusQuery

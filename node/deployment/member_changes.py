@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 import msgspec
 
+from node import identity
 from node.config.settings import NodeAddress
 from node.deployment import joining
 from node.deployment.local_cluster import LocalCluster
-from node.engine import identity
 from node.engine.membership import address_of, removal_fault
 from node.errors import DirectoryError, MembershipError, RequestFailed
 from node.native.client import ClusterClient

@@ -22,11 +22,10 @@ from string import Template
 
 import msgspec
 
+from node import identity, pki
 from node.config.checks import CLUSTER_ID, NODE_ID, split_address
 from node.config.file import load
 from node.config.settings import NODE_COUNTS, AdminConfig, NodeAddress
-from node.deployment import pki
-from node.engine import identity
 from node.errors import SetupError
 from node.keys import sealing
 from node.system import files

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 
 from cluster.ports import SnapshotMark, SnapshotRefusedError
-from node.engine.marks import mark_of
+from node.marks import mark_of
 from snapshots.errors import SnapshotError
 from snapshots.manifest import Manifest, Row
 from snapshots.transfer import Sink

@@ -34,14 +34,14 @@ from cluster.raft import Raft, open_raft
 from cluster.settings import SNAPSHOT_ENTRIES, RaftSettings
 from cluster.storage import RealDisk
 from cluster.wire import Hello, TlsWire, WireSettings
-from node import software, stop_times
+from node import divergence, identity, pki, software, stop_times
 from node.config.file import load
 from node.config.settings import NodeConfig
-from node.deployment import pki
-from node.engine import divergence, identity, membership, start_order
+from node.engine import membership, start_order
 from node.engine.feed import Feed
 from node.engine.housekeeping import Housekeeping
 from node.engine.modes import Mode, Modes
+from node.engine.native_server import NativeServer
 from node.engine.replicated_engine import ReplicatedEngine
 from node.engine.service import EngineService, Identity
 from node.engine.snapshot_port import SnapshotPort
@@ -49,7 +49,6 @@ from node.engine.snapshot_schedule import staggered
 from node.errors import DataDirectoryError, NodeRunningError, QuorumbookError, cause
 from node.migration import switch
 from node.migration.start import at_start
-from node.native.server import NativeServer
 from node.system.logs import set_up
 from node.system.parent_watch import watch_parent
 from node.system.processes import ENGINE_PID_FILE, PidFile

@@ -18,20 +18,19 @@ from cluster.membership import Change, ChangeDone, ChangeResult
 from cluster.raft import Done, ProposeResult
 from cluster.settings import ENTRY_BYTES_MAX
 from cluster.status import RaftStatus
-from node.config.settings import NodeConfig
+from node.config.settings import COMMANDS_PER_SUBMIT_MAX, NodeConfig
 from node.engine import membership
 from node.engine.api_keys import EngineKeys, Reseal
 from node.engine.feed import Feed, FeedError, Subscriber, Subscription, TooOldError
 from node.engine.handover import After, Handover
 from node.engine.interregnum import WaitingRoom
 from node.engine.modes import Mode, Modes
+from node.engine.principal import Principal, authenticate, refresh
 from node.engine.replicated_engine import ReplicatedEngine
 from node.engine.views import BadQueryError, NotFoundError, Views
 from node.errors import RequestFailed
 from node.keys.sealing import ClusterKeys
-from node.native.principal import Principal, authenticate, refresh
 from node.native.protocol import (
-    COMMANDS_PER_SUBMIT_MAX,
     TRUE,
     AddMember,
     Answer,

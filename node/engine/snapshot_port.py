@@ -7,15 +7,17 @@ snapshot, and the node stops.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
-from cluster.ports import CaptureState, SnapshotMark, SnapshotSink, SnapshotSource
+from cluster.ports import CaptureState, SnapshotMark, SnapshotSink, SnapshotSource, SnapshotUnreadableError
 from node.engine.incoming import IncomingSnapshot, collector_off
-from node.engine.marks import encode_mark, mark_of
 from node.engine.replicated_engine import ReplicatedEngine
+from node.marks import encode_mark, mark_of
+from snapshots.errors import SnapshotDamagedError
 from snapshots.job import JobState, WriteJob
 from snapshots.manifest import Manifest, SnapshotFields
 from snapshots.store import SnapshotStore
@@ -31,7 +33,7 @@ class SnapshotPort:
     Args:
         now_ns: nanoseconds since the epoch, for the manifest.
         load: makes the state of a snapshot that was there before; of one that comes in, `IncomingSnapshot` does.
-        executor: where incoming snapshots are checked; a thread of its own by default.
+        executor: where snapshots are checked, incoming ones and the newest; a thread of its own by default.
     """
 
     def __init__(
@@ -53,7 +55,8 @@ class SnapshotPort:
         self._base: int | None = 0
         """Index of the snapshot that the engine's changes are relative to; 0 for the empty state, None when there is none such any more."""
         self._captured: Engine | None = None
-        self._executor = executor or ThreadPoolExecutor(1, "incoming snapshot")
+        self._executor = executor or ThreadPoolExecutor(1, "snapshot check")
+        self._look: Future[Manifest | None] | None = None
         self._taken: tuple[Manifest, Engine] | None = None
         """The snapshot that came in last, until it is restored, with its state."""
         self.taken = 0
@@ -88,7 +91,7 @@ class SnapshotPort:
         """See the port. The engine pauses to refer to its rows; most are encoded while it goes on."""
         started = time.monotonic()
         engine = self._machine.engine
-        base = self._base
+        base = None if self.damaged else self._base
         frozen = engine.freeze(whole=base is None)
         self._base = None
         fields = SnapshotFields(
@@ -129,9 +132,34 @@ class SnapshotPort:
         log.error("no snapshot: %s", job.reason)
         return CaptureState.FAILED
 
+    @property
+    def damaged(self) -> bool:
+        """See the port."""
+        if self._look is None or not self._look.done():
+            return False
+        found = self._look.result()
+        return found is not None and found is self._store.newest()
+
+    def examine(self) -> None:
+        """See the port."""
+        manifest = self._store.newest()
+        if manifest is not None and (self._look is None or self._look.done()):
+            self._look = self._executor.submit(self._compare, manifest)
+
+    def _compare(self, manifest: Manifest) -> Manifest | None:
+        """The manifest of a snapshot that is damaged, else None. Runs in the executor."""
+        try:
+            self._store.check(manifest)
+        except SnapshotDamagedError as error:
+            log.error("the newest snapshot is damaged, a fresh one is to take its place: %s: %s", error.place, error.what)
+            return manifest
+        log.info("the newest snapshot, at index %d, is what was written", manifest.index)
+        return None
+
     def open_source(self) -> SnapshotSource:
         """See the port."""
-        return _Source(self._store.open_source())
+        with _reading():
+            return _Source(self._store.open_source())
 
     def open_sink(self) -> SnapshotSink:
         """See the port."""
@@ -152,6 +180,17 @@ class SnapshotPort:
             self._job = None
 
 
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    """A snapshot that cannot be read says nothing against the state in memory, nor against the log."""
+    try:
+        yield
+    except SnapshotDamagedError as error:
+        raise SnapshotUnreadableError(f"{error.place}: {error.what}") from error
+    except OSError as error:
+        raise SnapshotUnreadableError(str(error)) from error
+
+
 class _Source:
     """See `cluster.ports.SnapshotSource`."""
 
@@ -162,7 +201,8 @@ class _Source:
 
     def read(self, offset: int, length: int) -> bytes:
         """See the port."""
-        return self._source.read(offset, length)
+        with _reading():
+            return self._source.read(offset, length)
 
     def close(self) -> None:
         """See the port."""

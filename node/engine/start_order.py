@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 from cluster.raft import Raft
 from node.config.settings import NodeConfig
-from node.engine.identity import Identity, Stage
 from node.engine.replicated_engine import ReplicatedEngine
 from node.errors import DataDirectoryError, DatasetError
+from node.identity import Identity, Stage
 from node.keys.sealing import ClusterKeys
 from node.records import datasets
 from node.records.datasets import Seeding

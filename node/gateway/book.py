@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from sortedcontainers import SortedDict
 
 from node.native.protocol import BookView
-from statemachine.events import AnyEvent, OrderChanged, OrderDone, OrderMatched, OrderOpened, OrderReceived
+from statemachine.events import AnyEvent, OrderChanged, OrderDone, OrderMatched, OrderOpened
 from statemachine.types import Side
 
 MINUTE = 60 * 1_000_000_000
@@ -25,7 +25,6 @@ class LevelBook:
 
     def __init__(self, view: BookView) -> None:
         self.sides: dict[Side, SortedDict] = {Side.BUY: SortedDict(), Side.SELL: SortedDict()}
-        self._entering = 0
         for side, orders in ((Side.BUY, view.bid_orders), (Side.SELL, view.ask_orders)):
             for order in orders:
                 self._add(side, order.price, order.size)
@@ -33,14 +32,11 @@ class LevelBook:
     def apply(self, event: AnyEvent) -> tuple[Side, int] | None:
         """Follow an event. The level that it changed, if any."""
         match event:
-            case OrderReceived():
-                self._entering = event.order_id
-                return None
             case OrderOpened():
                 return self._add(event.side, event.price, event.remaining)
-            case OrderMatched():
+            case OrderMatched() if not event.auction:
                 return self._add(event.side, event.price, -event.size)
-            case OrderChanged() if event.order_id != self._entering:
+            case OrderChanged() if event.resting:
                 return self._add(event.side, event.price, event.new - event.old)
             case OrderDone() if event.resting:
                 return self._add(event.side, event.price, -event.remaining)

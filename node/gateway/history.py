@@ -17,19 +17,21 @@ from node.gateway.history_shapes import (
     HoldJson,
     LedgerDetailsJson,
     LedgerEntryJson,
+    StatusChangeJson,
     TrailingVolumeJson,
+    TransferEndsJson,
 )
 from node.gateway.ids import account_text, order_number, order_text, product_text
 from node.gateway.requests import PAGE_MAX, moment, whole_number
 from node.gateway.responses import SIDES, iso
 from node.gateway.web import Answer, Call, Route
 from node.history.candles import GRANULARITIES, HOUR, NANOSECONDS, Candle, bucket
-from node.history.pages import Page, Place
+from node.history.pages import Page, Place, TransferKind
 from node.native.protocol import OrdersQuery, StatusQuery
 from statemachine.decimals import to_text
 from statemachine.events import OrderState
 from statemachine.tables import CurrencyRow
-from statemachine.types import Permission, Side
+from statemachine.types import Permission, ProductStatus, Side
 
 if TYPE_CHECKING:
     from sqlalchemy import RowMapping
@@ -42,7 +44,13 @@ SPARK_HOURS = 24
 VOLUME_DAYS = 30
 TIME_MAX = 2**63 - 1
 LEDGER_KINDS = {1: "transfer", 2: "match", 3: "fee"}
-TRANSFER_TYPES = {"deposit": True, "withdraw": False, "internal_deposit": True, "internal_withdraw": False}
+TRANSFER_TYPES = {
+    "deposit": TransferKind(incoming=True, internal=False),
+    "withdraw": TransferKind(incoming=False, internal=False),
+    "internal_deposit": TransferKind(incoming=True, internal=True),
+    "internal_withdraw": TransferKind(incoming=False, internal=True),
+}
+TRANSFER_NAMES = {kind: name for name, kind in TRANSFER_TYPES.items()}
 
 
 async def history(call: Call) -> HistorySource:
@@ -116,7 +124,8 @@ def _entry(row: RowMapping, currency: CurrencyRow) -> LedgerEntryJson:
             "product_id": row["product_id"],
         }
     if row["transfer_id"]:
-        details = {"transfer_id": row["transfer_id"], "transfer_type": "deposit" if row["amount"] > 0 else "withdraw"}
+        details = {"transfer_id": row["transfer_id"], "transfer_type": _transfer_type(row)}
+        details.update(_ends(row))  # type: ignore[typeddict-item]  # its keys are among these
     return {
         "id": f"{row['sequence']}-{row['position']}",
         "amount": to_text(row["amount"], currency.scale),
@@ -183,9 +192,9 @@ async def _transfers(call: Call, currency: str) -> Answer[list[BookedTransferJso
     account_id, page = call.account_id, _page(given)
     if given.get("type", "deposit") not in TRANSFER_TYPES:
         raise BadRequestError(f"type must be one of {', '.join(TRANSFER_TYPES)}", "type")
-    incoming = TRANSFER_TYPES[given["type"]] if "type" in given else None
+    kind = TRANSFER_TYPES[given["type"]] if "type" in given else None
     source = await history(call)
-    rows = await source.ask(lambda past: past.transfers(account_id, currency, incoming, page))
+    rows = await source.ask(lambda past: past.transfers(account_id, currency, kind, page))
     body = [await _transfer(call, row) for row in rows]
     return Answer(body, _cursors([(row["sequence"], row["sequence"]) for row in rows]))
 
@@ -206,7 +215,7 @@ async def _transfer(call: Call, row: RowMapping) -> BookedTransferJson:
     booked = iso(row["time"])
     return {
         "id": row["transfer_id"],
-        "type": "deposit" if row["amount"] > 0 else "withdraw",
+        "type": _transfer_type(row),
         "created_at": booked,
         "completed_at": booked,
         "processed_at": booked,
@@ -215,8 +224,20 @@ async def _transfer(call: Call, row: RowMapping) -> BookedTransferJson:
         "user_id": row["account_id"],
         "amount": to_text(abs(row["amount"]), currency.scale),
         "currency": row["currency"],
-        "details": {},
+        "details": _ends(row),
     }
+
+
+def _transfer_type(row: RowMapping) -> str:
+    return TRANSFER_NAMES[TransferKind(row["amount"] > 0, row["other_account_id"] != "")]
+
+
+def _ends(row: RowMapping) -> TransferEndsJson:
+    """From where to where, for a transfer between accounts."""
+    own, other = row["account_id"], row["other_account_id"]
+    if not other:
+        return {}
+    return {"from": other, "to": own} if row["amount"] > 0 else {"from": own, "to": other}
 
 
 async def candles(call: Call) -> Answer[list[list[int | str]]]:
@@ -255,15 +276,40 @@ def _candle_rows(product: Product, candles: Sequence[Candle]) -> list[list[int |
     ]
 
 
+async def status_changes(call: Call) -> Answer[list[StatusChangeJson]]:
+    """GET /products/{id}/status-changes: the product's sessions, newest first; `after` leads to older ones, `before` gives only newer ones."""
+    given = call.parameters()
+    limit = whole_number(given.get("limit"), "limit", 100, 1, PAGE_MAX)
+    after = whole_number(given.get("after"), "after", 0, 0, 2**62)
+    before = whole_number(given.get("before"), "before", 0, 0, 2**62)
+    product = await call.gateway.catalogue.product(product_text(call.path("id")))
+    source = await history(call)
+    rows = await source.ask(lambda past: past.status_changes(product.row.product_id, limit, after, before))
+    body = [_status_change(row, product) for row in rows]
+    return Answer(body, {"cb-before": str(body[0]["sequence"]), "cb-after": str(body[-1]["sequence"])} if body else {})
+
+
+def _status_change(row: RowMapping, product: Product) -> StatusChangeJson:
+    found: StatusChangeJson = {
+        "product_id": row["product_id"],
+        "sequence": row["product_sequence"],
+        "time": iso(row["time"]),
+        "status": ProductStatus(row["status"]).name.lower(),
+    }
+    if row["open_size"]:
+        found |= {"open_price": product.price(row["open_price"]), "open_size": product.size(row["open_size"])}
+    return found
+
+
 async def trailing_volume(call: Call) -> Answer[list[TrailingVolumeJson]]:
     """GET /users/self/trailing-volume: of 30 days, for each product that the account has traded in them. Counts from a full hour on."""
     call.parameters()
     account_id, now = call.account_id, time.time_ns()
     first = bucket(now // NANOSECONDS - VOLUME_DAYS * 86_400, HOUR)
     source = await history(call)
-    own = await source.ask(lambda past: past.traded(account_id, first * NANOSECONDS))
+    own = await source.ask(lambda past: past.traded(account_id, first))
     hours = await source.ask(lambda past: past.hours(sorted(own), first))
-    return Answer([await _volume(call, name, own[name], hours.get(name, []), now) for name in sorted(own)])
+    return Answer([await _volume(call, name, own[name][0], hours.get(name, []), now) for name in sorted(own)])
 
 
 async def _volume(call: Call, product_id: str, own: int, hours: Sequence[Candle], now: int) -> TrailingVolumeJson:
@@ -349,6 +395,7 @@ PAGE = ("limit", "after", "before", "start_date", "end_date", "profile_id")
 ROUTES = (
     Route("GET", "/products/{id}/candles", candles, query=("granularity", "start", "end")),
     Route("GET", "/products/spark-lines", spark_lines),
+    Route("GET", "/products/{id}/status-changes", status_changes, Permission.VIEW, ("limit", "after", "before")),
     Route("GET", "/users/self/trailing-volume", trailing_volume, Permission.VIEW),
     Route("GET", "/accounts/{id}/ledger", ledger, Permission.VIEW, PAGE),
     Route("GET", "/accounts/{id}/holds", holds, Permission.VIEW, PAGE),

@@ -22,7 +22,11 @@ class FillJson(TypedDict):
     created_at: str
 
 
-class LedgerDetailsJson(TypedDict):
+TransferEndsJson = TypedDict("TransferEndsJson", {"from": NotRequired[str], "to": NotRequired[str]})
+"""The accounts of a transfer between two; empty for a deposit or withdrawal."""
+
+
+class LedgerDetailsJson(TransferEndsJson):
     """What a balance changed for: a trade, or a transfer."""
 
     order_id: NotRequired[str]
@@ -55,7 +59,7 @@ class HoldJson(TypedDict):
 
 
 class BookedTransferJson(TypedDict):
-    """A deposit or withdrawal of the past."""
+    """A deposit, withdrawal or transfer of the past."""
 
     id: str
     type: str
@@ -67,7 +71,7 @@ class BookedTransferJson(TypedDict):
     user_id: str
     amount: str
     currency: str
-    details: dict[str, str]
+    details: TransferEndsJson
 
 
 class TrailingVolumeJson(TypedDict):
@@ -77,3 +81,14 @@ class TrailingVolumeJson(TypedDict):
     exchange_volume: str
     volume: str
     recorded_at: str
+
+
+class StatusChangeJson(TypedDict):
+    """From its sequence in the product's feed on a product had this status. Where an auction opened and traded, at what price and how much."""
+
+    product_id: str
+    sequence: int
+    time: str
+    status: str
+    open_price: NotRequired[str]
+    open_size: NotRequired[str]

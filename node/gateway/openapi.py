@@ -22,7 +22,7 @@ Schema = dict[str, Any]
 TEXT: Schema = {"type": "string"}
 WHEN: Schema = {"type": "string", "format": "date-time"}
 QUERIES: dict[str, tuple[str, Schema]] = {
-    "type": ("of transfers: deposit or withdraw; else accepted and not used", TEXT),
+    "type": ("of transfers: deposit, withdraw, internal_deposit or internal_withdraw; else accepted and not used", TEXT),
     "active": ("accepted and not used", TEXT),
     "market_type": ("accepted and not used", TEXT),
     "sortedBy": ("accepted and not used", TEXT),

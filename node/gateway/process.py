@@ -18,12 +18,12 @@ from aiohttp import web
 
 from node.config.file import load
 from node.config.settings import NodeConfig
-from node.deployment.pki import client_context, server_context
 from node.errors import QuorumbookError
 from node.gateway.app import build_app
 from node.gateway.backend import NodeBackend
 from node.gateway.gateway import build
 from node.native.client import ClusterClient
+from node.pki import client_context, server_context
 from node.system import logs
 from node.system.parent_watch import watch_parent
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import URL, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -23,6 +23,7 @@ def connect(config: NodeConfig, *, read_only: bool = False) -> Engine:
     if url.get_backend_name() == "sqlite":
         made = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT, "check_same_thread": False})
         event.listen(made, "connect", _sqlite_reader if read_only else _sqlite_writer)
+        event.listen(made, "begin", _sqlite_begin)
         return made
     options = f"-csearch_path={schema_name(config.node_id)}"
     if read_only:
@@ -51,7 +52,13 @@ def _sqlite_reader(connection: DBAPIConnection, _record: ConnectionPoolEntry) ->
     _pragmas(connection, "query_only = ON")
 
 
+def _sqlite_begin(connection: Connection) -> None:
+    # Python's sqlite3 begins a transaction by itself before INSERT, and none before CREATE TABLE: a migration would be half there after a kill.
+    connection.exec_driver_sql("BEGIN")
+
+
 def _pragmas(connection: DBAPIConnection, *settings: str) -> None:
+    connection.isolation_level = None
     cursor: Any = connection.cursor()
     for setting in settings:
         cursor.execute(f"PRAGMA {setting}")

@@ -1,4 +1,4 @@
-"""Which rows of a list are wanted."""
+"""Which rows are wanted."""
 
 from __future__ import annotations
 
@@ -16,3 +16,10 @@ class Page(NamedTuple):
     before: Place | None = None
     start: int | None = None
     end: int | None = None
+
+
+class TransferKind(NamedTuple):
+    """Transfers into an account or out of it, from and to another account (`internal`) or the world outside."""
+
+    incoming: bool
+    internal: bool

@@ -12,10 +12,22 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from node.history.candles import STORED, Candle, aggregate, of_trade
-from statemachine.commands import AnyCommand, Batch, Deposit, PutCurrency, PutProduct, Withdraw
+from node.history.candles import HOUR, NANOSECONDS, STORED, Candle, aggregate, bucket, of_trade
+from statemachine.commands import AnyCommand, Batch, Deposit, PutCurrency, PutProduct, Transfer, Withdraw
 from statemachine.engine import Engine
-from statemachine.events import AnyEvent, AnyOutcome, Done, OrderChanged, OrderDone, OrderMatched, OrderState, Placed, Transferred
+from statemachine.events import (
+    AnyEvent,
+    AnyOutcome,
+    Done,
+    OrderChanged,
+    OrderDone,
+    OrderMatched,
+    OrderOpened,
+    OrderState,
+    Placed,
+    StatusChanged,
+    Transferred,
+)
 from statemachine.types import OrderStatus, Side
 
 Row = dict[str, Any]
@@ -34,12 +46,13 @@ class LedgerKind(IntEnum):
 
 
 class Step(NamedTuple):
-    """A command that was carried out, its place and time, and what came of it."""
+    """A command that was carried out, its place and time, and what came of it. Without a command: what the time brought about that a batch
+    moved on, after the command with that sequence."""
 
     sequence: int
     time: int
-    command: AnyCommand
-    outcome: AnyOutcome
+    command: AnyCommand | None
+    outcome: AnyOutcome | None
     events: list[AnyEvent]
 
 
@@ -58,6 +71,7 @@ class Rows:
         self.currencies: list[Row] = []
         self.products: list[Row] = []
         self.product_changes: list[Row] = []
+        self.status_changes: list[Row] = []
         self.orders: dict[int, Row] = {}
         self.trades: list[Row] = []
         self.ledger: list[Row] = []
@@ -75,13 +89,27 @@ class Rows:
             for granularity in STORED
         }
 
+    def volumes(self) -> dict[tuple[str, int, str], tuple[int, int]]:
+        """Volume and value of these trades alone, by account, hour and product."""
+        found: dict[tuple[str, int, str], tuple[int, int]] = {}
+        for trade in self.trades:
+            start = bucket(trade["time"] // NANOSECONDS, HOUR)
+            for account_id in (trade["maker_account_id"], trade["taker_account_id"]):
+                key = account_id, start, trade["product_id"]
+                volume, value = found.get(key, (0, 0))
+                found[key] = volume + trade["size"], value + trade["notional"]
+        return found
+
 
 def apply(engine: Engine, batch: Batch) -> list[Step]:
-    """Apply a log entry's commands one by one, so that each one's events are known; commands seen before make no step.
+    """Apply a log entry, first its time, then its commands one by one, so that each one's events are known; commands seen before make no step.
 
     The state is that of applying the batch at once, but for the running hash.
     """
     steps = []
+    passed = engine.apply(Batch(batch.time, [], batch.migrated))
+    if passed.events:
+        steps.append(Step(engine.sequence, engine.time, None, None, passed.events))
     for command in batch.commands:
         applied = engine.apply(Batch(batch.time, [command], batch.migrated))
         outcome = applied.outcomes[0]
@@ -118,6 +146,7 @@ class Projection:
         touched: Totals = {}
         for step in steps:
             self._administration(rows, step)
+            self._sessions(rows, step)
             self._orders(rows, step)
             for entry in self._entries(rows, step):
                 key = entry["account_id"], entry["currency"]
@@ -148,6 +177,11 @@ class Projection:
             change = {name: getattr(command, name) for name in moving}
             rows.product_changes.append({**change, "sequence": step.sequence, "time": step.time})
 
+    def _sessions(self, rows: Rows, step: Step) -> None:
+        for event in step.events:
+            if isinstance(event, StatusChanged):
+                rows.status_changes.append({**msgspec.structs.asdict(event), "sequence": step.sequence})
+
     def _orders(self, rows: Rows, step: Step) -> None:
         placed = step.outcome.order if isinstance(step.outcome, Placed) else None
         if placed is not None:
@@ -159,6 +193,8 @@ class Projection:
                 for order_id, fee in ((event.maker_order_id, event.maker_fee), (event.taker_order_id, event.taker_fee)):
                     if order_id != own:
                         _fill(rows.orders[order_id], event.size, notional, fee)
+            elif isinstance(event, OrderOpened) and event.order_id != own:
+                rows.orders[event.order_id].update(status=OrderStatus.OPEN, opened_sequence=event.product_sequence)
             elif isinstance(event, OrderChanged) and event.order_id != own and not event.by_funds:
                 rows.orders[event.order_id]["remaining"] = event.new
             elif isinstance(event, OrderDone) and event.order_id != own:
@@ -169,11 +205,10 @@ class Projection:
         """The step's ledger entries, still without balances; its trades and transfers are put into `rows`."""
         entries: list[Row] = []
         command = step.command
-        if isinstance(step.outcome, Transferred) and isinstance(command, Deposit | Withdraw):
-            amount = command.amount if isinstance(command, Deposit) else -command.amount
-            moved: Row = {"account_id": command.account_id, "currency": command.currency, "amount": amount}
-            rows.transfers.append({**_place(step), **moved, "transfer_id": command.command_id})
-            entries.append({**_NO_TRADE, **moved, "kind": LedgerKind.TRANSFER, "transfer_id": command.command_id})
+        if isinstance(step.outcome, Transferred) and isinstance(command, Deposit | Withdraw | Transfer):
+            for moved in _movements(command):
+                rows.transfers.append({**_place(step), **moved})
+                entries.append({**_NO_TRADE, **moved, "kind": LedgerKind.TRANSFER})
         for event in step.events:
             if isinstance(event, OrderMatched):
                 rows.trades.append(self._trade(step, event))
@@ -181,7 +216,9 @@ class Projection:
         return [{**entry, **_place(step), "position": position} for position, entry in enumerate(entries)]
 
     def _trade(self, step: Step, event: OrderMatched) -> Row:
-        return {**msgspec.structs.asdict(event), "sequence": step.sequence, "notional": self._notional(event)}
+        row = {**msgspec.structs.asdict(event), "sequence": step.sequence, "notional": self._notional(event)}
+        del row["auction"]
+        return row
 
     def _settlement(self, event: OrderMatched) -> list[Row]:
         """Both sides' entries, the maker's first."""
@@ -193,7 +230,7 @@ class Projection:
         for account_id, order_id, fee, side in (maker, taker):
             sign = 1 if side is Side.BUY else -1
             of = {"account_id": account_id, "product_id": event.product_id, "order_id": order_id}
-            of |= {"trade_id": event.trade_id, "transfer_id": ""}
+            of |= {"trade_id": event.trade_id, "transfer_id": "", "other_account_id": ""}
             entries.append({**of, "kind": LedgerKind.MATCH, "currency": market.base, "amount": sign * event.size})
             entries.append({**of, "kind": LedgerKind.MATCH, "currency": market.quote, "amount": -sign * notional})
             if fee:
@@ -215,6 +252,17 @@ class Projection:
 
 
 _NO_TRADE = {"product_id": "", "order_id": 0, "trade_id": 0}
+
+
+def _movements(command: Deposit | Withdraw | Transfer) -> list[Row]:
+    """What a command moves, account by account; the sender of a transfer first."""
+    incoming = isinstance(command, Deposit)
+    moved: Row = {"account_id": command.account_id, "currency": command.currency, "transfer_id": command.command_id}
+    moved |= {"amount": command.amount if incoming else -command.amount, "other_account_id": ""}
+    if not isinstance(command, Transfer):
+        return [moved]
+    other, own = command.to_account_id, command.account_id
+    return [moved | {"other_account_id": other}, moved | {"account_id": other, "amount": command.amount, "other_account_id": own}]
 
 
 def _place(step: Step) -> Row:
@@ -239,6 +287,6 @@ def _orders_from_before(steps: list[Step]) -> set[int]:
         for event in step.events:
             if isinstance(event, OrderMatched):
                 touched |= {event.maker_order_id, event.taker_order_id}
-            elif isinstance(event, OrderChanged | OrderDone):
+            elif isinstance(event, OrderOpened | OrderChanged | OrderDone):
                 touched.add(event.order_id)
     return touched - placed

@@ -5,26 +5,23 @@ Rows of an account are in the order of the commands that made them; see `pages`.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, RowMapping, Select, func, select, tuple_, union_all
+from sqlalchemy import ColumnElement, Engine, RowMapping, Select, and_, case, func, select, tuple_, union_all
 from sqlalchemy.sql.selectable import CompoundSelect
 
 from node.config.settings import NodeConfig
 from node.history import tables
 from node.history.candles import HOUR, MINUTE, Candle, aggregate
 from node.history.database import connect
-from node.history.pages import Page
+from node.history.pages import Page, TransferKind
 from node.history.schema import check, is_made
 from node.history.store import Gap, Progress, candle_of
 from statemachine.events import OrderMatched, OrderState
-from statemachine.types import DoneReason, OrderStatus, OrderType, SelfTradePrevention, Side, TimeInForce
+from statemachine.types import DoneReason, OrderStatus, OrderType, SelfTradePrevention, Side, StopType, TimeInForce
 
 Found = Select[Any] | CompoundSelect[Any]
-
-HALF = 2**32
 
 
 class History:
@@ -32,7 +29,7 @@ class History:
 
     Where it stands:  `progress`, `gaps`
     Of an account:    `order`, `order_by_client_oid`, `done_orders`, `fills`, `ledger`, `transfers`, `transfer`
-    Of a product:     `trades`, `candles`, `minutes`
+    Of a product:     `trades`, `candles`, `minutes`, `status_changes`
     Of several:       `hours`, `traded`
     """
 
@@ -112,22 +109,32 @@ class History:
         mine = select(tables.ledger).where(own.account_id == account_id, own.currency == currency)
         return self._rows(_paged(mine, own.sequence, own.position, own.time, page))
 
-    def transfers(self, account_id: str, currency: str, incoming: bool | None, page: Page) -> list[RowMapping]:
-        """Deposits and withdrawals, or (`incoming`) one kind of them; of one currency unless that is empty."""
+    def transfers(self, account_id: str, currency: str, kind: TransferKind | None, page: Page) -> list[RowMapping]:
+        """What came and went otherwise than by trades, or one kind of it; of one currency unless that is empty."""
         own = tables.transfers.c
         mine = select(tables.transfers).where(own.account_id == account_id)
         if currency:
             mine = mine.where(own.currency == currency)
-        if incoming is not None:
-            mine = mine.where(own.amount > 0 if incoming else own.amount < 0)
+        if kind is not None:
+            mine = mine.where(own.amount > 0 if kind.incoming else own.amount < 0)
+            mine = mine.where(own.other_account_id != "" if kind.internal else own.other_account_id == "")
         return self._rows(_paged(mine, own.sequence, own.sequence, own.time, page))
 
     def transfer(self, account_id: str, transfer_id: str) -> RowMapping | None:
-        """The account's latest transfer under this id."""
+        """The account's transfer under this id: its own before one that another account gave the same id, then the latest."""
         own = tables.transfers.c
         mine = select(tables.transfers).where(own.account_id == account_id, own.transfer_id == transfer_id)
-        rows = self._rows(mine.order_by(own.sequence.desc()).limit(1))
+        received = and_(own.other_account_id != "", own.amount > 0)
+        rows = self._rows(mine.order_by(case((received, 1), else_=0), own.sequence.desc()).limit(1))
         return rows[0] if rows else None
+
+    def status_changes(self, product_id: str, limit: int, below: int, above: int) -> list[RowMapping]:
+        """Changes of a product's status, newest first; with product sequences below `below` unless that is 0, and above `above`."""
+        own = tables.status_changes.c
+        found = select(tables.status_changes).where(own.product_id == product_id, own.product_sequence > above)
+        if below:
+            found = found.where(own.product_sequence < below)
+        return self._rows(found.order_by(own.product_sequence.desc()).limit(limit))
 
     def trades(self, product_id: str, limit: int, before_id: int) -> list[OrderMatched]:
         """A product's trades, newest first; below trade `before_id` unless that is 0."""
@@ -136,7 +143,7 @@ class History:
         if before_id:
             found = found.where(own.trade_id < before_id)
         rows = self._rows(found.order_by(own.trade_id.desc()).limit(limit))
-        return [OrderMatched(**{name: row[name] for name in OrderMatched.__struct_fields__}) for row in rows]
+        return [OrderMatched(**{name: row[name] for name in OrderMatched.__struct_fields__ if name in row}) for row in rows]
 
     def candles(self, product_id: str, granularity: int, start: int, end: int) -> list[Candle]:
         """Candles of buckets that begin from `start` to `end` (seconds since the epoch), oldest first."""
@@ -156,16 +163,14 @@ class History:
             found.setdefault(row["product_id"], []).append(candle_of(row))
         return found
 
-    def traded(self, account_id: str, start: int) -> dict[str, int]:
-        """How much (base units) the account has traded of each product since `start`, in nanoseconds since the epoch."""
-        own = tables.trades.c
-        # In two parts: a sum of whole sizes may need more than the 63 bits that SQLite sums in.
-        parts = (func.sum(own.size // HALF).label("high"), func.sum(own.size % HALF).label("low"))
-        found: Counter[str] = Counter()
-        for account in (own.maker_account_id, own.taker_account_id):
-            mine = select(own.product_id, *parts).where(account == account_id, own.time >= start).group_by(own.product_id)
-            found.update({row["product_id"]: int(row["high"]) * HALF + int(row["low"]) for row in self._rows(mine)})
-        return dict(found)
+    def traded(self, account_id: str, start: int) -> dict[str, tuple[int, int]]:
+        """What the account has traded of each product in the hours from `start` on (seconds since the epoch): base units, and quote units."""
+        own = tables.volumes.c
+        found: dict[str, tuple[int, int]] = {}
+        for row in self._rows(select(tables.volumes).where(own.account_id == account_id, own.start >= start)):
+            volume, value = found.get(row["product_id"], (0, 0))
+            found[row["product_id"]] = volume + row["volume"], value + row["value"]
+        return found
 
     def minutes(self, product_id: str, start: int) -> tuple[list[Candle], OrderMatched | None]:
         """Candles of a minute from `start` on (seconds since the epoch), oldest first, and the last trade that is in them."""
@@ -212,5 +217,6 @@ def order_of(row: RowMapping) -> OrderState:
         "stp": SelfTradePrevention(row["stp"]),
         "status": OrderStatus(row["status"]),
         "done_reason": DoneReason(row["done_reason"]),
+        "stop": StopType(row["stop"]),
     }
     return OrderState(**(values | words), hold=0)

@@ -43,7 +43,7 @@ def prepare(engine: Engine, node_id: str) -> None:
     with engine.begin() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(CreateSchema(schema_name(node_id), if_not_exists=True))
-        scripts = ScriptDirectory.from_config(_config(connection))
+        scripts = ScriptDirectory.from_config(alembic_config(connection))
         revision = MigrationContext.configure(connection).get_current_revision()
         if revision is not None and revision not in {script.revision for script in scripts.walk_revisions()}:
             raise HistoryError(
@@ -52,7 +52,7 @@ def prepare(engine: Engine, node_id: str) -> None:
         if revision == scripts.get_current_head():
             check(connection)
             return
-        command.upgrade(_config(connection), "head")
+        command.upgrade(alembic_config(connection), "head")
         connection.execute(tables.checksum.delete())
         connection.execute(tables.checksum.insert().values(id=1, checksum=schema_checksum()))
 
@@ -80,7 +80,8 @@ def _name(engine: Engine) -> str:
     return engine.url.render_as_string(hide_password=True)
 
 
-def _config(connection: Connection) -> Config:
+def alembic_config(connection: Connection) -> Config:
+    """Alembic's configuration, to run the migrations on a connection."""
     config = Config(attributes={"connection": connection})
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     return config

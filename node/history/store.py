@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 from sqlalchemy import Connection, Engine, RowMapping, Table, insert, select, update
@@ -15,6 +15,8 @@ from node.history import tables
 from node.history.candles import Candle
 from node.history.projection import Row, Rows
 from statemachine.types import DoneReason, OrderStatus
+
+Id = TypeVar("Id", int, str)
 
 LOOKUP_MAX = 500
 """Ids in one question: SQLite and PostgreSQL both bound the parameters of a statement."""
@@ -86,6 +88,7 @@ class HistoryStore:
             self._advance(connection, progress)
             for table, found in (
                 (tables.product_changes, rows.product_changes),
+                (tables.status_changes, rows.status_changes),
                 (tables.trades, rows.trades),
                 (tables.ledger, rows.ledger),
                 (tables.transfers, rows.transfers),
@@ -97,6 +100,7 @@ class HistoryStore:
             _put(connection, tables.orders, list(rows.orders.values()))
             for (product_id, granularity), candles in rows.candles().items():
                 put_candles(connection, product_id, granularity, candles)
+            add_volumes(connection, rows.volumes())
         self.progress = progress
 
     def skip(self, gap: Gap, rows: Rows, progress: Progress) -> None:
@@ -105,7 +109,7 @@ class HistoryStore:
             self._advance(connection, progress)
             connection.execute(insert(tables.gaps).values(**msgspec.structs.asdict(gap)))
             lost = {"status": OrderStatus.DONE, "done_reason": DoneReason.NONE, "done_at": progress.time}
-            connection.execute(update(tables.orders).where(tables.orders.c.status == OrderStatus.OPEN).values(**lost))
+            connection.execute(update(tables.orders).where(tables.orders.c.status != OrderStatus.DONE).values(**lost))
             _put(connection, tables.currencies, rows.currencies)
             _put(connection, tables.products, rows.products)
             _put(connection, tables.orders, list(rows.orders.values()), keep=("sequence",))
@@ -146,11 +150,27 @@ def put_candles(connection: Connection, product_id: str, granularity: int, candl
     _put(connection, tables.candles, merged)
 
 
+def add_volumes(connection: Connection, volumes: Mapping[tuple[str, int, str], tuple[int, int]]) -> None:
+    """Add what accounts traded to what they traded in the same hours before."""
+    own = tables.volumes.c
+    found: dict[tuple[str, int, str], RowMapping] = {}
+    for some in _pieces(sorted({account_id for account_id, _, _ in volumes})):
+        hours = [start for _, start, _ in volumes]
+        among = select(tables.volumes).where(own.account_id.in_(some), own.start >= min(hours), own.start <= max(hours))
+        found.update(((row["account_id"], row["start"], row["product_id"]), row) for row in connection.execute(among).mappings())
+    merged = []
+    for key, (volume, value) in volumes.items():
+        if key in found:
+            volume, value = volume + found[key]["volume"], value + found[key]["value"]
+        merged.append({**dict(zip(("account_id", "start", "product_id"), key, strict=True)), "volume": volume, "value": value})
+    _put(connection, tables.volumes, merged)
+
+
 def candle_of(row: RowMapping) -> Candle:
     """A candle out of its row."""
     return Candle(**{name: row[name] for name in Candle.__struct_fields__})
 
 
-def _pieces(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+def _pieces(ids: Sequence[Id]) -> Iterator[Sequence[Id]]:
     for start in range(0, len(ids), LOOKUP_MAX):
         yield ids[start : start + LOOKUP_MAX]

@@ -102,6 +102,19 @@ product_changes = Table(
     comment="Every change of a product's status, sizes and fees.",
 )
 
+status_changes = Table(
+    "status_changes",
+    metadata,
+    Column("product_id", Text, primary_key=True),
+    Column("product_sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("time", BigInteger, nullable=False),
+    Column("status", SmallInteger, nullable=False),
+    Column("open_price", BigInteger, nullable=False, comment="What an auction opened at; 0: nothing traded, or there was none."),
+    Column("open_size", BigInteger, nullable=False),
+    comment="The sessions of a product: from each of these on it had that status.",
+)
+
 orders = Table(
     "orders",
     metadata,
@@ -128,6 +141,12 @@ orders = Table(
     Column("status", SmallInteger, nullable=False),
     Column("done_reason", SmallInteger, nullable=False),
     Column("done_at", BigInteger, nullable=False),
+    Column("stop", SmallInteger, nullable=False, server_default="0"),
+    Column("stop_price", BigInteger, nullable=False, server_default="0"),
+    Column("expires_at", BigInteger, nullable=False, server_default="0"),
+    Column(
+        "opened_sequence", BigInteger, nullable=False, server_default="0", comment="The product sequence with which it rested."
+    ),
     Index("orders_of_account", "account_id", "order_id"),
     Index("orders_by_client_oid", "account_id", "client_oid", "order_id"),
     Index("orders_by_done_at", "done_at"),
@@ -173,6 +192,7 @@ ledger = Table(
     Column("order_id", BigInteger, nullable=False),
     Column("trade_id", BigInteger, nullable=False),
     Column("transfer_id", Text, nullable=False),
+    Column("other_account_id", Text, nullable=False, server_default="", comment="The other side of a transfer between accounts."),
     Index("ledger_of_account", "account_id", "currency", "sequence", "position"),
     Index("ledger_by_time", "time"),
 )
@@ -181,12 +201,15 @@ transfers = Table(
     "transfers",
     metadata,
     Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("account_id", Text, primary_key=True),
     Column("time", BigInteger, nullable=False),
-    Column("account_id", Text, nullable=False),
     Column("currency", Text, nullable=False),
-    Column("amount", BigInteger, nullable=False, comment="Negative for a withdrawal."),
+    Column("amount", BigInteger, nullable=False, comment="Negative for what leaves the account."),
     Column("transfer_id", Text, nullable=False),
+    Column("other_account_id", Text, nullable=False, comment="The other side of a transfer between accounts, else empty."),
     Index("transfers_of_account", "account_id", "sequence"),
+    Index("transfers_by_id", "account_id", "transfer_id"),
+    Index("transfers_by_time", "time"),
 )
 
 candles = Table(
@@ -204,6 +227,17 @@ candles = Table(
     Column("trades", BigInteger, nullable=False),
 )
 
+volumes = Table(
+    "volumes",
+    metadata,
+    Column("account_id", Text, primary_key=True),
+    Column("start", BigInteger, primary_key=True, autoincrement=False, comment="An hour: seconds since the epoch."),
+    Column("product_id", Text, primary_key=True),
+    Column("volume", Sum, nullable=False, comment="Base units, bought and sold."),
+    Column("value", Sum, nullable=False, comment="Quote units."),
+    comment="What each account traded in an hour.",
+)
+
 partitions = Table(
     "partitions",
     metadata,
@@ -212,6 +246,8 @@ partitions = Table(
     Column("day", Text, nullable=False, comment="2026-01-31, UTC"),
     Column("rows", BigInteger, nullable=False),
     Column("sha256", Text, nullable=False),
+    Column("first_id", BigInteger, nullable=False, server_default="0", comment="Of the rows: order_id, elsewhere sequence."),
+    Column("last_id", BigInteger, nullable=False, server_default=str(2**63 - 1)),
     comment="Days whose rows are in Parquet files and here no more.",
 )
 
@@ -223,5 +259,5 @@ checksum = Table(
     comment="One row: that of the schema which this database has.",
 )
 
-ROWS = (products, currencies, product_changes, orders, trades, ledger, transfers, candles)
+ROWS = (products, currencies, product_changes, status_changes, orders, trades, ledger, transfers, candles, volumes)
 """The tables that commands fill."""

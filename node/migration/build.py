@@ -21,7 +21,7 @@ from cluster.log_conversion import convert_entry, convert_log
 from cluster.ports import LogEntry, SnapshotMark
 from cluster.storage import RealDisk
 from node import software
-from node.engine.marks import mark_of
+from node.marks import mark_of
 from node.migration.found import LOG, SNAPSHOTS, Found
 from snapshots.abi.releases import Releases
 from snapshots.errors import MigrationError

@@ -1,1 +1,1 @@
-"""The native protocol: frames, messages, the server, and the client that finds the leader."""
+"""The native protocol: frames, messages, and the client that finds the leader."""

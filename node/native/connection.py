@@ -13,7 +13,7 @@ from typing import Any, Protocol, Self, cast, overload
 import msgspec
 
 from node.config.settings import NodeAddress
-from node.credentials import Credentials, hello
+from node.credentials import Credentials, sign
 from node.errors import ConnectionLost, FramingError, RequestFailed
 from node.native.framing import RESPONSE_MAX, UNDECODABLE, FrameSplitter
 from node.native.protocol import (
@@ -34,6 +34,7 @@ from node.native.protocol import (
     FailCode,
     Failed,
     FollowKeys,
+    Hello,
     KeysChanged,
     NodeStatus,
     OrderQuery,
@@ -403,3 +404,12 @@ class NativeConnection:
         self._subscriptions.clear()
         if self._on_keys is not None:
             self._on_keys([])
+
+
+def hello(credentials: Credentials | None, client: str, now: float) -> Hello:
+    """The first message of a connection: signed with `credentials`, or without them that of a gateway. `now` is Unix seconds."""
+    if credentials is None:
+        return Hello(PROTOCOL_VERSION, client)
+    timestamp = f"{now:.3f}"
+    signature = sign(credentials.secret, timestamp)
+    return Hello(PROTOCOL_VERSION, client, credentials.key_id, credentials.passphrase, timestamp, signature)

@@ -24,9 +24,6 @@ PROTOCOL_VERSION = 1
 FRAME_MAX = 4 * 1024 * 1024
 """Bytes of one frame. A peer that announces more is cut off: no honest message is that long."""
 
-COMMANDS_PER_SUBMIT_MAX = 1_000
-"""Commands in one `Submit`."""
-
 
 class FailCode(IntEnum):
     """Why a request was not answered with a result. Numbers are part of the protocol."""

@@ -12,8 +12,8 @@ import msgspec
 from cluster.messages import NO_OP
 from cluster.ports import LogEntry, SnapshotMark
 from node import software
+from node.cluster_directory import ClusterDirectory
 from node.config.settings import NodeConfig
-from node.deployment.cluster_directory import ClusterDirectory
 from node.errors import DirectoryError
 from node.native.connection import NativeConnection
 from node.native.protocol import ControlAction, StatusQuery

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import msgspec
 
+from node.config.settings import COMMANDS_PER_SUBMIT_MAX
 from node.errors import ReplayError, RequestFailed
 from node.native.client import ClusterClient
-from node.native.protocol import COMMANDS_PER_SUBMIT_MAX, CurrenciesQuery, ProductsQuery
+from node.native.protocol import CurrenciesQuery, ProductsQuery
 from node.records.recording import Comparison, Executions, RecordedTrade, compare, read_ops, read_trades, to_commands
 from statemachine.commands import AnyCommand, Deposit, OpenAccount, PutCurrency, PutProduct
 from statemachine.events import AnyOutcome, Rejected

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from cluster.settings import OFFER_AGAIN
 from loadtest.scenario import Plan, Scenario
 from loadtest.watch import Statuses, Watcher
 from node.errors import NodeStartError
 from node.native.protocol import ControlAction
+from snapshots.naming import snapshot_paths
 from tests.real_cluster import READY_SECONDS, MakeGround
 
 pytestmark = pytest.mark.cluster
@@ -58,8 +60,8 @@ async def compacted_past(scenario: Scenario, leader: str, index: int) -> None:
         await connection.close()
 
 
-def run(make_ground: MakeGround, play: Callable[[Scenario], Awaitable[None]]) -> None:
-    ground = make_ground({"snapshot.every_commands": 500})
+def run(make_ground: MakeGround, play: Callable[[Scenario], Awaitable[None]], every_commands: int = 500) -> None:
+    ground = make_ground({"snapshot.every_commands": every_commands})
 
     async def body() -> None:
         async with Scenario(ground.cluster, ground.directory, PLAN) as scenario:
@@ -140,3 +142,35 @@ def test_a_node_that_lost_its_disk_says_so_and_rejoins(make_ground: MakeGround) 
         await judged(scenario)
 
     run(make_ground, play)
+
+
+def damage_newest_snapshot(scenario: Scenario, node_id: str) -> None:
+    """Flip a bit in the largest file of a node's newest snapshot."""
+    files = snapshot_paths(data_of(scenario, node_id) / "snapshots")[-1].iterdir()
+    path = max(files, key=lambda file: file.stat().st_size)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_leader_with_a_damaged_snapshot_takes_another_for_a_node_that_comes_back(make_ground: MakeGround) -> None:
+    async def play(scenario: Scenario) -> None:
+        await traded(scenario, 300)
+        leader, follower = await a_follower(scenario.watcher)
+        await scenario.kill(follower)
+        shutil.rmtree(data_of(scenario, follower))
+        await compacted_past(scenario, leader, 1)
+        damage_newest_snapshot(scenario, leader)
+        await asyncio.to_thread(lambda: scenario.cluster.start([follower], rejoin=True))
+        await scenario.watcher.wait(
+            lambda seen: (back := seen[follower]) is not None and back.ready and back.voter,
+            f"{follower} as a voter",
+            OFFER_AGAIN,
+        )
+        status = await scenario.watcher.status(leader)
+        assert status is not None
+        assert status.counters["snapshots_not_taken"] == 1
+        await traded(scenario, 200)
+        await judged(scenario)
+
+    run(make_ground, play, every_commands=1_000_000)

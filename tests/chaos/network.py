@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from node.deployment.cluster_directory import ClusterDirectory
+from node.cluster_directory import ClusterDirectory
 from node.deployment.local_cluster import LocalCluster
 from tests.chaos.errors import CommandFailedError, NotPossibleError
 from tests.chaos.system import call, need_root

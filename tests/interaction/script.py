@@ -9,9 +9,12 @@ Amounts are decimals in whole coins; with a `u` behind them they are smallest un
     key k1 for ann secret=c2VjcmV0 permissions=3         gives ann an API key
     deposit ann 100 USD id=t1     withdraw ann 100 USD id=t2
     ann buy 2 BTC-USD @ 100 [ioc|fok|post] [stp=co] [oid=a] [id=x]
+    ann buy 2 BTC-USD @ 100 gtt=60                        good for 60 seconds; the clock steps by one with each line
+    ann sell 2 BTC-USD @ 90 stop=loss@95                  waits for a trade at 95 or below; stop=entry@95: or above
     ann sell 2 BTC-USD market     ann buy BTC-USD market funds=50
     ann cancel #3     ann cancel oid=a     ann cancel-all [BTC-USD]
     book BTC-USD      balances ann bob     fees USD      order #3
+    wait 60                                              the clock steps by 60 seconds, told by a log entry without commands
     restart                                              the engine goes on from its tables
 
 Each trace shows the events with their product sequence, then `=` and the outcome. The whole state is checked after every line.
@@ -55,8 +58,18 @@ from statemachine.events import (
     Transferred,
 )
 from statemachine.limits import OPERATOR
-from statemachine.types import DoneReason, OrderStatus, OrderType, ProductStatus, SelfTradePrevention, Side, TimeInForce
+from statemachine.types import (
+    DoneReason,
+    OrderStatus,
+    OrderType,
+    ProductStatus,
+    SelfTradePrevention,
+    Side,
+    StopType,
+    TimeInForce,
+)
 
+SECOND = 10**9
 _FLAGS = {"ioc": TimeInForce.IOC, "fok": TimeInForce.FOK}
 
 
@@ -67,7 +80,7 @@ class Script:
         self.engine = Engine()
         self.scales: dict[str, int] = {}
         self.pairs: dict[str, tuple[str, str]] = {}
-        self.lines = 0
+        self.seconds = 0
         self.ids = 0
 
     def run(self, text: str) -> str:
@@ -83,7 +96,7 @@ class Script:
 
     def line(self, line: str) -> list[str]:
         """Carry out one line; its trace."""
-        self.lines += 1
+        self.seconds += 1
         words = line.split()
         special = getattr(self, f"do_{words[0]}", None)
         trace: list[str] = special(words[1:]) if special is not None else self.send(self.trader(words))
@@ -184,6 +197,7 @@ class Script:
         base, quote = self.pairs.get(name, ("BTC", "USD"))
         price = self.units(flags.pop(0), quote) if kind == "@" else 0
         price = self.units(options["price"], quote) if "price" in options else price
+        stop, _, stop_price = options.get("stop", "none").partition("@")
         return PlaceOrder(
             account,
             command_id,
@@ -193,10 +207,13 @@ class Script:
             price,
             self.units(size, base),
             self.units(options.get("funds", "0"), quote),
-            next((_FLAGS[flag] for flag in flags if flag in _FLAGS), TimeInForce.GTC),
+            next((_FLAGS[flag] for flag in flags if flag in _FLAGS), TimeInForce.GTT if "gtt" in options else TimeInForce.GTC),
             "post" in flags,
             SelfTradePrevention[options.get("stp", "dc").upper()],
             options.get("oid", ""),
+            StopType[stop.upper()],
+            self.units(stop_price or "0", quote),
+            int(Decimal(options.get("gtt") or options.get("cancel-after") or "0") * SECOND),
         )
 
     # -- numbers and ids ---------------------------------------------------------------------------------------------------------
@@ -223,11 +240,22 @@ class Script:
     def send(self, command: AnyCommand) -> list[str]:
         """Through the same bytes as in the log; a number that these cannot carry never reaches the engine."""
         try:
-            batch = decode_batch(encode_batch(Batch(self.lines, [command])))
+            batch = decode_batch(encode_batch(Batch(self.seconds * SECOND, [command])))
         except OverflowError:
             return ["= refused before the log: the number is too large for any field"]
         applied = self.engine.apply(batch)
         return [*map(self.event, applied.events), f"= {self.outcome(applied.outcomes[0])}"]
+
+    def do_wait(self, words: list[str]) -> list[str]:
+        self.seconds += int(words[0]) - 1
+        applied = self.engine.apply(decode_batch(encode_batch(Batch(self.seconds * SECOND, []))))
+        return [*map(self.event, applied.events), f"= {self.expiry()}"]
+
+    def expiry(self) -> str:
+        left = self.engine.next_expiry - self.seconds * SECOND
+        return (
+            f"the next order leaves in {Decimal(left) / SECOND:f} seconds" if self.engine.next_expiry else "nothing will expire"
+        )
 
     def event(self, event: AnyEvent) -> str:
         base, quote = self.pairs[event.product_id]
@@ -287,7 +315,8 @@ class Script:
 
     def order(self, order: OrderState) -> str:
         base, quote = self.pairs[order.product_id]
-        parts = [f"#{order.order_id} {'open' if order.status is OrderStatus.OPEN else order.done_reason.name.lower()}"]
+        status = order.done_reason.name if order.status is OrderStatus.DONE else order.status.name
+        parts = [f"#{order.order_id} {status.lower()}"]
         if order.filled_size:
             filled, value, fees = (
                 self.text(order.filled_size, base),

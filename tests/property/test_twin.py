@@ -13,7 +13,7 @@ from statemachine.engine import Engine
 from statemachine.events import AnyEvent, AnyOutcome, Cancelled, OrderState, Placed, Rejected
 from statemachine.types import Side
 from tests.property.twin import Fact, Twin, TwinOrder
-from tests.property.worlds import ACCOUNTS, CURRENCIES, PRODUCTS, busy_command, commands, foundations, rates
+from tests.property.worlds import ACCOUNTS, CURRENCIES, PRODUCTS, SECOND, busy_command, commands, foundations, rates
 
 
 def fact(event: AnyEvent) -> Fact:
@@ -28,11 +28,13 @@ def assert_order(state: OrderState, order: TwinOrder, twin: Twin, *, now: bool) 
     assert (state.order_id, state.account_id, state.product_id) == (order.order_id, order.owner, command.product_id)
     assert (state.side, state.order_type, state.price) == (command.side, command.order_type, command.price)
     assert (state.size, state.funds, state.client_oid) == (command.size, command.funds, command.client_oid)
+    assert (state.stop, state.stop_price, state.expires_at) == (command.stop, command.stop_price, order.expires)
     if now:
         assert (state.remaining, state.filled_size) == (order.left, order.filled)
         assert (state.executed_value, state.fill_fees) == (order.value, order.fees)
         assert (state.status, state.done_reason) == (twin.status(order), order.reason)
         assert state.hold == (twin.hold(order) if order.open else 0)
+        assert state.opened_sequence == order.opened
 
 
 def assert_answer(outcome: AnyOutcome, answer: object, twin: Twin) -> None:
@@ -74,6 +76,7 @@ def assert_same_world(engine: Engine, twin: Twin) -> None:
             held = twin.held(account, currency)
             assert rows[currency].hold == held
             assert rows[currency].available == totals[account, currency] - held
+    assert engine.next_expiry == min((order.expires for order in twin.known() if order.expires), default=0)
     for row in engine.currencies():
         assert row.fees == totals.get(("fees", row.currency), 0)
         assert row.deposited - row.withdrawn == sum(t for (_, currency), t in totals.items() if currency == row.currency)
@@ -83,26 +86,34 @@ def assert_same_world(engine: Engine, twin: Twin) -> None:
         assert_order(state, order, twin, now=True)
 
 
-def compare(fees: tuple[int, int], money: int, flow: list[tuple[AnyCommand, bool]]) -> None:
-    """Give both the same commands and compare everything after each; where the flag says so, restart the engine before."""
+def compare(fees: tuple[int, int], money: int, flow: list[tuple[AnyCommand | int, bool]]) -> None:
+    """Give both the same commands and compare everything after each; where the flag says so, restart the engine before.
+
+    A second passes with each command. A number in place of a command: so many seconds pass, and no command comes.
+    """
     engine, twin = Engine(), Twin()
-    for command in foundations(fees, money):
-        twin.apply(command)
-        engine.apply(Batch(1, [command]))
-    for time, (command, restarted) in enumerate(flow, 2):
+    for foundation in foundations(fees, money):
+        twin.apply(foundation)
+        engine.apply(Batch(1, [foundation]))
+    for command, restarted in flow:
         if restarted:
             engine = restore(engine)
-        answer = twin.apply(command)
-        applied = engine.apply(Batch(time, [command]))
-        assert_answer(applied.outcomes[0], answer, twin)
+        twin.tick(twin.now + SECOND * (command if isinstance(command, int) else 1))
+        if isinstance(command, int):
+            applied = engine.apply(Batch(twin.now, []))
+            assert applied.outcomes == []
+        else:
+            answer = twin.apply(command)
+            applied = engine.apply(Batch(twin.now, [command]))
+            assert_answer(applied.outcomes[0], answer, twin)
         assert [fact(event) for event in applied.events] == twin.facts
         engine.check()
         assert_same_world(engine, twin)
 
 
-@given(rates, st.integers(1, 600), st.lists(st.tuples(commands, st.booleans()), max_size=60))
+@given(rates, st.integers(1, 600), st.lists(st.tuples(st.one_of(commands, st.integers(0, 6)), st.booleans()), max_size=60))
 @settings(max_examples=150)
-def test_the_engine_does_what_the_twin_does(fees: tuple[int, int], money: int, flow: list[tuple[AnyCommand, bool]]) -> None:
+def test_the_engine_does_what_the_twin_does(fees: tuple[int, int], money: int, flow: list[tuple[AnyCommand | int, bool]]) -> None:
     compare(fees, money, flow)
 
 
@@ -110,7 +121,10 @@ def test_the_engine_does_what_the_twin_does(fees: tuple[int, int], money: int, f
 def test_the_engine_does_what_the_twin_does_in_a_busy_market(seed: int) -> None:
     random = Random(seed)
     fees = random.choice([(0, 0), (1_000, 3_000), (100_000, 100_000)])
-    flow = [(busy_command(random, number), random.random() < 0.05) for number in range(150)]
+    flow: list[tuple[AnyCommand | int, bool]] = [
+        (busy_command(random, number) if random.random() < 0.97 else random.randrange(10), random.random() < 0.05)
+        for number in range(150)
+    ]
     compare(fees, random.choice([60, 600, 5_000]), flow)
 
 

@@ -30,6 +30,7 @@ from statemachine.types import (
     Reason,
     SelfTradePrevention,
     Side,
+    StopType,
     TimeInForce,
 )
 
@@ -51,6 +52,9 @@ class TwinOrder:
     value: int = 0
     fees: int = 0
     open: bool = True
+    triggered: bool = False
+    expires: int = 0
+    opened: int = 0
     reason: DoneReason = DoneReason.NONE
 
     @property
@@ -76,6 +80,11 @@ class Twin:
     postings: list[tuple[str, str, int]] = field(default_factory=list)
     """(account, currency, amount): sums up to what each has, on hold or not. Fees go to the account "fees"."""
     resting: list[TwinOrder] = field(default_factory=list)
+    waiting: list[TwinOrder] = field(default_factory=list)
+    """Stop orders that wait, or are triggered and about to enter."""
+    prices: list[int] = field(default_factory=list)
+    """Of the trades for which no stop order was triggered yet, all of one product."""
+    now: int = 0
     orders: list[TwinOrder] = field(default_factory=list)
     facts: list[Fact] = field(default_factory=list)
     sequences: dict[str, int] = field(default_factory=dict)
@@ -84,9 +93,16 @@ class Twin:
 
     # -- what it answers ---------------------------------------------------------------------------------------------------------
 
+    def tick(self, now: int) -> None:
+        """The time is now `now`: what comes until the next tick comes at this time."""
+        self.facts = []
+        self.now = now
+        going = [order for order in self.known() if 0 < order.expires <= now]
+        for order in sorted(going, key=lambda order: (order.expires, order.order_id)):
+            self.leave(order, DoneReason.EXPIRED)
+
     def apply(self, command: AnyCommand) -> object:
         """A `Reason`, or "ok", or the order placed, or the list of orders cancelled; and in a pair with "again" when it came before."""
-        self.facts = []
         key = (command.account_id, command.command_id)
         if command.account_id not in [*self.accounts, "operator"]:
             return Reason.UNKNOWN_ACCOUNT
@@ -142,7 +158,7 @@ class Twin:
         return sums
 
     def held(self, account: str, currency: str) -> int:
-        return sum(self.hold(order) for order in self.resting if order.owner == account and self.pays_in(order) == currency)
+        return sum(self.hold(order) for order in self.known() if order.owner == account and self.pays_in(order) == currency)
 
     def free(self, account: str, currency: str) -> int:
         return self.totals().get((account, currency), 0) - self.held(account, currency)
@@ -159,11 +175,17 @@ class Twin:
         return floor(Fraction(notional) * Fraction(ppm, 1_000_000))
 
     def hold(self, order: TwinOrder) -> int:
-        """What a limit order holds."""
+        """What an open order holds."""
         if not order.buys:
             return order.left
+        if order.command.order_type is OrderType.MARKET:
+            return order.command.funds
         worth = self.worth(order.product, order.command.price, order.left)
         return worth + self.fee(worth, max(order.product.maker_fee_ppm, order.product.taker_fee_ppm))
+
+    def known(self) -> list[TwinOrder]:
+        """All that are accepted and not done, oldest first."""
+        return sorted([*self.resting, *self.waiting], key=lambda order: order.order_id)
 
     # -- leaving -----------------------------------------------------------------------------------------------------------------
 
@@ -189,7 +211,7 @@ class Twin:
             return Reason.PRODUCT_NOT_TRADING
         going = [
             order
-            for order in self.resting
+            for order in self.known()
             if order.owner == command.account_id
             and command.product_id in ("", order.product.product_id)
             and self.products[order.product.product_id].status is not ProductStatus.OFFLINE
@@ -202,6 +224,8 @@ class Twin:
         rested = order in self.resting
         if rested:
             self.resting.remove(order)
+        if order in self.waiting:
+            self.waiting.remove(order)
         order.open = False
         order.reason = reason
         c = order.command
@@ -229,10 +253,10 @@ class Twin:
             return Reason.PRODUCT_LIMIT_ONLY
         contradictions = [
             limit and c.funds != 0,
-            limit and c.post_only and c.time_in_force is not TimeInForce.GTC,
+            limit and c.post_only and c.time_in_force not in (TimeInForce.GTC, TimeInForce.GTT),
             not limit and c.price != 0,
             not limit and c.post_only,
-            not limit and c.time_in_force is TimeInForce.FOK,
+            not limit and c.time_in_force in (TimeInForce.FOK, TimeInForce.GTT),
             not limit and c.side is Side.SELL and c.size != 0 and c.funds != 0,
         ]
         if any(contradictions):
@@ -252,7 +276,19 @@ class Twin:
                 return Reason.SIZE_TOO_LARGE
             if c.size % product.lot:
                 return Reason.SIZE_OFF_LOT
-        if c.client_oid and any(o.owner == c.account_id and o.command.client_oid == c.client_oid for o in self.resting):
+        if c.stop is StopType.NONE and c.stop_price != 0:
+            return Reason.INVALID_STOP
+        if c.stop is not StopType.NONE:
+            if c.stop_price <= 0:
+                return Reason.INVALID_STOP
+            if c.stop_price % product.tick:
+                return Reason.PRICE_OFF_TICK
+            if c.post_only or (not limit and (c.funds if c.side is Side.BUY else c.size) == 0):
+                return Reason.INVALID_STOP
+        lasting = c.time_in_force is TimeInForce.GTT
+        if lasting != (c.cancel_after != 0) or (lasting and not 10**9 <= c.cancel_after <= 366 * 24 * 3600 * 10**9):
+            return Reason.INVALID_CANCEL_AFTER
+        if c.client_oid and any(o.owner == c.account_id and o.command.client_oid == c.client_oid for o in self.known()):
             return Reason.COMMAND_ID_REUSED
         if self.needs(c, product) > self.free(c.account_id, product.quote if c.side is Side.BUY else product.base):
             return Reason.INSUFFICIENT_FUNDS
@@ -281,23 +317,57 @@ class Twin:
             return refusal
         product = self.products[c.product_id]
         order = TwinOrder(len(self.orders) + 1, c, product, c.size)
+        order.expires = self.now + c.cancel_after if c.cancel_after else 0
         if c.order_type is OrderType.MARKET:
             order.money = c.funds
             order.coins = self.free(c.account_id, product.base)
             if order.buys and not c.funds:
                 order.money = self.free(c.account_id, product.quote)
         self.orders.append(order)
+        if c.stop is StopType.NONE:
+            self.enter(order)
+            self.trigger(product.product_id)
+        else:
+            self.waiting.append(order)
+            what = (c.client_oid, c.side, c.order_type, c.stop, c.stop_price, c.price, c.size, c.funds)
+            self.tell("OrderActivated", order, order.order_id, order.owner, *what)
+        return order
+
+    def trigger(self, product_id: str) -> None:
+        """Stop orders enter one after the other until none is triggered."""
+        queue = self.triggered(product_id)
+        while queue:
+            order = queue.pop(0)
+            self.waiting.remove(order)
+            self.enter(order)
+            queue.extend(self.triggered(product_id))
+
+    def triggered(self, product_id: str) -> list[TwinOrder]:
+        prices, self.prices = self.prices, []
+        found = []
+        for order in self.known():
+            c = order.command
+            hit = any(price <= c.stop_price if c.stop is StopType.LOSS else price >= c.stop_price for price in prices)
+            if hit and order in self.waiting and not order.triggered and c.product_id == product_id:
+                order.triggered = True
+                found.append(order)
+        return found
+
+    def enter(self, order: TwinOrder) -> None:
+        """It meets the book, and rests or leaves."""
+        c = order.command
         self.tell(
             "OrderReceived", order, order.order_id, order.owner, c.client_oid, c.side, c.order_type, c.price, c.size, c.funds
         )
         killed = c.time_in_force is TimeInForce.FOK and not self.fillable(order)
         ended = killed or self.trade_all(order)
-        if ended is None and c.order_type is OrderType.LIMIT and c.time_in_force is TimeInForce.GTC:
+        lasts = c.order_type is OrderType.LIMIT and c.time_in_force in (TimeInForce.GTC, TimeInForce.GTT)
+        if ended is None and lasts:
             self.resting.append(order)
             self.tell("OrderOpened", order, order.order_id, order.owner, c.side, c.price, order.left)
+            order.opened = self.sequences[c.product_id]
         else:
             self.leave(order, ended if isinstance(ended, DoneReason) else DoneReason.CANCELLED)
-        return order
 
     def fillable(self, taker: TwinOrder) -> bool:
         found = 0
@@ -382,10 +452,11 @@ class Twin:
             taker.money -= worth + fees[1]
         elif taker.by_funds:
             taker.money -= worth
+        self.prices.append(price)
         self.trades[product.product_id] += 1
         number = self.trades[product.product_id]
         ids = (maker.order_id, taker.order_id, maker.owner, taker.owner)
-        self.tell("OrderMatched", taker, number, *ids, maker.command.side, price, size, *fees)
+        self.tell("OrderMatched", taker, number, *ids, maker.command.side, price, size, *fees, False)
 
     def prevent(self, taker: TwinOrder, maker: TwinOrder, can: int) -> bool:
         stp = taker.command.stp
@@ -410,7 +481,7 @@ class Twin:
             old = taker.money
             taker.money -= worth + (self.fee(worth, taker.product.taker_fee_ppm) if taker.buys else 0)
             c = taker.command
-            self.tell("OrderChanged", taker, taker.order_id, taker.owner, c.side, c.price, old, taker.money, True)
+            self.tell("OrderChanged", taker, taker.order_id, taker.owner, c.side, c.price, old, taker.money, True, False, False)
         else:
             self.decrement(taker, theirs)
         return True
@@ -418,8 +489,10 @@ class Twin:
     def decrement(self, order: TwinOrder, by: int) -> None:
         old = order.left
         order.left -= by
-        c = order.command
-        self.tell("OrderChanged", order, order.order_id, order.owner, c.side, c.price, old, order.left, False)
+        c, rests = order.command, order in self.resting
+        self.tell("OrderChanged", order, order.order_id, order.owner, c.side, c.price, old, order.left, False, rests, False)
 
     def status(self, order: TwinOrder) -> OrderStatus:
-        return OrderStatus.OPEN if order.open else OrderStatus.DONE
+        if not order.open:
+            return OrderStatus.DONE
+        return OrderStatus.ACTIVE if order in self.waiting else OrderStatus.OPEN

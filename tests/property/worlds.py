@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
+import msgspec
 from hypothesis import strategies as st
 
 from statemachine.commands import (
@@ -18,7 +19,7 @@ from statemachine.commands import (
     Withdraw,
 )
 from statemachine.limits import OPERATOR
-from statemachine.types import OrderType, ProductStatus, SelfTradePrevention, Side, TimeInForce
+from statemachine.types import OrderType, ProductStatus, SelfTradePrevention, Side, StopType, TimeInForce
 
 ACCOUNTS = ["ann", "bob", "eve"]
 PRODUCTS = ["ETH-USD", "XBT-ETH"]
@@ -49,7 +50,17 @@ rates = st.tuples(st.sampled_from([0, 1_000, 100_000]), st.sampled_from([0, 3_00
 accounts = st.sampled_from(ACCOUNTS)
 products = st.sampled_from(PRODUCTS)
 command_ids = st.integers(0, 400).map(lambda number: f"c{number}")
+SECOND = 10**9
+LASTING = [TimeInForce.GTC, TimeInForce.GTC, TimeInForce.GTT]
 client_oids = st.sampled_from(["", "", "o1", "o2", "o3", "o4"])
+
+
+@st.composite
+def stops(draw: st.DrawFn, tick: int) -> tuple[StopType, int]:
+    """Often none; mostly sound ones, a few ticks from where the market is."""
+    kind = draw(st.sampled_from([StopType.NONE] * 4 + [StopType.LOSS] * 3 + [StopType.ENTRY] * 3))
+    price = draw(st.integers(8, 12)) * tick if kind else 0
+    return kind, price + draw(st.sampled_from([0] * 40 + [1, -60, tick]))
 
 
 @st.composite
@@ -60,7 +71,9 @@ def limit_orders(draw: st.DrawFn) -> PlaceOrder:
     price = draw(st.integers(8, 12)) * tick + draw(st.sampled_from([0] * 30 + [1, -60]))
     size = draw(st.integers(1, 12)) * lot + draw(st.sampled_from([0] * 30 + [1, 2_000, -600]))
     post_only = draw(st.sampled_from([False, False, False, True]))
-    tif = TimeInForce.GTC if post_only else draw(st.sampled_from([TimeInForce.GTC] * 3 + [TimeInForce.IOC, TimeInForce.FOK]))
+    tif = draw(st.sampled_from(LASTING if post_only else [*LASTING, TimeInForce.IOC, TimeInForce.FOK]))
+    lasts = draw(st.integers(1, 12)) * SECOND if tif is TimeInForce.GTT else draw(st.sampled_from([0] * 60 + [SECOND]))
+    lasts -= draw(st.sampled_from([0] * 60 + [1, 2 * SECOND]))
     return PlaceOrder(
         draw(accounts),
         draw(command_ids),
@@ -74,6 +87,8 @@ def limit_orders(draw: st.DrawFn) -> PlaceOrder:
         post_only,
         draw(st.sampled_from(SelfTradePrevention)),
         draw(client_oids),
+        *draw(st.tuples(st.just(StopType.NONE), st.just(0)) if post_only else stops(tick)),
+        lasts,
     )
 
 
@@ -89,7 +104,9 @@ def market_orders(draw: st.DrawFn) -> PlaceOrder:
     tif = draw(st.sampled_from([TimeInForce.GTC] * 4 + [TimeInForce.IOC] * 4 + [TimeInForce.FOK]))
     stp = draw(st.sampled_from(SelfTradePrevention))
     oid = draw(client_oids)
-    return PlaceOrder(draw(accounts), draw(command_ids), product_id, side, OrderType.MARKET, 0, size, funds, tif, False, stp, oid)
+    stop = draw(stops(4 if product_id == "ETH-USD" else 1))
+    market, account, command_id = OrderType.MARKET, draw(accounts), draw(command_ids)
+    return PlaceOrder(account, command_id, product_id, side, market, 0, size, funds, tif, False, stp, oid, *stop)
 
 
 cancels = st.builds(
@@ -150,19 +167,45 @@ def busy_command(random: Random, number: int) -> AnyCommand:
     return _busy_order(random, account, command_id)
 
 
+def plain_command(random: Random, number: int) -> AnyCommand:
+    """A `busy_command` whose order, if it is one, neither waits for a trade nor leaves by itself."""
+    command = busy_command(random, number)
+    if not isinstance(command, PlaceOrder):
+        return command
+    tif = TimeInForce.GTC if command.time_in_force is TimeInForce.GTT else command.time_in_force
+    return msgspec.structs.replace(command, time_in_force=tif, stop=StopType.NONE, stop_price=0, cancel_after=0)
+
+
 def _busy_order(random: Random, account: str, command_id: str) -> PlaceOrder:
     product_id = random.choice(PRODUCTS)
     tick, lot = (4, 25) if product_id == "ETH-USD" else (1, 1)
     side, stp = random.choice(list(Side)), random.choice(list(SelfTradePrevention))
     oid = random.choice(["", f"o{random.randrange(30)}"])
     size = random.randrange(1, 13) * lot
+    stop = random.choice([StopType.NONE] * 6 + [StopType.LOSS, StopType.ENTRY])
+    at = (10 + random.randrange(-3, 4)) * tick if stop else 0
     if random.random() < 0.25:
         size, funds = random.choice(
             [(size, 0), (0, random.randrange(1, 200)), (size, random.randrange(1, 200) if side is Side.BUY else 0)]
         )
-        return PlaceOrder(account, command_id, product_id, side, OrderType.MARKET, 0, size, funds, stp=stp, client_oid=oid)
+        return PlaceOrder(
+            account,
+            command_id,
+            product_id,
+            side,
+            OrderType.MARKET,
+            0,
+            size,
+            funds,
+            stp=stp,
+            client_oid=oid,
+            stop=stop,
+            stop_price=at,
+        )
     away = random.choice([-2, -1, -1, 0, 0, 0, 1, 1, 2]) * (-1 if side is Side.BUY else 1)
     price = (10 + away) * tick
-    tif = random.choice([TimeInForce.GTC] * 6 + [TimeInForce.IOC, TimeInForce.FOK, TimeInForce.FOK])
-    post_only = tif is TimeInForce.GTC and random.random() < 0.1
-    return PlaceOrder(account, command_id, product_id, side, OrderType.LIMIT, price, size, 0, tif, post_only, stp, oid)
+    tif = random.choice([TimeInForce.GTC] * 6 + [TimeInForce.GTT] * 2 + [TimeInForce.IOC, TimeInForce.FOK, TimeInForce.FOK])
+    post_only = tif in LASTING and not stop and random.random() < 0.1
+    lasts = random.randrange(1, 40) * SECOND if tif is TimeInForce.GTT else 0
+    limit = OrderType.LIMIT
+    return PlaceOrder(account, command_id, product_id, side, limit, price, size, 0, tif, post_only, stp, oid, stop, at, lasts)

@@ -29,8 +29,8 @@ from cluster.ports import Snapshots
 from cluster.raft import Raft
 from loadtest.linearizability import AnomalyKind, Operation, judge
 from node.config.settings import AdminConfig, HttpConfig, NativeConfig, NodeAddress, NodeConfig, RaftConfig, TlsConfig
+from node.engine.principal import gateway
 from node.engine.service import EngineService, Identity
-from node.native.principal import gateway
 from node.native.protocol import Answer, Control, ControlAction, Query, Submit, request_decoder
 from snapshots.abi import ABI
 from snapshots.errors import SnapshotError

@@ -54,11 +54,12 @@ class Machine:
             self.fresh.append((*self.commands[-1], self.hash))
 
 
-class Stored(msgspec.Struct, frozen=True):
-    """A durable snapshot."""
+class Stored(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A durable snapshot. `sound`: its bytes are those that were written."""
 
     mark: SnapshotMark
     state: bytes
+    sound: bool = True
 
 
 class SimSource:
@@ -107,6 +108,8 @@ class SimSink:
             stored = msgspec.msgpack.decode(self._data, type=Stored)
         except msgspec.DecodeError as error:
             raise SnapshotRefusedError(str(error)) from None
+        if not stored.sound:
+            raise SnapshotRefusedError("a digest differs")
         self._snapshots.keep(stored)
         return stored.mark
 
@@ -122,6 +125,15 @@ class SimSnapshots:
         self._machine = machine
         self._disk = disk
         self._running: Stored | None = None
+        self._doubted: Stored | None = None
+
+    @property
+    def damaged(self) -> bool:
+        return self._doubted is not None and self._doubted is self._store[-1]
+
+    def examine(self) -> None:
+        if not self._store[-1].sound:
+            self._doubted = self._store[-1]
 
     def keep(self, stored: Stored) -> None:
         self._disk.maybe_die()

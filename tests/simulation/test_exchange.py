@@ -13,8 +13,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from node.engine.snapshot_port import SnapshotPort
 from tests.simulation.exchange import ExchangeFaults, ExchangeWorld
 from tests.simulation.run import Setting, main, outcome_of
+from tests.simulation.world import ViolationError
 
 ROOT = Path(__file__).parents[2]
 STEPS = 1000
@@ -51,6 +53,47 @@ def test_five_nodes() -> None:
 
 def test_damaged_snapshots_are_refused_and_their_nodes_come_back() -> None:
     assert sum(finished(seed, 3, DAMAGE).refused_starts for seed in range(200, 203)) >= 1
+
+
+class DamagedLeader(ExchangeWorld):
+    """After the faults a follower comes back with an empty disk, when the leader's newest snapshot has just lost a bit."""
+
+    def __init__(self, seed: int, where: float) -> None:
+        super().__init__(seed, 3, snapshot_entries=1_000_000)
+        self._where = where
+
+    def _end_faults(self) -> None:
+        super()._end_faults()
+        self._recover()
+        self.leader = next(node for node in self.ids if self.leads(node))
+        self.led = self.hosts[self.leader].process
+        assert self.led is not None
+        for _ in range(2):
+            wanted = self.led.raft.commit_index + 50
+            while self.led.raft.commit_index < wanted:
+                self.step(faults=False, load=True)
+            self.led.raft.request_snapshot()
+            while self.led.raft.status().snapshot_index < wanted:
+                self.step(faults=False, load=True)
+        assert self.led.raft.status().first_log_index > 1
+        self.flip(self.leader, self._where)
+        follower = next(node for node in self.ids if node != self.leader)
+        self.crash(follower, lose_disk=True)
+        self.start(follower)
+
+
+@pytest.mark.parametrize("where", [0.0, 0.97, 0.999], ids=["a table", "the seal", "the manifest"])
+def test_a_leader_with_a_damaged_snapshot_takes_another_for_a_node_that_comes_back(where: float) -> None:
+    world = DamagedLeader(400, where)
+    world.run(100)
+    assert world.flipped
+    assert world.hosts[world.leader].process is world.led, "it went on"
+
+
+def test_a_leader_that_never_looks_at_its_snapshot_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SnapshotPort, "examine", lambda _: None)
+    with pytest.raises(ViolationError, match="not level"):
+        DamagedLeader(400, 0.0).run(100)
 
 
 def test_snapshots_in_rocksdb() -> None:

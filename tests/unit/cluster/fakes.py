@@ -64,7 +64,8 @@ class Recorder:
 class Snapshots(SimSnapshots):
     """Snapshots that are durable when the test says so.
 
-    `refuse` makes an incoming one fail its check, which takes `check_polls` ticks; `broken` makes the loading fail.
+    `refuse` makes an incoming one fail its check, which takes `check_polls` ticks; `broken` makes the loading fail. `looks`: how often the newest
+    one was compared with what was written.
     """
 
     def __init__(self, store: list[Stored], machine: Machine, disk: SimDisk) -> None:
@@ -73,6 +74,11 @@ class Snapshots(SimSnapshots):
         self.refuse = False
         self.broken = False
         self.check_polls = 0
+        self.looks = 0
+
+    def examine(self) -> None:
+        self.looks += 1
+        super().examine()
 
     def poll(self) -> CaptureState:
         if self._running is None or self.state is CaptureState.RUNNING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from cluster import messages as m
@@ -281,6 +282,23 @@ class TestSnapshots:
         node.snapshots.state = CaptureState.FAILED
         node.pass_time(0.1)
         assert (node.raft.status().first_log_index, node.raft.status().snapshot_index) == (1, 0)
+
+    def test_a_leader_replaces_a_damaged_one_also_when_nothing_has_come_since(self) -> None:
+        node = Node(nodes=1, trailing_entries=0)
+        node.elect()
+        node.propose()
+        node.raft.request_snapshot()
+        node.pass_time(0.1)
+        mark = node.snapshots.newest()
+        assert mark is not None
+        assert mark.index == node.raft.status().last_log_index == 3
+        node.store[-1] = msgspec.structs.replace(node.store[-1], sound=False)
+        node.pass_time(0.1)
+        assert node.raft.status().last_log_index == 3, "nobody has looked"
+        node.snapshots.examine()
+        node.pass_time(0.2)
+        assert [(one.mark.index, one.sound) for one in node.store] == [(3, False), (4, True)]
+        assert node.raft.status().last_log_index == 4, "one entry is enough"
 
     def test_a_snapshot_that_cannot_be_loaded_stops_the_start(self, monkeypatch: pytest.MonkeyPatch) -> None:
         node = Node(snapshot_entries=5)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
 
 from cluster import messages as m
 from cluster import transfer
-from cluster.errors import RaftFatalError
-from cluster.ports import SnapshotMark
-from cluster.settings import OFFER_AGAIN, TRANSFER_TIMEOUT
+from cluster.ports import SnapshotMark, SnapshotUnreadableError
+from cluster.settings import OFFER_AGAIN, TAKING_TIMEOUT, TRANSFER_TIMEOUT
 from cluster.transfer import Receiver, Senders
 from tests.simulation.disk import SimDisk
 from tests.simulation.parts import Machine, SimSource, Stored
@@ -33,16 +33,27 @@ def snapshots(*store: Stored) -> Snapshots:
     return Snapshots(list(store), Machine(), SimDisk(random.Random(1)))
 
 
-def sending(monkeypatch: pytest.MonkeyPatch, snapshot: Stored = BIG, rate: int = 10**9) -> tuple[Senders, Clock]:
+def sending_from(monkeypatch: pytest.MonkeyPatch, snapshot: Stored = BIG, rate: int = 10**9) -> tuple[Senders, Clock, Snapshots]:
     """A transfer of the snapshot to n2 that has just begun; three pieces of 64 bytes may be under way."""
     monkeypatch.setattr(transfer, "CHUNK_BYTES", 64)
     monkeypatch.setattr(transfer, "CHUNKS_IN_FLIGHT", 3)
     monkeypatch.setattr(transfer, "TRANSFER_BYTES_PER_SECOND", rate)
     clock = Clock()
-    senders = Senders(snapshots(snapshot), clock)
+    store = snapshots(snapshot)
+    senders = Senders(store, clock)
     senders.start("n2", 5, 2)
     clock.now += 0.01
-    return senders, clock
+    return senders, clock, store
+
+
+def sending(monkeypatch: pytest.MonkeyPatch, snapshot: Stored = BIG, rate: int = 10**9) -> tuple[Senders, Clock]:
+    """The same for who does not look at where snapshots are."""
+    return sending_from(monkeypatch, snapshot, rate)[:2]
+
+
+def damaged(snapshot: Stored) -> Stored:
+    """The same with a flipped bit."""
+    return msgspec.structs.replace(snapshot, sound=False)
 
 
 def test_a_snapshot_goes_over_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,12 +136,32 @@ def test_answers_about_another_snapshot_are_ignored(monkeypatch: pytest.MonkeyPa
     assert senders.busy("n2")
 
 
-def test_a_source_that_ends_early_stops_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that shrank under us; asking for the rest for ever would stop the node as well, and silently."""
-    monkeypatch.setattr(SimSource, "read", lambda *_: b"")
-    senders, _ = sending(monkeypatch)
-    with pytest.raises(RaftFatalError, match=f"ends at byte 0 of {SIZE}"):
-        list(senders.due(5))
+class Unreadable:
+    """A sound snapshot's source that gives nothing."""
+
+    def __init__(self, *_: object) -> None:
+        raise SnapshotUnreadableError("SEAL: cannot be read")
+
+
+def test_a_source_that_cannot_be_read_is_given_up_and_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SimSource, "read", Unreadable)
+    senders, clock, store = sending_from(monkeypatch, damaged(BIG))
+    assert list(senders.due(5)) == []
+    assert not senders.any
+    assert store.damaged
+    clock.now += OFFER_AGAIN
+    assert not senders.start("n2", 5, 2)
+
+
+def test_one_that_cannot_be_opened_is_looked_at_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not each time that a peer asks: comparing all files with their digests may take seconds."""
+    senders, clock, store = sending_from(monkeypatch, BIG)
+    senders.drop("n2")
+    monkeypatch.setattr("tests.simulation.parts.SimSource", Unreadable)
+    for looks in (1, 1, 2):
+        assert not senders.start("n2", 5, 2)
+        assert store.looks == looks
+        clock.now += OFFER_AGAIN * 0.6
 
 
 def pieces(snapshot: Stored, term: int = 5) -> list[m.SnapshotChunk]:
@@ -257,12 +288,31 @@ def test_a_snapshot_that_a_peer_does_not_take_is_not_offered_again_at_once(monke
     senders.acknowledged("n2", m.SnapshotAck(5, 40, SIZE))
     assert not senders.start("n2", 5, 2), "it has it, and still asks for what is in it"
     assert not senders.any
-    clock.now += OFFER_AGAIN - 0.1
+    clock.now += TAKING_TIMEOUT - 0.1
     assert not senders.start("n2", 5, 40)
-    assert senders.not_taken == 0
+    assert senders.not_taken == 0, "it may still be putting it in place"
+    clock.now += 0.2
+    assert not senders.start("n2", 5, 40)
+    assert senders.not_taken == 1
+    clock.now += OFFER_AGAIN - TAKING_TIMEOUT - 0.2
+    assert not senders.start("n2", 5, 40)
     clock.now += 0.2
     assert senders.start("n2", 5, 2)
     assert senders.not_taken == 1
+
+
+def test_a_newer_one_is_offered_at_once_to_a_peer_that_did_not_take_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    senders, clock, store = sending_from(monkeypatch, damaged(BIG))
+    list(senders.due(5))
+    senders.acknowledged("n2", m.SnapshotAck(5, 40, SimSource(damaged(BIG)).size))
+    clock.now += TAKING_TIMEOUT
+    assert not senders.start("n2", 5, 2)
+    found = store.damaged
+    assert found
+    store.keep(stored(50, 3, commands=49))
+    assert not store.damaged
+    assert senders.start("n2", 5, 2)
+    assert senders.progress() == {"n2": (0, SimSource(stored(50, 3, commands=49)).size)}
 
 
 def test_a_snapshot_that_was_taken_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,10 +15,10 @@ from cluster.raft import Done, ProposeError, ProposeResult
 from cluster.status import MemberState, RaftStatus
 from node.config.settings import AdminConfig, HttpConfig, NativeConfig, NodeAddress, NodeConfig, RaftConfig, TlsConfig
 from node.engine.feed import Feed
+from node.engine.native_server import NativeServer
 from node.engine.replicated_engine import ReplicatedEngine
 from node.engine.service import EngineService, Identity
 from node.keys.sealing import write_keys
-from node.native.server import NativeServer
 from statemachine.commands import AnyCommand, Deposit, OpenAccount, PlaceOrder, PutCurrency, PutProduct
 from statemachine.limits import OPERATOR
 from statemachine.types import OrderType, Side

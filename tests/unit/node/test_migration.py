@@ -25,8 +25,8 @@ from node import software
 from node.config.file import load
 from node.config.settings import NodeConfig
 from node.deployment.setup import initialise
-from node.engine.marks import mark_of
 from node.errors import DataDirectoryError, DirectoryError
+from node.marks import mark_of
 from node.migration import switch
 from node.migration.back import way_back, ways_back
 from node.migration.found import LOG, SNAPSHOTS, check_known, look

@@ -145,7 +145,7 @@ def test_the_running_hash_covers_the_events() -> None:
     engine, other = market(), market()
     assert engine.state_hash == other.state_hash
     other._state.products[PRODUCT].sequence += 1
-    command = limit("ann", "1", Side.BUY, 1, 9)
+    command = limit("ann", "1", Side.BUY, 1, 9, ioc=True)
     assert send(engine, command) == send(other, command)
     assert engine.state_hash != other.state_hash
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from node import identity
 from node.config.file import load
 from node.config.settings import NodeAddress, NodeConfig
 from node.config.text import change_settings
 from node.deployment import joining
 from node.deployment.setup import initialise
-from node.engine import identity
 from node.errors import ConfigError, SetupError
 
 

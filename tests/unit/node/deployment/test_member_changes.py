@@ -9,10 +9,10 @@ import msgspec
 import pytest
 
 from cluster.membership import AddMember, Role
+from node import identity
 from node.deployment.local_cluster import LocalCluster
 from node.deployment.member_changes import Addition, MemberChanges, progress
 from node.deployment.setup import initialise
-from node.engine import identity
 from node.errors import DirectoryError, MembershipError, SetupError
 from node.native.client import ClusterClient
 from node.native.protocol import MemberStatus

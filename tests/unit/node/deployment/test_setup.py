@@ -8,10 +8,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from node import identity
 from node.config.file import load
 from node.config.settings import AdminConfig
 from node.deployment.setup import initialise
-from node.engine import identity
 from node.errors import SetupError
 
 

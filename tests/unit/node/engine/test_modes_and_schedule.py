@@ -8,11 +8,11 @@ import msgspec
 import pytest
 
 from node.config.settings import SnapshotConfig, StartConfig
-from node.engine.identity import Identity, Stage
 from node.engine.modes import Mode, Modes
 from node.engine.snapshot_schedule import SnapshotSchedule, staggered
 from node.engine.start_order import check
 from node.errors import DataDirectoryError
+from node.identity import Identity, Stage
 from tests.unit.node.fakes import config_of
 
 

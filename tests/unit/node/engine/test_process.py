@@ -16,11 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from node import identity, pki
 from node.config.file import load
 from node.config.settings import NodeConfig
-from node.deployment import pki
 from node.deployment.setup import initialise
-from node.engine import identity
 from node.engine import process as engine_process
 from node.engine.modes import Mode
 from node.engine.replicated_engine import ReplicatedEngine

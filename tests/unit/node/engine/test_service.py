@@ -11,11 +11,11 @@ import pytest
 
 from node.config.settings import NativeConfig
 from node.engine.feed import Feed
+from node.engine.principal import gateway
 from node.engine.replicated_engine import ReplicatedEngine
 from node.engine.service import READS_WAITING_MAX, UNIT_BYTES, EngineService, Identity
 from node.errors import RequestFailed
 from node.native.framing import decode_request
-from node.native.principal import gateway
 from node.native.protocol import (
     Answer,
     BalancesQuery,

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from cluster.ports import CaptureState, LogEntry, SnapshotMark, SnapshotRefusedError, SnapshotSink
+from cluster.ports import (
+    CaptureState,
+    LogEntry,
+    SnapshotMark,
+    SnapshotRefusedError,
+    SnapshotSink,
+    SnapshotUnreadableError,
+)
 from node.engine.feed import Feed
 from node.engine.replicated_engine import ReplicatedEngine
 from node.engine.snapshot_port import SnapshotPort
@@ -210,16 +217,57 @@ def test_after_one_that_failed_the_next_is_whole(node: Node, tmp_path: Path) -> 
     assert restored_hash(tmp_path / "a", mark(14)) == node.machine.engine.full_hash()
 
 
-def test_a_base_that_was_damaged_fails_the_snapshot_and_is_not_passed_on(node: Node, tmp_path: Path) -> None:
-    assert node.capture(mark(12)) is CaptureState.DONE
-    table = max((tmp_path / "a" / f"{12:020d}").glob("*.sst"), key=lambda path: path.stat().st_size)
+def flip(directory: Path, index: int) -> None:
+    """Flip a bit in a snapshot's largest file."""
+    table = max((directory / f"{index:020d}").glob("*.sst"), key=lambda path: path.stat().st_size)
     data = bytearray(table.read_bytes())
     data[len(data) // 3] ^= 1
     table.write_bytes(data)
+
+
+def test_a_base_that_was_damaged_fails_the_snapshot_and_is_not_passed_on(node: Node, tmp_path: Path) -> None:
+    assert node.capture(mark(12)) is CaptureState.DONE
+    flip(tmp_path / "a", 12)
     node.apply(buy(4))
     assert node.capture(mark(13)) is CaptureState.FAILED
     assert node.capture(mark(14)) is CaptureState.DONE
     assert restored_hash(tmp_path / "a", mark(14)) == node.machine.engine.full_hash()
+
+
+def looked_at(node: Node) -> bool:
+    """Whether a look at the newest snapshot finds it damaged."""
+    node.port.examine()
+    look = node.port._look
+    assert look is not None
+    look.result(30)
+    return node.port.damaged
+
+
+def test_a_damaged_one_is_found_and_the_next_shares_nothing_with_it(node: Node, tmp_path: Path) -> None:
+    assert node.capture() is CaptureState.DONE
+    assert not looked_at(node)
+    flip(tmp_path / "a", 12)
+    assert not node.port.damaged, "nobody has looked"
+    assert looked_at(node)
+    node.apply(buy(4))
+    assert node.capture(mark(13)) is CaptureState.DONE
+    assert not node.port.damaged
+    assert not looked_at(node)
+    assert restored_hash(tmp_path / "a", mark(13)) == node.machine.engine.full_hash()
+
+
+def test_one_that_cannot_be_read_is_reported_in_the_clusters_words(node: Node, tmp_path: Path) -> None:
+    assert node.capture() is CaptureState.DONE
+    source = node.port.open_source()
+    table = next((tmp_path / "a").glob("*/*.sst"))
+    table.write_bytes(b"")
+    with pytest.raises(SnapshotUnreadableError, match="has become shorter"):
+        source.read(0, source.size)
+    source.close()
+    table.unlink()
+    with pytest.raises(SnapshotUnreadableError, match="cannot be read"):
+        node.port.open_source()
+    assert looked_at(node)
 
 
 def test_a_snapshot_installed_under_way_is_the_next_ones_base(node: Node, tmp_path: Path) -> None:

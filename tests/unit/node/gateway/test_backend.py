@@ -21,6 +21,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from node.config.file import load
 from node.credentials import Credentials
 from node.deployment import setup
+from node.engine.native_server import NativeServer
 from node.errors import RequestFailed
 from node.gateway import backend as backend_module
 from node.gateway import feeds, monitor
@@ -30,7 +31,6 @@ from node.gateway.errors import UnavailableError
 from node.gateway.gateway import Gateway, build
 from node.native.client import ClusterClient
 from node.native.protocol import Events, FailCode, NodeStatus, StatusQuery
-from node.native.server import NativeServer
 from statemachine.commands import PutApiKey
 from statemachine.events import AnyEvent
 from statemachine.limits import OPERATOR

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from node.history.queries import HALF
 from tests.unit.node.gateway.harness import Exchange, receive
 from tests.unit.node.gateway.kept import KeptBackend, running_with_history
 
@@ -178,10 +177,8 @@ async def test_spark_lines_have_every_product(kept: Exchange) -> None:
     assert (status, found) == (200, {"BTC-USD": rows, "ETH-BTC": []})
 
 
-@pytest.mark.parametrize("half", [HALF, 7])
-async def test_volumes_count_both_sides(kept: Exchange, monkeypatch: pytest.MonkeyPatch, half: int) -> None:
-    """The account's own trades as maker and as taker, beside everybody's; summed in two parts, wherever they are cut."""
-    monkeypatch.setattr("node.history.queries.HALF", half)
+async def test_volumes_count_both_sides(kept: Exchange) -> None:
+    """The account's own trades as maker and as taker, beside everybody's."""
     assert (await kept.call("alice", "GET", "/users/self/trailing-volume"))[1] == []
     await trade_a_little(kept)
     await kept.order("alice", "sell", "90", "0.25")

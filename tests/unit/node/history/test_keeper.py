@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from pathlib import Path
 from random import Random
 
@@ -23,7 +24,7 @@ from statemachine.commands import AnyCommand
 from statemachine.engine import Engine
 from statemachine.events import OrderState
 from statemachine.types import OrderStatus
-from tests.property.worlds import busy_command, foundations
+from tests.property.worlds import foundations, plain_command
 from tests.unit.node.history.logs import NodeLog
 
 MONEY = 100_000
@@ -36,7 +37,7 @@ def busy(node: NodeLog, seed: int, commands: int) -> None:
     sent = 0
     while sent < commands:
         count = random.randrange(1, 6)
-        node.add([busy_command(random, sent + place) for place in range(count)], seconds=random.choice([0, 0.3, 7, 80]))
+        node.add([plain_command(random, sent + place) for place in range(count)], seconds=random.choice([0, 0.3, 7, 80]))
         sent += count
         if random.random() < 0.05:
             node.add_noop()
@@ -51,6 +52,15 @@ def orders_of(engine: Engine) -> dict[int, Row]:
                 row = order_row(msgspec.msgpack.decode(encoded, type=OrderState), 0)
                 found[row["order_id"]] = {**row, "sequence": None}
     return found
+
+
+def volumes_of(stored: dict[str, list[Row]]) -> dict[tuple[str, int, str], int]:
+    """What each account traded in each hour of each product, from the trades."""
+    found: Counter[tuple[str, int, str]] = Counter()
+    for trade in stored["trades"]:
+        for account_id in (trade["maker_account_id"], trade["taker_account_id"]):
+            found[account_id, trade["time"] // 10**9 // 3_600 * 3_600, trade["product_id"]] += trade["size"]
+    return dict(found)
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -75,6 +85,8 @@ def test_the_rows_are_what_the_engine_has(tmp_path: Path, seed: int) -> None:
     fees = sum(-entry["amount"] for entry in stored["ledger"] if entry["kind"] == LedgerKind.FEE)
     assert fees == sum(currency.fees for currency in node.engine.currencies())
     assert sum(row["amount"] for row in stored["transfers"]) == sum(c.deposited - c.withdrawn for c in node.engine.currencies())
+    volumes = {(row["account_id"], row["start"], row["product_id"]): row["volume"] for row in stored["volumes"]}
+    assert volumes == volumes_of(stored)
     assert stored["product_changes"][-1]["status"] in [product.status for product in node.engine.products()]
     assert not stored["gaps"]
 
@@ -169,7 +181,7 @@ def test_segments_stay_in_the_archive_until_they_are_stored_and_then_go(tmp_path
     assert archived(node) > 3
     node.follow(until=lambda: not archived(node))
     assert states(node) == [f"{node.applied:020d}"]
-    node.add([busy_command(Random(1), 5_000)])
+    node.add([plain_command(Random(1), 5_000)])
     node.follow()
     assert node.stored()["progress"][0]["log_index"] == node.applied
     assert node.stored()["gaps"] == []
@@ -270,7 +282,7 @@ def after(stored: dict[str, list[Row]], gap: Row) -> list[Row]:
 def random_commands(seed: int, first: int, count: int) -> list[AnyCommand]:
     """More of a busy market."""
     random = Random(seed)
-    return [busy_command(random, first + number) for number in range(count)]
+    return [plain_command(random, first + number) for number in range(count)]
 
 
 def test_a_history_that_was_switched_on_late_begins_with_the_snapshot(tmp_path: Path) -> None:
@@ -278,7 +290,7 @@ def test_a_history_that_was_switched_on_late_begins_with_the_snapshot(tmp_path: 
     busy(node, 8, 100)
     snapshot_of(node)
     node.log.clear()
-    node.add([busy_command(Random(1), 5_000)])
+    node.add([plain_command(Random(1), 5_000)])
     node.follow()
     stored = node.stored()
     assert [(gap["first_index"], gap["last_index"]) for gap in stored["gaps"]] == [(1, node.applied - 1)]
@@ -295,7 +307,7 @@ def test_a_lost_state_is_made_of_the_nodes_snapshot_and_the_log(tmp_path: Path) 
         node.add([command])
     node.follow(until=lambda: bool(states(node)))
     shutil.rmtree(node.config.history_path / "state")
-    node.add([busy_command(Random(2), 6_000)])
+    node.add([plain_command(Random(2), 6_000)])
     node.follow()
     assert node.stored()["gaps"] == []
     assert node.stored()["progress"][0]["sequence"] == node.engine.sequence

@@ -19,12 +19,13 @@ from node.errors import HistoryError
 from node.history import tables
 from node.history.candles import GRANULARITIES
 from node.history.database import connect
-from node.history.pages import Page
+from node.history.pages import Page, TransferKind
 from node.history.partitions import archive_days
 from node.history.queries import History
 from tests.unit.node.history.logs import START, NodeLog
 from tests.unit.node.history.test_keeper import busy
 from tests.unit.node.history.test_partitions import BEFORE, read
+from tests.unit.node.history.versions import make_0001
 
 SECONDS = START // 10**9
 
@@ -75,13 +76,13 @@ def test_both_databases_have_the_same_rows_and_give_the_same_answers(server: str
         lambda past: past.fills("ann", "", 0, Page(20)),
         lambda past: past.fills("bob", "ETH-USD", 0, Page(5, after=(300, 10), start=START)),
         lambda past: past.ledger("eve", "USD", Page(50, before=(100, 1))),
-        lambda past: past.transfers("ann", "", True, Page()),
+        lambda past: past.transfers("ann", "", TransferKind(incoming=True, internal=False), Page()),
         lambda past: past.done_orders("bob", "", 30, 200),
         lambda past: past.order_by_client_oid("ann", "o7"),
         lambda past: past.trades("ETH-USD", 10, 40),
         lambda past: past.minutes("ETH-USD", SECONDS),
         lambda past: past.hours(["ETH-USD", "BTC-USD"], 0),
-        lambda past: past.traded("ann", START),
+        lambda past: past.traded("ann", 0),
         *(lambda past, g=g: past.candles("ETH-USD", g, SECONDS, SECONDS + 86_400) for g in GRANULARITIES),
     ]
     first, second = History(light.config), History(heavy.config)
@@ -117,3 +118,16 @@ def test_days_move_to_files(server: str, tmp_path: Path) -> None:
     assert archive_days(node.config, BEFORE)
     assert node.stored()["trades"] == []
     assert read(node, "trades") == before["trades"]
+
+
+def test_a_database_of_version_0_1_0_is_brought_up_to_date(server: str, tmp_path: Path) -> None:
+    whole, earlier = NodeLog(tmp_path / "whole"), NodeLog(tmp_path / "earlier", database=server)
+    for each in (whole, earlier):
+        each.config = msgspec.structs.replace(each.config, node_id="n9")
+        busy(each, 3, 200)
+    whole.follow()
+    make_0001(earlier, whole)
+    earlier.follow()
+    expected, found = whole.stored(), earlier.stored()
+    for name in ("transfers", "volumes", "ledger", "trades"):
+        assert found[name] == expected[name]

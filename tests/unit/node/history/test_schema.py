@@ -13,6 +13,8 @@ from node.errors import HistoryError
 from node.history import tables
 from node.history.database import connect
 from tests.unit.node.history.logs import NodeLog
+from tests.unit.node.history.test_keeper import busy
+from tests.unit.node.history.versions import make_0001
 
 
 def change(node: NodeLog, statement: str) -> None:
@@ -54,3 +56,30 @@ def test_a_checksum_that_differs_is_refused(node: NodeLog) -> None:
     database.dispose()
     with pytest.raises(HistoryError, match="checksum is ffffffffffff, this version has"):
         node.keeper()
+
+
+def test_a_database_of_version_0_1_0_is_brought_up_to_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows stay, and what tables that came later hold of the past is made of them; what fails half-way leaves the database as it was."""
+    whole, earlier = NodeLog(tmp_path / "whole"), NodeLog(tmp_path / "earlier")
+    for each in (whole, earlier):
+        busy(each, 3, 300)
+    whole.follow()
+    make_0001(earlier, whole)
+
+    def fail(*_: object) -> None:
+        raise HistoryError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("node.history.schema.schema_checksum", fail)
+        with pytest.raises(HistoryError, match="the disk is full"):
+            earlier.keeper()
+    earlier.follow()
+    later = {"status_changes"}
+    expected, found = whole.stored(), earlier.stored()
+    for row in expected["orders"]:
+        row["opened_sequence"] = 0
+    assert found["volumes"]
+    assert {name: rows for name, rows in found.items() if name not in later} == {
+        name: rows for name, rows in expected.items() if name not in later
+    }
+    assert found["status_changes"] == []

@@ -27,7 +27,7 @@ def test_a_pid_file_is_held_by_one(tmp_path: Path) -> None:
 
 def test_the_pid_of_a_process_that_is_gone_is_history(tmp_path: Path) -> None:
     path = tmp_path / "node.pid"
-    code = "import os, sys; from pathlib import Path; from node.processes import PidFile; PidFile.acquire(Path(sys.argv[1])); os._exit(0)"
+    code = "import os, sys; from pathlib import Path; from node.system.processes import PidFile; PidFile.acquire(Path(sys.argv[1])); os._exit(0)"
     subprocess.run([sys.executable, "-c", code, str(path)], check=True, timeout=60)
     assert path.read_text().strip().isdigit()
     assert locked_pid(path) is None

@@ -14,14 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from node.config.settings import NativeConfig
-from node.credentials import Credentials, hello, sign
+from node.config.settings import COMMANDS_PER_SUBMIT_MAX, NativeConfig
+from node.credentials import Credentials, sign
+from node.engine import native_server as native_server
 from node.errors import ConnectionLost, RequestFailed
-from node.native import server as native_server
-from node.native.connection import NativeConnection
+from node.native.connection import NativeConnection, hello
 from node.native.framing import RESPONSE_MAX, FrameSplitter, pack
 from node.native.protocol import (
-    COMMANDS_PER_SUBMIT_MAX,
     PROTOCOL_VERSION,
     AnyResponse,
     ApiKeyQuery,

@@ -23,10 +23,10 @@ from typing import cast
 import msgspec
 
 from node.engine.feed import Audience, Subscription
+from node.engine.principal import Principal, gateway
 from node.engine.service import EngineService
 from node.errors import FramingError, RequestFailed
 from node.native.framing import FrameSplitter, MalformedError, decode_request, pack
-from node.native.principal import Principal, gateway
 from node.native.protocol import (
     FRAME_MAX,
     PROTOCOL_VERSION,

@@ -11,10 +11,10 @@ import msgspec
 import pytest
 from cryptography import x509
 
+from node import pki
 from node.config.file import load
 from node.config.settings import NodeConfig
 from node.config.tls import check_tls
-from node.deployment import pki
 from node.deployment.setup import initialise
 from node.errors import ConfigError
 

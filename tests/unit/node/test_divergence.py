@@ -11,11 +11,10 @@ import pytest
 
 from cluster.divergence import DivergenceWatch
 from cluster.errors import DivergedError, RaftFatalError, RemovedError
-from node import supervisor
+from node import divergence, identity, supervisor
 from node.config.file import load
 from node.config.settings import NodeConfig
 from node.deployment.setup import initialise
-from node.engine import divergence, identity
 from node.engine import process as engine_process
 from node.errors import DataDirectoryError, cause
 from tests.unit.node.engine.test_process import free_base_port, operator

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import msgspec
 
+from node import identity, pki
 from node.config.file import load
 from node.config.settings import NodeAddress, NodeConfig
 from node.credentials import Credentials
-from node.deployment import pki
-from node.engine import identity
 from node.errors import DirectoryError
 from node.native.client import ClusterClient
 

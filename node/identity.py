@@ -15,8 +15,8 @@ from pathlib import Path
 
 import msgspec
 
+from node import divergence
 from node.config.settings import NODE_COUNTS, NodeConfig
-from node.engine import divergence
 from node.errors import DataDirectoryError
 from node.system import files
 

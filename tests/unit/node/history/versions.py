@@ -1,0 +1,35 @@
+"""Databases as earlier versions made them."""
+
+from __future__ import annotations
+
+from alembic import command
+from sqlalchemy import MetaData, insert
+from sqlalchemy.schema import CreateSchema
+
+from node.history import tables
+from node.history.database import connect, schema_name
+from node.history.schema import alembic_config
+from tests.unit.node.history.logs import NodeLog
+
+
+def make_0001(node: NodeLog, of: NodeLog) -> None:
+    """The database that version 0.1.0 would have made of what `of` has stored."""
+    node.config.history_path.mkdir(exist_ok=True)
+    database = connect(node.config)
+    stored = of.stored()
+    with database.begin() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(CreateSchema(schema_name(node.config.node_id)))
+        command.upgrade(alembic_config(connection), "0001")
+        earlier = MetaData()
+        earlier.reflect(connection)
+        for name in set(stored) & set(earlier.tables):
+            table = earlier.tables[name]
+            known = tables.metadata.tables[name].columns
+            for column in table.columns:
+                column.type = known[column.name].type
+            names = [column.name for column in table.columns]
+            rows = [{column: row[column] for column in names} for row in stored[name]]
+            if rows:
+                connection.execute(insert(table), rows)
+    database.dispose()
