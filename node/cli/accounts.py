@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -15,7 +16,7 @@ from node.cli.session import Scales, Session, Target, account_options, cluster_o
 from node.cluster_directory import KeyFile
 from node.errors import DirectoryError, RequestFailed
 from node.native.protocol import BalancesQuery, FailCode
-from statemachine.commands import Deposit, OpenAccount, PutApiKey, Withdraw
+from statemachine.commands import AnyCommand, Deposit, OpenAccount, PutApiKey, Transfer, Withdraw
 from statemachine.decimals import to_text, to_units
 from statemachine.events import Done, Transferred
 from statemachine.limits import OPERATOR
@@ -38,7 +39,7 @@ class AccountGroup(click.Group):
 
 @click.group(cls=AccountGroup)
 def account() -> None:
-    """Accounts: `account NAME` shows what it has, `account open NAME` adds it."""
+    """Accounts: `account NAME` shows what it has, `account open NAME` adds it, `account transfer` moves money."""
 
 
 @account.command("show")
@@ -96,6 +97,25 @@ def open_account(target: Target, as_json: bool, account_id: str) -> None:
         click.echo(f"{account_id} {'opened' if changed else 'was open already'}")
 
 
+@account.command("transfer")
+@click.argument("sender", metavar="FROM")
+@click.argument("receiver", metavar="TO")
+@click.argument("currency")
+@click.argument("amount")
+@click.option("--transfer-id", default="", help="Your own id of the transfer. The same one again books nothing more.")
+@key_option
+@json_option
+def transfer_between(
+    target: Target, as_json: bool, sender: str, receiver: str, currency: str, amount: str, transfer_id: str
+) -> None:
+    """Move AMOUNT of CURRENCY from the account FROM to the account TO. A key may move what its own account has."""
+
+    def command(account_id: str, command_id: str, currency: str, units: int) -> Transfer:
+        return Transfer(account_id, command_id, receiver, currency, units)
+
+    _transfer(target, as_json, command, sender, currency, amount, transfer_id)
+
+
 @click.command()
 @click.argument("account_id", metavar="ACCOUNT")
 @click.argument("currency")
@@ -123,7 +143,7 @@ def withdraw(target: Target, as_json: bool, account_id: str, currency: str, amou
 def _transfer(
     target: Target,
     as_json: bool,
-    kind: type[Deposit] | type[Withdraw],
+    command: Callable[[str, str, str, int], AnyCommand],
     account_id: str,
     currency: str,
     amount: str,
@@ -134,7 +154,7 @@ def _transfer(
     async def work(session: Session) -> tuple[Transferred, Scales]:
         scales = await session.scales()
         units = to_units(amount, scales.currency(currency), "amount")
-        outcome = await session.submit(kind(account_id, command_id, currency, units))
+        outcome = await session.submit(command(account_id, command_id, currency, units))
         assert isinstance(outcome, Transferred), outcome
         return outcome, scales
 

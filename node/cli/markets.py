@@ -1,18 +1,19 @@
-"""`book`, `product put | list`, `currency put | list`."""
+"""`book`, `product put | status | list`, `currency put | list`."""
 
 from __future__ import annotations
 
 import click
 from rich.table import Table
 
-from node.cli.output import print_json, show, table, word
+from node.cli.output import Rejection, print_json, show, table, word
 from node.cli.session import Scales, Session, Target, cluster_option, fresh_id, json_option, run
 from node.errors import DirectoryError, RequestFailed
 from node.gateway.ids import order_text
+from node.native.products import put_again
 from node.native.protocol import BookLevel, BookOrder, BookQuery, BookView, FailCode
 from statemachine.commands import PutCurrency, PutProduct
 from statemachine.decimals import to_text, to_units
-from statemachine.events import Done
+from statemachine.events import Done, Rejected
 from statemachine.limits import OPERATOR, SCALE_MAX
 from statemachine.tables import ProductRow
 from statemachine.types import ProductStatus
@@ -88,7 +89,7 @@ def _book_table(view: BookView, product_id: str, scales: Scales) -> Table:
 
 @click.group()
 def product() -> None:
-    """Products: put, list."""
+    """Products: put, status, list."""
 
 
 @product.command("put")
@@ -161,6 +162,39 @@ def _lot(tick: int, one: int) -> int:
     while tick > 0 and tick * lot % one and lot < one:
         lot *= 10
     return lot
+
+
+@product.command("status")
+@click.argument("names", metavar="[PRODUCT]...", nargs=-1)
+@click.argument("status", type=click.Choice([word(choice) for choice in ProductStatus]))
+@click.option("--all", "every", is_flag=True, help="Every product, in one entry of the log.")
+@cluster_option
+@json_option
+def put_status(target: Target, as_json: bool, names: tuple[str, ...], status: str, every: bool) -> None:
+    """Change the status of each PRODUCT, and nothing else of it.
+
+    From `auction` to a status that trades, its auction opens. What another operator changes of a product in the same moment may be undone.
+    """
+    if every == bool(names):
+        raise click.UsageError("Name the products, or give --all.")
+    wanted = ProductStatus[status.upper()]
+
+    async def work(session: Session) -> list[ProductRow]:
+        scales = await session.scales()
+        rows = list(scales.products.values()) if every else [scales.product(name) for name in names]
+        outcomes = await session.submit_all([put_again(row, fresh_id(), status=wanted) for row in rows]) if rows else []
+        for outcome in outcomes:
+            if isinstance(outcome, Rejected):
+                raise Rejection(outcome)
+        return rows
+
+    rows = run(target, work)
+    if as_json:
+        print_json([{"id": row.product_id, "status": status, "changed": row.status is not wanted} for row in rows])
+        return
+    for row in rows:
+        before = "already" if row.status is wanted else f"before: {word(row.status)}"
+        click.echo(f"{row.product_id} {status} ({before})")
 
 
 @product.command("list")

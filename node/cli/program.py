@@ -21,11 +21,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cluster": ("clusters.cluster", "The nodes of a cluster on this machine, in the background, and who belongs to it."),
     "order": ("orders.order", "Orders: place, cancel, list."),
     "book": ("markets.book", "The order book of PRODUCT."),
-    "account": ("accounts.account", "Accounts: `account NAME` shows what it has, `account open NAME` adds it."),
+    "account": (
+        "accounts.account",
+        "Accounts: `account NAME` shows what it has, `account open NAME` adds it, `account transfer` moves money.",
+    ),
     "deposit": ("accounts.deposit", "Credit AMOUNT of CURRENCY to ACCOUNT."),
     "withdraw": ("accounts.withdraw", "Debit AMOUNT of CURRENCY from ACCOUNT's available balance."),
     "key": ("accounts.key", "API keys."),
-    "product": ("markets.product", "Products: put, list."),
+    "product": ("markets.product", "Products: put, status, list."),
     "currency": ("markets.currency", "Currencies: put, list."),
     "replay": (
         "replays.replay",

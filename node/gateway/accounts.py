@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from node.errors import RequestFailed
 from node.gateway.decimals import to_units
 from node.gateway.errors import ApiError, BadRequestError
 from node.gateway.ids import account_text, check_name, fresh_command_id, product_text
 from node.gateway.reasons import rejection
-from node.gateway.requests import TransferRequest, parse, raw_text
+from node.gateway.requests import ProfileTransferRequest, TransferRequest, parse, raw_text
 from node.gateway.responses import account_json, profile_json, rate, transfer_json
-from node.gateway.shapes import AccountJson, FeesJson, ProfileJson, TransferJson, UserJson
+from node.gateway.shapes import AccountJson, FeesJson, ProfileJson, ProfileTransferJson, TransferJson, UserJson
 from node.gateway.web import Answer, Call
 from node.native.protocol import BalancesQuery, FailCode
-from statemachine.commands import Deposit, Withdraw
+from statemachine.commands import Deposit, Transfer, Withdraw
 from statemachine.events import Rejected, Transferred
+from statemachine.limits import OPERATOR
 from statemachine.tables import BalanceRow
 
 
@@ -110,3 +113,21 @@ async def transfer(call: Call, account_id: str, kind: type[Deposit] | type[Withd
         return Answer(transfer_json(outcome, transfer_id, currency.scale))
     assert isinstance(outcome, Rejected), outcome
     raise rejection(outcome)
+
+
+async def transfer_between(call: Call) -> Answer[ProfileTransferJson]:
+    """POST /profiles/transfer: from the key's own account, or with the operator's key from any, to another."""
+    call.parameters()
+    request = parse(call.body, ProfileTransferRequest)
+    sender, receiver = check_name(request.sender, "from"), check_name(request.receiver, "to")
+    assert call.identity is not None, "the route asks for a permission"
+    if call.identity.account_id not in (sender, OPERATOR):
+        raise ApiError(403, "from must be the account of the API key", "from", reason="forbidden")
+    currency = await call.gateway.catalogue.currency(check_name(request.currency, "currency"))
+    amount = to_units(raw_text(request.amount, "amount"), currency.scale, "amount")
+    transfer_id = check_name(request.transfer_id, "transfer_id") if request.transfer_id is not None else fresh_command_id()
+    outcome = await call.command(Transfer(sender, transfer_id, receiver, currency.currency, amount))
+    if isinstance(outcome, Transferred):
+        return Answer({**transfer_json(outcome, transfer_id, currency.scale), "from": sender, "to": receiver})
+    assert isinstance(outcome, Rejected), outcome
+    raise rejection(msgspec.structs.replace(outcome, field="from") if outcome.field == "account_id" else outcome)

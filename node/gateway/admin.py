@@ -7,15 +7,28 @@ import binascii
 
 from node.gateway.accounts import transfer
 from node.gateway.decimals import to_units
-from node.gateway.errors import BadRequestError
-from node.gateway.ids import check_name, fresh_command_id
+from node.gateway.errors import ApiError, BadRequestError
+from node.gateway.ids import check_name, fresh_command_id, product_text
 from node.gateway.reasons import rejection
-from node.gateway.requests import AccountRequest, CurrencyRequest, KeyRequest, ProductRequest, given, parse, raw_text
+from node.gateway.requests import (
+    AccountRequest,
+    CurrencyRequest,
+    KeyRequest,
+    ProductPatch,
+    ProductRequest,
+    StatusRequest,
+    given,
+    parse,
+    raw_text,
+)
 from node.gateway.shapes import PutJson, TransferJson
 from node.gateway.web import Answer, Call
+from node.native.products import put_again
+from node.native.protocol import ProductsQuery
 from statemachine.commands import AnyCommand, Deposit, OpenAccount, PutApiKey, PutCurrency, PutProduct
-from statemachine.events import Done, Rejected
+from statemachine.events import AnyOutcome, Done, Rejected
 from statemachine.limits import AMOUNT_MAX, OPERATOR, SCALE_MAX, SECRET_MAX
+from statemachine.tables import ProductRow
 from statemachine.types import Permission, ProductStatus
 
 STATUSES = {status.name.lower(): status for status in ProductStatus}
@@ -39,8 +52,7 @@ async def put_product(call: Call) -> Answer[PutJson]:
     request = parse(call.body, ProductRequest)
     base = (await call.gateway.catalogue.currency(check_name(request.base_currency, "base_currency"))).scale
     quote = (await call.gateway.catalogue.currency(check_name(request.quote_currency, "quote_currency"))).scale
-    if request.status not in STATUSES:
-        raise BadRequestError(f"status must be one of {', '.join(STATUSES)}", "status")
+    status = _status(request.status)
     lot = to_units(raw_text(request.base_increment, "base_increment"), base, "base_increment")
     command = PutProduct(
         OPERATOR,
@@ -60,9 +72,15 @@ async def put_product(call: Call) -> Answer[PutJson]:
         to_units(raw_text(request.taker_fee_rate, "taker_fee_rate"), RATE_SCALE, "taker_fee_rate")
         if given(request.taker_fee_rate)
         else 0,
-        STATUSES[request.status],
+        status,
     )
     return await _put(call, command, product_id)
+
+
+def _status(text: str) -> ProductStatus:
+    if text not in STATUSES:
+        raise BadRequestError(f"status must be one of {', '.join(STATUSES)}", "status")
+    return STATUSES[text]
 
 
 def _max_size(request: ProductRequest, scale: int, lot: int) -> int:
@@ -71,6 +89,46 @@ def _max_size(request: ProductRequest, scale: int, lot: int) -> int:
         return to_units(raw_text(request.base_max_size, "base_max_size"), scale, "base_max_size")
     most: int = min(10 ** (scale + 6), AMOUNT_MAX)
     return max(lot, most - most % max(lot, 1))
+
+
+async def patch_product(call: Call) -> Answer[PutJson]:
+    """PATCH /admin/products/{id}: change what is named, keep the rest."""
+    product_id = product_text(call.path("id"))
+    request = parse(call.body, ProductPatch)
+    row = (await _latest_products(call)).get(product_id)
+    if row is None:
+        raise ApiError(404, "Product not found", "id")
+    product = await call.gateway.catalogue.product(product_id)
+    changes: dict[str, object] = {
+        name: to_units(raw_text(text, field), scale, field)
+        for name, field, text, scale in (
+            ("min_size", "base_min_size", request.base_min_size, product.base_scale),
+            ("max_size", "base_max_size", request.base_max_size, product.base_scale),
+            ("maker_fee_ppm", "maker_fee_rate", request.maker_fee_rate, RATE_SCALE),
+            ("taker_fee_ppm", "taker_fee_rate", request.taker_fee_rate, RATE_SCALE),
+        )
+        if given(text)
+    }
+    if request.status is not None:
+        changes["status"] = _status(request.status)
+    if not changes:
+        raise BadRequestError("the body must name something to change")
+    return await _put(call, put_again(row, fresh_command_id(), **changes), product_id)
+
+
+async def patch_products(call: Call) -> Answer[list[PutJson]]:
+    """PATCH /admin/products: the same status for every product, all in one entry of the log."""
+    call.parameters()
+    status = _status(parse(call.body, StatusRequest).status)
+    rows = await _latest_products(call)
+    outcomes = await call.commands([put_again(row, fresh_command_id(), status=status) for row in rows.values()])
+    return Answer([_put_json(outcome, name) for name, outcome in zip(rows, outcomes, strict=True)])
+
+
+async def _latest_products(call: Call) -> dict[str, ProductRow]:
+    """Every product by its id, after all that was acknowledged before the call. Raises NotLeaderError on a node that does not lead."""
+    rows: list[ProductRow] = await call.gateway.backend.query(ProductsQuery(), linearizable=True)
+    return {row.product_id: row for row in rows}
 
 
 async def put_account(call: Call) -> Answer[PutJson]:
@@ -111,8 +169,12 @@ async def deposit(call: Call) -> Answer[TransferJson]:
 
 async def _put(call: Call, command: AnyCommand, name: str) -> Answer[PutJson]:
     call.parameters()
-    outcome = await call.command(command)
+    return Answer(_put_json(await call.command(command), name))
+
+
+def _put_json(outcome: AnyOutcome, name: str) -> PutJson:
+    """What a PUT did. Raises ApiError for one that was refused."""
     if isinstance(outcome, Done):
-        return Answer({"id": name, "changed": outcome.changed, "sequence": outcome.sequence})
+        return {"id": name, "changed": outcome.changed, "sequence": outcome.sequence}
     assert isinstance(outcome, Rejected), outcome
     raise rejection(outcome)

@@ -18,7 +18,10 @@ from node.gateway.requests import (
     CurrencyRequest,
     KeyRequest,
     OrderRequest,
+    ProductPatch,
     ProductRequest,
+    ProfileTransferRequest,
+    StatusRequest,
     TransferRequest,
 )
 from node.gateway.web import GATEWAY, Route, add_routes, answer_failures
@@ -42,6 +45,7 @@ ROUTES = (
     Route("GET", "/accounts/{id}", accounts.account, Permission.VIEW),
     Route("GET", "/profiles", accounts.profile_list, Permission.VIEW, ("active",)),
     Route("GET", "/profiles/{id}", accounts.profile, Permission.VIEW, ("active",)),
+    Route("POST", "/profiles/transfer", accounts.transfer_between, Permission.TRANSFER, body=ProfileTransferRequest),
     Route("GET", "/users/self/verify", accounts.verify, Permission.VIEW),
     Route("GET", "/fees", accounts.fees, Permission.VIEW, ("product_id",)),
     Route("POST", "/deposits", accounts.deposit, Permission.TRANSFER, body=TransferRequest),
@@ -62,6 +66,8 @@ ROUTES = (
     Route("DELETE", "/orders/{id}", orders.cancel, Permission.TRADE, ("product_id", *PROFILE), CancelRequest, False),
     Route("PUT", "/admin/currencies/{id}", admin.put_currency, Permission.ADMIN, body=CurrencyRequest),
     Route("PUT", "/admin/products/{id}", admin.put_product, Permission.ADMIN, body=ProductRequest),
+    Route("PATCH", "/admin/products/{id}", admin.patch_product, Permission.ADMIN, body=ProductPatch),
+    Route("PATCH", "/admin/products", admin.patch_products, Permission.ADMIN, body=StatusRequest),
     Route("PUT", "/admin/accounts/{id}", admin.put_account, Permission.ADMIN, body=AccountRequest, body_required=False),
     Route("PUT", "/admin/keys/{id}", admin.put_key, Permission.ADMIN, body=KeyRequest),
     Route("POST", "/admin/accounts/{id}/deposits", admin.deposit, Permission.ADMIN, body=TransferRequest),

@@ -2,7 +2,7 @@
 
 The channels `full`, `user` and `matches` carry events of the exchange, with their product sequence; a connection that has several of them gets an
 event once. `ticker` and `level2` are made of the events, `heartbeat` and `status` of the clock; `ticker_batch` and `level2_batch` say the same
-as the first two, less often.
+as the first two, less often. `auction` tells of a product's auction while there is one: each second, and when it opens.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import msgspec
 from node.gateway.book import LevelBook, Statistics
 from node.gateway.catalogue import Product
 from node.gateway.ids import order_text
-from node.gateway.responses import DONE_REASONS, ORDER_TYPES, SIDES, Json, iso, rate
+from node.gateway.responses import DONE_REASONS, ORDER_TYPES, SIDES, Json, auction_json, iso, rate
+from node.native.protocol import AuctionView
 from statemachine.events import (
     AnyEvent,
     OrderActivated,
@@ -27,7 +28,7 @@ from statemachine.events import (
 )
 from statemachine.types import OrderType, Side
 
-CHANNELS = ("heartbeat", "status", "ticker", "ticker_batch", "level2", "level2_batch", "matches", "full", "user")
+CHANNELS = ("heartbeat", "status", "auction", "ticker", "ticker_batch", "level2", "level2_batch", "matches", "full", "user")
 EVENT_CHANNELS = frozenset({"matches", "full", "user"})
 PPM = 1_000_000
 
@@ -110,7 +111,8 @@ def _match(event: OrderMatched, product: Product) -> Json:
 
 
 def _change(event: OrderChanged, product: Product) -> Json:
-    body: Json = {"type": "change", "order_id": order_text(event.order_id), "reason": "STP"}
+    reason = "auction" if event.auction else "STP"
+    body: Json = {"type": "change", "order_id": order_text(event.order_id), "reason": reason}
     if event.price:
         body["price"] = product.price(event.price)
     if event.by_funds:
@@ -141,33 +143,49 @@ def _fee_rate(event: OrderMatched, fee: int, ppm: int, product: Product) -> str:
     return rate(ppm)
 
 
+def for_books(event: AnyEvent, body: Json) -> Json:
+    """A message as the channel `full` has it, so that a book rebuilt from it stays right.
+
+    A trade of an auction's opening is there of another type: software that takes a `match` for one of the best order at its price would look for
+    orders that are elsewhere or were never on the book. What the book loses comes as `change` and `done`.
+    """
+    return body | {"type": "auction_match"} if isinstance(event, OrderMatched) and event.auction else body
+
+
 class Frame:
-    """Events of one product that arrived together, after which the book is `book`; each message is rendered once, when first wanted."""
+    """Events of one product that arrived together, after which the book is `book`; each message is rendered once, when first wanted.
+
+    `auction` are the messages of that channel.
+    """
 
     def __init__(self, events: list[AnyEvent], product: Product, book: LevelBook, stats: Statistics) -> None:
         self.events = events
         self._product = product
         self._book = book
         self._stats = stats
-        self._public: dict[int, bytes] = {}
-        self._own: dict[tuple[int, str], bytes] = {}
+        self._public: dict[tuple[int, bool], bytes] = {}
+        self._own: dict[tuple[int, str, bool], bytes] = {}
         self._levels: bytes | None = None
         self._ticker: bytes | None = None
         self.touched: dict[tuple[Side, int], None] = {}
+        self.auction: list[bytes] = []
 
-    def public(self, event: AnyEvent) -> bytes:
-        """The event for everybody."""
-        message = self._public.get(event.product_sequence)
+    def public(self, event: AnyEvent, full: bool) -> bytes:
+        """The event for everybody; `full`: as that channel has it."""
+        key = (event.product_sequence, full)
+        message = self._public.get(key)
         if message is None:
-            message = self._public[event.product_sequence] = encode(event_json(event, self._product))
+            body = event_json(event, self._product)
+            message = self._public[key] = encode(for_books(event, body) if full else body)
         return message
 
-    def own(self, event: AnyEvent, account_id: str) -> bytes:
-        """The event for one of its parties."""
-        key = (event.product_sequence, account_id)
+    def own(self, event: AnyEvent, account_id: str, full: bool) -> bytes:
+        """The event for one of its parties; `full`: as that channel has it."""
+        key = (event.product_sequence, account_id, full)
         message = self._own.get(key)
         if message is None:
-            message = self._own[key] = encode(own_json(event, self._product, account_id))
+            body = own_json(event, self._product, account_id)
+            message = self._own[key] = encode(for_books(event, body) if full else body)
         return message
 
     def level_changes(self) -> bytes:
@@ -226,6 +244,18 @@ def ticker_json(product: Product, book: LevelBook, stats: Statistics) -> Json:
         "trade_id": trade.trade_id,
         "last_size": product.size(trade.size),
     }
+
+
+def auction(product: Product, sequence: int, view: AuctionView, state: str) -> bytes:
+    """An `auction` message: the auction after event `sequence`."""
+    body: Json = {"type": "auction", "product_id": product.row.product_id, "sequence": sequence}
+    return encode({**body, **auction_json(view, product, state)})
+
+
+def opened(product: Product, event: StatusChanged, book: LevelBook) -> list[bytes]:
+    """The `auction` messages of an opening; `book` is the one after it."""
+    view = AuctionView(event.open_price, event.open_size, *book.best(Side.BUY), *book.best(Side.SELL), event.time)
+    return [auction(product, event.product_sequence, view, state) for state in ("opening", "complete")]
 
 
 def last_match(trade: OrderMatched, product: Product) -> bytes:

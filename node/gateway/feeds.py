@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,14 +19,15 @@ from node.errors import QuorumbookError, RequestFailed
 from node.gateway.backend import Backend
 from node.gateway.book import MINUTE, MONTH_MINUTES, LevelBook, Span, Statistics
 from node.gateway.catalogue import Catalogue, Product
-from node.gateway.channels import Frame, encode, heartbeat
+from node.gateway.channels import Frame, auction, encode, heartbeat, opened
 from node.gateway.errors import ApiError
 from node.gateway.metrics import Metrics
 from node.gateway.responses import currency_json, product_json
 from node.gateway.revocation import Signed
 from node.history.candles import MINUTE as MINUTE_SECONDS
 from node.native.protocol import BookQuery, BookView, Events, FailCode, TradesQuery
-from statemachine.events import AnyEvent, OrderMatched
+from statemachine.events import AnyEvent, OrderMatched, StatusChanged
+from statemachine.types import ProductStatus
 
 if TYPE_CHECKING:
     from node.gateway.history_source import HistorySource
@@ -38,6 +39,10 @@ TRADES_READ = 10_000
 RETRY_MIN, RETRY_MAX = 0.05, 1.0
 STATUS_EVERY = 5
 """Seconds between `status` messages where nothing changes."""
+
+
+OPENED = frozenset({ProductStatus.ONLINE, ProductStatus.POST_ONLY, ProductStatus.LIMIT_ONLY})
+"""A product that goes from an auction to one of these has opened."""
 
 
 class Reader(Protocol):
@@ -53,12 +58,18 @@ class Reader(Protocol):
 class ProductFeed:
     """A product as of event `sequence`: book, statistics, readers."""
 
-    def __init__(self, product: Product, backend: Backend, history: HistorySource | None) -> None:
+    def __init__(self, product: Product, backend: Backend, history: HistorySource | None, on_status: Callable[[], None]) -> None:
         self.product = product
         self.sequence = 0
         self.book: LevelBook
         self.stats: Statistics
         self.readers: dict[Reader, None] = {}
+        self.in_auction = False
+        self.indicative = b""
+        """The message of the channel `auction` while one collects orders; empty before the first."""
+        self._indicated = 0
+        self._status_sequence = 0
+        self._on_status = on_status
         self._backend = backend
         self._history = history
         self._generation = 0
@@ -77,6 +88,8 @@ class ProductFeed:
         trades: list[OrderMatched] = await self._backend.query(TradesQuery(self.product_id, TRADES_READ))
         known = stats.last.product_sequence if stats.last is not None else 0
         self.book, self.stats, self.sequence = LevelBook(view), stats, view.product_sequence
+        self.in_auction = view.auction is not None
+        self._indicate(view)
         for trade in reversed(trades):
             if known < trade.product_sequence <= self.sequence:
                 self.stats.add(trade)
@@ -124,9 +137,31 @@ class ProductFeed:
                 frame.touched[touched] = None
             if isinstance(event, OrderMatched):
                 self.stats.add(event)
+            if isinstance(event, StatusChanged):
+                self._status_changed(event, frame)
         self.sequence = fresh[-1].product_sequence
         for reader in list(self.readers):
             reader.deliver(self, frame)
+
+    def _status_changed(self, event: StatusChanged, frame: Frame) -> None:
+        """The product goes on in another status; `book` is the one after it."""
+        if self.in_auction and event.status in OPENED:
+            frame.auction += opened(self.product, event, self.book)
+        self.in_auction = event.status is ProductStatus.AUCTION
+        self.indicative, self._status_sequence = b"", event.product_sequence
+        self._on_status()
+
+    async def refresh_indicative(self) -> None:
+        """While an auction collects: say what it would do now, if that can have changed and the engine answers."""
+        if self.in_auction and self._indicated != self.sequence:
+            with contextlib.suppress(QuorumbookError):
+                self._indicate(await self._backend.query(BookQuery(self.product_id, 1)))
+
+    def _indicate(self, view: BookView) -> None:
+        """Take an answer, unless the product has gone on to another status meanwhile."""
+        if self.in_auction and view.auction is not None and view.product_sequence >= self._status_sequence:
+            self.indicative = auction(self.product, view.product_sequence, view.auction, "collection")
+            self._indicated = view.product_sequence
 
     def _repair(self, reason: str) -> None:
         self._generation += 1
@@ -175,8 +210,11 @@ class ProductFeed:
 class Session(Signed, Protocol):
     """A connection, as the timers see it, and whoever looks after identities."""
 
-    def tick(self, status: bytes | None) -> None:
-        """A second has passed; `status` is the message of the channel when it is due."""
+    def tick(self) -> None:
+        """A second has passed."""
+
+    def tell_status(self, message: bytes) -> None:
+        """The message of the channel `status` is due."""
 
     def end(self, code: int, reason: str) -> None:
         """Close the connection."""
@@ -192,13 +230,15 @@ class Feeds:
         self._metrics = metrics
         self._history = history
         self._feeds: dict[str, asyncio.Task[ProductFeed]] = {}
+        self._status_changed = asyncio.Event()
 
     async def feed(self, product: Product) -> ProductFeed:
         """The product's feed, begun. Raises UnavailableError, RequestFailed."""
         product_id = product.row.product_id
         task = self._feeds.get(product_id)
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
-            task = self._feeds[product_id] = asyncio.create_task(self._begun(ProductFeed(product, self._backend, self._history)))
+            fresh = ProductFeed(product, self._backend, self._history, self._status_changed.set)
+            task = self._feeds[product_id] = asyncio.create_task(self._begun(fresh))
         feed = await asyncio.shield(task)
         if feed.product is not product:
             feed.product = product
@@ -219,19 +259,36 @@ class Feeds:
         return encode({"type": "status", "products": products, "currencies": currencies})
 
     async def run_timers(self) -> None:
-        """Heartbeats every second, `status` when it changes and every few seconds, for ever."""
-        last, age = b"", 0
+        """Heartbeats and indicative prices every second, for ever."""
         while True:
             await asyncio.sleep(1.0)
-            due: bytes | None = None
             if self.sessions:
-                age += 1
-                with contextlib.suppress(QuorumbookError):
-                    status = await self.status()
-                    if status != last or age >= STATUS_EVERY:
-                        due, last, age = status, status, 0
+                await asyncio.gather(*(feed.refresh_indicative() for feed in self._running()))
             for session in list(self.sessions):
-                session.tick(due)
+                session.tick()
+
+    async def run_status(self) -> None:
+        """`status` at once where a feed of this process tells of a change, else within a second, and every few seconds, for ever."""
+        loop = asyncio.get_running_loop()
+        last, told_at = b"", 0.0
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._status_changed.wait()
+            self._status_changed.clear()
+            if not self.sessions:
+                continue
+            with contextlib.suppress(QuorumbookError):
+                status = await self.status()
+                if status != last or loop.time() - told_at >= STATUS_EVERY:
+                    last, told_at = status, loop.time()
+                    for session in list(self.sessions):
+                        session.tell_status(status)
+
+    def _running(self) -> list[ProductFeed]:
+        """The feeds that have begun."""
+        done = [task for task in self._feeds.values() if task.done() and not task.cancelled() and task.exception() is None]
+        return [task.result() for task in done]
 
     def heartbeat(self, feed: ProductFeed) -> bytes:
         """The product's heartbeat now."""
@@ -241,8 +298,7 @@ class Feeds:
         """End every session and feed."""
         for session in list(self.sessions):
             session.end(1001, "the node is stopping")
+        for feed in self._running():
+            await feed.close()
         for task in self._feeds.values():
-            if task.done() and not task.cancelled() and task.exception() is None:
-                await task.result().close()
-            else:
-                task.cancel()
+            task.cancel()

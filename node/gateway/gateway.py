@@ -45,7 +45,8 @@ class Gateway:
     async def start(self) -> None:
         """Begin the work in the background."""
         await self.monitor.poll()
-        self._tasks = [asyncio.create_task(self.monitor.run()), asyncio.create_task(self.feeds.run_timers())]
+        runs = (self.monitor.run(), self.feeds.run_timers(), self.feeds.run_status())
+        self._tasks = [asyncio.create_task(run) for run in runs]
 
     async def close(self) -> None:
         """End it, sessions first."""

@@ -61,7 +61,7 @@ ELSEWHERE: dict[int, str] = {307: "the leader must answer this: repeat it at Loc
 COMMANDS: dict[int, str] = {504: "no answer before the deadline: the outcome is unknown, send the same request again"}
 
 SIGNED = ("CB-ACCESS-KEY", "CB-ACCESS-SIGN", "CB-ACCESS-TIMESTAMP", "CB-ACCESS-PASSPHRASE")
-_SAYS = re.compile(r"^(GET|POST|PUT|DELETE) /\S*( and /\S*)?[:.] ?")
+_SAYS = re.compile(r"^(GET|POST|PUT|PATCH|DELETE) /\S*( and /\S*)?[:.] ?")
 _REF = "#/components/schemas/{name}"
 
 

@@ -36,6 +36,7 @@ REASONS: dict[Reason, tuple[int, str]] = {
     Reason.PRODUCT_LIMIT_ONLY: (400, "Limit only mode"),
     Reason.PRODUCT_POST_ONLY: (400, "Post only mode"),
     Reason.PRODUCT_CANCEL_ONLY: (400, "Cancel only mode"),
+    Reason.PRODUCT_IN_AUCTION: (400, "Auction mode: only limit orders that can rest are accepted"),
     Reason.TOO_MANY_OPEN_ORDERS: (400, "Too many open orders"),
 }
 """Every reason: status and text. `size is too small` gets its bound where the product is known."""
@@ -54,6 +55,7 @@ FIELDS = {
     "taker_fee_ppm": "taker_fee_rate",
     "owner_id": "account_id",
     "new_account_id": "account_id",
+    "to_account_id": "to",
 }
 """Fields of commands that have another name in the HTTP API."""
 

@@ -101,6 +101,16 @@ class TransferRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     profile_id: str | None = None
 
 
+class ProfileTransferRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /profiles/transfer: from one account to another. `transfer_id` is the caller's: the same one again books nothing."""
+
+    sender: str = msgspec.field(name="from")
+    receiver: str = msgspec.field(name="to")
+    currency: str
+    amount: DecimalText
+    transfer_id: str | None = None
+
+
 class CurrencyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """PUT /admin/currencies/{id}."""
 
@@ -119,6 +129,22 @@ class ProductRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     maker_fee_rate: DecimalText = msgspec.field(default_factory=_absent)
     taker_fee_rate: DecimalText = msgspec.field(default_factory=_absent)
     status: str = "online"
+
+
+class ProductPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """PATCH /admin/products/{id}: what is to change; the rest stays."""
+
+    base_min_size: DecimalText = msgspec.field(default_factory=_absent)
+    base_max_size: DecimalText = msgspec.field(default_factory=_absent)
+    maker_fee_rate: DecimalText = msgspec.field(default_factory=_absent)
+    taker_fee_rate: DecimalText = msgspec.field(default_factory=_absent)
+    status: str | None = None
+
+
+class StatusRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """PATCH /admin/products: a status for all of them."""
+
+    status: str
 
 
 class AccountRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

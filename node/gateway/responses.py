@@ -9,6 +9,7 @@ from node.gateway.catalogue import Product
 from node.gateway.ids import account_text, order_text
 from node.gateway.shapes import (
     AccountJson,
+    AuctionJson,
     BookJson,
     CurrencyJson,
     OrderJson,
@@ -17,7 +18,7 @@ from node.gateway.shapes import (
     TradeJson,
     TransferJson,
 )
-from node.native.protocol import BookLevel, BookOrder, BookView
+from node.native.protocol import AuctionView, BookLevel, BookOrder, BookView
 from statemachine.decimals import to_text
 from statemachine.events import OrderMatched, OrderState, Transferred
 from statemachine.tables import BalanceRow, CurrencyRow
@@ -103,7 +104,7 @@ def product_json(product: Product) -> ProductJson:
         "cancel_only": row.status is ProductStatus.CANCEL_ONLY,
         "post_only": row.status is ProductStatus.POST_ONLY,
         "limit_only": row.status is ProductStatus.LIMIT_ONLY,
-        "auction_mode": False,
+        "auction_mode": row.status is ProductStatus.AUCTION,
         "margin_enabled": False,
     }
 
@@ -162,8 +163,23 @@ def book_json(view: BookView, product: Product) -> BookJson:
         "sequence": view.product_sequence,
         "bids": _rows(view.bids, view.bid_orders, product),
         "asks": _rows(view.asks, view.ask_orders, product),
-        "auction_mode": False,
-        "auction": None,
+        "auction_mode": view.auction is not None,
+        "auction": auction_json(view.auction, product, "collection") if view.auction is not None else None,
+    }
+
+
+def auction_json(view: AuctionView, product: Product, state: str) -> AuctionJson:
+    """An auction's price, size and best orders; `state`: collection, opening or complete."""
+    return {
+        "auction_state": state,
+        "open_price": product.price(view.open_price),
+        "open_size": product.size(view.open_size),
+        "best_bid_price": product.price(view.best_bid),
+        "best_bid_size": product.size(view.best_bid_size),
+        "best_ask_price": product.price(view.best_ask),
+        "best_ask_size": product.size(view.best_ask_size),
+        "can_open": "yes" if view.open_size else "no",
+        "timestamp": iso(view.time),
     }
 
 

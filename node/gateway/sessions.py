@@ -208,6 +208,8 @@ class Subscriber:
                 return [channels.snapshot(feed.product, feed.book)]
             case "ticker" | "ticker_batch" if trade is not None:
                 return [channels.encode(channels.ticker_json(feed.product, feed.book, feed.stats))]
+            case "auction" if feed.indicative:
+                return [feed.indicative]
             case "matches" if trade is not None and not resumes:
                 return [channels.last_match(trade, feed.product)]
             case _:
@@ -228,6 +230,9 @@ class Subscriber:
                 rendered = message()
                 if rendered:
                     self.send(rendered)
+        if "auction" in following.channels:
+            for told in frame.auction:
+                self.send(told)
         self._note(following, frame)
 
     def _note(self, following: Following, frame: Frame) -> None:
@@ -255,26 +260,32 @@ class Subscriber:
         wanted = following.channels
         if "full" in wanted or (mine and "user" in wanted) or ("matches" in wanted and isinstance(event, OrderMatched)):
             own = mine and self.identity is not None and bool(wanted & {"full", "user"})
-            self.send(frame.own(event, self.identity.account_id) if own and self.identity else frame.public(event))
+            full = "full" in wanted
+            self.send(frame.own(event, self.identity.account_id, full) if own and self.identity else frame.public(event, full))
 
     def gap(self, feed: ProductFeed) -> None:
         """See `feeds.Reader`."""
         self._metrics.cut_off("gap")
         self.end(RESTART, f"events of {feed.product_id} were lost here: connect again and take a new book")
 
-    def tick(self, status: bytes | None) -> None:
+    def tick(self) -> None:
         """See `feeds.Session`."""
         self._ticks += 1
         for following in list(self.following.values()):
             feed = following.feed
             if "heartbeat" in following.channels:
                 self.send(self._feeds.heartbeat(feed))
+            if "auction" in following.channels and feed.indicative:
+                self.send(feed.indicative)
             if following.traded and self._ticks % TICKER_BATCH_TICKS == 0:
                 following.traded = False
                 if following.channels & {"ticker", "ticker_batch"} == {"ticker_batch"}:
                     self.send(channels.encode(channels.ticker_json(feed.product, feed.book, feed.stats)))
-        if status is not None and self.status_wanted:
-            self.send(status)
+
+    def tell_status(self, message: bytes) -> None:
+        """See `feeds.Session`."""
+        if self.status_wanted:
+            self.send(message)
 
     # Resuming
 

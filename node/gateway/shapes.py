@@ -75,6 +75,20 @@ class CurrencyJson(TypedDict):
     supported_networks: list[str]
 
 
+class AuctionJson(TypedDict):
+    """What an auction would do if it opened now; `can_open`: yes or no, whether anything would trade."""
+
+    auction_state: str
+    open_price: str
+    open_size: str
+    best_bid_price: str
+    best_bid_size: str
+    best_ask_price: str
+    best_ask_size: str
+    can_open: str
+    timestamp: str
+
+
 class BookJson(TypedDict):
     """The book after message `sequence`: rows of price, size, and number of orders or, at level 3, the order's id."""
 
@@ -82,7 +96,7 @@ class BookJson(TypedDict):
     bids: list[list[str | int]]
     asks: list[list[str | int]]
     auction_mode: bool
-    auction: None
+    auction: AuctionJson | None
 
 
 class TickerJson(TypedDict):
@@ -165,6 +179,13 @@ class TransferJson(TypedDict):
     hold: str
     created_at: str
     duplicate: bool
+
+
+_Between = TypedDict("_Between", {"from": str, "to": str})
+
+
+class ProfileTransferJson(TransferJson, _Between):
+    """A transfer between accounts; `available` and `hold` are the sender's after it."""
 
 
 class OrderJson(TypedDict):

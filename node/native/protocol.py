@@ -373,10 +373,26 @@ class BookOrder(msgspec.Struct, frozen=True, array_like=True):
     order_id: int
 
 
+class AuctionView(msgspec.Struct, frozen=True, array_like=True):
+    """What an auction would do if it opened now: `open_size` would trade at `open_price`, zeros when nothing would.
+
+    Best prices, and the sizes there, are over all orders that take part, those on the book and those collected; zeros where a side is empty.
+    `time` is the exchange's clock.
+    """
+
+    open_price: int
+    open_size: int
+    best_bid: int
+    best_bid_size: int
+    best_ask: int
+    best_ask_size: int
+    time: int
+
+
 class BookView(msgspec.Struct, frozen=True, array_like=True):
     """A book at a product sequence: the state after the event with that number. Best prices first.
 
-    At levels 1 and 2 `bids` and `asks` are filled, at level 3 `bid_orders` and `ask_orders`.
+    At levels 1 and 2 `bids` and `asks` are filled, at level 3 `bid_orders` and `ask_orders`; `auction` while the product is in one.
     """
 
     product_id: str
@@ -385,6 +401,7 @@ class BookView(msgspec.Struct, frozen=True, array_like=True):
     asks: list[BookLevel]
     bid_orders: list[BookOrder]
     ask_orders: list[BookOrder]
+    auction: AuctionView | None = None
 
 
 request_decoder = msgspec.msgpack.Decoder(AnyRequest)

@@ -214,8 +214,8 @@ async def test_ticker_batch_tells_of_trades_every_few_seconds(exchange: Exchange
     (session,) = exchange.gateway.feeds.sessions
     told: list[int] = []
     for last in (3, 4):
-        session.tick(None)
-        session.tick(None)
+        session.tick()
+        session.tick()
         while last not in told:
             told.append((await receive(socket, "ticker"))["trade_id"])
         await trade(exchange)
