@@ -13,7 +13,6 @@ Raft `base_port + i`, native `base_port + 10 + i`, HTTP `base_port + 20 + i`.
 
 from __future__ import annotations
 
-import base64
 import datetime
 import secrets
 from collections.abc import Mapping, Sequence
@@ -28,12 +27,11 @@ from node.config.file import load
 from node.config.settings import NODE_COUNTS, AdminConfig, NodeAddress
 from node.errors import SetupError
 from node.keys import sealing
+from node.keys.issue import generate
 from node.system import files
 
 NATIVE_OFFSET = 10
 HTTP_OFFSET = 20
-SECRET_BYTES = 32
-PASSPHRASE_BYTES = 16
 CLUSTER_KEY = "cluster.key"
 
 TEMPLATE = Path(__file__).with_name("node.toml.txt")
@@ -69,7 +67,7 @@ def initialise(
     now = datetime.datetime.now(datetime.UTC)
     authority = pki.make_authority(cluster, now)
     keys = cluster_keys or sealing.with_another({})
-    admin = AdminConfig("operator", _secret(), secrets.token_urlsafe(PASSPHRASE_BYTES))
+    admin = AdminConfig(**msgspec.structs.asdict(generate("operator")))
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         files.write_new(directory / "ca.pem", authority.certificate)
@@ -84,10 +82,6 @@ def initialise(
     except OSError as error:
         raise SetupError(f"{error.filename or directory}: cannot be written: {error.strerror}") from error
     return written
-
-
-def _secret() -> str:
-    return base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode("ascii")
 
 
 def _addresses(node_ids: Sequence[str], host: str, base_port: int) -> list[NodeAddress]:

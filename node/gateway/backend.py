@@ -154,7 +154,7 @@ class NodeBackend:
         except ConnectionLost as error:
             raise UnavailableError(str(error), outcome_unknown=True) from None
         except RequestFailed as failure:
-            if failure.code in (FailCode.BAD_REQUEST, FailCode.FORBIDDEN, FailCode.UNAUTHORIZED):
+            if failure.code in (FailCode.BAD_REQUEST, FailCode.FORBIDDEN, FailCode.UNAUTHORIZED, FailCode.CONFLICT):
                 raise
             unknown = unknown or failure.code is FailCode.OUTCOME_UNKNOWN
             raise UnavailableError(failure.message, outcome_unknown=unknown) from None

@@ -11,7 +11,7 @@ from node.errors import RequestFailed
 from node.gateway.catalogue import Product
 from node.gateway.decimals import to_units
 from node.gateway.errors import ApiError, BadRequestError
-from node.gateway.ids import check_name, fresh_command_id, order_number, order_text, product_text
+from node.gateway.ids import check_name, order_number, order_text, product_text
 from node.gateway.reasons import rejection
 from node.gateway.requests import PAGE_MAX, CancelRequest, OrderRequest, given, moment, parameters, parse, raw_text, whole_number
 from node.gateway.responses import order_json
@@ -46,7 +46,7 @@ async def placing(call: Call, request: OrderRequest) -> tuple[Product, PlaceOrde
     """The product and the command of a request. Raises ApiError."""
     _refuse_unsupported(request, call.account_id)
     product = await call.gateway.catalogue.product(product_text(request.product_id))
-    return product, place_command(request, call.account_id, product)
+    return product, place_command(request, call.account_id, product, call.command_id())
 
 
 def placed(outcome: AnyOutcome, product: Product) -> OrderJson:
@@ -56,8 +56,8 @@ def placed(outcome: AnyOutcome, product: Product) -> OrderJson:
     raise _refused_order(outcome, product)
 
 
-def place_command(request: OrderRequest, account_id: str, product: Product) -> PlaceOrder:
-    """The command for a request, numbers in smallest units. Raises BadRequestError naming the field."""
+def place_command(request: OrderRequest, account_id: str, product: Product, command_id: str) -> PlaceOrder:
+    """The command for a request, numbers in smallest units; `command_id` is for one without a client_oid. Raises BadRequestError naming the field."""
     order_type = _choice(request.type, TYPES, "type")
     if order_type is OrderType.LIMIT:
         raw_text(request.price, "price")
@@ -68,7 +68,7 @@ def place_command(request: OrderRequest, account_id: str, product: Product) -> P
     client_oid = check_name(request.client_oid, "client_oid") if request.client_oid is not None else ""
     return PlaceOrder(
         account_id,
-        f"c:{client_oid}" if client_oid else fresh_command_id(),
+        f"c:{client_oid}" if client_oid else command_id,
         product.row.product_id,
         _choice(request.side, SIDES, "side"),
         order_type,
@@ -220,7 +220,7 @@ async def cancel(call: Call) -> Answer[str]:
     order_id, client_oid = _named(call)
     if not order_id and not client_oid:
         raise ApiError(404, "order not found", "id")
-    outcome = await call.command(CancelOrder(call.account_id, fresh_command_id(), order_id, client_oid, product_id))
+    outcome = await call.command(CancelOrder(call.account_id, call.command_id(), order_id, client_oid, product_id))
     if isinstance(outcome, Cancelled):
         return Answer(order_text(outcome.orders[0].order_id))
     assert isinstance(outcome, Rejected), outcome
@@ -230,7 +230,7 @@ async def cancel(call: Call) -> Answer[str]:
 async def cancel_all(call: Call) -> Answer[list[str]]:
     """DELETE /orders: the ids of what was cancelled, of one product where one is named in query or body."""
     product_id = await _cancelled_product(call)
-    outcome = await call.command(CancelAll(call.account_id, fresh_command_id(), product_id))
+    outcome = await call.command(CancelAll(call.account_id, call.command_id(), product_id))
     if isinstance(outcome, Cancelled):
         return Answer([order_text(order.order_id) for order in outcome.orders])
     assert isinstance(outcome, Rejected), outcome
