@@ -7,7 +7,7 @@ trades beyond the limit, or refuses what is well formed, is wrong whatever happe
 from __future__ import annotations
 
 from loadtest.market import CURRENCIES
-from statemachine.commands import AnyCommand, CancelAll, CancelOrder, Deposit, PlaceOrder, Withdraw
+from statemachine.commands import AnyCommand, CancelAll, CancelOrder, Deposit, PlaceOrder, Transfer, Withdraw
 from statemachine.events import AnyOutcome, Cancelled, Done, OrderState, Placed, Rejected, Transferred
 from statemachine.types import OrderStatus, OrderType, Reason, Side, TimeInForce
 
@@ -39,25 +39,33 @@ _OUTCOMES: dict[type, type] = {
     CancelAll: Cancelled,
     Deposit: Transferred,
     Withdraw: Transferred,
+    Transfer: Transferred,
 }
 
 
 def _order_fault(command: PlaceOrder, order: OrderState) -> str:
-    for name in ("account_id", "client_oid", "product_id", "side", "order_type", "price", "size", "funds"):
+    for name in ("account_id", "client_oid", "product_id", "side", "order_type", "price", "size", "funds", "stop", "stop_price"):
         sent, told = getattr(command, name), getattr(order, name)
         if sent != told:
             return f"{name} {told!r}, sent {sent!r}"
     if order.size and order.filled_size > order.size:
         return f"filled {order.filled_size} of {order.size}"
-    if order.status is OrderStatus.OPEN and (
-        command.order_type is OrderType.MARKET or command.time_in_force is not TimeInForce.GTC
-    ):
+    if (order.status is OrderStatus.ACTIVE) != bool(command.stop):
+        return f"stop {command.stop.name}, and the order is {order.status.name}"
+    if order.status is OrderStatus.OPEN and not may_rest(command):
         return f"a {command.order_type.name} {command.time_in_force.name} order rests"
     if command.time_in_force is TimeInForce.FOK and order.filled_size not in (0, order.size):
         return f"fill or kill filled {order.filled_size} of {order.size}"
+    if order.expires_at != (order.created_at + command.cancel_after if command.cancel_after else 0):
+        return f"leaves at {order.expires_at}, {command.cancel_after} after {order.created_at} was wanted"
     if command.post_only and order.filled_size:
         return "post-only took"
     return _value_fault(command, order)
+
+
+def may_rest(command: PlaceOrder) -> bool:
+    """Whether what remains of the order may go on the book."""
+    return command.order_type is OrderType.LIMIT and command.time_in_force in (TimeInForce.GTC, TimeInForce.GTT)
 
 
 def _value_fault(command: PlaceOrder, order: OrderState) -> str:

@@ -13,11 +13,12 @@ from collections.abc import Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from loadtest.market import CURRENCIES, PRODUCTS, RECORDED, ProductSpec
 from node.records.recording import read_ops, to_commands
 from statemachine.commands import CancelAll, CancelOrder, PlaceOrder
-from statemachine.types import OrderType, SelfTradePrevention, Side, TimeInForce
+from statemachine.types import OrderType, SelfTradePrevention, Side, StopType, TimeInForce
 
 FlowCommand = PlaceOrder | CancelOrder | CancelAll
 
@@ -38,6 +39,9 @@ class Kind(Enum):
     FOK = "the same, all or nothing"
     MARKET_SIZE = "a market order by size"
     MARKET_FUNDS = "a market order by funds"
+    GOOD_TILL_TIME = "a limit order away from the mid that leaves by itself"
+    STOP_LIMIT = "a limit order that waits for a trade a little away from the mid"
+    STOP_MARKET = "a market order that does"
     CANCEL = "cancel an order that may still be open"
     CANCEL_ALL = "cancel everything of one product"
     RETRY = "send the last order again, same id and contents"
@@ -51,11 +55,22 @@ WEIGHTS: dict[Kind, int] = {
     Kind.FOK: 30,
     Kind.MARKET_SIZE: 40,
     Kind.MARKET_FUNDS: 20,
+    Kind.GOOD_TILL_TIME: 30,
+    Kind.STOP_LIMIT: 25,
+    Kind.STOP_MARKET: 15,
     Kind.CANCEL: 280,
     Kind.CANCEL_ALL: 2,
     Kind.RETRY: 8,
 }
 """How often each kind comes, in parts of their sum."""
+
+MARKET = frozenset({Kind.MARKET_SIZE, Kind.MARKET_FUNDS, Kind.STOP_MARKET})
+STOPS = frozenset({Kind.STOP_LIMIT, Kind.STOP_MARKET})
+STAYING = frozenset({Kind.PASSIVE, Kind.POST_ONLY, Kind.CROSSING, Kind.GOOD_TILL_TIME, *STOPS})
+"""Kinds whose orders may be there for a while, and are kept in mind."""
+
+LIVES = tuple(seconds * 10**9 for seconds in (1, 2, 5, 20))
+"""Nanoseconds that orders which leave by themselves live."""
 
 _STP = [SelfTradePrevention.DC] * 7 + [SelfTradePrevention.CO, SelfTradePrevention.CN, SelfTradePrevention.CB]
 
@@ -128,14 +143,14 @@ class ClientFlow(Iterator[FlowCommand]):
         size = max(spec.min_size, lots * spec.lot)
         oid = self._new_oid()
         self._last = self._order(kind, spec, side, size, oid)
-        if kind in (Kind.PASSIVE, Kind.POST_ONLY, Kind.CROSSING):
+        if kind in STAYING:
             self._open.append((oid, spec.product_id))
         return self._last
 
     def _order(self, kind: Kind, spec: ProductSpec, side: Side, size: int, oid: str) -> PlaceOrder:
         mid = self._mids[spec.product_id].at(self._step // STEPS_A_MOVE)
-        market = kind in (Kind.MARKET_SIZE, Kind.MARKET_FUNDS)
-        by_funds = kind is Kind.MARKET_FUNDS
+        market = kind in MARKET
+        by_funds = kind is Kind.MARKET_FUNDS or (kind is Kind.STOP_MARKET and side is Side.BUY)
         return PlaceOrder(
             self._account_id,
             f"c:{oid}",
@@ -149,16 +164,27 @@ class ClientFlow(Iterator[FlowCommand]):
             post_only=kind is Kind.POST_ONLY,
             stp=self._random.choice(_STP),
             client_oid=oid,
+            **self._waiting(kind, spec, side, mid),
         )
+
+    def _waiting(self, kind: Kind, spec: ProductSpec, side: Side, mid: int) -> dict[str, Any]:
+        """The fields of an order that does not enter at once, or leaves by itself."""
+        if kind is Kind.GOOD_TILL_TIME:
+            return {"cancel_after": self._random.choice(LIVES)}
+        if kind not in STOPS:
+            return {}
+        stop = StopType.ENTRY if side is Side.BUY else StopType.LOSS
+        distance = 1 + self._random.randrange(30)
+        return {"stop": stop, "stop_price": max(1, mid + distance if side is Side.BUY else mid - distance) * spec.tick}
 
     @staticmethod
     def _time_in_force(kind: Kind) -> TimeInForce:
         if kind in (Kind.IOC, Kind.MARKET_SIZE, Kind.MARKET_FUNDS):
             return TimeInForce.IOC
-        return TimeInForce.FOK if kind is Kind.FOK else TimeInForce.GTC
+        return {Kind.FOK: TimeInForce.FOK, Kind.GOOD_TILL_TIME: TimeInForce.GTT}.get(kind, TimeInForce.GTC)
 
     def _price(self, kind: Kind, spec: ProductSpec, side: Side, mid: int) -> int:
-        if kind in (Kind.PASSIVE, Kind.POST_ONLY):
+        if kind in (Kind.PASSIVE, Kind.POST_ONLY, Kind.GOOD_TILL_TIME):
             distance = 1 + min(self._random.randrange(40), self._random.randrange(40))
         else:
             distance = -self._random.randrange(25)

@@ -7,6 +7,7 @@ import hashlib
 import ssl
 from collections.abc import Callable, Mapping
 
+from loadtest.books import OrderBook
 from node.credentials import Credentials
 from node.errors import ConnectionLost, RequestFailed
 from node.native.connection import NativeConnection
@@ -17,7 +18,7 @@ RETRY_SECONDS = 0.05
 
 
 class FeedTally:
-    """The events of one product as they arrive: where it stands, gaps, repetitions, and a digest over all of them in order.
+    """The events of one product as they arrive: where it stands, gaps, repetitions, a digest over all of them in order, and the book that they make.
 
     Two tallies over the same events have the same digest, whichever nodes they came from.
     """
@@ -28,6 +29,7 @@ class FeedTally:
         self.trades = 0
         self.missing = 0
         self.repeated = 0
+        self.book = OrderBook()
         self._digest = hashlib.blake2b(digest_size=16)
 
     def add(self, event: AnyEvent) -> None:
@@ -41,6 +43,8 @@ class FeedTally:
         self.events += 1
         self.trades += isinstance(event, OrderMatched)
         self._digest.update(encode(event))
+        if not self.missing:
+            self.book.apply(event)
 
     @property
     def digest(self) -> str:

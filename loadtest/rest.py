@@ -15,6 +15,7 @@ from decimal import Decimal, InvalidOperation
 
 import msgspec
 
+from loadtest.answers import may_rest
 from loadtest.flow import FlowCommand
 from loadtest.market import CURRENCIES, DEPOSITS, PRODUCTS, ProductSpec, Trader
 from statemachine.commands import CancelAll, CancelOrder, PlaceOrder
@@ -74,6 +75,10 @@ def order_body(command: PlaceOrder) -> dict[str, object]:
         body["time_in_force"] = command.time_in_force.name
     if command.post_only:
         body["post_only"] = True
+    if command.stop:
+        body["stop"], body["stop_price"] = command.stop.name.lower(), to_text(command.stop_price, CURRENCIES[quote])
+    if command.cancel_after:
+        body["cancel_after"] = command.cancel_after // 10**9
     if command.stp is not SelfTradePrevention.DC:
         body["stp"] = command.stp.name.lower()
     return body
@@ -164,7 +169,7 @@ def _order_fault(command: PlaceOrder, answer: object) -> str:
         if answer.get(name) != sent[name]:
             return f"{name} {answer.get(name)!r}, sent {sent[name]!r}"
     try:
-        for name in ("price", "size"):
+        for name in ("price", "size", "stop_price"):
             if name in sent and Decimal(str(answer.get(name))) != Decimal(str(sent[name])):
                 return f"{name} {answer.get(name)!r}, sent {sent[name]!r}"
         filled, size = Decimal(answer["filled_size"]), Decimal(str(sent.get("size", "Infinity")))
@@ -172,10 +177,10 @@ def _order_fault(command: PlaceOrder, answer: object) -> str:
         return f"an order without its numbers: {answer}"
     if filled > size:
         return f"filled {filled} of {size}"
-    if not isinstance(answer.get("id"), str) or answer.get("status") not in ("open", "done"):
+    if not isinstance(answer.get("id"), str) or answer.get("status") not in (["active"] if command.stop else ["open", "done"]):
         return f"no id or status: {answer}"
     if command.time_in_force is TimeInForce.FOK and filled not in (0, size):
         return f"fill or kill filled {filled} of {size}"
-    if answer["status"] == "open" and (command.order_type is OrderType.MARKET or command.time_in_force is not TimeInForce.GTC):
+    if answer["status"] == "open" and not may_rest(command):
         return f"a {sent['type']} {command.time_in_force.name} order rests"
     return ""

@@ -17,13 +17,14 @@ from types import TracebackType
 import msgspec
 
 from loadtest.access import Access
+from loadtest.books import BookFollower
 from loadtest.flow import ClientFlow
 from loadtest.history import History
 from loadtest.market import PRODUCTS, Trader, set_up, traders
 from loadtest.reader import FeedReader
 from loadtest.recorder import Recorder
 from loadtest.trading import Desk
-from loadtest.verdict import Verdict, caught_up, feed_whole, hashes_equal, linearizable, money_conserved
+from loadtest.verdict import Verdict, books_rebuilt, caught_up, feed_whole, hashes_equal, linearizable, money_conserved
 from loadtest.watch import Watcher, reached
 from node.deployment.local_cluster import LocalCluster
 from node.native.client import ClusterClient
@@ -86,6 +87,7 @@ class Scenario:
         self.desk = Desk(self.recorder, rate=plan.rate)
         self.watcher = Watcher(self.access)
         self.readers: list[FeedReader] = []
+        self.followers: list[BookFollower] = []
         self.kills: list[Kill] = []
         self._operator = self.access.client()
         self._clients: list[ClusterClient] = []
@@ -146,7 +148,10 @@ class Scenario:
         return self.access.client()
 
     def start_readers(self, first: str) -> None:
-        """Follow each product's feed from its first event, with two readers: one begins at node `first`, one at another node."""
+        """Follow each product's feed from its first event, with two readers: one begins at node `first`, one at another node.
+
+        Where the nodes have gateways, its books are followed over a WebSocket as well, beginning at `first`.
+        """
         for product_id in self.plan.followed:
             reader = FeedReader(product_id, self.access.natives, first, tls=self.access.tls(), credentials=self.access.admin)
             self._start_reader(reader)
@@ -154,6 +159,14 @@ class Scenario:
                 self._start_reader(
                     FeedReader(product_id, self.access.natives, node_id, tls=self.access.tls(), credentials=self.access.admin)
                 )
+            if all(config.http.gateways for config in self.access.layout.configs.values()):
+                self._start_follower(product_id, first)
+
+    def _start_follower(self, product_id: str, first: str) -> None:
+        urls = self.access.https
+        follower = BookFollower([urls[first], *(url for node_id, url in urls.items() if node_id != first)], product_id)
+        self.followers.append(follower)
+        self._reading.append(asyncio.create_task(follower.run()))
 
     def _start_reader(self, reader: FeedReader) -> None:
         self.readers.append(reader)
@@ -231,12 +244,19 @@ class Scenario:
         verdict.checks.append(await money_conserved(self._operator, [person.account_id for person in self.people]))
         if self.readers:
             verdict.checks.append(feed_whole(self.readers, await self._product_sequences(), visits_min))
+            verdict.checks.append(await self._books(statuses))
         for kill in {kill.node_id: kill for kill in self.kills}.values():
             verdict.checks.append(caught_up(statuses, kill.node_id, kill.sequence))
         faults = self.desk.faults
         detail = "; ".join(faults.texts[:3]) or f"{self.recorder.acknowledged:,} answers agree with what was asked"
         verdict.add("no answer contradicts its request", not faults.count and self.recorder.acknowledged > 0, detail)
         return verdict
+
+    async def _books(self, statuses: dict[str, NodeStatus | None]) -> AuditCheck:
+        url = next(
+            (self.access.https[name] for name, status in statuses.items() if status is not None and name in self.access.https), ""
+        )
+        return await books_rebuilt(self.readers, self.followers, self._operator, url, LEVEL_SECONDS)
 
     def _judge_history(self, history: History, statuses: dict[str, NodeStatus | None]) -> AuditCheck:
         first = inf if history.complete else history.last_sequence + UNDER_WAY_MAX

@@ -9,12 +9,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from loadtest.books import BookFollower, rows_of
 from loadtest.history import History, operations
 from loadtest.linearizability import judge
 from loadtest.reader import FeedReader
 from loadtest.watch import Statuses
 from node.native.client import ClusterClient
-from node.native.protocol import BalancesQuery, CurrenciesQuery
+from node.native.protocol import BalancesQuery, BookQuery, BookView, CurrenciesQuery
 from node.records.audit import AuditCheck
 from statemachine.commands import Batch
 
@@ -142,3 +143,24 @@ def feed_whole(readers: Sequence[FeedReader], expected: Mapping[str, int], visit
     stays = sum(len(reader.visited) for reader in readers)
     detail = "; ".join(wrong) or f"{events:,} events, {len(readers)} readers, {stays} stays at nodes"
     return AuditCheck(claim, not wrong and events > 0, detail)
+
+
+async def books_rebuilt(
+    readers: Sequence[FeedReader], followers: Sequence[BookFollower], client: ClusterClient, url: str, seconds: float
+) -> AuditCheck:
+    """The books that readers and followers of the feeds have rebuilt are those that the exchange answers; a node at `url` answers over HTTP.
+
+    Nobody may trade meanwhile. Followers are given `seconds` to come level.
+    """
+    claim = "books rebuilt from the feeds equal the book, at levels 2 and 3"
+    wrong: list[str] = []
+    resting = 0
+    for product_id in dict.fromkeys(reader.product_id for reader in readers):
+        view: BookView = await client.query(BookQuery(product_id, 3), linearizable=True)
+        resting += len(view.bid_orders) + len(view.ask_orders)
+        books = [reader.tally.book for reader in readers if reader.product_id == product_id]
+        wrong += [f"{product_id}: a reader's book differs" for book in books if book.rows() != rows_of(view)]
+    wrong += [text for follower in followers if (text := await follower.difference(url, seconds))]
+    stays = sum(len(follower.visited) for follower in followers)
+    detail = f"{resting:,} orders rest; {len(readers)} readers, {len(followers)} WebSockets with {stays} stays at nodes"
+    return AuditCheck(claim, not wrong and bool(readers), "; ".join(wrong) or detail)

@@ -7,6 +7,7 @@ anything, so a refused command leaves no trace. The first fault found is told; t
 from __future__ import annotations
 
 import re
+from ipaddress import ip_network
 from typing import NamedTuple
 
 from statemachine.commands import (
@@ -18,10 +19,12 @@ from statemachine.commands import (
     PutApiKey,
     PutCurrency,
     PutProduct,
+    Transfer,
     Withdraw,
 )
 from statemachine.events import OrderState
 from statemachine.limits import (
+    ADDRESSES_MAX,
     AMOUNT_MAX,
     CANCEL_AFTER_MAX,
     CANCEL_AFTER_MIN,
@@ -38,6 +41,11 @@ from statemachine.limits import (
 from statemachine.state import Account, Product, State
 from statemachine.types import OrderStatus, OrderType, Permission, ProductStatus, Reason, Side, TimeInForce
 
+# Looked up once: a member of an enumeration costs ten times as much when it is looked up in its class.
+_LIMIT, _BUY, _SELL = OrderType.LIMIT, Side.BUY, Side.SELL
+_ONLINE, _OFFLINE, _DONE, _GTT = ProductStatus.ONLINE, ProductStatus.OFFLINE, OrderStatus.DONE, TimeInForce.GTT
+_RESTING = (TimeInForce.GTC, TimeInForce.GTT)
+
 
 class Refusal(NamedTuple):
     """Why a command is not carried out: the reason, the field at fault, what was expected (numbers in smallest units)."""
@@ -51,6 +59,7 @@ _ALPHABET = "[A-Za-z0-9_.:-]"
 is_name = re.compile(f"{_ALPHABET}{{1,{NAME_MAX}}}").fullmatch
 is_command_id = re.compile(f"{_ALPHABET}{{1,{COMMAND_ID_MAX}}}").fullmatch
 _is_base64 = re.compile("(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)").fullmatch
+_is_network = re.compile("[0-9A-Fa-f.:]+(?:/[0-9]+)?").fullmatch
 _PERMISSIONS = sum(Permission)
 
 
@@ -138,7 +147,25 @@ def put_api_key(state: State, command: PutApiKey) -> Refusal | None:
         return Refusal(Reason.INVALID_ID, "passphrase", f"expected at most {SECRET_MAX} characters")
     if not 0 <= command.permissions <= _PERMISSIONS:
         return Refusal(Reason.INVALID_PERMISSIONS, "permissions", f"expected 0 to {_PERMISSIONS}")
-    return None
+    if command.sealed_by < 0:
+        return Refusal(Reason.INVALID_ID, "sealed_by", "expected 0 or the number of a cluster key")
+    found = networks(command.addresses)
+    return found if isinstance(found, Refusal) else None
+
+
+def networks(addresses: str) -> str | Refusal:
+    """A key's networks as they are stored, each in the one canonical way of writing it; a lone address is a network of one."""
+    texts = addresses.split(",", ADDRESSES_MAX) if addresses else []
+    if len(texts) > ADDRESSES_MAX:
+        return Refusal(Reason.INVALID_ADDRESSES, "addresses", f"expected at most {ADDRESSES_MAX} networks")
+    found = []
+    for place, text in enumerate(texts, 1):
+        try:
+            found.append(str(ip_network(text if _is_network(text) else "")))
+        except ValueError:
+            expected = "expected one such as 192.0.2.0/24 or 2001:db8::/32, host bits 0"
+            return Refusal(Reason.INVALID_ADDRESSES, "addresses", f"network {place}: {expected}")
+    return ",".join(found)
 
 
 def deposit(state: State, command: Deposit) -> Refusal | None:
@@ -155,12 +182,33 @@ def deposit(state: State, command: Deposit) -> Refusal | None:
 
 def withdraw(state: State, account: Account, command: Withdraw) -> Refusal | None:
     """May this withdrawal be booked?"""
+    return _amount(state, command) or _covered(account, command)
+
+
+def transfer(state: State, account: Account, command: Transfer) -> Refusal | None:
+    """May this transfer be booked? The receiver's balance stays within AMOUNT_MAX, as all deposits together do."""
+    return _amount(state, command) or _receiver(state, command) or _covered(account, command)
+
+
+def _amount(state: State, command: Withdraw | Transfer) -> Refusal | None:
     if command.currency not in state.currencies:
         return Refusal(Reason.UNKNOWN_CURRENCY, "currency", "no such currency")
     if command.amount <= 0:
         return Refusal(Reason.INVALID_AMOUNT, "amount", "expected more than 0")
     if command.amount > AMOUNT_MAX:
         return Refusal(Reason.AMOUNT_TOO_LARGE, "amount", f"expected at most {AMOUNT_MAX}")
+    return None
+
+
+def _receiver(state: State, command: Transfer) -> Refusal | None:
+    if command.to_account_id not in state.accounts:
+        return Refusal(Reason.UNKNOWN_ACCOUNT, "to_account_id", "no such account")
+    if command.to_account_id == command.account_id:
+        return Refusal(Reason.INVALID_ID, "to_account_id", "expected another account than the sender's")
+    return None
+
+
+def _covered(account: Account, command: Withdraw | Transfer) -> Refusal | None:
     available = account.available(command.currency)
     if command.amount > available:
         return Refusal(Reason.INSUFFICIENT_FUNDS, "amount", f"{available} available")
@@ -176,16 +224,16 @@ def place_order(state: State, account: Account, command: PlaceOrder) -> Refusal 
     product = state.products.get(command.product_id)
     if product is None:
         return Refusal(Reason.UNKNOWN_PRODUCT, "product_id", "no such product")
-    refusal = _status(product, command) if product.status is not ProductStatus.ONLINE else None
+    refusal = _status(product, command) if product.status is not _ONLINE else None
     if refusal is None:
-        if command.order_type is OrderType.LIMIT:
+        if command.order_type is _LIMIT:
             refusal = _limit_shape(command) or _limit_numbers(product, command)
         else:
             refusal = _market_shape(command) or _market_numbers(product, command)
-    if refusal is None and (command.stop or command.stop_price):
-        refusal = _stop(product, command)
-    if refusal is None and (command.cancel_after or command.time_in_force is TimeInForce.GTT):
-        refusal = _cancel_after(state, command)
+    if command.stop or command.stop_price:
+        refusal = refusal or _stop(product, command)
+    if command.cancel_after or command.time_in_force is _GTT:
+        refusal = refusal or _cancel_after(state, command)
     return refusal or _client_oid(account, command) or _funds(product, account, command) or _post_only(product, command)
 
 
@@ -197,7 +245,7 @@ def _status(product: Product, command: PlaceOrder) -> Refusal | None:
             return Refusal(Reason.PRODUCT_CANCEL_ONLY, "product_id", "orders may only be cancelled")
         case ProductStatus.POST_ONLY if not command.post_only:
             return Refusal(Reason.PRODUCT_POST_ONLY, "post_only", "only post-only orders may enter")
-        case ProductStatus.LIMIT_ONLY if command.order_type is not OrderType.LIMIT:
+        case ProductStatus.LIMIT_ONLY if command.order_type is not _LIMIT:
             return Refusal(Reason.PRODUCT_LIMIT_ONLY, "order_type", "only limit orders may enter")
     return None
 
@@ -231,7 +279,7 @@ def _market_shape(command: PlaceOrder) -> Refusal | None:
         return Refusal(Reason.INVALID_ORDER, "post_only", "a market order never rests")
     if command.time_in_force in (TimeInForce.FOK, TimeInForce.GTT):
         return Refusal(Reason.INVALID_ORDER, "time_in_force", "a market order takes what there is")
-    if command.side is Side.SELL and command.size != 0 and command.funds != 0:
+    if command.side is _SELL and command.size != 0 and command.funds != 0:
         return Refusal(Reason.INVALID_ORDER, "funds", "a market sell has a size or funds, not both")
     return None
 
@@ -269,15 +317,15 @@ def _stop(product: Product, command: PlaceOrder) -> Refusal | None:
     if command.post_only:
         return Refusal(Reason.INVALID_STOP, "post_only", "a stop order is not post-only")
     if command.order_type is OrderType.MARKET:
-        if command.side is Side.BUY and command.funds == 0:
+        if command.side is _BUY and command.funds == 0:
             return Refusal(Reason.INVALID_STOP, "funds", "a market buy with a stop needs funds")
-        if command.side is Side.SELL and command.size == 0:
+        if command.side is _SELL and command.size == 0:
             return Refusal(Reason.INVALID_STOP, "size", "a market sell with a stop needs a size")
     return None
 
 
 def _cancel_after(state: State, command: PlaceOrder) -> Refusal | None:
-    if command.time_in_force is not TimeInForce.GTT:
+    if command.time_in_force is not _GTT:
         return Refusal(Reason.INVALID_CANCEL_AFTER, "cancel_after", "only a good-till-time order has it")
     longest = min(CANCEL_AFTER_MAX, TIME_MAX - state.time)
     if not CANCEL_AFTER_MIN <= command.cancel_after <= longest:
@@ -292,19 +340,16 @@ def _client_oid(account: Account, command: PlaceOrder) -> Refusal | None:
         if not is_command_id(oid):
             return bad_command_id("client_oid", Reason.INVALID_ID)
         known = account.by_client_oid.get(oid)
-        if known is not None and known.status is not OrderStatus.DONE:
+        if known is not None and known.status is not _DONE:
             return Refusal(Reason.COMMAND_ID_REUSED, "client_oid", f"order {known.order_id} is open under it")
     if len(account.open) >= OPEN_ORDERS_PER_ACCOUNT and (command.stop or may_rest(command)):
         return Refusal(Reason.TOO_MANY_OPEN_ORDERS, "", f"at most {OPEN_ORDERS_PER_ACCOUNT} open orders an account")
     return None
 
 
-_RESTING = (TimeInForce.GTC, TimeInForce.GTT)
-
-
 def may_rest(order: PlaceOrder | OrderState) -> bool:
     """Could what remains of the order go on the book?"""
-    return order.order_type is OrderType.LIMIT and order.time_in_force in _RESTING
+    return order.order_type is _LIMIT and order.time_in_force in _RESTING
 
 
 def entry_hold(product: Product, command: PlaceOrder, available: int) -> int:
@@ -314,18 +359,18 @@ def entry_hold(product: Product, command: PlaceOrder, available: int) -> int:
     Orders that name no amount of what they pay with (a market buy by size alone, a market sell by funds) hold all there is and
     give back what they do not use; they need as much as could trade at all: one unit of quote, one lot of base.
     """
-    if command.order_type is OrderType.LIMIT:
-        if command.side is Side.SELL:
+    if command.order_type is _LIMIT:
+        if command.side is _SELL:
             return command.size
         notional = command.price * command.size // product.unit
         return notional + notional * max(product.maker_fee_ppm, product.taker_fee_ppm) // PPM
-    if command.side is Side.BUY:
+    if command.side is _BUY:
         return command.funds or max(available, 1)
     return command.size or max(available, product.lot)
 
 
 def _funds(product: Product, account: Account, command: PlaceOrder) -> Refusal | None:
-    buys = command.side is Side.BUY
+    buys = command.side is _BUY
     available = account.available(product.quote if buys else product.base)
     needed = entry_hold(product, command, available)
     if needed > available:
@@ -349,7 +394,7 @@ def cancel_order(state: State, account: Account, command: CancelOrder) -> Refusa
         return Refusal(Reason.UNKNOWN_ORDER, field, "no such order")
     if command.product_id and command.product_id != order.product_id:
         return Refusal(Reason.UNKNOWN_ORDER, "product_id", "no such order of this product")
-    if order.status is OrderStatus.DONE:
+    if order.status is _DONE:
         return Refusal(Reason.ORDER_ALREADY_DONE, field, "the order is done")
     if not may_cancel(state.products[order.product_id]):
         return Refusal(Reason.PRODUCT_NOT_TRADING, "product_id", "the product is offline")
@@ -370,4 +415,4 @@ def cancel_all(state: State, command: CancelAll) -> Refusal | None:
 
 def may_cancel(product: Product) -> bool:
     """Does the product let orders leave on request?"""
-    return product.status is not ProductStatus.OFFLINE
+    return product.status is not _OFFLINE

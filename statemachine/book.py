@@ -22,6 +22,10 @@ NO_LIMIT = AMOUNT_MAX
 """As a key limit: every price is good. No key is larger, because no price is."""
 
 
+# Looked up once: a member of an enumeration costs ten times as much when it is looked up in its class.
+_BUY, _MARKET = Side.BUY, OrderType.MARKET
+
+
 class PriceLevel:
     """The resting orders at one price, first come, first served.
 
@@ -98,7 +102,7 @@ class BookSide:
 
     def limit_key(self, order: OrderState) -> int:
         """The largest key of this side that an aggressor may trade with."""
-        return NO_LIMIT if order.order_type is OrderType.MARKET else order.price * self.direction
+        return NO_LIMIT if order.order_type is _MARKET else order.price * self.direction
 
     def crosses(self, price: int) -> bool:
         """Would a limit order of the other side at `price` trade at once?"""
@@ -125,11 +129,11 @@ class Book:
 
     def side(self, side: Side) -> BookSide:
         """Where orders of `side` rest."""
-        return self.bids if side is Side.BUY else self.asks
+        return self.bids if side is _BUY else self.asks
 
     def opposite(self, side: Side) -> BookSide:
         """What orders of `side` trade with."""
-        return self.asks if side is Side.BUY else self.bids
+        return self.asks if side is _BUY else self.bids
 
 
 class StopBook:

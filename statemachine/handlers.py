@@ -22,9 +22,10 @@ from statemachine.commands import (
     PutApiKey,
     PutCurrency,
     PutProduct,
+    Transfer,
     Withdraw,
 )
-from statemachine.events import AnyOutcome, Cancelled, Done, OrderState, Placed, Transferred
+from statemachine.events import AnyOutcome, Cancelled, Done, OrderState, Placed, StatusChanged, Transferred
 from statemachine.matching import accept, enter, take_out
 from statemachine.state import Account, Currency, Product, State
 from statemachine.tables import ApiKeyRow, ProductRow
@@ -65,7 +66,8 @@ def put_product(state: State, command: PutProduct) -> AnyOutcome | Refusal:
             command.taker_fee_ppm,
             command.status,
         )
-        state.products[command.product_id] = Product(row, 10 ** state.currencies[command.base].scale)
+        product = state.products[command.product_id] = Product(row, 10 ** state.currencies[command.base].scale)
+        _tell_status(state, product)
         return _done(state, changed=True)
     before = known.row()
     known.min_size = command.min_size
@@ -73,7 +75,15 @@ def put_product(state: State, command: PutProduct) -> AnyOutcome | Refusal:
     known.maker_fee_ppm = command.maker_fee_ppm
     known.taker_fee_ppm = command.taker_fee_ppm
     known.status = command.status
-    return _done(state, known.row() != before)
+    changed = known.row() != before
+    if known.status is not before.status:
+        _tell_status(state, known)
+    return _done(state, changed)
+
+
+def _tell_status(state: State, product: Product) -> None:
+    product.sequence += 1
+    state.events.append(StatusChanged(product.product_id, product.sequence, state.time, product.status, 0, 0))
 
 
 def open_account(state: State, command: OpenAccount) -> AnyOutcome | Refusal:
@@ -93,13 +103,15 @@ def put_api_key(state: State, command: PutApiKey) -> AnyOutcome | Refusal:
     refusal = admission.put_api_key(state, command)
     if refusal is not None:
         return refusal
+    addresses = admission.networks(command.addresses)
+    assert isinstance(addresses, str), "admitted"
     row = ApiKeyRow(
         command.key_id,
         command.owner_id,
         command.secret,
         command.passphrase,
         command.permissions,
-        command.addresses,
+        addresses,
         command.sealed_by,
     )
     changed = state.api_keys.get(command.key_id) != row
@@ -125,6 +137,18 @@ def withdraw(state: State, account: Account, command: Withdraw) -> AnyOutcome | 
         return refusal
     state.currencies[command.currency].withdrawn += command.amount
     account.balances[command.currency].available -= command.amount
+    return _transferred(state, account, command)
+
+
+def transfer(state: State, account: Account, command: Transfer) -> AnyOutcome | Refusal:
+    """Debit the available balance, and credit another account's."""
+    refusal = admission.transfer(state, account, command)
+    if refusal is not None:
+        return refusal
+    receiver = state.accounts[command.to_account_id]
+    state.changes.touch(receiver.account_id, receiver, receiver.memory)
+    account.balances[command.currency].available -= command.amount
+    state.balance(receiver, command.currency).available += command.amount
     return _transferred(state, account, command)
 
 
@@ -179,7 +203,7 @@ def _done(state: State, changed: bool) -> Done:
     return Done(state.sequence, state.time, False, changed)
 
 
-def _transferred(state: State, account: Account, command: Deposit | Withdraw) -> Transferred:
+def _transferred(state: State, account: Account, command: Deposit | Withdraw | Transfer) -> Transferred:
     balance = account.balances[command.currency]
     return Transferred(state.sequence, state.time, False, command.currency, command.amount, balance.available, balance.hold)
 
@@ -195,6 +219,7 @@ OPERATOR_HANDLERS: dict[type[Command], OperatorHandler] = {  # type: ignore[type
 TRADER_HANDLERS: dict[type[Command], TraderHandler] = {  # type: ignore[type-arg]  # each takes its key's type
     Deposit: deposit,
     Withdraw: withdraw,
+    Transfer: transfer,
     PlaceOrder: place_order,
     CancelOrder: cancel_order,
     CancelAll: cancel_all,

@@ -121,6 +121,9 @@ def _check_product(state: State, product: Product) -> None:
     assert 0 <= product.maker_fee_ppm <= FEE_PPM_MAX, f"product {name}: maker fee"
     assert 0 <= product.taker_fee_ppm <= FEE_PPM_MAX, f"product {name}: taker fee"
     assert 0 <= product.last_trade_id <= product.sequence, f"product {name}: counters"
+    assert 0 <= product.last_price <= AMOUNT_MAX, f"product {name}: last price {product.last_price}"
+    assert product.last_price % product.tick == 0, f"product {name}: last price off the tick"
+    assert product.last_price == 0 or product.last_trade_id > 0, f"product {name}: a last price, but no trade"
     bids, asks = _sides(product)
     if bids.best is not None and asks.best is not None:
         assert bids.best.price < asks.best.price, f"product {name}: the book is crossed"

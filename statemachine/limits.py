@@ -25,6 +25,9 @@ SECRET_MAX = 256
 FEE_PPM_MAX = 100_000
 """Ten per cent. Fees are never negative: rebates need a rule of their own for who pays them."""
 
+ADDRESSES_MAX = 32
+"""Networks an API key may be limited to. Each request by the key is compared with all of them."""
+
 OUTCOMES_PER_ACCOUNT = 10_000
 """How many of an account's latest commands are remembered for retries. A bound per account, so that nobody can push
 out the ids of somebody else."""

@@ -32,6 +32,11 @@ from statemachine.limits import PPM
 from statemachine.state import Account, Balance, Product, State, is_by_funds
 from statemachine.types import DoneReason, OrderStatus, OrderType, SelfTradePrevention, Side, TimeInForce
 
+# Looked up once: a member of an enumeration costs ten times as much when it is looked up in its class.
+_LIMIT, _BUY, _SELL = OrderType.LIMIT, Side.BUY, Side.SELL
+_OPEN, _FOK = OrderStatus.OPEN, TimeInForce.FOK
+_FILLED, _CANCELLED = DoneReason.FILLED, DoneReason.CANCELLED
+
 
 class End(IntEnum):
     """Why an aggressor takes no more."""
@@ -42,6 +47,9 @@ class End(IntEnum):
     """The next maker offers more than it can take."""
     PREVENTED = 3
     """Self-trade prevention cancelled it."""
+
+
+_OUT_OF_BOOK, _SATED, _PREVENTED = End
 
 
 @dataclass(slots=True)
@@ -61,7 +69,7 @@ def accept(state: State, account: Account, product: Product, command: PlaceOrder
     """Give an admitted order its id, and put its money on hold. It must `enter`, or wait for that."""
     state.last_order_id += 1
     base, quote = state.balance(account, product.base), state.balance(account, product.quote)
-    paying = quote if command.side is Side.BUY else base
+    paying = quote if command.side is _BUY else base
     hold = entry_hold(product, command, paying.available)
     order = OrderState(
         state.last_order_id,
@@ -97,22 +105,22 @@ def enter(state: State, account: Account, product: Product, order: OrderState) -
     _tell_received(state, product, order)
     aggressor = _aggressor(account, product, order)
     maker_side = product.book.opposite(order.side)
-    if order.time_in_force is TimeInForce.FOK and not _is_fillable(maker_side, order):
-        end = End.OUT_OF_BOOK
+    if order.time_in_force is _FOK and not _is_fillable(maker_side, order):
+        end = _OUT_OF_BOOK
     else:
         end = _take(state, product, maker_side, aggressor)
     if _is_filled(aggressor, end):
-        _leave(state, product, order, DoneReason.FILLED, resting=False)
-    elif end is End.OUT_OF_BOOK and may_rest(order):
+        _leave(state, product, order, _FILLED, resting=False)
+    elif end is _OUT_OF_BOOK and may_rest(order):
         _rest(state, product, order)
     else:
-        _leave(state, product, order, DoneReason.CANCELLED, resting=False)
+        _leave(state, product, order, _CANCELLED, resting=False)
 
 
 def take_out(state: State, order: OrderState, reason: DoneReason) -> None:
     """Take an open order from where it is, on its owner's request or because its time is over. Its account and it were touched."""
     product = state.products[order.product_id]
-    if order.status is OrderStatus.OPEN:
+    if order.status is _OPEN:
         _leave_book(state, product, product.book.side(order.side), order, reason)
     else:
         product.stops.remove(order)
@@ -120,17 +128,19 @@ def take_out(state: State, order: OrderState, reason: DoneReason) -> None:
 
 
 def _aggressor(account: Account, product: Product, order: OrderState) -> Aggressor:
-    by_funds = is_by_funds(order)
-    by_money = by_funds or (order.order_type is OrderType.MARKET and order.side is Side.BUY)
-    to_raise = order.funds if by_funds and order.side is Side.SELL else 0
-    return Aggressor(order, account.balances[product.base], account.balances[product.quote], by_money, by_funds, to_raise)
+    base, quote = account.balances[product.base], account.balances[product.quote]
+    if order.order_type is _LIMIT:
+        return Aggressor(order, base, quote, by_money=False, by_funds=False)
+    by_funds, buys = is_by_funds(order), order.side is _BUY
+    return Aggressor(order, base, quote, by_funds or buys, by_funds, to_raise=order.funds if by_funds and not buys else 0)
 
 
 def _rest(state: State, product: Product, order: OrderState) -> None:
     """Put what remains on the book."""
     product.sequence += 1
     order.opened_sequence = product.sequence
-    state.rest(order)
+    product.book.side(order.side).add(order)
+    state.keep(order)
     state.events.append(
         OrderOpened(
             product.product_id,
@@ -178,23 +188,23 @@ def _take(state: State, product: Product, maker_side: BookSide, aggressor: Aggre
     while True:
         level = maker_side.best
         if level is None or level.key > limit:
-            return End.OUT_OF_BOOK
+            return _OUT_OF_BOOK
         maker = level.first
         wanted = _capacity(product, aggressor, maker.price) if aggressor.by_money else order.remaining
         if wanted == 0:
-            return End.SATED
+            return _SATED
         offered = maker.remaining
         if maker.account_id == order.account_id:
             if not _prevent(state, product, maker_side, aggressor, maker, wanted):
-                return End.PREVENTED
+                return _PREVENTED
             continue
         size = wanted if wanted < offered else offered
         maker_side.reduce(maker, size)
         _trade(state, product, aggressor, maker, size)
         if size == offered:
-            _leave_book(state, product, maker_side, maker, DoneReason.FILLED)
+            _leave_book(state, product, maker_side, maker, _FILLED)
         if wanted < offered or (order.size != 0 and order.remaining == 0):
-            return End.SATED
+            return _SATED
 
 
 def _is_filled(aggressor: Aggressor, end: End) -> bool:
@@ -202,10 +212,10 @@ def _is_filled(aggressor: Aggressor, end: End) -> bool:
     order = aggressor.order
     if not aggressor.by_funds:
         return order.remaining == 0
-    if order.filled_size == 0 or end is End.PREVENTED:
+    if order.filled_size == 0 or end is _PREVENTED:
         return False
-    left = order.hold if order.side is Side.BUY else aggressor.to_raise
-    return left == 0 or (end is End.SATED and not aggressor.short_of_base)
+    left = order.hold if order.side is _BUY else aggressor.to_raise
+    return left == 0 or (end is _SATED and not aggressor.short_of_base)
 
 
 def _capacity(product: Product, aggressor: Aggressor, price: int) -> int:
@@ -215,7 +225,7 @@ def _capacity(product: Product, aggressor: Aggressor, price: int) -> int:
     """
     order = aggressor.order
     lot_cost = product.notional(price, product.lot)
-    if order.side is Side.BUY:
+    if order.side is _BUY:
         lots = ((order.hold + 1) * PPM - 1) // (lot_cost * (PPM + order.taker_fee_ppm))
         size = lots * product.lot
         return size if aggressor.by_funds else min(size, order.remaining)
@@ -240,6 +250,7 @@ def _trade(state: State, product: Product, aggressor: Aggressor, maker: OrderSta
     if aggressor.to_raise:
         aggressor.to_raise -= notional
     state.currencies[product.quote].fees += maker_fee + taker_fee
+    product.last_price = price
     product.last_trade_id += 1
     product.sequence += 1
     state.events.append(
@@ -268,13 +279,13 @@ def _settle(product: Product, order: OrderState, base: Balance, quote: Balance, 
     order.fill_fees += fee
     if order.size:
         order.remaining -= size
-    if order.side is Side.SELL:
+    if order.side is _SELL:
         order.hold -= size
         base.hold -= size
         quote.available += notional - fee
         return
     cost = notional + fee
-    hold = product.hold_for(order) if order.order_type is OrderType.LIMIT else order.hold - cost
+    hold = product.hold_for(order) if order.order_type is _LIMIT else order.hold - cost
     freed = order.hold - hold
     order.hold = hold
     quote.hold -= freed
@@ -294,7 +305,7 @@ def _prevent(state: State, product: Product, maker_side: BookSide, aggressor: Ag
         state.changes.touch_order(maker)
         _decrement_size(state, product, maker, mine, resting=True)
         return False
-    _leave_book(state, product, maker_side, maker, DoneReason.CANCELLED)
+    _leave_book(state, product, maker_side, maker, _CANCELLED)
     if order.stp is SelfTradePrevention.CO:
         return True
     if order.stp is SelfTradePrevention.CB or mine == theirs:
@@ -310,7 +321,7 @@ def _decrement_size(state: State, product: Product, order: OrderState, by: int, 
     """Take `by` off what remains of an order, and off its hold what that needed."""
     old = order.remaining
     order.remaining -= by
-    if order.order_type is OrderType.LIMIT or order.side is Side.SELL:
+    if order.order_type is _LIMIT or order.side is _SELL:
         state.set_hold(order, product.hold_for(order))
     _tell_changed(state, product, order, old, order.remaining, by_funds=False, resting=resting)
 
@@ -319,7 +330,7 @@ def _decrement_funds(state: State, product: Product, aggressor: Aggressor, price
     """Take off an order by funds alone what `size` would have cost (a sell: would have raised)."""
     order = aggressor.order
     value = product.notional(price, size)
-    if order.side is Side.BUY:
+    if order.side is _BUY:
         old = order.hold
         state.set_hold(order, old - value - value * order.taker_fee_ppm // PPM)
         new = order.hold

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 from enum import IntEnum
+from typing import Any
 
 import click
+import msgspec
 
 from node.cli.output import Rejection, instant, print_json, show, table, word
 from node.cli.session import Scales, Session, Target, account_options, fresh_id, json_option, run
 from node.gateway.ids import ORDER_ID_MAX, order_text
+from node.gateway.terms import PERIOD_EXPECTED, STOPS, lifetime, stop_type
 from node.native.protocol import OrdersQuery
 from statemachine.commands import CancelAll, CancelOrder, PlaceOrder
 from statemachine.events import Cancelled, OrderState, Placed, Rejected
 from statemachine.tables import ProductRow
-from statemachine.types import DoneReason, OrderType, Reason, SelfTradePrevention, Side, TimeInForce
+from statemachine.types import DoneReason, OrderStatus, OrderType, Reason, SelfTradePrevention, Side, StopType, TimeInForce
 
 COLUMNS = ("id", "product", "side", "type", "price", "size", "filled", "status", "client oid", "created")
 NUMBERS = ("price", "size", "filled")
@@ -40,6 +43,53 @@ def order_id_from(text: str) -> int:
     return number
 
 
+def _lifetime(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int:
+    """The nanoseconds of `--cancel-after`; 0 where it is not given."""
+    try:
+        return lifetime(text) if text is not None else 0
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+class _Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """An order as it was typed."""
+
+    account_id: str
+    side: str
+    price: str | None
+    size: str | None
+    funds: str | None
+    tif: str | None
+    cancel_after: int
+    stop: str | None
+    stop_price: str | None
+    post_only: bool
+    stp: str
+    client_oid: str
+
+    def command(self, product_id: str, scales: Scales) -> PlaceOrder:
+        """The command for it. Raises `DecimalError`, `DirectoryError`."""
+        side = Side[self.side.upper()]
+        usual = TimeInForce.GTT if self.cancel_after else TimeInForce.GTC
+        return PlaceOrder(
+            self.account_id,
+            f"c:{self.client_oid}" if self.client_oid else fresh_id(),
+            product_id,
+            side,
+            OrderType.LIMIT if self.price is not None else OrderType.MARKET,
+            scales.price_units(product_id, self.price) if self.price is not None else 0,
+            scales.size_units(product_id, self.size) if self.size is not None else 0,
+            scales.price_units(product_id, self.funds, "funds") if self.funds is not None else 0,
+            TimeInForce[self.tif.upper()] if self.tif is not None else usual,
+            self.post_only,
+            SelfTradePrevention[self.stp.upper()],
+            self.client_oid,
+            stop_type(self.stop, side) if self.stop_price is not None else StopType.NONE,
+            scales.price_units(product_id, self.stop_price, "stop-price") if self.stop_price is not None else 0,
+            self.cancel_after,
+        )
+
+
 @click.group()
 def order() -> None:
     """Orders: place, cancel, list."""
@@ -52,50 +102,33 @@ def order() -> None:
 @click.option("--price", help="Limit price. Without it, a market order.")
 @click.option("--size", help="Amount of the base currency, instead of SIZE.")
 @click.option("--funds", help="Amount of the quote currency, fees included; market orders only.")
-@click.option("--tif", type=_words(TimeInForce), default="gtc", show_default=True, help="Time in force of a limit order.")
+@click.option(
+    "--tif", type=_words(TimeInForce), help="Time in force of a limit order: gtc, or gtt with --cancel-after, unless given."
+)
+@click.option("--cancel-after", callback=_lifetime, help=f"When a good-till-time order leaves: {PERIOD_EXPECTED}.")
+@click.option("--stop-price", help="Wait for a trade at this price, and enter then.")
+@click.option(
+    "--stop", type=click.Choice(list(STOPS)), help="Wait for that price or below (loss) or above (entry). [default: by side]"
+)
 @click.option("--post-only", is_flag=True, help="Refuse the order if any of it would trade at once.")
 @click.option("--stp", type=_words(SelfTradePrevention), default="dc", show_default=True, help="Self-trade prevention.")
 @click.option("--client-oid", default="", help="Your own id of the order. The same one again answers the same.")
 @account_options
 @json_option
 def place(
-    target: Target,
-    as_json: bool,
-    product_id: str,
-    side: str,
-    amount: str | None,
-    price: str | None,
-    size: str | None,
-    funds: str | None,
-    tif: str,
-    post_only: bool,
-    stp: str,
-    client_oid: str,
+    target: Target, as_json: bool, product_id: str, amount: str | None, size: str | None, stop: str | None, **options: Any
 ) -> None:
     """Place an order and show what became of it: order place BTC-USD buy 0.5 --price 100 --as alice."""
     if amount is not None and size is not None:
         raise click.UsageError("Give the size once.")
-    size = amount if size is None else size
-    account_id = target.account()
+    if stop is not None and options["stop_price"] is None:
+        raise click.UsageError("--stop needs --stop-price.")
+    wish = _Wish(account_id=target.account(), size=amount if size is None else size, stop=stop, **options)
 
     async def work(session: Session) -> tuple[OrderState, Scales, bool]:
         scales = await session.scales()
         row = scales.product(product_id)
-        command = PlaceOrder(
-            account_id,
-            f"c:{client_oid}" if client_oid else fresh_id(),
-            product_id,
-            Side[side.upper()],
-            OrderType.LIMIT if price is not None else OrderType.MARKET,
-            scales.price_units(product_id, price) if price is not None else 0,
-            scales.size_units(product_id, size) if size is not None else 0,
-            scales.price_units(product_id, funds, "funds") if funds is not None else 0,
-            TimeInForce[tif.upper()] if price is not None else TimeInForce.GTC,
-            post_only,
-            SelfTradePrevention[stp.upper()],
-            client_oid,
-        )
-        (outcome,) = await session.submit_all([command])
+        (outcome,) = await session.submit_all([wish.command(product_id, scales)])
         if isinstance(outcome, Rejected):
             raise Rejection(outcome, _bound(outcome.reason, row, scales))
         assert isinstance(outcome, Placed), outcome
@@ -187,6 +220,9 @@ def order_view(state: OrderState, scales: Scales) -> dict[str, object]:
         "status": word(state.status),
         "done_reason": word(state.done_reason) if state.done_reason != DoneReason.NONE else "",
         "created_at": instant(state.created_at),
+        "stop": word(state.stop) if state.stop else "",
+        "stop_price": scales.price(product_id, state.stop_price),
+        "expires_at": instant(state.expires_at) if state.expires_at else "",
     }
 
 
@@ -197,11 +233,15 @@ def describe(state: OrderState, scales: Scales) -> str:
     at = f" at {view['price']}" if state.order_type is OrderType.LIMIT else ""
     amount = view["size"] if state.size else f"funds {view['funds']}"
     filled = f", filled {view['filled_size']} for {view['executed_value']}, fees {view['fill_fees']}" if state.filled_size else ""
-    return f"{view['id']}: {view['type']} {view['side']} {amount} {view['product_id']}{at}: {status}{filled}"
+    stop = f", stop {view['stop']} at {view['stop_price']}" if state.stop else ""
+    until = f", until {view['expires_at']}" if state.expires_at and state.status is not OrderStatus.DONE else ""
+    return f"{view['id']}: {view['type']} {view['side']} {amount} {view['product_id']}{at}{stop}: {status}{until}{filled}"
 
 
 def _row(view: dict[str, object]) -> list[str]:
     status = f"{view['status']} {view['done_reason']}".strip()
+    if status == "active" and view["stop"]:
+        status = f"active, stop {view['stop']} at {view['stop_price']}"
     names = ("id", "product_id", "side", "type", "price", "size", "filled_size")
     shown = view if view["type"] == "limit" else {**view, "price": ""}
     return [*(str(shown[name]) for name in names), status, str(view["client_oid"]), str(view["created_at"])]

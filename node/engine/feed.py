@@ -21,7 +21,16 @@ import msgspec
 from node.errors import QuorumbookError
 from node.native.framing import pack
 from node.native.protocol import Events
-from statemachine.events import AnyEvent, OrderChanged, OrderDone, OrderMatched, OrderOpened, OrderReceived
+from statemachine.events import (
+    AnyEvent,
+    OrderActivated,
+    OrderChanged,
+    OrderDone,
+    OrderMatched,
+    OrderOpened,
+    OrderReceived,
+    StatusChanged,
+)
 
 EVENTS_PER_FRAME = 2_000
 """An event is at most about 400 bytes, so a frame stays below 1 MB; a busy apply gives a few hundred."""
@@ -43,6 +52,8 @@ _PRIVATE_FIELDS: dict[type[msgspec.Struct], dict[str, str]] = {
     OrderMatched: {"maker_account_id": "", "taker_account_id": ""},
     OrderChanged: {"account_id": ""},
     OrderDone: {"account_id": ""},
+    OrderActivated: {"account_id": "", "client_oid": ""},
+    StatusChanged: {},
 }
 
 

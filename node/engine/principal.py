@@ -19,6 +19,7 @@ from statemachine.commands import (
     CancelOrder,
     Deposit,
     PlaceOrder,
+    Transfer,
     Withdraw,
 )
 from statemachine.tables import ApiKeyRow
@@ -33,6 +34,7 @@ _NEEDED: dict[type[msgspec.Struct], Permission] = {
     CancelAll: Permission.TRADE,
     Deposit: Permission.TRANSFER,
     Withdraw: Permission.TRANSFER,
+    Transfer: Permission.TRANSFER,
 }
 """Every other command is the operator's."""
 

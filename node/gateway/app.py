@@ -84,7 +84,7 @@ def build_app(gateway: Gateway) -> web.Application:
     app = web.Application(middlewares=[answer_failures], client_max_size=BODY_MAX)
     app[GATEWAY] = gateway
     add_routes(app, gateway, ROUTES)
-    described = msgspec.json.encode(document(ROUTES, software.version()))
+    described = msgspec.json.encode(document(ROUTES, health.CALLS, software.version()))
 
     async def openapi(_request: web.Request) -> web.Response:
         return web.Response(body=described, content_type="application/json")
@@ -92,10 +92,8 @@ def build_app(gateway: Gateway) -> web.Application:
     app.router.add_get("/openapi.json", openapi)
     app.router.add_get("/", sockets.serve)
     app.router.add_get("/ws", sockets.serve)
-    app.router.add_get("/healthz", health.healthz)
-    app.router.add_get("/readyz", health.readyz)
-    app.router.add_get("/status", health.status)
-    app.router.add_get("/metrics", health.metrics)
+    for call in health.CALLS:
+        app.router.add_get(call.path, call.handler)
     app.on_startup.append(_start)
     app.on_shutdown.append(_say_goodbye)
     app.on_cleanup.append(_close)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from node.gateway.catalogue import Product
 from node.gateway.errors import ApiError, BadRequestError, UnknownHereError
 from node.gateway.ids import check_name, order_number, order_text
-from node.gateway.orders import placed, placing
+from node.gateway.placing import placed, placing
 from node.gateway.reasons import rejection
 from node.gateway.requests import BatchCancelRequest, BatchRequest, OrderRequest, parse
 from node.gateway.shapes import BatchCancelJson, BatchJson, CancelResultJson, ErrorJson, PlaceResultJson

@@ -14,7 +14,7 @@ import msgspec
 from node.gateway.book import LevelBook, Statistics
 from node.gateway.catalogue import Product
 from node.gateway.ids import order_text
-from node.gateway.responses import DONE_REASONS, ORDER_TYPES, SIDES, Json, auction_json, iso, rate
+from node.gateway.responses import DONE_REASONS, ORDER_TYPES, SIDES, STOPS, Json, auction_json, iso, rate
 from node.native.protocol import AuctionView
 from statemachine.events import (
     AnyEvent,
@@ -26,9 +26,11 @@ from statemachine.events import (
     OrderReceived,
     StatusChanged,
 )
-from statemachine.types import OrderType, Side
+from statemachine.types import DoneReason, OrderType, Side
 
 CHANNELS = ("heartbeat", "status", "auction", "ticker", "ticker_batch", "level2", "level2_batch", "matches", "full", "user")
+ALIASES = {"ticker_1000": "ticker_batch", "level2_50": "level2_batch"}
+"""Names that channels had once; clients still ask for them."""
 EVENT_CHANNELS = frozenset({"matches", "full", "user"})
 PPM = 1_000_000
 
@@ -80,8 +82,9 @@ def _status(event: StatusChanged, product: Product) -> Json:
 
 
 def _activate(event: OrderActivated, product: Product) -> Json:
-    stop = {"stop_type": event.stop.name.lower(), "stop_price": product.price(event.stop_price)}
-    return {"type": "activate", **stop, **_as_placed(event, product)}
+    seconds, rest = divmod(event.time, 1_000_000_000)
+    stop = {"stop_type": STOPS[event.stop], "stop_price": product.price(event.stop_price)}
+    return {"type": "activate", "timestamp": f"{seconds}.{rest // 1_000:06d}", **stop, **_as_placed(event, product)}
 
 
 def _received(event: OrderReceived, product: Product) -> Json:
@@ -125,6 +128,10 @@ def own_json(event: AnyEvent, product: Product, account_id: str) -> Json:
     body = event_json(event, product) | {"user_id": account_id, "profile_id": account_id}
     if isinstance(event, OrderReceived | OrderActivated) and event.client_oid:
         body["client_oid"] = event.client_oid
+    if isinstance(event, OrderActivated):
+        body["private"] = True
+    if isinstance(event, OrderDone) and event.reason is DoneReason.EXPIRED:
+        body["cancel_reason"] = "101:Time In Force"
     if isinstance(event, OrderMatched):
         if event.taker_account_id == account_id:
             body |= {"taker_user_id": account_id, "taker_profile_id": account_id, "taker_fee": product.price(event.taker_fee)}

@@ -1,6 +1,10 @@
-"""The calls of machines: /healthz, /readyz, /status, /metrics."""
+"""The calls of machines: /healthz, /readyz, /status, /metrics. They need no key, and count for no limit."""
 
 from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -9,9 +13,23 @@ from node import software
 from node.gateway.errors import ApiError
 from node.gateway.gateway import Gateway
 from node.gateway.web import GATEWAY, json_response
-from node.native.protocol import NodeStatus
+from node.native.protocol import MemberStatus, NodeStatus
 from node.system.processes import ENGINE_PID_FILE, locked_note
 from snapshots.abi import ABI
+
+Schema = dict[str, Any]
+
+SHOWN_APART = frozenset({"members", "leader"})
+"""Fields of a node's status that stand beside it."""
+
+
+@dataclass(frozen=True)
+class MachineCall:
+    """A GET without parameters. `answers`: by status what it means, the media type, and the JSON schema."""
+
+    path: str
+    handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    answers: dict[int, tuple[str, str, Schema]]
 
 
 async def healthz(_request: web.Request) -> web.Response:
@@ -46,7 +64,7 @@ def _shown(status: NodeStatus | None) -> dict[str, object]:
     if status is None:
         return {}
     return {
-        "node": {name: getattr(status, name) for name in status.__struct_fields__ if name not in ("members", "leader")},
+        "node": {name: getattr(status, name) for name in status.__struct_fields__ if name not in SHOWN_APART},
         "members": [msgspec.structs.asdict(member) for member in status.members],
         "leader": status.leader.http if status.leader is not None else None,
     }
@@ -67,7 +85,45 @@ async def _history(gateway: Gateway) -> dict[str, int]:
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """GET /metrics."""
+    """GET /metrics: figures of this gateway and its node for Prometheus."""
     gateway: Gateway = request.app[GATEWAY]
     gateway.metrics.history(await _history(gateway))
     return web.Response(body=gateway.metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+
+def _object(properties: Schema, *optional: str) -> Schema:
+    required = [name for name in properties if name not in optional]
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def _fields(struct: type[msgspec.Struct]) -> Schema:
+    """The struct's fields by name, as JSON schemas."""
+    return {field.name: msgspec.json.schema(field.type) for field in msgspec.structs.fields(struct)}
+
+
+JSON = "application/json"
+_TEXT: Schema = {"type": "string"}
+_SHOWN: Schema = {
+    "node": _object({name: schema for name, schema in _fields(NodeStatus).items() if name not in SHOWN_APART}),
+    "members": {"type": "array", "items": _object(_fields(MemberStatus))},
+    "leader": {"type": ["string", "null"]},
+}
+_READY = _object(
+    {"ready": {"type": "boolean"}, "reasons": {"type": "array", "items": _TEXT}, "message": _TEXT, **_SHOWN}, "message", *_SHOWN
+)
+_STATUS = _object(
+    {
+        **dict.fromkeys(("node_id", "mode", "software", "abi"), _TEXT),
+        "history": {"type": "object", "additionalProperties": {"type": "integer"}},
+        **_SHOWN,
+    },
+    "history",
+    *_SHOWN,
+)
+CALLS = (
+    MachineCall("/healthz", healthz, {200: ("this process is up", JSON, _object({"status": _TEXT}))}),
+    MachineCall("/readyz", readyz, {200: ("the node serves", JSON, _READY), 503: ("it does not, and why", JSON, _READY)}),
+    MachineCall("/status", status, {200: ("what the node is doing", JSON, _STATUS)}),
+    MachineCall("/metrics", metrics, {200: ("Prometheus text", "text/plain", _TEXT)}),
+)
+"""All of them."""

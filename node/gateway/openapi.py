@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from node.gateway.health import MachineCall
 from node.gateway.shapes import ErrorJson
 from node.gateway.web import Handler, Route
 from node.history.candles import GRANULARITIES
@@ -65,8 +66,8 @@ _SAYS = re.compile(r"^(GET|POST|PUT|PATCH|DELETE) /\S*( and /\S*)?[:.] ?")
 _REF = "#/components/schemas/{name}"
 
 
-def document(routes: Sequence[Route], version: str) -> Schema:
-    """The document of `routes`, as a JSON object."""
+def document(routes: Sequence[Route], machines: Sequence[MachineCall], version: str) -> Schema:
+    """The document of these calls, as a JSON object."""
     answers = {route: answer_type(route.handler) for route in routes}
     bodies = [route.body for route in routes if route.body is not None]
     types = [*dict.fromkeys([ErrorJson, *bodies]), *answers.values()]
@@ -79,6 +80,7 @@ def document(routes: Sequence[Route], version: str) -> Schema:
             content = {"application/json": {"schema": found[repr(route.body)]}}
             operation["requestBody"] = {"required": route.body_required, "content": content}
         paths.setdefault(route.path, {})[route.method.lower()] = operation
+    paths |= {call.path: {"get": _machine(call)} for call in machines}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -103,10 +105,9 @@ def answer_type(handler: Handler) -> Any:
 
 
 def _operation(route: Route, answer: Schema) -> Schema:
-    text = _SAYS.sub("", route.handler.__doc__ or "").strip()
     operation: Schema = {
         "operationId": f"{route.method.lower()}{re.sub('[^a-zA-Z0-9]+', '_', route.path).rstrip('_')}{'_' * route.path.endswith('/')}",
-        "summary": text.partition("\n")[0],
+        "summary": _summary(route.handler.__doc__),
         "parameters": list(_parameters(route)),
         "responses": {"200": {"description": "done", "content": {"application/json": {"schema": answer}}}},
     }
@@ -119,6 +120,22 @@ def _operation(route: Route, answer: Schema) -> Schema:
         failures |= COMMANDS
     operation["responses"] |= {str(status): {"$ref": f"#/components/responses/{status}"} for status in sorted(failures)}
     return operation
+
+
+def _machine(call: MachineCall) -> Schema:
+    return {
+        "operationId": f"get_{call.path.removeprefix('/')}",
+        "summary": _summary(call.handler.__doc__),
+        "responses": {
+            str(status): {"description": meaning, "content": {media: {"schema": schema}}}
+            for status, (meaning, media, schema) in call.answers.items()
+        },
+    }
+
+
+def _summary(text: str | None) -> str:
+    """The first line of a docstring, without the call that it begins with."""
+    return _SAYS.sub("", text or "").strip().partition("\n")[0]
 
 
 def _failure_responses(error: Schema) -> Schema:

@@ -38,6 +38,8 @@ REASONS: dict[Reason, tuple[int, str]] = {
     Reason.PRODUCT_CANCEL_ONLY: (400, "Cancel only mode"),
     Reason.PRODUCT_IN_AUCTION: (400, "Auction mode: only limit orders that can rest are accepted"),
     Reason.TOO_MANY_OPEN_ORDERS: (400, "Too many open orders"),
+    Reason.INVALID_STOP: (400, "Invalid stop order"),
+    Reason.INVALID_CANCEL_AFTER: (400, "Invalid cancel_after"),
 }
 """Every reason: status and text. `size is too small` gets its bound where the product is known."""
 

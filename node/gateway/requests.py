@@ -45,7 +45,7 @@ def _absent() -> msgspec.Raw:
 
 
 class OrderRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /orders. The last five are understood in order to be refused by name."""
+    """POST /orders. The last two are understood in order to be refused by name."""
 
     product_id: str
     side: str
@@ -58,7 +58,7 @@ class OrderRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     post_only: bool | None = None
     stp: str | None = None
     profile_id: str | None = None
-    cancel_after: str | None = None
+    cancel_after: str | int | None = None
     stop: str | None = None
     stop_price: DecimalText = msgspec.field(default_factory=_absent)
     stop_limit_price: DecimalText = msgspec.field(default_factory=_absent)

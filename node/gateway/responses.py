@@ -22,11 +22,12 @@ from node.native.protocol import AuctionView, BookLevel, BookOrder, BookView
 from statemachine.decimals import to_text
 from statemachine.events import OrderMatched, OrderState, Transferred
 from statemachine.tables import BalanceRow, CurrencyRow
-from statemachine.types import DoneReason, OrderStatus, OrderType, ProductStatus, SelfTradePrevention, Side, TimeInForce
+from statemachine.types import DoneReason, OrderStatus, OrderType, ProductStatus, SelfTradePrevention, Side, StopType
 
 SIDES = {Side.BUY: "buy", Side.SELL: "sell"}
 ORDER_TYPES = {OrderType.LIMIT: "limit", OrderType.MARKET: "market"}
-TIMES_IN_FORCE = {TimeInForce.GTC: "GTC", TimeInForce.IOC: "IOC", TimeInForce.FOK: "FOK"}
+STATUSES = {OrderStatus.OPEN: "open", OrderStatus.DONE: "done", OrderStatus.ACTIVE: "active"}
+STOPS = {StopType.LOSS: "loss", StopType.ENTRY: "entry"}
 STPS = {stp: stp.name.lower() for stp in SelfTradePrevention}
 DONE_REASONS = {
     DoneReason.NONE: "",
@@ -59,13 +60,13 @@ def order_json(order: OrderState, product: Product) -> OrderJson:
         "side": SIDES[order.side],
         "type": ORDER_TYPES[order.order_type],
         "stp": STPS[order.stp],
-        "time_in_force": TIMES_IN_FORCE[order.time_in_force],
+        "time_in_force": order.time_in_force.name,
         "post_only": order.post_only,
         "created_at": iso(order.created_at),
         "fill_fees": product.price(order.fill_fees),
         "filled_size": product.size(order.filled_size),
         "executed_value": product.price(order.executed_value),
-        "status": "open" if order.status is OrderStatus.OPEN else "done",
+        "status": STATUSES[order.status],
         "settled": order.status is OrderStatus.DONE,
         "profile_id": order.account_id,
     }
@@ -77,6 +78,10 @@ def order_json(order: OrderState, product: Product) -> OrderJson:
         body["funds"] = body["specified_funds"] = product.price(order.funds)
     if order.client_oid:
         body["client_oid"] = order.client_oid
+    if order.stop:
+        body["stop"], body["stop_price"] = STOPS[order.stop], product.price(order.stop_price)
+    if order.expires_at:
+        body["expire_time"] = iso(order.expires_at)
     if order.status is OrderStatus.DONE:
         body["done_reason"] = DONE_REASONS[order.done_reason]
         body["done_at"] = iso(order.done_at)

@@ -210,6 +210,9 @@ class OrderJson(TypedDict):
     funds: NotRequired[str]
     specified_funds: NotRequired[str]
     client_oid: NotRequired[str]
+    stop: NotRequired[str]
+    stop_price: NotRequired[str]
+    expire_time: NotRequired[str]
     done_reason: NotRequired[str]
     done_at: NotRequired[str]
 

@@ -10,7 +10,7 @@ from aiohttp import WSMsgType, web
 from node.errors import QuorumbookError
 from node.gateway import channels
 from node.gateway.auth import SOCKET_METHOD, SOCKET_TARGET, Claim, Identity
-from node.gateway.channels import CHANNELS, EVENT_CHANNELS
+from node.gateway.channels import ALIASES, CHANNELS, EVENT_CHANNELS
 from node.gateway.decimals import text_of
 from node.gateway.errors import ApiError, BadRequestError, NotLeaderError, UnavailableError
 from node.gateway.feeds import ProductFeed
@@ -182,12 +182,13 @@ def expand(request: FeedRequest, *, need_products: bool) -> dict[str, list[str]]
     wanted: dict[str, list[str]] = {}
     for entry in listed:
         channel = entry if isinstance(entry, ChannelRequest) else ChannelRequest(entry)
-        if channel.name not in CHANNELS:
-            raise BadRequestError(f"{channel.name[:64]} is not a channel", "channels", detail=f"one of {', '.join(CHANNELS)}")
-        names = [] if channel.name in PRODUCTLESS else [product_text(name) for name in (*common, *(channel.product_ids or []))]
-        if need_products and not names and channel.name not in PRODUCTLESS:
-            raise BadRequestError(f"product_ids is required for the channel {channel.name}", "product_ids")
-        wanted[channel.name] = list(dict.fromkeys([*wanted.get(channel.name, []), *names]))
+        name = ALIASES.get(channel.name, channel.name)
+        if name not in CHANNELS:
+            raise BadRequestError(f"{name[:64]} is not a channel", "channels", detail=f"one of {', '.join(CHANNELS)}")
+        products = [] if name in PRODUCTLESS else [product_text(text) for text in (*common, *(channel.product_ids or []))]
+        if need_products and not products and name not in PRODUCTLESS:
+            raise BadRequestError(f"product_ids is required for the channel {name}", "product_ids")
+        wanted[name] = list(dict.fromkeys([*wanted.get(name, []), *products]))
     if not wanted:
         raise BadRequestError("channels must name at least one channel", "channels")
     return wanted

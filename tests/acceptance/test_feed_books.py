@@ -9,10 +9,10 @@ import signal
 import pytest
 
 from loadtest.access import Access
+from loadtest.books import BookFollower
 from loadtest.flow import ClientFlow
 from loadtest.market import PRODUCTS, Trader, set_up, traders
 from loadtest.watch import Watcher
-from tests.feed_books import BookFollower
 from tests.real_cluster import READY_SECONDS, SEED, MakeGround
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
@@ -51,7 +51,7 @@ def test_books_rebuilt_from_the_feeds(make_ground: MakeGround) -> None:
         try:
             await asyncio.gather(*(flow(access, person, "before") for person in people))
             for follower, url in zip(followers, urls, strict=True):
-                await follower.judge(url)
+                assert await follower.difference(url, READY_SECONDS) == ""
             trading = [asyncio.create_task(flow(access, person, "after")) for person in people]
             await asyncio.to_thread(ground.cluster.kill, leader, signal.SIGKILL)
             await asyncio.gather(*trading)
@@ -59,7 +59,7 @@ def test_books_rebuilt_from_the_feeds(make_ground: MakeGround) -> None:
                 lambda seen: len({status.sequence for status in seen.values() if status}) == 1, "level survivors", READY_SECONDS
             )
             for follower in followers:
-                await follower.judge(urls[1])
+                assert await follower.difference(urls[1], READY_SECONDS) == ""
             assert not any(task.done() for task in tasks), [task for task in tasks if task.done()]
         finally:
             for task in tasks:

@@ -13,6 +13,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from loadtest.books import BookFollower
 from loadtest.reader import FeedReader
 from loadtest.scenario import Plan, Scenario
 from loadtest.watch import Statuses, reached
@@ -21,7 +22,6 @@ from node.errors import MembershipError, NodeStartError, RequestFailed
 from node.native.protocol import FailCode, NodeStatus, StatusQuery
 from statemachine.commands import OpenAccount
 from statemachine.limits import OPERATOR
-from tests.feed_books import BookFollower
 from tests.real_cluster import READY_SECONDS, MakeGround
 
 pytestmark = pytest.mark.cluster
@@ -173,7 +173,7 @@ def test_a_read_only_replica_serves_and_does_not_vote(make_ground: MakeGround) -
         voter, replica = readers
         assert replica.tally.events == voter.tally.events > 0
         assert replica.tally.digest == voter.tally.digest, "the same events in the same order"
-        await books.judge(access.https["r1"])
+        assert await books.difference(access.https["r1"], READY_SECONDS) == ""
         following.cancel()
         assert isinstance((await asyncio.gather(following, return_exceptions=True))[0], asyncio.CancelledError)
         status = statuses["r1"]

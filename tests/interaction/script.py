@@ -7,7 +7,8 @@ Amounts are decimals in whole coins; with a `u` behind them they are smallest un
     product BTC-USD tick=0.01 lot=0.001 min=0.001 max=50 maker=1000 taker=2000 status=online     fees in parts per million
     accounts ann bob with 1000 USD, 5 BTC                opens accounts and pays in; silent unless something is refused
     key k1 for ann secret=c2VjcmV0 permissions=3         gives ann an API key
-    deposit ann 100 USD id=t1     withdraw ann 100 USD id=t2
+    key k1 for ann addresses=192.0.2.0/24,2001:db8::/32 sealed=1        from these networks alone, sealed by cluster key 1
+    deposit ann 100 USD id=t1     withdraw ann 100 USD id=t2     transfer ann 100 USD bob id=t3
     ann buy 2 BTC-USD @ 100 [ioc|fok|post] [stp=co] [oid=a] [id=x]
     ann buy 2 BTC-USD @ 100 gtt=60                        good for 60 seconds; the clock steps by one with each line
     ann sell 2 BTC-USD @ 90 stop=loss@95                  waits for a trade at 95 or below; stop=entry@95: or above
@@ -35,6 +36,7 @@ from statemachine.commands import (
     PutApiKey,
     PutCurrency,
     PutProduct,
+    Transfer,
     Withdraw,
     decode_batch,
     encode_batch,
@@ -134,7 +136,9 @@ class Script:
         key, _, owner, *rest = words
         given = dict(word.split("=", 1) for word in rest)
         secret, permissions = given.get("secret", "c2VjcmV0"), int(given.get("permissions", 1))
-        return self.send(PutApiKey(OPERATOR, self.new_id(), key, owner, secret, given.get("passphrase", ""), permissions))
+        passphrase, addresses = given.get("passphrase", ""), given.get("addresses", "")
+        sealed_by = int(given.get("sealed", 0))
+        return self.send(PutApiKey(OPERATOR, self.new_id(), key, owner, secret, passphrase, permissions, addresses, sealed_by))
 
     def do_deposit(self, words: list[str]) -> list[str]:
         account, amount, currency, *rest = words
@@ -143,6 +147,10 @@ class Script:
     def do_withdraw(self, words: list[str]) -> list[str]:
         account, amount, currency, *rest = words
         return self.send(Withdraw(account, self.given_id(rest), currency, self.units(amount, currency)))
+
+    def do_transfer(self, words: list[str]) -> list[str]:
+        account, amount, currency, receiver, *rest = words
+        return self.send(Transfer(account, self.given_id(rest), receiver, currency, self.units(amount, currency)))
 
     def do_book(self, words: list[str]) -> list[str]:
         trace = []

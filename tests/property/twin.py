@@ -20,6 +20,7 @@ from statemachine.commands import (
     PlaceOrder,
     PutCurrency,
     PutProduct,
+    Transfer,
     Withdraw,
 )
 from statemachine.types import (
@@ -118,10 +119,7 @@ class Twin:
             self.currencies.setdefault(command.currency, command.scale)
             return "ok"
         if isinstance(command, PutProduct):
-            self.products[command.product_id] = command
-            self.sequences.setdefault(command.product_id, 0)
-            self.trades.setdefault(command.product_id, 0)
-            return "ok"
+            return self.put_product(command)
         if isinstance(command, OpenAccount):
             self.accounts.append(command.new_account_id)
             return "ok"
@@ -137,6 +135,8 @@ class Twin:
                 return Reason.INSUFFICIENT_FUNDS
             self.post(command.account_id, command.currency, -command.amount)
             return "ok"
+        if isinstance(command, Transfer):
+            return self.transfer(command)
         if isinstance(command, CancelOrder):
             return self.cancel(command)
         if isinstance(command, CancelAll):
@@ -144,12 +144,36 @@ class Twin:
         assert isinstance(command, PlaceOrder)
         return self.place(command)
 
+    def put_product(self, command: PutProduct) -> object:
+        name = command.product_id
+        before = self.products.get(name)
+        self.products[name] = command
+        self.sequences.setdefault(name, 0)
+        self.trades.setdefault(name, 0)
+        if before is None or before.status is not command.status:
+            self.sequences[name] += 1
+            self.facts.append(("StatusChanged", name, self.sequences[name], command.status, 0, 0))
+        return "ok"
+
     # -- money -------------------------------------------------------------------------------------------------------------------
 
     def post(self, account: str, currency: str, amount: int) -> None:
         self.postings.append((account, currency, amount))
         if len(self.postings) > 400:
             self.postings = [(*key, total) for key, total in self.totals().items()]
+
+    def transfer(self, command: Transfer) -> object:
+        if command.amount <= 0:
+            return Reason.INVALID_AMOUNT
+        if command.to_account_id not in self.accounts:
+            return Reason.UNKNOWN_ACCOUNT
+        if command.to_account_id == command.account_id:
+            return Reason.INVALID_ID
+        if command.amount > self.free(command.account_id, command.currency):
+            return Reason.INSUFFICIENT_FUNDS
+        self.post(command.account_id, command.currency, -command.amount)
+        self.post(command.to_account_id, command.currency, command.amount)
+        return "ok"
 
     def totals(self) -> dict[tuple[str, str], int]:
         sums: dict[tuple[str, str], int] = {}

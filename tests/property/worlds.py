@@ -16,6 +16,7 @@ from statemachine.commands import (
     PlaceOrder,
     PutCurrency,
     PutProduct,
+    Transfer,
     Withdraw,
 )
 from statemachine.limits import OPERATOR
@@ -121,6 +122,9 @@ cancel_alls = st.builds(CancelAll, accounts, command_ids, st.sampled_from(["", *
 transfers = st.one_of(
     st.builds(Deposit, accounts, command_ids, st.sampled_from(CURRENCIES), st.integers(-2, 400)),
     st.builds(Withdraw, accounts, command_ids, st.sampled_from(CURRENCIES), st.integers(-2, 400)),
+    st.builds(
+        Transfer, accounts, command_ids, st.sampled_from([*ACCOUNTS, "nobody"]), st.sampled_from(CURRENCIES), st.integers(-2, 400)
+    ),
 )
 
 
@@ -158,7 +162,10 @@ def busy_command(random: Random, number: int) -> AnyCommand:
         return CancelAll(account, command_id, random.choice(["", *PRODUCTS]))
     if kind < 0.16:
         currency, amount = random.choice(CURRENCIES), random.randrange(0, 300)
-        incoming = random.random() < 0.5
+        kind = random.random()
+        if kind < 0.3:
+            return Transfer(account, command_id, random.choice(ACCOUNTS), currency, amount)
+        incoming = kind < 0.65
         return Deposit(account, command_id, currency, amount) if incoming else Withdraw(account, command_id, currency, amount)
     if kind < 0.18:
         status = random.choice([ProductStatus.ONLINE] * 12 + list(ProductStatus))
@@ -168,8 +175,10 @@ def busy_command(random: Random, number: int) -> AnyCommand:
 
 
 def plain_command(random: Random, number: int) -> AnyCommand:
-    """A `busy_command` whose order, if it is one, neither waits for a trade nor leaves by itself."""
+    """A `busy_command` that is no transfer, and whose order, if it is one, neither waits for a trade nor leaves by itself."""
     command = busy_command(random, number)
+    if isinstance(command, Transfer):
+        return Withdraw(command.account_id, command.command_id, command.currency, command.amount)
     if not isinstance(command, PlaceOrder):
         return command
     tif = TimeInForce.GTC if command.time_in_force is TimeInForce.GTT else command.time_in_force

@@ -13,11 +13,13 @@ from loadtest.rest import Request, answer_fault, flow_request, order_body, signe
 from node.credentials import sign
 from statemachine.commands import CancelAll, CancelOrder, PlaceOrder
 from statemachine.events import Cancelled, Done, OrderState, Placed, Rejected
-from statemachine.types import DoneReason, OrderStatus, OrderType, Reason, SelfTradePrevention, Side, TimeInForce
+from statemachine.types import DoneReason, OrderStatus, OrderType, Reason, SelfTradePrevention, Side, StopType, TimeInForce
 
 BTC = 10**8
 ORDER = PlaceOrder("alice", "c:1", "BTC-USD", Side.BUY, OrderType.LIMIT, 100 * BTC, 2 * BTC, client_oid="1")
 FUNDS = PlaceOrder("alice", "c:2", "BTC-USD", Side.BUY, OrderType.MARKET, 0, 0, 500 * BTC, client_oid="2")
+STOP = msgspec.structs.replace(ORDER, side=Side.SELL, stop=StopType.LOSS, stop_price=110 * BTC)
+FLEETING = msgspec.structs.replace(ORDER, time_in_force=TimeInForce.GTT, cancel_after=10**9)
 
 
 def state(command: PlaceOrder, **changes: Any) -> OrderState:
@@ -25,7 +27,7 @@ def state(command: PlaceOrder, **changes: Any) -> OrderState:
         name: getattr(command, name)
         for name in ("account_id", "client_oid", "product_id", "side", "order_type", "price", "size", "funds")
     }
-    rest = {"time_in_force": command.time_in_force, "post_only": command.post_only, "stp": command.stp}
+    rest = {name: getattr(command, name) for name in ("time_in_force", "post_only", "stp", "stop", "stop_price")}
     numbers = {"created_at": 1, "maker_fee_ppm": 0, "taker_fee_ppm": 0, "remaining": command.size, "hold": 0}
     return OrderState(**{"order_id": 1, **facts, **rest, **numbers, **changes})
 
@@ -40,6 +42,8 @@ def placed(command: PlaceOrder, **changes: Any) -> Placed:
         (ORDER, {}),
         (ORDER, {"filled_size": BTC, "executed_value": 99 * BTC, "remaining": BTC}),
         (FUNDS, {"filled_size": BTC, "executed_value": 499 * BTC, "fill_fees": BTC, "status": OrderStatus.DONE}),
+        (STOP, {"status": OrderStatus.ACTIVE}),
+        (FLEETING, {"expires_at": 1 + 10**9}),
     ],
 )
 def test_right_answers_pass(command: PlaceOrder, changes: dict[str, Any]) -> None:
@@ -63,6 +67,11 @@ def test_right_answers_pass(command: PlaceOrder, changes: dict[str, Any]) -> Non
             "fill or kill",
         ),
         (msgspec.structs.replace(ORDER, time_in_force=TimeInForce.IOC), {}, "rests"),
+        (STOP, {}, "stop LOSS, and the order is OPEN"),
+        (ORDER, {"status": OrderStatus.ACTIVE}, "stop NONE, and the order is ACTIVE"),
+        (STOP, {"status": OrderStatus.ACTIVE, "stop_price": 1}, "stop_price 1, sent"),
+        (FLEETING, {}, "leaves at 0"),
+        (ORDER, {"expires_at": 5}, "leaves at 5"),
     ],
 )
 def test_wrong_answers_are_named(command: PlaceOrder, changes: dict[str, Any], text: str) -> None:
@@ -105,6 +114,9 @@ def test_http_order_as_json() -> None:
         "time_in_force": "GTC",
     }
     assert order_body(FUNDS) == {"product_id": "BTC-USD", "side": "buy", "type": "market", "client_oid": "2", "funds": "500"}
+    stop = order_body(msgspec.structs.replace(STOP, time_in_force=TimeInForce.GTT, cancel_after=90 * 10**9))
+    found = [stop[name] for name in ("stop", "stop_price", "time_in_force", "cancel_after")]
+    assert found == ["loss", "110", "GTT", 90]
     assert order_body(msgspec.structs.replace(ORDER, stp=SelfTradePrevention.CN, post_only=True))["stp"] == "cn"
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from loadtest.flow import OPEN_MAX, ClientFlow, FlowCommand, MovingMid
 from loadtest.market import CURRENCIES, PRODUCTS
 from statemachine.commands import CancelAll, CancelOrder, PlaceOrder
-from statemachine.types import OrderType, TimeInForce
+from statemachine.types import OrderType, StopType, TimeInForce
 
 SPECS = {spec.product_id: spec for spec in PRODUCTS}
 
@@ -34,6 +34,7 @@ def test_every_kind_of_order_comes() -> None:
     orders = [command for command in flow if isinstance(command, PlaceOrder)]
     assert {order.time_in_force for order in orders} == set(TimeInForce)
     assert {order.order_type for order in orders} == set(OrderType)
+    assert {order.stop for order in orders} == set(StopType)
     assert any(order.post_only for order in orders)
     assert any(order.funds for order in orders)
     assert {order.product_id for order in orders} == set(SPECS)
@@ -55,6 +56,9 @@ def test_orders_keep_the_rules_of_their_product(seed: int, account: str) -> None
             assert command.size == 0 or spec.min_size <= command.size <= spec.max_size
             assert (command.price > 0) == (command.order_type is OrderType.LIMIT)
             assert command.size > 0 or command.funds > 0
+            assert command.stop_price % spec.tick == 0
+            assert (command.stop_price > 0) == bool(command.stop)
+            assert (command.cancel_after > 0) == (command.time_in_force is TimeInForce.GTT)
 
 
 def test_same_id_means_same_contents() -> None:

@@ -25,6 +25,7 @@ ALLOWED_IMPORTS = frozenset(
         "hashlib",
         "operator",
         "heapq",
+        "ipaddress",
         "itertools",
         "re",
         "typing",

@@ -56,6 +56,13 @@ def test_the_book_is_shown_with_asks_above_bids(market: Run) -> None:
         (["--size", "100000", "--price", "1000"], "rejected: insufficient funds"),
         ([], "rejected: invalid"),
         (["--size", "1", "--price", "1", "--post-only", "--tif", "ioc"], "rejected: invalid order"),
+        (
+            ["--size", "1", "--price", "1", "--stop-price", "1.001"],
+            "rejected: price off tick: field stop_price: expected a multiple",
+        ),
+        (["--size", "1", "--price", "1", "--stop-price", "one"], "stop-price: expected a plain decimal"),
+        (["--size", "1", "--price", "1", "--tif", "gtt"], "rejected: invalid cancel after: field cancel_after"),
+        (["--size", "1", "--cancel-after", "min"], "rejected: invalid order: field time_in_force"),
     ],
 )
 def test_a_bad_order_is_one_line_that_names_the_field(market: Run, arguments: list[str], message: str) -> None:
@@ -71,6 +78,14 @@ def test_a_bad_order_is_one_line_that_names_the_field(market: Run, arguments: li
         (["order", "place", "BTC-USD", "buy", "--size", "1"], "--as ACCOUNT"),
         (["order", "place", "BTC-USD", "long", "--size", "1", "--as", "alice"], "'long' is not one of 'buy', 'sell'"),
         (["order", "place", "BTC-USD", "buy", "1", "--size", "1", "--as", "alice"], "Give the size once"),
+        (
+            ["order", "place", "BTC-USD", "buy", "1", "--price", "1", "--stop", "loss", "--as", "alice"],
+            "--stop needs --stop-price",
+        ),
+        (
+            ["order", "place", "BTC-USD", "buy", "1", "--price", "1", "--cancel-after", "week", "--as", "alice"],
+            "must be one of min,",
+        ),
         (["order", "cancel", "--as", "alice"], "by its ID or by --client-oid"),
         (["order", "cancel", "1", "--client-oid", "x", "--as", "alice"], "by its ID or by --client-oid"),
         (["order", "cancel", "first", "--as", "alice"], "'first' is not an order id"),
@@ -126,6 +141,28 @@ def test_orders_are_cancelled_by_either_id_or_all(market: Run, run_json: RunJson
     assert [view["client_oid"] for view in run_json("order", "cancel-all", "--as", "alice")] == ["d"]
     assert market("order", "cancel-all", "--as", "alice").stdout == "no open orders\n"
     assert len(run_json("order", "list", "--as", "alice", "--done")) == 4
+
+
+def test_a_stop_order_waits_for_its_price(market: Run, run_json: RunJson) -> None:
+    arguments = ("order", "place", "BTC-USD", "sell", "1", "--price", "90", "--as", "bob")
+    assert market(*arguments, "--stop", "loss", "--stop-price", "95").stdout == (
+        f"{FIRST}: limit sell 1 BTC-USD at 90, stop loss at 95: active\n"
+    )
+    assert run_json(*arguments, "--stop-price", "94")["stop"] == "loss", "what a sell's stop usually means"
+    assert run_json(*arguments, "--stop-price", "94", "--stop", "entry")["stop"] == "entry"
+    assert "active, stop loss at 95" in market("order", "list", "--as", "bob").stdout
+    assert market("order", "cancel", "1", "--as", "bob").stdout.endswith("stop loss at 95: done cancelled\n")
+
+
+def test_an_order_is_given_a_time_to_live(market: Run, run_json: RunJson, client: FakeClient) -> None:
+    arguments = ("order", "place", "BTC-USD", "buy", "1", "--price", "90", "--as", "alice", "--cancel-after")
+    line = market(*arguments, "min").stdout
+    assert ": open, until 20" in line
+    view = run_json(*arguments, "90", "--tif", "gtt")
+    assert (view["time_in_force"], bool(view["expires_at"])) == ("GTT", True)
+    placed = client.submitted[-1][0]
+    assert isinstance(placed, PlaceOrder)
+    assert placed.cancel_after == 90 * 10**9
 
 
 def test_a_transfer_id_books_once(market: Run, run_json: RunJson) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import typing
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -10,8 +12,17 @@ from hypothesis import strategies as st
 from node.engine.feed import EVENTS_PER_FRAME, Audience, Feed, FeedError, Ring, Subscription, TooOldError
 from node.native.framing import FrameSplitter
 from node.native.protocol import Events, response_decoder
-from statemachine.events import AnyEvent, OrderDone, OrderMatched, OrderOpened, OrderReceived
-from statemachine.types import DoneReason, OrderType, Side
+from statemachine.events import (
+    AnyEvent,
+    OrderActivated,
+    OrderChanged,
+    OrderDone,
+    OrderMatched,
+    OrderOpened,
+    OrderReceived,
+    StatusChanged,
+)
+from statemachine.types import DoneReason, OrderType, ProductStatus, Side, StopType
 
 
 def opened(sequence: int, product_id: str = "BTC-USD") -> OrderOpened:
@@ -279,10 +290,14 @@ class TestAudiences:
             matched(2, 1),
             opened(3),
             OrderDone("BTC-USD", 4, 0, 1, "alice", Side.BUY, OrderType.LIMIT, 100, 5, DoneReason.CANCELLED, True),
+            OrderChanged("BTC-USD", 5, 0, 3, "alice", Side.BUY, 100, 5, 4, False),
+            OrderActivated("BTC-USD", 6, 0, 4, "alice", "mine", Side.BUY, OrderType.LIMIT, StopType.ENTRY, 99, 100, 5, 0),
+            StatusChanged("BTC-USD", 7, 0, ProductStatus.POST_ONLY, 0, 0),
         ]
+        assert {type(event) for event in events} == set(typing.get_args(AnyEvent)), "one of each"
         feed.publish(events)
         assert gateway.events == events
-        assert public.sequences == [1, 2, 3, 4]
+        assert public.sequences == [event.product_sequence for event in events]
         assert not any(name in msgspec.json.encode(public.events) for name in (b"alice", b"bob", b"mine"))
         late = Reader(Audience.PUBLIC)
         subscribe(feed, late, 1)

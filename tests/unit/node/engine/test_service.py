@@ -286,7 +286,7 @@ class TestReads:
         desk.run()
         one = desk.read(BookQuery("BTC-USD", 1), BookView)
         assert [(level.price, level.size, level.orders) for level in one.bids] == [(99, 2 * 10**8, 2)]
-        assert one.product_sequence == 8
+        assert one.product_sequence == 9
         two = desk.read(BookQuery("BTC-USD", 2), BookView)
         assert [level.price for level in two.bids] == [99, 98]
         assert [level.price for level in two.asks] == [101]
@@ -297,11 +297,11 @@ class TestReads:
     def test_a_book_moves_on(self, desk: Desk) -> None:
         desk.submit(1, *WORLD, buy(1))
         desk.run()
-        assert desk.read(BookQuery("BTC-USD", 3), BookView).product_sequence == 2
+        assert desk.read(BookQuery("BTC-USD", 3), BookView).product_sequence == 3
         desk.submit(2, buy(2))
         desk.run()
         again = desk.read(BookQuery("BTC-USD", 3), BookView)
-        assert (again.product_sequence, len(again.bid_orders)) == (4, 2)
+        assert (again.product_sequence, len(again.bid_orders)) == (5, 2)
 
     @pytest.mark.parametrize(
         ("query", "code", "text"),
@@ -402,7 +402,7 @@ def test_a_replaced_engine_serves_its_own_state(desk: Desk) -> None:
     other.run()
     outcome = other.answers[-1].outcomes[0]
     assert isinstance(outcome, Placed)
-    assert other.service.feed.next_sequence("BTC-USD") == 5
+    assert other.service.feed.next_sequence("BTC-USD") == 6
 
 
 class TestGreetings:

@@ -92,6 +92,11 @@ class FakeBackend:
                 on_events(Events(product_id, events))
         return applied.outcomes
 
+    def advance(self, *, seconds: int) -> None:
+        """Let the time go on, without a command."""
+        self._clock += seconds * 10**9
+        self.apply()
+
     async def query(self, query: AnyQuery, linearizable: bool = False) -> Any:
         await asyncio.sleep(0)
         self.queried.append(query)

@@ -175,6 +175,8 @@ async def test_the_operators_key_may_do_everything() -> None:
     authenticator = Authenticator(FakeBackend(), config().admin, KEYS, 30.0)
     stamp = f"{time.time():.3f}"
     signature = sign(ADMIN.secret, stamp, "PUT", "/x", b"body")
-    identity = await authenticator.identify(Claim(ADMIN.key_id, signature, stamp, ADMIN.passphrase), "127.0.0.1", "PUT", "/x", b"body")
+    identity = await authenticator.identify(
+        Claim(ADMIN.key_id, signature, stamp, ADMIN.passphrase), "127.0.0.1", "PUT", "/x", b"body"
+    )
     assert identity.permissions == sum(Permission)
     assert identity.account_id == "operator"

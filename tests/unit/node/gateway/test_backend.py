@@ -175,7 +175,7 @@ async def test_the_socket_of_an_engine_that_restarts_is_found_again(tmp_path: Pa
         await one.start()
         assert isinstance(await w.backend.query(StatusQuery()), NodeStatus)
         await w.backend.submit([buy(2)])
-        assert [(await receive(reader))["sequence"] for _ in range(4)] == [1, 2, 3, 4]
+        assert [(await receive(reader))["sequence"] for _ in range(4)] == [2, 3, 4, 5]
 
 
 async def test_replays_give_all_kept_events_and_go_on(tmp_path: Path) -> None:
@@ -185,11 +185,11 @@ async def test_replays_give_all_kept_events_and_go_on(tmp_path: Path) -> None:
         async with w.backend.replay("BTC-USD", 2) as batches:
             async for events in batches:
                 seen += events
-                if len(seen) == 7:
+                if len(seen) == 8:
                     await w.backend.submit([buy(4)])
-                if len(seen) == 9:
+                if len(seen) == 10:
                     break
-        assert [event.product_sequence for event in seen] == list(range(2, 11))
+        assert [event.product_sequence for event in seen] == list(range(2, 12))
 
 
 async def test_a_replay_ends_with_its_engine(tmp_path: Path) -> None:

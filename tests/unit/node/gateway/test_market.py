@@ -45,7 +45,7 @@ async def test_books_at_every_level(exchange: Exchange) -> None:
     second = await exchange.order("bob", "buy", "99", "2")
     third = await exchange.order("bob", "sell", "101", "0.5")
     book: dict[str, Any] = (await exchange.get("/products/BTC-USD/book"))[1]
-    assert (book["sequence"], book["bids"], book["asks"]) == (6, [["99", "3", 2]], [["101", "0.5", 1]])
+    assert (book["sequence"], book["bids"], book["asks"]) == (7, [["99", "3", 2]], [["101", "0.5", 1]])
     assert (await exchange.get("/products/BTC-USD/book?level=2"))[1]["bids"] == [["99", "3", 2]]
     full = (await exchange.get("/products/BTC-USD/book?level=3"))[1]
     assert full["bids"] == [["99", "1", first["id"]], ["99", "2", second["id"]]]

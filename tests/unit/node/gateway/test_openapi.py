@@ -5,20 +5,23 @@ from __future__ import annotations
 import pytest
 
 from node.gateway.app import ROUTES
+from node.gateway.health import CALLS
 from node.gateway.openapi import QUERIES, document
 from node.gateway.web import Route
 from tests.unit.node.gateway.harness import Exchange
 
-DOCUMENT = document(ROUTES, "1")
+DOCUMENT = document(ROUTES, CALLS, "1")
+MACHINES = [call.path for call in CALLS]
 
 
-def test_every_route_is_listed_with_its_answers() -> None:
+def test_every_call_is_listed_with_its_answers() -> None:
     listed = {(method.upper(), path) for path, item in DOCUMENT["paths"].items() for method in item}
-    assert listed == {(route.method, route.path) for route in ROUTES}
-    for item in DOCUMENT["paths"].values():
+    assert listed == {(route.method, route.path) for route in ROUTES} | {("GET", path) for path in MACHINES}
+    for path, item in DOCUMENT["paths"].items():
         for operation in item.values():
             assert operation["summary"]
-            assert {"200", "400", "404", "429", "503"} <= set(operation["responses"])
+            least = {"200"} if path in MACHINES else {"200", "400", "404", "429", "503"}
+            assert least <= set(operation["responses"])
 
 
 def test_private_calls_say_so() -> None:
@@ -30,7 +33,29 @@ def test_private_calls_say_so() -> None:
 
 def test_every_operation_has_an_id_of_its_own() -> None:
     ids = [operation["operationId"] for item in DOCUMENT["paths"].values() for operation in item.values()]
-    assert len(ids) == len(set(ids)) == len(ROUTES)
+    assert len(ids) == len(set(ids)) == len(ROUTES) + len(CALLS)
+
+
+async def test_every_path_that_answers_is_in_the_document(exchange: Exchange) -> None:
+    """But for the document's own, and the WebSocket's, which OpenAPI has no words for."""
+    served = {resource.canonical for resource in exchange.client.app.router.resources()}
+    assert served - set(DOCUMENT["paths"]) == {"/openapi.json", "/", "/ws"}
+
+
+@pytest.mark.parametrize(("path", "found"), [("/healthz", {}), ("/readyz", {}), ("/readyz", {"ready": False}), ("/status", {})])
+async def test_machines_are_answered_as_listed(exchange: Exchange, path: str, found: dict[str, object]) -> None:
+    exchange.backend.status = found
+    status, answer = await exchange.get(path)
+    schema = DOCUMENT["paths"][path]["get"]["responses"][str(status)]["content"]["application/json"]["schema"]
+    assert set(schema["required"]) <= set(answer) <= set(schema["properties"])
+    for name in ("node", "members"):
+        if name in answer:
+            parts, inner = (
+                ([answer[name]], schema["properties"][name])
+                if name == "node"
+                else (answer[name], schema["properties"][name]["items"])
+            )
+            assert all(list(part) == inner["required"] for part in parts)
 
 
 def test_every_described_parameter_is_used() -> None:

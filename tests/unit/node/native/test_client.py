@@ -238,16 +238,16 @@ class TestEvents:
     async def test_kept_and_live(self, tmp_path: Path) -> None:
         async with cluster(tmp_path) as nodes, client_of(nodes) as client:
             await client.submit([*WORLD, buy(1), buy(2)])
-            reading = asyncio.create_task(read(client, 2, lambda seen: len(seen) >= 7))
+            reading = asyncio.create_task(read(client, 2, lambda seen: len(seen) >= 8))
             await until(lambda: nodes["n1"].server.sessions == 2)
             await client.submit([sell(1)])
-            assert [event.product_sequence for event in await reading] == [2, 3, 4, 5, 6, 7, 8]
+            assert [event.product_sequence for event in await reading] == [2, 3, 4, 5, 6, 7, 8, 9]
 
     async def test_it_goes_on_at_another_node_without_gap_or_repetition(self, tmp_path: Path) -> None:
         async with cluster(tmp_path) as nodes, client_of(nodes) as client:
             await client.submit(WORLD)
             replicate(nodes["n1"], nodes["n2"], nodes["n3"])
-            reading = asyncio.create_task(read(client, 1, lambda seen: len(seen) >= 60))
+            reading = asyncio.create_task(read(client, 1, lambda seen: len(seen) >= 61))
             for number in range(10):
                 await client.submit([buy(number)])
             replicate(nodes["n1"], nodes["n3"])
@@ -261,7 +261,7 @@ class TestEvents:
             for number in range(15, 30):
                 await client.submit([buy(number)])
                 replicate(nodes["n2"], nodes["n3"])
-            assert [event.product_sequence for event in await reading] == list(range(1, 61))
+            assert [event.product_sequence for event in await reading] == list(range(1, 62))
 
     async def test_a_sequence_that_no_node_keeps(self, tmp_path: Path) -> None:
         async with cluster(tmp_path) as nodes, client_of(nodes) as client:
@@ -278,36 +278,36 @@ class TestEvents:
             await client.submit([*WORLD, buy(1), buy(2)])
             replicate(nodes["n1"], nodes["n2"], nodes["n3"])
             for node_id in ("n1", "n2"):
-                nodes[node_id].feed.restart({"BTC-USD": 4})
-            seen = await read(client, 1, lambda seen: len(seen) >= 4)
-            assert [event.product_sequence for event in seen] == [1, 2, 3, 4]
+                nodes[node_id].feed.restart({"BTC-USD": 5})
+            seen = await read(client, 1, lambda seen: len(seen) >= 5)
+            assert [event.product_sequence for event in seen] == [1, 2, 3, 4, 5]
 
     async def test_a_node_that_jumps_ahead_is_left(self, tmp_path: Path) -> None:
         async with cluster(tmp_path) as nodes, client_of(nodes) as client:
             await client.submit([*WORLD, buy(1)])
             replicate(nodes["n1"], nodes["n2"], nodes["n3"])
-            reading = asyncio.create_task(read(client, 1, lambda seen: len(seen) >= 6))
+            reading = asyncio.create_task(read(client, 1, lambda seen: len(seen) >= 7))
             await until(lambda: nodes["n1"].server.sessions == 2)
             for number in (2, 3):
                 nodes["n2"].raft.leader_id = "n2"
                 nodes["n2"].raft.propose(_batch([buy(number)]), lambda _result: None)
                 nodes["n2"].raft.tick()
-            nodes["n1"].feed.restart({"BTC-USD": 6})
-            assert [event.product_sequence for event in await reading] == [1, 2, 3, 4, 5, 6]
+            nodes["n1"].feed.restart({"BTC-USD": 7})
+            assert [event.product_sequence for event in await reading] == [1, 2, 3, 4, 5, 6, 7]
 
     async def test_a_node_that_was_cut_off_from_the_others_is_left(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("node.native.feed_reader.IDLE_CHECK", 0.05)
         async with cluster(tmp_path) as nodes, client_of(nodes) as client:
             await client.submit([*WORLD, buy(1)])
             replicate(nodes["n1"], nodes["n2"], nodes["n3"])
-            reading = asyncio.create_task(read(client, 1, lambda seen: len(seen) >= 4))
+            reading = asyncio.create_task(read(client, 1, lambda seen: len(seen) >= 5))
             await until(lambda: nodes["n1"].server.sessions == 2)
             elect(nodes, "n2")
             nodes["n1"].raft.leader_id = ""
             await until(lambda: nodes["n2"].server.sessions + nodes["n3"].server.sessions > 0)
             await client.submit([buy(2)])
             replicate(nodes["n2"], nodes["n3"])
-            assert [event.product_sequence for event in await reading] == [1, 2, 3, 4]
+            assert [event.product_sequence for event in await reading] == [1, 2, 3, 4, 5]
 
     async def test_an_unknown_product(self, tmp_path: Path) -> None:
         async with cluster(tmp_path) as nodes, client_of(nodes) as client:
@@ -350,9 +350,9 @@ class TestEvents:
                 await until(lambda: len(pings) >= enough)
                 async for events in stream:
                     sequences += [event.product_sequence for event in events]
-                    if len(sequences) >= 600:
+                    if len(sequences) >= 601:
                         break
-            assert sequences == list(range(1, 601))
+            assert sequences == list(range(1, 602))
             assert opened == ["n1", "n1"], "a reader that is held back is not taken for one that has lost its node"
 
 
