@@ -25,7 +25,7 @@ PAGE = 1_000
 
 @click.group()
 def key() -> None:
-    """API keys."""
+    """API keys: put, list, revoke, reseal."""
 
 
 @key.command()
