@@ -65,21 +65,18 @@ class LogTail:
 
     def _open(self) -> bool:
         """Open the segment that the next entry must be in, if it is there."""
-        segments = {path.name: path for directory in reversed(self._directories) for path in directory.glob("log-*.seg")}
-        firsts = {first_index(path): path for path in segments.values()}
-        begun = [first for first in firsts if first <= self.next_index]
-        if not begun:
+        path = segment_with(self._directories, self.next_index)
+        if path is None:
             return False
-        first = max(begun)
         try:
-            self._file = os.open(firsts[first], os.O_RDONLY | os.O_CLOEXEC)
+            self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
-        read = read_header(firsts[first].name, os.pread(self._file, HEADER_BYTES_MAX + 64, 0))
+        read = read_header(path.name, os.pread(self._file, HEADER_BYTES_MAX + 64, 0))
         if read is None or read[0].abi != self._abi:
             self.close()
             return False
-        self._offset, self._position = read[1], first
+        self._offset, self._position = read[1], read[0].first_index
         return True
 
     def _read(self, applied: int) -> list[LogEntry]:
@@ -104,6 +101,13 @@ class LogTail:
             return []
         self._offset, self._position = offset, position
         return entries
+
+
+def segment_with(directories: Sequence[Path], index: int) -> Path | None:
+    """The segment that entry `index` must be in, if it is in any; of two with the same name the one in the earlier directory."""
+    segments = {path.name: path for directory in reversed(directories) for path in directory.glob("log-*.seg")}
+    begun = [path for path in segments.values() if first_index(path) <= index]
+    return max(begun, key=first_index, default=None)
 
 
 def first_index(segment: Path) -> int:

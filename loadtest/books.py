@@ -170,7 +170,6 @@ class BookFollower:
             if self.level3 is not None:
                 request["from_sequence"] = self.level3.sequence + 1
             await socket.send_json(request)
-            self.visited.append(url)
             async for received in socket:
                 message = (
                     received.json() if received.type is aiohttp.WSMsgType.TEXT else {"type": "error", "message": received.type}
@@ -182,8 +181,9 @@ class BookFollower:
                 await self._take(session, url, message)
 
     async def _take(self, session: aiohttp.ClientSession, url: str, message: Message) -> None:
-        if message["type"] == "subscriptions" and self.level3 is None:
-            self.level3 = Level3(await book(session, url, self.product_id))
+        if message["type"] == "subscriptions":
+            self.visited.append(url)
+            self.level3 = self.level3 or Level3(await book(session, url, self.product_id))
         elif message["type"] in ("snapshot", "l2update"):
             self.level2.take(message)
         elif "sequence" in message:

@@ -39,8 +39,9 @@ _TRANSIENT = ("LOCK", "LOG")
 """Files that say nothing of the contents; RocksDB makes them anew."""
 
 WRITE_BUFFER_BYTES = 32 * 1024 * 1024
-READ_ROWS = 50_000
-"""Rows are read in pieces of that many: while one is read, another thread hashes the one before, which needs the interpreter only to begin."""
+READ_ROWS = 2_000
+"""Rows are read in pieces of that many, about 2 ms each, in which no other thread has its turn. While one is read, another thread hashes the one
+before, which needs the interpreter only to begin."""
 
 GARBAGE_RATIO = 2
 GARBAGE_ROWS = 1_000

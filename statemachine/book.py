@@ -14,6 +14,7 @@ from typing import cast
 
 from sortedcontainers import SortedDict, SortedList
 
+from statemachine.draining import drain
 from statemachine.events import OrderState
 from statemachine.limits import AMOUNT_MAX
 from statemachine.types import OrderType, Side, StopType
@@ -49,7 +50,7 @@ class PriceLevel:
 class BookSide:
     """All resting orders that buy, or all that sell.
 
-    Change:   `add`, `remove`, `reduce`, `fill`
+    Change:   `add`, `remove`, `reduce`, `fill`, `release`
     Look:     `best`, `limit_key`, `crosses`, `in_order`, `resting`
     """
 
@@ -112,6 +113,12 @@ class BookSide:
         """The levels, best first."""
         return cast("Iterator[PriceLevel]", iter(self.levels.values()))
 
+    def release(self) -> None:
+        """Empty it in small steps (`draining`). O(orders + L log L)."""
+        self.best = None
+        while self.levels:
+            drain(self.levels.popitem()[1].orders)
+
     def resting(self) -> Iterator[OrderState]:
         """The orders, in the order in which they trade."""
         for level in self.in_order():
@@ -139,7 +146,7 @@ class Book:
 class StopBook:
     """The stop orders of a product that wait for a trade: stop prices and order ids. Adding and removing O(log n).
 
-    Change:   `add`, `fill`, `remove`, `take`
+    Change:   `add`, `fill`, `remove`, `take`, `release`
     Look:     `len`, `waiting`
     """
 
@@ -180,6 +187,10 @@ class StopBook:
             del self.losses[first_loss:]
             del self.entries[:end_of_entries]
         return sorted(order_id for _, order_id in taken)
+
+    def release(self) -> None:
+        """Empty it in small steps (`draining`)."""
+        drain(self.losses, self.entries)
 
     def waiting(self) -> Iterator[tuple[StopType, int, int]]:
         """All of them: kind, stop price, order id."""

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from statemachine import rows
+from statemachine.draining import drain
 from statemachine.events import OrderState
 from statemachine.limits import OPERATOR
 from statemachine.remember import MemoryView, OutcomeMemory
@@ -109,6 +110,12 @@ class Changes:
     def api_key_put(self, key_id: str) -> None:
         """A key came or changed."""
         self._api_keys[key_id] = None
+
+    def release(self) -> None:
+        """Empty it in small steps (`draining`). The view frozen last refers to the state, and is let go too: nobody may iterate it any more."""
+        self._frozen = None
+        while self._accounts:
+            drain(self._accounts.popitem()[1].orders)
 
     def freeze(self, state: State, *, whole: bool) -> Frozen:
         """See `Engine.freeze`."""

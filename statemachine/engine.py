@@ -45,7 +45,7 @@ class Engine:
     """The exchange.
 
     Change:    `apply`
-    Whole:     `check`, `tables`, `freeze`, `restore`, `full_hash`, `state_hash`, `sequence`, `time`
+    Whole:     `check`, `tables`, `freeze`, `restore`, `release`, `full_hash`, `state_hash`, `sequence`, `time`
     Reads:     `next_expiry`, `remembers`, `currencies`, `currency`, `products`, `product`, `product_sequence`, `account_exists`,
                `balances`, `api_key`, `order`, `order_by_client_oid`, `orders`, `levels`, `book_orders`
 
@@ -72,12 +72,16 @@ class Engine:
 
     def apply(self, batch: Batch) -> Applied:
         """Apply the commands of a log entry, in order: one outcome each, and all their events. Before the first, orders whose time is over leave.
+        A batch that neither has commands nor moves the time on changes nothing, so sequence and time together name a state.
 
         O(1) for a command, plus O(log L) for each of the L price levels that comes or goes and O(1) for each fill or cancel; O(log n) for
         each stop or good-till-time order that comes or goes.
         """
         state = self._state
-        state.time = max(state.time, batch.time)
+        if batch.time > state.time:
+            state.time = batch.time
+        elif not batch.commands:
+            return Applied([], [])
         state.events = []
         if state.expiring:
             _expire(state)
@@ -178,6 +182,14 @@ class Engine:
         engine = cls()
         engine._state = loading.load(tables, verified=verified)
         return engine
+
+    def release(self) -> None:
+        """Let go of the whole state in small steps, for a thread beside the one that serves; this is an empty engine then. O(everything).
+
+        No view that was frozen of it may be iterated any more.
+        """
+        state, self._state = self._state, State()
+        state.release()
 
     def full_hash(self) -> bytes:
         """32 bytes of all tables: equal for equal states, however they came about. O(everything)."""

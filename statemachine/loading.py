@@ -8,6 +8,9 @@ from rows in key order instead of entry by entry:
   later. To sort what is nearly sorted is O(n);
 - keys that begin with an account are together in key order.
 
+Another thread that shares the interpreter has its turn between two steps of a loop, so nothing here is done to a whole table in one step that
+takes long: a snapshot that comes in is loaded while the node goes on (`node/engine/incoming.py`).
+
 What is built this way is arranged rightly because of how it is built. What the rows say is checked: each by itself, and whether they fit
 together (`invariants.check_contents`).
 """
@@ -15,14 +18,15 @@ together (`invariants.check_contents`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from itertools import groupby
-from operator import attrgetter, lt
+from itertools import groupby, pairwise
+from operator import attrgetter
 from typing import Any
 
 import msgspec
 
 from statemachine import invariants, rows
 from statemachine.changes import Changes
+from statemachine.draining import drain
 from statemachine.errors import StateError
 from statemachine.events import AnyOutcome, OrderState
 from statemachine.limits import OPERATOR, OUTCOMES_PER_ACCOUNT, SCALE_MAX
@@ -65,10 +69,7 @@ def load(tables: Mapping[str, Iterable[Row]], *, verified: bool = False) -> Stat
         raise StateError(f"expected the tables {', '.join(TABLES)}, not {', '.join(sorted(tables))}")
     state = State()
     for name, row_type in TABLES.items():
-        pairs = sorted(tables[name])
-        keys = [key for key, _ in pairs]
-        if not all(map(lt, keys, keys[1:])):
-            raise StateError(f"table {name}: a key comes twice")
+        pairs, keys = _in_key_order(name, tables[name])
         found = _decoded(name, _PackedOutcomeRow if name == "outcome" else row_type, pairs)
         if name == "outcome" and not verified:
             _check_outcomes(state.sequence, keys, found)
@@ -76,6 +77,7 @@ def load(tables: Mapping[str, Iterable[Row]], *, verified: bool = False) -> Stat
             _LOADERS[name](state, keys, found)
         except KeyError as error:
             raise StateError(f"table {name}: a row refers to {error}, which does not exist") from error
+        drain(pairs, keys, found)
     for account in state.accounts.values():
         _index_done(account)
     state.changes = Changes(state.last_order_id)
@@ -84,6 +86,22 @@ def load(tables: Mapping[str, Iterable[Row]], *, verified: bool = False) -> Stat
     except AssertionError as error:
         raise StateError(f"the tables contradict each other: {error}") from error
     return state
+
+
+def _in_key_order(name: str, found: Iterable[Row]) -> tuple[list[Row], list[bytes]]:
+    """The rows of a table by key, and their keys."""
+    pairs = list(found)
+    keys = [key for key, _ in pairs]
+    if not _rise(keys):
+        pairs.sort()
+        keys = [key for key, _ in pairs]
+        if not _rise(keys):
+            raise StateError(f"table {name}: a key comes twice")
+    return pairs, keys
+
+
+def _rise(keys: list[bytes]) -> bool:
+    return all(key < following for key, following in pairwise(keys))
 
 
 def _decoded(name: str, row_type: type[msgspec.Struct], pairs: list[Row]) -> list[Any]:
@@ -116,6 +134,7 @@ def _check_keys(name: str, keys: list[bytes], expected: list[bytes]) -> None:
     if keys != expected:
         place = next(place for place, key in enumerate(keys) if key != expected[place])
         raise StateError(f"table {name}, row {place}: the key {keys[place]!r} is not that of its row")
+    drain(expected)
 
 
 def _check_field_keys(name: str, keys: list[bytes], found: list[Any]) -> None:
@@ -165,11 +184,11 @@ def _load_balance(state: State, keys: list[bytes], found: list[BalanceRow]) -> N
 
 
 def _load_order(state: State, keys: list[bytes], orders: list[OrderState]) -> None:
-    ids = list(map(_order_id, orders))
+    ids = [order.order_id for order in orders]
     _check_keys("order", keys, [rows.encode((order_id,)) for order_id in ids])
     if ids and (ids[0] < 1 or ids[-1] != max(ids)):
         raise StateError("table order: an order id is below 1")
-    state.orders = dict(zip(ids, orders, strict=True))
+    state.orders = {order.order_id: order for order in orders}
     opened = {name: account.open for name, account in state.accounts.items()}
     client_oids = {name: account.by_client_oid for name, account in state.accounts.items()}
     bids: dict[str, list[OrderState]] = {name: [] for name in state.products}

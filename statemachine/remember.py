@@ -14,6 +14,7 @@ from typing import cast
 
 import msgspec
 
+from statemachine.draining import drain
 from statemachine.events import AnyOutcome
 from statemachine.limits import OUTCOMES_PER_ACCOUNT
 
@@ -123,6 +124,10 @@ class OutcomeMemory:
         stop = gone + known
         first = sequence_of(cast("bytes", chunks[0][2 * gone + 1])) if known else 0
         return MemoryView(chunks, stop - min(count, known), stop, first)
+
+    def release(self) -> None:
+        """Empty it in small steps (`draining`); it is of no use any more. O(entries)."""
+        drain(self._packed, self._chunks)
 
     def check(self, last_sequence: int) -> None:
         """Assert the invariant: bounded, chunks and dictionary agree, sequences rise and are not from the future."""

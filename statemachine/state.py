@@ -15,6 +15,7 @@ from sortedcontainers import SortedDict
 
 from statemachine.book import Book, StopBook
 from statemachine.changes import Changes
+from statemachine.draining import drain
 from statemachine.events import AnyEvent, OrderState
 from statemachine.limits import DONE_ORDERS_PER_ACCOUNT, PPM
 from statemachine.remember import OutcomeMemory
@@ -246,6 +247,24 @@ class State:
         self.orders[order.order_id] = order
         account.done.append(order)
         self.done_count += 1
+
+    def release(self) -> None:
+        """Empty it in small steps (`draining`): it is of no use any more. O(everything).
+
+        It and the view frozen of it last refer to each other, so without this only the garbage collector would let go of them.
+        """
+        self.changes.release()
+        self.operator_memory.release()
+        while self.products:
+            product = self.products.popitem()[1]
+            product.book.bids.release()
+            product.book.asks.release()
+            product.stops.release()
+        while self.accounts:
+            account = self.accounts.popitem()[1]
+            drain(account.open, account.by_client_oid, account.done)
+            account.memory.release()
+        drain(self.expiring, self.api_keys, self.orders)
 
     def _forget(self, account: Account, order: OrderState) -> None:
         """Let go of an old done order."""

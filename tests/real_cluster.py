@@ -17,6 +17,7 @@ from loadtest.access import Access
 from loadtest.ground import Ground, prepare
 from loadtest.market import Trader, set_up, traders
 from node.config.text import Setting
+from node.native.protocol import ControlAction, StatusQuery
 
 READY_SECONDS = 40.0
 SEED = 7
@@ -79,6 +80,18 @@ async def put_market(exchange: Exchange) -> None:
         await set_up(operator, exchange.people)
     finally:
         await operator.close()
+
+
+async def compacted_past(access: Access, node_id: str, index: int) -> None:
+    """Have a node's log begin behind `index`."""
+    connection = await access.connect(node_id)
+    try:
+        async with asyncio.timeout(READY_SECONDS):
+            while (await connection.query(StatusQuery())).first_log_index <= index:
+                await connection.control(ControlAction.SNAPSHOT)
+                await asyncio.sleep(0.5)
+    finally:
+        await connection.close()
 
 
 @pytest.fixture

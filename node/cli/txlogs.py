@@ -87,11 +87,13 @@ def _rows(log: logs.Txlog, first: int, last: int | None) -> Iterator[list[str | 
             return
         if entry.index < first:
             continue
+        head = [f"{entry.index}", f"{entry.term}", instant(entry.batch.time)]
+        if not entry.batch.commands:
+            yield [*head, "-", "", "", "time passes: orders may expire"]
         for command in entry.batch.commands:
             fields = plain(command)
             assert isinstance(fields, dict)
             what = " ".join(f"{name}={value}" for name, value in fields.items() if name not in hidden and value not in ("", 0))
-            head = [f"{entry.index}", f"{entry.term}", instant(entry.batch.time)]
             yield [*head, type(command).__name__, command.account_id, command.command_id, what]
 
 
@@ -126,7 +128,7 @@ def replay_log(source: Path, node_id: str | None, until: int | None, freeze_cloc
     engine = rebuilt.engine
     engine.check()
     manifest = snapshot[0] if snapshot else None
-    same_place = manifest is not None and manifest.sequence == engine.sequence
+    same_place = snapshot is not None and (snapshot[1].sequence, snapshot[1].time) == (engine.sequence, engine.time)
     result = ReplayResult(
         engine.sequence,
         rebuilt.index,

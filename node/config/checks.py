@@ -49,6 +49,7 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "http.deadline": (0.1, 300, "seconds"),
     "http.signature_age_max": (1, 3600, "seconds"),
     "history.archive_days": (0, 36_500, "days"),
+    "history.log_bytes": (0, 2**40, "bytes"),
     "http.key_rate": (0, 1_000_000, "requests a second"),
     "http.address_rate": (0, 1_000_000, "requests a second"),
 }

@@ -101,12 +101,14 @@ class AdminConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class HistoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[history]`: the market database of this node. `database` is a URL of SQLAlchemy's; empty: SQLite in the data directory.
 
-    `archive_days`: days that stay in the database before they go to Parquet files, once a day; 0: all of them stay.
+    `archive_days`: days that stay in the database before they go to Parquet files, once a day; 0: all of them stay. `log_bytes`: so much of
+    the log that this history has read stays on disk for those of other nodes, the newest of it.
     """
 
     enabled: bool = False
     database: str = ""
     archive_days: int = 0
+    log_bytes: int = 1024 * 1024 * 1024
 
 
 class NodeAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

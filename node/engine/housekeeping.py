@@ -1,4 +1,4 @@
-"""What an engine does from time to time: note that it serves, load the dataset, take snapshots when they are due."""
+"""What an engine does from time to time: note that it serves, load the dataset, let orders expire, take snapshots when they are due."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ class Housekeeping:
     def _look(self) -> None:
         if self._service.modes.current is Mode.INITIALISING and self._raft.status().ready:
             self._when_ready()
+        self._service.expire()
         applied = self._machine.engine.sequence - self._snapshots.sequence
         if self._schedule.due(applied, time.monotonic() - self._snapshots.since):
             self._raft.request_snapshot()

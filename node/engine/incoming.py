@@ -1,8 +1,8 @@
 """A snapshot on its way in from the leader: checked, and its state made, in a thread, so that the node goes on answering meanwhile.
 
-Nothing in that takes the interpreter for long: rows are read in pieces and the state is made in Python, so the event loop has its turn after
-each piece, or `SWITCH_INTERVAL`. What is left for the end, in the event loop, is to give the snapshot its name and to put the new engine in the
-place of the old.
+Nothing in that takes the interpreter for long: rows are read in pieces, the state is made in Python, so the event loop has its turn after
+each piece, or `SWITCH_INTERVAL`; and what is of no use any more is taken apart in pieces (`statemachine.draining`). What is left for the end, in
+the event loop, is to give the snapshot its name and to put the new engine in the place of the old.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from node.marks import mark_of
 from snapshots.errors import SnapshotError
 from snapshots.manifest import Manifest, Row
 from snapshots.transfer import Sink
+from statemachine.draining import drain
 from statemachine.engine import Engine
 from statemachine.errors import StateError
 
@@ -64,9 +65,12 @@ class IncomingSnapshot:
     def _check(self) -> Engine:
         """Runs in the executor."""
         tables: defaultdict[str, list[Row]] = defaultdict(list)
-        with collector_off():
-            manifest = self._sink.verify(lambda table, rows: tables[table].extend(rows))
-            return Engine.restore({name: tables[name] for name in manifest.row_counts}, verified=True)
+        try:
+            with collector_off():
+                manifest = self._sink.verify(lambda table, rows: tables[table].extend(rows))
+                return Engine.restore({name: tables[name] for name in manifest.row_counts}, verified=True)
+        finally:
+            drain(*tables.values())
 
     def poll(self) -> SnapshotMark | None:
         """See the port."""
@@ -81,11 +85,19 @@ class IncomingSnapshot:
             raise SnapshotRefusedError(f"its rows make no state: {error}") from error
         except SnapshotError as error:
             raise SnapshotRefusedError(str(error)) from error
+        self._state = None
         self._taken(manifest, engine)
         return mark_of(manifest)
 
     def abort(self) -> None:
         """See the port."""
         self._sink.abort()
-        if self._state is not None:
-            self._state.cancel()
+        state, self._state = self._state, None
+        if state is not None and not state.cancel():
+            self._executor.submit(_let_go, state)
+
+
+def _let_go(state: Future[Engine]) -> None:
+    """Of the state of a snapshot that nobody wants any more."""
+    if state.exception() is None:
+        state.result().release()

@@ -12,7 +12,17 @@ from node.credentials import same_text, sign
 from node.engine.feed import Audience
 from node.errors import RequestFailed
 from node.keys.sealing import ApiKey
-from node.native.protocol import ApiKeyQuery, ApiKeysQuery, BalancesQuery, FailCode, Hello, OrderQuery, OrdersQuery, Query
+from node.native.protocol import (
+    ApiKeyQuery,
+    ApiKeysQuery,
+    BalancesQuery,
+    FailCode,
+    Hello,
+    LogQuery,
+    OrderQuery,
+    OrdersQuery,
+    Query,
+)
 from statemachine.commands import (
     AnyCommand,
     CancelAll,
@@ -79,6 +89,8 @@ class Principal(msgspec.Struct, frozen=True):
             self.check_node("query: an API key with its secret")
         if self.operator:
             return
+        if isinstance(wanted, LogQuery):
+            raise RequestFailed(FailCode.FORBIDDEN, "query: the log is read by nodes and operators only")
         if isinstance(wanted, ApiKeysQuery):
             raise RequestFailed(FailCode.FORBIDDEN, "query: API keys are listed for operators only")
         if isinstance(wanted, BalancesQuery | OrderQuery | OrdersQuery):

@@ -305,9 +305,9 @@ async def _end(parts: Parts, ended: asyncio.Future[None], config: NodeConfig) ->
         code = _in_doubt(parts, config, error) if removed is None else _removed(config, removed)
     await parts.server.stop(wait=0.2)
     parts.service.modes.enter(Mode.SHUTDOWN)
-    parts.snapshots.cancel()
     with contextlib.suppress(OSError):
         parts.raft.stop()
+    parts.snapshots.cancel()
     log.info("%s has stopped", config.node_id)
     return code
 

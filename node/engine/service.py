@@ -24,6 +24,7 @@ from node.engine.api_keys import EngineKeys, Reseal
 from node.engine.feed import Feed, FeedError, Subscriber, Subscription, TooOldError
 from node.engine.handover import After, Handover
 from node.engine.interregnum import WaitingRoom
+from node.engine.log_pieces import LogPieces
 from node.engine.modes import Mode, Modes
 from node.engine.principal import Principal, authenticate, refresh
 from node.engine.replicated_engine import ReplicatedEngine
@@ -41,6 +42,8 @@ from node.native.protocol import (
     Failed,
     Hello,
     LeaderHint,
+    LogPiece,
+    LogQuery,
     MemberStatus,
     NodeStatus,
     Query,
@@ -97,7 +100,7 @@ class Identity(msgspec.Struct, frozen=True):
 class EngineService:
     """One node's services.
 
-    Commands:       submit
+    Commands:       submit, expire
     Reads:          query, status
     Feed:           subscribe (and `feed`)
     Operation:      control, change_members, begin_stop, idle, counters
@@ -136,6 +139,7 @@ class EngineService:
         self._machine = machine
         self._raft = raft
         self._views = Views(feed)
+        self._log_pieces = LogPieces(config)
         self._time_ns = time_ns
         self._clock = clock
         self._more_counters = more_counters
@@ -143,6 +147,7 @@ class EngineService:
         self.seeding = seeding
         self.keys = EngineKeys(machine, ClusterKeys(config.cluster_key_path))
         self._started = clock()
+        self._expiring = False
         self._reads: list[tuple[Principal, Query, Send]] = []
         self._barrier_under_way = False
         self._waiting_room = WaitingRoom(after, config.native.queue_max)
@@ -209,6 +214,23 @@ class EngineService:
         commands = [command for request in requests for command in request]
         return encode_batch(Batch(self._time_ns(), commands))
 
+    def expire(self) -> None:
+        """Let orders whose time is over leave, if this node leads and no command is under way, which would do it. To be called now and then.
+
+        It takes a log entry without commands: what its followers' clocks say does not matter.
+        """
+        due = self._machine.engine.next_expiry
+        if not due or due > self._time_ns() or not self._raft.is_leader:
+            return
+        if self.stopping or self._is_seeding or self._handover.under_way or self._expiring or not self._batcher.idle:
+            return
+
+        def done(_result: ProposeResult) -> None:
+            self._expiring = False
+
+        self._expiring = True
+        self._raft.propose(encode_batch(Batch(self._time_ns(), [])), done)
+
     def _role_changed(self, role: str, leader_id: str) -> None:
         if role != "leader":
             self._batcher.fail_queued(Refusal.NOT_LEADER)
@@ -230,6 +252,10 @@ class EngineService:
             return
         if isinstance(request.query, ApiKeyQuery) and not self._has_caught_up:
             send(Failed(request.request_id, FailCode.NO_LEADER, "this node has not caught up, and cannot judge API keys yet"))
+        elif isinstance(request.query, LogQuery):
+            self._log_pieces.read(
+                request.query, self._raft.status().applied_index, lambda found: send(self._piece(request, found))
+            )
         elif not request.linearizable:
             send(self._answer(principal, request))
         elif not self._waits_for_leader(1, lambda: self._read(principal, request, send)):
@@ -268,6 +294,11 @@ class EngineService:
         except BadQueryError as error:
             return Failed(request.request_id, FailCode.BAD_REQUEST, f"query.{error}")
         return Answer(request.request_id, msgspec.Raw(body))
+
+    def _piece(self, request: Query, found: LogPiece | RequestFailed) -> Answer | Failed:
+        if isinstance(found, RequestFailed):
+            return self._failure(request.request_id, found)
+        return Answer(request.request_id, msgspec.Raw(_encode(found)))
 
     def status(self) -> NodeStatus:
         """All that a person or a test wants to know of this node, at this moment."""

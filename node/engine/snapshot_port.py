@@ -55,6 +55,7 @@ class SnapshotPort:
         self._base: int | None = 0
         """Index of the snapshot that the engine's changes are relative to; 0 for the empty state, None when there is none such any more."""
         self._captured: Engine | None = None
+        """Whose state is being written."""
         self._executor = executor or ThreadPoolExecutor(1, "snapshot check")
         self._look: Future[Manifest | None] | None = None
         self._taken: tuple[Manifest, Engine] | None = None
@@ -77,6 +78,7 @@ class SnapshotPort:
         manifest = self._store.newest()
         assert manifest is not None
         assert mark_of(manifest) == mark
+        old = self._machine.engine
         taken, self._taken = self._taken, None
         if taken is not None and taken[0] == manifest:
             self._machine.replace(taken[1])
@@ -84,6 +86,8 @@ class SnapshotPort:
             with collector_off():
                 self._machine.replace(self._load(manifest))
         self._base = mark.index
+        if old is not self._captured:
+            self._executor.submit(old.release)
         self._note()
         log.info("state restored from the snapshot at index %d, sequence %d", mark.index, manifest.sequence)
 
@@ -121,10 +125,13 @@ class SnapshotPort:
         if state is JobState.RUNNING:
             return CaptureState.RUNNING
         self._job = None
+        captured, self._captured = self._captured, None
+        if captured is not None and captured is not self._machine.engine:
+            self._executor.submit(captured.release)
         assert not job.contradiction, f"the state contradicts itself: {job.reason}"
         if state is JobState.DONE:
             self.taken += 1
-            if job.manifest is not None and self._captured is self._machine.engine:
+            if job.manifest is not None and captured is self._machine.engine:
                 self._base = job.manifest.index
             log.info("snapshot at index %d is on disk", job.manifest.index if job.manifest else 0)
             return CaptureState.DONE

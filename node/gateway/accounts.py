@@ -54,17 +54,23 @@ async def _accounts(call: Call) -> dict[str, AccountJson]:
 
 
 async def profile_list(call: Call) -> Answer[list[ProfileJson]]:
-    """GET /profiles: an account here has one profile, itself."""
-    call.parameters()
-    return Answer([profile_json(call.account_id)])
+    """GET /profiles: an account here has one profile, itself, which is active."""
+    return Answer([profile_json(call.account_id)] if _active(call) else [])
 
 
 async def profile(call: Call) -> Answer[ProfileJson]:
     """GET /profiles/{id}: the same."""
-    call.parameters()
-    if call.path("id") != call.account_id:
+    if not _active(call) or call.path("id") != call.account_id:
         raise ApiError(404, "NotFound", "id")
     return Answer(profile_json(call.account_id))
+
+
+def _active(call: Call) -> bool:
+    """Whether active profiles are asked for. Raises BadRequestError."""
+    active = call.parameters().get("active", "true")
+    if active not in ("true", "false"):
+        raise BadRequestError("active must be true or false", "active")
+    return active == "true"
 
 
 async def verify(call: Call) -> Answer[UserJson]:

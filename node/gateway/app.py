@@ -30,6 +30,8 @@ from statemachine.types import Permission
 
 PAGE = ("limit", "after", "before")
 PROFILE = ("profile_id", "market_type")
+WAYS = ("", "/payment-method", "/coinbase-account", "/crypto")
+"""How money comes and goes, in the paths of Coinbase Exchange: the custody system's business, and all the same here."""
 
 ROUTES = (
     Route("GET", "/time", market.server_time),
@@ -49,9 +51,8 @@ ROUTES = (
     Route("POST", "/profiles/transfer", accounts.transfer_between, Permission.TRANSFER, body=ProfileTransferRequest),
     Route("GET", "/users/self/verify", accounts.verify, Permission.VIEW),
     Route("GET", "/fees", accounts.fees, Permission.VIEW, ("product_id",)),
-    Route("POST", "/deposits", accounts.deposit, Permission.TRANSFER, body=TransferRequest),
-    Route("POST", "/withdrawals", accounts.withdraw, Permission.TRANSFER, body=TransferRequest),
-    Route("POST", "/withdrawals/crypto", accounts.withdraw, Permission.TRANSFER, body=TransferRequest),
+    *(Route("POST", f"/deposits{way}", accounts.deposit, Permission.TRANSFER, body=TransferRequest) for way in WAYS[:-1]),
+    *(Route("POST", f"/withdrawals{way}", accounts.withdraw, Permission.TRANSFER, body=TransferRequest) for way in WAYS),
     Route("POST", "/orders", orders.place, Permission.TRADE, body=OrderRequest),
     Route("POST", "/orders/batch", batches.place, Permission.TRADE, body=BatchRequest),
     Route("POST", "/orders/batch_cancel", batches.cancel, Permission.TRADE, body=BatchCancelRequest),
@@ -60,7 +61,7 @@ ROUTES = (
         "/orders",
         orders.order_list,
         Permission.VIEW,
-        ("status", "product_id", "profile_id", "sortedBy", "sorting", "start_date", "end_date", *PAGE),
+        ("status", "product_id", *PROFILE, "sortedBy", "sorting", "start_date", "end_date", *PAGE),
     ),
     Route("DELETE", "/orders", orders.cancel_all, Permission.TRADE, ("product_id", *PROFILE), CancelRequest, False),
     Route("GET", "/orders/{id}", orders.order, Permission.VIEW, ("market_type",)),

@@ -73,7 +73,7 @@ async def cancel(call: Call) -> Answer[BatchCancelJson]:
     call.parameters()
     request = parse(call.body, BatchCancelRequest)
     _check_count(len(request.order_ids) + len(request.client_oids), "order_ids")
-    commands = [_cancel(call, order_number(text), "") for text in request.order_ids]
+    commands = [_cancel(call, order_number(text, "order_ids"), "") for text in request.order_ids]
     commands += [_cancel(call, 0, check_name(name, "client_oids")) for name in request.client_oids]
     outcomes = await call.commands([command for command in commands if command.order_id or command.client_oid])
     return Answer({"results": _cancelled(request, commands, outcomes)})

@@ -52,7 +52,7 @@ class Catalogue:
         if product_id not in self.products:
             await self._newer_than_now()
         if product_id not in self.products:
-            raise UnknownHereError(404, "Product not found", "product_id")
+            raise UnknownHereError(404, "Product not found", "product_id", detail=f"no product {product_id[:64]!r}")
         return self.products[product_id]
 
     async def currency(self, name: str) -> CurrencyRow:
@@ -61,7 +61,7 @@ class Catalogue:
         if name not in self.currencies:
             await self._newer_than_now()
         if name not in self.currencies:
-            raise UnknownHereError(404, "Currency not found", "currency")
+            raise UnknownHereError(404, "Currency not found", "currency", detail=f"no currency {name[:64]!r}")
         return self.currencies[name]
 
     async def all_products(self) -> list[Product]:

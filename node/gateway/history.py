@@ -21,8 +21,8 @@ from node.gateway.history_shapes import (
     TrailingVolumeJson,
     TransferEndsJson,
 )
-from node.gateway.ids import account_text, order_number, order_text, product_text
-from node.gateway.requests import PAGE_MAX, moment, whole_number
+from node.gateway.ids import account_text, order_number, order_span, order_text, product_text
+from node.gateway.requests import PAGE_MAX, moment, period, whole_number, within
 from node.gateway.responses import SIDES, iso
 from node.gateway.web import Answer, Call, Route
 from node.history.candles import GRANULARITIES, HOUR, NANOSECONDS, Candle, bucket
@@ -75,7 +75,7 @@ async def fills(call: Call) -> Answer[list[FillJson]]:
     product_id = ""
     if "product_id" in given:
         product_id = (await call.gateway.catalogue.product(product_text(given["product_id"]))).row.product_id
-    order_id = order_number(given["order_id"]) if "order_id" in given else 0
+    order_id = order_number(given["order_id"], "order_id") if "order_id" in given else 0
     if "order_id" in given and not order_id:
         return Answer([])
     source = await history(call)
@@ -140,15 +140,14 @@ async def holds(call: Call) -> Answer[list[HoldJson]]:
     """GET /accounts/{id}/holds: what each open order holds of the account, newest first. Asked of the engine."""
     given = call.parameters()
     limit = whole_number(given.get("limit"), "limit", 100, 1, PAGE_MAX)
-    before_id = order_number(given["after"]) if "after" in given else 0
-    newer_than = order_number(given["before"]) if "before" in given else 0
+    before_id, newer_than = order_span(given)
+    start, end = period(given)
     currency = await _currency(call)
     found: list[tuple[OrderState, HoldJson]] = []
     while len(found) < limit:
         orders: list[OrderState] = await call.read(OrdersQuery(call.account_id, "", True, False, PAGE_MAX, before_id))
-        found += [
-            (order, hold) for order in orders for hold in await _holds(call, order, currency) if order.order_id > newer_than
-        ]
+        wanted = [order for order in orders if order.order_id > newer_than and within(order.created_at, start, end)]
+        found += [(order, hold) for order in wanted for hold in await _holds(call, order, currency)]
         if len(orders) < PAGE_MAX or orders[-1].order_id <= newer_than:
             break
         before_id = orders[-1].order_id
@@ -327,7 +326,8 @@ def _span(given: Mapping[str, str], granularity: int) -> tuple[int, int]:
     if "start" not in given or "end" not in given:
         end = int(time.time())
         return bucket(end, granularity) - (CANDLES_MAX - 1) * granularity, end
-    start, end = _second(given["start"], "start"), _second(given["end"], "end")
+    first, last = moment(given["start"], "start"), moment(given["end"], "end")
+    start, end = first // NANOSECONDS, last // NANOSECONDS
     if end < start:
         raise BadRequestError("end must not be before start", "end")
     if (end - start) // granularity > CANDLES_MAX:
@@ -336,13 +336,6 @@ def _span(given: Mapping[str, str], granularity: int) -> tuple[int, int]:
             "granularity",
         )
     return start, end
-
-
-def _second(text: str, field: str) -> int:
-    """A moment in seconds since the epoch: such a number, or ISO 8601."""
-    if text.isascii() and text.isdigit() and len(text) <= 11:
-        return int(text)
-    return (moment(text, field) or 0) // NANOSECONDS
 
 
 async def _currency(call: Call) -> CurrencyRow:
@@ -355,14 +348,14 @@ async def _currency(call: Call) -> CurrencyRow:
 
 
 def _page(given: Mapping[str, str]) -> Page:
-    """The page that the parameters ask for; `end_date` is a microsecond, as clients see times, and includes all of it."""
-    start, end = moment(given.get("start_date"), "start_date"), moment(given.get("end_date"), "end_date")
+    """The page that the parameters ask for."""
+    start, end = period(given)
     return Page(
         whole_number(given.get("limit"), "limit", 100, 1, PAGE_MAX),
         _place(given, "after"),
         _place(given, "before"),
         None if start is None else _stored(start),
-        None if end is None else _stored(end + 1_000),
+        None if end is None else _stored(end),
     )
 
 

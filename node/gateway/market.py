@@ -106,7 +106,7 @@ async def trades(call: Call) -> Answer[list[TradeJson]]:
     """GET /products/{id}/trades: newest first; `after` leads to older ones, `before` gives only newer ones."""
     given = call.parameters()
     limit = whole_number(given.get("limit"), "limit", TRADES_PAGE, 1, PAGE_MAX)
-    after = whole_number(given.get("after"), "after", 0, 0, 2**62)
+    after = max(1, whole_number(given["after"], "after", 0, 0, 2**62)) if "after" in given else 0
     before = whole_number(given.get("before"), "before", 0, 0, 2**62)
     wanted = await _product(call)
     page = [

@@ -21,13 +21,16 @@ from node.history.candles import GRANULARITIES
 Schema = dict[str, Any]
 
 TEXT: Schema = {"type": "string"}
-WHEN: Schema = {"type": "string", "format": "date-time"}
+MOMENT: Schema = {
+    "description": "ISO 8601, in UTC where it names no zone, or seconds since the epoch",
+    "anyOf": [{"type": "string", "format": "date-time"}, {"type": "string", "format": "date"}, {"type": "number", "minimum": 0}],
+}
 QUERIES: dict[str, tuple[str, Schema]] = {
     "type": ("of transfers: deposit, withdraw, internal_deposit or internal_withdraw; else accepted and not used", TEXT),
-    "active": ("accepted and not used", TEXT),
+    "active": ("whether active profiles are wanted (the default), or others", {"type": "string", "enum": ["true", "false"]}),
     "market_type": ("accepted and not used", TEXT),
-    "sortedBy": ("accepted and not used", TEXT),
-    "sorting": ("accepted and not used", TEXT),
+    "sortedBy": ("lists are newest first", {"type": "string", "enum": ["created_at"]}),
+    "sorting": ("lists are newest first", {"type": "string", "enum": ["desc"]}),
     "level": ("1: best prices; 2: fifty price levels; 3: every order", {"type": "integer", "enum": [1, 2, 3]}),
     "limit": ("how many at most", {"type": "integer", "minimum": 1, "maximum": 1_000}),
     "after": ("older than this: the header cb-after of the page before", TEXT),
@@ -35,12 +38,12 @@ QUERIES: dict[str, tuple[str, Schema]] = {
     "product_id": ("only of this product", TEXT),
     "order_id": ("only of this order", TEXT),
     "granularity": ("seconds of a bucket", {"type": "integer", "enum": list(GRANULARITIES)}),
-    "start": ("the first bucket's, ISO 8601 or seconds since the epoch", TEXT),
-    "end": ("the last bucket's", TEXT),
+    "start": ("the first bucket's", MOMENT),
+    "end": ("the last bucket's", MOMENT),
     "profile_id": ("the account of the key, if given", TEXT),
     "status": ("open, pending, active, done, settled, rejected or all; may repeat", TEXT),
-    "start_date": ("not before", WHEN),
-    "end_date": ("not after", WHEN),
+    "start_date": ("not before", MOMENT),
+    "end_date": ("not after", MOMENT),
     "consistency": (
         "local: from this node's state; linearizable: through a barrier, at the leader",
         {"type": "string", "enum": ["local", "linearizable"]},

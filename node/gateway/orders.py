@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from multidict import MultiDict
-
 from node.errors import RequestFailed
 from node.gateway.errors import ApiError, BadRequestError
-from node.gateway.ids import check_name, order_number, order_text, product_text
+from node.gateway.ids import check_name, order_number, order_span, order_text, product_text
 from node.gateway.placing import placed, placing
 from node.gateway.reasons import rejection
-from node.gateway.requests import PAGE_MAX, CancelRequest, OrderRequest, moment, parameters, parse, whole_number
+from node.gateway.requests import PAGE_MAX, CancelRequest, OrderRequest, parse, period, whole_number, within
 from node.gateway.responses import order_json
 from node.gateway.shapes import OrderJson
 from node.gateway.web import Answer, Call
@@ -31,6 +29,8 @@ STATUSES: dict[str, frozenset[OrderStatus]] = {
     "rejected": frozenset(),
 }
 """What the statuses of a list stand for. No order here is pending, received or rejected: it is answered with what came of it."""
+ORDER_OF_LISTS = {"sortedBy": "created_at", "sorting": "desc"}
+"""The one order that lists have, in the parameters of Coinbase Exchange."""
 CLIENT_PREFIX = "client:"
 PAGES_SCANNED = 20
 """Pages read for one request that filters: bounds what one call costs the engine."""
@@ -45,22 +45,24 @@ async def place(call: Call) -> Answer[OrderJson]:
 
 async def order_list(call: Call) -> Answer[list[OrderJson]]:
     """GET /orders: newest first; open ones unless `status` says otherwise. `after` leads to older ones."""
-    query = call.request.query
-    parameters(MultiDict((name, text) for name, text in query.items() if name != "status"), *call.route.query)
-    limit = whole_number(query.get("limit"), "limit", 100, 1, PAGE_MAX)
-    before_id = order_number(query["after"]) if "after" in query else 0
-    newer_than = order_number(query["before"]) if "before" in query else 0
-    start, end = moment(query.get("start_date"), "start_date"), moment(query.get("end_date"), "end_date")
-    wanted = _statuses(query.getall("status", []))
+    given = call.parameters("status")
+    for name, only in ORDER_OF_LISTS.items():
+        if given.get(name, only) != only:
+            raise BadRequestError(f"{name} must be {only}: lists are newest first", name)
+    limit = whole_number(given.get("limit"), "limit", 100, 1, PAGE_MAX)
+    before_id, newer_than = order_span(given)
+    start, end = period(given)
+    wanted = _statuses(call.request.query.getall("status", []))
     product_id = ""
-    if "product_id" in query:
-        product_id = (await call.gateway.catalogue.product(product_text(query["product_id"]))).row.product_id
+    if "product_id" in given:
+        product_id = (await call.gateway.catalogue.product(product_text(given["product_id"]))).row.product_id
     filtered = start is not None or end is not None or wanted & LIVE not in (frozenset(), LIVE)
     scanned = PAGE_MAX if filtered else limit
     page: list[OrderState] = []
     for _ in range(PAGES_SCANNED if wanted else 0):
         found = await _found(call, product_id, wanted, scanned, before_id)
-        page += [each for each in found if each.order_id > newer_than and each.status in wanted and _within(each, start, end)]
+        matching = (each for each in found if each.status in wanted and within(each.created_at, start, end))
+        page += [each for each in matching if each.order_id > newer_than]
         if len(found) < scanned or len(page) >= limit or found[-1].order_id <= newer_than:
             break
         before_id = found[-1].order_id
@@ -79,11 +81,6 @@ async def _found(call: Call, product_id: str, wanted: frozenset[OrderStatus], li
     older = await past.ask(lambda history: history.done_orders(account_id, product_id, limit, before_id))
     both = {order.order_id: order for order in (*older, *known)}
     return [both[order_id] for order_id in sorted(both, reverse=True)[:limit]]
-
-
-def _within(order: OrderState, start: int | None, end: int | None) -> bool:
-    """Whether it was created then; `end` is a microsecond, as clients see times, and includes all of it."""
-    return (start is None or order.created_at >= start) and (end is None or order.created_at < end + 1_000)
 
 
 def _statuses(given: list[str]) -> frozenset[OrderStatus]:
@@ -151,8 +148,7 @@ async def _cancelled_product(call: Call) -> str:
     """The product that a cancel is limited to, from the query or the body, in either spelling; "" for none."""
     request = parse(call.body, CancelRequest) if call.body.strip() else CancelRequest()
     query = call.parameters()
-    if (query.get("profile_id") or request.profile_id or call.account_id) != call.account_id:
-        raise BadRequestError("profile_id must be the account of the API key", "profile_id")
+    call.check_profile(request.profile_id)
     names = {product_text(name) for name in (query.get("product_id"), request.product_id) if name is not None}
     if len(names) > 1:
         raise BadRequestError("product_id in the query and in the body differ", "product_id")

@@ -31,7 +31,8 @@ STPS = {stp.name.lower(): stp for stp in SelfTradePrevention}
 
 async def placing(call: Call, request: OrderRequest) -> tuple[Product, PlaceOrder]:
     """The product and the command of a request. Raises ApiError."""
-    _refuse_unsupported(request, call.account_id)
+    _refuse_unsupported(request)
+    call.check_profile(request.profile_id)
     product = await call.gateway.catalogue.product(product_text(request.product_id))
     return product, place_command(request, call.account_id, product, call.command_id())
 
@@ -128,13 +129,11 @@ def _too_small(product: Product) -> BadRequestError:
     )
 
 
-def _refuse_unsupported(request: OrderRequest, account_id: str) -> None:
+def _refuse_unsupported(request: OrderRequest) -> None:
     """Refuse what the exchange does not do, rather than trade without it."""
     for name, raw in (("stop_limit_price", request.stop_limit_price), ("max_floor", request.max_floor)):
         if given(raw):
             raise BadRequestError(f"{name} is not supported", name)
-    if request.profile_id not in (None, account_id):
-        raise BadRequestError("profile_id must be the account of the API key", "profile_id")
 
 
 def _refused(outcome: AnyOutcome, product: Product) -> ApiError:

@@ -7,6 +7,7 @@ Decimals stay raw here (`msgspec.Raw` is the field's own text) until the product
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, TypeVar
 
@@ -38,6 +39,8 @@ _PATH = re.compile(r"^(?P<what>.*) - at `(?P<path>[^`]*)`$", re.DOTALL)
 _NAMED = re.compile(
     r"^Object (?P<what>contains unknown|missing required) field `(?P<name>.*?)`(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL
 )
+
+_SECONDS = re.compile(r"[0-9]{1,11}(\.[0-9]{1,9})?", re.ASCII)
 
 
 def _absent() -> msgspec.Raw:
@@ -95,6 +98,8 @@ class TransferRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     amount: DecimalText
     transfer_id: str | None = None
     crypto_address: str | None = None
+    payment_method_id: str | None = None
+    coinbase_account_id: str | None = None
     destination_tag: str | None = None
     no_destination_tag: bool | None = None
     add_network_fee_to_total: bool | None = None
@@ -258,13 +263,29 @@ def whole_number(text: str | None, field: str, default: int, low: int, high: int
     return int(text)
 
 
-def moment(text: str | None, field: str) -> int | None:
-    """An ISO 8601 time (UTC where it names no zone) in nanoseconds since the epoch. Raises BadRequestError."""
-    if text is None:
-        return None
+def moment(text: str, field: str) -> int:
+    """A time in nanoseconds since the epoch: ISO 8601 (UTC where it names no zone), or seconds since the epoch. Raises BadRequestError."""
+    if _SECONDS.fullmatch(text) is not None:
+        whole, _, fraction = text.partition(".")
+        return int(whole) * 1_000_000_000 + int(fraction.ljust(9, "0"))
     try:
         time = datetime.fromisoformat(text)
         zoned = time if time.tzinfo is not None else time.replace(tzinfo=UTC)
         return int(zoned.replace(microsecond=0).timestamp()) * 1_000_000_000 + zoned.microsecond * 1_000
     except (ValueError, OverflowError):
-        raise BadRequestError(f"{field} must be an ISO 8601 time", field) from None
+        raise BadRequestError(f"{field} must be an ISO 8601 time or seconds since the epoch", field) from None
+
+
+def period(given: Mapping[str, str]) -> tuple[int | None, int | None]:
+    """What `start_date` and `end_date` ask for, in nanoseconds since the epoch, the end excluded. Raises BadRequestError.
+
+    `end_date` is a microsecond, as clients see times, and includes all of it.
+    """
+    start = moment(given["start_date"], "start_date") if "start_date" in given else None
+    end = moment(given["end_date"], "end_date") + 1_000 if "end_date" in given else None
+    return start, end
+
+
+def within(time: int, start: int | None, end: int | None) -> bool:
+    """Whether a time lies in a `period`."""
+    return (start is None or time >= start) and (end is None or time < end)

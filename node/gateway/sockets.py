@@ -163,6 +163,8 @@ class Connection:
         if first is not None:
             if seen:
                 raise BadRequestError("from_sequence and resume may not be given together", "from_sequence")
+            if not fresh:
+                raise BadRequestError("from_sequence goes with the channels full, user and matches", "from_sequence")
             by_product = first if isinstance(first, dict) else dict.fromkeys(fresh, first)
             seen = {product_text(name): sequence - 1 for name, sequence in by_product.items()}
         for product_id, sequence in seen.items():
@@ -171,7 +173,7 @@ class Connection:
                 text = f"{field} names a product that this message does not newly subscribe to full, user or matches"
                 raise BadRequestError(text, field)
             if not 0 <= sequence < 2**63:
-                raise BadRequestError(f"{field} must give a sequence", field)
+                raise BadRequestError(f"{field} must give a sequence, from {'0' if field == 'resume' else '1'} on", field)
         return seen
 
 

@@ -17,6 +17,7 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 from aiohttp import web
+from multidict import MultiDict
 
 from node.errors import RequestFailed
 from node.gateway.auth import Claim, Identity
@@ -88,9 +89,19 @@ class Call:
         """A part of the path, percent escapes undone."""
         return self.request.match_info[name]
 
-    def parameters(self) -> dict[str, str]:
-        """The query parameters. Raises BadRequestError for one that the route does not list."""
-        return parameters(self.request.query, *self.route.query)
+    def parameters(self, *repeated: str) -> dict[str, str]:
+        """The query parameters, but for those that may be repeated. Raises BadRequestError for one that the route does not list, or another
+        account's `profile_id`."""
+        query = MultiDict((name, text) for name, text in self.request.query.items() if name not in repeated)
+        given = parameters(query, *self.route.query)
+        if "profile_id" in given:
+            self.check_profile(given["profile_id"])
+        return given
+
+    def check_profile(self, profile_id: str | None) -> None:
+        """Raise BadRequestError for a `profile_id` other than the account that the key acts for."""
+        if profile_id not in (None, self.account_id):
+            raise BadRequestError("profile_id must be the account of the API key", "profile_id")
 
     async def read(self, query: AnyQuery) -> Any:
         """Ask the engine of this node; with `?consistency=linearizable` through a barrier, at the leader only."""

@@ -3,21 +3,23 @@
 The engine here is at most a little behind the database: its state is written now and then, the rows with every piece of the log. So after a start
 the entries in between are applied once more, without storing anything, until both are at the same entry.
 
-Log segments that are archived stay until they are behind the state that is on disk. Entries that are not there all the same (the history was
-switched on later, or the node took a snapshot from another one in their place) leave a gap, which is stored and told.
+Log segments that are archived stay until they are behind the state that is on disk, and then as long as `history.log_bytes` has room for them, for
+the histories of other nodes. Entries that are not there all the same (the history was switched on later, or the node took a snapshot from another
+one in their place) are asked of other nodes (`fetching`). Where none has them they leave a gap, which is stored and told.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import time
 from math import inf
+from pathlib import Path
 
 import msgspec
 
-from cluster.errors import MissingEntriesError
-from cluster.log import command_of, segment_name
+from cluster.log import command_of
 from cluster.ports import LogEntry
 from cluster.tail import LogTail, first_index
 from node.config.settings import NodeConfig
@@ -37,7 +39,8 @@ log = logging.getLogger(__name__)
 COMMANDS_PER_TRANSACTION = 2_000
 COMMAND_BYTES = 80
 """About so long is a command in the log: enough to know how many entries make a transaction."""
-REASON = "the log has not kept them"
+REASON = "no node has kept them"
+FETCHED = "log"
 STATE_EVERY = 100_000
 STATE_SECONDS = 600.0
 """After so many commands, or so many seconds with any, the state is written: that much is applied again after a start."""
@@ -56,13 +59,19 @@ class Keeper:
         self._config = config
         self._store = store
         self._state = state
-        self._directories = [config.data_path / LOG, config.data_path / switch.ARCHIVE]
+        self._archive = config.data_path / switch.ARCHIVE
+        self._directories = [config.data_path / LOG, self._archive, self.fetched]
         stored = store.progress.log_index
         loaded = state.load()
         if loaded is None or loaded[1] > stored:
             loaded = node_state(config.data_path / SNAPSHOTS, stored) or (Engine(), 0)
         self._begin(*loaded)
         self._state_sequence, self._state_since = self._engine.sequence, time.monotonic()
+
+    @property
+    def fetched(self) -> Path:
+        """Where segments of other nodes' logs are put."""
+        return self._config.history_path / FETCHED
 
     def _begin(self, engine: Engine, index: int) -> None:
         """Go on from the state after an entry."""
@@ -91,16 +100,13 @@ class Keeper:
         """Store a piece of what the node has applied, up to entry `applied`; whether there was any.
 
         Raises:
+            MissingEntriesError: the next entry is not here: put a segment with it into `fetched`, or `skip` it.
             HistoryError: the log and the database contradict each other.
             sqlalchemy.exc.SQLAlchemyError: the database cannot be used.
         """
         self._tend_state()
         stored = self.progress.log_index
-        try:
-            entries = self._piece(applied, stored)
-        except MissingEntriesError as error:
-            self._skip(error.index)
-            return True
+        entries = self._piece(applied, stored)
         if not entries:
             return False
         steps = [step for entry in entries for step in self._apply(entry)]
@@ -130,8 +136,12 @@ class Keeper:
         payload = command_of(entry)
         return [] if payload is None else apply(self._engine, decode_batch(payload))
 
-    def _skip(self, wanted: int) -> None:
-        """Entry `wanted` is not there: go on from a snapshot of the node's that stands for it."""
+    def skip(self, wanted: int) -> None:
+        """Go on without entry `wanted`, from a snapshot of the node's that stands for it.
+
+        Raises:
+            HistoryError: there is none.
+        """
         found = node_state(self._config.data_path / SNAPSHOTS, inf)
         if found is None or found[1] < wanted:
             raise HistoryError(f"log entry {wanted} is neither in the node's log nor in a snapshot of it")
@@ -162,13 +172,22 @@ class Keeper:
             self.write_state()
 
     def _release_log(self) -> None:
-        """Delete archived segments that nobody needs any more."""
+        """Delete the segments that nobody needs any more: fetched ones, and archived ones beyond what stays for other nodes' histories."""
+        segments = sorted((first_index(path), path) for directory in self._directories for path in directory.glob("log-*.seg"))
+        following = dict(itertools.pairwise(sorted({first for first, _ in segments})))
+        read = [path for first, path in segments if following.get(first, inf) <= self._state.index + 1]
+        for path in read:
+            if path.parent == self.fetched:
+                path.unlink()
         if self._config.raft.archive_log or switch.may_go_back(self._config.data_path):
             return
-        firsts = sorted({first_index(path) for directory in self._directories for path in directory.glob("log-*.seg")})
-        for first, following in itertools.pairwise(firsts):
-            if following <= self._state.index + 1:
-                (self._config.data_path / switch.ARCHIVE / segment_name(first)).unlink(missing_ok=True)
+        kept = 0
+        for path in reversed(read):
+            if path.parent == self._archive:
+                with contextlib.suppress(FileNotFoundError):  # `migrate --finalize` deletes there, too
+                    kept += path.stat().st_size
+                    if kept > self._config.history.log_bytes:
+                        path.unlink()
 
     def close(self) -> None:
         """Close everything. What is not stored yet is in the log."""

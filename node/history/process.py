@@ -10,23 +10,26 @@ import asyncio
 import datetime
 import logging
 import signal
+from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 
 import click
 from sqlalchemy.exc import SQLAlchemyError
 
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, MissingEntriesError
 from node.config.file import load
 from node.config.settings import NodeConfig
 from node.errors import ConnectionLost, HistoryError, QuorumbookError, RequestFailed
 from node.history.database import connect
+from node.history.fetching import Fetcher, Found
 from node.history.keeper import Keeper
 from node.history.partitions import archive_days
 from node.history.schema import prepare
 from node.history.state import StateStore
 from node.history.store import HistoryStore
 from node.native.connection import NativeConnection
-from node.native.protocol import StatusQuery
+from node.native.protocol import MemberStatus, NodeStatus, StatusQuery
 from node.system import logs
 from node.system.parent_watch import watch_parent
 from snapshots.errors import SnapshotError
@@ -41,6 +44,10 @@ ARCHIVE_INTERVAL = 3600.0
 
 RETRY = 0.2
 """Seconds before the engine is looked for again."""
+
+ASK_AGAIN = 2.0
+PATIENCE = 600.0
+"""Seconds between two rounds of asking other nodes for entries that are missing here, and until a node that could not be asked is not waited for."""
 
 
 def open_keeper(config: NodeConfig) -> Keeper:
@@ -62,33 +69,60 @@ def open_keeper(config: NodeConfig) -> Keeper:
 
 
 class Follower:
-    """Asks the engine how far it is, and lets the keeper store up to there."""
+    """Asks the engine how far it is, and lets the keeper store up to there; asks other nodes for what this one's log has not kept."""
 
     def __init__(self, config: NodeConfig, keeper: Keeper) -> None:
         self._address = f"unix:{config.engine_socket}"
         self._keeper = keeper
+        self._fetcher = Fetcher(config, keeper.fetched)
+        self._patience_ends = inf
         self._connection: NativeConnection | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follow until `stop` is set."""
         while not stop.is_set():
             try:
-                applied = await self._applied()
+                status = await self._status()
             except (ConnectionLost, RequestFailed, OSError):
                 await _pause(stop, RETRY)
                 continue
-            while not stop.is_set() and await asyncio.to_thread(self._keeper.advance, applied):
-                pass
-            await _pause(stop, INTERVAL)
+            try:
+                while not stop.is_set() and await asyncio.to_thread(self._keeper.advance, status.applied_index):
+                    pass
+                await _pause(stop, INTERVAL)
+            except MissingEntriesError as missing:
+                await self._find(missing.index, status.others, stop)
         if self._connection is not None:
             await self._connection.close()
 
-    async def _applied(self) -> int:
-        """The last log entry that the engine has applied."""
+    async def _find(self, index: int, others: Sequence[MemberStatus], stop: asyncio.Event) -> None:
+        """Get entry `index` from another node, or go on without it: at once where no node has it, later where one could not be asked."""
+        loop = asyncio.get_running_loop()
+        fetching = asyncio.create_task(self._fetcher.fetch(index, others))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait((fetching, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not fetching.done():
+            fetching.cancel()
+            return
+        found = fetching.result()
+        if found is Found.PERHAPS and self._patience_ends == inf:
+            self._patience_ends = loop.time() + PATIENCE
+            log.warning(
+                "log entry %d is not here, and not every node could be asked for it: asking again for %d s", index, PATIENCE
+            )
+        if found is Found.PERHAPS and loop.time() < self._patience_ends:
+            await _pause(stop, ASK_AGAIN)
+            return
+        self._patience_ends = inf
+        if found is not Found.HERE:
+            await asyncio.to_thread(self._keeper.skip, index)
+
+    async def _status(self) -> NodeStatus:
+        """How far the engine is, and who the other nodes are."""
         if self._connection is None or self._connection.closed.is_set():
             self._connection = await NativeConnection.open(self._address, client="history")
-        status = await self._connection.query(StatusQuery())
-        return status.applied_index
+        return await self._connection.query(StatusQuery())
 
 
 async def _pause(stop: asyncio.Event, seconds: float) -> None:

@@ -195,7 +195,7 @@ class Projection:
                         _fill(rows.orders[order_id], event.size, notional, fee)
             elif isinstance(event, OrderOpened) and event.order_id != own:
                 rows.orders[event.order_id].update(status=OrderStatus.OPEN, opened_sequence=event.product_sequence)
-            elif isinstance(event, OrderChanged) and event.order_id != own and not event.by_funds:
+            elif isinstance(event, OrderChanged) and event.order_id != own and not (event.by_funds or event.auction):
                 rows.orders[event.order_id]["remaining"] = event.new
             elif isinstance(event, OrderDone) and event.order_id != own:
                 done = {"status": OrderStatus.DONE, "done_reason": event.reason, "done_at": event.time}
@@ -216,9 +216,7 @@ class Projection:
         return [{**entry, **_place(step), "position": position} for position, entry in enumerate(entries)]
 
     def _trade(self, step: Step, event: OrderMatched) -> Row:
-        row = {**msgspec.structs.asdict(event), "sequence": step.sequence, "notional": self._notional(event)}
-        del row["auction"]
-        return row
+        return {**msgspec.structs.asdict(event), "sequence": step.sequence, "notional": self._notional(event)}
 
     def _settlement(self, event: OrderMatched) -> list[Row]:
         """Both sides' entries, the maker's first."""

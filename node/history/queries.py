@@ -143,7 +143,7 @@ class History:
         if before_id:
             found = found.where(own.trade_id < before_id)
         rows = self._rows(found.order_by(own.trade_id.desc()).limit(limit))
-        return [OrderMatched(**{name: row[name] for name in OrderMatched.__struct_fields__ if name in row}) for row in rows]
+        return [OrderMatched(**{name: row[name] for name in OrderMatched.__struct_fields__}) for row in rows]
 
     def candles(self, product_id: str, granularity: int, start: int, end: int) -> list[Candle]:
         """Candles of buckets that begin from `start` to `end` (seconds since the epoch), oldest first."""

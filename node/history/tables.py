@@ -21,6 +21,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    false,
 )
 from sqlalchemy.types import TypeEngine
 
@@ -170,6 +171,7 @@ trades = Table(
     Column("notional", BigInteger, nullable=False),
     Column("maker_fee", BigInteger, nullable=False),
     Column("taker_fee", BigInteger, nullable=False),
+    Column("auction", Boolean, nullable=False, server_default=false(), comment="Whether it is of an auction's opening."),
     Index("trades_by_time", "product_id", "time"),
     Index("trades_of_maker", "maker_account_id", "sequence", "trade_id"),
     Index("trades_of_taker", "taker_account_id", "sequence", "trade_id"),

@@ -36,6 +36,8 @@ from node.native.protocol import (
     FollowKeys,
     Hello,
     KeysChanged,
+    LogPiece,
+    LogQuery,
     NodeStatus,
     OrderQuery,
     OrdersQuery,
@@ -92,6 +94,8 @@ class Querier(Protocol):
     async def __call__(self, query: TradesQuery, linearizable: bool = False) -> list[OrderMatched]: ...
     @overload
     async def __call__(self, query: ApiKeysQuery, linearizable: bool = False) -> list[ApiKeyRow]: ...
+    @overload
+    async def __call__(self, query: LogQuery, linearizable: bool = False) -> LogPiece: ...
 
 
 class _Subscription:

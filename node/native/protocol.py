@@ -132,6 +132,17 @@ class ApiKeysQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_
     limit: int = 1_000
 
 
+class LogQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=12):
+    """A piece of the log's segment that has entry `index`, from byte `offset` of the file on. For the histories of other nodes.
+
+    Nodes and operators only, for the log has every secret that was ever put. One is read at a time: OVERLOADED while another is.
+    Answer: `LogPiece`; `NOT_FOUND` where the log and its archive have the entry no more.
+    """
+
+    index: int
+    offset: int = 0
+
+
 AnyQuery = (
     StatusQuery
     | ProductsQuery
@@ -143,6 +154,7 @@ AnyQuery = (
     | ApiKeyQuery
     | TradesQuery
     | ApiKeysQuery
+    | LogQuery
 )
 
 
@@ -312,7 +324,7 @@ class NodeStatus(msgspec.Struct, frozen=True, array_like=True):
     """All that a person or a test wants to know of a node, taken at one moment.
 
     `role` is "leader", "follower" or "candidate". `state_hash` (hex) is the running hash after `sequence` commands, so two nodes with equal
-    `sequence` must agree on it. `voter` is False while a node that lost its disk has not caught up, and for a learner and a read-only member.
+    `applied_index` must agree on it. `voter` is False while a node that lost its disk has not caught up, and for a learner and a read-only member.
     `ready`: applied up to a known leader's commit. `members`: all of the cluster as far as this node's log says, this one included, and
     `members_index` the log entry that says it (0: the configuration); `change_under_way`: that entry is not committed yet.
     `cluster_keys_missing`: numbers of cluster keys under which API keys are encrypted and which this node does not have.
@@ -404,6 +416,20 @@ class BookView(msgspec.Struct, frozen=True, array_like=True):
     auction: AuctionView | None = None
 
 
+class LogPiece(msgspec.Struct, frozen=True, array_like=True):
+    """Bytes of a log segment as they lie on disk, `docs/raft.md` says how. What of them is behind `applied_index`, up to where the node had
+    applied the log before it read them, may be replaced yet.
+
+    `first_index` is that of the segment's first entry, and `size` the file's; no `data` is the end. All but `applied_index` are empty
+    where the node has not applied the entry.
+    """
+
+    applied_index: int
+    first_index: int = 0
+    size: int = 0
+    data: bytes = b""
+
+
 request_decoder = msgspec.msgpack.Decoder(AnyRequest)
 response_decoder = msgspec.msgpack.Decoder(AnyResponse)
 encode = msgspec.msgpack.Encoder().encode
@@ -421,6 +447,7 @@ ANSWER_TYPES: dict[type[msgspec.Struct], object] = {
     ApiKeyQuery: ApiKeyRow,
     TradesQuery: list[AnyEvent],
     ApiKeysQuery: list[ApiKeyRow],
+    LogQuery: LogPiece,
 }
 """What `Answer.body` decodes to, by query."""
 

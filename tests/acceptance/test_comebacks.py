@@ -13,9 +13,8 @@ from cluster.settings import OFFER_AGAIN
 from loadtest.scenario import Plan, Scenario
 from loadtest.watch import Statuses, Watcher
 from node.errors import NodeStartError
-from node.native.protocol import ControlAction
 from snapshots.naming import snapshot_paths
-from tests.real_cluster import READY_SECONDS, MakeGround
+from tests.real_cluster import READY_SECONDS, MakeGround, compacted_past
 
 pytestmark = pytest.mark.cluster
 
@@ -43,21 +42,6 @@ async def a_follower(watcher: Watcher) -> tuple[str, str]:
     """A leader and one of its followers."""
     leader = await watcher.wait_leader(READY_SECONDS)
     return leader, next(name for name in await watcher.statuses() if name != leader)
-
-
-async def compacted_past(scenario: Scenario, leader: str, index: int) -> None:
-    """Have the leader's log begin behind `index`."""
-    connection = await scenario.access.connect(leader)
-    try:
-        async with asyncio.timeout(READY_SECONDS):
-            while True:
-                status = await scenario.watcher.status(leader)
-                if status is not None and status.first_log_index > index:
-                    return
-                await connection.control(ControlAction.SNAPSHOT)
-                await asyncio.sleep(0.5)
-    finally:
-        await connection.close()
 
 
 def run(make_ground: MakeGround, play: Callable[[Scenario], Awaitable[None]], every_commands: int = 500) -> None:
@@ -88,7 +72,7 @@ def test_a_node_behind_the_compacted_log_is_brought_up_by_a_snapshot_whoever_is_
         assert before is not None
         await scenario.kill(follower)
         await traded(scenario, 1500)
-        await compacted_past(scenario, leader, before.last_log_index + 10)
+        await compacted_past(scenario.access, leader, before.last_log_index + 10)
 
         def has_it(seen: Statuses) -> bool:
             status = seen[follower]
@@ -159,7 +143,7 @@ def test_a_leader_with_a_damaged_snapshot_takes_another_for_a_node_that_comes_ba
         leader, follower = await a_follower(scenario.watcher)
         await scenario.kill(follower)
         shutil.rmtree(data_of(scenario, follower))
-        await compacted_past(scenario, leader, 1)
+        await compacted_past(scenario.access, leader, 1)
         damage_newest_snapshot(scenario, leader)
         await asyncio.to_thread(lambda: scenario.cluster.start([follower], rejoin=True))
         await scenario.watcher.wait(

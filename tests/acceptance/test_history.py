@@ -22,12 +22,15 @@ from node.history.store import Progress
 from node.system.processes import PID_FILE, descendants, locked_pid, send
 from statemachine.commands import AnyCommand, CancelAll, PlaceOrder
 from statemachine.types import OrderType, Side
-from tests.real_cluster import Exchange, MakeGround, put_market
+from tests.real_cluster import Exchange, MakeGround, compacted_past, put_market
 from tests.unit.node.history.logs import rows_of
 
 pytestmark = pytest.mark.cluster
 
 DEADLINE = 40.0
+NODES = ("n1", "n2", "n3")
+TRAILING = 1_100
+"""More entries than stay behind a snapshot."""
 SPEC = PRODUCTS[0]
 
 
@@ -46,13 +49,13 @@ def orders(exchange: Exchange, first: int, count: int) -> list[AnyCommand]:
     return made
 
 
-async def send_all(exchange: Exchange, first: int, count: int) -> None:
-    """Send orders in small batches to whoever leads."""
+async def send_all(exchange: Exchange, first: int, count: int, at_a_time: int = 25) -> None:
+    """Send orders to whoever leads, so many in one log entry."""
     client = exchange.access.client(deadline=20.0)
     try:
         commands = orders(exchange, first, count)
-        for start in range(0, len(commands), 25):
-            await client.submit(commands[start : start + 25])
+        for start in range(0, len(commands), at_a_time):
+            await client.submit(commands[start : start + at_a_time])
     finally:
         await client.close()
 
@@ -71,6 +74,16 @@ def where(exchange: Exchange, node_id: str) -> Progress:
         return history.progress()
     finally:
         history.close()
+
+
+def wait_for_all(exchange: Exchange) -> None:
+    """Until every history has all that was applied."""
+    statuses = asyncio.run(exchange.cluster.status())
+    sequence = max(status.sequence for status in statuses.values() if status is not None)
+    deadline = time.monotonic() + DEADLINE
+    while any(where(exchange, node_id).sequence < sequence for node_id in NODES):
+        assert time.monotonic() < deadline, {node_id: where(exchange, node_id) for node_id in NODES}
+        time.sleep(0.05)
 
 
 def contents(exchange: Exchange, node_id: str) -> Mapping[str, object]:
@@ -97,12 +110,7 @@ def test_every_node_has_every_row_once(make_ground: MakeGround) -> None:
     exchange.cluster.start([leader])
     asyncio.run(exchange.cluster.wait_ready(DEADLINE))
     asyncio.run(send_all(exchange, 3_000, 300))
-    statuses = asyncio.run(exchange.cluster.status())
-    sequence = max(status.sequence for status in statuses.values() if status is not None)
-    deadline = time.monotonic() + DEADLINE
-    while any(where(exchange, node_id).sequence < sequence for node_id in ("n1", "n2", "n3")):
-        assert time.monotonic() < deadline, {node_id: where(exchange, node_id) for node_id in ("n1", "n2", "n3")}
-        time.sleep(0.05)
+    wait_for_all(exchange)
     first = contents(exchange, "n1")
     assert first == contents(exchange, "n2") == contents(exchange, "n3")
     assert first["gaps"] == []
@@ -110,3 +118,28 @@ def test_every_node_has_every_row_once(make_ground: MakeGround) -> None:
         candles = json.load(answer)
     assert len(candles) >= 1
     assert all(Decimal(low) <= Decimal(opened) <= Decimal(high) for _, low, high, opened, _, _ in candles)
+
+
+def test_a_node_that_took_a_snapshot_has_every_row_all_the_same(make_ground: MakeGround) -> None:
+    """It was away while the others' logs were compacted: what its own log never had, its history gets from theirs."""
+    settings = {"history.enabled": True, "raft.archive_log": False, "snapshot.every_commands": 300}
+    exchange = Exchange(make_ground(settings))
+    asyncio.run(put_market(exchange))
+    asyncio.run(send_all(exchange, 0, 100))
+    leader = asyncio.run(exchange.cluster.leader())
+    away = next(node_id for node_id in NODES if node_id != leader)
+    before = asyncio.run(exchange.cluster.status())[away]
+    assert before is not None
+    exchange.cluster.kill(away, signal.SIGKILL)
+    asyncio.run(send_all(exchange, 1_000, TRAILING, at_a_time=1))
+    asyncio.run(compacted_past(exchange.access, leader, before.last_log_index + 1))
+    exchange.cluster.start([away])
+    asyncio.run(exchange.cluster.wait_ready(DEADLINE))
+    after = asyncio.run(exchange.cluster.status())[away]
+    assert after is not None
+    assert after.first_log_index > before.last_log_index + 1
+    asyncio.run(send_all(exchange, 5_000, 100))
+    wait_for_all(exchange)
+    first = contents(exchange, "n1")
+    assert first == contents(exchange, "n2") == contents(exchange, "n3")
+    assert first["gaps"] == []

@@ -1,4 +1,7 @@
-"""An hour of NASDAQ through the engine: every recorded execution happens again, with the same maker, price and size, in the same order."""
+"""An hour of NASDAQ through the engine: every recorded execution happens again, with the same maker, price and size, in the same order.
+
+And the book that follows from the events is the engine's.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.books import OrderBook, rows_of
+from node.engine.views import book_view
 from node.records.recording import Executions, compare, read_ops, read_trades, to_commands
 from statemachine.commands import AnyCommand, Batch, Deposit, OpenAccount, PutCurrency, PutProduct
 from statemachine.engine import Engine
@@ -41,16 +46,21 @@ def test_every_recorded_execution_happens_again(recording: str) -> None:
     ops, trades = DATA / f"{recording}_ops.csv.gz", DATA / f"{recording}_trades.csv"
     if not ops.exists() or not trades.exists():
         pytest.skip(f"the recording is not part of the project and not at {DATA}; QUORUMBOOK_DATA may say where it is")
-    engine, executions = exchange(), Executions()
+    engine, executions, rebuilt = exchange(), Executions(), OrderBook()
     commands = to_commands(
         read_ops(ops), product_id=PRODUCT, buyer="A", seller="B", quote_scale=QUOTE_SCALE, base_scale=BASE_SCALE
     )
     time = 1
     while batch := list(islice(commands, 250)):
         time += 1
-        executions.feed(engine.apply(Batch(time, list(batch))).events)
+        events = engine.apply(Batch(time, list(batch))).events
+        executions.feed(events)
+        for event in events:
+            rebuilt.apply(event)
     comparison = compare(read_trades(trades, QUOTE_SCALE, BASE_SCALE), executions.trades)
     assert comparison.expected == 4_002
     assert comparison.perfect, comparison
     assert comparison.matched == 4_002
     engine.check()
+    assert rebuilt.rows() == rows_of(book_view(engine, PRODUCT, 3))
+    assert rebuilt.orders

@@ -1,4 +1,7 @@
-"""A recorded hour's beginning through three real nodes, with the leader killed on the way: every execution as recorded."""
+"""A recorded hour's beginning through three real nodes, with the leader killed on the way: every execution as recorded.
+
+And the books that follow from the feeds are the exchange's.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,9 @@ import signal
 import pytest
 
 from loadtest.access import Access
+from loadtest.books import BookFollower
 from loadtest.watch import Watcher
-from node.records.replay import ReplayPlan, replay
+from node.records.replay import Names, ReplayPlan, replay
 from tests.data import RECORDINGS, needs_recordings
 from tests.real_cluster import READY_SECONDS, MakeGround
 
@@ -23,10 +27,15 @@ KILLED_AFTER = 2_500
 def test_recorded_flow_over_a_failover(make_ground: MakeGround, recording: str) -> None:
     ground = make_ground()
     access = Access(ground.directory)
-    plan = ReplayPlan(RECORDINGS / f"{recording}_ops.csv.gz", RECORDINGS / f"{recording}_trades.csv", limit=COMMANDS, chunk=100)
+    ops, trades = RECORDINGS / f"{recording}_ops.csv.gz", RECORDINGS / f"{recording}_trades.csv"
+    plan = ReplayPlan(ops, trades, limit=COMMANDS, run_id="one", chunk=100)
+    product_id = Names.of("one").product_id
 
     async def play() -> None:
         client = access.client(deadline=30.0)
+        urls = list(access.https.values())
+        books = [BookFollower(urls[place:] + urls[:place], product_id) for place in range(len(urls))]
+        following = [asyncio.create_task(follower.run()) for follower in books]
         watcher = Watcher(access)
         due = asyncio.Event()
 
@@ -50,7 +59,12 @@ def test_recorded_flow_over_a_failover(make_ground: MakeGround, recording: str) 
             await asyncio.to_thread(ground.cluster.restart, await killer)
             statuses = await watcher.wait_equal(READY_SECONDS)
             assert len({status.state_hash for status in statuses.values() if status}) == 1
+            assert [await follower.difference(urls[0], READY_SECONDS) for follower in books] == [""] * len(books)
+            assert max(len(set(follower.visited)) for follower in books) > 1, "one had to go on at another node"
         finally:
+            for task in following:
+                task.cancel()
+            await asyncio.gather(*following, return_exceptions=True)
             await watcher.close()
             await client.close()
 

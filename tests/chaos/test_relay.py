@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import socket
 import time
 from collections.abc import Iterator
 
 import pytest
 
 from tests.chaos.relay import GOOD, Quality, RelayProcess
+from tests.ports import free_port
 
 SECONDS = 10.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Echo:

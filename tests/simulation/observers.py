@@ -89,7 +89,7 @@ class WatchedEngine(ReplicatedEngine, Machine):
         outcomes = ReplicatedEngine.apply(self, index, payload)
         self.hash = self.engine.state_hash
         self.fresh.append((index, payload, self.hash))
-        self._ledger.agree(self._node, "state hash", self.engine.sequence, self.hash)
+        self._ledger.agree(self._node, "state hash", (self.engine.sequence, self.engine.time), self.hash)
         return outcomes
 
     def digest(self) -> bytes:
@@ -98,8 +98,8 @@ class WatchedEngine(ReplicatedEngine, Machine):
     def replace(self, engine: Engine) -> None:
         ReplicatedEngine.replace(self, engine)
         self.hash = engine.state_hash
-        self._ledger.agree(self._node, "state hash", engine.sequence, self.hash)
-        self._ledger.agree(self._node, "full hash", engine.sequence, engine.full_hash())
+        self._ledger.agree(self._node, "state hash", (engine.sequence, engine.time), self.hash)
+        self._ledger.agree(self._node, "full hash", (engine.sequence, engine.time), engine.full_hash())
 
 
 class Later(Future[T]):
@@ -146,7 +146,7 @@ class WatchedSnapshots(SnapshotPort):
 
     def capture(self, mark: SnapshotMark) -> None:
         engine = self._machine.engine
-        self._ledger.agree(self._node, "full hash", engine.sequence, engine.full_hash())
+        self._ledger.agree(self._node, "full hash", (engine.sequence, engine.time), engine.full_hash())
         super().capture(mark)
 
     def restore(self, mark: SnapshotMark) -> None:

@@ -87,12 +87,40 @@ def trading(x: Any) -> None:
     step("get_trailing_volume", lambda: check(float(sound(x.get_trailing_volume())[0]["volume"]) >= 0.03))
 
 
+def waiting(x: Any) -> None:
+    """Orders that wait for a price, are triggered by a trade, cancelled, or leave by themselves."""
+    loss = step("place_stop_order(sell)", lambda: sound(x.place_stop_order(PRODUCT, "sell", 60_000, size="0.01")))
+    entry = step("place_stop_order(buy)", lambda: sound(x.place_stop_order(PRODUCT, "buy", 60_000, funds="700")))
+    stop = {"price": "30000", "size": "0.01", "stop": "loss", "stop_price": "100"}
+    limit = step("place_order(stop, stop_price)", lambda: sound(x.place_order(PRODUCT, "buy", "limit", **stop)))
+    waits = [order["id"] for order in (loss, entry, limit)]
+    step("get_orders(waiting)", lambda: check([order["id"] for order in listed(x.get_orders(status="active"))] == waits[::-1]))
+    sound(x.place_market_order(PRODUCT, "sell", size="0.001"))
+    step("get_order(triggered sell)", lambda: is_triggered(sound(x.get_order(loss["id"])), 59_000))
+    sound(x.place_market_order(PRODUCT, "buy", size="0.001"))
+    step("get_order(triggered buy)", lambda: is_triggered(sound(x.get_order(entry["id"])), 61_000))
+    step("cancel_order(waiting)", lambda: check(x.cancel_order(limit["id"]) == limit["id"]))
+    leaves = step(
+        "place_limit_order(GTT)",
+        lambda: sound(x.place_limit_order(PRODUCT, "buy", "30000", "0.01", time_in_force="GTT", cancel_after="min")),
+    )
+    check(leaves["expire_time"] > leaves["created_at"], leaves)
+    sound(x.cancel_order(leaves["id"]))
+
+
+def is_triggered(order: dict[str, Any], price: int) -> None:
+    """The order has traded at the market maker's price."""
+    found = [order["status"], order["done_reason"], float(order["executed_value"]) / float(order["filled_size"])]
+    check(found == ["done", "filled", price], order)
+
+
 def main() -> None:
     """All calls, then orders while the leader dies; the first URL is the dying leader's."""
     x = client(told["urls"][-1])
     sound(x.place_market_order(PRODUCT, "buy", size="0.01"))
     public(x)
     trading(x)
+    waiting(x)
     clients = itertools.cycle([client(url) for url in told["urls"]])
     current = [next(clients)]
 

@@ -56,6 +56,12 @@ async def calls(x: Any) -> None:
     await watched("watch_trades", lambda: x.watch_trades(SYMBOL), lambda trades: trades and trades[-1]["id"])
     await watched("watch_order_book", lambda: x.watch_order_book(SYMBOL), lambda book: book["bids"] and book["asks"])
     await watched("watch_orders", lambda: x.watch_orders(SYMBOL), lambda orders: orders[-1]["status"] == "closed")
+    stop = await x.create_order(SYMBOL, "limit", "sell", 0.001, 58_000, {"triggerPrice": 60_000})
+    await watched(
+        "watch_orders(a stop order that is triggered)",
+        lambda: x.watch_orders(SYMBOL),
+        lambda orders: any(order["id"] == stop["id"] and order["status"] == "closed" for order in orders),
+    )
     await watched("watch_my_trades", lambda: x.watch_my_trades(SYMBOL), lambda trades: trades and trades[-1]["id"])
     await watched("watch_tickers", lambda: x.watch_tickers([SYMBOL]), lambda tickers: SYMBOL in tickers)
     await watched("watch_order_book_for_symbols", lambda: x.watch_order_book_for_symbols([SYMBOL]), lambda book: book["bids"])

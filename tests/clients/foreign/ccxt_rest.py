@@ -66,6 +66,48 @@ def trading(x: Any) -> None:
     step("cancel_all_orders", lambda: check(len(x.cancel_all_orders(SYMBOL)) == 1))
 
 
+def waiting(x: Any) -> None:
+    """Orders that wait for a price, are triggered by a trade, cancelled, or leave by themselves."""
+    loss = step(
+        "create_order(limit, triggerPrice)",
+        lambda: x.create_order(SYMBOL, "limit", "sell", 0.01, 58_000, {"triggerPrice": 60_000}),
+    )
+    cost = {"stopPrice": 60_000, "stop": "entry", "cost": 700}
+    entry = step("create_order(market, stopPrice, stop entry)", lambda: x.create_order(SYMBOL, "market", "buy", 0.01, None, cost))
+    other = step(
+        "create_order(stop_price, stop loss)",
+        lambda: x.create_order(SYMBOL, "limit", "buy", 0.01, 50_000, {"stop_price": 100, "stop": "loss"}),
+    )
+    waits = [order["id"] for order in (loss, entry, other)]
+    step("fetch_open_orders(waiting)", lambda: check({order["id"] for order in x.fetch_open_orders(SYMBOL)} == set(waits)))
+    step("fetch_order(waiting)", lambda: is_waiting(x.fetch_order(loss["id"], SYMBOL), 60_000))
+    x.create_order(SYMBOL, "market", "sell", 0.001)
+    step("fetch_order(triggered sell)", lambda: is_triggered(x.fetch_order(loss["id"], SYMBOL), 59_000))
+    x.create_order(SYMBOL, "market", "buy", 0.001)
+    step("fetch_order(triggered buy)", lambda: is_triggered(x.fetch_order(entry["id"], SYMBOL), 61_000))
+    step("cancel_order(waiting)", lambda: x.cancel_order(other["id"], SYMBOL))
+    step("create_order(GTT)", lambda: check(leaving(x)["timeInForce"] == "GTT"))
+    x.cancel_all_orders(SYMBOL)
+
+
+def leaving(x: Any) -> dict[str, Any]:
+    """An order that is cancelled by itself after an hour."""
+    order: dict[str, Any] = x.create_order(SYMBOL, "limit", "buy", 0.01, 30_000, {"timeInForce": "GTT", "cancel_after": "hour"})
+    check(order["info"]["expire_time"] > order["datetime"], order)
+    return order
+
+
+def is_waiting(order: dict[str, Any], price: float) -> None:
+    """The order waits for a trade at the price."""
+    found = [order["status"], order["triggerPrice"], order["filled"], order["info"]["status"], order["info"]["stop"]]
+    check(found == ["open", price, 0, "active", "loss"], found)
+
+
+def is_triggered(order: dict[str, Any], price: float) -> None:
+    """The order has traded at the market maker's price."""
+    check((order["status"], order["average"]) == ("closed", price), order)
+
+
 def refusals(x: Any) -> None:
     """The exceptions that ccxt maps our texts to."""
     nobody = client(told["urls"][-1])
@@ -145,6 +187,7 @@ def main() -> None:
     step("create_order(market), for a first trade", lambda: x.create_order(SYMBOL, "market", "buy", 0.01))
     public(x)
     trading(x)
+    waiting(x)
     refusals(x)
     money(x)
     clients = itertools.cycle([client(url) for url in told["urls"]])

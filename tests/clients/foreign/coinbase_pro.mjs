@@ -58,6 +58,37 @@ async function privateCalls() {
   await step('getTrailingVolume', async () => check(Number((await x.getTrailingVolume())[0].volume) >= 0.01));
 }
 
+// Orders that wait for a price, are triggered by a trade, cancelled, or leave by themselves.
+const stop = { product_id: product, size: '0.01', stop_price: '60000' };
+
+async function waitingOrders() {
+  const loss = await step('placeOrder(limit, stop loss)', () => x.placeOrder({ ...stop, type: 'limit', side: 'sell', price: '58000', stop: 'loss' }));
+  const entry = await step('placeOrder(market, stop entry)', () =>
+    x.placeOrder({ ...stop, type: 'market', side: 'buy', size: null, funds: '700', stop: 'entry' }));
+  const other = await step('placeOrder(stop)', () => x.placeOrder({ ...stop, type: 'stop', side: 'sell', stop: 'loss', stop_price: '100' }));
+  await step('getOrders(active)', async () =>
+    equal((await x.getOrders({ status: 'active' })).map((row) => row.id), [other.id, entry.id, loss.id]));
+  await trade();
+  await step('getOrder(triggered)', async () => {
+    for (const [order, price] of [[loss, 59000], [entry, 61000]]) {
+      const { status, done_reason, executed_value, filled_size } = await x.getOrder(order.id);
+      equal([status, done_reason, executed_value / filled_size], ['done', 'filled', price]);
+    }
+  });
+  await step('cancelOrder(waiting)', async () => check((await x.cancelOrder(other.id)) === other.id));
+  await step('placeOrder(GTT)', async () => {
+    const limit = { product_id: product, type: 'limit', side: 'buy', price: '30000', size: '0.01' };
+    const order = await x.placeOrder({ ...limit, time_in_force: 'GTT', cancel_after: 'min' });
+    check(order.expire_time > order.created_at, order.expire_time);
+    await x.cancelOrder(order.id);
+  });
+}
+
+async function stopAndCancel() {
+  const order = await x.placeOrder({ ...stop, type: 'limit', side: 'sell', price: '58000', stop: 'loss', stop_price: '100' });
+  await x.cancelOrder(order.id);
+}
+
 function nextMessage(socket, wanted) {
   return new Promise((resolve, reject) => {
     const timer = setTimeout(() => reject(new Error('nothing came')), WAIT);
@@ -77,11 +108,12 @@ async function trade() {
 async function feed() {
   const channels = ['full', 'ticker', 'level2', 'matches', 'user', 'status'];
   const socket = new coinbase.WebsocketClient([product], ws, { key, secret, passphrase }, { channels });
-  const kinds = ['subscriptions', 'snapshot', 'heartbeat', 'status', 'received', 'match', 'done', 'ticker', 'l2update'];
+  const kinds = ['subscriptions', 'snapshot', 'heartbeat', 'status', 'received', 'match', 'done', 'ticker', 'l2update', 'activate'];
   const waits = kinds.map((kind) => step(`WebsocketClient: ${kind}`, () => nextMessage(socket, (message) => message.type === kind)));
   await new Promise((resolve) => socket.once('open', resolve));
   await waits[0];
   await trade();
+  await stopAndCancel();
   await Promise.all(waits);
   socket.disconnect();
 }
@@ -91,6 +123,7 @@ async function main() {
   await trade();
   await publicCalls();
   await privateCalls();
+  await waitingOrders();
   await feed();
   const problems = [];
   const sync = new coinbase.OrderbookSync([product], url, ws);
@@ -98,6 +131,9 @@ async function main() {
   let syncs = 0;
   sync.on('sync', () => { syncs += 1; });
   await nextMessage(sync, () => sync._sequences[product] >= 0);
+  await x.placeOrder({ ...stop, type: 'limit', side: 'sell', price: '58000', stop: 'loss' });
+  await trade();
+  await stopAndCancel();
   const place = async (client_oid) =>
     (await x.placeOrder({ product_id: product, side: 'buy', type: 'limit', price: '20000', size: '0.001', client_oid })).id;
   await tradeThroughAKill(place);

@@ -77,6 +77,34 @@ async function privateCalls() {
   await step('withdraw.withdrawToCryptoAddress', async () => check((await rest.withdraw.withdrawToCryptoAddress('1', 'USD', 'a')).id));
 }
 
+// Orders that wait for a price, are triggered by a trade, cancelled, or leave by themselves.
+const stop = { product_id: product, size: '0.01', stop_price: '60000' };
+
+async function waitingOrders() {
+  const loss = await step('order.placeOrder(limit, stop loss)', () =>
+    rest.order.placeOrder({ ...stop, type: 'limit', side: 'sell', price: '58000', stop: 'loss' }));
+  const entry = await step('order.placeOrder(market, stop entry)', () =>
+    rest.order.placeOrder({ ...stop, type: 'market', side: 'buy', size: undefined, funds: '700', stop: 'entry' }));
+  const other = await step('order.placeOrder(market, stop loss)', () =>
+    rest.order.placeOrder({ ...stop, type: 'market', side: 'sell', stop: 'loss', stop_price: '100' }));
+  await step('order.getOrders(active)', async () =>
+    equal((await rest.order.getOrders({ status: ['active'] })).data.map((row) => row.id), [other.id, entry.id, loss.id]));
+  await trade();
+  await step('order.getOrder(triggered)', async () => {
+    for (const [order, price] of [[loss, 59000], [entry, 61000]]) {
+      const { status, done_reason, executed_value, filled_size } = await rest.order.getOrder(order.id);
+      equal([status, done_reason, executed_value / filled_size], ['done', 'filled', price]);
+    }
+  });
+  await step('order.cancelOrder(waiting)', async () => check((await rest.order.cancelOrder(other.id, product)) === other.id));
+  await step('order.placeOrder(GTT)', async () => {
+    const limit = { product_id: product, type: 'limit', side: 'buy', price: '30000', size: '0.01' };
+    const order = await rest.order.placeOrder({ ...limit, time_in_force: 'GTT', cancel_after: 'day' });
+    check(order.expire_time > order.created_at, order.expire_time);
+    await rest.order.cancelOrder(order.id, product);
+  });
+}
+
 function event(name, wanted = () => true) {
   return new Promise((resolve, reject) => {
     const timer = setTimeout(() => reject(new Error('nothing came')), WAIT);
@@ -95,7 +123,7 @@ const sequences = [];
 
 async function feed() {
   x.ws.on(WebSocketEvent.ON_MESSAGE, (message) => {
-    if (['received', 'open', 'match', 'change', 'done'].includes(message.type)) sequences.push(message.sequence);
+    if (['received', 'open', 'match', 'change', 'done', 'activate'].includes(message.type)) sequences.push(message.sequence);
   });
   const waits = [
     step('ws: subscriptions', () => event(WebSocketEvent.ON_SUBSCRIPTION_UPDATE)),
@@ -105,6 +133,7 @@ async function feed() {
     step('ws: matches', () => event(WebSocketEvent.ON_MESSAGE_MATCHES, (message) => message.type === 'match')),
     step('ws: status', () => event(WebSocketEvent.ON_MESSAGE_STATUS)),
     step('ws: heartbeat', () => event(WebSocketEvent.ON_MESSAGE, (message) => message.type === 'heartbeat')),
+    step('ws: activate', () => event(WebSocketEvent.ON_MESSAGE_FULL_ACTIVATE, (message) => message.stop_type === 'loss' && message.private)),
     step('ws: user', () => event(WebSocketEvent.ON_MESSAGE, (message) => message.user_id && message.type === 'received')),
   ];
   const names = ['full', 'level2', 'ticker', 'matches', 'status', 'heartbeat', 'user'];
@@ -112,6 +141,8 @@ async function feed() {
   x.ws.connect();
   await waits[0];
   await trade();
+  const order = await rest.order.placeOrder({ ...stop, type: 'limit', side: 'sell', price: '58000', stop: 'loss', stop_price: '100' });
+  await rest.order.cancelOrder(order.id, product);
   await Promise.all(waits);
 }
 
@@ -119,6 +150,7 @@ async function main() {
   await trade();
   await publicCalls();
   await privateCalls();
+  await waitingOrders();
   await feed();
   const order = { product_id: product, side: 'buy', type: 'limit', price: '20000', size: '0.001' };
   await tradeThroughAKill(async (client_oid) => (await rest.order.placeOrder({ ...order, client_oid })).id);

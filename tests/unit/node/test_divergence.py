@@ -17,7 +17,8 @@ from node.config.settings import NodeConfig
 from node.deployment.setup import initialise
 from node.engine import process as engine_process
 from node.errors import DataDirectoryError, cause
-from tests.unit.node.engine.test_process import free_base_port, operator
+from tests.ports import free_port
+from tests.unit.node.engine.test_process import operator
 from tests.unit.node.fakes import WORLD
 
 ERROR = DivergedError("n1", index=640, term=3, own=b"\x01" * 16, majority=b"\x02" * 16, agreeing=("n2", "n3"))
@@ -26,7 +27,7 @@ ERROR = DivergedError("n1", index=640, term=3, own=b"\x01" * 16, majority=b"\x02
 @pytest.fixture
 def config(tmp_path: Path) -> NodeConfig:
     """A node whose data directory was just made."""
-    (path,) = initialise(tmp_path / "cluster", 1, base_port=free_base_port())
+    (path,) = initialise(tmp_path / "cluster", 1, base_port=free_port())
     return load(path)
 
 

@@ -19,6 +19,7 @@ def upgrade() -> None:
     """Bring the schema of version 0.1.0 here. What the tables that come hold of the past is made of those that are there."""
     _orders()
     op.add_column("ledger", sa.Column("other_account_id", sa.Text(), nullable=False, server_default=""))
+    op.add_column("trades", sa.Column("auction", sa.Boolean(), nullable=False, server_default=sa.false()))
     _transfers()
     _status_changes()
     _volumes()

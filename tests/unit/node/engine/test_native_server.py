@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -33,6 +34,7 @@ from node.native.protocol import (
     FailCode,
     Failed,
     Hello,
+    LogQuery,
     OrdersQuery,
     ProductsQuery,
     Query,
@@ -188,6 +190,12 @@ class TestGreeting:
         with pytest.raises(ConnectionLost, match="no connection to unix:"):
             await NativeConnection.open(node.address)
 
+    async def test_no_clock_is_asked_for_a_gateway(self, node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nor for another node's, which shows a certificate: between nodes only keys of clients carry times."""
+        monkeypatch.setattr(native_server, "time", SimpleNamespace(monotonic=time.monotonic))
+        async with connected(node) as connection:
+            assert connection.welcome.node_id == "n1"
+
 
 class TestSignedGreetings:
     """On the Unix socket a greeting with a key id is checked like one over TLS."""
@@ -260,6 +268,8 @@ class TestPermissions:
                 await alice.submit([PutCurrency(OPERATOR, "eur", "EUR", 2)])
             with pytest.raises(RequestFailed, match="for gateways only"):
                 await alice.query(ApiKeyQuery("key-1"))
+            with pytest.raises(RequestFailed, match="the log is read by nodes"):
+                await alice.query(LogQuery(1))
             with pytest.raises(RequestFailed, match="control needs the permission ADMIN"):
                 await alice.control(ControlAction.TRANSFER_LEADERSHIP)
             assert await alice.query(BalancesQuery("alice"))
@@ -288,6 +298,9 @@ class TestPermissions:
                 await boss.query(ApiKeyQuery("boss"))
             (row,) = await boss.query(ApiKeysQuery())
             assert (row.key_id, row.owner_id, row.secret, row.passphrase) == ("boss", "alice", "", "")
+            assert (await boss.query(LogQuery(1_000))).data == b"", "not applied yet"
+            with pytest.raises(RequestFailed, match="has that log entry no more"):
+                await boss.query(LogQuery(1))
 
     async def test_the_public_feed_and_trades_have_no_accounts(self, node: FakeNode) -> None:
         received: list[Events] = []

@@ -30,21 +30,15 @@ from node.native.protocol import ControlAction, FailCode, ProductsQuery, StatusQ
 from node.records import datasets
 from node.system.processes import ENGINE_PID_FILE
 from statemachine.events import Placed
+from tests.ports import free_port
 from tests.unit.node.fakes import WORLD, buy, sell
 
 ROOT = Path(__file__).parents[4]
 
 
-def free_base_port() -> int:
-    """A number under which `init` will find free ports: the system gives one, and its neighbours are rarely taken."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1]) // 100 * 100
-
-
 @pytest.fixture
 def config_path(tmp_path: Path) -> Path:
-    (path,) = initialise(tmp_path / "cluster", 1, base_port=free_base_port())
+    (path,) = initialise(tmp_path / "cluster", 1, base_port=free_port())
     return path
 
 
@@ -132,7 +126,7 @@ async def test_who_is_a_gateway(config: NodeConfig) -> None:
 
 
 async def test_a_certificate_of_another_cluster_is_refused(config: NodeConfig, tmp_path: Path) -> None:
-    (other_path,) = initialise(tmp_path / "other", 1, base_port=free_base_port())
+    (other_path,) = initialise(tmp_path / "other", 1, base_port=free_port())
     other = pki.client_context(load(other_path), with_cert=True)
     other.load_verify_locations(config.path(config.tls.ca))
     async with engine(config), operator(config) as client:

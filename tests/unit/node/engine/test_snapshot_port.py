@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,10 +18,12 @@ from cluster.ports import (
     SnapshotUnreadableError,
 )
 from node.engine.feed import Feed
+from node.engine.incoming import IncomingSnapshot
 from node.engine.replicated_engine import ReplicatedEngine
 from node.engine.snapshot_port import SnapshotPort
 from snapshots.store import SnapshotStore
 from statemachine.commands import AnyCommand, Batch, encode_batch
+from statemachine.engine import Engine
 from tests.unit.node.fakes import WORLD, buy, sell
 
 MARK = SnapshotMark(LogEntry(b"\x00last", 12, 3), LogEntry(b"\x00before", 11, 3))
@@ -286,6 +289,62 @@ def test_a_snapshot_installed_under_way_is_the_next_ones_base(node: Node, tmp_pa
     node.apply(buy(4))
     assert other.capture(mark(13)) is CaptureState.DONE
     assert restored_hash(tmp_path / "b", mark(13)) == node.machine.engine.full_hash()
+
+
+def sent(node: Node, other: Node) -> SnapshotSink:
+    """A node's newest snapshot, written to another one's sink."""
+    source, sink = node.port.open_source(), other.port.open_sink()
+    sink.write(source.read(0, source.size))
+    source.close()
+    return sink
+
+
+def install(node: Node, other: Node) -> None:
+    """A node's newest snapshot takes the place of another one's state."""
+    other.port.restore(finished(sent(node, other)))
+
+
+def gone(port: SnapshotPort, engine: weakref.ref[Engine]) -> bool:
+    """Whether an engine is, once the thread for it has nothing more to do."""
+    port._executor.submit(int).result(30)
+    return engine() is None
+
+
+def test_the_state_that_a_snapshot_replaces_is_let_go(node: Node, tmp_path: Path) -> None:
+    """Also if it was captured before, when it and the view of it refer to each other."""
+    assert node.capture(mark(12)) is CaptureState.DONE
+    other = Node(tmp_path / "b")
+    other.apply(*WORLD, buy(1))
+    assert other.capture(mark(11)) is CaptureState.DONE
+    state, engine = weakref.ref(other.machine.engine._state), weakref.ref(other.machine.engine)
+    install(node, other)
+    assert gone(other.port, engine)
+    assert state() is None
+
+
+def test_a_state_that_is_replaced_while_it_is_written_is_let_go_when_that_is_done(node: Node, tmp_path: Path) -> None:
+    assert node.capture(mark(12)) is CaptureState.DONE
+    other = Node(tmp_path / "b")
+    other.apply(*WORLD, buy(1))
+    engine = weakref.ref(other.machine.engine)
+    other.port.capture(mark(11))
+    install(node, other)
+    assert not gone(other.port, engine)
+    assert wait(other.port.poll) is CaptureState.DONE
+    assert gone(other.port, engine)
+
+
+def test_a_state_that_was_made_and_is_not_wanted_is_let_go(node: Node, tmp_path: Path) -> None:
+    assert node.capture() is CaptureState.DONE
+    other = Node(tmp_path / "b")
+    sink = sent(node, other)
+    assert isinstance(sink, IncomingSnapshot)
+    sink.finish()
+    assert sink._state is not None
+    engine = weakref.ref(sink._state.result(30))
+    assert engine() is not None
+    sink.abort()
+    assert gone(other.port, engine)
 
 
 def test_money_that_does_not_add_up_stops_the_node(node: Node) -> None:

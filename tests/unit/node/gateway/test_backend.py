@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from node.native.protocol import Events, FailCode, NodeStatus, StatusQuery
 from statemachine.commands import PutApiKey
 from statemachine.events import AnyEvent
 from statemachine.limits import OPERATOR
+from tests.ports import free_port
 from tests.unit.node.fakes import WORLD, FakeNode, addresses, buy, config_of, running, sell, until
 from tests.unit.node.gateway.harness import SECRET, headers, receive
 
@@ -232,13 +232,6 @@ async def test_subscriptions_tell_of_their_end_and_refusals_come_through(tmp_pat
         assert caught.value.code is FailCode.NOT_FOUND
         await w.nodes["n1"].server.stop()
         await until(lambda: bool(ends))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def test_the_process_serves_without_an_engine_and_ends_on_sigterm(tmp_path: Path) -> None:

@@ -213,3 +213,51 @@ async def test_a_products_status_is_obeyed(exchange: Exchange) -> None:
     assert (await exchange.get("/products/BTC-USD"))[1]["trading_disabled"] is True
     assert (await exchange.call("admin", "PUT", "/admin/products/BTC-USD", full))[0] == 200
     assert (await exchange.call("alice", "DELETE", f"/orders/{order['id']}"))[0] == 200
+
+
+async def test_nothing_is_older_than_the_first_trade(exchange: Exchange) -> None:
+    for price in (100, 101):
+        await exchange.order("bob", "sell", str(price), "1")
+        await exchange.order("alice", "buy", str(price), "1")
+    assert await exchange.get("/products/BTC-USD/trades?after=1") == (200, [])
+    assert await exchange.get("/products/BTC-USD/trades?after=0") == (200, [])
+    assert [trade["trade_id"] for trade in (await exchange.get("/products/BTC-USD/trades?before=0"))[1]] == [2, 1]
+
+
+async def test_the_one_profile_of_an_account_is_active(exchange: Exchange) -> None:
+    _, profiles = await exchange.call("alice", "GET", "/profiles?active=true")
+    assert [profile["id"] for profile in profiles] == ["alice"]
+    assert await exchange.call("alice", "GET", "/profiles?active=false") == (200, [])
+    assert (await exchange.call("alice", "GET", "/profiles/alice?active=false"))[0] == 404
+    status, answer = await exchange.call("alice", "GET", "/profiles?active=perhaps")
+    assert (status, answer["field"]) == (400, "active")
+
+
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        ("GET", "/orders"),
+        ("GET", "/fills"),
+        ("GET", "/transfers"),
+        ("GET", "/accounts/alice:USD/holds"),
+        ("GET", "/accounts/alice:USD/ledger"),
+        ("DELETE", "/orders"),
+    ],
+)
+async def test_the_profile_of_somebody_else_is_refused(exchange: Exchange, method: str, target: str) -> None:
+    status, answer = await exchange.call("alice", method, f"{target}?profile_id=bob")
+    assert (status, answer["field"]) == (400, "profile_id")
+
+
+async def test_an_unknown_product_or_currency_is_named(exchange: Exchange) -> None:
+    assert (await exchange.get("/products/NO-SUCH/book"))[1]["detail"] == "no product 'NO-SUCH'"
+    assert (await exchange.get("/currencies/DOGE"))[1]["detail"] == "no currency 'DOGE'"
+
+
+@pytest.mark.parametrize(
+    ("kind", "field"), [("payment-method", "payment_method_id"), ("coinbase-account", "coinbase_account_id")]
+)
+async def test_money_that_comes_or_goes_another_way_is_a_transfer_too(exchange: Exchange, kind: str, field: str) -> None:
+    body = {"currency": "USD", "amount": "5", field: "x"}
+    assert (await exchange.call("alice", "POST", f"/deposits/{kind}", body))[1]["available"] == "1000005"
+    assert (await exchange.call("alice", "POST", f"/withdrawals/{kind}", body))[1]["available"] == "1000000"

@@ -159,7 +159,7 @@ async def test_looking_up_and_cancelling(exchange: Exchange) -> None:
     assert (done["status"], done["done_reason"]) == ("done", "canceled")
 
 
-@pytest.mark.parametrize("order_id", ["1", "x", "0000000000000000000000000000001", "ABCDEF00-0000-0000-0000-000000000001", "%00"])
+@pytest.mark.parametrize("order_id", ["1", "x", "0000000000000000000000000000001", "abcdef00-0000-0000-0000-00000000000g", "%00"])
 async def test_an_invalid_order_id_is_refused(exchange: Exchange, order_id: str) -> None:
     for method in ("GET", "DELETE"):
         status, answer = await exchange.call("alice", method, f"/orders/{order_id}")
@@ -231,7 +231,7 @@ async def test_lists_filter_and_page(exchange: Exchange) -> None:
         ("limit=x", "limit"),
         ("limit=1&limit=2", "limit"),
         ("status=maybe", "status"),
-        ("after=7", "id"),
+        ("after=7", "after"),
         ("start_date=yesterday", "start_date"),
         ("what=1", "what"),
         ("consistency=maybe", "consistency"),
@@ -240,3 +240,47 @@ async def test_lists_filter_and_page(exchange: Exchange) -> None:
 async def test_bad_parameters_are_named(exchange: Exchange, query: str, field: str) -> None:
     status, answer = await exchange.call("alice", "GET", f"/orders?{query}")
     assert (status, answer["field"]) == (400, field)
+
+
+async def test_cursors_of_orders_lie_where_ids_lie(exchange: Exchange) -> None:
+    orders = [await exchange.order("alice", "buy", str(price), "1") for price in (10, 11, 12)]
+    ids = [order["id"] for order in reversed(orders)]
+    nobody = "ffffffff-ffff-ffff-ffff-ffffffffffff"
+
+    async def listed(query: str) -> list[str]:
+        _, found = await exchange.call("alice", "GET", f"/orders?{query}")
+        _, held = await exchange.call("alice", "GET", f"/accounts/alice:USD/holds?{query}")
+        assert [row["id"] for row in found] == [row["id"] for row in held]
+        return [row["id"] for row in found]
+
+    assert await listed("after=00000000-0000-0000-0000-000000000000") == []
+    assert await listed(f"after={nobody}") == ids
+    assert await listed(f"before={nobody}") == []
+    assert await listed(f"before={ids[2]}") == ids[:2]
+    assert await listed(f"after={ids[0].upper()}") == ids[1:]
+    assert await listed(f"start_date={orders[1]['created_at']}") == ids[:2]
+    assert await listed("end_date=1700000000.5") == []
+
+
+@pytest.mark.parametrize(
+    ("target", "field"),
+    [
+        ("/orders?after=1", "after"),
+        ("/orders?before=1", "before"),
+        ("/accounts/alice:USD/holds?after=1", "after"),
+        ("/accounts/alice:USD/holds?end_date=soon", "end_date"),
+        ("/fills?order_id=1", "order_id"),
+        ("/orders?sorting=asc", "sorting"),
+        ("/orders?sortedBy=price", "sortedBy"),
+        ("/orders/1", "id"),
+    ],
+)
+async def test_a_parameter_at_fault_is_named(exchange: Exchange, target: str, field: str) -> None:
+    status, answer = await exchange.call("alice", "GET", target)
+    assert (status, answer["field"]) == (400, field)
+
+
+async def test_lists_are_newest_first_and_say_so(exchange: Exchange) -> None:
+    order = await exchange.order("alice", "buy", "10", "1")
+    _, listed = await exchange.call("alice", "GET", "/orders?sortedBy=created_at&sorting=desc&market_type=spot&profile_id=alice")
+    assert listed == [order]

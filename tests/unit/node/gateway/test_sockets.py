@@ -403,6 +403,7 @@ async def test_a_flood_of_messages_is_cut_off(exchange: Exchange) -> None:
         ('{"type":"subscribe","product_ids":["BTC-USD"],"resume":{"ETH-BTC":1}}', "resume"),
         ('{"type":"subscribe","product_ids":["BTC-USD"],"from_sequence":0}', "from_sequence"),
         ('{"type":"subscribe","product_ids":["BTC-USD"],"from_sequence":{"ETH-BTC":1}}', "from_sequence"),
+        ('{"type":"subscribe","product_ids":["BTC-USD"],"channels":["ticker"],"from_sequence":5}', "from_sequence"),
         ('{"type":"subscribe","product_ids":["BTC-USD"],"from_sequence":1,"resume":{"BTC-USD":1}}', "from_sequence"),
         ('{"type":"subscribe","product_ids":["BTC-USD"],"channels":["ticker"],"resume":{"BTC-USD":1}}', "resume"),
     ],

@@ -10,6 +10,7 @@ import msgspec
 from sqlalchemy import Engine as Database
 from sqlalchemy import Table, select
 
+from cluster.errors import MissingEntriesError
 from cluster.log import DurableLog
 from cluster.messages import COMMAND, NO_OP
 from cluster.ports import LogEntry
@@ -38,7 +39,7 @@ class NodeLog:
 
     def __init__(self, directory: Path, *, segment_bytes: int = 2_000, database: str = "") -> None:
         path = initialise(directory, 1, cluster_id="history")[0]
-        self.config: NodeConfig = msgspec.structs.replace(load(path), history=HistoryConfig(True, database))
+        self.config: NodeConfig = msgspec.structs.replace(load(path), history=HistoryConfig(True, database, log_bytes=0))
         disk = RealDisk(self.config.data_path / LOG, fsync=False, archive_to=self.config.data_path / switch.ARCHIVE)
         self.log = DurableLog(disk, node_id="n1", abi=ABI, segment_bytes=segment_bytes)
         self.log.load()
@@ -80,8 +81,16 @@ class NodeLog:
 
     def drain(self, keeper: Keeper) -> None:
         """Store all there is."""
-        while keeper.advance(self.applied):
+        while self.advance(keeper):
             continue
+
+    def advance(self, keeper: Keeper) -> bool:
+        """Store a piece, as a node does that has nobody to ask for what is missing; whether there was any."""
+        try:
+            return keeper.advance(self.applied)
+        except MissingEntriesError as missing:
+            keeper.skip(missing.index)
+            return True
 
     def stored(self) -> dict[str, list[Row]]:
         """Everything in the database, by table and in order of the keys."""

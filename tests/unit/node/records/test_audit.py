@@ -101,6 +101,19 @@ def test_equal_logs_and_told_outcomes_hold(cluster: Path) -> None:
     assert len(report.checks) == 5
 
 
+def test_a_node_may_be_before_or_behind_an_entry_without_commands(cluster: Path) -> None:
+    write_all(cluster, [NOOP, *entries([*BATCHES, []])])
+    engine = Engine()
+    for index, batch in enumerate([*BATCHES, []], 2):
+        engine.apply(Batch(index * 10**9, list(batch)))
+    hashes = {"n1": expected_hash(), "n2": engine.state_hash.hex(), "n3": engine.state_hash.hex()}
+    assert hashes["n1"] != hashes["n2"]
+    report = audit_directory(cluster, None, {node_id: status(node_id, 6, told, commit=6) for node_id, told in hashes.items()})
+    assert failing(report) == []
+    report = audit_directory(cluster, None, {node_id: status(node_id, 6, "ab", commit=6) for node_id in hashes})
+    assert len(failing(report)) == 1
+
+
 def test_an_archived_part_of_the_log_is_read_too(cluster: Path) -> None:
     log = [NOOP, *entries(BATCHES)]
     for node_id in ("n1", "n2", "n3"):

@@ -1,0 +1,135 @@
+"""Log segments from other nodes, for a history whose node has them no more: it was away and took a snapshot instead.
+
+A segment is copied as it lies on the other node's disk, cut where that node had not applied it, and put beside the node's own log; there the
+history reads it like any other. Node asks node over the native protocol, with certificates on both sides, a piece of 256 KiB at a time and no
+more than `BYTES_PER_SECOND`, so that the other node's engine has a read and a frame of that size to send 16 times a second at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections.abc import Iterable
+from enum import Enum
+from pathlib import Path
+
+from cluster.errors import LogDamagedError
+from cluster.log import entry_size, read_header, read_record, segment_name
+from node.config.settings import NodeConfig
+from node.errors import ConnectionLost, RequestFailed
+from node.native.connection import NativeConnection
+from node.native.protocol import FailCode, LogPiece, LogQuery, MemberStatus
+from node.pki import client_context
+from snapshots.abi import ABI
+
+log = logging.getLogger(__name__)
+
+BYTES_PER_SECOND = 4 * 1024 * 1024
+REFUSALS = (FailCode.NOT_FOUND, FailCode.BAD_REQUEST)
+"""Of a node that has not kept the entry, and of an earlier version, which does not know the question."""
+ANSWER_TIMEOUT = 10.0
+"""Seconds for one piece."""
+
+
+class Found(Enum):
+    """What came of asking."""
+
+    HERE = "the segment is here"
+    NOWHERE = "no node has the entry"
+    PERHAPS = "a node that was not reached, or has not applied the entry yet, may have it"
+
+
+class Fetcher:
+    """Asks other nodes for segments.
+
+    Args:
+        config: the node's.
+        directory: where the segments go.
+    """
+
+    def __init__(self, config: NodeConfig, directory: Path) -> None:
+        self._config = config
+        self._directory = directory
+        self._tls: ssl.SSLContext | None = None
+
+    async def fetch(self, index: int, members: Iterable[MemberStatus]) -> Found:
+        """Get the segment that has entry `index` from one of the members, the first that has it.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        found = Found.NOWHERE
+        for member in members:
+            try:
+                answer = await self._fetch_from(member, index)
+            except (ConnectionLost, TimeoutError) as error:
+                log.info("%s cannot be asked for log entry %d: %s", member.node_id, index, str(error) or "no answer")
+                answer = Found.PERHAPS
+            except LogDamagedError as error:
+                log.error("%s sent what is no log segment: %s", member.node_id, error)
+                answer = Found.NOWHERE
+            if answer is Found.HERE:
+                return answer
+            if answer is Found.PERHAPS:
+                found = answer
+        return found
+
+    async def _fetch_from(self, member: MemberStatus, index: int) -> Found:
+        self._tls = self._tls or client_context(self._config)
+        connection = await NativeConnection.open(member.native, tls=self._tls, client=f"history of {self._config.node_id}")
+        try:
+            return await self._copy(connection, member.node_id, index)
+        except RequestFailed as error:
+            log.info("%s does not give log entry %d: %s", member.node_id, index, error)
+            return Found.NOWHERE if error.code in REFUSALS else Found.PERHAPS
+        finally:
+            await connection.close()
+
+    async def _copy(self, connection: NativeConnection, node_id: str, index: int) -> Found:
+        """Copy the whole segment; where it was removed in between, another node is asked."""
+        begun = await self._piece(connection, index, 0)
+        if not begun.data:
+            return Found.PERHAPS
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self._directory / segment_name(begun.first_index)
+        draft = path.with_suffix(".tmp")
+        with contextlib.ExitStack() as undo:
+            undo.callback(draft.unlink, missing_ok=True)
+            with draft.open("wb") as file:
+                piece, copied = begun, 0
+                while piece.data and piece.first_index == begun.first_index and copied < begun.size:
+                    file.write(piece.data)
+                    copied += len(piece.data)
+                    await asyncio.sleep(len(piece.data) / BYTES_PER_SECOND)
+                    piece = await self._piece(connection, begun.first_index, copied)
+            if not await asyncio.to_thread(cut, draft, begun.applied_index, index):
+                return Found.NOWHERE
+            draft.replace(path)
+        log.info("log entry %d and those beside it came from %s (%d bytes)", index, node_id, copied)
+        return Found.HERE
+
+    async def _piece(self, connection: NativeConnection, index: int, offset: int) -> LogPiece:
+        async with asyncio.timeout(ANSWER_TIMEOUT):
+            return await connection.query(LogQuery(index, offset))
+
+
+def cut(segment: Path, applied_index: int, wanted: int) -> bool:
+    """Cut a segment behind the last entry that is sound and at most `applied_index`; whether entry `wanted` is among what is left.
+
+    Raises:
+        LogDamagedError: it is no segment.
+    """
+    data = segment.read_bytes()
+    read = read_header(segment.name, data)
+    if read is None:
+        return False
+    header, offset = read
+    following = header.first_index
+    while following <= applied_index and (entry := read_record(data, offset)) is not None and entry.index == following:
+        offset += entry_size(entry)
+        following += 1
+    with segment.open("r+b") as file:
+        file.truncate(offset)
+    return header.abi == ABI and header.first_index <= wanted < following

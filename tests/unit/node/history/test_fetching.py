@@ -1,0 +1,237 @@
+"""What a node's log has not kept comes from other nodes' logs, and the history is what it would have been."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from cluster.errors import LogDamagedError
+from node.engine import log_pieces
+from node.engine.log_pieces import LogPieces
+from node.errors import ConnectionLost, RequestFailed
+from node.history import fetching, process
+from node.history.fetching import cut
+from node.history.keeper import Keeper
+from node.history.process import Follower
+from node.migration import switch
+from node.migration.found import LOG
+from node.native.protocol import FailCode, LogPiece, LogQuery, MemberStatus, NodeStatus
+from tests.property.worlds import busy_command
+from tests.unit.node.fakes import until
+from tests.unit.node.history.logs import DEADLINE, NodeLog
+from tests.unit.node.history.test_keeper import busy, snapshot_of
+
+
+class Peer:
+    """A connection to a node that is only a log. `applied` is how far that node says it is."""
+
+    def __init__(self, node: NodeLog) -> None:
+        self.node = node
+        self.applied = node.applied
+        self.asked = 0
+        self.before_answer: Callable[[int], None] = lambda _: None
+        self._pieces = LogPieces(node.config)
+        self.closed = asyncio.Event()
+
+    async def query(self, query: Any) -> Any:
+        if not isinstance(query, LogQuery):
+            others = [MemberStatus(name, True, 0, native=name) for name in ("own", "first", "second")]
+            return _status(self.node.applied, others)
+        self.asked += 1
+        self.before_answer(self.asked)
+        found: asyncio.Future[LogPiece | RequestFailed] = asyncio.get_running_loop().create_future()
+        self._pieces.read(query, self.applied, found.set_result)
+        piece = await found
+        if isinstance(piece, RequestFailed):
+            raise piece
+        return piece
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+def _status(applied: int, members: list[MemberStatus]) -> NodeStatus:
+    values: dict[type, object] = {str: "", int: 0, bool: True, float: 0.0}
+    fields: dict[str, Any] = {
+        name: values[{"str": str, "int": int, "bool": bool, "float": float}[kind]]
+        for name, kind in NodeStatus.__annotations__.items()
+        if kind in ("str", "int", "bool", "float")
+    }
+    return NodeStatus(**(fields | {"node_id": "own", "applied_index": applied, "members": members}))
+
+
+class Nodes:
+    """Connections by address; those that are not there refuse."""
+
+    def __init__(self) -> None:
+        self.peers: dict[str, Peer] = {}
+
+    async def open(self, address: str, **_: object) -> Peer:
+        name = "own" if address.startswith("unix:") else address
+        if name not in self.peers:
+            raise ConnectionLost(f"{name} is away")
+        return self.peers[name]
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> Nodes:
+    """Nobody yet. Pieces are small, and nobody waits for the sake of others."""
+    made = Nodes()
+    monkeypatch.setattr(log_pieces, "PIECE_BYTES", 700)
+    monkeypatch.setattr(fetching, "BYTES_PER_SECOND", 10**9)
+    monkeypatch.setattr(process, "ASK_AGAIN", 0.01)
+    for module in (process, fetching):
+        monkeypatch.setattr(module, "NativeConnection", made)
+    return made
+
+
+LATER = 150
+AFTER = 30
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> NodeLog:
+    """A node that has its whole log, some of it in the archive."""
+    node = NodeLog(tmp_path / "whole")
+    live(node)
+    node.log.compact_to(node.applied - 100)
+    return node
+
+
+@pytest.fixture
+def away(tmp_path: Path) -> NodeLog:
+    """A node with the same state. It was away: its history ends early, and behind that its log was never here, up to a snapshot."""
+    node = NodeLog(tmp_path / "away")
+    live(node, back=True)
+    return node
+
+
+def live(node: NodeLog, *, back: bool = False) -> None:
+    """The same commands for every node; with `back` it was away for most of them."""
+    busy(node, 21, 200)
+    if back:
+        node.follow()
+    random = Random(22)
+    for number in range(LATER + AFTER):
+        if back and number == LATER:
+            snapshot_of(node)
+            node.log.clear()
+        node.add([busy_command(random, 2_000 + number)])
+
+
+async def followed(node: NodeLog) -> Keeper:
+    """The history, when it has all that the node has applied."""
+    keeper = node.keeper()
+    stop = asyncio.Event()
+    running = asyncio.create_task(Follower(node.config, keeper).run(stop))
+    deadline = time.monotonic() + DEADLINE
+    while keeper.progress.log_index < node.applied and not running.done():
+        assert time.monotonic() < deadline, "the history has not caught up in time"
+        await asyncio.sleep(0.005)
+    stop.set()
+    await running
+    return keeper
+
+
+async def test_the_history_is_what_it_would_have_been(nodes: Nodes, whole: NodeLog, away: NodeLog, tmp_path: Path) -> None:
+    """Missing segments come from the node that has them in its archive and its log; the other one has none. What was fetched goes in the end."""
+    nodes.peers = {"own": Peer(away), "first": Peer(NodeLog(tmp_path / "empty")), "second": Peer(whole)}
+    nodes.peers["first"].applied = whole.applied
+    keeper = await followed(away)
+    whole.follow()
+    assert away.stored() == whole.stored()
+    assert away.stored()["gaps"] == []
+    assert nodes.peers["second"].asked > 10
+    assert list(keeper.fetched.glob("*"))
+    keeper.close()
+    away.follow(until=lambda: not list(keeper.fetched.glob("*")))
+
+
+async def test_a_node_that_is_away_is_waited_for(nodes: Nodes, whole: NodeLog, away: NodeLog, tmp_path: Path) -> None:
+    """It may have what the others lack; so may one that has not applied it yet, and gives what it has applied."""
+    nodes.peers = {"own": Peer(away), "first": Peer(whole)}
+    nodes.peers["first"].applied = away.stored()["progress"][0]["log_index"] + 20
+    running = asyncio.create_task(followed(away))
+    await until(lambda: nodes.peers["first"].asked >= 10, DEADLINE)
+    nodes.peers["first"].applied = whole.applied
+    (await running).close()
+    whole.follow()
+    assert away.stored() == whole.stored()
+
+
+async def test_what_no_node_has_is_a_gap(nodes: Nodes, away: NodeLog, tmp_path: Path) -> None:
+    empty = Peer(NodeLog(tmp_path / "empty"))
+    empty.applied = away.applied
+    nodes.peers = {"own": Peer(away), "first": empty, "second": empty}
+    (await followed(away)).close()
+    (gap,) = away.stored()["gaps"]
+    assert gap["last_index"] == away.applied - AFTER
+    assert gap["reason"] == "no node has kept them"
+
+
+async def test_patience_ends(nodes: Nodes, away: NodeLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that stays away is not waited for without end."""
+    monkeypatch.setattr(process, "PATIENCE", 0.05)
+    nodes.peers = {"own": Peer(away)}
+    (await followed(away)).close()
+    assert len(away.stored()["gaps"]) == 1
+
+
+async def test_a_segment_that_is_removed_while_it_is_copied_comes_from_another_node(
+    nodes: Nodes, whole: NodeLog, away: NodeLog, tmp_path: Path
+) -> None:
+    """Nothing half is left, and nothing is read of it."""
+    other = NodeLog(tmp_path / "other")
+    live(other)
+    forgets, keeps = Peer(other), Peer(whole)
+    nodes.peers = {"own": Peer(away), "first": forgets, "second": keeps}
+
+    def forget(asked: int) -> None:
+        if asked == 10:
+            for directory in (LOG, switch.ARCHIVE):
+                for path in (other.config.data_path / directory).glob("*.seg"):
+                    path.unlink()
+
+    forgets.before_answer = forget
+    (await followed(away)).close()
+    assert forgets.asked > 10
+    whole.follow()
+    assert away.stored() == whole.stored()
+    assert not list((away.config.history_path / "log").glob("*.tmp"))
+    assert keeps.asked > 10
+
+
+def test_what_was_not_applied_is_cut(whole: NodeLog) -> None:
+    """Another leader's entries may take its place; and an entry that is cut is not there."""
+    last = max((whole.config.data_path / LOG).glob("*.seg"))
+    size = last.stat().st_size
+    assert not cut(last, whole.applied - 2, whole.applied - 1)
+    assert last.stat().st_size < size
+    assert cut(last, whole.applied, whole.applied - 2)
+    last.write_bytes(b"no segment at all, but long enough to have a header")
+    with pytest.raises(LogDamagedError):
+        cut(last, 10, 10)
+
+
+async def test_pieces_are_read_one_at_a_time(whole: NodeLog) -> None:
+    """Whoever asks meanwhile is told so; nonsense is refused; what was not applied is not read."""
+    pieces = LogPieces(whole.config)
+    answers: list[LogPiece | RequestFailed] = []
+    for query in (LogQuery(1), LogQuery(1), LogQuery(0), LogQuery(whole.applied + 1)):
+        pieces.read(query, whole.applied, answers.append)
+    await until(lambda: len(answers) == 4)
+    overloaded, nonsense, early, piece = answers
+    assert isinstance(overloaded, RequestFailed)
+    assert overloaded.code is FailCode.OVERLOADED
+    assert isinstance(nonsense, RequestFailed)
+    assert nonsense.code is FailCode.BAD_REQUEST
+    assert early == LogPiece(whole.applied)
+    assert isinstance(piece, LogPiece)
+    assert (piece.first_index, piece.applied_index) == (1, whole.applied)
+    assert len(piece.data) == piece.size

@@ -1,0 +1,79 @@
+"""An engine that lets go of its state leaves nothing behind, and nothing large that would go in one step."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections import deque
+from random import Random
+from types import ModuleType
+
+import pytest
+
+from statemachine.commands import Batch
+from statemachine.draining import PIECE, drain
+from statemachine.engine import Engine
+from tests.property.worlds import busy_command, foundations
+
+LARGE = 20
+"""Entries of what grows with the number of orders or commands; other containers have fewer."""
+
+
+@pytest.mark.parametrize(
+    "container", [list(range(3 * PIECE + 1)), deque(range(9)), dict.fromkeys(range(9))], ids=["list", "deque", "dict"]
+)
+def test_a_drained_container_is_empty(container: list[int] | deque[int] | dict[int, None]) -> None:
+    drain(container)
+    assert not container
+
+
+def busy_engine() -> Engine:
+    """One with open, waiting, expiring and done orders, and commands remembered."""
+    engine, random = Engine(), Random(1)
+    engine.apply(Batch(1, foundations((1_000, 3_000), 5_000)))
+    for time in range(2, 40):
+        engine.apply(Batch(time, [busy_command(random, time * 20 + n) for n in range(20)]))
+    return engine
+
+
+def large_containers(root: object) -> list[list[object] | deque[object] | dict[object, object]]:
+    """All that can be reached from here and has many entries; classes and modules are not looked into."""
+    found, seen, ahead = [], {0}, [root]
+    while ahead:
+        here = ahead.pop()
+        if id(here) in seen or isinstance(here, type | ModuleType):
+            continue
+        seen.add(id(here))
+        ahead += [each for each in gc.get_referents(here) if not callable(each)]
+        if isinstance(here, list | deque | dict) and len(here) > LARGE and here is not getattr(root, "__dict__", None):
+            found.append(here)
+    return found
+
+
+def test_nothing_large_is_left_to_go_in_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("statemachine.remember._CHUNK", LARGE // 2)
+    engine = busy_engine()
+    for _ in engine.freeze():
+        pass
+    engine.apply(Batch(200, [busy_command(Random(2), n) for n in range(20)]))
+    found = large_containers(engine._state)
+    assert len(found) > 10
+    engine.release()
+    assert [container for container in found if len(container) > LARGE] == []
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_state_goes_without_the_garbage_collector(frozen: bool) -> None:
+    """What was there when the node began to serve is never collected."""
+    engine = busy_engine()
+    if frozen:
+        for _ in engine.freeze():
+            pass
+    gc.disable()
+    try:
+        state = weakref.ref(engine._state)
+        engine.release()
+        assert state() is None
+    finally:
+        gc.enable()
+    assert (engine.sequence, engine.products()) == (0, [])
