@@ -223,10 +223,10 @@ class Session(asyncio.Protocol):
         if self._principal is None:
             self._greet(request)
         elif isinstance(request, Submit):
-            self._principal = self._service.refresh(self._principal)
+            self._principal = self._service.gate.refresh(self._principal)
             self._service.submit(self._principal, request, len(body), self._reply)
         else:
-            self._other(self._service.refresh(self._principal), request)
+            self._other(self._service.gate.refresh(self._principal), request)
 
     def _greet(self, request: msgspec.Struct) -> None:
         try:
@@ -255,7 +255,7 @@ class Session(asyncio.Protocol):
             node_id = self._certified_node()
             if self._local or node_id is not None:
                 return gateway(f"gateway {request.client!r} of {node_id or self._service.config.node_id}")
-        return self._service.authenticate(request, time.time(), self._address)
+        return self._service.gate.authenticate(request, time.time(), self._address)
 
     def _certified_node(self) -> str | None:
         """The node of this cluster whose certificate the peer has shown."""
@@ -329,7 +329,7 @@ class Session(asyncio.Protocol):
     def keys_changed(self) -> None:
         """API keys were put: one that is not what it was ends its session, which may only be listening."""
         if self._open and self._principal is not None and self._principal.row is not None:
-            self._principal = self._service.refresh(self._principal)
+            self._principal = self._service.gate.refresh(self._principal)
             self.audience = self._principal.audience
             if self._principal.key is None:
                 self._count("revoked")

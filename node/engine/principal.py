@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -171,6 +172,41 @@ def authenticate(hello: Hello, admin: AdminConfig, keys: Keys, now: float, addre
     if not key.allows(address):
         raise RequestFailed(FailCode.UNAUTHORIZED, f"key_id: this key may not be used from {address}")
     return of_key(row, key, address)
+
+
+class Gate:
+    """Decides who may speak on this node.
+
+    Args:
+        ready: whether this node has applied what a known leader has committed.
+        caught_up: whether it has, since it started, been level with a leader: before that it may lack a key, or have an old state of it.
+    """
+
+    def __init__(self, admin: AdminConfig, keys: Keys, *, ready: Callable[[], bool], caught_up: Callable[[], bool]) -> None:
+        self._admin = admin
+        self._keys = keys
+        self._ready = ready
+        self.caught_up = caught_up
+
+    def authenticate(self, hello: Hello, now: float, address: str) -> Principal:
+        """Who sent a signed greeting from an address.
+
+        Raises:
+            RequestFailed: UNAUTHORIZED; CONFLICT without the cluster key; NO_LEADER while this node cannot judge the key.
+        """
+        try:
+            if hello.key_id != self._admin.key_id and not self.caught_up():
+                raise RequestFailed(FailCode.UNAUTHORIZED, "it may have changed since")
+            return authenticate(hello, self._admin, self._keys, now, address)
+        except RequestFailed as error:
+            if not hello.key_id or hello.key_id == self._admin.key_id or self._ready():
+                raise
+            text = f"this node has not caught up, and cannot judge the key yet ({error.message})"
+            raise RequestFailed(FailCode.NO_LEADER, text) from error
+
+    def refresh(self, principal: Principal) -> Principal:
+        """The same with today's permissions."""
+        return refresh(principal, self._keys)
 
 
 def _check_age(timestamp: str, now: float) -> None:

@@ -26,7 +26,7 @@ from node.engine.handover import After, Handover
 from node.engine.interregnum import WaitingRoom
 from node.engine.log_pieces import LogPieces
 from node.engine.modes import Mode, Modes
-from node.engine.principal import Principal, authenticate, refresh
+from node.engine.principal import Gate, Principal
 from node.engine.replicated_engine import ReplicatedEngine
 from node.engine.views import BadQueryError, NotFoundError, Views
 from node.errors import RequestFailed
@@ -40,7 +40,6 @@ from node.native.protocol import (
     ControlAction,
     FailCode,
     Failed,
-    Hello,
     LeaderHint,
     LogPiece,
     LogQuery,
@@ -104,7 +103,7 @@ class EngineService:
     Reads:          query, status
     Feed:           subscribe (and `feed`)
     Operation:      control, change_members, begin_stop, idle, counters
-    Authorisation:  authenticate, refresh (and `keys`)
+    Authorisation:  gate, keys
 
     Args:
         later: `loop.call_soon`. after: `loop.call_later`.
@@ -146,6 +145,12 @@ class EngineService:
         self.modes = modes or Modes(config.node_id)
         self.seeding = seeding
         self.keys = EngineKeys(machine, ClusterKeys(config.cluster_key_path))
+        self.gate = Gate(
+            config.admin,
+            self.keys,
+            ready=lambda: raft.status().ready,
+            caught_up=lambda: self.modes.current is Mode.READY or raft.status().ready,
+        )
         self._started = clock()
         self._expiring = False
         self._reads: list[tuple[Principal, Query, Send]] = []
@@ -250,7 +255,7 @@ class EngineService:
         except RequestFailed as error:
             send(self._failure(request.request_id, error))
             return
-        if isinstance(request.query, ApiKeyQuery) and not self._has_caught_up:
+        if isinstance(request.query, ApiKeyQuery) and not self.gate.caught_up():
             send(Failed(request.request_id, FailCode.NO_LEADER, "this node has not caught up, and cannot judge API keys yet"))
         elif isinstance(request.query, LogQuery):
             self._log_pieces.read(
@@ -436,34 +441,6 @@ class EngineService:
     def idle(self) -> bool:
         """Whether every command taken has been answered."""
         return self._batcher.idle
-
-    # ------------------------------------------------------------------ who may
-
-    @property
-    def _has_caught_up(self) -> bool:
-        """Whether this node has been level with a leader since it started: before that it may lack a key, or have an old state of it."""
-        return self.modes.current is Mode.READY or self._raft.status().ready
-
-    def authenticate(self, hello: Hello, now: float, address: str) -> Principal:
-        """Who sent a signed greeting from an address.
-
-        Raises:
-            RequestFailed: UNAUTHORIZED; CONFLICT without the cluster key; NO_LEADER while this node has not caught up, for it may not have the key
-                yet, or an old state of it.
-        """
-        try:
-            if hello.key_id != self.config.admin.key_id and not self._has_caught_up:
-                raise RequestFailed(FailCode.UNAUTHORIZED, "it may have changed since")
-            return authenticate(hello, self.config.admin, self.keys, now, address)
-        except RequestFailed as error:
-            if not hello.key_id or hello.key_id == self.config.admin.key_id or self._raft.status().ready:
-                raise
-            text = f"this node has not caught up, and cannot judge the key yet ({error.message})"
-            raise RequestFailed(FailCode.NO_LEADER, text) from error
-
-    def refresh(self, principal: Principal) -> Principal:
-        """The same with today's permissions."""
-        return refresh(principal, self.keys)
 
     # ------------------------------------------------------------------ failures
 
