@@ -113,7 +113,6 @@ async def patch_product(call: Call) -> Answer[PutJson]:
 
 async def patch_products(call: Call) -> Answer[list[PutJson]]:
     """PATCH /admin/products: the same status for every product, all in one entry of the log."""
-    call.parameters()
     status = _status(parse(call.body, StatusRequest).status)
     rows = await _latest_products(call)
     outcomes = await call.commands([put_again(row, call.command_id(), status=status) for row in rows.values()])
@@ -141,7 +140,6 @@ async def deposit(call: Call) -> Answer[TransferJson]:
 
 async def put(call: Call, command: AnyCommand, name: str) -> Answer[PutJson]:
     """Put something; what that did. Raises ApiError where it was refused."""
-    call.parameters()
     return Answer(_put_json(await call.command(command), name))
 
 

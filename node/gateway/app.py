@@ -62,6 +62,7 @@ ROUTES = (
         orders.order_list,
         Permission.VIEW,
         ("status", "product_id", *PROFILE, "sortedBy", "sorting", "start_date", "end_date", *PAGE),
+        repeats=("status",),
     ),
     Route("DELETE", "/orders", orders.cancel_all, Permission.TRADE, ("product_id", *PROFILE), CancelRequest, False),
     Route("GET", "/orders/{id}", orders.order, Permission.VIEW, ("market_type",)),

@@ -271,7 +271,7 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag=3):
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True, tag=4):
-    """The answer to a `Query` or `Control`; `body` is msgpack of the type that the query's docstring names."""
+    """The answer to a `Query` or `Control`; `body` is msgpack of the type that the query names."""
 
     request_id: int
     body: msgspec.Raw

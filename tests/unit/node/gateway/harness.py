@@ -102,10 +102,10 @@ class FakeBackend:
         self.queried.append(query)
         if self.down:
             raise RequestFailed(FailCode.STOPPING, "down")
-        if isinstance(query, StatusQuery):
-            return self.node_status()
         if linearizable and not self.leads:
             raise NotLeaderError(LEADER)
+        if isinstance(query, StatusQuery):
+            return self.node_status()
         try:
             asked = msgspec.msgpack.decode(msgspec.msgpack.encode(query), type=type(query))
             body = self.views.answer(self.engine, asked, Audience.FULL)

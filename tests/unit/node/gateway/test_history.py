@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -129,6 +130,32 @@ async def test_retired_orders_are_answered(kept: Exchange, monkeypatch: pytest.M
     assert [order["id"] for order in await pages(kept, "alice", "/orders?status=done", 2)] == wanted
     assert [order["id"] for order in await pages(kept, "alice", "/orders?status=all", 4)] == [still["id"], *wanted]
     assert [order["id"] for order in await pages(kept, "alice", "/orders", 4)] == [still["id"]]
+
+
+async def test_old_orders_are_found_by_their_time(kept: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind more orders than one call looks through."""
+    monkeypatch.setattr("statemachine.state.DONE_ORDERS_PER_ACCOUNT", 2)
+    monkeypatch.setattr("node.gateway.orders.PAGE_MAX", 4)
+    monkeypatch.setattr("node.gateway.orders.PAGES_SCANNED", 2)
+    placed = [await kept.order("alice", "buy", "10", "1") for _ in range(12)]
+    assert (await kept.call("alice", "DELETE", "/orders"))[0] == 200
+    target = f"/orders?status=done&end_date={placed[1]['created_at']}"
+    assert [order["id"] for order in await pages(kept, "alice", target, 1)] == [placed[1]["id"], placed[0]["id"]]
+    _, within = await kept.call("alice", "GET", f"{target}&start_date={placed[1]['created_at']}")
+    assert [order["id"] for order in within] == [placed[1]["id"]]
+
+
+async def test_lists_wait_for_the_history(kept: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the engine has forgotten is not left out because the history has not got it yet."""
+    monkeypatch.setattr("statemachine.state.DONE_ORDERS_PER_ACCOUNT", 2)
+    first = await kept.order("alice", "buy", "10", "1")
+    backend(kept).behind = True
+    for _ in range(3):
+        await kept.order("alice", "buy", "10", "1")
+    assert (await kept.call("alice", "DELETE", "/orders"))[0] == 200
+    asyncio.get_running_loop().call_later(0.1, backend(kept).store)
+    _, done = await kept.call("alice", "GET", "/orders?status=done")
+    assert [order["id"] for order in done][-1] == first["id"]
 
 
 async def test_trades_lead_back_to_the_first(kept: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
