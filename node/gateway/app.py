@@ -6,7 +6,7 @@ import msgspec
 from aiohttp import web
 
 from node import software
-from node.gateway import accounts, admin, batches, health, history, keys, market, orders, sockets
+from node.gateway import accounts, admin, batches, health, history, keys, market, orders, sockets, volumes
 from node.gateway.gateway import Gateway
 from node.gateway.openapi import document
 from node.gateway.requests import (
@@ -78,6 +78,7 @@ ROUTES = (
     Route("DELETE", "/admin/keys/{id}", keys.revoke_key, Permission.ADMIN),
     Route("POST", "/admin/accounts/{id}/deposits", admin.deposit, Permission.ADMIN, body=TransferRequest),
     *history.ROUTES,
+    *volumes.ROUTES,
 )
 
 

@@ -44,7 +44,7 @@ class FakeBackend:
     def __init__(self) -> None:
         self.engine = Engine()
         self.feed = Feed(events_kept=100_000)
-        self.views = Views(self.feed)
+        self.views = Views(self.feed, lambda: 0.0)
         self.events: dict[str, list[AnyEvent]] = {}
         self.subscribers: dict[str, list[tuple[Callable[[Events], None], Lost]]] = {}
         self.fail: list[QuorumbookError] = []
