@@ -225,6 +225,25 @@ class PutJson(TypedDict):
     sequence: int
 
 
+class KeyJson(TypedDict):
+    """An API key without its secret. `addresses`: the networks it may be used from, none: any. `encrypted`: its secret is, under a cluster key."""
+
+    id: str
+    account_id: str
+    permissions: list[str]
+    addresses: list[str]
+    encrypted: bool
+
+
+class NewKeyJson(TypedDict):
+    """An API key that was just made: the only time that its secret and passphrase are told."""
+
+    id: str
+    secret: str
+    passphrase: str
+    sequence: int
+
+
 class PlaceResultJson(TypedDict):
     """What became of one order of a batch: `order`, or `error`."""
 
