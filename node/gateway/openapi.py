@@ -26,7 +26,10 @@ MOMENT: Schema = {
     "anyOf": [{"type": "string", "format": "date-time"}, {"type": "string", "format": "date"}, {"type": "number", "minimum": 0}],
 }
 QUERIES: dict[str, tuple[str, Schema]] = {
-    "type": ("of transfers: deposit, withdraw, internal_deposit or internal_withdraw; else accepted and not used", TEXT),
+    "type": (
+        "of transfers deposit, withdraw, internal_deposit or internal_withdraw, of ledger entries transfer, match or fee; else not used",
+        TEXT,
+    ),
     "active": ("whether active profiles are wanted (the default), or others", {"type": "string", "enum": ["true", "false"]}),
     "market_type": ("accepted and not used", TEXT),
     "sortedBy": ("lists are newest first", {"type": "string", "enum": ["created_at"]}),

@@ -36,6 +36,7 @@ DecimalText = Annotated[
     ),
 ]
 Request = TypeVar("Request", bound=msgspec.Struct)
+Value = TypeVar("Value")
 
 _PATH = re.compile(r"^(?P<what>.*) - at `(?P<path>[^`]*)`$", re.DOTALL)
 _NAMED = re.compile(
@@ -254,6 +255,13 @@ def whole_number(text: str | None, field: str, default: int, low: int, high: int
     if not (text.isascii() and text.isdigit() and len(text) <= 19 and low <= int(text) <= high):
         raise BadRequestError(f"{field} must be a whole number from {low} to {high}", field)
     return int(text)
+
+
+def choice(text: str, choices: Mapping[str, Value], field: str) -> Value:
+    """What a word stands for. Raises BadRequestError naming all that there are."""
+    if text not in choices:
+        raise BadRequestError(f"{field} must be one of {', '.join(choices)}", field)
+    return choices[text]
 
 
 def moment(text: str, field: str) -> int:
