@@ -22,7 +22,7 @@ from node.config.settings import HttpConfig, NativeConfig, NodeAddress, NodeConf
 from node.config.text import Setting, changed
 from node.deployment.setup import make_node, node_toml
 from node.errors import ConfigError, SetupError
-from node.system import files
+from snapshots.durable import sync_path
 
 DRAFTS = ".joining"
 """Directory in a cluster's directory where a node's directory is being made."""
@@ -127,7 +127,7 @@ def make_joiner(directory: Path, address: NodeAddress, members: Sequence[NodeAdd
         make_node(drafts, address, text, authority, datetime.datetime.now(datetime.UTC), joined=True)
         (drafts / address.node_id).rename(home)
         drafts.rmdir()
-        files.sync_directory(directory)
+        sync_path(directory)
     except OSError as error:
         raise SetupError(f"{error.filename or home}: cannot be written: {error.strerror}") from error
     return home / "node.toml"

@@ -27,6 +27,7 @@ from node.config.file import load
 from node.config.settings import NODE_COUNTS, AdminConfig, NodeAddress
 from node.errors import SetupError
 from node.system import files
+from snapshots.durable import sync_path
 
 NATIVE_OFFSET = 10
 HTTP_OFFSET = 20
@@ -73,8 +74,8 @@ def initialise(
         for address in addresses:
             text = node_toml(cluster, address, addresses, admin, archive_log=archive_log)
             written.append(make_node(directory, address, text, authority, now))
-        files.sync_directory(directory)
-        files.sync_directory(directory.resolve().parent)
+        sync_path(directory)
+        sync_path(directory.resolve().parent)
     except OSError as error:
         raise SetupError(f"{error.filename or directory}: cannot be written: {error.strerror}") from error
     return written
@@ -143,7 +144,7 @@ def make_node(
     path = home / "node.toml"
     files.write_new(path, text.encode(), 0o600)
     identity.format_data(load(path), joined=joined)
-    files.sync_directory(home)
+    sync_path(home)
     return path
 
 

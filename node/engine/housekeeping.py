@@ -50,7 +50,7 @@ class Housekeeping:
 
     def _when_ready(self) -> None:
         seeding = self._service.seeding
-        if seeding is None or seeding.finished:
+        if seeding is None:
             self._service.modes.enter(Mode.READY)
         elif self._raft.is_leader:
             seeding.go_on()
