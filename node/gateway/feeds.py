@@ -23,6 +23,7 @@ from node.gateway.channels import Frame, auction, encode, heartbeat, opened
 from node.gateway.errors import ApiError
 from node.gateway.metrics import Metrics
 from node.gateway.responses import currency_json, product_json
+from node.gateway.revocation import Signed
 from node.history.candles import MINUTE as MINUTE_SECONDS
 from node.native.protocol import BookQuery, BookView, Events, FailCode, TradesQuery
 from statemachine.events import AnyEvent, OrderMatched, StatusChanged
@@ -36,8 +37,9 @@ log = logging.getLogger(__name__)
 TRADES_READ = 10_000
 """Trades asked for at the beginning, for the rolling figures: the node gives what it keeps."""
 RETRY_MIN, RETRY_MAX = 0.05, 1.0
+STATUS_LOOK = 1.0
 STATUS_EVERY = 5
-"""Seconds between `status` messages where nothing changes."""
+"""Seconds between looks at what no feed tells of, and between `status` messages where nothing changes."""
 
 
 OPENED = frozenset({ProductStatus.ONLINE, ProductStatus.POST_ONLY, ProductStatus.LIMIT_ONLY})
@@ -158,9 +160,10 @@ class ProductFeed:
 
     def _indicate(self, view: BookView) -> None:
         """Take an answer, unless the product has gone on to another status meanwhile."""
-        if self.in_auction and view.auction is not None and view.product_sequence >= self._status_sequence:
-            self.indicative = auction(self.product, view.product_sequence, view.auction, "collection")
-            self._indicated = view.product_sequence
+        found = view.auction
+        if self.in_auction and found is not None and found.product_sequence >= self._status_sequence:
+            self.indicative = auction(self.product, found, "collection")
+            self._indicated = found.product_sequence
 
     def _repair(self, reason: str) -> None:
         self._generation += 1
@@ -206,8 +209,8 @@ class ProductFeed:
                 await self._repairing
 
 
-class Session(Protocol):
-    """A connection, as the timers see it."""
+class Session(Signed, Protocol):
+    """A connection, as the timers see it, and whoever looks after identities."""
 
     def tick(self) -> None:
         """A second has passed."""
@@ -272,7 +275,7 @@ class Feeds:
         last, told_at = b"", 0.0
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1.0):
+                async with asyncio.timeout(STATUS_LOOK):
                     await self._status_changed.wait()
             self._status_changed.clear()
             if not self.sessions:

@@ -58,7 +58,7 @@ FAILURES: dict[int, str] = {
     413: "the body is too large",
     415: "the body is compressed",
     429: "too many requests: wait for the seconds of Retry-After",
-    503: "no leader could be reached, or the engine does not answer; nothing was done",
+    503: "no leader could be reached, the engine does not answer, or the cluster key of the API key is not here; nothing was done",
 }
 PRIVATE: dict[int, str] = {401: "no signature, or a bad one", 403: "the key lacks a permission"}
 ELSEWHERE: dict[int, str] = {307: "the leader must answer this: repeat it at Location"}

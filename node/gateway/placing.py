@@ -10,7 +10,7 @@ import msgspec
 from node.gateway.catalogue import Product
 from node.gateway.decimals import to_units
 from node.gateway.errors import ApiError, BadRequestError
-from node.gateway.ids import check_name, fresh_command_id, order_text, product_text
+from node.gateway.ids import check_name, order_text, product_text
 from node.gateway.reasons import SIZES, rejection
 from node.gateway.requests import OrderRequest, given, raw_text
 from node.gateway.responses import order_json
@@ -34,7 +34,7 @@ async def placing(call: Call, request: OrderRequest) -> tuple[Product, PlaceOrde
     _refuse_unsupported(request)
     call.check_profile(request.profile_id)
     product = await call.gateway.catalogue.product(product_text(request.product_id))
-    return product, place_command(request, call.account_id, product)
+    return product, place_command(request, call.account_id, product, call.command_id())
 
 
 def placed(outcome: AnyOutcome, product: Product, command: PlaceOrder) -> OrderJson:
@@ -44,8 +44,8 @@ def placed(outcome: AnyOutcome, product: Product, command: PlaceOrder) -> OrderJ
     raise _refused(outcome, product, command.side)
 
 
-def place_command(request: OrderRequest, account_id: str, product: Product) -> PlaceOrder:
-    """The command for a request, numbers in smallest units. Raises BadRequestError naming the field."""
+def place_command(request: OrderRequest, account_id: str, product: Product, command_id: str) -> PlaceOrder:
+    """The command for a request, numbers in smallest units; `command_id` is for one without a client_oid. Raises BadRequestError naming the field."""
     order_type = _choice(request.type, TYPES, "type")
     price, stop_price = request.price, request.stop_price
     if order_type is OrderType.LIMIT:
@@ -61,7 +61,7 @@ def place_command(request: OrderRequest, account_id: str, product: Product) -> P
     client_oid = check_name(request.client_oid, "client_oid") if request.client_oid is not None else ""
     return PlaceOrder(
         account_id,
-        f"c:{client_oid}" if client_oid else fresh_command_id(),
+        f"c:{client_oid}" if client_oid else command_id,
         product.row.product_id,
         side,
         order_type,

@@ -158,13 +158,22 @@ class AccountRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """PUT /admin/accounts/{id}: nothing but the id in the path."""
 
 
+class NewKeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /admin/keys. `addresses` are the networks that the key may be used from; empty: any."""
+
+    account_id: str
+    permissions: list[str]
+    addresses: list[str] = []
+
+
 class KeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """PUT /admin/keys/{id}. `secret` is base64."""
+    """PUT /admin/keys/{id}. `secret` is base64; `addresses` as in `NewKeyRequest`."""
 
     account_id: str
     secret: str
     passphrase: str
     permissions: list[str]
+    addresses: list[str] = []
 
 
 class ChannelRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -166,7 +166,7 @@ class FeesJson(TypedDict):
 
     maker_fee_rate: str
     taker_fee_rate: str
-    usd_volume: str
+    usd_volume: str | None
 
 
 class TransferJson(TypedDict):
@@ -222,6 +222,25 @@ class PutJson(TypedDict):
 
     id: str
     changed: bool
+    sequence: int
+
+
+class KeyJson(TypedDict):
+    """An API key without its secret. `addresses`: the networks it may be used from, none: any. `encrypted`: its secret is, under a cluster key."""
+
+    id: str
+    account_id: str
+    permissions: list[str]
+    addresses: list[str]
+    encrypted: bool
+
+
+class NewKeyJson(TypedDict):
+    """An API key that was just made: the only time that its secret and passphrase are told."""
+
+    id: str
+    secret: str
+    passphrase: str
     sequence: int
 
 
