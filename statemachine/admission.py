@@ -247,6 +247,19 @@ def _status(product: Product, command: PlaceOrder) -> Refusal | None:
             return Refusal(Reason.PRODUCT_POST_ONLY, "post_only", "only post-only orders may enter")
         case ProductStatus.LIMIT_ONLY if command.order_type is not _LIMIT:
             return Refusal(Reason.PRODUCT_LIMIT_ONLY, "order_type", "only limit orders may enter")
+        case ProductStatus.AUCTION if not command.stop:
+            return _collected(command)
+    return None
+
+
+def _collected(command: PlaceOrder) -> Refusal | None:
+    """May an auction collect the order?"""
+    if command.order_type is not OrderType.LIMIT:
+        return Refusal(Reason.PRODUCT_IN_AUCTION, "order_type", "an auction collects limit orders")
+    if not may_rest(command):
+        return Refusal(Reason.PRODUCT_IN_AUCTION, "time_in_force", "an auction collects orders that may rest")
+    if command.post_only:
+        return Refusal(Reason.PRODUCT_IN_AUCTION, "post_only", "an order that an auction collects may take when it opens")
     return None
 
 

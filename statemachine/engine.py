@@ -14,7 +14,7 @@ from hashlib import blake2b
 
 import msgspec
 
-from statemachine import invariants, loading, persistence
+from statemachine import auctions, invariants, loading, persistence
 from statemachine.admission import Refusal, bad_command_id, bad_name, is_command_id, is_name
 from statemachine.changes import Frozen
 from statemachine.commands import AnyCommand, Batch
@@ -25,7 +25,7 @@ from statemachine.matching import take_out
 from statemachine.remember import ANY_CONTENTS, fingerprint, fingerprint_fits, outcome_of, pack
 from statemachine.state import Account, State
 from statemachine.tables import ApiKeyRow, BalanceRow, CurrencyRow, ProductRow
-from statemachine.types import DoneReason, Reason, Side
+from statemachine.types import DoneReason, ProductStatus, Reason, Side
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -47,7 +47,7 @@ class Engine:
     Change:    `apply`
     Whole:     `check`, `tables`, `freeze`, `restore`, `release`, `full_hash`, `state_hash`, `sequence`, `time`
     Reads:     `next_expiry`, `remembers`, `currencies`, `currency`, `products`, `product`, `product_sequence`, `account_exists`,
-               `balances`, `api_key`, `order`, `order_by_client_oid`, `orders`, `levels`, `book_orders`
+               `balances`, `api_key`, `order`, `order_by_client_oid`, `orders`, `levels`, `book_orders`, `auction`
 
     Reads return rows and copies; changing them changes nothing here. Not safe for use by several threads.
     """
@@ -286,6 +286,11 @@ class Engine:
             return []
         levels = zip(range(depth), product.book.side(side).in_order(), strict=False)
         return [(level.price, level.total, len(level.orders)) for _, level in levels]
+
+    def auction(self, product_id: str) -> auctions.Indication | None:
+        """What the product's auction would do if it opened now; None when it is in none. O(levels that cross)."""
+        product = self._state.products.get(product_id)
+        return auctions.indicate(product) if product is not None and product.status is ProductStatus.AUCTION else None
 
     def book_orders(self, product_id: str, side: Side) -> list[tuple[int, int, int]]:
         """Every resting order of a side, in the order in which they trade: price, remaining size, order id."""

@@ -10,7 +10,7 @@ import copy
 from collections.abc import Callable
 from typing import TypeVar
 
-from statemachine import admission, stops
+from statemachine import admission, auctions, stops
 from statemachine.admission import Refusal
 from statemachine.commands import (
     CancelAll,
@@ -29,7 +29,7 @@ from statemachine.events import AnyOutcome, Cancelled, Done, OrderState, Placed,
 from statemachine.matching import accept, enter, take_out
 from statemachine.state import Account, Currency, Product, State
 from statemachine.tables import ApiKeyRow, ProductRow
-from statemachine.types import DoneReason
+from statemachine.types import DoneReason, ProductStatus
 
 C = TypeVar("C", bound=Command)
 OperatorHandler = Callable[[State, C], AnyOutcome | Refusal]
@@ -67,7 +67,7 @@ def put_product(state: State, command: PutProduct) -> AnyOutcome | Refusal:
             command.status,
         )
         product = state.products[command.product_id] = Product(row, 10 ** state.currencies[command.base].scale)
-        _tell_status(state, product)
+        _status_changed(state, product)
         return _done(state, changed=True)
     before = known.row()
     known.min_size = command.min_size
@@ -77,13 +77,18 @@ def put_product(state: State, command: PutProduct) -> AnyOutcome | Refusal:
     known.status = command.status
     changed = known.row() != before
     if known.status is not before.status:
-        _tell_status(state, known)
+        _status_changed(state, known)
     return _done(state, changed)
 
 
-def _tell_status(state: State, product: Product) -> None:
+def _status_changed(state: State, product: Product) -> None:
+    """Open the auction if there was one, tell the status, and let the stop orders enter that the opening triggers."""
+    first = len(state.events)
+    opened = auctions.open_auction(state, product) if product.status in auctions.TRADING else (0, 0)
     product.sequence += 1
-    state.events.append(StatusChanged(product.product_id, product.sequence, state.time, product.status, 0, 0))
+    state.events.append(StatusChanged(product.product_id, product.sequence, state.time, product.status, *opened))
+    if product.stops:
+        stops.follow(state, product, first)
 
 
 def open_account(state: State, command: OpenAccount) -> AnyOutcome | Refusal:
@@ -161,6 +166,8 @@ def place_order(state: State, account: Account, command: PlaceOrder) -> AnyOutco
     order = accept(state, account, product, command)
     if order.stop:
         stops.wait(state, product, order)
+    elif product.status is ProductStatus.AUCTION:
+        auctions.collect(state, product, order)
     else:
         first = len(state.events)
         enter(state, account, product, order)

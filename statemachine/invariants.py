@@ -8,6 +8,7 @@ from __future__ import annotations
 from operator import attrgetter
 
 from statemachine.admission import is_name, may_rest
+from statemachine.auctions import TRADING
 from statemachine.book import BookSide
 from statemachine.events import OrderState
 from statemachine.limits import (
@@ -62,6 +63,10 @@ def _sides(product: Product) -> tuple[BookSide, BookSide]:
     return product.book.bids, product.book.asks
 
 
+def _collecting(product: Product) -> tuple[BookSide, BookSide]:
+    return product.collected.bids, product.collected.asks
+
+
 def _check_counters(state: State) -> None:
     assert state.sequence >= 0, "the sequence is negative"
     assert state.time >= 0, "the time is negative"
@@ -80,9 +85,11 @@ def _check_counts(state: State) -> None:
     opened = sum(len(account.open) for account in accounts)
     known = opened + state.done_count
     assert known == len(state.orders), f"{len(state.orders)} orders are indexed, {known} are known to accounts"
-    resting = sum(len(level.orders) for p in state.products.values() for s in _sides(p) for level in s.in_order())
+    resting = sum(
+        len(level.orders) for p in state.products.values() for s in (*_sides(p), *_collecting(p)) for level in s.in_order()
+    )
     waiting = sum(len(product.stops) for product in state.products.values())
-    assert resting + waiting == opened, f"{resting} orders rest on books, {waiting} wait, {opened} are open"
+    assert resting + waiting == opened, f"{resting} orders are on books or collected, {waiting} wait, {opened} are open"
 
 
 def _check_money(state: State) -> None:
@@ -127,30 +134,38 @@ def _check_product(state: State, product: Product) -> None:
     bids, asks = _sides(product)
     if bids.best is not None and asks.best is not None:
         assert bids.best.price < asks.best.price, f"product {name}: the book is crossed"
+    if product.status in TRADING:
+        assert all(side.best is None for side in _collecting(product)), f"product {name}: trades, and has collected orders"
 
 
 def _check_book(state: State, product: Product) -> None:
-    """Levels sorted, whole and not empty; orders in them by the time at which they came to the book."""
+    """Of the book and the collected orders: levels sorted, whole and not empty; orders in them by the time at which they came there."""
+    (bids, asks), (collected_bids, collected_asks) = _sides(product), _collecting(product)
+    _check_side(state, product, bids, Side.BUY, OrderStatus.OPEN)
+    _check_side(state, product, asks, Side.SELL, OrderStatus.OPEN)
+    _check_side(state, product, collected_bids, Side.BUY, _ACTIVE)
+    _check_side(state, product, collected_asks, Side.SELL, _ACTIVE)
+
+
+def _check_side(state: State, product: Product, side: BookSide, orders_side: Side, status: OrderStatus) -> None:
     name, orders, accounts = product.product_id, state.orders, state.accounts
-    bids, asks = _sides(product)
-    for side, orders_side in ((bids, Side.BUY), (asks, Side.SELL)):
-        levels = list(side.in_order())
-        assert side.best is (levels[0] if levels else None), f"product {name}: the best level is not the best"
-        keys = [level.key for level in levels]
-        assert keys == sorted(keys) == list(side.levels), f"product {name}: levels out of order"
-        for level in levels:
-            assert level.key == level.price * side.direction, f"product {name}: a level under a wrong key"
-            assert level.orders, f"product {name}: an empty level at {level.price}"
-            assert level.total == sum(map(_remaining, level.orders.values())), f"product {name}: total at {level.price}"
-            times = [(order.opened_sequence, order_id) for order_id, order in level.orders.items()]
-            assert times == sorted(times), f"product {name}: time priority at {level.price}"
-            for order_id, order in level.orders.items():
-                assert order.status is OrderStatus.OPEN, f"order {order_id}: on the book, and not open"
-                assert order.side is orders_side, f"order {order_id}: on the wrong side"
-                assert order.product_id == name, f"order {order_id}: in the wrong book"
-                assert order.price == level.price, f"order {order_id}: at the wrong level"
-                assert orders.get(order_id) is order, f"order {order_id}: not indexed"
-                assert accounts[order.account_id].open.get(order_id) is order, f"order {order_id}: not its account's"
+    levels = list(side.in_order())
+    assert side.best is (levels[0] if levels else None), f"product {name}: the best level is not the best"
+    keys = [level.key for level in levels]
+    assert keys == sorted(keys) == list(side.levels), f"product {name}: levels out of order"
+    for level in levels:
+        assert level.key == level.price * side.direction, f"product {name}: a level under a wrong key"
+        assert level.orders, f"product {name}: an empty level at {level.price}"
+        assert level.total == sum(map(_remaining, level.orders.values())), f"product {name}: total at {level.price}"
+        times = [(order.opened_sequence, order_id) for order_id, order in level.orders.items()]
+        assert times == sorted(times), f"product {name}: time priority at {level.price}"
+        for order_id, order in level.orders.items():
+            assert order.status is status, f"order {order_id}: on the book, and not open; or collected, and not active"
+            assert order.side is orders_side, f"order {order_id}: on the wrong side"
+            assert order.product_id == name, f"order {order_id}: in the wrong book"
+            assert order.price == level.price, f"order {order_id}: at the wrong level"
+            assert orders.get(order_id) is order, f"order {order_id}: not indexed"
+            assert accounts[order.account_id].open.get(order_id) is order, f"order {order_id}: not its account's"
 
 
 def _check_stops(state: State, product: Product) -> None:
@@ -261,7 +276,8 @@ def _check_active(order: OrderState, product: Product, time: int) -> None:
         **_limits(order, product, time),
         "waits, and has traded": order.filled_size == 0 and order.remaining == order.size,
         "waits, and was on the book": order.opened_sequence == 0,
-        f"stop price {order.stop_price}": order.stop_price > 0 and order.stop_price % product.tick == 0,
+        f"stop price {order.stop_price}": order.stop_price % product.tick == 0 and (order.stop_price > 0) == (order.stop > 0),
+        "collected, and cannot rest": order.stop > 0 or (may_rest(order) and not order.post_only),
     }
     for text, met in conditions.items():
         assert met, f"{_name(order)}: {text}"

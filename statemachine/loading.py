@@ -194,6 +194,7 @@ def _load_order(state: State, keys: list[bytes], orders: list[OrderState]) -> No
     bids: dict[str, list[OrderState]] = {name: [] for name in state.products}
     asks: dict[str, list[OrderState]] = {name: [] for name in state.products}
     stops: dict[str, list[OrderState]] = {name: [] for name in state.products}
+    collected: dict[str, list[OrderState]] = {name: [] for name in state.products}
     expiring: dict[tuple[int, int], OrderState] = {}
     for order_id, order in state.orders.items():
         account_id = order.account_id
@@ -203,12 +204,14 @@ def _load_order(state: State, keys: list[bytes], orders: list[OrderState]) -> No
         if order.expires_at:
             expiring[order.expires_at, order_id] = order
         if order.status is _ACTIVE:
-            stops[order.product_id].append(order)
+            (stops if order.stop else collected)[order.product_id].append(order)
         else:
             (bids if order.side is Side.BUY else asks)[order.product_id].append(order)
     for name, product in state.products.items():
         product.book.bids.fill(sorted(bids[name], key=_opened_sequence))
         product.book.asks.fill(sorted(asks[name], key=_opened_sequence))
+        product.collected.bids.fill(order for order in collected[name] if order.side is Side.BUY)
+        product.collected.asks.fill(order for order in collected[name] if order.side is Side.SELL)
         product.stops.fill(stops[name])
     state.expiring.update(expiring)
 

@@ -102,8 +102,13 @@ def accept(state: State, account: Account, product: Product, command: PlaceOrder
 
 def enter(state: State, account: Account, product: Product, order: OrderState) -> None:
     """Tell that an accepted order was received, and let it trade; then it rests or is done."""
-    _tell_received(state, product, order)
-    aggressor = _aggressor(account, product, order)
+    tell_received(state, product, order)
+    match(state, account, product, order)
+
+
+def match(state: State, account: Account, product: Product, order: OrderState) -> None:
+    """Let an order trade that is on no book; then it rests or is done."""
+    aggressor = aggressor_of(account, product, order)
     maker_side = product.book.opposite(order.side)
     if order.time_in_force is _FOK and not _is_fillable(maker_side, order):
         end = _OUT_OF_BOOK
@@ -121,13 +126,15 @@ def take_out(state: State, order: OrderState, reason: DoneReason) -> None:
     """Take an open order from where it is, on its owner's request or because its time is over. Its account and it were touched."""
     product = state.products[order.product_id]
     if order.status is _OPEN:
-        _leave_book(state, product, product.book.side(order.side), order, reason)
+        leave_side(state, product, product.book.side(order.side), order, reason)
+    elif not order.stop:
+        leave_side(state, product, product.collected.side(order.side), order, reason)
     else:
         product.stops.remove(order)
         _leave(state, product, order, reason, resting=False)
 
 
-def _aggressor(account: Account, product: Product, order: OrderState) -> Aggressor:
+def aggressor_of(account: Account, product: Product, order: OrderState) -> Aggressor:
     base, quote = account.balances[product.base], account.balances[product.quote]
     if order.order_type is _LIMIT:
         return Aggressor(order, base, quote, by_money=False, by_funds=False)
@@ -176,9 +183,10 @@ def _leave(state: State, product: Product, order: OrderState, reason: DoneReason
     )
 
 
-def _leave_book(state: State, product: Product, side: BookSide, order: OrderState, reason: DoneReason) -> None:
+def leave_side(state: State, product: Product, side: BookSide, order: OrderState, reason: DoneReason) -> None:
+    """An order is done that is on a side of the book, or of the orders that an auction collected."""
     side.remove(order)
-    _leave(state, product, order, reason, resting=True)
+    _leave(state, product, order, reason, resting=order.status is _OPEN)
 
 
 def _take(state: State, product: Product, maker_side: BookSide, aggressor: Aggressor) -> End:
@@ -200,9 +208,9 @@ def _take(state: State, product: Product, maker_side: BookSide, aggressor: Aggre
             continue
         size = wanted if wanted < offered else offered
         maker_side.reduce(maker, size)
-        _trade(state, product, aggressor, maker, size)
+        trade(state, product, aggressor, maker, size, maker.price)
         if size == offered:
-            _leave_book(state, product, maker_side, maker, _FILLED)
+            leave_side(state, product, maker_side, maker, _FILLED)
         if wanted < offered or (order.size != 0 and order.remaining == 0):
             return _SATED
 
@@ -234,10 +242,11 @@ def _capacity(product: Product, aggressor: Aggressor, price: int) -> int:
     return min(owned, raising) * product.lot
 
 
-def _trade(state: State, product: Product, aggressor: Aggressor, maker: OrderState, size: int) -> None:
+def trade(
+    state: State, product: Product, aggressor: Aggressor, maker: OrderState, size: int, price: int, *, auction: bool = False
+) -> None:
     """One fill: money and coins change hands, the currency earns its fees, the feed is told."""
     taker = aggressor.order
-    price = maker.price
     notional = price * size // product.unit
     maker_fee = notional * maker.maker_fee_ppm // PPM
     taker_fee = notional * taker.taker_fee_ppm // PPM
@@ -268,6 +277,7 @@ def _trade(state: State, product: Product, aggressor: Aggressor, maker: OrderSta
             size,
             maker_fee,
             taker_fee,
+            auction,
         )
     )
 
@@ -303,9 +313,9 @@ def _prevent(state: State, product: Product, maker_side: BookSide, aggressor: Ag
     if order.stp is SelfTradePrevention.DC and mine < theirs:
         maker_side.reduce(maker, mine)
         state.changes.touch_order(maker)
-        _decrement_size(state, product, maker, mine, resting=True)
+        decrement_size(state, product, maker, mine, resting=True)
         return False
-    _leave_book(state, product, maker_side, maker, _CANCELLED)
+    leave_side(state, product, maker_side, maker, _CANCELLED)
     if order.stp is SelfTradePrevention.CO:
         return True
     if order.stp is SelfTradePrevention.CB or mine == theirs:
@@ -313,17 +323,17 @@ def _prevent(state: State, product: Product, maker_side: BookSide, aggressor: Ag
     if aggressor.by_funds:
         _decrement_funds(state, product, aggressor, maker.price, theirs)
     else:
-        _decrement_size(state, product, order, theirs, resting=False)
+        decrement_size(state, product, order, theirs, resting=False)
     return True
 
 
-def _decrement_size(state: State, product: Product, order: OrderState, by: int, *, resting: bool) -> None:
+def decrement_size(state: State, product: Product, order: OrderState, by: int, *, resting: bool) -> None:
     """Take `by` off what remains of an order, and off its hold what that needed."""
     old = order.remaining
     order.remaining -= by
     if order.order_type is _LIMIT or order.side is _SELL:
         state.set_hold(order, product.hold_for(order))
-    _tell_changed(state, product, order, old, order.remaining, by_funds=False, resting=resting)
+    tell_changed(state, product, order, old, order.remaining, resting=resting)
 
 
 def _decrement_funds(state: State, product: Product, aggressor: Aggressor, price: int, size: int) -> None:
@@ -337,7 +347,7 @@ def _decrement_funds(state: State, product: Product, aggressor: Aggressor, price
     else:
         old, new = aggressor.to_raise, aggressor.to_raise - value
         aggressor.to_raise = new
-    _tell_changed(state, product, order, old, new, by_funds=True, resting=False)
+    tell_changed(state, product, order, old, new, by_funds=True)
 
 
 def _is_fillable(maker_side: BookSide, order: OrderState) -> bool:
@@ -357,7 +367,8 @@ def _is_fillable(maker_side: BookSide, order: OrderState) -> bool:
     return False
 
 
-def _tell_received(state: State, product: Product, order: OrderState) -> None:
+def tell_received(state: State, product: Product, order: OrderState) -> None:
+    """An order passed every check, and matches or is collected."""
     product.sequence += 1
     state.events.append(
         OrderReceived(
@@ -376,9 +387,18 @@ def _tell_received(state: State, product: Product, order: OrderState) -> None:
     )
 
 
-def _tell_changed(
-    state: State, product: Product, order: OrderState, old: int, new: int, *, by_funds: bool, resting: bool
+def tell_changed(
+    state: State,
+    product: Product,
+    order: OrderState,
+    old: int,
+    new: int,
+    *,
+    by_funds: bool = False,
+    resting: bool = False,
+    auction: bool = False,
 ) -> None:
+    """An order goes on with less than it had: of its size, or (`by_funds`) of its funds."""
     product.sequence += 1
     state.events.append(
         OrderChanged(
@@ -393,5 +413,6 @@ def _tell_changed(
             new,
             by_funds,
             resting,
+            auction,
         )
     )

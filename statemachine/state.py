@@ -60,11 +60,15 @@ class Currency:
 
 
 class Product:
-    """A product, its counters, its book and its waiting stop orders. `unit` is one whole base coin in base units: what prices are per."""
+    """A product, its counters, its book, the orders that an auction collected, and its waiting stop orders.
+
+    `unit` is one whole base coin in base units: what prices are per.
+    """
 
     __slots__ = (
         "base",
         "book",
+        "collected",
         "last_price",
         "last_trade_id",
         "lot",
@@ -92,6 +96,7 @@ class Product:
         self.last_trade_id = row.last_trade_id
         self.last_price = row.last_price
         self.book = Book()
+        self.collected = Book()
         self.stops = StopBook()
         self.min_size = row.min_size
         self.max_size = row.max_size
@@ -257,8 +262,8 @@ class State:
         self.operator_memory.release()
         while self.products:
             product = self.products.popitem()[1]
-            product.book.bids.release()
-            product.book.asks.release()
+            for side in (product.book.bids, product.book.asks, product.collected.bids, product.collected.asks):
+                side.release()
             product.stops.release()
         while self.accounts:
             account = self.accounts.popitem()[1]

@@ -10,7 +10,7 @@ from node.cli.session import Scales, Session, Target, cluster_option, fresh_id, 
 from node.errors import DirectoryError, RequestFailed
 from node.gateway.ids import order_text
 from node.native.products import put_again
-from node.native.protocol import BookLevel, BookOrder, BookQuery, BookView, FailCode
+from node.native.protocol import AuctionView, BookLevel, BookOrder, BookQuery, BookView, FailCode
 from statemachine.commands import PutCurrency, PutProduct
 from statemachine.decimals import to_text, to_units
 from statemachine.events import Done, Rejected
@@ -19,6 +19,7 @@ from statemachine.tables import ProductRow
 from statemachine.types import ProductStatus
 
 PPM_DIGITS = 6
+STATUSES = [word(status) for status in ProductStatus]
 PRODUCT_COLUMNS = (
     "product",
     "base",
@@ -60,6 +61,7 @@ def book(target: Target, as_json: bool, product_id: str, level: str) -> None:
                 "sequence": view.product_sequence,
                 "bids": _side(view.bids or view.bid_orders, product_id, scales),
                 "asks": _side(view.asks or view.ask_orders, product_id, scales),
+                "auction": _auction(view.auction, product_id, scales) if view.auction else None,
             }
         )
     else:
@@ -78,12 +80,20 @@ def _side(rows: list[BookLevel] | list[BookOrder], product_id: str, scales: Scal
     ]
 
 
+def _auction(view: AuctionView, product_id: str, scales: Scales) -> dict[str, str]:
+    """What an auction would do if it opened now."""
+    return {"price": scales.price(product_id, view.open_price), "size": scales.size(product_id, view.open_size)}
+
+
 def _book_table(view: BookView, product_id: str, scales: Scales) -> Table:
     """Asks above bids, the best prices meeting in the middle."""
     third = "order" if view.bid_orders or view.ask_orders else "orders"
     asks = [["ask", *map(str, row)] for row in reversed(_side(view.asks or view.ask_orders, product_id, scales))]
     bids = [["bid", *map(str, row)] for row in _side(view.bids or view.bid_orders, product_id, scales)]
     title = f"{product_id} at {view.product_sequence:,}"
+    if view.auction:
+        would = _auction(view.auction, product_id, scales)
+        title += f", auction: {would['size']} at {would['price']}" if view.auction.open_size else ", auction: nothing would trade"
     return table(("", "price", "size", third), asks + bids, title=title, right=("price", "size", "orders"))
 
 
@@ -108,7 +118,7 @@ def product() -> None:
 @click.option("--taker-fee", default="0", show_default=True, help="Share of the notional, e.g. 0.002.")
 @click.option(
     "--status",
-    type=click.Choice([word(choice) for choice in ProductStatus]),
+    type=click.Choice(STATUSES),
     default="online",
     show_default=True,
     help="What it accepts.",
@@ -166,35 +176,35 @@ def _lot(tick: int, one: int) -> int:
 
 @product.command("status")
 @click.argument("names", metavar="[PRODUCT]...", nargs=-1)
-@click.argument("status", type=click.Choice([word(choice) for choice in ProductStatus]))
+@click.argument("status", type=click.Choice(STATUSES))
 @click.option("--all", "every", is_flag=True, help="Every product, in one entry of the log.")
+@click.option("--then", type=click.Choice(STATUSES), help="And on to this one at once: no order comes between.")
 @cluster_option
 @json_option
-def put_status(target: Target, as_json: bool, names: tuple[str, ...], status: str, every: bool) -> None:
+def put_status(target: Target, as_json: bool, names: tuple[str, ...], status: str, every: bool, then: str | None) -> None:
     """Change the status of each PRODUCT, and nothing else of it.
 
     From `auction` to a status that trades, its auction opens. What another operator changes of a product in the same moment may be undone.
     """
     if every == bool(names):
         raise click.UsageError("Name the products, or give --all.")
-    wanted = ProductStatus[status.upper()]
+    steps = [ProductStatus[name.upper()] for name in (status, then) if name]
 
     async def work(session: Session) -> list[ProductRow]:
         scales = await session.scales()
         rows = list(scales.products.values()) if every else [scales.product(name) for name in names]
-        outcomes = await session.submit_all([put_again(row, fresh_id(), status=wanted) for row in rows]) if rows else []
-        for outcome in outcomes:
+        commands = [put_again(row, fresh_id(), status=step) for step in steps for row in rows]
+        for outcome in await session.submit_all(commands) if commands else []:
             if isinstance(outcome, Rejected):
                 raise Rejection(outcome)
         return rows
 
     rows = run(target, work)
     if as_json:
-        print_json([{"id": row.product_id, "status": status, "changed": row.status is not wanted} for row in rows])
+        print_json([{"id": row.product_id, "status": then or status, "before": word(row.status)} for row in rows])
         return
     for row in rows:
-        before = "already" if row.status is wanted else f"before: {word(row.status)}"
-        click.echo(f"{row.product_id} {status} ({before})")
+        click.echo(f"{row.product_id} {' '.join(map(word, steps))} (before: {word(row.status)})")
 
 
 @product.command("list")

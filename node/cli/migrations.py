@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from node.cli.session import json_option
 from node.errors import DataDirectoryError, DirectoryError, SetupError
 from node.migration import switch
 from node.migration.back import WayBack, ways_back
+from node.migration.differences import Column, TableDifference
 from node.migration.rehearsal import Place, Rehearsal, places, rehearse
 from node.records.txlog import to_lines
 from node.system import files
@@ -24,8 +25,12 @@ from snapshots.abi.difference import difference
 from snapshots.abi.releases import Releases
 from snapshots.abi.schema import describe
 from snapshots.migration.skeleton import module_name, skeleton
+from snapshots.tsv import title
 
 DIRECTORY = click.Path(path_type=Path, exists=True, file_okay=False)
+
+LINES_SHOWN = 12
+"""Lines of a table that a rehearsal shows of what it changes."""
 
 
 @click.group()
@@ -80,7 +85,7 @@ def diff(old: str, new: str, as_json: bool) -> None:
 @click.option("--from", "directory", type=DIRECTORY, help="A cluster's, a node's or a data directory.")
 @click.option("--to", "target", default=ABI, help="The wanted ABI. Default: that of this software.")
 @click.option(
-    "--diff", "with_diff", is_flag=True, help="Print what changes in each table, as TSV. Secrets of API keys are in it."
+    "--diff", "with_diff", is_flag=True, help="Say what changes in each table, with rows as TSV. Secrets of API keys are in it."
 )
 @json_option
 @click.pass_context
@@ -140,7 +145,7 @@ def _as_json(rehearsal: Rehearsal, with_diff: bool) -> dict[str, Any]:
     told |= {"needed": True, "report": built.report, "snapshot_index": built.snapshot_index, "last_index": built.last_index}
     told |= {"commands_behind": built.behind, "rejected_behind": built.rejected, "state_hash": built.state_hash}
     told |= {"seconds": round(built.seconds, 3), "bytes_before": built.bytes_before, "bytes_needed": built.bytes_after}
-    return told | ({"diff": dict(rehearsal.differences())} if with_diff else {})
+    return told | ({"diff": list(rehearsal.differences())} if with_diff else {})
 
 
 def _show(rehearsal: Rehearsal, with_diff: bool) -> None:
@@ -178,8 +183,31 @@ def _show(rehearsal: Rehearsal, with_diff: bool) -> None:
     click.echo(
         f"time {built.seconds:.1f} s; disk {_size(built.bytes_after)} beside the {_size(built.bytes_before)} that stay until finalized"
     )
-    for title, lines in rehearsal.differences() if with_diff else ():
-        click.echo(f"\n# table = {title}\n" + "\n".join(lines))
+    for found in rehearsal.differences() if with_diff else ():
+        click.echo("\n" + "\n".join(_told(found)))
+
+
+def _told(found: TableDifference) -> Iterator[str]:
+    """A table's differences as lines, not too many of them."""
+    becomes = f", becomes {title(found.becomes) or 'nothing'}" if found.table and found.becomes != found.table else ""
+    yield f"# table = {title(found.table or found.becomes)}{becomes}{'' if found.table else ', added'}"
+    yield f"# rows: {found.same:,} the same, {found.changed:,} changed, {found.gone:,} gone, {found.came:,} came"
+    for verb, columns in (("added", found.columns_added), ("removed", found.columns_removed)):
+        for column in columns:
+            yield f"# column {column.name} {verb}: {_values(column)}"
+    for name, rows in found.columns_changed.items():
+        yield f"# column {name} differs, rows: {rows:,}"
+    yield from found.lines[:LINES_SHOWN]
+    if len(found.lines) > LINES_SHOWN:
+        yield f"# ... and {len(found.lines) - LINES_SHOWN:,} more lines, which --json has"
+
+
+def _values(column: Column) -> str:
+    if column.values == 1:
+        return f"{column.samples[0] or 'empty'} in all {column.most:,} rows"
+    if column.values == 0:
+        return "no rows"
+    return f"{column.values:,} different values, such as {', '.join(column.samples)}"
 
 
 def _size(count: int) -> str:

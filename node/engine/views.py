@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 import msgspec
 
 from node.engine.feed import Audience, Feed, redact
 from node.native.protocol import (
     AnyQuery,
     ApiKeyQuery,
+    AuctionView,
     BalancesQuery,
     BookLevel,
     BookOrder,
@@ -21,7 +25,8 @@ from node.native.protocol import (
 )
 from statemachine.engine import Engine
 from statemachine.events import AnyEvent
-from statemachine.types import Side
+from statemachine.tables import ProductRow
+from statemachine.types import ProductStatus, Side
 
 LEVELS_AT_2 = 50
 """Price levels a side at level 2."""
@@ -29,6 +34,10 @@ LEVELS_AT_2 = 50
 ORDERS_MAX = 1_000
 TRADES_MAX = 1_000
 """Rows of one answer; more are read in pages."""
+
+AUCTION_SHARE = 0.01
+"""Of the engine's time, what the price at which a product's auction would open may take, whoever asks and however often: about a millisecond for 100
+prices at which both sides would trade."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -44,8 +53,10 @@ class BadQueryError(Exception):
 class Views:
     """Answers to queries, encoded. A book is kept encoded until its product moves on, since everybody asks for the same one."""
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: Feed, clock: Callable[[], float] = time.perf_counter) -> None:
         self._feed = feed
+        self._clock = clock
+        self._auctions: dict[str, tuple[AuctionView, float]] = {}
         self._books: dict[tuple[str, int], tuple[int, bytes]] = {}
 
     def answer(self, engine: Engine, query: AnyQuery, audience: Audience) -> bytes:
@@ -86,20 +97,36 @@ class Views:
     def _book(self, engine: Engine, query: BookQuery) -> bytes:
         if query.level not in (1, 2, 3):
             raise BadQueryError(f"level: expected 1, 2 or 3, got {query.level}")
-        _require(engine.product(query.product_id) is not None, f"product {query.product_id!r}")
+        row = engine.product(query.product_id)
+        if row is None:
+            raise NotFoundError(f"product {query.product_id!r} does not exist")
         key = (query.product_id, query.level)
         sequence = engine.product_sequence(query.product_id)
         kept = self._books.get(key)
         if kept is not None and kept[0] == sequence:
             return kept[1]
-        body = _encode(book_view(engine, query.product_id, query.level))
+        auction = self._auction(engine, row) if row.status is ProductStatus.AUCTION else None
+        body = _encode(book_view(engine, query.product_id, query.level, auction))
         self._books[key] = (sequence, body)
         return body
 
+    def _auction(self, engine: Engine, row: ProductRow) -> AuctionView:
+        """What the product's auction would do: as it was a moment ago, where to find it out again would cost more than `AUCTION_SHARE`."""
+        kept, until = self._auctions.get(row.product_id, (None, 0.0))
+        begun = self._clock()
+        if kept is not None and begun < until:
+            return kept
+        found = engine.auction(row.product_id)
+        assert found is not None, "the product is in an auction"
+        best = (found.best_bid, found.best_bid_size, found.best_ask, found.best_ask_size)
+        view = AuctionView(row.product_sequence, found.price, found.size, *best, engine.time)
+        self._auctions[row.product_id] = view, begun + (self._clock() - begun) / AUCTION_SHARE
+        return view
 
-def book_view(engine: Engine, product_id: str, level: int) -> BookView:
+
+def book_view(engine: Engine, product_id: str, level: int, auction: AuctionView | None = None) -> BookView:
     """The book of an existing product. Cost: the number of levels, or at level 3 of orders."""
-    view = BookView(product_id, engine.product_sequence(product_id), [], [], [], [])
+    view = BookView(product_id, engine.product_sequence(product_id), [], [], [], [], auction)
     if level == 3:
         view.bid_orders.extend(BookOrder(*row) for row in engine.book_orders(product_id, Side.BUY))
         view.ask_orders.extend(BookOrder(*row) for row in engine.book_orders(product_id, Side.SELL))

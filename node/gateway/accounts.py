@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from node.errors import RequestFailed
 from node.gateway.decimals import to_units
 from node.gateway.errors import ApiError, BadRequestError
@@ -12,23 +10,23 @@ from node.gateway.reasons import rejection
 from node.gateway.requests import ProfileTransferRequest, TransferRequest, parse, raw_text
 from node.gateway.responses import account_json, profile_json, rate, transfer_json
 from node.gateway.shapes import AccountJson, FeesJson, ProfileJson, ProfileTransferJson, TransferJson, UserJson
+from node.gateway.volumes import usd_volume
 from node.gateway.web import Answer, Call
 from node.native.protocol import BalancesQuery, FailCode
 from statemachine.commands import Deposit, Transfer, Withdraw
-from statemachine.events import Rejected, Transferred
+from statemachine.decimals import to_text
+from statemachine.events import AnyOutcome, Rejected, Transferred
 from statemachine.limits import OPERATOR
-from statemachine.tables import BalanceRow
+from statemachine.tables import BalanceRow, CurrencyRow
 
 
 async def account_list(call: Call) -> Answer[list[AccountJson]]:
     """GET /accounts: one a currency of the exchange, also where nothing was ever booked."""
-    call.parameters()
     return Answer(list((await _accounts(call)).values()))
 
 
 async def account(call: Call) -> Answer[AccountJson]:
     """GET /accounts/{id}: one of them."""
-    call.parameters()
     found = (await _accounts(call)).get(call.path("id"))
     if found is None:
         raise ApiError(404, "NotFound", "id")
@@ -75,12 +73,11 @@ def _active(call: Call) -> bool:
 
 async def verify(call: Call) -> Answer[UserJson]:
     """GET /users/self/verify: whose key it is."""
-    call.parameters()
     return Answer({"id": call.account_id})
 
 
 async def fees(call: Call) -> Answer[FeesJson]:
-    """GET /fees: of `product_id`, or the highest of any product. Rates do not depend on volume here."""
+    """GET /fees: of `product_id`, or the highest of any product. `usd_volume`: traded in 30 days, null without a history."""
     product_id = call.parameters().get("product_id")
     if product_id is not None:
         products = [await call.gateway.catalogue.product(product_text(product_id))]
@@ -90,7 +87,7 @@ async def fees(call: Call) -> Answer[FeesJson]:
         {
             "maker_fee_rate": rate(max((product.row.maker_fee_ppm for product in products), default=0)),
             "taker_fee_rate": rate(max((product.row.taker_fee_ppm for product in products), default=0)),
-            "usd_volume": "0",
+            "usd_volume": await usd_volume(call),
         }
     )
 
@@ -107,7 +104,6 @@ async def withdraw(call: Call) -> Answer[TransferJson]:
 
 async def transfer(call: Call, account_id: str, kind: type[Deposit] | type[Withdraw]) -> Answer[TransferJson]:
     """Book a deposit or withdrawal; the same transfer_id again books nothing and answers the same."""
-    call.parameters()
     request = parse(call.body, TransferRequest)
     if request.profile_id not in (None, account_id):
         raise BadRequestError("profile_id must be the account of the API key", "profile_id")
@@ -117,13 +113,17 @@ async def transfer(call: Call, account_id: str, kind: type[Deposit] | type[Withd
     outcome = await call.command(kind(account_id, transfer_id, currency.currency, amount))
     if isinstance(outcome, Transferred):
         return Answer(transfer_json(outcome, transfer_id, currency.scale))
+    raise _refused(outcome, currency)
+
+
+def _refused(outcome: AnyOutcome, currency: CurrencyRow) -> ApiError:
+    """The answer to a transfer that was not booked."""
     assert isinstance(outcome, Rejected), outcome
-    raise rejection(outcome)
+    return rejection(outcome, number=lambda units: to_text(units, currency.scale), command_id="transfer_id")
 
 
 async def transfer_between(call: Call) -> Answer[ProfileTransferJson]:
     """POST /profiles/transfer: from the key's own account, or with the operator's key from any, to another."""
-    call.parameters()
     request = parse(call.body, ProfileTransferRequest)
     sender, receiver = check_name(request.sender, "from"), check_name(request.receiver, "to")
     assert call.identity is not None, "the route asks for a permission"
@@ -135,5 +135,7 @@ async def transfer_between(call: Call) -> Answer[ProfileTransferJson]:
     outcome = await call.command(Transfer(sender, transfer_id, receiver, currency.currency, amount))
     if isinstance(outcome, Transferred):
         return Answer({**transfer_json(outcome, transfer_id, currency.scale), "from": sender, "to": receiver})
-    assert isinstance(outcome, Rejected), outcome
-    raise rejection(msgspec.structs.replace(outcome, field="from") if outcome.field == "account_id" else outcome)
+    error = _refused(outcome, currency)
+    if error.field == "account_id":
+        error.field = "from"
+    raise error

@@ -118,7 +118,6 @@ async def patch_product(call: Call) -> Answer[PutJson]:
 
 async def patch_products(call: Call) -> Answer[list[PutJson]]:
     """PATCH /admin/products: the same status for every product, all in one entry of the log."""
-    call.parameters()
     status = _status(parse(call.body, StatusRequest).status)
     rows = await _latest_products(call)
     outcomes = await call.commands([put_again(row, fresh_command_id(), status=status) for row in rows.values()])
@@ -168,7 +167,6 @@ async def deposit(call: Call) -> Answer[TransferJson]:
 
 
 async def _put(call: Call, command: AnyCommand, name: str) -> Answer[PutJson]:
-    call.parameters()
     return Answer(_put_json(await call.command(command), name))
 
 

@@ -6,7 +6,7 @@ import msgspec
 from aiohttp import web
 
 from node import software
-from node.gateway import accounts, admin, batches, health, history, market, orders, sockets
+from node.gateway import accounts, admin, batches, health, history, market, orders, sockets, volumes
 from node.gateway.gateway import Gateway
 from node.gateway.openapi import document
 from node.gateway.requests import (
@@ -61,6 +61,7 @@ ROUTES = (
         orders.order_list,
         Permission.VIEW,
         ("status", "product_id", *PROFILE, "sortedBy", "sorting", "start_date", "end_date", *PAGE),
+        repeats=("status",),
     ),
     Route("DELETE", "/orders", orders.cancel_all, Permission.TRADE, ("product_id", *PROFILE), CancelRequest, False),
     Route("GET", "/orders/{id}", orders.order, Permission.VIEW, ("market_type",)),
@@ -73,6 +74,7 @@ ROUTES = (
     Route("PUT", "/admin/keys/{id}", admin.put_key, Permission.ADMIN, body=KeyRequest),
     Route("POST", "/admin/accounts/{id}/deposits", admin.deposit, Permission.ADMIN, body=TransferRequest),
     *history.ROUTES,
+    *volumes.ROUTES,
 )
 
 

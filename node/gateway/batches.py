@@ -30,13 +30,12 @@ class _Order:
 
 async def place(call: Call) -> Answer[BatchJson]:
     """POST /orders/batch: results in the order of the orders. A refused one hinders no other."""
-    call.parameters()
     request = parse(call.body, BatchRequest)
     _check_count(len(request.orders), "orders")
     items = [await _order(call, order) for order in request.orders]
     commands = [item.command for item in items if isinstance(item, _Order)]
     outcomes = iter(await call.commands(commands))
-    results = [_placed(item.product, next(outcomes)) if isinstance(item, _Order) else _refused(item) for item in items]
+    results = [_placed(item, next(outcomes)) if isinstance(item, _Order) else _refused(item) for item in items]
     return Answer({"results": [_named(result, order) for result, order in zip(results, request.orders, strict=True)]})
 
 
@@ -51,9 +50,9 @@ async def _order(call: Call, request: OrderRequest) -> _Order | ApiError:
         return error
 
 
-def _placed(product: Product, outcome: AnyOutcome) -> PlaceResultJson:
+def _placed(item: _Order, outcome: AnyOutcome) -> PlaceResultJson:
     try:
-        return {"success": True, "order": placed(outcome, product)}
+        return {"success": True, "order": placed(outcome, item.product, item.command)}
     except ApiError as error:
         return _refused(error)
 
@@ -70,7 +69,6 @@ def _named(result: PlaceResultJson, order: OrderRequest) -> PlaceResultJson:
 
 async def cancel(call: Call) -> Answer[BatchCancelJson]:
     """POST /orders/batch_cancel: results of `order_ids`, then of `client_oids`. An order that cannot be cancelled hinders no other."""
-    call.parameters()
     request = parse(call.body, BatchCancelRequest)
     _check_count(len(request.order_ids) + len(request.client_oids), "order_ids")
     commands = [_cancel(call, order_number(text, "order_ids"), "") for text in request.order_ids]

@@ -253,16 +253,17 @@ def ticker_json(product: Product, book: LevelBook, stats: Statistics) -> Json:
     }
 
 
-def auction(product: Product, sequence: int, view: AuctionView, state: str) -> bytes:
-    """An `auction` message: the auction after event `sequence`."""
-    body: Json = {"type": "auction", "product_id": product.row.product_id, "sequence": sequence}
+def auction(product: Product, view: AuctionView, state: str) -> bytes:
+    """An `auction` message."""
+    body: Json = {"type": "auction", "product_id": product.row.product_id, "sequence": view.product_sequence}
     return encode({**body, **auction_json(view, product, state)})
 
 
 def opened(product: Product, event: StatusChanged, book: LevelBook) -> list[bytes]:
     """The `auction` messages of an opening; `book` is the one after it."""
-    view = AuctionView(event.open_price, event.open_size, *book.best(Side.BUY), *book.best(Side.SELL), event.time)
-    return [auction(product, event.product_sequence, view, state) for state in ("opening", "complete")]
+    best = (*book.best(Side.BUY), *book.best(Side.SELL))
+    view = AuctionView(event.product_sequence, event.open_price, event.open_size, *best, event.time)
+    return [auction(product, view, state) for state in ("opening", "complete")]
 
 
 def last_match(trade: OrderMatched, product: Product) -> bytes:

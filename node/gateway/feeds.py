@@ -36,8 +36,9 @@ log = logging.getLogger(__name__)
 TRADES_READ = 10_000
 """Trades asked for at the beginning, for the rolling figures: the node gives what it keeps."""
 RETRY_MIN, RETRY_MAX = 0.05, 1.0
+STATUS_LOOK = 1.0
 STATUS_EVERY = 5
-"""Seconds between `status` messages where nothing changes."""
+"""Seconds between looks at what no feed tells of, and between `status` messages where nothing changes."""
 
 
 OPENED = frozenset({ProductStatus.ONLINE, ProductStatus.POST_ONLY, ProductStatus.LIMIT_ONLY})
@@ -158,9 +159,10 @@ class ProductFeed:
 
     def _indicate(self, view: BookView) -> None:
         """Take an answer, unless the product has gone on to another status meanwhile."""
-        if self.in_auction and view.auction is not None and view.product_sequence >= self._status_sequence:
-            self.indicative = auction(self.product, view.product_sequence, view.auction, "collection")
-            self._indicated = view.product_sequence
+        found = view.auction
+        if self.in_auction and found is not None and found.product_sequence >= self._status_sequence:
+            self.indicative = auction(self.product, found, "collection")
+            self._indicated = found.product_sequence
 
     def _repair(self, reason: str) -> None:
         self._generation += 1
@@ -272,7 +274,7 @@ class Feeds:
         last, told_at = b"", 0.0
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1.0):
+                async with asyncio.timeout(STATUS_LOOK):
                     await self._status_changed.wait()
             self._status_changed.clear()
             if not self.sessions:

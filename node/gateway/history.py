@@ -1,4 +1,4 @@
-"""Calls that the history answers: fills, ledgers, transfers, candles, volumes; and what it adds to orders and trades that the engine has let go.
+"""Calls that the history answers: fills, ledgers, transfers, candles, sessions; and what it adds to orders and trades that the engine has let go.
 
 Every answer reflects at least what the node had applied when the call came, unless the history is more than a second behind; the header
 `x-quorumbook-sequence` says which commands are in it.
@@ -18,7 +18,6 @@ from node.gateway.history_shapes import (
     LedgerDetailsJson,
     LedgerEntryJson,
     StatusChangeJson,
-    TrailingVolumeJson,
     TransferEndsJson,
 )
 from node.gateway.ids import account_text, order_number, order_span, order_text, product_text
@@ -27,7 +26,7 @@ from node.gateway.responses import SIDES, iso
 from node.gateway.web import Answer, Call, Route
 from node.history.candles import GRANULARITIES, HOUR, NANOSECONDS, Candle, bucket
 from node.history.pages import Page, Place, TransferKind
-from node.native.protocol import OrdersQuery, StatusQuery
+from node.native.protocol import OrdersQuery
 from statemachine.decimals import to_text
 from statemachine.events import OrderState
 from statemachine.tables import CurrencyRow
@@ -41,8 +40,6 @@ if TYPE_CHECKING:
 
 CANDLES_MAX = 300
 SPARK_HOURS = 24
-VOLUME_DAYS = 30
-TIME_MAX = 2**63 - 1
 LEDGER_KINDS = {1: "transfer", 2: "match", 3: "fee"}
 TRANSFER_TYPES = {
     "deposit": TransferKind(incoming=True, internal=False),
@@ -55,7 +52,7 @@ TRANSFER_NAMES = {kind: name for name, kind in TRANSFER_TYPES.items()}
 
 async def history(call: Call) -> HistorySource:
     """The history, not older than the node was when the call came. Raises ApiError 404 where the node keeps none, 503 where it cannot be read."""
-    source = call.gateway.history
+    source = await call.past()
     if source is None:
         raise ApiError(
             404,
@@ -63,8 +60,6 @@ async def history(call: Call) -> HistorySource:
             reason="no_history",
             detail="set history.enabled = true in the node's configuration, or ask a node where it is set",
         )
-    status = await call.read(StatusQuery())
-    call.sequence = (await source.reach(status.sequence)).sequence
     return source
 
 
@@ -177,7 +172,6 @@ async def _holds(call: Call, order: OrderState, currency: CurrencyRow) -> list[H
 
 async def account_transfers(call: Call) -> Answer[list[BookedTransferJson]]:
     """GET /accounts/{id}/transfers: deposits and withdrawals of one currency."""
-    call.parameters()
     return await _transfers(call, (await _currency(call)).currency)
 
 
@@ -200,7 +194,6 @@ async def _transfers(call: Call, currency: str) -> Answer[list[BookedTransferJso
 
 async def transfer(call: Call) -> Answer[BookedTransferJson]:
     """GET /transfers/{id}, by the transfer_id that the caller gave."""
-    call.parameters()
     account_id, transfer_id = call.account_id, call.path("id")
     source = await history(call)
     row = await source.ask(lambda past: past.transfer(account_id, transfer_id))
@@ -254,7 +247,6 @@ async def candles(call: Call) -> Answer[list[list[int | str]]]:
 
 async def spark_lines(call: Call) -> Answer[dict[str, list[list[int | str]]]]:
     """GET /products/spark-lines: each product's candles of an hour, of the latest 24 hours, newest first."""
-    call.parameters()
     products = await call.gateway.catalogue.all_products()
     ids = [product.row.product_id for product in products]
     first = bucket(int(time.time()), HOUR) - (SPARK_HOURS - 1) * HOUR
@@ -300,27 +292,6 @@ def _status_change(row: RowMapping, product: Product) -> StatusChangeJson:
     return found
 
 
-async def trailing_volume(call: Call) -> Answer[list[TrailingVolumeJson]]:
-    """GET /users/self/trailing-volume: of 30 days, for each product that the account has traded in them. Counts from a full hour on."""
-    call.parameters()
-    account_id, now = call.account_id, time.time_ns()
-    first = bucket(now // NANOSECONDS - VOLUME_DAYS * 86_400, HOUR)
-    source = await history(call)
-    own = await source.ask(lambda past: past.traded(account_id, first))
-    hours = await source.ask(lambda past: past.hours(sorted(own), first))
-    return Answer([await _volume(call, name, own[name][0], hours.get(name, []), now) for name in sorted(own)])
-
-
-async def _volume(call: Call, product_id: str, own: int, hours: Sequence[Candle], now: int) -> TrailingVolumeJson:
-    product = await call.gateway.catalogue.product(product_id)
-    return {
-        "product_id": product_id,
-        "exchange_volume": product.size(sum(candle.volume for candle in hours)),
-        "volume": product.size(own),
-        "recorded_at": iso(now),
-    }
-
-
 def _span(given: Mapping[str, str], granularity: int) -> tuple[int, int]:
     """First and last second that a bucket may begin in. Without both `start` and `end`: the latest 300 buckets."""
     if "start" not in given or "end" not in given:
@@ -354,14 +325,9 @@ def _page(given: Mapping[str, str]) -> Page:
         whole_number(given.get("limit"), "limit", 100, 1, PAGE_MAX),
         _place(given, "after"),
         _place(given, "before"),
-        None if start is None else _stored(start),
-        None if end is None else _stored(end),
+        start,
+        end,
     )
-
-
-def _stored(time_ns: int) -> int:
-    """A time that a database can compare: years from 1 to 9999 go beyond 64 bits of nanoseconds."""
-    return max(-TIME_MAX, min(time_ns, TIME_MAX))
 
 
 def _place(given: Mapping[str, str], name: str) -> Place | None:
@@ -389,7 +355,6 @@ ROUTES = (
     Route("GET", "/products/{id}/candles", candles, query=("granularity", "start", "end")),
     Route("GET", "/products/spark-lines", spark_lines),
     Route("GET", "/products/{id}/status-changes", status_changes, Permission.VIEW, ("limit", "after", "before")),
-    Route("GET", "/users/self/trailing-volume", trailing_volume, Permission.VIEW),
     Route("GET", "/accounts/{id}/ledger", ledger, Permission.VIEW, PAGE),
     Route("GET", "/accounts/{id}/holds", holds, Permission.VIEW, PAGE),
     Route("GET", "/accounts/{id}/transfers", account_transfers, Permission.VIEW, ("type", *PAGE)),

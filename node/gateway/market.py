@@ -18,35 +18,30 @@ TRADES_REACH = 10_000
 """How far back `after` may lead, in trades."""
 
 
-async def server_time(call: Call) -> Answer[TimeJson]:
+async def server_time(_call: Call) -> Answer[TimeJson]:
     """GET /time: the node's clock."""
-    call.parameters()
     now = time.time_ns()
     return Answer({"iso": iso(now), "epoch": round(now / 1e9, 3)})
 
 
 async def products(call: Call) -> Answer[list[ProductJson]]:
     """GET /products: everything that is traded."""
-    call.parameters()
     return Answer([product_json(product) for product in await call.gateway.catalogue.all_products()])
 
 
 async def product(call: Call) -> Answer[ProductJson]:
     """GET /products/{id}: one of them."""
-    call.parameters()
     wanted = await _product(call, refresh=True)
     return Answer(product_json(wanted))
 
 
 async def currencies(call: Call) -> Answer[list[CurrencyJson]]:
     """GET /currencies: all of them."""
-    call.parameters()
     return Answer([currency_json(row) for row in await call.gateway.catalogue.all_currencies()])
 
 
 async def currency(call: Call) -> Answer[CurrencyJson]:
     """GET /currencies/{id}: one of them."""
-    call.parameters()
     return Answer(currency_json(await call.gateway.catalogue.currency(call.path("id"))))
 
 
@@ -60,7 +55,6 @@ async def book(call: Call) -> Answer[BookJson]:
 
 async def ticker(call: Call) -> Answer[TickerJson]:
     """GET /products/{id}/ticker: the last trade, the best prices, and the volume of 24 hours."""
-    call.parameters()
     wanted = await _product(call)
     product_id = wanted.row.product_id
     feed = await call.gateway.feeds.feed(wanted)
@@ -85,7 +79,6 @@ async def ticker(call: Call) -> Answer[TickerJson]:
 
 async def stats(call: Call) -> Answer[StatsJson]:
     """GET /products/{id}/stats: the last 24 hours and the volume of 30 days, of the trades that this node keeps."""
-    call.parameters()
     wanted = await _product(call)
     feed = await call.gateway.feeds.feed(wanted)
     now = time.time_ns()
@@ -126,9 +119,9 @@ async def _latest(call: Call, wanted: Product, limit: int, after: int) -> list[O
         newest: list[OrderMatched] = await call.read(TradesQuery(product_id, 1))
         reach += newest[0].trade_id - after + 1 if newest and newest[0].trade_id >= after else 0
     found: list[OrderMatched] = await call.read(TradesQuery(product_id, min(reach, TRADES_REACH)))
-    past = call.gateway.history
     below = found[-1].trade_id if found else after
-    if past is None or len(found) >= reach or below == 1:
+    past = None if len(found) >= reach or below == 1 else await call.past()
+    if past is None:
         return found
     older = min(below, after) if after else below
     return found + await past.ask(lambda history: history.trades(product_id, limit, older))

@@ -11,7 +11,8 @@ from node.gateway.requests import PAGE_MAX, CancelRequest, OrderRequest, parse, 
 from node.gateway.responses import order_json
 from node.gateway.shapes import OrderJson
 from node.gateway.web import Answer, Call
-from node.native.protocol import FailCode, NodeStatus, OrderQuery, OrdersQuery, StatusQuery
+from node.history.pages import Page
+from node.native.protocol import FailCode, OrderQuery, OrdersQuery
 from statemachine.commands import CancelAll, CancelOrder
 from statemachine.events import Cancelled, OrderState, Rejected
 from statemachine.types import OrderStatus
@@ -40,12 +41,12 @@ async def place(call: Call) -> Answer[OrderJson]:
     """POST /orders. Answers when the order is durable and applied, with its state then; the same client_oid again, with that first state."""
     product, command = await placing(call, parse(call.body, OrderRequest))
     outcome = await call.command(command)
-    return Answer(placed(outcome, product), {"x-quorumbook-duplicate": "true"} if outcome.duplicate else {})
+    return Answer(placed(outcome, product, command), {"x-quorumbook-duplicate": "true"} if outcome.duplicate else {})
 
 
 async def order_list(call: Call) -> Answer[list[OrderJson]]:
     """GET /orders: newest first; open ones unless `status` says otherwise. `after` leads to older ones."""
-    given = call.parameters("status")
+    given = call.parameters()
     for name, only in ORDER_OF_LISTS.items():
         if given.get(name, only) != only:
             raise BadRequestError(f"{name} must be {only}: lists are newest first", name)
@@ -60,7 +61,7 @@ async def order_list(call: Call) -> Answer[list[OrderJson]]:
     scanned = PAGE_MAX if filtered else limit
     page: list[OrderState] = []
     for _ in range(PAGES_SCANNED if wanted else 0):
-        found = await _found(call, product_id, wanted, scanned, before_id)
+        found = await _found(call, product_id, wanted, before_id, Page(scanned, start=start, end=end))
         matching = (each for each in found if each.status in wanted and within(each.created_at, start, end))
         page += [each for each in matching if each.order_id > newer_than]
         if len(found) < scanned or len(page) >= limit or found[-1].order_id <= newer_than:
@@ -71,16 +72,19 @@ async def order_list(call: Call) -> Answer[list[OrderJson]]:
     return Answer([await _order_body(call, order) for order in page], headers)
 
 
-async def _found(call: Call, product_id: str, wanted: frozenset[OrderStatus], limit: int, before_id: int) -> list[OrderState]:
-    """Orders by falling id, of the wanted statuses and perhaps others: those that the engine knows, and done ones that only the history has."""
+async def _found(call: Call, product_id: str, wanted: frozenset[OrderStatus], before_id: int, page: Page) -> list[OrderState]:
+    """Orders by falling id, at most the page's limit: all that the engine knows below `before_id`, of the wanted statuses and perhaps others, and
+    of the done ones that only the history has those of the page's times."""
     account_id, done = call.account_id, wanted >= DONE
-    known: list[OrderState] = await call.read(OrdersQuery(account_id, product_id, bool(wanted & LIVE), done, limit, before_id))
-    past = call.gateway.history
-    if past is None or not done:
+    known: list[OrderState] = await call.read(
+        OrdersQuery(account_id, product_id, bool(wanted & LIVE), done, page.limit, before_id)
+    )
+    past = await call.past() if done else None
+    if past is None:
         return known
-    older = await past.ask(lambda history: history.done_orders(account_id, product_id, limit, before_id))
+    older = await past.ask(lambda history: history.done_orders(account_id, product_id, before_id, page))
     both = {order.order_id: order for order in (*older, *known)}
-    return [both[order_id] for order_id in sorted(both, reverse=True)[:limit]]
+    return [both[order_id] for order_id in sorted(both, reverse=True)[: page.limit]]
 
 
 def _statuses(given: list[str]) -> frozenset[OrderStatus]:
@@ -93,7 +97,6 @@ def _statuses(given: list[str]) -> frozenset[OrderStatus]:
 
 async def order(call: Call) -> Answer[OrderJson]:
     """GET /orders/{id} and /orders/client:{client_oid}: one order of the key's account."""
-    call.parameters()
     order_id, client_oid = _named(call)
     if not order_id and not client_oid:
         raise ApiError(404, "NotFound", "id")
@@ -111,11 +114,9 @@ async def order(call: Call) -> Answer[OrderJson]:
 
 async def _retired(call: Call, order_id: int, client_oid: str) -> OrderState | None:
     """An order that only the history knows."""
-    past, account_id = call.gateway.history, call.account_id
+    past, account_id = await call.past(), call.account_id
     if past is None:
         return None
-    status: NodeStatus = await call.read(StatusQuery())
-    await past.reach(status.sequence)
     if order_id:
         return await past.ask(lambda history: history.order(account_id, order_id))
     return await past.ask(lambda history: history.order_by_client_oid(account_id, client_oid))

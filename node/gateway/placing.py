@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import msgspec
@@ -10,8 +10,8 @@ import msgspec
 from node.gateway.catalogue import Product
 from node.gateway.decimals import to_units
 from node.gateway.errors import ApiError, BadRequestError
-from node.gateway.ids import check_name, fresh_command_id, product_text
-from node.gateway.reasons import rejection
+from node.gateway.ids import check_name, fresh_command_id, order_text, product_text
+from node.gateway.reasons import SIZES, rejection
 from node.gateway.requests import OrderRequest, given, raw_text
 from node.gateway.responses import order_json
 from node.gateway.shapes import OrderJson
@@ -37,11 +37,11 @@ async def placing(call: Call, request: OrderRequest) -> tuple[Product, PlaceOrde
     return product, place_command(request, call.account_id, product)
 
 
-def placed(outcome: AnyOutcome, product: Product) -> OrderJson:
+def placed(outcome: AnyOutcome, product: Product, command: PlaceOrder) -> OrderJson:
     """The order that entered. Raises ApiError for one that was refused."""
     if isinstance(outcome, Placed):
         return order_json(outcome.order, product)
-    raise _refused(outcome, product)
+    raise _refused(outcome, product, command.side)
 
 
 def place_command(request: OrderRequest, account_id: str, product: Product) -> PlaceOrder:
@@ -136,18 +136,28 @@ def _refuse_unsupported(request: OrderRequest) -> None:
             raise BadRequestError(f"{name} is not supported", name)
 
 
-def _refused(outcome: AnyOutcome, product: Product) -> ApiError:
+def _refused(outcome: AnyOutcome, product: Product, side: Side) -> ApiError:
     assert isinstance(outcome, Rejected), outcome
+    number: Callable[[int], str] = product.price
+    if outcome.reason is Reason.COMMAND_ID_REUSED:
+        number = order_text
+    elif outcome.reason in SIZES or (outcome.reason is Reason.INSUFFICIENT_FUNDS and side is Side.SELL):
+        number = product.size
+    return rejection(outcome, _message(outcome, product), number=number)
+
+
+def _message(outcome: Rejected, product: Product) -> str:
+    """What replaces the reason's text where more can be said."""
     match outcome.reason:
-        case Reason.SIZE_TOO_SMALL | Reason.INVALID_SIZE if outcome.field in ("size", ""):
-            return _too_small(product)
+        case Reason.SIZE_TOO_SMALL | Reason.INVALID_SIZE:
+            return _too_small(product).message
         case Reason.SIZE_TOO_LARGE:
-            return rejection(outcome, f"size is too large. Maximum size is {product.size(product.row.max_size)}")
+            return f"size is too large. Maximum size is {product.size(product.row.max_size)}"
         case Reason.INVALID_PRICE:
-            return rejection(outcome, "price too small")
+            return "price too small"
         case Reason.PRICE_OFF_TICK:
-            return rejection(outcome, f"{outcome.field} too precise")
+            return f"{outcome.field} too precise"
         case Reason.INVALID_STOP:
-            return rejection(outcome, f"Invalid stop order: {outcome.detail}")
+            return f"Invalid stop order: {outcome.detail}"
         case _:
-            return rejection(outcome)
+            return ""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+
 from node.gateway.errors import ApiError
 from statemachine.events import Rejected
 from statemachine.types import Reason
@@ -62,8 +65,32 @@ FIELDS = {
 """Fields of commands that have another name in the HTTP API."""
 
 
-def rejection(outcome: Rejected, message: str = "") -> ApiError:
-    """The answer to a refused command; `message` replaces the reason's text."""
+SIZES = frozenset({Reason.SIZE_OFF_LOT, Reason.SIZE_TOO_SMALL, Reason.SIZE_TOO_LARGE, Reason.INVALID_SIZE})
+NUMBERS = SIZES | {
+    Reason.COMMAND_ID_REUSED,
+    Reason.INVALID_AMOUNT,
+    Reason.INSUFFICIENT_FUNDS,
+    Reason.AMOUNT_TOO_LARGE,
+    Reason.INVALID_PRICE,
+    Reason.INVALID_FUNDS,
+    Reason.PRICE_OFF_TICK,
+}
+"""Reasons whose detail has the engine's numbers: amounts in smallest units (of `SIZES`, of the base currency), or an order's id."""
+
+_NUMBER = re.compile("[0-9]+")
+
+
+def rejection(
+    outcome: Rejected, message: str = "", *, number: Callable[[int], str] = str, command_id: str = "client_oid"
+) -> ApiError:
+    """The answer to a refused command.
+
+    `message` replaces the reason's text, `number` gives the numbers of its detail as clients see them, `command_id` is the call's name for the
+    id that makes it safe to repeat.
+    """
     status, text = REASONS.get(outcome.reason, (400, "Rejected"))
-    field = FIELDS.get(outcome.field, outcome.field)
-    return ApiError(status, message or text, field, reason=outcome.reason.name.lower(), detail=outcome.detail)
+    field = command_id if outcome.field == "command_id" else FIELDS.get(outcome.field, outcome.field)
+    detail = outcome.detail
+    if outcome.reason in NUMBERS:
+        detail = _NUMBER.sub(lambda found: number(int(found.group())), detail)
+    return ApiError(status, message or text, field, reason=outcome.reason.name.lower(), detail=detail)

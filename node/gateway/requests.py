@@ -23,6 +23,8 @@ BODY_MAX = 64 * 1024
 PAGE_MAX = 1_000
 """Items of one page."""
 
+TIME_MAX = 2**63 - 1
+
 ABSENT = msgspec.Raw(b"")
 DecimalText = Annotated[
     msgspec.Raw,
@@ -238,7 +240,7 @@ def raw_text(raw: msgspec.Raw, field: str) -> str:
 def parameters(query: MultiMapping[str], *names: str) -> dict[str, str]:
     """The query parameters, each at most once. Raises BadRequestError for one that the call does not know."""
     for name in query:
-        if name not in names and name != "consistency":
+        if name not in names:
             raise BadRequestError(f"{name[:64]} is not a parameter of this call", name[:64])
         if len(query.getall(name)) > 1:
             raise BadRequestError(f"{name} may be given once", name)
@@ -274,7 +276,12 @@ def period(given: Mapping[str, str]) -> tuple[int | None, int | None]:
     """
     start = moment(given["start_date"], "start_date") if "start_date" in given else None
     end = moment(given["end_date"], "end_date") + 1_000 if "end_date" in given else None
-    return start, end
+    return _stored(start), _stored(end)
+
+
+def _stored(time: int | None) -> int | None:
+    """A time that a database can compare: years from 1 to 9999 go beyond 64 bits of nanoseconds."""
+    return None if time is None else max(-TIME_MAX, min(time, TIME_MAX))
 
 
 def within(time: int, start: int | None, end: int | None) -> bool:

@@ -22,7 +22,7 @@ from node.errors import RequestFailed
 from node.gateway.auth import Claim, Identity
 from node.gateway.errors import ApiError, BadRequestError, NotLeaderError, UnavailableError, UnknownHereError
 from node.gateway.requests import parameters
-from node.native.protocol import AnyQuery, FailCode, NodeStatus
+from node.native.protocol import AnyQuery, FailCode, NodeStatus, StatusQuery
 from statemachine.commands import AnyCommand
 from statemachine.events import AnyOutcome
 from statemachine.limits import OPERATOR
@@ -30,6 +30,7 @@ from statemachine.types import Permission
 
 if TYPE_CHECKING:
     from node.gateway.gateway import Gateway
+    from node.gateway.history_source import HistorySource
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,10 @@ class Answer(Generic[Body]):
 
 @dataclass
 class Call:
-    """One request, as handlers see it. `status` is the node's from before what the answer tells; `sequence` that of the command sent."""
+    """One request, as handlers see it.
+
+    `status` is the node's from before what the answer tells, `sequence` that of the command sent, or up to which a read from another source goes.
+    """
 
     gateway: Gateway
     route: Route
@@ -64,7 +68,8 @@ class Call:
     body: bytes
     status: NodeStatus | None
     identity: Identity | None = None
-    sequence: int = 0
+    sequence: int | None = None
+    _has_read: bool = False
 
     @property
     def account_id(self) -> str:
@@ -83,14 +88,20 @@ class Call:
         """A part of the path, percent escapes undone."""
         return self.request.match_info[name]
 
-    def parameters(self, *repeated: str) -> dict[str, str]:
-        """The query parameters, but for those that may be repeated. Raises BadRequestError for one that the route does not list, or another
-        account's `profile_id`."""
-        query = MultiDict((name, text) for name, text in self.request.query.items() if name not in repeated)
-        given = parameters(query, *self.route.query)
+    async def begin(self) -> None:
+        """Check the query parameters, and have a linearizable read wait for its barrier. Raises ApiError, NotLeaderError, UnavailableError."""
+        given = self.parameters()
         if "profile_id" in given:
             self.check_profile(given["profile_id"])
-        return given
+        if given.get("consistency", "local") not in ("local", "linearizable"):
+            raise BadRequestError("consistency must be local or linearizable", "consistency")
+        if self.linearizable:
+            self.status, self._has_read = await self.gateway.backend.query(StatusQuery(), linearizable=True), True
+
+    def parameters(self) -> dict[str, str]:
+        """The query parameters, but for those that may be repeated. Raises BadRequestError for one that the route does not list."""
+        query = MultiDict((name, text) for name, text in self.request.query.items() if name not in self.route.repeats)
+        return parameters(query, *self.route.query, *(("consistency",) if self.route.method == "GET" else ()))
 
     def check_profile(self, profile_id: str | None) -> None:
         """Raise BadRequestError for a `profile_id` other than the account that the key acts for."""
@@ -98,11 +109,21 @@ class Call:
             raise BadRequestError("profile_id must be the account of the API key", "profile_id")
 
     async def read(self, query: AnyQuery) -> Any:
-        """Ask the engine of this node; with `?consistency=linearizable` through a barrier, at the leader only."""
-        if self.request.query.get("consistency", "local") not in ("local", "linearizable"):
-            raise BadRequestError("consistency must be local or linearizable", "consistency")
-        self.status = await self.gateway.monitor.recent()
-        return await self.gateway.backend.query(query, self.linearizable)
+        """Ask the engine of this node."""
+        if not self._has_read:
+            self.status, self._has_read = await self.gateway.monitor.recent(), True
+        return await self.gateway.backend.query(query)
+
+    async def past(self) -> HistorySource | None:
+        """What the node keeps of the past, up to what the engine has applied by now, unless that is more than a second behind; None where it
+        keeps nothing. Raises ApiError 503 where it cannot be read."""
+        source = self.gateway.history
+        if source is not None:
+            now: NodeStatus = await self.read(StatusQuery())
+            reached = (await source.reach(now.sequence)).sequence
+            if reached < now.sequence:
+                self.sequence = reached
+        return source
 
     async def command(self, command: AnyCommand) -> AnyOutcome:
         """Apply a command. The answer's sequence header will be its sequence."""
@@ -124,7 +145,8 @@ Handler = Callable[[Call], Awaitable[Answer[Any]]]
 
 @dataclass(frozen=True)
 class Route:
-    """A call of the API. `permission` None: public. `query` lists its parameters (see `openapi.QUERIES`), `body` is the shape of its JSON body."""
+    """A call of the API. `permission` None: public. `query` lists its parameters (see `openapi.QUERIES`), `body` is the shape of its JSON body;
+    `repeats` are parameters that may come more than once."""
 
     method: str
     path: str
@@ -133,6 +155,7 @@ class Route:
     query: tuple[str, ...] = ()
     body: type[msgspec.Struct] | None = None
     body_required: bool = True
+    repeats: tuple[str, ...] = ()
 
 
 def json_response(body: object, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
@@ -156,6 +179,7 @@ def _serving(gateway: Gateway, route: Route) -> Callable[[web.Request], Awaitabl
             if route.permission is not None:
                 call.identity = await _identify(gateway, request, call.body)
                 call.identity.require(route.permission)
+            await call.begin()
             answer = await route.handler(call)
         except UnknownHereError:
             if status is not None and not status.ready:
@@ -167,7 +191,7 @@ def _serving(gateway: Gateway, route: Route) -> Callable[[web.Request], Awaitabl
         headers = dict(answer.headers)
         if call.status is not None:
             headers[ROLE_HEADER] = call.status.role
-            headers[SEQUENCE_HEADER] = str(call.sequence or call.status.sequence)
+            headers[SEQUENCE_HEADER] = str(call.status.sequence if call.sequence is None else call.sequence)
         return json_response(answer.body, answer.status, headers)
 
     return serve

@@ -78,15 +78,17 @@ class History:
         mine = select(tables.orders).where(own.account_id == account_id, own.client_oid == client_oid)
         return self._order(mine.order_by(own.order_id.desc()).limit(1))
 
-    def done_orders(self, account_id: str, product_id: str, limit: int, before_id: int) -> list[OrderState]:
-        """Orders that are done, by falling id; of one product unless that is empty, and below `before_id` unless that is 0."""
+    def done_orders(self, account_id: str, product_id: str, before_id: int, page: Page) -> list[OrderState]:
+        """Orders that are done, by falling id; of one product unless that is empty, and below `before_id` unless that is 0. Of the page its
+        limit counts, and its times: when they were placed."""
         own = tables.orders.c
         mine = select(tables.orders).where(own.account_id == account_id, own.status == OrderStatus.DONE)
         if product_id:
             mine = mine.where(own.product_id == product_id)
         if before_id:
             mine = mine.where(own.order_id < before_id)
-        return [order_of(row) for row in self._rows(mine.order_by(own.order_id.desc()).limit(limit))]
+        mine = _within(mine, own.created_at, page)
+        return [order_of(row) for row in self._rows(mine.order_by(own.order_id.desc()).limit(page.limit))]
 
     def fills(self, account_id: str, product_id: str, order_id: int, page: Page) -> list[RowMapping]:
         """Trades of the account; of one product unless that is empty, of one order unless that is 0."""
@@ -200,11 +202,16 @@ def _paged(
         found = found.where(place < page.after)
     if page.before is not None:
         found = found.where(place > page.before)
+    return _within(found, time, page).order_by(sequence.desc(), number.desc()).limit(page.limit)
+
+
+def _within(found: Select[Any], time: ColumnElement[int], page: Page) -> Select[Any]:
+    """The rows of the page's times."""
     if page.start is not None:
         found = found.where(time >= page.start)
     if page.end is not None:
         found = found.where(time < page.end)
-    return found.order_by(sequence.desc(), number.desc()).limit(page.limit)
+    return found
 
 
 def order_of(row: RowMapping) -> OrderState:

@@ -12,9 +12,9 @@ from node.config.file import load
 from node.config.settings import NodeConfig
 from node.errors import DirectoryError
 from node.migration.build import Builder, Built, Progress
+from node.migration.differences import TableDifference, differences, new_names
 from node.migration.found import LOG, SNAPSHOTS, Found, check_known, look
 from node.migration.start import SCRIPTS
-from snapshots import tsv
 from snapshots.abi import ABI
 from snapshots.migration.chain import Chains
 from snapshots.migration.scripts import tsv_schema
@@ -58,24 +58,13 @@ class Rehearsal:
     built: Built | None
     chains: Chains
 
-    def differences(self) -> Iterator[tuple[str, list[str]]]:
-        """By table, lines of TSV: the header, then rows that went or changed ("-") and that came ("+")."""
-        if self.built is None or self.found.abi is None:
+    def differences(self) -> Iterator[TableDifference]:
+        """What changes, by table."""
+        built = self.built
+        if built is None or self.found.abi is None:
             return
         old, new = (tsv_schema(self.chains.releases.schema(abi)) for abi in (self.found.abi, self.target))
-        before = {} if not self.built.before else _lines(self.built.before, old)
-        after = {} if not self.built.after else _lines(self.built.after, new)
-        for table in dict.fromkeys([*before, *after]):
-            was, now = before.get(table, []), after.get(table, [])
-            went, came = set(was) - set(now), set(now) - set(was)
-            changed = [f"-{line}" for line in was if line in went] + [f"+{line}" for line in now if line in came]
-            if changed:
-                yield tsv.title(table), changed
-
-
-def _lines(rows: dict[str, list[tuple[bytes, bytes]]], schema: tsv.Schema) -> dict[str, list[str]]:
-    lines = tsv.TableLines(rows, schema)
-    return {table: [lines.header(table), *lines.of(table, rows[table])] for table in schema.tables}
+        yield from differences(built.before, old, built.after, new, new_names(built.before, built.report.steps))
 
 
 def rehearse(

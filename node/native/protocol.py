@@ -361,12 +361,14 @@ class BookOrder(msgspec.Struct, frozen=True, array_like=True):
 
 
 class AuctionView(msgspec.Struct, frozen=True, array_like=True):
-    """What an auction would do if it opened now: `open_size` would trade at `open_price`, zeros when nothing would.
+    """What an auction would do if it opened after the product's event `product_sequence`, which is not long ago: `open_size` would trade at
+    `open_price`, zeros when nothing would.
 
     Best prices, and the sizes there, are over all orders that take part, those on the book and those collected; zeros where a side is empty.
     `time` is the exchange's clock.
     """
 
+    product_sequence: int
     open_price: int
     open_size: int
     best_bid: int

@@ -1,4 +1,4 @@
-"""cbpro's OrderBook, a foreign judge of price-time priority, follows a flow of orders through the death of the leader."""
+"""cbpro's OrderBook, a foreign judge of price-time priority, follows a flow of orders through an auction and the death of the leader."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import pytest
 
 from loadtest.flow import ClientFlow
 from node.gateway.ids import order_text
-from node.native.protocol import BookQuery, BookView
+from node.native.products import put_again
+from node.native.protocol import BookQuery, BookView, ProductsQuery, TradesQuery
 from statemachine.decimals import to_text
+from statemachine.tables import ProductRow
+from statemachine.types import ProductStatus
 from tests.clients import packages
 from tests.clients.packages import CBPRO
 from tests.clients.script import Script
@@ -28,12 +31,13 @@ CHUNKS, CHUNK = 60, 10
 def test_the_order_book_of_cbpro(stage: Stage, table: Table) -> None:
     python = packages.python(CBPRO)
     result, matches = asyncio.run(follow(stage, python))
-    table.add("cbpro", CBPRO.version, f"OrderBook through {matches} matches while the leader is killed", result)
+    table.add("cbpro", CBPRO.version, f"OrderBook through {matches} matches and an auction while the leader is killed", result)
     assert result == "works"
 
 
 async def follow(stage: Stage, python: str) -> tuple[str, int]:
-    """Start the book at a node that lives, have orders flow, kill the leader in the middle, and compare. The result, and how many matches."""
+    """Start the book at a node that lives, have orders flow, hold an auction, kill the leader in the middle, and compare. The result, and how
+    many matches."""
     told = await stage.told("cbpro", 0) | {"product": FLOW_PRODUCT.product_id}
     leader = await stage.leader()
     script = await Script.start(python, "-m", "tests.clients.foreign.cbpro_book", told=told)
@@ -42,6 +46,9 @@ async def follow(stage: Stage, python: str) -> tuple[str, int]:
         first = asyncio.create_task(flow(stage, "flow-1", CHUNKS))
         await ready
         await first
+        await put_status(stage, ProductStatus.AUCTION)
+        await asyncio.gather(*(flow(stage, name, CHUNKS // 4, "auction") for name in ("flow-1", "flow-2", "flow-3")))
+        await put_status(stage, ProductStatus.ONLINE)
         others = [asyncio.create_task(flow(stage, name, CHUNKS)) for name in ("flow-2", "flow-3")]
         await asyncio.to_thread(stage.ground.cluster.kill, leader, signal.SIGKILL)
         await asyncio.gather(*others)
@@ -57,10 +64,23 @@ async def follow(stage: Stage, python: str) -> tuple[str, int]:
     return script.results()["OrderBook"], answer["matches"]
 
 
-async def flow(stage: Stage, name: str, chunks: int) -> None:
+async def put_status(stage: Stage, status: ProductStatus) -> None:
+    """Change the status of the flow's product."""
+    client = stage.access.client()
+    try:
+        rows: list[ProductRow] = await client.query(ProductsQuery(), True)
+        (row,) = (row for row in rows if row.product_id == FLOW_PRODUCT.product_id)
+        await client.submit([put_again(row, f"session:{status.name}", status=status)])
+        told = await client.query(TradesQuery(FLOW_PRODUCT.product_id, 1_000), True)
+    finally:
+        await client.close()
+    assert status is ProductStatus.AUCTION or any(trade.auction for trade in told), "the auction traded"
+
+
+async def flow(stage: Stage, name: str, chunks: int, run: str = "book") -> None:
     """A client's flow of orders on one product, by the native protocol."""
     client = stage.access.trader_client(stage.people[name], deadline=30.0)
-    commands = ClientFlow(SEED, stage.people[name].account_id, f"book-{name}", [FLOW_PRODUCT])
+    commands = ClientFlow(SEED, stage.people[name].account_id, f"{run}-{name}", [FLOW_PRODUCT])
     try:
         for _ in range(chunks):
             await client.submit(list(itertools.islice(commands, CHUNK)))

@@ -14,6 +14,7 @@ Amounts are decimals in whole coins; with a `u` behind them they are smallest un
     ann sell 2 BTC-USD @ 90 stop=loss@95                  waits for a trade at 95 or below; stop=entry@95: or above
     ann sell 2 BTC-USD market     ann buy BTC-USD market funds=50
     ann cancel #3     ann cancel oid=a     ann cancel-all [BTC-USD]
+    auction BTC-USD                                      what it would do if it opened now
     book BTC-USD      balances ann bob     fees USD      order #3
     wait 60                                              the clock steps by 60 seconds, told by a log entry without commands
     restart                                              the engine goes on from its tables
@@ -161,6 +162,19 @@ class Script:
             trace.append(f"{name}: {', '.join(shown) or 'none'}")
         return trace
 
+    def do_auction(self, words: list[str]) -> list[str]:
+        found = self.engine.auction(words[0])
+        if found is None:
+            return ["no auction"]
+        base, quote = self.pairs[words[0]]
+        sides = [
+            f"{name} {self.text(size, base)} @ {self.text(price, quote)}" if size else f"no {name}s"
+            for name, price, size in (("bid", found.best_bid, found.best_bid_size), ("ask", found.best_ask, found.best_ask_size))
+        ]
+        opens = f"{self.text(found.size, base)} @ {self.text(found.price, quote)}" if found.size else "nothing"
+        surplus = f"{self.text(abs(found.surplus), base)} more to {'buy' if found.surplus > 0 else 'sell'}"
+        return [f"would trade {opens}{f', {surplus}' if found.surplus else ''}; {', '.join(sides)}"]
+
     def do_balances(self, words: list[str]) -> list[str]:
         trace = []
         for account in words:
@@ -281,10 +295,12 @@ class Script:
                 fees = f"{self.text(event.maker_fee, quote)} maker, {self.text(event.taker_fee, quote)} taker"
                 who = f"#{event.maker_order_id} {event.maker_account_id} by #{event.taker_order_id} {event.taker_account_id}"
                 size, price = self.text(event.size, base), self.text(event.price, quote)
-                return f"{head} trade {event.trade_id}: {size} @ {price}, {who}, fees {fees}"
+                trade = "auction trade" if event.auction else "trade"
+                return f"{head} {trade} {event.trade_id}: {size} @ {price}, {who}, fees {fees}"
             case OrderChanged():
                 unit = quote if event.by_funds else base
-                return f"{head} change #{event.order_id} {self.text(event.old, unit)} -> {self.text(event.new, unit)} {unit}"
+                change = "auction change" if event.auction else "change"
+                return f"{head} {change} #{event.order_id} {self.text(event.old, unit)} -> {self.text(event.new, unit)} {unit}"
             case OrderDone():
                 left = f", {self.text(event.remaining, base)} left" if event.remaining else ""
                 book = ", off the book" if event.resting else ""

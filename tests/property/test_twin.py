@@ -11,9 +11,19 @@ from hypothesis import strategies as st
 from statemachine.commands import AnyCommand, Batch
 from statemachine.engine import Engine
 from statemachine.events import AnyEvent, AnyOutcome, Cancelled, OrderState, Placed, Rejected
-from statemachine.types import Side
+from statemachine.types import ProductStatus, Side
 from tests.property.twin import Fact, Twin, TwinOrder
-from tests.property.worlds import ACCOUNTS, CURRENCIES, PRODUCTS, SECOND, busy_command, commands, foundations, rates
+from tests.property.worlds import (
+    ACCOUNTS,
+    CURRENCIES,
+    PRODUCTS,
+    SECOND,
+    auction_command,
+    busy_command,
+    commands,
+    foundations,
+    rates,
+)
 
 
 def fact(event: AnyEvent) -> Fact:
@@ -70,6 +80,9 @@ def assert_same_world(engine: Engine, twin: Twin) -> None:
             levels = [(p, sum(s for q, s, _ in book if q == p), sum(1 for q, _, _ in book if q == p)) for p in prices]
             assert engine.levels(name, side, 3) == levels[:3]
         assert engine.product_sequence(name) == twin.sequences[name]
+        in_auction = twin.products[name].status is ProductStatus.AUCTION
+        best = (*twin.best(name, Side.BUY), *twin.best(name, Side.SELL))
+        assert engine.auction(name) == ((*twin.auction(name), *best) if in_auction else None)
     for account in ACCOUNTS:
         rows = {row.currency: row for row in engine.balances(account)}
         for currency in CURRENCIES:
@@ -126,6 +139,15 @@ def test_the_engine_does_what_the_twin_does_in_a_busy_market(seed: int) -> None:
         for number in range(150)
     ]
     compare(fees, random.choice([60, 600, 5_000]), flow)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_engine_does_what_the_twin_does_from_auction_to_auction(seed: int) -> None:
+    random = Random(seed)
+    fees = random.choice([(0, 0), (1_000, 3_000), (100_000, 100_000)])
+    compare(
+        fees, random.choice([600, 50_000]), [(auction_command(random, number), random.random() < 0.1) for number in range(120)]
+    )
 
 
 def restore(engine: Engine) -> Engine:

@@ -35,6 +35,8 @@ from statemachine.types import (
     TimeInForce,
 )
 
+TRADING = (ProductStatus.ONLINE, ProductStatus.POST_ONLY, ProductStatus.LIMIT_ONLY)
+
 Fact = tuple[object, ...]
 """An event as a plain tuple: its name and all of its fields but the time."""
 
@@ -83,6 +85,10 @@ class Twin:
     resting: list[TwinOrder] = field(default_factory=list)
     waiting: list[TwinOrder] = field(default_factory=list)
     """Stop orders that wait, or are triggered and about to enter."""
+    collected: list[TwinOrder] = field(default_factory=list)
+    """Orders of auctions, in the order of arrival."""
+    last: dict[str, int] = field(default_factory=dict)
+    """The price of the product's last trade."""
     prices: list[int] = field(default_factory=list)
     """Of the trades for which no stop order was triggered yet, all of one product."""
     now: int = 0
@@ -151,8 +157,10 @@ class Twin:
         self.sequences.setdefault(name, 0)
         self.trades.setdefault(name, 0)
         if before is None or before.status is not command.status:
+            opened = self.open_auction(name) if command.status in TRADING else (0, 0)
             self.sequences[name] += 1
-            self.facts.append(("StatusChanged", name, self.sequences[name], command.status, 0, 0))
+            self.facts.append(("StatusChanged", name, self.sequences[name], command.status, *opened))
+            self.trigger(name)
         return "ok"
 
     # -- money -------------------------------------------------------------------------------------------------------------------
@@ -209,7 +217,7 @@ class Twin:
 
     def known(self) -> list[TwinOrder]:
         """All that are accepted and not done, oldest first."""
-        return sorted([*self.resting, *self.waiting], key=lambda order: order.order_id)
+        return sorted([*self.resting, *self.waiting, *self.collected], key=lambda order: order.order_id)
 
     # -- leaving -----------------------------------------------------------------------------------------------------------------
 
@@ -250,6 +258,8 @@ class Twin:
             self.resting.remove(order)
         if order in self.waiting:
             self.waiting.remove(order)
+        if order in self.collected:
+            self.collected.remove(order)
         order.open = False
         order.reason = reason
         c = order.command
@@ -275,6 +285,9 @@ class Twin:
             return Reason.PRODUCT_POST_ONLY
         if product.status is ProductStatus.LIMIT_ONLY and not limit:
             return Reason.PRODUCT_LIMIT_ONLY
+        lasts = c.time_in_force in (TimeInForce.GTC, TimeInForce.GTT)
+        if product.status is ProductStatus.AUCTION and not c.stop and not (limit and lasts and not c.post_only):
+            return Reason.PRODUCT_IN_AUCTION
         contradictions = [
             limit and c.funds != 0,
             limit and c.post_only and c.time_in_force not in (TimeInForce.GTC, TimeInForce.GTT),
@@ -378,11 +391,19 @@ class Twin:
         return found
 
     def enter(self, order: TwinOrder) -> None:
-        """It meets the book, and rests or leaves."""
+        """It is received, and collected or goes on."""
         c = order.command
         self.tell(
             "OrderReceived", order, order.order_id, order.owner, c.client_oid, c.side, c.order_type, c.price, c.size, c.funds
         )
+        if self.products[c.product_id].status is ProductStatus.AUCTION:
+            self.collected.append(order)
+        else:
+            self.go_on(order)
+
+    def go_on(self, order: TwinOrder) -> None:
+        """It meets the book, and rests or leaves."""
+        c = order.command
         killed = c.time_in_force is TimeInForce.FOK and not self.fillable(order)
         ended = killed or self.trade_all(order)
         lasts = c.order_type is OrderType.LIMIT and c.time_in_force in (TimeInForce.GTC, TimeInForce.GTT)
@@ -420,7 +441,7 @@ class Twin:
                     return DoneReason.CANCELLED
                 continue
             offered = maker.left
-            self.fill(taker, maker, min(can, offered))
+            self.fill(taker, maker, min(can, offered), maker.command.price)
             if maker.left == 0:
                 self.leave(maker, DoneReason.FILLED)
             if not taker.by_funds and taker.left == 0:
@@ -455,8 +476,8 @@ class Twin:
             size = more
         return size
 
-    def fill(self, taker: TwinOrder, maker: TwinOrder, size: int) -> None:
-        product, price = taker.product, maker.command.price
+    def fill(self, taker: TwinOrder, maker: TwinOrder, size: int, price: int, auction: bool = False) -> None:
+        product = taker.product
         worth = self.worth(product, price, size)
         fees = []
         for order, ppm in ((maker, maker.product.maker_fee_ppm), (taker, taker.product.taker_fee_ppm)):
@@ -477,10 +498,11 @@ class Twin:
         elif taker.by_funds:
             taker.money -= worth
         self.prices.append(price)
+        self.last[product.product_id] = price
         self.trades[product.product_id] += 1
         number = self.trades[product.product_id]
         ids = (maker.order_id, taker.order_id, maker.owner, taker.owner)
-        self.tell("OrderMatched", taker, number, *ids, maker.command.side, price, size, *fees, False)
+        self.tell("OrderMatched", taker, number, *ids, maker.command.side, price, size, *fees, auction)
 
     def prevent(self, taker: TwinOrder, maker: TwinOrder, can: int) -> bool:
         stp = taker.command.stp
@@ -510,6 +532,85 @@ class Twin:
             self.decrement(taker, theirs)
         return True
 
+    # -- auctions ----------------------------------------------------------------------------------------------------------------
+
+    def taking_part(self, name: str) -> list[TwinOrder]:
+        """All orders of an auction, the earliest first."""
+        return [order for order in [*self.resting, *self.collected] if order.product.product_id == name]
+
+    def accepting(self, name: str, price: int) -> tuple[list[TwinOrder], list[TwinOrder]]:
+        """Who buys and who sells at a price, in the order in which they trade."""
+        orders = self.taking_part(name)
+        bids = [order for order in orders if order.buys and order.command.price >= price]
+        asks = [order for order in orders if not order.buys and order.command.price <= price]
+        return sorted(bids, key=lambda o: -o.command.price), sorted(asks, key=lambda o: o.command.price)
+
+    def auction(self, name: str) -> tuple[int, int, int]:
+        """Price, size and surplus of an auction, by trying every price."""
+        highest = max((order.command.price for order in self.taking_part(name)), default=0)
+        tried = {}
+        for price in range(self.products[name].tick, highest + 1, self.products[name].tick):
+            buys, sells = (sum(order.left for order in orders) for orders in self.accepting(name, price))
+            tried[price] = (min(buys, sells), buys - sells)
+        most = max((size for size, _ in tried.values()), default=0)
+        if most == 0:
+            return (0, 0, 0)
+        least = min(abs(surplus) for size, surplus in tried.values() if size == most)
+        good = [price for price, (size, surplus) in tried.items() if size == most and abs(surplus) == least]
+        if all(tried[price][1] > 0 for price in good):
+            price = max(good)
+        elif all(tried[price][1] < 0 for price in good) or name not in self.last:
+            price = min(good)
+        else:
+            price = min(good, key=lambda price: abs(price - self.last[name]))
+        return (price, *tried[price])
+
+    def best(self, name: str, side: Side) -> tuple[int, int]:
+        orders = [order for order in self.taking_part(name) if order.command.side is side]
+        prices = [order.command.price for order in orders]
+        price = (max if side is Side.BUY else min)(prices, default=0)
+        return price, sum(order.left for order in orders if order.command.price == price)
+
+    def open_auction(self, name: str) -> tuple[int, int]:
+        price, traded = self.auction(name)[0], 0
+        while price:
+            bids, asks = self.accepting(name, price)
+            if not bids or not asks:
+                break
+            traded += self.meet(name, price, bids[0], asks[0])
+        for order in [order for order in self.collected if order.product.product_id == name]:
+            self.collected.remove(order)
+            self.go_on(order)
+        return (price, traded) if traded else (0, 0)
+
+    def meet(self, name: str, price: int, bid: TwinOrder, ask: TwinOrder) -> int:
+        maker, taker = sorted((bid, ask), key=self.taking_part(name).index)
+        if maker.owner == taker.owner:
+            stp = taker.command.stp
+            leaving = {
+                SelfTradePrevention.CO: [maker],
+                SelfTradePrevention.CN: [taker],
+                SelfTradePrevention.CB: [maker, taker],
+                SelfTradePrevention.DC: [order for order in (maker, taker) if order.left == min(maker.left, taker.left)],
+            }[stp]
+            by = min(maker.left, taker.left)
+            for order in (maker, taker):
+                if order in leaving:
+                    self.leave(order, DoneReason.CANCELLED)
+                elif stp is SelfTradePrevention.DC:
+                    self.decrement(order, by)
+            return 0
+        size, before, rests = min(bid.left, ask.left), maker.left, maker in self.resting
+        self.fill(taker, maker, size, price, auction=True)
+        c = maker.command
+        if rests:
+            changed = (before, maker.left, False, True, True)
+            self.tell("OrderChanged", maker, maker.order_id, maker.owner, c.side, c.price, *changed)
+        for order in (maker, taker):
+            if order.left == 0:
+                self.leave(order, DoneReason.FILLED)
+        return size
+
     def decrement(self, order: TwinOrder, by: int) -> None:
         old = order.left
         order.left -= by
@@ -519,4 +620,4 @@ class Twin:
     def status(self, order: TwinOrder) -> OrderStatus:
         if not order.open:
             return OrderStatus.DONE
-        return OrderStatus.ACTIVE if order in self.waiting else OrderStatus.OPEN
+        return OrderStatus.ACTIVE if order in [*self.waiting, *self.collected] else OrderStatus.OPEN

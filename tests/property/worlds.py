@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from random import Random
 
-import msgspec
 from hypothesis import strategies as st
 
 from statemachine.commands import (
@@ -131,7 +130,7 @@ transfers = st.one_of(
 @st.composite
 def product_changes(draw: st.DrawFn) -> PutProduct:
     """Other fees or another status; orders that rest keep the fees of their entry."""
-    status = draw(st.sampled_from([ProductStatus.ONLINE] * 4 + list(ProductStatus)))
+    status = draw(st.sampled_from([ProductStatus.ONLINE] * 4 + [ProductStatus.AUCTION] * 4 + list(ProductStatus)))
     return product(draw(products), *draw(rates), status, draw(command_ids))
 
 
@@ -168,21 +167,27 @@ def busy_command(random: Random, number: int) -> AnyCommand:
         incoming = kind < 0.65
         return Deposit(account, command_id, currency, amount) if incoming else Withdraw(account, command_id, currency, amount)
     if kind < 0.18:
-        status = random.choice([ProductStatus.ONLINE] * 12 + list(ProductStatus))
+        status = random.choice([ProductStatus.ONLINE] * 12 + [ProductStatus.AUCTION] * 6 + list(ProductStatus))
         fees = random.choice([(0, 0), (1_000, 3_000), (100_000, 50_000), (33_333, 100_000)])
         return product(random.choice(PRODUCTS), *fees, status, command_id)
     return _busy_order(random, account, command_id)
 
 
-def plain_command(random: Random, number: int) -> AnyCommand:
-    """A `busy_command` that is no transfer, and whose order, if it is one, neither waits for a trade nor leaves by itself."""
-    command = busy_command(random, number)
-    if isinstance(command, Transfer):
-        return Withdraw(command.account_id, command.command_id, command.currency, command.amount)
-    if not isinstance(command, PlaceOrder):
-        return command
-    tif = TimeInForce.GTC if command.time_in_force is TimeInForce.GTT else command.time_in_force
-    return msgspec.structs.replace(command, time_in_force=tif, stop=StopType.NONE, stop_price=0, cancel_after=0)
+def auction_command(random: Random, number: int) -> AnyCommand:
+    """One command of a market that goes from auction to auction: orders that cross, of few accounts, most of them collected."""
+    account, command_id = random.choice(ACCOUNTS), f"c{number}"
+    kind = random.random()
+    if kind < 0.08:
+        status = random.choice([ProductStatus.AUCTION] * 6 + [ProductStatus.ONLINE] * 6 + list(ProductStatus))
+        return product(random.choice(PRODUCTS), *random.choice([(0, 0), (33_333, 100_000)]), status, command_id)
+    if kind < 0.12:
+        return CancelOrder(account, command_id, random.randrange(1, number + 2), "")
+    if kind < 0.2:
+        return _busy_order(random, account, command_id)
+    product_id, side, stp = random.choice(PRODUCTS), random.choice(list(Side)), random.choice(list(SelfTradePrevention))
+    tick, lot = (4, 25) if product_id == "ETH-USD" else (1, 1)
+    price, size = (10 + random.randrange(-3, 4)) * tick, random.randrange(1, 9) * lot
+    return PlaceOrder(account, command_id, product_id, side, OrderType.LIMIT, price, size, stp=stp)
 
 
 def _busy_order(random: Random, account: str, command_id: str) -> PlaceOrder:

@@ -37,7 +37,7 @@ from statemachine.commands import (
 )
 from statemachine.events import AnyOutcome
 from statemachine.limits import OPERATOR
-from statemachine.types import OrderType, SelfTradePrevention, Side, TimeInForce
+from statemachine.types import OrderType, SelfTradePrevention, Side, StopType, TimeInForce
 
 PRODUCTS = ("BTC-USD", "ETH-USD")
 CURRENCIES = ("USD", "BTC", "ETH")
@@ -274,12 +274,14 @@ class Client:
             return PlaceOrder(
                 account, f"c:{name}", product, side, OrderType.MARKET, 0, size, 0, TimeInForce.IOC, stp=stp, client_oid=name
             )
-        tif = rng.choice((TimeInForce.GTC, TimeInForce.GTC, TimeInForce.GTC, TimeInForce.IOC, TimeInForce.FOK))
-        post_only = tif is TimeInForce.GTC and rng.random() < 0.1
-        price = 100 + rng.randint(-4, 4)
-        return PlaceOrder(
-            account, f"c:{name}", product, side, OrderType.LIMIT, price, size, 0, tif, post_only, stp, client_oid=name
-        )
+        tif = rng.choice((*[TimeInForce.GTC] * 5, TimeInForce.GTT, TimeInForce.IOC, TimeInForce.FOK))
+        lasts = rng.randint(1, 4) * 10**9 if tif is TimeInForce.GTT else 0
+        price, stop, limit = 100 + rng.randint(-4, 4), StopType.NONE, OrderType.LIMIT
+        post_only = lasts == 0 and tif is TimeInForce.GTC and rng.random() < 0.1
+        if not post_only and rng.random() < 0.15:
+            stop = rng.choice((StopType.LOSS, StopType.ENTRY))
+        at = 100 + rng.randint(-3, 3) if stop else 0
+        return PlaceOrder(account, f"c:{name}", product, side, limit, price, size, 0, tif, post_only, stp, name, stop, at, lasts)
 
 
 answer_decoder: msgspec.msgpack.Decoder[Results | Answer | Failed] = msgspec.msgpack.Decoder(Results | Answer | Failed)

@@ -7,6 +7,7 @@ again, elsewhere, too late, or not at all. Besides what `world` checks:
 - what clients saw is linearizable (`loadtest.linearizability`): commands, reads behind a barrier, and reads of a node's own state;
 - same sequence, same state hash on every node; a snapshot restores the state that it was taken of, on whatever node;
 - each product's events have no gap and no duplicate and are the same on every node, and for readers that go from node to node;
+- a book that a reader rebuilds from events is the one that its node answers with;
 - the invariants of the engine hold on every node, money among them;
 - a snapshot with a flipped bit is refused, and its node comes back from the others.
 """
@@ -371,6 +372,8 @@ class ExchangeWorld(World):
         if host.process is process:
             super()._step_node(host, process, load=load)
         if host.process is process:
+            self._guarded(host.node_id, parts.service.expire)
+        if host.process is process:
             self._run_soon(host, parts)
 
     def _run_soon(self, host: Host, parts: Running) -> None:
@@ -392,6 +395,7 @@ class ExchangeWorld(World):
             finally:
                 for parts in self._parts.values():
                     self._close(parts)
+                self.counts += self.ledger.counts
 
     def _end_faults(self) -> None:
         for disk in self.disks():
@@ -412,6 +416,8 @@ class ExchangeWorld(World):
                     self._engine(node).check()
                 except AssertionError as error:
                     raise self.violation(f"{node}: {error}") from error
+        for reader in self.readers:
+            reader.compare()
 
     def _engine(self, node: str) -> Engine:
         process = self.hosts[node].process

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import TypeVar
@@ -9,20 +10,25 @@ from typing import TypeVar
 import msgspec
 
 from cluster.ports import SnapshotMark, SnapshotSink, SnapshotSource
+from loadtest.books import OrderBook, rows_of
 from node.engine.feed import Audience, Feed, Subscription
+from node.engine.principal import gateway
 from node.engine.replicated_engine import ReplicatedEngine
 from node.engine.service import EngineService
 from node.engine.snapshot_port import SnapshotPort
 from node.errors import RequestFailed
 from node.native.framing import FrameSplitter
-from node.native.protocol import Events, FailCode, Subscribe
+from node.native.protocol import Answer, BookQuery, BookView, Events, FailCode, Query, Subscribe
 from snapshots.store import SnapshotStore
 from statemachine.engine import Engine
-from statemachine.events import AnyEvent
+from statemachine.events import AnyEvent, OrderActivated, OrderDone, OrderReceived
+from statemachine.types import DoneReason
 from tests.simulation.parts import Machine, polls_of_a_check
 
 EVENTS_KEPT = 300
 """Events a product in a node's ring: few, so that readers find what they want gone sometimes."""
+
+READER = gateway("simulated readers")
 
 T = TypeVar("T")
 
@@ -36,11 +42,22 @@ class Ledger:
     def __init__(self, violation: Callable[[str], Exception]) -> None:
         self.violation = violation
         self._said: dict[tuple[str, object], bytes] = {}
+        self._stops: dict[int, None] = {}
+        self.counts: Counter[str] = Counter()
 
     def agree(self, node: str, what: str, key: object, value: bytes) -> None:
         """A node says `value`. Raises a violation if another one said otherwise."""
         if self._said.setdefault((what, key), value) != value:
             raise self.violation(f"{node} has another {what} at {key} than the others had")
+
+    def count(self, event: AnyEvent) -> None:
+        """An event of which no node has told before: note what is rare."""
+        if isinstance(event, OrderActivated):
+            self._stops[event.order_id] = None
+        elif isinstance(event, OrderReceived):
+            self.counts["stop orders triggered"] += event.order_id in self._stops
+        elif isinstance(event, OrderDone):
+            self.counts["orders expired"] += event.reason is DoneReason.EXPIRED
 
     def said(self, what: str, key: object) -> bytes | None:
         """What was said."""
@@ -63,6 +80,8 @@ class WatchedFeed(Feed):
             if event.product_sequence != expected:
                 raise self._ledger.violation(f"{self._node} publishes {product} {event.product_sequence}, not {expected}")
             self._last[product] = expected
+            if self._ledger.said("event", (product, expected)) is None:
+                self._ledger.count(event)
             self._ledger.agree(self._node, "event", (product, expected), _encode(event))
         super().publish(events)
 
@@ -175,7 +194,7 @@ class WatchedSnapshots(SnapshotPort):
 
 
 class Reader:
-    """A reader of one product's feed that goes from node to node and must see every event once, as all others do."""
+    """A reader of one product's feed that goes from node to node and must see every event once, as all others do. It rebuilds the book."""
 
     audience = Audience.FULL
     writable = True
@@ -185,8 +204,10 @@ class Reader:
         self._product = product
         self._next = 1
         self._at: tuple[EngineService, Subscription] | None = None
+        self._book = OrderBook()
         self.seen = 0
         self.skipped = 0
+        self.compared = 0
 
     @property
     def service(self) -> EngineService | None:
@@ -201,7 +222,34 @@ class Reader:
                 raise self._ledger.violation(f"a reader of {self._product} got another event {self._next} than was published")
             self._next += 1
             self.seen += 1
+            self._book.apply(event)
         return True
+
+    def compare(self) -> None:
+        """Raise a violation if the node that is read from has another book, at the same sequence."""
+        if self._at is None:
+            return
+        view = self._view(self._at[0])
+        if view.product_sequence == self._next - 1:
+            self.compared += 1
+            if rows_of(view) != self._book.rows():
+                raise self._ledger.violation(f"the book of {self._product} rebuilt from events is not that at {self._next - 1}")
+
+    def _view(self, service: EngineService) -> BookView:
+        """The book that a node answers with."""
+        answers: list[msgspec.Struct] = []
+        service.query(READER, Query(1, BookQuery(self._product, 3), False), answers.append)
+        (answer,) = answers
+        assert isinstance(answer, Answer), answer
+        return msgspec.msgpack.decode(answer.body, type=BookView)
+
+    def _begin_anew(self, service: EngineService) -> None:
+        """Go on from a node's present, the book included."""
+        view = self._view(service)
+        self._next, self._book = view.product_sequence + 1, OrderBook()
+        for side, rows in rows_of(view).items():
+            for price, size, order in rows:
+                self._book.opened(order, side, price, size)
 
     def feed_ended(self, subscription: Subscription, reason: str) -> None:
         self._at = None
@@ -214,7 +262,7 @@ class Reader:
         except RequestFailed as error:
             if error.code is FailCode.TOO_OLD:
                 self.skipped += 1
-                self._next = service.feed.next_sequence(self._product)
+                self._begin_anew(service)
             return
         self._at = (service, subscription)
         service.feed.resume(subscription)

@@ -34,7 +34,7 @@ def finished(seed: int, nodes: int = 3, faults: ExchangeFaults | None = None, *,
     world.run(STEPS)
     assert world.verdict.told > 200
     assert world.verdict.reads > 50
-    assert all(reader.seen > 50 for reader in world.readers)
+    assert all(reader.seen > 50 and reader.compared for reader in world.readers)
     return world
 
 
@@ -43,7 +43,8 @@ def test_three_nodes_and_everything_that_can_happen_does() -> None:
     counts: Counter[str] = Counter()
     for seed in range(5):
         counts += finished(seed).counts
-    for what in ("snapshots taken", "snapshots failed", "snapshots received", "snapshots restored", "duplicates", "handovers"):
+    snapshots = ("snapshots taken", "snapshots failed", "snapshots received", "snapshots restored")
+    for what in (*snapshots, "duplicates", "handovers", "stop orders triggered", "orders expired"):
         assert counts[what] > 0, (what, counts)
 
 

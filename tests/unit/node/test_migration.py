@@ -309,9 +309,11 @@ def test_a_rehearsal_touches_nothing_and_tells_all(config: NodeConfig, old: dict
     assert [step.how for step in built.report.steps] == ["automatic", "module", "module"]
     assert built.behind == END - CUT
     assert built.bytes_after > 0
-    differences = dict(rehearsal.differences())
-    assert [line[0] for line in differences["Product"]] == ["-", "-", "-", "+", "+", "+"]
-    assert "BTC/USD" in differences["Product"][1]
+    differences = {each.table: each for each in rehearsal.differences()}
+    assert [(column.name, column.samples) for column in differences["product"].columns_removed] == [
+        ("pair", ["BTC/USD", "ETH/USD"])
+    ]
+    assert (differences["product"].same, differences["product"].lines) == (2, [])
 
 
 def test_a_rehearsal_may_end_at_another_version(config: NodeConfig, old: dict[str, bytes], known: Chains) -> None:

@@ -173,6 +173,46 @@ def test_a_transfer_id_books_once(market: Run, run_json: RunJson) -> None:
     assert market("withdraw", "alice", "USD", "0.01").stdout == "alice has 1000004.99 USD available\n"
 
 
+def test_money_moves_between_accounts_once(market: Run, run_json: RunJson) -> None:
+    sent = ("account", "transfer", "alice", "bob", "USD", "2.5", "--transfer-id", "rent")
+    assert market(*sent).stdout == "alice has 999997.5 USD available\n"
+    assert market(*sent).stdout == "alice has 999997.5 USD available (booked before)\n"
+    assert {row["currency"]: row["available"] for row in run_json("account", "bob")["balances"]} == {"BTC": "10", "USD": "2.5"}
+    assert (
+        "rejected: unknown account: field to_account_id"
+        in market("account", "transfer", "alice", "carol", "USD", "1", code=1).stderr
+    )
+
+
+def test_a_status_changes_and_nothing_else(market: Run, run_json: RunJson, client: FakeClient) -> None:
+    market("currency", "put", "EUR", "--scale", "2")
+    market("product", "put", "BTC-EUR", "--maker-fee", "0.0005", "--min-size", "2")
+    before = {view["id"]: view for view in run_json("product", "list")}
+    assert market("product", "status", "BTC-EUR", "auction").stdout == "BTC-EUR auction (before: online)\n"
+    after = {view["id"]: view for view in run_json("product", "list")}
+    told = {"status": "auction", "sequence": after["BTC-EUR"]["sequence"]}
+    assert after == before | {"BTC-EUR": before["BTC-EUR"] | told}
+    assert run_json("product", "status", "--all", "auction") == [
+        {"id": "BTC-EUR", "status": "auction", "before": "auction"},
+        {"id": "BTC-USD", "status": "auction", "before": "online"},
+    ]
+    assert market("product", "status", "BTC-USD", "BTC-EUR", "online").stdout == (
+        "BTC-USD online (before: auction)\nBTC-EUR online (before: auction)\n"
+    )
+    assert {view["status"] for view in run_json("product", "list")} == {"online"}
+    assert market("product", "status", "BTC-USD", "limit_only", "--then", "cancel_only").stdout == (
+        "BTC-USD limit_only cancel_only (before: online)\n"
+    )
+    assert len(client.submitted[-1]) == 2, "one request"
+    assert [view["status"] for view in run_json("product", "list")] == ["online", "cancel_only"]
+    assert "no product 'ETH-USD'" in market("product", "status", "ETH-USD", "online", code=1).stderr
+
+
+@pytest.mark.parametrize("names", [[], ["BTC-USD", "--all"]])
+def test_a_status_is_for_named_products_or_for_all(market: Run, names: list[str]) -> None:
+    assert "Name the products, or give --all" in market("product", "status", *names, "online", code=2).stderr
+
+
 def test_a_product_keeps_its_tick_and_gives_whole_notionals(market: Run, run_json: RunJson) -> None:
     (view,) = run_json("product", "list")
     assert (view["tick"], view["lot"], view["taker_fee"], view["status"]) == ("0.01", "0.0001", "0.001", "online")

@@ -40,7 +40,7 @@ class FakeBackend:
     def __init__(self) -> None:
         self.engine = Engine()
         self.feed = Feed(events_kept=100_000)
-        self.views = Views(self.feed)
+        self.views = Views(self.feed, lambda: 0.0)
         self.events: dict[str, list[AnyEvent]] = {}
         self.subscribers: dict[str, list[tuple[Callable[[Events], None], Lost]]] = {}
         self.fail: list[QuorumbookError] = []
@@ -88,10 +88,10 @@ class FakeBackend:
         self.queried.append(query)
         if self.down:
             raise RequestFailed(FailCode.STOPPING, "down")
-        if isinstance(query, StatusQuery):
-            return self.node_status()
         if linearizable and not self.leads:
             raise NotLeaderError(LEADER)
+        if isinstance(query, StatusQuery):
+            return self.node_status()
         try:
             asked = msgspec.msgpack.decode(msgspec.msgpack.encode(query), type=type(query))
             body = self.views.answer(self.engine, asked, Audience.FULL)

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from collections import Counter
+from random import Random
+
+import pytest
+from hypothesis import given
 from hypothesis import strategies as st
 
 from node.engine.views import book_view
 from node.gateway.book import DAY_MINUTES, MINUTE, LevelBook, Statistics
-from statemachine.commands import CancelOrder, Deposit, OpenAccount, PlaceOrder, PutCurrency, PutProduct
+from node.gateway.catalogue import Product
+from node.gateway.channels import event_json, for_books
+from node.gateway.responses import book_json
+from node.native.products import put_again
+from statemachine.commands import AnyCommand, CancelOrder, Deposit, OpenAccount, PlaceOrder, PutCurrency, PutProduct
 from statemachine.engine import Engine
 from statemachine.events import OrderMatched
-from statemachine.types import OrderType, SelfTradePrevention, Side, TimeInForce
+from statemachine.tables import ProductRow
+from statemachine.types import OrderType, ProductStatus, SelfTradePrevention, Side, TimeInForce
 from tests.unit.node.gateway.harness import FakeBackend
+from tests.unit.node.gateway.price_book import PriceBook
 
 LOT = 10**6
-ORDERS = st.tuples(
-    st.sampled_from(["a", "b"]),
-    st.sampled_from(list(Side)),
-    st.integers(98, 103),
-    st.integers(1, 5),
-    st.sampled_from(list(TimeInForce)),
-    st.sampled_from(list(SelfTradePrevention)),
-    st.booleans(),
-)
+TIMES_IN_FORCE = [TimeInForce.GTC, TimeInForce.GTC, TimeInForce.GTC, TimeInForce.IOC, TimeInForce.FOK]
+STATUSES = [ProductStatus.AUCTION, ProductStatus.AUCTION, ProductStatus.ONLINE, ProductStatus.ONLINE, ProductStatus.CANCEL_ONLY]
 
 
 def market() -> FakeBackend:
@@ -39,30 +42,44 @@ def levels(engine: Engine, side: Side) -> list[tuple[int, int]]:
     return [(price, size) for price, size, _ in engine.levels("BTC-USD", side, 10_000)]
 
 
-@settings(max_examples=60, deadline=None)
-@given(flow=st.lists(ORDERS | st.integers(1, 30), max_size=40), start=st.integers(0, 20))
-def test_the_levels_are_the_engines_after_every_event_batch(flow: list[object], start: int) -> None:
-    backend = market()
-    book: LevelBook | None = None
-    followed = 0
-    for number, step in enumerate(flow):
-        if number == start:
-            book, followed = LevelBook(book_view(backend.engine, "BTC-USD", 3)), len(backend.events.get("BTC-USD", []))
-        if isinstance(step, int):
-            backend.apply(*(CancelOrder(name, f"x{number}", step) for name in ("a", "b")))
-        elif isinstance(step, tuple):
-            account, side, price, size, time_in_force, stp, by_market = step
-            kind = OrderType.MARKET if by_market else OrderType.LIMIT
-            price, time_in_force = (0, TimeInForce.GTC) if by_market else (price * 100, time_in_force)
-            order = PlaceOrder(account, f"p{number}", "BTC-USD", side, kind, price, size * LOT, 0, time_in_force, False, stp)
-            backend.apply(order)
-        if book is not None:
-            for event in backend.events.get("BTC-USD", [])[followed:]:
-                book.apply(event)
-            followed = len(backend.events.get("BTC-USD", []))
-            for side in Side:
-                assert book.levels(side) == levels(backend.engine, side)
-                assert book.best(side) == ((levels(backend.engine, side) or [(0, 0)])[0])
+def step(random: Random, number: int, row: ProductRow) -> list[AnyCommand]:
+    """What somebody does next: mostly orders that can trade with others, now and then the operator opens or closes the market."""
+    kind, account = random.random(), random.choice("ab")
+    if kind < 0.08:
+        return [put_again(row, f"s{number}", status=random.choice(STATUSES))]
+    if kind < 0.25:
+        return [CancelOrder(name, f"x{number}", random.randint(max(1, number - 30), number + 1)) for name in "ab"]
+    order_type = OrderType.MARKET if kind < 0.35 else OrderType.LIMIT
+    price = 100 * random.randint(98, 103) if order_type is OrderType.LIMIT else 0
+    time_in_force = random.choice(TIMES_IN_FORCE) if price else TimeInForce.GTC
+    side, size, stp = random.choice(list(Side)), LOT * random.randint(1, 5), random.choice(list(SelfTradePrevention))
+    return [PlaceOrder(account, f"p{number}", "BTC-USD", side, order_type, price, size, 0, time_in_force, False, stp)]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_books_are_the_engines_after_every_event_batch(seed: int) -> None:
+    """Ours by levels, and one that foreign libraries keep from the messages of the channel `full`."""
+    random, backend = Random(seed), market()
+    row = backend.engine.product("BTC-USD")
+    assert row is not None
+    product = Product(row, 8, 2)
+    view, followed = book_view(backend.engine, "BTC-USD", 3), len(backend.events["BTC-USD"])
+    book, foreign = LevelBook(view), PriceBook(dict(book_json(view, product)))
+    seen: Counter[str] = Counter()
+    for number in range(400):
+        backend.apply(*step(random, number, row))
+        for event in backend.events["BTC-USD"][followed:]:
+            message = for_books(event, event_json(event, product))
+            book.apply(event)
+            foreign.apply(message)
+            seen[str(message.get("reason") or message["type"])] += 1
+        followed = len(backend.events["BTC-USD"])
+        wanted = PriceBook(dict(book_json(book_view(backend.engine, "BTC-USD", 3), product)))
+        assert foreign.rows() == wanted.rows()
+        for side in Side:
+            assert book.levels(side) == levels(backend.engine, side)
+            assert book.best(side) == ((levels(backend.engine, side) or [(0, 0)])[0])
+    assert min(seen[kind] for kind in ("open", "match", "auction_match", "auction", "STP", "status_change")) > 0, seen
 
 
 def trade(minute: int, price: int, size: int) -> OrderMatched:

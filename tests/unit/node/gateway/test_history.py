@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -131,6 +132,32 @@ async def test_retired_orders_are_answered(kept: Exchange, monkeypatch: pytest.M
     assert [order["id"] for order in await pages(kept, "alice", "/orders", 4)] == [still["id"]]
 
 
+async def test_old_orders_are_found_by_their_time(kept: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind more orders than one call looks through."""
+    monkeypatch.setattr("statemachine.state.DONE_ORDERS_PER_ACCOUNT", 2)
+    monkeypatch.setattr("node.gateway.orders.PAGE_MAX", 4)
+    monkeypatch.setattr("node.gateway.orders.PAGES_SCANNED", 2)
+    placed = [await kept.order("alice", "buy", "10", "1") for _ in range(12)]
+    assert (await kept.call("alice", "DELETE", "/orders"))[0] == 200
+    target = f"/orders?status=done&end_date={placed[1]['created_at']}"
+    assert [order["id"] for order in await pages(kept, "alice", target, 1)] == [placed[1]["id"], placed[0]["id"]]
+    _, within = await kept.call("alice", "GET", f"{target}&start_date={placed[1]['created_at']}")
+    assert [order["id"] for order in within] == [placed[1]["id"]]
+
+
+async def test_lists_wait_for_the_history(kept: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the engine has forgotten is not left out because the history has not got it yet."""
+    monkeypatch.setattr("statemachine.state.DONE_ORDERS_PER_ACCOUNT", 2)
+    first = await kept.order("alice", "buy", "10", "1")
+    backend(kept).behind = True
+    for _ in range(3):
+        await kept.order("alice", "buy", "10", "1")
+    assert (await kept.call("alice", "DELETE", "/orders"))[0] == 200
+    asyncio.get_running_loop().call_later(0.1, backend(kept).store)
+    _, done = await kept.call("alice", "GET", "/orders?status=done")
+    assert [order["id"] for order in done][-1] == first["id"]
+
+
 async def test_trades_lead_back_to_the_first(kept: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also those that the engine does not keep; the ticker knows the last one although the engine has started without any."""
     for _ in range(7):
@@ -189,6 +216,55 @@ async def test_volumes_count_both_sides(kept: Exchange) -> None:
         assert found == [{"product_id": "BTC-USD", "exchange_volume": "1.75", "volume": "1.75"}]
 
 
+async def test_fees_tell_what_was_traded_for_dollars(kept: Exchange) -> None:
+    """Products that are quoted in another currency do not count."""
+    assert (await kept.call("alice", "GET", "/fees"))[1]["usd_volume"] == "0"
+    await trade_a_little(kept)
+    for who, side in (("bob", "sell"), ("alice", "buy")):
+        await kept.order(who, side, "0.05", "1", product_id="ETH-BTC")
+    for who in ("alice", "bob"):
+        assert (await kept.call(who, "GET", "/fees"))[1]["usd_volume"] == "150.5"
+
+
+async def test_transfers_between_accounts_are_told_to_both(kept: Exchange) -> None:
+    """Both sides see the other; the receiver finds it by its id, unless a transfer of its own has that id."""
+    body = {"from": "alice", "to": "bob", "currency": "USD", "amount": "250", "transfer_id": "gift"}
+    assert (await kept.call("alice", "POST", "/profiles/transfer", body))[0] == 200
+    ends = {"from": "alice", "to": "bob"}
+    for who, kind, amount, balance in (
+        ("alice", "internal_withdraw", "-250", "999750"),
+        ("bob", "internal_deposit", "250", "1000250"),
+    ):
+        _, entries = await kept.call(who, "GET", f"/accounts/{who}:USD/ledger?limit=1")
+        assert [(entry["type"], entry["amount"], entry["balance"]) for entry in entries] == [("transfer", amount, balance)]
+        assert entries[0]["details"] == ends | {"transfer_id": "gift", "transfer_type": kind}
+        _, rows = await kept.call(who, "GET", f"/transfers?type={kind}")
+        assert [(row["id"], row["type"], row["amount"], row["details"]) for row in rows] == [("gift", kind, "250", ends)]
+        assert (await kept.call(who, "GET", "/transfers/gift"))[1] == rows[0]
+        assert len((await kept.call(who, "GET", "/transfers?type=deposit"))[1]) == 3
+    deposit = {"currency": "USD", "amount": "1", "transfer_id": "gift"}
+    assert (await kept.call("bob", "POST", "/deposits", deposit))[0] == 200
+    assert (await kept.call("bob", "GET", "/transfers/gift"))[1]["type"] == "deposit"
+    await kept.call("alice", "POST", "/profiles/transfer", body | {"transfer_id": "gift-2"})
+    assert (await kept.call("bob", "GET", "/transfers/gift"))[1]["type"] == "deposit"
+
+
+async def test_the_sessions_of_a_product(kept: Exchange) -> None:
+    """Every change of its status, once, with its place in the product's feed."""
+    for status in ("cancel_only", "cancel_only", "online"):
+        body = {"base_currency": "BTC", "quote_currency": "USD", "base_increment": "0.01", "quote_increment": "1"}
+        body |= {"status": status}
+        assert (await kept.call("admin", "PUT", "/admin/products/BTC-USD", body))[0] == 200
+    found = await pages(kept, "alice", "/products/BTC-USD/status-changes", 2)
+    assert [(row["product_id"], row["sequence"], row["status"]) for row in found] == [
+        ("BTC-USD", 3, "online"),
+        ("BTC-USD", 2, "cancel_only"),
+        ("BTC-USD", 1, "online"),
+    ]
+    assert (await kept.call("alice", "GET", "/products/BTC-USD/status-changes?before=2"))[1] == found[:1]
+    assert (await kept.call("alice", "GET", "/products/NO-SUCH/status-changes"))[0] == 404
+
+
 @pytest.mark.parametrize(
     ("query", "field"),
     [
@@ -237,6 +313,7 @@ CALLS: Sequence[tuple[str, str]] = (
     ("", "/products/BTC-USD/candles"),
     ("", "/products/spark-lines"),
     ("alice", "/users/self/trailing-volume"),
+    ("alice", "/products/BTC-USD/status-changes"),
 )
 
 

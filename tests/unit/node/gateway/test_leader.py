@@ -72,8 +72,18 @@ async def test_a_follower_serves_reads_and_says_how_old_they_are(exchange: Excha
     assert response.status == 200
     assert response.headers["x-quorumbook-role"] == "follower"
     assert response.headers["x-quorumbook-sequence"] == "4711"
-    response = await exchange.send("", "GET", "/products/BTC-USD/book?consistency=linearizable")
-    assert response.status == 307
+
+
+@pytest.mark.parametrize(
+    "target", ["/products", "/currencies", "/products/BTC-USD/book", "/products/BTC-USD/stats", "/fees", "/profiles", "/orders"]
+)
+async def test_a_linearizable_read_goes_through_a_barrier_at_the_leader(exchange: Exchange, target: str) -> None:
+    assert (await exchange.call("alice", "GET", f"{target}?consistency=linearizable"))[0] == 200
+    exchange.backend.leads = False
+    assert (await exchange.call("alice", "GET", f"{target}?consistency=linearizable"))[0] == 307
+    assert (await exchange.call("alice", "GET", f"{target}?consistency=local"))[0] == 200
+    status, answer = await exchange.call("alice", "GET", f"{target}?consistency=perhaps")
+    assert (status, answer["field"]) == (400, "consistency")
 
 
 async def test_a_command_names_its_sequence(exchange: Exchange) -> None:

@@ -124,7 +124,7 @@ async def test_holds_show_until_the_order_leaves(exchange: Exchange) -> None:
 
 async def test_fees_are_those_of_the_product(exchange: Exchange) -> None:
     status, answer = await exchange.call("alice", "GET", "/fees")
-    assert (status, answer) == (200, {"maker_fee_rate": "0.001", "taker_fee_rate": "0.002", "usd_volume": "0"})
+    assert (status, answer) == (200, {"maker_fee_rate": "0.001", "taker_fee_rate": "0.002", "usd_volume": None})
     assert (await exchange.call("alice", "GET", "/fees?product_id=ETH-BTC"))[1]["taker_fee_rate"] == "0"
 
 
@@ -261,3 +261,18 @@ async def test_money_that_comes_or_goes_another_way_is_a_transfer_too(exchange: 
     body = {"currency": "USD", "amount": "5", field: "x"}
     assert (await exchange.call("alice", "POST", f"/deposits/{kind}", body))[1]["available"] == "1000005"
     assert (await exchange.call("alice", "POST", f"/withdrawals/{kind}", body))[1]["available"] == "1000000"
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "detail"),
+    [
+        ({"amount": "1000000.01"}, "amount", "1000000 available"),
+        ({"amount": "2", "transfer_id": "used"}, "transfer_id", "this id came before with other contents"),
+    ],
+)
+async def test_a_refused_transfer_tells_decimals(exchange: Exchange, change: dict[str, str], field: str, detail: str) -> None:
+    body = {"currency": "USD", "amount": "1", "transfer_id": "used"}
+    assert (await exchange.call("alice", "POST", "/deposits", body))[0] == 200
+    assert (await exchange.call("alice", "POST", "/withdrawals", body | {"transfer_id": "back"}))[0] == 200
+    status, answer = await exchange.call("alice", "POST", "/withdrawals", body | {"transfer_id": "fresh"} | change)
+    assert (status, answer["field"], answer["detail"]) == (400, field, detail)

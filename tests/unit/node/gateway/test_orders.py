@@ -284,3 +284,33 @@ async def test_lists_are_newest_first_and_say_so(exchange: Exchange) -> None:
     order = await exchange.order("alice", "buy", "10", "1")
     _, listed = await exchange.call("alice", "GET", "/orders?sortedBy=created_at&sorting=desc&market_type=spot&profile_id=alice")
     assert listed == [order]
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "detail"),
+    [
+        ({"price": "1.5"}, "price", "expected a multiple of 1"),
+        ({"size": "0.035"}, "size", "expected a multiple of 0.01"),
+        ({"size": "0.01"}, "size", "expected at least 0.02"),
+        ({"size": "1001"}, "size", "expected at most 1000"),
+        ({"price": "2000000"}, "size", "2004000 needed, 1000000 available"),
+        ({"side": "sell", "size": "101"}, "size", "101 needed, 100 available"),
+        ({"client_oid": "open"}, "client_oid", "this id came before with other contents"),
+    ],
+)
+async def test_a_refusal_tells_decimals_and_the_names_of_the_call(
+    exchange: Exchange, change: dict[str, str], field: str, detail: str
+) -> None:
+    await exchange.call("alice", "POST", "/orders", BUY | {"client_oid": "open", "size": "0.5", "time_in_force": "IOC"})
+    status, answer = await exchange.call("alice", "POST", "/orders", BUY | change)
+    assert (status, answer["field"], answer["detail"]) == (400, field, detail)
+
+
+@pytest.mark.parametrize(
+    ("method", "target"), [("POST", "/orders"), ("POST", "/orders/batch"), ("DELETE", "/orders"), ("POST", "/deposits")]
+)
+async def test_a_command_knows_its_parameters_too(exchange: Exchange, method: str, target: str) -> None:
+    for name in ("colour", "consistency"):
+        status, answer = await exchange.call("alice", method, f"{target}?{name}=local", BUY)
+        assert (status, answer["field"]) == (400, name)
+    assert (await exchange.call("alice", "GET", "/orders"))[1] == []

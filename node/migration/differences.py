@@ -1,0 +1,160 @@
+"""What a migration changes in the tables, for a person to judge: columns that came and went, and rows that differ in the columns that stay."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from snapshots import tsv
+from snapshots.migration.codec import Row
+from snapshots.migration.report import StepReport
+
+SAMPLES = 3
+"""Values of a column that are shown, the most frequent first."""
+
+
+class Column(msgspec.Struct, frozen=True):
+    """A column that came or went: how many different values it has, some of them as in TSV, and the number of rows that have the first."""
+
+    name: str
+    values: int
+    samples: list[str]
+    most: int
+
+
+class TableDifference(msgspec.Struct, frozen=True):
+    """One table. `table` is its name before, "" if it came; `becomes` that afterwards, "" if it went.
+
+    Rows are compared by their keys, in the columns that are there before and after: `same`, `changed`, `gone`, `came` are numbers of rows, and
+    `columns_changed` has in how many of the changed ones a column differs. What an outcome or another value of several parts has besides what
+    it had is no difference. `lines` are TSV: the headers, then the rows that are gone or were changed ("-"), and those that came or what they were
+    changed to ("+").
+    """
+
+    table: str
+    becomes: str
+    columns_added: list[Column]
+    columns_removed: list[Column]
+    columns_changed: dict[str, int]
+    same: int
+    changed: int
+    gone: int
+    came: int
+    lines: list[str]
+
+    @property
+    def is_any(self) -> bool:
+        """Whether there is anything to tell."""
+        return bool(self.columns_added or self.columns_removed or self.changed or self.gone or self.came)
+
+
+Cells = list[str]
+Key = tuple[Any, ...]
+
+
+class _Side:
+    """A table before or after, as cells of text by column."""
+
+    def __init__(self, name: str, rows: Mapping[str, list[Row]], schema: tsv.Schema) -> None:
+        lines = tsv.TableLines(rows, schema)
+        self.name = name
+        self.header = lines.header(name) if name else ""
+        self.places = {column: place for place, column in enumerate(self.header.split("\t"))} if name else {}
+        self.rows = [line.split("\t") for line in lines.of(name, rows[name])] if name else []
+        self.key = schema.keys[name] if name else ()
+
+    def keyed(self) -> dict[Key, Cells]:
+        """The rows by key."""
+        return {tuple([self._part(cells, part) for part in self.key]): cells for cells in self.rows}
+
+    def _part(self, cells: Cells, part: str) -> Any:
+        """A column, or what it has at a path of names."""
+        column, *path = [part] if part in self.places else part.split(".")
+        value: Any = cells[self.places[column]]
+        for place, name in enumerate(path):
+            value = (value if place else msgspec.json.decode(value))[name]
+        return value
+
+    def column(self, name: str) -> Column:
+        """What is in a column."""
+        counts = Counter(cells[self.places[name]] for cells in self.rows).most_common()
+        return Column(name, len(counts), [value for value, _ in counts[:SAMPLES]], counts[0][1] if counts else 0)
+
+
+def new_names(tables: Iterable[str], steps: Iterable[StepReport]) -> dict[str, str]:
+    """What each table is called after all steps; "" for one that is removed."""
+    names = {table: table for table in tables}
+    for step in steps:
+        becomes = {count.table: count.new_table for count in step.tables}
+        names = {table: becomes.get(name, name) for table, name in names.items()}
+    return names
+
+
+def differences(
+    before: Mapping[str, list[Row]], old: tsv.Schema, after: Mapping[str, list[Row]], new: tsv.Schema, names: Mapping[str, str]
+) -> Iterator[TableDifference]:
+    """Tables whose columns or rows differ, in the order of the old schema, then those that came. O(everything)."""
+    pairs = [(table, names[table]) for table in before] + [("", table) for table in after if table not in names.values()]
+    for was, now in pairs:
+        found = _compared(_Side(was, before, old), _Side(now, after, new))
+        if found.is_any:
+            yield found
+
+
+def _compared(was: _Side, now: _Side) -> TableDifference:
+    # A key that is made of other columns does not tell which row became which.
+    pairs = was.keyed() if was.key == now.key else {}
+    common = [(name, was.places[name], place) for name, place in now.places.items() if name in was.places]
+    lines, changed, columns = [], 0, Counter[str]()
+    gone = [] if pairs else list(was.rows)
+    came: list[Cells] = []
+    for key, cells in now.keyed().items():
+        former = pairs.pop(key, None)
+        if former is None:
+            came.append(cells)
+            continue
+        differing = [name for name, old, new in common if former[old] != cells[new] and not _extends(former[old], cells[new])]
+        if differing:
+            changed += 1
+            columns.update(differing)
+            lines += [_line("-", former), _line("+", cells)]
+    gone += pairs.values()
+    lines = [*(_line("-", cells) for cells in gone), *lines, *(_line("+", cells) for cells in came)]
+    headers = [f"{sign}{side.header}" for sign, side in (("-", was), ("+", now)) if lines and side.header]
+    return TableDifference(
+        was.name,
+        now.name,
+        [now.column(name) for name in now.places if was.name and name not in was.places],
+        [was.column(name) for name in was.places if now.name and name not in now.places],
+        dict(columns),
+        len(now.rows) - changed - len(came),
+        changed,
+        len(gone),
+        len(came),
+        [*headers, *lines],
+    )
+
+
+def _line(sign: str, cells: Cells) -> str:
+    return sign + "\t".join(cells)
+
+
+def _extends(was: str, now: str) -> bool:
+    """Whether a cell with a value of several parts has all that it had."""
+    if was[:1] not in ("{", "["):
+        return False
+    try:
+        return _has(msgspec.json.decode(now), msgspec.json.decode(was))
+    except msgspec.DecodeError:
+        return False
+
+
+def _has(now: Any, was: Any) -> bool:
+    if isinstance(was, dict) and isinstance(now, dict):
+        return all(name in now and _has(now[name], value) for name, value in was.items())
+    if isinstance(was, list) and isinstance(now, list):
+        return len(now) == len(was) and all(map(_has, now, was))
+    return bool(now == was)
