@@ -10,6 +10,7 @@ from node.gateway.reasons import rejection
 from node.gateway.requests import ProfileTransferRequest, TransferRequest, parse, raw_text
 from node.gateway.responses import account_json, profile_json, rate, transfer_json
 from node.gateway.shapes import AccountJson, FeesJson, ProfileJson, ProfileTransferJson, TransferJson, UserJson
+from node.gateway.volumes import usd_volume
 from node.gateway.web import Answer, Call
 from node.native.protocol import BalancesQuery, FailCode
 from statemachine.commands import Deposit, Transfer, Withdraw
@@ -76,7 +77,7 @@ async def verify(call: Call) -> Answer[UserJson]:
 
 
 async def fees(call: Call) -> Answer[FeesJson]:
-    """GET /fees: of `product_id`, or the highest of any product. Rates do not depend on volume here."""
+    """GET /fees: of `product_id`, or the highest of any product. `usd_volume`: traded in 30 days, null without a history."""
     product_id = call.parameters().get("product_id")
     if product_id is not None:
         products = [await call.gateway.catalogue.product(product_text(product_id))]
@@ -86,7 +87,7 @@ async def fees(call: Call) -> Answer[FeesJson]:
         {
             "maker_fee_rate": rate(max((product.row.maker_fee_ppm for product in products), default=0)),
             "taker_fee_rate": rate(max((product.row.taker_fee_ppm for product in products), default=0)),
-            "usd_volume": "0",
+            "usd_volume": await usd_volume(call),
         }
     )
 

@@ -6,7 +6,7 @@ import msgspec
 from aiohttp import web
 
 from node import software
-from node.gateway import accounts, admin, batches, health, history, market, orders, sockets
+from node.gateway import accounts, admin, batches, health, history, market, orders, sockets, volumes
 from node.gateway.gateway import Gateway
 from node.gateway.openapi import document
 from node.gateway.requests import (
@@ -74,6 +74,7 @@ ROUTES = (
     Route("PUT", "/admin/keys/{id}", admin.put_key, Permission.ADMIN, body=KeyRequest),
     Route("POST", "/admin/accounts/{id}/deposits", admin.deposit, Permission.ADMIN, body=TransferRequest),
     *history.ROUTES,
+    *volumes.ROUTES,
 )
 
 

@@ -1,4 +1,4 @@
-"""Calls that the history answers: fills, ledgers, transfers, candles, volumes; and what it adds to orders and trades that the engine has let go.
+"""Calls that the history answers: fills, ledgers, transfers, candles, sessions; and what it adds to orders and trades that the engine has let go.
 
 Every answer reflects at least what the node had applied when the call came, unless the history is more than a second behind; the header
 `x-quorumbook-sequence` says which commands are in it.
@@ -18,7 +18,6 @@ from node.gateway.history_shapes import (
     LedgerDetailsJson,
     LedgerEntryJson,
     StatusChangeJson,
-    TrailingVolumeJson,
     TransferEndsJson,
 )
 from node.gateway.ids import account_text, order_number, order_span, order_text, product_text
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 
 CANDLES_MAX = 300
 SPARK_HOURS = 24
-VOLUME_DAYS = 30
 LEDGER_KINDS = {1: "transfer", 2: "match", 3: "fee"}
 TRANSFER_TYPES = {
     "deposit": TransferKind(incoming=True, internal=False),
@@ -294,26 +292,6 @@ def _status_change(row: RowMapping, product: Product) -> StatusChangeJson:
     return found
 
 
-async def trailing_volume(call: Call) -> Answer[list[TrailingVolumeJson]]:
-    """GET /users/self/trailing-volume: of 30 days, for each product that the account has traded in them. Counts from a full hour on."""
-    account_id, now = call.account_id, time.time_ns()
-    first = bucket(now // NANOSECONDS - VOLUME_DAYS * 86_400, HOUR)
-    source = await history(call)
-    own = await source.ask(lambda past: past.traded(account_id, first))
-    hours = await source.ask(lambda past: past.hours(sorted(own), first))
-    return Answer([await _volume(call, name, own[name][0], hours.get(name, []), now) for name in sorted(own)])
-
-
-async def _volume(call: Call, product_id: str, own: int, hours: Sequence[Candle], now: int) -> TrailingVolumeJson:
-    product = await call.gateway.catalogue.product(product_id)
-    return {
-        "product_id": product_id,
-        "exchange_volume": product.size(sum(candle.volume for candle in hours)),
-        "volume": product.size(own),
-        "recorded_at": iso(now),
-    }
-
-
 def _span(given: Mapping[str, str], granularity: int) -> tuple[int, int]:
     """First and last second that a bucket may begin in. Without both `start` and `end`: the latest 300 buckets."""
     if "start" not in given or "end" not in given:
@@ -377,7 +355,6 @@ ROUTES = (
     Route("GET", "/products/{id}/candles", candles, query=("granularity", "start", "end")),
     Route("GET", "/products/spark-lines", spark_lines),
     Route("GET", "/products/{id}/status-changes", status_changes, Permission.VIEW, ("limit", "after", "before")),
-    Route("GET", "/users/self/trailing-volume", trailing_volume, Permission.VIEW),
     Route("GET", "/accounts/{id}/ledger", ledger, Permission.VIEW, PAGE),
     Route("GET", "/accounts/{id}/holds", holds, Permission.VIEW, PAGE),
     Route("GET", "/accounts/{id}/transfers", account_transfers, Permission.VIEW, ("type", *PAGE)),

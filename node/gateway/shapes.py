@@ -166,7 +166,7 @@ class FeesJson(TypedDict):
 
     maker_fee_rate: str
     taker_fee_rate: str
-    usd_volume: str
+    usd_volume: str | None
 
 
 class TransferJson(TypedDict):

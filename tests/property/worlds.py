@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from random import Random
 
-import msgspec
 from hypothesis import strategies as st
 
 from statemachine.commands import (
@@ -189,19 +188,6 @@ def auction_command(random: Random, number: int) -> AnyCommand:
     tick, lot = (4, 25) if product_id == "ETH-USD" else (1, 1)
     price, size = (10 + random.randrange(-3, 4)) * tick, random.randrange(1, 9) * lot
     return PlaceOrder(account, command_id, product_id, side, OrderType.LIMIT, price, size, stp=stp)
-
-
-def plain_command(random: Random, number: int) -> AnyCommand:
-    """A `busy_command` that is no transfer and begins no auction, and whose order, if it is one, neither waits for a trade nor leaves by itself."""
-    command = busy_command(random, number)
-    if isinstance(command, Transfer):
-        return Withdraw(command.account_id, command.command_id, command.currency, command.amount)
-    if isinstance(command, PutProduct) and command.status is ProductStatus.AUCTION:
-        return msgspec.structs.replace(command, status=ProductStatus.ONLINE)
-    if not isinstance(command, PlaceOrder):
-        return command
-    tif = TimeInForce.GTC if command.time_in_force is TimeInForce.GTT else command.time_in_force
-    return msgspec.structs.replace(command, time_in_force=tif, stop=StopType.NONE, stop_price=0, cancel_after=0)
 
 
 def _busy_order(random: Random, account: str, command_id: str) -> PlaceOrder:

@@ -216,6 +216,55 @@ async def test_volumes_count_both_sides(kept: Exchange) -> None:
         assert found == [{"product_id": "BTC-USD", "exchange_volume": "1.75", "volume": "1.75"}]
 
 
+async def test_fees_tell_what_was_traded_for_dollars(kept: Exchange) -> None:
+    """Products that are quoted in another currency do not count."""
+    assert (await kept.call("alice", "GET", "/fees"))[1]["usd_volume"] == "0"
+    await trade_a_little(kept)
+    for who, side in (("bob", "sell"), ("alice", "buy")):
+        await kept.order(who, side, "0.05", "1", product_id="ETH-BTC")
+    for who in ("alice", "bob"):
+        assert (await kept.call(who, "GET", "/fees"))[1]["usd_volume"] == "150.5"
+
+
+async def test_transfers_between_accounts_are_told_to_both(kept: Exchange) -> None:
+    """Both sides see the other; the receiver finds it by its id, unless a transfer of its own has that id."""
+    body = {"from": "alice", "to": "bob", "currency": "USD", "amount": "250", "transfer_id": "gift"}
+    assert (await kept.call("alice", "POST", "/profiles/transfer", body))[0] == 200
+    ends = {"from": "alice", "to": "bob"}
+    for who, kind, amount, balance in (
+        ("alice", "internal_withdraw", "-250", "999750"),
+        ("bob", "internal_deposit", "250", "1000250"),
+    ):
+        _, entries = await kept.call(who, "GET", f"/accounts/{who}:USD/ledger?limit=1")
+        assert [(entry["type"], entry["amount"], entry["balance"]) for entry in entries] == [("transfer", amount, balance)]
+        assert entries[0]["details"] == ends | {"transfer_id": "gift", "transfer_type": kind}
+        _, rows = await kept.call(who, "GET", f"/transfers?type={kind}")
+        assert [(row["id"], row["type"], row["amount"], row["details"]) for row in rows] == [("gift", kind, "250", ends)]
+        assert (await kept.call(who, "GET", "/transfers/gift"))[1] == rows[0]
+        assert len((await kept.call(who, "GET", "/transfers?type=deposit"))[1]) == 3
+    deposit = {"currency": "USD", "amount": "1", "transfer_id": "gift"}
+    assert (await kept.call("bob", "POST", "/deposits", deposit))[0] == 200
+    assert (await kept.call("bob", "GET", "/transfers/gift"))[1]["type"] == "deposit"
+    await kept.call("alice", "POST", "/profiles/transfer", body | {"transfer_id": "gift-2"})
+    assert (await kept.call("bob", "GET", "/transfers/gift"))[1]["type"] == "deposit"
+
+
+async def test_the_sessions_of_a_product(kept: Exchange) -> None:
+    """Every change of its status, once, with its place in the product's feed."""
+    for status in ("cancel_only", "cancel_only", "online"):
+        body = {"base_currency": "BTC", "quote_currency": "USD", "base_increment": "0.01", "quote_increment": "1"}
+        body |= {"status": status}
+        assert (await kept.call("admin", "PUT", "/admin/products/BTC-USD", body))[0] == 200
+    found = await pages(kept, "alice", "/products/BTC-USD/status-changes", 2)
+    assert [(row["product_id"], row["sequence"], row["status"]) for row in found] == [
+        ("BTC-USD", 3, "online"),
+        ("BTC-USD", 2, "cancel_only"),
+        ("BTC-USD", 1, "online"),
+    ]
+    assert (await kept.call("alice", "GET", "/products/BTC-USD/status-changes?before=2"))[1] == found[:1]
+    assert (await kept.call("alice", "GET", "/products/NO-SUCH/status-changes"))[0] == 404
+
+
 @pytest.mark.parametrize(
     ("query", "field"),
     [
@@ -264,6 +313,7 @@ CALLS: Sequence[tuple[str, str]] = (
     ("", "/products/BTC-USD/candles"),
     ("", "/products/spark-lines"),
     ("alice", "/users/self/trailing-volume"),
+    ("alice", "/products/BTC-USD/status-changes"),
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -13,6 +14,7 @@ import pytest
 
 from node.errors import HistoryError
 from node.history import keeper as keeping
+from node.history.candles import STORED
 from node.history.projection import LedgerKind, Row, order_row
 from node.migration import switch
 from node.migration.found import SNAPSHOTS
@@ -23,24 +25,28 @@ from snapshots.store import SnapshotStore
 from statemachine.commands import AnyCommand
 from statemachine.engine import Engine
 from statemachine.events import OrderState
-from statemachine.types import OrderStatus
-from tests.property.worlds import foundations, plain_command
+from statemachine.types import DoneReason, OrderStatus
+from tests.property.worlds import auction_command, busy_command, foundations
 from tests.unit.node.history.logs import NodeLog
+from tests.unit.node.history.test_candles import expected
 
 MONEY = 100_000
 
 
-def busy(node: NodeLog, seed: int, commands: int) -> None:
+def busy(node: NodeLog, seed: int, commands: int, command: Callable[[Random, int], AnyCommand] = busy_command) -> None:
     """A busy market, in batches of a few commands."""
     random = Random(seed)
     node.add(foundations((1_000, 3_000), MONEY))
     sent = 0
     while sent < commands:
         count = random.randrange(1, 6)
-        node.add([plain_command(random, sent + place) for place in range(count)], seconds=random.choice([0, 0.3, 7, 80]))
+        node.add([command(random, sent + place) for place in range(count)], seconds=random.choice([0, 0.3, 7, 80]))
         sent += count
-        if random.random() < 0.05:
+        kind = random.random()
+        if kind < 0.05:
             node.add_noop()
+        elif kind < 0.1:
+            node.add([], seconds=random.choice([0, 5]))
 
 
 def orders_of(engine: Engine) -> dict[int, Row]:
@@ -63,11 +69,11 @@ def volumes_of(stored: dict[str, list[Row]]) -> dict[tuple[str, int, str], int]:
     return dict(found)
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_the_rows_are_what_the_engine_has(tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize("command", [busy_command, auction_command])
+def test_the_rows_are_what_the_engine_has(tmp_path: Path, command: Callable[[Random, int], AnyCommand]) -> None:
     """Orders equal the engine's; ledgers lead to its balances; trades and transfers add up."""
     node = NodeLog(tmp_path / "cluster")
-    busy(node, seed, 1_000)
+    busy(node, 1, 1_000, command)
     node.follow()
     stored = node.stored()
     assert stored["progress"][0]["sequence"] == node.engine.sequence
@@ -87,7 +93,21 @@ def test_the_rows_are_what_the_engine_has(tmp_path: Path, seed: int) -> None:
     assert sum(row["amount"] for row in stored["transfers"]) == sum(c.deposited - c.withdrawn for c in node.engine.currencies())
     volumes = {(row["account_id"], row["start"], row["product_id"]): row["volume"] for row in stored["volumes"]}
     assert volumes == volumes_of(stored)
-    assert stored["product_changes"][-1]["status"] in [product.status for product in node.engine.products()]
+    for product in node.engine.products():
+        trades = [row for row in stored["trades"] if row["product_id"] == product.product_id]
+        for granularity in STORED:
+            key = {"product_id": product.product_id, "granularity": granularity}
+            of = [row for row in stored["candles"] if key.items() <= row.items()]
+            assert of == [key | msgspec.structs.asdict(candle) for candle in expected(trades, granularity)]
+        *_, latest = (row for row in stored["status_changes"] if row["product_id"] == product.product_id)
+        assert latest["status"] == product.status
+    if command is busy_command:
+        assert {row["done_reason"] for row in stored["orders"]} == set(DoneReason)
+        assert any(row["opened_sequence"] > 0 and row["stop"] for row in stored["orders"])
+        assert any(row["other_account_id"] for row in stored["transfers"])
+    else:
+        opened = [row for row in stored["status_changes"] if row["open_size"]]
+        assert sum(row["open_size"] for row in opened) == sum(row["size"] for row in stored["trades"] if row["auction"]) > 0
     assert not stored["gaps"]
 
 
@@ -181,7 +201,7 @@ def test_segments_stay_in_the_archive_until_they_are_stored_and_then_go(tmp_path
     assert archived(node) > 3
     node.follow(until=lambda: not archived(node))
     assert states(node) == [f"{node.applied:020d}"]
-    node.add([plain_command(Random(1), 5_000)])
+    node.add([busy_command(Random(1), 5_000)])
     node.follow()
     assert node.stored()["progress"][0]["log_index"] == node.applied
     assert node.stored()["gaps"] == []
@@ -282,7 +302,7 @@ def after(stored: dict[str, list[Row]], gap: Row) -> list[Row]:
 def random_commands(seed: int, first: int, count: int) -> list[AnyCommand]:
     """More of a busy market."""
     random = Random(seed)
-    return [plain_command(random, first + number) for number in range(count)]
+    return [busy_command(random, first + number) for number in range(count)]
 
 
 def test_a_history_that_was_switched_on_late_begins_with_the_snapshot(tmp_path: Path) -> None:
@@ -290,7 +310,7 @@ def test_a_history_that_was_switched_on_late_begins_with_the_snapshot(tmp_path: 
     busy(node, 8, 100)
     snapshot_of(node)
     node.log.clear()
-    node.add([plain_command(Random(1), 5_000)])
+    node.add([busy_command(Random(1), 5_000)])
     node.follow()
     stored = node.stored()
     assert [(gap["first_index"], gap["last_index"]) for gap in stored["gaps"]] == [(1, node.applied - 1)]
@@ -307,7 +327,7 @@ def test_a_lost_state_is_made_of_the_nodes_snapshot_and_the_log(tmp_path: Path) 
         node.add([command])
     node.follow(until=lambda: bool(states(node)))
     shutil.rmtree(node.config.history_path / "state")
-    node.add([plain_command(Random(2), 6_000)])
+    node.add([busy_command(Random(2), 6_000)])
     node.follow()
     assert node.stored()["gaps"] == []
     assert node.stored()["progress"][0]["sequence"] == node.engine.sequence

@@ -8,15 +8,25 @@ from sqlalchemy.schema import CreateSchema
 
 from node.history import tables
 from node.history.database import connect, schema_name
+from node.history.projection import Row
 from node.history.schema import alembic_config
 from tests.unit.node.history.logs import NodeLog
+
+
+def known_to_0001(stored: dict[str, list[Row]]) -> dict[str, list[Row]]:
+    """What a database of version 0.1.0 could know of these rows, in today's columns."""
+    known = stored | {"status_changes": [], "transfers": [row for row in stored["transfers"] if not row["other_account_id"]]}
+    known["ledger"] = [row | {"other_account_id": ""} for row in stored["ledger"]]
+    later = dict.fromkeys(("stop", "stop_price", "expires_at", "opened_sequence"), 0)
+    known["orders"] = [row | later for row in stored["orders"]]
+    return known
 
 
 def make_0001(node: NodeLog, of: NodeLog) -> None:
     """The database that version 0.1.0 would have made of what `of` has stored."""
     node.config.history_path.mkdir(exist_ok=True)
     database = connect(node.config)
-    stored = of.stored()
+    stored = known_to_0001(of.stored())
     with database.begin() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(CreateSchema(schema_name(node.config.node_id)))
