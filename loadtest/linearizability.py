@@ -31,7 +31,7 @@ import msgspec
 
 from node.engine.feed import Audience, Feed
 from node.engine.views import BadQueryError, NotFoundError, Views
-from node.native.protocol import AnyQuery, StatusQuery, TradesQuery
+from node.native.protocol import AnyQuery, AuctionQuery, StatusQuery, TradesQuery
 from node.records.audit import NOT_REMEMBERED
 from statemachine.commands import AnyCommand, Batch
 from statemachine.engine import Engine
@@ -149,7 +149,7 @@ def judge(history: Iterable[Operation], log: Sequence[Batch], *, complete: bool 
 
 
 def _checked(read: Read) -> Read:
-    if isinstance(read.query, StatusQuery | TradesQuery):
+    if isinstance(read.query, StatusQuery | TradesQuery | AuctionQuery):
         raise ValueError(f"the answer to a {type(read.query).__name__} does not follow from the replicated state")
     if not read.linearizable and read.sequence < 0:
         raise ValueError("a read that may be old must say of which sequence it is")
