@@ -22,6 +22,7 @@ from node.config.settings import HttpConfig, NativeConfig, NodeAddress, NodeConf
 from node.config.text import Setting, changed
 from node.deployment.setup import make_node, node_toml
 from node.errors import ConfigError, SetupError
+from node.keys.sealing import read_keys
 from node.system import files
 
 DRAFTS = ".joining"
@@ -110,6 +111,7 @@ def make_joiner(directory: Path, address: NodeAddress, members: Sequence[NodeAdd
     Its settings are those of the node `like`, wherever they are not about addresses. What is there already is kept, if it is that node's.
 
     Raises:
+        ClusterKeyError: the cluster keys of `like` cannot be read.
         SetupError: the certificate authority's key is not there, the directory holds something else, or the node was removed before.
     """
     home = directory / address.node_id
@@ -118,13 +120,14 @@ def make_joiner(directory: Path, address: NodeAddress, members: Sequence[NodeAdd
     if home.exists():
         raise SetupError(f"{home} is there already and has no node.toml; move it away, or choose another node id")
     authority = _authority(directory, like)
+    keys = read_keys(like.cluster_key_path) if like.cluster_key_path.exists() else {}
     drafts = directory / DRAFTS
     known = [member for member in members if member.node_id != address.node_id]
     text = changed(node_toml(like.cluster_id, address, [*known, address], like.admin), _settings(like))
     try:
         shutil.rmtree(drafts, ignore_errors=True)
         drafts.mkdir(mode=0o700)
-        make_node(drafts, address, text, authority, datetime.datetime.now(datetime.UTC), joined=True)
+        make_node(drafts, address, text, authority, datetime.datetime.now(datetime.UTC), keys, joined=True)
         (drafts / address.node_id).rename(home)
         drafts.rmdir()
         files.sync_directory(directory)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from itertools import islice
 
 import msgspec
 
@@ -11,6 +12,7 @@ from node.engine.feed import Audience, Feed, redact
 from node.native.protocol import (
     AnyQuery,
     ApiKeyQuery,
+    ApiKeysQuery,
     AuctionQuery,
     AuctionView,
     BalancesQuery,
@@ -33,6 +35,7 @@ LEVELS_AT_2 = 50
 
 ORDERS_MAX = 1_000
 TRADES_MAX = 1_000
+KEYS_MAX = 1_000
 """Rows of one answer; more are read in pages."""
 
 AUCTION_SHARE = 0.01
@@ -89,6 +92,8 @@ class Views:
                 return self._auction(engine, query.product_id)
             case ApiKeyQuery():
                 return _found(engine.api_key(query.key_id), f"API key {query.key_id!r}")
+            case ApiKeysQuery():
+                return _api_keys(engine, query)
         raise AssertionError(f"no view for {type(query).__name__}")
 
     def _trades(self, engine: Engine, query: TradesQuery, audience: Audience) -> list[AnyEvent]:
@@ -164,6 +169,11 @@ def _orders(engine: Engine, query: OrdersQuery) -> object:
         limit=_limit(query.limit, ORDERS_MAX),
         before_id=query.before_id,
     )
+
+
+def _api_keys(engine: Engine, query: ApiKeysQuery) -> object:
+    behind = (row for row in engine.api_keys() if row.key_id > query.after)
+    return [msgspec.structs.replace(row, secret="", passphrase="") for row in islice(behind, _limit(query.limit, KEYS_MAX))]
 
 
 def _limit(limit: int, most: int) -> int:

@@ -23,6 +23,7 @@ from node.gateway.channels import Frame, auction, encode, heartbeat, opened
 from node.gateway.errors import ApiError
 from node.gateway.metrics import Metrics
 from node.gateway.responses import currency_json, product_json
+from node.gateway.revocation import Signed
 from node.history.candles import MINUTE as MINUTE_SECONDS
 from node.native.protocol import AuctionQuery, AuctionView, BookQuery, BookView, Events, FailCode, TradesQuery
 from statemachine.events import AnyEvent, OrderMatched, StatusChanged
@@ -206,8 +207,8 @@ class ProductFeed:
                 await self._repairing
 
 
-class Session(Protocol):
-    """A connection, as the timers see it."""
+class Session(Signed, Protocol):
+    """A connection, as the timers see it, and whoever looks after identities."""
 
     def tick(self) -> None:
         """A second has passed."""

@@ -24,6 +24,7 @@ from node.engine import process as engine_process
 from node.engine.modes import Mode
 from node.engine.replicated_engine import ReplicatedEngine
 from node.errors import ConnectionLost, RequestFailed
+from node.keys.sealing import ClusterKeys
 from node.native.client import ClusterClient, Credentials, NativeConnection
 from node.native.protocol import ControlAction, FailCode, ProductsQuery, StatusQuery
 from node.records import datasets
@@ -290,7 +291,9 @@ async def test_a_kill_while_a_new_cluster_starts_leaves_it_the_whole_dataset_onc
     with process("--config", str(config_path)):
         connection = await _connected(config)
         await _in_mode(connection, Mode.READY)
-        assert (await connection.query(StatusQuery())).sequence == len(datasets.load(directory).commands)
+        assert (await connection.query(StatusQuery())).sequence == len(
+            datasets.load(directory, ClusterKeys(config.cluster_key_path)).commands
+        )
         await connection.close()
 
 

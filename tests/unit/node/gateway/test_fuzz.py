@@ -29,6 +29,7 @@ SCALARS = (
     | st.sampled_from(
         ["", "BTC-USD", "BTC/USD", "buy", "sell", "limit", "market", "1", "0.5", "1e9", "-1", "NaN", "9" * 70, "\ud800", "\x00"]
     )
+    | st.sampled_from(["stop", "loss", "entry", "GTT", "min", "²"])
 )
 ANY_JSON = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4), max_leaves=8
