@@ -14,6 +14,8 @@
     ├── ReplayError          a recorded order flow could not be sent through the cluster
     ├── TxlogError           a transaction log cannot be read, or does not hold what is needed
     ├── DatasetError         TSV files that a cluster cannot begin with
+    ├── ClusterKeyError      a cluster key is not there, or not the one that encrypted an API key
+    ├── UnfitSecretError     a secret or passphrase that an API key cannot have
     ├── HistoryError         a history's database cannot be used, or does not fit the node's log
     └── AuditError           an audit could not be made (what an audit finds is a result, not an error)
 
@@ -104,6 +106,14 @@ class AuditError(QuorumbookError):
 
 class DatasetError(QuorumbookError):
     """A dataset is not right; nothing of it was applied. The text names file, line, column, field and what was expected."""
+
+
+class ClusterKeyError(QuorumbookError):
+    """A cluster key cannot be read, is not there, or is another one than that which encrypted an API key. The text says which and what to do."""
+
+
+class UnfitSecretError(QuorumbookError):
+    """A secret or passphrase that an API key cannot have. The text names the field and what was expected, and shows nothing of it."""
 
 
 class HistoryError(QuorumbookError):

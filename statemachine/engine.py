@@ -246,6 +246,10 @@ class Engine:
         """One API key."""
         return self._state.api_keys.get(key_id)
 
+    def api_keys(self) -> list[ApiKeyRow]:
+        """All API keys, by id."""
+        return [row for _, row in sorted(self._state.api_keys.items())]
+
     def order(self, order_id: int) -> OrderState | None:
         """An order that is open or recently done."""
         order = self._state.orders.get(order_id)

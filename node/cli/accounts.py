@@ -1,29 +1,20 @@
-"""`account`, `deposit`, `withdraw`, `key put`."""
+"""`account`, `deposit`, `withdraw`."""
 
 from __future__ import annotations
 
-import base64
-import os
-import secrets
 from collections.abc import Callable
-from pathlib import Path
 
 import click
-import msgspec
 
 from node.cli.output import print_json, show, table
 from node.cli.session import Scales, Session, Target, account_options, cluster_option, fresh_id, json_option, key_option, run
-from node.cluster_directory import KeyFile
 from node.errors import DirectoryError, RequestFailed
 from node.native.protocol import BalancesQuery, FailCode
-from statemachine.commands import AnyCommand, Deposit, OpenAccount, PutApiKey, Transfer, Withdraw
+from statemachine.commands import AnyCommand, Deposit, OpenAccount, Transfer, Withdraw
 from statemachine.decimals import to_text, to_units
 from statemachine.events import Done, Transferred
 from statemachine.limits import OPERATOR
 from statemachine.tables import BalanceRow
-from statemachine.types import Permission
-
-SECRET_BYTES = 48
 
 
 class AccountGroup(click.Group):
@@ -165,57 +156,3 @@ def _transfer(
     else:
         again = " (booked before)" if outcome.duplicate else ""
         click.echo(f"{account_id} has {available} {currency} available{again}")
-
-
-@click.group()
-def key() -> None:
-    """API keys."""
-
-
-@key.command()
-@click.argument("key_id", metavar="KEY")
-@click.option("--account", "account_id", required=True, help="The account that the key acts for.")
-@click.option("--permissions", default="view,trade", show_default=True, help="Some of view, trade, transfer, admin, with commas.")
-@click.option("--out", type=click.Path(path_type=Path), help="Write the key to this new file instead of stdout.")
-@cluster_option
-def put(target: Target, key_id: str, account_id: str, permissions: str, out: Path | None) -> None:
-    """Make a new secret for KEY and put it; use the file with --key. The secret is shown this once."""
-    total = _permissions(permissions)
-    made = KeyFile(key_id, _secret(), secrets.token_urlsafe(12), account_id)
-    if out is not None:
-        _write_secret(out, msgspec.json.encode(made))
-
-    async def work(session: Session) -> None:
-        await session.submit(PutApiKey(OPERATOR, fresh_id(), key_id, account_id, made.secret, made.passphrase, total))
-
-    try:
-        run(target, work)
-    except BaseException:
-        if out is not None:
-            out.unlink()
-        raise
-    if out is None:
-        print_json(made)
-    else:
-        click.echo(f"{key_id} acts for {account_id}; its secret is in {out}")
-
-
-def _permissions(text: str) -> int:
-    total = 0
-    for name in text.split(","):
-        try:
-            total |= Permission[name.strip().upper()]
-        except KeyError:
-            raise click.UsageError(f"--permissions: {name!r} is none of view, trade, transfer, admin.") from None
-    return total
-
-
-def _secret() -> str:
-    return base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode("ascii")
-
-
-def _write_secret(path: Path, data: bytes) -> None:
-    """A file that only its owner reads. Never over an existing one: that may be the only copy of a key in use."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(msgspec.json.format(data, indent=2) + b"\n")

@@ -14,7 +14,9 @@ from rich.text import Text
 from node.cli import members
 from node.cli.output import print_json, show, table
 from node.cli.session import CLUSTER_VARIABLE, DEFAULT_CLUSTER, Session, Target, cluster_option, json_option, run
+from node.cluster_directory import ClusterDirectory
 from node.deployment.local_cluster import LocalCluster, Statuses, leader_of
+from node.deployment.rotation import rotate
 from node.native.protocol import ControlAction, MemberStatus, NodeStatus
 
 COLUMNS = ("node", "mode", "role", "term", "commit", "applied", "sequence", "state hash", "snapshot", "others", "ready", "up")
@@ -160,3 +162,20 @@ def _watch(local: LocalCluster) -> None:
                 time.sleep(WATCH_SECONDS)
         except KeyboardInterrupt:
             return
+
+
+@cluster.command("rotate-key")
+@directory_argument
+def rotate_key(directory: Path) -> None:
+    """Give the nodes in DIRECTORY one more cluster key; then encrypt the API keys under it: `quorumbook key reseal`.
+
+    Nodes that run take it up by themselves. Where some nodes lack a key that others have, they are given that one.
+    """
+    layout = ClusterDirectory(directory)
+    done = rotate(layout)
+    click.echo(
+        f"cluster key {done.number} {'is new' if done.made else 'was there already'}, and in {', '.join(map(str, done.paths))}"
+    )
+    elsewhere = [node_id for node_id in layout.addresses if node_id not in layout.node_ids]
+    if elsewhere:
+        click.echo(f"Copy one of these files to {', '.join(elsewhere)} before you go on.")

@@ -15,6 +15,7 @@ from node.cli.session import json_option
 from node.config.file import load
 from node.deployment.setup import initialise
 from node.errors import NodeStartError
+from node.keys.sealing import read_keys
 from node.supervisor import run_or_explain
 from node.system.processes import PID_FILE, locked_pid, send
 from snapshots.abi import ABI
@@ -30,10 +31,27 @@ STOP_POLL = 0.02
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where the nodes listen.")
 @click.option("--cluster-id", default="", help="A name of its own for each cluster. Default: a random one.")
+@click.option(
+    "--cluster-key",
+    "cluster_key",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Take the cluster keys in this file, of the cluster whose backup or export this one will begin with. Default: a fresh one.",
+)
 @click.option("--archive-log", is_flag=True, help="Keep old log segments: `quorumbook audit` needs the log from its first entry.")
-def init(directory: Path, nodes: str, base_port: int, host: str, cluster_id: str, archive_log: bool) -> None:
+def init(
+    directory: Path, nodes: str, base_port: int, host: str, cluster_id: str, cluster_key: Path | None, archive_log: bool
+) -> None:
     """Make a cluster in DIRECTORY: keys, certificates, a configuration and a data directory for each node."""
-    paths = initialise(directory, int(nodes), base_port=base_port, host=host, cluster_id=cluster_id, archive_log=archive_log)
+    keys = read_keys(cluster_key) if cluster_key is not None else None
+    paths = initialise(
+        directory,
+        int(nodes),
+        base_port=base_port,
+        host=host,
+        cluster_id=cluster_id,
+        archive_log=archive_log,
+        cluster_keys=keys,
+    )
     for path in paths:
         config = load(path)
         address = config.address(config.node_id)

@@ -27,7 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "deposit": ("accounts.deposit", "Credit AMOUNT of CURRENCY to ACCOUNT."),
     "withdraw": ("accounts.withdraw", "Debit AMOUNT of CURRENCY from ACCOUNT's available balance."),
-    "key": ("accounts.key", "API keys."),
+    "key": ("keys.key", "API keys: put, list, revoke, reseal."),
     "product": ("markets.product", "Products: put, status, list."),
     "currency": ("markets.currency", "Currencies: put, list."),
     "replay": (

@@ -13,7 +13,9 @@ from urllib.parse import urlsplit
 
 from node.config.settings import COMMANDS_PER_SUBMIT_MAX, NodeAddress, NodeConfig
 from node.config.tls import check_tls
-from node.errors import ConfigError
+from node.errors import ClusterKeyError, ConfigError
+from node.keys import addresses
+from node.keys.sealing import ClusterKeys
 from statemachine.limits import NAME_MAX, SECRET_MAX
 
 Fault = Callable[[str, str], ConfigError]
@@ -71,6 +73,7 @@ def check(config: NodeConfig, file: str) -> None:
     _check_nodes(config, fault)
     _check_admin(config, fault)
     _check_history(config, fault)
+    _check_keys(config, fault)
     check_tls(config, fault)
 
 
@@ -230,3 +233,17 @@ def _check_history(config: NodeConfig, fault: Fault) -> None:
             "history.database",
             "expected postgresql://... or sqlite:////absolute/path, or nothing for SQLite in the data directory",
         )
+
+
+def _check_keys(config: NodeConfig, fault: Fault) -> None:
+    for position, text in enumerate(config.http.trusted_proxies):
+        try:
+            addresses.network(text)
+        except ValueError as error:
+            raise fault(f"http.trusted_proxies[{position}]", f"expected a network such as 10.0.0.0/8: {error}") from None
+    if not config.cluster_key:
+        raise fault("cluster_key", "expected the path of a file")
+    try:
+        ClusterKeys(config.cluster_key_path)
+    except ClusterKeyError as error:
+        raise fault("cluster_key", str(error)) from None

@@ -67,6 +67,7 @@ class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[http]`: REST and WebSocket. `public_url` is what other nodes tell clients; TLS when `tls` is true.
 
     `followers`: "forward" commands to the leader, or "redirect" the client there. `key_rate`, `address_rate`: requests a second, 0: no limit.
+    `trusted_proxies`: networks of proxies whose word is taken for where a request comes from.
     """
 
     listen: str
@@ -78,6 +79,7 @@ class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     followers: str = "forward"
     key_rate: float = 1000.0
     address_rate: float = 1000.0
+    trusted_proxies: tuple[str, ...] = ()
 
 
 class TlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -134,6 +136,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     start: StartConfig = StartConfig()
     history: HistoryConfig = HistoryConfig()
     log_level: str = "info"
+    cluster_key: str = "cluster.key"
     directory: str = "."
 
     def path(self, name: str) -> Path:
@@ -144,6 +147,11 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def data_path(self) -> Path:
         """The data directory."""
         return self.path(self.data_dir)
+
+    @property
+    def cluster_key_path(self) -> Path:
+        """The file of cluster keys, under which API keys are encrypted."""
+        return self.path(self.cluster_key)
 
     @property
     def history_path(self) -> Path:

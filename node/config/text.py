@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-Setting = bool | int | float | str
+Setting = bool | int | float | str | tuple[str, ...]
 
 
 def change_settings(path: Path, settings: Mapping[str, Setting]) -> None:
@@ -25,6 +25,8 @@ def changed(text: str, settings: Mapping[str, Setting]) -> str:
 def _toml(value: Setting) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
     return f'"{value}"' if isinstance(value, str) else repr(value)
 
 

@@ -22,7 +22,8 @@ from node.config.settings import HttpConfig, NativeConfig, NodeAddress, NodeConf
 from node.config.text import Setting, changed
 from node.deployment.setup import make_node, node_toml
 from node.errors import ConfigError, SetupError
-from node.system import files
+from node.keys.sealing import read_keys
+from snapshots.durable import sync_path
 
 DRAFTS = ".joining"
 """Directory in a cluster's directory where a node's directory is being made."""
@@ -110,6 +111,7 @@ def make_joiner(directory: Path, address: NodeAddress, members: Sequence[NodeAdd
     Its settings are those of the node `like`, wherever they are not about addresses. What is there already is kept, if it is that node's.
 
     Raises:
+        ClusterKeyError: the cluster keys of `like` cannot be read.
         SetupError: the certificate authority's key is not there, the directory holds something else, or the node was removed before.
     """
     home = directory / address.node_id
@@ -118,16 +120,17 @@ def make_joiner(directory: Path, address: NodeAddress, members: Sequence[NodeAdd
     if home.exists():
         raise SetupError(f"{home} is there already and has no node.toml; move it away, or choose another node id")
     authority = _authority(directory, like)
+    keys = read_keys(like.cluster_key_path) if like.cluster_key_path.exists() else {}
     drafts = directory / DRAFTS
     known = [member for member in members if member.node_id != address.node_id]
     text = changed(node_toml(like.cluster_id, address, [*known, address], like.admin), _settings(like))
     try:
         shutil.rmtree(drafts, ignore_errors=True)
         drafts.mkdir(mode=0o700)
-        make_node(drafts, address, text, authority, datetime.datetime.now(datetime.UTC), joined=True)
+        make_node(drafts, address, text, authority, datetime.datetime.now(datetime.UTC), keys, joined=True)
         (drafts / address.node_id).rename(home)
         drafts.rmdir()
-        files.sync_directory(directory)
+        sync_path(directory)
     except OSError as error:
         raise SetupError(f"{error.filename or home}: cannot be written: {error.strerror}") from error
     return home / "node.toml"

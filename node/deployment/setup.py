@@ -4,6 +4,7 @@
     DIRECTORY/admin.json           the operator's API key
     DIRECTORY/n1/node.toml         node n1: configuration
     DIRECTORY/n1/node.pem, node.key, ca.pem    its certificate, key, and whom it trusts
+    DIRECTORY/n1/cluster.key       the cluster's keys, under which API keys are encrypted; the same on every node
     DIRECTORY/n1/data/             its data directory
 
 A node's directory holds all that the node needs, so it can be moved to another machine as it is. Ports, for node number i from 1 on:
@@ -12,10 +13,9 @@ Raft `base_port + i`, native `base_port + 10 + i`, HTTP `base_port + 20 + i`.
 
 from __future__ import annotations
 
-import base64
 import datetime
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
 
@@ -26,12 +26,14 @@ from node.config.checks import CLUSTER_ID, NODE_ID, split_address
 from node.config.file import load
 from node.config.settings import NODE_COUNTS, AdminConfig, NodeAddress
 from node.errors import SetupError
+from node.keys import sealing
+from node.keys.issue import generate
 from node.system import files
+from snapshots.durable import sync_path
 
 NATIVE_OFFSET = 10
 HTTP_OFFSET = 20
-SECRET_BYTES = 32
-PASSPHRASE_BYTES = 16
+CLUSTER_KEY = "cluster.key"
 
 TEMPLATE = Path(__file__).with_name("node.toml.txt")
 """The text of a node's configuration, with `$names` to fill in."""
@@ -45,6 +47,7 @@ def initialise(
     host: str = "127.0.0.1",
     cluster_id: str = "",
     archive_log: bool = False,
+    cluster_keys: Mapping[int, bytes] | None = None,
 ) -> list[Path]:
     """Lay out a new cluster; returns the configuration files, in the order of the nodes.
 
@@ -52,6 +55,7 @@ def initialise(
         nodes: how many (named n1, n2, ...), or their ids. 1, 3 or 5.
         host: where all nodes listen and are reached. For several machines, edit the files afterwards.
         cluster_id: a random one when empty.
+        cluster_keys: of a cluster whose state this one will begin with; a fresh one when None.
         archive_log: keep log segments behind snapshots, so that `quorumbook audit` can replay everything from the first command.
 
     Raises:
@@ -63,7 +67,8 @@ def initialise(
     _check(directory, node_ids, addresses, cluster)
     now = datetime.datetime.now(datetime.UTC)
     authority = pki.make_authority(cluster, now)
-    admin = AdminConfig("operator", _secret(), secrets.token_urlsafe(PASSPHRASE_BYTES))
+    keys = cluster_keys or sealing.with_another({})
+    admin = AdminConfig(**msgspec.structs.asdict(generate("operator")))
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         files.write_new(directory / "ca.pem", authority.certificate)
@@ -72,16 +77,12 @@ def initialise(
         written = []
         for address in addresses:
             text = node_toml(cluster, address, addresses, admin, archive_log=archive_log)
-            written.append(make_node(directory, address, text, authority, now))
-        files.sync_directory(directory)
-        files.sync_directory(directory.resolve().parent)
+            written.append(make_node(directory, address, text, authority, now, keys))
+        sync_path(directory)
+        sync_path(directory.resolve().parent)
     except OSError as error:
         raise SetupError(f"{error.filename or directory}: cannot be written: {error.strerror}") from error
     return written
-
-
-def _secret() -> str:
-    return base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode("ascii")
 
 
 def _addresses(node_ids: Sequence[str], host: str, base_port: int) -> list[NodeAddress]:
@@ -126,9 +127,16 @@ def _check(directory: Path, node_ids: Sequence[str], addresses: Sequence[NodeAdd
 
 
 def make_node(
-    directory: Path, address: NodeAddress, text: str, authority: pki.KeyPair, now: datetime.datetime, *, joined: bool = False
+    directory: Path,
+    address: NodeAddress,
+    text: str,
+    authority: pki.KeyPair,
+    now: datetime.datetime,
+    cluster_keys: Mapping[int, bytes],
+    *,
+    joined: bool = False,
 ) -> Path:
-    """Make a node's directory in `directory`: certificate, key, configuration (`text`) and an empty data directory. The configuration's path.
+    """Make a node's directory in `directory`: certificate, keys, configuration (`text`) and an empty data directory. The configuration's path.
 
     Raises:
         OSError: it is there already, or cannot be written.
@@ -140,10 +148,12 @@ def make_node(
     files.write_new(home / "ca.pem", authority.certificate)
     files.write_new(home / "node.pem", own.certificate)
     files.write_new(home / "node.key", own.key, 0o600)
+    if cluster_keys:
+        files.write_new(home / CLUSTER_KEY, sealing.file_bytes(cluster_keys), 0o600)
     path = home / "node.toml"
     files.write_new(path, text.encode(), 0o600)
     identity.format_data(load(path), joined=joined)
-    files.sync_directory(home)
+    sync_path(home)
     return path
 
 

@@ -30,11 +30,15 @@ from node.native.framing import FrameSplitter, MalformedError, decode_request, p
 from node.native.protocol import (
     FRAME_MAX,
     PROTOCOL_VERSION,
+    TRUE,
     AddMember,
+    Answer,
     Control,
     FailCode,
     Failed,
+    FollowKeys,
     Hello,
+    KeysChanged,
     Query,
     RemoveMember,
     Submit,
@@ -90,6 +94,7 @@ class Session(asyncio.Protocol):
         self._paused = False
         self._scheduled = False
         self._reads = 0
+        self._address = ""
         self._timer: asyncio.TimerHandle | None = None
 
     # ------------------------------------------------------------------ what the transport calls
@@ -97,6 +102,8 @@ class Session(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=WRITE_HIGH)
+        peer = self._transport.get_extra_info("peername")
+        self._address = peer[0] if isinstance(peer, tuple) else ""
         self._open = True
         if not self._server.admit(self):
             self._refuse(FailCode.OVERLOADED, f"{SESSIONS_MAX} sessions are open already")
@@ -216,10 +223,10 @@ class Session(asyncio.Protocol):
         if self._principal is None:
             self._greet(request)
         elif isinstance(request, Submit):
-            self._principal = self._service.refresh(self._principal)
+            self._principal = self._service.gate.refresh(self._principal)
             self._service.submit(self._principal, request, len(body), self._reply)
         else:
-            self._other(self._service.refresh(self._principal), request)
+            self._other(self._service.gate.refresh(self._principal), request)
 
     def _greet(self, request: msgspec.Struct) -> None:
         try:
@@ -248,7 +255,7 @@ class Session(asyncio.Protocol):
             node_id = self._certified_node()
             if self._local or node_id is not None:
                 return gateway(f"gateway {request.client!r} of {node_id or self._service.config.node_id}")
-        return self._service.authenticate(request, time.time())
+        return self._service.gate.authenticate(request, time.time(), self._address)
 
     def _certified_node(self) -> str | None:
         """The node of this cluster whose certificate the peer has shown."""
@@ -270,6 +277,8 @@ class Session(asyncio.Protocol):
                 self._reply(Subscribed(request.request_id, request.product_id, 0))
             case AddMember() | RemoveMember():
                 self._service.change_members(principal, request, self._reply)
+            case FollowKeys():
+                self._follow_keys(principal, request)
             case Control():
                 self._service.control(principal, request, self._reply)
             case _:
@@ -305,6 +314,26 @@ class Session(asyncio.Protocol):
         subscription = self._subscriptions.pop(product_id, None)
         if subscription is not None:
             self._service.feed.unsubscribe(subscription)
+
+    # ------------------------------------------------------------------ API keys
+
+    def _follow_keys(self, principal: Principal, request: FollowKeys) -> None:
+        try:
+            principal.check_node("following API keys")
+        except RequestFailed as error:
+            self._reply(Failed(request.request_id, error.code, error.message))
+            return
+        self._server.key_followers[self] = None
+        self._reply(Answer(request.request_id, TRUE))
+
+    def keys_changed(self) -> None:
+        """API keys were put: one that is not what it was ends its session, which may only be listening."""
+        if self._open and self._principal is not None and self._principal.row is not None:
+            self._principal = self._service.gate.refresh(self._principal)
+            self.audience = self._principal.audience
+            if self._principal.key is None:
+                self._count("revoked")
+                self._refuse(FailCode.UNAUTHORIZED, "the API key was revoked or replaced")
 
     # ------------------------------------------------------------------ writing and ending
 
@@ -351,16 +380,30 @@ class NativeServer:
     def __init__(self, service: EngineService, peer_node_id: Callable[[ssl.SSLObject], str | None]) -> None:
         self.service = service
         self.peer_node_id = peer_node_id
+        self.key_followers: dict[Session, None] = {}
         self._sessions: dict[Session, None] = {}
         self._empty = asyncio.Event()
         self._empty.set()
         self._servers: list[asyncio.Server] = []
         self._socket: Path | None = None
+        service.keys.on_change.append(self._keys_changed)
 
     @property
     def sessions(self) -> int:
         """Connections at the moment."""
         return len(self._sessions)
+
+    def _keys_changed(self, key_ids: list[str]) -> None:
+        """Tell gateways before anything else; sessions of keys are looked at when what is under way has been answered."""
+        frame = pack(KeysChanged(key_ids))
+        for follower in list(self.key_followers):
+            follower.send(frame)
+        if self._sessions:
+            asyncio.get_running_loop().call_soon(self._look_at_keys)
+
+    def _look_at_keys(self) -> None:
+        for session in list(self._sessions):
+            session.keys_changed()
 
     async def listen_local(self, path: Path) -> None:
         """Listen on a Unix socket that only this user can open. A socket file left behind by a dead process is replaced."""
@@ -411,5 +454,6 @@ class NativeServer:
     def dismiss(self, session: Session) -> None:
         """Count it out."""
         self._sessions.pop(session, None)
+        self.key_followers.pop(session, None)
         if not self._sessions:
             self._empty.set()

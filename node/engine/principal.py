@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 
@@ -10,7 +12,18 @@ from node.config.settings import AdminConfig
 from node.credentials import same_text, sign
 from node.engine.feed import Audience
 from node.errors import RequestFailed
-from node.native.protocol import ApiKeyQuery, BalancesQuery, FailCode, Hello, LogQuery, OrderQuery, OrdersQuery, Query
+from node.keys.sealing import ApiKey
+from node.native.protocol import (
+    ApiKeyQuery,
+    ApiKeysQuery,
+    BalancesQuery,
+    FailCode,
+    Hello,
+    LogQuery,
+    OrderQuery,
+    OrdersQuery,
+    Query,
+)
 from statemachine.commands import (
     AnyCommand,
     CancelAll,
@@ -38,13 +51,19 @@ _NEEDED: dict[type[msgspec.Struct], Permission] = {
 
 
 class Principal(msgspec.Struct, frozen=True):
-    """Who speaks. `operator` may act for every account; `row` is the replicated key they signed with, if they did."""
+    """Who speaks, from which address. `operator` may act for every account, `node` is a node itself.
+
+    `row` is the replicated key they signed with, if they did, and `key` the same, opened.
+    """
 
     name: str
     operator: bool
     account_id: str = ""
     permissions: int = 0
     row: ApiKeyRow | None = None
+    key: ApiKey | None = None
+    address: str = ""
+    node: bool = False
 
     @property
     def audience(self) -> Audience:
@@ -66,18 +85,25 @@ class Principal(msgspec.Struct, frozen=True):
 
     def check_query(self, query: Query) -> None:
         """Raises `RequestFailed` (FORBIDDEN) for a read of what is not theirs."""
+        wanted = query.query
+        if isinstance(wanted, ApiKeyQuery):
+            self.check_node("query: an API key with its secret")
         if self.operator:
             return
-        wanted = query.query
         if isinstance(wanted, LogQuery):
             raise RequestFailed(FailCode.FORBIDDEN, "query: the log is read by nodes and operators only")
-        if isinstance(wanted, ApiKeyQuery):
-            raise RequestFailed(FailCode.FORBIDDEN, "query: API keys are read by gateways and operators only")
+        if isinstance(wanted, ApiKeysQuery):
+            raise RequestFailed(FailCode.FORBIDDEN, "query: API keys are listed for operators only")
         if isinstance(wanted, BalancesQuery | OrderQuery | OrdersQuery):
             if not self.permissions & Permission.VIEW:
                 raise RequestFailed(FailCode.FORBIDDEN, f"query: {type(wanted).__name__} needs the permission VIEW")
             if wanted.account_id != self.account_id:
                 raise RequestFailed(FailCode.FORBIDDEN, f"query.account_id: this key acts for {self.account_id!r} only")
+
+    def check_node(self, what: str) -> None:
+        """Raises `RequestFailed` (FORBIDDEN) unless they are a node of the cluster; `what` they ask for."""
+        if not self.node:
+            raise RequestFailed(FailCode.FORBIDDEN, f"{what} is for gateways only")
 
     def check_operator(self, what: str) -> None:
         """Raises `RequestFailed` (FORBIDDEN) unless they are an operator; `what` they ask for."""
@@ -87,33 +113,50 @@ class Principal(msgspec.Struct, frozen=True):
 
 def gateway(name: str) -> Principal:
     """Who speaks over the node's own socket or with a node's certificate."""
-    return Principal(name=name, operator=True)
+    return Principal(name=name, operator=True, node=True)
 
 
-def of_key(row: ApiKeyRow) -> Principal:
+class Keys(Protocol):
+    """The replicated API keys; see `engine.api_keys.EngineKeys`."""
+
+    def find(self, key_id: str) -> ApiKeyRow | None:
+        """A key as it is stored, None if there is none or it was revoked."""
+
+    def open(self, row: ApiKeyRow) -> ApiKey:
+        """The key, ready for use. Raises RequestFailed."""
+
+
+def of_key(row: ApiKeyRow, key: ApiKey, address: str) -> Principal:
     """Who speaks with a replicated key. ADMIN could give itself any key, so it may act for every account at once."""
     operator = bool(row.permissions & Permission.ADMIN)
-    return Principal(f"key {row.key_id}", operator, row.owner_id, row.permissions, row)
+    return Principal(f"key {row.key_id}", operator, row.owner_id, row.permissions, row, key, address)
 
 
-def refresh(principal: Principal, find: Callable[[str], ApiKeyRow | None]) -> Principal:
-    """The same with today's permissions: a key may have changed since the greeting. A key with a new secret is another key: nothing is left."""
+def refresh(principal: Principal, keys: Keys) -> Principal:
+    """The same with today's permissions: a key may have changed since the greeting. A key with a new secret, or one that may not be used from there
+    any more, is another key: nothing is left."""
     signed = principal.row
-    if signed is None:
+    if signed is None or principal.key is None:
         return principal
-    row = find(signed.key_id)
+    row = keys.find(signed.key_id)
     if row == signed:
         return principal
-    if row is None or row.secret != signed.secret or row.passphrase != signed.passphrase:
-        return Principal(f"revoked key {signed.key_id}", operator=False, row=signed)
-    return of_key(row)
+    with contextlib.suppress(RequestFailed):  # what cannot be opened here cannot be the same key
+        if row is not None and _still_good(principal.key, now := keys.open(row), principal.address):
+            return of_key(row, now, principal.address)
+    return Principal(f"revoked key {signed.key_id}", operator=False, row=signed)
 
 
-def authenticate(hello: Hello, admin: AdminConfig, find: Callable[[str], ApiKeyRow | None], now: float) -> Principal:
-    """Check a signed greeting. `now` is Unix seconds.
+def _still_good(before: ApiKey, now: ApiKey, address: str) -> bool:
+    return (now.secret, now.passphrase) == (before.secret, before.passphrase) and now.allows(address)
+
+
+def authenticate(hello: Hello, admin: AdminConfig, keys: Keys, now: float, address: str) -> Principal:
+    """Check a signed greeting from an address. `now` is Unix seconds.
 
     Raises:
-        RequestFailed: UNAUTHORIZED, saying what is wrong; a wrong key, passphrase or signature look alike in time, not in words.
+        RequestFailed: UNAUTHORIZED, saying what is wrong; a wrong key, passphrase or signature look alike in time, not in words. CONFLICT: this
+            node lacks the cluster key that the key is encrypted under.
     """
     if not hello.key_id:
         raise RequestFailed(FailCode.UNAUTHORIZED, "key_id: sign the greeting with an API key, or show a node's certificate")
@@ -121,11 +164,49 @@ def authenticate(hello: Hello, admin: AdminConfig, find: Callable[[str], ApiKeyR
     if same_text(hello.key_id, admin.key_id):
         _check_signature(hello, admin.secret, admin.passphrase)
         return Principal(name="operator", operator=True)
-    row = find(hello.key_id)
+    row = keys.find(hello.key_id)
     if row is None:
         raise RequestFailed(FailCode.UNAUTHORIZED, "key_id: invalid API key")
-    _check_signature(hello, row.secret, row.passphrase)
-    return of_key(row)
+    key = keys.open(row)
+    _check_signature(hello, key.secret, key.passphrase)
+    if not key.allows(address):
+        raise RequestFailed(FailCode.UNAUTHORIZED, f"key_id: this key may not be used from {address}")
+    return of_key(row, key, address)
+
+
+class Gate:
+    """Decides who may speak on this node.
+
+    Args:
+        ready: whether this node has applied what a known leader has committed.
+        caught_up: whether it has, since it started, been level with a leader: before that it may lack a key, or have an old state of it.
+    """
+
+    def __init__(self, admin: AdminConfig, keys: Keys, *, ready: Callable[[], bool], caught_up: Callable[[], bool]) -> None:
+        self._admin = admin
+        self._keys = keys
+        self._ready = ready
+        self.caught_up = caught_up
+
+    def authenticate(self, hello: Hello, now: float, address: str) -> Principal:
+        """Who sent a signed greeting from an address.
+
+        Raises:
+            RequestFailed: UNAUTHORIZED; CONFLICT without the cluster key; NO_LEADER while this node cannot judge the key.
+        """
+        try:
+            if hello.key_id != self._admin.key_id and not self.caught_up():
+                raise RequestFailed(FailCode.UNAUTHORIZED, "it may have changed since")
+            return authenticate(hello, self._admin, self._keys, now, address)
+        except RequestFailed as error:
+            if not hello.key_id or hello.key_id == self._admin.key_id or self._ready():
+                raise
+            text = f"this node has not caught up, and cannot judge the key yet ({error.message})"
+            raise RequestFailed(FailCode.NO_LEADER, text) from error
+
+    def refresh(self, principal: Principal) -> Principal:
+        """The same with today's permissions."""
+        return refresh(principal, self._keys)
 
 
 def _check_age(timestamp: str, now: float) -> None:

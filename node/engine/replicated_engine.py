@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from node.engine.feed import Feed
-from statemachine.commands import decode_batch
+from statemachine.commands import PutApiKey, decode_batch
 from statemachine.engine import Engine
 
 
 class ReplicatedEngine:
-    """See `cluster.ports.StateMachine`. `engine` is replaced whole when a snapshot is restored."""
+    """See `cluster.ports.StateMachine`. `engine` is replaced whole when a snapshot is restored.
+
+    Attributes:
+        keys_changed: called with the ids of API keys that were put; with none where any may be another.
+    """
 
     def __init__(self, feed: Feed) -> None:
         self.engine = Engine()
         self._feed = feed
         self.applied_entries = 0
+        self.keys_changed: Callable[[list[str]], None] = lambda _key_ids: None
 
     def apply(self, _index: int, payload: bytes) -> object:
         """Apply a batch; its outcomes, one a command, in order. Publishes its events."""
-        applied = self.engine.apply(decode_batch(payload))
+        batch = decode_batch(payload)
+        applied = self.engine.apply(batch)
         self.applied_entries += 1
+        put = [command.key_id for command in batch.commands if type(command) is PutApiKey]
+        if put:
+            self.keys_changed(put)
         if applied.events:
             self._feed.publish(applied.events)
         return applied.outcomes
@@ -31,3 +42,4 @@ class ReplicatedEngine:
         """Go on from another state. Feed readers that would see a gap are told so."""
         self.engine = engine
         self._feed.restart({product.product_id: product.product_sequence for product in engine.products()})
+        self.keys_changed([])

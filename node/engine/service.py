@@ -20,23 +20,26 @@ from cluster.settings import ENTRY_BYTES_MAX
 from cluster.status import RaftStatus
 from node.config.settings import COMMANDS_PER_SUBMIT_MAX, NodeConfig
 from node.engine import membership
+from node.engine.api_keys import EngineKeys, Reseal
 from node.engine.feed import Feed, FeedError, Subscriber, Subscription, TooOldError
 from node.engine.handover import After, Handover
 from node.engine.interregnum import WaitingRoom
 from node.engine.log_pieces import LogPieces
-from node.engine.modes import Modes
-from node.engine.principal import Principal, authenticate, refresh
+from node.engine.modes import Mode, Modes
+from node.engine.principal import Gate, Principal
 from node.engine.replicated_engine import ReplicatedEngine
 from node.engine.views import BadQueryError, NotFoundError, Views
 from node.errors import RequestFailed
+from node.keys.sealing import ClusterKeys
 from node.native.protocol import (
+    TRUE,
     AddMember,
     Answer,
+    ApiKeyQuery,
     Control,
     ControlAction,
     FailCode,
     Failed,
-    Hello,
     LeaderHint,
     LogPiece,
     LogQuery,
@@ -65,7 +68,6 @@ Send = Callable[[msgspec.Struct], None]
 """Writes one answer to whoever asked; drops it when they are gone."""
 
 _encode = msgspec.msgpack.Encoder().encode
-_TRUE = msgspec.Raw(_encode(True))
 
 
 class Consensus(Protocol):
@@ -101,7 +103,7 @@ class EngineService:
     Reads:          query, status
     Feed:           subscribe (and `feed`)
     Operation:      control, change_members, begin_stop, idle, counters
-    Authorisation:  authenticate, refresh
+    Authorisation:  gate, keys
 
     Args:
         later: `loop.call_soon`. after: `loop.call_later`.
@@ -141,13 +143,20 @@ class EngineService:
         self._clock = clock
         self._more_counters = more_counters
         self.modes = modes or Modes(config.node_id)
-        self.seeding = seeding
+        self._seeding = seeding
+        self.keys = EngineKeys(machine, ClusterKeys(config.cluster_key_path))
+        self.gate = Gate(
+            config.admin,
+            self.keys,
+            ready=lambda: raft.status().ready,
+            caught_up=lambda: self.modes.current is Mode.READY or raft.status().ready,
+        )
         self._started = clock()
         self._expiring = False
         self._reads: list[tuple[Principal, Query, Send]] = []
         self._barrier_under_way = False
         self._waiting_room = WaitingRoom(after, config.native.queue_max)
-        self._batcher: Batcher[Submit] = Batcher(
+        self._batcher: Batcher[Sequence[AnyCommand]] = Batcher(
             raft.propose,
             self._seal,
             later=later,
@@ -156,6 +165,7 @@ class EngineService:
             queue_max=config.native.queue_max,
         )
         self._handover = Handover(raft, hold=self._batcher.hold, release=self._resume, after=after, clock=clock)
+        self._reseal = Reseal(self.keys, raft, self._batcher, after=after, time_ns=time_ns, held=lambda: self._handover.under_way)
         raft.on_role_change.append(self._role_changed)
 
     # ------------------------------------------------------------------ commands
@@ -179,17 +189,22 @@ class EngineService:
             self._submit(request, size, send)
 
     @property
-    def _is_seeding(self) -> bool:
-        """Whether this node still waits for the dataset that the cluster begins with."""
-        return self.seeding is not None and not self.seeding.finished
+    def seeding(self) -> Seeding | None:
+        """The dataset that the cluster begins with, while this node still waits for it."""
+        return self._seeding if self._seeding is not None and not self._seeding.finished else None
 
     def _submit(self, request: Submit, size: int, send: Send) -> None:
         commands = request.commands
         if self.stopping or not self._raft.is_leader:
             send(self._not_here(request.request_id))
             return
-        if self._is_seeding:
+        if self.seeding is not None:
             send(Failed(request.request_id, FailCode.NO_LEADER, "the dataset is being loaded"))
+            return
+        try:
+            sealed, growth = self.keys.seal(commands)
+        except RequestFailed as error:
+            send(self._failure(request.request_id, error))
             return
 
         def done(refusal: Refusal | None, outcomes: Sequence[object]) -> None:
@@ -198,14 +213,10 @@ class EngineService:
             else:
                 send(self._refusal(request.request_id, refusal))
 
-        self._batcher.submit(request, len(commands), size + UNIT_BYTES * len(commands), done)
+        self._batcher.submit(sealed, len(commands), size + growth + UNIT_BYTES * len(commands), done)
 
-    def _seal(self, requests: list[Submit]) -> bytes:
-        if len(requests) == 1:
-            return encode_batch(Batch(self._time_ns(), requests[0].commands))
-        commands: list[AnyCommand] = []
-        for request in requests:
-            commands += request.commands
+    def _seal(self, requests: list[Sequence[AnyCommand]]) -> bytes:
+        commands = [command for request in requests for command in request]
         return encode_batch(Batch(self._time_ns(), commands))
 
     def expire(self) -> None:
@@ -216,7 +227,7 @@ class EngineService:
         due = self._machine.engine.next_expiry
         if not due or due > self._time_ns() or not self._raft.is_leader:
             return
-        if self.stopping or self._is_seeding or self._handover.under_way or self._expiring or not self._batcher.idle:
+        if self.stopping or self.seeding is not None or self._handover.under_way or self._expiring or not self._batcher.idle:
             return
 
         def done(_result: ProposeResult) -> None:
@@ -244,7 +255,9 @@ class EngineService:
         except RequestFailed as error:
             send(self._failure(request.request_id, error))
             return
-        if isinstance(request.query, LogQuery):
+        if isinstance(request.query, ApiKeyQuery) and not self.gate.caught_up():
+            send(Failed(request.request_id, FailCode.NO_LEADER, "this node has not caught up, and cannot judge API keys yet"))
+        elif isinstance(request.query, LogQuery):
             self._log_pieces.read(
                 request.query, self._raft.status().applied_index, lambda found: send(self._piece(request, found))
             )
@@ -309,7 +322,7 @@ class EngineService:
             sequence=engine.sequence,
             state_hash=engine.state_hash.hex(),
             voter=raft.voter,
-            ready=raft.ready and not self.stopping and not self._is_seeding,
+            ready=raft.ready and not self.stopping and self.seeding is None,
             quorum=raft.quorum,
             uptime=self._clock() - self._started,
             software=self.identity.software,
@@ -320,6 +333,7 @@ class EngineService:
             members_index=raft.members_index,
             change_under_way=raft.change_under_way,
             mode=self.modes.current,
+            cluster_keys_missing=self.keys.missing,
         )
 
     @property
@@ -370,12 +384,18 @@ class EngineService:
             return
         if request.action is ControlAction.SNAPSHOT:
             self._raft.request_snapshot()
-            send(Answer(request.request_id, _TRUE))
+            send(Answer(request.request_id, TRUE))
         elif not self._raft.is_leader:
             send(self._not_here(request.request_id))
+        elif request.action is ControlAction.RESEAL:
+            self._reseal.begin(
+                lambda failure: send(
+                    Answer(request.request_id, TRUE) if failure is None else self._failure(request.request_id, failure)
+                )
+            )
         else:
             refusal = Failed(request.request_id, FailCode.BAD_REQUEST, "no other node is up to date and reachable")
-            self._handover.begin(lambda asked: send(Answer(request.request_id, _TRUE) if asked else refusal))
+            self._handover.begin(lambda asked: send(Answer(request.request_id, TRUE) if asked else refusal))
 
     def _resume(self) -> None:
         """The handover is over, whoever leads now."""
@@ -421,26 +441,6 @@ class EngineService:
     def idle(self) -> bool:
         """Whether every command taken has been answered."""
         return self._batcher.idle
-
-    # ------------------------------------------------------------------ who may
-
-    def authenticate(self, hello: Hello, now: float) -> Principal:
-        """Who sent a signed greeting.
-
-        Raises:
-            RequestFailed: UNAUTHORIZED; NO_LEADER while this node has not caught up, for it may not have the key yet, or an old secret of it.
-        """
-        try:
-            return authenticate(hello, self.config.admin, self._machine.engine.api_key, now)
-        except RequestFailed as error:
-            if not hello.key_id or hello.key_id == self.config.admin.key_id or self._raft.status().ready:
-                raise
-            text = f"this node has not caught up, and cannot judge the key yet ({error.message})"
-            raise RequestFailed(FailCode.NO_LEADER, text) from error
-
-    def refresh(self, principal: Principal) -> Principal:
-        """The same with today's permissions."""
-        return refresh(principal, self._machine.engine.api_key)
 
     # ------------------------------------------------------------------ failures
 

@@ -14,6 +14,7 @@ from node.config.settings import NodeConfig
 from node.engine.replicated_engine import ReplicatedEngine
 from node.errors import DataDirectoryError, DatasetError
 from node.identity import Identity, Stage
+from node.keys.sealing import ClusterKeys
 from node.records import datasets
 from node.records.datasets import Seeding
 from node.records.txlog import rebuilt_snapshot
@@ -50,7 +51,7 @@ def seeding(config: NodeConfig, known: Identity, machine: ReplicatedEngine, raft
     if not config.start.dataset or config.start.source in ("snapshot", "log") or machine.engine.sequence:
         return None
     try:
-        dataset = datasets.load(config.path(config.start.dataset))
+        dataset = datasets.load(config.path(config.start.dataset), ClusterKeys(config.cluster_key_path))
     except DatasetError as error:
         if known.stage is Stage.NEW:
             raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from node.errors import RequestFailed
 from node.gateway.decimals import to_units
 from node.gateway.errors import ApiError, BadRequestError
-from node.gateway.ids import account_text, check_name, fresh_command_id, product_text
+from node.gateway.ids import account_text, check_name, product_text
 from node.gateway.reasons import rejection
 from node.gateway.requests import ProfileTransferRequest, TransferRequest, parse, raw_text
 from node.gateway.responses import account_json, profile_json, rate, transfer_json
@@ -109,7 +109,7 @@ async def transfer(call: Call, account_id: str, kind: type[Deposit] | type[Withd
         raise BadRequestError("profile_id must be the account of the API key", "profile_id")
     currency = await call.gateway.catalogue.currency(request.currency)
     amount = to_units(raw_text(request.amount, "amount"), currency.scale, "amount")
-    transfer_id = check_name(request.transfer_id, "transfer_id") if request.transfer_id is not None else fresh_command_id()
+    transfer_id = check_name(request.transfer_id, "transfer_id") if request.transfer_id is not None else call.command_id()
     outcome = await call.command(kind(account_id, transfer_id, currency.currency, amount))
     if isinstance(outcome, Transferred):
         return Answer(transfer_json(outcome, transfer_id, currency.scale))
@@ -131,7 +131,7 @@ async def transfer_between(call: Call) -> Answer[ProfileTransferJson]:
         raise ApiError(403, "from must be the account of the API key", "from", reason="forbidden")
     currency = await call.gateway.catalogue.currency(check_name(request.currency, "currency"))
     amount = to_units(raw_text(request.amount, "amount"), currency.scale, "amount")
-    transfer_id = check_name(request.transfer_id, "transfer_id") if request.transfer_id is not None else fresh_command_id()
+    transfer_id = check_name(request.transfer_id, "transfer_id") if request.transfer_id is not None else call.command_id()
     outcome = await call.command(Transfer(sender, transfer_id, receiver, currency.currency, amount))
     if isinstance(outcome, Transferred):
         return Answer({**transfer_json(outcome, transfer_id, currency.scale), "from": sender, "to": receiver})

@@ -1,19 +1,15 @@
-"""The operator's calls: currencies, products, accounts, keys, and money for any account. Each may be repeated safely."""
+"""The operator's calls: currencies, products, accounts, and money for any account. Each may be repeated safely, signed anew."""
 
 from __future__ import annotations
-
-import base64
-import binascii
 
 from node.gateway.accounts import transfer
 from node.gateway.decimals import to_units
 from node.gateway.errors import ApiError, BadRequestError
-from node.gateway.ids import check_name, fresh_command_id, product_text
+from node.gateway.ids import check_name, product_text
 from node.gateway.reasons import rejection
 from node.gateway.requests import (
     AccountRequest,
     CurrencyRequest,
-    KeyRequest,
     ProductPatch,
     ProductRequest,
     StatusRequest,
@@ -25,14 +21,13 @@ from node.gateway.shapes import PutJson, TransferJson
 from node.gateway.web import Answer, Call
 from node.native.products import put_again
 from node.native.protocol import ProductsQuery
-from statemachine.commands import AnyCommand, Deposit, OpenAccount, PutApiKey, PutCurrency, PutProduct
+from statemachine.commands import AnyCommand, Deposit, OpenAccount, PutCurrency, PutProduct
 from statemachine.events import AnyOutcome, Done, Rejected
-from statemachine.limits import AMOUNT_MAX, OPERATOR, SCALE_MAX, SECRET_MAX
+from statemachine.limits import AMOUNT_MAX, OPERATOR, SCALE_MAX
 from statemachine.tables import ProductRow
-from statemachine.types import Permission, ProductStatus
+from statemachine.types import ProductStatus
 
 STATUSES = {status.name.lower(): status for status in ProductStatus}
-PERMISSIONS = {permission.name.lower(): permission for permission in Permission}
 RATE_SCALE = 6
 """Fee rates are in parts per million."""
 
@@ -43,7 +38,7 @@ async def put_currency(call: Call) -> Answer[PutJson]:
     request = parse(call.body, CurrencyRequest)
     if not 0 <= request.scale <= SCALE_MAX:
         raise BadRequestError(f"scale must be a whole number from 0 to {SCALE_MAX}", "scale")
-    return await _put(call, PutCurrency(OPERATOR, fresh_command_id(), name, request.scale), name)
+    return await put(call, PutCurrency(OPERATOR, call.command_id(), name, request.scale), name)
 
 
 async def put_product(call: Call) -> Answer[PutJson]:
@@ -56,7 +51,7 @@ async def put_product(call: Call) -> Answer[PutJson]:
     lot = to_units(raw_text(request.base_increment, "base_increment"), base, "base_increment")
     command = PutProduct(
         OPERATOR,
-        fresh_command_id(),
+        call.command_id(),
         product_id,
         request.base_currency,
         request.quote_currency,
@@ -74,7 +69,7 @@ async def put_product(call: Call) -> Answer[PutJson]:
         else 0,
         status,
     )
-    return await _put(call, command, product_id)
+    return await put(call, command, product_id)
 
 
 def _status(text: str) -> ProductStatus:
@@ -113,14 +108,14 @@ async def patch_product(call: Call) -> Answer[PutJson]:
         changes["status"] = _status(request.status)
     if not changes:
         raise BadRequestError("the body must name something to change")
-    return await _put(call, put_again(row, fresh_command_id(), **changes), product_id)
+    return await put(call, put_again(row, call.command_id(), **changes), product_id)
 
 
 async def patch_products(call: Call) -> Answer[list[PutJson]]:
     """PATCH /admin/products: the same status for every product, all in one entry of the log."""
     status = _status(parse(call.body, StatusRequest).status)
     rows = await _latest_products(call)
-    outcomes = await call.commands([put_again(row, fresh_command_id(), status=status) for row in rows.values()])
+    outcomes = await call.commands([put_again(row, call.command_id(), status=status) for row in rows.values()])
     return Answer([_put_json(outcome, name) for name, outcome in zip(rows, outcomes, strict=True)])
 
 
@@ -135,30 +130,7 @@ async def put_account(call: Call) -> Answer[PutJson]:
     account_id = check_name(call.path("id"), "id")
     if call.body.strip():
         parse(call.body, AccountRequest)
-    return await _put(call, OpenAccount(OPERATOR, fresh_command_id(), account_id), account_id)
-
-
-async def put_key(call: Call) -> Answer[PutJson]:
-    """PUT /admin/keys/{id}: add, replace or revoke an API key. The secret and the passphrase are not repeated in the answer."""
-    key_id = check_name(call.path("id"), "id")
-    request = parse(call.body, KeyRequest)
-    check_name(request.account_id, "account_id")
-    for field, text in (("secret", request.secret), ("passphrase", request.passphrase)):
-        if not (0 < len(text) <= SECRET_MAX and text.isprintable()):
-            raise BadRequestError(f"{field} must be 1 to {SECRET_MAX} printable characters", field)
-    try:
-        base64.b64decode(request.secret, validate=True)
-    except (binascii.Error, ValueError):
-        raise BadRequestError("secret must be base64", "secret") from None
-    unknown = [name for name in request.permissions if name not in PERMISSIONS]
-    if unknown or not request.permissions:
-        raise BadRequestError(f"permissions must be some of {', '.join(PERMISSIONS)}", "permissions")
-    permissions = sum({PERMISSIONS[name] for name in request.permissions})
-    command = PutApiKey(OPERATOR, fresh_command_id(), key_id, request.account_id, request.secret, request.passphrase, permissions)
-    try:
-        return await _put(call, command, key_id)
-    finally:
-        call.gateway.auth.forget(key_id)
+    return await put(call, OpenAccount(OPERATOR, call.command_id(), account_id), account_id)
 
 
 async def deposit(call: Call) -> Answer[TransferJson]:
@@ -166,7 +138,8 @@ async def deposit(call: Call) -> Answer[TransferJson]:
     return await transfer(call, check_name(call.path("id"), "id"), Deposit)
 
 
-async def _put(call: Call, command: AnyCommand, name: str) -> Answer[PutJson]:
+async def put(call: Call, command: AnyCommand, name: str) -> Answer[PutJson]:
+    """Put something; what that did. Raises ApiError where it was refused."""
     return Answer(_put_json(await call.command(command), name))
 
 

@@ -6,7 +6,7 @@ import msgspec
 from aiohttp import web
 
 from node import software
-from node.gateway import accounts, admin, batches, health, history, market, orders, sockets, volumes
+from node.gateway import accounts, admin, batches, health, history, keys, market, orders, sockets, volumes
 from node.gateway.gateway import Gateway
 from node.gateway.openapi import document
 from node.gateway.requests import (
@@ -17,6 +17,7 @@ from node.gateway.requests import (
     CancelRequest,
     CurrencyRequest,
     KeyRequest,
+    NewKeyRequest,
     OrderRequest,
     ProductPatch,
     ProductRequest,
@@ -71,7 +72,10 @@ ROUTES = (
     Route("PATCH", "/admin/products/{id}", admin.patch_product, Permission.ADMIN, body=ProductPatch),
     Route("PATCH", "/admin/products", admin.patch_products, Permission.ADMIN, body=StatusRequest),
     Route("PUT", "/admin/accounts/{id}", admin.put_account, Permission.ADMIN, body=AccountRequest, body_required=False),
-    Route("PUT", "/admin/keys/{id}", admin.put_key, Permission.ADMIN, body=KeyRequest),
+    Route("GET", "/admin/keys", keys.key_list, Permission.ADMIN, ("limit", "after")),
+    Route("POST", "/admin/keys", keys.create_key, Permission.ADMIN, body=NewKeyRequest),
+    Route("PUT", "/admin/keys/{id}", keys.put_key, Permission.ADMIN, body=KeyRequest),
+    Route("DELETE", "/admin/keys/{id}", keys.revoke_key, Permission.ADMIN),
     Route("POST", "/admin/accounts/{id}/deposits", admin.deposit, Permission.ADMIN, body=TransferRequest),
     *history.ROUTES,
     *volumes.ROUTES,

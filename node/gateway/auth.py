@@ -1,9 +1,9 @@
 """Who is asking: API keys and signatures.
 
 A request is signed as base64(HMAC-SHA256(base64-decoded secret, timestamp + METHOD + request target + body)), with the target and the timestamp
-exactly as they were sent. The operator's key stands in the configuration, every other one in the replicated state; those
-are looked up in the engine and kept for `KEY_AGE_MAX` seconds, so a replaced key works that long. Unknown ids are kept too, and asked for
-at a bounded rate: guessing keys costs the engine no more than that.
+exactly as they were sent. The operator's key stands in the configuration, every other one in the replicated state; those are looked up
+in the engine and kept, opened, until the engine tells that they changed, or is lost. Unknown ids are kept too, and asked for at a bounded rate:
+guessing keys costs the engine no more than that.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from dataclasses import dataclass, field
 
 from node.config.settings import AdminConfig
 from node.credentials import same_text, sign
-from node.errors import RequestFailed
+from node.errors import ClusterKeyError, RequestFailed
 from node.gateway.backend import Backend
 from node.gateway.errors import ApiError, UnknownHereError
 from node.gateway.ids import NAME
 from node.gateway.limits import Bucket
-from node.native.protocol import ApiKeyQuery
+from node.keys.sealing import ApiKey, ClusterKeys
+from node.native.protocol import ApiKeyQuery, FailCode
 from statemachine.limits import OPERATOR
 from statemachine.tables import ApiKeyRow
 from statemachine.types import Permission
 
-KEY_AGE_MAX = 2.0
 KEYS_KEPT = 10_000
 UNKNOWN_PER_SECOND = 100.0
 UNKNOWN_BURST = 500.0
@@ -42,11 +42,13 @@ _TIMESTAMP = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?", re.ASCII)
 
 @dataclass(frozen=True)
 class Identity:
-    """Whose request it is, by which key, and what the key may do."""
+    """Whose request it is, by which key, from where, and what the key may do."""
 
     key_id: str
     account_id: str
     permissions: int
+    address: str = ""
+    key: ApiKey | None = None
 
     def require(self, permission: Permission) -> None:
         """Raise ApiError 403 unless the key has `permission`."""
@@ -67,18 +69,24 @@ class Claim:
 
 @dataclass
 class Authenticator:
-    """Checks claims. `now` is the wall clock in seconds since the epoch."""
+    """Checks claims. `now` is the wall clock in seconds since the epoch; `on_change` is told which keys changed, none of them: any may have."""
 
     backend: Backend
     admin: AdminConfig
+    cluster_keys: ClusterKeys
     age_max: float
     now: Callable[[], float] = time.time
-    _keys: OrderedDict[str, tuple[float, ApiKeyRow | None]] = field(default_factory=OrderedDict)
-    _asking: dict[str, asyncio.Task[ApiKeyRow | None]] = field(default_factory=dict)
+    on_change: Callable[[list[str]], None] = lambda _key_ids: None
+    _keys: OrderedDict[str, ApiKey | None] = field(default_factory=OrderedDict)
+    _asking: dict[str, asyncio.Task[ApiKey | None]] = field(default_factory=dict)
+    _outdated: set[str] = field(default_factory=set)
     _unknown: Bucket = field(default_factory=lambda: Bucket(UNKNOWN_PER_SECOND, UNKNOWN_BURST, time.monotonic()))
 
-    async def identify(self, claim: Claim, method: str, target: str, body: bytes) -> Identity:
-        """Whose claim it is. Raises ApiError 401 with the text that foreign clients map."""
+    def __post_init__(self) -> None:
+        self.backend.follow_keys(self._changed)
+
+    async def identify(self, claim: Claim, address: str, method: str, target: str, body: bytes) -> Identity:
+        """Whose claim it is, from an address. Raises ApiError: 401 with the text that foreign clients map, or 503 without the cluster key."""
         self._check_age(claim.timestamp)
         key = await self._key(claim.key_id)
         if key is None:
@@ -87,11 +95,30 @@ class Authenticator:
             raise _refused("invalid signature", "CB-ACCESS-SIGN")
         if not same_text(claim.passphrase, key.passphrase):
             raise _refused("Invalid Passphrase", "CB-ACCESS-PASSPHRASE")
-        return Identity(key.key_id, key.owner_id, key.permissions)
+        if not key.allows(address):
+            detail = f"this key may not be used from {address or 'an unknown address'}"
+            raise _refused("IP does not match IP whitelist", "CB-ACCESS-KEY", detail)
+        return Identity(key.key_id, key.owner_id, key.permissions, address, key)
 
-    def forget(self, key_id: str) -> None:
-        """Look the key up anew at its next use."""
-        self._keys.pop(key_id, None)
+    async def again(self, identity: Identity) -> Identity | None:
+        """The identity with today's permissions; None where its key was revoked or replaced, or may not be used from there any more."""
+        key, before = await self._key(identity.key_id), identity.key
+        if key is None or before is None or (key.secret, key.passphrase) != (before.secret, before.passphrase):
+            return None
+        if not key.allows(identity.address):
+            return None
+        return Identity(key.key_id, key.owner_id, key.permissions, identity.address, key)
+
+    def is_current(self, identity: Identity) -> bool:
+        """Whether the identity's key is the one that is kept: nothing has changed it since."""
+        return identity.key_id == self.admin.key_id or self._keys.get(identity.key_id) is identity.key
+
+    def _changed(self, key_ids: list[str]) -> None:
+        """The engine put these keys; with none named, trust nothing that is kept."""
+        for key_id in key_ids or list(self._keys):
+            self._keys.pop(key_id, None)
+        self._outdated.update(key_id for key_id in key_ids or self._asking if key_id in self._asking)
+        self.on_change(key_ids)
 
     def _check_age(self, timestamp: str) -> None:
         if _TIMESTAMP.fullmatch(timestamp) is None:
@@ -99,33 +126,52 @@ class Authenticator:
         if abs(self.now() - float(timestamp)) > self.age_max:
             raise _refused("request timestamp expired", TIMESTAMP_HEADER, f"within {self.age_max:g} s of the server's time")
 
-    async def _key(self, key_id: str) -> ApiKeyRow | None:
-        if same_text(key_id, self.admin.key_id):
-            return ApiKeyRow(key_id, OPERATOR, self.admin.secret, self.admin.passphrase, sum(Permission))
+    async def _key(self, key_id: str) -> ApiKey | None:
+        admin = self.admin
+        if same_text(key_id, admin.key_id):
+            return ApiKey(key_id, OPERATOR, admin.secret, admin.passphrase, sum(Permission))
         if NAME.fullmatch(key_id) is None:
             return None
-        kept = self._keys.get(key_id)
-        if kept is not None and time.monotonic() - kept[0] < KEY_AGE_MAX:
-            return kept[1]
+        if key_id in self._keys:
+            return self._keys[key_id]
         if key_id not in self._asking:
             if self._unknown.wait(time.monotonic()):
                 raise ApiError(429, "Private rate limit exceeded", headers={"Retry-After": "1"})
             self._asking[key_id] = asyncio.create_task(self._look_up(key_id))
         return await asyncio.shield(self._asking[key_id])
 
-    async def _look_up(self, key_id: str) -> ApiKeyRow | None:
+    async def _look_up(self, key_id: str) -> ApiKey | None:
+        """Ask until no change came in between: the answer may be older than the change."""
         try:
-            row: ApiKeyRow | None = await self.backend.query(ApiKeyQuery(key_id))
-        except RequestFailed:
-            row = None
-            self._unknown.spend()
+            while True:
+                self._outdated.discard(key_id)
+                key = await self._asked(key_id)
+                if key_id not in self._outdated:
+                    break
         finally:
+            self._outdated.discard(key_id)
             del self._asking[key_id]
-        self._keys[key_id] = (time.monotonic(), row)
-        self._keys.move_to_end(key_id)
+        if self.backend.follows_keys:
+            self._keys[key_id] = key
         if len(self._keys) > KEYS_KEPT:
             self._keys.popitem(last=False)
-        return row
+        return key
+
+    async def _asked(self, key_id: str) -> ApiKey | None:
+        """The key as the engine has it; None for one that is unknown or revoked."""
+        try:
+            row: ApiKeyRow = await self.backend.query(ApiKeyQuery(key_id))
+        except RequestFailed as failure:
+            if failure.code is not FailCode.NOT_FOUND:
+                raise
+            self._unknown.spend()
+            return None
+        try:
+            return self.cluster_keys.open(row) if row.permissions else None
+        except ClusterKeyError as error:
+            raise ApiError(
+                503, "This node lacks the cluster key of the API key", reason="cluster_key", detail=str(error)
+            ) from None
 
 
 def _signed(secret: str, claim: Claim, method: str, target: str, body: bytes) -> bool:

@@ -16,9 +16,11 @@ from typing import Any, Protocol
 from node.errors import ConnectionLost, RequestFailed
 from node.gateway.errors import ApiError, NotLeaderError, UnavailableError
 from node.native.client import ClusterClient, NativeConnection
-from node.native.protocol import AnyQuery, Events, FailCode, StatusQuery
+from node.native.connection import KeysCallback
+from node.native.protocol import AnyQuery, ApiKeyQuery, Events, FailCode, StatusQuery
 from statemachine.commands import AnyCommand
 from statemachine.events import AnyEvent, AnyOutcome
+from statemachine.tables import ApiKeyRow
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +45,25 @@ Lost = Callable[[str], None]
 """Called once when a subscription ends, with the reason."""
 
 
+class Resent:
+    """Whether commands were sent again while the outcome of an attempt before was unknown: an outcome that was there already may be their own."""
+
+    def __init__(self) -> None:
+        self.happened = False
+
+    def note(self) -> None:
+        """They are sent again."""
+        self.happened = True
+
+
 class Backend(Protocol):
     """What the gateway needs of the exchange."""
 
-    async def submit(self, commands: Sequence[AnyCommand]) -> list[AnyOutcome]:
-        """The commands' outcomes, durable and applied. Raises NotLeaderError, UnavailableError, or ApiError 429 when the queue is full."""
+    async def submit(self, commands: Sequence[AnyCommand], resent: Resent | None = None) -> list[AnyOutcome]:
+        """The commands' outcomes, durable and applied; notes in `resent` whether they went out again.
+
+        Raises NotLeaderError, UnavailableError, or ApiError 429 when the queue is full.
+        """
 
     async def query(self, query: AnyQuery, linearizable: bool = False) -> Any:
         """This node's answer. Raises RequestFailed NOT_FOUND, UnavailableError, and NotLeaderError for a linearizable one."""
@@ -59,6 +75,13 @@ class Backend(Protocol):
         self, product_id: str, from_sequence: int
     ) -> contextlib.AbstractAsyncContextManager[AsyncIterator[list[AnyEvent]]]:
         """Events from `from_sequence` on, apart from every other reader, at the caller's pace. Raises as `subscribe`."""
+
+    @property
+    def follows_keys(self) -> bool:
+        """Whether changes of API keys are told at the moment: what was read of them may be kept."""
+
+    def follow_keys(self, on_change: KeysCallback) -> None:
+        """Have `on_change` called with the ids of API keys that change, with none where any may have: also whenever the engine was lost."""
 
     async def close(self) -> None:
         """End every connection."""
@@ -76,9 +99,11 @@ class NodeBackend:
         self._connecting = asyncio.Lock()
         self._replays = asyncio.Semaphore(REPLAYS_MAX)
         self._closing: set[asyncio.Task[None]] = set()
+        self._on_keys: KeysCallback = lambda _key_ids: None
 
-    async def submit(self, commands: Sequence[AnyCommand]) -> list[AnyOutcome]:
+    async def submit(self, commands: Sequence[AnyCommand], resent: Resent | None = None) -> list[AnyOutcome]:
         """See `Backend.submit`."""
+        resent = resent or Resent()
         end = asyncio.get_running_loop().time() + self._deadline
         unknown = False
         try:
@@ -93,7 +118,7 @@ class NodeBackend:
                 raise
             unknown, outcomes = True, None
         if outcomes is None:
-            outcomes = await self._submit_elsewhere(commands, end, unknown)
+            outcomes = await self._submit_elsewhere(commands, end, unknown, resent)
             await self._catch_up(max((outcome.sequence for outcome in outcomes), default=0), end)
         return outcomes
 
@@ -115,17 +140,21 @@ class NodeBackend:
                 raise ApiError(429, message, headers={"Retry-After": "1"}) from None
             raise
 
-    async def _submit_elsewhere(self, commands: Sequence[AnyCommand], end: float, unknown: bool) -> list[AnyOutcome]:
+    async def _submit_elsewhere(
+        self, commands: Sequence[AnyCommand], end: float, unknown: bool, resent: Resent
+    ) -> list[AnyOutcome]:
         """The same commands to whoever leads, until `end`."""
+        if unknown:
+            resent.note()
         left = end - asyncio.get_running_loop().time()
         if left <= 0:
             raise UnavailableError("no node answered in time", outcome_unknown=unknown)
         try:
-            return await self._cluster.submit(commands, deadline=left)
+            return await self._cluster.submit(commands, deadline=left, on_resend=resent.note)
         except ConnectionLost as error:
             raise UnavailableError(str(error), outcome_unknown=True) from None
         except RequestFailed as failure:
-            if failure.code in (FailCode.BAD_REQUEST, FailCode.FORBIDDEN, FailCode.UNAUTHORIZED):
+            if failure.code in (FailCode.BAD_REQUEST, FailCode.FORBIDDEN, FailCode.UNAUTHORIZED, FailCode.CONFLICT):
                 raise
             unknown = unknown or failure.code is FailCode.OUTCOME_UNKNOWN
             raise UnavailableError(failure.message, outcome_unknown=unknown) from None
@@ -150,7 +179,27 @@ class NodeBackend:
         except TimeoutError:
             raise UnavailableError("the engine of this node does not answer") from None
 
+    async def _api_key(self, query: ApiKeyQuery) -> ApiKeyRow:
+        """An API key: of this node's engine, or of the leader while that is not there or has not caught up."""
+        try:
+            return await (await self._connect()).query(query)
+        except ConnectionLost:
+            pass
+        except RequestFailed as failure:
+            if failure.code not in (FailCode.NO_LEADER, FailCode.STOPPING):
+                raise
+        try:
+            return await self._cluster.query(query, linearizable=True)
+        except ConnectionLost as error:
+            raise UnavailableError(str(error)) from None
+        except RequestFailed as failure:
+            if failure.code is FailCode.NOT_FOUND:
+                raise
+            raise UnavailableError(failure.message) from None
+
     async def _query(self, query: AnyQuery, linearizable: bool) -> Any:
+        if isinstance(query, ApiKeyQuery):
+            return await self._api_key(query)
         pause = RETRY_MIN
         while True:
             try:
@@ -204,6 +253,15 @@ class NodeBackend:
                 watch.cancel()
                 await connection.close()
 
+    @property
+    def follows_keys(self) -> bool:
+        """See `Backend.follows_keys`."""
+        return self._connection is not None and not self._connection.closed.is_set()
+
+    def follow_keys(self, on_change: KeysCallback) -> None:
+        """See `Backend.follow_keys`."""
+        self._on_keys = on_change
+
     async def close(self) -> None:
         """See `Backend.close`."""
         for watch in list(self._closing):
@@ -216,7 +274,14 @@ class NodeBackend:
         """The open connection to the engine, made anew where it ended. Raises ConnectionLost, RequestFailed."""
         async with self._connecting:
             if self._connection is None or self._connection.closed.is_set():
-                self._connection = await NativeConnection.open(self._address, client="gateway")
+                connection = await NativeConnection.open(self._address, client="gateway")
+                try:
+                    await connection.follow_keys(self._on_keys)
+                except BaseException:
+                    connection.abort("API keys could not be followed")
+                    raise
+                self._connection = connection
+                self._on_keys([])  # what others answered meanwhile may be out of date
             return self._connection
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from node.gateway.catalogue import Product
 from node.gateway.errors import ApiError, BadRequestError, UnknownHereError
-from node.gateway.ids import check_name, fresh_command_id, order_number, order_text
+from node.gateway.ids import check_name, order_number, order_text
 from node.gateway.placing import placed, placing
 from node.gateway.reasons import rejection
 from node.gateway.requests import BatchCancelRequest, BatchRequest, OrderRequest, parse
@@ -78,7 +78,7 @@ async def cancel(call: Call) -> Answer[BatchCancelJson]:
 
 
 def _cancel(call: Call, order_id: int, client_oid: str) -> CancelOrder:
-    return CancelOrder(call.account_id, fresh_command_id(), order_id, client_oid)
+    return CancelOrder(call.account_id, call.command_id(), order_id, client_oid)
 
 
 def _cancelled(

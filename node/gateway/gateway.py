@@ -14,6 +14,11 @@ from node.gateway.feeds import Feeds
 from node.gateway.limits import Limits
 from node.gateway.metrics import Metrics
 from node.gateway.monitor import Monitor
+from node.gateway.replays import Replays
+from node.gateway.revocation import Revocation
+from node.keys import addresses
+from node.keys.addresses import Network
+from node.keys.sealing import ClusterKeys
 
 if TYPE_CHECKING:
     from node.gateway.history_source import HistorySource
@@ -31,6 +36,9 @@ class Gateway:
     monitor: Monitor
     feeds: Feeds
     limits: Limits
+    replays: Replays
+    revocation: Revocation
+    proxies: tuple[Network, ...]
     history: HistorySource | None
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -42,6 +50,7 @@ class Gateway:
 
     async def close(self) -> None:
         """End it, sessions first."""
+        await self.revocation.close()
         await self.feeds.close()
         for task in self._tasks:
             task.cancel()
@@ -56,15 +65,20 @@ def build(config: NodeConfig, backend: Backend, worker: int = 0) -> Gateway:
     metrics = Metrics(config.node_id, worker)
     catalogue = Catalogue(backend)
     history = _history(config)
+    auth = Authenticator(backend, config.admin, ClusterKeys(config.cluster_key_path), config.http.signature_age_max)
+    feeds = Feeds(backend, catalogue, metrics, history)
     return Gateway(
         config,
         backend,
         catalogue,
-        Authenticator(backend, config.admin, config.http.signature_age_max),
+        auth,
         metrics,
         Monitor(backend, metrics),
-        Feeds(backend, catalogue, metrics, history),
+        feeds,
         Limits(config.http.key_rate, config.http.address_rate),
+        Replays(2 * config.http.signature_age_max),
+        Revocation(auth, feeds.sessions),
+        addresses.networks(config.http.trusted_proxies),
         history,
     )
 

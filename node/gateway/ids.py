@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import re
-import uuid
 from collections.abc import Mapping
 
 from node.gateway.errors import BadRequestError
@@ -59,8 +58,3 @@ def check_name(text: str, field: str) -> str:
     if NAME.fullmatch(text) is None:
         raise BadRequestError(f"Invalid {field}", field, detail=f"1 to {NAME_MAX} characters of A-Z a-z 0-9 _ . : -")
     return text
-
-
-def fresh_command_id() -> str:
-    """An id for a command whose client gave none; it stays the same over all attempts to get it through."""
-    return f"g:{uuid.uuid4()}"

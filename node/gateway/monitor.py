@@ -73,4 +73,7 @@ class Monitor:
             reasons.append("no majority of the nodes is reachable")
         if not status.ready:
             reasons.append("not caught up with the leader")
+        reasons += [
+            f"cluster key {number} is missing, and API keys are encrypted under it" for number in status.cluster_keys_missing
+        ]
         return reasons

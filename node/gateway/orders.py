@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from node.errors import RequestFailed
 from node.gateway.errors import ApiError, BadRequestError
-from node.gateway.ids import check_name, fresh_command_id, order_number, order_span, order_text, product_text
+from node.gateway.ids import check_name, order_number, order_span, order_text, product_text
 from node.gateway.placing import placed, placing
 from node.gateway.reasons import rejection
 from node.gateway.requests import PAGE_MAX, CancelRequest, OrderRequest, parse, period, whole_number, within
@@ -128,7 +128,7 @@ async def cancel(call: Call) -> Answer[str]:
     order_id, client_oid = _named(call)
     if not order_id and not client_oid:
         raise ApiError(404, "order not found", "id")
-    outcome = await call.command(CancelOrder(call.account_id, fresh_command_id(), order_id, client_oid, product_id))
+    outcome = await call.command(CancelOrder(call.account_id, call.command_id(), order_id, client_oid, product_id))
     if isinstance(outcome, Cancelled):
         return Answer(order_text(outcome.orders[0].order_id))
     assert isinstance(outcome, Rejected), outcome
@@ -138,7 +138,7 @@ async def cancel(call: Call) -> Answer[str]:
 async def cancel_all(call: Call) -> Answer[list[str]]:
     """DELETE /orders: the ids of what was cancelled, of one product where one is named in query or body."""
     product_id = await _cancelled_product(call)
-    outcome = await call.command(CancelAll(call.account_id, fresh_command_id(), product_id))
+    outcome = await call.command(CancelAll(call.account_id, call.command_id(), product_id))
     if isinstance(outcome, Cancelled):
         return Answer([order_text(order.order_id) for order in outcome.orders])
     assert isinstance(outcome, Rejected), outcome

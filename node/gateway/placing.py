@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Callable
 
 import msgspec
 
 from node.gateway.catalogue import Product
 from node.gateway.decimals import to_units
 from node.gateway.errors import ApiError, BadRequestError
-from node.gateway.ids import check_name, fresh_command_id, order_text, product_text
+from node.gateway.ids import check_name, order_text, product_text
 from node.gateway.reasons import SIZES, rejection
-from node.gateway.requests import OrderRequest, given, raw_text
+from node.gateway.requests import OrderRequest, choice, given, raw_text
 from node.gateway.responses import order_json
 from node.gateway.shapes import OrderJson
 from node.gateway.terms import STOPS, lifetime, stop_type
@@ -20,8 +19,6 @@ from node.gateway.web import Call
 from statemachine.commands import PlaceOrder
 from statemachine.events import AnyOutcome, Placed, Rejected
 from statemachine.types import OrderType, Reason, SelfTradePrevention, Side, StopType, TimeInForce
-
-Value = TypeVar("Value")
 
 SIDES = {"buy": Side.BUY, "sell": Side.SELL}
 TYPES = {"limit": OrderType.LIMIT, "market": OrderType.MARKET, "stop": OrderType.MARKET}
@@ -34,7 +31,7 @@ async def placing(call: Call, request: OrderRequest) -> tuple[Product, PlaceOrde
     _refuse_unsupported(request)
     call.check_profile(request.profile_id)
     product = await call.gateway.catalogue.product(product_text(request.product_id))
-    return product, place_command(request, call.account_id, product)
+    return product, place_command(request, call.account_id, product, call.command_id())
 
 
 def placed(outcome: AnyOutcome, product: Product, command: PlaceOrder) -> OrderJson:
@@ -44,9 +41,9 @@ def placed(outcome: AnyOutcome, product: Product, command: PlaceOrder) -> OrderJ
     raise _refused(outcome, product, command.side)
 
 
-def place_command(request: OrderRequest, account_id: str, product: Product) -> PlaceOrder:
-    """The command for a request, numbers in smallest units. Raises BadRequestError naming the field."""
-    order_type = _choice(request.type, TYPES, "type")
+def place_command(request: OrderRequest, account_id: str, product: Product, command_id: str) -> PlaceOrder:
+    """The command for a request, numbers in smallest units; `command_id` is for one without a client_oid. Raises BadRequestError naming the field."""
+    order_type = choice(request.type, TYPES, "type")
     price, stop_price = request.price, request.stop_price
     if order_type is OrderType.LIMIT:
         raw_text(price, "price")
@@ -56,32 +53,26 @@ def place_command(request: OrderRequest, account_id: str, product: Product) -> P
     if request.type == "stop" and not given(stop_price):
         price, stop_price = msgspec.Raw(b""), price
         raw_text(stop_price, "stop_price")
-    side = _choice(request.side, SIDES, "side")
+    side = choice(request.side, SIDES, "side")
     time_in_force = request.time_in_force or "GTC"
     client_oid = check_name(request.client_oid, "client_oid") if request.client_oid is not None else ""
     return PlaceOrder(
         account_id,
-        f"c:{client_oid}" if client_oid else fresh_command_id(),
+        f"c:{client_oid}" if client_oid else command_id,
         product.row.product_id,
         side,
         order_type,
         _quote_units(price, product, "price"),
         _size(request, product),
         _quote_units(request.funds, product, "funds"),
-        _choice(time_in_force, TIMES_IN_FORCE, "time_in_force"),
+        choice(time_in_force, TIMES_IN_FORCE, "time_in_force"),
         bool(request.post_only) or time_in_force == "PO",
-        _choice(request.stp or "dc", STPS, "stp"),
+        choice(request.stp or "dc", STPS, "stp"),
         client_oid,
         _stop(request, side, given(stop_price)),
         _quote_units(stop_price, product, "stop_price"),
         _cancel_after(request),
     )
-
-
-def _choice(text: str, choices: Mapping[str, Value], field: str) -> Value:
-    if text not in choices:
-        raise BadRequestError(f"{field} must be one of {', '.join(choices)}", field)
-    return choices[text]
 
 
 def _quote_units(raw: msgspec.Raw, product: Product, field: str) -> int:
@@ -91,7 +82,7 @@ def _quote_units(raw: msgspec.Raw, product: Product, field: str) -> int:
 
 def _stop(request: OrderRequest, side: Side, priced: bool) -> StopType:
     if request.stop is not None:
-        _choice(request.stop, STOPS, "stop")
+        choice(request.stop, STOPS, "stop")
         if not priced:
             raise BadRequestError("stop_price is required with stop", "stop_price")
     return stop_type(request.stop, side) if priced else StopType.NONE

@@ -60,6 +60,7 @@ FIELDS = {
     "taker_fee_ppm": "taker_fee_rate",
     "owner_id": "account_id",
     "new_account_id": "account_id",
+    "key_id": "id",
     "to_account_id": "to",
 }
 """Fields of commands that have another name in the HTTP API."""

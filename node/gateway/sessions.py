@@ -155,6 +155,19 @@ class Subscriber:
                     self._settle(following)
         self.acknowledge()
 
+    def lose_identity(self, key_id: str) -> None:
+        """See `revocation.Signed`."""
+        self.identity = None
+        for following in list(self.following.values()):
+            following.channels.discard("user")
+            self._settle(following)
+        self.send(
+            channels.error(
+                "the API key is not valid any more", f"{key_id} was revoked or changed: subscribe again with a valid key"
+            )
+        )
+        self.acknowledge()
+
     def acknowledge(self) -> None:
         """Send the whole current set."""
         listed: dict[str, list[str]] = {"status": []} if self.status_wanted else {}

@@ -19,7 +19,7 @@ from node.gateway.ids import product_text
 from node.gateway.limits import Bucket
 from node.gateway.requests import ChannelRequest, FeedRequest, given, parse
 from node.gateway.sessions import Subscriber
-from node.gateway.web import GATEWAY, json_response
+from node.gateway.web import GATEWAY, client_address, json_response
 from statemachine.types import Permission
 
 log = logging.getLogger(__name__)
@@ -43,21 +43,23 @@ async def serve(request: web.Request) -> web.StreamResponse:
     socket = web.WebSocketResponse(heartbeat=PING_EVERY, max_msg_size=MESSAGE_MAX, compress=False, timeout=CLOSE_TIMEOUT)
     if not socket.can_prepare(request):
         return json_response({"message": "This path speaks WebSocket"}, 426, {"Upgrade": "websocket"})
-    gateway.limits.addresses.take(request.remote or "")
+    address = client_address(gateway, request)
+    gateway.limits.addresses.take(address)
     if len(gateway.feeds.sessions) >= SESSIONS_MAX:
         raise ApiError(429, "Too many connections", headers={"Retry-After": "1"})
     await socket.prepare(request)
-    await Connection(gateway, socket, request).run()
+    await Connection(gateway, socket, request, address).run()
     return socket
 
 
 class Connection:
     """A client's connection: its `Subscriber`, and the two directions of its socket."""
 
-    def __init__(self, gateway: Gateway, socket: web.WebSocketResponse, request: web.Request) -> None:
+    def __init__(self, gateway: Gateway, socket: web.WebSocketResponse, request: web.Request, address: str) -> None:
         self._gateway = gateway
         self._socket = socket
         self._transport = request.transport
+        self._address = address
         self._subscriber = Subscriber(gateway.feeds, gateway.metrics, self._end)
         self._allowance = Bucket(MESSAGES_PER_SECOND, MESSAGES_BURST, asyncio.get_running_loop().time())
         self._writer: asyncio.Task[None] | None = None
@@ -129,6 +131,7 @@ class Connection:
         resume = self._resume(request, wanted)
         self._subscriber.identity = identity
         self._subscriber.subscribe(feeds, resume)
+        self._gateway.revocation.check(self._subscriber)
 
     async def _identify(self, request: FeedRequest) -> Identity | None:
         """Whose connection it is: by this message, or by one before. Raises ApiError 401."""
@@ -142,7 +145,7 @@ class Connection:
             raise ApiError(401, "timestamp is required with the other fields of a signature", "timestamp")
         timestamp = text_of(request.timestamp, "timestamp")
         claim = Claim(request.key or "", request.signature or "", timestamp, request.passphrase or "")
-        identity = await self._gateway.auth.identify(claim, SOCKET_METHOD, SOCKET_TARGET, b"")
+        identity = await self._gateway.auth.identify(claim, self._address, SOCKET_METHOD, SOCKET_TARGET, b"")
         before = self._subscriber.identity
         if before is not None and before.account_id != identity.account_id:
             raise ApiError(401, "the connection is another account's already", "key")

@@ -7,9 +7,10 @@ reached, and a 500 is a fault of ours, logged with its traceback.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote, urlsplit
@@ -20,8 +21,11 @@ from multidict import MultiDict
 
 from node.errors import RequestFailed
 from node.gateway.auth import Claim, Identity
+from node.gateway.backend import Resent
 from node.gateway.errors import ApiError, BadRequestError, NotLeaderError, UnavailableError, UnknownHereError
+from node.gateway.replays import find, is_signed, replayed, signed_id, told
 from node.gateway.requests import parameters
+from node.keys import addresses
 from node.native.protocol import AnyQuery, FailCode, NodeStatus, StatusQuery
 from statemachine.commands import AnyCommand
 from statemachine.events import AnyOutcome
@@ -70,6 +74,8 @@ class Call:
     identity: Identity | None = None
     sequence: int | None = None
     _has_read: bool = False
+    signed_id: str = ""
+    _ids: Iterator[int] = field(default_factory=itertools.count)
 
     @property
     def account_id(self) -> str:
@@ -125,18 +131,46 @@ class Call:
                 self.sequence = reached
         return source
 
+    def command_id(self) -> str:
+        """An id for a command whose client gave none: of the request's signature, and for each further one of the request another."""
+        assert self.signed_id, "only private routes send commands"
+        place = next(self._ids)
+        return f"{self.signed_id}:{place}" if place else self.signed_id
+
     async def command(self, command: AnyCommand) -> AnyOutcome:
         """Apply a command. The answer's sequence header will be its sequence."""
         return (await self.commands([command]))[0]
 
     async def commands(self, commands: Sequence[AnyCommand]) -> list[AnyOutcome]:
-        """Apply commands in one entry of the log. The answer's sequence header will be the last one's. Each counts for the key's limit."""
+        """Apply commands in one entry of the log. The answer's sequence header will be the last one's. Each counts for the key's limit.
+
+        Raises ApiError 400 where a command that has its id from the signature was carried out before.
+        """
         if not commands:
             return []
         assert self.identity is not None, "only private routes send commands"
         self.gateway.limits.keys.spend(self.identity.key_id, len(commands) - 1)
-        outcomes = await self.gateway.backend.submit(commands)
+        if not any(is_signed(command.command_id) for command in commands):
+            outcomes = await self.gateway.backend.submit(commands)
+        else:
+            outcomes = await self._once(commands)
         self.sequence = max(outcome.sequence for outcome in outcomes)
+        return outcomes
+
+    async def _once(self, commands: Sequence[AnyCommand]) -> list[AnyOutcome]:
+        """Apply commands that a signature names, unless this request was carried out before."""
+        replays, status = self.gateway.replays, self.gateway.monitor.status
+        known, resent = status.sequence if status is not None else 0, Resent()
+        replays.begin(self.signed_id)
+        try:
+            outcomes = await self.gateway.backend.submit(commands, resent)
+        except BaseException:
+            replays.undone(self.signed_id)
+            raise
+        replays.done(self.signed_id, outcomes)
+        before = find(commands, outcomes, known, resent=resent.happened)
+        if before:
+            raise replayed(told(before))
         return outcomes
 
 
@@ -173,11 +207,13 @@ def _serving(gateway: Gateway, route: Route) -> Callable[[web.Request], Awaitabl
     async def serve(request: web.Request) -> web.StreamResponse:
         status = gateway.monitor.status
         if route.permission is None:
-            gateway.limits.addresses.take(request.remote or "")
+            gateway.limits.addresses.take(client_address(gateway, request))
         call = Call(gateway, route, request, await _body(request), status)
         try:
             if route.permission is not None:
-                call.identity = await _identify(gateway, request, call.body)
+                claim = _claim(request)
+                call.signed_id = signed_id(claim.key_id, claim.signature)
+                call.identity = await _identify(gateway, request, claim, call.body)
                 call.identity.require(route.permission)
             await call.begin()
             answer = await route.handler(call)
@@ -197,12 +233,18 @@ def _serving(gateway: Gateway, route: Route) -> Callable[[web.Request], Awaitabl
     return serve
 
 
-async def _identify(gateway: Gateway, request: web.Request, body: bytes) -> Identity:
+def client_address(gateway: Gateway, request: web.Request) -> str:
+    """Where a request comes from, as far as the peer and the proxies in front of this node tell; "" where nothing does."""
+    return addresses.client_address(request.remote or "", request.headers.getall(addresses.FORWARDED, []), gateway.proxies)
+
+
+async def _identify(gateway: Gateway, request: web.Request, claim: Claim, body: bytes) -> Identity:
     """Whose request it is. It counts for the key's limit, one that is nobody's for its address."""
+    address = client_address(gateway, request)
     try:
-        identity = await gateway.auth.identify(_claim(request), request.method, request.raw_path, body)
+        identity = await gateway.auth.identify(claim, address, request.method, request.raw_path, body)
     except ApiError:
-        gateway.limits.addresses.take(request.remote or "")
+        gateway.limits.addresses.take(address)
         raise
     gateway.limits.keys.take(identity.key_id)
     return identity
@@ -287,9 +329,7 @@ def _redirect(request: web.Request, error: NotLeaderError) -> web.Response:
 def unavailable(error: UnavailableError) -> web.Response:
     """503 where nothing was done, 504 where nobody can tell."""
     if error.outcome_unknown:
-        message = (
-            f"No answer in time ({error}). The outcome is unknown: repeat the request with the same client_oid or transfer_id"
-        )
+        message = f"No answer in time ({error}). The outcome is unknown: repeat the request with the same client_oid or transfer_id, or signature"
         return json_response({"message": message, "reason": "outcome_unknown"}, 504, {"Retry-After": "1"})
     message = f"No leader at the moment ({error}). Nothing was done: repeat the request"
     return json_response({"message": message, "reason": "no_leader"}, 503, {"Retry-After": "1"})
@@ -297,6 +337,8 @@ def unavailable(error: UnavailableError) -> web.Response:
 
 def _failed(error: RequestFailed) -> web.Response:
     """A refusal by the engine's service, not by the exchange's rules."""
+    if error.code is FailCode.CONFLICT:
+        return json_response({"message": error.message, "reason": "conflict"}, 503)
     status = {FailCode.NOT_FOUND: 404, FailCode.BAD_REQUEST: 400, FailCode.FORBIDDEN: 403, FailCode.UNAUTHORIZED: 403}
     if error.code in status:
         return json_response({"message": "NotFound" if error.code is FailCode.NOT_FOUND else error.message}, status[error.code])

@@ -110,11 +110,12 @@ class History:
             both = [row for side in (maker, taker) for row in newest(connection, self._home, tables.trades, side)]
         return latest(both, maker.order, page.limit)
 
-    def ledger(self, account_id: str, currency: str, page: Page) -> list[Row]:
-        """Entries of an account's balance of one currency."""
+    def ledger(self, account_id: str, currency: str, kind: int | None, page: Page) -> list[Row]:
+        """Entries of an account's balance of one currency, or of one kind."""
 
         def mine(own: Any) -> Any:
-            return (own.account_id == account_id) & (own.currency == currency)
+            wanted = (own.account_id == account_id) & (own.currency == currency)
+            return wanted if kind is None else wanted & (own.kind == kind)
 
         return self._newest(tables.ledger, _paged(mine, ("sequence", "position"), page))
 

@@ -88,15 +88,23 @@ class ClusterClient:
         self._closed = False
         self.leader_id = self._order[0]
 
-    async def submit(self, commands: Sequence[AnyCommand], deadline: float | None = None) -> list[AnyOutcome]:
+    async def submit(
+        self,
+        commands: Sequence[AnyCommand],
+        deadline: float | None = None,
+        on_resend: Callable[[], None] = lambda: None,
+    ) -> list[AnyOutcome]:
         """Apply commands on the leader; their outcomes, in order. The same commands, with the same ids, go to every leader tried.
+
+        Args:
+            on_resend: called before the commands go out again while the outcome of an attempt before is unknown.
 
         Raises:
             RequestFailed: NO_LEADER (certainly not applied) or OUTCOME_UNKNOWN (perhaps applied) when the deadline passed;
                 any other code at once.
         """
         fixed = list(commands)
-        return await self._on_leader(lambda connection: connection.submit(fixed), deadline)
+        return await self._on_leader(lambda connection: connection.submit(fixed), deadline, on_resend)
 
     async def _query(self, query: AnyQuery, linearizable: bool = False) -> Any:
         return await self._on_leader(lambda connection: connection.query(query, linearizable), None)
@@ -167,7 +175,9 @@ class ClusterClient:
         watcher.add_done_callback(self._watchers.discard)
         return opened
 
-    async def _on_leader(self, attempt: _Attempt[_Result], deadline: float | None) -> _Result:
+    async def _on_leader(
+        self, attempt: _Attempt[_Result], deadline: float | None, on_resend: Callable[[], None] = lambda: None
+    ) -> _Result:
         loop = asyncio.get_running_loop()
         seconds = self._deadline if deadline is None else deadline
         until = loop.time() + seconds
@@ -176,6 +186,8 @@ class ClusterClient:
             try:
                 async with asyncio.timeout_at(until):
                     connection = await self.connection(search.node_id)
+                    if search.unknown:
+                        on_resend()
                     search.sent = True
                     return await attempt(connection)
             except (RequestFailed, ConnectionLost, TimeoutError) as error:
@@ -224,7 +236,7 @@ class _Search:
     def __init__(self, client: ClusterClient) -> None:
         self._client = client
         self._pause = BACKOFF_MIN
-        self._unknown = False
+        self.unknown = False
         self._redirected = False
         self.sent = False
         self._last: Exception | None = None
@@ -237,10 +249,10 @@ class _Search:
         if isinstance(error, RequestFailed):
             if error.code not in RETRIED:
                 raise error
-            self._unknown |= error.code == FailCode.OUTCOME_UNKNOWN
+            self.unknown |= error.code == FailCode.OUTCOME_UNKNOWN
             hint = error.leader
         else:
-            self._unknown |= self.sent
+            self.unknown |= self.sent
         self.sent = False
         client = self._client
         if hint is not None and client._follow(hint) and not self._redirected:
@@ -262,8 +274,8 @@ class _Search:
 
     def failure(self, seconds: float) -> RequestFailed:
         """What the caller is told when the deadline has passed."""
-        code = FailCode.OUTCOME_UNKNOWN if self._unknown else FailCode.NO_LEADER
-        knowledge = "it may have been applied" if self._unknown else "it was not applied"
+        code = FailCode.OUTCOME_UNKNOWN if self.unknown else FailCode.NO_LEADER
+        knowledge = "it may have been applied" if self.unknown else "it was not applied"
         return RequestFailed(code, f"no answer from a leader within {seconds:g} s ({self._last}); {knowledge}")
 
 

@@ -23,6 +23,9 @@ from node.native.protocol import (
     Answer,
     AnyQuery,
     ApiKeyQuery,
+    ApiKeysQuery,
+    AuctionQuery,
+    AuctionView,
     BalancesQuery,
     BookQuery,
     BookView,
@@ -32,7 +35,9 @@ from node.native.protocol import (
     Events,
     FailCode,
     Failed,
+    FollowKeys,
     Hello,
+    KeysChanged,
     LogPiece,
     LogQuery,
     NodeStatus,
@@ -64,6 +69,7 @@ CLOSE_TIMEOUT = 1.0
 
 EventsCallback = Callable[[Events], None]
 EndCallback = Callable[[RequestFailed], None]
+KeysCallback = Callable[[list[str]], None]
 _body_decoders = {query: msgspec.msgpack.Decoder(kind) for query, kind in ANSWER_TYPES.items()}
 
 
@@ -87,7 +93,11 @@ class Querier(Protocol):
     @overload
     async def __call__(self, query: ApiKeyQuery, linearizable: bool = False) -> ApiKeyRow: ...
     @overload
+    async def __call__(self, query: AuctionQuery, linearizable: bool = False) -> AuctionView | None: ...
+    @overload
     async def __call__(self, query: TradesQuery, linearizable: bool = False) -> list[OrderMatched]: ...
+    @overload
+    async def __call__(self, query: ApiKeysQuery, linearizable: bool = False) -> list[ApiKeyRow]: ...
     @overload
     async def __call__(self, query: LogQuery, linearizable: bool = False) -> LogPiece: ...
 
@@ -148,6 +158,7 @@ class NativeConnection:
         self._request_ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._subscriptions: dict[str, _Subscription] = {}
+        self._on_keys: KeysCallback | None = None
         self._greeting: asyncio.Future[Welcome] = asyncio.get_running_loop().create_future()
 
     @classmethod
@@ -236,6 +247,15 @@ class NativeConnection:
         request_id = next(self._request_ids)
         await self._request(request_id, Unsubscribe(request_id, product_id))
         self._subscriptions.pop(product_id, None)
+
+    async def follow_keys(self, on_change: KeysCallback) -> None:
+        """Have `on_change` called with the ids of API keys that change, with none where any may have: also, once, when the connection ends.
+
+        A change comes before every answer that reflects it. Raises `RequestFailed` (FORBIDDEN: for gateways only), `ConnectionLost`.
+        """
+        self._on_keys = on_change
+        request_id = next(self._request_ids)
+        await self._request(request_id, FollowKeys(request_id))
 
     async def control(self, action: ControlAction) -> bool:
         """Ask the node to hand over leadership or to take a snapshot; True when it has begun. Raises `RequestFailed` if refused."""
@@ -329,6 +349,9 @@ class NativeConnection:
                 subscription = self._subscriptions.get(message.product_id)
                 if subscription is not None:
                     subscription.on_events(message)
+            case KeysChanged():
+                if self._on_keys is not None:
+                    self._on_keys(message.key_ids)
             case Failed():
                 self._failed(message)
             case Welcome():
@@ -387,6 +410,8 @@ class NativeConnection:
             self._greeting.set_exception(ConnectionLost(reason))
             self._greeting.exception()
         self._subscriptions.clear()
+        if self._on_keys is not None:
+            self._on_keys([])
 
 
 def hello(credentials: Credentials | None, client: str, now: float) -> Hello:

@@ -124,6 +124,20 @@ class TradesQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     limit: int = 100
 
 
+class AuctionQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=13):
+    """What the product's auction would do if it opened. Answer: `AuctionView`, of a moment ago, or none while it is in no auction; `NOT_FOUND`."""
+
+    product_id: str
+
+
+class ApiKeysQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=10):
+    """Gateways and keys with ADMIN only. API keys in the order of their ids, behind the id `after`. Answer: list of `ApiKeyRow`, with neither secret
+    nor passphrase."""
+
+    after: str = ""
+    limit: int = 1_000
+
+
 class LogQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=12):
     """A piece of the log's segment that has entry `index`, from byte `offset` of the file on. For the histories of other nodes.
 
@@ -145,6 +159,8 @@ AnyQuery = (
     | BookQuery
     | ApiKeyQuery
     | TradesQuery
+    | AuctionQuery
+    | ApiKeysQuery
     | LogQuery
 )
 
@@ -182,6 +198,8 @@ class ControlAction(IntEnum):
 
     TRANSFER_LEADERSHIP = 1
     SNAPSHOT = 2
+    RESEAL = 3
+    """At the leader: encrypt every API key under the newest cluster key. Answered when that is done."""
 
 
 class Control(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=6):
@@ -216,7 +234,13 @@ class RemoveMember(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_
     force: bool = False
 
 
-AnyRequest = Hello | Submit | Query | Subscribe | Unsubscribe | Control | AddMember | RemoveMember
+class FollowKeys(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=9):
+    """Tell which API keys change, on this connection, from now on. Gateways only. Answer: `Answer` with true, then `KeysChanged` unasked."""
+
+    request_id: int
+
+
+AnyRequest = Hello | Submit | Query | Subscribe | Unsubscribe | Control | AddMember | RemoveMember | FollowKeys
 
 
 class LeaderHint(msgspec.Struct, frozen=True, array_like=True):
@@ -275,7 +299,13 @@ class Events(msgspec.Struct, frozen=True, array_like=True, tag=6):
     events: list[AnyEvent]
 
 
-AnyResponse = Welcome | Results | Failed | Answer | Subscribed | Events
+class KeysChanged(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """API keys that this node has just put, replaced or revoked; none named: any may be another. Answers that were sent before may be out of date."""
+
+    key_ids: list[str]
+
+
+AnyResponse = Welcome | Results | Failed | Answer | Subscribed | Events | KeysChanged
 
 
 class MemberStatus(msgspec.Struct, frozen=True, array_like=True):
@@ -304,6 +334,7 @@ class NodeStatus(msgspec.Struct, frozen=True, array_like=True):
     `applied_index` must agree on it. `voter` is False while a node that lost its disk has not caught up, and for a learner and a read-only member.
     `ready`: applied up to a known leader's commit. `members`: all of the cluster as far as this node's log says, this one included, and
     `members_index` the log entry that says it (0: the configuration); `change_under_way`: that entry is not committed yet.
+    `cluster_keys_missing`: numbers of cluster keys under which API keys are encrypted and which this node does not have.
     `counters` are totals since the node's start: "native_refused_<kind>" and "raft_refused_<kind>" for what was turned away on its two ports, and
     how many commands and entries went through. `mode`: see `modes.Mode`.
     """
@@ -332,6 +363,7 @@ class NodeStatus(msgspec.Struct, frozen=True, array_like=True):
     mode: str = ""
     members_index: int = 0
     change_under_way: bool = False
+    cluster_keys_missing: list[int] = []
 
     @property
     def others(self) -> list[MemberStatus]:
@@ -381,7 +413,7 @@ class AuctionView(msgspec.Struct, frozen=True, array_like=True):
 class BookView(msgspec.Struct, frozen=True, array_like=True):
     """A book at a product sequence: the state after the event with that number. Best prices first.
 
-    At levels 1 and 2 `bids` and `asks` are filled, at level 3 `bid_orders` and `ask_orders`; `auction` while the product is in one.
+    At levels 1 and 2 `bids` and `asks` are filled, at level 3 `bid_orders` and `ask_orders`. `in_auction`: the product is in an auction.
     """
 
     product_id: str
@@ -390,7 +422,7 @@ class BookView(msgspec.Struct, frozen=True, array_like=True):
     asks: list[BookLevel]
     bid_orders: list[BookOrder]
     ask_orders: list[BookOrder]
-    auction: AuctionView | None = None
+    in_auction: bool = False
 
 
 class LogPiece(msgspec.Struct, frozen=True, array_like=True):
@@ -410,6 +442,8 @@ class LogPiece(msgspec.Struct, frozen=True, array_like=True):
 request_decoder = msgspec.msgpack.Decoder(AnyRequest)
 response_decoder = msgspec.msgpack.Decoder(AnyResponse)
 encode = msgspec.msgpack.Encoder().encode
+TRUE = msgspec.Raw(encode(True))
+"""The body of an answer that says: done."""
 
 ANSWER_TYPES: dict[type[msgspec.Struct], object] = {
     StatusQuery: NodeStatus,
@@ -421,6 +455,8 @@ ANSWER_TYPES: dict[type[msgspec.Struct], object] = {
     BookQuery: BookView,
     ApiKeyQuery: ApiKeyRow,
     TradesQuery: list[AnyEvent],
+    AuctionQuery: AuctionView | None,
+    ApiKeysQuery: list[ApiKeyRow],
     LogQuery: LogPiece,
 }
 """What `Answer.body` decodes to, by query."""

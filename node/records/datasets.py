@@ -17,7 +17,8 @@ from typing import Protocol
 import msgspec
 
 from cluster.raft import Done, ProposeResult
-from node.errors import DatasetError
+from node.errors import ClusterKeyError, DatasetError, UnfitSecretError
+from node.keys.sealing import ClusterKeys
 from snapshots.errors import TsvError
 from snapshots.tsv import ParsedRow, Schema, parse, tsv_files
 from statemachine.commands import AnyCommand, Batch, Deposit, OpenAccount, PutApiKey, PutCurrency, PutProduct, encode_batch
@@ -69,6 +70,7 @@ class ApiKeySeed(msgspec.Struct, frozen=True):
     secret: str
     passphrase: str
     permissions: int
+    addresses: str = ""
 
 
 class BalanceSeed(msgspec.Struct, frozen=True):
@@ -96,8 +98,8 @@ class Dataset(msgspec.Struct, frozen=True):
     commands: list[AnyCommand]
 
 
-def load(directory: Path) -> Dataset:
-    """Read and check a dataset: its files, the references between its rows, and that the exchange accepts every one.
+def load(directory: Path, cluster_keys: ClusterKeys) -> Dataset:
+    """Read and check a dataset: its files, the references between its rows, and that the exchange accepts every one. API keys are sealed.
 
     Raises:
         DatasetError: something is not right; the text names file, line, column and field.
@@ -110,6 +112,10 @@ def load(directory: Path) -> Dataset:
     digest = hashlib.blake2b(msgspec.msgpack.encode([row.row for row in rows]), digest_size=6).hexdigest()
     commands = [_command(row.row, f"dataset:{digest}:{number}") for number, row in enumerate(rows)]
     _try(directory, rows, commands)
+    try:
+        commands = [cluster_keys.seal(command) if isinstance(command, PutApiKey) else command for command in commands]
+    except (ClusterKeyError, UnfitSecretError) as error:
+        raise DatasetError(f"dataset {directory}: {error}") from error
     return Dataset(directory.name, commands)
 
 

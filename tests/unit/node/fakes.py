@@ -18,10 +18,12 @@ from node.engine.feed import Feed
 from node.engine.native_server import NativeServer
 from node.engine.replicated_engine import ReplicatedEngine
 from node.engine.service import EngineService, Identity
+from node.keys.sealing import write_keys
 from statemachine.commands import AnyCommand, Deposit, OpenAccount, PlaceOrder, PutCurrency, PutProduct
 from statemachine.limits import OPERATOR
 from statemachine.types import OrderType, Side
 
+CLUSTER_KEYS = {1: bytes(range(64))}
 ADMIN = AdminConfig(key_id="admin", secret="c2VjcmV0IG9mIHRoZSBvcGVyYXRvcg==", passphrase="open")
 
 
@@ -180,6 +182,8 @@ class FakeNode:
 
     def __init__(self, config: NodeConfig, *, auto: bool = True, leader: bool = True) -> None:
         self.config = config
+        config.cluster_key_path.parent.mkdir(parents=True, exist_ok=True)
+        write_keys(config.cluster_key_path, CLUSTER_KEYS)
         self.feed = Feed(config.native.events_kept)
         self.machine = ReplicatedEngine(self.feed)
         self.raft = LocalRaft(self.machine, config.node_id, auto=auto, leader=leader)

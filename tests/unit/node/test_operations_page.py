@@ -42,7 +42,11 @@ def keys() -> dict[str, str]:
     for prefix, struct in structs.items():
         for field in msgspec.structs.fields(struct):
             if prefix or field.encode_name not in NOT_KEYS:
-                default = "" if field.required else str(field.default).replace("True", "true").replace("False", "false")
+                default = (
+                    ""
+                    if field.required
+                    else str(field.default).replace("True", "true").replace("False", "false").replace("()", "[]")
+                )
                 found[f"{prefix}.{field.encode_name}" if prefix else field.encode_name] = default
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -37,7 +37,9 @@ class FakeClient(ClusterClient):
         self.submitted: list[list[AnyCommand]] = []
         self._views = Views(Feed(1000))
 
-    async def submit(self, commands: Sequence[AnyCommand], deadline: float | None = None) -> list[AnyOutcome]:
+    async def submit(
+        self, commands: Sequence[AnyCommand], deadline: float | None = None, on_resend: Callable[[], None] = lambda: None
+    ) -> list[AnyOutcome]:
         """Apply at once."""
         if self.failures:
             raise self.failures.pop(0)

@@ -11,9 +11,10 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from node import identity, pki
@@ -24,13 +25,16 @@ from node.engine import process as engine_process
 from node.engine.modes import Mode
 from node.engine.replicated_engine import ReplicatedEngine
 from node.errors import ConnectionLost, RequestFailed
+from node.keys.sealing import ClusterKeys
 from node.native.client import ClusterClient, Credentials, NativeConnection
 from node.native.protocol import ControlAction, FailCode, ProductsQuery, StatusQuery
 from node.records import datasets
 from node.system.processes import ENGINE_PID_FILE
-from statemachine.events import Placed
+from statemachine.events import OrderDone, Placed
+from statemachine.limits import CANCEL_AFTER_MIN
+from statemachine.types import DoneReason, TimeInForce
 from tests.ports import free_port
-from tests.unit.node.fakes import WORLD, buy, sell
+from tests.unit.node.fakes import WORLD, buy, sell, until
 
 ROOT = Path(__file__).parents[4]
 
@@ -47,11 +51,13 @@ def config(config_path: Path) -> NodeConfig:
 
 
 @contextlib.asynccontextmanager
-async def engine(config: NodeConfig, *, rejoin: bool = False) -> AsyncIterator[asyncio.Task[int]]:
+async def engine(
+    config: NodeConfig, *, rejoin: bool = False, settled: Callable[[], object] = lambda: None
+) -> AsyncIterator[asyncio.Task[int]]:
     """The engine in this process, stopped gracefully at the end."""
     known = identity.format_data(config, rejoin=True) if rejoin else identity.read(config)
     stop = asyncio.Event()
-    task = asyncio.create_task(engine_process.run(config, known, stop))
+    task = asyncio.create_task(engine_process.run(config, known, stop, settled=settled))
     try:
         yield task
     finally:
@@ -85,6 +91,19 @@ async def test_commands_over_tls_survive_a_restart(config: NodeConfig) -> None:
         after = await client.query(StatusQuery())
     assert before.sequence == len(WORLD) + 1
     assert after.sequence == before.sequence + 2
+
+
+async def test_an_order_leaves_at_its_time_without_a_command(config: NodeConfig) -> None:
+    order = msgspec.structs.replace(buy(1), time_in_force=TimeInForce.GTT, cancel_after=CANCEL_AFTER_MIN)
+    async with engine(config), operator(config) as client, asyncio.timeout(20):
+        *_, outcome = await client.submit([*WORLD, order])
+        assert isinstance(outcome, Placed)
+        (event,) = await anext(client.events("BTC-USD", outcome.order.opened_sequence + 1))
+        status = await client.query(StatusQuery(), linearizable=True)
+    assert isinstance(event, OrderDone)
+    assert (event.order_id, event.reason, event.remaining) == (outcome.order.order_id, DoneReason.EXPIRED, 10**8)
+    assert event.time >= outcome.order.expires_at
+    assert status.sequence == len(WORLD) + 1
 
 
 async def test_a_snapshot_stands_for_the_log_behind_it(config: NodeConfig) -> None:
@@ -186,6 +205,15 @@ async def test_an_exception_in_a_callback_ends_the_node(config: NodeConfig, capl
         asyncio.get_running_loop().call_soon(fail)
         assert await asyncio.wait_for(task, 10) == engine_process.EXIT_IN_DOUBT
     assert any("a defect" in record.getMessage() for record in caplog.records)
+
+
+async def test_what_stays_in_memory_is_settled_when_the_node_opens_and_after_each_snapshot(config: NodeConfig) -> None:
+    times: list[int] = []
+    async with engine(config, settled=lambda: times.append(1)), operator(config) as client:
+        await client.submit([*WORLD, buy(1)])
+        assert len(times) == 1
+        assert await client.control(ControlAction.SNAPSHOT)
+        await until(lambda: len(times) == 2, 20)
 
 
 async def test_a_lost_log_is_noticed(config: NodeConfig, caplog: pytest.LogCaptureFixture) -> None:
@@ -290,7 +318,9 @@ async def test_a_kill_while_a_new_cluster_starts_leaves_it_the_whole_dataset_onc
     with process("--config", str(config_path)):
         connection = await _connected(config)
         await _in_mode(connection, Mode.READY)
-        assert (await connection.query(StatusQuery())).sequence == len(datasets.load(directory).commands)
+        assert (await connection.query(StatusQuery())).sequence == len(
+            datasets.load(directory, ClusterKeys(config.cluster_key_path)).commands
+        )
         await connection.close()
 
 

@@ -471,13 +471,13 @@ class TestGreetings:
     @pytest.mark.parametrize(("ready", "code"), [(True, FailCode.UNAUTHORIZED), (False, FailCode.NO_LEADER)])
     def test_only_a_node_that_has_caught_up_knows_that_a_key_is_wrong(self, desk: Desk, ready: bool, code: FailCode) -> None:
         desk.raft.leader_id = "n1" if ready else ""
-        with pytest.raises(RequestFailed, match="invalid API key") as caught:
-            desk.service.authenticate(self.HELLO, 100.0)
+        with pytest.raises(RequestFailed, match=r"invalid API key|cannot judge") as caught:
+            desk.service.gate.authenticate(self.HELLO, 100.0, "192.0.2.1")
         assert caught.value.code == code
 
     def test_the_operator_s_key_is_judged_at_any_time(self, desk: Desk) -> None:
         desk.raft.leader_id = ""
         hello = msgspec.structs.replace(self.HELLO, key_id=desk.service.config.admin.key_id)
         with pytest.raises(RequestFailed) as caught:
-            desk.service.authenticate(hello, 100.0)
+            desk.service.gate.authenticate(hello, 100.0, "192.0.2.1")
         assert caught.value.code == FailCode.UNAUTHORIZED

@@ -20,11 +20,12 @@ from node.engine.feed import Audience, Feed
 from node.engine.views import BadQueryError, NotFoundError, Views
 from node.errors import QuorumbookError, RequestFailed
 from node.gateway.app import build_app
-from node.gateway.backend import Lost
+from node.gateway.backend import Lost, Resent
 from node.gateway.errors import NotLeaderError
 from node.gateway.gateway import Gateway, build
+from node.native.connection import KeysCallback
 from node.native.protocol import ANSWER_TYPES, AnyQuery, Events, FailCode, LeaderHint, MemberStatus, NodeStatus, StatusQuery
-from statemachine.commands import AnyCommand, Batch
+from statemachine.commands import AnyCommand, Batch, PutApiKey
 from statemachine.engine import Engine
 from statemachine.events import AnyEvent, AnyOutcome
 
@@ -35,7 +36,10 @@ LEADER = LeaderHint("n2", "127.0.0.1:7202", "http://127.0.0.1:7302")
 
 
 class FakeBackend:
-    """The engine of a node without a node. `fail` is raised by the next submits, one after the other; `leads` False redirects."""
+    """The engine of a node without a node. `fail` is raised by the next submits, one after the other; `leads` False redirects.
+
+    `lost_answers`: of so many submits the first answer is lost, and they are sent again.
+    """
 
     def __init__(self) -> None:
         self.engine = Engine()
@@ -46,6 +50,9 @@ class FakeBackend:
         self.fail: list[QuorumbookError] = []
         self.leads = True
         self.down = False
+        self.lost_answers = 0
+        self.follows_keys = True
+        self.on_keys: KeysCallback = lambda _key_ids: None
         self.kept_from = 1
         self.status: dict[str, Any] = {}
         self.submitted: list[AnyCommand] = []
@@ -53,10 +60,15 @@ class FakeBackend:
         self.queried: list[AnyQuery] = []
         self._clock = time.time_ns()
 
-    async def submit(self, commands: Sequence[AnyCommand]) -> list[AnyOutcome]:
+    async def submit(self, commands: Sequence[AnyCommand], resent: Resent | None = None) -> list[AnyOutcome]:
         await asyncio.sleep(0)
         if self.fail:
             raise self.fail.pop(0)
+        if self.lost_answers:
+            self.lost_answers -= 1
+            self.apply(*commands)
+            assert resent is not None
+            resent.note()
         if not self.leads:
             raise NotLeaderError(LEADER)
         return self.apply(*commands)
@@ -69,6 +81,8 @@ class FakeBackend:
         self.batches.append(len(commands))
         applied = self.engine.apply(msgspec.msgpack.decode(payload, type=Batch))
         self.feed.publish(applied.events)
+        if put := [command.key_id for command in commands if isinstance(command, PutApiKey)]:
+            self.on_keys(put)
         groups: dict[str, list[AnyEvent]] = {}
         for event in applied.events:
             groups.setdefault(event.product_id, []).append(event)
@@ -115,6 +129,9 @@ class FakeBackend:
         if kept:
             on_events(Events(product_id, kept))
         return from_sequence
+
+    def follow_keys(self, on_change: KeysCallback) -> None:
+        self.on_keys = on_change
 
     def lose(self, product_id: str) -> None:
         """The engine goes away: every subscription ends."""

@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from node.credentials import Credentials, sign
 from node.gateway import auth
 from node.gateway.auth import Authenticator, Claim
 from node.gateway.errors import ApiError
+from node.keys.sealing import ClusterKeys
 from node.native.protocol import ApiKeyQuery
 from statemachine.types import Permission
 from tests.unit.node.gateway.harness import ADMIN, SECRET, Exchange, FakeBackend, config, headers
@@ -40,6 +42,8 @@ def test_known_vectors() -> None:
     body = b'{"product_id":"BTC/USD"}'
     assert sign(secret, "1795304779.123456", "DELETE", "/orders?a=%2F", body) == "V4/u52kfnGq2EIOYkLEFbJqyJXiGyasKG/8XwXufXr8="
 
+
+KEYS = ClusterKeys(Path("no cluster keys"))
 
 TARGETS = [
     "/orders?product_id=BTC%2FUSD",
@@ -145,15 +149,15 @@ def claim(key_id: str) -> Claim:
 
 async def test_unknown_keys_are_asked_for_once_and_then_at_a_bounded_rate() -> None:
     backend = FakeBackend()
-    authenticator = Authenticator(backend, config().admin, 30.0)
+    authenticator = Authenticator(backend, config().admin, KEYS, 30.0)
     for _ in range(20):
         with pytest.raises(ApiError, match="Invalid API Key"):
-            await authenticator.identify(claim("nobody"), "GET", "/", b"")
+            await authenticator.identify(claim("nobody"), "127.0.0.1", "GET", "/", b"")
     assert backend.queried == [ApiKeyQuery("nobody")]
     messages = set()
     for number in range(int(auth.UNKNOWN_BURST) + 100):
         with pytest.raises(ApiError) as caught:
-            await authenticator.identify(claim(f"guess-{number}"), "GET", "/", b"")
+            await authenticator.identify(claim(f"guess-{number}"), "127.0.0.1", "GET", "/", b"")
         messages.add((caught.value.status, caught.value.message))
     assert messages == {(401, "Invalid API Key"), (429, "Private rate limit exceeded")}
     assert len(backend.queried) < auth.UNKNOWN_BURST + 100
@@ -161,16 +165,18 @@ async def test_unknown_keys_are_asked_for_once_and_then_at_a_bounded_rate() -> N
 
 async def test_requests_that_come_together_share_one_look_up(exchange: Exchange) -> None:
     exchange.backend.queried.clear()
-    exchange.gateway.auth.forget("alice-key")
+    exchange.backend.on_keys(["alice-key"])
     answers = await asyncio.gather(*(exchange.call("alice", "GET", "/fees?product_id=BTC-USD") for _ in range(10)))
     assert {status for status, _ in answers} == {200}
     assert exchange.backend.queried.count(ApiKeyQuery("alice-key")) == 1
 
 
 async def test_the_operators_key_may_do_everything() -> None:
-    authenticator = Authenticator(FakeBackend(), config().admin, 30.0)
+    authenticator = Authenticator(FakeBackend(), config().admin, KEYS, 30.0)
     stamp = f"{time.time():.3f}"
     signature = sign(ADMIN.secret, stamp, "PUT", "/x", b"body")
-    identity = await authenticator.identify(Claim(ADMIN.key_id, signature, stamp, ADMIN.passphrase), "PUT", "/x", b"body")
+    identity = await authenticator.identify(
+        Claim(ADMIN.key_id, signature, stamp, ADMIN.passphrase), "127.0.0.1", "PUT", "/x", b"body"
+    )
     assert identity.permissions == sum(Permission)
     assert identity.account_id == "operator"

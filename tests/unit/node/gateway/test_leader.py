@@ -184,7 +184,9 @@ class FakeConnection:
         self.closed = asyncio.Event()
         self.close_reason = ""
 
-    async def submit(self, commands: Sequence[AnyCommand], deadline: float | None = None) -> list[Any]:
+    async def submit(
+        self, commands: Sequence[AnyCommand], deadline: float | None = None, on_resend: Callable[[], None] = lambda: None
+    ) -> list[Any]:
         self.sent.append(commands)
         return [await self._step()]
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from node.history.archived import Row
 from node.history.pages import Page, TransferKind
 from node.history.partitions import DAY
+from node.history.projection import LedgerKind
 from node.history.queries import History
 from statemachine.events import OrderState
 from tests.property.worlds import ACCOUNTS, CURRENCIES, PRODUCTS
@@ -48,10 +49,14 @@ def of_account(past: History, name: str) -> Iterator[tuple[str, object]]:
     for kind in (TransferKind(incoming, internal) for incoming in (True, False) for internal in (True, False)):
         yield str(kind), past.transfers(name, "", kind, Page())
     for currency in CURRENCIES:
-        yield f"ledger of {currency}", all_pages(lambda page, of=currency: past.ledger(name, of, page), "position", 11)  # type: ignore[misc]  # bound now
+        yield f"ledger of {currency}", all_pages(lambda page, of=currency: past.ledger(name, of, None, page), "position", 11)  # type: ignore[misc]  # bound now
+    yield "fees", past.ledger(name, "USD", LedgerKind.FEE, Page(1_000))
     day = Page(1_000, start=NOON - DAY, end=NOON)
-    yield "of a day", [past.fills(name, "ETH-USD", 0, day), past.ledger(name, "USD", day), past.done_orders(name, "", 0, day)]
-    yield "since then", [past.fills(name, "ETH-USD", 0, Page(50, start=NOON)), past.ledger(name, "USD", Page(50, end=NOON))]
+    yield (
+        "of a day",
+        [past.fills(name, "ETH-USD", 0, day), past.ledger(name, "USD", None, day), past.done_orders(name, "", 0, day)],
+    )
+    yield "since then", [past.fills(name, "ETH-USD", 0, Page(50, start=NOON)), past.ledger(name, "USD", None, Page(50, end=NOON))]
 
 
 def answers(node: NodeLog) -> dict[str, object]:

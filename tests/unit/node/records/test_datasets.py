@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cluster.raft import Done, ProposeError, ProposeResult
 from node.errors import DatasetError
+from node.keys.sealing import ClusterKeys, write_keys
 from node.records import datasets
-from node.records.datasets import Dataset, Seeding, load
+from node.records.datasets import Dataset, Seeding
 from statemachine.commands import Batch, OpenAccount, decode_batch
 from statemachine.engine import Engine
 from statemachine.limits import OPERATOR
 
+Load = Callable[[Path], Dataset]
 EXAMPLE = Path(__file__).parents[4] / "datasets" / "example"
+
+
+KEYS = {1: bytes(64)}
+
+
+@pytest.fixture(scope="module")
+def cluster_keys(tmp_path_factory: pytest.TempPathFactory) -> ClusterKeys:
+    path = tmp_path_factory.mktemp("keys") / "cluster.key"
+    write_keys(path, KEYS)
+    return ClusterKeys(path)
+
+
+@pytest.fixture
+def load(cluster_keys: ClusterKeys) -> Load:
+    """Reads a dataset on a node that has a cluster key."""
+    return lambda directory: datasets.load(directory, cluster_keys)
 
 
 @pytest.fixture
@@ -25,16 +44,30 @@ def example(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_example_opens_an_exchange() -> None:
+def test_the_example_opens_an_exchange(load: Load) -> None:
     engine = Engine()
     engine.apply(Batch(1, load(EXAMPLE).commands))
     engine.check()
     assert [product.product_id for product in engine.products()] == ["BTC-USD", "ETH-BTC", "ETH-USD"]
     assert engine.balances("alice")[0].available == 100_000 * 10**6
-    assert engine.api_key("alice-1") is not None
 
 
-def test_the_same_rows_give_the_same_ids(example: Path) -> None:
+def test_keys_are_sealed(load: Load, cluster_keys: ClusterKeys) -> None:
+    plain = (EXAMPLE / "ApiKey.tsv").read_text().splitlines()[-1].split("\t")
+    engine = Engine()
+    engine.apply(Batch(1, load(EXAMPLE).commands))
+    row = engine.api_key(plain[0])
+    assert row is not None
+    assert (row.sealed_by, row.secret == plain[2]) == (1, False)
+    assert cluster_keys.open(row).secret == plain[2]
+
+
+def test_without_a_cluster_key_no_key_is_put(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="there is no cluster key at"):
+        datasets.load(EXAMPLE, ClusterKeys(tmp_path / "cluster.key"))
+
+
+def test_the_same_rows_give_the_same_ids(load: Load, example: Path) -> None:
     first = load(example)
     text = (example / "Account.tsv").read_text()
     (example / "Account.tsv").write_text(text + "# a remark\n")
@@ -52,7 +85,7 @@ def test_the_same_rows_give_the_same_ids(example: Path) -> None:
         ("ApiKey", "ZXhhbXBsZS1zZWNyZXQtb2YtYWxpY2U=", "?", r"ApiKey\.tsv, line 4, column 3, field secret: invalid id: "),
     ],
 )  # fmt: skip
-def test_a_fault_is_told_with_its_place(example: Path, table: str, right: str, wrong: str, message: str) -> None:
+def test_a_fault_is_told_with_its_place(load: Load, example: Path, table: str, right: str, wrong: str, message: str) -> None:
     path = example / f"{table}.tsv"
     text = path.read_text()
     assert right in text
@@ -61,7 +94,7 @@ def test_a_fault_is_told_with_its_place(example: Path, table: str, right: str, w
         load(example)
 
 
-def test_an_absent_directory_is_told(tmp_path: Path) -> None:
+def test_an_absent_directory_is_told(load: Load, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"expected a directory with files such as Product\.tsv"):
         load(tmp_path / "none")
 
@@ -97,7 +130,7 @@ def seeding(log: Log, dataset: Dataset) -> Seeding:
 
 @pytest.mark.usefixtures("small_pieces")
 @pytest.mark.parametrize("applied", [True, False])
-def test_a_leader_that_dies_in_the_middle_is_followed(applied: bool) -> None:
+def test_a_leader_that_dies_in_the_middle_is_followed(load: Load, applied: bool) -> None:
     dataset = load(EXAMPLE)
     log = Log(Engine())
     first = seeding(log, dataset)
@@ -122,7 +155,7 @@ def test_a_leader_that_dies_in_the_middle_is_followed(applied: bool) -> None:
 
 
 @pytest.mark.parametrize("commands", [1, 40])
-def test_a_cluster_that_began_otherwise_gets_none_of_it(commands: int) -> None:
+def test_a_cluster_that_began_otherwise_gets_none_of_it(load: Load, commands: int) -> None:
     log = Log(Engine())
     others = [OpenAccount(OPERATOR, f"c{number}", f"account-{number}") for number in range(commands)]
     log.engine.apply(Batch(1, list(others)))

@@ -1,0 +1,146 @@
+"""`key put | list | revoke | reseal`: API keys."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import msgspec
+
+from node.cli.output import print_json, show, table
+from node.cli.session import Session, Target, cluster_option, fresh_id, json_option, run
+from node.cluster_directory import KeyFile
+from node.errors import DirectoryError
+from node.keys import addresses
+from node.keys.issue import PERMISSIONS, generate, names, revocation
+from node.native.protocol import ApiKeysQuery, ControlAction
+from statemachine.commands import PutApiKey
+from statemachine.limits import OPERATOR
+from statemachine.tables import ApiKeyRow
+
+PAGE = 1_000
+
+
+@click.group()
+def key() -> None:
+    """API keys: put, list, revoke, reseal."""
+
+
+@key.command()
+@click.argument("key_id", metavar="KEY")
+@click.option("--account", "account_id", required=True, help="The account that the key acts for.")
+@click.option("--permissions", default="view,trade", show_default=True, help="Some of view, trade, transfer, admin, with commas.")
+@click.option(
+    "--address", "networks", multiple=True, help="A network it may be used from, such as 192.0.2.0/24. May repeat. Default: any."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Write the key to this new file instead of stdout.")
+@cluster_option
+def put(target: Target, key_id: str, account_id: str, permissions: str, networks: Sequence[str], out: Path | None) -> None:
+    """Make a new secret for KEY and put it; use the file with --key. The secret is shown this once."""
+    total, limits = _permissions(permissions), _addresses(networks)
+    fresh = generate(key_id)
+    made = KeyFile(key_id, fresh.secret, fresh.passphrase, account_id)
+    if out is not None:
+        _write_secret(out, msgspec.json.encode(made))
+
+    async def work(session: Session) -> None:
+        await session.submit(PutApiKey(OPERATOR, fresh_id(), key_id, account_id, made.secret, made.passphrase, total, limits))
+
+    try:
+        run(target, work)
+    except BaseException:
+        if out is not None:
+            out.unlink()
+        raise
+    if out is None:
+        print_json(made)
+    else:
+        click.echo(f"{key_id} acts for {account_id}; its secret is in {out}")
+
+
+@key.command("list")
+@cluster_option
+@json_option
+def list_keys(target: Target, as_json: bool) -> None:
+    """Every API key, without its secret: whose it is, what it may do and from where, and the cluster key that encrypts it (0: none does)."""
+    rows = run(target, _all)
+    views = [
+        {
+            "key_id": row.key_id,
+            "account_id": row.owner_id,
+            "permissions": ",".join(names(row.permissions)) or "revoked",
+            "addresses": row.addresses or "any",
+            "cluster_key": row.sealed_by,
+        }
+        for row in rows
+    ]
+    if as_json:
+        print_json(views)
+    else:
+        columns = ("key", "account", "permissions", "addresses", "cluster key")
+        show(table(columns, [[str(value) for value in view.values()] for view in views], title="API keys"))
+
+
+@key.command()
+@click.argument("key_id", metavar="KEY")
+@cluster_option
+def revoke(target: Target, key_id: str) -> None:
+    """Revoke KEY, at once and on every node."""
+
+    async def work(session: Session) -> None:
+        for row in await _all(session):
+            if row.key_id == key_id:
+                await session.submit(revocation(row, fresh_id()))
+                return
+        raise DirectoryError(f"no API key {key_id!r}")
+
+    run(target, work)
+    click.echo(f"{key_id} is revoked")
+
+
+@key.command()
+@cluster_option
+def reseal(target: Target) -> None:
+    """Encrypt every API key under the newest cluster key; see `cluster rotate-key`. May be given again."""
+
+    async def work(session: Session) -> list[ApiKeyRow]:
+        await session.client.control(ControlAction.RESEAL)
+        return await _all(session)
+
+    rows = run(target, work)
+    numbers = sorted({row.sealed_by for row in rows})
+    click.echo(f"{len(rows)} API keys, encrypted under cluster key {', '.join(map(str, numbers)) or 'none'}")
+
+
+async def _all(session: Session) -> list[ApiKeyRow]:
+    rows: list[ApiKeyRow] = []
+    while True:
+        page: list[ApiKeyRow] = await session.read(ApiKeysQuery(rows[-1].key_id if rows else "", PAGE))
+        rows += page
+        if len(page) < PAGE:
+            return rows
+
+
+def _permissions(text: str) -> int:
+    total = 0
+    for name in text.split(","):
+        if name.strip().lower() not in PERMISSIONS:
+            raise click.UsageError(f"--permissions: {name!r} is none of {', '.join(PERMISSIONS)}.")
+        total |= PERMISSIONS[name.strip().lower()]
+    return total
+
+
+def _addresses(texts: Sequence[str]) -> str:
+    try:
+        return ",".join(str(network) for network in addresses.networks(texts))
+    except ValueError as error:
+        raise click.UsageError(f"--address: {error}.") from None
+
+
+def _write_secret(path: Path, data: bytes) -> None:
+    """A file that only its owner reads. Never over an existing one: that may be the only copy of a key in use."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(msgspec.json.format(data, indent=2) + b"\n")

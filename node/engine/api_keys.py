@@ -1,0 +1,217 @@
+"""What a node's engine does for API keys: seal them on their way into the log, find and open them, tell who follows them, and seal them anew."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from cluster.raft import Done, ProposeResult
+from cluster.status import RaftStatus
+from node.engine.handover import After
+from node.engine.replicated_engine import ReplicatedEngine
+from node.errors import ClusterKeyError, RequestFailed, UnfitSecretError
+from node.keys.sealing import ApiKey, ClusterKeys
+from node.native.protocol import FailCode
+from statemachine.commands import AnyCommand, Batch, PutApiKey, encode_batch
+from statemachine.events import Rejected
+from statemachine.limits import OPERATOR
+from statemachine.tables import ApiKeyRow
+
+log = logging.getLogger(__name__)
+
+RESEAL_PIECE = 200
+"""Keys that are sealed anew in one log entry, well below its limit."""
+RESEAL_POLL = 0.002
+"""Seconds between looks whether everything under way has been applied."""
+
+
+class EngineKeys:
+    """The API keys of the replicated state, and this node's cluster keys.
+
+    Attributes:
+        on_change: called with the ids of keys that were put, replaced or revoked; with none where any may be another.
+    """
+
+    def __init__(self, machine: ReplicatedEngine, cluster_keys: ClusterKeys) -> None:
+        self.on_change: list[Callable[[list[str]], None]] = []
+        self._machine = machine
+        self._cluster_keys = cluster_keys
+        self._samples: dict[int, ApiKeyRow] | None = None
+        self._told: list[int] = []
+        machine.keys_changed = self._changed
+        if not cluster_keys.numbers:
+            log.warning("there is no cluster key at %s: no API key can be put until there is one", cluster_keys.path)
+
+    def seal(self, commands: Sequence[AnyCommand]) -> tuple[Sequence[AnyCommand], int]:
+        """The commands as they go into the log, and by how many bytes they have grown.
+
+        Raises:
+            RequestFailed: CONFLICT without a cluster key, BAD_REQUEST for a secret or passphrase that no key can have.
+        """
+        if not any(type(command) is PutApiKey for command in commands):
+            return commands, 0
+        try:
+            sealed = [self._cluster_keys.seal(command) if isinstance(command, PutApiKey) else command for command in commands]
+        except ClusterKeyError as error:
+            raise RequestFailed(FailCode.CONFLICT, str(error)) from error
+        except UnfitSecretError as error:
+            raise RequestFailed(FailCode.BAD_REQUEST, f"commands: {error}") from error
+        return sealed, sum(map(_length, sealed)) - sum(map(_length, commands))
+
+    def find(self, key_id: str) -> ApiKeyRow | None:
+        """A key as it is stored, None if there is none or it was revoked."""
+        row = self._machine.engine.api_key(key_id)
+        return row if row is not None and row.permissions else None
+
+    def open(self, row: ApiKeyRow) -> ApiKey:
+        """The key, ready for use. Raises RequestFailed (CONFLICT): this node lacks the cluster key."""
+        try:
+            return self._cluster_keys.open(row)
+        except ClusterKeyError as error:
+            raise RequestFailed(FailCode.CONFLICT, str(error)) from error
+
+    @property
+    def missing(self) -> list[int]:
+        """Numbers of cluster keys that API keys are sealed under and this node does not have, or has otherwise."""
+        if self._samples is None:
+            self._samples = {row.sealed_by: row for row in self._machine.engine.api_keys()}
+        found = [number for number, row in sorted(self._samples.items()) if not self._opens(row)]
+        if found != self._told:
+            self._told = found
+            if found:
+                numbers = ", ".join(map(str, found))
+                log.warning(
+                    "cluster key %s is not in %s: API keys sealed under it cannot be used here", numbers, self._cluster_keys.path
+                )
+        return found
+
+    def unsealed(self, most: int) -> tuple[list[PutApiKey], list[str]]:
+        """Commands that put keys anew, as they are, under the newest cluster key: of `most` of those that are not under it yet. And why others cannot
+        be: their cluster key is not here, or they are too long, as only keys of version 0.1.0 can be.
+
+        Raises:
+            ClusterKeyError: there is no cluster key.
+        """
+        newest = self._cluster_keys.newest
+        commands: list[PutApiKey] = []
+        faults: list[str] = []
+        for row in self._machine.engine.api_keys():
+            if row.sealed_by != newest and len(commands) < most:
+                try:
+                    commands.append(self._again(row))
+                except ClusterKeyError as error:
+                    faults.append(str(error))
+                except UnfitSecretError as error:
+                    faults.append(f"API key {row.key_id}: {error}")
+        return commands, faults
+
+    def _again(self, row: ApiKeyRow) -> PutApiKey:
+        key = self._cluster_keys.open(row)
+        texts = (key.secret, key.passphrase)
+        command_id = f"reseal:{uuid.uuid4()}"
+        return self._cluster_keys.seal(
+            PutApiKey(OPERATOR, command_id, row.key_id, row.owner_id, *texts, row.permissions, row.addresses)
+        )
+
+    def _opens(self, row: ApiKeyRow) -> bool:
+        try:
+            self._cluster_keys.open(row)
+        except ClusterKeyError:
+            return False
+        return True
+
+    def _changed(self, key_ids: list[str]) -> None:
+        self._samples = None
+        for tell in self.on_change:
+            tell(key_ids)
+
+
+def _length(command: AnyCommand) -> int:
+    return len(command.secret) + len(command.passphrase) if isinstance(command, PutApiKey) else 0
+
+
+class Leader(Protocol):
+    """The part of `cluster.raft.Raft` that is used here."""
+
+    @property
+    def is_leader(self) -> bool: ...
+    def propose(self, payload: bytes, done: Done) -> None: ...
+    def status(self) -> RaftStatus: ...
+
+
+class Queue(Protocol):
+    """The part of `cluster.batcher.Batcher` that is used here."""
+
+    @property
+    def in_flight(self) -> int: ...
+    def hold(self) -> None: ...
+    def release(self) -> None: ...
+
+
+class Reseal:
+    """Seals every API key under the newest cluster key.
+
+    A key is put anew as it is in the state, so nothing may change it between the look and the entry: commands wait until all that is under way
+    has been applied, then the entry is proposed in the same turn. At most one run at a time.
+    """
+
+    def __init__(
+        self, keys: EngineKeys, raft: Leader, queue: Queue, *, after: After, time_ns: Callable[[], int], held: Callable[[], bool]
+    ) -> None:
+        self._keys = keys
+        self._raft = raft
+        self._queue = queue
+        self._after = after
+        self._time_ns = time_ns
+        self._held = held
+        self._waiting: list[Callable[[RequestFailed | None], None]] = []
+
+    def begin(self, done: Callable[[RequestFailed | None], None]) -> None:
+        """Begin, or join the run under way; `done` gets None, or why not all keys are sealed anew."""
+        self._waiting.append(done)
+        if len(self._waiting) == 1:
+            self._step()
+
+    def _step(self) -> None:
+        if not self._raft.is_leader or self._held():
+            self._end(RequestFailed(FailCode.BUSY, "leadership changes; begin again at the next leader"))
+            return
+        self._queue.hold()
+        if self._queue.in_flight or not self._raft.status().ready:
+            self._after(RESEAL_POLL, self._step)
+            return
+        try:
+            commands, faults = self._keys.unsealed(RESEAL_PIECE)
+        except ClusterKeyError as error:
+            self._end(RequestFailed(FailCode.CONFLICT, str(error)))
+            return
+        if commands:
+            self._raft.propose(encode_batch(Batch(self._time_ns(), [*commands])), self._applied)
+        elif faults:
+            more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+            self._end(RequestFailed(FailCode.CONFLICT, f"{faults[0]}{more}"))
+        else:
+            self._end(None)
+
+    def _applied(self, result: ProposeResult) -> None:
+        if result.error is not None:
+            self._end(RequestFailed(FailCode.BUSY, "leadership was lost under way; begin again at the next leader"))
+            return
+        outcomes = result.value
+        assert isinstance(outcomes, list), "the state machine returns a list"
+        for outcome in outcomes:
+            if isinstance(outcome, Rejected):
+                self._end(RequestFailed(FailCode.CONFLICT, f"{outcome.field}: {outcome.detail}"))
+                return
+        # Let what waits go first: a long table must not stop everybody.
+        self._queue.release()
+        self._after(RESEAL_POLL, self._step)
+
+    def _end(self, failure: RequestFailed | None) -> None:
+        if not self._held():
+            self._queue.release()
+        waiting, self._waiting = self._waiting, []
+        for done in waiting:
+            done(failure)
