@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -199,12 +200,19 @@ class BookFollower:
     async def difference(self, url: str, seconds: float) -> str:
         """In what the rebuilt books differ from the one that the node at `url` answers, once nobody trades; "" where they do not.
 
-        Waits up to `seconds` until the node answers, and until they are as far.
+        Waits up to `seconds` until the node answers, and until all are as far; where an order leaves by itself meanwhile, it asks again.
         """
-        answered = await _answered(url, self.product_id, seconds)
-        if answered is None:
-            return f"{url} does not answer with a book of {self.product_id}"
-        await reached(lambda: self._is_at(answered.sequence), seconds)
+        end = time.monotonic() + seconds
+        while True:
+            answered = await _answered(url, self.product_id, end)
+            if answered is None:
+                return f"{url} does not answer with a book of {self.product_id}"
+            sequence = answered.sequence
+            await reached(functools.partial(self._is_at, sequence), end - time.monotonic())
+            if self.level3 is None or self.level3.sequence <= sequence or time.monotonic() > end:
+                return self._difference(answered)
+
+    def _difference(self, answered: Level3) -> str:
         if self.level3 is None:
             return f"no book of {self.product_id} was ever taken: {self.refusals[-1:]}"
         if self.level3.sequence != answered.sequence:
@@ -214,9 +222,8 @@ class BookFollower:
         return "" if self.level2.levels == answered.levels() else f"{self.product_id} differs at level 2"
 
 
-async def _answered(url: str, product_id: str, seconds: float) -> Level3 | None:
-    """A node's book; None where it did not answer in time."""
-    end = time.monotonic() + seconds
+async def _answered(url: str, product_id: str, end: float) -> Level3 | None:
+    """A node's book; None where it did not answer until then, in monotonic seconds."""
     async with aiohttp.ClientSession() as session:
         while time.monotonic() < end:
             with contextlib.suppress(aiohttp.ClientError, OSError):

@@ -69,8 +69,8 @@ STOPS = frozenset({Kind.STOP_LIMIT, Kind.STOP_MARKET})
 STAYING = frozenset({Kind.PASSIVE, Kind.POST_ONLY, Kind.CROSSING, Kind.GOOD_TILL_TIME, *STOPS})
 """Kinds whose orders may be there for a while, and are kept in mind."""
 
-LIVES = tuple(seconds * 10**9 for seconds in (1, 2, 5, 20))
-"""Nanoseconds that orders which leave by themselves live."""
+LIVES = (10**9, 86_400 * 10**9)
+"""Nanoseconds that orders which leave by themselves live: a second, or longer than any run."""
 
 _STP = [SelfTradePrevention.DC] * 7 + [SelfTradePrevention.CO, SelfTradePrevention.CN, SelfTradePrevention.CB]
 

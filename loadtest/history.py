@@ -13,6 +13,7 @@ import msgspec
 
 from loadtest.errors import RecordError
 from loadtest.linearizability import Operation, Write
+from node.system.files import decoded_lines
 
 _encode = msgspec.json.Encoder().encode
 _decoder = msgspec.json.Decoder(Operation)
@@ -63,9 +64,4 @@ def operations(path: Path) -> Iterator[Operation]:
         RecordError: a line is not one.
         OSError: the file cannot be read.
     """
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                yield _decoder.decode(line)
-            except msgspec.DecodeError as error:
-                raise RecordError(f"{path}, line {number}: {error}") from error
+    return decoded_lines(path, _decoder, RecordError)

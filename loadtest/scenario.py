@@ -25,7 +25,7 @@ from loadtest.reader import FeedReader
 from loadtest.recorder import Recorder
 from loadtest.trading import Desk
 from loadtest.verdict import Verdict, books_rebuilt, caught_up, feed_whole, hashes_equal, linearizable, money_conserved
-from loadtest.watch import Watcher, reached
+from loadtest.watch import Watcher, none_leaving, reached
 from node.deployment.local_cluster import LocalCluster
 from node.native.client import ClusterClient
 from node.native.protocol import AnyQuery, BalancesQuery, BookQuery, NodeStatus, OrdersQuery, ProductsQuery
@@ -214,7 +214,8 @@ class Scenario:
         await asyncio.gather(*self._trading, *self._asking)
 
     async def settle(self) -> dict[str, NodeStatus | None]:
-        """Wait until all nodes are level, and the readers have read everything."""
+        """Wait until nothing changes any more, all nodes are level, and the readers have read everything."""
+        await none_leaving(self._operator, [person.account_id for person in self.people], LEVEL_SECONDS)
         statuses = await self.watcher.wait_equal(LEVEL_SECONDS)
         expected = await self._product_sequences()
         await reached(

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from loadtest.access import Access
 from loadtest.errors import DeadlineError
 from node.errors import ConnectionLost, RequestFailed
+from node.native.client import ClusterClient
 from node.native.connection import NativeConnection
-from node.native.protocol import AnyQuery, BookQuery, BookView, NodeStatus, StatusQuery
+from node.native.protocol import AnyQuery, BookQuery, BookView, NodeStatus, OrdersQuery, StatusQuery
+from statemachine.events import OrderState
 
 ANSWER_SECONDS = 1.0
 """A node that does not answer in this time is taken for down."""
+
+LONG = 3_600 * 10**9
+"""Nanoseconds."""
 
 Statuses = Mapping[str, NodeStatus | None]
 """A status a node, None for one that does not answer."""
@@ -93,12 +98,12 @@ class Watcher:
         return leader_of(statuses, other_than)
 
     async def wait_equal(self, seconds: float) -> dict[str, NodeStatus | None]:
-        """Statuses of all nodes at the same sequence, each ready.
+        """Statuses of all nodes that have applied the same entries of the log, each ready.
 
         Raises:
             DeadlineError: not within `seconds`.
         """
-        return await self.wait(all_level, "common sequence of all nodes", seconds)
+        return await self.wait(all_level, "common place in the log of all nodes", seconds)
 
 
 async def reached(condition: Callable[[], bool], seconds: float) -> bool:
@@ -123,11 +128,27 @@ def leader_of(statuses: Statuses, other_than: str = "") -> str:
 
 
 def all_level(statuses: Statuses) -> bool:
-    """Whether every node answers, is ready, and has applied the same number of commands."""
-    found = list(statuses.values())
-    return (
-        all(status is not None and status.ready for status in found) and len({status.sequence for status in found if status}) == 1
-    )
+    """Whether every node answers, is ready, and has applied the same entries of the log."""
+    found = [status for status in statuses.values() if status is not None and status.ready]
+    return len(found) == len(statuses) and len({status.applied_index for status in found}) == 1
+
+
+async def none_leaving(client: ClusterClient, account_ids: Iterable[str], seconds: float) -> None:
+    """Wait until no open order of these accounts will leave by itself within the hour: what nobody trades on changes no more.
+
+    Raises:
+        DeadlineError: one still will, after `seconds`.
+    """
+    end = time.monotonic() + seconds
+    for account_id in account_ids:
+        while True:
+            orders: list[OrderState] = await client.query(OrdersQuery(account_id, limit=1_000), linearizable=True)
+            leaving = [order.order_id for order in orders if 0 < order.expires_at < time.time_ns() + LONG]
+            if not leaving:
+                break
+            if time.monotonic() > end:
+                raise DeadlineError(f"orders {leaving} of {account_id} did not leave within {seconds:g} s")
+            await asyncio.sleep(0.05)
 
 
 def _short(name: str, status: NodeStatus | None) -> str:

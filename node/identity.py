@@ -19,6 +19,7 @@ from node import divergence
 from node.config.settings import NODE_COUNTS, NodeConfig
 from node.errors import DataDirectoryError
 from node.system import files
+from snapshots.durable import sync_path
 
 FILE = "identity.json"
 FORMAT = 1
@@ -126,7 +127,7 @@ def format_data(config: NodeConfig, rejoin: bool = False, *, joined: bool = Fals
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         _store(path, identity)
-        files.sync_directory(path.parent)
+        sync_path(path.parent)
     except OSError as error:
         raise DataDirectoryError(f"data directory {path} cannot be written: {error.strerror}") from error
     return identity

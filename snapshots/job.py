@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from enum import Enum
@@ -46,8 +45,9 @@ class WriteJob:
     def __init__(self, directory: Path, pieces: Iterator[bytes], on_done: Callable[[Manifest], None]) -> None:
         self._on_done = on_done
         self._state = JobState.RUNNING
-        self._output: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `_end`
-        self._errors: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `_end`
+        # Files in memory: to make one on a disk that is busy may take long.
+        self._output: BinaryIO = open(os.memfd_create("manifest"), "w+b")  # noqa: SIM115 - closed in `_end`
+        self._errors: BinaryIO = open(os.memfd_create("complaint"), "w+b")  # noqa: SIM115 - closed in `_end`
         self.reason = ""
         self.contradiction = False
         self.manifest: Manifest | None = None

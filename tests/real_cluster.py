@@ -16,6 +16,8 @@ import pytest
 from loadtest.access import Access
 from loadtest.ground import Ground, prepare
 from loadtest.market import Trader, set_up, traders
+from loadtest.scenario import Scenario
+from loadtest.watch import Statuses, reached
 from node.config.text import Setting
 from node.native.protocol import ControlAction, StatusQuery
 
@@ -110,3 +112,19 @@ def make_ground(tmp_path: Path) -> Iterator[MakeGround]:
     finally:
         for ground in grounds:
             end(ground)
+
+
+async def traded(scenario: Scenario, count: int) -> None:
+    """Wait for `count` more acknowledgements: the cluster serves."""
+    wanted = scenario.recorder.acknowledged + count
+    assert await reached(lambda: scenario.recorder.acknowledged >= wanted, READY_SECONDS)
+    scenario.check_tasks()
+
+
+async def judged(scenario: Scenario, visits_min: int = 1) -> Statuses:
+    """Nobody trades any more, and all that was promised holds; the nodes' statuses."""
+    await scenario.stop_trading()
+    statuses = await scenario.settle()
+    verdict = await scenario.judge(statuses, visits_min=visits_min)
+    assert verdict.holds, [check for check in verdict.checks if not check.holds]
+    return statuses

@@ -23,7 +23,7 @@ from node.config.text import Setting, changed
 from node.deployment.setup import make_node, node_toml
 from node.errors import ConfigError, SetupError
 from node.keys.sealing import read_keys
-from node.system import files
+from snapshots.durable import sync_path
 
 DRAFTS = ".joining"
 """Directory in a cluster's directory where a node's directory is being made."""
@@ -130,7 +130,7 @@ def make_joiner(directory: Path, address: NodeAddress, members: Sequence[NodeAdd
         make_node(drafts, address, text, authority, datetime.datetime.now(datetime.UTC), keys, joined=True)
         (drafts / address.node_id).rename(home)
         drafts.rmdir()
-        files.sync_directory(directory)
+        sync_path(directory)
     except OSError as error:
         raise SetupError(f"{error.filename or home}: cannot be written: {error.strerror}") from error
     return home / "node.toml"

@@ -29,6 +29,7 @@ from node.errors import SetupError
 from node.keys import sealing
 from node.keys.issue import generate
 from node.system import files
+from snapshots.durable import sync_path
 
 NATIVE_OFFSET = 10
 HTTP_OFFSET = 20
@@ -77,8 +78,8 @@ def initialise(
         for address in addresses:
             text = node_toml(cluster, address, addresses, admin, archive_log=archive_log)
             written.append(make_node(directory, address, text, authority, now, keys))
-        files.sync_directory(directory)
-        files.sync_directory(directory.resolve().parent)
+        sync_path(directory)
+        sync_path(directory.resolve().parent)
     except OSError as error:
         raise SetupError(f"{error.filename or directory}: cannot be written: {error.strerror}") from error
     return written
@@ -152,7 +153,7 @@ def make_node(
     path = home / "node.toml"
     files.write_new(path, text.encode(), 0o600)
     identity.format_data(load(path), joined=joined)
-    files.sync_directory(home)
+    sync_path(home)
     return path
 
 

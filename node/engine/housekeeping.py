@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from cluster.raft import Raft
 from node.config.settings import NodeConfig
@@ -18,15 +19,27 @@ INTERVAL = 0.1
 
 
 class Housekeeping:
-    """Looks every `INTERVAL` seconds, in the engine's event loop. What goes wrong in it ends the node, as in every callback of ours."""
+    """Looks every `INTERVAL` seconds, in the engine's event loop. What goes wrong in it ends the node, as in every callback of ours.
+
+    Args:
+        settled: called after each snapshot.
+    """
 
     def __init__(
-        self, config: NodeConfig, service: EngineService, raft: Raft, snapshots: SnapshotPort, machine: ReplicatedEngine
+        self,
+        config: NodeConfig,
+        service: EngineService,
+        raft: Raft,
+        snapshots: SnapshotPort,
+        machine: ReplicatedEngine,
+        settled: Callable[[], object],
     ) -> None:
         self._service = service
         self._raft = raft
         self._snapshots = snapshots
         self._machine = machine
+        self._settled = settled
+        self._taken = snapshots.taken
         self._schedule = SnapshotSchedule(config)
         self._timer: asyncio.TimerHandle | None = None
 
@@ -47,10 +60,13 @@ class Housekeeping:
         applied = self._machine.engine.sequence - self._snapshots.sequence
         if self._schedule.due(applied, time.monotonic() - self._snapshots.since):
             self._raft.request_snapshot()
+        if self._taken != self._snapshots.taken:
+            self._taken = self._snapshots.taken
+            self._settled()
 
     def _when_ready(self) -> None:
         seeding = self._service.seeding
-        if seeding is None or seeding.finished:
+        if seeding is None:
             self._service.modes.enter(Mode.READY)
         elif self._raft.is_leader:
             seeding.go_on()

@@ -143,7 +143,7 @@ class EngineService:
         self._clock = clock
         self._more_counters = more_counters
         self.modes = modes or Modes(config.node_id)
-        self.seeding = seeding
+        self._seeding = seeding
         self.keys = EngineKeys(machine, ClusterKeys(config.cluster_key_path))
         self.gate = Gate(
             config.admin,
@@ -189,16 +189,16 @@ class EngineService:
             self._submit(request, size, send)
 
     @property
-    def _is_seeding(self) -> bool:
-        """Whether this node still waits for the dataset that the cluster begins with."""
-        return self.seeding is not None and not self.seeding.finished
+    def seeding(self) -> Seeding | None:
+        """The dataset that the cluster begins with, while this node still waits for it."""
+        return self._seeding if self._seeding is not None and not self._seeding.finished else None
 
     def _submit(self, request: Submit, size: int, send: Send) -> None:
         commands = request.commands
         if self.stopping or not self._raft.is_leader:
             send(self._not_here(request.request_id))
             return
-        if self._is_seeding:
+        if self.seeding is not None:
             send(Failed(request.request_id, FailCode.NO_LEADER, "the dataset is being loaded"))
             return
         try:
@@ -227,7 +227,7 @@ class EngineService:
         due = self._machine.engine.next_expiry
         if not due or due > self._time_ns() or not self._raft.is_leader:
             return
-        if self.stopping or self._is_seeding or self._handover.under_way or self._expiring or not self._batcher.idle:
+        if self.stopping or self.seeding is not None or self._handover.under_way or self._expiring or not self._batcher.idle:
             return
 
         def done(_result: ProposeResult) -> None:
@@ -322,7 +322,7 @@ class EngineService:
             sequence=engine.sequence,
             state_hash=engine.state_hash.hex(),
             voter=raft.voter,
-            ready=raft.ready and not self.stopping and not self._is_seeding,
+            ready=raft.ready and not self.stopping and self.seeding is None,
             quorum=raft.quorum,
             uptime=self._clock() - self._started,
             software=self.identity.software,

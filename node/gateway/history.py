@@ -21,7 +21,7 @@ from node.gateway.history_shapes import (
     TransferEndsJson,
 )
 from node.gateway.ids import account_text, order_number, order_span, order_text, product_text
-from node.gateway.requests import PAGE_MAX, moment, period, whole_number, within
+from node.gateway.requests import PAGE_MAX, choice, moment, period, whole_number, within
 from node.gateway.responses import SIDES, iso
 from node.gateway.web import Answer, Call, Route
 from node.history.candles import GRANULARITIES, HOUR, NANOSECONDS, Candle, bucket
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 CANDLES_MAX = 300
 SPARK_HOURS = 24
 LEDGER_KINDS = {1: "transfer", 2: "match", 3: "fee"}
+LEDGER_TYPES = {name: kind for kind, name in LEDGER_KINDS.items()} | {"rebate": 0, "conversion": 0}
+"""Kinds by the types of Coinbase Exchange, of which the last two do not occur here."""
 TRANSFER_TYPES = {
     "deposit": TransferKind(incoming=True, internal=False),
     "withdraw": TransferKind(incoming=False, internal=False),
@@ -100,12 +102,13 @@ async def _fill(call: Call, row: RowMapping, account_id: str) -> FillJson:
 
 
 async def ledger(call: Call) -> Answer[list[LedgerEntryJson]]:
-    """GET /accounts/{id}/ledger: every change of the account's balance."""
+    """GET /accounts/{id}/ledger: every change of the account's balance, or those of one type."""
     given = call.parameters()
     account_id, page = call.account_id, _page(given)
+    kind = choice(given["type"], LEDGER_TYPES, "type") if "type" in given else None
     currency = await _currency(call)
     source = await history(call)
-    rows = await source.ask(lambda past: past.ledger(account_id, currency.currency, page))
+    rows = await source.ask(lambda past: past.ledger(account_id, currency.currency, kind, page))
     body = [_entry(row, currency) for row in rows]
     return Answer(body, _cursors([(row["sequence"], row["position"]) for row in rows]))
 
@@ -183,9 +186,7 @@ async def transfers(call: Call) -> Answer[list[BookedTransferJson]]:
 async def _transfers(call: Call, currency: str) -> Answer[list[BookedTransferJson]]:
     given = call.parameters()
     account_id, page = call.account_id, _page(given)
-    if given.get("type", "deposit") not in TRANSFER_TYPES:
-        raise BadRequestError(f"type must be one of {', '.join(TRANSFER_TYPES)}", "type")
-    kind = TRANSFER_TYPES[given["type"]] if "type" in given else None
+    kind = choice(given["type"], TRANSFER_TYPES, "type") if "type" in given else None
     source = await history(call)
     rows = await source.ask(lambda past: past.transfers(account_id, currency, kind, page))
     body = [await _transfer(call, row) for row in rows]
@@ -355,7 +356,7 @@ ROUTES = (
     Route("GET", "/products/{id}/candles", candles, query=("granularity", "start", "end")),
     Route("GET", "/products/spark-lines", spark_lines),
     Route("GET", "/products/{id}/status-changes", status_changes, Permission.VIEW, ("limit", "after", "before")),
-    Route("GET", "/accounts/{id}/ledger", ledger, Permission.VIEW, PAGE),
+    Route("GET", "/accounts/{id}/ledger", ledger, Permission.VIEW, ("type", *PAGE)),
     Route("GET", "/accounts/{id}/holds", holds, Permission.VIEW, PAGE),
     Route("GET", "/accounts/{id}/transfers", account_transfers, Permission.VIEW, ("type", *PAGE)),
     Route("GET", "/transfers", transfers, Permission.VIEW, ("type", *PAGE)),

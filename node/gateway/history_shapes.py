@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NotRequired, TypedDict
 
+from node.gateway.words import LedgerWord, LiquidityWord, ProductStatusWord, SideWord, TransferWord
+
 
 class FillJson(TypedDict):
     """A trade as one side sees it; `side` is its own."""
@@ -13,11 +15,11 @@ class FillJson(TypedDict):
     order_id: str
     user_id: str
     profile_id: str
-    liquidity: str
+    liquidity: LiquidityWord
     price: str
     size: str
     fee: str
-    side: str
+    side: SideWord
     settled: bool
     created_at: str
 
@@ -43,7 +45,7 @@ class LedgerEntryJson(TypedDict):
     amount: str
     balance: str
     created_at: str
-    type: str
+    type: LedgerWord
     details: LedgerDetailsJson
 
 
@@ -62,7 +64,7 @@ class BookedTransferJson(TypedDict):
     """A deposit, withdrawal or transfer of the past."""
 
     id: str
-    type: str
+    type: TransferWord
     created_at: str
     completed_at: str
     processed_at: str
@@ -89,6 +91,6 @@ class StatusChangeJson(TypedDict):
     product_id: str
     sequence: int
     time: str
-    status: str
+    status: ProductStatusWord
     open_price: NotRequired[str]
     open_size: NotRequired[str]

@@ -14,8 +14,9 @@ from typing import Any
 import msgspec
 
 from node.gateway.health import MachineCall
+from node.gateway.orders import STATUSES
 from node.gateway.shapes import ErrorJson
-from node.gateway.web import Handler, Route
+from node.gateway.web import ROLE_HEADER, SEQUENCE_HEADER, Handler, Route
 from node.history.candles import GRANULARITIES
 
 Schema = dict[str, Any]
@@ -26,7 +27,10 @@ MOMENT: Schema = {
     "anyOf": [{"type": "string", "format": "date-time"}, {"type": "string", "format": "date"}, {"type": "number", "minimum": 0}],
 }
 QUERIES: dict[str, tuple[str, Schema]] = {
-    "type": ("of transfers: deposit, withdraw, internal_deposit or internal_withdraw; else accepted and not used", TEXT),
+    "type": (
+        "of transfers deposit, withdraw, internal_deposit or internal_withdraw, of ledger entries transfer, match or fee; else not used",
+        TEXT,
+    ),
     "active": ("whether active profiles are wanted (the default), or others", {"type": "string", "enum": ["true", "false"]}),
     "market_type": ("accepted and not used", TEXT),
     "sortedBy": ("lists are newest first", {"type": "string", "enum": ["created_at"]}),
@@ -41,7 +45,10 @@ QUERIES: dict[str, tuple[str, Schema]] = {
     "start": ("the first bucket's", MOMENT),
     "end": ("the last bucket's", MOMENT),
     "profile_id": ("the account of the key, if given", TEXT),
-    "status": ("open, pending, active, done, settled, rejected or all; may repeat", TEXT),
+    "status": (
+        "which orders, open and active ones by default",
+        {"type": "array", "items": {"type": "string", "enum": sorted(STATUSES)}},
+    ),
     "start_date": ("not before", MOMENT),
     "end_date": ("not after", MOMENT),
     "consistency": (
@@ -63,6 +70,22 @@ FAILURES: dict[int, str] = {
 PRIVATE: dict[int, str] = {401: "no signature, or a bad one", 403: "the key lacks a permission"}
 ELSEWHERE: dict[int, str] = {307: "the leader must answer this: repeat it at Location"}
 COMMANDS: dict[int, str] = {504: "no answer before the deadline: the outcome is unknown, send the same request again"}
+
+HEADERS: dict[str, Schema] = {
+    name: {"description": meaning, "schema": {"type": kind}}
+    for name, meaning, kind in (
+        (SEQUENCE_HEADER, "of a command its sequence; a read reflects at least every command up to this one", "integer"),
+        (ROLE_HEADER, "what the node was: leader, follower or candidate", "string"),
+        ("cb-after", "the cursor of the next page, of older items, for `after`; absent where the page is empty", "string"),
+        ("cb-before", "the cursor of newer items, for `before`; absent where the page is empty", "string"),
+        ("Retry-After", "seconds to wait", "integer"),
+        ("Location", "the same path and query at the leader", "string"),
+    )
+}
+FRESHNESS = (SEQUENCE_HEADER, ROLE_HEADER)
+CURSORS = ("cb-after", "cb-before")
+FAILURE_HEADERS = {307: ("Location",), 429: ("Retry-After",), 503: ("Retry-After",), 504: ("Retry-After",)}
+"""Headers of answers, and which come with which failure; a 503 of a history that cannot be read has none."""
 
 SIGNED = ("CB-ACCESS-KEY", "CB-ACCESS-SIGN", "CB-ACCESS-TIMESTAMP", "CB-ACCESS-PASSPHRASE")
 _SAYS = re.compile(r"^(GET|POST|PUT|PATCH|DELETE) /\S*( and /\S*)?[:.] ?")
@@ -112,7 +135,7 @@ def _operation(route: Route, answer: Schema) -> Schema:
         "operationId": f"{route.method.lower()}{re.sub('[^a-zA-Z0-9]+', '_', route.path).rstrip('_')}{'_' * route.path.endswith('/')}",
         "summary": _summary(route.handler.__doc__),
         "parameters": list(_parameters(route)),
-        "responses": {"200": {"description": "done", "content": {"application/json": {"schema": answer}}}},
+        "responses": {"200": _answer(route, answer)},
     }
     failures = FAILURES | ELSEWHERE
     if route.permission is not None:
@@ -123,6 +146,12 @@ def _operation(route: Route, answer: Schema) -> Schema:
         failures |= COMMANDS
     operation["responses"] |= {str(status): {"$ref": f"#/components/responses/{status}"} for status in sorted(failures)}
     return operation
+
+
+def _answer(route: Route, schema: Schema) -> Schema:
+    names = FRESHNESS + (CURSORS if {"after", "before"} <= set(route.query) else ())
+    headers = {name: HEADERS[name] for name in names}
+    return {"description": "done", "headers": headers, "content": {"application/json": {"schema": schema}}}
 
 
 def _machine(call: MachineCall) -> Schema:
@@ -143,7 +172,11 @@ def _summary(text: str | None) -> str:
 
 def _failure_responses(error: Schema) -> Schema:
     return {
-        str(status): {"description": meaning, "content": {"application/json": {"schema": error}}}
+        str(status): {
+            "description": meaning,
+            "headers": {name: HEADERS[name] for name in FAILURE_HEADERS.get(status, ())},
+            "content": {"application/json": {"schema": error}},
+        }
         for status, meaning in sorted((FAILURES | PRIVATE | ELSEWHERE | COMMANDS).items())
     }
 

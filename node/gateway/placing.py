@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Callable
 
 import msgspec
 
@@ -12,7 +11,7 @@ from node.gateway.decimals import to_units
 from node.gateway.errors import ApiError, BadRequestError
 from node.gateway.ids import check_name, order_text, product_text
 from node.gateway.reasons import SIZES, rejection
-from node.gateway.requests import OrderRequest, given, raw_text
+from node.gateway.requests import OrderRequest, choice, given, raw_text
 from node.gateway.responses import order_json
 from node.gateway.shapes import OrderJson
 from node.gateway.terms import STOPS, lifetime, stop_type
@@ -20,8 +19,6 @@ from node.gateway.web import Call
 from statemachine.commands import PlaceOrder
 from statemachine.events import AnyOutcome, Placed, Rejected
 from statemachine.types import OrderType, Reason, SelfTradePrevention, Side, StopType, TimeInForce
-
-Value = TypeVar("Value")
 
 SIDES = {"buy": Side.BUY, "sell": Side.SELL}
 TYPES = {"limit": OrderType.LIMIT, "market": OrderType.MARKET, "stop": OrderType.MARKET}
@@ -46,7 +43,7 @@ def placed(outcome: AnyOutcome, product: Product, command: PlaceOrder) -> OrderJ
 
 def place_command(request: OrderRequest, account_id: str, product: Product, command_id: str) -> PlaceOrder:
     """The command for a request, numbers in smallest units; `command_id` is for one without a client_oid. Raises BadRequestError naming the field."""
-    order_type = _choice(request.type, TYPES, "type")
+    order_type = choice(request.type, TYPES, "type")
     price, stop_price = request.price, request.stop_price
     if order_type is OrderType.LIMIT:
         raw_text(price, "price")
@@ -56,7 +53,7 @@ def place_command(request: OrderRequest, account_id: str, product: Product, comm
     if request.type == "stop" and not given(stop_price):
         price, stop_price = msgspec.Raw(b""), price
         raw_text(stop_price, "stop_price")
-    side = _choice(request.side, SIDES, "side")
+    side = choice(request.side, SIDES, "side")
     time_in_force = request.time_in_force or "GTC"
     client_oid = check_name(request.client_oid, "client_oid") if request.client_oid is not None else ""
     return PlaceOrder(
@@ -68,20 +65,14 @@ def place_command(request: OrderRequest, account_id: str, product: Product, comm
         _quote_units(price, product, "price"),
         _size(request, product),
         _quote_units(request.funds, product, "funds"),
-        _choice(time_in_force, TIMES_IN_FORCE, "time_in_force"),
+        choice(time_in_force, TIMES_IN_FORCE, "time_in_force"),
         bool(request.post_only) or time_in_force == "PO",
-        _choice(request.stp or "dc", STPS, "stp"),
+        choice(request.stp or "dc", STPS, "stp"),
         client_oid,
         _stop(request, side, given(stop_price)),
         _quote_units(stop_price, product, "stop_price"),
         _cancel_after(request),
     )
-
-
-def _choice(text: str, choices: Mapping[str, Value], field: str) -> Value:
-    if text not in choices:
-        raise BadRequestError(f"{field} must be one of {', '.join(choices)}", field)
-    return choices[text]
 
 
 def _quote_units(raw: msgspec.Raw, product: Product, field: str) -> int:
@@ -91,7 +82,7 @@ def _quote_units(raw: msgspec.Raw, product: Product, field: str) -> int:
 
 def _stop(request: OrderRequest, side: Side, priced: bool) -> StopType:
     if request.stop is not None:
-        _choice(request.stop, STOPS, "stop")
+        choice(request.stop, STOPS, "stop")
         if not priced:
             raise BadRequestError("stop_price is required with stop", "stop_price")
     return stop_type(request.stop, side) if priced else StopType.NONE

@@ -16,6 +16,7 @@ from multidict import MultiMapping
 
 from node.gateway.decimals import text_of
 from node.gateway.errors import BadRequestError
+from node.gateway.words import ProductStatusWord, RequestedTimeWord, RequestedTypeWord, SideWord, StopWord, StpWord
 
 BODY_MAX = 64 * 1024
 """Bytes of a request's body. The largest honest one is an order of a few hundred."""
@@ -36,6 +37,7 @@ DecimalText = Annotated[
     ),
 ]
 Request = TypeVar("Request", bound=msgspec.Struct)
+Value = TypeVar("Value")
 
 _PATH = re.compile(r"^(?P<what>.*) - at `(?P<path>[^`]*)`$", re.DOTALL)
 _NAMED = re.compile(
@@ -53,18 +55,18 @@ class OrderRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """POST /orders. The last two are understood in order to be refused by name."""
 
     product_id: str
-    side: str
-    type: str = "limit"
+    side: SideWord
+    type: RequestedTypeWord = "limit"
     price: DecimalText = msgspec.field(default_factory=_absent)
     size: DecimalText = msgspec.field(default_factory=_absent)
     funds: DecimalText = msgspec.field(default_factory=_absent)
     client_oid: str | None = None
-    time_in_force: str | None = None
+    time_in_force: RequestedTimeWord | None = None
     post_only: bool | None = None
-    stp: str | None = None
+    stp: StpWord | None = None
     profile_id: str | None = None
     cancel_after: str | int | None = None
-    stop: str | None = None
+    stop: StopWord | None = None
     stop_price: DecimalText = msgspec.field(default_factory=_absent)
     stop_limit_price: DecimalText = msgspec.field(default_factory=_absent)
     max_floor: DecimalText = msgspec.field(default_factory=_absent)
@@ -135,7 +137,7 @@ class ProductRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     base_max_size: DecimalText = msgspec.field(default_factory=_absent)
     maker_fee_rate: DecimalText = msgspec.field(default_factory=_absent)
     taker_fee_rate: DecimalText = msgspec.field(default_factory=_absent)
-    status: str = "online"
+    status: ProductStatusWord = "online"
 
 
 class ProductPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -145,7 +147,7 @@ class ProductPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     base_max_size: DecimalText = msgspec.field(default_factory=_absent)
     maker_fee_rate: DecimalText = msgspec.field(default_factory=_absent)
     taker_fee_rate: DecimalText = msgspec.field(default_factory=_absent)
-    status: str | None = None
+    status: ProductStatusWord | None = None
 
 
 class StatusRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -263,6 +265,13 @@ def whole_number(text: str | None, field: str, default: int, low: int, high: int
     if not (text.isascii() and text.isdigit() and len(text) <= 19 and low <= int(text) <= high):
         raise BadRequestError(f"{field} must be a whole number from {low} to {high}", field)
     return int(text)
+
+
+def choice(text: str, choices: Mapping[str, Value], field: str) -> Value:
+    """What a word stands for. Raises BadRequestError naming all that there are."""
+    if text not in choices:
+        raise BadRequestError(f"{field} must be one of {', '.join(choices)}", field)
+    return choices[text]
 
 
 def moment(text: str, field: str) -> int:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import NotRequired, TypedDict
 
+from node.gateway.words import DoneReasonWord, OrderStatusWord, OrderTypeWord, SideWord, StopWord, StpWord, TimeInForceWord
+
 
 class ErrorJson(TypedDict):
     """Every answer of 400 and above, and 307. `leader` and `leader_id` are those of a 307."""
@@ -126,7 +128,7 @@ class TradeJson(TypedDict):
     """A trade; `side` is the maker's."""
 
     trade_id: int
-    side: str
+    side: SideWord
     size: str
     price: str
     time: str
@@ -193,16 +195,16 @@ class OrderJson(TypedDict):
 
     id: str
     product_id: str
-    side: str
-    type: str
-    stp: str
-    time_in_force: str
+    side: SideWord
+    type: OrderTypeWord
+    stp: StpWord
+    time_in_force: TimeInForceWord
     post_only: bool
     created_at: str
     fill_fees: str
     filled_size: str
     executed_value: str
-    status: str
+    status: OrderStatusWord
     settled: bool
     profile_id: str
     price: NotRequired[str]
@@ -210,10 +212,10 @@ class OrderJson(TypedDict):
     funds: NotRequired[str]
     specified_funds: NotRequired[str]
     client_oid: NotRequired[str]
-    stop: NotRequired[str]
+    stop: NotRequired[StopWord]
     stop_price: NotRequired[str]
     expire_time: NotRequired[str]
-    done_reason: NotRequired[str]
+    done_reason: NotRequired[DoneReasonWord]
     done_at: NotRequired[str]
 
 

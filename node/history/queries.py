@@ -105,10 +105,12 @@ class History:
         both = union_all(*sides).subquery()
         return self._rows(select(both).order_by(both.c.sequence.desc(), both.c.trade_id.desc()).limit(page.limit))
 
-    def ledger(self, account_id: str, currency: str, page: Page) -> list[RowMapping]:
-        """Entries of an account's balance of one currency."""
+    def ledger(self, account_id: str, currency: str, kind: int | None, page: Page) -> list[RowMapping]:
+        """Entries of an account's balance of one currency, or of one kind."""
         own = tables.ledger.c
         mine = select(tables.ledger).where(own.account_id == account_id, own.currency == currency)
+        if kind is not None:
+            mine = mine.where(own.kind == kind)
         return self._rows(_paged(mine, own.sequence, own.position, own.time, page))
 
     def transfers(self, account_id: str, currency: str, kind: TransferKind | None, page: Page) -> list[RowMapping]:

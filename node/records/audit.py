@@ -31,6 +31,7 @@ from node.config.file import load
 from node.config.settings import NodeConfig
 from node.errors import AuditError
 from node.native.protocol import NodeStatus
+from node.system import files
 from snapshots.abi import ABI
 from statemachine.commands import Batch, decode_batch
 from statemachine.engine import Engine
@@ -232,14 +233,8 @@ def read_acknowledged(path: Path) -> Iterator[Acknowledged]:
     Raises:
         AuditError: the file cannot be read, or a line is not one.
     """
-    decoder = msgspec.json.Decoder(Acknowledged)
     try:
-        with path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    yield decoder.decode(line)
-                except msgspec.DecodeError as error:
-                    raise AuditError(f"{path}, line {number}: {error}") from error
+        yield from files.decoded_lines(path, msgspec.json.Decoder(Acknowledged), AuditError)
     except OSError as error:
         raise AuditError(f"{path}: cannot be read: {error.strerror}") from error
 

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
+import msgspec
 
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+from snapshots.durable import sync_path
+
+T = TypeVar("T")
 
 
 def write_new(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Create a file with `mode` from its first moment on, durable on return but for its name (`sync_directory`).
+    """Create a file with `mode` from its first moment on, durable on return but for its name (`snapshots.durable.sync_path`).
 
     Raises:
         FileExistsError: there is one.
@@ -45,7 +43,7 @@ def write_lines(path: Path, lines: Iterable[bytes], mode: int) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(draft, path)
-    sync_directory(path.parent)
+    sync_path(path.parent)
 
 
 def replace(path: Path, data: bytes, mode: int = 0o644) -> None:
@@ -54,4 +52,19 @@ def replace(path: Path, data: bytes, mode: int = 0o644) -> None:
     draft.unlink(missing_ok=True)
     write_new(draft, data, mode)
     os.replace(draft, path)
-    sync_directory(path.parent)
+    sync_path(path.parent)
+
+
+def decoded_lines(path: Path, decoder: msgspec.json.Decoder[T], fault: Callable[[str], Exception]) -> Iterator[T]:
+    """What the lines of a file of JSON say.
+
+    Raises:
+        What `fault` makes of the text that names the file and the line: a line cannot be decoded.
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                yield decoder.decode(line)
+            except msgspec.DecodeError as error:
+                raise fault(f"{path}, line {number}: {error}") from error

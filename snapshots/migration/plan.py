@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from snapshots.migration.codec import Values
+from statemachine.types import OrderStatus
 
 Tables = dict[str, list[Values]]
 """All rows, by table."""
@@ -33,7 +34,7 @@ RowFunction = Callable[[Values], Values | Drop]
 @dataclass(frozen=True)
 class Facts:
     """What must not change: `money` in accounts and fees, by currency, and the order ids of each of the `queues`, in the order in which they
-    trade. A queue is a product, a side and a price.
+    trade. A queue is a product, a side and a price; orders that wait off the book are in none.
     """
 
     money: dict[str, int]
@@ -46,7 +47,9 @@ def facts_of(tables: Tables) -> Facts:
     for row in tables["balance"]:
         money[row["currency"]] = money.get(row["currency"], 0) + row["available"] + row["hold"]
     queues: dict[tuple[str, str, int], list[int]] = {}
-    for row in sorted(tables["order"], key=lambda row: row["order_id"]):
+    for row in sorted(tables["order"], key=lambda row: (row.get("opened_sequence", 0), row["order_id"])):
+        if row["status"] == OrderStatus.ACTIVE.name:
+            continue
         queues.setdefault((row["product_id"], row["side"], row["price"]), []).append(row["order_id"])
     return Facts(money, queues)
 

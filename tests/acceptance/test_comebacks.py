@@ -14,28 +14,11 @@ from loadtest.scenario import Plan, Scenario
 from loadtest.watch import Statuses, Watcher
 from node.errors import NodeStartError
 from snapshots.naming import snapshot_paths
-from tests.real_cluster import READY_SECONDS, MakeGround, compacted_past
+from tests.real_cluster import READY_SECONDS, MakeGround, compacted_past, judged, traded
 
 pytestmark = pytest.mark.cluster
 
 PLAN = Plan(seed=5, clients=6, chunk=5, rate=900.0, run="comeback", followed=())
-
-
-async def traded(scenario: Scenario, count: int) -> None:
-    """Wait for `count` more acknowledgements: the cluster serves."""
-    wanted = scenario.recorder.acknowledged + count
-    async with asyncio.timeout(30):
-        while scenario.recorder.acknowledged < wanted:
-            scenario.check_tasks()
-            await asyncio.sleep(0.02)
-
-
-async def judged(scenario: Scenario) -> None:
-    await scenario.stop_trading()
-    verdict = await scenario.judge(await scenario.settle())
-    failed = [check for check in verdict.checks if not check.holds]
-    assert not failed, failed
-    assert verdict.holds
 
 
 async def a_follower(watcher: Watcher) -> tuple[str, str]:

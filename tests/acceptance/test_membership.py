@@ -22,7 +22,7 @@ from node.errors import MembershipError, NodeStartError, RequestFailed
 from node.native.protocol import FailCode, NodeStatus, StatusQuery
 from statemachine.commands import OpenAccount
 from statemachine.limits import OPERATOR
-from tests.real_cluster import READY_SECONDS, MakeGround
+from tests.real_cluster import READY_SECONDS, MakeGround, judged, traded
 
 pytestmark = pytest.mark.cluster
 
@@ -47,22 +47,6 @@ def run(make_ground: MakeGround, play: Callable[[Scenario, MemberChanges], Await
 
     asyncio.run(body())
     return said
-
-
-async def traded(scenario: Scenario, count: int) -> None:
-    """Wait for `count` more acknowledgements: the cluster serves."""
-    wanted = scenario.recorder.acknowledged + count
-    assert await reached(lambda: scenario.recorder.acknowledged >= wanted, READY_SECONDS)
-    scenario.check_tasks()
-
-
-async def judged(scenario: Scenario) -> dict[str, NodeStatus | None]:
-    """Nobody trades any more, and all that was promised holds; the nodes' statuses."""
-    await scenario.stop_trading()
-    statuses = await scenario.settle()
-    verdict = await scenario.judge(statuses, visits_min=0)
-    assert verdict.holds, [check for check in verdict.checks if not check.holds]
-    return statuses
 
 
 async def add(scenario: Scenario, changes: MemberChanges, wanted: Addition) -> None:

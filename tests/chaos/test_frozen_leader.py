@@ -10,7 +10,7 @@ import pytest
 
 from loadtest.scenario import Plan, Scenario
 from loadtest.watch import reached
-from tests.real_cluster import READY_SECONDS, MakeGround
+from tests.real_cluster import READY_SECONDS, MakeGround, judged
 
 pytestmark = pytest.mark.cluster
 
@@ -36,10 +36,6 @@ def test_frozen_leader(make_ground: MakeGround) -> None:
                 await asyncio.to_thread(ground.cluster.kill, leader, signal.SIGCONT)
             assert scenario.recorder.gap(frozen_at, time.monotonic()).seconds < 6.0
             await ground.cluster.wait_ready(READY_SECONDS)
-            await scenario.stop_trading()
-            verdict = await scenario.judge(await scenario.settle())
-            failed = [check for check in verdict.checks if not check.holds]
-            assert not failed, failed
-            assert verdict.holds
+            await judged(scenario)
 
     asyncio.run(play())

@@ -7,22 +7,13 @@ import asyncio
 import pytest
 
 from loadtest.scenario import Plan, Scenario
-from tests.real_cluster import READY_SECONDS, MakeGround
+from tests.real_cluster import READY_SECONDS, MakeGround, judged, traded
 
 pytestmark = pytest.mark.cluster
 
 PLAN = Plan(seed=11, clients=8, chunk=5, rate=1000.0, run="kill-each")
 TRADED_BETWEEN = 700
 """Commands acknowledged before, and after, each kill."""
-
-
-async def traded(scenario: Scenario, count: int) -> None:
-    """Wait for `count` more acknowledgements."""
-    wanted = scenario.recorder.acknowledged + count
-    async with asyncio.timeout(30):
-        while scenario.recorder.acknowledged < wanted:
-            scenario.check_tasks()
-            await asyncio.sleep(0.02)
 
 
 @pytest.mark.timeout(150)
@@ -41,11 +32,7 @@ def test_kill_each_node(make_ground: MakeGround) -> None:
                 await scenario.measure(kill)
                 await scenario.restart(node_id)
                 await ground.cluster.wait_ready(READY_SECONDS)
-            await scenario.stop_trading()
-            verdict = await scenario.judge(await scenario.settle())
-            failed = [check for check in verdict.checks if not check.holds]
-            assert not failed, failed
-            assert verdict.holds
+            await judged(scenario)
             assert any(kill.led for kill in scenario.kills), "one of three nodes killed in turn must have led"
             assert max(kill.gap for kill in scenario.kills) < 5.0
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from loadtest.flow import ClientFlow
+from loadtest.watch import none_leaving
 from node.gateway.ids import order_text
 from node.native.products import put_again
 from node.native.protocol import BookQuery, BookView, ProductsQuery, TradesQuery
@@ -19,7 +20,7 @@ from statemachine.types import ProductStatus
 from tests.clients import packages
 from tests.clients.packages import CBPRO
 from tests.clients.script import Script
-from tests.clients.stage import FLOW_PRODUCT, SEED, Stage
+from tests.clients.stage import FLOW_PRODUCT, SECONDS, SEED, Stage
 from tests.clients.table import Table
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
@@ -52,7 +53,7 @@ async def follow(stage: Stage, python: str) -> tuple[str, int]:
         others = [asyncio.create_task(flow(stage, name, CHUNKS)) for name in ("flow-2", "flow-3")]
         await asyncio.to_thread(stage.ground.cluster.kill, leader, signal.SIGKILL)
         await asyncio.gather(*others)
-        view = await book(stage)
+        view = await book(stage, [stage.people[name].account_id for name in ("flow-1", "flow-2", "flow-3")])
         assert script.process.stdin is not None
         script.process.stdin.write(f"{view.product_sequence}\n".encode())
         answer = await script.until("book")
@@ -88,10 +89,11 @@ async def flow(stage: Stage, name: str, chunks: int, run: str = "book") -> None:
         await client.close()
 
 
-async def book(stage: Stage) -> BookView:
-    """The whole book, by a barrier."""
+async def book(stage: Stage, account_ids: list[str]) -> BookView:
+    """The whole book, by a barrier, once no order of these accounts will leave it by itself."""
     client = stage.access.client()
     try:
+        await none_leaving(client, account_ids, SECONDS)
         return await client.query(BookQuery(FLOW_PRODUCT.product_id, 3), True)
     finally:
         await client.close()

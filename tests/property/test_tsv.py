@@ -23,7 +23,7 @@ def busy_engine(seed: int, length: int) -> Engine:
     keys = [PutApiKey(OPERATOR, f"k:{name}", f"key-{name}", name, "c2VjcmV0", "pass\tphrase\\#", 7) for name in worlds.ACCOUNTS]
     engine.apply(Batch(1_700_000_000_000_000_000, [*worlds.foundations((1_000, 3_000), 100_000), *keys]))
     for number in range(0, length, 10):
-        time = 1_700_000_000_000_000_000 + random.randrange(10**12)
+        time = 1_700_000_000_000_000_000 + number * worlds.SECOND // 5
         engine.apply(Batch(time, [worlds.busy_command(random, number + each) for each in range(10)]))
     return engine
 

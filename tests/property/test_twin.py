@@ -182,10 +182,11 @@ def test_a_restored_engine_goes_on_byte_for_byte(fees: tuple[int, int], flow: li
     """Restored anywhere, the later batches give the same bytes and the same running hash as without a restart."""
     engine = Engine()
     engine.apply(Batch(1, foundations(fees, 300)))
-    engine.apply(Batch(2, flow[:cut]))
+    for time, command in enumerate(flow[:cut], 2):
+        engine.apply(Batch(time * SECOND, [command]))
     restored = Engine.restore(dict(engine.tables()))
-    for time, command in enumerate(flow[cut:], 3):
-        assert engine.apply(Batch(time, [command])) == restored.apply(Batch(time, [command]))
+    for time, command in enumerate(flow[cut:], 2 + cut):
+        assert engine.apply(Batch(time * SECOND, [command])) == restored.apply(Batch(time * SECOND, [command]))
         assert engine.state_hash == restored.state_hash
     assert engine.full_hash() == restored.full_hash()
 
@@ -216,7 +217,7 @@ def test_sequences_have_no_gap(fees: tuple[int, int], flow: list[AnyCommand]) ->
     first = engine.apply(Batch(1, foundations(fees, 300)))
     events: list[AnyEvent] = list(first.events)
     for place, command in enumerate(flow, engine.sequence + 1):
-        applied = engine.apply(Batch(place, [command]))
+        applied = engine.apply(Batch(place * SECOND, [command]))
         outcome = applied.outcomes[0]
         assert outcome.duplicate or outcome.sequence == place
         events.extend(applied.events)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from cluster.membership import RemoveMember
 from tests.simulation.faults import Faults
 from tests.simulation.membership import Changes, MembershipWorld
 from tests.simulation.membership_mutants import MUTANTS
@@ -86,88 +85,3 @@ def test_a_missing_rule_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -
 def test_with_all_rules_the_same_faults_do_no_harm(hunt: Hunt) -> None:
     for seed in hunt.seeds[:2]:
         MembershipWorld(seed, 3, faults=hunt.faults, changes=hunt.changes).run(steps=hunt.steps)
-
-
-def _other_leader(world: MembershipWorld, old: str) -> str:
-    """Wait until another node leads."""
-    for _ in range(2000):
-        world.step(faults=False, load=True)
-        for node in world.ids:
-            if node != old and world.raft_of(node).is_leader:
-                return node
-    raise world.violation("nobody else leads")
-
-
-def two_leaders_change_the_members(seed: int) -> None:
-    """The history of Ongaro's correction of 2015, with four nodes.
-
-    The old leader removes a node, and nobody hears it. The next one, before anything of its term is committed, removes the old leader: of the
-    three that remain, it and its partner are a majority, and commit that and more. The fourth, which has not heard of it, elects the old leader: by
-    that one's log, these two are a majority as well.
-    """
-    world, old, gone, new = _unheard_change(seed, 4)
-    kept = [node for node in world.ids if node not in (old, gone)]
-    fourth = next(node for node in kept if node != new)
-    for node in world.ids:
-        if node not in (old, fourth):
-            _cut(world, node, old)
-            _cut(world, node, fourth)
-    world.network.deaf.clear()
-    world.disconnect(old, fourth)
-    world.ask(new, RemoveMember(old))
-    for _ in range(600):
-        world.step(faults=False, load=True)
-    _calm(world)
-
-
-def nobody_hears_of_a_change(seed: int) -> None:
-    """The entry of a change is cut from the log of the leader that appended it: the members are again what they were."""
-    world, *_ = _unheard_change(seed, 3)
-    _calm(world)
-
-
-def _unheard_change(seed: int, nodes: int) -> tuple[MembershipWorld, str, str, str]:
-    """A leader that nobody hears has appended a change, and another one leads: the world, the old leader, whom it removed, and the new one."""
-    world = MembershipWorld(seed, nodes, faults=Faults(copies=0.0))
-    for node in world.ids:
-        world.start(node)
-    old = _other_leader(world, "")
-    for _ in range(40):
-        world.step(faults=False, load=True)
-    gone = next(node for node in world.ids if node != old)
-    world.network.deaf |= {(old, other) for other in world.ids if other != old}
-    world.ask(old, RemoveMember(gone))
-    return world, old, gone, _other_leader(world, old)
-
-
-def _calm(world: MembershipWorld) -> None:
-    world.heal()
-    world._recover()
-    world._drain()
-    world._check_end()
-
-
-def _cut(world: MembershipWorld, one: str, other: str) -> None:
-    """No connection, and nothing of what was under way arrives."""
-    world.network.cut.add(frozenset((one, other)))
-    world.disconnect(one, other)
-    for way in ((one, other), (other, one)):
-        world.network._queue(*way).clear()
-
-
-HISTORIES = {"change_before_own_term": two_leaders_change_the_members, "not_undone": nobody_hears_of_a_change}
-"""What happens too seldom by itself, by the mutant that it shows."""
-
-
-@pytest.mark.parametrize("name", HISTORIES)
-@pytest.mark.parametrize("seed", range(3))
-def test_a_history_is_borne(name: str, seed: int) -> None:
-    HISTORIES[name](seed)
-
-
-@pytest.mark.parametrize("name", HISTORIES)
-@pytest.mark.parametrize("seed", range(3))
-def test_without_its_rule_a_history_ends_badly(name: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    MUTANTS[name](monkeypatch)
-    with pytest.raises(ViolationError):
-        HISTORIES[name](seed)

@@ -17,6 +17,7 @@ from node import stop_times
 from node.cli.program import main
 from node.deployment.setup import initialise
 from node.engine.process import EXIT_MIGRATION, EXIT_REMOVED
+from node.gateway import health
 from node.supervisor import EXIT_CANNOT_START, EXIT_IN_DOUBT
 
 ROOT = Path(__file__).parents[3]
@@ -24,6 +25,7 @@ UNIT = ROOT / "deploy" / "systemd" / "quorumbook@.service"
 COMPOSE = ROOT / "deploy" / "compose.yaml"
 STATEFUL_SET = ROOT / "deploy" / "kubernetes" / "statefulset.yaml"
 IMAGE = ROOT / "deploy" / "Dockerfile"
+IGNORED = ROOT / "deploy" / "Dockerfile.dockerignore"
 
 
 def found(pattern: str, path: Path) -> list[str]:
@@ -51,6 +53,7 @@ def test_whoever_stops_a_node_waits_for_long_enough(path: Path, pattern: str) ->
         (UNIT, r"^ExecStart=(?:\S*/)?quorumbook (.*)$"),
         (COMPOSE, r"^    command: \[(.*)\]$"),
         (STATEFUL_SET, r"^ +- exec quorumbook (.*)$"),
+        (STATEFUL_SET, r"^#     kubectl exec .* -- quorumbook (.*)$"),
     ],
 )
 def test_the_command_lines_are_those_of_the_program(path: Path, pattern: str) -> None:
@@ -90,16 +93,20 @@ def test_ports_are_those_that_init_gives(tmp_path: Path) -> None:
     assert sorted(set(found(r"(?:containerPort|port): (\d+)", STATEFUL_SET))) == sorted(given[0])
 
 
+def test_the_secrets_are_the_files_that_init_makes(tmp_path: Path) -> None:
+    made = {path.name for path in initialise(tmp_path / "c", 3)[0].parent.iterdir()} - {"data"}
+    assert found(r"^# \((.*)\), and so on", STATEFUL_SET) == [", ".join(sorted(made))]
+
+
 def test_probes_ask_what_the_gateways_answer() -> None:
-    routes = (ROOT / "node" / "gateway" / "app.py").read_text(encoding="utf-8")
-    for path in found(r"httpGet: \{path: (\S+),", STATEFUL_SET):
-        assert f'"{path}"' in routes
+    assert set(found(r"httpGet: \{path: (\S+),", STATEFUL_SET)) <= {call.path for call in health.CALLS}
 
 
 def test_the_image_has_what_it_names() -> None:
     for names in found(r"^COPY (.*) \S+$", IMAGE):
         for name in names.split():
             assert (ROOT / name).exists(), name
+            assert f"!{name}" in IGNORED.read_text(encoding="utf-8").splitlines(), name
     assert found(r"^STOPSIGNAL (.*)$", IMAGE) == ["SIGTERM"]
 
 
@@ -132,5 +139,5 @@ def test_the_stateful_set_fits_together() -> None:
     assert {container[probe]["httpGet"]["port"] for probe in ("livenessProbe", "readinessProbe")} <= set(published)
     volumes = {volume["name"] for volume in (*pod["volumes"], *(claim["metadata"] for claim in spec["volumeClaimTemplates"]))}
     for each in (container, *pod["initContainers"]):
-        assert {mount["name"] for mount in each["volumeMounts"]} <= volumes
+        assert {mount["name"] for mount in each["volumeMounts"]} == volumes
     assert len([name for name in volumes if name != "data"]) == spec["replicas"]

@@ -12,11 +12,14 @@ import pytest
 from snapshots.abi.schema import Schema
 from snapshots.errors import MigrationError, UnknownAbiError
 from snapshots.migration.chain import Chains
+from snapshots.migration.checks import check_engine
 from snapshots.migration.codec import Codec, Values
 from snapshots.migration.plan import Drop, Facts, Tables, facts_of
 from snapshots.migration.run import LogMigration, Rows, StateMigration
-from statemachine.commands import Batch, decode_batch, encode_batch
+from statemachine.commands import Batch, PlaceOrder, decode_batch, encode_batch
 from statemachine.engine import MIGRATED_HASH, Engine
+from statemachine.events import Placed
+from statemachine.types import OrderType, SelfTradePrevention, Side, StopType, TimeInForce
 from tests.unit.snapshots.states import applied, foundations, trading
 from tests.unit.snapshots.versions import (
     BACKWARD,
@@ -112,6 +115,25 @@ def test_the_report_accounts_for_every_row(engine: Engine, forward: Chains, tmp_
     assert all(count.rows_in == count.rows_out for name, count in counts.items() if name != "api_key")
     assert len(migration.report.checks) == 6
     assert step.how == "module"
+
+
+def test_orders_that_came_to_the_book_late_stay_behind_and_those_that_wait_are_in_no_queue(engine: Engine) -> None:
+    stop, price = StopType.LOSS, 100 * 100
+    orders = [PlaceOrder("ann", f"s{number}", "BTC-USD", Side.SELL, OrderType.LIMIT, 110 * 100, 1) for number in range(3)]
+    late, first, waiting = (msgspec.structs.replace(orders[0], stop=stop, stop_price=price), orders[1], orders[2])
+    waiting = msgspec.structs.replace(waiting, stop=stop, stop_price=100, time_in_force=TimeInForce.GTT, cancel_after=10**9)
+    trade = [
+        PlaceOrder("eve", f"t{side.name}", "BTC-USD", side, OrderType.LIMIT, price, 1_000, stp=SelfTradePrevention.CO)
+        for side in Side
+    ]
+    placed = engine.apply(Batch(9_000, [late, first, waiting, *trade])).outcomes
+    late_id, first_id, _, *_ = [outcome.order.order_id for outcome in placed if isinstance(outcome, Placed)]
+    codec, rows = Codec(FOUR), rows_of(engine)
+    facts = facts_of({name: [codec.read_row(name, row) for row in found] for name, found in rows.items()})
+    assert facts.queues["BTC-USD", "SELL", 110 * 100][-2:] == [first_id, late_id]
+    moved = check_engine(rows, facts)
+    assert comparable(moved) == comparable(engine)
+    assert moved.next_expiry == 9_000 + 10**9
 
 
 def test_versions_without_code_between_them_follow_by_themselves(forward: Chains) -> None:

@@ -9,13 +9,14 @@ from statemachine.engine import Engine
 from statemachine.events import Cancelled, Placed, Rejected
 from statemachine.limits import (
     AMOUNT_MAX,
+    CANCEL_AFTER_MIN,
     COMMAND_ID_MAX,
     DONE_ORDERS_PER_ACCOUNT,
     NAME_MAX,
     OPEN_ORDERS_PER_ACCOUNT,
     OUTCOMES_PER_ACCOUNT,
 )
-from statemachine.types import OrderType, Reason, Side, TimeInForce
+from statemachine.types import OrderType, Reason, Side, StopType, TimeInForce
 from tests.unit.statemachine.market import PRODUCT, limit, market, placed, send
 
 FRAME_MAX = 4 * 1024 * 1024
@@ -27,6 +28,14 @@ def test_an_account_has_so_many_open_orders_and_no_more() -> None:
     refused = send(engine, limit("ann", "more", Side.BUY, 1, 10))
     assert isinstance(refused, Rejected)
     assert refused.reason is Reason.TOO_MANY_OPEN_ORDERS
+    stop = msgspec.structs.replace(limit("ann", "stop", Side.BUY, 1, 10, ioc=True), stop=StopType.ENTRY, stop_price=11)
+    lasting = msgspec.structs.replace(
+        limit("ann", "gtt", Side.BUY, 1, 10), time_in_force=TimeInForce.GTT, cancel_after=CANCEL_AFTER_MIN
+    )
+    for order in (stop, lasting):
+        refused = send(engine, order)
+        assert isinstance(refused, Rejected)
+        assert refused.reason is Reason.TOO_MANY_OPEN_ORDERS
     assert placed(engine, limit("ann", "ioc", Side.BUY, 1, 10, ioc=True)).filled_size == 0
     assert placed(engine, limit("bob", "other", Side.BUY, 1, 9)).order_id == OPEN_ORDERS_PER_ACCOUNT + 2
     all_of_them = send(engine, CancelAll("ann", "all"))

@@ -13,14 +13,14 @@ RUN = """
 from random import Random
 from statemachine.commands import Batch
 from statemachine.engine import Engine
-from tests.property.worlds import busy_command, foundations
+from tests.property.worlds import SECOND, busy_command, foundations
 
 engine, random = Engine(), Random(7)
 engine.apply(Batch(1, foundations((1_000, 3_000), 5_000)))
 for time in range(2, 42):
     if time == 20:
         engine = Engine.restore({name: rows[::-1] for name, rows in engine.tables()})
-    engine.apply(Batch(time, [busy_command(random, time * 10 + n) for n in range(10)]))
+    engine.apply(Batch(time * SECOND, [busy_command(random, time * 10 + n) for n in range(10)]))
 engine.check()
 print(engine.sequence, engine.state_hash.hex(), engine.full_hash().hex())
 """

@@ -17,7 +17,7 @@ from statemachine.limits import DONE_ORDERS_PER_ACCOUNT, OPERATOR, OUTCOMES_PER_
 from statemachine.rows import Row
 from statemachine.tables import TABLES
 from statemachine.types import OrderType, Side
-from tests.property.worlds import busy_command, commands, foundations, rates
+from tests.property.worlds import SECOND, busy_command, commands, foundations, rates
 
 Tables = dict[str, dict[bytes, bytes]]
 
@@ -48,7 +48,7 @@ def nothing() -> Tables:
 
 def trade(engine: Engine, random: Random, times: range) -> None:
     for time in times:
-        engine.apply(Batch(time, [busy_command(random, time * 10 + n) for n in range(10)]))
+        engine.apply(Batch(time * SECOND, [busy_command(random, time * 10 + n) for n in range(10)]))
 
 
 @pytest.mark.parametrize("whole", [False, True])
@@ -86,7 +86,7 @@ def test_changes_and_replay_give_the_same_state(fees: tuple[int, int], flow: lis
     replayed = Engine.restore(take(tables, engine.freeze()))
     for time, (command, what) in enumerate(flow, 2):
         for each in (engine, replayed):
-            each.apply(Batch(time, [command]))
+            each.apply(Batch(time * SECOND, [command]))
         if what:
             tables = nothing() if what == "whole" else tables
             replayed = Engine.restore(take(tables, engine.freeze(whole=what == "whole")))

@@ -16,7 +16,8 @@ from statemachine.errors import StateError
 from statemachine.events import Done, OrderState
 from statemachine.remember import OutcomeMemory, pack
 from statemachine.tables import TABLES, BalanceRow, CounterRow, CurrencyRow, OutcomeRow
-from tests.property.worlds import busy_command, foundations
+from statemachine.types import OrderStatus, TimeInForce
+from tests.property.worlds import SECOND, busy_command, foundations
 
 Row = TypeVar("Row", bound=msgspec.Struct)
 
@@ -25,7 +26,8 @@ def busy() -> Engine:
     """An exchange in which something of everything is."""
     engine, random = Engine(), Random(11)
     engine.apply(Batch(1, foundations((1_000, 3_000), 5_000)))
-    engine.apply(Batch(2, [busy_command(random, number) for number in range(200)]))
+    for number in range(0, 200, 10):
+        engine.apply(Batch((2 + number) * SECOND // 10, [busy_command(random, number + each) for each in range(10)]))
     engine.check()
     return engine
 
@@ -44,8 +46,12 @@ def replaced(row: msgspec.Struct, **fields: object) -> bytes:
     return msgspec.msgpack.encode(msgspec.structs.replace(row, **fields))
 
 
+def every(table: str, row_type: type[Row]) -> list[Row]:
+    return [msgspec.msgpack.decode(payload, type=row_type) for _, payload in BUSY[table]]
+
+
 def first(table: str, row_type: type[Row]) -> Row:
-    return msgspec.msgpack.decode(BUSY[table][0][1], type=row_type)
+    return every(table, row_type)[0]
 
 
 def test_tables_come_in_their_order_with_sorted_keys() -> None:
@@ -76,7 +82,8 @@ def test_what_is_restored_is_arranged_as_it_was(verified: bool) -> None:
     there.check()
     assert dict(there.tables()) == BUSY
     commands = [busy_command(Random(number), number) for number in range(150, 400)]
-    assert there.apply(Batch(9, commands)) == here.apply(Batch(9, commands))
+    late = Batch(99 * SECOND, commands)
+    assert there.apply(late) == here.apply(late)
     there.check()
     assert there.full_hash() == here.full_hash()
 
@@ -121,6 +128,7 @@ def changed_rows() -> dict[str, tuple[str, tuple[bytes, bytes]]]:
     """One contradiction each: what it is, the table, the row."""
     balance, currency = first("balance", BalanceRow), first("currency", CurrencyRow)
     order, done = first("order", OrderState), first("done_order", OrderState)
+    waiting = next(row for row in every("order", OrderState) if row.stop and row.status is OrderStatus.ACTIVE)
     counter, outcome = first("counter", CounterRow), first("outcome", OutcomeRow)
     return {
         "money from nothing": ("balance", change("balance", balance, available=balance.available + 1)),
@@ -137,6 +145,13 @@ def changed_rows() -> dict[str, tuple[str, tuple[bytes, bytes]]]:
         "a price of nothing": ("order", change("order", order, price=0)),
         "an unknown product": ("order", change("order", order, product_id="NO-SUCH")),
         "an unknown account": ("order", change("order", order, account_id="nobody")),
+        "an order that came to the book with an event of the future": ("order", change("order", order, opened_sequence=10**9)),
+        "an order whose time is over": ("order", change("order", order, time_in_force=TimeInForce.GTT, expires_at=1)),
+        "an order that stays and leaves": ("order", change("order", order, expires_at=10**18)),
+        "a stop order without a price": ("order", change("order", waiting, stop_price=0)),
+        "a stop order that was on the book": ("order", change("order", waiting, opened_sequence=1)),
+        "a stop order that has traded": ("order", change("order", waiting, filled_size=1)),
+        "a stop order that holds too little": ("order", change("order", waiting, hold=waiting.hold - 1)),
         "a done order that holds": ("done_order", change("done_order", done, hold=1)),
         "a done order that is open": ("done_order", change("done_order", done, status=1)),
         "an order id of the future": ("counter", change("counter", counter, last_order_id=0)),

@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,7 +31,7 @@ from node.records import datasets
 from node.system.processes import ENGINE_PID_FILE
 from statemachine.events import Placed
 from tests.ports import free_port
-from tests.unit.node.fakes import WORLD, buy, sell
+from tests.unit.node.fakes import WORLD, buy, sell, until
 
 ROOT = Path(__file__).parents[4]
 
@@ -48,11 +48,13 @@ def config(config_path: Path) -> NodeConfig:
 
 
 @contextlib.asynccontextmanager
-async def engine(config: NodeConfig, *, rejoin: bool = False) -> AsyncIterator[asyncio.Task[int]]:
+async def engine(
+    config: NodeConfig, *, rejoin: bool = False, settled: Callable[[], object] = lambda: None
+) -> AsyncIterator[asyncio.Task[int]]:
     """The engine in this process, stopped gracefully at the end."""
     known = identity.format_data(config, rejoin=True) if rejoin else identity.read(config)
     stop = asyncio.Event()
-    task = asyncio.create_task(engine_process.run(config, known, stop))
+    task = asyncio.create_task(engine_process.run(config, known, stop, settled=settled))
     try:
         yield task
     finally:
@@ -187,6 +189,15 @@ async def test_an_exception_in_a_callback_ends_the_node(config: NodeConfig, capl
         asyncio.get_running_loop().call_soon(fail)
         assert await asyncio.wait_for(task, 10) == engine_process.EXIT_IN_DOUBT
     assert any("a defect" in record.getMessage() for record in caplog.records)
+
+
+async def test_what_stays_in_memory_is_settled_when_the_node_opens_and_after_each_snapshot(config: NodeConfig) -> None:
+    times: list[int] = []
+    async with engine(config, settled=lambda: times.append(1)), operator(config) as client:
+        await client.submit([*WORLD, buy(1)])
+        assert len(times) == 1
+        assert await client.control(ControlAction.SNAPSHOT)
+        await until(lambda: len(times) == 2, 20)
 
 
 async def test_a_lost_log_is_noticed(config: NodeConfig, caplog: pytest.LogCaptureFixture) -> None:

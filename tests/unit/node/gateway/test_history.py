@@ -132,6 +132,22 @@ async def test_retired_orders_are_answered(kept: Exchange, monkeypatch: pytest.M
     assert [order["id"] for order in await pages(kept, "alice", "/orders", 4)] == [still["id"]]
 
 
+async def test_the_ledger_by_type(kept: Exchange) -> None:
+    await trade_a_little(kept)
+
+    async def amounts(kind: str) -> list[str]:
+        _, entries = await kept.call("alice", "GET", f"/accounts/alice:USD/ledger?type={kind}")
+        assert {entry["type"] for entry in entries} <= {kind}
+        return [entry["amount"] for entry in entries]
+
+    assert await amounts("match") == ["-50.5", "-100"]
+    assert await amounts("fee") == ["-0.1", "-0.2"]
+    assert await amounts("transfer") == ["1000000"]
+    assert await amounts("rebate") == []
+    status, answer = await kept.call("alice", "GET", "/accounts/alice:USD/ledger?type=bonus")
+    assert (status, answer["field"]) == (400, "type")
+
+
 async def test_old_orders_are_found_by_their_time(kept: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behind more orders than one call looks through."""
     monkeypatch.setattr("statemachine.state.DONE_ORDERS_PER_ACCOUNT", 2)

@@ -75,7 +75,7 @@ def test_both_databases_have_the_same_rows_and_give_the_same_answers(server: str
         History.progress,
         lambda past: past.fills("ann", "", 0, Page(20)),
         lambda past: past.fills("bob", "ETH-USD", 0, Page(5, after=(300, 10), start=START)),
-        lambda past: past.ledger("eve", "USD", Page(50, before=(100, 1))),
+        lambda past: past.ledger("eve", "USD", None, Page(50, before=(100, 1))),
         lambda past: past.transfers("ann", "", TransferKind(incoming=True, internal=False), Page()),
         lambda past: past.done_orders("bob", "", 200, Page(30)),
         lambda past: past.order_by_client_oid("ann", "o7"),
