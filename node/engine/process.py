@@ -435,9 +435,10 @@ async def _until_signal(config: NodeConfig, known: identity.Identity, modes: Mod
 def _settle() -> None:
     """Have the garbage collector leave alone what is in memory: a full collection over 300,000 orders takes 0.4 s, longer than an election waits.
 
-    Young garbage goes first. What was alive goes by its reference counts from now on.
+    Young garbage goes first, unless a state is being loaded that would be walked over. What was alive goes by its reference counts from now on.
     """
-    gc.collect(1)
+    if gc.isenabled():
+        gc.collect(1)
     gc.freeze()
 
 

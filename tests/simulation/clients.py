@@ -33,17 +33,21 @@ from statemachine.commands import (
     PlaceOrder,
     PutCurrency,
     PutProduct,
+    Transfer,
     Withdraw,
 )
 from statemachine.events import AnyOutcome
 from statemachine.limits import OPERATOR
-from statemachine.types import OrderType, SelfTradePrevention, Side, StopType, TimeInForce
+from statemachine.types import OrderType, ProductStatus, SelfTradePrevention, Side, StopType, TimeInForce
 
 PRODUCTS = ("BTC-USD", "ETH-USD")
 CURRENCIES = ("USD", "BTC", "ETH")
 ACCOUNTS = ("ann", "bob", "cat", "dan")
 MONEY = 10_000
 """What each account gets of each currency: little enough that funds decide sometimes."""
+
+STATUSES = (*[ProductStatus.AUCTION] * 3, *[ProductStatus.ONLINE] * 5, ProductStatus.CANCEL_ONLY, ProductStatus.LIMIT_ONLY)
+"""What operators put products in: mostly into auctions and out of them."""
 
 NOTHING_DONE = frozenset({FailCode.NOT_LEADER, FailCode.NO_LEADER, FailCode.OVERLOADED, FailCode.STOPPING})
 
@@ -71,9 +75,7 @@ class Surroundings(Protocol):
 def setup() -> list[AnyCommand]:
     """The market, and money for everybody."""
     commands: list[AnyCommand] = [PutCurrency(OPERATOR, f"currency-{name}", name, 0) for name in CURRENCIES]
-    commands += [
-        PutProduct(OPERATOR, f"product-{name}", name, name[:3], "USD", 1, 1, 1, 10**6, 10_000, 20_000) for name in PRODUCTS
-    ]
+    commands += [put_product(name, f"product-{name}", ProductStatus.ONLINE) for name in PRODUCTS]
     commands += [OpenAccount(OPERATOR, f"open-{name}", name) for name in ACCOUNTS]
     commands += [
         Deposit(account, f"first-{currency}", currency, MONEY)
@@ -82,6 +84,11 @@ def setup() -> list[AnyCommand]:
         if (account, currency) != ("dan", "USD")
     ]
     return commands
+
+
+def put_product(name: str, command_id: str, status: ProductStatus) -> PutProduct:
+    """Add a product, or put it in a status."""
+    return PutProduct(OPERATOR, command_id, name, name[:3], "USD", 1, 1, 1, 10**6, 10_000, 20_000, status)
 
 
 @dataclass
@@ -257,7 +264,11 @@ class Client:
             return rng.choice(self._sent[-10:])
         if chance < 0.07 and self._sent:
             return Deposit(account, self._sent[-1].command_id, "USD", 7)
-        if chance < 0.17:
+        if chance < 0.09:
+            return put_product(rng.choice(PRODUCTS), f"status-{name}", rng.choice(STATUSES))
+        if chance < 0.12:
+            return Transfer(account, name, rng.choice(ACCOUNTS), rng.choice(CURRENCIES), rng.randint(1, MONEY // 4))
+        if chance < 0.18:
             kind = Deposit if rng.random() < 0.5 else Withdraw
             return kind(account, name, rng.choice(CURRENCIES), rng.randint(1, MONEY // 4))
         if chance < 0.35:

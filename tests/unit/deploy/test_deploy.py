@@ -93,6 +93,11 @@ def test_ports_are_those_that_init_gives(tmp_path: Path) -> None:
     assert sorted(set(found(r"(?:containerPort|port): (\d+)", STATEFUL_SET))) == sorted(given[0])
 
 
+def test_the_secrets_are_the_files_that_init_makes(tmp_path: Path) -> None:
+    made = {path.name for path in initialise(tmp_path / "c", 3)[0].parent.iterdir()} - {"data"}
+    assert found(r"^# \((.*)\), and so on", STATEFUL_SET) == [", ".join(sorted(made))]
+
+
 def test_probes_ask_what_the_gateways_answer() -> None:
     assert set(found(r"httpGet: \{path: (\S+),", STATEFUL_SET)) <= {call.path for call in health.CALLS}
 
