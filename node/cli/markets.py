@@ -10,7 +10,7 @@ from node.cli.session import Scales, Session, Target, cluster_option, fresh_id, 
 from node.errors import DirectoryError, RequestFailed
 from node.gateway.ids import order_text
 from node.native.products import put_again
-from node.native.protocol import AuctionView, BookLevel, BookOrder, BookQuery, BookView, FailCode
+from node.native.protocol import AuctionQuery, AuctionView, BookLevel, BookOrder, BookQuery, BookView, FailCode
 from statemachine.commands import PutCurrency, PutProduct
 from statemachine.decimals import to_text, to_units
 from statemachine.events import Done, Rejected
@@ -45,15 +45,17 @@ PRODUCT_COLUMNS = (
 def book(target: Target, as_json: bool, product_id: str, level: str) -> None:
     """The order book of PRODUCT."""
 
-    async def work(session: Session) -> tuple[BookView, Scales]:
+    async def work(session: Session) -> tuple[BookView, AuctionView | None, Scales]:
         try:
-            return await session.read(BookQuery(product_id, int(level))), await session.scales()
+            view = await session.read(BookQuery(product_id, int(level)))
+            auction = await session.read(AuctionQuery(product_id)) if view.in_auction else None
+            return view, auction, await session.scales()
         except RequestFailed as error:
             if error.code != FailCode.NOT_FOUND:
                 raise
             raise DirectoryError(f"no product {product_id!r}") from error
 
-    view, scales = run(target, work)
+    view, auction, scales = run(target, work)
     if as_json:
         print_json(
             {
@@ -61,11 +63,11 @@ def book(target: Target, as_json: bool, product_id: str, level: str) -> None:
                 "sequence": view.product_sequence,
                 "bids": _side(view.bids or view.bid_orders, product_id, scales),
                 "asks": _side(view.asks or view.ask_orders, product_id, scales),
-                "auction": _auction(view.auction, product_id, scales) if view.auction else None,
+                "auction": _auction(auction, product_id, scales) if auction else None,
             }
         )
     else:
-        show(_book_table(view, product_id, scales))
+        show(_book_table(view, auction, product_id, scales))
 
 
 def _side(rows: list[BookLevel] | list[BookOrder], product_id: str, scales: Scales) -> list[list[object]]:
@@ -85,15 +87,15 @@ def _auction(view: AuctionView, product_id: str, scales: Scales) -> dict[str, st
     return {"price": scales.price(product_id, view.open_price), "size": scales.size(product_id, view.open_size)}
 
 
-def _book_table(view: BookView, product_id: str, scales: Scales) -> Table:
+def _book_table(view: BookView, auction: AuctionView | None, product_id: str, scales: Scales) -> Table:
     """Asks above bids, the best prices meeting in the middle."""
     third = "order" if view.bid_orders or view.ask_orders else "orders"
     asks = [["ask", *map(str, row)] for row in reversed(_side(view.asks or view.ask_orders, product_id, scales))]
     bids = [["bid", *map(str, row)] for row in _side(view.bids or view.bid_orders, product_id, scales)]
     title = f"{product_id} at {view.product_sequence:,}"
-    if view.auction:
-        would = _auction(view.auction, product_id, scales)
-        title += f", auction: {would['size']} at {would['price']}" if view.auction.open_size else ", auction: nothing would trade"
+    if auction:
+        would = _auction(auction, product_id, scales)
+        title += f", auction: {would['size']} at {would['price']}" if auction.open_size else ", auction: nothing would trade"
     return table(("", "price", "size", third), asks + bids, title=title, right=("price", "size", "orders"))
 
 

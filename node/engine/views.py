@@ -13,6 +13,7 @@ from node.native.protocol import (
     AnyQuery,
     ApiKeyQuery,
     ApiKeysQuery,
+    AuctionQuery,
     AuctionView,
     BalancesQuery,
     BookLevel,
@@ -27,7 +28,6 @@ from node.native.protocol import (
 )
 from statemachine.engine import Engine
 from statemachine.events import AnyEvent
-from statemachine.tables import ProductRow
 from statemachine.types import ProductStatus, Side
 
 LEVELS_AT_2 = 50
@@ -88,6 +88,8 @@ class Views:
                 return _order(engine, query)
             case OrdersQuery():
                 return _orders(engine, query)
+            case AuctionQuery():
+                return self._auction(engine, query.product_id)
             case ApiKeyQuery():
                 return _found(engine.api_key(query.key_id), f"API key {query.key_id!r}")
             case ApiKeysQuery():
@@ -102,36 +104,39 @@ class Views:
     def _book(self, engine: Engine, query: BookQuery) -> bytes:
         if query.level not in (1, 2, 3):
             raise BadQueryError(f"level: expected 1, 2 or 3, got {query.level}")
-        row = engine.product(query.product_id)
-        if row is None:
-            raise NotFoundError(f"product {query.product_id!r} does not exist")
+        _require(engine.product(query.product_id) is not None, f"product {query.product_id!r}")
         key = (query.product_id, query.level)
         sequence = engine.product_sequence(query.product_id)
         kept = self._books.get(key)
         if kept is not None and kept[0] == sequence:
             return kept[1]
-        auction = self._auction(engine, row) if row.status is ProductStatus.AUCTION else None
-        body = _encode(book_view(engine, query.product_id, query.level, auction))
+        body = _encode(book_view(engine, query.product_id, query.level))
         self._books[key] = (sequence, body)
         return body
 
-    def _auction(self, engine: Engine, row: ProductRow) -> AuctionView:
+    def _auction(self, engine: Engine, product_id: str) -> AuctionView | None:
         """What the product's auction would do: as it was a moment ago, where to find it out again would cost more than `AUCTION_SHARE`."""
-        kept, until = self._auctions.get(row.product_id, (None, 0.0))
+        row = engine.product(product_id)
+        if row is None:
+            raise NotFoundError(f"product {product_id!r} does not exist")
+        kept, until = self._auctions.get(product_id, (None, 0.0))
         begun = self._clock()
-        if kept is not None and begun < until:
-            return kept
-        found = engine.auction(row.product_id)
-        assert found is not None, "the product is in an auction"
+        if kept is not None and (kept.product_sequence == row.product_sequence or begun < until):
+            return kept if row.status is ProductStatus.AUCTION else None
+        found = engine.auction(product_id)
+        if found is None:
+            return None
         best = (found.best_bid, found.best_bid_size, found.best_ask, found.best_ask_size)
         view = AuctionView(row.product_sequence, found.price, found.size, *best, engine.time)
-        self._auctions[row.product_id] = view, begun + (self._clock() - begun) / AUCTION_SHARE
+        self._auctions[product_id] = view, begun + (self._clock() - begun) / AUCTION_SHARE
         return view
 
 
-def book_view(engine: Engine, product_id: str, level: int, auction: AuctionView | None = None) -> BookView:
+def book_view(engine: Engine, product_id: str, level: int) -> BookView:
     """The book of an existing product. Cost: the number of levels, or at level 3 of orders."""
-    view = BookView(product_id, engine.product_sequence(product_id), [], [], [], [], auction)
+    row = engine.product(product_id)
+    assert row is not None, "the product exists"
+    view = BookView(product_id, row.product_sequence, [], [], [], [], row.status is ProductStatus.AUCTION)
     if level == 3:
         view.bid_orders.extend(BookOrder(*row) for row in engine.book_orders(product_id, Side.BUY))
         view.ask_orders.extend(BookOrder(*row) for row in engine.book_orders(product_id, Side.SELL))

@@ -25,7 +25,7 @@ from node.gateway.metrics import Metrics
 from node.gateway.responses import currency_json, product_json
 from node.gateway.revocation import Signed
 from node.history.candles import MINUTE as MINUTE_SECONDS
-from node.native.protocol import BookQuery, BookView, Events, FailCode, TradesQuery
+from node.native.protocol import AuctionQuery, AuctionView, BookQuery, BookView, Events, FailCode, TradesQuery
 from statemachine.events import AnyEvent, OrderMatched, StatusChanged
 from statemachine.types import ProductStatus
 
@@ -89,8 +89,7 @@ class ProductFeed:
         trades: list[OrderMatched] = await self._backend.query(TradesQuery(self.product_id, TRADES_READ))
         known = stats.last.product_sequence if stats.last is not None else 0
         self.book, self.stats, self.sequence = LevelBook(view), stats, view.product_sequence
-        self.in_auction = view.auction is not None
-        self._indicate(view)
+        self.in_auction, self.indicative = view.in_auction, b""
         for trade in reversed(trades):
             if known < trade.product_sequence <= self.sequence:
                 self.stats.add(trade)
@@ -156,14 +155,13 @@ class ProductFeed:
         """While an auction collects: say what it would do now, if that can have changed and the engine answers."""
         if self.in_auction and self._indicated != self.sequence:
             with contextlib.suppress(QuorumbookError):
-                self._indicate(await self._backend.query(BookQuery(self.product_id, 1)))
+                self._indicate(await self._backend.query(AuctionQuery(self.product_id)))
 
-    def _indicate(self, view: BookView) -> None:
+    def _indicate(self, view: AuctionView | None) -> None:
         """Take an answer, unless the product has gone on to another status meanwhile."""
-        found = view.auction
-        if self.in_auction and found is not None and found.product_sequence >= self._status_sequence:
-            self.indicative = auction(self.product, found, "collection")
-            self._indicated = found.product_sequence
+        if self.in_auction and view is not None and view.product_sequence >= self._status_sequence:
+            self.indicative = auction(self.product, view, "collection")
+            self._indicated = view.product_sequence
 
     def _repair(self, reason: str) -> None:
         self._generation += 1

@@ -10,7 +10,7 @@ from node.gateway.requests import PAGE_MAX, whole_number
 from node.gateway.responses import book_json, currency_json, iso, product_json, trade_json
 from node.gateway.shapes import BookJson, CurrencyJson, ProductJson, StatsJson, TickerJson, TimeJson, TradeJson
 from node.gateway.web import Answer, Call
-from node.native.protocol import BookQuery, TradesQuery
+from node.native.protocol import AuctionQuery, BookQuery, TradesQuery
 from statemachine.events import OrderMatched
 
 TRADES_PAGE = 100
@@ -50,7 +50,8 @@ async def book(call: Call) -> Answer[BookJson]:
     level = whole_number(call.parameters().get("level"), "level", 1, 1, 3)
     wanted = await _product(call)
     view = await call.read(BookQuery(wanted.row.product_id, level))
-    return Answer(book_json(view, wanted))
+    auction = await call.read(AuctionQuery(wanted.row.product_id)) if view.in_auction else None
+    return Answer(book_json(view, wanted, auction))
 
 
 async def ticker(call: Call) -> Answer[TickerJson]:

@@ -162,14 +162,14 @@ def transfer_json(outcome: Transferred, transfer_id: str, scale: int) -> Transfe
     }
 
 
-def book_json(view: BookView, product: Product) -> BookJson:
+def book_json(view: BookView, product: Product, auction: AuctionView | None) -> BookJson:
     """The book at level 1, 2 or 3, as the feed stands after message `sequence`."""
     return {
         "sequence": view.product_sequence,
         "bids": _rows(view.bids, view.bid_orders, product),
         "asks": _rows(view.asks, view.ask_orders, product),
-        "auction_mode": view.auction is not None,
-        "auction": auction_json(view.auction, product, "collection") if view.auction is not None else None,
+        "auction_mode": auction is not None,
+        "auction": auction_json(auction, product, "collection") if auction is not None else None,
     }
 
 

@@ -24,6 +24,8 @@ from node.native.protocol import (
     AnyQuery,
     ApiKeyQuery,
     ApiKeysQuery,
+    AuctionQuery,
+    AuctionView,
     BalancesQuery,
     BookQuery,
     BookView,
@@ -90,6 +92,8 @@ class Querier(Protocol):
     async def __call__(self, query: BookQuery, linearizable: bool = False) -> BookView: ...
     @overload
     async def __call__(self, query: ApiKeyQuery, linearizable: bool = False) -> ApiKeyRow: ...
+    @overload
+    async def __call__(self, query: AuctionQuery, linearizable: bool = False) -> AuctionView | None: ...
     @overload
     async def __call__(self, query: TradesQuery, linearizable: bool = False) -> list[OrderMatched]: ...
     @overload

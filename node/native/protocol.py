@@ -124,6 +124,12 @@ class TradesQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     limit: int = 100
 
 
+class AuctionQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=13):
+    """What the product's auction would do if it opened. Answer: `AuctionView`, of a moment ago, or none while it is in no auction; `NOT_FOUND`."""
+
+    product_id: str
+
+
 class ApiKeysQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=10):
     """Gateways and keys with ADMIN only. API keys in the order of their ids, behind the id `after`. Answer: list of `ApiKeyRow`, with neither secret
     nor passphrase."""
@@ -153,6 +159,7 @@ AnyQuery = (
     | BookQuery
     | ApiKeyQuery
     | TradesQuery
+    | AuctionQuery
     | ApiKeysQuery
     | LogQuery
 )
@@ -406,7 +413,7 @@ class AuctionView(msgspec.Struct, frozen=True, array_like=True):
 class BookView(msgspec.Struct, frozen=True, array_like=True):
     """A book at a product sequence: the state after the event with that number. Best prices first.
 
-    At levels 1 and 2 `bids` and `asks` are filled, at level 3 `bid_orders` and `ask_orders`; `auction` while the product is in one.
+    At levels 1 and 2 `bids` and `asks` are filled, at level 3 `bid_orders` and `ask_orders`. `in_auction`: the product is in an auction.
     """
 
     product_id: str
@@ -415,7 +422,7 @@ class BookView(msgspec.Struct, frozen=True, array_like=True):
     asks: list[BookLevel]
     bid_orders: list[BookOrder]
     ask_orders: list[BookOrder]
-    auction: AuctionView | None = None
+    in_auction: bool = False
 
 
 class LogPiece(msgspec.Struct, frozen=True, array_like=True):
@@ -448,6 +455,7 @@ ANSWER_TYPES: dict[type[msgspec.Struct], object] = {
     BookQuery: BookView,
     ApiKeyQuery: ApiKeyRow,
     TradesQuery: list[AnyEvent],
+    AuctionQuery: AuctionView | None,
     ApiKeysQuery: list[ApiKeyRow],
     LogQuery: LogPiece,
 }

@@ -47,6 +47,11 @@ async function privateCalls() {
   await step('fee.getCurrentFees', async () => check((await rest.fee.getCurrentFees()).maker_fee_rate));
   await step('profile.listProfiles', async () => check((await rest.profile.listProfiles()).length));
   await step('profile.getProfile', async () => check((await rest.profile.getProfile(accounts[0].profile_id)).id));
+  await step('profile.transferFunds', async () => {
+    const before = (await rest.account.getAccount(account)).balance;
+    await rest.profile.transferFunds({ from: accounts[0].profile_id, to: 'trader-006', currency: 'USD', amount: '1.5' });
+    equal(Number(before) - Number((await rest.account.getAccount(account)).balance), 1.5);
+  });
   await step('user.verifyAuthentication', async () => check((await rest.user.verifyAuthentication()).id));
   await step('user.getTrailingVolume', async () => {
     const [{ product_id, volume }] = await rest.user.getTrailingVolume();

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from loadtest.linearizability import AnomalyKind, Operation, Read, Verdict, Write, body_of, judge
 from node.native.protocol import AnyQuery, BalancesQuery, BookQuery, OrderQuery, OrdersQuery, StatusQuery, TradesQuery
-from statemachine.commands import AnyCommand, Batch, CancelOrder, Deposit, OpenAccount, PutCurrency, PutProduct
+from statemachine.commands import AnyCommand, Batch, CancelOrder, Deposit, OpenAccount, PutApiKey, PutCurrency, PutProduct
 from statemachine.engine import Engine
 from statemachine.events import AnyOutcome, Rejected
 from statemachine.limits import AMOUNT_MAX, OPERATOR
@@ -322,3 +322,15 @@ def test_the_outcome_of_a_rejected_command_is_judged_too(exchange: Exchange) -> 
     assert isinstance(write.outcome, Rejected)
     exchange.replace(-1, outcome=msgspec.structs.replace(write.outcome, field="amount"))
     assert exchange.kinds() == [AnomalyKind.WRONG_OUTCOME]
+
+
+def test_a_key_that_the_node_encrypted_is_the_one_that_was_sent() -> None:
+    exchange = Exchange()
+    exchange.send(*SETUP)
+    key = PutApiKey(OPERATOR, "key", "k", "ann", "c2VjcmV0", "walrus", 3)
+    outcomes = exchange.apply(msgspec.structs.replace(key, secret="c2VhbGVk", passphrase="sealed", sealed_by=1))
+    exchange.history.append(Write(key, exchange.now + 1.0, exchange.now + 2.0, outcomes[0]))
+    assert not isinstance(outcomes[0], Rejected)
+    assert exchange.judged().holds
+    exchange.apply(msgspec.structs.replace(key, command_id="other", permissions=7))
+    assert [anomaly.kind for anomaly in exchange.judged().anomalies] == [AnomalyKind.NOT_SENT]

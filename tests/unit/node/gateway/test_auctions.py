@@ -9,7 +9,7 @@ import pytest
 from aiohttp import ClientWebSocketResponse
 
 from loadtest.books import Level2, Level3
-from node.native.protocol import BookQuery
+from node.native.protocol import AuctionQuery
 from tests.unit.node.gateway.harness import Exchange, receive
 from tests.unit.node.gateway.price_book import Message, PriceBook
 
@@ -135,8 +135,8 @@ async def test_an_auction_that_does_not_open_is_not_complete(exchange: Exchange)
 async def test_the_engine_is_asked_once_for_each_change(exchange: Exchange) -> None:
     await collect(exchange)
     feed = await exchange.gateway.feeds.feed(await exchange.gateway.catalogue.product("BTC-USD"))
-    first = feed.indicative
-    assert json.loads(first)["open_size"] == "3"
+    await feed.refresh_indicative()
+    assert json.loads(feed.indicative)["open_size"] == "3"
     before = len(exchange.backend.queried)
     for _ in range(3):
         await feed.refresh_indicative()
@@ -144,14 +144,14 @@ async def test_the_engine_is_asked_once_for_each_change(exchange: Exchange) -> N
     await exchange.order("alice", "sell", "101", "1")
     for _ in range(3):
         await feed.refresh_indicative()
-    assert exchange.backend.queried[before:].count(BookQuery("BTC-USD", 1)) == 1
+    assert exchange.backend.queried[before:].count(AuctionQuery("BTC-USD")) == 1
     assert json.loads(feed.indicative)["open_size"] == "4"
 
 
 async def test_an_answer_that_the_opening_overtook_is_not_told(exchange: Exchange) -> None:
     await collect(exchange)
     feed = await exchange.gateway.feeds.feed(await exchange.gateway.catalogue.product("BTC-USD"))
-    stale = await exchange.backend.query(BookQuery("BTC-USD", 1))
+    stale = await exchange.backend.query(AuctionQuery("BTC-USD"))
     await put_status(exchange, "online")
     feed._indicate(stale)
     assert feed.indicative == b""

@@ -64,7 +64,7 @@ def test_books_are_the_engines_after_every_event_batch(seed: int) -> None:
     assert row is not None
     product = Product(row, 8, 2)
     view, followed = book_view(backend.engine, "BTC-USD", 3), len(backend.events["BTC-USD"])
-    book, foreign = LevelBook(view), PriceBook(dict(book_json(view, product)))
+    book, foreign = LevelBook(view), PriceBook(dict(book_json(view, product, None)))
     seen: Counter[str] = Counter()
     for number in range(400):
         backend.apply(*step(random, number, row))
@@ -74,7 +74,7 @@ def test_books_are_the_engines_after_every_event_batch(seed: int) -> None:
             foreign.apply(message)
             seen[str(message.get("reason") or message["type"])] += 1
         followed = len(backend.events["BTC-USD"])
-        wanted = PriceBook(dict(book_json(book_view(backend.engine, "BTC-USD", 3), product)))
+        wanted = PriceBook(dict(book_json(book_view(backend.engine, "BTC-USD", 3), product, None)))
         assert foreign.rows() == wanted.rows()
         for side in Side:
             assert book.levels(side) == levels(backend.engine, side)

@@ -38,7 +38,7 @@ FIELDS = [
     *("product_id", "side", "type", "price", "size", "funds", "client_oid", "time_in_force", "post_only", "stp", "profile_id"),
     *("cancel_after", "stop", "stop_price", "amount", "currency", "transfer_id", "scale", "base_currency", "quote_currency"),
     *("base_increment", "quote_increment", "base_min_size", "base_max_size", "maker_fee_rate", "status", "account_id"),
-    *("secret", "passphrase", "permissions", "name"),
+    *("secret", "passphrase", "permissions", "name", "from", "to"),
 ]
 GOOD: dict[str, object] = {"product_id": "BTC-USD", "side": "buy", "type": "limit", "price": "100", "size": "1"}
 BODIES: SearchStrategy[Any] = (
@@ -54,8 +54,11 @@ CALLS = st.sampled_from(
         ("alice", "POST", "/deposits"),
         ("alice", "POST", "/withdrawals"),
         ("alice", "GET", "/orders"),
+        ("alice", "POST", "/profiles/transfer"),
         ("admin", "PUT", "/admin/currencies/FUZZ"),
         ("admin", "PUT", "/admin/products/FUZZ-USD"),
+        ("admin", "PATCH", "/admin/products/BTC-USD"),
+        ("admin", "PATCH", "/admin/products"),
         ("admin", "PUT", "/admin/accounts/fuzz"),
         ("admin", "PUT", "/admin/keys/fuzz"),
         ("admin", "POST", "/admin/accounts/alice/deposits"),
