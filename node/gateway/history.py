@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from node.gateway.catalogue import Product
     from node.gateway.history_source import HistorySource
+    from node.history.archived import Row
 
 CANDLES_MAX = 300
 SPARK_HOURS = 24
@@ -81,7 +82,7 @@ async def fills(call: Call) -> Answer[list[FillJson]]:
     return Answer(body, _cursors([(row["sequence"], row["trade_id"]) for row in rows]))
 
 
-async def _fill(call: Call, row: RowMapping, account_id: str) -> FillJson:
+async def _fill(call: Call, row: Row, account_id: str) -> FillJson:
     product = await call.gateway.catalogue.product(row["product_id"])
     is_maker = row["maker_account_id"] == account_id
     side = Side(row["side"]) if is_maker else Side.BUY if row["side"] == Side.SELL else Side.SELL
@@ -113,7 +114,7 @@ async def ledger(call: Call) -> Answer[list[LedgerEntryJson]]:
     return Answer(body, _cursors([(row["sequence"], row["position"]) for row in rows]))
 
 
-def _entry(row: RowMapping, currency: CurrencyRow) -> LedgerEntryJson:
+def _entry(row: Row, currency: CurrencyRow) -> LedgerEntryJson:
     details: LedgerDetailsJson = {}
     if row["trade_id"]:
         details = {
@@ -203,7 +204,7 @@ async def transfer(call: Call) -> Answer[BookedTransferJson]:
     return Answer(await _transfer(call, row))
 
 
-async def _transfer(call: Call, row: RowMapping) -> BookedTransferJson:
+async def _transfer(call: Call, row: Row) -> BookedTransferJson:
     currency = await call.gateway.catalogue.currency(row["currency"])
     booked = iso(row["time"])
     return {
@@ -221,11 +222,11 @@ async def _transfer(call: Call, row: RowMapping) -> BookedTransferJson:
     }
 
 
-def _transfer_type(row: RowMapping) -> str:
+def _transfer_type(row: Row) -> str:
     return TRANSFER_NAMES[TransferKind(row["amount"] > 0, row["other_account_id"] != "")]
 
 
-def _ends(row: RowMapping) -> TransferEndsJson:
+def _ends(row: Row) -> TransferEndsJson:
     """From where to where, for a transfer between accounts."""
     own, other = row["account_id"], row["other_account_id"]
     if not other:

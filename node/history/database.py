@@ -28,7 +28,9 @@ def connect(config: NodeConfig, *, read_only: bool = False) -> Engine:
     options = f"-csearch_path={schema_name(config.node_id)}"
     if read_only:
         options += " -cdefault_transaction_read_only=on"
-    return create_engine(url, connect_args={"options": options}, pool_pre_ping=True)
+    # What a reader asks in one transaction is of one moment, as in SQLite.
+    isolation = "REPEATABLE READ" if read_only else "READ COMMITTED"
+    return create_engine(url, connect_args={"options": options}, pool_pre_ping=True, isolation_level=isolation)
 
 
 def database_url(config: NodeConfig) -> URL:

@@ -20,6 +20,7 @@ import msgspec
 from sqlalchemy import (
     BigInteger,
     Boolean,
+    Column,
     ColumnElement,
     Connection,
     Integer,
@@ -69,7 +70,7 @@ def archive_days(config: NodeConfig, before: datetime.date) -> list[Partition]:
     last = datetime.datetime.now(datetime.UTC).date() - datetime.timedelta(days=DAYS_KEPT_MIN - 1)
     if before > last:
         raise HistoryError(f"expected a day up to {last}: the latest {DAYS_KEPT_MIN} days stay in the database")
-    _parquet()
+    parquet()
     engine = connect(config)
     try:
         if not is_made(engine):
@@ -118,6 +119,11 @@ def _of_day(time: ColumnElement[int], further: ColumnElement[bool] | None, day: 
     return within if further is None else and_(within, further)
 
 
+def id_of(table: Table) -> Column[int]:
+    """The column whose values in a file are noted: the orders' ids, elsewhere the commands' sequences."""
+    return table.c.order_id if table is tables.orders else table.c.sequence
+
+
 def _nanoseconds(day: datetime.date) -> int:
     midnight = datetime.datetime(day.year, day.month, day.day, tzinfo=datetime.UTC)
     return int(midnight.timestamp()) * NANOSECONDS
@@ -135,7 +141,9 @@ def _move(connection: Connection, home: Path, table: Table, wanted: ColumnElemen
     partition = Partition(table.name, str(day), str(file), rows, digest)
     note = msgspec.structs.asdict(partition)
     note["table_name"] = note.pop("table")
-    connection.execute(insert(tables.partitions).values(**note))
+    identity = id_of(table)
+    first, last = connection.execute(select(func.min(identity), func.max(identity)).where(wanted)).one()
+    connection.execute(insert(tables.partitions).values(**note, first_id=first, last_id=last))
     gone = connection.execute(delete(table).where(wanted)).rowcount
     if gone != rows:
         raise HistoryError(f"{table.name} of {day}: {rows} rows were written and {gone} are in the database; nothing was moved")
@@ -144,7 +152,7 @@ def _move(connection: Connection, home: Path, table: Table, wanted: ColumnElemen
 
 def _write(connection: Connection, path: Path, table: Table, wanted: ColumnElement[bool]) -> int:
     """Write the rows to a file that is whole and on the disk, or not there under this name; their number."""
-    arrow, parquet = _parquet()
+    arrow, files = parquet()
     schema = arrow.schema([arrow.field(column.name, _arrow_type(arrow, column.type), nullable=False) for column in table.columns])
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".tmp")
@@ -152,7 +160,7 @@ def _write(connection: Connection, path: Path, table: Table, wanted: ColumnEleme
     found = connection.execute(
         select(table).where(wanted).order_by(*table.primary_key), execution_options={"yield_per": ROWS_AT_A_TIME}
     )
-    with parquet.ParquetWriter(draft, schema, compression="zstd") as writer:
+    with files.ParquetWriter(draft, schema, compression="zstd") as writer:
         for some in found.mappings().partitions(ROWS_AT_A_TIME):
             columns = {column.name: [_value(row[column.name], column.type) for row in some] for column in table.columns}
             writer.write_table(arrow.table(columns, schema=schema))
@@ -177,10 +185,11 @@ def _arrow_type(arrow: Any, kind: TypeEngine[Any]) -> Any:
     return arrow.string()
 
 
-def _parquet() -> tuple[Any, Any]:
-    """pyarrow, which is not needed for anything else."""
+def parquet() -> tuple[Any, Any]:
+    """pyarrow and its part for Parquet, which are not needed for anything else. Raises HistoryError where they are not installed."""
     try:
         import pyarrow
+        import pyarrow.compute
         import pyarrow.parquet
     except ImportError:
         raise HistoryError("pyarrow is not installed: pip install 'quorumbook[parquet]'") from None

@@ -1,4 +1,4 @@
-"""Reading a history, newest first. Every call is one question to the database; a gateway makes them in threads.
+"""Reading a history, newest first: what is in the database, and behind it the days that moved to files. A gateway asks in threads.
 
 Rows of an account are in the order of the commands that made them; see `pages`.
 """
@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, RowMapping, Select, and_, case, func, select, tuple_, union_all
-from sqlalchemy.sql.selectable import CompoundSelect
+from sqlalchemy import Engine, RowMapping, Select, Table, select
 
 from node.config.settings import NodeConfig
 from node.history import tables
+from node.history.archived import ID_MAX, Row, Wanted, Where, latest, newest
 from node.history.candles import HOUR, MINUTE, Candle, aggregate
 from node.history.database import connect
 from node.history.pages import Page, TransferKind
@@ -21,7 +21,7 @@ from node.history.store import Gap, Progress, candle_of
 from statemachine.events import OrderMatched, OrderState
 from statemachine.types import DoneReason, OrderStatus, OrderType, SelfTradePrevention, Side, StopType, TimeInForce
 
-Found = Select[Any] | CompoundSelect[Any]
+ORDERS = ("order_id",)
 
 
 class History:
@@ -35,6 +35,7 @@ class History:
 
     def __init__(self, config: NodeConfig) -> None:
         self._engine: Engine = connect(config, read_only=True)
+        self._home = config.history_path
         self._file = None if config.history.database else config.history_path / "history.sqlite"
         self._checked = False
 
@@ -69,68 +70,83 @@ class History:
 
     def order(self, account_id: str, order_id: int) -> OrderState | None:
         """One order of the account."""
-        own = tables.orders.c
-        return self._order(select(tables.orders).where(own.order_id == order_id, own.account_id == account_id))
+        wanted = Wanted(lambda own: (own.order_id == order_id) & (own.account_id == account_id), ORDERS, 1, order_id, order_id)
+        return self._order(wanted)
 
     def order_by_client_oid(self, account_id: str, client_oid: str) -> OrderState | None:
         """The account's latest order under a `client_oid`."""
-        own = tables.orders.c
-        mine = select(tables.orders).where(own.account_id == account_id, own.client_oid == client_oid)
-        return self._order(mine.order_by(own.order_id.desc()).limit(1))
+        return self._order(Wanted(lambda own: (own.account_id == account_id) & (own.client_oid == client_oid), ORDERS, 1))
 
     def done_orders(self, account_id: str, product_id: str, before_id: int, page: Page) -> list[OrderState]:
         """Orders that are done, by falling id; of one product unless that is empty, and below `before_id` unless that is 0. Of the page its
         limit counts, and its times: when they were placed."""
-        own = tables.orders.c
-        mine = select(tables.orders).where(own.account_id == account_id, own.status == OrderStatus.DONE)
-        if product_id:
-            mine = mine.where(own.product_id == product_id)
-        if before_id:
-            mine = mine.where(own.order_id < before_id)
-        mine = _within(mine, own.created_at, page)
-        return [order_of(row) for row in self._rows(mine.order_by(own.order_id.desc()).limit(page.limit))]
 
-    def fills(self, account_id: str, product_id: str, order_id: int, page: Page) -> list[RowMapping]:
-        """Trades of the account; of one product unless that is empty, of one order unless that is 0."""
-        own = tables.trades.c
-        sides = []
-        for account, order in ((own.maker_account_id, own.maker_order_id), (own.taker_account_id, own.taker_order_id)):
-            wanted = [account == account_id]
+        def mine(own: Any) -> Any:
+            wanted = (own.account_id == account_id) & (own.status == int(OrderStatus.DONE))
             if product_id:
-                wanted.append(own.product_id == product_id)
-            if order_id:
-                wanted.append(order == order_id)
-            side = _paged(select(tables.trades).where(*wanted), own.sequence, own.trade_id, own.time, page)
-            sides.append(select(side.subquery()))
-        both = union_all(*sides).subquery()
-        return self._rows(select(both).order_by(both.c.sequence.desc(), both.c.trade_id.desc()).limit(page.limit))
+                wanted &= own.product_id == product_id
+            if before_id:
+                wanted &= own.order_id < before_id
+            return wanted & _within(own.created_at, page) if page.start is not None or page.end is not None else wanted
 
-    def ledger(self, account_id: str, currency: str, kind: int | None, page: Page) -> list[RowMapping]:
+        last = before_id - 1 if before_id else ID_MAX
+        return [order_of(row) for row in self._newest(tables.orders, Wanted(mine, ORDERS, page.limit, last=last))]
+
+    def fills(self, account_id: str, product_id: str, order_id: int, page: Page) -> list[Row]:
+        """Trades of the account; of one product unless that is empty, of one order unless that is 0."""
+
+        def of(side: str) -> Wanted:
+            def mine(own: Any) -> Any:
+                wanted = getattr(own, f"{side}_account_id") == account_id
+                if product_id:
+                    wanted &= own.product_id == product_id
+                return wanted & (getattr(own, f"{side}_order_id") == order_id) if order_id else wanted
+
+            return _paged(mine, ("sequence", "trade_id"), page)
+
+        maker, taker = of("maker"), of("taker")
+        # In one transaction: a fill of the one side must not be newer than the page of the other.
+        with self._engine.connect() as connection:
+            both = [row for side in (maker, taker) for row in newest(connection, self._home, tables.trades, side)]
+        return latest(both, maker.order, page.limit)
+
+    def ledger(self, account_id: str, currency: str, kind: int | None, page: Page) -> list[Row]:
         """Entries of an account's balance of one currency, or of one kind."""
-        own = tables.ledger.c
-        mine = select(tables.ledger).where(own.account_id == account_id, own.currency == currency)
-        if kind is not None:
-            mine = mine.where(own.kind == kind)
-        return self._rows(_paged(mine, own.sequence, own.position, own.time, page))
 
-    def transfers(self, account_id: str, currency: str, kind: TransferKind | None, page: Page) -> list[RowMapping]:
+        def mine(own: Any) -> Any:
+            wanted = (own.account_id == account_id) & (own.currency == currency)
+            return wanted if kind is None else wanted & (own.kind == kind)
+
+        return self._newest(tables.ledger, _paged(mine, ("sequence", "position"), page))
+
+    def transfers(self, account_id: str, currency: str, kind: TransferKind | None, page: Page) -> list[Row]:
         """What came and went otherwise than by trades, or one kind of it; of one currency unless that is empty."""
-        own = tables.transfers.c
-        mine = select(tables.transfers).where(own.account_id == account_id)
-        if currency:
-            mine = mine.where(own.currency == currency)
-        if kind is not None:
-            mine = mine.where(own.amount > 0 if kind.incoming else own.amount < 0)
-            mine = mine.where(own.other_account_id != "" if kind.internal else own.other_account_id == "")
-        return self._rows(_paged(mine, own.sequence, own.sequence, own.time, page))
 
-    def transfer(self, account_id: str, transfer_id: str) -> RowMapping | None:
+        def mine(own: Any) -> Any:
+            wanted = own.account_id == account_id
+            if currency:
+                wanted &= own.currency == currency
+            if kind is not None:
+                wanted &= (own.amount > 0) if kind.incoming else (own.amount < 0)
+                wanted &= (own.other_account_id != "") if kind.internal else (own.other_account_id == "")
+            return wanted
+
+        return self._newest(tables.transfers, _paged(mine, ("sequence", "sequence"), page))
+
+    def transfer(self, account_id: str, transfer_id: str) -> Row | None:
         """The account's transfer under this id: its own before one that another account gave the same id, then the latest."""
-        own = tables.transfers.c
-        mine = select(tables.transfers).where(own.account_id == account_id, own.transfer_id == transfer_id)
-        received = and_(own.other_account_id != "", own.amount > 0)
-        rows = self._rows(mine.order_by(case((received, 1), else_=0), own.sequence.desc()).limit(1))
-        return rows[0] if rows else None
+
+        def mine(own: Any) -> Any:
+            return (own.account_id == account_id) & (own.transfer_id == transfer_id)
+
+        def initiated(own: Any) -> Any:
+            return mine(own) & ((own.other_account_id == "") | (own.amount < 0))
+
+        for where in (initiated, mine):
+            rows = self._newest(tables.transfers, Wanted(where, ("sequence",), 1))
+            if rows:
+                return rows[0]
+        return None
 
     def status_changes(self, product_id: str, limit: int, below: int, above: int) -> list[RowMapping]:
         """Changes of a product's status, newest first; with product sequences below `below` unless that is 0, and above `above`."""
@@ -142,12 +158,12 @@ class History:
 
     def trades(self, product_id: str, limit: int, before_id: int) -> list[OrderMatched]:
         """A product's trades, newest first; below trade `before_id` unless that is 0."""
-        own = tables.trades.c
-        found = select(tables.trades).where(own.product_id == product_id)
-        if before_id:
-            found = found.where(own.trade_id < before_id)
-        rows = self._rows(found.order_by(own.trade_id.desc()).limit(limit))
-        return [OrderMatched(**{name: row[name] for name in OrderMatched.__struct_fields__}) for row in rows]
+
+        def of(own: Any) -> Any:
+            wanted = own.product_id == product_id
+            return wanted & (own.trade_id < before_id) if before_id else wanted
+
+        return [_trade(row) for row in self._newest(tables.trades, Wanted(of, ("trade_id",), limit))]
 
     def candles(self, product_id: str, granularity: int, start: int, end: int) -> list[Candle]:
         """Candles of buckets that begin from `start` to `end` (seconds since the epoch), oldest first."""
@@ -178,45 +194,56 @@ class History:
 
     def minutes(self, product_id: str, start: int) -> tuple[list[Candle], OrderMatched | None]:
         """Candles of a minute from `start` on (seconds since the epoch), oldest first, and the last trade that is in them."""
-        own, traded = tables.candles.c, tables.trades.c
-        # One statement: both are of the same moment.
-        last_id = select(func.max(traded.trade_id)).where(traded.product_id == product_id).scalar_subquery().label("last_id")
+        own = tables.candles.c
         wanted = (own.product_id == product_id, own.granularity == MINUTE, own.start >= start)
-        rows = self._rows(select(tables.candles, last_id).where(*wanted).order_by(own.start))
-        last = self.trades(product_id, 1, rows[-1]["last_id"] + 1) if rows else []
-        return [candle_of(row) for row in rows], last[0] if last else None
+        last = Wanted(lambda own: own.product_id == product_id, ("trade_id",), 1)
+        # In one transaction: both are of the same moment.
+        with self._engine.connect() as connection:
+            rows = connection.execute(select(tables.candles).where(*wanted).order_by(own.start)).mappings().all()
+            trades = newest(connection, self._home, tables.trades, last) if rows else []
+        return [candle_of(row) for row in rows], _trade(trades[0]) if trades else None
 
-    def _order(self, found: Select[Any]) -> OrderState | None:
-        rows = self._rows(found)
+    def _order(self, wanted: Wanted) -> OrderState | None:
+        rows = self._newest(tables.orders, wanted)
         return order_of(rows[0]) if rows else None
 
-    def _rows(self, found: Found) -> list[RowMapping]:
+    def _newest(self, table: Table, wanted: Wanted) -> list[Row]:
+        """Rows from the database and from files."""
+        with self._engine.connect() as connection:
+            return newest(connection, self._home, table, wanted)
+
+    def _rows(self, found: Select[Any]) -> list[RowMapping]:
         with self._engine.connect() as connection:
             return list(connection.execute(found).mappings())
 
 
-def _paged(
-    found: Select[Any], sequence: ColumnElement[int], number: ColumnElement[int], time: ColumnElement[int], page: Page
-) -> Select[Any]:
-    """The page's rows, newest first."""
-    place = tuple_(sequence, number)
-    if page.after is not None:
-        found = found.where(place < page.after)
-    if page.before is not None:
-        found = found.where(place > page.before)
-    return _within(found, time, page).order_by(sequence.desc(), number.desc()).limit(page.limit)
+def _paged(where: Where, order: tuple[str, str], page: Page) -> Wanted:
+    """The page's rows, newest first; `order` is a sequence and a number under it."""
+    after, before = page.after, page.before
+
+    def within(own: Any) -> Any:
+        sequence, number, wanted = getattr(own, order[0]), getattr(own, order[1]), where(own)
+        if after is not None:
+            wanted &= (sequence <= after[0]) & ((sequence < after[0]) | (number < after[1]))
+        if before is not None:
+            wanted &= (sequence >= before[0]) & ((sequence > before[0]) | (number > before[1]))
+        return wanted & _within(own.time, page) if page.start is not None or page.end is not None else wanted
+
+    return Wanted(within, order, page.limit, 0 if before is None else before[0], ID_MAX if after is None else after[0])
 
 
-def _within(found: Select[Any], time: ColumnElement[int], page: Page) -> Select[Any]:
-    """The rows of the page's times."""
-    if page.start is not None:
-        found = found.where(time >= page.start)
-    if page.end is not None:
-        found = found.where(time < page.end)
-    return found
+def _within(time: Any, page: Page) -> Any:
+    """That a time is one of the page's, which has a start or an end."""
+    if page.start is None:
+        return time < page.end
+    return time >= page.start if page.end is None else (time >= page.start) & (time < page.end)
 
 
-def order_of(row: RowMapping) -> OrderState:
+def _trade(row: Row) -> OrderMatched:
+    return OrderMatched(**{name: row[name] for name in OrderMatched.__struct_fields__})
+
+
+def order_of(row: Row) -> OrderState:
     """An order out of its row. What it holds is not stored: 0."""
     values = {name: row[name] for name in OrderState.__struct_fields__ if name != "hold"}
     words = {

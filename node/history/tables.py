@@ -208,7 +208,7 @@ transfers = Table(
     Column("currency", Text, nullable=False),
     Column("amount", BigInteger, nullable=False, comment="Negative for what leaves the account."),
     Column("transfer_id", Text, nullable=False),
-    Column("other_account_id", Text, nullable=False, comment="The other side of a transfer between accounts, else empty."),
+    Column("other_account_id", Text, nullable=False, server_default="", comment="The other side of a transfer between accounts."),
     Index("transfers_of_account", "account_id", "sequence"),
     Index("transfers_by_id", "account_id", "transfer_id"),
     Index("transfers_by_time", "time"),

@@ -43,7 +43,7 @@ def _transfers() -> None:
         sa.Column("currency", sa.Text(), nullable=False),
         sa.Column("amount", sa.BigInteger(), nullable=False),
         sa.Column("transfer_id", sa.Text(), nullable=False),
-        sa.Column("other_account_id", sa.Text(), nullable=False),
+        sa.Column("other_account_id", sa.Text(), nullable=False, server_default=""),
         sa.PrimaryKeyConstraint("sequence", "account_id"),
     )
     same = "sequence, account_id, time, currency, amount, transfer_id"

@@ -14,6 +14,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from node import identity, pki
@@ -29,7 +30,9 @@ from node.native.client import ClusterClient, Credentials, NativeConnection
 from node.native.protocol import ControlAction, FailCode, ProductsQuery, StatusQuery
 from node.records import datasets
 from node.system.processes import ENGINE_PID_FILE
-from statemachine.events import Placed
+from statemachine.events import OrderDone, Placed
+from statemachine.limits import CANCEL_AFTER_MIN
+from statemachine.types import DoneReason, TimeInForce
 from tests.ports import free_port
 from tests.unit.node.fakes import WORLD, buy, sell, until
 
@@ -88,6 +91,19 @@ async def test_commands_over_tls_survive_a_restart(config: NodeConfig) -> None:
         after = await client.query(StatusQuery())
     assert before.sequence == len(WORLD) + 1
     assert after.sequence == before.sequence + 2
+
+
+async def test_an_order_leaves_at_its_time_without_a_command(config: NodeConfig) -> None:
+    order = msgspec.structs.replace(buy(1), time_in_force=TimeInForce.GTT, cancel_after=CANCEL_AFTER_MIN)
+    async with engine(config), operator(config) as client, asyncio.timeout(20):
+        *_, outcome = await client.submit([*WORLD, order])
+        assert isinstance(outcome, Placed)
+        (event,) = await anext(client.events("BTC-USD", outcome.order.opened_sequence + 1))
+        status = await client.query(StatusQuery(), linearizable=True)
+    assert isinstance(event, OrderDone)
+    assert (event.order_id, event.reason, event.remaining) == (outcome.order.order_id, DoneReason.EXPIRED, 10**8)
+    assert event.time >= outcome.order.expires_at
+    assert status.sequence == len(WORLD) + 1
 
 
 async def test_a_snapshot_stands_for_the_log_behind_it(config: NodeConfig) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from sqlalchemy import Engine as Database
@@ -25,6 +26,7 @@ from node.history.process import open_keeper
 from node.history.projection import Row
 from node.migration import switch
 from node.migration.found import LOG
+from node.native.protocol import MemberStatus, NodeStatus
 from snapshots.abi import ABI
 from statemachine.commands import AnyCommand, Batch, encode_batch
 from statemachine.engine import Engine
@@ -38,8 +40,8 @@ class NodeLog:
     """The log of a node that has applied everything in it."""
 
     def __init__(self, directory: Path, *, segment_bytes: int = 2_000, database: str = "") -> None:
-        path = initialise(directory, 1, cluster_id="history")[0]
-        self.config: NodeConfig = msgspec.structs.replace(load(path), history=HistoryConfig(True, database, log_bytes=0))
+        self.path = initialise(directory, 1, cluster_id="history")[0]
+        self.config: NodeConfig = msgspec.structs.replace(load(self.path), history=HistoryConfig(True, database, log_bytes=0))
         disk = RealDisk(self.config.data_path / LOG, fsync=False, archive_to=self.config.data_path / switch.ARCHIVE)
         self.log = DurableLog(disk, node_id="n1", abi=ABI, segment_bytes=segment_bytes)
         self.log.load()
@@ -105,3 +107,14 @@ def rows_of(database: Database, table: Table) -> list[Row]:
     """A table's rows in order of its key."""
     with database.connect() as connection:
         return [dict(row) for row in connection.execute(select(table).order_by(*table.primary_key)).mappings()]
+
+
+def engine_status(applied: int, members: Sequence[MemberStatus] = ()) -> NodeStatus:
+    """What an engine says that has applied so much."""
+    values: dict[type, object] = {str: "", int: 0, bool: True, float: 0.0}
+    fields: dict[str, Any] = {
+        name: values[{"str": str, "int": int, "bool": bool, "float": float}[kind]]
+        for name, kind in NodeStatus.__annotations__.items()
+        if kind in ("str", "int", "bool", "float")
+    }
+    return NodeStatus(**(fields | {"node_id": "own", "applied_index": applied, "members": list(members)}))

@@ -21,10 +21,10 @@ from node.history.keeper import Keeper
 from node.history.process import Follower
 from node.migration import switch
 from node.migration.found import LOG
-from node.native.protocol import FailCode, LogPiece, LogQuery, MemberStatus, NodeStatus
+from node.native.protocol import FailCode, LogPiece, LogQuery, MemberStatus
 from tests.property.worlds import busy_command
 from tests.unit.node.fakes import until
-from tests.unit.node.history.logs import DEADLINE, NodeLog
+from tests.unit.node.history.logs import DEADLINE, NodeLog, engine_status
 from tests.unit.node.history.test_keeper import busy, snapshot_of
 
 
@@ -42,7 +42,7 @@ class Peer:
     async def query(self, query: Any) -> Any:
         if not isinstance(query, LogQuery):
             others = [MemberStatus(name, True, 0, native=name) for name in ("own", "first", "second")]
-            return _status(self.node.applied, others)
+            return engine_status(self.node.applied, others)
         self.asked += 1
         self.before_answer(self.asked)
         found: asyncio.Future[LogPiece | RequestFailed] = asyncio.get_running_loop().create_future()
@@ -54,16 +54,6 @@ class Peer:
 
     async def close(self) -> None:
         """Nothing is open."""
-
-
-def _status(applied: int, members: list[MemberStatus]) -> NodeStatus:
-    values: dict[type, object] = {str: "", int: 0, bool: True, float: 0.0}
-    fields: dict[str, Any] = {
-        name: values[{"str": str, "int": int, "bool": bool, "float": float}[kind]]
-        for name, kind in NodeStatus.__annotations__.items()
-        if kind in ("str", "int", "bool", "float")
-    }
-    return NodeStatus(**(fields | {"node_id": "own", "applied_index": applied, "members": members}))
 
 
 class Nodes:

@@ -96,9 +96,9 @@ def test_the_rows_are_what_the_engine_has(tmp_path: Path, command: Callable[[Ran
     for product in node.engine.products():
         trades = [row for row in stored["trades"] if row["product_id"] == product.product_id]
         for granularity in STORED:
-            bucket = {"product_id": product.product_id, "granularity": granularity}
-            of = [row for row in stored["candles"] if bucket.items() <= row.items()]
-            assert of == [bucket | msgspec.structs.asdict(candle) for candle in expected(trades, granularity)]
+            bucket: Row = {"product_id": product.product_id, "granularity": granularity}
+            candles = [row for row in stored["candles"] if bucket.items() <= row.items()]
+            assert candles == [bucket | msgspec.structs.asdict(candle) for candle in expected(trades, granularity)]
         *_, latest = (row for row in stored["status_changes"] if row["product_id"] == product.product_id)
         assert latest["status"] == product.status
     if command is busy_command:

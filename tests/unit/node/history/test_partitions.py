@@ -6,7 +6,6 @@ import datetime
 import pickle
 import subprocess
 import sys
-from pathlib import Path
 from random import Random
 
 import pytest
@@ -16,7 +15,7 @@ from node.history import partitions
 from node.history.partitions import archive_days
 from node.history.projection import Row
 from statemachine.types import OrderStatus
-from tests.property.worlds import busy_command, foundations
+from tests.property.worlds import busy_command
 from tests.unit.node.history.logs import NodeLog
 
 BEFORE = datetime.date(2026, 1, 3)
@@ -28,18 +27,6 @@ rows = [dict(zip(found.columns, row, strict=True)) for row in found.fetchall()]
 sys.stdout.buffer.write(pickle.dumps(rows))
 """
 """In a process of its own: DuckDB complains of leaks at the end of a long one."""
-
-
-@pytest.fixture
-def three_days(tmp_path: Path) -> NodeLog:
-    """A history of three days, and a little of a fourth."""
-    random = Random(4)
-    node = NodeLog(tmp_path / "cluster")
-    node.add(foundations((1_000, 3_000), 100_000))
-    for number in range(0, 400, 4):
-        node.add([busy_command(random, number + place) for place in range(4)], seconds=2_700)
-    node.follow()
-    return node
 
 
 def read(node: NodeLog, table: str) -> list[Row]:

@@ -22,6 +22,7 @@ from node.history.database import connect
 from node.history.pages import Page, TransferKind
 from node.history.partitions import archive_days
 from node.history.queries import History
+from tests.unit.node.history.answers import answers
 from tests.unit.node.history.logs import START, NodeLog
 from tests.unit.node.history.test_keeper import busy
 from tests.unit.node.history.test_partitions import BEFORE, read
@@ -114,8 +115,9 @@ def test_days_move_to_files(server: str, tmp_path: Path) -> None:
     node.config = msgspec.structs.replace(node.config, node_id="n8")
     busy(node, 4, 60)
     node.follow()
-    before = node.stored()
+    before, told = node.stored(), answers(node)
     assert archive_days(node.config, BEFORE)
+    assert answers(node) == told
     assert node.stored()["trades"] == []
     assert read(node, "trades") == before["trades"]
 

@@ -1,0 +1,100 @@
+"""Rows of old days, from their Parquet files, as the database gave them before they moved.
+
+What is wanted is said once, of the columns of a table, and read in both places: comparisons, `&` and `|` mean the same for SQLAlchemy's columns
+and for pyarrow's fields. Whole row groups, and whole files by the ids that the table `partitions` notes, are passed over by their statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sqlalchemy import Boolean, Column, Connection, RowMapping, Table, Text, select
+
+from node.history import tables
+from node.history.partitions import id_of, parquet
+from node.history.tables import Sum
+
+Row = Mapping[str, Any]
+Where = Callable[[Any], Any]
+"""Which rows: an expression of the columns, which are the attributes of what it is given."""
+
+ID_MAX = 2**63 - 1
+
+
+class Fields:
+    """A file's columns, as pyarrow means them. Those that an earlier version did not write have the value that it would have written."""
+
+    def __init__(self, table: Table, written: Sequence[str], compute: Any) -> None:
+        self._table = table
+        self._written = written
+        self._compute = compute
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._written:
+            return self._compute.field(name)
+        return self._compute.scalar(default(self._table.columns[name]))
+
+
+def default(column: Column[Any]) -> Any:
+    """The value of rows from before the column."""
+    if isinstance(column.type, Boolean):
+        return False
+    return "" if isinstance(column.type, Text) else 0
+
+
+class Wanted(NamedTuple):
+    """The last `limit` rows in the order of some columns, of which the ids (`partitions.id_of`) grow with the first. Ids from `first` to `last` are
+    enough to look at."""
+
+    where: Where
+    order: Sequence[str]
+    limit: int
+    first: int = 0
+    last: int = ID_MAX
+
+
+def newest(connection: Connection, home: Path, table: Table, wanted: Wanted) -> list[Row]:
+    """Rows of a table, the last one first, from the database and from files.
+
+    Raises:
+        HistoryError: there are files to read, and pyarrow is not installed.
+        OSError: a file is gone.
+    """
+    falling = [table.c[name].desc() for name in wanted.order]
+    found = select(table).where(wanted.where(table.c)).order_by(*falling).limit(wanted.limit)
+    rows: list[Row] = [dict(row) for row in connection.execute(found).mappings()]
+    # Days and ids grow together, but for orders: they leave in another order than they came.
+    if len(rows) == wanted.limit and table is not tables.orders:
+        return rows
+    for note in _partitions(connection, table, wanted):
+        if len(rows) == wanted.limit and rows[-1][id_of(table).name] > note["last_id"]:
+            break
+        rows = latest([*rows, *_read(home / note["file"], table, wanted)], wanted.order, wanted.limit)
+    return rows
+
+
+def _partitions(connection: Connection, table: Table, wanted: Wanted) -> list[RowMapping]:
+    """The files of a table that may have such rows, the one with the highest ids first."""
+    own = tables.partitions.c
+    among = (own.table_name == table.name, own.first_id <= wanted.last, own.last_id >= wanted.first)
+    found = select(tables.partitions).where(*among).order_by(own.last_id.desc(), own.day.desc())
+    return list(connection.execute(found).mappings())
+
+
+def latest(rows: Iterable[Row], order: Sequence[str], limit: int) -> list[Row]:
+    """The last of some rows, the last one first."""
+    return sorted(rows, key=lambda row: tuple(row[name] for name in order), reverse=True)[:limit]
+
+
+def _read(file: Path, table: Table, wanted: Wanted) -> list[Row]:
+    """The last rows of one file that are wanted."""
+    arrow, files = parquet()
+    written = files.read_schema(file).names
+    filters = wanted.where(Fields(table, written, arrow.compute))
+    found = files.read_table(file, columns=written, filters=filters, partitioning=None)
+    found = found.sort_by([(name, "descending") for name in dict.fromkeys(wanted.order)]).slice(0, wanted.limit)
+    missing = {column.name: default(column) for column in table.columns if column.name not in written}
+    sums = [column.name for column in table.columns if isinstance(column.type, Sum)]
+    return [{**row, **missing, **{name: int(row[name]) for name in sums}} for row in found.to_pylist()]

@@ -1,0 +1,59 @@
+"""What moved to files is answered as before."""
+
+from __future__ import annotations
+
+import pyarrow.parquet
+from sqlalchemy import select, update
+
+from node.history import tables
+from node.history.database import connect
+from node.history.pages import Page, TransferKind
+from node.history.partitions import archive_days
+from node.history.queries import History
+from tests.property.worlds import ACCOUNTS
+from tests.unit.node.history.answers import NOON, all_orders, all_pages, answers
+from tests.unit.node.history.logs import NodeLog
+from tests.unit.node.history.test_partitions import BEFORE
+
+
+def test_what_moved_is_answered_all_the_same(three_days: NodeLog) -> None:
+    """Every order, fill, ledger entry, transfer and trade, in the same pages, wherever it is now."""
+    before = answers(three_days)
+    assert archive_days(three_days.config, BEFORE)
+    assert answers(three_days) == before
+    answered = {question.rpartition(": ")[2] for question, answer in before.items() if answer}
+    assert answered == {question.rpartition(": ")[2] for question in before}
+
+
+def test_nothing_is_left_in_the_database(three_days: NodeLog) -> None:
+    """Also the last trade comes from a file then."""
+    assert archive_days(three_days.config, BEFORE.replace(day=10))
+    assert three_days.stored()["trades"] == []
+    past = History(three_days.config)
+    for product_id in ("ETH-USD", "XBT-ETH"):
+        candles, last = past.minutes(product_id, 0)
+        assert last is not None
+        assert last.trade_id == sum(candle.trades for candle in candles)
+    past.close()
+
+
+def test_files_of_version_0_1_0_are_read(three_days: NodeLog) -> None:
+    """They lack the columns that came later; the notes of them have no ids."""
+    archive_days(three_days.config, BEFORE)
+    database = connect(three_days.config)
+    with database.begin() as connection:
+        noted = connection.execute(select(tables.partitions)).mappings().all()
+        connection.execute(update(tables.partitions).values(first_id=0, last_id=2**63 - 1))
+    database.dispose()
+    later = {"stop", "stop_price", "expires_at", "opened_sequence", "other_account_id", "auction"}
+    for note in noted:
+        path = three_days.config.history_path / note["file"]
+        whole = pyarrow.parquet.read_table(path, partitioning=None)
+        pyarrow.parquet.write_table(whole.drop_columns([name for name in whole.column_names if name in later]), path)
+    past = History(three_days.config)
+    for name in ACCOUNTS:
+        orders = all_orders(past, name, 50)
+        assert {order.opened_sequence for order in orders if order.done_at < NOON} == {0}
+        assert past.transfers(name, "USD", TransferKind(incoming=True, internal=False), Page())
+        assert all_pages(lambda page, of=name: past.fills(of, "", 0, page), "trade_id", 50)  # type: ignore[misc]  # bound now
+    past.close()

@@ -1,0 +1,68 @@
+"""The history's process, by itself, beside an engine that only says how far it is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from node.config.settings import HistoryConfig
+from node.config.text import change_settings
+from node.history.queries import History
+from node.native.framing import FrameSplitter, decode_request, pack
+from node.native.protocol import FRAME_MAX, PROTOCOL_VERSION, Answer, Hello, Query, Welcome
+from node.system.unix_socket import reachable
+from tests.unit.node.fakes import until
+from tests.unit.node.history.answers import answers
+from tests.unit.node.history.logs import NodeLog, engine_status
+from tests.unit.node.history.test_partitions import KEYS, read, whole
+
+
+@contextlib.asynccontextmanager
+async def engine(node: NodeLog) -> AsyncIterator[None]:
+    """Somebody on the engine's socket."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        splitter = FrameSplitter(FRAME_MAX)
+        while data := await reader.read(65_536):
+            for body in splitter.feed(data):
+                request = decode_request(body)
+                if isinstance(request, Hello):
+                    writer.write(pack(Welcome(PROTOCOL_VERSION, "n1", node.config.cluster_id, "0", "")))
+                elif isinstance(request, Query):
+                    status = msgspec.msgpack.encode(engine_status(node.applied))
+                    writer.write(pack(Answer(request.request_id, msgspec.Raw(status))))
+        writer.close()
+
+    with reachable(node.config.engine_socket) as name:
+        server = await asyncio.start_unix_server(serve, name)
+    async with server:
+        yield
+
+
+async def test_old_days_move_by_themselves(three_days: NodeLog) -> None:
+    """With `history.archive_days` the process moves them, goes on storing, and everything is answered as before."""
+    node = three_days
+    before, told = node.stored(), answers(node)
+    change_settings(node.path, {"history.enabled": True, "history.archive_days": 2})
+    node.config = msgspec.structs.replace(node.config, history=HistoryConfig(True, archive_days=2))
+    async with engine(node):
+        process = await asyncio.create_subprocess_exec(sys.executable, "-m", "node.history.process", "--config", str(node.path))
+        try:
+            await until(lambda: all(not node.stored()[table] for table in KEYS if table != "orders"), 30.0)
+            for table, key in KEYS.items():
+                whole(before[table], key, node, table)
+            assert read(node, "trades")
+            assert answers(node) == told
+            node.add([])
+            past = History(node.config)
+            await until(lambda: past.progress().log_index == node.applied, 30.0)
+            past.close()
+        finally:
+            process.send_signal(signal.SIGTERM)
+            code = await process.wait()
+    assert code == 0
