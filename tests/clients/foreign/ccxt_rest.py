@@ -52,7 +52,7 @@ def volumes(x: Any) -> dict[str, Any]:
 
 
 def trading(x: Any) -> None:
-    """Orders, in every way that ccxt places them."""
+    """Orders, in every way that ccxt places them. It signs with whole seconds: equal orders within one would be refused, so sizes differ."""
     step("fetch_accounts", lambda: check(x.fetch_accounts()))
     step("fetch_balance", lambda: check(x.fetch_balance()["USD"]["free"] > 0))
     step("fetch_trading_fees", lambda: check(x.fetch_trading_fees()[SYMBOL]["taker"] > 0))
@@ -60,7 +60,7 @@ def trading(x: Any) -> None:
         "create_order(limit)", lambda: x.create_order(SYMBOL, "limit", "buy", 0.01, 30_000, {"client_oid": f"{told['key']}-a"})
     )
     step("create_order(postOnly)", lambda: x.create_order(SYMBOL, "limit", "buy", 0.01, 30_001, {"postOnly": True}))
-    step("create_order(market)", lambda: check(x.create_order(SYMBOL, "market", "buy", 0.01)["id"]))
+    step("create_order(market)", lambda: check(x.create_order(SYMBOL, "market", "buy", 0.03)["id"]))
     step("create_order(market, sell)", lambda: check(x.create_order(SYMBOL, "market", "sell", 0.01)["id"]))
     step("create_order(IOC)", lambda: x.create_order(SYMBOL, "limit", "buy", 0.01, 30_000, {"timeInForce": "IOC"}))
     step("fetch_order", lambda: check(x.fetch_order(rests["id"], SYMBOL)["status"] == "open"))
@@ -200,7 +200,7 @@ def amounts(transfers: list[dict[str, Any]]) -> list[tuple[str, float]]:
 def main() -> None:
     """All calls, then orders while the leader dies; the first URL is the dying leader's."""
     x = client(told["urls"][-1])
-    step("create_order(market), for a first trade", lambda: x.create_order(SYMBOL, "market", "buy", 0.01))
+    step("create_order(market), for a first trade", lambda: x.create_order(SYMBOL, "market", "buy", 0.02))
     public(x)
     trading(x)
     waiting(x)
