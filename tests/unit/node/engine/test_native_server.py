@@ -48,8 +48,8 @@ from node.native.protocol import (
     frame,
     response_decoder,
 )
-from statemachine.commands import PutApiKey, PutCurrency, Withdraw
-from statemachine.events import OrderReceived, Placed
+from statemachine.commands import PutApiKey, PutCurrency, Transfer, Withdraw
+from statemachine.events import OrderReceived, Placed, Transferred
 from statemachine.limits import OPERATOR
 from statemachine.types import Permission
 from tests.unit.node.fakes import ADMIN, WORLD, FakeNode, buy, config_of, running, sell, until
@@ -257,6 +257,16 @@ class TestPermissions:
             with pytest.raises(RequestFailed, match=r"query\.account_id"):
                 await alice.query(BalancesQuery("bob"))
 
+    async def test_a_trader_moves_money_from_its_own_account_only(self, node: FakeNode) -> None:
+        async with connected(node, await trader(node, ALL)) as alice, connected(node) as gateway:
+            with pytest.raises(RequestFailed, match="this key acts for 'alice' only"):
+                await alice.submit([Transfer("bob", "t1", "alice", "USD", 1)])
+            before = {row.currency: row.available for row in await gateway.query(BalancesQuery("bob"))}
+            (outcome,) = await alice.submit([Transfer("alice", "t1", "bob", "USD", 1)])
+            assert isinstance(outcome, Transferred)
+            after = {row.currency: row.available for row in await gateway.query(BalancesQuery("bob"))}
+            assert after == before | {"USD": before.get("USD", 0) + 1}
+
     async def test_each_kind_of_command_needs_its_permission(self, node: FakeNode) -> None:
         viewer = await trader(node, Permission.VIEW)
         async with connected(node, viewer) as alice:
@@ -264,6 +274,8 @@ class TestPermissions:
                 await alice.submit([buy(1)])
             with pytest.raises(RequestFailed, match="Withdraw needs the permission TRANSFER"):
                 await alice.submit([Withdraw("alice", "w1", "USD", 1)])
+            with pytest.raises(RequestFailed, match="Transfer needs the permission TRANSFER"):
+                await alice.submit([Transfer("alice", "t1", "bob", "USD", 1)])
             with pytest.raises(RequestFailed, match="PutCurrency needs the permission ADMIN"):
                 await alice.submit([PutCurrency(OPERATOR, "eur", "EUR", 2)])
             with pytest.raises(RequestFailed, match="for gateways only"):
