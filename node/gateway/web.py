@@ -20,14 +20,14 @@ from aiohttp import web
 from multidict import MultiDict
 
 from node.errors import RequestFailed
-from node.gateway.auth import Claim, Identity
+from node.gateway.auth import TIMESTAMP_HEADER, Claim, Identity
 from node.gateway.backend import Resent
 from node.gateway.errors import ApiError, BadRequestError, NotLeaderError, UnavailableError, UnknownHereError
-from node.gateway.replays import find, is_signed, replayed, signed_id, told
+from node.gateway.replays import REPEAT_SECONDS, anew, find, is_signed, replayed, signed_id, told
 from node.gateway.requests import parameters
 from node.keys import addresses
 from node.native.protocol import AnyQuery, FailCode, NodeStatus, StatusQuery
-from statemachine.commands import AnyCommand
+from statemachine.commands import AnyCommand, CancelAll, CancelOrder
 from statemachine.events import AnyOutcome
 from statemachine.limits import OPERATOR
 from statemachine.types import Permission
@@ -161,7 +161,12 @@ class Call:
         """Apply commands that a signature names, unless this request was carried out before."""
         replays, status = self.gateway.replays, self.gateway.monitor.status
         known, resent = status.sequence if status is not None else 0, Resent()
-        replays.begin(self.signed_id)
+        try:
+            replays.begin(self.signed_id)
+        except ApiError:
+            if not self._is_repeatable(commands):
+                raise
+            return await self.gateway.backend.submit(anew(commands))
         try:
             outcomes = await self.gateway.backend.submit(commands, resent)
         except BaseException:
@@ -169,9 +174,17 @@ class Call:
             raise
         replays.done(self.signed_id, outcomes)
         before = find(commands, outcomes, known, resent=resent.happened)
+        if before and self._is_repeatable(commands):
+            return await self.gateway.backend.submit(anew(commands))
         if before:
             raise replayed(told(before))
         return outcomes
+
+    def _is_repeatable(self, commands: Sequence[AnyCommand]) -> bool:
+        """Whether an equal request may just as well be a further one: cancels whose client counts whole seconds, within that time."""
+        timestamp = self.request.headers[TIMESTAMP_HEADER]
+        cancels = all(isinstance(command, CancelOrder | CancelAll) for command in commands)
+        return cancels and timestamp.isdigit() and abs(self.gateway.auth.now() - int(timestamp)) < REPEAT_SECONDS
 
 
 Handler = Callable[[Call], Awaitable[Answer[Any]]]
