@@ -39,7 +39,16 @@ def public(x: Any) -> None:
     step("fetch_tickers", lambda: check(x.fetch_tickers()[SYMBOL]["last"] == x.fetch_ticker(SYMBOL)["last"]))
     step("fetch_trades", lambda: check(x.fetch_trades(SYMBOL, limit=5)))
     step("fetch_ohlcv", lambda: check(x.fetch_ohlcv(SYMBOL, "1m")[-1][4] == x.fetch_ticker(SYMBOL)["last"]))
+    step("fetch_l2_order_book", lambda: check(x.fetch_l2_order_book(SYMBOL)["asks"]))
+    step("publicGetProductsVolumeSummary", lambda: check(float(volumes(x)["spot_volume_24hour"]) >= 0.01))
+    step("publicGetProductsSparkLines", lambda: check(x.publicGetProductsSparkLines()[told["product"]]))
     step("publicGetProductsIdStats", lambda: check(x.publicGetProductsIdStats({"id": told["product"]})["volume"]))
+
+
+def volumes(x: Any) -> dict[str, Any]:
+    """What was traded of the product."""
+    found: dict[str, Any] = next(row for row in x.publicGetProductsVolumeSummary() if row["id"] == told["product"])
+    return found
 
 
 def trading(x: Any) -> None:
@@ -62,7 +71,9 @@ def trading(x: Any) -> None:
     step("fetch_open_orders", lambda: check(len(x.fetch_open_orders(SYMBOL)) == 2))
     step("fetch_orders", lambda: check(len(x.fetch_orders(SYMBOL)) >= 5))
     step("fetch_closed_orders", lambda: check(len(x.fetch_closed_orders(SYMBOL)) >= 3))
-    step("cancel_order", lambda: x.cancel_order(rests["id"], SYMBOL))
+    edited = step("edit_order", lambda: x.edit_order(rests["id"], SYMBOL, "limit", "buy", 0.01, 30_002))
+    step("fetch_order(edited)", lambda: check(x.fetch_order(rests["id"], SYMBOL)["status"] == "canceled"))
+    step("cancel_order", lambda: x.cancel_order(edited["id"], SYMBOL))
     step("cancel_all_orders", lambda: check(len(x.cancel_all_orders(SYMBOL)) == 1))
 
 
@@ -85,6 +96,10 @@ def waiting(x: Any) -> None:
     step("fetch_order(triggered sell)", lambda: is_triggered(x.fetch_order(loss["id"], SYMBOL), 59_000))
     x.create_order(SYMBOL, "market", "buy", 0.001)
     step("fetch_order(triggered buy)", lambda: is_triggered(x.fetch_order(entry["id"], SYMBOL), 61_000))
+    limit = step("create_stop_limit_order", lambda: x.create_stop_limit_order(SYMBOL, "sell", 0.01, 58_000, 100))
+    market = step("create_stop_market_order", lambda: x.create_stop_market_order(SYMBOL, "sell", 0.01, 101))
+    step("fetch_order(create_stop_limit_order)", lambda: is_waiting(x.fetch_order(limit["id"], SYMBOL), 100))
+    step("fetch_order(create_stop_market_order)", lambda: is_waiting(x.fetch_order(market["id"], SYMBOL), 101))
     step("cancel_order(waiting)", lambda: x.cancel_order(other["id"], SYMBOL))
     step("create_order(GTT)", lambda: check(leaving(x)["timeInForce"] == "GTT"))
     x.cancel_all_orders(SYMBOL)
@@ -142,6 +157,7 @@ def money(x: Any) -> None:
     step("fetch_deposits", lambda: check(amounts(x.fetch_deposits("USD")) == [("deposit", 10**9)]))
     step("fetch_withdrawals", lambda: check(amounts(x.fetch_withdrawals("USD")) == [("withdrawal", 1)]))
     both = [("deposit", 10**9), ("withdrawal", 1)]
+    step("fetch_transactions", lambda: check(amounts(x.fetch_transactions("USD")) == [("deposit", 10**9), ("withdrawal", 1)]))
     step("fetch_deposits_withdrawals", lambda: check(amounts(x.fetch_deposits_withdrawals("USD")) == both))
     rests = x.create_order(SYMBOL, "limit", "buy", 0.01, 30_000)["id"]
     account = next(row for row in x.privateGetAccounts() if row["currency"] == "USD")

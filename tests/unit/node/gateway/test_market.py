@@ -65,6 +65,9 @@ async def test_trades_page_and_the_ticker_tells_the_last(exchange: Exchange) -> 
     assert wanted.items() <= ticker.items()
     _, stats = await exchange.get("/products/BTC-USD/stats")
     assert stats == {"open": "100", "high": "104", "low": "100", "last": "104", "volume": "5", "volume_30day": "5"}
+    _, volumes = await exchange.get("/products/volume-summary")
+    found = {row["id"]: (row["spot_volume_24hour"], row["spot_volume_30day"], row["base_currency"]) for row in volumes}
+    assert found == {"BTC-USD": ("5", "5", "BTC"), "ETH-BTC": ("0", "0", "ETH")}
 
     async def ids(query: str) -> list[int]:
         return [trade["trade_id"] for trade in (await exchange.get(f"/products/BTC-USD/trades{query}"))[1]]
