@@ -12,7 +12,9 @@ from statemachine.events import AnyOutcome, Cancelled, Done, OrderState, Placed,
 from statemachine.types import OrderStatus, OrderType, Reason, Side, TimeInForce
 
 EXPECTED_REASONS: dict[type, frozenset[Reason]] = {
-    PlaceOrder: frozenset({Reason.POST_ONLY_WOULD_TAKE, Reason.INSUFFICIENT_FUNDS, Reason.TOO_MANY_OPEN_ORDERS}),
+    PlaceOrder: frozenset(
+        {Reason.POST_ONLY_WOULD_TAKE, Reason.INSUFFICIENT_FUNDS, Reason.TOO_MANY_OPEN_ORDERS, Reason.PRODUCT_IN_AUCTION}
+    ),
     CancelOrder: frozenset({Reason.UNKNOWN_ORDER, Reason.ORDER_ALREADY_DONE}),
 }
 """Why a well-formed command of a flow may be refused. Any other reason is a fault."""
@@ -22,6 +24,8 @@ def fault(command: AnyCommand, outcome: AnyOutcome) -> str:
     """What is wrong with `outcome` as the answer to `command`, or "" when nothing is."""
     if isinstance(outcome, Rejected):
         allowed = EXPECTED_REASONS.get(type(command), frozenset())
+        if outcome.reason is Reason.PRODUCT_IN_AUCTION and isinstance(command, PlaceOrder) and _is_collected(command):
+            return "an auction refused an order that it collects"
         return "" if outcome.reason in allowed else f"rejected: {outcome.reason.name} {outcome.field} {outcome.detail}".rstrip()
     expected = _OUTCOMES.get(type(command), Done)
     if not isinstance(outcome, expected):
@@ -43,6 +47,11 @@ _OUTCOMES: dict[type, type] = {
 }
 
 
+def _is_collected(command: PlaceOrder) -> bool:
+    """Whether an auction takes the order: to wait for its price, or for the opening."""
+    return bool(command.stop) or (may_rest(command) and not command.post_only)
+
+
 def _order_fault(command: PlaceOrder, order: OrderState) -> str:
     for name in ("account_id", "client_oid", "product_id", "side", "order_type", "price", "size", "funds", "stop", "stop_price"):
         sent, told = getattr(command, name), getattr(order, name)
@@ -50,10 +59,12 @@ def _order_fault(command: PlaceOrder, order: OrderState) -> str:
             return f"{name} {told!r}, sent {sent!r}"
     if order.size and order.filled_size > order.size:
         return f"filled {order.filled_size} of {order.size}"
-    if (order.status is OrderStatus.ACTIVE) != bool(command.stop):
+    if command.stop and order.status is not OrderStatus.ACTIVE:
         return f"stop {command.stop.name}, and the order is {order.status.name}"
-    if order.status is OrderStatus.OPEN and not may_rest(command):
+    if not command.stop and order.status is not OrderStatus.DONE and not may_rest(command):
         return f"a {command.order_type.name} {command.time_in_force.name} order rests"
+    if not command.stop and order.status is OrderStatus.ACTIVE and (order.filled_size or not _is_collected(command)):
+        return "an auction collected it, and it traded or was post-only"
     if command.time_in_force is TimeInForce.FOK and order.filled_size not in (0, order.size):
         return f"fill or kill filled {order.filled_size} of {order.size}"
     if order.expires_at != (order.created_at + command.cancel_after if command.cancel_after else 0):

@@ -30,12 +30,16 @@ from loadtest.watch import Statuses, leader_of
 from node.errors import QuorumbookError
 from node.native.protocol import NodeStatus
 from statemachine.decimals import to_text
+from statemachine.types import ProductStatus
 
 RECENT_SECONDS = 2.0
 """What "orders/s" and the latencies of the view are taken over."""
 
 REFRESH_SECONDS = 0.25
 READY_SECONDS = 30.0
+
+AUCTION_PART = 0.1
+"""Of the time for which is traded, what an opening auction collects orders before it."""
 
 
 class Result(msgspec.Struct, kw_only=True):
@@ -78,9 +82,9 @@ class Demo:
         view.event(f"three nodes are up, {leader} leads")
         await scenario.put_market()
         view.event(f"{len(PRODUCTS) + 1} products, {len(scenario.people)} accounts with money and keys")
-        self._start_flow()
         scenario.start_readers(leader)
         async with self._watched():
+            await self._begin_trading()
             kill = await self._play(leader)
             await scenario.stop_trading()
             view.event("no new orders; waiting until all nodes are level")
@@ -100,13 +104,26 @@ class Demo:
             seconds=round(time.monotonic() - begin, 2),
         )
 
-    def _start_flow(self) -> None:
+    async def _begin_trading(self) -> None:
         scenario, path = self._scenario, self._settings.flow
         if path is None:
-            scenario.start_trading()
+            await self._open_market()
             return
         buyer, seller = scenario.people[0].account_id, scenario.people[1].account_id
         scenario.start_client(scenario.operator_client(), recorded_flow(path, buyer, seller), chunk=50)
+
+    async def _open_market(self) -> None:
+        """Orders are collected for a while; then each product opens at one price."""
+        scenario = self._scenario
+        await scenario.put_status(ProductStatus.AUCTION)
+        scenario.start_trading()
+        self._view.event("an opening auction collects orders")
+        await asyncio.sleep(self._settings.seconds * AUCTION_PART)
+        await scenario.put_status(ProductStatus.ONLINE)
+        for spec in PRODUCTS:
+            price, size = await scenario.opened(spec.product_id)
+            base, quote = CURRENCIES[spec.base], CURRENCIES[spec.quote]
+            self._view.event(f"{spec.product_id} opened: {to_text(size, base)} at {to_text(price, quote)}")
 
     async def _play(self, leader: str) -> Kill:
         scenario, view, seconds = self._scenario, self._view, self._settings.seconds

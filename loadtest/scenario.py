@@ -28,9 +28,11 @@ from loadtest.verdict import Verdict, books_rebuilt, caught_up, feed_whole, hash
 from loadtest.watch import Watcher, none_leaving, reached
 from node.deployment.local_cluster import LocalCluster
 from node.native.client import ClusterClient
-from node.native.protocol import AnyQuery, BalancesQuery, BookQuery, NodeStatus, OrdersQuery, ProductsQuery
+from node.native.products import put_again
+from node.native.protocol import AnyQuery, BalancesQuery, BookQuery, NodeStatus, OrdersQuery, ProductsQuery, TradesQuery
 from node.records.audit import AuditCheck, audit_running, committed_batches
 from statemachine.commands import AnyCommand
+from statemachine.types import ProductStatus
 
 LEADER_SECONDS = 20.0
 LEVEL_SECONDS = 30.0
@@ -117,6 +119,20 @@ class Scenario:
         done = await set_up(self._operator, self.people)
         commands, outcomes = [command for command, _ in done], [outcome for _, outcome in done]
         self.recorder.answered(commands, outcomes, sent, time.monotonic())
+
+    async def put_status(self, status: ProductStatus) -> None:
+        """Change the status of the products that are followed."""
+        rows = await self._operator.query(ProductsQuery(), True)
+        followed = [row for row in rows if row.product_id in self.plan.followed]
+        mark = f"{self.plan.run}:session"
+        commands = [put_again(row, f"{mark}:{row.product_id}:{row.product_sequence}", status=status) for row in followed]
+        sent = time.monotonic()
+        self.recorder.answered(commands, await self._operator.submit(commands), sent, time.monotonic())
+
+    async def opened(self, product_id: str) -> tuple[int, int]:
+        """Price and size of what traded in the product's opening, of the trades still kept; zeros for nothing."""
+        trades = [trade for trade in await self._operator.query(TradesQuery(product_id, 1_000), True) if trade.auction]
+        return (trades[0].price, sum(trade.size for trade in trades)) if trades else (0, 0)
 
     def start_trading(self) -> None:
         """Let every client send its generated flow over a connection of its own."""

@@ -146,8 +146,8 @@ def _next(product: Product, side: Side, price: int) -> tuple[BookSide, OrderStat
 
 
 def _meet(state: State, product: Product, price: int, bid: tuple[BookSide, OrderState], ask: tuple[BookSide, OrderState]) -> int:
-    """Two orders meet: how much they trade."""
-    earlier, later = (bid, ask) if _arrival(bid[1]) < _arrival(ask[1]) else (ask, bid)
+    """Two orders meet: how much they trade. What is on the book came before all that was collected, so the smaller id is the earlier order's."""
+    earlier, later = (bid, ask) if bid[1].order_id < ask[1].order_id else (ask, bid)
     (maker_side, maker), (taker_side, taker) = earlier, later
     state.touch(maker)
     state.touch(taker)
@@ -165,11 +165,6 @@ def _meet(state: State, product: Product, price: int, bid: tuple[BookSide, Order
         if order.remaining == 0:
             leave_side(state, product, side, order, DoneReason.FILLED)
     return size
-
-
-def _arrival(order: OrderState) -> tuple[bool, int]:
-    """Sorts orders by when they came: those on the book before the collected ones. Two on the book never meet."""
-    return order.status is OrderStatus.ACTIVE, order.order_id
 
 
 def _prevent(state: State, product: Product, earlier: tuple[BookSide, OrderState], later: tuple[BookSide, OrderState]) -> None:

@@ -67,7 +67,12 @@ def book(target: Target, as_json: bool, product_id: str, level: str) -> None:
             }
         )
     else:
-        show(_book_table(view, auction, product_id, scales))
+        show(_book_table(view, product_id, scales))
+        if auction:
+            would = _auction(auction, product_id, scales)
+            click.echo(
+                f"in an auction, which would trade {would['size']}{' at ' + would['price'] if auction.open_size else ''} now"
+            )
 
 
 def _side(rows: list[BookLevel] | list[BookOrder], product_id: str, scales: Scales) -> list[list[object]]:
@@ -87,15 +92,12 @@ def _auction(view: AuctionView, product_id: str, scales: Scales) -> dict[str, st
     return {"price": scales.price(product_id, view.open_price), "size": scales.size(product_id, view.open_size)}
 
 
-def _book_table(view: BookView, auction: AuctionView | None, product_id: str, scales: Scales) -> Table:
+def _book_table(view: BookView, product_id: str, scales: Scales) -> Table:
     """Asks above bids, the best prices meeting in the middle."""
     third = "order" if view.bid_orders or view.ask_orders else "orders"
     asks = [["ask", *map(str, row)] for row in reversed(_side(view.asks or view.ask_orders, product_id, scales))]
     bids = [["bid", *map(str, row)] for row in _side(view.bids or view.bid_orders, product_id, scales)]
     title = f"{product_id} at {view.product_sequence:,}"
-    if auction:
-        would = _auction(auction, product_id, scales)
-        title += f", auction: {would['size']} at {would['price']}" if auction.open_size else ", auction: nothing would trade"
     return table(("", "price", "size", third), asks + bids, title=title, right=("price", "size", "orders"))
 
 

@@ -10,6 +10,7 @@ import click
 
 from node.cli.output import instant, print_json, show, table
 from node.cli.session import Session, Target, cluster_option, json_option, run
+from node.cli.tables import warn_of_keys
 from node.cluster_directory import ClusterDirectory
 from node.deployment.local_cluster import LocalCluster
 from node.errors import DirectoryError, NodeStartError
@@ -109,7 +110,7 @@ def verify(path: Path, as_json: bool) -> None:
 def restore(path: Path, directory: Path) -> None:
     """Give the new cluster in DIRECTORY, which `quorumbook init` made and which has never run, the state of a SNAPSHOT."""
     layout = ClusterDirectory(directory)
-    manifest = backups.restore(path, layout)
+    manifest, engine = backups.restore(path, layout)
     click.echo(
         f"{', '.join(layout.node_ids)} of {layout.cluster_id} begin at index {manifest.index:,}, sequence {manifest.sequence:,}, "
         f"taken {instant(manifest.created_at)}"
@@ -117,6 +118,7 @@ def restore(path: Path, directory: Path) -> None:
     click.echo(
         "What the old cluster acknowledged after that is not in it. Its nodes cannot join this one, nor these the old one."
     )
+    warn_of_keys(engine, layout)
 
 
 @click.command()

@@ -11,7 +11,9 @@ from node.cli.records import DIRECTORY, node_config_path
 from node.cli.session import CLUSTER_VARIABLE, DEFAULT_CLUSTER
 from node.cluster_directory import ClusterDirectory
 from node.config.file import load
+from node.records.backup import unusable_keys
 from node.records.exporting import export_tables, import_tables, is_running, snapshot_now
+from statemachine.engine import Engine
 
 
 @click.command("export")
@@ -22,7 +24,7 @@ from node.records.exporting import export_tables, import_tables, is_running, sna
 )  # fmt: skip
 @click.option("--node", "node_id", help="Which node's state, where --from is a cluster's directory. Default: the first.")
 def export_state(target: Path, source: Path, node_id: str | None) -> None:
-    """Write the whole state of a node into DIR, a TSV file a table. API keys and their secrets are in it.
+    """Write the whole state of a node into DIR, a TSV file a table. The secrets of API keys are in it, encrypted.
 
     A running node takes a snapshot for it, so that all tables are of one index; of a stopped one its newest snapshot is written.
     """
@@ -36,6 +38,18 @@ def export_state(target: Path, source: Path, node_id: str | None) -> None:
     click.echo(", ".join(f"{name} {count:,}" for name, count in rows.items()))
 
 
+def warn_of_keys(engine: Engine, layout: ClusterDirectory) -> None:
+    """Say which API keys the nodes of a new cluster could not use."""
+    lost = unusable_keys(engine, layout)
+    if lost:
+        more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+        click.echo(
+            f"API keys {', '.join(lost[:3])}{more} are encrypted under cluster keys that these nodes do not have: put the old cluster's cluster.key "
+            "in the place of theirs before they start",
+            err=True,
+        )
+
+
 @click.command("import")
 @click.argument("source", metavar="DIR", type=DIRECTORY)
 @click.option(
@@ -46,4 +60,5 @@ def import_state(source: Path, directory: Path) -> None:
     """Let a new cluster begin with the state in the TSV files of DIR. Everything is checked before anything is written."""
     layout = ClusterDirectory(directory)
     engine = import_tables(source, layout)
+    warn_of_keys(engine, layout)
     click.echo(f"{', '.join(layout.node_ids)} begin with sequence {engine.sequence:,}, hash {engine.full_hash().hex()[:16]}")

@@ -16,8 +16,8 @@ from node.native.protocol import BalancesQuery, FailCode
 from statemachine.commands import Deposit, Transfer, Withdraw
 from statemachine.decimals import to_text
 from statemachine.events import AnyOutcome, Rejected, Transferred
-from statemachine.limits import OPERATOR
 from statemachine.tables import BalanceRow, CurrencyRow
+from statemachine.types import Permission
 
 
 async def account_list(call: Call) -> Answer[list[AccountJson]]:
@@ -123,11 +123,11 @@ def _refused(outcome: AnyOutcome, currency: CurrencyRow) -> ApiError:
 
 
 async def transfer_between(call: Call) -> Answer[ProfileTransferJson]:
-    """POST /profiles/transfer: from the key's own account, or with the operator's key from any, to another."""
+    """POST /profiles/transfer: from the key's own account, or with an operator's key from any, to another."""
     request = parse(call.body, ProfileTransferRequest)
     sender, receiver = check_name(request.sender, "from"), check_name(request.receiver, "to")
     assert call.identity is not None, "the route asks for a permission"
-    if call.identity.account_id not in (sender, OPERATOR):
+    if call.identity.account_id != sender and not call.identity.permissions & Permission.ADMIN:
         raise ApiError(403, "from must be the account of the API key", "from", reason="forbidden")
     currency = await call.gateway.catalogue.currency(check_name(request.currency, "currency"))
     amount = to_units(raw_text(request.amount, "amount"), currency.scale, "amount")

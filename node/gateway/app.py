@@ -37,6 +37,7 @@ ROUTES = (
     Route("GET", "/time", market.server_time),
     Route("GET", "/products", market.products, query=("type",)),
     Route("GET", "/products/{id}", market.product),
+    Route("GET", "/products/volume-summary", market.volume_summary),
     Route("GET", "/products/{id}/book", market.book, query=("level",)),
     Route("GET", "/products/{id}/ticker", market.ticker),
     Route("GET", "/products/{id}/stats", market.stats),

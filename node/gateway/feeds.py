@@ -26,6 +26,7 @@ from node.gateway.responses import currency_json, product_json
 from node.gateway.revocation import Signed
 from node.history.candles import MINUTE as MINUTE_SECONDS
 from node.native.protocol import AuctionQuery, AuctionView, BookQuery, BookView, Events, FailCode, TradesQuery
+from statemachine.auctions import TRADING
 from statemachine.events import AnyEvent, OrderMatched, StatusChanged
 from statemachine.types import ProductStatus
 
@@ -40,10 +41,6 @@ RETRY_MIN, RETRY_MAX = 0.05, 1.0
 STATUS_LOOK = 1.0
 STATUS_EVERY = 5
 """Seconds between looks at what no feed tells of, and between `status` messages where nothing changes."""
-
-
-OPENED = frozenset({ProductStatus.ONLINE, ProductStatus.POST_ONLY, ProductStatus.LIMIT_ONLY})
-"""A product that goes from an auction to one of these has opened."""
 
 
 class Reader(Protocol):
@@ -89,7 +86,7 @@ class ProductFeed:
         trades: list[OrderMatched] = await self._backend.query(TradesQuery(self.product_id, TRADES_READ))
         known = stats.last.product_sequence if stats.last is not None else 0
         self.book, self.stats, self.sequence = LevelBook(view), stats, view.product_sequence
-        self.in_auction, self.indicative = view.in_auction, b""
+        self.in_auction, self.indicative, self._indicated = view.in_auction, b"", 0
         for trade in reversed(trades):
             if known < trade.product_sequence <= self.sequence:
                 self.stats.add(trade)
@@ -145,7 +142,7 @@ class ProductFeed:
 
     def _status_changed(self, event: StatusChanged, frame: Frame) -> None:
         """The product goes on in another status; `book` is the one after it."""
-        if self.in_auction and event.status in OPENED:
+        if self.in_auction and event.status in TRADING:
             frame.auction += opened(self.product, event, self.book)
         self.in_auction = event.status is ProductStatus.AUCTION
         self.indicative, self._status_sequence = b"", event.product_sequence

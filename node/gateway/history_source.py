@@ -49,7 +49,8 @@ class HistorySource:
             return await loop.run_in_executor(self._threads, question, self._history)
         except (SQLAlchemyError, HistoryError) as error:
             log.warning("the history cannot be read: %s", error)
-            raise ApiError(503, "The history of this node cannot be read at the moment", reason="history_unavailable") from None
+            message = "The history of this node cannot be read at the moment"
+            raise ApiError(503, message, reason="history_unavailable", headers={"Retry-After": "1"}) from None
 
     async def reach(self, sequence: int) -> Progress:
         """Where the history is, once it has command `sequence`, or has not got there in `WAIT` seconds. Raises as `ask`."""

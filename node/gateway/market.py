@@ -8,7 +8,16 @@ from node.gateway.catalogue import Product
 from node.gateway.ids import product_text
 from node.gateway.requests import PAGE_MAX, whole_number
 from node.gateway.responses import book_json, currency_json, iso, product_json, trade_json
-from node.gateway.shapes import BookJson, CurrencyJson, ProductJson, StatsJson, TickerJson, TimeJson, TradeJson
+from node.gateway.shapes import (
+    BookJson,
+    CurrencyJson,
+    ProductJson,
+    StatsJson,
+    TickerJson,
+    TimeJson,
+    TradeJson,
+    VolumeSummaryJson,
+)
 from node.gateway.web import Answer, Call
 from node.native.protocol import AuctionQuery, BookQuery, TradesQuery
 from statemachine.events import OrderMatched
@@ -94,6 +103,30 @@ async def stats(call: Call) -> Answer[StatsJson]:
             "volume_30day": wanted.size(feed.stats.month_volume(now)),
         }
     )
+
+
+async def volume_summary(call: Call) -> Answer[list[VolumeSummaryJson]]:
+    """GET /products/volume-summary: each product's volume of 24 hours and of 30 days, of the trades that this node keeps."""
+    call.parameters()
+    return Answer([await _volumes(call, product) for product in await call.gateway.catalogue.all_products()])
+
+
+async def _volumes(call: Call, product: Product) -> VolumeSummaryJson:
+    stats, now = (await call.gateway.feeds.feed(product)).stats, time.time_ns()
+    named = product_json(product)
+    return {
+        "id": named["id"],
+        "base_currency": named["base_currency"],
+        "quote_currency": named["quote_currency"],
+        "display_name": named["display_name"],
+        "market_types": ["spot"],
+        "spot_volume_24hour": product.size(stats.day(now).volume),
+        "spot_volume_30day": product.size(stats.month_volume(now)),
+        "rfq_volume_24hour": "0",
+        "rfq_volume_30day": "0",
+        "conversion_volume_24hour": "0",
+        "conversion_volume_30day": "0",
+    }
 
 
 async def trades(call: Call) -> Answer[list[TradeJson]]:

@@ -85,7 +85,7 @@ HEADERS: dict[str, Schema] = {
 FRESHNESS = (SEQUENCE_HEADER, ROLE_HEADER)
 CURSORS = ("cb-after", "cb-before")
 FAILURE_HEADERS = {307: ("Location",), 429: ("Retry-After",), 503: ("Retry-After",), 504: ("Retry-After",)}
-"""Headers of answers, and which come with which failure; a 503 of a history that cannot be read has none."""
+"""Headers of answers, and which come with which failure."""
 
 SIGNED = ("CB-ACCESS-KEY", "CB-ACCESS-SIGN", "CB-ACCESS-TIMESTAMP", "CB-ACCESS-PASSPHRASE")
 _SAYS = re.compile(r"^(GET|POST|PUT|PATCH|DELETE) /\S*( and /\S*)?[:.] ?")

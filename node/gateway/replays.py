@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import time
+import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+
+import msgspec
 
 from node.gateway.errors import ApiError
 from node.gateway.ids import order_text
@@ -19,6 +22,10 @@ from statemachine.types import Reason
 
 KEPT_MAX = 100_000
 """Signatures remembered by one process; beyond it the oldest is left to the replicated memory."""
+
+REPEAT_SECONDS = 2.0
+"""For so long after a timestamp in whole seconds equal cancels are further ones: some clients cannot sign them differently, and a cancel that is
+refused costs more than one that is repeated."""
 
 UNDER_WAY = "it is being carried out"
 
@@ -66,6 +73,11 @@ class Replays:
     def undone(self, request_id: str) -> None:
         """The request was not carried out, or nobody knows: it may be sent again, and the replicated memory decides."""
         self._seen.pop(request_id, None)
+
+
+def anew(commands: Sequence[AnyCommand]) -> list[AnyCommand]:
+    """The same commands as further ones."""
+    return [msgspec.structs.replace(command, command_id=f"g:{uuid.uuid4()}") for command in commands]
 
 
 def find(commands: Sequence[AnyCommand], outcomes: Sequence[AnyOutcome], known: int, *, resent: bool) -> list[AnyOutcome]:

@@ -124,6 +124,22 @@ class StatsJson(TypedDict):
     volume_30day: str
 
 
+class VolumeSummaryJson(TypedDict):
+    """What was traded of a product in 24 hours and in 30 days. There are no other markets than the book: their volumes are zero."""
+
+    id: str
+    base_currency: str
+    quote_currency: str
+    display_name: str
+    market_types: list[str]
+    spot_volume_24hour: str
+    spot_volume_30day: str
+    rfq_volume_24hour: str
+    rfq_volume_30day: str
+    conversion_volume_24hour: str
+    conversion_volume_30day: str
+
+
 class TradeJson(TypedDict):
     """A trade; `side` is the maker's."""
 

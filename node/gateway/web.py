@@ -20,14 +20,14 @@ from aiohttp import web
 from multidict import MultiDict
 
 from node.errors import RequestFailed
-from node.gateway.auth import Claim, Identity
+from node.gateway.auth import TIMESTAMP_HEADER, Claim, Identity
 from node.gateway.backend import Resent
 from node.gateway.errors import ApiError, BadRequestError, NotLeaderError, UnavailableError, UnknownHereError
-from node.gateway.replays import find, is_signed, replayed, signed_id, told
+from node.gateway.replays import REPEAT_SECONDS, anew, find, is_signed, replayed, signed_id, told
 from node.gateway.requests import parameters
 from node.keys import addresses
 from node.native.protocol import AnyQuery, FailCode, NodeStatus, StatusQuery
-from statemachine.commands import AnyCommand
+from statemachine.commands import AnyCommand, CancelAll, CancelOrder
 from statemachine.events import AnyOutcome
 from statemachine.limits import OPERATOR
 from statemachine.types import Permission
@@ -114,6 +114,13 @@ class Call:
         if profile_id not in (None, self.account_id):
             raise BadRequestError("profile_id must be the account of the API key", "profile_id")
 
+    def freshness(self) -> dict[str, str]:
+        """The headers that say how much of what has happened is in the answer."""
+        if self.status is None:
+            return {}
+        sequence = self.status.sequence if self.sequence is None else self.sequence
+        return {ROLE_HEADER: self.status.role, SEQUENCE_HEADER: str(sequence)}
+
     async def read(self, query: AnyQuery) -> Any:
         """Ask the engine of this node."""
         if not self._has_read:
@@ -161,7 +168,12 @@ class Call:
         """Apply commands that a signature names, unless this request was carried out before."""
         replays, status = self.gateway.replays, self.gateway.monitor.status
         known, resent = status.sequence if status is not None else 0, Resent()
-        replays.begin(self.signed_id)
+        try:
+            replays.begin(self.signed_id)
+        except ApiError:
+            if not self._is_repeatable(commands):
+                raise
+            return await self.gateway.backend.submit(anew(commands))
         try:
             outcomes = await self.gateway.backend.submit(commands, resent)
         except BaseException:
@@ -169,9 +181,17 @@ class Call:
             raise
         replays.done(self.signed_id, outcomes)
         before = find(commands, outcomes, known, resent=resent.happened)
+        if before and self._is_repeatable(commands):
+            return await self.gateway.backend.submit(anew(commands))
         if before:
             raise replayed(told(before))
         return outcomes
+
+    def _is_repeatable(self, commands: Sequence[AnyCommand]) -> bool:
+        """Whether an equal request may just as well be a further one: cancels whose client counts whole seconds, within that time."""
+        timestamp = self.request.headers[TIMESTAMP_HEADER]
+        cancels = all(isinstance(command, CancelOrder | CancelAll) for command in commands)
+        return cancels and timestamp.isdigit() and abs(self.gateway.auth.now() - int(timestamp)) < REPEAT_SECONDS
 
 
 Handler = Callable[[Call], Awaitable[Answer[Any]]]
@@ -205,32 +225,37 @@ def add_routes(app: web.Application, gateway: Gateway, routes: Sequence[Route]) 
 
 def _serving(gateway: Gateway, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def serve(request: web.Request) -> web.StreamResponse:
-        status = gateway.monitor.status
         if route.permission is None:
             gateway.limits.addresses.take(client_address(gateway, request))
-        call = Call(gateway, route, request, await _body(request), status)
+        call = Call(gateway, route, request, await _body(request), gateway.monitor.status)
         try:
-            if route.permission is not None:
-                claim = _claim(request)
-                call.signed_id = signed_id(claim.key_id, claim.signature)
-                call.identity = await _identify(gateway, request, claim, call.body)
-                call.identity.require(route.permission)
-            await call.begin()
-            answer = await route.handler(call)
-        except UnknownHereError:
-            if status is not None and not status.ready:
-                raise UnavailableError("this node has not caught up", outcome_unknown=False) from None
-            local = request.method == "GET" and not call.linearizable
-            if local or status is None or status.role == "leader" or status.leader is None:
-                raise
-            raise NotLeaderError(status.leader) from None
-        headers = dict(answer.headers)
-        if call.status is not None:
-            headers[ROLE_HEADER] = call.status.role
-            headers[SEQUENCE_HEADER] = str(call.status.sequence if call.sequence is None else call.sequence)
-        return json_response(answer.body, answer.status, headers)
+            answer = await _answered(call)
+        except ApiError as error:
+            error.headers = {**call.freshness(), **error.headers}
+            raise
+        return json_response(answer.body, answer.status, {**answer.headers, **call.freshness()})
 
     return serve
+
+
+async def _answered(call: Call) -> Answer[Any]:
+    """What the handler answers, once it is known who asks. A node that may only be behind sends on what it cannot judge."""
+    gateway, route, request, status = call.gateway, call.route, call.request, call.status
+    try:
+        if route.permission is not None:
+            claim = _claim(request)
+            call.signed_id = signed_id(claim.key_id, claim.signature)
+            call.identity = await _identify(gateway, request, claim, call.body)
+            call.identity.require(route.permission)
+        await call.begin()
+        return await route.handler(call)
+    except UnknownHereError:
+        if status is not None and not status.ready:
+            raise UnavailableError("this node has not caught up", outcome_unknown=False) from None
+        local = request.method == "GET" and not call.linearizable
+        if local or status is None or status.role == "leader" or status.leader is None:
+            raise
+        raise NotLeaderError(status.leader) from None
 
 
 def client_address(gateway: Gateway, request: web.Request) -> str:

@@ -138,6 +138,14 @@ class ClusterKeys:
             passphrase = self._opened(row.sealed_by, row.key_id, "passphrase", passphrase)
         return ApiKey(row.key_id, row.owner_id, secret, passphrase, row.permissions, addresses.of_key(row.addresses))
 
+    def opens(self, row: ApiKeyRow) -> bool:
+        """Whether the key can be opened here."""
+        try:
+            self.open(row)
+        except ClusterKeyError:
+            return False
+        return True
+
     def _sealed(self, number: int, key_id: str, name: str, text: str) -> str:
         if not text:
             return ""

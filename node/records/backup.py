@@ -24,6 +24,7 @@ from node import identity
 from node.cluster_directory import ClusterDirectory
 from node.config.settings import NodeConfig
 from node.errors import DataDirectoryError, DirectoryError
+from node.keys.sealing import ClusterKeys
 from node.marks import mark_of
 from node.system.processes import PID_FILE, PidFile
 from snapshots.errors import NoSnapshotError, SnapshotDamagedError
@@ -82,11 +83,20 @@ def verify(path: Path) -> Manifest:
         SnapshotDamagedError: it is not what was written.
         StateError: it is, and the state in it is wrong.
     """
+    return _verified(path)[0]
+
+
+def _verified(path: Path) -> tuple[Manifest, Engine]:
     manifest = check_files(path).manifest
     tables: dict[str, list[Row]] = {name: [] for name in manifest.row_counts}
     read_tables(path, manifest, lambda name, rows: tables[name].extend(rows))
-    Engine.restore(tables)
-    return manifest
+    return manifest, Engine.restore(tables)
+
+
+def unusable_keys(engine: Engine, layout: ClusterDirectory) -> list[str]:
+    """The API keys that a node of the cluster could not open: they are encrypted under another cluster's keys."""
+    holders = [ClusterKeys(config.cluster_key_path) for config in layout.configs.values()]
+    return [row.key_id for row in engine.api_keys() if not all(keys.opens(row) for keys in holders)]
 
 
 def back_up(directory: Path, target: Path) -> Manifest:
@@ -132,8 +142,8 @@ def _copy(source: Source, store: SnapshotStore) -> Manifest:
     return sink.finish()
 
 
-def restore(path: Path, layout: ClusterDirectory) -> Manifest:
-    """Begin a new cluster, as `quorumbook init` made it, with the state of a snapshot. Safe to call again when it was interrupted.
+def restore(path: Path, layout: ClusterDirectory) -> tuple[Manifest, Engine]:
+    """Begin a new cluster, as `quorumbook init` made it, with the state of a snapshot; that state. Safe to call again when it was interrupted.
 
     Raises:
         DirectoryError: a node of the cluster has no directory here.
@@ -151,10 +161,10 @@ def restore(path: Path, layout: ClusterDirectory) -> Manifest:
         for config in layout.configs.values():
             _check_unused(config)
             running.callback(PidFile.acquire(config.data_path / PID_FILE).release)
-        manifest = verify(path)
+        manifest, engine = _verified(path)
         for config in layout.configs.values():
             _restore_node(path, config)
-    return manifest
+    return manifest, engine
 
 
 def _check_unused(config: NodeConfig) -> None:

@@ -79,6 +79,7 @@ async def told(exchange: Exchange) -> dict[str, object]:
             "/transfers/{id} id": ["start-USD"],
             "/transfers type": ["deposit", "withdraw"],
             "/accounts/{id}/transfers type": ["deposit"],
+            "/accounts/{id}/ledger type": ["match", "transfer"],
             "order_id": order_ids[:2],
             "/profiles/{id} id": ["alice"],
             "/currencies/{id} id": ["USD", "BTC"],

@@ -40,6 +40,3 @@ class ExchangeMembershipWorld(MembershipWorld, ExchangeWorld):
             seed, nodes, faults=chances, changes=changes, snapshot_entries=SNAPSHOT_ENTRIES, trace=trace, incidents=incidents
         )
         self.injector = ExchangeOperator(self)
-
-    def all_vote(self) -> bool:
-        return super().all_vote() and not any(self.raft_of(node).status().change_under_way for node in self.running())

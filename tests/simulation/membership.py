@@ -112,6 +112,8 @@ class MembershipWorld(World):
         trace: bool = False,
         incidents: Sequence[Incident] | None = None,
     ) -> None:
+        self.changing: set[str] = set()
+        """Nodes whose log has a change, as far as was seen, that they do not know to be committed; those that are down included."""
         super().__init__(seed, nodes, faults=faults, snapshot_entries=snapshot_entries, trace=trace, incidents=incidents)
         self.injector = Operator(self)
         self.changes = changes or Changes()
@@ -144,6 +146,10 @@ class MembershipWorld(World):
         newest = self.committed_members[max(self.committed_members)]
         return [node for node in self.ids if node in newest]
 
+    def _new_host(self, node: str) -> Host:
+        self.changing.discard(node)
+        return super()._new_host(node)
+
     def make_node(self, node: str) -> None:
         """A machine that waits to be added, configured with the members there are."""
         self.configured[node] = tuple(self.members())
@@ -167,9 +173,9 @@ class MembershipWorld(World):
         return process.raft
 
     def all_vote(self) -> bool:
-        """A disk is lost only while a majority of the voters keeps theirs, as the operator promises."""
+        """A disk is lost only while a majority of the voters keeps theirs, as the operator promises: of those before a change, and of those after."""
         newest = self.committed_members[max(self.committed_members)]
-        return super().all_vote() and list(newest.values()).count(Role.VOTER) >= 3
+        return super().all_vote() and list(newest.values()).count(Role.VOTER) >= 3 and not self.changing
 
     def node_stopped(self, node: str, error: ClusterError) -> None:
         for running in self.running():
@@ -247,6 +253,7 @@ class MembershipWorld(World):
         super()._check()
 
     def _check_members(self, node: str, raft: Raft) -> None:
+        (self.changing.add if raft._members.under_way else self.changing.discard)(node)
         settled = raft._members.settled
         if not settled.index:
             return

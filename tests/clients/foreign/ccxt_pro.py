@@ -42,9 +42,9 @@ async def watched(call: str, watch: Callable[[], Awaitable[Any]], wanted: Callab
 
 
 async def trade(x: Any) -> None:
-    """Small market orders, both ways, for ever."""
-    for side in itertools.cycle(("buy", "sell")):
-        await x.create_order(SYMBOL, "market", side, 0.001)
+    """Small market orders, both ways, for ever. ccxt signs with whole seconds, so equal orders within one need ids."""
+    for number, side in enumerate(itertools.cycle(("buy", "sell"))):
+        await x.create_order(SYMBOL, "market", side, 0.001, None, {"client_oid": f"{told['key']}-trade-{number}"})
         await asyncio.sleep(0.1)
 
 

@@ -39,11 +39,20 @@ def public(x: Any) -> None:
     step("fetch_tickers", lambda: check(x.fetch_tickers()[SYMBOL]["last"] == x.fetch_ticker(SYMBOL)["last"]))
     step("fetch_trades", lambda: check(x.fetch_trades(SYMBOL, limit=5)))
     step("fetch_ohlcv", lambda: check(x.fetch_ohlcv(SYMBOL, "1m")[-1][4] == x.fetch_ticker(SYMBOL)["last"]))
+    step("fetch_l2_order_book", lambda: check(x.fetch_l2_order_book(SYMBOL)["asks"]))
+    step("publicGetProductsVolumeSummary", lambda: check(float(volumes(x)["spot_volume_24hour"]) >= 0.01))
+    step("publicGetProductsSparkLines", lambda: check(x.publicGetProductsSparkLines()[told["product"]]))
     step("publicGetProductsIdStats", lambda: check(x.publicGetProductsIdStats({"id": told["product"]})["volume"]))
 
 
+def volumes(x: Any) -> dict[str, Any]:
+    """What was traded of the product."""
+    found: dict[str, Any] = next(row for row in x.publicGetProductsVolumeSummary() if row["id"] == told["product"])
+    return found
+
+
 def trading(x: Any) -> None:
-    """Orders, in every way that ccxt places them."""
+    """Orders, in every way that ccxt places them. It signs with whole seconds: equal orders within one would be refused, so sizes differ."""
     step("fetch_accounts", lambda: check(x.fetch_accounts()))
     step("fetch_balance", lambda: check(x.fetch_balance()["USD"]["free"] > 0))
     step("fetch_trading_fees", lambda: check(x.fetch_trading_fees()[SYMBOL]["taker"] > 0))
@@ -51,7 +60,7 @@ def trading(x: Any) -> None:
         "create_order(limit)", lambda: x.create_order(SYMBOL, "limit", "buy", 0.01, 30_000, {"client_oid": f"{told['key']}-a"})
     )
     step("create_order(postOnly)", lambda: x.create_order(SYMBOL, "limit", "buy", 0.01, 30_001, {"postOnly": True}))
-    step("create_order(market)", lambda: check(x.create_order(SYMBOL, "market", "buy", 0.01)["id"]))
+    step("create_order(market)", lambda: check(x.create_order(SYMBOL, "market", "buy", 0.03)["id"]))
     step("create_order(market, sell)", lambda: check(x.create_order(SYMBOL, "market", "sell", 0.01)["id"]))
     step("create_order(IOC)", lambda: x.create_order(SYMBOL, "limit", "buy", 0.01, 30_000, {"timeInForce": "IOC"}))
     step("fetch_order", lambda: check(x.fetch_order(rests["id"], SYMBOL)["status"] == "open"))
@@ -62,7 +71,9 @@ def trading(x: Any) -> None:
     step("fetch_open_orders", lambda: check(len(x.fetch_open_orders(SYMBOL)) == 2))
     step("fetch_orders", lambda: check(len(x.fetch_orders(SYMBOL)) >= 5))
     step("fetch_closed_orders", lambda: check(len(x.fetch_closed_orders(SYMBOL)) >= 3))
-    step("cancel_order", lambda: x.cancel_order(rests["id"], SYMBOL))
+    edited = step("edit_order", lambda: x.edit_order(rests["id"], SYMBOL, "limit", "buy", 0.01, 30_002))
+    step("fetch_order(edited)", lambda: check(x.fetch_order(rests["id"], SYMBOL)["status"] == "canceled"))
+    step("cancel_order", lambda: x.cancel_order(edited["id"], SYMBOL))
     step("cancel_all_orders", lambda: check(len(x.cancel_all_orders(SYMBOL)) == 1))
 
 
@@ -85,6 +96,10 @@ def waiting(x: Any) -> None:
     step("fetch_order(triggered sell)", lambda: is_triggered(x.fetch_order(loss["id"], SYMBOL), 59_000))
     x.create_order(SYMBOL, "market", "buy", 0.001)
     step("fetch_order(triggered buy)", lambda: is_triggered(x.fetch_order(entry["id"], SYMBOL), 61_000))
+    limit = step("create_stop_limit_order", lambda: x.create_stop_limit_order(SYMBOL, "sell", 0.01, 58_000, 100))
+    market = step("create_stop_market_order", lambda: x.create_stop_market_order(SYMBOL, "sell", 0.01, 101))
+    step("fetch_order(create_stop_limit_order)", lambda: is_waiting(x.fetch_order(limit["id"], SYMBOL), 100))
+    step("fetch_order(create_stop_market_order)", lambda: is_waiting(x.fetch_order(market["id"], SYMBOL), 101))
     step("cancel_order(waiting)", lambda: x.cancel_order(other["id"], SYMBOL))
     step("create_order(GTT)", lambda: check(leaving(x)["timeInForce"] == "GTT"))
     x.cancel_all_orders(SYMBOL)
@@ -142,6 +157,7 @@ def money(x: Any) -> None:
     step("fetch_deposits", lambda: check(amounts(x.fetch_deposits("USD")) == [("deposit", 10**9)]))
     step("fetch_withdrawals", lambda: check(amounts(x.fetch_withdrawals("USD")) == [("withdrawal", 1)]))
     both = [("deposit", 10**9), ("withdrawal", 1)]
+    step("fetch_transactions", lambda: check(amounts(x.fetch_transactions("USD")) == [("deposit", 10**9), ("withdrawal", 1)]))
     step("fetch_deposits_withdrawals", lambda: check(amounts(x.fetch_deposits_withdrawals("USD")) == both))
     rests = x.create_order(SYMBOL, "limit", "buy", 0.01, 30_000)["id"]
     account = next(row for row in x.privateGetAccounts() if row["currency"] == "USD")
@@ -184,7 +200,7 @@ def amounts(transfers: list[dict[str, Any]]) -> list[tuple[str, float]]:
 def main() -> None:
     """All calls, then orders while the leader dies; the first URL is the dying leader's."""
     x = client(told["urls"][-1])
-    step("create_order(market), for a first trade", lambda: x.create_order(SYMBOL, "market", "buy", 0.01))
+    step("create_order(market), for a first trade", lambda: x.create_order(SYMBOL, "market", "buy", 0.02))
     public(x)
     trading(x)
     waiting(x)

@@ -43,11 +43,20 @@ def placed(command: PlaceOrder, **changes: Any) -> Placed:
         (ORDER, {"filled_size": BTC, "executed_value": 99 * BTC, "remaining": BTC}),
         (FUNDS, {"filled_size": BTC, "executed_value": 499 * BTC, "fill_fees": BTC, "status": OrderStatus.DONE}),
         (STOP, {"status": OrderStatus.ACTIVE}),
+        (ORDER, {"status": OrderStatus.ACTIVE}),
         (FLEETING, {"expires_at": 1 + 10**9}),
     ],
 )
 def test_right_answers_pass(command: PlaceOrder, changes: dict[str, Any]) -> None:
     assert fault(command, placed(command, **changes)) == ""
+
+
+def test_what_an_auction_may_refuse() -> None:
+    refused = Rejected(1, 1, False, Reason.PRODUCT_IN_AUCTION, "", "")
+    assert fault(FUNDS, refused) == ""
+    assert fault(msgspec.structs.replace(ORDER, post_only=True), refused) == ""
+    assert "collects" in fault(ORDER, refused)
+    assert "collects" in fault(STOP, refused)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +77,9 @@ def test_right_answers_pass(command: PlaceOrder, changes: dict[str, Any]) -> Non
         ),
         (msgspec.structs.replace(ORDER, time_in_force=TimeInForce.IOC), {}, "rests"),
         (STOP, {}, "stop LOSS, and the order is OPEN"),
-        (ORDER, {"status": OrderStatus.ACTIVE}, "stop NONE, and the order is ACTIVE"),
+        (ORDER, {"status": OrderStatus.ACTIVE, "filled_size": BTC, "executed_value": 99 * BTC}, "an auction collected it"),
+        (msgspec.structs.replace(ORDER, post_only=True), {"status": OrderStatus.ACTIVE}, "an auction collected it"),
+        (FUNDS, {"status": OrderStatus.ACTIVE}, "rests"),
         (STOP, {"status": OrderStatus.ACTIVE, "stop_price": 1}, "stop_price 1, sent"),
         (FLEETING, {}, "leaves at 0"),
         (ORDER, {"expires_at": 5}, "leaves at 5"),

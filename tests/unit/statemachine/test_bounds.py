@@ -63,6 +63,9 @@ def test_the_answer_to_cancel_all_fits_a_frame_at_its_worst() -> None:
         "executed_value",
         "fill_fees",
         "done_at",
+        "stop_price",
+        "expires_at",
+        "opened_sequence",
     ]
     for name in numbers:
         setattr(order, name, 2**64 - 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,15 @@ from node.deployment.local_cluster import LocalCluster, Statuses
 from node.errors import NodeStartError
 from node.native.protocol import ControlAction, MemberStatus, NodeStatus
 from snapshots.abi import ABI
+from snapshots.job import JobState
+from snapshots.manifest import SnapshotFields
+from snapshots.store import SnapshotStore
 from statemachine.commands import AnyCommand, Batch, OpenAccount, PutApiKey, PutCurrency, encode_batch
+from statemachine.engine import Engine
 from statemachine.limits import OPERATOR
 from tests.unit.node.cli.conftest import Run
 from tests.unit.node.cli.fakes import FakeClient
+from tests.unit.snapshots.making import wait
 
 RunJson = Callable[..., Any]
 COMMANDS: list[AnyCommand] = [
@@ -216,12 +221,15 @@ def test_the_version_has_the_abi(run: Run) -> None:
     assert told["abi"] in run("version").stdout
 
 
-def write_log(directory: Path) -> None:
+BATCHES = [Batch(index * 10**9, [command]) for index, command in enumerate(COMMANDS, 2)]
+
+
+def write_log(directory: Path, batches: Sequence[Batch] = BATCHES) -> None:
     for node_id in ("n1", "n2", "n3"):
         log = DurableLog(RealDisk(directory / node_id / "data" / "log", fsync=False), node_id=node_id, abi=ABI)
         log.append(LogEntry(bytes([COMMAND]), 1, 1))
-        for index, command in enumerate(COMMANDS, 2):
-            log.append(LogEntry(bytes([COMMAND]) + encode_batch(Batch(index * 10**9, [command])), index, 1))
+        for index, batch in enumerate(batches, 2):
+            log.append(LogEntry(bytes([COMMAND]) + encode_batch(batch), index, 1))
         log.close()
 
 
@@ -251,6 +259,24 @@ def test_a_log_is_exported_shown_replayed_and_made_again(run: Run, run_json: Run
     assert (part["sequence"], part["index"]) == (2, 3)
     assert "there is no command 9" in run("txlog", "replay", "cluster", "--until", "9", code=1).stderr
     assert "no node 'n9'; there are: n1, n2, n3" in run("txlog", "export", "cluster", "--node", "n9", code=1).stderr
+
+
+@pytest.mark.parametrize(("entries", "agrees"), [(3, None), (4, True)])
+def test_a_replay_is_compared_with_a_snapshot_of_the_same_moment(
+    run: Run, run_json: RunJson, local: FakeLocal, tmp_path: Path, entries: int, agrees: bool | None
+) -> None:
+    """The last entry has no command: before and behind it the sequence is the same, and the state is not."""
+    batches = [*BATCHES, Batch(9 * 10**9, [])]
+    write_log(tmp_path / "cluster", batches)
+    engine = Engine()
+    for batch in batches[:entries]:
+        engine.apply(batch)
+    fields = SnapshotFields(1 + entries, 1, b"", engine.sequence, "0", 0, engine.full_hash())
+    job = SnapshotStore(tmp_path / "cluster" / "n1" / "data" / "snapshots").begin(fields, dict(engine.tables()))
+    assert wait(job) is JobState.DONE, job.reason
+    replayed = run_json("txlog", "replay", "cluster", "--node", "n1")
+    assert (replayed["sequence"], replayed["index"], replayed["agrees"]) == (3, 5, agrees)
+    assert "time passes" in run("txlog", "show", "cluster").stdout
 
 
 def test_a_damaged_log_is_one_line(run: Run, local: FakeLocal, tmp_path: Path) -> None:

@@ -208,6 +208,24 @@ def test_a_status_changes_and_nothing_else(market: Run, run_json: RunJson, clien
     assert "no product 'ETH-USD'" in market("product", "status", "ETH-USD", "online", code=1).stderr
 
 
+def test_a_closing_auction_trades_and_nothing_comes_after_it(market: Run, run_json: RunJson) -> None:
+    market("product", "status", "--all", "auction")
+    assert "in an auction, which would trade 0 now\n" in market("book", "BTC-USD").stdout
+    market("order", "place", "BTC-USD", "buy", "--size", "2", "--price", "101", "--as", "alice")
+    market("order", "place", "BTC-USD", "sell", "--size", "1", "--price", "101", "--as", "bob")
+    assert "in an auction, which would trade 1 at 101 now\n" in market("book", "BTC-USD").stdout
+    assert run_json("book", "BTC-USD")["auction"] == {"price": "101", "size": "1"}
+    refused = market("order", "place", "BTC-USD", "buy", "--size", "1", "--as", "alice", code=1).stderr
+    assert "rejected: product in auction: field order_type" in refused
+    market("product", "status", "--all", "limit_only", "--then", "cancel_only")
+    assert run_json("book", "BTC-USD")["auction"] is None
+    assert run_json("book", "BTC-USD")["bids"] == [["101", "1", 1]]
+    (sold,) = run_json("order", "list", "--as", "bob", "--done")
+    assert (sold["status"], sold["executed_value"]) == ("done", "101")
+    refused = market("order", "place", "BTC-USD", "buy", "--size", "1", "--price", "1", "--as", "alice", code=1).stderr
+    assert "rejected: product cancel only" in refused
+
+
 @pytest.mark.parametrize("names", [[], ["BTC-USD", "--all"]])
 def test_a_status_is_for_named_products_or_for_all(market: Run, names: list[str]) -> None:
     assert "Name the products, or give --all" in market("product", "status", *names, "online", code=2).stderr

@@ -44,6 +44,20 @@ def test_the_directory_of_a_joining_node(directory: Path, like: NodeConfig) -> N
     assert not (directory / joining.DRAFTS).exists()
 
 
+def test_the_joining_node_gets_the_cluster_s_keys(directory: Path, like: NodeConfig) -> None:
+    made = load(joining.make_joiner(directory, joining.next_address("n4", like.nodes), like.nodes, like))
+    assert made.cluster_key_path.read_bytes() == like.cluster_key_path.read_bytes()
+    like.cluster_key_path.unlink()
+    other = load(joining.make_joiner(directory, joining.next_address("n5", [*like.nodes, made.address("n4")]), like.nodes, like))
+    assert not other.cluster_key_path.exists(), "a cluster that has none yet"
+
+
+def test_trusted_proxies_are_taken_over(directory: Path, like: NodeConfig) -> None:
+    like = msgspec.structs.replace(like, http=msgspec.structs.replace(like.http, trusted_proxies=("10.0.0.0/8", "::1/128")))
+    made = load(joining.make_joiner(directory, joining.next_address("n4", like.nodes), like.nodes, like))
+    assert made.http.trusted_proxies == ("10.0.0.0/8", "::1/128")
+
+
 def test_the_same_call_again_finds_it(directory: Path, like: NodeConfig) -> None:
     address = joining.next_address("n4", like.nodes)
     path = joining.make_joiner(directory, address, like.nodes, like)

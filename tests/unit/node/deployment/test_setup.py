@@ -13,6 +13,7 @@ from node.config.file import load
 from node.config.settings import AdminConfig
 from node.deployment.setup import initialise
 from node.errors import SetupError
+from node.keys.sealing import read_keys
 
 
 def mode(path: Path) -> int:
@@ -44,7 +45,7 @@ def test_the_operators_key_is_that_of_the_nodes(tmp_path: Path) -> None:
 def test_secrets_are_for_the_owner_only(tmp_path: Path) -> None:
     directory = tmp_path / "c"
     initialise(directory, 1)
-    for name in ("ca.key", "admin.json", "n1/node.key", "n1/node.toml"):
+    for name in ("ca.key", "admin.json", "n1/node.key", "n1/node.toml", "n1/cluster.key"):
         assert mode(directory / name) == 0o600, name
     for name in (".", "n1", "n1/data"):
         assert mode(directory / name) == 0o700, name
@@ -54,6 +55,16 @@ def test_two_clusters_share_nothing(tmp_path: Path) -> None:
     first, second = (load(initialise(tmp_path / name, 1)[0]) for name in ("a", "b"))
     assert first.cluster_id != second.cluster_id
     assert first.admin.secret != second.admin.secret
+    assert read_keys(first.cluster_key_path) != read_keys(second.cluster_key_path)
+
+
+def test_the_nodes_share_the_cluster_s_keys(tmp_path: Path) -> None:
+    configs = [load(path) for path in initialise(tmp_path / "c", 3)]
+    keys = [read_keys(config.cluster_key_path) for config in configs]
+    assert keys[0] == keys[1] == keys[2]
+    assert list(keys[0]) == [1]
+    (successor,) = initialise(tmp_path / "d", 1, cluster_keys={3: bytes(64)})
+    assert read_keys(load(successor).cluster_key_path) == {3: bytes(64)}
 
 
 def test_node_ids_and_host_of_ones_own(tmp_path: Path) -> None:

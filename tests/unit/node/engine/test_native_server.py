@@ -48,8 +48,8 @@ from node.native.protocol import (
     frame,
     response_decoder,
 )
-from statemachine.commands import PutApiKey, PutCurrency, Withdraw
-from statemachine.events import OrderReceived, Placed
+from statemachine.commands import PutApiKey, PutCurrency, Transfer, Withdraw
+from statemachine.events import OrderReceived, Placed, Transferred
 from statemachine.limits import OPERATOR
 from statemachine.types import Permission
 from tests.unit.node.fakes import ADMIN, WORLD, FakeNode, buy, config_of, running, sell, until
@@ -256,6 +256,10 @@ class TestPermissions:
             assert await alice.query(OrdersQuery("alice")) == [], "nothing of it was applied"
             with pytest.raises(RequestFailed, match=r"query\.account_id"):
                 await alice.query(BalancesQuery("bob"))
+            with pytest.raises(RequestFailed, match="acts for 'alice' only"):
+                await alice.submit([Transfer("bob", "t1", "alice", "USD", 1)])
+            (sent,) = await alice.submit([Transfer("alice", "t1", "bob", "USD", 1)])
+            assert isinstance(sent, Transferred)
 
     async def test_each_kind_of_command_needs_its_permission(self, node: FakeNode) -> None:
         viewer = await trader(node, Permission.VIEW)
@@ -264,6 +268,8 @@ class TestPermissions:
                 await alice.submit([buy(1)])
             with pytest.raises(RequestFailed, match="Withdraw needs the permission TRANSFER"):
                 await alice.submit([Withdraw("alice", "w1", "USD", 1)])
+            with pytest.raises(RequestFailed, match="Transfer needs the permission TRANSFER"):
+                await alice.submit([Transfer("alice", "t1", "bob", "USD", 1)])
             with pytest.raises(RequestFailed, match="PutCurrency needs the permission ADMIN"):
                 await alice.submit([PutCurrency(OPERATOR, "eur", "EUR", 2)])
             with pytest.raises(RequestFailed, match="for gateways only"):

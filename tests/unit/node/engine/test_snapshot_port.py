@@ -62,6 +62,19 @@ def finished(sink: SnapshotSink) -> SnapshotMark:
     return found
 
 
+def sent(node: Node, other: Node) -> SnapshotSink:
+    """A node's newest snapshot, written to another one's sink."""
+    source, sink = node.port.open_source(), other.port.open_sink()
+    sink.write(source.read(0, source.size))
+    source.close()
+    return sink
+
+
+def install(node: Node, other: Node) -> None:
+    """A node's newest snapshot takes the place of another one's state."""
+    other.port.restore(finished(sent(node, other)))
+
+
 @pytest.fixture
 def node(tmp_path: Path) -> Node:
     node = Node(tmp_path / "a")
@@ -124,11 +137,8 @@ def _take(sink: SnapshotSink, data: bytes) -> None:
 def test_rows_that_make_no_state_are_refused_before_the_snapshot_has_its_name(node: Node, tmp_path: Path) -> None:
     node.machine.engine._state.last_order_id = 0
     assert node.capture() is CaptureState.DONE
-    source = node.port.open_source()
     other = Node(tmp_path / "b")
-    sink = other.port.open_sink()
-    sink.write(source.read(0, source.size))
-    source.close()
+    sink = sent(node, other)
     with pytest.raises(SnapshotRefusedError, match="its rows make no state: "):
         finished(sink)
     assert Node(tmp_path / "b").port.newest() is None
@@ -136,11 +146,8 @@ def test_rows_that_make_no_state_are_refused_before_the_snapshot_has_its_name(no
 
 def test_the_thread_has_made_the_state_before_it_is_restored(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert node.capture() is CaptureState.DONE
-    source = node.port.open_source()
     other = Node(tmp_path / "b")
-    sink = other.port.open_sink()
-    sink.write(source.read(0, source.size))
-    source.close()
+    sink = sent(node, other)
     assert finished(sink) == MARK
     monkeypatch.setattr(SnapshotStore, "load", lambda *_: pytest.fail("read again"))
     other.port.restore(MARK)
@@ -278,30 +285,12 @@ def test_a_snapshot_installed_under_way_is_the_next_ones_base(node: Node, tmp_pa
     other = Node(tmp_path / "b")
     other.apply(*WORLD)
     other.port.capture(mark(3))
-    source = node.port.open_source()
-    sink = other.port.open_sink()
-    sink.write(source.read(0, source.size))
-    source.close()
-    assert finished(sink) == mark(12)
-    other.port.restore(mark(12))
+    install(node, other)
     assert wait(other.port.poll) in (CaptureState.DONE, CaptureState.FAILED)
     other.apply(buy(4))
     node.apply(buy(4))
     assert other.capture(mark(13)) is CaptureState.DONE
     assert restored_hash(tmp_path / "b", mark(13)) == node.machine.engine.full_hash()
-
-
-def sent(node: Node, other: Node) -> SnapshotSink:
-    """A node's newest snapshot, written to another one's sink."""
-    source, sink = node.port.open_source(), other.port.open_sink()
-    sink.write(source.read(0, source.size))
-    source.close()
-    return sink
-
-
-def install(node: Node, other: Node) -> None:
-    """A node's newest snapshot takes the place of another one's state."""
-    other.port.restore(finished(sent(node, other)))
 
 
 def gone(port: SnapshotPort, engine: weakref.ref[Engine]) -> bool:

@@ -65,6 +65,9 @@ async def test_trades_page_and_the_ticker_tells_the_last(exchange: Exchange) -> 
     assert wanted.items() <= ticker.items()
     _, stats = await exchange.get("/products/BTC-USD/stats")
     assert stats == {"open": "100", "high": "104", "low": "100", "last": "104", "volume": "5", "volume_30day": "5"}
+    _, volumes = await exchange.get("/products/volume-summary")
+    found = {row["id"]: (row["spot_volume_24hour"], row["spot_volume_30day"], row["base_currency"]) for row in volumes}
+    assert found == {"BTC-USD": ("5", "5", "BTC"), "ETH-BTC": ("0", "0", "ETH")}
 
     async def ids(query: str) -> list[int]:
         return [trade["trade_id"] for trade in (await exchange.get(f"/products/BTC-USD/trades{query}"))[1]]
@@ -276,3 +279,11 @@ async def test_a_refused_transfer_tells_decimals(exchange: Exchange, change: dic
     assert (await exchange.call("alice", "POST", "/withdrawals", body | {"transfer_id": "back"}))[0] == 200
     status, answer = await exchange.call("alice", "POST", "/withdrawals", body | {"transfer_id": "fresh"} | change)
     assert (status, answer["field"], answer["detail"]) == (400, field, detail)
+
+
+async def test_an_increment_that_cannot_change_is_told_in_decimals(exchange: Exchange) -> None:
+    product = {"base_currency": "BTC", "quote_currency": "USD", "base_increment": "0.02", "quote_increment": "1"}
+    status, answer = await exchange.call("admin", "PUT", "/admin/products/BTC-USD", product)
+    assert (status, answer["field"], answer["detail"]) == (400, "base_increment", "is 0.01 and cannot change")
+    status, answer = await exchange.call("admin", "PUT", "/admin/currencies/BTC", {"scale": 6})
+    assert (status, answer["field"], answer["detail"]) == (400, "scale", "is 8 and cannot change")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from node.credentials import Credentials
 from statemachine.types import Permission
 from tests.unit.node.gateway.harness import Exchange
 
@@ -72,9 +73,17 @@ async def test_what_is_missing_is_named(exchange: Exchange, name: str) -> None:
     assert (status, answer["field"]) == (400, name)
 
 
+async def test_a_key_with_admin_is_an_operator_s(exchange: Exchange) -> None:
+    key = {"account_id": "bob", "secret": "YQ==", "passphrase": "p", "permissions": ["transfer", "admin"]}
+    await exchange.call("admin", "PUT", "/admin/keys/boss", key)
+    exchange.keys["boss"] = Credentials("boss", "YQ==", "p")
+    assert (await exchange.call("boss", "POST", "/profiles/transfer", BODY))[0] == 200
+    assert await available(exchange, "alice") == "999987.66"
+
+
 async def test_the_permission_is_that_of_deposits(exchange: Exchange) -> None:
     key = {"account_id": "alice", "secret": "YQ==", "passphrase": "p", "permissions": ["view", "trade"]}
     await exchange.call("admin", "PUT", "/admin/keys/alice-key", key)
-    exchange.keys["alice"] = type(exchange.keys["alice"])("alice-key", "YQ==", "p")
+    exchange.keys["alice"] = Credentials("alice-key", "YQ==", "p")
     status, answer = await exchange.call("alice", "POST", "/profiles/transfer", BODY)
     assert (status, answer["detail"]) == (403, Permission.TRANSFER.name.lower())

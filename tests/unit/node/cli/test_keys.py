@@ -1,0 +1,79 @@
+"""`key put | list | revoke | reseal` and `cluster rotate-key`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from node.deployment.setup import initialise
+from node.keys.sealing import read_keys
+from node.native.protocol import ControlAction
+from tests.unit.node.cli.conftest import Run
+from tests.unit.node.cli.fakes import FakeClient
+
+
+def test_a_key_is_put_listed_and_revoked_and_shown_once(market: Run, run_json: Any, client: FakeClient) -> None:
+    made = json.loads(market("key", "put", "mine", "--account", "alice", "--address", "192.0.2.7", "--address", "::/0").stdout)
+    row = {
+        "key_id": "mine",
+        "account_id": "alice",
+        "permissions": "view,trade",
+        "addresses": "192.0.2.7/32,::/0",
+        "cluster_key": 0,
+    }
+    assert run_json("key", "list") == [row]
+    for printed in (market("key", "list").stdout, market("key", "revoke", "mine").stdout):
+        assert made["secret"] not in printed
+        assert made["passphrase"] not in printed
+    assert run_json("key", "list")[0]["permissions"] == "revoked"
+    found = client.engine.api_key("mine")
+    assert found is not None
+    assert found.secret != made["secret"]
+
+
+def test_all_pages_are_listed(market: Run, run_json: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.cli.keys.PAGE", 2)
+    for number in range(5):
+        market("key", "put", f"key-{number}", "--account", "alice")
+    assert [row["key_id"] for row in run_json("key", "list")] == [f"key-{number}" for number in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["key", "put", "k", "--account", "alice", "--address", "192.0.2.1/24"], 2, "--address: 192.0.2.1/24 has host bits set"),
+        (["key", "put", "k", "--account", "alice", "--address", "home"], 2, "--address: "),
+        (["key", "revoke", "nobody"], 1, "no API key 'nobody'"),
+    ],
+)
+def test_what_cannot_be(market: Run, arguments: list[str], code: int, message: str) -> None:
+    assert message in market(*arguments, code=code).stderr
+
+
+def test_keys_are_resealed_by_the_leader(market: Run, client: FakeClient) -> None:
+    market("key", "put", "mine", "--account", "alice")
+    assert "1 API keys, encrypted under cluster key 0" in market("key", "reseal").stdout
+    assert client.controls == [(ControlAction.RESEAL, "")]
+
+
+def test_a_rotation_says_which_files_are_new(run: Run, tmp_path: Path) -> None:
+    initialise(tmp_path / "c", 3)
+    printed = run("cluster", "rotate-key", str(tmp_path / "c")).stdout
+    assert "cluster key 2 is new" in printed
+    for node_id in ("n1", "n2", "n3"):
+        assert str(tmp_path / "c" / node_id / "cluster.key") in printed
+    (tmp_path / "c" / "n3").rename(tmp_path / "n3")
+    assert "Copy one of these files to n3 before you go on." in run("cluster", "rotate-key", str(tmp_path / "c")).stdout
+
+
+def test_a_new_cluster_may_have_the_keys_of_another(run: Run, tmp_path: Path) -> None:
+    initialise(tmp_path / "old", 1)
+    kept = tmp_path / "old" / "n1" / "cluster.key"
+    run("init", str(tmp_path / "new"), "--cluster-key", str(kept))
+    assert read_keys(tmp_path / "new" / "n2" / "cluster.key") == read_keys(kept)
+    (tmp_path / "none").write_text("{}")
+    assert "expected JSON such as" in run("init", str(tmp_path / "other"), "--cluster-key", str(tmp_path / "none"), code=1).stderr
+    assert not (tmp_path / "other").exists()

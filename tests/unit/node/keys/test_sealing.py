@@ -1,0 +1,172 @@
+"""Sealing: only the cluster's keys open what they sealed, and only in its place."""
+
+from __future__ import annotations
+
+import base64
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from node.errors import ClusterKeyError, UnfitSecretError
+from node.keys.sealing import KEY_BYTES, TEXT_BYTES_MAX, ClusterKeys, read_keys, with_another, write_keys
+from statemachine.commands import Batch, PutApiKey
+from statemachine.engine import Engine
+from statemachine.events import Done
+from statemachine.limits import OPERATOR
+from statemachine.tables import ApiKeyRow
+
+SECRET = base64.b64encode(b"a secret").decode()
+PUT = PutApiKey(OPERATOR, "put", "key-1", OPERATOR, SECRET, "sesame", 3, "192.0.2.0/24")
+
+
+def row_of(command: PutApiKey) -> ApiKeyRow:
+    return ApiKeyRow(*[getattr(command, name) for name in ApiKeyRow.__struct_fields__])
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "cluster.key"
+    write_keys(path, {1: bytes(KEY_BYTES)})
+    return path
+
+
+def test_a_sealed_command_shows_nothing_and_opens_again(path: Path) -> None:
+    keys = ClusterKeys(path)
+    sealed = keys.seal(PUT)
+    assert sealed.sealed_by == 1
+    assert SECRET.encode() not in msgspec.msgpack.encode(sealed)
+    assert b"sesame" not in msgspec.msgpack.encode(sealed)
+    opened = keys.open(row_of(sealed))
+    assert (opened.secret, opened.passphrase, str(opened.networks[0])) == (SECRET, "sesame", "192.0.2.0/24")
+    assert SECRET not in repr(opened)
+    assert "sesame" not in repr(opened)
+
+
+def test_the_same_command_is_sealed_the_same(path: Path) -> None:
+    assert ClusterKeys(path).seal(PUT) == ClusterKeys(path).seal(PUT)
+    assert ClusterKeys(path).seal(ClusterKeys(path).seal(PUT)) == ClusterKeys(path).seal(PUT)
+
+
+def test_a_key_of_before_is_used_as_it_is(path: Path) -> None:
+    assert ClusterKeys(path).open(row_of(PUT)).secret == SECRET
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.binary(min_size=1, max_size=TEXT_BYTES_MAX * 3 // 4), passphrase=st.text(max_size=60))
+def test_whatever_fits_comes_back_and_the_exchange_takes_it(path: Path, data: bytes, passphrase: str) -> None:
+    keys = ClusterKeys(path)
+    secret = base64.b64encode(data).decode()
+    if len(passphrase.encode()) > TEXT_BYTES_MAX:
+        return
+    sealed = keys.seal(msgspec.structs.replace(PUT, secret=secret, passphrase=passphrase))
+    engine = Engine()
+    (outcome,) = engine.apply(Batch(1, [sealed])).outcomes
+    assert isinstance(outcome, Done)
+    row = engine.api_key("key-1")
+    assert row is not None
+    opened = keys.open(row)
+    assert (opened.secret, opened.passphrase) == (secret, passphrase)
+
+
+@pytest.mark.parametrize(
+    ("secret", "passphrase", "message"),
+    [
+        ("", "p", "secret: expected base64"),
+        ("no base64!", "p", "secret: expected base64"),
+        ("A" * 180, "p", "secret: expected base64 of at most 176"),
+        ("é", "p", "secret: expected base64"),
+        (SECRET, "p" * 177, "passphrase: expected at most 176 bytes"),
+        (SECRET, "é" * 89, "passphrase: expected at most 176 bytes"),
+        (SECRET, "\ud800", "passphrase: expected at most 176 bytes of UTF-8"),
+    ],
+)
+def test_what_cannot_be_sealed(path: Path, secret: str, passphrase: str, message: str) -> None:
+    with pytest.raises(UnfitSecretError, match=message) as caught:
+        ClusterKeys(path).seal(msgspec.structs.replace(PUT, secret=secret, passphrase=passphrase))
+    assert not secret or secret not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "moved",
+    [
+        lambda row: msgspec.structs.replace(row, key_id="key-2"),
+        lambda row: msgspec.structs.replace(row, secret=row.passphrase),
+        lambda row: msgspec.structs.replace(row, secret="AAAA" + row.secret[4:]),
+        lambda row: msgspec.structs.replace(row, secret="no base64"),
+    ],
+)
+def test_a_ciphertext_is_worth_nothing_in_another_place(path: Path, moved: object) -> None:
+    assert callable(moved)
+    keys = ClusterKeys(path)
+    row = row_of(keys.seal(PUT))
+    assert keys.open(row).secret == SECRET
+    with pytest.raises(ClusterKeyError, match="is not the one under which API key"):
+        keys.open(moved(row))
+
+
+def test_another_key_under_the_same_number_is_told(path: Path, tmp_path: Path) -> None:
+    row = row_of(ClusterKeys(path).seal(PUT))
+    write_keys(tmp_path / "other", {1: bytes([1]) * KEY_BYTES})
+    with pytest.raises(
+        ClusterKeyError, match=r"cluster key 1 in .*other is not the one under which API key 'key-1' is encrypted"
+    ):
+        ClusterKeys(tmp_path / "other").open(row)
+
+
+def test_a_rotation_is_taken_up_without_a_restart(path: Path, tmp_path: Path) -> None:
+    keys = ClusterKeys(path)
+    old = row_of(keys.seal(PUT))
+    write_keys(path, with_another(read_keys(path)))
+    assert keys.numbers == [1, 2]
+    new = row_of(keys.seal(PUT))
+    assert (new.sealed_by, keys.open(old).secret, keys.open(new).secret) == (2, SECRET, SECRET)
+    write_keys(path, {2: read_keys(path)[2]})
+    with pytest.raises(ClusterKeyError, match="cluster key 1, under which API key 'key-1' is encrypted, is not in"):
+        keys.open(old)
+
+
+def test_a_file_that_is_broken_while_a_node_runs_takes_nothing_from_it(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    keys = ClusterKeys(path)
+    row = row_of(keys.seal(PUT))
+    path.write_text("half a fi")
+    assert keys.open(row).secret == SECRET
+    assert "expected JSON such as" in caplog.text
+    path.unlink()
+    assert keys.open(row).secret == SECRET
+
+
+def test_without_a_file_nothing_is_sealed(tmp_path: Path) -> None:
+    keys = ClusterKeys(tmp_path / "none")
+    with pytest.raises(ClusterKeyError, match=r"there is no cluster key at .*none"):
+        keys.seal(PUT)
+    assert keys.open(row_of(PUT)).secret == SECRET
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        '{"keys": {"0": ""}}',
+        '{"keys": {"one": ""}}',
+        '{"keys": {"1": "AAAA"}}',
+        '{"keys": {"1": 5}}',
+        '{"keys": {}, "x": 1}',
+    ],
+)
+def test_a_file_that_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "cluster.key").write_text(text)
+    with pytest.raises(ClusterKeyError, match=r"cluster\.key: "):
+        ClusterKeys(tmp_path / "cluster.key")
+
+
+def test_the_file_is_its_owners_alone(path: Path) -> None:
+    assert path.stat().st_mode & 0o777 == 0o600
+    write_keys(path, with_another(read_keys(path)))
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert len(read_keys(path)[2]) == KEY_BYTES
+    assert read_keys(path)[2] != with_another({1: os.urandom(KEY_BYTES)})[2]
