@@ -139,11 +139,11 @@ class TradingUser(FastHttpUser):
 
     @task(1)
     def look(self) -> None:
-        """Read the open orders: all must be this account's kind of answer, and open."""
+        """Read the open orders: all must be this account's kind of answer, and open or waiting."""
         request = Request("GET", "/orders?limit=20", b"", "GET /orders")
         begin = time.perf_counter()
         status, body = self._send(request, self._key)
-        wrong = status != 200 or any(order["status"] != "open" for order in json.loads(body))
+        wrong = status != 200 or any(order["status"] not in ("open", "active") for order in json.loads(body))
         self._report(request, begin, len(body), f"status {status}: {body[:200]!r}" if wrong else "")
 
     @property

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 RESEAL_PIECE = 200
 """Keys that are sealed anew in one log entry, well below its limit."""
+MISSING_AGE_MAX = 1.0
+"""Seconds for which it counts which cluster keys are missing; every status tells it."""
 RESEAL_POLL = 0.002
 """Seconds between looks whether everything under way has been applied."""
 
@@ -34,12 +36,14 @@ class EngineKeys:
         on_change: called with the ids of keys that were put, replaced or revoked; with none where any may be another.
     """
 
-    def __init__(self, machine: ReplicatedEngine, cluster_keys: ClusterKeys) -> None:
+    def __init__(self, machine: ReplicatedEngine, cluster_keys: ClusterKeys, *, clock: Callable[[], float]) -> None:
         self.on_change: list[Callable[[list[str]], None]] = []
         self._machine = machine
         self._cluster_keys = cluster_keys
+        self._clock = clock
         self._samples: dict[int, ApiKeyRow] | None = None
-        self._told: list[int] = []
+        self._missing: list[int] = []
+        self._looked_at = float("-inf")
         machine.keys_changed = self._changed
         if not cluster_keys.numbers:
             log.warning("there is no cluster key at %s: no API key can be put until there is one", cluster_keys.path)
@@ -75,17 +79,18 @@ class EngineKeys:
     @property
     def missing(self) -> list[int]:
         """Numbers of cluster keys that API keys are sealed under and this node does not have, or has otherwise."""
+        if self._samples is not None and self._clock() - self._looked_at < MISSING_AGE_MAX:
+            return self._missing
         if self._samples is None:
             self._samples = {row.sealed_by: row for row in self._machine.engine.api_keys()}
-        found = [number for number, row in sorted(self._samples.items()) if not self._cluster_keys.opens(row)]
-        if found != self._told:
-            self._told = found
-            if found:
-                numbers = ", ".join(map(str, found))
-                log.warning(
-                    "cluster key %s is not in %s: API keys sealed under it cannot be used here", numbers, self._cluster_keys.path
-                )
-        return found
+        before, self._looked_at = self._missing, self._clock()
+        self._missing = [number for number, row in sorted(self._samples.items()) if not self._cluster_keys.opens(row)]
+        if self._missing and self._missing != before:
+            numbers = ", ".join(map(str, self._missing))
+            log.warning(
+                "cluster key %s is not in %s: API keys sealed under it cannot be used here", numbers, self._cluster_keys.path
+            )
+        return self._missing
 
     def unsealed(self, most: int) -> tuple[list[PutApiKey], list[str]]:
         """Commands that put keys anew, as they are, under the newest cluster key: of `most` of those that are not under it yet. And why others cannot

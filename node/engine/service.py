@@ -144,7 +144,7 @@ class EngineService:
         self._more_counters = more_counters
         self.modes = modes or Modes(config.node_id)
         self._seeding = seeding
-        self.keys = EngineKeys(machine, ClusterKeys(config.cluster_key_path))
+        self.keys = EngineKeys(machine, ClusterKeys(config.cluster_key_path), clock=clock)
         self.gate = Gate(
             config.admin,
             self.keys,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from node.gateway.accounts import transfer
 from node.gateway.decimals import to_units
 from node.gateway.errors import ApiError, BadRequestError
@@ -22,12 +24,14 @@ from node.gateway.web import Answer, Call
 from node.native.products import put_again
 from node.native.protocol import ProductsQuery
 from statemachine.commands import AnyCommand, Deposit, OpenAccount, PutCurrency, PutProduct
+from statemachine.decimals import to_text
 from statemachine.events import AnyOutcome, Done, Rejected
 from statemachine.limits import AMOUNT_MAX, OPERATOR, SCALE_MAX
 from statemachine.tables import ProductRow
 from statemachine.types import ProductStatus
 
 STATUSES = {status.name.lower(): status for status in ProductStatus}
+NO_SCALES: Mapping[str, int] = {}
 RATE_SCALE = 6
 """Fee rates are in parts per million."""
 
@@ -69,7 +73,7 @@ async def put_product(call: Call) -> Answer[PutJson]:
         else 0,
         status,
     )
-    return await put(call, command, product_id)
+    return await put(call, command, product_id, {"tick": quote, "lot": base})
 
 
 def _status(text: str) -> ProductStatus:
@@ -138,14 +142,15 @@ async def deposit(call: Call) -> Answer[TransferJson]:
     return await transfer(call, check_name(call.path("id"), "id"), Deposit)
 
 
-async def put(call: Call, command: AnyCommand, name: str) -> Answer[PutJson]:
-    """Put something; what that did. Raises ApiError where it was refused."""
-    return Answer(_put_json(await call.command(command), name))
+async def put(call: Call, command: AnyCommand, name: str, scales: Mapping[str, int] = NO_SCALES) -> Answer[PutJson]:
+    """Put something; what that did. `scales`: the digits of the command's fields that are amounts. Raises ApiError where it was refused."""
+    return Answer(_put_json(await call.command(command), name, scales))
 
 
-def _put_json(outcome: AnyOutcome, name: str) -> PutJson:
+def _put_json(outcome: AnyOutcome, name: str, scales: Mapping[str, int] = NO_SCALES) -> PutJson:
     """What a PUT did. Raises ApiError for one that was refused."""
     if isinstance(outcome, Done):
         return {"id": name, "changed": outcome.changed, "sequence": outcome.sequence}
     assert isinstance(outcome, Rejected), outcome
-    raise rejection(outcome)
+    scale = scales.get(outcome.field, 0)
+    raise rejection(outcome, number=lambda units: to_text(units, scale))

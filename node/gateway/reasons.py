@@ -23,6 +23,7 @@ REASONS: dict[Reason, tuple[int, str]] = {
     Reason.INVALID_PRODUCT: (400, "Invalid product"),
     Reason.INVALID_FEE: (400, "Invalid fee"),
     Reason.INVALID_PERMISSIONS: (400, "Invalid permissions"),
+    Reason.INVALID_ADDRESSES: (400, "Invalid addresses"),
     Reason.INVALID_AMOUNT: (400, "Invalid amount"),
     Reason.INSUFFICIENT_FUNDS: (400, "Insufficient funds"),
     Reason.AMOUNT_TOO_LARGE: (400, "The amount is too large"),
@@ -69,6 +70,7 @@ FIELDS = {
 SIZES = frozenset({Reason.SIZE_OFF_LOT, Reason.SIZE_TOO_SMALL, Reason.SIZE_TOO_LARGE, Reason.INVALID_SIZE})
 NUMBERS = SIZES | {
     Reason.COMMAND_ID_REUSED,
+    Reason.CURRENCY_CHANGED,
     Reason.INVALID_AMOUNT,
     Reason.INSUFFICIENT_FUNDS,
     Reason.AMOUNT_TOO_LARGE,

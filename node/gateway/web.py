@@ -114,6 +114,13 @@ class Call:
         if profile_id not in (None, self.account_id):
             raise BadRequestError("profile_id must be the account of the API key", "profile_id")
 
+    def freshness(self) -> dict[str, str]:
+        """The headers that say how much of what has happened is in the answer."""
+        if self.status is None:
+            return {}
+        sequence = self.status.sequence if self.sequence is None else self.sequence
+        return {ROLE_HEADER: self.status.role, SEQUENCE_HEADER: str(sequence)}
+
     async def read(self, query: AnyQuery) -> Any:
         """Ask the engine of this node."""
         if not self._has_read:
@@ -218,32 +225,37 @@ def add_routes(app: web.Application, gateway: Gateway, routes: Sequence[Route]) 
 
 def _serving(gateway: Gateway, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def serve(request: web.Request) -> web.StreamResponse:
-        status = gateway.monitor.status
         if route.permission is None:
             gateway.limits.addresses.take(client_address(gateway, request))
-        call = Call(gateway, route, request, await _body(request), status)
+        call = Call(gateway, route, request, await _body(request), gateway.monitor.status)
         try:
-            if route.permission is not None:
-                claim = _claim(request)
-                call.signed_id = signed_id(claim.key_id, claim.signature)
-                call.identity = await _identify(gateway, request, claim, call.body)
-                call.identity.require(route.permission)
-            await call.begin()
-            answer = await route.handler(call)
-        except UnknownHereError:
-            if status is not None and not status.ready:
-                raise UnavailableError("this node has not caught up", outcome_unknown=False) from None
-            local = request.method == "GET" and not call.linearizable
-            if local or status is None or status.role == "leader" or status.leader is None:
-                raise
-            raise NotLeaderError(status.leader) from None
-        headers = dict(answer.headers)
-        if call.status is not None:
-            headers[ROLE_HEADER] = call.status.role
-            headers[SEQUENCE_HEADER] = str(call.status.sequence if call.sequence is None else call.sequence)
-        return json_response(answer.body, answer.status, headers)
+            answer = await _answered(call)
+        except ApiError as error:
+            error.headers = {**call.freshness(), **error.headers}
+            raise
+        return json_response(answer.body, answer.status, {**answer.headers, **call.freshness()})
 
     return serve
+
+
+async def _answered(call: Call) -> Answer[Any]:
+    """What the handler answers, once it is known who asks. A node that may only be behind sends on what it cannot judge."""
+    gateway, route, request, status = call.gateway, call.route, call.request, call.status
+    try:
+        if route.permission is not None:
+            claim = _claim(request)
+            call.signed_id = signed_id(claim.key_id, claim.signature)
+            call.identity = await _identify(gateway, request, claim, call.body)
+            call.identity.require(route.permission)
+        await call.begin()
+        return await route.handler(call)
+    except UnknownHereError:
+        if status is not None and not status.ready:
+            raise UnavailableError("this node has not caught up", outcome_unknown=False) from None
+        local = request.method == "GET" and not call.linearizable
+        if local or status is None or status.role == "leader" or status.leader is None:
+            raise
+        raise NotLeaderError(status.leader) from None
 
 
 def client_address(gateway: Gateway, request: web.Request) -> str:

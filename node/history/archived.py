@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sqlalchemy import Boolean, Column, Connection, RowMapping, Table, Text, select
+from sqlalchemy import Boolean, Column, ColumnElement, Connection, RowMapping, Table, Text, select
 
 from node.history import tables
 from node.history.partitions import id_of, parquet
@@ -44,15 +44,31 @@ def default(column: Column[Any]) -> Any:
     return "" if isinstance(column.type, Text) else 0
 
 
+class Times(NamedTuple):
+    """Times, `end` excluded, of a column that grows with the ids."""
+
+    column: str
+    start: int | None
+    end: int | None
+
+    def hold(self, own: Any) -> Any:
+        """That they hold, which one of them must say."""
+        time = getattr(own, self.column)
+        if self.start is None:
+            return time < self.end
+        return time >= self.start if self.end is None else (time >= self.start) & (time < self.end)
+
+
 class Wanted(NamedTuple):
     """The last `limit` rows in the order of some columns, of which the ids (`partitions.id_of`) grow with the first. Ids from `first` to `last` are
-    enough to look at."""
+    enough to look at, and times within `times`."""
 
     where: Where
     order: Sequence[str]
     limit: int
     first: int = 0
     last: int = ID_MAX
+    times: Times | None = None
 
 
 def newest(connection: Connection, home: Path, table: Table, wanted: Wanted) -> list[Row]:
@@ -63,7 +79,10 @@ def newest(connection: Connection, home: Path, table: Table, wanted: Wanted) -> 
         OSError: a file is gone.
     """
     falling = [table.c[name].desc() for name in wanted.order]
-    found = select(table).where(wanted.where(table.c)).order_by(*falling).limit(wanted.limit)
+    found = select(table).where(wanted.where(table.c))
+    if wanted.times is not None:
+        found = found.where(wanted.times.hold(table.c), *_ids_within(connection, table, wanted.times))
+    found = found.order_by(*falling).limit(wanted.limit)
     rows: list[Row] = [dict(row) for row in connection.execute(found).mappings()]
     # Days and ids grow together, but for orders: they leave in another order than they came.
     if len(rows) == wanted.limit and table is not tables.orders:
@@ -73,6 +92,19 @@ def newest(connection: Connection, home: Path, table: Table, wanted: Wanted) -> 
             break
         rows = latest([*rows, *_read(home / note["file"], table, wanted)], wanted.order, wanted.limit)
     return rows
+
+
+def _ids_within(connection: Connection, table: Table, times: Times) -> list[ColumnElement[bool]]:
+    """The ids of the database's rows within some times: an index leads to them, and they lead through that of an account."""
+    number, time = id_of(table), table.c[times.column]
+    found = []
+    if times.start is not None:
+        first = connection.execute(select(number).where(time >= times.start).order_by(time, number).limit(1)).scalar()
+        found.append(number >= (ID_MAX if first is None else first))
+    if times.end is not None:
+        last = connection.execute(select(number).where(time < times.end).order_by(time.desc(), number.desc()).limit(1)).scalar()
+        found.append(number <= (0 if last is None else last))
+    return found
 
 
 def _partitions(connection: Connection, table: Table, wanted: Wanted) -> list[RowMapping]:
@@ -92,7 +124,10 @@ def _read(file: Path, table: Table, wanted: Wanted) -> list[Row]:
     """The last rows of one file that are wanted."""
     arrow, files = parquet()
     written = files.read_schema(file).names
-    filters = wanted.where(Fields(table, written, arrow.compute))
+    fields = Fields(table, written, arrow.compute)
+    filters = wanted.where(fields)
+    if wanted.times is not None:
+        filters &= wanted.times.hold(fields)
     found = files.read_table(file, columns=written, filters=filters, partitioning=None)
     found = found.sort_by([(name, "descending") for name in dict.fromkeys(wanted.order)]).slice(0, wanted.limit)
     missing = {column.name: default(column) for column in table.columns if column.name not in written}

@@ -12,16 +12,17 @@ from sqlalchemy import Engine, RowMapping, Select, Table, select
 
 from node.config.settings import NodeConfig
 from node.history import tables
-from node.history.archived import ID_MAX, Row, Wanted, Where, latest, newest
+from node.history.archived import ID_MAX, Row, Times, Wanted, Where, latest, newest
 from node.history.candles import HOUR, MINUTE, Candle, aggregate
 from node.history.database import connect
 from node.history.pages import Page, TransferKind
 from node.history.schema import check, is_made
-from node.history.store import Gap, Progress, candle_of
+from node.history.store import Gap, Progress
 from statemachine.events import OrderMatched, OrderState
 from statemachine.types import DoneReason, OrderStatus, OrderType, SelfTradePrevention, Side, StopType, TimeInForce
 
 ORDERS = ("order_id",)
+CANDLE = [tables.candles.c[name] for name in Candle.__struct_fields__]
 
 
 class History:
@@ -87,28 +88,31 @@ class History:
                 wanted &= own.product_id == product_id
             if before_id:
                 wanted &= own.order_id < before_id
-            return wanted & _within(own.created_at, page) if page.start is not None or page.end is not None else wanted
+            return wanted
 
         last = before_id - 1 if before_id else ID_MAX
-        return [order_of(row) for row in self._newest(tables.orders, Wanted(mine, ORDERS, page.limit, last=last))]
+        wanted = Wanted(mine, ORDERS, page.limit, last=last, times=_times("created_at", page))
+        return [order_of(row) for row in self._newest(tables.orders, wanted)]
 
     def fills(self, account_id: str, product_id: str, order_id: int, page: Page) -> list[Row]:
         """Trades of the account; of one product unless that is empty, of one order unless that is 0."""
 
         def of(side: str) -> Wanted:
             def mine(own: Any) -> Any:
-                wanted = getattr(own, f"{side}_account_id") == account_id
-                if product_id:
-                    wanted &= own.product_id == product_id
-                return wanted & (getattr(own, f"{side}_order_id") == order_id) if order_id else wanted
+                # Not both: of two indexes the database would take that of the account, which has more to read.
+                name, wanted = ("order_id", order_id) if order_id else ("account_id", account_id)
+                found = getattr(own, f"{side}_{name}") == wanted
+                return found & (own.product_id == product_id) if product_id else found
 
             return _paged(mine, ("sequence", "trade_id"), page)
 
         maker, taker = of("maker"), of("taker")
         # In one transaction: a fill of the one side must not be newer than the page of the other.
         with self._engine.connect() as connection:
-            both = [row for side in (maker, taker) for row in newest(connection, self._home, tables.trades, side)]
-        return latest(both, maker.order, page.limit)
+            makers, takers = (newest(connection, self._home, tables.trades, side) for side in (maker, taker))
+        own = [row for row in makers if row["maker_account_id"] == account_id]
+        own += [row for row in takers if row["taker_account_id"] == account_id]
+        return latest(own, maker.order, page.limit)
 
     def ledger(self, account_id: str, currency: str, kind: int | None, page: Page) -> list[Row]:
         """Entries of an account's balance of one currency, or of one kind."""
@@ -171,16 +175,19 @@ class History:
         own = tables.candles.c
         first, behind = start - start % -granularity, end - end % granularity + granularity
         wanted = (own.product_id == product_id, own.granularity == stored, own.start >= first, own.start < behind)
-        rows = self._rows(select(tables.candles).where(*wanted).order_by(own.start))
-        return aggregate(map(candle_of, rows), granularity)
+        with self._engine.connect() as connection:
+            found = connection.execute(select(*CANDLE).where(*wanted).order_by(own.start))
+            return aggregate((Candle(*row) for row in found), granularity)
 
     def hours(self, product_ids: Sequence[str], start: int) -> dict[str, list[Candle]]:
         """Each product's candles of an hour from `start` on (seconds since the epoch), oldest first; one without any is left out."""
         own = tables.candles.c
         wanted = (own.product_id.in_(product_ids), own.granularity == HOUR, own.start >= start)
         found: dict[str, list[Candle]] = {}
-        for row in self._rows(select(tables.candles).where(*wanted).order_by(own.product_id, own.start)):
-            found.setdefault(row["product_id"], []).append(candle_of(row))
+        with self._engine.connect() as connection:
+            rows = connection.execute(select(own.product_id, *CANDLE).where(*wanted).order_by(own.product_id, own.start))
+            for product_id, *row in rows:
+                found.setdefault(product_id, []).append(Candle(*row))
         return found
 
     def traded(self, account_id: str, start: int) -> dict[str, tuple[int, int]]:
@@ -199,9 +206,9 @@ class History:
         last = Wanted(lambda own: own.product_id == product_id, ("trade_id",), 1)
         # In one transaction: both are of the same moment.
         with self._engine.connect() as connection:
-            rows = connection.execute(select(tables.candles).where(*wanted).order_by(own.start)).mappings().all()
-            trades = newest(connection, self._home, tables.trades, last) if rows else []
-        return [candle_of(row) for row in rows], _trade(trades[0]) if trades else None
+            candles = [Candle(*row) for row in connection.execute(select(*CANDLE).where(*wanted).order_by(own.start))]
+            trades = newest(connection, self._home, tables.trades, last) if candles else []
+        return candles, _trade(trades[0]) if trades else None
 
     def _order(self, wanted: Wanted) -> OrderState | None:
         rows = self._newest(tables.orders, wanted)
@@ -227,16 +234,15 @@ def _paged(where: Where, order: tuple[str, str], page: Page) -> Wanted:
             wanted &= (sequence <= after[0]) & ((sequence < after[0]) | (number < after[1]))
         if before is not None:
             wanted &= (sequence >= before[0]) & ((sequence > before[0]) | (number > before[1]))
-        return wanted & _within(own.time, page) if page.start is not None or page.end is not None else wanted
+        return wanted
 
-    return Wanted(within, order, page.limit, 0 if before is None else before[0], ID_MAX if after is None else after[0])
+    first, last = 0 if before is None else before[0], ID_MAX if after is None else after[0]
+    return Wanted(within, order, page.limit, first, last, _times("time", page))
 
 
-def _within(time: Any, page: Page) -> Any:
-    """That a time is one of the page's, which has a start or an end."""
-    if page.start is None:
-        return time < page.end
-    return time >= page.start if page.end is None else (time >= page.start) & (time < page.end)
+def _times(column: str, page: Page) -> Times | None:
+    """The page's times, if it has any."""
+    return Times(column, page.start, page.end) if page.start is not None or page.end is not None else None
 
 
 def _trade(row: Row) -> OrderMatched:

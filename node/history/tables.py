@@ -151,6 +151,7 @@ orders = Table(
     Index("orders_of_account", "account_id", "order_id"),
     Index("orders_by_client_oid", "account_id", "client_oid", "order_id"),
     Index("orders_by_done_at", "done_at"),
+    Index("orders_by_created_at", "created_at", "order_id"),
 )
 
 trades = Table(
@@ -172,7 +173,7 @@ trades = Table(
     Column("maker_fee", BigInteger, nullable=False),
     Column("taker_fee", BigInteger, nullable=False),
     Column("auction", Boolean, nullable=False, server_default=false(), comment="Whether it is of an auction's opening."),
-    Index("trades_by_time", "product_id", "time"),
+    Index("trades_by_time", "time", "sequence"),
     Index("trades_of_maker", "maker_account_id", "sequence", "trade_id"),
     Index("trades_of_taker", "taker_account_id", "sequence", "trade_id"),
     Index("trades_of_maker_order", "maker_order_id"),
@@ -196,7 +197,7 @@ ledger = Table(
     Column("transfer_id", Text, nullable=False),
     Column("other_account_id", Text, nullable=False, server_default="", comment="The other side of a transfer between accounts."),
     Index("ledger_of_account", "account_id", "currency", "sequence", "position"),
-    Index("ledger_by_time", "time"),
+    Index("ledger_by_time", "time", "sequence"),
 )
 
 transfers = Table(
@@ -210,8 +211,8 @@ transfers = Table(
     Column("transfer_id", Text, nullable=False),
     Column("other_account_id", Text, nullable=False, server_default="", comment="The other side of a transfer between accounts."),
     Index("transfers_of_account", "account_id", "sequence"),
-    Index("transfers_by_id", "account_id", "transfer_id"),
-    Index("transfers_by_time", "time"),
+    Index("transfers_by_id", "account_id", "transfer_id", "sequence"),
+    Index("transfers_by_time", "time", "sequence"),
 )
 
 candles = Table(

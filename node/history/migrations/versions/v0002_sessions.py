@@ -21,6 +21,7 @@ def upgrade() -> None:
     op.add_column("ledger", sa.Column("other_account_id", sa.Text(), nullable=False, server_default=""))
     op.add_column("trades", sa.Column("auction", sa.Boolean(), nullable=False, server_default=sa.false()))
     _transfers()
+    _indexes()
     _status_changes()
     _volumes()
     op.add_column("partitions", sa.Column("first_id", sa.BigInteger(), nullable=False, server_default="0"))
@@ -51,8 +52,16 @@ def _transfers() -> None:
     op.drop_table("transfers")
     op.rename_table("transfers_of_both", "transfers")
     op.create_index("transfers_of_account", "transfers", ["account_id", "sequence"])
-    op.create_index("transfers_by_id", "transfers", ["account_id", "transfer_id"])
-    op.create_index("transfers_by_time", "transfers", ["time"])
+    op.create_index("transfers_by_id", "transfers", ["account_id", "transfer_id", "sequence"])
+    op.create_index("transfers_by_time", "transfers", ["time", "sequence"])
+
+
+def _indexes() -> None:
+    """By time, with what to go on with."""
+    for table in ("trades", "ledger"):
+        op.drop_index(f"{table}_by_time", table)
+        op.create_index(f"{table}_by_time", table, ["time", "sequence"])
+    op.create_index("orders_by_created_at", "orders", ["created_at", "order_id"])
 
 
 def _status_changes() -> None:

@@ -70,6 +70,9 @@ CHANGES: list[tuple[str, str, str]] = [
     ("node_id", '"n9"', "expected the node_id of one of [[nodes]] (n1, n2, n3), not 'n9'"),
     ("data_dir", '""', "expected the path of a directory"),
     ("log_level", '"loud"', "expected one of debug, info, warning, error, not 'loud'"),
+    ("cluster_key", '""', "expected the path of a file"),
+    ("cluster_key", '"node.pem"', "node.pem: expected JSON such as"),
+    ("cluster_key", '"."', "cannot be read: Is a directory"),
     ("raft.heartbeat", "0.0", "expected 0.005 to 10 seconds, not 0.0"),
     ("raft.heartbeat", "nan", "expected 0.005 to 10 seconds, not nan"),
     ("raft.heartbeat", "-0.05", "expected 0.005 to 10 seconds"),
@@ -112,6 +115,25 @@ def test_a_wrong_value_is_named(home: Path, key: str, value: str, text: str) -> 
     error = fault(home, put((home / "node.toml").read_text(encoding="utf-8"), key, value))
     assert error.key == key
     assert text in error.text
+
+
+@pytest.mark.parametrize(
+    ("proxies", "key"),
+    [
+        ('["10.0.0.0/8", "proxy"]', "http.trusted_proxies[1]"),
+        ('["10.0.0.1/8"]', "http.trusted_proxies[0]"),
+        ('"10.0.0.0/8"', "http.trusted_proxies"),
+        ("[10]", "http.trusted_proxies[0]"),
+    ],
+)
+def test_a_proxy_that_is_no_network_is_named(home: Path, proxies: str, key: str) -> None:
+    text = (home / "node.toml").read_text(encoding="utf-8")
+    assert fault(home, put(text, "http.trusted_proxies", proxies)).key == key
+
+
+def test_a_cluster_key_may_be_absent(home: Path) -> None:
+    (home / "cluster.key").unlink()
+    assert not load(home / "node.toml").cluster_key_path.exists()
 
 
 @pytest.mark.parametrize("key", RANGES)

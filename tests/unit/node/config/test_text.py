@@ -34,6 +34,8 @@ node_id = "n1"
         ("http.deadline", 2.5),
         ("log_level", "debug"),
         ("tls.ca", "ca.pem"),
+        ("http.trusted_proxies", ("10.0.0.0/8", "::1/128")),
+        ("http.trusted_proxies", ()),
     ],
 )
 def test_one_key_changes_and_nothing_else(tmp_path: Path, name: str, value: Setting) -> None:
@@ -42,7 +44,7 @@ def test_one_key_changes_and_nothing_else(tmp_path: Path, name: str, value: Sett
     change_settings(path, {name: value})
     expected = tomllib.loads(TEXT)
     section, _, key = name.rpartition(".")
-    (expected.setdefault(section, {}) if section else expected)[key] = value
+    (expected.setdefault(section, {}) if section else expected)[key] = list(value) if isinstance(value, tuple) else value
     assert tomllib.loads(path.read_text(encoding="utf-8")) == expected
 
 

@@ -99,7 +99,7 @@ class TestSealing:
             await gateway.submit([*WORLD, put(1)])
             assert (await gateway.query(StatusQuery())).cluster_keys_missing == []
             write_keys(node.config.cluster_key_path, {1: bytes(64)})
-            assert (await gateway.query(StatusQuery())).cluster_keys_missing == [1]
+            await until(lambda: node.service.status().cluster_keys_missing == [1])
             assert caplog.text.count("API keys sealed under it cannot be used here") == 1
         with pytest.raises(RequestFailed, match="is not the one under which") as caught:
             async with connected(node, Credentials("key-1", SECRET, "sesame")):

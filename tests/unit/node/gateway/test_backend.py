@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
@@ -30,7 +31,7 @@ from node.gateway.errors import UnavailableError
 from node.gateway.gateway import Gateway, build
 from node.native.client import ClusterClient
 from node.native.protocol import Events, FailCode, NodeStatus, StatusQuery
-from statemachine.commands import PutApiKey
+from statemachine.commands import Batch, PutApiKey, encode_batch
 from statemachine.events import AnyEvent
 from statemachine.limits import OPERATOR
 from tests.ports import free_port
@@ -102,6 +103,54 @@ async def test_a_failover_under_way_is_a_pause_and_applies_once(tmp_path: Path, 
         assert status == 200
         assert order["client_oid"] == "once"
         assert len(two.machine.engine.orders("alice")) == 1
+
+
+@pytest.mark.parametrize("applied", [True, False])
+async def test_an_order_that_only_its_signature_names_is_applied_once_too(tmp_path: Path, applied: bool) -> None:
+    unnamed = {name: value for name, value in ORDER.items() if name != "client_oid"}
+    async with world(tmp_path) as w:
+        one, two = w.nodes["n1"], w.nodes["n2"]
+        one.raft.hold = True
+        answer = asyncio.create_task(w.place(unnamed))
+        await until(lambda: one.raft.under_way > 0)
+        payloads = [payload for payload, _ in one.raft._under_way]
+        one.raft.lose_leadership("n2")
+        if applied:
+            two.raft.entries += payloads
+            two.raft.index += 1
+            two.machine.apply(two.raft.index, payloads[0])
+        two.raft.lead()
+        status, order = await answer
+        assert (status, order["size"]) == (200, "2")
+        assert len(two.machine.engine.orders("alice")) == 1
+
+
+async def test_while_the_engine_is_away_the_leader_is_asked_for_keys_and_nothing_is_kept(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        one, two = w.nodes["n1"], w.nodes["n2"]
+        await w.place(ORDER)
+        one.raft.lose_leadership("n2")
+        two.raft.lead()
+        await one.server.stop()
+        assert (await w.place(ORDER | {"client_oid": "two"}))[0] == 200
+        operator = await w.backend._cluster.connection("n2")
+        await operator.submit([msgspec.structs.replace(KEY, command_id="gone", permissions=0)])
+        status, answer = await w.place(ORDER | {"client_oid": "three"})
+        assert (status, answer["message"]) == (401, "Invalid API Key")
+
+
+async def test_what_was_revoked_while_the_engine_was_away_is_known_when_it_is_back(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        one = w.nodes["n1"]
+        assert (await w.place(ORDER))[0] == 200
+        await one.server.stop()
+        one.machine.apply(
+            one.raft.index + 1, encode_batch(Batch(1, [msgspec.structs.replace(KEY, command_id="gone", permissions=0)]))
+        )
+        one.server = NativeServer(one.service, lambda _channel: None)
+        await one.start()
+        status, answer = await w.place(ORDER | {"client_oid": "two"})
+        assert (status, answer["message"]) == (401, "Invalid API Key")
 
 
 async def test_a_gateway_that_stops_answers_what_is_under_way(tmp_path: Path) -> None:

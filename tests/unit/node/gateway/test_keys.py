@@ -15,7 +15,7 @@ from node.gateway.errors import ApiError, UnavailableError
 from node.keys.sealing import ClusterKeys, write_keys
 from node.native.protocol import AnyQuery, ApiKeyQuery, FailCode
 from statemachine.commands import PutApiKey
-from statemachine.limits import OPERATOR
+from statemachine.limits import ADDRESSES_MAX, OPERATOR
 from tests.unit.node.gateway.harness import SECRET, Exchange, FakeBackend, config, headers, receive, running, until
 from tests.unit.node.gateway.test_auth import claim
 from tests.unit.node.gateway.test_sockets import subscribe
@@ -95,6 +95,12 @@ async def test_bad_input_is_named(exchange: Exchange, method: str, target: str, 
     assert (status, answer["field"]) == (400, field)
     assert answer["message"].startswith(message)
     assert exchange.backend.engine.sequence == before
+
+
+async def test_more_networks_than_a_key_may_have(exchange: Exchange) -> None:
+    limits = [f"192.0.2.{number}" for number in range(ADDRESSES_MAX + 1)]
+    status, answer = await exchange.call("admin", "POST", "/admin/keys", KEY | {"addresses": limits})
+    assert (status, answer["message"], answer["field"]) == (400, "Invalid addresses", "addresses")
 
 
 async def test_only_the_operator_sees_and_puts_keys(exchange: Exchange) -> None:

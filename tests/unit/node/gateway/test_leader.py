@@ -86,6 +86,15 @@ async def test_a_linearizable_read_goes_through_a_barrier_at_the_leader(exchange
     assert (status, answer["field"]) == (400, "consistency")
 
 
+async def test_what_is_not_there_is_not_there_as_of_a_sequence(exchange: Exchange) -> None:
+    """Only so a client that has been told of an order by another node knows whether this one is behind."""
+    exchange.backend.leads = False
+    exchange.backend.status["sequence"] = 4711
+    await until(lambda: exchange.gateway.monitor.age() > monitor.AGE_MAX)
+    response = await exchange.send("alice", "GET", "/orders/00000000-0000-0000-0000-0000000000ff")
+    assert (response.status, response.headers["x-quorumbook-sequence"]) == (404, "4711")
+
+
 async def test_a_command_names_its_sequence(exchange: Exchange) -> None:
     response = await exchange.send("alice", "POST", "/orders", ORDER)
     assert int(response.headers["x-quorumbook-sequence"]) == exchange.backend.engine.sequence

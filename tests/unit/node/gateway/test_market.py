@@ -279,3 +279,11 @@ async def test_a_refused_transfer_tells_decimals(exchange: Exchange, change: dic
     assert (await exchange.call("alice", "POST", "/withdrawals", body | {"transfer_id": "back"}))[0] == 200
     status, answer = await exchange.call("alice", "POST", "/withdrawals", body | {"transfer_id": "fresh"} | change)
     assert (status, answer["field"], answer["detail"]) == (400, field, detail)
+
+
+async def test_an_increment_that_cannot_change_is_told_in_decimals(exchange: Exchange) -> None:
+    product = {"base_currency": "BTC", "quote_currency": "USD", "base_increment": "0.02", "quote_increment": "1"}
+    status, answer = await exchange.call("admin", "PUT", "/admin/products/BTC-USD", product)
+    assert (status, answer["field"], answer["detail"]) == (400, "base_increment", "is 0.01 and cannot change")
+    status, answer = await exchange.call("admin", "PUT", "/admin/currencies/BTC", {"scale": 6})
+    assert (status, answer["field"], answer["detail"]) == (400, "scale", "is 8 and cannot change")

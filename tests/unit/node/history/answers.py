@@ -39,17 +39,17 @@ def all_orders(past: History, account_id: str, limit: int) -> list[OrderState]:
 
 def of_account(past: History, name: str) -> Iterator[tuple[str, object]]:
     """Questions of one account, with their answers."""
-    yield "orders", all_orders(past, name, 7)
-    yield "one by one", [past.order(name, number) for number in range(1, 400)]
-    yield "by client_oid", [past.order_by_client_oid(name, f"o{number}") for number in range(30)]
-    yield "fills", all_pages(lambda page: past.fills(name, "", 0, page), "trade_id", 7)
-    yield "fills of orders", [past.fills(name, "", number, Page()) for number in range(1, 400, 7)]
-    yield "transfers", all_pages(lambda page: past.transfers(name, "", None, page), "sequence", 3)
+    yield "orders", all_orders(past, name, 20)
+    yield "one by one", [past.order(name, number) for number in range(1, 200, 9)]
+    yield "by client_oid", [past.order_by_client_oid(name, f"o{number}") for number in range(0, 30, 5)]
+    yield "fills", all_pages(lambda page: past.fills(name, "", 0, page), "trade_id", 20)
+    yield "fills of orders", [past.fills(name, "", number, Page()) for number in range(1, 200, 23)]
+    yield "transfers", all_pages(lambda page: past.transfers(name, "", None, page), "sequence", 4)
     yield "a transfer", past.transfer(name, "f:USD")
     for kind in (TransferKind(incoming, internal) for incoming in (True, False) for internal in (True, False)):
         yield str(kind), past.transfers(name, "", kind, Page())
     for currency in CURRENCIES:
-        yield f"ledger of {currency}", all_pages(lambda page, of=currency: past.ledger(name, of, None, page), "position", 11)  # type: ignore[misc]  # bound now
+        yield f"ledger of {currency}", all_pages(lambda page, of=currency: past.ledger(name, of, None, page), "position", 40)  # type: ignore[misc]  # bound now
     yield "fees", past.ledger(name, "USD", LedgerKind.FEE, Page(1_000))
     day = Page(1_000, start=NOON - DAY, end=NOON)
     yield (
@@ -64,7 +64,7 @@ def answers(node: NodeLog) -> dict[str, object]:
     past = History(node.config)
     told = {f"{name}: {question}": answer for name in ACCOUNTS for question, answer in of_account(past, name)}
     for product_id in PRODUCTS:
-        told[f"trades of {product_id}"] = [past.trades(product_id, 9, before) for before in range(0, 200, 9)]
+        told[f"trades of {product_id}"] = [past.trades(product_id, 9, before) for before in range(0, 200, 40)]
         told[f"minutes of {product_id}"] = past.minutes(product_id, 0)
     past.close()
     return told
