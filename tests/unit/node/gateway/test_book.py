@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.engine.views import book_view
-from node.gateway.book import DAY_MINUTES, MINUTE, LevelBook, Statistics
+from node.gateway.book import DAY_MINUTES, MINUTE, MONTH_MINUTES, LevelBook, Span, Statistics
 from node.gateway.catalogue import Product
 from node.gateway.channels import event_json, for_books
 from node.gateway.responses import book_json
@@ -86,10 +86,21 @@ def trade(minute: int, price: int, size: int) -> OrderMatched:
     return OrderMatched("P", 1, minute * MINUTE + 5, 1, 1, 2, "a", "b", Side.BUY, price, size, 0, 0)
 
 
-@given(st.lists(st.tuples(st.integers(0, 900), st.integers(1, 50), st.integers(1, 9)), max_size=30), st.integers(0, 2_000))
-def test_the_day_is_the_last_24_hours(steps: list[tuple[int, int, int]], ahead: int) -> None:
-    stats, minute, trades = Statistics(), 0, []
-    for pause, price, size in steps:
+pauses = st.integers(0, 900) | st.integers(0, 30_000)
+
+
+@given(st.lists(st.tuples(pauses, st.integers(1, 50), st.integers(1, 9)), max_size=30), pauses, st.integers(0, 30))
+def test_the_figures_are_those_of_24_hours_and_30_days(steps: list[tuple[int, int, int]], ahead: int, restart: int) -> None:
+    """Also when the gateway began anew in between, with the minutes that the history has."""
+    stats, minute = Statistics(), 0
+    trades: list[tuple[int, int, int]] = []
+    for number, (pause, price, size) in enumerate(steps):
+        if number == restart and trades:
+            spans: dict[int, Span] = {}
+            for at, was, much in trades:
+                spans.setdefault(at, Span(at)).add(Span(at, was, was, was, much))
+            stats = Statistics()
+            stats.begin((span for at, span in spans.items() if at > minute - MONTH_MINUTES), trade(*trades[-1]))
         minute += pause
         trades.append((minute, price, size))
         stats.add(trade(minute, price, size))
@@ -102,5 +113,5 @@ def test_the_day_is_the_last_24_hours(steps: list[tuple[int, int, int]], ahead: 
         assert day.high == max((price for _, price, _ in inside), default=0)
         assert day.low == min((price for _, price, _ in inside), default=0)
         assert day.open == (inside[0][1] if inside else 0)
-        assert stats.month_volume(now * MINUTE) == sum(size for _, _, size in trades)
+        assert stats.month_volume(now * MINUTE) == sum(size for at, _, size in trades if at > now - MONTH_MINUTES)
     assert stats.last_price == (trades[-1][1] if trades else 0)
