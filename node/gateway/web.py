@@ -249,6 +249,11 @@ async def _answered(call: Call) -> Answer[Any]:
             call.identity.require(route.permission)
         await call.begin()
         return await route.handler(call)
+    except NotLeaderError:
+        # A node without a majority goes on naming the leader that it had, which may be gone.
+        if status is not None and not status.quorum:
+            raise UnavailableError("no majority of the nodes is reachable", outcome_unknown=False) from None
+        raise
     except UnknownHereError:
         if status is not None and not status.ready:
             raise UnavailableError("this node has not caught up", outcome_unknown=False) from None

@@ -92,6 +92,9 @@ class Fetcher:
         begun = await self._piece(connection, index, 0)
         if not begun.data:
             return Found.PERHAPS
+        header = read_header(segment_name(begun.first_index), begun.data)
+        if header is None or header[0].abi != ABI:
+            return Found.NOWHERE
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._directory / segment_name(begun.first_index)
         draft = path.with_suffix(".tmp")
@@ -132,4 +135,4 @@ def cut(segment: Path, applied_index: int, wanted: int) -> bool:
         following += 1
     with segment.open("r+b") as file:
         file.truncate(offset)
-    return header.abi == ABI and header.first_index <= wanted < following
+    return header.first_index <= wanted < following

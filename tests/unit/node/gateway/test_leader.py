@@ -95,6 +95,15 @@ async def test_what_is_not_there_is_not_there_as_of_a_sequence(exchange: Exchang
     assert (response.status, response.headers["x-quorumbook-sequence"]) == (404, "4711")
 
 
+async def test_a_node_without_a_majority_leads_nobody_to_a_leader_that_may_be_gone(exchange: Exchange) -> None:
+    exchange.backend.leads, exchange.backend.status = False, {"quorum": False, "ready": False}
+    await exchange.gateway.monitor.poll()
+    status, answer = await exchange.get("/products/BTC-USD/book?consistency=linearizable")
+    assert (status, answer["reason"]) == (503, "no_leader")
+    assert "no majority" in answer["message"]
+    assert (await exchange.get("/products/BTC-USD/book"))[0] == 200
+
+
 async def test_a_command_names_its_sequence(exchange: Exchange) -> None:
     response = await exchange.send("alice", "POST", "/orders", ORDER)
     assert int(response.headers["x-quorumbook-sequence"]) == exchange.backend.engine.sequence

@@ -165,6 +165,20 @@ async def test_what_no_node_has_is_a_gap(nodes: Nodes, away: NodeLog, tmp_path: 
     assert gap["reason"] == "no node has kept them"
 
 
+async def test_a_log_of_another_schema_is_of_no_use(
+    nodes: Nodes, whole: NodeLog, away: NodeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not copied whole to find that out."""
+    monkeypatch.setattr(fetching, "ABI", "another")
+    peer = Peer(whole)
+    nodes.peers = {"own": Peer(away), "first": peer, "second": peer}
+    keeper = await followed(away)
+    keeper.close()
+    assert len(away.stored()["gaps"]) == 1
+    assert peer.asked == 2
+    assert not keeper.fetched.exists()
+
+
 async def test_patience_ends(nodes: Nodes, away: NodeLog, monkeypatch: pytest.MonkeyPatch) -> None:
     """A node that stays away is not waited for without end."""
     monkeypatch.setattr(process, "PATIENCE", 0.05)
