@@ -28,6 +28,7 @@ from typing import NamedTuple
 
 from statemachine.book import BookSide
 from statemachine.events import OrderState
+from statemachine.limits import AMOUNT_MAX
 from statemachine.matching import aggressor_of, decrement_size, leave_side, match, tell_changed, tell_received, trade
 from statemachine.state import Product, State
 from statemachine.types import DoneReason, OrderStatus, ProductStatus, SelfTradePrevention, Side
@@ -40,7 +41,7 @@ _key, _order_id = attrgetter("key"), attrgetter("order_id")
 
 class Indication(NamedTuple):
     """What an auction would do if it opened now: `size` would trade at `price`, and `surplus` more would buy (negative: sell) there. Zeros when
-    nothing would trade.
+    nothing would trade. What is traded, and what sells, is never more than `limits.AMOUNT_MAX`: it is on hold; sizes of buys are told up to that.
 
     The best prices, and the sizes there, are over all orders that take part, those on the book and those collected; zeros where a side is empty.
     """
@@ -74,7 +75,7 @@ def indicate(product: Product) -> Indication:
     """What an auction would do if it opened now. O(levels that cross)."""
     best_bid, bid_size = next(_levels(product, Side.BUY), (0, 0))
     best_ask, ask_size = next(_levels(product, Side.SELL), (0, 0))
-    best = (best_bid, bid_size, best_ask, ask_size)
+    best = (best_bid, min(bid_size, AMOUNT_MAX), best_ask, min(ask_size, AMOUNT_MAX))
     if best_ask == 0 or best_bid < best_ask:
         return Indication(0, 0, 0, *best)
     buys = dict(takewhile(lambda level: level[0] >= best_ask, _levels(product, Side.BUY)))
@@ -82,7 +83,7 @@ def indicate(product: Product) -> Indication:
     stretches = _stretches(buys, sells, product.tick)
     price = _price(stretches, product.last_price)
     there = next(stretch for stretch in stretches if stretch.lowest <= price <= stretch.highest)
-    return Indication(price, min(there.buys, there.sells), there.buys - there.sells, *best)
+    return Indication(price, min(there.buys, there.sells), min(there.buys - there.sells, AMOUNT_MAX), *best)
 
 
 def open_auction(state: State, product: Product) -> tuple[int, int]:

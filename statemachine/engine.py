@@ -20,7 +20,7 @@ from statemachine.changes import Frozen
 from statemachine.commands import AnyCommand, Batch
 from statemachine.events import AnyOutcome, Applied, OrderState, Rejected
 from statemachine.handlers import OPERATOR_HANDLERS, TRADER_HANDLERS
-from statemachine.limits import OPERATOR
+from statemachine.limits import AMOUNT_MAX, OPERATOR
 from statemachine.matching import take_out
 from statemachine.remember import ANY_CONTENTS, fingerprint, fingerprint_fits, outcome_of, pack
 from statemachine.state import Account, State
@@ -284,12 +284,15 @@ class Engine:
         return [copy.copy(order) for order in heapq.nlargest(limit, found, key=lambda order: order.order_id)]
 
     def levels(self, product_id: str, side: Side, depth: int) -> list[tuple[int, int, int]]:
-        """Up to `depth` price levels of a side, best first: price, sum of remaining sizes, number of orders."""
+        """Up to `depth` price levels of a side, best first: price, sum of remaining sizes, number of orders.
+
+        A sum is told up to `limits.AMOUNT_MAX`: no answer carries a larger number.
+        """
         product = self._state.products.get(product_id)
         if product is None:
             return []
         levels = zip(range(depth), product.book.side(side).in_order(), strict=False)
-        return [(level.price, level.total, len(level.orders)) for _, level in levels]
+        return [(level.price, min(level.total, AMOUNT_MAX), len(level.orders)) for _, level in levels]
 
     def auction(self, product_id: str) -> auctions.Indication | None:
         """What the product's auction would do if it opened now; None when it is in none. O(levels that cross)."""

@@ -142,7 +142,9 @@ class ProductFeed:
 
     def _status_changed(self, event: StatusChanged, frame: Frame) -> None:
         """The product goes on in another status; `book` is the one after it."""
-        if self.in_auction and event.status in TRADING:
+        if (
+            self.in_auction and event.status in TRADING
+        ) or event.open_size:  # what an auction collected may also open from cancel-only
             frame.auction += opened(self.product, event, self.book)
         self.in_auction = event.status is ProductStatus.AUCTION
         self.indicative, self._status_sequence = b"", event.product_sequence

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import msgspec
 
-from statemachine.commands import Batch, CancelAll, CancelOrder, PlaceOrder
+from statemachine.commands import (
+    AnyCommand,
+    Batch,
+    CancelAll,
+    CancelOrder,
+    Deposit,
+    OpenAccount,
+    PlaceOrder,
+    PutCurrency,
+    PutProduct,
+)
 from statemachine.engine import Engine
 from statemachine.events import Cancelled, Placed, Rejected
 from statemachine.limits import (
@@ -14,9 +24,10 @@ from statemachine.limits import (
     DONE_ORDERS_PER_ACCOUNT,
     NAME_MAX,
     OPEN_ORDERS_PER_ACCOUNT,
+    OPERATOR,
     OUTCOMES_PER_ACCOUNT,
 )
-from statemachine.types import OrderType, Reason, Side, StopType, TimeInForce
+from statemachine.types import OrderType, ProductStatus, Reason, Side, StopType, TimeInForce
 from tests.unit.statemachine.market import PRODUCT, limit, market, placed, send
 
 FRAME_MAX = 4 * 1024 * 1024
@@ -212,3 +223,24 @@ def test_a_market_order_by_size_alone_spends_all_that_is_available_and_no_more()
     order = placed(engine, PlaceOrder("ann", "2", PRODUCT, Side.BUY, OrderType.MARKET, 0, 100, 0, TimeInForce.IOC))
     assert (order.filled_size, order.executed_value, order.fill_fees, order.hold) == (45, 900, 90, 0)
     assert engine.balances("ann")[0].available == 10
+
+
+def test_a_sum_over_many_orders_is_told_as_far_as_an_answer_can() -> None:
+    engine = Engine()
+    product = PutProduct(OPERATOR, "product", "BIG-USD", "BIG", "USD", 1, 10**12, 10**12, AMOUNT_MAX, 0, 0)
+    size = AMOUNT_MAX // 10**12 * 10**12
+    orders = [PlaceOrder("ann", f"{n}", "BIG-USD", Side.BUY, OrderType.LIMIT, 1, size) for n in range(3)]
+    setting_up: list[AnyCommand] = [
+        PutCurrency(OPERATOR, "usd", "USD", 0),
+        PutCurrency(OPERATOR, "big", "BIG", 12),
+        product,
+        OpenAccount(OPERATOR, "ann", "ann"),
+        Deposit("ann", "money", "USD", 10**15),
+    ]
+    engine.apply(Batch(1, [*setting_up, *orders]))
+    assert engine.levels("BIG-USD", Side.BUY, 1) == [(1, AMOUNT_MAX, 3)]
+    send(engine, msgspec.structs.replace(product, command_id="auction", status=ProductStatus.AUCTION))
+    indication = engine.auction("BIG-USD")
+    assert indication is not None
+    assert indication.best_bid_size == AMOUNT_MAX
+    engine.check()

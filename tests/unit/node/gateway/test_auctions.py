@@ -132,6 +132,20 @@ async def test_an_auction_that_does_not_open_is_not_complete(exchange: Exchange)
     assert states == ["auction", "cancel_only", "auction", "limit_only", "opening", "complete"]
 
 
+async def test_what_was_collected_may_open_after_a_pause(exchange: Exchange) -> None:
+    socket = await subscribed(exchange, ["auction"])
+    await put_status(exchange, "auction")
+    await exchange.order("alice", "buy", "102", "2")
+    await exchange.order("bob", "sell", "102", "1")
+    await put_status(exchange, "cancel_only")
+    await put_status(exchange, "online")
+    told = await receive(socket, "auction")
+    while told["auction_state"] == "collection":
+        told = await receive(socket, "auction")
+    assert (told["auction_state"], told["open_price"], told["open_size"]) == ("opening", "102", "1")
+    assert (await receive(socket))["auction_state"] == "complete"
+
+
 async def test_the_engine_is_asked_once_for_each_change(exchange: Exchange) -> None:
     await collect(exchange)
     feed = await exchange.gateway.feeds.feed(await exchange.gateway.catalogue.product("BTC-USD"))
