@@ -9,10 +9,20 @@ import msgspec
 
 from node.migration.found import LOG, SNAPSHOTS
 from snapshots.abi import ABI
-from statemachine.commands import AnyCommand, Batch, CancelAll, CancelOrder, PlaceOrder, PutProduct, Withdraw
+from statemachine.commands import (
+    AnyCommand,
+    Batch,
+    CancelAll,
+    CancelOrder,
+    PlaceOrder,
+    PutApiKey,
+    PutProduct,
+    Transfer,
+    Withdraw,
+)
 from statemachine.engine import Engine
-from statemachine.limits import OPERATOR
-from statemachine.types import OrderType, ProductStatus, SelfTradePrevention, Side, TimeInForce
+from statemachine.limits import CANCEL_AFTER_MIN, OPERATOR
+from statemachine.types import OrderType, ProductStatus, SelfTradePrevention, Side, StopType, TimeInForce
 from tests.unit.node.migrating import engine_at, entries_of, write_data
 from tests.unit.snapshots.states import foundations, trading
 
@@ -54,8 +64,38 @@ def flow() -> list[Batch]:
         PlaceOrder("eve", "c:bad", "NO-SUCH", Side.BUY, OrderType.LIMIT, 20_000, 3),
         CancelOrder("bob", "x-none", 999_999),
         CancelAll("ann", "x-all", "ETH-USD"),
+        Transfer("ann", "t1", "bob", "USD", 1_000),
+        PutApiKey(OPERATOR, "k", "key-office", "eve", "c2VhbGVk", "cGFzcw==", 3, "192.0.2.0/24,2001:db8::/32", 1),
     ]
-    return [*foundations(), Batch(1_500, [product]), *trading(11, 50), Batch(90_000, commands), *trading(12, 10, 50)]
+    return [
+        *foundations(),
+        Batch(1_500, [product]),
+        *trading(11, 50),
+        Batch(90_000, commands),
+        *trading(12, 10, 50),
+        Batch(91_000, waiting()),
+        Batch(91_000 + CANCEL_AFTER_MIN, []),
+    ]
+
+
+def waiting() -> list[AnyCommand]:
+    """Stop orders, one of them triggered; orders for a time, one of which is over soon; and an auction that collects."""
+    order = PlaceOrder("ann", "c:", "BTC-USD", Side.SELL, OrderType.LIMIT, 12_000, 5)
+    auction = PutProduct(OPERATOR, "a", "ETH-USD", "ETH", "USD", 100, 1, 1, 1000, 0, 0, ProductStatus.AUCTION)
+    change = msgspec.structs.replace
+    lasting = change(order, time_in_force=TimeInForce.GTT, cancel_after=CANCEL_AFTER_MIN)
+    return [
+        change(order, command_id="c:stop", price=8_000, stop=StopType.LOSS, stop_price=8_000),
+        change(order, command_id="c:entry", side=Side.BUY, price=13_000, stop=StopType.ENTRY, stop_price=13_000),
+        change(order, command_id="c:triggered", stop=StopType.LOSS, stop_price=20_000),
+        change(order, command_id="c:behind"),
+        change(order, command_id="c:trade", account_id="eve", side=Side.BUY, size=1),
+        change(lasting, command_id="c:expires"),
+        change(lasting, command_id="c:lasts", cancel_after=100 * CANCEL_AFTER_MIN),
+        auction,
+        change(order, command_id="c:collected", product_id="ETH-USD", price=9_000),
+        change(order, command_id="c:with", account_id="bob", product_id="ETH-USD", side=Side.BUY, price=10_500, size=7),
+    ]
 
 
 def main() -> int:

@@ -288,7 +288,7 @@ def test_the_process_says_what_failed_and_ends_with_its_own_code(config: NodeCon
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[3], check=False)
     assert done.returncode == 3
     first, *_, complaint, advice = done.stderr.splitlines()
-    assert "quorumbook 0.1.0" in first
+    assert f"quorumbook {software.version()}" in first
     assert f"ABI {ABI}" in first
     assert f"ABI {ONE.abi} is not known" in complaint
     assert "the version that wrote it can still start on it" in advice
