@@ -138,9 +138,15 @@ class Call:
                 self.sequence = reached
         return source
 
-    def command_id(self) -> str:
-        """An id for a command whose client gave none: of the request's signature, and for each further one of the request another."""
+    def command_id(self, part: str = "") -> str:
+        """An id for a command whose client gave none: of the request's signature, and for each further one of the request another.
+
+        The same request must give each of its commands the same id again, whatever was put meanwhile. So where they are not one for each part of its
+        body, in order, `part` names what the command is about.
+        """
         assert self.signed_id, "only private routes send commands"
+        if part:
+            return signed_id(self.signed_id, part)
         place = next(self._ids)
         return f"{self.signed_id}:{place}" if place else self.signed_id
 
@@ -184,7 +190,7 @@ class Call:
         if before and self._is_repeatable(commands):
             return await self.gateway.backend.submit(anew(commands))
         if before:
-            raise replayed(told(before))
+            raise replayed(told(outcomes))
         return outcomes
 
     def _is_repeatable(self, commands: Sequence[AnyCommand]) -> bool:
