@@ -180,7 +180,7 @@ class ClusterKeys:
             return
         except OSError as error:
             raise ClusterKeyError(f"{self.path}: cannot be read: {error.strerror}") from error
-        mark = (status.st_mtime_ns, status.st_size, status.st_ino)
+        mark = (status.st_ctime_ns, status.st_size, status.st_ino)  # a file that its owner could not read changes without being written
         if mark != self._mark:
             self._mark = mark
             self._keys = read_keys(self.path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import time
 from pathlib import Path
 
 import msgspec
@@ -137,6 +138,24 @@ def test_a_file_that_is_broken_while_a_node_runs_takes_nothing_from_it(path: Pat
     assert "expected JSON such as" in caplog.text
     path.unlink()
     assert keys.open(row).secret == SECRET
+
+
+def test_a_file_of_somebody_else_is_taken_up_when_it_becomes_readable(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(_path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    keys = ClusterKeys(path)
+    write_keys(path, with_another(read_keys(path)))
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", refuse)
+        assert keys.numbers == [1]
+    assert "cannot be read: Permission denied" in caplog.text
+    end = time.monotonic() + 5.0
+    while keys.numbers != [1, 2]:  # a file's times are coarse
+        assert time.monotonic() < end, "the file is not read again"
+        path.chmod(0o600)
 
 
 def test_without_a_file_nothing_is_sealed(tmp_path: Path) -> None:
