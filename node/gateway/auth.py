@@ -105,11 +105,14 @@ class Authenticator:
             raise _refused("IP does not match IP whitelist", "CB-ACCESS-KEY", detail)
         return Identity(key.key_id, key.owner_id, key.permissions, address, key)
 
-    async def again(self, identity: Identity) -> Identity | None:
+    async def again(self, identity: Identity, *, at_leader: bool = False) -> Identity | None:
         """The identity with today's permissions; None where its key was revoked or replaced, or may not be used from there any more, or cannot be
-        opened here, so that nobody can tell. Whoever guesses keys does not delay it."""
+        opened here, so that nobody can tell. Whoever guesses keys does not delay it. `at_leader`: as the leader has it, whatever this node knows."""
+        key_id, before = identity.key_id, identity.key
+        if key_id == self.admin.key_id:
+            return identity
         try:
-            key, before = await self._key(identity.key_id, guessed=False), identity.key
+            key = await (self._asked(key_id, linearizable=True) if at_leader else self._key(key_id, guessed=False))
         except ClusterKeyError:
             return None
         if key is None or before is None or (key.secret, key.passphrase) != (before.secret, before.passphrase):
@@ -168,10 +171,10 @@ class Authenticator:
             self._keys.popitem(last=False)
         return key
 
-    async def _asked(self, key_id: str) -> ApiKey | None:
+    async def _asked(self, key_id: str, *, linearizable: bool = False) -> ApiKey | None:
         """The key as the engine has it; None for one that is unknown or revoked. Raises ClusterKeyError for one that cannot be opened here."""
         try:
-            row: ApiKeyRow = await self.backend.query(ApiKeyQuery(key_id))
+            row: ApiKeyRow = await self.backend.query(ApiKeyQuery(key_id), linearizable)
         except RequestFailed as failure:
             if failure.code is not FailCode.NOT_FOUND:
                 raise

@@ -28,7 +28,8 @@ STPS = {stp.name.lower(): stp for stp in SelfTradePrevention}
 
 async def placing(call: Call, request: OrderRequest) -> tuple[Product, PlaceOrder]:
     """The product and the command of a request. Raises ApiError."""
-    command_id = call.command_id()  # before anything is refused: when the request comes again, each of its orders must have the id that it had
+    # Before anything is refused: when the request comes again, each of its orders must have the id that it had.
+    command_id = call.command_id()
     _refuse_unsupported(request)
     call.check_profile(request.profile_id)
     product = await call.gateway.catalogue.product(product_text(request.product_id))

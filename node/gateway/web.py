@@ -163,12 +163,23 @@ class Call:
             return []
         assert self.identity is not None, "only private routes send commands"
         self.gateway.limits.keys.spend(self.identity.key_id, len(commands) - 1)
+        if self.status is not None and not self.status.quorum:
+            self.identity = await self._confirmed(self.identity)
         if not any(is_signed(command.command_id) for command in commands):
             outcomes = await self.gateway.backend.submit(commands)
         else:
             outcomes = await self._once(commands)
         self.sequence = max(outcome.sequence for outcome in outcomes)
         return outcomes
+
+    async def _confirmed(self, identity: Identity) -> Identity:
+        """The identity as the leader has it: a node that is cut off, and can send commands on all the same, does not hear of a revocation."""
+        found = await self.gateway.auth.again(identity, at_leader=True)
+        if found is None:
+            raise ApiError(401, "Invalid API Key", "CB-ACCESS-KEY", reason="unauthorized")
+        if self.route.permission is not None:
+            found.require(self.route.permission)
+        return found
 
     async def _once(self, commands: Sequence[AnyCommand]) -> list[AnyOutcome]:
         """Apply commands that a signature names, unless this request was carried out before."""

@@ -182,7 +182,8 @@ class ClusterKeys:
             return
         except OSError as error:
             raise ClusterKeyError(f"{self.path}: cannot be read: {error.strerror}") from error
-        mark = (status.st_ctime_ns, status.st_size, status.st_ino)  # a file that its owner could not read changes without being written
+        # Of these times the one that a change of the file's owner moves, too: it may become readable without being written.
+        mark = (status.st_ctime_ns, status.st_size, status.st_ino)
         if mark != self._mark:
             self._mark = mark
             self._keys = read_keys(self.path)
