@@ -133,9 +133,9 @@ class Call:
         source = self.gateway.history
         if source is not None:
             now: NodeStatus = await self.read(StatusQuery())
-            reached = (await source.reach(now.sequence)).sequence
-            if reached < now.sequence:
-                self.sequence = reached
+            reached = await source.reach(now.applied_index)
+            if reached.log_index < now.applied_index:
+                self.sequence = reached.sequence
         return source
 
     def command_id(self) -> str:
