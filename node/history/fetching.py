@@ -1,8 +1,8 @@
 """Log segments from other nodes, for a history whose node has them no more: it was away and took a snapshot instead.
 
 A segment is copied as it lies on the other node's disk. What is missing here, and the other node had applied, is put beside the node's own log as a
-segment; there the history reads it like any other. Node asks node over the native protocol, with certificates on both sides, a piece of 256 KiB at a time and no
-more than `BYTES_PER_SECOND`, so that the other node's engine has a read and a frame of that size to send 16 times a second at most.
+segment; there the history reads it like any other. Node asks node over the native protocol, with certificates on both sides, a piece of 256 KiB at
+a time and no more than `BYTES_PER_SECOND`, so that the other node's engine has a read and a frame of that size to send 16 times a second at most.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from cluster.log import SEGMENT_BYTES, encode_header, entry_size, read_header, r
 from node.config.settings import NodeConfig
 from node.errors import ConnectionLost, RequestFailed
 from node.native.connection import NativeConnection
+from node.native.framing import UNDECODABLE
 from node.native.protocol import FailCode, LogPiece, LogQuery, MemberStatus
 from node.pki import client_context
 from snapshots.abi import ABI
@@ -73,7 +74,7 @@ class Fetcher:
             except (ConnectionLost, TimeoutError) as error:
                 log.info("%s cannot be asked for log entry %d: %s", member.node_id, index, str(error) or "no answer")
                 answer = Found.PERHAPS
-            except LogDamagedError as error:
+            except (LogDamagedError, *UNDECODABLE) as error:
                 log.error("%s sent what is no log segment: %s", member.node_id, error)
                 answer = Found.NOWHERE
             if answer is Found.HERE:

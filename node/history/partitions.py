@@ -167,7 +167,9 @@ def _move(engine: Engine, home: Path, table: Table, wanted: ColumnElement[bool],
         connection.execute(insert(tables.partitions).values(**note, first_id=first, last_id=last))
         gone = connection.execute(delete(table).where(wanted)).rowcount
         if gone != rows:
-            raise HistoryError(f"{table.name} of {day}: {rows} rows were written and {gone} are in the database; nothing was moved")
+            raise HistoryError(
+                f"{table.name} of {day}: {rows} rows were written and {gone} are in the database; nothing was moved"
+            )
     return partition
 
 

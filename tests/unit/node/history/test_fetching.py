@@ -7,12 +7,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from struct import pack
 from typing import Any
+from zlib import crc32
 
+import msgspec
 import pytest
 
 from cluster.errors import LogDamagedError
-from cluster.log import scan
+from cluster.log import MAGIC, scan
 from node.engine import log_pieces
 from node.engine.log_pieces import LogPieces
 from node.errors import ConnectionLost, RequestFailed
@@ -240,6 +243,43 @@ def test_what_was_not_applied_is_cut(whole: NodeLog) -> None:
     last.write_bytes(b"no segment at all, but long enough to have a header")
     with pytest.raises(LogDamagedError):
         cut(last, 10, 10)
+
+
+def bad_header() -> bytes:
+    """One that checks, and says nothing that a header says."""
+    front, body = MAGIC + pack("<I", 1), b"\xc0"
+    return front + pack("<I", crc32(front)) + body + pack("<I", crc32(body))
+
+
+async def test_what_is_no_log_comes_from_another_node(
+    nodes: Nodes, whole: NodeLog, away: NodeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a node sends, the history asks the next one."""
+    liar = Peer(whole)
+    nodes.peers = {"own": Peer(away), "first": liar, "second": Peer(whole)}
+    lies: list[object] = [
+        LogPiece(whole.applied, 1, 10**15, b"no segment at all, but long enough to have a header"),
+        LogPiece(whole.applied, 1, 10**15, bad_header()),
+        LogPiece(whole.applied, 10**6, 100, b""),
+        LogPiece(2**63, -5, -1, b"\0" * 100),
+        msgspec.ValidationError("Expected `int`, got `str`"),
+    ]
+
+    told = 0
+
+    async def lie(_: Any) -> object:
+        nonlocal told
+        lie = lies[told % len(lies)]
+        told += 1
+        if isinstance(lie, Exception):
+            raise lie
+        return lie
+
+    monkeypatch.setattr(liar, "query", lie)
+    (await followed(away)).close()
+    whole.follow()
+    assert away.stored() == whole.stored()
+    assert told >= len(lies)
 
 
 async def test_a_node_that_is_read_by_others_is_asked_again(nodes: Nodes, whole: NodeLog, away: NodeLog) -> None:
