@@ -255,6 +255,7 @@ async def _answered(call: Call) -> Answer[Any]:
             raise UnavailableError("no majority of the nodes is reachable", outcome_unknown=False) from None
         raise
     except UnknownHereError:
+        status = await gateway.monitor.recent()  # a node that has just caught up can judge
         if status is not None and not status.ready:
             raise UnavailableError("this node has not caught up", outcome_unknown=False) from None
         local = request.method == "GET" and not call.linearizable
