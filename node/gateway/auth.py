@@ -65,7 +65,7 @@ class Claim:
     key_id: str
     signature: str
     timestamp: str
-    passphrase: str
+    passphrase: str = field(repr=False)
 
 
 @dataclass

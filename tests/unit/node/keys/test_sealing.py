@@ -12,8 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from node.cluster_directory import KeyFile
+from node.config.settings import AdminConfig
+from node.credentials import Credentials
 from node.errors import ClusterKeyError, UnfitSecretError
-from node.keys.sealing import KEY_BYTES, TEXT_BYTES_MAX, ClusterKeys, read_keys, with_another, write_keys
+from node.gateway.auth import Claim
+from node.keys.sealing import KEY_BYTES, TEXT_BYTES_MAX, ApiKey, ClusterKeys, read_keys, with_another, write_keys
 from statemachine.commands import Batch, PutApiKey
 from statemachine.engine import Engine
 from statemachine.events import Done
@@ -181,6 +185,13 @@ def test_a_file_that_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "cluster.key").write_text(text)
     with pytest.raises(ClusterKeyError, match=r"cluster\.key: "):
         ClusterKeys(tmp_path / "cluster.key")
+
+
+def test_no_repr_shows_a_secret() -> None:
+    texts = ("c2VjcmV0", "sesame")
+    shown = (Credentials("k", *texts), AdminConfig("k", *texts), KeyFile("k", *texts), ApiKey("k", "alice", *texts, 1))
+    for each in (*shown, Claim("k", "signature", "1", "sesame")):
+        assert not any(text in repr(each) for text in texts), type(each).__name__
 
 
 def test_the_file_is_its_owners_alone(path: Path) -> None:
