@@ -28,7 +28,7 @@ from statemachine.admission import entry_hold, may_rest
 from statemachine.book import BookSide
 from statemachine.commands import PlaceOrder
 from statemachine.events import OrderChanged, OrderDone, OrderMatched, OrderOpened, OrderReceived, OrderState
-from statemachine.limits import PPM
+from statemachine.limits import EXECUTED_MAX, PPM
 from statemachine.state import Account, Balance, Product, State, is_by_funds
 from statemachine.types import DoneReason, OrderStatus, OrderType, SelfTradePrevention, Side, TimeInForce
 
@@ -285,7 +285,7 @@ def trade(
 def _settle(product: Product, order: OrderState, base: Balance, quote: Balance, size: int, notional: int, fee: int) -> None:
     """One side of a fill. Price improvement and fee reserve that are no longer needed become available at once."""
     order.filled_size += size
-    order.executed_value += notional
+    order.executed_value = min(order.executed_value + notional, EXECUTED_MAX)
     order.fill_fees += fee
     if order.size:
         order.remaining -= size
