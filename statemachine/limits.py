@@ -15,8 +15,8 @@ balance and every sum of fees."""
 
 EXECUTED_MAX = 2 * AMOUNT_MAX
 """Up to that the notionals of an order are summed up; it still fits an unsigned 64-bit field. An order may reach AMOUNT_MAX when it enters, and
-again at its own price. More comes together only for a sell that trades above its price in one auction after the other, for money that comes back to the
-buyers in between."""
+again at its own price. More comes together only for a sell that trades above its price in one auction after the other, for money that comes back to
+the buyers in between."""
 
 NAME_MAX = 64
 """Characters of an account, currency, product or key name."""
