@@ -145,7 +145,8 @@ def aggressor_of(account: Account, product: Product, order: OrderState) -> Aggre
 def _rest(state: State, product: Product, order: OrderState) -> None:
     """Put what remains on the book."""
     product.sequence += 1
-    order.opened_sequence = product.sequence
+    if not state.former:
+        order.opened_sequence = product.sequence
     product.book.side(order.side).add(order)
     state.keep(order)
     state.events.append(
@@ -259,7 +260,8 @@ def trade(
     if aggressor.to_raise:
         aggressor.to_raise -= notional
     state.currencies[product.quote].fees += maker_fee + taker_fee
-    product.last_price = price
+    if not state.former:
+        product.last_price = price
     product.last_trade_id += 1
     product.sequence += 1
     state.events.append(
