@@ -79,7 +79,8 @@ def _encode_record(entry: LogEntry) -> bytes:
     return head + _U32.pack(zlib.crc32(head)) + _U32.pack(zlib.crc32(entry.payload)) + entry.payload
 
 
-def _encode_header(header: SegmentHeader) -> bytes:
+def encode_header(header: SegmentHeader) -> bytes:
+    """How a segment begins; `read_header` reads it."""
     body = msgspec.msgpack.encode(header)
     front = MAGIC + _U32.pack(len(body))
     return front + _U32.pack(zlib.crc32(front)) + body + _U32.pack(zlib.crc32(body))
@@ -261,7 +262,7 @@ class DurableLog:
         self._close_last()
         segment = _Segment(segment_name(first_index), first_index, 0)
         self._segments.append(segment)
-        header = _encode_header(SegmentHeader(1, self._node_id, self._abi, first_index))
+        header = encode_header(SegmentHeader(1, self._node_id, self._abi, first_index))
         self._open_last().append(header)
         segment.size = len(header)
         self._disk.sync_names()

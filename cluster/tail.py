@@ -104,8 +104,14 @@ class LogTail:
 
 
 def segment_with(directories: Sequence[Path], index: int) -> Path | None:
-    """The segment that entry `index` must be in, if it is in any; of two with the same name the one in the earlier directory."""
-    segments = {path.name: path for directory in reversed(directories) for path in directory.glob("log-*.seg")}
+    """The segment that entry `index` must be in, if it is in any; of two with the same name the one in the earlier directory.
+
+    One that moves to a later directory meanwhile is seen in one of the two: the earlier one is looked at first.
+    """
+    segments: dict[str, Path] = {}
+    for directory in directories:
+        for path in directory.glob("log-*.seg"):
+            segments.setdefault(path.name, path)
     begun = [path for path in segments.values() if first_index(path) <= index]
     return max(begun, key=first_index, default=None)
 

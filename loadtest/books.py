@@ -100,17 +100,22 @@ class Level3(OrderBook):
     def __init__(self, answer: Message) -> None:
         super().__init__()
         self.sequence = int(answer["sequence"])
+        self._told = 0
         for side in SIDES.values():
             for price, size, order_id in answer[side]:
                 self.opened(order_id, side, Decimal(price), Decimal(size))
 
     def take(self, message: Message) -> None:
-        """Follow a message; those that the book has already are passed over. Raises `WrongAnswerError` at a gap."""
-        if message["sequence"] <= self.sequence:
+        """Follow a message; what the answer had already is passed over. Raises `WrongAnswerError` at a gap or a repetition."""
+        sequence, told = message["sequence"], self._told
+        if sequence <= told:
+            raise WrongAnswerError(f"{sequence} came after {told}")
+        self._told = sequence
+        if sequence <= self.sequence:
             return
-        if message["sequence"] != self.sequence + 1:
-            raise WrongAnswerError(f"{message['sequence']} came after {self.sequence}")
-        self.sequence = message["sequence"]
+        if sequence != self.sequence + 1:
+            raise WrongAnswerError(f"{sequence} came after {self.sequence}")
+        self.sequence = sequence
         match message["type"]:
             case "open":
                 price, size = Decimal(message["price"]), Decimal(message["remaining_size"])

@@ -7,10 +7,12 @@ that however many ask costs the node one read and one frame at a time; nothing i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable
+from pathlib import Path
 
-from cluster.tail import first_index, segment_with
+from cluster.tail import TRIES, first_index, segment_with
 from node.config.settings import NodeConfig
 from node.errors import RequestFailed
 from node.migration import switch
@@ -52,13 +54,10 @@ class LogPieces:
         found(RequestFailed(FailCode.NOT_FOUND, text) if piece is None else piece)
 
     def _piece(self, query: LogQuery, applied_index: int) -> LogPiece | None:
-        path = segment_with(self._directories, query.index)
-        if path is None:
+        opened = self._open(query.index)
+        if opened is None:
             return None
-        try:
-            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return None
+        path, file = opened
         try:
             data = os.pread(file, PIECE_BYTES, query.offset)
             status = os.fstat(file)
@@ -66,3 +65,13 @@ class LogPieces:
             os.close(file)
         # A segment that was removed before it was read may end with what another leader's entries have replaced.
         return LogPiece(applied_index, first_index(path), status.st_size, data) if status.st_nlink else None
+
+    def _open(self, index: int) -> tuple[Path, int] | None:
+        """The segment that an entry must be in, looked for again where it moves to the archive at this moment."""
+        for _ in range(TRIES):
+            path = segment_with(self._directories, index)
+            if path is None:
+                return None
+            with contextlib.suppress(FileNotFoundError):
+                return path, os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return None

@@ -52,15 +52,18 @@ class HistorySource:
             message = "The history of this node cannot be read at the moment"
             raise ApiError(503, message, reason="history_unavailable", headers={"Retry-After": "1"}) from None
 
-    async def reach(self, sequence: int) -> Progress:
-        """Where the history is, once it has command `sequence`, or has not got there in `WAIT` seconds. Raises as `ask`."""
+    async def reach(self, log_index: int) -> Progress:
+        """Where the history is, once it has log entry `log_index`, or has not got there in `WAIT` seconds. Raises as `ask`.
+
+        An entry, not a command: one without commands moves the time on, and orders leave.
+        """
         loop = asyncio.get_running_loop()
         until = loop.time() + WAIT
-        while self._progress.sequence < sequence:
+        while self._progress.log_index < log_index:
             async with self._arriving:
-                if self._progress.sequence < sequence:
+                if self._progress.log_index < log_index:
                     self._progress = await self.ask(History.progress)
-            if self._progress.sequence >= sequence or loop.time() >= until:
+            if self._progress.log_index >= log_index or loop.time() >= until:
                 break
             await asyncio.sleep(POLL)
         return self._progress

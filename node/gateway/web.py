@@ -133,9 +133,9 @@ class Call:
         source = self.gateway.history
         if source is not None:
             now: NodeStatus = await self.read(StatusQuery())
-            reached = (await source.reach(now.sequence)).sequence
-            if reached < now.sequence:
-                self.sequence = reached
+            reached = await source.reach(now.applied_index)
+            if reached.log_index < now.applied_index:
+                self.sequence = reached.sequence
         return source
 
     def command_id(self) -> str:
@@ -255,6 +255,7 @@ async def _answered(call: Call) -> Answer[Any]:
             raise UnavailableError("no majority of the nodes is reachable", outcome_unknown=False) from None
         raise
     except UnknownHereError:
+        status = await gateway.monitor.recent()  # a node that has just caught up can judge
         if status is not None and not status.ready:
             raise UnavailableError("this node has not caught up", outcome_unknown=False) from None
         local = request.method == "GET" and not call.linearizable

@@ -1,8 +1,8 @@
 """Log segments from other nodes, for a history whose node has them no more: it was away and took a snapshot instead.
 
-A segment is copied as it lies on the other node's disk, cut where that node had not applied it, and put beside the node's own log; there the
-history reads it like any other. Node asks node over the native protocol, with certificates on both sides, a piece of 256 KiB at a time and no
-more than `BYTES_PER_SECOND`, so that the other node's engine has a read and a frame of that size to send 16 times a second at most.
+A segment is copied as it lies on the other node's disk. What is missing here, and the other node had applied, is put beside the node's own log as a
+segment; there the history reads it like any other. Node asks node over the native protocol, with certificates on both sides, a piece of 256 KiB at
+a time and no more than `BYTES_PER_SECOND`, so that the other node's engine has a read and a frame of that size to send 16 times a second at most.
 """
 
 from __future__ import annotations
@@ -15,22 +15,29 @@ from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
 
+import msgspec
+
 from cluster.errors import LogDamagedError
-from cluster.log import entry_size, read_header, read_record, segment_name
+from cluster.log import SEGMENT_BYTES, encode_header, entry_size, read_header, read_record, segment_name
 from node.config.settings import NodeConfig
 from node.errors import ConnectionLost, RequestFailed
 from node.native.connection import NativeConnection
+from node.native.framing import UNDECODABLE
 from node.native.protocol import FailCode, LogPiece, LogQuery, MemberStatus
 from node.pki import client_context
 from snapshots.abi import ABI
 
 log = logging.getLogger(__name__)
 
+SEGMENT_MAX = 2 * SEGMENT_BYTES
+"""No segment is longer: one ends soon after `SEGMENT_BYTES`."""
 BYTES_PER_SECOND = 4 * 1024 * 1024
 REFUSALS = (FailCode.NOT_FOUND, FailCode.BAD_REQUEST)
 """Of a node that has not kept the entry, and of an earlier version, which does not know the question."""
 ANSWER_TIMEOUT = 10.0
 """Seconds for one piece."""
+PIECE_AGAIN = 0.05
+"""Seconds before a node is asked again that reads a piece for another one at this moment."""
 
 
 class Found(Enum):
@@ -67,7 +74,7 @@ class Fetcher:
             except (ConnectionLost, TimeoutError) as error:
                 log.info("%s cannot be asked for log entry %d: %s", member.node_id, index, str(error) or "no answer")
                 answer = Found.PERHAPS
-            except LogDamagedError as error:
+            except (LogDamagedError, *UNDECODABLE) as error:
                 log.error("%s sent what is no log segment: %s", member.node_id, error)
                 answer = Found.NOWHERE
             if answer is Found.HERE:
@@ -96,13 +103,13 @@ class Fetcher:
         if header is None or header[0].abi != ABI:
             return Found.NOWHERE
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = self._directory / segment_name(begun.first_index)
+        path = self._directory / segment_name(index)
         draft = path.with_suffix(".tmp")
         with contextlib.ExitStack() as undo:
             undo.callback(draft.unlink, missing_ok=True)
             with draft.open("wb") as file:
                 piece, copied = begun, 0
-                while piece.data and piece.first_index == begun.first_index and copied < begun.size:
+                while piece.data and piece.first_index == begun.first_index and copied < min(begun.size, SEGMENT_MAX):
                     file.write(piece.data)
                     copied += len(piece.data)
                     await asyncio.sleep(len(piece.data) / BYTES_PER_SECOND)
@@ -115,11 +122,19 @@ class Fetcher:
 
     async def _piece(self, connection: NativeConnection, index: int, offset: int) -> LogPiece:
         async with asyncio.timeout(ANSWER_TIMEOUT):
-            return await connection.query(LogQuery(index, offset))
+            while True:
+                try:
+                    return await connection.query(LogQuery(index, offset))
+                except RequestFailed as error:
+                    if error.code is not FailCode.OVERLOADED:
+                        raise
+                await asyncio.sleep(PIECE_AGAIN)
 
 
 def cut(segment: Path, applied_index: int, wanted: int) -> bool:
-    """Cut a segment behind the last entry that is sound and at most `applied_index`; whether entry `wanted` is among what is left.
+    """Leave of a segment what begins with entry `wanted` and ends with the last one that is sound and at most `applied_index`; whether that is any.
+
+    Segments begin elsewhere on every node: one that began before `wanted` could have the name of one that is here and ends earlier.
 
     Raises:
         LogDamagedError: it is no segment.
@@ -129,10 +144,14 @@ def cut(segment: Path, applied_index: int, wanted: int) -> bool:
     if read is None:
         return False
     header, offset = read
+    begin = 0
     following = header.first_index
     while following <= applied_index and (entry := read_record(data, offset)) is not None and entry.index == following:
+        if following == wanted:
+            begin = offset
         offset += entry_size(entry)
         following += 1
-    with segment.open("r+b") as file:
-        file.truncate(offset)
-    return header.first_index <= wanted < following
+    if not begin:
+        return False
+    segment.write_bytes(encode_header(msgspec.structs.replace(header, first_index=wanted)) + data[begin:offset])
+    return True

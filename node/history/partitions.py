@@ -9,8 +9,11 @@ never in neither. Money is int64, sums are decimal(38, 0), both in smallest unit
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import fcntl
 import hashlib
+import os
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -23,6 +26,7 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
+    Engine,
     Integer,
     SmallInteger,
     Table,
@@ -65,7 +69,7 @@ def archive_days(config: NodeConfig, before: datetime.date) -> list[Partition]:
     """Move everything of the days before `before` (UTC) to files. What was made; nothing where there is nothing left to move.
 
     Raises:
-        HistoryError: there is no database, `before` is too late, or pyarrow is not installed.
+        HistoryError: there is no database, another process does it, `before` is too late, or pyarrow is not installed.
     """
     last = datetime.datetime.now(datetime.UTC).date() - datetime.timedelta(days=DAYS_KEPT_MIN - 1)
     if before > last:
@@ -77,15 +81,27 @@ def archive_days(config: NodeConfig, before: datetime.date) -> list[Partition]:
             raise HistoryError(f"{config.node_id} has no history yet")
         end = _nanoseconds(before)
         made = []
-        for table, time, further in _moved():
-            with engine.connect() as connection:
-                days = _days(connection, table, time, further, end)
-            for day in days:
-                with engine.begin() as connection:
-                    made.append(_move(connection, config.history_path, table, _of_day(time, further, day), day))
+        with _alone(config.history_path):
+            for table, time, further in _moved():
+                with engine.connect() as connection:
+                    days = _days(connection, table, time, further, end)
+                made += [_move(engine, config.history_path, table, _of_day(time, further, day), day) for day in days]
         return made
     finally:
         engine.dispose()
+
+
+@contextlib.contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """Hold the lock of the one process that moves days."""
+    directory = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise HistoryError("another process is moving old days at the moment") from None
+    finally:
+        os.close(directory)
 
 
 def _moved() -> list[tuple[Table, ColumnElement[int], ColumnElement[bool] | None]]:
@@ -129,24 +145,31 @@ def _nanoseconds(day: datetime.date) -> int:
     return int(midnight.timestamp()) * NANOSECONDS
 
 
-def _move(connection: Connection, home: Path, table: Table, wanted: ColumnElement[bool], day: datetime.date) -> Partition:
-    """Write a day's file and take its rows out of the database. A day that has a file already gets another one beside it."""
+def _move(engine: Engine, home: Path, table: Table, wanted: ColumnElement[bool], day: datetime.date) -> Partition:
+    """Write a day's file and take its rows out of the database. A day that has a file already gets another one beside it.
+
+    The file is written before the transaction begins that changes anything: the history goes on meanwhile, and none of it is of that day.
+    """
     noted = tables.partitions.c
     of_day = and_(noted.table_name == table.name, noted.day == str(day))
-    number = connection.execute(select(func.count()).select_from(tables.partitions).where(of_day)).scalar() or 0
-    name = f"{table.name}.parquet" if not number else f"{table.name}-{number}.parquet"
-    file = Path(DIRECTORY) / table.name / f"day={day}" / name
-    rows = _write(connection, home / file, table, wanted)
+    identity = id_of(table)
+    with engine.connect() as connection:
+        number = connection.execute(select(func.count()).select_from(tables.partitions).where(of_day)).scalar() or 0
+        name = f"{table.name}.parquet" if not number else f"{table.name}-{number}.parquet"
+        file = Path(DIRECTORY) / table.name / f"day={day}" / name
+        rows = _write(connection, home / file, table, wanted)
+        first, last = connection.execute(select(func.min(identity), func.max(identity)).where(wanted)).one()
     digest = hashlib.sha256((home / file).read_bytes()).hexdigest()
     partition = Partition(table.name, str(day), str(file), rows, digest)
     note = msgspec.structs.asdict(partition)
     note["table_name"] = note.pop("table")
-    identity = id_of(table)
-    first, last = connection.execute(select(func.min(identity), func.max(identity)).where(wanted)).one()
-    connection.execute(insert(tables.partitions).values(**note, first_id=first, last_id=last))
-    gone = connection.execute(delete(table).where(wanted)).rowcount
-    if gone != rows:
-        raise HistoryError(f"{table.name} of {day}: {rows} rows were written and {gone} are in the database; nothing was moved")
+    with engine.begin() as connection:
+        connection.execute(insert(tables.partitions).values(**note, first_id=first, last_id=last))
+        gone = connection.execute(delete(table).where(wanted)).rowcount
+        if gone != rows:
+            raise HistoryError(
+                f"{table.name} of {day}: {rows} rows were written and {gone} are in the database; nothing was moved"
+            )
     return partition
 
 

@@ -38,6 +38,17 @@ def test_a_missing_event_is_seen() -> None:
         rebuilt.take(EVENTS[1])
 
 
+def test_a_repeated_event_is_seen() -> None:
+    """Also one that the book had when it was asked for."""
+    early = {"sequence": 3, "type": "received", "order_id": "c"}
+    for events in ([early, early], [EVENTS[0], EVENTS[0]], [*EVENTS, EVENTS[2]]):
+        rebuilt = Level3(BOOK)
+        for event in events[:-1]:
+            rebuilt.take(event)
+        with pytest.raises(WrongAnswerError, match=f"{events[-1]['sequence']} came after"):
+            rebuilt.take(events[-1])
+
+
 def test_a_match_beyond_an_order_is_seen() -> None:
     with pytest.raises(WrongAnswerError, match="below zero"):
         Level3(BOOK).take({"sequence": 5, "type": "match", "maker_order_id": "a", "size": "2"})

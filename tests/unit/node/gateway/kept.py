@@ -29,10 +29,12 @@ class KeptBackend(FakeBackend):
         self._other = Engine()
         self._projection = Projection(self._other, {})
         self._waiting: list[Batch] = []
+        self.status = {"applied_index": 0}
 
     def apply(self, *commands: AnyCommand) -> list[AnyOutcome]:
         outcomes = super().apply(*commands)
         self._waiting.append(Batch(self._clock, list(commands)))
+        self.status["applied_index"] += 1
         if not self.behind:
             self.store()
         return outcomes

@@ -174,6 +174,18 @@ async def test_lists_wait_for_the_history(kept: Exchange, monkeypatch: pytest.Mo
     assert [order["id"] for order in done][-1] == first["id"]
 
 
+async def test_an_order_whose_time_is_over_is_done_wherever_it_is_kept(kept: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that only moved the time on had it leave, and the engine has let go of it: the history is waited for though it has every command."""
+    monkeypatch.setattr("statemachine.state.DONE_ORDERS_PER_ACCOUNT", 1)
+    short = {"time_in_force": "GTT", "cancel_after": 5}
+    first, _ = [await kept.order("alice", "buy", "10", "1", **short) for _ in range(2)]
+    backend(kept).behind = True
+    backend(kept).advance(seconds=6)
+    asyncio.get_running_loop().call_later(0.1, backend(kept).store)
+    status, found = await kept.call("alice", "GET", f"/orders/{first['id']}")
+    assert (status, found["status"]) == (200, "done")
+
+
 async def test_trades_lead_back_to_the_first(kept: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also those that the engine does not keep; the ticker knows the last one although the engine has started without any."""
     for _ in range(7):

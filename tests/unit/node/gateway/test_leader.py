@@ -62,6 +62,9 @@ async def test_a_node_that_has_not_caught_up_does_not_judge_a_key(exchange: Exch
         status, answer = await exchange.call("new", method, target, body)
         assert (status, answer["reason"]) == (503, "no_leader")
         assert "not caught up" in answer["message"]
+    exchange.backend.status = {"leader": LEADER, "leader_id": "n2"}
+    await until(lambda: exchange.gateway.monitor.age() > monitor.AGE_MAX)
+    assert (await exchange.call("new", "GET", "/orders"))[0] == 401, "it judges as soon as it has caught up"
 
 
 async def test_a_follower_serves_reads_and_says_how_old_they_are(exchange: Exchange) -> None:

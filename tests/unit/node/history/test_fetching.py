@@ -7,11 +7,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from struct import pack
 from typing import Any
+from zlib import crc32
 
+import msgspec
 import pytest
 
 from cluster.errors import LogDamagedError
+from cluster.log import MAGIC, scan
 from node.engine import log_pieces
 from node.engine.log_pieces import LogPieces
 from node.errors import ConnectionLost, RequestFailed
@@ -75,6 +79,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Nodes:
     made = Nodes()
     monkeypatch.setattr(log_pieces, "PIECE_BYTES", 700)
     monkeypatch.setattr(fetching, "BYTES_PER_SECOND", 10**9)
+    monkeypatch.setattr(fetching, "PIECE_AGAIN", 0.001)
     monkeypatch.setattr(process, "ASK_AGAIN", 0.01)
     for module in (process, fetching):
         monkeypatch.setattr(module, "NativeConnection", made)
@@ -107,6 +112,8 @@ def live(node: NodeLog, *, back: bool = False) -> None:
     busy(node, 21, 200)
     if back:
         node.follow()
+        node.log.roll()
+        node.log.compact_to(node.applied + 1)
     random = Random(22)
     for number in range(LATER + AFTER):
         if back and number == LATER:
@@ -141,6 +148,19 @@ async def test_the_history_is_what_it_would_have_been(nodes: Nodes, whole: NodeL
     assert list(keeper.fetched.glob("*"))
     keeper.close()
     away.follow(until=lambda: not list(keeper.fetched.glob("*")))
+
+
+@pytest.mark.parametrize("bytes_here", [2_000, 10**6])
+async def test_segments_of_other_nodes_begin_elsewhere(nodes: Nodes, tmp_path: Path, bytes_here: int) -> None:
+    """One has the name of a segment that is here and ends earlier, or begins before it."""
+    away, whole = NodeLog(tmp_path / "away", segment_bytes=bytes_here), NodeLog(tmp_path / "whole", segment_bytes=10**6)
+    live(away, back=True)
+    live(whole)
+    assert list((away.config.data_path / switch.ARCHIVE).glob("*.seg"))
+    nodes.peers = {"own": Peer(away), "first": Peer(whole)}
+    (await followed(away)).close()
+    whole.follow()
+    assert away.stored() == whole.stored()
 
 
 async def test_a_node_that_is_away_is_waited_for(nodes: Nodes, whole: NodeLog, away: NodeLog, tmp_path: Path) -> None:
@@ -212,15 +232,73 @@ async def test_a_segment_that_is_removed_while_it_is_copied_comes_from_another_n
 
 
 def test_what_was_not_applied_is_cut(whole: NodeLog) -> None:
-    """Another leader's entries may take its place; and an entry that is cut is not there."""
+    """Another leader's entries may take its place; and an entry that is cut is not there. Nor is what is not wanted."""
     last = max((whole.config.data_path / LOG).glob("*.seg"))
-    size = last.stat().st_size
     assert not cut(last, whole.applied - 2, whole.applied - 1)
-    assert last.stat().st_size < size
-    assert cut(last, whole.applied, whole.applied - 2)
+    assert cut(last, whole.applied - 1, whole.applied - 2)
+    header, entries, *_ = scan(last.name, last.read_bytes(), last=True)
+    assert header is not None
+    assert header.first_index == whole.applied - 2
+    assert [entry.index for entry in entries] == [whole.applied - 2, whole.applied - 1]
     last.write_bytes(b"no segment at all, but long enough to have a header")
     with pytest.raises(LogDamagedError):
         cut(last, 10, 10)
+
+
+def bad_header() -> bytes:
+    """One that checks, and says nothing that a header says."""
+    front, body = MAGIC + pack("<I", 1), b"\xc0"
+    return front + pack("<I", crc32(front)) + body + pack("<I", crc32(body))
+
+
+async def test_what_is_no_log_comes_from_another_node(
+    nodes: Nodes, whole: NodeLog, away: NodeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a node sends, the history asks the next one."""
+    liar = Peer(whole)
+    nodes.peers = {"own": Peer(away), "first": liar, "second": Peer(whole)}
+    lies: list[object] = [
+        LogPiece(whole.applied, 1, 10**15, b"no segment at all, but long enough to have a header"),
+        LogPiece(whole.applied, 1, 10**15, bad_header()),
+        LogPiece(whole.applied, 10**6, 100, b""),
+        LogPiece(2**63, -5, -1, b"\0" * 100),
+        msgspec.ValidationError("Expected `int`, got `str`"),
+    ]
+
+    told = 0
+
+    async def lie(_: Any) -> object:
+        nonlocal told
+        lie = lies[told % len(lies)]
+        told += 1
+        if isinstance(lie, Exception):
+            raise lie
+        return lie
+
+    monkeypatch.setattr(liar, "query", lie)
+    (await followed(away)).close()
+    whole.follow()
+    assert away.stored() == whole.stored()
+    assert told >= len(lies)
+
+
+async def test_a_node_that_is_read_by_others_is_asked_again(nodes: Nodes, whole: NodeLog, away: NodeLog) -> None:
+    """However often it says so, the copy goes on where it was."""
+    peer = Peer(whole)
+    nodes.peers = {"own": Peer(away), "first": peer}
+    refused = 0
+
+    def busy_elsewhere(asked: int) -> None:
+        nonlocal refused
+        if asked % 3:
+            refused += 1
+            raise RequestFailed(FailCode.OVERLOADED, "another piece of the log is being read")
+
+    peer.before_answer = busy_elsewhere
+    (await followed(away)).close()
+    whole.follow()
+    assert away.stored() == whole.stored()
+    assert refused
 
 
 async def test_pieces_are_read_one_at_a_time(whole: NodeLog) -> None:

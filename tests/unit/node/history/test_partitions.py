@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -104,6 +105,47 @@ def test_an_interrupted_move_is_made_again(three_days: NodeLog, monkeypatch: pyt
     archive_days(three_days.config, BEFORE)
     for table, key in KEYS.items():
         whole(before[table], key, three_days, table)
+
+
+def test_a_history_that_goes_on_meanwhile_hinders_nothing(three_days: NodeLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy market is stored several times a second, and a day's file takes longer; neither waits for the other."""
+    before = three_days.stored()
+    keeper = three_days.keeper()
+    written = 0
+    real = partitions._write
+
+    def slowly(*given: Any) -> int:
+        nonlocal written
+        rows = real(*given)
+        three_days.add([busy_command(Random(9), 10_000 + written)])
+        three_days.drain(keeper)
+        written += 1
+        return rows
+
+    monkeypatch.setattr(partitions, "_write", slowly)
+    moved = archive_days(three_days.config, BEFORE)
+    keeper.close()
+    assert written == len(moved) > 4
+    assert three_days.stored()["progress"][0]["log_index"] == three_days.applied
+    last = before["progress"][0]["sequence"]
+    for table, key in KEYS.items():
+        rows = [row for row in read(three_days, table) + three_days.stored()[table] if row["sequence"] <= last]
+        assert sorted([row[name] for name in key] for row in rows) == [[row[name] for name in key] for row in before[table]]
+
+
+def test_one_process_at_a_time_moves_days(three_days: NodeLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two would write the same files."""
+    refused = []
+    real = partitions._write
+
+    def another(*given: Any) -> int:
+        with pytest.raises(HistoryError, match="another process is moving old days"):
+            archive_days(three_days.config, BEFORE)
+        refused.append(given)
+        return real(*given)
+
+    monkeypatch.setattr(partitions, "_write", another)
+    assert len(archive_days(three_days.config, BEFORE)) == len(refused)
 
 
 def test_the_latest_days_stay(three_days: NodeLog) -> None:
