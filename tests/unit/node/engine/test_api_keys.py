@@ -16,7 +16,7 @@ from node.engine.principal import authenticate, refresh
 from node.errors import RequestFailed
 from node.keys import addresses
 from node.keys.issue import revocation
-from node.keys.sealing import ApiKey, read_keys, with_another, write_keys
+from node.keys.sealing import ApiKey, ClusterKeys, read_keys, with_another, write_keys
 from node.native.connection import NativeConnection, hello
 from node.native.protocol import ApiKeyQuery, ApiKeysQuery, ControlAction, FailCode, StatusQuery
 from statemachine.commands import PutApiKey, decode_batch
@@ -98,6 +98,18 @@ class TestSealing:
             with pytest.raises(RequestFailed, match="secret: expected base64") as caught:
                 await gateway.submit([msgspec.structs.replace(put(1), secret="my secret")])
         assert caught.value.code is FailCode.BAD_REQUEST
+
+    @pytest.mark.parametrize("number", [1, 2, -1])
+    async def test_a_key_that_comes_encrypted_must_open(self, node: FakeNode, number: int) -> None:
+        async with connected(node) as gateway:
+            await gateway.submit(WORLD)
+            with pytest.raises(RequestFailed, match=f"cluster key {number}") as caught:
+                await gateway.submit([msgspec.structs.replace(put(1), sealed_by=number, addresses="nowhere")])
+            sealed = ClusterKeys(node.config.cluster_key_path).seal(put(1))
+            (outcome,) = await gateway.submit([sealed])
+        assert caught.value.code is FailCode.CONFLICT
+        assert isinstance(outcome, Done)
+        assert node.service.status().cluster_keys_missing == []
 
     async def test_the_list_shows_no_secrets(self, node: FakeNode) -> None:
         async with connected(node) as gateway:
