@@ -15,6 +15,7 @@ from node.credentials import Credentials
 from node.engine.principal import authenticate, refresh
 from node.errors import RequestFailed
 from node.keys import addresses
+from node.keys.issue import revocation
 from node.keys.sealing import ApiKey, read_keys, with_another, write_keys
 from node.native.connection import NativeConnection, hello
 from node.native.protocol import ApiKeyQuery, ApiKeysQuery, ControlAction, FailCode, StatusQuery
@@ -81,6 +82,16 @@ class TestSealing:
                 await gateway.submit([*WORLD, put(1)])
         assert caught.value.code is FailCode.CONFLICT
         assert node.machine.engine.sequence == 0
+
+    async def test_without_a_cluster_key_a_key_can_be_revoked(self, node: FakeNode) -> None:
+        async with connected(node) as gateway:
+            await gateway.submit([*WORLD, put(1)])
+            write_keys(node.config.cluster_key_path, {})
+            await gateway.submit([revocation(row(node), "revoke")])
+            assert node.service.keys.find("key-1") is None
+            write_keys(node.config.cluster_key_path, {2: bytes(64)})
+            await gateway.control(ControlAction.RESEAL)
+        assert (row(node).sealed_by, row(node).permissions) == (2, 0)
 
     async def test_a_secret_that_cannot_be_one_is_refused(self, node: FakeNode) -> None:
         async with connected(node) as gateway:

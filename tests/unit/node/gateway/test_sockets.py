@@ -355,6 +355,22 @@ async def test_a_gap_sends_readers_away_with_the_reason(exchange: Exchange, monk
     assert (await receive(again))["sequence"] == exchange.backend.kept_from
 
 
+async def test_a_reader_that_catches_up_too_slowly_gives_its_source_back(
+    exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "CATCH_UP_QUEUE", 3)
+    monkeypatch.setattr(sessions, "CATCH_UP_STALL", 0.01)
+    for _ in range(4):
+        await trade(exchange)
+    feed = await exchange.gateway.feeds.feed(await exchange.gateway.catalogue.product("BTC-USD"))
+    ended: list[int] = []
+    reader = sessions.Subscriber(exchange.gateway.feeds, exchange.gateway.metrics, lambda code, _reason: ended.append(code))
+    reader.subscribe({"full": [feed]}, {"BTC-USD": 0})
+    await until(lambda: bool(ended))
+    assert ended == [sessions.SLOW]
+    assert reader not in feed.readers
+
+
 async def test_a_slow_reader_is_cut_off(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "QUEUE_MAX", 100)
     socket = await subscribe(exchange, product_ids=["BTC-USD"])
