@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -264,6 +266,24 @@ def test_a_damaged_one_is_found_and_the_next_shares_nothing_with_it(node: Node, 
     assert not node.port.damaged
     assert not looked_at(node)
     assert restored_hash(tmp_path / "a", mark(13)) == node.machine.engine.full_hash()
+
+
+def test_one_that_is_pruned_while_it_is_looked_at_is_not_called_damaged(
+    node: Node, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert node.capture(mark(12)) is CaptureState.DONE
+    go_on = threading.Event()
+    waiting = node.port._executor.submit(go_on.wait, 60)
+    node.port.examine()
+    for index in range(13, 15):
+        assert node.capture(mark(index)) is CaptureState.DONE
+    assert not (tmp_path / "a" / f"{12:020d}").exists()
+    go_on.set()
+    assert waiting.result(30)
+    assert node.port._look is not None
+    node.port._look.result(30)
+    assert not node.port.damaged
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 def test_one_that_cannot_be_read_is_reported_in_the_clusters_words(node: Node, tmp_path: Path) -> None:
