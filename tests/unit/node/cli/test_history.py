@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from node.cli import history
 from node.deployment.local_cluster import LocalCluster, Statuses
 from tests.unit.node.cli.conftest import Run
 
@@ -25,7 +24,7 @@ def cluster(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         await asyncio.sleep(0)
         return {}
 
-    monkeypatch.setattr(history.LocalCluster, "status", nobody)
+    monkeypatch.setattr(LocalCluster, "status", nobody)
     return path
 
 
