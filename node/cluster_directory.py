@@ -26,6 +26,10 @@ class KeyFile(msgspec.Struct, frozen=True):
     passphrase: str
     account_id: str = ""
 
+    def __repr__(self) -> str:
+        """Without the secrets: a repr ends up in logs."""
+        return f"KeyFile(key_id={self.key_id!r}, account_id={self.account_id!r})"
+
     def credentials(self) -> Credentials:
         """The key for a client."""
         return Credentials(self.key_id, self.secret, self.passphrase)

@@ -267,7 +267,7 @@ def _limit_shape(command: PlaceOrder) -> Refusal | None:
     if command.funds != 0:
         return Refusal(Reason.INVALID_ORDER, "funds", "a limit order has no funds")
     if command.post_only and not may_rest(command):
-        return Refusal(Reason.INVALID_ORDER, "post_only", "a post-only order is good till cancelled or good till time")
+        return Refusal(Reason.INVALID_ORDER, "post_only", "a post-only order is good till cancelled")
     return None
 
 

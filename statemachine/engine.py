@@ -82,7 +82,7 @@ class Engine:
             state.time = batch.time
         elif not batch.commands:
             return Applied([], [])
-        state.events = []
+        state.events, state.former = [], batch.migrated
         if state.expiring:
             _expire(state)
         outcomes: list[AnyOutcome] = []

@@ -29,8 +29,8 @@ class OrderState(msgspec.Struct, array_like=True, gc=False):
     """An order as its owner sees it. Also the row of the tables `order` and `done_order`.
 
     `price`, `size`, `funds` are as placed; `remaining` is what is left of the size (0 for an order by funds alone);
-    `filled_size`, `executed_value` (sum of notionals) and `fill_fees` grow with each fill; `hold` is what the order holds
-    now, of the quote currency for a buy and of the base currency for a sell. Fee rates are those at entry. `expires_at` is when a
+    `filled_size`, `executed_value` (sum of notionals, at most `limits.EXECUTED_MAX`) and `fill_fees` grow with each fill; `hold` is what the order
+    holds now, of the quote currency for a buy and of the base currency for a sell. Fee rates are those at entry. `expires_at` is when a
     good-till-time order leaves. `opened_sequence` is the product sequence of its `OrderOpened`: at one price, the smaller trades first. 0: it was
     never on the book, or went there under version 0.1.0, before all that have one.
     """

@@ -85,6 +85,8 @@ def put_product(state: State, command: PutProduct) -> AnyOutcome | Refusal:
 
 def _status_changed(state: State, product: Product) -> None:
     """Open the auction if there was one, tell the status, and let the stop orders enter that the opening triggers."""
+    if state.former:
+        return  # 0.1.0 told nothing, and had neither auctions nor stop orders
     first = len(state.events)
     opened = auctions.open_auction(state, product) if product.status in auctions.TRADING else (0, 0)
     product.sequence += 1

@@ -11,7 +11,12 @@ SCALE_MAX = 12
 AMOUNT_MAX = 2**63 - 1
 """Largest price, size, funds, notional, balance, and sum of all deposits of a currency, in smallest units. The log and the
 snapshots are msgpack, whose integers end at 64 bits. Since the deposits of a currency together stay within it, so does every
-balance and every sum of fees; what one order executes stays within twice that, which still fits an unsigned 64-bit field."""
+balance and every sum of fees."""
+
+EXECUTED_MAX = 2 * AMOUNT_MAX
+"""Up to that the notionals of an order are summed up; it still fits an unsigned 64-bit field. An order may reach AMOUNT_MAX when it enters, and
+again at its own price. More comes together only for a sell that trades above its price in one auction after the other, for money that comes back to
+the buyers in between."""
 
 NAME_MAX = 64
 """Characters of an account, currency, product or key name."""
@@ -52,5 +57,5 @@ PPM = 1_000_000
 """Parts per million in one: what fee rates are counted in."""
 
 assert 10**SCALE_MAX < AMOUNT_MAX
-assert 2 * AMOUNT_MAX < 2**64
+assert EXECUTED_MAX < 2**64
 assert OPEN_ORDERS_PER_ACCOUNT * 400 < 4 * 1024 * 1024

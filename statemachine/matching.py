@@ -28,7 +28,7 @@ from statemachine.admission import entry_hold, may_rest
 from statemachine.book import BookSide
 from statemachine.commands import PlaceOrder
 from statemachine.events import OrderChanged, OrderDone, OrderMatched, OrderOpened, OrderReceived, OrderState
-from statemachine.limits import PPM
+from statemachine.limits import EXECUTED_MAX, PPM
 from statemachine.state import Account, Balance, Product, State, is_by_funds
 from statemachine.types import DoneReason, OrderStatus, OrderType, SelfTradePrevention, Side, TimeInForce
 
@@ -145,7 +145,8 @@ def aggressor_of(account: Account, product: Product, order: OrderState) -> Aggre
 def _rest(state: State, product: Product, order: OrderState) -> None:
     """Put what remains on the book."""
     product.sequence += 1
-    order.opened_sequence = product.sequence
+    if not state.former:
+        order.opened_sequence = product.sequence
     product.book.side(order.side).add(order)
     state.keep(order)
     state.events.append(
@@ -259,7 +260,8 @@ def trade(
     if aggressor.to_raise:
         aggressor.to_raise -= notional
     state.currencies[product.quote].fees += maker_fee + taker_fee
-    product.last_price = price
+    if not state.former:
+        product.last_price = price
     product.last_trade_id += 1
     product.sequence += 1
     state.events.append(
@@ -285,7 +287,7 @@ def trade(
 def _settle(product: Product, order: OrderState, base: Balance, quote: Balance, size: int, notional: int, fee: int) -> None:
     """One side of a fill. Price improvement and fee reserve that are no longer needed become available at once."""
     order.filled_size += size
-    order.executed_value += notional
+    order.executed_value = min(order.executed_value + notional, EXECUTED_MAX)
     order.fill_fees += fee
     if order.size:
         order.remaining -= size

@@ -171,6 +171,9 @@ class State:
     `orders` holds every known order, open or recently done, of which `done_count` are done; `balance_count` and `outcome_count` are summed over
     all accounts, the operator included; `expiring` has the open orders whose time is limited, by (expires_at, order_id); `events` are those of the
     batch under way. `changes` is no part of the state: it serves snapshots.
+
+    `former`: the batch under way was written by version 0.1.0, the only one before, and converted. Some nodes have what came of it in a snapshot from
+    then, in which new columns have their defaults; so whoever applies it now must come to the same rows.
     """
 
     def __init__(self) -> None:
@@ -189,6 +192,7 @@ class State:
         self.balance_count = 0
         self.outcome_count = 0
         self.events: list[AnyEvent] = []
+        self.former = False
         self.changes = Changes()
 
     def balance(self, account: Account, currency: str) -> Balance:

@@ -97,6 +97,10 @@ class AdminConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     secret: str
     passphrase: str
 
+    def __repr__(self) -> str:
+        """Without the secrets: a repr ends up in logs."""
+        return f"AdminConfig(key_id={self.key_id!r})"
+
 
 class HistoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[history]`: the market database of this node. `database` is a URL of SQLAlchemy's; empty: SQLite in the data directory.

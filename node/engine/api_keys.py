@@ -52,17 +52,27 @@ class EngineKeys:
         """The commands as they go into the log, and by how many bytes they have grown.
 
         Raises:
-            RequestFailed: CONFLICT without a cluster key, BAD_REQUEST for a secret or passphrase that no key can have.
+            RequestFailed: CONFLICT without a cluster key, or where a key that comes encrypted cannot be opened here; BAD_REQUEST for a secret or
+                passphrase that no key can have.
         """
         if not any(type(command) is PutApiKey for command in commands):
             return commands, 0
         try:
-            sealed = [self._cluster_keys.seal(command) if isinstance(command, PutApiKey) else command for command in commands]
+            sealed = [self._sealed(command) if isinstance(command, PutApiKey) else command for command in commands]
         except ClusterKeyError as error:
             raise RequestFailed(FailCode.CONFLICT, str(error)) from error
         except UnfitSecretError as error:
             raise RequestFailed(FailCode.BAD_REQUEST, f"commands: {error}") from error
         return sealed, sum(map(_length, sealed)) - sum(map(_length, commands))
+
+    def _sealed(self, command: PutApiKey) -> PutApiKey:
+        """The command, sealed. One that came so must open: a single key that does not makes every node unready."""
+        if command.sealed_by:
+            texts = (command.secret, command.passphrase)
+            self._cluster_keys.open(
+                ApiKeyRow(command.key_id, command.owner_id, *texts, command.permissions, "", command.sealed_by)
+            )
+        return self._cluster_keys.seal(command)
 
     def find(self, key_id: str) -> ApiKeyRow | None:
         """A key as it is stored, None if there is none or it was revoked."""

@@ -158,6 +158,8 @@ class SnapshotPort:
         try:
             self._store.check(manifest)
         except SnapshotDamagedError as error:
+            if manifest is not self._store.newest():
+                return None  # others came meanwhile, and its files may have been removed for them
             log.error("the newest snapshot is damaged, a fresh one is to take its place: %s: %s", error.place, error.what)
             return manifest
         log.info("the newest snapshot, at index %d, is what was written", manifest.index)

@@ -119,7 +119,7 @@ async def patch_products(call: Call) -> Answer[list[PutJson]]:
     """PATCH /admin/products: the same status for every product, all in one entry of the log."""
     status = _status(parse(call.body, StatusRequest).status)
     rows = await _latest_products(call)
-    outcomes = await call.commands([put_again(row, call.command_id(), status=status) for row in rows.values()])
+    outcomes = await call.commands([put_again(row, call.command_id(row.product_id), status=status) for row in rows.values()])
     return Answer([_put_json(outcome, name) for name, outcome in zip(rows, outcomes, strict=True)])
 
 

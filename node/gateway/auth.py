@@ -29,6 +29,7 @@ from statemachine.tables import ApiKeyRow
 from statemachine.types import Permission
 
 KEYS_KEPT = 10_000
+"""Keys, and ids of which there is none; the one that was not used for the longest goes first."""
 UNKNOWN_PER_SECOND = 100.0
 UNKNOWN_BURST = 500.0
 """Look-ups that found no key: how many a second on average, and how many at once."""
@@ -64,7 +65,7 @@ class Claim:
     key_id: str
     signature: str
     timestamp: str
-    passphrase: str
+    passphrase: str = field(repr=False)
 
 
 @dataclass
@@ -88,7 +89,11 @@ class Authenticator:
     async def identify(self, claim: Claim, address: str, method: str, target: str, body: bytes) -> Identity:
         """Whose claim it is, from an address. Raises ApiError: 401 with the text that foreign clients map, or 503 without the cluster key."""
         self._check_age(claim.timestamp)
-        key = await self._key(claim.key_id)
+        try:
+            key = await self._key(claim.key_id)
+        except ClusterKeyError as error:
+            text = "This node lacks the cluster key of the API key"
+            raise ApiError(503, text, reason="cluster_key", detail=str(error)) from None
         if key is None:
             raise UnknownHereError(401, "Invalid API Key", "CB-ACCESS-KEY", reason="unauthorized")
         if not _signed(key.secret, claim, method, target, body):
@@ -100,9 +105,16 @@ class Authenticator:
             raise _refused("IP does not match IP whitelist", "CB-ACCESS-KEY", detail)
         return Identity(key.key_id, key.owner_id, key.permissions, address, key)
 
-    async def again(self, identity: Identity) -> Identity | None:
-        """The identity with today's permissions; None where its key was revoked or replaced, or may not be used from there any more."""
-        key, before = await self._key(identity.key_id), identity.key
+    async def again(self, identity: Identity, *, at_leader: bool = False) -> Identity | None:
+        """The identity with today's permissions; None where its key was revoked or replaced, or may not be used from there any more, or cannot be
+        opened here, so that nobody can tell. Whoever guesses keys does not delay it. `at_leader`: as the leader has it, whatever this node knows."""
+        key_id, before = identity.key_id, identity.key
+        if key_id == self.admin.key_id:
+            return identity
+        try:
+            key = await (self._asked(key_id, linearizable=True) if at_leader else self._key(key_id, guessed=False))
+        except ClusterKeyError:
+            return None
         if key is None or before is None or (key.secret, key.passphrase) != (before.secret, before.passphrase):
             return None
         if not key.allows(identity.address):
@@ -126,16 +138,18 @@ class Authenticator:
         if abs(self.now() - float(timestamp)) > self.age_max:
             raise _refused("request timestamp expired", TIMESTAMP_HEADER, f"within {self.age_max:g} s of the server's time")
 
-    async def _key(self, key_id: str) -> ApiKey | None:
+    async def _key(self, key_id: str, *, guessed: bool = True) -> ApiKey | None:
+        """The key; None if there is none. Raises ClusterKeyError, ApiError 429 where too many were asked for that do not exist."""
         admin = self.admin
         if same_text(key_id, admin.key_id):
             return ApiKey(key_id, OPERATOR, admin.secret, admin.passphrase, sum(Permission))
         if NAME.fullmatch(key_id) is None:
             return None
         if key_id in self._keys:
+            self._keys.move_to_end(key_id)
             return self._keys[key_id]
         if key_id not in self._asking:
-            if self._unknown.wait(time.monotonic()):
+            if guessed and self._unknown.wait(time.monotonic()):
                 raise ApiError(429, "Private rate limit exceeded", headers={"Retry-After": "1"})
             self._asking[key_id] = asyncio.create_task(self._look_up(key_id))
         return await asyncio.shield(self._asking[key_id])
@@ -157,21 +171,16 @@ class Authenticator:
             self._keys.popitem(last=False)
         return key
 
-    async def _asked(self, key_id: str) -> ApiKey | None:
-        """The key as the engine has it; None for one that is unknown or revoked."""
+    async def _asked(self, key_id: str, *, linearizable: bool = False) -> ApiKey | None:
+        """The key as the engine has it; None for one that is unknown or revoked. Raises ClusterKeyError for one that cannot be opened here."""
         try:
-            row: ApiKeyRow = await self.backend.query(ApiKeyQuery(key_id))
+            row: ApiKeyRow = await self.backend.query(ApiKeyQuery(key_id), linearizable)
         except RequestFailed as failure:
             if failure.code is not FailCode.NOT_FOUND:
                 raise
-            self._unknown.spend()
+            self._unknown.take(time.monotonic())  # no debts: many guesses at once must not shut out everybody for long
             return None
-        try:
-            return self.cluster_keys.open(row) if row.permissions else None
-        except ClusterKeyError as error:
-            raise ApiError(
-                503, "This node lacks the cluster key of the API key", reason="cluster_key", detail=str(error)
-            ) from None
+        return self.cluster_keys.open(row) if row.permissions else None
 
 
 def _signed(secret: str, claim: Claim, method: str, target: str, body: bytes) -> bool:

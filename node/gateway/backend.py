@@ -179,10 +179,11 @@ class NodeBackend:
         except TimeoutError:
             raise UnavailableError("the engine of this node does not answer") from None
 
-    async def _api_key(self, query: ApiKeyQuery) -> ApiKeyRow:
-        """An API key: of this node's engine, or of the leader while that is not there or has not caught up."""
+    async def _api_key(self, query: ApiKeyQuery, linearizable: bool) -> ApiKeyRow:
+        """An API key: of this node's engine, or of the leader if that is asked for, or while the engine is not there or has not caught up."""
         try:
-            return await (await self._connect()).query(query)
+            if not linearizable:
+                return await (await self._connect()).query(query)
         except ConnectionLost:
             pass
         except RequestFailed as failure:
@@ -199,7 +200,7 @@ class NodeBackend:
 
     async def _query(self, query: AnyQuery, linearizable: bool) -> Any:
         if isinstance(query, ApiKeyQuery):
-            return await self._api_key(query)
+            return await self._api_key(query, linearizable)
         pause = RETRY_MIN
         while True:
             try:

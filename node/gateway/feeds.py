@@ -79,12 +79,14 @@ class ProductFeed:
         return self.product.row.product_id
 
     async def begin(self) -> None:
-        """Take the book and follow it. Raises UnavailableError, RequestFailed."""
+        """Take the book and follow it; readers of what was before are sent away. Raises UnavailableError, RequestFailed."""
         # Before the book is asked for: the history is never ahead of the engine, so what it has is in the book.
         stats = Statistics() if self._history is None else await self._recalled(self._history)
         view: BookView = await self._backend.query(BookQuery(self.product_id, 3))
         trades: list[OrderMatched] = await self._backend.query(TradesQuery(self.product_id, TRADES_READ))
         known = stats.last.product_sequence if stats.last is not None else 0
+        for reader in list(self.readers):  # now and not before: some may have come meanwhile
+            reader.gap(self)
         self.book, self.stats, self.sequence = LevelBook(view), stats, view.product_sequence
         self.in_auction, self.indicative, self._indicated = view.in_auction, b"", 0
         for trade in reversed(trades):
@@ -187,9 +189,7 @@ class ProductFeed:
             self._repairing = None
 
     async def _begin_anew(self) -> bool:
-        """Send the readers away and take a new book. False where the engine is gone again."""
-        for reader in list(self.readers):
-            reader.gap(self)
+        """Take a new book. False where the engine is gone again."""
         try:
             await self.begin()
         except QuorumbookError as error:

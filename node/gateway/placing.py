@@ -28,10 +28,12 @@ STPS = {stp.name.lower(): stp for stp in SelfTradePrevention}
 
 async def placing(call: Call, request: OrderRequest) -> tuple[Product, PlaceOrder]:
     """The product and the command of a request. Raises ApiError."""
+    # Before anything is refused: when the request comes again, each of its orders must have the id that it had.
+    command_id = call.command_id()
     _refuse_unsupported(request)
     call.check_profile(request.profile_id)
     product = await call.gateway.catalogue.product(product_text(request.product_id))
-    return product, place_command(request, call.account_id, product, call.command_id())
+    return product, place_command(request, call.account_id, product, command_id)
 
 
 def placed(outcome: AnyOutcome, product: Product, command: PlaceOrder) -> OrderJson:

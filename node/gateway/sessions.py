@@ -30,6 +30,8 @@ QUEUE_MAX = 20_000
 QUEUE_BYTES_MAX = 16 * 1024 * 1024
 CATCH_UP_QUEUE = 1_000
 """Messages that may wait while a reader catches up: its source then waits for it."""
+CATCH_UP_STALL = 15.0
+"""Seconds for which the source waits; there are only a few of them, and other readers want one."""
 
 LEVEL2_BATCH_SECONDS = 0.05
 TICKER_BATCH_TICKS = 5
@@ -86,8 +88,11 @@ class Subscriber:
         self._metrics.sent.inc()
         self._changed.set()
         if len(self._queue) > QUEUE_MAX or self._queued_bytes > QUEUE_BYTES_MAX:
-            self._metrics.cut_off("slow")
-            self.end(SLOW, "slow consumer: too many messages wait for this connection")
+            self._cut_off_slow()
+
+    def _cut_off_slow(self) -> None:
+        self._metrics.cut_off("slow")
+        self.end(SLOW, "slow consumer: too many messages wait for this connection")
 
     async def next_message(self) -> bytes:
         """The next message to write."""
@@ -103,7 +108,12 @@ class Subscriber:
     async def _wait_for_room(self) -> None:
         while len(self._queue) >= CATCH_UP_QUEUE:
             self._room.clear()
-            await self._room.wait()
+            try:
+                async with asyncio.timeout(CATCH_UP_STALL):
+                    await self._room.wait()
+            except TimeoutError:
+                self._cut_off_slow()
+                return
 
     def end(self, code: int, reason: str) -> None:
         """Forget everything and have the connection closed. Again: no effect."""

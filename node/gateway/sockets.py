@@ -129,7 +129,8 @@ class Connection:
             identity.require(Permission.VIEW)
         feeds = {channel: [await self._feed(product_id) for product_id in products] for channel, products in wanted.items()}
         resume = self._resume(request, wanted)
-        self._subscriber.identity = identity
+        if identity is not None and identity.permissions & Permission.VIEW:
+            self._subscriber.identity = identity
         self._subscriber.subscribe(feeds, resume)
         self._gateway.revocation.check(self._subscriber)
 

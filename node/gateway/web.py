@@ -138,9 +138,15 @@ class Call:
                 self.sequence = reached.sequence
         return source
 
-    def command_id(self) -> str:
-        """An id for a command whose client gave none: of the request's signature, and for each further one of the request another."""
+    def command_id(self, part: str = "") -> str:
+        """An id for a command whose client gave none: of the request's signature, and for each further one of the request another.
+
+        The same request must give each of its commands the same id again, whatever was put meanwhile. So where they are not one for each part of its
+        body, in order, `part` names what the command is about.
+        """
         assert self.signed_id, "only private routes send commands"
+        if part:
+            return signed_id(self.signed_id, part)
         place = next(self._ids)
         return f"{self.signed_id}:{place}" if place else self.signed_id
 
@@ -157,12 +163,23 @@ class Call:
             return []
         assert self.identity is not None, "only private routes send commands"
         self.gateway.limits.keys.spend(self.identity.key_id, len(commands) - 1)
+        if self.status is not None and not self.status.quorum:
+            self.identity = await self._confirmed(self.identity)
         if not any(is_signed(command.command_id) for command in commands):
             outcomes = await self.gateway.backend.submit(commands)
         else:
             outcomes = await self._once(commands)
         self.sequence = max(outcome.sequence for outcome in outcomes)
         return outcomes
+
+    async def _confirmed(self, identity: Identity) -> Identity:
+        """The identity as the leader has it: a node that is cut off, and can send commands on all the same, does not hear of a revocation."""
+        found = await self.gateway.auth.again(identity, at_leader=True)
+        if found is None:
+            raise ApiError(401, "Invalid API Key", "CB-ACCESS-KEY", reason="unauthorized")
+        if self.route.permission is not None:
+            found.require(self.route.permission)
+        return found
 
     async def _once(self, commands: Sequence[AnyCommand]) -> list[AnyOutcome]:
         """Apply commands that a signature names, unless this request was carried out before."""
@@ -184,7 +201,7 @@ class Call:
         if before and self._is_repeatable(commands):
             return await self.gateway.backend.submit(anew(commands))
         if before:
-            raise replayed(told(before))
+            raise replayed(told(outcomes))
         return outcomes
 
     def _is_repeatable(self, commands: Sequence[AnyCommand]) -> bool:

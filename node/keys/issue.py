@@ -34,3 +34,8 @@ def names(permissions: int) -> list[str]:
 def revocation(row: ApiKeyRow, command_id: str) -> PutApiKey:
     """The command that revokes a key. Its secret and passphrase are gone then."""
     return PutApiKey(OPERATOR, command_id, row.key_id, row.owner_id, NO_SECRET, "", 0)
+
+
+def is_revocation(command: PutApiKey) -> bool:
+    """Whether a command is such a one: there is nothing secret in it."""
+    return not command.permissions and (command.secret, command.passphrase) == (NO_SECRET, "")

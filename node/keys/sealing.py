@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from node.errors import ClusterKeyError, UnfitSecretError
 from node.keys import addresses
 from node.keys.addresses import Network
+from node.keys.issue import is_revocation
 from node.system import files
 from statemachine.commands import PutApiKey
 from statemachine.limits import SECRET_MAX
@@ -109,13 +110,14 @@ class ClusterKeys:
         return self.numbers[-1]
 
     def seal(self, command: PutApiKey) -> PutApiKey:
-        """The command with its secret and passphrase sealed under the newest key; one that is sealed already stays as it is.
+        """The command with its secret and passphrase sealed under the newest key; one that is sealed already stays as it is, and a revocation where
+        there is no cluster key.
 
         Raises:
             ClusterKeyError: there is no cluster key here.
             UnfitSecretError: see `check_texts`.
         """
-        if command.sealed_by != UNSEALED:
+        if command.sealed_by != UNSEALED or (is_revocation(command) and not self.numbers):
             return command
         check_texts(command.secret, command.passphrase)
         number = self.newest
@@ -180,7 +182,8 @@ class ClusterKeys:
             return
         except OSError as error:
             raise ClusterKeyError(f"{self.path}: cannot be read: {error.strerror}") from error
-        mark = (status.st_mtime_ns, status.st_size, status.st_ino)
+        # Of these times the one that a change of the file's owner moves, too: it may become readable without being written.
+        mark = (status.st_ctime_ns, status.st_size, status.st_ino)
         if mark != self._mark:
             self._mark = mark
             self._keys = read_keys(self.path)

@@ -49,7 +49,7 @@ def past(ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gro
     """Nodes that version 1 left: each with another snapshot, one without; n3 lacks the last two entries."""
     for node_id, cut, last in (("n1", 25, len(ENTRIES)), ("n2", len(ENTRIES), len(ENTRIES)), ("n3", 0, len(ENTRIES) - 2)):
         data = ground.directory / node_id / "data"
-        write_data(data, ENTRIES[:last], cut, node_id=node_id)
+        write_data(data, ENTRIES[:last], cut, node_id=node_id, as_former=True)
         as_version(data, ONE, tmp_path / "versions")
     monkeypatch.setenv("PYTHONPATH", EARLIER)
     monkeypatch.setenv("EARLIER_RELEASES", str(write_descriptions(tmp_path / "released", ONE, TWO, THREE)))

@@ -13,6 +13,7 @@ from node.deployment.setup import initialise
 from node.migration.found import LOG, SNAPSHOTS
 from node.migration.rehearsal import places, rehearse
 from node.migration.start import at_start
+from snapshots.abi import ABI
 from snapshots.abi.releases import Releases
 from tests.golden.write import DIRECTORY, EXPECTED, Expected, expected_of
 from tests.unit.node.migrating import loaded
@@ -41,6 +42,20 @@ def test_no_row_of_it_changes_but_for_columns_that_are_added(kept: Path) -> None
         assert table.columns_removed == []
         assert table.columns_changed.keys() <= CONVERTED.get(table.table, set()), table.lines[:6]
         assert [column.name for column in table.columns_added if column.values > 1] == []
+
+
+@pytest.mark.parametrize("kept", KEPT, ids=lambda path: path.name[:18])
+def test_it_does_not_matter_what_was_applied_before_the_migration(kept: Path, tmp_path: Path) -> None:
+    """A snapshot and the log behind it come to the same as the log alone: nodes have their snapshots at different places."""
+    alone = tmp_path / "alone"
+    shutil.copytree(kept / LOG, alone / LOG)
+    hashes = set()
+    for directory in (kept, alone):
+        (place,) = places(directory)
+        built = rehearse(place).built
+        if built is not None:
+            hashes.add(built.state_hash)
+    assert len(hashes) == (0 if kept.name.endswith(ABI) else 1)
 
 
 @pytest.mark.parametrize("kept", KEPT, ids=lambda path: path.name[:18])

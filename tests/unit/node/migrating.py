@@ -24,6 +24,7 @@ from snapshots.manifest import SnapshotFields
 from snapshots.store import SnapshotStore
 from statemachine.commands import Batch, encode_batch
 from statemachine.engine import Engine
+from tests.unit.snapshots.states import applied, former
 from tests.unit.snapshots.versions import BACKWARD, FOUR, chains
 
 STATE = HardState(term=7, voted_for="n2", commit_index=20)
@@ -39,16 +40,15 @@ def entries_of(batches: list[Batch]) -> list[LogEntry]:
     ]
 
 
-def engine_at(entries: list[LogEntry], index: int) -> Engine:
-    """The state after the entry at `index`."""
-    engine = Engine()
-    for entry in entries[:index]:
-        if entry.payload[0] == COMMAND:
-            engine.apply(msgspec.msgpack.decode(entry.payload[1:], type=Batch))
-    return engine
+def engine_at(entries: list[LogEntry], index: int, *, as_former: bool = False) -> Engine:
+    """The state after the entry at `index`; `as_former`: as a version before came to it."""
+    batches = [msgspec.msgpack.decode(entry.payload[1:], type=Batch) for entry in entries[:index] if entry.payload[0] == COMMAND]
+    return applied(former(batches) if as_former else batches)
 
 
-def write_data(data: Path, entries: list[LogEntry], cut: int, *, log_from: int = 1, node_id: str = "n1") -> None:
+def write_data(
+    data: Path, entries: list[LogEntry], cut: int, *, log_from: int = 1, node_id: str = "n1", as_former: bool = False
+) -> None:
     """A data directory of this version: a snapshot at index `cut` (none if 0), the log from `log_from` on, and a hard state."""
     log = DurableLog(RealDisk(data / LOG, fsync=False), node_id=node_id, abi=ABI, segment_bytes=4000)
     for entry in entries[log_from - 1 :]:
@@ -56,7 +56,7 @@ def write_data(data: Path, entries: list[LogEntry], cut: int, *, log_from: int =
     log.close()
     hardstate.store(RealDisk(data / LOG, fsync=False), STATE)
     if cut:
-        engine = engine_at(entries, cut)
+        engine = engine_at(entries, cut, as_former=as_former)
         mark = msgspec.msgpack.encode(SnapshotMark(entries[cut - 1], entries[cut - 2]))
         fields = SnapshotFields(cut, entries[cut - 1].term, mark, engine.sequence, "0.0.1", time.time_ns())
         job = SnapshotStore(data / SNAPSHOTS).begin(fields, dict(engine.tables()))

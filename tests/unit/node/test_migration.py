@@ -54,7 +54,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cluster of one node, and beside it data of version 1 with a snapshot in the middle of the log."""
     directory = tmp_path_factory.mktemp("template")
     initialise(directory / "cluster", 1)
-    write_data(directory / "data", ENTRIES, CUT)
+    write_data(directory / "data", ENTRIES, CUT, as_former=True)
     as_version(directory / "data", ONE, directory / "versions")
     return directory
 
@@ -89,7 +89,7 @@ def check_migrated(config: NodeConfig) -> None:
     engine, entries, state = loaded(config)
     assert [(entry.index, entry.term) for entry in entries] == [(entry.index, entry.term) for entry in ENTRIES]
     assert state == STATE
-    plain = engine_at(ENTRIES, END)
+    plain = engine_at(ENTRIES, END, as_former=True)
     assert (engine.sequence, engine.state_hash) == (plain.sequence, MIGRATED_HASH)
     for batch in trading(6, 20, 500):
         assert engine.apply(batch) == plain.apply(batch)
@@ -116,7 +116,7 @@ def test_wherever_the_snapshot_is_the_state_is_the_same(
     cut: int, config: NodeConfig, known: Chains, template: Path, tmp_path: Path
 ) -> None:
     """Two nodes with the same log and different snapshots: they agree from the first batch of this version on."""
-    write_data(config.data_path, ENTRIES, cut, log_from=max(1, cut - 5))
+    write_data(config.data_path, ENTRIES, cut, log_from=max(1, cut - 5), as_former=True)
     as_version(config.data_path, ONE, tmp_path / "versions")
     at_start(config, known)
     other = new_node(template, tmp_path / "other")

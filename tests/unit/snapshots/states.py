@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from random import Random
 
+import msgspec
+
 from statemachine.commands import (
     AnyCommand,
     Batch,
@@ -51,6 +53,11 @@ def trading(seed: int, count: int, first: int = 0) -> list[Batch]:
             command = PlaceOrder(account, f"c:o{number}", product, side, OrderType.LIMIT, price, size, client_oid=f"o{number}")
         batches.append(Batch(2_000 + number, [command]))
     return batches
+
+
+def former(flow: list[Batch]) -> list[Batch]:
+    """To be applied as a version before did (`State.former`)."""
+    return [msgspec.structs.replace(batch, migrated=True) for batch in flow]
 
 
 def applied(*flows: list[Batch]) -> Engine:

@@ -14,6 +14,7 @@ from statemachine.commands import (
     PlaceOrder,
     PutCurrency,
     PutProduct,
+    Transfer,
 )
 from statemachine.engine import Engine
 from statemachine.events import Cancelled, Placed, Rejected
@@ -22,12 +23,13 @@ from statemachine.limits import (
     CANCEL_AFTER_MIN,
     COMMAND_ID_MAX,
     DONE_ORDERS_PER_ACCOUNT,
+    EXECUTED_MAX,
     NAME_MAX,
     OPEN_ORDERS_PER_ACCOUNT,
     OPERATOR,
     OUTCOMES_PER_ACCOUNT,
 )
-from statemachine.types import OrderType, ProductStatus, Reason, Side, StopType, TimeInForce
+from statemachine.types import OrderType, ProductStatus, Reason, SelfTradePrevention, Side, StopType, TimeInForce
 from tests.unit.statemachine.market import PRODUCT, limit, market, placed, send
 
 FRAME_MAX = 4 * 1024 * 1024
@@ -243,4 +245,28 @@ def test_a_sum_over_many_orders_is_told_as_far_as_an_answer_can() -> None:
     indication = engine.auction("BIG-USD")
     assert indication is not None
     assert indication.best_bid_size == AMOUNT_MAX
+    engine.check()
+
+
+def test_what_an_order_executes_in_many_auctions_is_told_as_far_as_a_row_can() -> None:
+    """A sell remains where an own buy, which self-trade prevention takes away, made the price. And the money comes back for the next one."""
+    engine = market(AMOUNT_MAX // 2)
+    half = 2**20
+    placed(engine, limit("ann", "sell", Side.SELL, 2 * half, 1))
+    while half >= 2**10:
+        send(
+            engine, PutProduct(OPERATOR, f"close-{half}", PRODUCT, "XBT", "USD", 1, 1, 1, AMOUNT_MAX, 0, 0, ProductStatus.AUCTION)
+        )
+        price = (AMOUNT_MAX // 2 - 2**60) // half // 2
+        own = limit("ann", f"own-{half}", Side.BUY, 2 * half, price)
+        placed(engine, msgspec.structs.replace(own, stp=SelfTradePrevention.CN))
+        placed(engine, limit("bob", f"buy-{half}", Side.BUY, half, price))
+        send(engine, PutProduct(OPERATOR, f"open-{half}", PRODUCT, "XBT", "USD", 1, 1, 1, AMOUNT_MAX, 0, 0))
+        send(engine, Transfer("ann", f"back-{half}", "bob", "USD", half * price))
+        half //= 2
+    order = engine.order(1)
+    assert order is not None
+    assert (order.remaining, order.executed_value) == (2 * half, EXECUTED_MAX)
+    engine = Engine.restore(dict(engine.tables()))
+    assert isinstance(send(engine, CancelOrder("ann", "cancel", 1)), Cancelled)
     engine.check()

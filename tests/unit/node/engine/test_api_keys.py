@@ -15,7 +15,8 @@ from node.credentials import Credentials
 from node.engine.principal import authenticate, refresh
 from node.errors import RequestFailed
 from node.keys import addresses
-from node.keys.sealing import ApiKey, read_keys, with_another, write_keys
+from node.keys.issue import revocation
+from node.keys.sealing import ApiKey, ClusterKeys, read_keys, with_another, write_keys
 from node.native.connection import NativeConnection, hello
 from node.native.protocol import ApiKeyQuery, ApiKeysQuery, ControlAction, FailCode, StatusQuery
 from statemachine.commands import PutApiKey, decode_batch
@@ -82,11 +83,33 @@ class TestSealing:
         assert caught.value.code is FailCode.CONFLICT
         assert node.machine.engine.sequence == 0
 
+    async def test_without_a_cluster_key_a_key_can_be_revoked(self, node: FakeNode) -> None:
+        async with connected(node) as gateway:
+            await gateway.submit([*WORLD, put(1)])
+            write_keys(node.config.cluster_key_path, {})
+            await gateway.submit([revocation(row(node), "revoke")])
+            assert node.service.keys.find("key-1") is None
+            write_keys(node.config.cluster_key_path, {2: bytes(64)})
+            await gateway.control(ControlAction.RESEAL)
+        assert (row(node).sealed_by, row(node).permissions) == (2, 0)
+
     async def test_a_secret_that_cannot_be_one_is_refused(self, node: FakeNode) -> None:
         async with connected(node) as gateway:
             with pytest.raises(RequestFailed, match="secret: expected base64") as caught:
                 await gateway.submit([msgspec.structs.replace(put(1), secret="my secret")])
         assert caught.value.code is FailCode.BAD_REQUEST
+
+    @pytest.mark.parametrize("number", [1, 2, -1])
+    async def test_a_key_that_comes_encrypted_must_open(self, node: FakeNode, number: int) -> None:
+        async with connected(node) as gateway:
+            await gateway.submit(WORLD)
+            with pytest.raises(RequestFailed, match=f"cluster key {number}") as caught:
+                await gateway.submit([msgspec.structs.replace(put(1), sealed_by=number, addresses="nowhere")])
+            sealed = ClusterKeys(node.config.cluster_key_path).seal(put(1))
+            (outcome,) = await gateway.submit([sealed])
+        assert caught.value.code is FailCode.CONFLICT
+        assert isinstance(outcome, Done)
+        assert node.service.status().cluster_keys_missing == []
 
     async def test_the_list_shows_no_secrets(self, node: FakeNode) -> None:
         async with connected(node) as gateway:

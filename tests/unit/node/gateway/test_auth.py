@@ -163,6 +163,26 @@ async def test_unknown_keys_are_asked_for_once_and_then_at_a_bounded_rate() -> N
     assert len(backend.queried) < auth.UNKNOWN_BURST + 100
 
 
+async def test_guesses_that_come_together_do_not_shut_others_out(exchange: Exchange) -> None:
+    authenticator = exchange.gateway.auth
+    guesses = (authenticator.identify(claim(f"guess-{number}"), "127.0.0.1", "GET", "/", b"") for number in range(5_000))
+    failures = await asyncio.gather(*guesses, return_exceptions=True)
+    assert {str(failure) for failure in failures} == {"Invalid API Key"}, "all of them passed before the first answer came"
+    exchange.backend.on_keys(["alice-key"])
+    end = time.monotonic() + 2.0
+    while (await exchange.call("alice", "GET", "/fees"))[0] == 429:
+        assert time.monotonic() < end, "a key that exists is not looked up"
+
+
+async def test_guesses_do_not_push_out_a_key_in_use(monkeypatch: pytest.MonkeyPatch, exchange: Exchange) -> None:
+    monkeypatch.setattr(auth, "KEYS_KEPT", 3)
+    for number in range(5):
+        assert (await exchange.call("alice", "GET", "/fees"))[0] == 200
+        with pytest.raises(ApiError):
+            await exchange.gateway.auth.identify(claim(f"guess-{number}"), "127.0.0.1", "GET", "/", b"")
+    assert exchange.backend.queried.count(ApiKeyQuery("alice-key")) == 1
+
+
 async def test_requests_that_come_together_share_one_look_up(exchange: Exchange) -> None:
     exchange.backend.queried.clear()
     exchange.backend.on_keys(["alice-key"])

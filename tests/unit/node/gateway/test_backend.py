@@ -139,6 +139,25 @@ async def test_while_the_engine_is_away_the_leader_is_asked_for_keys_and_nothing
         assert (status, answer["message"]) == (401, "Invalid API Key")
 
 
+async def test_a_revoked_key_sends_no_commands_over_a_node_that_is_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(tmp_path) as w:
+        one, two = w.nodes["n1"], w.nodes["n2"]
+        assert (await w.place(ORDER))[0] == 200
+        replicate(one, two)
+        one.raft.lose_leadership("n2")
+        two.raft.lead()
+        status = one.raft.status
+        monkeypatch.setattr(one.raft, "status", lambda: msgspec.structs.replace(status(), quorum=False))
+        await w.gateway.monitor.poll()
+        assert (await w.place(ORDER | {"client_oid": "two"}))[0] == 200
+        leader = await w.backend._cluster.connection("n2")
+        await leader.submit([msgspec.structs.replace(KEY, command_id="gone", permissions=0)])
+        found, answer = await w.place(ORDER | {"client_oid": "three"})
+        assert (found, answer["message"]) == (401, "Invalid API Key")
+
+
 async def test_what_was_revoked_while_the_engine_was_away_is_known_when_it_is_back(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
         one = w.nodes["n1"]

@@ -12,6 +12,7 @@ from node.credentials import Credentials
 from node.errors import RequestFailed
 from node.gateway.auth import Authenticator
 from node.gateway.errors import ApiError, UnavailableError
+from node.keys.issue import revocation
 from node.keys.sealing import ClusterKeys, write_keys
 from node.native.protocol import AnyQuery, ApiKeyQuery, FailCode
 from statemachine.commands import PutApiKey
@@ -191,6 +192,28 @@ class TestOpenConnections:
         await exchange.order("alice", "buy", "100", "1")
         assert (await receive(socket))["type"] == "received"
 
+    async def test_who_guesses_keys_does_not_delay_it(self, exchange: Exchange) -> None:
+        key = await made(exchange)
+        socket = await subscribe(exchange, **PRIVATE, **exchange.socket_signature("made"))
+        exchange.gateway.auth._unknown.spend(1e6)
+        assert (await exchange.call("admin", "DELETE", f"/admin/keys/{key.key_id}"))[0] == 200
+        assert (await receive(socket))["message"] == "the API key is not valid any more"
+
+    async def test_a_key_that_cannot_be_opened_here_any_more_may_be_another(self, exchange: Exchange, tmp_path: Path) -> None:
+        key = await made(exchange)
+        socket = await subscribe(exchange, **PRIVATE, **exchange.socket_signature("made"))
+        write_keys(tmp_path / "elsewhere", {2: bytes(64)})
+        other = PutApiKey(OPERATOR, "other", key.key_id, "bob", SECRET, "other", 1)
+        exchange.backend.apply(ClusterKeys(tmp_path / "elsewhere").seal(other))
+        assert (await receive(socket))["message"] == "the API key is not valid any more"
+
+    async def test_a_key_that_may_not_view_sees_what_everybody_sees(self, exchange: Exchange) -> None:
+        await made(exchange, permissions=["trade"])
+        socket = await subscribe(exchange, channels=["full"], product_ids=["BTC-USD"], **exchange.socket_signature("made"))
+        await exchange.order("alice", "buy", "100", "1", client_oid="mine")
+        received = await receive(socket, "received")
+        assert not {"user_id", "client_oid"} & set(received)
+
     async def test_a_lost_engine_is_asked_again(self, exchange: Exchange) -> None:
         key = await made(exchange)
         socket = await subscribe(exchange, **PRIVATE, **exchange.socket_signature("made"))
@@ -204,6 +227,23 @@ class TestOpenConnections:
         await until(lambda: ApiKeyQuery(key.key_id) in exchange.backend.queried)
         exchange.backend.down = False
         assert (await receive(socket))["message"] == "the API key is not valid any more"
+
+
+async def test_a_node_that_is_cut_off_has_the_leader_judge_who_sends_commands(exchange: Exchange) -> None:
+    row = exchange.backend.engine.api_key("alice-key")
+    assert row is not None
+    await exchange.order("alice", "buy", "100", "1")
+    exchange.backend.on_keys = lambda _key_ids: None
+    exchange.backend.apply(revocation(row, "gone"))
+    await exchange.order("alice", "buy", "100", "1")  # this node has not heard of it
+    exchange.backend.status["quorum"] = False
+    await exchange.gateway.monitor.poll()
+    order = {"product_id": "BTC-USD", "side": "buy", "price": "100", "size": "1"}
+    status, answer = await exchange.call("alice", "POST", "/orders", order)
+    assert (status, answer["message"]) == (401, "Invalid API Key")
+    assert (await exchange.call("alice", "GET", "/accounts"))[0] == 200
+    assert (await exchange.call("bob", "POST", "/orders", order))[0] == 200
+    assert (await exchange.call("admin", "PUT", "/admin/accounts/carol"))[0] == 200
 
 
 class SlowBackend(FakeBackend):

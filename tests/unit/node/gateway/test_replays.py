@@ -75,6 +75,32 @@ async def test_a_request_is_carried_out_once(
     }
 
 
+NEW_PRODUCT = {"base_currency": "BTC", "quote_currency": "USD", "base_increment": "0.01", "quote_increment": "1"}
+
+
+async def test_a_product_that_came_in_between_has_no_order_of_a_batch_placed_again(exchange: Exchange) -> None:
+    orders = [ORDER | {"product_id": "AAA-USD"}, ORDER, ORDER | {"price": "101"}]
+    send = await again(exchange, "alice", "POST", "/orders/batch", {"orders": orders})
+    status, answer = await send()
+    assert (status, [result["success"] for result in answer["results"]]) == (200, [False, True, True])
+    assert (await exchange.call("admin", "PUT", "/admin/products/AAA-USD", NEW_PRODUCT))[0] == 200
+    forget_here(exchange)
+    assert (await send())[1]["message"] == "request replayed"
+    placed = (await exchange.call("alice", "GET", "/orders"))[1]
+    assert len([order for order in placed if order["product_id"] == "BTC-USD"]) == 2
+
+
+async def test_nor_the_status_of_a_product_put_again(exchange: Exchange) -> None:
+    send = await again(exchange, "admin", "PATCH", "/admin/products", {"status": "offline"})
+    assert (await send())[0] == 200
+    assert (await exchange.call("admin", "PUT", "/admin/products/AAA-USD", NEW_PRODUCT))[0] == 200
+    assert (await exchange.call("admin", "PATCH", "/admin/products/ETH-BTC", {"status": "online"}))[0] == 200
+    forget_here(exchange)
+    assert (await send())[1]["message"] == "request replayed"
+    statuses = {product["id"]: product["status"] for product in (await exchange.get("/products"))[1]}
+    assert statuses["ETH-BTC"] == "online"
+
+
 async def test_an_equal_request_signed_anew_is_another(exchange: Exchange) -> None:
     first, second = await exchange.order("alice", "buy", "100", "1"), await exchange.order("alice", "buy", "100", "1")
     assert first["id"] != second["id"]

@@ -12,6 +12,7 @@ from aiohttp import ClientWebSocketResponse, WSMsgType
 from node.credentials import sign
 from node.gateway import feeds, sessions, sockets
 from node.gateway.channels import CHANNELS
+from node.native.protocol import AnyQuery, BookQuery
 from statemachine.commands import PlaceOrder
 from statemachine.types import OrderType, Side
 from tests.unit.node.gateway.harness import Exchange, receive, until
@@ -353,6 +354,47 @@ async def test_a_gap_sends_readers_away_with_the_reason(exchange: Exchange, monk
     again = await subscribe(exchange, product_ids=["BTC-USD"])
     await trade(exchange)
     assert (await receive(again))["sequence"] == exchange.backend.kept_from
+
+
+async def test_who_comes_while_a_feed_begins_anew_is_sent_away_too(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeds, "RETRY_MIN", 0.01)
+    await subscribe(exchange, product_ids=["BTC-USD"])
+    lost = exchange.backend.subscribers.pop("BTC-USD")
+    await trade(exchange)
+    exchange.backend.kept_from = exchange.backend.engine.product_sequence("BTC-USD") + 1
+    asked, go_on, query = asyncio.Event(), asyncio.Event(), exchange.backend.query
+
+    async def slow(wanted: AnyQuery, linearizable: bool = False) -> Any:
+        if isinstance(wanted, BookQuery):
+            asked.set()
+            await go_on.wait()
+        return await query(wanted, linearizable)
+
+    monkeypatch.setattr(exchange.backend, "query", slow)
+    for _, on_lost in lost:
+        on_lost("the engine went away")
+    async with asyncio.timeout(5):
+        await asked.wait()
+        early = await subscribe(exchange, product_ids=["BTC-USD"])
+        go_on.set()
+        message = await early.receive()
+    assert (message.type, message.data) == (WSMsgType.CLOSE, sessions.RESTART)
+
+
+async def test_a_reader_that_catches_up_too_slowly_gives_its_source_back(
+    exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "CATCH_UP_QUEUE", 3)
+    monkeypatch.setattr(sessions, "CATCH_UP_STALL", 0.01)
+    for _ in range(4):
+        await trade(exchange)
+    feed = await exchange.gateway.feeds.feed(await exchange.gateway.catalogue.product("BTC-USD"))
+    ended: list[int] = []
+    reader = sessions.Subscriber(exchange.gateway.feeds, exchange.gateway.metrics, lambda code, _reason: ended.append(code))
+    reader.subscribe({"full": [feed]}, {"BTC-USD": 0})
+    await until(lambda: bool(ended))
+    assert ended == [sessions.SLOW]
+    assert reader not in feed.readers
 
 
 async def test_a_slow_reader_is_cut_off(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:

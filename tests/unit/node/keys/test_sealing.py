@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import time
 from pathlib import Path
 
 import msgspec
@@ -11,8 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from node.cluster_directory import KeyFile
+from node.config.settings import AdminConfig
+from node.credentials import Credentials
 from node.errors import ClusterKeyError, UnfitSecretError
-from node.keys.sealing import KEY_BYTES, TEXT_BYTES_MAX, ClusterKeys, read_keys, with_another, write_keys
+from node.gateway.auth import Claim
+from node.keys.sealing import KEY_BYTES, TEXT_BYTES_MAX, ApiKey, ClusterKeys, read_keys, with_another, write_keys
 from statemachine.commands import Batch, PutApiKey
 from statemachine.engine import Engine
 from statemachine.events import Done
@@ -139,6 +144,24 @@ def test_a_file_that_is_broken_while_a_node_runs_takes_nothing_from_it(path: Pat
     assert keys.open(row).secret == SECRET
 
 
+def test_a_file_of_somebody_else_is_taken_up_when_it_becomes_readable(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(_path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    keys = ClusterKeys(path)
+    write_keys(path, with_another(read_keys(path)))
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", refuse)
+        assert keys.numbers == [1]
+    assert "cannot be read: Permission denied" in caplog.text
+    end = time.monotonic() + 5.0
+    while keys.numbers != [1, 2]:  # a file's times are coarse
+        assert time.monotonic() < end, "the file is not read again"
+        path.chmod(0o600)
+
+
 def test_without_a_file_nothing_is_sealed(tmp_path: Path) -> None:
     keys = ClusterKeys(tmp_path / "none")
     with pytest.raises(ClusterKeyError, match=r"there is no cluster key at .*none"):
@@ -162,6 +185,13 @@ def test_a_file_that_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "cluster.key").write_text(text)
     with pytest.raises(ClusterKeyError, match=r"cluster\.key: "):
         ClusterKeys(tmp_path / "cluster.key")
+
+
+def test_no_repr_shows_a_secret() -> None:
+    texts = ("c2VjcmV0", "sesame")
+    shown = (Credentials("k", *texts), AdminConfig("k", *texts), KeyFile("k", *texts), ApiKey("k", "alice", *texts, 1))
+    for each in (*shown, Claim("k", "signature", "1", "sesame")):
+        assert not any(text in repr(each) for text in texts), type(each).__name__
 
 
 def test_the_file_is_its_owners_alone(path: Path) -> None:
