@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -47,7 +49,8 @@ def status(target: Target, as_json: bool) -> None:
         raise HistoryError("no node here keeps a history: set history.enabled = true in its node.toml and start it again")
     statuses = asyncio.run(local.status())
     sequences = {node_id: found.sequence for node_id, found in statuses.items() if found is not None}
-    standings = [_standing(config, sequences.get(config.node_id)) for config in kept]
+    with _database():
+        standings = [_standing(config, sequences.get(config.node_id)) for config in kept]
     if as_json:
         print_json(standings)
         return
@@ -66,8 +69,19 @@ def status(target: Target, as_json: bool) -> None:
     show(table(COLUMNS, rows, title=f"histories of {local.layout.cluster_id}", right=NUMBERS))
 
 
+@contextlib.contextmanager
+def _database() -> Iterator[None]:
+    """Tell a database that cannot be used in one line. Raises HistoryError."""
+    from sqlalchemy.exc import SQLAlchemyError  # it takes a moment that no other command should pay for
+
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise HistoryError(f"the history's database cannot be used: {str(error).splitlines()[0]}") from error
+
+
 def _standing(config: NodeConfig, sequence: int | None) -> Standing:
-    from node.history.queries import History  # the database's library takes a moment that no other command should pay for
+    from node.history.queries import History
 
     found = History(config)
     try:
@@ -91,7 +105,8 @@ def archive(path: Path, before: datetime.datetime, as_json: bool) -> None:
     from node.config.file import load
     from node.history.partitions import archive_days
 
-    moved = archive_days(load(path), before.date())
+    with _database():
+        moved = archive_days(load(path), before.date())
     if as_json:
         print_json(moved)
         return

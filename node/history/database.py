@@ -13,7 +13,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from node.config.settings import NodeConfig
 
-BUSY_TIMEOUT = 30.0
+BUSY_TIMEOUT = 300.0
 """Seconds for which SQLite waits for another writer: old days leave the database in one transaction each."""
 
 

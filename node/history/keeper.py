@@ -33,6 +33,7 @@ from snapshots.abi import ABI
 from statemachine.commands import decode_batch
 from statemachine.engine import Engine
 from statemachine.events import OrderState
+from statemachine.types import OrderStatus
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +151,7 @@ class Keeper:
         if index > before.log_index:
             gap = Gap(before.log_index + 1, index, before.sequence + 1, engine.sequence, REASON)
             log.warning("a gap: log entries %d to %d, commands %d to %d, are missing", *msgspec.structs.astuple(gap)[:4])
-            self._store.skip(gap, _rows_of_state(engine), Progress(index, engine.sequence, engine.time))
+            self._store.skip(gap, _rows_of_state(engine, before.time), Progress(index, engine.sequence, engine.time))
         self._tail.close()
         self._begin(engine, index)
 
@@ -196,8 +197,9 @@ class Keeper:
         self._store.close()
 
 
-def _rows_of_state(engine: Engine) -> Rows:
-    """The currencies, products and orders that a state knows. What command placed an order is not known any more: 0."""
+def _rows_of_state(engine: Engine, since: int) -> Rows:
+    """The currencies, products and orders that a state knows, but for orders that were done before `since`: they are stored, perhaps in files
+    already. What command placed an order is not known any more: 0."""
     rows = Rows()
     rows.currencies = [{"currency": row.currency, "scale": row.scale} for row in engine.currencies()]
     fixed = ("product_id", "base", "quote", "tick", "lot")
@@ -206,5 +208,6 @@ def _rows_of_state(engine: Engine) -> Rows:
         if name in ("order", "done_order"):
             for _, encoded in found:
                 order = msgspec.msgpack.decode(encoded, type=OrderState)
-                rows.orders[order.order_id] = order_row(order, 0)
+                if order.status is not OrderStatus.DONE or order.done_at >= since:
+                    rows.orders[order.order_id] = order_row(order, 0)
     return rows

@@ -37,7 +37,6 @@ class History:
     def __init__(self, config: NodeConfig) -> None:
         self._engine: Engine = connect(config, read_only=True)
         self._home = config.history_path
-        self._file = None if config.history.database else config.history_path / "history.sqlite"
         self._checked = False
 
     @property
@@ -57,7 +56,7 @@ class History:
             sqlalchemy.exc.SQLAlchemyError: it cannot be read.
         """
         if not self._checked:
-            if (self._file is not None and not self._file.exists()) or not is_made(self._engine):
+            if not is_made(self._engine):
                 return Progress()
             with self._engine.connect() as connection:
                 check(connection)

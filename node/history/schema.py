@@ -72,7 +72,9 @@ def check(connection: Connection) -> None:
 
 
 def is_made(engine: Engine) -> bool:
-    """Whether there is a history's schema in the database."""
+    """Whether there is a history's schema in the database. A file of SQLite's that is not there stays away."""
+    if engine.url.get_backend_name() == "sqlite" and not Path(engine.url.database or "").exists():
+        return False
     return bool(inspect(engine).has_table("progress"))
 
 

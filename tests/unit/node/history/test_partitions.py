@@ -9,15 +9,18 @@ import sys
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 
 from node.errors import HistoryError
 from node.history import partitions
 from node.history.partitions import archive_days
 from node.history.projection import Row
+from statemachine.events import OrderState
 from statemachine.types import OrderStatus
 from tests.property.worlds import busy_command
 from tests.unit.node.history.logs import NodeLog
+from tests.unit.node.history.test_keeper import snapshot_of
 
 BEFORE = datetime.date(2026, 1, 3)
 
@@ -131,6 +134,26 @@ def test_a_history_that_goes_on_meanwhile_hinders_nothing(three_days: NodeLog, m
     for table, key in KEYS.items():
         rows = [row for row in read(three_days, table) + three_days.stored()[table] if row["sequence"] <= last]
         assert sorted([row[name] for name in key] for row in rows) == [[row[name] for name in key] for row in before[table]]
+
+
+def test_a_gap_brings_nothing_back_that_moved(three_days: NodeLog) -> None:
+    """The state behind it has old orders, too: those that are in files already are not stored once more."""
+    archive_days(three_days.config, BEFORE)
+    moved = {row["order_id"] for row in read(three_days, "orders")}
+    random = Random(9)
+    three_days.add([busy_command(random, 10_000 + place) for place in range(100)])
+    snapshot_of(three_days)
+    three_days.log.clear()
+    three_days.add([busy_command(random, 20_000)])
+    three_days.follow()
+    after = three_days.stored()
+    assert len(after["gaps"]) == 1
+    assert not moved & {row["order_id"] for row in after["orders"]}
+    kept = {row["order_id"]: (row["status"], row["done_at"]) for row in after["orders"]}
+    for name, found in three_days.engine.tables():
+        for _, encoded in found if name in ("order", "done_order") else ():
+            order = msgspec.msgpack.decode(encoded, type=OrderState)
+            assert order.order_id in moved or kept[order.order_id] == (order.status, order.done_at)
 
 
 def test_one_process_at_a_time_moves_days(three_days: NodeLog, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,59 @@
+"""`history status | archive` where the database is not there, or cannot be used."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from node.deployment.local_cluster import LocalCluster, Statuses
+from tests.unit.node.cli.conftest import Run
+
+
+@pytest.fixture
+def cluster(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three nodes that keep histories and were never started."""
+    run("init", "trial")
+    path = tmp_path / "trial"
+    for file in path.glob("n*/node.toml"):
+        file.write_text(file.read_text().replace("# enabled = false", "enabled = true"))
+
+    async def nobody(_: LocalCluster) -> Statuses:
+        await asyncio.sleep(0)
+        return {}
+
+    monkeypatch.setattr(LocalCluster, "status", nobody)
+    return path
+
+
+def test_a_node_without_a_history_is_told_and_gets_none(run: Run, cluster: Path) -> None:
+    standings = json.loads(run("history", "status", "--cluster", str(cluster), "--json").stdout)
+    assert [(each["node_id"], each["sequence"], each["gaps"]) for each in standings] == [
+        ("n1", 0, []),
+        ("n2", 0, []),
+        ("n3", 0, []),
+    ]
+    config = cluster / "n1" / "node.toml"
+    for kept in (False, True):
+        place = cluster / "n1" / "data" / "history"
+        if kept:
+            place.mkdir(parents=True)
+        refused = run("history", "archive", "--config", str(config), "--before", "2026-01-03", code=1)
+        assert refused.output == "Error: n1 has no history yet\n"
+        assert not (place / "history.sqlite").exists()
+
+
+def test_a_database_that_cannot_be_used_is_told_in_one_line(run: Run, cluster: Path) -> None:
+    place = cluster / "n1" / "data" / "history"
+    place.mkdir(parents=True)
+    (place / "history.sqlite").write_text("this is not a database, and long enough to be none for sure: " * 20)
+    for arguments in (
+        ("history", "status", "--cluster", str(cluster)),
+        ("history", "archive", "--config", str(cluster / "n1" / "node.toml"), "--before", "2026-01-03"),
+    ):
+        refused = run(*arguments, code=1)
+        assert refused.output.startswith("Error: the history's database cannot be used: ")
+        assert "file is not a database" in refused.output
+        assert len(refused.output.splitlines()) == 1
