@@ -40,8 +40,8 @@ async def healthz(_request: web.Request) -> web.Response:
 async def readyz(request: web.Request) -> web.Response:
     """GET /readyz: 200 when the node can serve, else 503 with the reasons; the node's status in both."""
     gateway: Gateway = request.app[GATEWAY]
-    await gateway.monitor.poll()
-    reasons, status = gateway.monitor.unready(), gateway.monitor.status
+    status = await gateway.monitor.now()
+    reasons = gateway.monitor.unready()
     body: dict[str, object] = {"ready": not reasons, "reasons": reasons}
     if reasons:
         body["message"] = "; ".join(reasons)
@@ -51,8 +51,7 @@ async def readyz(request: web.Request) -> web.Response:
 async def status(request: web.Request) -> web.Response:
     """GET /status: 200, whatever the node is doing: its mode ("" where no engine runs), software and ABI, and all that the engine says of itself."""
     gateway: Gateway = request.app[GATEWAY]
-    await gateway.monitor.poll()
-    found = gateway.monitor.status
+    found = await gateway.monitor.now()
     mode = found.mode if found is not None else locked_note(gateway.config.data_path / ENGINE_PID_FILE)
     body: dict[str, object] = {"node_id": gateway.config.node_id, "mode": mode, "software": software.version(), "abi": ABI}
     if gateway.history is not None:

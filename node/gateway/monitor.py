@@ -39,13 +39,21 @@ class Monitor:
                 await self.poll()
             return self.status
 
+    async def now(self) -> NodeStatus | None:
+        """The status, asked for after this call. Callers that wait together share one: the engine is asked once at a time, however many they are."""
+        begun = asyncio.get_running_loop().time()
+        async with self._lock:
+            if self._asked_at < begun:
+                await self.poll()
+            return self.status
+
     def age(self) -> float:
         """Seconds since the status was asked for."""
         return asyncio.get_running_loop().time() - self._asked_at
 
     async def poll(self) -> None:
         """Ask once."""
-        self._asked_at = asyncio.get_running_loop().time()
+        begun = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(TIMEOUT):
                 self.status = await self._backend.query(StatusQuery())
@@ -53,6 +61,7 @@ class Monitor:
             if self.status is not None:
                 log.warning("the engine does not answer: %r", error)
             self.status = None
+        self._asked_at = begun  # only now: until the answer is there the status is as old as before
         self._metrics.engine(self.status)
 
     async def run(self) -> None:

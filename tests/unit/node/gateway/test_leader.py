@@ -19,7 +19,8 @@ from node.errors import ConnectionLost, RequestFailed
 from node.gateway import monitor
 from node.gateway.backend import NodeBackend
 from node.gateway.errors import ApiError, NotLeaderError, UnavailableError
-from node.native.protocol import FailCode, StatusQuery
+from node.gateway.monitor import AGE_MAX, Monitor
+from node.native.protocol import AnyQuery, FailCode, NodeStatus, StatusQuery
 from node.system.processes import ENGINE_PID_FILE, PidFile, locked_pid
 from snapshots.abi import ABI
 from statemachine.commands import AnyCommand, OpenAccount
@@ -141,6 +142,39 @@ async def test_readyz_names_the_reasons(exchange: Exchange, status: dict[str, An
     exchange.backend.status = status
     got, answer = await exchange.get("/readyz")
     assert (got, answer["reasons"]) == (503, [reason])
+
+
+async def test_who_asks_for_the_status_together_costs_the_engine_little(exchange: Exchange) -> None:
+    exchange.backend.queried.clear()
+    answers = await asyncio.gather(*(exchange.get(path) for path in ("/status", "/readyz") for _ in range(50)))
+    assert {status for status, _ in answers} == {200}
+    assert exchange.backend.queried.count(StatusQuery()) < 50
+
+
+@pytest.mark.parametrize("ask", [Monitor.now, Monitor.recent])
+async def test_a_status_that_is_still_under_way_is_no_fresh_one(
+    exchange: Exchange, monkeypatch: pytest.MonkeyPatch, ask: Callable[[Monitor], Awaitable[NodeStatus | None]]
+) -> None:
+    own, query = Monitor(exchange.backend, exchange.gateway.metrics), exchange.backend.query
+    await own.poll()
+    go_on = asyncio.Event()
+
+    async def late(wanted: AnyQuery, linearizable: bool = False) -> Any:
+        await go_on.wait()
+        return await query(wanted, linearizable)
+
+    monkeypatch.setattr(exchange.backend, "query", late)
+    exchange.backend.status = {"role": "follower"}
+    await asyncio.sleep(2 * AGE_MAX)  # what was asked before is recent for so long
+    under_way = asyncio.create_task(own.poll())
+    await asyncio.sleep(0)
+    asked = asyncio.ensure_future(ask(own))
+    await asyncio.sleep(0)
+    go_on.set()
+    status = await asked
+    assert status is not None
+    assert status.role == "follower"
+    await under_way
 
 
 async def test_the_status_tells_the_mode_also_while_the_engine_cannot_answer(exchange: Exchange, tmp_path: Path) -> None:
