@@ -88,10 +88,10 @@ class Principal(msgspec.Struct, frozen=True):
         wanted = query.query
         if isinstance(wanted, ApiKeyQuery):
             self.check_node("query: an API key with its secret")
+        if isinstance(wanted, LogQuery) and not self.node:
+            raise RequestFailed(FailCode.FORBIDDEN, "query: the log is read by nodes only")
         if self.operator:
             return
-        if isinstance(wanted, LogQuery):
-            raise RequestFailed(FailCode.FORBIDDEN, "query: the log is read by nodes and operators only")
         if isinstance(wanted, ApiKeysQuery):
             raise RequestFailed(FailCode.FORBIDDEN, "query: API keys are listed for operators only")
         if isinstance(wanted, BalancesQuery | OrderQuery | OrdersQuery):

@@ -93,13 +93,14 @@ def archive_days(config: NodeConfig, before: datetime.date) -> list[Partition]:
 
 @contextlib.contextmanager
 def _alone(home: Path) -> Iterator[None]:
-    """Hold the lock of the one process that moves days."""
+    """Hold the lock of the one process that moves days. Raises HistoryError where another one holds it."""
     directory = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise HistoryError("another process is moving old days at the moment") from None
         yield
-    except BlockingIOError:
-        raise HistoryError("another process is moving old days at the moment") from None
     finally:
         os.close(directory)
 

@@ -141,7 +141,7 @@ class ApiKeysQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_
 class LogQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=12):
     """A piece of the log's segment that has entry `index`, from byte `offset` of the file on. For the histories of other nodes.
 
-    Nodes and operators only, for the log has every secret that was ever put. One is read at a time: OVERLOADED while another is.
+    Nodes only, for the log of version 0.1.0 has secrets as they were put. One is read at a time: OVERLOADED while another is.
     Answer: `LogPiece`; `NOT_FOUND` where the log and its archive have the entry no more.
     """
 
