@@ -12,7 +12,8 @@ from statemachine.commands import AnyCommand, Batch
 from statemachine.engine import Engine
 from statemachine.events import AnyEvent, AnyOutcome, Cancelled, OrderState, Placed, Rejected
 from statemachine.types import ProductStatus, Side
-from tests.property.twin import Fact, Twin, TwinOrder
+from tests.property.twin import Twin
+from tests.property.twin_trading import Fact, TwinOrder
 from tests.property.worlds import (
     ACCOUNTS,
     CURRENCIES,

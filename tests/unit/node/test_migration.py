@@ -442,8 +442,6 @@ def test_a_node_that_cannot_go_back_holds_up_the_others(template: Path, tmp_path
         ways_back(directories)
 
 
-# ---------------------------------------------------------------------- executables
-
 SCRIPT = """#!{python}
 import sys
 from pathlib import Path

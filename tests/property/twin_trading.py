@@ -1,0 +1,407 @@
+"""The trading of the engine's slow twin (`twin`): who holds what, who trades with whom, at which price, and what is told of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from math import floor
+
+from statemachine.commands import (
+    AnyCommand,
+    PlaceOrder,
+    PutProduct,
+)
+from statemachine.types import (
+    DoneReason,
+    OrderStatus,
+    OrderType,
+    ProductStatus,
+    SelfTradePrevention,
+    Side,
+    StopType,
+    TimeInForce,
+)
+
+TRADING = (ProductStatus.ONLINE, ProductStatus.POST_ONLY, ProductStatus.LIMIT_ONLY)
+
+Fact = tuple[object, ...]
+"""An event as a plain tuple: its name and all of its fields but the time."""
+
+
+@dataclass
+class TwinOrder:
+    """An order; `left` is size still to trade, `money` what a market order may still spend, raise, or (`coins`) sell."""
+
+    order_id: int
+    command: PlaceOrder
+    product: PutProduct
+    left: int
+    money: int = 0
+    coins: int = 0
+    filled: int = 0
+    value: int = 0
+    fees: int = 0
+    open: bool = True
+    triggered: bool = False
+    expires: int = 0
+    opened: int = 0
+    reason: DoneReason = DoneReason.NONE
+
+    @property
+    def owner(self) -> str:
+        return self.command.account_id
+
+    @property
+    def buys(self) -> bool:
+        return self.command.side is Side.BUY
+
+    @property
+    def by_funds(self) -> bool:
+        return self.command.order_type is OrderType.MARKET and self.command.size == 0
+
+
+@dataclass
+class TwinTrading:
+    """What the exchange knows, and what its orders do to each other."""
+
+    currencies: dict[str, int] = field(default_factory=dict)
+    products: dict[str, PutProduct] = field(default_factory=dict)
+    accounts: list[str] = field(default_factory=list)
+    postings: list[tuple[str, str, int]] = field(default_factory=list)
+    """(account, currency, amount): sums up to what each has, on hold or not. Fees go to the account "fees"."""
+    resting: list[TwinOrder] = field(default_factory=list)
+    waiting: list[TwinOrder] = field(default_factory=list)
+    """Stop orders that wait, or are triggered and about to enter."""
+    collected: list[TwinOrder] = field(default_factory=list)
+    """Orders of auctions, in the order of arrival."""
+    last: dict[str, int] = field(default_factory=dict)
+    """The price of the product's last trade."""
+    prices: list[int] = field(default_factory=list)
+    """Of the trades for which no stop order was triggered yet, all of one product."""
+    now: int = 0
+    orders: list[TwinOrder] = field(default_factory=list)
+    facts: list[Fact] = field(default_factory=list)
+    sequences: dict[str, int] = field(default_factory=dict)
+    trades: dict[str, int] = field(default_factory=dict)
+    seen: dict[tuple[str, str], tuple[AnyCommand, object]] = field(default_factory=dict)
+
+    # -- money -------------------------------------------------------------------------------------------------------------------
+
+    def post(self, account: str, currency: str, amount: int) -> None:
+        self.postings.append((account, currency, amount))
+        if len(self.postings) > 400:
+            self.postings = [(*key, total) for key, total in self.totals().items()]
+
+    def totals(self) -> dict[tuple[str, str], int]:
+        sums: dict[tuple[str, str], int] = {}
+        for account, currency, amount in self.postings:
+            sums[account, currency] = sums.get((account, currency), 0) + amount
+        return sums
+
+    def held(self, account: str, currency: str) -> int:
+        return sum(self.hold(order) for order in self.known() if order.owner == account and self.pays_in(order) == currency)
+
+    def free(self, account: str, currency: str) -> int:
+        return self.totals().get((account, currency), 0) - self.held(account, currency)
+
+    def pays_in(self, order: TwinOrder) -> str:
+        return order.product.quote if order.buys else order.product.base
+
+    def worth(self, product: PutProduct, price: int, size: int) -> int:
+        exact = Fraction(price) * Fraction(size, 10 ** self.currencies[product.base])
+        assert exact.denominator == 1, "a notional that is not whole"
+        return exact.numerator
+
+    def fee(self, notional: int, ppm: int) -> int:
+        return floor(Fraction(notional) * Fraction(ppm, 1_000_000))
+
+    def hold(self, order: TwinOrder) -> int:
+        """What an open order holds."""
+        if not order.buys:
+            return order.left
+        if order.command.order_type is OrderType.MARKET:
+            return order.command.funds
+        worth = self.worth(order.product, order.command.price, order.left)
+        return worth + self.fee(worth, max(order.product.maker_fee_ppm, order.product.taker_fee_ppm))
+
+    def known(self) -> list[TwinOrder]:
+        """All that are accepted and not done, oldest first."""
+        return sorted([*self.resting, *self.waiting, *self.collected], key=lambda order: order.order_id)
+
+    def leave(self, order: TwinOrder, reason: DoneReason) -> None:
+        rested = order in self.resting
+        if rested:
+            self.resting.remove(order)
+        if order in self.waiting:
+            self.waiting.remove(order)
+        if order in self.collected:
+            self.collected.remove(order)
+        order.open = False
+        order.reason = reason
+        c = order.command
+        self.tell("OrderDone", order, order.order_id, order.owner, c.side, c.order_type, c.price, order.left, reason, rested)
+
+    def tell(self, name: str, order: TwinOrder, *rest: object) -> None:
+        product = order.product.product_id
+        self.sequences[product] += 1
+        self.facts.append((name, product, self.sequences[product], *rest))
+
+    def makers(self, taker: TwinOrder) -> list[TwinOrder]:
+        """All resting orders that the taker may trade with, best first. Python's sort is stable: first come, first served."""
+        found = [o for o in self.resting if o.product.product_id == taker.product.product_id and o.buys != taker.buys]
+        if taker.command.order_type is OrderType.LIMIT:
+            price = taker.command.price
+            found = [o for o in found if (o.command.price <= price if taker.buys else o.command.price >= price)]
+        return sorted(found, key=lambda o: o.command.price if taker.buys else -o.command.price)
+
+    def trigger(self, product_id: str) -> None:
+        """Stop orders enter one after the other until none is triggered."""
+        queue = self.triggered(product_id)
+        while queue:
+            order = queue.pop(0)
+            self.waiting.remove(order)
+            self.enter(order)
+            queue.extend(self.triggered(product_id))
+
+    def triggered(self, product_id: str) -> list[TwinOrder]:
+        prices, self.prices = self.prices, []
+        found = []
+        for order in self.known():
+            c = order.command
+            hit = any(price <= c.stop_price if c.stop is StopType.LOSS else price >= c.stop_price for price in prices)
+            if hit and order in self.waiting and not order.triggered and c.product_id == product_id:
+                order.triggered = True
+                found.append(order)
+        return found
+
+    def enter(self, order: TwinOrder) -> None:
+        """It is received, and collected or goes on."""
+        c = order.command
+        self.tell(
+            "OrderReceived", order, order.order_id, order.owner, c.client_oid, c.side, c.order_type, c.price, c.size, c.funds
+        )
+        if self.products[c.product_id].status is ProductStatus.AUCTION:
+            self.collected.append(order)
+        else:
+            self.go_on(order)
+
+    def go_on(self, order: TwinOrder) -> None:
+        """It meets the book, and rests or leaves."""
+        c = order.command
+        killed = c.time_in_force is TimeInForce.FOK and not self.fillable(order)
+        ended = killed or self.trade_all(order)
+        lasts = c.order_type is OrderType.LIMIT and c.time_in_force in (TimeInForce.GTC, TimeInForce.GTT)
+        if ended is None and lasts:
+            self.resting.append(order)
+            self.tell("OrderOpened", order, order.order_id, order.owner, c.side, c.price, order.left)
+            order.opened = self.sequences[c.product_id]
+        else:
+            self.leave(order, ended if isinstance(ended, DoneReason) else DoneReason.CANCELLED)
+
+    def fillable(self, taker: TwinOrder) -> bool:
+        found = 0
+        for maker in self.makers(taker):
+            if found >= taker.left:
+                break
+            if maker.owner == taker.owner:
+                if taker.command.stp is SelfTradePrevention.CO:
+                    continue
+                return False
+            found += maker.left
+        return found >= taker.left
+
+    def trade_all(self, taker: TwinOrder) -> DoneReason | None:
+        """Trade until nothing goes any more. None: the book gave out before the order was through."""
+        while True:
+            makers = self.makers(taker)
+            if not makers:
+                return DoneReason.FILLED if taker.by_funds and taker.filled and taker.money == 0 else None
+            maker = makers[0]
+            can = self.can_take(taker, maker)
+            if can == 0:
+                return self.when_sated(taker, maker)
+            if maker.owner == taker.owner:
+                if not self.prevent(taker, maker, can):
+                    return DoneReason.CANCELLED
+                continue
+            offered = maker.left
+            self.fill(taker, maker, min(can, offered), maker.command.price)
+            if maker.left == 0:
+                self.leave(maker, DoneReason.FILLED)
+            if not taker.by_funds and taker.left == 0:
+                return DoneReason.FILLED
+            if can < offered:
+                return self.when_sated(taker, maker)
+
+    def when_sated(self, taker: TwinOrder, maker: TwinOrder) -> DoneReason:
+        if not taker.by_funds or not taker.filled:
+            return DoneReason.CANCELLED
+        if taker.buys:
+            return DoneReason.FILLED
+        lot = taker.product.lot
+        still = self.worth(taker.product, maker.command.price, lot)
+        return DoneReason.FILLED if taker.money < still else DoneReason.CANCELLED
+
+    def can_take(self, taker: TwinOrder, maker: TwinOrder) -> int:
+        """Count up lot by lot; more than a lot beyond what the maker has makes no difference."""
+        c, product = taker.command, taker.product
+        if c.order_type is OrderType.LIMIT or (c.side is Side.SELL and c.size):
+            return taker.left
+        size = 0
+        while size <= maker.left + product.lot:
+            more = size + product.lot
+            worth = self.worth(product, maker.command.price, more)
+            if taker.buys and worth + self.fee(worth, product.taker_fee_ppm) > taker.money:
+                break
+            if not taker.buys and (worth > taker.money or more > taker.coins):
+                break
+            if not taker.by_funds and more > taker.left:
+                break
+            size = more
+        return size
+
+    def fill(self, taker: TwinOrder, maker: TwinOrder, size: int, price: int, auction: bool = False) -> None:
+        product = taker.product
+        worth = self.worth(product, price, size)
+        fees = []
+        for order, ppm in ((maker, maker.product.maker_fee_ppm), (taker, taker.product.taker_fee_ppm)):
+            fee = self.fee(worth, ppm)
+            fees.append(fee)
+            sign = 1 if order.buys else -1
+            self.post(order.owner, product.base, sign * size)
+            self.post(order.owner, product.quote, -sign * worth - fee)
+            self.post("fees", product.quote, fee)
+            order.filled += size
+            order.value += worth
+            order.fees += fee
+            if order.command.size:
+                order.left -= size
+        taker.coins -= size
+        if taker.buys:
+            taker.money -= worth + fees[1]
+        elif taker.by_funds:
+            taker.money -= worth
+        self.prices.append(price)
+        self.last[product.product_id] = price
+        self.trades[product.product_id] += 1
+        number = self.trades[product.product_id]
+        ids = (maker.order_id, taker.order_id, maker.owner, taker.owner)
+        self.tell("OrderMatched", taker, number, *ids, maker.command.side, price, size, *fees, auction)
+
+    def prevent(self, taker: TwinOrder, maker: TwinOrder, can: int) -> bool:
+        stp = taker.command.stp
+        if stp is SelfTradePrevention.CN:
+            return False
+        if stp is SelfTradePrevention.CO:
+            self.leave(maker, DoneReason.CANCELLED)
+            return True
+        if stp is SelfTradePrevention.CB:
+            self.leave(maker, DoneReason.CANCELLED)
+            return False
+        mine = can if taker.by_funds else taker.left
+        if mine < maker.left:
+            self.decrement(maker, mine)
+            return False
+        theirs = maker.left
+        self.leave(maker, DoneReason.CANCELLED)
+        if mine == theirs:
+            return False
+        if taker.by_funds:
+            worth = self.worth(taker.product, maker.command.price, theirs)
+            old = taker.money
+            taker.money -= worth + (self.fee(worth, taker.product.taker_fee_ppm) if taker.buys else 0)
+            c = taker.command
+            self.tell("OrderChanged", taker, taker.order_id, taker.owner, c.side, c.price, old, taker.money, True, False, False)
+        else:
+            self.decrement(taker, theirs)
+        return True
+
+    # -- auctions ----------------------------------------------------------------------------------------------------------------
+
+    def taking_part(self, name: str) -> list[TwinOrder]:
+        """All orders of an auction, the earliest first."""
+        return [order for order in [*self.resting, *self.collected] if order.product.product_id == name]
+
+    def accepting(self, name: str, price: int) -> tuple[list[TwinOrder], list[TwinOrder]]:
+        """Who buys and who sells at a price, in the order in which they trade."""
+        orders = self.taking_part(name)
+        bids = [order for order in orders if order.buys and order.command.price >= price]
+        asks = [order for order in orders if not order.buys and order.command.price <= price]
+        return sorted(bids, key=lambda o: -o.command.price), sorted(asks, key=lambda o: o.command.price)
+
+    def auction(self, name: str) -> tuple[int, int, int]:
+        """Price, size and surplus of an auction, by trying every price."""
+        highest = max((order.command.price for order in self.taking_part(name)), default=0)
+        tried = {}
+        for price in range(self.products[name].tick, highest + 1, self.products[name].tick):
+            buys, sells = (sum(order.left for order in orders) for orders in self.accepting(name, price))
+            tried[price] = (min(buys, sells), buys - sells)
+        most = max((size for size, _ in tried.values()), default=0)
+        if most == 0:
+            return (0, 0, 0)
+        least = min(abs(surplus) for size, surplus in tried.values() if size == most)
+        good = [price for price, (size, surplus) in tried.items() if size == most and abs(surplus) == least]
+        if all(tried[price][1] > 0 for price in good):
+            price = max(good)
+        elif all(tried[price][1] < 0 for price in good) or name not in self.last:
+            price = min(good)
+        else:
+            price = min(good, key=lambda price: abs(price - self.last[name]))
+        return (price, *tried[price])
+
+    def best(self, name: str, side: Side) -> tuple[int, int]:
+        orders = [order for order in self.taking_part(name) if order.command.side is side]
+        prices = [order.command.price for order in orders]
+        price = (max if side is Side.BUY else min)(prices, default=0)
+        return price, sum(order.left for order in orders if order.command.price == price)
+
+    def open_auction(self, name: str) -> tuple[int, int]:
+        price, traded = self.auction(name)[0], 0
+        while price:
+            bids, asks = self.accepting(name, price)
+            if not bids or not asks:
+                break
+            traded += self.meet(name, price, bids[0], asks[0])
+        for order in [order for order in self.collected if order.product.product_id == name]:
+            self.collected.remove(order)
+            self.go_on(order)
+        return (price, traded) if traded else (0, 0)
+
+    def meet(self, name: str, price: int, bid: TwinOrder, ask: TwinOrder) -> int:
+        maker, taker = sorted((bid, ask), key=self.taking_part(name).index)
+        if maker.owner == taker.owner:
+            stp = taker.command.stp
+            leaving = {
+                SelfTradePrevention.CO: [maker],
+                SelfTradePrevention.CN: [taker],
+                SelfTradePrevention.CB: [maker, taker],
+                SelfTradePrevention.DC: [order for order in (maker, taker) if order.left == min(maker.left, taker.left)],
+            }[stp]
+            by = min(maker.left, taker.left)
+            for order in (maker, taker):
+                if order in leaving:
+                    self.leave(order, DoneReason.CANCELLED)
+                elif stp is SelfTradePrevention.DC:
+                    self.decrement(order, by)
+            return 0
+        size, before, rests = min(bid.left, ask.left), maker.left, maker in self.resting
+        self.fill(taker, maker, size, price, auction=True)
+        c = maker.command
+        if rests:
+            changed = (before, maker.left, False, True, True)
+            self.tell("OrderChanged", maker, maker.order_id, maker.owner, c.side, c.price, *changed)
+        for order in (maker, taker):
+            if order.left == 0:
+                self.leave(order, DoneReason.FILLED)
+        return size
+
+    def decrement(self, order: TwinOrder, by: int) -> None:
+        old = order.left
+        order.left -= by
+        c, rests = order.command, order in self.resting
+        self.tell("OrderChanged", order, order.order_id, order.owner, c.side, c.price, old, order.left, False, rests, False)
+
+    def status(self, order: TwinOrder) -> OrderStatus:
+        if not order.open:
+            return OrderStatus.DONE
+        return OrderStatus.ACTIVE if order in [*self.waiting, *self.collected] else OrderStatus.OPEN
