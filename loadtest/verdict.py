@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -160,7 +161,7 @@ async def books_rebuilt(
         resting += len(view.bid_orders) + len(view.ask_orders)
         books = [reader.tally.book for reader in readers if reader.product_id == product_id]
         wrong += [f"{product_id}: a reader's book differs" for book in books if book.rows() != rows_of(view)]
-    wrong += [text for follower in followers if (text := await follower.difference(url, seconds))]
+    wrong += filter(None, await asyncio.gather(*(follower.difference(url, seconds) for follower in followers)))
     stays = sum(len(follower.visited) for follower in followers)
     detail = f"{resting:,} orders rest; {len(readers)} readers, {len(followers)} WebSockets with {stays} stays at nodes"
     return AuditCheck(claim, not wrong and bool(readers), "; ".join(wrong) or detail)

@@ -240,13 +240,19 @@ class Stage:
 
         Raises:
             DeadlineError: the nodes did not become level, or requests stay unanswered.
+            LoadTestError: what a client or reader failed with: what it had sent stays unanswered.
         """
-        recorder = self.scenario.recorder
+        scenario, recorder = self.scenario, self.scenario.recorder
+
+        def answered() -> bool:
+            scenario.check_tasks()
+            return recorder.unanswered == 0
+
         self._gate.shut()
         try:
-            if not await reached(lambda: recorder.unanswered == 0, READY_SECONDS):
+            if not await reached(answered, READY_SECONDS):
                 raise DeadlineError(f"{recorder.unanswered} commands stay unanswered")
-            return await self.scenario.check(await self.scenario.settle(), visits_min=0)
+            return await scenario.check(await scenario.settle(), visits_min=0)
         finally:
             self._gate.open()
 
