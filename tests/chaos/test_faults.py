@@ -23,7 +23,9 @@ PLAN = ChaosPlan(
     longest=1.2,
 )
 
-NOTICED = re.compile(r"acknowledged as sequence \d+|sequence \d+, and \d+ before|\d+ came after \d+|is not on the book|fell below zero")
+NOTICED = re.compile(
+    r"acknowledged as sequence \d+|sequence \d+, and \d+ before|\d+ came after \d+|is not on the book|fell below zero"
+)
 """By the audit of the logs; or, earlier, by a client that asks again with an id that was answered before the set-back, or by who rebuilds a book."""
 
 
