@@ -98,7 +98,8 @@ class NodeBackend:
         self._connection: NativeConnection | None = None
         self._connecting = asyncio.Lock()
         self._replays = asyncio.Semaphore(REPLAYS_MAX)
-        self._closing: set[asyncio.Task[None]] = set()
+        self._watcher: asyncio.Task[None] | None = None
+        self._lost: dict[str, Lost] = {}
         self._on_keys: KeysCallback = lambda _key_ids: None
 
     async def submit(self, commands: Sequence[AnyCommand], resent: Resent | None = None) -> list[AnyOutcome]:
@@ -226,14 +227,18 @@ class NodeBackend:
             first = await connection.subscribe(product_id, from_sequence, on_events, lambda failure: on_lost(failure.message))
         except ConnectionLost as error:
             raise UnavailableError(str(error)) from None
-        watch = asyncio.create_task(self._watch(connection, on_lost))
-        self._closing.add(watch)
-        watch.add_done_callback(self._closing.discard)
+        if connection.closed.is_set():
+            on_lost(connection.close_reason)
+        else:
+            self._lost[product_id] = on_lost  # in place of the one before: a product has one subscription a connection
         return first
 
-    async def _watch(self, connection: NativeConnection, on_lost: Lost) -> None:
+    async def _tell_when_lost(self, connection: NativeConnection) -> None:
+        """One task a connection: tell the subscriptions on it that it ended."""
         await connection.closed.wait()
-        on_lost(connection.close_reason)
+        lost, self._lost = self._lost, {}
+        for on_lost in lost.values():
+            on_lost(connection.close_reason)
 
     @contextlib.asynccontextmanager
     async def replay(self, product_id: str, from_sequence: int) -> AsyncIterator[AsyncIterator[list[AnyEvent]]]:
@@ -244,7 +249,7 @@ class NodeBackend:
             except ConnectionLost as error:
                 raise UnavailableError(str(error)) from None
             arrived: asyncio.Queue[list[AnyEvent] | None] = asyncio.Queue()
-            watch = asyncio.create_task(self._watch(connection, lambda _: arrived.put_nowait(None)))
+            watch = asyncio.create_task(_end_with(connection, arrived))
             try:
                 await connection.subscribe(product_id, from_sequence, lambda events: _queue(arrived, events))
                 yield _drain(arrived)
@@ -265,14 +270,16 @@ class NodeBackend:
 
     async def close(self) -> None:
         """See `Backend.close`."""
-        for watch in list(self._closing):
-            watch.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
         if self._connection is not None:
             await self._connection.close()
         await self._cluster.close()
 
     async def _connect(self) -> NativeConnection:
         """The open connection to the engine, made anew where it ended. Raises ConnectionLost, RequestFailed."""
+        if self._connection is not None and not self._connection.closed.is_set():
+            return self._connection
         async with self._connecting:
             if self._connection is None or self._connection.closed.is_set():
                 connection = await NativeConnection.open(self._address, client="gateway")
@@ -282,8 +289,15 @@ class NodeBackend:
                     connection.abort("API keys could not be followed")
                     raise
                 self._connection = connection
+                self._watcher = asyncio.create_task(self._tell_when_lost(connection))
                 self._on_keys([])  # what others answered meanwhile may be out of date
             return self._connection
+
+
+async def _end_with(connection: NativeConnection, arrived: asyncio.Queue[list[AnyEvent] | None]) -> None:
+    """End what arrives when the connection ends."""
+    await connection.closed.wait()
+    arrived.put_nowait(None)
 
 
 def _queue(arrived: asyncio.Queue[list[AnyEvent] | None], events: Events) -> None:

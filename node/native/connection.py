@@ -66,6 +66,12 @@ CONNECT_TIMEOUT = 2.0
 """Seconds to open a connection, TLS handshake and greeting included."""
 CLOSE_TIMEOUT = 1.0
 """Seconds that `close` waits for what is written to leave."""
+JOINED_MAX = 500
+"""Commands of several submissions in one frame. A command takes at most about 600 bytes, so such a frame stays below 300 kB: far below
+`FRAME_MAX`, and short enough that the node's loop decodes it in about a millisecond."""
+
+_OF_ONE = frozenset({FailCode.BAD_REQUEST, FailCode.UNAUTHORIZED, FailCode.FORBIDDEN, FailCode.NOT_FOUND, FailCode.CONFLICT})
+"""Refusals of a frame that may be the fault of a single command in it. Nothing of the frame was done."""
 
 EventsCallback = Callable[[Events], None]
 EndCallback = Callable[[RequestFailed], None]
@@ -109,6 +115,16 @@ class _Subscription:
         self.on_end = on_end
 
 
+class _Submission:
+    """Commands that one caller submitted, and the future of their outcomes."""
+
+    __slots__ = ("commands", "outcomes")
+
+    def __init__(self, commands: list[AnyCommand], outcomes: asyncio.Future[list[AnyOutcome]]) -> None:
+        self.commands = commands
+        self.outcomes = outcomes
+
+
 class _Wire(asyncio.Protocol):
     """The transport's side of a connection: bytes in, messages to the owner; and whether more may be written."""
 
@@ -135,6 +151,7 @@ class _Wire(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.writable.set()
+        self._owner._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.ended.set()
@@ -157,6 +174,9 @@ class NativeConnection:
         self._wire = _Wire(self)
         self._request_ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._queued: list[_Submission] = []
+        self._flushing = False
+        self._submitted: dict[int, list[_Submission]] = {}
         self._subscriptions: dict[str, _Subscription] = {}
         self._on_keys: KeysCallback | None = None
         self._greeting: asyncio.Future[Welcome] = asyncio.get_running_loop().create_future()
@@ -194,13 +214,88 @@ class NativeConnection:
     async def submit(self, commands: Sequence[AnyCommand]) -> list[AnyOutcome]:
         """Apply commands; their outcomes in the same order, durable on a quorum.
 
+        Submissions of one turn of the event loop travel in one frame. Each stays together, in order, and succeeds or fails by itself.
+
         Raises:
             RequestFailed: not applied, except OUTCOME_UNKNOWN (perhaps applied: send the same commands again).
             ConnectionLost: perhaps applied.
         """
+        return await self.enqueue(commands)
+
+    def enqueue(self, commands: Sequence[AnyCommand]) -> asyncio.Future[list[AnyOutcome]]:
+        """The future of what `submit` returns or raises. A future that is cancelled before the commands have left takes them back."""
+        outcomes: asyncio.Future[list[AnyOutcome]] = asyncio.get_running_loop().create_future()
+        if self.closed.is_set():
+            outcomes.set_exception(ConnectionLost(self.close_reason))
+            return outcomes
+        self._queued.append(_Submission(list(commands), outcomes))
+        if not self._flushing:
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)
+        return outcomes
+
+    def _flush(self) -> None:
+        """Write what is queued, in frames of whole submissions. While the transport takes nothing more, it waits for `resume_writing`."""
+        if not self._wire.writable.is_set():
+            return
+        self._flushing = False
+        queued, self._queued = self._queued, []
+        joined: list[_Submission] = []
+        size = 0
+        for submission in queued:
+            if submission.outcomes.done():
+                continue
+            count = len(submission.commands)
+            if joined and size + count > JOINED_MAX:
+                self._write_submissions(joined)
+                joined, size = [], 0
+            joined.append(submission)
+            size += count
+        if joined:
+            self._write_submissions(joined)
+
+    def _write_submissions(self, joined: list[_Submission]) -> None:
+        """Write one `Submit`. Commands that cannot be encoded in one frame are tried one submission at a time."""
+        transport = self._wire.transport
+        if self.closed.is_set() or transport is None:
+            _fail(joined, lambda: ConnectionLost(self.close_reason))
+            return
         request_id = next(self._request_ids)
-        results: Results = await self._request(request_id, Submit(request_id, list(commands)))
-        return results.outcomes
+        commands = joined[0].commands if len(joined) == 1 else [each for submission in joined for each in submission.commands]
+        try:
+            data = frame(Submit(request_id, commands))
+        except (ValueError, OverflowError, TypeError) as error:
+            if len(joined) > 1:
+                for submission in joined:
+                    self._write_submissions([submission])
+            else:
+                joined[0].outcomes.set_exception(error)
+            return
+        self._submitted[request_id] = joined
+        transport.write(data)
+
+    def _applied(self, results: Results) -> None:
+        """Hand each submission its own outcomes."""
+        joined, outcomes = self._submitted.pop(results.request_id), results.outcomes
+        if sum(len(submission.commands) for submission in joined) != len(outcomes):
+            self._submitted[results.request_id] = joined
+            self._lost("the node answered with another number of outcomes")
+            return
+        start = 0
+        for submission in joined:
+            end = start + len(submission.commands)
+            if not submission.outcomes.done():
+                submission.outcomes.set_result(outcomes[start:end])
+            start = end
+
+    def _not_applied(self, joined: list[_Submission], error: RequestFailed) -> None:
+        """The node refused a frame. A fault of one submission must not reach the others: nothing was done, so each is sent by itself."""
+        if len(joined) > 1 and error.code in _OF_ONE:
+            for submission in joined:
+                if not submission.outcomes.done():
+                    self._write_submissions([submission])
+            return
+        _fail(joined, lambda: RequestFailed(error.code, error.message, error.leader))
 
     async def _query(self, query: AnyQuery, linearizable: bool = False) -> Any:
         request_id = next(self._request_ids)
@@ -336,6 +431,8 @@ class NativeConnection:
     async def _send(self, message: msgspec.Struct) -> None:
         if not self._wire.writable.is_set():
             await self._wire.writable.wait()
+        if self._queued:
+            self._flush()  # what was submitted before goes first
         transport = self._wire.transport
         if self.closed.is_set() or transport is None:
             raise ConnectionLost(self.close_reason)
@@ -343,7 +440,9 @@ class NativeConnection:
 
     def _received(self, message: msgspec.Struct) -> None:
         match message:
-            case Results() | Answer() | Subscribed():
+            case Results() if message.request_id in self._submitted:
+                self._applied(message)
+            case Answer() | Subscribed():
                 self._answer(message.request_id, message)
             case Events():
                 subscription = self._subscriptions.get(message.product_id)
@@ -373,6 +472,10 @@ class NativeConnection:
 
     def _failed(self, failed: Failed) -> None:
         error = RequestFailed(failed.code, failed.message, failed.leader)
+        joined = self._submitted.pop(failed.request_id, None)
+        if joined is not None:
+            self._not_applied(joined, error)
+            return
         answer = self._waiting.pop(failed.request_id, None)
         if answer is not None:
             if not answer.done():
@@ -406,12 +509,23 @@ class NativeConnection:
         for answer in waiting.values():
             if not answer.done():
                 answer.set_exception(ConnectionLost(reason))
+        submitted, self._submitted = self._submitted, {}
+        for joined in (self._queued, *submitted.values()):
+            _fail(joined, lambda: ConnectionLost(reason))
+        self._queued = []
         if not self._greeting.done():
             self._greeting.set_exception(ConnectionLost(reason))
             self._greeting.exception()
         self._subscriptions.clear()
         if self._on_keys is not None:
             self._on_keys([])
+
+
+def _fail(joined: Sequence[_Submission], error: Callable[[], Exception]) -> None:
+    """Each caller gets an error of its own, unless it has given up."""
+    for submission in joined:
+        if not submission.outcomes.done():
+            submission.outcomes.set_exception(error())
 
 
 def hello(credentials: Credentials | None, client: str, now: float) -> Hello:

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -342,3 +343,21 @@ async def test_a_process_with_a_bad_configuration_says_so(tmp_path: Path) -> Non
     assert process.returncode == 1
     assert b"node.toml" in stderr
     assert b"Traceback" not in stderr
+
+
+def _note(lost: list[int], number: int, _reason: str) -> None:
+    lost.append(number)
+
+
+async def test_subscribing_again_leaves_no_task_behind(tmp_path: Path) -> None:
+    """A product that is followed again and again on a living connection costs one task a connection, not one a subscription."""
+    async with world(tmp_path) as there:
+        await there.backend.submit(WORLD)
+        lost: list[int] = []
+        before = len(asyncio.all_tasks())
+        for number in range(20):
+            await there.backend.subscribe("BTC-USD", 1, lambda _events: None, partial(_note, lost, number))
+        assert len(asyncio.all_tasks()) <= before + 1
+        assert there.backend._connection is not None
+        there.backend._connection.abort("gone")
+        await until(lambda: lost == [19])

@@ -13,6 +13,7 @@ import pytest
 from cluster.membership import Membership
 from node.native import client as client_module
 from node.native.client import ClusterClient, ConnectionLost, NativeConnection, RequestFailed
+from node.native.connection import JOINED_MAX
 from node.native.protocol import (
     PROTOCOL_VERSION,
     BalancesQuery,
@@ -28,8 +29,9 @@ from node.native.protocol import (
     Welcome,
     frame,
 )
-from statemachine.commands import AnyCommand
+from statemachine.commands import AnyCommand, PutApiKey
 from statemachine.events import AnyEvent, Placed, Transferred
+from statemachine.limits import OPERATOR
 from tests.unit.node.fakes import WORLD, FakeNode, addresses, buy, config_of, member, running, sell, until
 
 
@@ -475,3 +477,81 @@ class TestMembers:
             assert client._order == ["n1", "n2", "n3"]
             client._learn(msgspec.structs.replace(status, members=members, ready=True))
             assert client._order == ["n1", "n3"]
+
+
+class TestJoining:
+    """Submissions of one turn of the loop share a frame."""
+
+    async def test_a_turn_is_one_frame_and_each_caller_gets_its_own(self, tmp_path: Path) -> None:
+        async with running(config_of(tmp_path)) as node:
+            connection = await NativeConnection.open(node.address)
+            await connection.submit(WORLD)
+            before = len(node.raft.entries)
+            sizes = [1, 3, 0, 2]
+            wanted = [[buy(10 * place + number, price=1) for number in range(size)] for place, size in enumerate(sizes)]
+            found = await asyncio.gather(*(connection.submit(commands) for commands in wanted))
+            assert len(node.raft.entries) == before + 1
+            oids = [[each.order.client_oid for each in outcomes if isinstance(each, Placed)] for outcomes in found]
+            assert oids == [[command.client_oid for command in commands] for commands in wanted]
+            await connection.close()
+
+    async def test_a_frame_is_bounded_and_order_is_kept(self, tmp_path: Path) -> None:
+        async with running(config_of(tmp_path)) as node:
+            connection = await NativeConnection.open(node.address)
+            await connection.submit(WORLD)
+            found = await asyncio.gather(*(connection.submit([buy(number, price=1)]) for number in range(JOINED_MAX + 3)))
+            ids = [each.order.order_id for outcomes in found for each in outcomes if isinstance(each, Placed)]
+            assert ids == sorted(ids)
+            assert len(ids) == JOINED_MAX + 3
+            assert connection._submitted == {}
+            await connection.close()
+
+    async def test_the_fault_of_one_does_not_reach_the_others(self, tmp_path: Path) -> None:
+        """A number that the protocol cannot carry fails its own submission."""
+        async with running(config_of(tmp_path)) as node:
+            connection = await NativeConnection.open(node.address)
+            await connection.submit(WORLD)
+            one, big, other = await asyncio.gather(
+                connection.submit([buy(1, price=1)]),
+                connection.submit([buy(2, price=2**70)]),
+                connection.submit([buy(3, price=1)]),
+                return_exceptions=True,
+            )
+            assert isinstance(big, OverflowError)
+            assert [type(each) for outcomes in (one, other) for each in outcomes] == [Placed, Placed]  # type: ignore[union-attr]
+            await connection.close()
+
+    async def test_a_refused_frame_is_sent_again_one_by_one(self, tmp_path: Path) -> None:
+        async with running(config_of(tmp_path)) as node:
+            gateway = await NativeConnection.open(node.address)
+            await gateway.submit(WORLD)
+            refused = PutApiKey(OPERATOR, "bad", "k", "alice", "c2VjcmV0", "p" * 200, 7, sealed_by=99)
+            one, bad, other = await asyncio.gather(
+                gateway.submit([buy(1, price=1)]), gateway.submit([refused]), gateway.submit([buy(3, price=1)]),
+                return_exceptions=True,
+            )  # fmt: skip
+            assert isinstance(bad, RequestFailed), bad
+            assert [type(each) for outcomes in (one, other) for each in outcomes] == [Placed, Placed]  # type: ignore[union-attr]
+            await gateway.close()
+
+    async def test_one_that_is_given_up_before_it_left_is_not_sent(self, tmp_path: Path) -> None:
+        async with running(config_of(tmp_path)) as node:
+            connection = await NativeConnection.open(node.address)
+            await connection.submit(WORLD)
+            given_up = connection.enqueue([buy(1, price=1)])
+            kept = connection.enqueue([buy(2, price=1)])
+            given_up.cancel()
+            await kept
+            assert node.machine.engine.sequence == len(WORLD) + 1
+            await connection.close()
+
+    async def test_a_lost_connection_fails_each(self, tmp_path: Path) -> None:
+        async with running(config_of(tmp_path), auto=False) as node:
+            connection = await NativeConnection.open(node.address)
+            waiting = [connection.enqueue([buy(number)]) for number in range(3)]
+            await asyncio.sleep(0)
+            queued = connection.enqueue([buy(9)])
+            connection.abort("gone")
+            found = await asyncio.gather(*waiting, queued, connection.enqueue([buy(10)]), return_exceptions=True)
+            assert [type(each) for each in found] == [ConnectionLost] * 5
+            assert len({id(each) for each in found}) == 5
