@@ -28,6 +28,9 @@ demo-many: $(STAMP) ## the demo TIMES times in a row (default 20), with the gaps
 bench: $(STAMP) ## commands a second and latencies of three nodes on this machine
 	$(BIN)/python -m loadtest.bench
 
+compare: $(STAMP) ## beside etcd, matching-engine and a plain price-time book, in turns; QUICK=1 for a rough run, ONLY=cluster|core|growth|overload, RECORD=FILE
+	$(BIN)/python -m loadtest.compare $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY)) $(if $(JSON),--json) $(if $(RECORD),--record $(RECORD))
+
 bench-snapshots: $(STAMP) ## what snapshots cost an engine with ORDERS (default 1000000) resting orders under load; loading them
 	$(BIN)/python -m tests.benchmarks.snapshots --orders $(or $(ORDERS),1000000)
 

@@ -1,0 +1,277 @@
+"""`python -m loadtest.compare`: measure all rows in turns, print the table, and keep its history."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import msgspec
+
+from loadtest.compare import wrk
+from loadtest.compare.cluster import Bench
+from loadtest.compare.etcd import Etcd, put_requests
+from loadtest.compare.growth import growth
+from loadtest.compare.openloop import OpenLoad, OpenLoop
+from loadtest.compare.processes import cpu_seconds
+from loadtest.compare.requests import http_orders
+from loadtest.compare.rows import Row, as_json, markdown, row
+from loadtest.errors import LoadTestError
+
+CONNECTIONS = 64
+HTTP_RATE_MAX = 20_000
+"""Orders a second that are signed beforehand for a load by wrk; more than two cores answer."""
+
+NEVER = 10**9
+"""So many commands between snapshots: none is taken while the clock runs."""
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """How long and how often everything is measured."""
+
+    rounds: int
+    seconds: float
+    growth_orders: int
+    growth_commands: int
+    overload_seconds: float
+    five_nodes: bool
+    core: bool
+
+
+FULL = Plan(3, 8.0, 1_000_000, 50_000, 60.0, True, True)
+QUICK = Plan(1, 3.0, 50_000, 10_000, 10.0, False, True)
+
+
+async def compare(directory: Path, plan: Plan, overload_seconds: float, only: frozenset[str]) -> list[Row]:
+    """All rows, or those of the groups named in `only`: core, cluster, growth, overload."""
+    rows: list[Row] = []
+    if not only or "cluster" in only:
+        rows += await _cluster_rows(directory, plan, overload_seconds, overload=not only or "overload" in only)
+    if plan.core and (not only or "core" in only):
+        rows += await asyncio.to_thread(_core_rows)
+        rows += await asyncio.to_thread(_loading_row, plan)
+    if not only or "growth" in only:
+        rows += await asyncio.to_thread(_growth_rows, plan)
+    return rows
+
+
+async def _cluster_rows(directory: Path, plan: Plan, overload_seconds: float, *, overload: bool) -> list[Row]:
+    """The rows of three nodes beside three etcd members: both are up, one after the other is under load."""
+    bench = await Bench.start(directory / "cluster", **{"snapshot.every_commands": NEVER, "snapshot.every_bytes": NEVER})
+    try:
+        with Etcd(directory / "etcd") as etcd:
+            rows = await _in_turns(directory, plan, bench, etcd)
+        peak = next(each.ours for each in rows if each.goal.key == "http_rate")
+        rows.append(await _idle(bench))
+        rows.append(await _half_peak(bench, peak, plan))
+        if overload:
+            rows.append(await _overload(bench, peak, overload_seconds))
+        rows.append(await _replay(bench))
+    finally:
+        await bench.stop()
+    if plan.five_nodes:
+        three = next(each.ours for each in rows if each.goal.key == "native_cpu")
+        rows.append(await _five_nodes(directory, plan, three))
+    return rows
+
+
+async def _in_turns(directory: Path, plan: Plan, bench: Bench, etcd: Etcd) -> list[Row]:
+    pairs: dict[str, list[tuple[float, float]]] = {
+        key: [] for key in ("http_rate", "http_p50", "native_rate", "http_cpu", "native_cpu")
+    }
+    url = etcd.leader_url()
+    for number in range(plan.rounds):
+        say(f"round {number + 1} of {plan.rounds}")
+        puts, put_cpu = await _put(directory, url, etcd, plan.seconds, CONNECTIONS)
+        before = bench.cpu()
+        orders = await bench.http(
+            directory, f"h{number}", connections=CONNECTIONS, seconds=plan.seconds, count=int(HTTP_RATE_MAX * plan.seconds)
+        )
+        order_cpu = (bench.cpu() - before) / orders.answers * 1e6
+        put_alone, _ = await _put(directory, url, etcd, plan.seconds / 2, 1)
+        order_alone = await bench.http(
+            directory, f"s{number}", connections=1, seconds=plan.seconds / 2, count=int(2_000 * plan.seconds)
+        )
+        before = bench.cpu()
+        native = await bench.native(f"n{number}", seconds=plan.seconds)
+        native_cpu = (bench.cpu() - before) / native.commands * 1e6
+        pairs["http_rate"].append((orders.rate, puts.rate))
+        pairs["http_p50"].append((order_alone.p50 * 1e3, put_alone.p50 * 1e3))
+        pairs["native_rate"].append((native.rate, puts.rate))
+        pairs["http_cpu"].append((order_cpu, put_cpu))
+        pairs["native_cpu"].append((native_cpu, put_cpu))
+        say(
+            f"  etcd {puts.rate:,.0f}/s, HTTP {orders.rate:,.0f}/s (p99 {orders.p99 * 1e3:.1f} ms), "
+            f"native {native.rate:,.0f}/s, alone {order_alone.p50 * 1e3:.2f} ms beside {put_alone.p50 * 1e3:.2f} ms"
+        )
+    return [row(key, found) for key, found in pairs.items()]
+
+
+async def _put(directory: Path, url: str, etcd: Etcd, seconds: float, connections: int) -> tuple[wrk.Load, float]:
+    """A load of puts, and the CPU microseconds of all members a put."""
+    requests = directory / "puts"
+    count = int(HTTP_RATE_MAX * seconds) if connections > 1 else int(4_000 * seconds)
+    await asyncio.to_thread(wrk.store, put_requests(count, url.partition("://")[2]), requests, wrk.threads_for(connections))
+    before = cpu_seconds(etcd.pids)
+    load = await asyncio.to_thread(wrk.run, f"{url}/v3/kv/put", requests, connections=connections, seconds=seconds)
+    return load, (cpu_seconds(etcd.pids) - before) / load.answers * 1e6
+
+
+async def _idle(bench: Bench, seconds: float = 10.0) -> Row:
+    """CPU of a node that nobody asks anything, in per cent of a core: the mean of the three."""
+    say("idle")
+    await asyncio.sleep(2.0)
+    before, begin = bench.cpu(), time.perf_counter()
+    await asyncio.sleep(seconds)
+    share = (bench.cpu() - before) / (time.perf_counter() - begin) / 3 * 100
+    return row("idle", [(share, 0.0)])
+
+
+async def _half_peak(bench: Bench, peak: float, plan: Plan) -> Row:
+    say("open loop at half of the peak")
+    load = await _open(bench, "half", peak / 2, plan.seconds, CONNECTIONS)
+    note = f"p50 {load.p50 * 1e3:.1f}, p99.9 {load.p999 * 1e3:.1f} ms at {peak / 2:,.0f}/s"
+    return row("half_peak_p99", [(load.p99 * 1e3, 0.0)], note)
+
+
+async def _overload(bench: Bench, peak: float, seconds: float) -> Row:
+    """Three times the peak in parts of ten seconds, since a signature is not good for long."""
+    say(f"overload for {seconds:g} s")
+    term, memory = await bench.term(), bench.memory()
+    end = time.perf_counter() + seconds
+    goodputs: list[float] = []
+    while time.perf_counter() < end:
+        load = await _open(bench, f"o{len(goodputs)}", 3 * peak, 10.0, 4 * CONNECTIONS, most_seconds=25.0)
+        goodputs.append(load.goodput)
+    elections = await bench.term() - term
+    note = f"{elections} elections, memory {memory / 2**20:,.0f} -> {bench.memory() / 2**20:,.0f} MiB in {seconds:g} s"
+    return row("overload", [(statistics.median(goodputs), peak)], note)
+
+
+async def _open(bench: Bench, run: str, rate: float, seconds: float, connections: int, most_seconds: float = 0.0) -> OpenLoad:
+    address = bench.access.https[await bench.leader()].partition("://")[2]
+    requests = await asyncio.to_thread(lambda: list(http_orders(bench.people, run, bench.seed, int(rate * seconds), address)))
+    return await OpenLoop(address, rate, connections).run(requests, most_seconds=most_seconds)
+
+
+async def _replay(bench: Bench) -> Row:
+    """Kill a follower, start it again, and scale what its start cost to a million commands of its log."""
+    say("restart from the log")
+    cluster = bench.ground.cluster
+    leader = await bench.leader()
+    follower = next(node_id for node_id in cluster.node_ids if node_id != leader)
+    statuses = await cluster.status()
+    status = statuses[leader]
+    if status is None:
+        raise LoadTestError("the leader does not answer")
+    cluster.kill(follower)
+    begin = time.perf_counter()
+    cluster.start([follower])
+    await cluster.wait_ready(120.0, [follower])
+    took = time.perf_counter() - begin
+    cpu = cpu_seconds(bench.pids_of(follower))
+    commands = status.sequence
+    note = f"measured with {commands:,} commands: {cpu:.1f} s of CPU, ready after {took:.1f} s, start of the processes included"
+    return row("replay", [(cpu / commands * 1e6, 0.0)], note)
+
+
+async def _five_nodes(directory: Path, plan: Plan, three: float) -> Row:
+    say("five nodes")
+    bench = await Bench.start(directory / "five", nodes=5)
+    try:
+        before = bench.cpu()
+        native = await bench.native("five", seconds=plan.seconds)
+        cpu = (bench.cpu() - before) / native.commands * 1e6
+    finally:
+        await bench.stop()
+    return row("five_nodes", [(cpu, three)], f"{native.rate:,.0f} commands/s")
+
+
+def _growth_rows(plan: Plan) -> list[Row]:
+    say("growth")
+    by_orders = growth((1_000, plan.growth_orders), (4, 4), plan.growth_commands, plan.rounds)
+    by_products = growth((10_000, 10_000), (1, 1_000), plan.growth_commands, plan.rounds)
+    note = "" if plan.growth_orders == 1_000_000 else f"with {plan.growth_orders:,} resting orders only"
+    return [row("book_growth", by_orders, note), row("product_growth", by_products)]
+
+
+def _core_rows() -> list[Row]:
+    """What `loadtest.core` measures in processes of its own."""
+    say("the engine in one process")
+    ended = subprocess.run([sys.executable, "-m", "loadtest.core", "--json"], capture_output=True, text=True, check=False)
+    if ended.returncode:
+        raise LoadTestError(f"python -m loadtest.core failed: {ended.stderr.strip()[-400:]}")
+    found: dict[str, list[tuple[float, float]]] = json.loads(ended.stdout)
+    return [row(key, [(pair[0], pair[1]) for pair in rounds]) for key, rounds in found.items()]
+
+
+def _loading_row(plan: Plan) -> list[Row]:
+    say("restart from a snapshot")
+    argv = [sys.executable, "-m", "tests.benchmarks.loading", "--orders", str(plan.growth_orders), "--times", "1"]
+    ended = subprocess.run(argv, capture_output=True, text=True, check=False)
+    found = re.search(r"^\| all of it \| ([\d.]+) \| ([\d.]+) \|$", ended.stdout, re.MULTILINE)
+    if found is None:
+        raise LoadTestError(f"the benchmark of loading failed: {ended.stderr.strip()[-400:]}")
+    scale = 1_000_000 / plan.growth_orders
+    note = "" if scale == 1 else f"scaled from {plan.growth_orders:,} orders"
+    return [row("load", [(float(found[2]) * scale, 0.0)], note)]
+
+
+def context() -> dict[str, str]:
+    """Date, commit and machine, for the history."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
+        "commit": commit or "unknown",
+        "machine": f"{os.cpu_count()} cores, Python {platform.python_version()}, load average {os.getloadavg()[0]:.1f}",
+    }
+
+
+def record(path: Path, rows: list[Row], about: dict[str, str]) -> None:
+    """Append the run to the history of each row in a Markdown file."""
+    head = f"\n### {about['date']}, commit {about['commit']}, {about['machine']}\n\n"
+    with path.open("a", encoding="utf-8") as file:
+        file.write(head + markdown(rows) + "\n")
+
+
+def say(text: str) -> None:
+    """Tell how far the measurement has come."""
+    click.echo(text, err=True)
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="One short round of everything; the figures are rough.")
+@click.option("--only", multiple=True, type=click.Choice(["cluster", "core", "growth", "overload"]), help="Some groups of rows.")
+@click.option("--overload-seconds", type=float, help="How long three times the peak is offered (600 for the documented run).")
+@click.option("--json", "as_json_text", is_flag=True, help="For a script.")
+@click.option("--record", "record_path", type=click.Path(path_type=Path), help="Append the table to the history in this file.")
+def main(
+    quick: bool, only: tuple[str, ...], overload_seconds: float | None, as_json_text: bool, record_path: Path | None
+) -> None:
+    """Measure Quorumbook beside etcd, matching-engine and a plain price-time book, in turns."""
+    plan = QUICK if quick else FULL
+    about = context()
+    with tempfile.TemporaryDirectory(prefix="quorumbook-compare-") as name:
+        try:
+            rows = asyncio.run(compare(Path(name), plan, overload_seconds or plan.overload_seconds, frozenset(only)))
+        except LoadTestError as error:
+            raise click.ClickException(str(error)) from error
+    click.echo(as_json(rows, about).decode() if as_json_text else f"{about}\n\n{markdown(rows)}")
+    if record_path is not None:
+        record(record_path, rows, about)
+
+
+if __name__ == "__main__":
+    main()
