@@ -24,6 +24,7 @@ from snapshots.abi import ABI
 from snapshots.abi.difference import difference
 from snapshots.abi.releases import Releases
 from snapshots.abi.schema import describe
+from snapshots.migration.chain import Chains
 from snapshots.migration.skeleton import module_name, skeleton
 from snapshots.tsv import title
 
@@ -67,9 +68,13 @@ def show_(which: str, as_json: bool) -> None:
 @click.argument("new", default=ABI)
 @json_option
 def diff(old: str, new: str, as_json: bool) -> None:
-    """Say what changed from one ABI to another, and what of it needs a migration."""
+    """Say what changed from one ABI to another, and what of it needs a migration.
+
+    Exit code 1 if this software cannot take data from OLD to NEW: no migration was written, or it does not say why something would vanish.
+    """
     releases = Releases()
-    changes = difference(releases.schema(old), releases.schema(new))
+    source, target = releases.schema(old), releases.schema(new)
+    changes = difference(source, target)
     if as_json:
         print_json(changes)
     elif not changes:
@@ -77,6 +82,8 @@ def diff(old: str, new: str, as_json: bool) -> None:
     else:
         rows = [("by itself" if change.automatic else "needs a migration", change.place, change.text) for change in changes]
         show(table(("data follows", "where", "change"), rows))
+    if releases.abis.index(source.abi) < releases.abis.index(target.abi):
+        Chains(releases).find(source.abi, target.abi)
 
 
 @click.group(invoke_without_command=True)

@@ -1,7 +1,7 @@
 """What changed between two schemas, in words, and whether data can follow without code.
 
-Without code: fields added with a default, fields removed, types widened, enumeration values added or renumbered, commands and tables added,
-anything reordered. All else needs a migration that says what becomes of the data.
+Without code: fields added with a default, types widened, enumeration values added or renumbered, commands and tables added, anything
+reordered. All else needs a migration that says what becomes of the data. A removed field is of that kind: it may be a renamed or a moved one.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _struct(name: str, old: StructType, new: StructType) -> Iterator[Change]:
     for field in old.fields:
         other = new.field(field.name)
         if other is None:
-            yield Change(place, f"field {field.name} removed", True)
+            yield Change(place, f"field {field.name} removed", False)
         else:
             yield from _field(place, field, other)
     for field in new.fields:

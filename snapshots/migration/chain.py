@@ -1,7 +1,7 @@
 """Which steps lead from one ABI to another.
 
 From each ABI there is one way on: an executable of the operator's that is named after it, else the migration whose source it is, else the next
-release (or this software), if data follows there without code.
+release (or this software), if data follows there without code. A step that would lose fields or tables without a reason is no way: see `losses`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from snapshots.abi.difference import Change, difference
 from snapshots.abi.releases import Releases
 from snapshots.abi.schema import Schema
 from snapshots.errors import MigrationError
+from snapshots.migration import losses, scripts
 from snapshots.migration.plan import Migration
 
 
@@ -67,7 +68,7 @@ class Chains:
 
         Raises:
             UnknownAbiError: one of them is not known.
-            MigrationError: there is no way.
+            MigrationError: there is no way, or a step of it would lose something in silence.
         """
         goal = self.releases.schema(target)
         at = self.releases.schema(source)
@@ -86,9 +87,14 @@ class Chains:
         script = self._scripts / at.abi if self._scripts is not None else None
         migration = self._migrations.get(at.abi)
         if script is not None and script.is_file():
-            return Step(at, self._next(at, goal), Migration(at.abi, self._next(at, goal).abi), "executable", script)
+            following = self._next(at, goal)
+            migration = scripts.migration_of(script, at.abi, following.abi)
+            losses.check(at, following, migration, script)
+            return Step(at, following, migration, "executable", script)
         if migration is not None:
-            return Step(at, self.releases.schema(migration.target), migration, "module")
+            following = self.releases.schema(migration.target)
+            losses.check(at, following, migration)
+            return Step(at, following, migration, "module")
         following = self._next(at, goal)
         needed = [change for change in difference(at, following) if not change.automatic]
         if needed:
@@ -106,7 +112,9 @@ class Chains:
 
     def _no_way(self, at: Schema, following: Schema, needed: list[Change]) -> str:
         changes = "; ".join(f"{change.place}: {change.text}" for change in needed)
+        gone = [loss.name for loss in losses.losses(at, following, Migration(at.abi, following.abi))]
+        vanish = f" Without it these would vanish: {', '.join(gone)}." if gone else ""
         return (
             f"no migration leads from {self.releases.title(at.abi)} to {self.releases.title(following.abi)}, and data does not follow "
-            f"without one: {changes}. Write it: quorumbook migrate new {at.abi}"
+            f"without one: {changes}.{vanish} Write it: quorumbook migrate new {at.abi}"
         )

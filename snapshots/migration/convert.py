@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -12,6 +12,7 @@ from snapshots.abi.difference import widens
 from snapshots.abi.inspection import LOG_ENTRY
 from snapshots.abi.schema import Schema, StructType, TypeNode, parse_type, references, same_type
 from snapshots.migration.codec import TYPE, Codec, CodecError, Values
+from snapshots.migration.losses import renamed_fields
 from snapshots.migration.plan import Drop, Migration, ValueFunction
 
 Convert = Callable[[Any], Any]
@@ -59,7 +60,7 @@ class Converter:
         source, target = self.source.schema.table(table), self.target.schema.table(self.new_table(table) or "")
         assert source is not None
         assert target is not None
-        convert = self._value(parse_type(source.row), parse_type(target.row), final=False)
+        convert = self._open_struct(source.row, table)
         key_only = self.source.schema.key_only(source)
         allowed = self._allowed(target.row).union(self.target.schema.key_only(target))
         function = self.migration.rows.get(table)
@@ -102,11 +103,11 @@ class Converter:
         found = self.target.schema.structs.get(struct)
         return set() if found is None else {field.name for field in found.fields} | ({TYPE} if found.tag is not None else set())
 
-    def _value(self, old: TypeNode, new: TypeNode, *, final: bool = True) -> Convert:
-        """How a value of one type becomes one of another. Not `final`: old fields of an outermost struct stay."""
+    def _value(self, old: TypeNode, new: TypeNode) -> Convert:
+        """How a value of one type becomes one of another."""
         match old.kind:
             case "ref" if old.name in self.source.schema.structs:
-                return self._struct(old.name) if final else self._open_struct(old.name)
+                return self._struct(old.name)
             case "ref":
                 return self._enum(old.name)
             case "union":
@@ -155,20 +156,21 @@ class Converter:
             self._structs[name] = lambda values: _only(opened(values), allowed, values)
         return self._structs[name]
 
-    def _open_struct(self, name: str) -> Convert:
-        """The same, with the old fields still in it."""
+    def _open_struct(self, name: str, table: str = "") -> Convert:
+        """The same, with the old fields still in it. `table`: its rows are meant, whose fields may be renamed for themselves."""
         old, new = self.source.schema.structs[name], self._new_struct(name)
+        moved = renamed_fields(self.migration, name, table)
         if new is None:
-            return _same
-        fields, defaults = self._fields(old, new)
+            return lambda values: {**values, **{now: values[was] for was, now in moved.items()}}
+        fields, defaults = self._fields(old, new, moved)
         function: ValueFunction = self.migration.structs.get(name, _same)
         renamed = self.migration.renamed_structs.get(name, name) if new.tag is not None else None
 
         def convert(values: Values) -> Values:
             done = dict(values)
-            for field, conversion in fields:
+            for field, new_name, conversion in fields:
                 try:
-                    done[field] = conversion(values[field])
+                    done[new_name] = conversion(values[field])
                 except CodecError as error:
                     raise error.within(field) from None
             for field, default in defaults.items():
@@ -179,18 +181,25 @@ class Converter:
 
         return convert
 
-    def _fields(self, old: StructType, new: StructType) -> tuple[list[tuple[str, Convert]], dict[str, Any]]:
-        """How fields that go on are converted, and the defaults of new ones. A type that does not follow stays: a function sets it."""
-        fields: list[tuple[str, Convert]] = []
+    def _fields(
+        self, old: StructType, new: StructType, moved: Mapping[str, str]
+    ) -> tuple[list[tuple[str, str, Convert]], dict[str, Any]]:
+        """How fields that go on are converted (name, new name, conversion), and the defaults of new ones.
+
+        A type that does not follow stays: a function sets it.
+        """
+        fields: list[tuple[str, str, Convert]] = []
         for field in old.fields:
-            other = new.field(field.name)
+            name = moved.get(field.name, field.name)
+            other = new.field(name)
             if other is None:
                 continue
             types = parse_type(field.type), parse_type(other.type)
             convert = self._value(*types) if self._follows(*types) else _same
-            if convert is not _same:
-                fields.append((field.name, convert))
-        added = [field for field in new.fields if old.field(field.name) is None and field.default is not msgspec.UNSET]
+            if convert is not _same or name != field.name:
+                fields.append((field.name, name, convert))
+        had = {moved.get(field.name, field.name) for field in old.fields}
+        added = [field for field in new.fields if field.name not in had and field.default is not msgspec.UNSET]
         return fields, {field.name: field.default for field in added}
 
     def _follows(self, old: TypeNode, new: TypeNode) -> bool:

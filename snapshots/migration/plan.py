@@ -2,7 +2,8 @@
 
 Values are plain (see `codec`). Without any of it, data follows by itself: fields by their names, new fields by their defaults, enumerations
 by their members' names, tables and structs by theirs. A function gets what became of its value by itself, with all old fields still in it,
-and returns the new value: fields that the new schema does not have are dropped afterwards, and one that is missing is an error.
+and returns the new value: fields that the new schema does not have are dropped afterwards, and one that is missing is an error. What is
+dropped must be named in `removed`: nothing vanishes in silence.
 
 Every node converts its own data. What a function returns must follow from its argument alone, and it must not matter whether a command was
 applied before the migration or is converted and applied after it.
@@ -29,6 +30,8 @@ class Drop:
 
 ValueFunction = Callable[[Values], Values]
 RowFunction = Callable[[Values], Values | Drop]
+WholeFunction = Callable[[Tables, Tables], Mapping[str, str]]
+"""The tables before and after the step. The former are named and shaped as in the old schema, and are only read."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,13 @@ class Migration:
             were told their sequences.
         enums: by the enumeration's name, what becomes of members that are removed.
         renamed_structs, renamed_tables: old name to new name.
-        removed_tables: old name to the reason.
-        whole: changes all rows in place at the end, where they depend on each other; returns a reason for each table whose number
-            of rows it changed.
+        renamed_fields: "table.column" or "Struct.field" to the field's new name; the value goes on under it.
+        removed: "table.column" or "Struct.field" that has no place in the new schema, to the reason, or to where its values went.
+            A step that would drop a field that is neither here nor renamed is refused: see `losses`.
+        removed_tables: old name to the reason, or to where its rows went.
+        whole: called at the end with all rows of before, with every column they had, and all rows of after. It changes the latter in
+            place, where rows depend on each other or move between tables, and returns a reason for each table whose number of rows it
+            changed.
         facts_before, facts_after: read the facts where tables or fields have other names than in this software.
     """
 
@@ -79,7 +86,9 @@ class Migration:
     enums: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     renamed_structs: Mapping[str, str] = field(default_factory=dict)
     renamed_tables: Mapping[str, str] = field(default_factory=dict)
+    renamed_fields: Mapping[str, str] = field(default_factory=dict)
+    removed: Mapping[str, str] = field(default_factory=dict)
     removed_tables: Mapping[str, str] = field(default_factory=dict)
-    whole: Callable[[Tables], Mapping[str, str]] | None = None
+    whole: WholeFunction | None = None
     facts_before: Callable[[Tables], Facts] = facts_of
     facts_after: Callable[[Tables], Facts] = facts_of

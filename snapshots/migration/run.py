@@ -6,7 +6,9 @@ What comes out was checked: see `checks`. Everything that goes wrong is a `Migra
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from snapshots.abi.difference import difference
 from snapshots.abi.schema import Schema
@@ -109,7 +111,7 @@ class _StepRun:
         """The rows in the step's target schema."""
         progress(f"{self._step.how}: {self._step.source.abi} to {self._step.target.abi}")
         before = self._facts_before()
-        rows = self._by_script() if self._step.script is not None else self._by_rows()
+        rows = self._by_script(progress) if self._step.script is not None else self._by_rows()
         if self._step.migration.whole is not None:
             rows = self._whole(rows)
         for table, found in rows.items():
@@ -178,7 +180,7 @@ class _StepRun:
                     converted.append(self._converter.target.write_row(name, done))
                     continue
             except Exception as error:  # whatever the author's function raises: nothing is changed, and the row is named
-                raise MigrationError("rows are converted", f"table {table}, row {values!r}"[:300], _what(error)) from error
+                raise MigrationError("rows are converted", f"table {table}, row {values!r}"[:300], explained(error)) from error
             reasons[done.reason] = reasons.get(done.reason, 0) + 1
             if "order_id" in values:
                 self._dropped_orders.add(values["order_id"])
@@ -188,12 +190,13 @@ class _StepRun:
         whole = self._step.migration.whole
         assert whole is not None
         codec = self._converter.target
+        before = PlainTables(self._rows, self._converter.source)
         tables: Tables = {table: [read_row(codec, table, row) for row in found] for table, found in rows.items()}
         try:
-            reasons = whole(tables)
+            reasons = whole(before, tables)
             done = {table: [codec.write_row(table, values) for values in tables[table]] for table in rows}
         except Exception as error:  # as in `_convert`
-            raise MigrationError("the whole is converted", "", _what(error)) from error
+            raise MigrationError("the whole is converted", "", explained(error)) from error
         for table, found in done.items():
             difference_in_rows = len(found) - len(rows[table])
             if difference_in_rows == 0:
@@ -207,9 +210,9 @@ class _StepRun:
             count.reasons[reasons[table]] = abs(difference_in_rows)
         return done
 
-    def _by_script(self) -> Rows:
+    def _by_script(self, progress: Callable[[str], None]) -> Rows:
         assert self._step.script is not None
-        rows = scripts.run(self._step.script, self._rows, self._step.source, self._step.target)
+        rows = scripts.run(self._step.script, self._rows, self._step.source, self._step.target, progress)
         for table in self._step.source.tables:
             count, was = len(rows.get(table.name, [])), len(self._rows[table.name])
             reasons = {"the executable": abs(count - was)} if count != was else {}
@@ -254,7 +257,7 @@ class LogMigration:
             if self._is_current:
                 decode_batch(converted)
         except Exception as error:  # as in `_StepRun._convert`
-            raise MigrationError("commands are converted", place, f"{_what(error)}. {ADVICE}") from error
+            raise MigrationError("commands are converted", place, f"{explained(error)}. {ADVICE}") from error
         self.entries += 1
         self.commands += len(values["commands"])
         return converted
@@ -263,5 +266,10 @@ class LogMigration:
 ADVICE = "A node that the version before stopped gracefully, after its snapshot, has no commands behind it that would have to be converted"
 
 
-def _what(error: Exception) -> str:
-    return str(error) if isinstance(error, CodecError) else f"{type(error).__name__}: {error}"
+def explained(error: Exception) -> str:
+    """What an author's function did wrong, and in which line of it."""
+    if isinstance(error, CodecError):
+        return str(error)
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    text = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+    return f"{type(error).__name__}: {text} ({Path(frame.filename).name}, line {frame.lineno}, in {frame.name}: {frame.line})"

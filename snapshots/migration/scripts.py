@@ -3,18 +3,34 @@
 The first directory has every table of the source schema as TSV (see `tsv`), the second one, empty at first, must have every table of the
 target's when the executable ends with exit code 0. Amounts are whole numbers in smallest
 units. Commands in the log are not given to it: they follow by themselves or not at all.
+
+Beside it, `<executable>.toml` says what of the old schema has no place in the new one, and why (see `losses`):
+
+    [removed]
+    "product.last_price" = "is last_trade_price now"
+
+    [removed_tables]
+    "profile" = "its rows are in the table account"
 """
 
 from __future__ import annotations
 
+import errno
+import os
+import shlex
 import subprocess
 import tempfile
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
+
+import msgspec
 
 from snapshots import tsv
 from snapshots.abi.schema import Schema
 from snapshots.errors import MigrationError, TsvError
 from snapshots.migration.codec import Row
+from snapshots.migration.plan import Migration
 from snapshots.migration.types import Types
 from statemachine.relations import REFERENCES
 
@@ -35,12 +51,41 @@ def tsv_schema(schema: Schema) -> tsv.Schema:
     return tsv.Schema(types, {table.name: tuple(table.key) for table in schema.tables}, references, scaled=False)
 
 
-def run(script: Path, rows: dict[str, list[Row]], source: Schema, target: Schema) -> dict[str, list[Row]]:
-    """The rows that an executable makes of `rows`.
+def migration_of(script: Path, source: str, target: str) -> Migration:
+    """What is said beside an executable of fields and tables that go.
+
+    Raises:
+        MigrationError: the file beside it is not of this form.
+    """
+    path = script.with_name(script.name + ".toml")
+    try:
+        told = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return Migration(source, target)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise MigrationError("the executable's consent can be read", str(path), str(error)) from error
+    try:
+        consent = msgspec.convert(told, _Consent)
+        return Migration(source, target, removed=consent.removed, removed_tables=consent.removed_tables)
+    except msgspec.ValidationError as error:
+        raise MigrationError("the executable's consent can be read", str(path), str(error)) from error
+
+
+class _Consent(msgspec.Struct, forbid_unknown_fields=True):
+    removed: dict[str, str] = {}
+    removed_tables: dict[str, str] = {}
+
+
+def run(
+    script: Path, rows: dict[str, list[Row]], source: Schema, target: Schema, progress: Callable[[str], None] = lambda _line: None
+) -> dict[str, list[Row]]:
+    """The rows that an executable makes of `rows`. `progress` gets what it wrote to its output, line by line.
 
     Raises:
         MigrationError: it cannot be run, fails, or what it wrote is not of the target schema.
     """
+    if not os.access(script, os.X_OK):
+        raise MigrationError("the executable runs", str(script), f"is not executable: chmod +x {shlex.quote(str(script))}")
     with tempfile.TemporaryDirectory(prefix="quorumbook-migration-") as name:
         before, after = Path(name, "in"), Path(name, "out")
         after.mkdir()
@@ -50,11 +95,24 @@ def run(script: Path, rows: dict[str, list[Row]], source: Schema, target: Schema
                 [script, before, after], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=TIMEOUT, check=False
             )
         except (OSError, TsvError, subprocess.TimeoutExpired) as error:
-            raise MigrationError("the executable runs", str(script), str(error)) from error
+            raise MigrationError("the executable runs", str(script), _why(error)) from error
+        said = done.stdout.decode("utf-8", "replace").strip()[-_OUTPUT:]
         if done.returncode != 0:
-            said = done.stdout.decode("utf-8", "replace").strip()[-_OUTPUT:]
-            raise MigrationError("the executable runs", str(script), f"exit code {done.returncode}: {said}")
+            raise MigrationError("the executable runs", str(script), f"exit code {done.returncode}: {said or 'it wrote nothing'}")
+        for line in said.splitlines():
+            progress(f"{script.name[:12]}: {line}")
         try:
             return tsv.read_tables(after, tsv_schema(target))
         except (TsvError, OSError) as error:
             raise MigrationError("the executable's tables can be read", str(script), str(error)) from error
+
+
+def _why(error: Exception) -> str:
+    """Why an executable could not be run, with what to do where the system's words do not say it."""
+    if isinstance(error, OSError) and error.errno == errno.ENOEXEC:
+        return f"{error}: expected a program, or a script whose first line names its interpreter (#!/usr/bin/env python3)"
+    if isinstance(error, FileNotFoundError):
+        return f"{error}: the interpreter in its first line is not on this machine"
+    if isinstance(error, subprocess.TimeoutExpired):
+        return f"it has not ended after {TIMEOUT:.0f} s"
+    return str(error)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from snapshots.abi.difference import difference
+from snapshots.abi.difference import Change, difference
 from snapshots.abi.inspection import LOG_ENTRY
 from snapshots.abi.schema import Schema, references
+from snapshots.migration.losses import Loss, losses
+from snapshots.migration.plan import Migration
 
 _HEAD = '''"""From ABI {source}
 to ABI {target}.
@@ -41,43 +43,75 @@ MIGRATION = Migration(
 """
 
 
+_ASK = """    # These vanish. Renamed: take the line out, and write renamed_fields={"holder.old": "new"} or renamed_tables={"old": "new"}.
+    # Moved: a function above, or whole=, puts the values where they belong; then say where. An empty reason is refused.
+"""
+
+
 def module_name(source: str) -> str:
     """The file name of the module that migrates from an ABI."""
     return f"from_{source[:12]}.py"
 
 
 def skeleton(source: Schema, target: Schema) -> str:
-    """The module's text: a function for each struct and table that does not follow by itself, and a hint for all else."""
+    """The module's text: a function for each struct and table that does not follow by itself, the name of everything that would vanish,
+    and a hint for all else."""
+    changes = [change for change in difference(source, target) if not change.automatic]
+    listed = "\n".join(f"- {change.place}: {change.text}" for change in changes) or "Everything follows by itself."
+    functions, maps = _functions(source, changes)
+    names = "Drop, Migration" if "-> Values | Drop" in functions else "Migration"
+    head = _HEAD.format(source=source.abi, target=target.abi, changes=listed, names=names)
+    if not functions:
+        head = head.replace("from snapshots.migration.codec import Values\n", "")
+    parts = "".join(f"    {part}={{\n{lines}    }},\n" for part, lines in maps.items() if lines)
+    return head + functions + _MIGRATION.format(source=source.abi, target=target.abi, parts=parts + _vanishing(source, target))
+
+
+def _functions(source: Schema, changes: list[Change]) -> tuple[str, dict[str, str]]:
+    """The functions, and the parts of the migration that name them, for what does not just vanish."""
     needed: dict[str, list[str]] = {}
-    for change in difference(source, target):
-        if not change.automatic:
+    for change in changes:
+        if not change.text.endswith("removed") or change.place.startswith("enum ") or ": choice " in change.text:
             needed.setdefault(change.place, []).append(change.text)
-    functions, structs, rows, enums, tables = "", "", "", "", ""
-    for place, changes in needed.items():
+    functions, structs, rows, enums = "", "", "", ""
+    for place, texts in needed.items():
         kind, _, name = place.partition(" ")
-        what = "; ".join(changes).replace('"', "'")
+        what = "; ".join(texts).replace('"', "'")
         if kind == "struct":
             functions += _STRUCT.format(function=_function(name), struct=name, where=_where(source, name), changes=what)
             structs += f'        "{name}": {_function(name)},\n'
         elif kind == "enum":
-            gone = [change.split()[1] for change in changes if change.endswith("removed")]
+            gone = [text.split()[1] for text in texts if text.endswith("removed")]
             enums += f'        "{name}": {{' + ", ".join(f'"{member}": "..."' for member in gone) + "},\n"
-        elif changes == ["removed"]:
-            tables += f'        "{name}": "...",\n'
         else:
             functions += _ROW.format(function=f"{name}_row", table=name, changes=what)
             rows += f'        "{name}": {name}_row,\n'
-    parts = "".join(
-        f"    {part}={{\n{lines}    }},\n"
-        for part, lines in (("structs", structs), ("rows", rows), ("enums", enums), ("removed_tables", tables))
-        if lines
+    return functions, {"structs": structs, "rows": rows, "enums": enums}
+
+
+def _vanishing(source: Schema, target: Schema) -> str:
+    """`removed` and `removed_tables` with all that would vanish, without the reasons, which the author writes."""
+    gone = losses(source, target, Migration(source.abi, target.abi))
+    parts = ""
+    for part, is_table in (("removed", False), ("removed_tables", True)):
+        lines = "".join(_vanishes(source, target, loss) for loss in gone if ("." not in loss.name) is is_table)
+        parts += f"    {part}={{\n{lines}    }},\n" if lines else ""
+    return f"{_ASK}{parts}" if parts else ""
+
+
+def _vanishes(source: Schema, target: Schema, loss: Loss) -> str:
+    """One line of it, with what came in the same place: that may be its new name."""
+    holder = loss.name.rpartition(".")[0]
+    if not holder:
+        came = [table.name for table in target.tables if source.table(table.name) is None]
+    else:
+        table, other = source.table(holder), target.table(holder)
+        old = source.structs[table.row if table is not None else holder]
+        new = target.structs[other.row] if other is not None else target.structs[holder]
+        came = [each.name for each in new.fields if old.field(each.name) is None]
+    return (
+        f'        "{loss.name}": "",' + (f"  # {loss.text}; new there: {', '.join(came)}" if came else f"  # {loss.text}") + "\n"
     )
-    listed = "\n".join(f"- {place}: {'; '.join(changes)}" for place, changes in needed.items()) or "Everything follows by itself."
-    names = "Drop, Migration" if rows else "Migration"
-    head = _HEAD.format(source=source.abi, target=target.abi, changes=listed, names=names)
-    if not functions:
-        head = head.replace("from snapshots.migration.codec import Values\n", "")
-    return head + functions + _MIGRATION.format(source=source.abi, target=target.abi, parts=parts)
 
 
 def _function(struct: str) -> str:

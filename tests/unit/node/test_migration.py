@@ -35,8 +35,9 @@ from node.migration.start import at_start
 from snapshots.abi import ABI
 from snapshots.abi.releases import Releases
 from snapshots.errors import MigrationError, SnapshotDamagedError, UnknownAbiError
-from snapshots.migration.chain import Chains
+from snapshots.migration.chain import Chains, Step
 from snapshots.migration.codec import Values
+from snapshots.migration.scripts import run
 from snapshots.store import SnapshotStore
 from statemachine.commands import Batch, CancelAll, encode_batch
 from statemachine.engine import MIGRATED_HASH
@@ -460,6 +461,7 @@ def _script(config: NodeConfig, text: str) -> Path:
     script = directory / THREE.abi
     script.write_text(SCRIPT.format(python=sys.executable, text=text))
     script.chmod(0o755)
+    script.with_name(f"{script.name}.toml").write_text('[removed_tables]\nmember = "is account now"\n')
     return directory
 
 
@@ -488,6 +490,50 @@ def test_what_an_executable_does_wrong_is_told(
     with pytest.raises(MigrationError, match=f"(?s){message}"):
         at_start(config, chains(tmp_path / "released", scripts=scripts))
     assert contents(config.data_path) == old
+
+
+def test_an_executable_that_cannot_be_executed_is_told_and_what_to_do(config: NodeConfig, tmp_path: Path) -> None:
+    scripts = _script(config, "text")
+    known = chains(tmp_path / "released", scripts=scripts)
+    (step,) = known.find(THREE.abi, FOUR.abi)
+    assert step.script is not None
+    step.script.chmod(0o644)
+    with pytest.raises(MigrationError, match=r"is not executable: chmod \+x"):
+        scripts_run(step)
+    step.script.chmod(0o755)
+    for first, message in (("", "whose first line names its interpreter"), ("#!/no/such/python\n", "is not on this machine")):
+        step.script.write_text(first + "exit 0\n")
+        with pytest.raises(MigrationError, match=message):
+            scripts_run(step)
+
+
+def scripts_run(step: Step) -> None:
+    assert step.script is not None
+    run(step.script, {table.name: [] for table in step.source.tables}, step.source, step.target)
+
+
+def test_what_an_executable_says_is_told_and_what_it_may_drop_must_be_said(
+    config: NodeConfig, old: dict[str, bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scripts = _script(config, "text")
+    script, consent = scripts / THREE.abi, scripts / f"{THREE.abi}.toml"
+    script.write_text(script.read_text() + 'print("accounts moved")\n')
+    known = chains(tmp_path / "released", scripts=scripts)
+    for text, message in (
+        (None, r"nothing is lost in silence.*\.toml does not say why: member \(the table"),
+        ("[removed_table]\n", "the executable's consent can be read: .*removed_table"),
+        ("removed = ", "the executable's consent can be read"),
+    ):
+        consent.unlink(missing_ok=True)
+        if text is not None:
+            consent.write_text(text)
+        with pytest.raises(MigrationError, match=message):
+            at_start(config, known)
+        assert contents(config.data_path) == old
+    consent.write_text('[removed_tables]\nmember = "is account now"\n')
+    with caplog.at_level("INFO"):
+        assert at_start(config, known) is not None
+    assert "accounts moved" in caplog.text
 
 
 def test_the_record_of_a_migration_that_cannot_be_read_is_told(config: NodeConfig, old: dict[str, bytes], known: Chains) -> None:

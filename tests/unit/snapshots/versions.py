@@ -69,7 +69,12 @@ def _revoked(key: Values) -> Values | Drop:
     return Drop("revoked") if key["permissions"] == 0 else key
 
 
-TWO_TO_THREE = Migration(TWO.abi, THREE.abi, structs={"ProductRow": _split, "PutProduct": _split})
+TWO_TO_THREE = Migration(
+    TWO.abi,
+    THREE.abi,
+    structs={"ProductRow": _split, "PutProduct": _split},
+    removed={"product.pair": "is base and quote now", "PutProduct.pair": "is base and quote now"},
+)
 THREE_TO_FOUR = Migration(
     THREE.abi,
     FOUR.abi,
@@ -77,12 +82,13 @@ THREE_TO_FOUR = Migration(
     enums={"DoneReason": {"LAPSED": "CANCELLED"}},
     renamed_tables={"member": "account"},
 )
+_GONE = {"product.base": "joined", "product.quote": "joined", "PutProduct.base": "joined", "PutProduct.quote": "joined"}
 FORWARD = {migration.source: migration for migration in (TWO_TO_THREE, THREE_TO_FOUR)}
 
 BACKWARD = {
     FOUR.abi: Migration(FOUR.abi, THREE.abi, renamed_tables={"account": "member"}),
-    THREE.abi: Migration(THREE.abi, TWO.abi, structs={"ProductRow": _join, "PutProduct": _join}),
-    TWO.abi: Migration(TWO.abi, ONE.abi),
+    THREE.abi: Migration(THREE.abi, TWO.abi, structs={"ProductRow": _join, "PutProduct": _join}, removed=_GONE),
+    TWO.abi: Migration(TWO.abi, ONE.abi, removed={"OrderState.fill_fees": "unknown", "PlaceOrder.post_only": "unknown"}),
 }
 
 

@@ -19,7 +19,7 @@ from snapshots.migration import chain
 from tests.unit.node.cli.conftest import Run
 from tests.unit.node.migrating import as_version, entries_of, write_data
 from tests.unit.snapshots.states import foundations, trading
-from tests.unit.snapshots.versions import FORWARD, ONE, THREE, TWO, write_descriptions
+from tests.unit.snapshots.versions import FORWARD, ONE, THREE, TWO, TWO_TO_THREE, with_changes, write_descriptions
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,9 @@ def migrated(data: Path) -> None:
     at_start(load(data.parent / "node.toml"))
 
 
-def test_abis_are_listed_shown_and_compared(run: Run, data: Path, run_json: Callable[..., Any]) -> None:
+def test_abis_are_listed_shown_and_compared(
+    run: Run, data: Path, run_json: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     listed = run("abi", "list").stdout.splitlines()
     assert listed == [*(f"{each.abi} (version 0.0.{n})" for n, each in enumerate((ONE, TWO, THREE), 1)), f"{ABI} (this software)"]
     assert [each["version"] for each in run_json("abi", "list")] == ["0.0.1", "0.0.2", "0.0.3", ""]
@@ -61,6 +63,11 @@ def test_abis_are_listed_shown_and_compared(run: Run, data: Path, run_json: Call
     assert "needs a migration" in run("abi", "diff", TWO.abi).stdout
     assert run("abi", "diff", ABI).stdout == "no difference\n"
     assert run_json("abi", "diff", ONE.abi, TWO.abi)[0]["automatic"] is True
+    assert "these would vanish" not in run("abi", "diff", TWO.abi).stderr
+    monkeypatch.setattr(chain, "written_migrations", lambda: with_changes(TWO_TO_THREE, removed={}))
+    refused = run("abi", "diff", TWO.abi, code=1)
+    assert "product.pair (a column of the table product)" in refused.stderr
+    assert "field pair removed" in refused.stdout
     assert "ABI 1234567 is not known" in run("abi", "show", "1234567", code=1).stderr
 
 
