@@ -18,7 +18,7 @@ from cluster.membership import Change, ChangeDone, ChangeResult
 from cluster.raft import Done, ProposeResult
 from cluster.settings import ENTRY_BYTES_MAX
 from cluster.status import RaftStatus
-from node.config.settings import COMMANDS_PER_SUBMIT_MAX, NodeConfig
+from node.config.settings import NodeConfig
 from node.engine import membership
 from node.engine.api_keys import EngineKeys, Reseal
 from node.engine.feed import Feed, FeedError, Subscriber, Subscription, TooOldError
@@ -175,10 +175,6 @@ class EngineService:
         commands = request.commands
         if not commands:
             send(Results(request.request_id, []))
-            return
-        if len(commands) > COMMANDS_PER_SUBMIT_MAX:
-            text = f"commands: at most {COMMANDS_PER_SUBMIT_MAX} in one request, got {len(commands)}"
-            send(Failed(request.request_id, FailCode.BAD_REQUEST, text))
             return
         try:
             principal.check_commands(commands)

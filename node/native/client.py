@@ -41,7 +41,7 @@ PING_TIMEOUT = 1.0
 """A connection is asked for the node's status every interval; one that does not answer within the timeout is cut, so that what is under
 way on it goes to another node. Commands themselves have no such limit: a long queue is no reason to send them again."""
 
-_SAME_NODE = frozenset({FailCode.OVERLOADED, FailCode.BUSY})
+_SAME_NODE = frozenset({FailCode.OVERLOADED, FailCode.BUSY, FailCode.RATE_LIMITED})
 """Failures that the same node may not have a moment later."""
 
 RETRIED = frozenset({FailCode.NOT_LEADER, FailCode.NO_LEADER, FailCode.OUTCOME_UNKNOWN, FailCode.STOPPING, *_SAME_NODE})
@@ -274,6 +274,8 @@ class _Search:
 
     def failure(self, seconds: float) -> RequestFailed:
         """What the caller is told when the deadline has passed."""
+        if not self.unknown and isinstance(self._last, RequestFailed) and self._last.code is FailCode.RATE_LIMITED:
+            return self._last
         code = FailCode.OUTCOME_UNKNOWN if self.unknown else FailCode.NO_LEADER
         knowledge = "it may have been applied" if self.unknown else "it was not applied"
         return RequestFailed(code, f"no answer from a leader within {seconds:g} s ({self._last}); {knowledge}")

@@ -436,7 +436,11 @@ class NativeConnection:
         transport = self._wire.transport
         if self.closed.is_set() or transport is None:
             raise ConnectionLost(self.close_reason)
-        transport.write(frame(message))
+        try:
+            data = frame(message)
+        except ValueError as error:
+            raise RequestFailed(FailCode.BAD_REQUEST, f"{error}; send fewer commands at a time") from error
+        transport.write(data)
 
     def _received(self, message: msgspec.Struct) -> None:
         match message:

@@ -1,7 +1,7 @@
 """Frames of the native protocol: cutting a stream into messages, and saying in words what is wrong with a message.
 
 A frame is a 4-byte big-endian length and that many bytes of msgpack. What a client sends is at most `protocol.FRAME_MAX` long; what a
-node sends may be longer (a `CancelAll` of a hundred thousand orders has a long answer), up to `RESPONSE_MAX`.
+node sends may be longer (the answer to a `CancelAll` of ten thousand orders, a book at level 3), up to `RESPONSE_MAX`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from types import UnionType
 import msgspec
 
 from node.errors import FramingError, QuorumbookError
-from node.native.protocol import FRAME_MAX, AnyRequest, request_decoder
+from node.native.protocol import COMMANDS_MAX, FRAME_MAX, AnyRequest, request_decoder
 
 RESPONSE_MAX = 64 * 1024 * 1024
 """Bytes of one frame that a node sends. A book of 100,000 orders a side at level 3 is about 6 MB."""
@@ -23,6 +23,7 @@ UNDECODABLE = (msgspec.DecodeError, ValueError, TypeError, OverflowError, Recurs
 
 _PREFIX = 4
 _encode = msgspec.msgpack.Encoder().encode
+_raw_elements = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _PATH_STEP = re.compile(r"\[(\d+|\.\.\.)\]")
 
 
@@ -110,57 +111,104 @@ def decode_request(body: bytes) -> AnyRequest:
 
 
 def request_id_of(body: bytes) -> int:
-    """The request id of a message that does not decode, as far as it can be seen; else 0."""
-    head = _generic(body)
-    if isinstance(head, list) and len(head) > 1 and head[0] in (2, 3, 4, 5, 6) and type(head[1]) is int:
-        return head[1]
-    return 0
+    """The request id of a message, read from its first bytes; 0 where there is none to be seen. The rest of the message is not looked at."""
+    try:
+        head = _array(body)
+        if head is None or head[0] < 2:
+            return 0
+        tag, at = _integer(body, head[1])
+        return _integer(body, at)[0] if tag in _WITH_ID else 0
+    except IndexError:  # the message ends before the id does
+        return 0
+
+
+_WITH_ID = {kind.__struct_config__.tag for kind in typing.get_args(AnyRequest) if kind.__struct_fields__[:1] == ("request_id",)}
+"""Tags of the requests whose first field is the request id."""
+
+_INTEGERS = {0xCC: (1, False), 0xCD: (2, False), 0xCE: (4, False), 0xCF: (8, False)} | {
+    0xD0: (1, True),
+    0xD1: (2, True),
+    0xD2: (4, True),
+    0xD3: (8, True),
+}
+"""Formats of msgpack integers: how many bytes follow, and whether they are signed."""
+
+
+def _array(data: bytes | memoryview) -> tuple[int, int] | None:
+    """How many elements the msgpack array at the beginning of `data` has, and where the first stands. None: it is no array."""
+    first = data[0]
+    if first & 0xF0 == 0x90:
+        return first & 0x0F, 1
+    width = {0xDC: 2, 0xDD: 4}.get(first)
+    if width is None or len(data) <= width:
+        return None
+    return int.from_bytes(data[1 : 1 + width], "big"), 1 + width
+
+
+def _integer(data: bytes, at: int) -> tuple[int, int]:
+    """The msgpack integer at a place, and where it ends; (0, its place) where there is none. Raises IndexError at the end of the data."""
+    first = data[at]
+    if first < 0x80:
+        return first, at + 1
+    if first >= 0xE0:
+        return first - 0x100, at + 1
+    width, signed = _INTEGERS.get(first, (0, False))
+    if at + width >= len(data):
+        raise IndexError(at)
+    return int.from_bytes(data[at + 1 : at + 1 + width], "big", signed=signed), at + 1 + width if width else at
 
 
 def explain(error: Exception, body: bytes, root: object = AnyRequest) -> str:
     """What a decoding error means, with the path in words: "commands[0].price: Expected `int`, got `str`".
 
-    `root` is the type that was expected. Falls back to the decoder's own words where the path cannot be followed.
+    `root` is the type that was expected. Falls back to the decoder's own words where the path cannot be followed. Only the elements beside the path
+    are looked at, and only of arrays of at most `COMMANDS_MAX`: nobody makes a node do more by sending nonsense.
     """
     text = str(error) or type(error).__name__
     problem, found, path = text.partition(" - at `$")
     if not found:
         return text
     steps = [int(step) for step in _PATH_STEP.findall(path) if step != "..."]
-    return f"{_name_path(steps, _generic(body), root)}: {problem}"
+    return f"{_name_path(steps, body, root)}: {problem}"
 
 
-def _generic(body: bytes) -> object:
+def _elements(data: bytes | memoryview | None) -> list[msgspec.Raw]:
+    """The elements of an array, undecoded; none where it is too long or no array."""
+    head = _array(data) if data else None
+    if data is None or head is None or head[0] > COMMANDS_MAX:
+        return []
     try:
-        return msgspec.msgpack.decode(body)
+        return _raw_elements.decode(data)
     except UNDECODABLE:
-        return None
+        return []
 
 
-def _name_path(steps: list[int], value: object, kind: object) -> str:
+def _name_path(steps: list[int], body: bytes, kind: object) -> str:
     name = ""
+    value: bytes | memoryview | None = body
     for step in steps:
-        struct = _struct_of(kind, value)
+        elements = _elements(value)
+        struct = _struct_of(kind, elements)
         if struct is None:
             kind = (typing.get_args(kind) or (None,))[0]
             name += f"[{step}]"
         else:
             label, kind = _field(struct, step)
             name += f".{label}"
-        value = value[step] if isinstance(value, list) and step < len(value) else None
+        value = memoryview(elements[step]) if step < len(elements) else None
     return name.lstrip(".") or "message"
 
 
-def _struct_of(kind: object, value: object) -> type[msgspec.Struct] | None:
-    """The struct that `value` is an array of, chosen by its tag if `kind` is a union."""
+def _struct_of(kind: object, elements: list[msgspec.Raw]) -> type[msgspec.Struct] | None:
+    """The struct that has these elements, chosen by its tag if `kind` is a union."""
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return kind
     if not isinstance(kind, UnionType):
         return None
-    tag = value[0] if isinstance(value, list) and value else None
+    tag = _integer(bytes(elements[0]), 0)[0] if elements else None
     members: list[type[msgspec.Struct]] = [member for member in typing.get_args(kind) if issubclass(member, msgspec.Struct)]
     for member in members:
-        if member.__struct_config__.tag == tag and type(tag) is int:
+        if member.__struct_config__.tag == tag:
             return member
     return members[0] if members else None
 

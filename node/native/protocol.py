@@ -13,16 +13,22 @@ for every account. Any other connection signs its `Hello` with an API key and ac
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Annotated
 
 import msgspec
 
+from node.config.settings import COMMANDS_PER_SUBMIT_MAX
 from statemachine.commands import AnyCommand
 from statemachine.events import AnyEvent, AnyOutcome, OrderState
 from statemachine.tables import ApiKeyRow, BalanceRow, CurrencyRow, ProductRow
 
 PROTOCOL_VERSION = 1
-FRAME_MAX = 4 * 1024 * 1024
-"""Bytes of one frame. A peer that announces more is cut off: no honest message is that long."""
+COMMANDS_MAX = COMMANDS_PER_SUBMIT_MAX
+"""Commands in one `Submit`. The decoder knows it, so that a longer list is refused before its first command is decoded."""
+
+FRAME_MAX = 512 * 1024
+"""Bytes of one frame of a client: as much as a log entry holds, so `COMMANDS_MAX` commands of 450 bytes each fit. The longest order that the rules
+admit has about 700 bytes, an ordinary one 100. A peer that announces more is cut off."""
 
 
 class FailCode(IntEnum):
@@ -47,6 +53,8 @@ class FailCode(IntEnum):
     """Nothing was done: as the cluster is now, it cannot be; the message says why."""
     BUSY = 17
     """Nothing was done: another change of the membership is under way, or the leader is very new. Send it again soon."""
+    RATE_LIMITED = 18
+    """Nothing was done: the key or the account has asked for more than its share. The message says in how many seconds to send it again."""
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=1):
@@ -61,10 +69,10 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
 
 class Submit(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=2):
-    """Apply commands, in this order, with no other promise than that: each is decided by itself. Answer: `Results`."""
+    """Apply commands, in this order, with no other promise than that: each is decided by itself. At most 1,000 of them. Answer: `Results`."""
 
     request_id: int
-    commands: list[AnyCommand]
+    commands: Annotated[list[AnyCommand], msgspec.Meta(max_length=COMMANDS_MAX)]
 
 
 class StatusQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import typing
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from node.errors import FramingError
 from node.native.framing import FrameSplitter, MalformedError, decode_request, explain, pack, request_id_of
-from node.native.protocol import Hello, Query, StatusQuery, frame, request_decoder
+from node.native.protocol import COMMANDS_MAX, FRAME_MAX, AnyRequest, Hello, Query, StatusQuery, frame, request_decoder
 
 
 def framed(body: bytes) -> bytes:
@@ -127,3 +128,56 @@ def test_the_request_id_is_found_where_it_can_be() -> None:
     assert request_id_of(msgspec.msgpack.encode([1, 41, "me"])) == 0, "Hello has none"
     assert request_id_of(msgspec.msgpack.encode([2, True])) == 0
     assert request_id_of(msgspec.msgpack.encode(Hello(1, "me"))) == 0
+    assert request_id_of(b"") == 0
+    assert request_id_of(b"\x93\x02\xcd\x01") == 0, "it ends within the id"
+
+
+@pytest.mark.parametrize("kind", typing.get_args(AnyRequest))
+def test_every_request_but_the_greeting_is_answered_with_its_id(kind: type[msgspec.Struct]) -> None:
+    body = msgspec.msgpack.encode([kind.__struct_config__.tag, 41, *["nonsense"] * 20])
+    with pytest.raises(MalformedError) as caught:
+        decode_request(body)
+    assert caught.value.request_id == (0 if kind is Hello else 41)
+
+
+@given(request_id=st.integers(-(2**63), 2**64 - 1), form=st.sampled_from(["short", "list 16", "list 32"]))
+def test_any_request_id_is_found(request_id: int, form: str) -> None:
+    head = {"short": b"\x93", "list 16": b"\xdc\x00\x03", "list 32": b"\xdd\x00\x00\x00\x03"}[form]
+    assert request_id_of(head + b"\x02" + msgspec.msgpack.encode(request_id) + b"rest") == request_id
+
+
+def built(monkeypatch: pytest.MonkeyPatch, body: bytes) -> tuple[MalformedError, int]:
+    """What a malformed body is answered with, and how many elements of it were made into objects to say so."""
+    count = 0
+
+    class Counting:
+        def decode(self, data: Any) -> list[msgspec.Raw]:
+            nonlocal count
+            elements = msgspec.msgpack.decode(data, type=list[msgspec.Raw])
+            count += len(elements)
+            return elements
+
+    monkeypatch.setattr("node.native.framing._raw_elements", Counting())
+    with pytest.raises(MalformedError) as caught:
+        decode_request(body)
+    return caught.value, count
+
+
+def test_a_long_list_of_nonsense_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = FRAME_MAX - 64
+    error, count = built(monkeypatch, b"\x93\x02\x29\xdd" + many.to_bytes(4, "big") + b"\x90" * many)
+    assert error.text == f"commands: Expected `array` of length <= {COMMANDS_MAX}"
+    assert error.request_id == 41
+    assert count <= 3
+
+
+@pytest.mark.parametrize("junk", [b"\x90", b"\x80", b"\xa0", b"\x91\x91\x91"])
+def test_nonsense_costs_no_more_than_the_path_to_it(monkeypatch: pytest.MonkeyPatch, junk: bytes) -> None:
+    many = (FRAME_MAX - 64) // len(junk)
+    inside = b"\xdd" + many.to_bytes(4, "big") + junk * many
+    order = msgspec.msgpack.encode(ORDER)[1:]
+    for body in (b"\x93\x02\x29" + inside, b"\x93\x02\x29\x91" + inside, b"\x93\x02\x29\x91\x99" + order + inside, inside):
+        assert len(body) <= FRAME_MAX
+        error, count = built(monkeypatch, body)
+        assert error.text
+        assert count <= 3 * COMMANDS_MAX, error.text
