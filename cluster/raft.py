@@ -253,13 +253,16 @@ class Raft:
         """Take a snapshot soon."""
         self._snapshot_wanted = True
 
-    def transfer_leadership(self) -> bool:
-        """Ask the most advanced follower to take over. False when this node does not lead or has failed, or nobody is up to date."""
+    def transfer_leadership(self, successor: str = "") -> bool:
+        """Ask the voter `successor`, or the most advanced follower, to take over.
+
+        False when this node does not lead or has failed, or the one who is to lead is not up to date.
+        """
         results: list[int] = []
         if self._stopped or self._failure is not None:
             return False
         try:
-            self._core.transferLeadership(None, lambda _result, error: results.append(error))
+            self._core.transferLeadership(successor or None, lambda _result, error: results.append(error))
         except BaseException as error:
             self._failure = error
             raise

@@ -85,7 +85,9 @@ def _clear(directory: Path) -> None:
     if not (directory / MARK).exists():
         raise LoadTestError(f"{directory} holds something else; name another directory")
     if running := LocalCluster(directory).running():
-        raise LoadTestError(f"{', '.join(running)} still run in {directory}; end them with: quorumbook cluster down {directory}")
+        raise LoadTestError(
+            f"{', '.join(running)} still run in {directory}; end them with: quorumbook cluster down --cluster {directory}"
+        )
     shutil.rmtree(directory)
 
 

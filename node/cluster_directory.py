@@ -19,12 +19,18 @@ from node.native.client import ClusterClient
 
 
 class KeyFile(msgspec.Struct, frozen=True):
-    """An API key in a file. `account_id` is the account it acts for, empty for the operator's."""
+    """An API key in a file. `account_id` is the account it acts for, empty for the operator's.
+
+    `nodes` (node id to native address "host:port") and `ca` (the cluster's authority as PEM) say where the cluster is and whom to trust
+    there, so that the file alone reaches it from any machine. Files of older versions have neither.
+    """
 
     key_id: str
     secret: str
     passphrase: str
     account_id: str = ""
+    nodes: dict[str, str] = {}
+    ca: str = ""
 
     def __repr__(self) -> str:
         """Without the secrets: a repr ends up in logs."""
@@ -33,6 +39,22 @@ class KeyFile(msgspec.Struct, frozen=True):
     def credentials(self) -> Credentials:
         """The key for a client."""
         return Credentials(self.key_id, self.secret, self.passphrase)
+
+
+class Access(msgspec.Struct, frozen=True):
+    """How a client reaches a cluster: native addresses by node id, the authority that it trusts (PEM), and the key that signs."""
+
+    addresses: dict[str, str]
+    authority: str
+    credentials: Credentials
+
+    def tls(self) -> ssl.SSLContext:
+        """A client's TLS context: trusts this cluster's nodes only and shows no certificate."""
+        return pki.trusting_context(self.authority)
+
+    def client(self, *, deadline: float = 8.0, client: str = "cli") -> ClusterClient:
+        """A client that follows the leader."""
+        return ClusterClient(self.addresses, tls=self.tls(), credentials=self.credentials, deadline=deadline, client=client)
 
 
 class ClusterDirectory:
@@ -115,6 +137,11 @@ class ClusterDirectory:
             return read_key(path).credentials()
         admin = self.like.admin
         return Credentials(admin.key_id, admin.secret, admin.passphrase)
+
+    def access(self, credentials: Credentials | None = None) -> Access:
+        """How a client reaches the cluster; it acts as the operator unless `credentials` are given."""
+        authority = self.like.path(self.like.tls.ca).read_text(encoding="ascii")
+        return Access(self.addresses, authority, credentials or self.admin())
 
     def client(self, credentials: Credentials | None = None, *, deadline: float = 8.0, client: str = "cli") -> ClusterClient:
         """A client that follows the leader; it acts as the operator unless `credentials` are given."""

@@ -124,6 +124,23 @@ def client_context(config: NodeConfig, with_cert: bool = True) -> ssl.SSLContext
     return context
 
 
+def trusting_context(authority: str) -> ssl.SSLContext:
+    """For connecting to nodes of the cluster whose authority this is (PEM), as somebody without a certificate. Host names are not compared.
+
+    Raises:
+        ValueError: `authority` is no certificate in PEM.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
+    try:
+        context.load_verify_locations(cadata=authority)
+    except ssl.SSLError as error:
+        raise ValueError(f"expected a certificate in PEM: {error.reason}") from error
+    return context
+
+
 def peer_node_id(channel: ssl.SSLObject | ssl.SSLSocket | None) -> str | None:
     """The node id in the peer's verified certificate; None without TLS, without a certificate, or if it names no node or several."""
     certificate = channel.getpeercert() if channel is not None else None

@@ -64,13 +64,21 @@ class Unit(Enum):
 
 UNITS: Mapping[str, Unit] = {
     **dict.fromkeys(("deposited", "withdrawn", "fees", "available", "amount"), Unit.OWN),
-    **dict.fromkeys(("tick", "price", "funds", "executed_value", "fill_fees"), Unit.QUOTE),
+    **dict.fromkeys(("tick", "price", "stop_price", "last_price", "funds", "executed_value", "fill_fees"), Unit.QUOTE),
     **dict.fromkeys(("lot", "min_size", "max_size", "size", "remaining", "filled_size"), Unit.BASE),
     "hold": Unit.HOLD,
-    **dict.fromkeys(("time", "opened_at", "created_at", "done_at"), Unit.TIME),
+    **dict.fromkeys(("time", "opened_at", "created_at", "done_at", "expires_at"), Unit.TIME),
     "permissions": Unit.PERMISSIONS,
 }
 """The unit of each field that is more than a plain number."""
+
+PLAIN_NUMBERS = frozenset(
+    {
+        "scale", "sequence", "product_sequence", "opened_sequence", "order_id", "last_order_id", "last_trade_id", "maker_fee_ppm",
+        "taker_fee_ppm", "sealed_by",
+    }
+)  # fmt: skip
+"""Fields that are just numbers. A test wants each whole number of the tables here or in `UNITS`, so that none is forgotten."""
 
 UNSCALED: Mapping[str, Unit] = {name: unit for name, unit in UNITS.items() if unit in (Unit.TIME, Unit.PERMISSIONS)}
 """The same where amounts stay whole numbers in smallest units: tables of a version whose currencies and products may be told in other fields."""

@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 import click
 
+from node.cli.groups import Commands
 from node.cli.output import print_json, show, table
-from node.cli.session import Scales, Session, Target, account_options, cluster_option, fresh_id, json_option, key_option, run
+from node.cli.session import Scales, Session, fresh_id, run
+from node.cli.target import Target, account_options, cluster_option, json_option
 from node.errors import DirectoryError, RequestFailed
 from node.native.protocol import BalancesQuery, FailCode
 from statemachine.commands import AnyCommand, Deposit, OpenAccount, Transfer, Withdraw
@@ -17,7 +19,7 @@ from statemachine.limits import OPERATOR
 from statemachine.tables import BalanceRow
 
 
-class AccountGroup(click.Group):
+class AccountGroup(Commands):
     """`account NAME` is short for `account show NAME`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -94,7 +96,7 @@ def open_account(target: Target, as_json: bool, account_id: str) -> None:
 @click.argument("currency")
 @click.argument("amount")
 @click.option("--transfer-id", default="", help="Your own id of the transfer. The same one again books nothing more.")
-@key_option
+@cluster_option
 @json_option
 def transfer_between(
     target: Target, as_json: bool, sender: str, receiver: str, currency: str, amount: str, transfer_id: str
@@ -112,7 +114,7 @@ def transfer_between(
 @click.argument("currency")
 @click.argument("amount")
 @click.option("--transfer-id", default="", help="Your own id of the transfer. The same one again books nothing more.")
-@key_option
+@cluster_option
 @json_option
 def deposit(target: Target, as_json: bool, account_id: str, currency: str, amount: str, transfer_id: str) -> None:
     """Credit AMOUNT of CURRENCY to ACCOUNT."""
@@ -124,7 +126,7 @@ def deposit(target: Target, as_json: bool, account_id: str, currency: str, amoun
 @click.argument("currency")
 @click.argument("amount")
 @click.option("--transfer-id", default="", help="Your own id of the transfer. The same one again books nothing more.")
-@key_option
+@cluster_option
 @json_option
 def withdraw(target: Target, as_json: bool, account_id: str, currency: str, amount: str, transfer_id: str) -> None:
     """Debit AMOUNT of CURRENCY from ACCOUNT's available balance."""

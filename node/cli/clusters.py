@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from pathlib import Path
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import click
 from rich.live import Live
@@ -12,126 +13,237 @@ from rich.table import Table
 from rich.text import Text
 
 from node.cli import members
-from node.cli.output import print_json, show, table
-from node.cli.session import CLUSTER_VARIABLE, DEFAULT_CLUSTER, Session, Target, cluster_option, json_option, run
+from node.cli.groups import Commands
+from node.cli.output import EXIT_UNAVAILABLE, duration, print_json, show, table, working
+from node.cli.session import Session, run
+from node.cli.target import Target, cluster_option, earlier_place, json_option, place_option
 from node.cluster_directory import ClusterDirectory
-from node.deployment.local_cluster import LocalCluster, Statuses, leader_of
+from node.deployment.local_cluster import LocalCluster
 from node.deployment.rotation import rotate
-from node.native.protocol import ControlAction, MemberStatus, NodeStatus
+from node.deployment.statuses import Statuses, ask_all, leader_of
+from node.errors import DirectoryError, RequestFailed
+from node.native.protocol import ControlAction, FailCode, MemberStatus, NodeStatus, StatusQuery
+from node.system.processes import ENGINE_PID_FILE, locked_note
 
-COLUMNS = ("node", "mode", "role", "term", "commit", "applied", "sequence", "state hash", "snapshot", "others", "ready", "up")
-NUMBERS = ("term", "commit", "applied", "sequence", "snapshot", "up")
-WATCH_SECONDS = 0.5
-
-directory_argument = click.argument(
-    "directory", type=click.Path(path_type=Path), envvar=CLUSTER_VARIABLE, default=DEFAULT_CLUSTER, required=False
+COLUMNS = (
+    "node",
+    "mode",
+    "role",
+    "term",
+    "commit",
+    "applied",
+    "lag",
+    "sequence",
+    "state hash",
+    "snapshot",
+    "others",
+    "ready",
+    "up",
+    "version",
 )
+NUMBERS = ("term", "commit", "applied", "lag", "sequence", "snapshot", "up")
+WATCH_SECONDS = 0.5
+POLL_SECONDS = 0.05
+
+LAG_SHOWN = 1_000
+"""Log entries that a node may lack of what is committed before that is coloured."""
+
 node_option = click.option("--node", "nodes", multiple=True, metavar="NODE", help="Only this node; may be given several times.")
 
 
-@click.group()
+@click.group(cls=Commands)
 def cluster() -> None:
     """The nodes of a cluster on this machine, in the background, and who belongs to it."""
 
 
 @cluster.command()
-@directory_argument
+@place_option
+@earlier_place()
 @node_option
 @click.option("--rejoin", is_flag=True, help="With one --node: its data directory was lost; see `node start --help`.")
+@json_option
 @click.option(
     "--wait", "seconds", type=click.FloatRange(min=0), default=30.0, show_default=True, help="Seconds to wait until they serve."
 )
-def up(directory: Path, nodes: tuple[str, ...], rejoin: bool, seconds: float) -> None:
-    """Start the nodes of the cluster in DIRECTORY (default: ./cluster) that are not running, and wait until they serve.
+def up(target: Target, as_json: bool, nodes: tuple[str, ...], rejoin: bool, seconds: float) -> None:
+    """Start the nodes of this machine that are not running, in the background, and wait until they serve.
 
-    Each one writes to DIRECTORY/NODE/node.log.
+    Each one writes to node.log in its directory.
     """
     if rejoin and len(nodes) != 1:
         raise click.UsageError("--rejoin is for one node whose disk was lost: name it with --node.")
-    local = LocalCluster(directory)
+    local = LocalCluster(target.directory)
     chosen = list(nodes) or local.node_ids
     starting = [node_id for node_id in chosen if node_id not in local.running()]
     local.start(starting, rejoin=rejoin)
+    statuses: Statuses = {}
     if seconds:
-        statuses = asyncio.run(local.wait_ready(seconds, chosen))
-        click.echo(f"{', '.join(statuses)} ready, {leader_of(statuses) or _leader_named(statuses)} leads")
+        with working("the nodes start"):
+            statuses = asyncio.run(local.wait_ready(seconds, chosen))
+    leader = leader_of(statuses) or _leader_named(statuses)
+    places = {name: {"http": local.layout.http_urls[name], "native": local.layout.addresses[name]} for name in chosen}
+    if as_json:
+        print_json({"started": starting, "ready": list(statuses), "leader": leader if statuses else None, "nodes": places})
+        return
+    if statuses:
+        click.echo(f"{', '.join(statuses)} ready, {leader} leads")
     else:
         click.echo(f"{', '.join(starting) or 'nothing'} started")
-    for node_id in chosen:
-        click.echo(f"{node_id}: {local.layout.http_urls[node_id]}, native {local.layout.addresses[node_id]}")
+    for node_id, place in places.items():
+        click.echo(f"{node_id}: {place['http']}, native {place['native']}")
 
 
 @cluster.command()
-@directory_argument
+@place_option
+@earlier_place()
 @node_option
-def down(directory: Path, nodes: tuple[str, ...]) -> None:
-    """Stop the nodes of the cluster in DIRECTORY; a leader hands over first."""
-    local = LocalCluster(directory)
+@json_option
+def down(target: Target, as_json: bool, nodes: tuple[str, ...]) -> None:
+    """Stop the nodes of this machine; a leader hands over first."""
+    local = LocalCluster(target.directory)
     running = [node_id for node_id in (nodes or local.node_ids) if node_id in local.running()]
-    local.stop(list(nodes) or None)
+    with working("the nodes stop"):
+        local.stop(list(nodes) or None)
+    if as_json:
+        print_json({"stopped": running})
+        return
     click.echo(f"{', '.join(running)} stopped" if running else "nothing was running")
 
 
 @cluster.command()
-@directory_argument
+@cluster_option
+@earlier_place()
 @json_option
 @click.option("--watch", is_flag=True, help="Keep showing, until Ctrl-C.")
-def status(directory: Path, as_json: bool, watch: bool) -> None:
-    """What each node says of itself. Exit code 1 when no leader serves."""
-    local = LocalCluster(directory)
+def status(target: Target, as_json: bool, watch: bool) -> None:
+    """What each node says of itself. Exit code 69 when no leader serves."""
+    look = _Look(target)
     if watch and not as_json:
-        _watch(local)
+        _watch(look)
         return
-    statuses = asyncio.run(local.status())
+    statuses = look.statuses()
     if as_json:
-        print_json({"leader": leader_of(statuses) or None, "nodes": statuses})
+        print_json({"leader": leader_of(statuses) or None, "nodes": statuses, "modes": look.modes(statuses)})
     else:
-        show(status_table(local.layout.cluster_id, statuses))
+        show(status_table(look.title(statuses), statuses, look.modes(statuses)))
     if not leader_of(statuses):
-        raise click.exceptions.Exit(1)
+        raise click.exceptions.Exit(EXIT_UNAVAILABLE)
 
 
 @cluster.command("transfer-leadership")
 @cluster_option
-def transfer_leadership(target: Target) -> None:
-    """Ask the leader to hand over to another node."""
+@json_option
+@click.option("--to", "successor", metavar="NODE", default="", help="Who is to lead. Default: whoever is most up to date.")
+@click.option(
+    "--wait",
+    "seconds",
+    type=click.FloatRange(min=0),
+    default=10.0,
+    show_default=True,
+    help="Seconds to wait for the next leader.",
+)
+def transfer_leadership(target: Target, as_json: bool, successor: str, seconds: float) -> None:
+    """Have another node lead, and wait until it does."""
 
-    async def work(session: Session) -> bool:
-        return await session.client.control(ControlAction.TRANSFER_LEADERSHIP)
+    async def work(session: Session) -> tuple[str, str]:
+        before: NodeStatus = await session.read(StatusQuery())
+        if successor and successor not in (known := {member.node_id for member in before.members}):
+            raise DirectoryError(f"no node {successor!r} in the cluster; there are: {', '.join(sorted(known))}")
+        if successor == before.leader_id:
+            return before.leader_id, before.leader_id
+        await session.client.control(ControlAction.TRANSFER_LEADERSHIP, about=successor)
+        return before.leader_id, await _next_leader(session, before, seconds)
 
-    click.echo("the leader hands over" if run(target, work) else "no other node can take over now")
+    with working("leadership moves"):
+        old, new = run(target, work)
+    if as_json:
+        print_json({"before": old, "leader": new})
+    else:
+        click.echo(f"{new} leads (before: {old})" if new != old else f"{new} leads already")
+
+
+async def _next_leader(session: Session, before: NodeStatus, seconds: float) -> str:
+    """Wait until a leader of a later term answers; its id.
+
+    Raises:
+        RequestFailed: none does within `seconds`.
+    """
+    end = asyncio.get_running_loop().time() + seconds
+    while True:
+        found: NodeStatus = await session.client.query(StatusQuery())
+        if found.term > before.term and found.role == "leader" and found.ready:
+            return found.node_id
+        if asyncio.get_running_loop().time() > end:
+            raise RequestFailed(FailCode.NO_LEADER, f"nobody else leads within {seconds:g} s; see `quorumbook cluster status`")
+        await asyncio.sleep(POLL_SECONDS)
 
 
 for command in (members.members, members.add, members.remove, members.replace):
     cluster.add_command(command)
 
 
-def status_table(cluster_id: str, statuses: Statuses) -> Table:
-    """The nodes, one a row; a node that does not answer is shown as such."""
-    rows = [_row(node_id, status) for node_id, status in statuses.items()]
-    return table(COLUMNS, rows, title=f"cluster {cluster_id}", right=NUMBERS)
+class _Look:
+    """Asks the nodes of a target, by its directory or by its addresses."""
+
+    def __init__(self, target: Target) -> None:
+        self._local = None if target.is_remote else LocalCluster(target.directory)
+        self._access = target.access() if self._local is None else None
+
+    def statuses(self) -> Statuses:
+        """What each node says now."""
+        if self._local is not None:
+            return asyncio.run(self._local.status())
+        assert self._access is not None
+        return asyncio.run(ask_all(self._access.addresses, self._access.tls(), self._access.credentials))
+
+    def modes(self, statuses: Statuses) -> dict[str, str]:
+        """The modes of nodes that do not answer yet, such as those that migrate: their engines note it in their data directories."""
+        if self._local is None:
+            return {}
+        configs = self._local.layout.configs
+        silent = [node_id for node_id, status in statuses.items() if status is None and node_id in configs]
+        notes = {node_id: locked_note(configs[node_id].data_path / ENGINE_PID_FILE) for node_id in silent}
+        return {node_id: note for node_id, note in notes.items() if note}
+
+    def title(self, statuses: Statuses) -> str:
+        """The cluster's name."""
+        told = next((status.cluster_id for status in statuses.values() if status is not None), "")
+        return told or (self._local.layout.cluster_id if self._local is not None else "")
 
 
-def _row(node_id: str, status: NodeStatus | None) -> list[str | Text]:
+def status_table(cluster_id: str, statuses: Statuses, modes: Mapping[str, str] = MappingProxyType({})) -> Table:
+    """The nodes, one a row; a node that does not answer is shown as such, with the mode of `modes` if its engine runs."""
+    leader = statuses.get(leader_of(statuses))
+    rows = [_row(node_id, status, leader, modes.get(node_id, "")) for node_id, status in statuses.items()]
+    mixed = len({status.abi for status in statuses.values() if status is not None}) > 1
+    title = f"cluster {cluster_id}" + (": NODES OF SEVERAL ABIs, which cannot talk to each other" if mixed else "")
+    return table(COLUMNS, rows, title=title, right=NUMBERS)
+
+
+def _row(node_id: str, status: NodeStatus | None, leader: NodeStatus | None, mode: str) -> list[str | Text]:
     if status is None:
-        return [node_id, "", Text("unreachable", style="red"), *[""] * (len(COLUMNS) - 3)]
-    role = Text(_role(status), style="bold green" if status.role == "leader" else "")
-    ready = Text("yes") if status.ready else Text("no", style="yellow")
+        role = Text("starting" if mode else "unreachable", style="yellow" if mode else "bold red")
+        return [node_id, mode, role, *[""] * (len(COLUMNS) - 3)]
+    role = Text(_role(status), style="bold green" if status.role == "leader" else "red" if status.role == "candidate" else "")
+    ready = Text("yes", style="green") if status.ready else Text("no", style="yellow")
     if not status.voter and (status.member is None or status.member.role == "voter"):
         ready.append(", no vote yet", style="yellow")
+    lag = max(0, leader.commit_index - status.applied_index) if leader is not None else None
     return [
         node_id,
-        status.mode,
+        Text(status.mode, style="" if status.mode == "Ready" else "yellow"),
         role,
         f"{status.term:,}",
         f"{status.commit_index:,}",
         f"{status.applied_index:,}",
+        "" if lag is None else Text(f"{lag:,}", style="yellow" if lag > LAG_SHOWN else ""),
         f"{status.sequence:,}",
         status.state_hash[:12],
         f"{status.snapshot_index:,}",
         ", ".join(_seen(member) for member in status.others),
         ready,
-        f"{status.uptime:.0f} s",
+        duration(status.uptime),
+        f"{status.software.partition(' ')[0]} {status.abi[:6]}",
     ]
 
 
@@ -154,28 +266,36 @@ def _leader_named(statuses: Statuses) -> str:
     return next((status.leader_id for status in statuses.values() if status is not None and status.leader_id), "nobody")
 
 
-def _watch(local: LocalCluster) -> None:
+def _watch(look: _Look) -> None:
     with Live(refresh_per_second=4) as live:
         try:
             while True:
-                live.update(status_table(local.layout.cluster_id, asyncio.run(local.status())))
+                statuses = look.statuses()
+                live.update(status_table(look.title(statuses), statuses, look.modes(statuses)))
                 time.sleep(WATCH_SECONDS)
         except KeyboardInterrupt:
             return
 
 
 @cluster.command("rotate-key")
-@directory_argument
-def rotate_key(directory: Path) -> None:
-    """Give the nodes in DIRECTORY one more cluster key; then encrypt the API keys under it: `quorumbook key reseal`.
+@place_option
+@earlier_place()
+@json_option
+def rotate_key(target: Target, as_json: bool) -> None:
+    """Give the nodes of this machine one more cluster key; then encrypt the API keys under it: `quorumbook key reseal`.
 
     Nodes that run take it up by themselves. Where some nodes lack a key that others have, they are given that one.
     """
-    layout = ClusterDirectory(directory)
+    layout = ClusterDirectory(target.directory)
     done = rotate(layout)
+    elsewhere = [node_id for node_id in layout.addresses if node_id not in layout.node_ids]
+    if as_json:
+        print_json(
+            {"cluster_key": done.number, "made": done.made, "files": [str(path) for path in done.paths], "elsewhere": elsewhere}
+        )
+        return
     click.echo(
         f"cluster key {done.number} {'is new' if done.made else 'was there already'}, and in {', '.join(map(str, done.paths))}"
     )
-    elsewhere = [node_id for node_id in layout.addresses if node_id not in layout.node_ids]
     if elsewhere:
         click.echo(f"Copy one of these files to {', '.join(elsewhere)} before you go on.")

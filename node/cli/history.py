@@ -11,8 +11,9 @@ from pathlib import Path
 import click
 import msgspec
 
+from node.cli.groups import Commands
 from node.cli.output import instant, print_json, show, table
-from node.cli.session import Target, cluster_option, json_option
+from node.cli.target import Target, cluster_option, json_option
 from node.config.settings import NodeConfig
 from node.deployment.local_cluster import LocalCluster
 from node.errors import HistoryError
@@ -33,7 +34,7 @@ class Standing(msgspec.Struct, frozen=True):
     gaps: list[dict[str, object]]
 
 
-@click.group()
+@click.group(cls=Commands)
 def history() -> None:
     """The market database that a node keeps where history.enabled is true."""
 

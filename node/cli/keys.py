@@ -9,8 +9,11 @@ from pathlib import Path
 import click
 import msgspec
 
-from node.cli.output import print_json, show, table
-from node.cli.session import Session, Target, cluster_option, fresh_id, json_option, run
+from node.cli import session
+from node.cli.groups import Commands
+from node.cli.output import Refusal, print_json, show, table
+from node.cli.session import Session, fresh_id, run
+from node.cli.target import Target, cluster_option, json_option
 from node.cluster_directory import KeyFile
 from node.errors import DirectoryError
 from node.keys import addresses
@@ -23,7 +26,7 @@ from statemachine.tables import ApiKeyRow
 PAGE = 1_000
 
 
-@click.group()
+@click.group(cls=Commands)
 def key() -> None:
     """API keys: put, list, revoke, reseal."""
 
@@ -36,16 +39,31 @@ def key() -> None:
     "--address", "networks", multiple=True, help="A network it may be used from, such as 192.0.2.0/24. May repeat. Default: any."
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Write the key to this new file instead of stdout.")
+@click.option("--replace", is_flag=True, help="Also where the key is there already: its old secret is void then.")
 @cluster_option
-def put(target: Target, key_id: str, account_id: str, permissions: str, networks: Sequence[str], out: Path | None) -> None:
-    """Make a new secret for KEY and put it; use the file with --key. The secret is shown this once."""
+def put(
+    target: Target,
+    key_id: str,
+    account_id: str,
+    permissions: str,
+    networks: Sequence[str],
+    out: Path | None,
+    replace: bool,
+) -> None:
+    """Make a new secret for KEY and put it; use the file with --key. The secret is shown this once.
+
+    The file also says where the nodes are and whom to trust there, so that it is enough to reach the cluster from any machine.
+    """
     total, limits = _permissions(permissions), _addresses(networks)
     fresh = generate(key_id)
-    made = KeyFile(key_id, fresh.secret, fresh.passphrase, account_id)
+    access = session.reach(target)
+    made = KeyFile(key_id, fresh.secret, fresh.passphrase, account_id, access.addresses, access.authority)
     if out is not None:
         _write_secret(out, msgspec.json.encode(made))
 
     async def work(session: Session) -> None:
+        if not replace and any(row.key_id == key_id for row in await _all(session)):
+            raise Refusal(f"key {key_id} is there already. Another id leaves it as it is; --replace makes its old secret void")
         await session.submit(PutApiKey(OPERATOR, fresh_id(), key_id, account_id, made.secret, made.passphrase, total, limits))
 
     try:
@@ -86,7 +104,8 @@ def list_keys(target: Target, as_json: bool) -> None:
 @key.command()
 @click.argument("key_id", metavar="KEY")
 @cluster_option
-def revoke(target: Target, key_id: str) -> None:
+@json_option
+def revoke(target: Target, key_id: str, as_json: bool) -> None:
     """Revoke KEY, at once and on every node."""
 
     async def work(session: Session) -> None:
@@ -97,12 +116,16 @@ def revoke(target: Target, key_id: str) -> None:
         raise DirectoryError(f"no API key {key_id!r}")
 
     run(target, work)
-    click.echo(f"{key_id} is revoked")
+    if as_json:
+        print_json({"key_id": key_id, "permissions": "revoked"})
+    else:
+        click.echo(f"{key_id} is revoked")
 
 
 @key.command()
 @cluster_option
-def reseal(target: Target) -> None:
+@json_option
+def reseal(target: Target, as_json: bool) -> None:
     """Encrypt every API key under the newest cluster key; see `cluster rotate-key`. May be given again."""
 
     async def work(session: Session) -> list[ApiKeyRow]:
@@ -111,6 +134,9 @@ def reseal(target: Target) -> None:
 
     rows = run(target, work)
     numbers = sorted({row.sealed_by for row in rows})
+    if as_json:
+        print_json({"keys": len(rows), "cluster_keys": numbers})
+        return
     click.echo(f"{len(rows)} API keys, encrypted under cluster key {', '.join(map(str, numbers)) or 'none'}")
 
 

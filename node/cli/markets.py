@@ -1,24 +1,33 @@
-"""`book`, `product put | status | list`, `currency put | list`."""
+"""`book`, `ticker`, `trades`, `product put | set | status | list`, `currency put | list`."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import click
 from rich.table import Table
 
-from node.cli.output import Rejection, print_json, show, table, word
-from node.cli.session import Scales, Session, Target, cluster_option, fresh_id, json_option, run
+from node.cli.groups import Commands
+from node.cli.output import Refusal, Rejection, instant, print_json, show, table, word
+from node.cli.session import Scales, Session, fresh_id, run
+from node.cli.target import Target, cluster_option, json_option
 from node.errors import DirectoryError, RequestFailed
 from node.gateway.ids import order_text
 from node.native.products import put_again
-from node.native.protocol import AuctionQuery, AuctionView, BookLevel, BookOrder, BookQuery, BookView, FailCode
+from node.native.protocol import AuctionQuery, AuctionView, BookLevel, BookOrder, BookQuery, BookView, FailCode, TradesQuery
 from statemachine.commands import PutCurrency, PutProduct
 from statemachine.decimals import to_text, to_units
-from statemachine.events import Done, Rejected
+from statemachine.events import Done, OrderMatched, Rejected
 from statemachine.limits import OPERATOR, SCALE_MAX
 from statemachine.tables import ProductRow
-from statemachine.types import ProductStatus
+from statemachine.types import ProductStatus, Side
 
 PPM_DIGITS = 6
+MAX_SIZE = 10**6
+"""Coins of the largest order of a product, unless it is named."""
+
+Function = Callable[..., Any]
 STATUSES = [word(status) for status in ProductStatus]
 PRODUCT_COLUMNS = (
     "product",
@@ -75,6 +84,76 @@ def book(target: Target, as_json: bool, product_id: str, level: str) -> None:
             )
 
 
+@click.command()
+@click.argument("product_id", metavar="PRODUCT")
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="At most so many.")
+@cluster_option
+@json_option
+def trades(target: Target, as_json: bool, product_id: str, limit: int) -> None:
+    """The latest trades of PRODUCT, newest first, as far as the node remembers them."""
+
+    async def work(session: Session) -> tuple[list[OrderMatched], Scales]:
+        scales = await session.scales()
+        scales.product(product_id)
+        return await session.read(TradesQuery(product_id, limit)), scales
+
+    found, scales = run(target, work)
+    views = [_trade(trade, scales) for trade in found]
+    if as_json:
+        print_json(views)
+    else:
+        columns = ("trade_id", "time", "taker", "price", "size", "maker_account", "taker_account")
+        rows = [[str(view[name]) for name in columns] for view in views]
+        show(table([name.replace("_", " ") for name in columns], rows, title=product_id, right=("price", "size")))
+
+
+def _trade(trade: OrderMatched, scales: Scales) -> dict[str, object]:
+    """A trade in decimals and words. `taker`: the side of the order that came later."""
+    name = trade.product_id
+    return {
+        "trade_id": trade.trade_id,
+        "time": instant(trade.time),
+        "taker": "auction" if trade.auction else word(Side.SELL if trade.side is Side.BUY else Side.BUY),
+        "price": scales.price(name, trade.price),
+        "size": scales.size(name, trade.size),
+        "maker_account": trade.maker_account_id,
+        "taker_account": trade.taker_account_id,
+        "maker_order_id": order_text(trade.maker_order_id),
+        "taker_order_id": order_text(trade.taker_order_id),
+    }
+
+
+@click.command()
+@click.argument("names", metavar="[PRODUCT]...", nargs=-1)
+@cluster_option
+@json_option
+def ticker(target: Target, as_json: bool, names: tuple[str, ...]) -> None:
+    """The last trade of each PRODUCT (default: all), and its best prices."""
+
+    async def work(session: Session) -> list[dict[str, object]]:
+        scales = await session.scales()
+        rows = [scales.product(name) for name in names] if names else list(scales.products.values())
+        return [_tick(row, await session.read(BookQuery(row.product_id, 1)), scales) for row in rows]
+
+    views = run(target, work)
+    if as_json:
+        print_json(views)
+    else:
+        columns = ("product", "status", "last", "trade id", "bid", "bid size", "ask", "ask size")
+        show(table(columns, [[str(value) for value in view.values()] for view in views], right=columns[2:]))
+
+
+def _tick(row: ProductRow, book: BookView, scales: Scales) -> dict[str, object]:
+    """The last trade and the best prices; empty where there is none."""
+    name = row.product_id
+    sides: dict[str, object] = {}
+    for side, levels in (("bid", book.bids), ("ask", book.asks)):
+        sides[side] = scales.price(name, levels[0].price) if levels else ""
+        sides[f"{side}_size"] = scales.size(name, levels[0].size) if levels else ""
+    last = scales.price(name, row.last_price) if row.last_trade_id else ""
+    return {"product": name, "status": word(row.status), "last": last, "trade_id": row.last_trade_id or "", **sides}
+
+
 def _side(rows: list[BookLevel] | list[BookOrder], product_id: str, scales: Scales) -> list[list[object]]:
     """Price, size, and the number of orders (levels 1 and 2) or the order's id (level 3)."""
     return [
@@ -101,9 +180,31 @@ def _book_table(view: BookView, product_id: str, scales: Scales) -> Table:
     return table(("", "price", "size", third), asks + bids, title=title, right=("price", "size", "orders"))
 
 
-@click.group()
+@click.group(cls=Commands)
 def product() -> None:
-    """Products: put, status, list."""
+    """Products: put, set, status, list."""
+
+
+def _options(*, is_new: bool) -> Callable[[Function], Function]:
+    """The options that a product is made of; what is not named is None. `is_new`: say what the defaults are."""
+
+    def default(text: str) -> str:
+        return f" Default: {text}." if is_new else ""
+
+    options = [
+        click.option("--min-size", default=None, help=f"Smallest order.{default('one lot')}"),
+        click.option("--max-size", default=None, help=f"Largest order.{default('1000000')}"),
+        click.option("--maker-fee", default=None, help=f"Share of the notional, e.g. 0.001.{default('0')}"),
+        click.option("--taker-fee", default=None, help=f"Share of the notional, e.g. 0.002.{default('0')}"),
+        click.option("--status", type=click.Choice(STATUSES), default=None, help=f"What it accepts.{default('online')}"),
+    ]
+
+    def decorate(function: Function) -> Function:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
 
 
 @product.command("put")
@@ -116,31 +217,32 @@ def product() -> None:
     help="Smallest step of the price. Default: the quote currency's smallest unit, or 0.01 if that is larger.",
 )
 @click.option("--lot", default=None, help="Smallest step of the size. Default: the smallest that gives whole notionals.")
-@click.option("--min-size", default=None, help="Smallest order. Default: one lot.")
-@click.option("--max-size", default="1000000", show_default=True, help="Largest order.")
-@click.option("--maker-fee", default="0", show_default=True, help="Share of the notional, e.g. 0.001.")
-@click.option("--taker-fee", default="0", show_default=True, help="Share of the notional, e.g. 0.002.")
+@_options(is_new=True)
 @click.option(
-    "--status",
-    type=click.Choice(STATUSES),
-    default="online",
-    show_default=True,
-    help="What it accepts.",
+    "--replace", is_flag=True, help="Also where the product is there already: what is not named gets its default again."
 )
 @cluster_option
 @json_option
-def put_product(target: Target, as_json: bool, product_id: str, status: str, **options: str | None) -> None:
-    """Add a product, or change its sizes, fees and status."""
+def put_product(target: Target, as_json: bool, product_id: str, replace: bool, **options: str | None) -> None:
+    """Add a product. One that is there already is changed by `product set`."""
 
     async def work(session: Session) -> Done:
-        outcome = await session.submit(_product_command(product_id, status, await session.scales(), options))
+        scales = await session.scales()
+        command = _product_command(product_id, scales, options)
+        row = scales.products.get(product_id)
+        if row is not None and not replace and put_again(row, command.command_id) != command:
+            raise Refusal(
+                f"{product_id} is there already, and has other values. Change what you name with `product set`, or give --replace: "
+                "what is not named then gets its default again"
+            )
+        outcome = await session.submit(command)
         assert isinstance(outcome, Done), outcome
         return outcome
 
     _show_put(run(target, work), product_id, as_json)
 
 
-def _product_command(product_id: str, status: str, scales: Scales, options: dict[str, str | None]) -> PutProduct:
+def _product_command(product_id: str, scales: Scales, options: Mapping[str, str | None]) -> PutProduct:
     before, _, behind = product_id.partition("-")
     base, quote = options["base"] or before, options["quote"] or behind
     if not base or not quote:
@@ -163,11 +265,53 @@ def _product_command(product_id: str, status: str, scales: Scales, options: dict
         tick,
         lot,
         units("min_size", base_scale, lot),
-        units("max_size", base_scale, 10**6 * 10**base_scale),
+        units("max_size", base_scale, MAX_SIZE * 10**base_scale),
         units("maker_fee", PPM_DIGITS, 0),
         units("taker_fee", PPM_DIGITS, 0),
-        ProductStatus[status.upper()],
+        ProductStatus[(options["status"] or "online").upper()],
     )
+
+
+@product.command("set")
+@click.argument("product_id", metavar="PRODUCT")
+@_options(is_new=False)
+@cluster_option
+@json_option
+def set_product(target: Target, as_json: bool, product_id: str, status: str | None, **options: str | None) -> None:
+    """Change what is named of a product, and nothing else. Currencies, tick and lot never change."""
+    if status is None and not any(value is not None for value in options.values()):
+        raise click.UsageError("Name what is to change: --min-size, --max-size, --maker-fee, --taker-fee or --status.")
+
+    def changes(scales: Scales) -> dict[str, object]:
+        row = scales.product(product_id)
+        digits = {"min_size": scales.currency(row.base), "max_size": scales.currency(row.base)}
+        found: dict[str, object] = {}
+        for name, text in options.items():
+            if text is not None:
+                field = name if name in digits else f"{name}_ppm"
+                found[field] = to_units(text, digits.get(name, PPM_DIGITS), name)
+        if status is not None:
+            found["status"] = ProductStatus[status.upper()]
+        return found
+
+    async def work(session: Session) -> tuple[ProductRow, ProductRow, Scales]:
+        scales = await session.scales()
+        before = scales.product(product_id)
+        wanted = changes(scales)
+        await session.submit(put_again(before, fresh_id(), **wanted))
+        scales = await session.scales()
+        return before, scales.product(product_id), scales
+
+    before, after, scales = run(target, work)
+    views = product_view(before, scales), product_view(after, scales)
+    if as_json:
+        print_json(views[1])
+        return
+    changed = [name for name in views[0] if views[0][name] != views[1][name] and name != "sequence"]
+    for name in changed:
+        click.echo(f"{product_id} {name}: {views[1][name]} (before: {views[0][name]})")
+    if not changed:
+        click.echo(f"{product_id} was like that already")
 
 
 def _lot(tick: int, one: int) -> int:
@@ -246,7 +390,7 @@ def product_view(row: ProductRow, scales: Scales) -> dict[str, object]:
     }
 
 
-@click.group()
+@click.group(cls=Commands)
 def currency() -> None:
     """Currencies: put, list."""
 

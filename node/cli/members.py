@@ -5,27 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
 
 import click
+import msgspec
 from rich.table import Table
 from rich.text import Text
 
 from node.cli.output import print_json, show, table
-from node.cli.session import CLUSTER_VARIABLE, DEFAULT_CLUSTER, json_option
+from node.cli.session import Session, run
+from node.cli.target import Target, cluster_option, deprecated, earlier_place, json_option, place_option
 from node.deployment.local_cluster import LocalCluster
 from node.deployment.member_changes import Addition, MemberChanges, progress
-from node.native.protocol import MemberStatus, NodeStatus
+from node.native.protocol import MemberStatus, NodeStatus, StatusQuery
 
 WAIT_SECONDS = 600.0
 COLUMNS = ("node", "role", "connected", "log", "raft", "native", "http")
 
-_Result = TypeVar("_Result")
 Command = Callable[..., object]
 
-directory_argument = click.argument(
-    "directory", type=click.Path(path_type=Path), envvar=CLUSTER_VARIABLE, default=DEFAULT_CLUSTER
-)
 seconds_option = click.option(
     "--wait",
     "seconds",
@@ -54,73 +51,118 @@ def _address_options(function: Command) -> Command:
 
 
 @click.command()
-@directory_argument
+@cluster_option
+@earlier_place()
 @json_option
-def members(directory: Path, as_json: bool) -> None:
+def members(target: Target, as_json: bool) -> None:
     """Who belongs to the cluster, as its leader sees it."""
-    status = _with_changes(directory, lambda changes: changes.status())
+
+    async def work(session: Session) -> NodeStatus:
+        status: NodeStatus = await session.client.query(StatusQuery(), linearizable=True)
+        return status
+
+    status = run(target, work)
     if as_json:
         print_json({"leader": status.leader_id, "index": status.members_index, "members": status.members})
     else:
         show(members_table(status))
 
 
+def _names(target: Target, names: tuple[str, ...], *wanted: str) -> tuple[Target, list[str]]:
+    """The nodes that were named; before them, older versions took the cluster's directory.
+
+    Raises:
+        click.UsageError: too few or too many.
+    """
+    if len(names) == len(wanted) + 1:
+        deprecated(f"the directory {names[0]} as an argument", f"--cluster {names[0]}")
+        return msgspec.structs.replace(target, place=Path(names[0])), list(names[1:])
+    if len(names) != len(wanted):
+        raise click.UsageError(f"Expected {' and '.join(wanted)}.")
+    return target, list(names)
+
+
 @click.command()
-@directory_argument
-@click.argument("node_id", metavar="NODE")
+@place_option
+@click.argument("names", metavar="NODE", nargs=-1)
 @_address_options
 @click.option("--read-only", is_flag=True, help="It never votes: for feeds, queries and history.")
 @seconds_option
+@json_option
 def add(
-    directory: Path, node_id: str, raft: str, native: str, http: str, no_start: bool, read_only: bool, seconds: float
+    target: Target,
+    as_json: bool,
+    names: tuple[str, ...],
+    raft: str,
+    native: str,
+    http: str,
+    no_start: bool,
+    read_only: bool,
+    seconds: float,
 ) -> None:
-    """Add NODE to the cluster in DIRECTORY: make DIRECTORY/NODE, start it, and wait until it votes (with --read-only: is level).
+    """Add NODE to the cluster: make its directory, start it, and wait until it votes (with --read-only: is level).
 
-    Needs ca.key in DIRECTORY. Stopped at any moment, the same command goes on where it was.
+    Needs ca.key in the cluster's directory. Stopped at any moment, the same command goes on where it was.
     """
+    target, (node_id,) = _names(target, names, "NODE")
     wanted = Addition(node_id, raft, native, http, read_only=read_only, start=not no_start)
-    _with_changes(directory, lambda changes: changes.add(wanted, seconds))
+    _with_changes(target.directory, as_json, lambda changes: changes.add(wanted, seconds))
 
 
 @click.command()
-@directory_argument
-@click.argument("node_id", metavar="NODE")
+@place_option
+@click.argument("names", metavar="NODE", nargs=-1)
 @force_option
-def remove(directory: Path, node_id: str, force: bool) -> None:
-    """Remove NODE from the cluster in DIRECTORY for good; if it leads, another one takes over first.
+@json_option
+def remove(target: Target, as_json: bool, names: tuple[str, ...], force: bool) -> None:
+    """Remove NODE from the cluster for good; if it leads, another one takes over first.
 
     It may be down. If it runs it stops, and does not start again. An id is used once.
     """
-    _with_changes(directory, lambda changes: changes.remove(node_id, force=force))
+    target, (node_id,) = _names(target, names, "NODE")
+    _with_changes(target.directory, as_json, lambda changes: changes.remove(node_id, force=force))
 
 
 @click.command()
-@directory_argument
-@click.argument("old", metavar="NODE")
-@click.argument("new", metavar="NEW")
+@place_option
+@click.argument("names", metavar="NODE NEW", nargs=-1)
 @_address_options
 @force_option
 @seconds_option
+@json_option
 def replace(
-    directory: Path, old: str, new: str, raft: str, native: str, http: str, no_start: bool, force: bool, seconds: float
+    target: Target,
+    as_json: bool,
+    names: tuple[str, ...],
+    raft: str,
+    native: str,
+    http: str,
+    no_start: bool,
+    force: bool,
+    seconds: float,
 ) -> None:
-    """Add NEW to the cluster in DIRECTORY, wait until it votes, and remove NODE, which may be down.
+    """Add NEW to the cluster, wait until it votes, and remove NODE, which may be down.
 
     Stopped at any moment, the same command goes on where it was.
     """
+    target, (old, new) = _names(target, names, "NODE", "NEW")
     wanted = Addition(new, raft, native, http, start=not no_start)
-    _with_changes(directory, lambda changes: changes.replace(old, wanted, seconds, force=force))
+    _with_changes(target.directory, as_json, lambda changes: changes.replace(old, wanted, seconds, force=force))
 
 
-def _with_changes(directory: Path, work: Callable[[MemberChanges], Awaitable[_Result]]) -> _Result:
-    async def connected() -> _Result:
-        changes = MemberChanges(LocalCluster(directory), click.echo)
+def _with_changes(directory: Path, as_json: bool, work: Callable[[MemberChanges], Awaitable[None]]) -> None:
+    lines: list[str] = []
+
+    async def connected() -> None:
+        changes = MemberChanges(LocalCluster(directory), lines.append if as_json else click.echo)
         try:
-            return await work(changes)
+            await work(changes)
         finally:
             await changes.close()
 
-    return asyncio.run(connected())
+    asyncio.run(connected())
+    if as_json:
+        print_json({"done": lines})
 
 
 def members_table(status: NodeStatus) -> Table:

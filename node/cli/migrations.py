@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
+from node.cli.groups import Commands
 from node.cli.output import print_json, show, table
-from node.cli.session import json_option
+from node.cli.target import json_option
 from node.errors import DataDirectoryError, DirectoryError, SetupError
 from node.migration import switch
 from node.migration.back import WayBack, ways_back
@@ -34,7 +35,7 @@ LINES_SHOWN = 12
 """Lines of a table that a rehearsal shows of what it changes."""
 
 
-@click.group()
+@click.group(cls=Commands)
 def abi() -> None:
     """The ABI: the checksum of everything that is stored or sent, and what it is made of."""
 
@@ -86,7 +87,7 @@ def diff(old: str, new: str, as_json: bool) -> None:
         Chains(releases).find(source.abi, target.abi)
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=Commands, invoke_without_command=True)
 @click.option("--check", is_flag=True, help="Rehearse on a copy: do all that a start would do, and change nothing.")
 @click.option("--finalize", is_flag=True, help="Delete what is kept for the way back. There is none afterwards.")
 @click.option("--from", "directory", type=DIRECTORY, help="A cluster's, a node's or a data directory.")

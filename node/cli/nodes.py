@@ -5,15 +5,17 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from node import software, stop_times
+from node.cli.groups import Commands
 from node.cli.output import print_json
-from node.cli.session import json_option
+from node.cli.target import json_option
 from node.config.file import load
-from node.deployment.setup import initialise
+from node.deployment.setup import Host, initialise, is_loopback
 from node.errors import NodeStartError
 from node.keys.sealing import read_keys
 from node.supervisor import run_or_explain
@@ -23,13 +25,37 @@ from snapshots.abi import ABI
 STOP_POLL = 0.02
 
 
+def _hosts(_context: click.Context, _parameter: click.Parameter, texts: Sequence[str]) -> list[Host]:
+    """The nodes of `--node n1=HOST`."""
+    found = []
+    for text in texts:
+        node_id, equals, host = text.partition("=")
+        if not (node_id and equals and host):
+            raise click.BadParameter(f"expected NODE=HOST, such as n1=10.0.0.1, not {text!r}")
+        found.append(Host(node_id, host.strip("[]")))
+    return found
+
+
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--nodes", type=click.Choice(["1", "3", "5"]), default="3", show_default=True, help="How many nodes.")
+@click.option("--nodes", type=click.Choice(["1", "3", "5"]), default=None, help="How many nodes, all on --host. [default: 3]")
+@click.option(
+    "--node",
+    "named",
+    multiple=True,
+    metavar="NODE=HOST",
+    callback=_hosts,
+    help="A node and its host, e.g. n1=10.0.0.1; one each.",
+)
+@click.option("--hosts", default="", metavar="HOST,...", help="The hosts of n1, n2, ..., with commas, instead of --node.")
 @click.option(
     "--base-port", type=click.IntRange(1024, 65_000), default=7000, show_default=True, help="Ports are counted from here."
 )
-@click.option("--host", default="127.0.0.1", show_default=True, help="Where the nodes listen.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The host of all nodes.")
+@click.option("--listen", default="", metavar="ADDRESS", help="Where every node listens, e.g. 0.0.0.0. Default: its host.")
+@click.option(
+    "--https/--http", "https", default=None, help="Serve HTTPS with the nodes' certificates. Default: unless all are on loopback."
+)
 @click.option("--cluster-id", default="", help="A name of its own for each cluster. Default: a random one.")
 @click.option(
     "--cluster-key",
@@ -38,28 +64,65 @@ STOP_POLL = 0.02
     help="Take the cluster keys in this file, of the cluster whose backup or export this one will begin with. Default: a fresh one.",
 )
 @click.option("--archive-log", is_flag=True, help="Keep old log segments: `quorumbook audit` needs the log from its first entry.")
+@json_option
 def init(
-    directory: Path, nodes: str, base_port: int, host: str, cluster_id: str, cluster_key: Path | None, archive_log: bool
+    directory: Path,
+    nodes: str | None,
+    named: list[Host],
+    hosts: str,
+    base_port: int,
+    host: str,
+    listen: str,
+    https: bool | None,
+    cluster_id: str,
+    cluster_key: Path | None,
+    archive_log: bool,
+    as_json: bool,
 ) -> None:
-    """Make a cluster in DIRECTORY: keys, certificates, a configuration and a data directory for each node."""
-    keys = read_keys(cluster_key) if cluster_key is not None else None
+    """Make a cluster in DIRECTORY: keys, certificates, a configuration and a data directory for each node.
+
+    On several machines: init exchange --node n1=10.0.0.1 --node n2=10.0.0.2 --node n3=10.0.0.3, then move each node's directory to its machine.
+    """
+    if (nodes is not None) + bool(named) + bool(hosts) > 1:
+        raise click.UsageError("Say which nodes once: --nodes, --node or --hosts.")
+    chosen = named or [Host(f"n{number}", each.strip()) for number, each in enumerate(hosts.split(","), 1) if hosts]
+    chosen = chosen or [Host(f"n{number}", host) for number in range(1, int(nodes or "3") + 1)]
+    secure = not all(is_loopback(each.host) for each in chosen) if https is None else https
     paths = initialise(
         directory,
-        int(nodes),
+        chosen,
         base_port=base_port,
-        host=host,
+        listen=listen,
+        https=secure,
         cluster_id=cluster_id,
         archive_log=archive_log,
-        cluster_keys=keys,
+        cluster_keys=read_keys(cluster_key) if cluster_key is not None else None,
     )
-    for path in paths:
-        config = load(path)
+    configs = [load(path) for path in paths]
+    if as_json:
+        print_json({config.node_id: config.address(config.node_id) for config in configs})
+        return
+    for path, config in zip(paths, configs, strict=True):
         address = config.address(config.node_id)
         click.echo(f"{path}: {config.node_id}, native {address.native}, http {address.http}")
-    click.echo(f"The operator's key is in {directory / 'admin.json'}. Start with: quorumbook cluster up {directory}")
+    if len({each.host for each in chosen}) > 1:
+        click.echo(
+            f"Move each node's directory to its machine, and start it there: quorumbook node start --config {directory.name}/NODE/node.toml"
+        )
+        click.echo(
+            f"The operator's key is in {directory / 'admin.json'}, and enough to reach the cluster: --cluster {directory / 'admin.json'}"
+        )
+    else:
+        click.echo(
+            f"The operator's key is in {directory / 'admin.json'}. Start with: quorumbook cluster up --cluster {directory}"
+        )
+    if not secure and not all(is_loopback(each.host) for each in chosen):
+        click.echo(
+            "note: HTTP goes without TLS, so prices, orders and keys' ids can be read on the way; --https serves HTTPS", err=True
+        )
 
 
-@click.group()
+@click.group(cls=Commands)
 def node() -> None:
     """One node: start it in the foreground, stop it in order."""
 

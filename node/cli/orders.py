@@ -9,8 +9,10 @@ from typing import Any
 import click
 import msgspec
 
+from node.cli.groups import Commands
 from node.cli.output import Rejection, instant, print_json, show, table, word
-from node.cli.session import Scales, Session, Target, account_options, fresh_id, json_option, run
+from node.cli.session import Scales, Session, fresh_id, run
+from node.cli.target import Target, account_options, json_option
 from node.gateway.ids import ORDER_ID_MAX, order_text
 from node.gateway.terms import PERIOD_EXPECTED, STOPS, lifetime, stop_type
 from node.native.protocol import OrdersQuery
@@ -90,7 +92,7 @@ class _Wish(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-@click.group()
+@click.group(cls=Commands)
 def order() -> None:
     """Orders: place, cancel, list."""
 

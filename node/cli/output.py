@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import IntEnum
 
@@ -13,6 +14,16 @@ from rich.table import Table
 from rich.text import Text
 
 from statemachine.events import Rejected
+
+EXIT_UNAVAILABLE = 69
+"""No leader, or no node, answered in time, and nothing was applied: the same command may succeed later. EX_UNAVAILABLE of sysexits.h."""
+
+EXIT_UNKNOWN = 75
+"""The leader was lost under way. The same command with the same id is applied once, and says what became of it. EX_TEMPFAIL of sysexits.h."""
+
+
+class Refusal(click.ClickException):
+    """The command line refuses what the exchange would do, since it is hardly what is meant. Exit code 1."""
 
 
 class Rejection(click.ClickException):
@@ -56,6 +67,26 @@ def print_json(value: object) -> None:
 def instant(nanoseconds: int) -> str:
     """A time of the exchange, in UTC."""
     return datetime.fromtimestamp(nanoseconds // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def duration(seconds: float) -> str:
+    """A time span in its two largest units: "42 s", "3 min 5 s", "2 h 10 min", "12 d 4 h"."""
+    whole = int(seconds)
+    for unit, size, smaller, part in (("d", 86_400, "h", 3_600), ("h", 3_600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // part} {smaller}"
+    return f"{whole} s"
+
+
+@contextlib.contextmanager
+def working(what: str) -> Iterator[None]:
+    """Say on the terminal that something goes on which may take seconds; nothing where stderr is not a terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(f"{what} ..."):
+        yield
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, title: str = "", right: Sequence[str] = ()) -> Table:

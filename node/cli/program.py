@@ -1,4 +1,8 @@
-"""The program: its commands, each read when it is asked for, and how errors end it."""
+"""The program: its commands, each read when it is asked for, and how errors end it.
+
+Exit codes: 0 done; 1 refused by the exchange, or not possible as things are; 2 a wrong command line; `EXIT_UNAVAILABLE` nothing was applied, since no
+leader or no node answered; `EXIT_UNKNOWN` nobody knows yet whether it was applied.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,11 @@ import importlib
 import signal
 
 import click
+from click.exceptions import NoSuchCommand
 
 from cluster.errors import ClusterError
-from node.errors import QuorumbookError
+from node.cli.groups import Commands
+from node.errors import ConnectionLost, QuorumbookError, RequestFailed
 from snapshots.errors import SnapshotError
 from statemachine.errors import StateMachineError
 
@@ -20,6 +26,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "node": ("nodes.node", "One node: start it in the foreground, stop it in order."),
     "cluster": ("clusters.cluster", "The nodes of a cluster on this machine, in the background, and who belongs to it."),
     "order": ("orders.order", "Orders: place, cancel, list."),
+    "ticker": ("markets.ticker", "The last trade of each PRODUCT (default: all), and its best prices."),
+    "trades": ("markets.trades", "The latest trades of PRODUCT, newest first, as far as the node remembers them."),
     "book": ("markets.book", "The order book of PRODUCT."),
     "account": (
         "accounts.account",
@@ -28,7 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "deposit": ("accounts.deposit", "Credit AMOUNT of CURRENCY to ACCOUNT."),
     "withdraw": ("accounts.withdraw", "Debit AMOUNT of CURRENCY from ACCOUNT's available balance."),
     "key": ("keys.key", "API keys: put, list, revoke, reseal."),
-    "product": ("markets.product", "Products: put, status, list."),
+    "product": ("markets.product", "Products: put, set, status, list."),
     "currency": ("markets.currency", "Currencies: put, list."),
     "replay": (
         "replays.replay",
@@ -37,10 +45,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("records.audit", "Read the nodes' logs, apply every command again, and compare with what clients and nodes say."),
     "history": ("history.history", "The market database that a node keeps where history.enabled is true."),
     "export": ("tables.export_state", "Write the whole state of a node into DIR, a TSV file a table."),
-    "import": ("tables.import_state", "Let a new cluster begin with the state in the TSV files of DIR."),
-    "txlog": ("txlogs.txlog", "Transaction logs."),
+    "import": ("tables.import_state", "Let a new cluster, which has never run, begin with the state in the TSV files of DIR."),
+    "txlog": ("txlogs.txlog", "Transaction logs: of a node of the cluster, or from a FILE that `txlog export` wrote."),
     "snapshot": ("snapshots.snapshot", "The snapshots of nodes."),
     "backup": ("snapshots.backup", "Have a node take a snapshot, and copy it to DIRECTORY, while the cluster runs."),
+    "completion": ("helps.completion", "Print the script that completes this command line in SHELL."),
+    "help": ("helps.help_", "Help on a command: help cluster up."),
     "version": (
         "nodes.version",
         "The version and commit of the software, and the ABI: the checksum of everything that is stored or sent.",
@@ -54,9 +64,35 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """Where each command is, in this package, and what the list of commands says of it: so that `--help`, and each command, reads little."""
 
+INSIDE = {
+    "status": "cluster status",
+    "up": "cluster up",
+    "down": "cluster down",
+    "members": "cluster members",
+    "start": "node start",
+    "stop": "node stop",
+    "place": "order place",
+    "cancel": "order cancel",
+    "orders": "order list",
+    "accounts": "key list",
+    "products": "product list",
+    "currencies": "currency list",
+    "keys": "key list",
+    "snapshots": "snapshot list",
+    "restore": "snapshot restore",
+    "transfer": "account transfer",
+    "balance": "account",
+    "logs": "txlog show",
+}
+"""What people look for at the top, and where it is."""
 
-class Program(click.Group):
-    """A group that turns what the world can do wrong into one line on stderr and exit code 1."""
+
+EXIT_UNAVAILABLE, EXIT_UNKNOWN = 69, 75
+"""As in `output`, which would read too much here."""
+
+
+class Program(Commands):
+    """A group that turns what the world can do wrong into one line on stderr and an exit code that says which kind it is."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # the signature is click's, here and below
         """The names of all commands."""
@@ -76,12 +112,25 @@ class Program(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that is meant. Raises `click.UsageError`, with the commands that are called alike, where there is none."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
+            raise (
+                NoSuchCommand(name, possibilities=[*COMMANDS, *INSIDE], ctx=ctx)
+                if name not in INSIDE
+                else click.UsageError(f"No such command {name!r}. Did you mean '{INSIDE[name]}'?", ctx)
+            )
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: click.Context) -> object:
         """Run the command. Raises `click.ClickException` for every error of ours that is not a bug."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
             raise
+        except (ConnectionLost, RequestFailed) as error:
+            raise _kind(error)(str(error)) from error
         except (QuorumbookError, StateMachineError, SnapshotError, ClusterError) as error:
             raise click.ClickException(str(error)) from error
         except OSError as error:
@@ -91,9 +140,47 @@ class Program(click.Group):
             ctx.exit(128 + signal.SIGINT)
 
 
+class _Unavailable(click.ClickException):
+    """Nothing was applied, and may be later."""
+
+    exit_code = EXIT_UNAVAILABLE
+
+
+class _Unknown(click.ClickException):
+    """Nobody knows whether it was applied."""
+
+    exit_code = EXIT_UNKNOWN
+
+
+def _kind(error: ConnectionLost | RequestFailed) -> type[click.ClickException]:
+    """What a script may do: try again (nothing was applied), ask again with the same id, or neither."""
+    if isinstance(error, ConnectionLost):
+        return _Unavailable
+    match error.code.name:
+        case "NO_LEADER" | "NOT_LEADER" | "STOPPING" | "OVERLOADED" | "BUSY":
+            return _Unavailable
+        case "OUTCOME_UNKNOWN":
+            return _Unknown
+    return click.ClickException
+
+
+def _show_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        command = main.get_command(ctx, "version")
+        assert command is not None
+        ctx.invoke(command, as_json=False)
+        ctx.exit()
+
+
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="As the command `version`."
+)
 def main() -> None:
     """A fault-tolerant matching engine: an exchange's order book, replicated by Raft on three or five nodes.
 
-    Begin with: quorumbook init cluster && quorumbook cluster up
+    Begin with: quorumbook init exchange && quorumbook cluster up
+
+    Commands work on the cluster in ./exchange unless --cluster or QUORUMBOOK_CLUSTER names another directory, or a key file that
+    says where the nodes are. Exit codes: 1 refused, 2 wrong command line, 69 no leader answered and nothing was applied, 75 outcome unknown.
     """

@@ -9,8 +9,8 @@ import click
 import msgspec
 from rich.text import Text
 
-from node.cli.output import print_json, show, table
-from node.cli.session import json_option
+from node.cli.output import print_json, show, table, working
+from node.cli.target import Target, earlier_place, json_option, place_option
 from node.deployment.local_cluster import LocalCluster
 from node.errors import DirectoryError
 from node.records.audit import AuditReport, audit_directory, audit_running
@@ -37,23 +37,26 @@ def node_config_path(directory: Path, node_id: str | None) -> Path:
 
 
 @click.command()
-@click.argument("directory", type=DIRECTORY)
+@place_option
+@earlier_place()
 @click.option(
     "--acks", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="What clients were told, as JSON lines."
 )
 @click.option("--offline", is_flag=True, help="Do not ask the nodes for their state hashes.")
 @json_option
-def audit(directory: Path, acks: Path | None, offline: bool, as_json: bool) -> None:
+def audit(target: Target, acks: Path | None, offline: bool, as_json: bool) -> None:
     """Read the nodes' logs, apply every command again, and compare with what clients and nodes say.
 
     Exit code 1 on any difference. Nodes that are down are audited by their logs alone. Needs raft.archive_log = true.
     """
+    directory = target.directory
     local = LocalCluster(directory)
     running = [] if offline else local.running()
     statuses = (
         {node_id: status for node_id, status in asyncio.run(local.status()).items() if node_id in running} if running else None
     )
-    report = (audit_running if running else audit_directory)(directory, acks, statuses)
+    with working("the logs are read and every command is applied again"):
+        report = (audit_running if running else audit_directory)(directory, acks, statuses)
     if as_json:
         print_json({**msgspec.structs.asdict(report), "holds": report.holds})
     else:

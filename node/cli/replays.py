@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from node.cli.output import print_json
-from node.cli.session import Session, Target, cluster_option, json_option, run
+from node.cli.session import Session, run
+from node.cli.target import Target, cluster_option, json_option
 from node.records.replay import ReplayPlan, ReplayReport
 from node.records.replay import replay as replay_recording
 

@@ -1,19 +1,17 @@
-"""What commands share: the options that say which cluster and who acts, and the connection to it."""
+"""What commands share: the connection to the cluster, and its decimals."""
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-import msgspec
 
 from node.cli.output import Rejection
-from node.cluster_directory import ClusterDirectory, KeyFile, read_key
+from node.cli.target import Target
+from node.cluster_directory import Access
 from node.errors import DirectoryError, RequestFailed
 from node.native.client import ClusterClient
 from node.native.protocol import AnyQuery, CurrenciesQuery, FailCode, ProductsQuery
@@ -22,30 +20,7 @@ from statemachine.decimals import to_text, to_units
 from statemachine.events import AnyOutcome, Rejected
 from statemachine.tables import ProductRow
 
-CLUSTER_VARIABLE = "QUORUMBOOK_CLUSTER"
-DEFAULT_CLUSTER = "cluster"
-
 _Result = TypeVar("_Result")
-Function = Callable[..., Any]
-
-
-class Target(msgspec.Struct, frozen=True):
-    """The cluster, and who acts: the account, and the key that signs (None: the operator's)."""
-
-    directory: Path
-    account_id: str = ""
-    key: KeyFile | None = None
-
-    def account(self) -> str:
-        """The account that acts.
-
-        Raises:
-            click.UsageError: none was named.
-        """
-        name = self.account_id or (self.key.account_id if self.key else "")
-        if not name:
-            raise click.UsageError("Name the account that acts: --as ACCOUNT, or a --key file that names it.")
-        return name
 
 
 class Scales:
@@ -138,10 +113,14 @@ class Session:
         return await self.client.submit(commands)
 
 
+def reach(target: Target) -> Access:
+    """How the target's cluster is reached. Asked here, so that tests can put another in its place; raises as `Target.access`."""
+    return target.access()
+
+
 def open_client(target: Target) -> ClusterClient:
     """A client of the target's cluster. Made here, so that tests can put another in its place."""
-    credentials = target.key.credentials() if target.key else None
-    return ClusterDirectory(target.directory).client(credentials)
+    return reach(target).client()
 
 
 def run(target: Target, work: Callable[[Session], Awaitable[_Result]]) -> _Result:
@@ -160,58 +139,3 @@ def run(target: Target, work: Callable[[Session], Awaitable[_Result]]) -> _Resul
 def fresh_id() -> str:
     """An id for a command that nobody named."""
     return f"g:{uuid.uuid4()}"
-
-
-def cluster_option(function: Function) -> Function:
-    """`--cluster DIR`, passed on as `target`."""
-
-    @click.option(
-        "--cluster",
-        "directory",
-        type=click.Path(path_type=Path),
-        envvar=CLUSTER_VARIABLE,
-        default=DEFAULT_CLUSTER,
-        show_default=True,
-        show_envvar=True,
-        help="What `quorumbook init` made.",
-    )
-    @functools.wraps(function)
-    def wrapper(*args: Any, directory: Path, **kwargs: Any) -> Any:
-        return function(*args, target=Target(directory), **kwargs)
-
-    return wrapper
-
-
-def key_option(function: Function) -> Function:
-    """`--cluster` and `--key`, passed on as `target`."""
-
-    @click.option(
-        "--key",
-        "key_path",
-        type=click.Path(path_type=Path),
-        help="Sign with this API key (a file of `key put`) instead of the operator's.",
-    )
-    @cluster_option
-    @functools.wraps(function)
-    def wrapper(*args: Any, target: Target, key_path: Path | None, **kwargs: Any) -> Any:
-        key = read_key(key_path) if key_path else None
-        return function(*args, target=Target(target.directory, key=key), **kwargs)
-
-    return wrapper
-
-
-def account_options(function: Function) -> Function:
-    """`--cluster`, `--key` and `--as`, passed on as `target`."""
-
-    @click.option("--as", "--account", "acting", metavar="ACCOUNT", default="", help="The account that acts. Default: the key's.")
-    @key_option
-    @functools.wraps(function)
-    def wrapper(*args: Any, target: Target, acting: str, **kwargs: Any) -> Any:
-        return function(*args, target=Target(target.directory, acting, target.key), **kwargs)
-
-    return wrapper
-
-
-def json_option(function: Function) -> Function:
-    """`--json`, passed on as `as_json`."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import click
 
-from node.cli.output import instant, print_json, show, table
-from node.cli.session import Session, Target, cluster_option, json_option, run
+from node.cli.groups import Commands
+from node.cli.output import instant, print_json, show, table, working
+from node.cli.session import Session, run
 from node.cli.tables import warn_of_keys
+from node.cli.target import Target, cluster_option, earlier_place, json_option, place_option
 from node.cluster_directory import ClusterDirectory
-from node.deployment.local_cluster import LocalCluster
 from node.errors import DirectoryError, NodeStartError
-from node.native.protocol import ControlAction
+from node.native.protocol import ControlAction, NodeStatus, StatusQuery
 from node.records import backup as backups
 
 DIRECTORY = click.Path(path_type=Path, exists=True, file_okay=False)
@@ -22,14 +23,18 @@ COLUMNS = ("node", "index", "term", "sequence", "taken at", "rows", "MB", "share
 NUMBERS = ("index", "term", "sequence", "rows", "MB", "shared")
 POLL_SECONDS = 0.1
 
+seconds_option = click.option(
+    "--wait", "seconds", type=click.FloatRange(min=0), default=120.0, show_default=True, help="Seconds to wait for the snapshot."
+)
 
-@click.group()
+
+@click.group(cls=Commands)
 def snapshot() -> None:
     """The snapshots of nodes."""
 
 
 @snapshot.command("list")
-@cluster_option
+@place_option
 @click.option("--node", "node_id", help="Only those of this node. Default: of all nodes whose directories are on this machine.")
 @json_option
 def list_snapshots(target: Target, node_id: str | None, as_json: bool) -> None:
@@ -71,46 +76,94 @@ def _chosen(layout: ClusterDirectory, node_id: str | None) -> list[str]:
 @snapshot.command()
 @click.argument("node_id", metavar="NODE")
 @cluster_option
-def take(target: Target, node_id: str) -> None:
-    """Ask NODE to take a snapshot now."""
-    click.echo(f"{node_id} takes a snapshot" if _take(target, node_id) else f"{node_id} takes one already")
-
-
-def _take(target: Target, node_id: str) -> bool:
-    known = ClusterDirectory(target.directory).addresses
-    if node_id not in known:
-        raise DirectoryError(f"no node {node_id!r}; there are: {', '.join(known)}")
-
-    async def work(session: Session) -> bool:
-        return await session.client.control(ControlAction.SNAPSHOT, node_id)
-
-    return run(target, work)
-
-
-@snapshot.command()
-@click.argument("path", metavar="SNAPSHOT", type=DIRECTORY)
+@seconds_option
 @json_option
-def verify(path: Path, as_json: bool) -> None:
-    """Check a SNAPSHOT (a directory named by its index): every file, every row, all hashes, and the state's own rules."""
-    manifest = backups.verify(path)
+def take(target: Target, node_id: str, seconds: float, as_json: bool) -> None:
+    """Have NODE take a snapshot, and wait until it is on its disk."""
+
+    async def work(session: Session) -> NodeStatus:
+        return await _taken(session, node_id, seconds)
+
+    with working(f"{node_id} takes a snapshot"):
+        status = run(target, work)
     if as_json:
-        print_json(manifest)
+        print_json({"node_id": node_id, "snapshot_index": status.snapshot_index, "sequence": status.sequence})
+    else:
+        click.echo(f"{node_id}: the snapshot at index {status.snapshot_index:,} is on disk")
+
+
+async def _taken(session: Session, node_id: str, seconds: float) -> NodeStatus:
+    """Ask a node for a snapshot, and wait until its newest one has all that it had applied then. Its status.
+
+    Raises:
+        DirectoryError: no such node.
+        NodeStartError: that did not come in time.
+        ConnectionLost, RequestFailed: the node does not answer.
+    """
+    known: NodeStatus = await session.client.query(StatusQuery())
+    addresses = session.client.addresses | {member.node_id: member.native for member in known.members}
+    if node_id not in addresses:
+        raise DirectoryError(f"no node {node_id!r}; there are: {', '.join(sorted(member.node_id for member in known.members))}")
+    before: NodeStatus = await session.client.query_node(node_id, StatusQuery())
+    await session.client.control(ControlAction.SNAPSHOT, node_id)
+    end = time.monotonic() + seconds
+    while True:
+        status: NodeStatus = await session.client.query_node(node_id, StatusQuery())
+        if status.snapshot_index >= before.applied_index:
+            return status
+        if time.monotonic() > end:
+            raise NodeStartError(f"{node_id} has no newer snapshot after {seconds:g} s; its log says why")
+        await asyncio.sleep(POLL_SECONDS)
+
+
+@snapshot.command()
+@click.argument("paths", metavar="SNAPSHOT...", type=click.Path(path_type=Path, exists=True), nargs=-1, required=True)
+@json_option
+def verify(paths: tuple[Path, ...], as_json: bool) -> None:
+    """Check each SNAPSHOT (a directory named by its index): every file, every row, all hashes, and the state's own rules.
+
+    What is no snapshot is passed over with a word, so that `verify /backup/*` checks a whole directory of backups; at least one must be one.
+    """
+    chosen = [path for path in paths if path.is_dir() and backups.is_snapshot(path)]
+    for path in paths:
+        if path not in chosen:
+            click.echo(f"{path}: not a snapshot, passed over", err=True)
+    if not chosen:
+        raise DirectoryError(f"{paths[0]}: expected a snapshot, a directory named by its index such as {1:020d}")
+    manifests = []
+    for path in chosen:
+        with working(f"{path} is read"):
+            manifests.append(backups.verify(path))
+    if as_json:
+        print_json(manifests[0] if len(paths) == 1 else {str(path): each for path, each in zip(chosen, manifests, strict=True)})
         return
-    click.echo(
-        f"index {manifest.index:,}, term {manifest.term:,}, sequence {manifest.sequence:,}, {instant(manifest.created_at)}"
-    )
-    click.echo(f"software {manifest.software}, ABI {manifest.abi}")
-    click.echo(", ".join(f"{name} {rows:,}" for name, rows in manifest.row_counts.items()))
-    click.echo(f"whole; hash over all tables {manifest.full_hash.hex()}")
+    for path, manifest in zip(chosen, manifests, strict=True):
+        if len(chosen) > 1:
+            click.echo(f"{path}:")
+        click.echo(
+            f"index {manifest.index:,}, term {manifest.term:,}, sequence {manifest.sequence:,}, {instant(manifest.created_at)}"
+        )
+        click.echo(f"software {manifest.software}, ABI {manifest.abi}")
+        click.echo(", ".join(f"{name} {rows:,}" for name, rows in manifest.row_counts.items()))
+        click.echo(f"whole; hash over all tables {manifest.full_hash.hex()}")
 
 
 @snapshot.command()
 @click.argument("path", metavar="SNAPSHOT", type=DIRECTORY)
-@click.argument("directory", type=DIRECTORY)
-def restore(path: Path, directory: Path) -> None:
-    """Give the new cluster in DIRECTORY, which `quorumbook init` made and which has never run, the state of a SNAPSHOT."""
-    layout = ClusterDirectory(directory)
-    manifest, engine = backups.restore(path, layout)
+@place_option
+@earlier_place()
+@json_option
+def restore(path: Path, target: Target, as_json: bool) -> None:
+    """Give a new cluster, which `quorumbook init` made and which has never run, the state of a SNAPSHOT."""
+    layout = ClusterDirectory(target.directory)
+    with working("the snapshot is checked and copied"):
+        manifest, engine = backups.restore(path, layout)
+    warn_of_keys(engine, layout)
+    if as_json:
+        print_json(
+            {"cluster_id": layout.cluster_id, "nodes": layout.node_ids, "index": manifest.index, "sequence": manifest.sequence}
+        )
+        return
     click.echo(
         f"{', '.join(layout.node_ids)} of {layout.cluster_id} begin at index {manifest.index:,}, sequence {manifest.sequence:,}, "
         f"taken {instant(manifest.created_at)}"
@@ -118,48 +171,27 @@ def restore(path: Path, directory: Path) -> None:
     click.echo(
         "What the old cluster acknowledged after that is not in it. Its nodes cannot join this one, nor these the old one."
     )
-    warn_of_keys(engine, layout)
 
 
 @click.command()
 @click.argument("destination", metavar="DIRECTORY", type=click.Path(path_type=Path, file_okay=False))
-@cluster_option
+@place_option
 @click.option("--node", "node_id", required=True, help="Whose snapshot: a node on this machine; best a follower.")
 @click.option("--newest", is_flag=True, help="Copy the newest snapshot there is, without taking one. The node need not run.")
-@click.option(
-    "--wait", "seconds", type=click.FloatRange(min=0), default=120.0, show_default=True, help="Seconds to wait for the snapshot."
-)
-def backup(destination: Path, target: Target, node_id: str, newest: bool, seconds: float) -> None:
+@seconds_option
+@json_option
+def backup(destination: Path, target: Target, node_id: str, newest: bool, seconds: float, as_json: bool) -> None:
     """Have a node take a snapshot, and copy it to DIRECTORY, while the cluster runs. Earlier backups there stay."""
     layout = ClusterDirectory(target.directory)
     (name,) = _chosen(layout, node_id)
-    source = backups.snapshots_of(layout.configs[name])
-    if not newest:
-        before = _newest_index(source)
-        _take(target, name)
-        _wait_for_newer(LocalCluster(target.directory), name, before, seconds)
-    manifest = backups.back_up(source, destination)
-    click.echo(f"{destination / f'{manifest.index:020d}'}: sequence {manifest.sequence:,}, {instant(manifest.created_at)}")
-
-
-def _newest_index(source: Path) -> int:
-    return max((each.manifest.index for each in backups.listed(source)), default=0)
-
-
-def _wait_for_newer(local: LocalCluster, node_id: str, index: int, seconds: float) -> None:
-    """Until the node's newest snapshot is newer than `index`, or has all that the node has applied.
-
-    Raises:
-        NodeStartError: that did not come in time.
-    """
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        status = asyncio.run(local.status())[node_id]
-        if (
-            status is not None
-            and status.snapshot_index
-            and (status.snapshot_index > index or status.snapshot_index >= status.applied_index)
-        ):
-            return
-        time.sleep(POLL_SECONDS)
-    raise NodeStartError(f"{node_id} has no newer snapshot after {seconds:g} s; see {local.layout.log_file(node_id)}")
+    with working(f"{name}: snapshot and copy"):
+        if not newest:
+            run(target, lambda session: _taken(session, name, seconds))
+        manifest = backups.back_up(backups.snapshots_of(layout.configs[name]), destination)
+    path = destination / f"{manifest.index:020d}"
+    if as_json:
+        print_json(
+            {"path": str(path), "index": manifest.index, "sequence": manifest.sequence, "taken_at": instant(manifest.created_at)}
+        )
+        return
+    click.echo(f"{path}: sequence {manifest.sequence:,}, {instant(manifest.created_at)}")

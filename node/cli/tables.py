@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
+from node.cli.output import print_json, working
 from node.cli.records import DIRECTORY, node_config_path
-from node.cli.session import CLUSTER_VARIABLE, DEFAULT_CLUSTER
+from node.cli.target import Target, earlier_place, json_option, place_option
 from node.cluster_directory import ClusterDirectory
 from node.config.file import load
 from node.records.backup import unusable_keys
@@ -17,21 +18,24 @@ from statemachine.engine import Engine
 
 
 @click.command("export")
-@click.argument("target", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
-@click.option(
-    "--from", "source", type=DIRECTORY, envvar=CLUSTER_VARIABLE, default=DEFAULT_CLUSTER, show_default=True,
-    help="A cluster's or a node's directory.",
-)  # fmt: skip
-@click.option("--node", "node_id", help="Which node's state, where --from is a cluster's directory. Default: the first.")
-def export_state(target: Path, source: Path, node_id: str | None) -> None:
+@click.argument("destination", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+@place_option
+@earlier_place("--from", "--from")
+@click.option("--node", "node_id", help="Which node's state. Default: the first.")
+@json_option
+def export_state(destination: Path, target: Target, node_id: str | None, as_json: bool) -> None:
     """Write the whole state of a node into DIR, a TSV file a table. The secrets of API keys are in it, encrypted.
 
     A running node takes a snapshot for it, so that all tables are of one index; of a stopped one its newest snapshot is written.
     """
-    config = load(node_config_path(source, node_id))
-    if is_running(config):
-        asyncio.run(snapshot_now(config))
-    manifest, rows = export_tables(config, target)
+    config = load(node_config_path(target.directory, node_id))
+    with working(f"{config.node_id}: snapshot and tables"):
+        if is_running(config):
+            asyncio.run(snapshot_now(config))
+        manifest, rows = export_tables(config, destination)
+    if as_json:
+        print_json({"node_id": config.node_id, "index": manifest.index, "sequence": manifest.sequence, "rows": rows})
+        return
     click.echo(
         f"{config.node_id} at index {manifest.index:,}, sequence {manifest.sequence:,}, hash {manifest.full_hash.hex()[:16]}"
     )
@@ -52,13 +56,16 @@ def warn_of_keys(engine: Engine, layout: ClusterDirectory) -> None:
 
 @click.command("import")
 @click.argument("source", metavar="DIR", type=DIRECTORY)
-@click.option(
-    "--into", "directory", type=DIRECTORY, envvar=CLUSTER_VARIABLE, default=DEFAULT_CLUSTER, show_default=True,
-    help="The directory of a cluster that has never run.",
-)  # fmt: skip
-def import_state(source: Path, directory: Path) -> None:
-    """Let a new cluster begin with the state in the TSV files of DIR. Everything is checked before anything is written."""
-    layout = ClusterDirectory(directory)
-    engine = import_tables(source, layout)
+@place_option
+@earlier_place("--into", "--into")
+@json_option
+def import_state(source: Path, target: Target, as_json: bool) -> None:
+    """Let a new cluster, which has never run, begin with the state in the TSV files of DIR. Everything is checked before anything is written."""
+    layout = ClusterDirectory(target.directory)
+    with working("the tables are checked and written"):
+        engine = import_tables(source, layout)
     warn_of_keys(engine, layout)
+    if as_json:
+        print_json({"nodes": layout.node_ids, "sequence": engine.sequence, "hash": engine.full_hash()})
+        return
     click.echo(f"{', '.join(layout.node_ids)} begin with sequence {engine.sequence:,}, hash {engine.full_hash().hex()[:16]}")

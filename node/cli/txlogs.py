@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import msgspec
-from rich.text import Text
 
-from node.cli.output import instant, plain, print_json, show, table
+from node.cli.groups import Commands
+from node.cli.log_views import LogViews
+from node.cli.output import print_json, show, table, working
 from node.cli.records import node_config_path
-from node.cli.session import json_option
+from node.cli.target import Target, deprecated, json_option, place_option
 from node.config.file import load
 from node.config.settings import NodeConfig
 from node.records import txlog as logs
@@ -25,76 +25,97 @@ from statemachine.commands import Batch
 from statemachine.engine import Engine
 
 SOURCE = click.Path(path_type=Path, exists=True)
-node_option = click.option(
-    "--node", "node_id", help="Which node's log, where SOURCE is a cluster's directory. Default: the first."
-)
+node_option = click.option("--node", "node_id", help="Which node's log. Default: the first.")
+log_argument = click.argument("source", metavar="[FILE]", type=SOURCE, required=False)
 
 
-@click.group("txlog")
+@click.group("txlog", cls=Commands)
 def txlog() -> None:
-    """Transaction logs. SOURCE is a node's or a cluster's directory, or a file that `txlog export` wrote."""
+    """Transaction logs: of a node of the cluster, or from a FILE that `txlog export` wrote."""
 
 
-def _opened(source: Path, node_id: str | None) -> tuple[logs.Txlog, NodeConfig | None]:
-    if source.is_file():
+def _opened(target: Target, node_id: str | None, source: Path | None) -> tuple[logs.Txlog, NodeConfig | None]:
+    """The log in the file `source`, or a node's; `source` may also be a directory, as older versions took it."""
+    if source is not None and source.is_file():
         return logs.of_file(source), None
+    if source is not None:
+        deprecated(f"the directory {source} as an argument", f"--cluster {source}")
+    else:
+        source = target.directory
     config = load(node_config_path(source, node_id))
     return logs.of_node(config), config
 
 
 @txlog.command("export")
-@click.argument("source", type=SOURCE)
-@click.argument("target", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True), default="-")
+@click.argument("paths", metavar="[FILE]", type=click.Path(path_type=Path, allow_dash=True), nargs=-1)
+@place_option
 @node_option
 @click.option("--without-secrets", is_flag=True, help="Leave out the secrets of API keys. Hashes will differ then.")
-def export_log(source: Path, target: Path, node_id: str | None, without_secrets: bool) -> None:
+def export_log(paths: tuple[Path, ...], target: Target, node_id: str | None, without_secrets: bool) -> None:
     """Write the log into the new FILE (default: the standard output) as JSON lines, an entry a line.
 
     The log of a node that runs may end with entries that are not committed yet.
     """
-    lines = logs.to_lines(_opened(source, node_id)[0], secrets=not without_secrets)
-    if str(target) == "-":
+    source = paths[0] if paths and (len(paths) > 1 or paths[0].is_dir()) else None
+    rest = paths[1:] if source is not None else paths
+    if len(rest) > 1:
+        raise click.UsageError("Expected one FILE.")
+    destination = rest[0] if rest else Path("-")
+    lines = logs.to_lines(_opened(target, node_id, source)[0], secrets=not without_secrets)
+    if str(destination) == "-":
         for line in lines:
             click.echo(line)
         return
-    files.write_lines(target, lines, 0o600)
-    click.echo(f"{target} is written")
+    with working(f"{destination} is written"):
+        files.write_lines(destination, lines, 0o600)
+    click.echo(f"{destination} is written")
 
 
 @txlog.command("import")
 @click.argument("source", metavar="FILE", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.argument("target", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
-def import_log(source: Path, target: Path) -> None:
+@click.argument("destination", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+@json_option
+def import_log(source: Path, destination: Path, as_json: bool) -> None:
     """Write JSON lines back as log segments, into the new directory DIR."""
-    click.echo(f"{logs.write_log(target, logs.of_file(source)):,} entries in {target}")
+    with working(f"{destination} is written"):
+        entries = logs.write_log(destination, logs.of_file(source))
+    if as_json:
+        print_json({"entries": entries, "directory": str(destination)})
+    else:
+        click.echo(f"{entries:,} entries in {destination}")
 
 
 @txlog.command("show")
-@click.argument("source", type=SOURCE)
+@log_argument
+@place_option
 @node_option
 @click.option("--from", "first", type=click.IntRange(min=0), default=0, help="First index.")
 @click.option("--to", "last", type=click.IntRange(min=0), help="Last index.")
-def show_log(source: Path, node_id: str | None, first: int, last: int | None) -> None:
-    """Print the commands for a person, the secrets of API keys left out."""
-    log, _ = _opened(source, node_id)
-    show(table(("index", "term", "time", "command", "account", "id", "what"), _rows(log, first, last), right=("index", "term")))
+@json_option
+def show_log(source: Path | None, target: Target, node_id: str | None, first: int, last: int | None, as_json: bool) -> None:
+    """Print the commands for a person, the secrets of API keys left out.
+
+    Amounts are decimals where the log, from its first entry, or the node's newest snapshot says how many digits the currencies have.
+    """
+    log, config = _opened(target, node_id, source)
+    rows = list(_views(config).rows(log, first, last))
+    if as_json:
+        print_json(rows)
+        return
+    columns = ("index", "term", "time", "command", "account", "id", "what")
+    show(table(columns, [[row[name] for name in columns] for row in rows], right=("index", "term")))
 
 
-def _rows(log: logs.Txlog, first: int, last: int | None) -> Iterator[list[str | Text]]:
-    hidden = ("account_id", "command_id", "secret", "passphrase")
-    for entry in log.entries:
-        if last is not None and entry.index > last:
-            return
-        if entry.index < first:
-            continue
-        head = [f"{entry.index}", f"{entry.term}", instant(entry.batch.time)]
-        if not entry.batch.commands:
-            yield [*head, "-", "", "", "time passes: orders may expire"]
-        for command in entry.batch.commands:
-            fields = plain(command)
-            assert isinstance(fields, dict)
-            what = " ".join(f"{name}={value}" for name, value in fields.items() if name not in hidden and value not in ("", 0))
-            yield [*head, type(command).__name__, command.account_id, command.command_id, what]
+def _views(config: NodeConfig | None) -> LogViews:
+    """For a node's log, with the digits that its newest snapshot knows of."""
+    snapshot = _snapshot(config)
+    if snapshot is None:
+        return LogViews({}, {})
+    engine = snapshot[1]
+    return LogViews(
+        {row.currency: row.scale for row in engine.currencies()},
+        {row.product_id: (row.base, row.quote) for row in engine.products()},
+    )
 
 
 class ReplayResult(msgspec.Struct, frozen=True):
@@ -111,20 +132,24 @@ class ReplayResult(msgspec.Struct, frozen=True):
 
 
 @txlog.command("replay")
-@click.argument("source", type=SOURCE)
+@log_argument
+@place_option
 @node_option
 @click.option("--until", type=click.IntRange(min=0), help="Number of the last command to apply. Default: all.")
 @click.option("--freeze-clock", is_flag=True, help="Leave the exchange's clock at that command; else it goes on to the present.")
 @click.option("--diff", is_flag=True, help="Show the rows that differ from the node's newest snapshot.")
 @json_option
-def replay_log(source: Path, node_id: str | None, until: int | None, freeze_clock: bool, diff: bool, as_json: bool) -> None:
+def replay_log(
+    source: Path | None, target: Target, node_id: str | None, until: int | None, freeze_clock: bool, diff: bool, as_json: bool
+) -> None:
     """Build the state at a command from the log alone, check it, and compare its hash with the node's snapshot.
 
     Exit code 1 if it is another one.
     """
-    log, config = _opened(source, node_id)
-    snapshot = _snapshot(config)
-    rebuilt = logs.rebuild(log, until, base=_base(log, snapshot, until))
+    log, config = _opened(target, node_id, source)
+    with working("the log is applied"):
+        snapshot = _snapshot(config)
+        rebuilt = logs.rebuild(log, until, base=_base(log, snapshot, until))
     engine = rebuilt.engine
     engine.check()
     manifest = snapshot[0] if snapshot else None

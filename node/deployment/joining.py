@@ -20,7 +20,7 @@ from node.config.checks import check_address, split_address
 from node.config.file import load
 from node.config.settings import HttpConfig, NativeConfig, NodeAddress, NodeConfig, RaftConfig, SnapshotConfig
 from node.config.text import Setting, changed
-from node.deployment.setup import make_node, node_toml
+from node.deployment.setup import hosts_of, make_node, node_toml
 from node.errors import ConfigError, SetupError
 from node.keys.sealing import read_keys
 from snapshots.durable import sync_path
@@ -123,7 +123,7 @@ def make_joiner(directory: Path, address: NodeAddress, members: Sequence[NodeAdd
     keys = read_keys(like.cluster_key_path) if like.cluster_key_path.exists() else {}
     drafts = directory / DRAFTS
     known = [member for member in members if member.node_id != address.node_id]
-    text = changed(node_toml(like.cluster_id, address, [*known, address], like.admin), _settings(like))
+    text = changed(node_toml(like.cluster_id, address, [*known, address], like.admin, listen=_listen(like)), _settings(like))
     try:
         shutil.rmtree(drafts, ignore_errors=True)
         drafts.mkdir(mode=0o700)
@@ -151,6 +151,12 @@ def _existing(home: Path, address: NodeAddress, like: NodeConfig) -> Path:
     if identity.stage_of(config) is identity.Stage.REMOVED:
         raise SetupError(f"{path}: {address.node_id} was removed from the cluster, and an id is used once: choose another one")
     return path
+
+
+def _listen(like: NodeConfig) -> str:
+    """The address on which the node listens, where that is not its own host, such as 0.0.0.0; else empty."""
+    host = like.raft.listen.rpartition(":")[0].strip("[]")
+    return "" if host in hosts_of(like.address(like.node_id)) else host
 
 
 def _authority(directory: Path, like: NodeConfig) -> pki.KeyPair:

@@ -12,18 +12,15 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from node import stop_times
 from node.cluster_directory import ClusterDirectory
-from node.errors import ConnectionLost, NodeRunningError, NodeStartError, RequestFailed
-from node.native.connection import NativeConnection
-from node.native.protocol import MemberStatus, NodeStatus, StatusQuery
+from node.deployment.statuses import ANSWER_SECONDS, Statuses, ask_all, leader_of
+from node.errors import NodeRunningError, NodeStartError
+from node.native.protocol import NodeStatus
 from node.system.processes import PID_FILE, alive, descendants, locked_pid, reap, send
-
-ANSWER_SECONDS = 1.0
-"""A node that has not told its status by then is shown as down."""
 
 STOP_SECONDS = stop_times.NODE + 5.0
 """How long a stop may take before the node is killed."""
@@ -34,9 +31,6 @@ KILL_SECONDS = 10.0
 SUPERVISOR = (sys.executable, "-m", "node.supervisor")
 
 _POLL = 0.01
-
-Statuses = dict[str, NodeStatus | None]
-"""Node id to status, None for a node that does not answer."""
 
 
 class LocalCluster:
@@ -133,17 +127,7 @@ class LocalCluster:
         These are the nodes that the directory knows, and members that have joined from elsewhere; a node that does not answer and is no
         member any more is left out.
         """
-        statuses = await self._ask(self.layout.addresses)
-        members = {member.node_id: member for member in newest_members(statuses)}
-        if not members:
-            return statuses
-        more = {node_id: member.native for node_id, member in members.items() if node_id not in statuses and member.native}
-        statuses.update(await self._ask(more))
-        return {node_id: status for node_id, status in sorted(statuses.items()) if status is not None or node_id in members}
-
-    async def _ask(self, addresses: Mapping[str, str]) -> Statuses:
-        found = await asyncio.gather(*(self._status(address) for address in addresses.values()))
-        return dict(zip(addresses, found, strict=True))
+        return await ask_all(self.layout.addresses, self._tls, self._admin)
 
     async def leader(self) -> str:
         """The id of the leader that a quorum follows, "" while there is none."""
@@ -170,18 +154,6 @@ class LocalCluster:
                 detail = "; ".join(_short(node_id, statuses.get(node_id)) for node_id in chosen)
                 raise NodeStartError(f"not ready within {seconds:g} s: {detail}; {self._log_end((waiting or chosen)[0])}")
             await asyncio.sleep(0.05)
-
-    async def _status(self, address: str) -> NodeStatus | None:
-        connection: NativeConnection | None = None
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                connection = await NativeConnection.open(address, tls=self._tls, credentials=self._admin, client="status")
-                return await connection.query(StatusQuery())
-        except (ConnectionLost, RequestFailed, TimeoutError):
-            return None
-        finally:
-            if connection is not None:
-                await connection.close()
 
     async def _takes_http(self, node_id: str) -> bool:
         config = self.layout.configs[node_id].http
@@ -235,18 +207,6 @@ class LocalCluster:
         except OSError:
             return f"there is no {path}"
         return f"the end of {path}:\n" + "\n".join(text.splitlines()[-lines:])
-
-
-def leader_of(statuses: Statuses) -> str:
-    """The ready leader of the highest term, "" when there is none."""
-    leaders = [status for status in statuses.values() if status is not None and status.role == "leader" and status.ready]
-    return max(leaders, key=lambda status: status.term).node_id if leaders else ""
-
-
-def newest_members(statuses: Statuses) -> list[MemberStatus]:
-    """Who belongs to the cluster, as the node says whose log knows most of it; none if no node answers."""
-    told = [status for status in statuses.values() if status is not None]
-    return max(told, key=lambda status: (status.members_index, status.applied_index)).members if told else []
 
 
 def _is_ready(status: NodeStatus | None) -> bool:

@@ -7,14 +7,16 @@
     DIRECTORY/n1/cluster.key       the cluster's keys, under which API keys are encrypted; the same on every node
     DIRECTORY/n1/data/             its data directory
 
-A node's directory holds all that the node needs, so it can be moved to another machine as it is. Ports, for node number i from 1 on:
+A node's directory holds all that the node needs, so it can be moved to another machine as it is. Ports, for the i-th node of a host, from 1 on:
 Raft `base_port + i`, native `base_port + 10 + i`, HTTP `base_port + 20 + i`.
 """
 
 from __future__ import annotations
 
 import datetime
+import ipaddress
 import secrets
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
@@ -22,6 +24,7 @@ from string import Template
 import msgspec
 
 from node import identity, pki
+from node.cluster_directory import KeyFile
 from node.config.checks import CLUSTER_ID, NODE_ID, split_address
 from node.config.file import load
 from node.config.settings import NODE_COUNTS, AdminConfig, NodeAddress
@@ -39,45 +42,64 @@ TEMPLATE = Path(__file__).with_name("node.toml.txt")
 """The text of a node's configuration, with `$names` to fill in."""
 
 
+class Host(msgspec.Struct, frozen=True):
+    """A node and the host (name or IP address) where the others and its clients reach it."""
+
+    node_id: str
+    host: str
+
+
 def initialise(
     directory: Path,
-    nodes: int | Sequence[str] = 3,
+    nodes: int | Sequence[Host] = 3,
     *,
     base_port: int = 7000,
     host: str = "127.0.0.1",
+    listen: str = "",
+    https: bool = False,
     cluster_id: str = "",
     archive_log: bool = False,
     cluster_keys: Mapping[int, bytes] | None = None,
+    now: datetime.datetime | None = None,
 ) -> list[Path]:
     """Lay out a new cluster; returns the configuration files, in the order of the nodes.
 
     Args:
-        nodes: how many (named n1, n2, ...), or their ids. 1, 3 or 5.
-        host: where all nodes listen and are reached. For several machines, edit the files afterwards.
+        nodes: how many (named n1, n2, ...), all on `host`; or which, each with its host. 1, 3 or 5.
+        listen: the address on which every node listens, such as "0.0.0.0"; empty: the node's own host.
+        https: serve HTTPS with the nodes' certificates, which name their hosts.
         cluster_id: a random one when empty.
         cluster_keys: of a cluster whose state this one will begin with; a fresh one when None.
         archive_log: keep log segments behind snapshots, so that `quorumbook audit` can replay everything from the first command.
+        now: when the certificates are made, with a time zone; the present unless given.
 
     Raises:
         SetupError: the directory is not empty, an argument is not right, or a file cannot be written.
     """
-    node_ids = [f"n{number}" for number in range(1, nodes + 1)] if isinstance(nodes, int) else list(nodes)
+    hosts = [Host(f"n{number}", host) for number in range(1, nodes + 1)] if isinstance(nodes, int) else list(nodes)
     cluster = cluster_id or f"quorumbook-{secrets.token_hex(4)}"
-    addresses = _addresses(node_ids, host, base_port)
-    _check(directory, node_ids, addresses, cluster)
-    now = datetime.datetime.now(datetime.UTC)
-    authority = pki.make_authority(cluster, now)
+    addresses = _addresses(hosts, base_port, "https" if https else "http")
+    _check(directory, [each.node_id for each in hosts], addresses, cluster)
+    moment = now or datetime.datetime.now(datetime.UTC)
+    authority = pki.make_authority(cluster, moment)
     keys = cluster_keys or sealing.with_another({})
     admin = AdminConfig(**msgspec.structs.asdict(generate("operator")))
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         files.write_new(directory / "ca.pem", authority.certificate)
         files.write_new(directory / "ca.key", authority.key, 0o600)
-        files.write_new(directory / "admin.json", msgspec.json.format(msgspec.json.encode(admin)) + b"\n", 0o600)
+        key = KeyFile(
+            admin.key_id,
+            admin.secret,
+            admin.passphrase,
+            nodes={address.node_id: address.native for address in addresses},
+            ca=authority.certificate.decode("ascii"),
+        )
+        files.write_new(directory / "admin.json", msgspec.json.format(msgspec.json.encode(key)) + b"\n", 0o600)
         written = []
         for address in addresses:
-            text = node_toml(cluster, address, addresses, admin, archive_log=archive_log)
-            written.append(make_node(directory, address, text, authority, now, keys))
+            text = node_toml(cluster, address, addresses, admin, archive_log=archive_log, listen=listen)
+            written.append(make_node(directory, address, text, authority, moment, keys))
         sync_path(directory)
         sync_path(directory.resolve().parent)
     except OSError as error:
@@ -85,17 +107,35 @@ def initialise(
     return written
 
 
-def _addresses(node_ids: Sequence[str], host: str, base_port: int) -> list[NodeAddress]:
-    named = f"[{host}]" if ":" in host else host
-    return [
-        NodeAddress(
-            node_id,
-            f"{named}:{base_port + number}",
-            f"{named}:{base_port + NATIVE_OFFSET + number}",
-            f"http://{named}:{base_port + HTTP_OFFSET + number}",
-        )
-        for number, node_id in enumerate(node_ids, 1)
-    ]
+def _addresses(hosts: Sequence[Host], base_port: int, scheme: str) -> list[NodeAddress]:
+    """The nodes' addresses; nodes of one host have ports of their own, those of several hosts the same."""
+    on_host: Counter[str] = Counter()
+    found = []
+    for each in hosts:
+        on_host[each.host] += 1
+        number, named = on_host[each.host], bracketed(each.host)
+        ports = [base_port + offset + number for offset in (0, NATIVE_OFFSET, HTTP_OFFSET)]
+        found.append(NodeAddress(each.node_id, f"{named}:{ports[0]}", f"{named}:{ports[1]}", f"{scheme}://{named}:{ports[2]}"))
+    return found
+
+
+def hosts_of(address: NodeAddress) -> list[str]:
+    """The hosts in a node's addresses, each once: what its certificate names."""
+    places = (address.raft, address.native, address.http.partition("://")[2])
+    return list(dict.fromkeys(place.rpartition(":")[0].strip("[]") for place in places))
+
+
+def bracketed(host: str) -> str:
+    """A host as it stands before a port."""
+    return f"[{host}]" if ":" in host else host
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the host."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _check(directory: Path, node_ids: Sequence[str], addresses: Sequence[NodeAddress], cluster_id: str) -> None:
@@ -115,15 +155,17 @@ def _check(directory: Path, node_ids: Sequence[str], addresses: Sequence[NodeAdd
             f"cluster id {cluster_id!r}: expected 1 to 64 letters, digits, '-', '_' or '.', beginning with a letter or digit"
         )
     for address in addresses:
-        for text in (address.raft, address.native, address.http.removeprefix("http://")):
+        for text in (address.raft, address.native, address.http.partition("://")[2]):
             if split_address(text) is None:
                 raise SetupError(f"{text}: expected a host name or IP address, and ports from 1 to 65535")
     if directory.exists() and not directory.is_dir():
         raise SetupError(f"{directory} is a file; name a directory that does not exist yet")
     if directory.is_dir() and any(directory.iterdir()):
-        raise SetupError(
-            f"{directory} is not empty; name another directory, or delete this one if its cluster is not needed any more"
+        has_cluster = any(directory.glob("*/node.toml"))
+        advice = (
+            ", or delete this one if its cluster is not needed any more" if has_cluster else ": what lies there is no cluster"
         )
+        raise SetupError(f"{directory} is not empty; name another directory{advice}")
 
 
 def make_node(
@@ -143,7 +185,7 @@ def make_node(
     """
     home = directory / address.node_id
     home.mkdir(mode=0o700)
-    hosts = [address.raft.rpartition(":")[0].strip("[]")]
+    hosts = hosts_of(address)
     own = pki.issue(authority, address.node_id, hosts, now)
     files.write_new(home / "ca.pem", authority.certificate)
     files.write_new(home / "node.pem", own.certificate)
@@ -158,15 +200,26 @@ def make_node(
 
 
 def node_toml(
-    cluster_id: str, own: NodeAddress, addresses: Sequence[NodeAddress], admin: AdminConfig, *, archive_log: bool = False
+    cluster_id: str,
+    own: NodeAddress,
+    addresses: Sequence[NodeAddress],
+    admin: AdminConfig,
+    *,
+    archive_log: bool = False,
+    listen: str = "",
 ) -> str:
-    """The text of a node's configuration."""
+    """The text of a node's configuration. `listen`: on which address it listens; empty: where the others reach it."""
+
+    def place(address: str) -> str:
+        return f"{bracketed(listen)}:{address.rpartition(':')[2]}" if listen else address.partition("://")[2] or address
+
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         cluster_id=cluster_id,
         node_id=own.node_id,
-        raft_listen=own.raft,
-        native_listen=own.native,
-        http_listen=own.http.removeprefix("http://"),
+        raft_listen=place(own.raft),
+        native_listen=place(own.native),
+        http_listen=place(own.http),
+        http_tls="tls = true" if own.http.startswith("https://") else "# tls = false",
         public_url=own.http,
         archive_log="archive_log = true" if archive_log else "# archive_log = false",
         key_id=admin.key_id,

@@ -26,7 +26,7 @@ class Leadership(Protocol):
 
     @property
     def is_leader(self) -> bool: ...
-    def transfer_leadership(self) -> bool: ...
+    def transfer_leadership(self, successor: str = "") -> bool: ...
 
 
 class Handover:
@@ -47,23 +47,27 @@ class Handover:
         self._clock = clock
         self._until = 0.0
         self._asked = False
+        self._successor = ""
         self._waiting: list[Callable[[bool], None]] = []
         self.under_way = False
 
-    def begin(self, done: Callable[[bool], None]) -> None:
-        """Hand over; `done` gets whether another node was asked to lead, perhaps at once."""
+    def begin(self, done: Callable[[bool], None], successor: str = "") -> None:
+        """Hand over to `successor`, or whoever is most up to date; `done` gets whether another node was asked to lead, perhaps at once.
+
+        While a handover is under way, a second one joins it, whoever it names.
+        """
         if self.under_way and self._asked:
             done(True)
             return
         self._waiting.append(done)
         if not self.under_way:
-            self.under_way, self._asked = True, False
+            self.under_way, self._asked, self._successor = True, False, successor
             self._until = self._clock() + LEVEL_SECONDS
             self._hold()
             self._step()
 
     def _step(self) -> None:
-        if self._raft.is_leader and not self._asked and self._raft.transfer_leadership():
+        if self._raft.is_leader and not self._asked and self._raft.transfer_leadership(self._successor):
             self._asked = True
             self._until = self._clock() + ELECTED_SECONDS
             self._tell(True)

@@ -114,11 +114,26 @@ class ClusterClient:
         """Read from the leader, or while there is none from a node that answers (a linearizable read waits for a leader)."""
         return self._query
 
-    async def control(self, action: ControlAction, node_id: str = "") -> bool:
-        """Ask a node (empty: the leader) to hand over leadership or to take a snapshot."""
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Where the nodes are that this client knows of."""
+        return dict(self._addresses)
+
+    async def query_node(self, node_id: str, query: AnyQuery) -> Any:
+        """Read from one node, whether it leads or not.
+
+        Raises:
+            ConnectionLost: it does not answer, or its address is not known.
+            RequestFailed: it refused.
+        """
+        ask: Any = (await self.connection(node_id)).query
+        return await ask(query)
+
+    async def control(self, action: ControlAction, node_id: str = "", *, about: str = "") -> bool:
+        """Ask a node (empty: the leader) to take a snapshot, or to hand over leadership; `about`: to which node."""
         if node_id:
-            return await (await self.connection(node_id)).control(action)
-        return await self._on_leader(lambda connection: connection.control(action), None)
+            return await (await self.connection(node_id)).control(action, about)
+        return await self._on_leader(lambda connection: connection.control(action, about), None)
 
     async def add_member(self, address: NodeAddress, *, read_only: bool = False, deadline: float | None = None) -> int:
         """Make a node a member; see `protocol.AddMember`. Raises as `submit`."""
@@ -167,6 +182,8 @@ class ClusterClient:
         await asyncio.gather(*self._watchers)
 
     async def _open(self, node_id: str) -> NativeConnection:
+        if node_id not in self._addresses:
+            raise ConnectionLost(f"the address of node {node_id!r} is not known")
         opened = await NativeConnection.open(
             self._addresses[node_id], tls=self._tls, credentials=self._credentials, client=self._client
         )

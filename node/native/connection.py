@@ -352,10 +352,13 @@ class NativeConnection:
         request_id = next(self._request_ids)
         await self._request(request_id, FollowKeys(request_id))
 
-    async def control(self, action: ControlAction) -> bool:
-        """Ask the node to hand over leadership or to take a snapshot; True when it has begun. Raises `RequestFailed` if refused."""
+    async def control(self, action: ControlAction, about: str = "") -> bool:
+        """Ask the node to hand over leadership (`about`: to which node) or to take a snapshot; True when it has begun.
+
+        Raises `RequestFailed` if refused.
+        """
         request_id = next(self._request_ids)
-        answer: Answer = await self._request(request_id, Control(request_id, action))
+        answer: Answer = await self._request(request_id, Control(request_id, action, about))
         return msgspec.msgpack.decode(answer.body, type=bool)
 
     async def add_member(self, address: NodeAddress, *, read_only: bool = False) -> int:

@@ -211,10 +211,14 @@ class ControlAction(IntEnum):
 
 
 class Control(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=6):
-    """Gateways and keys with ADMIN only. Answer: `Answer` with true, when it has begun."""
+    """Gateways and keys with ADMIN only. Answer: `Answer` with true, when it has begun.
+
+    `node_id`: with TRANSFER_LEADERSHIP who is to lead; empty: whoever is most up to date.
+    """
 
     request_id: int
     action: ControlAction
+    node_id: str = ""
 
 
 class AddMember(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=7):

@@ -76,6 +76,11 @@ def listed(directory: Path) -> list[Listed]:
     return found
 
 
+def is_snapshot(path: Path) -> bool:
+    """Whether a directory has the name of a whole snapshot. What lies beside them, such as a lock file, has another."""
+    return path.resolve() in {each.resolve() for each in snapshot_paths(path.resolve().parent)}
+
+
 def verify(path: Path) -> Manifest:
     """Check a snapshot as a node does that starts on it: files, rows, hashes, and the state's invariants. O(everything).
 

@@ -178,6 +178,19 @@ class TestLeadership:
         assert node.said(m.TimeoutNow, "n3") == [m.TimeoutNow(term)]
         assert node.said(m.TimeoutNow, "n2") == []
 
+    def test_it_is_handed_to_the_one_who_is_named_if_that_has_everything(self) -> None:
+        node = Node()
+        term = node.elect()
+        node.acknowledge("n2", "n3")
+        node.propose()
+        node.acknowledge("n2")
+        assert not node.raft.transfer_leadership("n3"), "it lacks an entry"
+        assert not node.raft.transfer_leadership("n9"), "there is none"
+        assert not node.raft.transfer_leadership("n1"), "it leads"
+        node.acknowledge("n3")
+        assert node.raft.transfer_leadership("n2")
+        assert (node.said(m.TimeoutNow, "n2"), node.said(m.TimeoutNow, "n3")) == ([m.TimeoutNow(term)], [])
+
     def test_a_follower_has_nothing_to_hand_over(self) -> None:
         assert not Node().raft.transfer_leadership()
 

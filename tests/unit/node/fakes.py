@@ -120,9 +120,9 @@ class LocalRaft:
         self.membership = msgspec.structs.replace(self.membership.changed(change), index=self.index)
         done(ChangeResult(index=self.index))
 
-    def transfer_leadership(self) -> bool:
+    def transfer_leadership(self, successor: str = "") -> bool:
         self.transfers += 1
-        if not self.successor:
+        if not self.successor or successor not in ("", self.successor):
             return False
         self.lose_leadership(self.successor)
         return True

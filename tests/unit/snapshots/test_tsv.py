@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec import inspect
 
 from snapshots.errors import TsvError
 from snapshots.tsv import Schema, TableLines, parse, read_tables, tsv_files, write_tables
+from snapshots.tsv_values import PLAIN_NUMBERS, UNITS
 from statemachine.commands import Batch, Deposit, OpenAccount, PlaceOrder, PutApiKey, PutCurrency, PutProduct
 from statemachine.engine import Engine
 from statemachine.limits import OPERATOR
+from statemachine.tables import TABLES
 from statemachine.types import OrderType, Side
 
 NOON = 1_772_366_400_250_000_000
@@ -181,3 +185,30 @@ def test_tables_of_another_schema_are_written_likewise(tmp_path: Path) -> None:
     lines = list(TableLines({}, schema).of("odd_thing", rows))
     assert lines[0] == "\\e\t\\N\t[]\tfalse"
     assert parse(tsv_files(tmp_path), schema)["odd_thing"][0].line.number == 3
+
+
+def _whole_numbers(kind: object, name: str, seen: set[type]) -> Iterator[str]:
+    """The names of all whole numbers in a type, structs inside included."""
+    match kind:
+        case inspect.IntType():
+            yield name
+        case inspect.StructType(cls=cls) if cls not in seen:
+            seen.add(cls)
+            for field in kind.fields:
+                yield from _whole_numbers(field.type, field.name, seen)
+        case inspect.ListType(item_type=item) | inspect.VarTupleType(item_type=item) | inspect.SetType(item_type=item):
+            yield from _whole_numbers(item, name, seen)
+        case inspect.DictType(value_type=value):
+            yield from _whole_numbers(value, name, seen)
+        case inspect.UnionType(types=kinds):
+            for each in kinds:
+                yield from _whole_numbers(each, name, seen)
+
+
+def test_every_whole_number_of_the_tables_is_said_to_be_an_amount_a_time_or_just_a_number() -> None:
+    """A column that nobody thought of would be exported in smallest units beside decimals, as `stop_price` was."""
+    seen: set[type] = set()
+    names = {name for row in TABLES.values() for name in _whole_numbers(inspect.type_info(row), "", seen)}
+    assert len(names) > 20
+    assert names <= set(UNITS) | PLAIN_NUMBERS
+    assert not set(UNITS) & PLAIN_NUMBERS

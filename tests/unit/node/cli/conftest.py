@@ -11,6 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from node.cli import main, session
+from node.cluster_directory import Access
+from node.credentials import Credentials
 from tests.unit.node.cli.fakes import FakeClient
 
 Run = Callable[..., Result]
@@ -20,6 +22,7 @@ Run = Callable[..., Result]
 def client(monkeypatch: pytest.MonkeyPatch) -> FakeClient:
     fake = FakeClient()
     monkeypatch.setattr(session, "open_client", lambda target: fake)
+    monkeypatch.setattr(session, "reach", lambda target: Access({"n1": "127.0.0.1:7011"}, "PEM", Credentials("operator", "", "")))
     return fake
 
 

@@ -12,7 +12,7 @@ from node.engine.feed import Audience, Feed
 from node.engine.views import NotFoundError, Views
 from node.errors import QuorumbookError
 from node.native.client import ClusterClient, RequestFailed
-from node.native.protocol import ANSWER_TYPES, AnyQuery, ControlAction, FailCode
+from node.native.protocol import ANSWER_TYPES, AnyQuery, ControlAction, FailCode, MemberStatus, NodeStatus, StatusQuery
 from statemachine.commands import AnyCommand, Batch
 from statemachine.engine import Engine
 from statemachine.events import AnyEvent, AnyOutcome
@@ -35,6 +35,12 @@ class FakeClient(ClusterClient):
         self.linearizable: list[bool] = []
         self.controls: list[tuple[ControlAction, str]] = []
         self.submitted: list[list[AnyCommand]] = []
+        members = [
+            MemberStatus(node_id, True, 40, native=f"127.0.0.1:{number}") for number, node_id in enumerate(("n1", "n2", "n3"), 1)
+        ]
+        self.status = NodeStatus(
+            "n1", "trial", "leader", "n1", 3, 40, 40, 40, 1, 10, 0, "", True, True, True, 1.0, "0.1.0", "abi", members
+        )  # fmt: skip
         self._views = Views(Feed(1000))
 
     async def submit(
@@ -52,16 +58,27 @@ class FakeClient(ClusterClient):
         if linearizable and self.leaderless:
             raise RequestFailed(FailCode.NO_LEADER, "no answer from a leader within 8 s; it was not applied")
         self.linearizable.append(linearizable)
+        if isinstance(query, StatusQuery):
+            return self.status
         try:
             body = self._views.answer(self.engine, query, Audience.FULL)
         except NotFoundError as error:
             raise RequestFailed(FailCode.NOT_FOUND, str(error)) from error
         return msgspec.msgpack.decode(body, type=ANSWER_TYPES[type(query)])
 
-    async def control(self, action: ControlAction, node_id: str = "") -> bool:
-        """Note what was asked."""
-        self.controls.append((action, node_id))
+    async def control(self, action: ControlAction, node_id: str = "", *, about: str = "") -> bool:
+        """Note what was asked, and do it at once."""
+        self.controls.append((action, node_id or about))
+        if action is ControlAction.SNAPSHOT:
+            self.status = msgspec.structs.replace(self.status, snapshot_index=self.status.applied_index)
+        elif action is ControlAction.TRANSFER_LEADERSHIP:
+            leader = about or "n2"
+            self.status = msgspec.structs.replace(self.status, term=self.status.term + 1, node_id=leader, leader_id=leader)
         return True
+
+    async def query_node(self, node_id: str, query: AnyQuery) -> Any:
+        """All nodes are the same here."""
+        return await self._query(query)
 
     async def events(self, product_id: str, from_sequence: int = 0) -> AsyncGenerator[list[AnyEvent], None]:
         """The product's events so far and, as long as somebody listens, those that come."""

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from node.deployment.local_cluster import LocalCluster, Statuses
+from node.deployment.local_cluster import LocalCluster
+from node.deployment.statuses import Statuses
 from tests.unit.node.cli.conftest import Run
 
 

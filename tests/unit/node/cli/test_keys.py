@@ -77,3 +77,17 @@ def test_a_new_cluster_may_have_the_keys_of_another(run: Run, tmp_path: Path) ->
     (tmp_path / "none").write_text("{}")
     assert "expected JSON such as" in run("init", str(tmp_path / "other"), "--cluster-key", str(tmp_path / "none"), code=1).stderr
     assert not (tmp_path / "other").exists()
+
+
+def test_a_key_that_is_there_is_not_replaced_in_silence(market: Run, run_json: Any, tmp_path: Path) -> None:
+    market("key", "put", "k", "--account", "alice", "--out", str(tmp_path / "first.json"))
+    assert "--replace" in market("key", "put", "k", "--account", "alice", "--out", str(tmp_path / "second.json"), code=1).stderr
+    assert not (tmp_path / "second.json").exists()
+    market("key", "put", "k", "--account", "alice", "--out", str(tmp_path / "second.json"), "--replace")
+    assert [view["key_id"] for view in run_json("key", "list")] == ["k"]
+
+
+def test_a_key_file_says_where_the_cluster_is(market: Run, tmp_path: Path) -> None:
+    market("key", "put", "k", "--account", "alice", "--out", str(tmp_path / "k.json"))
+    written = json.loads((tmp_path / "k.json").read_text())
+    assert (written["nodes"], written["ca"]) == ({"n1": "127.0.0.1:7011"}, "PEM")

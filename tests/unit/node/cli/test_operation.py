@@ -15,8 +15,10 @@ from cluster.messages import COMMAND
 from cluster.ports import LogEntry
 from cluster.storage import RealDisk
 from node.cli import clusters, records, session
+from node.cli.target import Target
 from node.config.file import load
-from node.deployment.local_cluster import LocalCluster, Statuses
+from node.deployment.local_cluster import LocalCluster
+from node.deployment.statuses import Statuses
 from node.errors import NodeStartError
 from node.native.protocol import ControlAction, MemberStatus, NodeStatus
 from snapshots.abi import ABI
@@ -93,8 +95,8 @@ class FakeLocal(LocalCluster):
 
 @pytest.fixture
 def local(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeLocal:
-    run("init", "cluster", "--base-port", "18200", "--cluster-id", "trial")
-    fake = FakeLocal(tmp_path / "cluster")
+    run("init", "exchange", "--base-port", "18200", "--cluster-id", "trial")
+    fake = FakeLocal(tmp_path / "exchange")
     monkeypatch.setattr(clusters, "LocalCluster", lambda directory: fake)
     return fake
 
@@ -102,16 +104,31 @@ def local(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeLoca
 def test_init_makes_a_cluster_that_loads(run: Run, tmp_path: Path) -> None:
     output = run("init", "here", "--nodes", "5", "--base-port", "18300").stdout
     assert [load(path).node_id for path in sorted((tmp_path / "here").glob("*/node.toml"))] == ["n1", "n2", "n3", "n4", "n5"]
-    assert "quorumbook cluster up here" in output
+    assert "quorumbook cluster up --cluster here" in output
     assert "here" in run("init", "here", code=1).stderr
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--node", "n1=10.0.0.1", "--node", "n2=10.0.0.2", "--node", "n3=10.0.0.3"], ["--hosts", "10.0.0.1,10.0.0.2,10.0.0.3"]],
+)
+def test_init_takes_a_host_for_each_node(run: Run, tmp_path: Path, options: list[str]) -> None:
+    said = run("init", "here", *options)
+    assert "Move each node's directory" in said.stdout
+    configs = [load(path) for path in sorted((tmp_path / "here").glob("*/node.toml"))]
+    assert [config.raft.listen for config in configs] == ["10.0.0.1:7001", "10.0.0.2:7001", "10.0.0.3:7001"]
+    assert all(config.http.tls for config in configs), "what leaves the machine is encrypted"
+    assert "without TLS" in run("init", "open", *options, "--http").stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["init", "x", "--node", "n1"], "expected NODE=HOST"),
+        (["init", "x", "--node", "n1=h", "--nodes", "3"], "Say which nodes once"),
         (["init", "x", "--nodes", "2"], "'2' is not one of '1', '3', '5'"),
         (["init", "x", "--base-port", "80"], "80 is not in the range"),
-        (["cluster", "up", "cluster", "--rejoin"], "name it with --node"),
+        (["cluster", "up", "--cluster", "exchange", "--rejoin"], "name it with --node"),
         (["node", "start"], "Missing option '--config'"),
         (["node", "start", "--config", "absent.toml"], "absent.toml"),
         (["replay", "absent.csv"], "'absent.csv' does not exist"),
@@ -124,9 +141,9 @@ def test_a_wrong_command_line_is_a_usage_error(run: Run, arguments: list[str], m
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["cluster", "status", "nowhere"], "nowhere: no node in it"),
-        (["cluster", "up"], "cluster: no node in it"),
-        (["txlog", "export", "."], "neither a node's nor a cluster's directory"),
+        (["cluster", "status", "--cluster", "nowhere"], "nowhere: no node in it"),
+        (["cluster", "up"], "exchange: no node in it"),
+        (["txlog", "export", "--cluster", "."], "neither a node's nor a cluster's directory"),
     ],
 )
 def test_what_is_not_there_is_one_line(run: Run, arguments: list[str], message: str) -> None:
@@ -165,12 +182,14 @@ def test_status_is_a_row_a_node(run: Run, local: FakeLocal) -> None:
         "3",
         "1,234",
         "1,234",
+        "0",
         "5,678",
         "abababababab",
         "1,000",
         "n2, (n3)",
         "yes",
-        "61 s",
+        "1 min 1 s",
+        "0.1.0 abi",
     ]
     assert cells[2][:3] == ["n3", "", "unreachable"]
 
@@ -186,8 +205,8 @@ def test_status_shows_members_without_a_vote_and_snapshots_on_their_way(run: Run
     rows = [line for line in run("cluster", "status").stdout.splitlines() if line.startswith("│")]
     cells = [[cell.strip() for cell in row.split("│")[1:-1]] for row in rows]
     assert [row[2] for row in cells] == ["leader", "learner", "read-only"]
-    assert cells[0][9] == "n2 (snapshot 25 %), n3"
-    assert [row[10] for row in cells] == ["yes", "yes", "yes"]
+    assert cells[0][10] == "n2 (snapshot 25 %), n3"
+    assert [row[11] for row in cells] == ["yes", "yes", "yes"]
 
 
 def test_status_as_json_has_everything(run: Run, local: FakeLocal) -> None:
@@ -203,15 +222,21 @@ def test_status_as_json_has_everything(run: Run, local: FakeLocal) -> None:
     assert told["nodes"]["n3"] is None
 
 
-def test_status_without_a_leader_is_exit_code_1(run: Run, local: FakeLocal) -> None:
+def test_status_without_a_leader_is_exit_code_69(run: Run, local: FakeLocal) -> None:
     local.statuses = {"n1": None, "n2": status("n2", "candidate"), "n3": None}
-    assert "candidate" in run("cluster", "status", code=1).stdout
+    assert "candidate" in run("cluster", "status", code=69).stdout
 
 
 def test_operators_ask_nodes(run: Run, local: FakeLocal, client: FakeClient) -> None:
-    run("cluster", "transfer-leadership")
-    run("snapshot", "take", "n1")
-    assert client.controls == [(ControlAction.TRANSFER_LEADERSHIP, ""), (ControlAction.SNAPSHOT, "n1")]
+    assert run("cluster", "transfer-leadership").stdout == "n2 leads (before: n1)\n"
+    assert run("cluster", "transfer-leadership", "--to", "n3").stdout == "n3 leads (before: n2)\n"
+    assert run("cluster", "transfer-leadership", "--to", "n3").stdout == "n3 leads already\n"
+    assert run("snapshot", "take", "n1").stdout == "n1: the snapshot at index 40 is on disk\n"
+    asked = [(ControlAction.TRANSFER_LEADERSHIP, ""), (ControlAction.TRANSFER_LEADERSHIP, "n3"), (ControlAction.SNAPSHOT, "n1")]
+    assert client.controls == asked
+    assert (
+        "no node 'n9' in the cluster; there are: n1, n2, n3" in run("cluster", "transfer-leadership", "--to", "n9", code=1).stderr
+    )
     assert "no node 'n9'; there are: n1, n2, n3" in run("snapshot", "take", "n9", code=1).stderr
 
 
@@ -234,8 +259,8 @@ def write_log(directory: Path, batches: Sequence[Batch] = BATCHES) -> None:
 
 
 def test_a_log_is_exported_shown_replayed_and_made_again(run: Run, run_json: RunJson, local: FakeLocal, tmp_path: Path) -> None:
-    write_log(tmp_path / "cluster")
-    heading, *lines = [json.loads(line) for line in run("txlog", "export", "cluster", "--without-secrets").stdout.splitlines()]
+    write_log(tmp_path / "exchange")
+    heading, *lines = [json.loads(line) for line in run("txlog", "export", "--without-secrets").stdout.splitlines()]
     assert (heading["first_index"], heading["secrets"]) == (1, False)
     assert lines[0] == {
         "index": 2,
@@ -244,21 +269,21 @@ def test_a_log_is_exported_shown_replayed_and_made_again(run: Run, run_json: Run
         "commands": [{"kind": "PutCurrency", "account_id": OPERATOR, "command_id": "usd", "currency": "USD", "scale": 2}],
     }
     assert lines[2]["commands"][0]["secret"] == lines[2]["commands"][0]["passphrase"] == ""
-    run("txlog", "export", "cluster/n2", "log.jsonl")
+    run("txlog", "export", "--node", "n2", "log.jsonl")
     assert "c2VjcmV0" in (tmp_path / "log.jsonl").read_text()
-    assert "log.jsonl: is there already" in run("txlog", "export", "cluster/n1", "log.jsonl", code=1).stderr
+    assert "log.jsonl: is there already" in run("txlog", "export", "log.jsonl", code=1).stderr
     assert "3 entries in again" in run("txlog", "import", "log.jsonl", "again").stdout
     shown = run("txlog", "show", "log.jsonl", "--from", "3").stdout
     assert "alice-key" in shown
     assert "USD" not in shown
     assert "c2VjcmV0" not in shown
-    by_node, by_file = (run_json("txlog", "replay", source) for source in ("cluster", "log.jsonl"))
+    by_node, by_file = (run_json("txlog", "replay", *source) for source in ([], ["log.jsonl"]))
     assert by_node == by_file
     assert (by_node["sequence"], by_node["clock"], by_node["agrees"]) == (3, "1970-01-01T00:00:04Z", None)
-    part = run_json("txlog", "replay", "cluster", "--until", "2", "--freeze-clock")
+    part = run_json("txlog", "replay", "--until", "2", "--freeze-clock")
     assert (part["sequence"], part["index"]) == (2, 3)
-    assert "there is no command 9" in run("txlog", "replay", "cluster", "--until", "9", code=1).stderr
-    assert "no node 'n9'; there are: n1, n2, n3" in run("txlog", "export", "cluster", "--node", "n9", code=1).stderr
+    assert "there is no command 9" in run("txlog", "replay", "--until", "9", code=1).stderr
+    assert "no node 'n9'; there are: n1, n2, n3" in run("txlog", "export", "--node", "n9", code=1).stderr
 
 
 @pytest.mark.parametrize(("entries", "agrees"), [(3, None), (4, True)])
@@ -267,41 +292,41 @@ def test_a_replay_is_compared_with_a_snapshot_of_the_same_moment(
 ) -> None:
     """The last entry has no command: before and behind it the sequence is the same, and the state is not."""
     batches = [*BATCHES, Batch(9 * 10**9, [])]
-    write_log(tmp_path / "cluster", batches)
+    write_log(tmp_path / "exchange", batches)
     engine = Engine()
     for batch in batches[:entries]:
         engine.apply(batch)
     fields = SnapshotFields(1 + entries, 1, b"", engine.sequence, "0", 0, engine.full_hash())
-    job = SnapshotStore(tmp_path / "cluster" / "n1" / "data" / "snapshots").begin(fields, dict(engine.tables()))
+    job = SnapshotStore(tmp_path / "exchange" / "n1" / "data" / "snapshots").begin(fields, dict(engine.tables()))
     assert wait(job) is JobState.DONE, job.reason
-    replayed = run_json("txlog", "replay", "cluster", "--node", "n1")
+    replayed = run_json("txlog", "replay", "--node", "n1")
     assert (replayed["sequence"], replayed["index"], replayed["agrees"]) == (3, 5, agrees)
-    assert "time passes" in run("txlog", "show", "cluster").stdout
+    assert "time passes" in run("txlog", "show").stdout
 
 
 def test_a_damaged_log_is_one_line(run: Run, local: FakeLocal, tmp_path: Path) -> None:
-    write_log(tmp_path / "cluster")
-    (path,) = (tmp_path / "cluster" / "n1" / "data" / "log").glob("*.seg")
+    write_log(tmp_path / "exchange")
+    (path,) = (tmp_path / "exchange" / "n1" / "data" / "log").glob("*.seg")
     path.write_bytes(b"garbage" + path.read_bytes())
-    assert "not a log segment" in run("txlog", "export", "cluster", code=1).stderr
+    assert "not a log segment" in run("txlog", "export", code=1).stderr
 
 
 def test_an_audit_by_the_logs_alone(run: Run, local: FakeLocal, run_json: RunJson, tmp_path: Path) -> None:
-    write_log(tmp_path / "cluster")
+    write_log(tmp_path / "exchange")
     acks = tmp_path / "acks.jsonl"
     acks.write_text('{"account_id":"operator","command_id":"usd","kind":"done","sequence":1}\n')
-    output = run("audit", "cluster", "--acks", str(acks), "--offline").stdout
+    output = run("audit", "--acks", str(acks), "--offline").stdout
     assert output.count("holds") == 4
     acks.write_text('{"account_id":"operator","command_id":"eur","kind":"done","sequence":1}\n')
-    report = run_json("audit", "cluster", "--acks", str(acks), code=1)
+    report = run_json("audit", "--acks", str(acks), code=1)
     assert report["holds"] is False
     assert [check["holds"] for check in report["checks"]] == [True, True, True, False]
 
 
 def test_an_audit_asks_the_nodes_that_run(run: Run, local: FakeLocal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_log(tmp_path / "cluster")
+    write_log(tmp_path / "exchange")
     monkeypatch.setattr(records, "LocalCluster", lambda directory: local)
-    output = run("audit", "cluster", code=1).stdout
+    output = run("audit", code=1).stdout
     assert "n2 is at sequence 5678, where no committed entry ends" in output
     assert "n1 is" not in output
 
@@ -311,8 +336,8 @@ def test_the_cluster_comes_from_the_environment(
 ) -> None:
     seen: list[Path] = []
 
-    def note(target: session.Target) -> FakeClient:
-        seen.append(target.directory)
+    def note(target: Target) -> FakeClient:
+        seen.append(target.place)
         return FakeClient()
 
     monkeypatch.setattr(session, "open_client", note)

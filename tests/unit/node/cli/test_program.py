@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
-from node.cli.program import COMMANDS, main
+from node.cli.program import COMMANDS, INSIDE, main
+from snapshots.abi import ABI
 
 ROOT = Path(__file__).parents[4]
 HEAVY = ("aiohttp", "asyncio", "cryptography", "prometheus_client", "pysyncobj", "rich", "rocksdict", "sortedcontainers")
@@ -46,3 +50,63 @@ def test_a_command_that_does_not_exist_is_told(capsys: pytest.CaptureFixture[str
         main(["snapshots"])
     assert ended.value.code == 2
     assert "No such command 'snapshots'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [("status", "cluster status"), ("acount", "account"), ("snapshots", "snapshot list"), ("restore", "snapshot restore")],
+)
+def test_what_is_called_otherwise_is_suggested(capsys: pytest.CaptureFixture[str], word: str, meant: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([word])
+    assert ended.value.code == 2
+    assert f"'{meant}'" in capsys.readouterr().err
+
+
+def test_every_place_that_is_suggested_is_there() -> None:
+    for words in INSIDE.values():
+        command: click.Command = main
+        for word in words.split():
+            assert isinstance(command, click.Group)
+            found = command.get_command(click.Context(command), word)
+            assert found is not None, words
+            command = found
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["version"]])
+def test_the_version_is_told_as_elsewhere(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    main(arguments, standalone_mode=False)
+    assert f"ABI {ABI}" in capsys.readouterr().out
+
+
+def _groups(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    if isinstance(command, click.Group):
+        yield path
+        for name in command.list_commands(click.Context(command)):
+            inner = command.get_command(click.Context(command), name)
+            assert inner is not None
+            yield from _groups(inner, (*path, name))
+
+
+def test_no_help_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lists of commands in groups ended in "..." where a line was long."""
+    monkeypatch.setenv("COLUMNS", "80")
+    found = list(_groups(main))
+    assert len(found) > 8
+    for path in found:
+        text = CliRunner().invoke(main, [*path, "--help"]).stdout
+        assert not re.search(r"\w\.\.\.$", text, flags=re.MULTILINE), (path, text)
+
+
+def test_help_is_a_command() -> None:
+    by_command, by_option = (
+        CliRunner().invoke(main, words).stdout for words in (["help", "cluster", "up"], ["cluster", "up", "-h"])
+    )
+    assert "--rejoin" in by_command
+    assert by_command.splitlines()[2:] == by_option.splitlines()[2:]
+    assert CliRunner().invoke(main, ["help", "nothing"]).exit_code == 2
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_can_complete(shell: str) -> None:
+    assert "_QUORUMBOOK_COMPLETE" in CliRunner().invoke(main, ["completion", shell]).stdout

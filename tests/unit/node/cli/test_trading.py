@@ -239,7 +239,7 @@ def test_a_product_keeps_its_tick_and_gives_whole_notionals(market: Run, run_jso
     assert (view["tick"], view["lot"], view["taker_fee"], view["status"]) == ("0.01", "0.0001", "0.001", "online")
     market("currency", "put", "EUR", "--scale", "2")
     market("product", "put", "BTC-EUR")
-    market("product", "put", "BTC-EUR", "--status", "cancel_only", "--maker-fee", "0.0005")
+    market("product", "put", "BTC-EUR", "--status", "cancel_only", "--maker-fee", "0.0005", "--replace")
     found = {view["id"]: view for view in run_json("product", "list")}["BTC-EUR"]
     assert (found["tick"], found["lot"], found["status"], found["maker_fee"]) == ("0.01", "1", "cancel_only", "0.0005")
 
@@ -266,7 +266,7 @@ def test_a_key_that_was_not_put_leaves_no_file(market: Run, tmp_path: Path) -> N
 
 def test_no_leader_is_one_line(market: Run, client: FakeClient) -> None:
     client.failures.append(RequestFailed(FailCode.NO_LEADER, "no answer from a leader within 8 s"))
-    result = market("account", "open", "carol", code=1)
+    result = market("account", "open", "carol", code=69)
     assert result.stderr == "Error: NO_LEADER: no answer from a leader within 8 s\n"
 
 
@@ -302,3 +302,47 @@ def test_without_a_leader_a_read_shows_one_nodes_view_and_says_so(market: Run, c
     shown = market("account", "alice")
     assert "nobody leads at the moment" in shown.stderr
     assert "1000000" in shown.stdout
+
+
+def test_a_product_is_changed_where_it_is_named_and_nowhere_else(market: Run, run_json: RunJson) -> None:
+    """`product put` with one option opened a market that was in an auction, and reset its other fee and its largest size."""
+    market(
+        "product",
+        "put",
+        "BTC-EUR",
+        "--base",
+        "BTC",
+        "--quote",
+        "USD",
+        "--max-size",
+        "1000",
+        "--maker-fee",
+        "0.002",
+        "--status",
+        "auction",
+    )
+    refused = market("product", "put", "BTC-EUR", "--base", "BTC", "--quote", "USD", "--taker-fee", "0.003", code=1).stderr
+    assert "product set" in refused
+    said = market("product", "set", "BTC-EUR", "--taker-fee", "0.003").stdout
+    assert said == "BTC-EUR taker_fee: 0.003 (before: 0)\n"
+    found = {view["id"]: view for view in run_json("product", "list")}["BTC-EUR"]
+    named = ("max_size", "maker_fee", "taker_fee", "status")
+    assert tuple(found[name] for name in named) == ("1000", "0.002", "0.003", "auction")
+    assert "was like that already" in market("product", "set", "BTC-EUR", "--taker-fee", "0.003").stdout
+    assert "Name what is to change" in market("product", "set", "BTC-EUR", code=2).stderr
+    assert "no product 'XRP-USD'" in market("product", "set", "XRP-USD", "--status", "online", code=1).stderr
+
+
+def test_a_product_that_is_the_same_may_be_put_again(market: Run) -> None:
+    assert "the same" in market("product", "put", "BTC-USD", "--taker-fee", "0.001").stdout
+
+
+def test_what_is_known_of_the_market_is_shown(market: Run, run_json: RunJson) -> None:
+    market("order", "place", "--account", "bob", "BTC-USD", "sell", "2", "--price", "100")
+    market("order", "place", "--account", "alice", "BTC-USD", "buy", "0.5", "--price", "100")
+    (tick,) = run_json("ticker")
+    assert (tick["last"], tick["trade_id"], tick["bid"], tick["ask"], tick["ask_size"]) == ("100", 1, "", "100", "1.5")
+    assert run_json("ticker", "BTC-USD") == [tick]
+    assert "100" in market("ticker").stdout
+    assert market("trades", "BTC-USD").exit_code == 0
+    assert "no product 'XRP-USD'" in market("trades", "XRP-USD", code=1).stderr

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from node.deployment.local_cluster import LocalCluster, Statuses, leader_of
+from node.deployment.local_cluster import LocalCluster
 from node.deployment.setup import initialise
+from node.deployment.statuses import Statuses, leader_of
 from node.errors import DirectoryError, NodeRunningError, NodeStartError
 from node.native.protocol import NodeStatus
 from node.system.processes import alive, descendants

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from cryptography import x509
 
 from node import identity
+from node.cluster_directory import KeyFile
 from node.config.file import load
-from node.config.settings import AdminConfig
-from node.deployment.setup import initialise
+from node.deployment.setup import Host, initialise
 from node.errors import SetupError
 from node.keys.sealing import read_keys
 
@@ -38,8 +39,11 @@ def test_a_cluster_of_any_size_loads(tmp_path: Path, count: int) -> None:
 
 def test_the_operators_key_is_that_of_the_nodes(tmp_path: Path) -> None:
     path = initialise(tmp_path / "c", 1)[0]
-    admin = msgspec.json.decode((tmp_path / "c" / "admin.json").read_bytes(), type=AdminConfig)
-    assert load(path).admin == admin
+    admin = msgspec.json.decode((tmp_path / "c" / "admin.json").read_bytes(), type=KeyFile)
+    config = load(path)
+    assert (admin.key_id, admin.secret, admin.passphrase) == (config.admin.key_id, config.admin.secret, config.admin.passphrase)
+    assert admin.nodes == {"n1": config.native.listen}
+    assert admin.ca == config.path(config.tls.ca).read_text()
 
 
 def test_secrets_are_for_the_owner_only(tmp_path: Path) -> None:
@@ -68,7 +72,7 @@ def test_the_nodes_share_the_cluster_s_keys(tmp_path: Path) -> None:
 
 
 def test_node_ids_and_host_of_ones_own(tmp_path: Path) -> None:
-    paths = initialise(tmp_path / "c", ["zurich", "berlin-2", "oslo_1"], host="::1", base_port=500)
+    paths = initialise(tmp_path / "c", [Host(name, "::1") for name in ("zurich", "berlin-2", "oslo_1")], base_port=500)
     config = load(paths[1])
     assert config.node_id == "berlin-2"
     assert config.raft.listen == "[::1]:502"
@@ -80,8 +84,8 @@ def test_node_ids_and_host_of_ones_own(tmp_path: Path) -> None:
     [
         ({"nodes": 2}, "expected 1, 3 or 5 nodes, not 2"),
         ({"nodes": 0}, "expected 1, 3 or 5 nodes, not 0"),
-        ({"nodes": ["a", "b", "a"]}, "expected each once"),
-        ({"nodes": ["../x"]}, "node id '../x': expected"),
+        ({"nodes": [Host("a", "h"), Host("b", "h"), Host("a", "h")]}, "expected each once"),
+        ({"nodes": [Host("../x", "h")]}, "node id '../x': expected"),
         ({"cluster_id": 'x"y'}, "cluster id 'x\"y': expected"),
         ({"host": "a b"}, "expected a host name or IP address"),
         ({"base_port": 65530}, "ports from 1 to 65535"),
@@ -96,7 +100,7 @@ def test_arguments_that_are_refused(tmp_path: Path, arguments: dict[str, object]
 
 def test_a_directory_in_use_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(SetupError, match="is not empty; name another directory"):
+    with pytest.raises(SetupError, match="is not empty; name another directory: what lies there is no cluster"):
         initialise(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
     with pytest.raises(SetupError, match="is a file"):
@@ -112,3 +116,28 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(SetupError, match="cannot be written: Not a directory"):
         initialise(tmp_path / "file" / "c")
+
+
+def test_every_node_has_its_own_host_and_a_certificate_that_names_it(tmp_path: Path) -> None:
+    """Several machines took editing three files by hand, and certificates named one host only."""
+    hosts = {"n1": "10.77.0.11", "n2": "node2.example", "n3": "fd00::3"}
+    paths = initialise(tmp_path / "c", [Host(*each) for each in hosts.items()], base_port=7000, https=True, listen="0.0.0.0")
+    for path, (node_id, host) in zip(paths, hosts.items(), strict=True):
+        config = load(path)
+        bracketed = f"[{host}]" if ":" in host else host
+        address = config.address(node_id)
+        assert (address.raft, address.native) == (f"{bracketed}:7001", f"{bracketed}:7011")
+        assert address.http == config.http.public_url == f"https://{bracketed}:7021"
+        assert (config.raft.listen, config.native.listen, config.http.listen) == ("0.0.0.0:7001", "0.0.0.0:7011", "0.0.0.0:7021")
+        assert config.http.tls
+        certificate = x509.load_pem_x509_certificate(config.path(config.tls.certificate).read_bytes())
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        told = [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
+        assert host in told
+        assert not set(told) & (set(hosts.values()) - {host})
+
+
+def test_nodes_that_share_a_host_have_ports_of_their_own(tmp_path: Path) -> None:
+    named = [Host("a", "10.0.0.1"), Host("b", "10.0.0.2"), Host("c", "10.0.0.1")]
+    configs = [load(path) for path in initialise(tmp_path / "c", named)]
+    assert [config.raft.listen for config in configs] == ["10.0.0.1:7001", "10.0.0.2:7001", "10.0.0.1:7002"]

@@ -1,0 +1,63 @@
+"""What all nodes of a cluster say of themselves, asked over the network at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Mapping
+
+from node.credentials import Credentials
+from node.errors import ConnectionLost, RequestFailed
+from node.native.connection import NativeConnection
+from node.native.protocol import MemberStatus, NodeStatus, StatusQuery
+
+ANSWER_SECONDS = 1.0
+"""A node that has not told its status by then is shown as down."""
+
+Statuses = dict[str, NodeStatus | None]
+"""Node id to status, None for a node that does not answer."""
+
+
+async def ask_all(addresses: Mapping[str, str], tls: ssl.SSLContext, credentials: Credentials) -> Statuses:
+    """All nodes' statuses over fresh connections, by the ids that the nodes have.
+
+    These are the nodes at `addresses`, and members that have joined elsewhere. A node that does not answer and is no member any more is left
+    out. A node that answers is listed by its own id, whatever it is called in `addresses`.
+    """
+
+    async def ask(places: Mapping[str, str]) -> Statuses:
+        found = await asyncio.gather(*(_status(address, tls, credentials) for address in places.values()))
+        return {status.node_id if status is not None else name: status for name, status in zip(places, found, strict=True)}
+
+    statuses = await ask(addresses)
+    members = {member.node_id: member for member in newest_members(statuses)}
+    if not members:
+        return dict(sorted(statuses.items()))
+    more = {node_id: member.native for node_id, member in members.items() if node_id not in statuses and member.native}
+    statuses.update(await ask(more))
+    return {node_id: status for node_id, status in sorted(statuses.items()) if status is not None or node_id in members}
+
+
+async def _status(address: str, tls: ssl.SSLContext, credentials: Credentials) -> NodeStatus | None:
+    connection: NativeConnection | None = None
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            connection = await NativeConnection.open(address, tls=tls, credentials=credentials, client="status")
+            return await connection.query(StatusQuery())
+    except (ConnectionLost, RequestFailed, TimeoutError):
+        return None
+    finally:
+        if connection is not None:
+            await connection.close()
+
+
+def leader_of(statuses: Statuses) -> str:
+    """The ready leader of the highest term, "" when there is none."""
+    leaders = [status for status in statuses.values() if status is not None and status.role == "leader" and status.ready]
+    return max(leaders, key=lambda status: status.term).node_id if leaders else ""
+
+
+def newest_members(statuses: Statuses) -> list[MemberStatus]:
+    """Who belongs to the cluster, as the node says whose log knows most of it; none if no node answers."""
+    told = [status for status in statuses.values() if status is not None]
+    return max(told, key=lambda status: (status.members_index, status.applied_index)).members if told else []
