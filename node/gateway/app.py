@@ -1,16 +1,29 @@
-"""Every route of the HTTP API, in one list."""
+"""Every route of the HTTP API, in one list, and the application that serves them."""
 
 from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 from aiohttp import web
 
 from node import software
+from node.budget import Cost
+from node.errors import RequestFailed
 from node.gateway import accounts, admin, batches, health, history, keys, market, orders, sockets, volumes
+from node.gateway.errors import ApiError, NotLeaderError, UnavailableError
 from node.gateway.gateway import Gateway
+from node.gateway.http.messages import JSON, Request, Response, json_response
+from node.gateway.http.router import Router
+from node.gateway.http.server import HttpServer
 from node.gateway.openapi import document
 from node.gateway.requests import (
-    BODY_MAX,
     AccountRequest,
     BatchCancelRequest,
     BatchRequest,
@@ -25,9 +38,14 @@ from node.gateway.requests import (
     StatusRequest,
     TransferRequest,
 )
-from node.gateway.web import GATEWAY, Route, add_routes, answer_failures
+from node.gateway.web import Route, answer, failure_response, peer_address
 from statemachine.types import Permission
 
+log = logging.getLogger(__name__)
+_quiet = logging.getLogger(f"{__name__}.aiohttp")
+_quiet.setLevel(logging.CRITICAL)  # what strangers send is counted, not logged
+
+SOCKET_PATHS = ("/", "/ws")
 PAGE = ("limit", "after", "before")
 PROFILE = ("profile_id", "market_type")
 WAYS = ("", "/payment-method", "/coinbase-account", "/crypto")
@@ -83,35 +101,129 @@ ROUTES = (
 )
 
 
-def build_app(gateway: Gateway) -> web.Application:
-    """The aiohttp application of a gateway; it starts and closes the gateway with itself."""
-    app = web.Application(middlewares=[answer_failures], client_max_size=BODY_MAX)
-    app[GATEWAY] = gateway
-    add_routes(app, gateway, ROUTES)
-    described = msgspec.json.encode(document(ROUTES, health.CALLS, software.version()))
+@dataclass(frozen=True)
+class _Served:
+    """A method of a path. `name` is the path as routes write it, for the metrics."""
 
-    async def openapi(_request: web.Request) -> web.Response:
-        return web.Response(body=described, content_type="application/json")
+    name: str
+    answer: Callable[[Request, Mapping[str, str]], Awaitable[Response]]
 
-    app.router.add_get("/openapi.json", openapi)
-    app.router.add_get("/", sockets.serve)
-    app.router.add_get("/ws", sockets.serve)
-    for call in health.CALLS:
-        app.router.add_get(call.path, call.handler)
-    app.on_startup.append(_start)
-    app.on_shutdown.append(_say_goodbye)
-    app.on_cleanup.append(_close)
+
+class Application:
+    """The HTTP API of a gateway on a server; it starts and closes the gateway with itself.
+
+    Every call is served by `node.gateway.http`. WebSocket connections are handed to an application of aiohttp.
+    """
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway = gateway
+        self.router: Router[_Served] = Router()
+        self.server: HttpServer | None = None
+        self._sockets: web.AppRunner | None = None
+        for route in ROUTES:
+            self.router.add(route.method, route.path, _Served(route.path, partial(_of_route, gateway, route)))
+        for call in health.CALLS:
+            for method in ("GET", "HEAD"):
+                self.router.add(method, call.path, _Served(call.path, partial(_of_machine, gateway, call)))
+        described = Response(200, msgspec.json.encode(document(ROUTES, health.CALLS, software.version())))
+        for method in ("GET", "HEAD"):
+            self.router.add(method, "/openapi.json", _Served("/openapi.json", partial(_constant, described)))
+        for path in SOCKET_PATHS:
+            self.router.add("GET", path, _Served(path, _speaks_websocket))
+
+    async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
+        """Serve. Raises OSError where it is not possible to listen."""
+        gateway = self.gateway
+        await gateway.start()
+        self._sockets = web.AppRunner(_socket_app(gateway), access_log=None, logger=_quiet)
+        await self._sockets.setup()
+        sockets = self._sockets.server
+        assert sockets is not None, "the runner is set up"
+        self.server = HttpServer(
+            self.handle,
+            socket_paths=SOCKET_PATHS,
+            socket_protocol=sockets,
+            refused=self._refused,
+            exempt=gateway.trusts,
+        )
+        await self.server.start(host, port, tls)
+
+    async def stop(self, timeout: float) -> None:
+        """Say goodbye to the WebSockets at once; requests under way have `timeout` seconds, and the engine until then."""
+        await self.gateway.feeds.close()
+        if self.server is not None:
+            await self.server.stop(timeout)
+        if self._sockets is not None:
+            await self._sockets.cleanup()
+        await self.gateway.close()
+
+    async def handle(self, request: Request) -> Response:
+        """Answer a request: every failure becomes a JSON answer, and every answer is counted."""
+        begun = time.perf_counter()
+        methods, names = self.router.find(request.path)
+        served = methods.get(request.method)
+        try:
+            if served is not None:
+                response = await served.answer(request, names)
+            elif methods:
+                response = json_response({"message": "Method Not Allowed"}, 405, {"Allow": ",".join(sorted(methods))})
+            else:
+                response = json_response({"message": "NotFound"}, 404)
+        except (ApiError, NotLeaderError, UnavailableError, RequestFailed) as error:
+            response = failure_response(request, error)
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            log.exception("fault while answering %s %s", request.method, request.path[:200])
+            response = json_response({"message": "Internal error"}, 500)
+        method, name = (request.method, served.name) if served is not None else ("OTHER", "none")
+        self.gateway.metrics.request(method, name, response.status, time.perf_counter() - begun)
+        return response
+
+    def _refused(self, kind: str, peer: str) -> None:
+        """A connection or request was refused before it reached a handler. Whoever sends what cannot be read pays for it."""
+        self.gateway.metrics.refused(kind)
+        if kind == "malformed":
+            self.gateway.limits.addresses.spend(peer_address(peer), Cost.MALFORMED)
+
+
+async def _of_route(gateway: Gateway, route: Route, request: Request, names: Mapping[str, str]) -> Response:
+    return await answer(gateway, route, request, names)
+
+
+async def _of_machine(gateway: Gateway, call: health.MachineCall, _request: Request, _names: Mapping[str, str]) -> Response:
+    return await call.handler(gateway)
+
+
+async def _constant(response: Response, _request: Request, _names: Mapping[str, str]) -> Response:
+    return response
+
+
+async def _speaks_websocket(_request: Request, _names: Mapping[str, str]) -> Response:
+    raise ApiError(426, "This path speaks WebSocket", headers={"Upgrade": "websocket"})
+
+
+def _socket_app(gateway: Gateway) -> web.Application:
+    """The application of aiohttp to which WebSocket connections are handed. It answers one request a connection."""
+    app = web.Application(middlewares=[_one_request])
+    app[sockets.GATEWAY] = gateway
+    for path in SOCKET_PATHS:
+        app.router.add_get(path, sockets.serve)
     return app
 
 
-async def _start(app: web.Application) -> None:
-    await app[GATEWAY].start()
-
-
-async def _say_goodbye(app: web.Application) -> None:
-    """End the WebSockets at once; requests under way still have the engine until `_close`."""
-    await app[GATEWAY].feeds.close()
-
-
-async def _close(app: web.Application) -> None:
-    await app[GATEWAY].close()
+@web.middleware
+async def _one_request(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """A connection that does not become a WebSocket is closed: nothing more of it is parsed here."""
+    gateway, begun = request.app[sockets.GATEWAY], time.perf_counter()
+    try:
+        response = await handler(request)
+    except ApiError as error:
+        response = web.Response(
+            body=msgspec.json.encode(error.body()), status=error.status, headers=error.headers, content_type=JSON
+        )
+    response.force_close()
+    gateway.metrics.request("GET", request.path, response.status, time.perf_counter() - begun)
+    return response

@@ -15,13 +15,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from node.budget import Bucket
 from node.config.settings import AdminConfig
 from node.credentials import same_text, sign
 from node.errors import ClusterKeyError, RequestFailed
 from node.gateway.backend import Backend
 from node.gateway.errors import ApiError, UnknownHereError
 from node.gateway.ids import NAME
-from node.gateway.limits import Bucket
 from node.keys.sealing import ApiKey, ClusterKeys
 from node.native.protocol import ApiKeyQuery, FailCode
 from statemachine.limits import OPERATOR

@@ -42,6 +42,10 @@ class Gateway:
     history: HistorySource | None
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
+    def trusts(self, peer: str) -> bool:
+        """Whether a connection comes from a proxy of ours, behind which anybody may be."""
+        return bool(self.proxies) and addresses.allowed(peer, self.proxies)
+
     async def start(self) -> None:
         """Begin the work in the background."""
         await self.monitor.poll()

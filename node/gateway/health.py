@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from aiohttp import web
 
 from node import software
 from node.gateway.errors import ApiError
 from node.gateway.gateway import Gateway
-from node.gateway.web import GATEWAY, json_response
+from node.gateway.http.messages import Response, json_response
 from node.native.protocol import MemberStatus, NodeStatus
 from node.system.processes import ENGINE_PID_FILE, locked_note
 from snapshots.abi import ABI
@@ -28,18 +27,17 @@ class MachineCall:
     """A GET without parameters. `answers`: by status what it means, the media type, and the JSON schema."""
 
     path: str
-    handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    handler: Callable[[Gateway], Awaitable[Response]]
     answers: dict[int, tuple[str, str, Schema]]
 
 
-async def healthz(_request: web.Request) -> web.Response:
+async def healthz(_gateway: Gateway) -> Response:
     """GET /healthz: this process is up."""
     return json_response({"status": "ok"})
 
 
-async def readyz(request: web.Request) -> web.Response:
+async def readyz(gateway: Gateway) -> Response:
     """GET /readyz: 200 when the node can serve, else 503 with the reasons; the node's status in both."""
-    gateway: Gateway = request.app[GATEWAY]
     status = await gateway.monitor.now()
     reasons = gateway.monitor.unready()
     body: dict[str, object] = {"ready": not reasons, "reasons": reasons}
@@ -48,9 +46,8 @@ async def readyz(request: web.Request) -> web.Response:
     return json_response(body | _shown(status), 503 if reasons else 200)
 
 
-async def status(request: web.Request) -> web.Response:
+async def status(gateway: Gateway) -> Response:
     """GET /status: 200, whatever the node is doing: its mode ("" where no engine runs), software and ABI, and all that the engine says of itself."""
-    gateway: Gateway = request.app[GATEWAY]
     found = await gateway.monitor.now()
     mode = found.mode if found is not None else locked_note(gateway.config.data_path / ENGINE_PID_FILE)
     body: dict[str, object] = {"node_id": gateway.config.node_id, "mode": mode, "software": software.version(), "abi": ABI}
@@ -83,11 +80,10 @@ async def _history(gateway: Gateway) -> dict[str, int]:
     return found
 
 
-async def metrics(request: web.Request) -> web.Response:
+async def metrics(gateway: Gateway) -> Response:
     """GET /metrics: figures of this gateway and its node for Prometheus."""
-    gateway: Gateway = request.app[GATEWAY]
     gateway.metrics.history(await _history(gateway))
-    return web.Response(body=gateway.metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+    return Response(200, gateway.metrics.render(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def _object(properties: Schema, *optional: str) -> Schema:

@@ -29,6 +29,12 @@ class Metrics:
         self._latency = Histogram(
             "quorumbook_http_seconds", "Time to answer", [*names, "method", "route"], buckets=BUCKETS, registry=own
         )
+        self._refusals = Counter(
+            "quorumbook_http_refused",
+            "Connections and requests that were refused before they reached a handler, by kind",
+            [*names, "kind"],
+            registry=own,
+        )
         self._sockets = Gauge("quorumbook_websockets", "Open WebSocket connections", names, registry=own)
         self._slow = Counter(
             "quorumbook_websocket_cut_off", "WebSocket connections ended by us, by reason", [*names, "reason"], registry=own
@@ -52,6 +58,10 @@ class Metrics:
         """Count one answered request."""
         self._requests.labels(**self._labels, method=method, route=route, status=str(status)).inc()
         self._latency.labels(**self._labels, method=method, route=route).observe(seconds)
+
+    def refused(self, kind: str) -> None:
+        """Count a connection or request that reached no handler."""
+        self._refusals.labels(**self._labels, kind=kind).inc()
 
     def cut_off(self, reason: str) -> None:
         """Count a WebSocket connection that we ended."""

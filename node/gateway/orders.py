@@ -53,7 +53,7 @@ async def order_list(call: Call) -> Answer[list[OrderJson]]:
     limit = whole_number(given.get("limit"), "limit", 100, 1, PAGE_MAX)
     before_id, newer_than = order_span(given)
     start, end = period(given)
-    wanted = _statuses(call.request.query.getall("status", []))
+    wanted = _statuses(call.request.query.get("status", []))
     product_id = ""
     if "product_id" in given:
         product_id = (await call.gateway.catalogue.product(product_text(given["product_id"]))).row.product_id

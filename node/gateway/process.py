@@ -14,12 +14,11 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 import click
-from aiohttp import web
 
 from node.config.file import load
 from node.config.settings import NodeConfig
 from node.errors import QuorumbookError
-from node.gateway.app import build_app
+from node.gateway.app import Application
 from node.gateway.backend import NodeBackend
 from node.gateway.gateway import build
 from node.native.client import ClusterClient
@@ -31,8 +30,6 @@ log = logging.getLogger(__name__)
 
 SHUTDOWN_TIMEOUT = 2.0
 """Seconds that requests under way have to end after SIGTERM."""
-HEADER_BYTES_MAX = 8_190
-HEADERS_MAX = 64
 
 
 def backend_of(config: NodeConfig) -> NodeBackend:
@@ -47,26 +44,15 @@ def backend_of(config: NodeConfig) -> NodeBackend:
 
 async def run(config: NodeConfig, worker: int, stop: asyncio.Event) -> None:
     """Serve HTTP until `stop` is set."""
-    app = build_app(build(config, backend_of(config), worker))
-    runner = web.AppRunner(
-        app,
-        access_log=None,
-        shutdown_timeout=SHUTDOWN_TIMEOUT,
-        max_line_size=HEADER_BYTES_MAX,
-        max_field_size=HEADER_BYTES_MAX,
-        max_headers=HEADERS_MAX,
-        auto_decompress=False,
-        keepalive_timeout=75,
-    )
-    await runner.setup()
+    app = Application(build(config, backend_of(config), worker))
     host, _, port = config.http.listen.rpartition(":")
     tls: ssl.SSLContext | None = server_context(config, require_client_cert=False) if config.http.tls else None
     try:
-        await web.TCPSite(runner, host.strip("[]"), int(port), ssl_context=tls, reuse_port=True).start()
+        await app.start(host.strip("[]"), int(port), tls)
         log.info("gateway %d of %s listens on %s", worker, config.node_id, config.http.listen)
         await stop.wait()
     finally:
-        await runner.cleanup()
+        await app.stop(SHUTDOWN_TIMEOUT)
 
 
 async def _until_signal(config: NodeConfig, worker: int) -> None:

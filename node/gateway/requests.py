@@ -7,19 +7,15 @@ Decimals stay raw here (`msgspec.Raw` is the field's own text) until the product
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, TypeVar
 
 import msgspec
-from multidict import MultiMapping
 
 from node.gateway.decimals import text_of
 from node.gateway.errors import BadRequestError
 from node.gateway.words import ProductStatusWord, RequestedTimeWord, RequestedTypeWord, SideWord, StopWord, StpWord
-
-BODY_MAX = 64 * 1024
-"""Bytes of a request's body. The largest honest one is an order of a few hundred."""
 
 PAGE_MAX = 1_000
 """Items of one page."""
@@ -248,14 +244,16 @@ def raw_text(raw: msgspec.Raw, field: str) -> str:
     return text_of(raw, field)
 
 
-def parameters(query: MultiMapping[str], *names: str) -> dict[str, str]:
+def parameters(query: Mapping[str, Sequence[str]], *names: str) -> dict[str, str]:
     """The query parameters, each at most once. Raises BadRequestError for one that the call does not know."""
-    for name in query:
+    found = {}
+    for name, texts in query.items():
         if name not in names:
             raise BadRequestError(f"{name[:64]} is not a parameter of this call", name[:64])
-        if len(query.getall(name)) > 1:
+        if len(texts) > 1:
             raise BadRequestError(f"{name} may be given once", name)
-    return {name: query[name] for name in query}
+        found[name] = texts[0]
+    return found
 
 
 def whole_number(text: str | None, field: str, default: int, low: int, high: int) -> int:

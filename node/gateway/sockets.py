@@ -7,6 +7,7 @@ import logging
 
 from aiohttp import WSMsgType, web
 
+from node.budget import Bucket
 from node.errors import QuorumbookError
 from node.gateway import channels
 from node.gateway.auth import SOCKET_METHOD, SOCKET_TARGET, Claim, Identity
@@ -16,13 +17,16 @@ from node.gateway.errors import ApiError, BadRequestError, NotLeaderError, Unava
 from node.gateway.feeds import ProductFeed
 from node.gateway.gateway import Gateway
 from node.gateway.ids import product_text
-from node.gateway.limits import Bucket
 from node.gateway.requests import ChannelRequest, FeedRequest, given, parse
 from node.gateway.sessions import Subscriber
-from node.gateway.web import GATEWAY, client_address, json_response
+from node.gateway.web import client_address
+from node.keys.addresses import FORWARDED
 from statemachine.types import Permission
 
 log = logging.getLogger(__name__)
+
+GATEWAY: web.AppKey[Gateway] = web.AppKey("gateway", Gateway)
+"""Where the application that serves WebSockets keeps its gateway."""
 
 MESSAGE_MAX = 64 * 1024
 """Bytes of one message from a client."""
@@ -42,8 +46,8 @@ async def serve(request: web.Request) -> web.StreamResponse:
     gateway: Gateway = request.app[GATEWAY]
     socket = web.WebSocketResponse(heartbeat=PING_EVERY, max_msg_size=MESSAGE_MAX, compress=False, timeout=CLOSE_TIMEOUT)
     if not socket.can_prepare(request):
-        return json_response({"message": "This path speaks WebSocket"}, 426, {"Upgrade": "websocket"})
-    address = client_address(gateway, request)
+        raise ApiError(426, "This path speaks WebSocket", headers={"Upgrade": "websocket"})
+    address = client_address(gateway, request.remote or "", request.headers.getall(FORWARDED, []))
     gateway.limits.addresses.take(address)
     if len(gateway.feeds.sessions) >= SESSIONS_MAX:
         raise ApiError(429, "Too many connections", headers={"Retry-After": "1"})

@@ -6,23 +6,20 @@ reached, and a 500 is a fault of ours, logged with its traceback.
 
 from __future__ import annotations
 
-import asyncio
-import itertools
 import logging
-import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote, urlsplit
 
 import msgspec
-from aiohttp import web
-from multidict import MultiDict
 
 from node.errors import RequestFailed
-from node.gateway.auth import TIMESTAMP_HEADER, Claim, Identity
+from node.gateway.auth import Claim, Identity
 from node.gateway.backend import Resent
 from node.gateway.errors import ApiError, BadRequestError, NotLeaderError, UnavailableError, UnknownHereError
+from node.gateway.http.messages import Request, Response, json_response
 from node.gateway.replays import REPEAT_SECONDS, anew, find, is_signed, replayed, signed_id, told
 from node.gateway.requests import parameters
 from node.keys import addresses
@@ -38,12 +35,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BODY_TIMEOUT = 10.0
-"""Seconds for a request's body to arrive."""
-
 SEQUENCE_HEADER = "x-quorumbook-sequence"
 ROLE_HEADER = "x-quorumbook-role"
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
+FORWARDED = addresses.FORWARDED.lower()
+SIGNED_HEADERS = ("cb-access-key", "cb-access-sign", "cb-access-timestamp", "cb-access-passphrase")
 _TARGET_SAFE = "".join(chr(code) for code in range(0x21, 0x7F))
 
 
@@ -59,23 +54,56 @@ class Answer(Generic[Body]):
     status: int = 200
 
 
-@dataclass
 class Call:
     """One request, as handlers see it.
 
-    `status` is the node's from before what the answer tells, `sequence` that of the command sent, or up to which a read from another source goes.
+    Attributes:
+        names: what stands in the path for the route's names, percent escapes undone.
+        status: the node's, from before what the answer tells.
+        sequence: that of the command sent, or up to which a read from another source goes.
     """
 
-    gateway: Gateway
-    route: Route
-    request: web.Request
-    body: bytes
-    status: NodeStatus | None
-    identity: Identity | None = None
-    sequence: int | None = None
-    _has_read: bool = False
-    signed_id: str = ""
-    _ids: Iterator[int] = field(default_factory=itertools.count)
+    __slots__ = (
+        "_has_read",
+        "_ids",
+        "_signed",
+        "_signed_id",
+        "gateway",
+        "identity",
+        "names",
+        "request",
+        "route",
+        "sequence",
+        "status",
+    )
+
+    def __init__(
+        self, gateway: Gateway, route: Route, request: Request, names: Mapping[str, str], status: NodeStatus | None
+    ) -> None:
+        self.gateway = gateway
+        self.route = route
+        self.request = request
+        self.names = names
+        self.status = status
+        self.identity: Identity | None = None
+        self.sequence: int | None = None
+        self._has_read = False
+        self._signed: Claim | None = None
+        self._signed_id = ""
+        self._ids = 0
+
+    @property
+    def body(self) -> bytes:
+        """The request's body."""
+        return self.request.body
+
+    @property
+    def signed_id(self) -> str:
+        """The id that a command of this request gets where its client names none."""
+        if not self._signed_id:
+            assert self._signed is not None, "only private routes send commands"
+            self._signed_id = signed_id(self._signed.key_id, self._signed.signature)
+        return self._signed_id
 
     @property
     def account_id(self) -> str:
@@ -88,15 +116,17 @@ class Call:
     @property
     def linearizable(self) -> bool:
         """Whether a read asks to go through a barrier."""
-        return self.request.query.get("consistency") == "linearizable"
+        return self.request.query.get("consistency") == ["linearizable"]
 
     def path(self, name: str) -> str:
         """A part of the path, percent escapes undone."""
-        return self.request.match_info[name]
+        return self.names[name]
 
     async def begin(self) -> None:
         """Check the query parameters, and have a linearizable read wait for its barrier. Raises ApiError, NotLeaderError, UnavailableError."""
         given = self.parameters()
+        if not given:
+            return
         if "profile_id" in given:
             self.check_profile(given["profile_id"])
         if given.get("consistency", "local") not in ("local", "linearizable"):
@@ -106,7 +136,11 @@ class Call:
 
     def parameters(self) -> dict[str, str]:
         """The query parameters, but for those that may be repeated. Raises BadRequestError for one that the route does not list."""
-        query = MultiDict((name, text) for name, text in self.request.query.items() if name not in self.route.repeats)
+        query = self.request.query
+        if not query:
+            return {}
+        if self.route.repeats:
+            query = {name: texts for name, texts in query.items() if name not in self.route.repeats}
         return parameters(query, *self.route.query, *(("consistency",) if self.route.method == "GET" else ()))
 
     def check_profile(self, profile_id: str | None) -> None:
@@ -144,10 +178,9 @@ class Call:
         The same request must give each of its commands the same id again, whatever was put meanwhile. So where they are not one for each part of its
         body, in order, `part` names what the command is about.
         """
-        assert self.signed_id, "only private routes send commands"
         if part:
             return signed_id(self.signed_id, part)
-        place = next(self._ids)
+        place, self._ids = self._ids, self._ids + 1
         return f"{self.signed_id}:{place}" if place else self.signed_id
 
     async def command(self, command: AnyCommand) -> AnyOutcome:
@@ -162,7 +195,8 @@ class Call:
         if not commands:
             return []
         assert self.identity is not None, "only private routes send commands"
-        self.gateway.limits.keys.spend(self.identity.key_id, len(commands) - 1)
+        if len(commands) > 1:
+            self.gateway.limits.keys.spend(self.identity.key_id, len(commands) - 1)
         if self.status is not None and not self.status.quorum:
             self.identity = await self._confirmed(self.identity)
         if not any(is_signed(command.command_id) for command in commands):
@@ -206,7 +240,8 @@ class Call:
 
     def _is_repeatable(self, commands: Sequence[AnyCommand]) -> bool:
         """Whether an equal request may just as well be a further one: cancels whose client counts whole seconds, within that time."""
-        timestamp = self.request.headers[TIMESTAMP_HEADER]
+        assert self._signed is not None, "only private routes send commands"
+        timestamp = self._signed.timestamp
         cancels = all(isinstance(command, CancelOrder | CancelAll) for command in commands)
         return cancels and timestamp.isdigit() and abs(self.gateway.auth.now() - int(timestamp)) < REPEAT_SECONDS
 
@@ -229,30 +264,22 @@ class Route:
     repeats: tuple[str, ...] = ()
 
 
-def json_response(body: object, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    """A JSON answer."""
-    return web.Response(body=msgspec.json.encode(body), status=status, headers=headers, content_type="application/json")
-
-
-def add_routes(app: web.Application, gateway: Gateway, routes: Sequence[Route]) -> None:
-    """Make each route answer."""
-    for route in routes:
-        app.router.add_route(route.method, route.path, _serving(gateway, route))
-
-
-def _serving(gateway: Gateway, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    async def serve(request: web.Request) -> web.StreamResponse:
-        if route.permission is None:
-            gateway.limits.addresses.take(client_address(gateway, request))
-        call = Call(gateway, route, request, await _body(request), gateway.monitor.status)
-        try:
-            answer = await _answered(call)
-        except ApiError as error:
-            error.headers = {**call.freshness(), **error.headers}
-            raise
-        return json_response(answer.body, answer.status, {**answer.headers, **call.freshness()})
-
-    return serve
+async def answer(gateway: Gateway, route: Route, request: Request, names: Mapping[str, str]) -> Response:
+    """Answer a request of a route. Raises what `failure_response` has an answer for."""
+    if request.header("content-encoding") not in (None, "identity"):
+        raise ApiError(415, "Content-Encoding must be identity", "Content-Encoding")
+    if request.body and route.body is None:
+        # A signature does not say where the target ends and the body begins: where none belongs, none may be.
+        raise ApiError(400, "This call takes no body")
+    if route.permission is None:
+        gateway.limits.addresses.take(client_address(gateway, request.peer, request.headers(FORWARDED)))
+    call = Call(gateway, route, request, names, gateway.monitor.status)
+    try:
+        found = await _answered(call)
+    except ApiError as error:
+        error.headers = {**call.freshness(), **error.headers}
+        raise
+    return json_response(found.body, found.status, {**found.headers, **call.freshness()} if found.headers else call.freshness())
 
 
 async def _answered(call: Call) -> Answer[Any]:
@@ -260,9 +287,8 @@ async def _answered(call: Call) -> Answer[Any]:
     gateway, route, request, status = call.gateway, call.route, call.request, call.status
     try:
         if route.permission is not None:
-            claim = _claim(request)
-            call.signed_id = signed_id(claim.key_id, claim.signature)
-            call.identity = await _identify(gateway, request, claim, call.body)
+            call._signed = claim = _claim(request)
+            call.identity = await _identify(gateway, request, claim)
             call.identity.require(route.permission)
         await call.begin()
         return await route.handler(call)
@@ -281,16 +307,28 @@ async def _answered(call: Call) -> Answer[Any]:
         raise NotLeaderError(status.leader) from None
 
 
-def client_address(gateway: Gateway, request: web.Request) -> str:
-    """Where a request comes from, as far as the peer and the proxies in front of this node tell; "" where nothing does."""
-    return addresses.client_address(request.remote or "", request.headers.getall(addresses.FORWARDED, []), gateway.proxies)
+def client_address(gateway: Gateway, peer: str, forwarded: Sequence[str]) -> str:
+    """Where a request comes from, as far as the peer and the proxies in front of this node tell; "" where nothing does.
+
+    Args:
+        forwarded: the values of the request's X-Forwarded-For headers.
+    """
+    if not gateway.proxies:
+        return peer_address(peer)
+    return addresses.client_address(peer, forwarded, gateway.proxies)
 
 
-async def _identify(gateway: Gateway, request: web.Request, claim: Claim, body: bytes) -> Identity:
+@lru_cache(maxsize=4_096)
+def peer_address(peer: str) -> str:
+    """The address of a connection's other end: an IPv4-mapped IPv6 address is the IPv4 address."""
+    return addresses.client_address(peer, (), ())
+
+
+async def _identify(gateway: Gateway, request: Request, claim: Claim) -> Identity:
     """Whose request it is. It counts for the key's limit, one that is nobody's for its address."""
-    address = client_address(gateway, request)
+    address = client_address(gateway, request.peer, request.headers(FORWARDED))
     try:
-        identity = await gateway.auth.identify(claim, address, request.method, request.raw_path, body)
+        identity = await gateway.auth.identify(claim, address, request.method, request.target, request.body)
     except ApiError:
         gateway.limits.addresses.take(address)
         raise
@@ -298,50 +336,16 @@ async def _identify(gateway: Gateway, request: web.Request, claim: Claim, body: 
     return identity
 
 
-async def _body(request: web.Request) -> bytes:
-    if request.headers.get("Content-Encoding", "identity") != "identity":
-        raise ApiError(415, "Content-Encoding must be identity", "Content-Encoding")
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT):
-            return await request.read()
-    except TimeoutError:
-        raise ApiError(408, "the body did not arrive in time") from None
-
-
-def _claim(request: web.Request) -> Claim:
+def _claim(request: Request) -> Claim:
     """What the CB-ACCESS headers present. Raises ApiError 401 naming the one that is missing."""
-    values = []
-    for name in ("CB-ACCESS-KEY", "CB-ACCESS-SIGN", "CB-ACCESS-TIMESTAMP", "CB-ACCESS-PASSPHRASE"):
-        given = request.headers.getall(name, [])
-        if len(given) != 1 or not given[0]:
-            raise ApiError(401, f"{name} header is required", name, reason="unauthorized")
-        values.append(given[0])
-    return Claim(*values)
+    key_id, signature, timestamp, passphrase = map(request.header, SIGNED_HEADERS)
+    if key_id and signature and timestamp and passphrase:
+        return Claim(key_id, signature, timestamp, passphrase)
+    name = next(name for name in SIGNED_HEADERS if not request.header(name)).upper()
+    raise ApiError(401, f"{name} header is required", name, reason="unauthorized")
 
 
-@web.middleware
-async def answer_failures(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    """The outermost layer: every failure becomes a JSON answer, and every answer is counted."""
-    gateway: Gateway = request.app[GATEWAY]
-    begun = time.perf_counter()
-    try:
-        response = await handler(request)
-    except (ApiError, NotLeaderError, UnavailableError, RequestFailed, web.HTTPException) as error:
-        response = failure_response(request, error)
-    except (asyncio.CancelledError, ConnectionError):
-        raise
-    except Exception:
-        log.exception("fault while answering %s %s", request.method, request.path)
-        response = json_response({"message": "Internal error"}, 500)
-    resource = request.match_info.route.resource
-    method = request.method if request.method in METHODS else "OTHER"
-    gateway.metrics.request(method, resource.canonical if resource else "none", response.status, time.perf_counter() - begun)
-    return response
-
-
-def failure_response(request: web.Request, error: Exception) -> web.Response:
+def failure_response(request: Request, error: Exception) -> Response:
     """The answer that stands for an exception."""
     match error:
         case ApiError():
@@ -352,16 +356,13 @@ def failure_response(request: web.Request, error: Exception) -> web.Response:
             return unavailable(error)
         case RequestFailed():
             return _failed(error)
-        case web.HTTPException():
-            headers = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
-            return json_response({"message": "NotFound" if error.status == 404 else error.reason}, error.status, headers)
         case _:
             raise AssertionError(f"no answer for {error!r}")
 
 
-def _redirect(request: web.Request, error: NotLeaderError) -> web.Response:
+def _redirect(request: Request, error: NotLeaderError) -> Response:
     """307 to the same path and query at the leader: the signature, which does not cover the host, stays good."""
-    target = request.raw_path
+    target = request.target
     if not target.startswith("/"):
         parts = urlsplit(target)
         target = f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}"
@@ -374,7 +375,7 @@ def _redirect(request: web.Request, error: NotLeaderError) -> web.Response:
     return json_response(body, 307, {"Location": location})
 
 
-def unavailable(error: UnavailableError) -> web.Response:
+def unavailable(error: UnavailableError) -> Response:
     """503 where nothing was done, 504 where nobody can tell."""
     if error.outcome_unknown:
         message = f"No answer in time ({error}). The outcome is unknown: repeat the request with the same client_oid or transfer_id, or signature"
@@ -383,7 +384,7 @@ def unavailable(error: UnavailableError) -> web.Response:
     return json_response({"message": message, "reason": "no_leader"}, 503, {"Retry-After": "1"})
 
 
-def _failed(error: RequestFailed) -> web.Response:
+def _failed(error: RequestFailed) -> Response:
     """A refusal by the engine's service, not by the exchange's rules."""
     if error.code is FailCode.CONFLICT:
         return json_response({"message": error.message, "reason": "conflict"}, 503)
@@ -391,7 +392,3 @@ def _failed(error: RequestFailed) -> web.Response:
     if error.code in status:
         return json_response({"message": "NotFound" if error.code is FailCode.NOT_FOUND else error.message}, status[error.code])
     return unavailable(UnavailableError(error.message, outcome_unknown=error.code is FailCode.OUTCOME_UNKNOWN))
-
-
-GATEWAY: web.AppKey[Any] = web.AppKey("gateway", object)
-"""Where the application keeps its `Gateway`."""

@@ -11,15 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from aiohttp import ClientResponse, ClientWebSocketResponse
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp import ClientResponse, ClientSession, ClientWebSocketResponse
 
 from node.config.settings import AdminConfig, HttpConfig, NativeConfig, NodeAddress, NodeConfig, RaftConfig, TlsConfig
 from node.credentials import Credentials, sign
 from node.engine.feed import Audience, Feed
 from node.engine.views import BadQueryError, NotFoundError, Views
 from node.errors import QuorumbookError, RequestFailed
-from node.gateway.app import build_app
+from node.gateway.app import Application
 from node.gateway.backend import Lost, Resent
 from node.gateway.errors import NotLeaderError
 from node.gateway.gateway import Gateway, build
@@ -193,13 +192,45 @@ def headers(
     }
 
 
+HOST = "127.0.0.1"
+STOP_TIMEOUT = 2.0
+
+
+class Client:
+    """A client of an application that serves on a free port of loopback."""
+
+    def __init__(self, app: Application, session: ClientSession) -> None:
+        assert app.server is not None, "the application serves"
+        self.app = app
+        self.host, self.port = HOST, app.server.port
+        self.request, self.get, self.post = session.request, session.get, session.post
+        self.ws_connect = session.ws_connect
+
+    def make_url(self, path: str) -> str:
+        """The whole URL of a path."""
+        return f"http://{self.host}:{self.port}{path}"
+
+
+@contextlib.asynccontextmanager
+async def served(gateway: Gateway) -> AsyncIterator[Client]:
+    """A client of the gateway, which serves inside the block."""
+    app = Application(gateway)
+    await app.start(HOST, 0)
+    try:
+        assert app.server is not None
+        async with ClientSession(f"http://{HOST}:{app.server.port}", auto_decompress=False) as session:
+            yield Client(app, session)
+    finally:
+        await app.stop(STOP_TIMEOUT)
+
+
 @dataclass
 class Exchange:
     """A gateway with BTC-USD (8 and 2 digits), ETH-BTC (8 and 8), and the accounts alice and bob with money and a key each."""
 
     backend: FakeBackend
     gateway: Gateway
-    client: TestClient[Any, Any]
+    client: Client
     keys: dict[str, Credentials] = field(default_factory=dict)
 
     async def call(self, who: str, method: str, target: str, body: object = None, **options: Any) -> tuple[int, Any]:
@@ -266,8 +297,7 @@ async def running(backend: FakeBackend | None = None, node: NodeConfig | None = 
     """An exchange that is set up, with its server on loopback."""
     backend = backend or FakeBackend()
     gateway = build(node or config(), backend)
-    server = TestServer(build_app(gateway), auto_decompress=False)
-    async with TestClient(server) as client:
+    async with served(gateway) as client:
         exchange = Exchange(backend, gateway, client)
         await set_up(exchange)
         yield exchange

@@ -17,7 +17,6 @@ from typing import Any
 import aiohttp
 import msgspec
 import pytest
-from aiohttp.test_utils import TestClient, TestServer
 
 from node.config.file import load
 from node.credentials import Credentials
@@ -26,7 +25,6 @@ from node.engine.native_server import NativeServer
 from node.errors import RequestFailed
 from node.gateway import backend as backend_module
 from node.gateway import feeds, monitor
-from node.gateway.app import build_app
 from node.gateway.backend import NodeBackend
 from node.gateway.errors import UnavailableError
 from node.gateway.gateway import Gateway, build
@@ -37,7 +35,7 @@ from statemachine.events import AnyEvent
 from statemachine.limits import OPERATOR
 from tests.ports import free_port
 from tests.unit.node.fakes import WORLD, FakeNode, addresses, buy, config_of, running, sell, until
-from tests.unit.node.gateway.harness import SECRET, headers, receive
+from tests.unit.node.gateway.harness import SECRET, STOP_TIMEOUT, Client, headers, receive, served
 
 ALICE = Credentials("alice-key", SECRET, "p")
 KEY = PutApiKey(OPERATOR, "key", "alice-key", "alice", SECRET, "p", 7)
@@ -59,7 +57,7 @@ class World:
     nodes: dict[str, FakeNode]
     backend: NodeBackend
     gateway: Gateway
-    client: TestClient[Any, Any]
+    client: Client
 
     async def place(self, body: Mapping[str, object]) -> tuple[int, Any]:
         data = json.dumps(body).encode()
@@ -80,7 +78,7 @@ async def world(directory: Path, deadline: float = 5.0, *, redirect: bool = Fals
         cluster = ClusterClient(addresses(nodes), deadline=deadline)
         backend = NodeBackend(str(config.engine_socket), cluster, deadline, redirect=redirect)
         gateway = build(config, backend)
-        client = await stack.enter_async_context(TestClient(TestServer(build_app(gateway))))
+        client = await stack.enter_async_context(served(gateway))
         await backend.submit([*WORLD, KEY])
         replicate(nodes["n1"], nodes["n2"])
         yield World(nodes, backend, gateway, client)
@@ -179,8 +177,7 @@ async def test_a_gateway_that_stops_answers_what_is_under_way(tmp_path: Path) ->
         one.raft.hold = True
         answer = asyncio.create_task(w.place(ORDER))
         await until(lambda: one.raft.under_way > 0)
-        assert w.client.server.runner is not None
-        stopping = asyncio.create_task(w.client.server.runner.cleanup())
+        stopping = asyncio.create_task(w.client.app.stop(STOP_TIMEOUT))
         done, _ = await asyncio.wait([stopping, answer], timeout=0.5)
         assert not done, "the stop waits for the request, and the request for its outcome"
         assert one.raft.under_way == 1, "it did not have to be sent again"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
+from node.budget import PAYERS_KEPT, Shares
 from node.gateway.errors import ApiError
-from node.gateway.limits import CALLERS_KEPT, Bucket, Callers, Limits
+from node.gateway.limits import Callers, Limits
 from tests.unit.node.gateway.harness import Exchange
 
 ORDER = {"product_id": "BTC-USD", "side": "buy", "price": "1", "size": "1"}
@@ -21,24 +24,9 @@ class Clock:
         return self.now
 
 
-def test_a_bucket_gives_its_burst_and_then_its_rate() -> None:
-    bucket = Bucket(rate=2.0, burst=4.0, now=0.0)
-    assert [bucket.take(0.0) for _ in range(5)] == [0.0, 0.0, 0.0, 0.0, 0.5]
-    assert bucket.take(0.5) == 0.0
-    assert bucket.take(0.5) == 0.5
-    assert [bucket.take(1_000.0) for _ in range(5)] == [0.0, 0.0, 0.0, 0.0, 0.5]
-
-
-def test_what_was_spent_beyond_is_waited_for() -> None:
-    bucket = Bucket(rate=2.0, burst=4.0, now=0.0)
-    bucket.spend(9)
-    assert bucket.wait(0.0) == 3.0
-    assert bucket.take(3.0) == 0.0
-
-
 def test_callers_are_apart_and_a_refusal_says_how_long_to_wait() -> None:
     clock = Clock()
-    callers = Callers(0.25, "Public rate limit exceeded", clock)
+    callers = Callers(Shares(0.25, clock=clock), "Public rate limit exceeded")
     callers.take("a")
     callers.take("b")
     with pytest.raises(ApiError) as caught:
@@ -49,19 +37,19 @@ def test_callers_are_apart_and_a_refusal_says_how_long_to_wait() -> None:
     callers.take("a")
 
 
-def test_a_rate_of_zero_is_no_limit() -> None:
-    callers = Callers(0.0, "", Clock())
-    callers.spend("a", 1_000)
-    for _ in range(1_000):
-        callers.take("a")
-
-
-def test_callers_beyond_those_kept_are_forgotten() -> None:
-    callers = Callers(0.5, "", Clock())
-    callers.take("first")
-    for number in range(CALLERS_KEPT):
-        callers.take(str(number))
-    callers.take("first")
+def test_an_exhausted_address_is_not_forgotten_and_a_64_is_one_caller() -> None:
+    """The two ways around the address limit (M5): many other addresses, and the addresses of one IPv6 network."""
+    limits = Limits(1.0, 0.5, Clock())
+    limits.addresses.take("192.0.2.1")
+    for number in range(PAYERS_KEPT + 10):
+        with contextlib.suppress(ApiError):  # beyond the callers that are kept, new ones share one bucket
+            limits.addresses.take(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
+    with pytest.raises(ApiError):
+        limits.addresses.take("192.0.2.1")
+    limits = Limits(1.0, 0.5, Clock())
+    limits.addresses.take("2001:db8::1")
+    with pytest.raises(ApiError):
+        limits.addresses.take("2001:db8::2")
 
 
 async def test_a_key_over_its_limit_reads_429_and_another_does_not(exchange: Exchange) -> None:

@@ -1,0 +1,122 @@
+"""A request as handlers see it, and an answer as it goes out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from http import HTTPStatus
+from urllib.parse import parse_qsl, urlsplit
+
+import msgspec
+
+from node.gateway.errors import BadRequestError
+
+PARAMETERS_MAX = 100
+"""Query parameters of one request."""
+JSON = "application/json"
+
+_encode = msgspec.json.Encoder().encode
+_REASONS = {status.value: status.phrase for status in HTTPStatus}
+_NO_HEADERS: Mapping[str, str] = {}
+
+
+class Request:
+    """One request.
+
+    Attributes:
+        method: as sent; methods are upper case.
+        target: the request target exactly as sent: what a client signs.
+        path: the target's path, percent escapes as sent.
+        peer: the address of the other end of the connection, as text; "" where it is not known.
+        body: all of it.
+    """
+
+    __slots__ = ("_headers", "_query", "body", "keep_alive", "method", "path", "peer", "target")
+
+    def __init__(self, method: str, target: str, headers: dict[str, str | list[str]], peer: str, keep_alive: bool) -> None:
+        self.method = method
+        self.target = target
+        self.peer = peer
+        self.keep_alive = keep_alive
+        self.body = b""
+        self.path = target.partition("?")[0] if target[:1] == "/" else urlsplit(target).path or "/"
+        self._headers = headers
+        self._query: dict[str, list[str]] | None = None
+
+    def header(self, name: str) -> str | None:
+        """The value of the header, whose name is given in lower case; None where it is absent or comes more than once."""
+        value = self._headers.get(name)
+        return value if isinstance(value, str) else None
+
+    def headers(self, name: str) -> list[str]:
+        """All values of the header."""
+        value = self._headers.get(name, [])
+        return [value] if isinstance(value, str) else value
+
+    @property
+    def query(self) -> dict[str, list[str]]:
+        """The query parameters, in the order in which they were sent. Raises BadRequestError for more than `PARAMETERS_MAX`."""
+        if self._query is None:
+            self._query = {}
+            text = self.target.partition("?")[2].partition("#")[0]
+            if text:
+                if text.count("&") >= PARAMETERS_MAX:
+                    raise BadRequestError(f"a request has at most {PARAMETERS_MAX} parameters")
+                for name, value in parse_qsl(text, keep_blank_values=True):
+                    self._query.setdefault(name, []).append(value)
+        return self._query
+
+
+class Response:
+    """An answer: a status, a body and headers of its own. Date, content length and connection are the server's business."""
+
+    __slots__ = ("body", "content_type", "headers", "status")
+
+    def __init__(self, status: int, body: bytes, headers: Mapping[str, str] = _NO_HEADERS, content_type: str = JSON) -> None:
+        self.status = status
+        self.body = body
+        self.headers = headers
+        self.content_type = content_type
+
+    def encode(self, *, keep_alive: bool, with_body: bool = True) -> bytes:
+        """The bytes that go out."""
+        lines = [_start(self.status), _CONTENT_TYPES.get(self.content_type) or f"Content-Type: {self.content_type}\r\n"]
+        for name, value in self.headers.items():
+            assert "\n" not in value, "a header is one line"
+            assert "\r" not in value, "a header is one line"
+            lines.append(f"{name}: {value}\r\n")
+        lines.append(f"{_date()}Content-Length: {len(self.body)}\r\n")
+        lines.append("\r\n" if keep_alive else "Connection: close\r\n\r\n")
+        head = "".join(lines).encode("latin-1")
+        return head + self.body if with_body else head
+
+
+def json_response(body: object, status: int = 200, headers: Mapping[str, str] = _NO_HEADERS) -> Response:
+    """A JSON answer."""
+    return Response(status, _encode(body), headers)
+
+
+def failure(status: int, message: str) -> Response:
+    """The answer to what is not a request that any handler could take."""
+    return json_response({"message": message}, status)
+
+
+_CONTENT_TYPES = {JSON: "Content-Type: application/json\r\n"}
+_starts: dict[int, str] = {}
+_dated: tuple[int, str] = (0, "")
+
+
+def _start(status: int) -> str:
+    line = _starts.get(status)
+    if line is None:
+        line = _starts[status] = f"HTTP/1.1 {status} {_REASONS.get(status, 'Unknown')}\r\n"
+    return line
+
+
+def _date() -> str:
+    """The Date header, made once a second."""
+    global _dated
+    now = int(time.time())
+    if now != _dated[0]:
+        _dated = (now, time.strftime("Date: %a, %d %b %Y %H:%M:%S GMT\r\n", time.gmtime(now)))
+    return _dated[1]

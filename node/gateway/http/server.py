@@ -1,0 +1,144 @@
+"""Listening, counting connections, the one clock of all connections, and stopping."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+
+from node.budget import Places, caller_of
+from node.gateway.http import limits
+from node.gateway.http.connection import Connection
+from node.gateway.http.messages import Request, Response
+
+
+class HttpServer:
+    """Serves HTTP/1.1 on one port.
+
+    Args:
+        handle: answers a request. It must not raise, whatever the request is.
+        socket_paths: paths on which WebSocket is spoken.
+        socket_protocol: makes the protocol that such a connection is handed to, its first request included.
+        refused: told of each connection or request that is refused before it reaches a handler: what kind, and the peer's address.
+        exempt: whether the bound on connections of one address does not hold for an address.
+    """
+
+    def __init__(
+        self,
+        handle: Callable[[Request], Awaitable[Response]],
+        *,
+        socket_paths: Iterable[str] = (),
+        socket_protocol: Callable[[], asyncio.Protocol],
+        refused: Callable[[str, str], None],
+        exempt: Callable[[str], bool] = lambda _peer: False,
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.handle = handle
+        self.socket_protocol = socket_protocol
+        self.refused = refused
+        self.stopping = False
+        self.waiting = 0
+        self.port = 0
+        self._exempt = exempt
+        self._socket_paths = frozenset(socket_paths)
+        self._connections: set[Connection] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._places = Places[str](limits.CONNECTIONS_MAX, limits.CONNECTIONS_EACH)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self._clock: asyncio.Task[None] | None = None
+
+    async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
+        """Listen; other processes may listen on the same port. Raises OSError."""
+        self._server = await self.loop.create_server(
+            lambda: Connection(self),
+            host,
+            port,
+            ssl=tls,
+            ssl_handshake_timeout=None if tls is None else limits.HANDSHAKE_TIMEOUT,
+            reuse_port=True,
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
+        self._clock = asyncio.create_task(self._run_clock())
+
+    async def stop(self, timeout: float) -> None:
+        """Take no more connections and requests. Requests under way have `timeout` seconds, then every connection ends."""
+        self.stopping = True
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self._connections):
+            connection.stop()
+        if self._tasks:
+            await asyncio.wait(list(self._tasks), timeout=timeout)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._clock is not None:
+            self._clock.cancel()
+            await asyncio.gather(self._clock, return_exceptions=True)
+        for connection in list(self._connections):
+            if not connection.waiting:
+                connection.end()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._empty.wait()
+        for connection in list(self._connections):
+            connection.abort()
+
+    def begin(self, answer: Coroutine[None, None, None]) -> None:
+        """Run what answers a request."""
+        task = self.loop.create_task(answer)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def enter(self, connection: Connection) -> bool:
+        """Count a new connection; False where there are too many."""
+        self._connections.add(connection)
+        self._empty.clear()
+        if len(self._connections) > limits.CONNECTIONS_MAX + limits.REFUSED_MAX:
+            connection.cut("connections")
+            return True
+        holder = "" if self._exempt(connection.peer) else caller_of(connection.peer)
+        if holder and not self._places.enter(holder):
+            return False
+        connection.holder = holder
+        return holder != "" or len(self._connections) <= limits.CONNECTIONS_MAX
+
+    def leave(self, connection: Connection) -> None:
+        """A connection has ended."""
+        self._connections.discard(connection)
+        if not self._connections:
+            self._empty.set()
+        if connection.holder:
+            self._places.leave(connection.holder)
+            connection.holder = ""
+
+    def is_socket(self, request: Request) -> bool:
+        """Whether the request begins a WebSocket."""
+        upgrade = request.header("upgrade")
+        return (
+            request.method == "GET"
+            and upgrade is not None
+            and upgrade.lower() == "websocket"
+            and request.path in self._socket_paths
+        )
+
+    async def _run_clock(self) -> None:
+        while True:
+            await asyncio.sleep(limits.TICK)
+            now = self.loop.time()
+            for connection in list(self._connections):
+                connection.tick(now)
+            self.shed()
+
+    def shed(self) -> None:
+        """While too many bytes wait for clients, cut the connection with the most."""
+        if self.waiting <= limits.WAITING_MAX:
+            return
+        for connection in sorted(self._connections, key=lambda each: each.waiting, reverse=True):
+            if self.waiting <= limits.WAITING_MAX:
+                return
+            if not connection.is_socket:
+                connection.cut("unread")
