@@ -4,12 +4,20 @@ While fewer than `in_flight_max` proposals are under way, everything that has qu
 timer: a lone request is proposed at once, and batches form only because requests queue while proposals are under way. More than one
 proposal is allowed under way so that the disk, the network and the state machine work at the same time; few, so that batches grow
 with the load instead of the log filling with small entries.
+
+Items belong to *shares*: those of one share keep their order, and shares take turns. The order of service is that of fair queueing by start
+times (Goyal, Vin and Cheng, 1996): a share's item starts when its former item is through, or now if there is none, and the item that starts
+first is sealed first. Virtual time is counted in units that each waiting share has been given. So a share that queues thousands of units delays
+another one by about as many units as the other one sends itself, and nobody waits for ever. A share may hold as many units as are free in the
+queue (a dynamic threshold: Choudhury and Hahne, 1998), so that one share fills at most half of it, and there is always room for one that comes
+new. Both cost O(log shares) an item.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from enum import Enum
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -22,13 +30,14 @@ IN_FLIGHT_MAX = 4
 
 Item = TypeVar("Item")
 ItemDone = Callable[["Refusal | None", Sequence[Any]], None]
+Release = Callable[[], None]
 
 
 class Refusal(Enum):
     """Why an item has no results."""
 
     OVERLOADED = "overloaded"
-    """Nothing was done: the queue is full."""
+    """Nothing was done: the queue has no room for more of this share."""
     TOO_LARGE = "too_large"
     """Nothing was done: the item alone is more than one log entry may hold."""
     NOT_LEADER = "not_leader"
@@ -50,6 +59,102 @@ class _Queued(Generic[Item]):
         self.done = done
 
 
+class _Share(Generic[Item]):
+    """The items of one share that wait, in their order. `start` is when the first of them starts, in virtual time."""
+
+    __slots__ = ("items", "key", "start", "units")
+
+    def __init__(self, key: Hashable, start: float) -> None:
+        self.key = key
+        self.start = start
+        self.units = 0
+        self.items: deque[_Queued[Item]] = deque()
+
+
+class _Turns(Generic[Item]):
+    """What waits, and whose turn it is. Virtual time begins again at 0 when nothing waits.
+
+    A share that has nothing more, and was given more than its turn, is remembered until the virtual time has caught up: else it would get as much
+    again with its next item.
+    """
+
+    def __init__(self) -> None:
+        self.units = 0
+        self._now = 0.0
+        self._number = 0
+        self._shares: dict[Hashable, _Share[Item]] = {}
+        self._heap: list[tuple[float, int, _Share[Item]]] = []
+        self._ahead: dict[Hashable, float] = {}
+        self._ends: list[tuple[float, int, Hashable]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._heap)
+
+    def units_of(self, key: Hashable) -> int:
+        """Units of a share that wait."""
+        share = self._shares.get(key)
+        return 0 if share is None else share.units
+
+    def add(self, key: Hashable, queued: _Queued[Item]) -> None:
+        """Queue an item behind those of its share."""
+        share = self._shares.get(key)
+        if share is None:
+            share = self._shares[key] = _Share(key, max(self._now, self._ahead.pop(key, 0.0)))
+            self._push(share)
+        share.items.append(queued)
+        share.units += queued.units
+        self.units += queued.units
+
+    def first(self) -> _Queued[Item]:
+        """The item whose turn it is."""
+        return self._heap[0][2].items[0]
+
+    def pop(self) -> _Queued[Item]:
+        """Take it."""
+        active = len(self._heap)
+        start, _, share = heapq.heappop(self._heap)
+        queued = share.items.popleft()
+        self._now = max(start, self._now + queued.units / active)
+        share.units -= queued.units
+        self.units -= queued.units
+        share.start += queued.units
+        if share.items:
+            self._push(share)
+        else:
+            self._leave(share)
+        self._forget()
+        return queued
+
+    def clear(self) -> list[_Queued[Item]]:
+        """Take everything."""
+        waiting = [queued for share in self._shares.values() for queued in share.items]
+        self._begin_again()
+        return waiting
+
+    def _push(self, share: _Share[Item]) -> None:
+        self._number += 1
+        heapq.heappush(self._heap, (share.start, self._number, share))
+
+    def _leave(self, share: _Share[Item]) -> None:
+        del self._shares[share.key]
+        if not self._heap:
+            self._begin_again()
+        elif share.start > self._now:
+            self._number += 1
+            self._ahead[share.key] = share.start
+            heapq.heappush(self._ends, (share.start, self._number, share.key))
+
+    def _forget(self) -> None:
+        while self._ends and self._ends[0][0] <= self._now:
+            end, _, key = heapq.heappop(self._ends)
+            if self._ahead.get(key) == end:
+                del self._ahead[key]
+
+    def _begin_again(self) -> None:
+        self.units, self._now = 0, 0.0
+        self._shares, self._heap, self._ahead, self._ends = {}, [], {}, []
+
+
 class BatcherCounts(msgspec.Struct):
     """What a batcher has done since it began; `units / proposals` is the mean batch."""
 
@@ -69,7 +174,7 @@ class Batcher(Generic[Item]):
         seal: makes the payload of a proposal; must give at most the sum of the items' sizes and a little.
         later: runs a function soon, after what has already arrived (`loop.call_soon`); so requests that come together are one entry.
         units_max, bytes_max: of one proposal. An item is never split, so one item may have more units, but not more bytes.
-        queue_max: units that may wait.
+        queue_max: units that may wait. Of one share as many as are free, so at most half of them.
     """
 
     def __init__(
@@ -93,17 +198,16 @@ class Batcher(Generic[Item]):
         self._bytes_max = bytes_max
         self._queue_max = queue_max
         self._in_flight_max = in_flight_max
-        self._queue: deque[_Queued[Item]] = deque()
-        self._queued_units = 0
+        self._turns: _Turns[Item] = _Turns()
         self._in_flight = 0
         self._scheduled = False
-        self._held = False
+        self._holds = 0
         self.counts = BatcherCounts()
 
     @property
     def queued(self) -> int:
         """Units that wait for a proposal."""
-        return self._queued_units
+        return self._turns.units
 
     @property
     def in_flight(self) -> int:
@@ -113,36 +217,41 @@ class Batcher(Generic[Item]):
     @property
     def idle(self) -> bool:
         """Whether nothing waits and nothing is under way."""
-        return not self._queue and not self._in_flight
+        return not self._turns and not self._in_flight
 
-    def submit(self, item: Item, units: int, size: int, done: ItemDone) -> None:
-        """Queue an item, or refuse it at once (`done` is then called before this returns)."""
+    def submit(self, item: Item, units: int, size: int, done: ItemDone, share: Hashable = "") -> None:
+        """Queue an item of a share, or refuse it at once (`done` is then called before this returns)."""
         assert units > 0
+        turns = self._turns
         if size > self._bytes_max:
             self._refuse(done, Refusal.TOO_LARGE)
-            return
-        if self._queued_units + units > self._queue_max and self._queue:
+        elif turns and turns.units_of(share) + units > self._queue_max - turns.units:
             self._refuse(done, Refusal.OVERLOADED)
-            return
-        self._queue.append(_Queued(item, units, size, done))
-        self._queued_units += units
-        self._schedule()
-
-    def hold(self) -> None:
-        """Propose nothing more until `release`; what is under way goes on, and items may queue."""
-        self._held = True
-
-    def release(self) -> None:
-        """Undo `hold`."""
-        self._held = False
-        if self._queue:
+        else:
+            turns.add(share, _Queued(item, units, size, done))
             self._schedule()
+
+    def hold(self) -> Release:
+        """Propose nothing more until the function that is returned is called; what is under way goes on, and items may queue.
+
+        There may be several holds, each with its own end: nothing is proposed before all of them have ended.
+        """
+        self._holds += 1
+        ended = False
+
+        def release() -> None:
+            nonlocal ended
+            if not ended:
+                ended = True
+                self._holds -= 1
+                if self._turns:
+                    self._schedule()
+
+        return release
 
     def fail_queued(self, refusal: Refusal) -> None:
         """Refuse everything that waits; what is under way is told by its proposal."""
-        failed, self._queue = self._queue, deque()
-        self._queued_units = 0
-        for queued in failed:
+        for queued in self._turns.clear():
             self._refuse(queued.done, refusal)
 
     def _refuse(self, done: ItemDone, refusal: Refusal) -> None:
@@ -156,29 +265,30 @@ class Batcher(Generic[Item]):
 
     def _pump(self) -> None:
         self._scheduled = False
-        while self._queue and self._in_flight < self._in_flight_max and not self._held:
+        while self._turns and self._in_flight < self._in_flight_max and not self._holds:
             batch = self._take()
             self._in_flight += 1
             self.counts.proposals += 1
             self._propose(self._seal([queued.item for queued in batch]), partial(self._resolved, batch))
 
     def _take(self) -> list[_Queued[Item]]:
-        """The next proposal's items: as many as fit, at least one."""
-        queue = self._queue
-        batch = [queue.popleft()]
+        """The next proposal's items: as many as fit, at least one. Who is next is not passed over for a smaller one."""
+        turns = self._turns
+        batch = [turns.pop()]
         units, size = batch[0].units, batch[0].size
-        while queue and units + queue[0].units <= self._units_max and size + queue[0].size <= self._bytes_max:
-            queued = queue.popleft()
+        while turns:
+            queued = turns.first()
+            if units + queued.units > self._units_max or size + queued.size > self._bytes_max:
+                break
+            batch.append(turns.pop())
             units += queued.units
             size += queued.size
-            batch.append(queued)
-        self._queued_units -= units
         self.counts.units += units
         return batch
 
     def _resolved(self, batch: list[_Queued[Item]], result: ProposeResult) -> None:
         self._in_flight -= 1
-        if self._queue:
+        if self._turns:
             self._schedule()
         if result.error is not None:
             refusal = _REFUSAL[result.error]

@@ -31,6 +31,9 @@ PAYERS_KEPT = 16_384
 WIDE_FACTOR = 16
 """The share of an IPv6 /48, in shares of one /64. A site has a /48: it could send from 65,536 of them."""
 
+_ROUNDING = 1e-6
+"""Units that may lack because seconds are fractions: who waits as long as was said is served."""
+
 Payer = TypeVar("Payer", bound=Hashable)
 
 
@@ -76,7 +79,8 @@ class Bucket:
     def wait(self, now: float, cost: float = 1.0) -> float:
         """Seconds until `cost` may be spent; 0 when it may. What costs more than `burst` needs a full bucket."""
         self._fill(now)
-        return max(0.0, (min(cost, self._burst) - self._left) / self._rate)
+        lacking = min(cost, self._burst) - self._left
+        return lacking / self._rate if lacking > _ROUNDING else 0.0
 
     def spend(self, cost: float = 1.0) -> None:
         """Charge for what was done, also beyond what is left: the next wait is longer."""

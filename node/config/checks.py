@@ -45,6 +45,8 @@ RANGES: dict[str, tuple[float, float, str]] = {
     # That many orders with the longest names still fit into one log entry, which must stay under 512 KiB.
     "native.batch_commands_max": (1, COMMANDS_PER_SUBMIT_MAX, "commands"),
     "native.events_kept": (1, 10_000_000, "events"),
+    "native.key_rate": (0, 10_000_000, "units a second"),
+    "native.account_rate": (0, 10_000_000, "units a second"),
     "http.gateways": (0, 64, "processes"),
     "http.deadline": (0.1, 300, "seconds"),
     "http.signature_age_max": (1, 3600, "seconds"),

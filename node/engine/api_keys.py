@@ -154,8 +154,7 @@ class Queue(Protocol):
 
     @property
     def in_flight(self) -> int: ...
-    def hold(self) -> None: ...
-    def release(self) -> None: ...
+    def hold(self) -> Callable[[], None]: ...
 
 
 class Reseal:
@@ -175,6 +174,7 @@ class Reseal:
         self._time_ns = time_ns
         self._held = held
         self._waiting: list[Callable[[RequestFailed | None], None]] = []
+        self._release: Callable[[], None] | None = None
 
     def begin(self, done: Callable[[RequestFailed | None], None]) -> None:
         """Begin, or join the run under way; `done` gets None, or why not all keys are sealed anew."""
@@ -186,7 +186,8 @@ class Reseal:
         if not self._raft.is_leader or self._held():
             self._end(RequestFailed(FailCode.BUSY, "leadership changes; begin again at the next leader"))
             return
-        self._queue.hold()
+        if self._release is None:
+            self._release = self._queue.hold()
         if self._queue.in_flight or not self._raft.status().ready:
             self._after(RESEAL_POLL, self._step)
             return
@@ -214,12 +215,16 @@ class Reseal:
                 self._end(RequestFailed(FailCode.CONFLICT, f"{outcome.field}: {outcome.detail}"))
                 return
         # Let what waits go first: a long table must not stop everybody.
-        self._queue.release()
+        self._let_go()
         self._after(RESEAL_POLL, self._step)
 
+    def _let_go(self) -> None:
+        if self._release is not None:
+            self._release()
+            self._release = None
+
     def _end(self, failure: RequestFailed | None) -> None:
-        if not self._held():
-            self._queue.release()
+        self._let_go()
         waiting, self._waiting = self._waiting, []
         for done in waiting:
             done(failure)

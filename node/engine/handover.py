@@ -33,16 +33,24 @@ class Handover:
     """At most one at a time.
 
     Args:
-        hold: called when nothing new may be proposed, `release` when it may again.
+        hold: called when nothing new may be proposed; what it returns is called when it may again.
+        ended: called when a handover is over, whoever leads then.
         clock: monotonic seconds.
     """
 
     def __init__(
-        self, raft: Leadership, *, hold: Callable[[], None], release: Callable[[], None], after: After, clock: Callable[[], float]
+        self,
+        raft: Leadership,
+        *,
+        hold: Callable[[], Callable[[], None]],
+        ended: Callable[[], None],
+        after: After,
+        clock: Callable[[], float],
     ) -> None:
         self._raft = raft
         self._hold = hold
-        self._release = release
+        self._release: Callable[[], None] = lambda: None
+        self._ended = ended
         self._after = after
         self._clock = clock
         self._until = 0.0
@@ -63,7 +71,7 @@ class Handover:
         if not self.under_way:
             self.under_way, self._asked, self._successor = True, False, successor
             self._until = self._clock() + LEVEL_SECONDS
-            self._hold()
+            self._release = self._hold()
             self._step()
 
     def _step(self) -> None:
@@ -76,6 +84,7 @@ class Handover:
             return
         self.under_way = False
         self._release()
+        self._ended()
         self._tell(False)
 
     def _tell(self, asked: bool) -> None:

@@ -18,6 +18,7 @@ from cluster.membership import Change, ChangeDone, ChangeResult
 from cluster.raft import Done, ProposeResult
 from cluster.settings import ENTRY_BYTES_MAX
 from cluster.status import RaftStatus
+from node.budget import Cost, Shares
 from node.config.settings import NodeConfig
 from node.engine import membership
 from node.engine.api_keys import EngineKeys, Reseal
@@ -53,7 +54,8 @@ from node.native.protocol import (
     Subscribe,
 )
 from node.records.datasets import Seeding
-from statemachine.commands import AnyCommand, Batch, encode_batch
+from statemachine.commands import AnyCommand, Batch, CancelAll, encode_batch
+from statemachine.limits import OPERATOR
 
 BATCH_BYTES_MAX = ENTRY_BYTES_MAX - 64 * 1024
 """Bytes of commands in one entry; what is left is for fields that a client left out and the log writes in full."""
@@ -152,6 +154,7 @@ class EngineService:
             caught_up=lambda: self.modes.current is Mode.READY or raft.status().ready,
         )
         self._started = clock()
+        self.account_rates: Shares[str] = Shares(config.native.account_rate, clock=clock)
         self._expiring = False
         self._reads: list[tuple[Principal, Query, Send]] = []
         self._barrier_under_way = False
@@ -164,7 +167,7 @@ class EngineService:
             bytes_max=BATCH_BYTES_MAX,
             queue_max=config.native.queue_max,
         )
-        self._handover = Handover(raft, hold=self._batcher.hold, release=self._resume, after=after, clock=clock)
+        self._handover = Handover(raft, hold=self._batcher.hold, ended=self._begin_barrier, after=after, clock=clock)
         self._reseal = Reseal(self.keys, raft, self._batcher, after=after, time_ns=time_ns, held=lambda: self._handover.under_way)
         raft.on_role_change.append(self._role_changed)
 
@@ -181,15 +184,22 @@ class EngineService:
         except RequestFailed as error:
             send(self._failure(request.request_id, error))
             return
-        if not self._waits_for_leader(len(commands), lambda: self._submit(request, size, send)):
-            self._submit(request, size, send)
+        share = _share(principal, commands)
+        if self.account_rates.rate and (principal.node or not principal.operator) and share != principal.name:
+            seconds = self.account_rates.take(share, commands_cost(commands))
+            if seconds:
+                text = f"account {share!r} has used up its share of {self.account_rates.rate:g} units a second"
+                send(self._failure(request.request_id, rate_limited(text, seconds)))
+                return
+        if not self._waits_for_leader(share, len(commands), lambda: self._submit(request, share, size, send)):
+            self._submit(request, share, size, send)
 
     @property
     def seeding(self) -> Seeding | None:
         """The dataset that the cluster begins with, while this node still waits for it."""
         return self._seeding if self._seeding is not None and not self._seeding.finished else None
 
-    def _submit(self, request: Submit, size: int, send: Send) -> None:
+    def _submit(self, request: Submit, share: str, size: int, send: Send) -> None:
         commands = request.commands
         if self.stopping or not self._raft.is_leader:
             send(self._not_here(request.request_id))
@@ -209,7 +219,7 @@ class EngineService:
             else:
                 send(self._refusal(request.request_id, refusal))
 
-        self._batcher.submit(sealed, len(commands), size + growth + UNIT_BYTES * len(commands), done)
+        self._batcher.submit(sealed, len(commands), size + growth + UNIT_BYTES * len(commands), done, share)
 
     def _seal(self, requests: list[Sequence[AnyCommand]]) -> bytes:
         commands = [command for request in requests for command in request]
@@ -238,9 +248,9 @@ class EngineService:
         if leader_id:
             self._waiting_room.release()
 
-    def _waits_for_leader(self, units: int, again: Callable[[], None]) -> bool:
+    def _waits_for_leader(self, share: str, units: int, again: Callable[[], None]) -> bool:
         """Whether a request waits for the next leader, so that its sender need not ask one node after the other who that is."""
-        return self._raft.between_leaders and not self.stopping and self._waiting_room.admit(units, again)
+        return self._raft.between_leaders and not self.stopping and self._waiting_room.admit(units, again, share)
 
     # ------------------------------------------------------------------ reads
 
@@ -259,7 +269,7 @@ class EngineService:
             )
         elif not request.linearizable:
             send(self._answer(principal, request))
-        elif not self._waits_for_leader(1, lambda: self._read(principal, request, send)):
+        elif not self._waits_for_leader(principal.name, 1, lambda: self._read(principal, request, send)):
             self._read(principal, request, send)
 
     def _read(self, principal: Principal, request: Query, send: Send) -> None:
@@ -396,11 +406,6 @@ class EngineService:
                 lambda asked: send(Answer(request.request_id, TRUE) if asked else refusal), successor=request.node_id
             )
 
-    def _resume(self) -> None:
-        """The handover is over, whoever leads now."""
-        self._batcher.release()
-        self._begin_barrier()
-
     def change_members(self, principal: Principal, request: AddMember | RemoveMember, send: Send) -> None:
         """Add or remove a member, on the leader; `send` gets `Answer` or `Failed`, exactly once, perhaps at once."""
         try:
@@ -466,7 +471,8 @@ class EngineService:
             return self._not_here(request_id)
         self.refused[refusal.value] += 1
         if refusal is Refusal.OVERLOADED:
-            return Failed(request_id, FailCode.OVERLOADED, f"{self._batcher.queued} commands are waiting already")
+            text = f"{self._batcher.queued} commands are waiting already, and this account has its share of the queue"
+            return Failed(request_id, FailCode.OVERLOADED, text)
         if refusal is Refusal.TOO_LARGE:
             text = f"commands: more than {BATCH_BYTES_MAX} bytes in one request; send fewer at a time"
             return Failed(request_id, FailCode.BAD_REQUEST, text)
@@ -478,3 +484,21 @@ class EngineService:
     def _failure(self, request_id: int, error: RequestFailed) -> Failed:
         self.refused[error.code.name.lower()] += 1
         return Failed(request_id, error.code, error.message, error.leader)
+
+
+def _share(principal: Principal, commands: Sequence[AnyCommand]) -> str:
+    """Whose work commands are: that of their account, wherever they come from; the sender's own where they are for several, or for the operator."""
+    account_id = commands[0].account_id
+    if account_id == OPERATOR or any(command.account_id != account_id for command in commands):
+        return principal.name
+    return account_id
+
+
+def commands_cost(commands: Sequence[AnyCommand]) -> float:
+    """What commands cost, in units of `node.budget`."""
+    return sum(Cost.CANCEL_ALL if type(command) is CancelAll else Cost.COMMAND for command in commands)
+
+
+def rate_limited(what: str, seconds: float) -> RequestFailed:
+    """The refusal of a request whose sender is out of budget for so many seconds."""
+    return RequestFailed(FailCode.RATE_LIMITED, f"{what}; send it again in {seconds:.2f} s")

@@ -70,7 +70,17 @@ JOINED_MAX = 500
 """Commands of several submissions in one frame. A command takes at most about 600 bytes, so such a frame stays below 300 kB: far below
 `FRAME_MAX`, and short enough that the node's loop decodes it in about a millisecond."""
 
-_OF_ONE = frozenset({FailCode.BAD_REQUEST, FailCode.UNAUTHORIZED, FailCode.FORBIDDEN, FailCode.NOT_FOUND, FailCode.CONFLICT})
+_OF_ONE = frozenset(
+    {
+        FailCode.BAD_REQUEST,
+        FailCode.UNAUTHORIZED,
+        FailCode.FORBIDDEN,
+        FailCode.NOT_FOUND,
+        FailCode.CONFLICT,
+        FailCode.RATE_LIMITED,
+        FailCode.OVERLOADED,
+    }
+)
 """Refusals of a frame that may be the fault of a single command in it. Nothing of the frame was done."""
 
 EventsCallback = Callable[[Events], None]
@@ -118,9 +128,10 @@ class _Subscription:
 class _Submission:
     """Commands that one caller submitted, and the future of their outcomes."""
 
-    __slots__ = ("commands", "outcomes")
+    __slots__ = ("account_id", "commands", "outcomes")
 
     def __init__(self, commands: list[AnyCommand], outcomes: asyncio.Future[list[AnyOutcome]]) -> None:
+        self.account_id = commands[0].account_id if commands else ""
         self.commands = commands
         self.outcomes = outcomes
 
@@ -214,7 +225,9 @@ class NativeConnection:
     async def submit(self, commands: Sequence[AnyCommand]) -> list[AnyOutcome]:
         """Apply commands; their outcomes in the same order, durable on a quorum.
 
-        Submissions of one turn of the event loop travel in one frame. Each stays together, in order, and succeeds or fails by itself.
+        Submissions of one turn of the event loop are written together, in order; those in a row that are for the same account travel in one frame.
+        Each stays together and succeeds or fails by itself. Those of different accounts have frames of their own, because the node lets accounts take
+        turns: one account's long queue must not hold back another one's answers.
 
         Raises:
             RequestFailed: not applied, except OUTCOME_UNKNOWN (perhaps applied: send the same commands again).
@@ -240,39 +253,39 @@ class NativeConnection:
             return
         self._flushing = False
         queued, self._queued = self._queued, []
+        frames: list[bytes] = []
         joined: list[_Submission] = []
         size = 0
         for submission in queued:
             if submission.outcomes.done():
                 continue
             count = len(submission.commands)
-            if joined and size + count > JOINED_MAX:
-                self._write_submissions(joined)
+            if joined and (size + count > JOINED_MAX or submission.account_id != joined[0].account_id):
+                frames += self._frames(joined)
                 joined, size = [], 0
             joined.append(submission)
             size += count
         if joined:
-            self._write_submissions(joined)
+            frames += self._frames(joined)
+        if frames and self._wire.transport is not None:
+            self._wire.transport.write(b"".join(frames))
 
-    def _write_submissions(self, joined: list[_Submission]) -> None:
-        """Write one `Submit`. Commands that cannot be encoded in one frame are tried one submission at a time."""
-        transport = self._wire.transport
-        if self.closed.is_set() or transport is None:
+    def _frames(self, joined: list[_Submission]) -> list[bytes]:
+        """The frame of these submissions; none where there is nobody to send it to. What does not fit into one goes one submission at a time."""
+        if self.closed.is_set() or self._wire.transport is None:
             _fail(joined, lambda: ConnectionLost(self.close_reason))
-            return
+            return []
         request_id = next(self._request_ids)
         commands = joined[0].commands if len(joined) == 1 else [each for submission in joined for each in submission.commands]
         try:
             data = frame(Submit(request_id, commands))
         except (ValueError, OverflowError, TypeError) as error:
             if len(joined) > 1:
-                for submission in joined:
-                    self._write_submissions([submission])
-            else:
-                joined[0].outcomes.set_exception(error)
-            return
+                return [data for submission in joined for data in self._frames([submission])]
+            joined[0].outcomes.set_exception(error)
+            return []
         self._submitted[request_id] = joined
-        transport.write(data)
+        return [data]
 
     def _applied(self, results: Results) -> None:
         """Hand each submission its own outcomes."""
@@ -291,9 +304,9 @@ class NativeConnection:
     def _not_applied(self, joined: list[_Submission], error: RequestFailed) -> None:
         """The node refused a frame. A fault of one submission must not reach the others: nothing was done, so each is sent by itself."""
         if len(joined) > 1 and error.code in _OF_ONE:
-            for submission in joined:
-                if not submission.outcomes.done():
-                    self._write_submissions([submission])
+            alone = [data for submission in joined if not submission.outcomes.done() for data in self._frames([submission])]
+            if alone and self._wire.transport is not None:
+                self._wire.transport.write(b"".join(alone))
             return
         _fail(joined, lambda: RequestFailed(error.code, error.message, error.leader))
 

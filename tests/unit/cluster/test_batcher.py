@@ -36,13 +36,13 @@ class Bench:
 
     def _seal(self, items: list[Item]) -> bytes:
         self.sealed.append(items)
-        return bytes([len(self.sealed)])
+        return len(self.sealed).to_bytes(4, "big")
 
-    def submit(self, number: int, units: int = 1, size: int = 10) -> None:
+    def submit(self, number: int, units: int = 1, size: int = 10, share: str = "") -> None:
         def done(refusal: Refusal | None, results: Sequence[Any]) -> None:
             self.answers.append((number, refusal, list(results)))
 
-        self.batcher.submit((number, units), units, size, done)
+        self.batcher.submit((number, units), units, size, done, share)
 
     def run(self) -> None:
         while self.ready:
@@ -51,7 +51,7 @@ class Bench:
     def resolve(self, place: int = 0, error: ProposeError | None = None) -> None:
         """End a proposal; its results are (item, unit)."""
         payload, done = self.proposals.pop(place)
-        values = [(number, unit) for number, units in self.sealed[payload[0] - 1] for unit in range(units)]
+        values = [(number, unit) for number, units in self.sealed[int.from_bytes(payload, "big") - 1] for unit in range(units)]
         done(ProposeResult(error=error, index=1, value=None if error else values))
 
 
@@ -114,7 +114,7 @@ def test_an_item_with_more_bytes_than_a_proposal_is_refused() -> None:
 def test_a_full_queue_refuses() -> None:
     bench = Bench(queue_max=3)
     for number in range(4):
-        bench.submit(number)
+        bench.submit(number, share=f"share {number}")
     assert bench.answers == [(3, Refusal.OVERLOADED, [])]
     bench.run()
     bench.submit(4)
@@ -165,7 +165,7 @@ def test_items_submitted_by_an_answer_are_proposed() -> None:
 
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("submit"), st.integers(1, 6), st.integers(1, 120)),
+        st.tuples(st.sampled_from(["submit", "submit to a", "submit to b"]), st.integers(1, 6), st.integers(1, 120)),
         st.tuples(st.just("run"), st.just(0), st.just(0)),
         st.tuples(st.just("resolve"), st.integers(0, 3), st.sampled_from([0, 0, 0, 1, 2])),
         st.tuples(st.just("fail"), st.just(0), st.just(0)),
@@ -179,11 +179,12 @@ ERRORS = [None, ProposeError.NOT_LEADER, ProposeError.OUTCOME_UNKNOWN]
 def test_every_item_is_answered_once_with_its_own_results_and_order_is_kept(steps: list[tuple[str, int, int]]) -> None:
     bench = Bench(units_max=8, bytes_max=100, queue_max=20, in_flight_max=3)
     submitted: dict[int, int] = {}
+    shares: dict[int, str] = {}
     for kind, first, second in steps:
-        if kind == "submit":
+        if kind.startswith("submit"):
             number = len(submitted)
-            submitted[number] = first
-            bench.submit(number, units=first, size=second)
+            submitted[number], shares[number] = first, kind
+            bench.submit(number, units=first, size=second, share=kind)
         elif kind == "run":
             bench.run()
         elif kind == "fail":
@@ -199,6 +200,114 @@ def test_every_item_is_answered_once_with_its_own_results_and_order_is_kept(step
     for number, refusal, results in bench.answers:
         assert results == ([] if refusal else [(number, unit) for unit in range(submitted[number])])
     proposed = [number for items in bench.sealed for number, _ in items]
-    assert proposed == sorted(proposed), "proposed in the order of submission"
+    for share in set(shares.values()):
+        of_share = [number for number in proposed if shares[number] == share]
+        assert of_share == sorted(of_share), "a share's items are proposed in the order of submission"
     for items in bench.sealed:
         assert len(items) == 1 or sum(units for _, units in items) <= 8
+
+
+class TestShares:
+    """One share's work costs that share."""
+
+    def test_a_share_with_much_work_lets_the_others_through(self) -> None:
+        bench = Bench(units_max=10, queue_max=1_000, in_flight_max=1)
+        for number in range(100):
+            bench.submit(number, share="greedy")
+        bench.submit(1_000, share="modest")
+        bench.run()
+        bench.resolve()
+        bench.run()
+        assert (1_000, 1) in bench.sealed[0] + bench.sealed[1]
+
+    def test_shares_get_as_much_each_whatever_the_size_of_their_items(self) -> None:
+        bench = Bench(units_max=50, bytes_max=10**9, queue_max=100_000, in_flight_max=1)
+        for number in range(40):
+            bench.submit(number, units=50, share="large items")
+        for number in range(100, 1_100):
+            bench.submit(number, units=1, share="small items")
+        for _ in range(20):
+            bench.run()
+            bench.resolve()
+        units = {"large": 0, "small": 0}
+        for items in bench.sealed:
+            for number, count in items:
+                units["large" if number < 100 else "small"] += count
+        assert abs(units["large"] - units["small"]) <= 50
+
+    def test_a_share_does_not_get_its_turn_again_by_having_been_empty(self) -> None:
+        """Each time its large item was sealed it sends the next one; a share that waits all the time gets as many units."""
+        bench = Bench(units_max=50, bytes_max=10**9, queue_max=100_000, in_flight_max=1)
+        for number in range(1_000, 2_000):
+            bench.submit(number, share="steady")
+        for number in range(100):
+            bench.submit(number, units=50, share="by turns")
+            bench.run()
+            bench.resolve()
+        sealed = [item for items in bench.sealed for item in items]
+        steady = sum(units for number, units in sealed if number >= 1_000)
+        assert steady == 1_000
+        shown = next(place for place, items in enumerate(bench.sealed) if any(number == 1_999 for number, _ in items))
+        assert sum(units for items in bench.sealed[:shown] for number, units in items if number < 1_000) <= 1_000 + 100
+
+    def test_one_share_fills_at_most_half_of_the_queue(self) -> None:
+        bench = Bench(queue_max=100)
+        for number in range(200):
+            bench.submit(number, share="greedy")
+        assert bench.batcher.queued == 50
+        bench.submit(1_000, units=20, share="modest")
+        assert (1_000, Refusal.OVERLOADED, []) not in bench.answers
+
+    def test_many_greedy_shares_leave_room_for_one_that_comes_new(self) -> None:
+        bench = Bench(queue_max=1_000)
+        for number in range(100_000):
+            bench.submit(number, share=f"greedy {number % 30}")
+        refused = len(bench.answers)
+        bench.submit(-1, units=10, share="modest")
+        assert len(bench.answers) == refused
+
+    def test_shares_that_come_new_all_the_time_starve_nobody(self) -> None:
+        bench = Bench(units_max=4, queue_max=100_000, in_flight_max=1)
+        bench.submit(-1, units=4, share="steady")
+        bench.submit(-2, share="steady")
+        for number in range(1_000):
+            bench.submit(number, units=2, share=f"share {number}")
+            bench.submit(1_000 + number, units=2, share=f"another share {number}")
+            bench.run()
+            bench.resolve()
+        assert (-2, 1) in [item for items in bench.sealed[:20] for item in items]
+
+    def test_what_is_remembered_of_shares_is_bounded(self) -> None:
+        bench = Bench(units_max=4, queue_max=100_000, in_flight_max=1)
+        for number in range(2_000):
+            bench.submit(number, units=4, share=f"share {number}")
+            bench.submit(2_000 + number, units=1, share="steady")
+            bench.run()
+            bench.resolve()
+        assert len(bench.batcher._turns._ahead) < 10
+        assert len(bench.batcher._turns._ends) < 10
+
+
+class TestHolds:
+    def test_nothing_is_proposed_before_every_hold_has_ended(self) -> None:
+        bench = Bench()
+        first, second = bench.batcher.hold(), bench.batcher.hold()
+        bench.submit(1)
+        bench.run()
+        first()
+        first()
+        bench.run()
+        assert bench.sealed == []
+        second()
+        bench.run()
+        assert bench.sealed == [[(1, 1)]]
+
+    def test_the_end_of_an_old_hold_does_not_end_a_new_one(self) -> None:
+        bench = Bench()
+        old = bench.batcher.hold()
+        old()
+        bench.batcher.hold()
+        old()
+        bench.submit(1)
+        bench.run()
+        assert bench.sealed == []

@@ -172,6 +172,29 @@ class TestResealing:
             kinds = [[type(command).__name__ for command in decode_batch(entry).commands] for entry in node.raft.entries]
             assert kinds[1] == ["PutApiKey"], "the change is in the log before the reseal looks"
 
+    async def test_it_lets_nothing_through_while_leadership_is_handed_over(self, tmp_path: Path) -> None:
+        async with running(config_of(tmp_path), auto=False) as node, connected(node) as gateway:
+            first = asyncio.ensure_future(gateway.submit([*WORLD, put(1)]))
+            await until(lambda: node.raft.under_way == 1)
+            node.raft.tick()
+            await first
+            rotate(node)
+            reseal = asyncio.ensure_future(gateway.control(ControlAction.RESEAL))
+            await until(lambda: node.raft.under_way == 1)
+            transfer = asyncio.ensure_future(gateway.control(ControlAction.TRANSFER_LEADERSHIP))
+            await until(lambda: node.raft.transfers > 0)
+            command = asyncio.ensure_future(gateway.submit([put(2)]))
+            await until(lambda: node.service.status().counters["commands_queued"] == 1)
+            node.raft.tick()
+            with pytest.raises(RequestFailed, match="leadership changes"):
+                await reseal
+            assert node.raft.under_way == 0, "the command waits for the next leader"
+            node.raft.successor = "n2"
+            assert await transfer
+            with pytest.raises(RequestFailed) as caught:
+                await command
+            assert caught.value.code is FailCode.NOT_LEADER
+
     async def test_one_that_cannot_be_opened_keeps_no_other_back(self, node: FakeNode) -> None:
         async with connected(node) as gateway:
             await gateway.submit([*WORLD, put(1, "old")])

@@ -172,12 +172,12 @@ class TestCommands:
         assert desk.answers == [Failed(1, FailCode.NOT_LEADER, "n2 leads", HINT)], "the client may reach it"
 
     def test_only_so_many_wait_for_a_leader(self, tmp_path: Path) -> None:
-        desk = Desk(tmp_path, leader=False, native=NativeConfig("127.0.0.1:0", queue_max=3))
+        desk = Desk(tmp_path, leader=False, native=NativeConfig("127.0.0.1:0", queue_max=4))
         desk.raft.between_leaders = True
         desk.submit(1, buy(1), buy(2))
-        desk.submit(2, buy(3), buy(4))
-        assert [answer.request_id for answer in desk.answers] == [2]
-        desk.submit(3, buy(5))
+        desk.submit(2, buy(3))
+        assert [answer.request_id for answer in desk.answers] == [2], "one account fills half of the room"
+        desk.submit(3, sell(5))
         desk.service.begin_stop()
         assert [(answer.request_id, answer.code) for answer in desk.answers[1:]] == [
             (1, FailCode.STOPPING),
@@ -188,7 +188,8 @@ class TestCommands:
         desk = Desk(tmp_path, native=NativeConfig("127.0.0.1:0", queue_max=3))
         desk.submit(1, buy(1), buy(2))
         desk.submit(2, buy(3), buy(4))
-        assert desk.answers == [Failed(2, FailCode.OVERLOADED, "2 commands are waiting already")]
+        text = "2 commands are waiting already, and this account has its share of the queue"
+        assert desk.answers == [Failed(2, FailCode.OVERLOADED, text)]
         assert desk.service.refused["overloaded"] == 1
 
     def test_entries_are_bounded(self, tmp_path: Path) -> None:

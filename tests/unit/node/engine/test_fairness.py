@@ -1,0 +1,72 @@
+"""One account's commands cost that account: turns in the log, room in the queue, and a rate, wherever the commands come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from node.config.settings import NativeConfig
+from node.engine.principal import Principal, gateway
+from node.native.protocol import FailCode, Failed, Submit
+from statemachine.commands import CancelAll, decode_batch
+from statemachine.types import Permission
+from tests.unit.node.engine.test_service import Desk
+from tests.unit.node.fakes import WORLD, buy, sell
+
+ALICE = Principal("key of alice", operator=False, account_id="alice", permissions=int(Permission.TRADE))
+OPERATOR = Principal("operator", operator=True)
+
+
+def submit(desk: Desk, principal: Principal, request_id: int, *commands: object) -> None:
+    desk.service.submit(principal, Submit(request_id, list(commands)), 100, desk.answers.append)  # type: ignore[arg-type]
+
+
+def failed(desk: Desk) -> list[tuple[int, FailCode]]:
+    return [(answer.request_id, answer.code) for answer in desk.answers if isinstance(answer, Failed)]
+
+
+def test_an_account_with_many_commands_waiting_holds_back_no_other(tmp_path: Path) -> None:
+    """Whether they come over its own session, over the gateway or from the gateway of another node."""
+    desk = Desk(tmp_path, native=NativeConfig("127.0.0.1:0", batch_commands_max=10, account_rate=0))
+    others = (ALICE, gateway("gateway of n1"), gateway("gateway of n2"))
+    for number in range(600):
+        submit(desk, others[number % 3], number, buy(number))
+    submit(desk, others[1], 1_000, sell(1))
+    desk.run()
+    places = [command.account_id for entry in desk.raft.entries for command in decode_batch(entry).commands]
+    assert places.count("alice") == 600
+    assert places.index("bob") <= 20
+    of_alice = [
+        command for entry in desk.raft.entries for command in decode_batch(entry).commands if command.account_id == "alice"
+    ]
+    assert of_alice == [buy(number) for number in range(600)], "an account's own commands keep their order"
+
+
+def test_an_account_has_a_rate_over_all_ways_together(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, native=NativeConfig("127.0.0.1:0", account_rate=10))
+    for number in range(12):
+        submit(desk, ALICE, number, buy(number))
+        submit(desk, gateway("gateway of n2"), 100 + number, buy(100 + number))
+    assert len(failed(desk)) == 4, "a burst of two seconds' worth"
+    assert {code for _, code in failed(desk)} == {FailCode.RATE_LIMITED}
+    assert "account 'alice' has used up its share of 10 units a second; send it again in 0.10 s" in desk.answers[-1].message
+    submit(desk, gateway("gateway of n2"), 200, sell(1))
+    assert len(failed(desk)) == 4, "bob has his own"
+    desk.seconds += 0.1
+    submit(desk, ALICE, 300, buy(300))
+    assert len(failed(desk)) == 4
+
+
+def test_a_command_of_much_work_costs_more(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, native=NativeConfig("127.0.0.1:0", account_rate=10))
+    for number in range(3):
+        submit(desk, ALICE, number, CancelAll("alice", f"all-{number}"))
+    assert failed(desk) == [(2, FailCode.RATE_LIMITED)]
+
+
+def test_the_operator_has_no_rate(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, native=NativeConfig("127.0.0.1:0", account_rate=1))
+    for number in range(100):
+        submit(desk, OPERATOR, number, buy(number))
+    submit(desk, OPERATOR, 200, *WORLD)
+    submit(desk, gateway("gateway of n1"), 201, *WORLD)
+    assert failed(desk) == []
