@@ -61,6 +61,9 @@ is_command_id = re.compile(f"{_ALPHABET}{{1,{COMMAND_ID_MAX}}}").fullmatch
 _is_base64 = re.compile("(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)").fullmatch
 _is_network = re.compile("[0-9A-Fa-f.:]+(?:/[0-9]+)?").fullmatch
 _PERMISSIONS = sum(Permission)
+_FORMER_PERMISSIONS = _PERMISSIONS - Permission.DEPOSIT
+ANY_VERSION = -1
+"""As a product's expected version: whichever it is at."""
 
 
 def bad_name(field: str) -> Refusal:
@@ -94,6 +97,12 @@ def put_product(state: State, command: PutProduct) -> Refusal | None:
             return Refusal(Reason.UNKNOWN_CURRENCY, field, "no such currency")
     if command.base == command.quote:
         return Refusal(Reason.INVALID_PRODUCT, "quote", "expected another currency than the base")
+    if command.expected_version != ANY_VERSION:
+        known = state.products.get(command.product_id)
+        version = known.version if known is not None else 0
+        if version != command.expected_version:
+            text = f"the product is at version {version}" if known is not None else "there is no such product yet"
+            return Refusal(Reason.CHANGED_MEANWHILE, "expected_version", text)
     return _sizes(state, command) or _fees(command) or _unchanged(state, command)
 
 
@@ -145,8 +154,9 @@ def put_api_key(state: State, command: PutApiKey) -> Refusal | None:
         return Refusal(Reason.INVALID_ID, "secret", f"expected base64 text of 4 to {SECRET_MAX} characters")
     if len(command.passphrase) > SECRET_MAX:
         return Refusal(Reason.INVALID_ID, "passphrase", f"expected at most {SECRET_MAX} characters")
-    if not 0 <= command.permissions <= _PERMISSIONS:
-        return Refusal(Reason.INVALID_PERMISSIONS, "permissions", f"expected 0 to {_PERMISSIONS}")
+    permissions = _FORMER_PERMISSIONS if state.former else _PERMISSIONS
+    if not 0 <= command.permissions <= permissions:
+        return Refusal(Reason.INVALID_PERMISSIONS, "permissions", f"expected 0 to {permissions}")
     if command.sealed_by < 0:
         return Refusal(Reason.INVALID_ID, "sealed_by", "expected 0 or the number of a cluster key")
     found = networks(command.addresses)

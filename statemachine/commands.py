@@ -39,6 +39,9 @@ class PutCurrency(Command, frozen=True, tag=1):
 class PutProduct(Command, frozen=True, tag=2):
     """Add a product, or change its sizes, fees and status. Currencies, tick and lot are fixed once it exists.
 
+    With `keep_status` a product that exists keeps its status; `status` is for a new one. `expected_version` refuses a change of what somebody else
+    changed meanwhile: it is the `version` of the `ProductRow` that was read, or 0 for a product that must not exist yet; -1 accepts any.
+
     `tick` is in price units, `lot`, `min_size` and `max_size` in base units. `tick * lot` must be a whole multiple of
     10**base_scale, so that every notional is a whole number of quote units.
     """
@@ -53,6 +56,8 @@ class PutProduct(Command, frozen=True, tag=2):
     maker_fee_ppm: int
     taker_fee_ppm: int
     status: ProductStatus = ProductStatus.ONLINE
+    keep_status: bool = False
+    expected_version: int = -1
 
 
 class OpenAccount(Command, frozen=True, tag=3):
@@ -151,12 +156,13 @@ class Batch(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     for orders whose time is over.
 
     `time` is nanoseconds since the Unix epoch by the leader's clock. The engine never lets it run backwards. `migrated`: the entry was written by
-    another version and converted to this schema.
+    another version and converted to this schema. `former` says by which: 1 is version 0.1.0, 2 is version 0.2.0, 0 is this version.
     """
 
     time: int
     commands: list[AnyCommand]
     migrated: bool = False
+    former: int = 0
 
 
 batch_decoder = msgspec.msgpack.Decoder(Batch)

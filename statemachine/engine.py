@@ -26,6 +26,7 @@ from statemachine.remember import ANY_CONTENTS, fingerprint, fingerprint_fits, o
 from statemachine.state import Account, State
 from statemachine.tables import ApiKeyRow, BalanceRow, CurrencyRow, ProductRow
 from statemachine.types import DoneReason, ProductStatus, Reason, Side
+from statemachine.upgrade import upgrade
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -82,12 +83,14 @@ class Engine:
             state.time = batch.time
         elif not batch.commands:
             return Applied([], [])
-        state.events, state.former = [], batch.migrated
+        state.events = []
+        state.former = (batch.former or 2) if batch.migrated else 0
+        if state.hash == MIGRATED_HASH and not batch.migrated:
+            upgrade(state)
+            state.hash = blake2b(persistence.full_hash(state), digest_size=16).digest()
         if state.expiring:
             _expire(state)
         outcomes: list[AnyOutcome] = []
-        if state.hash == MIGRATED_HASH and not batch.migrated:
-            state.hash = blake2b(persistence.full_hash(state), digest_size=16).digest()
         digest = blake2b(state.hash, digest_size=16)
         digest.update(_encode(state.time))
         for command in batch.commands:

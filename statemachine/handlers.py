@@ -67,6 +67,7 @@ def put_product(state: State, command: PutProduct) -> AnyOutcome | Refusal:
             command.maker_fee_ppm,
             command.taker_fee_ppm,
             command.status,
+            version=_version_after(state, 0),
         )
         product = state.products[command.product_id] = Product(row, 10 ** state.currencies[command.base].scale)
         _status_changed(state, product)
@@ -76,16 +77,24 @@ def put_product(state: State, command: PutProduct) -> AnyOutcome | Refusal:
     known.max_size = command.max_size
     known.maker_fee_ppm = command.maker_fee_ppm
     known.taker_fee_ppm = command.taker_fee_ppm
-    known.status = command.status
+    if not command.keep_status:
+        known.status = command.status
     changed = known.row() != before
+    if changed:
+        known.version = _version_after(state, known.version)
     if known.status is not before.status:
         _status_changed(state, known)
     return _done(state, changed)
 
 
+def _version_after(state: State, version: int) -> int:
+    """A product's version after a change. Versions before 0.3.0 counted none."""
+    return version if state.former else version + 1
+
+
 def _status_changed(state: State, product: Product) -> None:
     """Open the auction if there was one, tell the status, and let the stop orders enter that the opening triggers."""
-    if state.former:
+    if state.former == 1:
         return  # 0.1.0 told nothing, and had neither auctions nor stop orders
     first = len(state.events)
     opened = auctions.open_auction(state, product) if product.status in auctions.TRADING else (0, 0)

@@ -145,7 +145,7 @@ def aggressor_of(account: Account, product: Product, order: OrderState) -> Aggre
 def _rest(state: State, product: Product, order: OrderState) -> None:
     """Put what remains on the book."""
     product.sequence += 1
-    if not state.former:
+    if state.former != 1:
         order.opened_sequence = product.sequence
     product.book.side(order.side).add(order)
     state.keep(order)
@@ -260,7 +260,7 @@ def trade(
     if aggressor.to_raise:
         aggressor.to_raise -= notional
     state.currencies[product.quote].fees += maker_fee + taker_fee
-    if not state.former:
+    if state.former != 1:
         product.last_price = price
     product.last_trade_id += 1
     product.sequence += 1

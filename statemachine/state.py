@@ -83,6 +83,7 @@ class Product:
         "taker_fee_ppm",
         "tick",
         "unit",
+        "version",
     )
 
     def __init__(self, row: ProductRow, unit: int) -> None:
@@ -103,6 +104,7 @@ class Product:
         self.maker_fee_ppm = row.maker_fee_ppm
         self.taker_fee_ppm = row.taker_fee_ppm
         self.status: ProductStatus = row.status
+        self.version = row.version
 
     def notional(self, price: int, size: int) -> int:
         """What `size` costs at `price`, without fees. Exact: tick * lot is a whole multiple of `unit`."""
@@ -135,6 +137,7 @@ class Product:
             self.sequence,
             self.last_trade_id,
             self.last_price,
+            self.version,
         )
 
 
@@ -172,8 +175,8 @@ class State:
     all accounts, the operator included; `expiring` has the open orders whose time is limited, by (expires_at, order_id); `events` are those of the
     batch under way. `changes` is no part of the state: it serves snapshots.
 
-    `former`: the batch under way was written by version 0.1.0, the only one before, and converted. Some nodes have what came of it in a snapshot from
-    then, in which new columns have their defaults; so whoever applies it now must come to the same rows.
+    `former`: which version wrote the batch under way, as in `Batch.former`. Some nodes have what came of it in a snapshot of that version; so
+    whoever applies it now must come to the same rows: the rules of that version hold, and columns that are newer have their defaults.
     """
 
     def __init__(self) -> None:
@@ -192,7 +195,7 @@ class State:
         self.balance_count = 0
         self.outcome_count = 0
         self.events: list[AnyEvent] = []
-        self.former = False
+        self.former = 0
         self.changes = Changes()
 
     def balance(self, account: Account, currency: str) -> Balance:

@@ -32,7 +32,10 @@ class CurrencyRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ProductRow(msgspec.Struct, frozen=True, array_like=True):
-    """A product and its counters: last product sequence, last trade id, and the price of the last trade (0 before the first)."""
+    """A product and its counters: last product sequence, last trade id, and the price of the last trade (0 before the first).
+
+    `version` counts the changes that the operator made, its adding included; see `commands.PutProduct`.
+    """
 
     product_id: str
     base: str
@@ -47,6 +50,7 @@ class ProductRow(msgspec.Struct, frozen=True, array_like=True):
     product_sequence: int = 0
     last_trade_id: int = 0
     last_price: int = 0
+    version: int = 0
 
 
 class AccountRow(msgspec.Struct, frozen=True, array_like=True):

@@ -77,6 +77,8 @@ class DoneReason(IntEnum):
     CANCELLED = 2
     EXPIRED = 3
     """Its time was over."""
+    MAKERS_MAX = 4
+    """It met as many resting orders as one order may meet (`limits.MAKERS_PER_ORDER`); what was left of it leaves."""
 
 
 class ProductStatus(IntEnum):
@@ -99,7 +101,10 @@ class Permission(IntEnum):
     VIEW = 1
     TRADE = 2
     TRANSFER = 4
+    """Withdraw, and move money to another account."""
     ADMIN = 8
+    DEPOSIT = 16
+    """Credit money that came from outside: for keys of the operator's custodian. No other permission includes it."""
 
 
 class Reason(IntEnum):
@@ -149,3 +154,13 @@ class Reason(IntEnum):
     """An auction collects limit orders that can rest, and no others."""
     INVALID_ADDRESSES = 57
     """A key's addresses are no list of networks."""
+    CHANGED_MEANWHILE = 58
+    """The product is not at the version that the command expects."""
+    OWN_ORDERS_CROSS = 59
+    """An auction does not collect an order that would trade with an order of its own account."""
+    AUCTION_OPENING = 60
+    """The product's auction is opening, which takes a few log entries: until then its orders stay, and its status too."""
+    TOO_MANY_TRANSFERS = 61
+    """The account's transfers of this kind fill their memory, and the oldest is too young to be forgotten (`limits.TRANSFERS_REMEMBERED`)."""
+    TRANSFER_EXPIRED = 62
+    """The command says that it was sent so long ago that its transfer id may be forgotten (`limits.TRANSFER_LIFETIME`)."""

@@ -34,6 +34,7 @@ DONE_REASONS = {
     DoneReason.FILLED: "filled",
     DoneReason.CANCELLED: "canceled",
     DoneReason.EXPIRED: "canceled",
+    DoneReason.MAKERS_MAX: "canceled",
 }
 PRODUCT_STATUSES = {status: status.name.lower() for status in ProductStatus}
 

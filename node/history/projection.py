@@ -107,11 +107,11 @@ def apply(engine: Engine, batch: Batch) -> list[Step]:
     The state is that of applying the batch at once, but for the running hash.
     """
     steps = []
-    passed = engine.apply(Batch(batch.time, [], batch.migrated))
+    passed = engine.apply(Batch(batch.time, [], batch.migrated, batch.former))
     if passed.events:
         steps.append(Step(engine.sequence, engine.time, None, None, passed.events))
     for command in batch.commands:
-        applied = engine.apply(Batch(batch.time, [command], batch.migrated))
+        applied = engine.apply(Batch(batch.time, [command], batch.migrated, batch.former))
         outcome = applied.outcomes[0]
         if not outcome.duplicate:
             steps.append(Step(engine.sequence, engine.time, command, outcome, applied.events))

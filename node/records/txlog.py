@@ -110,7 +110,7 @@ def to_lines(log: Txlog, *, secrets: bool = True) -> Iterator[bytes]:
                 "term": entry.term,
                 "time": time_text(entry.batch.time),
                 "commands": [_codec.encode(_told(command, secrets)) for command in entry.batch.commands],
-                **({"migrated": True} if entry.batch.migrated else {}),
+                **({"migrated": True, "former": entry.batch.former} if entry.batch.migrated else {}),
             }
         )
 
@@ -127,6 +127,7 @@ class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     time: str | int
     commands: list[Any]
     migrated: bool = False
+    former: int = 0
 
 
 def of_file(path: Path) -> Txlog:
@@ -159,7 +160,7 @@ def _read_lines(path: Path) -> Iterator[TxEntry]:
             try:
                 line = decoder.decode(text)
                 commands = [_command(position, each) for position, each in enumerate(line.commands)]
-                entry = TxEntry(line.index, line.term, Batch(time_value(line.time), commands, line.migrated))
+                entry = TxEntry(line.index, line.term, Batch(time_value(line.time), commands, line.migrated, line.former))
             except (msgspec.DecodeError, UnicodeDecodeError, ValueFault) as error:
                 raise TxlogError(f"{path}, line {number}: {error}") from error
             if entry.index <= before:

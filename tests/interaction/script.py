@@ -5,6 +5,7 @@ Amounts are decimals in whole coins; with a `u` behind them they are smallest un
 
     currency USD 2                                       the operator adds a currency with two decimal digits
     product BTC-USD tick=0.01 lot=0.001 min=0.001 max=50 maker=1000 taker=2000 status=online     fees in parts per million
+    product ... keep=yes expected=3                      keeps the status it has; refused unless the product is at this version
     accounts ann bob with 1000 USD, 5 BTC                opens accounts and pays in; silent unless something is refused
     key k1 for ann secret=c2VjcmV0 permissions=3         gives ann an API key
     key k1 for ann addresses=192.0.2.0/24,2001:db8::/32 sealed=1        from these networks alone, sealed by cluster key 1
@@ -121,7 +122,9 @@ class Script:
         maker, taker = int(given.get("maker", 0)), int(given.get("taker", 0))
         status = ProductStatus[given.get("status", "online").upper()]
         tick = self.units(given["tick"], quote)
-        return self.send(PutProduct(OPERATOR, self.new_id(), name, base, quote, tick, lot, least, most, maker, taker, status))
+        keep, expected = given.get("keep") == "yes", int(given.get("expected", -1))
+        sizes = (tick, lot, least, most)
+        return self.send(PutProduct(OPERATOR, self.new_id(), name, base, quote, *sizes, maker, taker, status, keep, expected))
 
     def do_accounts(self, words: list[str]) -> list[str]:
         split = words.index("with") if "with" in words else len(words)

@@ -130,7 +130,12 @@ WRONG = [
     ("Currency", "\t6\t", "\t99999999999999999999\t", r"field scale: expected a whole number from -9223372036854775808 to"),
     ("Balance", "950.45", "-950.45", r"field available: expected a number that is not negative"),
     ("Balance", "\tUSD\t", "\tEUR\t", r"field available: its digits are those of currency 'EUR', which is in no table Currency"),
-    ("ApiKey", "view+trade", "view+fly", r"field permissions: expected none, or some of view, trade, transfer, admin joined by"),
+    (
+        "ApiKey",
+        "view+trade",
+        "view+fly",
+        r"field permissions: expected none, or some of view, trade, transfer, admin, deposit joined by",
+    ),
     ("ApiKey", r"a\tb\\", r"a\qb", r"field passphrase: expected \\t, .* where there is a backslash, not '\\\\q'"),
     ("ApiKey", r"a\tb\\", "\\N", r"field passphrase: expected text, not 'null'"),
     ("Counter", "\t2026", "\tx2026", r"Counter.tsv, line 3, column 3, field time: expected a time"),
