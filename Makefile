@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: setup demo demo-many test check lint types layers tests bench bench-snapshots bench-install soak chaos kills simulate clean help clients
+.PHONY: setup demo demo-many test check lint types layers tests bench bench-snapshots bench-install soak chaos attack kills simulate clean help clients
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 12
@@ -45,6 +45,9 @@ soak: $(STAMP) ## kill and stop nodes of a loaded cluster at random for MINUTES 
 
 chaos: $(STAMP) ## many kinds of faults for MINUTES (default 5); ONLY=fault,... for some. As root also disks and the network
 	$(BIN)/python -m tests.chaos.run --minutes $(or $(MINUTES),5) --seed $(or $(SEED),1) $(if $(ONLY),--only $(ONLY)) --report docs/reliability.md
+
+attack: $(STAMP) ## attacks on a live cluster, judged by what happens to an honest trader; ONLY=name for one, SECONDS=15 a window
+	$(BIN)/python -m tests.attack.run --seconds $(or $(SECONDS),15) $(if $(ONLY),--only $(ONLY))
 
 kills: $(STAMP) ## kill the leader under load KILLS times (default 1000), and show where the gaps come from
 	$(BIN)/python -m tests.chaos.kills --kills $(or $(KILLS),1000) --seed $(or $(SEED),1) --report docs/reliability.md

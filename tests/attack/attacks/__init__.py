@@ -1,0 +1,1 @@
+"""One module for each family of attacks; each registers its attacks when it is imported."""

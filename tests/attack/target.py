@@ -1,0 +1,144 @@
+"""What an attacker has: the addresses of the nodes, a few keys of its own, and the protocols as anybody may speak them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import ssl
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from loadtest.access import Access
+from loadtest.market import Trader, traders
+from node.credentials import Credentials, sign
+from node.native.connection import NativeConnection, hello
+from node.native.framing import FrameSplitter
+from node.native.protocol import StatusQuery, frame
+
+SEED = 11
+HONEST = traders(2, SEED, "honest")
+"""The honest trader, and one who only rests orders."""
+ATTACKERS = traders(12, SEED, "mallory")
+"""Accounts of the attacker, each with a key that may view, trade and transfer."""
+
+ATTACKER_HOST = "127.0.0.66"
+"""Where an attacker's own connections come from. The honest trader and the nodes are at 127.0.0.1, as other people would be elsewhere."""
+
+
+class Target:
+    """One cluster, as an attacker reaches it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.access = Access(directory)
+        self.natives = self.access.natives
+        self.https = self.access.https
+        self.people = ATTACKERS
+        self._ids = itertools.count()
+        self._run = f"{time.time_ns():x}"
+
+    def say(self, text: str) -> None:
+        """Report what the attack got; shown beside the verdict."""
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
+    def command_id(self) -> str:
+        """A new one."""
+        return f"{self._run}.{next(self._ids)}"
+
+    def credentials(self, number: int = 0) -> Credentials:
+        """The key of one of the attacker's accounts."""
+        person = self.people[number]
+        return Credentials(person.key_id, person.secret, person.passphrase)
+
+    async def leader(self) -> str:
+        """The node that leads now."""
+        while True:
+            for node_id in self.natives:
+                with contextlib.suppress(Exception):
+                    connection = await self.access.connect(node_id)
+                    status = await connection.query(StatusQuery())
+                    await connection.close()
+                    if status.leader_id:
+                        return status.leader_id
+            await asyncio.sleep(0.2)
+
+    async def connect(self, node_id: str, number: int = 0) -> NativeConnection:
+        """A session of one of the attacker's keys, by the project's own client."""
+        return await self.access.connect(node_id, self.credentials(number))
+
+    async def tcp(self, node_id: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A plain TCP connection to a node's native port, from the attacker's address."""
+        host, port = self.native_address(node_id)
+        return await asyncio.open_connection(host, port, local_addr=(ATTACKER_HOST, 0))
+
+    async def tls(self, node_id: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A TLS connection to a node's native port that has not greeted."""
+        host, port = self.native_address(node_id)
+        return await asyncio.open_connection(host, port, ssl=self.access.tls(), local_addr=(ATTACKER_HOST, 0))
+
+    async def session(self, node_id: str, number: int = 0) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A greeted session of one of the attacker's keys, for bytes of any kind. Raises ConnectionError where it is refused."""
+        reader, writer = await self.tls(node_id)
+        writer.write(frame(hello(self.credentials(number), "mallory", time.time())))
+        if not await read_frame(reader):
+            raise ConnectionError("the node closed the connection")
+        return reader, writer
+
+    def native_address(self, node_id: str) -> tuple[str, int]:
+        """Host and port of a node's native protocol."""
+        host, _, port = self.natives[node_id].rpartition(":")
+        return host, int(port)
+
+    def http_address(self, node_id: str) -> tuple[str, int]:
+        """Host and port of a node's HTTP."""
+        parts = urlsplit(self.https[node_id])
+        assert parts.hostname is not None
+        assert parts.port is not None
+        return parts.hostname, parts.port
+
+    def http(self) -> aiohttp.ClientSession:
+        """HTTP and WebSocket from the attacker's address, as many connections as wanted. Close it."""
+        connector = aiohttp.TCPConnector(limit=0, local_addr=(ATTACKER_HOST, 0))
+        return aiohttp.ClientSession(connector=connector)
+
+    def client_tls(self) -> ssl.SSLContext:
+        """A context that trusts the cluster's nodes."""
+        return self.access.tls()
+
+
+async def read_frame(reader: asyncio.StreamReader) -> bytes:
+    """The body of the next frame; empty at the end."""
+    splitter = FrameSplitter(64 * 1024 * 1024)
+    try:
+        head = await reader.readexactly(4)
+        body = await reader.readexactly(int.from_bytes(head, "big"))
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return b""
+    (found,) = splitter.feed(head + body)
+    return found
+
+
+def signed(person: Trader, method: str, target: str, body: Any = None) -> tuple[dict[str, str], bytes]:
+    """Headers and body of a signed request."""
+    data = b"" if body is None else json.dumps(body).encode()
+    timestamp = f"{time.time():.6f}"
+    headers = {
+        "CB-ACCESS-KEY": person.key_id,
+        "CB-ACCESS-SIGN": sign(person.secret, timestamp, method, target, data),
+        "CB-ACCESS-TIMESTAMP": timestamp,
+        "CB-ACCESS-PASSPHRASE": person.passphrase,
+        "Content-Type": "application/json",
+    }
+    return headers, data
+
+
+async def forever() -> None:
+    """Until the attack is over."""
+    await asyncio.Event().wait()

@@ -1,0 +1,56 @@
+"""What is judged as harm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.attack.honest import Window
+from tests.attack.registry import load_attacks
+from tests.attack.verdict import P99_FLOOR, Verdict, judge
+
+CALM = Window([0.02] * 100)
+
+
+def verdict(**changes: Any) -> Verdict:
+    values: dict[str, Any] = {
+        "control": CALM,
+        "attacked": CALM,
+        "elections": 0,
+        "growth": {},
+        "gone": [],
+        "growth_max": 10,
+        "said": [],
+    }
+    values |= changes
+    return judge("an attack", values.pop("control"), values.pop("attacked"), **values)
+
+
+def test_nothing_happened() -> None:
+    assert verdict().holds
+    assert verdict(attacked=Window([0.02] * 98 + [P99_FLOOR - 0.01] * 2)).holds, "as a machine with other work has"
+    assert verdict(control=Window([0.4] * 100), attacked=Window([0.7] * 100)).holds
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"attacked": Window([0.02] * 98 + [P99_FLOOR + 0.1] * 2)}, "p99 350 ms"),
+        ({"attacked": Window([0.02] * 100, {"503 no leader": 1})}, "1 x 503 no leader"),
+        ({"attacked": Window()}, "no order was taken"),
+        ({"control": Window()}, "no measure"),
+        ({"control": Window([0.02], {"TimeoutError": 2})}, "no measure"),
+        ({"elections": 1}, "1 elections"),
+        ({"growth": {"engine 7": 11}}, "engine 7 grew"),
+        ({"gone": ["engine 7"]}, "engine 7 has ended"),
+    ],
+)
+def test_harm(changes: dict[str, Any], fault: str) -> None:
+    assert any(fault in each for each in verdict(**changes).faults)
+
+
+def test_every_attack_says_what_it_does() -> None:
+    attacks = load_attacks()
+    assert attacks
+    assert all(each.what for each in attacks.values())
