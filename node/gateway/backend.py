@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol
 
@@ -97,6 +98,7 @@ class NodeBackend:
         self._deadline = deadline
         self._connection: NativeConnection | None = None
         self._connecting = asyncio.Lock()
+        self._deadlines = _Deadlines()
         self._replays = asyncio.Semaphore(REPLAYS_MAX)
         self._watcher: asyncio.Task[None] | None = None
         self._lost: dict[str, Lost] = {}
@@ -107,30 +109,36 @@ class NodeBackend:
         resent = resent or Resent()
         end = asyncio.get_running_loop().time() + self._deadline
         unknown = False
+        outcomes: list[AnyOutcome] | None = None
         try:
-            async with asyncio.timeout_at(end):
-                outcomes = await self._submit_here(commands)
-        except TimeoutError:
-            unknown, outcomes = True, None
-        except ConnectionLost:
-            unknown, outcomes = True, None
+            outcomes = await self._submit_here(commands, end)
+        except (TimeoutError, ConnectionLost):
+            unknown = True
         except RequestFailed as failure:
             if failure.code is not FailCode.OUTCOME_UNKNOWN:
                 raise
-            unknown, outcomes = True, None
+            unknown = True
         if outcomes is None:
             outcomes = await self._submit_elsewhere(commands, end, unknown, resent)
             await self._catch_up(max((outcome.sequence for outcome in outcomes), default=0), end)
         return outcomes
 
-    async def _submit_here(self, commands: Sequence[AnyCommand]) -> list[AnyOutcome] | None:
-        """The outcomes from this node's engine, or None where it certainly did nothing: it is not there, or does not lead."""
+    async def _submit_here(self, commands: Sequence[AnyCommand], end: float) -> list[AnyOutcome] | None:
+        """The outcomes from this node's engine, or None where it certainly did nothing: it is not there, or does not lead.
+
+        Raises TimeoutError, ConnectionLost and RequestFailed.
+        """
+        connection = self._connection
+        if connection is None or connection.closed.is_set():
+            try:
+                async with asyncio.timeout_at(end):
+                    connection = await self._connect()
+            except (ConnectionLost, RequestFailed):
+                return None
+        outcomes = connection.enqueue(commands)
+        self._deadlines.watch(outcomes, end)
         try:
-            connection = await self._connect()
-        except (ConnectionLost, RequestFailed):
-            return None
-        try:
-            return await connection.submit(commands)
+            return await outcomes
         except RequestFailed as failure:
             if self._redirect and failure.code is FailCode.NOT_LEADER and failure.leader is not None:
                 raise NotLeaderError(failure.leader) from None
@@ -270,6 +278,7 @@ class NodeBackend:
 
     async def close(self) -> None:
         """See `Backend.close`."""
+        self._deadlines.close()
         if self._watcher is not None:
             self._watcher.cancel()
         if self._connection is not None:
@@ -292,6 +301,43 @@ class NodeBackend:
                 self._watcher = asyncio.create_task(self._tell_when_lost(connection))
                 self._on_keys([])  # what others answered meanwhile may be out of date
             return self._connection
+
+
+class _Deadlines:
+    """Ends futures whose time is over, with TimeoutError.
+
+    `asyncio.timeout` costs each command a timer and a context. Here the deadlines come in the order of time, for all commands have the same
+    patience, so that one timer does for all.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[float, asyncio.Future[list[AnyOutcome]]]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def watch(self, future: asyncio.Future[list[AnyOutcome]], end: float) -> None:
+        """End the future at `end`, by the loop's clock, which is no earlier than those before. What is done is forgotten."""
+        waiting = self._waiting
+        while waiting and waiting[0][1].done():
+            waiting.popleft()
+        waiting.append((end, future))
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_at(end, self._look)
+
+    def close(self) -> None:
+        """Watch no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        self._timer = None
+        loop, waiting = asyncio.get_running_loop(), self._waiting
+        now = loop.time()
+        while waiting and (waiting[0][1].done() or waiting[0][0] <= now):
+            _, future = waiting.popleft()
+            if not future.done():
+                future.set_exception(TimeoutError())
+        if waiting:
+            self._timer = loop.call_at(waiting[0][0], self._look)
 
 
 async def _end_with(connection: NativeConnection, arrived: asyncio.Queue[list[AnyEvent] | None]) -> None:

@@ -28,11 +28,12 @@ STPS = {stp.name.lower(): stp for stp in SelfTradePrevention}
 
 async def placing(call: Call, request: OrderRequest) -> tuple[Product, PlaceOrder]:
     """The product and the command of a request. Raises ApiError."""
-    # Before anything is refused: when the request comes again, each of its orders must have the id that it had.
-    command_id = call.command_id()
+    # Before anything is refused: when the request comes again, each of its orders must have the place that it had.
+    place = call.next_place()
     _refuse_unsupported(request)
     call.check_profile(request.profile_id)
     product = await call.gateway.catalogue.product(product_text(request.product_id))
+    command_id = "" if request.client_oid else call.id_of_place(place)
     return product, place_command(request, call.account_id, product, command_id)
 
 

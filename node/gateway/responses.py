@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from node.gateway.catalogue import Product
 from node.gateway.ids import account_text, order_text
@@ -22,12 +23,13 @@ from node.native.protocol import AuctionView, BookLevel, BookOrder, BookView
 from statemachine.decimals import to_text
 from statemachine.events import OrderMatched, OrderState, Transferred
 from statemachine.tables import BalanceRow, CurrencyRow
-from statemachine.types import DoneReason, OrderStatus, OrderType, ProductStatus, SelfTradePrevention, Side, StopType
+from statemachine.types import DoneReason, OrderStatus, OrderType, ProductStatus, SelfTradePrevention, Side, StopType, TimeInForce
 
 SIDES = {Side.BUY: "buy", Side.SELL: "sell"}
 ORDER_TYPES = {OrderType.LIMIT: "limit", OrderType.MARKET: "market"}
 STATUSES = {OrderStatus.OPEN: "open", OrderStatus.DONE: "done", OrderStatus.ACTIVE: "active"}
 STOPS = {StopType.LOSS: "loss", StopType.ENTRY: "entry"}
+TIMES_IN_FORCE = {time: time.name for time in TimeInForce}
 STPS = {stp: stp.name.lower() for stp in SelfTradePrevention}
 DONE_REASONS = {
     DoneReason.NONE: "",
@@ -44,8 +46,13 @@ Json = dict[str, object]
 def iso(time_ns: int) -> str:
     """Nanoseconds since the epoch as ISO 8601 with microseconds."""
     seconds, rest = divmod(time_ns, 1_000_000_000)
-    whole = datetime.fromtimestamp(seconds, UTC)
-    return f"{whole:%Y-%m-%dT%H:%M:%S}.{rest // 1_000:06d}Z"
+    return f"{_second(seconds)}.{rest // 1_000:06d}Z"
+
+
+@lru_cache(maxsize=1_024)
+def _second(seconds: int) -> str:
+    """A whole second as ISO 8601: what is answered now has few different ones."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def rate(ppm: int) -> str:
@@ -61,7 +68,7 @@ def order_json(order: OrderState, product: Product) -> OrderJson:
         "side": SIDES[order.side],
         "type": ORDER_TYPES[order.order_type],
         "stp": STPS[order.stp],
-        "time_in_force": order.time_in_force.name,
+        "time_in_force": TIMES_IN_FORCE[order.time_in_force],
         "post_only": order.post_only,
         "created_at": iso(order.created_at),
         "fill_fees": product.price(order.fill_fees),

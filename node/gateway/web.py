@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from node.errors import RequestFailed
-from node.gateway.auth import Claim, Identity
+from node.gateway.auth import Claim, Identity, unproven
 from node.gateway.backend import Resent
 from node.gateway.errors import ApiError, BadRequestError, NotLeaderError, UnavailableError, UnknownHereError
 from node.gateway.http.messages import Request, Response, json_response
@@ -65,7 +65,7 @@ class Call:
 
     __slots__ = (
         "_has_read",
-        "_ids",
+        "_places",
         "_signed",
         "_signed_id",
         "gateway",
@@ -90,7 +90,7 @@ class Call:
         self._has_read = False
         self._signed: Claim | None = None
         self._signed_id = ""
-        self._ids = 0
+        self._places = 0
 
     @property
     def body(self) -> bytes:
@@ -180,7 +180,15 @@ class Call:
         """
         if part:
             return signed_id(self.signed_id, part)
-        place, self._ids = self._ids, self._ids + 1
+        return self.id_of_place(self.next_place())
+
+    def next_place(self) -> int:
+        """Count one more command of the request. Each has its place, whether it takes its id from there or from its client."""
+        self._places += 1
+        return self._places - 1
+
+    def id_of_place(self, place: int) -> str:
+        """The id of the request's command at a place."""
         return f"{self.signed_id}:{place}" if place else self.signed_id
 
     async def command(self, command: AnyCommand) -> AnyOutcome:
@@ -210,7 +218,7 @@ class Call:
         """The identity as the leader has it: a node that is cut off, and can send commands on all the same, does not hear of a revocation."""
         found = await self.gateway.auth.again(identity, at_leader=True)
         if found is None:
-            raise ApiError(401, "Invalid API Key", "CB-ACCESS-KEY", reason="unauthorized")
+            raise unproven()
         if self.route.permission is not None:
             found.require(self.route.permission)
         return found

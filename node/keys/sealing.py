@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hmac
 import logging
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -54,7 +56,21 @@ class ApiKey:
 
     def allows(self, address: str) -> bool:
         """Whether it may be used from an address."""
-        return addresses.allowed(address, self.networks)
+        return not self.networks or addresses.allowed(address, self.networks)
+
+    def proves(self, signature: str, message: bytes) -> bool:
+        """Whether the signature, base64 of an HMAC-SHA256, was made of the message with the key's secret."""
+        expected = base64.b64encode(hmac.digest(self._secret, message, "sha256"))
+        return hmac.compare_digest(expected, signature.encode("utf-8", "surrogatepass"))
+
+    @cached_property
+    def _secret(self) -> bytes:
+        """The secret itself. Keys are put with a secret that decodes to something; one of an old log that does not proves nothing."""
+        try:
+            decoded = base64.b64decode(self.secret, validate=True)
+        except ValueError:
+            decoded = b""
+        return decoded or secrets.token_bytes(32)
 
 
 def check_texts(secret: str, passphrase: str) -> None:

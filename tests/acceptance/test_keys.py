@@ -122,7 +122,7 @@ class TestRevocation:
                     status, answer = call(url, key, "GET", "/accounts")
                     assert status == 401 or not knows, f"{url} has applied the revocation and answers {answer}"
                     if status == 401:
-                        assert answer["message"] == "Invalid API Key"
+                        assert answer["message"] == "invalid signature"
                         refused.add(url)
 
     async def test_open_subscriptions_end_with_it_on_every_node(self, shared_exchange: Exchange) -> None:

@@ -245,6 +245,16 @@ class FakeConnection:
         self.sent.append(commands)
         return [await self._step()]
 
+    def enqueue(self, commands: Sequence[AnyCommand]) -> asyncio.Future[list[Any]]:
+        self.sent.append(commands)
+        outcomes: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        step = self.steps.pop(0) if self.steps else ConnectionLost("no more steps")
+        if isinstance(step, Exception):
+            outcomes.set_exception(step)
+        elif step != "hang":
+            outcomes.set_result([step])
+        return outcomes
+
     async def query(self, query: object, linearizable: bool = False) -> Any:
         return await self._step()
 

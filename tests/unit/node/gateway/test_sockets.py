@@ -144,7 +144,7 @@ async def test_the_user_channel_needs_a_signature(exchange: Exchange) -> None:
     assert (error["type"], error["message"]) == ("error", "the channel user needs a signature")
     for change, word in (
         ({"signature": "AAAA"}, "invalid signature"),
-        ({"key": "nobody"}, "Invalid API Key"),
+        ({"key": "nobody"}, "invalid signature"),
         ({"passphrase": "x"}, "Invalid Passphrase"),
         ({"timestamp": 5}, "request timestamp expired"),
         ({"timestamp": None}, "timestamp is required with the other fields of a signature"),
