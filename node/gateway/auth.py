@@ -192,9 +192,9 @@ class Authenticator:
         return self.cluster_keys.open(row) if row.permissions else None
 
 
-def unproven() -> UnknownHereError:
+def unproven(kind: type[ApiError] = UnknownHereError) -> ApiError:
     """The refusal of a request whose signature no key proves."""
-    return UnknownHereError(401, "invalid signature", "CB-ACCESS-SIGN", reason="unauthorized", detail=UNPROVEN)
+    return kind(401, "invalid signature", "CB-ACCESS-SIGN", reason="unauthorized", detail=UNPROVEN)
 
 
 def _refused(message: str, header: str, detail: str = "") -> ApiError:

@@ -218,7 +218,7 @@ class Call:
         """The identity as the leader has it: a node that is cut off, and can send commands on all the same, does not hear of a revocation."""
         found = await self.gateway.auth.again(identity, at_leader=True)
         if found is None:
-            raise unproven()
+            raise unproven(ApiError)  # the leader has judged
         if self.route.permission is not None:
             found.require(self.route.permission)
         return found
