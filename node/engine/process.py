@@ -17,6 +17,7 @@ import errno
 import gc
 import logging
 import random
+import secrets
 import signal
 import sys
 import time
@@ -109,7 +110,7 @@ def build(config: NodeConfig, known: identity.Identity, modes: Modes) -> Parts:
     )
     service = EngineService(
         config,
-        Identity(version, ABI),
+        Identity(version, ABI, secrets.token_hex(8)),
         machine,
         feed,
         raft,

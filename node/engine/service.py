@@ -92,10 +92,11 @@ class Consensus(Protocol):
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """What a node says of itself in greetings and status."""
+    """What a node says of itself in greetings and status. `start` is random at each start of the engine process."""
 
     software: str
     abi: str
+    start: str = ""
 
 
 class EngineService:
@@ -340,6 +341,7 @@ class EngineService:
             change_under_way=raft.change_under_way,
             mode=self.modes.current,
             cluster_keys_missing=self.keys.missing,
+            engine_start=self.identity.start,
         )
 
     @property

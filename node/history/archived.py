@@ -120,6 +120,12 @@ def latest(rows: Iterable[Row], order: Sequence[str], limit: int) -> list[Row]:
     return sorted(rows, key=lambda row: tuple(row[name] for name in order), reverse=True)[:limit]
 
 
+def up_to(file: Path, table: Table, sequence: int) -> list[Row]:
+    """All rows of one file that came with the commands up to `sequence`."""
+    order = [column.name for column in table.primary_key]
+    return _read(file, table, Wanted(lambda own: own.sequence <= sequence, order, ID_MAX))
+
+
 def _read(file: Path, table: Table, wanted: Wanted) -> list[Row]:
     """The last rows of one file that are wanted."""
     arrow, files = parquet()

@@ -6,6 +6,10 @@ the entries in between are applied once more, without storing anything, until bo
 Log segments that are archived stay until they are behind the state that is on disk, and then as long as `history.log_bytes` has room for them, for
 the histories of other nodes. Entries that are not there all the same (the history was switched on later, or the node took a snapshot from another
 one in their place) are asked of other nodes (`fetching`). Where none has them they leave a gap, which is stored and told.
+
+Before anything is stored, and again whenever the engine was started anew, the history looks whether its last entry is one of this log
+(`place`). If a way back undid it, the history is cut back to where the log goes on from; a history of another log is set aside, and a new
+one begins. Until then it does not answer: readers compare `progress.confirmed_by` with the engine's start.
 """
 
 from __future__ import annotations
@@ -19,11 +23,14 @@ from pathlib import Path
 
 import msgspec
 
+from cluster.errors import MissingEntriesError
 from cluster.log import command_of
 from cluster.ports import LogEntry
 from cluster.tail import LogTail, first_index
 from node.config.settings import NodeConfig
 from node.errors import HistoryError
+from node.history.cutting import cut, set_aside
+from node.history.place import Verdict, compare, placed, undone
 from node.history.projection import Projection, Rows, Step, apply, order_row
 from node.history.state import StateStore, node_state, totals_of
 from node.history.store import Gap, HistoryStore, Progress
@@ -47,6 +54,10 @@ STATE_SECONDS = 600.0
 """After so many commands, or so many seconds with any, the state is written: that much is applied again after a start."""
 
 
+class OtherLogError(HistoryError):
+    """What a history has stored is not of the node's log."""
+
+
 class Keeper:
     """One history, its place in the log, and its engine.
 
@@ -62,12 +73,19 @@ class Keeper:
         self._state = state
         self._archive = config.data_path / switch.ARCHIVE
         self._directories = [config.data_path / LOG, self._archive, self.fetched]
-        stored = store.progress.log_index
-        loaded = state.load()
-        if loaded is None or loaded[1] > stored:
-            loaded = node_state(config.data_path / SNAPSHOTS, stored) or (Engine(), 0)
-        self._begin(*loaded)
+        self._start = ""
+        self._compared = self._confirmed = False
+        self._beyond = -1
+        self._boundaries = {record.last_index for record in switch.former(config.data_path)}
+        self._begin(*self._state_at(store.progress.log_index))
         self._state_sequence, self._state_since = self._engine.sequence, time.monotonic()
+
+    def _state_at(self, index: int) -> tuple[Engine, int]:
+        """The latest state up to an entry that is on disk: the history's own, else one of the node's, else the empty one."""
+        loaded = self._state.load()
+        if loaded is None or loaded[1] > index:
+            loaded = node_state(self._config.data_path / SNAPSHOTS, index) or (Engine(), 0)
+        return loaded
 
     @property
     def fetched(self) -> Path:
@@ -80,17 +98,60 @@ class Keeper:
         self._projection = Projection(engine, {})
         self._tail = LogTail(self._directories, ABI, index + 1)
         self._queued: list[LogEntry] = []
-        if index == self.progress.log_index:
-            self._arrive()
+        self._arrived = False
 
     def _arrive(self) -> None:
-        """The engine is where the database is: from here on there are rows to store."""
+        """The engine is where the database is: from here on there are rows to store.
+
+        Raises:
+            OtherLogError: they contradict each other.
+        """
         if self._engine.sequence != self.progress.sequence:
-            raise HistoryError(
+            raise OtherLogError(
                 f"after log entry {self.progress.log_index} the history has {self.progress.sequence} commands, the log "
-                f"{self._engine.sequence}: this is not the history of this node's log. Begin anew on an empty database"
+                f"{self._engine.sequence}"
             )
+        if not self.progress.term:
+            self._compare_orders()
         self._projection = Projection(self._engine, totals_of(self._engine))
+        self._arrived = True
+
+    def _compare_orders(self) -> None:
+        """What an earlier version stored has no term: the open orders tell whether it is of this log."""
+        fields = ("account_id", "client_oid", "product_id", "price", "size", "created_at", "filled_size")
+        stored = {number: [row[name] for name in fields] for number, row in self._store.open_orders().items()}
+        states = [msgspec.msgpack.decode(row, type=OrderState) for _, row in dict(self._engine.tables())["order"]]
+        known = {order.order_id: [getattr(order, name) for name in fields] for order in states}
+        if stored != known:
+            raise OtherLogError(f"after log entry {self.progress.log_index} other orders are open than the history has")
+
+    def meet(self, start: str) -> None:
+        """The engine was started as `start`: if that is news, its log may be another one than before."""
+        if start != self._start:
+            self._start, self._compared, self._confirmed = start, False, False
+
+    def _is_of_this_log(self, applied: int) -> bool:
+        """Whether what is stored is of this log; False while the log does not go that far.
+
+        Raises:
+            MissingEntriesError: the entry that tells is not here.
+            OtherLogError: it is not.
+        """
+        verdict, _ = compare(self._config.data_path, self._directories, self.progress, applied)
+        if verdict is Verdict.LATER:
+            return False
+        if verdict is Verdict.OTHER:
+            raise OtherLogError(f"the log has another entry {self.progress.log_index}, or none any more")
+        if verdict is Verdict.UNKNOWN and self._beyond < self.progress.log_index:
+            raise MissingEntriesError(self.progress.log_index)
+        return True
+
+    def _confirm(self, applied: int) -> None:
+        """Note that the history is of this log: the entry is, and the state after it is what the history leads to."""
+        progress = self.progress
+        _, entry = compare(self._config.data_path, self._directories, progress, applied)
+        self._store.confirm(progress if entry is None else placed(progress, entry), self._start)
+        self._confirmed = True
 
     @property
     def progress(self) -> Progress:
@@ -106,18 +167,71 @@ class Keeper:
             sqlalchemy.exc.SQLAlchemyError: the database cannot be used.
         """
         self._tend_state()
+        try:
+            return self._advance(applied)
+        except OtherLogError as error:
+            self._leave(error)
+            return True
+
+    def _advance(self, applied: int) -> bool:
         stored = self.progress.log_index
+        self._compared = self._compared or self._is_of_this_log(applied)
+        if not self._compared:
+            return False
+        if self._tail.next_index - 1 - len(self._queued) == stored and not self._arrived:
+            self._arrive()
+        if self._arrived and not self._confirmed:
+            self._confirm(applied)
         entries = self._piece(applied, stored)
         if not entries:
             return False
         steps = [step for entry in entries for step in self._apply(entry)]
-        last = entries[-1].index
-        if last > stored:
+        last = entries[-1]
+        if last.index > stored:
             rows = self._projection.rows(steps, self._store.known_orders)
-            self._store.write(rows, Progress(last, self._engine.sequence, self._engine.time))
-        elif last == stored:
-            self._arrive()
+            self._store.write(rows, placed(Progress(last.index, self._engine.sequence, self._engine.time), last))
         return True
+
+    def _leave(self, error: OtherLogError) -> None:
+        """What is stored is not of this log: cut it back to the entry from which a way back went on, or begin a new history.
+
+        Raises:
+            MissingEntriesError: entries that lead to that place are not here.
+            HistoryError: the old history is set aside; the process begins again with a new one.
+        """
+        progress = self.progress
+        rewind = undone(self._config.data_path, progress)
+        if rewind is None or self._beyond >= progress.log_index:
+            raise self._aside(str(error))
+        engine, index = self._state_at(rewind.last_index)
+        last = None
+        tail = LogTail(self._directories, ABI, index + 1)
+        try:
+            while tail.next_index <= rewind.last_index:
+                for last in tail.read(rewind.last_index):
+                    payload = command_of(last)
+                    if payload is not None:
+                        engine.apply(decode_batch(payload))
+        finally:
+            tail.close()
+        back = Progress(rewind.last_index, engine.sequence, engine.time)
+        back = back if last is None else placed(back, last)
+        cut(self._store.database, self._config.history_path, engine, back)
+        self._store.progress = back
+        log.warning(
+            "log entries %d to %d were undone by a way back: the history is cut back to entry %d, sequence %d",
+            rewind.last_index + 1, progress.log_index, rewind.last_index, engine.sequence,
+        )  # fmt: skip
+        self._state.forget(rewind.last_index)
+        self._tail.close()
+        self._begin(engine, rewind.last_index)
+
+    def _aside(self, why: str) -> HistoryError:
+        """Put a history of another log out of the way."""
+        self.close()
+        place = set_aside(self._config, f"of-another-log-{self.progress.log_index}")
+        self._state.forget(0)
+        return HistoryError(f"this is not the history of this node's log: {why}. It is set aside ({place}), and a new one begins")
 
     def _piece(self, applied: int, stored: int) -> list[LogEntry]:
         """Entries for one transaction; none beyond the last one stored together with earlier ones."""
@@ -128,7 +242,7 @@ class Keeper:
         for entry in self._queued:
             piece.append(entry)
             commands += len(entry.payload) // COMMAND_BYTES + 1
-            if commands >= COMMANDS_PER_TRANSACTION or entry.index == stored:
+            if commands >= COMMANDS_PER_TRANSACTION or entry.index == stored or entry.index in self._boundaries:
                 break
         del self._queued[: len(piece)]
         return piece
@@ -143,6 +257,9 @@ class Keeper:
         Raises:
             HistoryError: there is none.
         """
+        if not self._compared and wanted <= self.progress.log_index:
+            self._beyond = self.progress.log_index  # no node has what would tell: what comes next is behind a gap
+            return
         found = node_state(self._config.data_path / SNAPSHOTS, inf)
         if found is None or found[1] < wanted:
             raise HistoryError(f"log entry {wanted} is neither in the node's log nor in a snapshot of it")
@@ -154,6 +271,10 @@ class Keeper:
             self._store.skip(gap, _rows_of_state(engine, before.time), Progress(index, engine.sequence, engine.time))
         self._tail.close()
         self._begin(engine, index)
+        self._confirmed = (
+            False  # the state is this node's own, so there is nothing to compare; it is noted when the engine has arrived
+        )
+        self._beyond = index
 
     def write_state(self) -> None:
         """Begin to write the state, unless it is on disk or being written."""

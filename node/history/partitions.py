@@ -79,9 +79,9 @@ def archive_days(config: NodeConfig, before: datetime.date) -> list[Partition]:
     try:
         if not is_made(engine):
             raise HistoryError(f"{config.node_id} has no history yet")
-        end = _nanoseconds(before)
+        end = nanoseconds(before)
         made = []
-        with _alone(config.history_path):
+        with alone(config.history_path):
             for table, time, further in _moved():
                 with engine.connect() as connection:
                     days = _days(connection, table, time, further, end)
@@ -92,7 +92,7 @@ def archive_days(config: NodeConfig, before: datetime.date) -> list[Partition]:
 
 
 @contextlib.contextmanager
-def _alone(home: Path) -> Iterator[None]:
+def alone(home: Path) -> Iterator[None]:
     """Hold the lock of the one process that moves days. Raises HistoryError where another one holds it."""
     directory = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -131,7 +131,7 @@ def _days(
 
 
 def _of_day(time: ColumnElement[int], further: ColumnElement[bool] | None, day: datetime.date) -> ColumnElement[bool]:
-    begin = _nanoseconds(day)
+    begin = nanoseconds(day)
     within = and_(time >= begin, time < begin + DAY)
     return within if further is None else and_(within, further)
 
@@ -141,7 +141,7 @@ def id_of(table: Table) -> Column[int]:
     return table.c.order_id if table is tables.orders else table.c.sequence
 
 
-def _nanoseconds(day: datetime.date) -> int:
+def nanoseconds(day: datetime.date) -> int:
     midnight = datetime.datetime(day.year, day.month, day.day, tzinfo=datetime.UTC)
     return int(midnight.timestamp()) * NANOSECONDS
 

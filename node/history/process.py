@@ -87,6 +87,7 @@ class Follower:
                 await _pause(stop, RETRY)
                 continue
             try:
+                self._keeper.meet(status.engine_start)
                 while not stop.is_set() and await asyncio.to_thread(self._keeper.advance, status.applied_index):
                     pass
                 await _pause(stop, INTERVAL)

@@ -17,7 +17,7 @@ from node.history.candles import HOUR, MINUTE, Candle, aggregate
 from node.history.database import connect
 from node.history.pages import Page, TransferKind
 from node.history.schema import check, is_made
-from node.history.store import Gap, Progress
+from node.history.store import Gap, Progress, progress_of
 from statemachine.events import OrderMatched, OrderState
 from statemachine.types import DoneReason, OrderStatus, OrderType, SelfTradePrevention, Side, StopType, TimeInForce
 
@@ -62,7 +62,17 @@ class History:
                 check(connection)
             self._checked = True
         rows = self._rows(select(tables.progress))
-        return Progress(rows[0]["log_index"], rows[0]["sequence"], rows[0]["time"]) if rows else Progress()
+        return progress_of(rows[0]) if rows else Progress()
+
+    def confirmed_by(self) -> str:
+        """The start of the engine whose log this history was last found to be of; "" where there is none yet."""
+        rows = self._rows(select(tables.progress.c.confirmed_by)) if self._checked else []
+        return str(rows[0]["confirmed_by"]) if rows else ""
+
+    def begin_again(self) -> None:
+        """Forget the connections and what was checked: the database may be another one now."""
+        self._engine.dispose()
+        self._checked = False
 
     def gaps(self) -> list[Gap]:
         """What is missing, oldest first."""

@@ -14,6 +14,7 @@ import msgspec
 
 from node import software
 from node.history.projection import Totals
+from snapshots import durable
 from snapshots.abi import ABI
 from snapshots.errors import SnapshotDamagedError, SnapshotError
 from snapshots.job import JobState, WriteJob
@@ -32,6 +33,7 @@ class StateStore:
     """The snapshots of one history, written while it goes on."""
 
     def __init__(self, directory: Path) -> None:
+        self._directory = directory
         self._store = SnapshotStore(directory, keep=1)
         self._job: WriteJob | None = None
         self._job_engine: Engine | None = None
@@ -86,6 +88,14 @@ class StateStore:
         assert self._job_engine is not None
         self._base = self._job_engine, job.manifest.index
         self.index = job.manifest.index
+
+    def forget(self, beyond: int) -> None:
+        """Delete the states after log entries behind `beyond`: they are of a log that was undone."""
+        self.cancel()
+        self._base, self.index = None, 0
+        for path in snapshot_paths(self._directory):
+            if int(path.name) > beyond:
+                durable.remove(path)
 
     def cancel(self) -> None:
         """Give up one that is being written."""

@@ -23,11 +23,23 @@ LOOKUP_MAX = 500
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """Up to where a history goes: log entry, command, and the time of the latest batch."""
+    """Up to where a history goes: log entry, command, and the time of the latest batch.
+
+    A log entry is told from another one at the same index by its `term` and `digest`; the latter is compared only with an entry in the same
+    `abi`. A term of 0 is not known: an earlier version stored it.
+    """
 
     log_index: int = 0
     sequence: int = 0
     time: int = 0
+    term: int = 0
+    digest: str = ""
+    abi: str = ""
+
+
+def progress_of(row: RowMapping) -> Progress:
+    """Out of the one row of the table."""
+    return Progress(**{name: row[name] for name in Progress.__struct_fields__})
 
 
 class Gap(msgspec.Struct, frozen=True):
@@ -62,11 +74,23 @@ class HistoryStore:
                     f"the database is the history of {row['node_id']} of {row['cluster_id']}, not of {node_id} of {cluster_id}: "
                     "give each node a database of its own"
                 )
-        self.progress = Progress() if row is None else Progress(row["log_index"], row["sequence"], row["time"])
+        self.progress = Progress() if row is None else progress_of(row)
 
     def close(self) -> None:
         """Close the connections."""
         self._engine.dispose()
+
+    @property
+    def database(self) -> Engine:
+        """The connections."""
+        return self._engine
+
+    def confirm(self, progress: Progress, start: str) -> None:
+        """Note that what is stored is of the log that the engine has which was started as `start`: from now on it may answer."""
+        with self._engine.begin() as connection:
+            self._advance(connection, progress)
+            connection.execute(update(tables.progress).values(confirmed_by=start))
+        self.progress = progress
 
     def known_orders(self, order_ids: Iterable[int]) -> dict[int, Row]:
         """The rows of these orders, as far as they are there."""
@@ -95,9 +119,9 @@ class HistoryStore:
             ):
                 if found:
                     connection.execute(insert(table), found)
-            _put(connection, tables.currencies, rows.currencies)
-            _put(connection, tables.products, rows.products)
-            _put(connection, tables.orders, list(rows.orders.values()))
+            put(connection, tables.currencies, rows.currencies)
+            put(connection, tables.products, rows.products)
+            put(connection, tables.orders, list(rows.orders.values()))
             for (product_id, granularity), candles in rows.candles().items():
                 put_candles(connection, product_id, granularity, candles)
             add_volumes(connection, rows.volumes())
@@ -110,10 +134,16 @@ class HistoryStore:
             connection.execute(insert(tables.gaps).values(**msgspec.structs.asdict(gap)))
             lost = {"status": OrderStatus.DONE, "done_reason": DoneReason.NONE, "done_at": progress.time}
             connection.execute(update(tables.orders).where(tables.orders.c.status != OrderStatus.DONE).values(**lost))
-            _put(connection, tables.currencies, rows.currencies)
-            _put(connection, tables.products, rows.products)
-            _put(connection, tables.orders, list(rows.orders.values()), keep=("sequence",))
+            put(connection, tables.currencies, rows.currencies)
+            put(connection, tables.products, rows.products)
+            put(connection, tables.orders, list(rows.orders.values()), keep=("sequence",))
         self.progress = progress
+
+    def open_orders(self) -> dict[int, Row]:
+        """The rows of all orders that are not done."""
+        with self._engine.connect() as connection:
+            found = connection.execute(select(tables.orders).where(tables.orders.c.status != OrderStatus.DONE)).mappings()
+            return {row["order_id"]: dict(row) for row in found}
 
     def _advance(self, connection: Connection, progress: Progress) -> None:
         """Move the one row of progress on, from exactly where we think it is."""
@@ -123,7 +153,7 @@ class HistoryStore:
             raise HistoryError("another process writes this history: the database is not where this one left it")
 
 
-def _put(connection: Connection, table: Table, rows: Sequence[Row], keep: Sequence[str] = ()) -> None:
+def put(connection: Connection, table: Table, rows: Sequence[Row], keep: Sequence[str] = ()) -> None:
     """Insert rows, or replace those that are there, but for the columns `keep`."""
     if not rows:
         return
@@ -147,7 +177,7 @@ def put_candles(connection: Connection, product_id: str, granularity: int, candl
             before.add(candle)
             candle = before
         merged.append({**msgspec.structs.asdict(candle), "product_id": product_id, "granularity": granularity})
-    _put(connection, tables.candles, merged)
+    put(connection, tables.candles, merged)
 
 
 def add_volumes(connection: Connection, volumes: Mapping[tuple[str, int, str], tuple[int, int]]) -> None:
@@ -163,7 +193,7 @@ def add_volumes(connection: Connection, volumes: Mapping[tuple[str, int, str], t
         if key in found:
             volume, value = volume + found[key]["volume"], value + found[key]["value"]
         merged.append({**dict(zip(("account_id", "start", "product_id"), key, strict=True)), "volume": volume, "value": value})
-    _put(connection, tables.volumes, merged)
+    put(connection, tables.volumes, merged)
 
 
 def candle_of(row: RowMapping) -> Candle:

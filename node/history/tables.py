@@ -58,6 +58,16 @@ progress = Table(
     Column("log_index", BigInteger, nullable=False),
     Column("sequence", BigInteger, nullable=False),
     Column("time", BigInteger, nullable=False),
+    Column("term", BigInteger, nullable=False, server_default="0", comment="Of the log entry; 0: not compared with the log yet."),
+    Column("digest", Text, nullable=False, server_default="", comment="BLAKE2b of the log entry, hex."),
+    Column("abi", Text, nullable=False, server_default="", comment="In which the entry has this digest."),
+    Column(
+        "confirmed_by",
+        Text,
+        nullable=False,
+        server_default="",
+        comment="The start of the engine whose log this history was last found to be of.",
+    ),
     comment="One row: whose history this is, and up to which log entry, command and time it goes.",
 )
 

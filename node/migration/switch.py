@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from cluster import hardstate
+from cluster.log import segment_abis
 from cluster.log_conversion import raise_term
 from cluster.storage import RealDisk
 from node.errors import DataDirectoryError
@@ -29,6 +30,7 @@ READY = "migration.ready"
 BACK = "rollback.ready"
 FORMER = "former"
 RECORD = "migration.json"
+REWINDS = "rewinds.json"
 ARCHIVE = "archive"
 """Where log segments go that the log no longer needs; `node.engine.process` keeps them as long as there is a way back."""
 
@@ -45,6 +47,32 @@ class Record(msgspec.Struct, frozen=True):
     migrated_at: int
     snapshot_index: int
     last_index: int
+
+
+class Rewind(msgspec.Struct, frozen=True):
+    """A way back that was gone: entries behind `last_index` with a term up to `term` were undone."""
+
+    last_index: int
+    term: int
+
+    def undid(self, index: int, term: int) -> bool:
+        """Whether an entry is one of those."""
+        return index > self.last_index and term <= self.term
+
+
+def rewinds(data: Path) -> list[Rewind]:
+    """The ways back that were gone on this data, oldest first.
+
+    Raises:
+        DataDirectoryError: the file cannot be read.
+    """
+    path = data / REWINDS
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=list[Rewind])
+    except FileNotFoundError:
+        return []
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DataDirectoryError(f"{path}: not a list of ways back: {error}") from error
 
 
 def former(data: Path) -> list[Record]:
@@ -129,17 +157,27 @@ def _exchange(data: Path, ready: Path, aside: Path) -> None:
 
 
 def go_back(data: Path, record: Record) -> None:
-    """Put the data from before a migration in its place again; what is there now goes. Durable on return.
+    """Put the data from before a migration in its place again; what is there now goes, also from the archive. Durable on return.
 
-    The node's term is raised beyond every term it has known: see `log_conversion.raise_term`.
+    The node's term is raised beyond every term it has known: see `log_conversion.raise_term`. What was undone is noted, so that whatever
+    read the log meanwhile (the history) notices that it went.
     """
     kept = data / FORMER / record.from_abi
     now = hardstate.load(RealDisk(data / LOG))
     raise_term(RealDisk(kept / LOG), now)
+    files.replace(data / REWINDS, msgspec.json.encode([*rewinds(data), Rewind(record.last_index, now.term if now else 0)]))
+    _drop_archived(data / ARCHIVE, record.to_abi)
     os.rename(kept, data / BACK)
     durable.sync_path(data / FORMER)
     durable.sync_path(data)
     finish(data)
+
+
+def _drop_archived(archive: Path, abi: str) -> None:
+    """Delete the archived segments of an ABI: after a way back their entries are in no log any more, and a second migration makes others."""
+    for name, found in (segment_abis(archive) if archive.is_dir() else {}).items():
+        if found == abi:
+            (archive / name).unlink()
 
 
 def finalize(data: Path, *, keep_archive: bool) -> int:

@@ -348,7 +348,7 @@ class NodeStatus(msgspec.Struct, frozen=True, array_like=True):
     `members_index` the log entry that says it (0: the configuration); `change_under_way`: that entry is not committed yet.
     `cluster_keys_missing`: numbers of cluster keys under which API keys are encrypted and which this node does not have.
     `counters` are totals since the node's start: "native_refused_<kind>" and "raft_refused_<kind>" for what was turned away on its two ports, and
-    how many commands and entries went through. `mode`: see `modes.Mode`.
+    how many commands and entries went through. `mode`: see `modes.Mode`. `engine_start` is random at each start of the engine process.
     """
 
     node_id: str
@@ -376,6 +376,7 @@ class NodeStatus(msgspec.Struct, frozen=True, array_like=True):
     members_index: int = 0
     change_under_way: bool = False
     cluster_keys_missing: list[int] = []
+    engine_start: str = ""
 
     @property
     def others(self) -> list[MemberStatus]:

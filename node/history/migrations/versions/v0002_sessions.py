@@ -28,6 +28,37 @@ def upgrade() -> None:
     op.add_column("partitions", sa.Column("last_id", sa.BigInteger(), nullable=False, server_default=str(2**63 - 1)))
 
 
+def downgrade() -> None:
+    """Back to the schema of version 0.1.0, which knows no transfers between accounts."""
+    for name in ("last_id", "first_id"):
+        op.drop_column("partitions", name)
+    op.drop_table("volumes")
+    op.drop_table("status_changes")
+    op.drop_index("orders_by_created_at", "orders")
+    for table, columns in (("trades", ["product_id", "time"]), ("ledger", ["time"])):
+        op.drop_index(f"{table}_by_time", table)
+        op.create_index(f"{table}_by_time", table, columns)
+    op.create_table(
+        "transfers_of_one",
+        sa.Column("sequence", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("time", sa.BigInteger(), nullable=False),
+        sa.Column("account_id", sa.Text(), nullable=False),
+        sa.Column("currency", sa.Text(), nullable=False),
+        sa.Column("amount", sa.BigInteger(), nullable=False),
+        sa.Column("transfer_id", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("sequence"),
+    )
+    same = "sequence, time, account_id, currency, amount, transfer_id"
+    op.execute(f"INSERT INTO transfers_of_one ({same}) SELECT {same} FROM transfers WHERE other_account_id = ''")
+    op.drop_table("transfers")
+    op.rename_table("transfers_of_one", "transfers")
+    op.create_index("transfers_of_account", "transfers", ["account_id", "sequence"])
+    op.drop_column("trades", "auction")
+    op.drop_column("ledger", "other_account_id")
+    for name in ("opened_sequence", "expires_at", "stop_price", "stop"):
+        op.drop_column("orders", name)
+
+
 def _orders() -> None:
     op.add_column("orders", sa.Column("stop", sa.SmallInteger(), nullable=False, server_default="0"))
     for name in ("stop_price", "expires_at", "opened_sequence"):

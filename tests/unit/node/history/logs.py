@@ -42,12 +42,18 @@ class NodeLog:
     def __init__(self, directory: Path, *, segment_bytes: int = 2_000, database: str = "") -> None:
         self.path = initialise(directory, 1, cluster_id="history")[0]
         self.config: NodeConfig = msgspec.structs.replace(load(self.path), history=HistoryConfig(True, database, log_bytes=0))
-        disk = RealDisk(self.config.data_path / LOG, fsync=False, archive_to=self.config.data_path / switch.ARCHIVE)
-        self.log = DurableLog(disk, node_id="n1", abi=ABI, segment_bytes=segment_bytes)
-        self.log.load()
+        self._segment_bytes = segment_bytes
+        self.open()
         self.engine = Engine()
         self.time = START
         self.applied = 0
+        self.term = 1
+
+    def open(self) -> None:
+        """Open the log, which may be empty."""
+        disk = RealDisk(self.config.data_path / LOG, fsync=False, archive_to=self.config.data_path / switch.ARCHIVE)
+        self.log = DurableLog(disk, node_id="n1", abi=ABI, segment_bytes=self._segment_bytes)
+        self.log.load()
 
     def add(self, commands: Sequence[AnyCommand], *, seconds: float = 1.0) -> None:
         """Append a batch, `seconds` after the one before."""
@@ -62,7 +68,7 @@ class NodeLog:
 
     def _append(self, payload: bytes) -> None:
         self.applied += 1
-        self.log.append(LogEntry(payload, self.applied, 1))
+        self.log.append(LogEntry(payload, self.applied, self.term))
 
     def keeper(self) -> Keeper:
         """Open the history."""

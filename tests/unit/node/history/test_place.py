@@ -1,0 +1,199 @@
+"""A history knows its place by term and digest: what a way back undid is cut off, and a history of another log never answers."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from random import Random
+
+import msgspec
+import pytest
+
+from cluster.log import read_segments
+from cluster.ports import LogEntry
+from node.errors import HistoryError
+from node.history import tables
+from node.history.archived import up_to
+from node.history.cutting import cut
+from node.history.database import connect
+from node.history.partitions import archive_days
+from node.history.projection import Row
+from node.history.store import Progress
+from node.migration import switch
+from node.migration.found import LOG
+from snapshots.abi import ABI
+from statemachine.commands import AnyCommand, Batch, decode_batch
+from statemachine.engine import Engine
+from tests.property.worlds import busy_command, foundations
+from tests.unit.node.history.logs import NodeLog
+from tests.unit.node.history.test_partitions import BEFORE
+
+MONEY = 100_000
+
+
+def market(node: NodeLog, seed: int, entries: int, size: int, first: int = 0) -> None:
+    """Some batches of a busy market."""
+    random = Random(seed)
+    for number in range(entries):
+        commands: list[AnyCommand] = [busy_command(random, first + number * size + place) for place in range(size)]
+        node.add(commands, seconds=random.choice([0, 1, 50]))
+
+
+def begun(directory: Path) -> NodeLog:
+    node = NodeLog(directory)
+    node.add(foundations((1_000, 3_000), MONEY))
+    market(node, 1, 12, 3)
+    return node
+
+
+def entries_of(node: NodeLog) -> list[LogEntry]:
+    return list(read_segments(node.config.data_path / switch.ARCHIVE, node.config.data_path / LOG, abi=ABI))
+
+
+def gone_back(node: NodeLog, last_index: int, *, noted: bool = True) -> None:
+    """The node's log ends at an entry again, as after a way back; what comes now has a later term. `noted`: with the command's note."""
+    kept = [entry for entry in entries_of(node) if entry.index <= last_index]
+    term = node.term
+    node.log.close()
+    for directory in (LOG, switch.ARCHIVE):
+        shutil.rmtree(node.config.data_path / directory, ignore_errors=True)
+    node.open()
+    for entry in kept:
+        node.log.append(entry)
+    node.applied, node.term, node.engine = last_index, term + 1, Engine()
+    for entry in kept:
+        if entry.payload[1:]:
+            batch = decode_batch(entry.payload[1:])
+            node.engine.apply(batch)
+            node.time = batch.time
+    if noted:
+        (node.config.data_path / switch.REWINDS).write_bytes(msgspec.json.encode([switch.Rewind(last_index, term)]))
+
+
+def rows(node: NodeLog) -> dict[str, list[Row]]:
+    stored = node.stored()
+    del stored["progress"]
+    return stored
+
+
+@pytest.mark.parametrize(("undone", "instead"), [(3, 3), (3, 1)], ids=["as many commands", "other numbers of commands"])
+@pytest.mark.parametrize("written", [False, True], ids=["", "state on disk"])
+def test_what_was_undone_goes_by_itself_and_what_came_instead_is_there(
+    undone: int, instead: int, written: bool, tmp_path: Path
+) -> None:
+    """10 orders, 20 undone, 30 others: counts alone do not tell, and once showed the 20."""
+    node, calm = begun(tmp_path / "node"), begun(tmp_path / "calm")
+    at = node.applied
+    node.follow()
+    market(node, 2, 8, undone, 1_000)
+    node.follow(until=(lambda: bool(list((node.config.history_path / "state").glob("0*")))) if written else None)
+    assert node.stored()["progress"][0]["log_index"] == at + 8
+    gone_back(node, at)
+    for each in (node, calm):
+        market(each, 3, 12, instead, 2_000)
+    calm.follow()
+    node.follow()
+    assert rows(node) == rows(calm)
+    assert node.stored()["progress"][0]["log_index"] == node.applied
+
+
+def test_it_is_cut_back_before_the_log_has_come_as_far_again(tmp_path: Path) -> None:
+    node, calm = begun(tmp_path / "node"), begun(tmp_path / "calm")
+    at = node.applied
+    market(node, 2, 8, 2, 1_000)
+    node.follow()
+    gone_back(node, at)
+    node.follow()
+    calm.follow()
+    assert rows(node) == rows(calm)
+
+
+def test_a_history_of_another_log_is_set_aside_and_a_new_one_begins(tmp_path: Path) -> None:
+    """No note tells from where on it is another log: nothing of the old one answers, and nothing of it is deleted."""
+    node, calm = begun(tmp_path / "node"), begun(tmp_path / "calm")
+    at = node.applied
+    market(node, 2, 8, 1, 1_000)
+    node.follow()
+    had = node.stored()
+    gone_back(node, at, noted=False)
+    for each in (node, calm):
+        market(each, 3, 12, 1, 2_000)
+    with pytest.raises(HistoryError, match=r"not the history of this node's log: .*set aside .*of-another-log"):
+        node.follow()
+    (aside,) = node.config.history_path.glob("history.sqlite.of-another-log-*")
+    node.follow()
+    calm.follow()
+    assert rows(node) == rows(calm)
+    aside.rename(node.config.history_path / "history.sqlite")
+    assert node.stored() == had
+
+
+def test_a_history_from_before_terms_were_stored_is_compared_by_its_orders(tmp_path: Path) -> None:
+    """What version 0.2.0 stored, of a log that is not this one, though the numbers of commands are equal."""
+    node = begun(tmp_path / "node")
+    at = node.applied
+    market(node, 2, 8, 1, 1_000)
+    node.follow()
+    database = connect(node.config)
+    with database.begin() as connection:
+        connection.exec_driver_sql("update progress set term = 0, digest = '', abi = '', confirmed_by = ''")
+    database.dispose()
+    node.follow()
+    assert node.stored()["progress"][0]["term"] == 1
+    database = connect(node.config)
+    with database.begin() as connection:
+        connection.exec_driver_sql("update progress set term = 0, digest = '', abi = '', confirmed_by = ''")
+    database.dispose()
+    gone_back(node, at, noted=False)
+    market(node, 3, 8, 1, 2_000)
+    with pytest.raises(HistoryError, match="other orders are open than the history has"):
+        node.follow()
+
+
+def test_only_the_start_that_confirmed_it_may_be_answered(tmp_path: Path) -> None:
+    node = begun(tmp_path / "node")
+    keeper = node.keeper()
+    keeper.meet("first")
+    node.drain(keeper)
+    assert node.stored()["progress"][0]["confirmed_by"] == "first"
+    keeper.meet("second")
+    assert not keeper.advance(node.applied - 1), "the log does not go that far: nothing can be compared yet"
+    assert node.stored()["progress"][0]["confirmed_by"] == "first"
+    node.drain(keeper)
+    assert node.stored()["progress"][0]["confirmed_by"] == "second"
+    keeper.close()
+
+
+@pytest.mark.parametrize("archived", [False, True], ids=["", "days in files"])
+@pytest.mark.parametrize("seed", range(4))
+def test_cut_anywhere_it_is_as_if_it_had_never_gone_further(
+    seed: int, archived: bool, three_days: NodeLog, tmp_path: Path
+) -> None:
+    """At a random entry: every row of every table is that of a history which has just come there."""
+    at = Random(seed).randrange(2, three_days.applied)
+    early = NodeLog(tmp_path / "early")
+    state = Engine()
+    for entry in entries_of(three_days)[:at]:
+        batch: Batch = decode_batch(entry.payload[1:])
+        state.apply(batch)
+        early.add(batch.commands, seconds=(batch.time - early.time) / 10**9)
+    early.follow()
+    if archived:
+        assert archive_days(three_days.config, BEFORE)
+    (place,) = early.stored()["progress"]
+    progress = Progress(**{name: place[name] for name in Progress.__struct_fields__})
+    database, home = connect(three_days.config), three_days.config.history_path
+    cut(database, home, state, progress)
+    database.dispose()
+    found, expected = three_days.stored(), early.stored()
+    for note in found.pop("partitions"):
+        found[note["table_name"]] += [
+            dict(row) for row in up_to(home / note["file"], tables.metadata.tables[note["table_name"]], 2**62)
+        ]
+    assert expected.pop("partitions") == []
+    for name in ("trades", "ledger", "transfers", "orders"):
+        keys = [column.name for column in tables.metadata.tables[name].primary_key]
+        found[name].sort(key=lambda row, keys=keys: [row[key] for key in keys])  # type: ignore[misc] # bound now
+    assert found == expected
+    three_days.follow()
+    assert three_days.stored()["progress"][0]["log_index"] == three_days.applied
