@@ -2,8 +2,10 @@
 
 - A gateway that ends is started again, with growing pauses: it holds nothing.
 - An engine that was killed by a signal is started again likewise: all that it promised is on disk.
-- An engine that ends by itself with an exit code has said that it cannot go on (`EXIT_IN_DOUBT`: its state is in doubt; `EXIT_REMOVED`: it
-  is no member any more; others: configuration, data directory). The node then stops with that code; a person has to look.
+- An engine that ends by itself with an exit code has said that it cannot go on: see `exit_codes`. The node then stops with that code; a
+  person has to look.
+- A history whose database it must not use (of a later version, of another node) says so with `CANNOT_START`. It is not started again, and
+  the node goes on without it.
 - SIGTERM or SIGINT: the gateways finish what they have, then the engine hands over leadership and ends; whoever takes too long is killed.
   A second signal kills at once.
 
@@ -24,32 +26,25 @@ from pathlib import Path
 
 import msgspec
 
-from node import identity, stop_times
+from node import exit_codes, identity, stop_times
 from node.config.file import load
 from node.config.settings import NodeConfig
 from node.errors import QuorumbookError
 from node.system.parent_watch import PARENT_PIPE
 from node.system.processes import PID_FILE, PidFile
 
-EXIT_CANNOT_START = 2
-"""Exit code of a node that a restart would not help: configuration, data directory, port."""
-
-EXIT_REMOVED = 4
-"""Exit code of a node that the cluster has removed."""
-
-EXIT_IN_DOUBT = 70
-"""Exit code of an engine that must not go on with its state."""
-
 Report = Callable[[str], None]
 
 
 class ChildSpec(msgspec.Struct, frozen=True):
-    """A process to keep running. `final_codes`: whether a positive exit code is its last word; `first_args` go to its first start only."""
+    """A process to keep running. `final_codes`: whether a positive exit code is its last word, and the node's; `first_args` go to its first
+    start only. `may_give_up`: with `CANNOT_START` it ends for good, and the node goes on without it."""
 
     name: str
     argv: tuple[str, ...]
     first_args: tuple[str, ...] = ()
     final_codes: bool = False
+    may_give_up: bool = False
 
 
 class Patience(msgspec.Struct, frozen=True):
@@ -124,6 +119,9 @@ class Supervisor:
             code = await self._run_once(spec.name, arguments)
             if self._stopping.is_set() or (spec.final_codes and code > 0):
                 return code
+            if spec.may_give_up and code == exit_codes.CANNOT_START:
+                self._report(f"{spec.name} gave up, its last message says why; the node goes on without it")
+                return code
             arguments = spec.argv
             if time.monotonic() - started >= self._patience.healthy:
                 pause = self._patience.pause_min
@@ -143,7 +141,7 @@ class Supervisor:
             )
         except OSError as error:
             self._report(f"{name} cannot be run: {error}")
-            return EXIT_CANNOT_START
+            return exit_codes.CANNOT_START
         self._running[name] = process
         if self._stopping.is_set():
             self._signal([name], signal.SIGTERM)
@@ -174,9 +172,9 @@ class Supervisor:
                     process.send_signal(number)
 
     def _last_words(self, code: int) -> str:
-        if code == EXIT_IN_DOUBT:
+        if code == exit_codes.IN_DOUBT:
             return f"{self._engine.name}: its state is in doubt, and it was stopped; read its last message before starting the node again"
-        if code == EXIT_REMOVED:
+        if code == exit_codes.REMOVED:
             return f"{self._engine.name}: the cluster has removed this node; it stops, and does not start again"
         return f"{self._engine.name} gave up ({describe_exit(code)}); the node stops"
 
@@ -221,7 +219,7 @@ def children(config: NodeConfig, config_path: Path, *, rejoin: bool = False) -> 
         for worker in range(config.http.gateways)
     ]
     if config.history.enabled:
-        gateways.append(ChildSpec("history", (*python, "node.history.process", *tail)))
+        gateways.append(ChildSpec("history", (*python, "node.history.process", *tail), may_give_up=True))
     return engine, gateways
 
 
@@ -267,12 +265,12 @@ def _reporter(node_id: str) -> Report:
 
 
 def run_or_explain(config_path: Path, *, rejoin: bool = False) -> int:
-    """`run_node`; a node that cannot start is one line on stderr and exit code `EXIT_CANNOT_START`."""
+    """`run_node`; a node that cannot start is one line on stderr and exit code `exit_codes.CANNOT_START`."""
     try:
         return run_node(config_path, rejoin=rejoin)
     except (QuorumbookError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
-        return EXIT_CANNOT_START
+        return exit_codes.CANNOT_START
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

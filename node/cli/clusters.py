@@ -12,9 +12,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from node import exit_codes
 from node.cli import members
 from node.cli.groups import Commands
-from node.cli.output import EXIT_UNAVAILABLE, duration, print_json, show, table, working
+from node.cli.output import duration, print_json, show, table, working
 from node.cli.session import Session, run
 from node.cli.target import Target, cluster_option, earlier_place, json_option, place_option
 from node.cluster_directory import ClusterDirectory
@@ -127,7 +128,7 @@ def status(target: Target, as_json: bool, watch: bool) -> None:
     else:
         show(status_table(look.title(statuses), statuses, look.modes(statuses)))
     if not leader_of(statuses):
-        raise click.exceptions.Exit(EXIT_UNAVAILABLE)
+        raise click.exceptions.Exit(exit_codes.UNAVAILABLE)
 
 
 @cluster.command("transfer-leadership")

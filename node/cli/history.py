@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import datetime
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
@@ -23,7 +24,8 @@ NUMBERS = ("log entry", "sequence", "behind", "gaps")
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """Where a node's history is. `behind`: commands that the node has applied and the history lacks; -1 while the node does not answer."""
+    """Where a node's history is. `behind`: commands that the node has applied and the history lacks; -1 while the node does not answer.
+    `fault`: why its database cannot be read, "" where it can."""
 
     node_id: str
     database: str
@@ -32,6 +34,7 @@ class Standing(msgspec.Struct, frozen=True):
     time: int
     behind: int
     gaps: list[dict[str, object]]
+    fault: str = ""
 
 
 @click.group(cls=Commands)
@@ -43,31 +46,41 @@ def history() -> None:
 @cluster_option
 @json_option
 def status(target: Target, as_json: bool) -> None:
-    """Show how far the histories of the nodes on this machine go, and what they lack."""
+    """Show how far the histories of the nodes on this machine go, and what they lack.
+
+    Exit code 1 if a database cannot be read; the others are shown all the same.
+    """
     local = LocalCluster(target.directory)
     kept = [config for config in local.layout.configs.values() if config.history.enabled]
     if not kept:
         raise HistoryError("no node here keeps a history: set history.enabled = true in its node.toml and start it again")
     statuses = asyncio.run(local.status())
     sequences = {node_id: found.sequence for node_id, found in statuses.items() if found is not None}
-    with _database():
-        standings = [_standing(config, sequences.get(config.node_id)) for config in kept]
+    with ThreadPoolExecutor(len(kept)) as threads:  # a server that is down takes seconds to say so
+        standings = list(threads.map(lambda config: _standing_or_fault(config, sequences.get(config.node_id)), kept))
     if as_json:
         print_json(standings)
-        return
+    else:
+        _show(standings, local.layout.cluster_id)
+    faults = [f"{each.node_id}: {each.fault}" for each in standings if each.fault]
+    if faults:
+        raise HistoryError("; ".join(faults))
+
+
+def _show(standings: list[Standing], cluster_id: str) -> None:
     rows = [
         [
             each.node_id,
             each.database,
-            f"{each.log_index:,}",
-            f"{each.sequence:,}",
+            "unreadable" if each.fault else f"{each.log_index:,}",
+            "" if each.fault else f"{each.sequence:,}",
             instant(each.time) if each.time else "",
             f"{each.behind:,}" if each.behind >= 0 else "",
-            str(len(each.gaps)),
+            "" if each.fault else str(len(each.gaps)),
         ]
         for each in standings
     ]
-    show(table(COLUMNS, rows, title=f"histories of {local.layout.cluster_id}", right=NUMBERS))
+    show(table(COLUMNS, rows, title=f"histories of {cluster_id}", right=NUMBERS))
 
 
 @contextlib.contextmanager
@@ -79,6 +92,17 @@ def _database() -> Iterator[None]:
         yield
     except SQLAlchemyError as error:
         raise HistoryError(f"the history's database cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def _standing_or_fault(config: NodeConfig, sequence: int | None) -> Standing:
+    from node.history.database import database_url
+
+    try:
+        with _database():
+            return _standing(config, sequence)
+    except HistoryError as error:
+        place = database_url(config).render_as_string(hide_password=True)
+        return Standing(config.node_id, place, 0, 0, 0, -1, [], str(error))
 
 
 def _standing(config: NodeConfig, sequence: int | None) -> Standing:

@@ -12,7 +12,8 @@ import click
 from node.cli.groups import Commands
 from node.cli.output import print_json, show, table
 from node.cli.target import json_option
-from node.errors import DataDirectoryError, DirectoryError, SetupError
+from node.config.settings import NodeConfig
+from node.errors import DataDirectoryError, DirectoryError, HistoryError, SetupError
 from node.migration import switch
 from node.migration.back import WayBack, ways_back
 from node.migration.differences import Column, TableDifference
@@ -231,12 +232,17 @@ def _size(count: int) -> str:
     "--without-export", is_flag=True, help="Go back without them: another node has exported them, or they are not wanted."
 )
 @click.option("--without-secrets", is_flag=True, help="Leave the secrets of API keys out of the export.")
-def rollback(directory: Path, out: Path | None, without_export: bool, without_secrets: bool) -> None:
+@click.option(
+    "--without-history",
+    is_flag=True,
+    help="Leave the market databases as they are, where they are out of reach. The version before cannot use them: they must begin anew.",
+)
+def rollback(directory: Path, out: Path | None, without_export: bool, without_secrets: bool, without_history: bool) -> None:
     """Return to the data from before the latest migration; then start the version that wrote it.
 
     Every command that was applied since is undone, also those that were acknowledged: clients were told of orders and trades that
-    did not happen any more. They are exported first. Stop all nodes of the cluster and go back on all of them; if that was
-    interrupted, give the command again.
+    did not happen any more. They are exported first. Market databases are cut back to the same place. Stop all nodes of the cluster
+    and go back on all of them; if that was interrupted, give the command again.
     """
     if (out is None) == (not without_export):
         raise click.UsageError("expected --export DIR or --without-export")
@@ -251,9 +257,38 @@ def rollback(directory: Path, out: Path | None, without_export: bool, without_se
                 click.echo(f"{name}: has the former ABI already")
         if out is not None:
             _export_all([(place, ways[place.data]) for place in found if place.data in ways], out, not without_secrets)
+        if not without_history:
+            _cut_histories(
+                [(place.config, ways[place.data]) for place in found if place.data in ways and place.config is not None]
+            )
         for data, way in ways.items():
             switch.go_back(data, way.record)
             click.echo(f"{names[data]}: back at ABI {way.record.from_abi}, log up to index {way.record.last_index:,}")
+
+
+def _cut_histories(ways: list[tuple[NodeConfig, WayBack]]) -> None:
+    """Before any data goes back: a history that goes on with this version only goes on from an earlier place.
+
+    Raises:
+        HistoryError: a database cannot be used.
+    """
+    kept = [(config, way) for config, way in ways if config.history.enabled]
+    if not kept:
+        return
+    from sqlalchemy.exc import SQLAlchemyError  # it takes a moment that no other command should pay for
+
+    from node.history.going_back import go_back
+
+    for config, way in kept:
+        try:
+            told = go_back(config, way.record)
+        except SQLAlchemyError as error:
+            raise HistoryError(
+                f"{config.node_id}: its market database cannot be used: {str(error).splitlines()[0]}. No data has gone back: start the "
+                "database, or leave it with --without-history"
+            ) from error
+        if told:
+            click.echo(f"{config.node_id}: market database: {told}")
 
 
 def _name(place: Place) -> str:

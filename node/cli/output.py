@@ -15,12 +15,6 @@ from rich.text import Text
 
 from statemachine.events import Rejected
 
-EXIT_UNAVAILABLE = 69
-"""No leader, or no node, answered in time, and nothing was applied: the same command may succeed later. EX_UNAVAILABLE of sysexits.h."""
-
-EXIT_UNKNOWN = 75
-"""The leader was lost under way. The same command with the same id is applied once, and says what became of it. EX_TEMPFAIL of sysexits.h."""
-
 
 class Refusal(click.ClickException):
     """The command line refuses what the exchange would do, since it is hardly what is meant. Exit code 1."""

@@ -1,7 +1,7 @@
 """The program: its commands, each read when it is asked for, and how errors end it.
 
-Exit codes: 0 done; 1 refused by the exchange, or not possible as things are; 2 a wrong command line; `EXIT_UNAVAILABLE` nothing was applied, since no
-leader or no node answered; `EXIT_UNKNOWN` nobody knows yet whether it was applied.
+Exit codes: 0 done; 1 refused by the exchange, or not possible as things are; 2 a wrong command line; `exit_codes.UNAVAILABLE` nothing was
+applied, since no leader or no node answered; `exit_codes.UNKNOWN` nobody knows yet whether it was applied.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import click
 from click.exceptions import NoSuchCommand
 
 from cluster.errors import ClusterError
+from node import exit_codes
 from node.cli.groups import Commands
 from node.errors import ConnectionLost, QuorumbookError, RequestFailed
 from snapshots.errors import SnapshotError
@@ -87,10 +88,6 @@ INSIDE = {
 """What people look for at the top, and where it is."""
 
 
-EXIT_UNAVAILABLE, EXIT_UNKNOWN = 69, 75
-"""As in `output`, which would read too much here."""
-
-
 class Program(Commands):
     """A group that turns what the world can do wrong into one line on stderr and an exit code that says which kind it is."""
 
@@ -143,13 +140,13 @@ class Program(Commands):
 class _Unavailable(click.ClickException):
     """Nothing was applied, and may be later."""
 
-    exit_code = EXIT_UNAVAILABLE
+    exit_code = exit_codes.UNAVAILABLE
 
 
 class _Unknown(click.ClickException):
     """Nobody knows whether it was applied."""
 
-    exit_code = EXIT_UNKNOWN
+    exit_code = exit_codes.UNKNOWN
 
 
 def _kind(error: ConnectionLost | RequestFailed) -> type[click.ClickException]:

@@ -3,9 +3,7 @@
 One process, one thread that matters, one event loop: Raft's ticks, the state machine, and the sessions of the native protocol take turns
 on it. So nothing here is locked, and whatever takes long delays a heartbeat.
 
-Exit codes: 0 after SIGTERM; 2 when the node cannot start (configuration, data directory, log, snapshot, port); 3 when another version's data
-could not be migrated, which is then as it was; 4 when the cluster has removed the node; 70 when it must not go on, because its state or its
-disk is in doubt; 75 when its supervisor is gone.
+Exit codes: see `node.exit_codes`.
 """
 
 from __future__ import annotations
@@ -35,7 +33,7 @@ from cluster.raft import Raft, open_raft
 from cluster.settings import SNAPSHOT_ENTRIES, RaftSettings
 from cluster.storage import RealDisk
 from cluster.wire import Hello, TlsWire, WireSettings
-from node import divergence, identity, pki, software, stop_times
+from node import divergence, exit_codes, identity, pki, software, stop_times
 from node.config.file import load
 from node.config.settings import NodeConfig
 from node.engine import membership, start_order
@@ -59,10 +57,6 @@ from snapshots.store import SnapshotStore
 
 log = logging.getLogger("node.engine.process")
 
-EXIT_CANNOT_START = 2
-EXIT_MIGRATION = 3
-EXIT_REMOVED = 4
-EXIT_IN_DOUBT = 70
 TICK = 0.01
 """Seconds between Raft's ticks when nothing happens."""
 
@@ -215,7 +209,7 @@ async def run(
 
 def _cannot_start(config: NodeConfig, error: Exception) -> int:
     log.critical("%s cannot start: %s", config.node_id, error)
-    return EXIT_CANNOT_START
+    return exit_codes.CANNOT_START
 
 
 async def _first_failure(driver: Coroutine[Any, Any, None], failed: asyncio.Future[None]) -> None:
@@ -326,7 +320,7 @@ def _in_doubt(parts: Parts, config: NodeConfig, error: Exception) -> int:
         exc_info=error,
     )
     _keep_evidence(config, error)
-    return EXIT_IN_DOUBT
+    return exit_codes.IN_DOUBT
 
 
 def _removed(config: NodeConfig, error: RemovedError) -> int:
@@ -336,7 +330,7 @@ def _removed(config: NodeConfig, error: RemovedError) -> int:
         identity.mark_removed(config)
     except (OSError, DataDirectoryError) as failure:
         log.critical("%s cannot note that it was removed (%s): do not start it again", config.node_id, failure)
-    return EXIT_REMOVED
+    return exit_codes.REMOVED
 
 
 def _keep_evidence(config: NodeConfig, error: Exception) -> None:
@@ -355,9 +349,9 @@ def _of_disk_or_port(config: NodeConfig, error: OSError) -> int:
     """The Raft port could not be had, and nothing was said to anybody; or the disk failed, and what it holds is in doubt."""
     if error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
         log.critical("%s cannot start: raft port %s: %s", config.node_id, config.raft.listen, error)
-        return EXIT_CANNOT_START
+        return exit_codes.CANNOT_START
     log.critical("%s must not go on: %s", config.node_id, error, exc_info=error)
-    return EXIT_IN_DOUBT
+    return exit_codes.IN_DOUBT
 
 
 async def _until(condition: Callable[[], bool], seconds: float, ended: asyncio.Future[None]) -> None:
@@ -375,7 +369,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not __debug__:
         sys.stderr.write("error: assertions are part of this program; start it without -O and without PYTHONOPTIMIZE\n")
-        return EXIT_CANNOT_START
+        return exit_codes.CANNOT_START
     try:
         config = load(options.config)
         set_up(config.log_level, f"{config.node_id} engine")
@@ -384,7 +378,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run_locked(config, rejoin=options.rejoin)
     except (QuorumbookError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
-        return EXIT_CANNOT_START
+        return exit_codes.CANNOT_START
 
 
 def _run_locked(config: NodeConfig, *, rejoin: bool) -> int:
@@ -394,7 +388,7 @@ def _run_locked(config: NodeConfig, *, rejoin: bool) -> int:
     try:
         modes = Modes(config.node_id, lock.note)
         if not _at_this_abi(config):
-            return EXIT_MIGRATION
+            return exit_codes.NOT_MIGRATED
         return _loop_runner()(_until_signal(config, known, modes))
     finally:
         lock.release()

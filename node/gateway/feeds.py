@@ -25,7 +25,7 @@ from node.gateway.metrics import Metrics
 from node.gateway.responses import currency_json, product_json
 from node.gateway.revocation import Signed
 from node.history.candles import MINUTE as MINUTE_SECONDS
-from node.native.protocol import AuctionQuery, AuctionView, BookQuery, BookView, Events, FailCode, TradesQuery
+from node.native.protocol import AuctionQuery, AuctionView, BookQuery, BookView, Events, FailCode, StatusQuery, TradesQuery
 from statemachine.auctions import TRADING
 from statemachine.events import AnyEvent, OrderMatched, StatusChanged
 from statemachine.types import ProductStatus
@@ -99,6 +99,7 @@ class ProductFeed:
         stats = Statistics()
         since = time.time_ns() // MINUTE - MONTH_MINUTES
         try:
+            await history.reach(0, (await self._backend.query(StatusQuery())).engine_start)
             candles, last = await history.ask(lambda past: past.minutes(self.product_id, since * MINUTE_SECONDS))
         except ApiError as error:
             log.warning("statistics of %s begin without the history: %s", self.product_id, error)

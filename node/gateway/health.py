@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -67,7 +68,11 @@ def _shown(status: NodeStatus | None) -> dict[str, object]:
 
 
 async def _history(gateway: Gateway) -> dict[str, int]:
-    """Where the node's history is; empty where there is none, or it cannot be read. `behind` counts commands."""
+    """Where the node's history is; empty where there is none, or it cannot be read.
+
+    `behind` counts commands, `lag_seconds` is the age of the latest command that it has, 0 where it has all. `confirmed` is 1 where it is
+    known to be of the log that this engine has; until then it answers nothing.
+    """
     if gateway.history is None:
         return {}
     try:
@@ -76,7 +81,9 @@ async def _history(gateway: Gateway) -> dict[str, int]:
         return {}
     found = {"log_index": progress.log_index, "sequence": progress.sequence, "gaps": len(gaps)}
     if gateway.monitor.status is not None:
-        found["behind"] = max(0, gateway.monitor.status.sequence - progress.sequence)
+        behind = found["behind"] = max(0, gateway.monitor.status.sequence - progress.sequence)
+        found["lag_seconds"] = max(0, time.time_ns() - progress.time) // 1_000_000_000 if behind else 0
+        found["confirmed"] = int(gateway.history.confirmed_by == gateway.monitor.status.engine_start)
     return found
 
 

@@ -167,7 +167,7 @@ class Call:
         source = self.gateway.history
         if source is not None:
             now: NodeStatus = await self.read(StatusQuery())
-            reached = await source.reach(now.applied_index)
+            reached = await source.reach(now.applied_index, now.engine_start)
             if reached.log_index < now.applied_index:
                 self.sequence = reached.sequence
         return source

@@ -13,6 +13,9 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from node.config.settings import NodeConfig
 
+CONNECT_TIMEOUT = 5
+"""Seconds until a PostgreSQL server that does not answer counts as down."""
+
 BUSY_TIMEOUT = 300.0
 """Seconds for which SQLite waits for another writer: old days leave the database in one transaction each."""
 
@@ -30,7 +33,9 @@ def connect(config: NodeConfig, *, read_only: bool = False) -> Engine:
         options += " -cdefault_transaction_read_only=on"
     # What a reader asks in one transaction is of one moment, as in SQLite.
     isolation = "REPEATABLE READ" if read_only else "READ COMMITTED"
-    return create_engine(url, connect_args={"options": options}, pool_pre_ping=True, isolation_level=isolation)
+    return create_engine(
+        url, connect_args={"options": options, "connect_timeout": CONNECT_TIMEOUT}, pool_pre_ping=True, isolation_level=isolation
+    )
 
 
 def database_url(config: NodeConfig) -> URL:

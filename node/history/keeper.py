@@ -178,6 +178,8 @@ class Keeper:
         self._compared = self._compared or self._is_of_this_log(applied)
         if not self._compared:
             return False
+        if not self._confirmed and self.progress.term:
+            self._confirm(applied)  # the entry itself was compared: readers need not wait for the engine to arrive
         if self._tail.next_index - 1 - len(self._queued) == stored and not self._arrived:
             self._arrive()
         if self._arrived and not self._confirmed:

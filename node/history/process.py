@@ -18,6 +18,7 @@ import click
 from sqlalchemy.exc import SQLAlchemyError
 
 from cluster.errors import ClusterError, MissingEntriesError
+from node import exit_codes
 from node.config.file import load
 from node.config.settings import NodeConfig
 from node.errors import ConnectionLost, HistoryError, QuorumbookError, RequestFailed
@@ -134,13 +135,26 @@ async def _pause(stop: asyncio.Event, seconds: float) -> None:
         return
 
 
+class GaveUp(click.ClickException):
+    """The database must not be used, and starting again does not change that."""
+
+    exit_code = exit_codes.CANNOT_START
+
+    def format_message(self) -> str:
+        """What the last line says."""
+        return f"the history cannot start: {self.message}"
+
+
 async def run(config: NodeConfig) -> None:
     """Keep the history until SIGTERM or SIGINT."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    keeper = open_keeper(config)
+    try:
+        keeper = open_keeper(config)
+    except HistoryError as error:
+        raise GaveUp(str(error)) from error
     progress = keeper.progress
     log.info("the history goes up to log entry %d, sequence %d", progress.log_index, progress.sequence)
     archiving = asyncio.create_task(_archive_daily(config))

@@ -57,6 +57,15 @@ def prepare(engine: Engine, node_id: str) -> None:
         connection.execute(tables.checksum.insert().values(id=1, checksum=schema_checksum()))
 
 
+def head() -> str:
+    """The latest revision, which this version makes."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    latest = ScriptDirectory.from_config(config).get_current_head()
+    assert latest is not None
+    return latest
+
+
 def check(connection: Connection) -> None:
     """Compare the checksum stored beside the data with that of this version.
 

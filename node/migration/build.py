@@ -83,6 +83,8 @@ class Builder:
         self._state = StateMigration(steps, progress)
         self._log = LogMigration(steps, self._current)
         self._steps = steps
+        self.engine: Engine | None = None
+        """The state at the end of the log, once it is built in this software's schema."""
 
     def build(self) -> Built:
         """Make it, check it, and have it on the disk.
@@ -189,6 +191,7 @@ class Builder:
         engine = self._state.engine if index else Engine()
         if engine is None or self._to != self._current.abi:
             return 0, 0, b""
+        self.engine = engine
         commands = rejected = 0
         for entry in entries:
             payload = command_of(entry) if entry.index > index else None

@@ -11,11 +11,10 @@ import os
 import sys
 import threading
 
+from node import exit_codes
+
 PARENT_PIPE = "QUORUMBOOK_PARENT_PIPE"
 """Environment variable with the number of the pipe's file descriptor."""
-
-EXIT_ORPHANED = 75
-"""Exit code of a child whose supervisor is gone."""
 
 
 def watch_parent() -> bool:
@@ -37,4 +36,4 @@ def _wait_for_end(descriptor: int) -> None:
         continue
     sys.stderr.write("the supervisor is gone; this process ends too\n")
     sys.stderr.flush()
-    os._exit(EXIT_ORPHANED)
+    os._exit(exit_codes.ORPHANED)

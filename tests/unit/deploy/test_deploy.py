@@ -13,12 +13,10 @@ import click
 import pytest
 import yaml
 
-from node import stop_times
+from node import exit_codes, stop_times
 from node.cli.program import main
 from node.deployment.setup import initialise
-from node.engine.process import EXIT_MIGRATION, EXIT_REMOVED
 from node.gateway import health
-from node.supervisor import EXIT_CANNOT_START, EXIT_IN_DOUBT
 
 ROOT = Path(__file__).parents[3]
 UNIT = ROOT / "deploy" / "systemd" / "quorumbook@.service"
@@ -70,7 +68,7 @@ def test_the_command_lines_are_those_of_the_program(path: Path, pattern: str) ->
 
 def test_the_unit_knows_the_exit_codes_that_no_restart_helps() -> None:
     assert found(r"^RestartPreventExitStatus=(.*)$", UNIT) == [
-        f"{EXIT_CANNOT_START} {EXIT_MIGRATION} {EXIT_REMOVED} {EXIT_IN_DOUBT}"
+        f"{exit_codes.CANNOT_START} {exit_codes.NOT_MIGRATED} {exit_codes.REMOVED} {exit_codes.IN_DOUBT}"
     ]
     assert found(r"^KillMode=(.*)$", UNIT) == ["mixed"], "the supervisor stops its children in order"
 

@@ -11,7 +11,7 @@ import pytest
 
 from cluster.divergence import DivergenceWatch
 from cluster.errors import DivergedError, RaftFatalError, RemovedError
-from node import divergence, identity, supervisor
+from node import divergence, exit_codes, identity, supervisor
 from node.config.file import load
 from node.config.settings import NodeConfig
 from node.deployment.setup import initialise
@@ -63,7 +63,7 @@ def test_no_start_on_it_not_even_with_rejoin(config: NodeConfig, rejoin: bool) -
 def test_a_start_is_one_line_and_exit_code_2(tmp_path: Path, config: NodeConfig, capsys: pytest.CaptureFixture[str]) -> None:
     divergence.keep(config.data_path, ERROR, 0.0)
     (path,) = tmp_path.glob("cluster/*/node.toml")
-    assert supervisor.run_or_explain(path) == engine_process.EXIT_CANNOT_START
+    assert supervisor.run_or_explain(path) == exit_codes.CANNOT_START
     assert "the state in this data directory has diverged" in capsys.readouterr().err
 
 
@@ -113,7 +113,7 @@ async def test_an_engine_that_diverged_ends_with_70_and_its_evidence(
         return []
 
     monkeypatch.setattr(DivergenceWatch, "tick", tick)
-    assert await _until_diverged(config) == engine_process.EXIT_IN_DOUBT
+    assert await _until_diverged(config) == exit_codes.IN_DOUBT
     assert (config.data_path / divergence.FILE).exists()
     assert "must not go on: the state of n1 has diverged: at index 640" in caplog.text
     assert "will not start on this data directory again" in caplog.text
@@ -130,7 +130,7 @@ async def test_an_engine_that_was_removed_ends_with_4_and_does_not_start_again(
         return []
 
     monkeypatch.setattr(DivergenceWatch, "tick", tick)
-    assert await _until_diverged(config) == engine_process.EXIT_REMOVED == supervisor.EXIT_REMOVED
+    assert await _until_diverged(config) == exit_codes.REMOVED == exit_codes.REMOVED
     assert "n1 was removed from its cluster (log entry 640)" in caplog.text
     assert not (config.data_path / divergence.FILE).exists()
     with pytest.raises(DataDirectoryError, match="n1 was removed from the cluster"):
@@ -150,5 +150,5 @@ async def test_a_disk_that_takes_no_evidence_does_not_keep_it_in_service(
 
     monkeypatch.setattr(divergence, "keep", full)
     monkeypatch.setattr(DivergenceWatch, "tick", tick)
-    assert await _until_diverged(config) == engine_process.EXIT_IN_DOUBT
+    assert await _until_diverged(config) == exit_codes.IN_DOUBT
     assert "cannot keep the evidence" in caplog.text

@@ -11,7 +11,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from node.supervisor import EXIT_CANNOT_START, EXIT_IN_DOUBT, ChildSpec, Patience, Supervisor, describe_exit
+import msgspec
+
+from node import exit_codes
+from node.supervisor import ChildSpec, Patience, Supervisor, describe_exit
 from node.system.processes import alive, descendants
 
 QUICK = Patience(pause_min=0.02, pause_max=0.2, healthy=30.0, gateway_grace=0.4, engine_grace=0.4)
@@ -109,6 +112,21 @@ async def test_a_gateway_that_exits_with_any_code_comes_back(tmp_path: Path) -> 
     assert "exit code 3" in node.lines[0]
 
 
+async def test_a_history_that_must_not_use_its_database_is_started_once(tmp_path: Path) -> None:
+    """It was started every five seconds for ever, with the same last words."""
+    giving_up = spec("history", tmp_path, BEGIN + f"sys.exit({exit_codes.CANNOT_START})")
+    giving_up = msgspec.structs.replace(giving_up, may_give_up=True)
+    failing = spec("g0", tmp_path, BEGIN + f"sys.exit({exit_codes.CANNOT_START})")
+    async with Running(spec("engine", tmp_path, engine=True), giving_up, failing) as node:
+        await until(lambda: len(starts(tmp_path, "g0")) >= 4, "a gateway that is started again")
+        assert len(starts(tmp_path, "history")) == 1
+        assert not node.task.done()
+        assert await node.stop() == 0
+    assert [line for line in node.lines if "history" in line] == [
+        "history gave up, its last message says why; the node goes on without it"
+    ]
+
+
 async def test_an_engine_killed_by_a_signal_comes_back_without_its_first_arguments(tmp_path: Path) -> None:
     async with Running(spec("engine", tmp_path, engine=True, first=("--rejoin",)), spec("g0", tmp_path)) as node:
         await until(lambda: bool(starts(tmp_path, "engine")), "the engine")
@@ -119,10 +137,10 @@ async def test_an_engine_killed_by_a_signal_comes_back_without_its_first_argumen
 
 
 async def test_an_engine_in_doubt_stops_the_node(tmp_path: Path) -> None:
-    failing = spec("engine", tmp_path, BEGIN + f"sys.exit({EXIT_IN_DOUBT})", engine=True)
+    failing = spec("engine", tmp_path, BEGIN + f"sys.exit({exit_codes.IN_DOUBT})", engine=True)
     async with Running(failing, spec("g0", tmp_path)) as node:
         await until(node.task.done, "the end of the node")
-        assert node.task.result() == EXIT_IN_DOUBT
+        assert node.task.result() == exit_codes.IN_DOUBT
     assert len(starts(tmp_path, "engine")) == 1
     assert "state is in doubt" in node.lines[0]
 
@@ -170,7 +188,7 @@ async def test_a_program_that_is_not_there_stops_the_node_when_it_is_the_engine(
     absent = ChildSpec("engine", (str(tmp_path / "absent"),), final_codes=True)
     async with Running(absent, spec("g0", tmp_path)) as node:
         await until(node.task.done, "the end of the node")
-        assert node.task.result() == EXIT_CANNOT_START
+        assert node.task.result() == exit_codes.CANNOT_START
     assert node.lines[0].startswith("engine cannot be run: ")
 
 

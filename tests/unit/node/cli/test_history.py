@@ -50,11 +50,18 @@ def test_a_database_that_cannot_be_used_is_told_in_one_line(run: Run, cluster: P
     place = cluster / "n1" / "data" / "history"
     place.mkdir(parents=True)
     (place / "history.sqlite").write_text("this is not a database, and long enough to be none for sure: " * 20)
-    for arguments in (
-        ("history", "status", "--cluster", str(cluster)),
-        ("history", "archive", "--config", str(cluster / "n1" / "node.toml"), "--before", "2026-01-03"),
-    ):
-        refused = run(*arguments, code=1)
-        assert refused.output.startswith("Error: the history's database cannot be used: ")
-        assert "file is not a database" in refused.output
-        assert len(refused.output.splitlines()) == 1
+    refused = run("history", "archive", "--config", str(cluster / "n1" / "node.toml"), "--before", "2026-01-03", code=1)
+    assert refused.output.startswith("Error: the history's database cannot be used: ")
+    assert "file is not a database" in refused.output
+    assert len(refused.output.splitlines()) == 1
+
+
+def test_the_others_are_shown_when_one_database_cannot_be_read(run: Run, cluster: Path) -> None:
+    place = cluster / "n1" / "data" / "history"
+    place.mkdir(parents=True)
+    (place / "history.sqlite").write_text("this is not a database, and long enough to be none for sure: " * 20)
+    refused = run("history", "status", "--cluster", str(cluster), code=1)
+    assert "unreadable" in refused.stdout
+    assert "n3" in refused.stdout
+    assert refused.stderr.startswith("Error: n1: the history's database cannot be used: ")
+    assert "file is not a database" in refused.stderr

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from cluster.log import DurableLog
+from cluster.messages import COMMAND
+from cluster.ports import LogEntry
+from cluster.storage import RealDisk
+from node.config.file import load
+from node.config.settings import HistoryConfig
 from node.deployment.setup import initialise
+from node.history import tables
+from node.history.database import connect
 from node.migration import back, switch
 from node.migration.found import LOG
 from node.migration.start import at_start
 from node.system.processes import PID_FILE, PidFile
 from snapshots.abi import ABI, SCHEMA, releases
 from snapshots.migration import chain
+from statemachine.commands import encode_batch
 from tests.unit.node.cli.conftest import Run
+from tests.unit.node.history.logs import rows_of
 from tests.unit.node.migrating import as_version, entries_of, write_data
 from tests.unit.snapshots.states import foundations, trading
 from tests.unit.snapshots.versions import FORWARD, ONE, THREE, TWO, TWO_TO_THREE, with_changes, write_descriptions
@@ -43,8 +55,6 @@ def data(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 def migrated(data: Path) -> None:
-    from node.config.file import load
-
     at_start(load(data.parent / "node.toml"))
 
 
@@ -142,3 +152,57 @@ def test_the_way_back_and_the_end_of_it(run: Run, data: Path, tmp_path: Path) ->
     assert "1 migration(s) made final" in run("migrate", "--finalize", "--from", "cluster").stdout
     assert "there is nothing to make final" in run("migrate", "--finalize", "--from", "cluster").stdout
     assert switch.former(data) == []
+
+
+def test_the_market_database_goes_back_too(run: Run, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It kept what was undone, and the version before could not open it, and was started again for ever."""
+    from node.history import going_back
+    from node.history.process import open_keeper
+
+    migrated(data)
+    config = msgspec.structs.replace(load(data.parent / "node.toml"), history=HistoryConfig(True))
+    (data.parent / "node.toml").write_text((data.parent / "node.toml").read_text().replace("# enabled = false", "enabled = true"))
+    log = DurableLog(RealDisk(data / LOG, fsync=False), node_id="n1", abi=ABI)
+    end = log.load()[-1].index
+
+    def follow(applied: int) -> dict[str, list[dict[str, object]]]:
+        keeper = open_keeper(config)
+        while keeper.advance(applied):
+            continue
+        keeper.close()
+        database = connect(config, read_only=True)
+        found = {table.name: rows_of(database, table) for table in tables.metadata.sorted_tables}
+        database.dispose()
+        return found
+
+    before = follow(end)
+    for number, batch in enumerate(trading(7, 5, 9_000), 1):
+        log.append(LogEntry(bytes([COMMAND]) + encode_batch(batch), end + number, 9))
+    log.close()
+    assert len(follow(end + number)["orders"]) > len(before["orders"])
+    monkeypatch.setitem(going_back.KNOWN, "0.0.1", ("0002", going_back.KNOWN["0.2.0"][1]))
+    told = run("rollback", "cluster", "--without-export").stdout
+    assert f"n1: market database: cut back by {number} log entries" in told
+    assert "schema 0003 is 0002 again" in told
+    with sqlite3.connect(data / "history" / "history.sqlite") as connection:
+        (version,) = connection.execute("select version_num from alembic_version").fetchone()
+        (index,) = connection.execute("select log_index from progress").fetchone()
+    connection.close()
+    assert (version, index) == ("0002", end)
+    migrated(data)
+    again = follow(end)
+    assert again.pop("progress")[0]["log_index"] == before.pop("progress")[0]["log_index"]
+    assert again == before
+
+
+def test_a_market_database_out_of_reach_holds_the_way_back_up(run: Run, data: Path) -> None:
+    migrated(data)
+    config = data.parent / "node.toml"
+    config.write_text(config.read_text().replace("# enabled = false", "enabled = true"))
+    (data / "history").mkdir()
+    (data / "history" / "history.sqlite").write_text("this is not a database, and long enough to be none for sure: " * 20)
+    refused = run("rollback", "cluster", "--without-export", code=1)
+    assert "n1: its market database cannot be used" in refused.stderr
+    assert "--without-history" in refused.stderr
+    assert len(switch.former(data)) == 1
+    assert "back at ABI" in run("rollback", "cluster", "--without-export", "--without-history").stdout

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from node import identity, pki
+from node import exit_codes, identity, pki
 from node.config.file import load
 from node.config.settings import NodeConfig
 from node.deployment.setup import initialise
@@ -165,7 +165,7 @@ async def test_an_exception_in_apply_ends_the_node_and_names_the_index(
         connection = await _connected(config)
         with pytest.raises((ConnectionLost, RequestFailed)):
             await connection.submit(WORLD)
-        assert await asyncio.wait_for(task, 10) == engine_process.EXIT_IN_DOUBT
+        assert await asyncio.wait_for(task, 10) == exit_codes.IN_DOUBT
         await connection.close()
     (record,) = [record for record in caplog.records if record.levelno == logging.CRITICAL]
     assert "apply failed at index" in record.getMessage()
@@ -203,7 +203,7 @@ async def test_an_exception_in_a_callback_ends_the_node(config: NodeConfig, capl
             raise KeyError("a defect")
 
         asyncio.get_running_loop().call_soon(fail)
-        assert await asyncio.wait_for(task, 10) == engine_process.EXIT_IN_DOUBT
+        assert await asyncio.wait_for(task, 10) == exit_codes.IN_DOUBT
     assert any("a defect" in record.getMessage() for record in caplog.records)
 
 
@@ -222,7 +222,7 @@ async def test_a_lost_log_is_noticed(config: NodeConfig, caplog: pytest.LogCaptu
     for path in (config.data_path / "log").iterdir():
         path.unlink()
     async with engine(config) as task:
-        assert await task == engine_process.EXIT_CANNOT_START
+        assert await task == exit_codes.CANNOT_START
     assert "--rejoin" in caplog.text
 
 
@@ -233,7 +233,7 @@ async def test_a_taken_port_is_said(config: NodeConfig, caplog: pytest.LogCaptur
         taken.bind((host, int(port)))
         taken.listen()
         async with engine(config) as task:
-            assert await task == engine_process.EXIT_CANNOT_START
+            assert await task == exit_codes.CANNOT_START
     assert port in caplog.text
 
 
@@ -329,7 +329,7 @@ def test_two_engines_on_one_directory(config_path: Path, config: NodeConfig, mon
     monkeypatch.setattr(engine_process, "LOCK_TIMEOUT", 0.05)
     lock = engine_process._acquire(config.data_path / ENGINE_PID_FILE)
     try:
-        assert engine_process.main(["--config", str(config_path)]) == engine_process.EXIT_CANNOT_START
+        assert engine_process.main(["--config", str(config_path)]) == exit_codes.CANNOT_START
     finally:
         lock.release()
 
@@ -347,7 +347,7 @@ def test_what_keeps_it_from_starting_is_one_line(
 ) -> None:
     with process(*(arguments or ("--config", str(config_path))), python=python) as child:
         code, errors = outcome(child)
-    assert code == engine_process.EXIT_CANNOT_START
+    assert code == exit_codes.CANNOT_START
     assert errors.startswith("error: ")
     assert text in errors
     assert errors.count("\n") == 1
@@ -358,5 +358,5 @@ def test_a_missing_data_directory_is_not_made_anew(config_path: Path, config: No
     (config.data_path / identity.FILE).unlink()
     with process("--config", str(config_path)) as child:
         code, errors = outcome(child)
-    assert code == engine_process.EXIT_CANNOT_START
+    assert code == exit_codes.CANNOT_START
     assert "--rejoin" in errors
