@@ -1,0 +1,590 @@
+"""The HTTP server against raw sockets: one reading of any bytes, bounds on everything that waits, and answers in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import struct
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from node.gateway.http import limits
+from node.gateway.http.connection import Connection
+from node.gateway.http.messages import Request, Response, json_response
+from node.gateway.http.server import HttpServer
+from node.gateway.limits import Limits
+from tests.unit.node.gateway.harness import HOST, STOP_TIMEOUT, Exchange, until
+
+HOST_LINE = b"Host: x\r\n"
+GET = b"GET /a HTTP/1.1\r\n" + HOST_LINE + b"\r\n"
+
+
+class Served:
+    """A server whose handler notes what it gets and answers with the request's own words; `gate` holds answers back."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self.writers: list[asyncio.StreamWriter] = []
+        self.refused: Counter[str] = Counter()
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.answer: Callable[[Request], Response] = lambda request: json_response(
+            {"method": request.method, "target": request.target, "body": request.body.decode("latin-1")}
+        )
+        self.server = HttpServer(
+            self.handle,
+            socket_paths=("/ws",),
+            socket_protocol=_Echo,
+            refused=lambda kind, _peer: self.refused.update([kind]),
+        )
+
+    async def handle(self, request: Request) -> Response:
+        self.requests.append(request)
+        await self.gate.wait()
+        return self.answer(request)
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection(HOST, self.server.port)
+        self.writers.append(writer)
+        return reader, writer
+
+    async def close(self) -> None:
+        """End what the test has opened, and the server."""
+        self.gate.set()
+        for writer in self.writers:
+            writer.transport.abort()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+        await self.server.stop(STOP_TIMEOUT)
+
+    async def talk(self, data: bytes, *, eof: bool = False) -> bytes:
+        """All that the server sends until it closes."""
+        reader, writer = await self.connect()
+        try:
+            writer.write(data)
+            if eof:
+                writer.write_eof()
+            async with asyncio.timeout(10):
+                return await reader.read()
+        except ConnectionResetError:
+            return b""
+        finally:
+            writer.close()
+
+
+class _Echo(asyncio.Protocol):
+    """What a connection is handed to: tells what it got."""
+
+    transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]  # a socket's transport is both
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(b"handed over: " + data)
+
+
+@contextlib.asynccontextmanager
+async def serving() -> AsyncIterator[Served]:
+    served = Served()
+    await served.server.start(HOST, 0)
+    try:
+        yield served
+    finally:
+        await served.close()
+
+
+def post(*lines: bytes, body: bytes = b"") -> bytes:
+    return b"POST /a HTTP/1.1\r\n" + HOST_LINE + b"".join(line + b"\r\n" for line in lines) + b"\r\n" + body
+
+
+AMBIGUOUS = {
+    "length and chunks": post(b"Content-Length: 3", b"Transfer-Encoding: chunked", body=b"0\r\n\r\n"),
+    "chunks and length": post(b"Transfer-Encoding: chunked", b"Content-Length: 3", body=b"0\r\n\r\n"),
+    "two lengths": post(b"Content-Length: 3", b"Content-Length: 4", body=b"abcd"),
+    "equal lengths": post(b"Content-Length: 3", b"Content-Length: 3", body=b"abc"),
+    "list of lengths": post(b"Content-Length: 3, 3", body=b"abc"),
+    "signed length": post(b"Content-Length: +3", body=b"abc"),
+    "negative length": post(b"Content-Length: -3", body=b"abc"),
+    "hexadecimal length": post(b"Content-Length: 0x3", body=b"abc"),
+    "space before the colon": post(b"Content-Length : 3", body=b"abc"),
+    "other coding": post(b"Transfer-Encoding: gzip, chunked", body=b"0\r\n\r\n"),
+    "coding behind chunked": post(b"Transfer-Encoding: chunked, identity", body=b"0\r\n\r\n"),
+    "identity": post(b"Transfer-Encoding: identity", body=b""),
+    "misspelt coding": post(b"Transfer-Encoding: xchunked", body=b"0\r\n\r\n"),
+    "control byte in coding": post(b"Transfer-Encoding: \x0bchunked", body=b"0\r\n\r\n"),
+    "two codings": post(b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked", body=b"0\r\n\r\n"),
+    "chunks in HTTP/1.0": b"POST /a HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "folded header": post(b"A: b", b" c"),
+    "bare line feeds": b"GET /a HTTP/1.1\nHost: x\n\n",
+    "NUL in a header": post(b"A: \x00"),
+    "carriage return in a header": post(b"A: b\rc"),
+    "no host": b"GET /a HTTP/1.1\r\n\r\n",
+    "two hosts": b"GET /a HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    "chunk size with 0x": post(b"Transfer-Encoding: chunked", body=b"0x3\r\nabc\r\n0\r\n\r\n"),
+    "chunk with bare line feeds": post(b"Transfer-Encoding: chunked", body=b"3\nabc\n0\n\n"),
+    "chunk size with a space": post(b"Transfer-Encoding: chunked", body=b"3 \r\nabc\r\n0\r\n\r\n"),
+    "chunk longer than its size": post(b"Transfer-Encoding: chunked", body=b"1\r\nabc\r\n0\r\n\r\n"),
+    "endless chunk size": post(b"Transfer-Encoding: chunked", body=b"fffffffffffffffffff\r\n"),
+    "body with an upgrade": post(b"Connection: Upgrade", b"Upgrade: h2c", b"Content-Length: 3", body=b"abc"),
+    "not HTTP": b"\x16\x03\x01\x02\x00\x01\x00",
+    "no method": b"FOO /a HTTP/1.1\r\nHost: x\r\n\r\n",
+    "small method": b"get /a HTTP/1.1\r\nHost: x\r\n\r\n",
+    "space in the target": b"GET /a b HTTP/1.1\r\nHost: x\r\n\r\n",
+    "bytes beyond ASCII in the target": b"GET /\xc3\xa4 HTTP/1.1\r\nHost: x\r\n\r\n",
+    "HTTP/1.2": b"GET /a HTTP/1.2\r\nHost: x\r\n\r\n",
+    "the preface of HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("name", AMBIGUOUS)
+async def test_what_can_be_read_in_two_ways_is_refused_and_the_connection_closed(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And nothing behind it is served: that may be the smuggled request."""
+    caplog.set_level(logging.INFO)
+    async with serving() as served:
+        answer = await served.talk(AMBIGUOUS[name] + GET)
+        assert answer.startswith(b"HTTP/1.1 400 "), answer
+        assert answer.count(b"HTTP/1.1 ") == 1
+        assert b"Connection: close" in answer
+        assert b'{"message":' in answer
+        assert served.requests == []
+        assert served.refused == {"malformed": 1}
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("version", [b"HTTP/2.0", b"HTTP/0.9"])
+async def test_other_versions_are_refused(version: bytes) -> None:
+    async with serving() as served:
+        answer = await served.talk(b"GET /a " + version + b"\r\nHost: x\r\n\r\n")
+        assert answer.startswith((b"HTTP/1.1 505 ", b"HTTP/1.1 400 "))
+        assert served.requests == []
+
+
+async def test_requests_are_answered_in_the_order_in_which_they_came() -> None:
+    async with serving() as served:
+        last = b"GET /last HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        many = b"".join(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % number for number in range(2_000))
+        answer = await served.talk(many + last)
+        assert answer.count(b"HTTP/1.1 200 OK") == 2_001
+        assert [request.target for request in served.requests] == [*(f"/{number}" for number in range(2_000)), "/last"]
+
+
+async def test_a_pipeline_waits_in_bounded_memory() -> None:
+    async with serving() as served:
+        served.gate.clear()
+        reader, writer = await served.connect()
+        writer.write(GET * 20_000)
+        await until(lambda: len(served.requests) == 1)
+        (connection,) = served.server._connections
+        await until(lambda: len(connection._pending) >= limits.PIPELINED_MAX)
+        assert len(served.requests) == 1, "one request of a connection is served at a time"
+        assert len(connection._pending) <= limits.PIPELINED_MAX + limits.SLICE // len(GET) + 1
+        assert len(connection._held) <= 512 * 1024, "no more than one read of the transport is held"
+        served.gate.set()
+        async with asyncio.timeout(30):
+            for _ in range(20_000):
+                await reader.readuntil(b'"body":""}')
+        writer.close()
+
+
+async def test_the_bodys_pieces_and_chunks_are_put_together() -> None:
+    async with serving() as served:
+        chunked = post(
+            b"Transfer-Encoding: Chunked", b"Connection: close", body=b"3;x=y\r\nabc\r\n2\r\nde\r\n0\r\nTrailer: x\r\n\r\n"
+        )
+        assert b'"body":"abcde"' in await served.talk(chunked)
+        assert served.requests[-1].header("trailer") is None, "what comes behind a body is no header"
+        reader, writer = await served.connect()
+        for byte in post(b"Content-Length: 5", b"Connection: close", body=b"hello"):
+            writer.write(bytes([byte]))
+            await writer.drain()
+            await asyncio.sleep(0)
+        assert b'"body":"hello"' in await reader.read()
+        writer.close()
+
+
+async def test_expect_is_answered_before_the_body_comes() -> None:
+    async with serving() as served:
+        reader, writer = await served.connect()
+        writer.write(post(b"Expect: 100-continue", b"Content-Length: 2", b"Connection: close"))
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b"ok")
+        assert b'"body":"ok"' in await reader.read()
+        writer.close()
+        assert (await served.talk(post(b"Expect: tea", b"Content-Length: 2"))).startswith(b"HTTP/1.1 417 ")
+
+
+@pytest.mark.parametrize(
+    ("head", "stays"),
+    [
+        (b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n", True),
+        (b"GET /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", False),
+        (b"GET /a HTTP/1.0\r\n\r\n", False),
+        (b"GET /a HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", False),
+    ],
+)
+async def test_a_connection_stays_as_long_as_the_client_wants(head: bytes, stays: bool) -> None:
+    async with serving() as served:
+        reader, writer = await served.connect()
+        writer.write(head)
+        answer = await reader.readuntil(b'"body":""}')
+        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert (b"Connection: close" in answer) is not stays
+        if stays:
+            writer.write(GET)
+            await reader.readuntil(b'"body":""}')
+        else:
+            assert await reader.read() == b""
+        writer.close()
+
+
+async def test_head_has_the_length_of_the_body_and_no_body() -> None:
+    async with serving() as served:
+        answer = await served.talk(b"HEAD /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert body == b""
+        assert b"Content-Length: 41" in head
+
+
+async def test_a_client_that_has_sent_all_still_reads_its_answers() -> None:
+    async with serving() as served:
+        assert (await served.talk(GET + GET, eof=True)).count(b"HTTP/1.1 200 OK") == 2
+        assert await served.talk(b"GET /a HT", eof=True) == b""
+        assert await served.talk(b"", eof=True) == b""
+
+
+TOO_MUCH = {
+    "headers": (post(*(b"A%d: b" % number for number in range(limits.HEADERS_MAX))), 431),
+    "bytes of headers": (post(*(b"A%d: %s" % (number, b"b" * 4_000) for number in range(10))), 431),
+    "one header": (post(b"A: " + b"b" * 200_000), 431),
+    "a header's name": (post(b"A" * 200_000 + b": b"), 431),
+    "target": (b"GET /" + b"a" * limits.TARGET_MAX + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
+    "endless target": (b"GET /" + b"a" * 300_000, 414),
+    "length": (post(b"Content-Length: %d" % (limits.BODY_MAX + 1)), 413),
+    "length beyond numbers": (post(b"Content-Length: 99999999999999999999999"), 400),
+    "many chunks": (post(b"Transfer-Encoding: chunked", body=(b"1000\r\n" + b"a" * 4_096 + b"\r\n") * 20), 413),
+    "chunk extensions": (post(b"Transfer-Encoding: chunked", body=b"1;" + b"a" * 400_000), 413),
+    "trailers": (post(b"Transfer-Encoding: chunked", body=b"0\r\n" + b"A: b\r\n" * 80_000), 413),
+}
+
+
+@pytest.mark.parametrize("name", TOO_MUCH)
+async def test_too_much_is_refused_before_it_is_kept(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    data, status = TOO_MUCH[name]
+    async with serving() as served:
+        answer = await served.talk(data)
+        assert answer == b"" or answer.startswith(b"HTTP/1.1 %d " % status), answer  # a reset may overtake the answer
+        assert served.requests == []
+        assert served.refused.total() == 1
+    assert caplog.records == []
+
+
+async def test_the_largest_body_is_taken() -> None:
+    async with serving() as served:
+        body = b"a" * limits.BODY_MAX
+        answer = await served.talk(post(b"Content-Length: %d" % len(body), b"Connection: close", body=body))
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert served.requests[0].body == body
+
+
+@pytest.mark.parametrize(
+    ("bound", "sent", "answer"),
+    [
+        ("HEAD_TIMEOUT", b"", b""),
+        ("HEAD_TIMEOUT", b"GET /a HTTP/1.1\r\nHost: x\r\n", b"HTTP/1.1 408 "),
+        ("BODY_TIMEOUT", post(b"Content-Length: 5", body=b"abc"), b"HTTP/1.1 408 "),
+    ],
+)
+async def test_a_slow_request_ends(monkeypatch: pytest.MonkeyPatch, bound: str, sent: bytes, answer: bytes) -> None:
+    """A client that sends a byte now and then is given up as well: the time is for the whole of it."""
+    monkeypatch.setattr(limits, bound, 0.05)
+    monkeypatch.setattr(limits, "TICK", 0.01)
+    async with serving() as served:
+        found = await served.talk(sent)
+        assert found.startswith(answer)
+        assert bool(found) is bool(answer)
+        assert served.requests == []
+
+
+async def test_a_dripping_client_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "HEAD_TIMEOUT", 0.2)
+    monkeypatch.setattr(limits, "TICK", 0.01)
+    async with serving() as served:
+        reader, writer = await served.connect()
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            for byte in b"GET /a HTTP/1.1\r\n" + b"A: b\r\n" * 1_000:
+                writer.write(bytes([byte]))
+                await writer.drain()
+                await asyncio.sleep(0.01)
+                sent += 1
+                if reader.at_eof() or served.refused:
+                    break
+        assert served.refused == {"slow": 1}
+        writer.close()
+
+
+async def test_an_idle_connection_ends_and_a_busy_one_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    for bound in ("IDLE_TIMEOUT", "HEAD_TIMEOUT", "BODY_TIMEOUT"):
+        monkeypatch.setattr(limits, bound, 0.05)
+    monkeypatch.setattr(limits, "TICK", 0.01)
+    async with serving() as served:
+        served.gate.clear()
+        reader, writer = await served.connect()
+        writer.write(GET)
+        await until(lambda: len(served.requests) == 1)
+        for _ in range(20):
+            await asyncio.sleep(0.01)
+        assert len(served.server._connections) == 1, "a handler may take its time"
+        served.gate.set()
+        assert (await reader.read()).startswith(b"HTTP/1.1 200")
+        assert served.refused == {}
+        writer.close()
+
+
+async def test_answers_that_nobody_reads_are_bounded_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the next request of such a connection does not begin."""
+    monkeypatch.setattr(limits, "WRITE_TIMEOUT", 0.1)
+    monkeypatch.setattr(limits, "TICK", 0.01)
+    async with serving() as served:
+        served.answer = lambda _request: Response(200, b"x" * 8_000_000)
+        _reader, writer = await served.connect()
+        writer.write(GET * 10)
+        await until(lambda: served.refused["unread"] == 1)
+        await until(lambda: not served.server._connections)
+        assert len(served.requests) == 1
+        assert served.server.waiting == 0
+        writer.close()
+
+
+async def test_answers_that_nobody_reads_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "WAITING_MAX", 40_000_000)
+    async with serving() as served:
+        served.answer = lambda _request: Response(200, b"x" * 20_000_000)  # the system's own buffers take a few millions
+        writers = []
+        for number in range(6):
+            _reader, writer = await served.connect()
+            writer.write(GET)
+            writers.append(writer)
+            await until(lambda number=number: len(served.requests) == number + 1)  # type: ignore[misc]  # bound at once
+        await until(lambda: served.refused["unread"] >= 3)
+        assert served.server.waiting <= limits.WAITING_MAX
+        for writer in writers:
+            writer.close()
+
+
+async def test_an_address_has_so_many_connections_and_gets_them_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "CONNECTIONS_EACH", 3)
+    async with serving() as served:
+        held = [await served.connect() for _ in range(3)]
+        await until(lambda: len(served.server._connections) == 3)
+        answer = await served.talk(GET)
+        assert answer.startswith(b"HTTP/1.1 429 ")
+        assert served.refused == {"connections": 1}
+        held[0][1].close()
+        await until(lambda: len(served.server._connections) == 2)
+        assert (await served.talk(GET, eof=True)).startswith(b"HTTP/1.1 200")
+        for _, writer in held:
+            writer.close()
+
+
+async def test_trusted_proxies_are_bounded_in_total_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "CONNECTIONS_EACH", 1)
+    monkeypatch.setattr(limits, "CONNECTIONS_MAX", 2)
+    async with serving() as served:
+        served.server._exempt = lambda _peer: True
+        held = [await served.connect() for _ in range(2)]
+        await until(lambda: len(served.server._connections) == 2)
+        assert (await served.talk(GET)).startswith(b"HTTP/1.1 429 ")
+        for _, writer in held:
+            writer.close()
+
+
+async def test_a_websocket_is_handed_over_with_all_its_bytes() -> None:
+    async with serving() as served:
+        reader, writer = await served.connect()
+        writer.write(b"GET /ws?x HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: WebSocket\r\nA: \xc3\xa4\r\n\r\nframes")
+        writer.write_eof()
+        answer = await reader.read()
+        assert answer == (
+            b"handed over: GET /ws?x HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: WebSocket\r\na: \xc3\xa4\r\n\r\nframes"
+        )
+        writer.close()
+        assert served.requests == []
+
+
+async def test_a_websocket_behind_an_unanswered_request_is_refused() -> None:
+    async with serving() as served:
+        served.gate.clear()
+        reader, writer = await served.connect()
+        writer.write(GET + b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        await until(lambda: served.refused.total() == 1)
+        served.gate.set()
+        answer = await reader.read()
+        assert answer.index(b"HTTP/1.1 200") < answer.index(b"HTTP/1.1 400")
+        writer.close()
+
+
+async def test_a_broken_request_does_not_take_the_answers_before_it() -> None:
+    async with serving() as served:
+        served.gate.clear()
+        reader, writer = await served.connect()
+        writer.write(GET + GET + b"\x00\x01")
+        await until(lambda: served.refused.total() == 1)
+        served.gate.set()
+        answer = await reader.read()
+        assert answer.count(b"HTTP/1.1 200") == 2
+        assert answer.count(b"HTTP/1.1 400") == 1
+        writer.close()
+
+
+async def test_a_request_goes_on_when_its_client_has_gone() -> None:
+    """A command that was sent is carried out; its answer has nobody to go to."""
+    async with serving() as served:
+        served.gate.clear()
+        done: list[Request] = []
+
+        def answer(request: Request) -> Response:
+            done.append(request)
+            return json_response({})
+
+        served.answer = answer
+        _reader, writer = await served.connect()
+        writer.write(GET)
+        await until(lambda: len(served.requests) == 1)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+        writer.transport.abort()
+        await until(lambda: not served.server._connections)
+        served.gate.set()
+        await until(lambda: len(done) == 1)
+
+
+async def test_connections_leave_nothing_behind() -> None:
+    async with serving() as served:
+        for _ in range(50):
+            await served.talk(GET, eof=True)
+            await served.talk(b"\x00")
+        await until(lambda: not served.server._connections)
+        assert served.server._places.taken == 0
+        assert served.server.waiting == 0
+        assert not served.server._tasks
+
+
+FRAGMENTS = st.lists(
+    st.sampled_from(
+        [
+            b"GET /a HTTP/1.1\r\n",
+            b"POST /a?x=%00 HTTP/1.1\r\n",
+            b"HEAD * HTTP/1.0\r\n",
+            b"CONNECT x:1 HTTP/1.1\r\n",
+            b"Host: x\r\n",
+            b"Content-Length: 3\r\n",
+            b"Content-Length: 0\r\n",
+            b"Transfer-Encoding: chunked\r\n",
+            b"Connection: upgrade\r\nUpgrade: websocket\r\n",
+            b"Connection: close\r\n",
+            b"Expect: 100-continue\r\n",
+            b"\r\n",
+            b"abc",
+            b"3\r\nabc\r\n",
+            b"0\r\n\r\n",
+            b"\n",
+            b" ",
+            b":",
+        ]
+    )
+    | st.binary(max_size=8),
+    max_size=14,
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(pieces=FRAGMENTS, cuts=st.integers(1, 9))
+async def test_any_bytes_are_survived(pieces: list[bytes], cuts: int) -> None:
+    """The connection's own methods are called, so that any exception of theirs fails the test."""
+    data = b"".join(pieces)
+    served = Served()
+    connection, transport = Connection(served.server), _Transport()
+    connection.connection_made(transport)
+    for start in range(0, len(data), cuts):
+        if not transport.is_closing():
+            connection.data_received(data[start : start + cuts])
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    if not transport.is_closing():
+        connection.eof_received()
+    connection.tick(served.server.loop.time() + 1_000)
+    connection.connection_lost(None)
+    assert served.server.waiting == 0
+    for line in transport.written.split(b"HTTP/1.1 ")[1:]:
+        assert line[:3] in {b"100", b"200", b"400", b"408", b"413", b"414", b"417", b"431", b"505"}
+    await served.server.stop(0.1)
+
+
+class _Transport(asyncio.Transport):
+    """A transport that keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__({"peername": ("192.0.2.1", 1)})
+        self.written = b""
+        self.closing = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += bytes(data)
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def close(self) -> None:
+        self.closing = True
+
+    def abort(self) -> None:
+        self.closing = True
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+
+async def test_whoever_sends_what_is_not_http_pays_for_it(exchange: Exchange) -> None:
+    """20 units each: the metric counts them, and the address has that much less for its requests."""
+    exchange.gateway.limits = Limits(0, 30.0, lambda: 0.0)
+    for _ in range(3):
+        reader, writer = await asyncio.open_connection(exchange.client.host, exchange.client.port)
+        writer.write(b"nonsense\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
+        writer.close()
+    text = await (await exchange.client.get("/metrics")).text()
+    assert 'quorumbook_http_refused_total{kind="malformed",node="n1",worker="0"} 3.0' in text
+    assert (await exchange.get("/time"))[0] == 429
+
+
+async def test_a_call_without_a_body_refuses_one(exchange: Exchange) -> None:
+    """A signature does not say where the target ends (L1): `k-x1` with the body `0` was `k-x10` without."""
+    status, answer = await exchange.call("admin", "DELETE", "/admin/keys/alice-key", raw=b"0")
+    assert (status, answer["message"]) == (400, "This call takes no body")
+    assert (await exchange.call("alice", "GET", "/accounts"))[0] == 200
+    assert (await exchange.call("alice", "GET", "/accounts", raw=b"{}"))[0] == 400
