@@ -8,7 +8,9 @@ ClusterError
 ├── LogAbiError            the log was written with another schema
 ├── MissingEntriesError    entries that a reader of the log wants are not in it any more
 ├── WireRefusedError       a peer sent something that no honest peer sends
-└── snapshots: `ports.SnapshotRefusedError`
+├── ports.SnapshotRefusedError      an incoming snapshot was not taken
+├── ports.SnapshotUnreadableError   the newest snapshot cannot be read for sending
+└── membership.ChangeRefusedError   a change of the membership does not fit
 """
 
 from __future__ import annotations

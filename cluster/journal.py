@@ -4,6 +4,9 @@ PySyncObj wants a list of entries whose first two are those of the newest snapsh
 go at a time) or less (an installed snapshot stands for everything up to its index). Both are aligned here, before PySyncObj looks:
 left to itself it would clear a journal that does not begin so, entries behind the snapshot included.
 
+Opening settles every file and the directory before anything is read: what a killed process wrote and did not sync is in the page cache only,
+and this node must not vote with it or acknowledge it before it is on the disk.
+
 Nothing is synced on the way in. `sync` is called by the guard before any message leaves, so one fdatasync covers all that was appended
 in a tick, and no message speaks of what is not durable.
 """
@@ -16,7 +19,7 @@ from typing import Any, overload
 import msgspec
 
 from cluster import hardstate
-from cluster.errors import LogDamagedError
+from cluster.errors import LogDamagedError, RaftFatalError
 from cluster.hardstate import HardState
 from cluster.log import DurableLog
 from cluster.membership import MembershipHistory, decode_members
@@ -45,6 +48,7 @@ class DurableJournal:
         self._log = log
         self._entries: list[Entry] = []
         self._base_index = mark.index if mark else 0
+        self._settle()
         self._stored = hardstate.load(disk)
         self._state = self._stored or HardState()
         self._state_dirty = self._stored is None
@@ -68,6 +72,12 @@ class DurableJournal:
             # The log is synced before the term: a crash in between leaves an entry of a term in which nothing was said yet.
             self._set(term=last_term, voted_for=None)
         self.sync()
+
+    def _settle(self) -> None:
+        """Make durable what the last process left behind; see the module's text."""
+        for name in self._disk.names():
+            self._disk.settle(name)
+        self._disk.sync_names()
 
     def _has_forgotten(self, end: int) -> bool:
         """Whether the disk contradicts itself: entries but no hard state, or a log that ends before what was known to be committed."""
@@ -167,8 +177,16 @@ class DurableJournal:
         self._log.close()
 
     def setRaftCommitIndex(self, raftCommitIndex: int) -> None:  # noqa: N802, N803
-        """Remember the commit index. It reaches the disk with the next change of term or once a second."""
+        """Remember the commit index. It reaches the disk with the next change of term or with the next hint (`onOneSecondTimer`).
+
+        Raises:
+            RaftFatalError: it goes back, or lies beyond the end of the log. Both would break Raft's promises, so the node stops.
+        """
         if raftCommitIndex != self._state.commit_index:
+            if raftCommitIndex < self._state.commit_index:
+                raise RaftFatalError(f"the commit index goes back from {self._state.commit_index} to {raftCommitIndex}")
+            if raftCommitIndex > self.last_index:
+                raise RaftFatalError(f"the commit index {raftCommitIndex} is beyond the log's end {self.last_index}")
             self._state = msgspec.structs.replace(self._state, commit_index=raftCommitIndex)
 
     def getRaftCommitIndex(self) -> int:  # noqa: N802

@@ -103,7 +103,7 @@ class ChangeResult(msgspec.Struct, frozen=True):
 ChangeDone = Callable[[ChangeResult], None]
 
 
-class ChangeRefusedError(Exception):
+class ChangeRefusedError(ClusterError):
     """A change that does not fit the membership. `error` says why in one word, the text in a sentence."""
 
     def __init__(self, error: ChangeError, text: str) -> None:

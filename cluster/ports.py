@@ -12,6 +12,7 @@ from typing import Protocol
 
 import msgspec
 
+from cluster.errors import ClusterError
 from cluster.membership import Membership
 
 Clock = Callable[[], float]
@@ -84,7 +85,7 @@ class SnapshotSource(Protocol):
         """Release it."""
 
 
-class SnapshotUnreadableError(Exception):
+class SnapshotUnreadableError(ClusterError):
     """The newest snapshot cannot be read any more; the text says where. The state in memory is as good as it was."""
 
 
@@ -108,7 +109,7 @@ class SnapshotSink(Protocol):
         """Forget it, also after `finish`; what `poll` has told stays."""
 
 
-class SnapshotRefusedError(Exception):
+class SnapshotRefusedError(ClusterError):
     """An incoming snapshot was not taken; the text says why."""
 
 
@@ -176,6 +177,13 @@ class Disk(Protocol):
 
     def read(self, name: str) -> bytes:
         """A file whole. Raises FileNotFoundError."""
+
+    def settle(self, name: str) -> None:
+        """Make durable what an earlier process wrote to a file, and let `read` return only what is on the disk.
+
+        A process that is killed between a write and its sync leaves bytes in the page cache. The next process can read them, but they do not
+        survive a power loss. After a sync that failed, the cache may even hold bytes that no later sync writes.
+        """
 
     def open(self, name: str) -> DiskFile:
         """Open for appending, created when absent."""

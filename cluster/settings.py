@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from cluster.log import SEGMENT_BYTES
 from cluster.membership import Member, Membership, Role
 
 ENTRY_BYTES_MAX = 512 * 1024
@@ -71,6 +72,7 @@ class RaftSettings:
     join: bool = False
     members: tuple[Member, ...] = ()
     digest_interval: int = DIGEST_INTERVAL
+    segment_bytes: int = SEGMENT_BYTES
 
     @property
     def first_membership(self) -> Membership:

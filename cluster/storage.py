@@ -1,39 +1,140 @@
-"""A directory on a real disk, with the durability that `ports.Disk` promises."""
+"""A directory on a real disk, with the durability that `ports.Disk` promises.
+
+Every OSError names its path. Running out of descriptors or memory before anything was written puts nothing in doubt, so opening is tried again,
+with a descriptor that was kept in reserve for this (`Opener`). An error of a write or a sync is raised as it is: what is on the disk is then
+unknown, and the node must stop.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import logging
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cluster.ports import DiskFile
+
+log = logging.getLogger(__name__)
+
+TRANSIENT = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM})
+"""Errors that say that the system is short of something for the moment."""
+
+OPEN_TRIES = 20
+OPEN_PAUSE = 0.005
+"""Tries to open a file, and seconds between them: 0.1 s in all, a third of the shortest election timeout."""
+
+RESERVE = 2
+"""Descriptors kept for the moment when there are no others: one for a file, one for a directory."""
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Let an OSError of a system call on a descriptor name the path."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise type(error)(error.errno, error.strerror or os.strerror(error.errno), str(path)) from error
+        raise
+
+
+class Opener:
+    """Opens files also when the process or the system has no descriptors left.
+
+    Attributes:
+        shortages: how often a file could not be opened at the first try.
+    """
+
+    def __init__(self) -> None:
+        self._reserve: list[int] = []
+        self._short = False
+        self.shortages = 0
+        self._refill()
+
+    def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
+        """A descriptor of `path`.
+
+        Raises:
+            OSError: it cannot be opened; for want of descriptors or memory only after `OPEN_TRIES` tries. Nothing was written.
+        """
+        for attempt in range(OPEN_TRIES):
+            try:
+                descriptor = os.open(path, flags | os.O_CLOEXEC, mode)
+            except OSError as error:
+                if error.errno not in TRANSIENT or attempt == OPEN_TRIES - 1:
+                    raise
+                self._note_shortage(attempt, path, error)
+                if self._reserve:
+                    os.close(self._reserve.pop())
+                else:
+                    time.sleep(OPEN_PAUSE)
+            else:
+                if not attempt and self._short:
+                    self._short = False
+                    log.info("there are descriptors and memory for %s again", path)
+                return descriptor
+        raise AssertionError("the last try returns or raises")
+
+    def _note_shortage(self, attempt: int, path: Path, error: OSError) -> None:
+        if not attempt:
+            self.shortages += 1
+        if not self._short:
+            self._short = True
+            log.warning("%s could not be opened (%s): nothing was written, it is tried again", path, error.strerror)
+
+    def close(self, descriptor: int) -> None:
+        """Close a descriptor, and fill up the reserve if it was used."""
+        os.close(descriptor)
+        if len(self._reserve) < RESERVE:
+            self._refill()
+
+    def _refill(self) -> None:
+        with contextlib.suppress(OSError):
+            while len(self._reserve) < RESERVE:
+                self._reserve.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+
+    def give_up(self) -> None:
+        """Close the reserve."""
+        while self._reserve:
+            os.close(self._reserve.pop())
+
+    def __del__(self) -> None:
+        self.give_up()
 
 
 class RealFile:
     """A file open for appending, unbuffered. See `ports.DiskFile`."""
 
-    def __init__(self, path: Path, fsync: bool) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    def __init__(self, path: Path, fsync: bool, opener: Opener) -> None:
+        self._path = path
+        self._opener = opener
+        self._fd = opener.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         self._fsync = fsync
 
     def append(self, data: bytes) -> None:
         """Write at the end, whole."""
         view = memoryview(data)
-        while view:
-            view = view[os.write(self._fd, view) :]
+        with _named(self._path):
+            while view:
+                view = view[os.write(self._fd, view) :]
 
     def sync(self) -> None:
         """fdatasync, unless the operator gave up durability (`raft.fsync = false`)."""
         if self._fsync:
-            os.fdatasync(self._fd)
+            with _named(self._path):
+                os.fdatasync(self._fd)
 
     def truncate(self, size: int) -> None:
         """Cut to `size` bytes."""
-        os.ftruncate(self._fd, size)
+        with _named(self._path):
+            os.ftruncate(self._fd, size)
 
     def close(self) -> None:
         """Close."""
-        os.close(self._fd)
+        self._opener.close(self._fd)
 
 
 class RealDisk:
@@ -51,6 +152,7 @@ class RealDisk:
         self._fsync = fsync
         self._archive_to = archive_to
         self._archives = archives
+        self._opener = Opener()
         for each in (directory, archive_to):
             if each is not None and not each.is_dir():
                 each.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -64,18 +166,28 @@ class RealDisk:
         """A file whole."""
         return (self._directory / name).read_bytes()
 
+    def settle(self, name: str) -> None:
+        """fsync, then drop the file's pages from the cache, so that `read` reads the disk."""
+        path = self._directory / name
+        if not self._fsync:
+            return
+        with self._opened(path, os.O_RDONLY) as descriptor, _named(path):
+            os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
     def open(self, name: str) -> DiskFile:
         """Open for appending, created when absent."""
-        return RealFile(self._directory / name, self._fsync)
+        return RealFile(self._directory / name, self._fsync, self._opener)
 
     def replace(self, name: str, data: bytes) -> None:
         """Write anew: temporary file, fsync, rename, fsync of the directory."""
         temporary = self._directory / f"{name}.tmp"
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
+        with self._opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as descriptor, _named(temporary):
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
             if self._fsync:
-                os.fsync(file.fileno())
+                os.fsync(descriptor)
         temporary.replace(self._directory / name)
         self.sync_names()
 
@@ -99,8 +211,13 @@ class RealDisk:
     def _sync_directory(self, directory: Path) -> None:
         if not self._fsync:
             return
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        with self._opened(directory, os.O_RDONLY | os.O_DIRECTORY) as descriptor, _named(directory):
+            os.fsync(descriptor)
+
+    @contextlib.contextmanager
+    def _opened(self, path: Path, flags: int) -> Iterator[int]:
+        descriptor = self._opener.open(path, flags)
         try:
-            os.fsync(fd)
+            yield descriptor
         finally:
-            os.close(fd)
+            self._opener.close(descriptor)

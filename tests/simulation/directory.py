@@ -25,7 +25,7 @@ from snapshots.job import JobState
 from snapshots.manifest import Manifest, Row, RowHasher, TableSummary
 from snapshots.rocks import TABLE_FILE, Keep
 from snapshots.writer import locked, write
-from tests.simulation.disk import PowerLossError, SimDisk, broken
+from tests.simulation.disk import KilledError, PowerLossError, SimDisk, broken
 
 MANIFEST = "manifest"
 FILES_MAX = 4
@@ -51,7 +51,7 @@ class SnapshotDisk(SimDisk):
         self.kill_chance = 0.0
         self.writing = False
         self.damaged = False
-        self._dead = False
+        self._death: PowerLossError | None = None
         self._names: dict[int, dict[str, int]] = {}
         self._data: dict[int, bytes] = {}
         shutil.rmtree(path, ignore_errors=True)
@@ -59,13 +59,13 @@ class SnapshotDisk(SimDisk):
 
     def snapshot_operation(self) -> None:
         """Each fsync and rename comes here first."""
-        if self._dead:
-            raise PowerLossError
+        if self._death is not None:
+            raise self._death
         if self.fate("disk-dies", bool(self.snapshot_death_chance) and self.rng.random() < self.snapshot_death_chance):
-            self._dead = True
-            raise PowerLossError
+            self._death = self.death()
+            raise self._death
         if self.writing and self.fate("disk-kills-writer", bool(self.kill_chance) and self.rng.random() < self.kill_chance):
-            self._dead = True
+            self._death = KilledError()
             raise WriterKilledError
         if self.fails():
             raise broken()
@@ -73,15 +73,15 @@ class SnapshotDisk(SimDisk):
     @property
     def dead(self) -> bool:
         """Whether whoever is at work here is gone: what they would still do does not happen."""
-        return self._dead
+        return self._death is not None
 
     def die(self) -> None:
         """The process is about to be gone."""
-        self._dead = True
+        self._death = self._death or KilledError()
 
     def writer_gone(self) -> None:
         """After the writer was killed: the directory is as it left it."""
-        self._dead = False
+        self._death = None
 
     def synced(self, descriptor: int) -> None:
         """A file or directory is on the disk as it is now."""
@@ -92,12 +92,18 @@ class SnapshotDisk(SimDisk):
         else:
             self._data[inode] = Path(f"/proc/self/fd/{descriptor}").read_bytes()
 
+    def rotted(self, path: Path, data: bytes) -> None:
+        """A file's bytes on the disk became others."""
+        path.write_bytes(data)
+        self._data[path.stat().st_ino] = data
+
     def crash(self, *, power_loss: bool) -> None:
         super().crash(power_loss=power_loss)
         if power_loss:
             self._tear()
-        self._dead = self.writing = False
-        self._all_synced(self.path)
+            self._all_synced(self.path)
+        self._death = None
+        self.writing = False
 
     def _tear(self) -> None:
         left = self._tree(self.path.stat().st_ino, self.path)

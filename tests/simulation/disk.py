@@ -7,17 +7,28 @@ import os
 import random
 from collections.abc import Callable
 
+from cluster.log import scan
 from cluster.ports import DiskFile
+
+HARMS = ("forget", "flip")
+"""What may become of the end of a log, see `SimDisk.harm`."""
+
+RECORD_HEAD_BYTES = 28
+"""A record's bytes before its payload."""
 
 
 class PowerLossError(Exception):
-    """Raised out of a disk operation: the process dies in the middle of it."""
+    """Raised out of a disk operation: the machine loses its power in the middle of it."""
+
+
+class KilledError(PowerLossError):
+    """Raised out of a disk operation: only the process dies in the middle of it, and the page cache stays."""
 
 
 class Inode:
-    """A file's contents: what is `durable`, and what the process sees.
+    """A file's contents: what is `durable`, and what processes see (the page cache).
 
-    `failed`: a sync has failed. What was not durable then may be gone, and no later sync brings it back, though it says so.
+    `failed`: a sync has failed. What was not durable then stays visible, and no later sync writes it, though it says so.
     """
 
     def __init__(self) -> None:
@@ -26,12 +37,17 @@ class Inode:
         self.failed = False
 
     def after_power_loss(self, rng: random.Random) -> None:
-        """Of what was appended and not synced any beginning is there; a truncation that was not synced happened or not."""
+        """What a power loss leaves: of what was appended and not synced any beginning.
+
+        A truncation that was not synced happened or not. What was appended after it may be there although the truncation is not: the new
+        bytes lie over the old ones, and behind them the old ones go on.
+        """
         seen, kept = bytes(self.seen), self.durable
         if seen.startswith(kept):
             seen = kept + seen[len(kept) : len(kept) + rng.randint(0, len(seen) - len(kept))]
         else:
-            seen = rng.choice([kept, seen])
+            written = seen[: rng.randint(0, len(seen))]
+            seen = rng.choice([kept, seen, written + kept[len(written) :]])
         self.seen, self.durable = bytearray(seen), seen
         self.failed = False
 
@@ -46,7 +62,7 @@ class SimFile:
     def append(self, data: bytes) -> None:
         if self._disk.dies():
             self._inode.seen += data[: self._disk.rng.randint(0, len(data))]
-            raise PowerLossError
+            raise self._disk.death()
         if self._disk.fails():
             self._inode.seen += data[: self._disk.rng.randint(0, len(data))]
             raise full()
@@ -109,23 +125,46 @@ class SimDisk:
 
     def maybe_die(self) -> None:
         if self.dies():
-            raise PowerLossError
+            raise self.death()
+
+    def death(self) -> PowerLossError:
+        """What ends the process in the middle of an operation: as often a kill as a power loss."""
+        return KilledError() if self.rng.random() < 0.5 else PowerLossError()
 
     def crash(self, *, power_loss: bool) -> None:
-        """The process is gone. Without a power loss the system still writes what it was given."""
+        """The process is gone. Without a power loss the next process sees all that this one wrote, and none of it is more durable for that."""
         if power_loss:
             self._replay(self.rng.randint(0, len(self._pending)))
             self.files = dict(self._durable_files)
             for name in sorted(self.files):
                 self.files[name].after_power_loss(self.rng)
+            self._pending.clear()
+
+    def harm(self, how: str, commit_index: int, snapshot_index: int) -> bool:
+        """Spoil the end of the log while the process is gone; whether there was something to spoil.
+
+        "forget": the entries from some committed one on are gone, as on a disk that lied about its syncs. "flip": a bit of the last record
+        is another one. A node can notice either, and must not vote on such a log.
+        """
+        names = [name for name in self.files if name.startswith("log-")]
+        if not names:
+            return False
+        last = max(names)
+        data = bytes(self.files[last].seen)
+        header, _, offsets, end, _ = scan(last, data, last=True)
+        if header is None or not offsets or end != len(data):
+            return False
+        if how == "flip":
+            at = self.rng.randrange(offsets[-1] + RECORD_HEAD_BYTES, len(data))
+            spoilt = data[:at] + bytes([data[at] ^ 1 << self.rng.randrange(8)]) + data[at + 1 :]
         else:
-            self._replay(len(self._pending))
-            for name in sorted(self.files):
-                inode = self.files[name]
-                if inode.failed:
-                    inode.after_power_loss(self.rng)
-                inode.durable = bytes(inode.seen)
-        self._pending.clear()
+            committed = min(commit_index - header.first_index, len(offsets) - 1)
+            if committed < 0 or commit_index <= max(snapshot_index, 1):
+                return False
+            spoilt = data[: offsets[self.rng.randint(0, committed)]]
+        inode = self.files[last] = self._durable_files[last] = Inode()
+        inode.seen, inode.durable = bytearray(spoilt), spoilt
+        return True
 
     def _replay(self, count: int) -> None:
         for name, inode in self._pending[:count]:
@@ -142,6 +181,11 @@ class SimDisk:
         if name not in self.files:
             raise FileNotFoundError(name)
         return bytes(self.files[name].seen)
+
+    def settle(self, name: str) -> None:
+        SimFile(self, self.files[name]).sync()
+        if self.files[name].failed:
+            self.files[name].after_power_loss(self.rng)
 
     def open(self, name: str) -> DiskFile:
         if name not in self.files:

@@ -222,12 +222,12 @@ class ExchangeWorld(World):
             self.hosts[node] = self._new_host(node)
             self.hosts[node].rejoin = True
 
-    def crash(self, node: str, *, power_loss: bool = True, lose_disk: bool = False) -> None:
+    def crash(self, node: str, *, power_loss: bool = True, lose_disk: bool = False, harm: str = "") -> None:
         disk = self.hosts[node].disk
         assert isinstance(disk, SnapshotDisk)
         disk.die()
         self._close(self._parts.pop(node))
-        super().crash(node, power_loss=power_loss, lose_disk=lose_disk)
+        super().crash(node, power_loss=power_loss, lose_disk=lose_disk, harm=harm)
 
     def _close(self, parts: Running) -> None:
         parts.snapshots.close()
@@ -290,7 +290,7 @@ class ExchangeWorld(World):
             data = bytearray(path.read_bytes())
             if bit < 8 * len(data):
                 data[bit // 8] ^= 1 << bit % 8
-                path.write_bytes(data)
+                disk.rotted(path, bytes(data))
                 break
             bit -= 8 * len(data)
         self.flipped[node] = paths[-1]

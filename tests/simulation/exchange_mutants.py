@@ -26,6 +26,7 @@ from statemachine.remember import OutcomeMemory
 from tests.simulation.directory import CHECKSUM_BYTES, PlainWriter
 
 Patch = pytest.MonkeyPatch
+_publish = durable.publish
 
 
 def no_command_ids(patch: Patch) -> None:
@@ -110,6 +111,27 @@ def unsynced_snapshots(patch: Patch) -> None:
     patch.setattr("snapshots.seal.sync_tree", lambda _path: None)
 
 
+def snapshot_name_not_synced(patch: Patch) -> None:
+    """A snapshot counts as done when it has its name, and not when that is on the disk."""
+
+    def publish(draft: Path, final: Path) -> None:
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr("snapshots.durable.sync_path", lambda _path: None)
+            _publish(draft, final)
+
+    patch.setattr("snapshots.durable.publish", publish)
+
+
+def snapshot_files_not_synced(patch: Patch) -> None:
+    """A snapshot is sealed without syncing the files that the seal speaks of."""
+    patch.setattr("snapshots.seal.sync_tree", lambda _path: None)
+
+
+def seal_not_synced(patch: Patch) -> None:
+    """A snapshot gets its name without its seal being on the disk."""
+    patch.setattr("snapshots.seal.sync_path", lambda _path: None)
+
+
 def early_compaction(patch: Patch) -> None:
     """A snapshot counts as done when it is begun, so the log behind it goes before it is there."""
     original = SnapshotPort.poll
@@ -158,6 +180,9 @@ MUTANTS: Mapping[str, Callable[[Patch], None]] = {
         unchecked_sharing,
         torn_snapshots,
         unsynced_snapshots,
+        snapshot_name_not_synced,
+        snapshot_files_not_synced,
+        seal_not_synced,
         early_compaction,
         ignored_disk_errors,
         silent_feed,

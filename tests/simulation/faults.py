@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tests.simulation.disk import HARMS
 from tests.simulation.incidents import Incident
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 class Faults:
     """How often what goes wrong, as chances a step.
 
+    `harm_log`: a crash after which the end of the log is older than what was committed, or a bit of its last record is another.
     `latency` is the mean seconds of a message, `copies` a chance a message; `power_loss_in_write` and `disk_error` are chances a disk operation.
     """
 
@@ -29,6 +31,7 @@ class Faults:
     reset: float = 0.003
     stall: float = 0.004
     lose_disk: float = 0.0
+    harm_log: float = 0.0
     disk_error: float = 0.0
     hand_over: float = 0.001
     latency: float = 0.005
@@ -72,6 +75,10 @@ class Injector:
             running = world.running()
             if running:
                 self.strike("lose-disk", rng.choice(running))
+        if self.chance(faults.harm_log) and world.all_vote():
+            running = world.running()
+            if running:
+                self.strike("harm-log", rng.choice(running), rng.choice(HARMS))
         for node in world.ids:
             if world.hosts[node].process is None and self.chance(faults.restart):
                 self.strike("start", node)
@@ -102,11 +109,13 @@ class Injector:
     def carry_out(self, incident: Incident) -> None:
         """Let a fault happen, if it can: what is down does not crash, what is up does not start."""
         world, args = self.world, incident.args
-        if incident.kind not in ("start", "kill", "power-loss", "lose-disk", "hand-over"):
+        if incident.kind not in ("start", "kill", "power-loss", "lose-disk", "harm-log", "hand-over"):
             world.note(" ".join((incident.kind, *args)))
         match incident.kind:
             case "kill" | "power-loss" | "lose-disk":
                 self._crash(incident.kind, args[0])
+            case "harm-log" if world.hosts[args[0]].process is not None and world.all_vote():
+                world.crash(args[0], harm=args[1])
             case "start" if world.hosts[args[0]].process is None:
                 world.start(args[0])
             case "pause":

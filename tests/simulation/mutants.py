@@ -16,7 +16,7 @@ from cluster.journal import DurableJournal, Entry, as_tuple
 from cluster.log import DurableLog
 from cluster.ports import LogEntry, SnapshotMark
 from cluster.raft import Done, ProposeResult, Raft
-from tests.simulation.disk import SimDisk
+from tests.simulation.disk import SimDisk, SimFile
 
 Patch = pytest.MonkeyPatch
 
@@ -297,6 +297,123 @@ def barriers_answered_at_once(patch: Patch) -> None:
     patch.setattr(Raft, "barrier", barrier)
 
 
+def unsettled_start(patch: Patch) -> None:
+    """What a killed process wrote and did not sync is taken for durable by the next one."""
+    patch.setattr(DurableJournal, "_settle", lambda _self: None)
+
+
+def cache_believed(patch: Patch) -> None:
+    """After a failed sync the next process reads the page cache, not the disk."""
+    patch.setattr(SimDisk, "settle", lambda self, name: SimFile(self, self.files[name]).sync())
+
+
+def forgotten_end_believed(patch: Patch) -> None:
+    """A log that ends before the stored commit index costs no vote."""
+    patch.setattr(DurableJournal, "_has_forgotten", lambda _self, _end: False)
+
+
+def doubtful_end_believed(patch: Patch) -> None:
+    """A last record that does not check costs no vote."""
+    original = DurableLog.load
+
+    def load(self: DurableLog) -> list[LogEntry]:
+        entries = original(self)
+        self.doubtful = False
+        return entries
+
+    patch.setattr(DurableLog, "load", load)
+
+
+def doubt_stored_late(patch: Patch) -> None:
+    """The probation is stored after the doubtful record was cut off: whoever dies in between finds no reason for it."""
+    original_store, original_cut = DurableJournal._store, DurableLog.cut_torn_end
+    cut: set[int] = set()
+
+    def cut_torn_end(self: DurableLog) -> None:
+        original_cut(self)
+        cut.add(id(self))
+
+    def store(self: DurableJournal) -> None:
+        if id(self._log) in cut:
+            original_store(self)
+        else:
+            self._state_dirty = True
+
+    patch.setattr(DurableLog, "cut_torn_end", cut_torn_end)
+    patch.setattr(DurableJournal, "_store", store)
+
+
+def hard_state_before_log(patch: Patch) -> None:
+    """Term, vote and commit index are stored before the entries that they speak of are synced."""
+
+    def sync(self: DurableJournal) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._state_dirty:
+            self._store()
+        self._log.sync()
+
+    patch.setattr(DurableJournal, "sync", sync)
+
+
+def full_segment_not_synced(patch: Patch) -> None:
+    """A segment that is full is closed without a sync when the next one begins."""
+
+    def close_last(self: DurableLog) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    patch.setattr(DurableLog, "_close_last", close_last)
+
+
+def _without_truncation_sync(original: Callable[..., None]) -> Callable[..., None]:
+    def unsynced(self: DurableLog, *arguments: Any) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(SimFile, "sync", lambda _self: None)
+            original(self, *arguments)
+
+    return unsynced
+
+
+def truncation_not_synced(patch: Patch) -> None:
+    """The end of the log is cut off and the next entry written over it, without a sync in between."""
+    patch.setattr(DurableLog, "cut_from", _without_truncation_sync(DurableLog.cut_from))
+
+
+def torn_end_not_synced(patch: Patch) -> None:
+    """A torn end is cut off at the start and the next entry written over it, without a sync in between."""
+    patch.setattr(DurableLog, "cut_torn_end", _without_truncation_sync(DurableLog.cut_torn_end))
+
+
+def removed_from_the_front(patch: Patch) -> None:
+    """Where the end of the log goes, its older segments go first."""
+    original = DurableLog.cut_from
+
+    def cut_from(self: DurableLog, index: int) -> None:
+        kept = [segment for segment in self._segments if segment.first_index < index]
+        gone = self._segments[len(kept) :]
+        self._segments = [*kept, *reversed(gone)]
+        original(self, index)
+
+    patch.setattr(DurableLog, "cut_from", cut_from)
+
+
+def compacted_from_the_back(patch: Patch) -> None:
+    """Of the segments behind a snapshot the newest go first."""
+
+    def compact_to(self: DurableLog, index: int) -> None:
+        gone = [segment for segment, after in zip(self._segments, self._segments[1:], strict=False) if after.first_index <= index]
+        self._segments[: len(gone)] = reversed(gone)
+        for segment in self._segments[: len(gone)]:
+            self._disk.archive(segment.name)
+        del self._segments[: len(gone)]
+        if gone:
+            self._disk.sync_names()
+
+    patch.setattr(DurableLog, "compact_to", compact_to)
+
+
 MUTANTS: Mapping[str, Callable[[Patch], None]] = {
     function.__name__: function
     for function in (
@@ -322,5 +439,16 @@ MUTANTS: Mapping[str, Callable[[Patch], None]] = {
         votes_for_logs_behind,
         no_stepping_down,
         barriers_answered_at_once,
+        unsettled_start,
+        cache_believed,
+        forgotten_end_believed,
+        doubtful_end_believed,
+        doubt_stored_late,
+        hard_state_before_log,
+        full_segment_not_synced,
+        truncation_not_synced,
+        torn_end_not_synced,
+        removed_from_the_front,
+        compacted_from_the_back,
     )
 }

@@ -248,7 +248,8 @@ class Process:
 
 @dataclass
 class Host:
-    """What of a node outlives its process. `rejoin`: its disk is new, and the operator says so until the node has noted it.
+    """What of a node outlives its process. `rejoin`: its disk is new, and the operator says so until the node has noted it. `harmed`: the end
+    of its log was spoilt since it ran. `distrusts`: it was on probation when it last started.
 
     `commit_seen`: the commit index that it must not show less than; `commit_stored`: the one it last started with, on its disk since then.
     """
@@ -258,9 +259,21 @@ class Host:
     snapshots: list[Stored] = field(default_factory=list)
     process: Process | None = None
     rejoin: bool = False
+    harmed: bool = False
+    distrusts: bool = False
     paused_until: float = 0.0
     commit_seen: int = 0
     commit_stored: int = 0
+
+    def died(self, *, power_loss: bool) -> None:
+        """The process is gone."""
+        self.process = None
+        self.disk.crash(power_loss=power_loss)
+        self.commit_seen = 0 if self.harmed else max(self.commit_stored, self.stored_commit_index())
+
+    def snapshot_index(self) -> int:
+        """The newest snapshot's index, 0 when there is none."""
+        return self.snapshots[-1].mark.index if self.snapshots else 0
 
     def stored_commit_index(self) -> int:
         """The one on the disk, 0 when there is none to be read: the next start says why."""

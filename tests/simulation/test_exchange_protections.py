@@ -30,6 +30,9 @@ HUNTS = {
     "unchecked_sharing": Hunt("another full hash|could not be loaded", ExchangeFaults(flip=0.02, copies=0.0), range(5, 40)),
     "torn_snapshots": Hunt("SEAL: |there is no snapshot"),
     "unsynced_snapshots": Hunt("SEAL: |there is no snapshot|the log begins with", seeds=range(3, 40)),
+    "snapshot_name_not_synced": Hunt("there is no snapshot|the log begins with", seeds=range(8, 60)),
+    "snapshot_files_not_synced": Hunt("bytes, and .* were written|digest differs"),
+    "seal_not_synced": Hunt("SEAL: "),
     "early_compaction": Hunt("there is no snapshot"),
     "ignored_disk_errors": Hunt(
         "its log ends at|match its checksum|goes back from", ExchangeFaults(disk_error=0.002, copies=0.0)

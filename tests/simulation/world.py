@@ -26,7 +26,7 @@ from cluster.ports import Snapshots
 from cluster.raft import ProposeResult, Raft, open_raft
 from cluster.settings import RaftSettings
 from cluster.status import RaftStatus
-from tests.simulation.disk import PowerLossError
+from tests.simulation.disk import KilledError, PowerLossError
 from tests.simulation.faults import Faults as Faults
 from tests.simulation.faults import Injector
 from tests.simulation.incidents import Incident, Script
@@ -43,6 +43,9 @@ Messages that a stall holds back may take 1.5 of them."""
 
 CALM_STEPS = 200
 """How long the cluster goes on under load once it has recovered, before it is looked at again."""
+
+SEGMENT_BYTES = (300, 1_000, 1 << 20)
+"""Lengths of log segments, drawn at each start: some so short that a segment ends every few entries."""
 
 DIGEST_INTERVAL = 16
 """Log indexes between two comparisons of states: fewer than in production, because the runs are short."""
@@ -153,6 +156,7 @@ class World:
             trailing_entries=self.rng.choice((0, 10, 30)),
             rejoin=host.rejoin,
             digest_interval=DIGEST_INTERVAL,
+            segment_bytes=self.rng.choice(SEGMENT_BYTES),
         )
 
     def members(self) -> list[str]:
@@ -172,18 +176,19 @@ class World:
         host = self.hosts[node]
         try:
             process = self._open(host)
-        except PowerLossError:
-            host.disk.crash(power_loss=True)
+        except PowerLossError as death:
+            host.died(power_loss=not isinstance(death, KilledError))
             self.note(f"crash {node} while it starts")
             return
         except OSError as error:
-            host.disk.crash(power_loss=False)
+            host.died(power_loss=False)
             self.note(f"{node} cannot start: {error}")
             return
-        except ClusterError as error:
+        except (ClusterError, LookupError, ValueError, TypeError) as error:
             raise self.violation(f"{node} cannot start: {error}") from error
         status = process.raft.status()
         self._check_commit_index(host, status.commit_index)
+        self._check_probation(host)
         host.commit_stored = status.commit_index
         host.rejoin = False
         host.process = process
@@ -193,12 +198,24 @@ class World:
             if peer != node:
                 self._connect(node, peer)
 
-    def crash(self, node: str, *, power_loss: bool = True, lose_disk: bool = False) -> None:
-        """Kill a node: its process only, or with the power, or with the disk."""
+    def _check_probation(self, host: Host) -> None:
+        """A node distrusts its disk when the disk was lost or harmed, until it is readmitted, and never after a crash alone."""
+        stored = hardstate.load(host.disk)
+        probation = stored is not None and stored.probation
+        if host.harmed and not probation:
+            raise self.violation(f"{host.node_id} trusts a log whose end was harmed")
+        if probation and not (host.rejoin or host.harmed or host.distrusts):
+            raise self.violation(f"{host.node_id} distrusts its disk, which nobody harmed")
+        host.distrusts, host.harmed = probation, False
+
+    def crash(self, node: str, *, power_loss: bool = True, lose_disk: bool = False, harm: str = "") -> None:
+        """Kill a node: its process only, or with the power, or with the disk. `harm`: what becomes of the end of its log (`SimDisk.harm`)."""
         host = self.hosts[node]
-        host.process = None
-        host.disk.crash(power_loss=power_loss)
-        host.commit_seen = max(host.commit_stored, host.stored_commit_index())
+        host.died(power_loss=power_loss)
+        if harm and host.disk.harm(harm, host.stored_commit_index(), host.snapshot_index()):
+            host.harmed = True
+            host.commit_seen = host.commit_stored = 0
+            self.note(f"{node}: harm to its log: {harm}")
         if lose_disk:
             self._lost_disks_operations += host.disk.operations
             self.hosts[node] = self._new_host(node)
@@ -212,8 +229,8 @@ class World:
         """Run a step of a node; a power loss inside is a crash, a disk error ends it, anything else it raises is a violation."""
         try:
             action()
-        except PowerLossError:
-            self.crash(node)
+        except PowerLossError as death:
+            self.crash(node, power_loss=not isinstance(death, KilledError))
         except OSError as error:
             self._end_on_error(node, error)
         except ClusterError as error:
@@ -250,7 +267,7 @@ class World:
     @staticmethod
     def _voteless(host: Host) -> bool:
         stored = hardstate.load(host.disk)
-        return host.rejoin or (stored is not None and stored.probation)
+        return host.rejoin or host.harmed or (stored is not None and stored.probation)
 
     def heal(self) -> None:
         """Every cut ends; what was deaf loses its connection, as a timeout would do."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
 
 from cluster import hardstate
-from cluster.errors import LogDamagedError
+from cluster.errors import LogDamagedError, RaftFatalError
 from cluster.hardstate import HardState
 from cluster.journal import DurableJournal, as_tuple
 from cluster.log import DurableLog, segment_name
@@ -136,8 +137,9 @@ def test_rejoin_costs_the_vote_until_it_is_ended_and_that_is_durable() -> None:
 
 
 def _damage_last_record(disk: SimDisk) -> None:
-    disk.files[segment_name(1)].seen[-1] ^= 1
-    disk.crash(power_loss=False)
+    inode = disk.files[segment_name(1)]
+    inode.seen[-1] ^= 1
+    inode.durable = bytes(inode.seen)
 
 
 def test_a_doubtful_end_costs_the_vote_also_if_the_node_dies_while_it_starts() -> None:
@@ -220,3 +222,65 @@ def test_what_fails_while_the_log_is_cleared_is_raised_again_before_anything_is_
 def test_terms_by_index() -> None:
     journal = opened(disk_with(FIRST, command(2, 3)))
     assert [journal.term_at(index) for index in (0, 1, 2, 3)] == [None, 0, 3, None]
+
+
+def test_what_the_last_process_left_is_settled_before_it_is_read() -> None:
+    """Killed between write and sync, then started, then without power: the entries that the second process counted on are there."""
+    disk = disk_with(FIRST, *run_of(2, 9))
+    journal = opened(disk)
+    journal.add(b"\0seen", 10, 1)
+    disk.crash(power_loss=False)
+    assert indexes(opened(disk))[-1] == 10
+    for _ in range(20):
+        disk.crash(power_loss=True)
+    assert indexes(opened(disk))[-1] == 10
+
+
+def test_a_hard_state_that_was_renamed_and_not_synced_is_settled() -> None:
+    disk = disk_with(FIRST, *run_of(2, 9))
+    journal = opened(disk)
+    journal.setCurrentTerm(12, "n3")
+    disk.fate = die_at(2)
+    with pytest.raises(PowerLossError):
+        journal.sync()
+    disk.fate = lambda _kind, _drawn: False
+    disk.crash(power_loss=False)
+    assert opened(disk).getVotedForNodeId() == "n3"
+    disk.crash(power_loss=True)
+    assert hardstate.load(disk) == HardState(12, "n3", 1)
+
+
+def test_the_log_is_synced_before_the_hard_state() -> None:
+    """Else a crash in between leaves a commit index beyond the log's end, which costs the vote."""
+    disk = disk_with(FIRST, *run_of(2, 9))
+    journal = opened(disk)
+    journal.add(b"\0x", 10, 1)
+    journal.setRaftCommitIndex(10)
+    journal.onOneSecondTimer()
+    disk.death_chance, disk.fate = 1.0, die_at(2)
+    with pytest.raises(PowerLossError):
+        journal.sync()
+    disk.death_chance = 0.0
+    disk.crash(power_loss=True)
+    assert not opened(disk).probation
+    assert indexes(opened(disk))[-1] == 10
+
+
+def die_at(operation: int) -> Callable[[str, bool], bool]:
+    """The disk dies in its n-th operation from now."""
+    count = [0]
+
+    def fate(kind: str, _drawn: bool) -> bool:
+        count[0] += kind == "disk-dies"
+        return kind == "disk-dies" and count[0] == operation
+
+    return fate
+
+
+@pytest.mark.parametrize(("index", "said"), [(4, "goes back from 5 to 4"), (10, "10 is beyond the log's end 9")])
+def test_a_commit_index_never_goes_back_nor_beyond_the_log(index: int, said: str) -> None:
+    journal = opened(disk_with(FIRST, *run_of(2, 9)))
+    journal.setRaftCommitIndex(5)
+    with pytest.raises(RaftFatalError, match=said):
+        journal.setRaftCommitIndex(index)
+    assert journal.commit_index == 5

@@ -18,6 +18,7 @@ from cluster.log import DurableLog, command_of, read_segments, scan, segment_nam
 from cluster.ports import LogEntry
 from cluster.storage import RealDisk
 from tests.simulation.disk import PowerLossError, SimDisk
+from tests.simulation.mutants import MUTANTS
 from tests.unit.cluster.fakes import command, no_op
 
 
@@ -268,13 +269,13 @@ def _drive(disk: SimDisk, rng: random.Random, model: Model) -> None:
             log.roll()
 
 
-@pytest.mark.parametrize("seed", range(60))
-def test_a_power_loss_at_any_step_keeps_what_was_synced(seed: int) -> None:
+def _survives_power_losses(seed: int, death_chance: float = 0.02) -> None:
+    """Lose the power in the middle of random work, again and again; what was synced is there each time."""
     rng = random.Random(seed)
     disk = new_disk(seed)
     model = Model()
     for _ in range(6):
-        disk.death_chance = 0.02
+        disk.death_chance = death_chance
         with contextlib.suppress(PowerLossError):
             _drive(disk, rng, model)
         disk.death_chance = 0.0
@@ -282,8 +283,34 @@ def test_a_power_loss_at_any_step_keeps_what_was_synced(seed: int) -> None:
         log, entries = opened(disk, segment_bytes=150)
         assert entries[: len(model.synced)] == model.synced
         assert not log.doubtful
-        log.close()
         disk.crash(power_loss=False)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_power_loss_at_any_step_keeps_what_was_synced(seed: int) -> None:
+    _survives_power_losses(seed)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "full_segment_not_synced",
+        "truncation_not_synced",
+        "torn_end_not_synced",
+        "removed_from_the_front",
+        "no_directory_sync",
+        "torn_records_believed",
+    ],
+)
+def test_without_one_of_its_protections_the_log_loses_something(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    MUTANTS[name](monkeypatch)
+    for seed in range(400):
+        try:
+            _survives_power_losses(seed, 0.1)
+        except (AssertionError, LogDamagedError) as error:
+            print(f"{name}: seed {seed}: {error}")
+            return
+    pytest.fail(f"{name}: not noticed")
 
 
 @given(st.binary(max_size=300))

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import resource
+import signal
 import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from cluster.storage import RealDisk
+from cluster.journal import DurableJournal
+from cluster.log import DurableLog, segment_name
+from cluster.storage import OPEN_TRIES, RealDisk
+from tests.unit.cluster.fakes import FIRST
 
 
 def test_what_is_appended_is_there(tmp_path: Path) -> None:
@@ -129,3 +140,160 @@ def test_remove(tmp_path: Path) -> None:
     disk.open("a").close()
     disk.remove("a")
     assert disk.names() == []
+
+
+class Calls:
+    """The system calls that make things durable, in order, as "name file"."""
+
+    NAMED = ("write", "fsync", "fdatasync", "ftruncate", "posix_fadvise")
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.made: list[str] = []
+        for name in self.NAMED:
+            patch.setattr(os, name, self._recorded(name, getattr(os, name)))
+        replace = Path.replace
+
+        def renamed(path: Path, target: Path) -> Path:
+            self.made.append(f"rename {path.name}")
+            return replace(path, target)
+
+        patch.setattr(Path, "replace", renamed)
+
+    def _recorded(self, name: str, call: Callable[..., object]) -> Callable[..., object]:
+        def recorded(descriptor: int, *arguments: object) -> object:
+            self.made.append(f"{name} {Path(os.readlink(f'/proc/self/fd/{descriptor}')).name}")
+            return call(descriptor, *arguments)
+
+        return recorded
+
+
+def test_replace_syncs_the_file_then_renames_it_then_syncs_the_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = RealDisk(tmp_path / "log")
+    calls = Calls(monkeypatch)
+    disk.replace("hardstate", b"x")
+    assert calls.made == ["write hardstate.tmp", "fsync hardstate.tmp", "rename hardstate.tmp", "fsync log"]
+
+
+def test_settling_syncs_before_it_drops_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = RealDisk(tmp_path / "log")
+    disk.open("a").append(b"x")
+    calls = Calls(monkeypatch)
+    disk.settle("a")
+    assert calls.made == ["fsync a", "posix_fadvise a"]
+
+
+def test_what_a_killed_process_wrote_is_synced_before_the_next_one_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process is killed between the write of an entry and its sync. Its bytes are in the page cache, and in no sync of its own."""
+    program = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from cluster.log import DurableLog; from cluster.ports import LogEntry; from cluster.storage import RealDisk\n"
+        "log = DurableLog(RealDisk(Path(sys.argv[1])), node_id='n1', abi='')\n"
+        "log.load(); log.append(LogEntry(b'\\x01', 1, 0)); log.append(LogEntry(b'\\x00order', 2, 1))\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", program, str(tmp_path / "log")], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    segment = segment_name(1)
+    calls = Calls(monkeypatch)
+    read = RealDisk.read
+
+    def noted(disk: RealDisk, name: str) -> bytes:
+        calls.made.append(f"read {name}")
+        return read(disk, name)
+
+    monkeypatch.setattr(RealDisk, "read", noted)
+    disk = RealDisk(tmp_path / "log")
+    journal = DurableJournal(disk, DurableLog(disk, node_id="n1", abi=""), None, rejoin=False)
+    assert journal[:] == [(FIRST.payload, 1, 0), (b"\0order", 2, 1)]
+    assert calls.made.index(f"fsync {segment}") < calls.made.index("fsync log") < calls.made.index(f"read {segment}")
+
+
+def test_out_of_descriptors_the_reserve_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Term and vote can be stored, a segment begun and the directory synced although the process may open no further file."""
+    disk = RealDisk(tmp_path / "log")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
+    taken = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        for number in range(3):
+            disk.replace("hardstate", b"%d" % number)
+        file = disk.open("segment")
+        file.append(b"x")
+        file.sync()
+        disk.sync_names()
+        file.close()
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert disk.read("hardstate") == b"2"
+    assert disk.read("segment") == b"x"
+    assert [record.levelname for record in caplog.records] == ["WARNING"], "once, not at each try"
+    assert "hardstate.tmp" in caplog.text
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM])
+def test_a_shortage_that_passes_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    disk = RealDisk(tmp_path)
+    fail_to_open(monkeypatch, number, times=8)
+    disk.replace("hardstate", b"x")
+    monkeypatch.undo()
+    assert disk.read("hardstate") == b"x"
+
+
+def test_a_shortage_that_stays_is_told_with_the_path_and_nothing_is_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = RealDisk(tmp_path)
+    disk.replace("hardstate", b"old")
+    fail_to_open(monkeypatch, errno.EMFILE, times=OPEN_TRIES)
+    with pytest.raises(OSError, match=r"hardstate\.tmp"):
+        disk.replace("hardstate", b"new")
+    monkeypatch.undo()
+    assert disk.read("hardstate") == b"old"
+
+
+def test_any_other_error_of_opening_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = RealDisk(tmp_path)
+    fail_to_open(monkeypatch, errno.EACCES, times=1)
+    with pytest.raises(PermissionError):
+        disk.open("a")
+
+
+def fail_to_open(patch: pytest.MonkeyPatch, number: int, *, times: int) -> None:
+    """Let the next calls of `os.open` fail, and nobody wait for that."""
+    left = [times]
+    call = os.open
+
+    def failing(path: Path, *arguments: int) -> int:
+        if left[0] and str(path) != os.devnull:
+            left[0] -= 1
+            raise OSError(number, os.strerror(number), str(path))
+        return call(path, *arguments)
+
+    patch.setattr(time, "sleep", lambda _seconds: None)
+    patch.setattr(os, "open", failing)
+
+
+@pytest.mark.parametrize("name", ["write", "fdatasync", "ftruncate"])
+def test_an_error_of_a_write_or_a_sync_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    file = RealDisk(tmp_path).open("log-1.seg")
+
+    def full(*_arguments: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, name, full)
+    actions: dict[str, Callable[[], None]] = {
+        "write": lambda: file.append(b"x"),
+        "fdatasync": file.sync,
+        "ftruncate": lambda: file.truncate(0),
+    }
+    with pytest.raises(OSError, match=r"log-1\.seg") as raised:
+        actions[name]()
+    assert raised.value.errno == errno.ENOSPC
