@@ -17,6 +17,8 @@ from enum import Enum
 
 import msgspec
 
+from cluster.errors import ClusterError
+
 ID_MAX = 200
 """Characters of a node's id."""
 ADDRESS_MAX = 300
