@@ -30,6 +30,7 @@ from node import exit_codes, identity, stop_times
 from node.config.file import load
 from node.config.settings import NodeConfig
 from node.errors import QuorumbookError
+from node.system.descriptors import raise_limit
 from node.system.parent_watch import PARENT_PIPE
 from node.system.processes import PID_FILE, PidFile
 
@@ -267,6 +268,7 @@ def _reporter(node_id: str) -> Report:
 def run_or_explain(config_path: Path, *, rejoin: bool = False) -> int:
     """`run_node`; a node that cannot start is one line on stderr and exit code `exit_codes.CANNOT_START`."""
     try:
+        raise_limit()  # the other processes have its limits from this one
         return run_node(config_path, rejoin=rejoin)
     except (QuorumbookError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")

@@ -48,6 +48,7 @@ from node.engine.snapshot_schedule import staggered
 from node.errors import DataDirectoryError, NodeRunningError, QuorumbookError, cause
 from node.migration import switch
 from node.migration.start import at_start
+from node.system.descriptors import raise_limit
 from node.system.logs import set_up
 from node.system.parent_watch import watch_parent
 from node.system.processes import ENGINE_PID_FILE, PidFile
@@ -373,6 +374,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = load(options.config)
         set_up(config.log_level, f"{config.node_id} engine")
+        raise_limit()
         log.info("quorumbook %s, ABI %s", software.title(), ABI)
         watch_parent()
         return _run_locked(config, rejoin=options.rejoin)

@@ -69,6 +69,9 @@ READS_WAITING_MAX = 10_000
 Send = Callable[[msgspec.Struct], None]
 """Writes one answer to whoever asked; drops it when they are gone."""
 
+Charge = Callable[[float], None]
+"""Takes what a request cost beyond its price, in units of `node.budget`."""
+
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -157,7 +160,7 @@ class EngineService:
         self._started = clock()
         self.account_rates: Shares[str] = Shares(config.native.account_rate, clock=clock)
         self._expiring = False
-        self._reads: list[tuple[Principal, Query, Send]] = []
+        self._reads: list[tuple[Principal, Query, Send, Charge]] = []
         self._barrier_under_way = False
         self._waiting_room = WaitingRoom(after, config.native.queue_max)
         self._batcher: Batcher[Sequence[AnyCommand]] = Batcher(
@@ -255,8 +258,9 @@ class EngineService:
 
     # ------------------------------------------------------------------ reads
 
-    def query(self, principal: Principal, request: Query, send: Send) -> None:
-        """Read; `send` gets `Answer` or `Failed`. Linearizable reads that come while a barrier is under way share the next one."""
+    def query(self, principal: Principal, request: Query, send: Send, charge: Charge = lambda _cost: None) -> None:
+        """Read; `send` gets `Answer` or `Failed`, `charge` what it cost beyond a request. Linearizable reads that come while a barrier is under way
+        share the next one."""
         try:
             principal.check_query(request)
         except RequestFailed as error:
@@ -269,17 +273,17 @@ class EngineService:
                 request.query, self._raft.status().applied_index, lambda found: send(self._piece(request, found))
             )
         elif not request.linearizable:
-            send(self._answer(principal, request))
-        elif not self._waits_for_leader(principal.name, 1, lambda: self._read(principal, request, send)):
-            self._read(principal, request, send)
+            send(self._answer(principal, request, charge))
+        elif not self._waits_for_leader(principal.name, 1, lambda: self._read(principal, request, send, charge)):
+            self._read(principal, request, send, charge)
 
-    def _read(self, principal: Principal, request: Query, send: Send) -> None:
+    def _read(self, principal: Principal, request: Query, send: Send, charge: Charge) -> None:
         if self.stopping or not self._raft.is_leader:
             send(self._not_here(request.request_id))
         elif len(self._reads) >= READS_WAITING_MAX:
             send(Failed(request.request_id, FailCode.OVERLOADED, "too many linearizable reads are waiting"))
         else:
-            self._reads.append((principal, request, send))
+            self._reads.append((principal, request, send, charge))
             self._begin_barrier()
 
     def _begin_barrier(self) -> None:
@@ -290,17 +294,19 @@ class EngineService:
 
         def done(result: ProposeResult) -> None:
             self._barrier_under_way = False
-            for principal, request, send in reads:
-                send(self._answer(principal, request) if result.error is None else self._not_here(request.request_id))
+            for principal, request, send, charge in reads:
+                send(self._answer(principal, request, charge) if result.error is None else self._not_here(request.request_id))
             self._begin_barrier()
 
         self._raft.barrier(done)
 
-    def _answer(self, principal: Principal, request: Query) -> Answer | Failed:
+    def _answer(self, principal: Principal, request: Query, charge: Charge) -> Answer | Failed:
         if isinstance(request.query, StatusQuery):
-            return Answer(request.request_id, msgspec.Raw(_encode(self.status())))
+            status = self.status()
+            return Answer(request.request_id, msgspec.Raw(_encode(status if principal.operator else public(status))))
         try:
             body = self._views.answer(self._machine.engine, request.query, principal.audience)
+            charge(Cost.rows(self._views.rows))
         except NotFoundError as error:
             return Failed(request.request_id, FailCode.NOT_FOUND, str(error))
         except BadQueryError as error:
@@ -504,3 +510,11 @@ def commands_cost(commands: Sequence[AnyCommand]) -> float:
 def rate_limited(what: str, seconds: float) -> RequestFailed:
     """The refusal of a request whose sender is out of budget for so many seconds."""
     return RequestFailed(FailCode.RATE_LIMITED, f"{what}; send it again in {seconds:.2f} s")
+
+
+def public(status: NodeStatus) -> NodeStatus:
+    """What a trader's key may see of a status: enough to find the leader and to know whether the node serves, nothing of how the cluster is built
+    or how it fares."""
+    members = [MemberStatus(each.node_id, each.connected, 0, each.role, "", each.native, each.http) for each in status.members]
+    hidden: dict[str, object] = {"state_hash": "", "counters": {}, "members": members, "cluster_keys_missing": []}
+    return msgspec.structs.replace(status, **hidden)

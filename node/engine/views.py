@@ -61,6 +61,8 @@ class Views:
         self._clock = clock
         self._auctions: dict[str, tuple[AuctionView, float]] = {}
         self._books: dict[tuple[str, int], tuple[int, bytes]] = {}
+        self.rows = 0
+        """Rows that were looked at for the latest answer."""
 
     def answer(self, engine: Engine, query: AnyQuery, audience: Audience) -> bytes:
         """The body of an `Answer` to any query but `StatusQuery`; trades as the audience may see them.
@@ -69,6 +71,7 @@ class Views:
             NotFoundError: no such product, account, order or key.
             BadQueryError: a field out of range.
         """
+        self.rows = 0
         if isinstance(query, BookQuery):
             return self._book(engine, query)
         if isinstance(query, TradesQuery):

@@ -24,6 +24,7 @@ from node.gateway.gateway import build
 from node.native.client import ClusterClient
 from node.pki import client_context, server_context
 from node.system import logs
+from node.system.descriptors import raise_limit
 from node.system.parent_watch import watch_parent
 
 log = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ def main(path: Path, worker: int) -> None:
     try:
         config = load(path)
         logs.set_up(config.log_level, f"{config.node_id} gateway-{worker}")
+        raise_limit()
         _runner()(_until_signal(config, worker))
     except QuorumbookError as error:
         raise click.ClickException(str(error)) from None

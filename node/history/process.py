@@ -32,6 +32,7 @@ from node.history.store import HistoryStore
 from node.native.connection import NativeConnection
 from node.native.protocol import MemberStatus, NodeStatus, StatusQuery
 from node.system import logs
+from node.system.descriptors import raise_limit
 from node.system.parent_watch import watch_parent
 from snapshots.errors import SnapshotError
 
@@ -183,6 +184,7 @@ def main(path: Path) -> None:
     try:
         config = load(path)
         logs.set_up(config.log_level, f"{config.node_id} history")
+        raise_limit()
         logging.getLogger("alembic").setLevel(logging.WARNING)
         asyncio.run(run(config))
     except (QuorumbookError, SnapshotError, ClusterError, SQLAlchemyError, OSError) as error:

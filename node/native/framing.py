@@ -51,6 +51,11 @@ class FrameSplitter:
         self._rest = bytearray()
         self._needed = _PREFIX
 
+    @property
+    def waiting(self) -> int:
+        """Bytes of a frame that is not whole yet."""
+        return len(self._rest)
+
     def feed(self, data: bytes) -> list[bytes]:
         """The bodies of the frames that `data` completes, in order.
 

@@ -45,8 +45,8 @@ def no_barrier(patch: Patch) -> None:
 
     def begin_barrier(self: EngineService) -> None:
         reads, self._reads = self._reads, []
-        for principal, request, send in reads:
-            send(self._answer(principal, request))
+        for principal, request, send, charge in reads:
+            send(self._answer(principal, request, charge))
 
     patch.setattr(EngineService, "_begin_barrier", begin_barrier)
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from node.config.settings import COMMANDS_PER_SUBMIT_MAX, NativeConfig
 from node.credentials import Credentials, sign
-from node.engine import native_server as native_server
+from node.engine import doors, native_server, session
 from node.errors import ConnectionLost, RequestFailed
 from node.native.connection import NativeConnection, hello
 from node.native.framing import RESPONSE_MAX, FrameSplitter, pack
@@ -169,18 +169,19 @@ class TestGreeting:
             assert await client.ended()
 
     async def test_silence_is_cut_off(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(native_server, "HELLO_TIMEOUT", 0.05)
+        monkeypatch.setattr(session, "HELLO_TIMEOUT", 0.05)
+        monkeypatch.setattr(native_server, "LOOK_SECONDS", 0.02)
         async with running(config_of(tmp_path)) as node, raw(node, greet=False) as client:
             assert await client.ended()
             assert node.service.refused["silent"] == 1
 
     async def test_too_many_sessions(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(native_server, "SESSIONS_MAX", 1)
+        monkeypatch.setattr(doors, "LOCAL_MAX", 1)
         async with running(config_of(tmp_path)) as node, connected(node):
-            with pytest.raises(RequestFailed) as caught:
+            with pytest.raises(ConnectionLost):
                 await NativeConnection.open(node.address)
-            assert caught.value.code is FailCode.OVERLOADED
-            await until(lambda: node.server.sessions == 1)
+            assert node.server.sessions == 1
+            assert node.service.refused["too_many"] == 1
 
     async def test_a_stopping_node_says_so(self, node: FakeNode) -> None:
         async with connected(node) as connection:
@@ -192,7 +193,7 @@ class TestGreeting:
 
     async def test_no_clock_is_asked_for_a_gateway(self, node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
         """Nor for another node's, which shows a certificate: between nodes only keys of clients carry times."""
-        monkeypatch.setattr(native_server, "time", SimpleNamespace(monotonic=time.monotonic))
+        monkeypatch.setattr(session, "time", SimpleNamespace(monotonic=time.monotonic))
         async with connected(node) as connection:
             assert connection.welcome.node_id == "n1"
 
@@ -393,8 +394,8 @@ class TestBounds:
     async def test_a_client_that_does_not_read_is_not_read_from_and_then_cut_off(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(native_server, "STALL_MAX", 0.3)
-        monkeypatch.setattr(native_server, "WRITE_HIGH", 50_000)
+        monkeypatch.setattr(session, "STALL_MAX", 0.3)
+        monkeypatch.setattr(session, "WRITE_HIGH", 50_000)
         async with running(config_of(tmp_path)) as node:
             async with connected(node) as gateway:
                 await gateway.submit([*WORLD, *(buy(number, price=number + 1) for number in range(200))])
@@ -405,7 +406,7 @@ class TestBounds:
                 await until(lambda: node.server.sessions == 0)
 
     async def test_a_client_that_reads_late_gets_everything(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(native_server, "WRITE_HIGH", 10_000)
+        monkeypatch.setattr(session, "WRITE_HIGH", 10_000)
         async with running(config_of(tmp_path)) as node:
             async with connected(node) as gateway:
                 await gateway.submit([*WORLD, *(buy(number, price=number + 1) for number in range(200))])
@@ -417,7 +418,7 @@ class TestBounds:
                     assert getattr(await client.receive(), "request_id", 0) == number
 
     async def test_a_slow_feed_reader_is_served_from_the_ring(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(native_server, "WRITE_HIGH", 10_000)
+        monkeypatch.setattr(session, "WRITE_HIGH", 10_000)
         async with running(config_of(tmp_path)) as node, connected(node) as gateway, raw(node) as client:
             await gateway.submit(WORLD)
             client.send(Subscribe(1, "BTC-USD", 1))
@@ -432,7 +433,7 @@ class TestBounds:
             assert sequences == list(range(1, 20_002))
 
     async def test_a_feed_reader_that_the_ring_passes_by_is_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(native_server, "WRITE_HIGH", 10_000)
+        monkeypatch.setattr(session, "WRITE_HIGH", 10_000)
         config = config_of(tmp_path, native=NativeConfig("127.0.0.1:0", events_kept=100))
         async with running(config) as node, connected(node) as gateway, raw(node) as client:
             await gateway.submit(WORLD)
@@ -448,7 +449,7 @@ class TestBounds:
             assert sequences == list(range(1, len(sequences) + 1))
 
     async def test_linearizable_reads_of_one_session_are_bounded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(native_server, "READS_MAX_OPERATOR", 3)
+        monkeypatch.setattr(session, "READS_MAX_OPERATOR", 3)
         async with running(config_of(tmp_path)) as node, raw(node) as client:
             node.raft.hold = True
             for number in range(1, 5):

@@ -1,0 +1,253 @@
+"""TLS for servers on an event loop that must not wait: handshakes are made in other threads.
+
+A handshake costs about a millisecond of a core, almost all of it inside OpenSSL, which gives the interpreter lock away meanwhile. asyncio makes
+it in the loop's thread; so whoever opens connections takes that time from everything else on the loop. `TlsProtocol` gives each step of a
+handshake to a small pool of threads, and goes on in the loop: from then on it looks to the protocol inside like any transport with TLS.
+
+Nothing is allocated for TLS before the first byte arrives, so a connection that says nothing costs a descriptor, and no time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any, cast
+
+HELLO_BYTES_MAX = 64 * 1024
+"""Bytes of a peer that wait for a step of the handshake; a certificate chain of four has about 6 kB."""
+
+READ_BYTES = 64 * 1024
+"""Bytes decrypted at a time."""
+
+Failed = Callable[[BaseException], None]
+
+
+class TlsTransport(asyncio.Transport):
+    """What the protocol inside writes to. Flow control is that of the connection below; what is written is encrypted at once."""
+
+    def __init__(self, owner: TlsProtocol, below: asyncio.Transport, channel: ssl.SSLObject) -> None:
+        super().__init__({"ssl_object": channel, "sslcontext": channel.context})
+        self._owner = owner
+        self._below = below
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """What is known of the TLS channel, or of the connection below."""
+        found = super().get_extra_info(name)
+        return self._below.get_extra_info(name, default) if found is None else found
+
+    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
+        """Send."""
+        self._owner.write(data)
+
+    def close(self) -> None:
+        """Say that this is the end, send what is written, and close."""
+        self._owner.close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._below.abort()
+
+    def is_closing(self) -> bool:
+        """Whether it is closed or being closed."""
+        return self._below.is_closing()
+
+    def pause_reading(self) -> None:
+        """Take nothing more from the peer until `resume_reading`."""
+        if self.is_reading():
+            self._below.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Undo `pause_reading`."""
+        if not self.is_closing():
+            self._below.resume_reading()
+
+    def is_reading(self) -> bool:
+        """Whether the peer is being read from."""
+        return self._below.is_reading()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Bytes waiting above which the protocol is told to pause, and below which to go on."""
+        self._below.set_write_buffer_limits(high, low)
+
+    def get_write_buffer_size(self) -> int:
+        """Bytes waiting to be sent, encrypted."""
+        return self._below.get_write_buffer_size()
+
+
+class TlsProtocol(asyncio.Protocol):
+    """The server's end of a connection, between the transport and the protocol inside, which `make` makes when the handshake is done.
+
+    Args:
+        threads: makes the steps of handshakes. The session's own bytes are encrypted in the loop's thread.
+        failed: called when the handshake fails, with the reason; the connection is being closed then.
+    """
+
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        make: Callable[[], asyncio.Protocol],
+        threads: Executor,
+        *,
+        failed: Failed = lambda _error: None,
+    ) -> None:
+        self._context = context
+        self._make = make
+        self._threads = threads
+        self._failed = failed
+        self._transport: asyncio.Transport
+        self._channel: ssl.SSLObject | None = None
+        self._incoming: ssl.MemoryBIO
+        self._outgoing: ssl.MemoryBIO
+        self._early = bytearray()
+        self._stepping = False
+        self._closed = False
+        self._inside: asyncio.Protocol | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether the peer has said anything."""
+        return self._channel is not None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.Protocol`."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.Protocol`."""
+        self._closed = True
+        inside, self._inside = self._inside, None
+        if inside is not None:
+            inside.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """See `asyncio.Protocol`."""
+        if self._inside is not None:
+            self._inside.pause_writing()
+
+    def resume_writing(self) -> None:
+        """See `asyncio.Protocol`."""
+        if self._inside is not None:
+            self._inside.resume_writing()
+
+    def eof_received(self) -> bool:
+        """See `asyncio.Protocol`. A TLS connection is closed as a whole."""
+        if self._inside is not None:
+            self._inside.eof_received()
+        return False
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        if self._closed:
+            return
+        if self._inside is not None:
+            self._incoming.write(data)
+            self._read()
+            return
+        self._early += data
+        if len(self._early) > HELLO_BYTES_MAX:
+            self._fail(ssl.SSLError("too much was sent before the handshake was done"))
+        elif not self._stepping:
+            self._step()
+
+    # ------------------------------------------------------------------ the handshake
+
+    def _step(self) -> None:
+        """Give what has arrived to OpenSSL, in another thread. The channel is nobody else's until it is back."""
+        if self._channel is None:
+            self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            self._channel = self._context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._incoming.write(self._early)
+        self._early = bytearray()
+        self._stepping = True
+        step = asyncio.get_running_loop().run_in_executor(self._threads, _handshake, self._channel)
+        step.add_done_callback(self._stepped)
+
+    def _stepped(self, step: asyncio.Future[bool]) -> None:
+        self._stepping = False
+        if self._closed or step.cancelled():
+            return
+        error = step.exception()
+        self._send()
+        if error is not None:
+            self._fail(error)
+        elif step.result():
+            self._begin()
+        elif self._early:
+            self._step()
+
+    def _begin(self) -> None:
+        assert self._channel is not None, "the handshake is done"
+        self._inside = self._make()
+        self._inside.connection_made(TlsTransport(self, self._transport, self._channel))
+        if self._early:
+            self._incoming.write(self._early)
+            self._early = bytearray()
+        self._read()
+
+    def _fail(self, error: BaseException) -> None:
+        self._closed = True
+        self._failed(error)
+        self._transport.close()
+
+    # ------------------------------------------------------------------ the session
+
+    def _read(self) -> None:
+        """Hand on what can be decrypted. One read of the transport bounds it."""
+        channel = self._channel
+        assert channel is not None, "the handshake is done"
+        pieces: list[bytes] = []
+        ended = False
+        try:
+            while piece := channel.read(READ_BYTES):
+                pieces.append(piece)
+            ended = True
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError:
+            ended = True
+        if pieces and self._inside is not None:
+            self._inside.data_received(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        self._send()
+        if ended:
+            self._transport.close()
+
+    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
+        """Encrypt and send."""
+        channel = self._channel
+        if self._closed or channel is None or not data:
+            return
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[channel.write(rest) :]
+        except ssl.SSLError:
+            self._transport.abort()
+            return
+        self._send()
+
+    def close(self) -> None:
+        """Say that this is the end, and close when that has left."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._channel is not None:
+            with contextlib.suppress(ssl.SSLError):  # the peer's own end has not come, and need not
+                self._channel.unwrap()
+            self._send()
+        self._transport.close()
+
+    def _send(self) -> None:
+        if self._outgoing.pending:
+            self._transport.write(self._outgoing.read())
+
+
+def _handshake(channel: ssl.SSLObject) -> bool:
+    """One step, in a thread of the pool: whether the handshake is done, or more of the peer is needed. Raises what is wrong with it."""
+    try:
+        channel.do_handshake()
+    except ssl.SSLWantReadError:
+        return False
+    return True

@@ -1,0 +1,524 @@
+"""One connection of the native protocol, from its greeting to its end.
+
+A session lives through three states: it must greet (`Hello`), then it is served, then it is closing. A message that does not decode is answered
+with `Failed(BAD_REQUEST)` naming the field, and the session goes on, for the next frame's beginning is known; only where that is not so (a frame of
+impossible length), before the greeting, and after several such messages is it closed.
+
+Nobody can make the node hold much for them: a session that does not read its answers is not read from either, what it has sent is left
+unprocessed, its feed waits in the ring, and after `STALL_MAX` seconds it is cut off. Nobody can make it work much either: each request has a
+cost (`node.budget`), paid from the key's share. A session whose key has nothing left is not read from until there is more; a request that would
+wait longer than `PACE_MAX` is refused unread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
+
+import msgspec
+
+from node.budget import Bucket, Cost
+from node.engine.feed import Audience, Subscription
+from node.engine.outgoing import Outgoing
+from node.engine.principal import Principal, gateway
+from node.engine.service import commands_cost, rate_limited
+from node.errors import FramingError, RequestFailed
+from node.native.framing import FrameSplitter, MalformedError, decode_request, pack, request_id_of
+from node.native.protocol import (
+    FRAME_MAX,
+    PROTOCOL_VERSION,
+    TRUE,
+    AddMember,
+    Answer,
+    Control,
+    FailCode,
+    Failed,
+    FollowKeys,
+    Hello,
+    Query,
+    RemoveMember,
+    Submit,
+    Subscribe,
+    Subscribed,
+    Unsubscribe,
+    Welcome,
+)
+
+if TYPE_CHECKING:
+    from node.engine.native_server import NativeServer
+
+log = logging.getLogger(__name__)
+
+HELLO_TIMEOUT = 5.0
+"""Seconds to greet, and before that to make a TLS handshake."""
+
+HELLO_MAX = 4_096
+"""Bytes of the first frame: nobody gets the node to keep more before it knows who they are."""
+
+WRITE_HIGH = 1024 * 1024
+"""Bytes waiting to be read by a client above which the node stops reading from it."""
+
+WRITE_MAX = 16 * 1024 * 1024
+"""Bytes waiting above which a session gets nothing more and is cut off. They are answers to what was under way when it stopped reading; one answer
+may be longer."""
+
+STALL_MAX = 15.0
+"""Seconds for which a session may take nothing of what waits for it."""
+
+FRAME_SECONDS = 15.0
+"""Seconds for a frame to arrive, from its first byte on."""
+
+IDLE_MAX = 120.0
+"""Seconds without a request after which a session that subscribes to nothing is closed. Clients of ours ask for the status twice a second."""
+
+CLOSE_SECONDS = 2.0
+"""Seconds for the last message to leave."""
+
+TURN_MAX = 0.005
+"""Seconds for which the requests of one session are worked on before everything else gets its turn: heartbeats above all."""
+
+PACE_MAX = 0.5
+"""Seconds for which a request waits for its key's budget. One that would wait longer is refused."""
+
+REFUSED_PAUSE = 0.1
+"""Seconds that a session is not read from after such a refusal."""
+
+MALFORMED_BURST = 5
+MALFORMED_RATE = 0.1
+"""Malformed messages that a session may send at once, and a second. An honest client sends none; a person who tries things out sends a few."""
+
+EVENT_BYTES = 150
+"""Of an event in a frame, about: what is replayed to a reader is paid for by length."""
+
+READS_MAX = 64
+"""Linearizable reads that one session may have under way; gateways may have more, for they speak for many."""
+READS_MAX_OPERATOR = 2_000
+
+CLIENT_NAME_MAX = 128
+
+
+class Session(asyncio.Protocol):
+    """One connection. Also the feed's `Subscriber`.
+
+    `greeted` is called once: with the principal, when there is one, before it is welcomed; it may refuse by RequestFailed. `gone` when the
+    connection is lost.
+    """
+
+    def __init__(
+        self,
+        server: NativeServer,
+        *,
+        local: bool,
+        greeted: Callable[[Principal, str], None] = lambda _principal, _address: None,
+        gone: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.audience = Audience.PUBLIC
+        self.key_id = ""
+        self._server = server
+        self._service = server.service
+        self._local = local
+        self._greeted = greeted
+        self._gone = gone
+        self._transport: asyncio.Transport
+        self._out: Outgoing
+        self._splitter = FrameSplitter(HELLO_MAX)
+        self._principal: Principal | None = None
+        self._subscriptions: dict[str, Subscription] = {}
+        self._unread: deque[bytes] = deque()
+        self._open = False
+        self._paused = False
+        self._scheduled = False
+        self._replaying = False
+        self._reads = 0
+        self._address = ""
+        self._malformed = Bucket(MALFORMED_RATE, MALFORMED_BURST, time.monotonic())
+        self._paced_since = 0.0
+        now = time.monotonic()
+        self._since = now
+        """When it was accepted or, once closing, when that began."""
+        self._asked = now
+        self._took = now
+        self._took_bytes = 0
+
+    # ------------------------------------------------------------------ what the transport calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._out = Outgoing(self._transport, WRITE_HIGH // 4, self._flushed)
+        peer = self._transport.get_extra_info("peername")
+        self._address = peer[0] if isinstance(peer, tuple) else ""
+        self._open = True
+        self._server.admit(self)
+        if self._service.stopping:
+            self._refuse(FailCode.STOPPING, "this node is stopping")
+
+    def data_received(self, data: bytes) -> None:
+        if not self._open:
+            return
+        begins = not self._splitter.waiting
+        try:
+            frames = self._splitter.feed(data)
+        except FramingError as error:
+            self._count("framing")
+            self._refuse(FailCode.BAD_REQUEST, str(error))
+            return
+        if begins or frames:
+            self._asked = time.monotonic()
+        self._unread.extend(frames)
+        if not self._scheduled:
+            self._take_turn()
+
+    def pause_writing(self) -> None:
+        self._out.blocked = True
+
+    def resume_writing(self) -> None:
+        self._out.unblock()
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        self._open = False
+        self._unread.clear()
+        self._out.discard()
+        for subscription in self._subscriptions.values():
+            self._service.feed.unsubscribe(subscription)
+        self._subscriptions.clear()
+        self._server.dismiss(self)
+        self._gone()
+
+    # ------------------------------------------------------------------ what the server calls now and then
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that are kept for this session: what it has not read, and what it has sent of a frame."""
+        return self._out.waiting + self._splitter.waiting
+
+    def look(self, now: float) -> None:
+        """Cut the session off where it has kept the node waiting for too long."""
+        if not self._open:
+            if now - self._since > CLOSE_SECONDS:
+                self._transport.abort()
+        elif self._principal is None:
+            if now - self._since > HELLO_TIMEOUT:
+                self._cut("silent", "no greeting")
+        elif self._stalled(now):
+            self._cut("stalled", "does not read its answers")
+        elif self._splitter.waiting and now - self._asked > FRAME_SECONDS and self._transport.is_reading():
+            self._cut("slow", "does not finish what it began to send")
+        elif now - self._asked > IDLE_MAX and not self._subscriptions and not self._principal.node and not self._unread:
+            self._count("idle")
+            self._refuse(FailCode.STOPPING, f"no request for {IDLE_MAX:g} s")
+
+    def _stalled(self, now: float) -> bool:
+        taken = self._out.written - self._out.waiting
+        if taken != self._took_bytes or not self._out.waiting:
+            self._took, self._took_bytes = now, taken
+        return now - self._took > STALL_MAX
+
+    def cut_for_room(self) -> None:
+        """This session holds the most, and there is no room."""
+        self._cut("stalled", f"{self.waiting} bytes wait for it, and all sessions together hold too much")
+
+    # ------------------------------------------------------------------ what the feed calls
+
+    @property
+    def writable(self) -> bool:
+        """See `feed.Subscriber`."""
+        return self._open and not self._paused
+
+    def send(self, frame: bytes) -> bool:
+        """See `feed.Subscriber`. While it replays, one frame a turn."""
+        if self._open:
+            if self._out.waiting > WRITE_MAX:
+                self._cut("stalled", "does not read its answers")
+            else:
+                self._out.write(frame)
+                self._paused = self._out.waiting > WRITE_HIGH
+        return not self._paused and not self._replaying
+
+    def feed_ended(self, subscription: Subscription, reason: str) -> None:
+        """See `feed.Subscriber`."""
+        self._subscriptions.pop(subscription.product_id, None)
+        self._reply(Failed(subscription.request_id, FailCode.TOO_OLD, reason))
+
+    def _flushed(self) -> None:
+        """The transport has taken something."""
+        if self._paused and self._out.waiting <= WRITE_HIGH // 2:
+            self._paused = False
+            self._schedule_turn()
+
+    # ------------------------------------------------------------------ turns
+
+    def _schedule_turn(self, seconds: float = 0.0) -> None:
+        if self._open and not self._scheduled:
+            self._scheduled = True
+            loop = asyncio.get_running_loop()
+            if seconds:
+                loop.call_later(seconds, self._next_turn)
+            else:
+                loop.call_soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        """After a pause: first what the feed owes, then what the client has sent."""
+        self._scheduled = False
+        for subscription in list(self._subscriptions.values()):
+            if self.writable and not subscription.live and not self._wait():
+                self._replay(subscription)
+        self._take_turn()
+
+    def _take_turn(self) -> None:
+        """Answer what has arrived, while the client takes the answers, can pay for them, and it is not the others' turn."""
+        unread, clock = self._unread, time.monotonic
+        until = clock() + TURN_MAX
+        while unread and self.writable:
+            seconds = self._wait()
+            if seconds:
+                self._out_of_budget(seconds)
+                return
+            self._paced_since = 0.0
+            self._message(unread.popleft())
+            if clock() > until:
+                break
+        if not self.writable:
+            self._transport.pause_reading()
+        elif unread:
+            self._transport.pause_reading()
+            self._schedule_turn()
+        elif not self._transport.is_reading():
+            self._transport.resume_reading()
+
+    def _wait(self) -> float:
+        """Seconds until the key may spend anything; what it spends then may bring it into debt."""
+        return self._server.key_rates.wait(self.key_id) if self.key_id else 0.0
+
+    def _charge(self, cost: float) -> None:
+        if self.key_id:
+            self._server.key_rates.spend(self.key_id, cost)
+
+    def _out_of_budget(self, seconds: float) -> None:
+        """Let the client wait; or, where that would take long, refuse its next request without reading more of it than its id."""
+        now = time.monotonic()
+        self._paced_since = self._paced_since or now
+        self._transport.pause_reading()
+        if now + seconds - self._paced_since <= PACE_MAX:
+            self._schedule_turn(seconds)
+            return
+        self._paced_since = 0.0
+        self._count("rate_limited")
+        error = rate_limited(f"this API key has used up its share of {self._server.key_rates.rate:g} units a second", seconds)
+        self._reply(Failed(request_id_of(self._unread.popleft()), error.code, error.message))
+        self._schedule_turn(REFUSED_PAUSE)
+
+    # ------------------------------------------------------------------ messages
+
+    def close(self, reason: str) -> None:
+        """Say why, and end."""
+        if self._open:
+            self._refuse(FailCode.STOPPING, reason)
+
+    def abort(self) -> None:
+        """End without waiting for what is written."""
+        self._open = False
+        self._transport.abort()
+
+    def _message(self, body: bytes) -> None:
+        if not self._open:
+            return
+        try:
+            request = decode_request(body)
+        except MalformedError as error:
+            self._malformed_message(error)
+            return
+        if self._principal is None:
+            self._greet(request)
+        elif isinstance(request, Submit):
+            self._principal = self._service.gate.refresh(self._principal)
+            self._charge(commands_cost(request.commands))
+            self._service.submit(self._principal, request, len(body), self._reply)
+        else:
+            self._charge(Cost.REQUEST)
+            self._other(self._service.gate.refresh(self._principal), request)
+
+    def _malformed_message(self, error: MalformedError) -> None:
+        self._count("malformed")
+        self._charge(Cost.MALFORMED)
+        if self._principal is None:
+            self._refuse(FailCode.BAD_REQUEST, error.text)
+            return
+        self._reply(Failed(error.request_id, FailCode.BAD_REQUEST, error.text))
+        if not self._principal.node and self._malformed.take(time.monotonic()):
+            self._refuse(FailCode.BAD_REQUEST, "too many malformed messages")
+
+    def _greet(self, request: msgspec.Struct) -> None:
+        try:
+            self._principal = principal = self._identify(request)
+            self._greeted(principal, self._address)
+        except RequestFailed as error:
+            self._count(error.code.name.lower())
+            self._refuse(error.code, error.message)
+            return
+        self._splitter.limit = FRAME_MAX
+        self.audience = principal.audience
+        if principal.row is not None and not principal.operator:
+            self.key_id = principal.row.key_id
+        if not self._local:
+            _keep_alive(self._transport)
+        service = self._service
+        config, identity = service.config, service.identity
+        log.debug("session of %s opened", principal.name)
+        self._reply(Welcome(PROTOCOL_VERSION, config.node_id, config.cluster_id, identity.software, identity.abi))
+
+    def _identify(self, request: msgspec.Struct) -> Principal:
+        if not isinstance(request, Hello):
+            raise RequestFailed(FailCode.BAD_REQUEST, "the first message must be Hello")
+        if request.version != PROTOCOL_VERSION:
+            text = f"version: this node speaks {PROTOCOL_VERSION}, the client {request.version}"
+            raise RequestFailed(FailCode.BAD_REQUEST, text)
+        if len(request.client) > CLIENT_NAME_MAX:
+            raise RequestFailed(FailCode.BAD_REQUEST, f"client: at most {CLIENT_NAME_MAX} characters")
+        if not request.key_id:
+            node_id = self._certified_node()
+            if self._local or node_id is not None:
+                return gateway(f"gateway {request.client!r} of {node_id or self._service.config.node_id}")
+        return self._service.gate.authenticate(request, time.time(), self._address)
+
+    def _certified_node(self) -> str | None:
+        """The node of this cluster whose certificate the peer has shown."""
+        channel = self._transport.get_extra_info("ssl_object")
+        node_id = None if channel is None else self._server.peer_node_id(channel)
+        known = {member.node_id for member in self._service.members()}
+        return node_id if node_id in known else None
+
+    def _other(self, principal: Principal, request: msgspec.Struct) -> None:
+        self._principal = principal
+        self.audience = principal.audience
+        match request:
+            case Query():
+                self._query(principal, request)
+            case Subscribe():
+                self._subscribe(request)
+            case Unsubscribe():
+                self._unsubscribe(request.product_id)
+                self._reply(Subscribed(request.request_id, request.product_id, 0))
+            case AddMember() | RemoveMember():
+                self._service.change_members(principal, request, self._reply)
+            case FollowKeys():
+                self._follow_keys(principal, request)
+            case Control():
+                self._service.control(principal, request, self._reply)
+            case _:
+                self._reply(Failed(0, FailCode.BAD_REQUEST, "Hello is sent once"))
+
+    def _query(self, principal: Principal, request: Query) -> None:
+        if not request.linearizable:
+            self._service.query(principal, request, self._reply, self._charge)
+            return
+        if self._reads >= (READS_MAX_OPERATOR if principal.operator else READS_MAX):
+            self._reply(Failed(request.request_id, FailCode.OVERLOADED, f"{self._reads} linearizable reads are under way"))
+            return
+        self._reads += 1
+        self._charge(Cost.BARRIER)
+        self._service.query(principal, request, self._read_done, self._charge)
+
+    def _read_done(self, message: msgspec.Struct) -> None:
+        self._reads -= 1
+        self._reply(message)
+
+    def _subscribe(self, request: Subscribe) -> None:
+        self._charge(Cost.SUBSCRIBE)
+        try:
+            subscription = self._service.subscribe(self, request)
+        except RequestFailed as error:
+            self._reply(Failed(request.request_id, error.code, error.message))
+            return
+        self._unsubscribe(request.product_id)
+        self._subscriptions[request.product_id] = subscription
+        self._reply(Subscribed(request.request_id, request.product_id, subscription.next_sequence))
+        if self.writable:
+            self._replay(subscription)
+
+    def _replay(self, subscription: Subscription) -> None:
+        """Send a reader what it lacks, a frame a turn, and charge for it."""
+        self._replaying = True
+        before = self._out.written
+        try:
+            self._service.feed.resume(subscription)
+        finally:
+            self._replaying = False
+        self._charge(Cost.rows((self._out.written - before) // EVENT_BYTES))
+        if not subscription.live and self._out.written > before:
+            self._schedule_turn(self._wait())
+
+    def _unsubscribe(self, product_id: str) -> None:
+        subscription = self._subscriptions.pop(product_id, None)
+        if subscription is not None:
+            self._service.feed.unsubscribe(subscription)
+
+    # ------------------------------------------------------------------ API keys
+
+    def _follow_keys(self, principal: Principal, request: FollowKeys) -> None:
+        try:
+            principal.check_node("following API keys")
+        except RequestFailed as error:
+            self._reply(Failed(request.request_id, error.code, error.message))
+            return
+        self._server.key_followers[self] = None
+        self._reply(Answer(request.request_id, TRUE))
+
+    def keys_changed(self) -> None:
+        """API keys were put: one that is not what it was ends its session, which may only be listening."""
+        if self._open and self._principal is not None and self._principal.row is not None:
+            self._principal = self._service.gate.refresh(self._principal)
+            self.audience = self._principal.audience
+            if self._principal.key is None:
+                self._count("revoked")
+                self._refuse(FailCode.UNAUTHORIZED, "the API key was revoked or replaced")
+
+    # ------------------------------------------------------------------ writing and ending
+
+    def _reply(self, message: msgspec.Struct) -> None:
+        if not self._open:
+            return
+        try:
+            frame = pack(message)
+        except FramingError as error:
+            self._count("answer_too_long")
+            frame = pack(Failed(getattr(message, "request_id", 0), FailCode.BAD_REQUEST, str(error)))
+        self.send(frame)
+
+    def _refuse(self, code: FailCode, text: str) -> None:
+        """The last message, then the end."""
+        self._reply(Failed(0, code, text))
+        self._open = False
+        self._since = time.monotonic()
+        if self._out.finish(WRITE_HIGH):
+            self._transport.close()
+        else:
+            self._transport.abort()
+
+    def _cut(self, kind: str, text: str) -> None:
+        if self._open:
+            self._open = False
+            self._count(kind)
+            name = "a client that has not greeted" if self._principal is None else self._principal.name
+            log.warning("session of %s cut off: %s", name, text)
+            self._transport.abort()
+
+    def _count(self, kind: str) -> None:
+        self._service.refused[kind] += 1
+
+
+def _keep_alive(transport: asyncio.Transport) -> None:
+    """Have the system notice a peer that has vanished without a word: it may have subscribed, and wait for nothing but events."""
+    connection = transport.get_extra_info("socket")
+    if connection is None:
+        return
+    with contextlib.suppress(OSError):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)

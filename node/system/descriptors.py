@@ -1,0 +1,42 @@
+"""File descriptors: as many as the system gives, and never fewer than a node needs.
+
+A process that has none left cannot store a vote or open a log segment, and must stop. So each process of a node raises its soft limit to the
+hard one at start, refuses to start below a minimum, and takes no more connections than leave room for its files.
+"""
+
+from __future__ import annotations
+
+import resource
+
+from node.errors import QuorumbookError
+
+DESCRIPTORS_MIN = 8_192
+"""Descriptors that each process of a node must be able to open. An engine has at most `engine.doors.CONNECTIONS_MAX` connections (2,752), about 80 on
+its Raft port, and fewer than 200 files and pipes; a gateway has up to 4,096 connections of clients and a few to engines."""
+
+DESCRIPTORS_WANTED = 65_536
+"""More are never needed."""
+
+
+class DescriptorsError(QuorumbookError):
+    """This process may open too few files."""
+
+
+def raise_limit(minimum: int = DESCRIPTORS_MIN, wanted: int = DESCRIPTORS_WANTED) -> int:
+    """Raise the soft limit to the hard one, or to `wanted` where that is less; the limit that holds now.
+
+    Raises:
+        DescriptorsError: even the hard limit is below `minimum`; the text says what to change.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    reachable = wanted if hard == unlimited else min(hard, wanted)
+    if soft != unlimited and soft < reachable:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (reachable, hard))
+        soft = reachable
+    if soft != unlimited and soft < minimum:
+        raise DescriptorsError(
+            f"this process may open {soft} files (hard limit {hard}); a node needs {minimum}. Raise the hard limit: "
+            "LimitNOFILE=65536 in a systemd unit, --ulimit nofile=65536 for a container, nofile in /etc/security/limits.conf for a login"
+        )
+    return wanted if soft == unlimited else soft
