@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.chaos import clocks, cuts, faults, lines
+from tests.chaos import clocks, cuts, faults, limits, lines, points, power
 
 FAULTS: dict[str, type[faults.Fault]] = {
     fault.name: fault
@@ -24,6 +24,20 @@ FAULTS: dict[str, type[faults.Fault]] = {
         clocks.ClockAhead,
         clocks.ClockBehind,
         lines.BadLines,
+        power.PowerLoss,
+        power.PowerLossTorn,
+        power.PowerLossAll,
+        power.PowerLossAllTorn,
+        power.UnsyncedThenPowerLoss,
+        power.SlowDisk,
+        power.SlowLeaderDisk,
+        power.SyncFails,
+        power.LyingDisk,
+        points.Panic,
+        points.Sleep,
+        limits.FewDescriptors,
+        limits.LittleMemory,
+        limits.SlowNode,
         cuts.CutLeader,
         cuts.CutFollower,
         cuts.CutAll,

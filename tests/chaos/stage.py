@@ -127,9 +127,13 @@ class Stage:
 
     def signal_engine(self, node_id: str, number: signal.Signals) -> None:
         """Send a signal to a node's engine process only."""
-        pid = locked_pid(self.data(node_id) / ENGINE_PID_FILE)
+        pid = self.engine(node_id)
         if pid is not None:
             send(pid, number)
+
+    def engine(self, node_id: str) -> int | None:
+        """The pid of a node's engine process, None while there is none."""
+        return locked_pid(self.data(node_id) / ENGINE_PID_FILE)
 
     async def wait(self, wanted: Callable[[Statuses], bool], what: str) -> None:
         """Wait until the nodes' statuses are `wanted`. Raises `DeadlineError`."""

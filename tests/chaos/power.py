@@ -1,0 +1,219 @@
+"""Faults of disks under real processes: the loss of power, slow disks, syncs that fail once, and disks that lie. Need root and FUSE."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from random import Random
+
+from node.system.processes import ENGINE_PID_FILE, locked_pid
+from tests.chaos.errors import UnsafeError
+from tests.chaos.faults import Fault
+from tests.chaos.forgetful.disk import ForgetfulDisk
+from tests.chaos.forgetful.filesystem import Control
+from tests.chaos.stage import Stage
+
+LOG = "log-"
+"""How the names of log segments begin."""
+
+TRADED = 150
+SLOW_P99_SECONDS = 0.25
+"""With one slow disk of three, answers must come earlier than any sync of that disk: it takes 0.3 to 0.5 s."""
+
+
+class _OnForgetfulDisks(Fault):
+    """Some nodes run on forgetful disks while the fault lasts; they are restarted in order before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.disks: dict[str, ForgetfulDisk] = {}
+
+    async def chosen(self, stage: Stage) -> Sequence[str]:
+        """The nodes."""
+        return [await stage.any_node()]
+
+    async def begin(self, stage: Stage) -> None:
+        ForgetfulDisk.check()
+        for node_id in await self.chosen(stage):
+            disk = ForgetfulDisk(stage.data(node_id))
+            await asyncio.to_thread(stage.cluster.stop, [node_id])
+            self.nodes.append(node_id)
+            self.disks[node_id] = disk
+            stage.at_end.callback(_give_up, stage, node_id, disk)
+            await asyncio.to_thread(disk.insert)
+            await stage.start(node_id)
+            await stage.all_vote()
+        await stage.traded(TRADED)
+        await self.strike(stage)
+
+    async def strike(self, stage: Stage) -> None:
+        """The fault itself."""
+
+    async def lose_power(self, stage: Stage, random: Random | None) -> None:
+        """All of these nodes die at the same moment, and their disks have what was synced, or with `random` a little more."""
+        await stage.kill(*self.nodes)
+        for disk in self.disks.values():
+            await asyncio.to_thread(disk.lose_power, random)
+
+    async def end(self, stage: Stage) -> None:
+        for disk in self.disks.values():
+            disk.control(None)
+
+    async def repair(self, stage: Stage) -> None:
+        await super().repair(stage)
+        await stage.all_vote()
+        await stage.traded(TRADED)
+        for node_id, disk in self.disks.items():
+            await asyncio.to_thread(stage.cluster.stop, [node_id])
+            await asyncio.to_thread(disk.remove)
+            await stage.start(node_id)
+            await stage.all_vote()
+
+
+class PowerLoss(_OnForgetfulDisks):
+    """The power of one node is lost under load: what it had not synced is gone. It must come back with its vote."""
+
+    name = "power-loss"
+
+    async def strike(self, stage: Stage) -> None:
+        await self.lose_power(stage, None)
+
+
+class PowerLossTorn(PowerLoss):
+    """The same, and a random part of what was not synced is there, the last write torn."""
+
+    name = "power-loss-torn"
+
+    async def strike(self, stage: Stage) -> None:
+        await self.lose_power(stage, stage.random)
+
+
+class PowerLossAll(PowerLoss):
+    """The power of all nodes is lost at once: every acknowledged command must have been synced on two of them."""
+
+    name = "power-loss-all"
+    quorum = False
+
+    async def chosen(self, stage: Stage) -> Sequence[str]:
+        return list(stage.cluster.node_ids)
+
+
+class PowerLossAllTorn(PowerLossTorn):
+    """The same, and random parts of what was not synced are there."""
+
+    name = "power-loss-all-torn"
+    quorum = False
+
+    async def chosen(self, stage: Stage) -> Sequence[str]:
+        return list(stage.cluster.node_ids)
+
+
+class UnsyncedThenPowerLoss(PowerLossAll):
+    """A follower is killed between the write and the sync of log entries, and started again: it reads them from the page cache. Then the
+    power of all nodes is lost. What it acknowledged after its start must have been synced by then (reliability review, R1)."""
+
+    name = "unsynced-then-power-loss"
+
+    async def strike(self, stage: Stage) -> None:
+        follower = (await stage.followers())[0]
+        self.disks[follower].control(Control(prefix=LOG, holds=True))
+        await asyncio.sleep(0.3)
+        killed = asyncio.ensure_future(stage.kill(follower))
+        await asyncio.sleep(0.2)
+        self.disks[follower].control(None)  # a process that waits for a sync dies when the sync ends
+        await killed
+        await stage.start(follower)
+        await stage.all_vote()
+        await self.lose_power(stage, None)
+
+
+class SlowDisk(_OnForgetfulDisks):
+    """One node's disk takes 0.3 to 0.5 s for each sync. The cluster must not wait for the slow minority."""
+
+    name = "slow-disk"
+    seconds = (4.0, 6.0)
+
+    async def chosen(self, stage: Stage) -> Sequence[str]:
+        return (await stage.followers())[:1]
+
+    async def strike(self, stage: Stage) -> None:
+        for disk in self.disks.values():
+            disk.control(Control(delay=(0.3, 0.5)))
+        recorder = stage.scenario.recorder
+        begin = len(recorder.latencies())
+        await asyncio.sleep(stage.random.uniform(*self.seconds))
+        stage.scenario.check_tasks()
+        latencies = sorted(recorder.latencies()[begin:])
+        if not latencies or latencies[int(len(latencies) * 0.99)] > SLOW_P99_SECONDS:
+            p99 = latencies[int(len(latencies) * 0.99)] if latencies else float("inf")
+            raise UnsafeError(f"p99 of {len(latencies)} answers is {p99:.3f} s while {self.nodes[0]} has a slow disk")
+
+
+class SlowLeaderDisk(SlowDisk):
+    """The same of the leader's disk: two of three syncs are a majority without its own."""
+
+    name = "slow-leader-disk"
+
+    async def chosen(self, stage: Stage) -> Sequence[str]:
+        return [await stage.leader()]
+
+
+class SyncFails(_OnForgetfulDisks):
+    """A sync of the log fails once with EIO. Nobody knows what is on the disk then: the node must stop, and may start again."""
+
+    name = "sync-fails-once"
+
+    async def strike(self, stage: Stage) -> None:
+        node_id = self.nodes[0]
+        log = stage.scenario.access.layout.log_file(node_id)
+        before = log.stat().st_size
+        self.disks[node_id].control(Control(prefix=LOG, failures=1))
+        await stage.down(node_id, 30.0)
+        said = log.read_bytes()[before:].decode("utf-8", "replace")
+        if "Input/output error" not in said or "must not go on" not in said:
+            raise UnsafeError(f"{node_id} ended without saying that it must not go on: {said[-1000:]}")
+
+
+class LyingDisk(_OnForgetfulDisks):
+    """A follower's disk says that it synced and did not, and its power is lost. Nothing is lost while the two others live; the node comes
+    back without what it had acknowledged, so it must not vote before it has it again, or must refuse."""
+
+    name = "lying-disk"
+
+    async def chosen(self, stage: Stage) -> Sequence[str]:
+        return (await stage.followers())[:1]
+
+    async def strike(self, stage: Stage) -> None:
+        self.disks[self.nodes[0]].control(Control(lies=True))
+        await stage.traded(3 * TRADED)
+        await self.lose_power(stage, None)
+        self.disks[self.nodes[0]].control(None)
+
+    async def repair(self, stage: Stage) -> None:
+        node_id = self.nodes[0]
+        await asyncio.to_thread(self.disks.pop(node_id).remove)
+        await stage.start(node_id)
+        if not await _runs(stage, node_id):
+            await stage.new_disk(node_id)
+        await stage.all_vote()
+
+
+def _give_up(stage: Stage, node_id: str, disk: ForgetfulDisk) -> None:
+    """Unmount a disk that a failed fault left behind."""
+    if disk.mounted:
+        stage.cluster.kill(node_id)
+        disk.remove()
+
+
+async def _runs(stage: Stage, node_id: str, seconds: float = 5.0) -> bool:
+    """Whether a node that was started still runs after a while; False when it refused."""
+    end = asyncio.get_running_loop().time() + seconds
+    while asyncio.get_running_loop().time() < end:
+        if stage.cluster.pid(node_id) is None:
+            return False
+        if locked_pid(stage.data(node_id) / ENGINE_PID_FILE) is not None:
+            statuses = await stage.cluster.status()
+            if (status := statuses.get(node_id)) is not None and status.ready:
+                return True
+        await asyncio.sleep(0.1)
+    return stage.cluster.pid(node_id) is not None
