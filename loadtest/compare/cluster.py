@@ -19,7 +19,7 @@ from loadtest.errors import LoadTestError, WrongAnswerError
 from loadtest.ground import Ground, prepare
 from loadtest.market import Trader, set_up, traders
 from node.credentials import Credentials
-from node.deployment.local_cluster import leader_of
+from node.deployment.statuses import leader_of
 from node.native.connection import hello
 from node.native.framing import RESPONSE_MAX, FrameSplitter
 from node.native.protocol import Failed, Results, Welcome, frame, response_decoder
