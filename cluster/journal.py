@@ -91,7 +91,7 @@ class DurableJournal:
             if entries and entries[0].index != 1:
                 raise LogDamagedError(
                     f"the log begins with entry {entries[0].index} and there is no snapshot for what came before. "
-                    "Restore the snapshots, or give the node a new data directory and start it with --rejoin"
+                    "Snapshots of this node are gone"
                 )
             self._entries = [as_tuple(entry) for entry in entries]
             return

@@ -169,7 +169,7 @@ def scan(name: str, data: bytes, *, last: bool) -> tuple[SegmentHeader | None, l
             if not torn and (not last or _good_record_behind(data, offset, expected) is not None):
                 raise LogDamagedError(
                     f"{name}: offset {offset}: entry {expected} does not match its checksum and is not the last one. "
-                    "Nothing behind it is read. Restore the file, or give the node a new data directory and start it with --rejoin"
+                    "Nothing behind it is read"
                 )
             return header, entries, offsets, offset, not torn
         entries.append(entry)

@@ -30,8 +30,8 @@ class SnapshotDamagedError(SnapshotError):
 
     def __init__(self, place: str, what: str) -> None:
         super().__init__(
-            f"{place}: {what}. This snapshot cannot be trusted and nothing of it was read. Restore it from a copy, or, with the other "
-            "nodes up, give this node an empty data directory and start it with --rejoin"
+            f"{place}: {what}. This snapshot cannot be trusted and nothing of it was read. With the other nodes up, give this node an "
+            "empty data directory and start it with --rejoin"
         )
         self.place = place
         self.what = what

@@ -36,7 +36,7 @@ from cluster.wire import Hello, TlsWire, WireSettings
 from node import divergence, exit_codes, identity, pki, software, stop_times
 from node.config.file import load
 from node.config.settings import NodeConfig
-from node.engine import membership, start_order
+from node.engine import diagnoses, membership, start_order
 from node.engine.feed import Feed
 from node.engine.housekeeping import Housekeeping
 from node.engine.modes import Mode, Modes
@@ -209,8 +209,10 @@ async def run(
 
 
 def _cannot_start(config: NodeConfig, error: Exception) -> int:
-    log.critical("%s cannot start: %s", config.node_id, error)
-    return exit_codes.CANNOT_START
+    diagnosis = diagnoses.of_start(config, error)
+    for line in diagnosis.lines:
+        log.critical("%s cannot start: %s", config.node_id, line)
+    return diagnosis.code
 
 
 async def _first_failure(driver: Coroutine[Any, Any, None], failed: asyncio.Future[None]) -> None:
@@ -351,7 +353,9 @@ def _of_disk_or_port(config: NodeConfig, error: OSError) -> int:
     if error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
         log.critical("%s cannot start: raft port %s: %s", config.node_id, config.raft.listen, error)
         return exit_codes.CANNOT_START
-    log.critical("%s must not go on: %s", config.node_id, error, exc_info=error)
+    text = diagnoses.of_disk(config.data_path, error)
+    # On a full disk the traceback says nothing that a person could use.
+    log.critical("%s must not go on: %s", config.node_id, text, exc_info=None if error.errno in diagnoses.FULL else error)
     return exit_codes.IN_DOUBT
 
 
@@ -389,22 +393,13 @@ def _run_locked(config: NodeConfig, *, rejoin: bool) -> int:
     lock = _acquire(config.data_path / ENGINE_PID_FILE)
     try:
         modes = Modes(config.node_id, lock.note)
-        if not _at_this_abi(config):
-            return exit_codes.NOT_MIGRATED
+        try:
+            at_start(config)
+        except (QuorumbookError, ClusterError, SnapshotError, OSError) as error:
+            return _cannot_start(config, error)
         return _loop_runner()(_until_signal(config, known, modes))
     finally:
         lock.release()
-
-
-def _at_this_abi(config: NodeConfig) -> bool:
-    """Bring the data to this software's ABI if another version left it; whether it has it now."""
-    try:
-        at_start(config)
-    except (QuorumbookError, ClusterError, SnapshotError, OSError) as error:
-        log.critical("%s cannot start: %s", config.node_id, error)
-        log.critical("the data in %s is as it was: the version that wrote it can still start on it", config.data_path)
-        return False
-    return True
 
 
 def _acquire(path: Path) -> PidFile:

@@ -72,7 +72,7 @@ def look(data: Path) -> Found:
         abis[manifest.abi] = None
     if len(abis) > 1:
         raise DataDirectoryError(
-            f"{data}: snapshot and log are of different ABIs: {', '.join(abis)}. Restore one of both from a copy, or give the node an "
-            "empty data directory and start it with --rejoin; nothing was changed"
+            f"{data}: snapshot and log are of different ABIs: {', '.join(abis)}: one of both is from another time. Nothing was changed. "
+            "With the other nodes up, give the node an empty data directory and start it with --rejoin"
         )
     return Found(data, next(iter(abis), None), snapshot, manifest)

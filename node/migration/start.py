@@ -13,6 +13,7 @@ from node.migration.build import Builder, Built
 from node.migration.found import Found, check_known, look
 from snapshots import durable
 from snapshots.abi import ABI
+from snapshots.errors import MigrationError
 from snapshots.migration.chain import Chains
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ def at_start(config: NodeConfig, known: Chains | None = None) -> Built | None:
     Raises:
         UnknownAbiError, MigrationError: it cannot be done; the data is as it was.
         SnapshotDamagedError, LogDamagedError, DataDirectoryError: the data cannot be trusted.
-        OSError: the disk is full, or cannot be read or written; the data is as it was.
+        OSError: the directory cannot be read or written; the data is as it was.
     """
     data = config.data_path
     if switch.finish(data):
@@ -62,6 +63,9 @@ def _migrate(config: NodeConfig, found: Found, known: Chains) -> Built:
     try:
         built = Builder(found, out, steps, known.releases, config.node_id, log.info).build()
         record = switch.Record(found.abi, ABI, software.version(), time.time_ns(), built.snapshot_index, built.last_index)
+    except OSError as error:
+        durable.remove(out)
+        raise MigrationError("the migrated data is written", str(error.filename or out), error.strerror or str(error)) from error
     except BaseException:
         durable.remove(out)
         raise

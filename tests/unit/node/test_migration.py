@@ -212,7 +212,7 @@ def test_a_full_disk_changes_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr(RealFile, "append", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(MigrationError, match=r"the migrated data is written: .*No space left"):
             at_start(config, known)
     assert contents(config.data_path) == old
     assert not (config.data_path / switch.DRAFT).exists()
