@@ -1,0 +1,100 @@
+"""README.md and docs/operations.md work as printed: all their commands, in order, in a fresh clone.
+
+Each page has a clone, a home and a network of its own (so that the usual ports are free), and the environment that `make setup` would have made.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from node.deployment.local_cluster import LocalCluster
+from tests.documentation.pages import ROOT, RUN, blocks
+
+pytestmark = pytest.mark.cluster
+
+SECONDS = 900.0
+"""For all commands of a page. On a quiet machine they take less than two minutes; other work on the machine stretches that."""
+
+ISOLATED = ("unshare", "--net", "--map-root-user")
+PREAMBLE = "set -euo pipefail\nip link set lo up\n"
+
+
+def clone(place: Path) -> Path:
+    """What git has of this tree, changes that are not committed included, with an environment that needs no setup."""
+    names = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True, text=True
+    ).stdout.split("\0")
+    for name in filter(None, names):
+        if (ROOT / name).is_file():
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, place / name)
+    subprocess.run(["git", "init", "--quiet"], cwd=place, check=True)
+    prefix = Path(sys.prefix)
+    environment = place / ".venv"
+    environment.mkdir()
+    for entry in prefix.iterdir():
+        if entry.name != "installed":
+            (environment / entry.name).symlink_to(entry)
+    (environment / "installed").touch()
+    return place
+
+
+def can_isolate() -> bool:
+    """Whether this machine lets us have a network of our own."""
+    if shutil.which("unshare") is None or shutil.which("ip") is None:
+        return False
+    done = subprocess.run([*ISOLATED, "ip", "link", "set", "lo", "up"], capture_output=True, check=False)
+    return done.returncode == 0
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Iterator[Path]:
+    """A clone; whatever the page left running in it is killed at the end."""
+    place = clone(tmp_path / "quorumbook")
+    try:
+        yield place
+    finally:
+        for path in tmp_path.rglob("ca.pem"):
+            if any(path.parent.glob("*/node.toml")):
+                cluster = LocalCluster(path.parent)
+                for node_id in cluster.layout.configs:
+                    cluster.kill(node_id, signal.SIGKILL)
+
+
+@pytest.mark.timeout(SECONDS + 60)
+@pytest.mark.parametrize("page", RUN)
+def test_a_page_works_as_printed(page: str, checkout: Path, tmp_path: Path) -> None:
+    if not can_isolate():
+        pytest.skip("needs util-linux's unshare, iproute2's ip and the right to a network namespace, since pages use fixed ports")
+    script = PREAMBLE + "\n".join(
+        f"echo '===== {block.page}:{block.line}' >&2\n{block.commands}" for block in blocks(page) if block.commands and not block.not_run
+    )
+    (tmp_path / "home").mkdir()
+    (tmp_path / "page.sh").write_text(script)
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
+    with (tmp_path / "said").open("wb") as said:
+        process = subprocess.Popen(
+            [*ISOLATED, "bash", str(tmp_path / "page.sh")],
+            cwd=checkout,
+            env={**kept, "HOME": str(tmp_path / "home"), "PYTHONPATH": str(checkout)},
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            code = process.wait(SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            code = -signal.SIGKILL
+    text = (tmp_path / "said").read_text(errors="replace")
+    assert code == 0, f"exit code {code}; the end of what was said:\n{text[-6_000:]}"
