@@ -4,7 +4,7 @@ A cluster has a certificate authority of its own, so "signed by it" means "of th
 both sides; the node's id stands in the subject alternative name `quorumbook-node-<node_id>`, and the caller compares it with the id that
 the peer claims (`peer_node_id`). Host names are not compared: nodes move between addresses, and an address proves nothing here.
 
-TLS 1.3 only. Keys are EC P-256, valid for ten years.
+TLS 1.3 only. Keys are EC P-256, valid for ten years unless another lifetime is asked for. `certificates.py` renews them while a node runs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import ssl
+import weakref
 from collections.abc import Iterable
+from pathlib import Path
 
 import msgspec
 from cryptography import x509
@@ -22,12 +24,18 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from node.config.settings import NodeConfig
 
-VALID_DAYS = 3650
+LIFETIME = datetime.timedelta(days=3650)
+"""Of certificates, unless another one is asked for."""
+
 NODE_NAME_PREFIX = "quorumbook-node-"
 """What a node's id stands behind in its certificate."""
 
 CLOCK_SKEW = datetime.timedelta(days=1)
 """How far certificates reach into the past, for machines whose clocks disagree with the one that made them."""
+
+
+_contexts: weakref.WeakKeyDictionary[ssl.SSLContext, tuple[Path, Path, Path | None]] = weakref.WeakKeyDictionary()
+"""The contexts of this process that were made for a node's files, with the authority, certificate and key that they have; see `renew_contexts`."""
 
 
 class KeyPair(msgspec.Struct, frozen=True):
@@ -46,13 +54,13 @@ def node_name(node_id: str) -> str:
     return NODE_NAME_PREFIX + node_id
 
 
-def make_authority(cluster_id: str, now: datetime.datetime) -> KeyPair:
+def make_authority(cluster_id: str, now: datetime.datetime, *, lifetime: datetime.timedelta = LIFETIME) -> KeyPair:
     """A new certificate authority for a cluster, self-signed. `now` needs a time zone."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = _name(f"{cluster_id} certificate authority")
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     builder = (
-        _builder(name, name, key.public_key(), now)
+        _builder(name, name, key.public_key(), now, lifetime)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(signs_certificates=True), critical=True)
         .add_extension(identifier, critical=False)
@@ -61,8 +69,10 @@ def make_authority(cluster_id: str, now: datetime.datetime) -> KeyPair:
     return _signed(builder, key, key)
 
 
-def issue(authority: KeyPair, node_id: str, hosts: Iterable[str], now: datetime.datetime) -> KeyPair:
-    """A new certificate for a node, for serving as well as for connecting.
+def issue(
+    authority: KeyPair, node_id: str, hosts: Iterable[str], now: datetime.datetime, *, lifetime: datetime.timedelta = LIFETIME
+) -> KeyPair:
+    """A new certificate for a node, for serving as well as for connecting, valid until `lifetime` after `now`.
 
     Besides the node's id it names `hosts` (host names or IP addresses), localhost and 127.0.0.1, for HTTP clients that compare them.
 
@@ -76,7 +86,7 @@ def issue(authority: KeyPair, node_id: str, hosts: Iterable[str], now: datetime.
     key = ec.generate_private_key(ec.SECP256R1())
     identifier = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     builder = (
-        _builder(_name(node_name(node_id)), ca.subject, key.public_key(), now)
+        _builder(_name(node_name(node_id)), ca.subject, key.public_key(), now, lifetime)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
@@ -101,8 +111,7 @@ def server_context(config: NodeConfig, require_client_cert: bool = True) -> ssl.
     context.verify_mode = ssl.CERT_REQUIRED if require_client_cert else ssl.CERT_OPTIONAL
     # No session tickets: a resumed session would outlive the certificate it was opened with.
     context.num_tickets = 0
-    context.load_verify_locations(config.path(config.tls.ca))
-    context.load_cert_chain(config.path(config.tls.certificate), config.path(config.tls.key))
+    _load(context, config, with_cert=True)
     return context
 
 
@@ -118,10 +127,34 @@ def client_context(config: NodeConfig, with_cert: bool = True) -> ssl.SSLContext
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
     context.verify_mode = ssl.CERT_REQUIRED
-    context.load_verify_locations(config.path(config.tls.ca))
-    if with_cert:
-        context.load_cert_chain(config.path(config.tls.certificate), config.path(config.tls.key))
+    _load(context, config, with_cert=with_cert)
     return context
+
+
+def _load(context: ssl.SSLContext, config: NodeConfig, *, with_cert: bool) -> None:
+    """Read the node's files into a context, and remember which."""
+    authority, certificate, key = (config.path(name) for name in (config.tls.ca, config.tls.certificate, config.tls.key))
+    context.load_verify_locations(authority)
+    if with_cert:
+        context.load_cert_chain(certificate, key)
+    _contexts[context] = (authority, certificate, key if with_cert else None)
+
+
+def renew_contexts(config: NodeConfig) -> None:
+    """Read the node's files again, into all contexts of this process that were made of them.
+
+    Connections that are made from then on use them. An authority that is no longer in the file stays trusted until the process ends:
+    TLS contexts forget nothing.
+
+    Raises:
+        OSError: as `server_context`.
+    """
+    own = config.path(config.tls.certificate)
+    for context, (authority, certificate, key) in list(_contexts.items()):
+        if certificate == own:
+            context.load_verify_locations(authority)
+            if key is not None:
+                context.load_cert_chain(certificate, key)
 
 
 def trusting_context(authority: str) -> ssl.SSLContext:
@@ -160,6 +193,16 @@ def certified_node_id(certificate: x509.Certificate) -> str | None:
     return _only_node_id(extension.value.get_values_for_type(x509.DNSName))
 
 
+def certified_hosts(certificate: x509.Certificate) -> list[str]:
+    """The host names and IP addresses in a node's certificate."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return []
+    hosts = [name for name in names.get_values_for_type(x509.DNSName) if not name.startswith(NODE_NAME_PREFIX)]
+    return [*hosts, *map(str, names.get_values_for_type(x509.IPAddress))]
+
+
 def _only_node_id(names: Iterable[object]) -> str | None:
     found = [name.removeprefix(NODE_NAME_PREFIX) for name in names if isinstance(name, str) and name.startswith(NODE_NAME_PREFIX)]
     return found[0] if len(found) == 1 and found[0] else None
@@ -171,7 +214,11 @@ def _name(common_name: str) -> x509.Name:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey, now: datetime.datetime
+    subject: x509.Name,
+    issuer: x509.Name,
+    public_key: ec.EllipticCurvePublicKey,
+    now: datetime.datetime,
+    lifetime: datetime.timedelta,
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
@@ -180,7 +227,7 @@ def _builder(
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - CLOCK_SKEW)
-        .not_valid_after(now + datetime.timedelta(days=VALID_DAYS))
+        .not_valid_after(now + lifetime)
     )
 
 

@@ -13,9 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from node import exit_codes
+from node.certificates import WARN_DAYS, days_left
 from node.cli import members
 from node.cli.groups import Commands
-from node.cli.output import duration, print_json, show, table, working
+from node.cli.output import duration, instant, print_json, show, table, working
 from node.cli.session import Session, run
 from node.cli.target import Target, cluster_option, earlier_place, json_option, place_option
 from node.cluster_directory import ClusterDirectory
@@ -127,6 +128,7 @@ def status(target: Target, as_json: bool, watch: bool) -> None:
         print_json({"leader": leader_of(statuses) or None, "nodes": statuses, "modes": look.modes(statuses)})
     else:
         show(status_table(look.title(statuses), statuses, look.modes(statuses)))
+        _show_certificates(statuses)
     if not leader_of(statuses):
         raise click.exceptions.Exit(exit_codes.UNAVAILABLE)
 
@@ -181,6 +183,17 @@ async def _next_leader(session: Session, before: NodeStatus, seconds: float) -> 
 
 for command in (members.members, members.add, members.remove, members.replace):
     cluster.add_command(command)
+
+
+def _show_certificates(statuses: Statuses) -> None:
+    """When the first certificate ends; loudly if that is soon."""
+    ends = [(status.certificate_expires, node_id) for node_id, status in statuses.items() if status is not None and status.certificate_expires]
+    if ends:
+        first, node_id = min(ends)
+        left = days_left(first, time.time())
+        style = "bold red" if left <= 0 else "yellow" if left < WARN_DAYS else "dim"
+        advice = "; renew it: quorumbook pki renew" if left < WARN_DAYS else ""
+        show(Text(f"certificates valid until {instant(first * 1_000_000_000)} ({node_id}){advice}", style=style))
 
 
 class _Look:

@@ -50,6 +50,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "txlog": ("txlogs.txlog", "Transaction logs: of a node of the cluster, or from a FILE that `txlog export` wrote."),
     "snapshot": ("snapshots.snapshot", "The snapshots of nodes."),
     "backup": ("snapshots.backup", "Have a node take a snapshot, and copy it to DIRECTORY, while the cluster runs."),
+    "pki": ("pki.pki", "Certificates: how long they are valid, renewing them, changing the authority."),
     "completion": ("helps.completion", "Print the script that completes this command line in SHELL."),
     "help": ("helps.help_", "Help on a command: help cluster up."),
     "version": (

@@ -34,6 +34,7 @@ from cluster.settings import SNAPSHOT_ENTRIES, RaftSettings
 from cluster.storage import RealDisk
 from cluster.wire import Hello, TlsWire, WireSettings
 from node import divergence, exit_codes, identity, pki, software, stop_times
+from node.certificates import CertificateWatch
 from node.config.file import load
 from node.config.settings import NodeConfig
 from node.engine import diagnoses, membership, start_order
@@ -76,6 +77,7 @@ class Parts(msgspec.Struct):
     driver: RaftDriver
     snapshots: SnapshotPort
     machine: ReplicatedEngine
+    certificates: CertificateWatch
 
 
 def build(config: NodeConfig, known: identity.Identity, modes: Modes) -> Parts:
@@ -93,6 +95,7 @@ def build(config: NodeConfig, known: identity.Identity, modes: Modes) -> Parts:
     snapshots = SnapshotPort(store, machine, software=version, load=start_order.loader(config, store))
     start_order.check(config, known, has_snapshot=snapshots.newest() is not None)
     refused: Counter[str] = Counter()
+    certificates = CertificateWatch(config)
     wire = TlsWire(_wire_settings(config, refused))
     raft = open_raft(
         _raft_settings(config, known),
@@ -114,9 +117,10 @@ def build(config: NodeConfig, known: identity.Identity, modes: Modes) -> Parts:
         more_counters=lambda: {**_wire_counters(refused), **snapshots.counters()},
         modes=modes,
         seeding=start_order.seeding(config, known, machine, raft),
+        certificate_expires=lambda: certificates.expires,
     )
     driver = RaftDriver(raft, interval=TICK, wire_failed=wire.failed)
-    return Parts(service, NativeServer(service, pki.peer_node_id), raft, driver, snapshots, machine)
+    return Parts(service, NativeServer(service, pki.peer_node_id), raft, driver, snapshots, machine, certificates)
 
 
 def _open_disk(config: NodeConfig, known: identity.Identity) -> RealDisk:
@@ -198,10 +202,12 @@ async def run(
     parts.raft.start()
     keeping = Housekeeping(config, parts.service, parts.raft, parts.snapshots, parts.machine, settled)
     keeping.start()
+    watching = asyncio.create_task(parts.certificates.run())
     ended = asyncio.ensure_future(_first_failure(parts.driver.run(), _failures_of_callbacks()))
     asked = asyncio.create_task(stop.wait())
     await asyncio.wait((ended, asked), return_when=asyncio.FIRST_COMPLETED)
     asked.cancel()
+    watching.cancel()
     keeping.stop()
     if not ended.done():
         await _stop(parts, config, ended)

@@ -117,6 +117,7 @@ class EngineService:
         clock: monotonic seconds.
         more_counters: what the rest of the process counts, for the status.
         modes: how far the engine has come.
+        certificate_expires: when the node's certificate ends, in seconds since the epoch.
         seeding: the dataset that a cluster which has never run begins with; nothing else is taken before it.
     """
 
@@ -135,6 +136,7 @@ class EngineService:
         more_counters: Callable[[], Mapping[str, int]] = dict,
         modes: Modes | None = None,
         seeding: Seeding | None = None,
+        certificate_expires: Callable[[], int] = int,
     ) -> None:
         self.config = config
         self.identity = identity
@@ -148,6 +150,7 @@ class EngineService:
         self._time_ns = time_ns
         self._clock = clock
         self._more_counters = more_counters
+        self._certificate_expires = certificate_expires
         self.modes = modes or Modes(config.node_id)
         self._seeding = seeding
         self.keys = EngineKeys(machine, ClusterKeys(config.cluster_key_path), clock=clock)
@@ -348,6 +351,7 @@ class EngineService:
             mode=self.modes.current,
             cluster_keys_missing=self.keys.missing,
             engine_start=self.identity.start,
+            certificate_expires=self._certificate_expires(),
         )
 
     @property

@@ -58,6 +58,9 @@ class Metrics(Collector):
         self._counters = Gauge(
             "quorumbook_node_counter", "What the node has counted since its start, by what", ["node", "what"], registry=own
         )
+        self._expires = Gauge(
+            "quorumbook_certificate_expires_timestamp_seconds", "When the node's certificate in use ends", ["node"], registry=own
+        )
         self._member = Gauge(
             "quorumbook_member", "A member of the cluster as the node sees it, by what", ["node", "member", "what"], registry=own
         )
@@ -121,6 +124,8 @@ class Metrics(Collector):
         )
         for name in (*numbers, "voter", "ready", "quorum", "uptime"):
             self._status.labels(node=node, what=name).set(float(getattr(status, name)))
+        if status.certificate_expires:
+            self._expires.labels(node=node).set(status.certificate_expires)
         self._members(status)
         for name, count in status.counters.items():
             self._counters.labels(node=node, what=name).set(count)

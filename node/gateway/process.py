@@ -15,6 +15,7 @@ from pathlib import Path
 
 import click
 
+from node.certificates import CertificateWatch
 from node.config.file import load
 from node.config.settings import NodeConfig
 from node.errors import QuorumbookError
@@ -48,11 +49,13 @@ async def run(config: NodeConfig, worker: int, stop: asyncio.Event) -> None:
     app = Application(build(config, backend_of(config), worker))
     host, _, port = config.http.listen.rpartition(":")
     tls: ssl.SSLContext | None = server_context(config, require_client_cert=False) if config.http.tls else None
+    watching = asyncio.create_task(CertificateWatch(config).run())
     try:
         await app.start(host.strip("[]"), int(port), tls)
         log.info("gateway %d of %s listens on %s", worker, config.node_id, config.http.listen)
         await stop.wait()
     finally:
+        watching.cancel()
         await app.stop(SHUTDOWN_TIMEOUT)
 
 

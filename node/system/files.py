@@ -47,10 +47,13 @@ def write_lines(path: Path, lines: Iterable[bytes], mode: int) -> None:
 
 
 def replace(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Write a file anew, durable and atomic: whole at any moment, old or new."""
+    """Write a file anew, durable and atomic: whole at any moment, old or new. Written by root, it stays its owner's."""
     draft = path.with_name(path.name + ".new")
     draft.unlink(missing_ok=True)
     write_new(draft, data, mode)
+    if os.geteuid() == 0 and path.exists():
+        former = path.stat()
+        os.chown(draft, former.st_uid, former.st_gid)
     os.replace(draft, path)
     sync_path(path.parent)
 

@@ -1,0 +1,150 @@
+"""A node's certificate while the node runs: how long it is valid, warnings before it ends, and renewed files taken up without a restart.
+
+TLS contexts that `pki` makes for a configuration are renewed in place: connections that are made from then on show the new certificate and trust the
+authorities in the new file, those that are open go on. An authority that was taken out of the file is trusted until the process ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+
+from node import pki
+from node.config.settings import NodeConfig
+from node.config.tls import check_tls
+from node.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+WARN_DAYS = 30
+"""So many days before the end, and every day from then on, a node's log has a warning."""
+
+LOOK_SECONDS = 5.0
+"""Between two looks at the files."""
+
+DAY = 86_400.0
+
+
+class Validity(msgspec.Struct, frozen=True):
+    """How long a certificate is valid, in seconds since the epoch, and who it is."""
+
+    subject: str
+    begins: int
+    ends: int
+    serial: str
+
+
+def validity(certificate: x509.Certificate) -> Validity:
+    """How long a certificate is valid."""
+    names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    return Validity(
+        str(names[0].value) if names else "",
+        int(certificate.not_valid_before_utc.timestamp()),
+        int(certificate.not_valid_after_utc.timestamp()),
+        f"{certificate.serial_number:x}",
+    )
+
+
+def expiry(certificate: Path, authorities: Path) -> int:
+    """When nobody accepts a node's certificate any more, in seconds since the epoch: its own end, or that of the authority that signed it.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: a file is no certificate in PEM.
+    """
+    own = x509.load_pem_x509_certificates(certificate.read_bytes())[0]
+    signers = [each for each in x509.load_pem_x509_certificates(authorities.read_bytes()) if signed_by(own, each)]
+    return min([validity(own).ends, *(validity(each).ends for each in signers)])
+
+
+def signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    """Whether an authority signed a certificate."""
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def days_left(ends: int, now: float) -> float:
+    """Days until `ends`, both in seconds since the epoch; below 0 afterwards."""
+    return (ends - now) / DAY
+
+
+class CertificateWatch:
+    """Looks after the certificate of one process of a node.
+
+    Args:
+        clock: seconds since the epoch.
+    """
+
+    def __init__(self, config: NodeConfig, *, clock: Callable[[], float] = time.time) -> None:
+        self._config = config
+        self._clock = clock
+        self._paths = [config.path(name) for name in (config.tls.ca, config.tls.certificate, config.tls.key)]
+        self._seen = self._stamps()
+        self._refused = ""
+        self._warned_at = float("-inf")
+        self.expires = expiry(self._paths[1], self._paths[0])
+
+    async def run(self) -> None:
+        """Look for ever."""
+        while True:
+            self.look()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def look(self) -> None:
+        """Take up files that have changed, and warn of a certificate that ends soon."""
+        stamps = self._stamps()
+        if stamps != self._seen:
+            self._take_up(stamps)
+        left = days_left(self.expires, self._clock())
+        if left < WARN_DAYS and self._clock() - self._warned_at >= DAY:
+            self._warned_at = self._clock()
+            log.log(
+                logging.WARNING if left > 0 else logging.ERROR,
+                "the certificate of %s %s on %s: renew it with `quorumbook pki renew`, no restart is needed",
+                self._config.node_id,
+                "ends" if left > 0 else "HAS ENDED",
+                _date(self.expires),
+            )
+
+    def _take_up(self, stamps: list[tuple[int, ...]]) -> None:
+        """Renew the process's contexts, if all files are right and fit each other; two files are not replaced at the same moment."""
+        try:
+            check_tls(self._config, lambda key, text: ConfigError("node.toml", key, text))
+            pki.renew_contexts(self._config)
+            self.expires = expiry(self._paths[1], self._paths[0])
+        except (ConfigError, OSError, ValueError) as error:
+            if str(error) != self._refused:
+                log.warning("the certificate of %s is not renewed, the former one stays in use: %s", self._config.node_id, error)
+            self._refused = str(error)
+            return
+        self._seen, self._refused, self._warned_at = stamps, "", float("-inf")
+        log.info("the certificate of %s is renewed, valid until %s", self._config.node_id, _date(self.expires))
+
+    def _stamps(self) -> list[tuple[int, ...]]:
+        """What tells a file from the one that was in its place before."""
+        found: list[tuple[int, ...]] = []
+        for path in self._paths:
+            try:
+                stat = path.stat()
+            except OSError:
+                found.append(())
+            else:
+                found.append((stat.st_ino, stat.st_mtime_ns, stat.st_size))
+        return found
+
+
+def _date(seconds: int) -> str:
+    return f"{datetime.datetime.fromtimestamp(seconds, datetime.UTC):%Y-%m-%d %H:%M}Z"
+
+

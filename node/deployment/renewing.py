@@ -1,0 +1,149 @@
+"""Renewed certificates for the nodes of a cluster's directory, and another certificate authority.
+
+Nodes that run take renewed files up by themselves (`node.certificates`). An authority is changed in three steps, so that at each moment every node
+trusts every other: `begin_roll` adds a new authority to those that are trusted, `renew` gives the nodes certificates that it signs, `finish_roll`
+takes the former one away.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+from cryptography import x509
+
+from node import pki
+from node.certificates import Validity, signed_by, validity
+from node.cluster_directory import ClusterDirectory, read_key
+from node.config.settings import NodeConfig
+from node.deployment.setup import hosts_of
+from node.errors import SetupError
+from node.system import files
+
+FORMER_KEY = "ca.key.former"
+"""The key of the authority before a roll, until that is finished."""
+
+
+class Held(msgspec.Struct, frozen=True):
+    """A certificate in a directory. `place`: "authority", or the node that it is of. `trusted`: signed by an authority that the nodes trust."""
+
+    place: str
+    validity: Validity
+    trusted: bool
+
+
+def held(layout: ClusterDirectory) -> list[Held]:
+    """The certificates in the cluster's directory: the authorities, newest first, and the nodes'.
+
+    Raises:
+        SetupError: a file cannot be read or is no certificate.
+    """
+    authorities = _certificates(layout.directory / "ca.pem")
+    found = [Held("authority", validity(each), True) for each in authorities]
+    for node_id in layout.node_ids:
+        own = _certificates(_own(layout.configs[node_id]))[0]
+        found.append(Held(node_id, validity(own), any(signed_by(own, each) for each in authorities)))
+    return found
+
+
+def renew(layout: ClusterDirectory, node_ids: Sequence[str], now: datetime.datetime, lifetime: datetime.timedelta) -> dict[str, Validity]:
+    """Give nodes new keys and certificates, signed by the newest authority, for the hosts that they have; what they are, by node.
+
+    Raises:
+        SetupError: the authority's key is not here, or would end before the certificates; nothing was changed then.
+        OSError: a file cannot be written.
+    """
+    authority = _authority(layout.directory)
+    ends = _certificates(layout.directory / "ca.pem")[0].not_valid_after_utc
+    if ends < now + lifetime:
+        lifetime = ends - now
+        if lifetime <= datetime.timedelta(0):
+            raise SetupError(f"the authority in {layout.directory / 'ca.pem'} has ended; begin with another one: quorumbook pki roll --begin")
+    made = {}
+    for node_id in node_ids:
+        config = layout.configs[node_id]
+        pair = pki.issue(authority, node_id, _hosts(config), now, lifetime=lifetime)
+        # The key first: a process that looks between the two finds a pair that does not fit, and looks again.
+        files.replace(config.path(config.tls.key), pair.key, 0o600)
+        files.replace(_own(config), pair.certificate)
+        made[node_id] = validity(x509.load_pem_x509_certificate(pair.certificate))
+    return made
+
+
+def begin_roll(layout: ClusterDirectory, now: datetime.datetime) -> Validity:
+    """Make another authority, which all nodes of the directory trust beside the present one; what it is.
+
+    Raises:
+        SetupError: a roll is under way already, or the present authority is not here.
+        OSError: a file cannot be written.
+    """
+    former = _authority(layout.directory)
+    if len(_certificates(layout.directory / "ca.pem")) > 1:
+        raise SetupError("another authority is trusted already: renew the nodes' certificates, then `quorumbook pki roll --finish`")
+    made = pki.make_authority(layout.cluster_id, now)
+    files.replace(layout.directory / FORMER_KEY, former.key, 0o600)
+    files.replace(layout.directory / "ca.key", made.key, 0o600)
+    _trust(layout, made.certificate + former.certificate)
+    return validity(x509.load_pem_x509_certificate(made.certificate))
+
+
+def finish_roll(layout: ClusterDirectory) -> list[str]:
+    """Take away the former authority; the nodes whose files no longer name it.
+
+    Raises:
+        SetupError: no roll is under way, or a node still has a certificate of the former authority.
+        OSError: a file cannot be written.
+    """
+    authorities = _certificates(layout.directory / "ca.pem")
+    if len(authorities) == 1:
+        raise SetupError("only one authority is trusted: there is nothing to finish")
+    late = [node_id for node_id in layout.node_ids if not signed_by(_certificates(_own(layout.configs[node_id]))[0], authorities[0])]
+    if late:
+        raise SetupError(f"{', '.join(late)}: still with a certificate of the former authority; renew first: quorumbook pki renew")
+    _trust(layout, _pem(authorities[0]))
+    (layout.directory / FORMER_KEY).unlink(missing_ok=True)
+    return layout.node_ids
+
+
+def _trust(layout: ClusterDirectory, authorities: bytes) -> None:
+    """Have the directory, its nodes and the operator's key file name these authorities."""
+    for node_id in layout.node_ids:
+        config = layout.configs[node_id]
+        files.replace(config.path(config.tls.ca), authorities)
+    files.replace(layout.directory / "ca.pem", authorities)
+    path = layout.directory / "admin.json"
+    if path.exists():
+        key = msgspec.structs.replace(read_key(path), ca=authorities.decode("ascii"), nodes=layout.addresses)
+        files.replace(path, msgspec.json.format(msgspec.json.encode(key)) + b"\n", 0o600)
+
+
+def _authority(directory: Path) -> pki.KeyPair:
+    certificate, key = directory / "ca.pem", directory / "ca.key"
+    if not key.exists():
+        raise SetupError(f"{key} is not here: the cluster's authority signs certificates. Put it back for as long as this takes")
+    return pki.KeyPair(_pem(_certificates(certificate)[0]), key.read_bytes())
+
+
+def _own(config: NodeConfig) -> Path:
+    return config.path(config.tls.certificate)
+
+
+def _hosts(config: NodeConfig) -> list[str]:
+    """The hosts that the node has by its configuration, and those that its present certificate names besides."""
+    present = pki.certified_hosts(_certificates(_own(config))[0])
+    return list(dict.fromkeys([*hosts_of(config.address(config.node_id)), *present]))
+
+
+def _pem(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(pki.serialization.Encoding.PEM)
+
+
+def _certificates(path: Path) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(path.read_bytes())
+    except OSError as error:
+        raise SetupError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise SetupError(f"{path}: expected a certificate in PEM") from error

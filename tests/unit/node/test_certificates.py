@@ -1,0 +1,178 @@
+"""Certificates that end, are warned of, and are renewed while a node runs."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import logging
+import ssl
+from pathlib import Path
+
+import msgspec
+import pytest
+from cryptography import x509
+
+from node import pki
+from node.certificates import DAY, CertificateWatch, expiry
+from node.cluster_directory import ClusterDirectory, KeyFile
+from node.config.file import load
+from node.config.settings import NodeConfig
+from node.deployment.renewing import FORMER_KEY, begin_roll, finish_roll, held, renew
+from node.deployment.setup import Host, initialise
+from node.errors import ConfigError, SetupError
+
+LONG = datetime.timedelta(days=3650)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    initialise(tmp_path / "c", [Host("n1", "10.0.0.1"), Host("n2", "10.0.0.2"), Host("n3", "10.0.0.3")], cluster_id="c")
+    return tmp_path / "c"
+
+
+def now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def config_of(directory: Path, node_id: str = "n1") -> NodeConfig:
+    return load(directory / node_id / "node.toml")
+
+
+async def serial_seen(server: ssl.SSLContext, client: ssl.SSLContext) -> int:
+    """The serial number of the certificate that a client sees. Raises what it sees where one of them refuses the other."""
+
+    async def accept(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"x")
+        await writer.drain()
+        writer.close()
+
+    listener = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=server)
+    async with listener, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.sockets[0].getsockname()[1], ssl=client)
+        try:
+            if await reader.read(1) != b"x":
+                raise ConnectionResetError("refused")
+            der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+            return x509.load_der_x509_certificate(der).serial_number
+        finally:
+            writer.transport.abort()
+
+
+async def test_a_renewed_certificate_is_shown_by_contexts_that_are_in_use(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Nodes had to be started again, and there was no command for a certificate at all."""
+    caplog.set_level(logging.INFO)
+    first, second = config_of(directory), config_of(directory, "n2")
+    watches = [CertificateWatch(first), CertificateWatch(second)]
+    server, client = pki.server_context(first), pki.client_context(second)
+    before = await serial_seen(server, client)
+    made = renew(ClusterDirectory(directory), ["n1", "n2"], now(), datetime.timedelta(days=100))
+    assert await serial_seen(server, client) == before
+    for watch in watches:
+        watch.look()
+    after = await serial_seen(server, client)
+    assert f"{after:x}" == made["n1"].serial
+    assert after != before
+    assert watches[0].expires == made["n1"].ends
+    assert "the certificate of n1 is renewed" in caplog.text
+
+
+async def test_an_authority_is_changed_while_all_trust_each_other(directory: Path) -> None:
+    layout = ClusterDirectory(directory)
+    configs = [config_of(directory, node_id) for node_id in ("n1", "n2")]
+    watches = [CertificateWatch(config) for config in configs]
+    server, client = pki.server_context(configs[0]), pki.client_context(configs[1])
+
+    async def all_is_well() -> None:
+        """Old processes, new processes and operators reach each other."""
+        fresh = [load(config.path("node.toml")) for config in configs]
+        operator = pki.trusting_context(msgspec.json.decode((directory / "admin.json").read_bytes(), type=KeyFile).ca)
+        await serial_seen(server, client)
+        await serial_seen(pki.server_context(fresh[1]), client)
+        await serial_seen(server, pki.client_context(fresh[1]))
+        await serial_seen(pki.server_context(fresh[0], require_client_cert=False), operator)
+
+    begin_roll(layout, now())
+    with pytest.raises(SetupError, match="another authority is trusted already"):
+        begin_roll(layout, now())
+    with pytest.raises(SetupError, match="n1, n2, n3: still with a certificate of the former authority"):
+        finish_roll(layout)
+    for step in (lambda: None, lambda: renew(layout, ["n1"], now(), LONG), lambda: renew(layout, ["n2", "n3"], now(), LONG)):
+        step()
+        for watch in watches:
+            watch.look()
+        await all_is_well()
+    assert finish_roll(layout) == ["n1", "n2", "n3"]
+    await all_is_well()
+    found = held(layout)
+    assert [each.place for each in found] == ["authority", "n1", "n2", "n3"]
+    assert all(each.trusted for each in found)
+    assert not (directory / FORMER_KEY).exists()
+    with pytest.raises(SetupError, match="nothing to finish"):
+        finish_roll(layout)
+
+
+def test_a_renewed_certificate_names_the_hosts_of_its_node(directory: Path) -> None:
+    renew(ClusterDirectory(directory), ["n2"], now(), LONG)
+    certificate = x509.load_pem_x509_certificate((directory / "n2" / "node.pem").read_bytes())
+    assert "10.0.0.2" in pki.certified_hosts(certificate)
+    assert pki.certified_node_id(certificate) == "n2"
+    assert (directory / "n2" / "node.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_no_certificate_outlives_its_authority(directory: Path) -> None:
+    layout = ClusterDirectory(directory)
+    made = renew(layout, ["n1"], now(), datetime.timedelta(days=36_500))
+    assert made["n1"].ends <= held(layout)[0].validity.ends
+
+
+def test_files_that_do_not_fit_leave_the_former_ones_in_use(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = config_of(directory)
+    watch = CertificateWatch(config)
+    expires = watch.expires
+    other = (directory / "n2" / "node.pem").read_bytes()
+    (directory / "n1" / "node.pem").write_bytes(other)
+    watch.look()
+    watch.look()
+    assert caplog.text.count("is not renewed, the former one stays in use") == 1
+    assert watch.expires == expires
+    (directory / "n1" / "node.pem").unlink()
+    watch.look()
+    assert "cannot be read" in caplog.text
+
+
+@pytest.mark.parametrize(("days_before", "warnings"), [(32, 0), (29, 1), (0.5, 1)])
+def test_an_end_is_warned_of_once_a_day(directory: Path, caplog: pytest.LogCaptureFixture, days_before: float, warnings: int) -> None:
+    config = config_of(directory)
+    time = [0.0]
+    watch = CertificateWatch(config, clock=lambda: time[0])
+    time[0] = watch.expires - days_before * DAY
+    for _ in range(5):
+        watch.look()
+    assert caplog.text.count("quorumbook pki renew") == warnings
+    time[0] += DAY
+    watch.look()
+    assert caplog.text.count("quorumbook pki renew") == (2 if warnings else 0)
+
+
+def test_a_certificate_ends_with_its_authority(tmp_path: Path) -> None:
+    begin = now() - LONG + datetime.timedelta(days=3)
+    (path,) = initialise(tmp_path / "c", 1, now=begin)
+    config = load(path)
+    fresh = pki.issue(
+        pki.KeyPair((tmp_path / "c" / "ca.pem").read_bytes(), (tmp_path / "c" / "ca.key").read_bytes()), "n1", ["h"], now()
+    )
+    config.path(config.tls.certificate).write_bytes(fresh.certificate)
+    ends = expiry(config.path(config.tls.certificate), config.path(config.tls.ca))
+    assert abs(ends - (begin + LONG).timestamp()) <= 1
+
+
+def test_an_ended_authority_cannot_sign(tmp_path: Path) -> None:
+    initialise(tmp_path / "c", 1)
+    layout = ClusterDirectory(tmp_path / "c")
+    with pytest.raises(SetupError, match="roll --begin"):
+        renew(layout, ["n1"], now() + LONG + datetime.timedelta(days=1), LONG)
+
+
+def test_an_ended_certificate_is_refused_at_start(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="expired on"):
+        initialise(tmp_path / "c", 1, now=now() - LONG - datetime.timedelta(days=2))
