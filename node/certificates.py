@@ -146,5 +146,3 @@ class CertificateWatch:
 
 def _date(seconds: int) -> str:
     return f"{datetime.datetime.fromtimestamp(seconds, datetime.UTC):%Y-%m-%d %H:%M}Z"
-
-

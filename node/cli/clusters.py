@@ -187,7 +187,11 @@ for command in (members.members, members.add, members.remove, members.replace):
 
 def _show_certificates(statuses: Statuses) -> None:
     """When the first certificate ends; loudly if that is soon."""
-    ends = [(status.certificate_expires, node_id) for node_id, status in statuses.items() if status is not None and status.certificate_expires]
+    ends = [
+        (status.certificate_expires, node_id)
+        for node_id, status in statuses.items()
+        if status is not None and status.certificate_expires
+    ]
     if ends:
         first, node_id = min(ends)
         left = days_left(first, time.time())

@@ -11,7 +11,7 @@ import click
 
 from node.cli.groups import Commands
 from node.cli.output import print_json, show, table
-from node.cli.target import json_option
+from node.cli.target import CLUSTER_VARIABLE, default_place, deprecated, json_option
 from node.config.settings import NodeConfig
 from node.errors import DataDirectoryError, DirectoryError, HistoryError, SetupError
 from node.migration import switch
@@ -91,7 +91,15 @@ def diff(old: str, new: str, as_json: bool) -> None:
 @click.group(cls=Commands, invoke_without_command=True)
 @click.option("--check", is_flag=True, help="Rehearse on a copy: do all that a start would do, and change nothing.")
 @click.option("--finalize", is_flag=True, help="Delete what is kept for the way back. There is none afterwards.")
-@click.option("--from", "directory", type=DIRECTORY, help="A cluster's, a node's or a data directory.")
+@click.option(
+    "--cluster",
+    "directory",
+    type=DIRECTORY,
+    envvar=CLUSTER_VARIABLE,
+    show_envvar=True,
+    help="A cluster's, a node's or a data directory.",
+)
+@click.option("--from", "earlier", type=DIRECTORY, hidden=True)
 @click.option("--to", "target", default=ABI, help="The wanted ABI. Default: that of this software.")
 @click.option(
     "--diff", "with_diff", is_flag=True, help="Say what changes in each table, with rows as TSV. Secrets of API keys are in it."
@@ -99,7 +107,14 @@ def diff(old: str, new: str, as_json: bool) -> None:
 @json_option
 @click.pass_context
 def migrate(
-    ctx: click.Context, check: bool, finalize: bool, directory: Path | None, target: str, with_diff: bool, as_json: bool
+    ctx: click.Context,
+    check: bool,
+    finalize: bool,
+    directory: Path | None,
+    earlier: Path | None,
+    target: str,
+    with_diff: bool,
+    as_json: bool,
 ) -> None:
     """Data that another version left: a start migrates it by itself. Here that is rehearsed, or made final.
 
@@ -107,8 +122,9 @@ def migrate(
     """
     if ctx.invoked_subcommand is not None:
         return
-    if check == finalize or directory is None:
-        raise click.UsageError("expected --check --from DIR, or --finalize --from DIR, or the subcommand new")
+    if check == finalize:
+        raise click.UsageError("expected --check or --finalize, or the subcommand new")
+    directory = _place(directory, earlier, "--from")
     if finalize:
         _finalize(places(directory))
         return
@@ -118,6 +134,16 @@ def migrate(
         return
     for each in rehearsals:
         _show(each, with_diff)
+
+
+def _place(directory: Path | None, earlier: Path | None, name: str) -> Path:
+    """What `--cluster` names, else what stands where older versions took it, else the usual cluster."""
+    if earlier is not None:
+        deprecated(f"{name} {earlier}", f"--cluster {earlier}")
+        return earlier
+    if directory is None and not default_place().is_dir():
+        raise click.UsageError("name the data with --cluster DIR")
+    return directory or default_place()
 
 
 def _progress(quiet: bool) -> Callable[[str], None]:
@@ -136,7 +162,7 @@ def new(source: str, target: str, out: Path | None) -> None:
     if path.exists():
         raise SetupError(f"{path} is there already; nothing was written")
     path.write_text(skeleton(old, goal), encoding="utf-8")
-    click.echo(f"{path}: fill in what raises NotImplementedError, then rehearse it: quorumbook migrate --check --from DIR")
+    click.echo(f"{path}: fill in what raises NotImplementedError, then rehearse it: quorumbook migrate --check --cluster DIR")
 
 
 def _finalize(found: list[Place]) -> None:
@@ -224,7 +250,15 @@ def _size(count: int) -> str:
 
 
 @click.command()
-@click.argument("directory", type=DIRECTORY)
+@click.option(
+    "--cluster",
+    "directory",
+    type=DIRECTORY,
+    envvar=CLUSTER_VARIABLE,
+    show_envvar=True,
+    help="A cluster's, a node's or a data directory.",
+)
+@click.argument("earlier", type=DIRECTORY, required=False, metavar="")
 @click.option(
     "--export", "out", type=click.Path(path_type=Path), help="Where the commands applied since go: a transaction log a node."
 )
@@ -237,7 +271,14 @@ def _size(count: int) -> str:
     is_flag=True,
     help="Leave the market databases as they are, where they are out of reach. The version before cannot use them: they must begin anew.",
 )
-def rollback(directory: Path, out: Path | None, without_export: bool, without_secrets: bool, without_history: bool) -> None:
+def rollback(
+    directory: Path | None,
+    earlier: Path | None,
+    out: Path | None,
+    without_export: bool,
+    without_secrets: bool,
+    without_history: bool,
+) -> None:
     """Return to the data from before the latest migration; then start the version that wrote it.
 
     Every command that was applied since is undone, also those that were acknowledged: clients were told of orders and trades that
@@ -246,6 +287,7 @@ def rollback(directory: Path, out: Path | None, without_export: bool, without_se
     """
     if (out is None) == (not without_export):
         raise click.UsageError("expected --export DIR or --without-export")
+    directory = _place(directory, earlier, "the argument")
     with contextlib.ExitStack() as stack:
         found = places(directory)
         for place in found:

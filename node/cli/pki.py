@@ -42,7 +42,7 @@ def show_certificates(target: Target, as_json: bool) -> None:
     if as_json:
         print_json([_view(each, statuses) for each in found])
         return
-    rows = []
+    rows: list[list[str | Text]] = []
     for each in found:
         left = days_left(each.validity.ends, now)
         style = "bold red" if left <= 0 else "yellow" if left < WARN_DAYS else ""
@@ -76,7 +76,9 @@ def _in_use(node_id: str, statuses: Statuses) -> int:
 
 @pki.command("renew")
 @place_option
-@click.option("--node", "nodes", multiple=True, metavar="NODE", help="Only this node; may repeat. Default: all nodes of the directory.")
+@click.option(
+    "--node", "nodes", multiple=True, metavar="NODE", help="Only this node; may repeat. Default: all nodes of the directory."
+)
 @click.option(
     "--days", type=click.IntRange(1, 36_500), default=3650, show_default=True, help="How long, at most as long as the authority."
 )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from node import pki
 from node.certificates import Validity, signed_by, validity
@@ -48,7 +49,9 @@ def held(layout: ClusterDirectory) -> list[Held]:
     return found
 
 
-def renew(layout: ClusterDirectory, node_ids: Sequence[str], now: datetime.datetime, lifetime: datetime.timedelta) -> dict[str, Validity]:
+def renew(
+    layout: ClusterDirectory, node_ids: Sequence[str], now: datetime.datetime, lifetime: datetime.timedelta
+) -> dict[str, Validity]:
     """Give nodes new keys and certificates, signed by the newest authority, for the hosts that they have; what they are, by node.
 
     Raises:
@@ -60,7 +63,9 @@ def renew(layout: ClusterDirectory, node_ids: Sequence[str], now: datetime.datet
     if ends < now + lifetime:
         lifetime = ends - now
         if lifetime <= datetime.timedelta(0):
-            raise SetupError(f"the authority in {layout.directory / 'ca.pem'} has ended; begin with another one: quorumbook pki roll --begin")
+            raise SetupError(
+                f"the authority in {layout.directory / 'ca.pem'} has ended; begin with another one: quorumbook pki roll --begin"
+            )
     made = {}
     for node_id in node_ids:
         config = layout.configs[node_id]
@@ -81,7 +86,9 @@ def begin_roll(layout: ClusterDirectory, now: datetime.datetime) -> Validity:
     """
     former = _authority(layout.directory)
     if len(_certificates(layout.directory / "ca.pem")) > 1:
-        raise SetupError("another authority is trusted already: renew the nodes' certificates, then `quorumbook pki roll --finish`")
+        raise SetupError(
+            "another authority is trusted already: renew the nodes' certificates, then `quorumbook pki roll --finish`"
+        )
     made = pki.make_authority(layout.cluster_id, now)
     files.replace(layout.directory / FORMER_KEY, former.key, 0o600)
     files.replace(layout.directory / "ca.key", made.key, 0o600)
@@ -99,9 +106,13 @@ def finish_roll(layout: ClusterDirectory) -> list[str]:
     authorities = _certificates(layout.directory / "ca.pem")
     if len(authorities) == 1:
         raise SetupError("only one authority is trusted: there is nothing to finish")
-    late = [node_id for node_id in layout.node_ids if not signed_by(_certificates(_own(layout.configs[node_id]))[0], authorities[0])]
+    late = [
+        node_id for node_id in layout.node_ids if not signed_by(_certificates(_own(layout.configs[node_id]))[0], authorities[0])
+    ]
     if late:
-        raise SetupError(f"{', '.join(late)}: still with a certificate of the former authority; renew first: quorumbook pki renew")
+        raise SetupError(
+            f"{', '.join(late)}: still with a certificate of the former authority; renew first: quorumbook pki renew"
+        )
     _trust(layout, _pem(authorities[0]))
     (layout.directory / FORMER_KEY).unlink(missing_ok=True)
     return layout.node_ids
@@ -137,7 +148,7 @@ def _hosts(config: NodeConfig) -> list[str]:
 
 
 def _pem(certificate: x509.Certificate) -> bytes:
-    return certificate.public_bytes(pki.serialization.Encoding.PEM)
+    return certificate.public_bytes(Encoding.PEM)
 
 
 def _certificates(path: Path) -> list[x509.Certificate]:

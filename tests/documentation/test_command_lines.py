@@ -10,7 +10,12 @@ import pytest
 from node.cli.program import main
 from tests.documentation.pages import COMMAND, ROOT, RUN, blocks, command_lines
 
-PAGES = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))]
+PAGES = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")),
+]
 EARLIER = {"docs/reliability.md", "docs/benchmarks.md"}
 """Pages that tell what was done with earlier versions."""
 

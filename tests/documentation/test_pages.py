@@ -30,7 +30,11 @@ PREAMBLE = "set -euo pipefail\nip link set lo up\n"
 def clone(place: Path) -> Path:
     """What git has of this tree, changes that are not committed included, with an environment that needs no setup."""
     names = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True, text=True
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+        text=True,
     ).stdout.split("\0")
     for name in filter(None, names):
         if (ROOT / name).is_file():
@@ -75,7 +79,9 @@ def test_a_page_works_as_printed(page: str, checkout: Path, tmp_path: Path) -> N
     if not can_isolate():
         pytest.skip("needs util-linux's unshare, iproute2's ip and the right to a network namespace, since pages use fixed ports")
     script = PREAMBLE + "\n".join(
-        f"echo '===== {block.page}:{block.line}' >&2\n{block.commands}" for block in blocks(page) if block.commands and not block.not_run
+        f"echo '===== {block.page}:{block.line}' >&2\n{block.commands}"
+        for block in blocks(page)
+        if block.commands and not block.not_run
     )
     (tmp_path / "home").mkdir()
     (tmp_path / "page.sh").write_text(script)

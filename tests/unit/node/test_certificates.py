@@ -58,7 +58,9 @@ async def serial_seen(server: ssl.SSLContext, client: ssl.SSLContext) -> int:
             writer.transport.abort()
 
 
-async def test_a_renewed_certificate_is_shown_by_contexts_that_are_in_use(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_renewed_certificate_is_shown_by_contexts_that_are_in_use(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Nodes had to be started again, and there was no command for a certificate at all."""
     caplog.set_level(logging.INFO)
     first, second = config_of(directory), config_of(directory, "n2")
@@ -141,7 +143,9 @@ def test_files_that_do_not_fit_leave_the_former_ones_in_use(directory: Path, cap
 
 
 @pytest.mark.parametrize(("days_before", "warnings"), [(32, 0), (29, 1), (0.5, 1)])
-def test_an_end_is_warned_of_once_a_day(directory: Path, caplog: pytest.LogCaptureFixture, days_before: float, warnings: int) -> None:
+def test_an_end_is_warned_of_once_a_day(
+    directory: Path, caplog: pytest.LogCaptureFixture, days_before: float, warnings: int
+) -> None:
     config = config_of(directory)
     time = [0.0]
     watch = CertificateWatch(config, clock=lambda: time[0])
