@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
+import msgspec
 from rich.table import Table
 
 from node.cli.groups import Commands
@@ -14,16 +15,19 @@ from node.cli.session import Scales, Session, fresh_id, run
 from node.cli.target import Target, cluster_option, json_option
 from node.errors import DirectoryError, RequestFailed
 from node.gateway.ids import order_text
-from node.native.products import put_again
+from node.native.products import put_again, statuses_again
 from node.native.protocol import AuctionQuery, AuctionView, BookLevel, BookOrder, BookQuery, BookView, FailCode, TradesQuery
 from statemachine.commands import PutCurrency, PutProduct
 from statemachine.decimals import to_text, to_units
 from statemachine.events import Done, OrderMatched, Rejected
 from statemachine.limits import OPERATOR, SCALE_MAX
 from statemachine.tables import ProductRow
-from statemachine.types import ProductStatus, Side
+from statemachine.types import ProductStatus, Reason, Side
 
 PPM_DIGITS = 6
+ATTEMPTS = 5
+"""For a change of a product that others change at the same moment."""
+
 MAX_SIZE = 10**6
 """Coins of the largest order of a product, unless it is named."""
 
@@ -230,7 +234,9 @@ def put_product(target: Target, as_json: bool, product_id: str, replace: bool, *
         scales = await session.scales()
         command = _product_command(product_id, scales, options)
         row = scales.products.get(product_id)
-        if row is not None and not replace and put_again(row, command.command_id) != command:
+        if not replace:
+            command = msgspec.structs.replace(command, expected_version=row.version if row is not None else 0)
+        if row is not None and not replace and put_again(row, command.command_id, status=row.status) != command:
             raise Refusal(
                 f"{product_id} is there already, and has other values. Change what you name with `product set`, or give --replace: "
                 "what is not named then gets its default again"
@@ -295,12 +301,9 @@ def set_product(target: Target, as_json: bool, product_id: str, status: str | No
         return found
 
     async def work(session: Session) -> tuple[ProductRow, ProductRow, Scales]:
-        scales = await session.scales()
-        before = scales.product(product_id)
-        wanted = changes(scales)
-        await session.submit(put_again(before, fresh_id(), **wanted))
-        scales = await session.scales()
-        return before, scales.product(product_id), scales
+        changed = await _change(session, [product_id], lambda scales, row: [put_again(row, fresh_id(), **changes(scales))])
+        before, after = changed[0][0], await session.scales()
+        return before, after.product(product_id), after
 
     before, after, scales = run(target, work)
     views = product_view(before, scales), product_view(after, scales)
@@ -312,6 +315,38 @@ def set_product(target: Target, as_json: bool, product_id: str, status: str | No
         click.echo(f"{product_id} {name}: {views[1][name]} (before: {views[0][name]})")
     if not changed:
         click.echo(f"{product_id} was like that already")
+
+
+async def _change(
+    session: Session, names: list[str] | None, commands: Callable[[Scales, ProductRow], list[PutProduct]]
+) -> list[tuple[ProductRow, Scales]]:
+    """Change products (None: all) by the commands that `commands` makes of their rows, all in one entry of the log; the rows before.
+
+    What somebody else changes at the same moment is not lost: a product that was changed between the reading and the command is read again.
+
+    Raises:
+        Rejection: the exchange refused a change for another reason, or a product is changed by others again and again.
+    """
+    done: dict[str, tuple[ProductRow, Scales]] = {}
+    left = names
+    for attempt in range(1, ATTEMPTS + 1):
+        scales = await session.scales()
+        rows = list(scales.products.values()) if left is None else [scales.product(name) for name in left]
+        made = {row.product_id: commands(scales, row) for row in rows}
+        # All products' first commands, then all second ones: an auction that opens does not delay the others' last status.
+        sent = [command for turn in zip(*made.values(), strict=True) for command in turn]
+        outcomes = await session.submit_all(sent) if sent else []
+        left = []
+        for command, outcome in zip(sent, outcomes, strict=True):
+            if isinstance(outcome, Rejected):
+                if outcome.reason is not Reason.CHANGED_MEANWHILE or attempt == ATTEMPTS:
+                    raise Rejection(outcome)
+                left.append(command.product_id)
+        left = list(dict.fromkeys(left))
+        done.update({row.product_id: (row, scales) for row in rows if row.product_id not in left})
+        if not left:
+            break
+    return list(done.values())
 
 
 def _lot(tick: int, one: int) -> int:
@@ -332,20 +367,17 @@ def _lot(tick: int, one: int) -> int:
 def put_status(target: Target, as_json: bool, names: tuple[str, ...], status: str, every: bool, then: str | None) -> None:
     """Change the status of each PRODUCT, and nothing else of it.
 
-    From `auction` to a status that trades, its auction opens. What another operator changes of a product in the same moment may be undone.
+    From `auction` to a status that trades, its auction opens.
     """
     if every == bool(names):
         raise click.UsageError("Name the products, or give --all.")
     steps = [ProductStatus[name.upper()] for name in (status, then) if name]
 
+    def commands(_scales: Scales, row: ProductRow) -> list[PutProduct]:
+        return statuses_again(row, [fresh_id() for _ in steps], steps)
+
     async def work(session: Session) -> list[ProductRow]:
-        scales = await session.scales()
-        rows = list(scales.products.values()) if every else [scales.product(name) for name in names]
-        commands = [put_again(row, fresh_id(), status=step) for step in steps for row in rows]
-        for outcome in await session.submit_all(commands) if commands else []:
-            if isinstance(outcome, Rejected):
-                raise Rejection(outcome)
-        return rows
+        return [row for row, _ in await _change(session, None if every else list(names), commands)]
 
     rows = run(target, work)
     if as_json:

@@ -142,7 +142,7 @@ def _place(directory: Path | None, earlier: Path | None, name: str) -> Path:
         deprecated(f"{name} {earlier}", f"--cluster {earlier}")
         return earlier
     if directory is None and not default_place().is_dir():
-        raise click.UsageError("name the data with --cluster DIR")
+        raise click.UsageError("expected the data: name it with --cluster DIR")
     return directory or default_place()
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from node.native.client import RequestFailed
+from node.native.products import put_again
 from node.native.protocol import FailCode
-from statemachine.commands import PlaceOrder
+from statemachine.commands import AnyCommand, PlaceOrder, PutProduct
+from statemachine.events import AnyOutcome
+from statemachine.types import ProductStatus
 from tests.unit.node.cli.conftest import Run
 from tests.unit.node.cli.fakes import FakeClient
 
@@ -346,3 +349,27 @@ def test_what_is_known_of_the_market_is_shown(market: Run, run_json: RunJson) ->
     assert "100" in market("ticker").stdout
     assert market("trades", "BTC-USD").exit_code == 0
     assert "no product 'XRP-USD'" in market("trades", "XRP-USD", code=1).stderr
+
+
+def test_a_change_at_the_same_moment_is_not_lost(
+    market: Run, run_json: RunJson, client: FakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the reading and the command, another operator halts the market and changes its largest size."""
+    submit, others = client.submit, [PutProduct]
+
+    async def slow(commands: Sequence[AnyCommand], *arguments: Any) -> list[AnyOutcome]:
+        if isinstance(commands[0], PutProduct) and others:
+            others.clear()
+            row = client.engine.product("BTC-USD")
+            assert row is not None
+            await submit([put_again(row, "other", status=ProductStatus.AUCTION, max_size=10**11)])
+        return await submit(commands, *arguments)
+
+    monkeypatch.setattr(client, "submit", slow)
+    market("product", "set", "BTC-USD", "--taker-fee", "0.003")
+    (found,) = run_json("product", "list")
+    assert (found["taker_fee"], found["status"], found["max_size"]) == ("0.003", "auction", "1000")
+    others.append(PutProduct)
+    market("product", "status", "BTC-USD", "cancel_only", "--then", "offline")
+    assert run_json("product", "list")[0]["status"] == "offline"
+    assert not others
