@@ -24,6 +24,8 @@ FAULTS: dict[str, type[faults.Fault]] = {
         clocks.ClockAhead,
         clocks.ClockBehind,
         lines.BadLines,
+        lines.CorruptPeers,
+        lines.CorruptClients,
         power.PowerLoss,
         power.PowerLossTorn,
         power.PowerLossAll,

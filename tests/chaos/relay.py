@@ -42,6 +42,7 @@ class Quality(msgspec.Struct, frozen=True):
         rate: bytes a second in each direction of each connection.
         stall_every, stall: about so often some connection's bytes stand still, for up to so long.
         reset_every: about so often some connection is reset.
+        corrupt: one chunk in so many has a bit inverted.
     """
 
     delay: float = 0.0
@@ -50,6 +51,7 @@ class Quality(msgspec.Struct, frozen=True):
     stall_every: float = 0.0
     stall: float = 0.0
     reset_every: float = 0.0
+    corrupt: int = 0
 
 
 GOOD = Quality()
@@ -101,6 +103,13 @@ class Relay:
         quality = self.quality
         return (size / quality.rate if quality.rate else 0.0), quality.delay + quality.jitter * self._random.random()
 
+    def spoiled(self, data: bytes) -> bytes:
+        """A chunk as it arrives."""
+        if not self.quality.corrupt or self._random.randrange(self.quality.corrupt):
+            return data
+        at = self._random.randrange(len(data))
+        return data[:at] + bytes([data[at] ^ (1 << self._random.randrange(8))]) + data[at + 1 :]
+
 
 class _Line:
     """One connection's two halves."""
@@ -129,7 +138,7 @@ class _Line:
             while data := await reader.read(CHUNK):
                 sending, travelling = self._relay.late(len(data))
                 sent = max(sent, loop.time()) + sending
-                await way.put((sent + travelling, data))
+                await way.put((sent + travelling, self._relay.spoiled(data)))
 
         async def give() -> None:
             while True:

@@ -109,6 +109,20 @@ def test_connections_stand_still_and_are_reset(echo: Echo) -> None:
     asyncio.run(play())
 
 
+def test_bits_flip(echo: Echo) -> None:
+    async def play() -> None:
+        server = await echo.serve()
+        reader, writer = await echo.call()
+        await back(reader, writer, b"as it was")
+        echo.relay.set(Quality(corrupt=1))
+        with pytest.raises(AssertionError):
+            await back_for_ever(reader, writer)
+        writer.transport.abort()
+        server.close()
+
+    asyncio.run(play())
+
+
 def test_either_end_ends_the_other(echo: Echo) -> None:
     async def play() -> None:
         reader, writer = await echo.call()
