@@ -8,6 +8,7 @@ Costs, with L levels: adding to a level that exists and removing from a level O(
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import cast
@@ -25,6 +26,11 @@ NO_LIMIT = AMOUNT_MAX
 
 # Looked up once: a member of an enumeration costs ten times as much when it is looked up in its class.
 _BUY, _MARKET = Side.BUY, OrderType.MARKET
+
+
+def _place(order: OrderState) -> tuple[int, int]:
+    """Where an order stands among those of its price. Orders that version 0.1.0 opened have no sequence; they came in the order of their ids."""
+    return order.opened_sequence, order.order_id
 
 
 class PriceLevel:
@@ -51,7 +57,7 @@ class BookSide:
     """All resting orders that buy, or all that sell.
 
     Change:   `add`, `remove`, `reduce`, `fill`, `release`
-    Look:     `best`, `limit_key`, `crosses`, `in_order`, `resting`
+    Look:     `best`, `limit_key`, `crosses`, `in_order`, `page`, `resting`
     """
 
     __slots__ = ("best", "direction", "levels")
@@ -118,6 +124,25 @@ class BookSide:
         self.best = None
         while self.levels:
             drain(self.levels.popitem()[1].orders)
+
+    def page(self, price: int, opened_sequence: int, order_id: int, limit: int) -> list[OrderState]:
+        """Up to `limit` orders, in the order in which they trade, behind the place that an order at `price` with these numbers has or had; from the
+        beginning where `price` is 0.
+
+        O(limit + log L), and one copy of the references of each level that it begins or ends in.
+        """
+        found: list[OrderState] = []
+        levels = self.levels.irange(price * self.direction) if price else iter(self.levels)
+        for key in levels:
+            level = self.levels[key]
+            orders = list(level.orders.values())
+            start = 0
+            if level.price == price:
+                start = bisect_right(orders, (opened_sequence, order_id), key=_place)
+            found += orders[start : start + limit - len(found)]
+            if len(found) >= limit:
+                break
+        return found
 
     def resting(self) -> Iterator[OrderState]:
         """The orders, in the order in which they trade."""

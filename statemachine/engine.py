@@ -48,7 +48,7 @@ class Engine:
     Change:    `apply`
     Whole:     `check`, `tables`, `freeze`, `restore`, `release`, `full_hash`, `state_hash`, `sequence`, `time`
     Reads:     `next_expiry`, `remembers`, `currencies`, `currency`, `products`, `product`, `product_sequence`, `account_exists`,
-               `balances`, `api_key`, `order`, `order_by_client_oid`, `orders`, `levels`, `book_orders`, `auction`
+               `balances`, `api_key`, `order`, `order_by_client_oid`, `orders`, `levels`, `book_orders`, `book_page`, `auction`
 
     Reads return rows and copies; changing them changes nothing here. Not safe for use by several threads.
     """
@@ -308,6 +308,18 @@ class Engine:
         if product is None:
             return []
         return [(order.price, order.remaining, order.order_id) for order in product.book.side(side).resting()]
+
+    def book_page(self, product_id: str, side: Side, after: tuple[int, int, int], limit: int) -> list[tuple[int, int, int, int]]:
+        """Up to `limit` resting orders of a side, in the order in which they trade: price, remaining size, order id, opened sequence.
+
+        Args:
+            after: price, opened sequence and id of the order behind which to go on, which may have left; zeros to begin.
+        """
+        product = self._state.products.get(product_id)
+        if product is None:
+            return []
+        orders = product.book.side(side).page(*after, limit)
+        return [(order.price, order.remaining, order.order_id, order.opened_sequence) for order in orders]
 
 
 def _expire(state: State) -> None:

@@ -11,16 +11,19 @@ order ids left empty.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Protocol
 
 import msgspec
 
+from node.engine.saved_market import TAIL_KEPT, TAILS_KEPT, SavedProduct, array, is_trade
 from node.errors import QuorumbookError
 from node.native.framing import pack
 from node.native.protocol import Events
+from node.statistics import Figures, Statistics
 from statemachine.events import (
     AnyEvent,
     OrderActivated,
@@ -35,8 +38,14 @@ from statemachine.events import (
 EVENTS_PER_FRAME = 2_000
 """An event is at most about 400 bytes, so a frame stays below 1 MB; a busy apply gives a few hundred."""
 
+BLOCK = 1_000
+"""Events that are kept and let go together; fewer where few are kept."""
+
 TRADES_KEPT = 1_000
 """Trades a product that `TradesQuery` can see."""
+
+FRAMES_KEPT = 64
+"""Frames of whole blocks that are kept encoded for readers that are behind, all products together: some 10 MB."""
 
 
 class Audience(Enum):
@@ -55,6 +64,26 @@ _PRIVATE_FIELDS: dict[type[msgspec.Struct], dict[str, str]] = {
     OrderActivated: {"account_id": "", "client_oid": ""},
     StatusChanged: {},
 }
+
+
+class _Head(msgspec.Struct, array_like=True):
+    """How an encoded event begins."""
+
+    tag: int
+    product_id: str
+    product_sequence: int
+
+
+_heads = msgspec.msgpack.Decoder(_Head)
+_events = msgspec.msgpack.Decoder(AnyEvent)
+_trades = msgspec.msgpack.Decoder(OrderMatched)
+
+
+class EncodedEvents(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """`Events` whose events are encoded already: the same bytes."""
+
+    product_id: str
+    events: msgspec.Raw
 
 
 class FeedError(QuorumbookError):
@@ -82,40 +111,65 @@ class Subscriber(Protocol):
 
 
 class Ring:
-    """The last `capacity` events of a product, contiguous, in one list; any of them is found in O(1)."""
+    """The latest events of a product, encoded and contiguous: at least `capacity` of them, and besides all that one apply gave, whatever its size.
 
-    def __init__(self, capacity: int, next_sequence: int = 1) -> None:
+    Events lie in blocks; those of one apply are never torn apart. The oldest block goes when `capacity` events behind it are there, so no single
+    apply can push out what it gave itself, nor what came just before. Bound: `capacity`, the events of the largest apply, and a block.
+    """
+
+    def __init__(self, capacity: int, next_sequence: int = 1, events: Sequence[bytes] = ()) -> None:
         assert capacity > 0
-        assert next_sequence > 0
+        assert next_sequence > len(events)
         self._capacity = capacity
-        self._origin = next_sequence
-        self._slots: list[AnyEvent] = []
-        self.next_sequence = next_sequence
+        self._block = max(1, min(BLOCK, capacity // 8))
+        self._blocks: list[list[bytes]] = []
+        self._starts: list[int] = []
+        """The sequence of each block's first event."""
+        self._count = 0
+        self.next_sequence = next_sequence - len(events)
+        for at in range(0, len(events), self._block):
+            self.extend(events[at : at + self._block])
 
     @property
     def first_sequence(self) -> int:
         """The oldest event kept; `next_sequence` if none is."""
-        return self.next_sequence - len(self._slots)
+        return self.next_sequence - self._count
 
-    def extend(self, events: list[AnyEvent]) -> None:
+    def extend(self, events: Sequence[bytes]) -> None:
         """Add events that follow on. O(1) each."""
-        assert events[0].product_sequence == self.next_sequence, "events of a product have no gap"
-        assert events[-1].product_sequence == self.next_sequence + len(events) - 1, "events of a product have no gap"
-        slots, capacity = self._slots, self._capacity
-        for event in events:
-            if len(slots) < capacity:
-                slots.append(event)
-            else:
-                slots[(event.product_sequence - self._origin) % capacity] = event
+        assert _heads.decode(events[0]).product_sequence == self.next_sequence, "events of a product have no gap"
+        last = self.next_sequence + len(events) - 1
+        assert _heads.decode(events[-1]).product_sequence == last, "events of a product have no gap"
+        blocks, starts = self._blocks, self._starts
+        if blocks and len(blocks[-1]) + len(events) <= self._block:
+            blocks[-1] += events
+        else:
+            blocks.append(list(events))
+            starts.append(self.next_sequence)
+        self._count += len(events)
         self.next_sequence += len(events)
+        while self._count - len(blocks[0]) >= self._capacity:
+            self._count -= len(blocks.pop(0))
+            del starts[0]
 
-    def slice(self, start: int, count: int) -> list[AnyEvent]:
-        """Up to `count` events from sequence `start` on, which must be kept or be the next one."""
+    def slice(self, start: int, count: int) -> list[bytes]:
+        """Up to `count` events from sequence `start` on, which must be kept or be the next one; fewer also where a block ends."""
         assert self.first_sequence <= start <= self.next_sequence
-        count = min(count, self.next_sequence - start)
-        at = (start - self._origin) % self._capacity
-        part = self._slots[at : at + count]
-        return part if len(part) == count else part + self._slots[: count - len(part)]
+        if start == self.next_sequence:
+            return []
+        at = bisect_right(self._starts, start) - 1
+        begin = start - self._starts[at]
+        return self._blocks[at][begin : begin + count]
+
+    def latest(self, count: int) -> list[bytes]:
+        """The latest events, up to `count`, oldest first."""
+        found: list[list[bytes]] = []
+        for block in reversed(self._blocks):
+            if count <= 0:
+                break
+            found.append(block[-count:])
+            count -= len(block)
+        return [event for block in reversed(found) for event in block]
 
 
 class Subscription:
@@ -132,11 +186,12 @@ class Subscription:
 
 
 class _Channel:
-    """A product: its ring, its trades, and who reads it. Dicts stand for ordered sets."""
+    """A product: its ring, what was traded, and who reads it. Dicts stand for ordered sets."""
 
-    def __init__(self, capacity: int, next_sequence: int) -> None:
-        self.ring = Ring(capacity, next_sequence)
-        self.trades: deque[OrderMatched] = deque(maxlen=TRADES_KEPT)
+    def __init__(self, capacity: int, next_sequence: int, saved: SavedProduct | None = None) -> None:
+        self.ring = Ring(capacity, next_sequence, saved.tail if saved is not None else ())
+        self.trades: deque[bytes] = deque(saved.trades if saved is not None else (), TRADES_KEPT)
+        self.statistics = Statistics(saved.figures if saved is not None else None)
         self.live: dict[Subscription, None] = {}
         self.behind: dict[Subscription, None] = {}
 
@@ -145,35 +200,49 @@ class Feed:
     """All products.
 
     Written by the state machine: publish, restart.
-    Read by sessions: subscribe, resume, unsubscribe, trades.
+    Read by sessions: subscribe, resume, unsubscribe, trades, figures.
+    Saved with a snapshot: freeze.
     """
 
     def __init__(self, events_kept: int) -> None:
         self._events_kept = events_kept
         self._channels: dict[str, _Channel] = {}
+        self._frames: OrderedDict[tuple[str, int, int, Audience], bytes] = OrderedDict()
+        self.frames_made = 0
+        """How many frames were encoded since the start."""
 
-    def publish(self, events: list[AnyEvent]) -> None:
-        """Take the events of one apply, keep them and send them to whoever is live."""
-        groups: dict[str, list[AnyEvent]] = {}
-        for event in events:
-            group = groups.get(event.product_id)
-            if group is None:
-                groups[event.product_id] = group = []
-            group.append(event)
-        for product_id, group in groups.items():
+    def publish(self, product_ids: Sequence[str], events: Sequence[bytes]) -> None:
+        """Take the events of one apply, keep them and send them to whoever is live.
+
+        Args:
+            product_ids: the product of each event, at the same place.
+            events: encoded, as `statemachine.events` says.
+        """
+        for product_id, group in _by_product(product_ids, events):
             channel = self._channel(product_id)
             channel.ring.extend(group)
-            channel.trades.extend(event for event in group if type(event) is OrderMatched)
+            for event in group:
+                if is_trade(event):
+                    channel.trades.append(event)
+                    channel.statistics.add(_trades.decode(event))
             if channel.live:
                 self._send_live(channel, product_id, group)
             if channel.behind:
                 self._send_behind(channel)
 
-    def restart(self, sequences: Mapping[str, int]) -> None:
-        """The state was replaced by a snapshot's: product id -> its last sequence there. Readers that would see a gap are told and end."""
+    def restart(self, sequences: Mapping[str, int], saved: Mapping[str, SavedProduct] | None = None) -> None:
+        """The state was replaced by a snapshot's: product id -> its last sequence there. Readers that would see a gap are told and end.
+
+        Args:
+            saved: what the snapshot has of the market. What is not of the product's last sequence is not believed.
+        """
         old, self._channels = self._channels, {}
+        self._frames.clear()
         for product_id, last in sequences.items():
-            self._channels[product_id] = _Channel(self._events_kept, last + 1)
+            kept = (saved or {}).get(product_id)
+            if kept is not None and kept.sequence != last:
+                kept = None
+            self._channels[product_id] = _Channel(self._events_kept, last + 1, kept)
         for product_id, channel in old.items():
             for subscription in (*channel.live, *channel.behind):
                 if subscription.live:
@@ -212,9 +281,10 @@ class Feed:
                 return
             if subscription.next_sequence >= ring.next_sequence:
                 break
-            events = ring.slice(subscription.next_sequence, EVENTS_PER_FRAME)
+            start = subscription.next_sequence
+            events = ring.slice(start, EVENTS_PER_FRAME)
             subscription.next_sequence += len(events)
-            if not subscriber.send(_frame(subscription.product_id, events, subscriber.audience)):
+            if not subscriber.send(self._kept_frame(subscription.product_id, start, events, subscriber.audience)):
                 return
         if subscription.next_sequence == ring.next_sequence:
             del channel.behind[subscription]
@@ -234,7 +304,26 @@ class Feed:
         if channel is None:
             return []
         trades = channel.trades
-        return [trades[-1 - place] for place in range(min(limit, len(trades)))]
+        return [_trades.decode(trades[-1 - place]) for place in range(min(limit, len(trades)))]
+
+    def figures(self, product_id: str) -> Figures:
+        """Rolling figures of the product's trades."""
+        channel = self._channels.get(product_id)
+        return channel.statistics.freeze() if channel is not None else Figures()
+
+    def freeze(self) -> list[SavedProduct]:
+        """The market as it is now, whatever is published later: for a snapshot. Only references are copied."""
+        count = max(1, min(TAIL_KEPT, TAILS_KEPT // max(1, len(self._channels))))
+        return [
+            SavedProduct(
+                product_id,
+                channel.ring.next_sequence - 1,
+                list(channel.trades),
+                channel.statistics.freeze(),
+                channel.ring.latest(count),
+            )
+            for product_id, channel in sorted(self._channels.items())
+        ]
 
     def next_sequence(self, product_id: str) -> int:
         """The sequence of the product's next event."""
@@ -246,9 +335,9 @@ class Feed:
             self._channels[product_id] = channel = _Channel(self._events_kept, 1)
         return channel
 
-    def _send_live(self, channel: _Channel, product_id: str, events: list[AnyEvent]) -> None:
+    def _send_live(self, channel: _Channel, product_id: str, events: Sequence[bytes]) -> None:
         if len(events) > EVENTS_PER_FRAME:
-            self._send_long(channel, events)
+            self._send_long(channel, len(events))
             return
         frames: dict[Audience, bytes] = {}
         full: list[Subscription] = []
@@ -256,16 +345,36 @@ class Feed:
             subscriber = subscription.subscriber
             frame = frames.get(subscriber.audience)
             if frame is None:
-                frames[subscriber.audience] = frame = _frame(product_id, events, subscriber.audience)
+                frames[subscriber.audience] = frame = self._frame(product_id, events, subscriber.audience)
             if not subscriber.send(frame):
                 full.append(subscription)
         for subscription in full:
             self._fall_behind(channel, subscription, channel.ring.next_sequence)
 
-    def _send_long(self, channel: _Channel, events: list[AnyEvent]) -> None:
+    def _frame(self, product_id: str, events: Sequence[bytes], audience: Audience) -> bytes:
+        self.frames_made += 1
+        if audience is Audience.PUBLIC:
+            return pack(Events(product_id, [redact(_events.decode(event)) for event in events]))
+        return pack(EncodedEvents(product_id, array(events)))
+
+    def _kept_frame(self, product_id: str, start: int, events: Sequence[bytes], audience: Audience) -> bytes:
+        """A frame for a reader that is behind. Whole blocks are encoded once for all such readers."""
+        if len(events) < BLOCK // 2:  # too few to be asked for again
+            return self._frame(product_id, events, audience)
+        key = (product_id, start, len(events), audience)
+        frame = self._frames.get(key)
+        if frame is None:
+            frame = self._frames[key] = self._frame(product_id, events, audience)
+            if len(self._frames) > FRAMES_KEPT:
+                self._frames.popitem(last=False)
+        else:
+            self._frames.move_to_end(key)
+        return frame
+
+    def _send_long(self, channel: _Channel, count: int) -> None:
         """More events than a frame holds: send them as to readers that are behind by so much."""
         for subscription in list(channel.live):
-            self._fall_behind(channel, subscription, events[0].product_sequence)
+            self._fall_behind(channel, subscription, channel.ring.next_sequence - count)
             self.resume(subscription)
 
     def _fall_behind(self, channel: _Channel, subscription: Subscription, next_sequence: int) -> None:
@@ -281,12 +390,16 @@ class Feed:
                 self.resume(subscription)
 
 
+def _by_product(product_ids: Sequence[str], events: Sequence[bytes]) -> Iterable[tuple[str, Sequence[bytes]]]:
+    """The events of each product, in order. Nearly always there is one product."""
+    if product_ids and product_ids.count(product_ids[0]) == len(product_ids):
+        return [(product_ids[0], events)]
+    groups: dict[str, list[bytes]] = {}
+    for product_id, event in zip(product_ids, events, strict=True):
+        groups.setdefault(product_id, []).append(event)
+    return groups.items()
+
+
 def redact(event: AnyEvent) -> AnyEvent:
     """The event as the public may see it."""
     return msgspec.structs.replace(event, **_PRIVATE_FIELDS[type(event)])
-
-
-def _frame(product_id: str, events: list[AnyEvent], audience: Audience) -> bytes:
-    if audience is Audience.PUBLIC:
-        events = [redact(event) for event in events]
-    return pack(Events(product_id, events))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+
+import msgspec
 
 from node.engine.feed import Feed
+from node.engine.saved_market import SavedProduct
 from statemachine.commands import PutApiKey, decode_batch
 from statemachine.engine import Engine
+
+_encode = msgspec.msgpack.Encoder().encode
 
 
 class ReplicatedEngine:
@@ -31,15 +36,23 @@ class ReplicatedEngine:
         if put:
             self.keys_changed(put)
         if applied.events:
-            self._feed.publish(applied.events)
+            self._feed.publish([event.product_id for event in applied.events], [_encode(event) for event in applied.events])
         return applied.outcomes
 
     def digest(self) -> bytes:
         """The engine's running hash, which covers commands, outcomes and events."""
         return self.engine.state_hash
 
-    def replace(self, engine: Engine) -> None:
-        """Go on from another state. Feed readers that would see a gap are told so."""
+    def market(self) -> list[SavedProduct]:
+        """What a snapshot of this moment keeps of the market."""
+        return self._feed.freeze()
+
+    def replace(self, engine: Engine, market: Mapping[str, SavedProduct] | None = None) -> None:
+        """Go on from another state. Feed readers that would see a gap are told so.
+
+        Args:
+            market: what its snapshot keeps of the market, if anything.
+        """
         self.engine = engine
-        self._feed.restart({product.product_id: product.product_sequence for product in engine.products()})
+        self._feed.restart({product.product_id: product.product_sequence for product in engine.products()}, market)
         self.keys_changed([])

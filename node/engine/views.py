@@ -18,20 +18,29 @@ from node.native.protocol import (
     BalancesQuery,
     BookLevel,
     BookOrder,
+    BookPage,
+    BookPageQuery,
     BookQuery,
     BookView,
     CurrenciesQuery,
+    MarketQuery,
+    MarketView,
     OrderQuery,
     OrdersQuery,
+    PagedOrder,
     ProductsQuery,
     TradesQuery,
 )
 from statemachine.engine import Engine
 from statemachine.events import AnyEvent
+from statemachine.limits import AMOUNT_MAX
 from statemachine.types import ProductStatus, Side
 
 LEVELS_AT_2 = 50
 """Price levels a side at level 2."""
+
+PAGE_MAX = 500
+"""Orders of a page of a book: less than a millisecond of the engine's thread."""
 
 ORDERS_MAX = 1_000
 TRADES_MAX = 1_000
@@ -76,6 +85,8 @@ class Views:
             return self._book(engine, query)
         if isinstance(query, TradesQuery):
             return _encode(self._trades(engine, query, audience))
+        if isinstance(query, MarketQuery):
+            return _encode(self._market(engine, query, audience))
         return _encode(self._rows(engine, query))
 
     def _rows(self, engine: Engine, query: AnyQuery) -> object:
@@ -93,6 +104,8 @@ class Views:
                 return _orders(engine, query)
             case AuctionQuery():
                 return self._auction(engine, query.product_id)
+            case BookPageQuery():
+                return _book_page(engine, query)
             case ApiKeyQuery():
                 return _found(engine.api_key(query.key_id), f"API key {query.key_id!r}")
             case ApiKeysQuery():
@@ -103,6 +116,17 @@ class Views:
         _require(engine.product(query.product_id) is not None, f"product {query.product_id!r}")
         trades: list[AnyEvent] = [*self._feed.trades(query.product_id, _limit(query.limit, TRADES_MAX))]
         return trades if audience is Audience.FULL else [redact(trade) for trade in trades]
+
+    def _market(self, engine: Engine, query: MarketQuery, audience: Audience) -> MarketView:
+        row = engine.product(query.product_id)
+        if row is None:
+            raise NotFoundError(f"product {query.product_id!r} does not exist")
+        trades: list[AnyEvent] = [*self._feed.trades(query.product_id, TRADES_MAX)]
+        if audience is not Audience.FULL:
+            trades = [redact(trade) for trade in trades]
+        in_auction = row.status is ProductStatus.AUCTION
+        figures = self._feed.figures(query.product_id)
+        return MarketView(row.product_sequence, in_auction, row.last_trade_id, row.last_price, trades, figures)
 
     def _book(self, engine: Engine, query: BookQuery) -> bytes:
         if query.level not in (1, 2, 3):
@@ -148,6 +172,16 @@ def book_view(engine: Engine, product_id: str, level: int) -> BookView:
     view.bids.extend(BookLevel(*row) for row in engine.levels(product_id, Side.BUY, depth))
     view.asks.extend(BookLevel(*row) for row in engine.levels(product_id, Side.SELL, depth))
     return view
+
+
+def _book_page(engine: Engine, query: BookPageQuery) -> BookPage:
+    _require(engine.product(query.product_id) is not None, f"product {query.product_id!r}")
+    after = query.after_price, query.after_opened, query.after_order_id
+    if min(after) < 0 or max(after) > AMOUNT_MAX:
+        raise BadQueryError("after_price, after_opened, after_order_id: expected those of an order, or 0")
+    sequence = engine.product_sequence(query.product_id)
+    rows = engine.book_page(query.product_id, query.side, after, _limit(query.limit, PAGE_MAX))
+    return BookPage(sequence, [PagedOrder(*row) for row in rows])
 
 
 def _order(engine: Engine, query: OrderQuery) -> object:

@@ -36,14 +36,14 @@ CATCH_UP_MAX = 1.0
 CATCH_UP_POLL = 0.005
 """Seconds for which the answer to a command that was sent on waits for this node to have applied it, and between looks."""
 
-REPLAYS_MAX = 4
-"""Readers that catch up at the same time; each has a connection of its own."""
-
-REPLAY_FRAMES_MAX = 5_000
-"""Frames of events that may wait for a reader that catches up."""
+REPLAY_FRAMES_MAX = 4
+"""Frames of events that may wait for a reader that catches up. Then nothing is read from the engine, which then sends no more either."""
 
 Lost = Callable[[str], None]
 """Called once when a subscription ends, with the reason."""
+
+
+_Arrived = asyncio.Queue[list[AnyEvent] | None]
 
 
 class Resent:
@@ -99,7 +99,6 @@ class NodeBackend:
         self._connection: NativeConnection | None = None
         self._connecting = asyncio.Lock()
         self._deadlines = _Deadlines()
-        self._replays = asyncio.Semaphore(REPLAYS_MAX)
         self._watcher: asyncio.Task[None] | None = None
         self._lost: dict[str, Lost] = {}
         self._on_keys: KeysCallback = lambda _key_ids: None
@@ -251,21 +250,20 @@ class NodeBackend:
     @contextlib.asynccontextmanager
     async def replay(self, product_id: str, from_sequence: int) -> AsyncIterator[AsyncIterator[list[AnyEvent]]]:
         """See `Backend.replay`."""
-        async with self._replays:
-            try:
-                connection = await NativeConnection.open(self._address, client="gateway replay")
-            except ConnectionLost as error:
-                raise UnavailableError(str(error)) from None
-            arrived: asyncio.Queue[list[AnyEvent] | None] = asyncio.Queue()
-            watch = asyncio.create_task(_end_with(connection, arrived))
-            try:
-                await connection.subscribe(product_id, from_sequence, lambda events: _queue(arrived, events))
-                yield _drain(arrived)
-            except ConnectionLost as error:
-                raise UnavailableError(str(error)) from None
-            finally:
-                watch.cancel()
-                await connection.close()
+        try:
+            connection = await NativeConnection.open(self._address, client="gateway replay")
+        except ConnectionLost as error:
+            raise UnavailableError(str(error)) from None
+        arrived: _Arrived = asyncio.Queue()
+        watch = asyncio.create_task(_end_with(connection, arrived))
+        try:
+            await connection.subscribe(product_id, from_sequence, lambda events: _queue(connection, arrived, events))
+            yield _drain(connection, arrived)
+        except ConnectionLost as error:
+            raise UnavailableError(str(error)) from None
+        finally:
+            watch.cancel()
+            await connection.close()
 
     @property
     def follows_keys(self) -> bool:
@@ -340,19 +338,23 @@ class _Deadlines:
             self._timer = loop.call_at(waiting[0][0], self._look)
 
 
-async def _end_with(connection: NativeConnection, arrived: asyncio.Queue[list[AnyEvent] | None]) -> None:
+async def _end_with(connection: NativeConnection, arrived: _Arrived) -> None:
     """End what arrives when the connection ends."""
     await connection.closed.wait()
     arrived.put_nowait(None)
 
 
-def _queue(arrived: asyncio.Queue[list[AnyEvent] | None], events: Events) -> None:
-    """Keep events for a reader that catches up; one that is too slow for it is given up."""
-    arrived.put_nowait(events.events if arrived.qsize() < REPLAY_FRAMES_MAX else None)
+def _queue(connection: NativeConnection, arrived: _Arrived, events: Events) -> None:
+    """Keep events for a reader that catches up, and read no more while there are enough."""
+    arrived.put_nowait(events.events)
+    if arrived.qsize() >= REPLAY_FRAMES_MAX and connection.reading:
+        connection.pause_reading()
 
 
-async def _drain(arrived: asyncio.Queue[list[AnyEvent] | None]) -> AsyncIterator[list[AnyEvent]]:
+async def _drain(connection: NativeConnection, arrived: _Arrived) -> AsyncIterator[list[AnyEvent]]:
     """What arrives, until the connection ends. Raises UnavailableError then."""
     while (events := await arrived.get()) is not None:
+        if arrived.empty() and not connection.reading:
+            connection.resume_reading()
         yield events
     raise UnavailableError("the events could not be read to the end")

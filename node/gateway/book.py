@@ -1,149 +1,190 @@
-"""The book by price levels as the feed shows it, and the trades' statistics; both follow the events of one product.
+"""The gateway's own copy of a product's book: every order, by price level and in time priority. It follows the events of the product.
 
-`LevelBook` starts from the book at level 3 and applies every later event, so it is at every moment what a client that did the same would have.
+So a client's question about the book costs the engine nothing. The texts that the answers are made of are kept, a row for each level and the rows of
+each block of orders, and made anew only where something has changed: a book of a million orders is answered from the texts of before.
+
+A level's orders lie in blocks of at most `BLOCK_MAX`, so that one order's change makes little text anew, however many orders the level has.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from sortedcontainers import SortedDict
 
-from node.native.protocol import BookView
+from node.native.protocol import BookPage
 from statemachine.events import AnyEvent, OrderChanged, OrderDone, OrderMatched, OrderOpened
 from statemachine.types import Side
 
-MINUTE = 60 * 1_000_000_000
-DAY_MINUTES = 24 * 60
-MONTH_MINUTES = 30 * DAY_MINUTES
+BLOCK_MAX = 256
+"""Orders of a block: some 0.3 ms to write as text."""
+
+Change = tuple[Side, int, int]
+"""A level that changed: side, price, and its total size before."""
 
 
-class LevelBook:
-    """Total size by price on each side. A level that is empty does not exist."""
+class Block:
+    """Consecutive orders of a level: remaining sizes by order id, in time priority. `text` is theirs, None when it has to be made anew."""
 
-    def __init__(self, view: BookView) -> None:
-        self.sides: dict[Side, SortedDict] = {Side.BUY: SortedDict(), Side.SELL: SortedDict()}
-        for side, orders in ((Side.BUY, view.bid_orders), (Side.SELL, view.ask_orders)):
-            for order in orders:
-                self._add(side, order.price, order.size)
+    __slots__ = ("orders", "text")
 
-    def apply(self, event: AnyEvent) -> tuple[Side, int] | None:
-        """Follow an event. The level that it changed, if any."""
+    def __init__(self) -> None:
+        self.orders: dict[int, int] = {}
+        self.text: bytes | None = None
+
+
+class Level:
+    """The orders at one price. A level of a book is never empty. `text` is its row in a level 2 snapshot, None when it has to be made anew."""
+
+    __slots__ = ("blocks", "count", "price", "text", "total")
+
+    def __init__(self, price: int) -> None:
+        self.price = price
+        self.total = 0
+        self.count = 0
+        self.blocks: list[Block] = []
+        self.text: bytes | None = None
+
+
+class Book:
+    """Both sides. `stale_levels` and `stale_blocks` (with their price) are those whose texts have to be made anew."""
+
+    def __init__(self) -> None:
+        self._sides: dict[Side, SortedDict] = {Side.BUY: SortedDict(), Side.SELL: SortedDict()}
+        self._orders: dict[int, tuple[Side, Level, Block]] = {}
+        self.stale_levels: dict[Level, None] = {}
+        self.stale_blocks: dict[Block, int] = {}
+
+    def __len__(self) -> int:
+        """How many orders rest."""
+        return len(self._orders)
+
+    def __contains__(self, order_id: int) -> bool:
+        return order_id in self._orders
+
+    def apply(self, event: AnyEvent) -> Change | None:
+        """Follow an event; what it changed, if anything. O(1), O(log levels) where a level comes or goes."""
         match event:
             case OrderOpened():
-                return self._add(event.side, event.price, event.remaining)
+                return self.add(event.side, event.price, event.order_id, event.remaining)
             case OrderMatched() if not event.auction:
-                return self._add(event.side, event.price, -event.size)
+                return self._reduce(event.maker_order_id, event.size)
             case OrderChanged() if event.resting:
-                return self._add(event.side, event.price, event.new - event.old)
-            case OrderDone() if event.resting:
-                return self._add(event.side, event.price, -event.remaining)
+                return self._reduce(event.order_id, event.old - event.new)
+            case OrderDone() if event.resting and event.remaining:
+                return self._reduce(event.order_id, event.remaining)
             case _:
                 return None
 
+    def add(self, side: Side, price: int, order_id: int, remaining: int) -> Change:
+        """An order rests, behind all others of its price."""
+        levels = self._sides[side]
+        level = levels.get(price)
+        if level is None:
+            level = levels[price] = Level(price)
+        before = level.total
+        if not level.blocks or len(level.blocks[-1].orders) >= BLOCK_MAX:
+            level.blocks.append(Block())
+        block = level.blocks[-1]
+        block.orders[order_id] = remaining
+        self._orders[order_id] = side, level, block
+        level.total += remaining
+        level.count += 1
+        self._touch(level, block)
+        return side, price, before
+
+    def _reduce(self, order_id: int, by: int) -> Change:
+        """An order that rests loses `by` of its size, and leaves where that is all of it."""
+        side, level, block = self._orders[order_id]
+        before, left = level.total, block.orders[order_id] - by
+        assert left >= 0, f"order {order_id} fell below zero: the feed and the book differ"
+        level.total -= by
+        if left:
+            block.orders[order_id] = left
+            self._touch(level, block)
+            return side, level.price, before
+        del block.orders[order_id], self._orders[order_id]
+        level.count -= 1
+        self._touch(level, block)
+        if not block.orders:
+            level.blocks.remove(block)
+            self.stale_blocks.pop(block, None)
+        if not level.blocks:
+            del self._sides[side][level.price]
+            self.stale_levels.pop(level, None)
+        return side, level.price, before
+
+    def _touch(self, level: Level, block: Block) -> None:
+        level.text = block.text = None
+        self.stale_levels[level] = None
+        self.stale_blocks[block] = level.price
+
+    def in_order(self, side: Side) -> Iterator[Level]:
+        """The levels of a side, best first."""
+        levels = self._sides[side]
+        prices = reversed(levels) if side is Side.BUY else iter(levels)
+        return (levels[price] for price in prices)
+
     def best(self, side: Side) -> tuple[int, int]:
         """Best price and its size; zeros where the side is empty."""
-        levels = self.sides[side]
-        if not levels:
-            return 0, 0
-        price, size = levels.peekitem(-1 if side is Side.BUY else 0)
-        return price, size
+        level = next(self.in_order(side), None)
+        return (level.price, level.total) if level is not None else (0, 0)
 
-    def levels(self, side: Side) -> list[tuple[int, int]]:
-        """All levels, best first."""
-        rows = list(self.sides[side].items())
-        return rows[::-1] if side is Side.BUY else rows
+    def levels(self, side: Side, depth: int | None = None) -> list[tuple[int, int, int]]:
+        """Price, size and number of orders of the best `depth` levels, or of all."""
+        return [(level.price, level.total, level.count) for level in islice(self.in_order(side), depth)]
+
+    def orders(self, side: Side) -> Iterator[tuple[int, int, int]]:
+        """Price, remaining size and id of every order, in the order in which they trade."""
+        for level in self.in_order(side):
+            for block in level.blocks:
+                for order_id, remaining in block.orders.items():
+                    yield level.price, remaining, order_id
 
     def size_at(self, side: Side, price: int) -> int:
         """The total size at a price; 0 where nobody is."""
-        size: int = self.sides[side].get(price, 0)
-        return size
+        level: Level | None = self._sides[side].get(price)
+        return level.total if level is not None else 0
 
-    def _add(self, side: Side, price: int, size: int) -> tuple[Side, int] | None:
-        if size == 0:
-            return None
-        levels = self.sides[side]
-        total = levels.get(price, 0) + size
-        assert total >= 0, f"level {price} of {side.name} fell below zero: the feed and the book differ"
-        if total:
-            levels[price] = total
-        else:
-            del levels[price]
-        return side, price
+    def count_levels(self) -> int:
+        """How many levels both sides have."""
+        return sum(len(levels) for levels in self._sides.values())
 
 
-@dataclass
-class Span:
-    """Trades of a stretch of time: first, highest, lowest price, and the volume in base units."""
+class BookLoader:
+    """A book put together from pages that the engine read one after the other, while it went on.
 
-    minute: int = 0
-    open: int = 0
-    high: int = 0
-    low: int = 0
-    volume: int = 0
+    Each page is of the state after an event of its own, so an order on it has met all events up to that one, and no other. The events of the whole
+    time are applied on top, each to the orders whose page is older. An order that left before its page was read is on none.
 
-    def add(self, other: Span) -> None:
-        """Take in a later span."""
-        if not self.open:
-            self.open, self.low = other.open, other.low
-        self.high, self.low = max(self.high, other.high), min(self.low, other.low)
-        self.volume += other.volume
-
-
-class Statistics:
-    """Rolling figures over the trades seen, minute by minute: 24 hours in full, the volume over 30 days.
-
-    The sums over whole minutes are kept until the minute ends, so a question costs O(1) but for the first of its minute.
+    Args:
+        sequence: of the event after which the first page is read, or of an earlier one: the events behind it are given to `finish`.
     """
 
-    def __init__(self) -> None:
-        self.last: OrderMatched | None = None
-        self._minutes: deque[Span] = deque()
-        self._kept: dict[int, tuple[tuple[int, int], Span]] = {}
+    def __init__(self, sequence: int) -> None:
+        self.sequence = sequence
+        """Of the newest page so far: events up to it are needed."""
+        self._book = Book()
+        self._read_at: dict[int, int] = {}
 
-    @property
-    def last_price(self) -> int:
-        """The price of the last trade; 0 where there was none."""
-        return self.last.price if self.last is not None else 0
+    def page(self, side: Side, page: BookPage) -> None:
+        """The next page. Pages of a side come in order."""
+        self.sequence = max(self.sequence, page.product_sequence)
+        for order in page.orders:
+            self._book.add(side, order.price, order.order_id, order.remaining)
+            self._read_at[order.order_id] = page.product_sequence
 
-    def begin(self, minutes: Iterable[Span], last: OrderMatched) -> None:
-        """Begin with what was traded before: whole minutes in order, and the last trade in them."""
-        self._minutes.extend(minutes)
-        self.last = last
-
-    def add(self, trade: OrderMatched) -> None:
-        """Count a trade; trades come in order."""
-        self.last = trade
-        minute = trade.time // MINUTE
-        if not self._minutes or self._minutes[-1].minute != minute:
-            self._minutes.append(Span(minute))
-            while self._minutes[0].minute <= minute - MONTH_MINUTES:
-                self._minutes.popleft()
-        self._minutes[-1].add(Span(minute, trade.price, trade.price, trade.price, trade.size))
-
-    def day(self, now: int) -> Span:
-        """The 24 hours before `now` (nanoseconds)."""
-        return self._window(now // MINUTE, DAY_MINUTES)
-
-    def month_volume(self, now: int) -> int:
-        """The volume of the 30 days before `now` (nanoseconds)."""
-        return self._window(now // MINUTE, MONTH_MINUTES).volume
-
-    def _window(self, minute: int, length: int) -> Span:
-        """The trades of the last `length` minutes."""
-        if not self._minutes:
-            return Span()
-        last = self._minutes[-1]
-        key, kept = self._kept.get(length, ((-1, -1), Span()))
-        if key != (minute, last.minute):
-            kept = Span()
-            for span in self._minutes:
-                if minute - length < span.minute < last.minute:
-                    kept.add(span)
-            self._kept[length] = ((minute, last.minute), kept)
-        total = replace(kept)
-        if last.minute > minute - length:
-            total.add(last)
-        return total
+    def finish(self, events: Iterable[AnyEvent]) -> Book:
+        """The book after these events: all behind the sequence that it began with, at least up to the newest page's."""
+        book = self._book
+        for event in events:
+            if isinstance(event, OrderOpened | OrderMatched | OrderChanged | OrderDone):
+                order_id = event.maker_order_id if isinstance(event, OrderMatched) else event.order_id
+                read_at = self._read_at.get(order_id)
+                if read_at is not None and event.product_sequence <= read_at:
+                    continue
+                if order_id not in book and event.product_sequence <= self.sequence and not isinstance(event, OrderOpened):
+                    continue
+                book.apply(event)
+        return book

@@ -1,21 +1,25 @@
 """What the feed's messages look like, and which channel carries which event.
 
 The channels `full`, `user` and `matches` carry events of the exchange, with their product sequence; a connection that has several of them gets an
-event once. `ticker` and `level2` are made of the events, `heartbeat` and `status` of the clock; `ticker_batch` and `level2_batch` say the same
-as the first two, less often. `auction` tells of a product's auction while there is one: each second, and when it opens.
+event once. `level3` carries the same events in a short form of its own. `ticker` and `level2` are made of the events, `heartbeat` and `status` of the
+clock; `ticker_batch` and `level2_batch` say the same as the first two, less often. `auction` tells of a product's auction while there is one: each
+second, and when it opens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Protocol
 
 import msgspec
 
-from node.gateway.book import LevelBook, Statistics
+from node.gateway.book import Book
 from node.gateway.catalogue import Product
-from node.gateway.ids import order_text
+from node.gateway.ids import account_text, order_text
 from node.gateway.responses import DONE_REASONS, ORDER_TYPES, SIDES, STOPS, Json, auction_json, iso, rate
 from node.native.protocol import AuctionView
+from node.statistics import Statistics
+from statemachine.decimals import to_text
 from statemachine.events import (
     AnyEvent,
     OrderActivated,
@@ -26,12 +30,27 @@ from statemachine.events import (
     OrderReceived,
     StatusChanged,
 )
+from statemachine.tables import CurrencyRow
 from statemachine.types import DoneReason, OrderType, Side
 
-CHANNELS = ("heartbeat", "status", "auction", "ticker", "ticker_batch", "level2", "level2_batch", "matches", "full", "user")
-ALIASES = {"ticker_1000": "ticker_batch", "level2_50": "level2_batch"}
-"""Names that channels had once; clients still ask for them."""
-EVENT_CHANNELS = frozenset({"matches", "full", "user"})
+CHANNELS = (
+    "heartbeat",
+    "status",
+    "auction",
+    "ticker",
+    "ticker_batch",
+    "level2",
+    "level2_batch",
+    "level3",
+    "matches",
+    "full",
+    "user",
+    "balance",
+)
+ALIASES = {"ticker_1000": "ticker_batch", "level2_50": "level2_batch", "auctionfeed": "auction"}
+"""Other names that Coinbase Exchange has for channels, or had once; clients ask for them."""
+EVENT_CHANNELS = frozenset({"matches", "full", "user", "level3"})
+"""Channels that carry every event, or every one of a kind, with its sequence: a reader may resume them."""
 PPM = 1_000_000
 
 encode = msgspec.json.Encoder().encode
@@ -159,22 +178,34 @@ def for_books(event: AnyEvent, body: Json) -> Json:
     return body | {"type": "auction_match"} if isinstance(event, OrderMatched) and event.auction else body
 
 
+class Source(Protocol):
+    """A product's feed, as far as messages tell of it: as it is now."""
+
+    @property
+    def book(self) -> Book: ...
+    @property
+    def stats(self) -> Statistics: ...
+    @property
+    def last(self) -> OrderMatched | None: ...
+
+
 class Frame:
-    """Events of one product that arrived together, after which the book is `book`; each message is rendered once, when first wanted.
+    """Events of one product that arrived together at `source`; each message is rendered once, when first wanted.
 
     `auction` are the messages of that channel.
     """
 
-    def __init__(self, events: list[AnyEvent], product: Product, book: LevelBook, stats: Statistics) -> None:
+    def __init__(self, events: list[AnyEvent], product: Product, source: Source) -> None:
         self.events = events
         self._product = product
-        self._book = book
-        self._stats = stats
+        self._source = source
         self._public: dict[tuple[int, bool], bytes] = {}
         self._own: dict[tuple[int, str, bool], bytes] = {}
+        self._compact: dict[int, bytes] = {}
         self._levels: bytes | None = None
         self._ticker: bytes | None = None
-        self.touched: dict[tuple[Side, int], None] = {}
+        self.touched: dict[tuple[Side, int], int] = {}
+        """The levels that changed, with the size that each had before the frame."""
         self.auction: list[bytes] = []
 
     def public(self, event: AnyEvent, full: bool) -> bytes:
@@ -198,10 +229,15 @@ class Frame:
     def level_changes(self) -> bytes:
         """The `l2update` of the whole frame; empty where no level changed."""
         if self._levels is None:
-            self._levels = b""
-            if self.touched:
-                self._levels = level_changes(self._product, self._book, self.touched, self.time)
+            self._levels = level_changes(self._product, self._source.book, self.touched, self.time)
         return self._levels
+
+    def compact(self, event: AnyEvent) -> bytes:
+        """The event as the channel `level3` has it."""
+        message = self._compact.get(event.product_sequence)
+        if message is None:
+            message = self._compact[event.product_sequence] = encode(compact(event, self._product))
+        return message
 
     @property
     def time(self) -> int:
@@ -216,19 +252,61 @@ class Frame:
     def ticker(self) -> bytes:
         """The `ticker` after the frame's last trade; empty where none was made."""
         if self._ticker is None:
-            self._ticker = encode(ticker_json(self._product, self._book, self._stats)) if self.traded else b""
+            self._ticker = encode(ticker_json(self._product, self._source)) if self.traded else b""
         return self._ticker
 
 
-def level_changes(product: Product, book: LevelBook, touched: Iterable[tuple[Side, int]], time: int) -> bytes:
-    """The `l2update` with the sizes that these levels have now; `time` is that of the last change."""
-    changes = [[SIDES[side], product.price(price), product.size(book.size_at(side, price))] for side, price in touched]
+def level_changes(product: Product, book: Book, before: Mapping[tuple[Side, int], int], time: int) -> bytes:
+    """The `l2update` with the sizes that these levels have now; empty where none differs from the size that the reader knows (`before`).
+
+    A level that came and went since then was never announced, and is not taken back. `time` is that of the last change.
+    """
+    changes = []
+    for (side, price), known in before.items():
+        size = book.size_at(side, price)
+        if size != known:
+            changes.append([SIDES[side], product.price(price), product.size(size)])
+    if not changes:
+        return b""
     return encode({"type": "l2update", "product_id": product.row.product_id, "time": iso(time), "changes": changes})
 
 
-def ticker_json(product: Product, book: LevelBook, stats: Statistics) -> Json:
+LEVEL3_SCHEMA = encode(
+    {
+        "type": "level3",
+        "schema": {
+            "change": ["type", "product_id", "sequence", "order_id", "price", "size", "time"],
+            "done": ["type", "product_id", "sequence", "order_id", "time"],
+            "match": ["type", "product_id", "sequence", "maker_order_id", "taker_order_id", "price", "size", "time"],
+            "noop": ["type", "product_id", "sequence", "time"],
+            "open": ["type", "product_id", "sequence", "order_id", "side", "price", "size", "time"],
+        },
+    }
+)
+"""What the channel `level3` begins with: the fields of its messages, in order."""
+
+
+def compact(event: AnyEvent, product: Product) -> list[str]:
+    """An event as the channel `level3` has it: a row of texts. What changes no book is a `noop`, so that sequences stay contiguous."""
+    head, tail = [event.product_id, str(event.product_sequence)], [iso(event.time)]
+    match event:
+        case OrderOpened():
+            side, price, size = SIDES[event.side], product.price(event.price), product.size(event.remaining)
+            return ["open", *head, order_text(event.order_id), side, price, size, *tail]
+        case OrderMatched() if not event.auction:
+            orders = [order_text(event.maker_order_id), order_text(event.taker_order_id)]
+            return ["match", *head, *orders, product.price(event.price), product.size(event.size), *tail]
+        case OrderChanged() if event.resting:
+            return ["change", *head, order_text(event.order_id), product.price(event.price), product.size(event.new), *tail]
+        case OrderDone() if event.resting:
+            return ["done", *head, order_text(event.order_id), *tail]
+        case _:
+            return ["noop", *head, *tail]
+
+
+def ticker_json(product: Product, source: Source) -> Json:
     """The `ticker` message; there must have been a trade."""
-    trade = stats.last
+    trade, book, stats = source.last, source.book, source.stats
     assert trade is not None, "a ticker tells of the last trade"
     day = stats.day(trade.time)
     (bid, bid_size), (ask, ask_size) = book.best(Side.BUY), book.best(Side.SELL)
@@ -259,7 +337,7 @@ def auction(product: Product, view: AuctionView, state: str) -> bytes:
     return encode({**body, **auction_json(view, product, state)})
 
 
-def opened(product: Product, event: StatusChanged, book: LevelBook) -> list[bytes]:
+def opened(product: Product, event: StatusChanged, book: Book) -> list[bytes]:
     """The `auction` messages of an opening; `book` is the one after it."""
     best = (*book.best(Side.BUY), *book.best(Side.SELL))
     view = AuctionView(event.product_sequence, event.open_price, event.open_size, *best, event.time)
@@ -271,22 +349,32 @@ def last_match(trade: OrderMatched, product: Product) -> bytes:
     return encode(event_json(trade, product) | {"type": "last_match"})
 
 
-def snapshot(product: Product, book: LevelBook) -> bytes:
-    """The `snapshot` that begins the channel `level2`."""
-    sides = {
-        name: [[product.price(price), product.size(size)] for price, size in book.levels(side)]
-        for name, side in (("bids", Side.BUY), ("asks", Side.SELL))
-    }
-    return encode({"type": "snapshot", "product_id": product.row.product_id} | sides)
-
-
-def heartbeat(product: Product, sequence: int, stats: Statistics, now: int) -> bytes:
+def heartbeat(product: Product, sequence: int, last_trade_id: int, now: int) -> bytes:
     """The `heartbeat` of a second; `now` in nanoseconds since the epoch."""
-    last_trade_id = stats.last.trade_id if stats.last is not None else 0
     body = {"type": "heartbeat", "last_trade_id": last_trade_id, "product_id": product.row.product_id}
     return encode(body | {"sequence": sequence, "time": iso(now)})
+
+
+def balance(account_id: str, currency: CurrencyRow, available: int, hold: int, now: int) -> bytes:
+    """A `balance` message; `now` in nanoseconds since the epoch, when the change was seen."""
+    return encode(
+        {
+            "type": "balance",
+            "account_id": account_text(account_id, currency.currency),
+            "currency": currency.currency,
+            "holds": to_text(hold, currency.scale),
+            "available": to_text(available, currency.scale),
+            "updated": iso(now),
+            "timestamp": iso(now),
+        }
+    )
 
 
 def error(message: str, reason: str = "") -> bytes:
     """An `error`."""
     return encode({"type": "error", "message": message, "reason": reason or message})
+
+
+def authentication_failed(why: str) -> bytes:
+    """The `error` that says so as at Coinbase Exchange: clients know it by `message`; `reason` is JSON text."""
+    return error("Authentication Failed", encode({"message": why}).decode())

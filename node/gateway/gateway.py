@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from node.config.settings import NodeConfig
 from node.gateway.auth import Authenticator
 from node.gateway.backend import Backend
+from node.gateway.balances import Balances
 from node.gateway.catalogue import Catalogue
 from node.gateway.feeds import Feeds
 from node.gateway.limits import Limits
@@ -16,6 +17,7 @@ from node.gateway.metrics import Metrics
 from node.gateway.monitor import Monitor
 from node.gateway.replays import Replays
 from node.gateway.revocation import Revocation
+from node.gateway.socket_limits import SocketLimits
 from node.keys import addresses
 from node.keys.addresses import Network
 from node.keys.sealing import ClusterKeys
@@ -36,6 +38,8 @@ class Gateway:
     monitor: Monitor
     feeds: Feeds
     limits: Limits
+    socket_limits: SocketLimits
+    balances: Balances
     replays: Replays
     revocation: Revocation
     proxies: tuple[Network, ...]
@@ -49,7 +53,7 @@ class Gateway:
     async def start(self) -> None:
         """Begin the work in the background."""
         await self.monitor.poll()
-        runs = (self.monitor.run(), self.feeds.run_timers(), self.feeds.run_status())
+        runs = (self.monitor.run(), self.feeds.run_timers(), self.feeds.run_status(), self.balances.run())
         self._tasks = [asyncio.create_task(run) for run in runs]
 
     async def close(self) -> None:
@@ -70,7 +74,7 @@ def build(config: NodeConfig, backend: Backend, worker: int = 0) -> Gateway:
     catalogue = Catalogue(backend)
     history = _history(config)
     auth = Authenticator(backend, config.admin, ClusterKeys(config.cluster_key_path), config.http.signature_age_max)
-    feeds = Feeds(backend, catalogue, metrics, history)
+    feeds = Feeds(backend, catalogue, metrics)
     return Gateway(
         config,
         backend,
@@ -80,6 +84,8 @@ def build(config: NodeConfig, backend: Backend, worker: int = 0) -> Gateway:
         Monitor(backend, metrics),
         feeds,
         Limits(config.http.key_rate, config.http.address_rate),
+        SocketLimits(config.http.address_rate),
+        Balances(backend, catalogue, feeds.sessions),
         Replays(2 * config.http.signature_age_max),
         Revocation(auth, feeds.sessions),
         addresses.networks(config.http.trusted_proxies),

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import time
 
+import msgspec
+
 from node.gateway.catalogue import Product
 from node.gateway.ids import product_text
+from node.gateway.product_feed import ProductFeed
+from node.gateway.rendering import Pieces
 from node.gateway.requests import PAGE_MAX, whole_number
-from node.gateway.responses import book_json, currency_json, iso, product_json, trade_json
+from node.gateway.responses import auction_json, book_json, currency_json, iso, product_json, trade_json
 from node.gateway.shapes import (
     BookJson,
     CurrencyJson,
@@ -19,12 +23,13 @@ from node.gateway.shapes import (
     VolumeSummaryJson,
 )
 from node.gateway.web import Answer, Call
-from node.native.protocol import AuctionQuery, BookQuery, TradesQuery
+from node.native.protocol import AuctionQuery, AuctionView, BookQuery, BookView
 from statemachine.events import OrderMatched
+from statemachine.types import Side
 
 TRADES_PAGE = 100
-TRADES_REACH = 10_000
-"""How far back `after` may lead, in trades."""
+LEVELS_AT_2 = 50
+"""Price levels a side at level 2."""
 
 
 async def server_time(_call: Call) -> Answer[TimeJson]:
@@ -58,39 +63,50 @@ async def book(call: Call) -> Answer[BookJson]:
     """GET /products/{id}/book: best prices, price levels, or every order in time priority."""
     level = whole_number(call.parameters().get("level"), "level", 1, 1, 3)
     wanted = await _product(call)
-    view = await call.read(BookQuery(wanted.row.product_id, level))
-    auction = await call.read(AuctionQuery(wanted.row.product_id)) if view.in_auction else None
-    return Answer(book_json(view, wanted, auction))
+    feed = await _feed(call, wanted)
+    auction = await call.read(AuctionQuery(feed.product_id)) if feed.in_auction else None
+    if level == 3:
+        pieces = await _every_order(call, feed, auction)
+        return Answer(book_json(feed.sequence, [], [], wanted, auction), pieces=pieces)
+    bids, asks = (feed.book.levels(side, 1 if level == 1 else LEVELS_AT_2) for side in (Side.BUY, Side.SELL))
+    return Answer(book_json(feed.sequence, bids, asks, wanted, auction))
+
+
+async def _every_order(call: Call, feed: ProductFeed, auction: AuctionView | None) -> Pieces:
+    """The book at level 3, which all who ask at the same time share. Its cost is that of a request for every 100 orders."""
+    call.spend(feed.level3_cost)
+    known = call.status.sequence if call.status is not None and not call.linearizable else None
+    made, command = await feed.level3(known)
+    if command is not None:
+        call.sequence = command
+    told = auction_json(auction, feed.product, "collection") if auction is not None else None
+    rest = msgspec.json.encode({"auction_mode": auction is not None, "auction": told})
+    return made.ended(b"," + rest[1:])
 
 
 async def ticker(call: Call) -> Answer[TickerJson]:
     """GET /products/{id}/ticker: the last trade, the best prices, and the volume of 24 hours."""
     wanted = await _product(call)
-    product_id = wanted.row.product_id
-    feed = await call.gateway.feeds.feed(wanted)
-    best = await call.read(BookQuery(product_id, 1))
-    last = await _latest(call, wanted, 1, 0)
+    feed = await _feed(call, wanted)
     now = time.time_ns()
-    trade: TradeJson = {"trade_id": 0, "side": "", "price": "0", "size": "0", "time": iso(now)}
-    if last:
-        trade = trade_json(last[0], wanted)
+    last, bid, ask = feed.last, feed.book.best(Side.BUY)[0], feed.book.best(Side.SELL)[0]
     return Answer(
         {
-            "trade_id": trade["trade_id"],
-            "price": trade["price"],
-            "size": trade["size"],
-            "time": trade["time"],
-            "bid": wanted.price(best.bids[0].price) if best.bids else "0",
-            "ask": wanted.price(best.asks[0].price) if best.asks else "0",
+            "trade_id": feed.last_trade_id,
+            "price": wanted.price(feed.last_price),
+            "size": wanted.size(last.size) if last is not None else "0",
+            "time": iso(last.time if last is not None else now),
+            "bid": wanted.price(bid),
+            "ask": wanted.price(ask),
             "volume": wanted.size(feed.stats.day(now).volume),
         }
     )
 
 
 async def stats(call: Call) -> Answer[StatsJson]:
-    """GET /products/{id}/stats: the last 24 hours and the volume of 30 days, of the trades that this node keeps."""
+    """GET /products/{id}/stats: the last 24 hours and the volume of 30 days."""
     wanted = await _product(call)
-    feed = await call.gateway.feeds.feed(wanted)
+    feed = await _feed(call, wanted)
     now = time.time_ns()
     day = feed.stats.day(now)
     return Answer(
@@ -98,7 +114,7 @@ async def stats(call: Call) -> Answer[StatsJson]:
             "open": wanted.price(day.open),
             "high": wanted.price(day.high),
             "low": wanted.price(day.low),
-            "last": wanted.price(feed.stats.last_price),
+            "last": wanted.price(feed.last_price),
             "volume": wanted.size(day.volume),
             "volume_30day": wanted.size(feed.stats.month_volume(now)),
         }
@@ -106,13 +122,13 @@ async def stats(call: Call) -> Answer[StatsJson]:
 
 
 async def volume_summary(call: Call) -> Answer[list[VolumeSummaryJson]]:
-    """GET /products/volume-summary: each product's volume of 24 hours and of 30 days, of the trades that this node keeps."""
+    """GET /products/volume-summary: each product's volume of 24 hours and of 30 days."""
     call.parameters()
     return Answer([await _volumes(call, product) for product in await call.gateway.catalogue.all_products()])
 
 
 async def _volumes(call: Call, product: Product) -> VolumeSummaryJson:
-    stats, now = (await call.gateway.feeds.feed(product)).stats, time.time_ns()
+    stats, now = (await _feed(call, product)).stats, time.time_ns()
     named = product_json(product)
     return {
         "id": named["id"],
@@ -147,18 +163,27 @@ async def trades(call: Call) -> Answer[list[TradeJson]]:
 
 
 async def _latest(call: Call, wanted: Product, limit: int, after: int) -> list[OrderMatched]:
-    """The newest trades, as many as the page below trade `after` needs: those that the engine keeps, and older ones from the history."""
-    product_id, reach = wanted.row.product_id, limit
-    if after:
-        newest: list[OrderMatched] = await call.read(TradesQuery(product_id, 1))
-        reach += newest[0].trade_id - after + 1 if newest and newest[0].trade_id >= after else 0
-    found: list[OrderMatched] = await call.read(TradesQuery(product_id, min(reach, TRADES_REACH)))
-    below = found[-1].trade_id if found else after
-    past = None if len(found) >= reach or below == 1 else await call.past()
+    """The newest trades, as many as the page below trade `after` needs: the latest 1,000, and older ones from the history."""
+    feed = await _feed(call, wanted)
+    found = [trade for trade in reversed(feed.trades) if not after or trade.trade_id < after][:limit]
+    below = found[-1].trade_id if found else min(after or feed.last_trade_id + 1, feed.last_trade_id + 1)
+    past = None if len(found) >= limit or below <= 1 else await call.past()
     if past is None:
         return found
-    older = min(below, after) if after else below
-    return found + await past.ask(lambda history: history.trades(product_id, limit, older))
+    return found + await past.ask(lambda history: history.trades(feed.product_id, limit - len(found), below))
+
+
+async def _feed(call: Call, wanted: Product) -> ProductFeed:
+    """The product's feed, of this moment or a later one; a linearizable read's, of what its barrier saw. Raises UnavailableError."""
+    feed = await call.gateway.feeds.feed(wanted)
+    await feed.fresh()
+    if call.linearizable:
+        best: BookView = await call.read(BookQuery(feed.product_id, 1))
+        await feed.reach(best.product_sequence)
+    else:
+        # The answer comes over the connection on which the events come, behind those of the commands that it counts.
+        await call.look()
+    return feed
 
 
 async def _product(call: Call, *, refresh: bool = False) -> Product:

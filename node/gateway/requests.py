@@ -175,10 +175,11 @@ class KeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ChannelRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A channel of a subscription with products of its own."""
+    """A channel of a subscription with products of its own; `balance` has accounts."""
 
     name: str
     product_ids: list[str] | None = None
+    account_ids: list[str] | None = None
 
 
 class FeedRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -193,6 +194,7 @@ class FeedRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     channels: list[str | ChannelRequest] | None = None
     resume: dict[str, int] | None = None
     from_sequence: int | dict[str, int] | None = None
+    account_ids: list[str] | None = None
     signature: str | None = None
     key: str | None = None
     passphrase: str | None = None

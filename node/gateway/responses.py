@@ -19,7 +19,7 @@ from node.gateway.shapes import (
     TradeJson,
     TransferJson,
 )
-from node.native.protocol import AuctionView, BookLevel, BookOrder, BookView
+from node.native.protocol import AuctionView
 from statemachine.decimals import to_text
 from statemachine.events import OrderMatched, OrderState, Transferred
 from statemachine.tables import BalanceRow, CurrencyRow
@@ -170,12 +170,16 @@ def transfer_json(outcome: Transferred, transfer_id: str, scale: int) -> Transfe
     }
 
 
-def book_json(view: BookView, product: Product, auction: AuctionView | None) -> BookJson:
-    """The book at level 1, 2 or 3, as the feed stands after message `sequence`."""
+Levels = Sequence[tuple[int, int, int]]
+"""Price, size, and number of orders or order id."""
+
+
+def book_json(sequence: int, bids: Levels, asks: Levels, product: Product, auction: AuctionView | None) -> BookJson:
+    """The book at level 1 or 2, as the feed stands after message `sequence`."""
     return {
-        "sequence": view.product_sequence,
-        "bids": _rows(view.bids, view.bid_orders, product),
-        "asks": _rows(view.asks, view.ask_orders, product),
+        "sequence": sequence,
+        "bids": [[product.price(price), product.size(size), orders] for price, size, orders in bids],
+        "asks": [[product.price(price), product.size(size), orders] for price, size, orders in asks],
         "auction_mode": auction is not None,
         "auction": auction_json(auction, product, "collection") if auction is not None else None,
     }
@@ -194,13 +198,6 @@ def auction_json(view: AuctionView, product: Product, state: str) -> AuctionJson
         "can_open": "yes" if view.open_size else "no",
         "timestamp": iso(view.time),
     }
-
-
-def _rows(levels: Sequence[BookLevel], orders: Sequence[BookOrder], product: Product) -> list[list[str | int]]:
-    """One side of a book: its levels, or its orders."""
-    rows: list[list[str | int]] = [[product.price(level.price), product.size(level.size), level.orders] for level in levels]
-    rows += [[product.price(order.price), product.size(order.size), order_text(order.order_id)] for order in orders]
-    return rows
 
 
 def trade_json(trade: OrderMatched, product: Product) -> TradeJson:

@@ -10,15 +10,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from node.budget import caller_of
 from node.errors import QuorumbookError, RequestFailed
 from node.gateway import channels
 from node.gateway.auth import Identity
 from node.gateway.channels import EVENT_CHANNELS, Frame, parties
-from node.gateway.feeds import Feeds, ProductFeed
+from node.gateway.feeds import Feeds
+from node.gateway.ids import account_text
 from node.gateway.metrics import Metrics
+from node.gateway.product_feed import ProductFeed
+from node.gateway.socket_limits import SocketLimits
+from node.gateway.turns import TurnRefusedError
 from node.native.protocol import FailCode
 from statemachine.events import AnyEvent, OrderMatched
 from statemachine.types import Side
@@ -28,10 +33,18 @@ log = logging.getLogger(__name__)
 QUEUE_MAX = 20_000
 """Messages that may wait for a reader; one with more is cut off."""
 QUEUE_BYTES_MAX = 16 * 1024 * 1024
+WRITE_STALL = 10.0
+"""Seconds that the writing of one message may take: a reader that takes nothing for so long is cut off."""
+
+BEHIND = 4_000
+"""Messages that may wait for a reader before it is sent no more events at once: it gets them from those that are kept, as it reads."""
+
 CATCH_UP_QUEUE = 1_000
-"""Messages that may wait while a reader catches up: its source then waits for it."""
+"""Messages that may wait while a reader catches up: with more it gives its source back, and queues for one again when it has read."""
 CATCH_UP_STALL = 15.0
-"""Seconds for which the source waits; there are only a few of them, and other readers want one."""
+"""Seconds that it may take to read down to that; then it is cut off."""
+CATCH_UP_TURN = 1.0
+"""Seconds for which a reader keeps a source while others wait for one."""
 
 LEVEL2_BATCH_SECONDS = 0.05
 TICKER_BATCH_TICKS = 5
@@ -45,7 +58,8 @@ SLOW, RESTART = 1013, 1012
 class Following:
     """A connection's place in one product's feed. `after` is the last event passed to the event channels.
 
-    `touched` are the levels that `level2_batch` has not told of, `touched_at` the time of the last change, `flush` when it will;
+    `touched` are the levels that `level2_batch` has not told of, with the sizes that the reader knows, `touched_at` the time of the last change,
+    `flush` when it will;
     `traded`: `ticker_batch` has something to tell.
     """
 
@@ -53,22 +67,29 @@ class Following:
     channels: set[str] = field(default_factory=set)
     after: int = 0
     catching_up: asyncio.Task[None] | None = None
-    touched: dict[tuple[Side, int], None] = field(default_factory=dict)
+    touched: dict[tuple[Side, int], int] = field(default_factory=dict)
     touched_at: int = 0
     flush: asyncio.TimerHandle | None = None
     traded: bool = False
 
 
 class Subscriber:
-    """The subscriptions and the queue of one connection. `on_end` is called once, with a close code and a reason, when we end it."""
+    """The subscriptions and the queue of one connection from `address`. `on_end` is called once, with a close code and a reason, when we end it."""
 
-    def __init__(self, feeds: Feeds, metrics: Metrics, on_end: Callable[[int, str], None]) -> None:
+    def __init__(
+        self, feeds: Feeds, metrics: Metrics, limits: SocketLimits, address: str, on_end: Callable[[int, str], None]
+    ) -> None:
         self.identity: Identity | None = None
         self.status_wanted = False
+        self.balance_told: dict[str, tuple[int, int]] = {}
         self.following: dict[str, Following] = {}
         self._feeds = feeds
         self._metrics = metrics
+        self._limits = limits
+        self._address = address
         self._on_end = on_end
+        self._knows_schema = False
+        self._writing_since: float | None = None
         self._queue: deque[bytes] = deque()
         self._queued_bytes = 0
         self._changed = asyncio.Event()
@@ -85,9 +106,11 @@ class Subscriber:
             return
         self._queue.append(message)
         self._queued_bytes += len(message)
+        self._limits.waiting += len(message)
         self._metrics.sent.inc()
         self._changed.set()
-        if len(self._queue) > QUEUE_MAX or self._queued_bytes > QUEUE_BYTES_MAX:
+        too_many = len(self._queue) > QUEUE_MAX or (self._queued_bytes > QUEUE_BYTES_MAX and len(self._queue) > 1)
+        if too_many or self._limits.overfull(self._queued_bytes):
             self._cut_off_slow()
 
     def _cut_off_slow(self) -> None:
@@ -95,25 +118,38 @@ class Subscriber:
         self.end(SLOW, "slow consumer: too many messages wait for this connection")
 
     async def next_message(self) -> bytes:
-        """The next message to write."""
+        """The next message to write; the one before has been written."""
+        self._writing_since = None
         while not self._queue:
             self._changed.clear()
             await self._changed.wait()
         message = self._queue.popleft()
         self._queued_bytes -= len(message)
+        self._limits.waiting -= len(message)
         if len(self._queue) < CATCH_UP_QUEUE:
             self._room.set()
+        self._writing_since = asyncio.get_running_loop().time()
         return message
 
+    @property
+    def _full(self) -> bool:
+        """Whether a source should not send more for now."""
+        return len(self._queue) >= CATCH_UP_QUEUE
+
     async def _wait_for_room(self) -> None:
-        while len(self._queue) >= CATCH_UP_QUEUE:
-            self._room.clear()
-            try:
-                async with asyncio.timeout(CATCH_UP_STALL):
+        try:
+            async with asyncio.timeout(CATCH_UP_STALL):
+                while self._full:
+                    self._room.clear()
                     await self._room.wait()
-            except TimeoutError:
-                self._cut_off_slow()
-                return
+        except TimeoutError:
+            self._cut_off_slow()
+
+    def _cut_off_stalled(self) -> None:
+        """End a connection that has not taken a message for too long."""
+        since = self._writing_since
+        if since is not None and asyncio.get_running_loop().time() - since > WRITE_STALL:
+            self._cut_off_slow()
 
     def end(self, code: int, reason: str) -> None:
         """Forget everything and have the connection closed. Again: no effect."""
@@ -123,15 +159,25 @@ class Subscriber:
         self._feeds.sessions.pop(self, None)
         for product_id in list(self.following):
             self._leave(product_id)
+        self.balance_told.clear()
         self._queue.clear()
+        self._limits.waiting -= self._queued_bytes
+        self._queued_bytes = 0
         self._on_end(code, reason)
 
     # Subscriptions
 
-    def subscribe(self, wanted: dict[str, list[ProductFeed]], resume: dict[str, int]) -> None:
-        """Add channels, each with its feeds; then the answer, then what each new channel begins with."""
+    @property
+    def pairs(self) -> int:
+        """How many (channel, product) pairs are subscribed to: what an answer with the whole set grows with."""
+        return sum(len(following.channels) for following in self.following.values())
+
+    def subscribe(self, wanted: dict[str, list[ProductFeed]], resume: dict[str, int], currencies: Iterable[str] = ()) -> None:
+        """Add channels, each with its feeds, and `balance` of these currencies; then the answer, then what each new channel begins with."""
         beginnings: list[bytes] = []
         resuming: list[tuple[Following, int]] = []
+        for currency in currencies:
+            self.balance_told.setdefault(currency, (-1, -1))
         for channel, feeds in wanted.items():
             if channel == "status":
                 self.status_wanted = True
@@ -158,6 +204,8 @@ class Subscriber:
         for channel, product_ids in wanted.items():
             if channel == "status":
                 self.status_wanted = False
+            if channel == "balance":
+                self.balance_told.clear()
             for product_id in product_ids or list(self.following):
                 following = self.following.get(product_id)
                 if following is not None:
@@ -168,6 +216,7 @@ class Subscriber:
     def lose_identity(self, key_id: str) -> None:
         """See `revocation.Signed`."""
         self.identity = None
+        self.balance_told.clear()
         for following in list(self.following.values()):
             following.channels.discard("user")
             self._settle(following)
@@ -184,7 +233,12 @@ class Subscriber:
         for product_id, following in sorted(self.following.items()):
             for channel in following.channels:
                 listed.setdefault(channel, []).append(product_id)
-        rows = [{"name": name, "product_ids": listed[name]} for name in channels.CHANNELS if name in listed]
+        rows: list[dict[str, object]] = [
+            {"name": name, "product_ids": listed[name]} for name in channels.CHANNELS if name in listed
+        ]
+        if self.balance_told and self.identity is not None:
+            account_ids = [account_text(self.identity.account_id, currency) for currency in self.balance_told]
+            rows.append({"name": "balance", "product_ids": [], "account_ids": account_ids})
         self.send(channels.encode({"type": "subscriptions", "channels": rows}))
 
     def _join(self, feed: ProductFeed) -> Following:
@@ -212,18 +266,30 @@ class Subscriber:
 
     def _beginning(self, channel: str, feed: ProductFeed, resumes: bool) -> list[bytes]:
         """What a channel begins with."""
-        trade = feed.stats.last
+        trade = feed.last
         match channel:
             case "level2" | "level2_batch":
-                return [channels.snapshot(feed.product, feed.book)]
+                self._forget_touched(feed.product_id)
+                return [feed.snapshot()]
+            case "level3" if not self._knows_schema:
+                self._knows_schema = True
+                return [channels.LEVEL3_SCHEMA]
             case "ticker" | "ticker_batch" if trade is not None:
-                return [channels.encode(channels.ticker_json(feed.product, feed.book, feed.stats))]
+                return [channels.encode(channels.ticker_json(feed.product, feed))]
             case "auction" if feed.indicative:
                 return [feed.indicative]
             case "matches" if trade is not None and not resumes:
                 return [channels.last_match(trade, feed.product)]
             case _:
                 return []
+
+    def _forget_touched(self, product_id: str) -> None:
+        """A snapshot is about to tell what the batched channel has not told yet."""
+        following = self.following[product_id]
+        following.touched = {}
+        if following.flush is not None:
+            following.flush.cancel()
+            following.flush = None
 
     # Delivery
 
@@ -233,8 +299,11 @@ class Subscriber:
         if following is None:
             return
         if following.channels & EVENT_CHANNELS and following.catching_up is None:
-            for event in frame.events:
-                self._pass(following, event, frame)
+            if len(self._queue) > BEHIND:
+                following.catching_up = asyncio.create_task(self._catch_up(following))
+            else:
+                for event in frame.events:
+                    self._pass(following, event, frame)
         for channel, message in (("level2", frame.level_changes), ("ticker", frame.ticker)):
             if channel in following.channels:
                 rendered = message()
@@ -250,7 +319,8 @@ class Subscriber:
         following.traded |= "ticker_batch" in following.channels and frame.traded
         if following.channels & {"level2", "level2_batch"} != {"level2_batch"} or not frame.touched:
             return
-        following.touched |= frame.touched
+        for level, before in frame.touched.items():
+            following.touched.setdefault(level, before)
         following.touched_at = frame.time
         if following.flush is None:
             following.flush = asyncio.get_running_loop().call_later(LEVEL2_BATCH_SECONDS, self._flush, following)
@@ -259,7 +329,9 @@ class Subscriber:
         feed, touched = following.feed, following.touched
         following.flush, following.touched = None, {}
         if "level2_batch" in following.channels:
-            self.send(channels.level_changes(feed.product, feed.book, touched, following.touched_at))
+            changes = channels.level_changes(feed.product, feed.book, touched, following.touched_at)
+            if changes:
+                self.send(changes)
 
     def _pass(self, following: Following, event: AnyEvent, frame: Frame) -> None:
         """Send an event if it is news and of a channel."""
@@ -272,6 +344,8 @@ class Subscriber:
             own = mine and self.identity is not None and bool(wanted & {"full", "user"})
             full = "full" in wanted
             self.send(frame.own(event, self.identity.account_id, full) if own and self.identity else frame.public(event, full))
+        if "level3" in wanted:
+            self.send(frame.compact(event))
 
     def gap(self, feed: ProductFeed) -> None:
         """See `feeds.Reader`."""
@@ -280,6 +354,7 @@ class Subscriber:
 
     def tick(self) -> None:
         """See `feeds.Session`."""
+        self._cut_off_stalled()
         self._ticks += 1
         for following in list(self.following.values()):
             feed = following.feed
@@ -290,7 +365,7 @@ class Subscriber:
             if following.traded and self._ticks % TICKER_BATCH_TICKS == 0:
                 following.traded = False
                 if following.channels & {"ticker", "ticker_batch"} == {"ticker_batch"}:
-                    self.send(channels.encode(channels.ticker_json(feed.product, feed.book, feed.stats)))
+                    self.send(channels.encode(channels.ticker_json(feed.product, feed)))
 
     def tell_status(self, message: bytes) -> None:
         """See `feeds.Session`."""
@@ -300,23 +375,53 @@ class Subscriber:
     # Resuming
 
     async def _catch_up(self, following: Following) -> None:
-        """Send the kept events behind `after` until the feed is reached, then let the feed go on."""
-        feed = following.feed
+        """Send the kept events behind `after` until the feed is reached, then let the feed go on.
+
+        The latest ones are kept here. For older ones there are few sources, and every address has them in turn: a reader that is slow, or takes long
+        while others wait, gives its own back.
+        """
         try:
-            async with self._feeds.replay(feed.product_id, following.after + 1) as batches:
-                async for events in batches:
-                    frame = Frame(events, feed.product, feed.book, feed.stats)
-                    for event in events:
-                        self._pass(following, event, frame)
-                    if following.after >= feed.sequence:
-                        following.catching_up = None
-                        return
-                    await self._wait_for_room()
+            await self._wait_for_room()
+            while following.catching_up is not None:
+                frames = following.feed.kept_behind(following.after)
+                if frames is not None:
+                    self._send_kept(following, frames)
+                else:
+                    async with self._limits.resumes.turn(caller_of(self._address)):
+                        await self._replay(following)
+                await self._wait_for_room()
+        except TurnRefusedError as refusal:
+            self._give_up(following, "cannot resume", f"too many resumes at a time: {refusal}")
         except RequestFailed as failure:
             too_old = failure.code is FailCode.TOO_OLD
             self._give_up(following, "sequence too old" if too_old else "cannot resume", failure.message)
         except QuorumbookError as error:
             self._give_up(following, "cannot resume", str(error))
+
+    def _send_kept(self, following: Following, frames: Iterable[Frame]) -> None:
+        """Until the feed is reached (`catching_up` is None then) or the queue is full."""
+        for frame in frames:
+            if self._full:
+                return
+            for event in frame.events:
+                self._pass(following, event, frame)
+        following.catching_up = None
+
+    async def _replay(self, following: Following) -> None:
+        """One turn: until the feed is reached (`catching_up` is None then), the queue is full, or the time is over and others wait."""
+        feed, loop = following.feed, asyncio.get_running_loop()
+        until = loop.time() + CATCH_UP_TURN
+        async with self._feeds.replay(feed.product_id, following.after + 1) as batches:
+            async for events in batches:
+                frame = Frame(events, feed.product, feed)
+                for event in events:
+                    self._pass(following, event, frame)
+                if following.after >= feed.sequence:
+                    following.catching_up = None
+                if following.catching_up is None or self._full:
+                    return
+                if loop.time() >= until and self._limits.resumes.waited_for:
+                    return
 
     def _give_up(self, following: Following, message: str, reason: str) -> None:
         """Tell the client that it cannot resume, and take the product's event channels away."""

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 
 from aiohttp import WSMsgType, web
 
-from node.budget import Bucket
+from node.budget import Bucket, Cost
 from node.errors import QuorumbookError
 from node.gateway import channels
 from node.gateway.auth import SOCKET_METHOD, SOCKET_TARGET, Claim, Identity
-from node.gateway.channels import ALIASES, CHANNELS, EVENT_CHANNELS
+from node.gateway.balances import wanted_currencies
+from node.gateway.channels import EVENT_CHANNELS
 from node.gateway.decimals import text_of
 from node.gateway.errors import ApiError, BadRequestError, NotLeaderError, UnavailableError
-from node.gateway.feeds import ProductFeed
 from node.gateway.gateway import Gateway
 from node.gateway.ids import product_text
-from node.gateway.requests import ChannelRequest, FeedRequest, given, parse
+from node.gateway.product_feed import ProductFeed
+from node.gateway.requests import FeedRequest, given, parse
 from node.gateway.sessions import Subscriber
+from node.gateway.socket_limits import BYTES_PER_UNIT, MESSAGES_BURST, MESSAGES_PER_SECOND
+from node.gateway.socket_requests import Wanted, expand
 from node.gateway.web import client_address
 from node.keys.addresses import FORWARDED
 from statemachine.types import Permission
@@ -30,29 +34,32 @@ GATEWAY: web.AppKey[Gateway] = web.AppKey("gateway", Gateway)
 
 MESSAGE_MAX = 64 * 1024
 """Bytes of one message from a client."""
-MESSAGES_PER_SECOND = 100.0
-MESSAGES_BURST = 200.0
-SESSIONS_MAX = 2_000
-"""Connections of one gateway process."""
 PING_EVERY = 30.0
 CLOSE_TIMEOUT = 2.0
 """Seconds that the client has to answer a close frame before the connection is cut."""
 POLICY = 1008
-PRODUCTLESS = frozenset({"status"})
+SIGNED = ("user", "balance")
+"""Channels that only the owner of a key may have."""
 
 
 async def serve(request: web.Request) -> web.StreamResponse:
     """GET / and /ws: a WebSocket connection from beginning to end."""
     gateway: Gateway = request.app[GATEWAY]
-    socket = web.WebSocketResponse(heartbeat=PING_EVERY, max_msg_size=MESSAGE_MAX, compress=False, timeout=CLOSE_TIMEOUT)
+    # Pings are answered here and not by the library, so that they count as messages.
+    socket = web.WebSocketResponse(
+        heartbeat=PING_EVERY, autoping=False, max_msg_size=MESSAGE_MAX, compress=False, timeout=CLOSE_TIMEOUT
+    )
     if not socket.can_prepare(request):
         raise ApiError(426, "This path speaks WebSocket", headers={"Upgrade": "websocket"})
     address = client_address(gateway, request.remote or "", request.headers.getall(FORWARDED, []))
     gateway.limits.addresses.take(address)
-    if len(gateway.feeds.sessions) >= SESSIONS_MAX:
+    if not gateway.socket_limits.enter(address):
         raise ApiError(429, "Too many connections", headers={"Retry-After": "1"})
-    await socket.prepare(request)
-    await Connection(gateway, socket, request, address).run()
+    try:
+        await socket.prepare(request)
+        await Connection(gateway, socket, request, address).run()
+    finally:
+        gateway.socket_limits.leave(address)
     return socket
 
 
@@ -61,10 +68,11 @@ class Connection:
 
     def __init__(self, gateway: Gateway, socket: web.WebSocketResponse, request: web.Request, address: str) -> None:
         self._gateway = gateway
+        self._limits = gateway.socket_limits
         self._socket = socket
         self._transport = request.transport
         self._address = address
-        self._subscriber = Subscriber(gateway.feeds, gateway.metrics, self._end)
+        self._subscriber = Subscriber(gateway.feeds, gateway.metrics, self._limits, address, self._end)
         self._allowance = Bucket(MESSAGES_PER_SECOND, MESSAGES_BURST, asyncio.get_running_loop().time())
         self._writer: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -75,15 +83,36 @@ class Connection:
         self._writer = asyncio.create_task(self._write())
         try:
             async for message in self._socket:
+                if not self._allowed():
+                    break
                 if message.type is WSMsgType.TEXT:
                     await self._received(message.data)
                 elif message.type is WSMsgType.BINARY:
                     self._subscriber.send(channels.error("messages must be text"))
+                elif message.type is WSMsgType.PING:
+                    await self._answer_ping(message.data)
         finally:
             self._subscriber.end(1000, "")
             if self._closing is not None:
                 await self._closing
             self._gateway.metrics.sockets.dec()
+
+    def _allowed(self) -> bool:
+        """Count a message or control frame. A connection with too many is cut off, and nothing more is read from it."""
+        if not self._allowance.take(asyncio.get_running_loop().time()):
+            return True
+        if not self._subscriber.ended:
+            if self._transport is not None:
+                self._transport.pause_reading()
+            self._gateway.metrics.cut_off("flood")
+            self._subscriber.end(POLICY, "too many messages")
+        return False
+
+    async def _answer_ping(self, data: bytes) -> None:
+        try:
+            await self._socket.pong(data)
+        except ConnectionError:
+            self._subscriber.end(1000, "")
 
     async def _write(self) -> None:
         try:
@@ -108,35 +137,68 @@ class Connection:
             self._transport.abort()
 
     async def _received(self, text: str) -> None:
-        if self._allowance.take(asyncio.get_running_loop().time()):
-            self._gateway.metrics.cut_off("flood")
-            self._subscriber.end(POLICY, "too many messages")
-            return
         try:
+            self._charge(Cost.REQUEST + len(text) / BYTES_PER_UNIT)
             await self._obey(parse(text.encode(), FeedRequest, "the message"))
         except ApiError as error:
-            self._subscriber.send(channels.error(error.message, error.detail or error.reason))
+            if error.status == 401:
+                message = channels.authentication_failed(error.message)
+            else:
+                message = channels.error(error.message, error.detail or error.reason)
+            if error.status in (400, 401):
+                self._limits.spend(self._address, Cost.MALFORMED)
+            self._subscriber.send(message)
         except (UnavailableError, NotLeaderError, QuorumbookError) as error:
             self._subscriber.send(channels.error("This node cannot serve the feed at the moment", str(error)))
 
+    def _charge(self, cost: float) -> None:
+        """Charge the client's address. Raises ApiError 429 where it has spent its share."""
+        seconds = self._limits.take(self._address, cost)
+        if seconds:
+            text = f"Public rate limit exceeded: send the message again in {math.ceil(seconds)} s"
+            raise ApiError(429, text, reason="rate_limit")
+
     async def _obey(self, request: FeedRequest) -> None:
-        if request.type == "unsubscribe":
-            self._subscriber.unsubscribe(expand(request, need_products=False))
-            return
-        if request.type != "subscribe":
+        if request.type not in ("subscribe", "unsubscribe"):
             raise BadRequestError("type must be subscribe or unsubscribe", "type")
+        wanted = expand(request, subscribes=request.type == "subscribe")
+        self._charge(Cost.rows(wanted.pairs + self._subscriber.pairs))
+        if request.type == "subscribe":
+            await self._subscribe(request, wanted)
+        elif wanted.channels:
+            self._subscriber.unsubscribe({channel: list(products) for channel, products in wanted.channels.items()})
+        for name in wanted.unknown:
+            self._subscriber.send(channels.error("Failed to subscribe", f"{name[:64]} is not a channel"))
+
+    async def _subscribe(self, request: FeedRequest, wanted: Wanted) -> None:
         identity = await self._identify(request)
-        wanted = expand(request, need_products=True)
-        if "user" in wanted:
-            if identity is None:
-                raise ApiError(401, "the channel user needs a signature", "signature", detail="authentication required")
-            identity.require(Permission.VIEW)
-        feeds = {channel: [await self._feed(product_id) for product_id in products] for channel, products in wanted.items()}
+        for channel in SIGNED:
+            if channel in wanted.channels:
+                if identity is None:
+                    raise ApiError(401, f"the channel {channel} needs a signature", "signature")
+                identity.require(Permission.VIEW)
+        currencies: list[str] = []
+        if "balance" in wanted.channels and identity is not None:
+            currencies = await wanted_currencies(self._gateway.catalogue, identity, wanted.account_ids)
+        feeds = {
+            channel: [await self._feed(product_id) for product_id in products] for channel, products in wanted.channels.items()
+        }
         resume = self._resume(request, wanted)
+        for channel in ("level2", "level2_batch"):
+            await self._render(feeds.get(channel, []), channel)
         if identity is not None and identity.permissions & Permission.VIEW:
             self._subscriber.identity = identity
-        self._subscriber.subscribe(feeds, resume)
+        if feeds:
+            self._subscriber.subscribe(feeds, resume, currencies)
         self._gateway.revocation.check(self._subscriber)
+
+    async def _render(self, feeds: list[ProductFeed], channel: str) -> None:
+        """Have the snapshots ready that the client is about to get, and charge their cost."""
+        for feed in feeds:
+            following = self._subscriber.following.get(feed.product_id)
+            if following is None or channel not in following.channels:
+                self._charge(feed.snapshot_cost)
+                await feed.prepare_snapshot()
 
     async def _identify(self, request: FeedRequest) -> Identity | None:
         """Whose connection it is: by this message, or by one before. Raises ApiError 401."""
@@ -160,42 +222,23 @@ class Connection:
         product = await self._gateway.catalogue.product(product_id)
         return await self._gateway.feeds.feed(product)
 
-    def _resume(self, request: FeedRequest, wanted: dict[str, list[str]]) -> dict[str, int]:
+    def _resume(self, request: FeedRequest, wanted: Wanted) -> dict[str, int]:
         """The last sequence seen of event channels, by product. Raises BadRequestError where there is nothing to go on with."""
-        fresh = {product_id for channel in EVENT_CHANNELS for product_id in wanted.get(channel, [])}
+        fresh = {product_id for channel in EVENT_CHANNELS for product_id in wanted.channels.get(channel, {})}
         seen = {product_text(name): sequence for name, sequence in (request.resume or {}).items()}
         field, first = "resume" if seen else "from_sequence", request.from_sequence
         if first is not None:
             if seen:
                 raise BadRequestError("from_sequence and resume may not be given together", "from_sequence")
             if not fresh:
-                raise BadRequestError("from_sequence goes with the channels full, user and matches", "from_sequence")
+                raise BadRequestError("from_sequence goes with the channels full, level3, user and matches", "from_sequence")
             by_product = first if isinstance(first, dict) else dict.fromkeys(fresh, first)
             seen = {product_text(name): sequence - 1 for name, sequence in by_product.items()}
         for product_id, sequence in seen.items():
             following = self._subscriber.following.get(product_id)
             if product_id not in fresh or (following is not None and following.channels & EVENT_CHANNELS):
-                text = f"{field} names a product that this message does not newly subscribe to full, user or matches"
+                text = f"{field} names a product that this message does not newly subscribe to full, level3, user or matches"
                 raise BadRequestError(text, field)
             if not 0 <= sequence < 2**63:
                 raise BadRequestError(f"{field} must give a sequence, from {'0' if field == 'resume' else '1'} on", field)
         return seen
-
-
-def expand(request: FeedRequest, *, need_products: bool) -> dict[str, list[str]]:
-    """The channels of a request with their products, each once. Raises BadRequestError for an unknown channel or none to choose from."""
-    common = request.product_ids or []
-    listed = request.channels if request.channels is not None else ["full"] if need_products else list(CHANNELS)
-    wanted: dict[str, list[str]] = {}
-    for entry in listed:
-        channel = entry if isinstance(entry, ChannelRequest) else ChannelRequest(entry)
-        name = ALIASES.get(channel.name, channel.name)
-        if name not in CHANNELS:
-            raise BadRequestError(f"{name[:64]} is not a channel", "channels", detail=f"one of {', '.join(CHANNELS)}")
-        products = [] if name in PRODUCTLESS else [product_text(text) for text in (*common, *(channel.product_ids or []))]
-        if need_products and not products and name not in PRODUCTLESS:
-            raise BadRequestError(f"product_ids is required for the channel {name}", "product_ids")
-        wanted[name] = list(dict.fromkeys([*wanted.get(name, []), *products]))
-    if not wanted:
-        raise BadRequestError("channels must name at least one channel", "channels")
-    return wanted

@@ -19,7 +19,8 @@ from node.errors import RequestFailed
 from node.gateway.auth import Claim, Identity, unproven
 from node.gateway.backend import Resent
 from node.gateway.errors import ApiError, BadRequestError, NotLeaderError, UnavailableError, UnknownHereError
-from node.gateway.http.messages import Request, Response, json_response
+from node.gateway.http.messages import LongResponse, Request, Response, json_response
+from node.gateway.rendering import Pieces
 from node.gateway.replays import REPEAT_SECONDS, anew, find, is_signed, replayed, signed_id, told
 from node.gateway.requests import parameters
 from node.keys import addresses
@@ -47,11 +48,15 @@ Body = TypeVar("Body")
 
 @dataclass(frozen=True)
 class Answer(Generic[Body]):
-    """A 2xx answer: a JSON value, and headers. A handler's annotation says what value: the OpenAPI document is made of it."""
+    """A 2xx answer: a JSON value, and headers. A handler's annotation says what value: the OpenAPI document is made of it.
+
+    `pieces` is the value as JSON text already, in place of `body`.
+    """
 
     body: Body
     headers: dict[str, str] = field(default_factory=dict)
     status: int = 200
+    pieces: Pieces | None = None
 
 
 class Call:
@@ -155,11 +160,23 @@ class Call:
         sequence = self.status.sequence if self.sequence is None else self.sequence
         return {ROLE_HEADER: self.status.role, SEQUENCE_HEADER: str(sequence)}
 
+    async def look(self) -> None:
+        """Have a status from before what the answer tells. Raises UnavailableError where the engine does not answer."""
+        if not self._has_read:
+            self.status, self._has_read = await self.gateway.monitor.recent(), True
+        if self.status is None:
+            raise UnavailableError("the engine of this node does not answer")
+
     async def read(self, query: AnyQuery) -> Any:
         """Ask the engine of this node."""
         if not self._has_read:
             self.status, self._has_read = await self.gateway.monitor.recent(), True
         return await self.gateway.backend.query(query)
+
+    def spend(self, cost: float) -> None:
+        """Charge the client's address for what a public read costs beyond a request."""
+        peer = client_address(self.gateway, self.request.peer, self.request.headers(FORWARDED))
+        self.gateway.limits.addresses.spend(peer, cost)
 
     async def past(self) -> HistorySource | None:
         """What the node keeps of the past, up to what the engine has applied by now, unless that is more than a second behind; None where it
@@ -287,6 +304,8 @@ async def answer(gateway: Gateway, route: Route, request: Request, names: Mappin
     except ApiError as error:
         error.headers = {**call.freshness(), **error.headers}
         raise
+    if found.pieces is not None:
+        return LongResponse(found.pieces, {**found.headers, **call.freshness()})
     return json_response(found.body, found.status, {**found.headers, **call.freshness()} if found.headers else call.freshness())
 
 

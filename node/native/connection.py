@@ -27,6 +27,8 @@ from node.native.protocol import (
     AuctionQuery,
     AuctionView,
     BalancesQuery,
+    BookPage,
+    BookPageQuery,
     BookQuery,
     BookView,
     Control,
@@ -40,6 +42,8 @@ from node.native.protocol import (
     KeysChanged,
     LogPiece,
     LogQuery,
+    MarketQuery,
+    MarketView,
     NodeStatus,
     OrderQuery,
     OrdersQuery,
@@ -116,6 +120,10 @@ class Querier(Protocol):
     async def __call__(self, query: ApiKeysQuery, linearizable: bool = False) -> list[ApiKeyRow]: ...
     @overload
     async def __call__(self, query: LogQuery, linearizable: bool = False) -> LogPiece: ...
+    @overload
+    async def __call__(self, query: BookPageQuery, linearizable: bool = False) -> BookPage: ...
+    @overload
+    async def __call__(self, query: MarketQuery, linearizable: bool = False) -> MarketView: ...
 
 
 class _Subscription:

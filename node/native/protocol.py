@@ -18,9 +18,11 @@ from typing import Annotated
 import msgspec
 
 from node.config.settings import COMMANDS_PER_SUBMIT_MAX
+from node.statistics import Figures
 from statemachine.commands import AnyCommand
 from statemachine.events import AnyEvent, AnyOutcome, OrderState
 from statemachine.tables import ApiKeyRow, BalanceRow, CurrencyRow, ProductRow
+from statemachine.types import Side
 
 PROTOCOL_VERSION = 1
 COMMANDS_MAX = COMMANDS_PER_SUBMIT_MAX
@@ -146,6 +148,28 @@ class ApiKeysQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_
     limit: int = 1_000
 
 
+class BookPageQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=14):
+    """Resting orders of one side in the order in which they trade: up to `limit` (at most 500) behind the order with this price, opened sequence and
+    id, the last one of the page before; all 0 for the first page. Answer: `BookPage` or `NOT_FOUND`.
+
+    So a copy of a book of any size is read without stopping the engine. Pages are of different moments: the events from the first page's
+    sequence on make one book of them, each applied to the orders whose page is older.
+    """
+
+    product_id: str
+    side: Side
+    after_price: int = 0
+    after_opened: int = 0
+    after_order_id: int = 0
+    limit: int = 500
+
+
+class MarketQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=15):
+    """What was traded: the latest trades, and the figures of 24 hours and 30 days. Answer: `MarketView` or `NOT_FOUND`."""
+
+    product_id: str
+
+
 class LogQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=12):
     """A piece of the log's segment that has entry `index`, from byte `offset` of the file on. For the histories of other nodes.
 
@@ -170,6 +194,8 @@ AnyQuery = (
     | AuctionQuery
     | ApiKeysQuery
     | LogQuery
+    | BookPageQuery
+    | MarketQuery
 )
 
 
@@ -440,6 +466,37 @@ class BookView(msgspec.Struct, frozen=True, array_like=True):
     in_auction: bool = False
 
 
+class PagedOrder(msgspec.Struct, frozen=True, array_like=True):
+    """An order of a `BookPage`. `opened_sequence` is the product sequence of its `OrderOpened`; see `OrderState`."""
+
+    price: int
+    remaining: int
+    order_id: int
+    opened_sequence: int
+
+
+class BookPage(msgspec.Struct, frozen=True, array_like=True):
+    """Part of a book after the event with this product sequence. Without orders it is the end."""
+
+    product_sequence: int
+    orders: list[PagedOrder]
+
+
+class MarketView(msgspec.Struct, frozen=True, array_like=True):
+    """What was traded up to the event with this product sequence.
+
+    `last_trade_id` and `last_price` are 0 before the first trade. `trades` are the latest 1,000, newest first, as far as the node has them: the state
+    of version 0.2.0 had none, and neither has an imported one.
+    """
+
+    product_sequence: int
+    in_auction: bool
+    last_trade_id: int
+    last_price: int
+    trades: list[AnyEvent]
+    figures: Figures
+
+
 class LogPiece(msgspec.Struct, frozen=True, array_like=True):
     """Bytes of a log segment as they lie on disk, `docs/raft.md` says how. What of them is behind `applied_index`, up to where the node had
     applied the log before it read them, may be replaced yet.
@@ -473,6 +530,8 @@ ANSWER_TYPES: dict[type[msgspec.Struct], object] = {
     AuctionQuery: AuctionView | None,
     ApiKeysQuery: list[ApiKeyRow],
     LogQuery: LogPiece,
+    BookPageQuery: BookPage,
+    MarketQuery: MarketView,
 }
 """What `Answer.body` decodes to, by query."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from typing import TypeVar
 
@@ -14,6 +14,7 @@ from loadtest.books import OrderBook, rows_of
 from node.engine.feed import Audience, Feed, Subscription
 from node.engine.principal import gateway
 from node.engine.replicated_engine import ReplicatedEngine
+from node.engine.saved_market import SavedProduct
 from node.engine.service import EngineService
 from node.engine.snapshot_port import SnapshotPort
 from node.errors import RequestFailed
@@ -34,6 +35,7 @@ T = TypeVar("T")
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Events).decode
+_decode_event: Callable[[bytes], AnyEvent] = msgspec.msgpack.Decoder(AnyEvent).decode
 
 
 class Ledger:
@@ -73,21 +75,21 @@ class WatchedFeed(Feed):
         self._node = node
         self._last: dict[str, int] = {}
 
-    def publish(self, events: list[AnyEvent]) -> None:
-        for event in events:
-            product = event.product_id
+    def publish(self, product_ids: Sequence[str], events: Sequence[bytes]) -> None:
+        for product, encoded in zip(product_ids, events, strict=True):
+            event = _decode_event(encoded)
             expected = self._last.get(product, 0) + 1
             if event.product_sequence != expected:
                 raise self._ledger.violation(f"{self._node} publishes {product} {event.product_sequence}, not {expected}")
             self._last[product] = expected
             if self._ledger.said("event", (product, expected)) is None:
                 self._ledger.count(event)
-            self._ledger.agree(self._node, "event", (product, expected), _encode(event))
-        super().publish(events)
+            self._ledger.agree(self._node, "event", (product, expected), encoded)
+        super().publish(product_ids, events)
 
-    def restart(self, sequences: dict[str, int]) -> None:  # type: ignore[override]  # what the engine gives
+    def restart(self, sequences: Mapping[str, int], saved: Mapping[str, SavedProduct] | None = None) -> None:
         self._last = dict(sequences)
-        super().restart(sequences)
+        super().restart(sequences, saved)
 
 
 class WatchedEngine(ReplicatedEngine, Machine):
@@ -114,8 +116,8 @@ class WatchedEngine(ReplicatedEngine, Machine):
     def digest(self) -> bytes:
         return ReplicatedEngine.digest(self)
 
-    def replace(self, engine: Engine) -> None:
-        ReplicatedEngine.replace(self, engine)
+    def replace(self, engine: Engine, market: Mapping[str, SavedProduct] | None = None) -> None:
+        ReplicatedEngine.replace(self, engine, market)
         self.hash = engine.state_hash
         self._ledger.agree(self._node, "state hash", (engine.sequence, engine.time), self.hash)
         self._ledger.agree(self._node, "full hash", (engine.sequence, engine.time), engine.full_hash())

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, cast
 import httptools
 
 from node.gateway.http import limits
-from node.gateway.http.messages import Request, Response, failure
+from node.gateway.http.messages import LongResponse, Request, Response, failure
 
 if TYPE_CHECKING:
     from node.gateway.http.server import HttpServer
@@ -68,6 +68,7 @@ class Connection(asyncio.Protocol):
         "_body_size",
         "_busy",
         "_deadline",
+        "_drained",
         "_fed",
         "_head_size",
         "_header_count",
@@ -97,6 +98,7 @@ class Connection(asyncio.Protocol):
         self._reading = _Reading.BEGIN
         self._pending: deque[Request | Response] = deque()
         self._busy = False
+        self._drained: asyncio.Future[None] | None = None
         self._held = b""
         self._deadline = _NEVER
         self._writable = True
@@ -154,6 +156,9 @@ class Connection(asyncio.Protocol):
             return
         self._writable = True
         self._note_waiting()
+        if self._busy:  # a long answer goes on
+            self._deadline = _NEVER
+            self._wake()
         if self._transport is not None and not self._transport.is_closing() and not self._busy:
             self._next()
 
@@ -164,6 +169,7 @@ class Connection(asyncio.Protocol):
         self._reading = _Reading.NOTHING
         self._pending.clear()
         self._held = b""
+        self._wake()
         self._note_waiting()
         self._server.leave(self)
         if self._successor is not None:
@@ -332,15 +338,33 @@ class Connection(asyncio.Protocol):
 
     async def _answer(self, request: Request) -> None:
         response = await self._server.handle(request)
-        self._busy = False
         if self._transport is None:
             return
         keep_alive = request.keep_alive and not self._server.stopping
         self._transport.write(response.encode(keep_alive=keep_alive, with_body=request.method != "HEAD"))
+        if isinstance(response, LongResponse) and request.method != "HEAD":
+            if not await self._write_pieces(response):
+                return
+        self._busy = False
         if not keep_alive:
             self._close()
         elif self._writable:
             self._next()
+
+    async def _write_pieces(self, response: LongResponse) -> bool:
+        """Write a long answer as fast as the client takes it; False where the connection ended. The clock cuts off a client that takes nothing."""
+        for piece in response.pieces.chunks():
+            while not self._writable and self._transport is not None:
+                self._drained = self._loop.create_future()
+                await self._drained
+            if self._transport is None:
+                return False
+            self._transport.write(piece)
+        return True
+
+    def _wake(self) -> None:
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
 
     def _next(self) -> None:
         """Turn to the next request, if it is there."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from http import HTTPStatus
+from typing import Protocol
 from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
@@ -78,6 +79,11 @@ class Response:
         self.headers = headers
         self.content_type = content_type
 
+    @property
+    def size(self) -> int:
+        """Bytes of the body."""
+        return len(self.body)
+
     def encode(self, *, keep_alive: bool, with_body: bool = True) -> bytes:
         """The bytes that go out."""
         lines = [_start(self.status), _CONTENT_TYPES.get(self.content_type) or f"Content-Type: {self.content_type}\r\n"]
@@ -85,10 +91,32 @@ class Response:
             assert "\n" not in value, "a header is one line"
             assert "\r" not in value, "a header is one line"
             lines.append(f"{name}: {value}\r\n")
-        lines.append(f"{_date()}Content-Length: {len(self.body)}\r\n")
+        lines.append(f"{_date()}Content-Length: {self.size}\r\n")
         lines.append("\r\n" if keep_alive else "Connection: close\r\n\r\n")
         head = "".join(lines).encode("latin-1")
         return head + self.body if with_body else head
+
+
+class Pieces(Protocol):
+    """A long text in pieces, which many answers may share."""
+
+    @property
+    def size(self) -> int: ...
+    def chunks(self) -> Iterator[bytes]: ...
+
+
+class LongResponse(Response):
+    """A 200 whose JSON text is sent piece by piece, as the client takes it."""
+
+    __slots__ = ("pieces",)
+
+    def __init__(self, pieces: Pieces, headers: Mapping[str, str] = _NO_HEADERS) -> None:
+        super().__init__(200, b"", headers)
+        self.pieces = pieces
+
+    @property
+    def size(self) -> int:
+        return self.pieces.size
 
 
 def json_response(body: object, status: int = 200, headers: Mapping[str, str] = _NO_HEADERS) -> Response:

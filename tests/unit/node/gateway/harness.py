@@ -79,7 +79,9 @@ class FakeBackend:
         self.submitted += commands
         self.batches.append(len(commands))
         applied = self.engine.apply(msgspec.msgpack.decode(payload, type=Batch))
-        self.feed.publish(applied.events)
+        self.feed.publish(
+            [event.product_id for event in applied.events], [msgspec.msgpack.encode(event) for event in applied.events]
+        )
         if put := [command.key_id for command in commands if isinstance(command, PutApiKey)]:
             self.on_keys(put)
         groups: dict[str, list[AnyEvent]] = {}

@@ -24,11 +24,11 @@ from node.deployment import setup
 from node.engine.native_server import NativeServer
 from node.errors import RequestFailed
 from node.gateway import backend as backend_module
-from node.gateway import feeds, monitor
+from node.gateway import monitor, product_feed
 from node.gateway.backend import NodeBackend
 from node.gateway.errors import UnavailableError
 from node.gateway.gateway import Gateway, build
-from node.native.client import ClusterClient
+from node.native.client import ClusterClient, NativeConnection
 from node.native.protocol import Events, FailCode, NodeStatus, StatusQuery
 from statemachine.commands import Batch, PutApiKey, encode_batch
 from statemachine.events import AnyEvent
@@ -230,7 +230,7 @@ async def test_no_leader_until_the_deadline_is_503_and_an_order_under_way_504(tm
 
 
 async def test_the_socket_of_an_engine_that_restarts_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feeds, "RETRY_MIN", 0.01)
+    monkeypatch.setattr(product_feed, "RETRY_MIN", 0.01)
     async with world(tmp_path) as w, w.client.ws_connect("/") as reader:
         one = w.nodes["n1"]
         await reader.send_json({"type": "subscribe", "product_ids": ["BTC-USD"]})
@@ -271,19 +271,30 @@ async def test_a_replay_ends_with_its_engine(tmp_path: Path) -> None:
             await stop_on_the_way()
 
 
-async def test_a_replay_that_its_reader_does_not_take_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_replay_that_its_reader_does_not_take_waits_at_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paused: list[NativeConnection] = []
+    pause = NativeConnection.pause_reading
+
+    def noted(connection: NativeConnection) -> None:
+        paused.append(connection)
+        pause(connection)
+
     monkeypatch.setattr(backend_module, "REPLAY_FRAMES_MAX", 3)
-    async with world(tmp_path) as w:
-
-        async def take_too_late() -> None:
-            async with w.backend.replay("BTC-USD", 1) as batches:
-                for number in range(10):
-                    await w.backend.submit([buy(number)])
-                async for _ in batches:
-                    continue
-
-        with pytest.raises(UnavailableError):
-            await take_too_late()
+    monkeypatch.setattr(NativeConnection, "pause_reading", noted)
+    async with world(tmp_path) as w, w.backend.replay("BTC-USD", 1) as batches:
+        for number in range(10):
+            await w.backend.submit([buy(number)])
+        await until(lambda: bool(paused))
+        last = w.nodes["n1"].machine.engine.product_sequence("BTC-USD")
+        seen: list[AnyEvent] = []
+        async for events in batches:
+            seen += events
+            if len(seen) == last:
+                break
+        assert [event.product_sequence for event in seen] == list(range(1, last + 1))
+        assert paused[0].reading
 
 
 async def test_subscriptions_tell_of_their_end_and_refusals_come_through(tmp_path: Path) -> None:

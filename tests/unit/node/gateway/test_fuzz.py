@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
+from node.gateway.socket_limits import SocketLimits
 from tests.unit.node.gateway.harness import Exchange, headers, receive
 
 FUZZ = settings(
@@ -191,6 +192,7 @@ MESSAGES = st.fixed_dictionaries(
 @settings(FUZZ, max_examples=100)
 @given(messages=st.lists(MESSAGES | ANY_JSON, max_size=8))
 async def test_any_websocket_message(exchange: Exchange, messages: list[object]) -> None:
+    exchange.gateway.socket_limits = SocketLimits(0.0)
     socket = await exchange.socket()
     for message in messages:
         await socket.send_str(json.dumps(message))

@@ -151,7 +151,7 @@ async def test_a_limited_key_opens_no_private_channel_from_elsewhere(exchange: E
     socket = await exchange.socket()
     message = {"type": "subscribe", "channels": ["user"], "product_ids": ["BTC-USD"]}
     await socket.send_json(message | exchange.socket_signature("made"))
-    assert (await receive(socket))["message"] == "IP does not match IP whitelist"
+    assert "IP does not match IP whitelist" in (await receive(socket))["reason"]
 
 
 class TestOpenConnections:

@@ -10,9 +10,9 @@ import pytest
 from aiohttp import ClientWebSocketResponse, WSMsgType
 
 from node.credentials import sign
-from node.gateway import feeds, sessions, sockets
+from node.gateway import product_feed, sessions, socket_limits, sockets
 from node.gateway.channels import CHANNELS
-from node.native.protocol import AnyQuery, BookQuery
+from node.native.protocol import AnyQuery, BookPageQuery
 from statemachine.commands import PlaceOrder
 from statemachine.types import OrderType, Side
 from tests.unit.node.gateway.harness import Exchange, receive, until
@@ -141,7 +141,11 @@ async def test_the_user_channel_needs_a_signature(exchange: Exchange) -> None:
     socket = await exchange.socket()
     await socket.send_json(FULL | {"channels": ["user"]})
     error = await receive(socket)
-    assert (error["type"], error["message"]) == ("error", "the channel user needs a signature")
+    assert error == {
+        "type": "error",
+        "message": "Authentication Failed",
+        "reason": '{"message":"the channel user needs a signature"}',
+    }
     for change, word in (
         ({"signature": "AAAA"}, "invalid signature"),
         ({"key": "nobody"}, "invalid signature"),
@@ -151,7 +155,8 @@ async def test_the_user_channel_needs_a_signature(exchange: Exchange) -> None:
         ({"signature": None}, "signature is required with the other fields of a signature"),
     ):
         await socket.send_json(FULL | {"channels": ["user"]} | exchange.socket_signature("alice") | change)
-        assert (await receive(socket))["message"] == word
+        error = await receive(socket)
+        assert (error["message"], json.loads(error["reason"])) == ("Authentication Failed", {"message": word})
 
 
 @pytest.mark.parametrize("form", [int, float, str])
@@ -330,7 +335,7 @@ async def test_a_sequence_that_is_too_old_is_an_error_and_no_subscription(exchan
 
 
 async def test_an_engine_that_restarts_is_no_gap(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feeds, "RETRY_MIN", 0.01)
+    monkeypatch.setattr(product_feed, "RETRY_MIN", 0.01)
     socket = await subscribe(exchange, product_ids=["BTC-USD"])
     await trade(exchange)
     exchange.backend.lose("BTC-USD")
@@ -340,7 +345,7 @@ async def test_an_engine_that_restarts_is_no_gap(exchange: Exchange, monkeypatch
 
 
 async def test_a_gap_sends_readers_away_with_the_reason(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feeds, "RETRY_MIN", 0.01)
+    monkeypatch.setattr(product_feed, "RETRY_MIN", 0.01)
     socket = await subscribe(exchange, product_ids=["BTC-USD"])
     lost = exchange.backend.subscribers.pop("BTC-USD")
     await trade(exchange)
@@ -357,7 +362,7 @@ async def test_a_gap_sends_readers_away_with_the_reason(exchange: Exchange, monk
 
 
 async def test_who_comes_while_a_feed_begins_anew_is_sent_away_too(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feeds, "RETRY_MIN", 0.01)
+    monkeypatch.setattr(product_feed, "RETRY_MIN", 0.01)
     await subscribe(exchange, product_ids=["BTC-USD"])
     lost = exchange.backend.subscribers.pop("BTC-USD")
     await trade(exchange)
@@ -365,7 +370,7 @@ async def test_who_comes_while_a_feed_begins_anew_is_sent_away_too(exchange: Exc
     asked, go_on, query = asyncio.Event(), asyncio.Event(), exchange.backend.query
 
     async def slow(wanted: AnyQuery, linearizable: bool = False) -> Any:
-        if isinstance(wanted, BookQuery):
+        if isinstance(wanted, BookPageQuery):
             asked.set()
             await go_on.wait()
         return await query(wanted, linearizable)
@@ -390,7 +395,8 @@ async def test_a_reader_that_catches_up_too_slowly_gives_its_source_back(
         await trade(exchange)
     feed = await exchange.gateway.feeds.feed(await exchange.gateway.catalogue.product("BTC-USD"))
     ended: list[int] = []
-    reader = sessions.Subscriber(exchange.gateway.feeds, exchange.gateway.metrics, lambda code, _reason: ended.append(code))
+    limits, metrics = exchange.gateway.socket_limits, exchange.gateway.metrics
+    reader = sessions.Subscriber(exchange.gateway.feeds, metrics, limits, "::1", lambda code, _reason: ended.append(code))
     reader.subscribe({"full": [feed]}, {"BTC-USD": 0})
     await until(lambda: bool(ended))
     assert ended == [sessions.SLOW]
@@ -414,7 +420,7 @@ async def test_a_slow_reader_is_cut_off(exchange: Exchange, monkeypatch: pytest.
 
 async def test_a_flood_of_messages_is_cut_off(exchange: Exchange) -> None:
     socket = await exchange.socket()
-    for _ in range(int(sockets.MESSAGES_BURST) + 50):
+    for _ in range(int(socket_limits.MESSAGES_BURST) + 50):
         await socket.send_str("{}")
     async with asyncio.timeout(5):
         while (message := await socket.receive()).type is WSMsgType.TEXT:
@@ -436,7 +442,7 @@ async def test_a_flood_of_messages_is_cut_off(exchange: Exchange) -> None:
         ('{"type":"subscribe"}', "product_ids is required"),
         ('{"type":"subscribe","channels":[]}', "channels"),
         ('{"type":"subscribe","channels":[1]}', "channels[0]"),
-        ('{"type":"subscribe","channels":["nope"],"product_ids":["BTC-USD"]}', "nope is not a channel"),
+        ('{"type":"subscribe","channels":["nope"],"product_ids":["BTC-USD"]}', "Failed to subscribe"),
         ('{"type":"subscribe","product_ids":["NO-SUCH"]}', "Product not found"),
         ('{"type":"subscribe","product_ids":"BTC-USD"}', "product_ids: expected array"),
         ('{"type":"subscribe","product_ids":["BTC-USD"],"colour":1}', "colour is not a field"),
@@ -470,7 +476,9 @@ async def test_an_oversized_message_closes_the_connection(exchange: Exchange) ->
 
 async def test_sessions_that_end_leave_nothing_behind(exchange: Exchange) -> None:
     for _ in range(3):
-        socket = await subscribe(exchange, product_ids=["BTC-USD"], channels=[name for name in CHANNELS if name != "user"])
+        socket = await subscribe(
+            exchange, product_ids=["BTC-USD"], channels=[name for name in CHANNELS if name not in ("user", "balance")]
+        )
         await socket.close()
     await until(lambda: not exchange.gateway.feeds.sessions)
     feed = await exchange.gateway.feeds.feed(await exchange.gateway.catalogue.product("BTC-USD"))

@@ -1,0 +1,107 @@
+"""What a snapshot keeps of the market beside the state: each product's latest trades, its figures, and the tail of its feed.
+
+All of it is a function of the events, so every node has the same after the same command. It is no part of the state: nothing that the exchange
+decides depends on it, and a snapshot without it, or with one that does not fit, is as good. It lies in a file of its own in the snapshot's
+directory, which is sealed and sent to other nodes with the rest; the log behind the snapshot then continues it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from node.statistics import Figures
+from statemachine.events import AnyEvent, OrderMatched
+
+FILE = "MARKET"
+FORMAT = 1
+
+TAIL_KEPT = 20_000
+"""Events of a product that a snapshot keeps: with those of the log behind it, enough for readers that come back after a restart. Some 2 MB."""
+
+TAILS_KEPT = 400_000
+"""Events of all products together, some 40 MB; each has the same share."""
+
+
+@dataclass(frozen=True)
+class SavedProduct:
+    """A product's market after the event `sequence`. `trades` and `tail` are encoded events, oldest first; `tail` ends with that event."""
+
+    product_id: str
+    sequence: int
+    trades: Sequence[bytes]
+    figures: Figures
+    tail: Sequence[bytes]
+
+
+class _Product(msgspec.Struct, frozen=True, array_like=True):
+    """A `SavedProduct` in the file; the events as arrays."""
+
+    product_id: str
+    sequence: int
+    trades: msgspec.Raw
+    figures: Figures
+    tail: msgspec.Raw
+
+
+class _Market(msgspec.Struct, frozen=True, array_like=True):
+    """The file's contents. `index` is the log index of the snapshot that it belongs to."""
+
+    format: int
+    index: int
+    products: list[msgspec.Raw]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_markets = msgspec.msgpack.Decoder(_Market)
+_products = msgspec.msgpack.Decoder(_Product)
+_arrays = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_events = msgspec.msgpack.Decoder(AnyEvent)
+
+_ARRAY_MAX = 2**32
+_TRADE = OrderMatched.__struct_config__.tag
+
+
+def array(events: Sequence[bytes]) -> msgspec.Raw:
+    """Encoded events as one msgpack array."""
+    assert len(events) < _ARRAY_MAX
+    return msgspec.Raw(b"\xdd" + len(events).to_bytes(4, "big") + b"".join(events))
+
+
+def is_trade(event: bytes) -> bool:
+    """Whether an encoded event is an `OrderMatched`: its tag is the first element of an array of less than 16 elements, or of more."""
+    return event[1 if event[0] < 0xDC else 3] == _TRADE
+
+
+def encode(index: int, products: Sequence[SavedProduct]) -> bytes:
+    """The file of the snapshot at a log index."""
+    rows = [_encode(_Product(row.product_id, row.sequence, array(row.trades), row.figures, array(row.tail))) for row in products]
+    return _encode(_Market(FORMAT, index, [msgspec.Raw(row) for row in rows]))
+
+
+def decode(data: bytes, index: int) -> dict[str, SavedProduct]:
+    """The products in a file, by id; none where the file is of another format or of another snapshot.
+
+    Its bytes are those that were written, since the snapshot's seal covers them: a file that does not decode is one of another version.
+    """
+    try:
+        market = _markets.decode(data)
+        if market.format != FORMAT or market.index != index:
+            return {}
+        found = [_product(raw) for raw in market.products]
+    except msgspec.MsgspecError:
+        return {}
+    return {product.product_id: product for product in found}
+
+
+def _product(raw: msgspec.Raw) -> SavedProduct:
+    """Raises msgspec.ValidationError also where the tail has not the sequences that it should have."""
+    row = _products.decode(raw)
+    trades, tail = ([bytes(event) for event in _arrays.decode(each)] for each in (row.trades, row.tail))
+    if tail:
+        first, last = _events.decode(tail[0]), _events.decode(tail[-1])
+        if last.product_sequence != row.sequence or first.product_sequence != row.sequence - len(tail) + 1:
+            raise msgspec.ValidationError("the tail has a gap")
+    return SavedProduct(row.product_id, row.sequence, trades, row.figures, tail)

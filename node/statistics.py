@@ -1,0 +1,113 @@
+"""Rolling figures over the trades of a product: 24 hours in full, minute by minute, and the volume of 30 days, hour by hour.
+
+A function of the trades and of nothing else, so every node and every gateway has the same. The engine's feed keeps them, and they survive its
+restart; a gateway takes them over and goes on with the events.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import msgspec
+
+from statemachine.events import OrderMatched
+
+MINUTE = 60 * 1_000_000_000
+HOUR = 60 * MINUTE
+DAY_MINUTES = 24 * 60
+MONTH_HOURS = 30 * 24
+
+
+class Span(msgspec.Struct, array_like=True):
+    """Trades of a stretch of time, the minute or hour with this number: first, highest, lowest price, and the volume in base units."""
+
+    number: int = 0
+    open: int = 0
+    high: int = 0
+    low: int = 0
+    volume: int = 0
+
+    def add(self, other: Span) -> None:
+        """Take in a later span."""
+        if not self.open:
+            self.open, self.low = other.open, other.low
+        self.high, self.low = max(self.high, other.high), min(self.low, other.low)
+        self.volume += other.volume
+
+
+class Figures(msgspec.Struct, frozen=True, array_like=True):
+    """`Statistics` as they are kept and sent: at most 1,440 minutes and 720 hours, those with trades, oldest first."""
+
+    minutes: list[Span] = []
+    hours: list[Span] = []
+
+
+class _Window:
+    """Spans of `unit` nanoseconds, the latest `length` of them. The sum over whole ones is kept until one ends: a question costs O(1) but for the
+    first of its minute or hour."""
+
+    def __init__(self, unit: int, length: int, spans: list[Span]) -> None:
+        self._unit = unit
+        self._length = length
+        self.spans: deque[Span] = deque(spans)
+        self._kept: tuple[tuple[int, int], Span] = ((-1, -1), Span())
+
+    def add(self, trade: OrderMatched) -> None:
+        number = trade.time // self._unit
+        spans = self.spans
+        if not spans or spans[-1].number != number:
+            spans.append(Span(number))
+            while spans[0].number <= number - self._length:
+                spans.popleft()
+        spans[-1].add(Span(number, trade.price, trade.price, trade.price, trade.size))
+
+    def total(self, now: int) -> Span:
+        """The trades of the latest `length` units, of which that of `now` (nanoseconds) is the last."""
+        spans, number = self.spans, now // self._unit
+        if not spans:
+            return Span()
+        last, first = spans[-1], number - self._length
+        key, kept = self._kept
+        if key != (number, last.number):
+            kept = Span()
+            for span in spans:
+                if first < span.number < last.number:
+                    kept.add(span)
+            self._kept = ((number, last.number), kept)
+        total = msgspec.structs.replace(kept)
+        if last.number > first:
+            total.add(last)
+        return total
+
+    def freeze(self) -> list[Span]:
+        """The spans as they are. Only the last one can change later, so it is a copy."""
+        spans = list(self.spans)
+        if spans:
+            spans[-1] = msgspec.structs.replace(spans[-1])
+        return spans
+
+
+class Statistics:
+    """See the module. Trades come in order."""
+
+    def __init__(self, figures: Figures | None = None) -> None:
+        figures = figures or Figures()
+        self._day = _Window(MINUTE, DAY_MINUTES, figures.minutes)
+        self._month = _Window(HOUR, MONTH_HOURS, figures.hours)
+
+    def add(self, trade: OrderMatched) -> None:
+        """Count a trade."""
+        self._day.add(trade)
+        self._month.add(trade)
+
+    def day(self, now: int) -> Span:
+        """The 24 hours before `now` (nanoseconds), from a full minute on."""
+        return self._day.total(now)
+
+    def month_volume(self, now: int) -> int:
+        """The volume of the 30 days before `now` (nanoseconds), from a full hour on."""
+        return self._month.total(now).volume
+
+    def freeze(self) -> Figures:
+        """The figures as they are now, whatever is counted later."""
+        return Figures(self._day.freeze(), self._month.freeze())
