@@ -342,9 +342,9 @@ class Connection(asyncio.Protocol):
             return
         keep_alive = request.keep_alive and not self._server.stopping
         self._transport.write(response.encode(keep_alive=keep_alive, with_body=request.method != "HEAD"))
-        if isinstance(response, LongResponse) and request.method != "HEAD":
-            if not await self._write_pieces(response):
-                return
+        is_long = isinstance(response, LongResponse) and request.method != "HEAD"
+        if is_long and not await self._write_pieces(cast(LongResponse, response)):
+            return
         self._busy = False
         if not keep_alive:
             self._close()
