@@ -195,7 +195,7 @@ class Batcher(Generic[Item]):
         self._seal = seal
         self._later = later
         self._units_max = units_max
-        self._bytes_max = bytes_max
+        self.bytes_max = bytes_max
         self._queue_max = queue_max
         self._in_flight_max = in_flight_max
         self._turns: _Turns[Item] = _Turns()
@@ -222,14 +222,18 @@ class Batcher(Generic[Item]):
     def submit(self, item: Item, units: int, size: int, done: ItemDone, share: Hashable = "") -> None:
         """Queue an item of a share, or refuse it at once (`done` is then called before this returns)."""
         assert units > 0
-        turns = self._turns
-        if size > self._bytes_max:
+        if size > self.bytes_max:
             self._refuse(done, Refusal.TOO_LARGE)
-        elif turns and turns.units_of(share) + units > self._queue_max - turns.units:
+        elif not self.has_room(units, share):
             self._refuse(done, Refusal.OVERLOADED)
         else:
-            turns.add(share, _Queued(item, units, size, done))
+            self._turns.add(share, _Queued(item, units, size, done))
             self._schedule()
+
+    def has_room(self, units: int, share: Hashable) -> bool:
+        """Whether so many units of a share may queue now. An empty queue takes any number."""
+        turns = self._turns
+        return not turns or turns.units_of(share) + units <= self._queue_max - turns.units
 
     def hold(self) -> Release:
         """Propose nothing more until the function that is returned is called; what is under way goes on, and items may queue.
@@ -278,7 +282,7 @@ class Batcher(Generic[Item]):
         units, size = batch[0].units, batch[0].size
         while turns:
             queued = turns.first()
-            if units + queued.units > self._units_max or size + queued.size > self._bytes_max:
+            if units + queued.units > self._units_max or size + queued.size > self.bytes_max:
                 break
             batch.append(turns.pop())
             units += queued.units

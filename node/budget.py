@@ -56,11 +56,18 @@ class Cost:
     """A message that does not decode, and must be explained."""
     ROWS = 100
     """Rows (orders, price levels, trades, events) that are looked at for one unit more."""
+    BYTES = 64 * 1024
+    """Bytes of a request, received and decoded for one unit more."""
 
     @staticmethod
     def rows(count: int) -> float:
         """The price of looking at so many rows."""
         return count / Cost.ROWS
+
+    @staticmethod
+    def length(size: int) -> float:
+        """The price of so many bytes."""
+        return size / Cost.BYTES
 
 
 class Bucket:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
 from cluster import membership
 from cluster.membership import ChangeError, ChangeResult, Member, Role
 from cluster.status import MemberState
 from node.config.checks import check_address
 from node.config.settings import NodeAddress, NodeConfig
 from node.errors import ConfigError, RequestFailed
-from node.native.protocol import AddMember, FailCode, MemberStatus, RemoveMember
+from node.native.protocol import AddMember, FailCode, MemberStatus, NodeStatus, RemoveMember
 
 CODES = {
     ChangeError.NOT_LEADER: FailCode.NOT_LEADER,
@@ -111,3 +113,11 @@ def failure(result: ChangeResult) -> RequestFailed:
     """What the client is told of a change that was not made."""
     assert result.error is not None
     return RequestFailed(CODES.get(result.error, FailCode.CONFLICT), result.text or result.error.value)
+
+
+def public(status: NodeStatus) -> NodeStatus:
+    """What a trader's key may see of a status: enough to find the leader and to know whether the node serves, nothing of how the cluster is built
+    or how it fares."""
+    members = [MemberStatus(each.node_id, each.connected, 0, each.role, "", each.native, each.http) for each in status.members]
+    hidden: dict[str, object] = {"state_hash": "", "counters": {}, "members": members, "cluster_keys_missing": []}
+    return msgspec.structs.replace(status, **hidden)

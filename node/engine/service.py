@@ -29,6 +29,7 @@ from node.engine.log_pieces import LogPieces
 from node.engine.modes import Mode, Modes
 from node.engine.principal import Gate, Principal
 from node.engine.replicated_engine import ReplicatedEngine
+from node.engine.submissions import commands_cost, queue, rate_limited, share_of
 from node.engine.views import BadQueryError, NotFoundError, Views
 from node.errors import RequestFailed
 from node.keys.sealing import ClusterKeys
@@ -54,8 +55,7 @@ from node.native.protocol import (
     Subscribe,
 )
 from node.records.datasets import Seeding
-from statemachine.commands import AnyCommand, Batch, CancelAll, encode_batch
-from statemachine.limits import OPERATOR
+from statemachine.commands import AnyCommand, Batch, encode_batch
 
 BATCH_BYTES_MAX = ENTRY_BYTES_MAX - 64 * 1024
 """Bytes of commands in one entry; what is left is for fields that a client left out and the log writes in full."""
@@ -191,7 +191,7 @@ class EngineService:
         except RequestFailed as error:
             send(self._failure(request.request_id, error))
             return
-        share = _share(principal, commands)
+        share = share_of(principal, commands)
         if self.account_rates.rate and (principal.node or not principal.operator) and share != principal.name:
             seconds = self.account_rates.take(share, commands_cost(commands))
             if seconds:
@@ -226,7 +226,7 @@ class EngineService:
             else:
                 send(self._refusal(request.request_id, refusal))
 
-        self._batcher.submit(sealed, len(commands), size + growth + UNIT_BYTES * len(commands), done, share)
+        queue(self._batcher, sealed, size + growth + UNIT_BYTES * len(commands), done, share)
 
     def _seal(self, requests: list[Sequence[AnyCommand]]) -> bytes:
         commands = [command for request in requests for command in request]
@@ -306,7 +306,7 @@ class EngineService:
     def _answer(self, principal: Principal, request: Query, charge: Charge) -> Answer | Failed:
         if isinstance(request.query, StatusQuery):
             status = self.status()
-            return Answer(request.request_id, msgspec.Raw(_encode(status if principal.operator else public(status))))
+            return Answer(request.request_id, msgspec.Raw(_encode(status if principal.operator else membership.public(status))))
         try:
             body = self._views.answer(self._machine.engine, request.query, principal.audience)
             charge(Cost.rows(self._views.rows))
@@ -496,29 +496,3 @@ class EngineService:
     def _failure(self, request_id: int, error: RequestFailed) -> Failed:
         self.refused[error.code.name.lower()] += 1
         return Failed(request_id, error.code, error.message, error.leader)
-
-
-def _share(principal: Principal, commands: Sequence[AnyCommand]) -> str:
-    """Whose work commands are: that of their account, wherever they come from; the sender's own where they are for several, or for the operator."""
-    account_id = commands[0].account_id
-    if account_id == OPERATOR or any(command.account_id != account_id for command in commands):
-        return principal.name
-    return account_id
-
-
-def commands_cost(commands: Sequence[AnyCommand]) -> float:
-    """What commands cost, in units of `node.budget`."""
-    return sum(Cost.CANCEL_ALL if type(command) is CancelAll else Cost.COMMAND for command in commands)
-
-
-def rate_limited(what: str, seconds: float) -> RequestFailed:
-    """The refusal of a request whose sender is out of budget for so many seconds."""
-    return RequestFailed(FailCode.RATE_LIMITED, f"{what}; send it again in {seconds:.2f} s")
-
-
-def public(status: NodeStatus) -> NodeStatus:
-    """What a trader's key may see of a status: enough to find the leader and to know whether the node serves, nothing of how the cluster is built
-    or how it fares."""
-    members = [MemberStatus(each.node_id, each.connected, 0, each.role, "", each.native, each.http) for each in status.members]
-    hidden: dict[str, object] = {"state_hash": "", "counters": {}, "members": members, "cluster_keys_missing": []}
-    return msgspec.structs.replace(status, **hidden)

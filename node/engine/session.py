@@ -27,7 +27,7 @@ from node.budget import Bucket, Cost
 from node.engine.feed import Audience, Subscription
 from node.engine.outgoing import Outgoing
 from node.engine.principal import Principal, gateway
-from node.engine.service import commands_cost, rate_limited
+from node.engine.submissions import commands_cost, rate_limited
 from node.errors import FramingError, RequestFailed
 from node.native.framing import FrameSplitter, MalformedError, decode_request, pack, request_id_of
 from node.native.protocol import (
@@ -328,6 +328,7 @@ class Session(asyncio.Protocol):
     def _message(self, body: bytes) -> None:
         if not self._open:
             return
+        self._charge(Cost.length(len(body)))
         try:
             request = decode_request(body)
         except MalformedError as error:

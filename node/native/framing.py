@@ -21,6 +21,9 @@ RESPONSE_MAX = 64 * 1024 * 1024
 UNDECODABLE = (msgspec.DecodeError, ValueError, TypeError, OverflowError, RecursionError)
 """What decoding hostile bytes may raise: text that is not UTF-8, numbers and times out of range, maps with impossible keys, endless nesting."""
 
+EXPLAINED_MAX = 64 * 1024
+"""Bytes of a message in which the field of a fault is named wherever it is. What stands before it has to be skipped: 0.4 ms for so many bytes."""
+
 _PREFIX = 4
 _encode = msgspec.msgpack.Encoder().encode
 _raw_elements = msgspec.msgpack.Decoder(list[msgspec.Raw])
@@ -150,7 +153,7 @@ def _array(data: bytes | memoryview) -> tuple[int, int] | None:
     return int.from_bytes(data[1 : 1 + width], "big"), 1 + width
 
 
-def _integer(data: bytes, at: int) -> tuple[int, int]:
+def _integer(data: bytes | memoryview, at: int) -> tuple[int, int]:
     """The msgpack integer at a place, and where it ends; (0, its place) where there is none. Raises IndexError at the end of the data."""
     first = data[at]
     if first < 0x80:
@@ -166,12 +169,13 @@ def _integer(data: bytes, at: int) -> tuple[int, int]:
 def explain(error: Exception, body: bytes, root: object = AnyRequest) -> str:
     """What a decoding error means, with the path in words: "commands[0].price: Expected `int`, got `str`".
 
-    `root` is the type that was expected. Falls back to the decoder's own words where the path cannot be followed. Only the elements beside the path
-    are looked at, and only of arrays of at most `COMMANDS_MAX`: nobody makes a node do more by sending nonsense.
+    `root` is the type that was expected. Falls back to the decoder's own words where the path cannot be followed, and for a fault deep inside a long
+    message. Only the elements beside the path are looked at, and only of arrays of at most `COMMANDS_MAX`: nobody makes a node do more by sending
+    nonsense.
     """
     text = str(error) or type(error).__name__
     problem, found, path = text.partition(" - at `$")
-    if not found:
+    if not found or (len(body) > EXPLAINED_MAX and path.count("[") > 1):
         return text
     steps = [int(step) for step in _PATH_STEP.findall(path) if step != "..."]
     return f"{_name_path(steps, body, root)}: {problem}"
@@ -190,32 +194,46 @@ def _elements(data: bytes | memoryview | None) -> list[msgspec.Raw]:
 
 def _name_path(steps: list[int], body: bytes, kind: object) -> str:
     name = ""
+    left = len(steps)
     value: bytes | memoryview | None = body
     for step in steps:
-        elements = _elements(value)
-        struct = _struct_of(kind, elements)
+        struct = _struct_of(kind, value)
         if struct is None:
             kind = (typing.get_args(kind) or (None,))[0]
             name += f"[{step}]"
         else:
             label, kind = _field(struct, step)
             name += f".{label}"
+        left -= 1
+        elements = _elements(value) if left else []
         value = memoryview(elements[step]) if step < len(elements) else None
     return name.lstrip(".") or "message"
 
 
-def _struct_of(kind: object, elements: list[msgspec.Raw]) -> type[msgspec.Struct] | None:
-    """The struct that has these elements, chosen by its tag if `kind` is a union."""
+def _struct_of(kind: object, value: bytes | memoryview | None) -> type[msgspec.Struct] | None:
+    """The struct that `value` is an array of, chosen by its tag if `kind` is a union."""
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return kind
     if not isinstance(kind, UnionType):
         return None
-    tag = _integer(bytes(elements[0]), 0)[0] if elements else None
+    tag = _tag_of(value)
     members: list[type[msgspec.Struct]] = [member for member in typing.get_args(kind) if issubclass(member, msgspec.Struct)]
     for member in members:
         if member.__struct_config__.tag == tag:
             return member
     return members[0] if members else None
+
+
+def _tag_of(value: bytes | memoryview | None) -> int | None:
+    """The first element of an array, if it is an integer."""
+    try:
+        head = _array(value) if value else None
+        if value is None or not head or not head[0]:
+            return None
+        tag, end = _integer(value, head[1])
+    except IndexError:
+        return None
+    return tag if end > head[1] else None
 
 
 def _field(struct: type[msgspec.Struct], step: int) -> tuple[str, object]:

@@ -70,3 +70,39 @@ def test_the_operator_has_no_rate(tmp_path: Path) -> None:
     submit(desk, OPERATOR, 200, *WORLD)
     submit(desk, gateway("gateway of n1"), 201, *WORLD)
     assert failed(desk) == []
+
+
+def test_a_long_request_queues_in_pieces_and_is_answered_as_one(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, native=NativeConfig("127.0.0.1:0", batch_commands_max=100))
+    submit(desk, OPERATOR, 1, *WORLD)
+    desk.run()
+    submit(desk, ALICE, 2, *(buy(number) for number in range(950)))
+    submit(desk, gateway("gateway of n1"), 3, sell(1))
+    desk.run()
+    entries = [decode_batch(entry).commands for entry in desk.raft.entries[1:]]
+    assert sell(1) in entries[0] + entries[1], "bob does not wait for all of alice's"
+    assert [command for entry in entries for command in entry if command.account_id == "alice"] == [buy(n) for n in range(950)]
+    answers = {answer.request_id: answer for answer in desk.answers}
+    assert [outcome.order.client_oid for outcome in answers[2].outcomes] == [str(number) for number in range(950)]
+
+
+def test_a_long_request_has_room_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, native=NativeConfig("127.0.0.1:0", queue_max=600))
+    submit(desk, ALICE, 1, *(buy(number) for number in range(250)))
+    submit(desk, ALICE, 2, *(buy(number) for number in range(1_000, 1_250)))
+    assert failed(desk) == [(2, FailCode.OVERLOADED)]
+    assert desk.service.status().counters["commands_queued"] == 250
+
+
+def test_a_long_request_that_was_applied_in_part_is_of_unknown_outcome(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, native=NativeConfig("127.0.0.1:0", batch_commands_max=100))
+    submit(desk, ALICE, 1, *(buy(number) for number in range(900)))
+    while desk.ready:
+        desk.ready.pop(0)()
+    assert desk.raft.under_way == 4
+    desk.raft.lose_leadership("n2", applied=True)
+    assert failed(desk) == [(1, FailCode.OUTCOME_UNKNOWN)]
+    desk.raft.lead()
+    submit(desk, ALICE, 2, *(buy(number) for number in range(900)))
+    desk.raft.lose_leadership("n2")
+    assert failed(desk)[1:] == [(2, FailCode.NOT_LEADER)], "none of it had left the queue"

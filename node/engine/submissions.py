@@ -1,0 +1,91 @@
+"""Commands of one request on their way to the batcher: whose work they are, what they cost, and in which pieces they queue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from cluster.batcher import Batcher, ItemDone, Refusal
+from node.budget import Cost
+from node.engine.principal import Principal
+from node.errors import RequestFailed
+from node.native.protocol import FailCode
+from statemachine.commands import AnyCommand, CancelAll
+from statemachine.limits import OPERATOR
+
+PIECE = 100
+"""Commands of one request that queue as one item: about 5 ms of work on each node, so that nobody waits longer for an item of somebody else."""
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def share_of(principal: Principal, commands: Sequence[AnyCommand]) -> str:
+    """Whose work commands are: that of their account, wherever they come from; the sender's own where they are for several, or for the operator."""
+    account_id = commands[0].account_id
+    if account_id == OPERATOR or any(command.account_id != account_id for command in commands):
+        return principal.name
+    return account_id
+
+
+def commands_cost(commands: Sequence[AnyCommand]) -> float:
+    """What commands cost, in units of `node.budget`."""
+    return sum(Cost.CANCEL_ALL if type(command) is CancelAll else Cost.COMMAND for command in commands)
+
+
+def rate_limited(what: str, seconds: float) -> RequestFailed:
+    """The refusal of a request whose sender is out of budget for so many seconds."""
+    return RequestFailed(FailCode.RATE_LIMITED, f"{what}; send it again in {seconds:.2f} s")
+
+
+def queue(batcher: Batcher[Sequence[AnyCommand]], commands: Sequence[AnyCommand], size: int, done: ItemDone, share: str) -> None:
+    """Submit commands to the batcher, many of them in pieces, in order, so that other shares have their turns between.
+
+    `size` bounds their bytes in the log. `done` gets the outcomes of all, or one refusal for all: where some pieces were applied and others were
+    not, it is OUTCOME_UNKNOWN, and the same commands, with the same ids, may be sent again.
+    """
+    if len(commands) <= PIECE:
+        batcher.submit(commands, len(commands), size, done, share)
+        return
+    if size > batcher.bytes_max:
+        done(Refusal.TOO_LARGE, ())
+        return
+    if not batcher.has_room(len(commands), share):
+        done(Refusal.OVERLOADED, ())
+        return
+    pieces = [commands[start : start + PIECE] for start in range(0, len(commands), PIECE)]
+    whole = _Whole(len(pieces), done)
+    for place, piece in enumerate(pieces):
+        batcher.submit(piece, len(piece), len(_encode(piece)), whole.part(place), share)
+
+
+class _Whole:
+    """Gathers what becomes of the pieces."""
+
+    def __init__(self, count: int, done: ItemDone) -> None:
+        self._missing = count
+        self._results: list[Sequence[object]] = [()] * count
+        self._refusals: list[Refusal] = []
+        self._done = done
+
+    def part(self, place: int) -> ItemDone:
+        """What the batcher calls for one piece."""
+
+        def done(refusal: Refusal | None, results: Sequence[object]) -> None:
+            self._missing -= 1
+            self._results[place] = results
+            if refusal is not None:
+                self._refusals.append(refusal)
+            if not self._missing:
+                self._end()
+
+        return done
+
+    def _end(self) -> None:
+        refusals = set(self._refusals)
+        if not refusals:
+            self._done(None, [outcome for results in self._results for outcome in results])
+        elif len(self._refusals) == len(self._results) and len(refusals) == 1:
+            self._done(refusals.pop(), ())
+        else:
+            self._done(Refusal.OUTCOME_UNKNOWN, ())
