@@ -16,6 +16,7 @@ from node.config.settings import NodeAddress, NodeConfig
 from node.credentials import Credentials
 from node.errors import DirectoryError
 from node.native.client import ClusterClient
+from snapshots.abi import ABI
 
 
 class KeyFile(msgspec.Struct, frozen=True):
@@ -54,7 +55,9 @@ class Access(msgspec.Struct, frozen=True):
 
     def client(self, *, deadline: float = 8.0, client: str = "cli") -> ClusterClient:
         """A client that follows the leader."""
-        return ClusterClient(self.addresses, tls=self.tls(), credentials=self.credentials, deadline=deadline, client=client)
+        return ClusterClient(
+            self.addresses, tls=self.tls(), credentials=self.credentials, deadline=deadline, client=client, abi=ABI
+        )
 
 
 class ClusterDirectory:
@@ -146,7 +149,7 @@ class ClusterDirectory:
     def client(self, credentials: Credentials | None = None, *, deadline: float = 8.0, client: str = "cli") -> ClusterClient:
         """A client that follows the leader; it acts as the operator unless `credentials` are given."""
         return ClusterClient(
-            self.addresses, tls=self.tls(), credentials=credentials or self.admin(), deadline=deadline, client=client
+            self.addresses, tls=self.tls(), credentials=credentials or self.admin(), deadline=deadline, client=client, abi=ABI
         )
 
 

@@ -58,6 +58,10 @@ class RequestFailed(QuorumbookError):  # noqa: N818 - named after the message `F
         self.leader = leader
 
 
+class OtherVersionError(RequestFailed):
+    """Nothing was sent: the node that leads has another schema than this software."""
+
+
 class FramingError(QuorumbookError):
     """A peer sent bytes in which no frame boundary can be trusted any more; the connection has to be closed."""
 

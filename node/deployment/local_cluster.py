@@ -18,9 +18,10 @@ from pathlib import Path
 from node import stop_times
 from node.cluster_directory import ClusterDirectory
 from node.deployment.statuses import ANSWER_SECONDS, Statuses, ask_all, leader_of
+from node.engine.modes import Mode
 from node.errors import NodeRunningError, NodeStartError
 from node.native.protocol import NodeStatus
-from node.system.processes import PID_FILE, alive, descendants, locked_pid, reap, send
+from node.system.processes import ENGINE_PID_FILE, PID_FILE, alive, descendants, locked_note, locked_pid, reap, send
 
 STOP_SECONDS = stop_times.NODE + 5.0
 """How long a stop may take before the node is killed."""
@@ -136,6 +137,9 @@ class LocalCluster:
     async def wait_ready(self, seconds: float = 30.0, node_ids: Iterable[str] | None = None) -> Statuses:
         """Wait until nodes (all unless named) follow one leader, have caught up with it, and take HTTP connections. Their statuses.
 
+        The time does not run while one of them migrates data of another version, or reads its snapshot and log: that takes as long as it
+        takes, and the node's log tells how far it is.
+
         Raises:
             NodeStartError: not within `seconds`, or one of their processes ended; the text says which and why.
         """
@@ -150,10 +154,17 @@ class LocalCluster:
             for node_id in chosen:
                 if self.pid(node_id) is None:
                     raise NodeStartError(f"{node_id} ended; {self._log_end(node_id)}")
+            if any(self._prepares(node_id) for node_id in chosen):
+                end = time.monotonic() + seconds
             if time.monotonic() > end:
                 detail = "; ".join(_short(node_id, statuses.get(node_id)) for node_id in chosen)
                 raise NodeStartError(f"not ready within {seconds:g} s: {detail}; {self._log_end((waiting or chosen)[0])}")
             await asyncio.sleep(0.05)
+
+    def _prepares(self, node_id: str) -> bool:
+        """Whether a node's engine is busy with what lies on its disk and cannot answer yet."""
+        note = locked_note(self.layout.configs[node_id].data_path / ENGINE_PID_FILE)
+        return note in (Mode.STARTED, Mode.BOOTSTRAPPING)
 
     async def _takes_http(self, node_id: str) -> bool:
         config = self.layout.configs[node_id].http

@@ -37,7 +37,7 @@ from node import divergence, exit_codes, identity, pki, software, stop_times
 from node.certificates import CertificateWatch
 from node.config.file import load
 from node.config.settings import NodeConfig
-from node.engine import diagnoses, membership, start_order
+from node.engine import diagnoses, membership, other_versions, start_order
 from node.engine.feed import Feed
 from node.engine.housekeeping import Housekeeping
 from node.engine.modes import Mode, Modes
@@ -400,6 +400,7 @@ def _run_locked(config: NodeConfig, *, rejoin: bool) -> int:
     try:
         modes = Modes(config.node_id, lock.note)
         try:
+            other_versions.check(config)
             at_start(config)
         except (QuorumbookError, ClusterError, SnapshotError, OSError) as error:
             return _cannot_start(config, error)

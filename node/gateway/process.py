@@ -27,6 +27,7 @@ from node.pki import client_context, server_context
 from node.system import logs
 from node.system.descriptors import raise_limit
 from node.system.parent_watch import watch_parent
+from snapshots.abi import ABI
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def backend_of(config: NodeConfig) -> NodeBackend:
     """The engine of the node, and the way to the others with the node's certificate. Call it inside the event loop."""
     addresses = {node.node_id: node.native for node in config.nodes}
     cluster = ClusterClient(
-        addresses, tls=client_context(config), deadline=config.http.deadline, client=f"gateway of {config.node_id}"
+        addresses, tls=client_context(config), deadline=config.http.deadline, client=f"gateway of {config.node_id}", abi=ABI
     )
     redirect = config.http.followers == "redirect"
     return NodeBackend(str(config.engine_socket), cluster, config.http.deadline, redirect=redirect)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from node.config.settings import NodeAddress
 from node.credentials import Credentials, sign
-from node.errors import ConnectionLost, RequestFailed
+from node.errors import ConnectionLost, OtherVersionError, RequestFailed
 from node.native.connection import EndCallback, EventsCallback, NativeConnection, Querier
 from node.native.feed_reader import FeedReader
 from node.native.protocol import AnyQuery, ControlAction, FailCode, LeaderHint, NodeStatus, StatusQuery
@@ -64,6 +64,7 @@ class ClusterClient:
         addresses: node id -> "host:port" or "unix:/path"; one that belongs to the cluster is enough to begin with.
         deadline: seconds until a call gives up, unless the call names its own.
         client: what this client calls itself in the nodes' logs.
+        abi: send nothing to a leader whose schema is another one: it could not read it, or would read something else. "": send to any.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class ClusterClient:
         credentials: Credentials | None = None,
         deadline: float = 8.0,
         client: str = "",
+        abi: str = "",
     ) -> None:
         assert addresses, "a cluster has at least one node"
         self._addresses = dict(addresses)
@@ -81,6 +83,7 @@ class ClusterClient:
         self._credentials = credentials
         self._deadline = deadline
         self._client = client
+        self._abi = abi
         self._connections: dict[str, NativeConnection] = {}
         self._opening: dict[str, asyncio.Lock] = {}
         self._watchers: set[asyncio.Task[None]] = set()
@@ -203,6 +206,7 @@ class ClusterClient:
             try:
                 async with asyncio.timeout_at(until):
                     connection = await self.connection(search.node_id)
+                    await self._check_version(connection)
                     if search.unknown:
                         on_resend()
                     search.sent = True
@@ -212,6 +216,23 @@ class ClusterClient:
             if loop.time() + pause >= until:
                 raise search.failure(seconds)
             await asyncio.sleep(pause)
+
+    async def _check_version(self, connection: NativeConnection) -> None:
+        """Send nothing to a node of another schema.
+
+        Raises:
+            OtherVersionError: it leads, so no other node can help.
+            RequestFailed: NOT_LEADER, and the next one is tried.
+        """
+        welcome = connection.welcome
+        if self._abi in ("", welcome.abi):
+            return
+        text = (
+            f"{welcome.node_id} runs another version ({welcome.software}, ABI {welcome.abi[:12]}; this one has {self._abi[:12]})"
+        )
+        if (await connection.query(StatusQuery())).role == "leader":
+            raise OtherVersionError(FailCode.NO_LEADER, f"{text} and leads: nothing was sent to it")
+        raise RequestFailed(FailCode.NOT_LEADER, text)
 
     def _follow(self, hint: LeaderHint | None) -> bool:
         """Take up a hint; True if it names another node than the one believed to lead."""
@@ -264,7 +285,7 @@ class _Search:
         self._last = error
         hint: LeaderHint | None = None
         if isinstance(error, RequestFailed):
-            if error.code not in RETRIED:
+            if error.code not in RETRIED or isinstance(error, OtherVersionError):
                 raise error
             self.unknown |= error.code == FailCode.OUTCOME_UNKNOWN
             hint = error.leader

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import sys
 from collections.abc import Iterator
@@ -12,9 +13,10 @@ import pytest
 from node.deployment.local_cluster import LocalCluster
 from node.deployment.setup import initialise
 from node.deployment.statuses import Statuses, leader_of
+from node.engine.modes import Mode
 from node.errors import DirectoryError, NodeRunningError, NodeStartError
 from node.native.protocol import NodeStatus
-from node.system.processes import alive, descendants
+from node.system.processes import ENGINE_PID_FILE, PidFile, alive, descendants
 
 PROGRAM = """
 import signal, subprocess, sys, time
@@ -149,6 +151,37 @@ async def test_waiting_ends_at_its_deadline_and_says_who_is_not_ready(
     with pytest.raises(NodeStartError, match=r"n2 is follower in term 1, applied 5, not ready; n3 does not answer"):
         await cluster.wait_ready(0.1)
     assert list(await cluster.wait_ready(0.1, ["n1"])) == ["n1"]
+
+
+async def test_the_time_does_not_run_while_a_node_migrates(cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gave up after 30 seconds and returned 1, and the migration went on."""
+    cluster.start()
+    lock = PidFile.acquire(cluster.layout.configs["n1"].data_path / ENGINE_PID_FILE)
+    lock.note(Mode.STARTED)
+    looks = 0
+
+    async def told() -> Statuses:
+        nonlocal looks
+        looks += 1
+        if looks == 5:
+            lock.note(Mode.READY)
+        ready = looks >= 6
+        return {
+            node_id: status(node_id, "leader" if node_id == "n1" else "follower", ready=ready) for node_id in cluster.node_ids
+        }
+
+    async def takes_http(node_id: str) -> bool:
+        return True
+
+    monkeypatch.setattr(cluster, "status", told)
+    monkeypatch.setattr(cluster, "_takes_http", takes_http)
+    try:
+        with monkeypatch.context() as patch:
+            ticks = itertools.count(0, 100)
+            patch.setattr("node.deployment.local_cluster.time.monotonic", lambda: float(next(ticks)))
+            assert list(await cluster.wait_ready(150)) == ["n1", "n2", "n3"]
+    finally:
+        lock.release()
 
 
 def test_the_leader_of_the_highest_term_counts() -> None:

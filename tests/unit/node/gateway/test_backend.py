@@ -369,3 +369,20 @@ async def test_subscribing_again_leaves_no_task_behind(tmp_path: Path) -> None:
         assert there.backend._connection is not None
         there.backend._connection.abort("gone")
         await until(lambda: lost == [19])
+
+
+async def test_an_order_is_not_sent_on_to_a_leader_of_another_version(tmp_path: Path) -> None:
+    """503 with the reason, and at once; it was 400, as if the order were at fault."""
+    async with world(tmp_path) as w:
+        one, two = w.nodes["n1"], w.nodes["n2"]
+        one.raft.lose_leadership("n2")
+        two.raft.lead()
+        cluster = ClusterClient(addresses(w.nodes), deadline=30.0, abi="another")
+        backend = NodeBackend(str(one.config.engine_socket), cluster, 30.0)
+        gateway = build(one.config, backend)
+        async with served(gateway) as client:
+            other = World(w.nodes, backend, gateway, client)
+            status, answer = await asyncio.wait_for(other.place(ORDER), 10)
+        assert status == 503
+        assert "n2 runs another version" in answer["message"] + answer.get("detail", "")
+        assert two.machine.engine.orders("alice") == []

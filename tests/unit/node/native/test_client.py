@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from cluster.membership import Membership
+from node.errors import OtherVersionError
 from node.native import client as client_module
 from node.native.client import ClusterClient, ConnectionLost, NativeConnection, RequestFailed
 from node.native.connection import JOINED_MAX
@@ -555,3 +556,14 @@ class TestJoining:
             found = await asyncio.gather(*waiting, queued, connection.enqueue([buy(10)]), return_exceptions=True)
             assert [type(each) for each in found] == [ConnectionLost] * 5
             assert len({id(each) for each in found}) == 5
+
+
+async def test_nothing_is_sent_to_a_leader_of_another_version(tmp_path: Path) -> None:
+    """It answered 400 to valid orders: it could not decode what it does not know."""
+    async with cluster(tmp_path) as nodes:
+        client = ClusterClient(addresses(nodes), deadline=5.0, abi="another")
+        before = {node_id: node.machine.engine.sequence for node_id, node in nodes.items()}
+        with pytest.raises(OtherVersionError, match=r"NO_LEADER: n1 runs another version \(test, ABI abi; .* leads: nothing"):
+            await client.submit(WORLD)
+        assert {node_id: node.machine.engine.sequence for node_id, node in nodes.items()} == before
+        await client.close()

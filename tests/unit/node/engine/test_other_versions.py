@@ -1,0 +1,53 @@
+"""A node does not migrate while others serve in the version before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from node.config.file import load
+from node.config.settings import NodeConfig
+from node.deployment.setup import initialise
+from node.engine import other_versions
+from node.migration.found import Found
+from node.native.protocol import Welcome
+from snapshots.abi import ABI
+from snapshots.errors import MigrationError
+
+OLD = "0" * 40
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> NodeConfig:
+    return load(initialise(tmp_path / "cluster", 3)[0])
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, data: str | None, *greetings: Welcome) -> None:
+    async def told(_config: NodeConfig) -> list[Welcome]:
+        return list(greetings)
+
+    monkeypatch.setattr(other_versions, "_greetings", told)
+    monkeypatch.setattr(other_versions, "look", lambda path: Found(path, data, None, None))
+
+
+def test_the_first_of_a_rolling_start_changes_nothing(config: NodeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It migrated at once, was alone, and the others went on without a spare."""
+    others = [Welcome(1, node_id, config.cluster_id, "0.2.0", OLD) for node_id in ("n2", "n3")]
+    answer(monkeypatch, OLD, *others)
+    with pytest.raises(
+        MigrationError, match=r"n2 \(version 0\.2\.0\), n3 \(version 0\.2\.0\) would refuse this node .* Stop all nodes"
+    ):
+        other_versions.check(config)
+    answer(monkeypatch, OLD, msgspec.structs.replace(others[0], abi=ABI))
+    other_versions.check(config)
+    answer(monkeypatch, OLD)
+    other_versions.check(config)
+    answer(monkeypatch, ABI, *others)
+    other_versions.check(config)
+
+
+def test_nodes_that_are_down_are_no_obstacle(config: NodeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(other_versions, "look", lambda path: Found(path, OLD, None, None))
+    other_versions.check(config)
