@@ -1,12 +1,12 @@
 """What goes down the pipe to the writer: length-prefixed msgpack frames.
 
-`Begin`, then changes of tables in pieces and in any order (`Rows`, `Deleted`, `Purged`), then `End`. A pipe that ends before `End` is a parent
-that died or changed its mind: the writer throws away what it has.
+`Begin`, then changes of tables in pieces and in any order (`Rows`, `Deleted`, `Purged`), attachments in pieces (`Attached`), then `End`. A pipe that
+ends before `End` is a parent that died or changed its mind: the writer throws away what it has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import BinaryIO
 
 import msgspec
@@ -56,7 +56,17 @@ class End(msgspec.Struct, frozen=True, array_like=True, tag=5):
     counts: dict[str, int]
 
 
-AnyFrame = Begin | Rows | Deleted | Purged | End
+class Attached(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """The next piece of a file that lies beside the tables: what is kept with the state and is no part of it. See `ATTACHMENTS`."""
+
+    name: str
+    data: bytes
+
+
+ATTACHMENTS = frozenset({"MARKET"})
+"""The files that a snapshot may have beside its database. Each is written anew for each snapshot, sealed and sent like the others; none is needed."""
+
+AnyFrame = Begin | Rows | Deleted | Purged | End | Attached
 
 _decoder = msgspec.msgpack.Decoder(AnyFrame)
 _encode = msgspec.msgpack.Encoder().encode
@@ -68,8 +78,14 @@ def frames(begin: Begin, tables: Mapping[str, Collection[Row]]) -> Iterator[byte
     return change_frames(begin, {name: len(tables[name]) for name in begin.tables}, pieces)
 
 
-def change_frames(begin: Begin, counts: Mapping[str, int], pieces: Iterable[Piece]) -> Iterator[bytes]:
-    """The frames of changes, as bytes."""
+def change_frames(
+    begin: Begin, counts: Mapping[str, int], pieces: Iterable[Piece], attachments: Mapping[str, Callable[[], bytes]] | None = None
+) -> Iterator[bytes]:
+    """The frames of changes, as bytes.
+
+    Args:
+        attachments: by name, what makes each; called where the frames are iterated.
+    """
     yield _framed(begin)
     waiting: dict[str, tuple[list[Row], list[int]]] = {name: ([], [0]) for name in begin.tables}
     for piece in pieces:
@@ -88,6 +104,11 @@ def change_frames(begin: Begin, counts: Mapping[str, int], pieces: Iterable[Piec
     for name, (rows, _) in waiting.items():
         if rows:
             yield _framed(Rows(name, rows))
+    for name, make in (attachments or {}).items():
+        assert name in ATTACHMENTS
+        data = make()
+        for at in range(0, len(data), FRAME_ROW_BYTES):
+            yield _framed(Attached(name, data[at : at + FRAME_ROW_BYTES]))
     yield _framed(End(dict(counts)))
 
 

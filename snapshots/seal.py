@@ -145,3 +145,22 @@ def check_files(directory: Path) -> Seal:
         if digest != entry.digest:
             raise SnapshotDamagedError(str(path), "is not what was written (its digest differs)")
     return seal
+
+
+def read_attachment(directory: Path, name: str) -> bytes | None:
+    """A file of a snapshot that is no part of its database, compared with the seal; None where it has none of that name.
+
+    Raises:
+        SnapshotDamagedError: it is not what was written.
+    """
+    for entry in read_seal(directory).files:
+        if entry.name == name:
+            path = directory / name
+            try:
+                data = path.read_bytes()
+            except OSError as error:
+                raise SnapshotDamagedError(str(path), f"cannot be read: {error.strerror}") from error
+            if new_digest(data).digest() != entry.digest:
+                raise SnapshotDamagedError(str(path), "is not what was written (its digest differs)")
+            return data
+    return None

@@ -10,7 +10,7 @@ the newest may already be gone, and a node that goes back in time has forgotten 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from snapshots import durable
@@ -21,7 +21,7 @@ from snapshots.job import WriteJob
 from snapshots.manifest import Manifest, Row, SnapshotFields
 from snapshots.naming import prune, snapshot_path, snapshot_paths
 from snapshots.rocks import read_tables
-from snapshots.seal import check_files
+from snapshots.seal import check_files, read_attachment
 from snapshots.transfer import Sink, Source
 from snapshots.writer import locked
 from statemachine.changes import Frozen
@@ -33,7 +33,7 @@ LOCK_SECONDS = 60.0
 class SnapshotStore:
     """The snapshots of one node.
 
-    Read:      `newest`, `check`, `load`
+    Read:      `newest`, `check`, `load`, `attachment`
     Write:     `begin`, `begin_changes`
     Transfer:  `open_source`, `open_sink`
 
@@ -116,6 +116,14 @@ class SnapshotStore:
         read_tables(path, manifest, lambda name, rows: tables[name].extend(rows))
         return tables
 
+    def attachment(self, manifest: Manifest, name: str) -> bytes | None:
+        """A file that lies beside the tables, compared with the seal; None where the snapshot has none of that name.
+
+        Raises:
+            SnapshotDamagedError: it is not what was written.
+        """
+        return read_attachment(snapshot_path(self._directory, manifest.index), name)
+
     def begin(self, fields: SnapshotFields, tables: Mapping[str, Collection[Row]]) -> WriteJob:
         """Begin to write a snapshot whole. Returns at once; poll the job.
 
@@ -124,15 +132,22 @@ class SnapshotStore:
         """
         return self._begin(fields, frames(Begin(fields, self._abi, list(tables)), tables))
 
-    def begin_changes(self, fields: SnapshotFields, frozen: Frozen, base: int) -> WriteJob:
+    def begin_changes(
+        self,
+        fields: SnapshotFields,
+        frozen: Frozen,
+        base: int,
+        attachments: Mapping[str, Callable[[], bytes]] | None = None,
+    ) -> WriteJob:
         """Begin to write a snapshot as changes to an earlier one, whose unchanged files it shares. Returns at once; poll the job.
 
         Args:
             frozen: what changed since (`Engine.freeze`). Iterated in another thread, once.
             base: the earlier snapshot's index; 0 when the changes are all there is.
+            attachments: files beside the tables, by name (`frames.ATTACHMENTS`), and what makes their contents; called in another thread, once.
         """
         begin = Begin(fields, self._abi, list(frozen.counts), base)
-        return self._begin(fields, change_frames(begin, frozen.counts, frozen))
+        return self._begin(fields, change_frames(begin, frozen.counts, frozen, attachments))
 
     def _begin(self, fields: SnapshotFields, pieces: Iterator[bytes]) -> WriteJob:
         assert self._job is None or self._job.settled, "one snapshot at a time"

@@ -22,7 +22,7 @@ from snapshots.errors import SnapshotDamagedError, SnapshotRefusedError
 from snapshots.manifest import Manifest, Row
 from snapshots.naming import snapshot_path
 from snapshots.rocks import Keep, read_tables
-from snapshots.seal import Seal, decode_seal, encode_seal, new_digest, read_seal, write_seal
+from snapshots.seal import Seal, decode_seal, encode_seal, new_digest, read_attachment, read_seal, write_seal
 
 LENGTH_BYTES = 4
 SEAL_BYTES_MAX = 16 * 1024 * 1024
@@ -171,6 +171,16 @@ class Sink:
             write_seal(self._draft, self._seal)
         self._verified = True
         return self._seal.manifest
+
+    def attachment(self, name: str) -> bytes | None:
+        """A file beside the tables of the verified snapshot, None where it has none of that name. May run in the thread of `verify`.
+
+        Raises:
+            SnapshotRefusedError: it cannot be read.
+        """
+        assert self._verified
+        with _refusals():
+            return read_attachment(self._draft, name)
 
     def publish(self) -> Manifest:
         """Give the verified snapshot its name; it is then the newest, if it is.

@@ -28,7 +28,7 @@ import msgspec
 
 from snapshots import durable
 from snapshots.errors import SnapshotBusyError, SnapshotDamagedError, SnapshotError
-from snapshots.frames import AnyFrame, Begin, Deleted, End, Purged, Rows, read_frames
+from snapshots.frames import ATTACHMENTS, AnyFrame, Attached, Begin, Deleted, End, Purged, Rows, read_frames
 from snapshots.job import EXIT_CONTRADICTION
 from snapshots.manifest import Manifest, make_manifest
 from snapshots.money import MoneyCheck, MoneyError
@@ -96,6 +96,7 @@ def write(directory: Path, stream: BinaryIO) -> Manifest:
 
 def share_files(base: Path, draft: Path, begin: Begin) -> dict[str, FileEntry]:
     """Put the files of the base into the draft: tables as hard links, which must still have the returned digests in the end; the others copied.
+    Attachments are not taken over.
 
     Raises:
         SnapshotDamagedError: the base is not what was written.
@@ -106,6 +107,8 @@ def share_files(base: Path, draft: Path, begin: Begin) -> dict[str, FileEntry]:
         raise ValueError(f"{base}: changes of another schema (ABI {begin.abi}) cannot be made to it (ABI {seal.manifest.abi})")
     shared = {}
     for entry in seal.files:
+        if entry.name in ATTACHMENTS:
+            continue
         source, target = base / entry.name, draft / entry.name
         if entry.name.endswith(TABLE_FILE):
             durable.link(source, target)
@@ -134,7 +137,7 @@ def _fill(draft: Path, begin: Begin, frames: Iterator[AnyFrame]) -> Manifest:
     writer = RocksWriter(draft, begin.tables)
     manifest = None
     try:
-        counts = _take_changes(writer, begin, frames)
+        counts = _take_changes(writer, draft, begin, frames)
         writer.settle(counts)
         money = MoneyCheck()
         summaries, full_hash = writer.read(counts, money.take)
@@ -147,7 +150,7 @@ def _fill(draft: Path, begin: Begin, frames: Iterator[AnyFrame]) -> Manifest:
     return manifest
 
 
-def _take_changes(writer: RocksWriter, begin: Begin, frames: Iterator[AnyFrame]) -> dict[str, int]:
+def _take_changes(writer: RocksWriter, draft: Path, begin: Begin, frames: Iterator[AnyFrame]) -> dict[str, int]:
     """Write what comes in; how many rows each table must have then."""
     for frame in frames:
         match frame:
@@ -157,6 +160,8 @@ def _take_changes(writer: RocksWriter, begin: Begin, frames: Iterator[AnyFrame])
                 writer.delete(table, keys)
             case Purged(table, ranges):
                 writer.purge(table, ranges)
+            case Attached(name, data):
+                _attach(draft, name, data)
             case End(counts):
                 if list(counts) != begin.tables:
                     raise ValueError(f"the rows of {list(counts)} were counted, not those of {begin.tables}")
@@ -164,6 +169,14 @@ def _take_changes(writer: RocksWriter, begin: Begin, frames: Iterator[AnyFrame])
             case _:
                 raise ValueError(f"an unexpected {type(frame).__name__}")
     raise InputEnded("before the last frame")
+
+
+def _attach(draft: Path, name: str, data: bytes) -> None:
+    """Add a piece to an attachment. Raises ValueError where there is none of that name."""
+    if name not in ATTACHMENTS:
+        raise ValueError(f"a snapshot has no file {name!r}")
+    with (draft / name).open("ab") as file:
+        file.write(data)
 
 
 def main() -> int:

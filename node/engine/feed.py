@@ -15,11 +15,12 @@ from bisect import bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
+from itertools import chain
 from typing import Protocol
 
 import msgspec
 
-from node.engine.saved_market import TAIL_KEPT, TAILS_KEPT, SavedProduct, array, is_trade
+from node.engine.saved_market import TAIL_KEPT, TAILS_KEPT, Market, SavedProduct, array, is_trade
 from node.errors import QuorumbookError
 from node.native.framing import pack
 from node.native.protocol import Events
@@ -169,7 +170,7 @@ class Ring:
                 break
             found.append(block[-count:])
             count -= len(block)
-        return [event for block in reversed(found) for event in block]
+        return list(chain.from_iterable(reversed(found)))
 
 
 class Subscription:
@@ -230,7 +231,7 @@ class Feed:
             if channel.behind:
                 self._send_behind(channel)
 
-    def restart(self, sequences: Mapping[str, int], saved: Mapping[str, SavedProduct] | None = None) -> None:
+    def restart(self, sequences: Mapping[str, int], saved: Market | None = None) -> None:
         """The state was replaced by a snapshot's: product id -> its last sequence there. Readers that would see a gap are told and end.
 
         Args:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 
 from cluster.ports import SnapshotMark, SnapshotRefusedError
+from node.engine import saved_market
+from node.engine.saved_market import Market
 from node.marks import mark_of
 from snapshots.errors import SnapshotError
 from snapshots.manifest import Manifest, Row
@@ -44,14 +46,14 @@ class IncomingSnapshot:
 
     Args:
         executor: where the check runs; one at a time.
-        taken: called with manifest and state, from `poll`, once the snapshot has its name.
+        taken: called with manifest, state and market, from `poll`, once the snapshot has its name.
     """
 
-    def __init__(self, sink: Sink, executor: Executor, taken: Callable[[Manifest, Engine], None]) -> None:
+    def __init__(self, sink: Sink, executor: Executor, taken: Callable[[Manifest, Engine, Market], None]) -> None:
         self._sink = sink
         self._executor = executor
         self._taken = taken
-        self._state: Future[Engine] | None = None
+        self._state: Future[tuple[Engine, Market]] | None = None
 
     def write(self, data: bytes) -> None:
         """See the port."""
@@ -62,13 +64,14 @@ class IncomingSnapshot:
         assert self._state is None
         self._state = self._executor.submit(self._check)
 
-    def _check(self) -> Engine:
+    def _check(self) -> tuple[Engine, Market]:
         """Runs in the executor."""
         tables: defaultdict[str, list[Row]] = defaultdict(list)
         try:
             with collector_off():
                 manifest = self._sink.verify(lambda table, rows: tables[table].extend(rows))
-                return Engine.restore({name: tables[name] for name in manifest.row_counts}, verified=True)
+                engine = Engine.restore({name: tables[name] for name in manifest.row_counts}, verified=True)
+                return engine, saved_market.decode(self._sink.attachment(saved_market.FILE), manifest.index)
         finally:
             drain(*tables.values())
 
@@ -78,7 +81,7 @@ class IncomingSnapshot:
         if not self._state.done():
             return None
         try:
-            engine = self._state.result()
+            engine, market = self._state.result()
             manifest = self._sink.publish()
         except StateError as error:
             self._sink.abort()
@@ -86,7 +89,7 @@ class IncomingSnapshot:
         except SnapshotError as error:
             raise SnapshotRefusedError(str(error)) from error
         self._state = None
-        self._taken(manifest, engine)
+        self._taken(manifest, engine, market)
         return mark_of(manifest)
 
     def abort(self) -> None:
@@ -97,7 +100,7 @@ class IncomingSnapshot:
             self._executor.submit(_let_go, state)
 
 
-def _let_go(state: Future[Engine]) -> None:
+def _let_go(state: Future[tuple[Engine, Market]]) -> None:
     """Of the state of a snapshot that nobody wants any more."""
     if state.exception() is None:
-        state.result().release()
+        state.result()[0].release()

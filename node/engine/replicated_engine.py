@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import msgspec
 
 from node.engine.feed import Feed
-from node.engine.saved_market import SavedProduct
+from node.engine.saved_market import Market, SavedProduct
 from statemachine.commands import PutApiKey, decode_batch
 from statemachine.engine import Engine
 
@@ -47,7 +47,7 @@ class ReplicatedEngine:
         """What a snapshot of this moment keeps of the market."""
         return self._feed.freeze()
 
-    def replace(self, engine: Engine, market: Mapping[str, SavedProduct] | None = None) -> None:
+    def replace(self, engine: Engine, market: Market | None = None) -> None:
         """Go on from another state. Feed readers that would see a gap are told so.
 
         Args:

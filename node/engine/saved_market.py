@@ -7,7 +7,7 @@ directory, which is sealed and sent to other nodes with the rest; the log behind
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -34,6 +34,10 @@ class SavedProduct:
     trades: Sequence[bytes]
     figures: Figures
     tail: Sequence[bytes]
+
+
+Market = Mapping[str, SavedProduct]
+"""What a snapshot keeps, by product."""
 
 
 class _Product(msgspec.Struct, frozen=True, array_like=True):
@@ -81,11 +85,13 @@ def encode(index: int, products: Sequence[SavedProduct]) -> bytes:
     return _encode(_Market(FORMAT, index, [msgspec.Raw(row) for row in rows]))
 
 
-def decode(data: bytes, index: int) -> dict[str, SavedProduct]:
-    """The products in a file, by id; none where the file is of another format or of another snapshot.
+def decode(data: bytes | None, index: int) -> Market:
+    """The products in a file, by id; none where there is no file, or one of another format or of another snapshot.
 
     Its bytes are those that were written, since the snapshot's seal covers them: a file that does not decode is one of another version.
     """
+    if data is None:
+        return {}
     try:
         market = _markets.decode(data)
         if market.format != FORMAT or market.index != index:

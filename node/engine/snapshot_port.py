@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 from cluster.ports import CaptureState, SnapshotMark, SnapshotSink, SnapshotSource, SnapshotUnreadableError
+from node.engine import saved_market
 from node.engine.incoming import IncomingSnapshot, collector_off
 from node.engine.replicated_engine import ReplicatedEngine
+from node.engine.saved_market import Market
 from node.marks import encode_mark, mark_of
 from snapshots.errors import SnapshotDamagedError
 from snapshots.job import JobState, WriteJob
@@ -58,7 +60,7 @@ class SnapshotPort:
         """Whose state is being written."""
         self._executor = executor or ThreadPoolExecutor(1, "snapshot check")
         self._look: Future[Manifest | None] | None = None
-        self._taken: tuple[Manifest, Engine] | None = None
+        self._taken: tuple[Manifest, Engine, Market] | None = None
         """The snapshot that came in last, until it is restored, with its state."""
         self.taken = 0
         self.failed = 0
@@ -81,10 +83,12 @@ class SnapshotPort:
         old = self._machine.engine
         taken, self._taken = self._taken, None
         if taken is not None and taken[0] == manifest:
-            self._machine.replace(taken[1])
+            self._machine.replace(taken[1], taken[2])
         else:
             with collector_off():
-                self._machine.replace(self._load(manifest))
+                engine = self._load(manifest)
+                market = saved_market.decode(self._store.attachment(manifest, saved_market.FILE), manifest.index)
+                self._machine.replace(engine, market)
         self._base = mark.index
         if old is not self._captured:
             self._executor.submit(old.release)
@@ -106,7 +110,9 @@ class SnapshotPort:
             software=self._software,
             created_at=self._now_ns(),
         )
-        self._job = self._store.begin_changes(fields, frozen, base or 0)
+        market = self._machine.market()
+        attachments = {saved_market.FILE: lambda: saved_market.encode(mark.index, market)}
+        self._job = self._store.begin_changes(fields, frozen, base or 0, attachments)
         self._captured = engine
         self._note()
         self.pause_last_ms = round((time.monotonic() - started) * 1e3)
@@ -174,8 +180,8 @@ class SnapshotPort:
         """See the port."""
         return IncomingSnapshot(self._store.open_sink(), self._executor, self._came_in)
 
-    def _came_in(self, manifest: Manifest, engine: Engine) -> None:
-        self._taken = (manifest, engine)
+    def _came_in(self, manifest: Manifest, engine: Engine, market: Market) -> None:
+        self._taken = (manifest, engine, market)
 
     def counters(self) -> dict[str, int]:
         """What was done since the start, for the status."""

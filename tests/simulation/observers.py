@@ -14,7 +14,7 @@ from loadtest.books import OrderBook, rows_of
 from node.engine.feed import Audience, Feed, Subscription
 from node.engine.principal import gateway
 from node.engine.replicated_engine import ReplicatedEngine
-from node.engine.saved_market import SavedProduct
+from node.engine.saved_market import Market
 from node.engine.service import EngineService
 from node.engine.snapshot_port import SnapshotPort
 from node.errors import RequestFailed
@@ -87,7 +87,7 @@ class WatchedFeed(Feed):
             self._ledger.agree(self._node, "event", (product, expected), encoded)
         super().publish(product_ids, events)
 
-    def restart(self, sequences: Mapping[str, int], saved: Mapping[str, SavedProduct] | None = None) -> None:
+    def restart(self, sequences: Mapping[str, int], saved: Market | None = None) -> None:
         self._last = dict(sequences)
         super().restart(sequences, saved)
 
@@ -116,7 +116,7 @@ class WatchedEngine(ReplicatedEngine, Machine):
     def digest(self) -> bytes:
         return ReplicatedEngine.digest(self)
 
-    def replace(self, engine: Engine, market: Mapping[str, SavedProduct] | None = None) -> None:
+    def replace(self, engine: Engine, market: Market | None = None) -> None:
         ReplicatedEngine.replace(self, engine, market)
         self.hash = engine.state_hash
         self._ledger.agree(self._node, "state hash", (engine.sequence, engine.time), self.hash)

@@ -9,7 +9,9 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 
 from cluster.ports import (
     CaptureState,
@@ -19,13 +21,18 @@ from cluster.ports import (
     SnapshotSink,
     SnapshotUnreadableError,
 )
-from node.engine.feed import Feed
+from node.engine.feed import Audience, Feed
 from node.engine.incoming import IncomingSnapshot
 from node.engine.replicated_engine import ReplicatedEngine
 from node.engine.snapshot_port import SnapshotPort
+from node.engine.views import Views
+from node.native.protocol import MarketQuery, MarketView
+from snapshots.manifest import Manifest
+from snapshots.seal import read_seal, seal_directory
 from snapshots.store import SnapshotStore
 from statemachine.commands import AnyCommand, Batch, encode_batch
 from statemachine.engine import Engine
+from tests.unit.node.engine.test_feed import Reader
 from tests.unit.node.fakes import WORLD, buy, sell
 
 MARK = SnapshotMark(LogEntry(b"\x00last", 12, 3), LogEntry(b"\x00before", 11, 3))
@@ -350,7 +357,7 @@ def test_a_state_that_was_made_and_is_not_wanted_is_let_go(node: Node, tmp_path:
     assert isinstance(sink, IncomingSnapshot)
     sink.finish()
     assert sink._state is not None
-    engine = weakref.ref(sink._state.result(30))
+    engine = weakref.ref(sink._state.result(30)[0])
     assert engine() is not None
     sink.abort()
     assert gone(other.port, engine)
@@ -363,3 +370,67 @@ def test_money_that_does_not_add_up_stops_the_node(node: Node) -> None:
     with pytest.raises(AssertionError, match=r"the state contradicts itself: .* in balances and fees"):
         wait(node.port.poll)
     assert node.port.newest() is None
+
+
+def told(node: Node) -> tuple[object, ...]:
+    """What a node's feed says of the market."""
+    reader = Reader()
+    subscription = node.feed.subscribe(reader, 1, "BTC-USD", 1)
+    node.feed.resume(subscription)
+    return node.feed.trades("BTC-USD", 1_000), node.feed.figures("BTC-USD"), reader.events
+
+
+def test_the_market_is_there_after_a_restart_and_on_a_node_that_was_brought_up_from_a_snapshot(tmp_path: Path) -> None:
+    """Last trades, figures and the tail of the feed; and each node goes on with them like one that never stopped."""
+    node = Node(tmp_path / "a")
+    node.apply(*WORLD, *(sell(number) for number in range(4)), *(buy(number) for number in range(10, 12)))
+    assert node.capture() is CaptureState.DONE
+    again, other = Node(tmp_path / "a"), Node(tmp_path / "b")
+    again.port.restore(MARK)
+    install(node, other)
+    for each in (node, again, other):
+        each.apply(buy(13), sell(14))
+    trades, _, events = told(node)
+    assert isinstance(trades, list)
+    assert len(trades) == 3
+    assert events
+    assert told(again) == told(other) == told(node)
+    view = Views(again.feed).answer(again.machine.engine, MarketQuery("BTC-USD"), Audience.FULL)
+    market = msgspec.msgpack.decode(view, type=MarketView)
+    assert (market.last_trade_id, len(market.trades)) == (3, 3)
+
+
+def test_each_snapshot_has_the_market_of_its_own_moment(tmp_path: Path) -> None:
+    """The file is not shared with the snapshot before, as tables are."""
+    node = Node(tmp_path)
+    node.apply(*WORLD, sell(1), buy(2))
+    assert node.capture() is CaptureState.DONE
+    node.apply(sell(3), buy(4))
+    later = replace(MARK, last=LogEntry(b"\x00later", 13, 3))
+    assert node.capture(later) is CaptureState.DONE
+    again = Node(tmp_path)
+    again.port.restore(later)
+    assert told(again) == told(node)
+
+
+def test_a_snapshot_without_a_market_is_as_good(tmp_path: Path) -> None:
+    """The state's own row knows the last trade."""
+    node = Node(tmp_path)
+    node.apply(*WORLD, sell(1), buy(2))
+    assert node.capture() is CaptureState.DONE
+    (path,) = (each for each in tmp_path.iterdir() if each.is_dir())
+    (path / "MARKET").unlink()
+    seal_directory(path, read_seal_without(path))
+    again = Node(tmp_path)
+    again.port.restore(MARK)
+    view = Views(again.feed).answer(again.machine.engine, MarketQuery("BTC-USD"), Audience.FULL)
+    market = msgspec.msgpack.decode(view, type=MarketView)
+    assert (market.last_trade_id, market.trades) == (1, [])
+    assert market.last_price > 0
+
+
+def read_seal_without(path: Path) -> Manifest:
+    """The manifest of a snapshot whose seal is about to be written anew."""
+    manifest = read_seal(path).manifest
+    (path / "SEAL").unlink()
+    return manifest
