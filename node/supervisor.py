@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -27,14 +28,20 @@ from pathlib import Path
 import msgspec
 
 from node import exit_codes, identity, stop_times
+from node.config.advice import advice
 from node.config.file import load
 from node.config.settings import NodeConfig
 from node.errors import QuorumbookError
+from node.system import logs
 from node.system.descriptors import raise_limit
 from node.system.parent_watch import PARENT_PIPE
 from node.system.processes import PID_FILE, PidFile
 
+LOG_SECONDS = 5.0
+"""Between two looks at how large the log is."""
+
 Report = Callable[[str], None]
+log = logging.getLogger(__name__)
 
 
 class ChildSpec(msgspec.Struct, frozen=True):
@@ -242,27 +249,34 @@ def run_node(config_path: Path, *, rejoin: bool = False) -> int:
     try:
         if rejoin:
             identity.format_data(config, rejoin=True)
+        logs.set_up(config.log_level, f"{config.node_id} supervisor", config.log_format)
+        for line in advice(config, config_path):
+            log.warning("%s", line)
         engine, gateways = children(config, config_path, rejoin=rejoin)
-        return asyncio.run(_supervise(engine, gateways, _reporter(config.node_id)))
+        return asyncio.run(_supervise(engine, gateways, config))
     finally:
         pid_file.release()
 
 
-async def _supervise(engine: ChildSpec, gateways: Sequence[ChildSpec], report: Report) -> int:
-    supervisor = Supervisor(engine, gateways, report=report)
+async def _supervise(engine: ChildSpec, gateways: Sequence[ChildSpec], config: NodeConfig) -> int:
+    supervisor = Supervisor(engine, gateways, report=lambda line: log.warning("%s", line))
+    bounding = asyncio.create_task(_bound_log(config))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, supervisor.request_stop)
-    return await supervisor.run()
+    try:
+        return await supervisor.run()
+    finally:
+        bounding.cancel()
 
 
-def _reporter(node_id: str) -> Report:
-    def report(line: str) -> None:
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
-        sys.stderr.write(f"{stamp}Z {node_id} supervisor {line}\n")
-        sys.stderr.flush()
-
-    return report
+async def _bound_log(config: NodeConfig) -> None:
+    """Rename the file that the node's processes write to whenever it is too large, for ever."""
+    name = os.environ.get(logs.LOG_FILE)
+    while name:
+        if logs.rotate(Path(name), config.log_bytes, config.log_files):
+            log.info("the log before this line is in %s.1", name)
+        await asyncio.sleep(LOG_SECONDS)
 
 
 def run_or_explain(config_path: Path, *, rejoin: bool = False) -> int:

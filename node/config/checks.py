@@ -23,6 +23,7 @@ Fault = Callable[[str, str], ConfigError]
 
 START_SOURCES = ("auto", "snapshot", "log", "dataset")
 FOLLOWERS = ("forward", "redirect")
+LOG_FORMATS = ("text", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 SECRET_BYTES_MIN = 16
 HEARTBEATS_PER_ELECTION = 4
@@ -74,6 +75,7 @@ def check(config: NodeConfig, file: str) -> None:
     _check_own_addresses(config, fault)
     _check_nodes(config, fault)
     _check_admin(config, fault)
+    _check_admin_addresses(config, fault)
     _check_history(config, fault)
     _check_keys(config, fault)
     check_tls(config, fault)
@@ -109,6 +111,11 @@ def _check_names(config: NodeConfig, fault: Fault) -> None:
         raise fault("data_dir", "expected the path of a directory")
     if config.log_level not in LOG_LEVELS:
         raise fault("log_level", f"expected one of {', '.join(LOG_LEVELS)}, not {config.log_level!r}")
+    if config.log_format not in LOG_FORMATS:
+        raise fault("log_format", f"expected one of {', '.join(LOG_FORMATS)}, not {config.log_format!r}")
+    for key, low, high in (("log_bytes", 64 * 1024, 2**40), ("log_files", 0, 1_000)):
+        if not low <= getattr(config, key) <= high:
+            raise fault(key, f"expected {low:,} to {high:,}, not {getattr(config, key):,}")
     if config.http.followers not in FOLLOWERS:
         raise fault("http.followers", f"expected one of {', '.join(FOLLOWERS)}, not {config.http.followers!r}")
     if config.start.source not in START_SOURCES:
@@ -223,6 +230,14 @@ def _check_admin(config: NodeConfig, fault: Fault) -> None:
         raise fault("admin.secret", f"expected base64 of at least {SECRET_BYTES_MIN} bytes, in at most {SECRET_MAX} characters")
     if not 0 < len(admin.passphrase) <= SECRET_MAX:
         raise fault("admin.passphrase", f"expected 1 to {SECRET_MAX} characters")
+
+
+def _check_admin_addresses(config: NodeConfig, fault: Fault) -> None:
+    for position, text in enumerate(config.admin.addresses):
+        try:
+            addresses.network(text)
+        except ValueError as error:
+            raise fault(f"admin.addresses[{position}]", f"expected a network such as 10.0.0.0/8: {error}") from None
 
 
 def _check_history(config: NodeConfig, fault: Fault) -> None:

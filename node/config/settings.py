@@ -97,11 +97,15 @@ class TlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AdminConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[admin]`: the operator's API key, the same on every node; every other key lives in the replicated state."""
+    """`[admin]`: the operator's API key, the same on every node; every other key lives in the replicated state.
+
+    `addresses`: networks that it may be used from; none: any.
+    """
 
     key_id: str
     secret: str
     passphrase: str
+    addresses: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         """Without the secrets: a repr ends up in logs."""
@@ -131,7 +135,10 @@ class NodeAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A whole file. `directory` is where the file lies; it is not a key of the file."""
+    """A whole file. `directory` is where the file lies; it is not a key of the file.
+
+    `log_bytes`, `log_files`: when node.log, which `quorumbook cluster up` has a node write, is renamed, and how many older ones stay.
+    """
 
     cluster_id: str
     node_id: str
@@ -146,6 +153,9 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     start: StartConfig = StartConfig()
     history: HistoryConfig = HistoryConfig()
     log_level: str = "info"
+    log_format: str = "text"
+    log_bytes: int = 64 * 1024 * 1024
+    log_files: int = 4
     cluster_key: str = "cluster.key"
     directory: str = "."
 

@@ -21,6 +21,7 @@ from node.deployment.statuses import ANSWER_SECONDS, Statuses, ask_all, leader_o
 from node.engine.modes import Mode
 from node.errors import NodeRunningError, NodeStartError
 from node.native.protocol import NodeStatus
+from node.system.logs import LOG_FILE
 from node.system.processes import ENGINE_PID_FILE, PID_FILE, alive, descendants, locked_note, locked_pid, reap, send
 
 STOP_SECONDS = stop_times.NODE + 5.0
@@ -195,7 +196,7 @@ class LocalCluster:
             return os.posix_spawn(
                 argv[0],
                 [*argv, "--rejoin"] if rejoin else argv,
-                os.environ,
+                {**os.environ, LOG_FILE: str(self.layout.log_file(node_id))},
                 file_actions=[
                     (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                     (os.POSIX_SPAWN_DUP2, log, 1),

@@ -12,6 +12,7 @@ from node.config.settings import AdminConfig
 from node.credentials import same_text, sign
 from node.engine.feed import Audience
 from node.errors import RequestFailed
+from node.keys import addresses
 from node.keys.sealing import ApiKey
 from node.native.protocol import (
     ApiKeyQuery,
@@ -163,6 +164,8 @@ def authenticate(hello: Hello, admin: AdminConfig, keys: Keys, now: float, addre
     _check_age(hello.timestamp, now)
     if same_text(hello.key_id, admin.key_id):
         _check_signature(hello, admin.secret, admin.passphrase)
+        if not addresses.allowed(address, addresses.networks(admin.addresses)):
+            raise RequestFailed(FailCode.UNAUTHORIZED, f"key_id: this key may not be used from {address}")
         return Principal(name="operator", operator=True)
     row = keys.find(hello.key_id)
     if row is None:

@@ -383,7 +383,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return exit_codes.CANNOT_START
     try:
         config = load(options.config)
-        set_up(config.log_level, f"{config.node_id} engine")
+        set_up(config.log_level, f"{config.node_id} engine", config.log_format)
         raise_limit()
         log.info("quorumbook %s, ABI %s", software.title(), ABI)
         watch_parent()

@@ -24,6 +24,7 @@ from node.errors import ClusterKeyError, RequestFailed
 from node.gateway.backend import Backend
 from node.gateway.errors import ApiError, UnknownHereError
 from node.gateway.ids import NAME
+from node.keys import addresses
 from node.keys.sealing import ApiKey, ClusterKeys
 from node.native.protocol import ApiKeyQuery, FailCode
 from statemachine.limits import OPERATOR
@@ -92,7 +93,9 @@ class Authenticator:
     def __post_init__(self) -> None:
         admin = self.admin
         self._nobody = ApiKey("", "", "", "", 0)
-        self._operator = ApiKey(admin.key_id, OPERATOR, admin.secret, admin.passphrase, sum(Permission))
+        self._operator = ApiKey(
+            admin.key_id, OPERATOR, admin.secret, admin.passphrase, sum(Permission), addresses.networks(admin.addresses)
+        )
         self.backend.follow_keys(self._changed)
 
     async def identify(self, claim: Claim, address: str, method: str, target: str, body: bytes) -> Identity:

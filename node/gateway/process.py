@@ -85,7 +85,7 @@ def main(path: Path, worker: int) -> None:
     watch_parent()
     try:
         config = load(path)
-        logs.set_up(config.log_level, f"{config.node_id} gateway-{worker}")
+        logs.set_up(config.log_level, f"{config.node_id} gateway-{worker}", config.log_format)
         raise_limit()
         _runner()(_until_signal(config, worker))
     except QuorumbookError as error:

@@ -183,7 +183,7 @@ def main(path: Path) -> None:
     watch_parent()
     try:
         config = load(path)
-        logs.set_up(config.log_level, f"{config.node_id} history")
+        logs.set_up(config.log_level, f"{config.node_id} history", config.log_format)
         raise_limit()
         logging.getLogger("alembic").setLevel(logging.WARNING)
         asyncio.run(run(config))

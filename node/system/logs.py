@@ -1,15 +1,43 @@
-"""Logging of a node's processes: one line an event, UTC, on standard error, where the supervisor's own lines go."""
+"""Logging of a node's processes: one line an event, UTC, on standard error, as text or as JSON.
+
+A line of text is "2026-01-31T12:00:00.123Z n1 engine INFO cluster.raft words"; tracebacks are folded into the line, and characters that could move a
+terminal's cursor or begin another line are written as \\xNN. With `LOG_FILE` in the environment, standard error is that file: the supervisor renames
+it when it is large, and every process goes on in the new one.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
+import os
+import re
 import sys
 import time
+from pathlib import Path
+
+LOG_FILE = "QUORUMBOOK_LOG_FILE"
+"""Environment variable with the path of the file that is the processes' standard error, if it is one that is to be bounded."""
+
+FORMATS = ("text", "json")
+
+QUIET = ("alembic",)
+"""Loggers of libraries that say at every start what nobody needs to know."""
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
-class _LineFormatter(logging.Formatter):
-    """ "2026-01-31T12:00:00.123Z n1 engine INFO cluster.raft text", a traceback folded into the same line."""
+def harmless(text: str) -> str:
+    """Text whose line breaks are " | " and whose other control characters, also those that turn the direction of writing, are visible."""
+    return _CONTROL.sub(_visible, text.replace("\r\n", "\n").replace("\n", " | "))
 
+
+def _visible(found: re.Match[str]) -> str:
+    number = ord(found[0])
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
+
+
+class _TextFormatter(logging.Formatter):
     converter = staticmethod(time.gmtime)
 
     def __init__(self, process: str) -> None:
@@ -17,13 +45,84 @@ class _LineFormatter(logging.Formatter):
         super().__init__(f"%(asctime)s.%(msecs)03dZ {name} %(levelname)s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
-        return super().format(record).replace("\n", " | ")
+        return harmless(super().format(record))
 
 
-def set_up(level: str, process: str) -> None:
-    """Log from `level` ("debug", "info" ...) on. `process` names node and process in every line."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_LineFormatter(process))
+class _JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, node, process, level, logger, message, and the traceback where there is one."""
+
+    converter = staticmethod(time.gmtime)
+
+    def __init__(self, process: str) -> None:
+        super().__init__(datefmt="%Y-%m-%dT%H:%M:%S")
+        self._node, _, self._process = process.partition(" ")
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": f"{self.formatTime(record, self.datefmt)}.{int(record.msecs):03d}Z",
+            "node": self._node,
+            "process": self._process,
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=True)
+
+
+class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # not generic at run time
+    """Writes to standard error, and follows the file that it is when that is renamed."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        follow_file()
+        super().emit(record)
+
+
+def follow_file() -> None:
+    """Have standard output and standard error be the file `LOG_FILE`, where that has been renamed since."""
+    name = os.environ.get(LOG_FILE)
+    if not name:
+        return
+    with contextlib.suppress(OSError):
+        try:
+            present = os.stat(name)
+        except FileNotFoundError:
+            present = None
+        own = os.fstat(2)
+        if present is None or (present.st_dev, present.st_ino) != (own.st_dev, own.st_ino):
+            fresh = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            output = os.fstat(1)
+            if (output.st_dev, output.st_ino) == (own.st_dev, own.st_ino):
+                os.dup2(fresh, 1)
+            os.dup2(fresh, 2)
+            os.close(fresh)
+
+
+def rotate(path: Path, bytes_max: int, files: int) -> bool:
+    """Rename a log of more than `bytes_max` bytes to PATH.1, and those before it to .2 and so on; at most `files` older ones stay.
+
+    Whoever writes to it goes on in a new file (`follow_file`); no line is lost. Whether it was renamed.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_size <= bytes_max:
+            return False
+        older = [path.with_name(f"{path.name}.{number}") for number in range(1, files + 1)]
+        if not older:
+            path.unlink()
+        for source, target in reversed(list(zip([path, *older], older, strict=False))):
+            with contextlib.suppress(FileNotFoundError):
+                source.replace(target)
+        return True
+    return False
+
+
+def set_up(level: str, process: str, form: str = "text") -> None:
+    """Log from `level` ("debug", "info" ...) on, in one of `FORMATS`. `process` names node and process in every line."""
+    handler = _Handler(sys.stderr)
+    handler.setFormatter(_JsonFormatter(process) if form == "json" else _TextFormatter(process))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -6,16 +6,19 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from node import exit_codes, stop_times
 from node.cli.program import main
-from node.deployment.setup import initialise
+from node.config.file import load
+from node.deployment.setup import Host, initialise
 from node.gateway import health
 
 ROOT = Path(__file__).parents[3]
@@ -50,13 +53,13 @@ def test_whoever_stops_a_node_waits_for_long_enough(path: Path, pattern: str) ->
     [
         (UNIT, r"^ExecStart=(?:\S*/)?quorumbook (.*)$"),
         (COMPOSE, r"^    command: \[(.*)\]$"),
-        (STATEFUL_SET, r"^ +- exec quorumbook (.*)$"),
+        (STATEFUL_SET, r"exec quorumbook (.*)$"),
         (STATEFUL_SET, r"^#     kubectl exec .* -- quorumbook (.*)$"),
     ],
 )
 def test_the_command_lines_are_those_of_the_program(path: Path, pattern: str) -> None:
     for line in found(pattern, path):
-        words = shlex.split(line.replace(",", " ").replace("$((${HOSTNAME##*-} + 1))", "1"))
+        words = shlex.split(line.replace(",", " "))
         command: click.Command = main
         while isinstance(command, click.Group):
             name = words.pop(0)
@@ -84,16 +87,36 @@ def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
 
 
 def test_ports_are_those_that_init_gives(tmp_path: Path) -> None:
-    configs = [path.read_text(encoding="utf-8") for path in initialise(tmp_path / "c", 3)]
-    given = [re.findall(r'^listen = "127\.0\.0\.1:(\d+)"$', text, flags=re.MULTILINE) for text in configs]
-    published = [port for pair in found(r'^    ports: \["(\d+:\d+)", "\d+:\d+"\]$', COMPOSE) for port in pair.split(":")[:1]]
-    assert published == [native for _, native, _ in given]
+    hosts = [Host(name, name) for name in ("n1", "n2", "n3")]
+    configs = [path.read_text(encoding="utf-8") for path in initialise(tmp_path / "c", hosts, listen="0.0.0.0")]
+    given = [re.findall(r'^listen = "0\.0\.0\.0:(\d+)"$', text, flags=re.MULTILINE) for text in configs]
+    assert given[0] == given[1] == given[2]
+    inside = [
+        port.split(":")[1]
+        for pair in re.findall(r"ports: \[(.*)\]", COMPOSE.read_text())
+        for port in re.findall(r'"(\S+?)"', pair)
+    ]
+    assert inside == given[0][1:] * 3
     assert sorted(set(found(r"(?:containerPort|port): (\d+)", STATEFUL_SET))) == sorted(given[0])
+
+
+@pytest.mark.parametrize("path", [COMPOSE, STATEFUL_SET])
+def test_the_clusters_that_the_comments_make_can_be_made(path: Path, tmp_path: Path) -> None:
+    (line,) = found(r"^# +quorumbook init (.*)$", path)
+    words = line.split()
+    result = CliRunner().invoke(main, ["init", str(tmp_path / "c"), *words[1:]])
+    assert result.exit_code == 0, result.output
+    config = load(tmp_path / "c" / "n2" / "node.toml")
+    assert config.http.tls, "what leaves the machine is encrypted"
+    assert config.http.listen.startswith("0.0.0.0:")
 
 
 def test_the_secrets_are_the_files_that_init_makes(tmp_path: Path) -> None:
     made = {path.name for path in initialise(tmp_path / "c", 3)[0].parent.iterdir()} - {"data"}
-    assert found(r"^# \((.*)\), and so on", STATEFUL_SET) == [", ".join(sorted(made))]
+    assert found(r"^# \((.*)\) are all that", STATEFUL_SET) == [", ".join(sorted(made))]
+    assert set(found(r"--from-file=(\S+)", STATEFUL_SET)[0].rstrip(")").split()) <= made
+    named = re.findall(r"--from-file=([a-z.]+)", STATEFUL_SET.read_text())
+    assert sorted(named) == sorted(made)
 
 
 def test_probes_ask_what_the_gateways_answer() -> None:
@@ -120,22 +143,67 @@ def test_the_compose_file_gives_each_service_a_node_of_its_own() -> None:
         assert service["volumes"] == [f"./cluster/{name}:/srv/{name}"]
         assert (service["hostname"], service["stop_signal"], service["restart"]) == (name, "SIGTERM", "on-failure")
         assert int(service["stop_grace_period"].removesuffix("s")) > stop_times.NODE
+        assert service["ulimits"]["core"] == 0
+        assert (ROOT / "deploy" / service["build"]["context"] / service["build"]["dockerfile"]).resolve() == IMAGE
     assert list(compose["services"]) == ["n1", "n2", "n3"]
 
 
-def test_the_stateful_set_fits_together() -> None:
-    service, budget, nodes = documents(STATEFUL_SET)
-    assert [each["kind"] for each in (service, budget, nodes)] == ["Service", "PodDisruptionBudget", "StatefulSet"]
-    spec, pod = nodes["spec"], nodes["spec"]["template"]["spec"]
-    labels = nodes["spec"]["template"]["metadata"]["labels"]
+def test_no_pod_has_another_nodes_secrets() -> None:
+    """Each pod had the private keys of all three nodes."""
+    sets = [each for each in documents(STATEFUL_SET) if each["kind"] == "StatefulSet"]
+    for each, node_id in zip(sets, ("n1", "n2", "n3"), strict=True):
+        secrets = [volume["secret"]["secretName"] for volume in each["spec"]["template"]["spec"]["volumes"] if "secret" in volume]
+        assert secrets == [f"quorumbook-{node_id}"]
+        assert each["spec"]["replicas"] == 1
+
+
+def test_the_stateful_sets_fit_together() -> None:
+    service, budget, policy, *sets = documents(STATEFUL_SET)
+    kinds = [each["kind"] for each in (service, budget, policy, *sets)]
+    assert kinds == ["Service", "PodDisruptionBudget", "NetworkPolicy", *["StatefulSet"] * 3]
+    texts = STATEFUL_SET.read_text(encoding="utf-8").split("\n---\n")[-3:]
+    assert len({text.strip().replace(f"n{number}", "n1") for number, text in enumerate(texts, 1)}) == 1, (
+        "but for the name they are the same"
+    )
+    spec, pod = sets[0]["spec"], sets[0]["spec"]["template"]["spec"]
+    labels = spec["template"]["metadata"]["labels"]
     assert spec["serviceName"] == service["metadata"]["name"]
-    assert spec["selector"]["matchLabels"] == budget["spec"]["selector"]["matchLabels"] == service["spec"]["selector"] == labels
+    assert spec["selector"]["matchLabels"] == labels
+    shared = {"app": labels["app"]}
+    assert (
+        budget["spec"]["selector"]["matchLabels"]
+        == service["spec"]["selector"]
+        == policy["spec"]["podSelector"]["matchLabels"]
+        == shared
+    )
     assert pod["terminationGracePeriodSeconds"] > stop_times.NODE
     (container,) = pod["containers"]
     published = {port["name"]: port["port"] for port in service["spec"]["ports"]}
     assert {port["name"]: port["containerPort"] for port in container["ports"]} == published
-    assert {container[probe]["httpGet"]["port"] for probe in ("livenessProbe", "readinessProbe")} <= set(published)
+    assert "livenessProbe" not in container, "a busy gateway is no reason to kill an engine"
+    assert container["readinessProbe"]["httpGet"]["port"] in published
     volumes = {volume["name"] for volume in (*pod["volumes"], *(claim["metadata"] for claim in spec["volumeClaimTemplates"]))}
     for each in (container, *pod["initContainers"]):
         assert {mount["name"] for mount in each["volumeMounts"]} == volumes
-    assert len([name for name in volumes if name != "data"]) == spec["replicas"]
+        assert each["resources"]["requests"]
+        assert each["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert "ulimit -c 0" in container["command"][-1]
+
+
+def test_the_unit_is_confined() -> None:
+    for line in ("LimitCORE=0", "LimitNOFILE=65536", "NoNewPrivileges=yes", "SystemCallFilter=@system-service", "UMask=0077"):
+        assert line in UNIT.read_text(encoding="utf-8").splitlines()
+
+
+def test_the_image_has_no_test_tools() -> None:
+    """It installed pytest, mypy, locust and flask."""
+    done = subprocess.run(
+        [sys.executable, "deploy/runtime_lock.py"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    locked = (ROOT / "deploy" / "requirements.lock").read_text(encoding="utf-8")
+    assert done.stdout == locked, "requirements.lock changed: python deploy/runtime_lock.py > deploy/requirements.lock"
+    names = set(re.findall(r"^([a-z][\w.-]*)==", locked, flags=re.MULTILINE))
+    assert {"pysyncobj", "rocksdict", "msgspec", "cryptography"} <= names
+    assert not names & {"pytest", "mypy", "ruff", "locust", "flask", "gevent", "hypothesis"}
+    assert "COPY requirements.lock" not in IMAGE.read_text(encoding="utf-8")

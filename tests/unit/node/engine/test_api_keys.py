@@ -259,6 +259,13 @@ class TestAddresses:
             authenticate(greeting, ADMIN, Keys("192.0.2.0/24"), 100.0, "198.51.100.1")
         assert caught.value.code is FailCode.UNAUTHORIZED
 
+    def test_the_operators_key_can_be_limited_too(self) -> None:
+        admin = msgspec.structs.replace(ADMIN, addresses=("10.0.0.0/8", "2001:db8::7"))
+        greeting = hello(Credentials(ADMIN.key_id, ADMIN.secret, ADMIN.passphrase), "test", 100.0)
+        assert authenticate(greeting, admin, Keys(""), 100.0, "2001:db8::7").operator
+        with pytest.raises(RequestFailed, match=r"this key may not be used from 198\.51\.100\.1"):
+            authenticate(greeting, admin, Keys(""), 100.0, "198.51.100.1")
+
     def test_a_session_from_where_the_key_may_no_more_be_used_has_nothing_left(self) -> None:
         keys = Keys("")
         greeting = hello(Credentials("key-1", SECRET, "sesame"), "test", 100.0)

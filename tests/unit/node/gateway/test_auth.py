@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from node.credentials import Credentials, sign
@@ -213,3 +214,13 @@ async def test_the_operators_key_may_do_everything() -> None:
     )
     assert identity.permissions == sum(Permission)
     assert identity.account_id == "operator"
+
+
+async def test_the_operators_key_can_be_limited_to_addresses() -> None:
+    admin = msgspec.structs.replace(config().admin, addresses=("10.0.0.0/8",))
+    authenticator = Authenticator(FakeBackend(), admin, KEYS, 30.0)
+    stamp = f"{time.time():.3f}"
+    mine = Claim(ADMIN.key_id, sign(ADMIN.secret, stamp, "GET", "/x", b""), stamp, ADMIN.passphrase)
+    assert (await authenticator.identify(mine, "10.1.2.3", "GET", "/x", b"")).account_id == "operator"
+    with pytest.raises(ApiError, match="IP whitelist"):
+        await authenticator.identify(mine, "192.0.2.1", "GET", "/x", b"")
