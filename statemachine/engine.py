@@ -8,7 +8,6 @@ defect, and the node must stop.
 from __future__ import annotations
 
 import copy
-import heapq
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
 
@@ -22,6 +21,7 @@ from statemachine.events import AnyOutcome, Applied, OrderState, Rejected
 from statemachine.handlers import OPERATOR_HANDLERS, TRADER_HANDLERS
 from statemachine.limits import AMOUNT_MAX, OPERATOR
 from statemachine.matching import take_out
+from statemachine.order_lists import Wanted, newest
 from statemachine.remember import ANY_CONTENTS, fingerprint, fingerprint_fits, outcome_of, pack
 from statemachine.state import Account, State
 from statemachine.tables import ApiKeyRow, BalanceRow, CurrencyRow, ProductRow
@@ -274,17 +274,19 @@ class Engine:
         before_id: int = 0,
     ) -> list[OrderState]:
         """An account's open and recently done orders, newest first. `before_id` pages: only ids below it (0: all)."""
+        return self.order_list(account_id, Wanted(product_id, open, done, before_id), limit)
+
+    def order_list(self, account_id: str, wanted: Wanted, limit: int) -> list[OrderState]:
+        """An account's orders of the wanted kind, newest first. O(orders of the account), a millisecond at most."""
         account = self._state.accounts.get(account_id)
         if account is None:
             return []
-        found = [
-            order
-            for source, wanted in ((account.open.values(), open), (account.done, done))
-            if wanted
-            for order in source
-            if (not product_id or order.product_id == product_id) and (before_id == 0 or order.order_id < before_id)
-        ]
-        return [copy.copy(order) for order in heapq.nlargest(limit, found, key=lambda order: order.order_id)]
+        return [copy.copy(order) for order in newest(account, self._state.products, wanted, limit)]
+
+    def orders_kept(self, account_id: str) -> int:
+        """How many orders of an account there are to look at, open and recently done."""
+        account = self._state.accounts.get(account_id)
+        return len(account.open) + len(account.done) if account is not None else 0
 
     def levels(self, product_id: str, side: Side, depth: int) -> list[tuple[int, int, int]]:
         """Up to `depth` price levels of a side, best first: price, sum of remaining sizes, number of orders.

@@ -34,6 +34,7 @@ from node.native.protocol import (
 from statemachine.engine import Engine
 from statemachine.events import AnyEvent
 from statemachine.limits import AMOUNT_MAX
+from statemachine.order_lists import Wanted
 from statemachine.types import ProductStatus, Side
 
 LEVELS_AT_2 = 50
@@ -101,7 +102,7 @@ class Views:
             case OrderQuery():
                 return _order(engine, query)
             case OrdersQuery():
-                return _orders(engine, query)
+                return self._orders(engine, query)
             case AuctionQuery():
                 return self._auction(engine, query.product_id)
             case BookPageQuery():
@@ -111,6 +112,11 @@ class Views:
             case ApiKeysQuery():
                 return _api_keys(engine, query)
         raise AssertionError(f"no view for {type(query).__name__}")
+
+    def _orders(self, engine: Engine, query: OrdersQuery) -> object:
+        _require(engine.account_exists(query.account_id), f"account {query.account_id!r}")
+        self.rows = engine.orders_kept(query.account_id)
+        return engine.order_list(query.account_id, _wanted(query), _limit(query.limit, ORDERS_MAX))
 
     def _trades(self, engine: Engine, query: TradesQuery, audience: Audience) -> list[AnyEvent]:
         _require(engine.product(query.product_id) is not None, f"product {query.product_id!r}")
@@ -194,17 +200,23 @@ def _order(engine: Engine, query: OrderQuery) -> object:
     return _found(order, f"order {query.order_id or query.client_oid!r} of account {query.account_id!r}")
 
 
-def _orders(engine: Engine, query: OrdersQuery) -> object:
-    _require(engine.account_exists(query.account_id), f"account {query.account_id!r}")
-    if query.before_id < 0:
-        raise BadQueryError(f"before_id: expected 0 or an order id, got {query.before_id}")
-    return engine.orders(
-        query.account_id,
+def _wanted(query: OrdersQuery) -> Wanted:
+    for name in ("before_id", "above_id"):
+        if (value := getattr(query, name)) < 0:
+            raise BadQueryError(f"{name}: expected 0 or an order id, got {value}")
+    for name in ("statuses", "created_from", "created_to"):
+        if (value := getattr(query, name)) < 0:
+            raise BadQueryError(f"{name}: expected at least 0, got {value}")
+    return Wanted(
         query.product_id,
-        open=query.open,
-        done=query.done,
-        limit=_limit(query.limit, ORDERS_MAX),
-        before_id=query.before_id,
+        query.open,
+        query.done,
+        query.before_id,
+        query.above_id,
+        query.statuses,
+        query.created_from,
+        query.created_to,
+        query.holds,
     )
 
 

@@ -21,7 +21,7 @@ from node.gateway.history_shapes import (
     TransferEndsJson,
 )
 from node.gateway.ids import account_text, order_number, order_span, order_text, product_text
-from node.gateway.requests import PAGE_MAX, choice, moment, period, whole_number, within
+from node.gateway.requests import PAGE_MAX, choice, moment, period, whole_number
 from node.gateway.responses import SIDES, iso
 from node.gateway.web import Answer, Call, Route
 from node.history.candles import GRANULARITIES, HOUR, NANOSECONDS, Candle, bucket
@@ -142,36 +142,32 @@ async def holds(call: Call) -> Answer[list[HoldJson]]:
     before_id, newer_than = order_span(given)
     start, end = period(given)
     currency = await _currency(call)
-    found: list[tuple[OrderState, HoldJson]] = []
-    while len(found) < limit:
-        orders: list[OrderState] = await call.read(OrdersQuery(call.account_id, "", True, False, PAGE_MAX, before_id))
-        wanted = [order for order in orders if order.order_id > newer_than and within(order.created_at, start, end)]
-        found += [(order, hold) for order in wanted for hold in await _holds(call, order, currency)]
-        if len(orders) < PAGE_MAX or orders[-1].order_id <= newer_than:
-            break
-        before_id = orders[-1].order_id
-    page = found[:limit]
-    headers = {"cb-before": order_text(page[0][0].order_id), "cb-after": order_text(page[-1][0].order_id)} if page else {}
-    return Answer([hold for _, hold in page], headers)
+    found: list[OrderState] = await call.read(
+        OrdersQuery(
+            call.account_id,
+            limit=limit,
+            before_id=before_id,
+            above_id=newer_than,
+            created_from=max(0, start or 0),
+            created_to=0 if end is None else max(1, end),
+            holds=currency.currency,
+        )
+    )
+    headers = {"cb-before": order_text(found[0].order_id), "cb-after": order_text(found[-1].order_id)} if found else {}
+    return Answer([_hold(order, currency) for order in found], headers)
 
 
-async def _holds(call: Call, order: OrderState, currency: CurrencyRow) -> list[HoldJson]:
-    """The order's hold, if it is of this currency."""
-    row = (await call.gateway.catalogue.product(order.product_id)).row
-    if not order.hold or (row.quote if order.side is Side.BUY else row.base) != currency.currency:
-        return []
+def _hold(order: OrderState, currency: CurrencyRow) -> HoldJson:
     order_id = order_text(order.order_id)
     placed = iso(order.created_at)
-    return [
-        {
-            "id": order_id,
-            "created_at": placed,
-            "updated_at": placed,
-            "type": "order",
-            "ref": order_id,
-            "amount": to_text(order.hold, currency.scale),
-        }
-    ]
+    return {
+        "id": order_id,
+        "created_at": placed,
+        "updated_at": placed,
+        "type": "order",
+        "ref": order_id,
+        "amount": to_text(order.hold, currency.scale),
+    }
 
 
 async def account_transfers(call: Call) -> Answer[list[BookedTransferJson]]:

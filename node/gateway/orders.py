@@ -7,7 +7,7 @@ from node.gateway.errors import ApiError, BadRequestError
 from node.gateway.ids import check_name, order_number, order_span, order_text, product_text
 from node.gateway.placing import placed, placing
 from node.gateway.reasons import rejection
-from node.gateway.requests import PAGE_MAX, CancelRequest, OrderRequest, parse, period, whole_number, within
+from node.gateway.requests import PAGE_MAX, CancelRequest, OrderRequest, parse, period, whole_number
 from node.gateway.responses import order_json
 from node.gateway.shapes import OrderJson
 from node.gateway.web import Answer, Call
@@ -33,8 +33,6 @@ STATUSES: dict[str, frozenset[OrderStatus]] = {
 ORDER_OF_LISTS = {"sortedBy": "created_at", "sorting": "desc"}
 """The one order that lists have, in the parameters of Coinbase Exchange."""
 CLIENT_PREFIX = "client:"
-PAGES_SCANNED = 20
-"""Pages read for one request that filters: bounds what one call costs the engine."""
 
 
 async def place(call: Call) -> Answer[OrderJson]:
@@ -57,33 +55,40 @@ async def order_list(call: Call) -> Answer[list[OrderJson]]:
     product_id = ""
     if "product_id" in given:
         product_id = (await call.gateway.catalogue.product(product_text(given["product_id"]))).row.product_id
-    filtered = start is not None or end is not None or wanted & LIVE not in (frozenset(), LIVE)
-    scanned = PAGE_MAX if filtered else limit
     page: list[OrderState] = []
-    for _ in range(PAGES_SCANNED if wanted else 0):
-        found = await _found(call, product_id, wanted, before_id, Page(scanned, start=start, end=end))
-        matching = (each for each in found if each.status in wanted and within(each.created_at, start, end))
-        page += [each for each in matching if each.order_id > newer_than]
-        if len(found) < scanned or len(page) >= limit or found[-1].order_id <= newer_than:
-            break
-        before_id = found[-1].order_id
-    page = page[:limit]
+    if wanted:
+        span = (before_id, newer_than)
+        page = await _found(call, product_id, wanted, span, Page(limit, start=start, end=end))
     headers = {"cb-before": order_text(page[0].order_id), "cb-after": order_text(page[-1].order_id)} if page else {}
     return Answer([await _order_body(call, order) for order in page], headers)
 
 
-async def _found(call: Call, product_id: str, wanted: frozenset[OrderStatus], before_id: int, page: Page) -> list[OrderState]:
-    """Orders by falling id, at most the page's limit: all that the engine knows below `before_id`, of the wanted statuses and perhaps others, and
-    of the done ones that only the history has those of the page's times."""
+async def _found(
+    call: Call, product_id: str, wanted: frozenset[OrderStatus], span: tuple[int, int], page: Page
+) -> list[OrderState]:
+    """Orders by falling id, at most the page's limit, of its times and of the wanted statuses: those that the engine knows, and of the done ones also
+    those that only the history has. `span`: only ids below the first, unless that is 0, and above the second."""
     account_id, done = call.account_id, wanted >= DONE
+    before_id, newer_than = span
     known: list[OrderState] = await call.read(
-        OrdersQuery(account_id, product_id, bool(wanted & LIVE), done, page.limit, before_id)
+        OrdersQuery(
+            account_id,
+            product_id,
+            bool(wanted & LIVE),
+            done,
+            page.limit,
+            before_id,
+            above_id=newer_than,
+            statuses=sum(1 << status for status in wanted),
+            created_from=max(0, page.start or 0),
+            created_to=0 if page.end is None else max(1, page.end),
+        )
     )
     past = await call.past() if done else None
     if past is None:
         return known
     older = await past.ask(lambda history: history.done_orders(account_id, product_id, before_id, page))
-    both = {order.order_id: order for order in (*older, *known)}
+    both = {order.order_id: order for order in (*older, *known) if order.order_id > newer_than}
     return [both[order_id] for order_id in sorted(both, reverse=True)[: page.limit]]
 
 

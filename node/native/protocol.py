@@ -104,7 +104,11 @@ class OrderQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
 
 class OrdersQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=6):
-    """Orders of the account, newest first. Answer: list of `OrderState`. `before_id` pages: only ids below it (0: all)."""
+    """Orders of the account, newest first, at most 1,000. Answer: list of `OrderState`. `before_id` pages: only ids below it (0: all).
+
+    The rest narrows the list down, where it is not 0 or empty: to ids above `above_id`; to `statuses`, a sum of 2**status; to orders made
+    at `created_from` or later and before `created_to`; to orders that hold some of the currency `holds`.
+    """
 
     account_id: str
     product_id: str = ""
@@ -112,6 +116,11 @@ class OrdersQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     done: bool = False
     limit: int = 100
     before_id: int = 0
+    above_id: int = 0
+    statuses: int = 0
+    created_from: int = 0
+    created_to: int = 0
+    holds: str = ""
 
 
 class BookQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=7):

@@ -17,6 +17,7 @@ SOURCES = sorted(Path(statemachine.__file__).parent.glob("*.py"))
 ALLOWED_IMPORTS = frozenset(
     [
         "__future__",
+        "bisect",
         "collections",
         "collections.abc",
         "copy",

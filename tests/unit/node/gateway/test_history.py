@@ -149,10 +149,9 @@ async def test_the_ledger_by_type(kept: Exchange) -> None:
 
 
 async def test_old_orders_are_found_by_their_time(kept: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behind more orders than one call looks through."""
+    """Behind more orders than a page has."""
     monkeypatch.setattr("statemachine.state.DONE_ORDERS_PER_ACCOUNT", 2)
     monkeypatch.setattr("node.gateway.orders.PAGE_MAX", 4)
-    monkeypatch.setattr("node.gateway.orders.PAGES_SCANNED", 2)
     placed = [await kept.order("alice", "buy", "10", "1") for _ in range(12)]
     assert (await kept.call("alice", "DELETE", "/orders"))[0] == 200
     target = f"/orders?status=done&end_date={placed[1]['created_at']}"
