@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import gcd
 
 from node.gateway.accounts import transfer
 from node.gateway.decimals import to_units
@@ -51,7 +52,7 @@ async def put_product(call: Call) -> Answer[PutJson]:
     request = parse(call.body, ProductRequest)
     base = (await call.gateway.catalogue.currency(check_name(request.base_currency, "base_currency"))).scale
     quote = (await call.gateway.catalogue.currency(check_name(request.quote_currency, "quote_currency"))).scale
-    status = _status(request.status)
+    status = _status(request.status) if request.status is not None else ProductStatus.ONLINE
     lot = to_units(raw_text(request.base_increment, "base_increment"), base, "base_increment")
     command = PutProduct(
         OPERATOR,
@@ -72,8 +73,31 @@ async def put_product(call: Call) -> Answer[PutJson]:
         if given(request.taker_fee_rate)
         else 0,
         status,
+        keep_status=request.status is None,
     )
+    _check_notionals(command, base, quote)
     return await put(call, command, product_id, {"tick": quote, "lot": base})
+
+
+def _check_notionals(command: PutProduct, base: int, quote: int) -> None:
+    """Raise BadRequestError where a price times a size may be a fraction of the quote currency's smallest unit, saying what would do.
+
+    The exchange's own rule, in decimals. `base` and `quote` are the digits of the currencies.
+    """
+    if command.tick <= 0 or command.lot <= 0 or command.tick * command.lot % 10**base == 0:
+        return
+    least = to_text(command.tick * command.lot, base + quote)
+    digits = len(least.partition(".")[2])
+    unit = 10**base // gcd(10**base, command.tick)
+    detail = (
+        f"a lot of {to_text(command.lot, base)} {command.base} at a price of {to_text(command.tick, quote)} {command.quote} is worth {least} "
+        f"{command.quote}, and {command.quote} has {quote} digits: every price times every size must be a whole number of its smallest unit, "
+        f"{to_text(1, quote)}. Take a base_increment that is a multiple of {to_text(unit, base)}, a larger quote_increment, or a quote currency "
+        f"with {digits} digits"
+    )
+    raise BadRequestError(
+        "quote_increment times base_increment is too small", "quote_increment", reason="invalid_product", detail=detail
+    )
 
 
 def _status(text: str) -> ProductStatus:
@@ -91,7 +115,7 @@ def _max_size(request: ProductRequest, scale: int, lot: int) -> int:
 
 
 async def patch_product(call: Call) -> Answer[PutJson]:
-    """PATCH /admin/products/{id}: change what is named, keep the rest."""
+    """PATCH /admin/products/{id}: change what is named, keep the rest. Refused with 409 where somebody else changes the product meanwhile."""
     product_id = product_text(call.path("id"))
     request = parse(call.body, ProductPatch)
     row = (await _latest_products(call)).get(product_id)
@@ -124,8 +148,8 @@ async def patch_products(call: Call) -> Answer[list[PutJson]]:
 
 
 async def _latest_products(call: Call) -> dict[str, ProductRow]:
-    """Every product by its id, after all that was acknowledged before the call. Raises NotLeaderError on a node that does not lead."""
-    rows: list[ProductRow] = await call.gateway.backend.query(ProductsQuery(), linearizable=True)
+    """Every product by its id, after all that was acknowledged before the call, whichever node leads."""
+    rows: list[ProductRow] = await call.gateway.backend.query_leader(ProductsQuery())
     return {row.product_id: row for row in rows}
 
 

@@ -70,7 +70,7 @@ ROUTES = (
     Route("POST", "/profiles/transfer", accounts.transfer_between, Permission.TRANSFER, body=ProfileTransferRequest),
     Route("GET", "/users/self/verify", accounts.verify, Permission.VIEW),
     Route("GET", "/fees", accounts.fees, Permission.VIEW, ("product_id",)),
-    *(Route("POST", f"/deposits{way}", accounts.deposit, Permission.TRANSFER, body=TransferRequest) for way in WAYS[:-1]),
+    *(Route("POST", f"/deposits{way}", accounts.deposit, Permission.DEPOSIT, body=TransferRequest) for way in WAYS[:-1]),
     *(Route("POST", f"/withdrawals{way}", accounts.withdraw, Permission.TRANSFER, body=TransferRequest) for way in WAYS),
     Route("POST", "/orders", orders.place, Permission.TRADE, body=OrderRequest),
     Route("POST", "/orders/batch", batches.place, Permission.TRADE, body=BatchRequest),

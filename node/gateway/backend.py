@@ -69,6 +69,9 @@ class Backend(Protocol):
     async def query(self, query: AnyQuery, linearizable: bool = False) -> Any:
         """This node's answer. Raises RequestFailed NOT_FOUND, UnavailableError, and NotLeaderError for a linearizable one."""
 
+    async def query_leader(self, query: AnyQuery) -> Any:
+        """What reflects all that was acknowledged before, from whichever node leads. Raises as `query`."""
+
     async def subscribe(self, product_id: str, from_sequence: int, on_events: Callable[[Events], None], on_lost: Lost) -> int:
         """Events from `from_sequence` on. Returns the first one's sequence. Raises RequestFailed (TOO_OLD, NOT_FOUND), UnavailableError."""
 
@@ -146,6 +149,11 @@ class NodeBackend:
             if failure.code is FailCode.OVERLOADED:
                 message = "Too many requests: the queue is full and nothing was done"
                 raise ApiError(429, message, headers={"Retry-After": "1"}) from None
+            if failure.code is FailCode.RATE_LIMITED:
+                headers = {"Retry-After": "1"}
+                raise ApiError(
+                    429, "Private rate limit exceeded", reason="rate_limit", detail=failure.message, headers=headers
+                ) from None
             raise
 
     async def _submit_elsewhere(
@@ -187,6 +195,23 @@ class NodeBackend:
         except TimeoutError:
             raise UnavailableError("the engine of this node does not answer") from None
 
+    async def query_leader(self, query: AnyQuery) -> Any:
+        """See `Backend.query_leader`. With `http.followers = "redirect"` a node that does not lead says who does."""
+        if self._redirect:
+            return await self.query(query, linearizable=True)
+        return await self._at_leader(query)
+
+    async def _at_leader(self, query: AnyQuery) -> Any:
+        try:
+            ask: Any = self._cluster.query
+            return await ask(query, linearizable=True)
+        except ConnectionLost as error:
+            raise UnavailableError(str(error)) from None
+        except RequestFailed as failure:
+            if failure.code is FailCode.NOT_FOUND:
+                raise
+            raise UnavailableError(failure.message) from None
+
     async def _api_key(self, query: ApiKeyQuery, linearizable: bool) -> ApiKeyRow:
         """An API key: of this node's engine, or of the leader if that is asked for, or while the engine is not there or has not caught up."""
         try:
@@ -197,14 +222,8 @@ class NodeBackend:
         except RequestFailed as failure:
             if failure.code not in (FailCode.NO_LEADER, FailCode.STOPPING):
                 raise
-        try:
-            return await self._cluster.query(query, linearizable=True)
-        except ConnectionLost as error:
-            raise UnavailableError(str(error)) from None
-        except RequestFailed as failure:
-            if failure.code is FailCode.NOT_FOUND:
-                raise
-            raise UnavailableError(failure.message) from None
+        found: ApiKeyRow = await self._at_leader(query)
+        return found
 
     async def _query(self, query: AnyQuery, linearizable: bool) -> Any:
         if isinstance(query, ApiKeyQuery):

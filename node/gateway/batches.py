@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from node.gateway.catalogue import Product
 from node.gateway.errors import ApiError, BadRequestError, UnknownHereError
 from node.gateway.ids import check_name, order_number, order_text
-from node.gateway.placing import placed, placing
+from node.gateway.placing import placed, placing, present
 from node.gateway.reasons import rejection
 from node.gateway.requests import BatchCancelRequest, BatchRequest, OrderRequest, parse
 from node.gateway.shapes import BatchCancelJson, BatchJson, CancelResultJson, ErrorJson, PlaceResultJson
@@ -34,7 +34,8 @@ async def place(call: Call) -> Answer[BatchJson]:
     _check_count(len(request.orders), "orders")
     items = [await _order(call, order) for order in request.orders]
     commands = [item.command for item in items if isinstance(item, _Order)]
-    outcomes = iter(await call.commands(commands))
+    found = await call.commands(commands)
+    outcomes = iter([await present(call, outcome) if outcome.duplicate else outcome for outcome in found])
     results = [_placed(item, next(outcomes)) if isinstance(item, _Order) else _refused(item) for item in items]
     return Answer({"results": [_named(result, order) for result, order in zip(results, request.orders, strict=True)]})
 

@@ -21,7 +21,7 @@ from node.gateway.history_shapes import (
     TransferEndsJson,
 )
 from node.gateway.ids import account_text, order_number, order_span, order_text, product_text
-from node.gateway.requests import PAGE_MAX, choice, moment, period, whole_number
+from node.gateway.requests import choice, moment, page_limit, period, whole_number
 from node.gateway.responses import SIDES, iso
 from node.gateway.web import Answer, Call, Route
 from node.history.candles import GRANULARITIES, HOUR, NANOSECONDS, Candle, bucket
@@ -138,7 +138,7 @@ def _entry(row: Row, currency: CurrencyRow) -> LedgerEntryJson:
 async def holds(call: Call) -> Answer[list[HoldJson]]:
     """GET /accounts/{id}/holds: what each open order holds of the account, newest first. Asked of the engine."""
     given = call.parameters()
-    limit = whole_number(given.get("limit"), "limit", 100, 1, PAGE_MAX)
+    limit = page_limit(given)
     before_id, newer_than = order_span(given)
     start, end = period(given)
     currency = await _currency(call)
@@ -268,7 +268,7 @@ def _candle_rows(product: Product, candles: Sequence[Candle]) -> list[list[int |
 async def status_changes(call: Call) -> Answer[list[StatusChangeJson]]:
     """GET /products/{id}/status-changes: the product's sessions, newest first; `after` leads to older ones, `before` gives only newer ones."""
     given = call.parameters()
-    limit = whole_number(given.get("limit"), "limit", 100, 1, PAGE_MAX)
+    limit = page_limit(given)
     after = whole_number(given.get("after"), "after", 0, 0, 2**62)
     before = whole_number(given.get("before"), "before", 0, 0, 2**62)
     product = await call.gateway.catalogue.product(product_text(call.path("id")))
@@ -320,7 +320,7 @@ def _page(given: Mapping[str, str]) -> Page:
     """The page that the parameters ask for."""
     start, end = period(given)
     return Page(
-        whole_number(given.get("limit"), "limit", 100, 1, PAGE_MAX),
+        page_limit(given),
         _place(given, "after"),
         _place(given, "before"),
         start,

@@ -8,7 +8,7 @@ from node.errors import RequestFailed, UnfitSecretError
 from node.gateway.admin import put
 from node.gateway.errors import BadRequestError, UnknownHereError
 from node.gateway.ids import check_name
-from node.gateway.requests import PAGE_MAX, KeyRequest, NewKeyRequest, parse, whole_number
+from node.gateway.requests import KeyRequest, NewKeyRequest, page_limit, parse
 from node.gateway.shapes import KeyJson, NewKeyJson, PutJson
 from node.gateway.web import Answer, Call
 from node.keys import addresses
@@ -23,7 +23,7 @@ from statemachine.tables import ApiKeyRow
 async def key_list(call: Call) -> Answer[list[KeyJson]]:
     """GET /admin/keys: by id, behind `after`. Without secrets; a revoked key has no permissions."""
     query = call.parameters()
-    limit = whole_number(query.get("limit"), "limit", 100, 1, PAGE_MAX)
+    limit = page_limit(query)
     after = check_name(query["after"], "after") if "after" in query else ""
     rows: list[ApiKeyRow] = await call.read(ApiKeysQuery(after, limit))
     return Answer([_key_json(row) for row in rows], {"cb-after": rows[-1].key_id} if len(rows) == limit else {})

@@ -10,7 +10,7 @@ from node.gateway.catalogue import Product
 from node.gateway.ids import product_text
 from node.gateway.product_feed import ProductFeed
 from node.gateway.rendering import Pieces
-from node.gateway.requests import PAGE_MAX, whole_number
+from node.gateway.requests import page_limit, whole_number
 from node.gateway.responses import auction_json, book_json, currency_json, iso, product_json, trade_json
 from node.gateway.shapes import (
     BookJson,
@@ -27,7 +27,6 @@ from node.native.protocol import AuctionQuery, AuctionView, BookQuery, BookView
 from statemachine.events import OrderMatched
 from statemachine.types import Side
 
-TRADES_PAGE = 100
 LEVELS_AT_2 = 50
 """Price levels a side at level 2."""
 
@@ -148,7 +147,7 @@ async def _volumes(call: Call, product: Product) -> VolumeSummaryJson:
 async def trades(call: Call) -> Answer[list[TradeJson]]:
     """GET /products/{id}/trades: newest first; `after` leads to older ones, `before` gives only newer ones."""
     given = call.parameters()
-    limit = whole_number(given.get("limit"), "limit", TRADES_PAGE, 1, PAGE_MAX)
+    limit = page_limit(given)
     after = max(1, whole_number(given["after"], "after", 0, 0, 2**62)) if "after" in given else 0
     before = whole_number(given.get("before"), "before", 0, 0, 2**62)
     wanted = await _product(call)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from node.errors import RequestFailed
 from node.gateway.errors import ApiError, BadRequestError
 from node.gateway.ids import check_name, order_number, order_span, order_text, product_text
-from node.gateway.placing import placed, placing
+from node.gateway.placing import placed, placing, present
 from node.gateway.reasons import rejection
-from node.gateway.requests import PAGE_MAX, CancelRequest, OrderRequest, parse, period, whole_number
+from node.gateway.requests import CancelRequest, OrderRequest, page_limit, parse, period
 from node.gateway.responses import order_json
 from node.gateway.shapes import OrderJson
 from node.gateway.web import Answer, Call
@@ -36,9 +36,11 @@ CLIENT_PREFIX = "client:"
 
 
 async def place(call: Call) -> Answer[OrderJson]:
-    """POST /orders. Answers when the order is durable and applied, with its state then; the same client_oid again, with that first state."""
+    """POST /orders. Answers when the order is durable and applied, with its state then; the same client_oid again, with its present state."""
     product, command = await placing(call, parse(call.body, OrderRequest))
     outcome = await call.command(command)
+    if outcome.duplicate:
+        outcome = await present(call, outcome)
     return Answer(placed(outcome, product, command), {"x-quorumbook-duplicate": "true"} if outcome.duplicate else {})
 
 
@@ -48,7 +50,7 @@ async def order_list(call: Call) -> Answer[list[OrderJson]]:
     for name, only in ORDER_OF_LISTS.items():
         if given.get(name, only) != only:
             raise BadRequestError(f"{name} must be {only}: lists are newest first", name)
-    limit = whole_number(given.get("limit"), "limit", 100, 1, PAGE_MAX)
+    limit = page_limit(given)
     before_id, newer_than = order_span(given)
     start, end = period(given)
     wanted = _statuses(call.request.query.get("status", []))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from node.errors import RequestFailed
 from node.gateway.catalogue import Product
 from node.gateway.decimals import to_units
 from node.gateway.errors import ApiError, BadRequestError
@@ -16,8 +17,9 @@ from node.gateway.responses import order_json
 from node.gateway.shapes import OrderJson
 from node.gateway.terms import STOPS, lifetime, stop_type
 from node.gateway.web import Call
+from node.native.protocol import FailCode, OrderQuery
 from statemachine.commands import PlaceOrder
-from statemachine.events import AnyOutcome, Placed, Rejected
+from statemachine.events import AnyOutcome, OrderState, Placed, Rejected
 from statemachine.types import OrderType, Reason, SelfTradePrevention, Side, StopType, TimeInForce
 
 SIDES = {"buy": Side.BUY, "sell": Side.SELL}
@@ -35,6 +37,19 @@ async def placing(call: Call, request: OrderRequest) -> tuple[Product, PlaceOrde
     product = await call.gateway.catalogue.product(product_text(request.product_id))
     command_id = "" if request.client_oid else call.id_of_place(place)
     return product, place_command(request, call.account_id, product, command_id)
+
+
+async def present(call: Call, outcome: AnyOutcome) -> AnyOutcome:
+    """The outcome of an order that was placed before, with the order's present state where this node has it still; else with its first one."""
+    if not isinstance(outcome, Placed):
+        return outcome
+    try:
+        order: OrderState = await call.read(OrderQuery(call.account_id, outcome.order.order_id))
+    except RequestFailed as error:
+        if error.code is not FailCode.NOT_FOUND:
+            raise
+        return outcome
+    return msgspec.structs.replace(outcome, order=order)
 
 
 def placed(outcome: AnyOutcome, product: Product, command: PlaceOrder) -> OrderJson:

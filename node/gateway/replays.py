@@ -24,8 +24,9 @@ KEPT_MAX = 100_000
 """Signatures remembered by one process; beyond it the oldest is left to the replicated memory."""
 
 REPEAT_SECONDS = 2.0
-"""For so long after a timestamp in whole seconds equal cancels are further ones: some clients cannot sign them differently, and a cancel that is
-refused costs more than one that is repeated."""
+"""For so long after a timestamp in whole seconds equal requests may be further ones: some clients cannot sign them differently. Cancels
+are, since one that is refused costs more than one that is repeated; orders are where the connection shows that they are not sent again
+(ADR 0034)."""
 
 UNDER_WAY = "it is being carried out"
 

@@ -6,6 +6,7 @@ Decimals stay raw here (`msgspec.Raw` is the field's own text) until the product
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -39,6 +40,8 @@ _PATH = re.compile(r"^(?P<what>.*) - at `(?P<path>[^`]*)`$", re.DOTALL)
 _NAMED = re.compile(
     r"^Object (?P<what>contains unknown|missing required) field `(?P<name>.*?)`(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL
 )
+
+_KEY = re.compile(rb'"([^"]*)"\s*:')
 
 _SECONDS = re.compile(r"[0-9]{1,11}(\.[0-9]{1,9})?", re.ASCII)
 
@@ -123,7 +126,7 @@ class CurrencyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ProductRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """PUT /admin/products/{id}, in the words of GET /products."""
+    """PUT /admin/products/{id}, in the words of GET /products. Without `status` a product keeps the one that it has; a new one is online."""
 
     base_currency: str
     quote_currency: str
@@ -133,7 +136,7 @@ class ProductRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     base_max_size: DecimalText = msgspec.field(default_factory=_absent)
     maker_fee_rate: DecimalText = msgspec.field(default_factory=_absent)
     taker_fee_rate: DecimalText = msgspec.field(default_factory=_absent)
-    status: ProductStatusWord = "online"
+    status: ProductStatusWord | None = None
 
 
 class ProductPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -204,13 +207,37 @@ class FeedRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def parse(body: bytes, shape: type[Request], what: str = "the body") -> Request:
     """`body` as `shape`. Raises BadRequestError that names the field at fault and what was expected."""
     try:
-        return msgspec.json.decode(body, type=shape)
+        request = msgspec.json.decode(body, type=shape)
+        if _may_repeat(body):
+            json.loads(body, object_pairs_hook=_once, parse_int=str, parse_float=str)
     except msgspec.ValidationError as error:
         raise _refusal(str(error), what) from None
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, json.JSONDecodeError):
         raise BadRequestError(f"{what} must be a JSON object") from None
     except RecursionError:
         raise BadRequestError(f"{what} is nested too deeply") from None
+    return request
+
+
+def _may_repeat(body: bytes) -> bool:
+    """Whether an object in valid JSON may have a key twice. Cheap, and never wrong when it says no.
+
+    Where nothing is escaped each key is matched by `_KEY`, perhaps beside text that only looks like one.
+    """
+    if b"\\" in body:
+        return True
+    keys = _KEY.findall(body)
+    return len(set(keys)) != len(keys)
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """An object whose keys differ. Decoders take the last of equal ones, readers and proxies perhaps the first: nobody may choose."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        name = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise BadRequestError(f"{name[:64]} is given twice", name[:64])
+    return found
 
 
 def _refusal(text: str, what: str) -> BadRequestError:
@@ -246,16 +273,31 @@ def raw_text(raw: msgspec.Raw, field: str) -> str:
     return text_of(raw, field)
 
 
-def parameters(query: Mapping[str, Sequence[str]], *names: str) -> dict[str, str]:
-    """The query parameters, each at most once. Raises BadRequestError for one that the call does not know."""
+def parameters(query: Mapping[str, Sequence[str]], *names: str, strict: bool = False) -> dict[str, str]:
+    """The query parameters that the call knows, each at most once; others are passed over, as clients send such at will. Raises BadRequestError.
+
+    Args:
+        strict: raise for others, too: a misspelt one would change what the call does.
+    """
     found = {}
     for name, texts in query.items():
         if name not in names:
-            raise BadRequestError(f"{name[:64]} is not a parameter of this call", name[:64])
+            if strict:
+                raise BadRequestError(f"{name[:64]} is not a parameter of this call", name[:64])
+            continue
         if len(texts) > 1:
             raise BadRequestError(f"{name} may be given once", name)
         found[name] = texts[0]
     return found
+
+
+def page_limit(given: Mapping[str, str]) -> int:
+    """How many items a page has: `limit`, of which more than `PAGE_MAX` is taken as that; 100 where it is not given. Raises BadRequestError."""
+    text = given.get("limit", "100")
+    if not (text.isascii() and text.isdigit() and text.strip("0")):
+        raise BadRequestError("limit must be a whole number from 1 on", "limit", detail=f"at most {PAGE_MAX} are answered")
+    digits = text.lstrip("0")
+    return PAGE_MAX if len(digits) > len(str(PAGE_MAX)) else min(int(digits), PAGE_MAX)
 
 
 def whole_number(text: str | None, field: str, default: int, low: int, high: int) -> int:

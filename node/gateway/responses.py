@@ -96,6 +96,14 @@ def order_json(order: OrderState, product: Product) -> OrderJson:
     return body
 
 
+def _least_notional(product: Product) -> int:
+    """What the least size of an order with a size costs at the last trade's price, before the first trade at the lowest price that there is: clients
+    that do not read `base_min_size` take this for the least order."""
+    row = product.row
+    whole: int = 10**product.base_scale
+    return -(-(row.last_price or row.tick) * row.min_size // whole)
+
+
 def product_json(product: Product) -> ProductJson:
     """A product."""
     row = product.row
@@ -108,7 +116,7 @@ def product_json(product: Product) -> ProductJson:
         "quote_increment": product.price(row.tick),
         "base_min_size": product.size(row.min_size),
         "base_max_size": product.size(row.max_size),
-        "min_market_funds": product.price(1),
+        "min_market_funds": product.price(_least_notional(product)),
         "maker_fee_rate": rate(row.maker_fee_ppm),
         "taker_fee_rate": rate(row.taker_fee_ppm),
         "status": "offline" if row.status is ProductStatus.OFFLINE else "online",

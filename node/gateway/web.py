@@ -25,7 +25,7 @@ from node.gateway.replays import REPEAT_SECONDS, anew, find, is_signed, replayed
 from node.gateway.requests import parameters
 from node.keys import addresses
 from node.native.protocol import AnyQuery, FailCode, NodeStatus, StatusQuery
-from statemachine.commands import AnyCommand, CancelAll, CancelOrder
+from statemachine.commands import AnyCommand, CancelAll, CancelOrder, PlaceOrder
 from statemachine.events import AnyOutcome
 from statemachine.limits import OPERATOR
 from statemachine.types import Permission
@@ -140,13 +140,14 @@ class Call:
             self.status, self._has_read = await self.gateway.backend.query(StatusQuery(), linearizable=True), True
 
     def parameters(self) -> dict[str, str]:
-        """The query parameters, but for those that may be repeated. Raises BadRequestError for one that the route does not list."""
+        """The route's query parameters, but for those that may be repeated. Raises BadRequestError for one that is not known, where that matters."""
         query = self.request.query
         if not query:
             return {}
         if self.route.repeats:
             query = {name: texts for name, texts in query.items() if name not in self.route.repeats}
-        return parameters(query, *self.route.query, *(("consistency",) if self.route.method == "GET" else ()))
+        own = ("consistency",) if self.route.method == "GET" else ()
+        return parameters(query, *self.route.query, *own, strict=self.route.strict)
 
     def check_profile(self, profile_id: str | None) -> None:
         """Raise BadRequestError for a `profile_id` other than the account that the key acts for."""
@@ -250,12 +251,14 @@ class Call:
             if not self._is_repeatable(commands):
                 raise
             return await self.gateway.backend.submit(anew(commands))
+        origin = self.request.origin
         try:
             outcomes = await self.gateway.backend.submit(commands, resent)
         except BaseException:
             replays.undone(self.signed_id)
             raise
         replays.done(self.signed_id, outcomes)
+        origin.answered.append(self.signed_id)
         before = find(commands, outcomes, known, resent=resent.happened)
         if before and self._is_repeatable(commands):
             return await self.gateway.backend.submit(anew(commands))
@@ -264,11 +267,17 @@ class Call:
         return outcomes
 
     def _is_repeatable(self, commands: Sequence[AnyCommand]) -> bool:
-        """Whether an equal request may just as well be a further one: cancels whose client counts whole seconds, within that time."""
+        """Whether an equal request is a further one: its client counts whole seconds, it comes within that time, and either all that it does is to
+        cancel, or it cannot be the first one, sent again (ADR 0034): that one was answered on this very connection before this one began."""
         assert self._signed is not None, "only private routes send commands"
         timestamp = self._signed.timestamp
-        cancels = all(isinstance(command, CancelOrder | CancelAll) for command in commands)
-        return cancels and timestamp.isdigit() and abs(self.gateway.auth.now() - int(timestamp)) < REPEAT_SECONDS
+        if not timestamp.isdigit() or abs(self.gateway.auth.now() - int(timestamp)) >= REPEAT_SECONDS:
+            return False
+        if all(isinstance(command, CancelOrder | CancelAll) for command in commands):
+            return True
+        origin = self.request.origin
+        distinct = origin.direct and not origin.shared and not self.request.early and self.signed_id in origin.answered
+        return distinct and all(isinstance(command, PlaceOrder | CancelOrder | CancelAll) for command in commands)
 
 
 Handler = Callable[[Call], Awaitable[Answer[Any]]]
@@ -287,6 +296,12 @@ class Route:
     body: type[msgspec.Struct] | None = None
     body_required: bool = True
     repeats: tuple[str, ...] = ()
+
+    @property
+    def strict(self) -> bool:
+        """Whether a query parameter that is not listed is refused. A read, or a DELETE whose path names what it is about, means the same without it;
+        `DELETE /orders` with a misspelt `product_id` would cancel everything."""
+        return self.method != "GET" and not (self.method == "DELETE" and "{" in self.path)
 
 
 async def answer(gateway: Gateway, route: Route, request: Request, names: Mapping[str, str]) -> Response:
@@ -360,6 +375,7 @@ async def _identify(gateway: Gateway, request: Request, claim: Claim) -> Identit
         gateway.limits.addresses.take(address)
         raise
     gateway.limits.keys.take(identity.key_id)
+    request.origin.note(request, identity.key_id)
     return identity
 
 

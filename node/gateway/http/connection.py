@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, cast
 import httptools
 
 from node.gateway.http import limits
-from node.gateway.http.messages import LongResponse, Request, Response, failure
+from node.gateway.http.messages import LongResponse, Origin, Request, Response, failure
 
 if TYPE_CHECKING:
     from node.gateway.http.server import HttpServer
@@ -69,12 +69,14 @@ class Connection(asyncio.Protocol):
         "_busy",
         "_deadline",
         "_drained",
+        "_early",
         "_fed",
         "_head_size",
         "_header_count",
         "_headers",
         "_held",
         "_loop",
+        "_origin",
         "_parser",
         "_pending",
         "_reading",
@@ -103,6 +105,8 @@ class Connection(asyncio.Protocol):
         self._deadline = _NEVER
         self._writable = True
         self._waiting = 0
+        self._early = False
+        self._origin = Origin()
         self._begin()
         self.peer = ""
         self.holder = ""
@@ -116,6 +120,8 @@ class Connection(asyncio.Protocol):
         name = transport.get_extra_info("peername")
         self.peer = name[0] if isinstance(name, tuple) else ""
         self._deadline = self._loop.time() + limits.HEAD_TIMEOUT
+        encrypted = transport.get_extra_info("sslcontext") is not None
+        self._origin = Origin(direct=(encrypted or self._server.is_local(self.peer)) and not self._server.exempt(self.peer))
         if not self._server.enter(self):
             self._refuse(_Refusal(429, "Too many connections", "connections"))
 
@@ -223,6 +229,7 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """The parser has seen the first byte of a request."""
         self._reading = _Reading.HEAD
+        self._early = self._busy or bool(self._pending)
         if not self._busy:
             self._deadline = self._loop.time() + limits.HEAD_TIMEOUT
 
@@ -298,7 +305,7 @@ class Connection(asyncio.Protocol):
         method = _METHODS.get(name)
         if method is None:
             method = _METHODS[name] = name.decode("ascii")  # the parser knows about 40
-        request = Request(method, self._target.decode("latin-1"), self._headers, self.peer, keep_alive)
+        request = Request(method, self._target.decode("latin-1"), self._headers, self.peer, keep_alive, self._origin, self._early)
         if self._body:
             request.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         return request

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import Protocol
@@ -15,10 +16,38 @@ from node.gateway.errors import BadRequestError
 PARAMETERS_MAX = 100
 """Query parameters of one request."""
 JSON = "application/json"
+ANSWERED_KEPT = 64
+"""Requests of a connection that are remembered as answered: more than a client sends in the two seconds for which it matters, one after the other."""
+_PASSED_ON = ("x-forwarded-for", "forwarded", "via", "x-real-ip")
+"""Headers of proxies."""
 
 _encode = msgspec.json.Encoder().encode
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 _NO_HEADERS: Mapping[str, str] = {}
+
+
+class Origin:
+    """The connection that a request came on, as far as it tells two equal requests of one client from one that was sent again.
+
+    Attributes:
+        direct: nobody between the client and this process could have written into the connection: it is encrypted up to here, or of this machine.
+        shared: it carries requests for several clients: of another key, or passed on by a proxy.
+        answered: the ids of signed requests whose outcome was answered on it, the latest of them.
+    """
+
+    __slots__ = ("_key_id", "answered", "direct", "shared")
+
+    def __init__(self, *, direct: bool = False) -> None:
+        self.direct = direct
+        self.shared = False
+        self.answered: deque[str] = deque(maxlen=ANSWERED_KEPT)
+        self._key_id = ""
+
+    def note(self, request: Request, key_id: str) -> None:
+        """A request of this key came, and its signature was good."""
+        if not self.shared:
+            self.shared = (self._key_id not in ("", key_id)) or any(request.has(name) for name in _PASSED_ON)
+            self._key_id = key_id
 
 
 class Request:
@@ -30,14 +59,27 @@ class Request:
         path: the target's path, percent escapes as sent.
         peer: the address of the other end of the connection, as text; "" where it is not known.
         body: all of it.
+        origin: the connection.
+        early: it began to come before the request before it was answered.
     """
 
-    __slots__ = ("_headers", "_query", "body", "keep_alive", "method", "path", "peer", "target")
+    __slots__ = ("_headers", "_query", "body", "early", "keep_alive", "method", "origin", "path", "peer", "target")
 
-    def __init__(self, method: str, target: str, headers: dict[str, str | list[str]], peer: str, keep_alive: bool) -> None:
+    def __init__(
+        self,
+        method: str,
+        target: str,
+        headers: dict[str, str | list[str]],
+        peer: str,
+        keep_alive: bool,
+        origin: Origin,
+        early: bool,
+    ) -> None:
         self.method = method
         self.target = target
         self.peer = peer
+        self.origin = origin
+        self.early = early
         self.keep_alive = keep_alive
         self.body = b""
         self.path = target.partition("?")[0] if target[:1] == "/" else urlsplit(target).path or "/"
@@ -53,6 +95,10 @@ class Request:
         """All values of the header."""
         value = self._headers.get(name, [])
         return [value] if isinstance(value, str) else value
+
+    def has(self, name: str) -> bool:
+        """Whether the header, whose name is given in lower case, is there."""
+        return name in self._headers
 
     @property
     def query(self) -> dict[str, list[str]]:

@@ -40,7 +40,7 @@ class HttpServer:
         self.stopping = False
         self.waiting = 0
         self.port = 0
-        self._exempt = exempt
+        self.exempt = exempt
         self._socket_paths = frozenset(socket_paths)
         self._connections: set[Connection] = set()
         self._empty = asyncio.Event()
@@ -100,7 +100,7 @@ class HttpServer:
         if len(self._connections) > limits.CONNECTIONS_MAX + limits.REFUSED_MAX:
             connection.cut("connections")
             return True
-        holder = "" if self._exempt(connection.peer) else caller_of(connection.peer)
+        holder = "" if self.exempt(connection.peer) else caller_of(connection.peer)
         if holder and not self._places.enter(holder):
             return False
         connection.holder = holder
@@ -124,6 +124,11 @@ class HttpServer:
             and upgrade.lower() == "websocket"
             and request.path in self._socket_paths
         )
+
+    @staticmethod
+    def is_local(peer: str) -> bool:
+        """Whether the other end is on this machine."""
+        return peer == "::1" or peer.startswith("127.")
 
     async def _run_clock(self) -> None:
         while True:

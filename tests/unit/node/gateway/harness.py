@@ -116,6 +116,9 @@ class FakeBackend:
             raise RequestFailed(FailCode.BAD_REQUEST, str(error)) from None
         return msgspec.msgpack.decode(body, type=ANSWER_TYPES[type(query)])
 
+    async def query_leader(self, query: AnyQuery) -> Any:
+        return await self.query(query, linearizable=True)
+
     def node_status(self) -> NodeStatus:
         role = "leader" if self.leads else "follower"
         sequence, peers = self.engine.sequence, [MemberStatus("n2", True, 0)]
@@ -286,7 +289,7 @@ async def set_up(exchange: Exchange) -> None:
             "account_id": name,
             "secret": SECRET,
             "passphrase": f"{name}'s passphrase",
-            "permissions": ["view", "trade", "transfer"],
+            "permissions": ["view", "trade", "transfer", "deposit"],
         }
         assert (await exchange.call("admin", "PUT", f"/admin/keys/{name}-key", key))[0] == 200
         for currency, amount in (("USD", "1000000"), ("BTC", "100"), ("ETH", "100")):

@@ -401,7 +401,7 @@ async def test_trusted_proxies_are_bounded_in_total_only(monkeypatch: pytest.Mon
     monkeypatch.setattr(limits, "CONNECTIONS_EACH", 1)
     monkeypatch.setattr(limits, "CONNECTIONS_MAX", 2)
     async with serving() as served:
-        served.server._exempt = lambda _peer: True
+        served.server.exempt = lambda _peer: True
         held = [await served.connect() for _ in range(2)]
         await until(lambda: len(served.server._connections) == 2)
         assert (await served.talk(GET)).startswith(b"HTTP/1.1 429 ")

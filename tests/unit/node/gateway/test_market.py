@@ -215,6 +215,8 @@ async def test_a_products_status_is_obeyed(exchange: Exchange) -> None:
         assert (status, answer["message"]) == (400, message)
     assert (await exchange.get("/products/BTC-USD"))[1]["trading_disabled"] is True
     assert (await exchange.call("admin", "PUT", "/admin/products/BTC-USD", full))[0] == 200
+    assert (await exchange.get("/products/BTC-USD"))[1]["trading_disabled"] is True, "a PUT without a status leaves it (L2)"
+    assert (await exchange.call("admin", "PUT", "/admin/products/BTC-USD", full | {"status": "online"}))[0] == 200
     assert (await exchange.call("alice", "DELETE", f"/orders/{order['id']}"))[0] == 200
 
 
