@@ -10,6 +10,7 @@ only then become dictionaries. What is kept here, by section of the Raft paper (
 - no message leaves before the log, the term and the vote it speaks of are durable (`_send`);
 - a vote counts once a peer and term; nobody stands without a majority that would vote for it (`may_stand`: pre-vote);
 - a snapshot older than what the follower has is refused (`transfer.Receiver`);
+- an entry stamped too far in the future is not appended before it is committed (`_refuse_future`, `clocks.py`);
 - a node that lost its disk neither votes nor is counted until it has caught up past anything it may have acknowledged (`_recovering_peer`).
 """
 
@@ -18,10 +19,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
 from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
 from cluster import messages as m
+from cluster.clocks import Clocks
 from cluster.divergence import DivergenceWatch
 from cluster.elections import PreVoting
 from cluster.errors import RaftFatalError, RemovedError
@@ -83,6 +86,7 @@ class Guard:
         receiver: Receiver,
         senders: Senders,
         watch: DivergenceWatch,
+        clocks: Clocks,
         connected: set[str],
         clock: Clock,
     ) -> None:
@@ -93,6 +97,7 @@ class Guard:
         self._receiver = receiver
         self._senders = senders
         self._watch = watch
+        self._clocks = clocks
         self.voting = voting
         self.transport = CoreTransport(self)
         self._members = members
@@ -142,6 +147,7 @@ class Guard:
         self._senders.disconnected(peer)
         self._receiver.drop(peer)
         self._watch.disconnected(peer)
+        self._clocks.forget(peer)
         if self.core.leader_id == peer and self.core.role == "follower":
             self.voting.leader_lost()
             self.leader_lost_at = self._clock()
@@ -185,19 +191,23 @@ class Guard:
         if "serialized" in message:
             if self._senders.start(peer, message["term"], self.core.next_index(peer)):
                 return True
-            return self._send(peer, m.Heartbeat(message["term"]))
+            return self._send(peer, m.Heartbeat(message["term"], self._clocks.now()))
         if self._senders.busy(peer):
-            return self._send(peer, m.Heartbeat(message["term"]))
+            return self._send(peer, m.Heartbeat(message["term"], self._clocks.now()))
         if "transmission" in message:
             raise RaftFatalError("an entry passed the size that PySyncObj sends whole; batches must be capped below it")
         previous = message["prevLogIdx"] or 0
         entries = [LogEntry(*entry) for entry in message["entries"]]
         return self._send(
-            peer, m.AppendEntries(message["term"], message["commit_index"], previous, message["prevLogTerm"] or 0, entries)
+            peer,
+            m.AppendEntries(
+                message["term"], message["commit_index"], previous, message["prevLogTerm"] or 0, entries, self._clocks.now()
+            ),
         )
 
-    def _reply(self, peer: str, next_index: int, *, reset: bool, success: bool) -> bool:
-        reply = m.AppendReply(self._journal.term, next_index, reset, success, not self._journal.probation)
+    def _reply(self, peer: str, next_index: int, *, reset: bool, success: bool, from_future: bool = False) -> bool:
+        voter = not self._journal.probation
+        reply = m.AppendReply(self._journal.term, next_index, reset, success, voter, self._clocks.now(), from_future)
         return self._send(peer, reply)
 
     # ------------------------------------------------------------------ follower
@@ -218,6 +228,7 @@ class Guard:
             return
         journal = self._journal
         self.told_commit = message.commit_index
+        self._clocks.heard(peer, message.clock)
         if journal.term_at(message.prev_index) != message.prev_term or message.prev_index == 0:
             self._mismatch(peer, message)
             return
@@ -228,6 +239,10 @@ class Guard:
             held += 1
         self.skipped += held
         rest = message.entries[held:]
+        allowed = self._clocks.allowed(peer, rest, message.commit_index)
+        if allowed < len(rest):
+            self._refuse_future(peer, message, held + allowed)
+            return
         previous = message.prev_index + held
         if not rest and previous < journal.last_index:
             self._held(peer, message, previous)
@@ -249,6 +264,14 @@ class Guard:
             },
         )
 
+    def _refuse_future(self, peer: str, message: m.AppendEntries, count: int) -> None:
+        """Take the first `count` entries and ask for the next one again: it is stamped too far ahead of this node's clock."""
+        if count:
+            self._append_entries(peer, msgspec.structs.replace(message, entries=message.entries[:count], clock=0))
+        else:
+            self._bare_heartbeat(peer, message.term, min(message.commit_index, message.prev_index))
+        self._reply(peer, message.prev_index + count + 1, reset=True, success=False, from_future=True)
+
     def _held(self, peer: str, message: m.AppendEntries, verified: int) -> None:
         """All of it is here already, and more: PySyncObj would cut the rest away. It sees a heartbeat, the leader a yes."""
         self._bare_heartbeat(peer, message.term, min(message.commit_index, verified))
@@ -262,6 +285,7 @@ class Guard:
 
     def _heartbeat(self, peer: str, message: m.Heartbeat) -> None:
         if self._from_leader(peer, message.term):
+            self._clocks.heard(peer, message.clock)
             self._bare_heartbeat(peer, message.term, 0)
             self._reply(peer, 0, reset=False, success=False)
             whole = self._receiver.whole
@@ -286,6 +310,11 @@ class Guard:
             self._newer_term(peer, message.term)
         if message.term != self._journal.term or self.core.role != "leader":
             return
+        self._clocks.heard(peer, message.clock)
+        if message.from_future:
+            self._clocks.refused_by(peer, message.next_index)
+        elif message.success:
+            self._clocks.accepted_by(peer, message.next_index)
         if not message.voter:
             self._recovering_peer(peer, message)
             return
@@ -352,13 +381,13 @@ class Guard:
         if self.core.transfer_pending or not members.other_voters:
             return True
         term = self._journal.term + 1
-        if self.voting.gives_way():
+        if self.voting.gives_way() or self._clocks.benched:
             return False
         if self.voting.won(term, needed):
             return True
         if self.voting.round_due(term):
             for peer in members.other_voters:
-                self._send(peer, m.PreVote(term, self._journal.last_index, self._journal.last_term))
+                self._send(peer, m.PreVote(term, self._journal.last_index, self._journal.last_term, self._clocks.now()))
         return False
 
     def _up_to_date(self, last_index: int, last_term: int) -> bool:
@@ -371,11 +400,12 @@ class Guard:
             and message.term > self._journal.term
             and self.core.role != "leader"
             and not self.voting.leader_is_fresh()
+            and not self._clocks.far_ahead(message.clock)
             and self._up_to_date(message.last_index, message.last_term)
         )
         if granted and self._goes_first(peer, message):
             # It may have asked when this node had not yet noticed that the leader is gone: ask again.
-            self._send(peer, m.PreVote(message.term, self._journal.last_index, self._journal.last_term))
+            self._send(peer, m.PreVote(message.term, self._journal.last_index, self._journal.last_term, self._clocks.now()))
             granted = False
         if granted:
             self.voting.give_way()
@@ -467,6 +497,10 @@ class Guard:
         self._wire.welcomes_strangers = not leads and not self.voting.leader_is_fresh()
         if not leads:
             self._senders.drop_all()
+            self._clocks.no_longer_leads()
+            return
+        if self._clocks.loses_lead(self._members.current):
+            self.core.step_down()
             return
         for peer, chunk in self._senders.due(self._journal.term):
             self._send(peer, chunk)

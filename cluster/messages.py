@@ -30,28 +30,37 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 
 
 class AppendEntries(_Message, frozen=True, tag=1):
-    """Section 5.3. `prev_index` is 0 where the leader has no entry before the next one; the follower then says where it is."""
+    """Section 5.3. `prev_index` is 0 where the leader has no entry before the next one; the follower then says where it is.
+
+    `clock` here and below: the sender's wall clock, in nanoseconds since the Unix epoch; 0 says nothing (`clocks.py`).
+    """
 
     commit_index: Natural
     prev_index: Natural
     prev_term: Natural
     entries: list[LogEntry]
+    clock: Natural = 0
 
 
 class Heartbeat(_Message, frozen=True, tag=2):
     """The leader lives; nothing is said of the log. Sent while a snapshot is under way to this follower."""
 
+    clock: Natural = 0
+
 
 class AppendReply(_Message, frozen=True, tag=3):
     """`success`: everything below `next_index` is durable here. `reset`: send from `next_index`.
 
-    `voter` is False while the sender has lost its disk and must not be counted.
+    `voter` is False while the sender has lost its disk and must not be counted. `from_future`: the entry at `next_index` was not appended,
+    because it is stamped too far ahead of the sender's clock.
     """
 
     next_index: Natural
     reset: bool
     success: bool
     voter: bool
+    clock: Natural = 0
+    from_future: bool = False
 
 
 class RequestVote(_Message, frozen=True, tag=4):
@@ -70,6 +79,7 @@ class PreVote(_Message, frozen=True, tag=6):
 
     last_index: Natural
     last_term: Natural
+    clock: Natural = 0
 
 
 class PreVoteReply(_Message, frozen=True, tag=7):

@@ -7,6 +7,7 @@ store) and for the simulation (in memory, under one seed). Nothing in this packa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
@@ -41,6 +42,19 @@ class SnapshotMark(msgspec.Struct, frozen=True, array_like=True):
     def index(self) -> int:
         """The last index whose effect is in the snapshot."""
         return self.last.index
+
+
+@dataclass(frozen=True)
+class Timekeeper:
+    """How entries are stamped, for `clocks.Clocks`. All times are nanoseconds since the Unix epoch.
+
+    `now` reads this node's wall clock. `stamp` finds the time in the first bytes of a command, 0 when there is none. `reached` is the time
+    that the state machine has reached: a stamp up to it changes nothing.
+    """
+
+    now: Callable[[], int] = lambda: 0
+    stamp: Callable[[bytes], int] = lambda _command: 0
+    reached: Callable[[], int] = lambda: 0
 
 
 class StateMachine(Protocol):

@@ -26,6 +26,7 @@ from typing import cast
 import msgspec
 
 from cluster import seams
+from cluster.clocks import Clocks
 from cluster.divergence import DivergenceWatch
 from cluster.elections import PreVoting
 from cluster.errors import RaftFatalError, WireRefusedError
@@ -34,7 +35,7 @@ from cluster.journal import DurableJournal, Entry, as_tuple
 from cluster.log import DurableLog
 from cluster.members import Members
 from cluster.membership import Change, ChangeDone, Member
-from cluster.ports import CaptureState, Clock, Disk, LogEntry, SnapshotMark, Snapshots, StateMachine, Wire
+from cluster.ports import CaptureState, Clock, Disk, LogEntry, SnapshotMark, Snapshots, StateMachine, Timekeeper, Wire
 from cluster.settings import ENTRY_BYTES_MAX, RaftSettings
 from cluster.status import MemberState, RaftStatus
 from cluster.transfer import Receiver, Senders
@@ -85,6 +86,7 @@ class Raft:
         clock: Clock,
         randomness: seams.Randomness,
         snapshot_index: int,
+        timekeeper: Timekeeper,
     ) -> None:
         self.on_role_change: list[Callable[[str, str], None]] = []
         self.wake: Callable[[], None] = lambda: None
@@ -98,6 +100,7 @@ class Raft:
         self._connected: set[str] = set()
         self._members = Members(settings, journal, wire, connected=self._connected, clock=clock)
         self._watch = DivergenceWatch(settings, lambda: journal.term)
+        self._clocks = Clocks(settings.node_id, timekeeper, clock)
         self._guard = Guard(
             settings,
             journal,
@@ -107,6 +110,7 @@ class Raft:
             receiver=self._receiver,
             senders=self._senders,
             watch=self._watch,
+            clocks=self._clocks,
             connected=self._connected,
             clock=clock,
         )
@@ -269,6 +273,11 @@ class Raft:
         return results == [seams.SUCCESS]
 
     @property
+    def node_id(self) -> str:
+        """This node's id."""
+        return self._settings.node_id
+
+    @property
     def is_leader(self) -> bool:
         """Whether this node leads, as far as it knows."""
         return self._core.role == "leader"
@@ -312,6 +321,7 @@ class Raft:
             members=[self._member_state(member) for member in members.current.members],
             members_index=members.current.index,
             change_under_way=members.under_way,
+            entries_from_future=self._clocks.refused,
         )
 
     def _member_state(self, member: Member) -> MemberState:
@@ -319,7 +329,8 @@ class Raft:
         if node_id == self._settings.node_id:
             return MemberState(member, True, self._journal.last_index, None)
         match_index = self._core.match_index(node_id) if self.is_leader else 0
-        return MemberState(member, node_id in self._connected, match_index, self._senders.progress().get(node_id))
+        progress = self._senders.progress().get(node_id)
+        return MemberState(member, node_id in self._connected, match_index, progress, self._clocks.skew(node_id))
 
     def _members_changed(self) -> None:
         """Whoever is gone gets nothing more; whoever came is told this node's digests and tells its own."""
@@ -441,8 +452,11 @@ def open_raft(
     *,
     clock: Clock,
     randomness: seams.Randomness,
+    timekeeper: Timekeeper | None = None,
 ) -> Raft:
     """Open a node on its disk: load the newest snapshot, align the log with it, and take up term and vote. Call `start` then.
+
+    Without a `timekeeper` entries have no stamps, and clocks are not compared.
 
     Raises:
         LogDamagedError: log or hard state cannot be trusted.
@@ -462,4 +476,5 @@ def open_raft(
         clock=clock,
         randomness=randomness,
         snapshot_index=mark.index if mark else 0,
+        timekeeper=timekeeper or Timekeeper(),
     )

@@ -321,6 +321,11 @@ class Core(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
         self._SyncObj__sendAppendEntries()
         return cast(int, index)
 
+    def step_down(self) -> None:
+        """As the leader, follow; as PySyncObj does when no majority answers."""
+        self._SyncObj__setState(0)
+        self._SyncObj__raftLeader = None
+
     def hasten_election(self, deadline: float) -> None:
         """Stand at `deadline` at the latest."""
         present = cast(float, vars(self)["_SyncObj__raftElectionDeadline"])

@@ -11,13 +11,15 @@ class MemberState(msgspec.Struct, frozen=True):
     """A member as this node sees it; this node as well.
 
     `match_index`: up to where its log is known to be equal and durable; of others only on the leader, else 0. `snapshot`: bytes
-    acknowledged and in all of the snapshot that this leader is sending to it; None when it sends none.
+    acknowledged and in all of the snapshot that this leader is sending to it; None when it sends none. `clock_skew`: seconds by which its
+    clock is ahead of this node's, negative if behind; followers know the leader's only.
     """
 
     member: Member
     connected: bool
     match_index: int
     snapshot: tuple[int, int] | None
+    clock_skew: float | None = None
 
 
 class RaftStatus(msgspec.Struct, frozen=True):
@@ -27,7 +29,7 @@ class RaftStatus(msgspec.Struct, frozen=True):
     node included. `members_index`: the log entry that says who belongs to the cluster, 0 for the
     configuration; `change_under_way`: that entry is not known to be committed.
     `snapshots_refused`: that came from a leader; what the wire refuses it counts itself. `snapshots_not_taken`: that this leader sent and the
-    peer did not take. `digests_...`: see `DivergenceWatch`.
+    peer did not take. `entries_from_future`: that this node did not append, see `clocks.py`. `digests_...`: see `DivergenceWatch`.
     """
 
     role: str
@@ -49,3 +51,4 @@ class RaftStatus(msgspec.Struct, frozen=True):
     members_index: int = 0
     change_under_way: bool = False
     snapshots_not_taken: int = 0
+    entries_from_future: int = 0

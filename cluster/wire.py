@@ -23,7 +23,7 @@ from cluster.errors import WireRefusedError
 
 log = logging.getLogger(__name__)
 
-PROTOCOL = 1
+PROTOCOL = 2
 FRAME_MAX = 8 * 1024 * 1024
 """Bytes of a frame. The longest honest one is an AppendEntries of `settings.APPEND_BYTES_MAX` and one entry."""
 HELLO_MAX = 1024

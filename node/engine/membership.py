@@ -52,6 +52,7 @@ def _one(state: MemberState, node_id: str) -> MemberStatus:
         member.http,
         sent,
         size,
+        state.clock_skew,
     )
 
 

@@ -29,10 +29,11 @@ import msgspec
 from cluster import hardstate
 from cluster.driver import RaftDriver
 from cluster.errors import ClusterError, DivergedError, RemovedError
+from cluster.ports import Timekeeper
 from cluster.raft import Raft, open_raft
 from cluster.settings import SNAPSHOT_ENTRIES, RaftSettings
 from cluster.storage import RealDisk
-from cluster.wire import Hello, TlsWire, WireSettings
+from cluster.wire import PROTOCOL, Hello, TlsWire, WireSettings
 from node import divergence, exit_codes, identity, pki, software, stop_times
 from node.certificates import CertificateWatch
 from node.config.file import load
@@ -42,7 +43,7 @@ from node.engine.feed import Feed
 from node.engine.housekeeping import Housekeeping
 from node.engine.modes import Mode, Modes
 from node.engine.native_server import NativeServer
-from node.engine.replicated_engine import ReplicatedEngine
+from node.engine.replicated_engine import ReplicatedEngine, stamp_of
 from node.engine.service import EngineService, Identity
 from node.engine.snapshot_port import SnapshotPort
 from node.engine.snapshot_schedule import staggered
@@ -105,6 +106,7 @@ def build(config: NodeConfig, known: identity.Identity, modes: Modes) -> Parts:
         wire,
         clock=time.monotonic,
         randomness=random.Random(),
+        timekeeper=Timekeeper(time.time_ns, stamp_of, lambda: machine.engine.time),
     )
     service = EngineService(
         config,
@@ -157,7 +159,7 @@ def _raft_settings(config: NodeConfig, known: identity.Identity) -> RaftSettings
 
 def _wire_settings(config: NodeConfig, refused: Counter[str]) -> WireSettings:
     return WireSettings(
-        hello=Hello(1, config.cluster_id, config.node_id, ABI),
+        hello=Hello(PROTOCOL, config.cluster_id, config.node_id, ABI),
         listen=config.raft.listen,
         peers={node.node_id: node.raft for node in config.nodes if node.node_id != config.node_id},
         server_tls=pki.server_context(config, require_client_cert=True),

@@ -14,6 +14,16 @@ from statemachine.engine import Engine
 _encode = msgspec.msgpack.Encoder().encode
 
 
+def stamp_of(entry: bytes) -> int:
+    """The time in the first bytes of an encoded `Batch`; 0 for one that a present clock cannot show, and for whatever else it may be.
+
+    The encoding is msgpack: an array of up to 15 elements, the first of them an unsigned integer of 64 bits.
+    """
+    if len(entry) >= 10 and entry[0] & 0xF0 == 0x90 and entry[1] == 0xCF:
+        return int.from_bytes(entry[2:10], "big")
+    return 0
+
+
 class ReplicatedEngine:
     """See `cluster.ports.StateMachine`. `engine` is replaced whole when a snapshot is restored.
 

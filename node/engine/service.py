@@ -371,6 +371,7 @@ class EngineService:
         counters.update(self._more_counters())
         counters["raft_refused_snapshot"] = raft.snapshots_refused
         counters["snapshots_not_taken"] = raft.snapshots_not_taken
+        counters["entries_from_future"] = raft.entries_from_future
         counters["state_digests_compared"] = raft.digests_compared
         counters["state_digests_differing"] = raft.digests_differing
         counters["state_digests_undecided"] = raft.digests_undecided

@@ -143,6 +143,8 @@ class Metrics(Collector):
                 "snapshot_sent_bytes": float(member.snapshot_sent),
                 "snapshot_size_bytes": float(member.snapshot_size),
             }
+            if member.clock_skew is not None:
+                values["clock_skew_seconds"] = member.clock_skew
             for what, value in values.items():
                 self._member.labels(node=node, member=member.node_id, what=what).set(value)
 

@@ -360,7 +360,8 @@ class MemberStatus(msgspec.Struct, frozen=True, array_like=True):
 
     `role` is "voter", "learner" (catching up, becomes a voter by itself) or "read_only". What only the leader knows is 0 elsewhere:
     `match_index`, the last log index that the member certainly has, and the bytes of a snapshot on its way to it, acknowledged and in all.
-    A node is connected with itself.
+    A node is connected with itself. `clock_skew` is by how many seconds the member's clock is ahead of the node's, negative if behind; None of
+    itself, and of whoever does not exchange clocks with it: the leader knows all, a follower the leader's.
     """
 
     node_id: str
@@ -372,6 +373,7 @@ class MemberStatus(msgspec.Struct, frozen=True, array_like=True):
     http: str = ""
     snapshot_sent: int = 0
     snapshot_size: int = 0
+    clock_skew: float | None = None
 
 
 class NodeStatus(msgspec.Struct, frozen=True, array_like=True):

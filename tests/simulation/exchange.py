@@ -26,11 +26,12 @@ import msgspec
 import pytest
 
 from cluster.errors import ClusterError
-from cluster.ports import Snapshots
+from cluster.ports import Snapshots, Timekeeper
 from cluster.raft import Raft
 from loadtest.linearizability import AnomalyKind, Operation, judge
 from node.config.settings import AdminConfig, HttpConfig, NativeConfig, NodeAddress, NodeConfig, RaftConfig, TlsConfig
 from node.engine.principal import gateway
+from node.engine.replicated_engine import stamp_of as batch_stamp
 from node.engine.service import EngineService, Identity
 from node.native.protocol import Answer, Control, ControlAction, Query, Submit, request_decoder
 from snapshots.abi import ABI
@@ -60,7 +61,6 @@ SNAPSHOT_ENTRIES = 35
 DONE_ORDERS_KEPT = 30
 """Done orders an account: few, so that old ones go, from snapshots as well."""
 
-EPOCH_NS = 1_700_000_000 * 10**9
 SKEW_NS = 2 * 10**9
 """A node's clock is wrong by up to this much, another way after each start."""
 
@@ -183,11 +183,15 @@ class ExchangeWorld(World):
     def new_snapshots(self, host: Host, machine: Machine) -> Snapshots:
         assert isinstance(host.disk, SnapshotDisk)
         assert isinstance(machine, WatchedEngine)
-        self._snapshots = WatchedSnapshots(SnapshotStore(host.disk.path), machine, self.ledger, host.node_id, self._time_ns)
+        self._snapshots = WatchedSnapshots(SnapshotStore(host.disk.path), machine, self.ledger, host.node_id, self.time_ns)
         return self._snapshots
 
-    def _time_ns(self) -> int:
-        return EPOCH_NS + round(self.now * 1e9)
+    def timekeeper_of(self, host: Host, machine: Machine) -> Timekeeper:
+        assert isinstance(machine, WatchedEngine)
+        return Timekeeper(lambda: self.time_ns() + host.skew_ns, self.stamp_of, lambda: machine.engine.time)
+
+    def stamp_of(self, command: bytes) -> int:
+        return batch_stamp(command)
 
     def _open(self, host: Host) -> Process:
         try:
@@ -198,7 +202,7 @@ class ExchangeWorld(World):
             raise RefusedStartError(str(error)) from error
         assert isinstance(process.machine, WatchedEngine)
         soon: deque[Callable[[], None]] = deque()
-        skew = self.rng.randint(-SKEW_NS, SKEW_NS)
+        host.skew_ns = self.rng.randint(-SKEW_NS, SKEW_NS)
         service = EngineService(
             _config(host.node_id, self.ids),
             Identity("simulation", ABI),
@@ -207,7 +211,7 @@ class ExchangeWorld(World):
             process.raft,
             later=soon.append,
             after=lambda seconds, work: self._post_at(self.now + seconds, partial(soon.append, work)),
-            time_ns=lambda: self._time_ns() + skew,
+            time_ns=lambda: self.time_ns() + host.skew_ns,
             clock=lambda: self.now,
         )
         self._parts[host.node_id] = Running(service, self._snapshots, soon)

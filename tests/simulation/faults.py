@@ -12,11 +12,16 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 
+SKEWS = (-86_400, -60, -8, 0, 8, 60, 80 * 365 * 86_400)
+"""Seconds by which a wrong clock may be ahead."""
+
+
 @dataclass(frozen=True)
 class Faults:
     """How often what goes wrong, as chances a step.
 
     `harm_log`: a crash after which the end of the log is older than what was committed, or a bit of its last record is another.
+    `clock`: the clock of one node, the same one in a run, shows another time, which it goes on doing when the faults end.
     `latency` is the mean seconds of a message, `copies` a chance a message; `power_loss_in_write` and `disk_error` are chances a disk operation.
     """
 
@@ -32,6 +37,7 @@ class Faults:
     stall: float = 0.004
     lose_disk: float = 0.0
     harm_log: float = 0.0
+    clock: float = 0.0
     disk_error: float = 0.0
     hand_over: float = 0.001
     latency: float = 0.005
@@ -57,6 +63,8 @@ class Injector:
             self.strike("pause", world.rng.choice(running), repr(world.rng.uniform(0.1, 2.0)))
         if self.chance(faults.hand_over):
             self.strike("hand-over")
+        if self.chance(faults.clock):
+            self.strike("clock", world.ids[world.seed % len(world.ids)], str(world.rng.choice(SKEWS)))
         for incident in world.script.rest():
             self.carry_out(incident)
 
@@ -122,6 +130,8 @@ class Injector:
                 world.hosts[args[0]].paused_until = world.now + float(args[1])
             case "hand-over":
                 world.hand_over()
+            case "clock":
+                world.hosts[args[0]].skew_ns = int(args[1]) * 10**9
             case "isolate":
                 self._isolate(args[0], args[1])
             case "cut":

@@ -11,6 +11,7 @@ import pytest
 
 from cluster import hardstate, log
 from cluster import messages as m
+from cluster.clocks import Clocks
 from cluster.guard import Guard
 from cluster.journal import DurableJournal, Entry, as_tuple
 from cluster.log import DurableLog
@@ -414,6 +415,22 @@ def compacted_from_the_back(patch: Patch) -> None:
     patch.setattr(DurableLog, "compact_to", compact_to)
 
 
+def entries_from_the_future(patch: Patch) -> None:
+    """A follower takes entries whatever their stamps are."""
+    patch.setattr(Clocks, "allowed", lambda _self, _leader, entries, _committed: len(entries))
+
+
+def refused_leader_stays(patch: Patch) -> None:
+    """A leader whose entries a majority refuses goes on leading."""
+    patch.setattr(Clocks, "loses_lead", lambda _self, _members: False)
+
+
+def committed_entries_refused(patch: Patch) -> None:
+    """A follower whose clock is far behind refuses also what is committed."""
+    original = Clocks.allowed
+    patch.setattr(Clocks, "allowed", lambda self, leader, entries, _committed: original(self, leader, entries, 0))
+
+
 MUTANTS: Mapping[str, Callable[[Patch], None]] = {
     function.__name__: function
     for function in (
@@ -450,5 +467,8 @@ MUTANTS: Mapping[str, Callable[[Patch], None]] = {
         torn_end_not_synced,
         removed_from_the_front,
         compacted_from_the_back,
+        entries_from_the_future,
+        refused_leader_stays,
+        committed_entries_refused,
     )
 }

@@ -25,8 +25,18 @@ CHECK_POLLS = 60
 """No check of an incoming snapshot takes longer than so many ticks."""
 
 
+def stamped(time_ns: int, text: bytes) -> bytes:
+    """A command of the toy machine: when it was proposed by its leader's clock, and what it says."""
+    return time_ns.to_bytes(8, "big") + text
+
+
+def stamp_of(command: bytes) -> int:
+    """The time in a command's first bytes, 0 when it has none."""
+    return int.from_bytes(command[:8], "big") if len(command) >= 8 else 0
+
+
 class Machine:
-    """The replicated state: the commands by index, and a running hash of them.
+    """The replicated state: the commands by index, a running hash of them, and the time that they have reached.
 
     `fresh` has what was applied since the checker last looked: index, payload, hash.
     """
@@ -34,10 +44,12 @@ class Machine:
     def __init__(self) -> None:
         self.commands: list[tuple[int, bytes]] = []
         self.hash = b""
+        self.reached = 0
         self.fresh: list[tuple[int, bytes, bytes]] = []
 
     def apply(self, index: int, payload: bytes) -> object:
         self.commands.append((index, payload))
+        self.reached = max(self.reached, stamp_of(payload))
         self.hash = hashlib.sha256(self.hash + index.to_bytes(8, "big") + payload).digest()
         self.fresh.append((index, payload, self.hash))
         return len(self.commands)
@@ -50,6 +62,7 @@ class Machine:
 
     def load(self, data: bytes) -> None:
         self.commands, self.hash = msgspec.msgpack.decode(data, type=tuple[list[tuple[int, bytes]], bytes])
+        self.reached = max((stamp_of(payload) for _, payload in self.commands), default=0)
         if self.commands:
             self.fresh.append((*self.commands[-1], self.hash))
 
@@ -249,7 +262,8 @@ class Process:
 @dataclass
 class Host:
     """What of a node outlives its process. `rejoin`: its disk is new, and the operator says so until the node has noted it. `harmed`: the end
-    of its log was spoilt since it ran. `distrusts`: it was on probation when it last started.
+    of its log was spoilt since it ran. `distrusts`: it was on probation when it last started. `skew_ns`: by how much its
+    clock is ahead.
 
     `commit_seen`: the commit index that it must not show less than; `commit_stored`: the one it last started with, on its disk since then.
     """
@@ -262,6 +276,7 @@ class Host:
     harmed: bool = False
     distrusts: bool = False
     paused_until: float = 0.0
+    skew_ns: int = 0
     commit_seen: int = 0
     commit_stored: int = 0
 

@@ -71,6 +71,7 @@ class PlainNode(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
     """What the world asks of a `cluster.raft.Raft`, answered by PySyncObj alone."""
 
     def __init__(self, settings: RaftSettings, machine: Machine, journal: KeptJournal, wire: SimWire) -> None:
+        self.node_id = settings.node_id
         self._machine = machine
         self._wire_transport = PlainTransport(wire)
         self.wake: Callable[[], None] = lambda: None

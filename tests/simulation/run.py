@@ -74,7 +74,9 @@ def world_of(seed: int, setting: Setting) -> World:
         chances = ExchangeFaults(lose_disk=0.001, flip=0.003, copies=0.0) if setting.lose_disks else ExchangeFaults()
         exchange = ExchangeMembershipWorld if setting.members else ExchangeWorld
         return exchange(seed, setting.nodes, faults=chances, trace=setting.trace, incidents=incidents)
-    faults = Faults(lose_disk=0.002, copies=0.0) if setting.lose_disks else Faults()
+    # A node without a vote beside one whose clock is far behind leaves no majority that takes entries; so does a membership of two.
+    clock = 0.0 if setting.members else 0.002
+    faults = Faults(lose_disk=0.002, harm_log=0.001, copies=0.0) if setting.lose_disks else Faults(clock=clock)
     kind = MembershipWorld if setting.members else World
     return kind(seed, setting.nodes, faults=faults, trace=setting.trace, incidents=incidents)
 

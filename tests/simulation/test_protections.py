@@ -39,6 +39,7 @@ ELSEWHERE = {
 """Mutants that decide too seldom in a whole cluster: what shows each within a second."""
 
 HARMED = Faults(power_loss_in_write=0.008, restart=0.1, harm_log=0.005, copies=0.0)
+WRONG_CLOCKS = Faults(clock=0.004)
 POWER_CUTS = Faults(power_loss_in_write=0.005, crash=0.01, restart=0.1)
 ELECTIONS = Faults(crash=0.02, restart=0.3, isolate=0.01, heal=0.03, hand_over=0.02, latency=0.03)
 OFTEN_ISOLATED = Faults(latency=0.015, isolate=0.005, cut=0.003)
@@ -60,6 +61,9 @@ HUNTS = {
     "doubt_stored_late": Hunt(HARMED, range(60)),
     "full_segment_not_synced": Hunt(POWER_CUTS),
     "compacted_from_the_back": Hunt(replace(POWER_CUTS, power_loss_in_write=0.01), range(40)),
+    "entries_from_the_future": Hunt(WRONG_CLOCKS),
+    "refused_leader_stays": Hunt(WRONG_CLOCKS, range(24, 100)),
+    "committed_entries_refused": Hunt(WRONG_CLOCKS),
     "snapshot_clears_log": Hunt(replace(ELECTIONS, crash=0.03), range(87, 180), 8),
     "votes_count_twice": Hunt(replace(ELECTIONS, copies=0.8, latency=0.05), range(24, 100), nodes=5, steps=300),
 }

@@ -21,8 +21,9 @@ from functools import partial
 from itertools import combinations
 
 from cluster import hardstate
+from cluster.clocks import AHEAD_MAX
 from cluster.errors import ClusterError, RaftFatalError
-from cluster.ports import Snapshots
+from cluster.ports import Snapshots, Timekeeper
 from cluster.raft import ProposeResult, Raft, open_raft
 from cluster.settings import RaftSettings
 from cluster.status import RaftStatus
@@ -31,7 +32,7 @@ from tests.simulation.faults import Faults as Faults
 from tests.simulation.faults import Injector
 from tests.simulation.incidents import Incident, Script
 from tests.simulation.network import Network
-from tests.simulation.parts import Host, Machine, Process, SimSnapshots, SimWire, new_host
+from tests.simulation.parts import Host, Machine, Process, SimSnapshots, SimWire, new_host, stamp_of, stamped
 
 STEP = 0.005
 """Seconds of virtual time a step."""
@@ -40,6 +41,10 @@ COMMIT_BOUND = 2.0
 LEVEL_BOUND = 5.0
 """Virtual seconds after the last fault in which a command commits that was proposed since, and in which every node is level and votes.
 Messages that a stall holds back may take 1.5 of them."""
+
+EPOCH_NS = 1_700_000_000 * 10**9
+FUTURE_NS = round((AHEAD_MAX + 1.0) * 1e9)
+"""No entry is applied whose stamp is further ahead of the true time: one clock may be wrong, the others are right."""
 
 CALM_STEPS = 200
 """How long the cluster goes on under load once it has recovered, before it is looked at again."""
@@ -159,6 +164,18 @@ class World:
             segment_bytes=self.rng.choice(SEGMENT_BYTES),
         )
 
+    def time_ns(self) -> int:
+        """The true time."""
+        return EPOCH_NS + round(self.now * 1e9)
+
+    def timekeeper_of(self, host: Host, machine: Machine) -> Timekeeper:
+        """The clock of a node that starts, and how its entries are stamped."""
+        return Timekeeper(lambda: self.time_ns() + host.skew_ns, self.stamp_of, lambda: machine.reached)
+
+    def stamp_of(self, command: bytes) -> int:
+        """When a command was proposed, by its leader's clock; only the first bytes of it are there."""
+        return stamp_of(command)
+
     def members(self) -> list[str]:
         """The nodes that belong to the cluster."""
         return self.ids
@@ -168,7 +185,16 @@ class World:
         wire = SimWire(self.network, host.node_id)
         settings = self.settings_of(host)
         snapshots = self.new_snapshots(host, machine)
-        raft = open_raft(settings, machine, snapshots, host.disk, wire, clock=lambda: self.now, randomness=self.rng)
+        raft = open_raft(
+            settings,
+            machine,
+            snapshots,
+            host.disk,
+            wire,
+            clock=lambda: self.now,
+            randomness=self.rng,
+            timekeeper=self.timekeeper_of(host, machine),
+        )
         return Process(raft, machine, wire)
 
     def start(self, node: str) -> None:
@@ -290,7 +316,7 @@ class World:
         """A command of its own kind; what the client is told goes to `acknowledged`."""
         self.proposed += 1
         number = self.proposed
-        payload = b"c%d" % number
+        payload = stamped(self.time_ns() + self.hosts[raft.node_id].skew_ns, b"c%d" % number)
 
         def done(result: ProposeResult) -> None:
             if payload in self.answered:
@@ -363,6 +389,8 @@ class World:
             if process is None:
                 continue
             for index, payload, digest in process.machine.fresh:
+                if self.stamp_of(payload) > self.time_ns() + FUTURE_NS:
+                    raise self.violation(f"{node} applied {payload!r} at {index}, which is of a distant future")
                 before = self.committed.setdefault(index, (payload, digest))
                 if before != (payload, digest):
                     raise self.violation(f"{node} applied {payload!r} at {index}; others {before[0]!r}, or another history")

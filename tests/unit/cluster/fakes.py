@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from cluster import messages as m
 from cluster.membership import Change, ChangeResult, Membership, Role, encode_members
-from cluster.ports import CaptureState, LogEntry, SnapshotMark, SnapshotRefusedError
+from cluster.ports import CaptureState, LogEntry, SnapshotMark, SnapshotRefusedError, Timekeeper
 from cluster.raft import ProposeResult, Raft, open_raft
 from cluster.settings import RaftSettings
 from tests.simulation.disk import SimDisk
@@ -130,6 +130,7 @@ class Node:
         join: bool = False,
         snapshot_entries: int = 1_000_000,
         trailing_entries: int = 1_000,
+        timekeeper: Timekeeper | None = None,
     ) -> None:
         self.now = 100.0
         self.peers = [f"n{number}" for number in range(2, nodes + 1)]
@@ -147,7 +148,14 @@ class Node:
             trailing_entries=trailing_entries,
         )
         self.raft: Raft = open_raft(
-            settings, self.machine, self.snapshots, self.disk, self.wire, clock=lambda: self.now, randomness=random.Random(1)
+            settings,
+            self.machine,
+            self.snapshots,
+            self.disk,
+            self.wire,
+            clock=lambda: self.now,
+            randomness=random.Random(1),
+            timekeeper=timekeeper,
         )
         self.guard = self.raft._guard
         self.journal = self.raft._journal
