@@ -326,6 +326,17 @@ class Feed:
             for product_id, channel in sorted(self._channels.items())
         ]
 
+    def kept(self, product_id: str, start: int, count: int) -> list[bytes]:
+        """Up to `count` events of a product from sequence `start` on, encoded; none where there are none yet.
+
+        Raises:
+            TooOldError: `start` is not kept any more.
+        """
+        ring = self._channel(product_id).ring
+        if not ring.first_sequence <= start <= ring.next_sequence:
+            raise TooOldError(f"events of {product_id} are kept from sequence {ring.first_sequence} on, not from {start}")
+        return ring.slice(start, count)
+
     def next_sequence(self, product_id: str) -> int:
         """The sequence of the product's next event."""
         return self._channel(product_id).ring.next_sequence

@@ -22,6 +22,7 @@ from node.budget import Cost, Shares
 from node.config.settings import NodeConfig
 from node.engine import membership
 from node.engine.api_keys import EngineKeys, Reseal
+from node.engine.book_copy import BookCopies, LongAnswer, Pieces, is_large
 from node.engine.feed import Feed, FeedError, Subscriber, Subscription, TooOldError
 from node.engine.handover import After, Handover
 from node.engine.interregnum import WaitingRoom
@@ -38,6 +39,7 @@ from node.native.protocol import (
     AddMember,
     Answer,
     ApiKeyQuery,
+    BookQuery,
     Control,
     ControlAction,
     FailCode,
@@ -65,6 +67,10 @@ UNIT_BYTES = 16
 
 READS_WAITING_MAX = 10_000
 """Linearizable reads that may wait for a barrier."""
+
+BARRIER_INTERVAL = 0.005
+"""Seconds between barriers: each is a log entry, which all nodes sync. Reads that come meanwhile share the next one, so that however many clients
+read, they write at most 200 entries a second. The first read after a pause waits for nothing."""
 
 Send = Callable[[msgspec.Struct], None]
 """Writes one answer to whoever asked; drops it when they are gone."""
@@ -147,6 +153,7 @@ class EngineService:
         self._raft = raft
         self._views = Views(feed)
         self._log_pieces = LogPieces(config)
+        self._books = BookCopies(lambda: machine.engine, feed, after)
         self._time_ns = time_ns
         self._clock = clock
         self._more_counters = more_counters
@@ -165,6 +172,8 @@ class EngineService:
         self._expiring = False
         self._reads: list[tuple[Principal, Query, Send, Charge]] = []
         self._barrier_under_way = False
+        self._barrier_at = float("-inf")
+        self._after = after
         self._waiting_room = WaitingRoom(after, config.native.queue_max)
         self._batcher: Batcher[Sequence[AnyCommand]] = Batcher(
             raft.propose,
@@ -276,7 +285,7 @@ class EngineService:
                 request.query, self._raft.status().applied_index, lambda found: send(self._piece(request, found))
             )
         elif not request.linearizable:
-            send(self._answer(principal, request, charge))
+            self._respond(principal, request, send, charge)
         elif not self._waits_for_leader(principal.name, 1, lambda: self._read(principal, request, send, charge)):
             self._read(principal, request, send, charge)
 
@@ -292,16 +301,48 @@ class EngineService:
     def _begin_barrier(self) -> None:
         if self._barrier_under_way or self._handover.under_way or not self._reads:
             return
+        seconds = self._barrier_at + BARRIER_INTERVAL - self._clock()
+        if seconds > 0:
+            self._barrier_under_way = True
+            self._after(seconds, self._barrier_due)
+            return
+        self._barrier_at = self._clock()
         self._barrier_under_way = True
         reads, self._reads = self._reads, []
 
         def done(result: ProposeResult) -> None:
             self._barrier_under_way = False
+            if result.error is not None:
+                self._barrier_at = float("-inf")
             for principal, request, send, charge in reads:
-                send(self._answer(principal, request, charge) if result.error is None else self._not_here(request.request_id))
+                if result.error is None:
+                    self._respond(principal, request, send, charge)
+                else:
+                    send(self._not_here(request.request_id))
             self._begin_barrier()
 
         self._raft.barrier(done)
+
+    def _barrier_due(self) -> None:
+        self._barrier_under_way = False
+        self._barrier_at = float("-inf")
+        self._begin_barrier()
+
+    def _respond(self, principal: Principal, request: Query, send: Send, charge: Charge) -> None:
+        """Answer a read from the state of this node, a large book a little later."""
+        wanted = request.query
+        if not (isinstance(wanted, BookQuery) and wanted.level == 3 and is_large(self._machine.engine, wanted.product_id)):
+            send(self._answer(principal, request, charge))
+            return
+
+        def done(result: Pieces | RequestFailed, orders: int) -> None:
+            charge(Cost.rows(orders))
+            if isinstance(result, RequestFailed):
+                send(self._failure(request.request_id, result))
+            else:
+                send(LongAnswer(request.request_id, result))
+
+        self._books.ask(wanted.product_id, done)
 
     def _answer(self, principal: Principal, request: Query, charge: Charge) -> Answer | Failed:
         if isinstance(request.query, StatusQuery):

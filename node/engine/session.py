@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, cast
 import msgspec
 
 from node.budget import Bucket, Cost
+from node.engine.book_copy import LongAnswer
 from node.engine.feed import Audience, Subscription
 from node.engine.outgoing import Outgoing
 from node.engine.principal import Principal, gateway
@@ -483,6 +484,10 @@ class Session(asyncio.Protocol):
 
     def _reply(self, message: msgspec.Struct) -> None:
         if not self._open:
+            return
+        if isinstance(message, LongAnswer):
+            for piece in message.frame():
+                self.send(piece)
             return
         try:
             frame = pack(message)

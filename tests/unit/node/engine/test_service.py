@@ -13,7 +13,7 @@ from node.config.settings import NativeConfig
 from node.engine.feed import Feed
 from node.engine.principal import gateway
 from node.engine.replicated_engine import ReplicatedEngine
-from node.engine.service import READS_WAITING_MAX, UNIT_BYTES, EngineService, Identity
+from node.engine.service import BARRIER_INTERVAL, READS_WAITING_MAX, UNIT_BYTES, EngineService, Identity
 from node.errors import RequestFailed
 from node.native.framing import decode_request
 from node.native.protocol import (
@@ -322,9 +322,24 @@ class TestReads:
         desk.answers.clear()
         desk.raft.tick()
         assert [answer.request_id for answer in desk.answers] == [1], "the others came after the barrier had begun"
+        desk.wait()
         desk.raft.tick()
         assert [answer.request_id for answer in desk.answers] == list(range(1, 50))
         assert desk.raft.index == index + 2
+
+    def test_however_many_reads_come_they_write_few_entries(self, desk: Desk) -> None:
+        index = desk.raft.index
+        for number in range(2_000):
+            desk.query(CurrenciesQuery(), linearizable=True, request_id=number)
+            desk.raft.tick()
+            if desk.timers and desk.timers[0][0] <= desk.seconds:
+                desk.wait()
+            desk.seconds += 0.0001
+        while desk.timers:
+            desk.wait()
+            desk.raft.tick()
+        assert len(desk.answers) == 2_000
+        assert desk.raft.index - index <= 0.2 / BARRIER_INTERVAL + 2
 
     def test_a_barrier_that_fails(self, desk: Desk) -> None:
         desk.query(CurrenciesQuery(), linearizable=True)

@@ -1,0 +1,271 @@
+"""A book at level 3, copied while the exchange goes on: a page of orders a turn of the loop, so that no question about a large book holds up Raft.
+
+The copy is of one moment all the same, the one at which it is done. Each page is of the state when it was read. An event after that changes what
+has been copied, and leaves alone what is still to be read: an order that opens behind the place that has been reached is still to be read, one in
+front of it is added. When the last page has been read, the copy has seen every event, and is written as msgpack, again a piece a turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+import msgspec
+from sortedcontainers import SortedDict
+
+from node.engine.feed import Feed, TooOldError
+from node.errors import RequestFailed
+from node.native.protocol import BookOrder, FailCode
+from statemachine.engine import Engine
+from statemachine.events import AnyEvent, OrderChanged, OrderDone, OrderMatched, OrderOpened
+from statemachine.types import ProductStatus, Side
+
+PAGE = 400
+"""Orders read, events followed, or orders written in one turn: at most about half a millisecond."""
+
+PAUSE = 0.002
+"""Seconds between turns, so that a copy takes a fifth of the loop's time and others' work goes first."""
+
+ORDERS_MAX = 250_000
+"""Orders of a book that is copied: about 60 MB meanwhile. Larger ones are read by pages and events (`BookPageQuery`)."""
+
+Later = Callable[[float, Callable[[], None]], object]
+Pieces = list[bytes]
+"""The msgpack of a `BookView`, in pieces."""
+
+Done = Callable[[Pieces | RequestFailed, int], None]
+"""Takes the copy, and how many orders it has."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_events = msgspec.msgpack.Decoder(AnyEvent)
+_SIDES = (Side.BUY, Side.SELL)
+
+
+class LongAnswer(msgspec.Struct, frozen=True):
+    """What becomes an `Answer` whose body is in pieces."""
+
+    request_id: int
+    pieces: Pieces
+
+    def frame(self) -> list[bytes]:
+        """The bytes of its frame."""
+        size = sum(map(len, self.pieces))
+        head = b"\x93\x04" + _encode(self.request_id)
+        return [(len(head) + size).to_bytes(4, "big") + head, *self.pieces]
+
+
+def is_large(engine: Engine, product_id: str) -> bool:
+    """Whether a book has a page of orders on a side, and is copied a page at a time."""
+    return any(len(engine.book_page(product_id, side, (0, 0, 0), PAGE)) == PAGE for side in _SIDES)
+
+
+class _Side:
+    """The copy of one side: remaining sizes by order id, in time priority, by price."""
+
+    def __init__(self, side: Side) -> None:
+        self._best_first = -1 if side is Side.BUY else 1
+        self.levels: SortedDict = SortedDict()
+        self.reached = (0, 0, 0)
+        """Price, opened sequence and id of the last order read; zeros before the first."""
+        self.whole = False
+
+    def add(self, price: int, order_id: int, remaining: int) -> None:
+        """An order, behind all others of its price."""
+        key = price * self._best_first
+        level = self.levels.get(key)
+        if level is None:
+            level = self.levels[key] = {}
+        level[order_id] = remaining
+
+    def will_be_read(self, price: int) -> bool:
+        """Whether an order that opens at this price now is on a page to come: it stands behind all others of its price."""
+        if self.whole:
+            return False
+        return not self.reached[0] or price * self._best_first >= self.reached[0] * self._best_first
+
+    def change(self, price: int, order_id: int, by: int) -> bool:
+        """An order loses so much of its size, and leaves where that is all; whether it has left."""
+        key = price * self._best_first
+        level = self.levels[key]
+        level[order_id] -= by
+        if level[order_id]:
+            return False
+        del level[order_id]
+        if not level:
+            del self.levels[key]
+        return True
+
+    def rows(self) -> Iterator[BookOrder]:
+        """Every order, in the order in which they trade."""
+        for key, level in self.levels.items():
+            price = key * self._best_first
+            for order_id, remaining in level.items():
+                yield BookOrder(price, remaining, order_id)
+
+
+class BookCopy:
+    """One copy. `step` is called until it returns False; `pieces` is the result then."""
+
+    def __init__(self, engine: Engine, feed: Feed, product_id: str) -> None:
+        self.engine = engine
+        self.product_id = product_id
+        self.pieces: Pieces = []
+        self._feed = feed
+        self._next = feed.next_sequence(product_id)
+        self._sides = {side: _Side(side) for side in _SIDES}
+        self._places: dict[int, tuple[_Side, int]] = {}
+        self._work = self._steps()
+
+    @property
+    def orders(self) -> int:
+        """Orders copied."""
+        return len(self._places)
+
+    def step(self) -> bool:
+        """Do a bounded piece of the work; whether there is more.
+
+        Raises:
+            TooOldError: too much has happened meanwhile, begin again.
+            RequestFailed: the book is too large.
+        """
+        return next(self._work, False)
+
+    def _steps(self) -> Iterator[bool]:
+        for side in _SIDES:
+            more = True
+            while more:
+                yield from self._catch_up()
+                more = self._read_page(side)
+                yield True
+        yield from self._catch_up()
+        yield from self._write()
+
+    def _catch_up(self) -> Iterator[bool]:
+        """Apply all events there are. What comes behind it in the same step sees the state after them."""
+        while self._follow():
+            yield True
+
+    def _read_page(self, side: Side) -> bool:
+        copy = self._sides[side]
+        page = self.engine.book_page(self.product_id, side, copy.reached, PAGE)
+        if len(self._places) + len(page) > ORDERS_MAX:
+            text = f"the book of {self.product_id} has more than {ORDERS_MAX} orders: read it with BookPageQuery, and follow its events"
+            raise RequestFailed(FailCode.BAD_REQUEST, text)
+        for price, remaining, order_id, opened_sequence in page:
+            copy.add(price, order_id, remaining)
+            self._places[order_id] = copy, price
+            copy.reached = (price, opened_sequence, order_id)
+        copy.whole = len(page) < PAGE
+        return not copy.whole
+
+    def _follow(self) -> bool:
+        """Apply some events; whether there were any."""
+        events = self._feed.kept(self.product_id, self._next, PAGE)
+        self._next += len(events)
+        for event in events:
+            self._apply(_events.decode(event))
+        return bool(events)
+
+    def _apply(self, event: AnyEvent) -> None:
+        match event:
+            case OrderOpened():
+                copy = self._sides[event.side]
+                if not copy.will_be_read(event.price):
+                    copy.add(event.price, event.order_id, event.remaining)
+                    self._places[event.order_id] = copy, event.price
+            case OrderMatched() if not event.auction:
+                self._reduce(event.maker_order_id, event.size)
+            case OrderChanged() if event.resting:
+                self._reduce(event.order_id, event.old - event.new)
+            case OrderDone() if event.resting and event.remaining:
+                self._reduce(event.order_id, event.remaining)
+
+    def _reduce(self, order_id: int, by: int) -> None:
+        place = self._places.get(order_id)
+        if place is not None and place[0].change(place[1], order_id, by):
+            del self._places[order_id]
+
+    def _write(self) -> Iterator[bool]:
+        """The book as it is now; from here on nothing changes the copy."""
+        row = self.engine.product(self.product_id)
+        assert row is not None, "products stay"
+        head = _encode([self.product_id, row.product_sequence, [], []])
+        pieces = [b"\x97" + head[1:]]  # an array of seven, of which these are the first four
+        for side in _SIDES:
+            rows = self._sides[side].rows()
+            place, count = len(pieces), 0
+            while part := list(islice(rows, PAGE)):
+                pieces.append(_encode(part)[1 if len(part) < 16 else 3 :])
+                count += len(part)
+                yield True
+            pieces.insert(place, b"\xdd" + count.to_bytes(4, "big"))
+        pieces.append(_encode(row.status is ProductStatus.AUCTION))
+        self.pieces = pieces
+
+
+class BookCopies:
+    """Copies for whoever asks: one at a time, shared by all who ask for the same book meanwhile, and given again while the book has not moved.
+
+    Args:
+        engine: the engine as it is now; a snapshot replaces it.
+        after: `loop.call_later`.
+    """
+
+    def __init__(self, engine: Callable[[], Engine], feed: Feed, after: Later) -> None:
+        self._engine = engine
+        self._feed = feed
+        self._after = after
+        self._waiting: dict[str, list[Done]] = {}
+        self._copy: BookCopy | None = None
+        self._kept: tuple[str, int, Pieces, int] | None = None
+
+    def ask(self, product_id: str, done: Done) -> None:
+        """Have `done` called with the book of an existing product, perhaps at once, or with why there is none."""
+        kept = self._kept
+        if kept is not None and kept[:2] == (product_id, self._engine().product_sequence(product_id)):
+            done(kept[2], kept[3])
+            return
+        self._waiting.setdefault(product_id, []).append(done)
+        if self._copy is None:
+            self._begin()
+
+    def _begin(self) -> None:
+        """Copy the book that was asked for first."""
+        product_id = next(iter(self._waiting), None)
+        self._copy = None
+        if product_id is not None:
+            self._copy = BookCopy(self._engine(), self._feed, product_id)
+            self._go_on()
+
+    def _go_on(self) -> None:
+        copy = self._copy
+        assert copy is not None, "one is under way"
+        if copy.engine is not self._engine():
+            self._begin()  # a snapshot has replaced the state
+            return
+        try:
+            more = copy.step()
+        except TooOldError:
+            self._begin()
+            return
+        except RequestFailed as error:
+            self._end(copy.product_id, error, 0)
+            return
+        if more:
+            self._after(PAUSE, self._go_on)
+            return
+        self._end(copy.product_id, copy.pieces, copy.orders)
+
+    def _end(self, product_id: str, result: Pieces | RequestFailed, orders: int) -> None:
+        if not isinstance(result, RequestFailed):
+            self._kept = (product_id, _sequence(result), result, orders)
+        waiting = self._waiting.pop(product_id)
+        for done in waiting:
+            done(result, orders)
+        self._begin()
+
+
+def _sequence(pieces: Pieces) -> int:
+    """The product sequence in a `BookView`."""
+    head = msgspec.msgpack.decode(b"\x94" + pieces[0][1:], type=tuple[str, int, list[int], list[int]])
+    return head[1]
