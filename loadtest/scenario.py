@@ -83,6 +83,8 @@ class Scenario:
         self.plan = plan
         self.access = Access(directory)
         self.people: list[Trader] = traders(plan.clients, plan.seed)
+        self.others = False
+        """Whether somebody else sends commands to this cluster as well."""
         self.acks_path = directory / ACKS_FILE
         self.history = History(directory / HISTORY_FILE, plan.history) if plan.history else None
         self.recorder = Recorder(self.acks_path, self.history)
@@ -277,7 +279,8 @@ class Scenario:
 
     def _judge_history(self, history: History, statuses: dict[str, NodeStatus | None]) -> AuditCheck:
         first = inf if history.complete else history.last_sequence + UNDER_WAY_MAX
-        return linearizable(history, committed_batches(self.access.directory, statuses, first=first))
+        batches = committed_batches(self.access.directory, statuses, first=first)
+        return linearizable(history, batches, others=self.others)
 
 
 def _queries(random: Random, people: list[Trader]) -> Iterator[AnyQuery]:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
 import ssl
 import sys
 import time
@@ -28,8 +29,9 @@ HONEST = traders(2, SEED, "honest")
 ATTACKERS = traders(12, SEED, "mallory")
 """Accounts of the attacker, each with a key that may view, trade and transfer."""
 
-ATTACKER_HOST = "127.0.0.66"
-"""Where an attacker's own connections come from. The honest trader and the nodes are at 127.0.0.1, as other people would be elsewhere."""
+ATTACKER_HOST = os.environ.get("QUORUMBOOK_ATTACKER_HOST", "127.0.0.66")
+"""Where an attacker's own connections come from; a run in another network names an address there.
+The honest trader and the nodes are at 127.0.0.1, as other people would be elsewhere."""
 
 
 class Target:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.chaos import clocks, cuts, faults, limits, lines, points, power
+from tests.chaos import attacks, clocks, cuts, faults, limits, lines, points, power
 
 FAULTS: dict[str, type[faults.Fault]] = {
     fault.name: fault
@@ -40,6 +40,7 @@ FAULTS: dict[str, type[faults.Fault]] = {
         limits.FewDescriptors,
         limits.LittleMemory,
         limits.SlowNode,
+        attacks.Attacked,
         cuts.CutLeader,
         cuts.CutFollower,
         cuts.CutAll,

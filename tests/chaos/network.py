@@ -1,6 +1,6 @@
 """A network of the run's own: a namespace a node, one for the clients with a bridge between them all. Needs root and `ip`.
 
-    namespace PREFIXh    the clients; bridge hub0, 10.77.0.254
+    namespace PREFIXh    the clients; bridge hub0, 10.77.0.254, and 10.77.0.253 for attackers
     namespace PREFIXn1   node n1; eth0, 10.77.0.1; its other end is port v1 of the bridge
 
 The addresses exist inside these namespaces only. Whoever makes the network runs the rest as a child in it (`run_inside`) and takes it
@@ -25,6 +25,8 @@ NODES = ("n1", "n2", "n3", "n4")
 """The last one is there for a node that takes another one's place."""
 SUBNET = "10.77.0"
 BRIDGE = "hub0"
+ATTACKER = f"{SUBNET}.253"
+"""Where an attacker's connections come from: not where honest clients are."""
 LOCAL_RULE = "1000"
 CUT_RULE = "10"
 CHILD_SECONDS = 60
@@ -45,6 +47,7 @@ class Network:
         call("ip", "-n", hub, "link", "set", "lo", "up")
         call("ip", "-n", hub, "link", "add", BRIDGE, "type", "bridge")
         call("ip", "-n", hub, "addr", "add", f"{SUBNET}.254/24", "dev", BRIDGE)
+        call("ip", "-n", hub, "addr", "add", f"{ATTACKER}/24", "dev", BRIDGE)
         call("ip", "-n", hub, "link", "set", BRIDGE, "up")
         for node_id in NODES:
             self._add(hub, node_id)

@@ -86,6 +86,11 @@ class Stage:
             raise NotPossibleError("the nodes are on loopback")
         return self._network
 
+    @property
+    def in_namespaces(self) -> bool:
+        """Whether each node has a network namespace of its own."""
+        return self._network is not None
+
     def inside(self, node_id: str) -> tuple[str, ...]:
         """A command that runs another one where a node runs."""
         return () if self._network is None else self._network.inside(node_id)
