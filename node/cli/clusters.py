@@ -173,8 +173,8 @@ async def _next_leader(session: Session, before: NodeStatus, seconds: float) -> 
     """
     end = asyncio.get_running_loop().time() + seconds
     while True:
-        found: NodeStatus = await session.client.query(StatusQuery())
-        if found.term > before.term and found.role == "leader" and found.ready:
+        found: NodeStatus = await session.client.query(StatusQuery(), linearizable=True)
+        if found.term > before.term and found.role == "leader":
             return found.node_id
         if asyncio.get_running_loop().time() > end:
             raise RequestFailed(FailCode.NO_LEADER, f"nobody else leads within {seconds:g} s; see `quorumbook cluster status`")

@@ -42,7 +42,7 @@ def test_a_backup_becomes_a_new_cluster(make_ground: MakeGround, tmp_path: Path)
         ("order", "place", "BTC-USD", "buy", "0.5", "--price", "100", "--as", "alice", "--client-oid", "mine"),
     ):
         run(old, *arguments)
-    assert "n2 takes" in run(old, "snapshot", "take", "n2")
+    assert "n2: the snapshot at index" in run(old, "snapshot", "take", "n2")
     backup = tmp_path / "backup"
     printed = run(old, "backup", str(backup), "--node", "n2")
     snapshot = Path(printed.split(":")[0])

@@ -89,7 +89,7 @@ class Network:
         return LocalCluster(directory, command=(sys.executable, "-m", "tests.chaos.network", self._prefix))
 
     def inside(self, node_id: str) -> tuple[str, ...]:
-        """A command that runs another one in a node's namespace."""
+        """A command that runs another one in a node's namespace, or with "h" in the clients'."""
         return ("ip", "netns", "exec", self._prefix + node_id)
 
     def places(self, node_id: str) -> tuple[str, str, str]:
