@@ -9,8 +9,18 @@ from node.gateway.ids import account_text, check_name, product_text
 from node.gateway.reasons import rejection
 from node.gateway.requests import ProfileTransferRequest, TransferRequest, parse, raw_text
 from node.gateway.responses import account_json, profile_json, rate, transfer_json
-from node.gateway.shapes import AccountJson, FeesJson, ProfileJson, ProfileTransferJson, TransferJson, UserJson
-from node.gateway.volumes import usd_volume
+from node.gateway.shapes import (
+    AccountJson,
+    ExchangeLimitsJson,
+    FeeEstimateJson,
+    FeesJson,
+    ProfileJson,
+    ProfileTransferJson,
+    TransferJson,
+    UserJson,
+    WalletJson,
+)
+from node.gateway.volumes import DOLLARS, own_user, usd_volume
 from node.gateway.web import Answer, Call
 from node.native.protocol import BalancesQuery, FailCode
 from statemachine.commands import Deposit, Transfer, Withdraw
@@ -90,6 +100,30 @@ async def fees(call: Call) -> Answer[FeesJson]:
             "usd_volume": await usd_volume(call),
         }
     )
+
+
+async def no_wallets(_call: Call) -> Answer[list[WalletJson]]:
+    """GET /payment-methods and /coinbase-accounts: none. Money comes and goes by the custody system."""
+    return Answer([])
+
+
+async def no_address(_call: Call) -> Answer[WalletJson]:
+    """POST /coinbase-accounts/{id}/addresses: refused, since there are no such accounts: the custody system gives out addresses."""
+    raise ApiError(404, "NotFound", "id", detail="the exchange keeps no wallets: deposit addresses come from the custody system")
+
+
+async def fee_estimate(call: Call) -> Answer[FeeEstimateJson]:
+    """GET /withdrawals/fee-estimate: nothing is taken for a withdrawal."""
+    name = call.parameters().get("currency")
+    if name is not None:
+        await call.gateway.catalogue.currency(name)
+    return Answer({"fee": "0"})
+
+
+async def exchange_limits(call: Call) -> Answer[ExchangeLimitsJson]:
+    """GET /users/{id}/exchange-limits: none are set; the id is `self` or the account of the key."""
+    own_user(call)
+    return Answer({"limit_currency": DOLLARS, "transfer_limits": {}})
 
 
 async def deposit(call: Call) -> Answer[TransferJson]:

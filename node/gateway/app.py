@@ -25,6 +25,7 @@ from node.gateway.http.server import HttpServer
 from node.gateway.openapi import document
 from node.gateway.requests import (
     AccountRequest,
+    AddressRequest,
     BatchCancelRequest,
     BatchRequest,
     CancelRequest,
@@ -72,6 +73,18 @@ ROUTES = (
     Route("GET", "/fees", accounts.fees, Permission.VIEW, ("product_id",)),
     *(Route("POST", f"/deposits{way}", accounts.deposit, Permission.DEPOSIT, body=TransferRequest) for way in WAYS[:-1]),
     *(Route("POST", f"/withdrawals{way}", accounts.withdraw, Permission.TRANSFER, body=TransferRequest) for way in WAYS),
+    Route("GET", "/withdrawals/fee-estimate", accounts.fee_estimate, Permission.VIEW, ("currency",)),
+    Route("GET", "/payment-methods", accounts.no_wallets, Permission.VIEW),
+    Route("GET", "/coinbase-accounts", accounts.no_wallets, Permission.VIEW),
+    Route(
+        "POST",
+        "/coinbase-accounts/{id}/addresses",
+        accounts.no_address,
+        Permission.TRANSFER,
+        body=AddressRequest,
+        body_required=False,
+    ),
+    Route("GET", "/users/{id}/exchange-limits", accounts.exchange_limits, Permission.VIEW),
     Route("POST", "/orders", orders.place, Permission.TRADE, body=OrderRequest),
     Route("POST", "/orders/batch", batches.place, Permission.TRADE, body=BatchRequest),
     Route("POST", "/orders/batch_cancel", batches.cancel, Permission.TRADE, body=BatchCancelRequest),

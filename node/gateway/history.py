@@ -176,8 +176,9 @@ async def account_transfers(call: Call) -> Answer[list[BookedTransferJson]]:
 
 
 async def transfers(call: Call) -> Answer[list[BookedTransferJson]]:
-    """GET /transfers: deposits and withdrawals of all currencies."""
-    return await _transfers(call, "")
+    """GET /transfers: deposits and withdrawals, of all currencies or of one."""
+    name = call.parameters().get("currency")
+    return await _transfers(call, (await call.gateway.catalogue.currency(name)).currency if name is not None else "")
 
 
 async def _transfers(call: Call, currency: str) -> Answer[list[BookedTransferJson]]:
@@ -310,10 +311,10 @@ def _span(given: Mapping[str, str], granularity: int) -> tuple[int, int]:
 async def _currency(call: Call) -> CurrencyRow:
     """The currency of the account in the path. Raises ApiError 404."""
     account_id = call.account_id
-    owner, _, name = call.path("id").rpartition(":")
-    if owner != account_id:
+    text, prefix = call.path("id"), account_text(account_id, "")
+    if not text.startswith(prefix):
         raise ApiError(404, "NotFound", "id")
-    return await call.gateway.catalogue.currency(name)
+    return await call.gateway.catalogue.currency(text.removeprefix(prefix))  # names of currencies may have colons, too
 
 
 def _page(given: Mapping[str, str]) -> Page:
@@ -356,7 +357,7 @@ ROUTES = (
     Route("GET", "/accounts/{id}/ledger", ledger, Permission.VIEW, ("type", *PAGE)),
     Route("GET", "/accounts/{id}/holds", holds, Permission.VIEW, PAGE),
     Route("GET", "/accounts/{id}/transfers", account_transfers, Permission.VIEW, ("type", *PAGE)),
-    Route("GET", "/transfers", transfers, Permission.VIEW, ("type", *PAGE)),
+    Route("GET", "/transfers", transfers, Permission.VIEW, ("type", "currency", *PAGE)),
     Route("GET", "/transfers/{id}", transfer, Permission.VIEW),
     Route("GET", "/fills", fills, Permission.VIEW, ("product_id", "order_id", "market_type", *PAGE)),
 )

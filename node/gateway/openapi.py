@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from node.gateway.health import MachineCall
-from node.gateway.orders import STATUSES
+from node.gateway.orders import SORTED_BY, STATUSES
 from node.gateway.shapes import ErrorJson
 from node.gateway.web import ROLE_HEADER, SEQUENCE_HEADER, Handler, Route
 from node.history.candles import GRANULARITIES
@@ -33,10 +33,11 @@ QUERIES: dict[str, tuple[str, Schema]] = {
     ),
     "active": ("whether active profiles are wanted (the default), or others", {"type": "string", "enum": ["true", "false"]}),
     "market_type": ("accepted and not used", TEXT),
-    "sortedBy": ("lists are newest first", {"type": "string", "enum": ["created_at"]}),
-    "sorting": ("lists are newest first", {"type": "string", "enum": ["desc"]}),
+    "sortedBy": ("what live orders are sorted by; others are by created_at", {"type": "string", "enum": list(SORTED_BY)}),
+    "sorting": ("desc by default; asc for live orders alone", {"type": "string", "enum": ["desc", "asc"]}),
+    "currency": ("only of this currency", TEXT),
     "level": ("1: best prices; 2: fifty price levels; 3: every order", {"type": "integer", "enum": [1, 2, 3]}),
-    "limit": ("how many at most", {"type": "integer", "minimum": 1, "maximum": 1_000}),
+    "limit": ("how many at most, 100 by default; more than 1,000 are taken as 1,000", {"type": "integer", "minimum": 1}),
     "after": ("older than this: the header cb-after of the page before", TEXT),
     "before": ("newer than this: the header cb-before of the page before", TEXT),
     "product_id": ("only of this product", TEXT),
@@ -63,13 +64,18 @@ FAILURES: dict[int, str] = {
     404: "no such order, product, account or path",
     408: "the body came too slowly",
     413: "the body is too large",
+    414: "the request target is too long",
     415: "the body is compressed",
+    431: "the headers are too many or too long",
     429: "too many requests: wait for the seconds of Retry-After",
     503: "no leader could be reached, the engine does not answer, or the cluster key of the API key is not here; nothing was done",
 }
 PRIVATE: dict[int, str] = {401: "no signature, or a bad one", 403: "the key lacks a permission"}
 ELSEWHERE: dict[int, str] = {307: "the leader must answer this: repeat it at Location"}
-COMMANDS: dict[int, str] = {504: "no answer before the deadline: the outcome is unknown, send the same request again"}
+COMMANDS: dict[int, str] = {
+    409: "somebody else changed meanwhile what this changes: read it again",
+    504: "no answer before the deadline: the outcome is unknown, send the same request again",
+}
 
 HEADERS: dict[str, Schema] = {
     name: {"description": meaning, "schema": {"type": kind}}

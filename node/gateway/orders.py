@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+
+from node.budget import Cost
 from node.errors import RequestFailed
+from node.gateway.catalogue import Product
 from node.gateway.errors import ApiError, BadRequestError
 from node.gateway.ids import check_name, order_number, order_span, order_text, product_text
 from node.gateway.placing import placed, placing, present
 from node.gateway.reasons import rejection
-from node.gateway.requests import CancelRequest, OrderRequest, page_limit, parse, period
-from node.gateway.responses import order_json
+from node.gateway.requests import PAGE_MAX, CancelRequest, OrderRequest, choice, page_limit, parse, period
+from node.gateway.responses import ORDER_TYPES, SIDES, order_json
 from node.gateway.shapes import OrderJson
 from node.gateway.web import Answer, Call
 from node.history.pages import Page
@@ -30,8 +35,15 @@ STATUSES: dict[str, frozenset[OrderStatus]] = {
     "rejected": frozenset(),
 }
 """What the statuses of a list stand for. No order here is pending, received or rejected: it is answered with what came of it."""
-ORDER_OF_LISTS = {"sortedBy": "created_at", "sorting": "desc"}
-"""The one order that lists have, in the parameters of Coinbase Exchange."""
+SORTED_BY: dict[str, Callable[[OrderState, Product], Fraction | int | str]] = {
+    "created_at": lambda order, _product: order.order_id,
+    "price": lambda order, product: Fraction(order.price, 10**product.quote_scale),
+    "size": lambda order, product: Fraction(order.size, 10**product.base_scale),
+    "order_id": lambda order, _product: order.order_id,
+    "side": lambda order, _product: SIDES[order.side],
+    "type": lambda order, _product: ORDER_TYPES[order.order_type],
+}
+"""What lists may be sorted by, in the parameters of Coinbase Exchange. Equal orders are newest first."""
 CLIENT_PREFIX = "client:"
 
 
@@ -47,9 +59,6 @@ async def place(call: Call) -> Answer[OrderJson]:
 async def order_list(call: Call) -> Answer[list[OrderJson]]:
     """GET /orders: newest first; open ones unless `status` says otherwise. `after` leads to older ones."""
     given = call.parameters()
-    for name, only in ORDER_OF_LISTS.items():
-        if given.get(name, only) != only:
-            raise BadRequestError(f"{name} must be {only}: lists are newest first", name)
     limit = page_limit(given)
     before_id, newer_than = order_span(given)
     start, end = period(given)
@@ -57,12 +66,39 @@ async def order_list(call: Call) -> Answer[list[OrderJson]]:
     product_id = ""
     if "product_id" in given:
         product_id = (await call.gateway.catalogue.product(product_text(given["product_id"]))).row.product_id
+    if (given.get("sortedBy", "created_at"), given.get("sorting", "desc")) != ("created_at", "desc"):
+        return await _sorted_list(call, product_id, wanted, given)
     page: list[OrderState] = []
     if wanted:
         span = (before_id, newer_than)
         page = await _found(call, product_id, wanted, span, Page(limit, start=start, end=end))
     headers = {"cb-before": order_text(page[0].order_id), "cb-after": order_text(page[-1].order_id)} if page else {}
     return Answer([await _order_body(call, order) for order in page], headers)
+
+
+async def _sorted_list(
+    call: Call, product_id: str, wanted: frozenset[OrderStatus], given: Mapping[str, str]
+) -> Answer[list[OrderJson]]:
+    """Another order than newest first: of live orders, which are bounded, and all of which are read. The key pays for the rows."""
+    by = choice(given.get("sortedBy", "created_at"), SORTED_BY, "sortedBy")
+    backwards = choice(given.get("sorting", "desc"), {"desc": True, "asc": False}, "sorting")
+    if not wanted <= LIVE or {"after", "before"} & set(given):
+        text = "sortedBy and sorting go with live orders (status open or active) and without after and before; other lists are newest first"
+        raise BadRequestError(text, "sortedBy" if "sortedBy" in given else "sorting")
+    start, end = period(given)
+    orders: list[OrderState] = []
+    below = 0
+    while wanted:
+        found = await _found(call, product_id, wanted, (below, 0), Page(PAGE_MAX, start=start, end=end))
+        orders += found
+        if len(found) < PAGE_MAX:
+            break
+        below = found[-1].order_id
+    assert call.identity is not None, "the route asks for a permission"
+    call.gateway.limits.keys.spend(call.identity.key_id, Cost.rows(len(orders)))
+    products = {order.product_id: await call.gateway.catalogue.product(order.product_id) for order in orders}
+    orders.sort(key=lambda order: by(order, products[order.product_id]), reverse=backwards)
+    return Answer([await _order_body(call, order) for order in orders[: page_limit(given)]])
 
 
 async def _found(

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -106,6 +106,12 @@ class TransferRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     destination_tag: str | None = None
     no_destination_tag: bool | None = None
     add_network_fee_to_total: bool | None = None
+    network: str | None = None
+    nonce: int | str | None = None
+    two_factor_code: str | None = None
+    is_intermediary: bool | None = None
+    intermediary_jurisdiction: str | None = None
+    travel_rule_data: dict[str, Any] | None = None
     profile_id: str | None = None
 
 
@@ -157,6 +163,10 @@ class StatusRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class AccountRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """PUT /admin/accounts/{id}: nothing but the id in the path."""
+
+
+class AddressRequest(msgspec.Struct, frozen=True):
+    """POST /coinbase-accounts/{id}/addresses: whatever it says is refused."""
 
 
 class NewKeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

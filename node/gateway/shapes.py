@@ -187,6 +187,25 @@ class FeesJson(TypedDict):
     usd_volume: str | None
 
 
+class WalletJson(TypedDict):
+    """A payment method, or a wallet elsewhere: the exchange has neither, so lists of them are empty."""
+
+    id: str
+
+
+class FeeEstimateJson(TypedDict):
+    """What the exchange takes for a withdrawal."""
+
+    fee: str
+
+
+class ExchangeLimitsJson(TypedDict):
+    """How much may be moved: the exchange sets no limit, so `transfer_limits` is empty."""
+
+    limit_currency: str
+    transfer_limits: dict[str, dict[str, str]]
+
+
 class TransferJson(TypedDict):
     """A booked deposit or withdrawal, with the balance after it."""
 

@@ -21,7 +21,16 @@ DOLLARS = "USD"
 
 async def trailing_volume(call: Call) -> Answer[list[TrailingVolumeJson]]:
     """GET /users/self/trailing-volume: of 30 days, for each product that the account has traded in them. Counts from a full hour on."""
-    account_id, now = call.account_id, time.time_ns()
+    return await _volumes(call, call.account_id)
+
+
+async def trading_volumes(call: Call) -> Answer[list[TrailingVolumeJson]]:
+    """GET /users/{id}/trading-volumes: the same; the id is `self` or the account of the key."""
+    return await _volumes(call, own_user(call))
+
+
+async def _volumes(call: Call, account_id: str) -> Answer[list[TrailingVolumeJson]]:
+    now = time.time_ns()
     first = _first_hour(now)
     source = await history(call)
     own = await source.ask(lambda past: past.traded(account_id, first))
@@ -59,5 +68,16 @@ async def _volume(call: Call, product_id: str, own: int, hours: Sequence[Candle]
     }
 
 
-ROUTES = (Route("GET", "/users/self/trailing-volume", trailing_volume, Permission.VIEW),)
+def own_user(call: Call) -> str:
+    """The account of the key, where the path names it or says `self`. Raises ApiError 404 for anybody else."""
+    account_id = call.account_id
+    if call.path("id") not in ("self", account_id):
+        raise ApiError(404, "NotFound", "id")
+    return account_id
+
+
+ROUTES = (
+    Route("GET", "/users/self/trailing-volume", trailing_volume, Permission.VIEW),
+    Route("GET", "/users/{id}/trading-volumes", trading_volumes, Permission.VIEW),
+)
 """The calls of this module."""

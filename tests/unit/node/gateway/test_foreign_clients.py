@@ -29,10 +29,15 @@ class Client:
         self.connection = http.client.HTTPConnection(HOST, exchange.client.port, timeout=10)
 
     async def send(self, signed: Mapping[str, str], target: str, body: bytes) -> tuple[int, dict[str, object]]:
-        return await asyncio.to_thread(self._send, signed, target, body)
+        return await asyncio.to_thread(self._send, "POST", signed, target, body)
 
-    def _send(self, signed: Mapping[str, str], target: str, body: bytes) -> tuple[int, dict[str, object]]:
-        self.connection.request("POST", target, body, dict(signed))
+    async def get(self, target: str) -> int:
+        """The status of a GET of alice's, whose target is sent as it is written here."""
+        signed = headers(self.exchange.keys["alice"], "GET", target)
+        return (await asyncio.to_thread(self._send, "GET", signed, target, b""))[0]
+
+    def _send(self, method: str, signed: Mapping[str, str], target: str, body: bytes) -> tuple[int, dict[str, object]]:
+        self.connection.request(method, target, body, dict(signed))
         answer = self.connection.getresponse()
         return answer.status, json.loads(answer.read())
 
@@ -250,3 +255,67 @@ async def test_a_change_of_a_product_that_somebody_else_changed_is_refused(excha
     assert (status, answer["reason"]) == (409, "changed_meanwhile")
     product = (await exchange.get("/products/BTC-USD"))[1]
     assert (product["maker_fee_rate"], product["taker_fee_rate"]) == ("0.005", "0.002")
+
+
+async def test_live_orders_are_sorted_as_asked(exchange: Exchange) -> None:
+    await exchange.order("alice", "sell", "300", "3")
+    await exchange.order("alice", "buy", "90", "5")
+    body = {"product_id": "ETH-BTC", "side": "sell", "price": "100.5", "size": "4"}
+    assert (await exchange.call("alice", "POST", "/orders", body))[0] == 200
+
+    async def listed(query: str) -> list[str]:
+        return [order["size"] for order in (await exchange.call("alice", "GET", f"/orders?{query}"))[1]]
+
+    assert await listed("sortedBy=price&sorting=asc") == ["5", "4", "3"], "in decimals, whatever digits the currencies have"
+    assert await listed("sortedBy=price") == ["3", "4", "5"]
+    assert await listed("sortedBy=size&sorting=asc&limit=2") == ["3", "4"]
+    assert await listed("sorting=asc") == ["3", "5", "4"]
+    assert await listed("sortedBy=side&sorting=asc") == ["5", "4", "3"], "equal ones are newest first"
+
+
+@pytest.mark.parametrize(
+    ("target", "answer"),
+    [
+        ("/payment-methods", []),
+        ("/coinbase-accounts", []),
+        ("/withdrawals/fee-estimate?currency=BTC&crypto_address=x", {"fee": "0"}),
+        ("/users/self/exchange-limits", {"limit_currency": "USD", "transfer_limits": {}}),
+        ("/users/alice/exchange-limits", {"limit_currency": "USD", "transfer_limits": {}}),
+    ],
+)
+async def test_what_the_exchange_does_not_have_is_told_truthfully(exchange: Exchange, target: str, answer: object) -> None:
+    assert await exchange.call("alice", "GET", target) == (200, answer)
+
+
+async def test_nobodys_wallets_users_and_currencies_are_404(exchange: Exchange) -> None:
+    assert (await exchange.call("alice", "POST", "/coinbase-accounts/x/addresses", {}))[0] == 404
+    assert (await exchange.call("alice", "GET", "/users/bob/exchange-limits"))[0] == 404
+    assert (await exchange.call("alice", "GET", "/withdrawals/fee-estimate?currency=NO"))[0] == 404
+
+
+async def test_a_withdrawal_as_clients_write_it(exchange: Exchange) -> None:
+    body = {
+        "currency": "BTC",
+        "amount": 0.5,
+        "crypto_address": "x",
+        "nonce": 7,
+        "network": "bitcoin",
+        "add_network_fee_to_total": False,
+    }
+    assert (await exchange.call("alice", "POST", "/withdrawals/crypto", body))[0] == 200
+
+
+async def test_names_with_colons_and_escapes_are_found_everywhere(exchange: Exchange, client: Client) -> None:
+    """L7: the account of a currency `a:b`, and names written with percent escapes."""
+    assert (await exchange.call("admin", "PUT", "/admin/currencies/a:b", {"scale": 2}))[0] == 200
+    for target in (
+        "/accounts/alice:a:b",
+        "/accounts/alice%3Aa%3ab",
+        "/accounts/alice:a:b/holds",
+        "/accounts/%61lice:a%3Ab/holds",
+    ):
+        assert await client.get(target) == 200, target
+    for target in ("/currencies/a:b", "/currencies/%61%3Ab", "/products/BTC%2FUSD", "/%70roducts/BTC%2dUSD", "/%74ime"):
+        assert await client.get(target) == 200, target
+    for target in ("/accounts/alice", "/accounts/bob:a:b/holds", "/products%2FBTC-USD", "/products/BTC/USD", "/accounts/alice:a"):
+        assert await client.get(target) == 404, target

@@ -149,9 +149,8 @@ async def test_the_ledger_by_type(kept: Exchange) -> None:
 
 
 async def test_old_orders_are_found_by_their_time(kept: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behind more orders than a page has."""
+    """Behind more orders than the engine keeps."""
     monkeypatch.setattr("statemachine.state.DONE_ORDERS_PER_ACCOUNT", 2)
-    monkeypatch.setattr("node.gateway.orders.PAGE_MAX", 4)
     placed = [await kept.order("alice", "buy", "10", "1") for _ in range(12)]
     assert (await kept.call("alice", "DELETE", "/orders"))[0] == 200
     target = f"/orders?status=done&end_date={placed[1]['created_at']}"
@@ -285,7 +284,6 @@ async def test_the_sessions_of_a_product(kept: Exchange) -> None:
         ("granularity=60&start=0&end=86400", "granularity"),
         ("start=10&end=5", "end"),
         ("start=yesterday&end=5", "start"),
-        ("limit=5", "limit"),
     ],
 )
 async def test_bad_candles(kept: Exchange, query: str, field: str) -> None:

@@ -275,8 +275,11 @@ async def test_cursors_of_orders_lie_where_ids_lie(exchange: Exchange) -> None:
         ("/accounts/alice:USD/holds?after=1", "after"),
         ("/accounts/alice:USD/holds?end_date=soon", "end_date"),
         ("/fills?order_id=1", "order_id"),
-        ("/orders?sorting=asc", "sorting"),
-        ("/orders?sortedBy=price", "sortedBy"),
+        ("/orders?sorting=up", "sorting"),
+        ("/orders?sortedBy=colour", "sortedBy"),
+        ("/orders?sorting=asc&status=done", "sorting"),
+        ("/orders?sortedBy=price&status=all", "sortedBy"),
+        ("/orders?sortedBy=price&after=00000000-0000-0000-0000-000000000001", "sortedBy"),
         ("/orders/1", "id"),
     ],
 )
