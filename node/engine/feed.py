@@ -6,7 +6,7 @@ everything: then it gets each new frame, the same bytes as everybody. It is *beh
 as its connection takes it, so a slow reader costs no memory; when the ring has passed it by, it is told TOO_OLD and ends.
 
 Accounts are nobody's business but their own: sessions that are not gateways or operators get the events with account ids and client
-order ids left empty.
+order ids left empty, and of a stop order that waits only its id and side.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from statemachine.events import (
     OrderReceived,
     StatusChanged,
 )
+from statemachine.types import OrderType, StopType
 
 EVENTS_PER_FRAME = 2_000
 """An event is at most about 400 bytes, so a frame stays below 1 MB; a busy apply gives a few hundred."""
@@ -56,13 +57,22 @@ class Audience(Enum):
     PUBLIC = 2
 
 
-_PRIVATE_FIELDS: dict[type[msgspec.Struct], dict[str, str]] = {
+_PRIVATE_FIELDS: dict[type[msgspec.Struct], dict[str, object]] = {
     OrderReceived: {"account_id": "", "client_oid": ""},
     OrderOpened: {"account_id": ""},
     OrderMatched: {"maker_account_id": "", "taker_account_id": ""},
     OrderChanged: {"account_id": ""},
     OrderDone: {"account_id": ""},
-    OrderActivated: {"account_id": "", "client_oid": ""},
+    OrderActivated: {
+        "account_id": "",
+        "client_oid": "",
+        "order_type": OrderType.LIMIT,
+        "stop": StopType.NONE,
+        "stop_price": 0,
+        "price": 0,
+        "size": 0,
+        "funds": 0,
+    },
     StatusChanged: {},
 }
 

@@ -76,7 +76,7 @@ def event_json(event: AnyEvent, product: Product) -> Json:
     body["side"] = SIDES[event.side]
     match event:
         case OrderActivated():
-            return body | _activate(event, product)
+            return body | _activate(event)
         case OrderReceived():
             return body | _received(event, product)
         case OrderOpened():
@@ -100,10 +100,15 @@ def _status(event: StatusChanged, product: Product) -> Json:
     return body
 
 
-def _activate(event: OrderActivated, product: Product) -> Json:
+def _activate(event: OrderActivated) -> Json:
+    """That a stop order waits. At what price and how large is its owner's business (`_stop`): who knows it could move the market there."""
     seconds, rest = divmod(event.time, 1_000_000_000)
+    return {"type": "activate", "timestamp": f"{seconds}.{rest // 1_000:06d}", "order_id": order_text(event.order_id)}
+
+
+def _stop(event: OrderActivated, product: Product) -> Json:
     stop = {"stop_type": STOPS[event.stop], "stop_price": product.price(event.stop_price)}
-    return {"type": "activate", "timestamp": f"{seconds}.{rest // 1_000:06d}", **stop, **_as_placed(event, product)}
+    return {**stop, **_as_placed(event, product), "private": True}
 
 
 def _received(event: OrderReceived, product: Product) -> Json:
@@ -148,7 +153,7 @@ def own_json(event: AnyEvent, product: Product, account_id: str) -> Json:
     if isinstance(event, OrderReceived | OrderActivated) and event.client_oid:
         body["client_oid"] = event.client_oid
     if isinstance(event, OrderActivated):
-        body["private"] = True
+        body |= _stop(event, product)
     if isinstance(event, OrderDone) and event.reason is DoneReason.EXPIRED:
         body["cancel_reason"] = "101:Time In Force"
     if isinstance(event, OrderMatched):

@@ -332,6 +332,8 @@ class TestAudiences:
         assert gateway.events == events
         assert public.sequences == [event.product_sequence for event in events]
         assert not any(name in msgspec.json.encode(public.events) for name in (b"alice", b"bob", b"mine"))
+        (waits,) = (event for event in public.events if isinstance(event, OrderActivated))
+        assert (waits.order_id, waits.stop_price, waits.price, waits.size) == (4, 0, 0, 0), "stop prices are the owner's business"
         late = Reader(Audience.PUBLIC)
         subscribe(feed, late, 1)
         assert late.events == public.events

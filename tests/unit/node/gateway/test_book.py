@@ -71,8 +71,9 @@ def level2(engine: Engine, product: Product) -> dict[str, Any]:
     return {"type": "snapshot", "product_id": "BTC-USD"} | rows
 
 
-def step(random: Random, number: int, row: ProductRow) -> list[AnyCommand]:
+def step(random: Random, number: int, row: ProductRow | None) -> list[AnyCommand]:
     """What somebody does next: mostly orders that can trade with others, now and then the operator opens or closes the market."""
+    assert row is not None
     kind, account = random.random(), random.choice("ab")
     if kind < 0.08:
         return [put_again(row, f"s{number}", status=random.choice(STATUSES))]
@@ -96,7 +97,7 @@ def test_books_are_the_engines_after_every_event_batch(seed: int) -> None:
     book, foreign = Book(), PriceBook(level3(backend.engine, product))
     seen: Counter[str] = Counter()
     for number in range(400):
-        backend.apply(*step(random, number, row))
+        backend.apply(*step(random, number, backend.engine.product("BTC-USD")))
         for event in backend.events["BTC-USD"][followed:]:
             message = for_books(event, event_json(event, product))
             book.apply(event)
@@ -120,15 +121,13 @@ async def test_a_book_copied_page_by_page_while_it_changes_is_the_engines(seed: 
     """Between any two pages the market goes on; pages of a few orders end in the middle of levels."""
     monkeypatch.setattr(books, "BLOCK_MAX", 3)
     random, backend = Random(seed), market()
-    row = backend.engine.product("BTC-USD")
-    assert row is not None
     number = 0
 
     def go_on(steps: int) -> None:
         nonlocal number
         for _ in range(steps):
             number += 1
-            backend.apply(*step(random, number, row))
+            backend.apply(*step(random, number, backend.engine.product("BTC-USD")))
 
     for _ in range(20):
         go_on(random.randint(1, 60))
