@@ -15,6 +15,7 @@ from sortedcontainers import SortedDict
 
 from node.engine.feed import Feed, TooOldError
 from node.errors import RequestFailed
+from node.native.framing import array_head
 from node.native.protocol import BookOrder, FailCode
 from statemachine.engine import Engine
 from statemachine.events import AnyEvent, OrderChanged, OrderDone, OrderMatched, OrderOpened
@@ -198,7 +199,7 @@ class BookCopy:
                 pieces.append(_encode(part)[1 if len(part) < 16 else 3 :])
                 count += len(part)
                 yield True
-            pieces.insert(place, b"\xdd" + count.to_bytes(4, "big"))
+            pieces.insert(place, array_head(count))
         pieces.append(_encode(row.status is ProductStatus.AUCTION))
         self.pieces = pieces
 

@@ -12,7 +12,7 @@ order ids left empty, and of a stop order that waits only its id and side.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from itertools import chain
@@ -20,6 +20,7 @@ from typing import Protocol
 
 import msgspec
 
+from node.engine.latest_trades import LatestTrades
 from node.engine.saved_market import TAIL_KEPT, TAILS_KEPT, Market, SavedProduct, array, is_trade
 from node.errors import QuorumbookError
 from node.native.framing import pack
@@ -88,6 +89,7 @@ class _Head(msgspec.Struct, array_like=True):
 _heads = msgspec.msgpack.Decoder(_Head)
 _events = msgspec.msgpack.Decoder(AnyEvent)
 _trades = msgspec.msgpack.Decoder(OrderMatched)
+_encode_event = msgspec.msgpack.Encoder().encode
 
 
 class EncodedEvents(msgspec.Struct, frozen=True, array_like=True, tag=6):
@@ -201,7 +203,7 @@ class _Channel:
 
     def __init__(self, capacity: int, next_sequence: int, saved: SavedProduct | None = None) -> None:
         self.ring = Ring(capacity, next_sequence, saved.tail if saved is not None else ())
-        self.trades: deque[bytes] = deque(saved.trades if saved is not None else (), TRADES_KEPT)
+        self.trades = LatestTrades(TRADES_KEPT, _redacted, saved.trades if saved is not None else ())
         self.statistics = Statistics(saved.figures if saved is not None else None)
         self.live: dict[Subscription, None] = {}
         self.behind: dict[Subscription, None] = {}
@@ -314,8 +316,14 @@ class Feed:
         channel = self._channels.get(product_id)
         if channel is None:
             return []
-        trades = channel.trades
-        return [_trades.decode(trades[-1 - place]) for place in range(min(limit, len(trades)))]
+        return [_trades.decode(trade) for trade in channel.trades.newest(limit, public=False)]
+
+    def encoded_trades(self, product_id: str, limit: int, audience: Audience) -> msgspec.Raw:
+        """The same as a list in msgpack, as the audience may see them."""
+        channel = self._channels.get(product_id)
+        if channel is None:
+            return msgspec.Raw(b"\x90")
+        return msgspec.Raw(channel.trades.encoded(limit, public=audience is Audience.PUBLIC))
 
     def figures(self, product_id: str) -> Figures:
         """Rolling figures of the product's trades."""
@@ -329,7 +337,7 @@ class Feed:
             SavedProduct(
                 product_id,
                 channel.ring.next_sequence - 1,
-                list(channel.trades),
+                channel.trades.all(),
                 channel.statistics.freeze(),
                 channel.ring.latest(count),
             )
@@ -420,6 +428,10 @@ def _by_product(product_ids: Sequence[str], events: Sequence[bytes]) -> Iterable
     for product_id, event in zip(product_ids, events, strict=True):
         groups.setdefault(product_id, []).append(event)
     return groups.items()
+
+
+def _redacted(event: bytes) -> bytes:
+    return _encode_event(redact(_events.decode(event)))
 
 
 def redact(event: AnyEvent) -> AnyEvent:

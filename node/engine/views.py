@@ -8,7 +8,7 @@ from itertools import islice
 
 import msgspec
 
-from node.engine.feed import Audience, Feed, redact
+from node.engine.feed import Audience, Feed
 from node.native.protocol import (
     AnyQuery,
     ApiKeyQuery,
@@ -24,15 +24,14 @@ from node.native.protocol import (
     BookView,
     CurrenciesQuery,
     MarketQuery,
-    MarketView,
     OrderQuery,
     OrdersQuery,
     PagedOrder,
     ProductsQuery,
     TradesQuery,
 )
+from node.statistics import Figures
 from statemachine.engine import Engine
-from statemachine.events import AnyEvent
 from statemachine.limits import AMOUNT_MAX
 from statemachine.order_lists import Wanted
 from statemachine.types import ProductStatus, Side
@@ -53,6 +52,17 @@ AUCTION_SHARE = 0.01
 prices at which both sides would trade."""
 
 _encode = msgspec.msgpack.Encoder().encode
+
+
+class _EncodedMarket(msgspec.Struct, frozen=True, array_like=True):
+    """`MarketView` whose trades are encoded already: the same bytes."""
+
+    product_sequence: int
+    in_auction: bool
+    last_trade_id: int
+    last_price: int
+    trades: msgspec.Raw
+    figures: Figures
 
 
 class NotFoundError(Exception):
@@ -85,7 +95,7 @@ class Views:
         if isinstance(query, BookQuery):
             return self._book(engine, query)
         if isinstance(query, TradesQuery):
-            return _encode(self._trades(engine, query, audience))
+            return self._trades(engine, query, audience)
         if isinstance(query, MarketQuery):
             return _encode(self._market(engine, query, audience))
         return _encode(self._rows(engine, query))
@@ -106,10 +116,12 @@ class Views:
             case AuctionQuery():
                 return self._auction(engine, query.product_id)
             case BookPageQuery():
+                self.rows = _limit(query.limit, PAGE_MAX)
                 return _book_page(engine, query)
             case ApiKeyQuery():
                 return _found(engine.api_key(query.key_id), f"API key {query.key_id!r}")
             case ApiKeysQuery():
+                self.rows = KEYS_MAX
                 return _api_keys(engine, query)
         raise AssertionError(f"no view for {type(query).__name__}")
 
@@ -118,21 +130,20 @@ class Views:
         self.rows = engine.orders_kept(query.account_id)
         return engine.order_list(query.account_id, _wanted(query), _limit(query.limit, ORDERS_MAX))
 
-    def _trades(self, engine: Engine, query: TradesQuery, audience: Audience) -> list[AnyEvent]:
+    def _trades(self, engine: Engine, query: TradesQuery, audience: Audience) -> bytes:
         _require(engine.product(query.product_id) is not None, f"product {query.product_id!r}")
-        trades: list[AnyEvent] = [*self._feed.trades(query.product_id, _limit(query.limit, TRADES_MAX))]
-        return trades if audience is Audience.FULL else [redact(trade) for trade in trades]
+        self.rows = limit = _limit(query.limit, TRADES_MAX)
+        return bytes(self._feed.encoded_trades(query.product_id, limit, audience))
 
-    def _market(self, engine: Engine, query: MarketQuery, audience: Audience) -> MarketView:
+    def _market(self, engine: Engine, query: MarketQuery, audience: Audience) -> _EncodedMarket:
         row = engine.product(query.product_id)
         if row is None:
             raise NotFoundError(f"product {query.product_id!r} does not exist")
-        trades: list[AnyEvent] = [*self._feed.trades(query.product_id, TRADES_MAX)]
-        if audience is not Audience.FULL:
-            trades = [redact(trade) for trade in trades]
+        self.rows = TRADES_MAX
+        trades = self._feed.encoded_trades(query.product_id, TRADES_MAX, audience)
         in_auction = row.status is ProductStatus.AUCTION
         figures = self._feed.figures(query.product_id)
-        return MarketView(row.product_sequence, in_auction, row.last_trade_id, row.last_price, trades, figures)
+        return _EncodedMarket(row.product_sequence, in_auction, row.last_trade_id, row.last_price, trades, figures)
 
     def _book(self, engine: Engine, query: BookQuery) -> bytes:
         if query.level not in (1, 2, 3):
@@ -143,7 +154,9 @@ class Views:
         kept = self._books.get(key)
         if kept is not None and kept[0] == sequence:
             return kept[1]
-        body = _encode(book_view(engine, query.product_id, query.level))
+        view = book_view(engine, query.product_id, query.level)
+        self.rows = len(view.bids) + len(view.asks) + len(view.bid_orders) + len(view.ask_orders)
+        body = _encode(view)
         self._books[key] = (sequence, body)
         return body
 

@@ -42,6 +42,13 @@ def pack(message: msgspec.Struct) -> bytes:
     return len(body).to_bytes(_PREFIX, "big") + body
 
 
+def array_head(count: int) -> bytes:
+    """How a msgpack array of so many elements begins, in the shortest form, which is the encoder's."""
+    if count < 16:
+        return bytes([0x90 | count])
+    return b"\xdc" + count.to_bytes(2, "big") if count < 65_536 else b"\xdd" + count.to_bytes(4, "big")
+
+
 class FrameSplitter:
     """Cuts what arrives on one connection into frames.
 
