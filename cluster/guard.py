@@ -28,6 +28,7 @@ from cluster.clocks import Clocks
 from cluster.divergence import DivergenceWatch
 from cluster.elections import PreVoting
 from cluster.errors import RaftFatalError, RemovedError
+from cluster.introductions import Claim, Introductions
 from cluster.journal import DurableJournal, as_tuple
 from cluster.members import Members
 from cluster.ports import Clock, LogEntry, SnapshotMark, Wire
@@ -70,6 +71,7 @@ class Guard:
         leader_lost_at: when the connection to the leader broke the last time.
         told_commit: the commit index that a leader last told; None before any did. PySyncObj is told less: what this node verified.
         barrier: called to put an empty entry into the log (set by the owner).
+        introductions: the owner's word on connections (set by the owner, if it has any).
         install: called with a mark when an incoming snapshot is durable, to make PySyncObj take it over (set by the owner).
     """
 
@@ -105,6 +107,7 @@ class Guard:
         self.skipped = 0
         self.barrier: Callable[[], None] = lambda: None
         self.install: Callable[[str, int, SnapshotMark], None] = lambda _peer, _term, _mark: None
+        self.introductions: Introductions | None = None
         self._votes: tuple[int, set[str]] = (0, set())
         self._readmit: dict[str, int] = {}
         self._readmit_term = 0
@@ -125,6 +128,8 @@ class Guard:
             m.StaleTerm: self._stale_term,
             m.StateDigest: self._watch.heard,
             m.Removed: self._removed,
+            m.Introduction: self._introduced,
+            m.Objection: self._objection,
         }
 
     # ------------------------------------------------------------------ the wire's side
@@ -132,6 +137,9 @@ class Guard:
     def on_connected(self, peer: str) -> None:
         """The wire reached a peer."""
         self.connected.add(peer)
+        if self.introductions is not None:
+            term, last_index = self._journal.term, self._journal.last_index
+            self._send(peer, m.Introduction(term, last_index, not self._journal.probation, self.introductions.own()))
         self.transport.connected(peer)
         self._watch.connected(peer)
         if self.core.role == "leader":
@@ -162,6 +170,20 @@ class Guard:
         """
         message = m.decode(data)
         self._incoming[type(message)](peer, message)
+
+    def _introduced(self, peer: str, message: m.Introduction) -> None:
+        if self.introductions is None:
+            return
+        # Who knows a later term may have had its log's end replaced; who has lost its disk says so.
+        binds = self.core.role == "leader" and message.term <= self._journal.term and message.voter
+        acknowledged = self.core.match_index(peer) if binds else 0
+        objection = self.introductions.heard(peer, Claim(message.body, message.last_index, acknowledged))
+        if objection is not None:
+            self._send(peer, m.Objection(self._journal.term, objection))
+
+    def _objection(self, peer: str, message: m.Objection) -> None:
+        if self.introductions is not None:
+            self.introductions.objected(peer, message.body)
 
     def _send(self, peer: str, message: m.AnyMessage) -> bool:
         self._journal.sync()

@@ -134,6 +134,20 @@ class StateDigest(_Message, frozen=True, tag=13):
     digest: Annotated[bytes, msgspec.Meta(min_length=1, max_length=64)]
 
 
+class Introduction(_Message, frozen=True, tag=15):
+    """The first message on a connection. `last_index`: where the sender's log ends; `voter` as in AppendReply; `body` is its owner's."""
+
+    last_index: Natural
+    voter: bool
+    body: Annotated[bytes, msgspec.Meta(max_length=4096)]
+
+
+class Objection(_Message, frozen=True, tag=16):
+    """What you said of yourself cannot be; `body` is for your owner to judge."""
+
+    body: Annotated[bytes, msgspec.Meta(max_length=4096)]
+
+
 AnyMessage = (
     AppendEntries
     | Heartbeat
@@ -149,6 +163,8 @@ AnyMessage = (
     | StaleTerm
     | Removed
     | StateDigest
+    | Introduction
+    | Objection
 )
 
 _encoder = msgspec.msgpack.Encoder()

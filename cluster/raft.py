@@ -31,6 +31,7 @@ from cluster.divergence import DivergenceWatch
 from cluster.elections import PreVoting
 from cluster.errors import RaftFatalError, WireRefusedError
 from cluster.guard import Guard
+from cluster.introductions import Introductions
 from cluster.journal import DurableJournal, Entry, as_tuple
 from cluster.log import DurableLog
 from cluster.members import Members
@@ -141,6 +142,10 @@ class Raft:
         return seams.Core(
             self._settings, journal=self._journal, bridge=self, hooks=self, make_transport=lambda *_: self._guard.transport
         )
+
+    def introduce(self, introductions: Introductions) -> None:
+        """Have the owner speak first on each connection. Call it before `start`."""
+        self._guard.introductions = introductions
 
     def start(self) -> None:
         """Begin to speak with the peers."""

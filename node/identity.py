@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from node import divergence
+from node import divergence, stale
 from node.config.settings import NODE_COUNTS, NodeConfig
 from node.errors import DataDirectoryError
 from node.system import files
@@ -74,6 +74,7 @@ def read(config: NodeConfig) -> Identity:
             diverged (`divergence.py`); or a new cluster would begin with an even number of nodes.
     """
     divergence.refuse_start(config.data_path)
+    stale.refuse_start(config.data_path)
     path = config.data_path / FILE
     identity = _stored(path)
     if identity is None:

@@ -29,18 +29,20 @@ import msgspec
 from cluster import hardstate
 from cluster.driver import RaftDriver
 from cluster.errors import ClusterError, DivergedError, RemovedError
+from cluster.membership import Role
 from cluster.ports import Timekeeper
 from cluster.raft import Raft, open_raft
 from cluster.settings import SNAPSHOT_ENTRIES, RaftSettings
 from cluster.storage import RealDisk
 from cluster.wire import PROTOCOL, Hello, TlsWire, WireSettings
-from node import divergence, exit_codes, identity, pki, software, stop_times
+from node import divergence, exit_codes, identity, pki, software, stale, stop_times
 from node.certificates import CertificateWatch
 from node.config.file import load
 from node.config.settings import NodeConfig
 from node.engine import diagnoses, membership, other_versions, start_order
 from node.engine.feed import Feed
 from node.engine.housekeeping import Housekeeping
+from node.engine.introductions import Body, Introductions, Migrated, MigratedOtherwiseError, StaleDataError
 from node.engine.modes import Mode, Modes
 from node.engine.native_server import NativeServer
 from node.engine.replicated_engine import ReplicatedEngine, stamp_of
@@ -108,15 +110,23 @@ def build(config: NodeConfig, known: identity.Identity, modes: Modes) -> Parts:
         randomness=random.Random(),
         timekeeper=Timekeeper(time.time_ns, stamp_of, lambda: machine.engine.time),
     )
+    start = secrets.token_hex(8)
+    introductions = _introductions(config, known, raft, start)
+    raft.introduce(introductions)
     service = EngineService(
         config,
-        Identity(version, ABI, secrets.token_hex(8)),
+        Identity(version, ABI, start),
         machine,
         feed,
         raft,
         later=asyncio.get_running_loop().call_soon,
         after=asyncio.get_running_loop().call_later,
-        more_counters=lambda: {**_wire_counters(refused), **snapshots.counters()},
+        more_counters=lambda: {
+            **_wire_counters(refused),
+            **snapshots.counters(),
+            "old_copies_noticed": introductions.old_copies,
+        },
+        doubt=lambda: introductions.doubt,
         modes=modes,
         seeding=start_order.seeding(config, known, machine, raft),
         certificate_expires=lambda: certificates.expires,
@@ -167,6 +177,21 @@ def _wire_settings(config: NodeConfig, refused: Counter[str]) -> WireSettings:
         peer_node_id=pki.peer_node_id,
         refused=refused,
     )
+
+
+def _introductions(config: NodeConfig, known: identity.Identity, raft: Raft, start: str) -> Introductions:
+    """What this node says of itself to the others. Its start is counted here, before it says anything."""
+    records = [record for record in switch.former(config.data_path) if record.to_abi == ABI and record.steps]
+    migrated = None
+    if records:
+        last = records[-1]
+        migrated = Migrated(last.from_abi, last.to_abi, last.steps, last.last_index, last.last_term, last.state_hash)
+    body = Body(known.incarnation, stale.count_start(config.data_path), start, migrated)
+
+    def voters() -> set[str]:
+        return {state.member.node_id for state in raft.status().members if state.member.role is Role.VOTER}
+
+    return Introductions(config.data_path, config.node_id, body, last_index=lambda: raft.status().last_log_index, voters=voters)
 
 
 def _wire_counters(refused: Mapping[str, int]) -> dict[str, int]:
@@ -308,8 +333,7 @@ async def _end(parts: Parts, ended: asyncio.Future[None], config: NodeConfig) ->
     except OSError as error:
         code = _of_disk_or_port(config, error)
     except Exception as error:  # noqa: BLE001  # whatever it is, it is logged there, and the node ends
-        removed = cause(error, RemovedError)
-        code = _in_doubt(parts, config, error) if removed is None else _removed(config, removed)
+        code = _fatal(parts, config, error)
     await parts.server.stop(wait=0.2)
     parts.service.modes.enter(Mode.SHUTDOWN)
     with contextlib.suppress(OSError):
@@ -317,6 +341,33 @@ async def _end(parts: Parts, ended: asyncio.Future[None], config: NodeConfig) ->
     parts.snapshots.cancel()
     log.info("%s has stopped", config.node_id)
     return code
+
+
+def _fatal(parts: Parts, config: NodeConfig, error: Exception) -> int:
+    """The exit code for what ended the node, told and noted as its kind needs."""
+    removed, stale_data = cause(error, RemovedError), cause(error, StaleDataError)
+    if removed is not None:
+        return _removed(config, removed)
+    if stale_data is not None:
+        return _stale(config, stale_data)
+    otherwise = cause(error, MigratedOtherwiseError)
+    if otherwise is not None:
+        log.critical("%s must not go on: %s", config.node_id, otherwise)
+        return exit_codes.CANNOT_START
+    return _in_doubt(parts, config, error)
+
+
+def _stale(config: NodeConfig, error: StaleDataError) -> int:
+    """Stop before anything is acknowledged on an old copy, and do not start on it again."""
+    log.critical(
+        "the data directory %s is an old or a second copy, %s noticed: %s", config.data_path, error.noticed_by, error.what
+    )
+    log.critical("%s", stale.WAY_BACK)
+    try:
+        stale.keep(config.data_path, stale.Evidence(config.node_id, error.noticed_by, error.what))
+    except OSError as failure:
+        log.critical("%s cannot note that (%s): do not start it on this data directory again", config.node_id, failure)
+    return exit_codes.CANNOT_START
 
 
 def _in_doubt(parts: Parts, config: NodeConfig, error: Exception) -> int:

@@ -125,6 +125,7 @@ class EngineService:
         modes: how far the engine has come.
         certificate_expires: when the node's certificate ends, in seconds since the epoch.
         seeding: the dataset that a cluster which has never run begins with; nothing else is taken before it.
+        doubt: why no command may be applied yet, "" where it may.
     """
 
     def __init__(
@@ -142,6 +143,7 @@ class EngineService:
         more_counters: Callable[[], Mapping[str, int]] = dict,
         modes: Modes | None = None,
         seeding: Seeding | None = None,
+        doubt: Callable[[], str] = str,
         certificate_expires: Callable[[], int] = int,
     ) -> None:
         self.config = config
@@ -160,6 +162,7 @@ class EngineService:
         self._certificate_expires = certificate_expires
         self.modes = modes or Modes(config.node_id)
         self._seeding = seeding
+        self._doubt = doubt
         self.keys = EngineKeys(machine, ClusterKeys(config.cluster_key_path), clock=clock)
         self.gate = Gate(
             config.admin,
@@ -223,6 +226,9 @@ class EngineService:
         if self.seeding is not None:
             send(Failed(request.request_id, FailCode.NO_LEADER, "the dataset is being loaded"))
             return
+        if doubt := self._doubt():
+            send(Failed(request.request_id, FailCode.NO_LEADER, doubt))
+            return
         try:
             sealed, growth = self.keys.seal(commands)
         except RequestFailed as error:
@@ -249,7 +255,14 @@ class EngineService:
         due = self._machine.engine.next_expiry
         if not due or due > self._time_ns() or not self._raft.is_leader:
             return
-        if self.stopping or self.seeding is not None or self._handover.under_way or self._expiring or not self._batcher.idle:
+        if (
+            self.stopping
+            or self.seeding is not None
+            or self._doubt()
+            or self._handover.under_way
+            or self._expiring
+            or not self._batcher.idle
+        ):
             return
 
         def done(_result: ProposeResult) -> None:
@@ -379,7 +392,7 @@ class EngineService:
             sequence=engine.sequence,
             state_hash=engine.state_hash.hex(),
             voter=raft.voter,
-            ready=raft.ready and not self.stopping and self.seeding is None,
+            ready=raft.ready and not self.stopping and self.seeding is None and not self._doubt(),
             quorum=raft.quorum,
             uptime=self._clock() - self._started,
             software=self.identity.software,

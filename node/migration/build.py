@@ -46,7 +46,7 @@ class Built:
 
     Attributes:
         before, after: the rows of the newest snapshot, in the old and the new schema; empty without a snapshot.
-        last_index: of the log's last entry, 0 without one.
+        last_index, last_term: of the log's last entry, 0 without one.
         behind: commands behind the snapshot, and how many of them this software rejects.
         state_hash: the hash over all tables after the whole log: equal on nodes with equal logs.
         seconds, bytes_before, bytes_after: what it took; bytes of snapshot and log.
@@ -57,6 +57,7 @@ class Built:
     after: Rows
     snapshot_index: int
     last_index: int
+    last_term: int
     behind: int
     rejected: int
     state_hash: bytes
@@ -109,6 +110,7 @@ class Builder:
             after,
             index,
             entries[-1].index if entries else 0,
+            entries[-1].term if entries else 0,
             behind,
             rejected,
             state_hash,

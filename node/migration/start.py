@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ from node.migration.found import Found, check_known, look
 from snapshots import durable
 from snapshots.abi import ABI
 from snapshots.errors import MigrationError
-from snapshots.migration.chain import Chains
+from snapshots.migration.chain import Chains, Step
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,17 @@ def _migrate(config: NodeConfig, found: Found, known: Chains) -> Built:
         log.warning("step, %s: %s to %s", step.how, known.releases.title(step.source.abi), known.releases.title(step.target.abi))
     try:
         built = Builder(found, out, steps, known.releases, config.node_id, log.info).build()
-        record = switch.Record(found.abi, ABI, software.version(), time.time_ns(), built.snapshot_index, built.last_index)
+        record = switch.Record(
+            found.abi,
+            ABI,
+            software.version(),
+            time.time_ns(),
+            built.snapshot_index,
+            built.last_index,
+            built.last_term,
+            built.state_hash.hex(),
+            _digest(steps),
+        )
     except OSError as error:
         durable.remove(out)
         raise MigrationError("the migrated data is written", str(error.filename or out), error.strerror or str(error)) from error
@@ -71,3 +82,13 @@ def _migrate(config: NodeConfig, found: Found, known: Chains) -> Built:
         raise
     switch.commit(config.data_path, record)
     return built
+
+
+def _digest(steps: list[Step]) -> str:
+    """What made the steps: nodes that say the same have migrated in the same way, as far as executables and steps go."""
+    made = hashlib.sha256()
+    for step in steps:
+        made.update(f"{step.source.abi} {step.target.abi} {step.how}\n".encode())
+        if step.script is not None:
+            made.update(step.script.read_bytes())
+    return made.hexdigest()[:16]

@@ -39,7 +39,8 @@ _PARTS = (SNAPSHOTS, LOG)
 
 
 class Record(msgspec.Struct, frozen=True):
-    """What is kept beside the former data: from which ABI to which, by which software, and where the log ended."""
+    """What is kept beside the former data: from which ABI to which, by which software and steps (a digest), where the log ended, and the
+    state's hash there (hex)."""
 
     from_abi: str
     to_abi: str
@@ -47,6 +48,9 @@ class Record(msgspec.Struct, frozen=True):
     migrated_at: int
     snapshot_index: int
     last_index: int
+    last_term: int = 0
+    state_hash: str = ""
+    steps: str = ""
 
 
 class Rewind(msgspec.Struct, frozen=True):

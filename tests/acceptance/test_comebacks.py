@@ -141,3 +141,35 @@ def test_a_leader_with_a_damaged_snapshot_takes_another_for_a_node_that_comes_ba
         await judged(scenario)
 
     run(make_ground, play, every_commands=1_000_000)
+
+
+def test_an_old_copy_of_a_data_directory_is_noticed_and_said(make_ground: MakeGround) -> None:
+    """A disk restored from a snapshot of the machine. The node was never ready, and there was no word in any log."""
+
+    async def play(scenario: Scenario) -> None:
+        await traded(scenario, 100)
+        leader, follower = await a_follower(scenario.watcher)
+        data = data_of(scenario, follower)
+        old = data.with_name("old")
+        await scenario.kill(follower)
+        shutil.copytree(data, old, ignore=shutil.ignore_patterns("*.sock"))
+        await scenario.restart(follower)
+        await scenario.watcher.wait(all_ready, "the return", READY_SECONDS)
+        await traded(scenario, 300)
+        await scenario.kill(follower)
+        shutil.rmtree(data)
+        old.rename(data)
+        with pytest.raises(NodeStartError, match=r"old or a second copy.*\n.*--rejoin"):
+            await asyncio.to_thread(scenario.cluster.start, [follower])
+            await scenario.cluster.wait_ready(READY_SECONDS, [follower])
+        status = await scenario.watcher.status(leader)
+        assert status is not None
+        assert status.counters["old_copies_noticed"] >= 1
+        with pytest.raises(NodeStartError, match="noticed: "):
+            await asyncio.to_thread(lambda: scenario.cluster.start([follower], rejoin=True))
+        shutil.rmtree(data)
+        await asyncio.to_thread(lambda: scenario.cluster.start([follower], rejoin=True))
+        await scenario.watcher.wait(all_ready, "the return on a new directory", READY_SECONDS)
+        await judged(scenario)
+
+    run(make_ground, play)

@@ -1,0 +1,225 @@
+"""What nodes tell each other when they meet: on which data directory they run, for the how manyth time, and how their data was migrated.
+
+So they notice what no node can notice of itself: an old copy of a data directory, a copy that runs beside the original, and a migration
+that made something else of the data on one node than on the others.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from cluster.errors import RaftFatalError
+from cluster.introductions import Claim
+from node.errors import DataDirectoryError
+from node.system import files
+
+log = logging.getLogger(__name__)
+
+FILE = "peers.json"
+RETIRED_MAX = 16
+"""Data directories of a peer that are remembered as lost."""
+
+
+class StaleDataError(RaftFatalError):
+    """This node runs on an old or a second copy of its data directory."""
+
+    def __init__(self, noticed_by: str, what: str) -> None:
+        super().__init__(what)
+        self.noticed_by = noticed_by
+        self.what = what
+
+
+class MigratedOtherwiseError(RaftFatalError):
+    """This node's data was migrated in another way than that of a majority. Nothing has been applied to it since."""
+
+
+class Migrated(msgspec.Struct, frozen=True, array_like=True):
+    """How a node's data came to its ABI: the former one, what made the steps (a digest), where the log ended, and the state's hash there."""
+
+    from_abi: str
+    to_abi: str
+    steps: str
+    last_index: int
+    last_term: int
+    state_hash: str
+
+    def differs(self, other: Migrated) -> bool:
+        """Whether one of both is wrong: other steps, or at the same place in the log another state."""
+        if (self.from_abi, self.to_abi) != (other.from_abi, other.to_abi):
+            return False
+        level = (self.last_index, self.last_term) == (other.last_index, other.last_term)
+        return self.steps != other.steps or (level and self.state_hash != other.state_hash)
+
+
+class Body(msgspec.Struct, frozen=True, array_like=True):
+    """What a node says of itself: its data directory, the number of this start on it, and a word that is random at each start."""
+
+    incarnation: str
+    starts: int
+    start: str
+    migrated: Migrated | None = None
+
+
+class Objected(msgspec.Struct, frozen=True, array_like=True):
+    """What is known of the directory that a peer runs on: its latest start, or (`acknowledged`) up to where its log must go."""
+
+    incarnation: str
+    starts: int
+    start: str
+    what: str
+    acknowledged: int = 0
+    retired: bool = False
+
+
+class Known(msgspec.Struct, frozen=True):
+    """What is remembered of a peer. `retired`: directories that it had before."""
+
+    incarnation: str
+    starts: int
+    start: str
+    retired: tuple[str, ...] = ()
+
+
+class Introductions:
+    """One node's part; see `cluster.introductions.Introductions`.
+
+    Args:
+        data: the data directory, where is kept what others said.
+        own: what this node says.
+        last_index: where this node's log ends.
+        voters: the ids of the voters, this node included.
+
+    Attributes:
+        old_copies: how often a peer on an old or second copy was noticed.
+        doubt: why this node must not apply commands yet; "" where it may.
+    """
+
+    def __init__(
+        self, data: Path, node_id: str, own: Body, *, last_index: Callable[[], int], voters: Callable[[], set[str]]
+    ) -> None:
+        self._path = data / FILE
+        self._node_id = node_id
+        self._own = own
+        self._last_index = last_index
+        self._voters = voters
+        self._known = self._read()
+        self._migrations: dict[str, Migrated] = {}
+        self.old_copies = 0
+        self.doubt = ""
+
+    def own(self) -> bytes:
+        """See the port."""
+        return msgspec.msgpack.encode(self._own)
+
+    def heard(self, peer: str, claim: Claim) -> bytes | None:
+        """See the port.
+
+        Raises:
+            MigratedOtherwiseError: a majority has other data than this node, since the migration.
+        """
+        try:
+            body = msgspec.msgpack.decode(claim.body, type=Body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None  # another build says it in another way
+        known = self._known.get(peer)
+        objection = None if known is None else _objection(known, body, claim)
+        if objection is not None:
+            self.old_copies += 1
+            log.error("%s runs on an old or a second copy of its data directory: %s", peer, objection.what)
+            return msgspec.msgpack.encode(objection)
+        self._remember(peer, known, body)
+        if body.migrated is not None:
+            self._migrations[peer] = body.migrated
+            self._judge()
+        return None
+
+    def objected(self, peer: str, body: bytes) -> None:
+        """See the port.
+
+        Raises:
+            StaleDataError: the peer is right.
+        """
+        told, own = msgspec.msgpack.decode(body, type=Objected), self._own
+        later = told.starts > own.starts or (told.starts == own.starts and told.start != own.start)
+        forgotten = told.acknowledged > self._last_index()
+        if told.incarnation == own.incarnation and (later or told.retired or forgotten):
+            raise StaleDataError(peer, told.what)
+
+    # ------------------------------------------------------------------ what is remembered
+
+    def _read(self) -> dict[str, Known]:
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=dict[str, Known])
+        except FileNotFoundError:
+            return {}
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise DataDirectoryError(f"{self._path} is damaged: {error}. It may be deleted: the others tell again") from error
+
+    def _remember(self, peer: str, known: Known | None, body: Body) -> None:
+        retired = known.retired if known is not None else ()
+        if known is not None and known.incarnation != body.incarnation:
+            retired = (*retired, known.incarnation)[-RETIRED_MAX:]
+        now = Known(body.incarnation, body.starts, body.start, retired)
+        if now != known:
+            self._known[peer] = now
+            files.replace(self._path, msgspec.json.format(msgspec.json.encode(self._known)) + b"\n")
+
+    # ------------------------------------------------------------------ migrations
+
+    def _judge(self) -> None:
+        """Compare how this node's data was migrated with how that of the others was."""
+        own = self._own.migrated
+        if own is None:
+            return
+        others = {peer: told for peer, told in self._migrations.items() if peer in self._voters()}
+        differing = {peer: told for peer, told in others.items() if own.differs(told)}
+        self.doubt = ""
+        if not differing:
+            return
+        majority = len(self._voters()) // 2 + 1
+        for peer, told in differing.items():
+            agreeing = [other for other in differing if other == peer or not told.differs(differing[other])]
+            if len(agreeing) >= majority:
+                raise MigratedOtherwiseError(_otherwise(own, told, agreeing))
+        if len(others) - len(differing) + 1 < majority:
+            names = ", ".join(sorted(differing))
+            self.doubt = f"the data of {self._node_id} was migrated in another way than that of {names}, and no majority says which is right"
+            log.critical("%s: no command is applied until another node is there", self.doubt)
+        for peer, told in differing.items():
+            log.error("the data of %s was migrated in another way: %s", peer, _difference(told, own))
+
+
+def _objection(known: Known, body: Body, claim: Claim) -> Objected | None:
+    """What cannot be of what a peer says, by what is known of it."""
+    if body.incarnation in known.retired:
+        what = "it has run on a newer data directory since, after this one was lost or replaced"
+        return Objected(body.incarnation, 0, "", what, retired=True)
+    if body.incarnation != known.incarnation:
+        return None
+    if body.starts < known.starts:
+        what = f"this is start {body.starts} of the data directory, and start {known.starts} was met before"
+    elif body.starts == known.starts and body.start != known.start:
+        what = f"another process was start {body.starts} of the same data directory"
+    elif claim.acknowledged > claim.last_index:
+        what = f"it has acknowledged log entries up to {claim.acknowledged}, and its log ends with {claim.last_index}"
+        return Objected(known.incarnation, 0, "", what, acknowledged=claim.acknowledged)
+    else:
+        return None
+    return Objected(known.incarnation, known.starts, known.start, what)
+
+
+def _difference(one: Migrated, other: Migrated) -> str:
+    if one.steps != other.steps:
+        return "by other steps: compare the executables in migrations/ beside node.toml, and the versions"
+    return f"at log entry {one.last_index} its state has the hash {one.state_hash[:16]}, here {other.state_hash[:16]}"
+
+
+def _otherwise(own: Migrated, told: Migrated, agreeing: list[str]) -> str:
+    return (
+        f"the data of {', '.join(sorted(agreeing))} was migrated in another way, and they are the majority ({_difference(told, own)}). Nothing "
+        "was applied here. Go back with quorumbook rollback on this node, put right what differs, and start it again"
+    )
