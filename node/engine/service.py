@@ -22,6 +22,7 @@ from node.budget import Cost, Shares
 from node.config.settings import NodeConfig
 from node.engine import membership
 from node.engine.api_keys import EngineKeys, Reseal
+from node.engine.barriers import Barriers
 from node.engine.book_copy import BookCopies, LongAnswer, Pieces, is_large
 from node.engine.feed import Feed, FeedError, Subscriber, Subscription, TooOldError
 from node.engine.handover import After, Handover
@@ -64,13 +65,6 @@ BATCH_BYTES_MAX = ENTRY_BYTES_MAX - 64 * 1024
 
 UNIT_BYTES = 16
 """Bytes that a command may be longer in the log than it was in its request."""
-
-READS_WAITING_MAX = 10_000
-"""Linearizable reads that may wait for a barrier."""
-
-BARRIER_INTERVAL = 0.005
-"""Seconds between barriers: each is a log entry, which all nodes sync. Reads that come meanwhile share the next one, so that however many clients
-read, they write at most 200 entries a second. The first read after a pause waits for nothing."""
 
 Send = Callable[[msgspec.Struct], None]
 """Writes one answer to whoever asked; drops it when they are gone."""
@@ -173,10 +167,6 @@ class EngineService:
         self._started = clock()
         self.account_rates: Shares[str] = Shares(config.native.account_rate, clock=clock)
         self._expiring = False
-        self._reads: list[tuple[Principal, Query, Send, Charge]] = []
-        self._barrier_under_way = False
-        self._barrier_at = float("-inf")
-        self._after = after
         self._waiting_room = WaitingRoom(after, config.native.queue_max)
         self._batcher: Batcher[Sequence[AnyCommand]] = Batcher(
             raft.propose,
@@ -186,7 +176,8 @@ class EngineService:
             bytes_max=BATCH_BYTES_MAX,
             queue_max=config.native.queue_max,
         )
-        self._handover = Handover(raft, hold=self._batcher.hold, ended=self._begin_barrier, after=after, clock=clock)
+        self._handover = Handover(raft, hold=self._batcher.hold, ended=self._go_on, after=after, clock=clock)
+        self._barriers = Barriers(raft, later=later, after=after, clock=clock, held=lambda: self._handover.under_way)
         self._reseal = Reseal(self.keys, raft, self._batcher, after=after, time_ns=time_ns, held=lambda: self._handover.under_way)
         raft.on_role_change.append(self._role_changed)
 
@@ -305,41 +296,20 @@ class EngineService:
     def _read(self, principal: Principal, request: Query, send: Send, charge: Charge) -> None:
         if self.stopping or not self._raft.is_leader:
             send(self._not_here(request.request_id))
-        elif len(self._reads) >= READS_WAITING_MAX:
+            return
+
+        def answered(passed: bool) -> None:
+            if passed:
+                self._respond(principal, request, send, charge)
+            else:
+                send(self._not_here(request.request_id))
+
+        if not self._barriers.join(answered):
             send(Failed(request.request_id, FailCode.OVERLOADED, "too many linearizable reads are waiting"))
-        else:
-            self._reads.append((principal, request, send, charge))
-            self._begin_barrier()
 
-    def _begin_barrier(self) -> None:
-        if self._barrier_under_way or self._handover.under_way or not self._reads:
-            return
-        seconds = self._barrier_at + BARRIER_INTERVAL - self._clock()
-        if seconds > 0:
-            self._barrier_under_way = True
-            self._after(seconds, self._barrier_due)
-            return
-        self._barrier_at = self._clock()
-        self._barrier_under_way = True
-        reads, self._reads = self._reads, []
-
-        def done(result: ProposeResult) -> None:
-            self._barrier_under_way = False
-            if result.error is not None:
-                self._barrier_at = float("-inf")
-            for principal, request, send, charge in reads:
-                if result.error is None:
-                    self._respond(principal, request, send, charge)
-                else:
-                    send(self._not_here(request.request_id))
-            self._begin_barrier()
-
-        self._raft.barrier(done)
-
-    def _barrier_due(self) -> None:
-        self._barrier_under_way = False
-        self._barrier_at = float("-inf")
-        self._begin_barrier()
+    def _go_on(self) -> None:
+        """A handover is over, whoever leads now."""
+        self._barriers.go_on()
 
     def _respond(self, principal: Principal, request: Query, send: Send, charge: Charge) -> None:
         """Answer a read from the state of this node, a large book a little later."""
