@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: setup demo demo-many test check lint types layers tests bench bench-snapshots bench-install soak chaos attack kills simulate clean help clients
+.PHONY: setup loadtest demo demo-many test check lint types layers tests bench bench-snapshots bench-install soak chaos attack kills simulate clean help clients
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 12
@@ -15,7 +15,8 @@ $(STAMP): requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3 $(MAKECMDGOALS)"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo "Python's venv module is missing: apt-get install python3-venv"; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@echo "installing $$(grep -c '^[a-z].*==' requirements.lock) locked packages: some minutes the first time"
+	$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -39,6 +40,9 @@ bench-install: $(STAMP) ## what it costs the others when a node comes back with 
 
 bench-loading: $(STAMP) ## how long a node takes to load a snapshot with ORDERS (default 1000000) resting orders
 	$(BIN)/python -m tests.benchmarks.loading --orders $(or $(ORDERS),1000000)
+
+loadtest: $(STAMP) ## Locust: USERS (default 50) traders by HTTP for MINUTES (default 1), a killed leader in the middle; CLUSTER=dir for one that runs
+	$(BIN)/python -m loadtest.locust_run --users $(or $(USERS),50) --minutes $(or $(MINUTES),1) --processes $(or $(PROCESSES),1) $(if $(CLUSTER),--cluster $(CLUSTER))
 
 soak: $(STAMP) ## kill and stop nodes of a loaded cluster at random for MINUTES (default 10)
 	$(BIN)/python -m loadtest.soak --minutes $(or $(MINUTES),10) --report docs/reliability.md

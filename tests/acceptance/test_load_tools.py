@@ -38,7 +38,7 @@ def test_locust_trades_without_a_failure(shared_exchange: Exchange, tmp_path: Pa
         url for name, url in shared_exchange.access.https.items() if name != asyncio.run(shared_exchange.cluster.leader())
     )
     stats = tmp_path / "stats"
-    options = ["--host", follower, "--headless", "-u", "6", "-r", "6", "-t", "60s", "--exit-code-on-error", "1", "--only-summary"]
+    options = ["--host", follower, "--headless", "-u", "6", "-r", "6", "-t", "60s", "--only-summary"]
     process = subprocess.Popen(
         [
             sys.executable,
@@ -70,6 +70,40 @@ def test_locust_trades_without_a_failure(shared_exchange: Exchange, tmp_path: Pa
     entries = json.loads((tmp_path / "stats.json").read_text(encoding="utf-8"))
     assert sum(entry["num_failures"] for entry in entries) == 0, said
     assert any(entry["name"] == "POST /orders" and entry["num_requests"] > 50 for entry in entries), said
+    assert not any("admin" in entry["name"] for entry in entries), "the set-up is not measured"
+    assert f"{asyncio.run(shared_exchange.leader_url())} leads" in said, "users ask the leader, whoever is named"
+    assert "longest time without an answer" in said
+    assert "0 not there as told" in said
+    assert "holds:" in said
+
+
+def test_a_load_test_that_sends_nothing_fails(tmp_path: Path) -> None:
+    """Its exit code was 0."""
+    (tmp_path / "admin.json").write_text('{"key_id": "k", "secret": "c2VjcmV0", "passphrase": "p"}')
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "locust",
+            "-f",
+            "loadtest/locustfile.py",
+            "--headless",
+            "-u",
+            "1",
+            "-t",
+            "1s",
+            "--host",
+            "http://127.0.0.1:9",
+        ],
+        cwd=ROOT,
+        env={**os.environ, "QUORUMBOOK_CLUSTER": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "cannot be set up" in done.stderr
 
 
 def orders(path: Path) -> int:
