@@ -167,7 +167,12 @@ def ignored_disk_errors(patch: Patch) -> None:
 
 def silent_feed(patch: Patch) -> None:
     """A feed is not told that its state was replaced by a snapshot's."""
-    patch.setattr(Feed, "restart", lambda _self, _sequences: None)
+    patch.setattr(Feed, "restart", lambda _self, _sequences, _saved=None: None)
+
+
+def forgotten_market(patch: Patch) -> None:
+    """A node that goes on from a snapshot does not look at what that keeps of the market."""
+    patch.setattr("node.engine.saved_market.decode", lambda _data, _index: {})
 
 
 MUTANTS: Mapping[str, Callable[[Patch], None]] = {
@@ -186,5 +191,6 @@ MUTANTS: Mapping[str, Callable[[Patch], None]] = {
         early_compaction,
         ignored_disk_errors,
         silent_feed,
+        forgotten_market,
     )
 }

@@ -29,6 +29,9 @@ from tests.simulation.parts import Machine, polls_of_a_check
 EVENTS_KEPT = 300
 """Events a product in a node's ring: few, so that readers find what they want gone sometimes."""
 
+MARKET_EVERY = 8
+"""Log entries between comparisons of what the nodes tell of the market."""
+
 READER = gateway("simulated readers")
 
 T = TypeVar("T")
@@ -111,6 +114,8 @@ class WatchedEngine(ReplicatedEngine, Machine):
         self.hash = self.engine.state_hash
         self.fresh.append((index, payload, self.hash))
         self._ledger.agree(self._node, "state hash", (self.engine.sequence, self.engine.time), self.hash)
+        if index % MARKET_EVERY == 0:
+            self._agree_market()
         return outcomes
 
     def digest(self) -> bytes:
@@ -121,6 +126,13 @@ class WatchedEngine(ReplicatedEngine, Machine):
         self.hash = engine.state_hash
         self._ledger.agree(self._node, "state hash", (engine.sequence, engine.time), self.hash)
         self._ledger.agree(self._node, "full hash", (engine.sequence, engine.time), engine.full_hash())
+        self._agree_market()
+
+    def _agree_market(self) -> None:
+        """The trades and figures that the nodes tell are the same on all of them, whatever was restarted or brought up from a snapshot."""
+        for product in self.market():
+            told = _encode([list(product.trades), product.figures])
+            self._ledger.agree(self._node, "market", (product.product_id, product.sequence), told)
 
 
 class Later(Future[T]):

@@ -38,6 +38,7 @@ HUNTS = {
         "its log ends at|match its checksum|goes back from", ExchangeFaults(disk_error=0.002, copies=0.0)
     ),
     "silent_feed": Hunt("events of a product have no gap"),
+    "forgotten_market": Hunt("another market"),
 }
 
 
