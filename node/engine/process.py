@@ -360,9 +360,12 @@ def _fatal(parts: Parts, config: NodeConfig, error: Exception) -> int:
 def _stale(config: NodeConfig, error: StaleDataError) -> int:
     """Stop before anything is acknowledged on an old copy, and do not start on it again."""
     log.critical(
-        "the data directory %s is an old or a second copy, %s noticed: %s", config.data_path, error.noticed_by, error.what
+        "the data directory %s is an old or a second copy, %s noticed: %s. %s",
+        config.data_path,
+        error.noticed_by,
+        error.what,
+        stale.WAY_BACK,
     )
-    log.critical("%s", stale.WAY_BACK)
     try:
         stale.keep(config.data_path, stale.Evidence(config.node_id, error.noticed_by, error.what))
     except OSError as failure:
