@@ -134,7 +134,7 @@ class Application:
         self.server: HttpServer | None = None
         self._sockets: web.AppRunner | None = None
         for route in ROUTES:
-            self.router.add(route.method, route.path, _Served(route.path, partial(_of_route, gateway, route)))
+            self.router.add(route.method, route.path, _Served(route.path, partial(answer, gateway, route)))
         for call in health.CALLS:
             for method in ("GET", "HEAD"):
                 self.router.add(method, call.path, _Served(call.path, partial(_of_machine, gateway, call)))
@@ -198,10 +198,6 @@ class Application:
         self.gateway.metrics.refused(kind)
         if kind == "malformed":
             self.gateway.limits.addresses.spend(peer_address(peer), Cost.MALFORMED)
-
-
-async def _of_route(gateway: Gateway, route: Route, request: Request, names: Mapping[str, str]) -> Response:
-    return await answer(gateway, route, request, names)
 
 
 async def _of_machine(gateway: Gateway, call: health.MachineCall, _request: Request, _names: Mapping[str, str]) -> Response:

@@ -18,7 +18,7 @@ PARAMETERS_MAX = 100
 JSON = "application/json"
 ANSWERED_KEPT = 64
 """Requests of a connection that are remembered as answered: more than a client sends in the two seconds for which it matters, one after the other."""
-_PASSED_ON = ("x-forwarded-for", "forwarded", "via", "x-real-ip")
+_PASSED_ON = frozenset({"x-forwarded-for", "forwarded", "via", "x-real-ip"})
 """Headers of proxies."""
 
 _encode = msgspec.json.Encoder().encode
@@ -46,7 +46,7 @@ class Origin:
     def note(self, request: Request, key_id: str) -> None:
         """A request of this key came, and its signature was good."""
         if not self.shared:
-            self.shared = (self._key_id not in ("", key_id)) or any(request.has(name) for name in _PASSED_ON)
+            self.shared = (self._key_id not in ("", key_id)) or request.has_any(_PASSED_ON)
             self._key_id = key_id
 
 
@@ -96,9 +96,9 @@ class Request:
         value = self._headers.get(name, [])
         return [value] if isinstance(value, str) else value
 
-    def has(self, name: str) -> bool:
-        """Whether the header, whose name is given in lower case, is there."""
-        return name in self._headers
+    def has_any(self, names: frozenset[str]) -> bool:
+        """Whether one of the headers, whose names are given in lower case, is there."""
+        return not names.isdisjoint(self._headers)
 
     @property
     def query(self) -> dict[str, list[str]]:
