@@ -6,3 +6,10 @@ Everything is a whole number in smallest units; there is no clock, randomness, I
 
 May import: the standard library's pure parts, sortedcontainers, msgspec. Nothing of ours.
 """
+
+from __future__ import annotations
+
+from statemachine.core import choose
+
+CORE = choose(__path__)
+"""Which core runs: "compiled" or "plain"; see `core`."""

@@ -12,17 +12,16 @@ from typing import NamedTuple
 
 from statemachine.commands import (
     CancelAll,
-    CancelOrder,
     Deposit,
     OpenAccount,
-    PlaceOrder,
     PutApiKey,
     PutCurrency,
     PutProduct,
     Transfer,
     Withdraw,
 )
-from statemachine.events import OrderState
+from statemachine.entities import Account, Cancelling, Order, Placing, Product
+from statemachine.exact import fee, notional
 from statemachine.limits import (
     ADDRESSES_MAX,
     AMOUNT_MAX,
@@ -33,18 +32,24 @@ from statemachine.limits import (
     NAME_MAX,
     OPEN_ORDERS_PER_ACCOUNT,
     OPERATOR,
-    PPM,
     SCALE_MAX,
     SECRET_MAX,
     TIME_MAX,
 )
-from statemachine.state import Account, Product, State
+from statemachine.state import State
 from statemachine.types import OrderStatus, OrderType, Permission, ProductStatus, Reason, Side, TimeInForce
 
-# Looked up once: a member of an enumeration costs ten times as much when it is looked up in its class.
-_LIMIT, _BUY, _SELL = OrderType.LIMIT, Side.BUY, Side.SELL
-_ONLINE, _OFFLINE, _DONE, _GTT = ProductStatus.ONLINE, ProductStatus.OFFLINE, OrderStatus.DONE, TimeInForce.GTT
-_RESTING = (TimeInForce.GTC, TimeInForce.GTT)
+# Plain integers: the compiled core keeps them as such, and a member of an enumeration is slow to look up in its class.
+_LIMIT: int = OrderType.LIMIT
+_BUY: int = Side.BUY
+_SELL: int = Side.SELL
+_ONLINE: int = ProductStatus.ONLINE
+_OFFLINE: int = ProductStatus.OFFLINE
+_DONE: int = OrderStatus.DONE
+_GTC: int = TimeInForce.GTC
+_GTT: int = TimeInForce.GTT
+_FOK: int = TimeInForce.FOK
+_AMOUNT_MAX = AMOUNT_MAX
 
 
 class Refusal(NamedTuple):
@@ -225,7 +230,7 @@ def _covered(account: Account, command: Withdraw | Transfer) -> Refusal | None:
     return None
 
 
-def place_order(state: State, account: Account, command: PlaceOrder) -> Refusal | None:
+def place_order(state: State, account: Account, command: Placing) -> Refusal | None:
     """May this order enter?
 
     Checked in this order: product and its status, fields that contradict each other, numbers, the stop, the time to live, client_oid, the number of
@@ -234,20 +239,20 @@ def place_order(state: State, account: Account, command: PlaceOrder) -> Refusal 
     product = state.products.get(command.product_id)
     if product is None:
         return Refusal(Reason.UNKNOWN_PRODUCT, "product_id", "no such product")
-    refusal = _status(product, command) if product.status is not _ONLINE else None
+    refusal = _status(product, command) if product.status != _ONLINE else None
     if refusal is None:
-        if command.order_type is _LIMIT:
+        if command.order_type == _LIMIT:
             refusal = _limit_shape(command) or _limit_numbers(product, command)
         else:
             refusal = _market_shape(command) or _market_numbers(product, command)
     if command.stop or command.stop_price:
         refusal = refusal or _stop(product, command)
-    if command.cancel_after or command.time_in_force is _GTT:
+    if command.cancel_after or command.time_in_force == _GTT:
         refusal = refusal or _cancel_after(state, command)
     return refusal or _client_oid(account, command) or _funds(product, account, command) or _post_only(product, command)
 
 
-def _status(product: Product, command: PlaceOrder) -> Refusal | None:
+def _status(product: Product, command: Placing) -> Refusal | None:
     match product.status:
         case ProductStatus.OFFLINE:
             return Refusal(Reason.PRODUCT_NOT_TRADING, "product_id", "the product is offline")
@@ -255,33 +260,33 @@ def _status(product: Product, command: PlaceOrder) -> Refusal | None:
             return Refusal(Reason.PRODUCT_CANCEL_ONLY, "product_id", "orders may only be cancelled")
         case ProductStatus.POST_ONLY if not command.post_only:
             return Refusal(Reason.PRODUCT_POST_ONLY, "post_only", "only post-only orders may enter")
-        case ProductStatus.LIMIT_ONLY if command.order_type is not _LIMIT:
+        case ProductStatus.LIMIT_ONLY if command.order_type != _LIMIT:
             return Refusal(Reason.PRODUCT_LIMIT_ONLY, "order_type", "only limit orders may enter")
         case ProductStatus.AUCTION if not command.stop:
             return _collected(command)
     return None
 
 
-def _collected(command: PlaceOrder) -> Refusal | None:
+def _collected(command: Placing) -> Refusal | None:
     """May an auction collect the order?"""
-    if command.order_type is not OrderType.LIMIT:
+    if command.order_type != _LIMIT:
         return Refusal(Reason.PRODUCT_IN_AUCTION, "order_type", "an auction collects limit orders")
-    if not may_rest(command):
+    if not can_rest(command.order_type, command.time_in_force):
         return Refusal(Reason.PRODUCT_IN_AUCTION, "time_in_force", "an auction collects orders that may rest")
     if command.post_only:
         return Refusal(Reason.PRODUCT_IN_AUCTION, "post_only", "an order that an auction collects may take when it opens")
     return None
 
 
-def _limit_shape(command: PlaceOrder) -> Refusal | None:
+def _limit_shape(command: Placing) -> Refusal | None:
     if command.funds != 0:
         return Refusal(Reason.INVALID_ORDER, "funds", "a limit order has no funds")
-    if command.post_only and not may_rest(command):
+    if command.post_only and not can_rest(command.order_type, command.time_in_force):
         return Refusal(Reason.INVALID_ORDER, "post_only", "a post-only order is good till cancelled")
     return None
 
 
-def _limit_numbers(product: Product, command: PlaceOrder) -> Refusal | None:
+def _limit_numbers(product: Product, command: Placing) -> Refusal | None:
     price = command.price
     if price <= 0:
         return Refusal(Reason.INVALID_PRICE, "price", "expected more than 0")
@@ -295,19 +300,19 @@ def _limit_numbers(product: Product, command: PlaceOrder) -> Refusal | None:
     return refusal
 
 
-def _market_shape(command: PlaceOrder) -> Refusal | None:
+def _market_shape(command: Placing) -> Refusal | None:
     if command.price != 0:
         return Refusal(Reason.INVALID_ORDER, "price", "a market order has no price")
     if command.post_only:
         return Refusal(Reason.INVALID_ORDER, "post_only", "a market order never rests")
-    if command.time_in_force in (TimeInForce.FOK, TimeInForce.GTT):
+    if command.time_in_force == _FOK or command.time_in_force == _GTT:
         return Refusal(Reason.INVALID_ORDER, "time_in_force", "a market order takes what there is")
-    if command.side is _SELL and command.size != 0 and command.funds != 0:
+    if command.side == _SELL and command.size != 0 and command.funds != 0:
         return Refusal(Reason.INVALID_ORDER, "funds", "a market sell has a size or funds, not both")
     return None
 
 
-def _market_numbers(product: Product, command: PlaceOrder) -> Refusal | None:
+def _market_numbers(product: Product, command: Placing) -> Refusal | None:
     if command.funds < 0 or (command.funds == 0 and command.size == 0):
         return Refusal(Reason.INVALID_FUNDS, "funds", "expected a size, or funds of more than 0")
     if command.funds > AMOUNT_MAX:
@@ -327,7 +332,7 @@ def _size(product: Product, size: int) -> Refusal | None:
     return None
 
 
-def _stop(product: Product, command: PlaceOrder) -> Refusal | None:
+def _stop(product: Product, command: Placing) -> Refusal | None:
     """A stop order says what it will hold, and where it waits."""
     if not command.stop:
         return Refusal(Reason.INVALID_STOP, "stop", "a stop price needs a kind of stop")
@@ -339,16 +344,16 @@ def _stop(product: Product, command: PlaceOrder) -> Refusal | None:
         return Refusal(Reason.PRICE_OFF_TICK, "stop_price", f"expected a multiple of {product.tick}")
     if command.post_only:
         return Refusal(Reason.INVALID_STOP, "post_only", "a stop order is not post-only")
-    if command.order_type is OrderType.MARKET:
-        if command.side is _BUY and command.funds == 0:
+    if command.order_type != _LIMIT:
+        if command.side == _BUY and command.funds == 0:
             return Refusal(Reason.INVALID_STOP, "funds", "a market buy with a stop needs funds")
-        if command.side is _SELL and command.size == 0:
+        if command.side == _SELL and command.size == 0:
             return Refusal(Reason.INVALID_STOP, "size", "a market sell with a stop needs a size")
     return None
 
 
-def _cancel_after(state: State, command: PlaceOrder) -> Refusal | None:
-    if command.time_in_force is not _GTT:
+def _cancel_after(state: State, command: Placing) -> Refusal | None:
+    if command.time_in_force != _GTT:
         return Refusal(Reason.INVALID_CANCEL_AFTER, "cancel_after", "only a good-till-time order has it")
     longest = min(CANCEL_AFTER_MAX, TIME_MAX - state.time)
     if not CANCEL_AFTER_MIN <= command.cancel_after <= longest:
@@ -356,44 +361,45 @@ def _cancel_after(state: State, command: PlaceOrder) -> Refusal | None:
     return None
 
 
-def _client_oid(account: Account, command: PlaceOrder) -> Refusal | None:
+def _client_oid(account: Account, command: Placing) -> Refusal | None:
     """A client_oid names at most one open order, also when the command that entered it is no longer remembered."""
     oid = command.client_oid
     if oid:
         if not is_command_id(oid):
             return bad_command_id("client_oid", Reason.INVALID_ID)
         known = account.by_client_oid.get(oid)
-        if known is not None and known.status is not _DONE:
+        if known is not None and known.status != _DONE:
             return Refusal(Reason.COMMAND_ID_REUSED, "client_oid", f"order {known.order_id} is open under it")
-    if len(account.open) >= OPEN_ORDERS_PER_ACCOUNT and (command.stop or may_rest(command)):
+    if account.open_count >= OPEN_ORDERS_PER_ACCOUNT and (command.stop or can_rest(command.order_type, command.time_in_force)):
         return Refusal(Reason.TOO_MANY_OPEN_ORDERS, "", f"at most {OPEN_ORDERS_PER_ACCOUNT} open orders an account")
     return None
 
 
-def may_rest(order: PlaceOrder | OrderState) -> bool:
-    """Could what remains of the order go on the book?"""
-    return order.order_type is _LIMIT and order.time_in_force in _RESTING
+def can_rest(order_type: int, time_in_force: int) -> bool:
+    """Could what remains of such an order go on the book?"""
+    return order_type == _LIMIT and (time_in_force == _GTC or time_in_force == _GTT)  # noqa: PLR1714 - both are C integers
 
 
-def entry_hold(product: Product, command: PlaceOrder, available: int) -> int:
+def entry_hold(product: Product, command: Placing, available: int) -> int:
     """What an order puts on hold when it enters, of which `available` is there; more than that means insufficient funds.
 
     Limit orders hold their worst case (`Product.hold_for`), a market sell by size its size, a market buy with funds those.
     Orders that name no amount of what they pay with (a market buy by size alone, a market sell by funds) hold all there is and
     give back what they do not use; they need as much as could trade at all: one unit of quote, one lot of base.
     """
-    if command.order_type is _LIMIT:
-        if command.side is _SELL:
+    if command.order_type == _LIMIT:
+        if command.side == _SELL:
             return command.size
-        notional = command.price * command.size // product.unit
-        return notional + notional * max(product.maker_fee_ppm, product.taker_fee_ppm) // PPM
-    if command.side is _BUY:
-        return command.funds or max(available, 1)
-    return command.size or max(available, product.lot)
+        cost = notional(command.price, command.size, product.unit)
+        return cost + fee(cost, max(product.maker_fee_ppm, product.taker_fee_ppm))
+    named = command.funds if command.side == _BUY else command.size
+    if named != 0:
+        return named
+    return max(available, 1 if command.side == _BUY else product.lot)
 
 
-def _funds(product: Product, account: Account, command: PlaceOrder) -> Refusal | None:
-    buys = command.side is _BUY
+def _funds(product: Product, account: Account, command: Placing) -> Refusal | None:
+    buys = command.side == _BUY
     available = account.available(product.quote if buys else product.base)
     needed = entry_hold(product, command, available)
     if needed > available:
@@ -401,25 +407,25 @@ def _funds(product: Product, account: Account, command: PlaceOrder) -> Refusal |
     return None
 
 
-def _post_only(product: Product, command: PlaceOrder) -> Refusal | None:
-    if command.post_only and product.book.opposite(command.side).crosses(command.price):
+def _post_only(product: Product, command: Placing) -> Refusal | None:
+    if command.post_only and product.opposite(command.side).crosses(command.price):
         return Refusal(Reason.POST_ONLY_WOULD_TAKE, "price", "the order would trade at once")
     return None
 
 
-def cancel_order(state: State, account: Account, command: CancelOrder) -> Refusal | OrderState:
+def cancel_order(state: State, account: Account, command: Cancelling) -> Refusal | Order:
     """The order to cancel, or why it cannot be. Somebody else's order is unknown."""
     if command.order_id != 0:
         field, order = "order_id", state.orders.get(command.order_id)
     else:
         field, order = "client_oid", account.by_client_oid.get(command.client_oid)
-    if order is None or order.account_id != account.account_id:
+    if order is None or order.account is not account:
         return Refusal(Reason.UNKNOWN_ORDER, field, "no such order")
-    if command.product_id and command.product_id != order.product_id:
+    if command.product_id and command.product_id != order.product.product_id:
         return Refusal(Reason.UNKNOWN_ORDER, "product_id", "no such order of this product")
-    if order.status is _DONE:
+    if order.status == _DONE:
         return Refusal(Reason.ORDER_ALREADY_DONE, field, "the order is done")
-    if not may_cancel(state.products[order.product_id]):
+    if not may_cancel(order.product):
         return Refusal(Reason.PRODUCT_NOT_TRADING, "product_id", "the product is offline")
     return order
 
@@ -438,4 +444,4 @@ def cancel_all(state: State, command: CancelAll) -> Refusal | None:
 
 def may_cancel(product: Product) -> bool:
     """Does the product let orders leave on request?"""
-    return product.status is not _OFFLINE
+    return product.status != _OFFLINE

@@ -27,10 +27,11 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from statemachine.book import BookSide
-from statemachine.events import OrderState
+from statemachine.entities import Order, Product
 from statemachine.limits import AMOUNT_MAX
-from statemachine.matching import aggressor_of, decrement_size, leave_side, match, tell_changed, tell_received, trade
-from statemachine.state import Product, State
+from statemachine.matching import Aggressor, decrement_size, leave_side, match, trade
+from statemachine.state import State
+from statemachine.tell import order_changed, order_received
 from statemachine.types import DoneReason, OrderStatus, ProductStatus, SelfTradePrevention, Side
 
 TRADING = (ProductStatus.ONLINE, ProductStatus.POST_ONLY, ProductStatus.LIMIT_ONLY)
@@ -64,11 +65,11 @@ class _Stretch(NamedTuple):
     sells: int
 
 
-def collect(state: State, product: Product, order: OrderState) -> None:
+def collect(state: State, product: Product, order: Order) -> None:
     """Let an accepted order wait for the auction to open. O(1), O(log L) at a price without a level."""
-    tell_received(state, product, order)
+    order_received(state, product, order)
     state.wait(order)
-    product.collected.side(order.side).add(order)
+    product.collected(order.side).add(order)
 
 
 def indicate(product: Product) -> Indication:
@@ -94,17 +95,17 @@ def open_auction(state: State, product: Product) -> tuple[int, int]:
         if bid is None or ask is None:
             break
         traded += _meet(state, product, price, bid, ask)
-    for order in sorted([*product.collected.bids.resting(), *product.collected.asks.resting()], key=_order_id):
+    for order in sorted([*product.buys.resting(), *product.sells.resting()], key=_order_id):
         state.touch(order)
-        product.collected.side(order.side).remove(order)
+        product.collected(order.side).remove(order)
         order.status = OrderStatus.OPEN
-        match(state, state.accounts[order.account_id], product, order)
+        match(state, product, order)
     return (price, traded) if traded else (0, 0)
 
 
 def _levels(product: Product, side: Side) -> Iterator[tuple[int, int]]:
     """Price and size of all orders of a side that take part, best price first."""
-    sides = product.book.side(side), product.collected.side(side)
+    sides = product.side(side), product.collected(side)
     for _, found in groupby(merge(*(each.in_order() for each in sides), key=_key), key=_key):
         levels = list(found)
         yield levels[0].price, sum(level.total for level in levels)
@@ -136,41 +137,43 @@ def _price(stretches: list[_Stretch], last_price: int) -> int:
     return min(max(last_price, lowest), highest)
 
 
-def _next(product: Product, side: Side, price: int) -> tuple[BookSide, OrderState] | None:
+def _next(product: Product, side: Side, price: int) -> tuple[BookSide, Order] | None:
     """Who of a side trades next at the auction's price, and where it lies."""
-    place, collected = product.book.side(side), product.collected.side(side)
+    place, collected = product.side(side), product.collected(side)
     if collected.best is not None and (place.best is None or collected.best.key < place.best.key):
         place = collected
     if place.best is None or place.best.key > price * place.direction:
         return None
-    return place, place.best.first
+    first = place.best.first
+    assert first is not None, "a level in a book is never empty"
+    return place, first
 
 
-def _meet(state: State, product: Product, price: int, bid: tuple[BookSide, OrderState], ask: tuple[BookSide, OrderState]) -> int:
+def _meet(state: State, product: Product, price: int, bid: tuple[BookSide, Order], ask: tuple[BookSide, Order]) -> int:
     """Two orders meet: how much they trade. What is on the book came before all that was collected, so the smaller id is the earlier order's."""
     earlier, later = (bid, ask) if bid[1].order_id < ask[1].order_id else (ask, bid)
     (maker_side, maker), (taker_side, taker) = earlier, later
     state.touch(maker)
     state.touch(taker)
-    if maker.account_id == taker.account_id:
+    if maker.account is taker.account:
         _prevent(state, product, earlier, later)
         return 0
     size = min(maker.remaining, taker.remaining)
     maker_side.reduce(maker, size)
     taker_side.reduce(taker, size)
     before = maker.remaining
-    trade(state, product, aggressor_of(state.accounts[taker.account_id], product, taker), maker, size, price, auction=True)
-    if maker.status is OrderStatus.OPEN:
-        tell_changed(state, product, maker, before, maker.remaining, resting=True, auction=True)
+    trade(state, product, Aggressor(taker), maker, size, price, True)
+    if maker.status == OrderStatus.OPEN:
+        order_changed(state, product, maker, before, maker.remaining, False, True, True)
     for side, order in (earlier, later):
         if order.remaining == 0:
             leave_side(state, product, side, order, DoneReason.FILLED)
     return size
 
 
-def _prevent(state: State, product: Product, earlier: tuple[BookSide, OrderState], later: tuple[BookSide, OrderState]) -> None:
+def _prevent(state: State, product: Product, earlier: tuple[BookSide, Order], later: tuple[BookSide, Order]) -> None:
     """Self-trade prevention, as the later order wants it."""
-    stp, by = later[1].stp, min(earlier[1].remaining, later[1].remaining)
+    stp, by = SelfTradePrevention(later[1].stp), min(earlier[1].remaining, later[1].remaining)
     leaving = {
         SelfTradePrevention.DC: (earlier[1].remaining == by, later[1].remaining == by),
         SelfTradePrevention.CO: (True, False),
@@ -180,6 +183,6 @@ def _prevent(state: State, product: Product, earlier: tuple[BookSide, OrderState
     for (side, order), leaves in zip((earlier, later), leaving, strict=True):
         if leaves:
             leave_side(state, product, side, order, DoneReason.CANCELLED)
-        elif stp is SelfTradePrevention.DC:
+        elif stp == SelfTradePrevention.DC:
             side.reduce(order, by)
-            decrement_size(state, product, order, by, resting=order.status is OrderStatus.OPEN)
+            decrement_size(state, product, order, by, order.status == OrderStatus.OPEN)

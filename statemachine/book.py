@@ -3,54 +3,35 @@
 There is one code for both sides. A side sorts its levels by a *key*, the price times the side's `direction` (+1 for asks, -1 for
 bids), so that the best level always has the smallest key, and "would trade with" is always `level.key <= limit`.
 
-Costs, with L levels: adding to a level that exists and removing from a level O(1); a level coming or going O(log L); best O(1).
+Costs, with L levels: adding to a level that exists O(log L); taking an order out O(1), O(log L) when it was the last of its level; best O(1).
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from typing import cast
 
-from sortedcontainers import SortedDict, SortedList
+from sortedcontainers import SortedList
 
 from statemachine.draining import drain
-from statemachine.events import OrderState
+from statemachine.entities import Order, PriceLevel
 from statemachine.limits import AMOUNT_MAX
-from statemachine.types import OrderType, Side, StopType
+from statemachine.types import OrderType, StopType
 
 NO_LIMIT = AMOUNT_MAX
 """As a key limit: every price is good. No key is larger, because no price is."""
 
+CHUNK = 512
+"""Levels in one list at most. A level that comes or goes moves as many places."""
 
-# Looked up once: a member of an enumeration costs ten times as much when it is looked up in its class.
-_BUY, _MARKET = Side.BUY, OrderType.MARKET
+_NO_LIMIT = NO_LIMIT
+_CHUNK: int = CHUNK
+_MARKET: int = OrderType.MARKET
 
 
-def _place(order: OrderState) -> tuple[int, int]:
+def _place(order: Order) -> tuple[int, int]:
     """Where an order stands among those of its price. Orders that version 0.1.0 opened have no sequence; they came in the order of their ids."""
     return order.opened_sequence, order.order_id
-
-
-class PriceLevel:
-    """The resting orders at one price, first come, first served.
-
-    `total` is the sum of their remaining sizes. A level in a book is never empty.
-    """
-
-    __slots__ = ("key", "orders", "price", "total")
-
-    def __init__(self, price: int, key: int) -> None:
-        self.price = price
-        self.key = key
-        self.total = 0
-        self.orders: OrderedDict[int, OrderState] = OrderedDict()
-
-    @property
-    def first(self) -> OrderState:
-        """The order that trades next."""
-        return next(iter(self.orders.values()))
 
 
 class BookSide:
@@ -58,84 +39,153 @@ class BookSide:
 
     Change:   `add`, `remove`, `reduce`, `fill`, `release`
     Look:     `best`, `limit_key`, `crosses`, `in_order`, `page`, `resting`
+
+    Levels lie in lists of up to `CHUNK` that are sorted from the worst to the best, as the lists themselves are: the best level, where most come and
+    go, is the last of the last list, so hardly anything has to move.
     """
 
-    __slots__ = ("best", "direction", "levels")
+    __slots__ = ("best", "chunks", "direction")
 
     def __init__(self, direction: int) -> None:
         self.direction = direction
-        self.levels: SortedDict = SortedDict()
+        self.chunks: list[list[PriceLevel]] = []
         self.best: PriceLevel | None = None
         """The level with the smallest key, kept at hand because every order asks for it."""
 
-    def add(self, order: OrderState) -> None:
-        """Append an order at its price. O(1) at a level that exists, else O(log L)."""
+    def add(self, order: Order) -> None:
+        """Append an order at its price. O(log L), O(1) at the best level."""
         key = order.price * self.direction
-        level = self.levels.get(key)
-        if level is None:
-            level = self.levels[key] = PriceLevel(order.price, key)
-            if self.best is None or key < self.best.key:
-                self.best = level
-        level.orders[order.order_id] = order
-        level.total += order.remaining
+        level = self.best
+        if level is None or level.key != key:
+            level = self._level(order.price, key)
+        level.append(order)
 
-    def fill(self, orders: Iterable[OrderState]) -> None:
+    def _level(self, price: int, key: int) -> PriceLevel:
+        """The level with a key, made if there is none."""
+        if not self.chunks:
+            self.chunks.append([])
+        number = self._chunk_of(key)
+        chunk = self.chunks[number]
+        place = self._place_in(chunk, key)
+        if place < len(chunk):
+            level = chunk[place]
+            if level.key == key:
+                return level
+        level = PriceLevel(price, key)
+        chunk.insert(place, level)
+        best = self.best
+        if best is None or key < best.key:
+            self.best = level
+        if len(chunk) > _CHUNK:
+            half = len(chunk) // 2
+            self.chunks.insert(number + 1, chunk[half:])
+            del chunk[half:]
+        return level
+
+    def _chunk_of(self, key: int) -> int:
+        """The number of the list in which a level with this key lies, or belongs: the last one that begins with a key as large or larger."""
+        low, high = 0, len(self.chunks) - 1
+        while low < high:
+            middle = (low + high + 1) // 2
+            chunk = self.chunks[middle]
+            level = chunk[0]
+            if level.key >= key:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def _place_in(self, chunk: list[PriceLevel], key: int) -> int:
+        """The place in a list of the first level whose key is as small or smaller."""
+        low, high = 0, len(chunk)
+        while low < high:
+            middle = (low + high) // 2
+            level = chunk[middle]
+            if level.key > key:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    def fill(self, orders: Iterable[Order]) -> None:
         """`add` each of these, in time order, to a side that is empty. O(orders + L log L)."""
-        assert not self.levels, "the side is not empty"
+        assert not self.chunks, "the side is not empty"
         levels: dict[int, PriceLevel] = {}
         for order in orders:
             level = levels.get(order.price)
             if level is None:
                 level = levels[order.price] = PriceLevel(order.price, order.price * self.direction)
-            level.orders[order.order_id] = order
-            level.total += order.remaining
-        self.levels.update((level.key, level) for level in levels.values())
-        self.best = self.levels.peekitem(0)[1] if levels else None
+            level.append(order)
+        ordered = [level for _, level in sorted(levels.items(), reverse=self.direction > 0)]
+        half = _CHUNK // 2
+        self.chunks = [ordered[start : start + half] for start in range(0, len(ordered), half)]
+        self.best = ordered[-1] if ordered else None
 
-    def remove(self, order: OrderState) -> None:
+    def remove(self, order: Order) -> None:
         """Take an order out, with whatever remains of it. O(1), O(log L) when it was the last of its level."""
-        key = order.price * self.direction
-        level = self.levels[key]
-        del level.orders[order.order_id]
-        level.total -= order.remaining
-        if not level.orders:
-            del self.levels[key]
-            if level is self.best:
-                self.best = self.levels.peekitem(0)[1] if self.levels else None
+        level = order.level
+        assert level is not None, "the order lies on no level"
+        level.unlink(order)
+        if level.count == 0:
+            self._drop(level)
 
-    def reduce(self, order: OrderState, by: int) -> None:
+    def _drop(self, level: PriceLevel) -> None:
+        """Take an empty level out."""
+        if level is self.best:
+            number = len(self.chunks) - 1
+            chunk = self.chunks[number]
+            chunk.pop()
+        else:
+            number = self._chunk_of(level.key)
+            chunk = self.chunks[number]
+            del chunk[self._place_in(chunk, level.key)]
+        if not chunk:
+            del self.chunks[number]
+        if level is self.best:
+            if self.chunks:
+                chunk = self.chunks[len(self.chunks) - 1]
+                self.best = chunk[len(chunk) - 1]
+            else:
+                self.best = None
+
+    def reduce(self, order: Order, by: int) -> None:
         """Tell the order's level that `by` of its remaining size goes. The order keeps its place in time. O(1)."""
-        self.levels[order.price * self.direction].total -= by
+        level = order.level
+        assert level is not None, "the order lies on no level"
+        level.total -= by
 
-    def limit_key(self, order: OrderState) -> int:
+    def limit_key(self, order: Order) -> int:
         """The largest key of this side that an aggressor may trade with."""
-        return NO_LIMIT if order.order_type is _MARKET else order.price * self.direction
+        return _NO_LIMIT if order.order_type == _MARKET else order.price * self.direction
 
     def crosses(self, price: int) -> bool:
         """Would a limit order of the other side at `price` trade at once?"""
-        return self.best is not None and self.best.key <= price * self.direction
+        best = self.best
+        return best is not None and best.key <= price * self.direction
 
     def in_order(self) -> Iterator[PriceLevel]:
         """The levels, best first."""
-        return cast("Iterator[PriceLevel]", iter(self.levels.values()))
+        return (level for chunk in reversed(self.chunks) for level in reversed(chunk))
 
     def release(self) -> None:
-        """Empty it in small steps (`draining`). O(orders + L log L)."""
+        """Empty it in small steps (`draining`). O(orders + L)."""
         self.best = None
-        while self.levels:
-            drain(self.levels.popitem()[1].orders)
+        while self.chunks:
+            chunk = self.chunks.pop()
+            while chunk:
+                level = chunk.pop()
+                while level.first is not None:
+                    level.unlink(level.first)
 
-    def page(self, price: int, opened_sequence: int, order_id: int, limit: int) -> list[OrderState]:
+    def page(self, price: int, opened_sequence: int, order_id: int, limit: int) -> list[Order]:
         """Up to `limit` orders, in the order in which they trade, behind the place that an order at `price` with these numbers has or had; from the
         beginning where `price` is 0.
 
         O(limit + log L), and one copy of the references of each level that it begins or ends in.
         """
-        found: list[OrderState] = []
-        levels = self.levels.irange(price * self.direction) if price else iter(self.levels)
-        for key in levels:
-            level = self.levels[key]
-            orders = list(level.orders.values())
+        found: list[Order] = []
+        for level in self._from(price * self.direction) if price else self.in_order():
+            orders = level.orders()
             start = 0
             if level.price == price:
                 start = bisect_right(orders, (opened_sequence, order_id), key=_place)
@@ -144,64 +194,61 @@ class BookSide:
                 break
         return found
 
-    def resting(self) -> Iterator[OrderState]:
+    def _from(self, key: int) -> Iterator[PriceLevel]:
+        """The levels with this key or a larger one, best first."""
+        if self.chunks:
+            number = self._chunk_of(key)
+            chunk = self.chunks[number]
+            place = self._place_in(chunk, key)
+            there = place < len(chunk) and chunk[place].key == key
+            yield from reversed(chunk[: place + 1 if there else place])
+            for before in reversed(self.chunks[:number]):
+                yield from reversed(before)
+
+    def resting(self) -> Iterator[Order]:
         """The orders, in the order in which they trade."""
         for level in self.in_order():
-            yield from level.orders.values()
-
-
-class Book:
-    """Both sides of a product. Never crossed: the best bid is below the best ask after every command."""
-
-    __slots__ = ("asks", "bids")
-
-    def __init__(self) -> None:
-        self.bids = BookSide(-1)
-        self.asks = BookSide(+1)
-
-    def side(self, side: Side) -> BookSide:
-        """Where orders of `side` rest."""
-        return self.bids if side is _BUY else self.asks
-
-    def opposite(self, side: Side) -> BookSide:
-        """What orders of `side` trade with."""
-        return self.asks if side is _BUY else self.bids
+            yield from level.orders()
 
 
 class StopBook:
     """The stop orders of a product that wait for a trade: stop prices and order ids. Adding and removing O(log n).
 
     Change:   `add`, `fill`, `remove`, `take`, `release`
-    Look:     `len`, `waiting`
+    Look:     `len`, `count`, `waiting`
     """
 
-    __slots__ = ("entries", "losses")
+    __slots__ = ("count", "entries", "losses")
 
     def __init__(self) -> None:
         self.losses: SortedList = SortedList()
         """Triggered by a trade at the stop price or below: the highest first."""
         self.entries: SortedList = SortedList()
         """Triggered by a trade at the stop price or above: the lowest first."""
+        self.count = 0
 
     def __len__(self) -> int:
-        return len(self.losses) + len(self.entries)
+        return self.count
 
-    def _kind(self, order: OrderState) -> SortedList:
-        return self.losses if order.stop is StopType.LOSS else self.entries
+    def _kind(self, order: Order) -> SortedList:
+        return self.losses if order.stop == StopType.LOSS else self.entries
 
-    def add(self, order: OrderState) -> None:
+    def add(self, order: Order) -> None:
         """A stop order begins to wait."""
         self._kind(order).add((order.stop_price, order.order_id))
+        self.count += 1
 
-    def fill(self, orders: Iterable[OrderState]) -> None:
+    def fill(self, orders: Iterable[Order]) -> None:
         """`add` each of these. O(n log n)."""
         orders = list(orders)
         for side, stop in ((self.losses, StopType.LOSS), (self.entries, StopType.ENTRY)):
-            side.update((order.stop_price, order.order_id) for order in orders if order.stop is stop)
+            side.update([(order.stop_price, order.order_id) for order in orders if order.stop == stop])
+        self.count = len(self.losses) + len(self.entries)
 
-    def remove(self, order: OrderState) -> None:
+    def remove(self, order: Order) -> None:
         """A stop order that waits does so no more."""
         self._kind(order).remove((order.stop_price, order.order_id))
+        self.count -= 1
 
     def take(self, lowest: int, highest: int) -> list[int]:
         """Remove those that trades between these two prices trigger; their order ids, rising. O(log n + found)."""
@@ -211,11 +258,13 @@ class StopBook:
         if taken:
             del self.losses[first_loss:]
             del self.entries[:end_of_entries]
-        return sorted(order_id for _, order_id in taken)
+            self.count -= len(taken)
+        return sorted([order_id for _, order_id in taken])
 
     def release(self) -> None:
         """Empty it in small steps (`draining`)."""
         drain(self.losses, self.entries)
+        self.count = 0
 
     def waiting(self) -> Iterator[tuple[StopType, int, int]]:
         """All of them: kind, stop price, order id."""

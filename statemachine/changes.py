@@ -15,20 +15,24 @@ What is remembered of them is bounded by the state: an order that came and left 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from statemachine import rows
 from statemachine.draining import drain
-from statemachine.events import OrderState
+from statemachine.entities import Account, Order
 from statemachine.limits import OPERATOR
 from statemachine.remember import MemoryView, OutcomeMemory
 from statemachine.rows import Row
 from statemachine.tables import BalanceRow
+from statemachine.types import OrderStatus
 
 if TYPE_CHECKING:
-    from statemachine.state import Account, State
+    from statemachine.state import State
+
+_DONE: int = OrderStatus.DONE
+_SPARE = 64
+"""Entries of done orders that an account's list of changes may have in any case."""
 
 
 class Piece(NamedTuple):
@@ -43,16 +47,25 @@ class Piece(NamedTuple):
 class AccountChanges:
     """What changed of an account. `done_count` and `remembered` are those before the first change.
 
-    `orders`: open orders that came or changed, None for those that left. `all_orders`: every order that is open at the freeze counts.
+    `came`: orders that came or changed, of which those that are done by now do not count; `left`: the ids of those that were open at the freeze
+    before, and left. `all_orders`: every order that is open at the freeze counts.
     """
 
-    __slots__ = ("all_orders", "done_count", "orders", "remembered")
+    __slots__ = ("all_orders", "came", "done_count", "left", "remembered")
 
-    def __init__(self, done_count: int, remembered: int, *, all_orders: bool = False) -> None:
+    def __init__(self, done_count: int, remembered: int, all_orders: bool = False) -> None:
         self.done_count = done_count
         self.remembered = remembered
-        self.orders: dict[int, OrderState | None] = {}
+        self.came: list[Order] = []
+        self.left: list[int] = []
         self.all_orders = all_orders
+
+    def note(self, order: Order) -> None:
+        """An order came or is about to change. O(1) on average: the list is cleared of done orders when it has become twice as long as needed."""
+        came = self.came
+        came.append(order)
+        if len(came) > 2 * order.account.open_count + _SPARE:
+            self.came = [each for each in came if each.status != _DONE]
 
 
 class AccountView(NamedTuple):
@@ -60,69 +73,97 @@ class AccountView(NamedTuple):
 
     opened_at: int
     balances: list[BalanceRow]
-    done: list[OrderState]
+    done: list[Order]
     done_count: int
     done_kept: int
     outcomes: MemoryView
 
 
 class Changes:
-    """What changed since the last freeze. All but `freeze` O(1).
+    """What changed since the last freeze. All but `freeze` O(1), on average.
 
-    The engine tells:  `touch`, `touch_order`, `order_came`, `order_left`, `api_key_put`
+    The engine tells:  `touch`, `touch_operator`, `touch_order`, `order_came`, `order_left`, `api_key_put`
     A snapshot takes:  `freeze`
+
+    Attributes:
+        epoch: the number of the latest freeze, from 1 on. An account or order that says the same number was touched since then.
+        last_order_id: the last order id at the latest freeze.
     """
+
+    __slots__ = ("_accounts", "_api_keys", "_frozen", "_operator", "epoch", "last_order_id")
 
     def __init__(self, last_order_id: int = 0) -> None:
         self._accounts: dict[str, AccountChanges] = {}
         self._api_keys: dict[str, None] = {}
-        self._last_order_id = last_order_id
         self._frozen: Frozen | None = None
+        self._operator = False
+        self.epoch = 1
+        self.last_order_id = last_order_id
 
-    def touch(self, account_id: str, account: Account | None, memory: OutcomeMemory) -> None:
-        """Before anything of an account changes. Without an account: the operator's memory."""
-        if account_id not in self._accounts:
-            done_count = 0 if account is None else account.done_count
-            self._accounts[account_id] = AccountChanges(done_count, memory.remembered)
+    def touch(self, account: Account) -> None:
+        """Before anything of an account changes."""
+        if account.touched != self.epoch:
+            account.touched = self.epoch
+            changes = account.changes = AccountChanges(account.done_count, account.memory.remembered)
+            self._accounts[account.account_id] = changes
             if self._frozen is not None:
-                self._frozen.keep_account(account_id)
+                self._frozen.keep_account(account.account_id)
 
-    def touch_order(self, order: OrderState) -> None:
+    def touch_operator(self, memory: OutcomeMemory) -> None:
+        """Before the operator's memory changes."""
+        if not self._operator:
+            self._operator = True
+            self._accounts[OPERATOR] = AccountChanges(0, memory.remembered)
+            if self._frozen is not None:
+                self._frozen.keep_account(OPERATOR)
+
+    def touch_order(self, order: Order) -> None:
         """Before an open order changes. Its account was touched."""
-        orders = self._accounts[order.account_id].orders
-        if order.order_id not in orders:
-            orders[order.order_id] = order
-            if self._frozen is not None:
-                self._frozen.keep_order(order)
+        if order.touched != self.epoch:
+            frozen = self._frozen
+            if frozen is not None:
+                frozen.keep_order(order)
+            order.touched = self.epoch
+            self.order_came(order)
 
-    def order_came(self, order: OrderState) -> None:
+    def order_came(self, order: Order) -> None:
         """An order is open from now on."""
-        self._accounts[order.account_id].orders[order.order_id] = order
+        order.touched = self.epoch
+        changes = order.account.changes
+        assert changes is not None, "the account was touched"
+        changes.note(order)
 
-    def order_left(self, order: OrderState) -> None:
+    def order_left(self, order: Order) -> None:
         """An open order, touched before, is open no more."""
-        orders = self._accounts[order.account_id].orders
-        if order.order_id > self._last_order_id:
-            del orders[order.order_id]
-        else:
-            orders[order.order_id] = None
+        if order.order_id <= self.last_order_id:
+            changes = order.account.changes
+            assert changes is not None, "the account was touched"
+            changes.left.append(order.order_id)
 
     def api_key_put(self, key_id: str) -> None:
         """A key came or changed."""
         self._api_keys[key_id] = None
 
+    def view_is_over(self, frozen: Frozen) -> None:
+        """Everything of a frozen view was encoded."""
+        if self._frozen is frozen:
+            self._frozen = None
+
     def release(self) -> None:
         """Empty it in small steps (`draining`). The view frozen last refers to the state, and is let go too: nobody may iterate it any more."""
         self._frozen = None
         while self._accounts:
-            drain(self._accounts.popitem()[1].orders)
+            changes = self._accounts.popitem()[1]
+            drain(changes.came, changes.left)
 
     def freeze(self, state: State, *, whole: bool) -> Frozen:
         """See `Engine.freeze`."""
         accounts, api_keys = (_everything(state), dict.fromkeys(state.api_keys)) if whole else (self._accounts, self._api_keys)
-        self._frozen = Frozen(state, accounts, api_keys)
+        self._frozen = Frozen(state, accounts, api_keys, self.epoch)
         self._accounts, self._api_keys = {}, {}
-        self._last_order_id = state.last_order_id
+        self._operator = False
+        self.epoch += 1
+        self.last_order_id = state.last_order_id
         return self._frozen
 
 
@@ -132,7 +173,7 @@ def _everything(state: State) -> dict[str, AccountChanges]:
     everything = {OPERATOR: AccountChanges(0, memory.remembered - len(memory))}
     for name, account in state.accounts.items():
         forgotten = account.memory.remembered - len(account.memory)
-        everything[name] = AccountChanges(account.done_count - len(account.done), forgotten, all_orders=True)
+        everything[name] = AccountChanges(account.done_count - len(account.done), forgotten, True)
     return everything
 
 
@@ -143,10 +184,11 @@ class Frozen:
         counts: how many rows each table has in all once the changes were made.
     """
 
-    def __init__(self, state: State, accounts: dict[str, AccountChanges], api_keys: dict[str, None]) -> None:
+    def __init__(self, state: State, accounts: dict[str, AccountChanges], api_keys: dict[str, None], epoch: int) -> None:
         self.counts = rows.counts(state)
         self._state = state
         self._pending = accounts
+        self._epoch = epoch
         self._small = [
             Piece("counter", [rows.counter(state)], [], []),
             Piece("currency", [rows.currency(currency.row()) for currency in state.currencies.values()], [], []),
@@ -154,7 +196,7 @@ class Frozen:
         ]
         self._api_keys = [state.api_keys[key_id] for key_id in api_keys]
         self._kept_accounts: dict[str, AccountView] = {}
-        self._kept_orders: dict[str, dict[int, OrderState]] = {}
+        self._kept_orders: dict[str, dict[int, Row]] = {}
         self._last_order_id = state.last_order_id
 
     def keep_account(self, account_id: str) -> None:
@@ -163,13 +205,14 @@ class Frozen:
         if changes is not None:
             self._kept_accounts[account_id] = self._view(account_id, changes)
 
-    def keep_order(self, order: OrderState) -> None:
-        """The order is about to change: keep it as it is, if it is still to be encoded."""
-        changes = self._pending.get(order.account_id)
+    def keep_order(self, order: Order) -> None:
+        """The order is about to change: keep its row as it is, if it is still to be encoded."""
+        account_id = order.account.account_id
+        changes = self._pending.get(account_id)
         if changes is None:
             return
-        if order.order_id in changes.orders or (changes.all_orders and order.order_id <= self._last_order_id):
-            self._kept_orders.setdefault(order.account_id, {})[order.order_id] = copy.copy(order)
+        if order.touched == self._epoch or (changes.all_orders and order.order_id <= self._last_order_id):
+            self._kept_orders.setdefault(account_id, {})[order.order_id] = rows.order(order)
 
     def __iter__(self) -> Iterator[Piece]:
         yield from self._small
@@ -182,6 +225,7 @@ class Frozen:
             yield self._orders(account_id, changes)
             self._pending.popitem()
             self._kept_orders.pop(account_id, None)
+        self._state.changes.view_is_over(self)
 
     def _view(self, account_id: str, changes: AccountChanges) -> AccountView:
         account = self._state.accounts.get(account_id)
@@ -196,26 +240,24 @@ class Frozen:
         )
 
     def _orders(self, account_id: str, changes: AccountChanges) -> Piece:
-        encoded: list[Row] = []
-        deleted: list[bytes] = []
-        orders = self._all_orders(account_id) if changes.all_orders else changes.orders
-        for order_id, order in orders.items():
-            if order is None:
-                deleted.append(rows.order_key(order_id))
-                continue
-            row = rows.order(order)
-            kept = self._kept_orders.get(account_id, {}).get(order_id)
-            encoded.append(row if kept is None else rows.order(kept))
-        if changes.all_orders:
-            # Those that left before they were looked for.
-            kept_ones = list(self._kept_orders.get(account_id, {}).values())
-            encoded += [rows.order(order) for order in kept_ones if order.order_id not in orders]
-        return Piece("order", encoded, deleted, [])
+        """The rows of an account's orders. An order that is done by now was open at the freeze if and only if its row was kept."""
+        encoded: dict[int, Row] = {}
+        candidates = self._all_orders(account_id) if changes.all_orders else list(changes.came)
+        for order in candidates:
+            row = rows.order(order) if order.status != _DONE else None
+            kept = self._kept_orders.get(account_id, {}).get(order.order_id)
+            if kept is not None:
+                encoded[order.order_id] = kept
+            elif row is not None:
+                encoded[order.order_id] = row
+        # Those that left before they were looked for.
+        encoded = {**self._kept_orders.get(account_id, {}), **encoded}
+        return Piece("order", list(encoded.values()), [rows.order_key(order_id) for order_id in changes.left], [])
 
-    def _all_orders(self, account_id: str) -> dict[int, OrderState | None]:
+    def _all_orders(self, account_id: str) -> list[Order]:
         account = self._state.accounts.get(account_id)
-        found = [] if account is None else list(account.open.values())
-        return {order.order_id: order for order in found if order.order_id <= self._last_order_id}
+        found = [] if account is None else account.open_orders()
+        return [order for order in found if order.order_id <= self._last_order_id]
 
 
 def _account_pieces(account_id: str, view: AccountView) -> Iterator[Piece]:

@@ -7,28 +7,41 @@ defect, and the node must stop.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
 
 import msgspec
 
-from statemachine import auctions, invariants, loading, persistence
+from statemachine import answer, auctions, invariants, loading, persistence
 from statemachine.admission import Refusal, bad_command_id, bad_name, is_command_id, is_name
+from statemachine.applied import AppliedBatch
 from statemachine.changes import Frozen
-from statemachine.commands import AnyCommand, Batch
-from statemachine.events import AnyOutcome, Applied, OrderState, Rejected
-from statemachine.handlers import OPERATOR_HANDLERS, TRADER_HANDLERS
+from statemachine.commands import AnyCommand, Batch, decode_batch
+from statemachine.entities import Account, Order
+from statemachine.entry import EntryReader
+from statemachine.events import OrderState
+from statemachine.handlers import OPERATOR_HANDLERS, TRADER_HANDLERS, cancel_order, place_order
 from statemachine.limits import AMOUNT_MAX, OPERATOR
 from statemachine.matching import take_out
 from statemachine.order_lists import Wanted, newest
-from statemachine.remember import ANY_CONTENTS, fingerprint, fingerprint_fits, outcome_of, pack
-from statemachine.state import Account, State
+from statemachine.remember import (
+    ANY_CONTENTS,
+    FINGERPRINT_SIZE,
+    fingerprint,
+    fingerprint_fits,
+    outcome_of,
+)
+from statemachine.state import State
 from statemachine.tables import ApiKeyRow, BalanceRow, CurrencyRow, ProductRow
 from statemachine.types import DoneReason, ProductStatus, Reason, Side
 from statemachine.upgrade import upgrade
 
 _encode = msgspec.msgpack.Encoder().encode
+
+_PLACE = 7
+_CANCEL = 8
+_EXPIRED: int = DoneReason.EXPIRED
+_MARK: int = FINGERPRINT_SIZE
 
 MIGRATED_HASH = b"\xff" * 16
 """The running hash of a state that another version's data was converted to, until a batch of this version is applied.
@@ -71,81 +84,23 @@ class Engine:
         """The running hash, 16 bytes: of all batches applied so far, their commands, outcomes and events."""
         return self._state.hash
 
-    def apply(self, batch: Batch) -> Applied:
+    def apply(self, batch: Batch) -> AppliedBatch:
         """Apply the commands of a log entry, in order: one outcome each, and all their events. Before the first, orders whose time is over leave.
         A batch that neither has commands nor moves the time on changes nothing, so sequence and time together name a state.
 
         O(1) for a command, plus O(log L) for each of the L price levels that comes or goes and O(1) for each fill or cancel; O(log n) for
         each stop or good-till-time order that comes or goes.
         """
-        state = self._state
-        if batch.time > state.time:
-            state.time = batch.time
-        elif not batch.commands:
-            return Applied([], [])
-        state.events = []
-        state.former = (batch.former or 2) if batch.migrated else 0
-        if state.hash == MIGRATED_HASH and not batch.migrated:
-            upgrade(state)
-            state.hash = blake2b(persistence.full_hash(state), digest_size=16).digest()
-        if state.expiring:
-            _expire(state)
-        outcomes: list[AnyOutcome] = []
-        digest = blake2b(state.hash, digest_size=16)
-        digest.update(_encode(state.time))
-        for command in batch.commands:
-            state.sequence += 1
-            encoded = _encode(command)
-            outcome, encoded_outcome = self._answer(command, encoded, batch.migrated)
-            outcomes.append(outcome)
-            digest.update(encoded)
-            digest.update(encoded_outcome)
-        applied = Applied(outcomes, state.events)
-        digest.update(_encode(state.events))
-        state.hash = MIGRATED_HASH if batch.migrated else digest.digest()
-        state.events = []
-        return applied
+        former = (batch.former or 2) if batch.migrated else 0
+        return _apply(self._state, batch.time, former, EntryReader(batch))
 
-    def _answer(self, command: AnyCommand, encoded: bytes, migrated: bool) -> tuple[AnyOutcome, bytes]:
-        """Carry out a command, unless its id says that this happened before."""
-        account = self._state.accounts.get(command.account_id)
-        if account is not None:
-            memory = account.memory
-        elif command.account_id == OPERATOR:
-            memory = self._state.operator_memory
-        else:
-            return self._reject(_UNKNOWN_ACCOUNT if is_name(command.account_id) else bad_name("account_id"))
-        if not is_command_id(command.command_id):
-            return self._reject(bad_command_id("command_id", Reason.INVALID_COMMAND_ID))
-        mark = ANY_CONTENTS if migrated else fingerprint(encoded)
-        seen = memory.find(command.command_id)
-        if seen is not None:
-            if not fingerprint_fits(seen, mark):
-                return self._reject(_REUSED)
-            outcome = msgspec.structs.replace(outcome_of(seen), duplicate=True)
-            return outcome, _encode(outcome)
-        self._state.changes.touch(command.account_id, account, memory)
-        result = self._carry_out(account, command)
-        outcome = self._rejected(result) if isinstance(result, Refusal) else result
-        encoded_outcome = _encode(outcome)
-        self._state.outcome_count += memory.remember(command.command_id, pack(mark, encoded_outcome))
-        return outcome, encoded_outcome
+    def apply_entry(self, payload: bytes) -> AppliedBatch:
+        """Apply a log entry as it is in the log: `apply` of what it decodes to.
 
-    def _carry_out(self, account: Account | None, command: AnyCommand) -> AnyOutcome | Refusal:
-        """`account` is None for the operator."""
-        kind = type(command)
-        handler = TRADER_HANDLERS.get(kind)
-        if handler is not None:
-            return handler(self._state, account, command) if account is not None else _NOT_A_TRADER
-        return OPERATOR_HANDLERS[kind](self._state, command) if account is None else _NOT_THE_OPERATOR
-
-    def _rejected(self, refusal: Refusal) -> Rejected:
-        return Rejected(self._state.sequence, self._state.time, False, *refusal)
-
-    def _reject(self, refusal: Refusal) -> tuple[AnyOutcome, bytes]:
-        """A rejection that is not remembered."""
-        outcome = self._rejected(refusal)
-        return outcome, _encode(outcome)
+        Raises:
+            msgspec.DecodeError: not a batch of this schema.
+        """
+        return self.apply(decode_batch(payload))
 
     def check(self) -> None:
         """Assert every invariant of the whole state. O(everything).
@@ -256,13 +211,13 @@ class Engine:
     def order(self, order_id: int) -> OrderState | None:
         """An order that is open or recently done."""
         order = self._state.orders.get(order_id)
-        return copy.copy(order) if order is not None else None
+        return order.row() if order is not None else None
 
     def order_by_client_oid(self, account_id: str, client_oid: str) -> OrderState | None:
         """The account's latest order under a `client_oid`, open or recently done."""
         account = self._state.accounts.get(account_id)
         order = account.by_client_oid.get(client_oid) if account is not None else None
-        return copy.copy(order) if order is not None else None
+        return order.row() if order is not None else None
 
     def orders(
         self,
@@ -281,12 +236,12 @@ class Engine:
         account = self._state.accounts.get(account_id)
         if account is None:
             return []
-        return [copy.copy(order) for order in newest(account, self._state.products, wanted, limit)]
+        return [order.row() for order in newest(account, self._state.products, wanted, limit)]
 
     def orders_kept(self, account_id: str) -> int:
         """How many orders of an account there are to look at, open and recently done."""
         account = self._state.accounts.get(account_id)
-        return len(account.open) + len(account.done) if account is not None else 0
+        return account.open_count + len(account.done) if account is not None else 0
 
     def levels(self, product_id: str, side: Side, depth: int) -> list[tuple[int, int, int]]:
         """Up to `depth` price levels of a side, best first: price, sum of remaining sizes, number of orders.
@@ -296,20 +251,120 @@ class Engine:
         product = self._state.products.get(product_id)
         if product is None:
             return []
-        levels = zip(range(depth), product.book.side(side).in_order(), strict=False)
-        return [(level.price, min(level.total, AMOUNT_MAX), len(level.orders)) for _, level in levels]
+        levels = zip(range(depth), product.side(side).in_order(), strict=False)
+        return [(level.price, min(level.total, AMOUNT_MAX), level.count) for _, level in levels]
 
     def auction(self, product_id: str) -> auctions.Indication | None:
         """What the product's auction would do if it opened now; None when it is in none. O(levels that cross)."""
         product = self._state.products.get(product_id)
-        return auctions.indicate(product) if product is not None and product.status is ProductStatus.AUCTION else None
+        return auctions.indicate(product) if product is not None and product.status == ProductStatus.AUCTION else None
 
     def book_orders(self, product_id: str, side: Side) -> list[tuple[int, int, int]]:
         """Every resting order of a side, in the order in which they trade: price, remaining size, order id."""
         product = self._state.products.get(product_id)
         if product is None:
             return []
-        return [(order.price, order.remaining, order.order_id) for order in product.book.side(side).resting()]
+        return [(order.price, order.remaining, order.order_id) for order in product.side(side).resting()]
+
+
+def _apply(state: State, time: int, former: int, entry: EntryReader) -> AppliedBatch:
+    """See `Engine.apply`."""
+    if time > state.time:
+        state.time = time
+    elif entry.count == 0:
+        return AppliedBatch([], b"", [], [])
+    state.former = former
+    state.events.clear()
+    if state.hash == MIGRATED_HASH and not former:
+        upgrade(state)
+        state.hash = blake2b(persistence.full_hash(state), digest_size=16).digest()
+    if state.expiring:
+        _expire(state)
+    transcript = state.transcript
+    transcript.clear()
+    transcript.number(state.time)
+    outcomes: list[bytes] = []
+    for _ in range(entry.count):
+        entry.advance()
+        state.sequence += 1
+        outcome = _answer(state, entry)
+        outcomes.append(outcome)
+        transcript.raw(entry.encoded)
+        transcript.raw(outcome)
+    events = state.events.since(0)
+    transcript.array(len(state.event_ends))
+    transcript.raw(events)
+    digest = blake2b(state.hash, digest_size=16)
+    digest.update(transcript.since(0))
+    state.hash = MIGRATED_HASH if former else digest.digest()
+    applied = AppliedBatch(outcomes, events, state.event_ends, state.event_products)
+    state.event_ends, state.event_products = [], []
+    return applied
+
+
+def _answer(state: State, entry: EntryReader) -> bytes:
+    """Carry out the entry's current command, unless its id says that this happened before; the outcome."""
+    account = state.accounts.get(entry.account_id)
+    if account is not None:
+        memory = account.memory
+    elif entry.account_id == OPERATOR:
+        memory = state.operator_memory
+    else:
+        return _reject(state, _UNKNOWN_ACCOUNT if is_name(entry.account_id) else bad_name("account_id"))
+    if not is_command_id(entry.command_id):
+        return _reject(state, bad_command_id("command_id", Reason.INVALID_COMMAND_ID))
+    mark = ANY_CONTENTS if state.former else fingerprint(entry.encoded)
+    seen = memory.find(entry.command_id)
+    if seen is not None:
+        return _answer_again(state, seen, mark)
+    if account is not None:
+        state.changes.touch(account)
+    else:
+        state.changes.touch_operator(memory)
+    outcome = state.outcome
+    outcome.clear()
+    outcome.raw(mark)
+    refusal = _carry_out(state, account, entry)
+    if refusal is not None:
+        answer.rejected(state, refusal)
+    packed = outcome.since(0)
+    state.outcome_count += memory.remember(entry.command_id, packed)
+    return packed[_MARK:]
+
+
+def _answer_again(state: State, seen: bytes, mark: bytes) -> bytes:
+    """The outcome of a command whose id came before."""
+    if not fingerprint_fits(seen, mark):
+        return _reject(state, _REUSED)
+    return _encode(msgspec.structs.replace(outcome_of(seen), duplicate=True))
+
+
+def _carry_out(state: State, account: Account | None, entry: EntryReader) -> Refusal | None:
+    """`account` is None for the operator."""
+    if account is not None:
+        if entry.kind == _PLACE:
+            entry.placing(state.placing)
+            return place_order(state, account, state.placing)
+        if entry.kind == _CANCEL:
+            entry.cancelling(state.cancelling)
+            return cancel_order(state, account, state.cancelling)
+    return _carry_out_other(state, account, entry.command())
+
+
+def _carry_out_other(state: State, account: Account | None, command: AnyCommand) -> Refusal | None:
+    """Commands that come less often."""
+    kind = type(command)
+    operators = OPERATOR_HANDLERS.get(kind)
+    if account is None:
+        return operators(state, command) if operators is not None else _NOT_A_TRADER
+    return TRADER_HANDLERS[kind](state, account, command) if operators is None else _NOT_THE_OPERATOR
+
+
+def _reject(state: State, refusal: Refusal) -> bytes:
+    """A rejection that is not remembered."""
+    state.outcome.clear()
+    answer.rejected(state, refusal)
+    return state.outcome.since(0)
 
     def book_page(self, product_id: str, side: Side, after: tuple[int, int, int], limit: int) -> list[tuple[int, int, int, int]]:
         """Up to `limit` resting orders of a side, in the order in which they trade: price, remaining size, order id, opened sequence.
@@ -331,4 +386,4 @@ def _expire(state: State) -> None:
         if expires_at > state.time:
             break
         state.touch(order)
-        take_out(state, order, DoneReason.EXPIRED)
+        take_out(state, order, _EXPIRED)

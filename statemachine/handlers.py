@@ -1,44 +1,46 @@
 """What each command does: admission first, then the change, then the outcome.
 
-A handler gets the state, the account that the command acts for, and the command; it answers with an outcome, or with a `Refusal`
-and then has changed nothing. The two tables at the end say which commands are whose.
+A handler gets the state, the account that the command acts for, and the command. It writes the outcome (`answer`) and returns None, or it returns a
+`Refusal` and has changed nothing. The two tables at the end say which commands are whose; placing and cancelling an order are in neither, since the
+engine calls those two by name.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import TypeVar
 
-from statemachine import admission, auctions, stops
+from statemachine import admission, answer, auctions, stops, tell
 from statemachine.admission import Refusal
+from statemachine.admission import cancel_order as admit_cancel
+from statemachine.admission import place_order as admit_place
+from statemachine.answer import cancelled, placed
 from statemachine.commands import (
     CancelAll,
-    CancelOrder,
     Command,
     Deposit,
     OpenAccount,
-    PlaceOrder,
     PutApiKey,
     PutCurrency,
     PutProduct,
     Transfer,
     Withdraw,
 )
-from statemachine.events import AnyOutcome, Cancelled, Done, OrderState, Placed, StatusChanged, Transferred
+from statemachine.entities import Account, Cancelling, Currency, Order, Placing, Product
 from statemachine.matching import accept, enter, take_out
-from statemachine.state import Account, Currency, Product, State
+from statemachine.state import State
 from statemachine.tables import ApiKeyRow, ProductRow
 from statemachine.types import DoneReason, ProductStatus
 
-_AUCTION = ProductStatus.AUCTION  # a member of an enumeration costs ten times as much when it is looked up in its class
+_AUCTION: int = ProductStatus.AUCTION
+_CANCELLED: int = DoneReason.CANCELLED
 
 C = TypeVar("C", bound=Command)
-OperatorHandler = Callable[[State, C], AnyOutcome | Refusal]
-TraderHandler = Callable[[State, Account, C], AnyOutcome | Refusal]
+OperatorHandler = Callable[[State, C], Refusal | None]
+TraderHandler = Callable[[State, Account, C], Refusal | None]
 
 
-def put_currency(state: State, command: PutCurrency) -> AnyOutcome | Refusal:
+def put_currency(state: State, command: PutCurrency) -> Refusal | None:
     """Add a currency."""
     refusal = admission.put_currency(state, command)
     if refusal is not None:
@@ -46,10 +48,11 @@ def put_currency(state: State, command: PutCurrency) -> AnyOutcome | Refusal:
     new = command.currency not in state.currencies
     if new:
         state.currencies[command.currency] = Currency(command.currency, command.scale)
-    return _done(state, new)
+    answer.done(state, new)
+    return None
 
 
-def put_product(state: State, command: PutProduct) -> AnyOutcome | Refusal:
+def put_product(state: State, command: PutProduct) -> Refusal | None:
     """Add a product, or change sizes, fees and status of a known one. Orders keep the fees of their entry."""
     refusal = admission.put_product(state, command)
     if refusal is not None:
@@ -69,9 +72,9 @@ def put_product(state: State, command: PutProduct) -> AnyOutcome | Refusal:
             command.status,
             version=_version_after(state, 0),
         )
-        product = state.products[command.product_id] = Product(row, 10 ** state.currencies[command.base].scale)
-        _status_changed(state, product)
-        return _done(state, changed=True)
+        _status_changed(state, state.new_product(row))
+        answer.done(state, True)
+        return None
     before = known.row()
     known.min_size = command.min_size
     known.max_size = command.max_size
@@ -82,9 +85,10 @@ def put_product(state: State, command: PutProduct) -> AnyOutcome | Refusal:
     changed = known.row() != before
     if changed:
         known.version = _version_after(state, known.version)
-    if known.status is not before.status:
+    if known.status != before.status:
         _status_changed(state, known)
-    return _done(state, changed)
+    answer.done(state, changed)
+    return None
 
 
 def _version_after(state: State, version: int) -> int:
@@ -96,15 +100,14 @@ def _status_changed(state: State, product: Product) -> None:
     """Open the auction if there was one, tell the status, and let the stop orders enter that the opening triggers."""
     if state.former == 1:
         return  # 0.1.0 told nothing, and had neither auctions nor stop orders
-    first = len(state.events)
-    opened = auctions.open_auction(state, product) if product.status in auctions.TRADING else (0, 0)
-    product.sequence += 1
-    state.events.append(StatusChanged(product.product_id, product.sequence, state.time, product.status, *opened))
-    if product.stops:
-        stops.follow(state, product, first)
+    state.lowest = state.highest = 0
+    price, size = auctions.open_auction(state, product) if product.status in auctions.TRADING else (0, 0)
+    tell.status_changed(state, product, price, size)
+    if product.stops.count:
+        stops.follow(state, product)
 
 
-def open_account(state: State, command: OpenAccount) -> AnyOutcome | Refusal:
+def open_account(state: State, command: OpenAccount) -> Refusal | None:
     """Add an account."""
     refusal = admission.open_account(command)
     if refusal is not None:
@@ -112,11 +115,12 @@ def open_account(state: State, command: OpenAccount) -> AnyOutcome | Refusal:
     new = command.new_account_id not in state.accounts
     if new:
         account = state.accounts[command.new_account_id] = Account(command.new_account_id, state.time)
-        state.changes.touch(account.account_id, account, account.memory)
-    return _done(state, new)
+        state.changes.touch(account)
+    answer.done(state, new)
+    return None
 
 
-def put_api_key(state: State, command: PutApiKey) -> AnyOutcome | Refusal:
+def put_api_key(state: State, command: PutApiKey) -> Refusal | None:
     """Add or replace an API key."""
     refusal = admission.put_api_key(state, command)
     if refusal is not None:
@@ -135,97 +139,94 @@ def put_api_key(state: State, command: PutApiKey) -> AnyOutcome | Refusal:
     changed = state.api_keys.get(command.key_id) != row
     state.api_keys[command.key_id] = row
     state.changes.api_key_put(command.key_id)
-    return _done(state, changed)
+    answer.done(state, changed)
+    return None
 
 
-def deposit(state: State, account: Account, command: Deposit) -> AnyOutcome | Refusal:
+def deposit(state: State, account: Account, command: Deposit) -> Refusal | None:
     """Credit the available balance."""
     refusal = admission.deposit(state, command)
     if refusal is not None:
         return refusal
     state.currencies[command.currency].deposited += command.amount
     state.balance(account, command.currency).available += command.amount
-    return _transferred(state, account, command)
+    _transferred(state, account, command)
+    return None
 
 
-def withdraw(state: State, account: Account, command: Withdraw) -> AnyOutcome | Refusal:
+def withdraw(state: State, account: Account, command: Withdraw) -> Refusal | None:
     """Debit the available balance."""
     refusal = admission.withdraw(state, account, command)
     if refusal is not None:
         return refusal
     state.currencies[command.currency].withdrawn += command.amount
     account.balances[command.currency].available -= command.amount
-    return _transferred(state, account, command)
+    _transferred(state, account, command)
+    return None
 
 
-def transfer(state: State, account: Account, command: Transfer) -> AnyOutcome | Refusal:
+def transfer(state: State, account: Account, command: Transfer) -> Refusal | None:
     """Debit the available balance, and credit another account's."""
     refusal = admission.transfer(state, account, command)
     if refusal is not None:
         return refusal
     receiver = state.accounts[command.to_account_id]
-    state.changes.touch(receiver.account_id, receiver, receiver.memory)
+    state.changes.touch(receiver)
     account.balances[command.currency].available -= command.amount
     state.balance(receiver, command.currency).available += command.amount
-    return _transferred(state, account, command)
+    _transferred(state, account, command)
+    return None
 
 
-def place_order(state: State, account: Account, command: PlaceOrder) -> AnyOutcome | Refusal:
+def place_order(state: State, account: Account, command: Placing) -> Refusal | None:
     """Enter an order."""
-    refusal = admission.place_order(state, account, command)
+    refusal = admit_place(state, account, command)
     if refusal is not None:
         return refusal
     product = state.products[command.product_id]
     order = accept(state, account, product, command)
     if order.stop:
         stops.wait(state, product, order)
-    elif product.status is _AUCTION:
+    elif product.status == _AUCTION:
         auctions.collect(state, product, order)
     else:
-        first = len(state.events)
-        enter(state, account, product, order)
-        if order.filled_size and product.stops:
-            stops.follow(state, product, first)
-    return Placed(state.sequence, state.time, False, copy.copy(order))
+        state.lowest = state.highest = 0
+        enter(state, product, order)
+        if order.filled_size and product.stops.count:
+            stops.follow(state, product)
+    placed(state, order)
+    return None
 
 
-def cancel_order(state: State, account: Account, command: CancelOrder) -> AnyOutcome | Refusal:
+def cancel_order(state: State, account: Account, command: Cancelling) -> Refusal | None:
     """Cancel one order."""
-    order = admission.cancel_order(state, account, command)
+    order = admit_cancel(state, account, command)
     if isinstance(order, Refusal):
         return order
-    return _cancel(state, [order])
+    take_out(state, order, _CANCELLED)
+    cancelled(state, [order])
+    return None
 
 
-def cancel_all(state: State, account: Account, command: CancelAll) -> AnyOutcome | Refusal:
+def cancel_all(state: State, account: Account, command: CancelAll) -> Refusal | None:
     """Cancel all orders of the account, oldest first."""
     refusal = admission.cancel_all(state, command)
     if refusal is not None:
         return refusal
     wanted = command.product_id
-    return _cancel(
-        state,
-        [
-            order
-            for order in account.open.values()
-            if (not wanted or order.product_id == wanted) and admission.may_cancel(state.products[order.product_id])
-        ],
-    )
-
-
-def _cancel(state: State, orders: list[OrderState]) -> Cancelled:
+    orders = [
+        order
+        for order in account.open_orders()
+        if (not wanted or order.product.product_id == wanted) and admission.may_cancel(order.product)
+    ]
     for order in orders:
-        take_out(state, order, DoneReason.CANCELLED)
-    return Cancelled(state.sequence, state.time, False, [copy.copy(order) for order in orders])
+        take_out(state, order, _CANCELLED)
+    cancelled(state, orders)
+    return None
 
 
-def _done(state: State, changed: bool) -> Done:
-    return Done(state.sequence, state.time, False, changed)
-
-
-def _transferred(state: State, account: Account, command: Deposit | Withdraw | Transfer) -> Transferred:
-    balance = account.balances[command.currency]
-    return Transferred(state.sequence, state.time, False, command.currency, command.amount, balance.available, balance.hold)
+def _transferred(state: State, account: Account, command: Deposit | Withdraw | Transfer) -> None:
+    answer.transferred(state, command.currency, command.amount, account.balances[command.currency])
 
 
 OPERATOR_HANDLERS: dict[type[Command], OperatorHandler] = {  # type: ignore[type-arg]  # each takes its key's type
@@ -240,8 +241,6 @@ TRADER_HANDLERS: dict[type[Command], TraderHandler] = {  # type: ignore[type-arg
     Deposit: deposit,
     Withdraw: withdraw,
     Transfer: transfer,
-    PlaceOrder: place_order,
-    CancelOrder: cancel_order,
     CancelAll: cancel_all,
 }
 """Commands that act for an account."""

@@ -5,12 +5,13 @@ Nothing that a client sends can break these: a failure is a defect of ours or da
 
 from __future__ import annotations
 
+from itertools import pairwise
 from operator import attrgetter
 
-from statemachine.admission import is_name, may_rest
+from statemachine.admission import can_rest, is_name
 from statemachine.auctions import TRADING
 from statemachine.book import BookSide
-from statemachine.events import OrderState
+from statemachine.entities import Account, Order, Product
 from statemachine.limits import (
     AMOUNT_MAX,
     DONE_ORDERS_PER_ACCOUNT,
@@ -19,13 +20,18 @@ from statemachine.limits import (
     OPERATOR,
     SCALE_MAX,
 )
-from statemachine.state import Account, Product, State
+from statemachine.state import State
 from statemachine.types import DoneReason, OrderStatus, OrderType, Side, StopType, TimeInForce
 
 # Looked up once: a state may have millions of orders.
 _remaining, _order_id = attrgetter("remaining"), attrgetter("order_id")
-_ACTIVE, _DONE, _NOT_DONE = OrderStatus.ACTIVE, OrderStatus.DONE, DoneReason.NONE
-_LIMIT, _GTC, _GTT, _BUY, _NO_STOP = OrderType.LIMIT, TimeInForce.GTC, TimeInForce.GTT, Side.BUY, StopType.NONE
+_ACTIVE: int = OrderStatus.ACTIVE
+_DONE: int = OrderStatus.DONE
+_NOT_DONE: int = DoneReason.NONE
+_LIMIT: int = OrderType.LIMIT
+_GTC: int = TimeInForce.GTC
+_GTT: int = TimeInForce.GTT
+_BUY: int = Side.BUY
 
 
 def check(state: State) -> None:
@@ -60,11 +66,11 @@ def check_arrangement(state: State) -> None:
 
 
 def _sides(product: Product) -> tuple[BookSide, BookSide]:
-    return product.book.bids, product.book.asks
+    return product.bids, product.asks
 
 
 def _collecting(product: Product) -> tuple[BookSide, BookSide]:
-    return product.collected.bids, product.collected.asks
+    return product.buys, product.sells
 
 
 def _check_counters(state: State) -> None:
@@ -82,13 +88,13 @@ def _check_counts(state: State) -> None:
     assert state.balance_count == sum(len(account.balances) for account in accounts), "balances are miscounted"
     memories = len(state.operator_memory) + sum(len(account.memory) for account in accounts)
     assert state.outcome_count == memories, "outcomes are miscounted"
-    opened = sum(len(account.open) for account in accounts)
+    opened = sum(account.open_count for account in accounts)
     known = opened + state.done_count
     assert known == len(state.orders), f"{len(state.orders)} orders are indexed, {known} are known to accounts"
     resting = sum(
-        len(level.orders) for p in state.products.values() for s in (*_sides(p), *_collecting(p)) for level in s.in_order()
+        level.count for p in state.products.values() for s in (*_sides(p), *_collecting(p)) for level in s.in_order()
     )
-    waiting = sum(len(product.stops) for product in state.products.values())
+    waiting = sum(product.stops.count for product in state.products.values())
     assert resting + waiting == opened, f"{resting} orders are on books or collected, {waiting} wait, {opened} are open"
 
 
@@ -152,36 +158,40 @@ def _check_side(state: State, product: Product, side: BookSide, orders_side: Sid
     levels = list(side.in_order())
     assert side.best is (levels[0] if levels else None), f"product {name}: the best level is not the best"
     keys = [level.key for level in levels]
-    assert keys == sorted(keys) == list(side.levels), f"product {name}: levels out of order"
+    assert all(key < following for key, following in pairwise(keys)), f"product {name}: levels out of order"
     for level in levels:
         assert level.key == level.price * side.direction, f"product {name}: a level under a wrong key"
-        assert level.orders, f"product {name}: an empty level at {level.price}"
-        assert level.total == sum(map(_remaining, level.orders.values())), f"product {name}: total at {level.price}"
-        times = [(order.opened_sequence, order_id) for order_id, order in level.orders.items()]
+        assert level.count > 0, f"product {name}: an empty level at {level.price}"
+        queue = level.orders()
+        assert level.count == len(queue), f"product {name}: orders at {level.price} are miscounted"
+        assert level.total == sum(map(_remaining, queue)), f"product {name}: total at {level.price}"
+        times = [(order.opened_sequence, order.order_id) for order in queue]
         assert times == sorted(times), f"product {name}: time priority at {level.price}"
-        for order_id, order in level.orders.items():
-            assert order.status is status, f"order {order_id}: on the book, and not open; or collected, and not active"
-            assert order.side is orders_side, f"order {order_id}: on the wrong side"
+        for order in queue:
+            order_id = order.order_id
+            assert order.level is level, f"order {order_id}: does not know its level"
+            assert order.status == status, f"order {order_id}: on the book, and not open; or collected, and not active"
+            assert order.side == orders_side, f"order {order_id}: on the wrong side"
             assert order.product_id == name, f"order {order_id}: in the wrong book"
             assert order.price == level.price, f"order {order_id}: at the wrong level"
             assert orders.get(order_id) is order, f"order {order_id}: not indexed"
-            assert accounts[order.account_id].open.get(order_id) is order, f"order {order_id}: not its account's"
+            assert order.listed and accounts[order.account_id] is order.account, f"order {order_id}: not its account's"  # noqa: PT018
 
 
 def _check_stops(state: State, product: Product) -> None:
     """Each waits once, and is its account's."""
     for stop, stop_price, order_id in product.stops.waiting():
         order = state.orders[order_id]
-        assert order.status is _ACTIVE, f"order {order_id}: waits for a trade, and is not active"
+        assert order.status == _ACTIVE, f"order {order_id}: waits for a trade, and is not active"
         assert (order.stop, order.stop_price) == (stop, stop_price), f"order {order_id}: waits for another trade"
         assert order.product_id == product.product_id, f"order {order_id}: waits for another product's trades"
-        assert state.accounts[order.account_id].open.get(order_id) is order, f"order {order_id}: not its account's"
+        assert order.listed, f"order {order_id}: not its account's"
 
 
 def _check_expiring(state: State) -> None:
     """Exactly the open orders whose time is limited, sorted."""
     expected = [
-        (order.expires_at, order.order_id) for a in state.accounts.values() for order in a.open.values() if order.expires_at
+        (order.expires_at, order.order_id) for a in state.accounts.values() for order in a.open_orders() if order.expires_at
     ]
     assert list(state.expiring) == sorted(expected), "the index of the orders that will expire"
     for (_, order_id), order in state.expiring.items():
@@ -192,7 +202,7 @@ def _check_account(account: Account) -> None:
     """Bounds."""
     name = account.account_id
     assert is_name(name), f"account {name!r} is no name"
-    assert len(account.open) <= OPEN_ORDERS_PER_ACCOUNT, f"account {name}: too many open orders"
+    assert account.open_count <= OPEN_ORDERS_PER_ACCOUNT, f"account {name}: too many open orders"
     assert len(account.done) <= DONE_ORDERS_PER_ACCOUNT, f"account {name}: too many done orders"
     assert account.done_count >= len(account.done), f"account {name}: fewer done orders counted than kept"
 
@@ -206,16 +216,16 @@ def _check_open(state: State) -> None:
     holds = {name: dict.fromkeys(account.balances, 0) for name, account in state.accounts.items()}
     count = 0
     for order in state.orders.values():
-        if order.status is _DONE:
+        if order.status == _DONE:
             continue
         product = products[order.product_id]
-        if order.status is _ACTIVE:
+        if order.status == _ACTIVE:
             _check_active(order, product, time)
         elif not (
-            order.done_reason is _NOT_DONE
-            and order.order_type is _LIMIT
+            order.done_reason == _NOT_DONE
+            and order.order_type == _LIMIT
             and (
-                order.expires_at == 0 if order.time_in_force is _GTC else order.time_in_force is _GTT and order.expires_at > time
+                order.expires_at == 0 if order.time_in_force == _GTC else order.time_in_force == _GTT and order.expires_at > time
             )
             and order.price > 0
             and order.price % product.tick == 0
@@ -226,12 +236,12 @@ def _check_open(state: State) -> None:
             and 0 <= order.opened_sequence <= product.sequence
         ):
             raise AssertionError(f"{_name(order)}: {_fault(order, product, time)}")
-        currency, other = (product.quote, product.base) if order.side is _BUY else (product.base, product.quote)
+        currency, other = (product.quote, product.base) if order.side == _BUY else (product.base, product.quote)
         held = holds[order.account_id]
         assert currency in held and other in held, f"{_name(order)}: its account lacks a balance of {currency} or {other}"  # noqa: PT018
         held[currency] += order.hold
         count += 1
-    opened = sum(len(account.open) for account in state.accounts.values())
+    opened = sum(account.open_count for account in state.accounts.values())
     assert count == opened, f"{count} orders are marked open, {opened} are"
     for name, held in holds.items():
         for currency, hold in held.items():
@@ -239,45 +249,45 @@ def _check_open(state: State) -> None:
             assert on_hold == hold, f"account {name}: {on_hold} {currency} on hold, its orders hold {hold}"
 
 
-def _fault(order: OrderState, product: Product, time: int) -> str:
+def _fault(order: Order, product: Product, time: int) -> str:
     """Which of the conditions an order on the book does not meet."""
     conditions = {
         **_limits(order, product, time),
-        "a market order rests": order.order_type is _LIMIT,
-        "rests, but is not good till cancelled or till a time": may_rest(order),
+        "a market order rests": order.order_type == _LIMIT,
+        "rests, but is not good till cancelled or till a time": can_rest(order.order_type, order.time_in_force),
         "more filled and left than placed": order.filled_size + order.remaining <= order.size,
         f"came to the book with the event {order.opened_sequence}": 0 <= order.opened_sequence <= product.sequence,
     }
     return next(text for text, met in conditions.items() if not met)
 
 
-def _limits(order: OrderState, product: Product, time: int) -> dict[str, bool]:
+def _limits(order: Order, product: Product, time: int) -> dict[str, bool]:
     """What is true of every open order, but that market orders have no price, and may have no size."""
-    limit, needed = order.order_type is _LIMIT, _hold(order, product)
+    limit, needed = order.order_type == _LIMIT, _hold(order, product)
     return {
-        "open, but with a reason for being done": order.done_reason is _NOT_DONE,
+        "open, but with a reason for being done": order.done_reason == _NOT_DONE,
         f"price {order.price}": order.price > 0 if limit else order.price == 0,
         "price off the tick": order.price % product.tick == 0,
         "nothing remains, but it is open": order.remaining > 0 or not limit,
         "remaining size off the lot": order.remaining % product.lot == 0,
         f"holds {order.hold}, needs {needed}": order.hold == needed,
-        f"leaves at {order.expires_at}": order.expires_at > time if order.time_in_force is _GTT else order.expires_at == 0,
+        f"leaves at {order.expires_at}": order.expires_at > time if order.time_in_force == _GTT else order.expires_at == 0,
     }
 
 
-def _hold(order: OrderState, product: Product) -> int:
+def _hold(order: Order, product: Product) -> int:
     """What an open order must hold. A market order that is open waits, and has traded nothing."""
-    return order.funds if order.order_type is not _LIMIT and order.side is _BUY else product.hold_for(order)
+    return order.funds if order.order_type != _LIMIT and order.side == _BUY else product.hold_for(order)
 
 
-def _check_active(order: OrderState, product: Product, time: int) -> None:
+def _check_active(order: Order, product: Product, time: int) -> None:
     """An order that is accepted and not on the book is as it was placed."""
     conditions = {
         **_limits(order, product, time),
         "waits, and has traded": order.filled_size == 0 and order.remaining == order.size,
         "waits, and was on the book": order.opened_sequence == 0,
         f"stop price {order.stop_price}": order.stop_price % product.tick == 0 and (order.stop_price > 0) == (order.stop > 0),
-        "collected, and cannot rest": order.stop > 0 or (may_rest(order) and not order.post_only),
+        "collected, and cannot rest": order.stop > 0 or (can_rest(order.order_type, order.time_in_force) and not order.post_only),
     }
     for text, met in conditions.items():
         assert met, f"{_name(order)}: {text}"
@@ -287,28 +297,29 @@ def _check_done(state: State, account: Account) -> None:
     """Each done order is sound."""
     for order in account.done:
         assert order.product_id in state.products, f"{_name(order)}: of an unknown product"
-        assert order.status is _DONE, f"{_name(order)}: done, but not so marked"
-        assert order.done_reason is not _NOT_DONE, f"{_name(order)}: done without a reason"
+        assert order.status == _DONE, f"{_name(order)}: done, but not so marked"
+        assert order.done_reason != _NOT_DONE, f"{_name(order)}: done without a reason"
         assert order.hold == 0, f"{_name(order)}: done, but holds {order.hold}"
 
 
 def _check_indexes(state: State, account: Account) -> None:
     """Open orders by id; done ones are found by id, and of those with the same client_oid the latest."""
     name = account.account_id
-    ids = list(account.open)
+    ids = [order.order_id for order in account.open_orders()]
+    assert len(ids) == account.open_count, f"account {name}: open orders are miscounted"
     assert ids == sorted(ids), f"account {name}: open orders out of order"
     for order in account.done:
         assert state.orders.get(order.order_id) is order, f"{_name(order)}: not indexed"
-    latest: dict[str, OrderState] = {}
-    for order in sorted([*account.open.values(), *account.done], key=_order_id):
+    latest: dict[str, Order] = {}
+    for order in sorted([*account.open_orders(), *account.done], key=_order_id):
         if order.client_oid:
             earlier = latest.get(order.client_oid)
-            assert earlier is None or earlier.status is _DONE, f"account {name}: client_oid {order.client_oid} open twice"
+            assert earlier is None or earlier.status == _DONE, f"account {name}: client_oid {order.client_oid} open twice"
             latest[order.client_oid] = order
     assert account.by_client_oid.keys() == latest.keys(), f"account {name}: client_oids"
     for oid, order in latest.items():
         assert account.by_client_oid[oid] is order, f"account {name}: client_oid {oid} names another order"
 
 
-def _name(order: OrderState) -> str:
+def _name(order: Order) -> str:
     return f"order {order.order_id}"

@@ -25,21 +25,24 @@ from typing import Any
 import msgspec
 
 from statemachine import invariants, rows
+from statemachine.book import BookSide
 from statemachine.changes import Changes
 from statemachine.draining import drain
 from statemachine.errors import StateError
+from statemachine.entities import Account, Balance, Currency, Order, order_of_row
 from statemachine.events import AnyOutcome, OrderState
 from statemachine.limits import OPERATOR, OUTCOMES_PER_ACCOUNT, SCALE_MAX
 from statemachine.relations import KEYS
 from statemachine.remember import FINGERPRINT_SIZE, pack
 from statemachine.rows import Row
-from statemachine.state import Account, Balance, Currency, Product, State
+from statemachine.state import State
 from statemachine.tables import TABLES, AccountRow, ApiKeyRow, BalanceRow, CounterRow, CurrencyRow, ProductRow
 from statemachine.types import OrderStatus, Side
 
 _order_id, _account_id, _opened_sequence = attrgetter("order_id"), attrgetter("account_id"), attrgetter("opened_sequence")
 _command_id = attrgetter("command_id")
-_ACTIVE = OrderStatus.ACTIVE
+_ACTIVE: int = OrderStatus.ACTIVE
+_BUY: int = Side.BUY
 
 
 class _PackedOutcomeRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -161,7 +164,7 @@ def _load_currency(state: State, keys: list[bytes], found: list[CurrencyRow]) ->
 def _load_product(state: State, keys: list[bytes], found: list[ProductRow]) -> None:
     _check_field_keys("product", keys, found)
     for row in found:
-        state.products[row.product_id] = Product(row, 10 ** state.currencies[row.base].scale)
+        state.new_product(row)
 
 
 def _load_account(state: State, keys: list[bytes], found: list[AccountRow]) -> None:
@@ -183,48 +186,49 @@ def _load_balance(state: State, keys: list[bytes], found: list[BalanceRow]) -> N
     state.balance_count = len(found)
 
 
-def _load_order(state: State, keys: list[bytes], orders: list[OrderState]) -> None:
-    ids = [order.order_id for order in orders]
+def _load_order(state: State, keys: list[bytes], found: list[OrderState]) -> None:
+    ids = [row.order_id for row in found]
     _check_keys("order", keys, [rows.encode((order_id,)) for order_id in ids])
     if ids and (ids[0] < 1 or ids[-1] != max(ids)):
         raise StateError("table order: an order id is below 1")
-    state.orders = {order.order_id: order for order in orders}
-    opened = {name: account.open for name, account in state.accounts.items()}
-    client_oids = {name: account.by_client_oid for name, account in state.accounts.items()}
-    bids: dict[str, list[OrderState]] = {name: [] for name in state.products}
-    asks: dict[str, list[OrderState]] = {name: [] for name in state.products}
-    stops: dict[str, list[OrderState]] = {name: [] for name in state.products}
-    collected: dict[str, list[OrderState]] = {name: [] for name in state.products}
-    expiring: dict[tuple[int, int], OrderState] = {}
-    for order_id, order in state.orders.items():
-        account_id = order.account_id
-        opened[account_id][order_id] = order
-        if order.client_oid and client_oids[account_id].setdefault(order.client_oid, order) is not order:
-            raise StateError(f"table order: account {account_id} has client_oid {order.client_oid} open twice")
+    accounts, products = state.accounts, state.products
+    orders = [order_of_row(row, accounts[row.account_id], products[row.product_id]) for row in found]
+    resting: dict[BookSide, list[Order]] = {}
+    stops: dict[str, list[Order]] = {name: [] for name in products}
+    expiring: dict[tuple[int, int], Order] = {}
+    for order in orders:
+        account, product = order.account, order.product
+        state.orders[order.order_id] = order
+        account.list_order(order)
+        if order.client_oid and account.by_client_oid.setdefault(order.client_oid, order) is not order:
+            raise StateError(f"table order: account {account.account_id} has client_oid {order.client_oid} open twice")
         if order.expires_at:
-            expiring[order.expires_at, order_id] = order
-        if order.status is _ACTIVE:
-            (stops if order.stop else collected)[order.product_id].append(order)
+            expiring[order.expires_at, order.order_id] = order
+        if order.status != _ACTIVE:
+            resting.setdefault(product.side(order.side), []).append(order)
+        elif order.stop:
+            stops[product.product_id].append(order)
         else:
-            (bids if order.side is Side.BUY else asks)[order.product_id].append(order)
-    for name, product in state.products.items():
-        product.book.bids.fill(sorted(bids[name], key=_opened_sequence))
-        product.book.asks.fill(sorted(asks[name], key=_opened_sequence))
-        product.collected.bids.fill(order for order in collected[name] if order.side is Side.BUY)
-        product.collected.asks.fill(order for order in collected[name] if order.side is Side.SELL)
+            resting.setdefault(product.collected(order.side), []).append(order)
+    for side, its_orders in resting.items():
+        side.fill(sorted(its_orders, key=_opened_sequence))
+    for name, product in products.items():
         product.stops.fill(stops[name])
     state.expiring.update(expiring)
 
 
-def _load_done_order(state: State, keys: list[bytes], orders: list[OrderState]) -> None:
-    for key, order in zip(keys, orders, strict=True):
-        account, number = state.accounts[order.account_id], _done_number(key, order)
+def _load_done_order(state: State, keys: list[bytes], found: list[OrderState]) -> None:
+    for key, row in zip(keys, found, strict=True):
+        account, number = state.accounts[row.account_id], _done_number(key, row)
         if account.done and number != account.done_count + 1:
-            raise StateError(f"table done_order: number {account.done_count + 1} of account {order.account_id} is missing")
-        if order.order_id in state.orders:
-            raise StateError(f"table done_order: order {order.order_id} comes twice")
+            raise StateError(f"table done_order: number {account.done_count + 1} of account {row.account_id} is missing")
+        if row.order_id in state.orders:
+            raise StateError(f"table done_order: order {row.order_id} comes twice")
         account.done_count = number
-        state.add_done(account, order)
+        order = order_of_row(row, account, state.products[row.product_id])
+        state.orders[order.order_id] = order
+        account.done.append(order)
+        state.done_count += 1
 
 
 def _done_number(key: bytes, order: OrderState) -> int:

@@ -21,75 +21,79 @@ The rules, all of them:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import IntEnum
-
-from statemachine.admission import entry_hold, may_rest
+from statemachine import tell
+from statemachine.admission import can_rest, entry_hold
 from statemachine.book import BookSide
-from statemachine.commands import PlaceOrder
-from statemachine.events import OrderChanged, OrderDone, OrderMatched, OrderOpened, OrderReceived, OrderState
-from statemachine.limits import EXECUTED_MAX, PPM
-from statemachine.state import Account, Balance, Product, State, is_by_funds
+from statemachine.entities import Account, Balance, Order, Placing, PriceLevel, Product
+from statemachine.exact import executed, fee, most_lots, notional
+from statemachine.state import State
+from statemachine.tell import order_changed, order_done, order_matched, order_opened, order_received
 from statemachine.types import DoneReason, OrderStatus, OrderType, SelfTradePrevention, Side, TimeInForce
 
-# Looked up once: a member of an enumeration costs ten times as much when it is looked up in its class.
-_LIMIT, _BUY, _SELL = OrderType.LIMIT, Side.BUY, Side.SELL
-_OPEN, _FOK = OrderStatus.OPEN, TimeInForce.FOK
-_FILLED, _CANCELLED = DoneReason.FILLED, DoneReason.CANCELLED
+# Plain integers: the compiled core keeps them as such, and a member of an enumeration is slow to look up in its class.
+_LIMIT: int = OrderType.LIMIT
+_BUY: int = Side.BUY
+_SELL: int = Side.SELL
+_OPEN: int = OrderStatus.OPEN
+_FOK: int = TimeInForce.FOK
+_DC: int = SelfTradePrevention.DC
+_CO: int = SelfTradePrevention.CO
+_CN: int = SelfTradePrevention.CN
+_CB: int = SelfTradePrevention.CB
+_FILLED: int = DoneReason.FILLED
+_CANCELLED: int = DoneReason.CANCELLED
+
+# Why an aggressor takes no more.
+_OUT_OF_BOOK = 1
+"""Nothing is left to trade with at a price that it accepts."""
+_SATED = 2
+"""The next maker offers more than it can take."""
+_PREVENTED = 3
+"""Self-trade prevention cancelled it."""
 
 
-class End(IntEnum):
-    """Why an aggressor takes no more."""
-
-    OUT_OF_BOOK = 1
-    """Nothing is left to trade with at a price that it accepts."""
-    SATED = 2
-    """The next maker offers more than it can take."""
-    PREVENTED = 3
-    """Self-trade prevention cancelled it."""
-
-
-_OUT_OF_BOOK, _SATED, _PREVENTED = End
-
-
-@dataclass(slots=True)
 class Aggressor:
     """An order while it matches. `to_raise` is what a sell by funds still wants; `short_of_base` says that it has too little to sell."""
 
-    order: OrderState
-    base: Balance
-    quote: Balance
-    by_money: bool
-    by_funds: bool
-    to_raise: int = 0
-    short_of_base: bool = False
+    __slots__ = ("base", "by_funds", "by_money", "order", "quote", "short_of_base", "to_raise")
+
+    def __init__(self, order: Order) -> None:
+        product, balances = order.product, order.account.balances
+        self.order = order
+        self.base = balances[product.base]
+        self.quote = balances[product.quote]
+        self.by_money = False
+        self.by_funds = False
+        self.to_raise = 0
+        self.short_of_base = False
+        if order.order_type != _LIMIT:
+            self.by_funds = order.is_by_funds()
+            self.by_money = self.by_funds or order.side == _BUY
+            if self.by_funds and order.side == _SELL:
+                self.to_raise = order.funds
 
 
-def accept(state: State, account: Account, product: Product, command: PlaceOrder) -> OrderState:
+def accept(state: State, account: Account, product: Product, command: Placing) -> Order:
     """Give an admitted order its id, and put its money on hold. It must `enter`, or wait for that."""
     state.last_order_id += 1
     base, quote = state.balance(account, product.base), state.balance(account, product.quote)
-    paying = quote if command.side is _BUY else base
+    paying = quote if command.side == _BUY else base
     hold = entry_hold(product, command, paying.available)
-    order = OrderState(
-        state.last_order_id,
-        account.account_id,
-        command.client_oid,
-        product.product_id,
-        command.side,
-        command.order_type,
-        command.price,
-        command.size,
-        command.funds,
-        command.time_in_force,
-        command.post_only,
-        command.stp,
-        state.time,
-        product.maker_fee_ppm,
-        product.taker_fee_ppm,
-        command.size,
-        hold,
-    )
+    order = Order(state.last_order_id, account, product)
+    order.client_oid = command.client_oid
+    order.side = command.side
+    order.order_type = command.order_type
+    order.price = command.price
+    order.size = command.size
+    order.funds = command.funds
+    order.time_in_force = command.time_in_force
+    order.post_only = command.post_only
+    order.stp = command.stp
+    order.created_at = state.time
+    order.maker_fee_ppm = product.maker_fee_ppm
+    order.taker_fee_ppm = product.taker_fee_ppm
+    order.remaining = command.size
+    order.hold = hold
     if command.stop:
         order.stop, order.stop_price = command.stop, command.stop_price
     if command.cancel_after:
@@ -100,97 +104,79 @@ def accept(state: State, account: Account, product: Product, command: PlaceOrder
     return order
 
 
-def enter(state: State, account: Account, product: Product, order: OrderState) -> None:
+def enter(state: State, product: Product, order: Order) -> None:
     """Tell that an accepted order was received, and let it trade; then it rests or is done."""
-    tell_received(state, product, order)
-    match(state, account, product, order)
+    order_received(state, product, order)
+    match(state, product, order)
 
 
-def match(state: State, account: Account, product: Product, order: OrderState) -> None:
+def match(state: State, product: Product, order: Order) -> None:
     """Let an order trade that is on no book; then it rests or is done."""
-    aggressor = aggressor_of(account, product, order)
-    maker_side = product.book.opposite(order.side)
-    if order.time_in_force is _FOK and not _is_fillable(maker_side, order):
+    maker_side = product.opposite(order.side)
+    if order.order_type == _LIMIT and not maker_side.crosses(order.price):
+        _stay_or_leave(state, product, order)
+    else:
+        _match(state, product, maker_side, Aggressor(order))
+
+
+def _match(state: State, product: Product, maker_side: BookSide, aggressor: Aggressor) -> None:
+    """Let an order trade that could."""
+    order = aggressor.order
+    if order.time_in_force == _FOK and not _is_fillable(maker_side, order):
         end = _OUT_OF_BOOK
     else:
         end = _take(state, product, maker_side, aggressor)
     if _is_filled(aggressor, end):
-        _leave(state, product, order, _FILLED, resting=False)
-    elif end is _OUT_OF_BOOK and may_rest(order):
+        leave(state, product, order, _FILLED, False)
+    elif end == _OUT_OF_BOOK:
+        _stay_or_leave(state, product, order)
+    else:
+        leave(state, product, order, _CANCELLED, False)
+
+
+def _stay_or_leave(state: State, product: Product, order: Order) -> None:
+    """What cannot trade any more rests, or is cancelled."""
+    if can_rest(order.order_type, order.time_in_force):
         _rest(state, product, order)
     else:
-        _leave(state, product, order, _CANCELLED, resting=False)
+        leave(state, product, order, _CANCELLED, False)
 
 
-def take_out(state: State, order: OrderState, reason: DoneReason) -> None:
+def take_out(state: State, order: Order, reason: int) -> None:
     """Take an open order from where it is, on its owner's request or because its time is over. Its account and it were touched."""
-    product = state.products[order.product_id]
-    if order.status is _OPEN:
-        leave_side(state, product, product.book.side(order.side), order, reason)
+    product = order.product
+    if order.status == _OPEN:
+        leave_side(state, product, product.side(order.side), order, reason)
     elif not order.stop:
-        leave_side(state, product, product.collected.side(order.side), order, reason)
+        leave_side(state, product, product.collected(order.side), order, reason)
     else:
         product.stops.remove(order)
-        _leave(state, product, order, reason, resting=False)
+        leave(state, product, order, reason, False)
 
 
-def aggressor_of(account: Account, product: Product, order: OrderState) -> Aggressor:
-    base, quote = account.balances[product.base], account.balances[product.quote]
-    if order.order_type is _LIMIT:
-        return Aggressor(order, base, quote, by_money=False, by_funds=False)
-    by_funds, buys = is_by_funds(order), order.side is _BUY
-    return Aggressor(order, base, quote, by_funds or buys, by_funds, to_raise=order.funds if by_funds and not buys else 0)
-
-
-def _rest(state: State, product: Product, order: OrderState) -> None:
+def _rest(state: State, product: Product, order: Order) -> None:
     """Put what remains on the book."""
-    product.sequence += 1
+    side = product.side(order.side)
+    side.add(order)
+    state.keep(order)
+    order_opened(state, product, order)
     if state.former != 1:
         order.opened_sequence = product.sequence
-    product.book.side(order.side).add(order)
-    state.keep(order)
-    state.events.append(
-        OrderOpened(
-            product.product_id,
-            product.sequence,
-            state.time,
-            order.order_id,
-            order.account_id,
-            order.side,
-            order.price,
-            order.remaining,
-        )
-    )
 
 
-def _leave(state: State, product: Product, order: OrderState, reason: DoneReason, *, resting: bool) -> None:
+def leave(state: State, product: Product, order: Order, reason: int, resting: bool) -> None:
     """An order, already off the book, is done."""
     state.finish(order, reason)
-    product.sequence += 1
-    state.events.append(
-        OrderDone(
-            product.product_id,
-            product.sequence,
-            state.time,
-            order.order_id,
-            order.account_id,
-            order.side,
-            order.order_type,
-            order.price,
-            order.remaining,
-            reason,
-            resting,
-        )
-    )
+    order_done(state, product, order, reason, resting)
 
 
-def leave_side(state: State, product: Product, side: BookSide, order: OrderState, reason: DoneReason) -> None:
+def leave_side(state: State, product: Product, side: BookSide, order: Order, reason: int) -> None:
     """An order is done that is on a side of the book, or of the orders that an auction collected."""
     side.remove(order)
-    _leave(state, product, order, reason, resting=order.status is _OPEN)
+    leave(state, product, order, reason, order.status == _OPEN)
 
 
-def _take(state: State, product: Product, maker_side: BookSide, aggressor: Aggressor) -> End:
+def _take(state: State, product: Product, maker_side: BookSide, aggressor: Aggressor) -> int:
     """Trade with one maker after the other while price and size allow."""
     order = aggressor.order
     limit = maker_side.limit_key(order)
@@ -199,32 +185,33 @@ def _take(state: State, product: Product, maker_side: BookSide, aggressor: Aggre
         if level is None or level.key > limit:
             return _OUT_OF_BOOK
         maker = level.first
-        wanted = _capacity(product, aggressor, maker.price) if aggressor.by_money else order.remaining
+        assert maker is not None, "a level in a book is never empty"
+        wanted = _capacity(product, aggressor, level.price) if aggressor.by_money else order.remaining
         if wanted == 0:
             return _SATED
         offered = maker.remaining
-        if maker.account_id == order.account_id:
+        if maker.account is order.account:
             if not _prevent(state, product, maker_side, aggressor, maker, wanted):
                 return _PREVENTED
             continue
         size = wanted if wanted < offered else offered
-        maker_side.reduce(maker, size)
-        trade(state, product, aggressor, maker, size, maker.price)
+        level.total -= size
+        trade(state, product, aggressor, maker, size, level.price, False)
         if size == offered:
             leave_side(state, product, maker_side, maker, _FILLED)
         if wanted < offered or (order.size != 0 and order.remaining == 0):
             return _SATED
 
 
-def _is_filled(aggressor: Aggressor, end: End) -> bool:
+def _is_filled(aggressor: Aggressor, end: int) -> bool:
     """Did the order get what it came for? See the module's rules."""
     order = aggressor.order
     if not aggressor.by_funds:
         return order.remaining == 0
-    if order.filled_size == 0 or end is _PREVENTED:
+    if order.filled_size == 0 or end == _PREVENTED:
         return False
-    left = order.hold if order.side is _BUY else aggressor.to_raise
-    return left == 0 or (end is _SATED and not aggressor.short_of_base)
+    left = order.hold if order.side == _BUY else aggressor.to_raise
+    return left == 0 or (end == _SATED and not aggressor.short_of_base)
 
 
 def _capacity(product: Product, aggressor: Aggressor, price: int) -> int:
@@ -233,188 +220,119 @@ def _capacity(product: Product, aggressor: Aggressor, price: int) -> int:
     A buy: the most lots n with floor(n * lot_cost * (1 + fee)) <= budget, solved for n exactly.
     """
     order = aggressor.order
-    lot_cost = product.notional(price, product.lot)
-    if order.side is _BUY:
-        lots = ((order.hold + 1) * PPM - 1) // (lot_cost * (PPM + order.taker_fee_ppm))
+    lot_cost = notional(price, product.lot, product.unit)
+    if order.side == _BUY:
+        lots = most_lots(order.hold, lot_cost, order.taker_fee_ppm)
         size = lots * product.lot
-        return size if aggressor.by_funds else min(size, order.remaining)
+        return size if aggressor.by_funds or size < order.remaining else order.remaining
     owned, raising = order.hold // product.lot, aggressor.to_raise // lot_cost
     aggressor.short_of_base = owned < raising
-    return min(owned, raising) * product.lot
+    return (owned if owned < raising else raising) * product.lot
 
 
-def trade(
-    state: State, product: Product, aggressor: Aggressor, maker: OrderState, size: int, price: int, *, auction: bool = False
-) -> None:
+def trade(state: State, product: Product, aggressor: Aggressor, maker: Order, size: int, price: int, auction: bool) -> None:
     """One fill: money and coins change hands, the currency earns its fees, the feed is told."""
     taker = aggressor.order
-    notional = price * size // product.unit
-    maker_fee = notional * maker.maker_fee_ppm // PPM
-    taker_fee = notional * taker.taker_fee_ppm // PPM
-    account = state.accounts[maker.account_id]
-    state.changes.touch(maker.account_id, account, account.memory)
-    state.changes.touch_order(maker)
-    balances = account.balances
-    _settle(product, maker, balances[product.base], balances[product.quote], size, notional, maker_fee)
-    _settle(product, taker, aggressor.base, aggressor.quote, size, notional, taker_fee)
+    value = notional(price, size, product.unit)
+    maker_fee = fee(value, maker.maker_fee_ppm)
+    taker_fee = fee(value, taker.taker_fee_ppm)
+    state.touch(maker)
+    balances = maker.account.balances
+    _settle(product, maker, balances[product.base], balances[product.quote], size, value, maker_fee)
+    _settle(product, taker, aggressor.base, aggressor.quote, size, value, taker_fee)
     if aggressor.to_raise:
-        aggressor.to_raise -= notional
-    state.currencies[product.quote].fees += maker_fee + taker_fee
+        aggressor.to_raise -= value
+    product.currency.fees += maker_fee + taker_fee
     if state.former != 1:
         product.last_price = price
+    if state.highest == 0 or price < state.lowest:
+        state.lowest = price
+    if price > state.highest:
+        state.highest = price
     product.last_trade_id += 1
-    product.sequence += 1
-    state.events.append(
-        OrderMatched(
-            product.product_id,
-            product.sequence,
-            state.time,
-            product.last_trade_id,
-            maker.order_id,
-            taker.order_id,
-            maker.account_id,
-            taker.account_id,
-            maker.side,
-            price,
-            size,
-            maker_fee,
-            taker_fee,
-            auction,
-        )
-    )
+    order_matched(state, product, maker, taker, price, size, maker_fee, taker_fee, auction)
 
 
-def _settle(product: Product, order: OrderState, base: Balance, quote: Balance, size: int, notional: int, fee: int) -> None:
+def _settle(product: Product, order: Order, base: Balance, quote: Balance, size: int, value: int, paid: int) -> None:
     """One side of a fill. Price improvement and fee reserve that are no longer needed become available at once."""
     order.filled_size += size
-    order.executed_value = min(order.executed_value + notional, EXECUTED_MAX)
-    order.fill_fees += fee
+    order.executed_value = executed(order.executed_value, value)
+    order.fill_fees += paid
     if order.size:
         order.remaining -= size
-    if order.side is _SELL:
+    if order.side == _SELL:
         order.hold -= size
         base.hold -= size
-        quote.available += notional - fee
-        return
-    cost = notional + fee
-    hold = product.hold_for(order) if order.order_type is _LIMIT else order.hold - cost
-    freed = order.hold - hold
-    order.hold = hold
-    quote.hold -= freed
-    quote.available += freed - cost
-    base.available += size
+        quote.available += value - paid
+    else:
+        cost = value + paid
+        hold = product.hold_for(order) if order.order_type == _LIMIT else order.hold - cost
+        freed = order.hold - hold
+        order.hold = hold
+        quote.hold -= freed
+        quote.available += freed - cost
+        base.available += size
 
 
-def _prevent(state: State, product: Product, maker_side: BookSide, aggressor: Aggressor, maker: OrderState, wanted: int) -> bool:
+def _prevent(state: State, product: Product, maker_side: BookSide, aggressor: Aggressor, maker: Order, wanted: int) -> bool:
     """Self-trade prevention. True when the aggressor goes on."""
     order = aggressor.order
-    if order.stp is SelfTradePrevention.CN:
+    if order.stp == _CN:
         return False
     mine = wanted if aggressor.by_funds else order.remaining
     theirs = maker.remaining
-    if order.stp is SelfTradePrevention.DC and mine < theirs:
+    if order.stp == _DC and mine < theirs:
         maker_side.reduce(maker, mine)
         state.changes.touch_order(maker)
-        decrement_size(state, product, maker, mine, resting=True)
+        decrement_size(state, product, maker, mine, True)
         return False
     leave_side(state, product, maker_side, maker, _CANCELLED)
-    if order.stp is SelfTradePrevention.CO:
+    if order.stp == _CO:
         return True
-    if order.stp is SelfTradePrevention.CB or mine == theirs:
+    if order.stp == _CB or mine == theirs:
         return False
     if aggressor.by_funds:
         _decrement_funds(state, product, aggressor, maker.price, theirs)
     else:
-        decrement_size(state, product, order, theirs, resting=False)
+        decrement_size(state, product, order, theirs, False)
     return True
 
 
-def decrement_size(state: State, product: Product, order: OrderState, by: int, *, resting: bool) -> None:
+def decrement_size(state: State, product: Product, order: Order, by: int, resting: bool) -> None:
     """Take `by` off what remains of an order, and off its hold what that needed."""
     old = order.remaining
     order.remaining -= by
-    if order.order_type is _LIMIT or order.side is _SELL:
+    if order.order_type == _LIMIT or order.side == _SELL:
         state.set_hold(order, product.hold_for(order))
-    tell_changed(state, product, order, old, order.remaining, resting=resting)
+    order_changed(state, product, order, old, order.remaining, False, resting, False)
 
 
 def _decrement_funds(state: State, product: Product, aggressor: Aggressor, price: int, size: int) -> None:
     """Take off an order by funds alone what `size` would have cost (a sell: would have raised)."""
     order = aggressor.order
-    value = product.notional(price, size)
-    if order.side is _BUY:
+    value = notional(price, size, product.unit)
+    if order.side == _BUY:
         old = order.hold
-        state.set_hold(order, old - value - value * order.taker_fee_ppm // PPM)
+        state.set_hold(order, old - value - fee(value, order.taker_fee_ppm))
         new = order.hold
     else:
         old, new = aggressor.to_raise, aggressor.to_raise - value
         aggressor.to_raise = new
-    tell_changed(state, product, order, old, new, by_funds=True)
+    order_changed(state, product, order, old, new, True, False, False)
 
 
-def _is_fillable(maker_side: BookSide, order: OrderState) -> bool:
+def _is_fillable(maker_side: BookSide, order: Order) -> bool:
     """Could the whole order trade at once? O(orders looked at)."""
     limit = maker_side.limit_key(order)
     missing = order.remaining
     for level in maker_side.in_order():
         if level.key > limit:
             return False
-        for maker in level.orders.values():
-            if maker.account_id != order.account_id:
+        for maker in level.orders():
+            if maker.account is not order.account:
                 missing -= maker.remaining
-            elif order.stp is not SelfTradePrevention.CO:
+            elif order.stp != _CO:
                 return False
             if missing <= 0:
                 return True
     return False
-
-
-def tell_received(state: State, product: Product, order: OrderState) -> None:
-    """An order passed every check, and matches or is collected."""
-    product.sequence += 1
-    state.events.append(
-        OrderReceived(
-            product.product_id,
-            product.sequence,
-            state.time,
-            order.order_id,
-            order.account_id,
-            order.client_oid,
-            order.side,
-            order.order_type,
-            order.price,
-            order.size,
-            order.funds,
-        )
-    )
-
-
-def tell_changed(
-    state: State,
-    product: Product,
-    order: OrderState,
-    old: int,
-    new: int,
-    *,
-    by_funds: bool = False,
-    resting: bool = False,
-    auction: bool = False,
-) -> None:
-    """An order goes on with less than it had: of its size, or (`by_funds`) of its funds."""
-    product.sequence += 1
-    state.events.append(
-        OrderChanged(
-            product.product_id,
-            product.sequence,
-            state.time,
-            order.order_id,
-            order.account_id,
-            order.side,
-            order.price,
-            old,
-            new,
-            by_funds,
-            resting,
-            auction,
-        )
-    )

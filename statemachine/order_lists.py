@@ -13,8 +13,7 @@ from operator import attrgetter
 
 import msgspec
 
-from statemachine.events import OrderState
-from statemachine.state import Account, Product
+from statemachine.entities import Account, Order, Product
 from statemachine.types import Side
 
 
@@ -41,13 +40,13 @@ class Wanted(msgspec.Struct, frozen=True):
     holds: str = ""
 
 
-def newest(account: Account, products: Mapping[str, Product], wanted: Wanted, limit: int) -> list[OrderState]:
-    """Up to `limit` orders of an account, by falling id. They are the account's own: copy before anything is applied."""
+def newest(account: Account, products: Mapping[str, Product], wanted: Wanted, limit: int) -> list[Order]:
+    """Up to `limit` orders of an account, by falling id. They are the account's own: take their rows before anything is applied."""
     _check(wanted)
-    opened: Iterable[OrderState] = ()
-    done: list[OrderState] = []
+    opened: Iterable[Order] = ()
+    done: list[Order] = []
     if wanted.open:
-        opened = _chosen(reversed(account.open.values()), products, wanted)  # ids only grow, so this is newest first
+        opened = _chosen(reversed(account.open_orders()), products, wanted)  # ids only grow, so this is newest first
     if wanted.done:
         done = sorted(_chosen(account.done, products, wanted), key=attrgetter("order_id"), reverse=True)
     if not done:
@@ -60,7 +59,7 @@ def _check(wanted: Wanted) -> None:
     assert all(number >= 0 for number in numbers), "who asks has checked"
 
 
-def _chosen(orders: Iterable[OrderState], products: Mapping[str, Product], wanted: Wanted) -> Iterator[OrderState]:
+def _chosen(orders: Iterable[Order], products: Mapping[str, Product], wanted: Wanted) -> Iterator[Order]:
     """One condition at a time, and only those that are asked for: each is a pass in C's pace."""
     found = orders
     if wanted.before_id:
@@ -71,7 +70,7 @@ def _chosen(orders: Iterable[OrderState], products: Mapping[str, Product], wante
         found = (order for order in found if order.order_id > above)
     if wanted.product_id:
         product_id = wanted.product_id
-        found = (order for order in found if order.product_id == product_id)
+        found = (order for order in found if order.product.product_id == product_id)
     if wanted.statuses:
         statuses = wanted.statuses
         found = (order for order in found if statuses >> order.status & 1)
@@ -80,7 +79,7 @@ def _chosen(orders: Iterable[OrderState], products: Mapping[str, Product], wante
         found = (order for order in found if first <= order.created_at < end)
     if wanted.holds:
         held = dict.fromkeys(_sides_that_hold(products, wanted.holds))
-        found = (order for order in found if order.hold and (order.product_id, order.side) in held)
+        found = (order for order in found if order.hold and (order.product.product_id, order.side) in held)
     return iter(found)
 
 

@@ -60,7 +60,7 @@ _DUMPERS: dict[str, Callable[[State], Iterable[Row]]] = {
     "account": lambda state: (rows.account(name, account.opened_at) for name, account in state.accounts.items()),
     "api_key": lambda state: map(rows.api_key, state.api_keys.values()),
     "balance": lambda state: (rows.balance(row) for account in state.accounts.values() for row in account.balance_rows()),
-    "order": lambda state: (rows.order(order) for account in state.accounts.values() for order in account.open.values()),
+    "order": lambda state: (rows.order(order) for account in state.accounts.values() for order in account.open_orders()),
     "done_order": _done_orders,
     "outcome": _outcomes,
 }

@@ -70,10 +70,12 @@ class OutcomeMemory:
     full chunk never changes again, so that a view of the memory can be taken without a copy of its entries. `_packed` finds them.
     """
 
-    __slots__ = ("_chunks", "_gone", "_packed", "remembered")
+    __slots__ = ("_chunks", "_gone", "_newest", "_packed", "remembered")
 
     def __init__(self) -> None:
-        self._chunks: deque[list[str | bytes]] = deque([[]])
+        self._newest: list[str | bytes] = []
+        """The last of the chunks."""
+        self._chunks: deque[list[str | bytes]] = deque([self._newest])
         self._gone = 0
         self._packed: dict[str, bytes] = {}
         self.remembered = 0
@@ -92,12 +94,13 @@ class OutcomeMemory:
         Returns by how many the memory has grown: 1, or 0.
         """
         self._packed[command_id] = packed
-        newest = self._chunks[-1]
+        newest = self._newest
         newest.append(command_id)
         newest.append(packed)
         self.remembered += 1
         if len(newest) == 2 * _CHUNK:
-            self._chunks.append([])
+            self._newest = []
+            self._chunks.append(self._newest)
         if len(self._packed) <= OUTCOMES_PER_ACCOUNT:
             return 1
         self._forget_oldest()
@@ -109,6 +112,7 @@ class OutcomeMemory:
         self._packed = dict(zip(command_ids, packed, strict=True))
         turns = [part for entry in zip(command_ids, packed, strict=True) for part in entry]
         self._chunks = deque(turns[at : at + 2 * _CHUNK] for at in range(0, len(turns) + 1, 2 * _CHUNK))
+        self._newest = self._chunks[-1]
         self.remembered = len(packed)
 
     def _forget_oldest(self) -> None:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from statemachine.events import OrderState
+from statemachine.entities import Order
 from statemachine.remember import fingerprint_of, packed_outcome, sequence_of
 from statemachine.tables import AccountRow, ApiKeyRow, BalanceRow, CounterRow, CurrencyRow, ProductRow
+from statemachine.writer import Writer
 
 if TYPE_CHECKING:
     from statemachine.state import State
@@ -64,14 +65,20 @@ def balance(row: BalanceRow) -> Row:
     return encode([row.account_id, row.currency]), encode(row)
 
 
+def _encoded(state: Order) -> bytes:
+    writer = Writer()
+    state.write(writer)
+    return writer.since(0)
+
+
 def order_key(order_id: int) -> bytes:
     """The key of an open order."""
     return encode([order_id])
 
 
-def order(state: OrderState) -> Row:
+def order(state: Order) -> Row:
     """An open order."""
-    return order_key(state.order_id), encode(state)
+    return order_key(state.order_id), _encoded(state)
 
 
 def numbered_key(account_id: str, number: int) -> bytes:
@@ -79,9 +86,9 @@ def numbered_key(account_id: str, number: int) -> bytes:
     return encode([account_id, number])
 
 
-def done_order(number: int, state: OrderState) -> Row:
+def done_order(number: int, state: Order) -> Row:
     """A done order. Its number stands in the key only."""
-    return numbered_key(state.account_id, number), encode(state)
+    return numbered_key(state.account.account_id, number), _encoded(state)
 
 
 def outcome(account_id: str, command_id: str, packed: bytes) -> Row:

@@ -13,53 +13,37 @@ from __future__ import annotations
 
 from collections import deque
 
-from statemachine.events import AnyEvent, OrderActivated, OrderMatched, OrderState
+from statemachine.entities import Order, Product
 from statemachine.matching import enter
-from statemachine.state import Product, State
+from statemachine.state import State
+from statemachine.tell import order_activated
 from statemachine.types import OrderStatus
 
 
-def wait(state: State, product: Product, order: OrderState) -> None:
+def wait(state: State, product: Product, order: Order) -> None:
     """Let an accepted stop order wait for its price. O(log n)."""
     state.wait(order)
     product.stops.add(order)
-    product.sequence += 1
-    state.events.append(
-        OrderActivated(
-            product.product_id,
-            product.sequence,
-            state.time,
-            order.order_id,
-            order.account_id,
-            order.client_oid,
-            order.side,
-            order.order_type,
-            order.stop,
-            order.stop_price,
-            order.price,
-            order.size,
-            order.funds,
-        )
-    )
+    order_activated(state, product, order)
 
 
-def follow(state: State, product: Product, first: int) -> None:
-    """Let the stop orders enter that the product's trades among the batch's events from number `first` on trigger, and those that these trigger.
+def follow(state: State, product: Product) -> None:
+    """Let the stop orders enter that what traded between `state.lowest` and `state.highest` triggers, and those that these trigger.
 
-    O(events + log n), and what each order that enters takes.
+    O(log n), and what each order that enters takes.
     """
-    queue = deque(_triggered(product, state.events[first:]))
+    queue = deque(_triggered(state, product))
     while queue:
         order = state.orders[queue.popleft()]
-        first = len(state.events)
         state.touch(order)
         order.status = OrderStatus.OPEN
-        enter(state, state.accounts[order.account_id], product, order)
-        if order.filled_size and product.stops:
-            queue.extend(_triggered(product, state.events[first:]))
+        enter(state, product, order)
+        if product.stops.count:
+            queue.extend(_triggered(state, product))
 
 
-def _triggered(product: Product, events: list[AnyEvent]) -> list[int]:
-    """The order ids, rising, of the stop orders that trades among these events trigger. They wait no more."""
-    prices = [event.price for event in events if type(event) is OrderMatched]
-    return product.stops.take(min(prices), max(prices)) if prices else []
+def _triggered(state: State, product: Product) -> list[int]:
+    """The order ids, rising, of the stop orders that the latest trades trigger. They wait no more. From here on other trades count."""
+    lowest, highest = state.lowest, state.highest
+    state.lowest = state.highest = 0
+    return product.stops.take(lowest, highest) if highest else []

@@ -1,0 +1,42 @@
+# What the compiled core knows more about admission.py: the types of what every order passes.
+cimport cython
+
+from statemachine.book cimport BookSide
+from statemachine.entities cimport Account, Cancelling, Order, Placing, Product
+from statemachine.exact cimport fee, notional, wide
+from statemachine.state cimport State
+
+cdef int _LIMIT
+cdef int _BUY
+cdef int _SELL
+cdef int _ONLINE
+cdef int _OFFLINE
+cdef int _DONE
+cdef int _GTC
+cdef int _GTT
+cdef int _FOK
+cdef wide _AMOUNT_MAX
+
+@cython.locals(product=Product)
+cpdef object place_order(State state, Account account, Placing command)
+cdef object _status(Product product, Placing command)
+cdef object _limit_shape(Placing command)
+@cython.locals(price=wide)
+cdef object _limit_numbers(Product product, Placing command)
+cdef object _market_shape(Placing command)
+cdef object _market_numbers(Product product, Placing command)
+cdef object _size(Product product, wide size)
+cdef object _stop(Product product, Placing command)
+cdef object _cancel_after(State state, Placing command)
+@cython.locals(oid=str, known=Order)
+cdef object _client_oid(Account account, Placing command)
+cpdef bint can_rest(int order_type, int time_in_force) noexcept
+@cython.locals(cost=wide, named=wide)
+cpdef wide entry_hold(Product product, Placing command, wide available) except? -1
+@cython.locals(available=wide, needed=wide)
+cdef object _funds(Product product, Account account, Placing command)
+@cython.locals(opposite=BookSide)
+cdef object _post_only(Product product, Placing command)
+@cython.locals(order=Order)
+cpdef object cancel_order(State state, Account account, Cancelling command)
+cpdef bint may_cancel(Product product) noexcept

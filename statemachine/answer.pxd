@@ -1,0 +1,18 @@
+# What the compiled core knows more about answer.py: the types.
+cimport cython
+
+from statemachine.entities cimport Balance, Order
+from statemachine.exact cimport wide
+from statemachine.state cimport State
+from statemachine.writer cimport Writer
+
+@cython.locals(outcome=Writer)
+cdef int _begin(State state, int tag, int fields) except -1
+@cython.locals(outcome=Writer)
+cpdef int rejected(State state, object refusal) except -1
+cpdef int done(State state, bint changed) except -1
+@cython.locals(outcome=Writer)
+cpdef int transferred(State state, str currency, wide amount, Balance balance) except -1
+cpdef int placed(State state, Order order) except -1
+@cython.locals(order=Order)
+cpdef int cancelled(State state, list orders) except -1

@@ -1,0 +1,59 @@
+"""What the sender of a command is told: one function for each outcome of `events`. It writes to the outcome under way.
+
+A field stands here once, in the order of its struct; `tests/unit/statemachine/test_twins.py` decodes what is written with the structs.
+"""
+
+from __future__ import annotations
+
+from statemachine.admission import Refusal
+from statemachine.entities import Balance, Order
+from statemachine.state import State
+
+
+def _begin(state: State, tag: int, fields: int) -> None:
+    """What every outcome begins with. `fields` counts its fields without the tag."""
+    outcome = state.outcome
+    outcome.array(fields + 1)
+    outcome.number(tag)
+    outcome.number(state.sequence)
+    outcome.number(state.time)
+    outcome.flag(False)
+
+
+def rejected(state: State, refusal: Refusal) -> None:
+    """Refused, nothing changed."""
+    _begin(state, 1, 6)
+    outcome = state.outcome
+    outcome.number(refusal.reason)
+    outcome.text(refusal.field)
+    outcome.text(refusal.detail)
+
+
+def done(state: State, changed: bool) -> None:
+    """A currency, product, account or key was put."""
+    _begin(state, 2, 4)
+    state.outcome.flag(changed)
+
+
+def transferred(state: State, currency: str, amount: int, balance: Balance) -> None:
+    """Money came, went or moved; the sender's balance after it."""
+    _begin(state, 3, 7)
+    outcome = state.outcome
+    outcome.text(currency)
+    outcome.number(amount)
+    outcome.number(balance.available)
+    outcome.number(balance.hold)
+
+
+def placed(state: State, order: Order) -> None:
+    """An order entered."""
+    _begin(state, 4, 4)
+    order.write(state.outcome)
+
+
+def cancelled(state: State, orders: list[Order]) -> None:
+    """Orders left on request, in this order."""
+    _begin(state, 5, 4)
+    state.outcome.array(len(orders))
+    for order in orders:
+        order.write(state.outcome)

@@ -1,0 +1,44 @@
+# What the compiled core knows more about book.py: the types.
+cimport cython
+
+from statemachine.entities cimport Order, PriceLevel
+
+cdef long long _NO_LIMIT
+cdef Py_ssize_t _CHUNK
+cdef int _MARKET
+
+
+@cython.final
+cdef class BookSide:
+    cdef readonly PriceLevel best
+    cdef readonly list chunks
+    cdef readonly long long direction
+
+    @cython.locals(key=cython.longlong, level=PriceLevel)
+    cpdef int add(self, Order order) except -1
+    @cython.locals(number=Py_ssize_t, place=Py_ssize_t, half=Py_ssize_t, chunk=list, level=PriceLevel, best=PriceLevel)
+    cdef PriceLevel _level(self, long long price, long long key)
+    @cython.locals(low=Py_ssize_t, high=Py_ssize_t, middle=Py_ssize_t, chunk=list, level=PriceLevel)
+    cdef Py_ssize_t _chunk_of(self, long long key) except -1
+    @cython.locals(low=Py_ssize_t, high=Py_ssize_t, middle=Py_ssize_t, level=PriceLevel)
+    cdef Py_ssize_t _place_in(self, list chunk, long long key) except -1
+    @cython.locals(level=PriceLevel)
+    cpdef int remove(self, Order order) except -1
+    @cython.locals(number=Py_ssize_t, chunk=list)
+    cdef int _drop(self, PriceLevel level) except -1
+    @cython.locals(level=PriceLevel)
+    cpdef int reduce(self, Order order, long long by) except -1
+    cpdef long long limit_key(self, Order order) noexcept
+    @cython.locals(best=PriceLevel)
+    cpdef bint crosses(self, long long price) noexcept
+
+
+@cython.final
+cdef class StopBook:
+    cdef readonly object losses
+    cdef readonly object entries
+    cdef readonly Py_ssize_t count
+
+    cpdef int add(self, Order order) except -1
+    cpdef int remove(self, Order order) except -1
+    cpdef list take(self, long long lowest, long long highest)

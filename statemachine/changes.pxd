@@ -1,0 +1,38 @@
+# What the compiled core knows more about changes.py: the types.
+cimport cython
+
+from statemachine.entities cimport Account, Order
+from statemachine.remember cimport OutcomeMemory
+
+cdef int _DONE
+
+
+@cython.final
+cdef class AccountChanges:
+    cdef readonly bint all_orders
+    cdef readonly list came
+    cdef readonly list left
+    cdef readonly long long done_count
+    cdef readonly long long remembered
+
+    cpdef int note(self, Order order) except -1
+
+
+@cython.final
+cdef class Changes:
+    cdef dict _accounts
+    cdef dict _api_keys
+    cdef object _frozen
+    cdef bint _operator
+    cdef readonly unsigned int epoch
+    cdef readonly long long last_order_id
+
+    @cython.locals(changes=AccountChanges)
+    cpdef int touch(self, Account account) except -1
+    cpdef int touch_operator(self, OutcomeMemory memory) except -1
+    cpdef int touch_order(self, Order order) except -1
+    @cython.locals(changes=AccountChanges)
+    cpdef int order_came(self, Order order) except -1
+    @cython.locals(changes=AccountChanges)
+    cpdef int order_left(self, Order order) except -1
+    cpdef int api_key_put(self, str key_id) except -1

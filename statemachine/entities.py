@@ -1,0 +1,579 @@
+"""Orders, accounts, products and price levels in memory: what refers to each other.
+
+The fields of an order are those of `events.OrderState`, which is how an order is shown, sent and stored. In memory an order refers to its account and
+its product instead of naming them, and it is a link in two queues: that of its price level, and that of its account's open orders. So it is moved and
+taken out without a look-up. Choices (side, status, ...) are plain integers with the values of the enumerations: compare them with `==`.
+
+Orders refer to each other, and the garbage collector does not know them, so that a million of them cost it nothing: `State.release` breaks the
+circles.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from statemachine.commands import CancelOrder, PlaceOrder
+from statemachine.events import OrderState
+from statemachine.exact import fee, notional
+from statemachine.remember import OutcomeMemory
+from statemachine.tables import BalanceRow, CurrencyRow, ProductRow
+from statemachine.types import (
+    DoneReason,
+    OrderStatus,
+    OrderType,
+    ProductStatus,
+    SelfTradePrevention,
+    Side,
+    StopType,
+    TimeInForce,
+)
+from statemachine.writer import Writer
+
+if TYPE_CHECKING:
+    from statemachine.book import BookSide, StopBook
+    from statemachine.changes import AccountChanges
+
+_FIELDS = len(OrderState.__struct_fields__)
+_MARKET: int = OrderType.MARKET
+_BUY: int = Side.BUY
+_SELL: int = Side.SELL
+
+
+class Balance:
+    """An account's money in one currency. Neither number is ever negative."""
+
+    __slots__ = ("available", "hold")
+
+    def __init__(self, available: int = 0, hold: int = 0) -> None:
+        self.available = available
+        self.hold = hold
+
+    def lock(self, amount: int) -> None:
+        """Move from available to hold."""
+        self.available -= amount
+        self.hold += amount
+
+    def release(self, amount: int) -> None:
+        """Move from hold to available."""
+        self.hold -= amount
+        self.available += amount
+
+
+class Currency:
+    """A currency. After every command: the sum of all balances in it + `fees` == `deposited` - `withdrawn`."""
+
+    __slots__ = ("deposited", "fees", "name", "scale", "withdrawn")
+
+    def __init__(self, name: str, scale: int, deposited: int = 0, withdrawn: int = 0, fees: int = 0) -> None:
+        self.name = name
+        self.scale = scale
+        self.deposited = deposited
+        self.withdrawn = withdrawn
+        self.fees = fees
+
+    def row(self) -> CurrencyRow:
+        """As it is stored and shown."""
+        return CurrencyRow(self.name, self.scale, self.deposited, self.withdrawn, self.fees)
+
+
+class PriceLevel:
+    """The resting orders at one price, first come, first served: a queue that begins with `first`.
+
+    `total` is the sum of their remaining sizes. A level in a book is never empty.
+    """
+
+    __slots__ = ("count", "first", "key", "last", "price", "total")
+
+    def __init__(self, price: int, key: int) -> None:
+        self.price = price
+        self.key = key
+        self.total = 0
+        self.count = 0
+        self.first: Order | None = None
+        self.last: Order | None = None
+
+    def append(self, order: Order) -> None:
+        """Put an order at the end of the queue. O(1)."""
+        last = self.last
+        if last is None:
+            self.first = order
+        else:
+            last.behind = order
+            order.ahead = last
+        self.last = order
+        order.level = self
+        self.total += order.remaining
+        self.count += 1
+
+    def unlink(self, order: Order) -> None:
+        """Take an order out of the queue, with whatever remains of it. O(1)."""
+        ahead, behind = order.ahead, order.behind
+        if ahead is None:
+            self.first = behind
+        else:
+            ahead.behind = behind
+            order.ahead = None
+        if behind is None:
+            self.last = ahead
+        else:
+            behind.ahead = ahead
+            order.behind = None
+        order.level = None
+        self.total -= order.remaining
+        self.count -= 1
+
+    def orders(self) -> list[Order]:
+        """The queue."""
+        found: list[Order] = []
+        order = self.first
+        while order is not None:
+            found.append(order)
+            order = order.behind
+        return found
+
+
+class Product:
+    """A product, its counters, its book, the orders that an auction collected, and its waiting stop orders.
+
+    `unit` is one whole base coin in base units: what prices are per. `bids` and `asks` are its book, `buys` and `sells` what an auction collected.
+    """
+
+    __slots__ = (
+        "asks",
+        "base",
+        "bids",
+        "buys",
+        "currency",
+        "last_price",
+        "last_trade_id",
+        "lot",
+        "maker_fee_ppm",
+        "max_size",
+        "min_size",
+        "product_id",
+        "quote",
+        "sells",
+        "sequence",
+        "status",
+        "stops",
+        "taker_fee_ppm",
+        "tick",
+        "unit",
+        "version",
+    )
+
+    def __init__(self, row: ProductRow, currency: Currency, unit: int, sides: tuple[BookSide, ...], stops: StopBook) -> None:
+        self.product_id = row.product_id
+        self.base = row.base
+        self.quote = row.quote
+        self.currency = currency
+        self.tick = row.tick
+        self.lot = row.lot
+        self.unit = unit
+        self.sequence = row.product_sequence
+        self.last_trade_id = row.last_trade_id
+        self.last_price = row.last_price
+        self.bids, self.asks, self.buys, self.sells = sides
+        self.stops = stops
+        self.min_size = row.min_size
+        self.max_size = row.max_size
+        self.maker_fee_ppm = row.maker_fee_ppm
+        self.taker_fee_ppm = row.taker_fee_ppm
+        self.status: int = row.status
+        self.version = row.version
+
+    def notional(self, price: int, size: int) -> int:
+        """What `size` costs at `price`, without fees. Exact: tick * lot is a whole multiple of `unit`."""
+        return notional(price, size, self.unit)
+
+    def hold_for(self, order: Order) -> int:
+        """What a limit order must hold for what remains of it.
+
+        A sell holds the size. A buy holds the notional at its own price and the larger of its two fees on that, rounded down. It
+        suffices: parts of a whole, each rounded down, never sum to more than the whole rounded down, and nobody buys above his price.
+        """
+        if order.side == _SELL:
+            return order.remaining
+        cost = notional(order.price, order.remaining, self.unit)
+        return cost + fee(cost, max(order.maker_fee_ppm, order.taker_fee_ppm))
+
+    def side(self, side: int) -> BookSide:
+        """Where orders of `side` rest."""
+        return self.bids if side == _BUY else self.asks
+
+    def opposite(self, side: int) -> BookSide:
+        """What orders of `side` trade with."""
+        return self.asks if side == _BUY else self.bids
+
+    def collected(self, side: int) -> BookSide:
+        """Where an auction collects orders of `side`."""
+        return self.buys if side == _BUY else self.sells
+
+    def row(self) -> ProductRow:
+        """As it is stored and shown."""
+        return ProductRow(
+            self.product_id,
+            self.base,
+            self.quote,
+            self.tick,
+            self.lot,
+            self.min_size,
+            self.max_size,
+            self.maker_fee_ppm,
+            self.taker_fee_ppm,
+            ProductStatus(self.status),
+            self.sequence,
+            self.last_trade_id,
+            self.last_price,
+            self.version,
+        )
+
+
+class Account:
+    """An account: money, open orders, recently done ones, remembered commands.
+
+    Attributes:
+        oldest, newest: the ends of the queue of open orders, those included that wait off the book. Ids only grow, so it is in the order of ids,
+            also after a restore.
+        open_count: how many these are.
+        done: the latest done orders in the order of leaving, bounded by `limits.DONE_ORDERS_PER_ACCOUNT`.
+        done_count: orders ever done; the last of `done` has the number `done_count`.
+        by_client_oid: the latest known order of each `client_oid`. At most one open order has it, so an open one is the latest.
+        changes: what a snapshot must know of it; see `changes`.
+    """
+
+    __slots__ = (
+        "account_id",
+        "balances",
+        "by_client_oid",
+        "changes",
+        "done",
+        "done_count",
+        "memory",
+        "newest",
+        "oldest",
+        "open_count",
+        "opened_at",
+        "touched",
+    )
+
+    def __init__(self, account_id: str, opened_at: int) -> None:
+        self.account_id = account_id
+        self.opened_at = opened_at
+        self.balances: dict[str, Balance] = {}
+        self.oldest: Order | None = None
+        self.newest: Order | None = None
+        self.open_count = 0
+        self.done: deque[Order] = deque()
+        self.done_count = 0
+        self.by_client_oid: dict[str, Order] = {}
+        self.memory = OutcomeMemory()
+        self.changes: AccountChanges | None = None
+        self.touched = 0
+
+    def available(self, currency: str) -> int:
+        """What can be spent now."""
+        balance = self.balances.get(currency)
+        return balance.available if balance is not None else 0
+
+    def balance_rows(self) -> list[BalanceRow]:
+        """All balances, by currency."""
+        return [BalanceRow(self.account_id, name, b.available, b.hold) for name, b in sorted(self.balances.items())]
+
+    def list_order(self, order: Order) -> None:
+        """An order is open from now on, the newest. O(1)."""
+        newest = self.newest
+        if newest is None:
+            self.oldest = order
+        else:
+            newest.newer = order
+            order.older = newest
+        self.newest = order
+        order.listed = True
+        self.open_count += 1
+
+    def unlist_order(self, order: Order) -> None:
+        """An order is open no more. O(1)."""
+        older, newer = order.older, order.newer
+        if older is None:
+            self.oldest = newer
+        else:
+            older.newer = newer
+            order.older = None
+        if newer is None:
+            self.newest = older
+        else:
+            newer.older = older
+            order.newer = None
+        order.listed = False
+        self.open_count -= 1
+
+    def open_orders(self) -> list[Order]:
+        """The open orders, oldest first."""
+        found: list[Order] = []
+        order = self.oldest
+        while order is not None:
+            found.append(order)
+            order = order.newer
+        return found
+
+
+class Placing:
+    """What a `commands.PlaceOrder` says, by the same names: an order that is not admitted yet. Numbers are as they came, of any size."""
+
+    __slots__ = (
+        "cancel_after",
+        "client_oid",
+        "funds",
+        "order_type",
+        "post_only",
+        "price",
+        "product_id",
+        "side",
+        "size",
+        "stop",
+        "stop_price",
+        "stp",
+        "time_in_force",
+    )
+
+    def __init__(self) -> None:
+        self.product_id = ""
+        self.side: int = 0
+        self.order_type: int = 0
+        self.price = 0
+        self.size = 0
+        self.funds = 0
+        self.time_in_force: int = 0
+        self.post_only = False
+        self.stp: int = 0
+        self.client_oid = ""
+        self.stop: int = 0
+        self.stop_price = 0
+        self.cancel_after = 0
+
+    def take(self, command: PlaceOrder) -> None:
+        """Say what a command says."""
+        self.product_id = command.product_id
+        self.side = command.side
+        self.order_type = command.order_type
+        self.price = command.price
+        self.size = command.size
+        self.funds = command.funds
+        self.time_in_force = command.time_in_force
+        self.post_only = command.post_only
+        self.stp = command.stp
+        self.client_oid = command.client_oid
+        self.stop = command.stop
+        self.stop_price = command.stop_price
+        self.cancel_after = command.cancel_after
+
+
+class Cancelling:
+    """What a `commands.CancelOrder` says, by the same names."""
+
+    __slots__ = ("client_oid", "order_id", "product_id")
+
+    def __init__(self) -> None:
+        self.order_id = 0
+        self.client_oid = ""
+        self.product_id = ""
+
+    def take(self, command: CancelOrder) -> None:
+        """Say what a command says."""
+        self.order_id = command.order_id
+        self.client_oid = command.client_oid
+        self.product_id = command.product_id
+
+
+class Order:
+    """See the module, and `events.OrderState` for the fields.
+
+    Attributes:
+        level: the price level on which it lies, on the book or among the collected; None elsewhere.
+        ahead, behind: its neighbours in the level's queue.
+        older, newer: its neighbours among its account's open orders.
+        listed: whether it is among those.
+        touched: the number of the freeze since which a snapshot knows that it changes; see `changes`.
+    """
+
+    __slots__ = (
+        "account",
+        "ahead",
+        "behind",
+        "client_oid",
+        "created_at",
+        "done_at",
+        "done_reason",
+        "executed_value",
+        "expires_at",
+        "fill_fees",
+        "filled_size",
+        "funds",
+        "hold",
+        "level",
+        "listed",
+        "maker_fee_ppm",
+        "newer",
+        "older",
+        "opened_sequence",
+        "order_id",
+        "order_type",
+        "post_only",
+        "price",
+        "product",
+        "remaining",
+        "side",
+        "size",
+        "status",
+        "stop",
+        "stop_price",
+        "stp",
+        "taker_fee_ppm",
+        "time_in_force",
+        "touched",
+    )
+
+    def __init__(self, order_id: int, account: Account, product: Product) -> None:
+        self.order_id = order_id
+        self.account = account
+        self.product = product
+        self.client_oid = ""
+        self.side: int = 0
+        self.order_type: int = 0
+        self.price = 0
+        self.size = 0
+        self.funds = 0
+        self.time_in_force: int = 0
+        self.post_only = False
+        self.stp: int = 0
+        self.created_at = 0
+        self.maker_fee_ppm = 0
+        self.taker_fee_ppm = 0
+        self.remaining = 0
+        self.hold = 0
+        self.filled_size = 0
+        self.executed_value = 0
+        self.fill_fees = 0
+        self.status: int = 1
+        self.done_reason: int = 0
+        self.done_at = 0
+        self.stop: int = 0
+        self.stop_price = 0
+        self.expires_at = 0
+        self.opened_sequence = 0
+        self.level: PriceLevel | None = None
+        self.ahead: Order | None = None
+        self.behind: Order | None = None
+        self.older: Order | None = None
+        self.newer: Order | None = None
+        self.listed = False
+        self.touched = 0
+
+    @property
+    def account_id(self) -> str:
+        """The name of its account."""
+        return self.account.account_id
+
+    @property
+    def product_id(self) -> str:
+        """The name of its product."""
+        return self.product.product_id
+
+    def is_by_funds(self) -> bool:
+        """Is it a market order without a size?"""
+        return self.order_type == _MARKET and self.size == 0
+
+    def write(self, writer: Writer) -> None:
+        """Append it as `events.OrderState` is encoded."""
+        writer.array(_FIELDS)
+        writer.number(self.order_id)
+        writer.text(self.account.account_id)
+        writer.text(self.client_oid)
+        writer.text(self.product.product_id)
+        writer.number(self.side)
+        writer.number(self.order_type)
+        writer.number(self.price)
+        writer.number(self.size)
+        writer.number(self.funds)
+        writer.number(self.time_in_force)
+        writer.flag(self.post_only)
+        writer.number(self.stp)
+        writer.number(self.created_at)
+        writer.number(self.maker_fee_ppm)
+        writer.number(self.taker_fee_ppm)
+        writer.number(self.remaining)
+        writer.number(self.hold)
+        writer.number(self.filled_size)
+        writer.number(self.executed_value)
+        writer.number(self.fill_fees)
+        writer.number(self.status)
+        writer.number(self.done_reason)
+        writer.number(self.done_at)
+        writer.number(self.stop)
+        writer.number(self.stop_price)
+        writer.number(self.expires_at)
+        writer.number(self.opened_sequence)
+
+    def row(self) -> OrderState:
+        """As it is shown and stored: a copy."""
+        return OrderState(
+            self.order_id,
+            self.account.account_id,
+            self.client_oid,
+            self.product.product_id,
+            Side(self.side),
+            OrderType(self.order_type),
+            self.price,
+            self.size,
+            self.funds,
+            TimeInForce(self.time_in_force),
+            bool(self.post_only),
+            SelfTradePrevention(self.stp),
+            self.created_at,
+            self.maker_fee_ppm,
+            self.taker_fee_ppm,
+            self.remaining,
+            self.hold,
+            self.filled_size,
+            self.executed_value,
+            self.fill_fees,
+            OrderStatus(self.status),
+            DoneReason(self.done_reason),
+            self.done_at,
+            StopType(self.stop),
+            self.stop_price,
+            self.expires_at,
+            self.opened_sequence,
+        )
+
+
+def order_of_row(row: OrderState, account: Account, product: Product) -> Order:
+    """The order that a row describes, in no queue yet."""
+    order = Order(row.order_id, account, product)
+    order.client_oid = row.client_oid
+    order.side = row.side
+    order.order_type = row.order_type
+    order.price = row.price
+    order.size = row.size
+    order.funds = row.funds
+    order.time_in_force = row.time_in_force
+    order.post_only = row.post_only
+    order.stp = row.stp
+    order.created_at = row.created_at
+    order.maker_fee_ppm = row.maker_fee_ppm
+    order.taker_fee_ppm = row.taker_fee_ppm
+    order.remaining = row.remaining
+    order.hold = row.hold
+    order.filled_size = row.filled_size
+    order.executed_value = row.executed_value
+    order.fill_fees = row.fill_fees
+    order.status = row.status
+    order.done_reason = row.done_reason
+    order.done_at = row.done_at
+    order.stop = row.stop
+    order.stop_price = row.stop_price
+    order.expires_at = row.expires_at
+    order.opened_sequence = row.opened_sequence
+    return order

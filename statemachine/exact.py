@@ -1,0 +1,33 @@
+"""Arithmetic whose products do not fit 64 bits, exact.
+
+Every number that is stored fits 64 bits, but a price times a size does not. Python's integers have no bound. The compiled core counts in 64 bits,
+and here in 128: that is what the type `wide` of `exact.pxd` is.
+"""
+
+from __future__ import annotations
+
+from statemachine.limits import EXECUTED_MAX, PPM
+
+_PPM = PPM
+_EXECUTED_MAX = EXECUTED_MAX
+
+
+def notional(price: int, size: int, unit: int) -> int:
+    """What `size` costs at `price`, without fees: `price * size // unit`. At most 128 bits."""
+    return price * size // unit
+
+
+def fee(notional: int, ppm: int) -> int:
+    """The fee on a notional at a rate in parts per million, rounded down."""
+    return notional * ppm // _PPM
+
+
+def most_lots(budget: int, lot_cost: int, ppm: int) -> int:
+    """The most lots n with `floor(n * lot_cost * (1 + rate)) <= budget`, the rate in parts per million. At most 128 bits."""
+    return ((budget + 1) * _PPM - 1) // (lot_cost * (_PPM + ppm))
+
+
+def executed(so_far: int, notional: int) -> int:
+    """The sum of an order's notionals, up to `limits.EXECUTED_MAX`."""
+    total = so_far + notional
+    return total if total < _EXECUTED_MAX else _EXECUTED_MAX

@@ -1,0 +1,53 @@
+# What the compiled core knows more about state.py: the types.
+cimport cython
+
+from statemachine.changes cimport Changes
+from statemachine.entities cimport Account, Balance, Cancelling, Order, Placing, Product
+from statemachine.remember cimport OutcomeMemory
+from statemachine.writer cimport Writer
+
+cdef int _BUY
+cdef int _ACTIVE
+cdef int _DONE
+
+
+@cython.final
+cdef class State:
+    cdef object __weakref__
+    cdef public long long sequence
+    cdef public long long last_order_id
+    cdef public unsigned long long time
+    cdef public bytes hash
+    cdef readonly dict currencies
+    cdef readonly dict products
+    cdef readonly dict accounts
+    cdef readonly dict api_keys
+    cdef public dict orders
+    cdef readonly object expiring
+    cdef readonly OutcomeMemory operator_memory
+    cdef public Py_ssize_t done_count
+    cdef public Py_ssize_t balance_count
+    cdef public Py_ssize_t outcome_count
+    cdef readonly Writer events
+    cdef public list event_ends
+    cdef public list event_products
+    cdef readonly Writer outcome
+    cdef readonly Placing placing
+    cdef readonly Cancelling cancelling
+    cdef readonly Writer transcript
+    cdef public long long lowest
+    cdef public long long highest
+    cdef public int former
+    cdef public Changes changes
+
+    @cython.locals(balance=Balance)
+    cpdef Balance balance(self, Account account, str currency)
+    @cython.locals(product=Product)
+    cpdef Balance paying(self, Order order)
+    cpdef int set_hold(self, Order order, long long hold) except -1
+    cpdef int wait(self, Order order) except -1
+    cpdef int keep(self, Order order) except -1
+    cpdef int touch(self, Order order) except -1
+    @cython.locals(account=Account)
+    cpdef int finish(self, Order order, int reason) except -1
+    cdef int _forget(self, Account account, Order order) except -1

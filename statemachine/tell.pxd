@@ -1,0 +1,28 @@
+# What the compiled core knows more about tell.py: the types.
+cimport cython
+
+from statemachine.entities cimport Order, Product
+from statemachine.state cimport State
+from statemachine.writer cimport Writer
+from statemachine.exact cimport wide
+
+cdef int _begin(State state, Product product, int tag, int fields) except -1
+cdef int _end(State state, Product product) except -1
+@cython.locals(events=Writer)
+cpdef int order_received(State state, Product product, Order order) except -1
+@cython.locals(events=Writer)
+cpdef int order_opened(State state, Product product, Order order) except -1
+@cython.locals(events=Writer)
+cpdef int order_matched(
+    State state, Product product, Order maker, Order taker, long long price, long long size, long long maker_fee, long long taker_fee, bint auction
+) except -1
+@cython.locals(events=Writer)
+cpdef int order_changed(
+    State state, Product product, Order order, long long old, long long new, bint by_funds, bint resting, bint auction
+) except -1
+@cython.locals(events=Writer)
+cpdef int order_done(State state, Product product, Order order, int reason, bint resting) except -1
+@cython.locals(events=Writer)
+cpdef int order_activated(State state, Product product, Order order) except -1
+@cython.locals(events=Writer)
+cpdef int status_changed(State state, Product product, long long open_price, long long open_size) except -1

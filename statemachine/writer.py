@@ -1,0 +1,74 @@
+"""Records as msgpack, written field by field: what the engine tells is encoded once, and no object stands between a field and its byte.
+
+This is the plain form. The compiled core has `writer.pyx` in its place: the same methods and the same bytes, written into a block of memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Writer:
+    """Appends msgpack values: in the order of the calls `array`, `number`, `text`, `flag`, and `raw` for what is encoded already.
+
+    `number` takes -2**63 to 2**64 - 1. An array's header says how many values follow.
+    """
+
+    def __init__(self) -> None:
+        self._written: list[bytes] = []
+        self._size = 0
+        self._values: list[int | str | bool] = []
+        append: Callable[[int | str | bool], None] = self._values.append
+        self.number: Callable[[int], None] = append
+        self.text: Callable[[str], None] = append
+
+    def flag(self, value: bool) -> None:
+        """True or false."""
+        self._values.append(bool(value))
+
+    def array(self, count: int) -> None:
+        """The header of an array of `count` values."""
+        self._flush()
+        self._append(_encode([None] * count)[:-count] if count else b"\x90")
+
+    def raw(self, encoded: bytes) -> None:
+        """Bytes as they are."""
+        self._flush()
+        self._append(encoded)
+
+    def size(self) -> int:
+        """Bytes written so far."""
+        self._flush()
+        return self._size
+
+    def since(self, start: int) -> bytes:
+        """The bytes from place `start` on."""
+        written = self._join()
+        return written[start:] if start else written
+
+    def clear(self) -> None:
+        """Begin anew, with nothing written."""
+        self._written.clear()
+        self._values.clear()
+        self._size = 0
+
+    def _append(self, encoded: bytes) -> None:
+        self._written.append(encoded)
+        self._size += len(encoded)
+
+    def _join(self) -> bytes:
+        self._flush()
+        if len(self._written) > 1:
+            self._written[:] = [b"".join(self._written)]
+        return self._written[0] if self._written else b""
+
+    def _flush(self) -> None:
+        count = len(self._values)
+        if count:
+            header = 1 if count < 16 else 3
+            self._append(_encode(self._values)[header:])
+            self._values.clear()
