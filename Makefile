@@ -2,22 +2,32 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/installed
+INSTALLED := $(VENV)/installed
+STAMP := $(VENV)/core
+CORE_SOURCES := setup.py $(wildcard statemachine/*.py statemachine/*.pyx statemachine/*.pxd)
 
-.PHONY: setup loadtest demo demo-many test check lint types layers tests bench bench-snapshots bench-install soak chaos attack kills simulate clean help clients
+.PHONY: setup core loadtest demo demo-many test check lint types layers tests bench bench-snapshots bench-install soak chaos attack kills simulate clean help clients
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 12
 
-setup: $(STAMP) ## the virtual environment, with the locked dependencies
+setup: $(STAMP) ## the virtual environment, with the locked dependencies and the compiled core
 
-$(STAMP): requirements.lock pyproject.toml
+$(INSTALLED): requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3 $(MAKECMDGOALS)"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo "Python's venv module is missing: apt-get install python3-venv"; exit 1; }
 	@echo "installing $$(grep -c '^[a-z].*==' requirements.lock) locked packages: some minutes the first time"
 	$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	QUORUMBOOK_CORE=plain $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+core: $(STAMP) ## compile the core again, if its sources changed; without a C compiler the plain core runs
+
+$(STAMP): $(INSTALLED) $(CORE_SOURCES)
+	@$(BIN)/python setup.py -q build_ext --inplace >$(VENV)/core.log 2>&1 || true
+	@$(BIN)/python -c "import statemachine; print('core:', statemachine.CORE)"
+	@$(BIN)/python -c "import statemachine; raise SystemExit(statemachine.CORE != 'compiled')" || echo "  why: $(VENV)/core.log (a C compiler and Python's headers are needed: apt-get install gcc python3-dev)"
 	@touch $@
 
 demo: $(STAMP) ## three nodes trade, lose their leader, and go on; a verdict at the end
@@ -81,4 +91,4 @@ simulate: $(STAMP) ## consensus, or with EXCHANGE=1 the whole exchange, under RU
 	  $(if $(EXCHANGE),--exchange) $(if $(MEMBERS),--members) $(if $(DISKS),--lose-disks) $(if $(FAULTS),--faults "$(FAULTS)") $(if $(TRACE),--trace) $(if $(JOBS),--jobs $(JOBS)) $(if $(REPORT),--report $(REPORT))
 
 clean: ## forget the virtual environment and the caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
+	rm -rf statemachine/_compiled $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info

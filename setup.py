@@ -41,7 +41,9 @@ def extensions() -> list[Extension]:
         twin = ROOT / "statemachine" / f"{name}.pyx"
         source = f"statemachine/{name}.pyx" if twin.exists() else f"statemachine/{name}.py"
         sources.append(
-            Extension(f"statemachine.{name}", [source], extra_compile_args=["-O2", "-g0", "-w"], extra_link_args=["-s"], optional=True)
+            Extension(
+                f"statemachine.{name}", [source], extra_compile_args=["-O2", "-g0", "-w"], extra_link_args=["-s"], optional=True
+            )
         )
     return list(
         cythonize(sources, build_dir="build/cython", compiler_directives=DIRECTIVES, nthreads=os.cpu_count() or 1, quiet=True)

@@ -305,7 +305,7 @@ def _market_shape(command: Placing) -> Refusal | None:
         return Refusal(Reason.INVALID_ORDER, "price", "a market order has no price")
     if command.post_only:
         return Refusal(Reason.INVALID_ORDER, "post_only", "a market order never rests")
-    if command.time_in_force == _FOK or command.time_in_force == _GTT:
+    if command.time_in_force in (_FOK, _GTT):
         return Refusal(Reason.INVALID_ORDER, "time_in_force", "a market order takes what there is")
     if command.side == _SELL and command.size != 0 and command.funds != 0:
         return Refusal(Reason.INVALID_ORDER, "funds", "a market sell has a size or funds, not both")
@@ -377,7 +377,7 @@ def _client_oid(account: Account, command: Placing) -> Refusal | None:
 
 def can_rest(order_type: int, time_in_force: int) -> bool:
     """Could what remains of such an order go on the book?"""
-    return order_type == _LIMIT and (time_in_force == _GTC or time_in_force == _GTT)  # noqa: PLR1714 - both are C integers
+    return order_type == _LIMIT and time_in_force in (_GTC, _GTT)
 
 
 def entry_hold(product: Product, command: Placing, available: int) -> int:

@@ -1,7 +1,7 @@
 """Which core runs: the compiled one, or these sources as they are.
 
-The sources of this package are plain Python, and with the types in their `.pxd` files Cython compiles the same sources (`setup.py`). What it makes lies in
-`_compiled/<digest>/`, where the digest is that of all sources it was made of. So a compiled core is taken only if it was made of exactly these
+The sources of this package are plain Python. With the types in their `.pxd` files Cython compiles the same sources (`setup.py`). What it makes lies
+in `_compiled/<digest>/`, where the digest is that of all sources it was made of. So a compiled core is taken only if it was made of exactly these
 sources; after any change the plain core runs until it is compiled again. The environment variable QUORUMBOOK_CORE chooses:
 
 - `plain`: the sources as they are;
@@ -39,7 +39,7 @@ def source_digest() -> str:
     digest = sha256()
     for name in MODULES:
         for suffix in (".py", ".pyx", ".pxd"):
-            source = _HERE / (name + suffix)
+            source = _HERE.joinpath(name + suffix)
             if source.exists():
                 digest.update(f"{source.name}\n".encode())
                 digest.update(source.read_bytes())
@@ -48,7 +48,7 @@ def source_digest() -> str:
 
 def compiled_directory() -> Path:
     """Where the compiled core of these sources is, or belongs."""
-    return _HERE / "_compiled" / source_digest()
+    return _HERE.joinpath("_compiled", source_digest())
 
 
 def choose(package_path: list[str]) -> str:
@@ -67,5 +67,7 @@ def choose(package_path: list[str]) -> str:
         package_path.insert(0, str(directory))
         return COMPILED
     if wanted == COMPILED:
-        raise CoreError(f"{CHOICE} asks for the compiled core, and there is none of these sources for this Python: run `make core`")
+        raise CoreError(
+            f"{CHOICE} asks for the compiled core, and there is none of these sources for this Python: run `make core`"
+        )
     return PLAIN

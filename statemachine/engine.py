@@ -375,7 +375,7 @@ def _reject(state: State, refusal: Refusal) -> bytes:
         product = self._state.products.get(product_id)
         if product is None:
             return []
-        orders = product.book.side(side).page(*after, limit)
+        orders = product.side(side).page(*after, limit)
         return [(order.price, order.remaining, order.order_id, order.opened_sequence) for order in orders]
 
 

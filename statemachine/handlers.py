@@ -26,7 +26,7 @@ from statemachine.commands import (
     Transfer,
     Withdraw,
 )
-from statemachine.entities import Account, Cancelling, Currency, Order, Placing, Product
+from statemachine.entities import Account, Cancelling, Currency, Placing, Product
 from statemachine.matching import accept, enter, take_out
 from statemachine.state import State
 from statemachine.tables import ApiKeyRow, ProductRow

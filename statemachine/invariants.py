@@ -21,7 +21,7 @@ from statemachine.limits import (
     SCALE_MAX,
 )
 from statemachine.state import State
-from statemachine.types import DoneReason, OrderStatus, OrderType, Side, StopType, TimeInForce
+from statemachine.types import DoneReason, OrderStatus, OrderType, Side, TimeInForce
 
 # Looked up once: a state may have millions of orders.
 _remaining, _order_id = attrgetter("remaining"), attrgetter("order_id")
@@ -91,9 +91,7 @@ def _check_counts(state: State) -> None:
     opened = sum(account.open_count for account in accounts)
     known = opened + state.done_count
     assert known == len(state.orders), f"{len(state.orders)} orders are indexed, {known} are known to accounts"
-    resting = sum(
-        level.count for p in state.products.values() for s in (*_sides(p), *_collecting(p)) for level in s.in_order()
-    )
+    resting = sum(level.count for p in state.products.values() for s in (*_sides(p), *_collecting(p)) for level in s.in_order())
     waiting = sum(product.stops.count for product in state.products.values())
     assert resting + waiting == opened, f"{resting} orders are on books or collected, {waiting} wait, {opened} are open"
 
@@ -153,7 +151,7 @@ def _check_book(state: State, product: Product) -> None:
     _check_side(state, product, collected_asks, Side.SELL, _ACTIVE)
 
 
-def _check_side(state: State, product: Product, side: BookSide, orders_side: Side, status: OrderStatus) -> None:
+def _check_side(state: State, product: Product, side: BookSide, orders_side: int, status: int) -> None:
     name, orders, accounts = product.product_id, state.orders, state.accounts
     levels = list(side.in_order())
     assert side.best is (levels[0] if levels else None), f"product {name}: the best level is not the best"

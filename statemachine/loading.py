@@ -28,8 +28,8 @@ from statemachine import invariants, rows
 from statemachine.book import BookSide
 from statemachine.changes import Changes
 from statemachine.draining import drain
-from statemachine.errors import StateError
 from statemachine.entities import Account, Balance, Currency, Order, order_of_row
+from statemachine.errors import StateError
 from statemachine.events import AnyOutcome, OrderState
 from statemachine.limits import OPERATOR, OUTCOMES_PER_ACCOUNT, SCALE_MAX
 from statemachine.relations import KEYS

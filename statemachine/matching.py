@@ -21,10 +21,9 @@ The rules, all of them:
 
 from __future__ import annotations
 
-from statemachine import tell
 from statemachine.admission import can_rest, entry_hold
 from statemachine.book import BookSide
-from statemachine.entities import Account, Balance, Order, Placing, PriceLevel, Product
+from statemachine.entities import Account, Balance, Order, Placing, Product
 from statemachine.exact import executed, fee, most_lots, notional
 from statemachine.state import State
 from statemachine.tell import order_changed, order_done, order_matched, order_opened, order_received

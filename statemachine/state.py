@@ -17,7 +17,7 @@ from statemachine.entities import Account, Balance, Cancelling, Currency, Order,
 from statemachine.limits import DONE_ORDERS_PER_ACCOUNT
 from statemachine.remember import OutcomeMemory
 from statemachine.tables import ApiKeyRow, ProductRow
-from statemachine.types import DoneReason, OrderStatus, Side
+from statemachine.types import OrderStatus, Side
 from statemachine.writer import Writer
 
 _BUY: int = Side.BUY
@@ -31,9 +31,9 @@ class State:
     `orders` holds every known order, open or recently done, of which `done_count` are done; `balance_count` and `outcome_count` are summed over
     all accounts, the operator included; `expiring` has the open orders whose time is limited, by (expires_at, order_id).
 
-    No part of the state: `events` are those of the batch under way, encoded, `event_ends` where each ends and `event_products` of which product it is;
-    `outcome` is the outcome under way, `placing` and `cancelling` the command, `transcript` what the running hash is about to take in. `lowest` and `highest` are the prices between which the command under way traded.
-    `changes` serves snapshots.
+    No part of the state: `events` are those of the batch under way, encoded, `event_ends` where each ends, and `event_products` of which product it
+    is; `outcome` is the outcome under way, `placing` and `cancelling` the command, `transcript` what the running hash is about to take in.
+    `lowest` and `highest` are the prices between which the command under way traded. `changes` serves snapshots.
 
     `former`: which version wrote the batch under way, as in `Batch.former`. Some nodes have what came of it in a snapshot of that version; so
     whoever applies it now must come to the same rows: the rules of that version hold, and columns that are newer have their defaults.

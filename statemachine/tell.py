@@ -53,7 +53,15 @@ def order_opened(state: State, product: Product, order: Order) -> None:
 
 
 def order_matched(
-    state: State, product: Product, maker: Order, taker: Order, price: int, size: int, maker_fee: int, taker_fee: int, auction: bool
+    state: State,
+    product: Product,
+    maker: Order,
+    taker: Order,
+    price: int,
+    size: int,
+    maker_fee: int,
+    taker_fee: int,
+    auction: bool,
 ) -> None:
     """A trade, the product's latest."""
     _begin(state, product, 3, 14)

@@ -21,6 +21,7 @@ from node.keys.sealing import read_keys
 from node.supervisor import run_or_explain
 from node.system.processes import PID_FILE, locked_pid, send
 from snapshots.abi import ABI
+from statemachine import CORE
 
 STOP_POLL = 0.02
 
@@ -160,8 +161,8 @@ def stop(path: Path) -> None:
 @click.command()
 @json_option
 def version(as_json: bool) -> None:
-    """The version and commit of the software, and the ABI: the checksum of everything that is stored or sent."""
+    """The version and commit of the software, the ABI (the checksum of everything that is stored or sent), and which core runs, compiled or plain."""
     if as_json:
-        print_json({"version": software.version(), "commit": software.commit(), "abi": ABI})
+        print_json({"version": software.version(), "commit": software.commit(), "abi": ABI, "core": CORE})
     else:
-        click.echo(f"quorumbook {software.title()}, ABI {ABI}")
+        click.echo(f"quorumbook {software.title()}, ABI {ABI}, core: {CORE}")

@@ -16,6 +16,7 @@ from node.gateway.http.messages import Response, json_response
 from node.native.protocol import MemberStatus, NodeStatus
 from node.system.processes import ENGINE_PID_FILE, locked_note
 from snapshots.abi import ABI
+from statemachine import CORE
 
 Schema = dict[str, Any]
 
@@ -51,7 +52,13 @@ async def status(gateway: Gateway) -> Response:
     """GET /status: 200, whatever the node is doing: its mode ("" where no engine runs), software and ABI, and all that the engine says of itself."""
     found = await gateway.monitor.now()
     mode = found.mode if found is not None else locked_note(gateway.config.data_path / ENGINE_PID_FILE)
-    body: dict[str, object] = {"node_id": gateway.config.node_id, "mode": mode, "software": software.version(), "abi": ABI}
+    body: dict[str, object] = {
+        "node_id": gateway.config.node_id,
+        "mode": mode,
+        "software": software.version(),
+        "abi": ABI,
+        "core": CORE,
+    }
     if gateway.history is not None:
         body["history"] = await _history(gateway)
     return json_response(body | _shown(found))

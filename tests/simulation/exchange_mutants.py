@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from cluster.log import DurableLog
 from cluster.ports import CaptureState
@@ -21,9 +22,9 @@ from snapshots.manifest import Manifest
 from snapshots.rocks import Keep
 from snapshots.seal import read_seal
 from snapshots.store import SnapshotStore
-from statemachine.commands import Batch
+from statemachine.applied import AppliedBatch
+from statemachine.commands import Batch, decode_batch
 from statemachine.engine import Engine
-from statemachine.remember import OutcomeMemory
 from tests.simulation.directory import CHECKSUM_BYTES, PlainWriter
 
 Patch = pytest.MonkeyPatch
@@ -31,14 +32,18 @@ _publish = durable.publish
 
 
 def no_command_ids(patch: Patch) -> None:
-    """Nobody looks whether a command came before."""
-    original = OutcomeMemory.remember
+    """Nobody looks whether a command came before: each is carried out under a command id that none had before."""
+    apply = Engine.apply
 
-    def remember(self: OutcomeMemory, command_id: str, packed: bytes) -> int:
-        return 0 if command_id in self._packed else original(self, command_id, packed)
+    def apply_as_new(self: Engine, batch: Batch) -> AppliedBatch:
+        commands = [
+            replace(command, command_id=f"{self.sequence + number}-{command.command_id[:60]}")
+            for number, command in enumerate(batch.commands, 1)
+        ]
+        return apply(self, replace(batch, commands=commands))
 
-    patch.setattr(OutcomeMemory, "find", lambda _self, _command_id: None)
-    patch.setattr(OutcomeMemory, "remember", remember)
+    patch.setattr(Engine, "apply", apply_as_new)
+    patch.setattr(Engine, "apply_entry", lambda self, payload: apply_as_new(self, decode_batch(payload)))
 
 
 def no_barrier(patch: Patch) -> None:

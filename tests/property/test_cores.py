@@ -1,0 +1,15 @@
+"""The compiled core and the plain one are the same exchange: byte for byte the same outcomes, events, hashes and tables."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cores import both, needs_compiled_core
+
+
+@needs_compiled_core
+@pytest.mark.parametrize("seed", range(6))
+def test_both_cores_say_the_same(seed: int) -> None:
+    plain, compiled = both("-m", "tests.property.flows", str(seed), "120")
+    assert (plain.pop("core"), compiled.pop("core")) == ("plain", "compiled")
+    assert plain == compiled
