@@ -19,10 +19,9 @@ from pathlib import Path  # pure: as above
 MODULES = (
     *("exact", "writer", "entry"),
     *("remember", "entities", "book", "changes", "state"),
-    *("admission", "tell", "answer", "matching", "stops", "auctions", "handlers", "engine"),
-    *("rows", "loading", "invariants"),
+    *("admission", "tell", "answer", "matching", "handlers", "engine"),
 )
-"""What is compiled. `writer` and `entry` have a twin, `<name>.pyx`, that is compiled instead."""
+"""What is compiled: what every order passes. `writer` and `entry` have a twin, `<name>.pyx`, that is compiled instead."""
 
 CHOICE = "QUORUMBOOK_CORE"
 PLAIN, COMPILED = "plain", "compiled"

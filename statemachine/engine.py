@@ -17,7 +17,7 @@ from statemachine.admission import Refusal, bad_command_id, bad_name, is_command
 from statemachine.applied import AppliedBatch
 from statemachine.changes import Frozen
 from statemachine.commands import AnyCommand, Batch, decode_batch
-from statemachine.entities import Account, Order
+from statemachine.entities import Account
 from statemachine.entry import EntryReader
 from statemachine.events import OrderState
 from statemachine.handlers import OPERATOR_HANDLERS, TRADER_HANDLERS, cancel_order, place_order
@@ -266,6 +266,18 @@ class Engine:
             return []
         return [(order.price, order.remaining, order.order_id) for order in product.side(side).resting()]
 
+    def book_page(self, product_id: str, side: Side, after: tuple[int, int, int], limit: int) -> list[tuple[int, int, int, int]]:
+        """Up to `limit` resting orders of a side, in the order in which they trade: price, remaining size, order id, opened sequence.
+
+        Args:
+            after: price, opened sequence and id of the order behind which to go on, which may have left; zeros to begin.
+        """
+        product = self._state.products.get(product_id)
+        if product is None:
+            return []
+        orders = product.side(side).page(*after, limit)
+        return [(order.price, order.remaining, order.order_id, order.opened_sequence) for order in orders]
+
 
 def _apply(state: State, time: int, former: int, entry: EntryReader) -> AppliedBatch:
     """See `Engine.apply`."""
@@ -365,18 +377,6 @@ def _reject(state: State, refusal: Refusal) -> bytes:
     state.outcome.clear()
     answer.rejected(state, refusal)
     return state.outcome.since(0)
-
-    def book_page(self, product_id: str, side: Side, after: tuple[int, int, int], limit: int) -> list[tuple[int, int, int, int]]:
-        """Up to `limit` resting orders of a side, in the order in which they trade: price, remaining size, order id, opened sequence.
-
-        Args:
-            after: price, opened sequence and id of the order behind which to go on, which may have left; zeros to begin.
-        """
-        product = self._state.products.get(product_id)
-        if product is None:
-            return []
-        orders = product.side(side).page(*after, limit)
-        return [(order.price, order.remaining, order.order_id, order.opened_sequence) for order in orders]
 
 
 def _expire(state: State) -> None:

@@ -11,6 +11,7 @@ circles.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from statemachine.commands import CancelOrder, PlaceOrder
@@ -309,6 +310,13 @@ class Account:
         order.listed = False
         self.open_count -= 1
 
+    def newest_first(self) -> Iterator[Order]:
+        """The open orders, the newest first. None may come or leave meanwhile."""
+        order = self.newest
+        while order is not None:
+            yield order
+            order = order.older
+
     def open_orders(self) -> list[Order]:
         """The open orders, oldest first."""
         found: list[Order] = []
@@ -356,16 +364,16 @@ class Placing:
     def take(self, command: PlaceOrder) -> None:
         """Say what a command says."""
         self.product_id = command.product_id
-        self.side = command.side
-        self.order_type = command.order_type
+        self.side = int(command.side)
+        self.order_type = int(command.order_type)
         self.price = command.price
         self.size = command.size
         self.funds = command.funds
-        self.time_in_force = command.time_in_force
+        self.time_in_force = int(command.time_in_force)
         self.post_only = command.post_only
-        self.stp = command.stp
+        self.stp = int(command.stp)
         self.client_oid = command.client_oid
-        self.stop = command.stop
+        self.stop = int(command.stop)
         self.stop_price = command.stop_price
         self.cancel_after = command.cancel_after
 
@@ -553,14 +561,14 @@ def order_of_row(row: OrderState, account: Account, product: Product) -> Order:
     """The order that a row describes, in no queue yet."""
     order = Order(row.order_id, account, product)
     order.client_oid = row.client_oid
-    order.side = row.side
-    order.order_type = row.order_type
+    order.side = int(row.side)
+    order.order_type = int(row.order_type)
     order.price = row.price
     order.size = row.size
     order.funds = row.funds
-    order.time_in_force = row.time_in_force
+    order.time_in_force = int(row.time_in_force)
     order.post_only = row.post_only
-    order.stp = row.stp
+    order.stp = int(row.stp)
     order.created_at = row.created_at
     order.maker_fee_ppm = row.maker_fee_ppm
     order.taker_fee_ppm = row.taker_fee_ppm
@@ -569,10 +577,10 @@ def order_of_row(row: OrderState, account: Account, product: Product) -> Order:
     order.filled_size = row.filled_size
     order.executed_value = row.executed_value
     order.fill_fees = row.fill_fees
-    order.status = row.status
-    order.done_reason = row.done_reason
+    order.status = int(row.status)
+    order.done_reason = int(row.done_reason)
     order.done_at = row.done_at
-    order.stop = row.stop
+    order.stop = int(row.stop)
     order.stop_price = row.stop_price
     order.expires_at = row.expires_at
     order.opened_sequence = row.opened_sequence

@@ -46,12 +46,16 @@ def newest(account: Account, products: Mapping[str, Product], wanted: Wanted, li
     opened: Iterable[Order] = ()
     done: list[Order] = []
     if wanted.open:
-        opened = _chosen(reversed(account.open_orders()), products, wanted)  # ids only grow, so this is newest first
+        opened = _chosen(_opened(account), products, wanted)  # ids only grow, so this is newest first
     if wanted.done:
         done = sorted(_chosen(account.done, products, wanted), key=attrgetter("order_id"), reverse=True)
     if not done:
         return list(islice(opened, limit))
     return list(islice(heapq.merge(opened, done, key=attrgetter("order_id"), reverse=True), limit))
+
+
+def _opened(account: Account) -> Iterator[Order]:
+    return account.newest_first()
 
 
 def _check(wanted: Wanted) -> None:
@@ -83,7 +87,7 @@ def _chosen(orders: Iterable[Order], products: Mapping[str, Product], wanted: Wa
     return iter(found)
 
 
-def _sides_that_hold(products: Mapping[str, Product], currency: str) -> list[tuple[str, Side]]:
+def _sides_that_hold(products: Mapping[str, Product], currency: str) -> list[tuple[str, int]]:
     """Where orders hold the currency: a buy holds the quote currency, a sell the base currency."""
-    held = [(product_id, Side.BUY) for product_id, product in products.items() if product.quote == currency]
-    return held + [(product_id, Side.SELL) for product_id, product in products.items() if product.base == currency]
+    held = [(product_id, int(Side.BUY)) for product_id, product in products.items() if product.quote == currency]
+    return held + [(product_id, int(Side.SELL)) for product_id, product in products.items() if product.base == currency]

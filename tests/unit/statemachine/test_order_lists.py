@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from statemachine.commands import CancelOrder
 from statemachine.engine import Engine
+from statemachine.entities import Account, Order
 from statemachine.events import OrderState
 from statemachine.order_lists import Wanted
 from statemachine.types import OrderStatus, Side
@@ -70,28 +71,19 @@ def test_it_is_what_a_plain_filter_finds(engine: Engine, data: st.DataObject) ->
 
 def test_it_looks_at_no_more_orders_than_it_needs(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     looked = 0
-    account = engine._state.accounts["ann"]
 
-    class Counted(dict[int, Any]):
-        def values(self) -> Any:
-            return _Values(super().values())
+    def counted(account: Account) -> Iterator[Order]:
+        nonlocal looked
+        for order in account.newest_first():
+            looked += 1
+            yield order
 
-    class _Values:
-        def __init__(self, values: Any) -> None:
-            self._values = values
-
-        def __reversed__(self) -> Any:
-            nonlocal looked
-            for value in reversed(self._values):
-                looked += 1
-                yield value
-
-    monkeypatch.setattr(account, "open", Counted(account.open))
+    monkeypatch.setattr("statemachine.order_lists._opened", counted)
     assert len(engine.order_list("ann", Wanted(), 3)) == 3
     assert looked == 3
     looked = 0
     assert engine.order_list("ann", Wanted(holds="EUR"), 3) == []
-    assert looked == len(account.open), "once each, whatever is asked for"
+    assert looked == engine._state.accounts["ann"].open_count, "once each, whatever is asked for"
 
 
 def test_what_is_shown_is_a_copy(engine: Engine) -> None:
