@@ -42,7 +42,7 @@ def extensions() -> list[Extension]:
         source = f"statemachine/{name}.pyx" if twin.exists() else f"statemachine/{name}.py"
         sources.append(
             Extension(
-                f"statemachine.{name}", [source], extra_compile_args=["-O2", "-g0", "-w"], extra_link_args=["-s"], optional=True
+                f"statemachine.{name}", [source], extra_compile_args=["-O2", "-g0", "-w", "-fno-semantic-interposition"], extra_link_args=["-s"], optional=True
             )
         )
     return list(
