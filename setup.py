@@ -19,6 +19,7 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).parent
 CORE = runpy.run_path(str(ROOT / "statemachine" / "core.py"))
 DIGEST = CORE["source_digest"]()
+FLAGS = ["-O2", "-g0", "-w", "-fno-semantic-interposition"]
 DIRECTIVES = {
     "language_level": 3,
     "annotation_typing": False,  # the .pxd files say the types; `int` in a source is any whole number
@@ -41,9 +42,7 @@ def extensions() -> list[Extension]:
         twin = ROOT / "statemachine" / f"{name}.pyx"
         source = f"statemachine/{name}.pyx" if twin.exists() else f"statemachine/{name}.py"
         sources.append(
-            Extension(
-                f"statemachine.{name}", [source], extra_compile_args=["-O2", "-g0", "-w", "-fno-semantic-interposition"], extra_link_args=["-s"], optional=True
-            )
+            Extension(f"statemachine.{name}", [source], extra_compile_args=FLAGS, extra_link_args=["-s"], optional=True)
         )
     return list(
         cythonize(sources, build_dir="build/cython", compiler_directives=DIRECTIVES, nthreads=os.cpu_count() or 1, quiet=True)
