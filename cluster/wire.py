@@ -218,7 +218,9 @@ class TlsWire:
             self._refuse(error.kind, str(error), name, writer)
             return
         except Exception as error:  # noqa: BLE001  # whatever a stranger provokes in the TLS layer, it is no reason for the node to stop
-            self._refuse("handshake", f"no TLS handshake with a certificate of this cluster: {error!r}", name, writer)
+            # A member that was cut off or paused ends its handshake, too; a stranger has no certificate of this cluster.
+            kind = "certificate" if isinstance(error, ssl.SSLError) else "handshake"
+            self._refuse(kind, f"no TLS handshake with a certificate of this cluster: {error!r}", name, writer)
             return
         finally:
             self._strangers -= 1

@@ -14,6 +14,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricF
 from prometheus_client.registry import Collector
 
 from node.engine.modes import Mode
+from node.gateway import node_counters
 from node.native.protocol import NodeStatus
 
 BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 8.0)
@@ -55,8 +56,9 @@ class Metrics(Collector):
         self._status = Gauge("quorumbook_node", "The node's status, by what", ["node", "what"], registry=own)
         self._role = Gauge("quorumbook_node_role", "1 for the role that the node has", ["node", "role"], registry=own)
         self._mode = Gauge("quorumbook_node_mode", "1 for the mode that the node is in", ["node", "mode"], registry=own)
-        self._counters = Gauge(
-            "quorumbook_node_counter", "What the node has counted since its start, by what", ["node", "what"], registry=own
+        self._counters: dict[str, int] = {}
+        self._build = Gauge(
+            "quorumbook_build_info", "1, with the node's software and ABI", ["node", "software", "abi"], registry=own
         )
         self._expires = Gauge(
             "quorumbook_certificate_expires_timestamp_seconds", "When the node's certificate in use ends", ["node"], registry=own
@@ -79,7 +81,7 @@ class Metrics(Collector):
         latencies.total += seconds
 
     def collect(self) -> Iterable[Metric]:
-        """What `request` has counted, for the registry."""
+        """What `request` and the node have counted, for the registry."""
         names = list(self._labels)
         own = list(self._labels.values())
         requests = CounterMetricFamily(
@@ -92,7 +94,7 @@ class Metrics(Collector):
             sums = list(accumulate(latencies.counts))
             bounds = [*(str(bound) for bound in BUCKETS), "+Inf"]
             latency.add_metric([*own, method, route], list(zip(bounds, sums, strict=True)), latencies.total)
-        return [requests, latency]
+        return [requests, latency, *node_counters.families(self._labels["node"], self._counters)]
 
     def refused(self, kind: str) -> None:
         """Count a connection or request that reached no handler."""
@@ -127,8 +129,9 @@ class Metrics(Collector):
         if status.certificate_expires:
             self._expires.labels(node=node).set(status.certificate_expires)
         self._members(status)
-        for name, count in status.counters.items():
-            self._counters.labels(node=node, what=name).set(count)
+        self._counters = status.counters
+        self._build.clear()
+        self._build.labels(node=node, software=status.software, abi=status.abi).set(1)
         self._status.labels(node=node, what="peers_connected").set(sum(member.connected for member in status.others))
 
     def _members(self, status: NodeStatus) -> None:

@@ -176,14 +176,14 @@ async def test_messages_go_both_ways_in_order(ours: Certificates) -> None:
 async def test_what_is_not_tls_is_refused(ours: Certificates, data: bytes) -> None:
     async with pair(ours) as (n1, n2):
         await call(n1, None, data)
-        await until(lambda: n1.wire.refused == {"handshake": 1})
+        await until(lambda: n1.wire.refused == {"certificate": 1})
         await still_talk(n1, n2)
 
 
 async def test_without_a_certificate(ours: Certificates) -> None:
     async with pair(ours) as (n1, n2):
         assert await call(n1, ours.client(None), hello()) == b""
-        await until(lambda: n1.wire.refused == {"handshake": 1})
+        await until(lambda: n1.wire.refused == {"certificate": 1})
         await still_talk(n1, n2)
 
 
@@ -192,7 +192,7 @@ async def test_with_a_certificate_of_another_authority(ours: Certificates, other
         stranger = others.client("n3")
         stranger.verify_mode = ssl.CERT_NONE
         await call(n1, stranger, hello())
-        await until(lambda: n1.wire.refused == {"handshake": 1})
+        await until(lambda: n1.wire.refused == {"certificate": 1})
         await still_talk(n1, n2)
 
 

@@ -1,0 +1,206 @@
+"""The metrics and the alerts: names by Prometheus' rules, and each alert silent in normal work and firing for what it is about."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from node.gateway.metrics import Metrics
+from node.gateway.node_counters import who
+from node.native.protocol import MemberStatus, NodeStatus
+
+ROOT = Path(__file__).parents[3]
+RULES = ROOT / "deploy" / "prometheus" / "rules.yml"
+PAGE = ROOT / "docs" / "operations.md"
+
+needs_promtool = pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="promtool (Debian's package prometheus) is not installed"
+)
+
+STATUS = NodeStatus(
+    "n1",
+    "trial",
+    "leader",
+    "n1",
+    3,
+    40,
+    40,
+    40,
+    1,
+    10,
+    0,
+    "",
+    True,
+    True,
+    True,
+    1.0,
+    "0.1.0",
+    "abi",
+    [MemberStatus("n1", True, 40), MemberStatus("n2", True, 40, clock_skew=0.01)],
+    mode="Ready",
+    certificate_expires=1_900_000_000,
+    counters={
+        "commands_proposed": 7,
+        "commands_queued": 1,
+        "native_refused_not_leader": 15,
+        "native_refused_unauthorized": 2,
+        "raft_refused_handshake": 3,
+        "raft_refused_certificate": 1,
+        "state_digests_compared": 9,
+    },
+)
+
+
+def rendered() -> str:
+    """What Prometheus reads of a node that has seen something of everything."""
+    metrics = Metrics("n1", 0)
+    metrics.engine(STATUS)
+    metrics.request("POST", "/orders", 200, 0.01)
+    metrics.cut_off("slow")
+    metrics.refused("malformed")
+    metrics.history({"behind": 3, "gaps": 0})
+    return metrics.render().decode()
+
+
+def rules() -> list[dict[str, Any]]:
+    """The alerts."""
+    (group,) = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
+    return [dict(rule) for rule in group["rules"]]
+
+
+def names(text: str) -> set[str]:
+    """The metrics in a text."""
+    return set(re.findall(r"\b(quorumbook_[a-z0-9_]+)", text))
+
+
+@pytest.mark.parametrize(
+    ("port", "kind", "expected"),
+    [
+        ("native", "not_leader", "state"),
+        ("native", "rate_limited", "client"),
+        ("native", "unauthorized", "stranger"),
+        ("raft", "handshake", "member"),
+        ("raft", "certificate", "stranger"),
+        ("raft", "unknown_node", "stranger"),
+    ],
+)
+def test_strangers_are_told_from_clients_that_are_led_on(port: str, kind: str, expected: str) -> None:
+    """The documented alert on strangers rose with each command that met a follower, and with a peer that was paused."""
+    assert who(port, kind) == expected
+
+
+def test_counters_are_counters() -> None:
+    text = rendered()
+    assert 'quorumbook_refused_total{by="state",kind="not_leader",node="n1",port="native"} 15.0' in text
+    assert 'quorumbook_refused_total{by="stranger",kind="certificate",node="n1",port="raft"} 1.0' in text
+    assert 'quorumbook_commands_proposed_total{node="n1"} 7.0' in text
+    assert "# TYPE quorumbook_commands_queued gauge" in text
+    assert 'quorumbook_build_info{abi="abi",node="n1",software="0.1.0"} 1.0' in text
+
+
+def test_alerts_and_the_page_name_metrics_that_there_are() -> None:
+    there = {line.split("{")[0].split(" ")[0] for line in rendered().splitlines() if not line.startswith("#")}
+    there |= {
+        "quorumbook_state_digests_differing_total",
+        "quorumbook_state_digests_undecided_total",
+        "quorumbook_snapshots_not_taken_total",
+    }
+    watching = PAGE.read_text(encoding="utf-8").partition("## Watching")[2].partition("\n## ")[0]
+    for text in (watching, *(rule["expr"] for rule in rules())):
+        assert {name for name in names(text) if name not in there and f"{name}_bucket" not in there} == set()
+    assert names(watching) >= {name.removesuffix("_bucket") for rule in rules() for name in names(rule["expr"])}
+
+
+@needs_promtool
+def test_promtool_finds_nothing_wrong() -> None:
+    done = subprocess.run(
+        ["promtool", "check", "metrics"], input=rendered(), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = subprocess.run(["promtool", "check", "rules", str(RULES)], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+NORMAL = {
+    'up{job="quorumbook",instance="a"}': "1x120",
+    'quorumbook_engine_up{node="n1"}': "1x120",
+    'quorumbook_node_role{node="n1",role="leader"}': "1x120",
+    'quorumbook_node_role{node="n2",role="leader"}': "0x120",
+    'quorumbook_node{node="n1",what="term"}': "3x60 4x60",
+    'quorumbook_node{node="n1",what="applied_index"}': "0+1000x120",
+    'quorumbook_node{node="n2",what="applied_index"}': "0+999x120",
+    'quorumbook_node{node="n1",what="ready"}': "1x120",
+    'quorumbook_state_digests_differing_total{node="n1"}': "0x120",
+    'quorumbook_state_digests_undecided_total{node="n1"}': "0x120",
+    'quorumbook_member{node="n1",member="n2",what="connected"}': "1x120",
+    'quorumbook_member{node="n2",member="n3",what="connected"}': "0x120",
+    'quorumbook_refused_total{node="n1",port="native",kind="not_leader",by="state"}': "0+50x120",
+    'quorumbook_refused_total{node="n1",port="raft",kind="handshake",by="member"}': "0+50x120",
+    'quorumbook_snapshots_not_taken_total{node="n1"}': "0x120",
+    'quorumbook_history{node="n1",what="behind"}': "70x120",
+    'quorumbook_history{node="n1",what="gaps"}': "0x120",
+    'quorumbook_http_requests_total{node="n1",status="503"}': "0x60 1x60",
+    'quorumbook_http_seconds_bucket{node="n1",method="POST",le="0.1"}': "0+99x120",
+    'quorumbook_http_seconds_bucket{node="n1",method="POST",le="2.5"}': "0+100x120",
+    'quorumbook_http_seconds_bucket{node="n1",method="POST",le="+Inf"}': "0+100x120",
+    'quorumbook_certificate_expires_timestamp_seconds{node="n1"}': "300000000x120",
+    'quorumbook_member{node="n1",member="n2",what="clock_skew_seconds"}': "0.02x120",
+    'quorumbook_build_info{node="n1",abi="a"}': "1x120",
+    'quorumbook_build_info{node="n2",abi="a"}': "1x120",
+}
+"""Series of ten minutes, a value each five seconds, in which nothing is wrong: clients are led on, one member paused, one election, one 503."""
+
+WRONG = {
+    "QuorumbookNodeDown": {'quorumbook_engine_up{node="n1"}': "0x120"},
+    "QuorumbookNoLeader": {'quorumbook_node_role{node="n1",role="leader"}': "0x120"},
+    "QuorumbookElections": {'quorumbook_node{node="n1",what="term"}': "3+1x120"},
+    "QuorumbookNodeBehind": {'quorumbook_node{node="n2",what="applied_index"}': "0x120"},
+    "QuorumbookNotReady": {'quorumbook_node{node="n1",what="ready"}': "0x120"},
+    "QuorumbookStatesDiffer": {'quorumbook_state_digests_undecided_total{node="n1"}': "1x120"},
+    "QuorumbookMemberGone": {'quorumbook_member{node="n1",member="n2",what="connected"}': "0x120"},
+    "QuorumbookStrangers": {'quorumbook_refused_total{node="n1",port="raft",kind="certificate",by="stranger"}': "0+5x120"},
+    "QuorumbookSnapshotsRefused": {'quorumbook_snapshots_not_taken_total{node="n1"}': "0+1x120"},
+    "QuorumbookHistoryBehind": {'quorumbook_history{node="n1",what="gaps"}': "1x120"},
+    "QuorumbookErrors": {'quorumbook_http_requests_total{node="n1",status="503"}': "0+10x120"},
+    "QuorumbookSlow": {'quorumbook_http_seconds_bucket{node="n1",method="POST",le="0.1"}': "0+90x120"},
+    "QuorumbookCertificateEnds": {'quorumbook_certificate_expires_timestamp_seconds{node="n1"}': "1000000x120"},
+    "QuorumbookClockSkew": {'quorumbook_member{node="n1",member="n2",what="clock_skew_seconds"}': "-0.9x120"},
+    "QuorumbookSeveralAbis": {'quorumbook_build_info{node="n2",abi="b"}': "1x120"},
+}
+"""By alert: what is otherwise then."""
+
+
+@needs_promtool
+def test_each_alert_fires_for_what_it_is_about_and_for_nothing_else(tmp_path: Path) -> None:
+    assert {rule["alert"] for rule in rules()} == set(WRONG)
+    expected: list[tuple[str, dict[str, str]]] = [("", {}), *WRONG.items()]
+    tests = []
+    for alert, changed in expected:
+        series = [{"series": name, "values": values} for name, values in {**NORMAL, **changed}.items()]
+        fired = 'count by (alertname) (ALERTS{alertstate="firing"})'
+        samples = [{"labels": f'{{alertname="{alert}"}}', "value": 1}] if alert else []
+        tests.append(
+            {
+                "interval": "5s",
+                "input_series": series,
+                "promql_expr_test": [{"expr": f"{fired} > bool 0", "eval_time": "9m55s", "exp_samples": samples}],
+            }
+        )
+    path = tmp_path / "tests.yml"
+    path.write_text(json.dumps({"rule_files": [str(RULES)], "evaluation_interval": "5s", "tests": tests}))
+    done = subprocess.run(["promtool", "test", "rules", str(path)], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_status_without_counters_is_no_fault() -> None:
+    metrics = Metrics("n1", 0)
+    metrics.engine(msgspec.structs.replace(STATUS, counters={}))
+    assert "quorumbook_node_role" in metrics.render().decode()
