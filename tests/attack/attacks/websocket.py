@@ -1,0 +1,255 @@
+"""Attacks over WebSocket and on public market data: nobody's key is needed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections import Counter
+
+import aiohttp
+
+from statemachine.commands import CancelAll, PlaceOrder
+from statemachine.types import OrderType, Side, StopType
+from tests.attack.registry import attack
+from tests.attack.target import ATTACKER_HOST, Target, forever
+
+PRODUCT = "BTC-USD"
+HANDSHAKE = (
+    b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+def text_frame(message: object) -> bytes:
+    """A masked text frame of less than 64 KiB, as a client sends it; the mask is zero."""
+    body = json.dumps(message, separators=(",", ":")).encode()
+    return b"\x81" + (bytes([0x80 | 126]) + len(body).to_bytes(2, "big")) + b"\0\0\0\0" + body
+
+
+async def raw(target: Target, node_id: str, *, window: int = 0) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A WebSocket connection from the attacker's address. `window`: bytes that its system takes for it. Raises OSError."""
+    host, port = target.http_address(node_id)
+    plain = socket.socket()
+    if window:
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
+    plain.setblocking(False)
+    plain.bind((ATTACKER_HOST, 0))
+    await asyncio.get_running_loop().sock_connect(plain, (host, port))
+    reader, writer = await asyncio.open_connection(sock=plain, limit=4_096 if window else 2**16)
+    writer.write(HANDSHAKE)
+    await reader.readuntil(b"\r\n\r\n")
+    return reader, writer
+
+
+@attack("ws-long-lists", "messages of 58 KB that name thousands of channels and thousands of products, to every node")
+async def long_lists(target: Target) -> None:
+    names = [f"{number:x}" for number in range(5_000)]
+    body = {"type": "unsubscribe", "product_ids": names, "channels": ["full"] * 4_000}
+    answers: Counter[str] = Counter()
+
+    async def storm(node_id: str) -> None:
+        while True:
+            with contextlib.suppress(OSError, aiohttp.ClientError, asyncio.IncompleteReadError):
+                async with target.http() as session, session.ws_connect(f"{target.https[node_id]}/ws") as channel:
+                    while True:
+                        await channel.send_str(json.dumps(body, separators=(",", ":")))
+                        answers[(await channel.receive()).type.name] += 1
+            await asyncio.sleep(0.02)
+
+    try:
+        await asyncio.gather(*(storm(node_id) for node_id in target.https for _ in range(4)))
+    finally:
+        target.say(f"answers: {dict(answers)}")
+
+
+@attack(
+    "ws-pings", "pings, pongs and empty binary frames as fast as they are taken, on connections that begin anew when they are cut"
+)
+async def pings(target: Target) -> None:
+    sent: Counter[str] = Counter()
+
+    async def storm(node_id: str, kind: str, frame: bytes) -> None:
+        while True:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                reader, writer = await raw(target, node_id)
+                drain = asyncio.create_task(reader.read())
+                while not drain.done():
+                    writer.write(frame * 500)
+                    await writer.drain()
+                    sent[kind] += 500
+            await asyncio.sleep(0.02)
+
+    kinds = {"ping": b"\x89\x80\0\0\0\0", "pong": b"\x8a\x80\0\0\0\0", "binary": b"\x82\x80\0\0\0\0"}
+    try:
+        await asyncio.gather(*(storm(node_id, kind, frame) for node_id in target.https for kind, frame in kinds.items()))
+    finally:
+        target.say(f"frames sent: {dict(sent)}")
+
+
+@attack("ws-hoard", "as many idle WebSocket connections as a node takes")
+async def hoard(target: Target) -> None:
+    held: list[asyncio.StreamWriter] = []
+
+    async def take(node_id: str) -> None:
+        while True:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                _, writer = await raw(target, node_id)
+                held.append(writer)
+            await asyncio.sleep(0.005)
+
+    try:
+        await asyncio.gather(*(take(node_id) for node_id in target.https))
+    finally:
+        target.say(f"connections opened: {len(held)}")
+
+
+@attack(
+    "ws-slow-resumers", "readers that ask for all kept events of a product and read none, on every node, again when they are cut"
+)
+async def slow_resumers(target: Target) -> None:
+    asked: Counter[str] = Counter()
+
+    async def stall(node_id: str) -> None:
+        while True:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                _, writer = await raw(target, node_id, window=4_096)
+                message = {"type": "subscribe", "product_ids": [PRODUCT], "channels": ["full"], "from_sequence": 1}
+                writer.write(text_frame(message))
+                asked[node_id] += 1
+                await asyncio.sleep(5)
+                writer.close()
+            await asyncio.sleep(0.1)
+
+    try:
+        await asyncio.gather(*(stall(node_id) for node_id in target.https for _ in range(20)))
+    finally:
+        target.say(f"resumes asked for: {dict(asked)}")
+
+
+@attack("ws-snapshots", "the whole depth of a product again and again, by subscribing and unsubscribing")
+async def snapshots(target: Target) -> None:
+    got: Counter[str] = Counter()
+
+    async def storm(node_id: str) -> None:
+        message = {"product_ids": [PRODUCT], "channels": ["level2", "level2_batch"]}
+        while True:
+            with contextlib.suppress(OSError, aiohttp.ClientError, ConnectionError):
+                async with target.http() as session, session.ws_connect(f"{target.https[node_id]}/ws", max_msg_size=0) as channel:
+                    for _ in range(90):
+                        await channel.send_json({"type": "subscribe"} | message)
+                        await channel.send_json({"type": "unsubscribe"} | message)
+                    async with asyncio.timeout(2):
+                        while (answer := await channel.receive()).type is aiohttp.WSMsgType.TEXT:
+                            got[json.loads(answer.data)["type"]] += 1
+            await asyncio.sleep(0.02)
+
+    try:
+        await asyncio.gather(*(storm(node_id) for node_id in target.https for _ in range(4)))
+    finally:
+        target.say(f"messages got: {dict(got)}")
+
+
+async def _large_book(target: Target) -> None:
+    """Thousands of orders of the attacker's at the book's far ends."""
+    leader = await target.leader()
+    for number, person in enumerate(target.people[:4]):
+        with contextlib.suppress(Exception):
+            client = await target.connect(leader, number)
+            for part in range(8):
+                orders = [
+                    PlaceOrder(person.account_id, target.command_id(), PRODUCT, Side.BUY, OrderType.LIMIT, 100 + part * 500 + place, 100_000)
+                    for place in range(500)
+                ]  # fmt: skip
+                await client.submit(orders)
+            await client.close()
+
+
+@attack(
+    "level3-flood",
+    "GET book?level=3 of a large book, many at once on every node; half of the answers are never read",
+    prepare=_large_book,
+)
+async def level3_flood(target: Target) -> None:
+    answers: Counter[str] = Counter()
+
+    async def ask(node_id: str) -> None:
+        async with target.http() as session:
+            while True:
+                with contextlib.suppress(OSError, aiohttp.ClientError):
+                    async with session.get(f"{target.https[node_id]}/products/{PRODUCT}/book?level=3") as response:
+                        answers[str(response.status)] += 1
+                        await response.read()
+
+    async def never_read(node_id: str) -> None:
+        host, port = target.http_address(node_id)
+        while True:
+            with contextlib.suppress(OSError):
+                plain = socket.socket()
+                plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+                plain.setblocking(False)
+                plain.bind((ATTACKER_HOST, 0))
+                await asyncio.get_running_loop().sock_connect(plain, (host, port))
+                _, writer = await asyncio.open_connection(sock=plain, limit=4_096)
+                writer.write(f"GET /products/{PRODUCT}/book?level=3 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                answers["unread"] += 1
+                await asyncio.sleep(5)
+                writer.close()
+
+    try:
+        await asyncio.gather(
+            *(each(node_id) for node_id in target.https for each in (ask, ask, never_read, never_read, never_read))
+        )
+    finally:
+        target.say(f"answers: {dict(answers)}")
+
+
+@attack("stop-cascade", "thousands of stop orders that one trade triggers, again and again, with readers attached on every node")
+async def stop_cascade(target: Target) -> None:
+    cut: Counter[str] = Counter()
+
+    async def read(node_id: str) -> None:
+        async with target.http() as session, session.ws_connect(f"{target.https[node_id]}/ws", max_msg_size=0) as channel:
+            await channel.send_json({"type": "subscribe", "product_ids": [PRODUCT], "channels": ["full"]})
+            last = 0
+            async for answer in channel:
+                sequence = json.loads(answer.data).get("sequence", 0)
+                assert not last or sequence in (0, last + 1), f"a gap behind {last}"
+                last = sequence or last
+                cut["events"] += bool(sequence)
+        cut[f"closed {channel.close_code}"] += 1
+
+    async def cascade() -> None:
+        leader = await target.leader()
+        clients = [await target.connect(leader, number) for number in range(4)]
+        names = [person.account_id for person in target.people[:4]]
+        for turn in range(1_000):
+            for client, name in zip(clients, names, strict=True):
+                orders = [
+                    PlaceOrder(
+                        name, target.command_id(), PRODUCT, Side.SELL, OrderType.LIMIT, 6_000_001 + turn, 100_000,
+                        stop=StopType.LOSS, stop_price=5_999_999,
+                    )
+                    for _ in range(500)
+                ]  # fmt: skip
+                with contextlib.suppress(Exception):
+                    await client.submit(orders)
+            with contextlib.suppress(Exception):
+                price = 5_999_990
+                await clients[0].submit(
+                    [PlaceOrder(names[0], target.command_id(), PRODUCT, Side.BUY, OrderType.LIMIT, price, 100_000)]
+                )
+                await clients[1].submit(
+                    [PlaceOrder(names[1], target.command_id(), PRODUCT, Side.SELL, OrderType.LIMIT, price, 100_000)]
+                )
+            for client, name in zip(clients, names, strict=True):
+                with contextlib.suppress(Exception):
+                    await client.submit([CancelAll(name, target.command_id(), PRODUCT)])
+            cut["cascades"] += 1
+
+    try:
+        await asyncio.gather(cascade(), *(read(node_id) for node_id in target.https), forever())
+    finally:
+        target.say(f"readers: {dict(cut)}")
+        assert not any(kind.startswith("closed") for kind in cut), "a reader was cut off"
