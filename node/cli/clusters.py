@@ -129,6 +129,9 @@ def status(target: Target, as_json: bool, watch: bool) -> None:
     else:
         show(status_table(look.title(statuses), statuses, look.modes(statuses)))
         _show_certificates(statuses)
+        for node_id, found in statuses.items():
+            for text in found.warnings if found is not None else ():
+                click.echo(f"{node_id}: {text}", err=True)
     if not leader_of(statuses):
         raise click.exceptions.Exit(exit_codes.UNAVAILABLE)
 

@@ -14,6 +14,7 @@ import msgspec
 
 from cluster.errors import RaftFatalError
 from cluster.introductions import Claim
+from node.engine.addresses import Places
 from node.errors import DataDirectoryError
 from node.system import files
 
@@ -56,12 +57,14 @@ class Migrated(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Body(msgspec.Struct, frozen=True, array_like=True):
-    """What a node says of itself: its data directory, the number of this start on it, and a word that is random at each start."""
+    """What a node says of itself: its data directory, the number of this start on it, a word that is random at each start, how its data was
+    migrated, and where its node.toml says that it is (`addresses.Places`)."""
 
     incarnation: str
     starts: int
     start: str
     migrated: Migrated | None = None
+    places: Places | None = None
 
 
 class Objected(msgspec.Struct, frozen=True, array_like=True):
@@ -92,6 +95,7 @@ class Introductions:
         own: what this node says.
         last_index: where this node's log ends.
         voters: the ids of the voters, this node included.
+        place: told where a peer says that it is.
 
     Attributes:
         old_copies: how often a peer on an old or second copy was noticed.
@@ -99,13 +103,21 @@ class Introductions:
     """
 
     def __init__(
-        self, data: Path, node_id: str, own: Body, *, last_index: Callable[[], int], voters: Callable[[], set[str]]
+        self,
+        data: Path,
+        node_id: str,
+        own: Body,
+        *,
+        last_index: Callable[[], int],
+        voters: Callable[[], set[str]],
+        place: Callable[[str, Places], object] = lambda _peer, _places: None,
     ) -> None:
         self._path = data / FILE
         self._node_id = node_id
         self._own = own
         self._last_index = last_index
         self._voters = voters
+        self._place = place
         self._known = self._read()
         self._migrations: dict[str, Migrated] = {}
         self.old_copies = 0
@@ -132,6 +144,8 @@ class Introductions:
             log.error("%s runs on an old or a second copy of its data directory: %s", peer, objection.what)
             return msgspec.msgpack.encode(objection)
         self._remember(peer, known, body)
+        if body.places is not None:
+            self._place(peer, body.places)
         if body.migrated is not None:
             self._migrations[peer] = body.migrated
             self._judge()

@@ -29,7 +29,7 @@ import msgspec
 from cluster import hardstate
 from cluster.driver import RaftDriver
 from cluster.errors import ClusterError, DivergedError, RemovedError
-from cluster.membership import Role
+from cluster.membership import Member, Role
 from cluster.ports import Timekeeper
 from cluster.raft import Raft, open_raft
 from cluster.settings import SNAPSHOT_ENTRIES, RaftSettings
@@ -40,6 +40,7 @@ from node.certificates import CertificateWatch
 from node.config.file import load
 from node.config.settings import NodeConfig
 from node.engine import diagnoses, membership, other_versions, start_order
+from node.engine.addresses import Addresses, own_places
 from node.engine.feed import Feed
 from node.engine.housekeeping import Housekeeping
 from node.engine.introductions import Body, Introductions, Migrated, MigratedOtherwiseError, StaleDataError
@@ -111,7 +112,8 @@ def build(config: NodeConfig, known: identity.Identity, modes: Modes) -> Parts:
         timekeeper=Timekeeper(time.time_ns, stamp_of, lambda: machine.engine.time),
     )
     start = secrets.token_hex(8)
-    introductions = _introductions(config, known, raft, start)
+    addresses = Addresses(config, lambda: _members_of(raft))
+    introductions = _introductions(config, known, raft, start, addresses)
     raft.introduce(introductions)
     service = EngineService(
         config,
@@ -127,6 +129,7 @@ def build(config: NodeConfig, known: identity.Identity, modes: Modes) -> Parts:
             "old_copies_noticed": introductions.old_copies,
         },
         doubt=lambda: introductions.doubt,
+        warnings=addresses.warnings,
         modes=modes,
         seeding=start_order.seeding(config, known, machine, raft),
         certificate_expires=lambda: certificates.expires,
@@ -179,19 +182,31 @@ def _wire_settings(config: NodeConfig, refused: Counter[str]) -> WireSettings:
     )
 
 
-def _introductions(config: NodeConfig, known: identity.Identity, raft: Raft, start: str) -> Introductions:
+def _members_of(raft: Raft) -> tuple[list[Member], int]:
+    status = raft.status()
+    return [each.member for each in status.members], status.members_index
+
+
+def _introductions(config: NodeConfig, known: identity.Identity, raft: Raft, start: str, addresses: Addresses) -> Introductions:
     """What this node says of itself to the others. Its start is counted here, before it says anything."""
     records = [record for record in switch.former(config.data_path) if record.to_abi == ABI and record.steps]
     migrated = None
     if records:
         last = records[-1]
         migrated = Migrated(last.from_abi, last.to_abi, last.steps, last.last_index, last.last_term, last.state_hash)
-    body = Body(known.incarnation, stale.count_start(config.data_path), start, migrated)
+    body = Body(known.incarnation, stale.count_start(config.data_path), start, migrated, own_places(config))
 
     def voters() -> set[str]:
         return {state.member.node_id for state in raft.status().members if state.member.role is Role.VOTER}
 
-    return Introductions(config.data_path, config.node_id, body, last_index=lambda: raft.status().last_log_index, voters=voters)
+    return Introductions(
+        config.data_path,
+        config.node_id,
+        body,
+        last_index=lambda: raft.status().last_log_index,
+        voters=voters,
+        place=addresses.heard,
+    )
 
 
 def _wire_counters(refused: Mapping[str, int]) -> dict[str, int]:

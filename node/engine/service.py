@@ -120,6 +120,7 @@ class EngineService:
         certificate_expires: when the node's certificate ends, in seconds since the epoch.
         seeding: the dataset that a cluster which has never run begins with; nothing else is taken before it.
         doubt: why no command may be applied yet, "" where it may.
+        warnings: what a person should put right, asked with the index of the log entry that says who the members are.
     """
 
     def __init__(
@@ -138,6 +139,7 @@ class EngineService:
         modes: Modes | None = None,
         seeding: Seeding | None = None,
         doubt: Callable[[], str] = str,
+        warnings: Callable[[int], list[str]] = lambda _members_index: [],
         certificate_expires: Callable[[], int] = int,
     ) -> None:
         self.config = config
@@ -157,6 +159,7 @@ class EngineService:
         self.modes = modes or Modes(config.node_id)
         self._seeding = seeding
         self._doubt = doubt
+        self._warnings = warnings
         self.keys = EngineKeys(machine, ClusterKeys(config.cluster_key_path), clock=clock)
         self.gate = Gate(
             config.admin,
@@ -375,6 +378,7 @@ class EngineService:
             mode=self.modes.current,
             cluster_keys_missing=self.keys.missing,
             engine_start=self.identity.start,
+            warnings=self._warnings(raft.members_index),
             certificate_expires=self._certificate_expires(),
         )
 

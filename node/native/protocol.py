@@ -386,6 +386,7 @@ class NodeStatus(msgspec.Struct, frozen=True, array_like=True):
     `cluster_keys_missing`: numbers of cluster keys under which API keys are encrypted and which this node does not have.
     `counters` are totals since the node's start: "native_refused_<kind>" and "raft_refused_<kind>" for what was turned away on its two ports, and
     how many commands and entries went through. `mode`: see `modes.Mode`. `engine_start` is random at each start of the engine process.
+    `warnings`: what a person should put right, such as addresses that contradict each other.
     `certificate_expires`: when the node's certificate in use ends, in seconds since the epoch.
     """
 
@@ -416,6 +417,7 @@ class NodeStatus(msgspec.Struct, frozen=True, array_like=True):
     cluster_keys_missing: list[int] = []
     engine_start: str = ""
     certificate_expires: int = 0
+    warnings: list[str] = []
 
     @property
     def others(self) -> list[MemberStatus]:
