@@ -38,6 +38,10 @@ CONNECTIONS_EACH = 512
 """Connections of one address, or of one IPv6 /64. Trusted proxies are exempt: everybody comes from there."""
 REFUSED_MAX = 256
 """Connections above `CONNECTIONS_MAX` that are told why they are refused at the same time. Further ones are cut without a word."""
+TROUBLE_RATE = 20.0
+TROUBLE_BURST = 200.0
+"""Refused connections and requests of an address a second, and at once. The connections of one with more are cut before anything is read: a
+request that cannot be read costs a gateway as much as one that can."""
 WAITING_MAX = 64 * 1024 * 1024
 """Bytes of answers that wait for their clients, all connections together. Beyond it the ones with the most waiting are cut."""
 WAITING_HIGH = 64 * 1024

@@ -7,7 +7,7 @@ import contextlib
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 
-from node.budget import Places, caller_of
+from node.budget import AddressShares, Places, caller_of
 from node.gateway.http import limits
 from node.gateway.http.connection import Connection
 from node.gateway.http.messages import Request, Response
@@ -36,7 +36,8 @@ class HttpServer:
         self.loop = asyncio.get_running_loop()
         self.handle = handle
         self.socket_protocol = socket_protocol
-        self.refused = refused
+        self._told = refused
+        self._trouble = AddressShares(limits.TROUBLE_RATE, limits.TROUBLE_BURST)
         self.stopping = False
         self.waiting = 0
         self.port = 0
@@ -97,14 +98,24 @@ class HttpServer:
         """Count a new connection; False where there are too many."""
         self._connections.add(connection)
         self._empty.clear()
+        exempt = self.exempt(connection.peer)
         if len(self._connections) > limits.CONNECTIONS_MAX + limits.REFUSED_MAX:
             connection.cut("connections")
             return True
-        holder = "" if self.exempt(connection.peer) else caller_of(connection.peer)
+        if not exempt and self._trouble.take(connection.peer, 0.0):
+            connection.cut("trouble")
+            return True
+        holder = "" if exempt else caller_of(connection.peer)
         if holder and not self._places.enter(holder):
             return False
         connection.holder = holder
         return holder != "" or len(self._connections) <= limits.CONNECTIONS_MAX
+
+    def refused(self, kind: str, peer: str) -> None:
+        """A connection or request was refused before it reached a handler."""
+        if kind != "trouble" and not self.exempt(peer):
+            self._trouble.spend(peer, 1.0)
+        self._told(kind, peer)
 
     def leave(self, connection: Connection) -> None:
         """A connection has ended."""

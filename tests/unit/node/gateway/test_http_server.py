@@ -409,6 +409,17 @@ async def test_trusted_proxies_are_bounded_in_total_only(monkeypatch: pytest.Mon
             writer.close()
 
 
+async def test_an_address_that_only_makes_trouble_is_cut_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "TROUBLE_BURST", 5.0)
+    monkeypatch.setattr(limits, "TROUBLE_RATE", 0.001)
+    async with serving() as served:
+        answers = [await served.talk(b"\x00") for _ in range(10)]
+        assert [bool(answer) for answer in answers] == [True] * 6 + [False] * 4
+        assert served.refused == {"malformed": 6, "trouble": 4}
+        served.server.exempt = lambda _peer: True
+        assert (await served.talk(GET, eof=True)).startswith(b"HTTP/1.1 200"), "a trusted proxy is not cut"
+
+
 async def test_a_websocket_is_handed_over_with_all_its_bytes() -> None:
     async with serving() as served:
         reader, writer = await served.connect()
