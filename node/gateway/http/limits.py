@@ -32,6 +32,9 @@ HANDSHAKE_TIMEOUT = 5.0
 TICK = 0.5
 """Between two looks at all connections' clocks."""
 
+BACKLOG = 1_024
+"""Connections that the system has made and the gateway has not accepted yet. A flood fills them; an honest client that finds no room tries again a
+second later."""
 CONNECTIONS_MAX = 4_096
 """Connections of one gateway process: half of the descriptors that a process has at least."""
 CONNECTIONS_EACH = 512

@@ -60,6 +60,7 @@ class HttpServer:
             ssl=tls,
             ssl_handshake_timeout=None if tls is None else limits.HANDSHAKE_TIMEOUT,
             reuse_port=True,
+            backlog=limits.BACKLOG,
         )
         self.port = self._server.sockets[0].getsockname()[1]
         self._clock = asyncio.create_task(self._run_clock())
