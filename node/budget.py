@@ -189,12 +189,15 @@ class AddressShares:
         self._narrow: Shares[str] = Shares(rate, burst, kept=kept, clock=clock)
         self._wide: Shares[str] = Shares(rate * WIDE_FACTOR, burst * WIDE_FACTOR, kept=kept, clock=clock)
 
-    def take(self, address: str, cost: float = 1.0) -> float:
-        """See `Shares.take`. Neither bucket is charged unless both have it."""
+    def wait(self, address: str, cost: float = 1.0) -> float:
+        """See `Shares.wait`."""
         caller, site = networks(address)
         seconds = self._narrow.wait(caller, cost)
-        if site:
-            seconds = max(seconds, self._wide.wait(site, cost))
+        return max(seconds, self._wide.wait(site, cost)) if site else seconds
+
+    def take(self, address: str, cost: float = 1.0) -> float:
+        """See `Shares.take`. Neither bucket is charged unless both have it."""
+        seconds = self.wait(address, cost)
         if not seconds:
             self.spend(address, cost)
         return seconds

@@ -32,6 +32,9 @@ UNITS_PER_SECOND = 500.0
 UNITS_BURST = 2_000.0
 """What the messages of one address may cost together: a twentieth of a core, and 0.2 s of one at once. Beyond it a message is refused."""
 
+FLOOD = 1_000.0
+"""What a connection that is cut off for a flood costs its address, which gets no other one while it has not paid: two seconds."""
+
 WAITING_MAX = 256 * 1024 * 1024
 """Bytes that wait for all readers together. Where there are more, readers that have more than `WAITING_FAIR` waiting are cut off."""
 WAITING_FAIR = 1024 * 1024
@@ -66,6 +69,10 @@ class SocketLimits:
     def leave(self, address: str) -> None:
         """Give a place back."""
         self._places.leave(caller_of(address))
+
+    def wait(self, address: str) -> float:
+        """Seconds until the address has paid for what it has had; 0 when it has."""
+        return self._shares.wait(address)
 
     def take(self, address: str, cost: float) -> float:
         """Charge the address and return 0, or return the seconds after which it may ask again."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
+import socket as socket_module
 
 from aiohttp import WSMsgType, web
 
@@ -21,7 +23,7 @@ from node.gateway.ids import product_text
 from node.gateway.product_feed import ProductFeed
 from node.gateway.requests import FeedRequest, given, parse
 from node.gateway.sessions import Subscriber
-from node.gateway.socket_limits import BYTES_PER_UNIT, MESSAGES_BURST, MESSAGES_PER_SECOND
+from node.gateway.socket_limits import BYTES_PER_UNIT, FLOOD, MESSAGES_BURST, MESSAGES_PER_SECOND
 from node.gateway.socket_requests import Wanted, expand
 from node.gateway.web import client_address
 from node.keys.addresses import FORWARDED
@@ -35,6 +37,8 @@ GATEWAY: web.AppKey[Gateway] = web.AppKey("gateway", Gateway)
 MESSAGE_MAX = 64 * 1024
 """Bytes of one message from a client."""
 PING_EVERY = 30.0
+RECEIVE_BUFFER = 8 * 1024
+"""Bytes of a client's that the system keeps until they are read (it doubles the number). Larger messages arrive in several parts."""
 CLOSE_TIMEOUT = 2.0
 """Seconds that the client has to answer a close frame before the connection is cut."""
 POLICY = 1008
@@ -53,14 +57,25 @@ async def serve(request: web.Request) -> web.StreamResponse:
         raise ApiError(426, "This path speaks WebSocket", headers={"Upgrade": "websocket"})
     address = client_address(gateway, request.remote or "", request.headers.getall(FORWARDED, []))
     gateway.limits.addresses.take(address)
+    if gateway.socket_limits.wait(address):
+        raise ApiError(429, "Public rate limit exceeded", reason="rate_limit", headers={"Retry-After": "1"})
     if not gateway.socket_limits.enter(address):
         raise ApiError(429, "Too many connections", headers={"Retry-After": "1"})
     try:
         await socket.prepare(request)
+        _bound_reads(request)
         await Connection(gateway, socket, request, address).run()
     finally:
         gateway.socket_limits.leave(address)
     return socket
+
+
+def _bound_reads(request: web.Request) -> None:
+    """Have the system keep little of what the client sends: what it keeps is parsed in one go, and 256 KiB may be 40,000 pings."""
+    sock = request.transport.get_extra_info("socket") if request.transport is not None else None
+    if sock is not None and sock.fileno() >= 0:
+        with socket_module.socket(fileno=os.dup(sock.fileno())) as own:
+            own.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_RCVBUF, RECEIVE_BUFFER)
 
 
 class Connection:
@@ -105,6 +120,7 @@ class Connection:
             if self._transport is not None:
                 self._transport.pause_reading()
             self._gateway.metrics.cut_off("flood")
+            self._limits.spend(self._address, FLOOD)
             self._subscriber.end(POLICY, "too many messages")
         return False
 

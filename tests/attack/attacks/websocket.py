@@ -75,6 +75,7 @@ async def pings(target: Target) -> None:
             with contextlib.suppress(OSError, asyncio.IncompleteReadError):
                 reader, writer = await raw(target, node_id)
                 drain = asyncio.create_task(reader.read())
+                drain.add_done_callback(lambda task: task.cancelled() or task.exception())
                 while not drain.done():
                     writer.write(frame * 500)
                     await writer.drain()

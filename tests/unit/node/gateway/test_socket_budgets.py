@@ -96,6 +96,21 @@ class TestMessages:
         (line,) = (line for line in exchange.gateway.metrics.render().decode().splitlines() if line.startswith(cut))
         assert line.endswith(" 1.0"), "connections are counted, not messages"
 
+    async def test_an_address_whose_connection_was_cut_off_for_a_flood_gets_no_other_for_a_while(
+        self, exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(socket_limits, "UNITS_PER_SECOND", 0.01)
+        monkeypatch.setattr("node.gateway.sockets.FLOOD", socket_limits.UNITS_BURST)
+        exchange.gateway.socket_limits = SocketLimits(1_000.0)
+        socket = await exchange.client.ws_connect("/", autoping=False)
+        for _ in range(int(socket_limits.MESSAGES_BURST) + 50):
+            await socket.send_frame(b"", WSMsgType.PING)
+        async with asyncio.timeout(10):
+            while (await socket.receive()).type is not WSMsgType.CLOSE:
+                continue
+        refused = await exchange.client.get("/ws", headers=UPGRADE)
+        assert (refused.status, refused.headers["Retry-After"]) == (429, "1")
+
     async def test_pings_are_answered_with_what_they_said(self, exchange: Exchange) -> None:
         socket = await exchange.client.ws_connect("/", autoping=False)
         await socket.ping(b"are you there")
