@@ -104,7 +104,7 @@ def server_context(config: NodeConfig, require_client_cert: bool = True) -> ssl.
     checked all the same.
 
     Raises:
-        OSError: a file cannot be read (`ssl.SSLError`, a kind of it: does not fit). `config_file.load` has checked them before.
+        OSError: a file cannot be read (`ssl.SSLError`, a kind of it: does not fit). `config.file.load` has checked them before.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3

@@ -61,7 +61,8 @@ class Engine:
     Change:    `apply`
     Whole:     `check`, `tables`, `freeze`, `restore`, `release`, `full_hash`, `state_hash`, `sequence`, `time`
     Reads:     `next_expiry`, `remembers`, `currencies`, `currency`, `products`, `product`, `product_sequence`, `account_exists`,
-               `balances`, `api_key`, `order`, `order_by_client_oid`, `orders`, `levels`, `book_orders`, `book_page`, `auction`
+               `balances`, `api_key`, `api_keys`, `order`, `order_by_client_oid`, `orders`, `levels`, `book_orders`, `book_page`,
+               `auction`
 
     Reads return rows and copies; changing them changes nothing here. Not safe for use by several threads.
     """

@@ -20,7 +20,7 @@ from node.migration.differences import Column, TableDifference
 from node.migration.rehearsal import Place, Rehearsal, places, rehearse
 from node.records.txlog import to_lines
 from node.system import files
-from node.system.processes import PID_FILE, PidFile
+from node.system.processes import ENGINE_PID_FILE, PID_FILE, PidFile, locked_note
 from snapshots import migrations as written
 from snapshots.abi import ABI
 from snapshots.abi.difference import difference
@@ -215,11 +215,29 @@ def _show(rehearsal: Rehearsal, with_diff: bool) -> None:
         f"behind the snapshot at index {built.snapshot_index:,}: {built.behind:,} commands, {built.rejected:,} of them rejected"
     )
     click.echo(f"state hash at the end of the log: {built.state_hash.hex()[:16]}")
+    for note in _unchecked(rehearsal):
+        click.echo(note)
     click.echo(
         f"time {built.seconds:.1f} s; disk {_size(built.bytes_after)} beside the {_size(built.bytes_before)} that stay until finalized"
     )
     for found in rehearsal.differences() if with_diff else ():
         click.echo("\n" + "\n".join(_told(found)))
+
+
+def _unchecked(rehearsal: Rehearsal) -> Iterator[str]:
+    """What a rehearsal of this data cannot say."""
+    built, data = rehearsal.built, rehearsal.place.data
+    assert built is not None
+    if not built.snapshot_index:
+        yield (
+            "not checked: there is no snapshot yet, so no stored rows were converted; the state was made of the converted log. Stop the node, "
+            "or `quorumbook snapshot take`, and rehearse again: then the tables and their checks are there"
+        )
+    if locked_note(data / ENGINE_PID_FILE):
+        yield (
+            "not checked: the node runs, and what it has written since this copy was read. A stop in order leaves no commands behind its "
+            "snapshot"
+        )
 
 
 def _told(found: TableDifference) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """A node's configuration: one TOML file, frozen and checked once, at start.
 
-Paths in the file are relative to the file. Times are seconds. `quorumbook init` writes such files, `config_file.load` reads them;
+Paths in the file are relative to the file. Times are seconds. `quorumbook init` writes such files, `file.load` reads them;
 `docs/operations.md` explains every key.
 """
 

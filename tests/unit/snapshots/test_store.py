@@ -14,6 +14,7 @@ from snapshots.abi import ABI
 from snapshots.errors import NoSnapshotError, SnapshotAbiError, SnapshotBusyError
 from snapshots.job import JobState, WriteJob
 from snapshots.manifest import SnapshotFields
+from snapshots.seal import Seal, check_files
 from snapshots.store import SnapshotStore
 from snapshots.writer import locked
 from statemachine.commands import AnyCommand, Batch, Deposit, OpenAccount, PlaceOrder, PutCurrency, PutProduct
@@ -218,3 +219,23 @@ def test_opening_syncs_the_names_that_a_killed_process_gave(tmp_path: Path, monk
     )
     SnapshotStore(tmp_path / "snapshots")
     assert tmp_path / "snapshots" in synced
+
+
+def test_a_start_reads_the_files_once_for_their_digests(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It read each file twice: once to find the newest snapshot sound, once more to load it."""
+    made(directory, 5, dict(an_engine().tables()))
+    digested: list[str] = []
+    real = check_files
+
+    def counted(path: Path) -> Seal:
+        digested.append(path.name)
+        return real(path)
+
+    monkeypatch.setattr("snapshots.store.check_files", counted)
+    store = SnapshotStore(directory)
+    manifest = store.newest()
+    assert manifest is not None
+    first = store.load(manifest)
+    assert len(digested) == 1
+    assert store.load(manifest) == first
+    assert len(digested) == 2, "later it may have been damaged meanwhile"

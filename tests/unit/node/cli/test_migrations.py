@@ -23,7 +23,7 @@ from node.history.database import connect
 from node.migration import back, switch
 from node.migration.found import LOG
 from node.migration.start import at_start
-from node.system.processes import PID_FILE, PidFile
+from node.system.processes import ENGINE_PID_FILE, PID_FILE, PidFile
 from snapshots.abi import ABI, SCHEMA, releases
 from snapshots.migration import chain
 from statemachine.commands import encode_batch
@@ -206,3 +206,19 @@ def test_a_market_database_out_of_reach_holds_the_way_back_up(run: Run, data: Pa
     assert "--without-history" in refused.stderr
     assert len(switch.former(data)) == 1
     assert "back at ABI" in run("rollback", "cluster", "--without-export", "--without-history").stdout
+
+
+def test_a_rehearsal_says_what_it_did_not_check(run: Run, data: Path) -> None:
+    """Without a snapshot, as on a young node that runs, no row was converted, and it said nothing of that."""
+    assert "not checked" not in run("migrate", "--check", "--from", "cluster").stdout
+    lock = PidFile.acquire(data / ENGINE_PID_FILE)
+    lock.note("Ready")
+    try:
+        assert "not checked: the node runs" in run("migrate", "--check", "--from", "cluster").stdout
+    finally:
+        lock.release()
+    shutil.rmtree(data / "snapshots")
+    shutil.rmtree(data / LOG)
+    write_data(data, entries_of([*foundations(), *trading(5, 10)]), 0)
+    as_version(data, ONE, data.parent / "versions")
+    assert "no snapshot yet, so no stored rows were converted" in run("migrate", "--check", "--from", "cluster").stdout

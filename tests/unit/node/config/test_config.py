@@ -1,4 +1,4 @@
-"""What `config_file.load` says about every kind of mistake: which file, which key, and what was expected."""
+"""What `config.file.load` says about every kind of mistake: which file, which key, and what was expected."""
 
 from __future__ import annotations
 
