@@ -6,6 +6,7 @@ All attacks run on one cluster, one at a time; after one that did harm the next 
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from loadtest.market import set_up
 from tests.attack import processes
 from tests.attack.honest import HonestTrader
 from tests.attack.registry import Attack, load_attacks
-from tests.attack.target import ATTACKERS, HONEST, Target
+from tests.attack.target import ATTACKERS, HONEST
 from tests.attack.verdict import MEGABYTE, Verdict, judge
 
 SECONDS = 15.0
@@ -31,6 +32,8 @@ RAMP_SECONDS = 1.0
 """The attacker's start, which belongs to neither window."""
 
 END_SECONDS = 10.0
+
+SOFT_DESCRIPTORS = 1_024
 
 
 class Arena:
@@ -168,6 +171,7 @@ def main(only: tuple[str, ...], seconds: float, listed: bool) -> None:
     known = load_attacks()
     if unknown := sorted(set(only) - set(known)):
         raise click.BadParameter(f"{', '.join(unknown)}; known are {', '.join(known)}", param_hint="--only")
+    _as_in_a_shell()
     console = Console()
     if listed:
         for each in known.values():
@@ -180,7 +184,11 @@ def main(only: tuple[str, ...], seconds: float, listed: bool) -> None:
     sys.exit(0 if all(verdict.holds for verdict in verdicts) else 1)
 
 
-__all__ = ["Arena", "Target", "main", "strike_all"]
+def _as_in_a_shell() -> None:
+    """Nodes begin with the soft limit of descriptors that a shell usually gives, whatever this one has."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (SOFT_DESCRIPTORS, hard))
+
 
 if __name__ == "__main__":
     main()
