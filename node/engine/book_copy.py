@@ -84,10 +84,12 @@ class _Side:
             return False
         return not self.reached[0] or price * self._best_first >= self.reached[0] * self._best_first
 
-    def change(self, price: int, order_id: int, by: int) -> bool:
-        """An order loses so much of its size, and leaves where that is all; whether it has left."""
+    def reduce(self, price: int, order_id: int, by: int) -> bool:
+        """An order loses so much of its size, and leaves where that is all; whether it has left. No effect on one that has not been read."""
         key = price * self._best_first
-        level = self.levels[key]
+        level = self.levels.get(key)
+        if level is None or order_id not in level:
+            return False
         level[order_id] -= by
         if level[order_id]:
             return False
@@ -111,16 +113,12 @@ class BookCopy:
         self.engine = engine
         self.product_id = product_id
         self.pieces: Pieces = []
+        self.orders = 0
+        """Orders copied."""
         self._feed = feed
         self._next = feed.next_sequence(product_id)
         self._sides = {side: _Side(side) for side in _SIDES}
-        self._places: dict[int, tuple[_Side, int]] = {}
         self._work = self._steps()
-
-    @property
-    def orders(self) -> int:
-        """Orders copied."""
-        return len(self._places)
 
     def step(self) -> bool:
         """Do a bounded piece of the work; whether there is more.
@@ -149,12 +147,12 @@ class BookCopy:
     def _read_page(self, side: Side) -> bool:
         copy = self._sides[side]
         page = self.engine.book_page(self.product_id, side, copy.reached, PAGE)
-        if len(self._places) + len(page) > ORDERS_MAX:
+        self.orders += len(page)
+        if self.orders > ORDERS_MAX:
             text = f"the book of {self.product_id} has more than {ORDERS_MAX} orders: read it with BookPageQuery, and follow its events"
             raise RequestFailed(FailCode.BAD_REQUEST, text)
         for price, remaining, order_id, opened_sequence in page:
             copy.add(price, order_id, remaining)
-            self._places[order_id] = copy, price
             copy.reached = (price, opened_sequence, order_id)
         copy.whole = len(page) < PAGE
         return not copy.whole
@@ -173,18 +171,16 @@ class BookCopy:
                 copy = self._sides[event.side]
                 if not copy.will_be_read(event.price):
                     copy.add(event.price, event.order_id, event.remaining)
-                    self._places[event.order_id] = copy, event.price
+                    self.orders += 1
             case OrderMatched() if not event.auction:
-                self._reduce(event.maker_order_id, event.size)
+                self._reduce(event.side, event.price, event.maker_order_id, event.size)
             case OrderChanged() if event.resting:
-                self._reduce(event.order_id, event.old - event.new)
+                self._reduce(event.side, event.price, event.order_id, event.old - event.new)
             case OrderDone() if event.resting and event.remaining:
-                self._reduce(event.order_id, event.remaining)
+                self._reduce(event.side, event.price, event.order_id, event.remaining)
 
-    def _reduce(self, order_id: int, by: int) -> None:
-        place = self._places.get(order_id)
-        if place is not None and place[0].change(place[1], order_id, by):
-            del self._places[order_id]
+    def _reduce(self, side: Side, price: int, order_id: int, by: int) -> None:
+        self.orders -= self._sides[side].reduce(price, order_id, by)
 
     def _write(self) -> Iterator[bool]:
         """The book as it is now; from here on nothing changes the copy."""
@@ -196,7 +192,7 @@ class BookCopy:
             rows = self._sides[side].rows()
             place, count = len(pieces), 0
             while part := list(islice(rows, PAGE)):
-                pieces.append(_encode(part)[1 if len(part) < 16 else 3 :])
+                pieces.append(_encode(part)[len(array_head(len(part))) :])
                 count += len(part)
                 yield True
             pieces.insert(place, array_head(count))

@@ -32,7 +32,7 @@ from node.engine.modes import Mode, Modes
 from node.engine.principal import Gate, Principal
 from node.engine.replicated_engine import ReplicatedEngine
 from node.engine.submissions import commands_cost, queue, rate_limited, share_of
-from node.engine.views import BadQueryError, NotFoundError, Views
+from node.engine.views import BadQueryError, NotFoundError, Views, rows_of
 from node.errors import RequestFailed
 from node.keys.sealing import ClusterKeys
 from node.native.protocol import (
@@ -285,6 +285,7 @@ class EngineService:
         except RequestFailed as error:
             send(self._failure(request.request_id, error))
             return
+        charge(Cost.rows(rows_of(self._machine.engine, request.query)))
         if isinstance(request.query, ApiKeyQuery) and not self.gate.caught_up():
             send(Failed(request.request_id, FailCode.NO_LEADER, "this node has not caught up, and cannot judge API keys yet"))
         elif isinstance(request.query, LogQuery):
@@ -318,7 +319,7 @@ class EngineService:
         """Answer a read from the state of this node, a large book a little later."""
         wanted = request.query
         if not (isinstance(wanted, BookQuery) and wanted.level == 3 and is_large(self._machine.engine, wanted.product_id)):
-            send(self._answer(principal, request, charge))
+            send(self._answer(principal, request))
             return
 
         def done(result: Pieces | RequestFailed, orders: int) -> None:
@@ -330,13 +331,12 @@ class EngineService:
 
         self._books.ask(wanted.product_id, done)
 
-    def _answer(self, principal: Principal, request: Query, charge: Charge) -> Answer | Failed:
+    def _answer(self, principal: Principal, request: Query) -> Answer | Failed:
         if isinstance(request.query, StatusQuery):
             status = self.status()
             return Answer(request.request_id, msgspec.Raw(_encode(status if principal.operator else membership.public(status))))
         try:
             body = self._views.answer(self._machine.engine, request.query, principal.audience)
-            charge(Cost.rows(self._views.rows))
         except NotFoundError as error:
             return Failed(request.request_id, FailCode.NOT_FOUND, str(error))
         except BadQueryError as error:

@@ -81,8 +81,6 @@ class Views:
         self._clock = clock
         self._auctions: dict[str, tuple[AuctionView, float]] = {}
         self._books: dict[tuple[str, int], tuple[int, bytes]] = {}
-        self.rows = 0
-        """Rows that were looked at for the latest answer."""
 
     def answer(self, engine: Engine, query: AnyQuery, audience: Audience) -> bytes:
         """The body of an `Answer` to any query but `StatusQuery`; trades as the audience may see them.
@@ -91,7 +89,6 @@ class Views:
             NotFoundError: no such product, account, order or key.
             BadQueryError: a field out of range.
         """
-        self.rows = 0
         if isinstance(query, BookQuery):
             return self._book(engine, query)
         if isinstance(query, TradesQuery):
@@ -116,30 +113,25 @@ class Views:
             case AuctionQuery():
                 return self._auction(engine, query.product_id)
             case BookPageQuery():
-                self.rows = _limit(query.limit, PAGE_MAX)
                 return _book_page(engine, query)
             case ApiKeyQuery():
                 return _found(engine.api_key(query.key_id), f"API key {query.key_id!r}")
             case ApiKeysQuery():
-                self.rows = KEYS_MAX
                 return _api_keys(engine, query)
         raise AssertionError(f"no view for {type(query).__name__}")
 
     def _orders(self, engine: Engine, query: OrdersQuery) -> object:
         _require(engine.account_exists(query.account_id), f"account {query.account_id!r}")
-        self.rows = engine.orders_kept(query.account_id)
         return engine.order_list(query.account_id, _wanted(query), _limit(query.limit, ORDERS_MAX))
 
     def _trades(self, engine: Engine, query: TradesQuery, audience: Audience) -> bytes:
         _require(engine.product(query.product_id) is not None, f"product {query.product_id!r}")
-        self.rows = limit = _limit(query.limit, TRADES_MAX)
-        return bytes(self._feed.encoded_trades(query.product_id, limit, audience))
+        return bytes(self._feed.encoded_trades(query.product_id, _limit(query.limit, TRADES_MAX), audience))
 
     def _market(self, engine: Engine, query: MarketQuery, audience: Audience) -> _EncodedMarket:
         row = engine.product(query.product_id)
         if row is None:
             raise NotFoundError(f"product {query.product_id!r} does not exist")
-        self.rows = TRADES_MAX
         trades = self._feed.encoded_trades(query.product_id, TRADES_MAX, audience)
         in_auction = row.status is ProductStatus.AUCTION
         figures = self._feed.figures(query.product_id)
@@ -154,9 +146,7 @@ class Views:
         kept = self._books.get(key)
         if kept is not None and kept[0] == sequence:
             return kept[1]
-        view = book_view(engine, query.product_id, query.level)
-        self.rows = len(view.bids) + len(view.asks) + len(view.bid_orders) + len(view.ask_orders)
-        body = _encode(view)
+        body = _encode(book_view(engine, query.product_id, query.level))
         self._books[key] = (sequence, body)
         return body
 
@@ -176,6 +166,22 @@ class Views:
         view = AuctionView(row.product_sequence, found.price, found.size, *best, engine.time)
         self._auctions[product_id] = view, begun + (self._clock() - begun) / AUCTION_SHARE
         return view
+
+
+def rows_of(engine: Engine, query: AnyQuery) -> int:
+    """How many rows the engine looks at to answer a query, at most. Only of a book at level 3 is it known afterwards alone."""
+    match query:
+        case OrdersQuery():
+            return engine.orders_kept(query.account_id)
+        case TradesQuery() | BookPageQuery():
+            return min(max(query.limit, 0), TRADES_MAX)
+        case MarketQuery():
+            return TRADES_MAX
+        case ApiKeysQuery():
+            return KEYS_MAX
+        case BookQuery():
+            return 2 * LEVELS_AT_2
+    return 0
 
 
 def book_view(engine: Engine, product_id: str, level: int) -> BookView:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from node.config.settings import NativeConfig
 from node.engine.principal import Principal, gateway
-from node.native.protocol import FailCode, Failed, Submit
+from node.native.protocol import FailCode, Failed, OrdersQuery, Query, Submit
 from statemachine.commands import CancelAll, decode_batch
 from statemachine.types import Permission
 from tests.unit.node.engine.test_service import Desk
@@ -106,3 +106,21 @@ def test_a_long_request_that_was_applied_in_part_is_of_unknown_outcome(tmp_path:
     submit(desk, ALICE, 2, *(buy(number) for number in range(900)))
     desk.raft.lose_leadership("n2")
     assert failed(desk)[1:] == [(2, FailCode.NOT_LEADER)], "none of it had left the queue"
+
+
+def test_a_read_is_paid_for_before_it_waits(tmp_path: Path) -> None:
+    """Else a key could have thousands of long lists under way before the first is paid for."""
+    desk = Desk(tmp_path)
+    submit(desk, OPERATOR, 1, *WORLD)
+    desk.run()
+    submit(desk, OPERATOR, 2, *(buy(number) for number in range(500)))
+    desk.run()
+    desk.answers.clear()
+    charged: list[float] = []
+    viewer = Principal("key of alice", operator=False, account_id="alice", permissions=int(Permission.VIEW))
+    desk.service.query(viewer, Query(3, OrdersQuery("alice", limit=1), True), desk.answers.append, charged.append)
+    assert desk.answers == []
+    assert charged == [5.0]
+    desk.run()
+    assert len(desk.answers) == 1
+    assert charged == [5.0]
