@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,9 +89,23 @@ async def alike(ground: Ground) -> None:
             await asyncio.sleep(0.05)
 
 
+def history_has_all(ground: Ground) -> None:
+    """Wait until the history of n1 has every command, and lacks none."""
+    deadline = time.monotonic() + READY_SECONDS
+    while True:
+        (found,) = json.loads(command_line("history", "status", "--cluster", str(ground.directory), "--json"))
+        if found["behind"] == 0:
+            assert found["gaps"] == []
+            return
+        assert time.monotonic() < deadline, found
+        time.sleep(0.1)
+
+
 def test_a_cluster_of_an_earlier_version_starts_trades_and_goes_back(past: Ground, tmp_path: Path) -> None:
     directory = str(past.directory)
-    rehearsed = json.loads(command_line("migrate", "--check", "--from", directory, "--json"))
+    config = past.directory / "n1" / "node.toml"
+    config.write_text(config.read_text().replace("# enabled = false", "enabled = true"))
+    rehearsed = json.loads(command_line("migrate", "--check", "--cluster", directory, "--json"))
     assert [each["needed"] for each in rehearsed] == [True, True, True]
     assert rehearsed[0]["state_hash"] == rehearsed[1]["state_hash"] != rehearsed[2]["state_hash"]
 
@@ -105,12 +120,14 @@ def test_a_cluster_of_an_earlier_version_starts_trades_and_goes_back(past: Groun
     opened = asyncio.run(submitted(past, OpenAccount(OPERATOR, "new-1", "new")))
     assert isinstance(opened, Done)
     asyncio.run(alike(past))
+    history_has_all(past)
     past.stop()
     assert audit_directory(past.directory).holds, "the converted log gives the state that the nodes have"
 
     out = tmp_path / "since"
-    told = command_line("rollback", directory, "--export", str(out))
+    told = command_line("rollback", "--cluster", directory, "--export", str(out))
     assert told.count(f"back at ABI {ONE.abi}") == 3
+    assert told.count("market database: cut back by") == 1
     heading, *lines = [json.loads(line) for line in (out / "n1-since-migration.jsonl").read_text().splitlines()]
     assert heading["abi"] == ABI
     assert [command["kind"] for line in lines for command in line["commands"]] == ["PlaceOrder", "OpenAccount"]
@@ -121,9 +138,10 @@ def test_a_cluster_of_an_earlier_version_starts_trades_and_goes_back(past: Groun
     assert isinstance(opened, Done)
     assert not opened.duplicate, "what was undone did not happen"
     asyncio.run(alike(past))
+    history_has_all(past)
     past.stop()
-    assert command_line("migrate", "--finalize", "--from", directory).count("1 migration(s) made final") == 3
-    assert "no migration that could be undone" in command_line("rollback", directory, "--without-export", code=1)
+    assert command_line("migrate", "--finalize", "--cluster", directory).count("1 migration(s) made final") == 3
+    assert "no migration that could be undone" in command_line("rollback", "--cluster", directory, "--without-export", code=1)
 
 
 def test_a_node_that_does_not_know_the_abi_does_not_start(past: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
