@@ -147,7 +147,8 @@ def _transfer(
     async def work(session: Session) -> tuple[Transferred, Scales]:
         scales = await session.scales()
         units = to_units(amount, scales.currency(currency), "amount")
-        outcome = await session.submit(command(account_id, command_id, currency, units))
+        scale = scales.currency(currency)
+        outcome = await session.submit(command(account_id, command_id, currency, units), lambda number: to_text(number, scale))
         assert isinstance(outcome, Transferred), outcome
         return outcome, scales
 

@@ -278,6 +278,8 @@ def _seen(member: MemberStatus) -> str:
     """Another member: in parentheses when it is not connected, and with the snapshot that is on its way to it."""
     if not member.connected:
         return f"({member.node_id})"
+    if member.clock_skew is not None and abs(member.clock_skew) > members.SKEW_SHOWN:
+        return f"{member.node_id} (clock {member.clock_skew:+.1f} s)"
     if member.snapshot_size:
         return f"{member.node_id} (snapshot {100 * member.snapshot_sent // member.snapshot_size} %)"
     return member.node_id

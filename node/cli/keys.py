@@ -34,7 +34,7 @@ def key() -> None:
 @key.command()
 @click.argument("key_id", metavar="KEY")
 @click.option("--account", "account_id", required=True, help="The account that the key acts for.")
-@click.option("--permissions", default="view,trade", show_default=True, help="Some of view, trade, transfer, admin, with commas.")
+@click.option("--permissions", default="view,trade", show_default=True, help=f"Some of {', '.join(PERMISSIONS)}, with commas.")
 @click.option(
     "--address", "networks", multiple=True, help="A network it may be used from, such as 192.0.2.0/24. May repeat. Default: any."
 )

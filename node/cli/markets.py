@@ -241,9 +241,12 @@ def put_product(target: Target, as_json: bool, product_id: str, replace: bool, *
                 f"{product_id} is there already, and has other values. Change what you name with `product set`, or give --replace: "
                 "what is not named then gets its default again"
             )
-        outcome = await session.submit(command)
-        assert isinstance(outcome, Done), outcome
-        return outcome
+        outcomes = await session.submit_all([command])
+        if isinstance(outcomes[0], Rejected):
+            digits = scales.currency(command.quote if outcomes[0].field == "tick" else command.base)
+            raise Rejection(outcomes[0], number=lambda number: to_text(number, digits))
+        assert isinstance(outcomes[0], Done), outcomes
+        return outcomes[0]
 
     _show_put(run(target, work), product_id, as_json)
 

@@ -19,7 +19,10 @@ from node.deployment.member_changes import Addition, MemberChanges, progress
 from node.native.protocol import MemberStatus, NodeStatus, StatusQuery
 
 WAIT_SECONDS = 600.0
-COLUMNS = ("node", "role", "connected", "log", "raft", "native", "http")
+SKEW_SHOWN = 0.5
+"""Seconds between two clocks that are coloured."""
+
+COLUMNS = ("node", "role", "connected", "log", "clock", "raft", "native", "http")
 
 Command = Callable[..., object]
 
@@ -174,4 +177,11 @@ def members_table(status: NodeStatus) -> Table:
 def _row(member: MemberStatus, status: NodeStatus) -> list[str | Text]:
     connected = Text("yes") if member.connected else Text("no", style="red")
     role = member.role.replace("_", "-")
-    return [member.node_id, role, connected, progress(member, status), member.raft, member.native, member.http]
+    return [member.node_id, role, connected, progress(member, status), skew(member), member.raft, member.native, member.http]
+
+
+def skew(member: MemberStatus) -> Text:
+    """How far a member's clock is ahead of the node's that tells, in a colour if that is much; empty where it is not known."""
+    if member.clock_skew is None:
+        return Text("")
+    return Text(f"{member.clock_skew * 1e3:+.0f} ms", style="yellow" if abs(member.clock_skew) > SKEW_SHOWN else "")

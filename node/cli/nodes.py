@@ -14,6 +14,7 @@ from node import software, stop_times
 from node.cli.groups import Commands
 from node.cli.output import print_json
 from node.cli.target import json_option
+from node.config.advice import advice
 from node.config.file import load
 from node.deployment.setup import Host, initialise, is_loopback
 from node.errors import NodeStartError
@@ -125,7 +126,7 @@ def init(
 
 @click.group(cls=Commands)
 def node() -> None:
-    """One node: start it in the foreground, stop it in order."""
+    """One node: check its configuration, start it in the foreground, stop it in order."""
 
 
 @node.command()
@@ -156,6 +157,21 @@ def stop(path: Path) -> None:
             raise NodeStartError(f"{config.node_id} (pid {pid}) has not stopped within {stop_times.NODE:g} s")
         time.sleep(STOP_POLL)
     click.echo(f"{config.node_id} has stopped, after {time.monotonic() - started:.1f} s")
+
+
+@node.command()
+@click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The node's node.toml.")
+@json_option
+def check(path: Path, as_json: bool) -> None:
+    """Check a node's configuration, certificate and keys, as a start does, without starting. What is hardly meant is told, too."""
+    config = load(path)
+    lines = advice(config, path)
+    if as_json:
+        print_json({"node_id": config.node_id, "cluster_id": config.cluster_id, "advice": lines})
+        return
+    for line in lines:
+        click.echo(f"note: {line}", err=True)
+    click.echo(f"{path}: {config.node_id} of {config.cluster_id} can start")
 
 
 @click.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Any
 
@@ -14,6 +15,7 @@ from node.cli.output import Rejection, instant, print_json, show, table, word
 from node.cli.session import Scales, Session, fresh_id, run
 from node.cli.target import Target, account_options, json_option
 from node.gateway.ids import ORDER_ID_MAX, order_text
+from node.gateway.reasons import SIZES
 from node.gateway.terms import PERIOD_EXPECTED, STOPS, lifetime, stop_type
 from node.native.protocol import OrdersQuery
 from statemachine.commands import CancelAll, CancelOrder, PlaceOrder
@@ -132,7 +134,7 @@ def place(
         row = scales.product(product_id)
         (outcome,) = await session.submit_all([wish.command(product_id, scales)])
         if isinstance(outcome, Rejected):
-            raise Rejection(outcome, _bound(outcome.reason, row, scales))
+            raise Rejection(outcome, _bound(outcome.reason, row, scales), _amounts(outcome, wish, row, scales))
         assert isinstance(outcome, Placed), outcome
         return outcome.order, scales, outcome.duplicate
 
@@ -197,6 +199,14 @@ def _bound(reason: Reason, row: ProductRow, scales: Scales) -> str:
         case Reason.SIZE_TOO_LARGE:
             return f"expected at most {scales.size(row.product_id, row.max_size)}"
     return ""
+
+
+def _amounts(outcome: Rejected, wish: _Wish, row: ProductRow, scales: Scales) -> Callable[[int], str]:
+    """How the numbers of a refusal are written: in coins of the base or the quote currency, or an order's id."""
+    if outcome.reason is Reason.COMMAND_ID_REUSED:
+        return order_text
+    in_base = outcome.reason in SIZES or (outcome.reason is Reason.INSUFFICIENT_FUNDS and wish.side == "sell")
+    return lambda number: (scales.size if in_base else scales.price)(row.product_id, number)
 
 
 def order_view(state: OrderState, scales: Scales) -> dict[str, object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import IntEnum
 
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from node.gateway.reasons import detail_with
 from statemachine.events import Rejected
 
 
@@ -21,14 +22,17 @@ class Refusal(click.ClickException):
 
 
 class Rejection(click.ClickException):
-    """The exchange refused a command. Exit code 1. `expected`: what would have been right, instead of the engine's words in smallest units."""
+    """The exchange refused a command. Exit code 1.
 
-    def __init__(self, outcome: Rejected, expected: str = "") -> None:
+    `expected`: what would have been right, instead of the engine's words. `number`: how an amount in them, in smallest units, is written.
+    """
+
+    def __init__(self, outcome: Rejected, expected: str = "", number: Callable[[int], str] | None = None) -> None:
         parts = [word(outcome.reason).replace("_", " ")]
         if outcome.field:
             parts.append(f"field {outcome.field}")
         if expected or outcome.detail:
-            parts.append(expected or outcome.detail)
+            parts.append(expected or (detail_with(outcome, number) if number is not None else outcome.detail))
         super().__init__("rejected: " + ": ".join(parts))
         self.outcome = outcome
 

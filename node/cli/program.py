@@ -24,7 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "nodes.init",
         "Make a cluster in DIRECTORY: keys, certificates, a configuration and a data directory for each node.",
     ),
-    "node": ("nodes.node", "One node: start it in the foreground, stop it in order."),
+    "node": ("nodes.node", "One node: check its configuration, start it in the foreground, stop it in order."),
     "cluster": ("clusters.cluster", "The nodes of a cluster on this machine, in the background, and who belongs to it."),
     "order": ("orders.order", "Orders: place, cancel, list."),
     "ticker": ("markets.ticker", "The last trade of each PRODUCT (default: all), and its best prices."),
@@ -55,7 +55,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "help": ("helps.help_", "Help on a command: help cluster up."),
     "version": (
         "nodes.version",
-        "The version and commit of the software, and the ABI: the checksum of everything that is stored or sent.",
+        (
+            "The version and commit of the software, the ABI (the checksum of everything that is stored or sent), "
+            "and which core runs, compiled or plain."
+        ),
     ),
     "abi": ("migrations.abi", "The ABI: the checksum of everything that is stored or sent, and what it is made of."),
     "migrate": ("migrations.migrate", "Data that another version left: a start migrates it by itself."),

@@ -96,8 +96,8 @@ class Session:
         currencies = {row.currency: row.scale for row in await self.read(CurrenciesQuery())}
         return Scales(currencies, {row.product_id: row for row in await self.read(ProductsQuery())})
 
-    async def submit(self, command: AnyCommand) -> AnyOutcome:
-        """Apply one command.
+    async def submit(self, command: AnyCommand, number: Callable[[int], str] | None = None) -> AnyOutcome:
+        """Apply one command. `number`: how a refusal's amounts, in smallest units, are written.
 
         Raises:
             Rejection: the exchange refused it.
@@ -105,11 +105,17 @@ class Session:
         """
         outcome = (await self.submit_all([command]))[0]
         if isinstance(outcome, Rejected):
-            raise Rejection(outcome)
+            raise Rejection(outcome, number=number)
         return outcome
 
     async def submit_all(self, commands: Sequence[AnyCommand]) -> list[AnyOutcome]:
-        """Apply commands; their outcomes, rejections among them."""
+        """Apply commands; their outcomes, rejections among them.
+
+        Raises:
+            RequestFailed: no leader answered in time, or none did to a read a moment ago: nobody waits twice for the same.
+        """
+        if self._stale:
+            raise RequestFailed(FailCode.NO_LEADER, "nobody leads at the moment; it was not applied")
         return await self.client.submit(commands)
 
 

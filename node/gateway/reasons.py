@@ -98,7 +98,12 @@ def rejection(
     """
     status, text = REASONS.get(outcome.reason, (400, "Rejected"))
     field = command_id if outcome.field == "command_id" else FIELDS.get(outcome.field, outcome.field)
-    detail = outcome.detail
-    if outcome.reason in NUMBERS:
-        detail = _NUMBER.sub(lambda found: number(int(found.group())), detail)
+    detail = detail_with(outcome, number)
     return ApiError(status, message or text, field, reason=outcome.reason.name.lower(), detail=detail)
+
+
+def detail_with(outcome: Rejected, number: Callable[[int], str]) -> str:
+    """The detail of a refusal, its amounts or ids as `number` gives them."""
+    if outcome.reason not in NUMBERS:
+        return outcome.detail
+    return _NUMBER.sub(lambda found: number(int(found.group())), outcome.detail)

@@ -82,7 +82,7 @@ def test_a_state_goes_from_a_dataset_through_a_stop_into_another_cluster(prepare
         assert f"{node_id} has stopped" in run(directory, "node", "stop", "--config", config)
         assert f"{node_id} is not running" in run(directory, "node", "stop", "--config", config)
         assert modes(ground, node_id) == [mode.value for mode in Mode]
-        result = json.loads(run(directory, "txlog", "replay", str(directory), "--node", node_id, "--freeze-clock", "--json"))
+        result = json.loads(run(directory, "txlog", "replay", "--node", node_id, "--freeze-clock", "--json"))
         assert result["agrees"] is True, "the last snapshot is the state that the log gives"
     run(directory, "export", str(tmp_path / "stopped"), "--node", "n3")
     for path in (tmp_path / "live").iterdir():

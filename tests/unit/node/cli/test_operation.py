@@ -345,3 +345,26 @@ def test_the_cluster_comes_from_the_environment(
     run("product", "list")
     run("product", "list", "--cluster", "here")
     assert seen == [Path("elsewhere"), Path("here")]
+
+
+def test_a_nodes_configuration_is_checked_without_a_start(run: Run, local: FakeLocal, tmp_path: Path) -> None:
+    assert "n1 of trial can start" in run("node", "check", "--config", "exchange/n1/node.toml").stdout
+    path = tmp_path / "exchange" / "n1" / "node.toml"
+    (path.parent / "node.key").chmod(0o644)
+    assert "chmod 600" in run("node", "check", "--config", "exchange/n1/node.toml").stderr
+    path.write_text(path.read_text().replace("[raft]", "[raft]\nheartbeat = 99.0"))
+    assert "raft.heartbeat" in run("node", "check", "--config", "exchange/n1/node.toml", code=1).stderr
+
+
+def test_clocks_that_differ_are_shown(run: Run, local: FakeLocal, client: FakeClient) -> None:
+    members = [
+        MemberStatus("n1", True, 1),
+        MemberStatus("n2", True, 1, clock_skew=-0.9),
+        MemberStatus("n3", True, 1, clock_skew=0.01),
+    ]
+    client.status = msgspec.structs.replace(client.status, members=members)
+    local.statuses["n1"] = msgspec.structs.replace(status("n1", "leader"), members=members)
+    shown = run("cluster", "members").stdout
+    assert "-900 ms" in shown
+    assert "+10 ms" in shown
+    assert "n2 (clock -0.9 s), n3" in run("cluster", "status").stdout

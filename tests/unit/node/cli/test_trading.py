@@ -373,3 +373,27 @@ def test_a_change_at_the_same_moment_is_not_lost(
     market("product", "status", "BTC-USD", "cancel_only", "--then", "offline")
     assert run_json("product", "list")[0]["status"] == "offline"
     assert not others
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("order", "place", "BTC-USD", "buy", "1000", "--price", "9999", "--as", "alice"), "10008999 needed, 1000000 available"),
+        (("order", "place", "BTC-USD", "sell", "10.5", "--price", "100", "--as", "bob"), "10.5 needed, 10 available"),
+        (("withdraw", "alice", "USD", "1000000.5"), "1000000 available"),
+        (("account", "transfer", "alice", "bob", "USD", "1000000.5"), "1000000 available"),
+        (("product", "put", "BTC-USD", "--tick", "0.1", "--replace"), "is 0.01 and cannot change"),
+        (("product", "put", "BTC-USD", "--lot", "1", "--replace"), "is 0.0001 and cannot change"),
+    ],
+)
+def test_a_person_reads_coins_and_not_smallest_units(market: Run, arguments: tuple[str, ...], told: str) -> None:
+    assert told in market(*arguments, code=1).stderr
+
+
+def test_a_command_does_not_wait_twice_for_a_leader(market: Run, client: FakeClient) -> None:
+    """It took 17 s where 8 s are documented: once for reading the digits, once for the command."""
+    client.leaderless = True
+    sent = len(client.submitted)
+    result = market("deposit", "alice", "USD", "1", code=69)
+    assert "it was not applied" in result.stderr
+    assert len(client.submitted) == sent
