@@ -39,8 +39,9 @@ def market(node: NodeLog, seed: int, entries: int, size: int, first: int = 0) ->
         node.add(commands, seconds=random.choice([0, 1, 50]))
 
 
-def begun(directory: Path) -> NodeLog:
-    node = NodeLog(directory)
+def begun(directory: Path, *, database: str = "", node_id: str = "n1") -> NodeLog:
+    node = NodeLog(directory, database=database)
+    node.config = msgspec.structs.replace(node.config, node_id=node_id)
     node.add(foundations((1_000, 3_000), MONEY))
     market(node, 1, 12, 3)
     return node

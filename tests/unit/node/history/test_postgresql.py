@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from alembic import command
 from sqlalchemy import insert
 from sqlalchemy.exc import DBAPIError
 
@@ -22,10 +23,12 @@ from node.history.database import connect
 from node.history.pages import Page, TransferKind
 from node.history.partitions import archive_days
 from node.history.queries import History
+from node.history.schema import alembic_config
 from tests.unit.node.history.answers import answers
 from tests.unit.node.history.logs import START, NodeLog
 from tests.unit.node.history.test_keeper import busy
 from tests.unit.node.history.test_partitions import BEFORE, read
+from tests.unit.node.history.test_place import begun, gone_back, market, rows
 from tests.unit.node.history.versions import known_to_0001, make_0001
 
 SECONDS = START // 10**9
@@ -131,3 +134,35 @@ def test_a_database_of_version_0_1_0_is_brought_up_to_date(server: str, tmp_path
     make_0001(earlier, whole)
     earlier.follow()
     assert earlier.stored() == known_to_0001(whole.stored())
+
+
+def test_what_a_way_back_undid_goes_and_another_log_is_set_aside(server: str, tmp_path: Path) -> None:
+    calm, node = begun(tmp_path / "calm"), begun(tmp_path / "node", database=server, node_id="n10")
+    at = node.applied
+    market(node, 2, 8, 3, 1_000)
+    node.follow()
+    gone_back(node, at)
+    for each in (node, calm):
+        market(each, 3, 12, 3, 2_000)
+    node.follow()
+    calm.follow()
+    assert rows(node) == rows(calm)
+    gone_back(node, at, noted=False)
+    market(node, 4, 12, 3, 3_000)
+    with pytest.raises(HistoryError, match=r"set aside \(schema quorumbook_n10_of_another_log_"):
+        node.follow()
+    node.follow()
+    assert node.stored()["progress"][0]["log_index"] == node.applied
+
+
+def test_the_schema_of_an_earlier_version_comes_back(server: str, tmp_path: Path) -> None:
+    """Down and up again: every row is as it was."""
+    node = begun(tmp_path / "node", database=server, node_id="n11")
+    node.follow()
+    had = rows(node)
+    database = connect(node.config)
+    with database.begin() as connection:
+        command.downgrade(alembic_config(connection), "0002")
+    database.dispose()
+    node.follow()
+    assert rows(node) == had

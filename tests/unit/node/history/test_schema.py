@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import text, update
@@ -12,6 +13,7 @@ from sqlalchemy import text, update
 from node.errors import HistoryError
 from node.history import tables
 from node.history.database import connect
+from node.history.schema import alembic_config
 from tests.unit.node.history.logs import NodeLog
 from tests.unit.node.history.test_keeper import busy
 from tests.unit.node.history.versions import known_to_0001, make_0001
@@ -76,3 +78,28 @@ def test_a_database_of_version_0_1_0_is_brought_up_to_date(tmp_path: Path, monke
     earlier.follow()
     assert earlier.stored() == known_to_0001(whole.stored())
     assert earlier.stored()["volumes"]
+
+
+def test_the_way_to_the_schema_of_0_1_0_and_back_keeps_what_it_could_know(tmp_path: Path) -> None:
+    """`quorumbook rollback` goes there when the version before was 0.1.0."""
+    whole, earlier = NodeLog(tmp_path / "whole"), NodeLog(tmp_path / "earlier")
+    for each in (whole, earlier):
+        busy(each, 3, 200)
+    whole.follow()
+    make_0001(earlier, whole)
+    database = connect(earlier.config)
+    with database.connect() as connection:
+        made = {
+            table: connection.exec_driver_sql(f"select * from {table}").mappings().all()
+            for table in ("orders", "transfers", "trades")
+        }
+    earlier.follow()
+    with database.begin() as connection:
+        command.downgrade(alembic_config(connection), "0001")
+    with database.connect() as connection:
+        for table, rows in made.items():
+            found = connection.exec_driver_sql(f"select * from {table}").mappings().all()
+            assert [dict(row) for row in found] == [dict(row) for row in rows], table
+    database.dispose()
+    earlier.follow()
+    assert earlier.stored()["orders"] == known_to_0001(whole.stored())["orders"]
