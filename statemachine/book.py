@@ -8,7 +8,6 @@ Costs, with L levels: adding to a level that exists O(log L); taking an order ou
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 
 from sortedcontainers import SortedList
@@ -177,19 +176,27 @@ class BookSide:
                 while level.first is not None:
                     level.unlink(level.first)
 
-    def page(self, price: int, opened_sequence: int, order_id: int, limit: int) -> list[Order]:
+    def page(self, price: int, opened_sequence: int, order_id: int, limit: int, last: Order | None = None) -> list[Order]:
         """Up to `limit` orders, in the order in which they trade, behind the place that an order at `price` with these numbers has or had; from the
         beginning where `price` is 0.
 
-        O(limit + log L), and one copy of the references of each level that it begins or ends in.
+        O(limit + log L), and O(orders of the level) where that order has left.
+
+        Args:
+            last: that order, if it is known; it may have left.
         """
         found: list[Order] = []
+        place = opened_sequence, order_id
         for level in self._from(price * self.direction) if price else self.in_order():
-            orders = level.orders()
-            start = 0
-            if level.price == price:
-                start = bisect_right(orders, (opened_sequence, order_id), key=_place)
-            found += orders[start : start + limit - len(found)]
+            order = level.first
+            if level.price == price and last is not None and last.level is level:
+                order = last.behind
+            elif level.price == price:
+                while order is not None and _place(order) <= place:
+                    order = order.behind
+            while order is not None and len(found) < limit:
+                found.append(order)
+                order = order.behind
             if len(found) >= limit:
                 break
         return found

@@ -276,7 +276,7 @@ class Engine:
         product = self._state.products.get(product_id)
         if product is None:
             return []
-        orders = product.side(side).page(*after, limit)
+        orders = product.side(side).page(*after, limit, self._state.orders.get(after[2]))
         return [(order.price, order.remaining, order.order_id, order.opened_sequence) for order in orders]
 
 

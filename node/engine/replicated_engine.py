@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import msgspec
-
 from node.engine.feed import Feed
 from node.engine.saved_market import Market, SavedProduct
 from statemachine.commands import PutApiKey, decode_batch
 from statemachine.engine import Engine
-
-_encode = msgspec.msgpack.Encoder().encode
 
 
 def stamp_of(entry: bytes) -> int:
@@ -45,8 +41,8 @@ class ReplicatedEngine:
         put = [command.key_id for command in batch.commands if type(command) is PutApiKey]
         if put:
             self.keys_changed(put)
-        if applied.events:
-            self._feed.publish([event.product_id for event in applied.events], [_encode(event) for event in applied.events])
+        if applied.event_products:
+            self._feed.publish(applied.event_products, applied.encoded_events)
         return applied.outcomes
 
     def digest(self) -> bytes:

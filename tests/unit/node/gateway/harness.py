@@ -79,9 +79,7 @@ class FakeBackend:
         self.submitted += commands
         self.batches.append(len(commands))
         applied = self.engine.apply(msgspec.msgpack.decode(payload, type=Batch))
-        self.feed.publish(
-            [event.product_id for event in applied.events], [msgspec.msgpack.encode(event) for event in applied.events]
-        )
+        self.feed.publish(applied.event_products, applied.encoded_events)
         if put := [command.key_id for command in commands if isinstance(command, PutApiKey)]:
             self.on_keys(put)
         groups: dict[str, list[AnyEvent]] = {}
