@@ -200,8 +200,8 @@ class Application:
             self.gateway.limits.addresses.spend(peer_address(peer), Cost.MALFORMED)
 
 
-async def _of_machine(gateway: Gateway, call: health.MachineCall, _request: Request, _names: Mapping[str, str]) -> Response:
-    return await call.handler(gateway)
+async def _of_machine(gateway: Gateway, call: health.MachineCall, request: Request, _names: Mapping[str, str]) -> Response:
+    return await call.handler(gateway, request)
 
 
 async def _constant(response: Response, _request: Request, _names: Mapping[str, str]) -> Response:

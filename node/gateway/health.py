@@ -1,4 +1,4 @@
-"""The calls of machines: /healthz, /readyz, /status, /metrics. They need no key, and count for no limit."""
+"""The calls of machines: /healthz, /readyz, /status, /metrics. They need no key; what they show of the cluster is more with one."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from typing import Any
 import msgspec
 
 from node import software
+from node.engine.membership import public
 from node.gateway.errors import ApiError
 from node.gateway.gateway import Gateway
-from node.gateway.http.messages import Response, json_response
+from node.gateway.http.messages import Request, Response, json_response
+from node.gateway.http.server import HttpServer
+from node.gateway.web import FORWARDED, SIGNED_HEADERS, client_address, identify
 from node.native.protocol import MemberStatus, NodeStatus
 from node.system.processes import ENGINE_PID_FILE, locked_note
 from snapshots.abi import ABI
 from statemachine import CORE
+from statemachine.types import Permission
 
 Schema = dict[str, Any]
 
@@ -29,27 +33,29 @@ class MachineCall:
     """A GET without parameters. `answers`: by status what it means, the media type, and the JSON schema."""
 
     path: str
-    handler: Callable[[Gateway], Awaitable[Response]]
+    handler: Callable[[Gateway, Request], Awaitable[Response]]
     answers: dict[int, tuple[str, str, Schema]]
 
 
-async def healthz(_gateway: Gateway) -> Response:
+async def healthz(_gateway: Gateway, _request: Request) -> Response:
     """GET /healthz: this process is up."""
     return json_response({"status": "ok"})
 
 
-async def readyz(gateway: Gateway) -> Response:
+async def readyz(gateway: Gateway, request: Request) -> Response:
     """GET /readyz: 200 when the node can serve, else 503 with the reasons; the node's status in both."""
+    inside = await _inside(gateway, request)
     status = await gateway.monitor.now()
     reasons = gateway.monitor.unready()
     body: dict[str, object] = {"ready": not reasons, "reasons": reasons}
     if reasons:
         body["message"] = "; ".join(reasons)
-    return json_response(body | _shown(status), 503 if reasons else 200)
+    return json_response(body | _shown(status, inside=inside), 503 if reasons else 200)
 
 
-async def status(gateway: Gateway) -> Response:
+async def status(gateway: Gateway, request: Request) -> Response:
     """GET /status: 200, whatever the node is doing: its mode ("" where no engine runs), software and ABI, and all that the engine says of itself."""
+    inside = await _inside(gateway, request)
     found = await gateway.monitor.now()
     mode = found.mode if found is not None else locked_note(gateway.config.data_path / ENGINE_PID_FILE)
     body: dict[str, object] = {
@@ -61,12 +67,29 @@ async def status(gateway: Gateway) -> Response:
     }
     if gateway.history is not None:
         body["history"] = await _history(gateway)
-    return json_response(body | _shown(found))
+    return json_response(body | _shown(found, inside=inside))
 
 
-def _shown(status: NodeStatus | None) -> dict[str, object]:
+async def _inside(gateway: Gateway, request: Request) -> bool:
+    """Whether all may be shown: to this machine, and to who signs as an operator. Anybody else counts for the limit of their address.
+
+    Raises ApiError 429.
+    """
+    address = client_address(gateway, request.peer, request.headers(FORWARDED))
+    if HttpServer.is_local(address):
+        return True
+    if request.header(SIGNED_HEADERS[0]) is not None:
+        identity = await identify(gateway, request)
+        return bool(identity.permissions & Permission.ADMIN)
+    gateway.limits.addresses.take(address)
+    return False
+
+
+def _shown(status: NodeStatus | None, *, inside: bool) -> dict[str, object]:
     if status is None:
         return {}
+    if not inside:
+        status = public(status)
     return {
         "node": {name: getattr(status, name) for name in status.__struct_fields__ if name not in SHOWN_APART},
         "members": [msgspec.structs.asdict(member) for member in status.members],
@@ -94,7 +117,7 @@ async def _history(gateway: Gateway) -> dict[str, int]:
     return found
 
 
-async def metrics(gateway: Gateway) -> Response:
+async def metrics(gateway: Gateway, _request: Request) -> Response:
     """GET /metrics: figures of this gateway and its node for Prometheus."""
     gateway.metrics.history(await _history(gateway))
     return Response(200, gateway.metrics.render(), content_type="text/plain; version=0.0.4; charset=utf-8")
@@ -122,17 +145,23 @@ _READY = _object(
 )
 _STATUS = _object(
     {
-        **dict.fromkeys(("node_id", "mode", "software", "abi"), _TEXT),
+        **dict.fromkeys(("node_id", "mode", "software", "abi", "core"), _TEXT),
         "history": {"type": "object", "additionalProperties": {"type": "integer"}},
         **_SHOWN,
     },
     "history",
     *_SHOWN,
 )
+_REFUSED = {
+    status: (meaning, JSON, {"$ref": "#/components/schemas/ErrorJson"})
+    for status, meaning in ((401, "a bad signature"), (429, "too many requests"))
+}
 CALLS = (
     MachineCall("/healthz", healthz, {200: ("this process is up", JSON, _object({"status": _TEXT}))}),
-    MachineCall("/readyz", readyz, {200: ("the node serves", JSON, _READY), 503: ("it does not, and why", JSON, _READY)}),
-    MachineCall("/status", status, {200: ("what the node is doing", JSON, _STATUS)}),
+    MachineCall(
+        "/readyz", readyz, {200: ("the node serves", JSON, _READY), 503: ("it does not, and why", JSON, _READY), **_REFUSED}
+    ),
+    MachineCall("/status", status, {200: ("what the node is doing", JSON, _STATUS), **_REFUSED}),
     MachineCall("/metrics", metrics, {200: ("Prometheus text", "text/plain", _TEXT)}),
 )
 """All of them."""

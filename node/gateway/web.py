@@ -366,6 +366,11 @@ def peer_address(peer: str) -> str:
     return addresses.client_address(peer, (), ())
 
 
+async def identify(gateway: Gateway, request: Request) -> Identity:
+    """Whose request it is. Raises ApiError as `Authenticator.identify`, and 429."""
+    return await _identify(gateway, request, _claim(request))
+
+
 async def _identify(gateway: Gateway, request: Request, claim: Claim) -> Identity:
     """Whose request it is. It counts for the key's limit, one that is nobody's for its address."""
     address = client_address(gateway, request.peer, request.headers(FORWARDED))

@@ -16,10 +16,11 @@ from node.credentials import Credentials, sign
 from node.gateway import auth
 from node.gateway.auth import Authenticator, Claim
 from node.gateway.errors import ApiError
+from node.gateway.limits import Limits
 from node.keys.sealing import ClusterKeys
-from node.native.protocol import ApiKeyQuery
+from node.native.protocol import ApiKeyQuery, MemberStatus
 from statemachine.types import Permission
-from tests.unit.node.gateway.harness import ADMIN, SECRET, Exchange, FakeBackend, config, headers
+from tests.unit.node.gateway.harness import ADMIN, SECRET, Exchange, FakeBackend, config, headers, running
 
 
 def raw_request(exchange: Exchange, method: str, target: str, signed: dict[str, str], body: bytes = b"") -> tuple[int, Any]:
@@ -224,3 +225,32 @@ async def test_the_operators_key_can_be_limited_to_addresses() -> None:
     assert (await authenticator.identify(mine, "10.1.2.3", "GET", "/x", b"")).account_id == "operator"
     with pytest.raises(ApiError, match="IP whitelist"):
         await authenticator.identify(mine, "192.0.2.1", "GET", "/x", b"")
+
+
+async def test_a_stranger_learns_little_of_the_cluster() -> None:
+    """L4: Raft addresses, state hash and counters are for this machine and for operators."""
+    node = config()
+    node = msgspec.structs.replace(node, http=msgspec.structs.replace(node.http, trusted_proxies=("127.0.0.0/8",)))
+    stranger = {"X-Forwarded-For": "192.0.2.7"}
+    backend = FakeBackend()
+    backend.status = {"state_hash": "abc", "counters": {"x": 1}, "members": [MemberStatus("n2", True, 5, raft="10.0.0.2:1")]}
+    async with running(backend, node) as exchange:
+        for target in ("/status", "/readyz"):
+
+            async def shown(headers: dict[str, str], target: str = target) -> tuple[str, object, str]:
+                async with exchange.client.get(target, headers=headers) as response:
+                    body = await response.json()
+                    assert body["node"]["role"] == "leader"
+                    return body["node"]["state_hash"], body["node"]["counters"], body["members"][0]["raft"]
+
+            everything = ("abc", {"x": 1}, "10.0.0.2:1")
+            assert await shown({}) == everything
+            assert await shown(stranger) == ("", {}, "")
+            assert await shown(stranger | headers(exchange.keys["alice"], "GET", target)) == ("", {}, "")
+            assert await shown(stranger | headers(exchange.keys["admin"], "GET", target)) == everything
+        exchange.gateway.limits = Limits(0, 1.0, lambda: 0.0)
+        statuses = []
+        for _ in range(3):
+            async with exchange.client.get("/status", headers=stranger) as response:
+                statuses.append(response.status)
+        assert statuses == [200, 200, 429]
