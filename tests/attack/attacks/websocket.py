@@ -9,13 +9,18 @@ import socket
 from collections import Counter
 
 import aiohttp
+import msgspec
 
+from loadtest.market import PRODUCTS
+from node.errors import RequestFailed
 from statemachine.commands import CancelAll, PlaceOrder
+from statemachine.events import Placed
 from statemachine.types import OrderType, Side, StopType
 from tests.attack.registry import attack
 from tests.attack.target import ATTACKER_HOST, Target, forever
 
-PRODUCT = "BTC-USD"
+SPEC = PRODUCTS[0]
+PRODUCT = SPEC.product_id
 QUICK = aiohttp.ClientWSTimeout(ws_close=0.5)
 """An attacker does not wait for goodbyes."""
 HANDSHAKE = (
@@ -158,18 +163,34 @@ async def snapshots(target: Target) -> None:
 
 
 async def _large_book(target: Target) -> None:
-    """Thousands of orders of the attacker's at the book's far ends."""
-    leader = await target.leader()
+    """16,000 orders of the attacker's, far below the market."""
+    leader, taken = await target.leader(), 0
     for number, person in enumerate(target.people[:4]):
-        with contextlib.suppress(Exception):
-            client = await target.connect(leader, number)
-            for part in range(8):
-                orders = [
-                    PlaceOrder(person.account_id, target.command_id(), PRODUCT, Side.BUY, OrderType.LIMIT, 100 + part * 500 + place, 100_000)
-                    for place in range(500)
-                ]  # fmt: skip
-                await client.submit(orders)
-            await client.close()
+        client = await target.connect(leader, number)
+        for part in range(8):
+            orders = [
+                PlaceOrder(
+                    person.account_id,
+                    target.command_id(),
+                    PRODUCT,
+                    Side.BUY,
+                    OrderType.LIMIT,
+                    SPEC.tick * (100 + part * 500 + place),
+                    SPEC.min_size * 10,
+                )
+                for place in range(500)
+            ]
+            while True:
+                try:
+                    outcomes = await client.submit(orders)
+                except RequestFailed:
+                    await asyncio.sleep(0.5)
+                    continue
+                taken += sum(isinstance(outcome, Placed) for outcome in outcomes)
+                break
+        await client.close()
+    target.say(f"orders rest: {taken}")
+    assert taken > 10_000
 
 
 @attack(
@@ -213,7 +234,7 @@ async def level3_flood(target: Target) -> None:
 
 @attack("stop-cascade", "thousands of stop orders that one trade triggers, again and again, with readers attached on every node")
 async def stop_cascade(target: Target) -> None:
-    cut: Counter[str] = Counter()
+    seen: Counter[str] = Counter()
 
     async def read(node_id: str) -> None:
         async with (
@@ -226,38 +247,36 @@ async def stop_cascade(target: Target) -> None:
                 sequence = json.loads(answer.data).get("sequence", 0)
                 assert not last or sequence in (0, last + 1), f"a gap behind {last}"
                 last = sequence or last
-                cut["events"] += bool(sequence)
+                seen["events"] += bool(sequence)
         raise AssertionError(f"a reader at {node_id} was cut off with {channel.close_code}")
 
     async def cascade() -> None:
         leader = await target.leader()
         clients = [await target.connect(leader, number) for number in range(4)]
         names = [person.account_id for person in target.people[:4]]
-        for turn in range(1_000):
+
+        def order(name: str, side: Side, ticks: int, **stop: object) -> PlaceOrder:
+            price, size = ticks * SPEC.tick, SPEC.min_size
+            place = PlaceOrder(name, target.command_id(), PRODUCT, side, OrderType.LIMIT, price, size)
+            return msgspec.structs.replace(place, **stop)
+
+        mid = SPEC.opening_ticks
+        while True:
             for client, name in zip(clients, names, strict=True):
-                orders = [
-                    PlaceOrder(
-                        name, target.command_id(), PRODUCT, Side.SELL, OrderType.LIMIT, 6_000_001 + turn, 100_000,
-                        stop=StopType.LOSS, stop_price=5_999_999,
-                    )
-                    for _ in range(500)
-                ]  # fmt: skip
-                with contextlib.suppress(Exception):
-                    await client.submit(orders)
-            with contextlib.suppress(Exception):
-                price = 5_999_990
-                await clients[0].submit(
-                    [PlaceOrder(names[0], target.command_id(), PRODUCT, Side.BUY, OrderType.LIMIT, price, 100_000)]
-                )
-                await clients[1].submit(
-                    [PlaceOrder(names[1], target.command_id(), PRODUCT, Side.SELL, OrderType.LIMIT, price, 100_000)]
-                )
+                # The next trade triggers them, whatever its price; then they rest far above the market.
+                stop = {"stop": StopType.LOSS, "stop_price": 2 * mid * SPEC.tick}
+                with contextlib.suppress(RequestFailed):
+                    outcomes = await client.submit([order(name, Side.SELL, 3 * mid, **stop) for _ in range(500)])
+                    seen["stops placed"] += sum(isinstance(outcome, Placed) for outcome in outcomes)
+            with contextlib.suppress(RequestFailed):
+                await clients[0].submit([order(names[0], Side.BUY, mid + 50)])
+                await clients[1].submit([order(names[1], Side.SELL, mid - 50)])
             for client, name in zip(clients, names, strict=True):
-                with contextlib.suppress(Exception):
+                with contextlib.suppress(RequestFailed):
                     await client.submit([CancelAll(name, target.command_id(), PRODUCT)])
-            cut["cascades"] += 1
+            seen["cascades"] += 1
 
     try:
         await asyncio.gather(cascade(), *(read(node_id) for node_id in target.https), forever())
     finally:
-        target.say(f"readers: {dict(cut)}")
+        target.say(f"readers and cascades: {dict(seen)}")
