@@ -16,7 +16,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Iterable
 from enum import Enum
+from itertools import chain
 from typing import TYPE_CHECKING, cast
 
 import httptools
@@ -84,6 +86,7 @@ class Connection(asyncio.Protocol):
         "_successor",
         "_target",
         "_transport",
+        "_unsent",
         "_upgrading",
         "_waiting",
         "_writable",
@@ -105,6 +108,7 @@ class Connection(asyncio.Protocol):
         self._deadline = _NEVER
         self._writable = True
         self._waiting = 0
+        self._unsent = 0
         self._early = False
         self._origin = Origin()
         self._begin()
@@ -348,26 +352,43 @@ class Connection(asyncio.Protocol):
         if self._transport is None:
             return
         keep_alive = request.keep_alive and not self._server.stopping
-        self._transport.write(response.encode(keep_alive=keep_alive, with_body=request.method != "HEAD"))
-        is_long = isinstance(response, LongResponse) and request.method != "HEAD"
-        if is_long and not await self._write_pieces(cast(LongResponse, response)):
-            return
+        data = response.encode(keep_alive=keep_alive, with_body=request.method != "HEAD")
+        if isinstance(response, LongResponse) and request.method != "HEAD":
+            # Its pieces are shared by all who ask for the same: they are not this connection's memory.
+            if not await self._write_pieces(chain((data,), response.pieces.chunks()), 0):
+                return
+        elif len(data) > limits.WAITING_HIGH:
+            slices = (data[start : start + limits.WAITING_HIGH] for start in range(0, len(data), limits.WAITING_HIGH))
+            if not await self._write_pieces(slices, len(data)):
+                return
+        else:
+            self._transport.write(data)
         self._busy = False
         if not keep_alive:
             self._close()
         elif self._writable:
             self._next()
 
-    async def _write_pieces(self, response: LongResponse) -> bool:
-        """Write a long answer as fast as the client takes it; False where the connection ended. The clock cuts off a client that takes nothing."""
-        for piece in response.pieces.chunks():
-            while not self._writable and self._transport is not None:
-                self._drained = self._loop.create_future()
-                await self._drained
-            if self._transport is None:
-                return False
-            self._transport.write(piece)
-        return True
+    async def _write_pieces(self, pieces: Iterable[bytes], size: int) -> bool:
+        """Write a long answer as fast as the client takes it; False where the connection ended. The clock cuts off a client that takes nothing.
+
+        In pieces, because TLS takes a whole answer at once and does not tell how much of it waits. `size` counts as waiting meanwhile.
+        """
+        self._unsent = size
+        self._note_waiting()
+        try:
+            for piece in pieces:
+                while not self._writable and self._transport is not None:
+                    self._drained = self._loop.create_future()
+                    await self._drained
+                if self._transport is None:
+                    return False
+                self._unsent = max(0, self._unsent - len(piece))
+                self._transport.write(piece)
+            return True
+        finally:
+            self._unsent = 0
+            self._note_waiting()
 
     def _wake(self) -> None:
         if self._drained is not None and not self._drained.done():
@@ -427,7 +448,7 @@ class Connection(asyncio.Protocol):
     @property
     def waiting(self) -> int:
         """Bytes that wait for the client."""
-        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+        return self._unsent + self._transport.get_write_buffer_size() if self._transport is not None else 0
 
     @property
     def is_socket(self) -> bool:
@@ -440,8 +461,7 @@ class Connection(asyncio.Protocol):
         if transport is None or self._successor is not None:
             return
         if not self._writable:
-            size = transport.get_write_buffer_size()
-            if size <= self._waiting - _PROGRESS:
+            if self.waiting <= self._waiting - _PROGRESS:
                 self._note_waiting()
                 self._deadline = now + limits.WRITE_TIMEOUT
             elif now >= self._deadline:
@@ -483,7 +503,7 @@ class Connection(asyncio.Protocol):
 
     def _note_waiting(self) -> None:
         """Keep the server's sum of what waits."""
-        size = 0 if self._writable else self.waiting
+        size = self.waiting if self._unsent or not self._writable else 0
         grown = size - self._waiting
         self._server.waiting += grown
         self._waiting = size

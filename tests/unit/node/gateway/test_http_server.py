@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import logging
 import socket
+import ssl
 import struct
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -19,6 +22,7 @@ from node.gateway.http.connection import Connection
 from node.gateway.http.messages import Request, Response, json_response
 from node.gateway.http.server import HttpServer
 from node.gateway.limits import Limits
+from node.pki import issue, make_authority, trusting_context
 from tests.unit.node.gateway.harness import HOST, STOP_TIMEOUT, Exchange, until
 
 HOST_LINE = b"Host: x\r\n"
@@ -488,6 +492,68 @@ async def test_connections_leave_nothing_behind() -> None:
         assert served.server._places.taken == 0
         assert served.server.waiting == 0
         assert not served.server._tasks
+
+
+class TestTls:
+    """The same server behind TLS: a connection is never half closed there, and its end needs a moment of its own."""
+
+    @pytest.fixture
+    def contexts(self, tmp_path: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+        now = datetime.datetime.now(datetime.UTC)
+        authority = make_authority("c1", now)
+        pair = issue(authority, "n1", [], now)
+        (tmp_path / "node.pem").write_bytes(pair.certificate)
+        (tmp_path / "node.key").write_bytes(pair.key)
+        server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        server.load_cert_chain(tmp_path / "node.pem", tmp_path / "node.key")
+        return server, trusting_context(authority.certificate.decode())
+
+    async def test_requests_refusals_and_unread_answers(
+        self, contexts: tuple[ssl.SSLContext, ssl.SSLContext], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        monkeypatch.setattr(limits, "WRITE_TIMEOUT", 0.2)
+        monkeypatch.setattr(limits, "TICK", 0.01)
+        own, theirs = contexts
+        served = Served()
+        await served.server.start(HOST, 0, own)
+        try:
+
+            async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+                reader, writer = await asyncio.open_connection(HOST, served.server.port, ssl=theirs)
+                served.writers.append(writer)
+                return reader, writer
+
+            reader, writer = await connect()
+            writer.write(GET + GET + b"GET /last HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert (await reader.read()).count(b"HTTP/1.1 200") == 3
+            assert served.requests[0].origin.direct
+            reader, writer = await connect()
+            writer.write(GET + b"\x00")
+            answer = await reader.read()
+            assert answer.index(b"HTTP/1.1 200") < answer.index(b"HTTP/1.1 400")
+            served.answer = lambda _request: Response(200, b"x" * 20_000_000)
+            reader, writer = await connect()
+            writer.write(GET)
+            await until(lambda: served.refused["unread"] == 1)
+            await until(lambda: not served.server._connections)
+            assert served.server.waiting == 0
+        finally:
+            await served.close()
+        assert caplog.records == []
+
+    async def test_plain_bytes_end_the_handshake(
+        self, contexts: tuple[ssl.SSLContext, ssl.SSLContext], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        served = Served()
+        await served.server.start(HOST, 0, contexts[0])
+        try:
+            assert b"HTTP" not in await served.talk(GET)
+            assert served.requests == []
+        finally:
+            await served.close()
+        assert caplog.records == []
 
 
 FRAGMENTS = st.lists(
