@@ -43,7 +43,7 @@ def closure(wanted: list[str]) -> set[str]:
 def lock() -> str:
     """The text of the file."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    needed = closure([*project["project"]["dependencies"], "setuptools"])
+    needed = closure([*project["project"]["dependencies"], *project["build-system"]["requires"]])
     text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     blocks = re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE)
     kept = [block for block in blocks if (name := re.match(r"[A-Za-z0-9._-]+", block)) and canonicalize_name(name[0]) in needed]

@@ -16,7 +16,11 @@ from node.config.settings import NodeAddress, NodeConfig
 from node.credentials import Credentials
 from node.errors import DirectoryError
 from node.native.client import ClusterClient
+from node.system import files
 from snapshots.abi import ABI
+
+REMOVED = "removed-nodes"
+"""File in a cluster's directory with the ids of nodes that were removed from there, one a line."""
 
 
 class KeyFile(msgspec.Struct, frozen=True):
@@ -85,9 +89,21 @@ class ClusterDirectory:
             config = load(path)
             self.config_paths[config.node_id] = path
             self.configs[config.node_id] = config
-        self.removed = {
+        self.removed = self._noted() | {
             node_id for node_id, config in self.configs.items() if identity.stage_of(config) is identity.Stage.REMOVED
         }
+
+    def _noted(self) -> set[str]:
+        """Nodes that were removed from here, whose own directories may be gone; the other nodes' configurations go on naming them."""
+        path = self.directory / REMOVED
+        return set(path.read_text(encoding="utf-8").split()) if path.exists() else set()
+
+    def note_removed(self, node_id: str) -> None:
+        """Remember that a node was removed from the cluster: an id is used once."""
+        noted = self._noted()
+        if node_id not in noted:
+            files.replace(self.directory / REMOVED, "".join(f"{each}\n" for each in sorted(noted | {node_id})).encode())
+            self.removed.add(node_id)
 
     @property
     def node_ids(self) -> list[str]:

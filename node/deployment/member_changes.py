@@ -251,6 +251,7 @@ class MemberChanges:
 
     async def _end(self, node_id: str) -> None:
         """Wait for a removed node's processes here, and see to it that none is started again."""
+        self._local.layout.note_removed(node_id)
         config = self._local.layout.configs.get(node_id)
         if config is None:
             self._say(f"{node_id} is not on this machine: if it runs it stops by itself")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import click
@@ -10,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from node.cli.target import Target, cluster_option, earlier_place, place_option
+from node.cluster_directory import ClusterDirectory
 from node.deployment.setup import initialise
 from node.errors import DirectoryError
 
@@ -110,3 +112,11 @@ def test_the_default_of_version_0_2_0_is_still_found(tmp_path: Path, monkeypatch
     result = ask(where)
     assert json.loads(result.stdout)[0] == {"n1": "127.0.0.1:8011"}
     assert "--cluster cluster" in result.stderr
+
+
+def test_a_removed_node_is_not_looked_for_when_its_directory_is_gone(exchange: Path) -> None:
+    """With all nodes down, `cluster status` listed nodes that had been removed long ago."""
+    ClusterDirectory(exchange).note_removed("n3")
+    shutil.rmtree(exchange / "n3")
+    layout = ClusterDirectory(exchange)
+    assert list(layout.addresses) == layout.node_ids == ["n1", "n2"]
