@@ -37,7 +37,7 @@ class BookSide:
     """All resting orders that buy, or all that sell.
 
     Change:   `add`, `remove`, `reduce`, `fill`, `release`
-    Look:     `best`, `limit_key`, `crosses`, `in_order`, `page`, `resting`
+    Look:     `best`, `limit_key`, `crosses`, `in_order`, `page`, `count_at`, `resting`
 
     Levels lie in lists of up to `CHUNK` that are sorted from the worst to the best, as the lists themselves are: the best level, where most come and
     go, is the last of the last list, so hardly anything has to move.
@@ -200,6 +200,15 @@ class BookSide:
             if len(found) >= limit:
                 break
         return found
+
+    def count_at(self, price: int) -> int:
+        """How many orders rest at a price. O(log L)."""
+        if not self.chunks:
+            return 0
+        key = price * self.direction
+        chunk = self.chunks[self._chunk_of(key)]
+        place = self._place_in(chunk, key)
+        return chunk[place].count if place < len(chunk) and chunk[place].key == key else 0
 
     def _from(self, key: int) -> Iterator[PriceLevel]:
         """The levels with this key or a larger one, best first."""

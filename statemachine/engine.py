@@ -279,6 +279,15 @@ class Engine:
         orders = product.side(side).page(*after, limit, self._state.orders.get(after[2]))
         return [(order.price, order.remaining, order.order_id, order.opened_sequence) for order in orders]
 
+    def book_page_skips(self, product_id: str, side: Side, after: tuple[int, int, int]) -> int:
+        """How many orders `book_page` passes over before its first one, at most: those of the level, where the order named has left. O(log L)."""
+        product = self._state.products.get(product_id)
+        price, _, order_id = after
+        order = self._state.orders.get(order_id)
+        if product is None or not price or (order is not None and order.level is not None and order.price == price):
+            return 0
+        return product.side(side).count_at(price)
+
 
 def _apply(state: State, time: int, former: int, entry: EntryReader) -> AppliedBatch:
     """See `Engine.apply`."""

@@ -173,8 +173,11 @@ def rows_of(engine: Engine, query: AnyQuery) -> int:
     match query:
         case OrdersQuery():
             return engine.orders_kept(query.account_id)
-        case TradesQuery() | BookPageQuery():
+        case TradesQuery():
             return min(max(query.limit, 0), TRADES_MAX)
+        case BookPageQuery():
+            after = query.after_price, query.after_opened, query.after_order_id
+            return PAGE_MAX + engine.book_page_skips(query.product_id, query.side, after)
         case MarketQuery():
             return TRADES_MAX
         case ApiKeysQuery():

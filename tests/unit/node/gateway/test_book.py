@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from node.engine.views import PAGE_MAX
+from node.engine.views import PAGE_MAX, rows_of
 from node.gateway import book as books
 from node.gateway import rendering
 from node.gateway.book import Book, BookLoader
@@ -161,6 +161,13 @@ async def test_a_page_is_bounded() -> None:
         )
     page = await backend.query(BookPageQuery("BTC-USD", Side.BUY, limit=10**6))
     assert len(page.orders) == PAGE_MAX
+    last = page.orders[-1]
+    behind = BookPageQuery("BTC-USD", Side.BUY, last.price, last.opened_sequence, last.order_id)
+    assert rows_of(backend.engine, behind) == PAGE_MAX
+    following = await backend.query(behind)
+    backend.apply(CancelOrder("a", "x", last.order_id))
+    assert (await backend.query(behind)).orders == following.orders, "the order named may have left"
+    assert rows_of(backend.engine, behind) == PAGE_MAX + 399, "then those before it are passed over, and paid for"
 
 
 async def test_a_text_is_made_anew_only_where_something_changed(monkeypatch: pytest.MonkeyPatch) -> None:
