@@ -64,8 +64,22 @@ class Unit(Enum):
 
 UNITS: Mapping[str, Unit] = {
     **dict.fromkeys(("deposited", "withdrawn", "fees", "available", "amount"), Unit.OWN),
-    **dict.fromkeys(("tick", "price", "stop_price", "last_price", "funds", "executed_value", "fill_fees"), Unit.QUOTE),
-    **dict.fromkeys(("lot", "min_size", "max_size", "size", "remaining", "filled_size"), Unit.BASE),
+    **dict.fromkeys(
+        (
+            "tick",
+            "price",
+            "stop_price",
+            "last_price",
+            "trigger_low",
+            "trigger_high",
+            "opening_price",
+            "funds",
+            "executed_value",
+            "fill_fees",
+        ),
+        Unit.QUOTE,
+    ),
+    **dict.fromkeys(("lot", "min_size", "max_size", "size", "remaining", "filled_size", "opening_size"), Unit.BASE),
     "hold": Unit.HOLD,
     **dict.fromkeys(("time", "opened_at", "created_at", "done_at", "expires_at"), Unit.TIME),
     "permissions": Unit.PERMISSIONS,
@@ -75,7 +89,7 @@ UNITS: Mapping[str, Unit] = {
 PLAIN_NUMBERS = frozenset(
     {
         "scale", "sequence", "product_sequence", "opened_sequence", "order_id", "last_order_id", "last_trade_id", "maker_fee_ppm",
-        "taker_fee_ppm", "sealed_by",
+        "taker_fee_ppm", "sealed_by", "version", "queued", "last_queued", "turn", "fee_credit",
     }
 )  # fmt: skip
 """Fields that are just numbers. A test wants each whole number of the tables here or in `UNITS`, so that none is forgotten."""

@@ -15,9 +15,10 @@ cdef int _DONE
 cdef int _GTC
 cdef int _GTT
 cdef int _FOK
+cdef int _MEETING
 cdef wide _AMOUNT_MAX
 
-@cython.locals(product=Product)
+@cython.locals(product=Product, waits=bint)
 cpdef object place_order(State state, Account account, Placing command)
 cdef object _status(Product product, Placing command)
 cdef object _limit_shape(Placing command)
@@ -29,7 +30,7 @@ cdef object _size(Product product, wide size)
 cdef object _stop(Product product, Placing command)
 cdef object _cancel_after(State state, Placing command)
 @cython.locals(oid=str, known=Order)
-cdef object _client_oid(Account account, Placing command)
+cdef object _client_oid(Account account, Placing command, bint waits)
 cpdef bint can_rest(int order_type, int time_in_force) noexcept
 @cython.locals(cost=wide, named=wide)
 cpdef wide entry_hold(Product product, Placing command, wide available) except? -1

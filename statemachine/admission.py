@@ -37,7 +37,7 @@ from statemachine.limits import (
     TIME_MAX,
 )
 from statemachine.state import State
-from statemachine.types import OrderStatus, OrderType, Permission, ProductStatus, Reason, Side, TimeInForce
+from statemachine.types import Opening, OrderStatus, OrderType, Permission, ProductStatus, Reason, Side, TimeInForce
 
 # Plain integers: the compiled core keeps them as such, and a member of an enumeration is slow to look up in its class.
 _LIMIT: int = OrderType.LIMIT
@@ -49,6 +49,7 @@ _DONE: int = OrderStatus.DONE
 _GTC: int = TimeInForce.GTC
 _GTT: int = TimeInForce.GTT
 _FOK: int = TimeInForce.FOK
+_MEETING: int = Opening.MEETING
 _AMOUNT_MAX = AMOUNT_MAX
 
 
@@ -137,6 +138,8 @@ def _unchanged(state: State, command: PutProduct) -> Refusal | None:
     for field in ("base", "quote", "tick", "lot"):
         if getattr(known, field) != getattr(command, field):
             return Refusal(Reason.CURRENCY_CHANGED, field, f"is {getattr(known, field)} and cannot change")
+    if known.opening and command.status != known.status and not command.keep_status:
+        return Refusal(Reason.AUCTION_OPENING, "status", "the auction is opening")
     return None
 
 
@@ -249,7 +252,8 @@ def place_order(state: State, account: Account, command: Placing) -> Refusal | N
         refusal = refusal or _stop(product, command)
     if command.cancel_after or command.time_in_force == _GTT:
         refusal = refusal or _cancel_after(state, command)
-    return refusal or _client_oid(account, command) or _funds(product, account, command) or _post_only(product, command)
+    waits = product.busy or state.work >= state.work_max
+    return refusal or _client_oid(account, command, waits) or _funds(product, account, command) or _post_only(product, command)
 
 
 def _status(product: Product, command: Placing) -> Refusal | None:
@@ -361,7 +365,7 @@ def _cancel_after(state: State, command: Placing) -> Refusal | None:
     return None
 
 
-def _client_oid(account: Account, command: Placing) -> Refusal | None:
+def _client_oid(account: Account, command: Placing, waits: bool) -> Refusal | None:
     """A client_oid names at most one open order, also when the command that entered it is no longer remembered."""
     oid = command.client_oid
     if oid:
@@ -370,7 +374,9 @@ def _client_oid(account: Account, command: Placing) -> Refusal | None:
         known = account.by_client_oid.get(oid)
         if known is not None and known.status != _DONE:
             return Refusal(Reason.COMMAND_ID_REUSED, "client_oid", f"order {known.order_id} is open under it")
-    if account.open_count >= OPEN_ORDERS_PER_ACCOUNT and (command.stop or can_rest(command.order_type, command.time_in_force)):
+    if account.open_count >= OPEN_ORDERS_PER_ACCOUNT and (
+        waits or command.stop or can_rest(command.order_type, command.time_in_force)
+    ):
         return Refusal(Reason.TOO_MANY_OPEN_ORDERS, "", f"at most {OPEN_ORDERS_PER_ACCOUNT} open orders an account")
     return None
 
@@ -425,9 +431,7 @@ def cancel_order(state: State, account: Account, command: Cancelling) -> Refusal
         return Refusal(Reason.UNKNOWN_ORDER, "product_id", "no such order of this product")
     if order.status == _DONE:
         return Refusal(Reason.ORDER_ALREADY_DONE, field, "the order is done")
-    if not may_cancel(order.product):
-        return Refusal(Reason.PRODUCT_NOT_TRADING, "product_id", "the product is offline")
-    return order
+    return order if may_cancel(order.product) else _not_cancelling(order.product)
 
 
 def cancel_all(state: State, command: CancelAll) -> Refusal | None:
@@ -437,11 +441,15 @@ def cancel_all(state: State, command: CancelAll) -> Refusal | None:
     product = state.products.get(command.product_id)
     if product is None:
         return Refusal(Reason.UNKNOWN_PRODUCT, "product_id", "no such product")
-    if not may_cancel(product):
-        return Refusal(Reason.PRODUCT_NOT_TRADING, "product_id", "the product is offline")
-    return None
+    return None if may_cancel(product) else _not_cancelling(product)
 
 
 def may_cancel(product: Product) -> bool:
     """Does the product let orders leave on request?"""
-    return product.status != _OFFLINE
+    return product.status != _OFFLINE and product.opening != _MEETING
+
+
+def _not_cancelling(product: Product) -> Refusal:
+    if product.status == _OFFLINE:
+        return Refusal(Reason.PRODUCT_NOT_TRADING, "product_id", "the product is offline")
+    return Refusal(Reason.AUCTION_OPENING, "product_id", "the auction is opening")

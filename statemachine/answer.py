@@ -51,9 +51,10 @@ def placed(state: State, order: Order) -> None:
     order.write(state.outcome)
 
 
-def cancelled(state: State, orders: list[Order]) -> None:
-    """Orders left on request, in this order."""
-    _begin(state, 5, 4)
+def cancelled(state: State, orders: list[Order], pending: bool) -> None:
+    """Orders left on request, in this order; with `pending` more leave later."""
+    _begin(state, 5, 5)
     state.outcome.array(len(orders))
     for order in orders:
         order.write(state.outcome)
+    state.outcome.flag(pending)

@@ -18,11 +18,15 @@ class AppliedBatch:
     Attributes:
         encoded_outcomes: msgpack of each outcome.
         event_products: the product of each event.
+        command_ends: how many events there were before the first command, and after each; empty where nothing was applied.
     """
 
-    __slots__ = ("_ends", "_event_bytes", "_events", "_outcomes", "encoded_outcomes", "event_products")
+    __slots__ = ("_ends", "_event_bytes", "_events", "_outcomes", "command_ends", "encoded_outcomes", "event_products")
 
-    def __init__(self, encoded_outcomes: list[bytes], event_bytes: bytes, ends: list[int], products: list[str]) -> None:
+    def __init__(
+        self, encoded_outcomes: list[bytes], event_bytes: bytes, ends: list[int], products: list[str], command_ends: list[int]
+    ) -> None:
+        self.command_ends = command_ends
         self.encoded_outcomes = encoded_outcomes
         self.event_products = products
         self._event_bytes = event_bytes

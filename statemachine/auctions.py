@@ -1,7 +1,9 @@
 """Auctions: orders are collected while nothing trades, and then meet at one price.
 
 While a product's status is AUCTION, limit orders that may rest are collected: received, their money on hold, on no book. Orders that rested
-before stay on the book. When the product goes on to a status in which it trades, the auction opens:
+before stay on the book. An order that would trade with one of its own account, collected or on the book, is refused: so no quantity counts that
+could only meet its own kind, and what the auction indicates is what it trades. When the product goes on to a status in which it trades, the
+auction opens:
 
 1. One price is found for all orders together, by the rules that exchanges publish for opening and closing auctions (ASX, "Determining the match
    price"; Xetra, "Price determination in auctions"). Of all multiples of the tick it is the one
@@ -13,31 +15,35 @@ before stay on the book. When the product goes on to a status in which it trades
 
 2. What accepts that price trades at it: on each side the best price first, at a price orders from the book first, then collected ones, each
    in the order in which they came. The earlier of two orders that meet is the maker, and each pays its own rate of fees.
-3. When two orders of one account meet, the later one's self-trade prevention says what happens, as in `matching`. The price stays.
-4. What is left of the collected orders goes to the book, in the order of their ids. As a rule nothing can trade any more then; where self-trade
-   prevention took away one side only, what is left enters as an order that has just come, and trades at the makers' prices.
+3. What is left of the collected orders goes to the book, in the order of their ids.
+4. The new status is told, and then the stop orders enter that the opening triggers.
+
+Where one log entry has no room for all of it (`limits.WORK_PER_ENTRY`), the opening goes on with the next ones, before any new order of the product.
+From the moment at which the price is found until all have met that accept it, no order of the product leaves for another reason.
+
+Version 0.2.0 collected orders that cross others of their account. Where such meet, the later one's self-trade prevention says what happens, as in
+`matching`, and the price stays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from heapq import merge
-from itertools import groupby, takewhile
-from operator import attrgetter
+from bisect import bisect_left, bisect_right
+from itertools import accumulate, takewhile
 from typing import NamedTuple
 
+from statemachine import stops
 from statemachine.book import BookSide
-from statemachine.entities import Order, Product
-from statemachine.limits import AMOUNT_MAX
+from statemachine.entities import Account, Order, Product
+from statemachine.limits import AMOUNT_MAX, LEVELS_PER_UNIT, LOOKS_PER_UNIT
 from statemachine.matching import Aggressor, decrement_size, leave_side, match, trade
 from statemachine.state import State
-from statemachine.tell import order_changed, order_received
-from statemachine.types import DoneReason, OrderStatus, ProductStatus, SelfTradePrevention, Side
+from statemachine.tell import order_changed, order_received, status_changed
+from statemachine.types import DoneReason, Opening, OrderStatus, ProductStatus, SelfTradePrevention, Side
 
 TRADING = (ProductStatus.ONLINE, ProductStatus.POST_ONLY, ProductStatus.LIMIT_ONLY)
 """The statuses in which a product trades: going on to one of them opens an auction."""
 
-_key, _order_id = attrgetter("key"), attrgetter("order_id")
+_OPEN: int = OrderStatus.OPEN
 
 
 class Indication(NamedTuple):
@@ -56,85 +62,175 @@ class Indication(NamedTuple):
     best_ask_size: int
 
 
-class _Stretch(NamedTuple):
-    """Prices, from lowest to highest, at which as much would buy and as much would sell."""
+class _Sums:
+    """Of one side, book and collected orders together: how much accepts a price, for all prices down to a key. O(levels up to there)."""
 
-    lowest: int
-    highest: int
-    buys: int
-    sells: int
+    def __init__(self, product: Product, side: Side, last_key: int) -> None:
+        self._direction = product.side(side).direction
+        self._parts: list[tuple[list[int], list[int]]] = []
+        self.levels = 0
+        for place in (product.side(side), product.collected(side)):
+            levels = list(takewhile(lambda level: level.key <= last_key, place.in_order()))
+            self._parts.append(([level.key for level in levels], list(accumulate([level.total for level in levels], initial=0))))
+            self.levels += len(levels)
+
+    def at(self, price: int) -> int:
+        """How much accepts a price. O(log levels)."""
+        key = price * self._direction
+        return sum(sums[bisect_right(keys, key)] for keys, sums in self._parts)
 
 
 def collect(state: State, product: Product, order: Order) -> None:
-    """Let an accepted order wait for the auction to open. O(1), O(log L) at a price without a level."""
+    """Let an accepted order wait for the auction to open. O(log n)."""
     order_received(state, product, order)
     state.wait(order)
+    put(state, product, order)
+
+
+def put(state: State, product: Product, order: Order) -> None:
+    """An order is among the collected ones. O(log n)."""
     product.collected(order.side).add(order)
+    product.collection.add(order)
+    state.work += 1
+
+
+def crosses_own(state: State, account: Account, product: Product, side: int, price: int) -> bool:
+    """Would an order trade with one of its own account, collected or on the book? O(log n); where it would trade with the book, O(the account's
+    open orders).
+    """
+    if product.collection.crosses_own(account.account_id, side, price):
+        return True
+    others = product.opposite(side)
+    if not others.crosses(price):
+        return False
+    state.work += account.open_count // LOOKS_PER_UNIT
+    limit = price * others.direction
+    order = account.oldest
+    while order is not None:
+        if order.status == _OPEN and order.product is product and order.side != side and order.price * others.direction <= limit:
+            return True
+        order = order.newer
+    return False
 
 
 def indicate(product: Product) -> Indication:
     """What an auction would do if it opened now. O(levels that cross)."""
-    best_bid, bid_size = next(_levels(product, Side.BUY), (0, 0))
-    best_ask, ask_size = next(_levels(product, Side.SELL), (0, 0))
+    return _indicate(product)[0]
+
+
+def _indicate(product: Product) -> tuple[Indication, int]:
+    """And of how many levels that was found."""
+    best_bid, bid_size = _best(product, Side.BUY)
+    best_ask, ask_size = _best(product, Side.SELL)
     best = (best_bid, min(bid_size, AMOUNT_MAX), best_ask, min(ask_size, AMOUNT_MAX))
     if best_ask == 0 or best_bid < best_ask:
-        return Indication(0, 0, 0, *best)
-    buys = dict(takewhile(lambda level: level[0] >= best_ask, _levels(product, Side.BUY)))
-    sells = dict(takewhile(lambda level: level[0] <= best_bid, _levels(product, Side.SELL)))
-    stretches = _stretches(buys, sells, product.tick)
-    price = _price(stretches, product.last_price)
-    there = next(stretch for stretch in stretches if stretch.lowest <= price <= stretch.highest)
-    return Indication(price, min(there.buys, there.sells), min(there.buys - there.sells, AMOUNT_MAX), *best)
+        return Indication(0, 0, 0, *best), 0
+    buys, sells = _Sums(product, Side.BUY, -best_ask), _Sums(product, Side.SELL, best_bid)
+    price = _price(buys, sells, range(best_ask, best_bid + 1, product.tick), product.last_price)
+    buying, selling = buys.at(price), sells.at(price)
+    found = Indication(price, min(buying, selling), min(buying - selling, AMOUNT_MAX), *best)
+    return found, buys.levels + sells.levels
 
 
-def open_auction(state: State, product: Product) -> tuple[int, int]:
-    """Open the auction: the price, and how much traded at it, zeros when nothing did. O(levels that cross + orders that trade or were collected)."""
-    price, traded = indicate(product).price, 0
+def _best(product: Product, side: Side) -> tuple[int, int]:
+    """The best price of a side, and the size there."""
+    levels = [place.best for place in (product.side(side), product.collected(side)) if place.best is not None]
+    if not levels:
+        return 0, 0
+    key = min(level.key for level in levels)
+    return abs(key), sum(level.total for level in levels if level.key == key)
+
+
+def _price(buys: _Sums, sells: _Sums, prices: range, last_price: int) -> int:
+    """The price by the module's rules, out of all prices that some buy and some sell accept. O(log prices * log levels).
+
+    The higher the price, the less would buy and the more would sell. So most trades at the last price at which at least as much would buy as
+    sell, or at the first at which less would; and at the prices beside these at which the same orders would trade.
+    """
+
+    def orders(price: int) -> tuple[int, int]:
+        """Rises with the price: minus what would buy, and what would sell."""
+        return -buys.at(price), sells.at(price)
+
+    def judged(place: int) -> tuple[int, int]:
+        """The less, the better: minus what trades, and the surplus."""
+        bought, sold = orders(prices[place])
+        return -min(-bought, sold), abs(bought + sold)
+
+    rising = bisect_right(prices, 0, key=lambda price: sum(orders(price)))
+    before, after = rising - 1, rising
+    candidates = [place for place in (before, after) if 0 <= place < len(prices)]
+    best = min(map(judged, candidates))
+    chosen = [place for place in candidates if judged(place) == best]
+    surplus = -sum(orders(prices[chosen[0]]))
+    if chosen == [before] and surplus > 0:
+        return prices[before]
+    if chosen == [after]:
+        return prices[after]
+    lowest = prices[bisect_left(prices, orders(prices[chosen[0]]), key=orders)]
+    highest = prices[bisect_right(prices, orders(prices[chosen[-1]]), key=orders) - 1]
+    return min(max(last_price, lowest), highest)
+
+
+def begin(state: State, product: Product) -> None:
+    """The auction opens: `go_on` does it."""
+    product.opening, product.opening_price, product.opening_size = Opening.PRICE, 0, 0
+    state.set_busy(product)
+
+
+def go_on(state: State, product: Product, limit: int) -> bool:
+    """Go on with an opening until it is through, or the entry has done `limit` units of work. True when it is through."""
+    if product.opening == Opening.PRICE:
+        if state.work >= limit:
+            return False
+        found, levels = _indicate(product)
+        state.work += levels // LEVELS_PER_UNIT
+        product.opening, product.opening_price = Opening.MEETING, found.price
+    if product.opening == Opening.MEETING:
+        if not _let_meet(state, product, limit):
+            return False
+        product.opening = Opening.ENTERING
+    while product.collection.orders:
+        if state.work >= limit:
+            return False
+        order = next(iter(product.collection.orders.values()))
+        state.lowest = state.highest = 0
+        state.touch(order)
+        product.collected(order.side).remove(order)
+        product.collection.remove(order)
+        order.status = _OPEN
+        match(state, product, order)
+        if product.stops.count:
+            stops.note(state, product)
+    product.opening = Opening.NONE
+    tell_status(state, product)
+    if product.trigger_low:
+        stops.take(state, product)
+    return True
+
+
+def _let_meet(state: State, product: Product, limit: int) -> bool:
+    """Orders meet at the auction's price. True when no two are left that accept it."""
+    price = product.opening_price
     while price:
         bid, ask = _next(product, Side.BUY, price), _next(product, Side.SELL, price)
         if bid is None or ask is None:
             break
-        traded += _meet(state, product, price, bid, ask)
-    for order in sorted([*product.buys.resting(), *product.sells.resting()], key=_order_id):
-        state.touch(order)
-        product.collected(order.side).remove(order)
-        order.status = OrderStatus.OPEN
-        match(state, product, order)
-    return (price, traded) if traded else (0, 0)
+        if state.work >= limit:
+            return False
+        state.lowest = state.highest = 0
+        state.work += 2
+        product.opening_size += _meet(state, product, price, bid, ask)
+        if product.stops.count:
+            stops.note(state, product)
+    return True
 
 
-def _levels(product: Product, side: Side) -> Iterator[tuple[int, int]]:
-    """Price and size of all orders of a side that take part, best price first."""
-    sides = product.side(side), product.collected(side)
-    for _, found in groupby(merge(*(each.in_order() for each in sides), key=_key), key=_key):
-        levels = list(found)
-        yield levels[0].price, sum(level.total for level in levels)
-
-
-def _stretches(buys: dict[int, int], sells: dict[int, int], tick: int) -> list[_Stretch]:
-    """All prices from the lowest of these to the highest, in order. The sizes only change at a price that an order names, or a tick above it."""
-    prices = sorted(buys | sells)
-    buying, selling = sum(buys.values()), 0
-    found = []
-    for price, following in zip(prices, [*prices[1:], prices[-1]], strict=True):
-        selling += sells.get(price, 0)
-        found.append(_Stretch(price, price, buying, selling))
-        buying -= buys.get(price, 0)
-        if following - price > tick:
-            found.append(_Stretch(price + tick, following - tick, buying, selling))
-    return found
-
-
-def _price(stretches: list[_Stretch], last_price: int) -> int:
-    """The price by the module's rules. The best stretches lie side by side: with the price, buys only fall and sells only rise."""
-    fewest = min((-min(s.buys, s.sells), abs(s.buys - s.sells)) for s in stretches)
-    best = [s for s in stretches if (-min(s.buys, s.sells), abs(s.buys - s.sells)) == fewest]
-    lowest, highest = best[0].lowest, best[-1].highest
-    if all(s.buys > s.sells for s in best):
-        return highest
-    if all(s.buys < s.sells for s in best):
-        return lowest
-    return min(max(last_price, lowest), highest)
+def tell_status(state: State, product: Product) -> None:
+    """Tell the product's status, and what its auction traded as it opened."""
+    price, size = (product.opening_price, product.opening_size) if product.opening_size else (0, 0)
+    product.opening_price = product.opening_size = 0
+    status_changed(state, product, price, size)
 
 
 def _next(product: Product, side: Side, price: int) -> tuple[BookSide, Order] | None:

@@ -6,6 +6,7 @@ from statemachine.entities cimport Order, PriceLevel
 cdef long long _NO_LIMIT
 cdef Py_ssize_t _CHUNK
 cdef int _MARKET
+cdef int _BUY
 
 
 @cython.final
@@ -41,4 +42,4 @@ cdef class StopBook:
 
     cpdef int add(self, Order order) except -1
     cpdef int remove(self, Order order) except -1
-    cpdef list take(self, long long lowest, long long highest)
+    cpdef list take(self, long long lowest, long long highest, Py_ssize_t most)

@@ -15,7 +15,7 @@ from sortedcontainers import SortedList
 from statemachine.draining import drain
 from statemachine.entities import Order, PriceLevel
 from statemachine.limits import AMOUNT_MAX
-from statemachine.types import OrderType, StopType
+from statemachine.types import OrderType, Side, StopType
 
 NO_LIMIT = AMOUNT_MAX
 """As a key limit: every price is good. No key is larger, because no price is."""
@@ -26,11 +26,17 @@ CHUNK = 512
 _NO_LIMIT = NO_LIMIT
 _CHUNK: int = CHUNK
 _MARKET: int = OrderType.MARKET
+_BUY: int = Side.BUY
 
 
 def _place(order: Order) -> tuple[int, int]:
     """Where an order stands among those of its price. Orders that version 0.1.0 opened have no sequence; they came in the order of their ids."""
     return order.opened_sequence, order.order_id
+
+
+def _waiting(order: Order) -> tuple[int, int]:
+    """Where a stop order stands among those of its kind."""
+    return (-order.stop_price if order.stop == StopType.LOSS else order.stop_price), order.order_id
 
 
 class BookSide:
@@ -227,18 +233,61 @@ class BookSide:
             yield from level.orders()
 
 
+class Collection:
+    """The orders that an auction collected, by order id, and by account and price. O(log n) for each that comes or goes.
+
+    Order ids are given in the order in which orders are collected.
+    """
+
+    __slots__ = ("orders", "own")
+
+    def __init__(self) -> None:
+        self.orders: dict[int, Order] = {}
+        """By rising order id."""
+        self.own: dict[str, tuple[SortedList, SortedList]] = {}
+        """Of each account with collected orders the prices at which it buys, and those at which it sells."""
+
+    def add(self, order: Order) -> None:
+        """An order is collected."""
+        self.orders[order.order_id] = order
+        prices = self.own.get(order.account_id)
+        if prices is None:
+            prices = self.own[order.account_id] = (SortedList(), SortedList())
+        prices[order.side != _BUY].add(order.price)
+
+    def remove(self, order: Order) -> None:
+        """A collected order leaves, or goes to the book."""
+        del self.orders[order.order_id]
+        prices = self.own[order.account_id]
+        prices[order.side != _BUY].remove(order.price)
+        if not prices[0] and not prices[1]:
+            del self.own[order.account_id]
+
+    def crosses_own(self, account_id: str, side: int, price: int) -> bool:
+        """Would an order of this account trade with one of its own that is collected?"""
+        prices = self.own.get(account_id)
+        if prices is None:
+            return False
+        bids, asks = prices
+        return bool(asks and asks[0] <= price) if side == _BUY else bool(bids and bids[-1] >= price)
+
+    def release(self) -> None:
+        """Empty it in small steps (`draining`)."""
+        drain(self.orders, self.own)
+
+
 class StopBook:
     """The stop orders of a product that wait for a trade: stop prices and order ids. Adding and removing O(log n).
 
     Change:   `add`, `fill`, `remove`, `take`, `release`
-    Look:     `len`, `count`, `waiting`
+    Look:     `len`, `count`, `triggers`, `waiting`
     """
 
     __slots__ = ("count", "entries", "losses")
 
     def __init__(self) -> None:
         self.losses: SortedList = SortedList()
-        """Triggered by a trade at the stop price or below: the highest first."""
+        """Triggered by a trade at the stop price or below: the highest first, hence by minus the stop price."""
         self.entries: SortedList = SortedList()
         """Triggered by a trade at the stop price or above: the lowest first."""
         self.count = 0
@@ -251,30 +300,37 @@ class StopBook:
 
     def add(self, order: Order) -> None:
         """A stop order begins to wait."""
-        self._kind(order).add((order.stop_price, order.order_id))
+        self._kind(order).add(_waiting(order))
         self.count += 1
 
     def fill(self, orders: Iterable[Order]) -> None:
         """`add` each of these. O(n log n)."""
         orders = list(orders)
         for side, stop in ((self.losses, StopType.LOSS), (self.entries, StopType.ENTRY)):
-            side.update([(order.stop_price, order.order_id) for order in orders if order.stop == stop])
+            side.update([_waiting(order) for order in orders if order.stop == stop])
         self.count = len(self.losses) + len(self.entries)
 
     def remove(self, order: Order) -> None:
         """A stop order that waits does so no more."""
-        self._kind(order).remove((order.stop_price, order.order_id))
+        self._kind(order).remove(_waiting(order))
         self.count -= 1
 
-    def take(self, lowest: int, highest: int) -> list[int]:
-        """Remove those that trades between these two prices trigger; their order ids, rising. O(log n + found)."""
-        first_loss = self.losses.bisect_left((lowest, 0))
-        end_of_entries = self.entries.bisect_left((highest + 1, 0))
-        taken = [*self.losses[first_loss:], *self.entries[:end_of_entries]]
-        if taken:
-            del self.losses[first_loss:]
-            del self.entries[:end_of_entries]
-            self.count -= len(taken)
+    def triggers(self, lowest: int, highest: int) -> bool:
+        """Do trades between these two prices trigger any? O(1)."""
+        losses, entries = self.losses, self.entries
+        return bool((losses and -losses[0][0] >= lowest) or (entries and entries[0][0] <= highest))
+
+    def take(self, lowest: int, highest: int, most: int) -> list[int]:
+        """Remove `most` of those that trades between these two prices trigger, losses and entries each: those whose stop price was passed first,
+        at one price the smallest order ids. Their order ids, rising. O(log n + found).
+        """
+        taken: list[tuple[int, int]] = []
+        for side, last in ((self.losses, -lowest), (self.entries, highest)):
+            end = min(side.bisect_left((last + 1, 0)), most)
+            if end:
+                taken += side[:end]
+                del side[:end]
+        self.count -= len(taken)
         return sorted([order_id for _, order_id in taken])
 
     def release(self) -> None:
@@ -285,5 +341,5 @@ class StopBook:
     def waiting(self) -> Iterator[tuple[StopType, int, int]]:
         """All of them: kind, stop price, order id."""
         for stop, side in ((StopType.LOSS, self.losses), (StopType.ENTRY, self.entries)):
-            for stop_price, order_id in side:
-                yield stop, stop_price, order_id
+            for key, order_id in side:
+                yield stop, abs(key), order_id

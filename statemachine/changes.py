@@ -1,8 +1,8 @@
 """What changed since the last freeze, and a frozen view of it that stays as it is while the engine goes on.
 
 A snapshot holds the state after one command, and the engine must not wait while it is encoded. So `Changes.freeze` only exchanges a
-dictionary, O(changed currencies, products and keys), and the rows are encoded later, by whoever iterates over `Frozen`, which may be another
-thread. Whatever is about to change and is still to be encoded is copied first:
+dictionary, O(currencies, products, unfinished `CancelAll`s and changed keys), and the rows are encoded later, by whoever iterates over
+`Frozen`, which may be another thread. Whatever is about to change and is still to be encoded is copied first:
 
 - the engine calls `touch` and `touch_order` *before* it changes an account or an open order; at the first call after a freeze they keep
   what the frozen view still needs. One lookup in a dictionary otherwise;
@@ -193,6 +193,7 @@ class Frozen:
             Piece("counter", [rows.counter(state)], [], []),
             Piece("currency", [rows.currency(currency.row()) for currency in state.currencies.values()], [], []),
             Piece("product", [rows.product(product.row()) for product in state.products.values()], [], []),
+            Piece("mass_cancel", rows.mass_cancels(state), [], [rows.ALL_MASS_CANCELS]),
         ]
         self._api_keys = [state.api_keys[key_id] for key_id in api_keys]
         self._kept_accounts: dict[str, AccountView] = {}
@@ -236,7 +237,12 @@ class Frozen:
         new = min(account.done_count - changes.done_count, len(done))
         outcomes = account.memory.newest(account.memory.remembered - changes.remembered)
         return AccountView(
-            account.opened_at, account.balance_rows(), done[len(done) - new :], account.done_count, len(done), outcomes
+            account.opened_at,
+            account.balance_rows(),
+            done[len(done) - new :],
+            account.done_count,
+            len(done),
+            outcomes,
         )
 
     def _orders(self, account_id: str, changes: AccountChanges) -> Piece:

@@ -1,18 +1,16 @@
 # What the compiled core knows more about engine.py: the types.
 cimport cython
 
-from statemachine.entities cimport Account, Order
+from statemachine.entities cimport Account
 from statemachine.entry cimport EntryReader
 from statemachine.exact cimport wide
 from statemachine.handlers cimport cancel_order, place_order
-from statemachine.matching cimport take_out
 from statemachine.remember cimport OutcomeMemory, fingerprint_fits
 from statemachine.state cimport State
 from statemachine.writer cimport Writer
 
 cdef int _PLACE
 cdef int _CANCEL
-cdef int _EXPIRED
 cdef Py_ssize_t _MARK
 
 @cython.locals(transcript=Writer, outcomes=list, outcome=bytes, events=bytes)
@@ -22,5 +20,3 @@ cdef bytes _answer(State state, EntryReader entry)
 cdef bytes _answer_again(State state, bytes seen, bytes mark)
 cdef object _carry_out(State state, Account account, EntryReader entry)
 cdef bytes _reject(State state, object refusal)
-@cython.locals(order=Order)
-cdef int _expire(State state) except -1

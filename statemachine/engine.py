@@ -12,7 +12,7 @@ from hashlib import blake2b
 
 import msgspec
 
-from statemachine import answer, auctions, invariants, loading, persistence
+from statemachine import answer, auctions, invariants, loading, pending, persistence
 from statemachine.admission import Refusal, bad_command_id, bad_name, is_command_id, is_name
 from statemachine.applied import AppliedBatch
 from statemachine.changes import Frozen
@@ -21,8 +21,7 @@ from statemachine.entities import Account
 from statemachine.entry import EntryReader
 from statemachine.events import OrderState
 from statemachine.handlers import OPERATOR_HANDLERS, TRADER_HANDLERS, cancel_order, place_order
-from statemachine.limits import AMOUNT_MAX, OPERATOR
-from statemachine.matching import take_out
+from statemachine.limits import AMOUNT_MAX, MAKERS_PER_ORDER, OPERATOR, WORK_PER_ENTRY
 from statemachine.order_lists import Wanted, newest
 from statemachine.remember import (
     ANY_CONTENTS,
@@ -33,14 +32,13 @@ from statemachine.remember import (
 )
 from statemachine.state import State
 from statemachine.tables import ApiKeyRow, BalanceRow, CurrencyRow, ProductRow
-from statemachine.types import DoneReason, ProductStatus, Reason, Side
+from statemachine.types import ProductStatus, Reason, Side
 from statemachine.upgrade import upgrade
 
 _encode = msgspec.msgpack.Encoder().encode
 
 _PLACE = 7
 _CANCEL = 8
-_EXPIRED: int = DoneReason.EXPIRED
 _MARK: int = FINGERPRINT_SIZE
 
 MIGRATED_HASH = b"\xff" * 16
@@ -48,6 +46,9 @@ MIGRATED_HASH = b"\xff" * 16
 
 Nodes convert what they have, one a snapshot and ten log entries, another a later snapshot and none: a hash of that way would differ where the states
 do not. So the first batch of this version begins a running hash anew, over the whole state: from there on a difference between nodes shows."""
+
+NO_BOUND = 2**62
+"""Entries of versions before 0.3.0 did all their work at once."""
 
 _REUSED = Refusal(Reason.COMMAND_ID_REUSED, "command_id", "this id came before with other contents")
 _UNKNOWN_ACCOUNT = Refusal(Reason.UNKNOWN_ACCOUNT, "account_id", "no such account")
@@ -60,9 +61,9 @@ class Engine:
 
     Change:    `apply`
     Whole:     `check`, `tables`, `freeze`, `restore`, `release`, `full_hash`, `state_hash`, `sequence`, `time`
-    Reads:     `next_expiry`, `remembers`, `currencies`, `currency`, `products`, `product`, `product_sequence`, `account_exists`,
-               `balances`, `api_key`, `api_keys`, `order`, `order_by_client_oid`, `orders`, `levels`, `book_orders`, `book_page`,
-               `auction`
+    Reads:     `next_expiry`, `has_pending_work`, `remembers`, `currencies`, `currency`, `products`, `product`, `product_sequence`,
+               `account_exists`, `balances`, `api_key`, `api_keys`, `order`, `order_by_client_oid`, `orders`, `levels`, `book_orders`,
+               `book_page`, `auction`
 
     Reads return rows and copies; changing them changes nothing here. Not safe for use by several threads.
     """
@@ -86,11 +87,12 @@ class Engine:
         return self._state.hash
 
     def apply(self, batch: Batch) -> AppliedBatch:
-        """Apply the commands of a log entry, in order: one outcome each, and all their events. Before the first, orders whose time is over leave.
-        A batch that neither has commands nor moves the time on changes nothing, so sequence and time together name a state.
+        """Apply the commands of a log entry, in order: one outcome each, and all their events. Before the first, orders whose time is over leave,
+        and work goes on that earlier entries left unfinished (`pending`). A batch that neither has commands nor moves the time on changes
+        nothing, so sequence and time together name a state.
 
         O(1) for a command, plus O(log L) for each of the L price levels that comes or goes and O(1) for each fill or cancel; O(log n) for
-        each stop or good-till-time order that comes or goes.
+        each stop or good-till-time order that comes or goes. At most `limits.WORK_PER_ENTRY` + `limits.MAKERS_PER_ORDER` of these in all.
         """
         former = (batch.former or 2) if batch.migrated else 0
         return _apply(self._state, batch.time, former, EntryReader(batch))
@@ -158,10 +160,15 @@ class Engine:
     def next_expiry(self) -> int:
         """When the next good-till-time order leaves, in nanoseconds since the epoch: with the first batch of that time or later.
 
-        0: none waits for that. O(log n).
+        0: none waits for that. O(products).
         """
-        expiring = self._state.expiring
-        return expiring.peekitem(0)[0][0] if expiring else 0
+        products = self._state.products.values()
+        return min((product.expiring.peekitem(0)[0][0] for product in products if product.expiring), default=0)
+
+    @property
+    def has_pending_work(self) -> bool:
+        """Is work unfinished that the next log entry goes on with, also one without commands, if it moves the time on? O(1)."""
+        return bool(self._state.busy or self._state.cancelling_all)
 
     def remembers(self, account_id: str, command_id: str) -> bool:
         """Was this command carried out, as far as it is remembered?"""
@@ -294,14 +301,17 @@ def _apply(state: State, time: int, former: int, entry: EntryReader) -> AppliedB
     if time > state.time:
         state.time = time
     elif entry.count == 0:
-        return AppliedBatch([], b"", [], [])
+        return AppliedBatch([], b"", [], [], [])
     state.former = former
     state.events.clear()
     if state.hash == MIGRATED_HASH and not former:
         upgrade(state)
         state.hash = blake2b(persistence.full_hash(state), digest_size=16).digest()
-    if state.expiring:
-        _expire(state)
+    state.work = 0
+    state.work_max, state.makers_max = (NO_BOUND, NO_BOUND) if former else (WORK_PER_ENTRY, MAKERS_PER_ORDER)
+    if state.busy or state.cancelling_all or 0 < state.next_expiry <= state.time:
+        pending.go_on(state)
+    command_ends = [len(state.event_ends)]
     transcript = state.transcript
     transcript.clear()
     transcript.number(state.time)
@@ -313,13 +323,14 @@ def _apply(state: State, time: int, former: int, entry: EntryReader) -> AppliedB
         outcomes.append(outcome)
         transcript.raw(entry.encoded)
         transcript.raw(outcome)
+        command_ends.append(len(state.event_ends))
     events = state.events.since(0)
     transcript.array(len(state.event_ends))
     transcript.raw(events)
     digest = blake2b(state.hash, digest_size=16)
     digest.update(transcript.since(0))
     state.hash = MIGRATED_HASH if former else digest.digest()
-    applied = AppliedBatch(outcomes, events, state.event_ends, state.event_products)
+    applied = AppliedBatch(outcomes, events, state.event_ends, state.event_products, command_ends)
     state.event_ends, state.event_products = [], []
     return applied
 
@@ -387,13 +398,3 @@ def _reject(state: State, refusal: Refusal) -> bytes:
     state.outcome.clear()
     answer.rejected(state, refusal)
     return state.outcome.since(0)
-
-
-def _expire(state: State) -> None:
-    """Orders whose time is over leave, wherever they are and whatever their product's status, the earliest first. O(log n) for each."""
-    while state.expiring:
-        (expires_at, _), order = state.expiring.peekitem(0)
-        if expires_at > state.time:
-            break
-        state.touch(order)
-        take_out(state, order, _EXPIRED)

@@ -70,6 +70,16 @@ cdef class Product:
     cdef public int taker_fee_ppm
     cdef public signed char status
     cdef public long long version
+    cdef readonly object collection
+    cdef readonly object expiring
+    cdef readonly object triggered
+    cdef readonly object arrivals
+    cdef public long long trigger_low
+    cdef public long long trigger_high
+    cdef public signed char opening
+    cdef public long long opening_price
+    cdef public long long opening_size
+    cdef public bint busy
 
     cpdef object side(self, int side)
     cpdef object opposite(self, int side)
@@ -94,6 +104,7 @@ cdef class Account:
     cdef readonly dict by_client_oid
     cdef readonly OutcomeMemory memory
     cdef public object changes
+    cdef readonly dict cancelling
     cdef public unsigned int touched
 
     @cython.locals(balance=Balance)
@@ -159,6 +170,8 @@ cdef class Order:
     cdef public long long stop_price
     cdef public long long expires_at
     cdef public long long opened_sequence
+    cdef public long long queued
+    cdef public int fee_credit
     cdef public int maker_fee_ppm
     cdef public int taker_fee_ppm
     cdef public unsigned int touched

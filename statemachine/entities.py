@@ -10,9 +10,11 @@ circles.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
+
+from sortedcontainers import SortedDict
 
 from statemachine.commands import CancelOrder, PlaceOrder
 from statemachine.events import OrderState
@@ -21,6 +23,7 @@ from statemachine.remember import OutcomeMemory
 from statemachine.tables import BalanceRow, CurrencyRow, ProductRow
 from statemachine.types import (
     DoneReason,
+    Opening,
     OrderStatus,
     OrderType,
     ProductStatus,
@@ -32,7 +35,7 @@ from statemachine.types import (
 from statemachine.writer import Writer
 
 if TYPE_CHECKING:
-    from statemachine.book import BookSide, StopBook
+    from statemachine.book import BookSide, Collection, StopBook
     from statemachine.changes import AccountChanges
 
 _FIELDS = len(OrderState.__struct_fields__)
@@ -135,23 +138,33 @@ class PriceLevel:
 
 
 class Product:
-    """A product, its counters, its book, the orders that an auction collected, and its waiting stop orders.
+    """A product, its counters, its book, the orders that an auction collected, its waiting stop orders, and its unfinished work.
 
-    `unit` is one whole base coin in base units: what prices are per. `bids` and `asks` are its book, `buys` and `sells` what an auction collected.
+    `unit` is one whole base coin in base units: what prices are per. `bids` and `asks` are its book, `buys` and `sells` what an auction collected,
+    which `collection` finds by order id and account. `expiring` has its open orders whose time is limited, by (expires_at, order_id). `triggered`
+    has stop orders that trades triggered, `arrivals` new orders that are accepted, each in the order in which they enter; `busy` says that any of
+    it, an order whose time is over, or an auction's opening is to be gone on with (`pending`).
     """
 
     __slots__ = (
+        "arrivals",
         "asks",
         "base",
         "bids",
+        "busy",
         "buys",
+        "collection",
         "currency",
+        "expiring",
         "last_price",
         "last_trade_id",
         "lot",
         "maker_fee_ppm",
         "max_size",
         "min_size",
+        "opening",
+        "opening_price",
+        "opening_size",
         "product_id",
         "quote",
         "sells",
@@ -160,11 +173,22 @@ class Product:
         "stops",
         "taker_fee_ppm",
         "tick",
+        "trigger_high",
+        "trigger_low",
+        "triggered",
         "unit",
         "version",
     )
 
-    def __init__(self, row: ProductRow, currency: Currency, unit: int, sides: tuple[BookSide, ...], stops: StopBook) -> None:
+    def __init__(
+        self,
+        row: ProductRow,
+        currency: Currency,
+        unit: int,
+        sides: tuple[BookSide, ...],
+        stops: StopBook,
+        collection: Collection,
+    ) -> None:
         self.product_id = row.product_id
         self.base = row.base
         self.quote = row.quote
@@ -183,6 +207,16 @@ class Product:
         self.taker_fee_ppm = row.taker_fee_ppm
         self.status: int = row.status
         self.version = row.version
+        self.collection = collection
+        self.expiring: SortedDict = SortedDict()
+        self.triggered: OrderedDict[int, Order] = OrderedDict()
+        self.arrivals: OrderedDict[int, Order] = OrderedDict()
+        self.trigger_low = row.trigger_low
+        self.trigger_high = row.trigger_high
+        self.opening: int = row.opening
+        self.opening_price = row.opening_price
+        self.opening_size = row.opening_size
+        self.busy = False
 
     def notional(self, price: int, size: int) -> int:
         """What `size` costs at `price`, without fees. Exact: tick * lot is a whole multiple of `unit`."""
@@ -228,6 +262,11 @@ class Product:
             self.last_trade_id,
             self.last_price,
             self.version,
+            self.trigger_low,
+            self.trigger_high,
+            Opening(self.opening),
+            self.opening_price,
+            self.opening_size,
         )
 
 
@@ -242,12 +281,14 @@ class Account:
         done_count: orders ever done; the last of `done` has the number `done_count`.
         by_client_oid: the latest known order of each `client_oid`. At most one open order has it, so an open one is the latest.
         changes: what a snapshot must know of it; see `changes`.
+        cancelling: what its `CancelAll`s that are not through still cancel: by product ("": all), up to which order id.
     """
 
     __slots__ = (
         "account_id",
         "balances",
         "by_client_oid",
+        "cancelling",
         "changes",
         "done",
         "done_count",
@@ -271,6 +312,7 @@ class Account:
         self.by_client_oid: dict[str, Order] = {}
         self.memory = OutcomeMemory()
         self.changes: AccountChanges | None = None
+        self.cancelling: dict[str, int] = {}
         self.touched = 0
 
     def available(self, currency: str) -> int:
@@ -416,6 +458,7 @@ class Order:
         "done_reason",
         "executed_value",
         "expires_at",
+        "fee_credit",
         "fill_fees",
         "filled_size",
         "funds",
@@ -431,6 +474,7 @@ class Order:
         "post_only",
         "price",
         "product",
+        "queued",
         "remaining",
         "side",
         "size",
@@ -471,6 +515,8 @@ class Order:
         self.stop_price = 0
         self.expires_at = 0
         self.opened_sequence = 0
+        self.queued = 0
+        self.fee_credit = 0
         self.level: PriceLevel | None = None
         self.ahead: Order | None = None
         self.behind: Order | None = None
@@ -523,6 +569,8 @@ class Order:
         writer.number(self.stop_price)
         writer.number(self.expires_at)
         writer.number(self.opened_sequence)
+        writer.number(self.queued)
+        writer.number(self.fee_credit)
 
     def row(self) -> OrderState:
         """As it is shown and stored: a copy."""
@@ -554,6 +602,8 @@ class Order:
             self.stop_price,
             self.expires_at,
             self.opened_sequence,
+            self.queued,
+            self.fee_credit,
         )
 
 
@@ -584,4 +634,6 @@ def order_of_row(row: OrderState, account: Account, product: Product) -> Order:
     order.stop_price = row.stop_price
     order.expires_at = row.expires_at
     order.opened_sequence = row.opened_sequence
+    order.queued = row.queued
+    order.fee_credit = row.fee_credit
     return order

@@ -32,7 +32,9 @@ class OrderState(msgspec.Struct, array_like=True, gc=False):
     `filled_size`, `executed_value` (sum of notionals, at most `limits.EXECUTED_MAX`) and `fill_fees` grow with each fill; `hold` is what the order
     holds now, of the quote currency for a buy and of the base currency for a sell. Fee rates are those at entry. `expires_at` is when a
     good-till-time order leaves. `opened_sequence` is the product sequence of its `OrderOpened`: at one price, the smaller trades first. 0: it was
-    never on the book, or went there under version 0.1.0, before all that have one.
+    never on the book, or went there under version 0.1.0, before all that have one. `queued` is its place among the orders that are accepted and
+    enter with a later log entry, 0 when it is none of them. `fee_credit` is what it has paid in fees above the exact rate, in millionths of a
+    unit of the quote currency: fees are rounded up once for the whole order, not for each fill.
     """
 
     order_id: int
@@ -62,6 +64,8 @@ class OrderState(msgspec.Struct, array_like=True, gc=False):
     stop_price: int = 0
     expires_at: int = 0
     opened_sequence: int = 0
+    queued: int = 0
+    fee_credit: int = 0
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -105,9 +109,13 @@ class Placed(Outcome, frozen=True, tag=4):
 
 
 class Cancelled(Outcome, frozen=True, tag=5):
-    """Orders left on request; their states after it, in the order of leaving."""
+    """Orders left on request; their states after it, in the order of leaving.
+
+    With `pending` there are more than one log entry cancels: the others of that moment leave with the next entries, and until then can trade.
+    """
 
     orders: list[OrderState]
+    pending: bool = False
 
 
 AnyOutcome = Rejected | Done | Transferred | Placed | Cancelled

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from statemachine import admission, answer, auctions, stops, tell
+from statemachine import admission, answer, auctions, pending, stops
 from statemachine.admission import Refusal
 from statemachine.admission import cancel_order as admit_cancel
 from statemachine.admission import place_order as admit_place
@@ -30,7 +30,7 @@ from statemachine.entities import Account, Cancelling, Currency, Placing, Produc
 from statemachine.matching import accept, enter, take_out
 from statemachine.state import State
 from statemachine.tables import ApiKeyRow, ProductRow
-from statemachine.types import DoneReason, ProductStatus
+from statemachine.types import DoneReason, ProductStatus, Reason
 
 _AUCTION: int = ProductStatus.AUCTION
 _CANCELLED: int = DoneReason.CANCELLED
@@ -97,14 +97,18 @@ def _version_after(state: State, version: int) -> int:
 
 
 def _status_changed(state: State, product: Product) -> None:
-    """Open the auction if there was one, tell the status, and let the stop orders enter that the opening triggers."""
+    """Open the auction if orders were collected, tell the status, and let the stop orders enter that were triggered."""
     if state.former == 1:
         return  # 0.1.0 told nothing, and had neither auctions nor stop orders
-    state.lowest = state.highest = 0
-    price, size = auctions.open_auction(state, product) if product.status in auctions.TRADING else (0, 0)
-    tell.status_changed(state, product, price, size)
-    if product.stops.count:
-        stops.follow(state, product)
+    trades = product.status in auctions.TRADING
+    if trades and product.collection.orders:
+        auctions.begin(state, product)
+    else:
+        auctions.tell_status(state, product)
+        if trades and (product.triggered or product.trigger_low):
+            state.set_busy(product)
+    if product.busy:
+        pending.work_on(state, product, state.work_max)
 
 
 def open_account(state: State, command: OpenAccount) -> Refusal | None:
@@ -184,18 +188,27 @@ def place_order(state: State, account: Account, command: Placing) -> Refusal | N
     if refusal is not None:
         return refusal
     product = state.products[command.product_id]
+    if product.status == _AUCTION and not command.stop and _crosses_own(state, account, product, command):
+        return Refusal(Reason.OWN_ORDERS_CROSS, "price", "an order of the account would trade with it")
     order = accept(state, account, product, command)
     if order.stop:
         stops.wait(state, product, order)
+    elif product.busy or state.work >= state.work_max:
+        pending.queue(state, product, order)
     elif product.status == _AUCTION:
         auctions.collect(state, product, order)
     else:
         state.lowest = state.highest = 0
         enter(state, product, order)
-        if order.filled_size and product.stops.count:
-            stops.follow(state, product)
+        if order.filled_size and product.stops.count and stops.follow(state, product):
+            pending.work_on(state, product, state.work_max)
     placed(state, order)
     return None
+
+
+def _crosses_own(state: State, account: Account, product: Product, command: Placing) -> bool:
+    """Would an auction have the order trade with one of its own account? Version 0.2.0 did not ask."""
+    return not state.former and auctions.crosses_own(state, account, product, command.side, command.price)
 
 
 def cancel_order(state: State, account: Account, command: Cancelling) -> Refusal | None:
@@ -204,7 +217,7 @@ def cancel_order(state: State, account: Account, command: Cancelling) -> Refusal
     if isinstance(order, Refusal):
         return order
     take_out(state, order, _CANCELLED)
-    cancelled(state, [order])
+    cancelled(state, [order], False)
     return None
 
 
@@ -213,15 +226,8 @@ def cancel_all(state: State, account: Account, command: CancelAll) -> Refusal | 
     refusal = admission.cancel_all(state, command)
     if refusal is not None:
         return refusal
-    wanted = command.product_id
-    orders = [
-        order
-        for order in account.open_orders()
-        if (not wanted or order.product.product_id == wanted) and admission.may_cancel(order.product)
-    ]
-    for order in orders:
-        take_out(state, order, _CANCELLED)
-    cancelled(state, orders)
+    orders, more = pending.cancel_all(state, account, command.product_id)
+    cancelled(state, orders, more)
     return None
 
 

@@ -20,6 +20,7 @@ from statemachine.limits import (
     OPERATOR,
     SCALE_MAX,
 )
+from statemachine.pending import is_unfinished
 from statemachine.state import State
 from statemachine.types import DoneReason, OrderStatus, OrderType, Side, TimeInForce
 
@@ -56,9 +57,11 @@ def check_arrangement(state: State) -> None:
     """What is no row's: counts, indexes, queues and books are those of the rows. True after `loading` because of how it builds them."""
     _check_counts(state)
     _check_expiring(state)
+    _check_cancelling(state)
     for product in state.products.values():
         _check_book(state, product)
         _check_stops(state, product)
+        _check_unfinished(state, product)
     state.operator_memory.check(state.sequence)
     for account in state.accounts.values():
         _check_indexes(state, account)
@@ -92,7 +95,7 @@ def _check_counts(state: State) -> None:
     known = opened + state.done_count
     assert known == len(state.orders), f"{len(state.orders)} orders are indexed, {known} are known to accounts"
     resting = sum(level.count for p in state.products.values() for s in (*_sides(p), *_collecting(p)) for level in s.in_order())
-    waiting = sum(product.stops.count for product in state.products.values())
+    waiting = sum(product.stops.count + len(product.triggered) + len(product.arrivals) for product in state.products.values())
     assert resting + waiting == opened, f"{resting} orders are on books or collected, {waiting} wait, {opened} are open"
 
 
@@ -138,7 +141,10 @@ def _check_product(state: State, product: Product) -> None:
     bids, asks = _sides(product)
     if bids.best is not None and asks.best is not None:
         assert bids.best.price < asks.best.price, f"product {name}: the book is crossed"
-    if product.status in TRADING:
+    assert 0 <= product.trigger_low <= product.trigger_high <= AMOUNT_MAX, f"product {name}: prices that trigger"
+    assert 0 <= product.opening_price <= AMOUNT_MAX, f"product {name}: opening price"
+    assert product.opening_size >= 0, f"product {name}: opening size"
+    if product.status in TRADING and not product.opening:
         assert all(side.best is None for side in _collecting(product)), f"product {name}: trades, and has collected orders"
 
 
@@ -188,12 +194,51 @@ def _check_stops(state: State, product: Product) -> None:
 
 def _check_expiring(state: State) -> None:
     """Exactly the open orders whose time is limited, sorted."""
-    expected = [
-        (order.expires_at, order.order_id) for a in state.accounts.values() for order in a.open_orders() if order.expires_at
-    ]
-    assert list(state.expiring) == sorted(expected), "the index of the orders that will expire"
-    for (_, order_id), order in state.expiring.items():
-        assert state.orders[order_id] is order, f"order {order_id}: expires, and is not indexed"
+    expected: dict[str, list[tuple[int, int]]] = {name: [] for name in state.products}
+    for account in state.accounts.values():
+        for order in account.open_orders():
+            if order.expires_at:
+                expected[order.product_id].append((order.expires_at, order.order_id))
+    for name, product in state.products.items():
+        assert list(product.expiring) == sorted(expected[name]), f"product {name}: the index of the orders that will expire"
+        for (_, order_id), order in product.expiring.items():
+            assert state.orders[order_id] is order, f"order {order_id}: expires, and is not indexed"
+    first = min((found[0][0] for found in map(sorted, expected.values()) if found), default=0)
+    assert not first or 0 < state.next_expiry <= first, "an order expires before the next expiry"
+
+
+def _check_cancelling(state: State) -> None:
+    """The accounts with a `CancelAll` that is not through are known, and name orders that were placed."""
+    for name, account in state.accounts.items():
+        assert bool(account.cancelling) is (name in state.cancelling_all), f"account {name}: cancels all, or not"
+        for product_id, last_order_id in account.cancelling.items():
+            assert not product_id or product_id in state.products, f"account {name}: cancels orders of {product_id}"
+            assert 0 <= last_order_id <= state.last_order_id, f"account {name}: cancels orders up to {last_order_id}"
+
+
+def _check_unfinished(state: State, product: Product) -> None:
+    """What enters later is where its rows say; what an auction collected is indexed; what is unfinished is known to be."""
+    name = product.product_id
+    for queue, stop in ((product.triggered, True), (product.arrivals, False)):
+        places = [order.queued for order in queue.values()]
+        assert places == sorted(places), f"product {name}: orders that enter later are out of order"
+        for order_id, order in queue.items():
+            assert order.queued and bool(order.stop) is stop, f"order {order_id}: enters later, and has no place"  # noqa: PT018
+            assert order.status == _ACTIVE, f"order {order_id}: enters later, and is not active"
+            assert order.product is product, f"order {order_id}: enters another product's book"
+            assert order.listed, f"order {order_id}: not its account's"
+    collection = product.collection
+    collected = {order.order_id: order for side in _collecting(product) for order in side.resting()}
+    assert list(collection.orders) == sorted(collected), f"product {name}: collected orders out of order"
+    own: dict[str, tuple[list[int], list[int]]] = {}
+    for order in collected.values():
+        own.setdefault(order.account_id, ([], []))[order.side != _BUY].append(order.price)
+    kept = {account_id: (list(bids), list(asks)) for account_id, (bids, asks) in collection.own.items()}
+    assert kept == {account_id: (sorted(bids), sorted(asks)) for account_id, (bids, asks) in own.items()}, (
+        f"product {name}: the prices of collected orders"
+    )
+    assert bool(product.busy) is (state.busy.get(name) is product), f"product {name}: unfinished, or not"
+    assert product.busy or not is_unfinished(state, product), f"product {name}: unfinished work is forgotten"
 
 
 def _check_account(account: Account) -> None:
@@ -218,12 +263,14 @@ def _check_open(state: State) -> None:
             continue
         product = products[order.product_id]
         if order.status == _ACTIVE:
-            _check_active(order, product, time)
+            _check_active(order, product, time, state.last_queued)
         elif not (
             order.done_reason == _NOT_DONE
             and order.order_type == _LIMIT
             and (
-                order.expires_at == 0 if order.time_in_force == _GTC else order.time_in_force == _GTT and order.expires_at > time
+                order.expires_at == 0
+                if order.time_in_force == _GTC
+                else order.time_in_force == _GTT and (order.expires_at > time or product.busy)
             )
             and order.price > 0
             and order.price % product.tick == 0
@@ -232,6 +279,7 @@ def _check_open(state: State) -> None:
             and order.filled_size + order.remaining <= order.size
             and order.hold == product.hold_for(order)
             and 0 <= order.opened_sequence <= product.sequence
+            and order.queued == 0
         ):
             raise AssertionError(f"{_name(order)}: {_fault(order, product, time)}")
         currency, other = (product.quote, product.base) if order.side == _BUY else (product.base, product.quote)
@@ -255,6 +303,7 @@ def _fault(order: Order, product: Product, time: int) -> str:
         "rests, but is not good till cancelled or till a time": can_rest(order.order_type, order.time_in_force),
         "more filled and left than placed": order.filled_size + order.remaining <= order.size,
         f"came to the book with the event {order.opened_sequence}": 0 <= order.opened_sequence <= product.sequence,
+        "rests, and enters later": order.queued == 0,
     }
     return next(text for text, met in conditions.items() if not met)
 
@@ -269,23 +318,31 @@ def _limits(order: Order, product: Product, time: int) -> dict[str, bool]:
         "nothing remains, but it is open": order.remaining > 0 or not limit,
         "remaining size off the lot": order.remaining % product.lot == 0,
         f"holds {order.hold}, needs {needed}": order.hold == needed,
-        f"leaves at {order.expires_at}": order.expires_at > time if order.time_in_force == _GTT else order.expires_at == 0,
+        f"leaves at {order.expires_at}": (
+            order.expires_at > time or bool(product.busy) if order.time_in_force == _GTT else order.expires_at == 0
+        ),
     }
 
 
 def _hold(order: Order, product: Product) -> int:
-    """What an open order must hold. A market order that is open waits, and has traded nothing."""
-    return order.funds if order.order_type != _LIMIT and order.side == _BUY else product.hold_for(order)
+    """What an open order must hold. A market order that is open waits, and has traded nothing; without an amount it holds what there was."""
+    if order.order_type == _LIMIT:
+        return product.hold_for(order)
+    named = order.funds if order.side == _BUY else order.size
+    return named if named or not order.queued else max(order.hold, 1)
 
 
-def _check_active(order: Order, product: Product, time: int) -> None:
+def _check_active(order: Order, product: Product, time: int, last_queued: int) -> None:
     """An order that is accepted and not on the book is as it was placed."""
     conditions = {
         **_limits(order, product, time),
-        "waits, and has traded": order.filled_size == 0 and order.remaining == order.size,
+        "waits, and has traded": product.opening > 0 or (order.filled_size == 0 and order.remaining == order.size),
         "waits, and was on the book": order.opened_sequence == 0,
         f"stop price {order.stop_price}": order.stop_price % product.tick == 0 and (order.stop_price > 0) == (order.stop > 0),
-        "collected, and cannot rest": order.stop > 0 or (can_rest(order.order_type, order.time_in_force) and not order.post_only),
+        "collected, and cannot rest": (
+            order.stop > 0 or order.queued > 0 or (can_rest(order.order_type, order.time_in_force) and not order.post_only)
+        ),
+        f"has the place {order.queued}": 0 <= order.queued <= last_queued,
     }
     for text, met in conditions.items():
         assert met, f"{_name(order)}: {text}"

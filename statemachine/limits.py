@@ -41,8 +41,49 @@ DONE_ORDERS_PER_ACCOUNT = 1_000
 """How many of an account's latest finished orders can still be looked up in the engine."""
 
 OPEN_ORDERS_PER_ACCOUNT = 10_000
-"""Bounds what one account can make every node carry, and the answer to `CancelAll`: that many order states, each under 400 bytes,
-stay within one frame of the native protocol (4 MiB)."""
+"""Bounds what one account can make every node carry."""
+
+WORK_PER_ENTRY = 3_000
+"""Units of work after which a log entry begins nothing more. A unit is an order that enters, a resting order that it meets, or an order that
+leaves on request or because its time is over: 5 to 15 microseconds of CPU in plain Python. Orders that come after that are accepted and
+enter with later entries; what is left to do (stop orders to enter, an auction to open, orders to cancel) goes on in later entries too."""
+
+PENDING_WORK_PER_ENTRY = 1_000
+"""Of these, how many the work that earlier entries left may take before the first command of an entry. So one product's long work
+leaves most of every entry to the commands of the others."""
+
+ARRIVAL_WORK = 10
+"""Units of its product's unfinished work that a new order which has to wait moves on itself: more than an order takes on average, so that what
+waits grows shorter also while orders keep coming."""
+
+MAKERS_PER_ORDER = 1_000
+"""How many resting orders one order may meet when it enters, its own included. What is left of it then leaves
+(`DoneReason.MAKERS_MAX`), and a fill-or-kill order that would need more is not filled. An order trades whole within one log entry, so no
+later order and no cancel comes between two of its trades; this bounds what that takes. Together an entry does at most `WORK_PER_ENTRY` +
+`MAKERS_PER_ORDER` units, 4,000, about 50 milliseconds: a sixth of the shortest election timeout, so no leader loses its lead over it."""
+
+STOPS_TAKEN = 1_000
+"""How many triggered stop orders are put in the order of their ids at a time, those whose stop price was passed first."""
+
+LOOKS_PER_UNIT = 64
+"""Orders that are only looked at (by a fill-or-kill order, or by `CancelAll` for one product) count one unit for so many: a look takes 0.1
+microseconds."""
+
+LEVELS_PER_UNIT = 128
+"""Price levels of an auction that are summed up for its price count one unit for so many."""
+
+EVENTS_PER_UNIT = 4
+"""Events that a unit of work tells at most: in the opening of an auction two orders that meet tell a trade, a change and two that leave, and count
+two; a resting order that is met tells a trade and that it leaves; an order that enters tells that it was received and that it rests or leaves."""
+
+EVENTS_PER_COMMAND = 2
+"""Events that a command tells at most beside those of its work: an order that was received and waits, or one that was cancelled."""
+
+COMMANDS_PER_ENTRY = 2_000
+"""How many commands a leader seals into one entry at most (`native.batch_commands_max` and one request of 1,000, which is never split)."""
+
+EVENTS_PER_ENTRY = (WORK_PER_ENTRY + MAKERS_PER_ORDER) * EVENTS_PER_UNIT + COMMANDS_PER_ENTRY * EVENTS_PER_COMMAND
+"""Events that one log entry tells at most, all products together: a reader's ring that holds as many never loses one to a single entry."""
 
 CANCEL_AFTER_MIN = 10**9
 """Nanoseconds that a good-till-time order lives at least: a second. It leaves when the leader notices that its time is over, a moment later."""
@@ -58,4 +99,5 @@ PPM = 1_000_000
 
 assert 10**SCALE_MAX < AMOUNT_MAX
 assert EXECUTED_MAX < 2**64
-assert OPEN_ORDERS_PER_ACCOUNT * 400 < 4 * 1024 * 1024
+assert WORK_PER_ENTRY * 420 < 4 * 1024 * 1024  # the answer to `CancelAll` stays within one frame of the native protocol
+assert STOPS_TAKEN <= OPEN_ORDERS_PER_ACCOUNT

@@ -24,7 +24,7 @@ from typing import Any
 
 import msgspec
 
-from statemachine import invariants, rows
+from statemachine import invariants, pending, rows
 from statemachine.book import BookSide
 from statemachine.changes import Changes
 from statemachine.draining import drain
@@ -36,11 +36,12 @@ from statemachine.relations import KEYS
 from statemachine.remember import FINGERPRINT_SIZE, pack
 from statemachine.rows import Row
 from statemachine.state import State
-from statemachine.tables import TABLES, AccountRow, ApiKeyRow, BalanceRow, CounterRow, CurrencyRow, ProductRow
+from statemachine.tables import TABLES, AccountRow, ApiKeyRow, BalanceRow, CounterRow, CurrencyRow, MassCancelRow, ProductRow
 from statemachine.types import OrderStatus, Side
 
 _order_id, _account_id, _opened_sequence = attrgetter("order_id"), attrgetter("account_id"), attrgetter("opened_sequence")
 _command_id = attrgetter("command_id")
+_queued = attrgetter("queued")
 _ACTIVE: int = OrderStatus.ACTIVE
 _BUY: int = Side.BUY
 
@@ -151,6 +152,7 @@ def _load_counter(state: State, keys: list[bytes], found: list[CounterRow]) -> N
         raise StateError(f"table counter: expected one row, not {len(found)}")
     row = found[0]
     state.sequence, state.last_order_id, state.time, state.hash = row.sequence, row.last_order_id, row.time, row.state_hash
+    state.last_queued, state.turn = row.last_queued, row.turn
 
 
 def _load_currency(state: State, keys: list[bytes], found: list[CurrencyRow]) -> None:
@@ -195,7 +197,8 @@ def _load_order(state: State, keys: list[bytes], found: list[OrderState]) -> Non
     orders = [order_of_row(row, accounts[row.account_id], products[row.product_id]) for row in found]
     resting: dict[BookSide, list[Order]] = {}
     stops: dict[str, list[Order]] = {name: [] for name in products}
-    expiring: dict[tuple[int, int], Order] = {}
+    queued: dict[str, list[Order]] = {name: [] for name in products}
+    expiring: dict[str, dict[tuple[int, int], Order]] = {name: {} for name in products}
     for order in orders:
         account, product = order.account, order.product
         state.orders[order.order_id] = order
@@ -203,18 +206,28 @@ def _load_order(state: State, keys: list[bytes], found: list[OrderState]) -> Non
         if order.client_oid and account.by_client_oid.setdefault(order.client_oid, order) is not order:
             raise StateError(f"table order: account {account.account_id} has client_oid {order.client_oid} open twice")
         if order.expires_at:
-            expiring[order.expires_at, order.order_id] = order
-        if order.status != _ACTIVE:
+            expiring[product.product_id][order.expires_at, order.order_id] = order
+        if order.queued:
+            queued[product.product_id].append(order)
+        elif order.status != _ACTIVE:
             resting.setdefault(product.side(order.side), []).append(order)
         elif order.stop:
             stops[product.product_id].append(order)
         else:
             resting.setdefault(product.collected(order.side), []).append(order)
+            product.collection.add(order)
     for side, its_orders in resting.items():
         side.fill(sorted(its_orders, key=_opened_sequence))
     for name, product in products.items():
         product.stops.fill(stops[name])
-    state.expiring.update(expiring)
+        for order in sorted(queued[name], key=_queued):
+            (product.triggered if order.stop else product.arrivals)[order.order_id] = order
+        product.expiring.update(expiring[name])
+        if expiring[name]:
+            first = product.expiring.peekitem(0)[0][0]
+            state.next_expiry = min(state.next_expiry or first, first)
+        if pending.is_unfinished(state, product):
+            state.set_busy(product)
 
 
 def _load_done_order(state: State, keys: list[bytes], found: list[OrderState]) -> None:
@@ -254,6 +267,15 @@ def _load_outcome(state: State, _keys: list[bytes], found: list[_PackedOutcomeRo
     state.outcome_count = len(found)
 
 
+def _load_mass_cancel(state: State, keys: list[bytes], found: list[MassCancelRow]) -> None:
+    _check_field_keys("mass_cancel", keys, found)
+    for row in found:
+        account = state.cancelling_all[row.account_id] = state.accounts[row.account_id]
+        account.cancelling[row.product_id] = row.last_order_id
+        if row.product_id and row.product_id not in state.products:
+            raise StateError(f"table mass_cancel: {row.product_id} is no product")
+
+
 _LOADERS: dict[str, Callable[[State, list[bytes], list[Any]], None]] = {
     "counter": _load_counter,
     "currency": _load_currency,
@@ -264,6 +286,7 @@ _LOADERS: dict[str, Callable[[State, list[bytes], list[Any]], None]] = {
     "order": _load_order,
     "done_order": _load_done_order,
     "outcome": _load_outcome,
+    "mass_cancel": _load_mass_cancel,
 }
 
 

@@ -22,6 +22,9 @@ cdef int _CANCELLED
 cdef int _OUT_OF_BOOK
 cdef int _SATED
 cdef int _PREVENTED
+cdef int _BOUNDED
+cdef int _MAKERS_MAX
+cdef int _LOOKS_PER_UNIT
 
 
 @cython.final
@@ -50,7 +53,7 @@ cpdef int take_out(State state, Order order, int reason) except -1
 cdef int _rest(State state, Product product, Order order) except -1
 cpdef int leave(State state, Product product, Order order, int reason, bint resting) except -1
 cpdef int leave_side(State state, Product product, BookSide side, Order order, int reason) except -1
-@cython.locals(order=Order, maker=Order, level=PriceLevel, limit=cython.longlong, wanted=wide, offered=cython.longlong, size=cython.longlong)
+@cython.locals(order=Order, maker=Order, level=PriceLevel, limit=cython.longlong, bound=cython.longlong, wanted=wide, offered=cython.longlong, size=cython.longlong)
 cdef int _take(State state, Product product, BookSide maker_side, Aggressor aggressor) except -1
 @cython.locals(order=Order, left=cython.longlong)
 cdef bint _is_filled(Aggressor aggressor, int end) except -1
@@ -66,5 +69,5 @@ cdef bint _prevent(State state, Product product, BookSide maker_side, Aggressor 
 cpdef int decrement_size(State state, Product product, Order order, long long by, bint resting) except -1
 @cython.locals(order=Order, value=cython.longlong, old=cython.longlong, new=cython.longlong)
 cdef int _decrement_funds(State state, Product product, Aggressor aggressor, long long price, long long size) except -1
-@cython.locals(limit=cython.longlong, missing=cython.longlong, level=PriceLevel, maker=Order)
-cdef bint _is_fillable(BookSide maker_side, Order order) except -1
+@cython.locals(limit=cython.longlong, most=cython.longlong, missing=wide, met=cython.longlong, end=int, by_totals=bint, level=PriceLevel, maker=Order)
+cdef int _fillable(State state, BookSide maker_side, Order order) except -1

@@ -13,6 +13,8 @@ The rules, all of them:
 - A stop order has the place in time, at its price, of the moment when it enters the book, not of that when it was accepted (`stops`).
 - Fill or kill is decided before anything changes. Own resting orders are no liquidity: with `co` they are passed over, with
   `dc`, `cn` and `cb` the first one met before the order is full means that it cannot be filled.
+- An order meets at most `limits.MAKERS_PER_ORDER` resting orders, its own included; then what is left of it leaves. A fill-or-kill order that
+  would have to meet more is not filled.
 - Self-trade prevention, by the aggressor's choice, when the next maker is of the same account: `co` cancels the maker and goes on; `cn`
   cancels the aggressor; `cb` both; `dc` compares what remains of both, cancels the smaller and decrements the larger by it, or cancels
   both when equal. An aggressor by funds alone counts as the size that it could take from this maker, and its funds are decremented by what that
@@ -25,6 +27,7 @@ from statemachine.admission import can_rest, entry_hold
 from statemachine.book import BookSide
 from statemachine.entities import Account, Balance, Order, Placing, Product
 from statemachine.exact import executed, fee, most_lots, notional
+from statemachine.limits import LOOKS_PER_UNIT
 from statemachine.state import State
 from statemachine.tell import order_changed, order_done, order_matched, order_opened, order_received
 from statemachine.types import DoneReason, OrderStatus, OrderType, SelfTradePrevention, Side, TimeInForce
@@ -41,6 +44,8 @@ _CN: int = SelfTradePrevention.CN
 _CB: int = SelfTradePrevention.CB
 _FILLED: int = DoneReason.FILLED
 _CANCELLED: int = DoneReason.CANCELLED
+_MAKERS_MAX: int = DoneReason.MAKERS_MAX
+_LOOKS_PER_UNIT: int = LOOKS_PER_UNIT
 
 # Why an aggressor takes no more.
 _OUT_OF_BOOK = 1
@@ -49,6 +54,8 @@ _SATED = 2
 """The next maker offers more than it can take."""
 _PREVENTED = 3
 """Self-trade prevention cancelled it."""
+_BOUNDED = 4
+"""It met as many resting orders as one order may meet."""
 
 
 class Aggressor:
@@ -112,6 +119,7 @@ def enter(state: State, product: Product, order: Order) -> None:
 def match(state: State, product: Product, order: Order) -> None:
     """Let an order trade that is on no book; then it rests or is done."""
     maker_side = product.opposite(order.side)
+    state.work += 1
     if order.order_type == _LIMIT and not maker_side.crosses(order.price):
         _stay_or_leave(state, product, order)
     else:
@@ -121,16 +129,15 @@ def match(state: State, product: Product, order: Order) -> None:
 def _match(state: State, product: Product, maker_side: BookSide, aggressor: Aggressor) -> None:
     """Let an order trade that could."""
     order = aggressor.order
-    if order.time_in_force == _FOK and not _is_fillable(maker_side, order):
-        end = _OUT_OF_BOOK
-    else:
+    end = _fillable(state, maker_side, order) if order.time_in_force == _FOK else _SATED
+    if end == _SATED:
         end = _take(state, product, maker_side, aggressor)
     if _is_filled(aggressor, end):
         leave(state, product, order, _FILLED, False)
     elif end == _OUT_OF_BOOK:
         _stay_or_leave(state, product, order)
     else:
-        leave(state, product, order, _CANCELLED, False)
+        leave(state, product, order, _MAKERS_MAX if end == _BOUNDED else _CANCELLED, False)
 
 
 def _stay_or_leave(state: State, product: Product, order: Order) -> None:
@@ -144,8 +151,13 @@ def _stay_or_leave(state: State, product: Product, order: Order) -> None:
 def take_out(state: State, order: Order, reason: int) -> None:
     """Take an open order from where it is, on its owner's request or because its time is over. Its account and it were touched."""
     product = order.product
+    state.work += 1
     if order.status == _OPEN:
         leave_side(state, product, product.side(order.side), order, reason)
+    elif order.queued:
+        del (product.triggered if order.stop else product.arrivals)[order.order_id]
+        order.queued = 0
+        leave(state, product, order, reason, False)
     elif not order.stop:
         leave_side(state, product, product.collected(order.side), order, reason)
     else:
@@ -172,6 +184,8 @@ def leave(state: State, product: Product, order: Order, reason: int, resting: bo
 def leave_side(state: State, product: Product, side: BookSide, order: Order, reason: int) -> None:
     """An order is done that is on a side of the book, or of the orders that an auction collected."""
     side.remove(order)
+    if order.status != _OPEN:
+        product.collection.remove(order)
     leave(state, product, order, reason, order.status == _OPEN)
 
 
@@ -179,10 +193,14 @@ def _take(state: State, product: Product, maker_side: BookSide, aggressor: Aggre
     """Trade with one maker after the other while price and size allow."""
     order = aggressor.order
     limit = maker_side.limit_key(order)
+    bound = state.work + state.makers_max
     while True:
         level = maker_side.best
         if level is None or level.key > limit:
             return _OUT_OF_BOOK
+        if state.work == bound:
+            return _BOUNDED
+        state.work += 1
         maker = level.first
         assert maker is not None, "a level in a book is never empty"
         wanted = _capacity(product, aggressor, level.price) if aggressor.by_money else order.remaining
@@ -320,18 +338,33 @@ def _decrement_funds(state: State, product: Product, aggressor: Aggressor, price
     order_changed(state, product, order, old, new, True, False, False)
 
 
-def _is_fillable(maker_side: BookSide, order: Order) -> bool:
-    """Could the whole order trade at once? O(orders looked at)."""
-    limit = maker_side.limit_key(order)
-    missing = order.remaining
+def _fillable(state: State, maker_side: BookSide, order: Order) -> int:
+    """Could the whole order trade at once? SATED: it can. OUT_OF_BOOK: it cannot. BOUNDED: it would have to meet too many resting orders.
+
+    An account without open orders has none of its own in the book: whole levels are counted by their totals. O(`MAKERS_PER_ORDER`).
+    """
+    limit, most, by_totals = maker_side.limit_key(order), state.makers_max, order.account.open_count == 0
+    missing, met, end = order.remaining, 0, _OUT_OF_BOOK
     for level in maker_side.in_order():
-        if level.key > limit:
-            return False
-        for maker in level.orders():
-            if maker.account is not order.account:
+        if level.key > limit or end != _OUT_OF_BOOK:
+            break
+        if by_totals and level.total < missing:
+            missing -= level.total
+            met += level.count
+            if met > most:
+                end = _BOUNDED
+            continue
+        maker = level.first
+        while maker is not None and end == _OUT_OF_BOOK:
+            if met >= most:
+                end = _BOUNDED
+            elif maker.account is not order.account:
                 missing -= maker.remaining
+                if missing <= 0:
+                    end = _SATED
             elif order.stp != _CO:
-                return False
-            if missing <= 0:
-                return True
-    return False
+                end = _PREVENTED
+            met += 1
+            maker = maker.behind
+    state.work += met // _LOOKS_PER_UNIT
+    return _OUT_OF_BOOK if end == _PREVENTED else end

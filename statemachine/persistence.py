@@ -3,7 +3,8 @@
 Everything that the engine knows is in the tables, and nothing else is needed to go on exactly as before:
 
 - a level's time priority is the order of the product sequences with which its orders were opened;
-- an active order with a stop waits for a trade;
+- an active order with a stop waits for a trade, one without was collected by an auction; but one with a place in the queue enters later, when
+  those with smaller places have;
 - the queue of done orders is the order of their numbers, which are the second part of their key;
 - the queue of remembered commands is the order of their sequences, likewise.
 
@@ -63,5 +64,6 @@ _DUMPERS: dict[str, Callable[[State], Iterable[Row]]] = {
     "order": lambda state: (rows.order(order) for account in state.accounts.values() for order in account.open_orders()),
     "done_order": _done_orders,
     "outcome": _outcomes,
+    "mass_cancel": rows.mass_cancels,
 }
 """All rows of a table, in any order."""

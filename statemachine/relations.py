@@ -16,6 +16,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "order": ("order_id",),
     "done_order": ("account_id", "number"),
     "outcome": ("account_id", "outcome.sequence"),
+    "mass_cancel": ("account_id", "product_id"),
 }
 """What a row's key is made of: fields of the row, a field within one of its structs ("outcome.sequence"), or a number that stands in the key
 only (a done order's, in its account's queue)."""
@@ -41,5 +42,7 @@ REFERENCES: tuple[Reference, ...] = (
     Reference("done_order", "account_id", "account"),
     Reference("done_order", "product_id", "product"),
     Reference("outcome", "account_id", "account", (OPERATOR,)),
+    Reference("mass_cancel", "account_id", "account"),
+    Reference("mass_cancel", "product_id", "product", ("",)),
 )
 """Which rows need which."""

@@ -8,7 +8,7 @@ import msgspec
 
 from statemachine.entities import Order
 from statemachine.remember import fingerprint_of, packed_outcome, sequence_of
-from statemachine.tables import AccountRow, ApiKeyRow, BalanceRow, CounterRow, CurrencyRow, ProductRow
+from statemachine.tables import AccountRow, ApiKeyRow, BalanceRow, CounterRow, CurrencyRow, MassCancelRow, ProductRow
 from statemachine.writer import Writer
 
 if TYPE_CHECKING:
@@ -32,12 +32,15 @@ def counts(state: State) -> dict[str, int]:
         "order": len(state.orders) - state.done_count,
         "done_order": state.done_count,
         "outcome": state.outcome_count,
+        "mass_cancel": sum([len(account.cancelling) for account in state.cancelling_all.values()]),
     }
 
 
 def counter(state: State) -> Row:
     """The one row of the engine's counters."""
-    return encode([]), encode(CounterRow(state.sequence, state.last_order_id, state.time, state.hash))
+    return encode([]), encode(
+        CounterRow(state.sequence, state.last_order_id, state.time, state.hash, state.last_queued, state.turn)
+    )
 
 
 def currency(row: CurrencyRow) -> Row:
@@ -95,3 +98,16 @@ def outcome(account_id: str, command_id: str, packed: bytes) -> Row:
     """A remembered command, from its packed entry."""
     row = (account_id, command_id, fingerprint_of(packed), msgspec.Raw(packed_outcome(packed)))
     return numbered_key(account_id, sequence_of(packed)), encode(row)
+
+
+def mass_cancels(state: State) -> list[Row]:
+    """The `CancelAll`s that are not through."""
+    return [
+        (encode([name, product_id]), encode(MassCancelRow(name, product_id, last_order_id)))
+        for name, account in state.cancelling_all.items()
+        for product_id, last_order_id in account.cancelling.items()
+    ]
+
+
+ALL_MASS_CANCELS = (encode(["", ""])[:1], encode(["", "", ""])[:1])
+"""The range of all their keys: arrays of two."""

@@ -23,7 +23,14 @@ cdef class State:
     cdef readonly dict accounts
     cdef readonly dict api_keys
     cdef public dict orders
-    cdef readonly object expiring
+    cdef public long long last_queued
+    cdef public long long turn
+    cdef public long long next_expiry
+    cdef readonly dict busy
+    cdef readonly dict cancelling_all
+    cdef public long long work
+    cdef public long long work_max
+    cdef public long long makers_max
     cdef readonly OutcomeMemory operator_memory
     cdef public Py_ssize_t done_count
     cdef public Py_ssize_t balance_count
@@ -47,6 +54,8 @@ cdef class State:
     cpdef int set_hold(self, Order order, long long hold) except -1
     cpdef int wait(self, Order order) except -1
     cpdef int keep(self, Order order) except -1
+    cpdef long long place_in_queue(self) except -1
+    cpdef int set_busy(self, Product product) except -1
     cpdef int touch(self, Order order) except -1
     @cython.locals(account=Account)
     cpdef int finish(self, Order order, int reason) except -1

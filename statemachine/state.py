@@ -8,13 +8,11 @@ Every other module changes the state through the methods here and those of `enti
 
 from __future__ import annotations
 
-from sortedcontainers import SortedDict
-
-from statemachine.book import BookSide, StopBook
+from statemachine.book import BookSide, Collection, StopBook
 from statemachine.changes import Changes
 from statemachine.draining import drain
 from statemachine.entities import Account, Balance, Cancelling, Currency, Order, Placing, Product
-from statemachine.limits import DONE_ORDERS_PER_ACCOUNT
+from statemachine.limits import DONE_ORDERS_PER_ACCOUNT, MAKERS_PER_ORDER, WORK_PER_ENTRY
 from statemachine.remember import OutcomeMemory
 from statemachine.tables import ApiKeyRow, ProductRow
 from statemachine.types import OrderStatus, Side
@@ -29,11 +27,13 @@ class State:
     """All that the engine knows: what is in the tables, arranged for speed.
 
     `orders` holds every known order, open or recently done, of which `done_count` are done; `balance_count` and `outcome_count` are summed over
-    all accounts, the operator included; `expiring` has the open orders whose time is limited, by (expires_at, order_id).
+    all accounts, the operator included. `next_expiry` is a time before which no order leaves because its time is over, 0 where there is none to
+    leave; `busy` and `cancelling_all` are the products and accounts with unfinished work (`pending`).
 
     No part of the state: `events` are those of the batch under way, encoded, `event_ends` where each ends, and `event_products` of which product it
     is; `outcome` is the outcome under way, `placing` and `cancelling` the command, `transcript` what the running hash is about to take in.
-    `lowest` and `highest` are the prices between which the command under way traded. `changes` serves snapshots.
+    `lowest` and `highest` are the prices between which the command under way traded. `work` counts the units of work of the batch under way; it
+    begins no more than `work_max`, and an order meets at most `makers_max` resting ones (`limits`). `changes` serves snapshots.
 
     `former`: which version wrote the batch under way, as in `Batch.former`. Some nodes have what came of it in a snapshot of that version; so
     whoever applies it now must come to the same rows: the rules of that version hold, and columns that are newer have their defaults.
@@ -49,7 +49,14 @@ class State:
         self.accounts: dict[str, Account] = {}
         self.api_keys: dict[str, ApiKeyRow] = {}
         self.orders: dict[int, Order] = {}
-        self.expiring: SortedDict = SortedDict()
+        self.last_queued = 0
+        self.turn = 0
+        self.next_expiry = 0
+        self.busy: dict[str, Product] = {}
+        self.cancelling_all: dict[str, Account] = {}
+        self.work = 0
+        self.work_max = WORK_PER_ENTRY
+        self.makers_max = MAKERS_PER_ORDER
         self.operator_memory = OutcomeMemory()
         self.done_count = 0
         self.balance_count = 0
@@ -70,7 +77,7 @@ class State:
         """A product, as its row says, with an empty book."""
         sides = (BookSide(-1), BookSide(+1), BookSide(-1), BookSide(+1))
         unit = 10 ** self.currencies[row.base].scale
-        product = self.products[row.product_id] = Product(row, self.currencies[row.quote], unit, sides, StopBook())
+        product = self.products[row.product_id] = Product(row, self.currencies[row.quote], unit, sides, StopBook(), Collection())
         return product
 
     def balance(self, account: Account, currency: str) -> Balance:
@@ -103,7 +110,20 @@ class State:
             self.orders[order.order_id] = order
             self.changes.order_came(order)
             if order.expires_at:
-                self.expiring[order.expires_at, order.order_id] = order
+                order.product.expiring[order.expires_at, order.order_id] = order
+                if not 0 < self.next_expiry <= order.expires_at:
+                    self.next_expiry = order.expires_at
+
+    def place_in_queue(self) -> int:
+        """The place of the next order that enters later. Versions before 0.3.0 had no such order from one command to the next, and counted none."""
+        if not self.former:
+            self.last_queued += 1
+        return self.last_queued or 1
+
+    def set_busy(self, product: Product) -> None:
+        """The product has unfinished work from now on."""
+        product.busy = True
+        self.busy[product.product_id] = product
 
     def touch(self, order: Order) -> None:
         """Before an open order of any account, or the account's money, changes."""
@@ -118,7 +138,7 @@ class State:
             account.unlist_order(order)
             self.changes.order_left(order)
             if order.expires_at:
-                del self.expiring[order.expires_at, order.order_id]
+                del order.product.expiring[order.expires_at, order.order_id]
         else:
             self.orders[order.order_id] = order
         if order.hold:
@@ -144,6 +164,8 @@ class State:
             for side in (product.bids, product.asks, product.buys, product.sells):
                 side.release()
             product.stops.release()
+            product.collection.release()
+            drain(product.expiring, product.triggered, product.arrivals)
         while self.accounts:
             account = self.accounts.popitem()[1]
             while account.oldest is not None:
@@ -151,7 +173,7 @@ class State:
             drain(account.by_client_oid, account.done)
             account.memory.release()
             account.changes = None
-        drain(self.expiring, self.api_keys, self.orders)
+        drain(self.busy, self.cancelling_all, self.api_keys, self.orders)
 
     def __del__(self) -> None:
         """Orders refer to each other, and only `release` breaks the circles."""

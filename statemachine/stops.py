@@ -2,22 +2,22 @@
 
 - A stop order passes every check, holds its money and has its order id and its fee rates when it is placed. From then on its status is active.
 - A trade at the stop price or below triggers a stop loss, one at the stop price or above a stop entry, of either side. What counts are trades after
-  it was placed: one whose price is passed already waits for the next.
+  it was placed: one whose price is passed already waits for the next. (While triggered ones have still to be taken, one that is placed in their
+  range is triggered with them.)
 - Those that the trades of one command trigger enter when that command is through, in the order of their ids, each as a whole, as if it had just
-  come. Their trades may trigger more, which go to the end of the queue.
+  come. Their trades may trigger more, which go to the end of the queue. Of more than `limits.STOPS_TAKEN` those whose stop price was passed first
+  are taken first.
 - Entering needs no second admission: a stop order that was placed while its product was online also enters when that takes limit or post-only
-  orders alone. In other statuses nothing trades, and nothing is triggered.
+  orders alone. In other statuses nothing trades, and nothing is triggered; what was triggered before waits until the product trades again.
+- One log entry lets so many enter and no more (`limits.WORK_PER_ENTRY`); the others enter with the next entries, before any new order of the product.
 """
 
 from __future__ import annotations
 
-from collections import deque
-
 from statemachine.entities import Order, Product
-from statemachine.matching import enter
+from statemachine.limits import STOPS_TAKEN
 from statemachine.state import State
 from statemachine.tell import order_activated
-from statemachine.types import OrderStatus
 
 
 def wait(state: State, product: Product, order: Order) -> None:
@@ -27,23 +27,38 @@ def wait(state: State, product: Product, order: Order) -> None:
     order_activated(state, product, order)
 
 
-def follow(state: State, product: Product) -> None:
-    """Let the stop orders enter that what traded between `state.lowest` and `state.highest` triggers, and those that these trigger.
+def note(state: State, product: Product) -> None:
+    """Note the prices of the product's latest trades, which trigger stop orders. From here on other trades count."""
+    if state.highest:
+        low, high = state.lowest, state.highest
+        product.trigger_low = min(product.trigger_low, low) if product.trigger_low else low
+        product.trigger_high = max(product.trigger_high, high)
+        state.lowest = state.highest = 0
 
-    O(log n), and what each order that enters takes.
+
+def follow(state: State, product: Product) -> bool:
+    """Let the product's latest trades trigger: what they trigger is queued. Whether there is any to enter.
+
+    While more were triggered before than could be taken at a time, these come when their turn is. O(log n + taken).
     """
-    queue = deque(_triggered(state, product))
-    while queue:
-        order = state.orders[queue.popleft()]
+    rest = product.trigger_low
+    note(state, product)
+    if product.trigger_low and not rest:
+        take(state, product)
+    return product.busy
+
+
+def take(state: State, product: Product) -> None:
+    """Queue the next stop orders that noted trades trigger, at most twice `limits.STOPS_TAKEN`. They wait no more. O(log n + taken)."""
+    most = STOPS_TAKEN if not state.former else product.stops.count
+    taken = product.stops.take(product.trigger_low, product.trigger_high, most)
+    for order_id in taken:
+        order = state.orders[order_id]
         state.touch(order)
-        order.status = OrderStatus.OPEN
-        enter(state, product, order)
-        if product.stops.count:
-            queue.extend(_triggered(state, product))
-
-
-def _triggered(state: State, product: Product) -> list[int]:
-    """The order ids, rising, of the stop orders that the latest trades trigger. They wait no more. From here on other trades count."""
-    lowest, highest = state.lowest, state.highest
-    state.lowest = state.highest = 0
-    return product.stops.take(lowest, highest) if highest else []
+        order.queued = state.place_in_queue()
+        product.triggered[order_id] = order
+    state.work += len(taken) // 8
+    if not product.stops.triggers(product.trigger_low, product.trigger_high):
+        product.trigger_low = product.trigger_high = 0
+    if product.triggered:
+        state.set_busy(product)

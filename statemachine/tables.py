@@ -9,16 +9,22 @@ from __future__ import annotations
 import msgspec
 
 from statemachine.events import AnyOutcome, OrderState
-from statemachine.types import ProductStatus
+from statemachine.types import Opening, ProductStatus
 
 
 class CounterRow(msgspec.Struct, frozen=True, array_like=True):
-    """The engine's counters, one row: last sequence, last order id, last batch time, the running state hash."""
+    """The engine's counters, one row: last sequence, last order id, last batch time, the running state hash.
+
+    `last_queued` is the last place that an order got among those that enter later; `turn` counts the log entries that went on with unfinished
+    work, and says which product comes first in the next.
+    """
 
     sequence: int
     last_order_id: int
     time: int
     state_hash: bytes
+    last_queued: int = 0
+    turn: int = 0
 
 
 class CurrencyRow(msgspec.Struct, frozen=True, array_like=True):
@@ -35,6 +41,9 @@ class ProductRow(msgspec.Struct, frozen=True, array_like=True):
     """A product and its counters: last product sequence, last trade id, and the price of the last trade (0 before the first).
 
     `version` counts the changes that the operator made, its adding included; see `commands.PutProduct`.
+
+    Unfinished work: `trigger_low` and `trigger_high` are the lowest and highest price of trades whose stop orders were not all taken yet (zeros:
+    none). `opening` says how far an auction's opening is; with it come the auction's price and how much traded at it.
     """
 
     product_id: str
@@ -51,6 +60,11 @@ class ProductRow(msgspec.Struct, frozen=True, array_like=True):
     last_trade_id: int = 0
     last_price: int = 0
     version: int = 0
+    trigger_low: int = 0
+    trigger_high: int = 0
+    opening: Opening = Opening.NONE
+    opening_price: int = 0
+    opening_size: int = 0
 
 
 class AccountRow(msgspec.Struct, frozen=True, array_like=True):
@@ -90,6 +104,14 @@ class OutcomeRow(msgspec.Struct, frozen=True, array_like=True):
     outcome: AnyOutcome
 
 
+class MassCancelRow(msgspec.Struct, frozen=True, array_like=True):
+    """A `CancelAll` that is not through: the account's open orders up to this id leave, those of one product unless that is empty."""
+
+    account_id: str
+    product_id: str
+    last_order_id: int
+
+
 TABLES: dict[str, type[msgspec.Struct]] = {
     "counter": CounterRow,
     "currency": CurrencyRow,
@@ -100,5 +122,6 @@ TABLES: dict[str, type[msgspec.Struct]] = {
     "order": OrderState,
     "done_order": OrderState,
     "outcome": OutcomeRow,
+    "mass_cancel": MassCancelRow,
 }
 """Table name to row type, in the order of restoring."""

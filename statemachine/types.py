@@ -66,7 +66,8 @@ class OrderStatus(IntEnum):
     OPEN = 1
     DONE = 2
     ACTIVE = 3
-    """Accepted, its money on hold, and not on the book: a stop order that waits for its price, or one that an auction collected."""
+    """Accepted, its money on hold, and not on the book: a stop order that waits for its price, one that an auction collected, or one that enters
+    with a later log entry, since this one has no work left or the product has unfinished work."""
 
 
 class DoneReason(IntEnum):
@@ -93,6 +94,19 @@ class ProductStatus(IntEnum):
     """Neither orders nor cancels by traders."""
     AUCTION = 6
     """Limit orders are collected and nothing trades. They meet at one price when the product goes on to a status in which it trades."""
+
+
+class Opening(IntEnum):
+    """How far the opening of a product's auction is."""
+
+    NONE = 0
+    """None is under way."""
+    PRICE = 1
+    """It begins: orders whose time is over leave, then the price is found."""
+    MEETING = 2
+    """The price is found, and orders meet at it. None of the product leaves for another reason meanwhile."""
+    ENTERING = 3
+    """What is left of the collected orders goes to the book."""
 
 
 class Permission(IntEnum):

@@ -170,6 +170,7 @@ class EngineService:
         self._started = clock()
         self.account_rates: Shares[str] = Shares(config.native.account_rate, clock=clock)
         self._expiring = False
+        self._later = later
         self._waiting_room = WaitingRoom(after, config.native.queue_max)
         self._batcher: Batcher[Sequence[AnyCommand]] = Batcher(
             raft.propose,
@@ -242,12 +243,15 @@ class EngineService:
         return encode_batch(Batch(self._time_ns(), commands))
 
     def expire(self) -> None:
-        """Let orders whose time is over leave, if this node leads and no command is under way, which would do it. To be called now and then.
+        """Let orders whose time is over leave and unfinished work go on, if this node leads and no command is under way, which would do it.
+        To be called now and then.
 
-        It takes a log entry without commands: what its followers' clocks say does not matter.
+        It takes a log entry without commands: what its followers' clocks say does not matter. While work is unfinished, one entry follows the other.
         """
-        due = self._machine.engine.next_expiry
-        if not due or due > self._time_ns() or not self._raft.is_leader:
+        engine, now = self._machine.engine, self._time_ns()
+        due = engine.next_expiry
+        unfinished = engine.has_pending_work and now > engine.time  # an entry that does not move the time on changes nothing
+        if not (unfinished or 0 < due <= now) or not self._raft.is_leader:
             return
         if (
             self.stopping
@@ -259,8 +263,10 @@ class EngineService:
         ):
             return
 
-        def done(_result: ProposeResult) -> None:
+        def done(result: ProposeResult) -> None:
             self._expiring = False
+            if result.error is None and self._machine.engine.has_pending_work:
+                self._later(self.expire)
 
         self._expiring = True
         self._raft.propose(encode_batch(Batch(self._time_ns(), [])), done)

@@ -102,26 +102,31 @@ class Rows:
 
 
 def apply(engine: Engine, batch: Batch) -> list[Step]:
-    """Apply a log entry, first its time, then its commands one by one, so that each one's events are known; commands seen before make no step.
-
-    The state is that of applying the batch at once, but for the running hash.
-    """
+    """Apply a log entry: a step for what came before its first command, and one for each command; commands seen before make no step."""
+    applied = engine.apply(batch)
+    ends = applied.command_ends
+    if not ends:
+        return []
     steps = []
-    passed = engine.apply(Batch(batch.time, [], batch.migrated, batch.former))
-    if passed.events:
-        steps.append(Step(engine.sequence, engine.time, None, None, passed.events))
-    for command in batch.commands:
-        applied = engine.apply(Batch(batch.time, [command], batch.migrated, batch.former))
-        outcome = applied.outcomes[0]
+    before = engine.sequence - len(batch.commands)
+    if ends[0]:
+        steps.append(Step(before, engine.time, None, None, applied.events[: ends[0]]))
+    for place, (command, outcome) in enumerate(zip(batch.commands, applied.outcomes, strict=True)):
         if not outcome.duplicate:
-            steps.append(Step(engine.sequence, engine.time, command, outcome, applied.events))
+            events = applied.events[ends[place] : ends[place + 1]]
+            steps.append(Step(before + place + 1, engine.time, command, outcome, events))
     return steps
+
+
+NOT_STORED = ("hold", "queued", "fee_credit")
+"""Fields of an order that only the engine needs."""
 
 
 def order_row(order: OrderState, sequence: int) -> Row:
     """An order as it is."""
     row = msgspec.structs.asdict(order)
-    del row["hold"]
+    for name in NOT_STORED:
+        del row[name]
     return {**row, "sequence": sequence}
 
 

@@ -16,6 +16,7 @@ from node.history.archived import ID_MAX, Row, Times, Wanted, Where, latest, new
 from node.history.candles import HOUR, MINUTE, Candle, aggregate
 from node.history.database import connect
 from node.history.pages import Page, TransferKind
+from node.history.projection import NOT_STORED
 from node.history.schema import check, is_made
 from node.history.store import Gap, Progress, progress_of
 from statemachine.events import OrderMatched, OrderState
@@ -259,8 +260,8 @@ def _trade(row: Row) -> OrderMatched:
 
 
 def order_of(row: Row) -> OrderState:
-    """An order out of its row. What it holds is not stored: 0."""
-    values = {name: row[name] for name in OrderState.__struct_fields__ if name != "hold"}
+    """An order out of its row. What it holds, and what else only the engine needs, is not stored: 0."""
+    values = {name: row[name] for name in OrderState.__struct_fields__ if name not in NOT_STORED}
     words = {
         "side": Side(row["side"]),
         "order_type": OrderType(row["order_type"]),

@@ -209,7 +209,16 @@ class Twin(TwinTrading):
             return Reason.INSUFFICIENT_FUNDS
         if c.post_only and self.makers(TwinOrder(0, c, product, c.size)):
             return Reason.POST_ONLY_WOULD_TAKE
+        if product.status is ProductStatus.AUCTION and not c.stop and self.meets_own(c):
+            return Reason.OWN_ORDERS_CROSS
         return None
+
+    def meets_own(self, c: PlaceOrder) -> bool:
+        """Would it trade with an order of its own account in the auction?"""
+        others = [order for order in self.taking_part(c.product_id) if order.owner == c.account_id]
+        if c.side is Side.BUY:
+            return any(not order.buys and order.command.price <= c.price for order in others)
+        return any(order.buys and order.command.price >= c.price for order in others)
 
     def needs(self, c: PlaceOrder, product: PutProduct) -> int:
         if c.order_type is OrderType.LIMIT:

@@ -139,6 +139,7 @@ def test_only_what_changed_is_written() -> None:
         "order": 0,
         "done_order": 0,
         "outcome": 1,
+        "mass_cancel": 0,
     }
     assert not [piece for piece in pieces if piece.deleted]
 

@@ -25,6 +25,7 @@ ALLOWED_IMPORTS = frozenset(
         "enum",
         "hashlib",
         "operator",
+        "bisect",
         "heapq",
         "ipaddress",
         "itertools",

@@ -16,7 +16,7 @@ from statemachine.errors import StateError
 from statemachine.events import Done, OrderState
 from statemachine.remember import OutcomeMemory, pack
 from statemachine.tables import TABLES, BalanceRow, CounterRow, CurrencyRow, OutcomeRow
-from statemachine.types import OrderStatus, TimeInForce
+from statemachine.types import OrderStatus
 from tests.property.worlds import SECOND, busy_command, foundations
 
 Row = TypeVar("Row", bound=msgspec.Struct)
@@ -60,7 +60,7 @@ def test_tables_come_in_their_order_with_sorted_keys() -> None:
         keys = [key for key, _ in rows]
         assert keys == sorted(keys)
         assert len(dict(rows)) == len(rows)
-    assert all(rows for name, rows in BUSY.items() if name != "api_key")
+    assert all(rows for name, rows in BUSY.items() if name not in ("api_key", "mass_cancel"))
 
 
 def test_rows_decode_by_their_types() -> None:
@@ -129,6 +129,7 @@ def changed_rows() -> dict[str, tuple[str, tuple[bytes, bytes]]]:
     balance, currency = first("balance", BalanceRow), first("currency", CurrencyRow)
     order, done = first("order", OrderState), first("done_order", OrderState)
     waiting = next(row for row in every("order", OrderState) if row.stop and row.status is OrderStatus.ACTIVE)
+    resting = next(row for row in every("order", OrderState) if row.status is OrderStatus.OPEN)
     counter, outcome = first("counter", CounterRow), first("outcome", OutcomeRow)
     return {
         "money from nothing": ("balance", change("balance", balance, available=balance.available + 1)),
@@ -146,7 +147,8 @@ def changed_rows() -> dict[str, tuple[str, tuple[bytes, bytes]]]:
         "an unknown product": ("order", change("order", order, product_id="NO-SUCH")),
         "an unknown account": ("order", change("order", order, account_id="nobody")),
         "an order that came to the book with an event of the future": ("order", change("order", order, opened_sequence=10**9)),
-        "an order whose time is over": ("order", change("order", order, time_in_force=TimeInForce.GTT, expires_at=1)),
+        "an order that enters later, and has no such place": ("order", change("order", waiting, queued=10**6)),
+        "an order on the book that enters later": ("order", change("order", resting, queued=1)),
         "an order that stays and leaves": ("order", change("order", order, expires_at=10**18)),
         "a stop order without a price": ("order", change("order", waiting, stop_price=0)),
         "a stop order that was on the book": ("order", change("order", waiting, opened_sequence=1)),

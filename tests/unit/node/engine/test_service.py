@@ -38,7 +38,7 @@ from node.native.protocol import (
     Submit,
     TradesQuery,
 )
-from statemachine.commands import Batch, decode_batch, encode_batch
+from statemachine.commands import Batch, CancelAll, decode_batch, encode_batch
 from statemachine.events import OrderState, Placed
 from statemachine.types import DoneReason, TimeInForce
 from tests.unit.node.fakes import WORLD, LocalRaft, buy, config_of, sell
@@ -281,6 +281,28 @@ class TestExpiry:
         assert desk.read(OrderQuery("alice", 1), OrderState).done_reason is DoneReason.EXPIRED
         desk.service.expire()
         assert len(self.entries(desk)) == 2, "nothing expires any more"
+
+    def unfinished(self, desk: Desk) -> bool:
+        return desk.machine.engine.has_pending_work
+
+    def test_unfinished_work_goes_on_entry_by_entry(self, desk: Desk) -> None:
+        desk.submit(1, *WORLD)
+        desk.run()
+        engine = desk.machine.engine
+        for first in range(0, 6_000, 1_000):
+            orders = [buy(first + n, price=1) for n in range(1_000)]
+            desk.machine.apply(1, encode_batch(Batch(desk._time(), list(orders))))
+        desk.machine.apply(1, encode_batch(Batch(desk._time(), [CancelAll("alice", "all")])))
+        assert self.unfinished(desk)
+        desk.now_ns -= 100
+        desk.service.expire()
+        assert desk.raft.under_way == 0, "an entry of the same time would change nothing"
+        desk.now_ns += 100
+        desk.service.expire()
+        desk.run()
+        assert not self.unfinished(desk)
+        assert len(self.entries(desk)) == 1 + 3
+        assert engine.orders("alice") == []
 
     def test_commands_under_way_do_it_as_well(self, desk: Desk) -> None:
         desk.now_ns = self.place(desk) + 1

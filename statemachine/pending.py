@@ -1,0 +1,227 @@
+"""Unfinished work: what one log entry has no room for goes on in the next ones, at the same place on every node.
+
+A log entry begins work up to `limits.WORK_PER_ENTRY` units and no more: a count, never a time. What does not fit is part of the state:
+
+- stop orders that were triggered, in the order in which they enter (`stops`);
+- new orders, accepted and with their money on hold, that came when the entry had no work left, or while their product had unfinished work: they
+  enter in the order in which they came, after all that was there before them;
+- an auction that opens (`auctions`), and orders whose time is over;
+- orders that a `CancelAll` still cancels.
+
+What holds meanwhile:
+
+- *Price and time.* No new order of a product enters before the product's earlier work is through, so the trades are those that an entry without a
+  bound would have given. An order trades whole within one entry: nothing comes between two of its trades.
+- *Cancels do not wait.* An order leaves at once on request, also one that has still to enter. Only while an auction's orders meet none leaves.
+- *Each product by itself.* A product's unfinished work delays no order of another product, but by the share of the entry that it takes
+  (`limits.PENDING_WORK_PER_ENTRY` together, in turns).
+- An order whose turn comes when its product takes no orders any more leaves, cancelled; limit orders that can rest are collected if it is an auction.
+  A post-only order leaves if it would trade by then.
+
+While there is unfinished work and nobody sends commands, the leader proposes empty entries (`Engine.has_pending_work`).
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from statemachine import auctions, stops
+from statemachine.admission import can_rest, may_cancel
+from statemachine.entities import Account, Order, Product
+from statemachine.limits import ARRIVAL_WORK, LOOKS_PER_UNIT, PENDING_WORK_PER_ENTRY
+from statemachine.matching import enter, leave, match, take_out
+from statemachine.state import State
+from statemachine.tell import order_received
+from statemachine.types import DoneReason, Opening, OrderStatus, ProductStatus
+
+_AUCTION: int = ProductStatus.AUCTION
+_MEETING: int = Opening.MEETING
+_OPEN: int = OrderStatus.OPEN
+_ACTIVE: int = OrderStatus.ACTIVE
+_EXPIRED: int = DoneReason.EXPIRED
+_CANCELLED: int = DoneReason.CANCELLED
+
+
+def go_on(state: State) -> None:
+    """At the beginning of an entry: orders whose time is over leave, and unfinished work goes on."""
+    limit = state.work_max if state.former else PENDING_WORK_PER_ENTRY
+    if 0 < state.next_expiry <= state.time:
+        _begin_expiries(state, limit)
+    if not state.busy and not state.cancelling_all:
+        return
+    state.turn += 1
+    for name in _in_turn(state, sorted(state.cancelling_all)):
+        if state.work >= limit:
+            return
+        _cancel_on(state, state.cancelling_all[name], limit)
+    names = _in_turn(state, sorted(state.busy))
+    for place, name in enumerate(names):
+        share = (limit - state.work) // (len(names) - place)
+        if share <= 0:
+            return
+        work_on(state, state.busy[name], state.work + share)
+
+
+def is_unfinished(state: State, product: Product) -> bool:
+    """Is there work of the product that the next log entry can go on with?"""
+    if product.opening or product.arrivals:
+        return True
+    if product.expiring and product.expiring.peekitem(0)[0][0] <= state.time:
+        return True
+    return product.status in auctions.TRADING and bool(product.triggered or product.trigger_low)
+
+
+def _in_turn(state: State, names: list[str]) -> list[str]:
+    """Each comes first once in so many entries."""
+    first = state.turn % len(names) if names else 0
+    return names[first:] + names[:first]
+
+
+def _begin_expiries(state: State, limit: int) -> None:
+    """Orders whose time is over leave, of all products, the earliest first. Where they are more than the entry has room for, each product by itself
+    goes on with its own. O(products + orders that leave).
+    """
+    going: list[tuple[int, int]] = []
+    due = [product for product in state.products.values() if product.expiring and product.opening != _MEETING]
+    for product in due:
+        going.extend(islice(product.expiring.irange(None, (state.time, state.last_order_id)), limit + 1 - len(going)))
+    if len(going) <= limit:
+        for _, order_id in sorted(going):
+            order = state.orders[order_id]
+            state.touch(order)
+            take_out(state, order, _EXPIRED)
+    state.next_expiry = 0
+    for product in state.products.values():
+        if product.expiring:
+            first = product.expiring.peekitem(0)[0][0]
+            state.next_expiry = min(state.next_expiry or first, first)
+            if first <= state.time:
+                state.set_busy(product)
+
+
+def work_on(state: State, product: Product, limit: int) -> None:
+    """Go on with a product's unfinished work until it is through, or the entry has done `limit` units."""
+    if product.opening != _MEETING and not _expire(state, product, limit):
+        return
+    if product.opening and not (auctions.go_on(state, product, limit) and _expire(state, product, limit)):
+        return
+    if not _let_enter(state, product, limit):
+        return
+    product.busy = False
+    del state.busy[product.product_id]
+
+
+def _expire(state: State, product: Product, limit: int) -> bool:
+    """Orders whose time is over leave, wherever they are and whatever the product's status, the earliest first. True when all have."""
+    expiring = product.expiring
+    while expiring:
+        (expires_at, _), order = expiring.peekitem(0)
+        if expires_at > state.time:
+            break
+        if state.work >= limit:
+            return False
+        state.touch(order)
+        take_out(state, order, _EXPIRED)
+    return True
+
+
+def _let_enter(state: State, product: Product, limit: int) -> bool:
+    """Queued orders enter, stop orders first. True when none is left that may enter now."""
+    while True:
+        trades = product.status in auctions.TRADING
+        if trades and not product.triggered and product.trigger_low:
+            stops.take(state, product)
+        queue = product.triggered if trades and product.triggered else product.arrivals
+        if not queue:
+            return True
+        if state.work >= limit:
+            return False
+        _, order = queue.popitem(last=False)
+        state.lowest = state.highest = 0
+        state.touch(order)
+        order.queued = 0
+        order.status = _OPEN
+        _enter(state, product, order)
+        if order.filled_size and product.stops.count:
+            stops.follow(state, product)
+
+
+def _enter(state: State, product: Product, order: Order) -> None:
+    """A queued order's turn has come."""
+    if order.stop:
+        enter(state, product, order)
+    elif product.status in auctions.TRADING:
+        if order.post_only and product.opposite(order.side).crosses(order.price):
+            leave(state, product, order, _CANCELLED, False)
+        else:
+            match(state, product, order)
+    elif product.status == _AUCTION and _may_be_collected(state, product, order):
+        order.status = _ACTIVE
+        auctions.put(state, product, order)
+    else:
+        state.work += 1
+        leave(state, product, order, _CANCELLED, False)
+
+
+def _may_be_collected(state: State, product: Product, order: Order) -> bool:
+    if order.post_only or not can_rest(order.order_type, order.time_in_force):
+        return False
+    return not auctions.crosses_own(state, order.account, product, order.side, order.price)
+
+
+def queue(state: State, product: Product, order: Order) -> None:
+    """A new order is received, and enters when its turn comes: after some of the product's unfinished work, if the entry has room for that."""
+    order_received(state, product, order)
+    order.queued = state.place_in_queue()
+    state.wait(order)
+    product.arrivals[order.order_id] = order
+    state.set_busy(product)
+    if state.work < state.work_max:
+        work_on(state, product, min(state.work + ARRIVAL_WORK, state.work_max))
+
+
+def cancel_all(state: State, account: Account, product_id: str) -> tuple[list[Order], bool]:
+    """Cancel all orders of the account that may leave, only those of one product unless that is empty, oldest first. Those that left, and whether
+    the others leave with the next entries.
+    """
+    more = True
+    going: list[Order] = []
+    if state.work < state.work_max:
+        going, more = _cancel(state, account, product_id, state.last_order_id, state.work_max)
+    if more:
+        account.cancelling[product_id] = state.last_order_id
+        state.cancelling_all[account.account_id] = account
+    return going, more
+
+
+def _cancel(state: State, account: Account, product_id: str, last_order_id: int, limit: int) -> tuple[list[Order], bool]:
+    """Cancel as many of these orders as there is work left for: those, and whether there are more. O(the account's open orders)."""
+    room = limit - state.work
+    going: list[Order] = []
+    looks, more = 0, False
+    order = account.oldest
+    while order is not None and order.order_id <= last_order_id:
+        looks += 1
+        if (not product_id or order.product.product_id == product_id) and may_cancel(order.product):
+            if len(going) >= room:
+                more = True
+                break
+            going.append(order)
+        order = order.newer
+    for each in going:
+        take_out(state, each, _CANCELLED)
+    state.work += looks // LOOKS_PER_UNIT
+    return going, more
+
+
+def _cancel_on(state: State, account: Account, limit: int) -> None:
+    """Go on with an account's `CancelAll`s."""
+    state.changes.touch(account)
+    while account.cancelling and state.work < limit:
+        product_id = min(account.cancelling)
+        _, more = _cancel(state, account, product_id, account.cancelling[product_id], limit)
+        if more:
+            return
+        del account.cancelling[product_id]
+    if not account.cancelling:
+        del state.cancelling_all[account.account_id]
