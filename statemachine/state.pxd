@@ -54,7 +54,7 @@ cdef class State:
     cpdef int set_hold(self, Order order, long long hold) except -1
     cpdef int wait(self, Order order) except -1
     cpdef int keep(self, Order order) except -1
-    cpdef long long place_in_queue(self) except -1
+    cpdef Py_ssize_t place_in_queue(self) except -1
     cpdef int set_busy(self, Product product) except -1
     cpdef int touch(self, Order order) except -1
     @cython.locals(account=Account)
