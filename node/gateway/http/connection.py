@@ -18,6 +18,7 @@ import logging
 from collections import deque
 from collections.abc import Iterable
 from enum import Enum
+from http import HTTPStatus
 from itertools import chain
 from typing import TYPE_CHECKING, cast
 
@@ -349,6 +350,8 @@ class Connection(asyncio.Protocol):
 
     async def _answer(self, request: Request) -> None:
         response = await self._server.handle(request)
+        if response.status == HTTPStatus.TOO_MANY_REQUESTS:
+            await asyncio.sleep(limits.REFUSAL_PAUSE)
         if self._transport is None:
             return
         keep_alive = request.keep_alive and not self._server.stopping

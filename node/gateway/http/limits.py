@@ -27,6 +27,9 @@ WRITE_TIMEOUT = 10.0
 """For which a client that has an answer waiting may take nothing of it."""
 LINGER = 0.5
 """For which a connection is still read after a refusal, so that the client gets to read the answer before it sees the connection end."""
+REFUSAL_PAUSE = 0.25
+"""For which an answer 429 is held back. A refusal costs a gateway nearly what an answer costs: without the pause, who ignores refusals would get as
+many of them as fill the process, and everybody would wait behind them. With it a connection gets four a second."""
 HANDSHAKE_TIMEOUT = 5.0
 """For a TLS handshake."""
 TICK = 0.5

@@ -494,6 +494,21 @@ async def test_connections_leave_nothing_behind() -> None:
         assert not served.server._tasks
 
 
+async def test_who_ignores_refusals_gets_few_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is held back, and the next request of the connection waits behind it."""
+    monkeypatch.setattr(limits, "REFUSAL_PAUSE", 30.0)
+    async with serving() as served:
+        served.answer = lambda _request: Response(429, b"{}")
+        _reader, writer = await served.connect()
+        writer.write(GET * 1_000)
+        await until(lambda: len(served.requests) == 1)
+        other = Response(200, b"{}")
+        served.answer = lambda _request: other
+        assert (await served.talk(GET, eof=True)).startswith(b"HTTP/1.1 200"), "others do not wait"
+        assert [request.target for request in served.requests] == ["/a", "/a"]
+        writer.close()
+
+
 class TestTls:
     """The same server behind TLS: a connection is never half closed there, and its end needs a moment of its own."""
 
