@@ -16,12 +16,14 @@ FILE = "hardstate"
 
 
 class HardState(msgspec.Struct, frozen=True, array_like=True):
-    """`commit_index` is a hint that may be old. `probation`: the node forgot what it acknowledged and must not vote yet."""
+    """`commit_index` is a hint that may be old. `probation`: the node forgot what it acknowledged and must not vote yet. `node_id`: whose it is;
+    "" where an earlier version wrote it."""
 
     term: int = 0
     voted_for: str | None = None
     commit_index: int = 1
     probation: bool = False
+    node_id: str = ""
 
 
 def load(disk: Disk) -> HardState | None:

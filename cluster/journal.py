@@ -41,9 +41,12 @@ class DurableJournal:
     Attributes:
         memberships: those that the newest snapshot and the log name.
         on_membership: called when that changed (set by the owner).
+
+    Args:
+        node_id: whose log and hard state they must be; "" takes any.
     """
 
-    def __init__(self, disk: Disk, log: DurableLog, mark: SnapshotMark | None, *, rejoin: bool) -> None:
+    def __init__(self, disk: Disk, log: DurableLog, mark: SnapshotMark | None, *, rejoin: bool, node_id: str = "") -> None:
         self._disk = disk
         self._log = log
         self._entries: list[Entry] = []
@@ -54,7 +57,9 @@ class DurableJournal:
         self._state_dirty = self._stored is None
         self._failure: BaseException | None = None
         self.bytes_appended = 0
-        entries = log.load()
+        if node_id:
+            self._claim(node_id)
+        entries = log.load(owner=node_id)
         end = max(entries[-1].index if entries else 0, self._base_index)
         if rejoin or log.doubtful or self._has_forgotten(end):
             self._set(probation=True)
@@ -78,6 +83,18 @@ class DurableJournal:
         for name in self._disk.names():
             self._disk.settle(name)
         self._disk.sync_names()
+
+    def _claim(self, node_id: str) -> None:
+        """See to it that term and vote are this node's own: another node's would be broken promises.
+
+        Raises:
+            LogDamagedError: they are another node's.
+        """
+        if self._state.node_id not in ("", node_id):
+            raise LogDamagedError(
+                f"{hardstate.FILE}: offset 0: is the term and vote of {self._state.node_id}, and this is {node_id}"
+            )
+        self._set(node_id=node_id)
 
     def _has_forgotten(self, end: int) -> bool:
         """Whether the disk contradicts itself: entries but no hard state, or a log that ends before what was known to be committed."""

@@ -198,8 +198,11 @@ class DurableLog:
         self.doubtful = False
         self.dirty = False
 
-    def load(self) -> list[LogEntry]:
+    def load(self, owner: str = "") -> list[LogEntry]:
         """Read every segment and return all entries in order. Changes nothing on disk; call `cut_torn_end` before the first `append`.
+
+        Args:
+            owner: the node whose segments they must be; "" takes any.
 
         Raises:
             LogDamagedError: there is damage that is not a torn end, or a gap between segments.
@@ -214,6 +217,8 @@ class DurableLog:
             if header is None:
                 self._torn = name
                 continue
+            if owner and header.node_id != owner:
+                raise LogDamagedError(f"{name}: offset 0: is a segment of the log of {header.node_id}, and this is {owner}")
             if header.abi != self._abi:
                 raise LogAbiError(name, header.abi, self._abi)
             if entries and header.first_index != entries[-1].index + 1:

@@ -469,7 +469,7 @@ def open_raft(
     """
     mark = snapshots.newest()
     durable_log = DurableLog(disk, node_id=settings.node_id, abi=settings.abi, segment_bytes=settings.segment_bytes)
-    journal = DurableJournal(disk, durable_log, mark, rejoin=settings.rejoin)
+    journal = DurableJournal(disk, durable_log, mark, rejoin=settings.rejoin, node_id=settings.node_id)
     if journal.probation:
         log.warning("this node may have forgotten what it acknowledged: it does not vote until it has caught up")
     return Raft(

@@ -10,10 +10,13 @@ import shutil
 from pathlib import Path
 from random import Random
 
+import msgspec
 import pytest
 
-from cluster.errors import ClusterError
+from cluster import hardstate
+from cluster.errors import ClusterError, LogDamagedError
 from cluster.ports import LogEntry
+from cluster.storage import RealDisk
 from node import exit_codes, identity
 from node.config.file import load
 from node.deployment.setup import initialise
@@ -121,9 +124,27 @@ def test_whatever_is_damaged_is_refused_by_name_or_nothing_is_lost(part: str, te
     assert refused > FAULTS // 10
 
 
+@pytest.mark.parametrize("part", ["log", "hardstate"])
+def test_files_of_another_node_are_refused(part: str, template: Path, tmp_path: Path) -> None:
+    """Swapped between two nodes of one cluster, with equal entries: the votes and acknowledgements in them are another node's."""
+    Begun(template / "n1" / "node.toml")
+    shutil.copytree(template, tmp_path / "cluster")
+    log = tmp_path / "cluster" / "n1" / "data" / "log"
+    if part == "log":
+        state = (log / "hardstate").read_bytes()
+        shutil.rmtree(log)
+        write_data(log.parent, ENTRIES, 0, log_from=CUT - 10, node_id="n3")
+        (log / "hardstate").write_bytes(state)
+    else:
+        disk = RealDisk(log, fsync=False)
+        hardstate.store(disk, msgspec.structs.replace(STATE, node_id="n3"))
+    with pytest.raises(LogDamagedError, match="of n3, and this is n1") as caught:
+        Begun(tmp_path / "cluster" / "n1" / "node.toml")
+    assert diagnoses.of_start(load(template / "n1" / "node.toml"), caught.value).code == exit_codes.CANNOT_START
+
+
 def test_damage_of_data_of_another_version_is_no_question_of_versions(template: Path) -> None:
     """A flipped byte was told with exit code 3 and "the version that wrote it can still start on it"."""
-    from cluster.errors import LogDamagedError
     from snapshots.errors import MigrationError, SnapshotDamagedError
 
     config = load(template / "n1" / "node.toml")
