@@ -1,46 +1,92 @@
-"""Runs one node's Raft under asyncio: ticks by the clock, and at once when there is something to do."""
+"""Runs one node's Raft under asyncio: ticks when something is due by the clock, and at once when there is something to do."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Callable
 
 from cluster.raft import Raft
+
+log = logging.getLogger(__name__)
+
+WAIT_MIN = 0.001
+"""Seconds between two ticks that are due by the clock: what is overdue must not keep the event loop from everything else."""
+
+PAUSE_NOTED = 1.0
+"""Seconds by which a tick may be late before it is logged."""
 
 
 class RaftDriver:
     """The asyncio owner of a `Raft`.
 
-    `interval` is the longest time between ticks, in seconds. `wake` schedules one at once; many calls before it runs are one tick.
-    Proposals and messages wake the driver by themselves.
+    It asks the node when it wants to tick next (`Raft.due_in`), so an idle node costs next to nothing. `wake` schedules a tick at once; many
+    calls before it runs are one tick. Proposals, and messages that change something, wake the driver by themselves.
     """
 
-    def __init__(self, raft: Raft, *, interval: float = 0.01, wire_failed: asyncio.Future[None] | None = None) -> None:
+    def __init__(self, raft: Raft, *, wire_failed: asyncio.Future[None] | None = None) -> None:
         self._raft = raft
-        self._interval = interval
         self._wire_failed = wire_failed
         self._woken = False
         self._stopping = False
         self._ended: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._due_at = 0.0
+        self._call_soon: Callable[..., object] = lambda _function: None
+        self.ticks = 0
         raft.wake = self.wake
 
     def wake(self) -> None:
         """Tick before anything else waits."""
         if not self._woken and self._ended is not None and not self._ended.done():
             self._woken = True
-            self._ended.get_loop().call_soon(self._tick_soon)
-
-    def _tick_soon(self) -> None:
-        self._woken = False
-        self._tick()
+            self._call_soon(self._tick)
 
     def _tick(self) -> None:
         assert self._ended is not None
+        self._woken = False
         if self._ended.done():
             return
+        self.ticks += 1
         try:
             self._raft.tick()
+            wait = max(WAIT_MIN, self._raft.due_in())
         except Exception as error:  # noqa: BLE001  # told by `run`, which ends with it
             self._ended.set_exception(error)
+            return
+        self._arm(wait)
+
+    def _arm(self, wait: float) -> None:
+        """Look again after `wait` seconds. A timer that is due before that stays: making a new one each time would cost more."""
+        loop = self._ended.get_loop() if self._ended is not None else asyncio.get_running_loop()
+        due_at = loop.time() + wait
+        if self._timer is not None:
+            if self._due_at <= due_at:
+                return
+            self._timer.cancel()
+        self._due_at = due_at
+        self._timer = loop.call_at(due_at, self._timer_is_due)
+
+    def _timer_is_due(self) -> None:
+        assert self._ended is not None
+        self._timer = None
+        if self._ended.done():
+            return
+        late = self._ended.get_loop().time() - self._due_at
+        if late > PAUSE_NOTED:
+            log.warning(
+                "this node did not run for %.1f s: its process was paused, or the machine was too busy. Others may have given it up",
+                late,
+            )
+        try:
+            wait = self._raft.due_in()
+        except Exception as error:  # noqa: BLE001  # as above
+            self._ended.set_exception(error)
+            return
+        if wait <= 0:
+            self._tick()
+        else:
+            self._arm(max(WAIT_MIN, wait))
 
     def stop(self) -> None:
         """Let `run` return, also one that begins later."""
@@ -51,18 +97,19 @@ class RaftDriver:
     async def run(self) -> None:
         """Tick until `stop`, or until cancelled. Raises what stopped the node."""
         loop = asyncio.get_running_loop()
+        self._call_soon = loop.call_soon
         self._ended = loop.create_future()
         if self._stopping:
             self._ended.set_result(None)
         if self._wire_failed is not None:
             self._wire_failed.add_done_callback(self._wire_ended)
         try:
-            while not self._ended.done():
-                self._tick()
-                await asyncio.wait([self._ended], timeout=self._interval)
+            self._tick()
+            await self._ended
         finally:
+            if self._timer is not None:
+                self._timer.cancel()
             self._ended.cancel()
-        self._ended.result()
 
     def _wire_ended(self, failed: asyncio.Future[None]) -> None:
         error = None if failed.cancelled() else failed.exception()

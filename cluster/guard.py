@@ -36,6 +36,9 @@ from cluster.seams import Core, peer_node
 from cluster.settings import RaftSettings
 from cluster.transfer import Receiver, Senders
 
+_ROUTINE = (m.AppendEntries, m.Heartbeat, m.AppendReply)
+"""Messages of which many change nothing."""
+
 
 class CoreTransport(Transport):  # type: ignore[misc]  # PySyncObj has no types
     """PySyncObj's view of the guard."""
@@ -161,15 +164,34 @@ class Guard:
             self.leader_lost_at = self._clock()
             self.core.hasten_election(self._clock() + self.voting.short_delay())
 
-    def receive(self, peer: str, data: bytes) -> None:
-        """A message from a peer.
+    def receive(self, peer: str, data: bytes) -> bool:
+        """A message from a peer; whether there is something to do now. There is not for heartbeats and their answers.
 
         Raises:
             WireRefusedError: no honest node says that; the wire closes the connection.
             RaftFatalError: this node must stop.
         """
         message = m.decode(data)
-        self._incoming[type(message)](peer, message)
+        kind = type(message)
+        if kind not in _ROUTINE:
+            self._incoming[kind](peer, message)
+            return True
+        before = self._standing(peer)
+        self._incoming[kind](peer, message)
+        return before != self._standing(peer)
+
+    def _standing(self, peer: str) -> tuple[object, ...]:
+        """What a heartbeat or its answer may change."""
+        core, journal = self.core, self._journal
+        return (
+            core.role,
+            core.leader_id,
+            journal.term,
+            journal.last_index,
+            journal.commit_index,
+            core.match_index(peer),
+            core.next_index(peer),
+        )
 
     def _introduced(self, peer: str, message: m.Introduction) -> None:
         if self.introductions is None:
@@ -186,7 +208,9 @@ class Guard:
             self.introductions.objected(peer, message.body)
 
     def _send(self, peer: str, message: m.AnyMessage) -> bool:
-        self._journal.sync()
+        """Send what is durable. A leader's entries may leave before they are durable here (thesis, section 10.2.1), term and vote may not."""
+        if type(message) is not m.AppendEntries or self._journal.state_dirty:
+            self._journal.sync()
         return self._wire.send(peer, m.encode(message))
 
     # ------------------------------------------------------------------ the core's side

@@ -240,6 +240,11 @@ class DurableJournal:
         if self._state_dirty:
             self._store()
 
+    @property
+    def state_dirty(self) -> bool:
+        """Whether term, vote or probation are not durable yet, or something has failed."""
+        return self._state_dirty or self._failure is not None
+
     def _store(self) -> None:
         hardstate.store(self._disk, self._state)
         self._stored = self._state

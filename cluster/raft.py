@@ -1,7 +1,7 @@
 """One node's consensus: PySyncObj behind one `propose(bytes)`.
 
-Single-threaded and driven from outside: the owner calls `tick` often (several times a heartbeat, and at once after `propose` or
-`receive`) and passes on what the wire brings. So the same code runs under asyncio (`driver.py`) and on a virtual clock in the simulation.
+Single-threaded and driven from outside: the owner calls `tick` when `due_in` says so, and at once when `wake` is called, and passes on what
+the wire brings. So the same code runs under asyncio (`driver.py`) and on a virtual clock in the simulation.
 
 The contract, in one page:
 
@@ -36,12 +36,22 @@ from cluster.journal import DurableJournal, Entry, as_tuple
 from cluster.log import DurableLog
 from cluster.members import Members
 from cluster.membership import Change, ChangeDone, Member
+from cluster.outlook import Outlook
 from cluster.ports import CaptureState, Clock, Disk, LogEntry, SnapshotMark, Snapshots, StateMachine, Timekeeper, Wire
 from cluster.settings import ENTRY_BYTES_MAX, RaftSettings
 from cluster.status import MemberState, RaftStatus
 from cluster.transfer import Receiver, Senders
 
 log = logging.getLogger(__name__)
+
+POLL = 0.01
+"""Seconds between ticks while a snapshot is written, sent or checked."""
+
+STANDING_POLL = 0.02
+"""Seconds between ticks of a node that would stand for election: it asks the others every 0.15 s, and their answers wake it."""
+
+IDLE_MAX = 1.0
+"""Seconds between ticks at most."""
 
 CAPTURE_RETRY = 10.0
 """Seconds after a snapshot that failed to the next try: the log still holds everything, so there is no hurry."""
@@ -101,6 +111,7 @@ class Raft:
         self._connected: set[str] = set()
         self._members = Members(settings, journal, wire, connected=self._connected, clock=clock)
         self._watch = DivergenceWatch(settings, lambda: journal.term)
+        self._outlook = Outlook(settings.node_id, clock)
         self._clocks = Clocks(settings.node_id, timekeeper, clock)
         self._guard = Guard(
             settings,
@@ -127,6 +138,7 @@ class Raft:
         self._capturing = 0
         self._capture_after = 0.0
         self._clock = clock
+        self._ticked_at = -1e9
         self._failure: BaseException | None = None
         self._stopped = False
         self._bytes_at_snapshot = journal.bytes_appended
@@ -149,7 +161,15 @@ class Raft:
 
     def start(self) -> None:
         """Begin to speak with the peers."""
-        self._wire.start(self.receive, self._guard.on_connected, self._guard.on_disconnected)
+        self._wire.start(self.receive, self._connected_to, self._disconnected_from)
+
+    def _connected_to(self, peer: str) -> None:
+        self._guard.on_connected(peer)
+        self.wake()
+
+    def _disconnected_from(self, peer: str) -> None:
+        self._guard.on_disconnected(peer)
+        self.wake()
 
     def stop(self) -> None:
         """Close wire and log; what was appended is durable, unless the node had failed. May be called again."""
@@ -225,13 +245,14 @@ class Raft:
             return
         self._alive()
         try:
-            self._guard.receive(peer, data)
+            changed = self._guard.receive(peer, data)
         except WireRefusedError:
             raise
         except BaseException as error:
             self._failure = error
             raise
-        self.wake()
+        if changed:
+            self.wake()
 
     def tick(self) -> None:
         """Do what is due: elections, heartbeats, commits, apply, snapshots."""
@@ -245,13 +266,30 @@ class Raft:
             raise
 
     def _tick(self) -> None:
+        self._ticked_at = self._clock()
         self._refuse()
         self._begin_snapshot_if_due()
+        # PySyncObj counts this node for all that is in its log, so that must be durable before it looks what is committed.
+        self._journal.sync()
         self._core.tick()
         self._members.tick()
         self._guard.tick()
         self._journal.sync()
         self._tell_role()
+        if self.is_leader and not self._members.other_voters and self.commit_index < self._journal.last_index:
+            self.wake()  # nobody's answer will
+
+    def due_in(self) -> float:
+        """Seconds until the next tick, if nothing wakes the node before; 0 or less when it is due."""
+        since = self._clock() - self._ticked_at
+        if self._stopped or self._failure is not None:
+            return IDLE_MAX - since
+        if self._capturing or self._senders.any or self._receiver.whole is not None:
+            return POLL - since
+        due = self._core.due_in()
+        if due <= 0 and not self.is_leader:
+            return STANDING_POLL - since  # it was time to stand, and something spoke against it
+        return min(due, IDLE_MAX - since)
 
     def _refuse(self) -> None:
         refusals, self._refusals = self._refusals, []
@@ -261,6 +299,7 @@ class Raft:
     def request_snapshot(self) -> None:
         """Take a snapshot soon."""
         self._snapshot_wanted = True
+        self.wake()
 
     def transfer_leadership(self, successor: str = "") -> bool:
         """Ask the voter `successor`, or the most advanced follower, to take over.
@@ -375,6 +414,10 @@ class Raft:
             done(ProposeResult(error=ProposeError.OUTCOME_UNKNOWN))
         self._members.leadership_lost()
 
+    def more_to_apply(self) -> None:
+        """See `seams.CoreHooks`."""
+        self.wake()
+
     def _tell_role(self) -> None:
         now = (self._core.role, self._core.leader_id)
         if now != self._told:
@@ -385,6 +428,9 @@ class Raft:
         if serving and not self._serving:
             log.info("serves as the leader of term %d from index %d on", self._journal.term, self._core.raftLastApplied)
         self._serving = serving
+        reached = {*self._connected, self._settings.node_id}
+        votes = self._members.votes and not self._journal.probation
+        self._outlook.look(self._members.current, reached, self._core.leader_id, votes=votes)
 
     # ------------------------------------------------------------------ snapshots
 

@@ -31,6 +31,9 @@ than it takes to send it at this rate."""
 SNAPSHOT_ENTRIES = 20_000
 """Log entries after which a snapshot is taken, whatever is in them: all entries behind the newest snapshot are in memory."""
 
+APPLY_SLICE = 256
+"""Entries applied in one tick at most; `seams.SLICE_SECONDS` ends a slice before that if they are long."""
+
 DIGEST_INTERVAL = 64
 """Log indexes in a block; nodes compare the digests of their states once a block (`divergence.py`)."""
 
@@ -73,6 +76,7 @@ class RaftSettings:
     members: tuple[Member, ...] = ()
     digest_interval: int = DIGEST_INTERVAL
     segment_bytes: int = SEGMENT_BYTES
+    apply_slice: int = APPLY_SLICE
 
     @property
     def first_membership(self) -> Membership:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from cluster.callers import Doorkeeper, RefusalLog, caller_of
 from cluster.errors import WireRefusedError
 
 log = logging.getLogger(__name__)
@@ -39,8 +40,8 @@ PATIENCE = 2.0
 """Seconds that the smaller id waits to be called before it calls."""
 CONNECTED_CHECK = 0.25
 """Seconds between looks whether a connection that the other node made still stands."""
-UNKNOWN_CALLERS_MAX = 64
-"""Connections at a time that have not said yet who they are."""
+PAUSE_NOTED = 0.5
+"""Seconds by which this process may be late before silence of a peer is its own doing: it was paused, or had no processor."""
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -115,20 +116,28 @@ class TlsWire:
     def __init__(self, settings: WireSettings) -> None:
         self._settings = settings
         self._node_id = settings.hello.node_id
-        self._peers = dict(settings.peers)
+        self._peers: dict[str, str] = {}
         self._farewells: dict[str, bytes] = {}
         self._started = False
         self._called: set[str] = set()
         self._connections: dict[str, _Connection] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._listener: socket.socket | None = None
-        self._strangers = 0
+        clock = asyncio.get_running_loop().time
+        self._door = Doorkeeper(clock)
+        self._refusals = RefusalLog(clock)
         self._on_message: Callable[[str, bytes], None] = lambda _peer, _data: None
         self._on_connected: Callable[[str], None] = lambda _peer: None
         self._on_disconnected: Callable[[str], None] = lambda _peer: None
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.refused = settings.refused
         self.welcomes_strangers = False
+        self._know(settings.peers)
+
+    def _know(self, peers: Mapping[str, str]) -> None:
+        """These are the peers. Only addresses that are numbers are known to be theirs before they call."""
+        self._peers = dict(peers)
+        self._door.peers = frozenset(caller_of(split_address(address)[0]) for address in peers.values() if address)
 
     def start(
         self,
@@ -184,7 +193,8 @@ class TlsWire:
 
     def set_peers(self, peers: Mapping[str, str], farewells: Mapping[str, bytes]) -> None:
         """See the port."""
-        self._peers, self._farewells = dict(peers), dict(farewells)
+        self._know(peers)
+        self._farewells = dict(farewells)
         self._call_all()
         for peer, farewell in farewells.items():
             connection = self._connections.get(peer)
@@ -202,30 +212,31 @@ class TlsWire:
     # ------------------------------------------------------------------ becoming connected
 
     async def _accepted(self, caller: socket.socket, name: object) -> None:
-        if self._strangers >= UNKNOWN_CALLERS_MAX:
+        host = str(name[0]) if isinstance(name, tuple) else str(name)
+        refusal = self._door.refusal(host)
+        if refusal is not None:
             caller.close()
-            self._refuse("too_many", "too many callers that do not say who they are", name, None)
+            self._refuse(refusal[0], refusal[1], caller_of(host), None)
             return
-        self._strangers += 1
-        writer = None
+        writer, who = None, caller_of(host)
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT):
                 reader, writer = await self._handshake(caller)
-                peer = self._certified(writer)
+                who = peer = self._certified(writer)
                 self._check_welcome(peer)
                 await self._hello(reader, writer, peer)
         except WireRefusedError as error:
-            self._refuse(error.kind, str(error), name, writer)
+            self._refuse(error.kind, str(error), who, writer)
             return
         except Exception as error:  # noqa: BLE001  # whatever a stranger provokes in the TLS layer, it is no reason for the node to stop
             # A member that was cut off or paused ends its handshake, too; a stranger has no certificate of this cluster.
             kind = "certificate" if isinstance(error, ssl.SSLError) else "handshake"
-            self._refuse(kind, f"no TLS handshake with a certificate of this cluster: {error!r}", name, writer)
+            self._refuse(kind, f"no TLS handshake with a certificate of this cluster: {error!r}", who, writer)
             return
         finally:
-            self._strangers -= 1
+            self._door.leaves(host)
         if peer in self._farewells:
-            self._say_farewell(peer, writer, name)
+            self._say_farewell(peer, writer)
             return
         await self._serve(_Connection(peer, reader, writer, preferred=peer > self._node_id))
 
@@ -264,14 +275,14 @@ class TlsWire:
             raise WireRefusedError("unknown_node", f"{theirs.node_id!r} speaks with the certificate of {peer!r}")
         return theirs
 
-    def _say_farewell(self, peer: str, writer: asyncio.StreamWriter, name: object) -> None:
+    def _say_farewell(self, peer: str, writer: asyncio.StreamWriter) -> None:
         writer.write(_frame(self._farewells[peer]))
         writer.close()
-        self._refuse("removed", f"{peer} was removed from the cluster", name, None)
+        self._refuse("removed", f"{peer} was removed from the cluster", peer, None)
 
-    def _refuse(self, kind: str, text: str, name: object, writer: asyncio.StreamWriter | None) -> None:
+    def _refuse(self, kind: str, text: str, who: str, writer: asyncio.StreamWriter | None) -> None:
         self.refused[kind] += 1
-        log.warning("raft port: refused %s: %s", name, text)
+        self._refusals.note(who, text)
         if writer is not None:
             writer.transport.abort()
 
@@ -304,14 +315,14 @@ class TlsWire:
                     raise WireRefusedError("unknown_node", f"another node answers at the address of {peer}")
                 await self._hello(reader, writer, peer)
         except WireRefusedError as error:
-            self._refuse(error.kind, str(error), address, writer)
+            self._refuse(error.kind, str(error), peer, writer)
             return False
         except (OSError, ssl.SSLError, EOFError, TimeoutError):
             if writer is not None:
                 writer.transport.abort()
             return False
         if peer in self._farewells:
-            self._say_farewell(peer, writer, address)
+            self._say_farewell(peer, writer)
             return False
         await self._serve(_Connection(peer, reader, writer, preferred=peer < self._node_id))
         return True
@@ -328,6 +339,7 @@ class TlsWire:
             old.writer.transport.abort()
             self._tell_disconnected(peer)
         self._connections[peer] = connection
+        self._refusals.connected(peer)
         watch = asyncio.get_running_loop().create_task(self._watch(connection))
         try:
             self._on_connected(peer)
@@ -382,8 +394,11 @@ class TlsWire:
         """Say that we live, and notice when the peer no longer does."""
         loop = asyncio.get_running_loop()
         while not connection.writer.transport.is_closing():
+            due = loop.time() + SIGN_OF_LIFE / 2
             await asyncio.sleep(SIGN_OF_LIFE / 2)
             now = loop.time()
+            if now - due > PAUSE_NOTED:
+                connection.heard = max(connection.heard, now - SIGN_OF_LIFE)  # what it said meanwhile may not have been read yet
             if now - connection.heard > SILENCE_MAX:
                 log.warning("%s has been silent for %.1f s", connection.peer, now - connection.heard)
                 connection.writer.transport.abort()

@@ -134,7 +134,7 @@ def build(config: NodeConfig, known: identity.Identity, modes: Modes) -> Parts:
         seeding=start_order.seeding(config, known, machine, raft),
         certificate_expires=lambda: certificates.expires,
     )
-    driver = RaftDriver(raft, interval=TICK, wire_failed=wire.failed)
+    driver = RaftDriver(raft, wire_failed=wire.failed)
     return Parts(service, NativeServer(service, pki.peer_node_id), raft, driver, snapshots, machine, certificates)
 
 

@@ -223,32 +223,27 @@ class SimWire:
         pass
 
 
-IDLE_STEPS = 2
-"""Steps from tick to tick of a node to which nothing happens: 10 ms, as in production (`cluster.driver`)."""
-
-
 @dataclass
 class Process:
-    """A running node. Like `cluster.driver` it ticks when it was woken and after some idle steps."""
+    """A running node. Like `cluster.driver` it ticks when it was woken, and when something is due by the clock."""
 
     raft: Raft
     machine: Machine
     wire: SimWire
-    idle: int = IDLE_STEPS
+    woken: bool = True
     _status: RaftStatus | None = None
 
     def __post_init__(self) -> None:
         self.raft.wake = self._wake
 
     def _wake(self) -> None:
-        self.idle = IDLE_STEPS
+        self.woken = True
 
     def due(self) -> bool:
         """Whether to tick in this step."""
-        self.idle += 1
-        if self.idle < IDLE_STEPS:
+        if not self.woken and self.raft.due_in() > 0:
             return False
-        self.idle = 0
+        self.woken = False
         self._status = None
         return True
 

@@ -95,6 +95,10 @@ class PlainNode(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
         """See `Raft.tick`."""
         self.doTick(0)
 
+    def due_in(self) -> float:
+        """It ticks at each step."""
+        return 0.0
+
     @property
     def commit_index(self) -> int:
         """See `Raft.commit_index`."""

@@ -46,6 +46,9 @@ EPOCH_NS = 1_700_000_000 * 10**9
 FUTURE_NS = round((AHEAD_MAX + 1.0) * 1e9)
 """No entry is applied whose stamp is further ahead of the true time: one clock may be wrong, the others are right."""
 
+TICKS_PER_STEP = 16
+"""Ticks of a node in a step at most, if each leaves something to do at once."""
+
 CALM_STEPS = 200
 """How long the cluster goes on under load once it has recovered, before it is looked at again."""
 
@@ -161,6 +164,7 @@ class World:
             trailing_entries=self.rng.choice((0, 10, 30)),
             rejoin=host.rejoin,
             digest_interval=DIGEST_INTERVAL,
+            apply_slice=self.rng.choice((1, 3, 256)),
             segment_bytes=self.rng.choice(SEGMENT_BYTES),
         )
 
@@ -373,8 +377,9 @@ class World:
             return
         if load and process.raft.is_leader:
             self._load(process.raft)
-        if process.due():
-            self._guarded(node, process.raft.tick)
+        for _ in range(TICKS_PER_STEP):
+            if host.process is process and process.due():
+                self._guarded(node, process.raft.tick)
 
     def _load(self, leader: Raft) -> None:
         if self.rng.random() < 0.4:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import cast
 
@@ -14,9 +15,11 @@ from cluster.raft import Raft
 
 
 class Ticks:
-    """A `Raft` as the driver sees it."""
+    """A `Raft` as the driver sees it. `interval`: after how many seconds it wants to tick again."""
 
-    def __init__(self) -> None:
+    def __init__(self, interval: float) -> None:
+        self.interval = interval
+        self.ticked_at = -1e9
         self.wake: Callable[[], None] = lambda: None
         self.count = 0
         self.error: Exception | None = None
@@ -24,9 +27,13 @@ class Ticks:
 
     def tick(self) -> None:
         self.count += 1
+        self.ticked_at = asyncio.get_running_loop().time()
         self.ticked.set()
         if self.error is not None:
             raise self.error
+
+    def due_in(self) -> float:
+        return self.ticked_at + self.interval - asyncio.get_running_loop().time()
 
     async def next(self) -> None:
         """Until the next tick."""
@@ -36,8 +43,8 @@ class Ticks:
 
 
 def driven(*, interval: float = 0.001, wire_failed: asyncio.Future[None] | None = None) -> tuple[Ticks, RaftDriver]:
-    ticks = Ticks()
-    return ticks, RaftDriver(cast(Raft, ticks), interval=interval, wire_failed=wire_failed)
+    ticks = Ticks(interval)
+    return ticks, RaftDriver(cast(Raft, ticks), wire_failed=wire_failed)
 
 
 async def test_it_ticks_by_the_clock_until_stopped() -> None:
@@ -122,3 +129,45 @@ async def test_stopped_before_it_began() -> None:
     driver.stop()
     await asyncio.wait_for(driver.run(), 10)
     assert ticks.count == 0
+
+
+async def test_a_node_that_has_nothing_to_do_does_not_tick() -> None:
+    """What is due moved on since the timer was set, as an election timeout does with each heartbeat: the timer is set again, without a tick."""
+    ticks, driver = driven(interval=0.02)
+    running = asyncio.create_task(driver.run())
+    await ticks.next()
+    loop = asyncio.get_running_loop()
+    for _ in range(20):
+        ticks.ticked_at = loop.time()
+        await asyncio.sleep(0.005)
+    assert ticks.count == 1
+    await ticks.next()
+    driver.stop()
+    await asyncio.wait_for(running, 10)
+
+
+async def test_what_is_due_at_once_leaves_room_for_others() -> None:
+    ticks, driver = driven(interval=-1.0)
+    running = asyncio.create_task(driver.run())
+    for _ in range(3):
+        await ticks.next()
+    others = 0
+    while ticks.count < 6:
+        others += 1
+        await asyncio.sleep(0)
+    assert others > 3
+    driver.stop()
+    await asyncio.wait_for(running, 10)
+
+
+async def test_a_node_that_was_paused_says_so_itself(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.driver.PAUSE_NOTED", 0.05)
+    ticks, driver = driven(interval=0.01)
+    running = asyncio.create_task(driver.run())
+    await ticks.next()
+    assert not caplog.records
+    time.sleep(0.1)  # noqa: ASYNC251  # as a process that is stopped
+    await ticks.next()
+    assert "this node did not run for 0.1 s" in caplog.text
+    driver.stop()
+    await asyncio.wait_for(running, 10)

@@ -258,17 +258,17 @@ async def test_a_caller_that_says_nothing_is_given_up(ours: Certificates, monkey
 
 
 async def test_too_many_callers_that_do_not_say_who_they_are(ours: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire_module, "UNKNOWN_CALLERS_MAX", 2)
+    monkeypatch.setattr("cluster.callers.UNKNOWN_CALLERS_MAX", 2)
     async with pair(ours) as (n1, n2):
         waiting = [asyncio.create_task(call(n1, None)) for _ in range(2)]
-        await until(lambda: n1.wire._strangers == 2)
+        await until(lambda: n1.wire._door.unknown == 2)
         await call(n1, ours.client("n3"), hello())
         assert n1.wire.refused == {"too_many": 1}
         await still_talk(n1, n2)
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
-        await until(lambda: n1.wire._strangers == 0)
+        await until(lambda: n1.wire._door.unknown == 0)
 
 
 async def test_a_silent_peer_counts_as_gone(ours: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:

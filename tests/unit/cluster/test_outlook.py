@@ -1,0 +1,57 @@
+"""Why nothing can be committed is in the log, once."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster.membership import Member, Membership, Role
+from cluster.outlook import NOTED_AFTER, REPEATED_EVERY, Outlook
+
+THREE = Membership(tuple(Member(node, Role.VOTER) for node in ("n1", "n2", "n3")))
+
+
+class View:
+    """What a node sees for some time."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.outlook = Outlook("n1", lambda: self.now)
+
+    def sees(self, *reached: str, leader: str = "", seconds: float = 0.0, votes: bool = True) -> None:
+        end = self.now + seconds
+        while True:
+            self.outlook.look(THREE, {"n1", *reached}, leader, votes=votes)
+            if self.now >= end:
+                return
+            self.now += 0.1
+
+
+def test_a_lost_majority_names_what_is_missing_and_its_return_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    view = View()
+    view.sees("n2", "n3", leader="n2", seconds=10)
+    assert not caplog.records
+    view.sees(seconds=NOTED_AFTER - 0.5)
+    assert not caplog.records, "an election or a restart is no news"
+    view.sees(seconds=20)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "does not reach n2, n3. Nothing is committed until 2 of 3 voters are there" in caplog.text
+    view.sees("n3", leader="n3", seconds=20)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+
+
+def test_it_is_repeated_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    view = View()
+    view.sees(seconds=NOTED_AFTER + 2 * REPEATED_EVERY + 1)
+    assert len(caplog.records) == 3
+
+
+def test_no_leader_although_a_majority_is_there(caplog: pytest.LogCaptureFixture) -> None:
+    view = View()
+    view.sees("n2", seconds=NOTED_AFTER + 1, votes=False)
+    assert "no leader for 2 s, although a majority of the voters n1, n2, n3 is connected; n1 has no vote" in caplog.text
+
+
+def test_one_of_three_that_is_missing_is_no_lost_majority(caplog: pytest.LogCaptureFixture) -> None:
+    View().sees("n3", leader="n3", seconds=100)
+    assert not caplog.records

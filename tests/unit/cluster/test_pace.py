@@ -1,0 +1,206 @@
+"""When a node ticks, how much it does in one, and what waits for what: counted, not timed."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from cluster import messages as m
+from cluster.ports import CaptureState, LogEntry
+from cluster.raft import IDLE_MAX, POLL
+from cluster.seams import COMMIT_TOLD_AFTER
+from tests.simulation.disk import SimDisk
+from tests.unit.cluster.fakes import Node, command
+
+
+class Woken(Node):
+    """A node that counts how often it wanted to tick at once."""
+
+    def __init__(self, **more: object) -> None:
+        super().__init__(**more)  # type: ignore[arg-type]  # whatever a node takes
+        self.wakes = 0
+        self.raft.wake = self._wake
+
+    def _wake(self) -> None:
+        self.wakes += 1
+
+
+def follower(**more: object) -> Woken:
+    node = Woken(**more)
+    node.connect()
+    node.append("n2", 1, command(2, 1), commit=2)
+    node.raft.tick()
+    node.wakes = 0
+    return node
+
+
+class TestTicks:
+    def test_a_heartbeat_that_changes_nothing_wakes_nobody_and_moves_the_next_tick_on(self) -> None:
+        node = follower()
+        for _ in range(19):
+            node.now += 0.05
+            node.append("n2", 1, after=command(2, 1), commit=2)
+            assert node.raft.due_in() > 0
+        assert node.wakes == 0
+
+    def test_entries_a_commit_and_another_leader_do(self) -> None:
+        node = follower()
+        node.append("n2", 1, command(3, 1), after=command(2, 1), commit=2)
+        assert node.wakes == 1
+        node.append("n2", 1, after=command(3, 1), commit=3)
+        assert node.wakes == 2
+        node.append("n3", 2, after=command(3, 1), commit=3)
+        assert node.wakes == 3
+
+    def test_answers_to_a_leaders_heartbeats_wake_nobody_and_an_acknowledgement_does(self) -> None:
+        node = Woken()
+        term = node.elect()
+        node.acknowledge()
+        node.pass_time(0.2)
+        node.wakes = 0
+        reply = m.AppendReply(term, node.journal.last_index + 1, False, True, True)
+        node.hear("n2", reply)
+        assert node.wakes == 0
+        node.propose()
+        node.wakes = 0
+        node.hear("n2", m.AppendReply(term, node.journal.last_index + 1, False, True, True))
+        assert node.wakes == 1
+
+    def test_a_leader_ticks_for_its_heartbeats(self) -> None:
+        node = Woken()
+        node.elect()
+        node.acknowledge()
+        node.pass_time(0.2)
+        assert 0 < node.raft.due_in() <= 0.05
+        node.now += 0.051
+        assert node.raft.due_in() <= 0
+
+    def test_a_follower_that_nobody_leads_ticks_when_its_timeout_is_over(self) -> None:
+        node = follower()
+        node.now += 0.3
+        node.raft.tick()
+        assert 0 < node.raft.due_in() <= 0.3
+        node.now += 0.3
+        assert node.raft.due_in() <= 0
+
+    def test_what_is_waited_for_is_looked_at_and_not_put_off(self) -> None:
+        node = follower(snapshot_entries=1)
+        node.snapshots.state = CaptureState.RUNNING
+        node.raft.request_snapshot()
+        node.raft.tick()
+        node.raft.tick()
+        assert 0 < node.raft.due_in() <= POLL
+        node.now += POLL
+        assert node.raft.due_in() <= 0
+
+    def test_once_a_second_at_least(self) -> None:
+        node = follower()
+        node.raft._core._SyncObj__raftElectionDeadline = node.now + 1_000
+        assert node.raft.due_in() == pytest.approx(IDLE_MAX)
+        node.now += IDLE_MAX
+        assert node.raft.due_in() <= 0
+
+    def test_connections_that_come_and_go_wake_the_node(self) -> None:
+        node = follower()
+        node.raft._disconnected_from("n3")
+        node.raft._connected_to("n3")
+        assert node.wakes >= 2
+
+
+class TestApplying:
+    def test_a_backlog_is_applied_in_slices(self) -> None:
+        node = Woken()
+        node.raft._core._slice_entries = 100
+        node.connect()
+        entries = [command(index, 1) for index in range(2, 1_002)]
+        node.append("n2", 1, *entries, commit=1_001)
+        applied, ticks = 0, 0
+        while node.raft.status().applied_index < 1_001:
+            node.wakes = 0
+            node.raft.tick()
+            ticks += 1
+            assert len(node.machine.commands) - applied <= 100
+            applied = len(node.machine.commands)
+            assert node.wakes >= (node.raft.status().applied_index < 1_001)
+        assert ticks == 10
+        assert [index for index, _ in node.machine.commands] == list(range(2, 1_002))
+
+    def test_between_two_slices_the_leader_is_answered(self) -> None:
+        node = Woken()
+        node.raft._core._slice_entries = 1
+        node.connect()
+        node.append("n2", 1, *[command(index, 1) for index in range(2, 12)], commit=11)
+        node.raft.tick()
+        said = node.append("n2", 1, after=command(11, 1), commit=11)
+        assert [reply.success for reply in said if isinstance(reply, m.AppendReply)] == [True]
+
+
+class TestCommit:
+    def test_it_is_told_with_the_next_entries(self) -> None:
+        node = Woken()
+        node.elect()
+        node.acknowledge()
+        node.pass_time(0.2)
+        node.propose(b"one")
+        node.forget_said()
+        node.hear("n2", m.AppendReply(node.journal.term, node.journal.last_index + 1, False, True, True))
+        node.raft.tick()
+        assert node.raft.commit_index == node.journal.last_index
+        assert not node.said(m.AppendEntries), "no round for the commit alone"
+        node.propose(b"two")
+        (told,) = {message.commit_index for message in node.said(m.AppendEntries)}
+        assert told == node.journal.last_index - 1
+
+    def test_it_is_told_soon_if_there_are_none(self) -> None:
+        node = Woken()
+        node.elect()
+        node.acknowledge()
+        node.pass_time(0.2)
+        node.propose(b"one")
+        node.forget_said()
+        node.hear("n2", m.AppendReply(node.journal.term, node.journal.last_index + 1, False, True, True))
+        node.raft.tick()
+        assert node.raft.due_in() <= COMMIT_TOLD_AFTER
+        node.now += COMMIT_TOLD_AFTER + 0.0001
+        node.raft.tick()
+        assert {message.commit_index for message in node.said(m.AppendEntries)} == {node.journal.last_index}
+
+
+class TestEntriesLeaveFirst:
+    """Thesis, section 10.2.1: the leader writes its disk while the followers write theirs, and counts itself only afterwards."""
+
+    def test_the_leader_sends_before_it_syncs_and_commits_after(self) -> None:
+        node = Woken()
+        node.elect()
+        node.acknowledge()
+        order: list[str] = []
+        sync, send = node.journal._log.sync, node.wire.send
+
+        def synced() -> None:
+            if node.journal._log.dirty:
+                order.append("sync")
+            sync()
+
+        def sent(peer: str, message: bytes) -> bool:
+            if getattr(m.decode(message), "entries", None):
+                order.append("send")
+            return send(peer, message)
+
+        node.journal._log.sync = synced  # type: ignore[method-assign]  # of this log only
+        node.wire.send = sent  # type: ignore[method-assign]  # of this wire only
+        node.propose()
+        assert order == ["send", "send", "sync"]
+
+    def test_term_and_vote_are_durable_before_anything_leaves(self) -> None:
+        node = Woken(disk=SimDisk(random.Random(1)))
+        node.connect()
+        node.journal.setCurrentTerm(7, "n1")
+        node.guard._send("n2", m.AppendEntries(7, 1, 1, 0, [LogEntry(b"\0x", 2, 7)]))
+        assert not node.journal.state_dirty
+
+    def test_a_follower_syncs_before_it_acknowledges(self) -> None:
+        node = follower()
+        node.append("n2", 1, command(3, 1), after=command(2, 1))
+        assert not node.journal._log.dirty
+        assert node.said(m.AppendReply)[-1].next_index == 4
