@@ -38,7 +38,7 @@ SILENCE_MAX = 1.5
 RETRY_MIN, RETRY_MAX = 0.05, 1.0
 PATIENCE = 2.0
 """Seconds that the smaller id waits to be called before it calls."""
-CONNECTED_CHECK = 0.25
+CONNECTED_CHECK = 0.5
 """Seconds between looks whether a connection that the other node made still stands."""
 PAUSE_NOTED = 0.5
 """Seconds by which this process may be late before silence of a peer is its own doing: it was paused, or had no processor."""
@@ -394,8 +394,8 @@ class TlsWire:
         """Say that we live, and notice when the peer no longer does."""
         loop = asyncio.get_running_loop()
         while not connection.writer.transport.is_closing():
-            due = loop.time() + SIGN_OF_LIFE / 2
-            await asyncio.sleep(SIGN_OF_LIFE / 2)
+            due = loop.time() + SIGN_OF_LIFE
+            await asyncio.sleep(SIGN_OF_LIFE)
             now = loop.time()
             if now - due > PAUSE_NOTED:
                 connection.heard = max(connection.heard, now - SIGN_OF_LIFE)  # what it said meanwhile may not have been read yet

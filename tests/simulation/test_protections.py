@@ -42,15 +42,15 @@ HARMED = Faults(power_loss_in_write=0.008, restart=0.1, harm_log=0.005, copies=0
 WRONG_CLOCKS = Faults(clock=0.004)
 POWER_CUTS = Faults(power_loss_in_write=0.005, crash=0.01, restart=0.1)
 ELECTIONS = Faults(crash=0.02, restart=0.3, isolate=0.01, heal=0.03, hand_over=0.02, latency=0.03)
-OFTEN_ISOLATED = Faults(latency=0.015, isolate=0.005, cut=0.003)
+OFTEN_ISOLATED = Faults(latency=0.03, isolate=0.02, cut=0.01, heal=0.03, restart=0.1)
 HUNTS = {
-    "no_reset_to_commit": Hunt(OFTEN_ISOLATED, range(150, 230)),
+    "no_reset_to_commit": Hunt(OFTEN_ISOLATED),
     "no_commit_clamp": Hunt(seeds=range(40)),
     "old_snapshots": Hunt(Faults(copies=0.03), range(40), 15),
     "no_vote_sync": Hunt(Faults(crash=0.03, restart=0.3, isolate=0.01, hand_over=0.01, latency=0.01), range(30)),
     "no_probation": Hunt(Faults(lose_disk=0.002, copies=0.0)),
     "no_sync_before_answers": Hunt(POWER_CUTS),
-    "no_sync_of_own_entries": Hunt(POWER_CUTS),
+    "no_sync_of_own_entries": Hunt(replace(POWER_CUTS, crash=0.02, cut=0.02, isolate=0.01, heal=0.03)),
     "log_removed_before_snapshot": Hunt(POWER_CUTS),
     "torn_records_believed": Hunt(replace(POWER_CUTS, power_loss_in_write=0.015), range(60)),
     "hard_state_in_place": Hunt(POWER_CUTS),
@@ -58,7 +58,7 @@ HUNTS = {
     "cache_believed": Hunt(replace(POWER_CUTS, disk_error=0.002), range(40)),
     "forgotten_end_believed": Hunt(HARMED),
     "doubtful_end_believed": Hunt(HARMED),
-    "doubt_stored_late": Hunt(HARMED, range(60)),
+    "doubt_stored_late": Hunt(replace(HARMED, power_loss_in_write=0.03, harm_log=0.02), range(60)),
     "full_segment_not_synced": Hunt(POWER_CUTS),
     "compacted_from_the_back": Hunt(replace(POWER_CUTS, power_loss_in_write=0.01), range(40)),
     "entries_from_the_future": Hunt(WRONG_CLOCKS),
