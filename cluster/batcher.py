@@ -28,6 +28,9 @@ from cluster.raft import ProposeError, ProposeResult
 
 IN_FLIGHT_MAX = 4
 
+IN_FLIGHT_ENTRIES = 2
+"""Full proposals that may be under way: what a new item of another share waits for at most. More of them are allowed only while they are small."""
+
 Item = TypeVar("Item")
 ItemDone = Callable[["Refusal | None", Sequence[Any]], None]
 Release = Callable[[], None]
@@ -200,6 +203,7 @@ class Batcher(Generic[Item]):
         self._in_flight_max = in_flight_max
         self._turns: _Turns[Item] = _Turns()
         self._in_flight = 0
+        self._units_in_flight = 0
         self._scheduled = False
         self._holds = 0
         self.counts = BatcherCounts()
@@ -263,13 +267,17 @@ class Batcher(Generic[Item]):
         done(refusal, ())
 
     def _schedule(self) -> None:
-        if not self._scheduled and self._in_flight < self._in_flight_max:
+        if not self._scheduled and self._may_propose:
             self._scheduled = True
             self._later(self._pump)
 
+    @property
+    def _may_propose(self) -> bool:
+        return self._in_flight < self._in_flight_max and self._units_in_flight < IN_FLIGHT_ENTRIES * self._units_max
+
     def _pump(self) -> None:
         self._scheduled = False
-        while self._turns and self._in_flight < self._in_flight_max and not self._holds:
+        while self._turns and self._may_propose and not self._holds:
             batch = self._take()
             self._in_flight += 1
             self.counts.proposals += 1
@@ -288,10 +296,12 @@ class Batcher(Generic[Item]):
             units += queued.units
             size += queued.size
         self.counts.units += units
+        self._units_in_flight += units
         return batch
 
     def _resolved(self, batch: list[_Queued[Item]], result: ProposeResult) -> None:
         self._in_flight -= 1
+        self._units_in_flight -= sum(queued.units for queued in batch)
         if self._turns:
             self._schedule()
         if result.error is not None:

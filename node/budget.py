@@ -43,7 +43,7 @@ class Cost:
     REQUEST = 1.0
     """Any request: it is read, decoded and answered."""
     COMMAND = 1.0
-    """A command, on top of nothing: a request of 100 commands costs 100."""
+    """A command, in place of the request it comes in: a request of 100 commands costs 100."""
     CANCEL_ALL = 10.0
     """A command that may cancel up to 10,000 orders, and mostly cancels few."""
     BARRIER = 2.0

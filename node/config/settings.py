@@ -57,15 +57,15 @@ RENAMED = {
 class NativeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[native]`: the engine's own protocol over TLS.
 
-    `key_rate`: units of work a second for one API key, `account_rate`: for the commands of one account, wherever they come from.
-    A unit is one command (see `node.budget`). 0: no limit.
+    `key_rate`: units of work a second for what one API key asks for but commands, `account_rate`: for the commands of one account,
+    wherever they come from. A unit is the work of one command (see `node.budget`). 0: no limit.
     """
 
     listen: str
     queue_max: int = 20_000
     batch_commands_max: int = 500
     events_kept: int = 100_000
-    key_rate: float = 5000.0
+    key_rate: float = 1000.0
     account_rate: float = 5000.0
 
 

@@ -93,7 +93,7 @@ class NativeServer:
         self.service = service
         self.peer_node_id = peer_node_id
         self.key_followers: dict[Session, None] = {}
-        self.key_rates: Shares[str] = Shares(service.config.native.key_rate)
+        self.key_rates: Shares[str] = Shares(service.config.native.key_rate, service.config.native.key_rate)
         self.doors = Doors(host for node in service.config.nodes for host in (_host(node.native), _host(node.raft)))
         self.threads = ThreadPoolExecutor(HANDSHAKE_THREADS, thread_name_prefix="tls-handshake")
         self.arrived: dict[_Door, None] = {}

@@ -168,7 +168,7 @@ class EngineService:
             caught_up=lambda: self.modes.current is Mode.READY or raft.status().ready,
         )
         self._started = clock()
-        self.account_rates: Shares[str] = Shares(config.native.account_rate, clock=clock)
+        self.account_rates: Shares[str] = Shares(config.native.account_rate, config.native.account_rate, clock=clock)
         self._expiring = False
         self._later = later
         self._waiting_room = WaitingRoom(after, config.native.queue_max)
@@ -200,8 +200,10 @@ class EngineService:
             return
         share = share_of(principal, commands)
         if self.account_rates.rate and (principal.node or not principal.operator) and share != principal.name:
-            seconds = self.account_rates.take(share, commands_cost(commands))
-            if seconds:
+            seconds = self.account_rates.wait(share)
+            if not seconds:
+                self.account_rates.spend(share, commands_cost(commands))
+            else:
                 text = f"account {share!r} has used up its share of {self.account_rates.rate:g} units a second"
                 send(self._failure(request.request_id, rate_limited(text, seconds)))
                 return

@@ -28,7 +28,7 @@ from node.engine.book_copy import LongAnswer
 from node.engine.feed import Audience, Subscription
 from node.engine.outgoing import Outgoing
 from node.engine.principal import Principal, gateway
-from node.engine.submissions import commands_cost, rate_limited
+from node.engine.submissions import rate_limited
 from node.errors import FramingError, RequestFailed
 from node.native.framing import FrameSplitter, MalformedError, decode_request, pack, request_id_of
 from node.native.protocol import (
@@ -121,6 +121,7 @@ class Session(asyncio.Protocol):
     ) -> None:
         self.audience = Audience.PUBLIC
         self.key_id = ""
+        self._account_id = ""
         self._server = server
         self._service = server.service
         self._local = local
@@ -293,8 +294,10 @@ class Session(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _wait(self) -> float:
-        """Seconds until the key may spend anything; what it spends then may bring it into debt."""
-        return self._server.key_rates.wait(self.key_id) if self.key_id else 0.0
+        """Seconds until the key and its account may spend anything; what they spend then may bring them into debt."""
+        if not self.key_id:
+            return 0.0
+        return max(self._server.key_rates.wait(self.key_id), self._service.account_rates.wait(self._account_id))
 
     def _charge(self, cost: float) -> None:
         if self.key_id:
@@ -310,7 +313,7 @@ class Session(asyncio.Protocol):
             return
         self._paced_since = 0.0
         self._count("rate_limited")
-        error = rate_limited(f"this API key has used up its share of {self._server.key_rates.rate:g} units a second", seconds)
+        error = rate_limited("this API key or its account has used up its share", seconds)
         self._reply(Failed(request_id_of(self._unread.popleft()), error.code, error.message))
         self._schedule_turn(REFUSED_PAUSE)
 
@@ -339,11 +342,16 @@ class Session(asyncio.Protocol):
             self._greet(request)
         elif isinstance(request, Submit):
             self._principal = self._service.gate.refresh(self._principal)
-            self._charge(commands_cost(request.commands))
-            self._service.submit(self._principal, request, len(body), self._reply)
+            self._service.submit(self._principal, request, len(body), self._submitted)
         else:
             self._charge(Cost.REQUEST)
             self._other(self._service.gate.refresh(self._principal), request)
+
+    def _submitted(self, message: msgspec.Struct) -> None:
+        """Commands are paid for by their account. A request that was refused is paid for by the key, or refusals would be free."""
+        if isinstance(message, Failed):
+            self._charge(Cost.REQUEST)
+        self._reply(message)
 
     def _malformed_message(self, error: MalformedError) -> None:
         self._count("malformed")
@@ -366,7 +374,7 @@ class Session(asyncio.Protocol):
         self._splitter.limit = FRAME_MAX
         self.audience = principal.audience
         if principal.row is not None and not principal.operator:
-            self.key_id = principal.row.key_id
+            self.key_id, self._account_id = principal.row.key_id, principal.account_id
         if not self._local:
             _keep_alive(self._transport)
         service = self._service

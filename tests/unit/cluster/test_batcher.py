@@ -287,6 +287,22 @@ class TestShares:
         assert len(bench.batcher._turns._ahead) < 10
         assert len(bench.batcher._turns._ends) < 10
 
+    def test_what_is_under_way_before_a_new_item_is_bounded_in_units(self) -> None:
+        bench = Bench(units_max=10, queue_max=1_000, in_flight_max=4)
+        for number in range(200):
+            bench.submit(number, share="greedy")
+        bench.run()
+        assert sum(units for items in bench.sealed for _, units in items) == 20
+        bench.submit(1_000, share="modest")
+        bench.resolve()
+        bench.run()
+        assert (1_000, 1) in bench.sealed[2]
+        assert bench.batcher.in_flight == 2
+        while not bench.batcher.idle:
+            bench.resolve()
+            bench.run()
+        assert len(bench.answers) == 201
+
 
 class TestHolds:
     def test_nothing_is_proposed_before_every_hold_has_ended(self) -> None:
