@@ -6,6 +6,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from random import Random
 
@@ -15,6 +16,7 @@ import pytest
 from node.errors import HistoryError
 from node.history import keeper as keeping
 from node.history.candles import STORED
+from node.history.database import connect
 from node.history.projection import LedgerKind, Row, order_row
 from node.migration import switch
 from node.migration.found import SNAPSHOTS
@@ -331,3 +333,47 @@ def test_a_lost_state_is_made_of_the_nodes_snapshot_and_the_log(tmp_path: Path) 
     node.follow()
     assert node.stored()["gaps"] == []
     assert node.stored()["progress"][0]["sequence"] == node.engine.sequence
+
+
+def test_amounts_in_coins(tmp_path: Path) -> None:
+    """The views that people read: every amount divided by its currency's scale, exactly."""
+    node = NodeLog(tmp_path / "cluster")
+    busy(node, 6, 300)
+    node.follow()
+    check_coins(node)
+
+
+def check_coins(node: NodeLog) -> None:
+    scales = {row.currency: row.scale for row in node.engine.currencies()}
+    products = {row.product_id: (scales[row.base], scales[row.quote]) for row in node.engine.products()}
+    stored = node.stored()
+    database = connect(node.config, read_only=True)
+    with database.connect() as connection:
+        found = {
+            name: connection.exec_driver_sql(f"select * from {name}_in_coins").mappings().all()
+            for name in ("trades", "orders", "candles", "ledger", "transfers")
+        }
+    database.dispose()
+    assert all(found.values())
+
+    def coins(amount: int, scale: int) -> Decimal:
+        return Decimal(amount).scaleb(-scale)
+
+    for name, rows in found.items():
+        assert len(rows) == len(stored[name])
+    trades = {(row["product_id"], row["trade_id"]): row for row in stored["trades"]}
+    for row in found["trades"]:
+        was, (base, quote) = trades[row["product_id"], row["trade_id"]], products[row["product_id"]]
+        assert Decimal(row["size"]) == coins(was["size"], base)
+        for column in ("price", "notional", "maker_fee", "taker_fee"):
+            assert Decimal(row[column]) == coins(was[column], quote)
+    ledger = {(row["sequence"], row["position"]): row for row in stored["ledger"]}
+    for row in found["ledger"]:
+        was = ledger[row["sequence"], row["position"]]
+        for column in ("amount", "balance"):
+            assert Decimal(row[column]) == coins(was[column], scales[row["currency"]])
+    assert any(Decimal(row["amount"]) < 0 for row in found["ledger"])
+    orders = {row["order_id"]: row for row in stored["orders"]}
+    for row in found["orders"]:
+        was = orders[row["order_id"]]
+        assert Decimal(row["executed_value"]) == coins(was["executed_value"], products[row["product_id"]][1])

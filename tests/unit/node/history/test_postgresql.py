@@ -26,7 +26,7 @@ from node.history.queries import History
 from node.history.schema import alembic_config
 from tests.unit.node.history.answers import answers
 from tests.unit.node.history.logs import START, NodeLog
-from tests.unit.node.history.test_keeper import busy
+from tests.unit.node.history.test_keeper import busy, check_coins
 from tests.unit.node.history.test_partitions import BEFORE, read
 from tests.unit.node.history.test_place import begun, gone_back, market, rows
 from tests.unit.node.history.versions import known_to_0001, make_0001
@@ -75,6 +75,7 @@ def test_both_databases_have_the_same_rows_and_give_the_same_answers(server: str
         node.follow()
     heavy.follow()
     assert heavy.stored() == light.stored()
+    check_coins(heavy)
     asked: list[Callable[[History], object]] = [
         History.progress,
         lambda past: past.fills("ann", "", 0, Page(20)),
