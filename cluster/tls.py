@@ -16,9 +16,6 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any, cast
 
-HELLO_BYTES_MAX = 64 * 1024
-"""Bytes of a peer that wait for a step of the handshake; a certificate chain of four has about 6 kB."""
-
 READ_BYTES = 64 * 1024
 """Bytes decrypted at a time."""
 
@@ -147,21 +144,21 @@ class TlsProtocol(asyncio.Protocol):
             self._read()
             return
         self._early += data
-        if len(self._early) > HELLO_BYTES_MAX:
-            self._fail(ssl.SSLError("too much was sent before the handshake was done"))
-        elif not self._stepping:
+        if not self._stepping:
             self._step()
 
     # ------------------------------------------------------------------ the handshake
 
     def _step(self) -> None:
-        """Give what has arrived to OpenSSL, in another thread. The channel is nobody else's until it is back."""
+        """Give what has arrived to OpenSSL, in another thread. The channel is nobody else's until it is back, and nothing more is read: a peer that
+        believes the handshake done may send as much as it likes."""
         if self._channel is None:
             self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
             self._channel = self._context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._incoming.write(self._early)
         self._early = bytearray()
         self._stepping = True
+        self._transport.pause_reading()
         step = asyncio.get_running_loop().run_in_executor(self._threads, _handshake, self._channel)
         step.add_done_callback(self._stepped)
 
@@ -169,14 +166,25 @@ class TlsProtocol(asyncio.Protocol):
         self._stepping = False
         if self._closed or step.cancelled():
             return
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
         error = step.exception()
         self._send()
         if error is not None:
             self._fail(error)
         elif step.result():
-            self._begin()
+            self._begin_safely()
         elif self._early:
             self._step()
+
+    def _begin_safely(self) -> None:
+        """As when a transport calls a protocol: what it raises ends this connection, and is told to the loop, which goes on."""
+        try:
+            self._begin()
+        except Exception as error:  # noqa: BLE001  # it is passed on
+            context = {"message": "a protocol failed after its handshake", "exception": error, "protocol": self._inside}
+            asyncio.get_running_loop().call_exception_handler(context)
+            self._transport.abort()
 
     def _begin(self) -> None:
         assert self._channel is not None, "the handshake is done"
