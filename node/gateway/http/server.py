@@ -140,7 +140,7 @@ class HttpServer:
     @staticmethod
     def is_local(peer: str) -> bool:
         """Whether the other end is on this machine."""
-        return peer == "::1" or peer.startswith("127.")
+        return peer == "::1" or peer.removeprefix("::ffff:").startswith("127.")
 
     async def _run_clock(self) -> None:
         while True:
