@@ -32,6 +32,7 @@ def rejected(state: State, refusal: Refusal) -> None:
 def done(state: State, changed: bool) -> None:
     """A currency, product, account or key was put."""
     _begin(state, 2, 4)
+    state.unchanged = not changed
     state.outcome.flag(changed)
 
 

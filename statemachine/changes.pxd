@@ -14,6 +14,7 @@ cdef class AccountChanges:
     cdef readonly list left
     cdef readonly long long done_count
     cdef readonly long long remembered
+    cdef readonly dict transferred
 
     cpdef int note(self, Order order) except -1
 

@@ -45,17 +45,19 @@ class Piece(NamedTuple):
 
 
 class AccountChanges:
-    """What changed of an account. `done_count` and `remembered` are those before the first change.
+    """What changed of an account. `done_count`, `remembered` and `transferred` (as `remembered`, of each kind of transfer) are those before the first
+    change.
 
     `came`: orders that came or changed, of which those that are done by now do not count; `left`: the ids of those that were open at the freeze
     before, and left. `all_orders`: every order that is open at the freeze counts.
     """
 
-    __slots__ = ("all_orders", "came", "done_count", "left", "remembered")
+    __slots__ = ("all_orders", "came", "done_count", "left", "remembered", "transferred")
 
-    def __init__(self, done_count: int, remembered: int, all_orders: bool = False) -> None:
+    def __init__(self, done_count: int, remembered: int, transferred: dict[int, int], all_orders: bool = False) -> None:
         self.done_count = done_count
         self.remembered = remembered
+        self.transferred = transferred
         self.came: list[Order] = []
         self.left: list[int] = []
         self.all_orders = all_orders
@@ -77,6 +79,7 @@ class AccountView(NamedTuple):
     done_count: int
     done_kept: int
     outcomes: MemoryView
+    transfers: dict[int, MemoryView]
 
 
 class Changes:
@@ -104,7 +107,8 @@ class Changes:
         """Before anything of an account changes."""
         if account.touched != self.epoch:
             account.touched = self.epoch
-            changes = account.changes = AccountChanges(account.done_count, account.memory.remembered)
+            transferred = {kind: memory.remembered for kind, memory in account.transfers.items()}
+            changes = account.changes = AccountChanges(account.done_count, account.memory.remembered, transferred)
             self._accounts[account.account_id] = changes
             if self._frozen is not None:
                 self._frozen.keep_account(account.account_id)
@@ -113,7 +117,7 @@ class Changes:
         """Before the operator's memory changes."""
         if not self._operator:
             self._operator = True
-            self._accounts[OPERATOR] = AccountChanges(0, memory.remembered)
+            self._accounts[OPERATOR] = AccountChanges(0, memory.remembered, {})
             if self._frozen is not None:
                 self._frozen.keep_account(OPERATOR)
 
@@ -170,10 +174,11 @@ class Changes:
 def _everything(state: State) -> dict[str, AccountChanges]:
     """As if all had changed. O(accounts)."""
     memory = state.operator_memory
-    everything = {OPERATOR: AccountChanges(0, memory.remembered - len(memory))}
+    everything = {OPERATOR: AccountChanges(0, memory.remembered - len(memory), {})}
     for name, account in state.accounts.items():
         forgotten = account.memory.remembered - len(account.memory)
-        everything[name] = AccountChanges(account.done_count - len(account.done), forgotten, True)
+        transferred = {kind: each.remembered - len(each) for kind, each in account.transfers.items()}
+        everything[name] = AccountChanges(account.done_count - len(account.done), forgotten, transferred, True)
     return everything
 
 
@@ -232,10 +237,14 @@ class Frozen:
         account = self._state.accounts.get(account_id)
         if account is None:
             memory = self._state.operator_memory
-            return AccountView(0, [], [], 0, 0, memory.newest(memory.remembered - changes.remembered))
+            return AccountView(0, [], [], 0, 0, memory.newest(memory.remembered - changes.remembered), {})
         done = list(account.done)
         new = min(account.done_count - changes.done_count, len(done))
         outcomes = account.memory.newest(account.memory.remembered - changes.remembered)
+        transfers = {
+            kind: each.newest(each.remembered - changes.transferred.get(kind, 0))
+            for kind, each in list(account.transfers.items())
+        }
         return AccountView(
             account.opened_at,
             account.balance_rows(),
@@ -243,6 +252,7 @@ class Frozen:
             account.done_count,
             len(done),
             outcomes,
+            transfers,
         )
 
     def _orders(self, account_id: str, changes: AccountChanges) -> Piece:
@@ -275,8 +285,11 @@ def _account_pieces(account_id: str, view: AccountView) -> Iterator[Piece]:
         done = [rows.done_order(number, order) for number, order in enumerate(view.done, first)]
         oldest = view.done_count - view.done_kept + 1
         yield Piece("done_order", done, [], [_before(account_id, oldest)])
-    outcomes = [rows.outcome(account_id, command_id, packed) for command_id, packed in view.outcomes]
-    yield Piece("outcome", outcomes, [], [_before(account_id, view.outcomes.first_sequence)])
+    memories = [(account_id, view.outcomes)]
+    memories += [(rows.transfer_owner(account_id, kind), each) for kind, each in view.transfers.items()]
+    for owner, memory in memories:
+        outcomes = [rows.outcome(owner, command_id, packed) for command_id, packed in memory]
+        yield Piece("outcome", outcomes, [], [_before(owner, memory.first_sequence)])
 
 
 def _before(account_id: str, number: int) -> tuple[bytes, bytes]:

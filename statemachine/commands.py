@@ -9,7 +9,9 @@ The tag and the order of the fields are the written schema of the log. Numbers a
 - *funds* are an amount of the quote currency, fees included;
 - fees are in parts per million of the notional, rounded down to a whole unit per fill.
 
-Every command carries a `command_id`. The same id from the same account again returns the first outcome and changes nothing.
+Every command carries a `command_id`. The same id from the same account again returns the first outcome and changes nothing. Only a command that
+changed something is remembered: one that was refused, or found nothing to do, is judged anew when it comes again. Deposits, withdrawals and
+transfers have ids of their own, each kind apart and apart from all other commands.
 For an order it is the client's `client_oid` (in the form "c:<client_oid>", so that it cannot meet an id made by a gateway),
 for a deposit or withdrawal the `transfer_id`. `account_id` is the account the command acts for; commands of the operator
 (currencies, products, accounts, keys) carry the account `limits.OPERATOR`.
@@ -145,6 +147,9 @@ class Transfer(Command, frozen=True, tag=10):
     currency: str
     amount: int
 
+
+TRANSFER_KINDS = (5, 6, 10)
+"""The tags of `Deposit`, `Withdraw` and `Transfer`: each kind has transfer ids of its own."""
 
 AnyCommand = (
     PutCurrency | PutProduct | OpenAccount | PutApiKey | Deposit | Withdraw | PlaceOrder | CancelOrder | CancelAll | Transfer

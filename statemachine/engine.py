@@ -16,16 +16,24 @@ from statemachine import answer, auctions, invariants, loading, pending, persist
 from statemachine.admission import Refusal, bad_command_id, bad_name, is_command_id, is_name
 from statemachine.applied import AppliedBatch
 from statemachine.changes import Frozen
-from statemachine.commands import AnyCommand, Batch, decode_batch
+from statemachine.commands import TRANSFER_KINDS, AnyCommand, Batch, decode_batch
 from statemachine.entities import Account
 from statemachine.entry import EntryReader
 from statemachine.events import OrderState
 from statemachine.handlers import OPERATOR_HANDLERS, TRADER_HANDLERS, cancel_order, place_order
-from statemachine.limits import AMOUNT_MAX, MAKERS_PER_ORDER, OPERATOR, WORK_PER_ENTRY
+from statemachine.limits import (
+    AMOUNT_MAX,
+    MAKERS_PER_ORDER,
+    OPERATOR,
+    TRANSFER_LIFETIME,
+    TRANSFERS_REMEMBERED,
+    WORK_PER_ENTRY,
+)
 from statemachine.order_lists import Wanted, newest
 from statemachine.remember import (
     ANY_CONTENTS,
     FINGERPRINT_SIZE,
+    OutcomeMemory,
     fingerprint,
     fingerprint_fits,
     outcome_of,
@@ -37,6 +45,7 @@ from statemachine.upgrade import upgrade
 
 _encode = msgspec.msgpack.Encoder().encode
 
+_OTHER = 0
 _PLACE = 7
 _CANCEL = 8
 _MARK: int = FINGERPRINT_SIZE
@@ -51,6 +60,11 @@ NO_BOUND = 2**62
 """Entries of versions before 0.3.0 did all their work at once."""
 
 _REUSED = Refusal(Reason.COMMAND_ID_REUSED, "command_id", "this id came before with other contents")
+_TOO_MANY_TRANSFERS = Refusal(
+    Reason.TOO_MANY_TRANSFERS,
+    "command_id",
+    f"{TRANSFERS_REMEMBERED} of this kind are remembered, the oldest for less than {TRANSFER_LIFETIME // (86_400 * 10**9)} days",
+)
 _UNKNOWN_ACCOUNT = Refusal(Reason.UNKNOWN_ACCOUNT, "account_id", "no such account")
 _NOT_A_TRADER = Refusal(Reason.UNKNOWN_ACCOUNT, "account_id", "the operator has no money and does not trade")
 _NOT_THE_OPERATOR = Refusal(Reason.INVALID_ID, "account_id", f"only the account {OPERATOR!r} may send this")
@@ -173,8 +187,9 @@ class Engine:
     def remembers(self, account_id: str, command_id: str) -> bool:
         """Was this command carried out, as far as it is remembered?"""
         account = self._state.accounts.get(account_id)
-        memory = account.memory if account is not None else self._state.operator_memory if account_id == OPERATOR else None
-        return memory is not None and memory.find(command_id) is not None
+        if account is None:
+            return account_id == OPERATOR and self._state.operator_memory.find(command_id) is not None
+        return any(memory.find(command_id) is not None for memory in (account.memory, *account.transfers.values()))
 
     def currencies(self) -> list[CurrencyRow]:
         """All currencies, by name."""
@@ -346,6 +361,8 @@ def _answer(state: State, entry: EntryReader) -> bytes:
         return _reject(state, _UNKNOWN_ACCOUNT if is_name(entry.account_id) else bad_name("account_id"))
     if not is_command_id(entry.command_id):
         return _reject(state, bad_command_id("command_id", Reason.INVALID_COMMAND_ID))
+    if account is not None and entry.kind == _OTHER and not state.former and entry.encoded[1] in TRANSFER_KINDS:
+        return _answer_transfer(state, account, entry, entry.encoded[1])
     mark = ANY_CONTENTS if state.former else fingerprint(entry.encoded)
     seen = memory.find(entry.command_id)
     if seen is not None:
@@ -357,10 +374,37 @@ def _answer(state: State, entry: EntryReader) -> bytes:
     outcome = state.outcome
     outcome.clear()
     outcome.raw(mark)
+    state.unchanged = False
     refusal = _carry_out(state, account, entry)
     if refusal is not None:
+        if not state.former:
+            return _reject(state, refusal)
         answer.rejected(state, refusal)
     packed = outcome.since(0)
+    if state.unchanged and not state.former:
+        return packed[_MARK:]
+    state.outcome_count += memory.remember(entry.command_id, packed)
+    return packed[_MARK:]
+
+
+def _answer_transfer(state: State, account: Account, entry: EntryReader, kind: int) -> bytes:
+    """As `_answer`, for a deposit, withdrawal or transfer: each kind has a memory of its own, which forgets nothing that is young."""
+    mark = fingerprint(entry.encoded)
+    memory = account.transfers.get(kind)
+    seen = memory.find(entry.command_id) if memory is not None else None
+    if seen is not None:
+        return _answer_again(state, seen, mark)
+    if memory is not None and not memory.has_room(state.time - TRANSFER_LIFETIME):
+        return _reject(state, _TOO_MANY_TRANSFERS)
+    state.changes.touch(account)
+    state.outcome.clear()
+    state.outcome.raw(mark)
+    refusal = _carry_out_other(state, account, entry.command())
+    if refusal is not None:
+        return _reject(state, refusal)
+    packed = state.outcome.since(0)
+    if memory is None:
+        memory = account.transfers[kind] = OutcomeMemory(TRANSFERS_REMEMBERED)
     state.outcome_count += memory.remember(entry.command_id, packed)
     return packed[_MARK:]
 

@@ -227,6 +227,7 @@ def cancel_all(state: State, account: Account, command: CancelAll) -> Refusal | 
     if refusal is not None:
         return refusal
     orders, more = pending.cancel_all(state, account, command.product_id)
+    state.unchanged = not orders and not more
     cancelled(state, orders, more)
     return None
 

@@ -37,6 +37,14 @@ OUTCOMES_PER_ACCOUNT = 10_000
 """How many of an account's latest commands are remembered for retries. A bound per account, so that nobody can push
 out the ids of somebody else."""
 
+TRANSFERS_REMEMBERED = 10_000
+"""How many of an account's deposits are remembered by their transfer ids, and as many withdrawals and transfers. Apart from orders, so that no
+trader can push one out; refused ones are not remembered."""
+
+TRANSFER_LIFETIME = 30 * 86_400 * 10**9
+"""Nanoseconds for which a transfer id is remembered at least, by the time of the log: 30 days. It is remembered for ever while there is room; where
+there is none and the oldest is younger than this, further transfers of the kind are refused. Long enough for whatever retries of its own accord."""
+
 DONE_ORDERS_PER_ACCOUNT = 1_000
 """How many of an account's latest finished orders can still be looked up in the engine."""
 

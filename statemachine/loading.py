@@ -27,13 +27,14 @@ import msgspec
 from statemachine import invariants, pending, rows
 from statemachine.book import BookSide
 from statemachine.changes import Changes
+from statemachine.commands import TRANSFER_KINDS
 from statemachine.draining import drain
 from statemachine.entities import Account, Balance, Currency, Order, order_of_row
 from statemachine.errors import StateError
 from statemachine.events import AnyOutcome, OrderState
-from statemachine.limits import OPERATOR, OUTCOMES_PER_ACCOUNT, SCALE_MAX
+from statemachine.limits import OPERATOR, SCALE_MAX, TRANSFERS_REMEMBERED
 from statemachine.relations import KEYS
-from statemachine.remember import FINGERPRINT_SIZE, pack
+from statemachine.remember import FINGERPRINT_SIZE, OutcomeMemory, pack
 from statemachine.rows import Row
 from statemachine.state import State
 from statemachine.tables import TABLES, AccountRow, ApiKeyRow, BalanceRow, CounterRow, CurrencyRow, MassCancelRow, ProductRow
@@ -42,6 +43,7 @@ from statemachine.types import OrderStatus, Side
 _order_id, _account_id, _opened_sequence = attrgetter("order_id"), attrgetter("account_id"), attrgetter("opened_sequence")
 _command_id = attrgetter("command_id")
 _queued = attrgetter("queued")
+_TRANSFER_KINDS = [str(kind) for kind in TRANSFER_KINDS]
 _ACTIVE: int = OrderStatus.ACTIVE
 _BUY: int = Side.BUY
 
@@ -255,12 +257,26 @@ def _done_number(key: bytes, order: OrderState) -> int:
     return number
 
 
+def _memory(state: State, owner: str) -> OutcomeMemory:
+    """The memory that rows of the table `outcome` name. Raises KeyError, StateError."""
+    if owner == OPERATOR:
+        return state.operator_memory
+    account_id, slash, kind = owner.partition("/")
+    account = state.accounts[account_id]
+    if not slash:
+        return account.memory
+    if kind not in _TRANSFER_KINDS:
+        raise StateError(f"table outcome: {owner} is nobody's memory")
+    memory = account.transfers[int(kind)] = OutcomeMemory(TRANSFERS_REMEMBERED)
+    return memory
+
+
 def _load_outcome(state: State, _keys: list[bytes], found: list[_PackedOutcomeRow]) -> None:
     for account_id, group in groupby(found, _account_id):
-        memory = state.operator_memory if account_id == OPERATOR else state.accounts[account_id].memory
+        memory = _memory(state, account_id)
         of_account = list(group)
-        if len(of_account) > OUTCOMES_PER_ACCOUNT:
-            raise StateError(f"table outcome: more than {OUTCOMES_PER_ACCOUNT} rows of account {account_id}")
+        if len(of_account) > memory.bound:
+            raise StateError(f"table outcome: more than {memory.bound} rows of account {account_id}")
         memory.fill(list(map(_command_id, of_account)), [pack(row.fingerprint, row.outcome) for row in of_account])
         if len(memory) != len(of_account):
             raise StateError(f"table outcome: a command of account {account_id} comes twice")

@@ -41,7 +41,6 @@ REFERENCES: tuple[Reference, ...] = (
     Reference("order", "product_id", "product"),
     Reference("done_order", "account_id", "account"),
     Reference("done_order", "product_id", "product"),
-    Reference("outcome", "account_id", "account", (OPERATOR,)),
     Reference("mass_cancel", "account_id", "account"),
     Reference("mass_cancel", "product_id", "product", ("",)),
 )

@@ -9,6 +9,7 @@ cdef class OutcomeMemory:
     cdef Py_ssize_t _gone
     cdef readonly dict _packed
     cdef readonly long long remembered
+    cdef readonly Py_ssize_t bound
 
     cpdef bytes find(self, str command_id)
     @cython.locals(newest=list)

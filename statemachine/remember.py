@@ -31,6 +31,7 @@ class _OutcomeHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     tag: int
     sequence: int
+    time: int
 
 
 _decoder: msgspec.msgpack.Decoder[AnyOutcome] = msgspec.msgpack.Decoder(AnyOutcome)
@@ -70,9 +71,11 @@ class OutcomeMemory:
     full chunk never changes again, so that a view of the memory can be taken without a copy of its entries. `_packed` finds them.
     """
 
-    __slots__ = ("_chunks", "_gone", "_newest", "_packed", "remembered")
+    __slots__ = ("_chunks", "_gone", "_newest", "_packed", "bound", "remembered")
 
-    def __init__(self) -> None:
+    def __init__(self, bound: int = OUTCOMES_PER_ACCOUNT) -> None:
+        self.bound = bound
+        """How many it holds at most."""
         self._newest: list[str | bytes] = []
         """The last of the chunks."""
         self._chunks: deque[list[str | bytes]] = deque([self._newest])
@@ -101,7 +104,7 @@ class OutcomeMemory:
         if len(newest) == 2 * _CHUNK:
             self._newest = []
             self._chunks.append(self._newest)
-        if len(self._packed) <= OUTCOMES_PER_ACCOUNT:
+        if len(self._packed) <= self.bound:
             return 1
         self._forget_oldest()
         return 0
@@ -129,13 +132,19 @@ class OutcomeMemory:
         first = sequence_of(cast("bytes", chunks[0][2 * gone + 1])) if known else 0
         return MemoryView(chunks, stop - min(count, known), stop, first)
 
+    def has_room(self, before: int) -> bool:
+        """May one more be remembered without forgetting one of the time `before` or later?"""
+        if len(self._packed) < self.bound:
+            return True
+        return _head_decoder.decode(packed_outcome(cast("bytes", self._chunks[0][2 * self._gone + 1]))).time < before
+
     def release(self) -> None:
         """Empty it in small steps (`draining`); it is of no use any more. O(entries)."""
         drain(self._packed, self._chunks)
 
     def check(self, last_sequence: int) -> None:
         """Assert the invariant: bounded, chunks and dictionary agree, sequences rise and are not from the future."""
-        assert len(self._packed) <= OUTCOMES_PER_ACCOUNT, "the memory holds too many outcomes"
+        assert len(self._packed) <= self.bound, "the memory holds too many outcomes"
         previous = 0
         count = 0
         for command_id, packed in self.newest(len(self._packed)):

@@ -94,6 +94,11 @@ def done_order(number: int, state: Order) -> Row:
     return numbered_key(state.account.account_id, number), _encoded(state)
 
 
+def transfer_owner(account_id: str, kind: int) -> str:
+    """Whose memory an account's transfers of a kind (the command's tag) are in. No account has such a name."""
+    return f"{account_id}/{kind}"
+
+
 def outcome(account_id: str, command_id: str, packed: bytes) -> Row:
     """A remembered command, from its packed entry."""
     row = (account_id, command_id, fingerprint_of(packed), msgspec.Raw(packed_outcome(packed)))

@@ -28,6 +28,7 @@ cdef class State:
     cdef public long long next_expiry
     cdef readonly dict busy
     cdef readonly dict cancelling_all
+    cdef public bint unchanged
     cdef public long long work
     cdef public long long work_max
     cdef public long long makers_max

@@ -32,7 +32,8 @@ class State:
 
     No part of the state: `events` are those of the batch under way, encoded, `event_ends` where each ends, and `event_products` of which product it
     is; `outcome` is the outcome under way, `placing` and `cancelling` the command, `transcript` what the running hash is about to take in.
-    `lowest` and `highest` are the prices between which the command under way traded. `work` counts the units of work of the batch under way; it
+    `lowest` and `highest` are the prices between which the command under way traded. `unchanged`: the command under way changed nothing.
+    `work` counts the units of work of the batch under way; it
     begins no more than `work_max`, and an order meets at most `makers_max` resting ones (`limits`). `changes` serves snapshots.
 
     `former`: which version wrote the batch under way, as in `Batch.former`. Some nodes have what came of it in a snapshot of that version; so
@@ -54,6 +55,7 @@ class State:
         self.next_expiry = 0
         self.busy: dict[str, Product] = {}
         self.cancelling_all: dict[str, Account] = {}
+        self.unchanged = False
         self.work = 0
         self.work_max = WORK_PER_ENTRY
         self.makers_max = MAKERS_PER_ORDER
@@ -172,6 +174,8 @@ class State:
                 account.unlist_order(account.oldest)
             drain(account.by_client_oid, account.done)
             account.memory.release()
+            for memory in account.transfers.values():
+                memory.release()
             account.changes = None
         drain(self.busy, self.cancelling_all, self.api_keys, self.orders)
 

@@ -96,7 +96,11 @@ class ApiKeyRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class OutcomeRow(msgspec.Struct, frozen=True, array_like=True):
-    """A remembered command: its fingerprint (to notice other contents under the same id) and its first outcome."""
+    """A remembered command: its fingerprint (to notice other contents under the same id) and its first outcome.
+
+    `account_id` says whose memory it is in: an account's, the operator's, or, as "<account>/<tag of the command>", that of an account's deposits,
+    withdrawals or transfers.
+    """
 
     account_id: str
     command_id: str

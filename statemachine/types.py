@@ -176,5 +176,3 @@ class Reason(IntEnum):
     """The product's auction is opening, which takes a few log entries: until then its orders stay, and its status too."""
     TOO_MANY_TRANSFERS = 61
     """The account's transfers of this kind fill their memory, and the oldest is too young to be forgotten (`limits.TRANSFERS_REMEMBERED`)."""
-    TRANSFER_EXPIRED = 62
-    """The command says that it was sent so long ago that its transfer id may be forgotten (`limits.TRANSFER_LIFETIME`)."""

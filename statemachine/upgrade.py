@@ -6,6 +6,10 @@ Not by the migration of the data: entries of 0.2.0 that lie behind a node's snap
 
 from __future__ import annotations
 
+from statemachine.commands import TRANSFER_KINDS
+from statemachine.events import Transferred
+from statemachine.limits import TRANSFERS_REMEMBERED
+from statemachine.remember import OutcomeMemory, outcome_of
 from statemachine.state import State
 
 
@@ -13,3 +17,19 @@ def upgrade(state: State) -> None:
     """Bring a state of version 0.2.0 to the rules of this one. O(everything)."""
     for product in state.products.values():
         product.version = max(product.version, 1)
+    for account in state.accounts.values():
+        memory = account.memory
+        booked = [
+            (command_id, packed)
+            for command_id, packed in memory.newest(len(memory))
+            if isinstance(outcome_of(packed), Transferred)
+        ]
+        if not booked:
+            continue
+        state.changes.touch(account)
+        ids, entries = [command_id for command_id, _ in booked], [packed for _, packed in booked]
+        # The outcome does not say which of the three it was of. An id is found whichever it comes as again.
+        for kind in TRANSFER_KINDS:
+            moved = account.transfers[kind] = OutcomeMemory(TRANSFERS_REMEMBERED)
+            moved.fill(ids, entries)
+            state.outcome_count += len(moved)

@@ -48,7 +48,6 @@ REASONS: dict[Reason, tuple[int, str]] = {
     Reason.OWN_ORDERS_CROSS: (400, "The order would trade with one of your own in this auction"),
     Reason.AUCTION_OPENING: (400, "The auction is opening; try again in a moment"),
     Reason.TOO_MANY_TRANSFERS: (400, "Too many transfers of this kind are remembered for this account"),
-    Reason.TRANSFER_EXPIRED: (400, "The transfer was sent too long ago"),
 }
 """Every reason: status and text. `size is too small` gets its bound where the product is known."""
 

@@ -22,7 +22,8 @@ def test_the_trace_is_as_written(path: Path, request: pytest.FixtureRequest) -> 
         assert trace.splitlines() == text.splitlines()
 
 
-LATER = ("OWN_ORDERS_CROSS", "AUCTION_OPENING", "TOO_MANY_TRANSFERS", "TRANSFER_EXPIRED")
+LATER = ("AUCTION_OPENING", "TOO_MANY_TRANSFERS")
+"""Those that take thousands of commands: see tests/unit/statemachine/test_pending.py and test_transfers.py."""
 
 
 def test_every_reason_of_a_rejection_is_in_some_script() -> None:

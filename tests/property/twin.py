@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from statemachine.commands import (
     AnyCommand,
     CancelAll,
@@ -49,14 +51,18 @@ class Twin(TwinTrading):
 
     def apply(self, command: AnyCommand) -> object:
         """A `Reason`, or "ok", or the order placed, or the list of orders cancelled; and in a pair with "again" when it came before."""
-        key = (command.account_id, command.command_id)
+        apart = type(command).__name__ if isinstance(command, Deposit | Withdraw | Transfer) else ""
+        key = (command.account_id, command.command_id, apart)
         if command.account_id not in [*self.accounts, "operator"]:
             return Reason.UNKNOWN_ACCOUNT
         if key in self.seen:
             first, answer = self.seen[key]
             return ("again", answer) if first == command else Reason.COMMAND_ID_REUSED
+        before = self.products.get(command.product_id) if isinstance(command, PutProduct) else None
         answer = self.decide(command)
-        self.seen[key] = (command, answer)
+        same = before is not None and msgspec.structs.replace(before, command_id=command.command_id) == command
+        if not isinstance(answer, Reason) and answer != [] and not same:  # what changed nothing is judged anew
+            self.seen[key] = (command, answer)
         return answer
 
     def decide(self, command: AnyCommand) -> object:

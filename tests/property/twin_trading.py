@@ -83,7 +83,7 @@ class TwinTrading:
     facts: list[Fact] = field(default_factory=list)
     sequences: dict[str, int] = field(default_factory=dict)
     trades: dict[str, int] = field(default_factory=dict)
-    seen: dict[tuple[str, str], tuple[AnyCommand, object]] = field(default_factory=dict)
+    seen: dict[tuple[str, str, str], tuple[AnyCommand, object]] = field(default_factory=dict)
 
     # -- money -------------------------------------------------------------------------------------------------------------------
 

@@ -96,18 +96,18 @@ def test_the_oldest_outcome_is_forgotten_first() -> None:
     engine = market()
     first = limit("ann", "first", Side.BUY, 1, 10, ioc=True)
     assert placed(engine, first).order_id == 1
-    # The two deposits of the market are remembered as well, before `first`.
-    fillers = [CancelOrder("ann", f"filler-{n}", 999) for n in range(OUTCOMES_PER_ACCOUNT - 1)]
-    engine.apply(Batch(2, list(fillers)))
+    fillers = [limit("ann", f"filler-{n}", Side.BUY, 1, 9, ioc=True) for n in range(OUTCOMES_PER_ACCOUNT - 1)]
+    for start in range(0, len(fillers), 1_000):
+        engine.apply(Batch(engine.time + 1, [*fillers[start : start + 1_000]]))
     again = send(engine, first)
     assert isinstance(again, Placed)
     assert again.duplicate
     engine = Engine.restore(dict(engine.tables()))
-    send(engine, CancelOrder("ann", "one-too-many", 999))
+    placed(engine, limit("ann", "one-too-many", Side.BUY, 1, 9, ioc=True))
     anew = send(engine, first)
     assert isinstance(anew, Placed)
-    assert (anew.duplicate, anew.order.order_id) == (False, 2)
-    assert sum(len(rows) for name, rows in engine.tables() if name == "outcome") == OUTCOMES_PER_ACCOUNT + 2 + 2 + 3
+    assert (anew.duplicate, anew.order.order_id) == (False, OUTCOMES_PER_ACCOUNT + 2)
+    assert sum(len(rows) for name, rows in engine.tables() if name == "outcome") == OUTCOMES_PER_ACCOUNT + 4 + 2 + 3
     engine.check()
 
 
@@ -115,7 +115,9 @@ def test_a_forgotten_command_cannot_enter_an_open_order_twice() -> None:
     engine = market()
     order = limit("ann", "c:mine", Side.BUY, 1, 10, oid="mine")
     placed(engine, order)
-    engine.apply(Batch(2, [CancelOrder("ann", f"filler-{n}", 999) for n in range(OUTCOMES_PER_ACCOUNT)]))
+    fillers = [limit("ann", f"filler-{n}", Side.BUY, 1, 9, ioc=True) for n in range(OUTCOMES_PER_ACCOUNT)]
+    for start in range(0, len(fillers), 1_000):
+        engine.apply(Batch(engine.time + 1, [*fillers[start : start + 1_000]]))
     again = send(engine, order)
     assert isinstance(again, Rejected)
     assert (again.reason, again.field) == (Reason.COMMAND_ID_REUSED, "client_oid")

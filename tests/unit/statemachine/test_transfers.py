@@ -1,0 +1,118 @@
+"""A deposit, a withdrawal and a transfer happen once, whatever else the account does and whoever does it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from statemachine.commands import (
+    AnyCommand,
+    Batch,
+    CancelAll,
+    CancelOrder,
+    Deposit,
+    OpenAccount,
+    PlaceOrder,
+    PutCurrency,
+    PutProduct,
+    Transfer,
+    Withdraw,
+)
+from statemachine.engine import MIGRATED_HASH, Engine
+from statemachine.events import Rejected, Transferred
+from statemachine.limits import OPERATOR, OUTCOMES_PER_ACCOUNT, TRANSFER_LIFETIME
+from statemachine.types import OrderType, Reason, Side, TimeInForce
+from tests.unit.statemachine.market import PRODUCT, limit, market, send
+
+TRANSFERS: list[AnyCommand] = [
+    Deposit("ann", "wire-17", "USD", 100),
+    Withdraw("ann", "wire-17", "USD", 100),
+    Transfer("ann", "wire-17", "bob", "USD", 100),
+]
+
+
+def apply_all(engine: Engine, commands: list[AnyCommand]) -> None:
+    for first in range(0, len(commands), 1_000):
+        engine.apply(Batch(engine.time + 1, commands[first : first + 1_000]))
+
+
+def orders(count: int) -> Iterator[AnyCommand]:
+    for n in range(count):
+        yield PlaceOrder("ann", f"o{n}", PRODUCT, Side.BUY, OrderType.LIMIT, 1, 1, 0, TimeInForce.IOC)
+
+
+@pytest.mark.parametrize("command", TRANSFERS, ids=lambda command: type(command).__name__)
+def test_no_trader_pushes_a_transfer_out(command: AnyCommand) -> None:
+    engine = market()
+    assert isinstance(send(engine, command), Transferred)
+    before = engine.balances("ann")
+    apply_all(engine, [CancelOrder("ann", f"nothing-{n}", 10**6) for n in range(OUTCOMES_PER_ACCOUNT + 1)])
+    apply_all(engine, list(orders(OUTCOMES_PER_ACCOUNT + 1)))
+    for state in (engine, Engine.restore({name: list(reversed(rows)) for name, rows in engine.tables()})):
+        again = send(state, command)
+        assert isinstance(again, Transferred)
+        assert again.duplicate
+        assert state.balances("ann") == before
+        state.check()
+
+
+def test_each_kind_has_ids_of_its_own_and_none_meets_an_order() -> None:
+    engine = market()
+    for command in (*TRANSFERS, limit("ann", "wire-17", Side.BUY, 1, 1)):
+        outcome = send(engine, command)
+        assert not isinstance(outcome, Rejected)
+        assert not outcome.duplicate
+    other = send(engine, Deposit("ann", "wire-17", "USD", 101))
+    assert isinstance(other, Rejected)
+    assert other.reason is Reason.COMMAND_ID_REUSED
+    assert engine.remembers("ann", "wire-17")
+
+
+def test_what_is_refused_or_finds_nothing_to_do_is_judged_anew_and_pushes_nothing_out() -> None:
+    engine = market(money=100)
+    before = dict(engine.tables())["outcome"]
+    for command in (
+        Withdraw("ann", "w", "USD", 150),
+        limit("ann", "dear", Side.BUY, 100, 100),
+        CancelOrder("ann", "nothing", 1),
+        CancelAll("ann", "none"),
+    ):
+        send(engine, command)
+    assert dict(engine.tables())["outcome"] == before
+    send(engine, Deposit("ann", "more", "USD", 50))
+    assert isinstance(send(engine, Withdraw("ann", "w", "USD", 150)), Transferred)
+
+
+def test_where_there_is_no_room_only_what_is_old_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("engine", "loading"):
+        monkeypatch.setattr(f"statemachine.{module}.TRANSFERS_REMEMBERED", 3)
+    engine = market()
+    assert isinstance(send(engine, Deposit("ann", "third", "USD", 1)), Transferred), "the market made two"
+    engine = Engine.restore(dict(engine.tables()))
+    full = send(engine, Deposit("ann", "fourth", "USD", 1))
+    assert isinstance(full, Rejected)
+    assert full.reason is Reason.TOO_MANY_TRANSFERS
+    assert isinstance(send(engine, Withdraw("ann", "w", "USD", 1)), Transferred), "each kind has room of its own"
+    later = engine.apply(Batch(engine.time + 2 * TRANSFER_LIFETIME, [Deposit("ann", "late", "USD", 1)])).outcomes[0]
+    assert isinstance(later, Transferred)
+    engine.check()
+
+
+def test_a_transfer_that_version_0_2_0_booked_is_not_booked_again() -> None:
+    engine = Engine()
+    deposit = Deposit("ann", "old", "USD", 10**9)
+    setting_up: list[AnyCommand] = [
+        PutCurrency(OPERATOR, "usd", "USD", 0),
+        PutCurrency(OPERATOR, "xbt", "XBT", 0),
+        PutProduct(OPERATOR, "product", PRODUCT, "XBT", "USD", 1, 1, 1, 100, 0, 0),
+        OpenAccount(OPERATOR, "ann", "ann"),
+        deposit,
+    ]
+    engine.apply(Batch(engine.time + 1, setting_up, migrated=True, former=2))
+    assert engine.state_hash == MIGRATED_HASH
+    apply_all(engine, list(orders(OUTCOMES_PER_ACCOUNT + 1)))
+    again = send(Engine.restore(dict(engine.tables())), deposit)
+    assert isinstance(again, Transferred)
+    assert again.duplicate
+    engine.check()
