@@ -7,7 +7,7 @@ anything, so a refused command leaves no trace. The first fault found is told; t
 from __future__ import annotations
 
 import re
-from ipaddress import ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import NamedTuple
 
 from statemachine.commands import (
@@ -179,22 +179,42 @@ def networks(addresses: str) -> str | Refusal:
     found = []
     for place, text in enumerate(texts, 1):
         try:
-            found.append(str(ip_network(text if _is_network(text) else "")))
+            found.append(_network_text(ip_network(text if _is_network(text) else "")))
         except ValueError:
             expected = "expected one such as 192.0.2.0/24 or 2001:db8::/32, host bits 0"
             return Refusal(Reason.INVALID_ADDRESSES, "addresses", f"network {place}: {expected}")
     return ",".join(found)
 
 
+def _network_text(network: IPv4Network | IPv6Network) -> str:
+    """A network as text, made of its numbers: the text that Python makes of an IPv6 network that maps IPv4 differs between its versions.
+
+    IPv6 as RFC 5952 says: lower case, no leading zeros, the first of the longest runs of two or more zeros left out. No dotted form.
+    """
+    number = int(network.network_address)
+    if isinstance(network, IPv4Network):
+        return ".".join(str(number >> shift & 255) for shift in (24, 16, 8, 0)) + f"/{network.prefixlen}"
+    groups = [f"{number >> shift & 0xFFFF:x}" for shift in range(112, -1, -16)]
+    runs = [next((n for n in range(start, 8) if groups[n] != "0"), 8) - start for start in range(8)]
+    longest = max(runs)
+    if longest < 2:
+        return ":".join(groups) + f"/{network.prefixlen}"
+    start = runs.index(longest)
+    return f"{':'.join(groups[:start])}::{':'.join(groups[start + longest :])}/{network.prefixlen}"
+
+
 def deposit(state: State, command: Deposit) -> Refusal | None:
-    """May this deposit be booked? All deposits of a currency together stay within AMOUNT_MAX, and so does every later sum."""
+    """May this deposit be booked? What was deposited and not withdrawn stays within AMOUNT_MAX, and so does every later sum."""
     currency = state.currencies.get(command.currency)
     if currency is None:
         return Refusal(Reason.UNKNOWN_CURRENCY, "currency", "no such currency")
     if command.amount <= 0:
         return Refusal(Reason.INVALID_AMOUNT, "amount", "expected more than 0")
-    if currency.deposited + command.amount > AMOUNT_MAX:
-        return Refusal(Reason.AMOUNT_TOO_LARGE, "amount", f"all deposits of a currency together are at most {AMOUNT_MAX}")
+    if state.former:
+        if currency.deposited + command.amount > AMOUNT_MAX:
+            return Refusal(Reason.AMOUNT_TOO_LARGE, "amount", f"all deposits of a currency together are at most {AMOUNT_MAX}")
+    elif currency.deposited - currency.withdrawn + command.amount > AMOUNT_MAX:
+        return Refusal(Reason.AMOUNT_TOO_LARGE, "amount", f"all money in a currency is at most {AMOUNT_MAX}")
     return None
 
 

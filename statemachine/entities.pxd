@@ -24,8 +24,9 @@ cdef class Balance:
 cdef class Currency:
     cdef readonly str name
     cdef readonly int scale
-    cdef public long long deposited
-    cdef public long long withdrawn
+    cdef public unsigned long long deposited
+    cdef public unsigned long long withdrawn
+    cdef readonly long long turnover
     cdef public long long fees
 
 

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from statemachine.book import BookSide, Collection, StopBook
     from statemachine.changes import AccountChanges
 
+_TURN = 2**62
+"""What is taken off both counters of a currency at a time."""
+
 _FIELDS = len(OrderState.__struct_fields__)
 _MARKET: int = OrderType.MARKET
 _BUY: int = Side.BUY
@@ -67,18 +70,27 @@ class Balance:
 class Currency:
     """A currency. After every command: the sum of all balances in it + `fees` == `deposited` - `withdrawn`."""
 
-    __slots__ = ("deposited", "fees", "name", "scale", "withdrawn")
+    __slots__ = ("deposited", "fees", "name", "scale", "turnover", "withdrawn")
 
-    def __init__(self, name: str, scale: int, deposited: int = 0, withdrawn: int = 0, fees: int = 0) -> None:
+    def __init__(self, name: str, scale: int, deposited: int = 0, withdrawn: int = 0, fees: int = 0, turnover: int = 0) -> None:
         self.name = name
         self.scale = scale
         self.deposited = deposited
         self.withdrawn = withdrawn
         self.fees = fees
+        self.turnover = turnover
+
+    def withdraw(self, amount: int) -> None:
+        """Count money that leaves. The counters stay below 2**63: see `tables.CurrencyRow.turnover`."""
+        self.withdrawn += amount
+        if self.withdrawn >= _TURN:
+            self.withdrawn -= _TURN
+            self.deposited -= _TURN
+            self.turnover += 1
 
     def row(self) -> CurrencyRow:
         """As it is stored and shown."""
-        return CurrencyRow(self.name, self.scale, self.deposited, self.withdrawn, self.fees)
+        return CurrencyRow(self.name, self.scale, self.deposited, self.withdrawn, self.fees, self.turnover)
 
 
 class PriceLevel:

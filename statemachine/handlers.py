@@ -163,7 +163,11 @@ def withdraw(state: State, account: Account, command: Withdraw) -> Refusal | Non
     refusal = admission.withdraw(state, account, command)
     if refusal is not None:
         return refusal
-    state.currencies[command.currency].withdrawn += command.amount
+    currency = state.currencies[command.currency]
+    if state.former:
+        currency.withdrawn += command.amount
+    else:
+        currency.withdraw(command.amount)
     account.balances[command.currency].available -= command.amount
     _transferred(state, account, command)
     return None

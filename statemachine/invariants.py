@@ -114,9 +114,10 @@ def _check_money(state: State) -> None:
     for name, currency in state.currencies.items():
         assert is_name(name), f"currency {name!r} is no name"
         assert 0 <= currency.scale <= SCALE_MAX, f"currency {name}: scale {currency.scale}"
-        assert 0 <= currency.withdrawn <= currency.deposited <= AMOUNT_MAX, (
+        assert 0 <= currency.withdrawn <= currency.deposited <= currency.withdrawn + AMOUNT_MAX, (
             f"currency {name}: deposits or withdrawals out of bounds"
         )
+        assert currency.withdrawn <= AMOUNT_MAX and currency.turnover >= 0, f"currency {name}: counters"  # noqa: PT018
         assert currency.fees >= 0, f"currency {name}: negative fees"
         assert totals[name] + currency.fees == currency.deposited - currency.withdrawn, (
             f"currency {name}: balances {totals[name]} + fees {currency.fees} are not "

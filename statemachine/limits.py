@@ -9,8 +9,8 @@ SCALE_MAX = 12
 """Decimal digits of a currency. Twelve lets prices of 10**-12 exist while amounts stay within AMOUNT_MAX."""
 
 AMOUNT_MAX = 2**63 - 1
-"""Largest price, size, funds, notional, balance, and sum of all deposits of a currency, in smallest units. The log and the
-snapshots are msgpack, whose integers end at 64 bits. Since the deposits of a currency together stay within it, so does every
+"""Largest price, size, funds, notional, balance, and sum of all money in a currency, in smallest units. The log and the
+snapshots are msgpack, whose integers end at 64 bits. Since what was deposited in a currency and not withdrawn stays within it, so does every
 balance and every sum of fees."""
 
 EXECUTED_MAX = 2 * AMOUNT_MAX

@@ -162,7 +162,7 @@ def _load_currency(state: State, keys: list[bytes], found: list[CurrencyRow]) ->
     for row in found:
         if not 0 <= row.scale <= SCALE_MAX:
             raise StateError(f"table currency: {row.currency} has the scale {row.scale}, expected 0 to {SCALE_MAX}")
-        state.currencies[row.currency] = Currency(row.currency, row.scale, row.deposited, row.withdrawn, row.fees)
+        state.currencies[row.currency] = Currency(row.currency, row.scale, row.deposited, row.withdrawn, row.fees, row.turnover)
 
 
 def _load_product(state: State, keys: list[bytes], found: list[ProductRow]) -> None:

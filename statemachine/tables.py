@@ -28,13 +28,17 @@ class CounterRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class CurrencyRow(msgspec.Struct, frozen=True, array_like=True):
-    """A currency, its decimal digits, and the money in it: deposited, withdrawn and earned as fees, ever."""
+    """A currency, its decimal digits, and the money in it: deposited, withdrawn and earned as fees, ever.
+
+    `turnover` counts how often 2**62 was taken off both `deposited` and `withdrawn`, so that neither ever runs out; their difference is exact.
+    """
 
     currency: str
     scale: int
     deposited: int = 0
     withdrawn: int = 0
     fees: int = 0
+    turnover: int = 0
 
 
 class ProductRow(msgspec.Struct, frozen=True, array_like=True):
