@@ -79,7 +79,6 @@ def test_outcomes_are_json_with_the_same_conventions(exported: Path) -> None:
     placed = (exported / "Outcome.tsv").read_text()
     assert '"kind":"Placed","sequence":7,"time":"2026-03-01T12:00:00.25Z"' in placed
     assert '"price":"100","size":"0.5"' in placed
-    assert '"kind":"Rejected"' in placed
     assert '"reason":"price_off_tick"' in placed
 
 
