@@ -47,6 +47,9 @@ TRADES_MAX = 1_000
 KEYS_MAX = 1_000
 """Rows of one answer; more are read in pages."""
 
+SHOWN = 4
+"""Rows that an order in a list is worth beside the looking: its whole state is written out."""
+
 AUCTION_SHARE = 0.01
 """Of the engine's time, what the price at which a product's auction would open may take, whoever asks and however often: about a millisecond for 100
 prices at which both sides would trade."""
@@ -172,7 +175,8 @@ def rows_of(engine: Engine, query: AnyQuery) -> int:
     """How many rows the engine looks at to answer a query, at most. Only of a book at level 3 is it known afterwards alone."""
     match query:
         case OrdersQuery():
-            return engine.orders_kept(query.account_id)
+            kept = engine.orders_kept(query.account_id)
+            return kept + SHOWN * min(max(query.limit, 0), ORDERS_MAX, kept)
         case TradesQuery():
             return min(max(query.limit, 0), TRADES_MAX)
         case BookPageQuery():

@@ -120,7 +120,7 @@ def test_a_read_is_paid_for_before_it_waits(tmp_path: Path) -> None:
     viewer = Principal("key of alice", operator=False, account_id="alice", permissions=int(Permission.VIEW))
     desk.service.query(viewer, Query(3, OrdersQuery("alice", limit=1), True), desk.answers.append, charged.append)
     assert desk.answers == []
-    assert charged == [5.0]
+    assert charged == [5.04]
     desk.run()
     assert len(desk.answers) == 1
-    assert charged == [5.0]
+    assert charged == [5.04]
