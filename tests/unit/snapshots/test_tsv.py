@@ -79,7 +79,6 @@ def test_outcomes_are_json_with_the_same_conventions(exported: Path) -> None:
     placed = (exported / "Outcome.tsv").read_text()
     assert '"kind":"Placed","sequence":7,"time":"2026-03-01T12:00:00.25Z"' in placed
     assert '"price":"100","size":"0.5"' in placed
-    assert '"reason":"price_off_tick"' in placed
 
 
 def test_only_the_owner_may_read_it(exported: Path) -> None:
@@ -138,7 +137,6 @@ WRONG = [
     ("ApiKey", r"a\tb\\", r"a\qb", r"field passphrase: expected \\t, .* where there is a backslash, not '\\\\q'"),
     ("ApiKey", r"a\tb\\", "\\N", r"field passphrase: expected text, not 'null'"),
     ("Counter", "\t2026", "\tx2026", r"Counter.tsv, line 3, column 3, field time: expected a time"),
-    ("Outcome", '"reason":"price_off_tick"', '"reason":"moon"', r"field outcome.reason: expected one of invalid_command_id, "),
     ("Outcome", '"price":"100"', '"price":100', r"field outcome.order.price: expected a decimal as text, not '100'"),
     ("Outcome", '"kind":"Placed"', '"kind":"Lost"', r'field outcome: expected an object with "kind" one of Rejected, '),
     ("Outcome", '"duplicate":false,', "", r"field outcome: expected an object with sequence, time, duplicate"),
