@@ -69,6 +69,9 @@ TICK = 0.01
 SWITCH_INTERVAL = 0.0005
 """Seconds for which another thread may keep the interpreter from the event loop; Python's own 5 ms are an entry's whole way."""
 
+LEVEL_SECONDS = 1.0
+"""How long a leader that stops waits for a follower that has everything: it takes nothing new, so a round or two is enough."""
+
 LOCK_TIMEOUT = 5.0
 
 
@@ -317,7 +320,7 @@ async def _stop(parts: Parts, config: NodeConfig, ended: asyncio.Future[None]) -
     modes.enter(Mode.UNLOAD)
     parts.service.begin_stop()
     await _until(lambda: parts.service.idle, stop_times.DRAIN, ended)
-    if parts.raft.is_leader and parts.raft.transfer_leadership():
+    if await _asked_to_lead(parts.raft, ended):
         await _until(lambda: bool(parts.raft.leader_id) and not parts.raft.is_leader, stop_times.TRANSFER, ended)
     modes.enter(Mode.UNLOADING)
     if config.snapshot.on_stop and parts.machine.engine.sequence > parts.snapshots.sequence:
@@ -325,6 +328,22 @@ async def _stop(parts: Parts, config: NodeConfig, ended: asyncio.Future[None]) -
     modes.enter(Mode.CLOSED)
     await parts.server.stop()
     parts.driver.stop()
+
+
+async def _asked_to_lead(raft: Raft, ended: asyncio.Future[None]) -> bool:
+    """Whether another node was asked to lead. A follower that lacks an entry which is under way is level a moment later, so ask again."""
+    asked: list[bool] = []
+
+    def ask() -> bool:
+        asked.append(raft.is_leader and raft.transfer_leadership())
+        return asked[-1] or not raft.is_leader or not _reaches_another(raft)
+
+    await _until(ask, LEVEL_SECONDS, ended)
+    return asked[-1]
+
+
+def _reaches_another(raft: Raft) -> bool:
+    return any(state.connected and state.member.node_id != raft.node_id for state in raft.status().members)
 
 
 async def _last_snapshot(parts: Parts, ended: asyncio.Future[None]) -> None:

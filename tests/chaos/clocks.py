@@ -27,21 +27,29 @@ STAMP_SECONDS = 20.0
 TRADED = 150
 
 
-class ClockAhead(Fault):
-    """The leader's clock jumps an hour ahead; then it is stopped in order, another node leads with the right time, and it comes back."""
+class ClockBehind(Fault):
+    """The leader's clock jumps an hour back; then it is stopped in order, another node leads with the right time, and it comes back."""
 
-    name = "clock-ahead"
+    name = "clock-behind"
     seconds = (0.0, 0.1)
-    offset = HOUR
+    offset = -HOUR
 
     async def begin(self, stage: Stage) -> None:
+        leader = await self._jump(stage)
+        await self._stamped(stage, wrong=True)
+        await self._goes_on_without(stage, leader)
+
+    async def _jump(self, stage: Stage) -> str:
+        """Let the leader's clock jump; who that is."""
         leader = await stage.leader()
         for node_id in (*(name for name in stage.cluster.node_ids if name != leader), leader):
             await self._restart(stage, node_id)
         leader = await stage.leader()
         self.nodes = [leader]
         set_clock(_clock(stage, leader), self.offset)
-        await self._stamped(stage, wrong=True)
+        return leader
+
+    async def _goes_on_without(self, stage: Stage, leader: str) -> None:
         await stage.traded(TRADED)
         await asyncio.to_thread(stage.cluster.stop, [leader])
         await self._stamped(stage, wrong=False)
@@ -78,11 +86,24 @@ class ClockAhead(Fault):
         never_back(await asyncio.to_thread(_told_times, history.path))
 
 
-class ClockBehind(ClockAhead):
-    """The same with a leader whose clock jumps an hour back."""
+class ClockAhead(ClockBehind):
+    """The leader's clock jumps an hour ahead: the followers refuse its entries, and another node leads with the right time."""
 
-    name = "clock-behind"
-    offset = -HOUR
+    name = "clock-ahead"
+    offset = HOUR
+
+    async def begin(self, stage: Stage) -> None:
+        leader = await self._jump(stage)
+        end = time.monotonic() + STAMP_SECONDS
+        while await stage.leader() == leader:
+            if time.monotonic() > end:
+                raise UnsafeError(f"{leader} still leads, with a clock that is an hour ahead")
+            await stage.traded(1)
+        await self._goes_on_without(stage, leader)
+        batches = await asyncio.to_thread(committed_batches, stage.scenario.access.directory)
+        ahead = max(batch.time for batch in batches) / 1e9 - time.time()
+        if ahead > HOUR / 2:
+            raise UnsafeError(f"a batch was committed that is stamped {ahead:+.0f} s from now")
 
 
 def _clock(stage: Stage, node_id: str) -> Path:
