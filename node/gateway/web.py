@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 SEQUENCE_HEADER = "x-quorumbook-sequence"
 ROLE_HEADER = "x-quorumbook-role"
+NOTHING = (b"", b"{}")
+"""Bodies that some clients send where none belongs."""
 FORWARDED = addresses.FORWARDED.lower()
 SIGNED_HEADERS = ("cb-access-key", "cb-access-sign", "cb-access-timestamp", "cb-access-passphrase")
 _TARGET_SAFE = "".join(chr(code) for code in range(0x21, 0x7F))
@@ -308,8 +310,8 @@ async def answer(gateway: Gateway, route: Route, request: Request, names: Mappin
     """Answer a request of a route. Raises what `failure_response` has an answer for."""
     if request.header("content-encoding") not in (None, "identity"):
         raise ApiError(415, "Content-Encoding must be identity", "Content-Encoding")
-    if request.body and route.body is None:
-        # A signature does not say where the target ends and the body begins: where none belongs, none may be.
+    if request.body and route.body is None and request.body.strip() not in NOTHING:
+        # A signature does not say where the target ends and the body begins: where none belongs, none may be, but for what no target can end with.
         raise ApiError(400, "This call takes no body")
     if route.permission is None:
         gateway.limits.addresses.take(client_address(gateway, request.peer, request.headers(FORWARDED)))
