@@ -96,7 +96,7 @@ def test_books_are_the_engines_after_every_event_batch(seed: int) -> None:
     followed = len(backend.events["BTC-USD"])
     book, foreign = Book(), PriceBook(level3(backend.engine, product))
     seen: Counter[str] = Counter()
-    for number in range(400):
+    for number in range(800):
         backend.apply(*step(random, number, backend.engine.product("BTC-USD")))
         for event in backend.events["BTC-USD"][followed:]:
             message = for_books(event, event_json(event, product))
