@@ -3,7 +3,7 @@ cimport cython
 
 from statemachine.book cimport BookSide
 from statemachine.entities cimport Account, Cancelling, Order, Placing, Product
-from statemachine.exact cimport fee, notional, wide
+from statemachine.exact cimport notional, wide
 from statemachine.state cimport State
 
 cdef int _LIMIT

@@ -21,7 +21,7 @@ from statemachine.commands import (
     Withdraw,
 )
 from statemachine.entities import Account, Cancelling, Order, Placing, Product
-from statemachine.exact import fee, notional
+from statemachine.exact import notional
 from statemachine.limits import (
     ADDRESSES_MAX,
     AMOUNT_MAX,
@@ -417,7 +417,7 @@ def entry_hold(product: Product, command: Placing, available: int) -> int:
         if command.side == _SELL:
             return command.size
         cost = notional(command.price, command.size, product.unit)
-        return cost + fee(cost, max(product.maker_fee_ppm, product.taker_fee_ppm))
+        return cost + product.highest_fee(cost, max(product.maker_fee_ppm, product.taker_fee_ppm), 0)
     named = command.funds if command.side == _BUY else command.size
     if named != 0:
         return named

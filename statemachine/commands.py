@@ -7,7 +7,7 @@ The tag and the order of the fields are the written schema of the log. Numbers a
 - a *price* is the amount of quote currency for **one whole** base coin, so the notional of a trade is
   `price * size // 10**base_scale`; `PutProduct` only accepts ticks and lots for which that division leaves no rest;
 - *funds* are an amount of the quote currency, fees included;
-- fees are in parts per million of the notional, rounded down to a whole unit per fill.
+- fees are in parts per million of the notional; all that an order pays is rounded up once, to a whole unit.
 
 Every command carries a `command_id`. The same id from the same account again returns the first outcome and changes nothing. Only a command that
 changed something is remembered: one that was refused, or found nothing to do, is judged anew when it comes again. Deposits, withdrawals and

@@ -38,7 +38,7 @@ from statemachine.remember import (
     fingerprint_fits,
     outcome_of,
 )
-from statemachine.state import State
+from statemachine.state import MIGRATED_HASH, State
 from statemachine.tables import ApiKeyRow, BalanceRow, CurrencyRow, ProductRow
 from statemachine.types import ProductStatus, Reason, Side
 from statemachine.upgrade import upgrade
@@ -49,12 +49,6 @@ _OTHER = 0
 _PLACE = 7
 _CANCEL = 8
 _MARK: int = FINGERPRINT_SIZE
-
-MIGRATED_HASH = b"\xff" * 16
-"""The running hash of a state that another version's data was converted to, until a batch of this version is applied.
-
-Nodes convert what they have, one a snapshot and ten log entries, another a later snapshot and none: a hash of that way would differ where the states
-do not. So the first batch of this version begins a running hash anew, over the whole state: from there on a difference between nodes shows."""
 
 NO_BOUND = 2**62
 """Entries of versions before 0.3.0 did all their work at once."""
@@ -318,6 +312,9 @@ def _apply(state: State, time: int, former: int, entry: EntryReader) -> AppliedB
     elif entry.count == 0:
         return AppliedBatch([], b"", [], [], [])
     state.former = former
+    if former:
+        for product in state.products.values():
+            product.rounds_down = True
     state.events.clear()
     if state.hash == MIGRATED_HASH and not former:
         upgrade(state)

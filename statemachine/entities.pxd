@@ -1,7 +1,7 @@
 # What the compiled core knows more about entities.py: the types.
 cimport cython
 
-from statemachine.exact cimport fee, notional, wide
+from statemachine.exact cimport fee, former_fee, notional, wide
 from statemachine.remember cimport OutcomeMemory
 from statemachine.writer cimport Writer
 
@@ -81,12 +81,14 @@ cdef class Product:
     cdef public long long opening_price
     cdef public long long opening_size
     cdef public bint busy
+    cdef public bint rounds_down
 
     cpdef object side(self, int side)
     cpdef object opposite(self, int side)
     cpdef object collected(self, int side)
     cpdef wide notional(self, wide price, wide size) noexcept
     @cython.locals(cost=wide)
+    cpdef wide highest_fee(self, wide cost, wide ppm, wide credit) except? -1
     cpdef wide hold_for(self, Order order) noexcept
     cpdef object row(self)
 

@@ -18,7 +18,7 @@ from sortedcontainers import SortedDict
 
 from statemachine.commands import CancelOrder, PlaceOrder
 from statemachine.events import OrderState
-from statemachine.exact import fee, notional
+from statemachine.exact import fee, former_fee, notional
 from statemachine.remember import OutcomeMemory
 from statemachine.tables import BalanceRow, CurrencyRow, ProductRow
 from statemachine.types import (
@@ -155,7 +155,8 @@ class Product:
     `unit` is one whole base coin in base units: what prices are per. `bids` and `asks` are its book, `buys` and `sells` what an auction collected,
     which `collection` finds by order id and account. `expiring` has its open orders whose time is limited, by (expires_at, order_id). `triggered`
     has stop orders that trades triggered, `arrivals` new orders that are accepted, each in the order in which they enter; `busy` says that any of
-    it, an order whose time is over, or an auction's opening is to be gone on with (`pending`).
+    it, an order whose time is over, or an auction's opening is to be gone on with (`pending`). `rounds_down`: the state is of a version before 0.3.0,
+    whose holds have the fee rounded down.
     """
 
     __slots__ = (
@@ -179,6 +180,7 @@ class Product:
         "opening_size",
         "product_id",
         "quote",
+        "rounds_down",
         "sells",
         "sequence",
         "status",
@@ -229,6 +231,7 @@ class Product:
         self.opening_price = row.opening_price
         self.opening_size = row.opening_size
         self.busy = False
+        self.rounds_down = False
 
     def notional(self, price: int, size: int) -> int:
         """What `size` costs at `price`, without fees. Exact: tick * lot is a whole multiple of `unit`."""
@@ -237,13 +240,17 @@ class Product:
     def hold_for(self, order: Order) -> int:
         """What a limit order must hold for what remains of it.
 
-        A sell holds the size. A buy holds the notional at its own price and the larger of its two fees on that, rounded down. It
-        suffices: parts of a whole, each rounded down, never sum to more than the whole rounded down, and nobody buys above his price.
+        A sell holds the size. A buy holds the notional at its own price and the larger of its two fees on that, less its credit, rounded up. It
+        suffices exactly: what a fill pays above the exact rate is the credit of the rest, and nobody buys above his price.
         """
         if order.side == _SELL:
             return order.remaining
         cost = notional(order.price, order.remaining, self.unit)
-        return cost + fee(cost, max(order.maker_fee_ppm, order.taker_fee_ppm))
+        return cost + self.highest_fee(cost, max(order.maker_fee_ppm, order.taker_fee_ppm), order.fee_credit)
+
+    def highest_fee(self, cost: int, ppm: int, credit: int) -> int:
+        """What an order holds for fees on a notional."""
+        return former_fee(cost, ppm) if self.rounds_down else fee(cost, ppm, credit)
 
     def side(self, side: int) -> BookSide:
         """Where orders of `side` rest."""

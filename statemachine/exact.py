@@ -17,14 +17,31 @@ def notional(price: int, size: int, unit: int) -> int:
     return price * size // unit
 
 
-def fee(notional: int, ppm: int) -> int:
-    """The fee on a notional at a rate in parts per million, rounded down."""
+def former_fee(notional: int, ppm: int) -> int:
+    """The fee on a notional at a rate in parts per million, rounded down: the rule of versions before 0.3.0."""
     return notional * ppm // _PPM
 
 
-def most_lots(budget: int, lot_cost: int, ppm: int) -> int:
+def former_most_lots(budget: int, lot_cost: int, ppm: int) -> int:
     """The most lots n with `floor(n * lot_cost * (1 + rate)) <= budget`, the rate in parts per million. At most 128 bits."""
     return ((budget + 1) * _PPM - 1) // (lot_cost * (_PPM + ppm))
+
+
+def fee(notional: int, ppm: int, credit: int) -> int:
+    """The fee on a notional at a rate in parts per million, less what was paid before above the exact rate (`credit`, in millionths of a unit),
+    rounded up.
+    """
+    return (notional * ppm + (_PPM - 1 - credit)) // _PPM
+
+
+def credit_after(notional: int, ppm: int, credit: int, paid: int) -> int:
+    """The credit when a `fee` was paid: from 0 to a millionth less than one unit."""
+    return credit + paid * _PPM - notional * ppm
+
+
+def most_lots(budget: int, lot_cost: int, ppm: int, credit: int) -> int:
+    """The most lots n with `n * lot_cost + fee(n * lot_cost, ppm, credit) <= budget`. At most 128 bits."""
+    return (budget * _PPM + credit) // (lot_cost * (_PPM + ppm))
 
 
 def executed(so_far: int, notional: int) -> int:

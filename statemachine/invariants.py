@@ -18,6 +18,7 @@ from statemachine.limits import (
     FEE_PPM_MAX,
     OPEN_ORDERS_PER_ACCOUNT,
     OPERATOR,
+    PPM,
     SCALE_MAX,
 )
 from statemachine.pending import is_unfinished
@@ -284,6 +285,7 @@ def _check_open(state: State) -> None:
             and order.hold == product.hold_for(order)
             and 0 <= order.opened_sequence <= product.sequence
             and order.queued == 0
+            and 0 <= order.fee_credit < PPM
         ):
             raise AssertionError(f"{_name(order)}: {_fault(order, product, time)}")
         currency, other = (product.quote, product.base) if order.side == _BUY else (product.base, product.quote)
@@ -308,6 +310,7 @@ def _fault(order: Order, product: Product, time: int) -> str:
         "more filled and left than placed": order.filled_size + order.remaining <= order.size,
         f"came to the book with the event {order.opened_sequence}": 0 <= order.opened_sequence <= product.sequence,
         "rests, and enters later": order.queued == 0,
+        f"fee credit {order.fee_credit}": 0 <= order.fee_credit < PPM,
     }
     return next(text for text, met in conditions.items() if not met)
 

@@ -4,7 +4,7 @@ cimport cython
 from statemachine.admission cimport can_rest, entry_hold
 from statemachine.book cimport BookSide
 from statemachine.entities cimport Account, Balance, Order, Placing, PriceLevel, Product
-from statemachine.exact cimport executed, fee, most_lots, notional, wide
+from statemachine.exact cimport credit_after, executed, fee, former_fee, former_most_lots, most_lots, notional, wide
 from statemachine.state cimport State
 from statemachine.tell cimport order_changed, order_done, order_matched, order_opened, order_received
 
@@ -61,6 +61,8 @@ cdef bint _is_filled(Aggressor aggressor, int end) except -1
 cdef wide _capacity(Product product, Aggressor aggressor, long long price) except? -1
 @cython.locals(taker=Order, value=cython.longlong, maker_fee=cython.longlong, taker_fee=cython.longlong, balances=dict)
 cpdef int trade(State state, Product product, Aggressor aggressor, Order maker, long long size, long long price, bint auction) except -1
+@cython.locals(paid=wide)
+cdef wide _charge(State state, Order order, wide value, wide ppm) except? -1
 @cython.locals(cost=cython.longlong, hold=cython.longlong, freed=cython.longlong)
 cdef int _settle(Product product, Order order, Balance base, Balance quote, long long size, long long value, long long paid) except -1
 @cython.locals(order=Order, mine=wide, theirs=cython.longlong)

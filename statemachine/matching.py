@@ -3,9 +3,10 @@
 The rules, all of them:
 
 - Best price first; at a price, first come, first served; a trade is at the resting order's (the maker's) price.
-- A fill's notional is exact. Each side's fee is notional * rate // 1_000_000, rounded down to a whole unit of the quote currency, at the
-  rate that the order had at entry: the maker's rate for the resting order, the taker's for the aggressor. The buyer pays notional + fee,
-  the seller gets notional - fee, and the currency's `fees` get both. So nothing appears or vanishes.
+- A fill's notional is exact. Fees are cumulative by order: after each fill an order has paid the sum of its notionals, each at the rate of that fill,
+  rounded up once to a whole unit of the quote currency. So an order in many fills pays no more than in one, and many small orders never pay
+  less than one large one. The rates are those that the order had at entry: the maker's for the resting order, the taker's for the aggressor.
+  The buyer pays notional + fee, the seller gets notional - fee, and the currency's `fees` get both. So nothing appears or vanishes.
 - An order that is bounded by money takes from each maker the largest whole number of lots whose cost, fee included, fits what it has
   left (a sell by funds: whose notional fits what is still to be raised). When that is less than the maker offers, it is through.
 - An order by funds alone is filled when it traded and what it has left is nothing or too little for one more lot at the price it met;
@@ -26,7 +27,7 @@ from __future__ import annotations
 from statemachine.admission import can_rest, entry_hold
 from statemachine.book import BookSide
 from statemachine.entities import Account, Balance, Order, Placing, Product
-from statemachine.exact import executed, fee, most_lots, notional
+from statemachine.exact import credit_after, executed, fee, former_fee, former_most_lots, most_lots, notional
 from statemachine.limits import LOOKS_PER_UNIT
 from statemachine.state import State
 from statemachine.tell import order_changed, order_done, order_matched, order_opened, order_received
@@ -234,12 +235,15 @@ def _is_filled(aggressor: Aggressor, end: int) -> bool:
 def _capacity(product: Product, aggressor: Aggressor, price: int) -> int:
     """The largest size, in whole lots, that an order bounded by money can take from one maker at `price`.
 
-    A buy: the most lots n with floor(n * lot_cost * (1 + fee)) <= budget, solved for n exactly.
+    A buy: the most lots whose cost, fee included, is within its budget, solved for their number exactly.
     """
     order = aggressor.order
     lot_cost = notional(price, product.lot, product.unit)
     if order.side == _BUY:
-        lots = most_lots(order.hold, lot_cost, order.taker_fee_ppm)
+        if product.rounds_down:
+            lots = former_most_lots(order.hold, lot_cost, order.taker_fee_ppm)
+        else:
+            lots = most_lots(order.hold, lot_cost, order.taker_fee_ppm, order.fee_credit)
         size = lots * product.lot
         return size if aggressor.by_funds or size < order.remaining else order.remaining
     owned, raising = order.hold // product.lot, aggressor.to_raise // lot_cost
@@ -251,9 +255,9 @@ def trade(state: State, product: Product, aggressor: Aggressor, maker: Order, si
     """One fill: money and coins change hands, the currency earns its fees, the feed is told."""
     taker = aggressor.order
     value = notional(price, size, product.unit)
-    maker_fee = fee(value, maker.maker_fee_ppm)
-    taker_fee = fee(value, taker.taker_fee_ppm)
     state.touch(maker)
+    maker_fee = _charge(state, maker, value, maker.maker_fee_ppm)
+    taker_fee = _charge(state, taker, value, taker.taker_fee_ppm)
     balances = maker.account.balances
     _settle(product, maker, balances[product.base], balances[product.quote], size, value, maker_fee)
     _settle(product, taker, aggressor.base, aggressor.quote, size, value, taker_fee)
@@ -268,6 +272,15 @@ def trade(state: State, product: Product, aggressor: Aggressor, maker: Order, si
         state.highest = price
     product.last_trade_id += 1
     order_matched(state, product, maker, taker, price, size, maker_fee, taker_fee, auction)
+
+
+def _charge(state: State, order: Order, value: int, ppm: int) -> int:
+    """The fee that one side of a fill pays; what it pays above the exact rate is its credit."""
+    if state.former:
+        return former_fee(value, ppm)
+    paid = fee(value, ppm, order.fee_credit)
+    order.fee_credit = credit_after(value, ppm, order.fee_credit, paid)
+    return paid
 
 
 def _settle(product: Product, order: Order, base: Balance, quote: Balance, size: int, value: int, paid: int) -> None:
@@ -330,7 +343,7 @@ def _decrement_funds(state: State, product: Product, aggressor: Aggressor, price
     value = notional(price, size, product.unit)
     if order.side == _BUY:
         old = order.hold
-        state.set_hold(order, old - value - fee(value, order.taker_fee_ppm))
+        state.set_hold(order, old - value - product.highest_fee(value, order.taker_fee_ppm, order.fee_credit))
         new = order.hold
     else:
         old, new = aggressor.to_raise, aggressor.to_raise - value

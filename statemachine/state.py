@@ -22,6 +22,12 @@ _BUY: int = Side.BUY
 _ACTIVE: int = OrderStatus.ACTIVE
 _DONE: int = OrderStatus.DONE
 
+MIGRATED_HASH = b"\xff" * 16
+"""The running hash of a state that another version's data was converted to, until a batch of this version is applied.
+
+Nodes convert what they have, one a snapshot and ten log entries, another a later snapshot and none: a hash of that way would differ where the states
+do not. So the first batch of this version begins a running hash anew, over the whole state: from there on a difference between nodes shows."""
+
 
 class State:
     """All that the engine knows: what is in the tables, arranged for speed.
@@ -80,6 +86,7 @@ class State:
         sides = (BookSide(-1), BookSide(+1), BookSide(-1), BookSide(+1))
         unit = 10 ** self.currencies[row.base].scale
         product = self.products[row.product_id] = Product(row, self.currencies[row.quote], unit, sides, StopBook(), Collection())
+        product.rounds_down = self.former > 0 or self.hash == MIGRATED_HASH
         return product
 
     def balance(self, account: Account, currency: str) -> Balance:

@@ -7,17 +7,21 @@ Not by the migration of the data: entries of 0.2.0 that lie behind a node's snap
 from __future__ import annotations
 
 from statemachine.commands import TRANSFER_KINDS
+from statemachine.entities import Account
 from statemachine.events import Transferred
-from statemachine.limits import TRANSFERS_REMEMBERED
+from statemachine.limits import PPM, TRANSFERS_REMEMBERED
 from statemachine.remember import OutcomeMemory, outcome_of
 from statemachine.state import State
+from statemachine.types import OrderType, Side
 
 
 def upgrade(state: State) -> None:
     """Bring a state of version 0.2.0 to the rules of this one. O(everything)."""
     for product in state.products.values():
         product.version = max(product.version, 1)
+        product.rounds_down = False
     for account in state.accounts.values():
+        _credit(state, account)
         memory = account.memory
         booked = [
             (command_id, packed)
@@ -33,3 +37,14 @@ def upgrade(state: State) -> None:
             moved = account.transfers[kind] = OutcomeMemory(TRANSFERS_REMEMBERED)
             moved.fill(ids, entries)
             state.outcome_count += len(moved)
+
+
+def _credit(state: State, account: Account) -> None:
+    """The holds of buy orders had their fee rounded down: the fraction that they lack is their credit, so that what they hold suffices."""
+    for order in account.open_orders():
+        if order.side == Side.BUY and order.order_type == OrderType.LIMIT:
+            cost = order.product.notional(order.price, order.remaining)
+            credit = cost * max(order.maker_fee_ppm, order.taker_fee_ppm) % PPM
+            if credit:
+                state.touch(order)
+                order.fee_credit = credit

@@ -9,10 +9,11 @@ from snapshots.errors import MigrationError
 from snapshots.migration.codec import Codec, CodecError, Row
 from snapshots.migration.plan import Facts, Tables
 from snapshots.migration.report import CheckReport
-from statemachine.engine import MIGRATED_HASH, Engine
+from statemachine.engine import Engine
 from statemachine.errors import StateError
 from statemachine.relations import KEYS, REFERENCES
 from statemachine.remember import ANY_CONTENTS
+from statemachine.state import MIGRATED_HASH
 from statemachine.types import Side
 
 MONEY, QUEUES, WHOLE_REFERENCES, STATE, UNIQUE_KEYS, ROWS = (

@@ -1,4 +1,4 @@
-"""The rounding rule: each fill's fee is rounded down to a whole unit, and whatever the fills are, they never cost more than the hold."""
+"""The rounding rule: all that an order pays in fees is rounded up once, and whatever the fills are, they never cost more than the hold."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def test_the_fills_of_a_resting_buy_never_cost_more_than_its_hold(
     engine = market(10**17, maker_ppm, taker_ppm)
     size = sum(part for part, _ in parts) + cancelled
     hold = placed(engine, limit("ann", "buy", Side.BUY, size, price)).hold
-    assert hold == price * size + price * size * max(maker_ppm, taker_ppm) // PPM
+    assert hold == _with_fee(price * size, max(maker_ppm, taker_ppm))
     for number, (part, _) in enumerate(parts):
         sold = placed(engine, limit("bob", f"sell-{number}", Side.SELL, part, 1))
-        assert sold.fill_fees == price * part * taker_ppm // PPM
+        assert price * part + sold.fill_fees == _with_fee(price * part, taker_ppm)
         engine.check()
     if cancelled:
         send(engine, CancelOrder("ann", "cancel", 1))
@@ -47,7 +47,7 @@ def test_the_fills_of_an_aggressive_buy_never_cost_more_than_its_hold(
 ) -> None:
     """A buy through many makers at its own price and below: exactly as much money as its hold is enough to enter and to pay."""
     size = sum(part for part, _ in parts)
-    needed = price * size + price * size * max(maker_ppm, taker_ppm) // PPM
+    needed = _with_fee(price * size, max(maker_ppm, taker_ppm))
     engine = market(10**17, maker_ppm, taker_ppm, ("bob",))
     for number, (part, better) in enumerate(parts):
         placed(engine, limit("bob", f"sell-{number}", Side.SELL, part, max(1, price - better % price)))
@@ -71,22 +71,13 @@ def test_a_buy_by_funds_spends_at_most_its_funds_and_misses_no_lot(
     assert spent <= funds
     best = engine.levels(PRODUCT, Side.SELL, 1)
     if best and order.filled_size:
-        last = _last_fill(order.filled_size, parts)
-        assert last is None or _cost(best[0][0], last + 1, taker_ppm) > funds - spent + _cost(best[0][0], last, taker_ppm)
+        assert _with_fee(order.executed_value + best[0][0], taker_ppm) > funds
     engine.check()
 
 
-def _last_fill(filled: int, parts: list[tuple[int, int]]) -> int | None:
-    """How much of the maker where the money ended was taken; None when it ended between two makers."""
-    for part, _ in sorted(parts, key=lambda item: item[1]):
-        if filled < part:
-            return filled or None
-        filled -= part
-    return None
-
-
-def _cost(price: int, size: int, taker_ppm: int) -> int:
-    return price * size + price * size * taker_ppm // PPM
+def _with_fee(notional: int, ppm: int) -> int:
+    """What an order pays in all for what it traded, the fee rounded up."""
+    return notional - (-notional * ppm // PPM)
 
 
 def _give(engine: Engine, account: str, usd: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from fractions import Fraction
-from math import floor
+from math import ceil
 
 from statemachine.commands import (
     AnyCommand,
@@ -41,6 +41,8 @@ class TwinOrder:
     filled: int = 0
     value: int = 0
     fees: int = 0
+    exact: Fraction = Fraction(0)
+    """What its fills cost in fees by their rates, not rounded."""
     open: bool = True
     triggered: bool = False
     expires: int = 0
@@ -112,8 +114,9 @@ class TwinTrading:
         assert exact.denominator == 1, "a notional that is not whole"
         return exact.numerator
 
-    def fee(self, notional: int, ppm: int) -> int:
-        return floor(Fraction(notional) * Fraction(ppm, 1_000_000))
+    def fee(self, order: TwinOrder, notional: int, ppm: int) -> int:
+        """What the order pays when it pays for this notional too: all in all the exact fee, rounded up."""
+        return ceil(order.exact + Fraction(notional) * Fraction(ppm, 1_000_000)) - order.fees
 
     def hold(self, order: TwinOrder) -> int:
         """What an open order holds."""
@@ -122,7 +125,7 @@ class TwinTrading:
         if order.command.order_type is OrderType.MARKET:
             return order.command.funds
         worth = self.worth(order.product, order.command.price, order.left)
-        return worth + self.fee(worth, max(order.product.maker_fee_ppm, order.product.taker_fee_ppm))
+        return worth + self.fee(order, worth, max(order.product.maker_fee_ppm, order.product.taker_fee_ppm))
 
     def known(self) -> list[TwinOrder]:
         """All that are accepted and not done, oldest first."""
@@ -251,7 +254,7 @@ class TwinTrading:
         while size <= maker.left + product.lot:
             more = size + product.lot
             worth = self.worth(product, maker.command.price, more)
-            if taker.buys and worth + self.fee(worth, product.taker_fee_ppm) > taker.money:
+            if taker.buys and worth + self.fee(taker, worth, product.taker_fee_ppm) > taker.money:
                 break
             if not taker.buys and (worth > taker.money or more > taker.coins):
                 break
@@ -265,7 +268,8 @@ class TwinTrading:
         worth = self.worth(product, price, size)
         fees = []
         for order, ppm in ((maker, maker.product.maker_fee_ppm), (taker, taker.product.taker_fee_ppm)):
-            fee = self.fee(worth, ppm)
+            fee = self.fee(order, worth, ppm)
+            order.exact += Fraction(worth) * Fraction(ppm, 1_000_000)
             fees.append(fee)
             sign = 1 if order.buys else -1
             self.post(order.owner, product.base, sign * size)
@@ -309,7 +313,7 @@ class TwinTrading:
         if taker.by_funds:
             worth = self.worth(taker.product, maker.command.price, theirs)
             old = taker.money
-            taker.money -= worth + (self.fee(worth, taker.product.taker_fee_ppm) if taker.buys else 0)
+            taker.money -= worth + (self.fee(taker, worth, taker.product.taker_fee_ppm) if taker.buys else 0)
             c = taker.command
             self.tell("OrderChanged", taker, taker.order_id, taker.owner, c.side, c.price, old, taker.money, True, False, False)
         else:

@@ -40,7 +40,7 @@ from snapshots.migration.codec import Values
 from snapshots.migration.scripts import run
 from snapshots.store import SnapshotStore
 from statemachine.commands import Batch, CancelAll, encode_batch
-from statemachine.engine import MIGRATED_HASH
+from statemachine.state import MIGRATED_HASH
 from tests.unit.node.migrating import STATE, as_version, contents, engine_at, entries_of, loaded, write_data
 from tests.unit.snapshots.states import foundations, trading
 from tests.unit.snapshots.versions import FOUR, ONE, THREE, THREE_TO_FOUR, chains, with_changes

@@ -17,8 +17,9 @@ from snapshots.migration.codec import Codec, Values
 from snapshots.migration.plan import Drop, Facts, Tables, facts_of
 from snapshots.migration.run import LogMigration, Rows, StateMigration
 from statemachine.commands import Batch, PlaceOrder, decode_batch, encode_batch
-from statemachine.engine import MIGRATED_HASH, Engine
+from statemachine.engine import Engine
 from statemachine.events import Placed
+from statemachine.state import MIGRATED_HASH
 from statemachine.types import OrderType, SelfTradePrevention, Side, StopType, TimeInForce
 from tests.unit.snapshots.states import applied, former, foundations, trading
 from tests.unit.snapshots.versions import (

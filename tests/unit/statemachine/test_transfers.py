@@ -19,9 +19,10 @@ from statemachine.commands import (
     Transfer,
     Withdraw,
 )
-from statemachine.engine import MIGRATED_HASH, Engine
+from statemachine.engine import Engine
 from statemachine.events import Rejected, Transferred
 from statemachine.limits import OPERATOR, OUTCOMES_PER_ACCOUNT, TRANSFER_LIFETIME
+from statemachine.state import MIGRATED_HASH
 from statemachine.types import OrderType, Reason, Side, TimeInForce
 from tests.unit.statemachine.market import PRODUCT, limit, market, send
 

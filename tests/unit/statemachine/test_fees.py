@@ -1,0 +1,76 @@
+"""Fees cannot be split away: neither into many fills nor into many orders."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from math import ceil
+from random import Random
+
+import pytest
+
+from statemachine.commands import Batch
+from statemachine.engine import Engine
+from statemachine.events import OrderMatched
+from statemachine.types import Side
+from tests.unit.statemachine.market import PRODUCT, limit, market, placed, send
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_an_order_pays_its_exact_fee_rounded_up_however_it_is_filled(seed: int) -> None:
+    random = Random(seed)
+    maker_ppm, taker_ppm = random.randrange(100_000), random.randrange(100_000)
+    engine = market(maker_ppm=maker_ppm, taker_ppm=taker_ppm)
+    first = placed(engine, limit("ann", "maker", Side.BUY, 400, 7))
+    taken = 0
+    while taken < 400:
+        size = min(random.randrange(1, 60), 400 - taken)
+        taken += size
+        small = placed(engine, limit("bob", f"{taken}", Side.SELL, size, 7))
+        assert small.fill_fees == ceil(Fraction(7 * size * taker_ppm, 10**6))
+        now = engine.order(first.order_id)
+        assert now is not None
+        assert now.fill_fees == ceil(Fraction(7 * taken * maker_ppm, 10**6))
+        engine.check()
+
+
+def test_many_small_orders_pay_no_less_than_one() -> None:
+    def earned(orders: int) -> int:
+        engine = market(maker_ppm=1_500, taker_ppm=2_500)
+        placed(engine, limit("ann", "maker", Side.SELL, 1_000, 10))
+        for number in range(orders):
+            placed(engine, limit("bob", f"{number}", Side.BUY, 1_000 // orders, 10))
+        row = engine.currency("USD")
+        assert row is not None
+        return row.fees
+
+    assert earned(1) == 15 + 25
+    assert earned(1_000) == 15 + 1_000
+
+
+def test_what_a_buy_holds_suffices_at_both_rates() -> None:
+    """It takes first and rests then, at the larger and at the smaller rate; nothing is ever short."""
+    for rates in ((100_000, 1), (1, 100_000), (33_333, 33_334)):
+        engine = market(money=10**6, maker_ppm=rates[0], taker_ppm=rates[1])
+        for number in range(7):
+            placed(engine, limit("bob", f"s{number}", Side.SELL, 3, 11))
+        order = placed(engine, limit("ann", "buy", Side.BUY, 100, 11))
+        for number in range(79):
+            placed(engine, limit("bob", f"t{number}", Side.SELL, 1, 11))
+            engine.check()
+        done = engine.order(order.order_id)
+        assert done is not None
+        assert (done.remaining, done.hold) == (0, 0)
+
+
+def test_an_order_of_version_0_2_0_goes_on_with_what_it_holds() -> None:
+    engine = market(money=10**6, maker_ppm=12_345, taker_ppm=54_321)
+    engine.apply(Batch(engine.time + 1, [limit("ann", "old", Side.BUY, 77, 13)], migrated=True, former=2))
+    engine = Engine.restore(dict(engine.tables()))
+    filled = 0
+    for number in range(77):
+        applied = engine.apply(Batch(engine.time + 1, [limit("bob", f"s{number}", Side.SELL, 1, 13)]))
+        filled += sum(isinstance(event, OrderMatched) for event in applied.events)
+        engine.check()
+    assert filled == 77
+    assert engine.levels(PRODUCT, Side.BUY, 1) == []
+    assert send(engine, limit("ann", "next", Side.BUY, 1, 13)).sequence == engine.sequence
