@@ -3,6 +3,7 @@ cimport cython
 
 from statemachine.book cimport BookSide
 from statemachine.entities cimport Account, Cancelling, Order, Placing, Product
+from statemachine.entry cimport is_command_id, is_name
 from statemachine.exact cimport notional, wide
 from statemachine.state cimport State
 

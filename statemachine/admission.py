@@ -21,6 +21,7 @@ from statemachine.commands import (
     Withdraw,
 )
 from statemachine.entities import Account, Cancelling, Order, Placing, Product
+from statemachine.entry import is_command_id, is_name
 from statemachine.exact import notional
 from statemachine.limits import (
     ADDRESSES_MAX,
@@ -61,9 +62,6 @@ class Refusal(NamedTuple):
     detail: str
 
 
-_ALPHABET = "[A-Za-z0-9_.:-]"
-is_name = re.compile(f"{_ALPHABET}{{1,{NAME_MAX}}}").fullmatch
-is_command_id = re.compile(f"{_ALPHABET}{{1,{COMMAND_ID_MAX}}}").fullmatch
 _is_base64 = re.compile("(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)").fullmatch
 _is_network = re.compile("[0-9A-Fa-f.:]+(?:/[0-9]+)?").fullmatch
 _PERMISSIONS = sum(Permission)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import msgspec
 
 from statemachine.events import AnyEvent, AnyOutcome
@@ -16,32 +18,50 @@ class AppliedBatch:
     Both were encoded once, for the running hash, and reply and feed take the same bytes. Structs are decoded when they are asked for first.
 
     Attributes:
-        encoded_outcomes: msgpack of each outcome.
         event_products: the product of each event.
         command_ends: how many events there were before the first command, and after each; empty where nothing was applied.
+        keys_put: the ids of the API keys that the batch put, refused commands excluded.
     """
 
-    __slots__ = ("_ends", "_event_bytes", "_events", "_outcomes", "command_ends", "encoded_outcomes", "event_products")
+    __slots__ = (
+        "_event_bytes",
+        "_event_ends",
+        "_events",
+        "_outcome_bytes",
+        "_outcome_ends",
+        "_outcomes",
+        "command_ends",
+        "event_products",
+        "keys_put",
+    )
 
     def __init__(
-        self, encoded_outcomes: list[bytes], event_bytes: bytes, ends: list[int], products: list[str], command_ends: list[int]
+        self,
+        outcomes: bytes,
+        outcome_ends: list[int],
+        events: bytes,
+        event_ends: list[int],
+        event_products: list[str],
+        command_ends: list[int],
+        keys: list[str],
     ) -> None:
         self.command_ends = command_ends
-        self.encoded_outcomes = encoded_outcomes
-        self.event_products = products
-        self._event_bytes = event_bytes
-        self._ends = ends
+        self.event_products = event_products
+        self.keys_put = keys
+        self._outcome_bytes, self._outcome_ends = outcomes, outcome_ends
+        self._event_bytes, self._event_ends = events, event_ends
         self._outcomes: list[AnyOutcome] | None = None
         self._events: list[AnyEvent] | None = None
 
     @property
+    def encoded_outcomes(self) -> list[bytes]:
+        """msgpack of each outcome."""
+        return _pieces(self._outcome_bytes, self._outcome_ends)
+
+    @property
     def encoded_events(self) -> list[bytes]:
         """msgpack of each event."""
-        found, start = [], 0
-        for end in self._ends:
-            found.append(self._event_bytes[start:end])
-            start = end
-        return found
+        return _pieces(self._event_bytes, self._event_ends)
 
     @property
     def outcomes(self) -> list[AnyOutcome]:
@@ -65,3 +85,7 @@ class AppliedBatch:
 
     def __repr__(self) -> str:
         return f"AppliedBatch(outcomes={self.outcomes!r}, events={self.events!r})"
+
+
+def _pieces(encoded: bytes, ends: list[int]) -> list[bytes]:
+    return [encoded[start:end] for start, end in pairwise([0, *ends])]

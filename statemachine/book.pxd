@@ -39,7 +39,11 @@ cdef class StopBook:
     cdef readonly object losses
     cdef readonly object entries
     cdef readonly Py_ssize_t count
+    cdef readonly long long highest_loss
+    cdef readonly long long lowest_entry
 
+    cdef int _update(self) except -1
+    cpdef bint triggers(self, long long lowest, long long highest) except -1
     cpdef int add(self, Order order) except -1
     cpdef int remove(self, Order order) except -1
     cpdef list take(self, long long lowest, long long highest, Py_ssize_t most)

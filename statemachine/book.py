@@ -281,16 +281,24 @@ class StopBook:
 
     Change:   `add`, `fill`, `remove`, `take`, `release`
     Look:     `len`, `count`, `triggers`, `waiting`
+
+    `highest_loss` and `lowest_entry` are the prices of the next ones, kept at hand because every trade asks for them.
     """
 
-    __slots__ = ("count", "entries", "losses")
+    __slots__ = ("count", "entries", "highest_loss", "losses", "lowest_entry")
 
     def __init__(self) -> None:
         self.losses: SortedList = SortedList()
         """Triggered by a trade at the stop price or below: the highest first, hence by minus the stop price."""
         self.entries: SortedList = SortedList()
         """Triggered by a trade at the stop price or above: the lowest first."""
-        self.count = 0
+        self._update()
+
+    def _update(self) -> None:
+        """The stop orders are others."""
+        self.count = len(self.losses) + len(self.entries)
+        self.highest_loss: int = -self.losses[0][0] if self.losses else 0
+        self.lowest_entry: int = self.entries[0][0] if self.entries else _NO_LIMIT
 
     def __len__(self) -> int:
         return self.count
@@ -301,24 +309,23 @@ class StopBook:
     def add(self, order: Order) -> None:
         """A stop order begins to wait."""
         self._kind(order).add(_waiting(order))
-        self.count += 1
+        self._update()
 
     def fill(self, orders: Iterable[Order]) -> None:
         """`add` each of these. O(n log n)."""
         orders = list(orders)
         for side, stop in ((self.losses, StopType.LOSS), (self.entries, StopType.ENTRY)):
             side.update([_waiting(order) for order in orders if order.stop == stop])
-        self.count = len(self.losses) + len(self.entries)
+        self._update()
 
     def remove(self, order: Order) -> None:
         """A stop order that waits does so no more."""
         self._kind(order).remove(_waiting(order))
-        self.count -= 1
+        self._update()
 
     def triggers(self, lowest: int, highest: int) -> bool:
         """Do trades between these two prices trigger any? O(1)."""
-        losses, entries = self.losses, self.entries
-        return bool((losses and -losses[0][0] >= lowest) or (entries and entries[0][0] <= highest))
+        return self.count != 0 and (lowest <= self.highest_loss or (highest >= self.lowest_entry and len(self.entries) > 0))
 
     def take(self, lowest: int, highest: int, most: int) -> list[int]:
         """Remove `most` of those that trades between these two prices trigger, losses and entries each: those whose stop price was passed first,
@@ -330,13 +337,14 @@ class StopBook:
             if end:
                 taken += side[:end]
                 del side[:end]
-        self.count -= len(taken)
+        if taken:
+            self._update()
         return sorted([order_id for _, order_id in taken])
 
     def release(self) -> None:
         """Empty it in small steps (`draining`)."""
         drain(self.losses, self.entries)
-        self.count = 0
+        self._update()
 
     def waiting(self) -> Iterator[tuple[StopType, int, int]]:
         """All of them: kind, stop price, order id."""

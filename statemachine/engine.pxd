@@ -1,8 +1,9 @@
 # What the compiled core knows more about engine.py: the types.
 cimport cython
 
+from statemachine.answer cimport rejected
 from statemachine.entities cimport Account
-from statemachine.entry cimport EntryReader
+from statemachine.entry cimport EntryReader, is_command_id, is_name
 from statemachine.exact cimport wide
 from statemachine.handlers cimport cancel_order, place_order
 from statemachine.remember cimport OutcomeMemory, fingerprint_fits
@@ -14,12 +15,14 @@ cdef int _PLACE
 cdef int _CANCEL
 cdef Py_ssize_t _MARK
 
-@cython.locals(transcript=Writer, outcomes=list, outcome=bytes, events=bytes)
-cdef object _apply(State state, wide time, int former, EntryReader entry)
-@cython.locals(account=Account, memory=OutcomeMemory, mark=bytes, seen=bytes, outcome=Writer, packed=bytes)
-cdef bytes _answer(State state, EntryReader entry)
-@cython.locals(memory=OutcomeMemory, mark=bytes, seen=bytes, packed=bytes)
-cdef bytes _answer_transfer(State state, Account account, EntryReader entry, int kind)
-cdef bytes _answer_again(State state, bytes seen, bytes mark)
+@cython.locals(ends=list, command_ends=list, outcomes=bytes, events=bytes)
+cdef object _apply(State state, EntryReader entry)
+@cython.locals(account=Account, memory=OutcomeMemory, mark=bytes, seen=bytes)
+cdef int _answer(State state, EntryReader entry) except -1
+@cython.locals(outcome=Writer)
+cdef int _answer_first(State state, Account account, OutcomeMemory memory, EntryReader entry, bytes mark) except -1
+@cython.locals(memory=OutcomeMemory, mark=bytes, seen=bytes)
+cdef int _answer_transfer(State state, Account account, EntryReader entry) except -1
+cdef int _answer_again(State state, bytes seen, bytes mark) except -1
 cdef object _carry_out(State state, Account account, EntryReader entry)
-cdef bytes _reject(State state, object refusal)
+cdef int _reject(State state, object refusal) except -1

@@ -8,17 +8,18 @@ defect, and the node must stop.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 
 import msgspec
 
-from statemachine import answer, auctions, invariants, loading, pending, persistence
-from statemachine.admission import Refusal, bad_command_id, bad_name, is_command_id, is_name
+from statemachine import auctions, invariants, loading, pending, persistence
+from statemachine.admission import Refusal, bad_command_id, bad_name
+from statemachine.answer import rejected
 from statemachine.applied import AppliedBatch
 from statemachine.changes import Frozen
-from statemachine.commands import TRANSFER_KINDS, AnyCommand, Batch, decode_batch
+from statemachine.commands import TRANSFER_KINDS, AnyCommand, Batch, encode_batch
 from statemachine.entities import Account
-from statemachine.entry import EntryReader
+from statemachine.entry import EntryReader, is_command_id, is_name
 from statemachine.events import OrderState
 from statemachine.handlers import OPERATOR_HANDLERS, TRADER_HANDLERS, cancel_order, place_order
 from statemachine.limits import (
@@ -34,7 +35,6 @@ from statemachine.remember import (
     ANY_CONTENTS,
     FINGERPRINT_SIZE,
     OutcomeMemory,
-    fingerprint,
     fingerprint_fits,
     outcome_of,
 )
@@ -102,16 +102,15 @@ class Engine:
         O(1) for a command, plus O(log L) for each of the L price levels that comes or goes and O(1) for each fill or cancel; O(log n) for
         each stop or good-till-time order that comes or goes. At most `limits.WORK_PER_ENTRY` + `limits.MAKERS_PER_ORDER` of these in all.
         """
-        former = (batch.former or 2) if batch.migrated else 0
-        return _apply(self._state, batch.time, former, EntryReader(batch))
+        return self.apply_entry(encode_batch(batch))
 
     def apply_entry(self, payload: bytes) -> AppliedBatch:
-        """Apply a log entry as it is in the log: `apply` of what it decodes to.
+        """Apply a log entry as it is in the log: `apply` of the batch in it.
 
         Raises:
             msgspec.DecodeError: not a batch of this schema.
         """
-        return self.apply(decode_batch(payload))
+        return _apply(self._state, EntryReader(payload))
 
     def check(self) -> None:
         """Assert every invariant of the whole state. O(everything).
@@ -305,65 +304,67 @@ class Engine:
         return product.side(side).count_at(price)
 
 
-def _apply(state: State, time: int, former: int, entry: EntryReader) -> AppliedBatch:
-    """See `Engine.apply`."""
-    if time > state.time:
-        state.time = time
+def _apply(state: State, entry: EntryReader) -> AppliedBatch:
+    """See `Engine.apply`.
+
+    The running hash takes in the entry as it is in the log, and what came of it, at once.
+    """
+    if entry.time > state.time:
+        state.time = entry.time
     elif entry.count == 0:
-        return AppliedBatch([], b"", [], [], [])
-    state.former = former
-    if former:
+        return AppliedBatch(b"", [], b"", [], [], [], [])
+    state.former = entry.former
+    if entry.former:
         for product in state.products.values():
             product.rounds_down = True
-    state.events.clear()
-    if state.hash == MIGRATED_HASH and not former:
+    if state.hash == MIGRATED_HASH and not entry.former:
         upgrade(state)
         state.hash = blake2b(persistence.full_hash(state), digest_size=16).digest()
+    state.events.clear()
+    state.outcomes.clear()
     state.work = 0
-    state.work_max, state.makers_max = (NO_BOUND, NO_BOUND) if former else (WORK_PER_ENTRY, MAKERS_PER_ORDER)
+    state.work_max, state.makers_max = (NO_BOUND, NO_BOUND) if entry.former else (WORK_PER_ENTRY, MAKERS_PER_ORDER)
     if state.busy or state.cancelling_all or 0 < state.next_expiry <= state.time:
         pending.go_on(state)
     command_ends = [len(state.event_ends)]
-    transcript = state.transcript
-    transcript.clear()
-    transcript.number(state.time)
-    outcomes: list[bytes] = []
+    ends: list[int] = []
     for _ in range(entry.count):
         entry.advance()
         state.sequence += 1
-        outcome = _answer(state, entry)
-        outcomes.append(outcome)
-        transcript.raw(entry.encoded)
-        transcript.raw(outcome)
+        _answer(state, entry)
+        ends.append(state.outcomes.size())
         command_ends.append(len(state.event_ends))
-    events = state.events.since(0)
-    transcript.array(len(state.event_ends))
-    transcript.raw(events)
-    digest = blake2b(state.hash, digest_size=16)
-    digest.update(transcript.since(0))
-    state.hash = MIGRATED_HASH if former else digest.digest()
-    applied = AppliedBatch(outcomes, events, state.event_ends, state.event_products, command_ends)
-    state.event_ends, state.event_products = [], []
+    outcomes, events = state.outcomes.since(0), state.events.since(0)
+    if entry.former:
+        state.hash = MIGRATED_HASH
+    else:
+        state.hash = sha256(b"".join((state.hash, entry.payload, outcomes, events))).digest()[:16]
+    applied = AppliedBatch(outcomes, ends, events, state.event_ends, state.event_products, command_ends, state.keys_put)
+    state.event_ends, state.event_products, state.keys_put = [], [], []
     return applied
 
 
-def _answer(state: State, entry: EntryReader) -> bytes:
-    """Carry out the entry's current command, unless its id says that this happened before; the outcome."""
+def _answer(state: State, entry: EntryReader) -> None:
+    """Carry out the entry's current command, unless its id says that this happened before, and append the outcome to the batch's."""
     account = state.accounts.get(entry.account_id)
-    if account is not None:
-        memory = account.memory
-    elif entry.account_id == OPERATOR:
-        memory = state.operator_memory
+    if account is None and entry.account_id != OPERATOR:
+        _reject(state, _UNKNOWN_ACCOUNT if is_name(entry.account_id) else bad_name("account_id"))
+    elif not is_command_id(entry.command_id):
+        _reject(state, bad_command_id("command_id", Reason.INVALID_COMMAND_ID))
+    elif account is not None and entry.kind == _OTHER and not state.former and entry.tag in TRANSFER_KINDS:
+        _answer_transfer(state, account, entry)
     else:
-        return _reject(state, _UNKNOWN_ACCOUNT if is_name(entry.account_id) else bad_name("account_id"))
-    if not is_command_id(entry.command_id):
-        return _reject(state, bad_command_id("command_id", Reason.INVALID_COMMAND_ID))
-    if account is not None and entry.kind == _OTHER and not state.former and entry.encoded[1] in TRANSFER_KINDS:
-        return _answer_transfer(state, account, entry, entry.encoded[1])
-    mark = ANY_CONTENTS if state.former else fingerprint(entry.encoded)
-    seen = memory.find(entry.command_id)
-    if seen is not None:
-        return _answer_again(state, seen, mark)
+        memory = account.memory if account is not None else state.operator_memory
+        mark = ANY_CONTENTS if state.former else entry.fingerprint()
+        seen = memory.find(entry.command_id)
+        if seen is None:
+            _answer_first(state, account, memory, entry, mark)
+        else:
+            _answer_again(state, seen, mark)
+
+
+def _answer_first(state: State, account: Account | None, memory: OutcomeMemory, entry: EntryReader, mark: bytes) -> None:
+    """Carry out a command, and remember the outcome unless nothing changed."""
     if account is not None:
         state.changes.touch(account)
     else:
@@ -374,43 +375,42 @@ def _answer(state: State, entry: EntryReader) -> bytes:
     state.unchanged = False
     refusal = _carry_out(state, account, entry)
     if refusal is not None:
-        if not state.former:
-            return _reject(state, refusal)
-        answer.rejected(state, refusal)
-    packed = outcome.since(0)
-    if state.unchanged and not state.former:
-        return packed[_MARK:]
-    state.outcome_count += memory.remember(entry.command_id, packed)
-    return packed[_MARK:]
+        state.unchanged = True
+        rejected(state, refusal)
+    state.outcomes.copy(outcome, _MARK)
+    if state.former or not state.unchanged:
+        state.outcome_count += memory.remember(entry.command_id, outcome.since(0))
 
 
-def _answer_transfer(state: State, account: Account, entry: EntryReader, kind: int) -> bytes:
+def _answer_transfer(state: State, account: Account, entry: EntryReader) -> None:
     """As `_answer`, for a deposit, withdrawal or transfer: each kind has a memory of its own, which forgets nothing that is young."""
-    mark = fingerprint(entry.encoded)
+    mark, kind = entry.fingerprint(), entry.tag
     memory = account.transfers.get(kind)
     seen = memory.find(entry.command_id) if memory is not None else None
     if seen is not None:
-        return _answer_again(state, seen, mark)
-    if memory is not None and not memory.has_room(state.time - TRANSFER_LIFETIME):
-        return _reject(state, _TOO_MANY_TRANSFERS)
-    state.changes.touch(account)
-    state.outcome.clear()
-    state.outcome.raw(mark)
-    refusal = _carry_out_other(state, account, entry.command())
-    if refusal is not None:
-        return _reject(state, refusal)
-    packed = state.outcome.since(0)
-    if memory is None:
-        memory = account.transfers[kind] = OutcomeMemory(TRANSFERS_REMEMBERED)
-    state.outcome_count += memory.remember(entry.command_id, packed)
-    return packed[_MARK:]
+        _answer_again(state, seen, mark)
+    elif memory is not None and not memory.has_room(state.time - TRANSFER_LIFETIME):
+        _reject(state, _TOO_MANY_TRANSFERS)
+    else:
+        state.changes.touch(account)
+        state.outcome.clear()
+        state.outcome.raw(mark)
+        refusal = _carry_out_other(state, account, entry.command())
+        if refusal is not None:
+            _reject(state, refusal)
+        else:
+            if memory is None:
+                memory = account.transfers[kind] = OutcomeMemory(TRANSFERS_REMEMBERED)
+            state.outcomes.copy(state.outcome, _MARK)
+            state.outcome_count += memory.remember(entry.command_id, state.outcome.since(0))
 
 
-def _answer_again(state: State, seen: bytes, mark: bytes) -> bytes:
+def _answer_again(state: State, seen: bytes, mark: bytes) -> None:
     """The outcome of a command whose id came before."""
-    if not fingerprint_fits(seen, mark):
-        return _reject(state, _REUSED)
-    return _encode(msgspec.structs.replace(outcome_of(seen), duplicate=True))
+    if fingerprint_fits(seen, mark):
+        state.outcomes.raw(_encode(msgspec.structs.replace(outcome_of(seen), duplicate=True)))
+    else:
+        _reject(state, _REUSED)
 
 
 def _carry_out(state: State, account: Account | None, entry: EntryReader) -> Refusal | None:
@@ -434,8 +434,8 @@ def _carry_out_other(state: State, account: Account | None, command: AnyCommand)
     return TRADER_HANDLERS[kind](state, account, command) if operators is None else _NOT_THE_OPERATOR
 
 
-def _reject(state: State, refusal: Refusal) -> bytes:
+def _reject(state: State, refusal: Refusal) -> None:
     """A rejection that is not remembered."""
     state.outcome.clear()
-    answer.rejected(state, refusal)
-    return state.outcome.since(0)
+    rejected(state, refusal)
+    state.outcomes.copy(state.outcome, 0)

@@ -19,6 +19,7 @@ from sortedcontainers import SortedDict
 from statemachine.commands import CancelOrder, PlaceOrder
 from statemachine.events import OrderState
 from statemachine.exact import fee, former_fee, notional
+from statemachine.limits import AMOUNT_MAX
 from statemachine.remember import OutcomeMemory
 from statemachine.tables import BalanceRow, CurrencyRow, ProductRow
 from statemachine.types import (
@@ -443,7 +444,7 @@ class Placing:
 
 
 class Cancelling:
-    """What a `commands.CancelOrder` says, by the same names."""
+    """What a `commands.CancelOrder` says, by the same names. An order id that can be none is -1."""
 
     __slots__ = ("client_oid", "order_id", "product_id")
 
@@ -454,7 +455,7 @@ class Cancelling:
 
     def take(self, command: CancelOrder) -> None:
         """Say what a command says."""
-        self.order_id = command.order_id
+        self.order_id = command.order_id if command.order_id <= AMOUNT_MAX else -1
         self.client_oid = command.client_oid
         self.product_id = command.product_id
 

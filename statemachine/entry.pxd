@@ -1,17 +1,38 @@
-# What the compiled core knows more about entry.py: the types.
+# What the compiled core knows more about entry.py: the types of its twin, entry.pyx.
 from statemachine.entities cimport Cancelling, Placing
+from statemachine.exact cimport wide
+
+cpdef bint is_name(str text) except -1
+cpdef bint is_command_id(str text) except -1
 
 cdef class EntryReader:
-    cdef list _commands
-    cdef object _command
-    cdef Py_ssize_t _next
+    cdef readonly bytes payload
+    cdef readonly wide time
+    cdef readonly int former
     cdef readonly Py_ssize_t count
     cdef readonly int kind
+    cdef readonly int tag
     cdef readonly str account_id
     cdef readonly str command_id
-    cdef readonly bytes encoded
+    cdef const unsigned char *at
+    cdef const unsigned char *end
+    cdef const unsigned char *start
+    cdef const unsigned char *next
 
+    cdef bint _scan(self)
+    cdef bint _scan_command(self) except -1
+    cdef bint _skip_text(self)
+    cdef bint _skip_choice(self, int least, int most) noexcept
+    cdef bint _skip_flag(self) noexcept
+    cdef bint _number(self, wide *into) noexcept
+    cdef bint _skip_value(self, int depth) noexcept
+    cdef Py_ssize_t _array(self) noexcept
+    cdef Py_ssize_t _text_length(self) noexcept
+    cdef str _text(self)
+    cdef int _choice(self) noexcept
+    cdef bint _skip_command(self, Py_ssize_t fields) noexcept
     cpdef int advance(self) except -1
+    cpdef bytes fingerprint(self)
     cpdef int placing(self, Placing into) except -1
     cpdef int cancelling(self, Cancelling into) except -1
     cpdef object command(self)

@@ -1,50 +1,90 @@
 """A log entry, read command by command.
 
-This is the plain form, which decodes the entry whole. The compiled core has `entry.pyx` in its place, with the same attributes and methods: it reads
-the fields where they lie.
+This is the plain form, which decodes the entry whole. The compiled core has `entry.pyx` in its place, with the same attributes, methods and
+functions. That one reads the fields where they lie, and decodes only entries that are not written as `encode_batch` writes them.
 """
 
 from __future__ import annotations
 
+import re
+from typing import get_args
+
 import msgspec
 
-from statemachine.commands import AnyCommand, Batch, CancelOrder, PlaceOrder
+from statemachine.commands import AnyCommand, CancelOrder, Command, PlaceOrder, decode_batch, encode_batch
 from statemachine.entities import Cancelling, Placing
+from statemachine.limits import COMMAND_ID_MAX, NAME_MAX
 
 PLACE, CANCEL, OTHER = 7, 8, 0
 """What an entry's next command is: the two kinds that come most, or another."""
 
+FINGERPRINT_PRIME = 2**64 - 59
+
+_TAGS: dict[type[Command], int] = {kind: kind.__struct_config__.tag for kind in get_args(AnyCommand)}
 _encode = msgspec.msgpack.Encoder().encode
+_ALPHABET = "[A-Za-z0-9_.:-]"
+_name = re.compile(f"{_ALPHABET}{{1,{NAME_MAX}}}").fullmatch
+_command_id = re.compile(f"{_ALPHABET}{{1,{COMMAND_ID_MAX}}}").fullmatch
+
+
+def is_name(text: str) -> bool:
+    """Is it 1 to `limits.NAME_MAX` characters of A-Z a-z 0-9 _ . : -?"""
+    return _name(text) is not None
+
+
+def is_command_id(text: str) -> bool:
+    """Is it 1 to `limits.COMMAND_ID_MAX` characters of A-Z a-z 0-9 _ . : -?"""
+    return _command_id(text) is not None
+
+
+def fingerprint(encoded: bytes) -> bytes:
+    """Eight bytes that tell other contents under the same command id: the remainder of the command's bytes, read as one number.
+
+    Never `remember.ANY_CONTENTS`. It guards a client against its own mistakes, not against itself: the id of a command is its own.
+    """
+    return (int.from_bytes(encoded, "big") % FINGERPRINT_PRIME or 1).to_bytes(8, "big")
 
 
 class EntryReader:
     """The commands of a batch, one after the other.
 
     Attributes:
+        payload: the batch as `encode_batch` writes it.
+        time, former: see `commands.Batch`; `former` is 0 where the batch was not migrated.
         count: how many commands there are.
-        kind: `PLACE`, `CANCEL` or `OTHER`, of the current command.
+        kind: `PLACE`, `CANCEL` or `OTHER`, of the current command; tag: that of its struct.
         account_id, command_id: of the current command.
-        encoded: the current command as msgpack.
+
+    Raises:
+        msgspec.DecodeError: not a batch of this schema.
     """
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, payload: bytes) -> None:
+        batch = decode_batch(payload)
+        self.payload = encode_batch(batch)
+        self.time = batch.time
+        self.former = (batch.former or 2) if batch.migrated else 0
         self._commands = batch.commands
         self.count = len(batch.commands)
         self._next = 0
         self._command: AnyCommand | None = None
         self.kind = OTHER
+        self.tag = 0
         self.account_id = ""
         self.command_id = ""
-        self.encoded = b""
 
     def advance(self) -> None:
         """Go to the next command."""
         command = self._command = self._commands[self._next]
         self._next += 1
         kind = type(command)
+        self.tag = _TAGS[kind]
         self.kind = PLACE if kind is PlaceOrder else CANCEL if kind is CancelOrder else OTHER
         self.account_id, self.command_id = command.account_id, command.command_id
-        self.encoded = _encode(command)
+
+    def fingerprint(self) -> bytes:
+        """That of the current command."""
+        return fingerprint(_encode(self._command))
 
     def placing(self, into: Placing) -> None:
         """The current command, a `PlaceOrder`."""

@@ -3,6 +3,7 @@ cimport cython
 
 from statemachine.admission cimport cancel_order as admit_cancel, place_order as admit_place
 from statemachine.answer cimport cancelled, placed
+from statemachine.book cimport StopBook
 from statemachine.entities cimport Account, Cancelling, Order, Placing, Product
 from statemachine.matching cimport accept, enter, take_out
 from statemachine.state cimport State
@@ -10,6 +11,6 @@ from statemachine.state cimport State
 cdef int _AUCTION
 cdef int _CANCELLED
 
-@cython.locals(product=Product, order=Order)
+@cython.locals(product=Product, order=Order, waiting=StopBook)
 cpdef object place_order(State state, Account account, Placing command)
 cpdef object cancel_order(State state, Account account, Cancelling command)

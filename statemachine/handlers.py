@@ -143,6 +143,7 @@ def put_api_key(state: State, command: PutApiKey) -> Refusal | None:
     changed = state.api_keys.get(command.key_id) != row
     state.api_keys[command.key_id] = row
     state.changes.api_key_put(command.key_id)
+    state.keys_put.append(command.key_id)
     answer.done(state, changed)
     return None
 
@@ -204,7 +205,8 @@ def place_order(state: State, account: Account, command: Placing) -> Refusal | N
     else:
         state.lowest = state.highest = 0
         enter(state, product, order)
-        if order.filled_size and product.stops.count and stops.follow(state, product):
+        waiting = product.stops
+        if order.filled_size and waiting.triggers(state.lowest, state.highest) and stops.follow(state, product):
             pending.work_on(state, product, state.work_max)
     placed(state, order)
     return None

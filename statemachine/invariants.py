@@ -8,10 +8,11 @@ from __future__ import annotations
 from itertools import pairwise
 from operator import attrgetter
 
-from statemachine.admission import can_rest, is_name
+from statemachine.admission import can_rest
 from statemachine.auctions import TRADING
 from statemachine.book import BookSide
 from statemachine.entities import Account, Order, Product
+from statemachine.entry import is_name
 from statemachine.limits import (
     AMOUNT_MAX,
     DONE_ORDERS_PER_ACCOUNT,

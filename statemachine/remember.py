@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from hashlib import blake2b
 from typing import cast
 
 import msgspec
@@ -36,11 +35,6 @@ class _OutcomeHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 _decoder: msgspec.msgpack.Decoder[AnyOutcome] = msgspec.msgpack.Decoder(AnyOutcome)
 _head_decoder = msgspec.msgpack.Decoder(_OutcomeHead)
-
-
-def fingerprint(encoded_command: bytes) -> bytes:
-    """Eight bytes that tell other contents under the same command id."""
-    return blake2b(encoded_command, digest_size=FINGERPRINT_SIZE).digest()
 
 
 class MemoryView:

@@ -42,7 +42,8 @@ cdef class State:
     cdef readonly Writer outcome
     cdef readonly Placing placing
     cdef readonly Cancelling cancelling
-    cdef readonly Writer transcript
+    cdef readonly Writer outcomes
+    cdef public list keys_put
     cdef public long long lowest
     cdef public long long highest
     cdef public int former

@@ -37,7 +37,7 @@ class State:
     leave; `busy` and `cancelling_all` are the products and accounts with unfinished work (`pending`).
 
     No part of the state: `events` are those of the batch under way, encoded, `event_ends` where each ends, and `event_products` of which product it
-    is; `outcome` is the outcome under way, `placing` and `cancelling` the command, `transcript` what the running hash is about to take in.
+    is; `keys_put` are the API keys that it put, `outcomes` its outcomes, `outcome` is the one under way, `placing` or `cancelling` the command.
     `lowest` and `highest` are the prices between which the command under way traded. `unchanged`: the command under way changed nothing.
     `work` counts the units of work of the batch under way; it
     begins no more than `work_max`, and an order meets at most `makers_max` resting ones (`limits`). `changes` serves snapshots.
@@ -75,7 +75,8 @@ class State:
         self.outcome = Writer()
         self.placing = Placing()
         self.cancelling = Cancelling()
-        self.transcript = Writer()
+        self.outcomes = Writer()
+        self.keys_put: list[str] = []
         self.lowest = 0
         self.highest = 0
         self.former = 0

@@ -12,6 +12,7 @@ cdef class Writer:
     cpdef int flag(self, bint value) except -1
     cpdef int array(self, Py_ssize_t count) except -1
     cpdef int raw(self, bytes encoded) except -1
+    cpdef int copy(self, Writer other, Py_ssize_t start) except -1
     cpdef Py_ssize_t size(self) noexcept
     cpdef bytes since(self, Py_ssize_t start)
     cpdef int clear(self) except -1

@@ -40,6 +40,10 @@ class Writer:
         self._flush()
         self._append(encoded)
 
+    def copy(self, other: Writer, start: int) -> None:
+        """What another has written from place `start` on."""
+        self.raw(other.since(start))
+
     def size(self) -> int:
         """Bytes written so far."""
         self._flush()

@@ -112,8 +112,18 @@ cdef class Writer:
         cdef Py_ssize_t length = PyBytes_GET_SIZE(encoded)
         if self.room - self.used < length:
             self.grow(length)
-        memcpy(self.memory + self.used, PyBytes_AS_STRING(encoded), length)
-        self.used += length
+        if length > 0:
+            memcpy(self.memory + self.used, PyBytes_AS_STRING(encoded), length)
+            self.used += length
+        return 0
+
+    cpdef int copy(self, Writer other, Py_ssize_t start) except -1:
+        cdef Py_ssize_t length = other.used - start
+        if length > 0:
+            if self.room - self.used < length:
+                self.grow(length)
+            memcpy(self.memory + self.used, other.memory + start, length)
+            self.used += length
         return 0
 
     cpdef Py_ssize_t size(self) noexcept:

@@ -7,6 +7,8 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import msgspec
+
 from cluster.raft import Done, ProposeResult
 from cluster.status import RaftStatus
 from node.engine.handover import After
@@ -15,9 +17,11 @@ from node.errors import ClusterKeyError, RequestFailed, UnfitSecretError
 from node.keys.sealing import ApiKey, ClusterKeys
 from node.native.protocol import FailCode
 from statemachine.commands import AnyCommand, Batch, PutApiKey, encode_batch
-from statemachine.events import Rejected
+from statemachine.events import AnyOutcome, Rejected
 from statemachine.limits import OPERATOR
 from statemachine.tables import ApiKeyRow
+
+_outcome: msgspec.msgpack.Decoder[AnyOutcome] = msgspec.msgpack.Decoder(AnyOutcome)
 
 log = logging.getLogger(__name__)
 
@@ -210,7 +214,7 @@ class Reseal:
             return
         outcomes = result.value
         assert isinstance(outcomes, list), "the state machine returns a list"
-        for outcome in outcomes:
+        for outcome in map(_outcome.decode, outcomes):
             if isinstance(outcome, Rejected):
                 self._end(RequestFailed(FailCode.CONFLICT, f"{outcome.field}: {outcome.detail}"))
                 return

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+
 from node.engine.feed import Feed
 from node.engine.saved_market import Market, SavedProduct
-from statemachine.commands import PutApiKey, decode_batch
 from statemachine.engine import Engine
 
 
@@ -34,16 +35,14 @@ class ReplicatedEngine:
         self.keys_changed: Callable[[list[str]], None] = lambda _key_ids: None
 
     def apply(self, _index: int, payload: bytes) -> object:
-        """Apply a batch; its outcomes, one a command, in order. Publishes its events."""
-        batch = decode_batch(payload)
-        applied = self.engine.apply(batch)
+        """Apply a batch; its outcomes as they are encoded, one a command, in order. Publishes its events."""
+        applied = self.engine.apply_entry(payload)
         self.applied_entries += 1
-        put = [command.key_id for command in batch.commands if type(command) is PutApiKey]
-        if put:
-            self.keys_changed(put)
+        if applied.keys_put:
+            self.keys_changed(applied.keys_put)
         if applied.event_products:
             self._feed.publish(applied.event_products, applied.encoded_events)
-        return applied.outcomes
+        return [msgspec.Raw(outcome) for outcome in applied.encoded_outcomes]
 
     def digest(self) -> bytes:
         """The engine's running hash, which covers commands, outcomes and events."""

@@ -47,6 +47,14 @@ GATEWAY = gateway("test")
 HINT = LeaderHint("n2", "127.0.0.1:7102", "http://127.0.0.1:7202")
 
 
+class Answers(list[Any]):
+    """What a client has received: outcomes are encoded once, by the engine, and decoded here."""
+
+    def append(self, answer: Any) -> None:
+        is_results = isinstance(answer, Results)
+        super().append(msgspec.msgpack.decode(msgspec.msgpack.encode(answer), type=Results) if is_results else answer)
+
+
 class Desk:
     """A service whose event loop, consensus and clocks are played by the test."""
 
@@ -58,7 +66,7 @@ class Desk:
         self.seconds = 5.0
         self.machine = ReplicatedEngine(feed)
         self.raft = LocalRaft(self.machine, auto=False, leader=leader)
-        self.answers: list[Any] = []
+        self.answers: list[Any] = Answers()
         self.timers: list[tuple[float, Callable[[], None]]] = []
         self.service = EngineService(
             config,

@@ -1,0 +1,394 @@
+# cython: language_level=3
+"""The compiled twin of entry.py: the same attributes, methods and functions. `tests/unit/statemachine/test_twins.py` compares the two.
+
+An entry that our own batcher made is read where it lies. First it is scanned whole, before anything is applied: every header, number, choice and text is
+looked at, with bounds, and taken only if it is written as `encode_batch` writes it. What does not pass is decoded and encoded again by msgspec, which refuses
+what is no batch, and scanned once more. After the scan, fields are read without looking again.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+
+from statemachine.entities cimport Cancelling, Placing
+from statemachine.exact cimport wide
+
+from statemachine.commands import CancelOrder, PlaceOrder, command_decoder, decode_batch, encode_batch
+from statemachine.limits import COMMAND_ID_MAX, NAME_MAX
+from statemachine.types import OrderType, SelfTradePrevention, Side, StopType, TimeInForce
+
+import msgspec
+
+PLACE, CANCEL, OTHER = 7, 8, 0
+FINGERPRINT_PRIME = 2**64 - 59
+
+_encode = msgspec.msgpack.Encoder().encode
+
+cdef extern from "Python.h":
+    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
+
+cdef extern from *:
+    """
+    typedef unsigned __int128 quorumbook_unsigned;
+    """
+    ctypedef unsigned long long unsigned_wide "quorumbook_unsigned"
+
+# The fields are read by place. Where the schema has grown, these commands are decoded by msgspec like the others, until this file knows the new fields.
+cdef bint _PLACE_IS_KNOWN = PlaceOrder.__struct_fields__ == (
+    "account_id", "command_id", "product_id", "side", "order_type", "price", "size", "funds", "time_in_force", "post_only", "stp", "client_oid",
+    "stop", "stop_price", "cancel_after",
+)
+cdef bint _CANCEL_IS_KNOWN = CancelOrder.__struct_fields__ == ("account_id", "command_id", "order_id", "client_oid", "product_id")
+cdef int _SIDE_MAX = max(Side)
+cdef int _TYPE_MAX = max(OrderType)
+cdef int _FORCE_MAX = max(TimeInForce)
+cdef int _STP_MAX = max(SelfTradePrevention)
+cdef int _STOP_MAX = max(StopType)
+cdef Py_ssize_t _NAME_MAX = NAME_MAX
+cdef Py_ssize_t _COMMAND_ID_MAX = COMMAND_ID_MAX
+
+cdef unsigned char _IS_LETTER[256]
+for _code in range(256):
+    _IS_LETTER[_code] = chr(_code).isascii() and (chr(_code).isalnum() or chr(_code) in "_.:-")
+
+
+cdef bint _is_word(str text, Py_ssize_t longest) except -1:
+    cdef Py_ssize_t length = 0, place
+    cdef const unsigned char *utf8
+    try:
+        utf8 = <const unsigned char *>PyUnicode_AsUTF8AndSize(text, &length)
+    except UnicodeEncodeError:
+        return False
+    if length < 1 or length > longest:
+        return False
+    for place in range(length):
+        if not _IS_LETTER[utf8[place]]:
+            return False
+    return True
+
+
+cpdef bint is_name(str text) except -1:
+    return _is_word(text, _NAME_MAX)
+
+
+cpdef bint is_command_id(str text) except -1:
+    return _is_word(text, _COMMAND_ID_MAX)
+
+
+cdef inline unsigned long long _reduced(unsigned_wide value) noexcept:
+    """A number below 2**64 that is `value` modulo 2**64 - 59, for values below 2**127."""
+    value = (value >> 64) * 59 + <unsigned long long>value
+    value = (value >> 64) * 59 + <unsigned long long>value
+    return <unsigned long long>value
+
+
+cdef bytes _fingerprint(const unsigned char *at, Py_ssize_t length):
+    cdef unsigned long long rest = 0, word
+    cdef Py_ssize_t place
+    cdef unsigned char mark[8]
+    while length >= 8:
+        word = 0
+        for place in range(8):
+            word = (word << 8) | at[place]
+        rest = _reduced(<unsigned_wide>rest * 59 + word)
+        at += 8
+        length -= 8
+    for place in range(length):
+        rest = _reduced((<unsigned_wide>rest << 8) + at[place])
+    if rest >= <unsigned long long>18446744073709551557U:
+        rest -= <unsigned long long>18446744073709551557U
+    if rest == 0:
+        rest = 1
+    for place in range(7, -1, -1):
+        mark[place] = <unsigned char>(rest & 0xff)
+        rest >>= 8
+    return PyBytes_FromStringAndSize(<char *>mark, 8)
+
+
+def fingerprint(bytes encoded):
+    """See entry.py."""
+    return _fingerprint(<const unsigned char *>PyBytes_AS_STRING(encoded), PyBytes_GET_SIZE(encoded))
+
+
+cdef class EntryReader:
+    """See entry.py."""
+
+    def __init__(self, bytes payload):
+        self.payload = payload
+        if not self._scan():
+            self.payload = encode_batch(decode_batch(payload))
+            if not self._scan():
+                raise AssertionError("a batch that was just encoded is not read")
+
+    cdef bint _scan(self):
+        """Look at the whole entry; whether it is written as `encode_batch` writes it. Then the commands begin at `next`."""
+        cdef wide former = 0
+        cdef Py_ssize_t number
+        cdef bint migrated
+        cdef const unsigned char *first
+        self.at = <const unsigned char *>PyBytes_AS_STRING(self.payload)
+        self.end = self.at + PyBytes_GET_SIZE(self.payload)
+        if self._array() != 4 or not self._number(&self.time):
+            return False
+        self.count = self._array()
+        if self.count < 0:
+            return False
+        first = self.at
+        for number in range(self.count):
+            if not self._scan_command():
+                return False
+        if not self._skip_flag():
+            return False
+        migrated = self.at[-1] == 0xc3
+        if not self._number(&former) or self.at != self.end or former < -1000000 or former > 1000000:
+            return False
+        self.former = <int>(former if former != 0 else 2) if migrated else 0
+        self.next = first
+        self.at = first
+        return True
+
+    cdef bint _scan_command(self) except -1:
+        cdef const unsigned char *start = self.at
+        cdef Py_ssize_t fields = self._array()
+        cdef wide number
+        cdef object rest
+        if fields < 3 or self.at == self.end:
+            return False
+        if self.at[0] == 7 and fields == 16 and _PLACE_IS_KNOWN:
+            self.at += 1
+            return (
+                self._skip_text() and self._skip_text() and self._skip_text()
+                and self._skip_choice(1, _SIDE_MAX) and self._skip_choice(1, _TYPE_MAX)
+                and self._number(&number) and self._number(&number) and self._number(&number)
+                and self._skip_choice(1, _FORCE_MAX) and self._skip_flag() and self._skip_choice(1, _STP_MAX) and self._skip_text()
+                and self._skip_choice(0, _STOP_MAX) and self._number(&number) and self._number(&number)
+            )
+        if self.at[0] == 8 and fields == 6 and _CANCEL_IS_KNOWN:
+            self.at += 1
+            return self._skip_text() and self._skip_text() and self._number(&number) and self._skip_text() and self._skip_text()
+        for _ in range(fields):
+            if not self._skip_value(0):
+                return False
+        rest = PyBytes_FromStringAndSize(<char *>start, self.at - start)
+        try:
+            return _encode(command_decoder.decode(rest)) == rest
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return False
+
+    cdef Py_ssize_t _array(self) noexcept:
+        """How many values an array has; -1: none is there, or one with a longer header than needed."""
+        cdef Py_ssize_t count
+        if self.at == self.end:
+            return -1
+        if self.at[0] & 0xf0 == 0x90:
+            count = self.at[0] & 0x0f
+            self.at += 1
+            return count
+        if self.at[0] == 0xdc and self.end - self.at >= 3:
+            count = (<Py_ssize_t>self.at[1] << 8) | self.at[2]
+            self.at += 3
+            return count if count > 15 else -1
+        if self.at[0] == 0xdd and self.end - self.at >= 5:
+            count = (<Py_ssize_t>self.at[1] << 24) | (<Py_ssize_t>self.at[2] << 16) | (<Py_ssize_t>self.at[3] << 8) | self.at[4]
+            self.at += 5
+            return count if count > 0xffff else -1
+        return -1
+
+    cdef bint _number(self, wide *into) noexcept:
+        """A whole number in its shortest form."""
+        cdef int head, size, place
+        cdef unsigned long long bits = 0
+        if self.at == self.end:
+            return False
+        head = self.at[0]
+        if head < 0x80:
+            into[0] = head
+            self.at += 1
+            return True
+        if head >= 0xe0:
+            into[0] = head - 256
+            self.at += 1
+            return True
+        if head < 0xcc or head > 0xd3:
+            return False
+        size = 1 << (head & 3)
+        if self.end - self.at <= size:
+            return False
+        for place in range(1, size + 1):
+            bits = (bits << 8) | self.at[place]
+        self.at += size + 1
+        if head <= 0xcf:
+            into[0] = <wide>bits
+            return bits >= 0x80 if size == 1 else bits >> (4 * size) != 0
+        if size == 1:
+            into[0] = <signed char>bits
+            return into[0] < -32
+        if size == 2:
+            into[0] = <short>bits
+            return into[0] < -0x80
+        if size == 4:
+            into[0] = <int>bits
+            return into[0] < -0x8000
+        into[0] = <long long>bits
+        return into[0] < -<wide>0x80000000
+
+    cdef Py_ssize_t _text_length(self) noexcept:
+        """The bytes of a text that begins here, and go to the first of them; -1: there is none, it is cut, or its header longer than needed."""
+        cdef Py_ssize_t length
+        cdef int head
+        if self.at == self.end:
+            return -1
+        head = self.at[0]
+        if head & 0xe0 == 0xa0:
+            length = head & 0x1f
+            self.at += 1
+        elif head == 0xd9 and self.end - self.at >= 2:
+            length = self.at[1]
+            self.at += 2
+            if length < 32:
+                return -1
+        elif head == 0xda and self.end - self.at >= 3:
+            length = (<Py_ssize_t>self.at[1] << 8) | self.at[2]
+            self.at += 3
+            if length <= 0xff:
+                return -1
+        elif head == 0xdb and self.end - self.at >= 5:
+            length = (<Py_ssize_t>self.at[1] << 24) | (<Py_ssize_t>self.at[2] << 16) | (<Py_ssize_t>self.at[3] << 8) | self.at[4]
+            self.at += 5
+            if length <= 0xffff:
+                return -1
+        else:
+            return -1
+        return length if length <= self.end - self.at else -1
+
+    cdef bint _skip_text(self):
+        cdef Py_ssize_t length = self._text_length(), place
+        cdef unsigned char every = 0
+        if length < 0:
+            return False
+        for place in range(length):
+            every |= self.at[place]
+        if every & 0x80:
+            try:
+                PyUnicode_DecodeUTF8(<char *>self.at, length, NULL)
+            except UnicodeDecodeError:
+                return False
+        self.at += length
+        return True
+
+    cdef bint _skip_choice(self, int least, int most) noexcept:
+        if self.at == self.end or self.at[0] < least or self.at[0] > most:
+            return False
+        self.at += 1
+        return True
+
+    cdef bint _skip_flag(self) noexcept:
+        if self.at == self.end or (self.at[0] != 0xc2 and self.at[0] != 0xc3):
+            return False
+        self.at += 1
+        return True
+
+    cdef str _text(self):
+        cdef Py_ssize_t length = self._text_length()
+        cdef str text
+        if length < 0:
+            raise AssertionError("scanned before")
+        text = PyUnicode_DecodeUTF8(<char *>self.at, length, NULL)
+        self.at += length
+        return text
+
+    cdef int _choice(self) noexcept:
+        cdef int value = self.at[0]
+        self.at += 1
+        return value
+
+    cpdef int advance(self) except -1:
+        cdef Py_ssize_t fields
+        self.start = self.at = self.next
+        fields = self._array()
+        self.tag = self.at[0]
+        self.kind = self.tag if self.tag == 7 or self.tag == 8 else 0
+        if self.at[0] < 0x80:
+            self.at += 1
+        self.account_id = self._text()
+        self.command_id = self._text()
+        cdef const unsigned char *body = self.at
+        self.at = self.start
+        if not self._skip_command(fields):
+            raise AssertionError("scanned before")
+        self.next = self.at
+        self.at = body
+        return 0
+
+    cdef bint _skip_command(self, Py_ssize_t fields) noexcept:
+        """Go behind a command that was scanned before."""
+        cdef Py_ssize_t place
+        self._array()
+        for place in range(fields):
+            if not self._skip_value(0):
+                return False
+        return True
+
+    cdef bint _skip_value(self, int depth) noexcept:
+        """Go behind a value of any kind that a command may have."""
+        cdef Py_ssize_t length, place
+        cdef wide number
+        cdef int head
+        if self.at == self.end or depth > 8:
+            return False
+        head = self.at[0]
+        if head == 0xc0 or head == 0xc2 or head == 0xc3:
+            self.at += 1
+            return True
+        if head >= 0xd9 and head <= 0xdb or head >= 0xa0 and head <= 0xbf:
+            length = self._text_length()
+            if length < 0:
+                return False
+            self.at += length
+            return True
+        if head == 0xc4 and self.end - self.at >= 2:
+            length = self.at[1] + 2
+            if self.end - self.at < length:
+                return False
+            self.at += length
+            return True
+        if head >= 0x90 and head <= 0x9f or head == 0xdc or head == 0xdd:
+            length = self._array()
+            for place in range(length):
+                if not self._skip_value(depth + 1):
+                    return False
+            return length >= 0
+        return self._number(&number)
+
+    cpdef bytes fingerprint(self):
+        return _fingerprint(self.start, self.next - self.start)
+
+    cpdef int placing(self, Placing into) except -1:
+        if not _PLACE_IS_KNOWN:
+            return into.take(self.command())
+        into.product_id = self._text()
+        into.side = self._choice()
+        into.order_type = self._choice()
+        self._number(&into.price)
+        self._number(&into.size)
+        self._number(&into.funds)
+        into.time_in_force = self._choice()
+        into.post_only = self._choice() == 0xc3
+        into.stp = self._choice()
+        into.client_oid = self._text()
+        into.stop = self._choice()
+        self._number(&into.stop_price)
+        self._number(&into.cancel_after)
+        return 0
+
+    cpdef int cancelling(self, Cancelling into) except -1:
+        cdef wide order_id = 0
+        if not _CANCEL_IS_KNOWN:
+            return into.take(self.command())
+        self._number(&order_id)
+        into.order_id = <long long>order_id if order_id <= <wide>0x7fffffffffffffff else -1
+        into.client_oid = self._text()
+        into.product_id = self._text()
+        return 0
+
+    cpdef object command(self):
+        return command_decoder.decode(PyBytes_FromStringAndSize(<char *>self.start, self.next - self.start))
