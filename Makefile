@@ -42,6 +42,12 @@ bench: $(STAMP) ## commands a second and latencies of three nodes on this machin
 compare: $(STAMP) ## beside etcd, matching-engine and a plain price-time book, in turns; QUICK=1 for a rough run, ONLY=cluster|core|growth|overload, RECORD=FILE
 	$(BIN)/python -m loadtest.compare $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY)) $(if $(JSON),--json) $(if $(RECORD),--record $(RECORD))
 
+oracle: $(STAMP) ## the public workload, all 1,996,097 messages, against the published hash; QUORUMBOOK_DATA names the data's directory
+	$(BIN)/python -m loadtest.flash
+
+bench-core: $(STAMP) ## the engine in one process: beside matching-engine and a plain book, stages, memory, replay; JSON=1
+	$(BIN)/python -m loadtest.core $(if $(JSON),--json)
+
 bench-snapshots: $(STAMP) ## what snapshots cost an engine with ORDERS (default 1000000) resting orders under load; loading them
 	$(BIN)/python -m tests.benchmarks.snapshots --orders $(or $(ORDERS),1000000)
 
