@@ -1,0 +1,216 @@
+"""The engine in one process: beside `matching-engine` and a plain price-time book, its stages, its memory, and how long it takes to replay.
+
+    python -m loadtest.core [--json] [--rounds N] [--operations N]
+
+CPU time, in turns: one round measures ours and theirs one after the other, so a machine that drifts moves both. What cannot be measured here (no
+wheel, no workload) is left out, with a line on stderr.
+
+With --json: {"core": [[ours, theirs], ...], "flash": [[ours, theirs], ...], "memory": [[bytes, 0]], ...}, a pair a round. `core` are commands a
+second of this exchange and of matching-engine 0.1.1 on the flow of `peer_flow`; `flash` messages a second of this exchange and of a plain book on the
+public workload; `memory` bytes of a resting order, with nothing remembered of its command. As text, also the CPU seconds of 1,000,000 commands
+from log entries, and the stages: microseconds a command.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import click
+import msgspec
+
+import statemachine
+from loadtest import flash, peer_flow
+from loadtest.bench import CLIENTS, ENGINE_BATCH
+from loadtest.flow import ClientFlow
+from loadtest.market import setup_commands, traders
+from statemachine.commands import (
+    AnyCommand,
+    Batch,
+    Deposit,
+    OpenAccount,
+    PlaceOrder,
+    PutCurrency,
+    PutProduct,
+    decode_batch,
+    encode_batch,
+)
+from statemachine.engine import Engine
+from statemachine.limits import AMOUNT_MAX, OPERATOR
+from statemachine.types import OrderType, Side
+
+Pairs = list[tuple[float, float]]
+
+MEMORY_ORDERS = 1_000_000
+MEMORY_ACCOUNTS = 200
+
+
+def cpu(run: Callable[[], object]) -> float:
+    """CPU seconds that it takes, the garbage collected before, and not while it runs."""
+    gc.collect()
+    gc.disable()
+    begin = time.process_time()
+    run()
+    taken = time.process_time() - begin
+    gc.enable()
+    return taken
+
+
+def replay(ground: Sequence[AnyCommand], entries: Sequence[bytes]) -> float:
+    """CPU seconds in which a fresh engine applies log entries."""
+    engine = Engine()
+    engine.apply(Batch(1, list(ground)))
+
+    def run() -> None:
+        for entry in entries:
+            engine.apply_entry(entry)
+
+    return cpu(run)
+
+
+def own_entries(count: int, seed: int = 1) -> tuple[list[AnyCommand], list[bytes]]:
+    """The flow of the demo and the benchmark of three nodes."""
+    people = traders(CLIENTS, seed)
+    flows = [ClientFlow(seed, person.account_id, "engine") for person in people]
+    commands = [next(flows[number % CLIENTS]) for number in range(count)]
+    starts = range(0, count, ENGINE_BATCH)
+    return setup_commands(people), [encode_batch(Batch(2, list(commands[start : start + ENGINE_BATCH]))) for start in starts]
+
+
+def beside_peer(operations: int, rounds: int) -> Pairs:
+    """Commands a second of ours and of matching-engine; empty where that cannot be had."""
+    place = peer_flow.fetch_peer()
+    if place is None:
+        print(f"core: left out, because {peer_flow.PEER} cannot be downloaded", file=sys.stderr)
+        return []
+    flow = peer_flow.draw(operations, 7)
+    ground, entries = peer_flow.ground(), peer_flow.entries(flow)
+    pairs = []
+    for _ in range(rounds):
+        ours = replay(ground, entries)
+        theirs = cpu(peer_flow.peer_run(flow, place))
+        pairs.append((operations / ours, operations / theirs))
+    return pairs
+
+
+def beside_book(messages: int, rounds: int) -> Pairs:
+    """Messages a second of ours and of the plain book on the public workload; empty where that is not there."""
+    if not flash.workload().exists():
+        print(f"flash: left out, because there is no {flash.workload()}; QUORUMBOOK_DATA may name the directory", file=sys.stderr)
+        return []
+    found = flash.read(flash.workload(), messages)
+    entries = flash.entries(found)
+
+    def plain() -> None:
+        book = flash.PlainBook()
+        for message in found:
+            book.apply(message)
+
+    pairs = []
+    for _ in range(rounds):
+        ours = replay(flash.ground(), entries)
+        pairs.append((len(found) / ours, len(found) / cpu(plain)))
+    return pairs
+
+
+def stages(count: int) -> dict[str, float]:
+    """Microseconds a command: of all, and of what else is done with its bytes, each alone."""
+    ground, entries = own_entries(count)
+    engine = Engine()
+    engine.apply(Batch(1, ground))
+    encode = msgspec.msgpack.Encoder().encode
+    batches = [decode_batch(entry) for entry in entries]
+    applied = [engine.apply_entry(entry) for entry in entries]
+    told = [b"".join((*each.encoded_outcomes, *each.encoded_events)) for each in applied]
+    works: dict[str, Callable[[], object]] = {
+        "decode to structs": lambda: [decode_batch(entry) for entry in entries],
+        "encode structs": lambda: [encode(batch) for batch in batches],
+        "hash entry, outcomes and events": lambda: [
+            hashlib.sha256(b"".join(pair)).digest() for pair in zip(entries, told, strict=True)
+        ],
+        "outcomes and events as structs": lambda: [(each.outcomes, each.events) for each in applied],
+    }
+    found = {"apply, all of it": replay(ground, entries)}
+    found |= {name: cpu(work) for name, work in works.items()}
+    return {name: seconds / count * 1e6 for name, seconds in found.items()}
+
+
+def memory(orders: int = MEMORY_ORDERS) -> float:
+    """Bytes of a resting order, in a process of its own. Of the commands only the last one of each account is remembered."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "loadtest.core", "--memory", str(orders)], capture_output=True, text=True, check=True
+    )
+    return float(ended.stdout)
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def measure_memory(orders: int) -> float:
+    """The growth of this process for so many orders at 2,000 prices, each with a client order id of 36 characters."""
+    import statemachine.remember as remember
+
+    setattr(remember, "OUTCOMES_PER_ACCOUNT", 1)  # noqa: B010 - the module does not export it
+    engine = Engine()
+    ground: list[AnyCommand] = [PutCurrency(OPERATOR, "c1", "BASE", 0), PutCurrency(OPERATOR, "c2", "QUOTE", 0)]
+    ground.append(PutProduct(OPERATOR, "p1", "ONE", "BASE", "QUOTE", 1, 1, 1, AMOUNT_MAX, 0, 0))
+    for number in range(MEMORY_ACCOUNTS):
+        ground.append(OpenAccount(OPERATOR, f"o{number}", f"account-{number}"))
+        ground += [Deposit(f"account-{number}", f"d{currency}", currency, 10**15) for currency in ("BASE", "QUOTE")]
+    engine.apply(Batch(1, ground))
+    before = _resident()
+    for start in range(0, orders, 1_000):
+        commands: list[AnyCommand] = []
+        for number in range(start, min(start + 1_000, orders)):
+            oid = f"{number:08d}-0000-4000-8000-000000000000"
+            price, side = (1_000 + number % 1_000, Side.BUY) if number % 2 else (3_000 + number % 1_000, Side.SELL)
+            account = f"account-{number % MEMORY_ACCOUNTS}"
+            commands.append(PlaceOrder(account, f"c:{oid}", "ONE", side, OrderType.LIMIT, price, 5, client_oid=oid))
+        engine.apply(Batch(2, commands))
+    gc.collect()
+    assert len(engine._state.orders) == orders, "every order rests"
+    return (_resident() - before) / orders
+
+
+def shown(found: dict[str, Pairs], parts: dict[str, float]) -> str:
+    """The figures as text."""
+    lines = [f"{statemachine.CORE} core, Python {sys.version.split()[0]}, CPU time"]
+    for name, pairs in found.items():
+        for ours, theirs in pairs:
+            beside = f" beside {theirs:,.0f}: {ours / theirs:.2f}" if theirs else ""
+            lines.append(f"{name:10} {ours:>12,.1f}{beside}")
+    lines += [f"{name:32} {taken:6.2f} us a command" for name, taken in parts.items()]
+    return "\n".join(lines)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True)
+@click.option("--rounds", default=3, show_default=True)
+@click.option("--operations", default=100_000, show_default=True)
+@click.option("--memory", "orders", type=int, hidden=True)
+def main(as_json: bool, rounds: int, operations: int, orders: int | None) -> None:
+    """Measure the engine in one process."""
+    if orders is not None:
+        print(measure_memory(orders))
+        return
+    found: dict[str, Pairs] = {"core": beside_peer(operations, rounds), "flash": beside_book(2 * operations, rounds)}
+    found["memory"] = [(memory(), 0.0)]
+    found = {name: pairs for name, pairs in found.items() if pairs}
+    if as_json:
+        print(json.dumps(found))
+    else:
+        ground, entries = own_entries(operations)
+        found["replay 1 M"] = [(replay(ground, entries) * 1_000_000 / operations, 0.0)]
+        print(shown(found, stages(min(operations, 30_000))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""Where the compiled core has a source of its own (`writer.pyx`, `entry.pyx`), it does what the plain one does; both write what msgspec writes."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import statemachine
+from statemachine import entry, events, writer
+from statemachine.commands import Batch, Deposit, PlaceOrder, encode_batch
+from statemachine.entities import Cancelling, Placing
+from statemachine.limits import AMOUNT_MAX
+from statemachine.types import OrderType, Side
+from tests.property.worlds import commands
+
+
+def plain(name: str) -> ModuleType:
+    """A module of the plain core, whichever runs."""
+    path = Path(statemachine.__file__).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"plain_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+PLAIN_WRITER, PLAIN_ENTRY = plain("writer"), plain("entry")
+
+numbers = st.one_of(
+    st.integers(-(2**63), 2**64 - 1), st.sampled_from([s * 2**n + d for n in range(64) for s in (1, -1) for d in (-1, 0)])
+)
+values = st.lists(st.one_of(numbers, st.text(max_size=300), st.booleans()), max_size=40)
+
+
+@given(values)
+def test_both_writers_write_what_msgspec_does(values: list[int | str | bool]) -> None:
+    written = []
+    for made in (PLAIN_WRITER.Writer(), writer.Writer()):
+        made.raw(b"head")
+        made.array(len(values))
+        for value in values:
+            if isinstance(value, bool):
+                made.flag(value)
+            elif isinstance(value, int):
+                made.number(value)
+            else:
+                made.text(value)
+        assert made.size() == len(made.since(0))
+        written.append(made.since(4))
+        made.clear()
+        assert made.since(0) == b""
+    assert written[0] == written[1] == msgspec.msgpack.encode(values)
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 65_535, 65_536])
+def test_headers_of_arrays(count: int) -> None:
+    expected = msgspec.msgpack.encode([None] * count)
+    header = expected[: len(expected) - count]
+    for made in (PLAIN_WRITER.Writer(), writer.Writer()):
+        made.array(count)
+        assert made.since(0) == header
+
+
+def read(module: Any, payload: bytes) -> list[object]:
+    """All that a reader says of an entry."""
+    found = module.EntryReader(payload)
+    said: list[object] = [found.payload, found.time, found.former, found.count]
+    placing, cancelling = Placing(), Cancelling()
+    names = PlaceOrder.__struct_fields__[2:]
+    for _ in range(found.count):
+        found.advance()
+        said += [found.kind, found.account_id, found.command_id, found.fingerprint()]
+        if found.kind == module.PLACE:
+            found.placing(placing)
+            said += [getattr(placing, name) for name in names]
+        elif found.kind == module.CANCEL:
+            found.cancelling(cancelling)
+            said += [cancelling.order_id, cancelling.client_oid, cancelling.product_id]
+        else:
+            said.append(found.command())
+    return said
+
+
+@given(numbers, st.lists(commands, max_size=6), st.booleans(), st.integers(0, 3))
+def test_both_readers_read_the_same(time: int, found: list[Any], migrated: bool, former: int) -> None:
+    payload = encode_batch(Batch(time, found, migrated, former))
+    assert read(PLAIN_ENTRY, payload) == read(entry, payload)
+
+
+@given(st.data())
+@settings(max_examples=300)
+def test_damaged_entries_are_refused_or_read_alike(data: st.DataObject) -> None:
+    """Nothing is read behind the end, and what is no batch is a DecodeError, for any bytes."""
+    order = PlaceOrder("ann", "c:1", "XBT-ETH", Side.BUY, OrderType.LIMIT, 2**40, AMOUNT_MAX, client_oid="ö" * 20)
+    whole = encode_batch(Batch(2**60, [order, Deposit("ann", "d", "USD", 300)]))
+    damaged = bytearray(whole[: data.draw(st.integers(0, len(whole)))] if data.draw(st.booleans()) else whole)
+    for _ in range(data.draw(st.integers(0, 3))):
+        if damaged:
+            damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    said = []
+    for module in (PLAIN_ENTRY, entry):
+        try:
+            said.append(read(module, bytes(damaged)))
+        except msgspec.DecodeError:
+            said.append(["refused"])
+    assert said[0] == said[1]
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"\x94", b"\x94\x01\xdd\xff\xff\xff\xff", b"\x94\x01\x91\x90\xc2\x00", b"\x93\x01\x90\xc2", b"\xc1"]
+)
+def test_short_entries(payload: bytes) -> None:
+    said = []
+    for module in (PLAIN_ENTRY, entry):
+        try:
+            said.append(read(module, payload))
+        except msgspec.DecodeError:
+            said.append(["refused"])
+    assert said[0] == said[1]
+
+
+def test_an_entry_in_another_encoding_is_the_same_entry() -> None:
+    """Made by hand: default fields left out, numbers longer than needed."""
+    short = msgspec.msgpack.encode([5, [[7, "ann", "c", "XBT-ETH", 1, 1, 10, 1]]])
+    long = b"\x94\xcf" + (5).to_bytes(8, "big") + b"\x90\xc2\x00"
+    for payload in (short, long):
+        first, second = read(PLAIN_ENTRY, payload), read(entry, payload)
+        assert first == second
+        assert first[0] != payload
+
+
+@given(st.binary(min_size=1, max_size=200))
+def test_fingerprints(encoded: bytes) -> None:
+    encoded = b"\x90" + encoded
+    assert PLAIN_ENTRY.fingerprint(encoded) == entry.fingerprint(encoded)
+    assert entry.fingerprint(encoded) != entry.fingerprint(encoded[:-1])
+
+
+@given(st.text(max_size=110))
+def test_names(text: str) -> None:
+    for name in ("is_name", "is_command_id"):
+        assert getattr(PLAIN_ENTRY, name)(text) == getattr(entry, name)(text)
+
+
+def test_the_tags_are_those_of_the_commands() -> None:
+    assert (
+        msgspec.msgpack.decode(msgspec.msgpack.encode(PlaceOrder("a", "b", "c", Side.BUY, OrderType.LIMIT, 1, 1)))[0]
+        == entry.PLACE
+    )
+    assert len(events.OrderState.__struct_fields__) > 20
