@@ -88,7 +88,7 @@ cdef class Product:
     cpdef object collected(self, int side)
     cpdef wide notional(self, wide price, wide size) noexcept
     @cython.locals(cost=wide)
-    cpdef wide highest_fee(self, wide cost, wide ppm, wide credit) except? -1
+    cpdef wide highest_fee(self, wide cost, wide ppm, wide credit) noexcept
     cpdef wide hold_for(self, Order order) noexcept
     cpdef object row(self)
 

@@ -1,0 +1,102 @@
+"""Apply is total: whatever decodes is answered, the state stays sound, and no entry does more work than it may."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+import msgspec
+import pytest
+
+from statemachine.commands import AnyCommand, Batch, decode_batch, encode_batch
+from statemachine.engine import Engine
+from statemachine.limits import AMOUNT_MAX, EVENTS_PER_ENTRY, MAKERS_PER_ORDER, OPERATOR, WORK_PER_ENTRY
+from tests.property.worlds import ACCOUNTS, CURRENCIES, PRODUCTS, foundations
+
+KINDS: tuple[type[Any], ...] = AnyCommand.__args__  # type: ignore[attr-defined]  # a union of structs
+NUMBERS = [0, 1, 2, 4, 25, 36, 40, 100, 10**9, 2**31, 2**62, AMOUNT_MAX, AMOUNT_MAX + 1, 2**64 - 1, -1, -(2**63)]
+TEXTS = [
+    "",
+    "a",
+    "\0",
+    "x" * 65,
+    "x" * 10_000,
+    "ä/ö",
+    "operator",
+    "USD",
+    "::ffff:1.2.3.0/120",
+    "0.0.0.0/0,::/0",
+    "c2VjcmV0",
+    "oid-1",
+]
+NAMES = {
+    "account_id": [*ACCOUNTS, *ACCOUNTS, OPERATOR],
+    "to_account_id": ACCOUNTS,
+    "owner_id": [*ACCOUNTS, OPERATOR],
+    "product_id": [*PRODUCTS, *PRODUCTS, ""],
+    "currency": CURRENCIES,
+    "base": CURRENCIES,
+    "quote": CURRENCIES,
+}
+
+
+def value(random: Random, field: msgspec.structs.FieldInfo, number: int) -> object:
+    """Mostly a value that means something, now and then one that is merely of the type."""
+    if field.name == "command_id":
+        return random.choice([f"c{number}", f"c{number}", f"c{random.randrange(50)}", random.choice(TEXTS)])
+    if field.name in NAMES and random.random() < 0.9:
+        return random.choice(NAMES[field.name])
+    kind = field.type
+    if kind is str:
+        return random.choice(TEXTS)
+    if kind is bool:
+        return random.random() < 0.3
+    if kind is int:
+        if random.random() < 0.7:
+            return random.choice([0, 36, 40, 44, 25, 50, 100, 10**9, 3 * 10**9])
+        return random.choice(NUMBERS)
+    return random.choice(list(kind))  # type: ignore[call-overload]  # an enumeration
+
+
+def any_command(random: Random, number: int) -> AnyCommand:
+    """A command of any kind with any contents."""
+    kind = random.choice([*KINDS, *[each for each in KINDS if each.__name__ in ("PlaceOrder", "CancelOrder")] * 6])
+    fields = msgspec.structs.fields(kind)
+    given = {
+        field.name: value(random, field, number)
+        for field in fields
+        if field.default is msgspec.NODEFAULT or random.random() < 0.35
+    }
+    command: AnyCommand = kind(**given)
+    return command
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_decodes_is_answered(seed: int) -> None:
+    random = Random(seed)
+    engine = Engine()
+    engine.apply(Batch(1, foundations((1_000, 3_000), 50_000)))
+    time, number = 1, 0
+    for _ in range(60):
+        commands = []
+        for _ in range(random.randrange(8)):
+            number += 1
+            commands.append(any_command(random, number))
+        time = random.choice([time, time + 1, time + 10**9, time + 5 * 10**9, 0])
+        batch = decode_batch(encode_batch(Batch(time, commands)))
+        applied = engine.apply(batch)
+        time = engine.time
+        assert len(applied.outcomes) == len(commands)
+        assert len(applied.events) <= EVENTS_PER_ENTRY
+        assert engine._state.work <= WORK_PER_ENTRY + MAKERS_PER_ORDER + len(commands)
+        engine.check()
+    assert Engine.restore(dict(engine.tables())).full_hash() == engine.full_hash()
+
+
+def test_the_largest_time_is_a_time() -> None:
+    engine = Engine()
+    engine.apply(Batch(1, foundations((0, 0), 100)))
+    engine.apply(Batch(2**64 - 1, [any_command(Random(1), 1)]))
+    assert engine.time == 2**64 - 1
+    engine.check()
+    assert Engine.restore(dict(engine.tables())).full_hash() == engine.full_hash()
