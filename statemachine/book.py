@@ -8,6 +8,7 @@ Costs, with L levels: adding to a level that exists O(log L); taking an order ou
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 
 from sortedcontainers import SortedList
@@ -242,8 +243,8 @@ class Collection:
     __slots__ = ("orders", "own")
 
     def __init__(self) -> None:
-        self.orders: dict[int, Order] = {}
-        """By rising order id."""
+        self.orders: OrderedDict[int, Order] = OrderedDict()
+        """By rising order id. The first is found at once however many have left, which in a plain dictionary it is not."""
         self.own: dict[str, tuple[SortedList, SortedList]] = {}
         """Of each account with collected orders the prices at which it buys, and those at which it sells."""
 
