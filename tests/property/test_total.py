@@ -13,7 +13,7 @@ from statemachine.engine import Engine
 from statemachine.limits import AMOUNT_MAX, EVENTS_PER_ENTRY, MAKERS_PER_ORDER, OPERATOR, WORK_PER_ENTRY
 from tests.property.worlds import ACCOUNTS, CURRENCIES, PRODUCTS, foundations
 
-KINDS: tuple[type[Any], ...] = AnyCommand.__args__  # type: ignore[attr-defined]  # a union of structs
+KINDS: tuple[type[Any], ...] = AnyCommand.__args__
 NUMBERS = [0, 1, 2, 4, 25, 36, 40, 100, 10**9, 2**31, 2**62, AMOUNT_MAX, AMOUNT_MAX + 1, 2**64 - 1, -1, -(2**63)]
 TEXTS = [
     "",
@@ -55,7 +55,7 @@ def value(random: Random, field: msgspec.structs.FieldInfo, number: int) -> obje
         if random.random() < 0.7:
             return random.choice([0, 36, 40, 44, 25, 50, 100, 10**9, 3 * 10**9])
         return random.choice(NUMBERS)
-    return random.choice(list(kind))  # type: ignore[call-overload]  # an enumeration
+    return random.choice(list(kind))  # an enumeration
 
 
 def any_command(random: Random, number: int) -> AnyCommand:
