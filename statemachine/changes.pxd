@@ -14,7 +14,7 @@ cdef class AccountChanges:
     cdef readonly list left
     cdef readonly long long done_count
     cdef readonly long long remembered
-    cdef readonly dict transferred
+    cdef readonly dict by_kind
 
     cpdef int note(self, Order order) except -1
 

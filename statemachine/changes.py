@@ -45,19 +45,19 @@ class Piece(NamedTuple):
 
 
 class AccountChanges:
-    """What changed of an account. `done_count`, `remembered` and `transferred` (as `remembered`, of each kind of transfer) are those before the first
+    """What changed of an account. `done_count`, `remembered` and `by_kind` (as `remembered`, of each kind of transfer) are those before the first
     change.
 
     `came`: orders that came or changed, of which those that are done by now do not count; `left`: the ids of those that were open at the freeze
     before, and left. `all_orders`: every order that is open at the freeze counts.
     """
 
-    __slots__ = ("all_orders", "came", "done_count", "left", "remembered", "transferred")
+    __slots__ = ("all_orders", "by_kind", "came", "done_count", "left", "remembered")
 
-    def __init__(self, done_count: int, remembered: int, transferred: dict[int, int], all_orders: bool = False) -> None:
+    def __init__(self, done_count: int, remembered: int, by_kind: dict[int, int], all_orders: bool = False) -> None:
         self.done_count = done_count
         self.remembered = remembered
-        self.transferred = transferred
+        self.by_kind = by_kind
         self.came: list[Order] = []
         self.left: list[int] = []
         self.all_orders = all_orders
@@ -79,7 +79,7 @@ class AccountView(NamedTuple):
     done_count: int
     done_kept: int
     outcomes: MemoryView
-    transfers: dict[int, MemoryView]
+    memories: dict[int, MemoryView]
 
 
 class Changes:
@@ -107,8 +107,8 @@ class Changes:
         """Before anything of an account changes."""
         if account.touched != self.epoch:
             account.touched = self.epoch
-            transferred = {kind: memory.remembered for kind, memory in account.transfers.items()}
-            changes = account.changes = AccountChanges(account.done_count, account.memory.remembered, transferred)
+            by_kind = {kind: memory.remembered for kind, memory in account.memories.items()}
+            changes = account.changes = AccountChanges(account.done_count, account.memory.remembered, by_kind)
             self._accounts[account.account_id] = changes
             if self._frozen is not None:
                 self._frozen.keep_account(account.account_id)
@@ -177,8 +177,8 @@ def _everything(state: State) -> dict[str, AccountChanges]:
     everything = {OPERATOR: AccountChanges(0, memory.remembered - len(memory), {})}
     for name, account in state.accounts.items():
         forgotten = account.memory.remembered - len(account.memory)
-        transferred = {kind: each.remembered - len(each) for kind, each in account.transfers.items()}
-        everything[name] = AccountChanges(account.done_count - len(account.done), forgotten, transferred, True)
+        by_kind = {kind: each.remembered - len(each) for kind, each in account.memories.items()}
+        everything[name] = AccountChanges(account.done_count - len(account.done), forgotten, by_kind, True)
     return everything
 
 
@@ -241,9 +241,8 @@ class Frozen:
         done = list(account.done)
         new = min(account.done_count - changes.done_count, len(done))
         outcomes = account.memory.newest(account.memory.remembered - changes.remembered)
-        transfers = {
-            kind: each.newest(each.remembered - changes.transferred.get(kind, 0))
-            for kind, each in list(account.transfers.items())
+        memories = {
+            kind: each.newest(each.remembered - changes.by_kind.get(kind, 0)) for kind, each in list(account.memories.items())
         }
         return AccountView(
             account.opened_at,
@@ -252,7 +251,7 @@ class Frozen:
             account.done_count,
             len(done),
             outcomes,
-            transfers,
+            memories,
         )
 
     def _orders(self, account_id: str, changes: AccountChanges) -> Piece:
@@ -286,7 +285,7 @@ def _account_pieces(account_id: str, view: AccountView) -> Iterator[Piece]:
         oldest = view.done_count - view.done_kept + 1
         yield Piece("done_order", done, [], [_before(account_id, oldest)])
     memories = [(account_id, view.outcomes)]
-    memories += [(rows.transfer_owner(account_id, kind), each) for kind, each in view.transfers.items()]
+    memories += [(rows.memory_owner(account_id, kind), each) for kind, each in view.memories.items()]
     for owner, memory in memories:
         outcomes = [rows.outcome(owner, command_id, packed) for command_id, packed in memory]
         yield Piece("outcome", outcomes, [], [_before(owner, memory.first_sequence)])

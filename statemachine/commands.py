@@ -151,6 +151,12 @@ class Transfer(Command, frozen=True, tag=10):
 TRANSFER_KINDS = (5, 6, 10)
 """The tags of `Deposit`, `Withdraw` and `Transfer`: each kind has transfer ids of its own."""
 
+REFUSALS = 0
+"""Names the memory of an account's refused commands that are no transfers. The refused transfers of a kind are in memory `REFUSALS - kind`."""
+
+MEMORY_KINDS = (*TRANSFER_KINDS, REFUSALS, *(REFUSALS - kind for kind in TRANSFER_KINDS))
+"""What may name a memory of an account beside that of its orders."""
+
 AnyCommand = (
     PutCurrency | PutProduct | OpenAccount | PutApiKey | Deposit | Withdraw | PlaceOrder | CancelOrder | CancelAll | Transfer
 )

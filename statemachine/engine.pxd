@@ -23,6 +23,10 @@ cdef int _answer(State state, EntryReader entry) except -1
 cdef int _answer_first(State state, Account account, OutcomeMemory memory, EntryReader entry, bytes mark) except -1
 @cython.locals(memory=OutcomeMemory, mark=bytes, seen=bytes)
 cdef int _answer_transfer(State state, Account account, EntryReader entry) except -1
+@cython.locals(memory=OutcomeMemory)
+cdef bytes _refused_before(Account account, int kind, str command_id)
+@cython.locals(memory=OutcomeMemory)
+cdef int _remember_refusal(State state, Account account, int kind, str command_id) except -1
 cdef int _answer_again(State state, bytes seen, bytes mark) except -1
 cdef object _carry_out(State state, Account account, EntryReader entry)
 cdef int _reject(State state, object refusal) except -1

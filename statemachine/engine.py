@@ -17,7 +17,7 @@ from statemachine.admission import Refusal, bad_command_id, bad_name
 from statemachine.answer import rejected
 from statemachine.applied import AppliedBatch
 from statemachine.changes import Frozen
-from statemachine.commands import TRANSFER_KINDS, AnyCommand, Batch, encode_batch
+from statemachine.commands import REFUSALS, TRANSFER_KINDS, AnyCommand, Batch, encode_batch
 from statemachine.entities import Account
 from statemachine.entry import EntryReader, is_command_id, is_name
 from statemachine.events import OrderState
@@ -26,6 +26,7 @@ from statemachine.limits import (
     AMOUNT_MAX,
     MAKERS_PER_ORDER,
     OPERATOR,
+    REFUSALS_REMEMBERED,
     TRANSFER_LIFETIME,
     TRANSFERS_REMEMBERED,
     WORK_PER_ENTRY,
@@ -182,7 +183,7 @@ class Engine:
         account = self._state.accounts.get(account_id)
         if account is None:
             return account_id == OPERATOR and self._state.operator_memory.find(command_id) is not None
-        return any(memory.find(command_id) is not None for memory in (account.memory, *account.transfers.values()))
+        return any(memory.find(command_id) is not None for memory in (account.memory, *account.memories.values()))
 
     def currencies(self) -> list[CurrencyRow]:
         """All currencies, by name."""
@@ -357,6 +358,8 @@ def _answer(state: State, entry: EntryReader) -> None:
         memory = account.memory if account is not None else state.operator_memory
         mark = ANY_CONTENTS if state.former else entry.fingerprint()
         seen = memory.find(entry.command_id)
+        if seen is None and account is not None:
+            seen = _refused_before(account, REFUSALS, entry.command_id)
         if seen is None:
             _answer_first(state, account, memory, entry, mark)
         else:
@@ -364,7 +367,7 @@ def _answer(state: State, entry: EntryReader) -> None:
 
 
 def _answer_first(state: State, account: Account | None, memory: OutcomeMemory, entry: EntryReader, mark: bytes) -> None:
-    """Carry out a command, and remember the outcome unless nothing changed."""
+    """Carry out a command, and remember the outcome: apart from the others where nothing changed."""
     if account is not None:
         state.changes.touch(account)
     else:
@@ -380,13 +383,17 @@ def _answer_first(state: State, account: Account | None, memory: OutcomeMemory, 
     state.outcomes.copy(outcome, _MARK)
     if state.former or not state.unchanged:
         state.outcome_count += memory.remember(entry.command_id, outcome.since(0))
+    elif account is not None:
+        _remember_refusal(state, account, REFUSALS, entry.command_id)
 
 
 def _answer_transfer(state: State, account: Account, entry: EntryReader) -> None:
     """As `_answer`, for a deposit, withdrawal or transfer: each kind has a memory of its own, which forgets nothing that is young."""
     mark, kind = entry.fingerprint(), entry.tag
-    memory = account.transfers.get(kind)
+    memory = account.memories.get(kind)
     seen = memory.find(entry.command_id) if memory is not None else None
+    if seen is None:
+        seen = _refused_before(account, REFUSALS - kind, entry.command_id)
     if seen is not None:
         _answer_again(state, seen, mark)
     elif memory is not None and not memory.has_room(state.time - TRANSFER_LIFETIME):
@@ -397,12 +404,28 @@ def _answer_transfer(state: State, account: Account, entry: EntryReader) -> None
         state.outcome.raw(mark)
         refusal = _carry_out_other(state, account, entry.command())
         if refusal is not None:
-            _reject(state, refusal)
+            rejected(state, refusal)
+            state.outcomes.copy(state.outcome, _MARK)
+            _remember_refusal(state, account, REFUSALS - kind, entry.command_id)
         else:
             if memory is None:
-                memory = account.transfers[kind] = OutcomeMemory(TRANSFERS_REMEMBERED)
+                memory = account.memories[kind] = OutcomeMemory(TRANSFERS_REMEMBERED)
             state.outcomes.copy(state.outcome, _MARK)
             state.outcome_count += memory.remember(entry.command_id, state.outcome.since(0))
+
+
+def _refused_before(account: Account, kind: int, command_id: str) -> bytes | None:
+    """The entry of a command that was refused or found nothing to do, as far as it is remembered."""
+    memory = account.memories.get(kind)
+    return memory.find(command_id) if memory is not None else None
+
+
+def _remember_refusal(state: State, account: Account, kind: int, command_id: str) -> None:
+    """Keep the outcome under way, which changed nothing, apart from those that did. The account was touched."""
+    memory = account.memories.get(kind)
+    if memory is None:
+        memory = account.memories[kind] = OutcomeMemory(REFUSALS_REMEMBERED)
+    state.outcome_count += memory.remember(command_id, state.outcome.since(0))
 
 
 def _answer_again(state: State, seen: bytes, mark: bytes) -> None:

@@ -108,7 +108,7 @@ cdef class Account:
     cdef readonly OutcomeMemory memory
     cdef public object changes
     cdef readonly dict cancelling
-    cdef readonly dict transfers
+    cdef readonly dict memories
     cdef public unsigned int touched
 
     @cython.locals(balance=Balance)

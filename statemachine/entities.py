@@ -301,7 +301,8 @@ class Account:
         done_count: orders ever done; the last of `done` has the number `done_count`.
         by_client_oid: the latest known order of each `client_oid`. At most one open order has it, so an open one is the latest.
         changes: what a snapshot must know of it; see `changes`.
-        transfers: the outcomes of its deposits, withdrawals and transfers, by the tag of the command.
+        memories: the outcomes of its deposits, withdrawals and transfers, by the tag of the command, and of what was refused; see
+            `commands.MEMORY_KINDS`.
         cancelling: what its `CancelAll`s that are not through still cancel: by product ("": all), up to which order id.
     """
 
@@ -313,13 +314,13 @@ class Account:
         "changes",
         "done",
         "done_count",
+        "memories",
         "memory",
         "newest",
         "oldest",
         "open_count",
         "opened_at",
         "touched",
-        "transfers",
     )
 
     def __init__(self, account_id: str, opened_at: int) -> None:
@@ -334,7 +335,7 @@ class Account:
         self.by_client_oid: dict[str, Order] = {}
         self.memory = OutcomeMemory()
         self.changes: AccountChanges | None = None
-        self.transfers: dict[int, OutcomeMemory] = {}
+        self.memories: dict[int, OutcomeMemory] = {}
         self.cancelling: dict[str, int] = {}
         self.touched = 0
 

@@ -68,7 +68,7 @@ def check_arrangement(state: State) -> None:
     for account in state.accounts.values():
         _check_indexes(state, account)
         account.memory.check(state.sequence)
-        for memory in account.transfers.values():
+        for memory in account.memories.values():
             memory.check(state.sequence)
 
 
@@ -94,7 +94,7 @@ def _check_counts(state: State) -> None:
     assert state.done_count == sum(len(account.done) for account in accounts), "done orders are miscounted"
     assert state.balance_count == sum(len(account.balances) for account in accounts), "balances are miscounted"
     memories = len(state.operator_memory) + sum(len(account.memory) for account in accounts)
-    memories += sum(len(memory) for account in accounts for memory in account.transfers.values())
+    memories += sum(len(memory) for account in accounts for memory in account.memories.values())
     assert state.outcome_count == memories, "outcomes are miscounted"
     opened = sum(account.open_count for account in accounts)
     known = opened + state.done_count

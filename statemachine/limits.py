@@ -39,7 +39,13 @@ out the ids of somebody else."""
 
 TRANSFERS_REMEMBERED = 10_000
 """How many of an account's deposits are remembered by their transfer ids, and as many withdrawals and transfers. Apart from orders, so that no
-trader can push one out; refused ones are not remembered."""
+trader can push one out."""
+
+REFUSALS_REMEMBERED = 1_000
+"""How many of an account's latest commands that were refused, or found nothing to do, are remembered for retries: so many of its transfers of each
+kind, and so many of all its other commands. Apart from those that changed something, so that they push none of them out. A late copy of a
+refused command must not be carried out after its sender was told of the refusal; a copy is late by seconds, and an account that has more
+than this many refusals in that time sends nothing but refusals."""
 
 TRANSFER_LIFETIME = 30 * 86_400 * 10**9
 """Nanoseconds for which a transfer id is remembered at least, by the time of the log: 30 days. It is remembered for ever while there is room; where

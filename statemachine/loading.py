@@ -27,12 +27,12 @@ import msgspec
 from statemachine import invariants, pending, rows
 from statemachine.book import BookSide
 from statemachine.changes import Changes
-from statemachine.commands import TRANSFER_KINDS
+from statemachine.commands import MEMORY_KINDS, TRANSFER_KINDS
 from statemachine.draining import drain
 from statemachine.entities import Account, Balance, Currency, Order, order_of_row
 from statemachine.errors import StateError
 from statemachine.events import AnyOutcome, OrderState
-from statemachine.limits import OPERATOR, SCALE_MAX, TRANSFERS_REMEMBERED
+from statemachine.limits import OPERATOR, REFUSALS_REMEMBERED, SCALE_MAX, TRANSFERS_REMEMBERED
 from statemachine.relations import KEYS
 from statemachine.remember import FINGERPRINT_SIZE, OutcomeMemory, pack
 from statemachine.rows import Row
@@ -43,7 +43,7 @@ from statemachine.types import OrderStatus, Side
 _order_id, _account_id, _opened_sequence = attrgetter("order_id"), attrgetter("account_id"), attrgetter("opened_sequence")
 _command_id = attrgetter("command_id")
 _queued = attrgetter("queued")
-_TRANSFER_KINDS = [str(kind) for kind in TRANSFER_KINDS]
+_MEMORY_KINDS = {str(kind): kind for kind in MEMORY_KINDS}
 _ACTIVE: int = OrderStatus.ACTIVE
 _BUY: int = Side.BUY
 
@@ -265,9 +265,11 @@ def _memory(state: State, owner: str) -> OutcomeMemory:
     account = state.accounts[account_id]
     if not slash:
         return account.memory
-    if kind not in _TRANSFER_KINDS:
+    number = _MEMORY_KINDS.get(kind)
+    if number is None:
         raise StateError(f"table outcome: {owner} is nobody's memory")
-    memory = account.transfers[int(kind)] = OutcomeMemory(TRANSFERS_REMEMBERED)
+    memory = OutcomeMemory(TRANSFERS_REMEMBERED if number in TRANSFER_KINDS else REFUSALS_REMEMBERED)
+    account.memories[number] = memory
     return memory
 
 

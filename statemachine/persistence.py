@@ -50,7 +50,7 @@ def _done_orders(state: State) -> Iterator[Row]:
 def _outcomes(state: State) -> Iterator[Row]:
     memories = [(OPERATOR, state.operator_memory), *((name, account.memory) for name, account in state.accounts.items())]
     for name, account in state.accounts.items():
-        memories += [(rows.transfer_owner(name, kind), memory) for kind, memory in account.transfers.items()]
+        memories += [(rows.memory_owner(name, kind), memory) for kind, memory in account.memories.items()]
     for name, memory in memories:
         for command_id, packed in memory.newest(len(memory)):
             yield rows.outcome(name, command_id, packed)

@@ -94,8 +94,8 @@ def done_order(number: int, state: Order) -> Row:
     return numbered_key(state.account.account_id, number), _encoded(state)
 
 
-def transfer_owner(account_id: str, kind: int) -> str:
-    """Whose memory an account's transfers of a kind (the command's tag) are in. No account has such a name."""
+def memory_owner(account_id: str, kind: int) -> str:
+    """How rows name a memory of an account beside that of its orders (`commands.MEMORY_KINDS`). No account has such a name."""
     return f"{account_id}/{kind}"
 
 

@@ -182,7 +182,7 @@ class State:
                 account.unlist_order(account.oldest)
             drain(account.by_client_oid, account.done)
             account.memory.release()
-            for memory in account.transfers.values():
+            for memory in account.memories.values():
                 memory.release()
             account.changes = None
         drain(self.busy, self.cancelling_all, self.api_keys, self.orders)

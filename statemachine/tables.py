@@ -102,8 +102,8 @@ class ApiKeyRow(msgspec.Struct, frozen=True, array_like=True):
 class OutcomeRow(msgspec.Struct, frozen=True, array_like=True):
     """A remembered command: its fingerprint (to notice other contents under the same id) and its first outcome.
 
-    `account_id` says whose memory it is in: an account's, the operator's, or, as "<account>/<tag of the command>", that of an account's deposits,
-    withdrawals or transfers.
+    `account_id` says whose memory it is in: an account's, the operator's, or, as "<account>/<kind>", one of an account's others: of its deposits,
+    withdrawals or transfers (the tag of the command), or of what was refused (`commands.MEMORY_KINDS`).
     """
 
     account_id: str

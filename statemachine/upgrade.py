@@ -34,7 +34,7 @@ def upgrade(state: State) -> None:
         ids, entries = [command_id for command_id, _ in booked], [packed for _, packed in booked]
         # The outcome does not say which of the three it was of. An id is found whichever it comes as again.
         for kind in TRANSFER_KINDS:
-            moved = account.transfers[kind] = OutcomeMemory(TRANSFERS_REMEMBERED)
+            moved = account.memories[kind] = OutcomeMemory(TRANSFERS_REMEMBERED)
             moved.fill(ids, entries)
             state.outcome_count += len(moved)
 

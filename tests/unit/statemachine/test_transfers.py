@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 from statemachine.commands import (
@@ -21,7 +22,7 @@ from statemachine.commands import (
 )
 from statemachine.engine import Engine
 from statemachine.events import Rejected, Transferred
-from statemachine.limits import OPERATOR, OUTCOMES_PER_ACCOUNT, TRANSFER_LIFETIME
+from statemachine.limits import OPERATOR, OUTCOMES_PER_ACCOUNT, REFUSALS_REMEMBERED, TRANSFER_LIFETIME
 from statemachine.state import MIGRATED_HASH
 from statemachine.types import OrderType, Reason, Side, TimeInForce
 from tests.unit.statemachine.market import PRODUCT, limit, market, send
@@ -70,19 +71,42 @@ def test_each_kind_has_ids_of_its_own_and_none_meets_an_order() -> None:
     assert engine.remembers("ann", "wire-17")
 
 
-def test_what_is_refused_or_finds_nothing_to_do_is_judged_anew_and_pushes_nothing_out() -> None:
-    engine = market(money=100)
-    before = dict(engine.tables())["outcome"]
-    for command in (
+def refused() -> list[AnyCommand]:
+    """Commands that change nothing: refused, or nothing to do."""
+    return [
         Withdraw("ann", "w", "USD", 150),
+        Transfer("ann", "w", "bob", "USD", 150),
         limit("ann", "dear", Side.BUY, 100, 100),
         CancelOrder("ann", "nothing", 1),
         CancelAll("ann", "none"),
-    ):
-        send(engine, command)
-    assert dict(engine.tables())["outcome"] == before
-    send(engine, Deposit("ann", "more", "USD", 50))
-    assert isinstance(send(engine, Withdraw("ann", "w", "USD", 150)), Transferred)
+    ]
+
+
+def test_a_late_copy_of_a_refused_command_is_not_carried_out() -> None:
+    engine = market(money=100)
+    first = [send(engine, command) for command in refused()]
+    assert sum(isinstance(outcome, Rejected) for outcome in first) == 4
+    send(engine, Deposit("ann", "more", "USD", 10_000))
+    for state in (engine, Engine.restore({name: list(reversed(rows)) for name, rows in engine.tables()})):
+        for command, outcome in zip(refused(), first, strict=True):
+            assert send(state, command) == msgspec.structs.replace(outcome, duplicate=True)
+        state.check()
+    assert isinstance(send(engine, Withdraw("ann", "another-id", "USD", 150)), Transferred)
+
+
+def test_what_was_refused_pushes_out_only_what_was_refused() -> None:
+    engine = market(money=100)
+    placed = send(engine, limit("ann", "kept", Side.BUY, 1, 1))
+    send(engine, refused()[0])
+    apply_all(engine, [CancelOrder("ann", f"nothing-{n}", 10**6) for n in range(REFUSALS_REMEMBERED)])
+    assert engine.remembers("ann", "nothing-0")
+    assert engine.remembers("ann", "w"), "a refused transfer is kept apart from refused orders"
+    send(engine, CancelOrder("ann", "one-more", 10**6))
+    assert not engine.remembers("ann", "nothing-0")
+    apply_all(engine, [CancelOrder("ann", f"more-{n}", 10**6) for n in range(OUTCOMES_PER_ACCOUNT)])
+    again = send(engine, limit("ann", "kept", Side.BUY, 1, 1))
+    assert again == msgspec.structs.replace(placed, duplicate=True)
+    engine.check()
 
 
 def test_where_there_is_no_room_only_what_is_old_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,8 @@ def plain(name: str) -> ModuleType:
 PLAIN_WRITER, PLAIN_ENTRY = plain("writer"), plain("entry")
 
 numbers = st.one_of(
-    st.integers(-(2**63), 2**64 - 1), st.sampled_from([s * 2**n + d for n in range(64) for s in (1, -1) for d in (-1, 0)])
+    st.integers(-(2**63), 2**64 - 1),
+    st.sampled_from([value for n in range(64) for s in (1, -1) for d in (-1, 0) if (value := s * 2**n + d) >= -(2**63)]),
 )
 values = st.lists(st.one_of(numbers, st.text(max_size=300), st.booleans()), max_size=40)
 
