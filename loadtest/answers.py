@@ -13,9 +13,15 @@ from statemachine.types import OrderStatus, OrderType, Reason, Side, TimeInForce
 
 EXPECTED_REASONS: dict[type, frozenset[Reason]] = {
     PlaceOrder: frozenset(
-        {Reason.POST_ONLY_WOULD_TAKE, Reason.INSUFFICIENT_FUNDS, Reason.TOO_MANY_OPEN_ORDERS, Reason.PRODUCT_IN_AUCTION}
+        {
+            Reason.POST_ONLY_WOULD_TAKE,
+            Reason.INSUFFICIENT_FUNDS,
+            Reason.TOO_MANY_OPEN_ORDERS,
+            Reason.PRODUCT_IN_AUCTION,
+            Reason.OWN_ORDERS_CROSS,
+        }
     ),
-    CancelOrder: frozenset({Reason.UNKNOWN_ORDER, Reason.ORDER_ALREADY_DONE}),
+    CancelOrder: frozenset({Reason.UNKNOWN_ORDER, Reason.ORDER_ALREADY_DONE, Reason.AUCTION_OPENING}),
 }
 """Why a well-formed command of a flow may be refused. Any other reason is a fault."""
 

@@ -23,8 +23,8 @@ from statemachine.decimals import to_text
 from statemachine.types import OrderType, SelfTradePrevention, Side, TimeInForce
 
 EXPECTED_REFUSALS: dict[str, frozenset[str]] = {
-    "POST": frozenset({"post_only_would_take", "insufficient_funds", "too_many_open_orders"}),
-    "DELETE": frozenset({"unknown_order", "order_already_done"}),
+    "POST": frozenset({"post_only_would_take", "insufficient_funds", "too_many_open_orders", "own_orders_cross"}),
+    "DELETE": frozenset({"unknown_order", "order_already_done", "auction_opening"}),
 }
 """By method: the reasons for which a well-formed request of a flow may be refused."""
 

@@ -367,7 +367,7 @@ def _answer(state: State, entry: EntryReader) -> None:
 
 
 def _answer_first(state: State, account: Account | None, memory: OutcomeMemory, entry: EntryReader, mark: bytes) -> None:
-    """Carry out a command, and remember the outcome: apart from the others where nothing changed."""
+    """Carry out a command, and remember the outcome: a trader's apart from the others where nothing changed."""
     if account is not None:
         state.changes.touch(account)
     else:
@@ -381,9 +381,9 @@ def _answer_first(state: State, account: Account | None, memory: OutcomeMemory, 
         state.unchanged = True
         rejected(state, refusal)
     state.outcomes.copy(outcome, _MARK)
-    if state.former or not state.unchanged:
+    if account is None or state.former or not state.unchanged:
         state.outcome_count += memory.remember(entry.command_id, outcome.since(0))
-    elif account is not None:
+    else:
         _remember_refusal(state, account, REFUSALS, entry.command_id)
 
 
