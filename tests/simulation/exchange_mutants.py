@@ -23,7 +23,7 @@ from snapshots.rocks import Keep
 from snapshots.seal import read_seal
 from snapshots.store import SnapshotStore
 from statemachine.applied import AppliedBatch
-from statemachine.commands import Batch, decode_batch
+from statemachine.commands import Batch, decode_batch, encode_batch
 from statemachine.engine import Engine
 from tests.simulation.directory import CHECKSUM_BYTES, PlainWriter
 
@@ -33,17 +33,17 @@ _publish = durable.publish
 
 def no_command_ids(patch: Patch) -> None:
     """Nobody looks whether a command came before: each is carried out under a command id that none had before."""
-    apply = Engine.apply
+    apply_entry = Engine.apply_entry
 
-    def apply_as_new(self: Engine, batch: Batch) -> AppliedBatch:
+    def apply_as_new(self: Engine, payload: bytes) -> AppliedBatch:
+        batch = decode_batch(payload)
         commands = [
             replace(command, command_id=f"{self.sequence + number}-{command.command_id[:60]}")
             for number, command in enumerate(batch.commands, 1)
         ]
-        return apply(self, replace(batch, commands=commands))
+        return apply_entry(self, encode_batch(replace(batch, commands=commands)))
 
-    patch.setattr(Engine, "apply", apply_as_new)
-    patch.setattr(Engine, "apply_entry", lambda self, payload: apply_as_new(self, decode_batch(payload)))
+    patch.setattr(Engine, "apply_entry", apply_as_new)
 
 
 def no_barrier(patch: Patch) -> None:
