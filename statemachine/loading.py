@@ -83,6 +83,8 @@ def load(tables: Mapping[str, Iterable[Row]], *, verified: bool = False) -> Stat
             _LOADERS[name](state, keys, found)
         except KeyError as error:
             raise StateError(f"table {name}: a row refers to {error}, which does not exist") from error
+        except OverflowError as error:  # from the compiled core, whose numbers have 64 bits
+            raise StateError(f"table {name}: a row has a number out of range: {error}") from error
         drain(pairs, keys, found)
     for account in state.accounts.values():
         _index_done(account)

@@ -207,7 +207,7 @@ def test_a_refused_command_leaves_no_trace(fees: tuple[int, int], flow: list[Any
             assert {n: r for n, r in after.items() if n not in ("counter", "outcome")} == {
                 n: r for n, r in before.items() if n not in ("counter", "outcome")
             }
-            assert after["outcome"] == before["outcome"]
+            assert set(after["outcome"]) >= set(before["outcome"]), "a refusal pushed something out"
 
 
 @given(rates, st.lists(commands, max_size=60))

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import msgspec
-
 from statemachine.commands import (
     AnyCommand,
     CancelAll,
@@ -58,11 +56,8 @@ class Twin(TwinTrading):
         if key in self.seen:
             first, answer = self.seen[key]
             return ("again", answer) if first == command else Reason.COMMAND_ID_REUSED
-        before = self.products.get(command.product_id) if isinstance(command, PutProduct) else None
         answer = self.decide(command)
-        same = before is not None and msgspec.structs.replace(before, command_id=command.command_id) == command
-        if not isinstance(answer, Reason) and answer != [] and not same:  # what changed nothing is judged anew
-            self.seen[key] = (command, answer)
+        self.seen[key] = (command, answer)
         return answer
 
     def decide(self, command: AnyCommand) -> object:
