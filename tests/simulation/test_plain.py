@@ -7,7 +7,7 @@ import pytest
 from tests.simulation.plain import KILLS_AND_CUTS, PlainWorld
 from tests.simulation.world import ViolationError, World
 
-LOSES = 2
+LOSES = 7
 """A seed whose faults make it lose commands that clients were told of."""
 
 
