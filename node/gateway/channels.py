@@ -167,10 +167,13 @@ def own_json(event: AnyEvent, product: Product, account_id: str) -> Json:
 
 
 def _fee_rate(event: OrderMatched, fee: int, ppm: int, product: Product) -> str:
-    """The rate that gives the fee: the product's, or where it was another at the order's entry the lowest that does."""
+    """The rate that gives the fee: the product's, or where it was another at the order's entry the highest that does.
+
+    A fee is rounded up, less the part of a unit that the order's earlier fills paid too much: it may be one unit below.
+    """
     notional = event.price * event.size // 10**product.base_scale
-    if notional and notional * ppm // PPM != fee:
-        ppm = -(-fee * PPM // notional)
+    if notional and -(-notional * ppm // PPM) - fee not in (0, 1):
+        ppm = fee * PPM // notional
     return rate(ppm)
 
 

@@ -227,7 +227,7 @@ async def test_both_parties_of_an_opening_see_their_own_fees(exchange: Exchange)
     await put_status(exchange, "online")
     taker, maker = await receive(alice, "match"), await receive(bob, "match")
     assert (maker["maker_order_id"], maker["taker_order_id"]) == (first["id"], second["id"])
-    assert (maker["maker_fee_rate"], maker["maker_fee"], maker["side"]) == ("0.001", "0.1", "buy")
-    assert (taker["taker_fee_rate"], taker["taker_fee"]) == ("0.002", "0.2")
+    assert (maker["maker_fee_rate"], maker["maker_fee"], maker["side"]) == ("0.001", "0.11", "buy")
+    assert (taker["taker_fee_rate"], taker["taker_fee"]) == ("0.002", "0.21")
     assert "taker_fee" not in maker
     assert "maker_fee" not in taker
