@@ -53,13 +53,13 @@ async def test_fills_are_told_to_both_sides(kept: Exchange) -> None:
     bought = await trade_a_little(kept)
     _, mine = await kept.call("alice", "GET", "/fills?product_id=BTC-USD")
     assert [(fill["price"], fill["size"], fill["fee"], fill["side"], fill["liquidity"]) for fill in mine] == [
-        ("101", "0.5", "0.1", "buy", "T"),
+        ("101", "0.5", "0.11", "buy", "T"),
         ("100", "1", "0.2", "buy", "T"),
     ]
     assert {fill["order_id"] for fill in mine} == {bought["id"]}
     _, theirs = await kept.call("bob", "GET", "/fills")
     assert [(fill["trade_id"], fill["fee"], fill["side"], fill["liquidity"]) for fill in theirs] == [
-        (2, "0.05", "sell", "M"),
+        (2, "0.06", "sell", "M"),
         (1, "0.1", "sell", "M"),
     ]
     _, one = await kept.call("bob", "GET", f"/fills?order_id={theirs[1]['order_id']}")
@@ -76,7 +76,7 @@ async def test_the_ledger_explains_the_balance(kept: Exchange) -> None:
     bought = await trade_a_little(kept)
     _, entries = await kept.call("alice", "GET", "/accounts/alice:USD/ledger")
     assert [(entry["type"], entry["amount"], entry["balance"]) for entry in entries] == [
-        ("fee", "-0.1", "999849.2"),
+        ("fee", "-0.11", "999849.19"),
         ("match", "-50.5", "999849.3"),
         ("fee", "-0.2", "999899.8"),
         ("match", "-100", "999900"),
@@ -141,7 +141,7 @@ async def test_the_ledger_by_type(kept: Exchange) -> None:
         return [entry["amount"] for entry in entries]
 
     assert await amounts("match") == ["-50.5", "-100"]
-    assert await amounts("fee") == ["-0.1", "-0.2"]
+    assert await amounts("fee") == ["-0.11", "-0.2"]
     assert await amounts("transfer") == ["1000000"]
     assert await amounts("rebate") == []
     status, answer = await kept.call("alice", "GET", "/accounts/alice:USD/ledger?type=bonus")
