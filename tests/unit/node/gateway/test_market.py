@@ -272,7 +272,7 @@ async def test_money_that_comes_or_goes_another_way_is_a_transfer_too(exchange: 
     ("change", "field", "detail"),
     [
         ({"amount": "1000000.01"}, "amount", "1000000 available"),
-        ({"amount": "2", "transfer_id": "used"}, "transfer_id", "this id came before with other contents"),
+        ({"amount": "2", "transfer_id": "back"}, "transfer_id", "this id came before with other contents"),
     ],
 )
 async def test_a_refused_transfer_tells_decimals(exchange: Exchange, change: dict[str, str], field: str, detail: str) -> None:
