@@ -419,7 +419,8 @@ class TestBounds:
 
     async def test_a_slow_feed_reader_is_served_from_the_ring(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(session, "WRITE_HIGH", 10_000)
-        async with running(config_of(tmp_path)) as node, connected(node) as gateway, raw(node) as client:
+        config = config_of(tmp_path, native=NativeConfig("127.0.0.1:0", account_rate=0))
+        async with running(config) as node, connected(node) as gateway, raw(node) as client:
             await gateway.submit(WORLD)
             client.send(Subscribe(1, "BTC-USD", 1))
             assert await client.receive() == Subscribed(1, "BTC-USD", 1)
@@ -434,7 +435,7 @@ class TestBounds:
 
     async def test_a_feed_reader_that_the_ring_passes_by_is_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(session, "WRITE_HIGH", 10_000)
-        config = config_of(tmp_path, native=NativeConfig("127.0.0.1:0", events_kept=100))
+        config = config_of(tmp_path, native=NativeConfig("127.0.0.1:0", events_kept=100, account_rate=0))
         async with running(config) as node, connected(node) as gateway, raw(node) as client:
             await gateway.submit(WORLD)
             client.send(Subscribe(9, "BTC-USD", 1))
