@@ -33,7 +33,7 @@ from node.errors import AuditError
 from node.native.protocol import NodeStatus
 from node.system import files
 from snapshots.abi import ABI
-from statemachine.commands import Batch, decode_batch
+from statemachine.commands import AnyCommand, Batch, Deposit, Transfer, Withdraw, decode_batch
 from statemachine.engine import Engine
 from statemachine.events import AnyOutcome, Cancelled, Placed, Rejected
 from statemachine.tables import BalanceRow, CurrencyRow
@@ -49,7 +49,15 @@ ATTEMPTS = 4
 ATTEMPT_PAUSE = 0.5
 """How often the logs of running nodes are read before an error in them is believed, and the seconds between."""
 
-NOT_REMEMBERED = frozenset({Reason.COMMAND_ID_REUSED, Reason.UNKNOWN_ACCOUNT, Reason.INVALID_COMMAND_ID, Reason.INVALID_ID})
+NOT_REMEMBERED = frozenset(
+    {
+        Reason.COMMAND_ID_REUSED,
+        Reason.UNKNOWN_ACCOUNT,
+        Reason.INVALID_COMMAND_ID,
+        Reason.INVALID_ID,
+        Reason.TOO_MANY_TRANSFERS,
+    }
+)
 """Rejections that the engine keeps no memory of: the same command may be rejected like that again, under another sequence."""
 
 _Found = TypeVar("_Found")
@@ -126,6 +134,8 @@ class _Applied(msgspec.Struct, frozen=True, array_like=True):
     kind: str
     order_id: int
     remembered: bool
+    transfer: type[AnyCommand] | None
+    """The kind of a transfer: each has ids of its own."""
 
 
 class _Replay:
@@ -145,7 +155,7 @@ class _Replay:
         for command, outcome in zip(batch.commands, outcomes, strict=True):
             self.commands += 1
             if not outcome.duplicate:
-                self.applied.setdefault((command.account_id, command.command_id), []).append(_applied(outcome))
+                self.applied.setdefault((command.account_id, command.command_id), []).append(_applied(command, outcome))
         self._note_hash()
 
     def _note_hash(self) -> None:
@@ -259,12 +269,13 @@ def _mark(entry: LogEntry) -> _Mark:
     return _Mark(entry.term, hashlib.blake2b(entry.payload, digest_size=16).digest())
 
 
-def _applied(outcome: AnyOutcome) -> _Applied:
+def _applied(command: AnyCommand, outcome: AnyOutcome) -> _Applied:
     remembered = not (isinstance(outcome, Rejected) and outcome.reason in NOT_REMEMBERED)
     order_id = outcome.order.order_id if isinstance(outcome, Placed) else 0
     if isinstance(outcome, Cancelled) and len(outcome.orders) == 1:
         order_id = outcome.orders[0].order_id
-    return _Applied(outcome.sequence, type(outcome).__name__.lower(), order_id, remembered)
+    transfer = type(command) if isinstance(command, Deposit | Withdraw | Transfer) else None
+    return _Applied(outcome.sequence, type(outcome).__name__.lower(), order_id, remembered, transfer)
 
 
 def _commit_index(logs: list[_NodeLog], configured: Sequence[str], told: Mapping[str, NodeStatus]) -> int:
@@ -413,9 +424,10 @@ def _check_acknowledged(replay: _Replay, lines: Iterable[Acknowledged]) -> Audit
 
 def _fault(line: Acknowledged, applied: list[_Applied]) -> str:
     """What is wrong with the commands applied under an acknowledged id; "" when nothing is."""
-    effective = [one for one in applied if one.remembered]
-    if len(effective) > 1:
-        return f"applied {len(effective)} times, as sequences {', '.join(str(one.sequence) for one in effective)}"
+    for transfer in {one.transfer: None for one in applied}:
+        effective = [one for one in applied if one.remembered and one.transfer is transfer]
+        if len(effective) > 1:
+            return f"applied {len(effective)} times, as sequences {', '.join(str(one.sequence) for one in effective)}"
     if line.kind == UNANSWERED:
         return ""
     if not applied:

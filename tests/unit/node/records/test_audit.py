@@ -19,9 +19,9 @@ from node.errors import AuditError
 from node.native.protocol import NodeStatus
 from node.records.audit import Acknowledged, AuditReport, audit_directory, log_directories
 from snapshots.abi import ABI
-from statemachine.commands import AnyCommand, Batch, Deposit, OpenAccount, PutCurrency, encode_batch
+from statemachine.commands import AnyCommand, Batch, Deposit, OpenAccount, PutCurrency, Withdraw, encode_batch
 from statemachine.engine import Engine
-from statemachine.limits import OPERATOR, OUTCOMES_PER_ACCOUNT
+from statemachine.limits import OPERATOR, TRANSFER_LIFETIME, TRANSFERS_REMEMBERED
 
 BATCHES: list[list[AnyCommand]] = [
     [PutCurrency(OPERATOR, "usd", "USD", 2), OpenAccount(OPERATOR, "alice", "alice")],
@@ -145,11 +145,29 @@ def test_an_acknowledgement_that_the_log_does_not_bear_out_is_found(cluster: Pat
 
 
 def test_a_command_that_was_applied_twice_is_found(cluster: Path) -> None:
-    """A command that comes again when its memory has been pushed out is applied again."""
-    others = [Deposit("alice", f"o{number}", "USD", 1) for number in range(OUTCOMES_PER_ACCOUNT)]
-    write_all(cluster, [NOOP, *entries([*BATCHES[:2], others, BATCHES[1]])])
+    """A transfer that comes again when its memory has been pushed out, which takes thirty days, is applied again."""
+    others = [Deposit("alice", f"o{number}", "USD", 1) for number in range(TRANSFERS_REMEMBERED - 1)]
+    later = Batch(TRANSFER_LIFETIME + 10**12, [Deposit("alice", "pushes", "USD", 1), *BATCHES[1]])
+    log = [NOOP, *entries([*BATCHES[:2], others]), LogEntry(bytes([COMMAND]) + encode_batch(later), 5, 1)]
+    write_all(cluster, log)
     report = audit_directory(cluster, write_acks(cluster, ACKS[:2]))
-    assert failing(report)[0].endswith(f"alice t1: applied 2 times, as sequences 3, {OUTCOMES_PER_ACCOUNT + 4}")
+    assert failing(report)[0].endswith(f"alice t1: applied 2 times, as sequences 3, {TRANSFERS_REMEMBERED + 4}")
+
+
+def test_a_transfer_that_finds_no_room_may_come_again(cluster: Path) -> None:
+    """Such a refusal is not remembered."""
+    others = [Deposit("alice", f"o{number}", "USD", 1) for number in range(TRANSFERS_REMEMBERED - 1)]
+    full: list[AnyCommand] = [Deposit("alice", "full", "USD", 1)]
+    write_all(cluster, [NOOP, *entries([*BATCHES[:2], others, full, full])])
+    lines = [Acknowledged("alice", "full", "rejected", TRANSFERS_REMEMBERED + number) for number in (3, 4)]
+    report = audit_directory(cluster, write_acks(cluster, [*ACKS[:2], *lines]))
+    assert failing(report) == []
+
+
+def test_transfers_of_different_kinds_may_have_one_id(cluster: Path) -> None:
+    write_all(cluster, [NOOP, *entries([*BATCHES, [Withdraw("alice", "t1", "USD", 1)]])])
+    report = audit_directory(cluster, write_acks(cluster, [*ACKS, Acknowledged("alice", "t1", "transferred", 7)]))
+    assert failing(report) == []
 
 
 def test_a_log_that_ends_early_on_a_majority_loses_acknowledged_commands(cluster: Path) -> None:
