@@ -137,6 +137,24 @@ async def test_owners_see_more_than_others(exchange: Exchange) -> None:
         assert secret not in everything
 
 
+async def test_a_fee_rate_is_the_orders_whatever_the_rounding(exchange: Exchange) -> None:
+    """A second fill pays a unit less for what the first one paid too much; a resting order keeps the rate of its entry."""
+    alice = await subscribe(exchange, product_ids=["BTC-USD"], channels=["user"], **exchange.socket_signature("alice"))
+    bob = await subscribe(exchange, product_ids=["BTC-USD"], channels=["user"], **exchange.socket_signature("bob"))
+    for _ in range(2):
+        await exchange.order("bob", "sell", "101", "0.5")
+    await exchange.order("alice", "buy", "101", "1")
+    taken = [await receive(alice, "match") for _ in range(2)]
+    assert [(match["taker_fee_rate"], match["taker_fee"]) for match in taken] == [("0.002", "0.11"), ("0.002", "0.1")]
+    made = [await receive(bob, "match") for _ in range(2)]
+    assert [(match["maker_fee_rate"], match["maker_fee"]) for match in made] == [("0.001", "0.06")] * 2
+    await exchange.order("bob", "sell", "100", "1")
+    assert (await exchange.call("admin", "PATCH", "/admin/products/BTC-USD", {"maker_fee_rate": "0.005"}))[0] == 200
+    await exchange.order("alice", "buy", "100", "1")
+    match = await receive(bob, "match")
+    assert (match["maker_fee_rate"], match["maker_fee"]) == ("0.001", "0.1")
+
+
 async def test_the_user_channel_needs_a_signature(exchange: Exchange) -> None:
     socket = await exchange.socket()
     await socket.send_json(FULL | {"channels": ["user"]})
