@@ -530,8 +530,13 @@ class Guard:
         if message.term != self._journal.term or self.core.role != "leader" or peer not in self._members.ids:
             return
         self._pass_reply(peer, 0, reset=False, success=False)
+        was_busy = self._senders.busy(peer)
         for chunk in self._senders.acknowledged(peer, message):
             self._send(peer, chunk)
+        if was_busy and self._senders.delivered(peer, message.index):
+            # Now, while the log still holds what follows: once it is compacted, the peer would need the next snapshot, and so on.
+            self.core.set_next_index(peer, max(self.core.match_index(peer), message.index) + 1)
+            self.core.send_entries()
 
     def tick(self) -> None:
         """What is due by the clock: the digests of new states, the snapshots under way."""

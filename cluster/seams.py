@@ -372,6 +372,10 @@ class Core(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
         self._SyncObj__sendAppendEntries()
         return cast(int, index)
 
+    def send_entries(self) -> None:
+        """As the leader, send everybody what is next for it, or a heartbeat."""
+        self._SyncObj__sendAppendEntries()
+
     def step_down(self) -> None:
         """As the leader, follow; as PySyncObj does when no majority answers."""
         self._SyncObj__setState(0)

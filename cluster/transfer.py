@@ -75,6 +75,11 @@ class Senders:
         """Whether a snapshot is on its way to the peer."""
         return peer in self._sending
 
+    def delivered(self, peer: str, index: int) -> bool:
+        """Whether the peer has got the snapshot at `index` whole, and none is on its way to it."""
+        last = self._delivered.get(peer)
+        return peer not in self._sending and last is not None and last.index == index
+
     @property
     def any(self) -> bool:
         """Whether any snapshot is on its way: the log behind it must not be compacted meanwhile."""

@@ -392,6 +392,29 @@ class TestSnapshots:
         assert node.said(m.Heartbeat, "n2")
         assert node.said(m.SnapshotChunk, "n3") == []
 
+    def test_what_follows_a_snapshot_leaves_with_its_acknowledgement_while_the_log_still_holds_it(self) -> None:
+        disk = SimDisk(random.Random(3))
+        hardstate.store(disk, HardState(term=1))
+        node = Node(disk=disk, store=[stored(40, 1)], snapshot_entries=3, trailing_entries=0)
+        node.elect()
+        node.journal.deleteEntriesTo(1)
+        node.acknowledge("n3")
+        node.hear("n2", m.AppendReply(node.journal.term, 2, True, False, True))
+        node.pass_time(0.1)
+        for _ in range(5):
+            node.propose()
+        node.acknowledge("n3")
+        (*_, last) = node.said(m.SnapshotChunk, "n2")
+        node.forget_said()
+        node.hear("n2", m.SnapshotAck(node.journal.term, 40, last.size))
+        (sent,) = node.said(m.AppendEntries, "n2")
+        assert (sent.prev_index, [entry.index for entry in sent.entries]) == (40, [41, 42, 43, 44, 45, 46])
+        node.hear("n2", m.AppendReply(node.journal.term, 41, False, True, True))
+        node.pass_time(0.2)
+        assert node.raft.status().first_log_index > 41, "the log is compacted meanwhile"
+        assert node.said(m.SnapshotChunk, "n2") == []
+        assert [message.entries for message in node.said(m.AppendEntries, "n2")[1:] if message.entries] == []
+
 
 class TestConnections:
     def test_what_was_under_way_is_sent_again_from_what_was_acknowledged(self) -> None:
