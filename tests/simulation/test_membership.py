@@ -61,9 +61,9 @@ class Hunt:
     changes: Changes = field(default_factory=Changes)
 
 
-UNHEARD = Faults(isolate=0.02, cut=0.0, crash=0.0, one_way=1.0)
+UNHEARD = Faults(isolate=0.03, heal=0.015, cut=0.0, crash=0.0, reset=0.0, pause=0.0, one_way=1.0)
 HUNTS = {
-    "two_changes_at_once": Hunt(range(15, 120), 300, UNHEARD, Changes(add=0.02, remove=0.1)),
+    "two_changes_at_once": Hunt(range(24, 129), 600, UNHEARD, Changes(add=0.2, remove=0.1)),
     "learners_count": Hunt(faults=Faults(isolate=0.01, cut=0.02), changes=Changes(add=0.05, remove=0.0, read_only=1.0)),
 }
 
