@@ -18,6 +18,7 @@ from loadtest.compare.requests import http_orders, native_frames
 from loadtest.errors import LoadTestError, WrongAnswerError
 from loadtest.ground import Ground, prepare
 from loadtest.market import Trader, set_up, traders
+from loadtest.recorder import percentile
 from node.credentials import Credentials
 from node.deployment.statuses import leader_of
 from node.native.connection import hello
@@ -141,8 +142,8 @@ class Bench:
         await asyncio.gather(*(client.ended for client in clients))
         took = time.perf_counter() - begin
         acknowledged = sum(client.check() for client in clients)
-        latencies = sorted(latency for client in clients for latency in client.latencies)
-        return Native(acknowledged, took, _percentile(latencies, 50), _percentile(latencies, 99))
+        latencies = [latency for client in clients for latency in client.latencies]
+        return Native(acknowledged, took, percentile(latencies, 50), percentile(latencies, 99))
 
 
 class _FrameClient(asyncio.Protocol):
@@ -227,7 +228,3 @@ class _FrameClient(asyncio.Protocol):
         if rejected > commands // 100:
             raise WrongAnswerError(f"{rejected} of {commands} commands were rejected")
         return commands
-
-
-def _percentile(ordered: Sequence[float], part: float) -> float:
-    return ordered[min(len(ordered) - 1, int(len(ordered) * part / 100))] if ordered else 0.0

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import msgspec
 
 from loadtest.errors import LoadTestError
+from loadtest.recorder import percentile
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
@@ -120,9 +121,8 @@ class OpenLoop:
             connection.transport.close()
         if self._error is not None:
             raise LoadTestError(f"a connection broke: {self._error}")
-        latencies = sorted(self._latencies)
-        p50, p99, p999 = (latencies[int(len(latencies) * part)] if latencies else 0.0 for part in (0.5, 0.99, 0.999))
-        return OpenLoad(len(requests), len(latencies), self._refused, seconds, p50, p99, p999)
+        p50, p99, p999 = (percentile(self._latencies, parts) for parts in (50, 99, 99.9))
+        return OpenLoad(len(requests), len(self._latencies), self._refused, seconds, p50, p99, p999)
 
     async def _through(self) -> None:
         """Wait until every request that was sent is answered, or a connection broke."""
