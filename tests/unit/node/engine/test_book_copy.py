@@ -210,7 +210,7 @@ async def test_a_session_gets_a_large_book_while_others_go_on(tmp_path: Path) ->
         asked = asyncio.ensure_future(reader.query(BookQuery(PRODUCT, 3), linearizable=True))
         meanwhile = 0
         while not asked.done():
-            await gateway.submit([buy(10_000 + meanwhile)])
+            await gateway.submit([sell(10_000 + meanwhile, price=1_000_000)])  # bob's: alice has used up most of her share
             meanwhile += 1
         assert meanwhile >= 5
         assert len((await asked).bid_orders) >= 5_000
