@@ -108,8 +108,9 @@ class Opener:
 class RealFile:
     """A file open for appending, unbuffered. See `ports.DiskFile`."""
 
-    def __init__(self, path: Path, fsync: bool, opener: Opener) -> None:
+    def __init__(self, path: Path, fsync: bool, opener: Opener, synced: Callable[[float], None] = lambda _seconds: None) -> None:
         self._path = path
+        self._synced = synced
         self._opener = opener
         self._fd = opener.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         self._fsync = fsync
@@ -124,8 +125,10 @@ class RealFile:
     def sync(self) -> None:
         """fdatasync, unless the operator gave up durability (`raft.fsync = false`)."""
         if self._fsync:
+            begun = time.perf_counter()
             with _named(self._path):
                 os.fdatasync(self._fd)
+            self._synced(time.perf_counter() - begun)
 
     def truncate(self, size: int) -> None:
         """Cut to `size` bytes."""
@@ -143,11 +146,19 @@ class RealDisk:
     Args:
         archive_to: keeps log segments that are no longer needed; without it they are deleted.
         archives: asked for each such segment; the answer may change while the node runs.
+        synced: called after each fdatasync of an open file, with its duration in seconds.
     """
 
     def __init__(
-        self, directory: Path, *, fsync: bool = True, archive_to: Path | None = None, archives: Callable[[], bool] = lambda: True
+        self,
+        directory: Path,
+        *,
+        fsync: bool = True,
+        archive_to: Path | None = None,
+        archives: Callable[[], bool] = lambda: True,
+        synced: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
+        self._synced = synced
         self._directory = directory
         self._fsync = fsync
         self._archive_to = archive_to
@@ -177,7 +188,7 @@ class RealDisk:
 
     def open(self, name: str) -> DiskFile:
         """Open for appending, created when absent."""
-        return RealFile(self._directory / name, self._fsync, self._opener)
+        return RealFile(self._directory / name, self._fsync, self._opener, self._synced)
 
     def replace(self, name: str, data: bytes) -> None:
         """Write anew: temporary file, fsync, rename, fsync of the directory."""

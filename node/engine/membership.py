@@ -120,5 +120,11 @@ def public(status: NodeStatus) -> NodeStatus:
     """What a trader's key may see of a status: enough to find the leader and to know whether the node serves, nothing of how the cluster is built
     or how it fares."""
     members = [MemberStatus(each.node_id, each.connected, 0, each.role, "", each.native, each.http) for each in status.members]
-    hidden: dict[str, object] = {"state_hash": "", "counters": {}, "members": members, "cluster_keys_missing": []}
+    hidden: dict[str, object] = {
+        "state_hash": "",
+        "counters": {},
+        "durations": {},
+        "members": members,
+        "cluster_keys_missing": [],
+    }
     return msgspec.structs.replace(status, **hidden)

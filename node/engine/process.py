@@ -39,6 +39,7 @@ from node import divergence, exit_codes, identity, pki, software, stale, stop_ti
 from node.certificates import CertificateWatch
 from node.config.file import load
 from node.config.settings import NodeConfig
+from node.durations import EngineDurations
 from node.engine import diagnoses, membership, other_versions, start_order
 from node.engine.addresses import Addresses, own_places
 from node.engine.feed import Feed
@@ -108,7 +109,7 @@ def build(config: NodeConfig, known: identity.Identity, modes: Modes) -> Parts:
         _raft_settings(config, known),
         machine,
         snapshots,
-        _open_disk(config, known),
+        _open_disk(config, known, machine.durations),
         wire,
         clock=time.monotonic,
         randomness=random.Random(),
@@ -141,13 +142,15 @@ def build(config: NodeConfig, known: identity.Identity, modes: Modes) -> Parts:
     return Parts(service, NativeServer(service, pki.peer_node_id), raft, driver, snapshots, machine, certificates)
 
 
-def _open_disk(config: NodeConfig, known: identity.Identity) -> RealDisk:
+def _open_disk(config: NodeConfig, known: identity.Identity, durations: EngineDurations) -> RealDisk:
     # The way back to the version before exports what was applied since, so the log is kept until the migration is final.
     def archives() -> bool:
         return config.keeps_log or switch.may_go_back(config.data_path)
 
     archive = config.data_path / switch.ARCHIVE if archives() else None
-    disk = RealDisk(config.data_path / "log", fsync=config.raft.fsync, archive_to=archive, archives=archives)
+    disk = RealDisk(
+        config.data_path / "log", fsync=config.raft.fsync, archive_to=archive, archives=archives, synced=durations.fsync.observe
+    )
     if known.stage is identity.Stage.STARTED and hardstate.load(disk) is None:
         raise DataDirectoryError(
             f"{config.data_path / 'log'}: the term and the vote of this node are gone. {identity.REJOIN_ADVICE}"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import msgspec
 
+from node.durations import EngineDurations
 from node.engine.feed import Feed
 from node.engine.saved_market import Market, SavedProduct
 from statemachine.engine import Engine
@@ -26,9 +28,13 @@ class ReplicatedEngine:
 
     Attributes:
         keys_changed: called with the ids of API keys that were put; with none where any may be another.
+        durations: the histograms of the process.
+        apply_began: `time.perf_counter` when the latest entry began to be applied.
     """
 
     def __init__(self, feed: Feed) -> None:
+        self.durations = EngineDurations()
+        self.apply_began = 0.0
         self.engine = Engine()
         self._feed = feed
         self.applied_entries = 0
@@ -36,7 +42,9 @@ class ReplicatedEngine:
 
     def apply(self, _index: int, payload: bytes) -> object:
         """Apply a batch; its outcomes as they are encoded, one a command, in order. Publishes its events."""
+        self.apply_began = time.perf_counter()
         applied = self.engine.apply_entry(payload)
+        self.durations.apply.observe(time.perf_counter() - self.apply_began)
         self.applied_entries += 1
         if applied.keys_put:
             self.keys_changed(applied.keys_put)

@@ -173,7 +173,7 @@ class EngineService:
         self._later = later
         self._waiting_room = WaitingRoom(after, config.native.queue_max)
         self._batcher: Batcher[Sequence[AnyCommand]] = Batcher(
-            raft.propose,
+            self._propose,
             self._seal,
             later=later,
             units_max=config.native.batch_commands_max,
@@ -210,6 +210,17 @@ class EngineService:
         if not self._waits_for_leader(share, len(commands), lambda: self._submit(request, share, size, send)):
             self._submit(request, share, size, send)
 
+    def _propose(self, payload: bytes, done: Done) -> None:
+        """`Raft.propose`, timed up to the moment when the entry begins to be applied."""
+        begun = time.perf_counter()
+
+        def timed(result: ProposeResult) -> None:
+            if result.error is None:
+                self._machine.durations.commit.observe(max(0.0, self._machine.apply_began - begun))
+            done(result)
+
+        self._raft.propose(payload, timed)
+
     @property
     def seeding(self) -> Seeding | None:
         """The dataset that the cluster begins with, while this node still waits for it."""
@@ -232,7 +243,10 @@ class EngineService:
             send(self._failure(request.request_id, error))
             return
 
+        begun = time.perf_counter()
+
         def done(refusal: Refusal | None, outcomes: Sequence[object]) -> None:
+            self._machine.durations.request.observe(time.perf_counter() - begun)
             if refusal is None:
                 send(Results(request.request_id, outcomes))  # type: ignore[arg-type]  # the batcher does not know what it carries
             else:
@@ -388,6 +402,7 @@ class EngineService:
             engine_start=self.identity.start,
             warnings=self._warnings(raft.members_index),
             certificate_expires=self._certificate_expires(),
+            durations=self._machine.durations.freeze(),
         )
 
     @property

@@ -6,16 +6,63 @@ Several gateway processes may share a port; each answers for itself, told apart 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from node import durations
+from node.durations import DurationCounts
 from node.engine.modes import Mode
 from node.gateway import node_counters
 from node.native.protocol import NodeStatus
+
+NODE_GAUGES: tuple[tuple[str, str, str], ...] = (
+    ("term", "quorumbook_raft_term", "Raft's current term"),
+    ("commit_index", "quorumbook_raft_commit_index", "Last log entry that a majority has, as far as the node knows"),
+    ("applied_index", "quorumbook_raft_applied_index", "Last log entry whose effect is in the state"),
+    ("last_log_index", "quorumbook_raft_last_log_index", "Last entry of the node's log"),
+    ("first_log_index", "quorumbook_raft_first_log_index", "First entry of the node's log"),
+    ("snapshot_index", "quorumbook_snapshot_index", "Last log entry that the newest snapshot stands for"),
+    ("sequence", "quorumbook_command_sequence", "Number of the latest command in the state"),
+    ("members_index", "quorumbook_members_index", "Log entry that says who the members are"),
+    ("voter", "quorumbook_voter", "1 while the node has a vote"),
+    ("ready", "quorumbook_ready", "1 while the node has applied what a known leader has committed"),
+    ("quorum", "quorumbook_quorum", "1 while the node is in touch with a majority"),
+    ("uptime", "quorumbook_engine_uptime_seconds", "Seconds since the engine started"),
+)
+"""Fields of `NodeStatus`, their metrics, and what these mean."""
+
+MEMBER_GAUGES: Mapping[str, str] = {
+    "connected": "1 while the node has a connection to the member",
+    "voter": "1 for a member with a vote",
+    "match_index": "Last log entry that the leader knows the member to have",
+    "snapshot_sent_bytes": "Bytes of a snapshot that were sent to the member; 0 where none is under way",
+    "snapshot_size_bytes": "Bytes of the snapshot that is being sent to the member; 0 where none is under way",
+    "clock_skew_seconds": "Seconds by which the member's clock is ahead of the node's",
+}
+
+HISTORY_GAUGES: Mapping[str, tuple[str, str]] = {
+    "log_index": ("log_index", "Last log entry in the node's market database"),
+    "sequence": ("command_sequence", "Number of the latest command in the node's market database"),
+    "gaps": ("gaps", "Stretches of the log that the node's market database lacks"),
+    "behind": ("behind_commands", "Commands that the node has applied and its market database lacks"),
+    "lag_seconds": ("lag_seconds", "Age of the latest command in the node's market database; 0 where it has all"),
+    "confirmed": ("confirmed", "1 where the node's market database is known to be of this log"),
+}
+
+DURATIONS: Mapping[str, tuple[str, str]] = {
+    durations.FSYNC: ("quorumbook_fsync_duration_seconds", "Duration of one fdatasync of the Raft log"),
+    durations.COMMIT: ("quorumbook_commit_duration_seconds", "From proposing a log entry until a majority has it, on the leader"),
+    durations.APPLY: ("quorumbook_apply_duration_seconds", "Duration of applying one log entry"),
+    durations.REQUEST: (
+        "quorumbook_request_duration_seconds",
+        "From the arrival of commands at the leader's engine to the answer",
+    ),
+}
+"""Histograms of the engine."""
 
 BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 8.0)
 ROLES = ("leader", "follower", "candidate")
@@ -53,20 +100,26 @@ class Metrics(Collector):
         )
         self._sent = Counter("quorumbook_websocket_messages", "Messages put into WebSocket queues", names, registry=own)
         self._engine_up = Gauge("quorumbook_engine_up", "1 while the engine of the node answers", ["node"], registry=own)
-        self._status = Gauge("quorumbook_node", "The node's status, by what", ["node", "what"], registry=own)
+        self._status = {field: Gauge(name, text, ["node"], registry=own) for field, name, text in NODE_GAUGES}
+        self._peers = Gauge("quorumbook_peers_connected", "Other members that the node is connected with", ["node"], registry=own)
         self._role = Gauge("quorumbook_node_role", "1 for the role that the node has", ["node", "role"], registry=own)
         self._mode = Gauge("quorumbook_node_mode", "1 for the mode that the node is in", ["node", "mode"], registry=own)
         self._counters: dict[str, int] = {}
+        self._durations: dict[str, DurationCounts] = {}
         self._build = Gauge(
             "quorumbook_build_info", "1, with the node's software and ABI", ["node", "software", "abi"], registry=own
         )
         self._expires = Gauge(
             "quorumbook_certificate_expires_timestamp_seconds", "When the node's certificate in use ends", ["node"], registry=own
         )
-        self._member = Gauge(
-            "quorumbook_member", "A member of the cluster as the node sees it, by what", ["node", "member", "what"], registry=own
-        )
-        self._history = Gauge("quorumbook_history", "Where the history of the node is, by what", ["node", "what"], registry=own)
+        self._member = {
+            name: Gauge(f"quorumbook_member_{name}", text, ["node", "member"], registry=own)
+            for name, text in MEMBER_GAUGES.items()
+        }
+        self._history = {
+            field: Gauge(f"quorumbook_history_{name}", text, ["node"], registry=own)
+            for field, (name, text) in HISTORY_GAUGES.items()
+        }
         self.sockets = self._sockets.labels(**self._labels)
         self.sent = self._sent.labels(**self._labels)
 
@@ -89,12 +142,21 @@ class Metrics(Collector):
         )
         for (method, route, status), count in self._requests.items():
             requests.add_metric([*own, method, route, str(status)], count)
-        latency = HistogramMetricFamily("quorumbook_http_seconds", "Time to answer", labels=[*names, "method", "route"])
+        latency = HistogramMetricFamily(
+            "quorumbook_http_request_duration_seconds", "Time to answer a request", labels=[*names, "method", "route"]
+        )
         for (method, route), latencies in self._latencies.items():
-            sums = list(accumulate(latencies.counts))
-            bounds = [*(str(bound) for bound in BUCKETS), "+Inf"]
-            latency.add_metric([*own, method, route], list(zip(bounds, sums, strict=True)), latencies.total)
-        return [requests, latency, *node_counters.families(self._labels["node"], self._counters)]
+            latency.add_metric([*own, method, route], _buckets(BUCKETS, latencies.counts), latencies.total)
+        return [requests, latency, *self._engine_durations(), *node_counters.families(self._labels["node"], self._counters)]
+
+    def _engine_durations(self) -> Iterable[Metric]:
+        """The engine's histograms."""
+        for kind, counts in self._durations.items():
+            if kind in DURATIONS:
+                name, text = DURATIONS[kind]
+                family = HistogramMetricFamily(name, text, labels=["node"])
+                family.add_metric([self._labels["node"]], _buckets(durations.BOUNDS_S, counts.counts), counts.total_s)
+                yield family
 
     def refused(self, kind: str) -> None:
         """Count a connection or request that reached no handler."""
@@ -114,30 +176,21 @@ class Metrics(Collector):
             self._mode.labels(node=node, mode=mode.value).set(status is not None and status.mode == mode)
         if status is None:
             return
-        numbers = (
-            "term",
-            "commit_index",
-            "applied_index",
-            "last_log_index",
-            "first_log_index",
-            "snapshot_index",
-            "sequence",
-            "members_index",
-        )
-        for name in (*numbers, "voter", "ready", "quorum", "uptime"):
-            self._status.labels(node=node, what=name).set(float(getattr(status, name)))
+        for field, gauge in self._status.items():
+            gauge.labels(node=node).set(float(getattr(status, field)))
         if status.certificate_expires:
             self._expires.labels(node=node).set(status.certificate_expires)
         self._members(status)
-        self._counters = status.counters
+        self._counters, self._durations = status.counters, status.durations
         self._build.clear()
         self._build.labels(node=node, software=status.software, abi=status.abi).set(1)
-        self._status.labels(node=node, what="peers_connected").set(sum(member.connected for member in status.others))
+        self._peers.labels(node=node).set(sum(member.connected for member in status.others))
 
     def _members(self, status: NodeStatus) -> None:
         """What the node knows of each member; a gauge of one that has gone disappears."""
         node = self._labels["node"]
-        self._member.clear()
+        for gauge in self._member.values():
+            gauge.clear()
         for member in status.members:
             values = {
                 "connected": float(member.connected),
@@ -148,15 +201,21 @@ class Metrics(Collector):
             }
             if member.clock_skew is not None:
                 values["clock_skew_seconds"] = member.clock_skew
-            for what, value in values.items():
-                self._member.labels(node=node, member=member.node_id, what=what).set(value)
+            for name, value in values.items():
+                self._member[name].labels(node=node, member=member.node_id).set(value)
 
     def history(self, values: Mapping[str, int]) -> None:
         """Take over where the node's history is; empty while it cannot be read."""
-        self._history.clear()
-        for what, value in values.items():
-            self._history.labels(node=self._labels["node"], what=what).set(value)
+        for field, gauge in self._history.items():
+            gauge.clear()
+            if field in values:
+                gauge.labels(node=self._labels["node"]).set(values[field])
 
     def render(self) -> bytes:
         """The text that Prometheus reads."""
         return generate_latest(self.registry)
+
+
+def _buckets(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, float]]:
+    """Cumulative counts by upper bound, as Prometheus wants them."""
+    return list(zip([*(str(bound) for bound in bounds), "+Inf"], accumulate(counts), strict=True))

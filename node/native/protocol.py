@@ -18,6 +18,7 @@ from typing import Annotated
 import msgspec
 
 from node.config.settings import COMMANDS_PER_SUBMIT_MAX
+from node.durations import DurationCounts
 from node.statistics import Figures
 from statemachine.commands import AnyCommand
 from statemachine.events import AnyEvent, AnyOutcome, OrderState
@@ -388,6 +389,7 @@ class NodeStatus(msgspec.Struct, frozen=True, array_like=True):
     how many commands and entries went through. `mode`: see `modes.Mode`. `engine_start` is random at each start of the engine process.
     `warnings`: what a person should put right, such as addresses that contradict each other.
     `certificate_expires`: when the node's certificate in use ends, in seconds since the epoch.
+    `durations`: histograms of the engine process since its start, by name: see `node.durations`.
     """
 
     node_id: str
@@ -418,6 +420,7 @@ class NodeStatus(msgspec.Struct, frozen=True, array_like=True):
     engine_start: str = ""
     certificate_expires: int = 0
     warnings: list[str] = []
+    durations: dict[str, DurationCounts] = {}
 
     @property
     def others(self) -> list[MemberStatus]:

@@ -315,7 +315,7 @@ async def test_status_and_metrics_say_how_far_behind_it_is(kept: Exchange) -> No
     assert lag >= 0
     assert answer["history"] == {"log_index": sequence - 3, "sequence": sequence - 3, "gaps": 0, "behind": 3, "confirmed": 1}
     text = await (await kept.client.get("/metrics")).text()
-    assert 'quorumbook_history{node="n1",what="behind"} 3.0' in text
+    assert 'quorumbook_history_behind_commands{node="n1"} 3.0' in text
 
 
 CALLS: Sequence[tuple[str, str]] = (

@@ -214,10 +214,10 @@ async def test_metrics_count_requests_and_show_the_node(exchange: Exchange) -> N
         'quorumbook_http_requests_total{method="GET",node="n1",route="/products/{id}/book",status="200",worker="0"} 1.0' in text
     )
     assert 'route="none",status="404"' in text
-    assert 'quorumbook_node{node="n1",what="term"} 3.0' in text
+    assert 'quorumbook_raft_term{node="n1"} 3.0' in text
     assert 'quorumbook_node_role{node="n1",role="leader"} 1.0' in text
-    assert 'quorumbook_member{member="n2",node="n1",what="connected"} 1.0' in text
-    assert 'quorumbook_member{member="n2",node="n1",what="snapshot_size_bytes"} 0.0' in text
+    assert 'quorumbook_member_connected{member="n2",node="n1"} 1.0' in text
+    assert 'quorumbook_member_snapshot_size_bytes{member="n2",node="n1"} 0.0' in text
 
 
 async def test_a_fault_of_ours_is_answered_in_json(exchange: Exchange, caplog: pytest.LogCaptureFixture) -> None:
