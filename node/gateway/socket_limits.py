@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from node.budget import AddressShares, Places, caller_of
+from node.budget import AddressShares, Bucket, Places, caller_of
 from node.gateway.turns import Turns
 
 SOCKETS_MAX = 2_000
@@ -23,7 +23,10 @@ FEW = 10
 
 MESSAGES_PER_SECOND = 100.0
 MESSAGES_BURST = 200.0
-"""Messages of one connection, pings and pongs among them; one with more is cut off."""
+"""Messages of one connection, pings and pongs among them; one with more is cut off. Pings that answer messages do not count: see `Allowance`."""
+
+PINGS_EARNED_MAX = 10_000
+"""Messages that a client may have received and not yet answered with a ping: what the buffers of both ends hold of short messages."""
 
 BYTES_PER_UNIT = 16 * 1024
 """Bytes of a message that cost one unit to decode."""
@@ -44,6 +47,31 @@ RESUMES_MAX = 4
 
 RESUMES_WAITING = 16
 """Readers of one address that may wait for that."""
+
+
+class Allowance:
+    """How many messages one connection may send.
+
+    `MESSAGES_PER_SECOND` on average and `MESSAGES_BURST` at once, and one ping more for each message that the connection was sent. Some clients
+    (cbpro among them) send a ping before each read: their pings come as fast as the feed's messages go. The sum stays bounded by what this
+    server chose to send.
+    """
+
+    def __init__(self, now: float, per_second: float, burst: float) -> None:
+        self._bucket = Bucket(per_second, burst, now)
+        self._pings = 0
+
+    def sent(self) -> None:
+        """The connection was sent a message."""
+        if self._pings < PINGS_EARNED_MAX:
+            self._pings += 1
+
+    def take(self, now: float, *, ping: bool) -> bool:
+        """Count a message that the client sent; False where it is one too many."""
+        if ping and self._pings:
+            self._pings -= 1
+            return True
+        return not self._bucket.take(now)
 
 
 class SocketLimits:

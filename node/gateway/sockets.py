@@ -10,7 +10,7 @@ import socket as socket_module
 
 from aiohttp import WSMsgType, web
 
-from node.budget import Bucket, Cost
+from node.budget import Cost
 from node.errors import QuorumbookError
 from node.gateway import channels
 from node.gateway.auth import SOCKET_METHOD, SOCKET_TARGET, Claim, Identity
@@ -23,7 +23,7 @@ from node.gateway.ids import product_text
 from node.gateway.product_feed import ProductFeed
 from node.gateway.requests import FeedRequest, given, parse
 from node.gateway.sessions import Subscriber
-from node.gateway.socket_limits import BYTES_PER_UNIT, FLOOD, MESSAGES_BURST, MESSAGES_PER_SECOND
+from node.gateway.socket_limits import BYTES_PER_UNIT, FLOOD, MESSAGES_BURST, MESSAGES_PER_SECOND, Allowance
 from node.gateway.socket_requests import Wanted, expand
 from node.gateway.web import client_address
 from node.keys.addresses import FORWARDED
@@ -88,7 +88,7 @@ class Connection:
         self._transport = request.transport
         self._address = address
         self._subscriber = Subscriber(gateway.feeds, gateway.metrics, self._limits, address, self._end)
-        self._allowance = Bucket(MESSAGES_PER_SECOND, MESSAGES_BURST, asyncio.get_running_loop().time())
+        self._allowance = Allowance(asyncio.get_running_loop().time(), MESSAGES_PER_SECOND, MESSAGES_BURST)
         self._writer: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
 
@@ -98,7 +98,7 @@ class Connection:
         self._writer = asyncio.create_task(self._write())
         try:
             async for message in self._socket:
-                if not self._allowed():
+                if not self._allowed(message.type):
                     break
                 if message.type is WSMsgType.TEXT:
                     await self._received(message.data)
@@ -112,9 +112,9 @@ class Connection:
                 await self._closing
             self._gateway.metrics.sockets.dec()
 
-    def _allowed(self) -> bool:
+    def _allowed(self, kind: WSMsgType) -> bool:
         """Count a message or control frame. A connection with too many is cut off, and nothing more is read from it."""
-        if not self._allowance.take(asyncio.get_running_loop().time()):
+        if self._allowance.take(asyncio.get_running_loop().time(), ping=kind is WSMsgType.PING):
             return True
         if not self._subscriber.ended:
             if self._transport is not None:
@@ -122,6 +122,7 @@ class Connection:
             self._gateway.metrics.cut_off("flood")
             self._limits.spend(self._address, FLOOD)
             self._subscriber.end(POLICY, "too many messages")
+            log.debug("the connection of %s is closed: more than %d messages a second", self._address, MESSAGES_PER_SECOND)
         return False
 
     async def _answer_ping(self, data: bytes) -> None:
@@ -133,7 +134,9 @@ class Connection:
     async def _write(self) -> None:
         try:
             while True:
-                await self._socket.send_frame(await self._subscriber.next_message(), WSMsgType.TEXT)
+                message = await self._subscriber.next_message()
+                self._allowance.sent()
+                await self._socket.send_frame(message, WSMsgType.TEXT)
         except ConnectionError:
             self._subscriber.end(1000, "")
 

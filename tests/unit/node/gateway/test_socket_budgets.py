@@ -96,6 +96,35 @@ class TestMessages:
         (line,) = (line for line in exchange.gateway.metrics.render().decode().splitlines() if line.startswith(cut))
         assert line.endswith(" 1.0"), "connections are counted, not messages"
 
+    async def test_a_client_may_send_a_ping_for_each_message_that_it_was_sent(
+        self, exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """cbpro sends a ping before each read. A feed of more than 100 messages a second cut it off."""
+        monkeypatch.setattr("node.gateway.sockets.MESSAGES_BURST", 5.0)
+        monkeypatch.setattr("node.gateway.sockets.MESSAGES_PER_SECOND", 0.001)
+        socket = await exchange.client.ws_connect("/", autoping=False)
+        await socket.send_json({"type": "subscribe", "product_ids": ["BTC-USD"]})
+        assert (await receive(socket))["type"] == "subscriptions"
+        for price in range(100, 120):
+            await exchange.order("alice", "buy", str(price), "0.1")
+        told = 0
+        async with asyncio.timeout(10):
+            while told < 40:  # two events of each order
+                await socket.ping(b"keepalive")
+                while (got := await socket.receive()).type is WSMsgType.PONG:
+                    continue
+                assert got.type is WSMsgType.TEXT, f"{got} after {told} messages"
+                told += 1
+            await socket.send_json({"type": "unsubscribe"})
+            while (got := await socket.receive()).type is WSMsgType.PONG:
+                continue
+            assert got.type is WSMsgType.TEXT, "the connection is there still"
+            for _ in range(100):
+                await socket.ping(b"a flood")
+            while (got := await socket.receive()).type is not WSMsgType.CLOSE:
+                continue
+        assert got.data == 1008
+
     async def test_an_address_whose_connection_was_cut_off_for_a_flood_gets_no_other_for_a_while(
         self, exchange: Exchange, monkeypatch: pytest.MonkeyPatch
     ) -> None:
