@@ -9,7 +9,7 @@ from statemachine.writer cimport Writer
 @cython.locals(outcome=Writer)
 cdef int _begin(State state, int tag, int fields) except -1
 @cython.locals(outcome=Writer)
-cpdef int rejected(State state, object refusal) except -1
+cpdef int rejected(State state, object reject) except -1
 cpdef int done(State state, bint changed) except -1
 @cython.locals(outcome=Writer)
 cpdef int transferred(State state, str currency, wide amount, Balance balance) except -1

@@ -5,9 +5,9 @@ A field stands here once, in the order of its struct; `tests/unit/statemachine/t
 
 from __future__ import annotations
 
-from statemachine.admission import Refusal
 from statemachine.entities import Balance, Order
 from statemachine.state import State
+from statemachine.validation import Reject
 
 
 def _begin(state: State, tag: int, fields: int) -> None:
@@ -20,13 +20,13 @@ def _begin(state: State, tag: int, fields: int) -> None:
     outcome.flag(False)
 
 
-def rejected(state: State, refusal: Refusal) -> None:
+def rejected(state: State, reject: Reject) -> None:
     """Refused, nothing changed."""
     _begin(state, 1, 6)
     outcome = state.outcome
-    outcome.number(refusal.reason)
-    outcome.text(refusal.field)
-    outcome.text(refusal.detail)
+    outcome.number(reject.reason)
+    outcome.text(reject.field)
+    outcome.text(reject.detail)
 
 
 def done(state: State, changed: bool) -> None:

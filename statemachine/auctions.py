@@ -33,11 +33,11 @@ from typing import NamedTuple
 
 from statemachine import stops
 from statemachine.book import BookSide
+from statemachine.emit import order_changed, order_received, status_changed
 from statemachine.entities import Account, Order, Product
 from statemachine.limits import AMOUNT_MAX, LEVELS_PER_UNIT, LOOKS_PER_UNIT
-from statemachine.matching import Aggressor, decrement_size, leave_side, match, trade
+from statemachine.matching import Taker, close_on_side, decrement_size, match, trade
 from statemachine.state import State
-from statemachine.tell import order_changed, order_received, status_changed
 from statemachine.types import DoneReason, Opening, OrderStatus, ProductStatus, SelfTradePrevention, Side
 
 TRADING = (ProductStatus.ONLINE, ProductStatus.POST_ONLY, ProductStatus.LIMIT_ONLY)
@@ -84,10 +84,10 @@ def collect(state: State, product: Product, order: Order) -> None:
     """Let an accepted order wait for the auction to open. O(log n)."""
     order_received(state, product, order)
     state.wait(order)
-    put(state, product, order)
+    add(state, product, order)
 
 
-def put(state: State, product: Product, order: Order) -> None:
+def add(state: State, product: Product, order: Order) -> None:
     """An order is among the collected ones. O(log n)."""
     product.collected(order.side).add(order)
     product.collection.add(order)
@@ -187,7 +187,7 @@ def go_on(state: State, product: Product, limit: int) -> bool:
         state.work += levels // LEVELS_PER_UNIT
         product.opening, product.opening_price = Opening.MEETING, found.price
     if product.opening == Opening.MEETING:
-        if not _let_meet(state, product, limit):
+        if not _uncross(state, product, limit):
             return False
         product.opening = Opening.ENTERING
     while product.collection.orders:
@@ -201,15 +201,15 @@ def go_on(state: State, product: Product, limit: int) -> bool:
         order.status = _OPEN
         match(state, product, order)
         if product.stops.count:
-            stops.note(state, product)
+            stops.note_prices(state, product)
     product.opening = Opening.NONE
-    tell_status(state, product)
+    emit_status(state, product)
     if product.trigger_low:
-        stops.take(state, product)
+        stops.take_triggered(state, product)
     return True
 
 
-def _let_meet(state: State, product: Product, limit: int) -> bool:
+def _uncross(state: State, product: Product, limit: int) -> bool:
     """Orders meet at the auction's price. True when no two are left that accept it."""
     price = product.opening_price
     while price:
@@ -220,13 +220,13 @@ def _let_meet(state: State, product: Product, limit: int) -> bool:
             return False
         state.lowest = state.highest = 0
         state.work += 2
-        product.opening_size += _meet(state, product, price, bid, ask)
+        product.opening_size += _cross(state, product, price, bid, ask)
         if product.stops.count:
-            stops.note(state, product)
+            stops.note_prices(state, product)
     return True
 
 
-def tell_status(state: State, product: Product) -> None:
+def emit_status(state: State, product: Product) -> None:
     """Tell the product's status, and what its auction traded as it opened."""
     price, size = (product.opening_price, product.opening_size) if product.opening_size else (0, 0)
     product.opening_price = product.opening_size = 0
@@ -245,7 +245,7 @@ def _next(product: Product, side: Side, price: int) -> tuple[BookSide, Order] | 
     return place, first
 
 
-def _meet(state: State, product: Product, price: int, bid: tuple[BookSide, Order], ask: tuple[BookSide, Order]) -> int:
+def _cross(state: State, product: Product, price: int, bid: tuple[BookSide, Order], ask: tuple[BookSide, Order]) -> int:
     """Two orders meet: how much they trade. What is on the book came before all that was collected, so the smaller id is the earlier order's."""
     earlier, later = (bid, ask) if bid[1].order_id < ask[1].order_id else (ask, bid)
     (maker_side, maker), (taker_side, taker) = earlier, later
@@ -258,12 +258,12 @@ def _meet(state: State, product: Product, price: int, bid: tuple[BookSide, Order
     maker_side.reduce(maker, size)
     taker_side.reduce(taker, size)
     before = maker.remaining
-    trade(state, product, Aggressor(taker), maker, size, price, True)
+    trade(state, product, Taker(taker), maker, size, price, True)
     if maker.status == OrderStatus.OPEN:
         order_changed(state, product, maker, before, maker.remaining, False, True, True)
     for side, order in (earlier, later):
         if order.remaining == 0:
-            leave_side(state, product, side, order, DoneReason.FILLED)
+            close_on_side(state, product, side, order, DoneReason.FILLED)
     return size
 
 
@@ -278,7 +278,7 @@ def _prevent(state: State, product: Product, earlier: tuple[BookSide, Order], la
     }[stp]
     for (side, order), leaves in zip((earlier, later), leaving, strict=True):
         if leaves:
-            leave_side(state, product, side, order, DoneReason.CANCELLED)
+            close_on_side(state, product, side, order, DoneReason.CANCELLED)
         elif stp == SelfTradePrevention.DC:
             side.reduce(order, by)
             decrement_size(state, product, order, by, order.status == OrderStatus.OPEN)

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator
 
 from sortedcontainers import SortedList
 
-from statemachine.draining import drain
 from statemachine.entities import Order, PriceLevel
 from statemachine.limits import AMOUNT_MAX
+from statemachine.teardown import clear
 from statemachine.types import OrderType, Side, StopType
 
 NO_LIMIT = AMOUNT_MAX
@@ -161,7 +161,7 @@ class BookSide:
         level.total -= by
 
     def limit_key(self, order: Order) -> int:
-        """The largest key of this side that an aggressor may trade with."""
+        """The largest key of this side that an taker may trade with."""
         return _NO_LIMIT if order.order_type == _MARKET else order.price * self.direction
 
     def crosses(self, price: int) -> bool:
@@ -173,8 +173,8 @@ class BookSide:
         """The levels, best first."""
         return (level for chunk in reversed(self.chunks) for level in reversed(chunk))
 
-    def release(self) -> None:
-        """Empty it in small steps (`draining`). O(orders + L)."""
+    def clear(self) -> None:
+        """Empty it in small steps (`teardown`). O(orders + L)."""
         self.best = None
         while self.chunks:
             chunk = self.chunks.pop()
@@ -272,9 +272,9 @@ class Collection:
         bids, asks = prices
         return bool(asks and asks[0] <= price) if side == _BUY else bool(bids and bids[-1] >= price)
 
-    def release(self) -> None:
-        """Empty it in small steps (`draining`)."""
-        drain(self.orders, self.own)
+    def clear(self) -> None:
+        """Empty it in small steps (`teardown`)."""
+        clear(self.orders, self.own)
 
 
 class StopBook:
@@ -342,9 +342,9 @@ class StopBook:
             self._update()
         return sorted([order_id for _, order_id in taken])
 
-    def release(self) -> None:
-        """Empty it in small steps (`draining`)."""
-        drain(self.losses, self.entries)
+    def clear(self) -> None:
+        """Empty it in small steps (`teardown`)."""
+        clear(self.losses, self.entries)
         self._update()
 
     def waiting(self) -> Iterator[tuple[StopType, int, int]]:

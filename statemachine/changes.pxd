@@ -2,7 +2,7 @@
 cimport cython
 
 from statemachine.entities cimport Account, Order
-from statemachine.remember cimport OutcomeMemory
+from statemachine.reply_cache cimport ReplyCache
 
 cdef int _DONE
 
@@ -13,7 +13,7 @@ cdef class AccountChanges:
     cdef readonly list came
     cdef readonly list left
     cdef readonly long long done_count
-    cdef readonly long long remembered
+    cdef readonly long long added
     cdef readonly dict by_kind
 
     cpdef int note(self, Order order) except -1
@@ -30,7 +30,7 @@ cdef class Changes:
 
     @cython.locals(changes=AccountChanges)
     cpdef int touch(self, Account account) except -1
-    cpdef int touch_operator(self, OutcomeMemory memory) except -1
+    cpdef int touch_operator(self, ReplyCache memory) except -1
     cpdef int touch_order(self, Order order) except -1
     @cython.locals(changes=AccountChanges)
     cpdef int order_came(self, Order order) except -1

@@ -19,12 +19,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from statemachine import rows
-from statemachine.draining import drain
 from statemachine.entities import Account, Order
 from statemachine.limits import OPERATOR
-from statemachine.remember import MemoryView, OutcomeMemory
+from statemachine.reply_cache import CacheView, ReplyCache
 from statemachine.rows import Row
 from statemachine.tables import BalanceRow
+from statemachine.teardown import clear
 from statemachine.types import OrderStatus
 
 if TYPE_CHECKING:
@@ -45,18 +45,18 @@ class Piece(NamedTuple):
 
 
 class AccountChanges:
-    """What changed of an account. `done_count`, `remembered` and `by_kind` (as `remembered`, of each kind of transfer) are those before the first
+    """What changed of an account. `done_count`, `added` and `by_kind` (as `added`, of each kind of transfer) are those before the first
     change.
 
     `came`: orders that came or changed, of which those that are done by now do not count; `left`: the ids of those that were open at the freeze
     before, and left. `all_orders`: every order that is open at the freeze counts.
     """
 
-    __slots__ = ("all_orders", "by_kind", "came", "done_count", "left", "remembered")
+    __slots__ = ("added", "all_orders", "by_kind", "came", "done_count", "left")
 
-    def __init__(self, done_count: int, remembered: int, by_kind: dict[int, int], all_orders: bool = False) -> None:
+    def __init__(self, done_count: int, added: int, by_kind: dict[int, int], all_orders: bool = False) -> None:
         self.done_count = done_count
-        self.remembered = remembered
+        self.added = added
         self.by_kind = by_kind
         self.came: list[Order] = []
         self.left: list[int] = []
@@ -78,8 +78,8 @@ class AccountView(NamedTuple):
     done: list[Order]
     done_count: int
     done_kept: int
-    outcomes: MemoryView
-    memories: dict[int, MemoryView]
+    outcomes: CacheView
+    memories: dict[int, CacheView]
 
 
 class Changes:
@@ -107,17 +107,17 @@ class Changes:
         """Before anything of an account changes."""
         if account.touched != self.epoch:
             account.touched = self.epoch
-            by_kind = {kind: memory.remembered for kind, memory in account.memories.items()}
-            changes = account.changes = AccountChanges(account.done_count, account.memory.remembered, by_kind)
+            by_kind = {kind: memory.added for kind, memory in account.other_replies.items()}
+            changes = account.changes = AccountChanges(account.done_count, account.replies.added, by_kind)
             self._accounts[account.account_id] = changes
             if self._frozen is not None:
                 self._frozen.keep_account(account.account_id)
 
-    def touch_operator(self, memory: OutcomeMemory) -> None:
+    def touch_operator(self, memory: ReplyCache) -> None:
         """Before the operator's memory changes."""
         if not self._operator:
             self._operator = True
-            self._accounts[OPERATOR] = AccountChanges(0, memory.remembered, {})
+            self._accounts[OPERATOR] = AccountChanges(0, memory.added, {})
             if self._frozen is not None:
                 self._frozen.keep_account(OPERATOR)
 
@@ -153,12 +153,12 @@ class Changes:
         if self._frozen is frozen:
             self._frozen = None
 
-    def release(self) -> None:
-        """Empty it in small steps (`draining`). The view frozen last refers to the state, and is let go too: nobody may iterate it any more."""
+    def clear(self) -> None:
+        """Empty it in small steps (`teardown`). The view frozen last refers to the state, and is let go too: nobody may iterate it any more."""
         self._frozen = None
         while self._accounts:
             changes = self._accounts.popitem()[1]
-            drain(changes.came, changes.left)
+            clear(changes.came, changes.left)
 
     def freeze(self, state: State, *, whole: bool) -> Frozen:
         """See `Engine.freeze`."""
@@ -173,11 +173,11 @@ class Changes:
 
 def _everything(state: State) -> dict[str, AccountChanges]:
     """As if all had changed. O(accounts)."""
-    memory = state.operator_memory
-    everything = {OPERATOR: AccountChanges(0, memory.remembered - len(memory), {})}
+    memory = state.operator_replies
+    everything = {OPERATOR: AccountChanges(0, memory.added - len(memory), {})}
     for name, account in state.accounts.items():
-        forgotten = account.memory.remembered - len(account.memory)
-        by_kind = {kind: each.remembered - len(each) for kind, each in account.memories.items()}
+        forgotten = account.replies.added - len(account.replies)
+        by_kind = {kind: each.added - len(each) for kind, each in account.other_replies.items()}
         everything[name] = AccountChanges(account.done_count - len(account.done), forgotten, by_kind, True)
     return everything
 
@@ -236,13 +236,13 @@ class Frozen:
     def _view(self, account_id: str, changes: AccountChanges) -> AccountView:
         account = self._state.accounts.get(account_id)
         if account is None:
-            memory = self._state.operator_memory
-            return AccountView(0, [], [], 0, 0, memory.newest(memory.remembered - changes.remembered), {})
+            memory = self._state.operator_replies
+            return AccountView(0, [], [], 0, 0, memory.newest(memory.added - changes.added), {})
         done = list(account.done)
         new = min(account.done_count - changes.done_count, len(done))
-        outcomes = account.memory.newest(account.memory.remembered - changes.remembered)
+        outcomes = account.replies.newest(account.replies.added - changes.added)
         memories = {
-            kind: each.newest(each.remembered - changes.by_kind.get(kind, 0)) for kind, each in list(account.memories.items())
+            kind: each.newest(each.added - changes.by_kind.get(kind, 0)) for kind, each in list(account.other_replies.items())
         }
         return AccountView(
             account.opened_at,

@@ -18,8 +18,8 @@ from pathlib import Path  # pure: as above
 
 MODULES = (
     *("exact", "writer", "entry"),
-    *("remember", "entities", "book", "changes", "state"),
-    *("admission", "tell", "answer", "matching", "handlers", "engine"),
+    *("reply_cache", "entities", "book", "changes", "state"),
+    *("validation", "emit", "answer", "matching", "handlers", "engine"),
 )
 """What is compiled: what every order passes. `writer` and `entry` have a twin, `<name>.pyx`, that is compiled instead."""
 

@@ -6,27 +6,27 @@ from statemachine.entities cimport Account
 from statemachine.entry cimport EntryReader, is_command_id, is_name
 from statemachine.exact cimport wide
 from statemachine.handlers cimport cancel_order, place_order
-from statemachine.remember cimport OutcomeMemory, fingerprint_fits
+from statemachine.reply_cache cimport ReplyCache, fingerprint_fits
 from statemachine.state cimport State
 from statemachine.writer cimport Writer
 
 cdef int _OTHER
 cdef int _PLACE
 cdef int _CANCEL
-cdef Py_ssize_t _MARK
+cdef Py_ssize_t _FINGERPRINT
 
 @cython.locals(ends=list, command_ends=list, outcomes=bytes, events=bytes)
 cdef object _apply(State state, EntryReader entry)
-@cython.locals(account=Account, memory=OutcomeMemory, mark=bytes, seen=bytes)
+@cython.locals(account=Account, memory=ReplyCache, fingerprint=bytes, seen=bytes)
 cdef int _answer(State state, EntryReader entry) except -1
 @cython.locals(outcome=Writer)
-cdef int _answer_first(State state, Account account, OutcomeMemory memory, EntryReader entry, bytes mark) except -1
-@cython.locals(memory=OutcomeMemory, mark=bytes, seen=bytes)
+cdef int _answer_first(State state, Account account, ReplyCache memory, EntryReader entry, bytes fingerprint) except -1
+@cython.locals(memory=ReplyCache, fingerprint=bytes, seen=bytes)
 cdef int _answer_transfer(State state, Account account, EntryReader entry) except -1
-@cython.locals(memory=OutcomeMemory)
+@cython.locals(memory=ReplyCache)
 cdef bytes _refused_before(Account account, int kind, str command_id)
-@cython.locals(memory=OutcomeMemory)
+@cython.locals(memory=ReplyCache)
 cdef int _remember_refusal(State state, Account account, int kind, str command_id) except -1
-cdef int _answer_again(State state, bytes seen, bytes mark) except -1
+cdef int _answer_again(State state, bytes seen, bytes fingerprint) except -1
 cdef object _carry_out(State state, Account account, EntryReader entry)
-cdef int _reject(State state, object refusal) except -1
+cdef int _reject(State state, object reject) except -1

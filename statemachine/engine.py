@@ -13,7 +13,6 @@ from hashlib import blake2b, sha256
 import msgspec
 
 from statemachine import auctions, invariants, loading, pending, persistence
-from statemachine.admission import Refusal, bad_command_id, bad_name
 from statemachine.answer import rejected
 from statemachine.applied import AppliedBatch
 from statemachine.changes import Frozen
@@ -32,10 +31,10 @@ from statemachine.limits import (
     WORK_PER_ENTRY,
 )
 from statemachine.order_lists import Wanted, newest
-from statemachine.remember import (
+from statemachine.reply_cache import (
     ANY_CONTENTS,
     FINGERPRINT_SIZE,
-    OutcomeMemory,
+    ReplyCache,
     fingerprint_fits,
     outcome_of,
 )
@@ -43,26 +42,27 @@ from statemachine.state import MIGRATED_HASH, State
 from statemachine.tables import ApiKeyRow, BalanceRow, CurrencyRow, ProductRow
 from statemachine.types import ProductStatus, Reason, Side
 from statemachine.upgrade import upgrade
+from statemachine.validation import Reject, bad_command_id, bad_name
 
 _encode = msgspec.msgpack.Encoder().encode
 
 _OTHER = 0
 _PLACE = 7
 _CANCEL = 8
-_MARK: int = FINGERPRINT_SIZE
+_FINGERPRINT: int = FINGERPRINT_SIZE
 
 NO_BOUND = 2**62
 """Entries of versions before 0.3.0 did all their work at once."""
 
-_REUSED = Refusal(Reason.COMMAND_ID_REUSED, "command_id", "this id came before with other contents")
-_TOO_MANY_TRANSFERS = Refusal(
+_REUSED = Reject(Reason.COMMAND_ID_REUSED, "command_id", "this id came before with other contents")
+_TOO_MANY_TRANSFERS = Reject(
     Reason.TOO_MANY_TRANSFERS,
     "command_id",
     f"{TRANSFERS_REMEMBERED} of this kind are remembered, the oldest for less than {TRANSFER_LIFETIME // (86_400 * 10**9)} days",
 )
-_UNKNOWN_ACCOUNT = Refusal(Reason.UNKNOWN_ACCOUNT, "account_id", "no such account")
-_NOT_A_TRADER = Refusal(Reason.UNKNOWN_ACCOUNT, "account_id", "the operator has no money and does not trade")
-_NOT_THE_OPERATOR = Refusal(Reason.INVALID_ID, "account_id", f"only the account {OPERATOR!r} may send this")
+_UNKNOWN_ACCOUNT = Reject(Reason.UNKNOWN_ACCOUNT, "account_id", "no such account")
+_NOT_A_TRADER = Reject(Reason.UNKNOWN_ACCOUNT, "account_id", "the operator has no money and does not trade")
+_NOT_THE_OPERATOR = Reject(Reason.INVALID_ID, "account_id", f"only the account {OPERATOR!r} may send this")
 
 
 class Engine:
@@ -158,7 +158,7 @@ class Engine:
         No view that was frozen of it may be iterated any more.
         """
         state, self._state = self._state, State()
-        state.release()
+        state.clear()
 
     def full_hash(self) -> bytes:
         """32 bytes of all tables: equal for equal states, however they came about. O(everything)."""
@@ -182,8 +182,8 @@ class Engine:
         """Was this command carried out, as far as it is remembered?"""
         account = self._state.accounts.get(account_id)
         if account is None:
-            return account_id == OPERATOR and self._state.operator_memory.find(command_id) is not None
-        return any(memory.find(command_id) is not None for memory in (account.memory, *account.memories.values()))
+            return account_id == OPERATOR and self._state.operator_replies.find(command_id) is not None
+        return any(memory.find(command_id) is not None for memory in (account.replies, *account.other_replies.values()))
 
     def currencies(self) -> list[CurrencyRow]:
         """All currencies, by name."""
@@ -314,17 +314,17 @@ def _apply(state: State, entry: EntryReader) -> AppliedBatch:
         state.time = entry.time
     elif entry.count == 0:
         return AppliedBatch(b"", [], b"", [], [], [], [])
-    state.former = entry.former
-    if entry.former:
+    state.legacy = entry.legacy
+    if entry.legacy:
         for product in state.products.values():
             product.rounds_down = True
-    if state.hash == MIGRATED_HASH and not entry.former:
+    if state.hash == MIGRATED_HASH and not entry.legacy:
         upgrade(state)
         state.hash = blake2b(persistence.full_hash(state), digest_size=16).digest()
     state.events.clear()
     state.outcomes.clear()
     state.work = 0
-    state.work_max, state.makers_max = (NO_BOUND, NO_BOUND) if entry.former else (WORK_PER_ENTRY, MAKERS_PER_ORDER)
+    state.work_max, state.makers_max = (NO_BOUND, NO_BOUND) if entry.legacy else (WORK_PER_ENTRY, MAKERS_PER_ORDER)
     if state.busy or state.cancelling_all or 0 < state.next_expiry <= state.time:
         pending.go_on(state)
     command_ends = [len(state.event_ends)]
@@ -336,7 +336,7 @@ def _apply(state: State, entry: EntryReader) -> AppliedBatch:
         ends.append(state.outcomes.size())
         command_ends.append(len(state.event_ends))
     outcomes, events = state.outcomes.since(0), state.events.since(0)
-    if entry.former:
+    if entry.legacy:
         state.hash = MIGRATED_HASH
     else:
         state.hash = sha256(b"".join((state.hash, entry.payload, outcomes, events))).digest()[:16]
@@ -352,21 +352,21 @@ def _answer(state: State, entry: EntryReader) -> None:
         _reject(state, _UNKNOWN_ACCOUNT if is_name(entry.account_id) else bad_name("account_id"))
     elif not is_command_id(entry.command_id):
         _reject(state, bad_command_id("command_id", Reason.INVALID_COMMAND_ID))
-    elif account is not None and entry.kind == _OTHER and not state.former and entry.tag in TRANSFER_KINDS:
+    elif account is not None and entry.kind == _OTHER and not state.legacy and entry.tag in TRANSFER_KINDS:
         _answer_transfer(state, account, entry)
     else:
-        memory = account.memory if account is not None else state.operator_memory
-        mark = ANY_CONTENTS if state.former else entry.fingerprint()
+        memory = account.replies if account is not None else state.operator_replies
+        fingerprint = ANY_CONTENTS if state.legacy else entry.fingerprint()
         seen = memory.find(entry.command_id)
         if seen is None and account is not None:
             seen = _refused_before(account, REFUSALS, entry.command_id)
         if seen is None:
-            _answer_first(state, account, memory, entry, mark)
+            _answer_first(state, account, memory, entry, fingerprint)
         else:
-            _answer_again(state, seen, mark)
+            _answer_again(state, seen, fingerprint)
 
 
-def _answer_first(state: State, account: Account | None, memory: OutcomeMemory, entry: EntryReader, mark: bytes) -> None:
+def _answer_first(state: State, account: Account | None, memory: ReplyCache, entry: EntryReader, fingerprint: bytes) -> None:
     """Carry out a command, and remember the outcome: a trader's apart from the others where nothing changed."""
     if account is not None:
         state.changes.touch(account)
@@ -374,69 +374,69 @@ def _answer_first(state: State, account: Account | None, memory: OutcomeMemory, 
         state.changes.touch_operator(memory)
     outcome = state.outcome
     outcome.clear()
-    outcome.raw(mark)
+    outcome.raw(fingerprint)
     state.unchanged = False
-    refusal = _carry_out(state, account, entry)
-    if refusal is not None:
+    reject = _carry_out(state, account, entry)
+    if reject is not None:
         state.unchanged = True
-        rejected(state, refusal)
-    state.outcomes.copy(outcome, _MARK)
-    if account is None or state.former or not state.unchanged:
-        state.outcome_count += memory.remember(entry.command_id, outcome.since(0))
+        rejected(state, reject)
+    state.outcomes.copy(outcome, _FINGERPRINT)
+    if account is None or state.legacy or not state.unchanged:
+        state.outcome_count += memory.add(entry.command_id, outcome.since(0))
     else:
         _remember_refusal(state, account, REFUSALS, entry.command_id)
 
 
 def _answer_transfer(state: State, account: Account, entry: EntryReader) -> None:
     """As `_answer`, for a deposit, withdrawal or transfer: each kind has a memory of its own, which forgets nothing that is young."""
-    mark, kind = entry.fingerprint(), entry.tag
-    memory = account.memories.get(kind)
+    fingerprint, kind = entry.fingerprint(), entry.tag
+    memory = account.other_replies.get(kind)
     seen = memory.find(entry.command_id) if memory is not None else None
     if seen is None:
         seen = _refused_before(account, REFUSALS - kind, entry.command_id)
     if seen is not None:
-        _answer_again(state, seen, mark)
+        _answer_again(state, seen, fingerprint)
     elif memory is not None and not memory.has_room(state.time - TRANSFER_LIFETIME):
         _reject(state, _TOO_MANY_TRANSFERS)
     else:
         state.changes.touch(account)
         state.outcome.clear()
-        state.outcome.raw(mark)
-        refusal = _carry_out_other(state, account, entry.command())
-        if refusal is not None:
-            rejected(state, refusal)
-            state.outcomes.copy(state.outcome, _MARK)
+        state.outcome.raw(fingerprint)
+        reject = _carry_out_other(state, account, entry.command())
+        if reject is not None:
+            rejected(state, reject)
+            state.outcomes.copy(state.outcome, _FINGERPRINT)
             _remember_refusal(state, account, REFUSALS - kind, entry.command_id)
         else:
             if memory is None:
-                memory = account.memories[kind] = OutcomeMemory(TRANSFERS_REMEMBERED)
-            state.outcomes.copy(state.outcome, _MARK)
-            state.outcome_count += memory.remember(entry.command_id, state.outcome.since(0))
+                memory = account.other_replies[kind] = ReplyCache(TRANSFERS_REMEMBERED)
+            state.outcomes.copy(state.outcome, _FINGERPRINT)
+            state.outcome_count += memory.add(entry.command_id, state.outcome.since(0))
 
 
 def _refused_before(account: Account, kind: int, command_id: str) -> bytes | None:
     """The entry of a command that was refused or found nothing to do, as far as it is remembered."""
-    memory = account.memories.get(kind)
+    memory = account.other_replies.get(kind)
     return memory.find(command_id) if memory is not None else None
 
 
 def _remember_refusal(state: State, account: Account, kind: int, command_id: str) -> None:
     """Keep the outcome under way, which changed nothing, apart from those that did. The account was touched."""
-    memory = account.memories.get(kind)
+    memory = account.other_replies.get(kind)
     if memory is None:
-        memory = account.memories[kind] = OutcomeMemory(REFUSALS_REMEMBERED)
-    state.outcome_count += memory.remember(command_id, state.outcome.since(0))
+        memory = account.other_replies[kind] = ReplyCache(REFUSALS_REMEMBERED)
+    state.outcome_count += memory.add(command_id, state.outcome.since(0))
 
 
-def _answer_again(state: State, seen: bytes, mark: bytes) -> None:
+def _answer_again(state: State, seen: bytes, fingerprint: bytes) -> None:
     """The outcome of a command whose id came before."""
-    if fingerprint_fits(seen, mark):
+    if fingerprint_fits(seen, fingerprint):
         state.outcomes.raw(_encode(msgspec.structs.replace(outcome_of(seen), duplicate=True)))
     else:
         _reject(state, _REUSED)
 
 
-def _carry_out(state: State, account: Account | None, entry: EntryReader) -> Refusal | None:
+def _carry_out(state: State, account: Account | None, entry: EntryReader) -> Reject | None:
     """`account` is None for the operator."""
     if account is not None:
         if entry.kind == _PLACE:
@@ -448,7 +448,7 @@ def _carry_out(state: State, account: Account | None, entry: EntryReader) -> Ref
     return _carry_out_other(state, account, entry.command())
 
 
-def _carry_out_other(state: State, account: Account | None, command: AnyCommand) -> Refusal | None:
+def _carry_out_other(state: State, account: Account | None, command: AnyCommand) -> Reject | None:
     """Commands that come less often."""
     kind = type(command)
     operators = OPERATOR_HANDLERS.get(kind)
@@ -457,8 +457,8 @@ def _carry_out_other(state: State, account: Account | None, command: AnyCommand)
     return TRADER_HANDLERS[kind](state, account, command) if operators is None else _NOT_THE_OPERATOR
 
 
-def _reject(state: State, refusal: Refusal) -> None:
+def _reject(state: State, reject: Reject) -> None:
     """A rejection that is not remembered."""
     state.outcome.clear()
-    rejected(state, refusal)
+    rejected(state, reject)
     state.outcomes.copy(state.outcome, 0)

@@ -1,8 +1,8 @@
 # What the compiled core knows more about entities.py: the types.
 cimport cython
 
-from statemachine.exact cimport fee, former_fee, notional, wide
-from statemachine.remember cimport OutcomeMemory
+from statemachine.exact cimport fee, legacy_fee, notional, wide
+from statemachine.reply_cache cimport ReplyCache
 from statemachine.writer cimport Writer
 
 cdef int _MARKET
@@ -17,7 +17,7 @@ cdef class Balance:
     cdef public long long hold
 
     cpdef void lock(self, long long amount) noexcept
-    cpdef void release(self, long long amount) noexcept
+    cpdef void unhold(self, long long amount) noexcept
 
 
 @cython.final
@@ -105,10 +105,10 @@ cdef class Account:
     cdef readonly object done
     cdef public long long done_count
     cdef readonly dict by_client_oid
-    cdef readonly OutcomeMemory memory
+    cdef readonly ReplyCache replies
     cdef public object changes
     cdef readonly dict cancelling
-    cdef readonly dict memories
+    cdef readonly dict other_replies
     cdef public unsigned int touched
 
     @cython.locals(balance=Balance)

@@ -4,7 +4,7 @@ The fields of an order are those of `events.OrderState`, which is how an order i
 its product instead of naming them, and it is a link in two queues: that of its price level, and that of its account's open orders. So it is moved and
 taken out without a look-up. Choices (side, status, ...) are plain integers with the values of the enumerations: compare them with `==`.
 
-Orders refer to each other, and the garbage collector does not know them, so that a million of them cost it nothing: `State.release` breaks the
+Orders refer to each other, and the garbage collector does not know them, so that a million of them cost it nothing: `State.clear` breaks the
 circles.
 """
 
@@ -18,9 +18,9 @@ from sortedcontainers import SortedDict
 
 from statemachine.commands import CancelOrder, PlaceOrder
 from statemachine.events import OrderState
-from statemachine.exact import fee, former_fee, notional
+from statemachine.exact import fee, legacy_fee, notional
 from statemachine.limits import AMOUNT_MAX
-from statemachine.remember import OutcomeMemory
+from statemachine.reply_cache import ReplyCache
 from statemachine.tables import BalanceRow, CurrencyRow, ProductRow
 from statemachine.types import (
     DoneReason,
@@ -62,7 +62,7 @@ class Balance:
         self.available -= amount
         self.hold += amount
 
-    def release(self, amount: int) -> None:
+    def unhold(self, amount: int) -> None:
         """Move from hold to available."""
         self.hold -= amount
         self.available += amount
@@ -251,7 +251,7 @@ class Product:
 
     def highest_fee(self, cost: int, ppm: int, credit: int) -> int:
         """What an order holds for fees on a notional."""
-        return former_fee(cost, ppm) if self.rounds_down else fee(cost, ppm, credit)
+        return legacy_fee(cost, ppm) if self.rounds_down else fee(cost, ppm, credit)
 
     def side(self, side: int) -> BookSide:
         """Where orders of `side` rest."""
@@ -314,12 +314,12 @@ class Account:
         "changes",
         "done",
         "done_count",
-        "memories",
-        "memory",
         "newest",
         "oldest",
         "open_count",
         "opened_at",
+        "other_replies",
+        "replies",
         "touched",
     )
 
@@ -333,9 +333,9 @@ class Account:
         self.done: deque[Order] = deque()
         self.done_count = 0
         self.by_client_oid: dict[str, Order] = {}
-        self.memory = OutcomeMemory()
+        self.replies = ReplyCache()
         self.changes: AccountChanges | None = None
-        self.memories: dict[int, OutcomeMemory] = {}
+        self.other_replies: dict[int, ReplyCache] = {}
         self.cancelling: dict[str, int] = {}
         self.touched = 0
 

@@ -8,7 +8,7 @@ cpdef bint is_command_id(str text) except -1
 cdef class EntryReader:
     cdef readonly bytes payload
     cdef readonly wide time
-    cdef readonly int former
+    cdef readonly int legacy
     cdef readonly Py_ssize_t count
     cdef readonly int kind
     cdef readonly int tag

@@ -141,7 +141,7 @@ cdef class EntryReader:
         migrated = self.at[-1] == 0xc3
         if not self._number(&former) or self.at != self.end or former < -1000000 or former > 1000000:
             return False
-        self.former = <int>(former if former != 0 else 2) if migrated else 0
+        self.legacy = <int>(former if former != 0 else 2) if migrated else 0
         self.next = first
         self.at = first
         return True

@@ -17,12 +17,12 @@ def notional(price: int, size: int, unit: int) -> int:
     return price * size // unit
 
 
-def former_fee(notional: int, ppm: int) -> int:
+def legacy_fee(notional: int, ppm: int) -> int:
     """The fee on a notional at a rate in parts per million, rounded down: the rule of versions before 0.3.0."""
     return notional * ppm // _PPM
 
 
-def former_most_lots(budget: int, lot_cost: int, ppm: int) -> int:
+def legacy_most_lots(budget: int, lot_cost: int, ppm: int) -> int:
     """The most lots n with `floor(n * lot_cost * (1 + rate)) <= budget`, the rate in parts per million. At most 128 bits."""
     return ((budget + 1) * _PPM - 1) // (lot_cost * (_PPM + ppm))
 

@@ -1,11 +1,11 @@
 # What the compiled core knows more about handlers.py: the types of the two commands that come most.
 cimport cython
 
-from statemachine.admission cimport cancel_order as admit_cancel, place_order as admit_place
+from statemachine.validation cimport cancel_order as validate_cancel, place_order as validate_place
 from statemachine.answer cimport cancelled, placed
 from statemachine.book cimport StopBook
 from statemachine.entities cimport Account, Cancelling, Order, Placing, Product
-from statemachine.matching cimport accept, enter, take_out
+from statemachine.matching cimport accept, enter, close_order
 from statemachine.state cimport State
 
 cdef int _AUCTION

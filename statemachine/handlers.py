@@ -1,7 +1,7 @@
-"""What each command does: admission first, then the change, then the outcome.
+"""What each command does: validation first, then the change, then the outcome.
 
 A handler gets the state, the account that the command acts for, and the command. It writes the outcome (`answer`) and returns None, or it returns a
-`Refusal` and has changed nothing. The two tables at the end say which commands are whose; placing and cancelling an order are in neither, since the
+`Reject` and has changed nothing. The two tables at the end say which commands are whose; placing and cancelling an order are in neither, since the
 engine calls those two by name.
 """
 
@@ -10,10 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from statemachine import admission, answer, auctions, pending, stops
-from statemachine.admission import Refusal
-from statemachine.admission import cancel_order as admit_cancel
-from statemachine.admission import place_order as admit_place
+from statemachine import answer, auctions, pending, stops, validation
 from statemachine.answer import cancelled, placed
 from statemachine.commands import (
     CancelAll,
@@ -27,24 +24,27 @@ from statemachine.commands import (
     Withdraw,
 )
 from statemachine.entities import Account, Cancelling, Currency, Placing, Product
-from statemachine.matching import accept, enter, take_out
+from statemachine.matching import accept, close_order, enter
 from statemachine.state import State
 from statemachine.tables import ApiKeyRow, ProductRow
 from statemachine.types import DoneReason, ProductStatus, Reason
+from statemachine.validation import Reject
+from statemachine.validation import cancel_order as validate_cancel
+from statemachine.validation import place_order as validate_place
 
 _AUCTION: int = ProductStatus.AUCTION
 _CANCELLED: int = DoneReason.CANCELLED
 
 C = TypeVar("C", bound=Command)
-OperatorHandler = Callable[[State, C], Refusal | None]
-TraderHandler = Callable[[State, Account, C], Refusal | None]
+OperatorHandler = Callable[[State, C], Reject | None]
+TraderHandler = Callable[[State, Account, C], Reject | None]
 
 
-def put_currency(state: State, command: PutCurrency) -> Refusal | None:
+def put_currency(state: State, command: PutCurrency) -> Reject | None:
     """Add a currency."""
-    refusal = admission.put_currency(state, command)
-    if refusal is not None:
-        return refusal
+    reject = validation.put_currency(state, command)
+    if reject is not None:
+        return reject
     new = command.currency not in state.currencies
     if new:
         state.currencies[command.currency] = Currency(command.currency, command.scale)
@@ -52,11 +52,11 @@ def put_currency(state: State, command: PutCurrency) -> Refusal | None:
     return None
 
 
-def put_product(state: State, command: PutProduct) -> Refusal | None:
+def put_product(state: State, command: PutProduct) -> Reject | None:
     """Add a product, or change sizes, fees and status of a known one. Orders keep the fees of their entry."""
-    refusal = admission.put_product(state, command)
-    if refusal is not None:
-        return refusal
+    reject = validation.put_product(state, command)
+    if reject is not None:
+        return reject
     known = state.products.get(command.product_id)
     if known is None:
         row = ProductRow(
@@ -93,29 +93,29 @@ def put_product(state: State, command: PutProduct) -> Refusal | None:
 
 def _version_after(state: State, version: int) -> int:
     """A product's version after a change. Versions before 0.3.0 counted none."""
-    return version if state.former else version + 1
+    return version if state.legacy else version + 1
 
 
 def _status_changed(state: State, product: Product) -> None:
     """Open the auction if orders were collected, tell the status, and let the stop orders enter that were triggered."""
-    if state.former == 1:
+    if state.legacy == 1:
         return  # 0.1.0 told nothing, and had neither auctions nor stop orders
     trades = product.status in auctions.TRADING
     if trades and product.collection.orders:
         auctions.begin(state, product)
     else:
-        auctions.tell_status(state, product)
+        auctions.emit_status(state, product)
         if trades and (product.triggered or product.trigger_low):
             state.set_busy(product)
     if product.busy:
         pending.work_on(state, product, state.work_max)
 
 
-def open_account(state: State, command: OpenAccount) -> Refusal | None:
+def open_account(state: State, command: OpenAccount) -> Reject | None:
     """Add an account."""
-    refusal = admission.open_account(command)
-    if refusal is not None:
-        return refusal
+    reject = validation.open_account(command)
+    if reject is not None:
+        return reject
     new = command.new_account_id not in state.accounts
     if new:
         account = state.accounts[command.new_account_id] = Account(command.new_account_id, state.time)
@@ -124,12 +124,12 @@ def open_account(state: State, command: OpenAccount) -> Refusal | None:
     return None
 
 
-def put_api_key(state: State, command: PutApiKey) -> Refusal | None:
+def put_api_key(state: State, command: PutApiKey) -> Reject | None:
     """Add or replace an API key."""
-    refusal = admission.put_api_key(state, command)
-    if refusal is not None:
-        return refusal
-    addresses = admission.networks(command.addresses)
+    reject = validation.put_api_key(state, command)
+    if reject is not None:
+        return reject
+    addresses = validation.networks(command.addresses)
     assert isinstance(addresses, str), "admitted"
     row = ApiKeyRow(
         command.key_id,
@@ -148,24 +148,24 @@ def put_api_key(state: State, command: PutApiKey) -> Refusal | None:
     return None
 
 
-def deposit(state: State, account: Account, command: Deposit) -> Refusal | None:
+def deposit(state: State, account: Account, command: Deposit) -> Reject | None:
     """Credit the available balance."""
-    refusal = admission.deposit(state, command)
-    if refusal is not None:
-        return refusal
+    reject = validation.deposit(state, command)
+    if reject is not None:
+        return reject
     state.currencies[command.currency].deposited += command.amount
     state.balance(account, command.currency).available += command.amount
     _transferred(state, account, command)
     return None
 
 
-def withdraw(state: State, account: Account, command: Withdraw) -> Refusal | None:
+def withdraw(state: State, account: Account, command: Withdraw) -> Reject | None:
     """Debit the available balance."""
-    refusal = admission.withdraw(state, account, command)
-    if refusal is not None:
-        return refusal
+    reject = validation.withdraw(state, account, command)
+    if reject is not None:
+        return reject
     currency = state.currencies[command.currency]
-    if state.former:
+    if state.legacy:
         currency.withdrawn += command.amount
     else:
         currency.withdraw(command.amount)
@@ -174,11 +174,11 @@ def withdraw(state: State, account: Account, command: Withdraw) -> Refusal | Non
     return None
 
 
-def transfer(state: State, account: Account, command: Transfer) -> Refusal | None:
+def transfer(state: State, account: Account, command: Transfer) -> Reject | None:
     """Debit the available balance, and credit another account's."""
-    refusal = admission.transfer(state, account, command)
-    if refusal is not None:
-        return refusal
+    reject = validation.transfer(state, account, command)
+    if reject is not None:
+        return reject
     receiver = state.accounts[command.to_account_id]
     state.changes.touch(receiver)
     account.balances[command.currency].available -= command.amount
@@ -187,17 +187,17 @@ def transfer(state: State, account: Account, command: Transfer) -> Refusal | Non
     return None
 
 
-def place_order(state: State, account: Account, command: Placing) -> Refusal | None:
+def place_order(state: State, account: Account, command: Placing) -> Reject | None:
     """Enter an order."""
-    refusal = admit_place(state, account, command)
-    if refusal is not None:
-        return refusal
+    reject = validate_place(state, account, command)
+    if reject is not None:
+        return reject
     product = state.products[command.product_id]
     if product.status == _AUCTION and not command.stop and _crosses_own(state, account, product, command):
-        return Refusal(Reason.OWN_ORDERS_CROSS, "price", "an order of the account would trade with it")
+        return Reject(Reason.OWN_ORDERS_CROSS, "price", "an order of the account would trade with it")
     order = accept(state, account, product, command)
     if order.stop:
-        stops.wait(state, product, order)
+        stops.add(state, product, order)
     elif product.busy or state.work >= state.work_max:
         pending.queue(state, product, order)
     elif product.status == _AUCTION:
@@ -206,7 +206,7 @@ def place_order(state: State, account: Account, command: Placing) -> Refusal | N
         state.lowest = state.highest = 0
         enter(state, product, order)
         waiting = product.stops
-        if order.filled_size and waiting.triggers(state.lowest, state.highest) and stops.follow(state, product):
+        if order.filled_size and waiting.triggers(state.lowest, state.highest) and stops.trigger(state, product):
             pending.work_on(state, product, state.work_max)
     placed(state, order)
     return None
@@ -214,24 +214,24 @@ def place_order(state: State, account: Account, command: Placing) -> Refusal | N
 
 def _crosses_own(state: State, account: Account, product: Product, command: Placing) -> bool:
     """Would an auction have the order trade with one of its own account? Version 0.2.0 did not ask."""
-    return not state.former and auctions.crosses_own(state, account, product, command.side, command.price)
+    return not state.legacy and auctions.crosses_own(state, account, product, command.side, command.price)
 
 
-def cancel_order(state: State, account: Account, command: Cancelling) -> Refusal | None:
+def cancel_order(state: State, account: Account, command: Cancelling) -> Reject | None:
     """Cancel one order."""
-    order = admit_cancel(state, account, command)
-    if isinstance(order, Refusal):
+    order = validate_cancel(state, account, command)
+    if isinstance(order, Reject):
         return order
-    take_out(state, order, _CANCELLED)
+    close_order(state, order, _CANCELLED)
     cancelled(state, [order], False)
     return None
 
 
-def cancel_all(state: State, account: Account, command: CancelAll) -> Refusal | None:
+def cancel_all(state: State, account: Account, command: CancelAll) -> Reject | None:
     """Cancel all orders of the account, oldest first."""
-    refusal = admission.cancel_all(state, command)
-    if refusal is not None:
-        return refusal
+    reject = validation.cancel_all(state, command)
+    if reject is not None:
+        return reject
     orders, more = pending.cancel_all(state, account, command.product_id)
     state.unchanged = not orders and not more
     cancelled(state, orders, more)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from itertools import pairwise
 from operator import attrgetter
 
-from statemachine.admission import can_rest
 from statemachine.auctions import TRADING
 from statemachine.book import BookSide
 from statemachine.entities import Account, Order, Product
@@ -25,6 +24,7 @@ from statemachine.limits import (
 from statemachine.pending import is_unfinished
 from statemachine.state import State
 from statemachine.types import DoneReason, OrderStatus, OrderType, Side, TimeInForce
+from statemachine.validation import can_rest
 
 # Looked up once: a state may have millions of orders.
 _remaining, _order_id = attrgetter("remaining"), attrgetter("order_id")
@@ -64,11 +64,11 @@ def check_arrangement(state: State) -> None:
         _check_book(state, product)
         _check_stops(state, product)
         _check_unfinished(state, product)
-    state.operator_memory.check(state.sequence)
+    state.operator_replies.check(state.sequence)
     for account in state.accounts.values():
         _check_indexes(state, account)
-        account.memory.check(state.sequence)
-        for memory in account.memories.values():
+        account.replies.check(state.sequence)
+        for memory in account.other_replies.values():
             memory.check(state.sequence)
 
 
@@ -93,8 +93,8 @@ def _check_counts(state: State) -> None:
     accounts = state.accounts.values()
     assert state.done_count == sum(len(account.done) for account in accounts), "done orders are miscounted"
     assert state.balance_count == sum(len(account.balances) for account in accounts), "balances are miscounted"
-    memories = len(state.operator_memory) + sum(len(account.memory) for account in accounts)
-    memories += sum(len(memory) for account in accounts for memory in account.memories.values())
+    memories = len(state.operator_replies) + sum(len(account.replies) for account in accounts)
+    memories += sum(len(memory) for account in accounts for memory in account.other_replies.values())
     assert state.outcome_count == memories, "outcomes are miscounted"
     opened = sum(account.open_count for account in accounts)
     known = opened + state.done_count

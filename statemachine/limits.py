@@ -44,7 +44,7 @@ trader can push one out."""
 REFUSALS_REMEMBERED = 1_000
 """How many of an account's latest commands that were refused, or found nothing to do, are remembered for retries: so many of its transfers of each
 kind, and so many of all its other commands. Apart from those that changed something, so that they push none of them out. A late copy of a
-refused command must not be carried out after its sender was told of the refusal; a copy is late by seconds, and an account that has more
+refused command must not be carried out after its sender was told of the reject; a copy is late by seconds, and an account that has more
 than this many refusals in that time sends nothing but refusals."""
 
 TRANSFER_LIFETIME = 30 * 86_400 * 10**9

@@ -28,16 +28,16 @@ from statemachine import invariants, pending, rows
 from statemachine.book import BookSide
 from statemachine.changes import Changes
 from statemachine.commands import MEMORY_KINDS, TRANSFER_KINDS
-from statemachine.draining import drain
 from statemachine.entities import Account, Balance, Currency, Order, order_of_row
 from statemachine.errors import StateError
 from statemachine.events import AnyOutcome, OrderState
 from statemachine.limits import OPERATOR, REFUSALS_REMEMBERED, SCALE_MAX, TRANSFERS_REMEMBERED
 from statemachine.relations import KEYS
-from statemachine.remember import FINGERPRINT_SIZE, OutcomeMemory, pack
+from statemachine.reply_cache import FINGERPRINT_SIZE, ReplyCache, pack
 from statemachine.rows import Row
 from statemachine.state import State
 from statemachine.tables import TABLES, AccountRow, ApiKeyRow, BalanceRow, CounterRow, CurrencyRow, MassCancelRow, ProductRow
+from statemachine.teardown import clear
 from statemachine.types import OrderStatus, Side
 
 _order_id, _account_id, _opened_sequence = attrgetter("order_id"), attrgetter("account_id"), attrgetter("opened_sequence")
@@ -85,7 +85,7 @@ def load(tables: Mapping[str, Iterable[Row]], *, verified: bool = False) -> Stat
             raise StateError(f"table {name}: a row refers to {error}, which does not exist") from error
         except OverflowError as error:  # from the compiled core, whose numbers have 64 bits
             raise StateError(f"table {name}: a row has a number out of range: {error}") from error
-        drain(pairs, keys, found)
+        clear(pairs, keys, found)
     for account in state.accounts.values():
         _index_done(account)
     state.changes = Changes(state.last_order_id)
@@ -142,7 +142,7 @@ def _check_keys(name: str, keys: list[bytes], expected: list[bytes]) -> None:
     if keys != expected:
         place = next(place for place, key in enumerate(keys) if key != expected[place])
         raise StateError(f"table {name}, row {place}: the key {keys[place]!r} is not that of its row")
-    drain(expected)
+    clear(expected)
 
 
 def _check_field_keys(name: str, keys: list[bytes], found: list[Any]) -> None:
@@ -259,19 +259,19 @@ def _done_number(key: bytes, order: OrderState) -> int:
     return number
 
 
-def _memory(state: State, owner: str) -> OutcomeMemory:
+def _memory(state: State, owner: str) -> ReplyCache:
     """The memory that rows of the table `outcome` name. Raises KeyError, StateError."""
     if owner == OPERATOR:
-        return state.operator_memory
+        return state.operator_replies
     account_id, slash, kind = owner.partition("/")
     account = state.accounts[account_id]
     if not slash:
-        return account.memory
+        return account.replies
     number = _MEMORY_KINDS.get(kind)
     if number is None:
         raise StateError(f"table outcome: {owner} is nobody's memory")
-    memory = OutcomeMemory(TRANSFERS_REMEMBERED if number in TRANSFER_KINDS else REFUSALS_REMEMBERED)
-    account.memories[number] = memory
+    memory = ReplyCache(TRANSFERS_REMEMBERED if number in TRANSFER_KINDS else REFUSALS_REMEMBERED)
+    account.other_replies[number] = memory
     return memory
 
 

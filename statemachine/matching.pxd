@@ -1,12 +1,12 @@
 # What the compiled core knows more about matching.py: the types.
 cimport cython
 
-from statemachine.admission cimport can_rest, entry_hold
+from statemachine.validation cimport can_rest, entry_hold
 from statemachine.book cimport BookSide
 from statemachine.entities cimport Account, Balance, Order, Placing, PriceLevel, Product
-from statemachine.exact cimport credit_after, executed, fee, former_fee, former_most_lots, most_lots, notional, wide
+from statemachine.exact cimport credit_after, executed, fee, legacy_fee, legacy_most_lots, most_lots, notional, wide
 from statemachine.state cimport State
-from statemachine.tell cimport order_changed, order_done, order_matched, order_opened, order_received
+from statemachine.emit cimport order_changed, order_done, order_matched, order_opened, order_received
 
 cdef int _LIMIT
 cdef int _BUY
@@ -19,17 +19,17 @@ cdef int _CN
 cdef int _CB
 cdef int _FILLED
 cdef int _CANCELLED
-cdef int _OUT_OF_BOOK
-cdef int _SATED
-cdef int _PREVENTED
-cdef int _BOUNDED
+cdef int _END_BOOK_EMPTY
+cdef int _END_ENOUGH
+cdef int _END_SELF_TRADE
+cdef int _END_MAKERS_MAX
 cdef int _MAKERS_MAX
 cdef int _LOOKS_PER_UNIT
 
 
 @cython.final
 @cython.no_gc
-cdef class Aggressor:
+cdef class Taker:
     cdef readonly Order order
     cdef readonly Balance base
     cdef readonly Balance quote
@@ -45,31 +45,31 @@ cpdef int enter(State state, Product product, Order order) except -1
 @cython.locals(maker_side=BookSide)
 cpdef int match(State state, Product product, Order order) except -1
 @cython.locals(order=Order, end=int)
-cdef int _match(State state, Product product, BookSide maker_side, Aggressor aggressor) except -1
+cdef int _match(State state, Product product, BookSide maker_side, Taker taker) except -1
 cdef int _stay_or_leave(State state, Product product, Order order) except -1
 @cython.locals(product=Product)
-cpdef int take_out(State state, Order order, int reason) except -1
+cpdef int close_order(State state, Order order, int reason) except -1
 @cython.locals(side=BookSide)
 cdef int _rest(State state, Product product, Order order) except -1
-cpdef int leave(State state, Product product, Order order, int reason, bint resting) except -1
-cpdef int leave_side(State state, Product product, BookSide side, Order order, int reason) except -1
+cpdef int close(State state, Product product, Order order, int reason, bint resting) except -1
+cpdef int close_on_side(State state, Product product, BookSide side, Order order, int reason) except -1
 @cython.locals(order=Order, maker=Order, level=PriceLevel, limit=cython.longlong, bound=cython.longlong, wanted=wide, offered=cython.longlong, size=cython.longlong)
-cdef int _take(State state, Product product, BookSide maker_side, Aggressor aggressor) except -1
+cdef int _take(State state, Product product, BookSide maker_side, Taker taker) except -1
 @cython.locals(order=Order, left=cython.longlong)
-cdef bint _is_filled(Aggressor aggressor, int end) except -1
+cdef bint _is_filled(Taker taker, int end) except -1
 @cython.locals(order=Order, lot_cost=wide, lots=wide, size=wide, owned=wide, raising=wide)
-cdef wide _capacity(Product product, Aggressor aggressor, long long price) except? -1
-@cython.locals(taker=Order, value=cython.longlong, maker_fee=cython.longlong, taker_fee=cython.longlong, balances=dict)
-cpdef int trade(State state, Product product, Aggressor aggressor, Order maker, long long size, long long price, bint auction) except -1
+cdef wide _capacity(Product product, Taker taker, long long price) except? -1
+@cython.locals(order=Order, value=cython.longlong, maker_fee=cython.longlong, taker_fee=cython.longlong, balances=dict)
+cpdef int trade(State state, Product product, Taker taker, Order maker, long long size, long long price, bint auction) except -1
 @cython.locals(paid=wide)
 cdef wide _charge(State state, Order order, wide value, wide ppm) except? -1
 @cython.locals(cost=cython.longlong, hold=cython.longlong, freed=cython.longlong)
 cdef int _settle(Product product, Order order, Balance base, Balance quote, long long size, long long value, long long paid) except -1
 @cython.locals(order=Order, mine=wide, theirs=cython.longlong)
-cdef bint _prevent(State state, Product product, BookSide maker_side, Aggressor aggressor, Order maker, wide wanted) except -1
+cdef bint _prevent(State state, Product product, BookSide maker_side, Taker taker, Order maker, wide wanted) except -1
 @cython.locals(old=cython.longlong)
 cpdef int decrement_size(State state, Product product, Order order, long long by, bint resting) except -1
 @cython.locals(order=Order, value=cython.longlong, old=cython.longlong, new=cython.longlong)
-cdef int _decrement_funds(State state, Product product, Aggressor aggressor, long long price, long long size) except -1
+cdef int _decrement_funds(State state, Product product, Taker taker, long long price, long long size) except -1
 @cython.locals(limit=cython.longlong, most=cython.longlong, missing=wide, met=cython.longlong, end=int, by_totals=bint, level=PriceLevel, maker=Order)
 cdef int _fillable(State state, BookSide maker_side, Order order) except -1

@@ -5,7 +5,7 @@ The rules, all of them:
 - Best price first; at a price, first come, first served; a trade is at the resting order's (the maker's) price.
 - A fill's notional is exact. Fees are cumulative by order: after each fill an order has paid the sum of its notionals, each at the rate of that fill,
   rounded up once to a whole unit of the quote currency. So an order in many fills pays no more than in one, and many small orders never pay
-  less than one large one. The rates are those that the order had at entry: the maker's for the resting order, the taker's for the aggressor.
+  less than one large one. The rates are those that the order had at entry: the maker's for the resting order, the taker's for the taker.
   The buyer pays notional + fee, the seller gets notional - fee, and the currency's `fees` get both. So nothing appears or vanishes.
 - An order that is bounded by money takes from each maker the largest whole number of lots whose cost, fee included, fits what it has
   left (a sell by funds: whose notional fits what is still to be raised). When that is less than the maker offers, it is through.
@@ -16,22 +16,22 @@ The rules, all of them:
   `dc`, `cn` and `cb` the first one met before the order is full means that it cannot be filled.
 - An order meets at most `limits.MAKERS_PER_ORDER` resting orders, its own included; then what is left of it leaves. A fill-or-kill order that
   would have to meet more is not filled.
-- Self-trade prevention, by the aggressor's choice, when the next maker is of the same account: `co` cancels the maker and goes on; `cn`
-  cancels the aggressor; `cb` both; `dc` compares what remains of both, cancels the smaller and decrements the larger by it, or cancels
-  both when equal. An aggressor by funds alone counts as the size that it could take from this maker, and its funds are decremented by what that
+- Self-trade prevention, by the taker's choice, when the next maker is of the same account: `co` cancels the maker and goes on; `cn`
+  cancels the taker; `cb` both; `dc` compares what remains of both, cancels the smaller and decrements the larger by it, or cancels
+  both when equal. An taker by funds alone counts as the size that it could take from this maker, and its funds are decremented by what that
   would have cost.
 """
 
 from __future__ import annotations
 
-from statemachine.admission import can_rest, entry_hold
 from statemachine.book import BookSide
+from statemachine.emit import order_changed, order_done, order_matched, order_opened, order_received
 from statemachine.entities import Account, Balance, Order, Placing, Product
-from statemachine.exact import credit_after, executed, fee, former_fee, former_most_lots, most_lots, notional
+from statemachine.exact import credit_after, executed, fee, legacy_fee, legacy_most_lots, most_lots, notional
 from statemachine.limits import LOOKS_PER_UNIT
 from statemachine.state import State
-from statemachine.tell import order_changed, order_done, order_matched, order_opened, order_received
 from statemachine.types import DoneReason, OrderStatus, OrderType, SelfTradePrevention, Side, TimeInForce
+from statemachine.validation import can_rest, entry_hold
 
 # Plain integers: the compiled core keeps them as such, and a member of an enumeration is slow to look up in its class.
 _LIMIT: int = OrderType.LIMIT
@@ -48,18 +48,18 @@ _CANCELLED: int = DoneReason.CANCELLED
 _MAKERS_MAX: int = DoneReason.MAKERS_MAX
 _LOOKS_PER_UNIT: int = LOOKS_PER_UNIT
 
-# Why an aggressor takes no more.
-_OUT_OF_BOOK = 1
+# Why an taker takes no more.
+_END_BOOK_EMPTY = 1
 """Nothing is left to trade with at a price that it accepts."""
-_SATED = 2
+_END_ENOUGH = 2
 """The next maker offers more than it can take."""
-_PREVENTED = 3
+_END_SELF_TRADE = 3
 """Self-trade prevention cancelled it."""
-_BOUNDED = 4
+_END_MAKERS_MAX = 4
 """It met as many resting orders as one order may meet."""
 
 
-class Aggressor:
+class Taker:
     """An order while it matches. `to_raise` is what a sell by funds still wants; `short_of_base` says that it has too little to sell."""
 
     __slots__ = ("base", "by_funds", "by_money", "order", "quote", "short_of_base", "to_raise")
@@ -124,21 +124,21 @@ def match(state: State, product: Product, order: Order) -> None:
     if order.order_type == _LIMIT and not maker_side.crosses(order.price):
         _stay_or_leave(state, product, order)
     else:
-        _match(state, product, maker_side, Aggressor(order))
+        _match(state, product, maker_side, Taker(order))
 
 
-def _match(state: State, product: Product, maker_side: BookSide, aggressor: Aggressor) -> None:
+def _match(state: State, product: Product, maker_side: BookSide, taker: Taker) -> None:
     """Let an order trade that could."""
-    order = aggressor.order
-    end = _fillable(state, maker_side, order) if order.time_in_force == _FOK else _SATED
-    if end == _SATED:
-        end = _take(state, product, maker_side, aggressor)
-    if _is_filled(aggressor, end):
-        leave(state, product, order, _FILLED, False)
-    elif end == _OUT_OF_BOOK:
+    order = taker.order
+    end = _fillable(state, maker_side, order) if order.time_in_force == _FOK else _END_ENOUGH
+    if end == _END_ENOUGH:
+        end = _take(state, product, maker_side, taker)
+    if _is_filled(taker, end):
+        close(state, product, order, _FILLED, False)
+    elif end == _END_BOOK_EMPTY:
         _stay_or_leave(state, product, order)
     else:
-        leave(state, product, order, _MAKERS_MAX if end == _BOUNDED else _CANCELLED, False)
+        close(state, product, order, _MAKERS_MAX if end == _END_MAKERS_MAX else _CANCELLED, False)
 
 
 def _stay_or_leave(state: State, product: Product, order: Order) -> None:
@@ -146,24 +146,24 @@ def _stay_or_leave(state: State, product: Product, order: Order) -> None:
     if can_rest(order.order_type, order.time_in_force):
         _rest(state, product, order)
     else:
-        leave(state, product, order, _CANCELLED, False)
+        close(state, product, order, _CANCELLED, False)
 
 
-def take_out(state: State, order: Order, reason: int) -> None:
+def close_order(state: State, order: Order, reason: int) -> None:
     """Take an open order from where it is, on its owner's request or because its time is over. Its account and it were touched."""
     product = order.product
     state.work += 1
     if order.status == _OPEN:
-        leave_side(state, product, product.side(order.side), order, reason)
+        close_on_side(state, product, product.side(order.side), order, reason)
     elif order.queued:
         del (product.triggered if order.stop else product.arrivals)[order.order_id]
         order.queued = 0
-        leave(state, product, order, reason, False)
+        close(state, product, order, reason, False)
     elif not order.stop:
-        leave_side(state, product, product.collected(order.side), order, reason)
+        close_on_side(state, product, product.collected(order.side), order, reason)
     else:
         product.stops.remove(order)
-        leave(state, product, order, reason, False)
+        close(state, product, order, reason, False)
 
 
 def _rest(state: State, product: Product, order: Order) -> None:
@@ -172,112 +172,112 @@ def _rest(state: State, product: Product, order: Order) -> None:
     side.add(order)
     state.keep(order)
     order_opened(state, product, order)
-    if state.former != 1:
+    if state.legacy != 1:
         order.opened_sequence = product.sequence
 
 
-def leave(state: State, product: Product, order: Order, reason: int, resting: bool) -> None:
+def close(state: State, product: Product, order: Order, reason: int, resting: bool) -> None:
     """An order, already off the book, is done."""
     state.finish(order, reason)
     order_done(state, product, order, reason, resting)
 
 
-def leave_side(state: State, product: Product, side: BookSide, order: Order, reason: int) -> None:
+def close_on_side(state: State, product: Product, side: BookSide, order: Order, reason: int) -> None:
     """An order is done that is on a side of the book, or of the orders that an auction collected."""
     side.remove(order)
     if order.status != _OPEN:
         product.collection.remove(order)
-    leave(state, product, order, reason, order.status == _OPEN)
+    close(state, product, order, reason, order.status == _OPEN)
 
 
-def _take(state: State, product: Product, maker_side: BookSide, aggressor: Aggressor) -> int:
+def _take(state: State, product: Product, maker_side: BookSide, taker: Taker) -> int:
     """Trade with one maker after the other while price and size allow."""
-    order = aggressor.order
+    order = taker.order
     limit = maker_side.limit_key(order)
     bound = state.work + state.makers_max
     while True:
         level = maker_side.best
         if level is None or level.key > limit:
-            return _OUT_OF_BOOK
+            return _END_BOOK_EMPTY
         if state.work == bound:
-            return _BOUNDED
+            return _END_MAKERS_MAX
         state.work += 1
         maker = level.first
         assert maker is not None, "a level in a book is never empty"
-        wanted = _capacity(product, aggressor, level.price) if aggressor.by_money else order.remaining
+        wanted = _capacity(product, taker, level.price) if taker.by_money else order.remaining
         if wanted == 0:
-            return _SATED
+            return _END_ENOUGH
         offered = maker.remaining
         if maker.account is order.account:
-            if not _prevent(state, product, maker_side, aggressor, maker, wanted):
-                return _PREVENTED
+            if not _prevent(state, product, maker_side, taker, maker, wanted):
+                return _END_SELF_TRADE
             continue
         size = wanted if wanted < offered else offered
         level.total -= size
-        trade(state, product, aggressor, maker, size, level.price, False)
+        trade(state, product, taker, maker, size, level.price, False)
         if size == offered:
-            leave_side(state, product, maker_side, maker, _FILLED)
+            close_on_side(state, product, maker_side, maker, _FILLED)
         if wanted < offered or (order.size != 0 and order.remaining == 0):
-            return _SATED
+            return _END_ENOUGH
 
 
-def _is_filled(aggressor: Aggressor, end: int) -> bool:
+def _is_filled(taker: Taker, end: int) -> bool:
     """Did the order get what it came for? See the module's rules."""
-    order = aggressor.order
-    if not aggressor.by_funds:
+    order = taker.order
+    if not taker.by_funds:
         return order.remaining == 0
-    if order.filled_size == 0 or end == _PREVENTED:
+    if order.filled_size == 0 or end == _END_SELF_TRADE:
         return False
-    left = order.hold if order.side == _BUY else aggressor.to_raise
-    return left == 0 or (end == _SATED and not aggressor.short_of_base)
+    left = order.hold if order.side == _BUY else taker.to_raise
+    return left == 0 or (end == _END_ENOUGH and not taker.short_of_base)
 
 
-def _capacity(product: Product, aggressor: Aggressor, price: int) -> int:
+def _capacity(product: Product, taker: Taker, price: int) -> int:
     """The largest size, in whole lots, that an order bounded by money can take from one maker at `price`.
 
     A buy: the most lots whose cost, fee included, is within its budget, solved for their number exactly.
     """
-    order = aggressor.order
+    order = taker.order
     lot_cost = notional(price, product.lot, product.unit)
     if order.side == _BUY:
         if product.rounds_down:
-            lots = former_most_lots(order.hold, lot_cost, order.taker_fee_ppm)
+            lots = legacy_most_lots(order.hold, lot_cost, order.taker_fee_ppm)
         else:
             lots = most_lots(order.hold, lot_cost, order.taker_fee_ppm, order.fee_credit)
         size = lots * product.lot
-        return size if aggressor.by_funds or size < order.remaining else order.remaining
-    owned, raising = order.hold // product.lot, aggressor.to_raise // lot_cost
-    aggressor.short_of_base = owned < raising
+        return size if taker.by_funds or size < order.remaining else order.remaining
+    owned, raising = order.hold // product.lot, taker.to_raise // lot_cost
+    taker.short_of_base = owned < raising
     return (owned if owned < raising else raising) * product.lot
 
 
-def trade(state: State, product: Product, aggressor: Aggressor, maker: Order, size: int, price: int, auction: bool) -> None:
+def trade(state: State, product: Product, taker: Taker, maker: Order, size: int, price: int, auction: bool) -> None:
     """One fill: money and coins change hands, the currency earns its fees, the feed is told."""
-    taker = aggressor.order
+    order = taker.order
     value = notional(price, size, product.unit)
     state.touch(maker)
     maker_fee = _charge(state, maker, value, maker.maker_fee_ppm)
-    taker_fee = _charge(state, taker, value, taker.taker_fee_ppm)
+    taker_fee = _charge(state, order, value, order.taker_fee_ppm)
     balances = maker.account.balances
     _settle(product, maker, balances[product.base], balances[product.quote], size, value, maker_fee)
-    _settle(product, taker, aggressor.base, aggressor.quote, size, value, taker_fee)
-    if aggressor.to_raise:
-        aggressor.to_raise -= value
+    _settle(product, order, taker.base, taker.quote, size, value, taker_fee)
+    if taker.to_raise:
+        taker.to_raise -= value
     product.currency.fees += maker_fee + taker_fee
-    if state.former != 1:
+    if state.legacy != 1:
         product.last_price = price
     if state.highest == 0 or price < state.lowest:
         state.lowest = price
     if price > state.highest:
         state.highest = price
     product.last_trade_id += 1
-    order_matched(state, product, maker, taker, price, size, maker_fee, taker_fee, auction)
+    order_matched(state, product, maker, order, price, size, maker_fee, taker_fee, auction)
 
 
 def _charge(state: State, order: Order, value: int, ppm: int) -> int:
     """The fee that one side of a fill pays; what it pays above the exact rate is its credit."""
-    if state.former:
-        return former_fee(value, ppm)
+    if state.legacy:
+        return legacy_fee(value, ppm)
     paid = fee(value, ppm, order.fee_credit)
     order.fee_credit = credit_after(value, ppm, order.fee_credit, paid)
     return paid
@@ -304,25 +304,25 @@ def _settle(product: Product, order: Order, base: Balance, quote: Balance, size:
         base.available += size
 
 
-def _prevent(state: State, product: Product, maker_side: BookSide, aggressor: Aggressor, maker: Order, wanted: int) -> bool:
-    """Self-trade prevention. True when the aggressor goes on."""
-    order = aggressor.order
+def _prevent(state: State, product: Product, maker_side: BookSide, taker: Taker, maker: Order, wanted: int) -> bool:
+    """Self-trade prevention. True when the taker goes on."""
+    order = taker.order
     if order.stp == _CN:
         return False
-    mine = wanted if aggressor.by_funds else order.remaining
+    mine = wanted if taker.by_funds else order.remaining
     theirs = maker.remaining
     if order.stp == _DC and mine < theirs:
         maker_side.reduce(maker, mine)
         state.changes.touch_order(maker)
         decrement_size(state, product, maker, mine, True)
         return False
-    leave_side(state, product, maker_side, maker, _CANCELLED)
+    close_on_side(state, product, maker_side, maker, _CANCELLED)
     if order.stp == _CO:
         return True
     if order.stp == _CB or mine == theirs:
         return False
-    if aggressor.by_funds:
-        _decrement_funds(state, product, aggressor, maker.price, theirs)
+    if taker.by_funds:
+        _decrement_funds(state, product, taker, maker.price, theirs)
     else:
         decrement_size(state, product, order, theirs, False)
     return True
@@ -337,47 +337,47 @@ def decrement_size(state: State, product: Product, order: Order, by: int, restin
     order_changed(state, product, order, old, order.remaining, False, resting, False)
 
 
-def _decrement_funds(state: State, product: Product, aggressor: Aggressor, price: int, size: int) -> None:
+def _decrement_funds(state: State, product: Product, taker: Taker, price: int, size: int) -> None:
     """Take off an order by funds alone what `size` would have cost (a sell: would have raised)."""
-    order = aggressor.order
+    order = taker.order
     value = notional(price, size, product.unit)
     if order.side == _BUY:
         old = order.hold
         state.set_hold(order, old - value - product.highest_fee(value, order.taker_fee_ppm, order.fee_credit))
         new = order.hold
     else:
-        old, new = aggressor.to_raise, aggressor.to_raise - value
-        aggressor.to_raise = new
+        old, new = taker.to_raise, taker.to_raise - value
+        taker.to_raise = new
     order_changed(state, product, order, old, new, True, False, False)
 
 
 def _fillable(state: State, maker_side: BookSide, order: Order) -> int:
-    """Could the whole order trade at once? SATED: it can. OUT_OF_BOOK: it cannot. BOUNDED: it would have to meet too many resting orders.
+    """Could the whole order trade at once? ENOUGH: it can. BOOK_EMPTY: it cannot. MAKERS_MAX: it would have to meet too many resting orders.
 
     An account without open orders has none of its own in the book: whole levels are counted by their totals. O(`MAKERS_PER_ORDER`).
     """
     limit, most, by_totals = maker_side.limit_key(order), state.makers_max, order.account.open_count == 0
-    missing, met, end = order.remaining, 0, _OUT_OF_BOOK
+    missing, met, end = order.remaining, 0, _END_BOOK_EMPTY
     for level in maker_side.in_order():
-        if level.key > limit or end != _OUT_OF_BOOK:
+        if level.key > limit or end != _END_BOOK_EMPTY:
             break
         if by_totals and level.total < missing:
             missing -= level.total
             met += level.count
             if met > most:
-                end = _BOUNDED
+                end = _END_MAKERS_MAX
             continue
         maker = level.first
-        while maker is not None and end == _OUT_OF_BOOK:
+        while maker is not None and end == _END_BOOK_EMPTY:
             if met >= most:
-                end = _BOUNDED
+                end = _END_MAKERS_MAX
             elif maker.account is not order.account:
                 missing -= maker.remaining
                 if missing <= 0:
-                    end = _SATED
+                    end = _END_ENOUGH
             elif order.stp != _CO:
-                end = _PREVENTED
+                end = _END_SELF_TRADE
             met += 1
             maker = maker.behind
     state.work += met // _LOOKS_PER_UNIT
-    return _OUT_OF_BOOK if end == _PREVENTED else end
+    return _END_BOOK_EMPTY if end == _END_SELF_TRADE else end

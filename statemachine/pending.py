@@ -26,13 +26,13 @@ from __future__ import annotations
 from itertools import islice
 
 from statemachine import auctions, stops
-from statemachine.admission import can_rest, may_cancel
+from statemachine.emit import order_received
 from statemachine.entities import Account, Order, Product
 from statemachine.limits import ARRIVAL_WORK, LOOKS_PER_UNIT, PENDING_WORK_PER_ENTRY
-from statemachine.matching import enter, leave, match, take_out
+from statemachine.matching import close, close_order, enter, match
 from statemachine.state import State
-from statemachine.tell import order_received
 from statemachine.types import DoneReason, Opening, OrderStatus, ProductStatus
+from statemachine.validation import can_rest, may_cancel
 
 _AUCTION: int = ProductStatus.AUCTION
 _MEETING: int = Opening.MEETING
@@ -44,7 +44,7 @@ _CANCELLED: int = DoneReason.CANCELLED
 
 def go_on(state: State) -> None:
     """At the beginning of an entry: orders whose time is over leave, and unfinished work goes on."""
-    limit = state.work_max if state.former else PENDING_WORK_PER_ENTRY
+    limit = state.work_max if state.legacy else PENDING_WORK_PER_ENTRY
     if 0 < state.next_expiry <= state.time:
         _begin_expiries(state, limit)
     if not state.busy and not state.cancelling_all:
@@ -89,7 +89,7 @@ def _begin_expiries(state: State, limit: int) -> None:
         for _, order_id in sorted(going):
             order = state.orders[order_id]
             state.touch(order)
-            take_out(state, order, _EXPIRED)
+            close_order(state, order, _EXPIRED)
     state.next_expiry = 0
     for product in state.products.values():
         if product.expiring:
@@ -121,7 +121,7 @@ def _expire(state: State, product: Product, limit: int) -> bool:
         if state.work >= limit:
             return False
         state.touch(order)
-        take_out(state, order, _EXPIRED)
+        close_order(state, order, _EXPIRED)
     return True
 
 
@@ -130,7 +130,7 @@ def _let_enter(state: State, product: Product, limit: int) -> bool:
     while True:
         trades = product.status in auctions.TRADING
         if trades and not product.triggered and product.trigger_low:
-            stops.take(state, product)
+            stops.take_triggered(state, product)
         queue = product.triggered if trades and product.triggered else product.arrivals
         if not queue:
             return True
@@ -143,7 +143,7 @@ def _let_enter(state: State, product: Product, limit: int) -> bool:
         order.status = _OPEN
         _enter(state, product, order)
         if order.filled_size and product.stops.count:
-            stops.follow(state, product)
+            stops.trigger(state, product)
 
 
 def _enter(state: State, product: Product, order: Order) -> None:
@@ -152,15 +152,15 @@ def _enter(state: State, product: Product, order: Order) -> None:
         enter(state, product, order)
     elif product.status in auctions.TRADING:
         if order.post_only and product.opposite(order.side).crosses(order.price):
-            leave(state, product, order, _CANCELLED, False)
+            close(state, product, order, _CANCELLED, False)
         else:
             match(state, product, order)
     elif product.status == _AUCTION and _may_be_collected(state, product, order):
         order.status = _ACTIVE
-        auctions.put(state, product, order)
+        auctions.add(state, product, order)
     else:
         state.work += 1
-        leave(state, product, order, _CANCELLED, False)
+        close(state, product, order, _CANCELLED, False)
 
 
 def _may_be_collected(state: State, product: Product, order: Order) -> bool:
@@ -209,7 +209,7 @@ def _cancel(state: State, account: Account, product_id: str, last_order_id: int,
             going.append(order)
         order = order.newer
     for each in going:
-        take_out(state, each, _CANCELLED)
+        close_order(state, each, _CANCELLED)
     state.work += looks // LOOKS_PER_UNIT
     return going, more
 

@@ -48,9 +48,9 @@ def _done_orders(state: State) -> Iterator[Row]:
 
 
 def _outcomes(state: State) -> Iterator[Row]:
-    memories = [(OPERATOR, state.operator_memory), *((name, account.memory) for name, account in state.accounts.items())]
+    memories = [(OPERATOR, state.operator_replies), *((name, account.replies) for name, account in state.accounts.items())]
     for name, account in state.accounts.items():
-        memories += [(rows.memory_owner(name, kind), memory) for kind, memory in account.memories.items()]
+        memories += [(rows.memory_owner(name, kind), memory) for kind, memory in account.other_replies.items()]
     for name, memory in memories:
         for command_id, packed in memory.newest(len(memory)):
             yield rows.outcome(name, command_id, packed)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from statemachine.entities import Order
-from statemachine.remember import fingerprint_of, packed_outcome, sequence_of
+from statemachine.reply_cache import fingerprint_of, packed_outcome, sequence_of
 from statemachine.tables import AccountRow, ApiKeyRow, BalanceRow, CounterRow, CurrencyRow, MassCancelRow, ProductRow
 from statemachine.writer import Writer
 

@@ -3,7 +3,7 @@ cimport cython
 
 from statemachine.changes cimport Changes
 from statemachine.entities cimport Account, Balance, Cancelling, Order, Placing, Product
-from statemachine.remember cimport OutcomeMemory
+from statemachine.reply_cache cimport ReplyCache
 from statemachine.writer cimport Writer
 
 cdef int _BUY
@@ -32,7 +32,7 @@ cdef class State:
     cdef public long long work
     cdef public long long work_max
     cdef public long long makers_max
-    cdef readonly OutcomeMemory operator_memory
+    cdef readonly ReplyCache operator_replies
     cdef public Py_ssize_t done_count
     cdef public Py_ssize_t balance_count
     cdef public Py_ssize_t outcome_count
@@ -46,7 +46,7 @@ cdef class State:
     cdef public list keys_put
     cdef public long long lowest
     cdef public long long highest
-    cdef public int former
+    cdef public int legacy
     cdef public Changes changes
 
     @cython.locals(balance=Balance)

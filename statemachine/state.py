@@ -2,7 +2,7 @@
 
 Every other module changes the state through the methods here and those of `entities`, so the invariants have one place to hold:
 
-- money moves only in `deposit`, `withdraw`, `transfer`, `Balance.lock`, `Balance.release` and `matching.trade`;
+- money moves only in `deposit`, `withdraw`, `transfer`, `Balance.lock`, `Balance.unhold` and `matching.trade`;
 - an order becomes known when it rests, waits off the book, or is done, never before, and is forgotten in the order of leaving.
 """
 
@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from statemachine.book import BookSide, Collection, StopBook
 from statemachine.changes import Changes
-from statemachine.draining import drain
 from statemachine.entities import Account, Balance, Cancelling, Currency, Order, Placing, Product
 from statemachine.limits import DONE_ORDERS_PER_ACCOUNT, MAKERS_PER_ORDER, WORK_PER_ENTRY
-from statemachine.remember import OutcomeMemory
+from statemachine.reply_cache import ReplyCache
 from statemachine.tables import ApiKeyRow, ProductRow
+from statemachine.teardown import clear
 from statemachine.types import OrderStatus, Side
 from statemachine.writer import Writer
 
@@ -42,7 +42,7 @@ class State:
     `work` counts the units of work of the batch under way; it
     begins no more than `work_max`, and an order meets at most `makers_max` resting ones (`limits`). `changes` serves snapshots.
 
-    `former`: which version wrote the batch under way, as in `Batch.former`. Some nodes have what came of it in a snapshot of that version; so
+    `legacy`: which version wrote the batch under way, as in `Batch.former`. Some nodes have what came of it in a snapshot of that version; so
     whoever applies it now must come to the same rows: the rules of that version hold, and columns that are newer have their defaults.
     """
 
@@ -65,7 +65,7 @@ class State:
         self.work = 0
         self.work_max = WORK_PER_ENTRY
         self.makers_max = MAKERS_PER_ORDER
-        self.operator_memory = OutcomeMemory()
+        self.operator_replies = ReplyCache()
         self.done_count = 0
         self.balance_count = 0
         self.outcome_count = 0
@@ -79,7 +79,7 @@ class State:
         self.keys_put: list[str] = []
         self.lowest = 0
         self.highest = 0
-        self.former = 0
+        self.legacy = 0
         self.changes = Changes()
 
     def new_product(self, row: ProductRow) -> Product:
@@ -87,7 +87,7 @@ class State:
         sides = (BookSide(-1), BookSide(+1), BookSide(-1), BookSide(+1))
         unit = 10 ** self.currencies[row.base].scale
         product = self.products[row.product_id] = Product(row, self.currencies[row.quote], unit, sides, StopBook(), Collection())
-        product.rounds_down = self.former > 0 or self.hash == MIGRATED_HASH
+        product.rounds_down = self.legacy > 0 or self.hash == MIGRATED_HASH
         return product
 
     def balance(self, account: Account, currency: str) -> Balance:
@@ -105,7 +105,7 @@ class State:
 
     def set_hold(self, order: Order, hold: int) -> None:
         """Lower what an order holds to `hold`; the rest is available again."""
-        self.paying(order).release(order.hold - hold)
+        self.paying(order).unhold(order.hold - hold)
         order.hold = hold
 
     def wait(self, order: Order) -> None:
@@ -126,7 +126,7 @@ class State:
 
     def place_in_queue(self) -> int:
         """The place of the next order that enters later. Versions before 0.3.0 had no such order from one command to the next, and counted none."""
-        if not self.former:
+        if not self.legacy:
             self.last_queued += 1
         return self.last_queued or 1
 
@@ -162,34 +162,34 @@ class State:
         if len(account.done) > DONE_ORDERS_PER_ACCOUNT:
             self._forget(account, account.done.popleft())
 
-    def release(self) -> None:
-        """Empty it in small steps (`draining`): it is of no use any more. O(everything).
+    def clear(self) -> None:
+        """Empty it in small steps (`teardown`): it is of no use any more. O(everything).
 
         Orders refer to each other, so without this nobody would let go of them.
         """
-        self.changes.release()
-        self.operator_memory.release()
+        self.changes.clear()
+        self.operator_replies.clear()
         while self.products:
             product = self.products.popitem()[1]
             for side in (product.bids, product.asks, product.buys, product.sells):
-                side.release()
-            product.stops.release()
-            product.collection.release()
-            drain(product.expiring, product.triggered, product.arrivals)
+                side.clear()
+            product.stops.clear()
+            product.collection.clear()
+            clear(product.expiring, product.triggered, product.arrivals)
         while self.accounts:
             account = self.accounts.popitem()[1]
             while account.oldest is not None:
                 account.unlist_order(account.oldest)
-            drain(account.by_client_oid, account.done)
-            account.memory.release()
-            for memory in account.memories.values():
-                memory.release()
+            clear(account.by_client_oid, account.done)
+            account.replies.clear()
+            for memory in account.other_replies.values():
+                memory.clear()
             account.changes = None
-        drain(self.busy, self.cancelling_all, self.api_keys, self.orders)
+        clear(self.busy, self.cancelling_all, self.api_keys, self.orders)
 
     def __del__(self) -> None:
-        """Orders refer to each other, and only `release` breaks the circles."""
-        self.release()
+        """Orders refer to each other, and only `clear` breaks the circles."""
+        self.clear()
 
     def _forget(self, account: Account, order: Order) -> None:
         """Let go of an old done order."""

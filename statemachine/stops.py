@@ -14,20 +14,20 @@
 
 from __future__ import annotations
 
+from statemachine.emit import order_activated
 from statemachine.entities import Order, Product
 from statemachine.limits import STOPS_TAKEN
 from statemachine.state import State
-from statemachine.tell import order_activated
 
 
-def wait(state: State, product: Product, order: Order) -> None:
+def add(state: State, product: Product, order: Order) -> None:
     """Let an accepted stop order wait for its price. O(log n)."""
     state.wait(order)
     product.stops.add(order)
     order_activated(state, product, order)
 
 
-def note(state: State, product: Product) -> None:
+def note_prices(state: State, product: Product) -> None:
     """Note the prices of the product's latest trades, which trigger stop orders. From here on other trades count."""
     if state.highest:
         low, high = state.lowest, state.highest
@@ -36,21 +36,21 @@ def note(state: State, product: Product) -> None:
         state.lowest = state.highest = 0
 
 
-def follow(state: State, product: Product) -> bool:
+def trigger(state: State, product: Product) -> bool:
     """Let the product's latest trades trigger: what they trigger is queued. Whether there is any to enter.
 
     While more were triggered before than could be taken at a time, these come when their turn is. O(log n + taken).
     """
     rest = product.trigger_low
-    note(state, product)
+    note_prices(state, product)
     if product.trigger_low and not rest:
-        take(state, product)
+        take_triggered(state, product)
     return product.busy
 
 
-def take(state: State, product: Product) -> None:
+def take_triggered(state: State, product: Product) -> None:
     """Queue the next stop orders that noted trades trigger, at most twice `limits.STOPS_TAKEN`. They wait no more. O(log n + taken)."""
-    most = STOPS_TAKEN if not state.former else product.stops.count
+    most = STOPS_TAKEN if not state.legacy else product.stops.count
     taken = product.stops.take(product.trigger_low, product.trigger_high, most)
     for order_id in taken:
         order = state.orders[order_id]

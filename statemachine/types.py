@@ -48,14 +48,14 @@ class StopType(IntEnum):
 
 
 class SelfTradePrevention(IntEnum):
-    """What happens when an order meets a resting order of its own account; the aggressor's choice decides."""
+    """What happens when an order meets a resting order of its own account; the taker's choice decides."""
 
     DC = 1
     """Decrease and cancel: the smaller order is cancelled, the larger one decremented by it; equal ones both go."""
     CO = 2
-    """Cancel oldest: the resting order is cancelled and the aggressor goes on."""
+    """Cancel oldest: the resting order is cancelled and the taker goes on."""
     CN = 3
-    """Cancel newest: the aggressor's remainder is cancelled."""
+    """Cancel newest: the taker's remainder is cancelled."""
     CB = 4
     """Cancel both."""
 

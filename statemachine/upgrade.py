@@ -10,7 +10,7 @@ from statemachine.commands import TRANSFER_KINDS
 from statemachine.entities import Account
 from statemachine.events import Transferred
 from statemachine.limits import PPM, TRANSFERS_REMEMBERED
-from statemachine.remember import OutcomeMemory, outcome_of
+from statemachine.reply_cache import ReplyCache, outcome_of
 from statemachine.state import State
 from statemachine.types import OrderType, Side
 
@@ -22,7 +22,7 @@ def upgrade(state: State) -> None:
         product.rounds_down = False
     for account in state.accounts.values():
         _credit(state, account)
-        memory = account.memory
+        memory = account.replies
         booked = [
             (command_id, packed)
             for command_id, packed in memory.newest(len(memory))
@@ -34,7 +34,7 @@ def upgrade(state: State) -> None:
         ids, entries = [command_id for command_id, _ in booked], [packed for _, packed in booked]
         # The outcome does not say which of the three it was of. An id is found whichever it comes as again.
         for kind in TRANSFER_KINDS:
-            moved = account.memories[kind] = OutcomeMemory(TRANSFERS_REMEMBERED)
+            moved = account.other_replies[kind] = ReplyCache(TRANSFERS_REMEMBERED)
             moved.fill(ids, entries)
             state.outcome_count += len(moved)
 

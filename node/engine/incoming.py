@@ -1,7 +1,7 @@
 """A snapshot on its way in from the leader: checked, and its state made, in a thread, so that the node goes on answering meanwhile.
 
 Nothing in that takes the interpreter for long: rows are read in pieces, the state is made in Python, so the event loop has its turn after
-each piece, or `SWITCH_INTERVAL`; and what is of no use any more is taken apart in pieces (`statemachine.draining`). What is left for the end, in
+each piece, or `SWITCH_INTERVAL`; and what is of no use any more is taken apart in pieces (`statemachine.teardown`). What is left for the end, in
 the event loop, is to give the snapshot its name and to put the new engine in the place of the old.
 """
 
@@ -20,9 +20,9 @@ from node.marks import mark_of
 from snapshots.errors import SnapshotError
 from snapshots.manifest import Manifest, Row
 from snapshots.transfer import Sink
-from statemachine.draining import drain
 from statemachine.engine import Engine
 from statemachine.errors import StateError
+from statemachine.teardown import clear
 
 
 @contextlib.contextmanager
@@ -73,7 +73,7 @@ class IncomingSnapshot:
                 engine = Engine.restore({name: tables[name] for name in manifest.row_counts}, verified=True)
                 return engine, saved_market.decode(self._sink.attachment(saved_market.FILE), manifest.index)
         finally:
-            drain(*tables.values())
+            clear(*tables.values())
 
     def poll(self) -> SnapshotMark | None:
         """See the port."""

@@ -12,7 +12,7 @@ from snapshots.migration.report import CheckReport
 from statemachine.engine import Engine
 from statemachine.errors import StateError
 from statemachine.relations import KEYS, REFERENCES
-from statemachine.remember import ANY_CONTENTS
+from statemachine.reply_cache import ANY_CONTENTS
 from statemachine.state import MIGRATED_HASH
 from statemachine.types import Side
 

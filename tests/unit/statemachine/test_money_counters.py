@@ -6,12 +6,12 @@ from ipaddress import ip_network
 
 import pytest
 
-from statemachine.admission import networks
 from statemachine.commands import Deposit, Withdraw
 from statemachine.engine import Engine
 from statemachine.events import Rejected, Transferred
 from statemachine.limits import AMOUNT_MAX
 from statemachine.types import Reason
+from statemachine.validation import networks
 from tests.unit.statemachine.market import market, send
 
 

@@ -11,8 +11,8 @@ from types import ModuleType
 import pytest
 
 from statemachine.commands import Batch
-from statemachine.draining import PIECE, drain
 from statemachine.engine import Engine
+from statemachine.teardown import PIECE, clear
 from tests.property.worlds import busy_command, foundations
 
 LARGE = 20
@@ -22,8 +22,8 @@ LARGE = 20
 @pytest.mark.parametrize(
     "container", [list(range(3 * PIECE + 1)), deque(range(9)), dict.fromkeys(range(9))], ids=["list", "deque", "dict"]
 )
-def test_a_drained_container_is_empty(container: list[int] | deque[int] | dict[int, None]) -> None:
-    drain(container)
+def test_a_cleared_container_is_empty(container: list[int] | deque[int] | dict[int, None]) -> None:
+    clear(container)
     assert not container
 
 
@@ -51,7 +51,7 @@ def large_containers(root: object) -> list[list[object] | deque[object] | dict[o
 
 
 def test_nothing_large_is_left_to_go_in_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("statemachine.remember._CHUNK", LARGE // 2)
+    monkeypatch.setattr("statemachine.reply_cache._CHUNK", LARGE // 2)
     engine = busy_engine()
     for _ in engine.freeze():
         pass

@@ -14,7 +14,7 @@ from statemachine.commands import Batch
 from statemachine.engine import Engine
 from statemachine.errors import StateError
 from statemachine.events import Done, OrderState
-from statemachine.remember import OutcomeMemory, pack
+from statemachine.reply_cache import ReplyCache, pack
 from statemachine.tables import TABLES, BalanceRow, CounterRow, CurrencyRow, OutcomeRow
 from statemachine.types import OrderStatus
 from tests.property.worlds import SECOND, busy_command, foundations
@@ -231,17 +231,17 @@ def test_a_memory_filled_at_once_is_one_filled_one_by_one(count: int) -> None:
     def entry(number: int) -> tuple[str, bytes]:
         return f"c{number}", pack(b"%08d" % number, msgspec.msgpack.encode(Done(number, 1, False, True)))
 
-    one_by_one, at_once = OutcomeMemory(), OutcomeMemory()
+    one_by_one, at_once = ReplyCache(), ReplyCache()
     entries = [entry(number) for number in range(1, count + 1)]
     for command_id, packed in entries:
-        one_by_one.remember(command_id, packed)
+        one_by_one.add(command_id, packed)
     at_once.fill([command_id for command_id, _ in entries], [packed for _, packed in entries])
     for number in range(count + 1, count + 3):
         assert list(at_once.newest(200)) == list(one_by_one.newest(200))
-        assert at_once.remembered == one_by_one.remembered == number - 1
+        assert at_once.added == one_by_one.added == number - 1
         for memory in (one_by_one, at_once):
             memory.check(number)
-            memory.remember(*entry(number))
+            memory.add(*entry(number))
 
 
 @given(st.sampled_from(list(TABLES)), st.integers(0, 10**6), st.integers(0, 10**6), st.integers(1, 255), st.booleans())

@@ -73,7 +73,7 @@ def test_headers_of_arrays(count: int) -> None:
 def read(module: Any, payload: bytes) -> list[object]:
     """All that a reader says of an entry."""
     found = module.EntryReader(payload)
-    said: list[object] = [found.payload, found.time, found.former, found.count]
+    said: list[object] = [found.payload, found.time, found.legacy, found.count]
     placing, cancelling = Placing(), Cancelling()
     names = PlaceOrder.__struct_fields__[2:]
     for _ in range(found.count):

@@ -1,4 +1,4 @@
-"""The memory of outcomes: what makes a command that is sent twice happen once.
+"""The reply cache: a command that is sent twice happens once, and gets its first outcome again (Raft thesis, section 6.3).
 
 Each account has its own, bounded, first in first out. It is part of the replicated state, so every node forgets the same
 command at the same moment. Entries are kept packed as bytes: an outcome holds a copy of an order's state, there may be
@@ -13,9 +13,9 @@ from typing import cast
 
 import msgspec
 
-from statemachine.draining import drain
 from statemachine.events import AnyOutcome
 from statemachine.limits import OUTCOMES_PER_ACCOUNT
+from statemachine.teardown import clear
 
 FINGERPRINT_SIZE = 8
 ANY_CONTENTS = bytes(FINGERPRINT_SIZE)
@@ -37,7 +37,7 @@ _decoder: msgspec.msgpack.Decoder[AnyOutcome] = msgspec.msgpack.Decoder(AnyOutco
 _head_decoder = msgspec.msgpack.Decoder(_OutcomeHead)
 
 
-class MemoryView:
+class CacheView:
     """The newest outcomes of a memory at one moment: command ids and packed entries, oldest first.
 
     `first_sequence` is that of the oldest command remembered at all, 0 when there is none.
@@ -58,14 +58,14 @@ class MemoryView:
             yield cast("str", chunk[2 * place]), cast("bytes", chunk[2 * place + 1])
 
 
-class OutcomeMemory:
+class ReplyCache:
     """The first outcomes of an account's latest commands. All O(1) but `newest`, O(entries / 128).
 
     `_chunks` holds command ids and packed entries in turns, oldest first, in rising sequence; the first `_gone` of them are forgotten. A
     full chunk never changes again, so that a view of the memory can be taken without a copy of its entries. `_packed` finds them.
     """
 
-    __slots__ = ("_chunks", "_gone", "_newest", "_packed", "bound", "remembered")
+    __slots__ = ("_chunks", "_gone", "_newest", "_packed", "added", "bound")
 
     def __init__(self, bound: int = OUTCOMES_PER_ACCOUNT) -> None:
         self.bound = bound
@@ -75,7 +75,7 @@ class OutcomeMemory:
         self._chunks: deque[list[str | bytes]] = deque([self._newest])
         self._gone = 0
         self._packed: dict[str, bytes] = {}
-        self.remembered = 0
+        self.added = 0
         """How many were ever remembered by this object."""
 
     def __len__(self) -> int:
@@ -85,7 +85,7 @@ class OutcomeMemory:
         """The packed entry of a command, for `fingerprint_of` and `outcome_of`."""
         return self._packed.get(command_id)
 
-    def remember(self, command_id: str, packed: bytes) -> int:
+    def add(self, command_id: str, packed: bytes) -> int:
         """Keep the entry (see `pack`) of a command that is not remembered yet; the oldest goes when there are too many.
 
         Returns by how many the memory has grown: 1, or 0.
@@ -94,7 +94,7 @@ class OutcomeMemory:
         newest = self._newest
         newest.append(command_id)
         newest.append(packed)
-        self.remembered += 1
+        self.added += 1
         if len(newest) == 2 * _CHUNK:
             self._newest = []
             self._chunks.append(self._newest)
@@ -105,12 +105,12 @@ class OutcomeMemory:
 
     def fill(self, command_ids: list[str], packed: list[bytes]) -> None:
         """Remember entries (see `pack`), oldest first, in a memory that is empty. An id that comes twice is one entry too few. O(entries)."""
-        assert not self.remembered, "the memory is not empty"
+        assert not self.added, "the memory is not empty"
         self._packed = dict(zip(command_ids, packed, strict=True))
         turns = [part for entry in zip(command_ids, packed, strict=True) for part in entry]
         self._chunks = deque(turns[at : at + 2 * _CHUNK] for at in range(0, len(turns) + 1, 2 * _CHUNK))
         self._newest = self._chunks[-1]
-        self.remembered = len(packed)
+        self.added = len(packed)
 
     def _forget_oldest(self) -> None:
         del self._packed[cast("str", self._chunks[0][2 * self._gone])]
@@ -119,12 +119,12 @@ class OutcomeMemory:
             self._chunks.popleft()
             self._gone = 0
 
-    def newest(self, count: int) -> MemoryView:
+    def newest(self, count: int) -> CacheView:
         """The latest `count` entries, or all when there are fewer, as they are now."""
         chunks, gone, known = list(self._chunks), self._gone, len(self._packed)
         stop = gone + known
         first = sequence_of(cast("bytes", chunks[0][2 * gone + 1])) if known else 0
-        return MemoryView(chunks, stop - min(count, known), stop, first)
+        return CacheView(chunks, stop - min(count, known), stop, first)
 
     def has_room(self, before: int) -> bool:
         """May one more be remembered without forgetting one of the time `before` or later?"""
@@ -132,9 +132,9 @@ class OutcomeMemory:
             return True
         return _head_decoder.decode(packed_outcome(cast("bytes", self._chunks[0][2 * self._gone + 1]))).time < before
 
-    def release(self) -> None:
-        """Empty it in small steps (`draining`); it is of no use any more. O(entries)."""
-        drain(self._packed, self._chunks)
+    def clear(self) -> None:
+        """Empty it in small steps (`teardown`); it is of no use any more. O(entries)."""
+        clear(self._packed, self._chunks)
 
     def check(self, last_sequence: int) -> None:
         """Assert the invariant: bounded, chunks and dictionary agree, sequences rise and are not from the future."""
@@ -155,9 +155,9 @@ def pack(fingerprint: bytes, outcome: bytes) -> bytes:
     return fingerprint + outcome
 
 
-def fingerprint_fits(packed: bytes, mark: bytes) -> bool:
+def fingerprint_fits(packed: bytes, fingerprint: bytes) -> bool:
     """Whether a packed entry is of a command with this fingerprint, as far as that can be told."""
-    return mark == ANY_CONTENTS or fingerprint_of(packed) in (mark, ANY_CONTENTS)
+    return fingerprint == ANY_CONTENTS or fingerprint_of(packed) in (fingerprint, ANY_CONTENTS)
 
 
 def fingerprint_of(packed: bytes) -> bytes:

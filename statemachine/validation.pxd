@@ -1,4 +1,4 @@
-# What the compiled core knows more about admission.py: the types of what every order passes.
+# What the compiled core knows more about validation.py: the types of what every order passes.
 cimport cython
 
 from statemachine.book cimport BookSide

@@ -1,6 +1,6 @@
 """Everything that is checked before anything changes.
 
-Each function looks at the state and one command and answers None, or a `Refusal` that becomes a `Rejected`. Nothing in here changes
+Each function looks at the state and one command and answers None, or a `Reject` that becomes a `Rejected`. Nothing in here changes
 anything, so a refused command leaves no trace. The first fault found is told; the order of the checks is part of the rules.
 """
 
@@ -54,7 +54,7 @@ _MEETING: int = Opening.MEETING
 _AMOUNT_MAX = AMOUNT_MAX
 
 
-class Refusal(NamedTuple):
+class Reject(NamedTuple):
     """Why a command is not carried out: the reason, the field at fault, what was expected (numbers in smallest units)."""
 
     reason: Reason
@@ -65,122 +65,122 @@ class Refusal(NamedTuple):
 _is_base64 = re.compile("(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)").fullmatch
 _is_network = re.compile("[0-9A-Fa-f.:]+(?:/[0-9]+)?").fullmatch
 _PERMISSIONS = sum(Permission)
-_FORMER_PERMISSIONS = _PERMISSIONS - Permission.DEPOSIT
+_LEGACY_PERMISSIONS = _PERMISSIONS - Permission.DEPOSIT
 ANY_VERSION = -1
 """As a product's expected version: whichever it is at."""
 
 
-def bad_name(field: str) -> Refusal:
+def bad_name(field: str) -> Reject:
     """A name that cannot be one."""
-    return Refusal(Reason.INVALID_ID, field, f"expected 1 to {NAME_MAX} characters of A-Z a-z 0-9 _ . : -")
+    return Reject(Reason.INVALID_ID, field, f"expected 1 to {NAME_MAX} characters of A-Z a-z 0-9 _ . : -")
 
 
-def bad_command_id(field: str, reason: Reason) -> Refusal:
+def bad_command_id(field: str, reason: Reason) -> Reject:
     """A command or client id that cannot be one."""
-    return Refusal(reason, field, f"expected 1 to {COMMAND_ID_MAX} characters of A-Z a-z 0-9 _ . : -")
+    return Reject(reason, field, f"expected 1 to {COMMAND_ID_MAX} characters of A-Z a-z 0-9 _ . : -")
 
 
-def put_currency(state: State, command: PutCurrency) -> Refusal | None:
+def put_currency(state: State, command: PutCurrency) -> Reject | None:
     """May this currency be put?"""
     if not is_name(command.currency):
         return bad_name("currency")
     if not 0 <= command.scale <= SCALE_MAX:
-        return Refusal(Reason.INVALID_SCALE, "scale", f"expected 0 to {SCALE_MAX}")
+        return Reject(Reason.INVALID_SCALE, "scale", f"expected 0 to {SCALE_MAX}")
     known = state.currencies.get(command.currency)
     if known is not None and known.scale != command.scale:
-        return Refusal(Reason.CURRENCY_CHANGED, "scale", f"is {known.scale} and cannot change")
+        return Reject(Reason.CURRENCY_CHANGED, "scale", f"is {known.scale} and cannot change")
     return None
 
 
-def put_product(state: State, command: PutProduct) -> Refusal | None:
+def put_product(state: State, command: PutProduct) -> Reject | None:
     """May this product be put?"""
     if not is_name(command.product_id):
         return bad_name("product_id")
     for field, currency in (("base", command.base), ("quote", command.quote)):
         if currency not in state.currencies:
-            return Refusal(Reason.UNKNOWN_CURRENCY, field, "no such currency")
+            return Reject(Reason.UNKNOWN_CURRENCY, field, "no such currency")
     if command.base == command.quote:
-        return Refusal(Reason.INVALID_PRODUCT, "quote", "expected another currency than the base")
+        return Reject(Reason.INVALID_PRODUCT, "quote", "expected another currency than the base")
     if command.expected_version != ANY_VERSION:
         known = state.products.get(command.product_id)
         version = known.version if known is not None else 0
         if version != command.expected_version:
             text = f"the product is at version {version}" if known is not None else "there is no such product yet"
-            return Refusal(Reason.CHANGED_MEANWHILE, "expected_version", text)
+            return Reject(Reason.CHANGED_MEANWHILE, "expected_version", text)
     return _sizes(state, command) or _fees(command) or _unchanged(state, command)
 
 
-def _sizes(state: State, command: PutProduct) -> Refusal | None:
+def _sizes(state: State, command: PutProduct) -> Reject | None:
     for field in ("tick", "lot", "min_size", "max_size"):
         if not 1 <= getattr(command, field) <= AMOUNT_MAX:
-            return Refusal(Reason.INVALID_PRODUCT, field, f"expected 1 to {AMOUNT_MAX}")
+            return Reject(Reason.INVALID_PRODUCT, field, f"expected 1 to {AMOUNT_MAX}")
     if command.max_size < command.min_size:
-        return Refusal(Reason.INVALID_PRODUCT, "max_size", "expected at least min_size")
+        return Reject(Reason.INVALID_PRODUCT, "max_size", "expected at least min_size")
     scale = state.currencies[command.base].scale
     if command.tick * command.lot % 10**scale != 0:
-        return Refusal(Reason.INVALID_PRODUCT, "tick", f"expected tick * lot to be a whole multiple of 10**{scale}")
+        return Reject(Reason.INVALID_PRODUCT, "tick", f"expected tick * lot to be a whole multiple of 10**{scale}")
     return None
 
 
-def _fees(command: PutProduct) -> Refusal | None:
+def _fees(command: PutProduct) -> Reject | None:
     for field in ("maker_fee_ppm", "taker_fee_ppm"):
         if not 0 <= getattr(command, field) <= FEE_PPM_MAX:
-            return Refusal(Reason.INVALID_FEE, field, f"expected 0 to {FEE_PPM_MAX} parts per million")
+            return Reject(Reason.INVALID_FEE, field, f"expected 0 to {FEE_PPM_MAX} parts per million")
     return None
 
 
-def _unchanged(state: State, command: PutProduct) -> Refusal | None:
+def _unchanged(state: State, command: PutProduct) -> Reject | None:
     known = state.products.get(command.product_id)
     if known is None:
         return None
     for field in ("base", "quote", "tick", "lot"):
         if getattr(known, field) != getattr(command, field):
-            return Refusal(Reason.CURRENCY_CHANGED, field, f"is {getattr(known, field)} and cannot change")
+            return Reject(Reason.CURRENCY_CHANGED, field, f"is {getattr(known, field)} and cannot change")
     if known.opening and command.status != known.status and not command.keep_status:
-        return Refusal(Reason.AUCTION_OPENING, "status", "the auction is opening")
+        return Reject(Reason.AUCTION_OPENING, "status", "the auction is opening")
     return None
 
 
-def open_account(command: OpenAccount) -> Refusal | None:
+def open_account(command: OpenAccount) -> Reject | None:
     """May this account be opened?"""
     if not is_name(command.new_account_id):
         return bad_name("new_account_id")
     if command.new_account_id == OPERATOR:
-        return Refusal(Reason.INVALID_ID, "new_account_id", "the operator's name is no account")
+        return Reject(Reason.INVALID_ID, "new_account_id", "the operator's name is no account")
     return None
 
 
-def put_api_key(state: State, command: PutApiKey) -> Refusal | None:
+def put_api_key(state: State, command: PutApiKey) -> Reject | None:
     """May this key be put? Permissions of 0 are how a key is revoked; the operator may own keys."""
     if not is_name(command.key_id):
         return bad_name("key_id")
     if command.owner_id != OPERATOR and command.owner_id not in state.accounts:
-        return Refusal(Reason.UNKNOWN_ACCOUNT, "owner_id", "no such account")
+        return Reject(Reason.UNKNOWN_ACCOUNT, "owner_id", "no such account")
     if len(command.secret) > SECRET_MAX or not _is_base64(command.secret):
-        return Refusal(Reason.INVALID_ID, "secret", f"expected base64 text of 4 to {SECRET_MAX} characters")
+        return Reject(Reason.INVALID_ID, "secret", f"expected base64 text of 4 to {SECRET_MAX} characters")
     if len(command.passphrase) > SECRET_MAX:
-        return Refusal(Reason.INVALID_ID, "passphrase", f"expected at most {SECRET_MAX} characters")
-    permissions = _FORMER_PERMISSIONS if state.former else _PERMISSIONS
+        return Reject(Reason.INVALID_ID, "passphrase", f"expected at most {SECRET_MAX} characters")
+    permissions = _LEGACY_PERMISSIONS if state.legacy else _PERMISSIONS
     if not 0 <= command.permissions <= permissions:
-        return Refusal(Reason.INVALID_PERMISSIONS, "permissions", f"expected 0 to {permissions}")
+        return Reject(Reason.INVALID_PERMISSIONS, "permissions", f"expected 0 to {permissions}")
     if command.sealed_by < 0:
-        return Refusal(Reason.INVALID_ID, "sealed_by", "expected 0 or the number of a cluster key")
+        return Reject(Reason.INVALID_ID, "sealed_by", "expected 0 or the number of a cluster key")
     found = networks(command.addresses)
-    return found if isinstance(found, Refusal) else None
+    return found if isinstance(found, Reject) else None
 
 
-def networks(addresses: str) -> str | Refusal:
+def networks(addresses: str) -> str | Reject:
     """A key's networks as they are stored, each in the one canonical way of writing it; a lone address is a network of one."""
     texts = addresses.split(",", ADDRESSES_MAX) if addresses else []
     if len(texts) > ADDRESSES_MAX:
-        return Refusal(Reason.INVALID_ADDRESSES, "addresses", f"expected at most {ADDRESSES_MAX} networks")
+        return Reject(Reason.INVALID_ADDRESSES, "addresses", f"expected at most {ADDRESSES_MAX} networks")
     found = []
     for place, text in enumerate(texts, 1):
         try:
             found.append(_network_text(ip_network(text if _is_network(text) else "")))
         except ValueError:
             expected = "expected one such as 192.0.2.0/24 or 2001:db8::/32, host bits 0"
-            return Refusal(Reason.INVALID_ADDRESSES, "addresses", f"network {place}: {expected}")
+            return Reject(Reason.INVALID_ADDRESSES, "addresses", f"network {place}: {expected}")
     return ",".join(found)
 
 
@@ -201,57 +201,57 @@ def _network_text(network: IPv4Network | IPv6Network) -> str:
     return f"{':'.join(groups[:start])}::{':'.join(groups[start + longest :])}/{network.prefixlen}"
 
 
-def deposit(state: State, command: Deposit) -> Refusal | None:
+def deposit(state: State, command: Deposit) -> Reject | None:
     """May this deposit be booked? What was deposited and not withdrawn stays within AMOUNT_MAX, and so does every later sum."""
     currency = state.currencies.get(command.currency)
     if currency is None:
-        return Refusal(Reason.UNKNOWN_CURRENCY, "currency", "no such currency")
+        return Reject(Reason.UNKNOWN_CURRENCY, "currency", "no such currency")
     if command.amount <= 0:
-        return Refusal(Reason.INVALID_AMOUNT, "amount", "expected more than 0")
-    if state.former:
+        return Reject(Reason.INVALID_AMOUNT, "amount", "expected more than 0")
+    if state.legacy:
         if currency.deposited + command.amount > AMOUNT_MAX:
-            return Refusal(Reason.AMOUNT_TOO_LARGE, "amount", f"all deposits of a currency together are at most {AMOUNT_MAX}")
+            return Reject(Reason.AMOUNT_TOO_LARGE, "amount", f"all deposits of a currency together are at most {AMOUNT_MAX}")
     elif currency.deposited - currency.withdrawn + command.amount > AMOUNT_MAX:
-        return Refusal(Reason.AMOUNT_TOO_LARGE, "amount", f"all money in a currency is at most {AMOUNT_MAX}")
+        return Reject(Reason.AMOUNT_TOO_LARGE, "amount", f"all money in a currency is at most {AMOUNT_MAX}")
     return None
 
 
-def withdraw(state: State, account: Account, command: Withdraw) -> Refusal | None:
+def withdraw(state: State, account: Account, command: Withdraw) -> Reject | None:
     """May this withdrawal be booked?"""
     return _amount(state, command) or _covered(account, command)
 
 
-def transfer(state: State, account: Account, command: Transfer) -> Refusal | None:
+def transfer(state: State, account: Account, command: Transfer) -> Reject | None:
     """May this transfer be booked? The receiver's balance stays within AMOUNT_MAX, as all deposits together do."""
     return _amount(state, command) or _receiver(state, command) or _covered(account, command)
 
 
-def _amount(state: State, command: Withdraw | Transfer) -> Refusal | None:
+def _amount(state: State, command: Withdraw | Transfer) -> Reject | None:
     if command.currency not in state.currencies:
-        return Refusal(Reason.UNKNOWN_CURRENCY, "currency", "no such currency")
+        return Reject(Reason.UNKNOWN_CURRENCY, "currency", "no such currency")
     if command.amount <= 0:
-        return Refusal(Reason.INVALID_AMOUNT, "amount", "expected more than 0")
+        return Reject(Reason.INVALID_AMOUNT, "amount", "expected more than 0")
     if command.amount > AMOUNT_MAX:
-        return Refusal(Reason.AMOUNT_TOO_LARGE, "amount", f"expected at most {AMOUNT_MAX}")
+        return Reject(Reason.AMOUNT_TOO_LARGE, "amount", f"expected at most {AMOUNT_MAX}")
     return None
 
 
-def _receiver(state: State, command: Transfer) -> Refusal | None:
+def _receiver(state: State, command: Transfer) -> Reject | None:
     if command.to_account_id not in state.accounts:
-        return Refusal(Reason.UNKNOWN_ACCOUNT, "to_account_id", "no such account")
+        return Reject(Reason.UNKNOWN_ACCOUNT, "to_account_id", "no such account")
     if command.to_account_id == command.account_id:
-        return Refusal(Reason.INVALID_ID, "to_account_id", "expected another account than the sender's")
+        return Reject(Reason.INVALID_ID, "to_account_id", "expected another account than the sender's")
     return None
 
 
-def _covered(account: Account, command: Withdraw | Transfer) -> Refusal | None:
+def _covered(account: Account, command: Withdraw | Transfer) -> Reject | None:
     available = account.available(command.currency)
     if command.amount > available:
-        return Refusal(Reason.INSUFFICIENT_FUNDS, "amount", f"{available} available")
+        return Reject(Reason.INSUFFICIENT_FUNDS, "amount", f"{available} available")
     return None
 
 
-def place_order(state: State, account: Account, command: Placing) -> Refusal | None:
+def place_order(state: State, account: Account, command: Placing) -> Reject | None:
     """May this order enter?
 
     Checked in this order: product and its status, fields that contradict each other, numbers, the stop, the time to live, client_oid, the number of
@@ -259,131 +259,131 @@ def place_order(state: State, account: Account, command: Placing) -> Refusal | N
     """
     product = state.products.get(command.product_id)
     if product is None:
-        return Refusal(Reason.UNKNOWN_PRODUCT, "product_id", "no such product")
-    refusal = _status(product, command) if product.status != _ONLINE else None
-    if refusal is None:
+        return Reject(Reason.UNKNOWN_PRODUCT, "product_id", "no such product")
+    reject = _status(product, command) if product.status != _ONLINE else None
+    if reject is None:
         if command.order_type == _LIMIT:
-            refusal = _limit_shape(command) or _limit_numbers(product, command)
+            reject = _limit_shape(command) or _limit_numbers(product, command)
         else:
-            refusal = _market_shape(command) or _market_numbers(product, command)
+            reject = _market_shape(command) or _market_numbers(product, command)
     if command.stop or command.stop_price:
-        refusal = refusal or _stop(product, command)
+        reject = reject or _stop(product, command)
     if command.cancel_after or command.time_in_force == _GTT:
-        refusal = refusal or _cancel_after(state, command)
+        reject = reject or _cancel_after(state, command)
     waits = product.busy or state.work >= state.work_max
-    return refusal or _client_oid(account, command, waits) or _funds(product, account, command) or _post_only(product, command)
+    return reject or _client_oid(account, command, waits) or _funds(product, account, command) or _post_only(product, command)
 
 
-def _status(product: Product, command: Placing) -> Refusal | None:
+def _status(product: Product, command: Placing) -> Reject | None:
     match product.status:
         case ProductStatus.OFFLINE:
-            return Refusal(Reason.PRODUCT_NOT_TRADING, "product_id", "the product is offline")
+            return Reject(Reason.PRODUCT_NOT_TRADING, "product_id", "the product is offline")
         case ProductStatus.CANCEL_ONLY:
-            return Refusal(Reason.PRODUCT_CANCEL_ONLY, "product_id", "orders may only be cancelled")
+            return Reject(Reason.PRODUCT_CANCEL_ONLY, "product_id", "orders may only be cancelled")
         case ProductStatus.POST_ONLY if not command.post_only:
-            return Refusal(Reason.PRODUCT_POST_ONLY, "post_only", "only post-only orders may enter")
+            return Reject(Reason.PRODUCT_POST_ONLY, "post_only", "only post-only orders may enter")
         case ProductStatus.LIMIT_ONLY if command.order_type != _LIMIT:
-            return Refusal(Reason.PRODUCT_LIMIT_ONLY, "order_type", "only limit orders may enter")
+            return Reject(Reason.PRODUCT_LIMIT_ONLY, "order_type", "only limit orders may enter")
         case ProductStatus.AUCTION if not command.stop:
             return _collected(command)
     return None
 
 
-def _collected(command: Placing) -> Refusal | None:
+def _collected(command: Placing) -> Reject | None:
     """May an auction collect the order?"""
     if command.order_type != _LIMIT:
-        return Refusal(Reason.PRODUCT_IN_AUCTION, "order_type", "an auction collects limit orders")
+        return Reject(Reason.PRODUCT_IN_AUCTION, "order_type", "an auction collects limit orders")
     if not can_rest(command.order_type, command.time_in_force):
-        return Refusal(Reason.PRODUCT_IN_AUCTION, "time_in_force", "an auction collects orders that may rest")
+        return Reject(Reason.PRODUCT_IN_AUCTION, "time_in_force", "an auction collects orders that may rest")
     if command.post_only:
-        return Refusal(Reason.PRODUCT_IN_AUCTION, "post_only", "an order that an auction collects may take when it opens")
+        return Reject(Reason.PRODUCT_IN_AUCTION, "post_only", "an order that an auction collects may take when it opens")
     return None
 
 
-def _limit_shape(command: Placing) -> Refusal | None:
+def _limit_shape(command: Placing) -> Reject | None:
     if command.funds != 0:
-        return Refusal(Reason.INVALID_ORDER, "funds", "a limit order has no funds")
+        return Reject(Reason.INVALID_ORDER, "funds", "a limit order has no funds")
     if command.post_only and not can_rest(command.order_type, command.time_in_force):
-        return Refusal(Reason.INVALID_ORDER, "post_only", "a post-only order is good till cancelled")
+        return Reject(Reason.INVALID_ORDER, "post_only", "a post-only order is good till cancelled")
     return None
 
 
-def _limit_numbers(product: Product, command: Placing) -> Refusal | None:
+def _limit_numbers(product: Product, command: Placing) -> Reject | None:
     price = command.price
     if price <= 0:
-        return Refusal(Reason.INVALID_PRICE, "price", "expected more than 0")
+        return Reject(Reason.INVALID_PRICE, "price", "expected more than 0")
     if price > AMOUNT_MAX:
-        return Refusal(Reason.AMOUNT_TOO_LARGE, "price", f"expected at most {AMOUNT_MAX}")
+        return Reject(Reason.AMOUNT_TOO_LARGE, "price", f"expected at most {AMOUNT_MAX}")
     if price % product.tick != 0:
-        return Refusal(Reason.PRICE_OFF_TICK, "price", f"expected a multiple of {product.tick}")
-    refusal = _size(product, command.size)
-    if refusal is None and product.notional(price, command.size) > AMOUNT_MAX:
-        return Refusal(Reason.AMOUNT_TOO_LARGE, "size", f"price times size is at most {AMOUNT_MAX}")
-    return refusal
+        return Reject(Reason.PRICE_OFF_TICK, "price", f"expected a multiple of {product.tick}")
+    reject = _size(product, command.size)
+    if reject is None and product.notional(price, command.size) > AMOUNT_MAX:
+        return Reject(Reason.AMOUNT_TOO_LARGE, "size", f"price times size is at most {AMOUNT_MAX}")
+    return reject
 
 
-def _market_shape(command: Placing) -> Refusal | None:
+def _market_shape(command: Placing) -> Reject | None:
     if command.price != 0:
-        return Refusal(Reason.INVALID_ORDER, "price", "a market order has no price")
+        return Reject(Reason.INVALID_ORDER, "price", "a market order has no price")
     if command.post_only:
-        return Refusal(Reason.INVALID_ORDER, "post_only", "a market order never rests")
+        return Reject(Reason.INVALID_ORDER, "post_only", "a market order never rests")
     if command.time_in_force in (_FOK, _GTT):
-        return Refusal(Reason.INVALID_ORDER, "time_in_force", "a market order takes what there is")
+        return Reject(Reason.INVALID_ORDER, "time_in_force", "a market order takes what there is")
     if command.side == _SELL and command.size != 0 and command.funds != 0:
-        return Refusal(Reason.INVALID_ORDER, "funds", "a market sell has a size or funds, not both")
+        return Reject(Reason.INVALID_ORDER, "funds", "a market sell has a size or funds, not both")
     return None
 
 
-def _market_numbers(product: Product, command: Placing) -> Refusal | None:
+def _market_numbers(product: Product, command: Placing) -> Reject | None:
     if command.funds < 0 or (command.funds == 0 and command.size == 0):
-        return Refusal(Reason.INVALID_FUNDS, "funds", "expected a size, or funds of more than 0")
+        return Reject(Reason.INVALID_FUNDS, "funds", "expected a size, or funds of more than 0")
     if command.funds > AMOUNT_MAX:
-        return Refusal(Reason.AMOUNT_TOO_LARGE, "funds", f"expected at most {AMOUNT_MAX}")
+        return Reject(Reason.AMOUNT_TOO_LARGE, "funds", f"expected at most {AMOUNT_MAX}")
     return _size(product, command.size) if command.size != 0 else None
 
 
-def _size(product: Product, size: int) -> Refusal | None:
+def _size(product: Product, size: int) -> Reject | None:
     if size <= 0:
-        return Refusal(Reason.INVALID_SIZE, "size", "expected more than 0")
+        return Reject(Reason.INVALID_SIZE, "size", "expected more than 0")
     if size < product.min_size:
-        return Refusal(Reason.SIZE_TOO_SMALL, "size", f"expected at least {product.min_size}")
+        return Reject(Reason.SIZE_TOO_SMALL, "size", f"expected at least {product.min_size}")
     if size > product.max_size:
-        return Refusal(Reason.SIZE_TOO_LARGE, "size", f"expected at most {product.max_size}")
+        return Reject(Reason.SIZE_TOO_LARGE, "size", f"expected at most {product.max_size}")
     if size % product.lot != 0:
-        return Refusal(Reason.SIZE_OFF_LOT, "size", f"expected a multiple of {product.lot}")
+        return Reject(Reason.SIZE_OFF_LOT, "size", f"expected a multiple of {product.lot}")
     return None
 
 
-def _stop(product: Product, command: Placing) -> Refusal | None:
+def _stop(product: Product, command: Placing) -> Reject | None:
     """A stop order says what it will hold, and where it waits."""
     if not command.stop:
-        return Refusal(Reason.INVALID_STOP, "stop", "a stop price needs a kind of stop")
+        return Reject(Reason.INVALID_STOP, "stop", "a stop price needs a kind of stop")
     if command.stop_price <= 0:
-        return Refusal(Reason.INVALID_STOP, "stop_price", "expected more than 0")
+        return Reject(Reason.INVALID_STOP, "stop_price", "expected more than 0")
     if command.stop_price > AMOUNT_MAX:
-        return Refusal(Reason.AMOUNT_TOO_LARGE, "stop_price", f"expected at most {AMOUNT_MAX}")
+        return Reject(Reason.AMOUNT_TOO_LARGE, "stop_price", f"expected at most {AMOUNT_MAX}")
     if command.stop_price % product.tick != 0:
-        return Refusal(Reason.PRICE_OFF_TICK, "stop_price", f"expected a multiple of {product.tick}")
+        return Reject(Reason.PRICE_OFF_TICK, "stop_price", f"expected a multiple of {product.tick}")
     if command.post_only:
-        return Refusal(Reason.INVALID_STOP, "post_only", "a stop order is not post-only")
+        return Reject(Reason.INVALID_STOP, "post_only", "a stop order is not post-only")
     if command.order_type != _LIMIT:
         if command.side == _BUY and command.funds == 0:
-            return Refusal(Reason.INVALID_STOP, "funds", "a market buy with a stop needs funds")
+            return Reject(Reason.INVALID_STOP, "funds", "a market buy with a stop needs funds")
         if command.side == _SELL and command.size == 0:
-            return Refusal(Reason.INVALID_STOP, "size", "a market sell with a stop needs a size")
+            return Reject(Reason.INVALID_STOP, "size", "a market sell with a stop needs a size")
     return None
 
 
-def _cancel_after(state: State, command: Placing) -> Refusal | None:
+def _cancel_after(state: State, command: Placing) -> Reject | None:
     if command.time_in_force != _GTT:
-        return Refusal(Reason.INVALID_CANCEL_AFTER, "cancel_after", "only a good-till-time order has it")
+        return Reject(Reason.INVALID_CANCEL_AFTER, "cancel_after", "only a good-till-time order has it")
     longest = min(CANCEL_AFTER_MAX, TIME_MAX - state.time)
     if not CANCEL_AFTER_MIN <= command.cancel_after <= longest:
-        return Refusal(Reason.INVALID_CANCEL_AFTER, "cancel_after", f"expected {CANCEL_AFTER_MIN} to {longest} nanoseconds")
+        return Reject(Reason.INVALID_CANCEL_AFTER, "cancel_after", f"expected {CANCEL_AFTER_MIN} to {longest} nanoseconds")
     return None
 
 
-def _client_oid(account: Account, command: Placing, waits: bool) -> Refusal | None:
+def _client_oid(account: Account, command: Placing, waits: bool) -> Reject | None:
     """A client_oid names at most one open order, also when the command that entered it is no longer remembered."""
     oid = command.client_oid
     if oid:
@@ -391,11 +391,11 @@ def _client_oid(account: Account, command: Placing, waits: bool) -> Refusal | No
             return bad_command_id("client_oid", Reason.INVALID_ID)
         known = account.by_client_oid.get(oid)
         if known is not None and known.status != _DONE:
-            return Refusal(Reason.COMMAND_ID_REUSED, "client_oid", f"order {known.order_id} is open under it")
+            return Reject(Reason.COMMAND_ID_REUSED, "client_oid", f"order {known.order_id} is open under it")
     if account.open_count >= OPEN_ORDERS_PER_ACCOUNT and (
         waits or command.stop or can_rest(command.order_type, command.time_in_force)
     ):
-        return Refusal(Reason.TOO_MANY_OPEN_ORDERS, "", f"at most {OPEN_ORDERS_PER_ACCOUNT} open orders an account")
+        return Reject(Reason.TOO_MANY_OPEN_ORDERS, "", f"at most {OPEN_ORDERS_PER_ACCOUNT} open orders an account")
     return None
 
 
@@ -422,43 +422,43 @@ def entry_hold(product: Product, command: Placing, available: int) -> int:
     return max(available, 1 if command.side == _BUY else product.lot)
 
 
-def _funds(product: Product, account: Account, command: Placing) -> Refusal | None:
+def _funds(product: Product, account: Account, command: Placing) -> Reject | None:
     buys = command.side == _BUY
     available = account.available(product.quote if buys else product.base)
     needed = entry_hold(product, command, available)
     if needed > available:
-        return Refusal(Reason.INSUFFICIENT_FUNDS, "funds" if command.funds else "size", f"{needed} needed, {available} available")
+        return Reject(Reason.INSUFFICIENT_FUNDS, "funds" if command.funds else "size", f"{needed} needed, {available} available")
     return None
 
 
-def _post_only(product: Product, command: Placing) -> Refusal | None:
+def _post_only(product: Product, command: Placing) -> Reject | None:
     if command.post_only and product.opposite(command.side).crosses(command.price):
-        return Refusal(Reason.POST_ONLY_WOULD_TAKE, "price", "the order would trade at once")
+        return Reject(Reason.POST_ONLY_WOULD_TAKE, "price", "the order would trade at once")
     return None
 
 
-def cancel_order(state: State, account: Account, command: Cancelling) -> Refusal | Order:
+def cancel_order(state: State, account: Account, command: Cancelling) -> Reject | Order:
     """The order to cancel, or why it cannot be. Somebody else's order is unknown."""
     if command.order_id != 0:
         field, order = "order_id", state.orders.get(command.order_id)
     else:
         field, order = "client_oid", account.by_client_oid.get(command.client_oid)
     if order is None or order.account is not account:
-        return Refusal(Reason.UNKNOWN_ORDER, field, "no such order")
+        return Reject(Reason.UNKNOWN_ORDER, field, "no such order")
     if command.product_id and command.product_id != order.product.product_id:
-        return Refusal(Reason.UNKNOWN_ORDER, "product_id", "no such order of this product")
+        return Reject(Reason.UNKNOWN_ORDER, "product_id", "no such order of this product")
     if order.status == _DONE:
-        return Refusal(Reason.ORDER_ALREADY_DONE, field, "the order is done")
+        return Reject(Reason.ORDER_ALREADY_DONE, field, "the order is done")
     return order if may_cancel(order.product) else _not_cancelling(order.product)
 
 
-def cancel_all(state: State, command: CancelAll) -> Refusal | None:
+def cancel_all(state: State, command: CancelAll) -> Reject | None:
     """May the account cancel all? Without a product, orders of offline products stay where they are."""
     if not command.product_id:
         return None
     product = state.products.get(command.product_id)
     if product is None:
-        return Refusal(Reason.UNKNOWN_PRODUCT, "product_id", "no such product")
+        return Reject(Reason.UNKNOWN_PRODUCT, "product_id", "no such product")
     return None if may_cancel(product) else _not_cancelling(product)
 
 
@@ -467,7 +467,7 @@ def may_cancel(product: Product) -> bool:
     return product.status != _OFFLINE and product.opening != _MEETING
 
 
-def _not_cancelling(product: Product) -> Refusal:
+def _not_cancelling(product: Product) -> Reject:
     if product.status == _OFFLINE:
-        return Refusal(Reason.PRODUCT_NOT_TRADING, "product_id", "the product is offline")
-    return Refusal(Reason.AUCTION_OPENING, "product_id", "the auction is opening")
+        return Reject(Reason.PRODUCT_NOT_TRADING, "product_id", "the product is offline")
+    return Reject(Reason.AUCTION_OPENING, "product_id", "the auction is opening")

@@ -1,4 +1,4 @@
-# What the compiled core knows more about tell.py: the types.
+# What the compiled core knows more about emit.py: the types.
 cimport cython
 
 from statemachine.entities cimport Order, Product

@@ -15,7 +15,7 @@ PIECE = 1_000
 """Items of a list that go in one step."""
 
 
-def drain(*containers: list[Any] | deque[Any] | dict[Any, Any] | SortedList) -> None:
+def clear(*containers: list[Any] | deque[Any] | dict[Any, Any] | SortedList) -> None:
     """Empty these, one after the other."""
     for container in containers:
         if isinstance(container, list):
