@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 STAMP := $(VENV)/core
+ALONE := tests/unit tests/property tests/interaction tests/golden tests/simulation
+FOREIGN := tests/clients
 CORE_SOURCES := setup.py $(wildcard statemachine/*.py statemachine/*.pyx statemachine/*.pxd)
 
 .PHONY: setup core loadtest demo demo-many test check lint types layers tests bench bench-snapshots bench-install soak chaos attack kills simulate clean help clients
@@ -72,7 +74,7 @@ attack: $(STAMP) ## attacks on a live cluster, judged by what happens to an hone
 kills: $(STAMP) ## kill the leader under load KILLS times (default 1000), and show where the gaps come from
 	$(BIN)/python -m tests.chaos.kills --kills $(or $(KILLS),1000) --seed $(or $(SEED),1) --report docs/reliability.md
 
-test: check ## lint, types, layers and all tests: what CI runs
+test: check ## lint, types, layers and all tests but those with foreign clients (`make clients`): what CI runs first
 
 check: lint types layers tests
 
@@ -86,11 +88,12 @@ types: $(STAMP) ## mypy --strict
 layers: $(STAMP) ## the import directions
 	$(BIN)/lint-imports
 
-clients: $(STAMP) ## foreign client libraries, unmodified, against three nodes; writes the table of docs/clients.md
-	$(BIN)/python -m pytest tests/clients --clients-report docs/clients.md
+clients: $(STAMP) ## foreign clients, unmodified, against real nodes; REPORT=1 writes the table of docs/clients.md
+	$(BIN)/python -m pytest $(FOREIGN) $(if $(REPORT),--clients-report docs/clients.md)
 
-tests: $(STAMP) ## pytest
-	$(BIN)/python -m pytest
+tests: $(STAMP) ## pytest: first what needs no cluster, on all processors; then what starts clusters, one at a time
+	$(BIN)/python -m pytest -n $(or $(WORKERS),auto) $(ALONE)
+	$(BIN)/python -m pytest tests $(addprefix --ignore=,$(ALONE) $(FOREIGN))
 
 simulate: $(STAMP) ## consensus, or with EXCHANGE=1 the whole exchange, under RUNS seeds from SEED on, NODES nodes, JOBS processes; STEPS of faults; DISKS=1 loses disks too, MEMBERS=1 changes members
 	$(BIN)/python -m tests.simulation.run --seed $(or $(SEED),0) --runs $(or $(RUNS),100) --nodes $(or $(NODES),3) $(if $(STEPS),--steps $(STEPS)) \

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-BEGIN, END = "<!-- table: begin, written by make clients -->", "<!-- table: end -->"
+BEGIN, END = "<!-- table: begin, written by make clients REPORT=1 -->", "<!-- table: end -->"
 
 
 @dataclass
