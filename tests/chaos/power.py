@@ -9,8 +9,8 @@ from random import Random
 from node.system.processes import ENGINE_PID_FILE, locked_pid
 from tests.chaos.errors import UnsafeError
 from tests.chaos.faults import Fault
+from tests.chaos.forgetful.control import Control
 from tests.chaos.forgetful.disk import ForgetfulDisk
-from tests.chaos.forgetful.filesystem import Control
 from tests.chaos.stage import Stage
 
 LOG = "log-"

@@ -11,8 +11,8 @@ from random import Random
 import pytest
 
 from tests.chaos.errors import NotPossibleError
+from tests.chaos.forgetful.control import Control
 from tests.chaos.forgetful.disk import ForgetfulDisk
-from tests.chaos.forgetful.filesystem import Control
 from tests.chaos.run import Chaos, ChaosPlan
 
 

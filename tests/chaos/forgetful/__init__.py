@@ -10,5 +10,6 @@ That is what POSIX promises and no more; most file systems do better, so whoever
 After the processes that use it were killed and it was unmounted, `model.lose_power` makes the live directory what the disk has.
 
 model        what is durable, and what is not yet
+control      what a test tells the file system
 filesystem   the file system, a process of its own (FUSE, by mfusepy)
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
 import shutil
 import subprocess
@@ -14,7 +14,7 @@ from random import Random
 import msgspec
 
 from tests.chaos.errors import CommandFailedError, NotPossibleError
-from tests.chaos.forgetful.filesystem import PATHS, Control
+from tests.chaos.forgetful.control import PATHS, Control
 from tests.chaos.forgetful.model import Store, lose_power
 from tests.chaos.system import call, need_root
 
@@ -37,8 +37,10 @@ class ForgetfulDisk:
         need_root("fusermount3", "umount")
         if not Path("/dev/fuse").exists():
             raise NotPossibleError("needs /dev/fuse")
-        if importlib.util.find_spec("mfusepy") is None:
-            raise NotPossibleError("needs the package mfusepy")
+        try:
+            importlib.import_module("mfusepy")
+        except (ImportError, OSError) as error:
+            raise NotPossibleError(f"needs the package mfusepy and libfuse (Debian's package fuse3): {error}") from error
 
     @property
     def mounted(self) -> bool:

@@ -17,24 +17,10 @@ from typing import Any
 import mfusepy
 import msgspec
 
+from tests.chaos.forgetful.control import PATHS, Control
 from tests.chaos.forgetful.model import ROOT, Store
 
-PATHS = "paths.json"
-"""Beside the model: where files with waiting writes lay when the file system was unmounted, by id."""
-
 _STATUS = ("st_atime", "st_ctime", "st_gid", "st_mode", "st_mtime", "st_nlink", "st_size", "st_uid", "st_blocks", "st_ino")
-
-
-class Control(msgspec.Struct):
-    """What goes wrong with a sync of a file whose name begins with `prefix`: it takes longer, by seconds between `delay[0]` and
-    `delay[1]`; it fails with EIO, `failures` times; it does nothing and says that it did (`lies`); or it ends only when the control does
-    not say so any more, and does nothing either (`holds`): whoever asked for it was killed meanwhile."""
-
-    prefix: str = ""
-    delay: tuple[float, float] = (0.0, 0.0)
-    failures: int = 0
-    lies: bool = False
-    holds: bool = False
 
 
 class Forgetful(mfusepy.Operations):  # type: ignore[misc]
