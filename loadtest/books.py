@@ -20,7 +20,7 @@ import aiohttp
 
 from loadtest.errors import WrongAnswerError
 from loadtest.watch import reached
-from node.gateway.ids import order_text
+from node.gateway.values import order_text
 from node.native.protocol import BookView
 from statemachine.events import AnyEvent, OrderChanged, OrderDone, OrderMatched, OrderOpened
 from statemachine.types import Side

@@ -14,7 +14,7 @@ from node.cli.output import Refusal, Rejection, instant, print_json, show, table
 from node.cli.session import Scales, Session, fresh_id, run
 from node.cli.target import Target, cluster_option, json_option
 from node.errors import DirectoryError, RequestFailed
-from node.gateway.ids import order_text
+from node.gateway.values import order_text
 from node.native.products import put_again, statuses_again
 from node.native.protocol import AuctionQuery, AuctionView, BookLevel, BookOrder, BookQuery, BookView, FailCode, TradesQuery
 from statemachine.commands import PutCurrency, PutProduct

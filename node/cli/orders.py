@@ -14,9 +14,8 @@ from node.cli.groups import Commands
 from node.cli.output import Rejection, instant, print_json, show, table, word
 from node.cli.session import Scales, Session, fresh_id, run
 from node.cli.target import Target, account_options, json_option
-from node.gateway.ids import ORDER_ID_MAX, order_text
-from node.gateway.reasons import SIZES
-from node.gateway.terms import PERIOD_EXPECTED, STOPS, lifetime, stop_type
+from node.gateway.errors import SIZES
+from node.gateway.values import ORDER_ID_MAX, PERIOD_EXPECTED, STOPS, lifetime, order_text, stop_type
 from node.native.protocol import OrdersQuery
 from statemachine.commands import CancelAll, CancelOrder, PlaceOrder
 from statemachine.events import Cancelled, OrderState, Placed, Rejected

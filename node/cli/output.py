@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from node.gateway.reasons import detail_with
+from node.gateway.errors import detail_with
 from statemachine.events import Rejected
 
 

@@ -2,32 +2,172 @@
 
 from __future__ import annotations
 
+from typing import Any, Self
+
+import msgspec
+
 from node.errors import RequestFailed
-from node.gateway.decimals import to_units
-from node.gateway.errors import ApiError, BadRequestError
-from node.gateway.ids import account_text, check_name, product_text
-from node.gateway.reasons import rejection
-from node.gateway.requests import ProfileTransferRequest, TransferRequest, parse, raw_text
-from node.gateway.responses import account_json, profile_json, rate, transfer_json
-from node.gateway.shapes import (
-    AccountJson,
-    ExchangeLimitsJson,
-    FeeEstimateJson,
-    FeesJson,
-    ProfileJson,
-    ProfileTransferJson,
-    TransferJson,
-    UserJson,
-    WalletJson,
-)
-from node.gateway.volumes import DOLLARS, own_user, usd_volume
-from node.gateway.web import Answer, Call
+from node.gateway.calls import Answer, Call
+from node.gateway.errors import ApiError, BadRequestError, rejection
+from node.gateway.history import DOLLARS, own_user, usd_volume
+from node.gateway.requests import DecimalText, parse, raw_text
+from node.gateway.values import account_text, check_name, iso, product_text, rate, to_units
 from node.native.protocol import BalancesQuery, FailCode
 from statemachine.commands import Deposit, Transfer, Withdraw
 from statemachine.decimals import to_text
 from statemachine.events import AnyOutcome, Rejected, Transferred
 from statemachine.tables import BalanceRow, CurrencyRow
 from statemachine.types import Permission
+
+
+class TransferRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /deposits and /withdrawals. `transfer_id` is the caller's: the same one again books nothing.
+
+    Where the money goes on a chain is for the custody system: those fields are accepted and not kept.
+    """
+
+    currency: str
+    amount: DecimalText
+    transfer_id: str | None = None
+    crypto_address: str | None = None
+    payment_method_id: str | None = None
+    coinbase_account_id: str | None = None
+    destination_tag: str | None = None
+    no_destination_tag: bool | None = None
+    add_network_fee_to_total: bool | None = None
+    network: str | None = None
+    nonce: int | str | None = None
+    two_factor_code: str | None = None
+    is_intermediary: bool | None = None
+    intermediary_jurisdiction: str | None = None
+    travel_rule_data: dict[str, Any] | None = None
+    profile_id: str | None = None
+
+
+class ProfileTransferRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /profiles/transfer: from one account to another. `transfer_id` is the caller's: the same one again books nothing."""
+
+    sender: str = msgspec.field(name="from")
+    receiver: str = msgspec.field(name="to")
+    currency: str
+    amount: DecimalText
+    transfer_id: str | None = None
+
+
+class AddressRequest(msgspec.Struct, frozen=True):
+    """POST /coinbase-accounts/{id}/addresses: whatever it says is refused."""
+
+
+class AccountJson(msgspec.Struct, kw_only=True):
+    """A balance of one currency."""
+
+    id: str
+    currency: str
+    balance: str
+    available: str
+    hold: str
+    profile_id: str
+    trading_enabled: bool
+
+    @classmethod
+    def of(cls, row: BalanceRow, scale: int) -> Self:
+        """The object of a balance; `scale`: the currency's."""
+        return cls(
+            id=account_text(row.account_id, row.currency),
+            currency=row.currency,
+            balance=to_text(row.available + row.hold, scale),
+            available=to_text(row.available, scale),
+            hold=to_text(row.hold, scale),
+            profile_id=row.account_id,
+            trading_enabled=True,
+        )
+
+
+class ProfileJson(msgspec.Struct, kw_only=True):
+    """An account's one profile."""
+
+    id: str
+    user_id: str
+    name: str
+    active: bool
+    is_default: bool
+    has_margin: bool
+
+    @classmethod
+    def of(cls, account_id: str) -> Self:
+        """The one profile of an account."""
+        return cls(id=account_id, user_id=account_id, name=account_id, active=True, is_default=True, has_margin=False)
+
+
+class UserJson(msgspec.Struct, kw_only=True):
+    """Whose key it is."""
+
+    id: str
+
+
+class FeesJson(msgspec.Struct, kw_only=True):
+    """Fee rates; they do not depend on volume."""
+
+    maker_fee_rate: str
+    taker_fee_rate: str
+    usd_volume: str | None
+
+
+class WalletJson(msgspec.Struct, kw_only=True):
+    """A payment method, or a wallet elsewhere: the exchange has neither, so lists of them are empty."""
+
+    id: str
+
+
+class FeeEstimateJson(msgspec.Struct, kw_only=True):
+    """What the exchange takes for a withdrawal."""
+
+    fee: str
+
+
+class ExchangeLimitsJson(msgspec.Struct, kw_only=True):
+    """How much may be moved: the exchange sets no limit, so `transfer_limits` is empty."""
+
+    limit_currency: str
+    transfer_limits: dict[str, dict[str, str]]
+
+
+class TransferJson(msgspec.Struct, kw_only=True):
+    """A booked deposit or withdrawal, with the balance after it."""
+
+    id: str
+    amount: str
+    currency: str
+    available: str
+    hold: str
+    created_at: str
+    duplicate: bool
+
+    @classmethod
+    def of(cls, outcome: Transferred, transfer_id: str, scale: int) -> Self:
+        """A booked deposit or withdrawal, with the balance after it; `scale`: the currency's."""
+        return cls(
+            id=transfer_id,
+            amount=to_text(outcome.amount, scale),
+            currency=outcome.currency,
+            available=to_text(outcome.available, scale),
+            hold=to_text(outcome.hold, scale),
+            created_at=iso(outcome.time),
+            duplicate=outcome.duplicate,
+        )
+
+
+class ProfileTransferJson(TransferJson, kw_only=True):
+    """A transfer between accounts; `available` and `hold` are the sender's after it."""
+
+    sender: str = msgspec.field(name="from")
+    receiver: str = msgspec.field(name="to")
+
+    @classmethod
+    def between(cls, outcome: Transferred, transfer_id: str, scale: int, sender: str, receiver: str) -> Self:
+        """The object of a transfer from one account to another; `scale`: the currency's."""
+        booked = msgspec.structs.asdict(TransferJson.of(outcome, transfer_id, scale))
+        return cls(**booked, sender=sender, receiver=receiver)
 
 
 async def account_list(call: Call) -> Answer[list[AccountJson]]:
@@ -56,21 +196,21 @@ async def _accounts(call: Call) -> dict[str, AccountJson]:
     rows = {row.currency: row for row in balances}
     empty = {row.currency: BalanceRow(account_id, row.currency, 0, 0) for row in currencies}
     return {
-        account_text(account_id, row.currency): account_json(rows.get(row.currency, empty[row.currency]), row.scale)
+        account_text(account_id, row.currency): AccountJson.of(rows.get(row.currency, empty[row.currency]), row.scale)
         for row in currencies
     }
 
 
 async def profile_list(call: Call) -> Answer[list[ProfileJson]]:
     """GET /profiles: an account here has one profile, itself, which is active."""
-    return Answer([profile_json(call.account_id)] if _active(call) else [])
+    return Answer([ProfileJson.of(call.account_id)] if _active(call) else [])
 
 
 async def profile(call: Call) -> Answer[ProfileJson]:
     """GET /profiles/{id}: the same."""
     if not _active(call) or call.path("id") != call.account_id:
         raise ApiError(404, "NotFound", "id")
-    return Answer(profile_json(call.account_id))
+    return Answer(ProfileJson.of(call.account_id))
 
 
 def _active(call: Call) -> bool:
@@ -83,7 +223,7 @@ def _active(call: Call) -> bool:
 
 async def verify(call: Call) -> Answer[UserJson]:
     """GET /users/self/verify: whose key it is."""
-    return Answer({"id": call.account_id})
+    return Answer(UserJson(id=call.account_id))
 
 
 async def fees(call: Call) -> Answer[FeesJson]:
@@ -94,11 +234,11 @@ async def fees(call: Call) -> Answer[FeesJson]:
     else:
         products = await call.gateway.catalogue.all_products()
     return Answer(
-        {
-            "maker_fee_rate": rate(max((product.row.maker_fee_ppm for product in products), default=0)),
-            "taker_fee_rate": rate(max((product.row.taker_fee_ppm for product in products), default=0)),
-            "usd_volume": await usd_volume(call),
-        }
+        FeesJson(
+            maker_fee_rate=rate(max((product.row.maker_fee_ppm for product in products), default=0)),
+            taker_fee_rate=rate(max((product.row.taker_fee_ppm for product in products), default=0)),
+            usd_volume=await usd_volume(call),
+        )
     )
 
 
@@ -117,13 +257,13 @@ async def fee_estimate(call: Call) -> Answer[FeeEstimateJson]:
     name = call.parameters().get("currency")
     if name is not None:
         await call.gateway.catalogue.currency(name)
-    return Answer({"fee": "0"})
+    return Answer(FeeEstimateJson(fee="0"))
 
 
 async def exchange_limits(call: Call) -> Answer[ExchangeLimitsJson]:
     """GET /users/{id}/exchange-limits: none are set; the id is `self` or the account of the key."""
     own_user(call)
-    return Answer({"limit_currency": DOLLARS, "transfer_limits": {}})
+    return Answer(ExchangeLimitsJson(limit_currency=DOLLARS, transfer_limits={}))
 
 
 async def deposit(call: Call) -> Answer[TransferJson]:
@@ -146,7 +286,7 @@ async def transfer(call: Call, account_id: str, kind: type[Deposit] | type[Withd
     transfer_id = check_name(request.transfer_id, "transfer_id") if request.transfer_id is not None else call.command_id()
     outcome = await call.command(kind(account_id, transfer_id, currency.currency, amount))
     if isinstance(outcome, Transferred):
-        return Answer(transfer_json(outcome, transfer_id, currency.scale))
+        return Answer(TransferJson.of(outcome, transfer_id, currency.scale))
     raise _refused(outcome, currency)
 
 
@@ -168,7 +308,7 @@ async def transfer_between(call: Call) -> Answer[ProfileTransferJson]:
     transfer_id = check_name(request.transfer_id, "transfer_id") if request.transfer_id is not None else call.command_id()
     outcome = await call.command(Transfer(sender, transfer_id, receiver, currency.currency, amount))
     if isinstance(outcome, Transferred):
-        return Answer({**transfer_json(outcome, transfer_id, currency.scale), "from": sender, "to": receiver})
+        return Answer(ProfileTransferJson.between(outcome, transfer_id, currency.scale, sender, receiver))
     error = _refused(outcome, currency)
     if error.field == "account_id":
         error.field = "from"

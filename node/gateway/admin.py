@@ -1,40 +1,133 @@
-"""The operator's calls: currencies, products, accounts, and money for any account. Each may be repeated safely, signed anew."""
+"""The operator's calls: currencies, products, accounts, API keys, and money for any account. Each may be repeated safely, signed anew.
+
+A key's secret is told once, by the call that made it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import gcd
+from typing import Self
 
-from node.gateway.accounts import transfer
-from node.gateway.decimals import to_units
-from node.gateway.errors import ApiError, BadRequestError
-from node.gateway.ids import check_name, product_text
-from node.gateway.reasons import rejection
-from node.gateway.requests import (
-    AccountRequest,
-    CurrencyRequest,
-    ProductPatch,
-    ProductRequest,
-    StatusRequest,
-    given,
-    parse,
-    raw_text,
-)
-from node.gateway.shapes import PutJson, TransferJson
-from node.gateway.web import Answer, Call
+import msgspec
+
+from node.errors import RequestFailed, UnfitSecretError
+from node.gateway.accounts import TransferJson, transfer
+from node.gateway.calls import Answer, Call
+from node.gateway.errors import ApiError, BadRequestError, UnknownHereError, rejection
+from node.gateway.requests import DecimalText, absent, choice, given, page_limit, parse, raw_text
+from node.gateway.values import PRODUCT_STATUSES, ProductStatusWord, check_name, product_text, to_units
+from node.keys import addresses
+from node.keys.issue import PERMISSIONS, generate, names, revocation
+from node.keys.sealing import TEXT_BYTES_MAX, check_texts
 from node.native.products import put_again
-from node.native.protocol import ProductsQuery
-from statemachine.commands import AnyCommand, Deposit, OpenAccount, PutCurrency, PutProduct
+from node.native.protocol import ApiKeyQuery, ApiKeysQuery, FailCode, ProductsQuery
+from statemachine.commands import AnyCommand, Deposit, OpenAccount, PutApiKey, PutCurrency, PutProduct
 from statemachine.decimals import to_text
 from statemachine.events import AnyOutcome, Done, Rejected
 from statemachine.limits import AMOUNT_MAX, OPERATOR, SCALE_MAX
-from statemachine.tables import ProductRow
+from statemachine.tables import ApiKeyRow, ProductRow
 from statemachine.types import ProductStatus
 
-STATUSES = {status.name.lower(): status for status in ProductStatus}
 NO_SCALES: Mapping[str, int] = {}
 RATE_SCALE = 6
 """Fee rates are in parts per million."""
+
+
+class CurrencyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """PUT /admin/currencies/{id}."""
+
+    scale: int
+
+
+class ProductRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """PUT /admin/products/{id}, in the words of GET /products. Without `status` a product keeps the one that it has; a new one is online."""
+
+    base_currency: str
+    quote_currency: str
+    base_increment: DecimalText
+    quote_increment: DecimalText
+    base_min_size: DecimalText = msgspec.field(default_factory=absent)
+    base_max_size: DecimalText = msgspec.field(default_factory=absent)
+    maker_fee_rate: DecimalText = msgspec.field(default_factory=absent)
+    taker_fee_rate: DecimalText = msgspec.field(default_factory=absent)
+    status: ProductStatusWord | None = None
+
+
+class ProductPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """PATCH /admin/products/{id}: what is to change; the rest stays."""
+
+    base_min_size: DecimalText = msgspec.field(default_factory=absent)
+    base_max_size: DecimalText = msgspec.field(default_factory=absent)
+    maker_fee_rate: DecimalText = msgspec.field(default_factory=absent)
+    taker_fee_rate: DecimalText = msgspec.field(default_factory=absent)
+    status: ProductStatusWord | None = None
+
+
+class StatusRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """PATCH /admin/products: a status for all of them."""
+
+    status: str
+
+
+class AccountRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """PUT /admin/accounts/{id}: nothing but the id in the path."""
+
+
+class NewKeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /admin/keys. `addresses` are the networks that the key may be used from; empty: any."""
+
+    account_id: str
+    permissions: list[str]
+    addresses: list[str] = []
+
+
+class KeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """PUT /admin/keys/{id}. `secret` is base64; `addresses` as in `NewKeyRequest`."""
+
+    account_id: str
+    secret: str
+    passphrase: str
+    permissions: list[str]
+    addresses: list[str] = []
+
+
+class PutJson(msgspec.Struct, kw_only=True):
+    """What a PUT of the operator did; not `changed`: it was there already, the same."""
+
+    id: str
+    changed: bool
+    sequence: int
+
+
+class KeyJson(msgspec.Struct, kw_only=True):
+    """An API key without its secret. `addresses`: the networks it may be used from, none: any. `encrypted`: its secret is, under a cluster key."""
+
+    id: str
+    account_id: str
+    permissions: list[str]
+    addresses: list[str]
+    encrypted: bool
+
+    @classmethod
+    def of(cls, row: ApiKeyRow) -> Self:
+        """The object of a key."""
+        return cls(
+            id=row.key_id,
+            account_id=row.owner_id,
+            permissions=names(row.permissions),
+            addresses=row.addresses.split(",") if row.addresses else [],
+            encrypted=row.sealed_by != 0,
+        )
+
+
+class NewKeyJson(msgspec.Struct, kw_only=True):
+    """An API key that was just made: the only time that its secret and passphrase are told."""
+
+    id: str
+    secret: str
+    passphrase: str
+    sequence: int
 
 
 async def put_currency(call: Call) -> Answer[PutJson]:
@@ -52,7 +145,7 @@ async def put_product(call: Call) -> Answer[PutJson]:
     request = parse(call.body, ProductRequest)
     base = (await call.gateway.catalogue.currency(check_name(request.base_currency, "base_currency"))).scale
     quote = (await call.gateway.catalogue.currency(check_name(request.quote_currency, "quote_currency"))).scale
-    status = _status(request.status) if request.status is not None else ProductStatus.ONLINE
+    status = choice(request.status, PRODUCT_STATUSES, "status") if request.status is not None else ProductStatus.ONLINE
     lot = to_units(raw_text(request.base_increment, "base_increment"), base, "base_increment")
     command = PutProduct(
         OPERATOR,
@@ -100,12 +193,6 @@ def _check_notionals(command: PutProduct, base: int, quote: int) -> None:
     )
 
 
-def _status(text: str) -> ProductStatus:
-    if text not in STATUSES:
-        raise BadRequestError(f"status must be one of {', '.join(STATUSES)}", "status")
-    return STATUSES[text]
-
-
 def _max_size(request: ProductRequest, scale: int, lot: int) -> int:
     """The largest size: as given, or a million whole coins."""
     if given(request.base_max_size):
@@ -133,7 +220,7 @@ async def patch_product(call: Call) -> Answer[PutJson]:
         if given(text)
     }
     if request.status is not None:
-        changes["status"] = _status(request.status)
+        changes["status"] = choice(request.status, PRODUCT_STATUSES, "status")
     if not changes:
         raise BadRequestError("the body must name something to change")
     return await put(call, put_again(row, call.command_id(), **changes), product_id)
@@ -141,7 +228,7 @@ async def patch_product(call: Call) -> Answer[PutJson]:
 
 async def patch_products(call: Call) -> Answer[list[PutJson]]:
     """PATCH /admin/products: the same status for every product, all in one entry of the log."""
-    status = _status(parse(call.body, StatusRequest).status)
+    status = choice(parse(call.body, StatusRequest).status, PRODUCT_STATUSES, "status")
     rows = await _latest_products(call)
     outcomes = await call.commands([put_again(row, call.command_id(row.product_id), status=status) for row in rows.values()])
     return Answer([_put_json(outcome, name) for name, outcome in zip(rows, outcomes, strict=True)])
@@ -174,7 +261,74 @@ async def put(call: Call, command: AnyCommand, name: str, scales: Mapping[str, i
 def _put_json(outcome: AnyOutcome, name: str, scales: Mapping[str, int] = NO_SCALES) -> PutJson:
     """What a PUT did. Raises ApiError for one that was refused."""
     if isinstance(outcome, Done):
-        return {"id": name, "changed": outcome.changed, "sequence": outcome.sequence}
+        return PutJson(id=name, changed=outcome.changed, sequence=outcome.sequence)
     assert isinstance(outcome, Rejected), outcome
     scale = scales.get(outcome.field, 0)
     raise rejection(outcome, number=lambda units: to_text(units, scale))
+
+
+async def key_list(call: Call) -> Answer[list[KeyJson]]:
+    """GET /admin/keys: by id, behind `after`. Without secrets; a revoked key has no permissions."""
+    query = call.parameters()
+    limit = page_limit(query)
+    after = check_name(query["after"], "after") if "after" in query else ""
+    rows: list[ApiKeyRow] = await call.read(ApiKeysQuery(after, limit))
+    return Answer([KeyJson.of(row) for row in rows], {"cb-after": rows[-1].key_id} if len(rows) == limit else {})
+
+
+async def create_key(call: Call) -> Answer[NewKeyJson]:
+    """POST /admin/keys: make an API key. Its secret and passphrase are in this answer and in no other."""
+    request = parse(call.body, NewKeyRequest)
+    key = generate()
+    permissions, limits = _permissions(request.permissions), _addresses(request.addresses)
+    owner = check_name(request.account_id, "account_id")
+    command = PutApiKey(OPERATOR, call.command_id(), key.key_id, owner, key.secret, key.passphrase, permissions, limits)
+    done = (await put(call, command, key.key_id)).body
+    return Answer(NewKeyJson(id=key.key_id, secret=key.secret, passphrase=key.passphrase, sequence=done.sequence))
+
+
+async def put_key(call: Call) -> Answer[PutJson]:
+    """PUT /admin/keys/{id}: add or replace an API key with a secret of the caller's. It is not repeated in the answer."""
+    key_id = check_name(call.path("id"), "id")
+    request = parse(call.body, KeyRequest)
+    owner = check_name(request.account_id, "account_id")
+    if not (request.passphrase and request.passphrase.isprintable()):
+        raise BadRequestError(f"passphrase must be 1 to {TEXT_BYTES_MAX} printable characters", "passphrase")
+    try:
+        check_texts(request.secret, request.passphrase)
+    except UnfitSecretError as error:
+        field, _, expected = str(error).partition(": expected ")
+        raise BadRequestError(f"{field} must be {expected}", field) from None
+    permissions, limits = _permissions(request.permissions), _addresses(request.addresses)
+    texts = (request.secret, request.passphrase)
+    return await put(call, PutApiKey(OPERATOR, call.command_id(), key_id, owner, *texts, permissions, limits), key_id)
+
+
+async def revoke_key(call: Call) -> Answer[PutJson]:
+    """DELETE /admin/keys/{id}: revoke an API key, at once and on every node. Its secret is gone; the id stays in the list."""
+    key_id = check_name(call.path("id"), "id")
+    try:
+        row: ApiKeyRow = await call.gateway.backend.query(ApiKeyQuery(key_id))
+    except RequestFailed as failure:
+        if failure.code is not FailCode.NOT_FOUND:
+            raise
+        raise UnknownHereError(404, "NotFound", "id") from None
+    return await put(call, revocation(row, call.command_id()), key_id)
+
+
+def _permissions(given: Sequence[str]) -> int:
+    if not given or not set(given) <= set(PERMISSIONS):
+        raise BadRequestError(f"permissions must be some of {', '.join(PERMISSIONS)}", "permissions")
+    return sum({PERMISSIONS[name] for name in given})
+
+
+def _addresses(given: Sequence[str]) -> str:
+    """Networks as the exchange keeps them. Raises BadRequestError naming the one that is none."""
+    found = []
+    for place, text in enumerate(given):
+        try:
+            found.append(str(addresses.network(text)))
+        except ValueError:
+            expected = "a network such as 192.0.2.0/24 or 2001:db8::/32, or an address"
+            raise BadRequestError(f"addresses[{place}] must be {expected}", f"addresses[{place}]") from None
+    return ",".join(found)

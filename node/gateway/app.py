@@ -16,30 +16,13 @@ from aiohttp import web
 from node import software
 from node.budget import Cost
 from node.errors import RequestFailed
-from node.gateway import accounts, admin, batches, health, history, keys, market, orders, sockets, volumes
+from node.gateway import accounts, admin, health, history, market, orders, sockets
+from node.gateway.calls import Route, answer, failure_response, peer_address
 from node.gateway.errors import ApiError, NotLeaderError, UnavailableError
 from node.gateway.gateway import Gateway
-from node.gateway.http.messages import JSON, Request, Response, json_response
-from node.gateway.http.router import Router
+from node.gateway.http.messages import JSON, Request, Response, Router, json_response
 from node.gateway.http.server import HttpServer
 from node.gateway.openapi import document
-from node.gateway.requests import (
-    AccountRequest,
-    AddressRequest,
-    BatchCancelRequest,
-    BatchRequest,
-    CancelRequest,
-    CurrencyRequest,
-    KeyRequest,
-    NewKeyRequest,
-    OrderRequest,
-    ProductPatch,
-    ProductRequest,
-    ProfileTransferRequest,
-    StatusRequest,
-    TransferRequest,
-)
-from node.gateway.web import Route, answer, failure_response, peer_address
 from statemachine.types import Permission
 
 log = logging.getLogger(__name__)
@@ -68,11 +51,11 @@ ROUTES = (
     Route("GET", "/accounts/{id}", accounts.account, Permission.VIEW),
     Route("GET", "/profiles", accounts.profile_list, Permission.VIEW, ("active",)),
     Route("GET", "/profiles/{id}", accounts.profile, Permission.VIEW, ("active",)),
-    Route("POST", "/profiles/transfer", accounts.transfer_between, Permission.TRANSFER, body=ProfileTransferRequest),
+    Route("POST", "/profiles/transfer", accounts.transfer_between, Permission.TRANSFER, body=accounts.ProfileTransferRequest),
     Route("GET", "/users/self/verify", accounts.verify, Permission.VIEW),
     Route("GET", "/fees", accounts.fees, Permission.VIEW, ("product_id",)),
-    *(Route("POST", f"/deposits{way}", accounts.deposit, Permission.DEPOSIT, body=TransferRequest) for way in WAYS[:-1]),
-    *(Route("POST", f"/withdrawals{way}", accounts.withdraw, Permission.TRANSFER, body=TransferRequest) for way in WAYS),
+    *(Route("POST", f"/deposits{way}", accounts.deposit, Permission.DEPOSIT, body=accounts.TransferRequest) for way in WAYS[:-1]),
+    *(Route("POST", f"/withdrawals{way}", accounts.withdraw, Permission.TRANSFER, body=accounts.TransferRequest) for way in WAYS),
     Route("GET", "/withdrawals/fee-estimate", accounts.fee_estimate, Permission.VIEW, ("currency",)),
     Route("GET", "/payment-methods", accounts.no_wallets, Permission.VIEW),
     Route("GET", "/coinbase-accounts", accounts.no_wallets, Permission.VIEW),
@@ -81,13 +64,13 @@ ROUTES = (
         "/coinbase-accounts/{id}/addresses",
         accounts.no_address,
         Permission.TRANSFER,
-        body=AddressRequest,
+        body=accounts.AddressRequest,
         body_required=False,
     ),
     Route("GET", "/users/{id}/exchange-limits", accounts.exchange_limits, Permission.VIEW),
-    Route("POST", "/orders", orders.place, Permission.TRADE, body=OrderRequest),
-    Route("POST", "/orders/batch", batches.place, Permission.TRADE, body=BatchRequest),
-    Route("POST", "/orders/batch_cancel", batches.cancel, Permission.TRADE, body=BatchCancelRequest),
+    Route("POST", "/orders", orders.place, Permission.TRADE, body=orders.OrderRequest),
+    Route("POST", "/orders/batch", orders.place_batch, Permission.TRADE, body=orders.BatchRequest),
+    Route("POST", "/orders/batch_cancel", orders.cancel_batch, Permission.TRADE, body=orders.BatchCancelRequest),
     Route(
         "GET",
         "/orders",
@@ -96,21 +79,20 @@ ROUTES = (
         ("status", "product_id", *PROFILE, "sortedBy", "sorting", "start_date", "end_date", *PAGE),
         repeats=("status",),
     ),
-    Route("DELETE", "/orders", orders.cancel_all, Permission.TRADE, ("product_id", *PROFILE), CancelRequest, False),
+    Route("DELETE", "/orders", orders.cancel_all, Permission.TRADE, ("product_id", *PROFILE), orders.CancelRequest, False),
     Route("GET", "/orders/{id}", orders.order, Permission.VIEW, ("market_type",)),
-    Route("DELETE", "/orders/{id}", orders.cancel, Permission.TRADE, ("product_id", *PROFILE), CancelRequest, False),
-    Route("PUT", "/admin/currencies/{id}", admin.put_currency, Permission.ADMIN, body=CurrencyRequest),
-    Route("PUT", "/admin/products/{id}", admin.put_product, Permission.ADMIN, body=ProductRequest),
-    Route("PATCH", "/admin/products/{id}", admin.patch_product, Permission.ADMIN, body=ProductPatch),
-    Route("PATCH", "/admin/products", admin.patch_products, Permission.ADMIN, body=StatusRequest),
-    Route("PUT", "/admin/accounts/{id}", admin.put_account, Permission.ADMIN, body=AccountRequest, body_required=False),
-    Route("GET", "/admin/keys", keys.key_list, Permission.ADMIN, ("limit", "after")),
-    Route("POST", "/admin/keys", keys.create_key, Permission.ADMIN, body=NewKeyRequest),
-    Route("PUT", "/admin/keys/{id}", keys.put_key, Permission.ADMIN, body=KeyRequest),
-    Route("DELETE", "/admin/keys/{id}", keys.revoke_key, Permission.ADMIN),
-    Route("POST", "/admin/accounts/{id}/deposits", admin.deposit, Permission.ADMIN, body=TransferRequest),
+    Route("DELETE", "/orders/{id}", orders.cancel, Permission.TRADE, ("product_id", *PROFILE), orders.CancelRequest, False),
+    Route("PUT", "/admin/currencies/{id}", admin.put_currency, Permission.ADMIN, body=admin.CurrencyRequest),
+    Route("PUT", "/admin/products/{id}", admin.put_product, Permission.ADMIN, body=admin.ProductRequest),
+    Route("PATCH", "/admin/products/{id}", admin.patch_product, Permission.ADMIN, body=admin.ProductPatch),
+    Route("PATCH", "/admin/products", admin.patch_products, Permission.ADMIN, body=admin.StatusRequest),
+    Route("PUT", "/admin/accounts/{id}", admin.put_account, Permission.ADMIN, body=admin.AccountRequest, body_required=False),
+    Route("GET", "/admin/keys", admin.key_list, Permission.ADMIN, ("limit", "after")),
+    Route("POST", "/admin/keys", admin.create_key, Permission.ADMIN, body=admin.NewKeyRequest),
+    Route("PUT", "/admin/keys/{id}", admin.put_key, Permission.ADMIN, body=admin.KeyRequest),
+    Route("DELETE", "/admin/keys/{id}", admin.revoke_key, Permission.ADMIN),
+    Route("POST", "/admin/accounts/{id}/deposits", admin.deposit, Permission.ADMIN, body=accounts.TransferRequest),
     *history.ROUTES,
-    *volumes.ROUTES,
 )
 
 

@@ -1,35 +1,43 @@
-"""Who is asking: API keys and signatures.
+"""Who is asking: API keys and signatures, requests that came before, and connections whose key changes.
 
 A request is signed as base64(HMAC-SHA256(base64-decoded secret, timestamp + METHOD + request target + body)), with the target and the timestamp
-exactly as they were sent. The operator's key stands in the configuration, every other one in the replicated state; those are looked up
-in the engine and kept, opened, until the engine tells that they changed, or is lost. Unknown ids are kept too, and asked for at a bounded rate:
+exactly as they were sent. The operator's key stands in the configuration. Every other key stands in the replicated state: it is looked up in
+the engine and kept, decrypted, until the engine says that it changed, or is lost. Unknown ids are kept too, and asked for at a bounded rate:
 guessing keys costs the engine no more than that.
+
+A request that changes something and names no id of its own takes its command id from its signature, so the replicated memory of commands
+recognises it on every node. That memory is bounded by commands; `Replays`, of a single process, is bounded by time: as long as a signature is good.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 import time
+import uuid
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import msgspec
 
 from node.budget import Bucket
 from node.config.settings import AdminConfig
 from node.credentials import same_text
-from node.errors import ClusterKeyError, RequestFailed
+from node.errors import ClusterKeyError, QuorumbookError, RequestFailed
 from node.gateway.backend import Backend
 from node.gateway.errors import ApiError, UnknownHereError
-from node.gateway.ids import NAME
+from node.gateway.values import NAME, order_text
 from node.keys import addresses
 from node.keys.sealing import ApiKey, ClusterKeys
 from node.native.protocol import ApiKeyQuery, FailCode
+from statemachine.commands import AnyCommand
+from statemachine.events import AnyOutcome, Cancelled, Done, Placed, Rejected, Transferred
 from statemachine.limits import OPERATOR
 from statemachine.tables import ApiKeyRow
-from statemachine.types import Permission
+from statemachine.types import Permission, Reason
 
 KEYS_KEPT = 10_000
 """Keys, and ids of which there is none; the one that was not used for the longest goes first."""
@@ -202,3 +210,178 @@ def unproven(kind: type[ApiError] = UnknownHereError) -> ApiError:
 
 def _refused(message: str, header: str, detail: str = "") -> ApiError:
     return ApiError(401, message, header, reason="unauthorized", detail=detail)
+
+
+KEPT_MAX = 100_000
+"""Signatures remembered by one process; beyond it the oldest is left to the replicated memory."""
+
+REPEAT_SECONDS = 2.0
+"""For so long after a timestamp in whole seconds equal requests may be further ones: some clients cannot sign them differently. Cancels
+are, since one that is refused costs more than one that is repeated; orders are where the connection shows that they are not sent again
+(ADR 0034)."""
+
+UNDER_WAY = "it is being carried out"
+
+_PREFIX = "s:"
+_TOLD_MAX = 5
+"""Commands of a batch that an answer tells of."""
+
+
+def signed_id(key_id: str, signature: str) -> str:
+    """The command id of a signed request. It has 66 characters, more than any id that a client may choose, so it meets none of those."""
+    return _PREFIX + hashlib.blake2b(f"{key_id}\n{signature}".encode("utf-8", "surrogatepass"), digest_size=32).hexdigest()
+
+
+def is_signed(command_id: str) -> bool:
+    """Whether a command has its id from a signature."""
+    return command_id.startswith(_PREFIX) and len(command_id) >= len(_PREFIX) + 64
+
+
+class Replays:
+    """The signatures that this process has carried out, for as long as they are good.
+
+    Args:
+        seconds: for which a signature is good at most, from the moment when it is first seen.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._seen: OrderedDict[str, tuple[float, str]] = OrderedDict()
+
+    def begin(self, request_id: str) -> None:
+        """Take a request. Raises ApiError 400 when it was taken before."""
+        now = self._clock()
+        while self._seen and (len(self._seen) >= KEPT_MAX or next(iter(self._seen.values()))[0] < now):
+            self._seen.popitem(last=False)
+        if request_id in self._seen:
+            raise replayed(self._seen[request_id][1])
+        self._seen[request_id] = (now + self._seconds, UNDER_WAY)
+
+    def done(self, request_id: str, outcomes: Sequence[AnyOutcome]) -> None:
+        """Note what the request did."""
+        if request_id in self._seen:
+            self._seen[request_id] = (self._seen[request_id][0], told(outcomes))
+
+    def undone(self, request_id: str) -> None:
+        """The request was not carried out, or nobody knows: it may be sent again, and the replicated memory decides."""
+        self._seen.pop(request_id, None)
+
+
+def anew(commands: Sequence[AnyCommand]) -> list[AnyCommand]:
+    """The same commands as further ones."""
+    return [msgspec.structs.replace(command, command_id=f"g:{uuid.uuid4()}") for command in commands]
+
+
+def find(commands: Sequence[AnyCommand], outcomes: Sequence[AnyOutcome], known: int, *, resent: bool) -> list[AnyOutcome]:
+    """The outcomes that were there before a request was sent.
+
+    Args:
+        known: the sequence that this node had applied before.
+        resent: the commands may have gone out twice, so that a repetition may be their own.
+    """
+    return [
+        outcome
+        for command, outcome in zip(commands, outcomes, strict=True)
+        if is_signed(command.command_id) and _is_replay(outcome, known, resent=resent)
+    ]
+
+
+def _is_replay(outcome: AnyOutcome, known: int, *, resent: bool) -> bool:
+    if isinstance(outcome, Rejected) and outcome.reason is Reason.COMMAND_ID_REUSED and outcome.field == "command_id":
+        return True
+    return outcome.duplicate and (not resent or outcome.sequence <= known)
+
+
+def replayed(first: str) -> ApiError:
+    """The refusal. `first` says what the first request did."""
+    detail = (
+        f"a request with this signature came before: {first}. To have an equal one carried out, sign it with another timestamp "
+        "(fractions of a second count), or name a client_oid or transfer_id"
+    )
+    return ApiError(400, "request replayed", "CB-ACCESS-SIGN", reason="replayed", detail=detail)
+
+
+def told(outcomes: Sequence[AnyOutcome]) -> str:
+    """What commands did, in words."""
+    words = [_told(outcome) for outcome in outcomes[:_TOLD_MAX]]
+    return ", ".join(words) + (f" and {len(outcomes) - _TOLD_MAX} more" if len(outcomes) > _TOLD_MAX else "")
+
+
+def _told(outcome: AnyOutcome) -> str:
+    match outcome:
+        case Placed(order=order):
+            return f"it placed order {order_text(order.order_id)}"
+        case Cancelled(orders=orders):
+            return f"it cancelled {', '.join(order_text(order.order_id) for order in orders[:_TOLD_MAX]) or 'nothing'}"
+        case Transferred():
+            return f"it was booked with sequence {outcome.sequence}"
+        case Rejected(reason=Reason.COMMAND_ID_REUSED):
+            return "it was carried out"
+        case Rejected(reason=reason):
+            return f"it was refused ({reason.name.lower()})"
+        case Done():
+            return f"it was done with sequence {outcome.sequence}"
+    raise AssertionError(f"no words for {outcome!r}")
+
+
+RETRY = 0.1
+"""Seconds between attempts to look a key up while no engine answers; it sends no events either."""
+
+
+class Signed(Protocol):
+    """A connection, as far as it is somebody's."""
+
+    identity: Identity | None
+    ended: bool
+
+    def lose_identity(self, key_id: str) -> None:
+        """The connection is nobody's from now on: take away what only its owner may see, and say so."""
+
+
+class Revocation:
+    """Looks again at the identities of connections whose keys changed."""
+
+    def __init__(self, auth: Authenticator, sessions: Iterable[Signed]) -> None:
+        self._auth = auth
+        self._sessions = sessions
+        self._tasks: set[asyncio.Task[None]] = set()
+        auth.on_change = self._changed
+
+    def check(self, session: Signed) -> None:
+        """A session has got an identity; its key may have changed since it was looked up."""
+        identity = session.identity
+        if identity is not None and not self._auth.is_current(identity):
+            self._look_again(session, identity)
+
+    async def close(self) -> None:
+        """Look no more."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _changed(self, key_ids: list[str]) -> None:
+        for session in list(self._sessions):
+            identity = session.identity
+            if identity is not None and (not key_ids or identity.key_id in key_ids):
+                self._look_again(session, identity)
+
+    def _look_again(self, session: Signed, identity: Identity) -> None:
+        task = asyncio.get_running_loop().create_task(self._settle(session, identity))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _settle(self, session: Signed, identity: Identity) -> None:
+        while session.identity is identity and not session.ended:
+            try:
+                now = await self._auth.again(identity)
+            except QuorumbookError:
+                await asyncio.sleep(RETRY)
+                continue
+            if session.identity is not identity or session.ended:
+                return
+            if now is None or not now.permissions & Permission.VIEW:
+                session.lose_identity(identity.key_id)
+            else:
+                session.identity = now
+            return

@@ -18,7 +18,7 @@ from node.gateway.auth import Identity
 from node.gateway.backend import Backend
 from node.gateway.catalogue import Catalogue
 from node.gateway.errors import BadRequestError
-from node.gateway.ids import account_text
+from node.gateway.values import account_text
 from node.native.protocol import BalancesQuery
 from statemachine.tables import BalanceRow, CurrencyRow
 

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import Self
+
+import msgspec
 
 from node.gateway.backend import Backend
 from node.gateway.errors import UnknownHereError
+from node.gateway.values import rate
 from node.native.protocol import CurrenciesQuery, ProductsQuery
 from statemachine.decimals import to_text
 from statemachine.tables import CurrencyRow, ProductRow
+from statemachine.types import ProductStatus
 
 AGE_MAX = 1.0
 REFRESH_MIN = 0.05
@@ -34,6 +39,109 @@ class Product:
     def size(self, units: int) -> str:
         """A size as text."""
         return to_text(units, self.base_scale)
+
+
+class ProductJson(msgspec.Struct, kw_only=True):
+    """A product."""
+
+    id: str
+    display_name: str
+    base_currency: str
+    quote_currency: str
+    base_increment: str
+    quote_increment: str
+    base_min_size: str
+    base_max_size: str
+    min_market_funds: str
+    maker_fee_rate: str
+    taker_fee_rate: str
+    status: str
+    status_message: str
+    trading_disabled: bool
+    cancel_only: bool
+    post_only: bool
+    limit_only: bool
+    auction_mode: bool
+    margin_enabled: bool
+
+    @classmethod
+    def of(cls, product: Product) -> Self:
+        """The object of a product."""
+        row = product.row
+        offline = row.status is ProductStatus.OFFLINE
+        return cls(
+            id=row.product_id,
+            display_name=f"{row.base}-{row.quote}",
+            base_currency=row.base,
+            quote_currency=row.quote,
+            base_increment=product.size(row.lot),
+            quote_increment=product.price(row.tick),
+            base_min_size=product.size(row.min_size),
+            base_max_size=product.size(row.max_size),
+            min_market_funds=product.price(_least_notional(product)),
+            maker_fee_rate=rate(row.maker_fee_ppm),
+            taker_fee_rate=rate(row.taker_fee_ppm),
+            status="offline" if offline else "online",
+            status_message="",
+            trading_disabled=offline,
+            cancel_only=row.status is ProductStatus.CANCEL_ONLY,
+            post_only=row.status is ProductStatus.POST_ONLY,
+            limit_only=row.status is ProductStatus.LIMIT_ONLY,
+            auction_mode=row.status is ProductStatus.AUCTION,
+            margin_enabled=False,
+        )
+
+
+def _least_notional(product: Product) -> int:
+    """What the least size of an order with a size costs at the last trade's price, before the first trade at the lowest price that there is: clients
+    that do not read `base_min_size` take this for the least order."""
+    row = product.row
+    whole: int = 10**product.base_scale
+    return -(-(row.last_price or row.tick) * row.min_size // whole)
+
+
+class CurrencyDetailsJson(msgspec.Struct, kw_only=True):
+    """What else Coinbase's clients read of a currency."""
+
+    type: str
+    symbol: str
+    sort_order: int
+    push_payment_methods: list[str]
+    group_types: list[str]
+
+
+class CurrencyJson(msgspec.Struct, kw_only=True):
+    """A currency; `max_precision` is its smallest unit."""
+
+    id: str
+    name: str
+    status: str
+    message: str
+    max_precision: str
+    min_size: str
+    convertible_to: list[str]
+    details: CurrencyDetailsJson
+    default_network: str
+    supported_networks: list[str]
+
+    @classmethod
+    def of(cls, row: CurrencyRow) -> Self:
+        """The object of a currency."""
+        unit = to_text(1, row.scale)
+        return cls(
+            id=row.currency,
+            name=row.currency,
+            status="online",
+            message="",
+            max_precision=unit,
+            min_size=unit,
+            convertible_to=[],
+            details=CurrencyDetailsJson(
+                type="crypto", symbol=row.currency, sort_order=0, push_payment_methods=[], group_types=[]
+            ),
+            default_network="",
+            supported_networks=[],
+        )
 
 
 @dataclass

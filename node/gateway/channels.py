@@ -9,14 +9,13 @@ second, and when it opens.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, Self
 
 import msgspec
 
 from node.gateway.book import Book
 from node.gateway.catalogue import Product
-from node.gateway.ids import account_text, order_text
-from node.gateway.responses import DONE_REASONS, ORDER_TYPES, SIDES, STOPS, Json, auction_json, iso, rate
+from node.gateway.values import DONE_WORDS, ORDER_TYPE_WORDS, SIDE_WORDS, STOP_WORDS, account_text, iso, order_text, rate
 from node.native.protocol import AuctionView
 from node.statistics import Statistics
 from statemachine.decimals import to_text
@@ -56,6 +55,38 @@ PPM = 1_000_000
 encode = msgspec.json.Encoder().encode
 
 
+Json = dict[str, object]
+
+
+class AuctionJson(msgspec.Struct, kw_only=True):
+    """What an auction would do if it opened now; `can_open`: yes or no, whether anything would trade."""
+
+    auction_state: str
+    open_price: str
+    open_size: str
+    best_bid_price: str
+    best_bid_size: str
+    best_ask_price: str
+    best_ask_size: str
+    can_open: str
+    timestamp: str
+
+    @classmethod
+    def of(cls, view: AuctionView, product: Product, state: str) -> Self:
+        """An auction's price, size and best orders; `state`: collection, opening or complete."""
+        return cls(
+            auction_state=state,
+            open_price=product.price(view.open_price),
+            open_size=product.size(view.open_size),
+            best_bid_price=product.price(view.best_bid),
+            best_bid_size=product.size(view.best_bid_size),
+            best_ask_price=product.price(view.best_ask),
+            best_ask_size=product.size(view.best_ask_size),
+            can_open="yes" if view.open_size else "no",
+            timestamp=iso(view.time),
+        )
+
+
 def parties(event: AnyEvent) -> tuple[str, ...]:
     """The accounts whose business an event is."""
     if isinstance(event, OrderMatched):
@@ -73,7 +104,7 @@ def event_json(event: AnyEvent, product: Product) -> Json:
     }
     if isinstance(event, StatusChanged):
         return body | _status(event, product)
-    body["side"] = SIDES[event.side]
+    body["side"] = SIDE_WORDS[event.side]
     match event:
         case OrderActivated():
             return body | _activate(event)
@@ -87,7 +118,7 @@ def event_json(event: AnyEvent, product: Product) -> Json:
         case OrderChanged():
             return body | _change(event, product)
         case OrderDone():
-            done: Json = {"type": "done", "order_id": order_text(event.order_id), "reason": DONE_REASONS[event.reason]}
+            done: Json = {"type": "done", "order_id": order_text(event.order_id), "reason": DONE_WORDS[event.reason]}
             if event.resting:
                 done |= {"price": product.price(event.price), "remaining_size": product.size(event.remaining)}
             return body | done
@@ -107,7 +138,7 @@ def _activate(event: OrderActivated) -> Json:
 
 
 def _stop(event: OrderActivated, product: Product) -> Json:
-    stop = {"stop_type": STOPS[event.stop], "stop_price": product.price(event.stop_price)}
+    stop = {"stop_type": STOP_WORDS[event.stop], "stop_price": product.price(event.stop_price)}
     return {**stop, **_as_placed(event, product), "private": True}
 
 
@@ -116,7 +147,7 @@ def _received(event: OrderReceived, product: Product) -> Json:
 
 
 def _as_placed(event: OrderReceived | OrderActivated, product: Product) -> Json:
-    body: Json = {"order_id": order_text(event.order_id), "order_type": ORDER_TYPES[event.order_type]}
+    body: Json = {"order_id": order_text(event.order_id), "order_type": ORDER_TYPE_WORDS[event.order_type]}
     if event.order_type is OrderType.LIMIT:
         body["price"] = product.price(event.price)
     if event.size:
@@ -273,7 +304,7 @@ def level_changes(product: Product, book: Book, before: Mapping[tuple[Side, int]
     for (side, price), known in before.items():
         size = book.size_at(side, price)
         if size != known:
-            changes.append([SIDES[side], product.price(price), product.size(size)])
+            changes.append([SIDE_WORDS[side], product.price(price), product.size(size)])
     if not changes:
         return b""
     return encode({"type": "l2update", "product_id": product.row.product_id, "time": iso(time), "changes": changes})
@@ -299,7 +330,7 @@ def compact(event: AnyEvent, product: Product) -> list[str]:
     head, tail = [event.product_id, str(event.product_sequence)], [iso(event.time)]
     match event:
         case OrderOpened():
-            side, price, size = SIDES[event.side], product.price(event.price), product.size(event.remaining)
+            side, price, size = SIDE_WORDS[event.side], product.price(event.price), product.size(event.remaining)
             return ["open", *head, order_text(event.order_id), side, price, size, *tail]
         case OrderMatched() if not event.auction:
             orders = [order_text(event.maker_order_id), order_text(event.taker_order_id)]
@@ -342,7 +373,7 @@ def ticker_json(product: Product, source: Source) -> Json:
 def auction(product: Product, view: AuctionView, state: str) -> bytes:
     """An `auction` message."""
     body: Json = {"type": "auction", "product_id": product.row.product_id, "sequence": view.product_sequence}
-    return encode({**body, **auction_json(view, product, state)})
+    return encode(body | msgspec.structs.asdict(AuctionJson.of(view, product, state)))
 
 
 def opened(product: Product, event: StatusChanged, book: Book) -> list[bytes]:

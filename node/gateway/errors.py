@@ -6,13 +6,33 @@ QuorumbookError
 │   └── UnknownHereError     401 or 404: this node does not know a key, product or currency; one that is ahead of it may
 ├── NotLeaderError           nothing was sent: another node leads
 └── UnavailableError         nobody can take the command at the moment, or its outcome is unknown
+
+`rejection` maps the reasons of the exchange to a status and to the text that foreign client libraries map.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
 from node.errors import QuorumbookError
-from node.gateway.shapes import ErrorJson
 from node.native.protocol import LeaderHint
+from statemachine.events import Rejected
+from statemachine.types import Reason
+
+
+class ErrorJson(msgspec.Struct, kw_only=True):
+    """Every answer of 400 and above, and 307. `leader` and `leader_id` are those of a 307."""
+
+    message: str
+    field: str | UnsetType = UNSET
+    reason: str | UnsetType = UNSET
+    detail: str | UnsetType = UNSET
+    leader: str | UnsetType = UNSET
+    leader_id: str | UnsetType = UNSET
 
 
 class ApiError(QuorumbookError):
@@ -38,14 +58,9 @@ class ApiError(QuorumbookError):
 
     def body(self) -> ErrorJson:
         """The JSON object of the answer: `message` always, the rest where it says something."""
-        body: ErrorJson = {"message": self.message}
-        if self.field:
-            body["field"] = self.field
-        if self.reason:
-            body["reason"] = self.reason
-        if self.detail:
-            body["detail"] = self.detail
-        return body
+        return ErrorJson(
+            message=self.message, field=self.field or UNSET, reason=self.reason or UNSET, detail=self.detail or UNSET
+        )
 
 
 class BadRequestError(ApiError):
@@ -73,3 +88,102 @@ class UnavailableError(QuorumbookError):
     def __init__(self, message: str, *, outcome_unknown: bool = False) -> None:
         super().__init__(message)
         self.outcome_unknown = outcome_unknown
+
+
+REASONS: dict[Reason, tuple[int, str]] = {
+    Reason.INVALID_COMMAND_ID: (400, "Invalid client_oid or transfer_id"),
+    Reason.INVALID_ID: (400, "Invalid id"),
+    Reason.COMMAND_ID_REUSED: (400, "This id was used before with other contents"),
+    Reason.UNKNOWN_CURRENCY: (404, "Currency not found"),
+    Reason.UNKNOWN_PRODUCT: (404, "Product not found"),
+    Reason.UNKNOWN_ACCOUNT: (404, "Account not found"),
+    Reason.UNKNOWN_ORDER: (404, "order not found"),
+    Reason.ORDER_ALREADY_DONE: (400, "Order already done"),
+    Reason.CURRENCY_CHANGED: (400, "A scale, currency, tick or lot cannot change once it exists"),
+    Reason.INVALID_SCALE: (400, "Invalid scale"),
+    Reason.INVALID_PRODUCT: (400, "Invalid product"),
+    Reason.INVALID_FEE: (400, "Invalid fee"),
+    Reason.INVALID_PERMISSIONS: (400, "Invalid permissions"),
+    Reason.INVALID_ADDRESSES: (400, "Invalid addresses"),
+    Reason.INVALID_AMOUNT: (400, "Invalid amount"),
+    Reason.INSUFFICIENT_FUNDS: (400, "Insufficient funds"),
+    Reason.AMOUNT_TOO_LARGE: (400, "The amount is too large"),
+    Reason.INVALID_PRICE: (400, "Invalid price"),
+    Reason.INVALID_SIZE: (400, "Invalid size"),
+    Reason.INVALID_FUNDS: (400, "Invalid funds"),
+    Reason.PRICE_OFF_TICK: (400, "price too precise"),
+    Reason.SIZE_OFF_LOT: (400, "size too precise"),
+    Reason.SIZE_TOO_SMALL: (400, "size is too small"),
+    Reason.SIZE_TOO_LARGE: (400, "size is too large"),
+    Reason.INVALID_ORDER: (400, "Invalid order"),
+    Reason.POST_ONLY_WOULD_TAKE: (400, "Post only order would take liquidity"),
+    Reason.PRODUCT_NOT_TRADING: (400, "Trading pair not available"),
+    Reason.PRODUCT_LIMIT_ONLY: (400, "Limit only mode"),
+    Reason.PRODUCT_POST_ONLY: (400, "Post only mode"),
+    Reason.PRODUCT_CANCEL_ONLY: (400, "Cancel only mode"),
+    Reason.PRODUCT_IN_AUCTION: (400, "Auction mode: only limit orders that can rest are accepted"),
+    Reason.TOO_MANY_OPEN_ORDERS: (400, "Too many open orders"),
+    Reason.INVALID_STOP: (400, "Invalid stop order"),
+    Reason.INVALID_CANCEL_AFTER: (400, "Invalid cancel_after"),
+    Reason.CHANGED_MEANWHILE: (409, "Changed by somebody else meanwhile"),
+    Reason.OWN_ORDERS_CROSS: (400, "The order would trade with one of your own in this auction"),
+    Reason.AUCTION_OPENING: (400, "The auction is opening; try again in a moment"),
+    Reason.TOO_MANY_TRANSFERS: (400, "Too many transfers of this kind are remembered for this account"),
+}
+"""Every reason: status and text. `size is too small` gets its bound where the product is known."""
+
+
+FIELDS = {
+    "order_type": "type",
+    "order_id": "id",
+    "base": "base_currency",
+    "quote": "quote_currency",
+    "tick": "quote_increment",
+    "lot": "base_increment",
+    "min_size": "base_min_size",
+    "max_size": "base_max_size",
+    "maker_fee_ppm": "maker_fee_rate",
+    "taker_fee_ppm": "taker_fee_rate",
+    "owner_id": "account_id",
+    "new_account_id": "account_id",
+    "key_id": "id",
+    "to_account_id": "to",
+}
+"""Fields of commands that have another name in the HTTP API."""
+
+
+SIZES = frozenset({Reason.SIZE_OFF_LOT, Reason.SIZE_TOO_SMALL, Reason.SIZE_TOO_LARGE, Reason.INVALID_SIZE})
+NUMBERS = SIZES | {
+    Reason.COMMAND_ID_REUSED,
+    Reason.CURRENCY_CHANGED,
+    Reason.INVALID_AMOUNT,
+    Reason.INSUFFICIENT_FUNDS,
+    Reason.AMOUNT_TOO_LARGE,
+    Reason.INVALID_PRICE,
+    Reason.INVALID_FUNDS,
+    Reason.PRICE_OFF_TICK,
+}
+"""Reasons whose detail has the engine's numbers: amounts in smallest units (of `SIZES`, of the base currency), or an order's id."""
+
+_NUMBER = re.compile("[0-9]+")
+
+
+def rejection(
+    outcome: Rejected, message: str = "", *, number: Callable[[int], str] = str, command_id: str = "client_oid"
+) -> ApiError:
+    """The answer to a refused command.
+
+    `message` replaces the reason's text, `number` gives the numbers of its detail as clients see them, `command_id` is the call's name for the
+    id that makes it safe to repeat.
+    """
+    status, text = REASONS.get(outcome.reason, (400, "Rejected"))
+    field = command_id if outcome.field == "command_id" else FIELDS.get(outcome.field, outcome.field)
+    detail = detail_with(outcome, number)
+    return ApiError(status, message or text, field, reason=outcome.reason.name.lower(), detail=detail)
+
+
+def detail_with(outcome: Rejected, number: Callable[[int], str]) -> str:
+    """The detail of a refusal, its amounts or ids as `number` gives them."""
+    if outcome.reason not in NUMBERS:
+        return outcome.detail
+    return _NUMBER.sub(lambda found: number(int(found.group())), outcome.detail)

@@ -1,24 +1,391 @@
-"""All product feeds of a gateway process, made when first wanted, and the sessions that the clock serves."""
+"""The products that this gateway follows: their books, what was traded, who reads them, and the clock of their readers.
+
+`ProductFeed` copies the book from the engine page by page, and follows the engine's events from there on. When the engine restarts it goes on
+where it was. When the node has jumped further ahead than its events are kept (a snapshot from the leader) there is a gap that nobody can fill
+here: readers are sent away with a reason, to resume elsewhere or to begin with a new book.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
-from node.errors import QuorumbookError
+from node.budget import Cost
+from node.errors import QuorumbookError, RequestFailed
+from node.gateway.auth import Signed
 from node.gateway.backend import Backend
 from node.gateway.balances import Listener
-from node.gateway.catalogue import Catalogue, Product
-from node.gateway.channels import encode, heartbeat
+from node.gateway.book import Book, BookLoader, Pieces, level2, level3, prepare_level2, prepare_level3
+from node.gateway.catalogue import Catalogue, CurrencyJson, Product, ProductJson
+from node.gateway.channels import Frame, auction, encode, heartbeat, opened
+from node.gateway.errors import UnavailableError
 from node.gateway.metrics import Metrics
-from node.gateway.product_feed import ProductFeed
-from node.gateway.responses import currency_json, product_json
-from node.gateway.revocation import Signed
-from statemachine.events import AnyEvent
+from node.native.protocol import AuctionQuery, AuctionView, BookPage, BookPageQuery, Events, FailCode, MarketQuery, MarketView
+from node.statistics import Statistics
+from statemachine.auctions import TRADING
+from statemachine.events import AnyEvent, OrderMatched, StatusChanged
+from statemachine.types import ProductStatus, Side
+
+log = logging.getLogger(__name__)
+
+TRADES_KEPT = 1_000
+"""Trades of `GET /products/{id}/trades` that need no history; as many as the engine's feed keeps."""
+EVENTS_KEPT = 10_000
+"""Events kept here for readers that are a little behind, some 10 MB for a busy product. Older ones are the engine's to give."""
+RETRY_MIN, RETRY_MAX = 0.05, 1.0
+LIVE_DEADLINE = 2.0
+"""Seconds for which a reader of the book waits for an engine that is restarting."""
+REACH_POLL = 0.005
+COPY_STALL = 5.0
+"""Seconds without an event that a copy of the book still lacks, after which it is given up."""
+LEVEL3_SHARE = 0.1
+"""Of the gateway's time, what answers at level 3 of one book may take, whoever asks: so long is one given again."""
+
+
+class Reader(Protocol):
+    """Who follows a feed."""
+
+    def deliver(self, feed: ProductFeed, frame: Frame) -> None:
+        """Events have arrived and the feed's book and sequence are those after them."""
+
+    def gap(self, feed: ProductFeed) -> None:
+        """Events are lost here: the feed begins anew behind them."""
+
+
+class _Copy:
+    """A book being copied: the events that have come meanwhile."""
+
+    def __init__(self) -> None:
+        self.events: list[AnyEvent] = []
+        self.lost = ""
+        self.arrived = asyncio.Event()
+
+    def take(self, events: list[AnyEvent]) -> None:
+        self.events += events
+        self.arrived.set()
+
+    def fail(self, reason: str) -> None:
+        self.lost = reason
+        self.arrived.set()
+
+    async def reach(self, sequence: int, begun: int) -> None:
+        """Wait until all events up to `sequence` are there, of those behind `begun`. Raises UnavailableError."""
+        try:
+            while not self.lost and begun + len(self.events) < sequence:
+                self.arrived.clear()
+                async with asyncio.timeout(COPY_STALL):
+                    await self.arrived.wait()
+        except TimeoutError:
+            self.lost = "its events do not come"
+        if self.lost:
+            raise UnavailableError(f"the book could not be copied: {self.lost}")
+
+
+@dataclass(frozen=True)
+class _Level3:
+    """A book at level 3, of product sequence `sequence`, with all commands up to `command` in it; given again until then (loop time)."""
+
+    sequence: int
+    command: int
+    until: float
+    pieces: Pieces
+
+
+class ProductFeed:
+    """A product as of event `sequence`: book, trades, readers.
+
+    Attributes:
+        trades: the latest, oldest first; `last_trade_id` and `last_price` are known also where they are not.
+        live: set while the engine's events come.
+        indicative: the message of the channel `auction` while one collects orders; empty before the first.
+    """
+
+    def __init__(self, product: Product, backend: Backend, on_status: Callable[[], None]) -> None:
+        self.product = product
+        self.sequence = 0
+        self.book = Book()
+        self.stats = Statistics()
+        self.trades: deque[OrderMatched] = deque(maxlen=TRADES_KEPT)
+        self.last_trade_id = 0
+        self.last_price = 0
+        self.readers: dict[Reader, None] = {}
+        self._kept: deque[Frame] = deque()
+        self._kept_events = 0
+        self.live = asyncio.Event()
+        self.in_auction = False
+        self.indicative = b""
+        self._indicated = 0
+        self._status_sequence = 0
+        self._on_status = on_status
+        self._backend = backend
+        self._generation = 0
+        self._copy: _Copy | None = None
+        self._repairing: asyncio.Task[None] | None = None
+        self._level2: tuple[int, bytes] = (-1, b"")
+        self._level3: _Level3 | None = None
+        self._rendering: asyncio.Task[_Level3] | None = None
+        self._preparing = asyncio.Lock()
+
+    @property
+    def product_id(self) -> str:
+        """The product's id."""
+        return self.product.row.product_id
+
+    @property
+    def last(self) -> OrderMatched | None:
+        """The last trade, if it is known."""
+        return self.trades[-1] if self.trades else None
+
+    # Beginning
+
+    async def begin(self) -> None:
+        """Copy the book and follow it; readers of what was before are sent away. Raises UnavailableError, RequestFailed."""
+        market: MarketView = await self._backend.query(MarketQuery(self.product_id))
+        self._copy = copy = _Copy()
+        try:
+            await self._follow(market.product_sequence + 1)
+            loader = BookLoader(market.product_sequence)
+            for side in Side:
+                await self._read(side, loader)
+            await copy.reach(loader.sequence, market.product_sequence)
+        except BaseException:
+            self._generation += 1
+            raise
+        finally:
+            self._copy = None
+        for reader in list(self.readers):  # now and not before: some may have come meanwhile
+            reader.gap(self)
+        self.book, self.stats = loader.finish(copy.events), Statistics(market.figures)
+        self._level2, self._level3 = (-1, b""), None
+        self._kept.clear()
+        self._kept_events = 0
+        self.trades.clear()
+        self.trades.extend(trade for trade in reversed(market.trades) if isinstance(trade, OrderMatched))
+        self.last_trade_id, self.last_price = market.last_trade_id, market.last_price
+        self.in_auction, self.indicative, self._indicated = market.in_auction, b"", 0
+        self.sequence = market.product_sequence + len(copy.events)
+        for event in copy.events:
+            self._count(event)
+            if isinstance(event, StatusChanged):
+                self.in_auction, self._status_sequence = event.status is ProductStatus.AUCTION, event.product_sequence
+        self.live.set()
+
+    async def _read(self, side: Side, loader: BookLoader) -> None:
+        """All pages of a side."""
+        after = (0, 0, 0)
+        while True:
+            page: BookPage = await self._backend.query(BookPageQuery(self.product_id, side, *after))
+            loader.page(side, page)
+            if not page.orders:
+                return
+            last = page.orders[-1]
+            after = last.price, last.opened_sequence, last.order_id
+
+    async def _follow(self, sequence: int) -> bool:
+        """Have events from `sequence` on. False where the engine is gone again already."""
+        self._generation += 1
+        generation = self._generation
+
+        def on_events(events: Events) -> None:
+            if generation == self._generation:
+                if self._copy is not None:
+                    self._copy.take(events.events)
+                else:
+                    self._arrived(events.events)
+
+        def on_lost(reason: str) -> None:
+            if generation == self._generation:
+                if self._copy is not None:
+                    self._copy.fail(reason)
+                else:
+                    self._repair(reason)
+
+        await self._backend.subscribe(self.product_id, sequence, on_events, on_lost)
+        return generation == self._generation
+
+    # Following
+
+    def _arrived(self, events: list[AnyEvent]) -> None:
+        fresh = [event for event in events if event.product_sequence > self.sequence]
+        if not fresh:
+            return
+        assert fresh[0].product_sequence == self.sequence + 1, "the engine's feed has no gap"
+        frame = Frame(fresh, self.product, self)
+        for event in fresh:
+            change = self.book.apply(event)
+            if change is not None:
+                side, price, before = change
+                frame.touched.setdefault((side, price), before)
+            self._count(event)
+            if isinstance(event, StatusChanged):
+                self._status_changed(event, frame)
+        self.sequence = fresh[-1].product_sequence
+        self._keep(frame)
+        for reader in list(self.readers):
+            reader.deliver(self, frame)
+
+    def _keep(self, frame: Frame) -> None:
+        """Keep a frame, with the messages that are made of it, for readers that are a little behind."""
+        self._kept.append(frame)
+        self._kept_events += len(frame.events)
+        while self._kept_events - len(self._kept[0].events) >= EVENTS_KEPT:
+            self._kept_events -= len(self._kept.popleft().events)
+
+    def kept_behind(self, sequence: int) -> list[Frame] | None:
+        """The frames with all events behind this one up to now, oldest first; None where some are not kept here any more."""
+        found: list[Frame] = []
+        if sequence >= self.sequence:
+            return found
+        for frame in reversed(self._kept):
+            found.append(frame)
+            if frame.events[0].product_sequence <= sequence + 1:
+                return found[::-1]
+        return None
+
+    def _count(self, event: AnyEvent) -> None:
+        if isinstance(event, OrderMatched):
+            self.stats.add(event)
+            self.trades.append(event)
+            self.last_trade_id, self.last_price = event.trade_id, event.price
+
+    def _status_changed(self, event: StatusChanged, frame: Frame) -> None:
+        """The product goes on in another status; `book` is the one after it."""
+        if (
+            self.in_auction and event.status in TRADING
+        ) or event.open_size:  # what an auction collected may also open from cancel-only
+            frame.auction += opened(self.product, event, self.book)
+        self.in_auction = event.status is ProductStatus.AUCTION
+        self.indicative, self._status_sequence = b"", event.product_sequence
+        self._on_status()
+
+    async def refresh_indicative(self) -> None:
+        """While an auction collects: say what it would do now, if that can have changed and the engine answers."""
+        if self.in_auction and self._indicated != self.sequence:
+            with contextlib.suppress(QuorumbookError):
+                self._indicate(await self._backend.query(AuctionQuery(self.product_id)))
+
+    def _indicate(self, view: AuctionView | None) -> None:
+        """Take an answer, unless the product has gone on to another status meanwhile."""
+        if self.in_auction and view is not None and view.product_sequence >= self._status_sequence:
+            self.indicative = auction(self.product, view, "collection")
+            self._indicated = view.product_sequence
+
+    def _repair(self, reason: str) -> None:
+        self._generation += 1
+        self.live.clear()
+        if self._repairing is None:
+            log.warning("feed of %s interrupted at %d: %s", self.product_id, self.sequence, reason)
+            self._repairing = asyncio.create_task(self._restore())
+
+    async def _restore(self) -> None:
+        """Follow again, from where the feed was if the engine still has it."""
+        pause = RETRY_MIN
+        try:
+            while True:
+                await asyncio.sleep(pause)
+                pause = min(RETRY_MAX, pause * 2)
+                try:
+                    if await self._follow(self.sequence + 1):
+                        self.live.set()
+                        return
+                except RequestFailed as failure:
+                    if failure.code is FailCode.TOO_OLD and await self._begin_anew():
+                        return
+                except QuorumbookError as error:
+                    log.debug("feed of %s: %s", self.product_id, error)
+        finally:
+            self._repairing = None
+
+    async def _begin_anew(self) -> bool:
+        """Take a new book. False where the engine is gone again."""
+        try:
+            await self.begin()
+        except QuorumbookError as error:
+            log.debug("feed of %s: %s", self.product_id, error)
+            return False
+        return True
+
+    # Showing
+
+    async def fresh(self) -> None:
+        """Wait until the engine's events come, if they do not. Raises UnavailableError."""
+        if not self.live.is_set():
+            try:
+                async with asyncio.timeout(LIVE_DEADLINE):
+                    await self.live.wait()
+            except TimeoutError:
+                raise UnavailableError("the engine of this node does not answer") from None
+
+    async def reach(self, sequence: int) -> None:
+        """Wait until this event is in. Raises UnavailableError where it does not come."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + LIVE_DEADLINE
+        while self.sequence < sequence:
+            if loop.time() >= until:
+                raise UnavailableError("the engine of this node does not send its events")
+            await asyncio.sleep(REACH_POLL)
+
+    @property
+    def snapshot_cost(self) -> float:
+        """Units for a `snapshot` of the channel `level2`."""
+        return Cost.rows(self.book.count_levels())
+
+    async def prepare_snapshot(self) -> None:
+        """Do most of the work of `snapshot`, in turns."""
+        if self._level2[0] != self.sequence:
+            async with self._preparing:
+                await prepare_level2(self.product, self.book)
+
+    def snapshot(self) -> bytes:
+        """The `snapshot` of the channel `level2`, the same for all at a sequence."""
+        if self._level2[0] != self.sequence:
+            self._level2 = self.sequence, level2(self.product, self.book)
+        return self._level2[1]
+
+    @property
+    def level3_cost(self) -> float:
+        """Units for an answer at level 3."""
+        return Cost.rows(len(self.book))
+
+    async def level3(self, command: int | None) -> tuple[Pieces, int | None]:
+        """The book at level 3, all but its last fields, and up to which command it goes. One is made at a time, for all who ask meanwhile.
+
+        Args:
+            command: how many commands the engine has applied, as far as is known now: then the answer may be one of before, at most
+                `1 / LEVEL3_SHARE` times as old as it took to make. None: it is of this moment or a later one.
+        """
+        kept, now = self._level3, asyncio.get_running_loop().time()
+        if kept is not None and command is not None and (kept.sequence == self.sequence or now < kept.until):
+            return kept.pieces, command if kept.sequence == self.sequence else kept.command
+        if self._rendering is None or self._rendering.done():
+            self._rendering = asyncio.create_task(self._make_level3(command or 0))
+        made = await asyncio.shield(self._rendering)
+        return made.pieces, command
+
+    async def _make_level3(self, command: int) -> _Level3:
+        loop, begun = asyncio.get_running_loop(), time.process_time()
+        await prepare_level3(self.product, self.book)
+        pieces = level3(self.product, self.book, self.sequence)
+        took = time.process_time() - begun
+        self._level3 = _Level3(self.sequence, command, loop.time() + took / LEVEL3_SHARE, pieces)
+        return self._level3
+
+    async def close(self) -> None:
+        """Stop following."""
+        self._generation += 1
+        for task in (self._repairing, self._rendering):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+
 
 STATUS_LOOK = 1.0
 STATUS_EVERY = 5
@@ -71,8 +438,8 @@ class Feeds:
 
     async def status(self) -> bytes:
         """The `status` message."""
-        products = [product_json(product) for product in await self._catalogue.all_products()]
-        currencies = [currency_json(row) for row in await self._catalogue.all_currencies()]
+        products = [ProductJson.of(product) for product in await self._catalogue.all_products()]
+        currencies = [CurrencyJson.of(row) for row in await self._catalogue.all_currencies()]
         return encode({"type": "status", "products": products, "currencies": currencies})
 
     async def run_timers(self) -> None:

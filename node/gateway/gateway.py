@@ -7,17 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from node.config.settings import NodeConfig
-from node.gateway.auth import Authenticator
+from node.gateway.auth import Authenticator, Replays, Revocation
 from node.gateway.backend import Backend
 from node.gateway.balances import Balances
 from node.gateway.catalogue import Catalogue
 from node.gateway.feeds import Feeds
-from node.gateway.limits import Limits
+from node.gateway.health import Monitor
+from node.gateway.limits import Limits, SocketLimits
 from node.gateway.metrics import Metrics
-from node.gateway.monitor import Monitor
-from node.gateway.replays import Replays
-from node.gateway.revocation import Revocation
-from node.gateway.socket_limits import SocketLimits
 from node.keys import addresses
 from node.keys.addresses import Network
 from node.keys.sealing import ClusterKeys

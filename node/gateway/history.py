@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated, Self
 
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from node.gateway.calls import Answer, Call, Route
 from node.gateway.errors import ApiError, BadRequestError
-from node.gateway.history_shapes import (
-    BookedTransferJson,
-    FillJson,
-    HoldJson,
-    LedgerDetailsJson,
-    LedgerEntryJson,
-    StatusChangeJson,
-    TransferEndsJson,
-)
-from node.gateway.ids import account_text, order_number, order_span, order_text, product_text
 from node.gateway.requests import choice, moment, page_limit, period, whole_number
-from node.gateway.responses import SIDES, iso
-from node.gateway.web import Answer, Call, Route
+from node.gateway.values import (
+    SIDE_WORDS,
+    ProductStatusWord,
+    SideWord,
+    account_text,
+    iso,
+    one_of,
+    order_number,
+    order_span,
+    order_text,
+    product_text,
+)
 from node.history.candles import GRANULARITIES, HOUR, NANOSECONDS, Candle, bucket
 from node.history.pages import Page, Place, TransferKind
 from node.native.protocol import OrdersQuery
@@ -53,6 +58,207 @@ TRANSFER_TYPES = {
 TRANSFER_NAMES = {kind: name for name, kind in TRANSFER_TYPES.items()}
 
 
+LiquidityWord = Annotated[str, one_of(("M", "T"))]
+LedgerWord = Annotated[str, one_of(LEDGER_KINDS.values())]
+TransferWord = Annotated[str, one_of(TRANSFER_TYPES)]
+
+
+class FillJson(msgspec.Struct, kw_only=True):
+    """A trade as one side sees it; `side` is its own."""
+
+    trade_id: int
+    product_id: str
+    order_id: str
+    user_id: str
+    profile_id: str
+    liquidity: LiquidityWord
+    price: str
+    size: str
+    fee: str
+    side: SideWord
+    settled: bool
+    created_at: str
+
+    @classmethod
+    def of(cls, row: Row, account_id: str, product: Product) -> Self:
+        """A trade as the account sees it."""
+        is_maker = row["maker_account_id"] == account_id
+        side = Side(row["side"]) if is_maker else Side.BUY if row["side"] == Side.SELL else Side.SELL
+        return cls(
+            trade_id=row["trade_id"],
+            product_id=row["product_id"],
+            order_id=order_text(row["maker_order_id"] if is_maker else row["taker_order_id"]),
+            user_id=account_id,
+            profile_id=account_id,
+            liquidity="M" if is_maker else "T",
+            price=product.price(row["price"]),
+            size=product.size(row["size"]),
+            fee=product.price(row["maker_fee"] if is_maker else row["taker_fee"]),
+            side=SIDE_WORDS[side],
+            settled=True,
+            created_at=iso(row["time"]),
+        )
+
+
+class TransferEndsJson(msgspec.Struct, kw_only=True):
+    """The accounts of a transfer between two; empty for a deposit or withdrawal."""
+
+    sender: str | UnsetType = msgspec.field(name="from", default=UNSET)
+    receiver: str | UnsetType = msgspec.field(name="to", default=UNSET)
+
+    @classmethod
+    def of(cls, row: Row) -> Self:
+        """From where to where, for a transfer between accounts."""
+        own, other = row["account_id"], row["other_account_id"]
+        if not other:
+            return cls()
+        return cls(sender=other, receiver=own) if row["amount"] > 0 else cls(sender=own, receiver=other)
+
+
+class LedgerDetailsJson(TransferEndsJson, kw_only=True):
+    """What a balance changed for: a trade, or a transfer."""
+
+    order_id: str | UnsetType = UNSET
+    trade_id: str | UnsetType = UNSET
+    product_id: str | UnsetType = UNSET
+    transfer_id: str | UnsetType = UNSET
+    transfer_type: str | UnsetType = UNSET
+
+    @classmethod
+    def of(cls, row: Row) -> Self:
+        """What a row of the ledger is about."""
+        if row["transfer_id"]:
+            ends = TransferEndsJson.of(row)
+            return cls(
+                transfer_id=row["transfer_id"],
+                transfer_type=_transfer_type(row),
+                sender=ends.sender,
+                receiver=ends.receiver,
+            )
+        if row["trade_id"]:
+            return cls(order_id=order_text(row["order_id"]), trade_id=str(row["trade_id"]), product_id=row["product_id"])
+        return cls()
+
+
+class LedgerEntryJson(msgspec.Struct, kw_only=True):
+    """A change of a balance, and the balance after it."""
+
+    id: str
+    amount: str
+    balance: str
+    created_at: str
+    type: LedgerWord
+    details: LedgerDetailsJson
+
+    @classmethod
+    def of(cls, row: Row, scale: int) -> Self:
+        """A row of the ledger; `scale`: the currency's."""
+        return cls(
+            id=f"{row['sequence']}-{row['position']}",
+            amount=to_text(row["amount"], scale),
+            balance=to_text(row["balance"], scale),
+            created_at=iso(row["time"]),
+            type=LEDGER_KINDS[row["kind"]],
+            details=LedgerDetailsJson.of(row),
+        )
+
+
+class HoldJson(msgspec.Struct, kw_only=True):
+    """What an open order holds."""
+
+    id: str
+    created_at: str
+    updated_at: str
+    type: str
+    ref: str
+    amount: str
+
+    @classmethod
+    def of(cls, order: OrderState, scale: int) -> Self:
+        """What an order holds; `scale`: the currency's."""
+        order_id, placed = order_text(order.order_id), iso(order.created_at)
+        return cls(
+            id=order_id, created_at=placed, updated_at=placed, type="order", ref=order_id, amount=to_text(order.hold, scale)
+        )
+
+
+class BookedTransferJson(msgspec.Struct, kw_only=True):
+    """A deposit, withdrawal or transfer of the past."""
+
+    id: str
+    type: TransferWord
+    created_at: str
+    completed_at: str
+    processed_at: str
+    canceled_at: None
+    account_id: str
+    user_id: str
+    amount: str
+    currency: str
+    details: TransferEndsJson
+
+    @classmethod
+    def of(cls, row: Row, scale: int) -> Self:
+        """A transfer of the past; `scale`: the currency's."""
+        booked = iso(row["time"])
+        return cls(
+            id=row["transfer_id"],
+            type=_transfer_type(row),
+            created_at=booked,
+            completed_at=booked,
+            processed_at=booked,
+            canceled_at=None,
+            account_id=account_text(row["account_id"], row["currency"]),
+            user_id=row["account_id"],
+            amount=to_text(abs(row["amount"]), scale),
+            currency=row["currency"],
+            details=TransferEndsJson.of(row),
+        )
+
+
+class TrailingVolumeJson(msgspec.Struct, kw_only=True):
+    """What the account, and everybody, traded of a product in 30 days, in base coins."""
+
+    product_id: str
+    exchange_volume: str
+    volume: str
+    recorded_at: str
+
+    @classmethod
+    def of(cls, product: Product, own: int, hours: Sequence[Candle], now: int) -> Self:
+        """`own` base coins of the account, and those of everybody in these hours; `now` in nanoseconds since the epoch."""
+        return cls(
+            product_id=product.row.product_id,
+            exchange_volume=product.size(sum(candle.volume for candle in hours)),
+            volume=product.size(own),
+            recorded_at=iso(now),
+        )
+
+
+class StatusChangeJson(msgspec.Struct, kw_only=True):
+    """From its sequence in the product's feed on a product had this status. Where an auction opened and traded, at what price and how much."""
+
+    product_id: str
+    sequence: int
+    time: str
+    status: ProductStatusWord
+    open_price: str | UnsetType = UNSET
+    open_size: str | UnsetType = UNSET
+
+    @classmethod
+    def of(cls, row: RowMapping, product: Product) -> Self:
+        """A session of the product."""
+        opened = bool(row["open_size"])
+        return cls(
+            product_id=row["product_id"],
+            sequence=row["product_sequence"],
+            time=iso(row["time"]),
+            status=ProductStatus(row["status"]).name.lower(),
+            open_price=product.price(row["open_price"]) if opened else UNSET,
+            open_size=product.size(row["open_size"]) if opened else UNSET,
+        )
+
+
 async def history(call: Call) -> HistorySource:
     """The history, not older than the node was when the call came. Raises ApiError 404 where the node keeps none, 503 where it cannot be read."""
     source = await call.past()
@@ -78,28 +284,8 @@ async def fills(call: Call) -> Answer[list[FillJson]]:
         return Answer([])
     source = await history(call)
     rows = await source.ask(lambda past: past.fills(account_id, product_id, order_id, page))
-    body = [await _fill(call, row, account_id) for row in rows]
+    body = [FillJson.of(row, account_id, await call.gateway.catalogue.product(row["product_id"])) for row in rows]
     return Answer(body, _cursors([(row["sequence"], row["trade_id"]) for row in rows]))
-
-
-async def _fill(call: Call, row: Row, account_id: str) -> FillJson:
-    product = await call.gateway.catalogue.product(row["product_id"])
-    is_maker = row["maker_account_id"] == account_id
-    side = Side(row["side"]) if is_maker else Side.BUY if row["side"] == Side.SELL else Side.SELL
-    return {
-        "trade_id": row["trade_id"],
-        "product_id": row["product_id"],
-        "order_id": order_text(row["maker_order_id"] if is_maker else row["taker_order_id"]),
-        "user_id": account_id,
-        "profile_id": account_id,
-        "liquidity": "M" if is_maker else "T",
-        "price": product.price(row["price"]),
-        "size": product.size(row["size"]),
-        "fee": product.price(row["maker_fee"] if is_maker else row["taker_fee"]),
-        "side": SIDES[side],
-        "settled": True,
-        "created_at": iso(row["time"]),
-    }
 
 
 async def ledger(call: Call) -> Answer[list[LedgerEntryJson]]:
@@ -110,29 +296,8 @@ async def ledger(call: Call) -> Answer[list[LedgerEntryJson]]:
     currency = await _currency(call)
     source = await history(call)
     rows = await source.ask(lambda past: past.ledger(account_id, currency.currency, kind, page))
-    body = [_entry(row, currency) for row in rows]
+    body = [LedgerEntryJson.of(row, currency.scale) for row in rows]
     return Answer(body, _cursors([(row["sequence"], row["position"]) for row in rows]))
-
-
-def _entry(row: Row, currency: CurrencyRow) -> LedgerEntryJson:
-    details: LedgerDetailsJson = {}
-    if row["trade_id"]:
-        details = {
-            "order_id": order_text(row["order_id"]),
-            "trade_id": str(row["trade_id"]),
-            "product_id": row["product_id"],
-        }
-    if row["transfer_id"]:
-        details = {"transfer_id": row["transfer_id"], "transfer_type": _transfer_type(row)}
-        details.update(_ends(row))  # type: ignore[typeddict-item]  # its keys are among these
-    return {
-        "id": f"{row['sequence']}-{row['position']}",
-        "amount": to_text(row["amount"], currency.scale),
-        "balance": to_text(row["balance"], currency.scale),
-        "created_at": iso(row["time"]),
-        "type": LEDGER_KINDS[row["kind"]],
-        "details": details,
-    }
 
 
 async def holds(call: Call) -> Answer[list[HoldJson]]:
@@ -154,20 +319,7 @@ async def holds(call: Call) -> Answer[list[HoldJson]]:
         )
     )
     headers = {"cb-before": order_text(found[0].order_id), "cb-after": order_text(found[-1].order_id)} if found else {}
-    return Answer([_hold(order, currency) for order in found], headers)
-
-
-def _hold(order: OrderState, currency: CurrencyRow) -> HoldJson:
-    order_id = order_text(order.order_id)
-    placed = iso(order.created_at)
-    return {
-        "id": order_id,
-        "created_at": placed,
-        "updated_at": placed,
-        "type": "order",
-        "ref": order_id,
-        "amount": to_text(order.hold, currency.scale),
-    }
+    return Answer([HoldJson.of(order, currency.scale) for order in found], headers)
 
 
 async def account_transfers(call: Call) -> Answer[list[BookedTransferJson]]:
@@ -187,7 +339,7 @@ async def _transfers(call: Call, currency: str) -> Answer[list[BookedTransferJso
     kind = choice(given["type"], TRANSFER_TYPES, "type") if "type" in given else None
     source = await history(call)
     rows = await source.ask(lambda past: past.transfers(account_id, currency, kind, page))
-    body = [await _transfer(call, row) for row in rows]
+    body = [BookedTransferJson.of(row, (await call.gateway.catalogue.currency(row["currency"])).scale) for row in rows]
     return Answer(body, _cursors([(row["sequence"], row["sequence"]) for row in rows]))
 
 
@@ -198,37 +350,11 @@ async def transfer(call: Call) -> Answer[BookedTransferJson]:
     row = await source.ask(lambda past: past.transfer(account_id, transfer_id))
     if row is None:
         raise ApiError(404, "NotFound", "id")
-    return Answer(await _transfer(call, row))
-
-
-async def _transfer(call: Call, row: Row) -> BookedTransferJson:
-    currency = await call.gateway.catalogue.currency(row["currency"])
-    booked = iso(row["time"])
-    return {
-        "id": row["transfer_id"],
-        "type": _transfer_type(row),
-        "created_at": booked,
-        "completed_at": booked,
-        "processed_at": booked,
-        "canceled_at": None,
-        "account_id": account_text(row["account_id"], row["currency"]),
-        "user_id": row["account_id"],
-        "amount": to_text(abs(row["amount"]), currency.scale),
-        "currency": row["currency"],
-        "details": _ends(row),
-    }
+    return Answer(BookedTransferJson.of(row, (await call.gateway.catalogue.currency(row["currency"])).scale))
 
 
 def _transfer_type(row: Row) -> str:
     return TRANSFER_NAMES[TransferKind(row["amount"] > 0, row["other_account_id"] != "")]
-
-
-def _ends(row: Row) -> TransferEndsJson:
-    """From where to where, for a transfer between accounts."""
-    own, other = row["account_id"], row["other_account_id"]
-    if not other:
-        return {}
-    return {"from": other, "to": own} if row["amount"] > 0 else {"from": own, "to": other}
 
 
 async def candles(call: Call) -> Answer[list[list[int | str]]]:
@@ -275,20 +401,8 @@ async def status_changes(call: Call) -> Answer[list[StatusChangeJson]]:
     product = await call.gateway.catalogue.product(product_text(call.path("id")))
     source = await history(call)
     rows = await source.ask(lambda past: past.status_changes(product.row.product_id, limit, after, before))
-    body = [_status_change(row, product) for row in rows]
-    return Answer(body, {"cb-before": str(body[0]["sequence"]), "cb-after": str(body[-1]["sequence"])} if body else {})
-
-
-def _status_change(row: RowMapping, product: Product) -> StatusChangeJson:
-    found: StatusChangeJson = {
-        "product_id": row["product_id"],
-        "sequence": row["product_sequence"],
-        "time": iso(row["time"]),
-        "status": ProductStatus(row["status"]).name.lower(),
-    }
-    if row["open_size"]:
-        found |= {"open_price": product.price(row["open_price"]), "open_size": product.size(row["open_size"])}
-    return found
+    body = [StatusChangeJson.of(row, product) for row in rows]
+    return Answer(body, {"cb-before": str(body[0].sequence), "cb-after": str(body[-1].sequence)} if body else {})
 
 
 def _span(given: Mapping[str, str], granularity: int) -> tuple[int, int]:
@@ -348,8 +462,63 @@ def _cursors(places: Sequence[Place]) -> dict[str, str]:
     return {"cb-before": f"{first[0]}-{first[1]}", "cb-after": f"{last[0]}-{last[1]}"}
 
 
-PAGE = ("limit", "after", "before", "start_date", "end_date", "profile_id")
+DAYS = 30
+DOLLARS = "USD"
 
+
+async def trailing_volume(call: Call) -> Answer[list[TrailingVolumeJson]]:
+    """GET /users/self/trailing-volume: of 30 days, for each product that the account has traded in them. Counts from a full hour on."""
+    return await _volumes(call, call.account_id)
+
+
+async def trading_volumes(call: Call) -> Answer[list[TrailingVolumeJson]]:
+    """GET /users/{id}/trading-volumes: the same; the id is `self` or the account of the key."""
+    return await _volumes(call, own_user(call))
+
+
+async def _volumes(call: Call, account_id: str) -> Answer[list[TrailingVolumeJson]]:
+    now = time.time_ns()
+    first = _first_hour(now)
+    source = await history(call)
+    own = await source.ask(lambda past: past.traded(account_id, first))
+    hours = await source.ask(lambda past: past.hours(sorted(own), first))
+    return Answer(
+        [
+            TrailingVolumeJson.of(await call.gateway.catalogue.product(name), own[name][0], hours.get(name, []), now)
+            for name in sorted(own)
+        ]
+    )
+
+
+async def usd_volume(call: Call) -> str | None:
+    """What the account traded for US dollars in 30 days, in products quoted in them; None where nobody can tell: the node keeps no history, it
+    cannot be read, or the key is the operator's."""
+    first = _first_hour(time.time_ns())
+    with suppress(ApiError):
+        account_id = call.account_id
+        source = await history(call)
+        own = await source.ask(lambda past: past.traded(account_id, first))
+        total = 0
+        for name, (_, value) in own.items():
+            product = await call.gateway.catalogue.product(name)
+            total += value if product.row.quote == DOLLARS else 0
+        return to_text(total, (await call.gateway.catalogue.currency(DOLLARS)).scale) if total else "0"
+    return None
+
+
+def _first_hour(now: int) -> int:
+    return bucket(now // NANOSECONDS - DAYS * 86_400, HOUR)
+
+
+def own_user(call: Call) -> str:
+    """The account of the key, where the path names it or says `self`. Raises ApiError 404 for anybody else."""
+    account_id = call.account_id
+    if call.path("id") not in ("self", account_id):
+        raise ApiError(404, "NotFound", "id")
+    return account_id
+
+
+PAGE = ("limit", "after", "before", "start_date", "end_date", "profile_id")
 ROUTES = (
     Route("GET", "/products/{id}/candles", candles, query=("granularity", "start", "end")),
     Route("GET", "/products/spark-lines", spark_lines),
@@ -360,5 +529,7 @@ ROUTES = (
     Route("GET", "/transfers", transfers, Permission.VIEW, ("type", "currency", *PAGE)),
     Route("GET", "/transfers/{id}", transfer, Permission.VIEW),
     Route("GET", "/fills", fills, Permission.VIEW, ("product_id", "order_id", "market_type", *PAGE)),
+    Route("GET", "/users/self/trailing-volume", trailing_volume, Permission.VIEW),
+    Route("GET", "/users/{id}/trading-volumes", trading_volumes, Permission.VIEW),
 )
 """The calls of this module."""

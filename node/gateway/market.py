@@ -1,28 +1,24 @@
-"""Public calls: time, products, currencies, books, tickers, trades."""
+"""Market data: time, products, currencies, books, tickers, trades; and the copy of products and currencies that every request needs.
+
+Scales, ticks and lots never change once they exist, so an old copy never misreads a number. An id that is not in the copy makes a new one,
+at most every `REFRESH_MIN` seconds: a caller with wrong ids costs the engine no more than that.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from typing import Self
 
 import msgspec
 
-from node.gateway.catalogue import Product
-from node.gateway.ids import product_text
-from node.gateway.product_feed import ProductFeed
-from node.gateway.rendering import Pieces
+from node.gateway.book import Pieces
+from node.gateway.calls import Answer, Call
+from node.gateway.catalogue import CurrencyJson, Product, ProductJson
+from node.gateway.channels import AuctionJson
+from node.gateway.feeds import ProductFeed
 from node.gateway.requests import page_limit, whole_number
-from node.gateway.responses import auction_json, book_json, currency_json, iso, product_json, trade_json
-from node.gateway.shapes import (
-    BookJson,
-    CurrencyJson,
-    ProductJson,
-    StatsJson,
-    TickerJson,
-    TimeJson,
-    TradeJson,
-    VolumeSummaryJson,
-)
-from node.gateway.web import Answer, Call
+from node.gateway.values import SIDE_WORDS, SideWord, iso, product_text
 from node.native.protocol import AuctionQuery, AuctionView, BookQuery, BookView
 from statemachine.events import OrderMatched
 from statemachine.types import Side
@@ -31,31 +27,123 @@ LEVELS_AT_2 = 50
 """Price levels a side at level 2."""
 
 
+Levels = Sequence[tuple[int, int, int]]
+"""Price, size, and number of orders or order id."""
+
+
+class TimeJson(msgspec.Struct, kw_only=True):
+    """The node's clock."""
+
+    iso: str
+    epoch: float
+
+
+class BookJson(msgspec.Struct, kw_only=True):
+    """The book after message `sequence`: rows of price, size, and number of orders or, at level 3, the order's id."""
+
+    sequence: int
+    bids: list[list[str | int]]
+    asks: list[list[str | int]]
+    auction_mode: bool
+    auction: AuctionJson | None
+
+    @classmethod
+    def of(cls, sequence: int, bids: Levels, asks: Levels, product: Product, auction: AuctionView | None) -> Self:
+        """The book at level 1 or 2, as the feed stands after message `sequence`."""
+        return cls(
+            sequence=sequence,
+            bids=[[product.price(price), product.size(size), orders] for price, size, orders in bids],
+            asks=[[product.price(price), product.size(size), orders] for price, size, orders in asks],
+            auction_mode=auction is not None,
+            auction=AuctionJson.of(auction, product, "collection") if auction is not None else None,
+        )
+
+
+class TickerJson(msgspec.Struct, kw_only=True):
+    """The last trade, the best prices, and the volume of 24 hours."""
+
+    trade_id: int
+    price: str
+    size: str
+    time: str
+    bid: str
+    ask: str
+    volume: str
+
+
+class StatsJson(msgspec.Struct, kw_only=True):
+    """24 hours in prices and volume, and the volume of 30 days."""
+
+    open: str
+    high: str
+    low: str
+    last: str
+    volume: str
+    volume_30day: str
+
+
+class VolumeSummaryJson(msgspec.Struct, kw_only=True):
+    """What was traded of a product in 24 hours and in 30 days. There are no other markets than the book: their volumes are zero."""
+
+    id: str
+    base_currency: str
+    quote_currency: str
+    display_name: str
+    market_types: list[str]
+    spot_volume_24hour: str
+    spot_volume_30day: str
+    rfq_volume_24hour: str
+    rfq_volume_30day: str
+    conversion_volume_24hour: str
+    conversion_volume_30day: str
+
+
+class TradeJson(msgspec.Struct, kw_only=True):
+    """A trade; `side` is the maker's."""
+
+    trade_id: int
+    side: SideWord
+    size: str
+    price: str
+    time: str
+
+    @classmethod
+    def of(cls, trade: OrderMatched, product: Product) -> Self:
+        """The object of a trade."""
+        return cls(
+            trade_id=trade.trade_id,
+            side=SIDE_WORDS[trade.side],
+            size=product.size(trade.size),
+            price=product.price(trade.price),
+            time=iso(trade.time),
+        )
+
+
 async def server_time(_call: Call) -> Answer[TimeJson]:
     """GET /time: the node's clock."""
     now = time.time_ns()
-    return Answer({"iso": iso(now), "epoch": round(now / 1e9, 3)})
+    return Answer(TimeJson(iso=iso(now), epoch=round(now / 1e9, 3)))
 
 
 async def products(call: Call) -> Answer[list[ProductJson]]:
     """GET /products: everything that is traded."""
-    return Answer([product_json(product) for product in await call.gateway.catalogue.all_products()])
+    return Answer([ProductJson.of(product) for product in await call.gateway.catalogue.all_products()])
 
 
 async def product(call: Call) -> Answer[ProductJson]:
     """GET /products/{id}: one of them."""
     wanted = await _product(call, refresh=True)
-    return Answer(product_json(wanted))
+    return Answer(ProductJson.of(wanted))
 
 
 async def currencies(call: Call) -> Answer[list[CurrencyJson]]:
     """GET /currencies: all of them."""
-    return Answer([currency_json(row) for row in await call.gateway.catalogue.all_currencies()])
+    return Answer([CurrencyJson.of(row) for row in await call.gateway.catalogue.all_currencies()])
 
 
 async def currency(call: Call) -> Answer[CurrencyJson]:
     """GET /currencies/{id}: one of them."""
-    return Answer(currency_json(await call.gateway.catalogue.currency(call.path("id"))))
+    return Answer(CurrencyJson.of(await call.gateway.catalogue.currency(call.path("id"))))
 
 
 async def book(call: Call) -> Answer[BookJson]:
@@ -66,9 +154,9 @@ async def book(call: Call) -> Answer[BookJson]:
     auction = await call.read(AuctionQuery(feed.product_id)) if feed.in_auction else None
     if level == 3:
         pieces = await _every_order(call, feed, auction)
-        return Answer(book_json(feed.sequence, [], [], wanted, auction), pieces=pieces)
+        return Answer(BookJson.of(feed.sequence, [], [], wanted, auction), pieces=pieces)
     bids, asks = (feed.book.levels(side, 1 if level == 1 else LEVELS_AT_2) for side in (Side.BUY, Side.SELL))
-    return Answer(book_json(feed.sequence, bids, asks, wanted, auction))
+    return Answer(BookJson.of(feed.sequence, bids, asks, wanted, auction))
 
 
 async def _every_order(call: Call, feed: ProductFeed, auction: AuctionView | None) -> Pieces:
@@ -78,7 +166,7 @@ async def _every_order(call: Call, feed: ProductFeed, auction: AuctionView | Non
     made, command = await feed.level3(known)
     if command is not None:
         call.sequence = command
-    told = auction_json(auction, feed.product, "collection") if auction is not None else None
+    told = AuctionJson.of(auction, feed.product, "collection") if auction is not None else None
     rest = msgspec.json.encode({"auction_mode": auction is not None, "auction": told})
     return made.ended(b"," + rest[1:])
 
@@ -90,15 +178,15 @@ async def ticker(call: Call) -> Answer[TickerJson]:
     now = time.time_ns()
     last, bid, ask = feed.last, feed.book.best(Side.BUY)[0], feed.book.best(Side.SELL)[0]
     return Answer(
-        {
-            "trade_id": feed.last_trade_id,
-            "price": wanted.price(feed.last_price),
-            "size": wanted.size(last.size) if last is not None else "0",
-            "time": iso(last.time if last is not None else now),
-            "bid": wanted.price(bid),
-            "ask": wanted.price(ask),
-            "volume": wanted.size(feed.stats.day(now).volume),
-        }
+        TickerJson(
+            trade_id=feed.last_trade_id,
+            price=wanted.price(feed.last_price),
+            size=wanted.size(last.size) if last is not None else "0",
+            time=iso(last.time if last is not None else now),
+            bid=wanted.price(bid),
+            ask=wanted.price(ask),
+            volume=wanted.size(feed.stats.day(now).volume),
+        )
     )
 
 
@@ -109,14 +197,14 @@ async def stats(call: Call) -> Answer[StatsJson]:
     now = time.time_ns()
     day = feed.stats.day(now)
     return Answer(
-        {
-            "open": wanted.price(day.open),
-            "high": wanted.price(day.high),
-            "low": wanted.price(day.low),
-            "last": wanted.price(feed.last_price),
-            "volume": wanted.size(day.volume),
-            "volume_30day": wanted.size(feed.stats.month_volume(now)),
-        }
+        StatsJson(
+            open=wanted.price(day.open),
+            high=wanted.price(day.high),
+            low=wanted.price(day.low),
+            last=wanted.price(feed.last_price),
+            volume=wanted.size(day.volume),
+            volume_30day=wanted.size(feed.stats.month_volume(now)),
+        )
     )
 
 
@@ -128,20 +216,20 @@ async def volume_summary(call: Call) -> Answer[list[VolumeSummaryJson]]:
 
 async def _volumes(call: Call, product: Product) -> VolumeSummaryJson:
     stats, now = (await _feed(call, product)).stats, time.time_ns()
-    named = product_json(product)
-    return {
-        "id": named["id"],
-        "base_currency": named["base_currency"],
-        "quote_currency": named["quote_currency"],
-        "display_name": named["display_name"],
-        "market_types": ["spot"],
-        "spot_volume_24hour": product.size(stats.day(now).volume),
-        "spot_volume_30day": product.size(stats.month_volume(now)),
-        "rfq_volume_24hour": "0",
-        "rfq_volume_30day": "0",
-        "conversion_volume_24hour": "0",
-        "conversion_volume_30day": "0",
-    }
+    row = product.row
+    return VolumeSummaryJson(
+        id=row.product_id,
+        base_currency=row.base,
+        quote_currency=row.quote,
+        display_name=f"{row.base}-{row.quote}",
+        market_types=["spot"],
+        spot_volume_24hour=product.size(stats.day(now).volume),
+        spot_volume_30day=product.size(stats.month_volume(now)),
+        rfq_volume_24hour="0",
+        rfq_volume_30day="0",
+        conversion_volume_24hour="0",
+        conversion_volume_30day="0",
+    )
 
 
 async def trades(call: Call) -> Answer[list[TradeJson]]:
@@ -158,7 +246,7 @@ async def trades(call: Call) -> Answer[list[TradeJson]]:
     ]
     page = page[:limit]
     headers = {"cb-before": str(page[0].trade_id), "cb-after": str(page[-1].trade_id)} if page else {}
-    return Answer([trade_json(trade, wanted) for trade in page], headers)
+    return Answer([TradeJson.of(trade, wanted) for trade in page], headers)
 
 
 async def _latest(call: Call, wanted: Product, limit: int, after: int) -> list[OrderMatched]:

@@ -13,10 +13,10 @@ from typing import Any
 
 import msgspec
 
+from node.gateway.calls import ROLE_HEADER, SEQUENCE_HEADER, Handler, Route
+from node.gateway.errors import ErrorJson
 from node.gateway.health import MachineCall
 from node.gateway.orders import SORTED_BY, STATUSES
-from node.gateway.shapes import ErrorJson
-from node.gateway.web import ROLE_HEADER, SEQUENCE_HEADER, Handler, Route
 from node.history.candles import GRANULARITIES
 
 Schema = dict[str, Any]

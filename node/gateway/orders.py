@@ -1,26 +1,340 @@
-"""Orders: placing, cancelling and looking them up."""
+"""Orders: placing and cancelling, one or many in a request."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
+from typing import Self
+
+import msgspec
+from msgspec import UNSET, UnsetType
 
 from node.budget import Cost
 from node.errors import RequestFailed
+from node.gateway.calls import Answer, Call
 from node.gateway.catalogue import Product
-from node.gateway.errors import ApiError, BadRequestError
-from node.gateway.ids import check_name, order_number, order_span, order_text, product_text
-from node.gateway.placing import placed, placing, present
-from node.gateway.reasons import rejection
-from node.gateway.requests import PAGE_MAX, CancelRequest, OrderRequest, choice, page_limit, parse, period
-from node.gateway.responses import ORDER_TYPES, SIDES, order_json
-from node.gateway.shapes import OrderJson
-from node.gateway.web import Answer, Call
+from node.gateway.errors import SIZES, ApiError, BadRequestError, ErrorJson, UnknownHereError, rejection
+from node.gateway.requests import PAGE_MAX, DecimalText, absent, choice, given, page_limit, parse, period, raw_text
+from node.gateway.values import (
+    DONE_WORDS,
+    ORDER_STATUS_WORDS,
+    ORDER_TYPE_WORDS,
+    REQUESTED_TIMES,
+    REQUESTED_TYPES,
+    SIDE_WORDS,
+    SIDES,
+    STOP_WORDS,
+    STOPS,
+    STP_WORDS,
+    STPS,
+    TIME_IN_FORCE_WORDS,
+    DoneReasonWord,
+    OrderStatusWord,
+    OrderTypeWord,
+    RequestedTimeWord,
+    RequestedTypeWord,
+    SideWord,
+    StopWord,
+    StpWord,
+    TimeInForceWord,
+    check_name,
+    iso,
+    lifetime,
+    order_number,
+    order_span,
+    order_text,
+    product_text,
+    stop_type,
+    to_units,
+)
 from node.history.pages import Page
 from node.native.protocol import FailCode, OrderQuery, OrdersQuery
-from statemachine.commands import CancelAll, CancelOrder
-from statemachine.events import Cancelled, OrderState, Rejected
-from statemachine.types import OrderStatus
+from statemachine.commands import CancelAll, CancelOrder, PlaceOrder
+from statemachine.events import AnyOutcome, Cancelled, OrderState, Placed, Rejected
+from statemachine.types import OrderStatus, OrderType, Reason, Side, StopType
+
+
+class OrderRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /orders. The last two are understood in order to be refused by name."""
+
+    product_id: str
+    side: SideWord
+    type: RequestedTypeWord = "limit"
+    price: DecimalText = msgspec.field(default_factory=absent)
+    size: DecimalText = msgspec.field(default_factory=absent)
+    funds: DecimalText = msgspec.field(default_factory=absent)
+    client_oid: str | None = None
+    time_in_force: RequestedTimeWord | None = None
+    post_only: bool | None = None
+    stp: StpWord | None = None
+    profile_id: str | None = None
+    cancel_after: str | int | None = None
+    stop: StopWord | None = None
+    stop_price: DecimalText = msgspec.field(default_factory=absent)
+    stop_limit_price: DecimalText = msgspec.field(default_factory=absent)
+    max_floor: DecimalText = msgspec.field(default_factory=absent)
+
+
+class BatchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /orders/batch."""
+
+    orders: list[OrderRequest]
+
+
+class BatchCancelRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /orders/batch_cancel: orders by our ids, by the client's, or both."""
+
+    order_ids: list[str] = []
+    client_oids: list[str] = []
+
+
+class CancelRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """DELETE /orders and /orders/{id}: the optional body, or the query parameters of the same names."""
+
+    product_id: str | None = None
+    profile_id: str | None = None
+
+
+class OrderJson(msgspec.Struct, kw_only=True):
+    """An order."""
+
+    id: str
+    product_id: str
+    side: SideWord
+    type: OrderTypeWord
+    stp: StpWord
+    time_in_force: TimeInForceWord
+    post_only: bool
+    created_at: str
+    fill_fees: str
+    filled_size: str
+    executed_value: str
+    status: OrderStatusWord
+    settled: bool
+    profile_id: str
+    price: str | UnsetType = UNSET
+    size: str | UnsetType = UNSET
+    funds: str | UnsetType = UNSET
+    specified_funds: str | UnsetType = UNSET
+    client_oid: str | UnsetType = UNSET
+    stop: StopWord | UnsetType = UNSET
+    stop_price: str | UnsetType = UNSET
+    expire_time: str | UnsetType = UNSET
+    done_reason: DoneReasonWord | UnsetType = UNSET
+    done_at: str | UnsetType = UNSET
+
+    @classmethod
+    def of(cls, order: OrderState, product: Product) -> Self:
+        """The object of an order."""
+        done = order.status is OrderStatus.DONE
+        funds = product.price(order.funds) if order.funds else UNSET
+        return cls(
+            id=order_text(order.order_id),
+            product_id=order.product_id,
+            side=SIDE_WORDS[order.side],
+            type=ORDER_TYPE_WORDS[order.order_type],
+            stp=STP_WORDS[order.stp],
+            time_in_force=TIME_IN_FORCE_WORDS[order.time_in_force],
+            post_only=order.post_only,
+            created_at=iso(order.created_at),
+            fill_fees=product.price(order.fill_fees),
+            filled_size=product.size(order.filled_size),
+            executed_value=product.price(order.executed_value),
+            status=ORDER_STATUS_WORDS[order.status],
+            settled=done,
+            profile_id=order.account_id,
+            price=product.price(order.price) if order.order_type is OrderType.LIMIT else UNSET,
+            size=product.size(order.size) if order.size else UNSET,
+            funds=funds,
+            specified_funds=funds,
+            client_oid=order.client_oid or UNSET,
+            stop=STOP_WORDS[order.stop] if order.stop else UNSET,
+            stop_price=product.price(order.stop_price) if order.stop else UNSET,
+            expire_time=iso(order.expires_at) if order.expires_at else UNSET,
+            done_reason=DONE_WORDS[order.done_reason] if done else UNSET,
+            done_at=iso(order.done_at) if done else UNSET,
+        )
+
+
+class PlaceResultJson(msgspec.Struct, kw_only=True):
+    """What became of one order of a batch: `order`, or `error`."""
+
+    success: bool
+    order: OrderJson | UnsetType = UNSET
+    error: ErrorJson | UnsetType = UNSET
+    client_oid: str | UnsetType = UNSET
+
+    @classmethod
+    def refused(cls, error: ApiError, client_oid: str | None) -> Self:
+        """The result of an order that was refused."""
+        return cls(success=False, error=error.body(), client_oid=UNSET if client_oid is None else client_oid)
+
+
+class BatchJson(msgspec.Struct, kw_only=True):
+    """Results in the order of the request."""
+
+    results: list[PlaceResultJson]
+
+
+class CancelResultJson(msgspec.Struct, kw_only=True):
+    """What became of one cancel of a batch."""
+
+    success: bool
+    order_id: str | UnsetType = UNSET
+    client_oid: str | UnsetType = UNSET
+    error: ErrorJson | UnsetType = UNSET
+
+
+class BatchCancelJson(msgspec.Struct, kw_only=True):
+    """Results in the order of the request."""
+
+    results: list[CancelResultJson]
+
+
+async def placing(call: Call, request: OrderRequest) -> tuple[Product, PlaceOrder]:
+    """The product and the command of a request. Raises ApiError."""
+    # Before anything is refused: when the request comes again, each of its orders must have the place that it had.
+    place = call.next_place()
+    _refuse_unsupported(request)
+    call.check_profile(request.profile_id)
+    product = await call.gateway.catalogue.product(product_text(request.product_id))
+    command_id = "" if request.client_oid else call.id_of_place(place)
+    return product, place_command(request, call.account_id, product, command_id)
+
+
+async def present(call: Call, outcome: AnyOutcome) -> AnyOutcome:
+    """The outcome of an order that was placed before, with the order's present state where this node has it still; else with its first one."""
+    if not isinstance(outcome, Placed):
+        return outcome
+    try:
+        order: OrderState = await call.read(OrderQuery(call.account_id, outcome.order.order_id))
+    except RequestFailed as error:
+        if error.code is not FailCode.NOT_FOUND:
+            raise
+        return outcome
+    return msgspec.structs.replace(outcome, order=order)
+
+
+def placed(outcome: AnyOutcome, product: Product, command: PlaceOrder) -> OrderJson:
+    """The order that entered. Raises ApiError for one that was refused."""
+    if isinstance(outcome, Placed):
+        return OrderJson.of(outcome.order, product)
+    raise _refusal(outcome, product, command.side)
+
+
+def place_command(request: OrderRequest, account_id: str, product: Product, command_id: str) -> PlaceOrder:
+    """The command for a request, numbers in smallest units; `command_id` is for one without a client_oid. Raises BadRequestError naming the field."""
+    order_type = choice(request.type, REQUESTED_TYPES, "type")
+    price, stop_price = request.price, request.stop_price
+    if order_type is OrderType.LIMIT:
+        raw_text(price, "price")
+        raw_text(request.size, "size")
+    elif not (given(request.size) or given(request.funds)):
+        raise BadRequestError("size or funds is required", "size")
+    if request.type == "stop" and not given(stop_price):
+        price, stop_price = msgspec.Raw(b""), price
+        raw_text(stop_price, "stop_price")
+    side = choice(request.side, SIDES, "side")
+    time_in_force = request.time_in_force or "GTC"
+    client_oid = check_name(request.client_oid, "client_oid") if request.client_oid is not None else ""
+    return PlaceOrder(
+        account_id,
+        f"c:{client_oid}" if client_oid else command_id,
+        product.row.product_id,
+        side,
+        order_type,
+        _quote_units(price, product, "price"),
+        _size(request, product),
+        _quote_units(request.funds, product, "funds"),
+        choice(time_in_force, REQUESTED_TIMES, "time_in_force"),
+        bool(request.post_only) or time_in_force == "PO",
+        choice(request.stp or "dc", STPS, "stp"),
+        client_oid,
+        _stop(request, side, given(stop_price)),
+        _quote_units(stop_price, product, "stop_price"),
+        _cancel_after(request),
+    )
+
+
+def _quote_units(raw: msgspec.Raw, product: Product, field: str) -> int:
+    """A price or funds; 0 where it was not given."""
+    return to_units(raw_text(raw, field), product.quote_scale, field) if given(raw) else 0
+
+
+def _stop(request: OrderRequest, side: Side, priced: bool) -> StopType:
+    if request.stop is not None:
+        choice(request.stop, STOPS, "stop")
+        if not priced:
+            raise BadRequestError("stop_price is required with stop", "stop_price")
+    return stop_type(request.stop, side) if priced else StopType.NONE
+
+
+def _cancel_after(request: OrderRequest) -> int:
+    """Nanoseconds that a good-till-time order lives; 0 for another."""
+    if request.time_in_force == "GTT" and request.cancel_after is None:
+        raise BadRequestError("cancel_after is required with time_in_force GTT", "cancel_after")
+    if request.cancel_after is None:
+        return 0
+    if request.time_in_force != "GTT":
+        raise BadRequestError("cancel_after requires time_in_force GTT", "cancel_after")
+    try:
+        return lifetime(str(request.cancel_after))
+    except ValueError as error:
+        raise BadRequestError(f"cancel_after {error}", "cancel_after") from None
+
+
+def _size(request: OrderRequest, product: Product) -> int:
+    if not given(request.size):
+        return 0
+    try:
+        size = to_units(raw_text(request.size, "size"), product.base_scale, "size")
+    except BadRequestError as error:
+        raise _too_small(product) if error.message == "size too small" else error from None
+    if size == 0:
+        raise _too_small(product)
+    return size
+
+
+def _too_small(product: Product) -> BadRequestError:
+    return BadRequestError(
+        f"size is too small. Minimum size is {product.size(product.row.min_size)}", "size", reason="size_too_small"
+    )
+
+
+def _refuse_unsupported(request: OrderRequest) -> None:
+    """Refuse what the exchange does not do, rather than trade without it."""
+    for name, raw in (("stop_limit_price", request.stop_limit_price), ("max_floor", request.max_floor)):
+        if given(raw):
+            raise BadRequestError(f"{name} is not supported", name)
+
+
+def _refusal(outcome: AnyOutcome, product: Product, side: Side) -> ApiError:
+    assert isinstance(outcome, Rejected), outcome
+    number: Callable[[int], str] = product.price
+    if outcome.reason is Reason.COMMAND_ID_REUSED:
+        number = order_text
+    elif outcome.reason in SIZES or (outcome.reason is Reason.INSUFFICIENT_FUNDS and side is Side.SELL):
+        number = product.size
+    return rejection(outcome, _message(outcome, product), number=number)
+
+
+def _message(outcome: Rejected, product: Product) -> str:
+    """What replaces the reason's text where more can be said."""
+    match outcome.reason:
+        case Reason.SIZE_TOO_SMALL | Reason.INVALID_SIZE:
+            return _too_small(product).message
+        case Reason.SIZE_TOO_LARGE:
+            return f"size is too large. Maximum size is {product.size(product.row.max_size)}"
+        case Reason.INVALID_PRICE:
+            return "price too small"
+        case Reason.PRICE_OFF_TICK:
+            return f"{outcome.field} too precise"
+        case Reason.INVALID_STOP:
+            return f"Invalid stop order: {outcome.detail}"
+        case _:
+            return ""
+
 
 LIVE = frozenset({OrderStatus.OPEN, OrderStatus.ACTIVE})
 DONE = frozenset({OrderStatus.DONE})
@@ -40,8 +354,8 @@ SORTED_BY: dict[str, Callable[[OrderState, Product], Fraction | int | str]] = {
     "price": lambda order, product: Fraction(order.price, 10**product.quote_scale),
     "size": lambda order, product: Fraction(order.size, 10**product.base_scale),
     "order_id": lambda order, _product: order.order_id,
-    "side": lambda order, _product: SIDES[order.side],
-    "type": lambda order, _product: ORDER_TYPES[order.order_type],
+    "side": lambda order, _product: SIDE_WORDS[order.side],
+    "type": lambda order, _product: ORDER_TYPE_WORDS[order.order_type],
 }
 """What lists may be sorted by, in the parameters of Coinbase Exchange. Equal orders are newest first."""
 CLIENT_PREFIX = "client:"
@@ -208,4 +522,91 @@ def _named(call: Call) -> tuple[int, str]:
 
 
 async def _order_body(call: Call, order: OrderState) -> OrderJson:
-    return order_json(order, await call.gateway.catalogue.product(order.product_id))
+    return OrderJson.of(order, await call.gateway.catalogue.product(order.product_id))
+
+
+ITEMS_MAX = 100
+"""Orders of one request: well below what a log entry takes."""
+
+
+@dataclass(frozen=True)
+class _Order:
+    """An item of a batch that can be sent."""
+
+    product: Product
+    command: PlaceOrder
+
+
+async def place_batch(call: Call) -> Answer[BatchJson]:
+    """POST /orders/batch: results in the order of the orders. A refused one hinders no other."""
+    request = parse(call.body, BatchRequest)
+    _check_count(len(request.orders), "orders")
+    items = [await _order(call, order) for order in request.orders]
+    commands = [item.command for item in items if isinstance(item, _Order)]
+    found = await call.commands(commands)
+    outcomes = iter([await present(call, outcome) if outcome.duplicate else outcome for outcome in found])
+    results = [
+        _placed(item, next(outcomes), order.client_oid)
+        if isinstance(item, _Order)
+        else PlaceResultJson.refused(item, order.client_oid)
+        for item, order in zip(items, request.orders, strict=True)
+    ]
+    return Answer(BatchJson(results=results))
+
+
+async def _order(call: Call, request: OrderRequest) -> _Order | ApiError:
+    try:
+        return _Order(*await placing(call, request))
+    except UnknownHereError as error:
+        if call.status is None or call.status.role != "leader":
+            raise
+        return error
+    except ApiError as error:
+        return error
+
+
+def _placed(item: _Order, outcome: AnyOutcome, client_oid: str | None) -> PlaceResultJson:
+    try:
+        order = placed(outcome, item.product, item.command)
+    except ApiError as error:
+        return PlaceResultJson.refused(error, client_oid)
+    return PlaceResultJson(success=True, order=order, client_oid=UNSET if client_oid is None else client_oid)
+
+
+async def cancel_batch(call: Call) -> Answer[BatchCancelJson]:
+    """POST /orders/batch_cancel: results of `order_ids`, then of `client_oids`. An order that cannot be cancelled hinders no other."""
+    request = parse(call.body, BatchCancelRequest)
+    _check_count(len(request.order_ids) + len(request.client_oids), "order_ids")
+    commands = [_cancel(call, order_number(text, "order_ids"), "") for text in request.order_ids]
+    commands += [_cancel(call, 0, check_name(name, "client_oids")) for name in request.client_oids]
+    outcomes = iter(await call.commands([command for command in commands if command.order_id or command.client_oid]))
+    results = []
+    for text, command in zip((*request.order_ids, *request.client_oids), commands, strict=True):
+        sent = command.order_id or command.client_oid  # an id that can be nobody's was not
+        result = _cancel_result(next(outcomes)) if sent else _not_cancelled(ApiError(404, "order not found", "id"))
+        if command.client_oid:
+            result.client_oid = text
+        else:
+            result.order_id = text
+        results.append(result)
+    return Answer(BatchCancelJson(results=results))
+
+
+def _cancel(call: Call, order_id: int, client_oid: str) -> CancelOrder:
+    return CancelOrder(call.account_id, call.command_id(), order_id, client_oid)
+
+
+def _cancel_result(outcome: AnyOutcome) -> CancelResultJson:
+    if isinstance(outcome, Cancelled):
+        return CancelResultJson(success=True, order_id=order_text(outcome.orders[0].order_id))
+    assert isinstance(outcome, Rejected), outcome
+    return _not_cancelled(rejection(outcome))
+
+
+def _not_cancelled(error: ApiError) -> CancelResultJson:
+    return CancelResultJson(success=False, error=error.body())
+
+
+def _check_count(count: int, field: str) -> None:
+    if not 1 <= count <= ITEMS_MAX:
+        raise BadRequestError(f"{field} must be 1 to {ITEMS_MAX}", field)

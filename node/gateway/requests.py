@@ -10,13 +10,12 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
-from node.gateway.decimals import text_of
 from node.gateway.errors import BadRequestError
-from node.gateway.words import ProductStatusWord, RequestedTimeWord, RequestedTypeWord, SideWord, StopWord, StpWord
+from node.gateway.values import text_of
 
 PAGE_MAX = 1_000
 """Items of one page."""
@@ -46,172 +45,8 @@ _KEY = re.compile(rb'"([^"]*)"\s*:')
 _SECONDS = re.compile(r"[0-9]{1,11}(\.[0-9]{1,9})?", re.ASCII)
 
 
-def _absent() -> msgspec.Raw:
+def absent() -> msgspec.Raw:
     return ABSENT
-
-
-class OrderRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /orders. The last two are understood in order to be refused by name."""
-
-    product_id: str
-    side: SideWord
-    type: RequestedTypeWord = "limit"
-    price: DecimalText = msgspec.field(default_factory=_absent)
-    size: DecimalText = msgspec.field(default_factory=_absent)
-    funds: DecimalText = msgspec.field(default_factory=_absent)
-    client_oid: str | None = None
-    time_in_force: RequestedTimeWord | None = None
-    post_only: bool | None = None
-    stp: StpWord | None = None
-    profile_id: str | None = None
-    cancel_after: str | int | None = None
-    stop: StopWord | None = None
-    stop_price: DecimalText = msgspec.field(default_factory=_absent)
-    stop_limit_price: DecimalText = msgspec.field(default_factory=_absent)
-    max_floor: DecimalText = msgspec.field(default_factory=_absent)
-
-
-class BatchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /orders/batch."""
-
-    orders: list[OrderRequest]
-
-
-class BatchCancelRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /orders/batch_cancel: orders by our ids, by the client's, or both."""
-
-    order_ids: list[str] = []
-    client_oids: list[str] = []
-
-
-class CancelRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """DELETE /orders and /orders/{id}: the optional body, or the query parameters of the same names."""
-
-    product_id: str | None = None
-    profile_id: str | None = None
-
-
-class TransferRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /deposits and /withdrawals. `transfer_id` is the caller's: the same one again books nothing.
-
-    Where the money goes on a chain is for the custody system: those fields are accepted and not kept.
-    """
-
-    currency: str
-    amount: DecimalText
-    transfer_id: str | None = None
-    crypto_address: str | None = None
-    payment_method_id: str | None = None
-    coinbase_account_id: str | None = None
-    destination_tag: str | None = None
-    no_destination_tag: bool | None = None
-    add_network_fee_to_total: bool | None = None
-    network: str | None = None
-    nonce: int | str | None = None
-    two_factor_code: str | None = None
-    is_intermediary: bool | None = None
-    intermediary_jurisdiction: str | None = None
-    travel_rule_data: dict[str, Any] | None = None
-    profile_id: str | None = None
-
-
-class ProfileTransferRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /profiles/transfer: from one account to another. `transfer_id` is the caller's: the same one again books nothing."""
-
-    sender: str = msgspec.field(name="from")
-    receiver: str = msgspec.field(name="to")
-    currency: str
-    amount: DecimalText
-    transfer_id: str | None = None
-
-
-class CurrencyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """PUT /admin/currencies/{id}."""
-
-    scale: int
-
-
-class ProductRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """PUT /admin/products/{id}, in the words of GET /products. Without `status` a product keeps the one that it has; a new one is online."""
-
-    base_currency: str
-    quote_currency: str
-    base_increment: DecimalText
-    quote_increment: DecimalText
-    base_min_size: DecimalText = msgspec.field(default_factory=_absent)
-    base_max_size: DecimalText = msgspec.field(default_factory=_absent)
-    maker_fee_rate: DecimalText = msgspec.field(default_factory=_absent)
-    taker_fee_rate: DecimalText = msgspec.field(default_factory=_absent)
-    status: ProductStatusWord | None = None
-
-
-class ProductPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """PATCH /admin/products/{id}: what is to change; the rest stays."""
-
-    base_min_size: DecimalText = msgspec.field(default_factory=_absent)
-    base_max_size: DecimalText = msgspec.field(default_factory=_absent)
-    maker_fee_rate: DecimalText = msgspec.field(default_factory=_absent)
-    taker_fee_rate: DecimalText = msgspec.field(default_factory=_absent)
-    status: ProductStatusWord | None = None
-
-
-class StatusRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """PATCH /admin/products: a status for all of them."""
-
-    status: str
-
-
-class AccountRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """PUT /admin/accounts/{id}: nothing but the id in the path."""
-
-
-class AddressRequest(msgspec.Struct, frozen=True):
-    """POST /coinbase-accounts/{id}/addresses: whatever it says is refused."""
-
-
-class NewKeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /admin/keys. `addresses` are the networks that the key may be used from; empty: any."""
-
-    account_id: str
-    permissions: list[str]
-    addresses: list[str] = []
-
-
-class KeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """PUT /admin/keys/{id}. `secret` is base64; `addresses` as in `NewKeyRequest`."""
-
-    account_id: str
-    secret: str
-    passphrase: str
-    permissions: list[str]
-    addresses: list[str] = []
-
-
-class ChannelRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A channel of a subscription with products of its own; `balance` has accounts."""
-
-    name: str
-    product_ids: list[str] | None = None
-    account_ids: list[str] | None = None
-
-
-class FeedRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A message on the WebSocket.
-
-    `from_sequence` is the first sequence that the client wants, of every product of the message or by product; `resume` gives, by product, the
-    last one that it has seen.
-    """
-
-    type: str
-    product_ids: list[str] | None = None
-    channels: list[str | ChannelRequest] | None = None
-    resume: dict[str, int] | None = None
-    from_sequence: int | dict[str, int] | None = None
-    account_ids: list[str] | None = None
-    signature: str | None = None
-    key: str | None = None
-    passphrase: str | None = None
-    timestamp: msgspec.Raw = ABSENT
 
 
 def parse(body: bytes, shape: type[Request], what: str = "the body") -> Request:

@@ -18,12 +18,10 @@ from node.errors import QuorumbookError, RequestFailed
 from node.gateway import channels
 from node.gateway.auth import Identity
 from node.gateway.channels import EVENT_CHANNELS, Frame, parties
-from node.gateway.feeds import Feeds
-from node.gateway.ids import account_text
+from node.gateway.feeds import Feeds, ProductFeed
+from node.gateway.limits import SocketLimits, TurnRefusedError
 from node.gateway.metrics import Metrics
-from node.gateway.product_feed import ProductFeed
-from node.gateway.socket_limits import SocketLimits
-from node.gateway.turns import TurnRefusedError
+from node.gateway.values import account_text
 from node.native.protocol import FailCode
 from statemachine.events import AnyEvent, OrderMatched
 from statemachine.types import Side

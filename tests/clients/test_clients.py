@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from node.gateway.ids import order_text
+from node.gateway.values import order_text
 from tests.clients import packages
 from tests.clients.packages import CBPRO, CCXT, COINBASE_PRO, COINBASE_PRO_NODE, Package
 from tests.clients.script import FOREIGN, Script

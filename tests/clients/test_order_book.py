@@ -11,7 +11,7 @@ import pytest
 
 from loadtest.flow import ClientFlow
 from loadtest.watch import none_leaving
-from node.gateway.ids import order_text
+from node.gateway.values import order_text
 from node.native.products import put_again
 from node.native.protocol import BookQuery, BookView, ProductsQuery, TradesQuery
 from statemachine.decimals import to_text

@@ -1,7 +1,6 @@
 """The HTTP server of a gateway.
 
-    messages    a request as handlers see it, and an answer
-    router      which handler serves a method and path
+    messages    a request as handlers see it, an answer, and which handler serves a method and path
     limits      the bounds on requests, connections, times and waiting bytes
     connection  one client's connection: bytes in, requests in order, answers out
     server      listening, counting connections, the clock, and stopping

@@ -13,8 +13,7 @@ import msgspec
 import pytest
 import yaml
 
-from node.gateway.metrics import Metrics
-from node.gateway.node_counters import who
+from node.gateway.metrics import Metrics, who
 from node.native.protocol import MemberStatus, NodeStatus
 
 ROOT = Path(__file__).parents[3]

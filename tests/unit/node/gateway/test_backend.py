@@ -24,7 +24,7 @@ from node.deployment import setup
 from node.engine.native_server import NativeServer
 from node.errors import RequestFailed
 from node.gateway import backend as backend_module
-from node.gateway import monitor, product_feed
+from node.gateway import feeds, health
 from node.gateway.backend import NodeBackend
 from node.gateway.errors import UnavailableError
 from node.gateway.gateway import Gateway, build
@@ -204,7 +204,7 @@ async def test_a_follower_redirects_and_serves_its_own_state(tmp_path: Path) -> 
         w.nodes["n1"].raft.lose_leadership("n2")
         status, answer = await w.place(ORDER)
         assert (status, answer["leader_id"]) == (307, "n2")
-        await until(lambda: w.gateway.monitor.age() > monitor.AGE_MAX)
+        await until(lambda: w.gateway.monitor.age() > health.AGE_MAX)
         async with w.client.get("/products/BTC-USD/book") as response:
             assert response.status == 200
             assert response.headers["x-quorumbook-role"] == "follower"
@@ -230,7 +230,7 @@ async def test_no_leader_until_the_deadline_is_503_and_an_order_under_way_504(tm
 
 
 async def test_the_socket_of_an_engine_that_restarts_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(product_feed, "RETRY_MIN", 0.01)
+    monkeypatch.setattr(feeds, "RETRY_MIN", 0.01)
     async with world(tmp_path) as w, w.client.ws_connect("/") as reader:
         one = w.nodes["n1"]
         await reader.send_json({"type": "subscribe", "product_ids": ["BTC-USD"]})

@@ -11,11 +11,10 @@ import pytest
 
 from node.engine.views import PAGE_MAX, rows_of
 from node.gateway import book as books
-from node.gateway import rendering
 from node.gateway.book import Book, BookLoader
 from node.gateway.catalogue import Product
 from node.gateway.channels import event_json, for_books
-from node.gateway.ids import order_text
+from node.gateway.values import order_text
 from node.native.products import put_again
 from node.native.protocol import BookPageQuery
 from statemachine.commands import AnyCommand, CancelOrder, Deposit, OpenAccount, PlaceOrder, PutCurrency, PutProduct
@@ -106,11 +105,9 @@ def test_books_are_the_engines_after_every_event_batch(seed: int) -> None:
         followed = len(backend.events["BTC-USD"])
         assert foreign.rows() == PriceBook(level3(backend.engine, product)).rows()
         assert_equal(book, backend.engine)
-        shown = json.loads(
-            b"".join(rendering.level3(product, book, backend.engine.product_sequence("BTC-USD")).ended(b"}").chunks())
-        )
+        shown = json.loads(b"".join(books.level3(product, book, backend.engine.product_sequence("BTC-USD")).ended(b"}").chunks()))
         assert shown == level3(backend.engine, product)
-        assert json.loads(rendering.level2(product, book)) == level2(backend.engine, product)
+        assert json.loads(books.level2(product, book)) == level2(backend.engine, product)
     assert not book.stale_levels
     assert not book.stale_blocks
     assert min(seen[kind] for kind in ("open", "match", "auction_match", "auction", "STP", "status_change")) > 0, seen
@@ -178,17 +175,17 @@ async def test_a_text_is_made_anew_only_where_something_changed(monkeypatch: pyt
         made.append(order_id)
         return str(order_id)
 
-    monkeypatch.setattr(rendering, "order_text", text)
+    monkeypatch.setattr(books, "order_text", text)
     product = Product(ProductRow("P", "B", "Q", 1, 1, 1, 1, 0, 0, ProductStatus.ONLINE), 0, 0)
     book = Book()
     for number in range(20_000):
         book.add(Side.BUY, 1_000 - number % 40, number, 5)
-    await rendering.prepare_level3(product, book)
-    first = rendering.level3(product, book, 1)
+    await books.prepare_level3(product, book)
+    first = books.level3(product, book, 1)
     assert len(made) == 20_000
     made.clear()
     book.apply(OrderDone("P", 2, 0, 777, "a", Side.BUY, OrderType.LIMIT, 1_000 - 777 % 40, 5, DoneReason.CANCELLED, True))
-    second = rendering.level3(product, book, 2)
+    second = books.level3(product, book, 2)
     assert len(made) < books.BLOCK_MAX
     assert first.size - second.size == len('["983","5","777"],')
-    assert max(map(len, second.chunks())) < 2 * rendering.CHUNK
+    assert max(map(len, second.chunks())) < 2 * books.CHUNK

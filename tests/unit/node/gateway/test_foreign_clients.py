@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.gateway.decimals import EXPONENT_MAX, plain
 from node.gateway.errors import UnavailableError
 from node.gateway.requests import _may_repeat
+from node.gateway.values import EXPONENT_MAX, plain
 from tests.unit.node.gateway.harness import HOST, Exchange, headers
 
 ORDER = {"product_id": "BTC-USD", "side": "buy", "price": "100", "size": "1"}

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from node.gateway.socket_limits import SocketLimits
+from node.gateway.limits import SocketLimits
 from tests.unit.node.gateway.harness import Exchange, headers, receive
 
 FUZZ = settings(

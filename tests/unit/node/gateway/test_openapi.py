@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from node.gateway.app import ROUTES
+from node.gateway.calls import Route
 from node.gateway.health import CALLS
 from node.gateway.openapi import QUERIES, document
-from node.gateway.web import Route
 from tests.unit.node.gateway.harness import Exchange
 
 DOCUMENT = document(ROUTES, CALLS, "1")

@@ -10,13 +10,13 @@ import pytest
 from aiohttp import WSMsgType
 
 from node.budget import Cost
-from node.gateway import rendering, sessions, socket_limits, socket_requests
+from node.gateway import book, feeds, sessions, sockets
+from node.gateway import limits as bounds
 from node.gateway.errors import BadRequestError
-from node.gateway.requests import FeedRequest, parse
+from node.gateway.limits import FEW, SOCKETS_MAX, SOCKETS_PER_ADDRESS, SOCKETS_RESERVED, SocketLimits, TurnRefusedError, Turns
+from node.gateway.requests import parse
 from node.gateway.sessions import Subscriber
-from node.gateway.socket_limits import FEW, SOCKETS_MAX, SOCKETS_PER_ADDRESS, SOCKETS_RESERVED, SocketLimits
-from node.gateway.socket_requests import ENTRIES_MAX, NAMES_MAX, expand
-from node.gateway.turns import TurnRefusedError, Turns
+from node.gateway.sockets import ENTRIES_MAX, NAMES_MAX, FeedRequest, expand
 from tests.unit.node.gateway.harness import Exchange, receive, until
 from tests.unit.node.gateway.test_sockets import FULL, subscribe, trade
 
@@ -35,7 +35,7 @@ class TestExpanding:
             looked_at.append(text)
             return text
 
-        monkeypatch.setattr(socket_requests, "product_text", counted)
+        monkeypatch.setattr(sockets, "product_text", counted)
         names = [f"{number:x}" for number in range(5_000)]
         for fields in (
             {"product_ids": names, "channels": ["full"] * 4_000},
@@ -57,12 +57,12 @@ class TestExpanding:
             looked_at.append(text)
             return text
 
-        monkeypatch.setattr(socket_requests, "product_text", counted)
+        monkeypatch.setattr(sockets, "product_text", counted)
         names = [f"{number:x}" for number in range(NAMES_MAX)]
         channels = ["full", "ticker", "level2", "heartbeat"]
         wanted = expand(message(product_ids=names, channels=channels), subscribes=True)
         assert len(looked_at) == NAMES_MAX
-        assert wanted.pairs == socket_requests.PAIRS_MAX
+        assert wanted.pairs == sockets.PAIRS_MAX
         with pytest.raises(BadRequestError, match="pairs"):
             expand(message(product_ids=names, channels=[*channels, "matches"]), subscribes=True)
 
@@ -128,11 +128,11 @@ class TestMessages:
     async def test_an_address_whose_connection_was_cut_off_for_a_flood_gets_no_other_for_a_while(
         self, exchange: Exchange, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(socket_limits, "UNITS_PER_SECOND", 0.01)
-        monkeypatch.setattr("node.gateway.sockets.FLOOD", socket_limits.UNITS_BURST)
+        monkeypatch.setattr(bounds, "UNITS_PER_SECOND", 0.01)
+        monkeypatch.setattr("node.gateway.sockets.FLOOD", bounds.UNITS_BURST)
         exchange.gateway.socket_limits = SocketLimits(1_000.0)
         socket = await exchange.client.ws_connect("/", autoping=False)
-        for _ in range(int(socket_limits.MESSAGES_BURST) + 50):
+        for _ in range(int(bounds.MESSAGES_BURST) + 50):
             await socket.send_frame(b"", WSMsgType.PING)
         async with asyncio.timeout(10):
             while (await socket.receive()).type is not WSMsgType.CLOSE:
@@ -148,8 +148,8 @@ class TestMessages:
         assert (got.type, bytes(got.data)) == (WSMsgType.PONG, b"are you there")
 
     async def test_an_address_pays_for_what_it_asks(self, exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(socket_limits, "UNITS_PER_SECOND", 0.01)
-        monkeypatch.setattr(socket_limits, "UNITS_BURST", 3 * Cost.MALFORMED)
+        monkeypatch.setattr(bounds, "UNITS_PER_SECOND", 0.01)
+        monkeypatch.setattr(bounds, "UNITS_BURST", 3 * Cost.MALFORMED)
         exchange.gateway.socket_limits = SocketLimits(1.0)
         one, other = await exchange.socket(), await exchange.socket()
         refused = ""
@@ -162,8 +162,8 @@ class TestMessages:
 
     async def test_a_snapshot_costs_as_many_levels_as_it_has(self, exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Cost, "rows", staticmethod(lambda count: float(count)))
-        monkeypatch.setattr(socket_limits, "UNITS_PER_SECOND", 0.01)
-        monkeypatch.setattr(socket_limits, "UNITS_BURST", 20.0)
+        monkeypatch.setattr(bounds, "UNITS_PER_SECOND", 0.01)
+        monkeypatch.setattr(bounds, "UNITS_BURST", 20.0)
         for price in range(50, 62):
             await exchange.order("alice", "buy", str(price), "1")
         exchange.gateway.socket_limits = SocketLimits(1.0)
@@ -177,13 +177,13 @@ class TestMessages:
 
     async def test_a_snapshot_is_made_once_for_all_who_want_it(self, exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
         made: list[int] = []
-        level2 = rendering.level2
+        level2 = feeds.level2
 
         def counted(*given: Any) -> bytes:
             made.append(1)
             return level2(*given)
 
-        monkeypatch.setattr(rendering, "level2", counted)
+        monkeypatch.setattr(feeds, "level2", counted)
         await exchange.order("alice", "buy", "50", "1")
         for _ in range(10):
             socket = await subscribe(exchange, product_ids=["BTC-USD"], channels=["level2", "level2_batch"])
@@ -196,13 +196,13 @@ class TestLevel3:
         self, exchange: Exchange, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         made: list[int] = []
-        level3 = rendering.level3
+        level3 = feeds.level3
 
-        def counted(*given: Any) -> rendering.Pieces:
+        def counted(*given: Any) -> book.Pieces:
             made.append(1)
             return level3(*given)
 
-        monkeypatch.setattr(rendering, "level3", counted)
+        monkeypatch.setattr(feeds, "level3", counted)
         for price in range(50, 60):
             await exchange.order("alice", "buy", str(price), "1")
         await exchange.get("/products/BTC-USD/book")
@@ -253,7 +253,7 @@ class TestConnections:
     async def test_a_place_comes_back_with_the_end_of_its_connection(
         self, exchange: Exchange, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(socket_limits, "SOCKETS_PER_ADDRESS", 2)
+        monkeypatch.setattr(bounds, "SOCKETS_PER_ADDRESS", 2)
         exchange.gateway.socket_limits = SocketLimits(1_000.0)
         first, _ = await exchange.socket(), await exchange.socket()
         status, answer = await exchange.get("/time")
@@ -378,8 +378,8 @@ class TestSlowReaders:
     async def test_what_waits_for_all_has_a_bound_and_the_slowest_pay(
         self, exchange: Exchange, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(socket_limits, "WAITING_MAX", 1_000)
-        monkeypatch.setattr(socket_limits, "WAITING_FAIR", 500)
+        monkeypatch.setattr(bounds, "WAITING_MAX", 1_000)
+        monkeypatch.setattr(bounds, "WAITING_FAIR", 500)
         ended: dict[str, list[int]] = {"slow": [], "quick": []}
         slow, quick = reader_of(exchange, ended["slow"]), reader_of(exchange, ended["quick"])
         limits = exchange.gateway.socket_limits
@@ -399,7 +399,7 @@ class TestSlowReaders:
     ) -> None:
         """Four of them blocked all resuming for good."""
         monkeypatch.setattr(sessions, "CATCH_UP_QUEUE", 5)
-        monkeypatch.setattr("node.gateway.product_feed.EVENTS_KEPT", 1)
+        monkeypatch.setattr("node.gateway.feeds.EVENTS_KEPT", 1)
         for _ in range(10):
             await trade(exchange)
         feed = await exchange.gateway.feeds.feed(await exchange.gateway.catalogue.product("BTC-USD"))

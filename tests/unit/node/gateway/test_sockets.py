@@ -10,7 +10,8 @@ import pytest
 from aiohttp import ClientWebSocketResponse, WSMsgType
 
 from node.credentials import sign
-from node.gateway import product_feed, sessions, socket_limits, sockets
+from node.gateway import feeds, sessions, sockets
+from node.gateway import limits as bounds
 from node.gateway.channels import CHANNELS
 from node.native.protocol import AnyQuery, BookPageQuery
 from statemachine.commands import PlaceOrder
@@ -353,7 +354,7 @@ async def test_a_sequence_that_is_too_old_is_an_error_and_no_subscription(exchan
 
 
 async def test_an_engine_that_restarts_is_no_gap(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(product_feed, "RETRY_MIN", 0.01)
+    monkeypatch.setattr(feeds, "RETRY_MIN", 0.01)
     socket = await subscribe(exchange, product_ids=["BTC-USD"])
     await trade(exchange)
     exchange.backend.lose("BTC-USD")
@@ -363,7 +364,7 @@ async def test_an_engine_that_restarts_is_no_gap(exchange: Exchange, monkeypatch
 
 
 async def test_a_gap_sends_readers_away_with_the_reason(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(product_feed, "RETRY_MIN", 0.01)
+    monkeypatch.setattr(feeds, "RETRY_MIN", 0.01)
     socket = await subscribe(exchange, product_ids=["BTC-USD"])
     lost = exchange.backend.subscribers.pop("BTC-USD")
     await trade(exchange)
@@ -380,7 +381,7 @@ async def test_a_gap_sends_readers_away_with_the_reason(exchange: Exchange, monk
 
 
 async def test_who_comes_while_a_feed_begins_anew_is_sent_away_too(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(product_feed, "RETRY_MIN", 0.01)
+    monkeypatch.setattr(feeds, "RETRY_MIN", 0.01)
     await subscribe(exchange, product_ids=["BTC-USD"])
     lost = exchange.backend.subscribers.pop("BTC-USD")
     await trade(exchange)
@@ -438,7 +439,7 @@ async def test_a_slow_reader_is_cut_off(exchange: Exchange, monkeypatch: pytest.
 
 async def test_a_flood_of_messages_is_cut_off(exchange: Exchange) -> None:
     socket = await exchange.socket()
-    for _ in range(int(socket_limits.MESSAGES_BURST) + 50):
+    for _ in range(int(bounds.MESSAGES_BURST) + 50):
         await socket.send_str("{}")
     async with asyncio.timeout(5):
         while (message := await socket.receive()).type is WSMsgType.TEXT:

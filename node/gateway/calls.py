@@ -16,12 +16,11 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from node.errors import RequestFailed
-from node.gateway.auth import Claim, Identity, unproven
+from node.gateway.auth import REPEAT_SECONDS, Claim, Identity, anew, find, is_signed, replayed, signed_id, told, unproven
 from node.gateway.backend import Resent
+from node.gateway.book import Pieces
 from node.gateway.errors import ApiError, BadRequestError, NotLeaderError, UnavailableError, UnknownHereError
 from node.gateway.http.messages import LongResponse, Request, Response, json_response
-from node.gateway.rendering import Pieces
-from node.gateway.replays import REPEAT_SECONDS, anew, find, is_signed, replayed, signed_id, told
 from node.gateway.requests import parameters
 from node.keys import addresses
 from node.native.protocol import AnyQuery, FailCode, NodeStatus, StatusQuery
