@@ -1,13 +1,13 @@
 """Many small requests, few log entries.
 
-While fewer than `in_flight_max` proposals are under way, everything that has queued is sealed into one payload and proposed. There is no
+While fewer than `in_flight_max` proposals are under way, everything that has queued is closed into one batch and proposed. There is no
 timer: a lone request is proposed at once, and batches form only because requests queue while proposals are under way. More than one
 proposal is allowed under way so that the disk, the network and the state machine work at the same time; few, so that batches grow
 with the load instead of the log filling with small entries.
 
 Items belong to *shares*: those of one share keep their order, and shares take turns. The order of service is that of fair queueing by start
 times (Goyal, Vin and Cheng, 1996): a share's item starts when its former item is through, or now if there is none, and the item that starts
-first is sealed first. Virtual time is counted in units that each waiting share has been given. So a share that queues thousands of units delays
+first is taken first. Virtual time is counted in units that each waiting share has been given. So a share that queues thousands of units delays
 another one by about as many units as the other one sends itself, and nobody waits for ever. A share may hold as many units as are free in the
 queue (a dynamic threshold: Choudhury and Hahne, 1998), so that one share fills at most half of it, and there is always room for one that comes
 new. Both cost O(log shares) an item.
@@ -174,7 +174,7 @@ class Batcher(Generic[Item]):
 
     Args:
         propose: `Raft.propose`.
-        seal: makes the payload of a proposal; must give at most the sum of the items' sizes and a little.
+        encode: makes the payload of a proposal; must give at most the sum of the items' sizes and a little.
         later: runs a function soon, after what has already arrived (`loop.call_soon`); so requests that come together are one entry.
         units_max, bytes_max: of one proposal. An item is never split, so one item may have more units, but not more bytes.
         queue_max: units that may wait. Of one share as many as are free, so at most half of them.
@@ -183,7 +183,7 @@ class Batcher(Generic[Item]):
     def __init__(
         self,
         propose: Callable[[bytes, Callable[[ProposeResult], None]], None],
-        seal: Callable[[list[Item]], bytes],
+        encode: Callable[[list[Item]], bytes],
         *,
         later: Callable[[Callable[[], None]], object],
         units_max: int,
@@ -195,7 +195,7 @@ class Batcher(Generic[Item]):
         assert bytes_max > 0
         assert in_flight_max > 0
         self._propose = propose
-        self._seal = seal
+        self._encode = encode
         self._later = later
         self._units_max = units_max
         self.bytes_max = bytes_max
@@ -281,7 +281,7 @@ class Batcher(Generic[Item]):
             batch = self._take()
             self._in_flight += 1
             self.counts.proposals += 1
-            self._propose(self._seal([queued.item for queued in batch]), partial(self._resolved, batch))
+            self._propose(self._encode([queued.item for queued in batch]), partial(self._resolved, batch))
 
     def _take(self) -> list[_Queued[Item]]:
         """The next proposal's items: as many as fit, at least one. Who is next is not passed over for a smaller one."""

@@ -56,12 +56,12 @@ class PreVoting:
         """Whether this node is asking at the moment."""
         return self._round_term != 0 and self._clock() < self._round_ends
 
-    def give_way(self) -> None:
+    def defer(self) -> None:
         """Another node was told that it would get this one's vote: let it stand, and ask for nothing meanwhile."""
         self._round_term = 0
         self._yields_until = self._clock() + self._settings.election_timeout_min / 2
 
-    def gives_way(self) -> bool:
+    def defers(self) -> bool:
         """Whether another node is being let stand."""
         return self._clock() < self._yields_until
 

@@ -8,7 +8,7 @@ only then become dictionaries. What is kept here, by section of the Raft paper (
 - on any mismatch the follower asks for what follows its commit index, which always matches, so catching up always ends;
 - answers of an older term count for nothing (`_append_reply`); a leader that meets a newer term steps down (section 5.1, `_newer_term`);
 - no message leaves before the log, the term and the vote it speaks of are durable (`_send`);
-- a vote counts once a peer and term; nobody stands without a majority that would vote for it (`may_stand`: pre-vote);
+- a vote counts once a peer and term; nobody stands without a majority that would vote for it (`can_campaign`: pre-vote);
 - a snapshot older than what the follower has is refused (`transfer.Receiver`);
 - an entry stamped too far in the future is not appended before it is committed (`_refuse_future`, `clocks.py`);
 - a node that lost its disk neither votes nor is counted until it has caught up past anything it may have acknowledged (`_recovering_peer`).
@@ -29,9 +29,9 @@ from cluster.divergence import DivergenceWatch
 from cluster.elections import PreVoting
 from cluster.errors import RaftFatalError, RemovedError
 from cluster.introductions import Claim, Introductions
-from cluster.journal import DurableJournal, as_tuple
 from cluster.members import Members
 from cluster.ports import Clock, LogEntry, SnapshotMark, Wire
+from cluster.raft_log import RaftLog, as_tuple
 from cluster.seams import Core, peer_node
 from cluster.settings import RaftSettings
 from cluster.transfer import Receiver, Senders
@@ -72,7 +72,7 @@ class Guard:
     Attributes:
         skipped: entries that arrived though they were here already.
         leader_lost_at: when the connection to the leader broke the last time.
-        told_commit: the commit index that a leader last told; None before any did. PySyncObj is told less: what this node verified.
+        leader_commit: the commit index that a leader last told; None before any did. PySyncObj is told less: what this node verified.
         barrier: called to put an empty entry into the log (set by the owner).
         introductions: the owner's word on connections (set by the owner, if it has any).
         install: called with a mark when an incoming snapshot is durable, to make PySyncObj take it over (set by the owner).
@@ -83,7 +83,7 @@ class Guard:
     def __init__(
         self,
         settings: RaftSettings,
-        journal: DurableJournal,
+        raft_log: RaftLog,
         wire: Wire,
         voting: PreVoting,
         members: Members,
@@ -96,7 +96,7 @@ class Guard:
         clock: Clock,
     ) -> None:
         self._settings = settings
-        self._journal = journal
+        self._raft_log = raft_log
         self._wire = wire
         self._clock = clock
         self._receiver = receiver
@@ -114,7 +114,7 @@ class Guard:
         self._votes: tuple[int, set[str]] = (0, set())
         self._readmit: dict[str, int] = {}
         self._readmit_term = 0
-        self.told_commit: int | None = None
+        self.leader_commit: int | None = None
         self.leader_lost_at = -1e9
         self._incoming: Mapping[type[Any], Callable[[str, Any], None]] = {
             m.AppendEntries: self._append_entries,
@@ -127,7 +127,7 @@ class Guard:
             m.TimeoutNow: self._timeout_now,
             m.SnapshotChunk: self._snapshot_chunk,
             m.SnapshotAck: self._snapshot_ack,
-            m.Readmit: self._readmitted,
+            m.Recovered: self._recovered,
             m.StaleTerm: self._stale_term,
             m.StateDigest: self._watch.heard,
             m.Removed: self._removed,
@@ -141,14 +141,14 @@ class Guard:
         """The wire reached a peer."""
         self.connected.add(peer)
         if self.introductions is not None:
-            term, last_index = self._journal.term, self._journal.last_index
-            self._send(peer, m.Introduction(term, last_index, not self._journal.probation, self.introductions.own()))
+            term, last_index = self._raft_log.term, self._raft_log.last_index
+            self._send(peer, m.Introduction(term, last_index, not self._raft_log.recovering, self.introductions.own()))
         self.transport.connected(peer)
         self._watch.connected(peer)
         if self.core.role == "leader":
             # What was under way is lost. Who has acknowledged nothing yet is asked where it is, as by a new leader.
             known = self.core.match_index(peer)
-            self.core.set_next_index(peer, (known or self._journal.last_index) + 1)
+            self.core.set_next_index(peer, (known or self._raft_log.last_index) + 1)
 
     def on_disconnected(self, peer: str) -> None:
         """The wire lost a peer. Losing the leader's connection is a reason to ask the others soon, not to wait for silence."""
@@ -162,7 +162,7 @@ class Guard:
         if self.core.leader_id == peer and self.core.role == "follower":
             self.voting.leader_lost()
             self.leader_lost_at = self._clock()
-            self.core.hasten_election(self._clock() + self.voting.short_delay())
+            self.core.campaign_by(self._clock() + self.voting.short_delay())
 
     def receive(self, peer: str, data: bytes) -> bool:
         """A message from a peer; whether there is something to do now. There is not for heartbeats and their answers.
@@ -182,13 +182,13 @@ class Guard:
 
     def _standing(self, peer: str) -> tuple[object, ...]:
         """What a heartbeat or its answer may change."""
-        core, journal = self.core, self._journal
+        core, raft_log = self.core, self._raft_log
         return (
             core.role,
             core.leader_id,
-            journal.term,
-            journal.last_index,
-            journal.commit_index,
+            raft_log.term,
+            raft_log.last_index,
+            raft_log.commit_index,
             core.match_index(peer),
             core.next_index(peer),
         )
@@ -197,11 +197,11 @@ class Guard:
         if self.introductions is None:
             return
         # Who knows a later term may have had its log's end replaced; who has lost its disk says so.
-        binds = self.core.role == "leader" and message.term <= self._journal.term and message.voter
+        binds = self.core.role == "leader" and message.term <= self._raft_log.term and message.voter
         acknowledged = self.core.match_index(peer) if binds else 0
         objection = self.introductions.heard(peer, Claim(message.body, message.last_index, acknowledged))
         if objection is not None:
-            self._send(peer, m.Objection(self._journal.term, objection))
+            self._send(peer, m.Objection(self._raft_log.term, objection))
 
     def _objection(self, peer: str, message: m.Objection) -> None:
         if self.introductions is not None:
@@ -209,8 +209,8 @@ class Guard:
 
     def _send(self, peer: str, message: m.AnyMessage) -> bool:
         """Send what is durable. A leader's entries may leave before they are durable here (thesis, section 10.2.1), term and vote may not."""
-        if type(message) is not m.AppendEntries or self._journal.state_dirty:
-            self._journal.sync()
+        if type(message) is not m.AppendEntries or self._raft_log.state_dirty:
+            self._raft_log.sync()
         return self._wire.send(peer, m.encode(message))
 
     # ------------------------------------------------------------------ the core's side
@@ -252,16 +252,16 @@ class Guard:
         )
 
     def _reply(self, peer: str, next_index: int, *, reset: bool, success: bool, from_future: bool = False) -> bool:
-        voter = not self._journal.probation
-        reply = m.AppendReply(self._journal.term, next_index, reset, success, voter, self._clocks.now(), from_future)
+        voter = not self._raft_log.recovering
+        reply = m.AppendReply(self._raft_log.term, next_index, reset, success, voter, self._clocks.now(), from_future)
         return self._send(peer, reply)
 
     # ------------------------------------------------------------------ follower
 
     def _from_leader(self, peer: str, term: int) -> bool:
         """Whether a leader's message is of a current leadership; tells a leader of an older one."""
-        if term < self._journal.term:
-            self._send(peer, m.StaleTerm(self._journal.term))
+        if term < self._raft_log.term:
+            self._send(peer, m.StaleTerm(self._raft_log.term))
             return False
         self.voting.heard_leader()
         return True
@@ -272,15 +272,15 @@ class Guard:
     def _append_entries(self, peer: str, message: m.AppendEntries) -> None:
         if not self._from_leader(peer, message.term):
             return
-        journal = self._journal
-        self.told_commit = message.commit_index
+        raft_log = self._raft_log
+        self.leader_commit = message.commit_index
         self._clocks.heard(peer, message.clock)
-        if journal.term_at(message.prev_index) != message.prev_term or message.prev_index == 0:
+        if raft_log.term_at(message.prev_index) != message.prev_term or message.prev_index == 0:
             self._mismatch(peer, message)
             return
         held = 0
         for entry in message.entries:
-            if journal.term_at(entry.index) != entry.term:
+            if raft_log.term_at(entry.index) != entry.term:
                 break
             held += 1
         self.skipped += held
@@ -290,14 +290,14 @@ class Guard:
             self._refuse_future(peer, message, held + allowed)
             return
         previous = message.prev_index + held
-        if not rest and previous < journal.last_index:
+        if not rest and previous < raft_log.last_index:
             self._held(peer, message, previous)
             return
-        if rest and rest[0].index <= journal.commit_index:
+        if rest and rest[0].index <= raft_log.commit_index:
             raise RaftFatalError(
                 f"the leader {peer} of term {message.term} sends another entry {rest[0].index} than the one committed here"
             )
-        previous_term = journal.term_at(previous)
+        previous_term = raft_log.term_at(previous)
         self.transport.deliver(
             peer,
             {
@@ -325,7 +325,7 @@ class Guard:
 
     def _mismatch(self, peer: str, message: m.AppendEntries) -> None:
         """The entry before is not here: ask for what follows the commit index. That much every leader has."""
-        commit_index = self._journal.commit_index
+        commit_index = self._raft_log.commit_index
         self._bare_heartbeat(peer, message.term, min(message.commit_index, commit_index))
         self._reply(peer, commit_index + 1, reset=True, success=False)
 
@@ -340,8 +340,8 @@ class Guard:
 
     def _timeout_now(self, peer: str, message: m.TimeoutNow) -> None:
         """Stand at the next tick, if that can be won. PySyncObj would keep the request until then, and depose the leader at any time later."""
-        able = self._members.votes and not self._journal.probation
-        if message.term == self._journal.term and able and self._members.current.have_majority(self._reached()):
+        able = self._members.votes and not self._raft_log.recovering
+        if message.term == self._raft_log.term and able and self._members.current.have_majority(self._reached()):
             self.transport.deliver(peer, {"type": "timeout_now", "term": message.term})
 
     def _reached(self) -> set[str]:
@@ -352,9 +352,9 @@ class Guard:
     def _append_reply(self, peer: str, message: m.AppendReply) -> None:
         if peer not in self._members.ids:
             return
-        if message.term > self._journal.term:
+        if message.term > self._raft_log.term:
             self._newer_term(peer, message.term)
-        if message.term != self._journal.term or self.core.role != "leader":
+        if message.term != self._raft_log.term or self.core.role != "leader":
             return
         self._clocks.heard(peer, message.clock)
         if message.from_future:
@@ -368,7 +368,7 @@ class Guard:
         self._pass_reply(peer, message.next_index, reset=message.reset, success=message.success)
 
     def _pass_reply(self, peer: str, next_index: int, *, reset: bool, success: bool) -> None:
-        core, last = self.core, self._journal.last_index
+        core, last = self.core, self._raft_log.last_index
         before = core.next_index(peer)
         next_index = min(next_index, last + 1)
         if reset:
@@ -379,7 +379,7 @@ class Guard:
             core.set_next_index(peer, before)
 
     def _recovering_peer(self, peer: str, message: m.AppendReply) -> None:
-        """A node without a vote: send it entries, count nothing, and readmit it behind an entry that a majority of others committed."""
+        """A node without a vote: send it entries, count nothing, and end the recovery of it behind an entry that a majority of others committed."""
         if self._readmit_term != message.term:
             self._readmit, self._readmit_term = {}, message.term
             self._members.recovering.clear()
@@ -387,11 +387,11 @@ class Guard:
         self.core.set_match_index(peer, 0)
         held = message.next_index - 1
         if peer not in self._readmit:
-            self._readmit[peer] = self._journal.last_index + 1
+            self._readmit[peer] = self._raft_log.last_index + 1
             self.barrier()
         threshold = self._readmit[peer]
-        if message.success and held >= threshold and self._journal.commit_index >= threshold:
-            self._send(peer, m.Readmit(message.term, threshold))
+        if message.success and held >= threshold and self._raft_log.commit_index >= threshold:
+            self._send(peer, m.Recovered(message.term, threshold))
         back = message.reset or (message.success and message.next_index > self.core.next_index(peer))
         self._pass_reply(peer, message.next_index, reset=back, success=False)
 
@@ -399,18 +399,18 @@ class Guard:
         self._readmit.pop(peer, None)
         self._members.recovering.discard(peer)
 
-    def _readmitted(self, peer: str, message: m.Readmit) -> None:
-        journal = self._journal
-        held = journal.term_at(message.index) == message.term or message.index <= journal.commit_index
-        if journal.probation and message.term == journal.term and self.core.leader_id == peer and held:
-            journal.end_probation()
+    def _recovered(self, peer: str, message: m.Recovered) -> None:
+        raft_log = self._raft_log
+        held = raft_log.term_at(message.index) == message.term or message.index <= raft_log.commit_index
+        if raft_log.recovering and message.term == raft_log.term and self.core.leader_id == peer and held:
+            raft_log.end_recovery()
 
     def _newer_term(self, peer: str, term: int) -> None:
         """Section 5.1: adopt it and follow. PySyncObj does that only on a request for votes, so it gets one that it will not grant."""
         self.transport.deliver(peer, {"type": "request_vote", "term": term, "last_log_index": 0, "last_log_term": -1})
 
     def _stale_term(self, peer: str, message: m.StaleTerm) -> None:
-        if message.term > self._journal.term:
+        if message.term > self._raft_log.term:
             self._newer_term(peer, message.term)
 
     def _removed(self, _peer: str, message: m.Removed) -> None:
@@ -418,32 +418,32 @@ class Guard:
 
     # ------------------------------------------------------------------ elections
 
-    def may_stand(self) -> bool:
+    def can_campaign(self) -> bool:
         """Whether this node may become a candidate now; asks the others for it as a side effect."""
         members = self._members
         needed = members.current.majority - 1
-        if not members.votes or self._journal.probation or len(self.connected.intersection(members.other_voters)) < needed:
+        if not members.votes or self._raft_log.recovering or len(self.connected.intersection(members.other_voters)) < needed:
             return False
         if self.core.transfer_pending or not members.other_voters:
             return True
-        term = self._journal.term + 1
-        if self.voting.gives_way() or self._clocks.benched:
+        term = self._raft_log.term + 1
+        if self.voting.defers() or self._clocks.benched:
             return False
         if self.voting.won(term, needed):
             return True
         if self.voting.round_due(term):
             for peer in members.other_voters:
-                self._send(peer, m.PreVote(term, self._journal.last_index, self._journal.last_term, self._clocks.now()))
+                self._send(peer, m.PreVote(term, self._raft_log.last_index, self._raft_log.last_term, self._clocks.now()))
         return False
 
     def _up_to_date(self, last_index: int, last_term: int) -> bool:
         """Section 5.4.1."""
-        return (last_term, last_index) >= (self._journal.last_term, self._journal.last_index)
+        return (last_term, last_index) >= (self._raft_log.last_term, self._raft_log.last_index)
 
     def _pre_vote(self, peer: str, message: m.PreVote) -> None:
         granted = (
-            not self._journal.probation
-            and message.term > self._journal.term
+            not self._raft_log.recovering
+            and message.term > self._raft_log.term
             and self.core.role != "leader"
             and not self.voting.leader_is_fresh()
             and not self._clocks.far_ahead(message.clock)
@@ -451,29 +451,29 @@ class Guard:
         )
         if granted and self._goes_first(peer, message):
             # It may have asked when this node had not yet noticed that the leader is gone: ask again.
-            self._send(peer, m.PreVote(message.term, self._journal.last_index, self._journal.last_term, self._clocks.now()))
+            self._send(peer, m.PreVote(message.term, self._raft_log.last_index, self._raft_log.last_term, self._clocks.now()))
             granted = False
         if granted:
-            self.voting.give_way()
-        self._send(peer, m.PreVoteReply(message.term, granted, self._journal.term))
+            self.voting.defer()
+        self._send(peer, m.PreVoteReply(message.term, granted, self._raft_log.term))
 
     def _goes_first(self, peer: str, message: m.PreVote) -> bool:
         """Whether this node asks as well, for the same term and with the same log, and has the greater id."""
         return (
             self.voting.round_is_open()
-            and message.term == self._journal.term + 1
-            and (message.last_term, message.last_index) == (self._journal.last_term, self._journal.last_index)
+            and message.term == self._raft_log.term + 1
+            and (message.last_term, message.last_index) == (self._raft_log.last_term, self._raft_log.last_index)
             and peer < self._settings.node_id
         )
 
     def _pre_vote_reply(self, peer: str, message: m.PreVoteReply) -> None:
-        if message.own_term > self._journal.term:
+        if message.own_term > self._raft_log.term:
             self._newer_term(peer, message.own_term)
         elif message.granted and peer in self._members.other_voters:
             self.voting.granted(peer, message.term)
 
     def _request_vote(self, peer: str, message: m.RequestVote) -> None:
-        if not self._journal.probation:
+        if not self._raft_log.recovering:
             self.transport.deliver(
                 peer,
                 {
@@ -485,7 +485,7 @@ class Guard:
             )
 
     def _vote(self, peer: str, message: m.Vote) -> None:
-        if message.term != self._journal.term or peer not in self._members.other_voters:
+        if message.term != self._raft_log.term or peer not in self._members.other_voters:
             return
         if self._votes[0] != message.term:
             self._votes = (message.term, set())
@@ -498,24 +498,24 @@ class Guard:
     def _snapshot_chunk(self, peer: str, message: m.SnapshotChunk) -> None:
         if not self._from_leader(peer, message.term):
             return
-        self.told_commit = max(self.told_commit or 0, message.index)
+        self.leader_commit = max(self.leader_commit or 0, message.index)
         # With the snapshot's last entry the log holds all before it as well (section 5.3), and keeps what follows (section 7).
-        holds = self._journal.term_at(message.index) == message.index_term
+        holds = self._raft_log.term_at(message.index) == message.index_term
         self._bare_heartbeat(peer, message.term, message.index if holds else 0)
-        if message.index <= self._journal.commit_index:
-            self._send(peer, m.SnapshotAck(self._journal.term, message.index, message.size))
-            self._reply(peer, self._journal.commit_index + 1, reset=True, success=False)
+        if message.index <= self._raft_log.commit_index:
+            self._send(peer, m.SnapshotAck(self._raft_log.term, message.index, message.size))
+            self._reply(peer, self._raft_log.commit_index + 1, reset=True, success=False)
             return
         received = self._receiver.take(peer, message)
-        self._send(peer, m.SnapshotAck(self._journal.term, message.index, received))
+        self._send(peer, m.SnapshotAck(self._raft_log.term, message.index, received))
 
     def _poll_incoming(self) -> None:
         """Take over the snapshot that came whole, once it is checked, unless term or log have gone past it meanwhile."""
         whole = self._receiver.whole
         if whole is None:
             return
-        holds = self._journal.term_at(whole.index) == whole.index_term
-        if whole.term != self._journal.term or whole.index <= self._journal.commit_index or holds:
+        holds = self._raft_log.term_at(whole.index) == whole.index_term
+        if whole.term != self._raft_log.term or whole.index <= self._raft_log.commit_index or holds:
             self._receiver.abort()
             return
         judged = self._receiver.poll()
@@ -527,7 +527,7 @@ class Guard:
             self.install(whole.peer, whole.term, mark)
 
     def _snapshot_ack(self, peer: str, message: m.SnapshotAck) -> None:
-        if message.term != self._journal.term or self.core.role != "leader" or peer not in self._members.ids:
+        if message.term != self._raft_log.term or self.core.role != "leader" or peer not in self._members.ids:
             return
         self._pass_reply(peer, 0, reset=False, success=False)
         was_busy = self._senders.busy(peer)
@@ -545,7 +545,7 @@ class Guard:
             if peer in self.connected:
                 self._send(peer, message)
         leads = self.core.role == "leader"
-        self._wire.welcomes_strangers = not leads and not self.voting.leader_is_fresh()
+        self._wire.accepts_unknown = not leads and not self.voting.leader_is_fresh()
         if not leads:
             self._senders.drop_all()
             self._clocks.no_longer_leads()
@@ -553,5 +553,5 @@ class Guard:
         if self._clocks.loses_lead(self._members.current):
             self.core.step_down()
             return
-        for peer, chunk in self._senders.due(self._journal.term):
+        for peer, chunk in self._senders.due(self._raft_log.term):
             self._send(peer, chunk)

@@ -1,6 +1,6 @@
 """Term, vote, commit index and the right to vote: what a node must not forget besides its log (Raft paper, figure 2).
 
-One small file, replaced atomically and synced before any message that reflects it leaves (`journal.DurableJournal.sync`).
+One small file, replaced atomically and synced before any message that reflects it leaves (`raft_log.RaftLog.sync`).
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ FILE = "hardstate"
 
 
 class HardState(msgspec.Struct, frozen=True, array_like=True):
-    """`commit_index` is a hint that may be old. `probation`: the node forgot what it acknowledged and must not vote yet. `node_id`: whose it is;
+    """`commit_index` is a hint that may be old. `recovering`: the node forgot what it acknowledged and must not vote yet. `node_id`: whose it is;
     "" where an earlier version wrote it."""
 
     term: int = 0
     voted_for: str | None = None
     commit_index: int = 1
-    probation: bool = False
+    recovering: bool = False
     node_id: str = ""
 
 

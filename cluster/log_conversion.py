@@ -41,8 +41,8 @@ def convert_log(source: Disk, target: Disk, *, node_id: str, from_abi: str, to_a
     new.close()
     state = hardstate.load(source)
     if old.doubtful:
-        # The end was cut and with it the reason to doubt; see `DurableJournal`.
-        state = msgspec.structs.replace(state or HardState(), probation=True)
+        # The end was cut and with it the reason to doubt; see `RaftLog`.
+        state = msgspec.structs.replace(state or HardState(), recovering=True)
     if state is not None:
         hardstate.store(target, state)
     return entries

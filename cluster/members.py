@@ -15,7 +15,6 @@ from collections.abc import Callable
 
 from cluster import messages as m
 from cluster.errors import RemovedError
-from cluster.journal import DurableJournal
 from cluster.membership import (
     Change,
     ChangeDone,
@@ -28,6 +27,7 @@ from cluster.membership import (
     encode_members,
 )
 from cluster.ports import Clock, Wire
+from cluster.raft_log import RaftLog
 from cluster.seams import Core
 from cluster.settings import RaftSettings
 
@@ -46,9 +46,9 @@ class Members:
 
     core: Core
 
-    def __init__(self, settings: RaftSettings, journal: DurableJournal, wire: Wire, *, connected: set[str], clock: Clock) -> None:
+    def __init__(self, settings: RaftSettings, raft_log: RaftLog, wire: Wire, *, connected: set[str], clock: Clock) -> None:
         self._settings = settings
-        self._journal = journal
+        self._raft_log = raft_log
         self._wire = wire
         self._connected = connected
         self._clock = clock
@@ -65,7 +65,7 @@ class Members:
     def start(self, core: Core) -> None:
         """PySyncObj exists: from now on it is told of every change."""
         self.core = core
-        self._journal.on_membership = self._refresh
+        self._raft_log.on_membership = self._refresh
         self._refresh()
 
     def _take(self, membership: Membership) -> None:
@@ -77,28 +77,28 @@ class Members:
 
     def _refresh(self) -> None:
         """The log names another membership than before. It counts at once, committed or not."""
-        self._take(self._journal.memberships.newest or self._first)
+        self._take(self._raft_log.memberships.newest or self._first)
         self.core.set_peers(self.other_voters, [each for each in sorted(self.ids) if each not in self.other_voters])
         self.tell_wire()
         self.on_change()
 
     def _at_commit(self) -> Membership:
-        return self._journal.memberships.at(self._journal.commit_index) or self._first
+        return self._raft_log.memberships.at(self._raft_log.commit_index) or self._first
 
     def tell_wire(self) -> None:
         """Let the wire reach all that are members, or were until a change that is not committed yet; and nobody who was removed."""
         peers = {**_addresses(self.settled, self._settings.node_id), **_addresses(self.current, self._settings.node_id)}
         if peers != self._wire_peers or self.settled.removed:
             self._wire_peers = peers
-            farewell = m.encode(m.Removed(self._journal.term, self.settled.index))
-            self._wire.set_peers(peers, dict.fromkeys(self.settled.removed, farewell))
+            last_message = m.encode(m.Removed(self._raft_log.term, self.settled.index))
+            self._wire.set_peers(peers, dict.fromkeys(self.settled.removed, last_message))
 
     # ------------------------------------------------------------------ what owners call
 
     @property
     def under_way(self) -> bool:
         """Whether the membership that counts here is not known to be committed."""
-        return self.current.index > self._journal.commit_index
+        return self.current.index > self._raft_log.commit_index
 
     def change(self, change: Change, done: ChangeDone) -> None:
         """Make a change; see `Raft.change_members`."""
@@ -178,7 +178,7 @@ class Members:
             )
 
     def _check_own_term(self) -> None:
-        if not self._journal.commit_index >= self.core.no_op_index > 0:
+        if not self._raft_log.commit_index >= self.core.no_op_index > 0:
             raise ChangeRefusedError(ChangeError.NOT_READY, "this leader has committed nothing in its term yet: try again soon")
 
     def _append(self, after: Membership) -> int:
@@ -193,22 +193,22 @@ class Members:
 
     def _promote(self, learner: str) -> None:
         """Make a learner a voter, if it is level and nothing speaks against it now."""
-        if not self._is_level(learner) or learner not in self._connected:
+        if not self._is_caught_up(learner) or learner not in self._connected:
             return
         try:
             self._append(self._checked(PromoteMember(learner)))
         except ChangeRefusedError as refusal:
             log.debug("%s is level and not promoted yet: %s", learner, refusal)
 
-    def _is_level(self, learner: str) -> bool:
+    def _is_caught_up(self, learner: str) -> bool:
         """Whether it took less than an election timeout to copy all that the log had when that began (thesis, section 4.2.1)."""
         now = self._clock()
-        target, began = self._rounds.setdefault(learner, (self._journal.last_index, now))
+        target, began = self._rounds.setdefault(learner, (self._raft_log.last_index, now))
         if self.core.match_index(learner) < target:
             return False
         if now - began <= self._settings.election_timeout_min:
             return True
-        self._rounds[learner] = (self._journal.last_index, now)
+        self._rounds[learner] = (self._raft_log.last_index, now)
         return False
 
 

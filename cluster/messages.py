@@ -110,7 +110,7 @@ class SnapshotAck(_Message, frozen=True, tag=10):
     received: Natural
 
 
-class Readmit(_Message, frozen=True, tag=11):
+class Recovered(_Message, frozen=True, tag=11):
     """A node that lost its disk holds everything up to `index` and may vote again; `docs/raft.md` has the argument."""
 
     index: Natural
@@ -159,7 +159,7 @@ AnyMessage = (
     | TimeoutNow
     | SnapshotChunk
     | SnapshotAck
-    | Readmit
+    | Recovered
     | StaleTerm
     | Removed
     | StateDigest

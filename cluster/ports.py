@@ -219,11 +219,11 @@ class Wire(Protocol):
     """Carries messages between nodes; in order while a connection lasts; a broken connection loses what was under way.
 
     Attributes:
-        welcomes_strangers: whether a node of this cluster's authority that is no peer is let in. True while this node knows of no
+        accepts_unknown: whether a node of this cluster's authority that is no peer is let in. True while this node knows of no
             leader: the next one may have become a member when this node was away.
     """
 
-    welcomes_strangers: bool
+    accepts_unknown: bool
 
     def start(
         self,
@@ -233,10 +233,10 @@ class Wire(Protocol):
     ) -> None:
         """Begin. The callbacks get the peer's node id."""
 
-    def set_peers(self, peers: Mapping[str, str], farewells: Mapping[str, bytes]) -> None:
+    def set_peers(self, peers: Mapping[str, str], removed_peers: Mapping[str, bytes]) -> None:
         """From now on these are the peers, with their addresses. A connection to any other node may stay until it breaks.
 
-        `farewells` has the nodes that are not let in, with the last message for each: it is sent when it calls, and at once if it is
+        `removed_peers` has the nodes that are not let in, with the last message for each: it is sent when it calls, and at once if it is
         connected; then the connection is closed.
         """
 

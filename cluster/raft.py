@@ -32,12 +32,12 @@ from cluster.elections import PreVoting
 from cluster.errors import RaftFatalError, WireRefusedError
 from cluster.guard import Guard
 from cluster.introductions import Introductions
-from cluster.journal import DurableJournal, Entry, as_tuple
 from cluster.log import DurableLog
 from cluster.members import Members
 from cluster.membership import Change, ChangeDone, Member
 from cluster.outlook import Outlook
 from cluster.ports import CaptureState, Clock, Disk, LogEntry, SnapshotMark, Snapshots, StateMachine, Timekeeper, Wire
+from cluster.raft_log import Entry, RaftLog, as_tuple
 from cluster.settings import ENTRY_BYTES_MAX, RaftSettings
 from cluster.status import MemberState, RaftStatus
 from cluster.transfer import Receiver, Senders
@@ -56,7 +56,7 @@ IDLE_MAX = 1.0
 CAPTURE_RETRY = 10.0
 """Seconds after a snapshot that failed to the next try: the log still holds everything, so there is no hurry."""
 
-SUCCESSION_SECONDS = 0.5
+ELECTION_SECONDS = 0.5
 """After so long without the leader's connection nobody should wait for the next one any more."""
 
 
@@ -91,7 +91,7 @@ class Raft:
         settings: RaftSettings,
         machine: StateMachine,
         snapshots: Snapshots,
-        journal: DurableJournal,
+        raft_log: RaftLog,
         wire: Wire,
         *,
         clock: Clock,
@@ -104,18 +104,18 @@ class Raft:
         self._settings = settings
         self._machine = machine
         self._snapshots = snapshots
-        self._journal = journal
+        self._raft_log = raft_log
         self._wire = wire
         self._senders = Senders(snapshots, clock)
         self._receiver = Receiver(snapshots)
         self._connected: set[str] = set()
-        self._members = Members(settings, journal, wire, connected=self._connected, clock=clock)
-        self._watch = DivergenceWatch(settings, lambda: journal.term)
+        self._members = Members(settings, raft_log, wire, connected=self._connected, clock=clock)
+        self._watch = DivergenceWatch(settings, lambda: raft_log.term)
         self._outlook = Outlook(settings.node_id, clock)
         self._clocks = Clocks(settings.node_id, timekeeper, clock)
         self._guard = Guard(
             settings,
-            journal,
+            raft_log,
             wire,
             PreVoting(settings, clock, randomness),
             self._members,
@@ -141,7 +141,7 @@ class Raft:
         self._ticked_at = -1e9
         self._failure: BaseException | None = None
         self._stopped = False
-        self._bytes_at_snapshot = journal.bytes_appended
+        self._bytes_at_snapshot = raft_log.bytes_appended
         seams.install(clock, randomness)
         self._core = self._new_core()
         self._guard.core = self._core
@@ -152,7 +152,7 @@ class Raft:
 
     def _new_core(self) -> seams.Core:
         return seams.Core(
-            self._settings, journal=self._journal, bridge=self, hooks=self, make_transport=lambda *_: self._guard.transport
+            self._settings, raft_log=self._raft_log, bridge=self, hooks=self, make_transport=lambda *_: self._guard.transport
         )
 
     def introduce(self, introductions: Introductions) -> None:
@@ -183,7 +183,7 @@ class Raft:
         self._senders.drop_all()
         self._receiver.abort()
         if self._failure is None:
-            self._journal._destroy()
+            self._raft_log._destroy()
 
     def _alive(self) -> None:
         if self._failure is not None:
@@ -270,13 +270,13 @@ class Raft:
         self._refuse()
         self._begin_snapshot_if_due()
         # PySyncObj counts this node for all that is in its log, so that must be durable before it looks what is committed.
-        self._journal.sync()
+        self._raft_log.sync()
         self._core.tick()
         self._members.tick()
         self._guard.tick()
-        self._journal.sync()
+        self._raft_log.sync()
         self._tell_role()
-        if self.is_leader and not self._members.other_voters and self.commit_index < self._journal.last_index:
+        if self.is_leader and not self._members.other_voters and self.commit_index < self._raft_log.last_index:
             self.wake()  # nobody's answer will
 
     def due_in(self) -> float:
@@ -332,9 +332,9 @@ class Raft:
         return self._core.leader_id
 
     @property
-    def between_leaders(self) -> bool:
+    def election_in_progress(self) -> bool:
         """Whether the connection to the leader broke a moment ago, and no other leader is known yet: there should be one in a moment."""
-        recently = self._clock() - self._guard.leader_lost_at < SUCCESSION_SECONDS
+        recently = self._clock() - self._guard.leader_lost_at < ELECTION_SECONDS
         return recently and not self.is_leader and self._core.leader_id not in self._guard.connected
 
     @property
@@ -344,17 +344,17 @@ class Raft:
 
     def status(self) -> RaftStatus:
         """Where this node is now."""
-        core, journal, members = self._core, self._journal, self._members
+        core, raft_log, members = self._core, self._raft_log, self._members
         return RaftStatus(
             role=core.role,
             leader_id=core.leader_id,
-            term=journal.term,
+            term=raft_log.term,
             commit_index=self.commit_index,
             applied_index=core.raftLastApplied,
-            last_log_index=journal.last_index,
-            first_log_index=journal.first_index,
+            last_log_index=raft_log.last_index,
+            first_log_index=raft_log.first_index,
             snapshot_index=self._snapshot_index,
-            voter=members.votes and not journal.probation,
+            voter=members.votes and not raft_log.recovering,
             ready=self._ready(),
             quorum=members.current.have_majority({*self._connected, self._settings.node_id}),
             snapshots_refused=self._receiver.refused,
@@ -371,7 +371,7 @@ class Raft:
     def _member_state(self, member: Member) -> MemberState:
         node_id = member.node_id
         if node_id == self._settings.node_id:
-            return MemberState(member, True, self._journal.last_index, None)
+            return MemberState(member, True, self._raft_log.last_index, None)
         match_index = self._core.match_index(node_id) if self.is_leader else 0
         progress = self._senders.progress().get(node_id)
         return MemberState(member, node_id in self._connected, match_index, progress, self._clocks.skew(node_id))
@@ -385,14 +385,14 @@ class Raft:
         core = self._core
         if core.role == "leader":
             return bool(core.raftLastApplied >= core.no_op_index > 0)
-        told = self._guard.told_commit
+        told = self._guard.leader_commit
         return bool(core.leader_id) and told is not None and bool(core.raftLastApplied >= core.raftCommitIndex >= told)
 
     # ------------------------------------------------------------------ what the core asks
 
-    def may_stand(self) -> bool:
+    def can_campaign(self) -> bool:
         """See `seams.CoreHooks`."""
-        return self._guard.may_stand()
+        return self._guard.can_campaign()
 
     def apply(self, index: int, payload: bytes) -> object:
         """See `seams.CoreHooks`. Whatever the state machine raises stops the node."""
@@ -426,17 +426,17 @@ class Raft:
                 callback(*now)
         serving = self.is_leader and self._ready()
         if serving and not self._serving:
-            log.info("serves as the leader of term %d from index %d on", self._journal.term, self._core.raftLastApplied)
+            log.info("serves as the leader of term %d from index %d on", self._raft_log.term, self._core.raftLastApplied)
         self._serving = serving
         reached = {*self._connected, self._settings.node_id}
-        votes = self._members.votes and not self._journal.probation
+        votes = self._members.votes and not self._raft_log.recovering
         self._outlook.look(self._members.current, reached, self._core.leader_id, votes=votes)
 
     # ------------------------------------------------------------------ snapshots
 
     def _begin_snapshot_if_due(self) -> None:
         behind = self._core.raftLastApplied - self._snapshot_index
-        grown = self._journal.bytes_appended - self._bytes_at_snapshot
+        grown = self._raft_log.bytes_appended - self._bytes_at_snapshot
         due = behind >= self._settings.snapshot_entries or (grown >= self._settings.snapshot_bytes and behind > 1)
         damaged = self._snapshots.damaged
         if self._capturing or self._senders.any or self._clock() < self._capture_after:
@@ -444,16 +444,16 @@ class Raft:
         if behind > 0 and (due or damaged or self._snapshot_wanted):
             self._snapshot_wanted = False
             self._core.forceLogCompaction()
-        elif damaged and self.is_leader and self._journal.last_index == self._snapshot_index:
+        elif damaged and self.is_leader and self._raft_log.last_index == self._snapshot_index:
             # There is nothing yet that a fresh snapshot could stand behind.
             self.barrier(lambda _result: None)
 
     def capture(self, last: Entry, previous: Entry) -> None:
         """See `seams.SnapshotBridge`."""
         self._capturing = last[1]
-        self._bytes_at_snapshot = self._journal.bytes_appended
-        self._journal.sync()
-        members = self._journal.memberships.at(last[1])
+        self._bytes_at_snapshot = self._raft_log.bytes_appended
+        self._raft_log.sync()
+        members = self._raft_log.memberships.at(last[1])
         self._snapshots.capture(SnapshotMark(LogEntry(*last), LogEntry(*previous), members))
 
     def poll_capture(self) -> str:
@@ -473,7 +473,7 @@ class Raft:
 
     def keep_from(self, index: int) -> int:
         """See `seams.SnapshotBridge`."""
-        return max(self._journal.first_index, index - self._settings.trailing_entries)
+        return max(self._raft_log.first_index, index - self._settings.trailing_entries)
 
     def restored(self) -> tuple[Entry, Entry]:
         """See `seams.SnapshotBridge`."""
@@ -481,7 +481,7 @@ class Raft:
         if mark is None:
             raise RaftFatalError("the snapshot that was to be loaded is gone")
         self._snapshots.restore(mark)
-        self._journal.rebase(mark)
+        self._raft_log.rebase(mark)
         self._watch.restored(mark.index)
         self._snapshot_index = mark.index
         return as_tuple(mark.last), as_tuple(mark.previous)
@@ -515,14 +515,14 @@ def open_raft(
     """
     mark = snapshots.newest()
     durable_log = DurableLog(disk, node_id=settings.node_id, abi=settings.abi, segment_bytes=settings.segment_bytes)
-    journal = DurableJournal(disk, durable_log, mark, rejoin=settings.rejoin, node_id=settings.node_id)
-    if journal.probation:
+    raft_log = RaftLog(disk, durable_log, mark, rejoin=settings.rejoin, node_id=settings.node_id)
+    if raft_log.recovering:
         log.warning("this node may have forgotten what it acknowledged: it does not vote until it has caught up")
     return Raft(
         settings,
         machine,
         snapshots,
-        journal,
+        raft_log,
         wire,
         clock=clock,
         randomness=randomness,

@@ -6,7 +6,7 @@ What is replaced, and why (the facts are in `docs/raft.md`):
 seam                            reason
 ==============================  =======================================================================================
 `syncobj.pickle`                entries carry raw bytes; nothing is ever unpickled
-`syncobj.createJournal`         the durable journal
+`syncobj.createJournal`         the durable log
 `syncobj.Serializer`            RocksDB snapshots and our own transfer, no dump file
 `syncobj.monotonicTime`         the owner's clock, virtual in the simulation
 `syncobj.random`                the owner's randomness, seeded in the simulation
@@ -38,9 +38,9 @@ from pysyncobj.transport import Transport
 from pysyncobj.version import VERSION
 
 from cluster.errors import RaftFatalError
-from cluster.journal import DurableJournal, Entry
 from cluster.messages import MEMBERS
 from cluster.ports import Clock
+from cluster.raft_log import Entry, RaftLog
 from cluster.settings import APPEND_BYTES_MAX, RaftSettings
 
 SUPPORTED_VERSION = "0.3.17"
@@ -162,7 +162,7 @@ class _Serializer:
 class CoreHooks(Protocol):
     """What the core asks of its owner."""
 
-    def may_stand(self) -> bool:
+    def can_campaign(self) -> bool:
         """Whether this node may become a candidate now."""
 
     def apply(self, index: int, payload: bytes) -> object:
@@ -229,7 +229,7 @@ class Core(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
         self,
         settings: RaftSettings,
         *,
-        journal: DurableJournal,
+        raft_log: RaftLog,
         bridge: SnapshotBridge,
         hooks: CoreHooks,
         make_transport: Callable[..., Transport],
@@ -243,7 +243,7 @@ class Core(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
             onStateChanged=lambda _old, new: hooks.role_changed(ROLES[new]),
         )
         peers = [peer_node(peer) for peer in settings.peers]
-        with _replaced(createJournal=lambda _file: journal, Serializer=lambda *_: self._dump):
+        with _replaced(createJournal=lambda _file: raft_log, Serializer=lambda *_: self._dump):
             super().__init__(peer_node(settings.node_id), peers, conf, transportClass=make_transport, nodeClass=PeerNode)
 
     @replicated  # type: ignore[untyped-decorator]  # PySyncObj has no types
@@ -303,7 +303,7 @@ class Core(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
         return cast(float, self._SyncObj__raftElectionDeadline - now)
 
     def _SyncObj__connectedToAnyone(self) -> bool:  # noqa: N802
-        return self._hooks.may_stand()
+        return self._hooks.can_campaign()
 
     @property
     def role(self) -> str:
@@ -381,7 +381,7 @@ class Core(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
         self._SyncObj__setState(0)
         self._SyncObj__raftLeader = None
 
-    def hasten_election(self, deadline: float) -> None:
+    def campaign_by(self, deadline: float) -> None:
         """Stand at `deadline` at the latest."""
         present = cast(float, vars(self)["_SyncObj__raftElectionDeadline"])
         self._SyncObj__raftElectionDeadline = min(present, deadline)

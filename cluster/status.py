@@ -25,7 +25,7 @@ class MemberState(msgspec.Struct, frozen=True):
 class RaftStatus(msgspec.Struct, frozen=True):
     """Where this node is, at one moment.
 
-    `voter`: whether this node may vote: it is a voter, and not on probation. `quorum`: whether a majority of the voters is connected, this
+    `voter`: whether this node may vote: it is a voter, and not recovering. `quorum`: whether a majority of the voters is connected, this
     node included. `members_index`: the log entry that says who belongs to the cluster, 0 for the
     configuration; `change_under_way`: that entry is not known to be committed.
     `snapshots_refused`: that came from a leader; what the wire refuses it counts itself. `snapshots_not_taken`: that this leader sent and the

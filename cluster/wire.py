@@ -2,7 +2,7 @@
 
 One connection a pair of nodes: the one with the greater id calls. If it does not, because it does not know the other or was removed,
 the other calls after a while; of two connections the one that the greater id made stays. A caller is let in only if its certificate is of
-this cluster's authority and names a peer, or any node while this one looks for a leader (`ports.Wire.welcomes_strangers`); then both say
+this cluster's authority and names a peer, or any node while this one looks for a leader (`ports.Wire.accepts_unknown`); then both say
 `Hello` (cluster, node, protocol, ABI) and only then messages count. A frame is a 4-byte big-endian length and that many bytes; an empty
 frame is a sign of life. Whatever does not fit is refused, counted by kind in `refused`, and the connection is closed; the node goes on.
 """
@@ -32,11 +32,11 @@ HELLO_MAX = 1024
 WRITE_BUFFER_MAX = 64 * 1024 * 1024
 """Bytes waiting for a peer that does not read; beyond that the connection is given up."""
 HANDSHAKE_TIMEOUT = 3.0
-SIGN_OF_LIFE = 0.3
+KEEPALIVE = 0.3
 SILENCE_MAX = 1.5
 """Seconds without any frame after which a connection counts as dead."""
 RETRY_MIN, RETRY_MAX = 0.05, 1.0
-PATIENCE = 2.0
+CALL_AFTER = 2.0
 """Seconds that the smaller id waits to be called before it calls."""
 CONNECTED_CHECK = 0.5
 """Seconds between looks whether a connection that the other node made still stands."""
@@ -117,7 +117,7 @@ class TlsWire:
         self._settings = settings
         self._node_id = settings.hello.node_id
         self._peers: dict[str, str] = {}
-        self._farewells: dict[str, bytes] = {}
+        self._removed_peers: dict[str, bytes] = {}
         self._started = False
         self._called: set[str] = set()
         self._connections: dict[str, _Connection] = {}
@@ -131,7 +131,7 @@ class TlsWire:
         self._on_disconnected: Callable[[str], None] = lambda _peer: None
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.refused = settings.refused
-        self.welcomes_strangers = False
+        self.accepts_unknown = False
         self._know(settings.peers)
 
     def _know(self, peers: Mapping[str, str]) -> None:
@@ -191,14 +191,14 @@ class TlsWire:
         connection = self._connections.get(peer)
         return connection is not None and connection.send(message)
 
-    def set_peers(self, peers: Mapping[str, str], farewells: Mapping[str, bytes]) -> None:
+    def set_peers(self, peers: Mapping[str, str], removed_peers: Mapping[str, bytes]) -> None:
         """See the port."""
         self._know(peers)
-        self._farewells = dict(farewells)
+        self._removed_peers = dict(removed_peers)
         self._call_all()
-        for peer, farewell in farewells.items():
+        for peer, last_message in removed_peers.items():
             connection = self._connections.get(peer)
-            if connection is not None and connection.send(farewell):
+            if connection is not None and connection.send(last_message):
                 log.info("%s was removed from the cluster: the connection ends", peer)
                 connection.writer.close()
 
@@ -235,8 +235,8 @@ class TlsWire:
             return
         finally:
             self._door.leaves(host)
-        if peer in self._farewells:
-            self._say_farewell(peer, writer)
+        if peer in self._removed_peers:
+            self._send_removed(peer, writer)
             return
         await self._serve(_Connection(peer, reader, writer, preferred=peer > self._node_id))
 
@@ -257,7 +257,7 @@ class TlsWire:
         return peer
 
     def _check_welcome(self, peer: str) -> None:
-        if not (peer in self._peers or peer in self._farewells or self.welcomes_strangers):
+        if not (peer in self._peers or peer in self._removed_peers or self.accepts_unknown):
             raise WireRefusedError("unknown_node", f"{peer!r} is no member of the cluster, or not yet")
 
     async def _hello(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: str) -> Hello:
@@ -275,8 +275,8 @@ class TlsWire:
             raise WireRefusedError("unknown_node", f"{theirs.node_id!r} speaks with the certificate of {peer!r}")
         return theirs
 
-    def _say_farewell(self, peer: str, writer: asyncio.StreamWriter) -> None:
-        writer.write(_frame(self._farewells[peer]))
+    def _send_removed(self, peer: str, writer: asyncio.StreamWriter) -> None:
+        writer.write(_frame(self._removed_peers[peer]))
         writer.close()
         self._refuse("removed", f"{peer} was removed from the cluster", peer, None)
 
@@ -291,7 +291,7 @@ class TlsWire:
         pause = RETRY_MIN
         while peer in self._peers:
             if peer > self._node_id:
-                await asyncio.sleep(PATIENCE)
+                await asyncio.sleep(CALL_AFTER)
             if peer in self._connections:
                 await asyncio.sleep(CONNECTED_CHECK)
                 continue
@@ -321,8 +321,8 @@ class TlsWire:
             if writer is not None:
                 writer.transport.abort()
             return False
-        if peer in self._farewells:
-            self._say_farewell(peer, writer)
+        if peer in self._removed_peers:
+            self._send_removed(peer, writer)
             return False
         await self._serve(_Connection(peer, reader, writer, preferred=peer < self._node_id))
         return True
@@ -394,13 +394,13 @@ class TlsWire:
         """Say that we live, and notice when the peer no longer does."""
         loop = asyncio.get_running_loop()
         while not connection.writer.transport.is_closing():
-            due = loop.time() + SIGN_OF_LIFE
-            await asyncio.sleep(SIGN_OF_LIFE)
+            due = loop.time() + KEEPALIVE
+            await asyncio.sleep(KEEPALIVE)
             now = loop.time()
             if now - due > PAUSE_NOTED:
-                connection.heard = max(connection.heard, now - SIGN_OF_LIFE)  # what it said meanwhile may not have been read yet
+                connection.heard = max(connection.heard, now - KEEPALIVE)  # what it said meanwhile may not have been read yet
             if now - connection.heard > SILENCE_MAX:
                 log.warning("%s has been silent for %.1f s", connection.peer, now - connection.heard)
                 connection.writer.transport.abort()
-            elif now - connection.wrote > SIGN_OF_LIFE:
+            elif now - connection.wrote > KEEPALIVE:
                 connection.send(b"")

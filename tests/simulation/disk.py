@@ -100,7 +100,7 @@ class SimDisk:
     Writes fail with ENOSPC, syncs with EIO, by `error_chance`. `fate` decides whether what was drawn happens.
 
     Creations and removals reach the disk in order: a power loss keeps some first part of those since the last `sync_names`, as the
-    journal of a file system does. `operations`: how many there were.
+    raft_log of a file system does. `operations`: how many there were.
     """
 
     def __init__(self, rng: random.Random) -> None:

@@ -84,7 +84,7 @@ class ExchangeFaults(Faults):
     loss: float = 0.01
     late: float = 0.02
     pause_leader: float = 0.001
-    hand_over: float = 0.003
+    transfer_leadership: float = 0.003
 
 
 class ExchangeInjector(Injector):
@@ -257,7 +257,7 @@ class ExchangeWorld(World):
         process = self.hosts[node].process
         return process is not None and process.raft.is_leader
 
-    def hand_over(self) -> None:
+    def transfer_leadership(self) -> None:
         """An operator asks whoever leads to give that away, with commands under way."""
         for node, parts in list(self._parts.items()):
             if self.leads(node):

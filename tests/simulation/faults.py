@@ -39,7 +39,7 @@ class Faults:
     harm_log: float = 0.0
     clock: float = 0.0
     disk_error: float = 0.0
-    hand_over: float = 0.001
+    transfer_leadership: float = 0.001
     latency: float = 0.005
     copies: float = 0.002
 
@@ -61,7 +61,7 @@ class Injector:
             world.hosts[node].disk.error_chance = faults.disk_error
         if running and self.chance(faults.pause):
             self.strike("pause", world.rng.choice(running), repr(world.rng.uniform(0.1, 2.0)))
-        if self.chance(faults.hand_over):
+        if self.chance(faults.transfer_leadership):
             self.strike("hand-over")
         if self.chance(faults.clock):
             self.strike("clock", world.ids[world.seed % len(world.ids)], str(world.rng.choice(SKEWS)))
@@ -129,7 +129,7 @@ class Injector:
             case "pause":
                 world.hosts[args[0]].paused_until = world.now + float(args[1])
             case "hand-over":
-                world.hand_over()
+                world.transfer_leadership()
             case "clock":
                 world.hosts[args[0]].skew_ns = int(args[1]) * 10**9
             case "isolate":

@@ -194,9 +194,9 @@ class MembershipWorld(World):
             return
         for caller, called in ((a, b), (b, a)):
             if called.wire.node_id in (caller.wire.peers or ()):
-                if caller.wire.node_id in called.wire.farewells:
+                if caller.wire.node_id in called.wire.removed_peers:
                     self._farewell(called, caller)
-                elif caller.wire.node_id in (called.wire.peers or ()) or called.wire.welcomes_strangers:
+                elif caller.wire.node_id in (called.wire.peers or ()) or called.wire.accepts_unknown:
                     super()._connect(one, other)
                     return
 
@@ -204,7 +204,7 @@ class MembershipWorld(World):
         node, peer = removed.wire.node_id, sender.wire.node_id
         host = self.hosts[node]
         if host.process is removed and host.paused_until <= self.now and (peer, node) not in self.network.deaf:
-            self._guarded(node, lambda: removed.wire.on_message(peer, sender.wire.farewells[node]))
+            self._guarded(node, lambda: removed.wire.on_message(peer, sender.wire.removed_peers[node]))
 
     def _reconnect(self) -> None:
         for one, other in combinations(self.ids, 2):
@@ -218,7 +218,7 @@ class MembershipWorld(World):
         """End the connection of two nodes one of which knows that the other was removed."""
         for here, there in ((one, other), (other, one)):
             process, removed = self.hosts[here].process, self.hosts[there].process
-            if process is not None and removed is not None and there in process.wire.farewells:
+            if process is not None and removed is not None and there in process.wire.removed_peers:
                 if self.rng.random() < 0.7:
                     self._farewell(process, removed)
                 self.disconnect(one, other)
@@ -273,11 +273,11 @@ class MembershipWorld(World):
             if not kept:
                 raise self.violation(f"{change} was acknowledged at {index}, and the members after it are {later[0]}")
 
-    def _is_level(self, node: str, index: int) -> bool:
+    def _is_caught_up(self, node: str, index: int) -> bool:
         process = self.hosts[node].process
         newest = self.committed_members[max(self.committed_members)]
         if process is None or newest.get(node) is not Role.READ_ONLY:
-            return super()._is_level(node, index)
+            return super()._is_caught_up(node, index)
         status = process.status()
         return status.ready and status.applied_index >= index
 

@@ -46,7 +46,7 @@ def effect_when_committed(patch: Patch) -> None:
 
     patch.setattr(Members, "_refresh", refresh)
     patch.setattr(Members, "_settle", settled)
-    patch.setattr(Members, "under_way", property(lambda self: self._journal.memberships.newest not in (None, self.current)))
+    patch.setattr(Members, "under_way", property(lambda self: self._raft_log.memberships.newest not in (None, self.current)))
 
 
 def majority_of_the_old_set(patch: Patch) -> None:

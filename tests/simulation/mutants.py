@@ -13,10 +13,10 @@ from cluster import hardstate, log
 from cluster import messages as m
 from cluster.clocks import Clocks
 from cluster.guard import Guard
-from cluster.journal import DurableJournal, Entry, as_tuple
 from cluster.log import DurableLog
 from cluster.ports import LogEntry, SnapshotMark
 from cluster.raft import Done, ProposeResult, Raft
+from cluster.raft_log import Entry, RaftLog, as_tuple
 from tests.simulation.disk import SimDisk, SimFile
 
 Patch = pytest.MonkeyPatch
@@ -27,7 +27,7 @@ def no_trimming(patch: Patch) -> None:
 
     def append_entries(self: Guard, peer: str, message: m.AppendEntries) -> None:
         if self._from_leader(peer, message.term):
-            self.told_commit = message.commit_index
+            self.leader_commit = message.commit_index
             self.transport.deliver(
                 peer,
                 {
@@ -47,9 +47,9 @@ def no_reset_to_commit(patch: Patch) -> None:
     """A mismatch is answered as PySyncObj does: one entry earlier, or the own end."""
 
     def mismatch(self: Guard, peer: str, message: m.AppendEntries) -> None:
-        self._bare_heartbeat(peer, message.term, min(message.commit_index, self._journal.commit_index))
-        here = self._journal.term_at(message.prev_index) is not None
-        self._reply(peer, message.prev_index if here else self._journal.last_index + 1, reset=True, success=False)
+        self._bare_heartbeat(peer, message.term, min(message.commit_index, self._raft_log.commit_index))
+        here = self._raft_log.term_at(message.prev_index) is not None
+        self._reply(peer, message.prev_index if here else self._raft_log.last_index + 1, reset=True, success=False)
 
     patch.setattr(Guard, "_mismatch", mismatch)
 
@@ -63,7 +63,7 @@ def no_commit_clamp(patch: Patch) -> None:
 
     def mismatch(self: Guard, peer: str, message: m.AppendEntries) -> None:
         self._bare_heartbeat(peer, message.term, message.commit_index)
-        self._reply(peer, self._journal.commit_index + 1, reset=True, success=False)
+        self._reply(peer, self._raft_log.commit_index + 1, reset=True, success=False)
 
     patch.setattr(Guard, "_held", held)
     patch.setattr(Guard, "_mismatch", mismatch)
@@ -81,19 +81,19 @@ def no_reply_term(patch: Patch) -> None:
 
 def no_sync(patch: Patch) -> None:
     """Nothing is synced before a message leaves, and a disk that contradicts itself is believed."""
-    patch.setattr(DurableJournal, "_has_forgotten", lambda _self, _end: False)
-    patch.setattr(DurableJournal, "sync", lambda _self: None)
+    patch.setattr(RaftLog, "_has_forgotten", lambda _self, _end: False)
+    patch.setattr(RaftLog, "sync", lambda _self: None)
 
 
 def no_vote_sync(patch: Patch) -> None:
     """The log is synced before a message leaves; term and vote only once a second."""
 
-    def timer(self: DurableJournal) -> None:
+    def timer(self: RaftLog) -> None:
         if self._state != self._stored:
             self._store()
 
-    patch.setattr(DurableJournal, "sync", lambda self: self._log.sync())
-    patch.setattr(DurableJournal, "onOneSecondTimer", timer)
+    patch.setattr(RaftLog, "sync", lambda self: self._log.sync())
+    patch.setattr(RaftLog, "onOneSecondTimer", timer)
 
 
 def lying_disk(patch: Patch) -> None:
@@ -109,16 +109,16 @@ def lying_disk(patch: Patch) -> None:
 
 def no_alignment(patch: Patch) -> None:
     """A log that does not begin with the snapshot's two entries is cleared, as PySyncObj does."""
-    original = DurableJournal._align
+    original = RaftLog._align
 
-    def align(self: DurableJournal, entries: list[LogEntry], mark: SnapshotMark | None) -> None:
+    def align(self: RaftLog, entries: list[LogEntry], mark: SnapshotMark | None) -> None:
         if mark is None or (len(entries) > 1 and entries[0] == mark.previous):
             original(self, entries, mark)
         else:
             self._log.clear()
             self._entries = [as_tuple(mark.previous), as_tuple(mark.last)]
 
-    patch.setattr(DurableJournal, "_align", align)
+    patch.setattr(RaftLog, "_align", align)
 
 
 def old_snapshots(patch: Patch) -> None:
@@ -128,31 +128,31 @@ def old_snapshots(patch: Patch) -> None:
         if self._from_leader(peer, message.term):
             self._bare_heartbeat(peer, message.term, 0)
             received = self._receiver.take(peer, message)
-            self._send(peer, m.SnapshotAck(self._journal.term, message.index, received))
+            self._send(peer, m.SnapshotAck(self._raft_log.term, message.index, received))
 
     def poll_incoming(self: Guard) -> None:
         judged = self._receiver.poll()
         if judged is not None and judged[1] is not None:
-            self._send(judged[0].peer, m.SnapshotAck(self._journal.term, judged[0].index, judged[0].size))
+            self._send(judged[0].peer, m.SnapshotAck(self._raft_log.term, judged[0].index, judged[0].size))
             self.install(judged[0].peer, judged[0].term, judged[1])
 
     patch.setattr(Guard, "_snapshot_chunk", snapshot_chunk)
     patch.setattr(Guard, "_poll_incoming", poll_incoming)
 
 
-def no_probation(patch: Patch) -> None:
+def no_recovery(patch: Patch) -> None:
     """A node that lost its disk votes and counts at once."""
-    original = DurableJournal.__init__
+    original = RaftLog.__init__
 
-    def init(self: DurableJournal, disk: SimDisk, log: DurableLog, mark: SnapshotMark | None, *, rejoin: bool) -> None:
+    def init(self: RaftLog, disk: SimDisk, log: DurableLog, mark: SnapshotMark | None, *, rejoin: bool) -> None:
         original(self, disk, log, mark, rejoin=False)
 
-    patch.setattr(DurableJournal, "__init__", init)
+    patch.setattr(RaftLog, "__init__", init)
 
 
 def no_pre_vote(patch: Patch) -> None:
     """Whoever reaches anybody stands for election."""
-    patch.setattr(Guard, "may_stand", lambda self: bool(self.connected) and not self._journal.probation)
+    patch.setattr(Guard, "can_campaign", lambda self: bool(self.connected) and not self._raft_log.recovering)
 
 
 def no_sync_before_answers(patch: Patch) -> None:
@@ -160,7 +160,7 @@ def no_sync_before_answers(patch: Patch) -> None:
 
     def send(self: Guard, peer: str, message: m.AnyMessage) -> bool:
         if not isinstance(message, m.AppendReply):
-            self._journal.sync()
+            self._raft_log.sync()
         return self._wire.send(peer, m.encode(message))
 
     patch.setattr(Guard, "_send", send)
@@ -168,19 +168,19 @@ def no_sync_before_answers(patch: Patch) -> None:
 
 def no_sync_of_own_entries(patch: Patch) -> None:
     """A leader counts itself for entries that only its followers have synced."""
-    sync, tick = DurableJournal.sync, Raft._tick
+    sync, tick = RaftLog.sync, Raft._tick
     leading: set[int] = set()
 
-    def unless_leading(self: DurableJournal) -> None:
+    def unless_leading(self: RaftLog) -> None:
         if id(self) not in leading:
             sync(self)
 
     def while_leading(self: Raft) -> None:
-        (leading.add if self.is_leader else leading.discard)(id(self._journal))
+        (leading.add if self.is_leader else leading.discard)(id(self._raft_log))
         tick(self)
 
-    patch.setattr(DurableJournal, "sync", unless_leading)
-    patch.setattr(DurableJournal, "_has_forgotten", lambda _self, _end: False)
+    patch.setattr(RaftLog, "sync", unless_leading)
+    patch.setattr(RaftLog, "_has_forgotten", lambda _self, _end: False)
     patch.setattr(Raft, "_tick", while_leading)
 
 
@@ -210,8 +210,8 @@ def log_removed_before_snapshot(patch: Patch) -> None:
 
     def capture(self: Raft, last: Entry, previous: Entry) -> None:
         original(self, last, previous)
-        self._journal._log.roll()
-        self._journal._log.compact_to(previous[1])
+        self._raft_log._log.roll()
+        self._raft_log._log.compact_to(previous[1])
 
     patch.setattr(Raft, "capture", capture)
 
@@ -223,12 +223,12 @@ def snapshot_clears_log(patch: Patch) -> None:
         if not self._from_leader(peer, message.term):
             return
         self._bare_heartbeat(peer, message.term, 0)
-        if message.index <= self._journal.commit_index:
-            self._send(peer, m.SnapshotAck(self._journal.term, message.index, message.size))
-            self._reply(peer, self._journal.commit_index + 1, reset=True, success=False)
+        if message.index <= self._raft_log.commit_index:
+            self._send(peer, m.SnapshotAck(self._raft_log.term, message.index, message.size))
+            self._reply(peer, self._raft_log.commit_index + 1, reset=True, success=False)
             return
         received = self._receiver.take(peer, message)
-        self._send(peer, m.SnapshotAck(self._journal.term, message.index, received))
+        self._send(peer, m.SnapshotAck(self._raft_log.term, message.index, received))
 
     patch.setattr(Guard, "_snapshot_chunk", snapshot_chunk)
 
@@ -264,7 +264,7 @@ def votes_count_twice(patch: Patch) -> None:
     """A vote that comes again counts again."""
 
     def vote(self: Guard, peer: str, message: m.Vote) -> None:
-        if message.term == self._journal.term:
+        if message.term == self._raft_log.term:
             self.transport.deliver(peer, {"type": "response_vote", "term": message.term})
 
     patch.setattr(Guard, "_vote", vote)
@@ -274,8 +274,8 @@ def votes_for_logs_behind(patch: Patch) -> None:
     """A vote is given whatever the candidate's log has (section 5.4.1)."""
 
     def request_vote(self: Guard, peer: str, message: m.RequestVote) -> None:
-        last, last_term = self._journal.last_index, self._journal.last_term
-        if not self._journal.probation:
+        last, last_term = self._raft_log.last_index, self._raft_log.last_term
+        if not self._raft_log.recovering:
             request = {"type": "request_vote", "term": message.term, "last_log_index": last, "last_log_term": last_term}
             self.transport.deliver(peer, request)
 
@@ -300,7 +300,7 @@ def barriers_answered_at_once(patch: Patch) -> None:
 
 def unsettled_start(patch: Patch) -> None:
     """What a killed process wrote and did not sync is taken for durable by the next one."""
-    patch.setattr(DurableJournal, "_settle", lambda _self: None)
+    patch.setattr(RaftLog, "_settle", lambda _self: None)
 
 
 def cache_believed(patch: Patch) -> None:
@@ -310,7 +310,7 @@ def cache_believed(patch: Patch) -> None:
 
 def forgotten_end_believed(patch: Patch) -> None:
     """A log that ends before the stored commit index costs no vote."""
-    patch.setattr(DurableJournal, "_has_forgotten", lambda _self, _end: False)
+    patch.setattr(RaftLog, "_has_forgotten", lambda _self, _end: False)
 
 
 def doubtful_end_believed(patch: Patch) -> None:
@@ -326,35 +326,35 @@ def doubtful_end_believed(patch: Patch) -> None:
 
 
 def doubt_stored_late(patch: Patch) -> None:
-    """The probation is stored after the doubtful record was cut off: whoever dies in between finds no reason for it."""
-    original_store, original_cut = DurableJournal._store, DurableLog.cut_torn_end
+    """The recovering is stored after the doubtful record was cut off: whoever dies in between finds no reason for it."""
+    original_store, original_cut = RaftLog._store, DurableLog.cut_torn_end
     cut: set[int] = set()
 
     def cut_torn_end(self: DurableLog) -> None:
         original_cut(self)
         cut.add(id(self))
 
-    def store(self: DurableJournal) -> None:
+    def store(self: RaftLog) -> None:
         if id(self._log) in cut:
             original_store(self)
         else:
             self._state_dirty = True
 
     patch.setattr(DurableLog, "cut_torn_end", cut_torn_end)
-    patch.setattr(DurableJournal, "_store", store)
+    patch.setattr(RaftLog, "_store", store)
 
 
 def hard_state_before_log(patch: Patch) -> None:
     """Term, vote and commit index are stored before the entries that they speak of are synced."""
 
-    def sync(self: DurableJournal) -> None:
+    def sync(self: RaftLog) -> None:
         if self._failure is not None:
             raise self._failure
         if self._state_dirty:
             self._store()
         self._log.sync()
 
-    patch.setattr(DurableJournal, "sync", sync)
+    patch.setattr(RaftLog, "sync", sync)
 
 
 def full_segment_not_synced(patch: Patch) -> None:
@@ -443,7 +443,7 @@ MUTANTS: Mapping[str, Callable[[Patch], None]] = {
         lying_disk,
         no_alignment,
         old_snapshots,
-        no_probation,
+        no_recovery,
         no_pre_vote,
         no_sync_before_answers,
         no_sync_of_own_entries,

@@ -202,8 +202,8 @@ class SimWire:
     on_connected: Callable[[str], None] = lambda _peer: None
     on_disconnected: Callable[[str], None] = lambda _peer: None
     peers: Mapping[str, str] | None = None
-    farewells: Mapping[str, bytes] = field(default_factory=dict)
-    welcomes_strangers: bool = False
+    removed_peers: Mapping[str, bytes] = field(default_factory=dict)
+    accepts_unknown: bool = False
 
     def start(
         self,
@@ -213,8 +213,8 @@ class SimWire:
     ) -> None:
         self.on_message, self.on_connected, self.on_disconnected = on_message, on_connected, on_disconnected
 
-    def set_peers(self, peers: Mapping[str, str], farewells: Mapping[str, bytes]) -> None:
-        self.peers, self.farewells = peers, farewells
+    def set_peers(self, peers: Mapping[str, str], removed_peers: Mapping[str, bytes]) -> None:
+        self.peers, self.removed_peers = peers, removed_peers
 
     def send(self, peer: str, message: bytes) -> bool:
         return self.network.send(self.node_id, peer, message)
@@ -257,7 +257,7 @@ class Process:
 @dataclass
 class Host:
     """What of a node outlives its process. `rejoin`: its disk is new, and the operator says so until the node has noted it. `harmed`: the end
-    of its log was spoilt since it ran. `distrusts`: it was on probation when it last started. `skew_ns`: by how much its
+    of its log was spoilt since it ran. `distrusts`: it was recovering when it last started. `skew_ns`: by how much its
     clock is ahead.
 
     `commit_seen`: the commit index that it must not show less than; `commit_stored`: the one it last started with, on its disk since then.

@@ -1,6 +1,6 @@
 """PySyncObj as it comes, in the same world: the first thing that the checkers must find fault with.
 
-No guard, no pre-vote. It is treated better than a real disk would: a process that dies keeps its whole journal, term and vote, no power is
+No guard, no pre-vote. It is treated better than a real disk would: a process that dies keeps its whole log, term and vote, no power is
 lost, no message comes twice. What is left are kills, cuts, pauses and stalls.
 """
 
@@ -25,7 +25,7 @@ from tests.simulation.world import Faults, World
 
 KILLS_AND_CUTS = Faults(
     crash=0.01, restart=0.1, cut=0.01, one_way=0.0, isolate=0.0, heal=0.03, reset=0.03, stall=0.01, latency=0.02,
-    power_loss_in_write=0.0, hand_over=0.0, copies=0.0,
+    power_loss_in_write=0.0, transfer_leadership=0.0, copies=0.0,
 )  # fmt: skip
 
 
@@ -70,14 +70,14 @@ class PlainTransport(Transport):  # type: ignore[misc]  # PySyncObj has no types
 class PlainNode(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
     """What the world asks of a `cluster.raft.Raft`, answered by PySyncObj alone."""
 
-    def __init__(self, settings: RaftSettings, machine: Machine, journal: KeptJournal, wire: SimWire) -> None:
+    def __init__(self, settings: RaftSettings, machine: Machine, raft_log: KeptJournal, wire: SimWire) -> None:
         self.node_id = settings.node_id
         self._machine = machine
         self._wire_transport = PlainTransport(wire)
         self.wake: Callable[[], None] = lambda: None
         conf = configuration(settings, appendEntriesBatchSizeBytes=BATCH_BYTES)
         peers = [peer_node(peer) for peer in settings.peers]
-        with _replaced(createJournal=lambda _file: journal):
+        with _replaced(createJournal=lambda _file: raft_log):
             super().__init__(
                 peer_node(settings.node_id), peers, conf, transportClass=lambda *_: self._wire_transport, nodeClass=PeerNode
             )
@@ -127,15 +127,15 @@ class PlainNode(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
     def status(self) -> RaftStatus:
         """See `Raft.status`. Of the peers nothing is told: what a leader counts is not looked at."""
         leader = self._getLeader()
-        journal = self._SyncObj__raftLog
+        raft_log = self._SyncObj__raftLog
         return RaftStatus(
             role=ROLES[self._SyncObj__raftState],
             leader_id=leader.id if leader is not None else "",
             term=self.raftCurrentTerm,
             commit_index=self.raftCommitIndex,
             applied_index=self.raftLastApplied,
-            last_log_index=journal[-1][1],
-            first_log_index=journal[0][1],
+            last_log_index=raft_log[-1][1],
+            first_log_index=raft_log[0][1],
             snapshot_index=0,
             voter=True,
             ready=leader is not None,

@@ -49,7 +49,7 @@ def test_a_slow_network_that_repeats_itself(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(400, 403))
 def test_a_single_node_keeps_every_promise(seed: int) -> None:
-    faults = Faults(cut=0.0, isolate=0.0, reset=0.0, stall=0.0, hand_over=0.0, power_loss_in_write=0.002)
+    faults = Faults(cut=0.0, isolate=0.0, reset=0.0, stall=0.0, transfer_leadership=0.0, power_loss_in_write=0.002)
     world = World(seed, 1, faults=faults)
     world.run(steps=800)
     assert len(world.acknowledged) > 150

@@ -42,14 +42,14 @@ ELSEWHERE = {
 HARMED = Faults(power_loss_in_write=0.008, restart=0.1, harm_log=0.005, copies=0.0)
 WRONG_CLOCKS = Faults(clock=0.004)
 POWER_CUTS = Faults(power_loss_in_write=0.005, crash=0.01, restart=0.1)
-ELECTIONS = Faults(crash=0.02, restart=0.3, isolate=0.01, heal=0.03, hand_over=0.02, latency=0.03)
+ELECTIONS = Faults(crash=0.02, restart=0.3, isolate=0.01, heal=0.03, transfer_leadership=0.02, latency=0.03)
 OFTEN_ISOLATED = Faults(latency=0.03, isolate=0.02, cut=0.01, heal=0.03, restart=0.1)
 HUNTS = {
     "no_reset_to_commit": Hunt(OFTEN_ISOLATED),
     "no_commit_clamp": Hunt(seeds=range(40)),
     "old_snapshots": Hunt(Faults(copies=0.03), range(40), 15),
-    "no_vote_sync": Hunt(Faults(crash=0.03, restart=0.3, isolate=0.01, hand_over=0.01, latency=0.01), range(30)),
-    "no_probation": Hunt(Faults(lose_disk=0.002, copies=0.0)),
+    "no_vote_sync": Hunt(Faults(crash=0.03, restart=0.3, isolate=0.01, transfer_leadership=0.01, latency=0.01), range(30)),
+    "no_recovery": Hunt(Faults(lose_disk=0.002, copies=0.0)),
     "no_sync_before_answers": Hunt(POWER_CUTS),
     "no_sync_of_own_entries": Hunt(replace(POWER_CUTS, crash=0.02, cut=0.02, isolate=0.01, heal=0.03)),
     "log_removed_before_snapshot": Hunt(POWER_CUTS),

@@ -229,14 +229,14 @@ class World:
                 self._connect(node, peer)
 
     def _check_probation(self, host: Host) -> None:
-        """A node distrusts its disk when the disk was lost or harmed, until it is readmitted, and never after a crash alone."""
+        """A node distrusts its disk when the disk was lost or harmed, until it is recovered, and never after a crash alone."""
         stored = hardstate.load(host.disk)
-        probation = stored is not None and stored.probation
-        if host.harmed and not probation:
+        recovering = stored is not None and stored.recovering
+        if host.harmed and not recovering:
             raise self.violation(f"{host.node_id} trusts a log whose end was harmed")
-        if probation and not (host.rejoin or host.harmed or host.distrusts):
+        if recovering and not (host.rejoin or host.harmed or host.distrusts):
             raise self.violation(f"{host.node_id} distrusts its disk, which nobody harmed")
-        host.distrusts, host.harmed = probation, False
+        host.distrusts, host.harmed = recovering, False
 
     def crash(self, node: str, *, power_loss: bool = True, lose_disk: bool = False, harm: str = "") -> None:
         """Kill a node: its process only, or with the power, or with the disk. `harm`: what becomes of the end of its log (`SimDisk.harm`)."""
@@ -287,7 +287,7 @@ class World:
     # ------------------------------------------------------------------ faults, see `faults.py`
 
     def all_vote(self) -> bool:
-        """Whether no node is on probation, or about to be."""
+        """Whether no node is recovering, or about to be."""
         return not any(self._voteless(host) for host in self.hosts.values())
 
     def running(self) -> list[str]:
@@ -297,7 +297,7 @@ class World:
     @staticmethod
     def _voteless(host: Host) -> bool:
         stored = hardstate.load(host.disk)
-        return host.rejoin or host.harmed or (stored is not None and stored.probation)
+        return host.rejoin or host.harmed or (stored is not None and stored.recovering)
 
     def heal(self) -> None:
         """Every cut ends; what was deaf loses its connection, as a timeout would do."""
@@ -311,7 +311,7 @@ class World:
     def _leading(self) -> list[Raft]:
         return [host.process.raft for host in self.hosts.values() if host.process and host.process.raft.is_leader]
 
-    def hand_over(self) -> None:
+    def transfer_leadership(self) -> None:
         """Whoever leads asks another node to."""
         for raft in self._leading():
             self.note(f"hand over: {raft.transfer_leadership()}")
@@ -478,13 +478,13 @@ class World:
     def _follow(self, behind: set[str], index: int, began: float) -> None:
         """A step; who has applied everything up to `index`, and votes, is no longer behind."""
         self.step(faults=False, load=True)
-        behind.intersection_update([node for node in self.members() if not self._is_level(node, index)])
+        behind.intersection_update([node for node in self.members() if not self._is_caught_up(node, index)])
         if behind and self.now > began + LEVEL_BOUND:
             raise self.violation(
                 f"{sorted(behind)} not level within {LEVEL_BOUND} s of calm; the others were at {self.committed_last}"
             )
 
-    def _is_level(self, node: str, index: int) -> bool:
+    def _is_caught_up(self, node: str, index: int) -> bool:
         process = self.hosts[node].process
         if process is None:
             return False

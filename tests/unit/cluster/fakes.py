@@ -44,14 +44,14 @@ class Recorder:
     sent: list[tuple[str, m.AnyMessage]] = field(default_factory=list)
     stopped: bool = False
     peers: Mapping[str, str] = field(default_factory=dict)
-    farewells: Mapping[str, bytes] = field(default_factory=dict)
-    welcomes_strangers: bool = False
+    removed_peers: Mapping[str, bytes] = field(default_factory=dict)
+    accepts_unknown: bool = False
 
     def start(self, *_callbacks: object) -> None:
         pass
 
-    def set_peers(self, peers: Mapping[str, str], farewells: Mapping[str, bytes]) -> None:
-        self.peers, self.farewells = peers, farewells
+    def set_peers(self, peers: Mapping[str, str], removed_peers: Mapping[str, bytes]) -> None:
+        self.peers, self.removed_peers = peers, removed_peers
 
     def send(self, peer: str, message: bytes) -> bool:
         self.sent.append((peer, m.decode(message)))
@@ -158,7 +158,7 @@ class Node:
             timekeeper=timekeeper,
         )
         self.guard = self.raft._guard
-        self.journal = self.raft._journal
+        self.raft_log = self.raft._raft_log
         self.results: list[ProposeResult] = []
         self.changes: list[ChangeResult] = []
 
@@ -208,7 +208,7 @@ class Node:
         for peer in self.peers:
             self.hear(peer, m.PreVoteReply(asked[-1].term, True, asked[-1].term - 1))
         self.pass_time(0.02)
-        term = self.journal.term
+        term = self.raft_log.term
         for peer in self.peers:
             self.hear(peer, m.Vote(term))
         assert self.raft.is_leader
@@ -217,7 +217,7 @@ class Node:
     def acknowledge(self, *peers: str) -> None:
         """These peers have everything, and the node notices."""
         for peer in peers or self.peers:
-            self.hear(peer, m.AppendReply(self.journal.term, self.journal.last_index + 1, False, True, True))
+            self.hear(peer, m.AppendReply(self.raft_log.term, self.raft_log.last_index + 1, False, True, True))
         self.pass_time(0.02)
 
     def propose(self, payload: bytes = b"order") -> None:

@@ -127,7 +127,7 @@ class TestNode:
     def test_a_follower_takes_what_comes_before_and_asks_for_the_entry_again(self) -> None:
         node = self.node()
         said = node.append("n2", 1, at(2, 0), at(3, 60))
-        assert node.journal.last_index == 2
+        assert node.raft_log.last_index == 2
         assert [(reply.next_index, reply.success, reply.from_future) for reply in said if isinstance(reply, m.AppendReply)] == [
             (3, True, False),
             (3, False, True),
@@ -137,22 +137,22 @@ class TestNode:
     def test_it_takes_the_entry_when_a_majority_has_it(self) -> None:
         node = self.node()
         node.append("n2", 1, at(2, 60))
-        assert node.journal.last_index == 1
+        assert node.raft_log.last_index == 1
         node.append("n2", 1, at(2, 60), commit=2)
-        assert (node.journal.last_index, node.journal.commit_index) == (2, 2)
+        assert (node.raft_log.last_index, node.raft_log.commit_index) == (2, 2)
 
     def test_what_comes_before_is_committed_all_the_same(self) -> None:
         node = self.node()
         node.append("n2", 1, at(2, 0))
-        assert node.journal.commit_index == 1
+        assert node.raft_log.commit_index == 1
         node.append("n2", 1, at(3, 60), after=at(2, 0), commit=2)
-        assert (node.journal.last_index, node.journal.commit_index) == (2, 2)
+        assert (node.raft_log.last_index, node.raft_log.commit_index) == (2, 2)
 
     def test_a_candidate_with_such_a_clock_gets_no_pre_vote(self) -> None:
         node = self.node()
         node.pass_time(1.0)
         for ahead, granted in ((AHEAD_MAX + 1, False), (AHEAD_MAX - 1, True)):
-            term = node.journal.term + 1
+            term = node.raft_log.term + 1
             said = node.hear("n3", m.PreVote(term, 9, 1, NOW + round(ahead * SECOND)))
             assert [reply.granted for reply in said if isinstance(reply, m.PreVoteReply)] == [granted]
 
@@ -162,7 +162,7 @@ class TestNode:
         node.acknowledge()
         node.propose(stamped(NOW, b"x"))
         for peer in node.peers:
-            node.hear(peer, m.AppendReply(term, node.journal.last_index, True, False, True, NOW, True))
+            node.hear(peer, m.AppendReply(term, node.raft_log.last_index, True, False, True, NOW, True))
         node.raft.tick()
         assert not node.raft.is_leader
         assert [result.error is not None for result in node.results] == [True]

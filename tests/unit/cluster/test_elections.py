@@ -84,7 +84,7 @@ class TestOfANode:
         node.connect("n2")
         node.pass_time(3.0)
         assert node.wire.sent == []
-        assert node.journal.term == 0
+        assert node.raft_log.term == 0
 
     def test_it_asks_again_and_again_without_raising_its_term(self) -> None:
         node = Node()
@@ -92,7 +92,7 @@ class TestOfANode:
         node.pass_time(3.0)
         assert len(node.said(m.PreVote, "n2")) > 3
         assert {said.term for said in node.said(m.PreVote)} == {1}
-        assert node.journal.term == 0
+        assert node.raft_log.term == 0
         assert node.said(m.RequestVote) == []
 
     def test_with_a_majority_it_stands(self) -> None:
@@ -105,7 +105,7 @@ class TestOfANode:
         node.hear("n3", m.PreVoteReply(1, True, 0))
         node.pass_time(0.02)
         assert len(node.said(m.RequestVote)) == 4
-        assert node.journal.term == 1
+        assert node.raft_log.term == 1
 
     def test_a_single_node_leads_by_itself(self) -> None:
         node = Node(nodes=1)
@@ -132,7 +132,7 @@ class TestOfANode:
         node.append("n2", 1, command(2, 1))
         node.pass_time(0.31)
         assert node.hear("n3", message) == [m.PreVoteReply(message.term, granted, 1)]
-        assert node.journal.term == 1
+        assert node.raft_log.term == 1
 
     def test_it_would_not_vote_while_its_leader_lives(self) -> None:
         node = Node()

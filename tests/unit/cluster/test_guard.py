@@ -12,8 +12,8 @@ from cluster import hardstate
 from cluster import messages as m
 from cluster.errors import RaftFatalError, WireRefusedError
 from cluster.hardstate import HardState
-from cluster.journal import DurableJournal
 from cluster.ports import LogEntry
+from cluster.raft_log import RaftLog
 from tests.simulation.disk import PowerLossError, SimDisk
 from tests.unit.cluster.fakes import FIRST, Node, Snapshots, chunk_of, command, no_op, stored
 
@@ -29,7 +29,7 @@ def follower(*entries: LogEntry, commit: int = 1, nodes: int = 3) -> Node:
 
 
 def log_of(node: Node) -> list[tuple[int, int]]:
-    return [(index, term) for _, index, term in node.journal[:]]
+    return [(index, term) for _, index, term in node.raft_log[:]]
 
 
 TWO_TO_FIVE = [command(index, 1) for index in range(2, 6)]
@@ -73,13 +73,13 @@ class TestCommitIndex:
     def test_a_message_that_verifies_less_commits_less(self) -> None:
         node = follower(*TWO_TO_FIVE)
         node.append("n2", 1, TWO_TO_FIVE[0], commit=5)
-        assert node.journal.commit_index == 2
-        assert node.guard.told_commit == 5
+        assert node.raft_log.commit_index == 2
+        assert node.guard.leader_commit == 5
 
     def test_a_mismatch_commits_nothing(self) -> None:
         node = follower(*TWO_TO_FIVE, commit=3)
         node.append("n3", 2, after=command(5, 2), commit=5)
-        assert node.journal.commit_index == 3
+        assert node.raft_log.commit_index == 3
 
     def test_a_full_match_commits_what_the_leader_says(self) -> None:
         node = follower(*TWO_TO_FIVE)
@@ -115,7 +115,7 @@ class TestMismatch:
         term = node.elect()
         node.hear("n2", m.AppendReply(term, asked, True, False, True))
         node.pass_time(0.06)
-        assert 1 <= node.said(m.AppendEntries, "n2")[-1].prev_index <= node.journal.last_index
+        assert 1 <= node.said(m.AppendEntries, "n2")[-1].prev_index <= node.raft_log.last_index
 
 
 class TestTerms:
@@ -130,7 +130,7 @@ class TestTerms:
             m.SnapshotChunk(1, 50, 1, 1, 0, b"x"),
         ):
             assert node.hear("n2", message) == [m.StaleTerm(4)]
-        assert node.journal.last_index == 5
+        assert node.raft_log.last_index == 5
 
     @pytest.mark.parametrize("message", [m.StaleTerm(9), m.AppendReply(9, 2, True, False, True), m.PreVoteReply(2, False, 9)])
     def test_a_leader_that_meets_a_newer_term_follows(self, message: m.AnyMessage) -> None:
@@ -138,20 +138,20 @@ class TestTerms:
         node.elect()
         node.hear("n2", message)
         assert node.raft.status().role == "follower"
-        assert node.journal.term == 9
+        assert node.raft_log.term == 9
 
     def test_a_newer_term_alone_gets_no_vote(self) -> None:
         node = Node()
         node.connect()
         node.hear("n2", m.StaleTerm(9))
-        assert node.journal.getVotedForNodeId() is None
+        assert node.raft_log.getVotedForNodeId() is None
         assert node.said(m.Vote) == []
 
     def test_an_acknowledgement_of_an_older_term_counts_for_nothing(self) -> None:
         node = Node()
         term = node.elect()
         node.propose()
-        node.hear("n2", m.AppendReply(term - 1, node.journal.last_index + 1, False, True, True))
+        node.hear("n2", m.AppendReply(term - 1, node.raft_log.last_index + 1, False, True, True))
         node.pass_time(0.1)
         assert node.results == []
         others = [state for state in node.raft.status().members if state.member.node_id in node.peers]
@@ -189,7 +189,7 @@ class TestVotes:
             node.hear(peer, m.PreVoteReply(asked.term, True, 0))
         node.pass_time(0.02)
         assert node.raft.status().role == "candidate"
-        return node, node.journal.term
+        return node, node.raft_log.term
 
     def test_a_vote_that_comes_twice_counts_once(self) -> None:
         node, term = self._candidate(5)
@@ -236,7 +236,7 @@ class TestDurability:
     def test_entries_are_synced_before_they_are_acknowledged(self) -> None:
         node = follower(*TWO_TO_FIVE)
         node.append("n2", 1, command(6, 1), after=TWO_TO_FIVE[-1])
-        assert node.restart().journal.last_index == 6
+        assert node.restart().raft_log.last_index == 6
         self._dies_before_it_speaks(node, lambda: node.append("n2", 1, command(7, 1), after=command(6, 1)))
 
     def test_entries_are_synced_before_they_are_sent(self) -> None:
@@ -277,7 +277,7 @@ class TestSnapshots:
         node = follower(*TWO_TO_FIVE, commit=4)
         snapshot = chunk_of(stored(3, 1), 1)
         assert node.hear("n2", snapshot) == [m.SnapshotAck(1, 3, snapshot.size), m.AppendReply(1, 5, True, False, True)]
-        assert node.journal.last_index == 5
+        assert node.raft_log.last_index == 5
         assert node.store == []
 
     def test_what_the_log_holds_behind_it_is_kept(self) -> None:
@@ -286,8 +286,8 @@ class TestSnapshots:
         snapshot = chunk_of(stored(4, 1), 1)
         replies = node.hear("n2", snapshot)
         assert replies == [m.SnapshotAck(1, 4, snapshot.size), m.AppendReply(1, 5, True, False, True)]
-        assert node.journal.last_index == 5
-        assert node.journal.commit_index == 4
+        assert node.raft_log.last_index == 5
+        assert node.raft_log.commit_index == 4
 
     def test_over_a_log_that_conflicts_it_is_taken(self) -> None:
         node = follower(*TWO_TO_FIVE)
@@ -300,7 +300,7 @@ class TestSnapshots:
         node.snapshots.refuse = True
         node.hear("n2", chunk_of(stored(40, 1), 1))
         node.raft.tick()
-        assert node.journal.last_index == 5
+        assert node.raft_log.last_index == 5
         assert node.raft.status().snapshots_refused == 1
 
     def test_one_that_cannot_be_loaded_is_not_acknowledged(self) -> None:
@@ -333,7 +333,7 @@ class TestSnapshots:
         node.hear("n3", m.Heartbeat(2))
         node.pass_time(0.1)
         assert node.store == []
-        assert node.journal.last_index == 5
+        assert node.raft_log.last_index == 5
         node.hear("n3", chunk_of(stored(40, 1), 2))
         node.pass_time(0.1)
         assert node.raft.status().applied_index == 40
@@ -345,7 +345,7 @@ class TestSnapshots:
         node.hear("n2", chunk_of(stored(5, 1), 1))
         node.append("n2", 1, *(command(index, 1) for index in range(2, 9)))
         node.pass_time(0.2)
-        assert node.journal.last_index == 8, "these were acknowledged"
+        assert node.raft_log.last_index == 8, "these were acknowledged"
         assert node.store == []
         node.hear("n2", chunk_of(stored(5, 1), 1))
         assert node.raft.commit_index == 5
@@ -365,7 +365,7 @@ class TestSnapshots:
             node.hear("n2", whole)
             node.raft.tick()
         else:
-            owner, step = (Snapshots, "restore") if died == "it has its name" else (DurableJournal, "rebase")
+            owner, step = (Snapshots, "restore") if died == "it has its name" else (RaftLog, "rebase")
             monkeypatch.setattr(owner, step, die)
             node.hear("n2", whole)
             with pytest.raises((PowerLossError, RaftFatalError)):
@@ -384,9 +384,9 @@ class TestSnapshots:
         hardstate.store(disk, HardState(term=1))
         node = Node(disk=disk, store=[stored(40, 1)])
         node.elect()
-        node.journal.deleteEntriesTo(1)
+        node.raft_log.deleteEntriesTo(1)
         node.forget_said()
-        node.hear("n2", m.AppendReply(node.journal.term, 2, True, False, True))
+        node.hear("n2", m.AppendReply(node.raft_log.term, 2, True, False, True))
         node.pass_time(0.1)
         assert {chunk.index for chunk in node.said(m.SnapshotChunk, "n2")} == {40}
         assert node.said(m.Heartbeat, "n2")
@@ -397,19 +397,19 @@ class TestSnapshots:
         hardstate.store(disk, HardState(term=1))
         node = Node(disk=disk, store=[stored(40, 1)], snapshot_entries=3, trailing_entries=0)
         node.elect()
-        node.journal.deleteEntriesTo(1)
+        node.raft_log.deleteEntriesTo(1)
         node.acknowledge("n3")
-        node.hear("n2", m.AppendReply(node.journal.term, 2, True, False, True))
+        node.hear("n2", m.AppendReply(node.raft_log.term, 2, True, False, True))
         node.pass_time(0.1)
         for _ in range(5):
             node.propose()
         node.acknowledge("n3")
         (*_, last) = node.said(m.SnapshotChunk, "n2")
         node.forget_said()
-        node.hear("n2", m.SnapshotAck(node.journal.term, 40, last.size))
+        node.hear("n2", m.SnapshotAck(node.raft_log.term, 40, last.size))
         (sent,) = node.said(m.AppendEntries, "n2")
         assert (sent.prev_index, [entry.index for entry in sent.entries]) == (40, [41, 42, 43, 44, 45, 46])
-        node.hear("n2", m.AppendReply(node.journal.term, 41, False, True, True))
+        node.hear("n2", m.AppendReply(node.raft_log.term, 41, False, True, True))
         node.pass_time(0.2)
         assert node.raft.status().first_log_index > 41, "the log is compacted meanwhile"
         assert node.said(m.SnapshotChunk, "n2") == []
@@ -421,7 +421,7 @@ class TestConnections:
         node = Node()
         node.elect()
         node.acknowledge("n2")
-        acknowledged = node.journal.last_index
+        acknowledged = node.raft_log.last_index
         node.propose()
         node.propose()
         node.guard.on_disconnected("n2")
@@ -437,7 +437,7 @@ class TestConnections:
         node.guard.on_connected("n2")
         node.forget_said()
         node.pass_time(0.06)
-        assert node.said(m.AppendEntries, "n2")[0].prev_index == node.journal.last_index
+        assert node.said(m.AppendEntries, "n2")[0].prev_index == node.raft_log.last_index
 
     def test_a_malformed_message_is_refused_and_does_no_harm(self) -> None:
         node = follower(*TWO_TO_FIVE)

@@ -24,7 +24,7 @@ def test_nothing_stored_is_none() -> None:
         term=st.integers(0, 2**62),
         voted_for=st.none() | st.text(max_size=20),
         commit_index=st.integers(1, 2**62),
-        probation=st.booleans(),
+        recovering=st.booleans(),
     )
 )
 def test_what_was_stored_survives_a_power_loss(state: HardState) -> None:

@@ -47,7 +47,7 @@ def test_a_leader_tells_its_owner_what_the_peer_has_acknowledged() -> None:
     node, owner = introduced()
     term = node.elect()
     node.acknowledge()
-    reached = node.journal.last_index
+    reached = node.raft_log.last_index
     assert reached > 1
     for said, acknowledged in (
         (m.Introduction(term, 1, True, b"x"), reached),

@@ -31,7 +31,7 @@ def errors(node: Node) -> list[ChangeError | None]:
 
 def reply(node: Node, peer: str, *, voter: bool = True) -> None:
     """A peer has everything."""
-    node.hear(peer, m.AppendReply(node.journal.term, node.journal.last_index + 1, False, True, voter))
+    node.hear(peer, m.AppendReply(node.raft_log.term, node.raft_log.last_index + 1, False, True, voter))
 
 
 class TestLeader:
@@ -76,7 +76,7 @@ class TestLeader:
     def test_who_loses_leadership_does_not_know(self) -> None:
         node = leader()
         node.change(LEARNER)
-        node.hear("n2", m.StaleTerm(node.journal.term + 1))
+        node.hear("n2", m.StaleTerm(node.raft_log.term + 1))
         node.pass_time(0.1)
         assert errors(node) == [ChangeError.OUTCOME_UNKNOWN]
 
@@ -124,7 +124,7 @@ class TestLeader:
         node.acknowledge("n2")
         assert errors(node) == [None], "two of three"
         node.propose()
-        node.hear("n4", m.AppendReply(node.journal.term, node.journal.last_index + 1, False, True, True))
+        node.hear("n4", m.AppendReply(node.raft_log.term, node.raft_log.last_index + 1, False, True, True))
         node.pass_time(0.1)
         assert node.results == [], "what is said by one that was removed counts for nothing"
 
@@ -162,7 +162,7 @@ class TestLeader:
             node.acknowledge("n2", "n3", "n4")
         assert node.members()["n4"] is Role.READ_ONLY
         states = {state.member.node_id: state for state in node.raft.status().members}
-        assert states["n4"].match_index == states["n1"].match_index == node.journal.last_index
+        assert states["n4"].match_index == states["n1"].match_index == node.raft_log.last_index
 
     def test_leadership_goes_to_voters_only(self) -> None:
         node = leader()
@@ -176,11 +176,11 @@ class TestLeader:
     def test_who_is_removed_is_told_once_that_is_committed(self) -> None:
         node = leader()
         node.change(RemoveMember("n3"))
-        assert (node.wire.peers, node.wire.farewells) == ({}, {}), "the wire goes on as it was"
+        assert (node.wire.peers, node.wire.removed_peers) == ({}, {}), "the wire goes on as it was"
         node.forget_said()
         node.acknowledge("n2")
         assert "n3" not in node.wire.peers
-        assert m.decode(node.wire.farewells["n3"]) == m.Removed(node.journal.term, node.raft.status().members_index)
+        assert m.decode(node.wire.removed_peers["n3"]) == m.Removed(node.raft_log.term, node.raft.status().members_index)
         assert not node.said(m.AppendEntries, "n3")
 
 
@@ -202,7 +202,7 @@ class TestFollower:
         again = node.restart()
         assert again.members() == {"n1": Role.VOTER, "n2": Role.VOTER}
         again.raft.tick()
-        assert list(again.wire.farewells) == ["n3"]
+        assert list(again.wire.removed_peers) == ["n3"]
 
     def test_a_snapshot_has_it(self) -> None:
         node = Node(trailing_entries=0)
@@ -243,10 +243,10 @@ class TestFollower:
         node = Node()
         node.connect()
         node.raft.tick()
-        assert node.wire.welcomes_strangers
+        assert node.wire.accepts_unknown
         node.append("n2", 1)
         node.raft.tick()
-        assert not node.wire.welcomes_strangers
+        assert not node.wire.accepts_unknown
 
     def test_an_entry_that_is_no_membership_is_refused(self) -> None:
         node = Node()
@@ -256,8 +256,8 @@ class TestFollower:
     def test_one_in_the_own_log_is_damage(self) -> None:
         node = Node()
         node.append("n2", 1, command(2, 1))
-        node.journal._log.append(LogEntry(bytes([m.MEMBERS]) + b"\x90", 3, 1))
-        node.journal._log.sync()
+        node.raft_log._log.append(LogEntry(bytes([m.MEMBERS]) + b"\x90", 3, 1))
+        node.raft_log._log.sync()
         with pytest.raises(LogDamagedError, match="entry 3 of the log is no possible membership"):
             node.restart()
 
@@ -281,7 +281,7 @@ class TestVotes:
             for said in asked[-1:]:
                 node.hear("n4", m.PreVoteReply(said.term, True, said.term - 1))
         assert asked
-        assert node.journal.term == 1
+        assert node.raft_log.term == 1
 
     def test_a_learner_does_not_take_over(self) -> None:
         node = Node(join=True)
@@ -289,7 +289,7 @@ class TestVotes:
         node.append("n2", 1, command(2, 1))
         node.hear("n2", m.TimeoutNow(1))
         node.pass_time(1.0)
-        assert node.journal.term == 1
+        assert node.raft_log.term == 1
 
 
 class TestRemoved:

@@ -26,7 +26,7 @@ EXAMPLES = [
     m.TimeoutNow(3),
     m.SnapshotChunk(3, 100, 2, 10, 5, b"bytes"),
     m.SnapshotAck(3, 100, 10),
-    m.Readmit(3, 9),
+    m.Recovered(3, 9),
     m.StaleTerm(7),
     m.StateDigest(3, 640, "n2", bytes(16)),
 ]

@@ -59,12 +59,12 @@ class TestTicks:
         node.acknowledge()
         node.pass_time(0.2)
         node.wakes = 0
-        reply = m.AppendReply(term, node.journal.last_index + 1, False, True, True)
+        reply = m.AppendReply(term, node.raft_log.last_index + 1, False, True, True)
         node.hear("n2", reply)
         assert node.wakes == 0
         node.propose()
         node.wakes = 0
-        node.hear("n2", m.AppendReply(term, node.journal.last_index + 1, False, True, True))
+        node.hear("n2", m.AppendReply(term, node.raft_log.last_index + 1, False, True, True))
         assert node.wakes == 1
 
     def test_a_leader_ticks_for_its_heartbeats(self) -> None:
@@ -144,13 +144,13 @@ class TestCommit:
         node.pass_time(0.2)
         node.propose(b"one")
         node.forget_said()
-        node.hear("n2", m.AppendReply(node.journal.term, node.journal.last_index + 1, False, True, True))
+        node.hear("n2", m.AppendReply(node.raft_log.term, node.raft_log.last_index + 1, False, True, True))
         node.raft.tick()
-        assert node.raft.commit_index == node.journal.last_index
+        assert node.raft.commit_index == node.raft_log.last_index
         assert not node.said(m.AppendEntries), "no round for the commit alone"
         node.propose(b"two")
         (told,) = {message.commit_index for message in node.said(m.AppendEntries)}
-        assert told == node.journal.last_index - 1
+        assert told == node.raft_log.last_index - 1
 
     def test_it_is_told_soon_if_there_are_none(self) -> None:
         node = Woken()
@@ -159,12 +159,12 @@ class TestCommit:
         node.pass_time(0.2)
         node.propose(b"one")
         node.forget_said()
-        node.hear("n2", m.AppendReply(node.journal.term, node.journal.last_index + 1, False, True, True))
+        node.hear("n2", m.AppendReply(node.raft_log.term, node.raft_log.last_index + 1, False, True, True))
         node.raft.tick()
         assert node.raft.due_in() <= COMMIT_TOLD_AFTER
         node.now += COMMIT_TOLD_AFTER + 0.0001
         node.raft.tick()
-        assert {message.commit_index for message in node.said(m.AppendEntries)} == {node.journal.last_index}
+        assert {message.commit_index for message in node.said(m.AppendEntries)} == {node.raft_log.last_index}
 
 
 class TestEntriesLeaveFirst:
@@ -175,10 +175,10 @@ class TestEntriesLeaveFirst:
         node.elect()
         node.acknowledge()
         order: list[str] = []
-        sync, send = node.journal._log.sync, node.wire.send
+        sync, send = node.raft_log._log.sync, node.wire.send
 
         def synced() -> None:
-            if node.journal._log.dirty:
+            if node.raft_log._log.dirty:
                 order.append("sync")
             sync()
 
@@ -187,7 +187,7 @@ class TestEntriesLeaveFirst:
                 order.append("send")
             return send(peer, message)
 
-        node.journal._log.sync = synced  # type: ignore[method-assign]  # of this log only
+        node.raft_log._log.sync = synced  # type: ignore[method-assign]  # of this log only
         node.wire.send = sent  # type: ignore[method-assign]  # of this wire only
         node.propose()
         assert order == ["send", "send", "sync"]
@@ -195,12 +195,12 @@ class TestEntriesLeaveFirst:
     def test_term_and_vote_are_durable_before_anything_leaves(self) -> None:
         node = Woken(disk=SimDisk(random.Random(1)))
         node.connect()
-        node.journal.setCurrentTerm(7, "n1")
+        node.raft_log.setCurrentTerm(7, "n1")
         node.guard._send("n2", m.AppendEntries(7, 1, 1, 0, [LogEntry(b"\0x", 2, 7)]))
-        assert not node.journal.state_dirty
+        assert not node.raft_log.state_dirty
 
     def test_a_follower_syncs_before_it_acknowledges(self) -> None:
         node = follower()
         node.append("n2", 1, command(3, 1), after=command(2, 1))
-        assert not node.journal._log.dirty
+        assert not node.raft_log._log.dirty
         assert node.said(m.AppendReply)[-1].next_index == 4

@@ -55,7 +55,7 @@ class TestPropose:
         node.propose()
         node.hear("n2", m.StaleTerm(term + 1))
         assert errors(node) == [ProposeError.OUTCOME_UNKNOWN]
-        node.append("n3", term + 1, command(node.journal.last_index + 1, term + 1), after=last_of(node), commit=99)
+        node.append("n3", term + 1, command(node.raft_log.last_index + 1, term + 1), after=last_of(node), commit=99)
         node.pass_time(0.5)
         assert node.machine.commands == [(3, b"order"), (4, b"x")], "it was committed after all"
         assert errors(node) == [ProposeError.OUTCOME_UNKNOWN], "and is answered once"
@@ -87,7 +87,7 @@ class TestPropose:
         assert errors(node) == [ProposeError.NOT_LEADER] * 2
         node.raft.tick()
         assert node.append("n2", 3, command(2, 3)) == []
-        assert node.restart().journal.last_index == 1
+        assert node.restart().raft_log.last_index == 1
         assert node.wire.stopped
 
     @pytest.mark.parametrize("payload", [b"", b"x" * (ENTRY_BYTES_MAX + 1)], ids=["empty", "too long"])
@@ -108,7 +108,7 @@ class TestPropose:
 
 
 def last_of(node: Node) -> LogEntry:
-    return LogEntry(*node.journal[-1])
+    return LogEntry(*node.raft_log[-1])
 
 
 class TestBarrier:
@@ -210,7 +210,7 @@ class TestLeadership:
         node = Node()
         node.elect()
         node.acknowledge()
-        node.journal.setCurrentTerm(node.journal.term, None)
+        node.raft_log.setCurrentTerm(node.raft_log.term, None)
         node.disk.death_chance = 1.0
         with pytest.raises(PowerLossError):
             node.raft.transfer_leadership()

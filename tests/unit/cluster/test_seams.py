@@ -15,10 +15,10 @@ from pysyncobj import SyncObj, syncobj
 from cluster import messages as m
 from cluster import seams
 from cluster.errors import RaftFatalError
-from cluster.journal import DurableJournal
 from cluster.membership import Member, Membership, Role, encode_members
 from cluster.messages import MEMBERS
 from cluster.ports import LogEntry
+from cluster.raft_log import RaftLog
 from tests.unit.cluster.fakes import FIRST, Node, command
 
 
@@ -108,8 +108,8 @@ def test_pickle_a_proposal_is_in_the_log_as_it_is() -> None:
     node = Node()
     node.elect()
     node.propose(b"just these bytes")
-    assert node.journal[-1][0] == b"\0just these bytes"
-    assert node.restart().journal[-1][0] == b"\0just these bytes"
+    assert node.raft_log[-1][0] == b"\0just these bytes"
+    assert node.restart().raft_log[-1][0] == b"\0just these bytes"
 
 
 def test_there_is_exactly_one_replicated_method() -> None:
@@ -123,22 +123,22 @@ def test_there_is_exactly_one_replicated_method() -> None:
 
 def test_create_journal_the_core_uses_ours_and_the_module_keeps_its_own() -> None:
     node = Node()
-    journal = vars(node.raft._core)["_SyncObj__raftLog"]
-    assert isinstance(journal, DurableJournal)
+    raft_log = vars(node.raft._core)["_SyncObj__raftLog"]
+    assert isinstance(raft_log, RaftLog)
     assert syncobj.createJournal.__module__ == "pysyncobj.journal"
     assert syncobj.Serializer.__module__ == "pysyncobj.serializer"
 
 
 def test_create_journal_entries_are_tuples_of_payload_index_term() -> None:
     node = Node()
-    assert node.journal[0] == (FIRST.payload, FIRST.index, FIRST.term)
+    assert node.raft_log[0] == (FIRST.payload, FIRST.index, FIRST.term)
 
 
 def test_create_journal_ours_has_every_method_that_the_core_calls() -> None:
     source = inspect.getsource(syncobj)
     for name in (name for name in dir(pysyncobj.journal.Journal) if not name.startswith("__")):
         if f"__raftLog.{name}" in source:
-            assert callable(getattr(DurableJournal, name)), name
+            assert callable(getattr(RaftLog, name)), name
     for name in (
         "add",
         "clear",
@@ -159,7 +159,7 @@ def test_serializer_the_core_asks_ours_for_snapshots() -> None:
     node.acknowledge("n2")
     node.pass_time(0.1)
     assert len(node.store) == 1
-    assert node.store[0].mark.last == LogEntry(*node.journal[node.store[0].mark.index - node.journal.first_index])
+    assert node.store[0].mark.last == LogEntry(*node.raft_log[node.store[0].mark.index - node.raft_log.first_index])
 
 
 def test_serializer_what_it_is_given_are_the_last_two_applied_entries() -> None:
@@ -186,11 +186,11 @@ def test_pipe_notifier_no_descriptor_is_opened() -> None:
 def test_connected_to_anyone_is_asked_before_each_candidacy() -> None:
     node = Node()
     asked: list[bool] = []
-    node.raft._guard.may_stand = lambda: bool(asked.append(True))  # type: ignore[method-assign,func-returns-value]  # a spy
+    node.raft._guard.can_campaign = lambda: bool(asked.append(True))  # type: ignore[method-assign,func-returns-value]  # a spy
     node.pass_time(1.0)
     assert asked
     assert node.raft.status().role == "follower"
-    assert node.journal.term == 0
+    assert node.raft_log.term == 0
 
 
 def test_match_and_next_index_are_read_and_corrected() -> None:
@@ -198,7 +198,7 @@ def test_match_and_next_index_are_read_and_corrected() -> None:
     node.elect()
     core = node.raft._core
     node.acknowledge("n2")
-    assert core.match_index("n2") == node.journal.last_index
+    assert core.match_index("n2") == node.raft_log.last_index
     core.set_match_index("n2", 0)
     core.set_next_index("n2", 2)
     assert (core.match_index("n2"), core.next_index("n2")) == (0, 2)
@@ -210,10 +210,10 @@ def test_match_and_next_index_are_read_and_corrected() -> None:
 def test_the_election_deadline_only_moves_closer() -> None:
     node = Node()
     core = node.raft._core
-    core.hasten_election(node.now + 100)
+    core.campaign_by(node.now + 100)
     node.pass_time(0.25)
     before = vars(core)["_SyncObj__raftElectionDeadline"]
-    core.hasten_election(node.now + 0.01)
+    core.campaign_by(node.now + 0.01)
     assert vars(core)["_SyncObj__raftElectionDeadline"] < before
 
 
@@ -257,15 +257,15 @@ def test_voters_count_and_the_others_only_get_the_log() -> None:
     node.guard.on_connected("n4")
     core = node.raft._core
     core.set_peers(["n2", "n3"], ["n4"])
-    assert core.next_index("n4") == node.journal.last_index + 1
+    assert core.next_index("n4") == node.raft_log.last_index + 1
     node.forget_said()
     node.propose()
     assert node.said(m.AppendEntries, "n4")
-    core.set_match_index("n4", node.journal.last_index)
+    core.set_match_index("n4", node.raft_log.last_index)
     node.pass_time(0.05)
     assert node.results == []
     core.set_peers(["n2", "n4"], [])
-    assert core.match_index("n4") == node.journal.last_index, "what is known stays"
+    assert core.match_index("n4") == node.raft_log.last_index, "what is known stays"
     assert "n3" not in {peer.id for peer in core._SyncObj__raftNextIndex}
     node.pass_time(0.05)
     assert [result.error for result in node.results] == [None]

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.journal import DurableJournal
 from cluster.log import DurableLog, segment_name
+from cluster.raft_log import RaftLog
 from cluster.storage import OPEN_TRIES, RealDisk
 from tests.unit.cluster.fakes import FIRST
 
@@ -205,8 +205,8 @@ def test_what_a_killed_process_wrote_is_synced_before_the_next_one_reads_it(
 
     monkeypatch.setattr(RealDisk, "read", noted)
     disk = RealDisk(tmp_path / "log")
-    journal = DurableJournal(disk, DurableLog(disk, node_id="n1", abi=""), None, rejoin=False)
-    assert journal[:] == [(FIRST.payload, 1, 0), (b"\0order", 2, 1)]
+    raft_log = RaftLog(disk, DurableLog(disk, node_id="n1", abi=""), None, rejoin=False)
+    assert raft_log[:] == [(FIRST.payload, 1, 0), (b"\0order", 2, 1)]
     assert calls.made.index(f"fsync {segment}") < calls.made.index("fsync log") < calls.made.index(f"read {segment}")
 
 

@@ -282,7 +282,7 @@ async def test_a_silent_peer_counts_as_gone(ours: Certificates, monkeypatch: pyt
 
 async def test_signs_of_life_keep_an_idle_connection(ours: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire_module, "SILENCE_MAX", 0.25)
-    monkeypatch.setattr(wire_module, "SIGN_OF_LIFE", 0.05)
+    monkeypatch.setattr(wire_module, "KEEPALIVE", 0.05)
     async with pair(ours) as (n1, n2):
         loop = asyncio.get_running_loop()
         end = loop.time() + 0.6
@@ -392,19 +392,19 @@ async def test_a_peer_that_is_added_is_called(ours: Certificates) -> None:
 
 async def test_the_smaller_id_calls_who_does_not_call(ours: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
     """A node that was away does not know a leader that was added meanwhile."""
-    monkeypatch.setattr(wire_module, "PATIENCE", 0.05)
+    monkeypatch.setattr(wire_module, "CALL_AFTER", 0.05)
     n2 = Peer(ours, "n2", {})
     n1 = Peer(ours, "n1", {"n2": await n2.address()})
     await until(lambda: n2.wire.refused["unknown_node"] > 0)
     assert n2.events == []
-    n2.wire.welcomes_strangers = True
+    n2.wire.accepts_unknown = True
     await until(lambda: n1.events == ["+n2"] and n2.events == ["+n1"])
     await n2.stop()
     await n1.stop()
 
 
 async def test_of_two_connections_that_of_the_greater_id_stays(ours: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire_module, "PATIENCE", 0.05)
+    monkeypatch.setattr(wire_module, "CALL_AFTER", 0.05)
     async with pair(ours) as (n1, n2):
         first = n1.wire._connections["n2"]
         n1.wire.set_peers({"n2": await n2.address()}, {})
@@ -415,20 +415,20 @@ async def test_of_two_connections_that_of_the_greater_id_stays(ours: Certificate
 
 async def test_who_was_removed_is_told_and_not_let_in_again(ours: Certificates) -> None:
     async with pair(ours) as (n1, n2):
-        n1.wire.set_peers({}, {"n2": b"farewell"})
+        n1.wire.set_peers({}, {"n2": b"last_message"})
         await until(lambda: n1.events == ["+n2", "-n2"])
-        assert n2.heard[0] == ("n1", b"farewell")
+        assert n2.heard[0] == ("n1", b"last_message")
         await until(lambda: n1.wire.refused["removed"] > 0 and len(n2.heard) > 1)
-        assert set(n2.heard) == {("n1", b"farewell")}
+        assert set(n2.heard) == {("n1", b"last_message")}
         assert n1.events == ["+n2", "-n2"]
 
 
 async def test_who_is_removed_while_it_is_called_is_told_as_well(ours: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
     n2 = Peer(ours, "n2", {"n1": "127.0.0.1:1"})
     n1 = Peer(ours, "n1", {"n2": await n2.address()})
-    monkeypatch.setattr(n1.wire, "_farewells", {"n2": b"farewell"})
+    monkeypatch.setattr(n1.wire, "_removed_peers", {"n2": b"last_message"})
     assert not await n1.wire._call("n2")
-    await until(lambda: n2.heard == [("n1", b"farewell")])
+    await until(lambda: n2.heard == [("n1", b"last_message")])
     assert n1.events == []
     await n2.stop()
     await n1.stop()
@@ -443,7 +443,7 @@ async def test_who_is_no_peer_any_more_is_not_called(ours: Certificates) -> None
 
 
 async def test_a_peer_that_goes_before_it_is_called_is_not_called(ours: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire_module, "PATIENCE", 0.05)
+    monkeypatch.setattr(wire_module, "CALL_AFTER", 0.05)
     n1 = Peer(ours, "n1", {"n2": "127.0.0.1:1"})
     await n1.address()
     n1.wire.set_peers({}, {})

@@ -50,7 +50,7 @@ class LocalRaft:
         self.snapshots_wanted = 0
         self.transfers = 0
         self.successor = ""
-        self.between_leaders = False
+        self.election_in_progress = False
         self.membership = Membership(tuple(member(name) for name in sorted({"n1", "n2", "n3", node_id})))
         self.unreachable: set[str] = set()
         self.sending: dict[str, tuple[int, int]] = {}

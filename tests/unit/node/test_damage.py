@@ -55,9 +55,9 @@ class Begun:
 
     async def _read(self, known: identity.Identity) -> None:
         parts = build(self.config, known, Modes(self.config.node_id))
-        journal = parts.raft._journal
-        self.log = [LogEntry(*entry) for entry in journal[:]]
-        self.probation = journal.probation
+        raft_log = parts.raft._raft_log
+        self.log = [LogEntry(*entry) for entry in raft_log[:]]
+        self.recovering = raft_log.recovering
         self.state = parts.machine.engine.full_hash()
         parts.raft.stop()
 
@@ -118,7 +118,7 @@ def test_whatever_is_damaged_is_refused_by_name_or_nothing_is_lost(part: str, te
             if begun.log != good.log:
                 # What ends behind the last known commit looks like a write that a crash has torn. The other nodes notice that (`stale`).
                 torn = not done.startswith("flip") and begun.log[-1].index >= STATE.commit_index
-                assert begun.probation or torn, f"{done}: entries are gone, and the node would vote"
+                assert begun.recovering or torn, f"{done}: entries are gone, and the node would vote"
                 assert begun.log == good.log[: len(begun.log)], done
         shutil.rmtree(node.parent)
     assert refused > FAULTS // 10

@@ -147,11 +147,11 @@ class TestCommands:
         desk.run()
         desk.answers.clear()
         desk.raft.lose_leadership()
-        desk.raft.between_leaders = True
+        desk.raft.election_in_progress = True
         desk.submit(2, buy(1))
         desk.query(BalancesQuery("alice"), linearizable=True, request_id=3)
         assert not desk.answers
-        desk.raft.between_leaders = False
+        desk.raft.election_in_progress = False
         desk.raft.lead()
         desk.run()
         desk.wait()
@@ -159,14 +159,14 @@ class TestCommands:
 
     def test_what_waits_for_a_leader_is_sent_to_the_next_one(self, tmp_path: Path) -> None:
         desk = Desk(tmp_path, leader=False)
-        desk.raft.leader_id, desk.raft.between_leaders = "n3", True
+        desk.raft.leader_id, desk.raft.election_in_progress = "n3", True
         desk.submit(1, buy(1))
         desk.query(BalancesQuery("alice"), linearizable=True, request_id=2)
         assert not desk.answers, "n3 was the leader, and is out of reach"
-        desk.raft.between_leaders = False
+        desk.raft.election_in_progress = False
         desk.raft.lose_leadership("n2")
         assert desk.answers == [Failed(number, FailCode.NOT_LEADER, "n2 leads", HINT) for number in (1, 2)]
-        desk.raft.between_leaders = True
+        desk.raft.election_in_progress = True
         desk.submit(3, buy(2))
         desk.wait()
         assert [answer.request_id for answer in desk.answers] == [1, 2], "that was not the time of the third"
@@ -175,14 +175,14 @@ class TestCommands:
 
     def test_the_wait_for_a_leader_ends(self, tmp_path: Path) -> None:
         desk = Desk(tmp_path, leader=False)
-        desk.raft.leader_id, desk.raft.between_leaders = "n2", True
+        desk.raft.leader_id, desk.raft.election_in_progress = "n2", True
         desk.submit(1, buy(1))
         desk.wait()
         assert desk.answers == [Failed(1, FailCode.NOT_LEADER, "n2 leads", HINT)], "the client may reach it"
 
     def test_only_so_many_wait_for_a_leader(self, tmp_path: Path) -> None:
         desk = Desk(tmp_path, leader=False, native=NativeConfig("127.0.0.1:0", queue_max=4))
-        desk.raft.between_leaders = True
+        desk.raft.election_in_progress = True
         desk.submit(1, buy(1), buy(2))
         desk.submit(2, buy(3))
         assert [answer.request_id for answer in desk.answers] == [2], "one account fills half of the room"

@@ -2,7 +2,7 @@
 
 PySyncObj wants a list of entries whose first two are those of the newest snapshot; on disk there may be more in front (whole segments
 go at a time) or less (an installed snapshot stands for everything up to its index). Both are aligned here, before PySyncObj looks:
-left to itself it would clear a journal that does not begin so, entries behind the snapshot included.
+left to itself it would clear a log that does not begin so, entries behind the snapshot included.
 
 Opening settles every file and the directory before anything is read: what a killed process wrote and did not sync is in the page cache only,
 and this node must not vote with it or acknowledge it before it is on the disk.
@@ -35,8 +35,8 @@ def as_tuple(entry: LogEntry) -> Entry:
     return (entry.payload, entry.index, entry.term)
 
 
-class DurableJournal:
-    """The methods of `pysyncobj.journal.Journal`, in its spelling, and those that the guard needs, in ours.
+class RaftLog:
+    """The methods of `pysyncobj.raft_log.Journal`, in its spelling, and those that the guard needs, in ours.
 
     Attributes:
         memberships: those that the newest snapshot and the log name.
@@ -62,7 +62,7 @@ class DurableJournal:
         entries = log.load(owner=node_id)
         end = max(entries[-1].index if entries else 0, self._base_index)
         if rejoin or log.doubtful or self._has_forgotten(end):
-            self._set(probation=True)
+            self._set(recovering=True)
             self._store()  # before anything is cut: whoever dies in between must find the reason again
         log.cut_torn_end()
         self._align(entries, mark)
@@ -242,7 +242,7 @@ class DurableJournal:
 
     @property
     def state_dirty(self) -> bool:
-        """Whether term, vote or probation are not durable yet, or something has failed."""
+        """Whether term, vote or recovering are not durable yet, or something has failed."""
         return self._state_dirty or self._failure is not None
 
     def _store(self) -> None:
@@ -261,13 +261,13 @@ class DurableJournal:
         return self._state.commit_index
 
     @property
-    def probation(self) -> bool:
+    def recovering(self) -> bool:
         """Whether this node must not vote yet."""
-        return self._state.probation
+        return self._state.recovering
 
-    def end_probation(self) -> None:
+    def end_recovery(self) -> None:
         """The node has caught up past anything it may have acknowledged; durable on return."""
-        self._set(probation=False)
+        self._set(recovering=False)
         self.sync()
 
     @property

@@ -10,7 +10,7 @@ from tests.unit.cluster.fakes import Node, command
 
 
 class TestWithoutAVote:
-    """A node that lost its disk neither votes nor is counted until it is readmitted. `docs/raft.md` has the argument."""
+    """A node that lost its disk neither votes nor is counted until it is recovered. `docs/raft.md` has the argument."""
 
     def _recovering(self) -> Node:
         node = Node(disk=SimDisk(random.Random(3)), rejoin=True)
@@ -31,10 +31,10 @@ class TestWithoutAVote:
     def test_it_is_readmitted_by_its_leader_for_what_it_holds_and_durably(self) -> None:
         node = self._recovering()
         node.append("n2", 5, command(2, 5))
-        for peer, message in (("n3", m.Readmit(5, 2)), ("n2", m.Readmit(4, 2)), ("n2", m.Readmit(5, 3))):
+        for peer, message in (("n3", m.Recovered(5, 2)), ("n2", m.Recovered(4, 2)), ("n2", m.Recovered(5, 3))):
             node.hear(peer, message)
             assert not node.raft.status().voter
-        node.hear("n2", m.Readmit(5, 2))
+        node.hear("n2", m.Recovered(5, 2))
         assert node.raft.status().voter
         assert node.restart().raft.status().voter
 
@@ -45,16 +45,16 @@ class TestWithoutAVote:
         node = Node()
         term = node.elect()
         node.propose()
-        node.hear("n2", m.AppendReply(term, node.journal.last_index + 1, False, True, False))
+        node.hear("n2", m.AppendReply(term, node.raft_log.last_index + 1, False, True, False))
         node.pass_time(0.1)
         assert node.results == []
-        assert node.journal.commit_index == 1
+        assert node.raft_log.commit_index == 1
 
     def test_the_leader_forgets_what_it_acknowledged_before(self) -> None:
         node = Node(nodes=5)
         term = node.elect()
         node.propose()
-        end = node.journal.last_index + 1
+        end = node.raft_log.last_index + 1
         node.hear("n2", m.AppendReply(term, end, False, True, True))
         node.hear("n2", m.AppendReply(term, 2, True, False, False))
         node.hear("n3", m.AppendReply(term, end, False, True, True))
@@ -65,11 +65,11 @@ class TestWithoutAVote:
         assert len(node.results) == 1
 
     def _threshold(self, node: Node, term: int) -> int:
-        """n2 says that it lost its disk; the index behind which it may be readmitted."""
-        threshold = node.journal.last_index + 1
+        """n2 says that it lost its disk; the index behind which it may be recovered."""
+        threshold = node.raft_log.last_index + 1
         node.hear("n2", m.AppendReply(term, 2, True, False, False))
         node.pass_time(0.06)
-        assert node.journal.last_index >= threshold, "a barrier makes sure that there is such an entry"
+        assert node.raft_log.last_index >= threshold, "a barrier makes sure that there is such an entry"
         return threshold
 
     def test_it_is_readmitted_behind_an_entry_that_a_majority_of_others_committed_meanwhile(self) -> None:
@@ -81,7 +81,7 @@ class TestWithoutAVote:
         assert node.hear("n2", caught_up) == [], "the entry is not committed yet"
         node.acknowledge("n3")
         assert node.hear("n2", m.AppendReply(term, threshold, False, True, False)) == [], "it does not hold the entry"
-        assert node.hear("n2", caught_up) == [m.Readmit(term, threshold)]
+        assert node.hear("n2", caught_up) == [m.Recovered(term, threshold)]
 
     def test_a_disk_lost_twice_needs_a_new_entry(self) -> None:
         """Readmitted, it may have voted elsewhere before it lost its disk again: the old entry proves nothing any more."""
@@ -90,8 +90,8 @@ class TestWithoutAVote:
         node.acknowledge("n2", "n3")
         threshold = self._threshold(node, term)
         node.acknowledge("n3")
-        assert node.hear("n2", m.AppendReply(term, threshold + 1, False, True, False)) == [m.Readmit(term, threshold)]
+        assert node.hear("n2", m.AppendReply(term, threshold + 1, False, True, False)) == [m.Recovered(term, threshold)]
         node.guard.on_disconnected("n2")
         node.guard.on_connected("n2")
-        end = node.journal.last_index + 1
-        assert not any(isinstance(said, m.Readmit) for said in node.hear("n2", m.AppendReply(term, end, False, True, False)))
+        end = node.raft_log.last_index + 1
+        assert not any(isinstance(said, m.Recovered) for said in node.hear("n2", m.AppendReply(term, end, False, True, False)))

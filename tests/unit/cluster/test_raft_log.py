@@ -1,4 +1,4 @@
-"""The journal begins where the snapshot ends, whatever moment the node died at."""
+"""The raft_log begins where the snapshot ends, whatever moment the node died at."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 from cluster import hardstate
 from cluster.errors import LogDamagedError, RaftFatalError
 from cluster.hardstate import HardState
-from cluster.journal import DurableJournal, as_tuple
 from cluster.log import DurableLog, segment_name
 from cluster.ports import LogEntry, SnapshotMark
+from cluster.raft_log import RaftLog, as_tuple
 from tests.simulation.disk import PowerLossError, SimDisk
 from tests.unit.cluster.fakes import FIRST, command
 
@@ -32,12 +32,12 @@ def disk_with(*entries: LogEntry, state: HardState | None = TERM_9) -> SimDisk:
     return disk
 
 
-def opened(disk: SimDisk, mark: SnapshotMark | None = None, *, rejoin: bool = False) -> DurableJournal:
-    return DurableJournal(disk, DurableLog(disk, node_id="n1", abi=""), mark, rejoin=rejoin)
+def opened(disk: SimDisk, mark: SnapshotMark | None = None, *, rejoin: bool = False) -> RaftLog:
+    return RaftLog(disk, DurableLog(disk, node_id="n1", abi=""), mark, rejoin=rejoin)
 
 
-def indexes(journal: DurableJournal) -> list[int]:
-    return [entry[1] for entry in journal[:]]
+def indexes(raft_log: RaftLog) -> list[int]:
+    return [entry[1] for entry in raft_log[:]]
 
 
 def run_of(first: int, last: int, term: int = 1) -> list[LogEntry]:
@@ -49,47 +49,47 @@ MARK = SnapshotMark(last=command(20, 1), previous=command(19, 1))
 
 def test_a_new_disk_is_a_voter_with_an_empty_log() -> None:
     disk = SimDisk(random.Random(1))
-    journal = opened(disk)
-    assert len(journal) == 0
-    assert not journal.probation
-    assert journal.commit_index == 1
+    raft_log = opened(disk)
+    assert len(raft_log) == 0
+    assert not raft_log.recovering
+    assert raft_log.commit_index == 1
     assert hardstate.load(disk) == HardState()
 
 
 def test_a_log_without_a_snapshot_is_taken_whole() -> None:
-    journal = opened(disk_with(FIRST, *run_of(2, 9)))
-    assert indexes(journal) == list(range(1, 10))
-    assert (journal.first_index, journal.last_index, journal.last_term) == (1, 9, 1)
+    raft_log = opened(disk_with(FIRST, *run_of(2, 9)))
+    assert indexes(raft_log) == list(range(1, 10))
+    assert (raft_log.first_index, raft_log.last_index, raft_log.last_term) == (1, 9, 1)
 
 
 def test_killed_between_snapshot_and_compaction_everything_behind_the_snapshot_is_kept() -> None:
-    journal = opened(disk_with(FIRST, *run_of(2, 30)), MARK)
-    assert indexes(journal) == list(range(19, 31))
-    assert journal[0] == as_tuple(MARK.previous)
-    assert journal[1] == as_tuple(MARK.last)
-    assert journal.commit_index == 20
+    raft_log = opened(disk_with(FIRST, *run_of(2, 30)), MARK)
+    assert indexes(raft_log) == list(range(19, 31))
+    assert raft_log[0] == as_tuple(MARK.previous)
+    assert raft_log[1] == as_tuple(MARK.last)
+    assert raft_log.commit_index == 20
 
 
 def test_after_compaction_the_log_may_begin_right_behind_the_snapshot() -> None:
-    journal = opened(disk_with(*run_of(21, 25)), MARK)
-    assert indexes(journal) == list(range(19, 26))
+    raft_log = opened(disk_with(*run_of(21, 25)), MARK)
+    assert indexes(raft_log) == list(range(19, 26))
 
 
 def test_a_log_that_is_older_than_the_snapshot_goes() -> None:
     """Killed after an incoming snapshot became durable, before the log was cleared."""
     disk = disk_with(FIRST, *run_of(2, 12))
-    journal = opened(disk, MARK)
-    assert indexes(journal) == [19, 20]
-    journal.add(b"\0next", 21, 2)
-    journal.sync()
+    raft_log = opened(disk, MARK)
+    assert indexes(raft_log) == [19, 20]
+    raft_log.add(b"\0next", 21, 2)
+    raft_log.sync()
     disk.crash(power_loss=True)
     assert indexes(opened(disk, MARK)) == [19, 20, 21]
 
 
 def test_a_log_that_conflicts_with_the_snapshot_goes() -> None:
-    journal = opened(disk_with(FIRST, *run_of(2, 15), *run_of(16, 30, term=1)), SnapshotMark(command(20, 5), command(19, 5)))
-    assert indexes(journal) == [19, 20]
-    assert journal.last_term == 5
+    raft_log = opened(disk_with(FIRST, *run_of(2, 15), *run_of(16, 30, term=1)), SnapshotMark(command(20, 5), command(19, 5)))
+    assert indexes(raft_log) == [19, 20]
+    assert raft_log.last_term == 5
 
 
 def test_a_gap_between_snapshot_and_log_is_damage() -> None:
@@ -104,36 +104,36 @@ def test_a_log_whose_snapshot_is_gone_is_damage() -> None:
 
 def test_the_commit_index_is_clamped_to_the_log() -> None:
     assert opened(disk_with(FIRST, *run_of(2, 9), state=HardState(3, None, 7))).commit_index == 7
-    journal = opened(disk_with(FIRST, *run_of(2, 9), state=HardState(3, None, 12)))
-    assert journal.commit_index == 9
+    raft_log = opened(disk_with(FIRST, *run_of(2, 9), state=HardState(3, None, 12)))
+    assert raft_log.commit_index == 9
 
 
 def test_a_log_that_ends_before_its_commit_index_costs_the_vote() -> None:
-    journal = opened(disk_with(FIRST, *run_of(2, 9), state=HardState(3, None, 12)))
-    assert journal.probation
+    raft_log = opened(disk_with(FIRST, *run_of(2, 9), state=HardState(3, None, 12)))
+    assert raft_log.recovering
 
 
 def test_a_log_without_a_hard_state_costs_the_vote() -> None:
-    assert opened(disk_with(FIRST, *run_of(2, 9), state=None)).probation
-    assert opened(SimDisk(random.Random(1)), MARK).probation
+    assert opened(disk_with(FIRST, *run_of(2, 9), state=None)).recovering
+    assert opened(SimDisk(random.Random(1)), MARK).recovering
 
 
 def test_the_term_is_at_least_that_of_the_last_entry() -> None:
     """The log is synced before the term; a crash in between leaves the term behind."""
-    journal = opened(disk_with(FIRST, command(2, 6), state=HardState(5, "n2")))
-    assert journal.term == 6
-    assert journal.getVotedForNodeId() is None
+    raft_log = opened(disk_with(FIRST, command(2, 6), state=HardState(5, "n2")))
+    assert raft_log.term == 6
+    assert raft_log.getVotedForNodeId() is None
 
 
 def test_rejoin_costs_the_vote_until_it_is_ended_and_that_is_durable() -> None:
     disk = SimDisk(random.Random(1))
-    assert opened(disk, rejoin=True).probation
+    assert opened(disk, rejoin=True).recovering
     disk.crash(power_loss=True)
-    journal = opened(disk)
-    assert journal.probation
-    journal.end_probation()
+    raft_log = opened(disk)
+    assert raft_log.recovering
+    raft_log.end_recovery()
     disk.crash(power_loss=True)
-    assert not opened(disk).probation
+    assert not opened(disk).recovering
 
 
 def _damage_last_record(disk: SimDisk) -> None:
@@ -154,81 +154,81 @@ def test_a_doubtful_end_costs_the_vote_also_if_the_node_dies_while_it_starts() -
             except PowerLossError:
                 disk.crash(power_loss=True)
         disk.death_chance = 0.0
-        journal = opened(disk)
-        assert journal.probation, seed
-        assert journal.last_index == 8
+        raft_log = opened(disk)
+        assert raft_log.recovering, seed
+        assert raft_log.last_index == 8
 
 
 def test_committed_entries_are_never_removed() -> None:
-    journal = opened(disk_with(FIRST, *run_of(2, 9)))
-    journal.setRaftCommitIndex(5)
+    raft_log = opened(disk_with(FIRST, *run_of(2, 9)))
+    raft_log.setRaftCommitIndex(5)
     with pytest.raises(LogDamagedError, match=r"entry 4 is committed \(up to 5\)"):
-        journal.deleteEntriesFrom(3)
-    journal.deleteEntriesFrom(5)
-    assert journal.last_index == 5
-    journal.deleteEntriesFrom(99)
-    assert journal.last_index == 5
+        raft_log.deleteEntriesFrom(3)
+    raft_log.deleteEntriesFrom(5)
+    assert raft_log.last_index == 5
+    raft_log.deleteEntriesFrom(99)
+    assert raft_log.last_index == 5
 
 
 def test_forgetting_the_beginning_removes_whole_segments_behind_the_snapshot() -> None:
     disk = disk_with(FIRST, *run_of(2, 9))
-    journal = opened(disk)
-    journal.rebase(SnapshotMark(command(8, 1), command(7, 1)))
-    journal.deleteEntriesTo(6)
-    assert journal.first_index == 7
-    journal.add(b"\0x", 10, 1)
-    journal.sync()
+    raft_log = opened(disk)
+    raft_log.rebase(SnapshotMark(command(8, 1), command(7, 1)))
+    raft_log.deleteEntriesTo(6)
+    assert raft_log.first_index == 7
+    raft_log.add(b"\0x", 10, 1)
+    raft_log.sync()
     assert indexes(opened(disk, SnapshotMark(command(8, 1), command(7, 1)))) == [7, 8, 9, 10]
 
 
 def test_term_and_vote_are_durable_after_sync_and_the_commit_index_within_a_second() -> None:
     disk = disk_with(FIRST, *run_of(2, 9))
-    journal = opened(disk)
-    journal.setCurrentTerm(12, "n3")
-    journal.setRaftCommitIndex(6)
-    journal.sync()
-    journal.setRaftCommitIndex(8)
-    journal.sync()
+    raft_log = opened(disk)
+    raft_log.setCurrentTerm(12, "n3")
+    raft_log.setRaftCommitIndex(6)
+    raft_log.sync()
+    raft_log.setRaftCommitIndex(8)
+    raft_log.sync()
     assert hardstate.load(disk) == HardState(12, "n3", 6)
-    journal.onOneSecondTimer()
-    journal.sync()
+    raft_log.onOneSecondTimer()
+    raft_log.sync()
     assert hardstate.load(disk) == HardState(12, "n3", 8)
 
 
 def test_an_installed_snapshot_replaces_the_log() -> None:
     disk = disk_with(FIRST, *run_of(2, 9))
-    journal = opened(disk)
-    journal.rebase(MARK)
-    journal.clear()
-    journal.add(*as_tuple(MARK.previous))
-    journal.add(*as_tuple(MARK.last))
-    journal.add(b"\0x", 21, 2)
-    journal.sync()
+    raft_log = opened(disk)
+    raft_log.rebase(MARK)
+    raft_log.clear()
+    raft_log.add(*as_tuple(MARK.previous))
+    raft_log.add(*as_tuple(MARK.last))
+    raft_log.add(b"\0x", 21, 2)
+    raft_log.sync()
     disk.crash(power_loss=True)
     assert indexes(opened(disk, MARK)) == [19, 20, 21]
 
 
 def test_what_fails_while_the_log_is_cleared_is_raised_again_before_anything_is_said() -> None:
     disk = disk_with(FIRST, *run_of(2, 9))
-    journal = opened(disk)
+    raft_log = opened(disk)
     disk.death_chance = 1.0
     with pytest.raises(PowerLossError):
-        journal.clear()
+        raft_log.clear()
     disk.death_chance = 0.0
     with pytest.raises(PowerLossError):
-        journal.sync()
+        raft_log.sync()
 
 
 def test_terms_by_index() -> None:
-    journal = opened(disk_with(FIRST, command(2, 3)))
-    assert [journal.term_at(index) for index in (0, 1, 2, 3)] == [None, 0, 3, None]
+    raft_log = opened(disk_with(FIRST, command(2, 3)))
+    assert [raft_log.term_at(index) for index in (0, 1, 2, 3)] == [None, 0, 3, None]
 
 
 def test_what_the_last_process_left_is_settled_before_it_is_read() -> None:
     """Killed between write and sync, then started, then without power: the entries that the second process counted on are there."""
     disk = disk_with(FIRST, *run_of(2, 9))
-    journal = opened(disk)
-    journal.add(b"\0seen", 10, 1)
+    raft_log = opened(disk)
+    raft_log.add(b"\0seen", 10, 1)
     disk.crash(power_loss=False)
     assert indexes(opened(disk))[-1] == 10
     for _ in range(20):
@@ -238,11 +238,11 @@ def test_what_the_last_process_left_is_settled_before_it_is_read() -> None:
 
 def test_a_hard_state_that_was_renamed_and_not_synced_is_settled() -> None:
     disk = disk_with(FIRST, *run_of(2, 9))
-    journal = opened(disk)
-    journal.setCurrentTerm(12, "n3")
+    raft_log = opened(disk)
+    raft_log.setCurrentTerm(12, "n3")
     disk.fate = die_at(2)
     with pytest.raises(PowerLossError):
-        journal.sync()
+        raft_log.sync()
     disk.fate = lambda _kind, _drawn: False
     disk.crash(power_loss=False)
     assert opened(disk).getVotedForNodeId() == "n3"
@@ -253,16 +253,16 @@ def test_a_hard_state_that_was_renamed_and_not_synced_is_settled() -> None:
 def test_the_log_is_synced_before_the_hard_state() -> None:
     """Else a crash in between leaves a commit index beyond the log's end, which costs the vote."""
     disk = disk_with(FIRST, *run_of(2, 9))
-    journal = opened(disk)
-    journal.add(b"\0x", 10, 1)
-    journal.setRaftCommitIndex(10)
-    journal.onOneSecondTimer()
+    raft_log = opened(disk)
+    raft_log.add(b"\0x", 10, 1)
+    raft_log.setRaftCommitIndex(10)
+    raft_log.onOneSecondTimer()
     disk.death_chance, disk.fate = 1.0, die_at(2)
     with pytest.raises(PowerLossError):
-        journal.sync()
+        raft_log.sync()
     disk.death_chance = 0.0
     disk.crash(power_loss=True)
-    assert not opened(disk).probation
+    assert not opened(disk).recovering
     assert indexes(opened(disk))[-1] == 10
 
 
@@ -279,8 +279,8 @@ def die_at(operation: int) -> Callable[[str, bool], bool]:
 
 @pytest.mark.parametrize(("index", "said"), [(4, "goes back from 5 to 4"), (10, "10 is beyond the log's end 9")])
 def test_a_commit_index_never_goes_back_nor_beyond_the_log(index: int, said: str) -> None:
-    journal = opened(disk_with(FIRST, *run_of(2, 9)))
-    journal.setRaftCommitIndex(5)
+    raft_log = opened(disk_with(FIRST, *run_of(2, 9)))
+    raft_log.setRaftCommitIndex(5)
     with pytest.raises(RaftFatalError, match=said):
-        journal.setRaftCommitIndex(index)
-    assert journal.commit_index == 5
+        raft_log.setRaftCommitIndex(index)
+    assert raft_log.commit_index == 5
