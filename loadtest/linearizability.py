@@ -30,7 +30,7 @@ from math import inf
 import msgspec
 
 from node.engine.feed import Audience, Feed
-from node.engine.views import BadQueryError, NotFoundError, Views
+from node.engine.queries import BadQueryError, NotFoundError, Views
 from node.native.protocol import AnyQuery, AuctionQuery, StatusQuery, TradesQuery
 from node.records.audit import NOT_REMEMBERED
 from statemachine.commands import AnyCommand, Batch, PutApiKey

@@ -9,7 +9,7 @@ from rows in key order instead of entry by entry:
 - keys that begin with an account are together in key order.
 
 Another thread that shares the interpreter has its turn between two steps of a loop, so nothing here is done to a whole table in one step that
-takes long: a snapshot that comes in is loaded while the node goes on (`node/engine/incoming.py`).
+takes long: a snapshot that comes in is loaded while the node goes on (`node/engine/snapshot_port.py`).
 
 What is built this way is arranged rightly because of how it is built. What the rows say is checked: each by itself, and whether they fit
 together (`invariants.check_contents`).

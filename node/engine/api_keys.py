@@ -9,9 +9,8 @@ from typing import Protocol
 
 import msgspec
 
-from cluster.raft import Done, ProposeResult
-from cluster.status import RaftStatus
-from node.engine.handover import After
+from cluster.raft import ProposeResult
+from node.engine.leadership import After, Leadership
 from node.engine.replicated_engine import ReplicatedEngine
 from node.errors import ClusterKeyError, RequestFailed, UnfitSecretError
 from node.keys.sealing import ApiKey, ClusterKeys
@@ -144,15 +143,6 @@ def _length(command: AnyCommand) -> int:
     return len(command.secret) + len(command.passphrase) if isinstance(command, PutApiKey) else 0
 
 
-class Leader(Protocol):
-    """The part of `cluster.raft.Raft` that is used here."""
-
-    @property
-    def is_leader(self) -> bool: ...
-    def propose(self, payload: bytes, done: Done) -> None: ...
-    def status(self) -> RaftStatus: ...
-
-
 class Queue(Protocol):
     """The part of `cluster.batcher.Batcher` that is used here."""
 
@@ -169,7 +159,14 @@ class Reseal:
     """
 
     def __init__(
-        self, keys: EngineKeys, raft: Leader, queue: Queue, *, after: After, time_ns: Callable[[], int], held: Callable[[], bool]
+        self,
+        keys: EngineKeys,
+        raft: Leadership,
+        queue: Queue,
+        *,
+        after: After,
+        time_ns: Callable[[], int],
+        held: Callable[[], bool],
     ) -> None:
         self._keys = keys
         self._raft = raft

@@ -20,8 +20,7 @@ from typing import Protocol
 
 import msgspec
 
-from node.engine.latest_trades import LatestTrades
-from node.engine.saved_market import TAIL_KEPT, TAILS_KEPT, Market, SavedProduct, array, is_trade
+from node.engine.market import TAIL_KEPT, TAILS_KEPT, LatestTrades, Market, SavedProduct, array, is_trade
 from node.errors import QuorumbookError
 from node.native.framing import pack
 from node.native.protocol import Events

@@ -40,17 +40,16 @@ from node.certificates import CertificateWatch
 from node.config.file import load
 from node.config.settings import NodeConfig
 from node.durations import EngineDurations
-from node.engine import diagnoses, membership, other_versions, start_order
-from node.engine.addresses import Addresses, own_places
+from node.engine import membership, other_versions
 from node.engine.feed import Feed
-from node.engine.housekeeping import Housekeeping
-from node.engine.introductions import Body, Introductions, Migrated, MigratedOtherwiseError, StaleDataError
+from node.engine.housekeeping import Housekeeping, staggered
+from node.engine.introductions import Addresses, Body, Introductions, Migrated, MigratedOtherwiseError, StaleDataError, own_places
 from node.engine.modes import Mode, Modes
 from node.engine.native_server import NativeServer
 from node.engine.replicated_engine import ReplicatedEngine, stamp_of
 from node.engine.service import EngineService, Identity
 from node.engine.snapshot_port import SnapshotPort
-from node.engine.snapshot_schedule import staggered
+from node.engine.startup import FULL, check_start, diagnosis_of_disk, diagnosis_of_start, seeding_of, snapshot_loader
 from node.errors import DataDirectoryError, NodeRunningError, QuorumbookError, cause
 from node.migration import switch
 from node.migration.start import at_start
@@ -100,8 +99,8 @@ def build(config: NodeConfig, known: identity.Identity, modes: Modes) -> Parts:
     feed = Feed(config.native.events_kept)
     machine = ReplicatedEngine(feed)
     store = SnapshotStore(config.data_path / "snapshots", config.snapshot.keep)
-    snapshots = SnapshotPort(store, machine, software=version, load=start_order.loader(config, store))
-    start_order.check(config, known, has_snapshot=snapshots.newest() is not None)
+    snapshots = SnapshotPort(store, machine, software=version, load=snapshot_loader(config, store))
+    check_start(config, known, has_snapshot=snapshots.newest() is not None)
     refused: Counter[str] = Counter()
     certificates = CertificateWatch(config)
     wire = TlsWire(_wire_settings(config, refused))
@@ -135,7 +134,7 @@ def build(config: NodeConfig, known: identity.Identity, modes: Modes) -> Parts:
         doubt=lambda: introductions.doubt,
         warnings=addresses.warnings,
         modes=modes,
-        seeding=start_order.seeding(config, known, machine, raft),
+        seeding=seeding_of(config, known, machine, raft),
         certificate_expires=lambda: certificates.expires,
     )
     driver = RaftDriver(raft, wire_failed=wire.failed)
@@ -263,7 +262,7 @@ async def run(
 
 
 def _cannot_start(config: NodeConfig, error: Exception) -> int:
-    diagnosis = diagnoses.of_start(config, error)
+    diagnosis = diagnosis_of_start(config, error)
     for line in diagnosis.lines:
         log.critical("%s cannot start: %s", config.node_id, line)
     return diagnosis.code
@@ -452,9 +451,9 @@ def _of_disk_or_port(config: NodeConfig, error: OSError) -> int:
     if error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
         log.critical("%s cannot start: raft port %s: %s", config.node_id, config.raft.listen, error)
         return exit_codes.CANNOT_START
-    text = diagnoses.of_disk(config.data_path, error)
+    text = diagnosis_of_disk(config.data_path, error)
     # On a full disk the traceback says nothing that a person could use.
-    log.critical("%s must not go on: %s", config.node_id, text, exc_info=None if error.errno in diagnoses.FULL else error)
+    log.critical("%s must not go on: %s", config.node_id, text, exc_info=None if error.errno in FULL else error)
     return exit_codes.IN_DOUBT
 
 

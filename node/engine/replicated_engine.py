@@ -9,7 +9,7 @@ import msgspec
 
 from node.durations import EngineDurations
 from node.engine.feed import Feed
-from node.engine.saved_market import Market, SavedProduct
+from node.engine.market import Market, SavedProduct
 from statemachine.engine import Engine
 
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
 import msgspec
 
 from cluster.batcher import Batcher, Refusal
-from cluster.membership import Change, ChangeDone, ChangeResult
+from cluster.membership import Change, ChangeResult
 from cluster.raft import Done, ProposeResult
 from cluster.settings import ENTRY_BYTES_MAX
 from cluster.status import RaftStatus
@@ -22,17 +21,14 @@ from node.budget import Cost, Shares
 from node.config.settings import NodeConfig
 from node.engine import membership
 from node.engine.api_keys import EngineKeys, Reseal
-from node.engine.barriers import Barriers
 from node.engine.book_copy import BookCopies, LongAnswer, Pieces, is_large
 from node.engine.feed import Feed, FeedError, Subscriber, Subscription, TooOldError
-from node.engine.handover import After, Handover
-from node.engine.interregnum import WaitingRoom
-from node.engine.log_pieces import LogPieces
+from node.engine.leadership import After, Barriers, Leadership, LeadershipTransfer, PendingQueue
 from node.engine.modes import Mode, Modes
 from node.engine.principal import Gate, Principal
+from node.engine.queries import BadQueryError, LogChunks, NotFoundError, Views, rows_of
 from node.engine.replicated_engine import ReplicatedEngine
 from node.engine.submissions import commands_cost, queue, rate_limited, share_of
-from node.engine.views import BadQueryError, NotFoundError, Views, rows_of
 from node.errors import RequestFailed
 from node.keys.sealing import ClusterKeys
 from node.native.protocol import (
@@ -75,25 +71,6 @@ Charge = Callable[[float], None]
 _encode = msgspec.msgpack.Encoder().encode
 
 
-class Consensus(Protocol):
-    """The part of `cluster.raft.Raft` that is used here."""
-
-    on_role_change: list[Callable[[str, str], None]]
-
-    @property
-    def is_leader(self) -> bool: ...
-    @property
-    def leader_id(self) -> str: ...
-    @property
-    def election_in_progress(self) -> bool: ...
-    def propose(self, payload: bytes, done: Done) -> None: ...
-    def barrier(self, done: Done) -> None: ...
-    def request_snapshot(self) -> None: ...
-    def transfer_leadership(self, successor: str = "") -> bool: ...
-    def change_members(self, change: Change, done: ChangeDone) -> None: ...
-    def status(self) -> RaftStatus: ...
-
-
 class Identity(msgspec.Struct, frozen=True):
     """What a node says of itself in greetings and status. `start` is random at each start of the engine process."""
 
@@ -129,7 +106,7 @@ class EngineService:
         identity: Identity,
         machine: ReplicatedEngine,
         feed: Feed,
-        raft: Consensus,
+        raft: Leadership,
         *,
         later: Callable[[Callable[[], None]], object],
         after: After,
@@ -150,7 +127,7 @@ class EngineService:
         self._machine = machine
         self._raft = raft
         self._views = Views(feed)
-        self._log_pieces = LogPieces(config)
+        self._log_chunks = LogChunks(config)
         self._books = BookCopies(lambda: machine.engine, feed, after)
         self._time_ns = time_ns
         self._clock = clock
@@ -171,7 +148,7 @@ class EngineService:
         self.account_rates: Shares[str] = Shares(config.native.account_rate, config.native.account_rate, clock=clock)
         self._expiring = False
         self._later = later
-        self._waiting_room = WaitingRoom(after, config.native.queue_max)
+        self._pending = PendingQueue(after, config.native.queue_max)
         self._batcher: Batcher[Sequence[AnyCommand]] = Batcher(
             self._propose,
             self._seal,
@@ -180,9 +157,9 @@ class EngineService:
             bytes_max=BATCH_BYTES_MAX,
             queue_max=config.native.queue_max,
         )
-        self._handover = Handover(raft, hold=self._batcher.hold, ended=self._go_on, after=after, clock=clock)
-        self._barriers = Barriers(raft, later=later, after=after, clock=clock, held=lambda: self._handover.under_way)
-        self._reseal = Reseal(self.keys, raft, self._batcher, after=after, time_ns=time_ns, held=lambda: self._handover.under_way)
+        self._transfer = LeadershipTransfer(raft, hold=self._batcher.hold, ended=self._go_on, after=after, clock=clock)
+        self._barriers = Barriers(raft, later=later, after=after, clock=clock, held=lambda: self._transfer.under_way)
+        self._reseal = Reseal(self.keys, raft, self._batcher, after=after, time_ns=time_ns, held=lambda: self._transfer.under_way)
         raft.on_role_change.append(self._role_changed)
 
     # ------------------------------------------------------------------ commands
@@ -273,7 +250,7 @@ class EngineService:
             self.stopping
             or self.seeding is not None
             or self._doubt()
-            or self._handover.under_way
+            or self._transfer.under_way
             or self._expiring
             or not self._batcher.idle
         ):
@@ -291,11 +268,11 @@ class EngineService:
         if role != "leader":
             self._batcher.fail_queued(Refusal.NOT_LEADER)
         if leader_id:
-            self._waiting_room.release()
+            self._pending.release()
 
     def _waits_for_leader(self, share: str, units: int, again: Callable[[], None]) -> bool:
         """Whether a request waits for the next leader, so that its sender need not ask one node after the other who that is."""
-        return self._raft.election_in_progress and not self.stopping and self._waiting_room.admit(units, again, share)
+        return self._raft.election_in_progress and not self.stopping and self._pending.admit(units, again, share)
 
     # ------------------------------------------------------------------ reads
 
@@ -311,7 +288,7 @@ class EngineService:
         if isinstance(request.query, ApiKeyQuery) and not self.gate.caught_up():
             send(Failed(request.request_id, FailCode.NO_LEADER, "this node has not caught up, and cannot judge API keys yet"))
         elif isinstance(request.query, LogQuery):
-            self._log_pieces.read(
+            self._log_chunks.read(
                 request.query, self._raft.status().applied_index, lambda found: send(self._piece(request, found))
             )
         elif not request.linearizable:
@@ -334,7 +311,7 @@ class EngineService:
             send(Failed(request.request_id, FailCode.OVERLOADED, "too many linearizable reads are waiting"))
 
     def _go_on(self) -> None:
-        """A handover is over, whoever leads now."""
+        """A transfer of leadership is over, whoever leads now."""
         self._barriers.go_on()
 
     def _respond(self, principal: Principal, request: Query, send: Send, charge: Charge) -> None:
@@ -466,7 +443,7 @@ class EngineService:
         else:
             who = f"{request.node_id} is no voter that" if request.node_id else "no other node"
             refusal = Failed(request.request_id, FailCode.BAD_REQUEST, f"{who} is up to date and reachable")
-            self._handover.begin(
+            self._transfer.begin(
                 lambda asked: send(Answer(request.request_id, TRUE) if asked else refusal), successor=request.node_id
             )
 
@@ -503,7 +480,7 @@ class EngineService:
     def begin_stop(self) -> None:
         """Take nothing more; what is under way goes on."""
         self.stopping = True
-        self._waiting_room.release()
+        self._pending.release()
 
     @property
     def idle(self) -> bool:

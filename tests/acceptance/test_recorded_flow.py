@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from loadtest.books import OrderBook, rows_of
-from node.engine.views import book_view
+from node.engine.queries import book_view
 from node.records.recording import Executions, compare, read_ops, read_trades, to_commands
 from statemachine.commands import AnyCommand, Batch, Deposit, OpenAccount, PutCurrency, PutProduct
 from statemachine.engine import Engine

@@ -12,8 +12,8 @@ from msgspec.structs import replace
 
 from cluster.log import DurableLog
 from cluster.ports import CaptureState
-from node.engine.barriers import Barriers
 from node.engine.feed import Feed
+from node.engine.leadership import Barriers
 from node.engine.service import EngineService, Send
 from node.engine.snapshot_port import SnapshotPort
 from node.native.protocol import Results, Submit
@@ -177,7 +177,7 @@ def silent_feed(patch: Patch) -> None:
 
 def forgotten_market(patch: Patch) -> None:
     """A node that goes on from a snapshot does not look at what that keeps of the market."""
-    patch.setattr("node.engine.saved_market.decode", lambda _data, _index: {})
+    patch.setattr("node.engine.market.decode", lambda _data, _index: {})
 
 
 MUTANTS: Mapping[str, Callable[[Patch], None]] = {

@@ -12,9 +12,9 @@ import msgspec
 from cluster.ports import SnapshotMark, SnapshotSink, SnapshotSource
 from loadtest.books import OrderBook, rows_of
 from node.engine.feed import Audience, Feed, Subscription
+from node.engine.market import Market
 from node.engine.principal import gateway
 from node.engine.replicated_engine import ReplicatedEngine
-from node.engine.saved_market import Market
 from node.engine.service import EngineService
 from node.engine.snapshot_port import SnapshotPort
 from node.errors import RequestFailed

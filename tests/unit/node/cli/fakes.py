@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from node.engine.feed import Audience, Feed
-from node.engine.views import NotFoundError, Views
+from node.engine.queries import NotFoundError, Views
 from node.errors import QuorumbookError
 from node.native.client import ClusterClient, RequestFailed
 from node.native.protocol import ANSWER_TYPES, AnyQuery, ControlAction, FailCode, MemberStatus, NodeStatus, StatusQuery

@@ -12,7 +12,7 @@ from cluster.membership import Member, Role
 from node.config.file import load
 from node.config.settings import NodeConfig
 from node.deployment.setup import initialise
-from node.engine.addresses import Addresses, own_places
+from node.engine.introductions import Addresses, own_places
 from node.engine.membership import first_members
 
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from node.engine import book_copy
 from node.engine.book_copy import BookCopies, BookCopy, LongAnswer
 from node.engine.feed import Feed
+from node.engine.queries import book_view
 from node.engine.replicated_engine import ReplicatedEngine
-from node.engine.views import book_view
 from node.errors import RequestFailed
 from node.native.connection import NativeConnection
 from node.native.framing import FrameSplitter

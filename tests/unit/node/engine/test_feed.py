@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.engine.feed import EVENTS_PER_FRAME, Audience, Feed, FeedError, Ring, Subscription, TooOldError
-from node.engine.saved_market import decode, encode
+from node.engine.market import decode, encode
 from node.native.framing import FrameSplitter
 from node.native.protocol import Events, response_decoder
 from statemachine.events import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.engine.latest_trades import LatestTrades
+from node.engine.market import LatestTrades
 
 
 @given(

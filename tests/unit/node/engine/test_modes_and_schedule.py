@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from node.config.settings import SnapshotConfig, StartConfig
+from node.engine.housekeeping import SnapshotSchedule, staggered
 from node.engine.modes import Mode, Modes
-from node.engine.snapshot_schedule import SnapshotSchedule, staggered
-from node.engine.start_order import check
+from node.engine.startup import check_start
 from node.errors import DataDirectoryError
 from node.identity import Identity, Stage
 from tests.unit.node.fakes import config_of
@@ -64,7 +64,7 @@ def test_a_start_from_what_is_not_there_is_refused(
     config = msgspec.structs.replace(config_of(tmp_path), start=StartConfig(source=source, dataset="d"))
     known = Identity(config.cluster_id, config.node_id, "x", stage=stage)
     if not message:
-        check(config, known, has_snapshot=has_snapshot)
+        check_start(config, known, has_snapshot=has_snapshot)
         return
     with pytest.raises(DataDirectoryError, match=message):
-        check(config, known, has_snapshot=has_snapshot)
+        check_start(config, known, has_snapshot=has_snapshot)

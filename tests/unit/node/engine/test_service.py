@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from node.config.settings import NativeConfig
-from node.engine.barriers import ANSWERS_PER_TURN, INTERVAL, WAITING_MAX
 from node.engine.feed import Feed
+from node.engine.leadership import ANSWERS_PER_TURN, INTERVAL, WAITING_MAX
 from node.engine.principal import gateway
 from node.engine.replicated_engine import ReplicatedEngine
 from node.engine.service import UNIT_BYTES, EngineService, Identity

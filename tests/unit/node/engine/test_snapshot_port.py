@@ -22,10 +22,9 @@ from cluster.ports import (
     SnapshotUnreadableError,
 )
 from node.engine.feed import Audience, Feed
-from node.engine.incoming import IncomingSnapshot
+from node.engine.queries import Views
 from node.engine.replicated_engine import ReplicatedEngine
-from node.engine.snapshot_port import SnapshotPort
-from node.engine.views import Views
+from node.engine.snapshot_port import IncomingSnapshot, SnapshotPort
 from node.native.protocol import MarketQuery, MarketView
 from snapshots.manifest import Manifest
 from snapshots.seal import read_seal, seal_directory

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from node.engine.feed import Audience, Feed
-from node.engine.views import AUCTION_SHARE, Views
+from node.engine.queries import AUCTION_SHARE, Views
 from node.native.protocol import AuctionQuery, AuctionView
 from statemachine.commands import AnyCommand, Batch, Deposit, OpenAccount, PlaceOrder, PutCurrency, PutProduct
 from statemachine.engine import Engine

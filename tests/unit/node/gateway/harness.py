@@ -16,7 +16,7 @@ from aiohttp import ClientResponse, ClientSession, ClientWebSocketResponse
 from node.config.settings import AdminConfig, HttpConfig, NativeConfig, NodeAddress, NodeConfig, RaftConfig, TlsConfig
 from node.credentials import Credentials, sign
 from node.engine.feed import Audience, Feed
-from node.engine.views import BadQueryError, NotFoundError, Views
+from node.engine.queries import BadQueryError, NotFoundError, Views
 from node.errors import QuorumbookError, RequestFailed
 from node.gateway.app import Application
 from node.gateway.backend import Lost, Resent

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from node.engine.views import PAGE_MAX, rows_of
+from node.engine.queries import PAGE_MAX, rows_of
 from node.gateway import book as books
 from node.gateway.book import Book, BookLoader
 from node.gateway.catalogue import Product

@@ -16,8 +16,8 @@ import pytest
 
 from cluster.errors import LogDamagedError
 from cluster.log import MAGIC, scan
-from node.engine import log_pieces
-from node.engine.log_pieces import LogPieces
+from node.engine import queries
+from node.engine.queries import LogChunks
 from node.errors import ConnectionLost, RequestFailed
 from node.history import fetching, process
 from node.history.fetching import cut
@@ -40,7 +40,7 @@ class Peer:
         self.applied = node.applied
         self.asked = 0
         self.before_answer: Callable[[int], None] = lambda _: None
-        self._pieces = LogPieces(node.config)
+        self._pieces = LogChunks(node.config)
         self.closed = asyncio.Event()
 
     async def query(self, query: Any) -> Any:
@@ -77,7 +77,7 @@ class Nodes:
 def nodes(monkeypatch: pytest.MonkeyPatch) -> Nodes:
     """Nobody yet. Pieces are small, and nobody waits for the sake of others."""
     made = Nodes()
-    monkeypatch.setattr(log_pieces, "PIECE_BYTES", 700)
+    monkeypatch.setattr(queries, "CHUNK_BYTES", 700)
     monkeypatch.setattr(fetching, "BYTES_PER_SECOND", 10**9)
     monkeypatch.setattr(fetching, "PIECE_AGAIN", 0.001)
     monkeypatch.setattr(process, "ASK_AGAIN", 0.01)
@@ -306,7 +306,7 @@ async def test_a_node_that_is_read_by_others_is_asked_again(nodes: Nodes, whole:
 
 async def test_pieces_are_read_one_at_a_time(whole: NodeLog) -> None:
     """Whoever asks meanwhile is told so; nonsense is refused; what was not applied is not read."""
-    pieces = LogPieces(whole.config)
+    pieces = LogChunks(whole.config)
     answers: list[LogPiece | RequestFailed] = []
     for query in (LogQuery(1), LogQuery(1), LogQuery(0), LogQuery(whole.applied + 1)):
         pieces.read(query, whole.applied, answers.append)

@@ -1,0 +1,254 @@
+"""What clients' requests have to do with who leads: a transfer of leadership, the time between two leaders, and reads that only a leader answers.
+
+- `LeadershipTransfer` (Ongaro's thesis, 3.10): Raft transfers to a follower that has everything. Under load there is always an entry that the
+  followers do not have yet. So nothing new goes into the log for that moment: commands wait, and are refused towards the new leader.
+- `PendingQueue`: requests that arrive just after the leader was lost wait a moment for the next one. Only just after: a client must not be left
+  without an answer while there is no majority.
+- `Barriers`: a read that joined before a barrier began reflects everything acknowledged before it was asked for. A barrier is a log entry, which
+  all nodes sync, so reads share them: all that come while one is under way wait for the next. Answers are given a few a turn of the loop,
+  however many reads have waited.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Protocol
+
+from cluster.membership import Change, ChangeDone
+from cluster.raft import Done, ProposeResult
+from cluster.status import RaftStatus
+
+CAUGHT_UP_SECONDS = 1.0
+"""For a follower to have everything."""
+
+ELECTED_SECONDS = 1.0
+"""For it to be elected."""
+
+POLL = 0.005
+
+After = Callable[[float, Callable[[], None]], object]
+"""Runs a function after so many seconds (`loop.call_later`)."""
+
+
+class Leadership(Protocol):
+    """Who leads, and what only the leader does: the part of `cluster.raft.Raft` that this package uses."""
+
+    on_role_change: list[Callable[[str, str], None]]
+
+    @property
+    def is_leader(self) -> bool: ...
+    @property
+    def leader_id(self) -> str: ...
+    @property
+    def election_in_progress(self) -> bool: ...
+    def propose(self, payload: bytes, done: Done) -> None: ...
+    def barrier(self, done: Done) -> None: ...
+    def request_snapshot(self) -> None: ...
+    def transfer_leadership(self, successor: str = "") -> bool: ...
+    def change_members(self, change: Change, done: ChangeDone) -> None: ...
+    def status(self) -> RaftStatus: ...
+
+
+class LeadershipTransfer:
+    """At most one at a time.
+
+    Args:
+        hold: called when nothing new may be proposed; what it returns is called when it may again.
+        ended: called when a transfer is over, whoever leads then.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        raft: Leadership,
+        *,
+        hold: Callable[[], Callable[[], None]],
+        ended: Callable[[], None],
+        after: After,
+        clock: Callable[[], float],
+    ) -> None:
+        self._raft = raft
+        self._hold = hold
+        self._release: Callable[[], None] = lambda: None
+        self._ended = ended
+        self._after = after
+        self._clock = clock
+        self._until = 0.0
+        self._asked = False
+        self._successor = ""
+        self._waiting: list[Callable[[bool], None]] = []
+        self.under_way = False
+
+    def begin(self, done: Callable[[bool], None], successor: str = "") -> None:
+        """Transfer to `successor`, or whoever is most up to date; `done` gets whether another node was asked to lead, perhaps at once.
+
+        While a transfer is under way, a second one joins it, whoever it names.
+        """
+        if self.under_way and self._asked:
+            done(True)
+            return
+        self._waiting.append(done)
+        if not self.under_way:
+            self.under_way, self._asked, self._successor = True, False, successor
+            self._until = self._clock() + CAUGHT_UP_SECONDS
+            self._release = self._hold()
+            self._step()
+
+    def _step(self) -> None:
+        if self._raft.is_leader and not self._asked and self._raft.transfer_leadership(self._successor):
+            self._asked = True
+            self._until = self._clock() + ELECTED_SECONDS
+            self._tell(True)
+        if self._raft.is_leader and self._clock() < self._until:
+            self._after(POLL, self._step)
+            return
+        self.under_way = False
+        self._release()
+        self._ended()
+        self._tell(False)
+
+    def _tell(self, asked: bool) -> None:
+        waiting, self._waiting = self._waiting, []
+        for done in waiting:
+            done(asked)
+
+
+WAIT_SECONDS = 0.3
+"""Longer than most elections. Who has waited so long is told what is known, and looks elsewhere."""
+
+
+class PendingQueue:
+    """Holds requests until `release`, or `WAIT_SECONDS` after the first of them at the latest.
+
+    Args:
+        after: `loop.call_later`.
+        units_max: commands and reads that may wait; of one share as many as there is room for more, so at most half of them.
+    """
+
+    def __init__(self, after: After, units_max: int) -> None:
+        self._after = after
+        self._units_max = units_max
+        self._units = 0
+        self._shares: Counter[str] = Counter()
+        self._waiting: list[Callable[[], None]] = []
+        self._released = 0
+
+    def admit(self, units: int, again: Callable[[], None], share: str = "") -> bool:
+        """Call `again` when it is time to, unless there is no room for more of this share (False)."""
+        if self._shares[share] + units > self._units_max - self._units:
+            return False
+        self._shares[share] += units
+        if not self._waiting:
+            number = self._released
+            self._after(WAIT_SECONDS, lambda: self._time_is_over(number))
+        self._units += units
+        self._waiting.append(again)
+        return True
+
+    def _time_is_over(self, number: int) -> None:
+        if number == self._released:
+            self.release()
+
+    def release(self) -> None:
+        """Let everybody out, in the order in which they came."""
+        self._released += 1
+        self._units = 0
+        self._shares.clear()
+        waiting, self._waiting = self._waiting, []
+        for again in waiting:
+            again()
+
+
+INTERVAL = 0.005
+"""Seconds between barriers, so that however many clients read, they write at most 200 entries a second. The first read after a pause waits for
+nothing."""
+
+WAITING_MAX = 10_000
+"""Reads that may wait."""
+
+ANSWERS_PER_TURN = 1
+"""Reads answered in one turn of the loop: a list of a thousand orders takes two to four milliseconds."""
+
+Answered = Callable[[bool], None]
+"""Answers a read: whether its barrier has passed, or leadership was lost."""
+
+
+class Barriers:
+    """At most one under way.
+
+    Args:
+        later: `loop.call_soon`. after: `loop.call_later`.
+        clock: monotonic seconds.
+        held: whether nothing may be proposed now; `go_on` is called when that is over.
+    """
+
+    def __init__(
+        self,
+        log: Leadership,
+        *,
+        later: Callable[[Callable[[], None]], object],
+        after: After,
+        clock: Callable[[], float],
+        held: Callable[[], bool],
+    ) -> None:
+        self._log = log
+        self._later = later
+        self._after = after
+        self._clock = clock
+        self._held = held
+        self._waiting: list[Answered] = []
+        self._passed: deque[tuple[Answered, bool]] = deque()
+        self._under_way = False
+        self._begun = float("-inf")
+        self._scheduled = False
+
+    def join(self, answered: Answered) -> bool:
+        """Have `answered` called after the next barrier; False, and nothing done, where too many wait."""
+        if len(self._waiting) + len(self._passed) >= WAITING_MAX:
+            return False
+        self._waiting.append(answered)
+        self.go_on()
+        return True
+
+    def go_on(self) -> None:
+        """Begin a barrier if reads wait for one and it may be."""
+        if self._under_way or self._held() or not self._waiting:
+            return
+        self._under_way = True
+        seconds = self._begun + INTERVAL - self._clock()
+        if seconds > 0:
+            self._after(seconds, self._due)
+        else:
+            self._begin()
+
+    def _due(self) -> None:
+        if self._held():
+            self._under_way = False
+        else:
+            self._begin()
+
+    def _begin(self) -> None:
+        self._begun = self._clock()
+        joined, self._waiting = self._waiting, []
+
+        def done(result: ProposeResult) -> None:
+            self._under_way = False
+            passed = result.error is None
+            if not passed:
+                self._begun = float("-inf")
+            self._passed.extend((answered, passed) for answered in joined)
+            if not self._scheduled:
+                self._answer()
+            self.go_on()
+
+        self._log.barrier(done)
+
+    def _answer(self) -> None:
+        self._scheduled = False
+        for _ in range(min(ANSWERS_PER_TURN, len(self._passed))):
+            answered, passed = self._passed.popleft()
+            answered(passed)
+        if self._passed and not self._scheduled:
+            self._scheduled = True
+            self._later(self._answer)
