@@ -12,7 +12,7 @@ from typing import BinaryIO
 import msgspec
 
 from snapshots.manifest import Row, SnapshotFields
-from statemachine.changes import Piece
+from statemachine.freezing import Piece
 
 FRAME_ROW_BYTES = 64 * 1024
 """Rows are sent in pieces of about that many bytes: what a pipe holds. Encoding one does not hold the interpreter for long."""

@@ -24,7 +24,7 @@ from snapshots.rocks import read_tables
 from snapshots.seal import check_files, read_attachment
 from snapshots.transfer import Sink, Source
 from snapshots.writer import locked
-from statemachine.changes import Frozen
+from statemachine.freezing import Frozen
 
 LOCK_SECONDS = 60.0
 """How long opening waits for the writer of a parent that was killed. It ends as soon as it notices, or finishes what is nearly done."""

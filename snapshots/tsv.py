@@ -39,8 +39,7 @@ from snapshots.tsv_values import (
     shown,
     to_cell,
 )
-from statemachine.relations import KEYS, REFERENCES, Reference
-from statemachine.tables import TABLES
+from statemachine.tables import KEYS, REFERENCES, TABLES, Reference
 
 SUFFIX = ".tsv"
 
@@ -54,7 +53,7 @@ class Schema(msgspec.Struct, frozen=True):
 
     Attributes:
         tables: row type by table name.
-        keys: what each table's key is made of, as in `statemachine.relations.KEYS`.
+        keys: what each table's key is made of, as in `statemachine.tables.KEYS`.
         references: which rows need which.
         scaled: whether amounts are decimals. Else they are whole numbers in smallest units, and nothing of currencies and products has to be known.
     """

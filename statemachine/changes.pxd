@@ -22,7 +22,6 @@ cdef class AccountChanges:
 @cython.final
 cdef class Changes:
     cdef dict _accounts
-    cdef dict _api_keys
     cdef object _frozen
     cdef bint _operator
     cdef readonly unsigned int epoch
@@ -36,4 +35,3 @@ cdef class Changes:
     cpdef int order_came(self, Order order) except -1
     @cython.locals(changes=AccountChanges)
     cpdef int order_left(self, Order order) except -1
-    cpdef int api_key_put(self, str key_id) except -1

@@ -15,11 +15,11 @@ import msgspec
 from statemachine import auctions, invariants, loading, pending, persistence
 from statemachine.answer import rejected
 from statemachine.applied import AppliedBatch
-from statemachine.changes import Frozen
 from statemachine.commands import REFUSALS, TRANSFER_KINDS, AnyCommand, Batch, encode_batch
 from statemachine.entities import Account
 from statemachine.entry import EntryReader, is_command_id, is_name
 from statemachine.events import OrderState
+from statemachine.freezing import Frozen, freeze
 from statemachine.handlers import OPERATOR_HANDLERS, TRADER_HANDLERS, cancel_order, place_order
 from statemachine.limits import (
     AMOUNT_MAX,
@@ -122,7 +122,7 @@ class Engine:
         invariants.check(self._state)
 
     def tables(self) -> Iterator[tuple[str, list[tuple[bytes, bytes]]]]:
-        """Every table of `tables.TABLES`, in that order: its name, and (msgpack key, msgpack row) sorted by the key's bytes."""
+        """Every table of `tables.SCHEMA`, in that order: its name, and (msgpack key, msgpack row) sorted by the key's bytes."""
         return persistence.dump(self._state)
 
     def freeze(self, *, whole: bool = False) -> Frozen:
@@ -135,7 +135,7 @@ class Engine:
             whole: everything counts as changed, as for an engine that began empty. Needed when what was frozen last came to nothing.
                 O(accounts).
         """
-        return self._state.changes.freeze(self._state, whole=whole)
+        return freeze(self._state, whole=whole)
 
     @classmethod
     def restore(cls, tables: Mapping[str, Iterable[tuple[bytes, bytes]]], *, verified: bool = False) -> Engine:
@@ -176,7 +176,7 @@ class Engine:
     @property
     def has_pending_work(self) -> bool:
         """Is work unfinished that the next log entry goes on with, also one without commands, if it moves the time on? O(1)."""
-        return bool(self._state.busy or self._state.cancelling_all)
+        return bool(self._state.busy or self._state.mass_cancels.rows)
 
     def remembers(self, account_id: str, command_id: str) -> bool:
         """Was this command carried out, as far as it is remembered?"""
@@ -223,7 +223,7 @@ class Engine:
 
     def api_keys(self) -> list[ApiKeyRow]:
         """All API keys, by id."""
-        return [row for _, row in sorted(self._state.api_keys.items())]
+        return self._state.api_keys.in_order()
 
     def order(self, order_id: int) -> OrderState | None:
         """An order that is open or recently done."""
@@ -325,7 +325,7 @@ def _apply(state: State, entry: EntryReader) -> AppliedBatch:
     state.outcomes.clear()
     state.work = 0
     state.work_max, state.makers_max = (NO_BOUND, NO_BOUND) if entry.legacy else (WORK_PER_ENTRY, MAKERS_PER_ORDER)
-    if state.busy or state.cancelling_all or 0 < state.next_expiry <= state.time:
+    if state.busy or state.mass_cancels.rows or 0 < state.next_expiry <= state.time:
         pending.go_on(state)
     command_ends = [len(state.event_ends)]
     ends: list[int] = []

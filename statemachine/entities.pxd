@@ -107,7 +107,6 @@ cdef class Account:
     cdef readonly dict by_client_oid
     cdef readonly ReplyCache replies
     cdef public object changes
-    cdef readonly dict cancelling
     cdef readonly dict other_replies
     cdef public unsigned int touched
 

@@ -303,14 +303,12 @@ class Account:
         changes: what a snapshot must know of it; see `changes`.
         memories: the outcomes of its deposits, withdrawals and transfers, by the tag of the command, and of what was refused; see
             `commands.MEMORY_KINDS`.
-        cancelling: what its `CancelAll`s that are not through still cancel: by product ("": all), up to which order id.
     """
 
     __slots__ = (
         "account_id",
         "balances",
         "by_client_oid",
-        "cancelling",
         "changes",
         "done",
         "done_count",
@@ -336,7 +334,6 @@ class Account:
         self.replies = ReplyCache()
         self.changes: AccountChanges | None = None
         self.other_replies: dict[int, ReplyCache] = {}
-        self.cancelling: dict[str, int] = {}
         self.touched = 0
 
     def available(self, currency: str) -> int:

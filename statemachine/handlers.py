@@ -140,9 +140,7 @@ def put_api_key(state: State, command: PutApiKey) -> Reject | None:
         addresses,
         command.sealed_by,
     )
-    changed = state.api_keys.get(command.key_id) != row
-    state.api_keys[command.key_id] = row
-    state.changes.api_key_put(command.key_id)
+    changed = state.api_keys.put(row)
     state.keys_put.append(command.key_id)
     answer.done(state, changed)
     return None

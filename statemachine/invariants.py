@@ -59,7 +59,7 @@ def check_arrangement(state: State) -> None:
     """What is no row's: counts, indexes, queues and books are those of the rows. True after `loading` because of how it builds them."""
     _check_counts(state)
     _check_expiring(state)
-    _check_cancelling(state)
+    _check_records(state)
     for product in state.products.values():
         _check_book(state, product)
         _check_stops(state, product)
@@ -213,13 +213,15 @@ def _check_expiring(state: State) -> None:
     assert not first or 0 < state.next_expiry <= first, "an order expires before the next expiry"
 
 
-def _check_cancelling(state: State) -> None:
-    """The accounts with a `CancelAll` that is not through are known, and name orders that were placed."""
-    for name, account in state.accounts.items():
-        assert bool(account.cancelling) is (name in state.cancelling_all), f"account {name}: cancels all, or not"
-        for product_id, last_order_id in account.cancelling.items():
-            assert not product_id or product_id in state.products, f"account {name}: cancels orders of {product_id}"
-            assert 0 <= last_order_id <= state.last_order_id, f"account {name}: cancels orders up to {last_order_id}"
+def _check_records(state: State) -> None:
+    """Rows that are kept lie under their keys. The `CancelAll`s that are not through name orders that were placed."""
+    for records in state.records.values():
+        for key, row in records.rows.items():
+            assert records.key_of(row) == key, f"table {records.table.name}: a row under the key {key}"
+    for row in state.mass_cancels:
+        assert 0 <= row.last_order_id <= state.last_order_id, (
+            f"account {row.account_id}: cancels orders up to {row.last_order_id}"
+        )
 
 
 def _check_unfinished(state: State, product: Product) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 
 import msgspec
 
-from statemachine import invariants, pending, rows
+from statemachine import invariants, pending
 from statemachine.book import BookSide
 from statemachine.changes import Changes
 from statemachine.commands import MEMORY_KINDS, TRANSFER_KINDS
@@ -32,11 +32,20 @@ from statemachine.entities import Account, Balance, Currency, Order, order_of_ro
 from statemachine.errors import StateError
 from statemachine.events import AnyOutcome, OrderState
 from statemachine.limits import OPERATOR, REFUSALS_REMEMBERED, SCALE_MAX, TRANSFERS_REMEMBERED
-from statemachine.relations import KEYS
+from statemachine.persistence import Row, encode, numbered_key
 from statemachine.reply_cache import FINGERPRINT_SIZE, ReplyCache, pack
-from statemachine.rows import Row
 from statemachine.state import State
-from statemachine.tables import TABLES, AccountRow, ApiKeyRow, BalanceRow, CounterRow, CurrencyRow, MassCancelRow, ProductRow
+from statemachine.tables import (
+    KEYS,
+    SCHEMA,
+    TABLES,
+    AccountRow,
+    BalanceRow,
+    CounterRow,
+    CurrencyRow,
+    ProductRow,
+    Table,
+)
 from statemachine.teardown import clear
 from statemachine.types import OrderStatus, Side
 
@@ -74,13 +83,17 @@ def load(tables: Mapping[str, Iterable[Row]], *, verified: bool = False) -> Stat
     if sorted(tables) != sorted(TABLES):
         raise StateError(f"expected the tables {', '.join(TABLES)}, not {', '.join(sorted(tables))}")
     state = State()
-    for name, row_type in TABLES.items():
+    for table in SCHEMA:
+        name, row_type = table.name, table.row
         pairs, keys = _in_key_order(name, tables[name])
         found = _decoded(name, _PackedOutcomeRow if name == "outcome" else row_type, pairs)
         if name == "outcome" and not verified:
             _check_outcomes(state.sequence, keys, found)
         try:
-            _LOADERS[name](state, keys, found)
+            if table.kept:
+                _load_kept(state, table, keys, found)
+            else:
+                _LOADERS[name](state, keys, found)
         except KeyError as error:
             raise StateError(f"table {name}: a row refers to {error}, which does not exist") from error
         except OverflowError as error:  # from the compiled core, whose numbers have 64 bits
@@ -133,7 +146,7 @@ def _check_outcomes(last_sequence: int, keys: list[bytes], found: list[_PackedOu
             raise StateError(f"table outcome, row {place}: {error}") from error
         if not 1 <= sequence <= last_sequence or len(row.fingerprint) != FINGERPRINT_SIZE:
             raise StateError(f"table outcome: the sequence or the fingerprint of command {row.command_id} is none")
-        numbered.append(rows.numbered_key(row.account_id, sequence))
+        numbered.append(numbered_key(row.account_id, sequence))
     _check_keys("outcome", keys, numbered)
 
 
@@ -147,7 +160,7 @@ def _check_keys(name: str, keys: list[bytes], expected: list[bytes]) -> None:
 
 def _check_field_keys(name: str, keys: list[bytes], found: list[Any]) -> None:
     fields = KEYS[name]
-    _check_keys(name, keys, [rows.encode([getattr(row, field) for field in fields]) for row in found])
+    _check_keys(name, keys, [encode([getattr(row, field) for field in fields]) for row in found])
 
 
 def _load_counter(state: State, keys: list[bytes], found: list[CounterRow]) -> None:
@@ -179,12 +192,6 @@ def _load_account(state: State, keys: list[bytes], found: list[AccountRow]) -> N
         state.accounts[row.account_id] = Account(row.account_id, row.opened_at)
 
 
-def _load_api_key(state: State, keys: list[bytes], found: list[ApiKeyRow]) -> None:
-    _check_field_keys("api_key", keys, found)
-    for row in found:
-        state.api_keys[row.key_id] = row
-
-
 def _load_balance(state: State, keys: list[bytes], found: list[BalanceRow]) -> None:
     _check_field_keys("balance", keys, found)
     for row in found:
@@ -194,7 +201,7 @@ def _load_balance(state: State, keys: list[bytes], found: list[BalanceRow]) -> N
 
 def _load_order(state: State, keys: list[bytes], found: list[OrderState]) -> None:
     ids = [row.order_id for row in found]
-    _check_keys("order", keys, [rows.encode((order_id,)) for order_id in ids])
+    _check_keys("order", keys, [encode((order_id,)) for order_id in ids])
     if ids and (ids[0] < 1 or ids[-1] != max(ids)):
         raise StateError("table order: an order id is below 1")
     accounts, products = state.accounts, state.products
@@ -254,7 +261,7 @@ def _done_number(key: bytes, order: OrderState) -> int:
         number = _numbered_key(key)[1]
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise StateError(f"table done_order: the key {key!r}: {error}") from error
-    if number < 0 or key != rows.numbered_key(order.account_id, number):
+    if number < 0 or key != numbered_key(order.account_id, number):
         raise StateError(f"table done_order: the key {key!r} is not that of order {order.order_id}")
     return number
 
@@ -287,13 +294,21 @@ def _load_outcome(state: State, _keys: list[bytes], found: list[_PackedOutcomeRo
     state.outcome_count = len(found)
 
 
-def _load_mass_cancel(state: State, keys: list[bytes], found: list[MassCancelRow]) -> None:
-    _check_field_keys("mass_cancel", keys, found)
-    for row in found:
-        account = state.cancelling_all[row.account_id] = state.accounts[row.account_id]
-        account.cancelling[row.product_id] = row.last_order_id
-        if row.product_id and row.product_id not in state.products:
-            raise StateError(f"table mass_cancel: {row.product_id} is no product")
+def _load_kept(state: State, table: Table, keys: list[bytes], found: list[Any]) -> None:
+    """A table whose rows are kept as they are."""
+    _check_field_keys(table.name, keys, found)
+    targets: dict[str, Mapping[str, object]] = {
+        "account": state.accounts,
+        "currency": state.currencies,
+        "product": state.products,
+    }
+    for reference in table.references():
+        known = targets[reference.target]
+        for row in found:
+            name = getattr(row, reference.field)
+            if name not in known and name not in reference.others:
+                raise StateError(f"table {table.name}: {reference.field} {name} is in no row of table {reference.target}")
+    state.records[table.name].fill(found)
 
 
 _LOADERS: dict[str, Callable[[State, list[bytes], list[Any]], None]] = {
@@ -301,12 +316,10 @@ _LOADERS: dict[str, Callable[[State, list[bytes], list[Any]], None]] = {
     "currency": _load_currency,
     "product": _load_product,
     "account": _load_account,
-    "api_key": _load_api_key,
     "balance": _load_balance,
     "order": _load_order,
     "done_order": _load_done_order,
     "outcome": _load_outcome,
-    "mass_cancel": _load_mass_cancel,
 }
 
 

@@ -31,6 +31,7 @@ from statemachine.entities import Account, Order, Product
 from statemachine.limits import ARRIVAL_WORK, LOOKS_PER_UNIT, PENDING_WORK_PER_ENTRY
 from statemachine.matching import close, close_order, enter, match
 from statemachine.state import State
+from statemachine.tables import MassCancelRow
 from statemachine.types import DoneReason, Opening, OrderStatus, ProductStatus
 from statemachine.validation import can_rest, may_cancel
 
@@ -47,13 +48,13 @@ def go_on(state: State) -> None:
     limit = state.work_max if state.legacy else PENDING_WORK_PER_ENTRY
     if 0 < state.next_expiry <= state.time:
         _begin_expiries(state, limit)
-    if not state.busy and not state.cancelling_all:
+    if not state.busy and not state.mass_cancels.rows:
         return
     state.turn += 1
-    for name in _in_turn(state, sorted(state.cancelling_all)):
+    for name in _in_turn(state, sorted(dict.fromkeys(row.account_id for row in state.mass_cancels))):
         if state.work >= limit:
             return
-        _cancel_on(state, state.cancelling_all[name], limit)
+        _cancel_on(state, name, limit)
     names = _in_turn(state, sorted(state.busy))
     for place, name in enumerate(names):
         share = (limit - state.work) // (len(names) - place)
@@ -189,8 +190,7 @@ def cancel_all(state: State, account: Account, product_id: str) -> tuple[list[Or
     if state.work < state.work_max:
         going, more = _cancel(state, account, product_id, state.last_order_id, state.work_max)
     if more:
-        account.cancelling[product_id] = state.last_order_id
-        state.cancelling_all[account.account_id] = account
+        state.mass_cancels.put(MassCancelRow(account.account_id, product_id, state.last_order_id))
     return going, more
 
 
@@ -214,14 +214,14 @@ def _cancel(state: State, account: Account, product_id: str, last_order_id: int,
     return going, more
 
 
-def _cancel_on(state: State, account: Account, limit: int) -> None:
+def _cancel_on(state: State, account_id: str, limit: int) -> None:
     """Go on with an account's `CancelAll`s."""
+    account = state.accounts[account_id]
     state.changes.touch(account)
-    while account.cancelling and state.work < limit:
-        product_id = min(account.cancelling)
-        _, more = _cancel(state, account, product_id, account.cancelling[product_id], limit)
+    for row in sorted(row for row in state.mass_cancels if row.account_id == account_id):
+        if state.work >= limit:
+            return
+        _, more = _cancel(state, account, row.product_id, row.last_order_id, limit)
         if more:
             return
-        del account.cancelling[product_id]
-    if not account.cancelling:
-        del state.cancelling_all[account.account_id]
+        state.mass_cancels.remove(account_id, row.product_id)

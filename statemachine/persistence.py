@@ -10,6 +10,9 @@ Everything that the engine knows is in the tables, and nothing else is needed to
 
 Keys are msgpack arrays. Rows are sorted by the key's bytes, the order in which a key-value store keeps them; loading does not
 depend on it.
+
+A table whose rows are kept (`tables.Table.kept`) needs nothing here. Of the others `_COUNTS` and `_DUMPERS` say how many rows there are, and
+what they are.
 """
 
 from __future__ import annotations
@@ -17,55 +20,132 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 
-from statemachine import rows
+import msgspec
+
+from statemachine.entities import Order
 from statemachine.limits import OPERATOR
-from statemachine.rows import Row
+from statemachine.reply_cache import fingerprint_of, packed_outcome, sequence_of
 from statemachine.state import State
-from statemachine.tables import TABLES
+from statemachine.tables import KEYS, SCHEMA, AccountRow, CounterRow
+from statemachine.writer import Writer
+
+Row = tuple[bytes, bytes]
+"""A key and its row, both msgpack."""
+
+encode = msgspec.msgpack.Encoder().encode
+
+
+def row(table: str, stored: msgspec.Struct) -> Row:
+    """A row whose key is made of its own fields."""
+    return encode([getattr(stored, field) for field in KEYS[table]]), encode(stored)
+
+
+def counter(state: State) -> Row:
+    """The one row of the engine's counters."""
+    return encode([]), encode(
+        CounterRow(state.sequence, state.last_order_id, state.time, state.hash, state.last_queued, state.turn)
+    )
+
+
+def account(account_id: str, opened_at: int) -> Row:
+    """An account."""
+    return encode([account_id]), encode(AccountRow(account_id, opened_at))
+
+
+def _encoded(state: Order) -> bytes:
+    writer = Writer()
+    state.write(writer)
+    return writer.since(0)
+
+
+def order_key(order_id: int) -> bytes:
+    """The key of an open order."""
+    return encode([order_id])
+
+
+def order(state: Order) -> Row:
+    """An open order."""
+    return order_key(state.order_id), _encoded(state)
+
+
+def numbered_key(account_id: str, number: int) -> bytes:
+    """The key of an account's done order with a number, or of its remembered command with a sequence."""
+    return encode([account_id, number])
+
+
+def done_order(number: int, state: Order) -> Row:
+    """A done order. Its number stands in the key only."""
+    return numbered_key(state.account.account_id, number), _encoded(state)
+
+
+def memory_owner(account_id: str, kind: int) -> str:
+    """How rows name a memory of an account beside that of its orders (`commands.MEMORY_KINDS`). No account has such a name."""
+    return f"{account_id}/{kind}"
+
+
+def outcome(account_id: str, command_id: str, packed: bytes) -> Row:
+    """A remembered command, from its packed entry."""
+    stored = (account_id, command_id, fingerprint_of(packed), msgspec.Raw(packed_outcome(packed)))
+    return numbered_key(account_id, sequence_of(packed)), encode(stored)
 
 
 def dump(state: State) -> Iterator[tuple[str, list[Row]]]:
-    """Every table in the order of `TABLES`, rows sorted by the key's bytes."""
-    for name in TABLES:
-        yield name, sorted(_DUMPERS[name](state))
+    """Every table in the order of `tables.SCHEMA`, rows sorted by the key's bytes."""
+    for table in SCHEMA:
+        name = table.name
+        yield name, sorted((row(name, each) for each in state.records[name]) if table.kept else _DUMPERS[name](state))
 
 
 def full_hash(state: State) -> bytes:
     """blake2b, 32 bytes, over the names, keys and rows of all tables."""
     digest = blake2b(digest_size=32)
     for name, pairs in dump(state):
-        digest.update(rows.encode([name, len(pairs)]))
-        for key, row in pairs:
+        digest.update(encode([name, len(pairs)]))
+        for key, encoded in pairs:
             digest.update(key)
-            digest.update(row)
+            digest.update(encoded)
     return digest.digest()
 
 
 def _done_orders(state: State) -> Iterator[Row]:
     for account in state.accounts.values():
-        for number, order in enumerate(account.done, account.done_count - len(account.done) + 1):
-            yield rows.done_order(number, order)
+        for number, each in enumerate(account.done, account.done_count - len(account.done) + 1):
+            yield done_order(number, each)
 
 
 def _outcomes(state: State) -> Iterator[Row]:
-    memories = [(OPERATOR, state.operator_replies), *((name, account.replies) for name, account in state.accounts.items())]
-    for name, account in state.accounts.items():
-        memories += [(rows.memory_owner(name, kind), memory) for kind, memory in account.other_replies.items()]
+    memories = [(OPERATOR, state.operator_replies), *((name, each.replies) for name, each in state.accounts.items())]
+    for name, each in state.accounts.items():
+        memories += [(memory_owner(name, kind), memory) for kind, memory in each.other_replies.items()]
     for name, memory in memories:
         for command_id, packed in memory.newest(len(memory)):
-            yield rows.outcome(name, command_id, packed)
+            yield outcome(name, command_id, packed)
 
+
+def counts(state: State) -> dict[str, int]:
+    """How many rows each table has, in the order of `tables.SCHEMA`. O(tables)."""
+    return {table.name: len(state.records[table.name]) if table.kept else _COUNTS[table.name](state) for table in SCHEMA}
+
+
+_COUNTS: dict[str, Callable[[State], int]] = {
+    "counter": lambda _: 1,
+    "currency": lambda state: len(state.currencies),
+    "product": lambda state: len(state.products),
+    "account": lambda state: len(state.accounts),
+    "balance": lambda state: state.balance_count,
+    "order": lambda state: len(state.orders) - state.done_count,
+    "done_order": lambda state: state.done_count,
+    "outcome": lambda state: state.outcome_count,
+}
 
 _DUMPERS: dict[str, Callable[[State], Iterable[Row]]] = {
-    "counter": lambda state: [rows.counter(state)],
-    "currency": lambda state: (rows.currency(currency.row()) for currency in state.currencies.values()),
-    "product": lambda state: (rows.product(product.row()) for product in state.products.values()),
-    "account": lambda state: (rows.account(name, account.opened_at) for name, account in state.accounts.items()),
-    "api_key": lambda state: map(rows.api_key, state.api_keys.values()),
-    "balance": lambda state: (rows.balance(row) for account in state.accounts.values() for row in account.balance_rows()),
-    "order": lambda state: (rows.order(order) for account in state.accounts.values() for order in account.open_orders()),
+    "counter": lambda state: [counter(state)],
+    "currency": lambda state: (row("currency", currency.row()) for currency in state.currencies.values()),
+    "product": lambda state: (row("product", product.row()) for product in state.products.values()),
+    "account": lambda state: (account(name, each.opened_at) for name, each in state.accounts.items()),
+    "balance": lambda state: (row("balance", each) for account in state.accounts.values() for each in account.balance_rows()),
+    "order": lambda state: (order(each) for account in state.accounts.values() for each in account.open_orders()),
     "done_order": _done_orders,
     "outcome": _outcomes,
-    "mass_cancel": rows.mass_cancels,
 }
-"""All rows of a table, in any order."""
+"""All rows of a table that is not kept, in any order."""

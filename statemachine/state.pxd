@@ -21,13 +21,14 @@ cdef class State:
     cdef readonly dict currencies
     cdef readonly dict products
     cdef readonly dict accounts
-    cdef readonly dict api_keys
+    cdef readonly dict records
+    cdef readonly object api_keys
+    cdef readonly object mass_cancels
     cdef public dict orders
     cdef public long long last_queued
     cdef public long long turn
     cdef public long long next_expiry
     cdef readonly dict busy
-    cdef readonly dict cancelling_all
     cdef public bint unchanged
     cdef public long long work
     cdef public long long work_max

@@ -8,12 +8,15 @@ Every other module changes the state through the methods here and those of `enti
 
 from __future__ import annotations
 
+from typing import Any
+
 from statemachine.book import BookSide, Collection, StopBook
 from statemachine.changes import Changes
 from statemachine.entities import Account, Balance, Cancelling, Currency, Order, Placing, Product
 from statemachine.limits import DONE_ORDERS_PER_ACCOUNT, MAKERS_PER_ORDER, WORK_PER_ENTRY
+from statemachine.records import Records
 from statemachine.reply_cache import ReplyCache
-from statemachine.tables import ApiKeyRow, ProductRow
+from statemachine.tables import KEPT, ApiKeyRow, MassCancelRow, ProductRow
 from statemachine.teardown import clear
 from statemachine.types import OrderStatus, Side
 from statemachine.writer import Writer
@@ -34,7 +37,7 @@ class State:
 
     `orders` holds every known order, open or recently done, of which `done_count` are done; `balance_count` and `outcome_count` are summed over
     all accounts, the operator included. `next_expiry` is a time before which no order leaves because its time is over, 0 where there is none to
-    leave; `busy` and `cancelling_all` are the products and accounts with unfinished work (`pending`).
+    leave; `busy` are the products with unfinished work, `mass_cancels` the `CancelAll`s (`pending`). `records` are the tables whose rows are kept.
 
     No part of the state: `events` are those of the batch under way, encoded, `event_ends` where each ends, and `event_products` of which product it
     is; `keys_put` are the API keys that it put, `outcomes` its outcomes, `outcome` is the one under way, `placing` or `cancelling` the command.
@@ -54,13 +57,14 @@ class State:
         self.currencies: dict[str, Currency] = {}
         self.products: dict[str, Product] = {}
         self.accounts: dict[str, Account] = {}
-        self.api_keys: dict[str, ApiKeyRow] = {}
+        self.records: dict[str, Records[Any]] = {table.name: Records(table) for table in KEPT}
+        self.api_keys: Records[ApiKeyRow] = self.records["api_key"]
+        self.mass_cancels: Records[MassCancelRow] = self.records["mass_cancel"]
         self.orders: dict[int, Order] = {}
         self.last_queued = 0
         self.turn = 0
         self.next_expiry = 0
         self.busy: dict[str, Product] = {}
-        self.cancelling_all: dict[str, Account] = {}
         self.unchanged = False
         self.work = 0
         self.work_max = WORK_PER_ENTRY
@@ -185,7 +189,7 @@ class State:
             for memory in account.other_replies.values():
                 memory.clear()
             account.changes = None
-        clear(self.busy, self.cancelling_all, self.api_keys, self.orders)
+        clear(self.busy, *(records.rows for records in self.records.values()), self.orders)
 
     def __del__(self) -> None:
         """Orders refer to each other, and only `clear` breaks the circles."""

@@ -1,14 +1,17 @@
 """The persistent tables: what a snapshot holds, and all that an engine is rebuilt from.
 
-A row is a pair of msgpack values: its key (an array, ordered as the table is) and a struct of this module. `TABLES` names every table
+A row is a pair of msgpack values: its key (an array, ordered as the table is) and a struct of this module. `SCHEMA` describes every table
 once; its order is the order of restoring. The structs are part of the schema ABI: append fields with defaults, never reorder.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
 from statemachine.events import AnyOutcome, OrderState
+from statemachine.limits import OPERATOR
 from statemachine.types import Opening, ProductStatus
 
 
@@ -112,7 +115,7 @@ class OutcomeRow(msgspec.Struct, frozen=True, array_like=True):
     outcome: AnyOutcome
 
 
-class MassCancelRow(msgspec.Struct, frozen=True, array_like=True):
+class MassCancelRow(msgspec.Struct, frozen=True, array_like=True, order=True):
     """A `CancelAll` that is not through: the account's open orders up to this id leave, those of one product unless that is empty."""
 
     account_id: str
@@ -120,16 +123,63 @@ class MassCancelRow(msgspec.Struct, frozen=True, array_like=True):
     last_order_id: int
 
 
-TABLES: dict[str, type[msgspec.Struct]] = {
-    "counter": CounterRow,
-    "currency": CurrencyRow,
-    "product": ProductRow,
-    "account": AccountRow,
-    "api_key": ApiKeyRow,
-    "balance": BalanceRow,
-    "order": OrderState,
-    "done_order": OrderState,
-    "outcome": OutcomeRow,
-    "mass_cancel": MassCancelRow,
-}
-"""Table name to row type, in the order of restoring."""
+class Reference(NamedTuple):
+    """A field that names a row of another table by its key, or one of `others`."""
+
+    table: str
+    field: str
+    target: str
+    others: tuple[str, ...] = ()
+
+
+class Table(NamedTuple):
+    """A table. All that is known of it follows from this: how a snapshot, a change, a text file and the ABI hold it.
+
+    Attributes:
+        row: the struct of its rows.
+        key: what a row's key is made of: fields of the row, a field within one of its structs ("outcome.sequence"), or a number that stands in the
+            key only (a done order's, in its account's queue).
+        names: which fields name a row of which other table, with what else may stand there.
+        kept: the rows themselves are kept in memory, as `records.Records`. A table that is not kept is dumped by `persistence` and loaded by
+            `loading` from the objects of `entities`.
+    """
+
+    name: str
+    row: type[msgspec.Struct]
+    key: tuple[str, ...]
+    names: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
+    kept: bool = False
+
+    def references(self) -> tuple[Reference, ...]:
+        """Which rows of other tables its rows need."""
+        return tuple(Reference(self.name, field, target, others) for field, target, others in self.names)
+
+
+_ACCOUNT = ("account_id", "account", ())
+_PRODUCT = ("product_id", "product", ())
+
+SCHEMA: tuple[Table, ...] = (
+    Table("counter", CounterRow, ()),
+    Table("currency", CurrencyRow, ("currency",)),
+    Table("product", ProductRow, ("product_id",), (("base", "currency", ()), ("quote", "currency", ()))),
+    Table("account", AccountRow, ("account_id",)),
+    Table("api_key", ApiKeyRow, ("key_id",), (("owner_id", "account", (OPERATOR,)),), kept=True),
+    Table("balance", BalanceRow, ("account_id", "currency"), (_ACCOUNT, ("currency", "currency", ()))),
+    Table("order", OrderState, ("order_id",), (_ACCOUNT, _PRODUCT)),
+    Table("done_order", OrderState, ("account_id", "number"), (_ACCOUNT, _PRODUCT)),
+    Table("outcome", OutcomeRow, ("account_id", "outcome.sequence")),
+    Table("mass_cancel", MassCancelRow, ("account_id", "product_id"), (_ACCOUNT, ("product_id", "product", ("",))), kept=True),
+)
+"""Every table once, in the order of restoring. To add one: its row struct above, and a line here; `kept` unless its rows live as other objects."""
+
+TABLES: dict[str, type[msgspec.Struct]] = {table.name: table.row for table in SCHEMA}
+"""Table name to row type."""
+
+KEYS: dict[str, tuple[str, ...]] = {table.name: table.key for table in SCHEMA}
+"""Table name to what its keys are made of."""
+
+REFERENCES: tuple[Reference, ...] = tuple(reference for table in SCHEMA for reference in table.references())
+"""Which rows need which."""
+
+KEPT: tuple[Table, ...] = tuple(table for table in SCHEMA if table.kept)
+"""The tables whose rows are kept as they are."""

@@ -25,7 +25,7 @@ from statemachine.commands import AnyCommand, Batch, Deposit, OpenAccount, PutAp
 from statemachine.engine import Engine
 from statemachine.events import Rejected
 from statemachine.limits import OPERATOR
-from statemachine.relations import KEYS, REFERENCES
+from statemachine.tables import KEYS, REFERENCES
 from statemachine.types import ProductStatus
 
 log = logging.getLogger(__name__)

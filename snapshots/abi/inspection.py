@@ -12,8 +12,7 @@ from msgspec import inspect
 from snapshots.abi.schema import FORMAT, FieldType, Schema, StructType, TableType
 from statemachine.commands import Batch
 from statemachine.events import Applied
-from statemachine.relations import KEYS
-from statemachine.tables import TABLES
+from statemachine.tables import KEYS, TABLES
 from statemachine.types import Permission
 
 LOG_ENTRY = "log entry"

@@ -11,9 +11,9 @@ from snapshots.migration.plan import Facts, Tables
 from snapshots.migration.report import CheckReport
 from statemachine.engine import Engine
 from statemachine.errors import StateError
-from statemachine.relations import KEYS, REFERENCES
 from statemachine.reply_cache import ANY_CONTENTS
 from statemachine.state import MIGRATED_HASH
+from statemachine.tables import KEYS, REFERENCES
 from statemachine.types import Side
 
 MONEY, QUEUES, WHOLE_REFERENCES, STATE, UNIQUE_KEYS, ROWS = (

@@ -32,7 +32,7 @@ from snapshots.errors import MigrationError, TsvError
 from snapshots.migration.codec import Row
 from snapshots.migration.plan import Migration
 from snapshots.migration.types import Types
-from statemachine.relations import REFERENCES
+from statemachine.tables import REFERENCES
 
 TIMEOUT = 3600.0
 """Seconds. A migration that takes longer is part of no start."""

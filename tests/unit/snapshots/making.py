@@ -14,7 +14,7 @@ from snapshots.job import JobState, WriteJob
 from snapshots.manifest import Manifest, Row, SnapshotFields
 from snapshots.store import SnapshotStore
 from snapshots.writer import write
-from statemachine.changes import Piece
+from statemachine.freezing import Piece
 
 Tables = dict[str, list[Row]]
 FILE_LIMIT = 60.0

@@ -17,7 +17,7 @@ from snapshots.manifest import Row
 from snapshots.naming import prune
 from snapshots.store import SnapshotStore
 from snapshots.writer import write
-from statemachine.changes import Piece
+from statemachine.freezing import Piece
 from tests.unit.snapshots.making import Tables, as_change_bytes, differences, made, made_of_changes, names, tables
 
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from statemachine.changes import Frozen, Piece
 from statemachine.commands import AnyCommand, Batch, Deposit, PlaceOrder, PutApiKey
 from statemachine.engine import Engine
+from statemachine.freezing import Frozen, Piece
 from statemachine.limits import DONE_ORDERS_PER_ACCOUNT, OPERATOR, OUTCOMES_PER_ACCOUNT
-from statemachine.rows import Row
+from statemachine.persistence import Row
 from statemachine.tables import TABLES
 from statemachine.types import OrderType, Side
 from tests.property.worlds import SECOND, busy_command, commands, foundations, rates

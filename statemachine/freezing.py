@@ -1,0 +1,182 @@
+"""A frozen view of the state that stays as it is while the engine goes on: what a snapshot writes.
+
+A snapshot holds the state after one command, and the engine must not wait while it is encoded. So `freeze` only takes the lists of what changed
+(`changes`, `records`), O(currencies, products and changed keys), and the rows are encoded later, by whoever iterates over `Frozen`, which may be
+another thread. Whatever is about to change and is still to be encoded is copied first:
+
+- the engine calls `Changes.touch` and `Changes.touch_order` *before* it changes an account or an open order; at the first call after a freeze they
+  keep what the frozen view still needs. One lookup in a dictionary otherwise;
+- the encoder takes what it finds, and *then* looks whether something was kept meanwhile. If so, that is the row: what it found may be of
+  another moment. Both sides rely only on single operations of lists and dictionaries being whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from statemachine import persistence
+from statemachine.changes import AccountChanges
+from statemachine.entities import Order
+from statemachine.limits import OPERATOR
+from statemachine.persistence import Row
+from statemachine.reply_cache import CacheView
+from statemachine.state import State
+from statemachine.tables import BalanceRow
+from statemachine.types import OrderStatus
+
+_DONE: int = OrderStatus.DONE
+
+
+class Piece(NamedTuple):
+    """Changes of one table: rows that are there from now on, keys that are not, and ranges of keys (the end excluded) that are empty."""
+
+    table: str
+    rows: list[Row]
+    deleted: list[bytes]
+    purged: list[tuple[bytes, bytes]]
+
+
+class AccountView(NamedTuple):
+    """An account at one moment, without its open orders; done orders and outcomes only as far as they are new."""
+
+    opened_at: int
+    balances: list[BalanceRow]
+    done: list[Order]
+    done_count: int
+    done_kept: int
+    outcomes: CacheView
+    memories: dict[int, CacheView]
+
+
+def freeze(state: State, *, whole: bool) -> Frozen:
+    """See `engine.Engine.freeze`."""
+    changes = state.changes
+    frozen = Frozen(state, _everything(state) if whole else changes.accounts(), whole=whole)
+    changes.start_over(frozen, state.last_order_id)
+    return frozen
+
+
+def _everything(state: State) -> dict[str, AccountChanges]:
+    """As if all had changed. O(accounts)."""
+    memory = state.operator_replies
+    everything = {OPERATOR: AccountChanges(0, memory.added - len(memory), {})}
+    for name, account in state.accounts.items():
+        forgotten = account.replies.added - len(account.replies)
+        by_kind = {kind: each.added - len(each) for kind, each in account.other_replies.items()}
+        everything[name] = AccountChanges(account.done_count - len(account.done), forgotten, by_kind, True)
+    return everything
+
+
+class Frozen:
+    """Changes as they were at a freeze, to be iterated once, in another thread if you like.
+
+    Attributes:
+        counts: how many rows each table has in all once the changes were made.
+    """
+
+    def __init__(self, state: State, accounts: dict[str, AccountChanges], *, whole: bool) -> None:
+        self.counts = persistence.counts(state)
+        self._state = state
+        self._pending = accounts
+        self._epoch = state.changes.epoch
+        self._small = [
+            Piece("counter", [persistence.counter(state)], [], []),
+            Piece("currency", [persistence.row("currency", currency.row()) for currency in state.currencies.values()], [], []),
+            Piece("product", [persistence.row("product", product.row()) for product in state.products.values()], [], []),
+        ]
+        self._records = {name: records.take_changes(whole=whole) for name, records in state.records.items()}
+        self._kept_accounts: dict[str, AccountView] = {}
+        self._kept_orders: dict[str, dict[int, Row]] = {}
+        self._last_order_id = state.last_order_id
+
+    def keep_account(self, account_id: str) -> None:
+        """The account is about to change: keep it as it is, if it is still to be encoded."""
+        changes = self._pending.get(account_id)
+        if changes is not None:
+            self._kept_accounts[account_id] = self._view(account_id, changes)
+
+    def keep_order(self, order: Order) -> None:
+        """The order is about to change: keep its row as it is, if it is still to be encoded."""
+        account_id = order.account.account_id
+        changes = self._pending.get(account_id)
+        if changes is None:
+            return
+        if order.touched == self._epoch or (changes.all_orders and order.order_id <= self._last_order_id):
+            self._kept_orders.setdefault(account_id, {})[order.order_id] = persistence.order(order)
+
+    def __iter__(self) -> Iterator[Piece]:
+        yield from self._small
+        for name, (changed, deleted) in self._records.items():
+            yield Piece(name, [persistence.row(name, row) for row in changed], [persistence.encode(key) for key in deleted], [])
+        while self._pending:
+            account_id = next(reversed(self._pending))
+            changes = self._pending[account_id]
+            found = self._view(account_id, changes)
+            yield from _account_pieces(account_id, self._kept_accounts.pop(account_id, found))
+            yield self._orders(account_id, changes)
+            self._pending.popitem()
+            self._kept_orders.pop(account_id, None)
+        self._state.changes.view_is_over(self)
+
+    def _view(self, account_id: str, changes: AccountChanges) -> AccountView:
+        account = self._state.accounts.get(account_id)
+        if account is None:
+            memory = self._state.operator_replies
+            return AccountView(0, [], [], 0, 0, memory.newest(memory.added - changes.added), {})
+        done = list(account.done)
+        new = min(account.done_count - changes.done_count, len(done))
+        outcomes = account.replies.newest(account.replies.added - changes.added)
+        memories = {
+            kind: each.newest(each.added - changes.by_kind.get(kind, 0)) for kind, each in list(account.other_replies.items())
+        }
+        return AccountView(
+            account.opened_at,
+            account.balance_rows(),
+            done[len(done) - new :],
+            account.done_count,
+            len(done),
+            outcomes,
+            memories,
+        )
+
+    def _orders(self, account_id: str, changes: AccountChanges) -> Piece:
+        """The rows of an account's orders. An order that is done by now was open at the freeze if and only if its row was kept."""
+        encoded: dict[int, Row] = {}
+        candidates = self._all_orders(account_id) if changes.all_orders else list(changes.came)
+        for order in candidates:
+            row = persistence.order(order) if order.status != _DONE else None
+            kept = self._kept_orders.get(account_id, {}).get(order.order_id)
+            if kept is not None:
+                encoded[order.order_id] = kept
+            elif row is not None:
+                encoded[order.order_id] = row
+        # Those that left before they were looked for.
+        encoded = {**self._kept_orders.get(account_id, {}), **encoded}
+        return Piece("order", list(encoded.values()), [persistence.order_key(order_id) for order_id in changes.left], [])
+
+    def _all_orders(self, account_id: str) -> list[Order]:
+        account = self._state.accounts.get(account_id)
+        found = [] if account is None else account.open_orders()
+        return [order for order in found if order.order_id <= self._last_order_id]
+
+
+def _account_pieces(account_id: str, view: AccountView) -> Iterator[Piece]:
+    """The rows of an account but for its open orders. Those that it has let go are purged."""
+    if account_id != OPERATOR:
+        yield Piece("account", [persistence.account(account_id, view.opened_at)], [], [])
+        yield Piece("balance", [persistence.row("balance", row) for row in view.balances], [], [])
+        first = view.done_count - len(view.done) + 1
+        done = [persistence.done_order(number, order) for number, order in enumerate(view.done, first)]
+        oldest = view.done_count - view.done_kept + 1
+        yield Piece("done_order", done, [], [_before(account_id, oldest)])
+    memories = [(account_id, view.outcomes)]
+    memories += [(persistence.memory_owner(account_id, kind), each) for kind, each in view.memories.items()]
+    for owner, memory in memories:
+        outcomes = [persistence.outcome(owner, command_id, packed) for command_id, packed in memory]
+        yield Piece("outcome", outcomes, [], [_before(owner, memory.first_sequence)])
+
+
+def _before(account_id: str, number: int) -> tuple[bytes, bytes]:
+    """The range of an account's keys with smaller numbers."""
+    return persistence.numbered_key(account_id, 0), persistence.numbered_key(account_id, number)
