@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 
 import click
+import msgspec
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -20,9 +22,11 @@ from node.cli.output import duration, instant, print_json, show, table, working
 from node.cli.session import Session, run
 from node.cli.target import Target, cluster_option, earlier_place, json_option, place_option
 from node.cluster_directory import ClusterDirectory
+from node.config.file import load
 from node.deployment.local_cluster import LocalCluster
 from node.deployment.rotation import rotate
-from node.deployment.statuses import Statuses, ask_all, leader_of
+from node.deployment.statuses import Statuses, ask_all, asking, leader_of
+from node.diagnosis.stopping import wait_until_may_stop
 from node.errors import DirectoryError, RequestFailed
 from node.native.protocol import ControlAction, FailCode, MemberStatus, NodeStatus, StatusQuery
 from node.system.processes import ENGINE_PID_FILE, locked_note
@@ -184,6 +188,43 @@ async def _next_leader(session: Session, before: NodeStatus, seconds: float) -> 
         await asyncio.sleep(POLL_SECONDS)
 
 
+@cluster.command("can-stop")
+@click.argument("node_id", metavar="NODE", required=False, default="")
+@cluster_option
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    help="Ask as the node of this node.toml, and about it unless NODE is named.",
+)
+@click.option(
+    "--wait", "seconds", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Seconds to wait until it may."
+)
+@json_option
+def can_stop(target: Target, node_id: str, config_path: Path | None, seconds: float, as_json: bool) -> None:
+    """May NODE stop now, and the others go on serving? Exit code 0 if it may, 1 if not, 69 if no node answers.
+
+    For a container's preStop hook and the like, which wait: can-stop --config n1/node.toml --wait 30.
+    """
+    if config_path is not None:
+        config = load(config_path)
+        ask, node_id = asking(config), node_id or config.node_id
+    else:
+        ask = _Look(target).ask
+    if not node_id:
+        raise click.UsageError("Name the NODE, or its node.toml with --config.")
+    with working(f"waiting until {node_id} may stop" if seconds else "asking the nodes"):
+        found, statuses = asyncio.run(wait_until_may_stop(ask, node_id, seconds))
+    if as_json:
+        print_json({"node_id": node_id, **msgspec.structs.asdict(found)})
+    else:
+        click.echo(f"{node_id} {'may stop' if found.may_stop else 'must not stop'}: {found.text}")
+    if not any(statuses.values()):
+        raise click.exceptions.Exit(exit_codes.UNAVAILABLE)
+    if not found.may_stop:
+        raise click.exceptions.Exit(exit_codes.FAILED)
+
+
 for command in (members.members, members.add, members.remove, members.replace):
     cluster.add_command(command)
 
@@ -212,10 +253,14 @@ class _Look:
 
     def statuses(self) -> Statuses:
         """What each node says now."""
+        return asyncio.run(self.ask())
+
+    async def ask(self) -> Statuses:
+        """What each node says now."""
         if self._local is not None:
-            return asyncio.run(self._local.status())
+            return await self._local.status()
         assert self._access is not None
-        return asyncio.run(ask_all(self._access.addresses, self._access.tls(), self._access.credentials))
+        return await ask_all(self._access.addresses, self._access.tls(), self._access.credentials)
 
     def modes(self, statuses: Statuses) -> dict[str, str]:
         """The modes of nodes that do not answer yet, such as those that migrate: their engines note it in their data directories."""

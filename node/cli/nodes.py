@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import sys
 import time
@@ -17,6 +18,8 @@ from node.cli.target import json_option
 from node.config.advice import advice
 from node.config.file import load
 from node.deployment.setup import Host, initialise, is_loopback
+from node.deployment.statuses import asking, leader_of
+from node.diagnosis.stopping import wait_until_may_stop
 from node.errors import NodeStartError
 from node.keys.sealing import read_keys
 from node.supervisor import run_or_explain
@@ -139,10 +142,24 @@ def start(path: Path, rejoin: bool) -> None:
 
 @node.command()
 @click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The node's node.toml.")
-def stop(path: Path) -> None:
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Also where the exchange then stands still, such as the last nodes of a cluster that is switched off.",
+)
+@click.option(
+    "--wait",
+    "seconds",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="Seconds to wait until the node may stop.",
+)
+def stop(path: Path, force: bool, seconds: float) -> None:
     """Stop a running node in order: it refuses commands, hands leadership over, writes a snapshot, and ends.
 
-    Exit code 1 if it did not end in time; it goes on stopping then.
+    A node that the exchange needs to go on is not stopped (see `cluster can-stop`), unless --force is given or no leader serves anyway. Exit code 1
+    then, and if the node did not end in time; it goes on stopping in that case.
     """
     config = load(path)
     pid_file = config.data_path / PID_FILE
@@ -150,6 +167,10 @@ def stop(path: Path) -> None:
     if pid is None:
         click.echo(f"{config.node_id} is not running")
         return
+    if not force:
+        found, statuses = asyncio.run(wait_until_may_stop(asking(config), config.node_id, seconds))
+        if not found.may_stop and leader_of(statuses):
+            raise NodeStartError(f"{config.node_id} is not stopped: {found.text}. Stop it all the same with --force")
     started = time.monotonic()
     send(pid, signal.SIGTERM)
     while locked_pid(pid_file) == pid:

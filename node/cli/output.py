@@ -10,6 +10,8 @@ from enum import IntEnum
 import click
 import msgspec
 from rich.console import Console
+from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
 
@@ -87,6 +89,41 @@ def working(what: str) -> Iterator[None]:
         yield
 
 
+class Progress:
+    """How far a piece of work is, shown on the terminal; silent where stderr is not one.
+
+    Args:
+        bar: the bars of `rich`, None to show nothing.
+        task: which of them.
+    """
+
+    def __init__(self, bar: RichProgress | None = None, task: TaskID | None = None) -> None:
+        self._bar = bar
+        self._task = task
+
+    def step(self, what: str = "", count: float = 1) -> None:
+        """`count` more of the total are done; `what` is done now."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, advance=count, description=what or None)
+
+    def at(self, done: float, total: float | None = None) -> None:
+        """So many of the total are done; `total` where it is known only now."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, total=total)
+
+
+@contextlib.contextmanager
+def progress(what: str, total: float | None) -> Iterator[Progress]:
+    """A progress bar on stderr, for work that may take more than two seconds. `total`: how many steps, None while that is not known."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield Progress()
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with RichProgress(*columns, console=console, transient=True) as bar:
+        yield Progress(bar, bar.add_task(what, total=total))
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, title: str = "", right: Sequence[str] = ()) -> Table:
     """A table; the columns named in `right` are numbers."""
     made = Table(title=title or None, title_justify="left")
@@ -97,7 +134,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, title
     return made
 
 
-def show(content: Table | Text | str) -> None:
+def show(content: Table | Text | Group | str) -> None:
     """Print for a person. Where stdout is not a terminal, tables are as wide as they need to be."""
     console = Console(highlight=False)
     if not console.is_terminal:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
 
+from node import pki
+from node.config.settings import NodeConfig
 from node.credentials import Credentials
 from node.errors import ConnectionLost, RequestFailed
 from node.native.connection import NativeConnection
@@ -36,6 +39,13 @@ async def ask_all(addresses: Mapping[str, str], tls: ssl.SSLContext, credentials
     more = {node_id: member.native for node_id, member in members.items() if node_id not in statuses and member.native}
     statuses.update(await ask(more))
     return {node_id: status for node_id, status in sorted(statuses.items()) if status is not None or node_id in members}
+
+
+def asking(config: NodeConfig) -> Callable[[], Coroutine[Any, Any, Statuses]]:
+    """Asks all nodes as a node's machine can: with the operator's key and the addresses in its configuration."""
+    addresses = {node.node_id: node.native for node in config.nodes}
+    admin, tls = config.admin, pki.client_context(config, with_cert=False)
+    return lambda: ask_all(addresses, tls, Credentials(admin.key_id, admin.secret, admin.passphrase))
 
 
 async def _status(address: str, tls: ssl.SSLContext, credentials: Credentials) -> NodeStatus | None:

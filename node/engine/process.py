@@ -14,6 +14,7 @@ import contextlib
 import errno
 import gc
 import logging
+import os
 import random
 import secrets
 import signal
@@ -59,6 +60,8 @@ from node.system.parent_watch import watch_parent
 from node.system.processes import ENGINE_PID_FILE, PidFile
 from snapshots.abi import ABI
 from snapshots.errors import SnapshotError
+from snapshots.naming import snapshot_paths
+from snapshots.seal import SEAL
 from snapshots.store import SnapshotStore
 
 log = logging.getLogger("node.engine.process")
@@ -129,6 +132,7 @@ def build(config: NodeConfig, known: identity.Identity, modes: Modes) -> Parts:
         more_counters=lambda: {
             **_wire_counters(refused),
             **snapshots.counters(),
+            **disk_figures(config.data_path),
             "old_copies_noticed": introductions.old_copies,
         },
         doubt=lambda: introductions.doubt,
@@ -139,6 +143,17 @@ def build(config: NodeConfig, known: identity.Identity, modes: Modes) -> Parts:
     )
     driver = RaftDriver(raft, wire_failed=wire.failed)
     return Parts(service, NativeServer(service, pki.peer_node_id), raft, driver, snapshots, machine, certificates)
+
+
+def disk_figures(data: Path) -> dict[str, int]:
+    """How full the disk of a data directory is, and when the newest snapshot there was taken (0: there is none); for the status."""
+    found = {"disk_free_bytes": 0, "disk_size_bytes": 0, "snapshot_timestamp_seconds": 0}
+    with contextlib.suppress(OSError):
+        usage = os.statvfs(data)
+        found |= {"disk_free_bytes": usage.f_bavail * usage.f_frsize, "disk_size_bytes": usage.f_blocks * usage.f_frsize}
+        if paths := snapshot_paths(data / "snapshots"):
+            found["snapshot_timestamp_seconds"] = int((paths[-1] / SEAL).stat().st_mtime)
+    return found
 
 
 def _open_disk(config: NodeConfig, known: identity.Identity, durations: EngineDurations) -> RealDisk:

@@ -222,7 +222,9 @@ def _buckets(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, 
     return list(zip([*(str(bound) for bound in bounds), "+Inf"], accumulate(counts), strict=True))
 
 
-GAUGES = frozenset({"commands_queued"})
+GAUGES = frozenset(
+    {"commands_queued", "disk_free_bytes", "disk_size_bytes", "snapshot_timestamp_seconds", "snapshot_pause_last_ms"}
+)
 """What can fall: no counters."""
 
 REFUSED = "_refused_"
@@ -238,6 +240,9 @@ NOT_NOW: frozenset[str] = frozenset({"not_leader", "no_leader", "stopping", "bus
 
 _WORDS = {
     "commands_queued": "Commands that wait for the log",
+    "disk_free_bytes": "Bytes that are free on the disk of the data directory",
+    "disk_size_bytes": "Size of the disk of the data directory",
+    "snapshot_timestamp_seconds": "When the newest snapshot was taken, in seconds since the epoch; 0 where there is none",
     "commands_proposed": "Commands that this node has put into the log as leader",
     "entries_proposed": "Log entries that this node has proposed as leader",
     "entries_applied": "Log entries whose effect is in the state",

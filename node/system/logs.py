@@ -16,6 +16,8 @@ import sys
 import time
 from pathlib import Path
 
+from node.system import stacks
+
 LOG_FILE = "QUORUMBOOK_LOG_FILE"
 """Environment variable with the path of the file that is the processes' standard error, if it is one that is to be bounded."""
 
@@ -121,6 +123,7 @@ def set_up(level: str, process: str, form: str = "text") -> None:
     """Log from `level` ("debug", "info" ...) on, in one of `FORMATS`. `process` names node and process in every line."""
     handler = _Handler(sys.stderr)
     handler.setFormatter(_JsonFormatter(process) if form == "json" else _TextFormatter(process))
+    stacks.enable()
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

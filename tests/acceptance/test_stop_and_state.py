@@ -79,7 +79,11 @@ def test_a_state_goes_from_a_dataset_through_a_stop_into_another_cluster(prepare
     assert "is not empty" in run(directory, "export", str(tmp_path / "live"), code=1)
     for node_id in ("n1", "n2", "n3"):
         config = str(ground.cluster.layout.config_paths[node_id])
-        assert f"{node_id} has stopped" in run(directory, "node", "stop", "--config", config)
+        if node_id == "n2":
+            assert "would stand still" in run(directory, "node", "stop", "--config", config, code=1)
+        assert f"{node_id} has stopped" in run(
+            directory, "node", "stop", "--config", config, *(["--force"] if node_id == "n2" else [])
+        )
         assert f"{node_id} is not running" in run(directory, "node", "stop", "--config", config)
         assert modes(ground, node_id) == [mode.value for mode in Mode]
         result = json.loads(run(directory, "txlog", "replay", "--node", node_id, "--freeze-clock", "--json"))

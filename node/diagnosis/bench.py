@@ -1,0 +1,195 @@
+"""A benchmark of a cluster as it stands: how long one order takes, and how many orders a second it takes.
+
+It trades on a product of its own, `BENCHA-BENCHB`, with accounts of its own, so no other product's book or money is touched. The product is
+closed when the benchmark ends; the product and its accounts stay, as everything in an exchange does. The load is real: other clients notice it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+import uuid
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from node.cluster_directory import Access
+from node.errors import RequestFailed
+from node.native.client import ClusterClient
+from node.native.protocol import FailCode
+from statemachine.commands import AnyCommand, CancelAll, Deposit, OpenAccount, PlaceOrder, PutCurrency, PutProduct
+from statemachine.events import Placed, Rejected
+from statemachine.limits import OPERATOR
+from statemachine.types import OrderType, ProductStatus, Side
+
+PRODUCT, BASE, QUOTE = "BENCHA-BENCHB", "BENCHA", "BENCHB"
+SCALE = 6
+UNIT = 10**SCALE
+ACCOUNTS = 8
+IN_FLIGHT = 3
+ORDERS = 50
+"""Of the throughput: accounts, requests that each has under way at once, orders in a request."""
+
+MIDDLE = 1_000
+SPREAD = 10
+"""Prices are so many ticks around the middle, so that some of the orders trade at once."""
+
+SETUP_DEADLINE_S = 30.0
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What was measured. Latencies are of one order at a time, from sending it to having its outcome, in seconds."""
+
+    orders_s: float
+    latency_p50_s: float
+    latency_p99_s: float
+    orders: int
+    trades_share: float
+    loaded_p99_s: float
+    seconds: float
+    nodes: int
+
+
+class Refused(Exception):  # noqa: N818 - what the exchange did
+    """The exchange refused what the benchmark needs; the text says why."""
+
+
+async def run(access: Access, seconds: float, tell: Callable[[str, float], None], seed: int = 1) -> Result:
+    """Set up, measure for `seconds` in each of two phases, and clear away.
+
+    Args:
+        tell: is told what is done, and how many seconds of it are over.
+
+    Raises:
+        Refused: the key may not do this, or an order was refused.
+        RequestFailed: no leader answered.
+    """
+    clients = [access.client(client="bench") for _ in range(ACCOUNTS)]
+    accounts = [f"bench-{number}" for number in range(ACCOUNTS)]
+    marks = uuid.uuid4().hex[:12]
+    try:
+        tell("setting up", 0.0)
+        await _submit(clients[0], _setup(accounts, marks))
+        try:
+            lone = await _alone(clients[0], accounts[0], seconds, seed, marks, tell)
+            loaded = _Load(accounts, seed, marks)
+            begun = time.perf_counter()
+            await loaded.run(clients, seconds, tell)
+            taken = time.perf_counter() - begun
+        finally:
+            await _submit(
+                clients[0], [_product(ProductStatus.CANCEL_ONLY), *_cancels(accounts, marks), _product(ProductStatus.OFFLINE)]
+            )
+        return Result(
+            loaded.orders / taken,
+            _quantile(lone, 0.5),
+            _quantile(lone, 0.99),
+            loaded.orders,
+            loaded.filled / max(1, loaded.orders),
+            _quantile(loaded.times, 0.99),
+            taken,
+            len(clients[0].addresses),
+        )
+    finally:
+        await asyncio.gather(*(client.close() for client in clients))
+
+
+def _product(status: ProductStatus) -> PutProduct:
+    return PutProduct(OPERATOR, f"bench:{uuid.uuid4()}", PRODUCT, BASE, QUOTE, UNIT, 1, 1, 10**12, 0, 0, status)
+
+
+def _setup(accounts: Sequence[str], marks: str) -> list[AnyCommand]:
+    commands: list[AnyCommand] = [PutCurrency(OPERATOR, f"bench:{name}", name, SCALE) for name in (BASE, QUOTE)]
+    commands.append(_product(ProductStatus.ONLINE))
+    commands += [OpenAccount(OPERATOR, f"bench:{name}", name) for name in accounts]
+    commands += [
+        Deposit(name, f"bench:{marks}:{name}:{currency}", currency, 10**6 * UNIT)
+        for name in accounts
+        for currency in (BASE, QUOTE)
+    ]
+    return commands
+
+
+def _cancels(accounts: Sequence[str], marks: str) -> list[AnyCommand]:
+    return [CancelAll(name, f"bench:{marks}:end", PRODUCT) for name in accounts]
+
+
+async def _submit(client: ClusterClient, commands: Sequence[AnyCommand]) -> None:
+    for outcome in await client.submit(commands, SETUP_DEADLINE_S):
+        if isinstance(outcome, Rejected):
+            raise Refused(f"{outcome.reason.name.lower().replace('_', ' ')}: {outcome.field} {outcome.detail}".strip())
+
+
+class _Orders:
+    """Makes orders of one account; small ones, so that its money lasts."""
+
+    def __init__(self, account_id: str, seed: int, marks: str) -> None:
+        self._account_id = account_id
+        self._chance = random.Random(f"{seed}:{account_id}:{marks}")
+        self._marks = marks
+        self._number = 0
+
+    def next(self) -> AnyCommand:
+        """One more. Every hundredth clears the account's open orders away, so that the book stays small."""
+        self._number += 1
+        command_id = f"bench:{self._marks}:{self._number}"
+        if self._number % 100 == 0:
+            return CancelAll(self._account_id, command_id, PRODUCT)
+        side = Side.BUY if self._chance.random() < 0.5 else Side.SELL
+        price = (MIDDLE + self._chance.randint(-SPREAD, SPREAD)) * UNIT
+        return PlaceOrder(self._account_id, command_id, PRODUCT, side, OrderType.LIMIT, price, self._chance.randint(1, 100))
+
+
+async def _alone(
+    client: ClusterClient, account_id: str, seconds: float, seed: int, marks: str, tell: Callable[[str, float], None]
+) -> list[float]:
+    """The times of one order after the other."""
+    orders = _Orders(account_id, seed, f"{marks}:a")
+    times: list[float] = []
+    begun = now = time.perf_counter()
+    while now - begun < seconds:
+        await client.submit([orders.next()])
+        after = time.perf_counter()
+        times.append(after - now)
+        now = after
+        tell("one order at a time", now - begun)
+    return times
+
+
+class _Load:
+    """Many orders at a time."""
+
+    def __init__(self, accounts: Sequence[str], seed: int, marks: str) -> None:
+        self._flows = [
+            (number, _Orders(name, seed, f"{marks}:{slot}")) for number, name in enumerate(accounts) for slot in range(IN_FLIGHT)
+        ]
+        self.times: list[float] = []
+        self.orders = self.filled = 0
+
+    async def run(self, clients: Sequence[ClusterClient], seconds: float, tell: Callable[[str, float], None]) -> None:
+        """Send for so long."""
+        begun = time.perf_counter()
+        end = begun + seconds
+
+        async def one(client: ClusterClient, flow: _Orders) -> None:
+            while (now := time.perf_counter()) < end:
+                try:
+                    outcomes = await client.submit([flow.next() for _ in range(ORDERS)])
+                except RequestFailed as error:
+                    if error.code not in (FailCode.OVERLOADED, FailCode.BUSY):
+                        raise
+                    continue
+                self.times.append(time.perf_counter() - now)
+                for outcome in outcomes:
+                    if isinstance(outcome, Placed):
+                        self.orders += 1
+                        self.filled += outcome.order.filled_size > 0
+                tell("many orders at a time", time.perf_counter() - begun)
+
+        await asyncio.gather(*(one(clients[number], flow) for number, flow in self._flows))
+
+
+def _quantile(times: list[float], share: float) -> float:
+    ordered = sorted(times)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0

@@ -1,0 +1,44 @@
+"""The result of one check: how bad it is, what was found, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import IntEnum
+
+import msgspec
+
+
+class Level(IntEnum):
+    """How bad a finding is. The value is the exit code of `quorumbook doctor` and `quorumbook check`, as Nagios defines it."""
+
+    OK = 0
+    WARNING = 1
+    CRITICAL = 2
+    UNKNOWN = 3
+    """The check could not be made."""
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What a check found.
+
+    Attributes:
+        node_id: the node that it is about, "" for the whole cluster.
+        check: the check's name.
+        text: what was found.
+        advice: what to do; "" where there is nothing to do.
+        figures: numbers for a monitoring system, by name with their unit.
+    """
+
+    level: Level
+    node_id: str
+    check: str
+    text: str
+    advice: str = ""
+    figures: dict[str, float] = {}
+
+
+def worst(findings: Iterable[Finding]) -> Level:
+    """The level of all findings together. CRITICAL is worse than UNKNOWN, and UNKNOWN is worse than WARNING."""
+    order = (Level.CRITICAL, Level.UNKNOWN, Level.WARNING)
+    levels = {finding.level for finding in findings}
+    return next((level for level in order if level in levels), Level.OK)

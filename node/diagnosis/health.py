@@ -1,0 +1,254 @@
+"""Is the cluster well? The checks that a monitoring system makes over the network, each against two thresholds.
+
+`observe` asks every node twice, a short time apart, so that a check of durations speaks of the present and not of the time since the start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from node.certificates import days_left
+from node.credentials import Credentials
+from node.deployment.statuses import Statuses, ask_all, leader_of
+from node.diagnosis.findings import Finding, Level
+from node.durations import COMMIT, FSYNC
+from node.native.protocol import NodeStatus
+
+HTTP_SECONDS = 2.0
+STATUS_BYTES_MAX = 1024 * 1024
+"""Of a node's GET /status; a cluster of five nodes has a few KiB."""
+
+
+class Observation(msgspec.Struct):
+    """What all nodes said: at first, and a moment later. `histories`: what GET /status says of each node's market database, where it keeps one."""
+
+    before: Statuses
+    after: Statuses
+    histories: dict[str, dict[str, int]] = {}
+    now: float = 0.0
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Where a check becomes a warning and where it becomes critical. `falling`: small values are the bad ones."""
+
+    warning: float
+    critical: float
+    falling: bool = False
+
+    def level(self, value: float) -> Level:
+        """The level of a value."""
+
+        def beyond(limit: float) -> bool:
+            return value < limit if self.falling else value > limit
+
+        return Level.CRITICAL if beyond(self.critical) else Level.WARNING if beyond(self.warning) else Level.OK
+
+
+LIMITS: Mapping[str, tuple[Limits, str]] = {
+    "nodes": (Limits(0, 1), "nodes that do not answer"),
+    "lag": (Limits(1_000, 100_000), "log entries that a node lacks"),
+    "fsync": (Limits(0.02, 0.2), "seconds, the 99th percentile of fsync"),
+    "commit": (Limits(0.1, 1.0), "seconds, the 99th percentile from proposing an entry to a majority having it"),
+    "disk": (Limits(15, 5, falling=True), "percent of the disk that is free"),
+    "certificates": (Limits(30, 7, falling=True), "days until a certificate ends"),
+    "clock": (Limits(0.5, 3.0), "seconds between two nodes' clocks"),
+    "history": (Limits(10_000, 1_000_000), "commands that a market database lacks"),
+    "snapshot": (Limits(2 * 86_400, 7 * 86_400), "seconds since the newest snapshot, where there were commands since"),
+}
+"""The thresholds unless others are given, and what their numbers are."""
+
+
+async def observe(addresses: Mapping[str, str], tls: ssl.SSLContext, credentials: Credentials, seconds: float) -> Observation:
+    """Ask all nodes, wait, and ask again."""
+    before = await ask_all(addresses, tls, credentials)
+    await asyncio.sleep(seconds)
+    after = await ask_all(addresses, tls, credentials)
+    urls = {
+        member.node_id: member.http for status in after.values() if status is not None for member in status.members if member.http
+    }
+    told = await asyncio.gather(*(asyncio.to_thread(_history, url, tls) for url in urls.values()))
+    histories = {node_id: found for node_id, found in zip(urls, told, strict=True) if found is not None}
+    return Observation(before, after, histories, time.time())
+
+
+def _history(url: str, tls: ssl.SSLContext) -> dict[str, int] | None:
+    """What GET /status of a node says of its market database; None where it keeps none, or does not answer."""
+    try:
+        context = tls if url.startswith("https:") else None
+        with urllib.request.urlopen(f"{url}/status", timeout=HTTP_SECONDS, context=context) as answer:
+            body = msgspec.json.decode(answer.read(STATUS_BYTES_MAX))
+    except (OSError, urllib.error.URLError, msgspec.DecodeError, ValueError):
+        return None
+    history = body.get("history") if isinstance(body, dict) else None
+    return {str(name): int(value) for name, value in history.items()} if isinstance(history, dict) else None
+
+
+def checks() -> Mapping[str, Callable[[Observation, Limits], list[Finding]]]:
+    """All checks by name, in the order in which they are shown."""
+    return {
+        "leader": lambda seen, _limits: [_leader(seen)],
+        "nodes": lambda seen, limits: [_nodes(seen, limits)],
+        "states": lambda seen, _limits: [_states(seen)],
+        "lag": _lag,
+        "fsync": lambda seen, limits: _durations(seen, limits, FSYNC),
+        "commit": lambda seen, limits: _durations(seen, limits, COMMIT),
+        "disk": _disk,
+        "certificates": _certificates,
+        "clock": _clock,
+        "history": _histories,
+        "snapshot": _snapshots,
+    }
+
+
+def examine(seen: Observation, names: list[str], limits: Mapping[str, Limits]) -> list[Finding]:
+    """Make the checks with these names."""
+    made = checks()
+    none = Limits(float("inf"), float("inf"))
+    return [finding for name in names for finding in made[name](seen, limits.get(name, none))]
+
+
+def _alive(seen: Observation) -> dict[str, NodeStatus]:
+    return {node_id: status for node_id, status in seen.after.items() if status is not None}
+
+
+def _leader(seen: Observation) -> Finding:
+    leader = leader_of(seen.after)
+    if not leader:
+        answering = len(_alive(seen))
+        text = f"no leader serves; {answering} of {len(seen.after)} nodes answer"
+        return Finding(Level.CRITICAL, "", "leader", text, "see docs/runbooks/QuorumbookNoLeader.md")
+    status = seen.after[leader]
+    assert status is not None
+    return Finding(Level.OK, leader, "leader", f"{leader} leads in term {status.term}", figures={"term": status.term})
+
+
+def _nodes(seen: Observation, limits: Limits) -> Finding:
+    silent = [node_id for node_id, status in seen.after.items() if status is None]
+    level = limits.level(len(silent))
+    text = f"{', '.join(silent)} does not answer" if silent else f"all {len(seen.after)} nodes answer"
+    advice = "see docs/runbooks/QuorumbookNodeDown.md" if silent else ""
+    return Finding(level, "", "nodes", text, advice, {"silent": len(silent), "nodes": len(seen.after)})
+
+
+def _states(seen: Observation) -> Finding:
+    """Nodes with the same sequence must have the same hash."""
+    by_sequence: dict[int, dict[str, list[str]]] = {}
+    for node_id, status in _alive(seen).items():
+        by_sequence.setdefault(status.sequence, {}).setdefault(status.state_hash, []).append(node_id)
+    for sequence, hashes in by_sequence.items():
+        if len(hashes) > 1:
+            groups = " and ".join("+".join(nodes) for nodes in hashes.values())
+            text = f"after command {sequence:,} the states of {groups} differ"
+            return Finding(Level.CRITICAL, "", "states", text, "see docs/runbooks/QuorumbookStatesDiffer.md")
+    compared = max((sum(map(len, hashes.values())) for hashes in by_sequence.values()), default=0)
+    return Finding(Level.OK, "", "states", f"equal on {compared} nodes that are at the same command")
+
+
+def _lag(seen: Observation, limits: Limits) -> list[Finding]:
+    leader = seen.after.get(leader_of(seen.after))
+    if leader is None:
+        return [Finding(Level.UNKNOWN, "", "lag", "not known while no leader serves")]
+    found = []
+    for node_id, status in _alive(seen).items():
+        lag = max(0, leader.commit_index - status.applied_index)
+        level = max(limits.level(lag), Level.OK if status.ready else Level.WARNING)
+        text = f"{lag:,} log entries behind{'' if status.ready else ', not ready'}"
+        advice = "see docs/runbooks/QuorumbookNodeBehind.md" if level else ""
+        found.append(Finding(level, node_id, "lag", text, advice, {"entries": lag}))
+    return found
+
+
+def _durations(seen: Observation, limits: Limits, name: str) -> list[Finding]:
+    found = []
+    for node_id, status in _alive(seen).items():
+        counts, earlier = status.durations.get(name), seen.before.get(node_id)
+        if counts is None:
+            continue
+        recent = counts.since(earlier.durations.get(name) if earlier is not None else None)
+        value, when = recent.quantile(0.99), "now"
+        if value is None:
+            value, when = counts.quantile(0.99), "since its start"
+        if value is None:
+            found.append(Finding(Level.OK, node_id, name, "none since its start"))
+            continue
+        level = limits.level(value)
+        advice = f"see docs/runbooks/QuorumbookSlow{name.capitalize()}.md" if level else ""
+        found.append(Finding(level, node_id, name, f"p99 {1000 * value:g} ms ({when})", advice, {"p99_seconds": value}))
+    return found
+
+
+def _disk(seen: Observation, limits: Limits) -> list[Finding]:
+    found = []
+    for node_id, status in _alive(seen).items():
+        free, size = status.counters.get("disk_free_bytes"), status.counters.get("disk_size_bytes")
+        if free is None or not size:
+            found.append(Finding(Level.UNKNOWN, node_id, "disk", "the node does not say"))
+            continue
+        share = 100 * free / size
+        level = limits.level(share)
+        advice = "see docs/runbooks/QuorumbookDiskFull.md" if level else ""
+        figures = {"free_bytes": free, "free_percent": round(share, 1)}
+        found.append(Finding(level, node_id, "disk", f"{share:.0f} % free ({free / 2**30:,.1f} GiB)", advice, figures))
+    return found
+
+
+def _certificates(seen: Observation, limits: Limits) -> list[Finding]:
+    found = []
+    for node_id, status in _alive(seen).items():
+        left = days_left(status.certificate_expires, seen.now)
+        level = limits.level(left)
+        advice = "quorumbook pki renew" if level else ""
+        found.append(Finding(level, node_id, "certificates", f"{left:,.0f} days left", advice, {"days_left": round(left, 1)}))
+    return found
+
+
+def _clock(seen: Observation, limits: Limits) -> list[Finding]:
+    leader = seen.after.get(leader_of(seen.after))
+    if leader is None:
+        return [Finding(Level.UNKNOWN, "", "clock", "not known while no leader serves")]
+    found = []
+    for member in leader.others:
+        if member.clock_skew is not None:
+            level = limits.level(abs(member.clock_skew))
+            text = f"{member.clock_skew:+.3f} s from the leader's"
+            advice = "see docs/runbooks/QuorumbookClockSkew.md" if level else ""
+            found.append(Finding(level, member.node_id, "clock", text, advice, {"skew_seconds": member.clock_skew}))
+    return found
+
+
+def _histories(seen: Observation, limits: Limits) -> list[Finding]:
+    found = []
+    for node_id, history in seen.histories.items():
+        if not history:
+            text = "the market database cannot be read"
+            found.append(Finding(Level.WARNING, node_id, "history", text, "see docs/runbooks/QuorumbookHistoryBehind.md"))
+            continue
+        behind, gaps = history.get("behind", 0), history.get("gaps", 0)
+        level = max(limits.level(behind), Level.WARNING if gaps else Level.OK)
+        advice = "see docs/runbooks/QuorumbookHistoryBehind.md" if level else ""
+        text = f"{behind:,} commands behind, {gaps} gaps"
+        found.append(Finding(level, node_id, "history", text, advice, {"behind_commands": behind, "gaps": gaps}))
+    return found or [Finding(Level.OK, "", "history", "no node keeps a market database")]
+
+
+def _snapshots(seen: Observation, limits: Limits) -> list[Finding]:
+    found = []
+    for node_id, status in _alive(seen).items():
+        taken = status.counters.get("snapshot_timestamp_seconds", 0)
+        if not taken:
+            found.append(Finding(Level.OK, node_id, "snapshot", "none yet"))
+            continue
+        age = max(0.0, seen.now - taken)
+        idle = status.snapshot_index >= status.applied_index
+        level = Level.OK if idle else limits.level(age)
+        text = f"{age / 3600:,.1f} hours old{', and nothing came since' if idle else ''}"
+        advice = f"quorumbook snapshot take {node_id}; its log says why there was none" if level else ""
+        found.append(Finding(level, node_id, "snapshot", text, advice, {"age_seconds": round(age)}))
+    return found

@@ -1,0 +1,69 @@
+"""May this node stop now? The question before maintenance, before a rolling restart, and in a container's preStop hook.
+
+A node may stop if the other voters that serve are still a majority. A voter counts that has a connection with the leader and has applied what the
+leader has committed: one that still catches up may have a vote, but the cluster would wait for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from cluster.membership import Role
+from node.deployment.statuses import Statuses, leader_of, newest_members
+
+POLL_S = 0.25
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """Whether a node may stop. `remaining`: voters that serve without it; `needed`: how many are a majority."""
+
+    may_stop: bool
+    text: str
+    remaining: int = 0
+    needed: int = 0
+
+
+def verdict(statuses: Statuses, node_id: str) -> Verdict:
+    """Judge by what all nodes say of themselves."""
+    members = {member.node_id: member for member in newest_members(statuses)}
+    if not members:
+        return Verdict(False, "no node answers, so it is not known whether the others serve")
+    if node_id not in members:
+        return Verdict(True, f"{node_id} is no member of the cluster")
+    voters = [member.node_id for member in members.values() if member.role == Role.VOTER.value]
+    needed = len(voters) // 2 + 1
+    leader = statuses.get(leader_of(statuses))
+    if node_id not in voters:
+        return Verdict(True, f"{node_id} has no vote: the cluster does not need it", len(voters), needed)
+    if leader is None:
+        return Verdict(False, "no leader serves: find out why before you stop another node", 0, needed)
+    if leader.change_under_way:
+        return Verdict(False, "a change of members is under way: wait until it is done", 0, needed)
+    connected = {member.node_id for member in leader.members if member.connected}
+    serving = [
+        each
+        for each in voters
+        if each != node_id and each in connected and (status := statuses.get(each)) is not None and status.ready and status.voter
+    ]
+    lacking = [each for each in voters if each not in serving and each != node_id]
+    numbers = f"without {node_id}, {len(serving)} of {len(voters)} voters serve, and {needed} are needed"
+    if len(serving) >= needed:
+        spare = len(serving) - needed
+        return Verdict(True, f"{numbers}" + ("" if spare else ": the next failure stops the exchange"), len(serving), needed)
+    why = f"; {', '.join(lacking)} does not serve" if lacking else ""
+    return Verdict(False, f"{numbers}: the exchange would stand still{why}", len(serving), needed)
+
+
+async def wait_until_may_stop(ask: Callable[[], Awaitable[Statuses]], node_id: str, seconds: float) -> tuple[Verdict, Statuses]:
+    """Ask until the node may stop, for `seconds` at most; the last verdict, and what the nodes said."""
+    end = time.monotonic() + seconds
+    while True:
+        statuses = await ask()
+        found = verdict(statuses, node_id)
+        if found.may_stop or time.monotonic() >= end:
+            return found, statuses
+        await asyncio.sleep(POLL_S)

@@ -1,0 +1,60 @@
+"""What nodes say of themselves, for tests of what is made of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from node.deployment.statuses import Statuses
+from node.durations import DurationCounts, Durations
+from node.native.protocol import MemberStatus, NodeStatus
+
+
+def counted(*seconds: float) -> DurationCounts:
+    """A histogram with these observations."""
+    durations = Durations()
+    for each in seconds:
+        durations.observe(each)
+    return durations.freeze()
+
+
+def member(node_id: str, **changed: Any) -> MemberStatus:
+    """A voter that is connected."""
+    return msgspec.structs.replace(MemberStatus(node_id, True, 40, native="127.0.0.1:1"), **changed)
+
+
+def status(node_id: str, role: str = "follower", **changed: Any) -> NodeStatus:
+    """A node of three that is well; n1 leads."""
+    made = NodeStatus(
+        node_id,
+        "trial",
+        role,
+        "n1",
+        3,
+        100,
+        100,
+        100,
+        1,
+        90,
+        50,
+        "aa",
+        True,
+        True,
+        True,
+        60.0,
+        "0.3.0",
+        "abi",
+        [member("n1"), member("n2", clock_skew=0.01), member("n3", clock_skew=-0.02)],
+        mode="Ready",
+        engine_start="one",
+        counters={"disk_free_bytes": 50, "disk_size_bytes": 100, "snapshot_timestamp_seconds": 1_000_000},
+        certificate_expires=1_000_000 + 100 * 86_400,
+        durations={name: counted(*[0.002] * 100) for name in ("fsync", "commit", "apply", "request")},
+    )
+    return msgspec.structs.replace(made, **changed)
+
+
+def three(**changed: NodeStatus | None) -> Statuses:
+    """Three nodes that are well, but for those that are given."""
+    return {"n1": status("n1", "leader"), "n2": status("n2"), "n3": status("n3"), **changed}

@@ -1,0 +1,167 @@
+"""The doctor finds what was broken, says what to do, and never ends with an exception."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from cluster.log import DurableLog
+from cluster.messages import COMMAND
+from cluster.ports import LogEntry
+from cluster.storage import RealDisk
+from node.config.file import load
+from node.deployment.setup import initialise
+from node.diagnosis import doctor as doctors
+from node.diagnosis.doctor import Doctor
+from node.diagnosis.findings import Finding, Level, worst
+from node.system.processes import PID_FILE, PidFile
+from snapshots.abi import ABI
+from tests.ports import free_port
+from tests.unit.node.diagnosis.statuses import member, status
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """The configuration of a node that has never run."""
+    return initialise(tmp_path / "exchange", 3, base_port=free_port())[0]
+
+
+def found(path: Path, check: str, **options: object) -> list[Finding]:
+    """The findings of one check."""
+    return [finding for finding in Doctor(path, **options).examine() if finding.check == check]  # type: ignore[arg-type]
+
+
+def write_log(data: Path, entries: int) -> Path:
+    """A log of some entries; its file."""
+    log = DurableLog(RealDisk(data / "log"), node_id="n1", abi=ABI)
+    log.load()
+    for index in range(1, entries + 1):
+        log.append(LogEntry(bytes([COMMAND]) + b"x" * 50, index, 1))
+    log.close()
+    (segment,) = (data / "log").glob("log-*.seg")
+    return segment
+
+
+def test_a_fresh_node_is_fit(path: Path) -> None:
+    findings = Doctor(path).examine()
+    bad = {finding.check for finding in findings if finding.level}
+    assert bad <= {"other nodes", "clock", "limits", "versions", "disk space", "fsync"}, (
+        "what depends on the machine, and nodes that are down"
+    )
+    assert worst(found(path, "configuration")) is Level.OK
+    assert {finding.check for finding in findings} >= {"log", "snapshots", "ports", "data directory", "certificates"}
+    assert not list(load(path).data_path.glob(".doctor*")), "it leaves nothing behind"
+
+
+def test_every_finding_that_is_bad_says_what_to_do(path: Path) -> None:
+    assert all(finding.advice for finding in Doctor(path).examine() if finding.level in (Level.WARNING, Level.CRITICAL))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "text"),
+    [
+        ("[raft]", "[raft]\nhartbeat = 0.05", "did you mean"),
+        ('listen = "127.0.0.1:', 'listen = "127.0.0.1:x', "expected host:port"),
+        ("[raft]", "[raft", "node.toml"),
+    ],
+)
+def test_a_wrong_configuration_is_a_finding(path: Path, old: str, new: str, text: str) -> None:
+    content = path.read_text()
+    assert old in content
+    path.write_text(content.replace(old, new, 1))
+    (finding,) = found(path, "configuration")
+    assert finding.level is Level.CRITICAL
+    assert text in finding.text
+
+
+def test_no_configuration_at_all(tmp_path: Path) -> None:
+    (finding,) = found(tmp_path / "node.toml", "configuration")
+    assert finding.level is Level.CRITICAL
+
+
+def test_a_certificate_that_ends_soon_or_has_ended(path: Path) -> None:
+    ends = doctors.validity(doctors.x509.load_pem_x509_certificate((path.parent / "node.pem").read_bytes())).ends
+    for seconds, level in (
+        (40 * 86_400, Level.OK),
+        (20 * 86_400, Level.WARNING),
+        (3 * 86_400, Level.CRITICAL),
+        (-9, Level.CRITICAL),
+    ):
+        now = ends - seconds
+        own = [finding for finding in found(path, "certificates", now=lambda now=now: now) if "node.pem" in finding.text]
+        assert [finding.level for finding in own] == [level]
+    assert "ended" in own[0].text
+    assert "pki renew" in own[0].advice
+
+
+def test_a_data_directory_of_somebody_else_or_none(path: Path) -> None:
+    other = path.parents[1] / "n2" / "data" / "identity.json"
+    shutil.copy(other, load(path).data_path / "identity.json")
+    (finding,) = found(path, "data directory")
+    assert finding.level is Level.CRITICAL
+    assert "'n2'" in finding.text
+    shutil.rmtree(load(path).data_path)
+    assert worst(found(path, "data directory")) is Level.CRITICAL
+    assert found(path, "disk space")[0].level is Level.UNKNOWN, "what cannot be looked at is told, not raised"
+
+
+def test_a_port_that_somebody_has(path: Path) -> None:
+    host, _, port = load(path).native.listen.rpartition(":")
+    with socket.create_server((host, int(port))):
+        bad = [finding for finding in found(path, "ports") if finding.level]
+    assert [(finding.level, "native" in finding.text) for finding in bad] == [(Level.CRITICAL, True)]
+    assert "ss -ltnp" in bad[0].advice
+
+
+def test_a_sound_and_a_damaged_log(path: Path) -> None:
+    segment = write_log(load(path).data_path, 30)
+    assert "30 entries" in found(path, "log")[0].text
+    data = bytearray(segment.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    segment.write_bytes(data)
+    (finding,) = found(path, "log")
+    assert finding.level is Level.CRITICAL
+    assert "checksum" in finding.text
+    assert segment.read_bytes() == data, "nothing was changed"
+
+
+def test_beside_a_running_node(path: Path) -> None:
+    write_log(load(path).data_path, 30)
+    pid_file = PidFile.acquire(load(path).data_path / PID_FILE)
+    try:
+        said = status("n1", "leader", applied_index=20, members=[member("n1"), member("n2", clock_skew=2.0)], abi=ABI)
+        assert "that the node has applied" in found(path, "log", status=said)[0].text
+        assert found(path, "log")[0].level is Level.UNKNOWN, "how far a node has come that does not answer is not known"
+        assert any("+2.000 s" in finding.text and finding.level for finding in found(path, "clock", status=said))
+        assert all(finding.level is Level.CRITICAL for finding in found(path, "ports", status=said)), "nobody listens there"
+        other = status("n1", abi="another")
+        assert any("another one" in finding.text for finding in found(path, "versions", status=other))
+    finally:
+        pid_file.release()
+
+
+def test_a_slow_and_a_full_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctors, "sync_times", lambda _directory: [0.001] * 39 + [0.05])
+    assert found(path, "fsync")[0].level is Level.WARNING
+    monkeypatch.setattr(doctors, "sync_times", lambda _directory: [0.5] * 40)
+    assert found(path, "fsync")[0].level is Level.CRITICAL
+    for free, level in ((9 * 10**11, Level.OK), (10**11, Level.WARNING), (10**10, Level.CRITICAL)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _path, free=free: SimpleNamespace(free=free, total=10**12))
+        assert found(path, "disk space")[0].level is level
+
+
+def test_fsync_that_is_off_is_critical(path: Path) -> None:
+    path.write_text(path.read_text().replace("[raft]", "[raft]\nfsync = false", 1))
+    assert any(finding.level is Level.CRITICAL for finding in found(path, "fsync"))
+
+
+def test_a_damaged_snapshot(path: Path) -> None:
+    broken = load(path).data_path / "snapshots" / f"{7:020d}"
+    broken.mkdir(parents=True)
+    (broken / "SEAL").write_bytes(b"nonsense")
+    (finding,) = found(path, "snapshots")
+    assert finding.level is Level.CRITICAL
