@@ -45,11 +45,17 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "doctor": (
         "doctors.doctor",
-        "Look for what is wrong with the nodes of this machine, and say what to do. Exit code 0, 1 or 2.",
+        "Look for what is wrong with the nodes of this machine, whether they run or not, and say what to do.",
     ),
-    "check": ("checks.check", "Is the cluster well? For monitoring systems: exit codes 0, 1, 2, 3 as Nagios defines them."),
-    "bundle": ("bundles.bundle", "Collect what all nodes have to say into one archive, without secrets."),
-    "top": ("tops.top", "Nodes and products, live."),
+    "check": (
+        "checks.check",
+        "Is the cluster well? Asks every node over the network and makes the checks that are named, or all.",
+    ),
+    "bundle": (
+        "bundles.bundle",
+        "Collect what all nodes have to say into one archive, without secrets, with a list of what is in it.",
+    ),
+    "top": ("tops.top", "Show nodes and products live, until Ctrl-C."),
     "bench": ("benches.bench", "Measure the cluster as it stands: orders a second, and the 99th percentile of one order's way."),
     "config": ("configs.config", "Configurations: check them, show what is in effect."),
     "audit": ("records.audit", "Read the nodes' logs, apply every command again, and compare with what clients and nodes say."),

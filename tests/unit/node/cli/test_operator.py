@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from node.cli import bundles, checks, nodes, session, tops
+from node.cli import bundles, checks, clusters, nodes, session, tops
 from node.cluster_directory import Access
 from node.credentials import Credentials
+from node.deployment import local_cluster
 from node.deployment import statuses as asked
 from node.deployment.statuses import Statuses
 from node.diagnosis import bundle, health
@@ -31,7 +32,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> Statuses:
     async def ask(_addresses: Mapping[str, str], _tls: object, _credentials: Credentials) -> Statuses:
         return dict(found)
 
-    for module in (asked, health, bundle, tops):
+    for module in (asked, health, bundle, tops, local_cluster, clusters):
         monkeypatch.setattr(module, "ask_all", ask)
     monkeypatch.setattr(Access, "tls", lambda _self: None)
     return found
