@@ -9,7 +9,7 @@ from enum import IntEnum
 
 import click
 import msgspec
-from rich.console import Console
+from rich.console import Console, Group
 from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
