@@ -126,7 +126,12 @@ def test_node_stop_does_not_stop_what_is_needed(
     signals: list[int] = []
     pids = [123]
     monkeypatch.setattr(nodes, "locked_pid", lambda _path: pids[0] if pids else None)
-    monkeypatch.setattr(nodes, "send", lambda pid, _number: (signals.append(pid), pids.clear()))
+
+    def send(pid: int, _number: int) -> None:
+        signals.append(pid)
+        pids.clear()
+
+    monkeypatch.setattr(nodes, "send", send)
     said["n3"] = None
     config = str(directory / "n1" / "node.toml")
     assert "would stand still" in run("node", "stop", "--config", config, code=1).stderr

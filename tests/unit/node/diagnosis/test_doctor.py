@@ -8,11 +8,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from cryptography import x509
 
 from cluster.log import DurableLog
 from cluster.messages import COMMAND
 from cluster.ports import LogEntry
 from cluster.storage import RealDisk
+from node.certificates import validity
 from node.config.file import load
 from node.deployment.setup import initialise
 from node.diagnosis import doctor as doctors
@@ -84,7 +86,7 @@ def test_no_configuration_at_all(tmp_path: Path) -> None:
 
 
 def test_a_certificate_that_ends_soon_or_has_ended(path: Path) -> None:
-    ends = doctors.validity(doctors.x509.load_pem_x509_certificate((path.parent / "node.pem").read_bytes())).ends
+    ends = validity(x509.load_pem_x509_certificate((path.parent / "node.pem").read_bytes())).ends
     for seconds, level in (
         (40 * 86_400, Level.OK),
         (20 * 86_400, Level.WARNING),

@@ -92,9 +92,9 @@ def test_histories(history: dict[str, int], level: Level) -> None:
 def test_an_old_snapshot_is_no_fault_where_nothing_came_since() -> None:
     late = NOW + 30 * 86_400
     assert worst(made("snapshot", seen(three(), now=late))) is Level.CRITICAL
-    idle = {f"n{number}": status(f"n{number}", snapshot_index=100) for number in (1, 2, 3)}
+    idle: Statuses = {f"n{number}": status(f"n{number}", snapshot_index=100) for number in (1, 2, 3)}
     assert worst(made("snapshot", seen(idle, now=late))) is Level.OK
-    fresh = {"n1": status("n1", counters={"snapshot_timestamp_seconds": 0})}
+    fresh: Statuses = {"n1": status("n1", counters={"snapshot_timestamp_seconds": 0})}
     assert "none yet" in made("snapshot", seen(fresh))[0].text
 
 
