@@ -90,6 +90,7 @@ PLAIN_NUMBERS = frozenset(
     {
         "scale", "sequence", "product_sequence", "opened_sequence", "order_id", "last_order_id", "last_trade_id", "maker_fee_ppm",
         "taker_fee_ppm", "sealed_by", "version", "turnover", "queued", "last_queued", "turn", "fee_credit",
+        "number", "base", "taken", "opened",
     }
 )  # fmt: skip
 """Fields that are just numbers. A test wants each whole number of the tables here or in `UNITS`, so that none is forgotten."""

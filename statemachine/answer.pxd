@@ -16,3 +16,5 @@ cpdef int transferred(State state, str currency, wide amount, Balance balance) e
 cpdef int placed(State state, Order order) except -1
 @cython.locals(order=Order)
 cpdef int cancelled(State state, list orders, bint pending) except -1
+@cython.locals(outcome=Writer)
+cpdef int noted(State state, wide number, wide base, wide taken) except -1

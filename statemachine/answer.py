@@ -59,3 +59,12 @@ def cancelled(state: State, orders: list[Order], pending: bool) -> None:
     for order in orders:
         order.write(state.outcome)
     state.outcome.flag(pending)
+
+
+def noted(state: State, number: int, base: int, taken: int) -> None:
+    """A report stream was continued."""
+    _begin(state, 20, 6)
+    outcome = state.outcome
+    outcome.number(number)
+    outcome.number(base)
+    outcome.number(taken)

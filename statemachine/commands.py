@@ -148,6 +148,24 @@ class Transfer(Command, frozen=True, tag=10):
     amount: int
 
 
+class NoteStream(Command, frozen=True, tag=20):
+    """Write a message of a session into a report stream of the account, so that it has its number there whichever node serves the session.
+
+    `stream_id` is a name, a slash and the kind of stream, such as "KEY/o". `open` makes the stream where there is none, and has it told of the
+    account's orders from now on; `reset` has its client count from here on, on both sides: the note is number 1. Without `open` the stream must be
+    active. `origin` says which connection writes. An empty `text` takes no number. `taken`: so many messages of the client were taken; a smaller
+    number than before changes nothing. `close`: the stream is told nothing any more after this.
+    """
+
+    stream_id: str
+    origin: str
+    text: str = ""
+    taken: int = 0
+    open: bool = False
+    reset: bool = False
+    close: bool = False
+
+
 TRANSFER_KINDS = (5, 6, 10)
 """The tags of `Deposit`, `Withdraw` and `Transfer`: each kind has transfer ids of its own."""
 
@@ -158,7 +176,17 @@ MEMORY_KINDS = (*TRANSFER_KINDS, REFUSALS, *(REFUSALS - kind for kind in TRANSFE
 """What may name a memory of an account beside that of its orders."""
 
 AnyCommand = (
-    PutCurrency | PutProduct | OpenAccount | PutApiKey | Deposit | Withdraw | PlaceOrder | CancelOrder | CancelAll | Transfer
+    PutCurrency
+    | PutProduct
+    | OpenAccount
+    | PutApiKey
+    | Deposit
+    | Withdraw
+    | PlaceOrder
+    | CancelOrder
+    | CancelAll
+    | Transfer
+    | NoteStream
 )
 
 

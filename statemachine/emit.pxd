@@ -6,6 +6,13 @@ from statemachine.state cimport State
 from statemachine.writer cimport Writer
 from statemachine.exact cimport wide
 
+cdef int _FILLED
+cdef int _NEW
+cdef int _TRADE
+cdef int _TRIGGERED
+cdef int _RESTATED
+cdef int _DONE
+
 cdef int _begin(State state, Product product, int tag, int fields) except -1
 cdef int _end(State state, Product product) except -1
 @cython.locals(events=Writer)
@@ -26,3 +33,15 @@ cpdef int order_done(State state, Product product, Order order, int reason, bint
 cpdef int order_activated(State state, Product product, Order order) except -1
 @cython.locals(events=Writer)
 cpdef int status_changed(State state, Product product, long long open_price, long long open_size) except -1
+cpdef int report(
+    State state, Product product, Order order, int kind, long long price, long long size, long long fee, bint taking
+) except -1
+@cython.locals(events=Writer)
+cdef int _report(
+    State state, Product product, Order order, object stream, int kind, long long price, long long size, long long fee, bint taking
+) except -1
+@cython.locals(events=Writer)
+cpdef int stream_noted(State state, object stream, str origin, str text) except -1
+@cython.locals(events=Writer)
+cdef int _begin_in_stream(State state, object stream, int tag, int fields) except -1
+cdef int _end_in_stream(State state, object stream) except -1

@@ -1,12 +1,27 @@
 """What is told of a product: one function for each event of `events`, by the same name. It numbers the event and writes it to the batch's events.
 
+What concerns an order is also reported in the active streams of its account (`streams`), right behind the event.
+
 A field stands here once, in the order of its struct; `tests/unit/statemachine/test_twins.py` decodes what is written with the structs.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from statemachine.entities import Order, Product
 from statemachine.state import State
+from statemachine.types import DoneReason, ReportKind
+
+if TYPE_CHECKING:
+    from statemachine.streams import Stream
+
+_FILLED: int = DoneReason.FILLED
+_NEW: int = ReportKind.NEW
+_TRADE: int = ReportKind.TRADE
+_TRIGGERED: int = ReportKind.TRIGGERED
+_RESTATED: int = ReportKind.RESTATED
+_DONE: int = ReportKind.DONE
 
 
 def _begin(state: State, product: Product, tag: int, fields: int) -> None:
@@ -38,6 +53,8 @@ def order_received(state: State, product: Product, order: Order) -> None:
     events.number(order.size)
     events.number(order.funds)
     _end(state, product)
+    if order.account.streams is not None:
+        report(state, product, order, _TRIGGERED if order.stop else _NEW, 0, 0, 0, False)
 
 
 def order_opened(state: State, product: Product, order: Order) -> None:
@@ -78,6 +95,10 @@ def order_matched(
     events.number(taker_fee)
     events.flag(auction)
     _end(state, product)
+    if maker.account.streams is not None:
+        report(state, product, maker, _TRADE, price, size, maker_fee, False)
+    if taker.account.streams is not None:
+        report(state, product, taker, _TRADE, price, size, taker_fee, True)
 
 
 def order_changed(
@@ -96,6 +117,8 @@ def order_changed(
     events.flag(resting)
     events.flag(auction)
     _end(state, product)
+    if order.account.streams is not None and not auction:
+        report(state, product, order, _RESTATED, 0, 0, 0, False)
 
 
 def order_done(state: State, product: Product, order: Order, reason: int, resting: bool) -> None:
@@ -111,6 +134,8 @@ def order_done(state: State, product: Product, order: Order, reason: int, restin
     events.number(reason)
     events.flag(resting)
     _end(state, product)
+    if order.account.streams is not None and (reason != _FILLED or order.size == 0):
+        report(state, product, order, _DONE, 0, 0, 0, False)
 
 
 def order_activated(state: State, product: Product, order: Order) -> None:
@@ -128,6 +153,8 @@ def order_activated(state: State, product: Product, order: Order) -> None:
     events.number(order.size)
     events.number(order.funds)
     _end(state, product)
+    if order.account.streams is not None:
+        report(state, product, order, _NEW, 0, 0, 0, False)
 
 
 def status_changed(state: State, product: Product, open_price: int, open_size: int) -> None:
@@ -138,3 +165,67 @@ def status_changed(state: State, product: Product, open_price: int, open_size: i
     events.number(open_price)
     events.number(open_size)
     _end(state, product)
+
+
+def report(state: State, product: Product, order: Order, kind: int, price: int, size: int, fee: int, taking: bool) -> None:
+    """Report the product's latest event in the streams of an order's account, which has some. Of a trade: its price, its size and the order's fee."""
+    for stream in order.account.streams or ():
+        _report(state, product, order, stream, kind, price, size, fee, taking)
+
+
+def _report(
+    state: State, product: Product, order: Order, stream: Stream, kind: int, price: int, size: int, fee: int, taking: bool
+) -> None:
+    _begin_in_stream(state, stream, 20, 27)
+    events = state.events
+    events.number(kind)
+    events.text(product.product_id)
+    events.number(product.sequence)
+    events.number(order.order_id)
+    events.text(order.client_oid)
+    events.number(order.side)
+    events.number(order.order_type)
+    events.number(order.time_in_force)
+    events.number(order.stop)
+    events.number(order.price)
+    events.number(order.stop_price)
+    events.number(order.size)
+    events.number(order.funds)
+    events.number(order.remaining)
+    events.number(order.filled_size)
+    events.number(order.executed_value)
+    events.number(order.fill_fees)
+    events.number(order.done_reason)
+    events.number(order.expires_at)
+    events.number(product.last_trade_id if size else 0)
+    events.number(price)
+    events.number(size)
+    events.number(fee)
+    events.flag(taking)
+    _end_in_stream(state, stream)
+
+
+def stream_noted(state: State, stream: Stream, origin: str, text: str) -> None:
+    """A session's message is in the stream."""
+    _begin_in_stream(state, stream, 21, 6)
+    events = state.events
+    events.text(origin)
+    events.text(text)
+    events.number(stream.base)
+    _end_in_stream(state, stream)
+
+
+def _begin_in_stream(state: State, stream: Stream, tag: int, fields: int) -> None:
+    """As `_begin`, in a report stream."""
+    stream.sequence += 1
+    events = state.events
+    events.array(fields + 1)
+    events.number(tag)
+    events.text(stream.stream_id)
+    events.number(stream.sequence)
+    events.number(state.time)
+
+
+def _end_in_stream(state: State, stream: Stream) -> None:
+    state.event_ends.append(state.events.size())
+    state.event_products.append(stream.stream_id)

@@ -39,7 +39,7 @@ from statemachine.reply_cache import (
     outcome_of,
 )
 from statemachine.state import MIGRATED_HASH, State
-from statemachine.tables import ApiKeyRow, BalanceRow, CurrencyRow, ProductRow
+from statemachine.tables import ApiKeyRow, BalanceRow, CurrencyRow, ProductRow, StreamRow
 from statemachine.types import ProductStatus, Reason, Side
 from statemachine.upgrade import upgrade
 from statemachine.validation import Reject, bad_command_id, bad_name
@@ -71,8 +71,8 @@ class Engine:
     Change:    `apply`
     Whole:     `check`, `tables`, `freeze`, `restore`, `release`, `full_hash`, `state_hash`, `sequence`, `time`
     Reads:     `next_expiry`, `has_pending_work`, `remembers`, `currencies`, `currency`, `products`, `product`, `product_sequence`,
-               `account_exists`, `balances`, `api_key`, `api_keys`, `order`, `order_by_client_oid`, `orders`, `levels`, `book_orders`,
-               `book_page`, `auction`
+               `sequences`, `stream`, `account_exists`, `balances`, `api_key`, `api_keys`, `order`, `order_by_client_oid`, `orders`,
+               `levels`, `book_orders`, `book_page`, `auction`
 
     Reads return rows and copies; changing them changes nothing here. Not safe for use by several threads.
     """
@@ -207,6 +207,17 @@ class Engine:
         """The number of the product's latest event; 0 before the first and for an unknown product."""
         product = self._state.products.get(product_id)
         return product.sequence if product is not None else 0
+
+    def stream(self, stream_id: str) -> StreamRow | None:
+        """One report stream."""
+        stream = self._state.streams.get(stream_id)
+        return stream.row() if stream is not None else None
+
+    def sequences(self) -> dict[str, int]:
+        """The number of the latest event of each product and report stream."""
+        state = self._state
+        found = {name: product.sequence for name, product in state.products.items()}
+        return found | {name: stream.sequence for name, stream in state.streams.items()}
 
     def account_exists(self, account_id: str) -> bool:
         """Was this account opened? The operator is none."""

@@ -108,6 +108,7 @@ cdef class Account:
     cdef readonly ReplyCache replies
     cdef public object changes
     cdef readonly dict other_replies
+    cdef public list streams
     cdef public unsigned int touched
 
     @cython.locals(balance=Balance)

@@ -38,6 +38,7 @@ from statemachine.writer import Writer
 if TYPE_CHECKING:
     from statemachine.book import BookSide, Collection, StopBook
     from statemachine.changes import AccountChanges
+    from statemachine.streams import Stream
 
 _TURN = 2**62
 """What is taken off both counters of a currency at a time."""
@@ -303,6 +304,7 @@ class Account:
         changes: what a snapshot must know of it; see `changes`.
         memories: the outcomes of its deposits, withdrawals and transfers, by the tag of the command, and of what was refused; see
             `commands.MEMORY_KINDS`.
+        streams: its active report streams, by name; None where it has none.
     """
 
     __slots__ = (
@@ -318,6 +320,7 @@ class Account:
         "opened_at",
         "other_replies",
         "replies",
+        "streams",
         "touched",
     )
 
@@ -334,6 +337,7 @@ class Account:
         self.replies = ReplyCache()
         self.changes: AccountChanges | None = None
         self.other_replies: dict[int, ReplyCache] = {}
+        self.streams: list[Stream] | None = None
         self.touched = 0
 
     def available(self, currency: str) -> int:

@@ -18,6 +18,7 @@ from statemachine.types import (
     OrderType,
     ProductStatus,
     Reason,
+    ReportKind,
     SelfTradePrevention,
     Side,
     StopType,
@@ -118,7 +119,16 @@ class Cancelled(Outcome, frozen=True, tag=5):
     pending: bool = False
 
 
-AnyOutcome = Rejected | Done | Transferred | Placed | Cancelled
+class Noted(Outcome, frozen=True, tag=20):
+    """A report stream was opened or continued. `number` is that of the note in the stream, or of the stream's latest event where the note was empty;
+    `base` and `taken` are the stream's after it, see `tables.StreamRow`."""
+
+    number: int
+    base: int
+    taken: int
+
+
+AnyOutcome = Rejected | Done | Transferred | Placed | Cancelled | Noted
 
 
 class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -226,7 +236,60 @@ class StatusChanged(Event, frozen=True, tag=7):
     open_size: int
 
 
-AnyEvent = OrderReceived | OrderOpened | OrderMatched | OrderChanged | OrderDone | OrderActivated | StatusChanged
+class OrderReported(Event, frozen=True, tag=20):
+    """What happened to an order, told to its account alone. `product_id` is the report stream's name, `product_sequence` the number in it; `symbol`
+    is the product, and `source` the number of the product's event that this reports.
+
+    The order's fields are as in `OrderState`, as they are after the event. The last trade's are 0 in a report of another kind; `liquidity_taker`
+    says that the order was the taker.
+    """
+
+    kind: ReportKind
+    symbol: str
+    source: int
+    order_id: int
+    client_oid: str
+    side: Side
+    order_type: OrderType
+    time_in_force: TimeInForce
+    stop: StopType
+    price: int
+    stop_price: int
+    size: int
+    funds: int
+    remaining: int
+    filled_size: int
+    executed_value: int
+    fill_fees: int
+    done_reason: DoneReason
+    expires_at: int
+    trade_id: int = 0
+    last_price: int = 0
+    last_size: int = 0
+    last_fee: int = 0
+    liquidity_taker: bool = False
+
+
+class StreamNoted(Event, frozen=True, tag=21):
+    """What a session wrote into a report stream, see `commands.NoteStream`. `product_id` is the stream's name, `product_sequence` the number in it;
+    `base` is the stream's from here on."""
+
+    origin: str
+    text: str
+    base: int
+
+
+AnyEvent = (
+    OrderReceived
+    | OrderOpened
+    | OrderMatched
+    | OrderChanged
+    | OrderDone
+    | OrderActivated
+    | StatusChanged
+    | OrderReported
+    | StreamNoted
+)
 
 
 class Applied(msgspec.Struct, frozen=True, array_like=True):

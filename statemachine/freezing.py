@@ -84,6 +84,7 @@ class Frozen:
             Piece("counter", [persistence.counter(state)], [], []),
             Piece("currency", [persistence.row("currency", currency.row()) for currency in state.currencies.values()], [], []),
             Piece("product", [persistence.row("product", product.row()) for product in state.products.values()], [], []),
+            Piece("stream", [persistence.row("stream", stream.row()) for stream in state.streams.values()], [], []),
         ]
         self._records = {name: records.take_changes(whole=whole) for name, records in state.records.items()}
         self._kept_accounts: dict[str, AccountView] = {}

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from statemachine import answer, auctions, pending, stops, validation
+from statemachine import answer, auctions, pending, stops, streams, validation
 from statemachine.answer import cancelled, placed
 from statemachine.commands import (
     CancelAll,
     Command,
     Deposit,
+    NoteStream,
     OpenAccount,
     PutApiKey,
     PutCurrency,
@@ -236,6 +237,16 @@ def cancel_all(state: State, account: Account, command: CancelAll) -> Reject | N
     return None
 
 
+def note_stream(state: State, account: Account, command: NoteStream) -> Reject | None:
+    """Open or continue a report stream."""
+    reject = streams.validate(state, account, command)
+    if reject is not None:
+        return reject
+    stream = streams.note(state, account, command)
+    answer.noted(state, stream.sequence, stream.base, stream.taken)
+    return None
+
+
 def _transferred(state: State, account: Account, command: Deposit | Withdraw | Transfer) -> None:
     answer.transferred(state, command.currency, command.amount, account.balances[command.currency])
 
@@ -253,5 +264,6 @@ TRADER_HANDLERS: dict[type[Command], TraderHandler] = {  # type: ignore[type-arg
     Withdraw: withdraw,
     Transfer: transfer,
     CancelAll: cancel_all,
+    NoteStream: note_stream,
 }
 """Commands that act for an account."""

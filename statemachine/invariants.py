@@ -20,6 +20,7 @@ from statemachine.limits import (
     OPERATOR,
     PPM,
     SCALE_MAX,
+    STREAMS_ACTIVE,
 )
 from statemachine.pending import is_unfinished
 from statemachine.state import State
@@ -53,6 +54,9 @@ def check_contents(state: State) -> None:
         _check_account(account)
         _check_done(state, account)
     _check_open(state)
+    for stream in state.streams.values():
+        assert 0 <= stream.base <= stream.sequence, f"the numbers of stream {stream.stream_id} are none"
+        assert stream.account_id in state.accounts, f"stream {stream.stream_id} has no account"
 
 
 def check_arrangement(state: State) -> None:
@@ -60,6 +64,7 @@ def check_arrangement(state: State) -> None:
     _check_counts(state)
     _check_expiring(state)
     _check_records(state)
+    _check_streams(state)
     for product in state.products.values():
         _check_book(state, product)
         _check_stops(state, product)
@@ -222,6 +227,14 @@ def _check_records(state: State) -> None:
         assert 0 <= row.last_order_id <= state.last_order_id, (
             f"account {row.account_id}: cancels orders up to {row.last_order_id}"
         )
+
+
+def _check_streams(state: State) -> None:
+    for account in state.accounts.values():
+        active = [name for name, each in sorted(state.streams.items()) if each.active and each.account_id == account.account_id]
+        listed = [stream.stream_id for stream in account.streams or ()]
+        assert listed == active, f"account {account.account_id} lists the streams {listed}, active are {active}"
+        assert len(active) <= STREAMS_ACTIVE, f"account {account.account_id} has too many active streams"
 
 
 def _check_unfinished(state: State, product: Product) -> None:

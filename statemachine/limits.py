@@ -108,6 +108,18 @@ CANCEL_AFTER_MAX = 366 * 86_400 * 10**9
 TIME_MAX = 2**63 - 1
 """Largest time at which an order may leave, in nanoseconds since the epoch: in the year 2262."""
 
+STREAMS = 250
+"""Report streams of all accounts together. What a node keeps of a full one for readers that come back is some 5 MB."""
+
+STREAMS_PER_ACCOUNT = 16
+"""Report streams that one account may ever have: names are never forgotten, for their numbers must not begin anew."""
+
+STREAMS_ACTIVE = 4
+"""Report streams of one account that are told of its orders: each costs a report for every event of one of its orders."""
+
+NOTE_MAX = 2_000
+"""Characters of a note in a report stream: the longest message of a session that is no report."""
+
 PPM = 1_000_000
 """Parts per million in one: what fee rates are counted in."""
 

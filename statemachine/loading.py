@@ -24,7 +24,7 @@ from typing import Any
 
 import msgspec
 
-from statemachine import invariants, pending
+from statemachine import invariants, pending, streams
 from statemachine.book import BookSide
 from statemachine.changes import Changes
 from statemachine.commands import MEMORY_KINDS, TRANSFER_KINDS
@@ -35,6 +35,7 @@ from statemachine.limits import OPERATOR, REFUSALS_REMEMBERED, SCALE_MAX, TRANSF
 from statemachine.persistence import Row, encode, numbered_key
 from statemachine.reply_cache import FINGERPRINT_SIZE, ReplyCache, pack
 from statemachine.state import State
+from statemachine.streams import Stream
 from statemachine.tables import (
     KEYS,
     SCHEMA,
@@ -44,6 +45,7 @@ from statemachine.tables import (
     CounterRow,
     CurrencyRow,
     ProductRow,
+    StreamRow,
     Table,
 )
 from statemachine.teardown import clear
@@ -294,6 +296,14 @@ def _load_outcome(state: State, _keys: list[bytes], found: list[_PackedOutcomeRo
     state.outcome_count = len(found)
 
 
+def _load_stream(state: State, keys: list[bytes], found: list[StreamRow]) -> None:
+    _check_field_keys("stream", keys, found)
+    for row in found:
+        if not (0 <= row.base <= row.sequence and row.taken >= 0 and row.account_id in state.accounts):
+            raise StateError(f"table stream: the numbers or the account of {row.stream_id} are none")
+        streams.add(state, Stream(row))
+
+
 def _load_kept(state: State, table: Table, keys: list[bytes], found: list[Any]) -> None:
     """A table whose rows are kept as they are."""
     _check_field_keys(table.name, keys, found)
@@ -320,6 +330,7 @@ _LOADERS: dict[str, Callable[[State, list[bytes], list[Any]], None]] = {
     "order": _load_order,
     "done_order": _load_done_order,
     "outcome": _load_outcome,
+    "stream": _load_stream,
 }
 
 

@@ -136,6 +136,7 @@ _COUNTS: dict[str, Callable[[State], int]] = {
     "order": lambda state: len(state.orders) - state.done_count,
     "done_order": lambda state: state.done_count,
     "outcome": lambda state: state.outcome_count,
+    "stream": lambda state: len(state.streams),
 }
 
 _DUMPERS: dict[str, Callable[[State], Iterable[Row]]] = {
@@ -147,5 +148,6 @@ _DUMPERS: dict[str, Callable[[State], Iterable[Row]]] = {
     "order": lambda state: (order(each) for account in state.accounts.values() for each in account.open_orders()),
     "done_order": _done_orders,
     "outcome": _outcomes,
+    "stream": lambda state: (row("stream", stream.row()) for stream in state.streams.values()),
 }
 """All rows of a table that is not kept, in any order."""

@@ -29,6 +29,7 @@ cdef class State:
     cdef public long long turn
     cdef public long long next_expiry
     cdef readonly dict busy
+    cdef readonly dict streams
     cdef public bint unchanged
     cdef public long long work
     cdef public long long work_max

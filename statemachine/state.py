@@ -8,7 +8,7 @@ Every other module changes the state through the methods here and those of `enti
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from statemachine.book import BookSide, Collection, StopBook
 from statemachine.changes import Changes
@@ -20,6 +20,9 @@ from statemachine.tables import KEPT, ApiKeyRow, MassCancelRow, ProductRow
 from statemachine.teardown import clear
 from statemachine.types import OrderStatus, Side
 from statemachine.writer import Writer
+
+if TYPE_CHECKING:
+    from statemachine.streams import Stream
 
 _BUY: int = Side.BUY
 _ACTIVE: int = OrderStatus.ACTIVE
@@ -38,6 +41,7 @@ class State:
     `orders` holds every known order, open or recently done, of which `done_count` are done; `balance_count` and `outcome_count` are summed over
     all accounts, the operator included. `next_expiry` is a time before which no order leaves because its time is over, 0 where there is none to
     leave; `busy` are the products with unfinished work, `mass_cancels` the `CancelAll`s (`pending`). `records` are the tables whose rows are kept.
+    `streams` are all report streams, by name.
 
     No part of the state: `events` are those of the batch under way, encoded, `event_ends` where each ends, and `event_products` of which product it
     is; `keys_put` are the API keys that it put, `outcomes` its outcomes, `outcome` is the one under way, `placing` or `cancelling` the command.
@@ -65,6 +69,7 @@ class State:
         self.turn = 0
         self.next_expiry = 0
         self.busy: dict[str, Product] = {}
+        self.streams: dict[str, Stream] = {}
         self.unchanged = False
         self.work = 0
         self.work_max = WORK_PER_ENTRY
@@ -188,8 +193,8 @@ class State:
             account.replies.clear()
             for memory in account.other_replies.values():
                 memory.clear()
-            account.changes = None
-        clear(self.busy, *(records.rows for records in self.records.values()), self.orders)
+            account.changes = account.streams = None
+        clear(self.busy, self.streams, *(records.rows for records in self.records.values()), self.orders)
 
     def __del__(self) -> None:
         """Orders refer to each other, and only `clear` breaks the circles."""

@@ -123,6 +123,21 @@ class MassCancelRow(msgspec.Struct, frozen=True, array_like=True, order=True):
     last_order_id: int
 
 
+class StreamRow(msgspec.Struct, frozen=True, array_like=True):
+    """A report stream of an account (`streams`). `sequence` is the number of its latest event, `base` the one after which its client began to count;
+    `taken` is how many messages of its client, counted likewise, were taken and need not be sent again. `opened` is the command that began it last.
+    One that is not `active` is told nothing.
+    """
+
+    stream_id: str
+    account_id: str
+    sequence: int
+    base: int
+    taken: int
+    opened: int
+    active: bool
+
+
 class Reference(NamedTuple):
     """A field that names a row of another table by its key, or one of `others`."""
 
@@ -169,6 +184,7 @@ SCHEMA: tuple[Table, ...] = (
     Table("done_order", OrderState, ("account_id", "number"), (_ACCOUNT, _PRODUCT)),
     Table("outcome", OutcomeRow, ("account_id", "outcome.sequence")),
     Table("mass_cancel", MassCancelRow, ("account_id", "product_id"), (_ACCOUNT, ("product_id", "product", ("",))), kept=True),
+    Table("stream", StreamRow, ("stream_id",), (_ACCOUNT,)),
 )
 """Every table once, in the order of restoring. To add one: its row struct above, and a line here; `kept` unless its rows live as other objects."""
 

@@ -109,6 +109,23 @@ class Opening(IntEnum):
     """What is left of the collected orders goes to the book."""
 
 
+class ReportKind(IntEnum):
+    """What a report of an order tells."""
+
+    NEW = 1
+    """It was accepted."""
+    TRADE = 2
+    """It traded."""
+    TRIGGERED = 3
+    """A stop order's price has come: it enters."""
+    RESTATED = 4
+    """Self-trade prevention took something off it."""
+    DONE = 5
+    """It left, for another reason than that its whole size has traded: the last `TRADE` tells that."""
+    AMENDED = 6
+    """Its owner changed it."""
+
+
 class Permission(IntEnum):
     """What an API key may do; a key's permissions are the sum (bitwise or) of these."""
 
@@ -176,3 +193,7 @@ class Reason(IntEnum):
     """The product's auction is opening, which takes a few log entries: until then its orders stay, and its status too."""
     TOO_MANY_TRANSFERS = 61
     """The account's transfers of this kind fill their memory, and the oldest is too young to be forgotten (`limits.TRANSFERS_REMEMBERED`)."""
+    INVALID_STREAM = 90
+    """A stream's name, a note or what its client is said to have sent is out of bounds, or the stream is another account's."""
+    TOO_MANY_STREAMS = 91
+    """There is no room for another stream (`limits.STREAMS`)."""

@@ -1,4 +1,5 @@
 """The feed: every product's public events, kept for a while, to be read from any sequence that is still there.
+So are the accounts' report streams, for sessions that see everything; what is said here of a product holds for each of them too.
 
 A node applies the same commands as every other, so it publishes the same events with the same numbers; a reader may stop on one node
 and go on at another. Per product there is a ring of the last events and the subscriptions. A subscription is *live* when it has been sent
@@ -33,7 +34,9 @@ from statemachine.events import (
     OrderMatched,
     OrderOpened,
     OrderReceived,
+    OrderReported,
     StatusChanged,
+    StreamNoted,
 )
 from statemachine.types import OrderType, StopType
 
@@ -45,6 +48,9 @@ BLOCK = 1_000
 
 TRADES_KEPT = 1_000
 """Trades a product that `TradesQuery` can see."""
+
+STREAM_EVENTS_KEPT = 20_000
+"""Events of a report stream that are kept at least, or fewer where `events_kept` says so: some 5 MB, for readers that come back."""
 
 FRAMES_KEPT = 64
 """Frames of whole blocks that are kept encoded for readers that are behind, all products together: some 10 MB."""
@@ -74,6 +80,8 @@ _PRIVATE_FIELDS: dict[type[msgspec.Struct], dict[str, object]] = {
         "funds": 0,
     },
     StatusChanged: {},
+    OrderReported: {},
+    StreamNoted: {},
 }
 
 
@@ -254,7 +262,7 @@ class Feed:
             kept = (saved or {}).get(product_id)
             if kept is not None and kept.sequence != last:
                 kept = None
-            self._channels[product_id] = _Channel(self._events_kept, last + 1, kept)
+            self._channels[product_id] = _Channel(self._capacity(product_id), last + 1, kept)
         for product_id, channel in old.items():
             for subscription in (*channel.live, *channel.behind):
                 if subscription.live:
@@ -361,8 +369,11 @@ class Feed:
     def _channel(self, product_id: str) -> _Channel:
         channel = self._channels.get(product_id)
         if channel is None:
-            self._channels[product_id] = channel = _Channel(self._events_kept, 1)
+            self._channels[product_id] = channel = _Channel(self._capacity(product_id), 1)
         return channel
+
+    def _capacity(self, name: str) -> int:
+        return min(self._events_kept, STREAM_EVENTS_KEPT) if is_stream(name) else self._events_kept
 
     def _send_live(self, channel: _Channel, product_id: str, events: Sequence[bytes]) -> None:
         if len(events) > EVENTS_PER_FRAME:
@@ -417,6 +428,11 @@ class Feed:
         for subscription in list(channel.behind):
             if subscription.subscriber.writable:
                 self.resume(subscription)
+
+
+def is_stream(name: str) -> bool:
+    """Whether a name is that of a report stream (`statemachine.streams`), which is one account's business; else it is that of a product."""
+    return "/" in name
 
 
 def _by_product(product_ids: Sequence[str], events: Sequence[bytes]) -> Iterable[tuple[str, Sequence[bytes]]]:

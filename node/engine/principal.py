@@ -24,6 +24,7 @@ from node.native.protocol import (
     OrderQuery,
     OrdersQuery,
     Query,
+    StreamQuery,
 )
 from statemachine.commands import (
     AnyCommand,
@@ -89,6 +90,8 @@ class Principal(msgspec.Struct, frozen=True):
         wanted = query.query
         if isinstance(wanted, ApiKeyQuery):
             self.check_node("query: an API key with its secret")
+        if isinstance(wanted, StreamQuery):
+            self.check_node("query: a report stream")
         if isinstance(wanted, LogQuery) and not self.node:
             raise RequestFailed(FailCode.FORBIDDEN, "query: the log is read by nodes only")
         if self.operator:

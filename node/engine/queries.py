@@ -45,6 +45,7 @@ from node.native.protocol import (
     OrdersQuery,
     PagedOrder,
     ProductsQuery,
+    StreamQuery,
     TradesQuery,
 )
 from node.statistics import Figures
@@ -138,6 +139,8 @@ class Views:
                 return _found(engine.api_key(query.key_id), f"API key {query.key_id!r}")
             case ApiKeysQuery():
                 return _api_keys(engine, query)
+            case StreamQuery():
+                return _found(engine.stream(query.stream_id), f"report stream {query.stream_id!r}")
         raise AssertionError(f"no view for {type(query).__name__}")
 
     def _orders(self, engine: Engine, query: OrdersQuery) -> object:

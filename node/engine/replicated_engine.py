@@ -67,5 +67,5 @@ class ReplicatedEngine:
             market: what its snapshot keeps of the market, if anything.
         """
         self.engine = engine
-        self._feed.restart({product.product_id: product.product_sequence for product in engine.products()}, market)
+        self._feed.restart(engine.sequences(), market)
         self.keys_changed([])

@@ -22,7 +22,7 @@ from node.config.settings import NodeConfig
 from node.engine import membership
 from node.engine.api_keys import EngineKeys, Reseal
 from node.engine.book_copy import BookCopies, LongAnswer, Pieces, is_large
-from node.engine.feed import Feed, FeedError, Subscriber, Subscription, TooOldError
+from node.engine.feed import Audience, Feed, FeedError, Subscriber, Subscription, TooOldError, is_stream
 from node.engine.leadership import After, Barriers, Leadership, LeadershipTransfer, PendingQueue
 from node.engine.modes import Mode, Modes
 from node.engine.principal import Gate, Principal
@@ -413,7 +413,10 @@ class EngineService:
         Raises:
             RequestFailed: NOT_FOUND, TOO_OLD, BAD_REQUEST.
         """
-        if self._machine.engine.product(request.product_id) is None:
+        if is_stream(request.product_id):
+            if subscriber.audience is not Audience.FULL or self._machine.engine.stream(request.product_id) is None:
+                raise RequestFailed(FailCode.NOT_FOUND, f"report stream {request.product_id!r} does not exist")
+        elif self._machine.engine.product(request.product_id) is None:
             raise RequestFailed(FailCode.NOT_FOUND, f"product {request.product_id!r} does not exist")
         try:
             return self.feed.subscribe(subscriber, request.request_id, request.product_id, request.from_sequence)

@@ -128,6 +128,8 @@ REASONS: dict[Reason, tuple[int, str]] = {
     Reason.CHANGED_MEANWHILE: (409, "Changed by somebody else meanwhile"),
     Reason.OWN_ORDERS_CROSS: (400, "The order would trade with one of your own in this auction"),
     Reason.AUCTION_OPENING: (400, "The auction is opening; try again in a moment"),
+    Reason.INVALID_STREAM: (400, "Invalid report stream"),
+    Reason.TOO_MANY_STREAMS: (400, "Too many report streams"),
     Reason.TOO_MANY_TRANSFERS: (400, "Too many transfers of this kind are remembered for this account"),
 }
 """Every reason: status and text. `size is too small` gets its bound where the product is known."""

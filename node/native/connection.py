@@ -52,6 +52,7 @@ from node.native.protocol import (
     RemoveMember,
     Results,
     StatusQuery,
+    StreamQuery,
     Submit,
     Subscribe,
     Subscribed,
@@ -64,7 +65,7 @@ from node.native.protocol import (
 from node.system.unix_socket import reachable
 from statemachine.commands import AnyCommand
 from statemachine.events import AnyOutcome, OrderMatched, OrderState
-from statemachine.tables import ApiKeyRow, BalanceRow, CurrencyRow, ProductRow
+from statemachine.tables import ApiKeyRow, BalanceRow, CurrencyRow, ProductRow, StreamRow
 
 CONNECT_TIMEOUT = 2.0
 """Seconds to open a connection, TLS handshake and greeting included."""
@@ -124,6 +125,8 @@ class Querier(Protocol):
     async def __call__(self, query: BookPageQuery, linearizable: bool = False) -> BookPage: ...
     @overload
     async def __call__(self, query: MarketQuery, linearizable: bool = False) -> MarketView: ...
+    @overload
+    async def __call__(self, query: StreamQuery, linearizable: bool = False) -> StreamRow: ...
 
 
 class _Subscription:

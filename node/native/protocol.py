@@ -22,7 +22,7 @@ from node.durations import DurationCounts
 from node.statistics import Figures
 from statemachine.commands import AnyCommand
 from statemachine.events import AnyEvent, AnyOutcome, OrderState
-from statemachine.tables import ApiKeyRow, BalanceRow, CurrencyRow, ProductRow
+from statemachine.tables import ApiKeyRow, BalanceRow, CurrencyRow, ProductRow, StreamRow
 from statemachine.types import Side
 
 PROTOCOL_VERSION = 1
@@ -180,6 +180,12 @@ class MarketQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     product_id: str
 
 
+class StreamQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=20):
+    """Gateways only. A report stream, whose events `Subscribe` gives by its name. Answer: `StreamRow` or `NOT_FOUND`."""
+
+    stream_id: str
+
+
 class LogQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=12):
     """A piece of the log's segment that has entry `index`, from byte `offset` of the file on. For the histories of other nodes.
 
@@ -206,6 +212,7 @@ AnyQuery = (
     | LogQuery
     | BookPageQuery
     | MarketQuery
+    | StreamQuery
 )
 
 
@@ -548,6 +555,7 @@ ANSWER_TYPES: dict[type[msgspec.Struct], object] = {
     LogQuery: LogPiece,
     BookPageQuery: BookPage,
     MarketQuery: MarketView,
+    StreamQuery: StreamRow,
 }
 """What `Answer.body` decodes to, by query."""
 

@@ -22,8 +22,8 @@ def test_the_trace_is_as_written(path: Path, request: pytest.FixtureRequest) -> 
         assert trace.splitlines() == text.splitlines()
 
 
-LATER = ("AUCTION_OPENING", "TOO_MANY_TRANSFERS")
-"""Those that take thousands of commands: see tests/unit/statemachine/test_pending.py and test_transfers.py."""
+LATER = ("AUCTION_OPENING", "TOO_MANY_TRANSFERS", "INVALID_STREAM", "TOO_MANY_STREAMS")
+"""Those that take thousands of commands, or are a session's: see tests/unit/statemachine/test_pending.py, test_transfers.py and test_streams.py."""
 
 
 def test_every_reason_of_a_rejection_is_in_some_script() -> None:

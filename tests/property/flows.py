@@ -23,6 +23,7 @@ from statemachine.commands import (
     CancelAll,
     CancelOrder,
     Deposit,
+    NoteStream,
     OpenAccount,
     PlaceOrder,
     PutApiKey,
@@ -94,7 +95,19 @@ def _value(random: Random, kind: Any) -> Any:
 
 def anything(random: Random, number: int) -> AnyCommand:
     """A command of any kind whose fields are anything that its types allow."""
-    kinds = (PutCurrency, PutProduct, OpenAccount, PutApiKey, Deposit, Withdraw, PlaceOrder, CancelOrder, CancelAll, Transfer)
+    kinds = (
+        PutCurrency,
+        PutProduct,
+        OpenAccount,
+        PutApiKey,
+        Deposit,
+        Withdraw,
+        PlaceOrder,
+        CancelOrder,
+        CancelAll,
+        Transfer,
+        NoteStream,
+    )
     kind: Any = random.choice(kinds)
     hints = msgspec.structs.fields(kind)
     values = {field.name: _value(random, field.type) for field in hints}
@@ -146,6 +159,8 @@ def fortunes() -> list[AnyCommand]:
     for name, share in (("rich", AMOUNT_MAX // 2), ("richer", AMOUNT_MAX // 2 + 1)):
         ground += [OpenAccount(OPERATOR, f"open-{name}", name), Deposit(name, f"in-{name}", "RICH", share)]
         ground.append(Deposit(name, f"cash-{name}", "USD", AMOUNT_MAX // 2 - 10**15))
+        ground.append(NoteStream(name, f"stream-{name}", f"{name}/o", "n1", "logon", open=True))
+    ground.append(NoteStream("ann", "stream-ann", "ann/o", "n1", open=True))
     return ground
 
 

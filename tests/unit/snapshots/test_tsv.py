@@ -58,7 +58,19 @@ def row(directory: Path, table: str) -> dict[str, str]:
 
 def test_a_person_can_read_it(exported: Path) -> None:
     assert sorted(path.stem for path in tsv_files(exported)) == sorted(
-        ["Counter", "Currency", "Product", "Account", "ApiKey", "Balance", "Order", "DoneOrder", "Outcome", "MassCancel"]
+        [
+            "Counter",
+            "Currency",
+            "Product",
+            "Account",
+            "ApiKey",
+            "Balance",
+            "Order",
+            "DoneOrder",
+            "Outcome",
+            "MassCancel",
+            "Stream",
+        ]
     )
     order = row(exported, "Order")
     assert order["price"] == "100"

@@ -140,6 +140,7 @@ def test_only_what_changed_is_written() -> None:
         "done_order": 0,
         "outcome": 1,
         "mass_cancel": 0,
+        "stream": 0,
     }
     assert not [piece for piece in pieces if piece.deleted]
 

@@ -1,0 +1,174 @@
+"""Report streams: every event of an account's orders under a number of its own, the same after a restore."""
+
+from __future__ import annotations
+
+import msgspec
+
+from statemachine.commands import AnyCommand, Batch, CancelAll, CancelOrder, NoteStream, PlaceOrder
+from statemachine.engine import Engine
+from statemachine.events import AnyEvent, Noted, OrderReported, Rejected, StreamNoted
+from statemachine.limits import NOTE_MAX, STREAMS_ACTIVE, STREAMS_PER_ACCOUNT
+from statemachine.types import OrderType, Reason, ReportKind, Side, StopType
+from tests.unit.statemachine.market import PRODUCT, limit, market, placed, send
+
+STREAM = "ann-key/o"
+
+
+def opened(engine: Engine, stream_id: str = STREAM, account: str = "ann", **more: object) -> Noted:
+    outcome = send(engine, note(stream_id, account, open=True, **more))
+    assert isinstance(outcome, Noted), outcome
+    return outcome
+
+
+def note(stream_id: str = STREAM, account: str = "ann", text: str = "", **more: object) -> NoteStream:
+    global _notes
+    _notes += 1
+    return msgspec.structs.replace(NoteStream(account, f"note-{_notes}", stream_id, "n1", text), **more)
+
+
+_notes = 0
+
+
+def told(engine: Engine, command: AnyCommand, stream_id: str = STREAM) -> list[AnyEvent]:
+    """What a command adds to a stream."""
+    events = engine.apply(Batch(engine.time + 1, [command])).events
+    return [event for event in events if event.product_id == stream_id]
+
+
+def kinds(events: list[AnyEvent]) -> list[ReportKind]:
+    return [event.kind for event in events if isinstance(event, OrderReported)]
+
+
+def test_a_life_of_an_order_is_reported_in_numbers_without_gap() -> None:
+    engine = market(maker_ppm=1_000)
+    assert opened(engine).number == 0
+    new = told(engine, limit("ann", "1", Side.BUY, 10, 100, oid="one"))
+    trade = told(engine, limit("bob", "2", Side.SELL, 4, 90))
+    gone = told(engine, CancelAll("ann", "3"))
+    assert kinds([*new, *trade, *gone]) == [ReportKind.NEW, ReportKind.TRADE, ReportKind.DONE]
+    assert [event.product_sequence for event in (*new, *trade, *gone)] == [1, 2, 3]
+    filled = trade[0]
+    assert isinstance(filled, OrderReported)
+    assert (filled.last_price, filled.last_size, filled.last_fee, filled.trade_id) == (100, 4, 1, 1)
+    assert (filled.remaining, filled.filled_size, filled.executed_value, filled.client_oid) == (6, 4, 400, "one")
+    assert not filled.liquidity_taker
+    engine.check()
+
+
+def test_the_last_trade_of_a_whole_order_is_its_last_report() -> None:
+    engine = market()
+    opened(engine)
+    told(engine, limit("bob", "1", Side.SELL, 3, 100))
+    assert kinds(told(engine, limit("ann", "2", Side.BUY, 3, 100))) == [ReportKind.NEW, ReportKind.TRADE]
+
+
+def test_an_order_by_funds_is_told_to_be_done() -> None:
+    engine = market()
+    opened(engine)
+    told(engine, limit("bob", "1", Side.SELL, 3, 100))
+    by_funds = PlaceOrder("ann", "2", PRODUCT, Side.BUY, OrderType.MARKET, 0, 0, 250)
+    assert kinds(told(engine, by_funds)) == [ReportKind.NEW, ReportKind.TRADE, ReportKind.DONE]
+
+
+def test_a_stop_order_is_new_then_triggered() -> None:
+    engine = market(names=("ann", "bob", "cat"))
+    opened(engine)
+    stop = PlaceOrder("ann", "1", PRODUCT, Side.BUY, OrderType.LIMIT, 100, 5, client_oid="s", stop=StopType.ENTRY, stop_price=90)
+    assert kinds(told(engine, stop)) == [ReportKind.NEW]
+    told(engine, limit("bob", "2", Side.SELL, 1, 95))
+    assert kinds(told(engine, limit("cat", "3", Side.BUY, 1, 95))) == [ReportKind.TRIGGERED]
+
+
+def test_accounts_without_a_stream_are_told_nothing_and_others_only_theirs() -> None:
+    engine = market()
+    opened(engine)
+    assert told(engine, limit("bob", "1", Side.SELL, 3, 100)) == []
+    assert engine.stream("bob-key/o") is None
+
+
+def test_a_note_has_a_number_and_a_reset_begins_anew() -> None:
+    engine = market()
+    first = opened(engine, text="logon", taken=1)
+    assert (first.number, first.base, first.taken) == (1, 0, 1)
+    told(engine, limit("ann", "1", Side.BUY, 10, 100))
+    again = opened(engine, text="logon", reset=True, taken=1)
+    assert (again.number, again.base, again.taken) == (3, 2, 1)
+    empty = send(engine, note(taken=7))
+    assert isinstance(empty, Noted)
+    assert (empty.number, empty.taken) == (3, 7)
+    lower = send(engine, note(taken=5))
+    assert isinstance(lower, Noted)
+    assert lower.taken == 7
+
+
+def test_a_note_that_comes_again_is_written_once() -> None:
+    engine = market()
+    command = note(text="logon", open=True)
+    events = told(engine, command)
+    assert [type(event) for event in events] == [StreamNoted]
+    assert told(engine, command) == []
+    outcome = send(engine, command)
+    assert isinstance(outcome, Noted)
+    assert outcome.duplicate
+    assert outcome.number == 1
+
+
+def test_what_cannot_be_noted_is_refused_and_leaves_no_trace() -> None:
+    engine = market()
+    opened(engine)
+    before = dict(engine.tables())["stream"]
+    refused = (
+        note("no slash", open=True),
+        note("a/" + "b" * 9, open=True),
+        note(text="x" * (NOTE_MAX + 1)),
+        note(taken=-1),
+        note(origin="x" * 65),
+        note("other/o"),
+        note(account="bob"),
+    )
+    for command in refused:
+        outcome = send(engine, command)
+        assert isinstance(outcome, Rejected), command
+        assert outcome.reason is Reason.INVALID_STREAM
+    assert dict(engine.tables())["stream"] == before
+    engine.check()
+
+
+def test_streams_are_bounded_and_the_first_rests() -> None:
+    engine = market()
+    for number in range(STREAMS_ACTIVE + 1):
+        opened(engine, f"key{number}/o")
+    first = engine.stream("key0/o")
+    assert first is not None
+    assert not first.active
+    resting = send(engine, note("key0/o", text="x"))
+    assert isinstance(resting, Rejected)
+    assert opened(engine, "key0/o", reset=True).number == 0
+    for number in range(STREAMS_ACTIVE + 1, STREAMS_PER_ACCOUNT):
+        opened(engine, f"key{number}/o")
+    outcome = send(engine, note("more/o", open=True))
+    assert isinstance(outcome, Rejected)
+    assert outcome.reason is Reason.TOO_MANY_STREAMS
+    engine.check()
+
+
+def test_a_restored_engine_goes_on_with_the_next_number() -> None:
+    engine = market()
+    opened(engine, "b/o")
+    opened(engine, "a/d", text="logon")
+    placed(engine, limit("ann", "1", Side.BUY, 10, 100, oid="one"))
+    other = Engine.restore(dict(engine.tables()))
+    assert other.sequences() == engine.sequences() == {PRODUCT: 3, "b/o": 1, "a/d": 2}
+    batch = Batch(engine.time + 1, [CancelOrder("ann", "2", 0, "one")])
+    assert other.apply(batch).events == engine.apply(batch).events
+    assert other.state_hash == engine.state_hash
+    other.check()
+
+
+def test_a_closed_stream_is_told_nothing() -> None:
+    engine = market()
+    opened(engine)
+    send(engine, note(close=True))
+    assert told(engine, limit("ann", "1", Side.BUY, 10, 100)) == []
+    assert isinstance(send(engine, note(text="x", open=True)), Rejected)
+    assert opened(engine, reset=True, text="x").base == 0
