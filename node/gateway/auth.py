@@ -109,6 +109,11 @@ class Authenticator:
     async def identify(self, claim: Claim, address: str, method: str, target: str, body: bytes) -> Identity:
         """Whose claim it is, from an address. Raises ApiError: 401 with the text that foreign clients map, or 503 without the cluster key."""
         self._check_age(claim.timestamp)
+        message = f"{claim.timestamp}{method}{target}".encode("utf-8", "surrogateescape") + body
+        return await self.prove(claim, address, message)
+
+    async def prove(self, claim: Claim, address: str, message: bytes) -> Identity:
+        """Whose claim it is, if its key has signed the message. How old that is, is for the caller to judge. Raises as `identify`."""
         try:
             key = await self._key(claim.key_id)
         except ClusterKeyError as error:
@@ -116,7 +121,6 @@ class Authenticator:
             raise ApiError(503, text, reason="cluster_key", detail=str(error)) from None
         # An id of which there is no key is answered like a signature that does not fit: nobody learns which ids exist. A node that is behind
         # may have the secret of before, as it may not have the key yet.
-        message = f"{claim.timestamp}{method}{target}".encode("utf-8", "surrogateescape") + body
         if not (key or self._nobody).proves(claim.signature, message) or key is None:
             raise unproven()
         if not same_text(claim.passphrase, key.passphrase):
