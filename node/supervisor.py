@@ -218,7 +218,7 @@ async def _set_within(event: asyncio.Event, seconds: float) -> bool:
 
 
 def children(config: NodeConfig, config_path: Path, *, rejoin: bool = False) -> tuple[ChildSpec, list[ChildSpec]]:
-    """The processes of a node: its engine; its gateways and its history, which hold nothing that the engine has not."""
+    """The processes of a node: its engine; its gateways, its FIX server and its history, which hold nothing that the engine has not."""
     python = (sys.executable, "-m")
     tail = ("--config", str(config_path.resolve()))
     engine = ChildSpec("engine", (*python, "node.engine.process", *tail), ("--rejoin",) if rejoin else (), final_codes=True)
@@ -226,6 +226,8 @@ def children(config: NodeConfig, config_path: Path, *, rejoin: bool = False) -> 
         ChildSpec(f"gateway-{worker}", (*python, "node.gateway.process", *tail, "--worker", str(worker)))
         for worker in range(config.http.gateways)
     ]
+    if config.fix.listen:
+        gateways.append(ChildSpec("fix", (*python, "node.fix.process", *tail)))
     if config.history.enabled:
         gateways.append(ChildSpec("history", (*python, "node.history.process", *tail), may_give_up=True))
     return engine, gateways

@@ -53,6 +53,8 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "http.signature_age_max": (1, 3600, "seconds"),
     "history.archive_days": (0, 36_500, "days"),
     "history.log_bytes": (0, 2**40, "bytes"),
+    "fix.key_rate": (0, 1_000_000, "messages a second"),
+    "fix.logon_age_max": (1, 3600, "seconds"),
     "http.key_rate": (0, 1_000_000, "requests a second"),
     "http.address_rate": (0, 1_000_000, "requests a second"),
 }
@@ -157,7 +159,10 @@ def _check_times(config: NodeConfig, fault: Fault) -> None:
 
 def _check_own_addresses(config: NodeConfig, fault: Fault) -> None:
     taken: dict[tuple[str, int], str] = {}
-    for key, listen in (("raft", config.raft.listen), ("native", config.native.listen), ("http", config.http.listen)):
+    listening = [("raft", config.raft.listen), ("native", config.native.listen), ("http", config.http.listen)]
+    if config.fix.listen:
+        listening.append(("fix", config.fix.listen))
+    for key, listen in listening:
         address = _address(f"{key}.listen", listen, fault)
         if address in taken:
             raise fault(f"{key}.listen", f"expected an address of its own; {listen} is also {taken[address]}.listen")

@@ -125,6 +125,17 @@ class HistoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log_bytes: int = 1024 * 1024 * 1024
 
 
+class FixConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[fix]`: sessions of FIX over TLS. `listen` empty: none are served.
+
+    `key_rate`: messages a second of one API key, 0: no limit. `logon_age_max`: by how many seconds a Logon's SendingTime may differ from our clock.
+    """
+
+    listen: str = ""
+    key_rate: float = 1000.0
+    logon_age_max: float = 30.0
+
+
 class NodeAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[[nodes]]`: where each node of the cluster is, this one included. `http` is its public URL."""
 
@@ -152,6 +163,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     snapshot: SnapshotConfig = SnapshotConfig()
     start: StartConfig = StartConfig()
     history: HistoryConfig = HistoryConfig()
+    fix: FixConfig = FixConfig()
     log_level: str = "info"
     log_format: str = "text"
     log_bytes: int = 64 * 1024 * 1024

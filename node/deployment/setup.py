@@ -36,6 +36,7 @@ from snapshots.durable import sync_path
 
 NATIVE_OFFSET = 10
 HTTP_OFFSET = 20
+FIX_OFFSET = 30
 CLUSTER_KEY = "cluster.key"
 
 TEMPLATE = Path(__file__).with_name("node.toml.txt")
@@ -59,6 +60,7 @@ def initialise(
     https: bool = False,
     cluster_id: str = "",
     archive_log: bool = False,
+    fix: bool = False,
     cluster_keys: Mapping[int, bytes] | None = None,
     now: datetime.datetime | None = None,
 ) -> list[Path]:
@@ -71,6 +73,7 @@ def initialise(
         cluster_id: a random one when empty.
         cluster_keys: of a cluster whose state this one will begin with; a fresh one when None.
         archive_log: keep log segments behind snapshots, so that `quorumbook audit` can replay everything from the first command.
+        fix: serve FIX, on the port `FIX_OFFSET` - `HTTP_OFFSET` above that of HTTP.
         now: when the certificates are made, with a time zone; the present unless given.
 
     Raises:
@@ -98,7 +101,7 @@ def initialise(
         files.write_new(directory / "admin.json", msgspec.json.format(msgspec.json.encode(key)) + b"\n", 0o600)
         written = []
         for address in addresses:
-            text = node_toml(cluster, address, addresses, admin, archive_log=archive_log, listen=listen)
+            text = node_toml(cluster, address, addresses, admin, archive_log=archive_log, listen=listen, fix=fix)
             written.append(make_node(directory, address, text, authority, moment, keys))
         sync_path(directory)
         sync_path(directory.resolve().parent)
@@ -207,8 +210,9 @@ def node_toml(
     *,
     archive_log: bool = False,
     listen: str = "",
+    fix: bool = False,
 ) -> str:
-    """The text of a node's configuration. `listen`: on which address it listens; empty: where the others reach it."""
+    """The text of a node's configuration. `listen`: on which address it listens; empty: where the others reach it. `fix`: it serves FIX."""
 
     def place(address: str) -> str:
         return f"{bracketed(listen)}:{address.rpartition(':')[2]}" if listen else address.partition("://")[2] or address
@@ -221,12 +225,19 @@ def node_toml(
         http_listen=place(own.http),
         http_tls="tls = true" if own.http.startswith("https://") else "# tls = false",
         public_url=own.http,
+        fix_listen=f'listen = "{_fix_address(place(own.http))}"' if fix else '# listen = ""',
         archive_log="archive_log = true" if archive_log else "# archive_log = false",
         key_id=admin.key_id,
         secret=admin.secret,
         passphrase=admin.passphrase,
         nodes="\n\n".join(_node_table(address) for address in addresses),
     )
+
+
+def _fix_address(http: str) -> str:
+    """Where a node serves FIX: a port of its own beside that of HTTP."""
+    host, _, port = http.rpartition(":")
+    return f"{host}:{int(port) + FIX_OFFSET - HTTP_OFFSET}"
 
 
 def _node_table(address: NodeAddress) -> str:

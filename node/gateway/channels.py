@@ -27,7 +27,9 @@ from statemachine.events import (
     OrderMatched,
     OrderOpened,
     OrderReceived,
+    OrderReported,
     StatusChanged,
+    StreamNoted,
 )
 from statemachine.tables import CurrencyRow
 from statemachine.types import DoneReason, OrderType, Side
@@ -91,11 +93,12 @@ def parties(event: AnyEvent) -> tuple[str, ...]:
     """The accounts whose business an event is."""
     if isinstance(event, OrderMatched):
         return event.maker_account_id, event.taker_account_id
-    return () if isinstance(event, StatusChanged) else (event.account_id,)
+    return () if isinstance(event, StatusChanged | OrderReported | StreamNoted) else (event.account_id,)
 
 
 def event_json(event: AnyEvent, product: Product) -> Json:
-    """An event as everybody sees it."""
+    """An event of a product as everybody sees it."""
+    assert not isinstance(event, OrderReported | StreamNoted), "no event of a product"
     body: Json = {
         "type": "",
         "product_id": event.product_id,

@@ -319,6 +319,7 @@ class Script:
                     else ""
                 )
                 return f"{head} {event.status.name.lower()}{opened}"
+        raise AssertionError(f"scripts have no report streams: {event}")
 
     def outcome(self, outcome: AnyOutcome) -> str:
         again = f"again, as command {outcome.sequence}: " if outcome.duplicate else ""
@@ -339,6 +340,7 @@ class Script:
                     for order in outcome.orders
                 ]
                 return f"{again}cancelled {', '.join(shown) or 'nothing'}"
+        raise AssertionError(f"scripts have no report streams: {outcome}")
 
     def order(self, order: OrderState) -> str:
         base, quote = self.pairs[order.product_id]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from statemachine.commands import AnyCommand, Batch, CancelAll, CancelOrder, NoteStream, PlaceOrder
@@ -14,7 +16,7 @@ from tests.unit.statemachine.market import PRODUCT, limit, market, placed, send
 STREAM = "ann-key/o"
 
 
-def opened(engine: Engine, stream_id: str = STREAM, account: str = "ann", **more: object) -> Noted:
+def opened(engine: Engine, stream_id: str = STREAM, account: str = "ann", **more: Any) -> Noted:
     outcome = send(engine, note(stream_id, account, open=True, **more))
     assert isinstance(outcome, Noted), outcome
     return outcome

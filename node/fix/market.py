@@ -1,0 +1,224 @@
+"""Market data: a book by price levels, or its best ones, and trades, as snapshots (W) and changes (X).
+
+The numbers are those of the product's feed: RptSeq is the product sequence, as `sequence` is in REST and on the WebSocket. A snapshot is the book
+after that event, and the changes that follow go on from there. Where the node has lost events of a product, the client gets a new snapshot.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from node.budget import Cost, Shares
+from node.errors import QuorumbookError
+from node.fix import tags
+from node.fix.fields import GROUP_COUNT, INCORRECT, FieldError, Message
+from node.fix.orders import UNSUPPORTED_TYPE, business_reject
+from node.fix.sending import LocalSender
+from node.fix.wire import Fields, timestamp
+from node.gateway.catalogue import Catalogue, Product
+from node.gateway.channels import Frame
+from node.gateway.errors import ApiError
+from node.gateway.feeds import Feeds, ProductFeed
+from statemachine.events import OrderMatched
+from statemachine.types import Side
+
+SYMBOLS_MAX = 100
+"""Products of one request."""
+REQUESTS_MAX = 50
+"""Requests that one session may have open."""
+
+BIDS, OFFERS, TRADES = "0", "1", "2"
+"""Values of MDEntryType."""
+NEW, CHANGE, DELETE = "0", "1", "2"
+"""Values of MDUpdateAction."""
+UNKNOWN_SYMBOL, DUPLICATE, TOO_MUCH = "0", "1", "2"
+"""Values of MDReqRejReason: 2 is insufficient bandwidth."""
+
+_ENTRY_TYPES = {Side.BUY: BIDS, Side.SELL: OFFERS}
+
+
+@dataclass
+class _Request:
+    """What a client asked for under an id. `top`: only the best level of each side, of which `best` is what the client knows, by product."""
+
+    request_id: str
+    types: frozenset[str]
+    top: bool
+    feeds: dict[str, ProductFeed] = field(default_factory=dict)
+    best: dict[tuple[str, Side], tuple[int, int]] = field(default_factory=dict)
+
+
+class MarketData:
+    """The market data of one session: a `feeds.Reader`."""
+
+    def __init__(self, feeds: Feeds, catalogue: Catalogue, sender: LocalSender, shares: Shares[str], key_id: str) -> None:
+        self._feeds = feeds
+        self._catalogue = catalogue
+        self._sender = sender
+        self._shares = shares
+        self._key_id = key_id
+        self._requests: dict[str, _Request] = {}
+
+    async def handle(self, message: Message, number: int) -> None:
+        """Take a MarketDataRequest. Raises FieldError."""
+        if message.type != "V":
+            text = "a session of market data takes MarketDataRequests only"
+            self._sender.send(business_reject(message, number, UNSUPPORTED_TYPE, text), number)
+            return
+        request_id = message.text(tags.MD_REQ_ID)
+        if len(request_id) > 64:
+            raise FieldError(tags.MD_REQ_ID, INCORRECT, "MDReqID has at most 64 characters")
+        kind = message.choice(tags.SUBSCRIPTION_TYPE, {"0": "0", "1": "1", "2": "2"})
+        if kind == "2":
+            self._drop(request_id)
+            return
+        top = message.choice(tags.MARKET_DEPTH, {"0": False, "1": True})
+        request = _Request(request_id, self._types(message), top)
+        symbols = self._symbols(message)
+        if request_id in self._requests:
+            self._refuse(request_id, DUPLICATE, "this MDReqID is in use")
+        elif len(self._requests) >= REQUESTS_MAX:
+            self._refuse(request_id, TOO_MUCH, f"at most {REQUESTS_MAX} requests may be open")
+        else:
+            await self._begin(request, symbols, keep=kind == "1")
+
+    def deliver(self, feed: ProductFeed, frame: Frame) -> None:
+        """See `feeds.Reader`."""
+        for request in self._requests.values():
+            if feed.product_id in request.feeds:
+                entries = self._levels(request, feed, frame) + self._trades(request, feed.product, frame)
+                if entries:
+                    head: Fields = [(tags.MSG_TYPE, "X"), (tags.MD_REQ_ID, request.request_id)]
+                    self._sender.send([*head, (tags.NO_MD_ENTRIES, str(len(entries))), *[each for e in entries for each in e]])
+
+    def gap(self, feed: ProductFeed) -> None:
+        """See `feeds.Reader`: what is sent next is a new snapshot."""
+        for request in self._requests.values():
+            if feed.product_id in request.feeds:
+                self._snapshot(request, feed)
+
+    def close(self) -> None:
+        """Follow nothing any more."""
+        for request_id in list(self._requests):
+            self._drop(request_id)
+
+    def _types(self, message: Message) -> frozenset[str]:
+        found = message.texts(tags.MD_ENTRY_TYPE)
+        if message.number(tags.NO_MD_ENTRY_TYPES, 100) != len(found):
+            raise FieldError(tags.NO_MD_ENTRY_TYPES, GROUP_COUNT, "NoMDEntryTypes is not the number of entry types")
+        if not found or not set(found) <= {BIDS, OFFERS, TRADES}:
+            raise FieldError(tags.MD_ENTRY_TYPE, INCORRECT, "MDEntryType must be 0 (bids), 1 (offers) or 2 (trades)")
+        return frozenset(found)
+
+    def _symbols(self, message: Message) -> list[str]:
+        found = message.texts(tags.SYMBOL)
+        if message.number(tags.NO_RELATED_SYM, 10_000) != len(found):
+            raise FieldError(tags.NO_RELATED_SYM, GROUP_COUNT, "NoRelatedSym is not the number of symbols")
+        if not 1 <= len(found) <= SYMBOLS_MAX:
+            raise FieldError(tags.NO_RELATED_SYM, INCORRECT, f"1 to {SYMBOLS_MAX} symbols")
+        return list(dict.fromkeys(found))
+
+    async def _begin(self, request: _Request, symbols: list[str], *, keep: bool) -> None:
+        feeds: list[ProductFeed] = []
+        try:
+            for symbol in symbols:
+                feeds.append(await self._feeds.feed(await self._catalogue.product(symbol)))  # noqa: PERF401 - some may be there
+        except ApiError as error:
+            self._refuse(request.request_id, UNKNOWN_SYMBOL, error.message)
+            return
+        except QuorumbookError as error:
+            self._refuse(request.request_id, TOO_MUCH, str(error)[:200])
+            return
+        cost = sum(Cost.SUBSCRIBE + feed.snapshot_cost for feed in feeds)
+        if self._shares.take(self._key_id, cost):
+            self._refuse(request.request_id, TOO_MUCH, "the API key has used up its share")
+            return
+        for feed in feeds:
+            self._snapshot(request, feed)
+            if keep:
+                request.feeds[feed.product_id] = feed
+                feed.readers[self] = None
+        if keep:
+            self._requests[request.request_id] = request
+
+    def _drop(self, request_id: str) -> None:
+        request = self._requests.pop(request_id, None)
+        if request is None:
+            self._refuse(request_id, UNKNOWN_SYMBOL, "there is no such request")
+            return
+        for product_id, feed in request.feeds.items():
+            if not any(product_id in other.feeds for other in self._requests.values()):
+                feed.readers.pop(self, None)
+
+    def _refuse(self, request_id: str, reason: str, text: str) -> None:
+        fields = [(tags.MSG_TYPE, "Y"), (tags.MD_REQ_ID, request_id), (tags.MD_REJ_REASON, reason), (tags.TEXT, text)]
+        self._sender.send(fields)
+
+    def _snapshot(self, request: _Request, feed: ProductFeed) -> None:
+        product, book = feed.product, feed.book
+        entries: list[Fields] = []
+        for side, kind in _ENTRY_TYPES.items():
+            if kind in request.types:
+                for price, size, _ in book.levels(side, 1 if request.top else None):
+                    entries.append(_entry(kind, product, price, size))
+                request.best[feed.product_id, side] = book.best(side)
+        if TRADES in request.types and feed.last is not None:
+            entries.append(_entry(TRADES, product, feed.last.price, feed.last.size))
+        head: Fields = [(tags.MSG_TYPE, "W"), (tags.MD_REQ_ID, request.request_id), (tags.SYMBOL, feed.product_id)]
+        head += [(tags.RPT_SEQ, str(feed.sequence)), (tags.NO_MD_ENTRIES, str(len(entries)))]
+        self._sender.send([*head, *[each for entry in entries for each in entry]])
+
+    def _levels(self, request: _Request, feed: ProductFeed, frame: Frame) -> list[Fields]:
+        """What changed of the book, as far as it was asked for."""
+        if request.top:
+            return self._best(request, feed, frame)
+        entries: list[Fields] = []
+        for (side, price), before in frame.touched.items():
+            size = feed.book.size_at(side, price)
+            if size != before and _ENTRY_TYPES[side] in request.types:
+                action = NEW if not before else CHANGE if size else DELETE
+                entries.append(_change(action, _ENTRY_TYPES[side], feed.product, (price, size), frame))
+        return entries
+
+    def _best(self, request: _Request, feed: ProductFeed, frame: Frame) -> list[Fields]:
+        entries: list[Fields] = []
+        for side, kind in _ENTRY_TYPES.items():
+            now, known = feed.book.best(side), request.best.get((feed.product_id, side), (0, 0))
+            if kind not in request.types or now == known:
+                continue
+            request.best[feed.product_id, side] = now
+            if known[0] and now[0] != known[0]:
+                entries.append(_change(DELETE, kind, feed.product, (known[0], 0), frame))
+            if now[0]:
+                entries.append(_change(CHANGE if now[0] == known[0] else NEW, kind, feed.product, now, frame))
+        return entries
+
+    def _trades(self, request: _Request, product: Product, frame: Frame) -> list[Fields]:
+        if TRADES not in request.types:
+            return []
+        entries: list[Fields] = []
+        for event in frame.events:
+            if isinstance(event, OrderMatched):
+                entry = _change(NEW, TRADES, product, (event.price, event.size), frame, event.product_sequence)
+                taker = Side.SELL if event.side is Side.BUY else Side.BUY
+                more = [(tags.MD_ENTRY_ID, str(event.trade_id)), (tags.AGGRESSOR_SIDE, tags.SIDE_CODES[taker])]
+                entries.append(entry + more)
+        return entries
+
+
+def _entry(kind: str, product: Product, price: int, size: int) -> Fields:
+    return [
+        (tags.MD_ENTRY_TYPE, kind),
+        (tags.MD_ENTRY_PX, product.price(price)),
+        (tags.MD_ENTRY_SIZE, product.size(size)),
+    ]
+
+
+def _change(action: str, kind: str, product: Product, level: tuple[int, int], frame: Frame, sequence: int = 0) -> Fields:
+    """An entry of an incremental refresh; `level` is a price and what there is or traded."""
+    fields: Fields = [(tags.MD_UPDATE_ACTION, action), (tags.MD_ENTRY_TYPE, kind), (tags.SYMBOL, product.row.product_id)]
+    fields.append((tags.MD_ENTRY_PX, product.price(level[0])))
+    if action != DELETE:
+        fields.append((tags.MD_ENTRY_SIZE, product.size(level[1])))
+    sequence = sequence or frame.events[-1].product_sequence
+    return [*fields, (tags.RPT_SEQ, str(sequence)), (tags.TRANSACT_TIME, timestamp(frame.time))]

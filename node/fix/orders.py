@@ -1,0 +1,343 @@
+"""Order entry: requests of a client, their commands, and the answers to those that are refused.
+
+What was accepted needs no answer here: the reports of the account's stream tell it. The command id of an order is made of its ClOrdID, as with the
+other protocols, that of any other request of its ClOrdID and type; so a message that comes again, at whichever node, is carried out once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+
+from node.errors import RequestFailed
+from node.fix import reports, tags
+from node.fix.fields import FieldError, Message
+from node.fix.logon import Terms
+from node.fix.sending import Answers, Done, Item, StreamSender, no_answer
+from node.fix.wire import Fields, timestamp
+from node.gateway.backend import Backend
+from node.gateway.catalogue import Catalogue, Product
+from node.gateway.errors import REASONS, BadRequestError, UnknownHereError
+from node.gateway.values import NAME, order_number, to_units
+from node.native.protocol import FailCode, OrderQuery
+from statemachine.commands import CancelAll, CancelOrder, PlaceOrder
+from statemachine.events import AnyOutcome, Cancelled, OrderReported, OrderState, Placed, Rejected
+from statemachine.types import DoneReason, OrderType, Reason, ReportKind, SelfTradePrevention, Side, StopType, TimeInForce
+
+UNSUPPORTED_TYPE, NOT_AUTHORIZED, UNAVAILABLE = "3", "6", "4"
+"""Values of BusinessRejectReason."""
+
+TO_CANCEL, TO_REPLACE = "1", "2"
+"""Values of CxlRejResponseTo."""
+
+_ORD_REJECTS = {
+    Reason.UNKNOWN_PRODUCT: "1",
+    Reason.PRODUCT_NOT_TRADING: "2",
+    Reason.PRODUCT_CANCEL_ONLY: "2",
+    Reason.INSUFFICIENT_FUNDS: "3",
+    Reason.COMMAND_ID_REUSED: "6",
+    Reason.UNKNOWN_ACCOUNT: "15",
+    Reason.SIZE_TOO_SMALL: "13",
+    Reason.SIZE_TOO_LARGE: "13",
+    Reason.SIZE_OFF_LOT: "13",
+    Reason.INVALID_SIZE: "13",
+    Reason.PRICE_OFF_TICK: "18",
+}
+"""Values of OrdRejReason; 99 is any other."""
+_CXL_REJECTS = {Reason.UNKNOWN_ORDER: "1", Reason.ORDER_ALREADY_DONE: "0", Reason.AUCTION_OPENING: "2"}
+"""Values of CxlRejReason; 99 is any other."""
+
+_ORDER_TYPES = {
+    tags.MARKET: (OrderType.MARKET, False),
+    tags.LIMIT: (OrderType.LIMIT, False),
+    tags.STOP: (OrderType.MARKET, True),
+    tags.STOP_LIMIT: (OrderType.LIMIT, True),
+}
+PLACED_MAX = 10_000
+"""Open orders of a connection that are remembered for cancel on disconnect: as many as an account may have."""
+
+_Handler = Callable[[Message, int], Awaitable[None]]
+
+
+class OrderEntry:
+    """Requests of one session. `on_report` follows its open orders, for cancel on disconnect."""
+
+    def __init__(self, backend: Backend, catalogue: Catalogue, sender: StreamSender, terms: Terms) -> None:
+        self._backend = backend
+        self._catalogue = catalogue
+        self._sender = sender
+        self._terms = terms
+        self._account_id = terms.identity.account_id
+        self._placed: dict[int, None] = {}
+        self._handlers: dict[str, _Handler] = {
+            "D": self._new_order,
+            "F": self._cancel,
+            "G": self._replace,
+            "H": self._status,
+            "q": self._mass_cancel,
+        }
+        sender.on_report = self._note_report
+
+    @property
+    def placed(self) -> list[int]:
+        """The ids of the open orders that were placed on this connection."""
+        return list(self._placed)
+
+    async def handle(self, message: Message, number: int) -> None:
+        """Carry out a request, which has this MsgSeqNum. Raises FieldError."""
+        handler = self._handlers.get(message.type)
+        if handler is None:
+            self._sender.send(business_reject(message, number, UNSUPPORTED_TYPE, "order entry does not take this type"), number)
+            return
+        await self._sender.submissions.room()
+        await handler(message, number)
+
+    def _note_report(self, report: OrderReported) -> None:
+        whole = report.size > 0 and report.remaining == 0
+        if report.kind is ReportKind.DONE or whole:
+            self._placed.pop(report.order_id, None)
+
+    # NewOrderSingle
+
+    async def _new_order(self, message: Message, number: int) -> None:
+        client_oid = _name(message, tags.CL_ORD_ID)
+        try:
+            command = await self._place_command(message, client_oid)
+        except _Refusal as refusal:
+            self._sender.send(_rejected(message, refusal), number)
+            return
+        again = message.flag(tags.POSS_DUP) or message.flag(tags.POSS_RESEND)
+        self._sender.submissions.put(Item(command, self._after_placing(message, number, again=again)))
+
+    def _after_placing(self, message: Message, number: int, *, again: bool) -> Done:
+        """An order that was placed before, with another message, is a duplicate; one that only comes again is what it was."""
+
+        def done(outcome: AnyOutcome, resent: bool) -> Answers:
+            if isinstance(outcome, Rejected):
+                text, _ = _words(outcome)
+                return [(_rejected(message, _Refusal(_ORD_REJECTS.get(outcome.reason, "99"), text)), number)]
+            assert isinstance(outcome, Placed), outcome
+            if outcome.duplicate and not again and not resent:
+                return [(_rejected(message, _Refusal("6", "an order with this ClOrdID was placed before")), number)]
+            if outcome.order.done_reason is DoneReason.NONE and len(self._placed) < PLACED_MAX:
+                self._placed[outcome.order.order_id] = None
+            self._sender.settled(number)
+            return []
+
+        return done
+
+    async def _place_command(self, message: Message, client_oid: str) -> PlaceOrder:
+        product = await self._product(message)
+        side = message.choice(tags.SIDE, tags.SIDES)
+        order_type, stops = message.choice(tags.ORD_TYPE, _ORDER_TYPES)
+        limited = order_type is OrderType.LIMIT
+        time_in_force = message.choice(tags.TIME_IN_FORCE, tags.TIMES, default=TimeInForce.GTC)
+        post_only = message.choice(tags.EXEC_INST, {tags.POST_ONLY: True}, default=False)
+        stp = message.choice(tags.SELF_TRADE_TYPE, tags.SELF_TRADE_TYPES, default=SelfTradePrevention.DC)
+        if limited:
+            message.text(tags.PRICE)
+            message.text(tags.ORDER_QTY)
+        return PlaceOrder(
+            self._account_id,
+            f"c:{client_oid}",
+            product.row.product_id,
+            side,
+            order_type,
+            _units(message, tags.PRICE, product.quote_scale, "Price") if limited else 0,
+            _units(message, tags.ORDER_QTY, product.base_scale, "OrderQty"),
+            _units(message, tags.CASH_ORDER_QTY, product.quote_scale, "CashOrderQty"),
+            time_in_force,
+            post_only,
+            stp,
+            client_oid,
+            (StopType.ENTRY if side is Side.BUY else StopType.LOSS) if stops else StopType.NONE,
+            _units(message, tags.STOP_PX, product.quote_scale, "StopPx") if stops else 0,
+            _lifetime(message) if time_in_force is TimeInForce.GTT else 0,
+        )
+
+    async def _product(self, message: Message) -> Product:
+        try:
+            return await self._catalogue.product(message.text(tags.SYMBOL))
+        except UnknownHereError:
+            raise _Refusal("1", f"there is no product {message.text(tags.SYMBOL)[:64]}") from None
+
+    # OrderCancelRequest, OrderCancelReplaceRequest, OrderMassCancelRequest
+
+    async def _cancel(self, message: Message, number: int) -> None:
+        name = _name(message, tags.CL_ORD_ID)
+        order_id, client_oid = _named(message, tags.ORIG_CL_ORD_ID)
+        command = CancelOrder(self._account_id, f"f:F:{name}", order_id, client_oid, message.optional(tags.SYMBOL) or "")
+
+        def done(outcome: AnyOutcome, _resent: bool) -> Answers:
+            if isinstance(outcome, Rejected):
+                text, _ = _words(outcome)
+                return [(_cancel_reject(message, TO_CANCEL, _CXL_REJECTS.get(outcome.reason, "99"), text), number)]
+            self._sender.settled(number)
+            return []
+
+        self._sender.submissions.put(Item(command, done))
+
+    async def _replace(self, message: Message, number: int) -> None:
+        _name(message, tags.CL_ORD_ID)
+        _named(message, tags.ORIG_CL_ORD_ID)
+        text = "an order cannot be changed yet: cancel it and enter a new one"
+        self._sender.send(_cancel_reject(message, TO_REPLACE, "99", text), number)
+
+    async def _mass_cancel(self, message: Message, number: int) -> None:
+        name = _name(message, tags.CL_ORD_ID)
+        kind = message.choice(tags.MASS_CANCEL_TYPE, {"1": "1", "7": "7"})
+        symbol = message.text(tags.SYMBOL) if kind == "1" else ""
+
+        def done(outcome: AnyOutcome, _resent: bool) -> Answers:
+            return [(_mass_report(message, kind, symbol, outcome), number)]
+
+        self._sender.submissions.put(Item(CancelAll(self._account_id, f"f:q:{name}", symbol), done))
+
+    async def cancel_on_disconnect(self, *, whole_account: bool) -> None:
+        """Cancel the account's open orders, or those that were placed on this connection, and wait until that is done."""
+        put = self._sender.submissions.put
+        mark = f"f:cod:{self._terms.identity.key_id[:32]}:{time.time_ns()}"
+        if whole_account:
+            put(Item(CancelAll(self._account_id, mark), no_answer))
+        else:
+            for place, order_id in enumerate(self.placed):
+                put(Item(CancelOrder(self._account_id, f"{mark}:{place}", order_id), no_answer))
+        await self._sender.submissions.idle()
+
+    # OrderStatusRequest
+
+    async def _status(self, message: Message, number: int) -> None:
+        order_id, client_oid = _named(message, tags.CL_ORD_ID)
+        request_id = message.optional(tags.ORD_STATUS_REQ_ID) or ""
+        await self._sender.submissions.idle()  # what came before is in the answer
+        try:
+            order: OrderState = await self._backend.query(OrderQuery(self._account_id, order_id, client_oid))
+        except RequestFailed as failure:
+            if failure.code is not FailCode.NOT_FOUND:
+                raise
+            refusal = _Refusal("5", "there is no such order")
+            self._sender.send([*_rejected(message, refusal, status=True), *_asked(request_id)], number)
+            return
+        product = await self._catalogue.product(order.product_id)
+        self._sender.send(reports.status_report(order, product, request_id, time.time_ns()), number)
+
+
+class _Refusal(Exception):  # noqa: N818 - of an order, before it is sent
+    """An order that is refused here: OrdRejReason and what the client reads."""
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+        self.text = text
+
+
+def business_reject(message: Message, number: int, reason: str, text: str) -> Fields:
+    """A BusinessMessageReject (j)."""
+    return [
+        (tags.MSG_TYPE, "j"),
+        (tags.REF_SEQ_NUM, str(number)),
+        (tags.REF_MSG_TYPE, message.type),
+        (tags.BUSINESS_REASON, reason),
+        (tags.TEXT, text),
+    ]
+
+
+def _rejected(message: Message, refusal: _Refusal, *, status: bool = False) -> Fields:
+    """An ExecutionReport that refuses an order, or tells that there is none."""
+    name = message.optional(tags.CL_ORD_ID) or "NONE"
+    fields: Fields = [
+        (tags.MSG_TYPE, "8"),
+        (tags.ORDER_ID, "NONE"),
+        (tags.CL_ORD_ID, name),
+        (tags.EXEC_ID, f"{'status' if status else 'rejected'}-{name}-{time.time_ns()}"),
+        (tags.EXEC_TYPE, reports.STATUS if status else reports.REJECTED),
+        (tags.ORD_STATUS, reports.REJECTED),
+    ]
+    for tag in (tags.SYMBOL, tags.SIDE, tags.ORD_TYPE, tags.ORDER_QTY, tags.PRICE):
+        if message.has(tag):
+            fields.append((tag, message.text(tag)[:64]))
+    fields += [(tags.LEAVES_QTY, "0"), (tags.CUM_QTY, "0"), (tags.AVG_PX, "0"), (tags.ORD_REJ_REASON, refusal.reason)]
+    return [*fields, (tags.TEXT, refusal.text), (tags.TRANSACT_TIME, timestamp(time.time_ns()))]
+
+
+def _cancel_reject(message: Message, response_to: str, reason: str, text: str) -> Fields:
+    order_id = message.optional(tags.ORDER_ID) or "NONE"
+    return [
+        (tags.MSG_TYPE, "9"),
+        (tags.ORDER_ID, order_id),
+        (tags.CL_ORD_ID, message.text(tags.CL_ORD_ID)),
+        (tags.ORIG_CL_ORD_ID, message.optional(tags.ORIG_CL_ORD_ID) or "NONE"),
+        (tags.ORD_STATUS, reports.REJECTED),
+        (tags.CXL_REJ_RESPONSE_TO, response_to),
+        (tags.CXL_REJ_REASON, reason),
+        (tags.TEXT, text),
+        (tags.TRANSACT_TIME, timestamp(time.time_ns())),
+    ]
+
+
+def _mass_report(message: Message, kind: str, symbol: str, outcome: AnyOutcome) -> Fields:
+    refused = outcome if isinstance(outcome, Rejected) else None
+    fields: Fields = [
+        (tags.MSG_TYPE, "r"),
+        (tags.CL_ORD_ID, message.text(tags.CL_ORD_ID)),
+        (tags.MASS_REPORT_ID, f"{message.text(tags.CL_ORD_ID)}-{outcome.sequence}"),
+        (tags.MASS_CANCEL_TYPE, kind),
+        (tags.MASS_CANCEL_RESPONSE, "0" if refused else kind),
+    ]
+    if symbol:
+        fields.append((tags.SYMBOL, symbol))
+    if refused is not None:
+        fields += [(tags.MASS_CANCEL_REJ_REASON, "1" if symbol else "99"), (tags.TEXT, _words(refused)[0])]
+    if isinstance(outcome, Cancelled):
+        fields.append((tags.TOTAL_AFFECTED, str(len(outcome.orders))))
+        if outcome.pending:
+            fields.append((tags.TEXT, "more orders leave with the next entries of the log"))
+    return [*fields, (tags.TRANSACT_TIME, timestamp(time.time_ns()))]
+
+
+def _words(outcome: Rejected) -> tuple[str, str]:
+    """Why the exchange refused, in words, and the field at fault."""
+    _, text = REASONS.get(outcome.reason, (400, "Rejected"))
+    printable = "".join(char if char.isascii() and char.isprintable() else "?" for char in outcome.detail[:200])
+    return f"{text} ({outcome.field}: {printable})" if outcome.field else text, outcome.field
+
+
+def _name(message: Message, tag: int) -> str:
+    """A client's id. Raises FieldError."""
+    text = message.text(tag)
+    if NAME.fullmatch(text) is None:
+        raise FieldError(tag, 5, f"field {tag} must be 1 to 64 characters of A-Z a-z 0-9 _ . : -")
+    return text
+
+
+def _named(message: Message, tag: int) -> tuple[int, str]:
+    """An order by our id or by its client's, which field `tag` has. Raises FieldError."""
+    given = message.optional(tags.ORDER_ID)
+    if given is not None:
+        try:
+            return order_number(given), ""
+        except BadRequestError:
+            raise FieldError(tags.ORDER_ID, 5, "OrderID must be an id of ours") from None
+    return 0, _name(message, tag)
+
+
+def _asked(request_id: str) -> Fields:
+    return [(tags.ORD_STATUS_REQ_ID, request_id)] if request_id else []
+
+
+def _units(message: Message, tag: int, scale: int, name: str) -> int:
+    """A decimal in smallest units; 0 where it is not there. Raises _Refusal."""
+    text = message.optional(tag)
+    if text is None:
+        return 0
+    try:
+        return to_units(text, scale, name)
+    except BadRequestError as error:
+        reason = "18" if tag == tags.PRICE else "13" if tag == tags.ORDER_QTY else "99"
+        raise _Refusal(reason, error.message) from None
+
+
+def _lifetime(message: Message) -> int:
+    """Nanoseconds from when it was sent first to ExpireTime: the same message gives the same order. Raises FieldError."""
+    first = tags.ORIG_SENDING_TIME if message.has(tags.ORIG_SENDING_TIME) else tags.SENDING_TIME
+    return message.time(tags.EXPIRE_TIME) - message.time(first)

@@ -1,0 +1,87 @@
+"""`python -m node.fix.process --config node.toml`: the FIX server of a node, until SIGTERM.
+
+Started by the supervisor where `fix.listen` is set. A process of its own: FIX sessions are few, long and busy, and delay no request of HTTP this way
+(ADR 0044). It holds nothing: when it dies, its clients log on again, here or at another node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from pathlib import Path
+
+import click
+
+from node.certificates import CertificateWatch
+from node.config.file import load
+from node.config.settings import NodeConfig
+from node.errors import QuorumbookError
+from node.fix.server import FixServer
+from node.gateway.auth import Authenticator, Revocation
+from node.gateway.backend import Backend
+from node.gateway.catalogue import Catalogue
+from node.gateway.feeds import Feeds
+from node.gateway.metrics import Metrics
+from node.gateway.process import backend_of
+from node.keys.sealing import ClusterKeys
+from node.pki import server_context
+from node.system import logs
+from node.system.descriptors import raise_limit
+from node.system.parent_watch import watch_parent
+
+log = logging.getLogger(__name__)
+
+
+def build(config: NodeConfig, backend: Backend) -> FixServer:
+    """The FIX server of a node over `backend`."""
+    catalogue = Catalogue(backend)
+    feeds = Feeds(backend, catalogue, Metrics(config.node_id, 0))
+    auth = Authenticator(backend, config.admin, ClusterKeys(config.cluster_key_path), config.fix.logon_age_max)
+    return FixServer(config.fix, backend, catalogue, feeds, auth)
+
+
+async def run(config: NodeConfig, stop: asyncio.Event) -> None:
+    """Serve FIX until `stop` is set."""
+    server = build(config, backend_of(config))
+    revocation = Revocation(server.auth, server.connections)
+    host, _, port = config.fix.listen.rpartition(":")
+    watching = asyncio.create_task(CertificateWatch(config).run())
+    try:
+        await server.start(host.strip("[]"), int(port), server_context(config, require_client_cert=False))
+        log.info("the FIX server of %s listens on %s", config.node_id, config.fix.listen)
+        await stop.wait()
+    finally:
+        watching.cancel()
+        await server.close()
+        await revocation.close()
+        await server.feeds.close()
+        await server.backend.close()
+
+
+async def _until_signal(config: NodeConfig) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await run(config, stop)
+
+
+@click.command()
+@click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The node's TOML file.")
+def main(path: Path) -> None:
+    """Serve FIX for one node."""
+    watch_parent()
+    try:
+        config = load(path)
+        logs.set_up(config.log_level, f"{config.node_id} fix", config.log_format)
+        raise_limit()
+        asyncio.run(_until_signal(config))
+    except QuorumbookError as error:
+        raise click.ClickException(str(error)) from None
+    except OSError as error:
+        raise click.ClickException(f"cannot listen: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

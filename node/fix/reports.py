@@ -1,0 +1,139 @@
+"""A report of an account's stream as an ExecutionReport (8): a function of the report alone, so that every node sends the same."""
+
+from __future__ import annotations
+
+from node.fix import tags
+from node.fix.tags import SIDE_CODES, TIME_CODES
+from node.fix.wire import Fields, timestamp
+from node.gateway.catalogue import Product
+from node.gateway.values import order_text
+from statemachine.decimals import to_text
+from statemachine.events import OrderReported, OrderState
+from statemachine.types import DoneReason, OrderStatus, OrderType, ReportKind, StopType, TimeInForce
+
+NEW, TRADE, CANCELED, REPLACED, REJECTED, EXPIRED, RESTATED, STATUS, TRIGGERED = "0", "F", "4", "5", "8", "C", "D", "I", "L"
+"""Values of ExecType."""
+PARTIALLY, FILLED = "1", "2"
+"""Values of OrdStatus, beside those that ExecType has too."""
+
+_REASONS = {
+    DoneReason.CANCELLED: "canceled",
+    DoneReason.EXPIRED: "its time is over",
+    DoneReason.MAKERS_MAX: "it met as many resting orders as one order may meet",
+}
+
+
+def execution_report(report: OrderReported, product: Product) -> Fields:
+    """The message that tells of a report."""
+    exec_type, status = _types(report)
+    fields: Fields = [
+        (tags.MSG_TYPE, "8"),
+        (tags.ORDER_ID, order_text(report.order_id)),
+        (tags.CL_ORD_ID, report.client_oid or order_text(report.order_id)),
+        (tags.EXEC_ID, f"{report.symbol}-{report.source}-{report.order_id}"),
+        (tags.EXEC_TYPE, exec_type),
+        (tags.ORD_STATUS, status),
+        (tags.SYMBOL, report.symbol),
+        (tags.SIDE, SIDE_CODES[report.side]),
+        *_terms(report, product),
+    ]
+    if report.kind is ReportKind.TRADE:
+        fields += _trade(report, product)
+    left = 0 if report.done_reason else report.remaining
+    fields += _amounts(product, left, report.filled_size, report.executed_value)
+    if report.kind is ReportKind.RESTATED:
+        fields += [(tags.EXEC_RESTATEMENT_REASON, "99"), (tags.TEXT, "self-trade prevention took something off the order")]
+    if report.done_reason in _REASONS:
+        fields.append((tags.TEXT, _REASONS[report.done_reason]))
+    return [*fields, (tags.TRANSACT_TIME, timestamp(report.time))]
+
+
+def status_report(order: OrderState, product: Product, request_id: str, time_ns: int) -> Fields:
+    """The answer to an OrderStatusRequest."""
+    fields: Fields = [
+        (tags.MSG_TYPE, "8"),
+        (tags.ORDER_ID, order_text(order.order_id)),
+        (tags.CL_ORD_ID, order.client_oid or order_text(order.order_id)),
+        (tags.EXEC_ID, f"{order.product_id}-status-{order.order_id}-{time_ns}"),
+        (tags.EXEC_TYPE, STATUS),
+        (tags.ORD_STATUS, _status(order.status is OrderStatus.DONE, order.done_reason, order.filled_size)),
+        (tags.SYMBOL, order.product_id),
+        (tags.SIDE, SIDE_CODES[order.side]),
+        *_terms(order, product),
+        *_amounts(product, 0 if order.status is OrderStatus.DONE else order.remaining, order.filled_size, order.executed_value),
+    ]
+    if request_id:
+        fields.append((tags.ORD_STATUS_REQ_ID, request_id))
+    return [*fields, (tags.TRANSACT_TIME, timestamp(time_ns))]
+
+
+def _types(report: OrderReported) -> tuple[str, str]:
+    """ExecType and OrdStatus."""
+    whole = report.size > 0 and report.remaining == 0
+    done = whole or report.kind is ReportKind.DONE
+    reason = DoneReason.FILLED if whole else report.done_reason
+    status = _status(done, reason, report.filled_size)
+    match report.kind:
+        case ReportKind.NEW:
+            return NEW, NEW
+        case ReportKind.TRADE:
+            return TRADE, status
+        case ReportKind.TRIGGERED:
+            return TRIGGERED, status
+        case ReportKind.AMENDED:
+            return REPLACED, status
+        case ReportKind.DONE if report.done_reason is DoneReason.EXPIRED:
+            return EXPIRED, EXPIRED
+        case ReportKind.DONE if report.done_reason is not DoneReason.FILLED:
+            return CANCELED, CANCELED
+        case _:
+            return RESTATED, status
+
+
+def _status(done: bool, reason: DoneReason, filled: int) -> str:
+    if done:
+        return {DoneReason.FILLED: FILLED, DoneReason.EXPIRED: EXPIRED}.get(reason, CANCELED)
+    return PARTIALLY if filled else NEW
+
+
+def _terms(order: OrderReported | OrderState, product: Product) -> Fields:
+    """What the order asked for."""
+    stop = order.stop is not StopType.NONE
+    limited = order.order_type is OrderType.LIMIT
+    kind = (tags.STOP_LIMIT if limited else tags.STOP) if stop else (tags.LIMIT if limited else tags.MARKET)
+    fields: Fields = [(tags.ORD_TYPE, kind), (tags.TIME_IN_FORCE, TIME_CODES[order.time_in_force])]
+    if order.size:
+        fields.append((tags.ORDER_QTY, product.size(order.size)))
+    if order.funds:
+        fields.append((tags.CASH_ORDER_QTY, product.price(order.funds)))
+    if order.price:
+        fields.append((tags.PRICE, product.price(order.price)))
+    if stop:
+        fields.append((tags.STOP_PX, product.price(order.stop_price)))
+    if order.time_in_force is TimeInForce.GTT:
+        fields.append((tags.EXPIRE_TIME, timestamp(order.expires_at)))
+    return fields
+
+
+def _trade(report: OrderReported, product: Product) -> Fields:
+    """A fill, and its fee."""
+    return [
+        (tags.LAST_QTY, product.size(report.last_size)),
+        (tags.LAST_PX, product.price(report.last_price)),
+        (tags.TRD_MATCH_ID, str(report.trade_id)),
+        (tags.AGGRESSOR, "Y" if report.liquidity_taker else "N"),
+        (tags.NO_MISC_FEES, "1"),
+        (tags.MISC_FEE_AMT, product.price(report.last_fee)),
+        (tags.MISC_FEE_CURR, product.row.quote),
+        (tags.MISC_FEE_TYPE, "4"),
+    ]
+
+
+def _amounts(product: Product, left: int, filled: int, value: int) -> Fields:
+    """LeavesQty, CumQty and AvgPx: the average is rounded down to a unit of the quote currency."""
+    average = value * 10**product.base_scale // filled if filled else 0
+    return [
+        (tags.LEAVES_QTY, product.size(left)),
+        (tags.CUM_QTY, product.size(filled)),
+        (tags.AVG_PX, to_text(average, product.quote_scale)),
+    ]

@@ -1,0 +1,468 @@
+"""What a session sends: through its report stream, or, where nothing of it outlives the connection, under numbers of its own.
+
+A client of order entry or drop copy may lose its node and log on at another: what it is sent then must go on with the same numbers. So nothing is
+written to such a client that is not in its report stream first (`statemachine.streams`). The reports of its orders get there by themselves. All else,
+a heartbeat as well as a reject, goes through the log as a note, and is written when it comes back as an event of the stream:
+
+    StreamSender.send ─▶ Submissions ─▶ log ─▶ stream ─▶ StreamSender.run ─▶ the client
+
+On a resend the stream is read again from the number that is asked for. Heartbeats and the like are passed over with a gap fill, as the standard says;
+so is what the node does not keep any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from node.errors import QuorumbookError, RequestFailed
+from node.fix import tags
+from node.fix.logon import Terms
+from node.fix.reports import execution_report
+from node.fix.tags import ADMIN
+from node.fix.wire import Fields, encode, join, split
+from node.gateway.backend import Backend, Resent
+from node.gateway.catalogue import Catalogue, Product
+from node.gateway.errors import ApiError, UnavailableError
+from node.native.protocol import FailCode
+from statemachine.commands import AnyCommand, NoteStream
+from statemachine.events import AnyEvent, AnyOutcome, Noted, OrderReported, Rejected, StreamNoted
+
+log = logging.getLogger(__name__)
+
+BATCH_MAX = 100
+"""Commands of a session that go into one request: what waits goes together."""
+WAITING_MAX = 1_000
+"""Commands of a session that may wait: then nothing is read from its client."""
+RETRY_MIN, RETRY_MAX = 0.05, 1.0
+"""Seconds between tries to reach the exchange, or the stream; they double."""
+CHECKPOINT_SECONDS = 1.0
+"""After so long at most it is noted how many of the client's messages were taken, where nothing else says so."""
+RESENDS_MAX = 4
+"""ResendRequests that may wait."""
+
+
+class Link(Protocol):
+    """The connection to the client."""
+
+    async def write(self, data: bytes) -> None:
+        """Send; waits while the client reads too slowly. Raises ConnectionError."""
+
+    def close(self, why: str) -> None:
+        """End the connection. Again: no effect."""
+
+
+class Sender(Protocol):
+    """What the session layer needs to answer."""
+
+    def send(self, fields: Fields, taken: int = 0) -> None:
+        """Send a message. `taken`: it settles the client's message with this number, and all before."""
+
+    def settled(self, number: int) -> None:
+        """The client's message with this number, and all before, need no answer any more."""
+
+    def resend(self, begin: int, end: int) -> None:
+        """Send what has the numbers from `begin` to `end` (0: the last) once more."""
+
+    def close(self) -> None:
+        """End the connection when what was given to `send` so far is sent."""
+
+
+Answers = list[tuple[Fields, int]]
+"""Messages to send, each with the number of the client's message that it settles."""
+Done = Callable[[AnyOutcome, bool], Answers]
+"""What a command's outcome is answered with; the flag says that it may have been sent before, by ourselves."""
+
+
+def no_answer(_outcome: AnyOutcome, _resent: bool) -> Answers:
+    """Nothing: the stream tells all."""
+    return []
+
+
+@dataclass
+class Item:
+    """A command that waits, and what is to be done with its outcome."""
+
+    command: AnyCommand
+    done: Done = no_answer
+    settles: bool = False
+    """It says that messages of the client are settled: it goes only when those before it are."""
+
+    @property
+    def is_note(self) -> bool:
+        """Whether it needs no answer itself."""
+        return isinstance(self.command, NoteStream)
+
+
+class Submissions:
+    """A session's commands, in order: one request is under way at a time, and what comes meanwhile goes into the next.
+
+    A request is repeated, with the same command ids, until it is answered or the session ends. `refused` is called with a note that was refused.
+    """
+
+    def __init__(self, backend: Backend, note: Callable[[str, int], NoteStream], refused: Callable[[Rejected], None]) -> None:
+        self._backend = backend
+        self._note = note
+        self._refused = refused
+        self._items: deque[Item] = deque()
+        self._answers: deque[Item] = deque()
+        self._changed = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._settled = 0
+        self._noted = 0
+        self._noted_at = time.monotonic()
+
+    def put(self, item: Item) -> None:
+        """Have a command submitted."""
+        self._items.append(item)
+        self._wake()
+
+    def note(self, fields: Fields, taken: int) -> None:
+        """Have a message noted in the stream."""
+        self._items.append(self._noting(fields, taken))
+        self._wake()
+
+    async def room(self) -> None:
+        """Wait until fewer than `WAITING_MAX` wait."""
+        await self._room.wait()
+
+    async def idle(self) -> None:
+        """Wait until none waits."""
+        await self._idle.wait()
+
+    def settle(self, number: int) -> None:
+        """The client's messages up to this number need no answer any more, once what waits is through."""
+        self._settled = max(self._settled, number)
+
+    async def run(self) -> None:
+        """Submit what there is, for ever."""
+        while True:
+            if not self._items and not self._answers:
+                self._idle.set()
+                self._changed.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(CHECKPOINT_SECONDS):
+                        await self._changed.wait()
+            batch = self._batch()
+            if batch:
+                await self._submit(batch)
+
+    def _batch(self) -> list[Item]:
+        batch: list[Item] = []
+        while self._answers and len(batch) < BATCH_MAX:
+            batch.append(self._answers.popleft())
+        if not self._answers:
+            settled = True
+            while self._items and len(batch) < BATCH_MAX and (settled or not self._items[0].settles):
+                item = self._items.popleft()
+                settled = settled and item.is_note
+                batch.append(item)
+        if len(self._items) < WAITING_MAX:
+            self._room.set()
+        now = time.monotonic()
+        waits = bool(self._items or self._answers)
+        if not batch and not waits and self._settled > self._noted and now - self._noted_at >= CHECKPOINT_SECONDS:
+            self._noted, self._noted_at = self._settled, now
+            batch.append(self._noting([], self._settled))
+        return batch
+
+    async def _submit(self, batch: list[Item]) -> None:
+        resent, pause = Resent(), RETRY_MIN
+        commands = [item.command for item in batch]
+        while True:
+            try:
+                outcomes = await self._backend.submit(commands, resent)
+                break
+            except (UnavailableError, ApiError) as error:
+                log.debug("a session's commands wait: %s", error)
+            except QuorumbookError as error:
+                log.warning("a session's commands are tried again: %s", error)
+            resent.note()
+            await asyncio.sleep(pause)
+            pause = min(RETRY_MAX, 2 * pause)
+        for item, outcome in zip(batch, outcomes, strict=True):
+            for fields, taken in item.done(outcome, resent.happened):
+                self._answers.append(self._noting(fields, taken))
+
+    def _noting(self, fields: Fields, taken: int) -> Item:
+        return Item(self._note(join(fields) if fields else "", taken), self._check_note, settles=taken > 0)
+
+    def _check_note(self, outcome: AnyOutcome, _resent: bool) -> Answers:
+        if isinstance(outcome, Rejected):
+            self._refused(outcome)
+        return []
+
+    def _wake(self) -> None:
+        self._idle.clear()
+        self._changed.set()
+        if len(self._items) >= WAITING_MAX:
+            self._room.clear()
+
+
+class StreamSender:
+    """Sends what is in a report stream, from a number on. `base` is the number in the stream before the client's first.
+
+    Attributes:
+        last: the number, as the client counts, of what was sent last.
+        submissions: the session's commands.
+        on_report: called with each report before it is sent.
+    """
+
+    def __init__(self, backend: Backend, catalogue: Catalogue, link: Link, terms: Terms, origin: str, first: Noted) -> None:
+        self._backend = backend
+        self._catalogue = catalogue
+        self._link = link
+        self._terms = terms
+        self._origin = origin
+        self._base = first.base
+        self._next = first.number
+        self.last = first.number - first.base - 1
+        self._notes = 0
+        self._resends: asyncio.Queue[tuple[int, int]] = asyncio.Queue(RESENDS_MAX)
+        self._writing = asyncio.Lock()
+        self._wrote_at = time.monotonic()
+        self._closing = False
+        self.submissions = Submissions(backend, self._note, lambda why: link.close(f"a note was refused: {why.detail}"))
+        self.on_report: Callable[[OrderReported], None] = lambda _report: None
+
+    @property
+    def quiet_seconds(self) -> float:
+        """For how long nothing was sent."""
+        return time.monotonic() - self._wrote_at
+
+    def send(self, fields: Fields, taken: int = 0) -> None:
+        """See `Sender.send`."""
+        if not self._closing:
+            self.submissions.note(fields, taken)
+
+    def settled(self, number: int) -> None:
+        """See `Sender.settled`."""
+        self.submissions.settle(number)
+
+    def resend(self, begin: int, end: int) -> None:
+        """See `Sender.resend`."""
+        try:
+            self._resends.put_nowait((begin, end))
+        except asyncio.QueueFull:
+            self._link.close("too many ResendRequests wait")
+
+    def close(self) -> None:
+        """See `Sender.close`. The last of what was given to `send` must be a Logout."""
+        self._closing = True
+
+    async def run(self) -> None:
+        """Send what the stream has and gets, for ever. Returns when the stream cannot be followed, or is somebody else's."""
+        pause = RETRY_MIN
+        while True:
+            try:
+                async with self._backend.replay(self._terms.stream_id, self._next) as events:
+                    pause = RETRY_MIN
+                    async for batch in events:
+                        async with self._writing:
+                            for event in batch:
+                                if not await self._deliver(event):
+                                    return
+            except RequestFailed as failure:
+                if failure.code is FailCode.TOO_OLD:
+                    self._link.close("the session's reports are not kept any more from where it is")
+                    return
+            except UnavailableError as error:
+                log.debug("stream %s: %s", self._terms.stream_id, error)
+            await asyncio.sleep(pause)
+            pause = min(RETRY_MAX, 2 * pause)
+
+    async def run_resends(self) -> None:
+        """Answer ResendRequests, one after the other, for ever."""
+        while True:
+            begin, end = await self._resends.get()
+            async with self._writing:
+                last = self.last if end == 0 else min(end, self.last)
+                if begin <= last:
+                    await self._resend(max(1, begin), last)
+
+    async def _deliver(self, event: AnyEvent) -> bool:
+        """Send an event of the stream; False where the session ends with it."""
+        if event.product_sequence < self._next:
+            return True
+        self._next = event.product_sequence + 1
+        if isinstance(event, StreamNoted):
+            if event.base != self._base or (event.origin != self._origin and event.text.startswith("35=A")):
+                self._link.close("the client has logged on somewhere else")
+                return False
+            fields = split(event.text)
+        else:
+            assert isinstance(event, OrderReported), "a stream has reports and notes"
+            self.on_report(event)
+            fields = await self._fields(event)
+        self.last = event.product_sequence - self._base
+        await self._write(self.last, fields, 0)
+        if fields[0][1] == "5" and isinstance(event, StreamNoted) and event.origin == self._origin:
+            self._link.close("logged out")
+            return False
+        return True
+
+    async def _fields(self, event: OrderReported) -> Fields:
+        return execution_report(event, await self._product(event.symbol))
+
+    async def _product(self, symbol: str) -> Product:
+        while True:
+            try:
+                return await self._catalogue.product(symbol)
+            except QuorumbookError as error:
+                log.debug("product %s: %s", symbol, error)
+                await asyncio.sleep(RETRY_MIN)
+
+    async def _write(self, number: int, fields: Fields, first_ns: int) -> None:
+        self._wrote_at = time.monotonic()
+        await self._link.write(encode(self._terms.target, self._terms.sender, number, fields, time.time_ns(), first_ns))
+
+    # Sending again
+
+    async def _resend(self, begin: int, last: int) -> None:
+        """Send numbers `begin` to `last` once more; the session's last number is at least `last`."""
+        kept = await self._retried(lambda: self._first_kept(begin, last))
+        gap = begin
+        begin = max(begin, kept)
+        while begin <= last:
+            try:
+                async with self._backend.replay(self._terms.stream_id, self._base + begin) as events:
+                    async for batch in events:
+                        for event in batch:
+                            number = event.product_sequence - self._base
+                            if number > last:
+                                break
+                            gap = await self._again(number, event, gap)
+                            begin = number + 1
+                        if begin > last:
+                            break
+            except (RequestFailed, UnavailableError) as error:
+                log.debug("resend on %s: %s", self._terms.stream_id, error)
+                await asyncio.sleep(RETRY_MIN)
+        if gap <= last:
+            await self._fill(gap, last + 1)
+
+    async def _again(self, number: int, event: AnyEvent, gap: int) -> int:
+        """Send one event again; where the gap begins that is to be filled after it."""
+        if isinstance(event, StreamNoted):
+            fields = split(event.text)
+            if fields[0][1] in ADMIN:
+                return gap
+        else:
+            assert isinstance(event, OrderReported), "a stream has reports and notes"
+            fields = await self._fields(event)
+        if gap < number:
+            await self._fill(gap, number)
+        await self._write(number, fields, event.time)
+        return number + 1
+
+    async def _fill(self, begin: int, following: int) -> None:
+        """The numbers before `following` are not sent again."""
+        fields = [(tags.MSG_TYPE, "4"), (tags.GAP_FILL, "Y"), (tags.NEW_SEQ_NO, str(following))]
+        await self._write(begin, fields, time.time_ns())
+
+    async def _first_kept(self, begin: int, last: int) -> int:
+        """The first number from `begin` on that the node keeps, or `last` + 1. O(log numbers) tries."""
+        if await self._is_kept(begin):
+            return begin
+        low, high = begin, last + 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            if await self._is_kept(middle):
+                high = middle
+            else:
+                low = middle
+        return high
+
+    async def _is_kept(self, number: int) -> bool:
+        try:
+            async with self._backend.replay(self._terms.stream_id, self._base + number):
+                return True
+        except RequestFailed as failure:
+            if failure.code is not FailCode.TOO_OLD:
+                raise
+            return False
+
+    async def _retried(self, ask: Callable[[], Awaitable[int]]) -> int:
+        while True:
+            try:
+                return await ask()
+            except (RequestFailed, UnavailableError) as error:
+                log.debug("stream %s: %s", self._terms.stream_id, error)
+                await asyncio.sleep(RETRY_MAX)
+
+    def _note(self, text: str, taken: int) -> NoteStream:
+        self._notes += 1
+        return NoteStream(
+            self._terms.identity.account_id,
+            f"fix:{self._origin}:{self._notes}",
+            self._terms.stream_id,
+            self._origin,
+            text,
+            taken,
+        )
+
+
+class LocalSender:
+    """Sends under numbers of its own, from 1: for market data, of which nothing outlives the connection. What was sent is not sent again."""
+
+    def __init__(self, link: Link, terms: Terms) -> None:
+        self._link = link
+        self._terms = terms
+        self.last = 0
+        self._outgoing: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._wrote_at = time.monotonic()
+        self.waiting = 0
+        """Bytes that wait for the client."""
+
+    @property
+    def quiet_seconds(self) -> float:
+        """For how long nothing was sent."""
+        return time.monotonic() - self._wrote_at
+
+    def send(self, fields: Fields, taken: int = 0) -> None:  # noqa: ARG002 - as `Sender` says
+        """See `Sender.send`."""
+        self.last += 1
+        self._put(encode(self._terms.target, self._terms.sender, self.last, fields, time.time_ns()))
+
+    def settled(self, number: int) -> None:
+        """See `Sender.settled`."""
+
+    def resend(self, begin: int, end: int) -> None:
+        """See `Sender.resend`: a gap fill stands for all of it."""
+        last = self.last if end == 0 else min(end, self.last)
+        if 1 <= begin <= last:
+            now = time.time_ns()
+            fields = [(tags.MSG_TYPE, "4"), (tags.GAP_FILL, "Y"), (tags.NEW_SEQ_NO, str(last + 1))]
+            self._put(encode(self._terms.target, self._terms.sender, begin, fields, now, now))
+
+    def close(self) -> None:
+        """See `Sender.close`."""
+        self._outgoing.put_nowait(None)
+
+    async def run(self) -> None:
+        """Write what there is, until `close`."""
+        while (data := await self._outgoing.get()) is not None:
+            await self._link.write(data)
+            self.waiting -= len(data)
+        self._link.close("logged out")
+
+    def _put(self, data: bytes) -> None:
+        self._wrote_at = time.monotonic()
+        self.waiting += len(data)
+        if self.waiting > LOCAL_WAITING_MAX:
+            self._link.close("slow consumer: too much waits for this connection")
+            return
+        self._outgoing.put_nowait(data)
+
+
+LOCAL_WAITING_MAX = 16 * 1024 * 1024
+"""Bytes that may wait for a reader of market data; one with more is cut off."""

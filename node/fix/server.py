@@ -1,0 +1,399 @@
+"""Connections of FIX clients: accepted within bounds, logged on, served, and ended.
+
+One client's connection costs that client. Places are counted by address from the moment of the connection, and by API key from the Logon on. A
+message costs its key units (`node.budget`), and a key that has none left is not read from. A client that does not read, or says nothing, is cut off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+
+from node.budget import AddressShares, Cost, Places, Shares, caller_of
+from node.config.settings import FixConfig
+from node.errors import QuorumbookError, RequestFailed
+from node.fix import tags
+from node.fix.fields import Message
+from node.fix.logon import CancelOnDisconnect, Doorkeeper, LogonRefusedError, Service, Terms
+from node.fix.market import MarketData
+from node.fix.orders import UNSUPPORTED_TYPE, OrderEntry, business_reject
+from node.fix.sending import LocalSender, Sender, StreamSender
+from node.fix.session import Session
+from node.fix.wire import Fields, Frame, Framer, WireError, encode, join
+from node.gateway.auth import Authenticator, Identity
+from node.gateway.backend import Backend
+from node.gateway.catalogue import Catalogue
+from node.gateway.feeds import Feeds
+from node.native.protocol import FailCode, StreamQuery
+from statemachine.commands import NoteStream
+from statemachine.events import Noted, Rejected
+from statemachine.tables import StreamRow
+from statemachine.types import Permission
+
+log = logging.getLogger(__name__)
+
+CONNECTIONS_MAX = 400
+"""Connections, sessions or not. A session has one or two connections to the engine, which has room for 512 (`engine.doors.LOCAL_MAX`)."""
+CONNECTIONS_PER_ADDRESS = 64
+MARKET_SESSIONS_PER_KEY = 8
+"""Sessions of market data; of order entry and of drop copy a key has one each, in the whole cluster."""
+
+HANDSHAKES_PER_SECOND, HANDSHAKES_BURST = 10.0, 40.0
+"""Connections of one address."""
+LOGONS_PER_SECOND, LOGONS_BURST = 2.0, 10.0
+"""Logons of one key."""
+
+LOGON_TIMEOUT = 10.0
+"""Seconds from the connection to the Logon."""
+FRAME_SECONDS = 15.0
+"""Seconds for a message to arrive, from its first byte on."""
+WRITE_STALL = 10.0
+"""Seconds that a client may take to read what was written."""
+LOGOUT_SECONDS = 5.0
+"""Seconds for our Logout to leave."""
+CANCEL_SECONDS = 30.0
+"""Seconds for which the cancels of a lost connection are tried."""
+LOOK_SECONDS = 0.25
+READ_SIZE = 64 * 1024
+WRITE_HIGH = 1024 * 1024
+"""Bytes in the transport above which writing waits."""
+
+GARBLED_BURST, GARBLED_RATE = 5, 0.1
+"""Garbled messages that a connection may send at once, and a second; the standard has them passed over."""
+
+
+class Connection:
+    """One connection. Also the `Link` of its sender, and `auth.Signed`."""
+
+    def __init__(self, server: FixServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.identity: Identity | None = None
+        self.ended = False
+        self.session: Session | None = None
+        self._server = server
+        self._reader = reader
+        self._writer = writer
+        self._over = asyncio.Event()
+        self._framer = Framer()
+        self._frame_since = 0.0
+        self._frames: list[Frame] = []
+        peer = writer.get_extra_info("peername")
+        self.address = str(peer[0]) if isinstance(peer, tuple) else ""
+
+    # The link
+
+    async def write(self, data: bytes) -> None:
+        """See `Link.write`."""
+        if self.ended:
+            raise ConnectionResetError("the connection has ended")
+        self._writer.write(data)
+        if self._writer.transport.get_write_buffer_size() > WRITE_HIGH:
+            try:
+                async with asyncio.timeout(WRITE_STALL):
+                    await self._writer.drain()
+            except TimeoutError:
+                self.close("the client does not read")
+                raise ConnectionResetError("the client does not read") from None
+
+    def close(self, why: str) -> None:
+        """See `Link.close`."""
+        if not self.ended:
+            self.ended = True
+            name = self.identity.key_id if self.identity is not None else self.address
+            log.info("FIX session of %s ends: %s", name, why)
+            self._over.set()
+
+    def lose_identity(self, key_id: str) -> None:
+        """See `auth.Signed`."""
+        self.close(f"the API key {key_id} was revoked or changed")
+
+    # Its life
+
+    async def run(self) -> None:
+        """From the first byte to the last."""
+        try:
+            async with asyncio.timeout(LOGON_TIMEOUT):
+                frame = await self._next_frame()
+                terms = await self._server.admit(Message(frame), self.address) if frame is not None else None
+        except TimeoutError:
+            self.close("no Logon in time")
+            return
+        except LogonRefusedError as error:
+            await self.refuse(Message(frame) if frame is not None else None, str(error))
+            return
+        if terms is not None:
+            self.identity = terms.identity
+            await self._server.serve(self, terms)
+
+    async def refuse(self, message: Message | None, why: str) -> None:
+        """A Logout for somebody who is not logged on; its number is 1, as nothing else has one."""
+        log.info("FIX logon from %s refused: %s", self.address, why)
+        if message is not None:
+            names = [message.optional(tag) if _sound(message, tag) else None for tag in (tags.TARGET, tags.SENDER)]
+            fields: Fields = [(tags.MSG_TYPE, "5"), (tags.TEXT, why)]
+            with contextlib.suppress(ConnectionError):
+                await self.write(encode(names[0] or "NONE", names[1] or "NONE", 1, fields, time.time_ns()))
+        self.close(why)
+
+    async def serve(self, session: Session, running: list[Coroutine[None, None, None]]) -> None:
+        """Serve a session until the connection ends; `running` are the tasks of its sender."""
+        self.session = session
+        tasks = [asyncio.create_task(run) for run in (self._read(session), self._look(session), *running)]
+        over = asyncio.create_task(self._over.wait())
+        try:
+            await asyncio.wait([over, *tasks[:1]], return_when=asyncio.FIRST_COMPLETED)
+            if not self.ended and not tasks[0].cancelled() and tasks[0].exception() is None:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LOGOUT_SECONDS):  # a Logout may be on its way
+                        await self._over.wait()
+        finally:
+            self.close("the client is gone")
+            over.cancel()
+            for task in tasks:
+                task.cancel()
+            for result in await asyncio.gather(*tasks, return_exceptions=True):
+                if isinstance(result, Exception) and not isinstance(result, OSError):
+                    log.error("a FIX session failed", exc_info=result)
+
+    async def _read(self, session: Session) -> None:
+        """Take the client's messages until there are no more."""
+        while not self.ended and (frame := await self._next_frame()) is not None:
+            assert self.identity is not None
+            wait = self._server.keys.take(self.identity.key_id, Cost.REQUEST + Cost.length(len(frame.raw)))
+            while wait:
+                await asyncio.sleep(wait)
+                wait = self._server.keys.take(self.identity.key_id, Cost.REQUEST)
+            session.allowed = bool(self.identity.permissions & self._server.needed(self))
+            await session.take(Message(frame), frame.number)
+
+    async def _look(self, session: Session) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            session.look()
+            if self._framer.waiting and time.monotonic() - self._frame_since > FRAME_SECONDS:
+                self.close("a message does not end")
+
+    async def _next_frame(self) -> Frame | None:
+        """The next message; None at the end."""
+        while not self._frames:
+            try:
+                data = await self._reader.read(READ_SIZE)
+                if not data:
+                    return None
+                if not self._framer.waiting:
+                    self._frame_since = time.monotonic()
+                garbled = self._framer.garbled
+                self._frames = self._framer.feed(data)
+            except WireError as error:
+                self.close(str(error))
+                return None
+            except OSError:
+                return None
+            if self._framer.garbled > garbled and not self._server.may_be_garbled(self, self._framer.garbled - garbled):
+                self.close("too many garbled messages")
+                return None
+        return self._frames.pop(0)
+
+
+def _sound(message: Message, tag: int) -> bool:
+    try:
+        return message.optional(tag) is not None
+    except QuorumbookError:
+        return False
+
+
+@dataclass
+class FixServer:
+    """Accepts connections and gives each what it logs on for."""
+
+    config: FixConfig
+    backend: Backend
+    catalogue: Catalogue
+    feeds: Feeds
+    auth: Authenticator
+    connections: dict[Connection, None] = field(default_factory=dict)
+    _streams: dict[str, Connection] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._doorkeeper = Doorkeeper(self.auth, self.config.logon_age_max)
+        self.keys: Shares[str] = Shares(self.config.key_rate)
+        self._logons: Shares[str] = Shares(LOGONS_PER_SECOND, LOGONS_BURST)
+        self._handshakes = AddressShares(HANDSHAKES_PER_SECOND, HANDSHAKES_BURST)
+        self._garbled: Shares[str] = Shares(GARBLED_RATE, GARBLED_BURST)
+        self._places: Places[str] = Places(CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS)
+        self._markets: Places[str] = Places(CONNECTIONS_MAX, MARKET_SESSIONS_PER_KEY)
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self, host: str, port: int, tls: ssl.SSLContext | None) -> int:
+        """Listen; the port."""
+        self._server = await asyncio.start_server(self._accept, host, port, ssl=tls, limit=READ_SIZE, backlog=64)
+        bound: int = self._server.sockets[0].getsockname()[1]
+        return bound
+
+    async def close(self) -> None:
+        """Log everybody out, and listen no more."""
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self.connections):
+            if connection.session is not None:
+                connection.session.end("the node is stopping")
+            else:
+                connection.close("the node is stopping")
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=2.0)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def admit(self, message: Message, address: str) -> Terms:
+        """See `Doorkeeper.admit`."""
+        return await self._doorkeeper.admit(message, address)
+
+    def may_be_garbled(self, connection: Connection, count: int) -> bool:
+        """Whether a connection may go on after so many more garbled messages; they count for its address."""
+        return not any(self._garbled.take(caller_of(connection.address)) for _ in range(min(count, 2 * GARBLED_BURST)))
+
+    def needed(self, connection: Connection) -> Permission:
+        """What a session's messages need."""
+        return Permission.TRADE if connection in self._streams.values() else Permission.VIEW
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = Connection(self, reader, writer)
+        caller = caller_of(connection.address)
+        task = asyncio.current_task()
+        assert task is not None
+        if self._handshakes.take(connection.address) or not self._places.enter(caller):
+            writer.transport.abort()
+            return
+        self._tasks.add(task)
+        self.connections[connection] = None
+        try:
+            await connection.run()
+        except (QuorumbookError, OSError) as error:
+            log.info("FIX connection from %s: %s", connection.address, error)
+        finally:
+            self._tasks.discard(task)
+            del self.connections[connection]
+            self._places.leave(caller)
+            await _finish(writer)
+
+    async def serve(self, connection: Connection, terms: Terms) -> None:
+        """Serve what a client has logged on for."""
+        if self._logons.take(terms.sender):
+            await connection.refuse(None, "too many Logons")
+        elif terms.service is Service.MARKET:
+            await self._serve_market(connection, terms)
+        else:
+            await self._serve_stream(connection, terms)
+
+    async def _serve_market(self, connection: Connection, terms: Terms) -> None:
+        if terms.number != 1:
+            await connection.refuse(None, "a session of market data begins with MsgSeqNum 1")
+            return
+        if not self._markets.enter(terms.sender):
+            await connection.refuse(None, f"a key has at most {MARKET_SESSIONS_PER_KEY} sessions of market data")
+            return
+        sender = LocalSender(connection, terms)
+        market = MarketData(self.feeds, self.catalogue, sender, self.keys, terms.sender)
+        session = Session(terms, 1, sender, connection, market.handle)
+        sender.send(terms.answer())
+        session.begin(1)
+        try:
+            await connection.serve(session, [sender.run()])
+        finally:
+            market.close()
+            self._markets.leave(terms.sender)
+
+    async def _serve_stream(self, connection: Connection, terms: Terms) -> None:
+        """Order entry or drop copy: what the client is sent is in its report stream."""
+        row = await self._stream(terms)
+        expected = 1 if terms.reset or row is None else row.taken + 1
+        origin = secrets.token_hex(8)
+        too_low = terms.number < expected
+        answer: Fields = terms.answer()
+        if too_low:
+            text = f"MsgSeqNum too low, expecting {expected} but received {terms.number}"
+            answer = [(tags.MSG_TYPE, "5"), (tags.TEXT, text)]
+        note = NoteStream(
+            terms.identity.account_id,
+            f"fix:{origin}:0",
+            terms.stream_id,
+            origin,
+            join(answer),
+            terms.number if terms.number == expected else 0,
+            open=True,
+            reset=terms.reset,
+        )
+        (outcome,) = await self.backend.submit([note])
+        if isinstance(outcome, Rejected):
+            await connection.refuse(None, f"the session cannot be opened ({outcome.detail}); log on with ResetSeqNumFlag=Y")
+            return
+        assert isinstance(outcome, Noted), outcome
+        before = self._streams.get(terms.stream_id)
+        if before is not None:
+            before.close("the client has logged on again")
+        self._streams[terms.stream_id] = connection
+        sender = StreamSender(self.backend, self.catalogue, connection, terms, origin, outcome)
+        try:
+            await self._run_stream(connection, terms, sender, expected, too_low=too_low)
+        finally:
+            if self._streams.get(terms.stream_id) is connection:
+                del self._streams[terms.stream_id]
+
+    async def _run_stream(
+        self, connection: Connection, terms: Terms, sender: StreamSender, expected: int, *, too_low: bool
+    ) -> None:
+        orders = OrderEntry(self.backend, self.catalogue, sender, terms)
+        handle = orders.handle if terms.service is Service.ORDERS else _copies_only(sender)
+        session = Session(terms, expected, sender, connection, handle)
+        submitting = asyncio.create_task(sender.submissions.run())
+        try:
+            if too_low:
+                sender.close()
+                session.stop()
+            else:
+                session.begin(terms.number)
+            await connection.serve(session, [sender.run(), sender.run_resends()])
+            if terms.service is Service.ORDERS and terms.cancel is not CancelOnDisconnect.NONE and not too_low:
+                async with asyncio.timeout(CANCEL_SECONDS):
+                    await orders.cancel_on_disconnect(whole_account=terms.cancel is CancelOnDisconnect.ACCOUNT)
+        except TimeoutError:
+            log.warning("FIX session of %s: its orders were not cancelled in time", terms.sender)
+        finally:
+            submitting.cancel()
+            await asyncio.gather(submitting, return_exceptions=True)
+
+    async def _stream(self, terms: Terms) -> StreamRow | None:
+        """The session's stream as the leader has it."""
+        try:
+            row: StreamRow = await self.backend.query_leader(StreamQuery(terms.stream_id))
+        except RequestFailed as failure:
+            if failure.code is not FailCode.NOT_FOUND:
+                raise
+            return None
+        return row
+
+
+def _copies_only(sender: Sender) -> Callable[[Message, int], Awaitable[None]]:
+    """What a drop copy session answers to requests."""
+
+    async def handle(message: Message, number: int) -> None:
+        sender.send(business_reject(message, number, UNSUPPORTED_TYPE, "a drop copy session takes no requests"), number)
+
+    return handle
+
+
+async def _finish(writer: asyncio.StreamWriter) -> None:
+    """Let what was written leave, for a moment, and close."""
+    writer.close()
+    with contextlib.suppress(OSError, TimeoutError, ssl.SSLError):
+        async with asyncio.timeout(1.0):
+            await writer.wait_closed()
+            return
+    writer.transport.abort()
