@@ -177,7 +177,7 @@ class TestMessages:
 
     async def test_a_snapshot_is_made_once_for_all_who_want_it(self, exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
         made: list[int] = []
-        level2 = feeds.level2
+        level2 = book.level2
 
         def counted(*given: Any) -> bytes:
             made.append(1)
@@ -196,7 +196,7 @@ class TestLevel3:
         self, exchange: Exchange, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         made: list[int] = []
-        level3 = feeds.level3
+        level3 = book.level3
 
         def counted(*given: Any) -> book.Pieces:
             made.append(1)
