@@ -1,0 +1,172 @@
+"""Order entry over FIX: requests, reports, refusals."""
+
+from __future__ import annotations
+
+from statemachine.types import Side
+from tests.unit.node.fix.harness import PRODUCT, serving, trade_with, until
+
+
+async def test_an_order_lives_from_new_to_filled() -> None:
+    async with serving() as served:
+        client = await served.logged_on()
+        client.order("one", "1", "100.00", "0.05")
+        new = await client.next()
+        assert {tag: new[tag] for tag in (35, 34, 11, 150, 39, 55, 54, 38, 44, 40, 59, 151, 14, 6)} == {
+            35: "8",
+            34: "2",
+            11: "one",
+            150: "0",
+            39: "0",
+            55: PRODUCT,
+            54: "1",
+            38: "0.05",
+            44: "100",
+            40: "2",
+            59: "1",
+            151: "0.05",
+            14: "0",
+            6: "0",
+        }
+        trade_with(served.backend, Side.SELL, 99_00, 2_000_000)
+        part = await client.next()
+        assert (part[34], part[150], part[39], part[31], part[32], part[151], part[14], part[6], part[1057]) == (
+            *("3", "F", "1", "100", "0.02", "0.03", "0.02", "100", "N"),
+        )
+        assert (part[137], part[138]) == ("0.01", "USD")
+        trade_with(served.backend, Side.SELL, 99_00, 3_000_000)
+        whole = await client.next()
+        assert (whole[150], whole[39], whole[151], whole[14], whole[37]) == ("F", "2", "0", "0.05", new[37])
+        assert len({new[17], part[17], whole[17]}) == 3
+
+
+async def test_cancels_by_either_id() -> None:
+    async with serving() as served:
+        client = await served.logged_on()
+        client.order("one")
+        client.order("two")
+        first, second = await client.next(), await client.next()
+        client.send("F", (11, "c1"), (41, "one"), (55, PRODUCT), (54, 1))
+        gone = await client.next()
+        assert (gone[150], gone[39], gone[11], gone[151]) == ("4", "4", "one", "0")
+        client.send("F", (11, "c2"), (37, second[37]), (55, PRODUCT), (54, 1))
+        assert (await client.next())[37] == second[37]
+        client.send("F", (11, "c3"), (41, "one"), (55, PRODUCT), (54, 1))
+        refused = await client.next()
+        assert (refused[35], refused[434], refused[102], refused[41]) == ("9", "1", "0", "one")
+        client.send("F", (11, "c4"), (41, "nobody"), (55, PRODUCT), (54, 1))
+        assert (await client.next())[102] == "1"
+        assert first[11] == "one"
+
+
+async def test_a_mass_cancel_reports_how_many() -> None:
+    async with serving() as served:
+        client = await served.logged_on()
+        for number in range(3):
+            client.order(f"o{number}")
+        client.send("q", (11, "m"), (530, 7))
+        messages = [await client.next() for _ in range(7)]
+        assert [message[150] for message in messages[:6]] == ["0"] * 3 + ["4"] * 3
+        report = messages[6]
+        assert (report[35], report[531], report[533]) == ("r", "7", "3")
+        client.send("q", (11, "m2"), (530, 1), (55, "NO-SUCH"))
+        refused = await client.next()
+        assert (refused[35], refused[531]) == ("r", "0")
+
+
+async def test_what_the_exchange_refuses_is_rejected_in_words() -> None:
+    async with serving() as served:
+        client = await served.logged_on()
+        cases = (
+            (("big", "1", "100", "99999999"), "3"),
+            (("small", "1", "100", "0.001"), "13"),
+            (("odd", "1", "100.001", "0.05"), "18"),
+        )
+        for (name, *terms), reason in cases:
+            client.order(name, *terms)
+            refused = await client.next()
+            assert (refused[35], refused[150], refused[39], refused[11], refused[103]) == ("8", "8", "8", name, reason), refused
+            assert refused[58]
+        client.send("D", (11, "x"), (55, "NO-SUCH"), (54, 1), (40, 2), (44, 1), (38, 1))
+        assert (await client.next())[103] == "1"
+
+
+async def test_a_client_order_id_is_used_once() -> None:
+    async with serving() as served:
+        client = await served.logged_on()
+        client.order("one")
+        assert (await client.next())[150] == "0"
+        client.order("one")
+        again = await client.next()
+        assert (again[150], again[103]) == ("8", "6")
+        client.order("one", "1", "100", "0.06")
+        assert (await client.next())[103] == "6"
+
+
+async def test_an_order_that_comes_again_is_what_it_was() -> None:
+    async with serving() as served:
+        client = await served.logged_on()
+        client.order("one")
+        assert (await client.next())[150] == "0"
+        client.order("one", "1", "100", "0.05", (97, "Y"))
+        client.send("H", (11, "one"), (55, PRODUCT), (54, 1), (790, "q"))
+        status = await client.next()
+        assert (status[150], status[39], status[790], status[11]) == ("I", "0", "q", "one")
+
+
+async def test_orders_of_other_kinds() -> None:
+    async with serving() as served:
+        client = await served.logged_on()
+        trade_with(served.backend, Side.SELL, 100_00, 10_000_000)
+        client.send("D", (11, "ioc"), (55, PRODUCT), (54, 1), (40, 2), (44, 100), (38, "0.02"), (59, 3))
+        assert [(await client.next())[150] for _ in range(2)] == ["0", "F"]
+        client.send("D", (11, "funds"), (55, PRODUCT), (54, 1), (40, 1), (152, "3.00"))
+        messages = [await client.next() for _ in range(3)]
+        assert [(message[150], message[39]) for message in messages] == [("0", "0"), ("F", "1"), ("D", "2")]
+        client.send("D", (11, "stop"), (55, PRODUCT), (54, 1), (40, 4), (44, 110), (99, 105), (38, "0.02"))
+        stop = await client.next()
+        assert (stop[150], stop[40], stop[99]) == ("0", "4", "105")
+        client.send("D", (11, "post"), (55, PRODUCT), (54, 1), (40, 2), (44, 100), (38, "0.02"), (18, 6))
+        assert (await client.next())[150] == "8"
+
+
+async def test_a_replace_is_refused_clearly_and_unknown_types_too() -> None:
+    async with serving() as served:
+        client = await served.logged_on()
+        client.send("G", (11, "r"), (41, "one"), (55, PRODUCT), (54, 1), (40, 2), (44, 100), (38, 1))
+        refused = await client.next()
+        assert (refused[35], refused[434]) == ("9", "2")
+        client.send("V", (262, "x"))
+        assert (await client.next())[35] == "j"
+        client.send("AE", (571, "x"))
+        assert ((await client.next())[35], client.got[-1][380]) == ("j", "3")
+
+
+async def test_orders_of_the_account_from_elsewhere_are_reported_and_copied() -> None:
+    async with serving() as served:
+        client = await served.logged_on("bob-key")
+        copy = await served.logged_on("bob-key", "QUORUMBOOK-DC")
+        trade_with(served.backend, Side.BUY, 100_00, 2_000_000, "elsewhere")
+        reported, copied = await client.next(), await copy.next()
+        assert reported[11] == copied[11] == "elsewhere"
+        assert reported[17] == copied[17]
+        copy.order("no")
+        assert (await copy.next())[35] == "j"
+
+
+async def test_orders_leave_when_the_connection_does_if_the_client_wants_it() -> None:
+    async with serving() as served:
+        trade_with(served.backend, Side.BUY, 90_00, 2_000_000, "stays")
+        client = await served.logged_on("bob-key", "QUORUMBOOK", (8013, "S"))
+        client.order("goes")
+        assert (await client.next())[150] == "0"
+        client.writer.close()
+        again = await served.connect("bob-key")
+        again.number = 3
+        again.logon(reset=False)
+        assert (await again.next("A"))[34] >= "3"
+        await until(lambda: len(served.backend.engine.orders("bob")) == 1)
+        again.send("2", (7, 3), (16, 0), number=2)
+        gone = await again.next("8")
+        assert (gone[11], gone[150]) == ("goes", "4")
+        account = [order.client_oid for order in served.backend.engine.orders("bob")]
+        assert account == ["stays"]
