@@ -31,7 +31,7 @@ import msgspec
 from cluster.errors import LogAbiError, LogDamagedError
 from cluster.membership import Membership, decode_members
 from cluster.messages import COMMAND, MEMBERS
-from cluster.ports import Disk, DiskFile, LogEntry
+from cluster.ports import Disk, DiskFile, LogEntry, Schemas
 
 MAGIC = b"QBLOG1\n\0"
 SEGMENT_BYTES = 32 * 1024 * 1024
@@ -45,7 +45,7 @@ _FRONT = struct.Struct("<II")
 
 
 class SegmentHeader(msgspec.Struct, frozen=True, array_like=True):
-    """What a segment says of itself. `abi` is the schema of the commands in it."""
+    """What a segment says of itself. `abi` is the schema of the first command in it, and of those behind it up to one that names another."""
 
     format: int
     node_id: str
@@ -182,15 +182,29 @@ def scan(name: str, data: bytes, *, last: bool) -> tuple[SegmentHeader | None, l
 class DurableLog:
     """The segments of one node. Appends are buffered by the system until `sync`.
 
+    Args:
+        abi: the schema of the commands, where there is one only.
+        schemas: where it may change in the middle. A segment ends with the entry that changes it.
+
     Attributes:
         doubtful: the last record did not check and was dropped; see the module's text.
         dirty: something was appended or cut since the last `sync`.
     """
 
-    def __init__(self, disk: Disk, *, node_id: str, abi: str, segment_bytes: int = SEGMENT_BYTES) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        *,
+        node_id: str,
+        abi: str = "",
+        segment_bytes: int = SEGMENT_BYTES,
+        schemas: Schemas | None = None,
+    ) -> None:
         self._disk = disk
         self._node_id = node_id
-        self._abi = abi
+        self._schemas = schemas or Schemas(lambda: abi, frozenset({abi}))
+        self._abis: list[tuple[int, str]] = []
+        """From which index on commands are in which schema; the first pair is that of the first segment."""
         self._segment_bytes = segment_bytes
         self._segments: list[_Segment] = []
         self._file: DiskFile | None = None
@@ -219,13 +233,17 @@ class DurableLog:
                 continue
             if owner and header.node_id != owner:
                 raise LogDamagedError(f"{name}: offset 0: is a segment of the log of {header.node_id}, and this is {owner}")
-            if header.abi != self._abi:
-                raise LogAbiError(name, header.abi, self._abi)
+            if header.abi not in self._schemas.accepted:
+                raise LogAbiError(name, header.abi, self._schemas.in_force())
             if entries and header.first_index != entries[-1].index + 1:
                 raise LogDamagedError(f"{name} begins with entry {header.first_index}, {entries[-1].index + 1} belongs there")
             segment = _Segment(name, header.first_index, good)
             segment.offsets = offsets
             self._segments.append(segment)
+            if not self._abis:
+                self._abis.append((header.first_index, header.abi))
+            for entry in found:
+                self._note_schema(entry)
             entries.extend(found)
             if last and good < len(data):
                 self._torn = name
@@ -255,19 +273,38 @@ class DurableLog:
         segment = self._segments[-1] if self._segments else None
         assert self._torn is None, "cut_torn_end comes before the first append"
         assert segment is None or entry.index == segment.last_index + 1, f"entry {entry.index} does not follow the log's end"
-        if segment is None or segment.size >= self._segment_bytes:
+        if segment is None:
+            self._abis = [(entry.index, self._schemas.in_force())]
+        if segment is None or segment.size >= self._segment_bytes or self._abis[-1][0] == entry.index > segment.first_index:
             segment = self._begin_segment(entry.index)
         record = _encode_record(entry)
         self._open_last().append(record)
         segment.offsets.append(segment.size)
         segment.size += len(record)
+        self._note_schema(entry)
         self.dirty = True
+
+    def _note_schema(self, entry: LogEntry) -> None:
+        command = command_of(entry)
+        behind = self._schemas.behind(command) if command is not None else None
+        if behind is not None:
+            self._abis.append((entry.index + 1, behind))
+
+    @property
+    def abi_at_end(self) -> str:
+        """The schema of the next command that is appended."""
+        return self._abis[-1][1] if self._segments else self._schemas.in_force()
+
+    @property
+    def abi_at_start(self) -> str:
+        """The schema of the first command in the log."""
+        return self._abis[0][1] if self._segments else self._schemas.in_force()
 
     def _begin_segment(self, first_index: int) -> _Segment:
         self._close_last()
         segment = _Segment(segment_name(first_index), first_index, 0)
         self._segments.append(segment)
-        header = encode_header(SegmentHeader(1, self._node_id, self._abi, first_index))
+        header = encode_header(SegmentHeader(1, self._node_id, self._abis[-1][1], first_index))
         self._open_last().append(header)
         segment.size = len(header)
         self._disk.sync_names()
@@ -293,6 +330,8 @@ class DurableLog:
 
     def cut_from(self, index: int) -> None:
         """Remove the entries from `index` on (they were never committed)."""
+        while len(self._abis) > 1 and self._abis[-1][0] > index:
+            self._abis.pop()
         while self._segments and self._segments[-1].first_index >= index:
             self._close_last()
             self._disk.remove(self._segments.pop().name)
@@ -318,6 +357,8 @@ class DurableLog:
         for segment in self._segments[:gone]:
             self._disk.archive(segment.name)
         del self._segments[:gone]
+        while len(self._abis) > 1 and self._abis[1][0] <= self._segments[0].first_index:
+            del self._abis[0]
         if gone:
             self._disk.sync_names()
 

@@ -193,6 +193,22 @@ def decode(data: bytes) -> AnyMessage:
     return message
 
 
+FORMER_LENGTHS = {1: 6, 2: 2, 3: 6, 4: 4, 5: 2, 6: 4, 7: 4, 8: 2, 9: 7, 10: 4, 11: 3, 12: 2, 13: 5, 14: 3}
+"""Protocol 1, that of version 0.2.0: its messages by tag, and how many elements they have, the tag included."""
+
+_raw = msgspec.msgpack.Decoder(list[msgspec.Raw])
+
+
+def narrowed(data: bytes) -> bytes | None:
+    """An encoded message as protocol 1 writes it; None for one that it does not have. What it lacks says nothing that a node depends on: clocks, and
+    what nodes tell of themselves."""
+    parts = _raw.decode(data)
+    length = FORMER_LENGTHS.get(msgspec.msgpack.decode(parts[0]))
+    if length is None:
+        return None
+    return data if length == len(parts) else _encoder.encode(parts[:length])
+
+
 def check_entries(message: AppendEntries) -> None:
     """Entries follow each other from `prev_index` + 1, terms do not fall, payloads are commands, no-ops or memberships.
 

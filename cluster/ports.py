@@ -57,6 +57,19 @@ class Timekeeper:
     reached: Callable[[], int] = lambda: 0
 
 
+@dataclass(frozen=True)
+class Schemas:
+    """In which schema (ABI) the commands of the log are. One entry may say that what comes behind it is in another one.
+
+    `in_force`: that of the state. `behind`: what a command says of those behind it; None where it says nothing. `accepted`: those that this node can
+    read.
+    """
+
+    in_force: Callable[[], str]
+    accepted: frozenset[str]
+    behind: Callable[[bytes], str | None] = lambda _command: None
+
+
 class StateMachine(Protocol):
     """What is replicated."""
 

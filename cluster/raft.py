@@ -36,7 +36,7 @@ from cluster.log import DurableLog
 from cluster.members import Members
 from cluster.membership import Change, ChangeDone, Member
 from cluster.outlook import Outlook
-from cluster.ports import CaptureState, Clock, Disk, LogEntry, SnapshotMark, Snapshots, StateMachine, Timekeeper, Wire
+from cluster.ports import CaptureState, Clock, Disk, LogEntry, Schemas, SnapshotMark, Snapshots, StateMachine, Timekeeper, Wire
 from cluster.raft_log import Entry, RaftLog, as_tuple
 from cluster.settings import ENTRY_BYTES_MAX, RaftSettings
 from cluster.status import MemberState, RaftStatus
@@ -342,6 +342,16 @@ class Raft:
         """Up to where the log is known to be committed."""
         return cast(int, self._core.raftCommitIndex)
 
+    @property
+    def abi_at_end(self) -> str:
+        """The schema in which the next command is to be proposed."""
+        return self._raft_log.abi_at_end
+
+    @property
+    def abi_at_start(self) -> str:
+        """The schema of the log's first command, if the log goes back to the first entry; else ""."""
+        return self._raft_log.abi_at_start if self._raft_log.first_index <= 1 and not self._snapshot_index else ""
+
     def status(self) -> RaftStatus:
         """Where this node is now."""
         core, raft_log, members = self._core, self._raft_log, self._members
@@ -504,17 +514,20 @@ def open_raft(
     clock: Clock,
     randomness: seams.Randomness,
     timekeeper: Timekeeper | None = None,
+    schemas: Schemas | None = None,
 ) -> Raft:
     """Open a node on its disk: load the newest snapshot, align the log with it, and take up term and vote. Call `start` then.
 
-    Without a `timekeeper` entries have no stamps, and clocks are not compared.
+    Without a `timekeeper` entries have no stamps, and clocks are not compared. Without `schemas` there is one only, that of the settings.
 
     Raises:
         LogDamagedError: log or hard state cannot be trusted.
         RaftFatalError: the snapshot cannot be loaded.
     """
     mark = snapshots.newest()
-    durable_log = DurableLog(disk, node_id=settings.node_id, abi=settings.abi, segment_bytes=settings.segment_bytes)
+    durable_log = DurableLog(
+        disk, node_id=settings.node_id, abi=settings.abi, segment_bytes=settings.segment_bytes, schemas=schemas
+    )
     raft_log = RaftLog(disk, durable_log, mark, rejoin=settings.rejoin, node_id=settings.node_id)
     if raft_log.recovering:
         log.warning("this node may have forgotten what it acknowledged: it does not vote until it has caught up")

@@ -186,6 +186,16 @@ class RaftLog:
     def __getitem__(self, item: int | slice) -> Entry | list[Entry]:
         return self._entries[item]
 
+    @property
+    def abi_at_end(self) -> str:
+        """See `DurableLog`."""
+        return self._log.abi_at_end
+
+    @property
+    def abi_at_start(self) -> str:
+        """See `DurableLog`."""
+        return self._log.abi_at_start
+
     def __len__(self) -> int:
         return len(self._entries)
 

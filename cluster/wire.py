@@ -25,6 +25,10 @@ from cluster.errors import WireRefusedError
 log = logging.getLogger(__name__)
 
 PROTOCOL = 2
+FORMER_PROTOCOL = 1
+"""Of version 0.2.0. It is spoken with a peer that does not offer `ALPN`."""
+ALPN = "quorumbook-raft/2"
+"""What this protocol is called in the TLS handshake. Version 0.2.0 offers nothing there."""
 FRAME_MAX = 8 * 1024 * 1024
 """Bytes of a frame. The longest honest one is an AppendEntries of `settings.APPEND_BYTES_MAX` and one entry."""
 HELLO_MAX = 1024
@@ -45,19 +49,26 @@ PAUSE_NOTED = 0.5
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """The first frame of both sides."""
+    """The first frame of both sides. Protocol 1 has the first four fields.
+
+    `abi`: the schema of the sender's state. `accepts`: those that it can read. `log_abi`: the schema of the first command in its log, where that goes
+    back to the first entry; else "".
+    """
 
     protocol: int
     cluster_id: str
     node_id: str
     abi: str
+    accepts: list[str] | None = None
+    log_abi: str = ""
 
 
 @dataclass(frozen=True)
 class WireSettings:
     """Who this node is, where it listens, where the peers are at first ("host:port" by node id), and how it proves itself.
 
-    `peer_node_id` reads the node id out of a verified certificate; None when it names none.
+    `peer_node_id` reads the node id out of a verified certificate; None when it names none. `introduce` makes this node's hello in a protocol, as it
+    is now; `met` is told a peer's hello before anything else counts. `narrow` makes of a message what protocol 1 has of it, None for nothing.
     """
 
     hello: Hello
@@ -67,6 +78,9 @@ class WireSettings:
     client_tls: ssl.SSLContext
     peer_node_id: Callable[[ssl.SSLObject], str | None]
     refused: Counter[str] = field(default_factory=Counter)
+    introduce: Callable[[Hello], Hello] = lambda hello: hello
+    met: Callable[[Hello], None] = lambda _hello: None
+    narrow: Callable[[bytes], bytes | None] = lambda data: data
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -80,6 +94,7 @@ class _Connection:
 
     def __init__(self, peer: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, preferred: bool) -> None:
         self.peer = peer
+        self.former = _protocol(writer) == FORMER_PROTOCOL
         self.preferred = preferred
         self.reader = reader
         self.writer = writer
@@ -99,6 +114,12 @@ class _Connection:
         return True
 
 
+def _protocol(writer: asyncio.StreamWriter) -> int:
+    """The protocol that both sides of a connection know."""
+    tls = writer.get_extra_info("ssl_object")
+    return PROTOCOL if tls is not None and tls.selected_alpn_protocol() == ALPN else FORMER_PROTOCOL
+
+
 def _frame(data: bytes) -> bytes:
     return len(data).to_bytes(4, "big") + data
 
@@ -115,6 +136,8 @@ class TlsWire:
 
     def __init__(self, settings: WireSettings) -> None:
         self._settings = settings
+        for context in (settings.server_tls, settings.client_tls):
+            context.set_alpn_protocols([ALPN])
         self._node_id = settings.hello.node_id
         self._peers: dict[str, str] = {}
         self._removed_peers: dict[str, bytes] = {}
@@ -189,7 +212,21 @@ class TlsWire:
     def send(self, peer: str, message: bytes) -> bool:
         """Queue a message."""
         connection = self._connections.get(peer)
-        return connection is not None and connection.send(message)
+        if connection is None or not connection.former:
+            return connection is not None and connection.send(message)
+        narrow = self._settings.narrow(message)
+        return narrow is None or connection.send(narrow)
+
+    @property
+    def former_peers(self) -> list[str]:
+        """The connected peers that speak protocol 1."""
+        return sorted(peer for peer, connection in self._connections.items() if connection.former)
+
+    def drop_former(self) -> None:
+        """End the connections with peers that speak protocol 1: the schema of this node's state is not theirs any more."""
+        for peer in self.former_peers:
+            log.warning("the connection with %s ends: its version cannot read what this cluster writes from now on", peer)
+            self._connections[peer].writer.transport.abort()
 
     def set_peers(self, peers: Mapping[str, str], removed_peers: Mapping[str, bytes]) -> None:
         """See the port."""
@@ -261,18 +298,23 @@ class TlsWire:
             raise WireRefusedError("unknown_node", f"{peer!r} is no member of the cluster, or not yet")
 
     async def _hello(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: str) -> Hello:
-        ours = self._settings.hello
-        body = msgspec.msgpack.encode(ours)
+        protocol = _protocol(writer)
+        ours = self._settings.introduce(msgspec.structs.replace(self._settings.hello, protocol=protocol))
+        former = [ours.protocol, ours.cluster_id, ours.node_id, ours.abi]
+        body = msgspec.msgpack.encode(former if protocol == FORMER_PROTOCOL else ours)
         writer.write(_frame(body))
         try:
             theirs = msgspec.msgpack.decode(await _read_frame(reader, HELLO_MAX), type=Hello)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise WireRefusedError("malformed", f"no hello from {peer}: {error}") from None
-        for name in ("protocol", "cluster_id", "abi"):
+        for name in ("protocol", "cluster_id"):
             if getattr(theirs, name) != getattr(ours, name):
                 raise WireRefusedError(name, f"{peer} has {name} {getattr(theirs, name)!r}, this node {getattr(ours, name)!r}")
+        if theirs.abi not in (ours.accepts or [ours.abi]) or ours.abi not in (theirs.accepts or [theirs.abi]):
+            raise WireRefusedError("abi", f"{peer} has abi {theirs.abi!r}, this node {ours.abi!r}")
         if theirs.node_id != peer:
             raise WireRefusedError("unknown_node", f"{theirs.node_id!r} speaks with the certificate of {peer!r}")
+        self._settings.met(theirs)
         return theirs
 
     def _send_removed(self, peer: str, writer: asyncio.StreamWriter) -> None:

@@ -15,6 +15,9 @@ NOT_MIGRATED = 3
 REMOVED = 4
 """The cluster has removed the node."""
 
+TOO_OLD = 5
+"""The cluster has gone on to a level that this node's software does not know. Its data is sound: a later version goes on with it."""
+
 UNAVAILABLE = 69
 """Command line: no node or no leader answered; nothing was applied."""
 

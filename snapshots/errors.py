@@ -4,6 +4,7 @@ SnapshotError
 ├── SnapshotDamagedError   a snapshot on disk is not what was written
 ├── SnapshotAbiError       a snapshot is of another schema than this software
 ├── UnknownAbiError        no description of this ABI is known
+├── LevelError             the log or a snapshot is of a level that this software cannot run
 ├── MigrationError         data of another schema could not be brought to the one that is wanted; nothing was changed
 ├── SnapshotRefusedError   a snapshot that came from another node was not taken
 ├── NoSnapshotError        there is none to send
@@ -58,6 +59,10 @@ class UnknownAbiError(SnapshotError):
     def __init__(self, abi: str, known: list[str], writer: str = "a later version or one that was never released") -> None:
         super().__init__(f"ABI {abi} is not known to this software: {writer} wrote it. Known: {', '.join(known)}")
         self.abi = abi
+
+
+class LevelError(SnapshotError):
+    """A log entry or a snapshot is of a level that this software cannot run; the text says which, and what to do."""
 
 
 class MigrationError(SnapshotError):

@@ -42,17 +42,20 @@ class SnapshotStore:
     Args:
         directory: made if it does not exist; what a killed process left in it is removed.
         keep: how many snapshots stay when a new one is finished.
+        abi: of what is written, where nothing else is said.
+        accepts: the ABIs of what may be read; only `abi` unless named.
 
     Raises:
         SnapshotBusyError: another process writes here and does not end.
         OSError: the directory cannot be used.
     """
 
-    def __init__(self, directory: Path, keep: int = 2, *, abi: str = ABI) -> None:
+    def __init__(self, directory: Path, keep: int = 2, *, abi: str = ABI, accepts: Collection[str] = ()) -> None:
         assert keep >= 1
         self._directory = directory
         self._keep = keep
         self._abi = abi
+        self._accepts = tuple(accepts) or (abi,)
         self._newest: Manifest | None = None
         self._just_checked: Manifest | None = None
         """The snapshot whose files were compared when the store was opened, until it is loaded."""
@@ -114,7 +117,7 @@ class SnapshotStore:
         """
         checked, self._just_checked = self._just_checked, None
         path = snapshot_path(self._directory, manifest.index) if manifest is checked else self.check(manifest)
-        if manifest.abi != self._abi:
+        if manifest.abi not in self._accepts:
             raise SnapshotAbiError(str(path), manifest.abi, self._abi, manifest.software)
         tables: dict[str, list[Row]] = {name: [] for name in manifest.row_counts}
         read_tables(path, manifest, lambda name, rows: tables[name].extend(rows))
@@ -128,13 +131,14 @@ class SnapshotStore:
         """
         return read_attachment(snapshot_path(self._directory, manifest.index), name)
 
-    def begin(self, fields: SnapshotFields, tables: Mapping[str, Collection[Row]]) -> WriteJob:
+    def begin(self, fields: SnapshotFields, tables: Mapping[str, Collection[Row]], *, abi: str = "") -> WriteJob:
         """Begin to write a snapshot whole. Returns at once; poll the job.
 
         Args:
             tables: in their order; must not change any more. Iterated in another thread, once.
+            abi: of the rows; that of the store unless named.
         """
-        return self._begin(fields, frames(Begin(fields, self._abi, list(tables)), tables))
+        return self._begin(fields, frames(Begin(fields, abi or self._abi, list(tables)), tables))
 
     def begin_changes(
         self,
@@ -142,6 +146,8 @@ class SnapshotStore:
         frozen: Frozen,
         base: int,
         attachments: Mapping[str, Callable[[], bytes]] | None = None,
+        *,
+        abi: str = "",
     ) -> WriteJob:
         """Begin to write a snapshot as changes to an earlier one, whose unchanged files it shares. Returns at once; poll the job.
 
@@ -149,8 +155,9 @@ class SnapshotStore:
             frozen: what changed since (`Engine.freeze`). Iterated in another thread, once.
             base: the earlier snapshot's index; 0 when the changes are all there is.
             attachments: files beside the tables, by name (`frames.ATTACHMENTS`), and what makes their contents; called in another thread, once.
+            abi: of the rows; that of the store unless named.
         """
-        begin = Begin(fields, self._abi, list(frozen.counts), base)
+        begin = Begin(fields, abi or self._abi, list(frozen.counts), base)
         return self._begin(fields, change_frames(begin, frozen.counts, frozen, attachments))
 
     def _begin(self, fields: SnapshotFields, pieces: Iterator[bytes]) -> WriteJob:
@@ -179,4 +186,4 @@ class SnapshotStore:
 
     def open_sink(self) -> Sink:
         """Begin to receive a snapshot. Nothing of it can be seen before `finish`."""
-        return Sink(self._directory, self._abi, self._finished)
+        return Sink(self._directory, self._accepts, self._finished)

@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO
@@ -101,12 +101,13 @@ class Sink:
     """A snapshot coming in. `write` takes pieces of any size; what is wrong with them is told by `verify`.
 
     Args:
+        accepts: the ABIs that a snapshot may have.
         on_done: called with the manifest once the snapshot has its name.
     """
 
-    def __init__(self, directory: Path, abi: str, on_done: Callable[[Manifest], None]) -> None:
+    def __init__(self, directory: Path, accepts: Collection[str], on_done: Callable[[Manifest], None]) -> None:
         self._directory = directory
-        self._abi = abi
+        self._accepts = accepts
         self._on_done = on_done
         self._draft = directory / f"{secrets.token_hex(8)}{durable.INCOMING}"
         self._head = bytearray()
@@ -224,8 +225,9 @@ class Sink:
             return memoryview(b"")
         self._seal = decode_seal(bytes(self._head[LENGTH_BYTES:end]))
         found = self._seal.manifest
-        if found.abi != self._abi:
-            raise ValueError(f"it is of software {found.software} with ABI {found.abi}, and this software has ABI {self._abi}")
+        if found.abi not in self._accepts:
+            known = ", ".join(self._accepts)
+            raise ValueError(f"it is of software {found.software} with ABI {found.abi}, and this software reads ABI {known}")
         self._draft.mkdir(mode=0o700)
         self._open_next()
         return memoryview(bytes(self._head[end:]))

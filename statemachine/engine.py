@@ -152,6 +152,15 @@ class Engine:
         engine._state = loading.load(tables, verified=verified)
         return engine
 
+    def begin_level(self, first_hash: bytes) -> None:
+        """Bring a state that another version's rows were just restored to under the rules of this version. O(accounts + open orders).
+
+        Args:
+            first_hash: the running hash before the first entry of this version, 16 bytes.
+        """
+        upgrade(self._state)
+        self._state.hash = first_hash
+
     def release(self) -> None:
         """Let go of the whole state in small steps, for a thread beside the one that serves; this is an empty engine then. O(everything).
 

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from node import exit_codes
 from node.certificates import WARN_DAYS, days_left
-from node.cli import members
+from node.cli import levels, members
 from node.cli.groups import Commands
 from node.cli.output import duration, instant, print_json, show, table, working
 from node.cli.session import Session, run
@@ -46,6 +46,7 @@ COLUMNS = (
     "ready",
     "up",
     "version",
+    "level",
 )
 NUMBERS = ("term", "commit", "applied", "lag", "sequence", "snapshot", "up")
 WATCH_SECONDS = 0.5
@@ -225,7 +226,7 @@ def can_stop(target: Target, node_id: str, config_path: Path | None, seconds: fl
         raise click.exceptions.Exit(exit_codes.FAILED)
 
 
-for command in (members.members, members.add, members.remove, members.replace):
+for command in (members.members, members.add, members.remove, members.replace, levels.upgrade, levels.downgrade):
     cluster.add_command(command)
 
 
@@ -281,8 +282,8 @@ def status_table(cluster_id: str, statuses: Statuses, modes: Mapping[str, str] =
     """The nodes, one a row; a node that does not answer is shown as such, with the mode of `modes` if its engine runs."""
     leader = statuses.get(leader_of(statuses))
     rows = [_row(node_id, status, leader, modes.get(node_id, "")) for node_id, status in statuses.items()]
-    mixed = len({status.abi for status in statuses.values() if status is not None}) > 1
-    title = f"cluster {cluster_id}" + (": NODES OF SEVERAL ABIs, which cannot talk to each other" if mixed else "")
+    mixed = len({status.level_abi or status.abi for status in statuses.values() if status is not None}) > 1
+    title = f"cluster {cluster_id}" + (": NODES AT SEVERAL LEVELS" if mixed else "")
     return table(COLUMNS, rows, title=title, right=NUMBERS)
 
 
@@ -310,6 +311,7 @@ def _row(node_id: str, status: NodeStatus | None, leader: NodeStatus | None, mod
         ready,
         duration(status.uptime),
         f"{status.software.partition(' ')[0]} {status.abi[:6]}",
+        f"{status.level} (rules {status.level_rules})" if status.level else status.software.partition(" ")[0],
     ]
 
 

@@ -25,7 +25,9 @@ from node.keys.sealing import read_keys
 from node.supervisor import run_or_explain
 from node.system.processes import PID_FILE, locked_pid, send
 from snapshots.abi import ABI
+from snapshots.levels.level import SUPPORTED
 from statemachine import CORE
+from statemachine.rules import RULES
 
 STOP_POLL = 0.02
 
@@ -200,6 +202,16 @@ def check(path: Path, as_json: bool) -> None:
 def version(as_json: bool) -> None:
     """The version and commit of the software, the ABI (the checksum of everything that is stored or sent), and which core runs, compiled or plain."""
     if as_json:
-        print_json({"version": software.version(), "commit": software.commit(), "abi": ABI, "core": CORE})
+        print_json(
+            {
+                "version": software.version(),
+                "commit": software.commit(),
+                "abi": ABI,
+                "core": CORE,
+                "rules": RULES,
+                "levels": SUPPORTED,
+            }
+        )
     else:
         click.echo(f"quorumbook {software.title()}, ABI {ABI}, core: {CORE}")
+        click.echo(f"rules {RULES}; runs at the levels {', '.join(level.version for level in SUPPORTED)}")

@@ -10,12 +10,13 @@ from typing import Protocol
 import msgspec
 
 from cluster.raft import ProposeResult
+from node.engine.entries import Encode, Entries
 from node.engine.leadership import After, Leadership
 from node.engine.replicated_engine import ReplicatedEngine
 from node.errors import ClusterKeyError, RequestFailed, UnfitSecretError
 from node.keys.sealing import ApiKey, ClusterKeys
 from node.native.protocol import FailCode
-from statemachine.commands import AnyCommand, Batch, PutApiKey, encode_batch
+from statemachine.commands import AnyCommand, PutApiKey
 from statemachine.events import AnyOutcome, Rejected
 from statemachine.limits import OPERATOR
 from statemachine.tables import ApiKeyRow
@@ -167,7 +168,9 @@ class Reseal:
         after: After,
         time_ns: Callable[[], int],
         held: Callable[[], bool],
+        encode: Encode | None = None,
     ) -> None:
+        self._encode = encode or Entries().encode
         self._keys = keys
         self._raft = raft
         self._queue = queue
@@ -176,6 +179,11 @@ class Reseal:
         self._held = held
         self._waiting: list[Callable[[RequestFailed | None], None]] = []
         self._release: Callable[[], None] | None = None
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a run is under way."""
+        return bool(self._waiting)
 
     def begin(self, done: Callable[[RequestFailed | None], None]) -> None:
         """Begin, or join the run under way; `done` gets None, or why not all keys are sealed anew."""
@@ -198,7 +206,7 @@ class Reseal:
             self._end(RequestFailed(FailCode.CONFLICT, str(error)))
             return
         if commands:
-            self._raft.propose(encode_batch(Batch(self._time_ns(), [*commands])), self._applied)
+            self._raft.propose(self._encode(self._time_ns(), commands), self._applied)
         elif faults:
             more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
             self._end(RequestFailed(FailCode.CONFLICT, f"{faults[0]}{more}"))

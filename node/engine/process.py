@@ -31,7 +31,8 @@ from cluster import hardstate
 from cluster.driver import RaftDriver
 from cluster.errors import ClusterError, DivergedError, RemovedError
 from cluster.membership import Member, Role
-from cluster.ports import Timekeeper
+from cluster.messages import narrowed
+from cluster.ports import Schemas, Timekeeper
 from cluster.raft import Raft, open_raft
 from cluster.settings import SNAPSHOT_ENTRIES, RaftSettings
 from cluster.storage import RealDisk
@@ -41,10 +42,13 @@ from node.certificates import CertificateWatch
 from node.config.file import load
 from node.config.settings import NodeConfig
 from node.durations import EngineDurations
-from node.engine import membership, other_versions
+from node.engine import levels, membership, other_versions
+from node.engine.entries import Entries
 from node.engine.feed import Feed
 from node.engine.housekeeping import Housekeeping, staggered
 from node.engine.introductions import Addresses, Body, Introductions, Migrated, MigratedOtherwiseError, StaleDataError, own_places
+from node.engine.level_change import LevelChange
+from node.engine.level_requests import LevelRequests, Preparation, asking
 from node.engine.modes import Mode, Modes
 from node.engine.native_server import NativeServer
 from node.engine.replicated_engine import ReplicatedEngine, stamp_of
@@ -59,7 +63,9 @@ from node.system.logs import set_up
 from node.system.parent_watch import watch_parent
 from node.system.processes import ENGINE_PID_FILE, PidFile
 from snapshots.abi import ABI
-from snapshots.errors import SnapshotError
+from snapshots.errors import LevelError, SnapshotError
+from snapshots.levels.level import abi_behind
+from snapshots.levels.states import empty
 from snapshots.naming import snapshot_paths
 from snapshots.seal import SEAL
 from snapshots.store import SnapshotStore
@@ -100,13 +106,15 @@ def build(config: NodeConfig, known: identity.Identity, modes: Modes) -> Parts:
     """
     version = software.version()
     feed = Feed(config.native.events_kept)
-    machine = ReplicatedEngine(feed)
-    store = SnapshotStore(config.data_path / "snapshots", config.snapshot.keep)
+    machine = ReplicatedEngine(feed, empty(levels.of_data(config.data_path)))
+    store = SnapshotStore(config.data_path / "snapshots", config.snapshot.keep, accepts=levels.ACCEPTED)
     snapshots = SnapshotPort(store, machine, software=version, load=snapshot_loader(config, store))
     check_start(config, known, has_snapshot=snapshots.newest() is not None)
     refused: Counter[str] = Counter()
     certificates = CertificateWatch(config)
-    wire = TlsWire(_wire_settings(config, refused))
+    joining = levels.Joining(machine)
+    wire = TlsWire(_wire_settings(config, refused, joining))
+    machine.level_changed = wire.drop_former
     raft = open_raft(
         _raft_settings(config, known),
         machine,
@@ -116,7 +124,10 @@ def build(config: NodeConfig, known: identity.Identity, modes: Modes) -> Parts:
         clock=time.monotonic,
         randomness=random.Random(),
         timekeeper=Timekeeper(time.time_ns, stamp_of, lambda: machine.engine.time),
+        schemas=Schemas(lambda: machine.level.abi, levels.ACCEPTED, abi_behind),
     )
+    joining.raft = raft
+    entries = Entries(lambda: raft.abi_at_end)
     start = secrets.token_hex(8)
     addresses = Addresses(config, lambda: _members_of(raft))
     introductions = _introductions(config, known, raft, start, addresses)
@@ -138,8 +149,26 @@ def build(config: NodeConfig, known: identity.Identity, modes: Modes) -> Parts:
         doubt=lambda: introductions.doubt,
         warnings=addresses.warnings,
         modes=modes,
-        seeding=seeding_of(config, known, machine, raft),
+        seeding=seeding_of(config, known, machine, raft, entries.encode),
+        entries=entries,
         certificate_expires=lambda: certificates.expires,
+    )
+    preparation = Preparation(raft, machine, store)
+    ask, prepare = asking(config)
+    service.levels = LevelRequests(
+        LevelChange(
+            config.node_id,
+            raft,
+            service.queue,
+            level=lambda: machine.level,
+            members=service.members,
+            busy=service.holds_log_up,
+            ask=ask,
+            prepare=prepare,
+            own=service.status,
+            prepare_own=preparation.prepare,
+        ),
+        preparation,
     )
     driver = RaftDriver(raft, wire_failed=wire.failed)
     return Parts(service, NativeServer(service, pki.peer_node_id), raft, driver, snapshots, machine, certificates)
@@ -190,7 +219,7 @@ def _raft_settings(config: NodeConfig, known: identity.Identity) -> RaftSettings
     )
 
 
-def _wire_settings(config: NodeConfig, refused: Counter[str]) -> WireSettings:
+def _wire_settings(config: NodeConfig, refused: Counter[str], joining: levels.Joining) -> WireSettings:
     return WireSettings(
         hello=Hello(PROTOCOL, config.cluster_id, config.node_id, ABI),
         listen=config.raft.listen,
@@ -199,6 +228,9 @@ def _wire_settings(config: NodeConfig, refused: Counter[str]) -> WireSettings:
         client_tls=pki.client_context(config, with_cert=True),
         peer_node_id=pki.peer_node_id,
         refused=refused,
+        introduce=joining.introduce,
+        met=joining.met,
+        narrow=narrowed,
     )
 
 
@@ -401,6 +433,10 @@ def _fatal(parts: Parts, config: NodeConfig, error: Exception) -> int:
         return _removed(config, removed)
     if stale_data is not None:
         return _stale(config, stale_data)
+    too_old = cause(error, LevelError)
+    if too_old is not None:
+        log.critical("%s stops: %s", config.node_id, too_old)
+        return exit_codes.TOO_OLD
     otherwise = cause(error, MigratedOtherwiseError)
     if otherwise is not None:
         log.critical("%s must not go on: %s", config.node_id, otherwise)
@@ -507,8 +543,9 @@ def _run_locked(config: NodeConfig, *, rejoin: bool) -> int:
     try:
         modes = Modes(config.node_id, lock.note)
         try:
-            other_versions.check(config)
-            at_start(config)
+            if not levels.runs_as_it_is(config.data_path):
+                other_versions.check(config)
+                at_start(config)
         except (QuorumbookError, ClusterError, SnapshotError, OSError) as error:
             return _cannot_start(config, error)
         return _loop_runner()(_until_signal(config, known, modes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 
@@ -10,7 +11,11 @@ import msgspec
 from node.durations import EngineDurations
 from node.engine.feed import Feed
 from node.engine.market import Market, SavedProduct
+from snapshots.levels.level import ENTRY_MARK, Level
+from snapshots.levels.states import apply, empty, level_of
 from statemachine.engine import Engine
+
+log = logging.getLogger(__name__)
 
 
 def stamp_of(entry: bytes) -> int:
@@ -28,21 +33,35 @@ class ReplicatedEngine:
 
     Attributes:
         keys_changed: called with the ids of API keys that were put; with none where any may be another.
+        level_changed: called when the level is another one.
         durations: the histograms of the process.
         apply_began: `time.perf_counter` when the latest entry began to be applied.
     """
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: Feed, engine: Engine | None = None) -> None:
         self.durations = EngineDurations()
         self.apply_began = 0.0
-        self.engine = Engine()
+        self.engine = engine if engine is not None else Engine()
         self._feed = feed
         self.applied_entries = 0
         self.keys_changed: Callable[[list[str]], None] = lambda _key_ids: None
+        self.level_changed: Callable[[], None] = lambda: None
+
+    @property
+    def level(self) -> Level:
+        """The level of the state."""
+        return level_of(self.engine)
+
+    def begin_at(self, level: Level) -> None:
+        """Run at another level. Only before anything has happened."""
+        assert self.engine.sequence == 0, "the level of a state changes by a log entry"
+        self.engine = empty(level)
 
     def apply(self, _index: int, payload: bytes) -> object:
         """Apply a batch; its outcomes as they are encoded, one a command, in order. Publishes its events."""
         self.apply_began = time.perf_counter()
+        if payload[:1] == ENTRY_MARK:
+            return self._set_level(payload)
         applied = self.engine.apply_entry(payload)
         self.durations.apply.observe(time.perf_counter() - self.apply_began)
         self.applied_entries += 1
@@ -51,6 +70,17 @@ class ReplicatedEngine:
         if applied.event_products:
             self._feed.publish(applied.event_products, applied.encoded_events)
         return [msgspec.Raw(outcome) for outcome in applied.encoded_outcomes]
+
+    def _set_level(self, payload: bytes) -> bool:
+        """Change the level. Whether it is another one now."""
+        before = self.engine
+        began = time.monotonic()
+        self.engine, _ = apply(before, payload)
+        if self.engine is before:
+            return False
+        log.warning("the level is %s from here on; the entry took %.0f ms", self.level, (time.monotonic() - began) * 1e3)
+        self.level_changed()
+        return True
 
     def digest(self) -> bytes:
         """The engine's running hash, which covers commands, outcomes and events."""

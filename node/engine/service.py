@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -22,6 +23,7 @@ from node.config.settings import NodeConfig
 from node.engine import membership
 from node.engine.api_keys import EngineKeys, Reseal
 from node.engine.book_copy import BookCopies, LongAnswer, Pieces, is_large
+from node.engine.entries import Entries
 from node.engine.feed import Audience, Feed, FeedError, Subscriber, Subscription, TooOldError, is_stream
 from node.engine.leadership import After, Barriers, Leadership, LeadershipTransfer, PendingQueue
 from node.engine.modes import Mode, Modes
@@ -37,6 +39,7 @@ from node.native.protocol import (
     Answer,
     ApiKeyQuery,
     BookQuery,
+    ChangeLevel,
     Control,
     ControlAction,
     FailCode,
@@ -46,6 +49,7 @@ from node.native.protocol import (
     LogQuery,
     MemberStatus,
     NodeStatus,
+    PrepareLevel,
     Query,
     RemoveMember,
     Results,
@@ -54,7 +58,8 @@ from node.native.protocol import (
     Subscribe,
 )
 from node.records.datasets import Seeding
-from statemachine.commands import AnyCommand, Batch, encode_batch
+from snapshots.levels.level import SUPPORTED
+from statemachine.commands import AnyCommand
 
 BATCH_BYTES_MAX = ENTRY_BYTES_MAX - 64 * 1024
 """Bytes of commands in one entry; what is left is for fields that a client left out and the log writes in full."""
@@ -79,6 +84,15 @@ class Identity(msgspec.Struct, frozen=True):
     start: str = ""
 
 
+class LevelRequests(Protocol):
+    """The part of `level_requests.LevelRequests` that is used here."""
+
+    @property
+    def under_way(self) -> bool: ...
+    def change(self, principal: Principal, request: ChangeLevel, send: Send) -> None: ...
+    def prepare(self, principal: Principal, request: PrepareLevel, send: Send) -> None: ...
+
+
 class EngineService:
     """One node's services.
 
@@ -94,6 +108,7 @@ class EngineService:
         clock: monotonic seconds.
         more_counters: what the rest of the process counts, for the status.
         modes: how far the engine has come.
+        entries: how commands are written into the log.
         certificate_expires: when the node's certificate ends, in seconds since the epoch.
         seeding: the dataset that a cluster which has never run begins with; nothing else is taken before it.
         doubt: why no command may be applied yet, "" where it may.
@@ -118,6 +133,7 @@ class EngineService:
         doubt: Callable[[], str] = str,
         warnings: Callable[[int], list[str]] = lambda _members_index: [],
         certificate_expires: Callable[[], int] = int,
+        entries: Entries | None = None,
     ) -> None:
         self.config = config
         self.identity = identity
@@ -136,6 +152,8 @@ class EngineService:
         self.modes = modes or Modes(config.node_id)
         self._seeding = seeding
         self._doubt = doubt
+        self._entries = entries or Entries()
+        self.levels: LevelRequests | None = None
         self._warnings = warnings
         self.keys = EngineKeys(machine, ClusterKeys(config.cluster_key_path), clock=clock)
         self.gate = Gate(
@@ -159,7 +177,15 @@ class EngineService:
         )
         self._transfer = LeadershipTransfer(raft, hold=self._batcher.hold, ended=self._go_on, after=after, clock=clock)
         self._barriers = Barriers(raft, later=later, after=after, clock=clock, held=lambda: self._transfer.under_way)
-        self._reseal = Reseal(self.keys, raft, self._batcher, after=after, time_ns=time_ns, held=lambda: self._transfer.under_way)
+        self._reseal = Reseal(
+            self.keys,
+            raft,
+            self._batcher,
+            after=after,
+            time_ns=time_ns,
+            held=self._held,
+            encode=self._entries.encode,
+        )
         raft.on_role_change.append(self._role_changed)
 
     # ------------------------------------------------------------------ commands
@@ -216,6 +242,7 @@ class EngineService:
             return
         try:
             sealed, growth = self.keys.seal(commands)
+            self._entries.check(sealed)
         except RequestFailed as error:
             send(self._failure(request.request_id, error))
             return
@@ -233,7 +260,7 @@ class EngineService:
 
     def _seal(self, requests: list[Sequence[AnyCommand]]) -> bytes:
         commands = [command for request in requests for command in request]
-        return encode_batch(Batch(self._time_ns(), commands))
+        return self._entries.encode(self._time_ns(), commands)
 
     def expire(self) -> None:
         """Let orders whose time is over leave and unfinished work go on, if this node leads and no command is under way, which would do it.
@@ -246,14 +273,7 @@ class EngineService:
         unfinished = engine.has_pending_work and now > engine.time  # an entry that does not move the time on changes nothing
         if not (unfinished or 0 < due <= now) or not self._raft.is_leader:
             return
-        if (
-            self.stopping
-            or self.seeding is not None
-            or self._doubt()
-            or self._transfer.under_way
-            or self._expiring
-            or not self._batcher.idle
-        ):
+        if self.stopping or self.seeding is not None or self._doubt() or self._held() or self._expiring or not self._batcher.idle:
             return
 
         def done(result: ProposeResult) -> None:
@@ -262,7 +282,7 @@ class EngineService:
                 self._later(self.expire)
 
         self._expiring = True
-        self._raft.propose(encode_batch(Batch(self._time_ns(), [])), done)
+        self._raft.propose(self._entries.encode(self._time_ns(), []), done)
 
     def _role_changed(self, role: str, leader_id: str) -> None:
         if role != "leader":
@@ -380,6 +400,10 @@ class EngineService:
             warnings=self._warnings(raft.members_index),
             certificate_expires=self._certificate_expires(),
             durations=self._machine.durations.freeze(),
+            level=self._machine.level.version,
+            level_abi=self._machine.level.abi,
+            level_rules=self._machine.level.rules,
+            levels=[level.version for level in SUPPORTED],
         )
 
     @property
@@ -475,6 +499,39 @@ class EngineService:
                 send(self._failure(request.request_id, error))
 
         self._raft.change_members(change, done)
+
+    def change_level(self, principal: Principal, request: ChangeLevel, send: Send) -> None:
+        """Change the cluster's level, at the leader; `send` gets `Answer` or `Failed`, exactly once."""
+        if self.stopping or not self._raft.is_leader or self.levels is None:
+            send(self._not_here(request.request_id))
+        else:
+            self.levels.change(principal, request, send)
+
+    def prepare_level(self, principal: Principal, request: PrepareLevel, send: Send) -> None:
+        """Make this node's state ready for another level; `send` gets `Answer` or `Failed`, exactly once."""
+        if self.stopping or self.levels is None:
+            send(Failed(request.request_id, FailCode.STOPPING, "this node is stopping"))
+        else:
+            self.levels.prepare(principal, request, send)
+
+    @property
+    def queue(self) -> Batcher[Sequence[AnyCommand]]:
+        """What waits to be proposed."""
+        return self._batcher
+
+    def holds_log_up(self) -> str:
+        """What keeps the log for itself now, in words; "" for nothing."""
+        if self.seeding is not None:
+            return "the dataset is being loaded: wait until it is"
+        if self._transfer.under_way:
+            return "leadership is being handed over: try again at the next leader"
+        if self._reseal.under_way:
+            return "API keys are being sealed anew: wait until that is done"
+        return self._doubt()
+
+    def _held(self) -> bool:
+        """Whether nothing may be proposed now but by whoever holds the log up."""
+        return self._transfer.under_way or (self.levels is not None and self.levels.under_way)
 
     def members(self) -> list[MemberStatus]:
         """Who belongs to the cluster, as this node's log says."""

@@ -37,11 +37,13 @@ from node.native.protocol import (
     TRUE,
     AddMember,
     Answer,
+    ChangeLevel,
     Control,
     FailCode,
     Failed,
     FollowKeys,
     Hello,
+    PrepareLevel,
     Query,
     RemoveMember,
     Submit,
@@ -50,6 +52,7 @@ from node.native.protocol import (
     Unsubscribe,
     Welcome,
 )
+from snapshots.levels.level import SUPPORTED
 
 if TYPE_CHECKING:
     from node.engine.native_server import NativeServer
@@ -380,7 +383,16 @@ class Session(asyncio.Protocol):
         service = self._service
         config, identity = service.config, service.identity
         log.debug("session of %s opened", principal.name)
-        self._reply(Welcome(PROTOCOL_VERSION, config.node_id, config.cluster_id, identity.software, identity.abi))
+        self._reply(
+            Welcome(
+                PROTOCOL_VERSION,
+                config.node_id,
+                config.cluster_id,
+                identity.software,
+                identity.abi,
+                [level.abi for level in SUPPORTED],
+            )
+        )
 
     def _identify(self, request: msgspec.Struct) -> Principal:
         if not isinstance(request, Hello):
@@ -418,6 +430,10 @@ class Session(asyncio.Protocol):
                 self._service.change_members(principal, request, self._reply)
             case FollowKeys():
                 self._follow_keys(principal, request)
+            case ChangeLevel():
+                self._service.change_level(principal, request, self._reply)
+            case PrepareLevel():
+                self._service.prepare_level(principal, request, self._reply)
             case Control():
                 self._service.control(principal, request, self._reply)
             case _:

@@ -27,6 +27,7 @@ from node.engine.replicated_engine import ReplicatedEngine
 from node.marks import encode_mark, mark_of
 from snapshots.errors import SnapshotDamagedError, SnapshotError
 from snapshots.job import JobState, WriteJob
+from snapshots.levels.states import level_of, restored
 from snapshots.manifest import Manifest, Row, SnapshotFields
 from snapshots.store import SnapshotStore
 from snapshots.transfer import Sink, Source
@@ -59,11 +60,13 @@ class SnapshotPort:
         self._store = store
         self._machine = machine
         self._software = software
-        self._load = load or (lambda manifest: Engine.restore(store.load(manifest), verified=True))
+        self._load = load or (lambda manifest: restored(manifest.abi, store.load(manifest), verified=True))
         self._now_ns = now_ns
         self._job: WriteJob | None = None
         self._base: int | None = 0
         """Index of the snapshot that the engine's changes are relative to; 0 for the empty state, None when there is none such any more."""
+        self._based = machine.engine
+        """The engine whose changes count from that snapshot."""
         self._captured: Engine | None = None
         """Whose state is being written."""
         self._executor = executor or ThreadPoolExecutor(1, "snapshot check")
@@ -97,7 +100,7 @@ class SnapshotPort:
                 engine = self._load(manifest)
                 market = kept_market.decode(self._store.attachment(manifest, kept_market.FILE), manifest.index)
                 self._machine.replace(engine, market)
-        self._base = mark.index
+        self._base, self._based = mark.index, self._machine.engine
         if old is not self._captured:
             self._executor.submit(old.release)
         self._note()
@@ -107,7 +110,8 @@ class SnapshotPort:
         """See the port. The engine pauses to refer to its rows; most are encoded while it goes on."""
         started = time.monotonic()
         engine = self._machine.engine
-        base = None if self.damaged else self._base
+        # A snapshot of another level has other rows: the first one of a level is written whole.
+        base = None if self.damaged or engine is not self._based else self._base
         frozen = engine.freeze(whole=base is None)
         self._base = None
         fields = SnapshotFields(
@@ -120,7 +124,7 @@ class SnapshotPort:
         )
         market = self._machine.market()
         attachments = {kept_market.FILE: lambda: kept_market.encode(mark.index, market)}
-        self._job = self._store.begin_changes(fields, frozen, base or 0, attachments)
+        self._job = self._store.begin_changes(fields, frozen, base or 0, attachments, abi=level_of(engine).abi)
         self._captured = engine
         self._note()
         self.pause_last_ms = round((time.monotonic() - started) * 1e3)
@@ -146,7 +150,7 @@ class SnapshotPort:
         if state is JobState.DONE:
             self.taken += 1
             if job.manifest is not None and captured is self._machine.engine:
-                self._base = job.manifest.index
+                self._base, self._based = job.manifest.index, captured
             log.info("snapshot at index %d is on disk", job.manifest.index if job.manifest else 0)
             return CaptureState.DONE
         self.failed += 1
@@ -277,7 +281,7 @@ class IncomingSnapshot:
         try:
             with collector_off():
                 manifest = self._sink.verify(lambda table, rows: tables[table].extend(rows))
-                engine = Engine.restore({name: tables[name] for name in manifest.row_counts}, verified=True)
+                engine = restored(manifest.abi, {name: tables[name] for name in manifest.row_counts}, verified=True)
                 return engine, kept_market.decode(self._sink.attachment(kept_market.FILE), manifest.index)
         finally:
             clear(*tables.values())

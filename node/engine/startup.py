@@ -21,6 +21,7 @@ from cluster.errors import LogAbiError, LogDamagedError
 from cluster.raft import Raft
 from node import exit_codes
 from node.config.settings import NodeConfig
+from node.engine.entries import Encode
 from node.engine.replicated_engine import ReplicatedEngine
 from node.errors import DataDirectoryError, DatasetError
 from node.identity import Identity, Stage
@@ -29,6 +30,7 @@ from node.records import datasets
 from node.records.datasets import Seeding
 from node.records.txlog import rebuilt_snapshot
 from snapshots.errors import MigrationError, SnapshotAbiError, SnapshotDamagedError, UnknownAbiError
+from snapshots.levels.states import restored
 from snapshots.manifest import Manifest
 from snapshots.store import SnapshotStore
 from statemachine.engine import Engine
@@ -53,7 +55,7 @@ def check_start(config: NodeConfig, known: Identity, *, has_snapshot: bool) -> N
         )
 
 
-def seeding_of(config: NodeConfig, known: Identity, machine: ReplicatedEngine, raft: Raft) -> Seeding | None:
+def seeding_of(config: NodeConfig, known: Identity, machine: ReplicatedEngine, raft: Raft, encode: Encode) -> Seeding | None:
     """The dataset that this node puts into the log if it is the first to lead; None where there is none, or the node has a state.
 
     Raises:
@@ -69,7 +71,7 @@ def seeding_of(config: NodeConfig, known: Identity, machine: ReplicatedEngine, r
         log.warning("the dataset is not used: %s", error)
         return None
     log.info("dataset %s is whole: %d commands", dataset.name, len(dataset.commands))
-    return Seeding(dataset, lambda: machine.engine, raft)
+    return Seeding(dataset, lambda: machine.engine, raft, encode=encode)
 
 
 def snapshot_loader(config: NodeConfig, store: SnapshotStore) -> Callable[[Manifest], Engine]:
@@ -82,7 +84,7 @@ def snapshot_loader(config: NodeConfig, store: SnapshotStore) -> Callable[[Manif
             from_log = False
             log.info("building the state at index %d from the log", manifest.index)
             return rebuilt_snapshot(config, manifest)
-        return Engine.restore(store.load(manifest), verified=True)
+        return restored(manifest.abi, store.load(manifest), verified=True)
 
     return load
 

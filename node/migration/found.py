@@ -10,6 +10,7 @@ from cluster.log import segment_abis
 from node.errors import DataDirectoryError
 from snapshots.abi.releases import Releases
 from snapshots.errors import UnknownAbiError
+from snapshots.levels.level import SUPPORTED
 from snapshots.manifest import Manifest
 from snapshots.naming import snapshot_paths
 from snapshots.seal import read_seal
@@ -57,6 +58,18 @@ def _order(version: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", version)]
 
 
+def first_abi(data: Path) -> str | None:
+    """The ABI of the newest snapshot, else of the log's first entry; None where neither is there.
+
+    Raises:
+        SnapshotDamagedError, LogDamagedError: as `look`.
+    """
+    paths = snapshot_paths(data / SNAPSHOTS) if (data / SNAPSHOTS).is_dir() else []
+    if paths:
+        return read_seal(paths[-1]).manifest.abi
+    return next(iter(segment_abis(data / LOG).values()), None)
+
+
 def look(data: Path) -> Found:
     """What is in a data directory.
 
@@ -67,10 +80,13 @@ def look(data: Path) -> Found:
     paths = snapshot_paths(data / SNAPSHOTS) if (data / SNAPSHOTS).is_dir() else []
     snapshot = paths[-1] if paths else None
     manifest = read_seal(snapshot).manifest if snapshot is not None else None
-    abis = dict.fromkeys(segment_abis(data / LOG).values())
+    abis: dict[str, None] = dict.fromkeys(segment_abis(data / LOG).values())
     if manifest is not None:
         abis[manifest.abi] = None
-    if len(abis) > 1:
+    if len(abis) > 1 and {level.abi for level in SUPPORTED}.issuperset(abis):
+        # The level changed in this log. What it is now the engine knows; the later one counts for all who only read.
+        abis = {level.abi: None for level in reversed(SUPPORTED) if level.abi in abis}
+    elif len(abis) > 1:
         raise DataDirectoryError(
             f"{data}: snapshot and log are of different ABIs: {', '.join(abis)}: one of both is from another time. Nothing was changed. "
             "With the other nodes up, give the node an empty data directory and start it with --rejoin"

@@ -16,7 +16,8 @@ from node.credentials import Credentials, sign
 from node.errors import ConnectionLost, OtherVersionError, RequestFailed
 from node.native.connection import EndCallback, EventsCallback, NativeConnection, Querier
 from node.native.feed_reader import FeedReader
-from node.native.protocol import AnyQuery, ControlAction, FailCode, LeaderHint, NodeStatus, StatusQuery
+from node.native.protocol import AnyQuery, ControlAction, FailCode, LeaderHint, LevelReport, NodeStatus, StatusQuery
+from snapshots.levels.level import by_abi
 from statemachine.commands import AnyCommand
 from statemachine.events import AnyEvent, AnyOutcome
 
@@ -146,6 +147,10 @@ class ClusterClient:
         """Remove a member; see `protocol.RemoveMember`. Raises as `submit`."""
         return await self._on_leader(lambda connection: connection.remove_member(node_id, force=force), deadline)
 
+    async def change_level(self, version: str, *, check: bool = False, deadline: float | None = None) -> LevelReport:
+        """Change the cluster's level; see `protocol.ChangeLevel`. Raises as `submit`."""
+        return await self._on_leader(lambda connection: connection.change_level(version, check=check), deadline)
+
     async def events(self, product_id: str, from_sequence: int = 0) -> AsyncGenerator[list[AnyEvent], None]:
         """A product's events from `from_sequence` on (0: from now), without gap or repetition, from any node, changing nodes as they die.
 
@@ -225,7 +230,7 @@ class ClusterClient:
             RequestFailed: NOT_LEADER, and the next one is tried.
         """
         welcome = connection.welcome
-        if self._abi in ("", welcome.abi):
+        if self._abi in ("", welcome.abi, *welcome.levels) or by_abi(welcome.abi) is not None:
             return
         text = (
             f"{welcome.node_id} runs another version ({welcome.software}, ABI {welcome.abi[:12]}; this one has {self._abi[:12]})"

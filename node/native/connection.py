@@ -16,12 +16,14 @@ from node.config.settings import NodeAddress
 from node.credentials import Credentials, sign
 from node.errors import ConnectionLost, FramingError, RequestFailed
 from node.native.framing import RESPONSE_MAX, UNDECODABLE, FrameSplitter
+from node.native.narrowing import is_former, narrowed
 from node.native.protocol import (
     ANSWER_TYPES,
     PROTOCOL_VERSION,
     AddMember,
     Answer,
     AnyQuery,
+    AnyRequest,
     ApiKeyQuery,
     ApiKeysQuery,
     AuctionQuery,
@@ -31,6 +33,7 @@ from node.native.protocol import (
     BookPageQuery,
     BookQuery,
     BookView,
+    ChangeLevel,
     Control,
     ControlAction,
     CurrenciesQuery,
@@ -40,6 +43,7 @@ from node.native.protocol import (
     FollowKeys,
     Hello,
     KeysChanged,
+    LevelReport,
     LogPiece,
     LogQuery,
     MarketQuery,
@@ -47,6 +51,7 @@ from node.native.protocol import (
     NodeStatus,
     OrderQuery,
     OrdersQuery,
+    PrepareLevel,
     ProductsQuery,
     Query,
     RemoveMember,
@@ -193,6 +198,7 @@ class NativeConnection:
         self.close_reason = ""
         self.reading = True
         self.welcome: Welcome
+        self._former = False
         self._wire = _Wire(self)
         self._request_ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
@@ -232,6 +238,14 @@ class NativeConnection:
             connection._lost("the greeting failed")
             raise
         return connection
+
+    def _encoded(self, message: AnyRequest) -> bytes:
+        """A request's frame, as the node's version reads it.
+
+        Raises:
+            RequestFailed: the node's version cannot do it. ValueError: it is too long.
+        """
+        return frame(narrowed(message) if self._former else message)
 
     async def submit(self, commands: Sequence[AnyCommand]) -> list[AnyOutcome]:
         """Apply commands; their outcomes in the same order, durable on a quorum.
@@ -289,8 +303,8 @@ class NativeConnection:
         request_id = next(self._request_ids)
         commands = joined[0].commands if len(joined) == 1 else [each for submission in joined for each in submission.commands]
         try:
-            data = frame(Submit(request_id, commands))
-        except (ValueError, OverflowError, TypeError) as error:
+            data = self._encoded(Submit(request_id, commands))
+        except (RequestFailed, ValueError, OverflowError, TypeError) as error:
             if len(joined) > 1:
                 return [data for submission in joined for data in self._frames([submission])]
             joined[0].outcomes.set_exception(error)
@@ -391,11 +405,22 @@ class NativeConnection:
             lambda request_id: AddMember(request_id, address.node_id, address.raft, address.native, address.http, read_only)
         )
 
+    async def change_level(self, version: str, *, check: bool = False) -> LevelReport:
+        """Change the cluster's level, or see what speaks against it; see `protocol.ChangeLevel`. Raises `RequestFailed`, `ConnectionLost`."""
+        request_id = next(self._request_ids)
+        answer: Answer = await self._request(request_id, ChangeLevel(request_id, version, check))
+        return msgspec.msgpack.decode(answer.body, type=LevelReport)
+
+    async def prepare_level(self, abi: str) -> None:
+        """Have the node make its state ready for a level; see `protocol.PrepareLevel`. Raises `RequestFailed`, `ConnectionLost`."""
+        request_id = next(self._request_ids)
+        await self._request(request_id, PrepareLevel(request_id, abi))
+
     async def remove_member(self, node_id: str, *, force: bool = False) -> int:
         """Remove a node from the cluster; see `protocol.RemoveMember`. The index of the log entry. Raises `RequestFailed`, `ConnectionLost`."""
         return await self._change(lambda request_id: RemoveMember(request_id, node_id, force))
 
-    async def _change(self, request: Callable[[int], msgspec.Struct]) -> int:
+    async def _change(self, request: Callable[[int], AnyRequest]) -> int:
         request_id = next(self._request_ids)
         answer: Answer = await self._request(request_id, request(request_id))
         return msgspec.msgpack.decode(answer.body, type=int)
@@ -442,7 +467,7 @@ class NativeConnection:
         shutdown = None if tls is None else CLOSE_TIMEOUT
         await loop.create_connection(lambda: self._wire, host.strip("[]"), int(port), ssl=tls, ssl_shutdown_timeout=shutdown)
 
-    async def _request(self, request_id: int, message: msgspec.Struct) -> Any:
+    async def _request(self, request_id: int, message: AnyRequest) -> Any:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting[request_id] = answer
         try:
@@ -455,7 +480,7 @@ class NativeConnection:
             elif not answer.cancelled():
                 answer.exception()  # retrieved: a request that was given up must not be reported as forgotten
 
-    async def _send(self, message: msgspec.Struct) -> None:
+    async def _send(self, message: AnyRequest) -> None:
         if not self._wire.writable.is_set():
             await self._wire.writable.wait()
         if self._queued:
@@ -464,7 +489,7 @@ class NativeConnection:
         if self.closed.is_set() or transport is None:
             raise ConnectionLost(self.close_reason)
         try:
-            data = frame(message)
+            data = self._encoded(message)
         except ValueError as error:
             raise RequestFailed(FailCode.BAD_REQUEST, f"{error}; send fewer commands at a time") from error
         transport.write(data)
@@ -495,6 +520,7 @@ class NativeConnection:
     def _welcomed(self, welcome: Welcome) -> None:
         if self._greeting.done():
             return
+        self._former = is_former(welcome.abi)
         if welcome.version == PROTOCOL_VERSION:
             self._greeting.set_result(welcome)
             return

@@ -295,7 +295,39 @@ class FollowKeys(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     request_id: int
 
 
-AnyRequest = Hello | Submit | Query | Subscribe | Unsubscribe | Control | AddMember | RemoveMember | FollowKeys
+class ChangeLevel(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=20):
+    """Change the cluster's level to that of `version`, at the leader; with `check` only say what speaks against it. Answer: `Answer` with a
+    `LevelReport`.
+
+    Gateways and keys with ADMIN only. CONFLICT: it cannot be now; the message names each member and what to do, and nothing was changed.
+    """
+
+    request_id: int
+    version: str
+    check: bool = False
+
+
+class PrepareLevel(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=21):
+    """Make this node's state at the level with this ABI ready, beside its work, so that the entry which changes the level is quick. Nodes only.
+    Answer: `Answer` with true, when it is ready."""
+
+    request_id: int
+    abi: str
+
+
+AnyRequest = (
+    Hello
+    | Submit
+    | Query
+    | Subscribe
+    | Unsubscribe
+    | Control
+    | AddMember
+    | RemoveMember
+    | FollowKeys
+    | ChangeLevel
+    | PrepareLevel
+)
 
 
 class LeaderHint(msgspec.Struct, frozen=True, array_like=True):
@@ -307,13 +339,14 @@ class LeaderHint(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """The node's greeting."""
+    """The node's greeting. `abi` is that of its software, `levels` are the ABIs of the levels that it can run; version 0.2.0 does not say."""
 
     version: int
     node_id: str
     cluster_id: str
     software: str
     abi: str
+    levels: list[str] = []
 
 
 class Results(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -397,6 +430,8 @@ class NodeStatus(msgspec.Struct, frozen=True, array_like=True):
     `warnings`: what a person should put right, such as addresses that contradict each other.
     `certificate_expires`: when the node's certificate in use ends, in seconds since the epoch.
     `durations`: histograms of the engine process since its start, by name: see `node.durations`.
+    `abi` is that of the software. `level`, `level_abi` and `level_rules`: version, ABI and rules number of the level at which the node's state
+    is; `levels`: the versions whose levels it can run. Version 0.2.0 says neither.
     """
 
     node_id: str
@@ -428,6 +463,10 @@ class NodeStatus(msgspec.Struct, frozen=True, array_like=True):
     certificate_expires: int = 0
     warnings: list[str] = []
     durations: dict[str, DurationCounts] = {}
+    level: str = ""
+    level_abi: str = ""
+    level_rules: int = 0
+    levels: list[str] = []
 
     @property
     def others(self) -> list[MemberStatus]:
@@ -438,6 +477,28 @@ class NodeStatus(msgspec.Struct, frozen=True, array_like=True):
     def member(self) -> MemberStatus | None:
         """This node as a member, None where its log says that it is none."""
         return next((member for member in self.members if member.node_id == self.node_id), None)
+
+
+class LevelMember(msgspec.Struct, frozen=True, array_like=True):
+    """What a member says of levels: its software's version, the level at which it is, and those that it can run. `problem`: what speaks against a
+    change, and what to do; "" for nothing."""
+
+    node_id: str
+    software: str
+    level: str
+    levels: list[str]
+    problem: str = ""
+
+
+class LevelReport(msgspec.Struct, frozen=True, array_like=True):
+    """A change of the level, or a check of one: from which to which version's, what each member says, and all that speaks against it. `index`: the
+    log entry that changed it; 0 where nothing was changed."""
+
+    old: str
+    to: str
+    members: list[LevelMember]
+    problems: list[str]
+    index: int
 
 
 class BookLevel(msgspec.Struct, frozen=True, array_like=True):
@@ -560,7 +621,7 @@ ANSWER_TYPES: dict[type[msgspec.Struct], object] = {
 """What `Answer.body` decodes to, by query."""
 
 
-def frame(message: msgspec.Struct) -> bytes:
+def frame(message: msgspec.Struct | msgspec.Raw) -> bytes:
     """The bytes of one frame.
 
     Raises:

@@ -155,11 +155,19 @@ class Seeding:
 
     Args:
         engine: this node's engine as it is now.
+        encode: makes the log entry of commands stamped with a time.
     """
 
     def __init__(
-        self, dataset: Dataset, engine: Callable[[], Engine], raft: Proposer, *, time_ns: Callable[[], int] = time.time_ns
+        self,
+        dataset: Dataset,
+        engine: Callable[[], Engine],
+        raft: Proposer,
+        *,
+        time_ns: Callable[[], int] = time.time_ns,
+        encode: Callable[[int, Sequence[AnyCommand]], bytes] = lambda now, commands: encode_batch(Batch(now, [*commands])),
     ) -> None:
+        self._encode = encode
         self._dataset = dataset
         self._engine = engine
         self._raft = raft
@@ -185,7 +193,7 @@ class Seeding:
         sequence = self._engine().sequence
         piece = self._dataset.commands[sequence : sequence + PIECE]
         log.info("dataset %s: commands %d to %d of %d", self._dataset.name, sequence + 1, sequence + len(piece), self._total)
-        self._raft.propose(encode_batch(Batch(self._time_ns(), piece)), self._done)
+        self._raft.propose(self._encode(self._time_ns(), piece), self._done)
 
     @property
     def _total(self) -> int:

@@ -49,6 +49,7 @@ class Certificates:
     def client(self, node_id: str | None) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
+        context.set_alpn_protocols([wire_module.ALPN])
         context.verify_mode = ssl.CERT_NONE if node_id is None else ssl.CERT_REQUIRED
         context.load_verify_locations(self._directory / "ca.pem")
         if node_id is not None:

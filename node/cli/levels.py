@@ -1,0 +1,102 @@
+"""`cluster upgrade` and `cluster downgrade`: the level at which a cluster runs, and changing it while it trades."""
+
+from __future__ import annotations
+
+import asyncio
+from importlib import metadata
+
+import click
+
+from node.cli.output import print_json, show, table, working
+from node.cli.session import Session, run
+from node.cli.target import Target, cluster_option, json_option
+from node.deployment.statuses import ask_all
+from node.native.protocol import LevelReport
+
+CHANGE_SECONDS = 900.0
+"""For every node to convert its state, and for the entry to be applied."""
+
+EVERYWHERE_SECONDS = 60.0
+"""For every node to have applied the entry."""
+
+POLL = 0.05
+
+COLUMNS = ("node", "software", "level", "can run", "what speaks against it")
+
+check_option = click.option("--check", is_flag=True, help="Only say what speaks against it. Exit code 1 if anything does.")
+
+
+@click.command()
+@cluster_option
+@json_option
+@check_option
+@click.option(
+    "--to", "version", metavar="VERSION", default="", help="The version whose level it is to be. Default: this program's."
+)
+def upgrade(target: Target, as_json: bool, check: bool, version: str) -> None:
+    """Go on with the schema and the rules of a newer version, while the cluster trades.
+
+    Install that version on every node first, and start them again one by one: until this command they all keep to the level of the version before,
+    and any of them can go back to it. The change is one entry in the log, made only if every member can follow.
+    """
+    if not check and not version:
+        raise click.UsageError("say --to VERSION, or --check")
+    _change(target, version or metadata.version("quorumbook"), as_json=as_json, check=check)
+
+
+@click.command()
+@cluster_option
+@json_option
+@check_option
+@click.option("--to", "version", metavar="VERSION", required=True, help="The version whose level it is to be.")
+def downgrade(target: Target, as_json: bool, check: bool, version: str) -> None:
+    """Return to the level of an earlier version, where nothing would be lost.
+
+    Where something would be, it is refused and says so; then `quorumbook rollback` returns to the state before the change, with an export of what
+    that undoes.
+    """
+    _change(target, version, as_json=as_json, check=check)
+
+
+def _change(target: Target, version: str, *, as_json: bool, check: bool) -> None:
+    async def work(session: Session) -> LevelReport:
+        return await session.client.change_level(version, check=check, deadline=CHANGE_SECONDS)
+
+    with working("the members are asked" if check else "the members make their states ready"):
+        report = run(target, work)
+    if not check:
+        access = target.access()
+        asyncio.run(_everywhere(report, access.addresses, access.tls(), access.credentials))
+    _show(report, as_json=as_json, check=check)
+    if check and report.problems:
+        raise click.exceptions.Exit(1)
+
+
+async def _everywhere(report: LevelReport, *access: object) -> None:
+    """Wait until every member that answers is at the new level."""
+    end = asyncio.get_running_loop().time() + EVERYWHERE_SECONDS
+    while asyncio.get_running_loop().time() < end:
+        statuses = await ask_all(*access)  # type: ignore[arg-type]  # addresses, context and credentials
+        if all(status is None or status.level == report.to for status in statuses.values()):
+            return
+        await asyncio.sleep(POLL)
+
+
+def _show(report: LevelReport, *, as_json: bool, check: bool) -> None:
+    if as_json:
+        print_json(
+            {"from": report.old, "to": report.to, "members": report.members, "problems": report.problems, "index": report.index}
+        )
+        return
+    if report.members:
+        rows = [[each.node_id, each.software, each.level, ", ".join(each.levels), each.problem] for each in report.members]
+        show(table(COLUMNS, rows, title=f"level {report.old}, to {report.to}"))
+    if report.old == report.to:
+        click.echo(f"the level is {report.to} already")
+    elif not check:
+        click.echo(f"the level is {report.to} from log entry {report.index + 1:,} on (before: {report.old})")
+    elif report.problems:
+        for problem in report.problems:
+            click.echo(problem)
+    else:
+        click.echo(f"nothing speaks against it: quorumbook cluster upgrade --to {report.to}")

@@ -1,0 +1,252 @@
+"""Changing the cluster's level: asked at the leader, checked with every member, then one entry in the log.
+
+Every member must say that its software can run the new level, and must have applied what the leader had when the check began. A majority is not
+enough: a member that cannot go on would stop at the entry, and the cluster would have lost a node that it counts on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from cluster.membership import Role
+from cluster.raft import Done, ProposeResult
+from cluster.status import RaftStatus
+from node.errors import ConnectionLost, RequestFailed
+from node.native.protocol import FailCode, LevelMember, LevelReport, MemberStatus, NodeStatus
+from snapshots.levels.level import OWN, SUPPORTED, Level, SetLevel, by_version, encode_set_level
+
+log = logging.getLogger(__name__)
+
+ANSWER_SECONDS = 3.0
+"""For a member to say what it can."""
+
+CAUGHT_UP_SECONDS = 5.0
+"""For a member to have applied what the leader had applied when the check began."""
+
+PREPARE_SECONDS = 600.0
+"""For a member to make its state at the new level ready, beside its work. A million orders take about a minute."""
+
+DRAIN_SECONDS = 2.0
+"""For what is under way to be applied before the entry is proposed."""
+
+POLL = 0.01
+
+
+class Leadership(Protocol):
+    """The part of `cluster.raft.Raft` that is used here."""
+
+    @property
+    def is_leader(self) -> bool: ...
+    def propose(self, payload: bytes, done: Done) -> None: ...
+    def status(self) -> RaftStatus: ...
+
+
+class Queue(Protocol):
+    """The part of `cluster.batcher.Batcher` that is used here."""
+
+    @property
+    def in_flight(self) -> int: ...
+    def hold(self) -> Callable[[], None]: ...
+
+
+Ask = Callable[[MemberStatus], Awaitable[NodeStatus]]
+"""Asks a member for its status. Raises ConnectionLost, RequestFailed, TimeoutError."""
+
+Prepare = Callable[[MemberStatus, str], Awaitable[None]]
+"""Has a member make its state at the level with this ABI ready; returns when it is. Raises as `Ask`."""
+
+
+class LevelChange:
+    """At most one at a time.
+
+    Args:
+        level: that of this node's state.
+        members: who belongs to the cluster, this node included.
+        busy: what else holds the log up now, in words; "" for nothing.
+        ask, prepare: see `Ask`, `Prepare`; not used for this node itself.
+        own: this node's status. prepare_own: as `prepare`, for this node.
+    """
+
+    def __init__(
+        self,
+        node_id: str,
+        raft: Leadership,
+        queue: Queue,
+        *,
+        level: Callable[[], Level],
+        members: Callable[[], list[MemberStatus]],
+        busy: Callable[[], str],
+        ask: Ask,
+        prepare: Prepare,
+        own: Callable[[], NodeStatus],
+        prepare_own: Callable[[str], Awaitable[None]],
+    ) -> None:
+        self._node_id = node_id
+        self._raft = raft
+        self._queue = queue
+        self._level = level
+        self._members = members
+        self._busy = busy
+        self._ask = ask
+        self._prepare = prepare
+        self._own = own
+        self._prepare_own = prepare_own
+        self._running = False
+        self.under_way = False
+        """The entry has been proposed and not been applied yet: nothing else may be proposed, because it would be of the wrong level."""
+
+    async def change(self, version: str, *, check: bool) -> LevelReport:
+        """Change the level to that of a version, or with `check` say what speaks against it.
+
+        Raises:
+            RequestFailed: CONFLICT: it cannot be now, and the text names each member and what to do; nothing was changed. BAD_REQUEST: the level is
+                unknown here. OUTCOME_UNKNOWN.
+        """
+        if self._running:
+            raise RequestFailed(FailCode.CONFLICT, "a change of the level is under way already; see: quorumbook cluster status")
+        self._running = True
+        try:
+            return await self._change(version, check=check)
+        finally:
+            self._running = False
+
+    async def _change(self, version: str, *, check: bool) -> LevelReport:
+        now, to = self._level(), self._wanted(version)
+        if to.abi == now.abi:
+            return LevelReport(now.version, to.version, [], [], 0)
+        problems = [] if SUPPORTED.index(to) > SUPPORTED.index(now) else [_no_way_back(now, to)]
+        members_index = self._raft.status().members_index
+        members = await self._look(to) if not problems else []
+        problems += [f"{member.node_id}: {member.problem}" for member in members if member.problem]
+        problems += self._of_the_cluster(members_index)
+        if check or problems:
+            if not check:
+                raise RequestFailed(FailCode.CONFLICT, "the level stays " + now.version + ": " + "; ".join(problems))
+            return LevelReport(now.version, to.version, members, problems, 0)
+        await self._make_ready(to)
+        index = await self._propose(SetLevel(now, to), members_index)
+        return LevelReport(now.version, to.version, members, [], index)
+
+    def _wanted(self, version: str) -> Level:
+        found = by_version(version)
+        if found is None:
+            known = ", ".join(level.version for level in SUPPORTED)
+            raise RequestFailed(
+                FailCode.BAD_REQUEST,
+                f"to: {version!r} is no level that this leader (version {OWN.version}) knows: expected one of {known}",
+            )
+        return found
+
+    def _of_the_cluster(self, members_index: int) -> list[str]:
+        status = self._raft.status()
+        problems = []
+        if status.change_under_way or status.members_index != members_index:
+            problems.append("a change of the membership is under way: wait until it is done (quorumbook cluster members)")
+        if status.digests_differing:
+            problems.append("the states of nodes differ: see the nodes' logs, and run an audit first")
+        if busy := self._busy():
+            problems.append(busy)
+        return problems
+
+    # ------------------------------------------------------------------ the members
+
+    async def _look(self, to: Level) -> list[LevelMember]:
+        target = self._raft.status().applied_index
+        return list(await asyncio.gather(*(self._look_at(member, to, target) for member in self._members())))
+
+    async def _look_at(self, member: MemberStatus, to: Level, target: int) -> LevelMember:
+        node_id = member.node_id
+        if member.role == Role.LEARNER.value:
+            return LevelMember(
+                node_id, "", "", [], "is a learner that has not caught up yet: wait until it is a voter, or remove it"
+            )
+        end = asyncio.get_running_loop().time() + CAUGHT_UP_SECONDS
+        while True:
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    status = self._own() if node_id == self._node_id else await self._ask(member)
+            except (ConnectionLost, RequestFailed, TimeoutError) as error:
+                reason = str(error) or f"no answer within {ANSWER_SECONDS:g} s"
+                return LevelMember(node_id, "", "", [], f"does not answer ({reason}): start it, or remove it from the cluster")
+            problem = _problem(status, to, self._level())
+            if not problem and status.applied_index < target:
+                problem = f"lags behind: it has applied entry {status.applied_index:,} of {target:,}: wait until it has caught up"
+                if asyncio.get_running_loop().time() < end:
+                    await asyncio.sleep(POLL)
+                    continue
+            software = status.software.partition(" ")[0]
+            return LevelMember(node_id, software, status.level or software, status.levels, problem)
+
+    async def _make_ready(self, to: Level) -> None:
+        """Have every member make its state at the new level ready.
+
+        Raises:
+            RequestFailed: CONFLICT: one cannot; nothing was changed.
+        """
+
+        async def one(member: MemberStatus) -> str:
+            try:
+                async with asyncio.timeout(PREPARE_SECONDS):
+                    await (self._prepare_own(to.abi) if member.node_id == self._node_id else self._prepare(member, to.abi))
+            except (ConnectionLost, RequestFailed, TimeoutError) as error:
+                return f"{member.node_id}: cannot convert its state: {str(error) or 'not in time'}"
+            return ""
+
+        problems = [text for text in await asyncio.gather(*map(one, self._members())) if text]
+        if problems:
+            raise RequestFailed(FailCode.CONFLICT, "nothing was changed: " + "; ".join(problems))
+
+    # ------------------------------------------------------------------ the entry
+
+    async def _propose(self, entry: SetLevel, members_index: int) -> int:
+        """Put the entry into the log while nothing else is; its index, once it is applied here."""
+        release = self._queue.hold()
+        try:
+            end = asyncio.get_running_loop().time() + DRAIN_SECONDS
+            while self._queue.in_flight and asyncio.get_running_loop().time() < end:  # noqa: ASYNC110  # its end has no event of its own
+                await asyncio.sleep(0.001)
+            problems = ["too much was under way: try again"] if self._queue.in_flight else self._of_the_cluster(members_index)
+            if problems or not self._raft.is_leader:
+                raise RequestFailed(
+                    FailCode.CONFLICT, "nothing was changed: " + "; ".join(problems or ["leadership has changed"])
+                )
+            self.under_way = True
+            log.warning("proposing the change of the level from %s to %s", entry.old, entry.to)
+            result = await self._applied(encode_set_level(entry))
+        finally:
+            self.under_way = False
+            release()
+        if result.error is not None:
+            raise RequestFailed(
+                FailCode.OUTCOME_UNKNOWN, "leadership was lost under way; see what became of it: quorumbook cluster status"
+            )
+        return result.index
+
+    async def _applied(self, payload: bytes) -> ProposeResult:
+        done: asyncio.Future[ProposeResult] = asyncio.get_running_loop().create_future()
+        self._raft.propose(payload, done.set_result)
+        return await asyncio.shield(done)
+
+
+def _problem(status: NodeStatus, to: Level, now: Level) -> str:
+    """What speaks against a member."""
+    software = status.software.partition(" ")[0]
+    if to.version not in status.levels:
+        return (
+            f"runs version {software}, which does not know level {to.version}: install {to.version} or later, and start it again"
+        )
+    if status.level_abi != now.abi:
+        return f"is at level {status.level} and not at {now.version}: wait until it has caught up"
+    if not status.ready:
+        return "is not ready: wait until it has caught up"
+    return ""
+
+
+def _no_way_back(now: Level, to: Level) -> str:
+    return (
+        f"the step from {to.version} to {now.version} cannot be undone without loss: {now.version} keeps what {to.version} has no place for. "
+        f"Stop all nodes and return to the state before the change, with an export of what that undoes: quorumbook rollback --export DIR"
+    )

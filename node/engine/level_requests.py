@@ -1,0 +1,173 @@
+"""What a node does when it is asked about levels: the change at the leader (`level_change`), and making its own state ready for one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import msgspec
+
+from cluster.raft import Raft
+from node.config.settings import NodeConfig
+from node.engine.level_change import LevelChange
+from node.engine.principal import Principal
+from node.engine.replicated_engine import ReplicatedEngine
+from node.engine.snapshot_port import collector_off
+from node.errors import QuorumbookError, RequestFailed
+from node.native.connection import NativeConnection
+from node.native.protocol import (
+    TRUE,
+    Answer,
+    ChangeLevel,
+    FailCode,
+    Failed,
+    LevelReport,
+    MemberStatus,
+    NodeStatus,
+    PrepareLevel,
+    StatusQuery,
+)
+from node.pki import client_context
+from snapshots.errors import SnapshotError
+from snapshots.levels.level import OWN
+from snapshots.levels.raising import raised
+from snapshots.levels.states import level_with, restored
+from snapshots.store import SnapshotStore
+from statemachine.errors import StateError
+
+log = logging.getLogger(__name__)
+
+SNAPSHOT_SECONDS = 300.0
+"""For the snapshot that a state is made ready from."""
+
+POLL = 0.02
+
+Send = Callable[[msgspec.Struct], None]
+
+
+class Preparation:
+    """Converts this node's newest snapshot in a thread, to find out before the entry whether it can be done, and how long it takes."""
+
+    def __init__(self, raft: Raft, machine: ReplicatedEngine, store: SnapshotStore) -> None:
+        self._raft = raft
+        self._machine = machine
+        self._store = store
+
+    async def prepare(self, abi: str) -> None:
+        """Raises RequestFailed: BAD_REQUEST: the level is not known here; CONFLICT: the state cannot be converted."""
+        try:
+            to = level_with(abi)
+        except SnapshotError as error:
+            raise RequestFailed(FailCode.BAD_REQUEST, str(error)) from error
+        if to.abi == self._machine.level.abi:
+            return
+        await self._snapshot()
+        began = time.monotonic()
+        await asyncio.to_thread(self._convert)
+        log.info("the state at the newest snapshot can be brought to level %s; it took %.1f s", to, time.monotonic() - began)
+
+    async def _snapshot(self) -> None:
+        wanted = self._raft.status().applied_index
+        self._raft.request_snapshot()
+        try:
+            async with asyncio.timeout(SNAPSHOT_SECONDS):
+                while self._raft.status().snapshot_index < wanted:  # noqa: ASYNC110  # its end has no event of its own
+                    await asyncio.sleep(POLL)
+        except TimeoutError as error:
+            raise RequestFailed(FailCode.CONFLICT, "it wrote no snapshot in time: see its log") from error
+
+    def _convert(self) -> None:
+        """Runs in a thread."""
+        manifest = self._store.newest()
+        try:
+            if manifest is None or manifest.abi == OWN.abi:
+                return
+            with collector_off():
+                engine = restored(manifest.abi, self._store.load(manifest), verified=True)
+                raised(engine, level_with(manifest.abi), OWN).release()
+                engine.release()
+        except (SnapshotError, StateError, OSError) as error:
+            raise RequestFailed(FailCode.CONFLICT, str(error)) from error
+
+
+class LevelRequests:
+    """Answers requests about levels, each in a task of its own.
+
+    Args:
+        change: how the leader does it.
+    """
+
+    def __init__(self, change: LevelChange, preparation: Preparation) -> None:
+        self._change = change
+        self._preparation = preparation
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def under_way(self) -> bool:
+        """Whether nothing may be proposed now."""
+        return self._change.under_way
+
+    def change(self, principal: Principal, request: ChangeLevel, send: Send) -> None:
+        """See `protocol.ChangeLevel`. `send` gets `Answer` or `Failed`, once."""
+
+        async def work() -> msgspec.Raw:
+            principal.check_operator("a change of the level")
+            report: LevelReport = await self._change.change(request.version, check=request.check)
+            return msgspec.Raw(msgspec.msgpack.encode(report))
+
+        self._begin(request.request_id, work(), send)
+
+    def prepare(self, principal: Principal, request: PrepareLevel, send: Send) -> None:
+        """See `protocol.PrepareLevel`. `send` gets `Answer` or `Failed`, once."""
+
+        async def work() -> msgspec.Raw:
+            principal.check_node("making a state ready for another level")
+            await self._preparation.prepare(request.abi)
+            return TRUE
+
+        self._begin(request.request_id, work(), send)
+
+    def _begin(self, request_id: int, work: Coroutine[Any, Any, msgspec.Raw], send: Send) -> None:
+        async def answered() -> None:
+            try:
+                send(Answer(request_id, await work))
+            except RequestFailed as error:
+                send(Failed(request_id, error.code, error.message, error.leader))
+
+        task = asyncio.get_running_loop().create_task(answered())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def asking(
+    config: NodeConfig,
+) -> tuple[Callable[[MemberStatus], Awaitable[NodeStatus]], Callable[[MemberStatus, str], Awaitable[None]]]:
+    """How a leader asks the other members: for their status, and to make their states ready. With this node's certificate."""
+
+    async def connect(member: MemberStatus) -> NativeConnection:
+        if not member.native:
+            raise RequestFailed(FailCode.NOT_FOUND, "its address is not known")
+        try:
+            tls = client_context(config, with_cert=True)
+        except QuorumbookError as error:
+            raise RequestFailed(FailCode.CONFLICT, str(error)) from error
+        return await NativeConnection.open(member.native, tls=tls, client=f"engine of {config.node_id}")
+
+    async def ask(member: MemberStatus) -> NodeStatus:
+        connection = await connect(member)
+        try:
+            return await connection.query(StatusQuery())
+        finally:
+            await connection.close()
+
+    async def prepare(member: MemberStatus, abi: str) -> None:
+        connection = await connect(member)
+        try:
+            await connection.prepare_level(abi)
+        finally:
+            await connection.close()
+
+    return ask, prepare

@@ -1,0 +1,71 @@
+"""At which level a node runs: that of its data; and what it tells the others of it when they meet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from cluster.raft import Raft
+from cluster.wire import FORMER_PROTOCOL, Hello
+from node.engine.replicated_engine import ReplicatedEngine
+from node.migration.found import first_abi, look
+from snapshots.levels.level import OWN, SUPPORTED, V0_2_0, Level
+from snapshots.levels.states import level_with
+
+ACCEPTED = frozenset(level.abi for level in SUPPORTED)
+"""The ABIs of the levels that this software can run."""
+
+
+def runs_as_it_is(data: Path) -> bool:
+    """Whether a data directory is of levels that this software can run: nothing is migrated then.
+
+    Raises:
+        SnapshotDamagedError, LogDamagedError, DataDirectoryError: the data cannot be trusted.
+    """
+    abi = look(data).abi
+    return abi is None or abi in ACCEPTED
+
+
+def of_data(data: Path) -> Level:
+    """The level with which a node begins on a data directory: that of its newest snapshot, else of its log's first entry, else this software's.
+
+    Raises:
+        SnapshotDamagedError, LogDamagedError, DataDirectoryError: the data cannot be trusted.
+        LevelError: it is of a level that is not supported.
+    """
+    abi = first_abi(data)
+    return OWN if abi is None else level_with(abi)
+
+
+class Joining:
+    """What this node says of levels to the nodes that it meets, and what it takes from them.
+
+    A node that has nothing yet, no snapshot and no entry, is at no level. It takes that of the log which it is about to get.
+    """
+
+    def __init__(self, machine: ReplicatedEngine) -> None:
+        self._machine = machine
+        self.raft: Raft | None = None
+
+    @property
+    def _has_nothing(self) -> bool:
+        raft = self.raft
+        if raft is None or self._machine.engine.sequence:
+            return False
+        status = raft.status()
+        return not status.snapshot_index and status.last_log_index <= 1
+
+    def introduce(self, hello: Hello) -> Hello:
+        """This node's hello, as it is now. One in protocol 1 can only be for a peer of version 0.2.0."""
+        abi = self._machine.level.abi
+        if hello.protocol == FORMER_PROTOCOL:
+            return msgspec.structs.replace(hello, abi=V0_2_0.abi if self._has_nothing else abi)
+        log_abi = self.raft.abi_at_start if self.raft is not None and not self._has_nothing else ""
+        return msgspec.structs.replace(hello, abi=abi, accepts=sorted(ACCEPTED), log_abi=log_abi)
+
+    def met(self, hello: Hello) -> None:
+        """A peer has said hello, and can be spoken with."""
+        abi = hello.abi if hello.protocol == FORMER_PROTOCOL else hello.log_abi
+        if abi and abi != self._machine.level.abi and self._has_nothing:
+            self._machine.begin_at(level_with(abi))

@@ -1,0 +1,94 @@
+"""A level: the schema and the rules by which every entry of the log is read and applied. Part of the replicated state.
+
+A cluster runs at one level, whatever software its nodes have. Its entries, outcomes, events, hashes and snapshots are those of the level's version,
+byte for byte. The entry `SetLevel` changes it: what comes before is of the old level, what comes behind is of the new one, on every node.
+"""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+import msgspec
+
+from snapshots.abi import ABI
+from statemachine.rules import RULES
+
+ENTRY_MARK = b"\xc1"
+"""The first byte of an entry that changes the level. msgpack never uses it, so no version takes such an entry for a batch of commands: one that does
+not know it cannot decode it, and stops there."""
+
+CORES = {"0.2.0": "5270bad0c427b5f040e974666a6f98d958f5a1961e7b08abab822d50ca1d61d4"}
+"""Frozen cores by version, with the digest of each archive (`freezing`)."""
+
+
+class Level(msgspec.Struct, frozen=True, array_like=True):
+    """`version`: the first one with this level, for a person. `abi` names the schema, `rules` counts the behaviour (`statemachine.rules`)."""
+
+    version: str
+    abi: str
+    rules: int
+
+    def __str__(self) -> str:
+        return f"{self.version} (ABI {self.abi[:12]}, rules {self.rules})"
+
+
+V0_2_0 = Level("0.2.0", "9e8690deb4d99e2c9dbd16b3e6e3f90c05a0252c", 2)
+
+OWN = Level(metadata.version("quorumbook"), ABI, RULES)
+"""The level of this software."""
+
+SUPPORTED: tuple[Level, ...] = (V0_2_0, OWN)
+"""Every level that this software can run, oldest first. One is dropped, with its module and its archive, one release after it was last the level of a
+release that may be upgraded from."""
+
+
+def by_abi(abi: str) -> Level | None:
+    """The supported level with this ABI."""
+    return next((level for level in SUPPORTED if level.abi == abi), None)
+
+
+def by_version(version: str) -> Level | None:
+    """The supported level of a version; also by its ABI, or its first twelve digits or more."""
+    return next(
+        (level for level in SUPPORTED if level.version == version or (len(version) >= 12 and level.abi.startswith(version))),
+        None,
+    )
+
+
+def rules_of(abi: str) -> int:
+    """The rules number of a level; 0 where it is not known here."""
+    level = by_abi(abi)
+    return 0 if level is None else level.rules
+
+
+class SetLevel(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """A log entry: from the next entry on the cluster runs at level `to`. It has no effect where the level is another one than `old`."""
+
+    old: Level
+    to: Level
+
+
+_decoder = msgspec.msgpack.Decoder(SetLevel)
+
+
+def encode_set_level(entry: SetLevel) -> bytes:
+    """The entry's bytes."""
+    return ENTRY_MARK + msgspec.msgpack.encode(entry)
+
+
+def decode_set_level(payload: bytes) -> SetLevel | None:
+    """What an entry says about the level; None for any other entry.
+
+    Raises:
+        msgspec.DecodeError: it begins like one and is none.
+    """
+    return _decoder.decode(payload[1:]) if payload[:1] == ENTRY_MARK else None
+
+
+def abi_behind(payload: bytes) -> str | None:
+    """In which ABI the entries behind this one are; None where it does not say so."""
+    try:
+        entry = decode_set_level(payload)
+    except msgspec.DecodeError:
+        return None
+    return None if entry is None else entry.to.abi

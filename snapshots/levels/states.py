@@ -1,0 +1,149 @@
+"""States of any supported level: made empty or from tables, and moved on by log entries, those that change the level included.
+
+Whoever follows a log (the engine process, the history, an audit) holds an `Engine` and asks `apply` for the next one: it is the same object but for
+an entry that changes the level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import msgspec
+
+from snapshots.errors import LevelError
+from snapshots.levels.level import OWN, V0_2_0, Level, SetLevel, by_abi, decode_set_level
+from snapshots.levels.narrowing import NotAtLevelError
+from snapshots.levels.raising import raised
+from statemachine.applied import AppliedBatch
+from statemachine.commands import AnyCommand, Batch, encode_batch
+from statemachine.engine import Engine
+
+
+@cache
+def _v0_2_0() -> Any:
+    """The module of version 0.2.0; its core is read from the archive only where it is needed."""
+    from snapshots.levels import v0_2_0
+
+    return v0_2_0
+
+
+def level_of(engine: Engine) -> Level:
+    """The level of a state."""
+    return OWN if type(engine) is Engine else V0_2_0
+
+
+def level_with(abi: str) -> Level:
+    """The supported level with this ABI.
+
+    Raises:
+        LevelError: there is none.
+    """
+    level = by_abi(abi)
+    if level is None:
+        raise LevelError(f"this software cannot run at the level with ABI {abi}")
+    return level
+
+
+def empty(level: Level = OWN) -> Engine:
+    """An exchange in which nothing has happened yet."""
+    engine: Engine = _v0_2_0().FormerEngine() if level.abi == V0_2_0.abi else Engine()
+    return engine
+
+
+def restored(abi: str, tables: Mapping[str, Iterable[tuple[bytes, bytes]]], *, verified: bool = False) -> Engine:
+    """The state that the tables of a snapshot with this ABI describe. See `Engine.restore`.
+
+    Raises:
+        LevelError: its level is not supported here.
+        StateError: see `Engine.restore`.
+    """
+    kind: type[Engine] = _v0_2_0().FormerEngine if level_with(abi).abi == V0_2_0.abi else Engine
+    return kind.restore(tables, verified=verified)
+
+
+def encoded(abi: str, time: int, commands: Sequence[AnyCommand]) -> bytes:
+    """The log entry of commands at the level with this ABI.
+
+    Raises:
+        NotAtLevelError: a command needs a later level.
+        LevelError: the level is not supported here.
+    """
+    if level_with(abi).abi == V0_2_0.abi:
+        entry: bytes = _v0_2_0().encode_batch(time, commands)
+        return entry
+    return encode_batch(Batch(time, list(commands)))
+
+
+def check_commands(abi: str, commands: Sequence[AnyCommand]) -> None:
+    """Whether commands can be said at the level with this ABI.
+
+    Raises:
+        NotAtLevelError: one cannot; the text names it by its place.
+    """
+    if abi != OWN.abi:
+        narrow_commands(abi, commands)
+
+
+def narrow_commands(abi: str, commands: Sequence[AnyCommand]) -> list[Any]:
+    """Commands as the earlier level with this ABI writes them. Raises NotAtLevelError as `check_commands`."""
+    assert abi == V0_2_0.abi
+    narrow = _v0_2_0().NARROWING.command
+    made = []
+    for place, command in enumerate(commands):
+        try:
+            made.append(narrow(command))
+        except NotAtLevelError as error:
+            raise NotAtLevelError(f"commands[{place}].{error}") from error
+    return made
+
+
+def commands_of(abi: str, payload: bytes) -> Batch:
+    """The batch in a log entry of the level with this ABI, as the present structs.
+
+    Raises:
+        msgspec.DecodeError: it is none.
+    """
+    if abi == OWN.abi:
+        return msgspec.msgpack.decode(payload, type=Batch)
+    time, commands, *_ = msgspec.msgpack.decode(payload, type=tuple[int, list[AnyCommand], bool])
+    return Batch(time, commands)
+
+
+Convert = Callable[[Engine, Level, Level], Engine]
+
+
+def apply(engine: Engine, payload: bytes, convert: Convert = raised) -> tuple[Engine, AppliedBatch | None]:
+    """Apply a log entry. The state behind it, which is another object where the level changed, and what came of its commands; None where it has none.
+
+    Args:
+        convert: makes the state of the next level.
+
+    Raises:
+        LevelError: from this entry on the log is of a level that this software does not support. Nothing was applied.
+        MigrationError, StateError: the state cannot be converted.
+    """
+    change = decode_set_level(payload)
+    if change is None:
+        return engine, engine.apply_entry(payload)
+    return (convert(engine, change.old, change.to) if takes_effect(engine, change) else engine), None
+
+
+def takes_effect(engine: Engine, change: SetLevel) -> bool:
+    """Whether an entry changes the level of this state.
+
+    Raises:
+        LevelError: it does, and this software does not support the new one.
+    """
+    if change.old.abi != level_of(engine).abi or change.to.abi == change.old.abi:
+        return False
+    known = by_abi(change.to.abi)
+    if known is None or known.rules != change.to.rules:
+        raise LevelError(
+            f"from here on the cluster runs at level {change.to}, which this software ({OWN.version}) does not know. Install version "
+            f"{change.to.version} or a later one on this node, and start it: it goes on with its data"
+        )
+    if known.abi != OWN.abi:
+        raise LevelError(f"from here on the cluster runs at level {change.to}, to which no way leads back from {change.old}")
+    return True
