@@ -182,6 +182,13 @@ class FormerEngine(Engine):
         """See `Engine`."""
         return int(self._core.product_sequence(product_id))
 
+    def stream(self, stream_id: str) -> None:
+        """None: version 0.2.0 has no report streams."""
+
+    def sequences(self) -> dict[str, int]:
+        """See `Engine`."""
+        return {row.product_id: row.product_sequence for row in self._core.products()}
+
     def account_exists(self, account_id: str) -> bool:
         """See `Engine`."""
         return bool(self._core.account_exists(account_id))
