@@ -48,6 +48,7 @@ from node.native.protocol import (
     frame,
     response_decoder,
 )
+from snapshots.levels.level import SUPPORTED
 from statemachine.commands import PutApiKey, PutCurrency, Transfer, Withdraw
 from statemachine.events import OrderReceived, Placed, Transferred
 from statemachine.limits import OPERATOR
@@ -131,7 +132,8 @@ ALL = int(Permission.VIEW | Permission.TRADE | Permission.TRANSFER)
 class TestGreeting:
     async def test_the_welcome_says_who_the_node_is(self, node: FakeNode) -> None:
         async with connected(node) as connection:
-            assert connection.welcome == Welcome(PROTOCOL_VERSION, "n1", "test", "test", "abi")
+            levels = [level.abi for level in SUPPORTED]
+            assert connection.welcome == Welcome(PROTOCOL_VERSION, "n1", "test", "test", "abi", levels)
 
     async def test_the_socket_is_this_users_alone(self, node: FakeNode) -> None:
         assert node.config.engine_socket.stat().st_mode & 0o777 == 0o600
