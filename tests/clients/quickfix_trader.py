@@ -50,7 +50,7 @@ class Spec(msgspec.Struct, frozen=True):
     size: str = SIZE
 
 
-class Application(quickfix.Application):
+class Application(quickfix.Application):  # type: ignore[misc]  # QuickFIX has no types
     """Signs the Logons, and keeps the execution reports."""
 
     def __init__(self, people: dict[str, Person]) -> None:
@@ -155,6 +155,11 @@ def trade(spec: Spec, application: Application, stop: threading.Event) -> int:
     return pairs
 
 
+def _stop_at_a_line(stop: threading.Event) -> None:
+    sys.stdin.readline()
+    stop.set()
+
+
 def main(path: str) -> None:
     """Trade as the specification says."""
     spec = msgspec.json.decode(Path(path).read_bytes(), type=Spec)
@@ -165,7 +170,7 @@ def main(path: str) -> None:
     )
     initiator.start()
     stop = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.readline(), stop.set()), daemon=True).start()
+    threading.Thread(target=_stop_at_a_line, args=[stop], daemon=True).start()
     pairs = trade(spec, application, stop)
     until = time.monotonic() + END_SECONDS
     while time.monotonic() < until and min(application.done().values()) < pairs:

@@ -81,8 +81,8 @@ async def test_what_the_exchange_refuses_is_rejected_in_words() -> None:
             (("small", "1", "100", "0.001"), "13"),
             (("odd", "1", "100.001", "0.05"), "18"),
         )
-        for (name, *terms), reason in cases:
-            client.order(name, *terms)
+        for (name, side, price, size), reason in cases:
+            client.order(name, side, price, size)
             refused = await client.next()
             assert (refused[35], refused[150], refused[39], refused[11], refused[103]) == ("8", "8", "8", name, reason), refused
             assert refused[58]

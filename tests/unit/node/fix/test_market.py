@@ -1,0 +1,108 @@
+"""Market data over FIX: snapshots, changes, trades, and refusals."""
+
+from __future__ import annotations
+
+from statemachine.types import Side
+from tests.unit.node.fix.harness import PRODUCT, Client, Fields, Served, serving, trade_with
+
+MARKET = "QUORUMBOOK-MD"
+
+
+def ask(client: Client, name: str, kind: str = "1", depth: str = "0", types: str = "012", symbol: str = PRODUCT) -> None:
+    entries = [(269, each) for each in types]
+    client.send("V", (262, name), (263, kind), (264, depth), (267, len(types)), *entries, (146, 1), (55, symbol))
+
+
+async def client_of(served: Served) -> Client:
+    return await served.logged_on("alice-key", MARKET)
+
+
+def told(message: Fields) -> tuple[str, ...]:
+    """The entry of a refresh that has one: action, type, price, size."""
+    return tuple(message.get(tag, "") for tag in (279, 269, 270, 271))
+
+
+async def test_a_book_is_told_and_followed() -> None:
+    async with serving() as served:
+        trade_with(served.backend, Side.BUY, 90_00, 5_000_000, "b1")
+        trade_with(served.backend, Side.SELL, 110_00, 5_000_000, "s1")
+        client = await client_of(served)
+        ask(client, "book")
+        snapshot = await client.next()
+        assert (snapshot[35], snapshot[262], snapshot[55], snapshot[268]) == ("W", "book", PRODUCT, "2")
+        assert int(snapshot[83]) == served.backend.engine.product_sequence(PRODUCT)
+        trade_with(served.backend, Side.BUY, 91_00, 2_000_000, "b2")
+        assert told(await client.next()) == ("0", "0", "91", "0.02")
+        trade_with(served.backend, Side.BUY, 91_00, 1_000_000, "b3")
+        assert told(await client.next()) == ("1", "0", "91", "0.03")
+        client.send("V", (262, "book"), (263, 2))
+        for text in ("before", "after"):
+            client.send("1", (112, text))
+            assert (await client.next())[112] == text
+            trade_with(served.backend, Side.BUY, 92_00, 1_000_000, text)
+
+
+async def test_trades_are_told_with_the_sequence_of_rest() -> None:
+    async with serving() as served:
+        client = await client_of(served)
+        alice = await served.logged_on()
+        ask(client, "trades", types="2")
+        assert (await client.next())[268] == "0"
+        alice.order("one", "1", "100", "0.05")
+        await alice.next()
+        trade_with(served.backend, Side.SELL, 100_00, 2_000_000)
+        trade = await client.next()
+        assert (*told(trade), trade[278], trade[2446]) == ("0", "2", "100", "0.02", "1", "2")
+        assert int(trade[83]) > 0
+
+
+async def test_the_top_of_the_book() -> None:
+    async with serving() as served:
+        client = await client_of(served)
+        trade_with(served.backend, Side.BUY, 90_00, 5_000_000, "b1")
+        ask(client, "top", depth="1", types="01")
+        assert (await client.next())[270] == "90"
+        trade_with(served.backend, Side.BUY, 80_00, 5_000_000, "below")
+        trade_with(served.backend, Side.BUY, 91_00, 1_000_000, "above")
+        better = await client.next()
+        assert (better[268], better[279]) == ("2", "2")
+
+
+async def test_what_cannot_be_had_is_refused() -> None:
+    async with serving() as served:
+        client = await client_of(served)
+        ask(client, "a", symbol="NO-SUCH")
+        refused = await client.next()
+        assert (refused[35], refused[262], refused[281]) == ("Y", "a", "0")
+        ask(client, "b")
+        await client.next()
+        ask(client, "b")
+        assert (await client.next())[281] == "1"
+        client.send("V", (262, "c"), (263, 1), (264, 0), (267, 5), (269, 0), (146, 1), (55, PRODUCT))
+        assert ((await client.next())[35], client.got[-1][373]) == ("3", "16")
+        ask(client, "d", types="9")
+        assert (await client.next())[371] == "269"
+        client.order("no")
+        assert (await client.next())[35] == "j"
+
+
+async def test_a_lost_feed_begins_with_a_new_snapshot() -> None:
+    async with serving() as served:
+        client = await client_of(served)
+        ask(client, "book")
+        assert (await client.next())[35] == "W"
+        served.backend.kept_from = 10**6
+        served.backend.lose(PRODUCT)
+        served.backend.kept_from = 1
+        trade_with(served.backend, Side.BUY, 90_00, 5_000_000, "b1")
+        assert (await client.next())[35] in ("W", "X")
+
+
+async def test_what_was_sent_is_filled_on_a_resend() -> None:
+    async with serving() as served:
+        client = await client_of(served)
+        ask(client, "book")
+        await client.next()
+        client.send("2", (7, 1), (16, 0))
+        fill = await client.next()
+        assert (fill[35], fill[34], fill[36], fill[43]) == ("4", "1", "3", "Y")
