@@ -67,7 +67,7 @@ class OrderBook:
             case OrderMatched() if not event.auction:
                 self.resized(order_text(event.maker_order_id), -event.size)
             case OrderChanged() if event.resting:
-                self.resized(order_text(event.order_id), event.new - event.old)
+                self.resized(order_text(event.order_id), -event.off_the_book)
             case OrderDone():
                 self.left(order_text(event.order_id))
 

@@ -89,8 +89,9 @@ UNITS: Mapping[str, Unit] = {
 PLAIN_NUMBERS = frozenset(
     {
         "scale", "sequence", "product_sequence", "opened_sequence", "order_id", "last_order_id", "last_trade_id", "maker_fee_ppm",
-        "taker_fee_ppm", "sealed_by", "version", "turnover", "queued", "last_queued", "turn", "fee_credit",
         "number", "base", "taken", "opened",
+        "taker_fee_ppm", "sealed_by", "version", "turnover", "queued", "last_queued", "turn", "fee_credit", "side", "price_min",
+        "price_max",
     }
 )  # fmt: skip
 """Fields that are just numbers. A test wants each whole number of the tables here or in `UNITS`, so that none is forgotten."""

@@ -52,6 +52,19 @@ def placed(state: State, order: Order) -> None:
     order.write(state.outcome)
 
 
+def amended(state: State, order: Order) -> None:
+    """An order was amended."""
+    _begin(state, 6, 4)
+    order.write(state.outcome)
+
+
+def replaced(state: State, old: Order, new: Order) -> None:
+    """An order left, and another entered in its place."""
+    _begin(state, 7, 5)
+    old.write(state.outcome)
+    new.write(state.outcome)
+
+
 def cancelled(state: State, orders: list[Order], pending: bool) -> None:
     """Orders left on request, in this order; with `pending` more leave later."""
     _begin(state, 5, 5)

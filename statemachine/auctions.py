@@ -15,7 +15,7 @@ auction opens:
 
 2. What accepts that price trades at it: on each side the best price first, at a price orders from the book first, then collected ones, each
    in the order in which they came. The earlier of two orders that meet is the maker, and each pays its own rate of fees.
-3. What is left of the collected orders goes to the book, in the order of their ids.
+3. What is left of the collected orders goes to the book, in the order in which they were collected.
 4. The new status is told, and then the stop orders enter that the opening triggers.
 
 Where one log entry has no room for all of it (`limits.WORK_PER_ENTRY`), the opening goes on with the next ones, before any new order of the product.
@@ -88,17 +88,23 @@ def collect(state: State, product: Product, order: Order) -> None:
 
 
 def add(state: State, product: Product, order: Order) -> None:
-    """An order is among the collected ones. O(log n)."""
+    """An order is among the collected ones, behind those that are there. O(log n)."""
+    if not state.legacy:
+        order.opened_sequence = state.place_in_queue()
     product.collected(order.side).add(order)
     product.collection.add(order)
     state.work += 1
 
 
-def crosses_own(state: State, account: Account, product: Product, side: int, price: int) -> bool:
+def crosses_own(state: State, account: Account, product: Product, side: int, price: int, leaving: Order | None = None) -> bool:
     """Would an order trade with one of its own account, collected or on the book? O(log n); where it would trade with the book, O(the account's
     open orders).
+
+    Args:
+        leaving: a collected order that does not count.
     """
-    if product.collection.crosses_own(account.account_id, side, price):
+    other = leaving if leaving is not None and leaving.product is product and leaving.side != side else None
+    if product.collection.crosses_own(account.account_id, side, price, other):
         return True
     others = product.opposite(side)
     if not others.crosses(price):
@@ -246,8 +252,8 @@ def _next(product: Product, side: Side, price: int) -> tuple[BookSide, Order] | 
 
 
 def _cross(state: State, product: Product, price: int, bid: tuple[BookSide, Order], ask: tuple[BookSide, Order]) -> int:
-    """Two orders meet: how much they trade. What is on the book came before all that was collected, so the smaller id is the earlier order's."""
-    earlier, later = (bid, ask) if bid[1].order_id < ask[1].order_id else (ask, bid)
+    """Two orders meet: how much they trade. What is on the book came before all that was collected."""
+    earlier, later = (bid, ask) if _came(bid[1]) < _came(ask[1]) else (ask, bid)
     (maker_side, maker), (taker_side, taker) = earlier, later
     state.touch(maker)
     state.touch(taker)
@@ -265,6 +271,11 @@ def _cross(state: State, product: Product, price: int, bid: tuple[BookSide, Orde
         if order.remaining == 0:
             close_on_side(state, product, side, order, DoneReason.FILLED)
     return size
+
+
+def _came(order: Order) -> tuple[bool, int, int]:
+    """When an order came, among those that an opening lets meet. Under versions before 0.3.0 collected orders had no place but their ids."""
+    return order.status != _OPEN, order.opened_sequence, order.order_id
 
 
 def _prevent(state: State, product: Product, earlier: tuple[BookSide, Order], later: tuple[BookSide, Order]) -> None:

@@ -235,16 +235,13 @@ class BookSide:
 
 
 class Collection:
-    """The orders that an auction collected, by order id, and by account and price. O(log n) for each that comes or goes.
-
-    Order ids are given in the order in which orders are collected.
-    """
+    """The orders that an auction collected, by order id, and by account and price. O(log n) for each that comes or goes."""
 
     __slots__ = ("orders", "own")
 
     def __init__(self) -> None:
         self.orders: OrderedDict[int, Order] = OrderedDict()
-        """By rising order id. The first is found at once however many have left, which in a plain dictionary it is not."""
+        """In the order in which they were collected. The first is found at once however many have left, which in a plain dictionary it is not."""
         self.own: dict[str, tuple[SortedList, SortedList]] = {}
         """Of each account with collected orders the prices at which it buys, and those at which it sells."""
 
@@ -264,13 +261,19 @@ class Collection:
         if not prices[0] and not prices[1]:
             del self.own[order.account_id]
 
-    def crosses_own(self, account_id: str, side: int, price: int) -> bool:
-        """Would an order of this account trade with one of its own that is collected?"""
+    def crosses_own(self, account_id: str, side: int, price: int, leaving: Order | None = None) -> bool:
+        """Would an order of this account trade with one of its own that is collected? `leaving` is one of the other side that does not count."""
         prices = self.own.get(account_id)
         if prices is None:
             return False
         bids, asks = prices
-        return bool(asks and asks[0] <= price) if side == _BUY else bool(bids and bids[-1] >= price)
+        others = asks if side == _BUY else bids
+        best = 0 if side == _BUY else len(others) - 1
+        if leaving is not None and others and others[best] == leaving.price:
+            best += 1 if side == _BUY else -1
+        if not 0 <= best < len(others):
+            return False
+        return bool(others[best] <= price) if side == _BUY else bool(others[best] >= price)
 
     def clear(self) -> None:
         """Empty it in small steps (`teardown`)."""

@@ -135,9 +135,16 @@ class CancelOrder(Command, frozen=True, tag=8):
 
 
 class CancelAll(Command, frozen=True, tag=9):
-    """Cancel all open orders of the account, oldest first; only those of `product_id` unless that is empty."""
+    """Cancel open orders of the account, oldest first: those that fit all that is said.
+
+    `product_id`: of this product ("": of any). `side`: 1 buys, 2 sells, 0 both. `price_min` and `price_max`: limit orders with a price in this
+    range, both ends included, and market orders with a stop price in it; 0 leaves that end open; a range needs a product.
+    """
 
     product_id: str = ""
+    side: int = 0
+    price_min: int = 0
+    price_max: int = 0
 
 
 class Transfer(Command, frozen=True, tag=10):
@@ -166,6 +173,51 @@ class NoteStream(Command, frozen=True, tag=20):
     close: bool = False
 
 
+class AmendOrder(Command, frozen=True, tag=11):
+    """Change an open order, which keeps its id. It is named as by `CancelOrder`. A number of 0 leaves what it was.
+
+    `size` counts what is filled already: what remains is `size` less the filled size; where that is nothing, the order is done. `price` is for limit
+    orders, `stop_price` for stop orders that wait. Less size alone keeps the order's place in time; every other change loses it, and an order that
+    crosses at its new price trades. All of it happens, or nothing: the hold of the changed order is checked as one step.
+    """
+
+    order_id: int
+    client_oid: str = ""
+    product_id: str = ""
+    size: int = 0
+    price: int = 0
+    stop_price: int = 0
+
+
+class NewOrder(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """An order in a command that enters it along with something else. The fields are those of `PlaceOrder`."""
+
+    product_id: str
+    side: Side
+    order_type: OrderType
+    price: int
+    size: int
+    funds: int = 0
+    time_in_force: TimeInForce = TimeInForce.GTC
+    post_only: bool = False
+    stp: SelfTradePrevention = SelfTradePrevention.DC
+    client_oid: str = ""
+    stop: StopType = StopType.NONE
+    stop_price: int = 0
+    cancel_after: int = 0
+
+
+class ReplaceOrder(Command, frozen=True, tag=12):
+    """Cancel an open order, named as by `CancelOrder`, and place another in its stead, which gets an id of its own. Where the new one is not admitted
+    (what the old one holds counts as available), the old one stays.
+    """
+
+    order_id: int
+    client_oid: str
+    product_id: str
+    order: NewOrder
+
+
 TRANSFER_KINDS = (5, 6, 10)
 """The tags of `Deposit`, `Withdraw` and `Transfer`: each kind has transfer ids of its own."""
 
@@ -187,6 +239,8 @@ AnyCommand = (
     | CancelAll
     | Transfer
     | NoteStream
+    | AmendOrder
+    | ReplaceOrder
 )
 
 

@@ -12,6 +12,10 @@ cdef int _TRADE
 cdef int _TRIGGERED
 cdef int _RESTATED
 cdef int _DONE
+cdef int _SELF_TRADE
+cdef int _AUCTION
+cdef int _AMENDED
+cdef int _REPORT_AMENDED
 
 cdef int _begin(State state, Product product, int tag, int fields) except -1
 cdef int _end(State state, Product product) except -1
@@ -27,6 +31,8 @@ cpdef int order_matched(
 cpdef int order_changed(
     State state, Product product, Order order, long long old, long long new, bint by_funds, bint resting, bint auction
 ) except -1
+@cython.locals(events=Writer)
+cpdef int order_amended(State state, Product product, Order order, long long price, long long remaining, bint resting, bint requeued) except -1
 @cython.locals(events=Writer)
 cpdef int order_done(State state, Product product, Order order, int reason, bint resting) except -1
 @cython.locals(events=Writer)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from statemachine.entities import Order, Product
 from statemachine.state import State
-from statemachine.types import DoneReason, ReportKind
+from statemachine.types import ChangeReason, DoneReason, ReportKind
 
 if TYPE_CHECKING:
     from statemachine.streams import Stream
@@ -22,6 +22,10 @@ _TRADE: int = ReportKind.TRADE
 _TRIGGERED: int = ReportKind.TRIGGERED
 _RESTATED: int = ReportKind.RESTATED
 _DONE: int = ReportKind.DONE
+_SELF_TRADE: int = ChangeReason.SELF_TRADE
+_AUCTION: int = ChangeReason.AUCTION
+_AMENDED: int = ChangeReason.AMENDED
+_REPORT_AMENDED: int = ReportKind.AMENDED
 
 
 def _begin(state: State, product: Product, tag: int, fields: int) -> None:
@@ -105,7 +109,7 @@ def order_changed(
     state: State, product: Product, order: Order, old: int, new: int, by_funds: bool, resting: bool, auction: bool
 ) -> None:
     """An order goes on with less than it had: of its size, or (`by_funds`) of its funds."""
-    _begin(state, product, 4, 12)
+    _begin(state, product, 4, 16)
     events = state.events
     events.number(order.order_id)
     events.text(order.account.account_id)
@@ -116,9 +120,37 @@ def order_changed(
     events.flag(by_funds)
     events.flag(resting)
     events.flag(auction)
+    events.number(_AUCTION if auction else _SELF_TRADE)
+    events.number(0)
+    events.number(0)
+    events.flag(False)
     _end(state, product)
     if order.account.streams is not None and not auction:
         report(state, product, order, _RESTATED, 0, 0, 0, False)
+
+
+def order_amended(
+    state: State, product: Product, order: Order, price: int, remaining: int, resting: bool, requeued: bool
+) -> None:
+    """An order goes on with other numbers, as its owner wants. It has them already; `price` and `remaining` are those before."""
+    _begin(state, product, 4, 16)
+    events = state.events
+    events.number(order.order_id)
+    events.text(order.account.account_id)
+    events.number(order.side)
+    events.number(price)
+    events.number(remaining)
+    events.number(order.remaining)
+    events.flag(False)
+    events.flag(resting)
+    events.flag(False)
+    events.number(_AMENDED)
+    events.number(order.price)
+    events.number(order.stop_price)
+    events.flag(requeued)
+    _end(state, product)
+    if order.account.streams is not None:
+        report(state, product, order, _REPORT_AMENDED, 0, 0, 0, False)
 
 
 def order_done(state: State, product: Product, order: Order, reason: int, resting: bool) -> None:

@@ -101,7 +101,7 @@ cdef class Account:
     cdef readonly dict balances
     cdef public Order oldest
     cdef public Order newest
-    cdef readonly Py_ssize_t open_count
+    cdef public Py_ssize_t open_count
     cdef readonly object done
     cdef public long long done_count
     cdef readonly dict by_client_oid

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from sortedcontainers import SortedDict
 
-from statemachine.commands import CancelOrder, PlaceOrder
+from statemachine.commands import AmendOrder, CancelOrder, NewOrder, PlaceOrder, ReplaceOrder
 from statemachine.events import OrderState
 from statemachine.exact import fee, legacy_fee, notional
 from statemachine.limits import AMOUNT_MAX
@@ -428,7 +428,7 @@ class Placing:
         self.stop_price = 0
         self.cancel_after = 0
 
-    def take(self, command: PlaceOrder) -> None:
+    def take(self, command: PlaceOrder | NewOrder) -> None:
         """Say what a command says."""
         self.product_id = command.product_id
         self.side = int(command.side)
@@ -455,7 +455,7 @@ class Cancelling:
         self.client_oid = ""
         self.product_id = ""
 
-    def take(self, command: CancelOrder) -> None:
+    def take(self, command: CancelOrder | AmendOrder | ReplaceOrder) -> None:
         """Say what a command says."""
         self.order_id = command.order_id if command.order_id <= AMOUNT_MAX else -1
         self.client_oid = command.client_oid

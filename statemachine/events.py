@@ -13,6 +13,7 @@ from __future__ import annotations
 import msgspec
 
 from statemachine.types import (
+    ChangeReason,
     DoneReason,
     OrderStatus,
     OrderType,
@@ -128,7 +129,20 @@ class Noted(Outcome, frozen=True, tag=20):
     taken: int
 
 
-AnyOutcome = Rejected | Done | Transferred | Placed | Cancelled | Noted
+class Amended(Outcome, frozen=True, tag=6):
+    """An order was amended; its state after the whole command. It may be done: filled at its new price, or cancelled as its new size is filled."""
+
+    order: OrderState
+
+
+class Replaced(Outcome, frozen=True, tag=7):
+    """An order left and another entered in its place; the states of both after the whole command."""
+
+    cancelled: OrderState
+    placed: OrderState
+
+
+AnyOutcome = Rejected | Done | Transferred | Placed | Cancelled | Amended | Replaced | Noted
 
 
 class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -183,9 +197,13 @@ class OrderMatched(Event, frozen=True, tag=3):
 
 
 class OrderChanged(Event, frozen=True, tag=4):
-    """Self-trade prevention decremented an order: by size, or (`by_funds`) by quote units, for a market order with funds alone.
+    """An open order goes on with other numbers; `reason` says why. `old` and `new` are what remains of its size, or (`by_funds`) of its quote units.
 
-    `resting` says that it is on the book. With `auction` the cause is another: an order on the book traded in the opening of an auction.
+    `resting`: it is on the book, at `price`. `auction`: the same as the reason AUCTION.
+
+    Where its owner amended it, `price` is the price before, `new_price` and `new_stop_price` are those from now on. With `requeued` the order
+    loses its place in time: if it was `resting`, it leaves the book here with all of `old`. If it rests again, an `OrderOpened` follows.
+    Without `requeued` it keeps its place with `new`.
     """
 
     order_id: int
@@ -197,6 +215,15 @@ class OrderChanged(Event, frozen=True, tag=4):
     by_funds: bool
     resting: bool = False
     auction: bool = False
+    reason: ChangeReason = ChangeReason.SELF_TRADE
+    new_price: int = 0
+    new_stop_price: int = 0
+    requeued: bool = False
+
+    @property
+    def off_the_book(self) -> int:
+        """How much of a `resting` order leaves the book at `price`."""
+        return self.old if self.requeued else self.old - self.new
 
 
 class OrderDone(Event, frozen=True, tag=5):

@@ -11,6 +11,8 @@ from statemachine.state cimport State
 cdef int _AUCTION
 cdef int _CANCELLED
 
-@cython.locals(product=Product, order=Order, waiting=StopBook)
+@cython.locals(product=Product)
 cpdef object place_order(State state, Account account, Placing command)
+@cython.locals(order=Order, waiting=StopBook)
+cdef Order _enter_new(State state, Account account, Product product, Placing command)
 cpdef object cancel_order(State state, Account account, Cancelling command)

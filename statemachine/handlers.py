@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from statemachine import answer, auctions, pending, stops, streams, validation
+from statemachine import amending, answer, auctions, pending, stops, streams, validation
 from statemachine.answer import cancelled, placed
 from statemachine.commands import (
+    AmendOrder,
     CancelAll,
     Command,
     Deposit,
@@ -21,10 +22,11 @@ from statemachine.commands import (
     PutApiKey,
     PutCurrency,
     PutProduct,
+    ReplaceOrder,
     Transfer,
     Withdraw,
 )
-from statemachine.entities import Account, Cancelling, Currency, Placing, Product
+from statemachine.entities import Account, Cancelling, Currency, Order, Placing, Product
 from statemachine.matching import accept, close_order, enter
 from statemachine.state import State
 from statemachine.tables import ApiKeyRow, ProductRow
@@ -194,6 +196,12 @@ def place_order(state: State, account: Account, command: Placing) -> Reject | No
     product = state.products[command.product_id]
     if product.status == _AUCTION and not command.stop and _crosses_own(state, account, product, command):
         return Reject(Reason.OWN_ORDERS_CROSS, "price", "an order of the account would trade with it")
+    placed(state, _enter_new(state, account, product, command))
+    return None
+
+
+def _enter_new(state: State, account: Account, product: Product, command: Placing) -> Order:
+    """Accept an order that was admitted, and let it enter, wait or be collected."""
     order = accept(state, account, product, command)
     if order.stop:
         stops.add(state, product, order)
@@ -207,8 +215,7 @@ def place_order(state: State, account: Account, command: Placing) -> Reject | No
         waiting = product.stops
         if order.filled_size and waiting.triggers(state.lowest, state.highest) and stops.trigger(state, product):
             pending.work_on(state, product, state.work_max)
-    placed(state, order)
-    return None
+    return order
 
 
 def _crosses_own(state: State, account: Account, product: Product, command: Placing) -> bool:
@@ -226,12 +233,43 @@ def cancel_order(state: State, account: Account, command: Cancelling) -> Reject 
     return None
 
 
+def amend_order(state: State, account: Account, command: AmendOrder) -> Reject | None:
+    """Amend one order."""
+    order = amending.find(state, account, command)
+    if isinstance(order, Reject):
+        return order
+    reject = amending.amend(state, account, order, command)
+    if reject is None:
+        answer.amended(state, order)
+    return reject
+
+
+def replace_order(state: State, account: Account, command: ReplaceOrder) -> Reject | None:
+    """Cancel one order and enter another, or neither."""
+    order = amending.find(state, account, command)
+    if isinstance(order, Reject):
+        return order
+    new = Placing()
+    new.take(command.order)
+    reject = amending.admit_replacement(state, account, order, new)
+    if reject is not None:
+        return reject
+    state.changes.touch_order(order)
+    close_order(state, order, _CANCELLED)
+    answer.replaced(state, order, _enter_new(state, account, state.products[new.product_id], new))
+    return None
+
+
 def cancel_all(state: State, account: Account, command: CancelAll) -> Reject | None:
-    """Cancel all orders of the account, oldest first."""
+    """Cancel all orders of the account that the command means, oldest first."""
     reject = validation.cancel_all(state, command)
     if reject is not None:
         return reject
-    orders, more = pending.cancel_all(state, account, command.product_id)
+    chosen = pending.Chosen(command.product_id, command.side, command.price_min, command.price_max)
+    found = pending.cancel_all(state, account, chosen)
+    if isinstance(found, Reject):
+        return found
+    orders, more = found
     state.unchanged = not orders and not more
     cancelled(state, orders, more)
     return None
@@ -265,5 +303,7 @@ TRADER_HANDLERS: dict[type[Command], TraderHandler] = {  # type: ignore[type-arg
     Transfer: transfer,
     CancelAll: cancel_all,
     NoteStream: note_stream,
+    AmendOrder: amend_order,
+    ReplaceOrder: replace_order,
 }
 """Commands that act for an account."""

@@ -250,7 +250,9 @@ def _check_unfinished(state: State, product: Product) -> None:
             assert order.listed, f"order {order_id}: not its account's"
     collection = product.collection
     collected = {order.order_id: order for side in _collecting(product) for order in side.resting()}
-    assert list(collection.orders) == sorted(collected), f"product {name}: collected orders out of order"
+    times = [(order.opened_sequence, order.order_id) for order in collection.orders.values()]
+    assert times == sorted(times), f"product {name}: collected orders out of order"
+    assert collection.orders == collected, f"product {name}: the index of the collected orders"
     own: dict[str, tuple[list[int], list[int]]] = {}
     for order in collected.values():
         own.setdefault(order.account_id, ([], []))[order.side != _BUY].append(order.price)
@@ -359,8 +361,8 @@ def _check_active(order: Order, product: Product, time: int, last_queued: int) -
     """An order that is accepted and not on the book is as it was placed."""
     conditions = {
         **_limits(order, product, time),
-        "waits, and has traded": product.opening > 0 or (order.filled_size == 0 and order.remaining == order.size),
-        "waits, and was on the book": order.opened_sequence == 0,
+        "waits, and has traded": order.filled_size + order.remaining <= order.size or order.size == 0,
+        "waits, and was on the book": 0 <= order.opened_sequence <= (0 if order.stop or order.queued else last_queued),
         f"stop price {order.stop_price}": order.stop_price % product.tick == 0 and (order.stop_price > 0) == (order.stop > 0),
         "collected, and cannot rest": (
             order.stop > 0 or order.queued > 0 or (can_rest(order.order_type, order.time_in_force) and not order.post_only)

@@ -57,6 +57,9 @@ DONE_ORDERS_PER_ACCOUNT = 1_000
 OPEN_ORDERS_PER_ACCOUNT = 10_000
 """Bounds what one account can make every node carry."""
 
+MASS_CANCELS_PER_ACCOUNT = 16
+"""Unfinished `CancelAll`s of an account, each with another choice of orders. More are rejected until one is through."""
+
 WORK_PER_ENTRY = 3_000
 """Units of work after which a log entry begins nothing more. A unit is an order that enters, a resting order that it meets, or an order that
 leaves on request or because its time is over: 5 to 15 microseconds of CPU in plain Python. Orders that come after that are accepted and

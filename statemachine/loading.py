@@ -209,6 +209,7 @@ def _load_order(state: State, keys: list[bytes], found: list[OrderState]) -> Non
     accounts, products = state.accounts, state.products
     orders = [order_of_row(row, accounts[row.account_id], products[row.product_id]) for row in found]
     resting: dict[BookSide, list[Order]] = {}
+    collected: list[Order] = []
     stops: dict[str, list[Order]] = {name: [] for name in products}
     queued: dict[str, list[Order]] = {name: [] for name in products}
     expiring: dict[str, dict[tuple[int, int], Order]] = {name: {} for name in products}
@@ -227,8 +228,10 @@ def _load_order(state: State, keys: list[bytes], found: list[OrderState]) -> Non
         elif order.stop:
             stops[product.product_id].append(order)
         else:
-            resting.setdefault(product.collected(order.side), []).append(order)
-            product.collection.add(order)
+            collected.append(order)
+    for order in sorted(collected, key=_opened_sequence):
+        resting.setdefault(order.product.collected(order.side), []).append(order)
+        order.product.collection.add(order)
     for side, its_orders in resting.items():
         side.fill(sorted(its_orders, key=_opened_sequence))
     for name, product in products.items():

@@ -150,20 +150,26 @@ def _stay_or_leave(state: State, product: Product, order: Order) -> None:
 
 
 def close_order(state: State, order: Order, reason: int) -> None:
-    """Take an open order from where it is, on its owner's request or because its time is over. Its account and it were touched."""
-    product = order.product
+    """Take an open order from where it is, on its owner's request or because its time is over. Its account was touched."""
+    product, resting = order.product, order.status == _OPEN
     state.work += 1
+    state.changes.touch_order(order)
+    detach(product, order)
+    close(state, product, order, reason, resting)
+
+
+def detach(product: Product, order: Order) -> None:
+    """Take an open order from where it is: the book, the collected orders, a queue, or the waiting stop orders."""
     if order.status == _OPEN:
-        close_on_side(state, product, product.side(order.side), order, reason)
+        product.side(order.side).remove(order)
     elif order.queued:
         del (product.triggered if order.stop else product.arrivals)[order.order_id]
         order.queued = 0
-        close(state, product, order, reason, False)
     elif not order.stop:
-        close_on_side(state, product, product.collected(order.side), order, reason)
+        product.collected(order.side).remove(order)
+        product.collection.remove(order)
     else:
         product.stops.remove(order)
-        close(state, product, order, reason, False)
 
 
 def _rest(state: State, product: Product, order: Order) -> None:

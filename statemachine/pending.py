@@ -24,16 +24,17 @@ While there is unfinished work and nobody sends commands, the leader proposes em
 from __future__ import annotations
 
 from itertools import islice
+from typing import NamedTuple
 
 from statemachine import auctions, stops
 from statemachine.emit import order_received
 from statemachine.entities import Account, Order, Product
-from statemachine.limits import ARRIVAL_WORK, LOOKS_PER_UNIT, PENDING_WORK_PER_ENTRY
+from statemachine.limits import ARRIVAL_WORK, LOOKS_PER_UNIT, MASS_CANCELS_PER_ACCOUNT, PENDING_WORK_PER_ENTRY
 from statemachine.matching import close, close_order, enter, match
 from statemachine.state import State
 from statemachine.tables import MassCancelRow
-from statemachine.types import DoneReason, Opening, OrderStatus, ProductStatus
-from statemachine.validation import can_rest, may_cancel
+from statemachine.types import DoneReason, Opening, OrderStatus, ProductStatus, Reason
+from statemachine.validation import Reject, can_rest, may_cancel
 
 _AUCTION: int = ProductStatus.AUCTION
 _MEETING: int = Opening.MEETING
@@ -173,6 +174,11 @@ def _may_be_collected(state: State, product: Product, order: Order) -> bool:
 def queue(state: State, product: Product, order: Order) -> None:
     """A new order is received, and enters when its turn comes: after some of the product's unfinished work, if the entry has room for that."""
     order_received(state, product, order)
+    put_in_queue(state, product, order)
+
+
+def put_in_queue(state: State, product: Product, order: Order) -> None:
+    """An order that was received, or amended, enters when its turn comes."""
     order.queued = state.place_in_queue()
     state.wait(order)
     product.arrivals[order.order_id] = order
@@ -181,20 +187,44 @@ def queue(state: State, product: Product, order: Order) -> None:
         work_on(state, product, min(state.work + ARRIVAL_WORK, state.work_max))
 
 
-def cancel_all(state: State, account: Account, product_id: str) -> tuple[list[Order], bool]:
-    """Cancel all orders of the account that may leave, only those of one product unless that is empty, oldest first. Those that left, and whether
-    the others leave with the next entries.
+class Chosen(NamedTuple):
+    """Which orders of an account a mass cancel means; the fields are those of `commands.CancelAll`."""
+
+    product_id: str = ""
+    side: int = 0
+    price_min: int = 0
+    price_max: int = 0
+
+    def has(self, order: Order) -> bool:
+        """Is it one of them, and may it leave?"""
+        if self.product_id and order.product.product_id != self.product_id:
+            return False
+        if self.side and order.side != self.side:
+            return False
+        if self.price_min or self.price_max:
+            price = order.price or order.stop_price
+            if price < self.price_min or (self.price_max and price > self.price_max):
+                return False
+        return may_cancel(order.product)
+
+
+def cancel_all(state: State, account: Account, chosen: Chosen) -> tuple[list[Order], bool] | Reject:
+    """Cancel the chosen orders of the account that may leave, oldest first. Those that left, and whether the others leave with the next entries. The
+    account was touched.
     """
+    of_account = [row for row in state.mass_cancels if row.account_id == account.account_id] if state.mass_cancels.rows else []
+    if len(of_account) >= MASS_CANCELS_PER_ACCOUNT:
+        return Reject(Reason.TOO_MANY_CANCELS, "", f"{MASS_CANCELS_PER_ACCOUNT} mass cancels of the account are unfinished")
     more = True
     going: list[Order] = []
     if state.work < state.work_max:
-        going, more = _cancel(state, account, product_id, state.last_order_id, state.work_max)
+        going, more = _cancel(state, account, chosen, state.last_order_id, state.work_max)
     if more:
-        state.mass_cancels.put(MassCancelRow(account.account_id, product_id, state.last_order_id))
+        state.mass_cancels.put(MassCancelRow(account.account_id, *chosen, state.last_order_id))
     return going, more
 
 
-def _cancel(state: State, account: Account, product_id: str, last_order_id: int, limit: int) -> tuple[list[Order], bool]:
+def _cancel(state: State, account: Account, chosen: Chosen, last_order_id: int, limit: int) -> tuple[list[Order], bool]:
     """Cancel as many of these orders as there is work left for: those, and whether there are more. O(the account's open orders)."""
     room = limit - state.work
     going: list[Order] = []
@@ -202,26 +232,28 @@ def _cancel(state: State, account: Account, product_id: str, last_order_id: int,
     order = account.oldest
     while order is not None and order.order_id <= last_order_id:
         looks += 1
-        if (not product_id or order.product.product_id == product_id) and may_cancel(order.product):
+        if chosen.has(order):
             if len(going) >= room:
                 more = True
                 break
             going.append(order)
         order = order.newer
     for each in going:
+        state.touch(each)
         close_order(state, each, _CANCELLED)
     state.work += looks // LOOKS_PER_UNIT
     return going, more
 
 
 def _cancel_on(state: State, account_id: str, limit: int) -> None:
-    """Go on with an account's `CancelAll`s."""
+    """Go on with an account's mass cancels."""
     account = state.accounts[account_id]
     state.changes.touch(account)
     for row in sorted(row for row in state.mass_cancels if row.account_id == account_id):
         if state.work >= limit:
             return
-        _, more = _cancel(state, account, row.product_id, row.last_order_id, limit)
+        chosen = Chosen(row.product_id, row.side, row.price_min, row.price_max)
+        _, more = _cancel(state, account, chosen, row.last_order_id, limit)
         if more:
             return
-        state.mass_cancels.remove(account_id, row.product_id)
+        state.mass_cancels.remove(*state.mass_cancels.key_of(row))

@@ -116,10 +116,13 @@ class OutcomeRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class MassCancelRow(msgspec.Struct, frozen=True, array_like=True, order=True):
-    """A `CancelAll` that is not through: the account's open orders up to this id leave, those of one product unless that is empty."""
+    """A `CancelAll` that is not through: of the account's open orders up to this id those leave that the command means (see its fields)."""
 
     account_id: str
     product_id: str
+    side: int
+    price_min: int
+    price_max: int
     last_order_id: int
 
 
@@ -183,7 +186,13 @@ SCHEMA: tuple[Table, ...] = (
     Table("order", OrderState, ("order_id",), (_ACCOUNT, _PRODUCT)),
     Table("done_order", OrderState, ("account_id", "number"), (_ACCOUNT, _PRODUCT)),
     Table("outcome", OutcomeRow, ("account_id", "outcome.sequence")),
-    Table("mass_cancel", MassCancelRow, ("account_id", "product_id"), (_ACCOUNT, ("product_id", "product", ("",))), kept=True),
+    Table(
+        "mass_cancel",
+        MassCancelRow,
+        ("account_id", "product_id", "side", "price_min", "price_max"),
+        (_ACCOUNT, ("product_id", "product", ("",))),
+        kept=True,
+    ),
     Table("stream", StreamRow, ("stream_id",), (_ACCOUNT,)),
 )
 """Every table once, in the order of restoring. To add one: its row struct above, and a line here; `kept` unless its rows live as other objects."""

@@ -70,6 +70,17 @@ class OrderStatus(IntEnum):
     with a later log entry, since this one has no work left or the product has unfinished work."""
 
 
+class ChangeReason(IntEnum):
+    """Why an open order goes on with other numbers."""
+
+    SELF_TRADE = 1
+    """Self-trade prevention decremented it."""
+    AUCTION = 2
+    """An order on the book traded in the opening of an auction."""
+    AMENDED = 3
+    """Its owner amended it."""
+
+
 class DoneReason(IntEnum):
     """Why an order left the exchange."""
 
@@ -197,3 +208,7 @@ class Reason(IntEnum):
     """A stream's name, a note or what its client is said to have sent is out of bounds, or the stream is another account's."""
     TOO_MANY_STREAMS = 91
     """There is no room for another stream (`limits.STREAMS`)."""
+    TOO_MANY_CANCELS = 62
+    """The account has as many unfinished `CancelAll`s as it may have (`limits.MASS_CANCELS_PER_ACCOUNT`)."""
+    NOT_AMENDABLE = 63
+    """The order cannot be amended in this way: it has no such number, or it was triggered."""

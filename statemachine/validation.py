@@ -260,21 +260,22 @@ def place_order(state: State, account: Account, command: Placing) -> Reject | No
     product = state.products.get(command.product_id)
     if product is None:
         return Reject(Reason.UNKNOWN_PRODUCT, "product_id", "no such product")
-    reject = _status(product, command) if product.status != _ONLINE else None
+    reject = check_status(product, command) if product.status != _ONLINE else None
     if reject is None:
         if command.order_type == _LIMIT:
-            reject = _limit_shape(command) or _limit_numbers(product, command)
+            reject = _limit_shape(command) or check_limit_numbers(product, command)
         else:
             reject = _market_shape(command) or _market_numbers(product, command)
     if command.stop or command.stop_price:
-        reject = reject or _stop(product, command)
+        reject = reject or check_stop(product, command)
     if command.cancel_after or command.time_in_force == _GTT:
         reject = reject or _cancel_after(state, command)
     waits = product.busy or state.work >= state.work_max
     return reject or _client_oid(account, command, waits) or _funds(product, account, command) or _post_only(product, command)
 
 
-def _status(product: Product, command: Placing) -> Reject | None:
+def check_status(product: Product, command: Placing) -> Reject | None:
+    """May such an order enter in a status other than online?"""
     match product.status:
         case ProductStatus.OFFLINE:
             return Reject(Reason.PRODUCT_NOT_TRADING, "product_id", "the product is offline")
@@ -308,7 +309,8 @@ def _limit_shape(command: Placing) -> Reject | None:
     return None
 
 
-def _limit_numbers(product: Product, command: Placing) -> Reject | None:
+def check_limit_numbers(product: Product, command: Placing) -> Reject | None:
+    """Price and size of a limit order."""
     price = command.price
     if price <= 0:
         return Reject(Reason.INVALID_PRICE, "price", "expected more than 0")
@@ -316,7 +318,7 @@ def _limit_numbers(product: Product, command: Placing) -> Reject | None:
         return Reject(Reason.AMOUNT_TOO_LARGE, "price", f"expected at most {AMOUNT_MAX}")
     if price % product.tick != 0:
         return Reject(Reason.PRICE_OFF_TICK, "price", f"expected a multiple of {product.tick}")
-    reject = _size(product, command.size)
+    reject = check_size(product, command.size)
     if reject is None and product.notional(price, command.size) > AMOUNT_MAX:
         return Reject(Reason.AMOUNT_TOO_LARGE, "size", f"price times size is at most {AMOUNT_MAX}")
     return reject
@@ -339,10 +341,11 @@ def _market_numbers(product: Product, command: Placing) -> Reject | None:
         return Reject(Reason.INVALID_FUNDS, "funds", "expected a size, or funds of more than 0")
     if command.funds > AMOUNT_MAX:
         return Reject(Reason.AMOUNT_TOO_LARGE, "funds", f"expected at most {AMOUNT_MAX}")
-    return _size(product, command.size) if command.size != 0 else None
+    return check_size(product, command.size) if command.size != 0 else None
 
 
-def _size(product: Product, size: int) -> Reject | None:
+def check_size(product: Product, size: int) -> Reject | None:
+    """A size, where an order has one."""
     if size <= 0:
         return Reject(Reason.INVALID_SIZE, "size", "expected more than 0")
     if size < product.min_size:
@@ -354,7 +357,7 @@ def _size(product: Product, size: int) -> Reject | None:
     return None
 
 
-def _stop(product: Product, command: Placing) -> Reject | None:
+def check_stop(product: Product, command: Placing) -> Reject | None:
     """A stop order says what it will hold, and where it waits."""
     if not command.stop:
         return Reject(Reason.INVALID_STOP, "stop", "a stop price needs a kind of stop")
@@ -453,8 +456,15 @@ def cancel_order(state: State, account: Account, command: Cancelling) -> Reject 
 
 
 def cancel_all(state: State, command: CancelAll) -> Reject | None:
-    """May the account cancel all? Without a product, orders of offline products stay where they are."""
+    """May the account cancel these? Without a product, orders of offline products stay where they are."""
+    if not 0 <= command.side <= _SELL:
+        return Reject(Reason.INVALID_ORDER, "side", "expected 1 for buys, 2 for sells, or 0 for both")
+    for field in ("price_min", "price_max"):
+        if not 0 <= getattr(command, field) <= AMOUNT_MAX:
+            return Reject(Reason.INVALID_PRICE, field, f"expected 0 to {AMOUNT_MAX}")
     if not command.product_id:
+        if command.price_min or command.price_max:
+            return Reject(Reason.INVALID_ORDER, "product_id", "a range of prices needs a product")
         return None
     product = state.products.get(command.product_id)
     if product is None:

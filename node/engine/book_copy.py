@@ -175,7 +175,7 @@ class BookCopy:
             case OrderMatched() if not event.auction:
                 self._reduce(event.side, event.price, event.maker_order_id, event.size)
             case OrderChanged() if event.resting:
-                self._reduce(event.side, event.price, event.order_id, event.old - event.new)
+                self._reduce(event.side, event.price, event.order_id, event.off_the_book)
             case OrderDone() if event.resting and event.remaining:
                 self._reduce(event.side, event.price, event.order_id, event.remaining)
 

@@ -34,7 +34,7 @@ from node.keys import addresses
 from node.keys.sealing import ApiKey, ClusterKeys
 from node.native.protocol import ApiKeyQuery, FailCode
 from statemachine.commands import AnyCommand
-from statemachine.events import AnyOutcome, Cancelled, Done, Placed, Rejected, Transferred
+from statemachine.events import Amended, AnyOutcome, Cancelled, Done, Placed, Rejected, Replaced, Transferred
 from statemachine.limits import OPERATOR
 from statemachine.tables import ApiKeyRow
 from statemachine.types import Permission, Reason
@@ -316,6 +316,10 @@ def _told(outcome: AnyOutcome) -> str:
     match outcome:
         case Placed(order=order):
             return f"it placed order {order_text(order.order_id)}"
+        case Amended(order=order):
+            return f"it amended order {order_text(order.order_id)}"
+        case Replaced(cancelled=old, placed=new):
+            return f"it replaced order {order_text(old.order_id)} by {order_text(new.order_id)}"
         case Cancelled(orders=orders):
             return f"it cancelled {', '.join(order_text(order.order_id) for order in orders[:_TOLD_MAX]) or 'nothing'}"
         case Transferred():

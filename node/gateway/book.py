@@ -78,7 +78,7 @@ class Book:
             case OrderMatched() if not event.auction:
                 return self._reduce(event.maker_order_id, event.size)
             case OrderChanged() if event.resting:
-                return self._reduce(event.order_id, event.old - event.new)
+                return self._reduce(event.order_id, event.off_the_book)
             case OrderDone() if event.resting and event.remaining:
                 return self._reduce(event.order_id, event.remaining)
             case _:

@@ -32,7 +32,7 @@ from statemachine.events import (
     StreamNoted,
 )
 from statemachine.tables import CurrencyRow
-from statemachine.types import DoneReason, OrderType, Side
+from statemachine.types import ChangeReason, DoneReason, OrderType, Side
 
 CHANNELS = (
     "heartbeat",
@@ -172,10 +172,12 @@ def _match(event: OrderMatched, product: Product) -> Json:
 
 
 def _change(event: OrderChanged, product: Product) -> Json:
-    reason = "auction" if event.auction else "STP"
+    reason = {ChangeReason.SELF_TRADE: "STP", ChangeReason.AUCTION: "auction", ChangeReason.AMENDED: "modify_order"}[event.reason]
     body: Json = {"type": "change", "order_id": order_text(event.order_id), "reason": reason}
     if event.price:
         body["price"] = product.price(event.price)
+    if event.reason is ChangeReason.AMENDED:
+        body |= {"old_price": product.price(event.price), "new_price": product.price(event.new_price), "requeued": event.requeued}
     if event.by_funds:
         return body | {"old_funds": product.price(event.old), "new_funds": product.price(event.new)}
     return body | {"old_size": product.size(event.old), "new_size": product.size(event.new)}
@@ -338,6 +340,8 @@ def compact(event: AnyEvent, product: Product) -> list[str]:
         case OrderMatched() if not event.auction:
             orders = [order_text(event.maker_order_id), order_text(event.taker_order_id)]
             return ["match", *head, *orders, product.price(event.price), product.size(event.size), *tail]
+        case OrderChanged() if event.resting and event.requeued:
+            return ["done", *head, order_text(event.order_id), *tail]
         case OrderChanged() if event.resting:
             return ["change", *head, order_text(event.order_id), product.price(event.price), product.size(event.new), *tail]
         case OrderDone() if event.resting:

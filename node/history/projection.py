@@ -16,6 +16,7 @@ from node.history.candles import HOUR, NANOSECONDS, STORED, Candle, aggregate, b
 from statemachine.commands import AnyCommand, Batch, Deposit, PutCurrency, PutProduct, Transfer, Withdraw
 from statemachine.engine import Engine
 from statemachine.events import (
+    Amended,
     AnyEvent,
     AnyOutcome,
     Done,
@@ -25,6 +26,7 @@ from statemachine.events import (
     OrderOpened,
     OrderState,
     Placed,
+    Replaced,
     StatusChanged,
     Transferred,
 )
@@ -130,6 +132,13 @@ def order_row(order: OrderState, sequence: int) -> Row:
     return {**row, "sequence": sequence}
 
 
+def placed_by(outcome: AnyOutcome | None) -> OrderState | None:
+    """The order that a command entered, if it did."""
+    if isinstance(outcome, Placed):
+        return outcome.order
+    return outcome.placed if isinstance(outcome, Replaced) else None
+
+
 class Projection:
     """Makes rows. Keeps what every account has, to tell the balance after each ledger entry.
 
@@ -188,10 +197,13 @@ class Projection:
                 rows.status_changes.append({**msgspec.structs.asdict(event), "sequence": step.sequence})
 
     def _orders(self, rows: Rows, step: Step) -> None:
-        placed = step.outcome.order if isinstance(step.outcome, Placed) else None
+        placed = placed_by(step.outcome)
         if placed is not None:
             rows.orders[placed.order_id] = order_row(placed, step.sequence)
         own = placed.order_id if placed is not None else 0
+        if isinstance(step.outcome, Amended):
+            own = step.outcome.order.order_id
+            rows.orders[own] = order_row(step.outcome.order, rows.orders[own]["sequence"])
         for event in step.events:
             if isinstance(event, OrderMatched):
                 notional = self._notional(event)
@@ -285,8 +297,9 @@ def _orders_from_before(steps: list[Step]) -> set[int]:
     placed: set[int] = set()
     touched: set[int] = set()
     for step in steps:
-        if isinstance(step.outcome, Placed):
-            placed.add(step.outcome.order.order_id)
+        order = placed_by(step.outcome)
+        if order is not None:
+            placed.add(order.order_id)
         for event in step.events:
             if isinstance(event, OrderMatched):
                 touched |= {event.maker_order_id, event.taker_order_id}

@@ -14,7 +14,8 @@ Amounts are decimals in whole coins; with a `u` behind them they are smallest un
     ann buy 2 BTC-USD @ 100 gtt=60                        good for 60 seconds; the clock steps by one with each line
     ann sell 2 BTC-USD @ 90 stop=loss@95                  waits for a trade at 95 or below; stop=entry@95: or above
     ann sell 2 BTC-USD market     ann buy BTC-USD market funds=50
-    ann cancel #3     ann cancel oid=a     ann cancel-all [BTC-USD]
+    ann cancel #3     ann cancel oid=a     ann cancel-all [BTC-USD] [side=buy] [from=90] [to=95]
+    ann amend #3 size=2 price=99 stop=95      ann replace #3 buy 2 BTC-USD @ 100 [oid=b] [old=a]
     auction BTC-USD                                      what it would do if it opened now
     book BTC-USD      balances ann bob     fees USD      order #3
     wait 60                                              the clock steps by 60 seconds, told by a log entry without commands
@@ -27,17 +28,22 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+import msgspec
+
 from statemachine.commands import (
+    AmendOrder,
     AnyCommand,
     Batch,
     CancelAll,
     CancelOrder,
     Deposit,
+    NewOrder,
     OpenAccount,
     PlaceOrder,
     PutApiKey,
     PutCurrency,
     PutProduct,
+    ReplaceOrder,
     Transfer,
     Withdraw,
     decode_batch,
@@ -45,6 +51,7 @@ from statemachine.commands import (
 )
 from statemachine.engine import Engine
 from statemachine.events import (
+    Amended,
     AnyEvent,
     AnyOutcome,
     Cancelled,
@@ -58,11 +65,13 @@ from statemachine.events import (
     OrderState,
     Placed,
     Rejected,
+    Replaced,
     StatusChanged,
     Transferred,
 )
 from statemachine.limits import OPERATOR
 from statemachine.types import (
+    ChangeReason,
     DoneReason,
     OrderStatus,
     OrderType,
@@ -209,13 +218,33 @@ class Script:
         plain = [word for word in rest if "=" not in word]
         command_id = options.get("id") or self.new_id()
         if verb == "cancel-all":
-            return CancelAll(account, command_id, plain[0] if plain else "")
+            name = plain[0] if plain else ""
+            side = int(Side[options["side"].upper()]) if "side" in options else 0
+            quote = self.pairs.get(name, ("BTC", "USD"))[1]
+            return CancelAll(
+                account, command_id, name, side, *(self.units(options.get(key, "0"), quote) for key in ("from", "to"))
+            )
+        if verb in ("amend", "replace"):
+            return self.change(account, command_id, verb, plain, options)
         if verb == "cancel":
             order_id = next((int(word[1:]) for word in plain if word.startswith("#")), 0)
             product = next((word for word in plain if not word.startswith("#")), "")
             return CancelOrder(account, command_id, order_id, options.get("oid", ""), product)
         size = plain.pop(0) if plain[1] not in ("@", "market") else "0"
         return self.place(account, command_id, verb, size, plain, options)
+
+    def change(self, account: str, command_id: str, verb: str, plain: list[str], options: dict[str, str]) -> AnyCommand:
+        order_id = int(plain.pop(0)[1:]) if plain and plain[0].startswith("#") else 0
+        if verb == "replace":
+            size = plain.pop(1) if plain[2] not in ("@", "market") else "0"
+            placed = self.place(account, command_id, plain.pop(0), size, plain, options)
+            fields = msgspec.structs.asdict(placed)
+            new = NewOrder(**{name: fields[name] for name in NewOrder.__struct_fields__})
+            return ReplaceOrder(account, command_id, order_id, options.get("old", ""), "", new)
+        known = self.engine.order(order_id) or self.engine.order_by_client_oid(account, options.get("oid", ""))
+        base, quote = self.pairs[known.product_id if known is not None else "BTC-USD"]
+        numbers = [self.units(options.get(key, "0"), unit) for key, unit in (("size", base), ("price", quote), ("stop", quote))]
+        return AmendOrder(account, command_id, order_id, options.get("oid", ""), options.get("product", ""), *numbers)
 
     def place(self, account: str, command_id: str, verb: str, size: str, plain: list[str], options: dict[str, str]) -> PlaceOrder:
         name, kind, *flags = plain
@@ -302,8 +331,13 @@ class Script:
                 return f"{head} {trade} {event.trade_id}: {size} @ {price}, {who}, fees {fees}"
             case OrderChanged():
                 unit = quote if event.by_funds else base
-                change = "auction change" if event.auction else "change"
-                return f"{head} {change} #{event.order_id} {self.text(event.old, unit)} -> {self.text(event.new, unit)} {unit}"
+                change = {ChangeReason.AUCTION: "auction change", ChangeReason.AMENDED: "amended"}.get(event.reason, "change")
+                text = f"{head} {change} #{event.order_id} {self.text(event.old, unit)} -> {self.text(event.new, unit)} {unit}"
+                if event.reason is ChangeReason.AMENDED:
+                    stop = f", stop at {self.text(event.new_stop_price, quote)}" if event.new_stop_price else ""
+                    text += f" @ {self.text(event.price, quote)} -> {self.text(event.new_price, quote)}{stop}"
+                    text += f", {'requeued' if event.requeued else 'in its place'}{', off the book' if event.resting and event.requeued else ''}"
+                return text
             case OrderDone():
                 left = f", {self.text(event.remaining, base)} left" if event.remaining else ""
                 book = ", off the book" if event.resting else ""
@@ -334,6 +368,10 @@ class Script:
                 return f"{again}{available} {outcome.currency} available, {hold} on hold"
             case Placed():
                 return f"{again}{self.order(outcome.order)}"
+            case Amended():
+                return f"{again}amended {self.order(outcome.order)}"
+            case Replaced():
+                return f"{again}replaced #{outcome.cancelled.order_id} by {self.order(outcome.placed)}"
             case Cancelled():
                 shown = [
                     f"#{order.order_id} with {self.text(order.remaining, self.pairs[order.product_id][0])}"

@@ -22,7 +22,7 @@ def test_the_trace_is_as_written(path: Path, request: pytest.FixtureRequest) -> 
         assert trace.splitlines() == text.splitlines()
 
 
-LATER = ("AUCTION_OPENING", "TOO_MANY_TRANSFERS", "INVALID_STREAM", "TOO_MANY_STREAMS")
+LATER = ("AUCTION_OPENING", "TOO_MANY_TRANSFERS", "INVALID_STREAM", "TOO_MANY_STREAMS", "TOO_MANY_CANCELS")
 """Those that take thousands of commands, or are a session's: see tests/unit/statemachine/test_pending.py, test_transfers.py and test_streams.py."""
 
 

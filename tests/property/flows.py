@@ -18,6 +18,7 @@ import msgspec
 
 import statemachine
 from statemachine.commands import (
+    AmendOrder,
     AnyCommand,
     Batch,
     CancelAll,
@@ -107,6 +108,7 @@ def anything(random: Random, number: int) -> AnyCommand:
         CancelAll,
         Transfer,
         NoteStream,
+        AmendOrder,
     )
     kind: Any = random.choice(kinds)
     hints = msgspec.structs.fields(kind)

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from statemachine.commands import (
+    AmendOrder,
     AnyCommand,
     CancelAll,
     CancelOrder,
@@ -18,10 +21,12 @@ from statemachine.commands import (
     PlaceOrder,
     PutCurrency,
     PutProduct,
+    ReplaceOrder,
     Transfer,
     Withdraw,
 )
 from statemachine.types import (
+    ChangeReason,
     DoneReason,
     OrderType,
     ProductStatus,
@@ -87,6 +92,10 @@ class Twin(TwinTrading):
             return self.cancel(command)
         if isinstance(command, CancelAll):
             return self.cancel_all(command)
+        if isinstance(command, AmendOrder):
+            return self.amend(command)
+        if isinstance(command, ReplaceOrder):
+            return self.replace(command)
         assert isinstance(command, PlaceOrder)
         return self.place(command)
 
@@ -119,6 +128,14 @@ class Twin(TwinTrading):
     # -- leaving -----------------------------------------------------------------------------------------------------------------
 
     def cancel(self, command: CancelOrder) -> object:
+        found = self.named(command)
+        if isinstance(found, Reason):
+            return found
+        self.leave(found, DoneReason.CANCELLED)
+        return [found]
+
+    def named(self, command: CancelOrder | AmendOrder | ReplaceOrder) -> Reason | TwinOrder:
+        """The open order that a command names, if it may leave."""
         mine = [order for order in self.orders if order.owner == command.account_id]
         if command.order_id:
             found = [order for order in mine if order.order_id == command.order_id]
@@ -130,24 +147,116 @@ class Twin(TwinTrading):
             return Reason.ORDER_ALREADY_DONE
         if self.products[found[0].product.product_id].status is ProductStatus.OFFLINE:
             return Reason.PRODUCT_NOT_TRADING
-        self.leave(found[0], DoneReason.CANCELLED)
-        return found
+        return found[0]
 
     def cancel_all(self, command: CancelAll) -> object:
         if command.product_id and command.product_id not in self.products:
             return Reason.UNKNOWN_PRODUCT
         if command.product_id and self.products[command.product_id].status is ProductStatus.OFFLINE:
             return Reason.PRODUCT_NOT_TRADING
+        low, high = command.price_min, command.price_max or 2**63
+        if (low or command.price_max) and not command.product_id:
+            return Reason.INVALID_ORDER
         going = [
             order
             for order in self.known()
             if order.owner == command.account_id
             and command.product_id in ("", order.product.product_id)
+            and command.side in (0, order.command.side)
+            and low <= (order.command.price or order.command.stop_price) <= high
             and self.products[order.product.product_id].status is not ProductStatus.OFFLINE
         ]
         for order in going:
             self.leave(order, DoneReason.CANCELLED)
         return going
+
+    # -- amending ----------------------------------------------------------------------------------------------------------------
+
+    def amend(self, c: AmendOrder) -> object:
+        order = self.named(c)
+        if isinstance(order, Reason):
+            return order
+        for number, reason in (
+            (c.size, Reason.INVALID_SIZE),
+            (c.price, Reason.INVALID_PRICE),
+            (c.stop_price, Reason.INVALID_STOP),
+        ):
+            if number < 0:
+                return reason
+        p, waits = order.command, order in self.waiting
+        limit, product = p.order_type is OrderType.LIMIT, self.products[p.product_id]
+        if (c.size and not p.size) or (c.price and not limit) or (c.stop_price and not waits):
+            return Reason.NOT_AMENDABLE
+        left = c.size - order.filled if c.size else order.left
+        new = replace(p, size=c.size or p.size, price=c.price or p.price, stop_price=c.stop_price or p.stop_price)
+        if (new.price, new.stop_price) != (p.price, p.stop_price) or left > order.left:
+            return self.requeue(order, new if waits else replace(new, stop=StopType.NONE, stop_price=0), left, product)
+        if left == order.left:
+            return order
+        if left <= 0:
+            self.leave(order, DoneReason.CANCELLED)
+            return order
+        reject = self.size_fault(new.size, product)
+        if reject is None:
+            old, order.left, order.command = order.left, left, new
+            self.tell_amended(order, p, old, requeued=False)
+        return reject or order
+
+    def requeue(self, order: TwinOrder, new: PlaceOrder, left: int, product: PutProduct) -> object:
+        """It arrives again as `new`."""
+        reject = self.number_fault(new, product) or self.stop_fault(new, product) or self.status_fault(new, product)
+        if reject is None and new.stop is StopType.NONE:
+            if new.post_only and self.makers(TwinOrder(0, new, product, left)):
+                reject = Reason.POST_ONLY_WOULD_TAKE
+            elif product.status is ProductStatus.AUCTION and self.meets_own(new):
+                reject = Reason.OWN_ORDERS_CROSS
+        if reject is not None:
+            return reject
+        if new.size and left <= 0:
+            self.leave(order, DoneReason.CANCELLED)
+            return order
+        changed = TwinOrder(0, new, order.product, left, exact=order.exact, fees=order.fees)
+        if self.hold(changed) > self.free(order.owner, self.pays_in(order)) + self.hold(order):
+            return Reason.INSUFFICIENT_FUNDS
+        before, old, rested = order.command, order.left, order in self.resting
+        for place in (self.resting, self.waiting, self.collected):
+            if order in place:
+                place.remove(order)
+        order.command, order.left, order.opened = new, left, 0
+        self.tell_amended(order, before, old, requeued=True, rested=rested)
+        if new.stop is not StopType.NONE:
+            self.waiting.append(order)
+        elif product.status is ProductStatus.AUCTION:
+            self.collected.append(order)
+        else:
+            self.go_on(order)
+            self.trigger(product.product_id)
+        return order
+
+    def tell_amended(self, order: TwinOrder, before: PlaceOrder, old: int, *, requeued: bool, rested: bool | None = None) -> None:
+        c, rests = order.command, order in self.resting if rested is None else rested
+        told = (before.side, before.price, old, order.left, False, rests, False)
+        reason = ChangeReason.AMENDED
+        self.tell("OrderChanged", order, order.order_id, order.owner, *told, reason, c.price, c.stop_price, requeued)
+
+    def replace(self, c: ReplaceOrder) -> object:
+        old = self.named(c)
+        if isinstance(old, Reason):
+            return old
+        fields = {name: getattr(c.order, name) for name in c.order.__struct_fields__}
+        new = PlaceOrder(c.account_id, c.command_id, **fields)
+        places = [(place, place.index(old)) for place in (self.resting, self.waiting, self.collected) if old in place]
+        for place, _ in places:
+            place.remove(old)
+        reject = self.refuse(new)
+        for place, number in places:
+            place.insert(number, old)
+        if reject is None and new.post_only and self.makers(TwinOrder(0, new, self.products[new.product_id], new.size)):
+            reject = Reason.POST_ONLY_WOULD_TAKE
+        if reject is not None:
+            return reject
+        self.leave(old, DoneReason.CANCELLED)
+        return "replaced", old, self.let_in(new)
 
     # -- entering ----------------------------------------------------------------------------------------------------------------
 
@@ -155,6 +264,25 @@ class Twin(TwinTrading):
         product = self.products.get(c.product_id)
         if product is None:
             return Reason.UNKNOWN_PRODUCT
+        reject = (
+            self.status_fault(c, product) or self.shape_fault(c) or self.number_fault(c, product) or self.stop_fault(c, product)
+        )
+        if reject is not None:
+            return reject
+        lasting = c.time_in_force is TimeInForce.GTT
+        if lasting != (c.cancel_after != 0) or (lasting and not 10**9 <= c.cancel_after <= 366 * 24 * 3600 * 10**9):
+            return Reason.INVALID_CANCEL_AFTER
+        if c.client_oid and any(o.owner == c.account_id and o.command.client_oid == c.client_oid for o in self.known()):
+            return Reason.COMMAND_ID_REUSED
+        if self.needs(c, product) > self.free(c.account_id, product.quote if c.side is Side.BUY else product.base):
+            return Reason.INSUFFICIENT_FUNDS
+        if c.post_only and self.makers(TwinOrder(0, c, product, c.size)):
+            return Reason.POST_ONLY_WOULD_TAKE
+        if product.status is ProductStatus.AUCTION and not c.stop and self.meets_own(c):
+            return Reason.OWN_ORDERS_CROSS
+        return None
+
+    def status_fault(self, c: PlaceOrder, product: PutProduct) -> Reason | None:
         limit = c.order_type is OrderType.LIMIT
         if product.status is ProductStatus.OFFLINE:
             return Reason.PRODUCT_NOT_TRADING
@@ -167,6 +295,10 @@ class Twin(TwinTrading):
         lasts = c.time_in_force in (TimeInForce.GTC, TimeInForce.GTT)
         if product.status is ProductStatus.AUCTION and not c.stop and not (limit and lasts and not c.post_only):
             return Reason.PRODUCT_IN_AUCTION
+        return None
+
+    def shape_fault(self, c: PlaceOrder) -> Reason | None:
+        limit = c.order_type is OrderType.LIMIT
         contradictions = [
             limit and c.funds != 0,
             limit and c.post_only and c.time_in_force not in (TimeInForce.GTC, TimeInForce.GTT),
@@ -177,21 +309,29 @@ class Twin(TwinTrading):
         ]
         if any(contradictions):
             return Reason.INVALID_ORDER
+        return None
+
+    def number_fault(self, c: PlaceOrder, product: PutProduct) -> Reason | None:
+        limit = c.order_type is OrderType.LIMIT
         if limit and c.price <= 0:
             return Reason.INVALID_PRICE
         if limit and c.price % product.tick:
             return Reason.PRICE_OFF_TICK
         if not limit and (c.funds < 0 or c.funds == c.size == 0):
             return Reason.INVALID_FUNDS
-        if limit or c.size != 0:
-            if c.size <= 0:
-                return Reason.INVALID_SIZE
-            if c.size < product.min_size:
-                return Reason.SIZE_TOO_SMALL
-            if c.size > product.max_size:
-                return Reason.SIZE_TOO_LARGE
-            if c.size % product.lot:
-                return Reason.SIZE_OFF_LOT
+        return self.size_fault(c.size, product) if limit or c.size != 0 else None
+
+    def size_fault(self, size: int, product: PutProduct) -> Reason | None:
+        if size <= 0:
+            return Reason.INVALID_SIZE
+        if size < product.min_size:
+            return Reason.SIZE_TOO_SMALL
+        if size > product.max_size:
+            return Reason.SIZE_TOO_LARGE
+        return Reason.SIZE_OFF_LOT if size % product.lot else None
+
+    def stop_fault(self, c: PlaceOrder, product: PutProduct) -> Reason | None:
+        limit = c.order_type is OrderType.LIMIT
         if c.stop is StopType.NONE and c.stop_price != 0:
             return Reason.INVALID_STOP
         if c.stop is not StopType.NONE:
@@ -201,17 +341,6 @@ class Twin(TwinTrading):
                 return Reason.PRICE_OFF_TICK
             if c.post_only or (not limit and (c.funds if c.side is Side.BUY else c.size) == 0):
                 return Reason.INVALID_STOP
-        lasting = c.time_in_force is TimeInForce.GTT
-        if lasting != (c.cancel_after != 0) or (lasting and not 10**9 <= c.cancel_after <= 366 * 24 * 3600 * 10**9):
-            return Reason.INVALID_CANCEL_AFTER
-        if c.client_oid and any(o.owner == c.account_id and o.command.client_oid == c.client_oid for o in self.known()):
-            return Reason.COMMAND_ID_REUSED
-        if self.needs(c, product) > self.free(c.account_id, product.quote if c.side is Side.BUY else product.base):
-            return Reason.INSUFFICIENT_FUNDS
-        if c.post_only and self.makers(TwinOrder(0, c, product, c.size)):
-            return Reason.POST_ONLY_WOULD_TAKE
-        if product.status is ProductStatus.AUCTION and not c.stop and self.meets_own(c):
-            return Reason.OWN_ORDERS_CROSS
         return None
 
     def meets_own(self, c: PlaceOrder) -> bool:
@@ -230,8 +359,10 @@ class Twin(TwinTrading):
 
     def place(self, c: PlaceOrder) -> object:
         refusal = self.refuse(c)
-        if refusal is not None:
-            return refusal
+        return refusal if refusal is not None else self.let_in(c)
+
+    def let_in(self, c: PlaceOrder) -> TwinOrder:
+        """An order that may enter does, or waits."""
         product = self.products[c.product_id]
         order = TwinOrder(len(self.orders) + 1, c, product, c.size)
         order.expires = self.now + c.cancel_after if c.cancel_after else 0

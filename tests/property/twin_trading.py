@@ -12,6 +12,7 @@ from statemachine.commands import (
     PutProduct,
 )
 from statemachine.types import (
+    ChangeReason,
     DoneReason,
     OrderStatus,
     OrderType,
@@ -23,6 +24,8 @@ from statemachine.types import (
 )
 
 TRADING = (ProductStatus.ONLINE, ProductStatus.POST_ONLY, ProductStatus.LIMIT_ONLY)
+
+_SELF_TRADE = (ChangeReason.SELF_TRADE, 0, 0, False)
 
 Fact = tuple[object, ...]
 """An event as a plain tuple: its name and all of its fields but the time."""
@@ -315,7 +318,20 @@ class TwinTrading:
             old = taker.money
             taker.money -= worth + (self.fee(taker, worth, taker.product.taker_fee_ppm) if taker.buys else 0)
             c = taker.command
-            self.tell("OrderChanged", taker, taker.order_id, taker.owner, c.side, c.price, old, taker.money, True, False, False)
+            self.tell(
+                "OrderChanged",
+                taker,
+                taker.order_id,
+                taker.owner,
+                c.side,
+                c.price,
+                old,
+                taker.money,
+                True,
+                False,
+                False,
+                *_SELF_TRADE,
+            )
         else:
             self.decrement(taker, theirs)
         return True
@@ -392,7 +408,7 @@ class TwinTrading:
         self.fill(taker, maker, size, price, auction=True)
         c = maker.command
         if rests:
-            changed = (before, maker.left, False, True, True)
+            changed = (before, maker.left, False, True, True, ChangeReason.AUCTION, 0, 0, False)
             self.tell("OrderChanged", maker, maker.order_id, maker.owner, c.side, c.price, *changed)
         for order in (maker, taker):
             if order.left == 0:
@@ -403,7 +419,20 @@ class TwinTrading:
         old = order.left
         order.left -= by
         c, rests = order.command, order in self.resting
-        self.tell("OrderChanged", order, order.order_id, order.owner, c.side, c.price, old, order.left, False, rests, False)
+        self.tell(
+            "OrderChanged",
+            order,
+            order.order_id,
+            order.owner,
+            c.side,
+            c.price,
+            old,
+            order.left,
+            False,
+            rests,
+            False,
+            *_SELF_TRADE,
+        )
 
     def status(self, order: TwinOrder) -> OrderStatus:
         if not order.open:

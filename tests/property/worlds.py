@@ -7,14 +7,17 @@ from random import Random
 from hypothesis import strategies as st
 
 from statemachine.commands import (
+    AmendOrder,
     AnyCommand,
     CancelAll,
     CancelOrder,
     Deposit,
+    NewOrder,
     OpenAccount,
     PlaceOrder,
     PutCurrency,
     PutProduct,
+    ReplaceOrder,
     Transfer,
     Withdraw,
 )
@@ -117,7 +120,15 @@ cancels = st.builds(
     client_oids,
     st.sampled_from(["", "", "", *PRODUCTS]),
 )
-cancel_alls = st.builds(CancelAll, accounts, command_ids, st.sampled_from(["", *PRODUCTS, "NO-SUCH"]))
+cancel_alls = st.builds(
+    CancelAll,
+    accounts,
+    command_ids,
+    st.sampled_from(["", *PRODUCTS, "NO-SUCH"]),
+    st.integers(0, 2),
+    st.sampled_from([0, 0, 0, 9, 40]),
+    st.sampled_from([0, 0, 0, 9, 40]),
+)
 transfers = st.one_of(
     st.builds(Deposit, accounts, command_ids, st.sampled_from(CURRENCIES), st.integers(-2, 400)),
     st.builds(Withdraw, accounts, command_ids, st.sampled_from(CURRENCIES), st.integers(-2, 400)),
@@ -134,6 +145,28 @@ def product_changes(draw: st.DrawFn) -> PutProduct:
     return product(draw(products), *draw(rates), status, draw(command_ids))
 
 
+amends = st.builds(
+    AmendOrder,
+    accounts,
+    command_ids,
+    st.one_of(st.just(0), st.integers(1, 40)),
+    client_oids,
+    st.sampled_from(["", "", "", *PRODUCTS]),
+    st.one_of(st.just(0), st.integers(-1, 12), st.integers(1, 12).map(lambda lots: 25 * lots)),
+    st.one_of(st.just(0), st.integers(-1, 12), st.integers(8, 12).map(lambda ticks: 4 * ticks)),
+    st.one_of(st.just(0), st.just(0), st.integers(8, 12).map(lambda ticks: 4 * ticks)),
+)
+
+
+@st.composite
+def replacements(draw: st.DrawFn) -> ReplaceOrder:
+    """An order in the place of another."""
+    order = draw(st.one_of(limit_orders(), market_orders()))
+    new = NewOrder(**{name: getattr(order, name) for name in NewOrder.__struct_fields__})
+    number = draw(st.one_of(st.just(0), st.integers(1, 40)))
+    return ReplaceOrder(order.account_id, order.command_id, number, draw(client_oids), "", new)
+
+
 commands: st.SearchStrategy[AnyCommand] = st.one_of(
     limit_orders(),
     limit_orders(),
@@ -144,6 +177,9 @@ commands: st.SearchStrategy[AnyCommand] = st.one_of(
     market_orders(),
     cancels,
     cancel_alls,
+    amends,
+    amends,
+    replacements(),
     transfers,
     product_changes(),
 )
@@ -158,7 +194,7 @@ def busy_command(random: Random, number: int) -> AnyCommand:
             account, command_id, *random.choice([(0, f"o{random.randrange(30)}"), (random.randrange(1, number + 2), "")])
         )
     if kind < 0.12:
-        return CancelAll(account, command_id, random.choice(["", *PRODUCTS]))
+        return CancelAll(account, command_id, random.choice(["", *PRODUCTS]), random.choice([0, 0, 1, 2]))
     if kind < 0.16:
         currency, amount = random.choice(CURRENCIES), random.randrange(0, 300)
         kind = random.random()
@@ -170,7 +206,24 @@ def busy_command(random: Random, number: int) -> AnyCommand:
         status = random.choice([ProductStatus.ONLINE] * 12 + [ProductStatus.AUCTION] * 6 + list(ProductStatus))
         fees = random.choice([(0, 0), (1_000, 3_000), (100_000, 50_000), (33_333, 100_000)])
         return product(random.choice(PRODUCTS), *fees, status, command_id)
+    if kind < 0.30:
+        return _change(random, account, command_id, number)
     return _busy_order(random, account, command_id)
+
+
+def _change(random: Random, account: str, command_id: str, number: int) -> AnyCommand:
+    """An amendment, now and then a replacement, of an order that may be there."""
+    named = random.choice([(0, f"o{random.randrange(30)}"), (random.randrange(max(1, number - 30), number + 2), "")])
+    if random.random() < 0.25:
+        order = _busy_order(random, account, command_id)
+        return ReplaceOrder(
+            account, command_id, *named, "", NewOrder(**{n: getattr(order, n) for n in NewOrder.__struct_fields__})
+        )
+    tick, lot = random.choice([(4, 25), (1, 1)])
+    size = random.choice([0, random.randrange(1, 13) * lot])
+    price = random.choice([0, 0, (10 + random.randrange(-3, 4)) * tick])
+    stop = random.choice([0] * 6 + [(10 + random.randrange(-3, 4)) * tick])
+    return AmendOrder(account, command_id, *named, "", size, price, stop)
 
 
 def auction_command(random: Random, number: int) -> AnyCommand:
@@ -182,6 +235,8 @@ def auction_command(random: Random, number: int) -> AnyCommand:
         return product(random.choice(PRODUCTS), *random.choice([(0, 0), (33_333, 100_000)]), status, command_id)
     if kind < 0.12:
         return CancelOrder(account, command_id, random.randrange(1, number + 2), "")
+    if kind < 0.18:
+        return _change(random, account, command_id, number)
     if kind < 0.2:
         return _busy_order(random, account, command_id)
     product_id, side, stp = random.choice(PRODUCTS), random.choice(list(Side)), random.choice(list(SelfTradePrevention))

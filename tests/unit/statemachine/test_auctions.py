@@ -134,7 +134,7 @@ def changed(table: str, row_type: type[msgspec.Struct], **fields: object) -> dic
         ("product", ProductRow, {"last_price": -1}, "last price -1"),
         ("order", OrderState, {"time_in_force": TimeInForce.IOC}, "collected, and cannot rest"),
         ("order", OrderState, {"post_only": True}, "collected, and cannot rest"),
-        ("order", OrderState, {"opened_sequence": 1}, "waits, and was on the book"),
+        ("order", OrderState, {"opened_sequence": 99}, "waits, and was on the book"),
         ("order", OrderState, {"filled_size": 1}, "waits, and has traded"),
     ],
 )

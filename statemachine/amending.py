@@ -1,0 +1,219 @@
+"""Amending an open order: less size in its place, anything else at the end of the queue; and what a replacement may rely on.
+
+The rules follow what exchanges publish (FIX 5.0 SP2, OrderCancelReplaceRequest; Nasdaq OUCH 5.0, "Replace Order" and "Cancel Order"; CME Globex,
+"Order modification": a decrease in quantity keeps priority, an increase or another price loses it):
+
+- The new size counts what is filled. Where nothing remains of it, the order leaves, cancelled.
+- Less size alone keeps the place in time, in every status in which orders may be cancelled. Its hold shrinks with it.
+- Another price, another stop price or more size is a new arrival under the same id: it is checked as one (status, numbers, self-trade in an auction,
+  post-only), at the end of the queue of its price, and trades at once if it crosses. What it held counts as available. Its fee rates, its time in
+  force and what it filled stay. A stop order that was triggered goes on as a plain order then.
+- While its product has unfinished work it waits for its turn like a new order.
+- Everything is checked before anything changes: a rejected command leaves the order where it was, in its place.
+"""
+
+from __future__ import annotations
+
+from statemachine import auctions, pending, stops
+from statemachine.commands import AmendOrder, ReplaceOrder
+from statemachine.emit import order_amended
+from statemachine.entities import Account, Cancelling, Order, Placing, Product
+from statemachine.matching import close_order, detach, match
+from statemachine.state import State
+from statemachine.types import DoneReason, OrderStatus, OrderType, ProductStatus, Reason, Side
+from statemachine.validation import (
+    Reject,
+    cancel_order,
+    check_limit_numbers,
+    check_size,
+    check_status,
+    check_stop,
+    place_order,
+)
+
+_OPEN: int = OrderStatus.OPEN
+_ACTIVE: int = OrderStatus.ACTIVE
+_DONE: int = OrderStatus.DONE
+_LIMIT: int = OrderType.LIMIT
+_AUCTION: int = ProductStatus.AUCTION
+_ONLINE: int = ProductStatus.ONLINE
+_BUY: int = Side.BUY
+_CANCELLED: int = DoneReason.CANCELLED
+
+
+def find(state: State, account: Account, command: AmendOrder | ReplaceOrder) -> Reject | Order:
+    """The order that a command names, or why it can neither leave nor change."""
+    naming = Cancelling()
+    naming.take(command)
+    return cancel_order(state, account, naming)
+
+
+def amend(state: State, account: Account, order: Order, command: AmendOrder) -> Reject | None:
+    """Amend an open order that may be cancelled, or say why not. The account was touched."""
+    product = order.product
+    reject = _shape(order, command)
+    if reject is not None:
+        return reject
+    price, stop_price = command.price or order.price, command.stop_price or order.stop_price
+    remaining = command.size - order.filled_size if command.size else order.remaining
+    moves = price != order.price or stop_price != order.stop_price
+    if not moves and remaining == order.remaining:
+        state.unchanged = True
+        return None
+    size = command.size or order.size
+    if not moves and remaining < order.remaining:
+        reject = check_size(product, size) if remaining > 0 else None
+        if reject is None:
+            _decrease(state, product, order, size, max(remaining, 0))
+        return reject
+    changed = _as_placed(order, price, size, stop_price)
+    reject = _numbers(product, changed) or _entering(state, account, product, changed)
+    if reject is not None:
+        return reject
+    if order.size and remaining <= 0:
+        state.changes.touch_order(order)
+        close_order(state, order, _CANCELLED)
+        return None
+    reject = _funds(state, product, order, price, remaining)
+    if reject is None:
+        _requeue(state, product, order, changed, remaining)
+    return reject
+
+
+def _shape(order: Order, command: AmendOrder) -> Reject | None:
+    """Does the order have the numbers that are to change?"""
+    if command.size < 0:
+        return Reject(Reason.INVALID_SIZE, "size", "expected more than 0, or 0 to leave it")
+    if command.price < 0:
+        return Reject(Reason.INVALID_PRICE, "price", "expected more than 0, or 0 to leave it")
+    if command.stop_price < 0:
+        return Reject(Reason.INVALID_STOP, "stop_price", "expected more than 0, or 0 to leave it")
+    waits = order.stop and order.status == _ACTIVE
+    if waits and order.queued:
+        return Reject(Reason.NOT_AMENDABLE, "order_id", "the stop order was triggered")
+    if command.size and order.size == 0:
+        return Reject(Reason.NOT_AMENDABLE, "size", "the order has funds and no size")
+    if command.price and order.order_type != _LIMIT:
+        return Reject(Reason.NOT_AMENDABLE, "price", "a market order has no price")
+    if command.stop_price and not waits:
+        return Reject(Reason.NOT_AMENDABLE, "stop_price", "only a stop order that waits has one")
+    return None
+
+
+def _as_placed(order: Order, price: int, size: int, stop_price: int) -> Placing:
+    """What a command says that places the order as it is to be."""
+    changed = Placing()
+    changed.product_id = order.product.product_id
+    changed.side = order.side
+    changed.order_type = order.order_type
+    changed.price, changed.size, changed.funds = price, size, order.funds
+    changed.time_in_force = order.time_in_force
+    changed.post_only = order.post_only
+    changed.stp = order.stp
+    if order.status == _ACTIVE:
+        changed.stop, changed.stop_price = order.stop, stop_price
+    return changed
+
+
+def _numbers(product: Product, changed: Placing) -> Reject | None:
+    if changed.order_type == _LIMIT:
+        reject = check_limit_numbers(product, changed)
+    else:
+        reject = check_size(product, changed.size) if changed.size else None
+    return reject or (check_stop(product, changed) if changed.stop else None)
+
+
+def _entering(state: State, account: Account, product: Product, changed: Placing) -> Reject | None:
+    """May such an order enter now?"""
+    reject = check_status(product, changed) if product.status != _ONLINE else None
+    if reject is not None or changed.stop:
+        return reject
+    if changed.post_only and product.opposite(changed.side).crosses(changed.price):
+        return Reject(Reason.POST_ONLY_WOULD_TAKE, "price", "the order would trade at once")
+    if product.status == _AUCTION and auctions.crosses_own(state, account, product, changed.side, changed.price):
+        return Reject(Reason.OWN_ORDERS_CROSS, "price", "an order of the account would trade with it")
+    return None
+
+
+def _needed(product: Product, order: Order, price: int, remaining: int) -> int:
+    """What the order would hold with these numbers."""
+    if order.order_type != _LIMIT:
+        return order.hold if order.side == _BUY else remaining
+    before = order.price, order.remaining
+    order.price, order.remaining = price, remaining
+    needed = product.hold_for(order)
+    order.price, order.remaining = before
+    return needed
+
+
+def _funds(state: State, product: Product, order: Order, price: int, remaining: int) -> Reject | None:
+    needed, available = _needed(product, order, price, remaining), state.paying(order).available + order.hold
+    if needed <= available:
+        return None
+    return Reject(Reason.INSUFFICIENT_FUNDS, "size", f"{needed} needed, {available} available")
+
+
+def _decrease(state: State, product: Product, order: Order, size: int, remaining: int) -> None:
+    """Less size, in the same place."""
+    if not remaining:
+        state.changes.touch_order(order)
+        close_order(state, order, _CANCELLED)
+        return
+    state.changes.touch_order(order)
+    state.work += 1
+    before, hold = order.remaining, _needed(product, order, order.price, remaining)
+    if order.level is not None:
+        side = product.side(order.side) if order.status == _OPEN else product.collected(order.side)
+        side.reduce(order, before - remaining)
+    order.size, order.remaining = size, remaining
+    state.set_hold(order, hold)
+    order_amended(state, product, order, order.price, before, order.status == _OPEN, False)
+
+
+def _requeue(state: State, product: Product, order: Order, changed: Placing, remaining: int) -> None:
+    """The order arrives again, with other numbers."""
+    state.changes.touch_order(order)
+    hold = _needed(product, order, changed.price, remaining)
+    price, before, resting = order.price, order.remaining, order.status == _OPEN
+    detach(product, order)
+    order.price, order.size, order.remaining = changed.price, changed.size, remaining
+    order.stop, order.stop_price = changed.stop, changed.stop_price
+    order.opened_sequence = 0
+    state.set_hold(order, hold)
+    order_amended(state, product, order, price, before, resting, True)
+    if order.stop:
+        product.stops.add(order)
+        state.work += 1
+    elif product.busy or state.work >= state.work_max:
+        pending.put_in_queue(state, product, order)
+    elif product.status == _AUCTION:
+        order.status = _ACTIVE
+        auctions.add(state, product, order)
+    else:
+        order.status = _OPEN
+        filled = order.filled_size
+        state.lowest = state.highest = 0
+        match(state, product, order)
+        if order.filled_size > filled and product.stops.count and stops.trigger(state, product):
+            pending.work_on(state, product, state.work_max)
+
+
+def admit_replacement(state: State, account: Account, old: Order, new: Placing) -> Reject | None:
+    """May an order enter when another of its account leaves for it? Nothing changes.
+
+    The check sees the account as it would be: without the old order, and with what it held. A post-only order must not meet the old one either.
+    """
+    paying, hold, status = state.paying(old), old.hold, old.status
+    paying.unhold(hold)
+    account.open_count -= 1
+    old.status = _DONE
+    reject = place_order(state, account, new)
+    product = state.products.get(new.product_id)
+    if reject is None and product is not None and product.status == _AUCTION and not new.stop:
+        collected = old if status == _ACTIVE and not old.stop and not old.queued else None
+        if auctions.crosses_own(state, account, product, new.side, new.price, collected):
+            reject = Reject(Reason.OWN_ORDERS_CROSS, "price", "an order of the account would trade with it")
+    old.status = status
+    account.open_count += 1
+    paying.lock(hold)
+    return reject
