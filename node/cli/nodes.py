@@ -71,6 +71,7 @@ def _hosts(_context: click.Context, _parameter: click.Parameter, texts: Sequence
     help="Take the cluster keys in this file, of the cluster whose backup or export this one will begin with. Default: a fresh one.",
 )
 @click.option("--archive-log", is_flag=True, help="Keep old log segments: `quorumbook audit` needs the log from its first entry.")
+@click.option("--fix", is_flag=True, help="Serve FIX, on each node's HTTP port + 10; see docs/fix.md.")
 @json_option
 def init(
     directory: Path,
@@ -84,6 +85,7 @@ def init(
     cluster_id: str,
     cluster_key: Path | None,
     archive_log: bool,
+    fix: bool,
     as_json: bool,
 ) -> None:
     """Make a cluster in DIRECTORY: keys, certificates, a configuration and a data directory for each node.
@@ -103,6 +105,7 @@ def init(
         https=secure,
         cluster_id=cluster_id,
         archive_log=archive_log,
+        fix=fix,
         cluster_keys=read_keys(cluster_key) if cluster_key is not None else None,
     )
     configs = [load(path) for path in paths]

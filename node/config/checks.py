@@ -9,6 +9,7 @@ import base64
 import binascii
 import re
 from collections.abc import Callable
+from importlib.util import find_spec
 from urllib.parse import urlsplit
 
 from node.config.settings import COMMANDS_PER_SUBMIT_MAX, NodeAddress, NodeConfig
@@ -161,6 +162,8 @@ def _check_own_addresses(config: NodeConfig, fault: Fault) -> None:
     taken: dict[tuple[str, int], str] = {}
     listening = [("raft", config.raft.listen), ("native", config.native.listen), ("http", config.http.listen)]
     if config.fix.listen:
+        if find_spec("simplefix") is None:
+            raise fault("fix.listen", "expected to be empty: FIX needs an extra, pip install 'quorumbook[fix]'")
         listening.append(("fix", config.fix.listen))
     for key, listen in listening:
         address = _address(f"{key}.listen", listen, fault)

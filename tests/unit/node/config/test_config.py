@@ -51,7 +51,7 @@ def test_what_init_writes_loads(home: Path) -> None:
 def test_the_defaults_in_comments_are_the_defaults(home: Path) -> None:
     text = (home / "node.toml").read_text(encoding="utf-8")
     shown, count = re.subn(r"(?m)^# ([a-z_]+ = [a-z0-9.]+)$", r"\1", text)
-    assert count == 27
+    assert count == 29
     path = home / "shown.toml"
     path.write_text(shown, encoding="utf-8")
     assert load(path) == load(home / "node.toml")
@@ -89,6 +89,9 @@ CHANGES: list[tuple[str, str, str]] = [
     ("native.listen", '"::1:7011"', "expected host:port"),
     ("http.listen", '"a b:80"', "expected host:port"),
     ("http.listen", '"127.0.0.1:7001"', "expected an address of its own; 127.0.0.1:7001 is also raft.listen"),
+    ("fix.listen", '"127.0.0.1:7001"', "expected an address of its own; 127.0.0.1:7001 is also raft.listen"),
+    ("fix.listen", '"nowhere"', "expected host:port"),
+    ("fix.logon_age_max", "0", "expected 1 to 3,600 seconds"),
     ("http.public_url", '"127.0.0.1:7021"', "expected http://host:port"),
     ("http.public_url", '"http://127.0.0.1:7021/"', "without a path"),
     ("http.public_url", '"http://u@h:7021"', "expected http://host:port"),

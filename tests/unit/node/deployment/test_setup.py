@@ -15,6 +15,7 @@ from node.config.file import load
 from node.deployment.setup import Host, initialise
 from node.errors import SetupError
 from node.keys.sealing import read_keys
+from node.supervisor import children
 
 
 def mode(path: Path) -> int:
@@ -141,3 +142,9 @@ def test_nodes_that_share_a_host_have_ports_of_their_own(tmp_path: Path) -> None
     named = [Host("a", "10.0.0.1"), Host("b", "10.0.0.2"), Host("c", "10.0.0.1")]
     configs = [load(path) for path in initialise(tmp_path / "c", named)]
     assert [config.raft.listen for config in configs] == ["10.0.0.1:7001", "10.0.0.2:7001", "10.0.0.1:7002"]
+
+
+def test_a_cluster_with_fix_serves_it_beside_http(tmp_path: Path) -> None:
+    configs = [load(path) for path in initialise(tmp_path / "c", 3, base_port=9000, fix=True)]
+    assert [config.fix.listen for config in configs] == ["127.0.0.1:9031", "127.0.0.1:9032", "127.0.0.1:9033"]
+    assert [child.name for child in children(configs[0], tmp_path / "c" / "n1" / "node.toml")[1]] == ["gateway-0", "fix"]
