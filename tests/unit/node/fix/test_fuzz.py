@@ -79,18 +79,18 @@ def test_any_bytes_are_frames_garbled_or_too_long(data: bytes, piece: int) -> No
             assert framer.waiting <= len(data)
 
 
-@given(st.lists(st.tuples(st.sampled_from(TAGS), st.sampled_from(VALUES)), max_size=12), st.randoms(use_true_random=False))
+@given(st.lists(st.tuples(st.sampled_from(TAGS), st.sampled_from(VALUES)), max_size=12))
 @settings(max_examples=300, deadline=None)
-def test_any_fields_are_read_or_refused_with_the_field(pairs: list[tuple[int, str]], random: Random) -> None:
+def test_any_fields_are_read_or_refused_with_the_field(pairs: list[tuple[int, str]]) -> None:
     body = "".join(f"{tag}={value}\x01" for tag, value in pairs).encode("latin-1")
     message = Message(Frame(b"8=FIXT.1.1\x019=5\x0135=D\x01" + body + b"10=000\x01"))
-    for read in (
-        message.check,
-        *(lambda tag=tag: message.number(tag) for tag in TAGS),
-        *(lambda tag=tag: message.time(tag) for tag in TAGS),
-    ):  # type: ignore[misc]
+    with contextlib.suppress(FieldError):
+        message.check()
+    for tag in TAGS:
         with contextlib.suppress(FieldError):
-            read()
+            message.number(tag)
+        with contextlib.suppress(FieldError):
+            message.time(tag)
 
 
 def nonsense(client: Client, random: Random) -> bytes:
