@@ -8,12 +8,13 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from node.errors import QuorumbookError
+from node.fix.dictionary import fields_by_type, known
 from node.fix.tags import MSG_TYPE
 from node.fix.wire import Frame
 
 Value = TypeVar("Value")
 
-INVALID_TAG, MISSING, UNDEFINED, NO_VALUE, INCORRECT, FORMAT = 0, 1, 3, 4, 5, 6
+INVALID_TAG, MISSING, NOT_OF_TYPE, NO_VALUE, INCORRECT, FORMAT = 0, 1, 2, 4, 5, 6
 COMP_ID, SENDING_TIME_PROBLEM, INVALID_TYPE, REPEATED, GROUP_COUNT, OTHER = 9, 10, 11, 13, 16, 99
 """Values of SessionRejectReason."""
 
@@ -49,13 +50,17 @@ class Message:
         return self._values.get(MSG_TYPE, b"").decode("ascii", "replace")
 
     def check(self) -> None:
-        """Raise FieldError where the message is malformed whatever its type: a tag that is none, an empty value, a field twice."""
+        """Raise FieldError where a field is none or not of the message's type, is empty, or comes twice."""
         if self._frame.fault:
             raise FieldError(0, INVALID_TAG, f"the fields cannot be read ({self._frame.fault[:64]})")
         seen: set[int] = set()
+        allowed = fields_by_type().get(self.type)
         for tag, value in self._pairs:
             if tag <= 0:
                 raise FieldError(tag, INVALID_TAG, "a tag is a positive number")
+            if allowed is not None and tag not in allowed:
+                reason = NOT_OF_TYPE if tag in known() else INVALID_TAG
+                raise FieldError(tag, reason, f"a message of type {self.type} has no field {tag} here")
             if not value:
                 raise FieldError(tag, NO_VALUE, f"field {tag} has no value")
             if tag in seen and tag not in _REPEATABLE:

@@ -20,7 +20,7 @@ from node.gateway.catalogue import Catalogue, Product
 from node.gateway.errors import REASONS, BadRequestError, UnknownHereError
 from node.gateway.values import NAME, order_number, to_units
 from node.native.protocol import FailCode, OrderQuery
-from statemachine.commands import CancelAll, CancelOrder, PlaceOrder
+from statemachine.commands import AmendOrder, CancelAll, CancelOrder, PlaceOrder
 from statemachine.events import AnyOutcome, Cancelled, OrderReported, OrderState, Placed, Rejected
 from statemachine.types import DoneReason, OrderType, Reason, ReportKind, SelfTradePrevention, Side, StopType, TimeInForce
 
@@ -178,20 +178,44 @@ class OrderEntry:
         self._sender.submissions.put(Item(command, done))
 
     async def _replace(self, message: Message, number: int) -> None:
-        _name(message, tags.CL_ORD_ID)
-        _named(message, tags.ORIG_CL_ORD_ID)
-        text = "an order cannot be changed yet: cancel it and enter a new one"
-        self._sender.send(_cancel_reject(message, TO_REPLACE, "99", text), number)
+        """An order is changed and stays the same order, under its own ClOrdID."""
+        name = _name(message, tags.CL_ORD_ID)
+        order_id, client_oid = _named(message, tags.ORIG_CL_ORD_ID)
+        try:
+            product = await self._product(message)
+            command = AmendOrder(
+                self._account_id,
+                f"f:G:{name}",
+                order_id,
+                client_oid,
+                product.row.product_id,
+                _units(message, tags.ORDER_QTY, product.base_scale, "OrderQty"),
+                _units(message, tags.PRICE, product.quote_scale, "Price"),
+                _units(message, tags.STOP_PX, product.quote_scale, "StopPx"),
+            )
+        except _Refusal as refusal:
+            self._sender.send(_cancel_reject(message, TO_REPLACE, "99", refusal.text), number)
+            return
+
+        def done(outcome: AnyOutcome, _resent: bool) -> Answers:
+            if isinstance(outcome, Rejected):
+                text, _ = _words(outcome)
+                return [(_cancel_reject(message, TO_REPLACE, _CXL_REJECTS.get(outcome.reason, "99"), text), number)]
+            self._sender.settled(number)
+            return []
+
+        self._sender.submissions.put(Item(command, done))
 
     async def _mass_cancel(self, message: Message, number: int) -> None:
         name = _name(message, tags.CL_ORD_ID)
         kind = message.choice(tags.MASS_CANCEL_TYPE, {"1": "1", "7": "7"})
         symbol = message.text(tags.SYMBOL) if kind == "1" else ""
+        side = message.choice(tags.SIDE, tags.SIDES) if message.has(tags.SIDE) else 0
 
         def done(outcome: AnyOutcome, _resent: bool) -> Answers:
             return [(_mass_report(message, kind, symbol, outcome), number)]
 
-        self._sender.submissions.put(Item(CancelAll(self._account_id, f"f:q:{name}", symbol), done))
+        self._sender.submissions.put(Item(CancelAll(self._account_id, f"f:q:{name}", symbol, side), done))
 
     async def cancel_on_disconnect(self, *, whole_account: bool) -> None:
         """Cancel the account's open orders, or those that were placed on this connection, and wait until that is done."""

@@ -94,6 +94,9 @@ class Session:
         if frame_number == 0:
             self.end("MsgSeqNum (34) is required")
             return
+        if _begin_string(message) != tags.BEGIN_STRING:
+            self.end("Incorrect BeginString")
+            return
         if message.type == "4" and self._is_reset(message):
             self._reset(message, frame_number)
             return
@@ -188,8 +191,6 @@ class Session:
     # Messages
 
     def _check_header(self, message: Message) -> None:
-        if message.text(8) != tags.BEGIN_STRING:
-            raise FieldError(8, COMP_ID, f"BeginString must be {tags.BEGIN_STRING}")
         for tag, expected in ((tags.SENDER, self._terms.sender), (tags.TARGET, self._terms.target)):
             if message.text(tag) != expected:
                 raise FieldError(tag, COMP_ID, f"field {tag} must be {expected}")
@@ -250,6 +251,13 @@ def _range(message: Message) -> tuple[int, int]:
     if begin < 1 or (end and end < begin):
         raise FieldError(tags.BEGIN_SEQ_NO, INCORRECT, "BeginSeqNo must be 1 or more, and not above EndSeqNo")
     return begin, end
+
+
+def _begin_string(message: Message) -> str | None:
+    try:
+        return message.optional(8)
+    except FieldError:
+        return None
 
 
 def _is_possible_duplicate(message: Message) -> bool:

@@ -129,12 +129,39 @@ async def test_orders_of_other_kinds() -> None:
         assert (await client.next())[150] == "8"
 
 
-async def test_a_replace_is_refused_clearly_and_unknown_types_too() -> None:
+async def test_an_order_is_changed_and_stays_the_same() -> None:
     async with serving() as served:
         client = await served.logged_on()
-        client.send("G", (11, "r"), (41, "one"), (55, PRODUCT), (54, 1), (40, 2), (44, 100), (38, 1))
+        client.order("one", "1", "100", "0.05")
+        new = await client.next()
+        client.send("G", (11, "g1"), (41, "one"), (55, PRODUCT), (54, 1), (40, 2), (38, "0.03"))
+        less = await client.next()
+        assert (less[150], less[39], less[38], less[151], less[37], less[11]) == ("5", "0", "0.03", "0.03", new[37], "one")
+        client.send("G", (11, "g2"), (37, new[37]), (55, PRODUCT), (54, 1), (40, 2), (44, "101"))
+        dearer = await client.next()
+        assert (dearer[150], dearer[44], dearer[38]) == ("5", "101", "0.03")
+        client.send("G", (11, "g3"), (41, "nobody"), (55, PRODUCT), (54, 1), (40, 2), (44, "101"))
         refused = await client.next()
-        assert (refused[35], refused[434]) == ("9", "2")
+        assert (refused[35], refused[434], refused[102], refused[11]) == ("9", "2", "1", "g3")
+        client.send("G", (11, "g4"), (41, "one"), (55, PRODUCT), (54, 1), (40, 2), (44, "1.005"))
+        assert "too precise" in (await client.next())[58]
+
+
+async def test_a_mass_cancel_of_one_side() -> None:
+    async with serving() as served:
+        client = await served.logged_on()
+        client.order("buy", "1", "90")
+        client.order("sell", "2", "110")
+        for _ in range(2):
+            await client.next()
+        client.send("q", (11, "m"), (530, 1), (55, PRODUCT), (54, 2))
+        assert (await client.next())[11] == "sell"
+        assert (await client.next("r"))[533] == "1"
+
+
+async def test_unknown_types_are_refused() -> None:
+    async with serving() as served:
+        client = await served.logged_on()
         client.send("V", (262, "x"))
         assert (await client.next())[35] == "j"
         client.send("AE", (571, "x"))

@@ -259,6 +259,8 @@ class TestRejects:
                 ("D", [(11, "a b"), (55, "BTC-USD"), (54, 1), (40, 2), (44, 1), (38, 1)], "11", "5"),
                 ("D", [(11, "a"), (55, ""), (54, 1)], "55", "4"),
                 ("D", [(11, "a"), (11, "b"), (55, "BTC-USD")], "11", "13"),
+                ("D", [(11, "a"), (1138, "0.01")], "1138", "0"),
+                ("D", [(11, "a"), (262, "x")], "262", "2"),
                 ("2", [(7, "x"), (16, 0)], "7", "6"),
                 ("2", [(7, 5), (16, 2)], "7", "5"),
                 ("1", [], "112", "1"),
@@ -279,6 +281,12 @@ class TestRejects:
             client.send("0", sender="somebody")
             assert (await reject_of(client))[373] == "9"
             assert [message[35] for message in await client.end()] == ["5"]
+
+    async def test_another_version_ends_the_session(self) -> None:
+        async with serving() as served:
+            client = await served.logged_on()
+            client.send("0", begin="FIX.4.4")
+            assert (await client.next())[58] == "Incorrect BeginString"
 
     async def test_a_message_without_a_number_ends_the_session(self) -> None:
         async with serving() as served:
