@@ -6,9 +6,10 @@ INSTALLED := $(VENV)/installed
 STAMP := $(VENV)/core
 ALONE := tests/unit tests/property tests/interaction tests/golden tests/simulation
 FOREIGN := tests/clients
+API := statemachine.engine statemachine.commands statemachine.events statemachine.types node.native.client node.native.feed_reader cluster.raft cluster.batcher cluster.ports
 CORE_SOURCES := setup.py $(wildcard statemachine/*.py statemachine/*.pyx statemachine/*.pxd)
 
-.PHONY: setup core loadtest demo demo-many test check lint types layers tests bench bench-snapshots bench-install soak chaos attack kills simulate clean help clients
+.PHONY: setup core loadtest demo demo-many test check lint types layers tests bench bench-snapshots bench-install soak chaos attack kills simulate clean help clients api-docs conformance
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 12
@@ -94,6 +95,14 @@ clients: $(STAMP) ## foreign clients, unmodified, against real nodes; REPORT=1 w
 tests: $(STAMP) ## pytest: first what needs no cluster, on all processors; then what starts clusters, one at a time
 	$(BIN)/python -m pytest -n $(or $(WORKERS),auto) $(ALONE)
 	$(BIN)/python -m pytest tests $(addprefix --ignore=,$(ALONE) $(FOREIGN))
+
+api-docs: $(STAMP) ## the public Python API as pages, in run/api-docs
+	QUORUMBOOK_CORE=plain $(BIN)/pdoc --docformat google -o run/api-docs $(API)
+
+conformance: $(STAMP) ## a foreign judge of matching, TRACES (default 1000) generated traces of its profile fifo-full-v1
+	rm -rf run/conformance
+	$(BIN)/tracebook-conformance qualify --profile fifo-full-v1 --traces $(or $(TRACES),1000) --events-per-trace 60 --timeout 60 \
+	  --output-dir run/conformance --candidate $(BIN)/python -m tests.conformance.adapter
 
 simulate: $(STAMP) ## consensus, or with EXCHANGE=1 the whole exchange, under RUNS seeds from SEED on, NODES nodes, JOBS processes; STEPS of faults; DISKS=1 loses disks too, MEMBERS=1 changes members
 	$(BIN)/python -m tests.simulation.run --seed $(or $(SEED),0) --runs $(or $(RUNS),100) --nodes $(or $(NODES),3) $(if $(STEPS),--steps $(STEPS)) \

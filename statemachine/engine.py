@@ -75,6 +75,12 @@ class Engine:
                `levels`, `book_orders`, `book_page`, `auction`
 
     Reads return rows and copies; changing them changes nothing here. Not safe for use by several threads.
+
+    In the examples of the reads, `engine` has the product BTC-USD with four decimals for USD and eight for BTC. Alice, who has 1,000.00 USD, bids for
+    0.5 BTC at 100.00 (order 1); Bob, who has 2 BTC, offers 1 BTC at 110.00 (order 2) and 1 BTC at 120.00 (order 3).
+
+    >>> engine.sequence
+    10
     """
 
     def __init__(self) -> None:
@@ -199,7 +205,11 @@ class Engine:
         return [currency.row() for _, currency in sorted(self._state.currencies.items())]
 
     def currency(self, name: str) -> CurrencyRow | None:
-        """One currency."""
+        """One currency.
+
+        >>> engine.currency("USD").scale
+        4
+        """
         currency = self._state.currencies.get(name)
         return currency.row() if currency is not None else None
 
@@ -213,7 +223,11 @@ class Engine:
         return product.row() if product is not None else None
 
     def product_sequence(self, product_id: str) -> int:
-        """The number of the product's latest event; 0 before the first and for an unknown product."""
+        """The number of the product's latest event; 0 before the first and for an unknown product.
+
+        >>> engine.product_sequence("BTC-USD"), engine.product_sequence("ETH-USD")
+        (7, 0)
+        """
         product = self._state.products.get(product_id)
         return product.sequence if product is not None else 0
 
@@ -233,7 +247,11 @@ class Engine:
         return account_id in self._state.accounts
 
     def balances(self, account_id: str) -> list[BalanceRow]:
-        """What an account has, by currency; empty for an unknown one."""
+        """What an account has, by currency; empty for an unknown one.
+
+        >>> [(row.currency, row.available, row.hold) for row in engine.balances("alice")]
+        [('BTC', 0, 0), ('USD', 9500000, 500000)]
+        """
         account = self._state.accounts.get(account_id)
         return account.balance_rows() if account is not None else []
 
@@ -246,12 +264,21 @@ class Engine:
         return self._state.api_keys.in_order()
 
     def order(self, order_id: int) -> OrderState | None:
-        """An order that is open or recently done."""
+        """An order that is open or recently done.
+
+        >>> order = engine.order(1)
+        >>> order.account_id, order.price, order.remaining, order.hold
+        ('alice', 1000000, 50000000, 500000)
+        """
         order = self._state.orders.get(order_id)
         return order.row() if order is not None else None
 
     def order_by_client_oid(self, account_id: str, client_oid: str) -> OrderState | None:
-        """The account's latest order under a `client_oid`, open or recently done."""
+        """The account's latest order under a `client_oid`, open or recently done.
+
+        >>> engine.order_by_client_oid("bob", "offer-2").order_id
+        3
+        """
         account = self._state.accounts.get(account_id)
         order = account.by_client_oid.get(client_oid) if account is not None else None
         return order.row() if order is not None else None
@@ -265,7 +292,13 @@ class Engine:
         limit: int = 100,
         before_id: int = 0,
     ) -> list[OrderState]:
-        """An account's open and recently done orders, newest first. `before_id` pages: only ids below it (0: all)."""
+        """An account's open and recently done orders, newest first. `before_id` pages: only ids below it (0: all).
+
+        >>> [order.order_id for order in engine.orders("bob")]
+        [3, 2]
+        >>> [order.order_id for order in engine.orders("bob", before_id=3)]
+        [2]
+        """
         return self.order_list(account_id, Wanted(product_id, open, done, before_id), limit)
 
     def order_list(self, account_id: str, wanted: Wanted, limit: int) -> list[OrderState]:
@@ -284,6 +317,9 @@ class Engine:
         """Up to `depth` price levels of a side, best first: price, sum of remaining sizes, number of orders.
 
         A sum is told up to `limits.AMOUNT_MAX`: no answer carries a larger number.
+
+        >>> engine.levels("BTC-USD", Side.SELL, 10)
+        [(1100000, 100000000, 1), (1200000, 100000000, 1)]
         """
         product = self._state.products.get(product_id)
         if product is None:
@@ -297,7 +333,11 @@ class Engine:
         return auctions.indicate(product) if product is not None and product.status == ProductStatus.AUCTION else None
 
     def book_orders(self, product_id: str, side: Side) -> list[tuple[int, int, int]]:
-        """Every resting order of a side, in the order in which they trade: price, remaining size, order id."""
+        """Every resting order of a side, in the order in which they trade: price, remaining size, order id.
+
+        >>> engine.book_orders("BTC-USD", Side.BUY)
+        [(1000000, 50000000, 1)]
+        """
         product = self._state.products.get(product_id)
         if product is None:
             return []
@@ -308,6 +348,12 @@ class Engine:
 
         Args:
             after: price, opened sequence and id of the order behind which to go on, which may have left; zeros to begin.
+
+        >>> first = engine.book_page("BTC-USD", Side.SELL, (0, 0, 0), 1)
+        >>> first
+        [(1100000, 100000000, 2, 5)]
+        >>> engine.book_page("BTC-USD", Side.SELL, (1100000, 5, 2), 1)
+        [(1200000, 100000000, 3, 7)]
         """
         product = self._state.products.get(product_id)
         if product is None:
