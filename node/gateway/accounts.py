@@ -12,6 +12,7 @@ from node.gateway.errors import ApiError, BadRequestError, rejection
 from node.gateway.history import DOLLARS, own_user, usd_volume
 from node.gateway.requests import DecimalText, parse, raw_text
 from node.gateway.values import account_text, check_name, iso, product_text, rate, to_units
+from node.keys.issue import names
 from node.native.protocol import BalancesQuery, FailCode
 from statemachine.commands import Deposit, Transfer, Withdraw
 from statemachine.decimals import to_text
@@ -100,9 +101,10 @@ class ProfileJson(msgspec.Struct, kw_only=True):
 
 
 class UserJson(msgspec.Struct, kw_only=True):
-    """Whose key it is."""
+    """Whose key it is, and what it may do. The operator's key is that of `operator`, who has no account."""
 
     id: str
+    permissions: list[str]
 
 
 class FeesJson(msgspec.Struct, kw_only=True):
@@ -222,8 +224,9 @@ def _active(call: Call) -> bool:
 
 
 async def verify(call: Call) -> Answer[UserJson]:
-    """GET /users/self/verify: whose key it is."""
-    return Answer(UserJson(id=call.account_id))
+    """GET /users/self/verify: whose key it is, and what it may do."""
+    assert call.identity is not None, "the route asks for a permission"
+    return Answer(UserJson(id=call.identity.account_id, permissions=names(call.identity.permissions)))
 
 
 async def fees(call: Call) -> Answer[FeesJson]:

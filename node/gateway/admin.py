@@ -5,6 +5,7 @@ A key's secret is told once, by the call that made it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from math import gcd
 from typing import Self
@@ -30,6 +31,9 @@ from statemachine.tables import ApiKeyRow, ProductRow
 from statemachine.types import ProductStatus
 
 NO_SCALES: Mapping[str, int] = {}
+HAND_OVER_SECONDS = 5.0
+"""For a new leader to be known: some election timeouts."""
+HAND_OVER_POLL = 0.05
 RATE_SCALE = 6
 """Fee rates are in parts per million."""
 
@@ -68,6 +72,19 @@ class StatusRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """PATCH /admin/products: a status for all of them."""
 
     status: str
+
+
+class LeadershipRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /admin/leadership: who is to lead; without `node_id` the member whose log is the longest."""
+
+    node_id: str | None = None
+
+
+class LeadershipJson(msgspec.Struct, kw_only=True):
+    """Who leads."""
+
+    leader: str
+    term: int
 
 
 class AccountRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -265,6 +282,22 @@ def _put_json(outcome: AnyOutcome, name: str, scales: Mapping[str, int] = NO_SCA
     assert isinstance(outcome, Rejected), outcome
     scale = scales.get(outcome.field, 0)
     raise rejection(outcome, number=lambda units: to_text(units, scale))
+
+
+async def hand_over(call: Call) -> Answer[LeadershipJson]:
+    """POST /admin/leadership: the leader hands leadership over; who leads then, as this node sees it. 409 where the leader stays the same."""
+    request = parse(call.body, LeadershipRequest) if call.body.strip() else LeadershipRequest()
+    wanted = check_name(request.node_id, "node_id") if request.node_id is not None else ""
+    monitor = call.gateway.monitor
+    before = await monitor.now()
+    await call.gateway.backend.hand_over(wanted)
+    end = asyncio.get_running_loop().time() + HAND_OVER_SECONDS
+    while asyncio.get_running_loop().time() < end:
+        status = call.status = await monitor.now()
+        if status is not None and status.leader_id and (before is None or status.term > before.term):
+            return Answer(LeadershipJson(leader=status.leader_id, term=status.term))
+        await asyncio.sleep(HAND_OVER_POLL)
+    raise ApiError(409, "The leader did not change", "node_id", reason="conflict", detail="no other member took over in time")
 
 
 async def key_list(call: Call) -> Answer[list[KeyJson]]:

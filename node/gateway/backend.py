@@ -18,7 +18,7 @@ from node.errors import ConnectionLost, RequestFailed
 from node.gateway.errors import ApiError, NotLeaderError, UnavailableError
 from node.native.client import ClusterClient, NativeConnection
 from node.native.connection import KeysCallback
-from node.native.protocol import AnyQuery, ApiKeyQuery, Events, FailCode, StatusQuery
+from node.native.protocol import AnyQuery, ApiKeyQuery, ControlAction, Events, FailCode, StatusQuery
 from statemachine.commands import AnyCommand
 from statemachine.events import AnyEvent, AnyOutcome
 from statemachine.tables import ApiKeyRow
@@ -71,6 +71,9 @@ class Backend(Protocol):
 
     async def query_leader(self, query: AnyQuery) -> Any:
         """What reflects all that was acknowledged before, from whichever node leads. Raises as `query`."""
+
+    async def hand_over(self, node_id: str) -> None:
+        """Have the leader begin to hand leadership over, to a node or to the one that is most up to date. Raises RequestFailed, UnavailableError."""
 
     async def subscribe(self, product_id: str, from_sequence: int, on_events: Callable[[Events], None], on_lost: Lost) -> int:
         """Events from `from_sequence` on. Returns the first one's sequence. Raises RequestFailed (TOO_OLD, NOT_FOUND), UnavailableError."""
@@ -200,6 +203,13 @@ class NodeBackend:
         if self._redirect:
             return await self.query(query, linearizable=True)
         return await self._at_leader(query)
+
+    async def hand_over(self, node_id: str) -> None:
+        """See `Backend.hand_over`."""
+        try:
+            await self._cluster.control(ControlAction.TRANSFER_LEADERSHIP, about=node_id)
+        except ConnectionLost as error:
+            raise UnavailableError(str(error)) from None
 
     async def _at_leader(self, query: AnyQuery) -> Any:
         try:

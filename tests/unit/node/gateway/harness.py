@@ -117,6 +117,12 @@ class FakeBackend:
     async def query_leader(self, query: AnyQuery) -> Any:
         return await self.query(query, linearizable=True)
 
+    async def hand_over(self, node_id: str) -> None:
+        await asyncio.sleep(0)
+        if node_id not in ("", "n2"):
+            raise RequestFailed(FailCode.BAD_REQUEST, f"{node_id} is no voter")
+        self.status |= {"leader_id": "n2", "role": "follower", "term": 4}
+
     def node_status(self) -> NodeStatus:
         role = "leader" if self.leads else "follower"
         sequence, peers = self.engine.sequence, [MemberStatus("n2", True, 0)]

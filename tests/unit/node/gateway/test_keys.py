@@ -246,6 +246,16 @@ async def test_a_node_that_is_cut_off_has_the_leader_judge_who_sends_commands(ex
     assert (await exchange.call("admin", "PUT", "/admin/accounts/carol"))[0] == 200
 
 
+async def test_a_key_tells_whose_it_is_and_what_it_may_do(exchange: Exchange) -> None:
+    assert await exchange.call("alice", "GET", "/users/self/verify") == (
+        200,
+        {"id": "alice", "permissions": ["view", "trade", "transfer", "deposit"]},
+    )
+    status, found = await exchange.call("admin", "GET", "/users/self/verify")
+    assert (status, found["id"]) == (200, "operator")
+    assert "admin" in found["permissions"]
+
+
 class SlowBackend(FakeBackend):
     """Answers look-ups of keys with what there was when they were asked; `between` happens before the answer arrives."""
 

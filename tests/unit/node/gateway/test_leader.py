@@ -16,7 +16,7 @@ from node import software
 from node.credentials import Credentials
 from node.engine.modes import Mode, Modes
 from node.errors import ConnectionLost, RequestFailed
-from node.gateway import health
+from node.gateway import admin, health
 from node.gateway.backend import NodeBackend
 from node.gateway.errors import ApiError, NotLeaderError, UnavailableError
 from node.gateway.health import AGE_MAX, Monitor
@@ -346,3 +346,20 @@ async def test_reads_wait_for_an_engine_that_restarts(monkeypatch: pytest.Monkey
         await backend(monkeypatch, FakeConnection(failed(FailCode.NOT_LEADER)), FakeConnection()).query(
             StatusQuery(), linearizable=True
         )
+
+
+async def test_an_operator_hands_leadership_over(exchange: Exchange) -> None:
+    assert (await exchange.call("alice", "POST", "/admin/leadership"))[0] == 403
+    status, refused = await exchange.call("admin", "POST", "/admin/leadership", {"node_id": "n9"})
+    assert (status, refused["message"]) == (400, "n9 is no voter")
+    assert await exchange.call("admin", "POST", "/admin/leadership", {"node_id": "n2"}) == (200, {"leader": "n2", "term": 4})
+
+
+async def test_a_handover_that_nobody_takes_is_a_conflict(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def nobody(node_id: str) -> None:
+        return None
+
+    monkeypatch.setattr(exchange.backend, "hand_over", nobody)
+    monkeypatch.setattr(admin, "HAND_OVER_SECONDS", 0.05)
+    status, refused = await exchange.call("admin", "POST", "/admin/leadership")
+    assert (status, refused["reason"]) == (409, "conflict")
