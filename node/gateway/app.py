@@ -23,6 +23,7 @@ from node.gateway.gateway import Gateway
 from node.gateway.http.messages import JSON, Request, Response, Router, json_response
 from node.gateway.http.server import HttpServer
 from node.gateway.openapi import document
+from node.gateway.ui.page import Page
 from statemachine.types import Permission
 
 log = logging.getLogger(__name__)
@@ -92,6 +93,14 @@ ROUTES = (
     Route("PUT", "/admin/keys/{id}", admin.put_key, Permission.ADMIN, body=admin.KeyRequest),
     Route("DELETE", "/admin/keys/{id}", admin.revoke_key, Permission.ADMIN),
     Route("POST", "/admin/accounts/{id}/deposits", admin.deposit, Permission.ADMIN, body=accounts.TransferRequest),
+    Route(
+        "POST",
+        "/admin/leadership",
+        admin.hand_over,
+        Permission.ADMIN,
+        body=admin.LeadershipRequest,
+        body_required=False,
+    ),
     *history.ROUTES,
 )
 
@@ -123,8 +132,12 @@ class Application:
         described = Response(200, msgspec.json.encode(document(ROUTES, health.CALLS, software.version())))
         for method in ("GET", "HEAD"):
             self.router.add(method, "/openapi.json", _Served("/openapi.json", partial(_constant, described)))
+        self.page = Page(gateway)
+        for path, served in self.page.routes():
+            for method in ("GET", "HEAD"):
+                self.router.add(method, path, _Served("/ui", served))
         for path in SOCKET_PATHS:
-            self.router.add("GET", path, _Served(path, _speaks_websocket))
+            self.router.add("GET", path, _Served(path, partial(_speaks_websocket, self.page)))
 
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
         """Serve. Raises OSError where it is not possible to listen."""
@@ -160,6 +173,8 @@ class Application:
         try:
             if served is not None:
                 response = await served.answer(request, names)
+            elif (preflight := self.page.preflight(request)) is not None:
+                response = preflight
             elif methods:
                 response = json_response({"message": "Method Not Allowed"}, 405, {"Allow": ",".join(sorted(methods))})
             else:
@@ -173,7 +188,7 @@ class Application:
             response = json_response({"message": "Internal error"}, 500)
         method, name = (request.method, served.name) if served is not None else ("OTHER", "none")
         self.gateway.metrics.request(method, name, response.status, time.perf_counter() - begun)
-        return response
+        return self.page.share(request, response)
 
     def _refused(self, kind: str, peer: str) -> None:
         """A connection or request was refused before it reached a handler. Whoever sends what cannot be read pays for it."""
@@ -190,7 +205,9 @@ async def _constant(response: Response, _request: Request, _names: Mapping[str, 
     return response
 
 
-async def _speaks_websocket(_request: Request, _names: Mapping[str, str]) -> Response:
+async def _speaks_websocket(page: Page, request: Request, _names: Mapping[str, str]) -> Response:
+    if page.wanted_by(request):
+        return page.redirect()
     raise ApiError(426, "This path speaks WebSocket", headers={"Upgrade": "websocket"})
 
 

@@ -1,0 +1,161 @@
+"""Serves the page, and lets the page of one member speak to the other members of its cluster.
+
+The page goes on when the node that it came from is lost, so a browser must let it read from the other members. Two headers decide about that:
+the page's own Content-Security-Policy names the members that it may connect to, and each member's Access-Control-Allow-Origin names the origin
+of the page. Only the public URLs of members of this cluster are named. A page of anybody else's stays out, as before.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from node.gateway.calls import FORWARDED, client_address
+from node.gateway.http.messages import Request, Response
+from node.gateway.ui.files import INDEX, StaticFile, load
+
+if TYPE_CHECKING:
+    from node.gateway.gateway import Gateway
+
+PREFIX = "/ui/"
+"""Where the page is."""
+
+METHODS = "GET, POST, PUT, PATCH, DELETE"
+REQUEST_HEADERS = "cb-access-key, cb-access-sign, cb-access-timestamp, cb-access-passphrase, content-type"
+EXPOSED_HEADERS = "x-quorumbook-sequence, x-quorumbook-role, x-quorumbook-duplicate, cb-after, cb-before, retry-after"
+PREFLIGHT_AGE = 600
+"""Seconds for which a browser may remember what a member allows."""
+
+POLICY = (
+    "default-src 'none'",
+    "script-src 'self'",
+    "style-src 'self'",
+    "img-src 'self' data:",
+    "connect-src {connect}",
+    "base-uri 'none'",
+    "form-action 'none'",
+    "frame-ancestors 'none'",
+    "require-trusted-types-for 'script'",
+)
+"""What the page may load: its own files, pictures that it draws itself, and connections to the members."""
+
+HEADERS: Mapping[str, str] = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+}
+
+_ORIGIN = re.compile(r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?", re.ASCII)
+
+Handler = Callable[[Request, Mapping[str, str]], Awaitable[Response]]
+
+
+class Page:
+    """The page of a gateway."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._files = load()
+
+    def routes(self) -> list[tuple[str, Handler]]:
+        """Every path of the page with what serves it."""
+        routes: list[tuple[str, Handler]] = [("/ui", self._redirect), (PREFIX, partial(self._file, self._files[INDEX]))]
+        routes += [(PREFIX + name, partial(self._file, file)) for name, file in self._files.items()]
+        return routes
+
+    def wanted_by(self, request: Request) -> bool:
+        """Whether a request for the root comes from a person's browser."""
+        return "text/html" in (request.header("accept") or "")
+
+    async def _redirect(self, request: Request, _names: Mapping[str, str]) -> Response:
+        self._charge(request)
+        return self.redirect()
+
+    def redirect(self) -> Response:
+        """The answer that leads a browser to the page."""
+        return Response(302, b"", {"Location": PREFIX, "Cache-Control": "no-cache", "Vary": "Accept"})
+
+    async def _file(self, file: StaticFile, request: Request, _names: Mapping[str, str]) -> Response:
+        self._charge(request)
+        response = file.response(request)
+        policy = content_policy(self._members())
+        response.headers = {**response.headers, **HEADERS, "Content-Security-Policy": policy}
+        return response
+
+    def _charge(self, request: Request) -> None:
+        """Count the request for the limit of its address. Raises ApiError 429."""
+        gateway = self._gateway
+        gateway.limits.addresses.take(client_address(gateway, request.peer, request.headers(FORWARDED)))
+
+    def _members(self) -> tuple[str, ...]:
+        """The origins of the members' public URLs, as the node knows them now."""
+        status = self._gateway.monitor.status
+        if status is None:
+            return origins(tuple(node.http for node in self._gateway.config.nodes))
+        return origins(tuple(member.http for member in status.members))
+
+    # ------------------------------------------------------------------ other members' pages
+
+    def preflight(self, request: Request) -> Response | None:
+        """The answer to a browser that asks whether the page of another member may make a request; None where that is not the question.
+
+        Raises ApiError 429.
+        """
+        if request.method != "OPTIONS" or request.header("access-control-request-method") is None or not self._trusts(request):
+            return None
+        self._charge(request)
+        allowed = {
+            "Access-Control-Allow-Methods": METHODS,
+            "Access-Control-Allow-Headers": REQUEST_HEADERS,
+            "Access-Control-Max-Age": str(PREFLIGHT_AGE),
+        }
+        return Response(200, b"", allowed)
+
+    def share(self, request: Request, response: Response) -> Response:
+        """The answer, readable for the page of another member where that asked."""
+        if not self._trusts(request):
+            return response
+        shared = copy.copy(response)  # some answers are made once for everybody
+        vary = response.headers.get("Vary")
+        shared.headers = {
+            **response.headers,
+            "Access-Control-Allow-Origin": str(request.header("origin")),
+            "Access-Control-Expose-Headers": EXPOSED_HEADERS,
+            "Vary": f"{vary}, Origin" if vary else "Origin",
+        }
+        return shared
+
+    def _trusts(self, request: Request) -> bool:
+        """Whether the request comes from the page of a member."""
+        origin = request.header("origin")
+        return origin is not None and origin in self._members()
+
+
+@lru_cache(maxsize=64)
+def origins(urls: tuple[str, ...]) -> tuple[str, ...]:
+    """The origins of URLs, as browsers write them; without those that are no URL of HTTP."""
+    found = []
+    for url in urls:
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:
+            continue
+        host = f"[{parts.hostname}]" if parts.hostname and ":" in parts.hostname else (parts.hostname or "")
+        usual = {"http": 80, "https": 443}.get(parts.scheme)
+        origin = f"{parts.scheme}://{host}" + (f":{port}" if port is not None and port != usual else "")
+        if _ORIGIN.fullmatch(origin):
+            found.append(origin)
+    return tuple(dict.fromkeys(found))
+
+
+@lru_cache(maxsize=64)
+def content_policy(members: tuple[str, ...]) -> str:
+    """The Content-Security-Policy of a page that may connect to its own origin and to these, by HTTP and WebSocket."""
+    sources = ["'self'", *members, *("ws" + origin.removeprefix("http") for origin in members)]
+    return "; ".join(POLICY).format(connect=" ".join(sources))

@@ -1,0 +1,179 @@
+/**
+ * What an operator's key may do. Each act asks first, and says what will happen.
+ */
+
+import { ask, field } from "../parts/dialog.js";
+import { announce, el, fill, panel } from "../parts/dom.js";
+import { label } from "../parts/format.js";
+import { statusOf } from "../market/state.js";
+
+/** @typedef {import("../market/state.js").Market} Market */
+/** @typedef {import("../net/contract.js").Contract} Contract */
+/** @typedef {import("../net/statuses.js").Statuses} Statuses */
+
+/** What each status of a product means for those who trade it. */
+const STATUS_ACTS = new Map([
+  ["online", { action: "Resume", means: "All orders are taken again. An auction that collects opens now, at one price." }],
+  ["cancel_only", { action: "Cancel only", means: "No new order is taken. Open orders stay, and their owners may cancel them." }],
+  ["offline", { action: "Halt", means: "Neither orders nor cancels are taken. Open orders stay where they are." }],
+  ["auction", { action: "Collect for an auction", means: "Limit orders are collected and nothing trades, until the product is resumed." }],
+  ["post_only", { action: "Post only", means: "Only orders that rest are taken." }],
+  ["limit_only", { action: "Limit only", means: "Only limit orders are taken." }],
+]);
+const EVERY = "";
+
+/** @param {Market} market @param {Contract} contract @param {Statuses} statuses @returns {HTMLElement} */
+export function operator(market, contract, statuses) {
+  const place = el("div", { class: "operator" });
+  const outcome = el("p", { class: "outcome", role: "status" });
+  const draw = () => {
+    const { operator: allowed } = market.cluster.keys.holder;
+    if (!allowed) fill(place, el("p", { class: "none" }, "Enter an operator's key to act on the cluster. Everything else on this page can be read without one."));
+    else fill(place, products(), leadership(), productForms(), killSwitch());
+  };
+
+  /** Ask, act and tell. @param {string} title @param {string} action @param {string[]} words @param {() => Promise<string>} act @param {boolean} [danger] */
+  const confirm = (title, action, words, act, danger = true) =>
+    ask({
+      title,
+      action,
+      danger,
+      body: words.map((sentence) => el("p", {}, sentence)),
+      done: async () => tell(await act()),
+    });
+  const tell = (/** @type {string} */ words) => {
+    outcome.className = "outcome accepted";
+    outcome.textContent = words;
+    announce(words);
+  };
+  const command = (/** @type {string} */ method, /** @type {string} */ target, /** @type {unknown} */ body) => market.cluster.request(method, target, { body, signed: true });
+
+  const products = () => {
+    const which = el("select", {}, el("option", { value: EVERY }, "Every product"), market.products.map((one) => el("option", { value: one.id }, `${one.id} (${label(statusOf(one)).toLowerCase()})`)));
+    which.value = market.product?.id ?? EVERY;
+    const choices = contract.choices("PUT", "/admin/products/{id}", "status", [...STATUS_ACTS.keys()]);
+    const buttons = choices.map((status) => {
+      const { action, means } = STATUS_ACTS.get(status) ?? { action: label(status), means: "" };
+      const run = () => {
+        const what = which.value || `all ${market.products.length} products`;
+        const words = [`${what} ${which.value ? "gets" : "get"} the status “${label(status).toLowerCase()}”.`, means, "Everybody sees the change on the feed at once."].filter(Boolean);
+        confirm(`${action}: ${what}`, `${action} ${what}`, words, async () => {
+          await command("PATCH", which.value ? `/admin/products/${encodeURIComponent(which.value)}` : "/admin/products", { status });
+          return `${action}: ${what}. Done.`;
+        });
+      };
+      const kind = status === "offline" ? "button danger" : "button";
+      return el("button", { type: "button", class: kind, "data-status": status, onclick: run }, action);
+    });
+    return el("fieldset", {}, el("legend", {}, "Trading"), field("Product", which), el("div", { class: "buttons start" }, buttons));
+  };
+
+  const leadership = () => {
+    const call = contract.first("POST /admin/leadership");
+    if (call === null) return el("fieldset", {}, el("legend", {}, "Leadership"), el("p", { class: "hint" }, "This version hands leadership over on the command line: quorumbook cluster transfer-leadership."));
+    const leader = statuses.sound?.node.leader_id ?? "";
+    const run = () =>
+      confirm(
+        "Hand over leadership",
+        "Hand over leadership",
+        [`${leader || "The leader"} gives the leadership to the member whose log is the longest, and becomes a follower.`, "Commands pause for some milliseconds. None is lost."],
+        async () => {
+          const { body } = await command(call.method, call.path, {});
+          return body?.leader ? `${body.leader} leads now.` : "Leadership was handed over.";
+        },
+        false,
+      );
+    return el("fieldset", {}, el("legend", {}, "Leadership"), el("div", { class: "buttons start" }, el("button", { type: "button", class: "button", id: "hand-over", onclick: run }, `Hand over leadership${leader ? ` of ${leader}` : ""}`)));
+  };
+
+  const productForms = () =>
+    el(
+      "fieldset",
+      {},
+      el("legend", {}, "Products"),
+      el(
+        "div",
+        { class: "buttons start" },
+        el("button", { type: "button", class: "button", onclick: () => addProduct(market, contract, tell) }, "Add a product"),
+        el("button", { type: "button", class: "button danger", onclick: () => removeProduct(market, contract, confirm) }, "Remove a product"),
+      ),
+    );
+
+  const killSwitch = () => {
+    const call = contract.first("POST /admin/kill-switch", "PUT /admin/kill-switch", "POST /admin/kill");
+    if (call === null) return null;
+    const run = () =>
+      confirm(
+        "Kill switch for the whole venue",
+        "Cancel every order and stop trading",
+        ["Every open order of every account is cancelled.", "New orders are refused until the switch is released. Cancels go through."],
+        async () => {
+          await command(call.method, call.path, {});
+          return "The kill switch is on.";
+        },
+      );
+    return el("fieldset", {}, el("legend", {}, "Emergency"), el("button", { type: "button", class: "button danger", onclick: run }, "Kill switch"));
+  };
+
+  market.cluster.keys.addEventListener("change", draw);
+  market.addEventListener("products", draw);
+  let leader = "";
+  statuses.addEventListener("change", () => {
+    const now = statuses.sound?.node.leader_id ?? "";
+    if (now !== leader && !place.contains(document.activeElement)) {
+      leader = now;
+      draw();
+    }
+  });
+  draw();
+  return panel("Operator", "operator-panel", place, outcome);
+}
+
+/** @param {Market} market @param {Contract} contract @param {(words: string) => void} tell */
+function addProduct(market, contract, tell) {
+  const input = (/** @type {string} */ name, value = "") => el("input", { name, type: "text", value, autocomplete: "off", required: value === "" });
+  const rows = [
+    field("Product id", input("id"), "such as SOL-USD"),
+    field("Base currency", input("base_currency"), "must exist"),
+    field("Quote currency", input("quote_currency"), "must exist"),
+    field("Smallest step of sizes", input("base_increment", "0.0001")),
+    field("Smallest step of prices", input("quote_increment", "0.01")),
+    field("Maker fee rate", input("maker_fee_rate", "0.001")),
+    field("Taker fee rate", input("taker_fee_rate", "0.002")),
+  ];
+  const status = el("select", { name: "status" }, contract.choices("PUT", "/admin/products/{id}", "status", ["online"]).map((value) => el("option", { value, selected: value === "offline" }, label(value))));
+  const hint = "Currencies, steps and the id stay as they are once the product exists. Everybody may trade it as soon as it is online.";
+  ask({
+    title: "Add a product",
+    action: "Add this product",
+    body: [el("p", { class: "hint" }, hint), el("div", { class: "pairs" }, rows, field("Begins as", status))],
+    done: async (form) => {
+      const given = Object.fromEntries([...new FormData(form)].map(([name, value]) => [name, String(value).trim()]));
+      const { id, ...body } = given;
+      if (market.products.some((product) => product.id === id)) throw new Error(`${id} exists already.`);
+      await market.cluster.request("PUT", `/admin/products/${encodeURIComponent(id)}`, { body, signed: true });
+      market.products = await market.cluster.read("/products");
+      market.dispatchEvent(new Event("products"));
+      tell(`${id} was added.`);
+    },
+  });
+}
+
+/** @param {Market} market @param {Contract} contract @param {(title: string, action: string, words: string[], act: () => Promise<string>) => void} confirm */
+function removeProduct(market, contract, confirm) {
+  const call = contract.first("DELETE /admin/products/{id}");
+  const { product } = market;
+  if (product === null) return;
+  const words = call
+    ? [`${product.id} is removed.`, "This cannot be undone."]
+    : [
+        `${product.id} is taken out of trading: its status becomes “offline”.`,
+        "A product stays in the log and in the history for good, so its orders and trades can be accounted for. Its open orders stay until it is resumed.",
+      ];
+  confirm(`Remove ${product.id}`, `Remove ${product.id} from trading`, words, async () => {
+    const path = `/admin/products/${encodeURIComponent(product.id)}`;
+    await market.cluster.request(call ? "DELETE" : "PATCH", path, { body: call ? undefined : { status: "offline" }, signed: true });
+    return `${product.id} was removed from trading.`;
+  });
+}
+

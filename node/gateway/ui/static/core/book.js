@@ -1,0 +1,139 @@
+/**
+ * The order book, built as docs/api.md says: a snapshot of level 3, then the events of the channel `full` behind its sequence.
+ */
+
+import { units } from "./decimal.js";
+
+/** @typedef {{price: bigint, size: bigint, orders: number}} Level */
+/** @typedef {{side: "buy" | "sell", price: bigint, size: bigint}} Resting */
+
+class Side {
+  /** @param {boolean} descending whether the best price is the highest */
+  constructor(descending) {
+    this.descending = descending;
+    /** @type {Map<bigint, Level>} */
+    this.levels = new Map();
+    /** @type {bigint[]} prices, the best last: most changes are near the end */
+    this.prices = [];
+  }
+
+  /** @param {bigint} price @param {bigint} size @param {number} orders what is added to the level */
+  add(price, size, orders) {
+    let level = this.levels.get(price);
+    if (level === undefined) {
+      level = { price, size: 0n, orders: 0 };
+      this.levels.set(price, level);
+      this.prices.splice(this.#place(price), 0, price);
+    }
+    level.size += size;
+    level.orders += orders;
+    if (level.orders <= 0) {
+      this.levels.delete(price);
+      this.prices.splice(this.#place(price), 1);
+    }
+  }
+
+  /** The first place whose price is as good or better. @param {bigint} price */
+  #place(price) {
+    let low = 0;
+    let high = this.prices.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      const worse = this.descending ? this.prices[middle] < price : this.prices[middle] > price;
+      if (worse) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+
+  /** The best levels first. @param {number} count @returns {Level[]} */
+  best(count) {
+    const found = [];
+    for (let place = this.prices.length - 1; place >= 0 && found.length < count; place -= 1) {
+      found.push(/** @type {Level} */ (this.levels.get(this.prices[place])));
+    }
+    return found;
+  }
+}
+
+export class Book {
+  constructor() {
+    /** @type {Map<string, Resting>} */
+    this.orders = new Map();
+    this.buys = new Side(true);
+    this.sells = new Side(false);
+    this.sequence = 0;
+  }
+
+  /**
+   * Begin with an answer of GET /products/{id}/book?level=3.
+   * @param {{sequence: number, bids: string[][], asks: string[][]}} snapshot
+   */
+  load(snapshot) {
+    this.orders.clear();
+    this.buys = new Side(true);
+    this.sells = new Side(false);
+    for (const [price, size, id] of snapshot.bids) this.#put(id, "buy", units(price), units(size));
+    for (const [price, size, id] of snapshot.asks) this.#put(id, "sell", units(price), units(size));
+    this.sequence = snapshot.sequence;
+  }
+
+  /**
+   * Apply an event of the channel `full`, the next one. `auction_match`, `received` and others change no book.
+   * @param {any} event
+   */
+  apply(event) {
+    this.sequence = event.sequence;
+    switch (event.type) {
+      case "open":
+        this.#put(event.order_id, event.side, units(event.price), units(event.remaining_size));
+        break;
+      case "match":
+        this.#reduce(event.maker_order_id, units(event.size));
+        break;
+      case "change":
+        this.#change(event);
+        break;
+      case "done":
+        this.#remove(event.order_id);
+        break;
+      default:
+    }
+  }
+
+  /** @param {"buy" | "sell"} side */
+  #side(side) {
+    return side === "buy" ? this.buys : this.sells;
+  }
+
+  /** @param {string} id @param {"buy" | "sell"} side @param {bigint} price @param {bigint} size */
+  #put(id, side, price, size) {
+    this.#remove(id);
+    this.orders.set(id, { side, price, size });
+    this.#side(side).add(price, size, 1);
+  }
+
+  /** @param {string} id @param {bigint} size */
+  #reduce(id, size) {
+    const order = this.orders.get(id);
+    if (order === undefined) return;
+    order.size -= size;
+    this.#side(order.side).add(order.price, -size, 0);
+  }
+
+  /** A resting order has another size, or after an amendment another price. @param {any} event */
+  #change(event) {
+    const order = this.orders.get(event.order_id);
+    if (order === undefined || event.new_size === undefined) return;
+    const price = event.new_price === undefined ? order.price : units(event.new_price);
+    this.#put(event.order_id, order.side, price, units(event.new_size));
+  }
+
+  /** @param {string} id */
+  #remove(id) {
+    const order = this.orders.get(id);
+    if (order === undefined) return;
+    this.orders.delete(id);
+    this.#side(order.side).add(order.price, -order.size, -1);
+  }
+}

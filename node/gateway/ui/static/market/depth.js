@@ -1,0 +1,59 @@
+/**
+ * How much could be traded up to each price, both sides, drawn by uPlot.
+ */
+
+import uPlot from "../vendor/uplot-1.6.32/uPlot.js";
+import { approximate } from "../core/decimal.js";
+import { el, paced, panel } from "../parts/dom.js";
+import { axes, resized } from "../parts/plot.js";
+import { theme } from "../parts/theme.js";
+
+/** @typedef {import("./state.js").Market} Market */
+
+const PACE_MS = 400;
+const LEVELS = 60;
+
+/** @param {Market} market @returns {HTMLElement} */
+export function depth(market) {
+  const place = el("div", { class: "plot", role: "img", "aria-label": "Depth of the book" });
+  /** @type {any} */
+  let plot = null;
+  const make = () => {
+    plot?.destroy();
+    const stepped = uPlot.paths.stepped;
+    const series = [
+      {},
+      { label: "Bids", stroke: theme.colour("buy"), fill: theme.colour("buy-soft"), paths: stepped({ align: -1 }), width: 1.5, points: { show: false } },
+      { label: "Asks", stroke: theme.colour("sell"), fill: theme.colour("sell-soft"), paths: stepped({ align: 1 }), width: 1.5, points: { show: false } },
+    ];
+    const options = { width: 300, height: 160, legend: { show: false }, cursor: { show: false }, scales: { x: { time: false } }, series, axes: axes(["", ""]) };
+    plot = new uPlot(options, sides(market), place);
+    resized(plot, place);
+  };
+  const draw = () => {
+    if (market.product === null || plot === null) return;
+    const data = sides(market);
+    plot.setData(data);
+    const [bid, ask] = [market.book.buys.best(1)[0], market.book.sells.best(1)[0]];
+    if (bid && ask) place.setAttribute("aria-label", `Depth of the book: best bid ${approximate(bid.price)}, best ask ${approximate(ask.price)}, ${market.book.orders.size} orders`);
+  };
+  market.addEventListener("book", paced(draw, PACE_MS));
+  theme.addEventListener("change", make);
+  queueMicrotask(make);
+  return panel("Depth", "depth-panel", place);
+}
+
+/** Prices in order, and the sums of both sides up to each. @param {Market} market @returns {(number | null)[][]} */
+function sides(market) {
+  const sums = (/** @type {import("../core/book.js").Level[]} */ levels) => {
+    let sum = 0n;
+    return levels.map((level) => {
+      sum += level.size;
+      return { price: approximate(level.price), sum: approximate(sum) };
+    });
+  };
+  const bids = sums(market.book.buys.best(LEVELS)).reverse();
+  const asks = sums(market.book.sells.best(LEVELS));
+  const none = (/** @type {any[]} */ rows) => rows.map(() => null);
+  return [[...bids, ...asks].map((row) => row.price), [...bids.map((row) => row.sum), ...none(asks)], [...none(bids), ...asks.map((row) => row.sum)]];
+}

@@ -1,0 +1,262 @@
+/**
+ * The order ticket: every kind of order that the exchange takes, what it will cost, and a refusal in words.
+ */
+
+import { SCALE, digits, grouped, product, text, units } from "../core/decimal.js";
+import { Refused, Unreachable } from "../net/cluster.js";
+import { field, sentence } from "../parts/dialog.js";
+import { announce, el, fill, newId, panel } from "../parts/dom.js";
+import { label } from "../parts/format.js";
+
+/** @typedef {import("./state.js").Market} Market */
+/** @typedef {import("../net/contract.js").Contract} Contract */
+
+/** Kinds of orders as people name them, and the type and fields that the API has for each. */
+const KINDS = new Map([
+  ["limit", { words: "Limit", type: "limit", fields: ["price", "size", "time_in_force", "cancel_after", "post_only"] }],
+  ["market", { words: "Market", type: "market", fields: ["size", "funds"] }],
+  ["stop-limit", { words: "Stop limit", type: "limit", fields: ["stop_price", "stop", "price", "size", "time_in_force", "cancel_after"] }],
+  ["stop-market", { words: "Stop market", type: "market", fields: ["stop_price", "stop", "size", "funds"] }],
+]);
+/** Fields that the ticket has a place for, or that are not a person's business. */
+const PLACED = new Set(["product_id", "side", "type", "price", "size", "funds", "client_oid", "time_in_force", "post_only", "stp", "profile_id", "cancel_after", "stop", "stop_price"]);
+/** Fields of Coinbase Exchange that servers without them refuse by name. */
+const REFUSED_BY_NAME = new Set(["stop_limit_price", "max_floor"]);
+const TIMES = { GTC: "Good till cancelled", GTT: "Good till time", IOC: "Immediate or cancel", FOK: "Fill or kill", GTD: "Good till date", GFD: "Good for the day", GFA: "Good for the auction" };
+const STPS = { dc: "Decrease and cancel", co: "Cancel the oldest", cn: "Cancel the newest", cb: "Cancel both" };
+const STOPS = { "": "As usual for the side", loss: "At it or below (loss)", entry: "At it or above (entry)" };
+const AFTER = { min: "One minute", hour: "One hour", day: "One day" };
+
+/** @param {Record<string, string>} words @param {string[]} values @returns {HTMLOptionElement[]} */
+function options(words, values) {
+  return values.map((value) => el("option", { value }, words[value] ?? label(value)));
+}
+
+/** @param {Market} market @param {Contract} contract @returns {{element: HTMLElement, setPrice: (price: string) => void}} */
+export function ticket(market, contract) {
+  const known = contract.fields("POST", "/orders");
+  const choices = (/** @type {string} */ name, /** @type {string[]} */ fallback) => contract.choices("POST", "/orders", name, fallback);
+  const number = (/** @type {string} */ name) => el("input", { name, type: "text", inputmode: "decimal", autocomplete: "off", spellcheck: false });
+  const select = (/** @type {string} */ name, /** @type {HTMLOptionElement[]} */ made) => el("select", { name }, made);
+
+  /** @type {Record<string, HTMLInputElement | HTMLSelectElement>} */
+  const inputs = {
+    stop_price: number("stop_price"),
+    stop: select("stop", options(STOPS, ["", ...choices("stop", ["loss", "entry"])])),
+    price: number("price"),
+    size: number("size"),
+    funds: number("funds"),
+    time_in_force: select("time_in_force", options(TIMES, choices("time_in_force", ["GTC", "GTT", "IOC", "FOK"]).filter((word) => word !== "PO"))),
+    cancel_after: select("cancel_after", options(AFTER, Object.keys(AFTER))),
+    stp: select("stp", options(STPS, choices("stp", Object.keys(STPS)))),
+    post_only: el("input", { name: "post_only", type: "checkbox" }),
+  };
+  const rows = new Map(
+    [
+      ["stop_price", "Stop price"],
+      ["stop", "Triggered by a trade"],
+      ["price", "Price"],
+      ["size", "Size"],
+      ["funds", "Funds"],
+      ["time_in_force", "Time in force"],
+      ["cancel_after", "Cancel after"],
+    ].map(([name, words]) => [name, field(words, inputs[name])]),
+  );
+  const postOnly = el("label", { class: "check" }, inputs.post_only, " Post only: refuse the order rather than take");
+  rows.set("post_only", postOnly);
+
+  const kind = select("kind", [...KINDS].map(([value, { words }]) => el("option", { value }, words)));
+  const side = segments("side", [
+    ["buy", "Buy"],
+    ["sell", "Sell"],
+  ]);
+  const extra = moreFields(known.filter((one) => !PLACED.has(one.name) && !REFUSED_BY_NAME.has(one.name)));
+  const cost = el("p", { class: "cost", "aria-live": "polite" });
+  const outcome = el("p", { class: "outcome", role: "status" });
+  const submit = el("button", { type: "submit", class: "button place" }, "Buy");
+  const form = el(
+    "form",
+    { class: "ticket", noValidate: true },
+    side.element,
+    field("Order type", kind),
+    ...rows.values(),
+    el("details", { class: "more" }, el("summary", {}, "More"), field("Where it meets an order of your own", inputs.stp), extra.element),
+    cost,
+    submit,
+    outcome,
+  );
+
+  const shape = () => /** @type {{words: string, type: string, fields: string[]}} */ (KINDS.get(kind.value));
+  const update = () => {
+    const { fields } = shape();
+    const timed = inputs.time_in_force.value === "GTT";
+    for (const [name, row] of rows) row.hidden = !fields.includes(name) || (name === "cancel_after" && !timed);
+    const base = market.product?.base_currency ?? "";
+    const quote = market.product?.quote_currency ?? "";
+    say(rows, "size", `Size (${base})`);
+    say(rows, "funds", `Funds (${quote}), in place of a size or as its ceiling`);
+    say(rows, "price", `Price (${quote})`);
+    say(rows, "stop_price", `Stop price (${quote})`);
+    fill(submit, `${side.value === "buy" ? "Buy" : "Sell"} ${base}`);
+    submit.classList.toggle("sell", side.value === "sell");
+    fill(cost, costWords(market, side.value, inputs, fields));
+  };
+  form.addEventListener("input", update);
+  form.addEventListener("submit", async (/** @type {SubmitEvent} */ event) => {
+    event.preventDefault();
+    clearMarks(form);
+    submit.disabled = true;
+    show(outcome, "waiting", "Sent: waiting for a majority of the nodes.");
+    try {
+      const order = await place(market, body(market, side.value, shape(), inputs, extra.values()));
+      show(outcome, "accepted", orderWords(order));
+      announce(orderWords(order));
+    } catch (error) {
+      show(outcome, "refused", failureWords(error));
+      if (error instanceof Refused) markField(form, error.field);
+    } finally {
+      submit.disabled = false;
+    }
+  });
+  for (const event of ["product", "own", "trades"]) market.addEventListener(event, update);
+  update();
+  const setPrice = (/** @type {string} */ price) => {
+    inputs.price.value = price;
+    update();
+    inputs.price.focus();
+  };
+  return { element: panel("Order ticket", "ticket-panel", form), setPrice };
+}
+
+/** @param {Map<string, HTMLElement>} rows @param {string} name @param {string} words */
+function say(rows, name, words) {
+  const made = rows.get(name)?.querySelector("label");
+  if (made) fill(made, words);
+}
+
+/** Radio buttons that look like one switch. @param {string} name @param {string[][]} pairs */
+function segments(name, pairs) {
+  const group = newId(name);
+  const inputs = pairs.map(([value], place) => el("input", { type: "radio", name: group, value, checked: place === 0 }));
+  const labels = inputs.map((input, place) => el("label", { class: `segment ${pairs[place][0]}` }, input, el("span", {}, pairs[place][1])));
+  const element = el("fieldset", { class: "segments sides" }, el("legend", { class: "unseen" }, label(name)), labels);
+  return {
+    element,
+    get value() {
+      return inputs.find((input) => input.checked)?.value ?? pairs[0][0];
+    },
+  };
+}
+
+/** Fields that the exchange has and this ticket has no place for. @param {import("../net/contract.js").Field[]} fields */
+function moreFields(fields) {
+  const inputs = fields.map((one) => {
+    if (one.kind === "boolean") return el("select", { name: one.name }, options({ "": "–", true: "Yes", false: "No" }, ["", "true", "false"]));
+    if (one.kind === "choice") return el("select", { name: one.name }, options({ "": "–" }, ["", ...one.choices]));
+    return el("input", { name: one.name, type: "text", autocomplete: "off", inputmode: one.kind === "text" ? undefined : "decimal" });
+  });
+  const element = el("div", { class: "extra" }, inputs.map((input, place) => field(label(fields[place].name), input)));
+  const values = () => {
+    /** @type {Record<string, unknown>} */
+    const found = {};
+    inputs.forEach((input, place) => {
+      const { kind, name } = fields[place];
+      if (input.value.trim() === "") return;
+      found[name] = kind === "boolean" ? input.value === "true" : kind === "integer" ? Number(input.value) : input.value.trim();
+    });
+    return found;
+  };
+  return { element, values };
+}
+
+/**
+ * The body of POST /orders.
+ * @param {Market} market
+ * @param {string} side
+ * @param {{type: string, fields: string[]}} shape
+ * @param {Record<string, HTMLInputElement | HTMLSelectElement>} inputs
+ * @param {Record<string, unknown>} extra
+ */
+function body(market, side, shape, inputs, extra) {
+  /** @type {Record<string, unknown>} */
+  const made = { product_id: market.product.id, side, type: shape.type, stp: inputs.stp.value, client_oid: crypto.randomUUID(), ...extra };
+  for (const name of shape.fields) {
+    const input = inputs[name];
+    if (input instanceof HTMLInputElement && input.type === "checkbox") {
+      if (input.checked) made[name] = true;
+    } else if (name !== "cancel_after" || inputs.time_in_force.value === "GTT") {
+      const value = input.value.trim().replaceAll(",", "");
+      if (value !== "") made[name] = value;
+    }
+  }
+  return made;
+}
+
+/** Place an order. Its client_oid lets it be sent again at another node without being placed twice. @param {Market} market @param {any} made */
+async function place(market, made) {
+  const answer = await market.cluster.request("POST", "/orders", { body: made, signed: true });
+  void market.readOwn();
+  return answer.body;
+}
+
+/** @param {any} order @returns {string} what the exchange made of it */
+function orderWords(order) {
+  const filled = order.filled_size !== "0" ? `, ${order.filled_size} traded for ${order.executed_value}` : "";
+  const what = `${label(order.side)} ${order.size ?? order.funds ?? order.specified_funds ?? ""}${order.price ? ` at ${grouped(order.price)}` : ""}`;
+  if (order.status === "done") return `${what}: ${order.done_reason === "filled" ? "filled" : "cancelled"}${filled}.`;
+  return `${what}: ${order.status === "active" ? "accepted, waiting" : "on the book"}${filled}.`;
+}
+
+/** @param {unknown} error @returns {string} */
+export function failureWords(error) {
+  if (error instanceof Refused) return `Refused: ${sentence(error)}`;
+  if (error instanceof Unreachable) return `${error.message} The order may have been placed: look at your open orders.`;
+  return error instanceof Error ? error.message : String(error);
+}
+
+/** @param {HTMLElement} place @param {string} kind @param {string} words */
+function show(place, kind, words) {
+  place.className = `outcome ${kind}`;
+  place.textContent = words;
+}
+
+/** @param {HTMLFormElement} form */
+function clearMarks(form) {
+  for (const input of form.querySelectorAll("[aria-invalid]")) input.removeAttribute("aria-invalid");
+}
+
+/** Mark the field that a refusal names. @param {HTMLFormElement} form @param {string} name */
+function markField(form, name) {
+  const input = form.elements.namedItem(name);
+  if (input instanceof HTMLElement && input.offsetParent !== null) {
+    input.setAttribute("aria-invalid", "true");
+    input.focus();
+  }
+}
+
+/**
+ * What the order is worth and the most that its fee can be.
+ * @param {Market} market
+ * @param {string} side
+ * @param {Record<string, HTMLInputElement | HTMLSelectElement>} inputs
+ * @param {string[]} fields
+ */
+function costWords(market, side, inputs, fields) {
+  if (market.product === null || !fields.includes("price")) return fields.includes("price") ? "" : "A market order takes what there is, at any price.";
+  try {
+    const worth = product(units(inputs.price.value.trim()), units(inputs.size.value.trim()));
+    const quote = market.product.quote_currency;
+    const rate = market.fees?.taker_fee_rate ?? market.product.taker_fee_rate ?? "0";
+    const fee = (worth * units(rate) + 10n ** BigInt(SCALE) - 1n) / 10n ** BigInt(SCALE);
+    const places = Math.max(2, digits(market.product.quote_increment));
+    return `${side === "buy" ? "Costs" : "Gives"} ${grouped(short(worth, places))} ${quote}; a taker's fee would be ${grouped(short(fee, places))} ${quote}.`;
+  } catch {
+    return "Enter a price and a size.";
+  }
+}
+
+/** A text with at most so many digits behind the point. @param {bigint} value @param {number} places */
+function short(value, places) {
+  const unit = 10n ** BigInt(Math.max(0, SCALE - places));
+  return text((value / unit) * unit, Math.min(places, 2));
+}

@@ -1,0 +1,116 @@
+/**
+ * The API key of the person at the page. It is held in this object only: no storage, no cookie, no URL. A reload forgets it.
+ * The secret becomes a key of WebCrypto that signs and cannot be read again.
+ */
+
+/** @typedef {{account: string, operator: boolean}} Holder what the exchange says of the key */
+
+const HMAC = { name: "HMAC", hash: "SHA-256" };
+
+/** Whether the browser offers cryptography here: on HTTPS, or on the machine that serves the page. */
+export function canSign() {
+  return globalThis.crypto?.subtle !== undefined;
+}
+
+/** @param {string} text in base64 @returns {Uint8Array} */
+function bytes(text) {
+  let plain;
+  try {
+    plain = atob(text.trim());
+  } catch {
+    throw new Error("The secret is not base64. Copy all of it, also the = at its end.");
+  }
+  return Uint8Array.from(plain, (letter) => letter.charCodeAt(0));
+}
+
+/** @param {ArrayBuffer} data @returns {string} */
+function base64(data) {
+  return btoa(String.fromCharCode(...new Uint8Array(data)));
+}
+
+export class Keys extends EventTarget {
+  #id = "";
+  #passphrase = "";
+  /** @type {CryptoKey | null} */
+  #secret = null;
+  /** @type {Holder} */
+  holder = { account: "", operator: false };
+
+  /** Whether there is a key. */
+  get present() {
+    return this.#secret !== null;
+  }
+
+  get id() {
+    return this.#id;
+  }
+
+  /**
+   * Take a key. Throws Error where the secret is not what the exchange gives out.
+   * @param {string} id
+   * @param {string} secret
+   * @param {string} passphrase
+   */
+  async take(id, secret, passphrase) {
+    if (!canSign()) throw new Error("This browser signs on HTTPS only. Open the page by its https address, or on the node's own machine.");
+    const raw = bytes(secret);
+    this.#secret = await crypto.subtle.importKey("raw", raw, HMAC, false, ["sign"]);
+    raw.fill(0);
+    this.#id = id.trim();
+    this.#passphrase = passphrase;
+    this.holder = { account: "", operator: false };
+  }
+
+  /** Tell everybody that the key, or what is known of it, changed. */
+  changed() {
+    this.dispatchEvent(new Event("change"));
+  }
+
+  /** Forget the key. */
+  forget() {
+    this.#secret = null;
+    this.#id = this.#passphrase = "";
+    this.holder = { account: "", operator: false };
+    this.changed();
+  }
+
+  /**
+   * The signature of a request at a time in seconds, as docs/api.md has it.
+   * @param {string} method
+   * @param {string} target
+   * @param {string} body
+   * @param {string} timestamp
+   */
+  async sign(method, target, body, timestamp) {
+    if (this.#secret === null) throw new Error("Enter an API key first.");
+    const message = new TextEncoder().encode(timestamp + method + target + body);
+    return base64(await crypto.subtle.sign("HMAC", this.#secret, message));
+  }
+
+  /**
+   * The headers of a signed request.
+   * @param {string} method
+   * @param {string} target
+   * @param {string} body
+   * @param {string} timestamp
+   * @returns {Promise<Record<string, string>>}
+   */
+  async headers(method, target, body, timestamp) {
+    return {
+      "CB-ACCESS-KEY": this.#id,
+      "CB-ACCESS-SIGN": await this.sign(method, target, body, timestamp),
+      "CB-ACCESS-TIMESTAMP": timestamp,
+      "CB-ACCESS-PASSPHRASE": this.#passphrase,
+    };
+  }
+
+  /**
+   * The fields that sign a subscription.
+   * @param {string} timestamp
+   * @returns {Promise<Record<string, string>>}
+   */
+  async subscription(timestamp) {
+    const signature = await this.sign("GET", "/users/self/verify", "", timestamp);
+    return { key: this.#id, passphrase: this.#passphrase, timestamp, signature };
+  }
+}

@@ -1,0 +1,48 @@
+/**
+ * Entering an API key, and finding out what it may do.
+ */
+
+import { canSign } from "../net/keys.js";
+import { announce, el } from "./dom.js";
+import { ask, field } from "./dialog.js";
+
+/** @typedef {import("../net/cluster.js").Cluster} Cluster */
+
+/** The id of the operator, who has no account. */
+const OPERATOR = "operator";
+
+/** Ask for a key, and take it if the exchange knows it. @param {Cluster} cluster */
+export function askForKey(cluster) {
+  const input = (/** @type {string} */ name, type = "password") => el("input", { name, type, required: true, autocomplete: "off", spellcheck: false });
+  const words = "The key stays in the memory of this page. It is not stored, and a reload forgets it. A trader's key trades on the market; an operator's key acts on the cluster.";
+  const body = [
+    el("p", { class: "hint" }, words),
+    canSign() ? null : el("p", { class: "trouble" }, "This page was opened without HTTPS from another machine: browsers do not sign there. Open its https address."),
+    field("Key id", input("id", "text")),
+    field("Secret", input("secret"), "base64, as the exchange gave it out"),
+    field("Passphrase", input("passphrase")),
+  ].filter((part) => part !== null);
+  ask({
+    title: "Use an API key",
+    body,
+    action: "Use this key",
+    done: async (form) => {
+      const text = (/** @type {string} */ name) => /** @type {HTMLInputElement} */ (form.elements.namedItem(name)).value;
+      try {
+        await cluster.keys.take(text("id"), text("secret"), text("passphrase"));
+        await findHolder(cluster);
+      } catch (error) {
+        cluster.keys.forget();
+        throw error;
+      }
+      cluster.keys.changed();
+      announce(`The key ${cluster.keys.id} is in use`);
+    },
+  });
+}
+
+/** Whose key it is, and what it may do. Throws Refused for one that the exchange does not know. @param {Cluster} cluster */
+async function findHolder(cluster) {
+  const { id, permissions } = await cluster.read("/users/self/verify", { signed: true });
+  cluster.keys.holder = { account: id === OPERATOR ? "" : id, operator: permissions.includes("admin") };
+}
