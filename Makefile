@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 STAMP := $(VENV)/core
 ALONE := tests/unit tests/property tests/interaction tests/golden tests/simulation
-FOREIGN := tests/clients
+FOREIGN := tests/clients tests/browser
 API := statemachine.engine statemachine.commands statemachine.events statemachine.types node.native.client node.native.feed_reader cluster.raft cluster.batcher cluster.ports
 CORE_SOURCES := setup.py $(wildcard statemachine/*.py statemachine/*.pyx statemachine/*.pxd)
 

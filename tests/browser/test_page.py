@@ -1,0 +1,243 @@
+"""People at the page: they trade, watch an auction open, and see the leader die."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from node.credentials import Credentials
+from statemachine.types import ProductStatus
+from tests.browser.stage import PRODUCT, QUIET, Stage
+from tests.browser.viewer import LOST, REFUSED, SECONDS, Viewer, viewing
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+
+Scheme = Literal["light", "dark"]
+
+
+@pytest.fixture
+def viewer(browser: Browser, stage: Stage) -> Iterator[Viewer]:
+    """A page of a usual size."""
+    with viewing(browser, list(stage.urls.values())) as opened:
+        yield opened
+
+
+def first_url(stage: Stage) -> str:
+    return next(iter(stage.urls.values()))
+
+
+def operator(stage: Stage) -> Credentials:
+    return stage.scenario.access.admin
+
+
+def fill_order(page: Page, side: str, price: str, size: str) -> None:
+    page.locator(f".sides .segment.{side}").click()
+    page.fill(".ticket input[name=price]", price)
+    page.fill(".ticket input[name=size]", size)
+    page.locator(".ticket button[type=submit]").click()
+
+
+def test_an_order_is_placed_and_cancelled(viewer: Viewer, stage: Stage) -> None:
+    page = viewer.page
+    viewer.open(first_url(stage), f"market/{PRODUCT}")
+    viewer.use_key(stage.person)
+    fill_order(page, "buy", "50000", "0.5")
+    expect(page.locator(".ticket .outcome")).to_contain_text("Buy 0.5 at 50,000: on the book")
+    row = page.locator("tr[data-order]")
+    expect(row).to_have_count(1)
+    expect(row).to_contain_text("50,000.00")
+    (order,) = stage.open_orders()
+    assert order.size == 50_000_000
+    row.get_by_role("button", name="Cancel").click()
+    expect(row).to_have_count(0)
+    assert stage.open_orders() == []
+
+
+def test_a_refusal_is_told_in_words_and_its_field_is_marked(viewer: Viewer, stage: Stage) -> None:
+    viewer.allowed.append(REFUSED)
+    page = viewer.page
+    viewer.open(first_url(stage), f"market/{PRODUCT}")
+    viewer.use_key(stage.person)
+    fill_order(page, "buy", "50000.001", "0.5")
+    expect(page.locator(".ticket .outcome.refused")).to_contain_text("Refused: Price too precise")
+    expect(page.locator(".ticket input[name=price]")).to_have_attribute("aria-invalid", "true")
+    fill_order(page, "buy", "50000", "9000000")
+    expect(page.locator(".ticket .outcome.refused")).to_contain_text("Refused: ")
+    assert stage.open_orders() == []
+
+
+@pytest.mark.parametrize("kind", ["market", "stop-limit", "stop-market"])
+def test_every_kind_of_order_is_taken(viewer: Viewer, stage: Stage, kind: str) -> None:
+    page = viewer.page
+    viewer.open(first_url(stage), f"market/{PRODUCT}")
+    viewer.use_key(stage.person)
+    page.select_option(".ticket select[name=kind]", kind)
+    page.locator(".sides .segment.sell").click()
+    if kind != "market":
+        page.fill(".ticket input[name=stop_price]", "30000")
+    if kind == "stop-limit":
+        page.fill(".ticket input[name=price]", "29000")
+    page.fill(".ticket input[name=size]", "0.001")
+    page.locator(".ticket button[type=submit]").click()
+    expect(page.locator(".ticket .outcome.accepted")).to_contain_text("filled" if kind == "market" else "accepted, waiting")
+    if kind != "market":
+        page.get_by_role("button", name="Cancel all").click()
+        expect(page.locator("tr[data-order]")).to_have_count(0)
+
+
+def test_keys_are_kept_nowhere(viewer: Viewer, stage: Stage) -> None:
+    page = viewer.page
+    viewer.open(first_url(stage), f"market/{PRODUCT}")
+    viewer.use_key(stage.person)
+    kept = page.evaluate(
+        "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie, location.href, document.body.outerHTML])"
+    )
+    assert stage.person.secret not in kept
+    assert stage.person.passphrase not in kept
+    assert page.evaluate("localStorage.length + sessionStorage.length") == 0
+    page.reload()
+    expect(page.locator("#key")).to_have_text("Use an API key")
+
+
+def test_a_wrong_key_is_refused_in_the_dialog(viewer: Viewer, stage: Stage) -> None:
+    viewer.allowed.append(REFUSED)
+    page = viewer.page
+    viewer.open(first_url(stage), "market")
+    page.click("#key")
+    page.fill("input[name=id]", stage.person.key_id)
+    page.fill("input[name=secret]", "d3Jvbmc=")
+    page.fill("input[name=passphrase]", "wrong")
+    page.get_by_role("button", name="Use this key").click()
+    expect(page.locator("dialog [role=alert]")).to_contain_text("Invalid signature")
+    page.keyboard.press("Escape")
+    expect(page.locator("dialog")).to_have_count(0)
+
+
+def test_an_auction_is_watched_as_it_opens(viewer: Viewer, stage: Stage, browser: Browser) -> None:
+    page = viewer.page
+    stage.put_status(QUIET, ProductStatus.AUCTION)
+    viewer.open(first_url(stage), f"market/{QUIET}")
+    expect(page.locator("#product-status")).to_have_text("Auction")
+    viewer.use_key(stage.person)
+    fill_order(page, "buy", "580", "10")
+    expect(page.locator(".ticket .outcome.accepted")).to_contain_text("accepted, waiting")
+    stage.sell(QUIET, 570 * 10**8, 4)
+    panel = page.locator(".auction-panel")
+    expect(panel).to_have_attribute("data-state", "collection")
+    expect(panel).to_contain_text("Indicative size")
+    expect(panel.locator("dd").nth(1)).to_have_text("4", timeout=SECONDS * 1_000)
+    with viewing(browser, list(stage.urls.values())) as other:
+        other.open(first_url(stage), "cluster")
+        other.use_key(operator(stage))
+        other.page.locator(".operator select").select_option(QUIET)
+        other.page.get_by_role("button", name="Resume").click()
+        dialog = other.page.locator("dialog")
+        expect(dialog).to_contain_text(f"{QUIET} gets the status")
+        expect(dialog).to_contain_text("opens now, at one price")
+        dialog.get_by_role("button", name=f"Resume {QUIET}").click()
+        expect(other.page.locator(".operator-panel .outcome")).to_contain_text("Done")
+    expect(page.locator("#product-status")).to_have_text("Online")
+    expect(panel).to_have_attribute("data-state", "complete")
+    expect(panel).to_contain_text("Opening price")
+    page.get_by_role("tab", name="Fills").click()
+    expect(page.get_by_role("tabpanel", name="Fills").locator("tbody tr")).to_have_count(1)
+    page.get_by_role("tab", name="Open orders").click()
+    page.get_by_role("button", name="Cancel all").click()
+    expect(page.locator("tr[data-order]")).to_have_count(0)
+
+
+def test_an_operator_hands_leadership_over(viewer: Viewer, stage: Stage) -> None:
+    page, before = viewer.page, stage.leader()
+    viewer.open(first_url(stage), "cluster")
+    viewer.use_key(operator(stage))
+    page.click("#hand-over")
+    expect(page.locator("dialog")).to_contain_text("becomes a follower")
+    page.locator("dialog").get_by_role("button", name="Hand over leadership").click()
+    expect(page.locator(".operator-panel .outcome")).to_contain_text("leads now")
+    assert stage.leader() != before
+    expect(page.locator(".changes li").first).to_contain_text(f"after {before}")
+
+
+def test_the_leader_dies_and_no_event_is_missing(viewer: Viewer, stage: Stage, pictures: Path) -> None:
+    """The page comes from the very node that is killed."""
+    viewer.allowed.append(LOST)
+    page, leader = viewer.page, stage.leader()
+    viewer.open(stage.urls[leader], f"market/{PRODUCT}")
+    viewer.use_key(stage.person)
+    viewer.wait_drawn()
+    viewer.wait_seen(10)
+    assert viewer.counter()["node"] == leader
+    killed = stage.kill_leader()
+    assert killed == leader
+    try:
+        viewer.until(f"document.getElementById('counter').dataset.node !== '{leader}'")
+        viewer.wait_seen(60)
+        found = viewer.counter()
+        assert (found["gaps"], found["moves"], found["state"]) == (0, 1, "live")
+        fill_order(page, "buy", "50000", "0.25")
+        expect(page.locator(".ticket .outcome.accepted")).to_contain_text("on the book")
+        page.screenshot(path=pictures / "failover.png")
+        page.get_by_role("button", name="Cancel all").click()
+        expect(page.locator("tr[data-order]")).to_have_count(0)
+        page.get_by_role("link", name="Cluster").click()
+        expect(page.locator(f"[data-node={leader}]")).to_have_attribute("data-role", "unreachable")
+        expect(page.locator(".changes li").first).to_contain_text(f"after {leader}")
+    finally:
+        stage.bring_back(killed)
+    expect(page.locator(f"[data-node={leader}]")).not_to_have_attribute("data-role", "unreachable")
+    assert viewer.counter()["gaps"] == 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("view", ["market", "cluster"])
+@pytest.mark.parametrize(("width", "height"), [(360, 740), (1_440, 900), (2_560, 1_440)])
+def test_it_fits_and_everybody_can_use_it(
+    browser: Browser, stage: Stage, pictures: Path, width: int, height: int, view: str, scheme: Scheme
+) -> None:
+    """No sideways scrolling, and nothing that axe-core objects to. The pictures of the README are made here."""
+    with viewing(browser, list(stage.urls.values()), width=width, height=height, scheme=scheme) as viewer:
+        viewer.open(first_url(stage), view if view == "cluster" else f"market/{PRODUCT}")
+        viewer.use_key(operator(stage) if view == "cluster" else stage.person)
+        if view == "market":
+            viewer.wait_drawn()
+        else:
+            expect(viewer.page.locator(".node.leader")).to_contain_text("fsync")
+        viewer.wait_seen(5)
+        assert viewer.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+        assert viewer.violations() == []
+        if width == 1_440 or (width == 360 and view == "market" and scheme == "light"):
+            viewer.page.screenshot(path=pictures / f"{view}-{scheme}{'-small' if width == 360 else ''}.png")
+
+
+def test_the_keyboard_alone_is_enough(viewer: Viewer, stage: Stage) -> None:
+    page = viewer.page
+    viewer.open(first_url(stage), f"market/{PRODUCT}")
+    viewer.use_key(stage.person)
+    page.keyboard.press("Escape")
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+    page.keyboard.press("Enter")
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.name") == "price":
+            break
+    page.keyboard.type("50000")
+    page.keyboard.press("Tab")
+    page.keyboard.type("0.1")
+    page.keyboard.press("Enter")
+    expect(page.locator(".ticket .outcome.accepted")).to_contain_text("on the book")
+    cancel = page.locator("tr[data-order] button", has_text="Cancel")
+    cancel.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("tr[data-order]")).to_have_count(0)
+    page.get_by_role("tab", name="Open orders").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("tab", name="Fills")).to_be_focused()
+    page.locator("#theme").focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.documentElement.dataset.theme") == "light"
