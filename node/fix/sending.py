@@ -299,6 +299,11 @@ class StreamSender:
                 self._link.close("the client has logged on somewhere else")
                 return False
             fields = split(event.text)
+            if event.origin != self._origin and fields[0][1] in ADMIN:
+                # Of a connection before this one, such as the Logout of a Logon that failed: not for this one.
+                self.last = event.product_sequence - self._base
+                await self._fill(self.last, self.last + 1)
+                return True
         else:
             assert isinstance(event, OrderReported), "a stream has reports and notes"
             self.on_report(event)

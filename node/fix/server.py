@@ -75,6 +75,8 @@ class Connection:
         self.identity: Identity | None = None
         self.ended = False
         self.session: Session | None = None
+        self.needed = Permission.VIEW
+        """What the session's requests need."""
         self._server = server
         self._reader = reader
         self._writer = writer
@@ -128,6 +130,7 @@ class Connection:
             return
         if terms is not None:
             self.identity = terms.identity
+            self.needed = Permission.TRADE if terms.service is Service.ORDERS else Permission.VIEW
             await self._server.serve(self, terms)
 
     async def refuse(self, message: Message | None, why: str) -> None:
@@ -168,7 +171,7 @@ class Connection:
             while wait:
                 await asyncio.sleep(wait)
                 wait = self._server.keys.take(self.identity.key_id, Cost.REQUEST)
-            session.allowed = bool(self.identity.permissions & self._server.needed(self))
+            session.allowed = bool(self.identity.permissions & self.needed)
             await session.take(Message(frame), frame.number)
 
     async def _look(self, session: Session) -> None:
@@ -259,10 +262,6 @@ class FixServer:
         """Whether a connection may go on after so many more garbled messages; they count for its address."""
         return not any(self._garbled.take(caller_of(connection.address)) for _ in range(min(count, 2 * GARBLED_BURST)))
 
-    def needed(self, connection: Connection) -> Permission:
-        """What a session's messages need."""
-        return Permission.TRADE if connection in self._streams.values() else Permission.VIEW
-
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = Connection(self, reader, writer)
         caller = caller_of(connection.address)
@@ -336,9 +335,10 @@ class FixServer:
             return
         assert isinstance(outcome, Noted), outcome
         before = self._streams.get(terms.stream_id)
-        if before is not None:
-            before.close("the client has logged on again")
-        self._streams[terms.stream_id] = connection
+        if not too_low:
+            if before is not None:
+                before.close("the client has logged on again")
+            self._streams[terms.stream_id] = connection
         sender = StreamSender(self.backend, self.catalogue, connection, terms, origin, outcome)
         try:
             await self._run_stream(connection, terms, sender, expected, too_low=too_low)

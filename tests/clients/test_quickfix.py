@@ -24,11 +24,15 @@ from node.config.text import change_settings
 from node.deployment.setup import FIX_OFFSET, HTTP_OFFSET
 from node.native.protocol import ControlAction, OrdersQuery, StatusQuery
 from statemachine.events import OrderState
+from statemachine.types import Side
+from tests.clients.quickfix_tour import TourSpec
 from tests.clients.quickfix_trader import Person, Spec
 from tests.real_cluster import end, start
+from tests.unit.node.fix.harness import serving, trade_with
+from tests.unit.node.gateway.harness import SECRET
 
 pytest.importorskip("quickfix")
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.timeout(300)]
 
 KILLS = 3
 SYMBOL = "BTC-USD"
@@ -91,6 +95,28 @@ class Trader:
         self._progress.close()
 
 
+async def test_quickfix_accepts_every_message_that_we_send(tmp_path: Path) -> None:
+    spec = tmp_path / "spec.json"
+    async with serving() as served:
+        trade_with(served.backend, Side.SELL, 120_00, 5_000_000, "offer")
+        person = Person("alice-key", SECRET, "alice's passphrase")
+        spec.write_bytes(msgspec.json.encode(TourSpec(served.port, str(tmp_path), str(DICTIONARIES), SYMBOL, person)))
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tests.clients.quickfix_tour", str(spec)), stdout=subprocess.PIPE
+        )
+        try:
+            async with asyncio.timeout(120):
+                out, _ = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+    told = json.loads(out.splitlines()[-1])
+    assert told["rejected"] == []
+    kinds = {"80", "85", "8F", "88", "8I", "84", "9", "r", "j", "W", "X", "Y"}
+    assert kinds <= set(told["got"]), kinds - set(told["got"])
+
+
+@pytest.mark.cluster
 async def test_no_report_is_lost_doubled_or_out_of_order_over_three_leader_kills(tmp_path: Path) -> None:
     ground = prepare(tmp_path / "cluster")
     trader: Trader | None = None

@@ -141,6 +141,20 @@ class TestNumbers:
             again.logon(reset=False)
             assert "too low, expecting 3" in (await again.next("5"))[58]
 
+    async def test_a_logon_that_fails_does_not_log_the_session_out(self) -> None:
+        async with serving() as served:
+            client = await served.logged_on()
+            client.order("one")
+            await client.next()
+            await until(lambda: served.backend.engine.stream("alice-key/o").taken == 2)  # type: ignore[union-attr]
+            again = await served.connect()
+            again.logon(reset=False)
+            assert "too low" in (await again.next("5"))[58]
+            client.send("1", (112, "x"))
+            fill, beat = await client.next(), await client.next()
+            assert (fill[35], fill[34], fill[36], fill[123]) == ("4", "3", "4", "Y")
+            assert (beat[112], beat[34]) == ("x", "4")
+
     async def test_a_resend_fills_heartbeats_and_repeats_reports(self) -> None:
         async with serving() as served:
             client = await served.logged_on()
