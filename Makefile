@@ -9,7 +9,7 @@ FOREIGN := tests/clients tests/browser
 API := statemachine.engine statemachine.commands statemachine.events statemachine.types node.native.client node.native.feed_reader cluster.raft cluster.batcher cluster.ports
 CORE_SOURCES := setup.py $(wildcard statemachine/*.py statemachine/*.pyx statemachine/*.pxd)
 
-.PHONY: setup core loadtest demo demo-many test check lint types layers tests bench bench-snapshots bench-install soak chaos attack kills simulate clean help clients api-docs conformance
+.PHONY: setup core loadtest demo demo-many upgrade-demo test check lint types layers tests bench bench-snapshots bench-install soak chaos attack kills simulate clean help clients api-docs conformance
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 12
@@ -38,6 +38,9 @@ demo: $(STAMP) ## three nodes trade, lose their leader, and go on; a verdict at 
 
 demo-many: $(STAMP) ## the demo TIMES times in a row (default 20), with the gaps' p50 and maximum
 	$(BIN)/python -m loadtest.demo --repeat $(or $(TIMES),20) --results run/demo-runs.jsonl
+
+upgrade-demo: $(STAMP) ## three nodes of version 0.2.0 are replaced while they trade, then the level changes; FORMER=dir where 0.2.0 is installed
+	$(BIN)/python -m loadtest.rolling $(if $(FORMER),--former $(FORMER)) $(if $(KEEP),--keep)
 
 bench: $(STAMP) ## commands a second and latencies of three nodes on this machine
 	$(BIN)/python -m loadtest.bench

@@ -23,7 +23,7 @@ from __future__ import annotations
 import struct
 import zlib
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import msgspec
@@ -373,10 +373,10 @@ class DurableLog:
         self.dirty = False
 
 
-def read_segments(*directories: Path, abi: str | None = None) -> Iterator[LogEntry]:
+def read_segments(*directories: Path, abis: Collection[str] | None = None) -> Iterator[LogEntry]:
     """All entries in the segment files of the directories (a log and its archive), by index; for audits, while no node writes them.
 
-    A torn end is passed over, as a node would. With `abi`, segments of another schema are passed over too.
+    A torn end is passed over, as a node would. With `abis`, segments of other schemas are passed over too.
 
     Raises:
         LogDamagedError: see `scan`.
@@ -386,7 +386,7 @@ def read_segments(*directories: Path, abi: str | None = None) -> Iterator[LogEnt
     )
     for position, path in enumerate(paths):
         header, entries, _, _, _ = scan(str(path), path.read_bytes(), last=position == len(paths) - 1)
-        if abi is None or (header is not None and header.abi == abi):
+        if abis is None or (header is not None and header.abi in abis):
             yield from entries
 
 

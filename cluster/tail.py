@@ -8,7 +8,7 @@ file was still part of the log *after* it was read: one that was removed may end
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from cluster.errors import LogDamagedError, MissingEntriesError
@@ -27,13 +27,13 @@ class LogTail:
 
     Args:
         directories: the log's and the archive's, the log's first.
-        abi: of the commands; segments of another one are passed over.
+        abis: of the commands; segments of others are passed over.
         next_index: the entry to begin with.
     """
 
-    def __init__(self, directories: Sequence[Path], abi: str, next_index: int) -> None:
+    def __init__(self, directories: Sequence[Path], abis: Collection[str], next_index: int) -> None:
         self._directories = directories
-        self._abi = abi
+        self._abis = abis
         self.next_index = next_index
         self._file = -1
         self._offset = 0
@@ -73,7 +73,7 @@ class LogTail:
         except FileNotFoundError:
             return False
         read = read_header(path.name, os.pread(self._file, HEADER_BYTES_MAX + 64, 0))
-        if read is None or read[0].abi != self._abi:
+        if read is None or read[0].abi not in self._abis:
             self.close()
             return False
         self._offset, self._position = read[1], read[0].first_index

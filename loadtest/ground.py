@@ -68,6 +68,14 @@ def prepare(
     raise LoadTestError("no free range of ports on the loopback interface")
 
 
+def free_base() -> int:
+    """The first port of a range in which nothing listens at its beginning. Raises LoadTestError: there is none."""
+    for base in _bases(False):
+        if all(_is_free(f"127.0.0.1:{base + offset}") for offset in (0, 10, 20)):
+            return base
+    raise LoadTestError("no free range of ports on the loopback interface")
+
+
 def _bases(usual_first: bool) -> Iterator[int]:
     """First ports of ranges to try; several tests at a time should not meet."""
     if usual_first:

@@ -38,6 +38,7 @@ from node.system.descriptors import DESCRIPTORS_MIN
 from node.system.processes import PID_FILE, locked_pid
 from snapshots.abi import ABI
 from snapshots.errors import SnapshotError
+from snapshots.levels.level import ACCEPTED
 from snapshots.manifest import Manifest
 from snapshots.naming import snapshot_paths
 from snapshots.seal import check_files
@@ -264,7 +265,11 @@ class Doctor:
 
     def _log(self, config: NodeConfig) -> Iterator[Finding]:
         directories = [config.data_path / "log", config.data_path / switch.ARCHIVE]
-        other = sorted({abi for abi in segment_abis(directories[0]).values() if abi != ABI}) if directories[0].is_dir() else []
+        other = (
+            sorted({abi for abi in segment_abis(directories[0]).values() if abi not in ACCEPTED})
+            if directories[0].is_dir()
+            else []
+        )
         if other:
             yield self._finding(
                 Level.WARNING,
@@ -394,7 +399,7 @@ def _read_beside(directories: list[Path], applied: int) -> int:
     begins = [first_index(path) for directory in directories if directory.is_dir() for path in directory.glob("log-*.seg")]
     if not begins:
         return 0
-    tail, count = LogTail(directories, ABI, min(begins)), 0
+    tail, count = LogTail(directories, ACCEPTED, min(begins)), 0
     try:
         while entries := tail.read(applied):
             count += len(entries)

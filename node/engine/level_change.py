@@ -172,7 +172,7 @@ class LevelChange:
                 reason = str(error) or f"no answer within {ANSWER_SECONDS:g} s"
                 return LevelMember(node_id, "", "", [], f"does not answer ({reason}): start it, or remove it from the cluster")
             problem = _problem(status, to, self._level())
-            if not problem and status.applied_index < target:
+            if not problem and (status.applied_index < target or not status.ready):
                 problem = f"lags behind: it has applied entry {status.applied_index:,} of {target:,}: wait until it has caught up"
                 if asyncio.get_running_loop().time() < end:
                     await asyncio.sleep(POLL)
@@ -240,8 +240,6 @@ def _problem(status: NodeStatus, to: Level, now: Level) -> str:
         )
     if status.level_abi != now.abi:
         return f"is at level {status.level} and not at {now.version}: wait until it has caught up"
-    if not status.ready:
-        return "is not ready: wait until it has caught up"
     return ""
 
 

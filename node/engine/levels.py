@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from pathlib import Path
 
 import msgspec
 
+from cluster.errors import ClusterError
 from cluster.raft import Raft
-from cluster.wire import FORMER_PROTOCOL, Hello
+from cluster.wire import FORMER_PROTOCOL, Hello, TlsWire
+from node.config.settings import NodeConfig
 from node.engine.replicated_engine import ReplicatedEngine
 from node.migration.found import first_abi, look
-from snapshots.levels.level import OWN, SUPPORTED, V0_2_0, Level
+from node.migration.keeping import keep
+from snapshots.errors import SnapshotError
+from snapshots.levels.level import ACCEPTED, OWN, V0_2_0, Level, SetLevel
 from snapshots.levels.states import level_with
 
-ACCEPTED = frozenset(level.abi for level in SUPPORTED)
-"""The ABIs of the levels that this software can run."""
+log = logging.getLogger(__name__)
 
 
 def runs_as_it_is(data: Path) -> bool:
@@ -36,6 +41,29 @@ def of_data(data: Path) -> Level:
     """
     abi = first_abi(data)
     return OWN if abi is None else level_with(abi)
+
+
+class Changed:
+    """What follows when the level has changed: peers that cannot follow are let go, and the data of the former level is kept for the way back."""
+
+    def __init__(self, config: NodeConfig, wire: TlsWire) -> None:
+        self._config = config
+        self._wire = wire
+
+    def changed(self, change: SetLevel, index: int) -> None:
+        """The entry at `index` has changed the level."""
+        self._wire.drop_former()
+        asyncio.get_running_loop().run_in_executor(None, self._keep, change, index)
+
+    def _keep(self, change: SetLevel, index: int) -> None:
+        """Runs in a thread."""
+        try:
+            kept = keep(self._config.data_path, self._config.node_id, change, index)
+        except (OSError, SnapshotError, ClusterError) as error:
+            log.error("the data of level %s is not kept, there is no way back on this node: %s", change.old, error)
+            return
+        if kept:
+            log.info("the data of level %s is kept until: quorumbook migrate --finalize", change.old)
 
 
 class Joining:

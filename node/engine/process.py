@@ -64,7 +64,7 @@ from node.system.parent_watch import watch_parent
 from node.system.processes import ENGINE_PID_FILE, PidFile
 from snapshots.abi import ABI
 from snapshots.errors import LevelError, SnapshotError
-from snapshots.levels.level import abi_behind
+from snapshots.levels.level import ACCEPTED, abi_behind
 from snapshots.levels.states import empty
 from snapshots.naming import snapshot_paths
 from snapshots.seal import SEAL
@@ -107,14 +107,14 @@ def build(config: NodeConfig, known: identity.Identity, modes: Modes) -> Parts:
     version = software.version()
     feed = Feed(config.native.events_kept)
     machine = ReplicatedEngine(feed, empty(levels.of_data(config.data_path)))
-    store = SnapshotStore(config.data_path / "snapshots", config.snapshot.keep, accepts=levels.ACCEPTED)
+    store = SnapshotStore(config.data_path / "snapshots", config.snapshot.keep, accepts=ACCEPTED)
     snapshots = SnapshotPort(store, machine, software=version, load=snapshot_loader(config, store))
     check_start(config, known, has_snapshot=snapshots.newest() is not None)
     refused: Counter[str] = Counter()
     certificates = CertificateWatch(config)
     joining = levels.Joining(machine)
     wire = TlsWire(_wire_settings(config, refused, joining))
-    machine.level_changed = wire.drop_former
+    machine.level_changed = levels.Changed(config, wire).changed
     raft = open_raft(
         _raft_settings(config, known),
         machine,
@@ -124,7 +124,7 @@ def build(config: NodeConfig, known: identity.Identity, modes: Modes) -> Parts:
         clock=time.monotonic,
         randomness=random.Random(),
         timekeeper=Timekeeper(time.time_ns, stamp_of, lambda: machine.engine.time),
-        schemas=Schemas(lambda: machine.level.abi, levels.ACCEPTED, abi_behind),
+        schemas=Schemas(lambda: machine.level.abi, ACCEPTED, abi_behind),
     )
     joining.raft = raft
     entries = Entries(lambda: raft.abi_at_end)
@@ -190,7 +190,7 @@ def _open_disk(config: NodeConfig, known: identity.Identity, durations: EngineDu
     def archives() -> bool:
         return config.keeps_log or switch.may_go_back(config.data_path)
 
-    archive = config.data_path / switch.ARCHIVE if archives() else None
+    archive = config.data_path / switch.ARCHIVE
     disk = RealDisk(
         config.data_path / "log", fsync=config.raft.fsync, archive_to=archive, archives=archives, synced=durations.fsync.observe
     )

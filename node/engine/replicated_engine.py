@@ -11,7 +11,7 @@ import msgspec
 from node.durations import EngineDurations
 from node.engine.feed import Feed
 from node.engine.market import Market, SavedProduct
-from snapshots.levels.level import ENTRY_MARK, Level
+from snapshots.levels.level import ENTRY_MARK, Level, SetLevel, decode_set_level
 from snapshots.levels.states import apply, empty, level_of
 from statemachine.engine import Engine
 
@@ -33,7 +33,7 @@ class ReplicatedEngine:
 
     Attributes:
         keys_changed: called with the ids of API keys that were put; with none where any may be another.
-        level_changed: called when the level is another one.
+        level_changed: called with the entry that changed the level, and its index.
         durations: the histograms of the process.
         apply_began: `time.perf_counter` when the latest entry began to be applied.
     """
@@ -45,7 +45,7 @@ class ReplicatedEngine:
         self._feed = feed
         self.applied_entries = 0
         self.keys_changed: Callable[[list[str]], None] = lambda _key_ids: None
-        self.level_changed: Callable[[], None] = lambda: None
+        self.level_changed: Callable[[SetLevel, int], None] = lambda _change, _index: None
 
     @property
     def level(self) -> Level:
@@ -57,11 +57,11 @@ class ReplicatedEngine:
         assert self.engine.sequence == 0, "the level of a state changes by a log entry"
         self.engine = empty(level)
 
-    def apply(self, _index: int, payload: bytes) -> object:
+    def apply(self, index: int, payload: bytes) -> object:
         """Apply a batch; its outcomes as they are encoded, one a command, in order. Publishes its events."""
         self.apply_began = time.perf_counter()
         if payload[:1] == ENTRY_MARK:
-            return self._set_level(payload)
+            return self._set_level(index, payload)
         applied = self.engine.apply_entry(payload)
         self.durations.apply.observe(time.perf_counter() - self.apply_began)
         self.applied_entries += 1
@@ -71,7 +71,7 @@ class ReplicatedEngine:
             self._feed.publish(applied.event_products, applied.encoded_events)
         return [msgspec.Raw(outcome) for outcome in applied.encoded_outcomes]
 
-    def _set_level(self, payload: bytes) -> bool:
+    def _set_level(self, index: int, payload: bytes) -> bool:
         """Change the level. Whether it is another one now."""
         before = self.engine
         began = time.monotonic()
@@ -79,7 +79,9 @@ class ReplicatedEngine:
         if self.engine is before:
             return False
         log.warning("the level is %s from here on; the entry took %.0f ms", self.level, (time.monotonic() - began) * 1e3)
-        self.level_changed()
+        change = decode_set_level(payload)
+        assert change is not None
+        self.level_changed(change, index)
         return True
 
     def digest(self) -> bytes:

@@ -25,7 +25,7 @@ from node.native.connection import NativeConnection
 from node.native.framing import UNDECODABLE
 from node.native.protocol import FailCode, LogPiece, LogQuery, MemberStatus
 from node.pki import client_context
-from snapshots.abi import ABI
+from snapshots.levels.level import ACCEPTED
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class Fetcher:
         if not begun.data:
             return Found.PERHAPS
         header = read_header(segment_name(begun.first_index), begun.data)
-        if header is None or header[0].abi != ABI:
+        if header is None or header[0].abi not in ACCEPTED:
             return Found.NOWHERE
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._directory / segment_name(index)

@@ -24,7 +24,7 @@ from pathlib import Path
 import msgspec
 
 from cluster.errors import MissingEntriesError
-from cluster.log import command_of
+from cluster.log import command_of, segment_abis
 from cluster.ports import LogEntry
 from cluster.tail import LogTail, first_index
 from node.config.settings import NodeConfig
@@ -36,8 +36,8 @@ from node.history.state import StateStore, node_state, totals_of
 from node.history.store import Gap, HistoryStore, Progress
 from node.migration import switch
 from node.migration.found import LOG, SNAPSHOTS
-from snapshots.abi import ABI
-from statemachine.commands import decode_batch
+from snapshots.levels import states
+from snapshots.levels.level import ACCEPTED, OWN, Level, by_abi, is_level_entry
 from statemachine.engine import Engine
 from statemachine.events import OrderState
 from statemachine.types import OrderStatus
@@ -84,8 +84,16 @@ class Keeper:
         """The latest state up to an entry that is on disk: the history's own, else one of the node's, else the empty one."""
         loaded = self._state.load()
         if loaded is None or loaded[1] > index:
-            loaded = node_state(self._config.data_path / SNAPSHOTS, index) or (Engine(), 0)
+            loaded = node_state(self._config.data_path / SNAPSHOTS, index) or (states.empty(self._level_at_start()), 0)
         return loaded
+
+    def _level_at_start(self) -> Level:
+        """The level of the log's first entry."""
+        abis: dict[str, str] = {}
+        for directory in (self._config.data_path / LOG, self._archive, self.fetched):
+            abis |= segment_abis(directory) if directory.is_dir() else {}
+        found = [by_abi(abi) for _, abi in sorted(abis.items()) if abi in ACCEPTED]
+        return found[0] or OWN if found else OWN
 
     @property
     def fetched(self) -> Path:
@@ -96,7 +104,7 @@ class Keeper:
         """Go on from the state after an entry."""
         self._engine = engine
         self._projection = Projection(engine, {})
-        self._tail = LogTail(self._directories, ABI, index + 1)
+        self._tail = LogTail(self._directories, ACCEPTED, index + 1)
         self._queued: list[LogEntry] = []
         self._arrived = False
 
@@ -207,13 +215,13 @@ class Keeper:
             raise self._aside(str(error))
         engine, index = self._state_at(rewind.last_index)
         last = None
-        tail = LogTail(self._directories, ABI, index + 1)
+        tail = LogTail(self._directories, ACCEPTED, index + 1)
         try:
             while tail.next_index <= rewind.last_index:
                 for last in tail.read(rewind.last_index):
                     payload = command_of(last)
                     if payload is not None:
-                        engine.apply(decode_batch(payload))
+                        engine, _ = states.apply(engine, payload)
         finally:
             tail.close()
         back = Progress(rewind.last_index, engine.sequence, engine.time)
@@ -251,7 +259,13 @@ class Keeper:
 
     def _apply(self, entry: LogEntry) -> list[Step]:
         payload = command_of(entry)
-        return [] if payload is None else apply(self._engine, decode_batch(payload))
+        if payload is None:
+            return []
+        if is_level_entry(payload):
+            self._engine, _ = states.apply(self._engine, payload)
+            self._projection.go_on_with(self._engine)
+            return []
+        return apply(self._engine, payload)
 
     def skip(self, wanted: int) -> None:
         """Go on without entry `wanted`, from a snapshot of the node's that stands for it.

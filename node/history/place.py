@@ -23,6 +23,7 @@ from node.migration import switch
 from node.migration.found import SNAPSHOTS
 from snapshots.abi import ABI
 from snapshots.errors import SnapshotError
+from snapshots.levels.level import ACCEPTED
 from snapshots.naming import snapshot_paths
 from snapshots.seal import read_seal
 
@@ -70,7 +71,7 @@ def compare(data: Path, directories: Sequence[Path], progress: Progress, applied
 
 
 def _entry(directories: Sequence[Path], index: int, applied: int) -> LogEntry | None:
-    tail = LogTail(directories, ABI, index)
+    tail = LogTail(directories, ACCEPTED, index)
     try:
         return tail.read(applied)[0]
     except MissingEntriesError:
@@ -86,7 +87,7 @@ def _marked(snapshots: Path, index: int) -> LogEntry | None:
             manifest = read_seal(path).manifest
         except (SnapshotError, OSError):
             continue  # it was pruned meanwhile, or is damaged: the engine says so
-        if manifest.abi == ABI and manifest.mark:
+        if manifest.abi in ACCEPTED and manifest.mark:
             mark = mark_of(manifest)
             for entry in (mark.last, mark.previous):
                 if entry.index == index:

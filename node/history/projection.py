@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from node.history.candles import HOUR, NANOSECONDS, STORED, Candle, aggregate, bucket, of_trade
-from statemachine.commands import AnyCommand, Batch, Deposit, PutCurrency, PutProduct, Transfer, Withdraw
+from snapshots.levels.states import commands_of, level_of
+from statemachine.commands import AnyCommand, Deposit, PutCurrency, PutProduct, Transfer, Withdraw
 from statemachine.engine import Engine
 from statemachine.events import (
     Amended,
@@ -103,9 +104,10 @@ class Rows:
         return found
 
 
-def apply(engine: Engine, batch: Batch) -> list[Step]:
-    """Apply a log entry: a step for what came before its first command, and one for each command; commands seen before make no step."""
-    applied = engine.apply(batch)
+def apply(engine: Engine, payload: bytes) -> list[Step]:
+    """Apply a log entry with commands: a step for what came before its first command, and one for each command; commands seen before make no step."""
+    batch = commands_of(level_of(engine).abi, payload)
+    applied = engine.apply_entry(payload)
     ends = applied.command_ends
     if not ends:
         return []
@@ -151,6 +153,10 @@ class Projection:
         self._engine = engine
         self._totals = totals
         self._markets: dict[str, Market] = {}
+
+    def go_on_with(self, engine: Engine) -> None:
+        """The level has changed: the same state, in another engine."""
+        self._engine = engine
 
     def rows(self, steps: Iterable[Step], known: Callable[[set[int]], Mapping[int, Row]]) -> Rows:
         """The rows of some steps. `known` looks up the rows of orders that were placed before them."""

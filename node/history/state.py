@@ -15,9 +15,10 @@ import msgspec
 from node import software
 from node.history.projection import Totals
 from snapshots import durable
-from snapshots.abi import ABI
 from snapshots.errors import SnapshotDamagedError, SnapshotError
 from snapshots.job import JobState, WriteJob
+from snapshots.levels.level import ACCEPTED
+from snapshots.levels.states import level_of, restored
 from snapshots.manifest import Row, SnapshotFields
 from snapshots.naming import snapshot_paths
 from snapshots.rocks import read_tables
@@ -34,7 +35,7 @@ class StateStore:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._store = SnapshotStore(directory, keep=1)
+        self._store = SnapshotStore(directory, keep=1, accepts=ACCEPTED)
         self._job: WriteJob | None = None
         self._job_engine: Engine | None = None
         self._base: tuple[Engine, int] | None = None
@@ -48,10 +49,10 @@ class StateStore:
             manifest = self._store.newest()
             if manifest is None:
                 return None
-            if manifest.abi != ABI:
+            if manifest.abi not in ACCEPTED:
                 log.warning("the history's own state has ABI %s: it is not used", manifest.abi[:12])
                 return None
-            engine = Engine.restore(self._store.load(manifest))
+            engine = restored(manifest.abi, self._store.load(manifest))
         except SnapshotDamagedError as error:
             log.warning("the history's own state is not used: %s", error)
             return None
@@ -69,7 +70,7 @@ class StateStore:
         fields = SnapshotFields(
             index=index, term=0, mark=b"", sequence=engine.sequence, software=software.version(), created_at=time.time_ns()
         )
-        self._job, self._job_engine = self._store.begin_changes(fields, frozen, base or 0), engine
+        self._job, self._job_engine = self._store.begin_changes(fields, frozen, base or 0, abi=level_of(engine).abi), engine
 
     def poll(self) -> None:
         """Note that a snapshot is finished.
@@ -114,14 +115,14 @@ def node_state(snapshots: Path, up_to: float) -> tuple[Engine, int] | None:
         tables: dict[str, list[Row]] = {}
         try:
             manifest = check_files(path).manifest
-            if manifest.abi != ABI:
+            if manifest.abi not in ACCEPTED:
                 continue
             tables.update({name: [] for name in manifest.row_counts})
             read_tables(path, manifest, lambda name, rows, kept=tables: kept[name].extend(rows))  # type: ignore[misc]  # bound now
         except (SnapshotError, OSError) as error:
             log.warning("%s is not used: %s", path, error)
             continue
-        return Engine.restore(tables), manifest.index
+        return restored(manifest.abi, tables), manifest.index
     return None
 
 

@@ -13,6 +13,7 @@ from node.migration import switch
 from node.migration.found import LOG, look
 from node.records.txlog import TxEntry, Txlog
 from snapshots.abi import ABI
+from snapshots.levels.level import ACCEPTED, is_level_entry
 from statemachine.commands import decode_batch
 
 
@@ -37,14 +38,16 @@ class WayBack:
         """
         expected = 0
         try:
-            for entry in read_segments(self.data / switch.ARCHIVE, self.data / LOG, abi=ABI):
+            for entry in read_segments(self.data / switch.ARCHIVE, self.data / LOG, abis=ACCEPTED):
+                if entry.index <= self.record.last_index:
+                    continue
                 if expected and entry.index != expected:
                     raise self._gap(expected, entry.index - 1)
                 if not expected and entry.index > self.record.last_index + 1:
                     raise self._gap(self.record.last_index + 1, entry.index - 1)
                 expected = entry.index + 1
                 payload = command_of(entry)
-                batch = decode_batch(payload) if payload is not None else None
+                batch = decode_batch(payload) if payload is not None and not is_level_entry(payload) else None
                 if batch is not None and not batch.migrated:
                     yield TxEntry(entry.index, entry.term, batch)
         except LogDamagedError as error:

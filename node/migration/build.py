@@ -145,7 +145,7 @@ class Builder:
         """The rows, from a copy: opening the database leaves files behind."""
         copy = self._out / "source"
         assert self._found.snapshot is not None
-        _link_tree(self._found.snapshot, copy / self._found.snapshot.name)
+        link_tree(self._found.snapshot, copy / self._found.snapshot.name)
         store = SnapshotStore(copy, abi=self._from)
         manifest = store.newest()
         assert manifest is not None
@@ -208,7 +208,7 @@ class Builder:
         return commands, rejected, engine.full_hash()
 
 
-def _link_tree(source: Path, target: Path) -> None:
+def link_tree(source: Path, target: Path) -> None:
     """A copy of a snapshot. The large files, which are never written again, are hard links where that is possible."""
     target.mkdir(parents=True)
     for path in source.iterdir():

@@ -53,6 +53,11 @@ class Record(msgspec.Struct, frozen=True):
     steps: str = ""
 
 
+def encoded(record: Record) -> bytes:
+    """A record as it lies on disk."""
+    return msgspec.json.format(msgspec.json.encode(record)) + b"\n"
+
+
 class Rewind(msgspec.Struct, frozen=True):
     """A way back that was gone: entries behind `last_index` with a term up to `term` were undone."""
 
@@ -113,7 +118,7 @@ def commit(data: Path, record: Record) -> None:
         OSError: it cannot be; `finish` goes on with it later if it had begun.
     """
     made = data / DRAFT
-    files.write_new(made / RECORD, msgspec.json.format(msgspec.json.encode(record)) + b"\n")
+    files.write_new(made / RECORD, encoded(record))
     for part in _PARTS:
         (made / part).mkdir(exist_ok=True)
         durable.sync_path(made / part)

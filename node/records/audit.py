@@ -33,7 +33,11 @@ from node.errors import AuditError
 from node.native.protocol import NodeStatus
 from node.system import files
 from snapshots.abi import ABI
-from statemachine.commands import AnyCommand, Batch, Deposit, Transfer, Withdraw, decode_batch
+from snapshots.errors import SnapshotError
+from snapshots.levels import states
+from snapshots.levels.level import ACCEPTED, OWN, Level, by_abi, decode_set_level, is_level_entry
+from snapshots.levels.states import commands_of, level_of
+from statemachine.commands import AnyCommand, Batch, Deposit, Transfer, Withdraw
 from statemachine.engine import Engine
 from statemachine.events import AnyOutcome, Cancelled, Placed, Rejected
 from statemachine.tables import BalanceRow, CurrencyRow
@@ -124,7 +128,7 @@ class _NodeLog:
             AuditError: the log is damaged or cannot be read.
         """
         try:
-            yield from read_segments(*self.directories, abi=ABI)
+            yield from read_segments(*self.directories, abis=ACCEPTED)
         except (LogDamagedError, OSError) as error:
             raise AuditError(f"{self.node_id}: {error}") from error
 
@@ -141,17 +145,19 @@ class _Applied(msgspec.Struct, frozen=True, array_like=True):
 class _Replay:
     """The engine that the log is applied to, and what became of each command."""
 
-    def __init__(self, hashes_at: Iterable[int]) -> None:
-        self.engine = Engine()
+    def __init__(self, engine: Engine, hashes_at: Iterable[int]) -> None:
+        self.engine = engine
         self.commands = 0
         self.applied: dict[tuple[str, str], list[_Applied]] = {}
         self.hashes: dict[int, list[str]] = {sequence: [] for sequence in hashes_at}
         """At a sequence: the hash after its command, and after each entry without commands that follows."""
         self._note_hash()
 
-    def apply(self, batch: Batch) -> None:
-        """Apply one entry's batch."""
-        outcomes = self.engine.apply(batch).outcomes
+    def apply(self, payload: bytes) -> None:
+        """Apply one entry."""
+        batch = commands_of(level_of(self.engine).abi, payload) if not is_level_entry(payload) else Batch(0, [])
+        self.engine, applied = states.apply(self.engine, payload)
+        outcomes = applied.outcomes if applied is not None else []
         for command, outcome in zip(batch.commands, outcomes, strict=True):
             self.commands += 1
             if not outcome.duplicate:
@@ -198,7 +204,13 @@ def committed_batches(
         logs, told, commit_index = _opened(directory, statuses)
         batches: list[Batch] = []
         commands = 0
-        for batch in _committed(logs, _agree(logs, commit_index, told)[0], commit_index):
+        level = _level_at_start(logs)
+        for payload in _committed(logs, _agree(logs, commit_index, told)[0], commit_index):
+            change = decode_set_level(payload)
+            if change is not None:
+                level = change.to if change.old.abi == level.abi else level
+                continue
+            batch = commands_of(level.abi, payload)
             batches.append(batch)
             commands += len(batch.commands)
             if commands >= first:
@@ -256,13 +268,19 @@ def log_directories(config: NodeConfig) -> list[Path]:
 
 def _node_log(config: NodeConfig) -> _NodeLog:
     directories = log_directories(config)
-    others = {abi for directory in directories for abi in segment_abis(directory).values() if abi != ABI}
+    others = {abi for directory in directories for abi in segment_abis(directory).values() if abi not in ACCEPTED}
     if others:
         raise AuditError(
             f"{config.node_id}: the log begins with ABI {', '.join(sorted(others))}, this software has ABI {ABI}: an audit needs the whole "
             "log and does not reach over a migration. Audit with the version that wrote it"
         )
     return _NodeLog(config.node_id, directories)
+
+
+def _level_at_start(logs: list[_NodeLog]) -> Level:
+    """The level of the first entry."""
+    abis = {name: abi for log in logs for directory in log.directories for name, abi in segment_abis(directory).items()}
+    return by_abi(abis[min(abis)]) or OWN if abis else OWN
 
 
 def _mark(entry: LogEntry) -> _Mark:
@@ -344,17 +362,20 @@ def _agree(logs: list[_NodeLog], commit_index: int, told: Mapping[str, NodeStatu
 
 def _replay(logs: list[_NodeLog], agreed: dict[int, _Mark], commit_index: int, hashes_at: Iterable[int]) -> _Replay:
     """Apply the committed entries. Raises as `_committed`."""
-    replay = _Replay(hashes_at)
-    for batch in _committed(logs, agreed, commit_index):
-        replay.apply(batch)
+    replay = _Replay(states.empty(_level_at_start(logs)), hashes_at)
+    for payload in _committed(logs, agreed, commit_index):
+        try:
+            replay.apply(payload)
+        except (msgspec.DecodeError, SnapshotError) as error:
+            raise AuditError(f"an entry behind command {replay.engine.sequence} cannot be applied: {error}") from error
     return replay
 
 
-def _committed(logs: list[_NodeLog], agreed: dict[int, _Mark], commit_index: int) -> Iterator[Batch]:
-    """The committed entries that have commands, each from whichever log has it.
+def _committed(logs: list[_NodeLog], agreed: dict[int, _Mark], commit_index: int) -> Iterator[bytes]:
+    """The committed entries that have commands or change the level, each from whichever log has it.
 
     Raises:
-        AuditError: an entry is in no log, or cannot be decoded.
+        AuditError: an entry is in no log.
     """
     expected = 1
     for entry in heapq.merge(*(log.entries() for log in logs), key=lambda entry: entry.index):
@@ -362,10 +383,7 @@ def _committed(logs: list[_NodeLog], agreed: dict[int, _Mark], commit_index: int
             expected += 1
             payload = command_of(entry)
             if payload is not None:
-                try:
-                    yield decode_batch(payload)
-                except msgspec.DecodeError as error:
-                    raise AuditError(f"entry {entry.index} is not a batch of commands: {error}") from error
+                yield payload
     if expected <= commit_index:
         raise AuditError(
             f"entry {expected} of {commit_index} is in no node's log: an audit needs all of them (raft.archive_log = true keeps them)"

@@ -29,6 +29,7 @@ from node.marks import mark_of
 from node.system.processes import PID_FILE, PidFile
 from snapshots.errors import NoSnapshotError, SnapshotDamagedError
 from snapshots.frames import Begin, change_frames
+from snapshots.levels.states import restored
 from snapshots.manifest import Manifest, Row, SnapshotFields
 from snapshots.naming import snapshot_path, snapshot_paths
 from snapshots.rocks import read_tables
@@ -95,7 +96,7 @@ def _verified(path: Path) -> tuple[Manifest, Engine]:
     manifest = check_files(path).manifest
     tables: dict[str, list[Row]] = {name: [] for name in manifest.row_counts}
     read_tables(path, manifest, lambda name, rows: tables[name].extend(rows))
-    return manifest, Engine.restore(tables)
+    return manifest, restored(manifest.abi, tables)
 
 
 def unusable_keys(engine: Engine, layout: ClusterDirectory) -> list[str]:

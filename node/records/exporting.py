@@ -21,6 +21,8 @@ from node.records import backup
 from node.system.processes import PID_FILE, locked_pid
 from snapshots.errors import SnapshotError
 from snapshots.job import JobState
+from snapshots.levels.level import ACCEPTED
+from snapshots.levels.states import present_tables, restored
 from snapshots.manifest import Manifest, SnapshotFields
 from snapshots.naming import snapshot_path
 from snapshots.store import SnapshotStore
@@ -41,7 +43,8 @@ def newest_state(config: NodeConfig) -> tuple[Manifest, Engine]:
     """
     with tempfile.TemporaryDirectory(prefix="quorumbook-") as place:
         manifest = backup.back_up(backup.snapshots_of(config), Path(place))
-        return manifest, Engine.restore(SnapshotStore(Path(place)).load(manifest))
+        store = SnapshotStore(Path(place), accepts=ACCEPTED)
+        return manifest, restored(manifest.abi, store.load(manifest))
 
 
 def is_running(config: NodeConfig) -> bool:
@@ -79,7 +82,7 @@ def export_tables(config: NodeConfig, target: Path) -> tuple[Manifest, dict[str,
     if target.exists() and any(target.iterdir()):
         raise DirectoryError(f"{target} is not empty; name another directory")
     manifest, engine = newest_state(config)
-    return manifest, write_tables(target, dict(engine.tables()))
+    return manifest, write_tables(target, present_tables(engine))
 
 
 def import_tables(source: Path, layout: ClusterDirectory) -> Engine:

@@ -21,18 +21,20 @@ import msgspec
 from msgspec import inspect
 
 from cluster.errors import LogDamagedError
-from cluster.log import DurableLog, command_of, read_segments
+from cluster.log import DurableLog, command_of, read_segments, segment_abis
 from cluster.messages import COMMAND
-from cluster.ports import LogEntry
+from cluster.ports import LogEntry, Schemas
 from cluster.storage import RealDisk
 from node.config.settings import NodeConfig
 from node.errors import TxlogError
 from node.records.audit import log_directories
 from snapshots.abi import ABI
+from snapshots.levels.level import ACCEPTED, OWN, Level, SetLevel, abi_behind, by_abi, decode_set_level, encode_set_level
+from snapshots.levels.states import apply, commands_of, empty, encoded, restored
 from snapshots.manifest import Manifest
 from snapshots.tsv import TableLines, title
 from snapshots.tsv_values import Codecs, Scales, ValueFault, time_text, time_value
-from statemachine.commands import AnyCommand, Batch, PutApiKey, decode_batch, encode_batch
+from statemachine.commands import AnyCommand, Batch, PutApiKey
 from statemachine.engine import Engine
 from statemachine.tables import TABLES
 
@@ -48,14 +50,17 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     abi: str
     first_index: int
     secrets: bool
+    level: Level = OWN
 
 
 class TxEntry(msgspec.Struct, frozen=True):
-    """An entry of the log that has commands."""
+    """An entry of the log that has commands, or changes the level. `payload`: its bytes, where it comes out of a log."""
 
     index: int
     term: int
     batch: Batch
+    payload: bytes = b""
+    change: SetLevel | None = None
 
 
 class Txlog(msgspec.Struct, frozen=True):
@@ -64,6 +69,8 @@ class Txlog(msgspec.Struct, frozen=True):
     first_index: int
     entries: Iterator[TxEntry]
     secrets: bool = True
+    level: Level = OWN
+    """At its beginning."""
 
 
 def of_node(config: NodeConfig) -> Txlog:
@@ -77,33 +84,52 @@ def of_node(config: NodeConfig) -> Txlog:
     if first is None:
         raise TxlogError(f"{config.data_path}: there is no log")
 
+    begins = _level_at_start(config)
+
     def commands() -> Iterator[TxEntry]:
+        level = begins
         for entry in itertools.chain([first], entries):
             payload = command_of(entry)
-            if payload is not None:
-                yield TxEntry(entry.index, entry.term, _batch(entry.index, payload))
+            if payload is None:
+                continue
+            change = decode_set_level(payload)
+            if change is None:
+                yield TxEntry(entry.index, entry.term, _batch(level, entry.index, payload), payload)
+                continue
+            level = change.to if change.old.abi == level.abi else level
+            yield TxEntry(entry.index, entry.term, Batch(0, []), payload, change)
 
-    return Txlog(first.index, commands())
+    return Txlog(first.index, commands(), level=begins)
+
+
+def _level_at_start(config: NodeConfig) -> Level:
+    abis = {
+        name: abi for directory in log_directories(config) for name, abi in segment_abis(directory).items() if abi in ACCEPTED
+    }
+    return by_abi(abis[min(abis)]) or OWN if abis else OWN
 
 
 def _entries(config: NodeConfig) -> Iterator[LogEntry]:
     try:
-        yield from read_segments(*log_directories(config), abi=ABI)
+        yield from read_segments(*log_directories(config), abis=ACCEPTED)
     except (LogDamagedError, OSError) as error:
         raise TxlogError(f"{config.node_id}: {error}") from error
 
 
-def _batch(index: int, payload: bytes) -> Batch:
+def _batch(level: Level, index: int, payload: bytes) -> Batch:
     try:
-        return decode_batch(payload)
+        return commands_of(level.abi, payload)
     except msgspec.DecodeError as error:
         raise TxlogError(f"entry {index} is not a batch of commands of this version: {error}") from error
 
 
 def to_lines(log: Txlog, *, secrets: bool = True) -> Iterator[bytes]:
     """The lines of a file, without their ends. Without `secrets` those of API keys are left out, and hashes will differ."""
-    yield msgspec.json.encode(Header(FORMAT, ABI, log.first_index, secrets))
+    yield msgspec.json.encode(Header(FORMAT, ABI, log.first_index, secrets, log.level))
     for entry in log.entries:
+        if entry.change is not None:
+            yield msgspec.json.encode({"index": entry.index, "term": entry.term, "level": entry.change})
+            continue
         yield msgspec.json.encode(
             {
                 "index": entry.index,
@@ -124,8 +150,9 @@ def _told(command: AnyCommand, secrets: bool) -> AnyCommand:
 class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     index: int
     term: int
-    time: str | int
-    commands: list[Any]
+    time: str | int = 0
+    commands: list[Any] = []
+    level: SetLevel | None = None
     migrated: bool = False
     former: int = 0
 
@@ -148,7 +175,7 @@ def of_file(path: Path) -> Txlog:
             f"{path}, line 1: expected format {FORMAT} and ABI {ABI}, not format {header.format} and ABI {header.abi}: "
             "it was written by another version"
         )
-    return Txlog(header.first_index, _read_lines(path), header.secrets)
+    return Txlog(header.first_index, _read_lines(path), header.secrets, header.level)
 
 
 def _read_lines(path: Path) -> Iterator[TxEntry]:
@@ -160,7 +187,8 @@ def _read_lines(path: Path) -> Iterator[TxEntry]:
             try:
                 line = decoder.decode(text)
                 commands = [_command(position, each) for position, each in enumerate(line.commands)]
-                entry = TxEntry(line.index, line.term, Batch(time_value(line.time), commands, line.migrated, line.former))
+                batch = Batch(time_value(line.time), commands, line.migrated, line.former) if line.level is None else Batch(0, [])
+                entry = TxEntry(line.index, line.term, batch, change=line.level)
             except (msgspec.DecodeError, UnicodeDecodeError, ValueFault) as error:
                 raise TxlogError(f"{path}, line {number}: {error}") from error
             if entry.index <= before:
@@ -189,13 +217,21 @@ def write_log(directory: Path, log: Txlog) -> int:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if any(directory.iterdir()):
         raise TxlogError(f"{directory} is not empty; name another directory")
-    durable = DurableLog(RealDisk(directory, fsync=True, archive_to=None), node_id="txlog", abi=ABI)
+    durable = DurableLog(
+        RealDisk(directory, fsync=True, archive_to=None),
+        node_id="txlog",
+        schemas=Schemas(lambda: log.level.abi, ACCEPTED, abi_behind),
+    )
     durable.load()
     expected, entries = log.first_index, 0
     for entry in log.entries:
         for index in range(expected, entry.index):
             durable.append(LogEntry(bytes([COMMAND]), index, entry.term))
-        durable.append(LogEntry(bytes([COMMAND]) + encode_batch(entry.batch), entry.index, entry.term))
+        if entry.change is not None:
+            payload = encode_set_level(entry.change)
+        else:
+            payload = entry.payload or encoded(durable.abi_at_end, entry.batch.time, entry.batch.commands)
+        durable.append(LogEntry(bytes([COMMAND]) + payload, entry.index, entry.term))
         expected, entries = entry.index + 1, entries + 1
     durable.sync()
     durable.close()
@@ -228,7 +264,7 @@ def rebuild(
     Raises:
         TxlogError: the log does not hold what is needed.
     """
-    index, engine = base or (0, Engine())
+    index, engine = base or (0, empty(log.level))
     if log.first_index > index + 1:
         raise TxlogError(
             f"the log begins with entry {log.first_index}, and entry {index + 1} is needed: "
@@ -240,10 +276,17 @@ def rebuild(
             continue
         if last_index is not None and entry.index > last_index:
             break
+        if entry.change is not None:
+            engine, _ = apply(engine, encode_set_level(entry.change))
+            index = entry.index
+            continue
         left = len(entry.batch.commands) if until is None else until - engine.sequence
         cut = left < len(entry.batch.commands)
         batch = entry.batch
-        engine.apply(msgspec.structs.replace(batch, commands=batch.commands[:left]) if cut else batch)
+        if entry.payload and not cut:
+            engine.apply_entry(entry.payload)
+        else:
+            engine.apply(msgspec.structs.replace(batch, commands=batch.commands[:left]) if cut else batch)
         index = entry.index
         if engine.sequence == until:
             break
@@ -264,7 +307,7 @@ def rebuilt_snapshot(config: NodeConfig, manifest: Manifest) -> Engine:
             f"{config.data_path}: the log up to entry {manifest.index} gives sequence {engine.sequence} and another state than the snapshot "
             f"there, with sequence {manifest.sequence}. Keep the directory, and compare with the other nodes"
         )
-    return Engine.restore(dict(engine.tables()))  # so that it counts its changes from the snapshot on
+    return restored(manifest.abi, dict(engine.tables()))  # so that it counts its changes from the snapshot on
 
 
 def differences(one: Engine, other: Engine) -> Iterator[str]:

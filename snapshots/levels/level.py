@@ -42,6 +42,10 @@ SUPPORTED: tuple[Level, ...] = (V0_2_0, OWN)
 release that may be upgraded from."""
 
 
+ACCEPTED = frozenset(level.abi for level in SUPPORTED)
+"""Their ABIs."""
+
+
 def by_abi(abi: str) -> Level | None:
     """The supported level with this ABI."""
     return next((level for level in SUPPORTED if level.abi == abi), None)
@@ -83,6 +87,11 @@ def decode_set_level(payload: bytes) -> SetLevel | None:
         msgspec.DecodeError: it begins like one and is none.
     """
     return _decoder.decode(payload[1:]) if payload[:1] == ENTRY_MARK else None
+
+
+def is_level_entry(payload: bytes) -> bool:
+    """Whether an entry says something about the level, and has no commands."""
+    return payload[:1] == ENTRY_MARK
 
 
 def abi_behind(payload: bytes) -> str | None:

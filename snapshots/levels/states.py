@@ -15,7 +15,7 @@ import msgspec
 from snapshots.errors import LevelError
 from snapshots.levels.level import OWN, V0_2_0, Level, SetLevel, by_abi, decode_set_level
 from snapshots.levels.narrowing import NotAtLevelError
-from snapshots.levels.raising import raised
+from snapshots.levels.raising import raised, widened
 from statemachine.applied import AppliedBatch
 from statemachine.commands import AnyCommand, Batch, encode_batch
 from statemachine.engine import Engine
@@ -109,6 +109,12 @@ def commands_of(abi: str, payload: bytes) -> Batch:
         return msgspec.msgpack.decode(payload, type=Batch)
     time, commands, *_ = msgspec.msgpack.decode(payload, type=tuple[int, list[AnyCommand], bool])
     return Batch(time, commands)
+
+
+def present_tables(engine: Engine) -> dict[str, list[tuple[bytes, bytes]]]:
+    """The tables of a state in this software's schema."""
+    rows = {name: list(found) for name, found in engine.tables()}
+    return rows if level_of(engine) is OWN else widened(rows)
 
 
 Convert = Callable[[Engine, Level, Level], Engine]

@@ -13,7 +13,7 @@ from node.history.database import connect
 from node.history.projection import Projection, apply
 from node.history.schema import prepare
 from node.history.store import HistoryStore, Progress
-from statemachine.commands import AnyCommand, Batch
+from statemachine.commands import AnyCommand, Batch, encode_batch
 from statemachine.engine import Engine
 from statemachine.events import AnyOutcome
 from tests.unit.node.gateway.harness import Exchange, FakeBackend, config, running
@@ -42,7 +42,7 @@ class KeptBackend(FakeBackend):
     def store(self) -> None:
         """Store what waits."""
         for batch in self._waiting:
-            rows = self._projection.rows(apply(self._other, batch), self._store.known_orders)
+            rows = self._projection.rows(apply(self._other, encode_batch(batch)), self._store.known_orders)
             index = self._store.progress.log_index + 1
             self._store.write(rows, Progress(index, self._other.sequence, self._other.time))
         self._waiting = []

@@ -48,7 +48,7 @@ def begun(directory: Path, *, database: str = "", node_id: str = "n1") -> NodeLo
 
 
 def entries_of(node: NodeLog) -> list[LogEntry]:
-    return list(read_segments(node.config.data_path / switch.ARCHIVE, node.config.data_path / LOG, abi=ABI))
+    return list(read_segments(node.config.data_path / switch.ARCHIVE, node.config.data_path / LOG, abis=[ABI]))
 
 
 def gone_back(node: NodeLog, last_index: int, *, noted: bool = True) -> None:

@@ -1,0 +1,352 @@
+"""An upgrade while the cluster trades: three nodes of the released version 0.2.0 are replaced one by one under load, then the level changes.
+
+    python -m loadtest.rolling [--former DIRECTORY] [--keep]
+
+Exit code 0 when the verdict holds, 1 when it does not, 2 when the run could not be made. Version 0.2.0 is installed beside this tree, from the
+repository's history, unless `--former` names where it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import click
+import msgspec
+
+from loadtest.access import Access
+from loadtest.errors import LoadTestError
+from loadtest.ground import MARK, free_base
+from node.credentials import Credentials
+from node.deployment.local_cluster import LocalCluster
+from node.errors import QuorumbookError
+from node.native.client import ClusterClient
+from node.native.protocol import NodeStatus
+from node.records.audit import audit_directory
+from statemachine.commands import AnyCommand, Deposit, NoteStream, OpenAccount, PlaceOrder, PutCurrency, PutProduct
+from statemachine.events import AnyOutcome, Placed, Rejected
+from statemachine.limits import OPERATOR
+from statemachine.types import OrderType, Side
+
+ROOT = Path(__file__).resolve().parent.parent
+FORMER, PRESENT = "0.2.0", "0.3.0"
+TRADERS = 6
+PAUSE = 0.02
+"""Seconds between a trader's order and his next."""
+
+READY_SECONDS = 40.0
+BETWEEN_SECONDS = 1.0
+"""For which is traded between two steps."""
+
+GAP_MAX = 5.0
+"""Seconds without an acknowledgement that no step may cause: a stop of the cluster is far above it, a hand-over on a busy machine below."""
+
+
+class Acknowledged(msgspec.Struct, frozen=True):
+    """An order that a client was told of: when (monotonic seconds), the command, and the order's id."""
+
+    at: float
+    command: PlaceOrder
+    order_id: int
+
+
+class Result(msgspec.Struct, kw_only=True):
+    """A run in figures. Gaps are the longest times without an acknowledgement, in seconds."""
+
+    acknowledged: int
+    roll_gap: float
+    level_gap: float
+    compared: int
+    differing: int
+    faults: list[str]
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing was lost, doubled, or different on two nodes."""
+        return not self.faults
+
+
+def install_former(target: Path, *, root: Path = ROOT) -> Path:
+    """Install the released version from the history of the repository at `root`; where its modules are.
+
+    Raises:
+        LoadTestError: its commit is not in the history, or it cannot be installed.
+    """
+    found = _output(
+        ["git", "-C", str(root), "log", "-1", "--format=%H", f"--grep=^{FORMER.replace('.', '[.]')}: ", "--", "pyproject.toml"]
+    )
+    if not found:
+        raise LoadTestError(f"the commit of version {FORMER} is not in the history of {root}")
+    source = target / "source"
+    source.mkdir(parents=True)
+    packed = target / "source.tar"
+    _output(["git", "-C", str(root), "archive", "-o", str(packed), found])
+    _output(["tar", "-xf", str(packed), "-C", str(source)])
+    packed.unlink()
+    installed = target / "installed"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-build-isolation"]
+    _output([*pip, "--target", str(installed), str(source)])
+    return installed
+
+
+def _output(command: Sequence[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode:
+        raise LoadTestError(f"{' '.join(command)}: exit code {done.returncode}: {done.stderr.strip()[-500:]}")
+    return done.stdout.strip()
+
+
+def command_of(modules: Path) -> tuple[str, ...]:
+    """The program that runs one node of the version in `modules`, whatever lies in the working directory."""
+    return ("/usr/bin/env", f"PYTHONPATH={modules}", "PYTHONSAFEPATH=1", sys.executable, "-m", "node.supervisor")
+
+
+class Roll:
+    """One cluster and its way from one version to the next.
+
+    Args:
+        directory: made; the cluster lies there.
+        former: where the modules of the released version are.
+    """
+
+    def __init__(self, directory: Path, former: Path) -> None:
+        self.directory = directory
+        program = [*command_of(former)[:-2], "-c", "from node.cli import main; main()"]
+        _output([*program, "init", str(directory), "--base-port", str(free_base()), "--archive-log"])
+        (directory / MARK).touch()
+        self.former = LocalCluster(directory, command=command_of(former))
+        self.present = LocalCluster(directory, command=command_of(ROOT))
+        self.access = Access(directory)
+        self.acknowledged: list[Acknowledged] = []
+        self.refused: list[str] = []
+        self._stop = asyncio.Event()
+
+    # ------------------------------------------------------------------ the load
+
+    @contextlib.asynccontextmanager
+    async def trading(self) -> AsyncIterator[None]:
+        """Have traders place orders meanwhile."""
+        self._stop.clear()
+        client = self.access.client(deadline=30.0)
+        tasks = [asyncio.create_task(self._trade(client, number)) for number in range(TRADERS)]
+        try:
+            yield
+            await asyncio.sleep(BETWEEN_SECONDS)
+        finally:
+            self._stop.set()
+            await asyncio.gather(*tasks)
+            await client.close()
+
+    async def _trade(self, client: ClusterClient, trader: int) -> None:
+        number = 0
+        while not self._stop.is_set():
+            number += 1
+            command = order(trader, f"{time.time_ns()}-{number}", number)
+            try:
+                (outcome,) = await client.submit([command])
+            except QuorumbookError as error:
+                self.refused.append(str(error))
+                continue
+            if isinstance(outcome, Placed):
+                self.acknowledged.append(Acknowledged(time.monotonic(), command, outcome.order.order_id))
+            else:
+                self.refused.append(repr(outcome))
+            await asyncio.sleep(PAUSE)
+
+    def gap(self, since: float) -> float:
+        """The longest time without an acknowledgement since a moment, in seconds."""
+        times = [since, *(each.at for each in self.acknowledged if each.at >= since)]
+        return max((later - earlier for earlier, later in itertools.pairwise(times)), default=0.0)
+
+    # ------------------------------------------------------------------ the steps
+
+    async def begin(self) -> None:
+        """Start the released version, and open the market."""
+        await asyncio.to_thread(self.former.start)
+        await self.former.wait_ready(READY_SECONDS)
+        await self.submit(market())
+
+    async def replace(self) -> None:
+        """Replace every node by the present version, followers first."""
+        leader = await self.present.leader()
+        for node_id in [*(each for each in self.present.node_ids if each != leader), leader]:
+            await self.change(node_id, self.present)
+
+    async def change(self, node_id: str, version: LocalCluster) -> None:
+        """Stop a node and start it as the other version."""
+        await asyncio.to_thread(version.stop, [node_id])
+        await asyncio.to_thread(version.start, [node_id])
+        await version.wait_ready(READY_SECONDS)
+        await asyncio.sleep(BETWEEN_SECONDS)
+
+    async def raise_level(self) -> None:
+        """Have the cluster go on at the present version's level."""
+        client = self.access.client(deadline=120.0)
+        try:
+            report = await client.change_level(PRESENT, check=True)
+            if report.problems:
+                raise LoadTestError("; ".join(report.problems))
+            await client.change_level(PRESENT)
+        finally:
+            await client.close()
+
+    async def submit(self, commands: Sequence[AnyCommand], credentials: Credentials | None = None) -> list[AnyOutcome]:
+        """Apply commands; none may be rejected.
+
+        Raises:
+            LoadTestError: one was.
+        """
+        client = self.access.client(credentials, deadline=30.0)
+        try:
+            outcomes = await client.submit(list(commands))
+        finally:
+            await client.close()
+        for outcome in outcomes:
+            if isinstance(outcome, Rejected):
+                raise LoadTestError(f"rejected: {outcome}")
+        return outcomes
+
+    # ------------------------------------------------------------------ the verdict
+
+    async def statuses(self) -> dict[str, NodeStatus]:
+        """What the nodes say once all have applied the same."""
+        async with asyncio.timeout(READY_SECONDS):
+            while True:
+                found = {name: status for name, status in (await self.present.status()).items() if status is not None}
+                if len(found) == len(self.present.node_ids) and len({each.applied_index for each in found.values()}) == 1:
+                    return found
+                await asyncio.sleep(0.05)
+
+    async def judge(self, statuses: dict[str, NodeStatus]) -> list[str]:
+        """What does not hold."""
+        faults = []
+        if len({status.state_hash for status in statuses.values()}) != 1:
+            faults.append(f"the states differ: { {name: status.state_hash for name, status in statuses.items()} }")
+        if any(status.counters.get("state_digests_differing") for status in statuses.values()):
+            faults.append("digests differed")
+        faults += [f"refused: {text}" for text in self.refused[:5]]
+        ids = [each.order_id for each in self.acknowledged]
+        if len(set(ids)) != len(ids):
+            faults.append("two orders were acknowledged under one id")
+        again = await self.submit([each.command for each in self.acknowledged[-500:]])
+        for acknowledged, outcome in zip(self.acknowledged[-500:], again, strict=True):
+            if not (isinstance(outcome, Placed) and outcome.duplicate and outcome.order.order_id == acknowledged.order_id):
+                faults.append(f"{acknowledged.command.command_id} was acknowledged, and is not remembered")
+                break
+        return faults
+
+
+def order(trader: int, client_oid: str, number: int) -> PlaceOrder:
+    """An order of a trader; every other one meets one of the other side."""
+    side = Side.BUY if number % 2 else Side.SELL
+    price = 10_000 + 100 * (number % 20 - 10) * (1 if side is Side.SELL else -1)
+    return PlaceOrder(f"trader-{trader}", f"c:{client_oid}", "BTC-USD", side, OrderType.LIMIT, price, 1, client_oid=client_oid)
+
+
+def market() -> list[AnyCommand]:
+    """A product, and traders with money."""
+    commands: list[AnyCommand] = [
+        PutCurrency(OPERATOR, "usd", "USD", 2),
+        PutCurrency(OPERATOR, "btc", "BTC", 2),
+        PutProduct(OPERATOR, "product", "BTC-USD", "BTC", "USD", 100, 1, 1, 1_000_000, 1_000, 2_000),
+    ]
+    for number in range(TRADERS):
+        name = f"trader-{number}"
+        commands.append(OpenAccount(OPERATOR, f"open-{number}", name))
+        commands.append(Deposit(name, f"usd-{number}", "USD", 10**12))
+        commands.append(Deposit(name, f"btc-{number}", "BTC", 10**9))
+    return commands
+
+
+def only_new() -> NoteStream:
+    """A command that the present version has, and the former has not."""
+    return NoteStream("trader-0", "note-1", "demo/o", "demo", open=True)
+
+
+async def run(directory: Path, former: Path) -> Result:
+    """The whole way. Raises LoadTestError, QuorumbookError: it could not be made."""
+    roll = Roll(directory, former)
+    try:
+        await roll.begin()
+        began = time.monotonic()
+        async with roll.trading():
+            await asyncio.sleep(BETWEEN_SECONDS)
+            await roll.replace()
+        roll_gap = roll.gap(began)
+        refusal = await _refusal(roll)
+        faults = [] if refusal else ["a command that the level does not know was not refused"]
+        before = await roll.statuses()
+        faults += [f"{name} is at level {status.level}" for name, status in before.items() if status.level != FORMER]
+        began = time.monotonic()
+        async with roll.trading():
+            await asyncio.sleep(BETWEEN_SECONDS)
+            await roll.raise_level()
+        level_gap = roll.gap(began)
+        await roll.submit([only_new()])
+        after = await roll.statuses()
+        faults += [f"{name} is at level {status.level}" for name, status in after.items() if status.level != PRESENT]
+        faults += await roll.judge(after)
+        await asyncio.to_thread(roll.present.stop)
+        report = audit_directory(directory)
+        faults += [f"audit: {check.claim}: {check.detail}" for check in report.checks if not check.holds]
+        return Result(
+            acknowledged=len(roll.acknowledged),
+            roll_gap=roll_gap,
+            level_gap=level_gap,
+            compared=sum(status.counters.get("state_digests_compared", 0) for status in after.values()),
+            differing=sum(status.counters.get("state_digests_differing", 0) for status in after.values()),
+            faults=faults
+            + ([f"no acknowledgement for {max(roll_gap, level_gap):.1f} s"] if max(roll_gap, level_gap) > GAP_MAX else []),
+        )
+    finally:
+        await asyncio.to_thread(roll.present.stop)
+
+
+async def _refusal(roll: Roll) -> str:
+    """Why a command is refused that only the present level knows."""
+    try:
+        await roll.submit([only_new()])
+    except QuorumbookError as error:
+        return str(error)
+    return ""
+
+
+@click.command()
+@click.option("--former", type=click.Path(path_type=Path, exists=True), help=f"Where version {FORMER} is installed.")
+@click.option("--keep", is_flag=True, help="Leave the cluster's directory.")
+def main(former: Path | None, keep: bool) -> None:
+    """Upgrade three nodes of the released version while they trade."""
+    place = Path(tempfile.mkdtemp(prefix="quorumbook-upgrade-"))
+    try:
+        modules = former or install_former(place / "former")
+        result = asyncio.run(run(place / "cluster", modules))
+    except (LoadTestError, QuorumbookError, OSError) as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    finally:
+        if keep:
+            click.echo(f"the cluster is in {place / 'cluster'}")
+        else:
+            shutil.rmtree(place, ignore_errors=True)
+    click.echo(
+        f"acknowledged orders                     {result.acknowledged:,}, none lost, none doubled" if result.holds else ""
+    )
+    click.echo(f"longest gap while nodes were replaced   {1e3 * result.roll_gap:,.0f} ms")
+    click.echo(f"longest gap while the level changed     {1e3 * result.level_gap:,.0f} ms")
+    click.echo(f"digests compared, differing             {result.compared:,}, {result.differing:,}")
+    for fault in result.faults:
+        click.echo(f"FAULT: {fault}")
+    click.echo("the verdict holds" if result.holds else "the verdict does not hold")
+    sys.exit(0 if result.holds else 1)
+
+
+if __name__ == "__main__":
+    main()

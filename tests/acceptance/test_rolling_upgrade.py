@@ -1,0 +1,47 @@
+"""Nodes of version 0.2.0 are replaced one by one while they trade, the level changes, and all nodes return to the state before."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from loadtest import rolling
+from tests.acceptance.test_version_change import command_line
+
+pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture(scope="module")
+def former(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Version 0.2.0, installed from the repository's history."""
+    return rolling.install_former(tmp_path_factory.mktemp("former"))
+
+
+def test_a_cluster_is_upgraded_while_it_trades(former: Path, tmp_path: Path) -> None:
+    result = asyncio.run(rolling.run(tmp_path / "cluster", former))
+    assert result.faults == []
+    assert result.compared > 0
+    assert result.acknowledged > 500
+
+    directory = str(tmp_path / "cluster")
+    out = tmp_path / "since"
+    told = command_line("rollback", "--cluster", directory, "--export", str(out))
+    assert told.count("back at ABI 9e8690deb4d9") == 3
+    heading, *lines = [json.loads(line) for line in (out / "n1-since-migration.jsonl").read_text().splitlines()]
+    assert heading["secrets"]
+    assert lines[-1]["commands"], "what was applied at the new level was exported"
+    asyncio.run(_former_goes_on(tmp_path / "cluster", former))
+
+
+async def _former_goes_on(directory: Path, former: Path) -> None:
+    """The released version starts on what was kept."""
+    cluster = rolling.LocalCluster(directory, command=rolling.command_of(former))
+    try:
+        await asyncio.to_thread(cluster.start)
+        statuses = await cluster.wait_ready(rolling.READY_SECONDS)
+        assert {status.software.partition(" ")[0] for status in statuses.values() if status is not None} == {rolling.FORMER}
+    finally:
+        await asyncio.to_thread(cluster.stop)
