@@ -205,12 +205,15 @@ def committed_batches(
         batches: list[Batch] = []
         commands = 0
         level = _level_at_start(logs)
-        for payload in _committed(logs, _agree(logs, commit_index, told)[0], commit_index):
-            change = decode_set_level(payload)
+        for index, payload in _committed(logs, _agree(logs, commit_index, told)[0], commit_index):
+            try:
+                change = decode_set_level(payload)
+                batch = commands_of(level.abi, payload) if change is None else Batch(0, [])
+            except msgspec.DecodeError as error:
+                raise AuditError(f"entry {index} is not a batch of commands: {error}") from error
             if change is not None:
                 level = change.to if change.old.abi == level.abi else level
                 continue
-            batch = commands_of(level.abi, payload)
             batches.append(batch)
             commands += len(batch.commands)
             if commands >= first:
@@ -363,15 +366,15 @@ def _agree(logs: list[_NodeLog], commit_index: int, told: Mapping[str, NodeStatu
 def _replay(logs: list[_NodeLog], agreed: dict[int, _Mark], commit_index: int, hashes_at: Iterable[int]) -> _Replay:
     """Apply the committed entries. Raises as `_committed`."""
     replay = _Replay(states.empty(_level_at_start(logs)), hashes_at)
-    for payload in _committed(logs, agreed, commit_index):
+    for index, payload in _committed(logs, agreed, commit_index):
         try:
             replay.apply(payload)
         except (msgspec.DecodeError, SnapshotError) as error:
-            raise AuditError(f"an entry behind command {replay.engine.sequence} cannot be applied: {error}") from error
+            raise AuditError(f"entry {index} is not a batch of commands: {error}") from error
     return replay
 
 
-def _committed(logs: list[_NodeLog], agreed: dict[int, _Mark], commit_index: int) -> Iterator[bytes]:
+def _committed(logs: list[_NodeLog], agreed: dict[int, _Mark], commit_index: int) -> Iterator[tuple[int, bytes]]:
     """The committed entries that have commands or change the level, each from whichever log has it.
 
     Raises:
@@ -383,7 +386,7 @@ def _committed(logs: list[_NodeLog], agreed: dict[int, _Mark], commit_index: int
             expected += 1
             payload = command_of(entry)
             if payload is not None:
-                yield payload
+                yield entry.index, payload
     if expected <= commit_index:
         raise AuditError(
             f"entry {expected} of {commit_index} is in no node's log: an audit needs all of them (raft.archive_log = true keeps them)"

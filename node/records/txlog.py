@@ -92,7 +92,7 @@ def of_node(config: NodeConfig) -> Txlog:
             payload = command_of(entry)
             if payload is None:
                 continue
-            change = decode_set_level(payload)
+            change = _change(entry.index, payload)
             if change is None:
                 yield TxEntry(entry.index, entry.term, _batch(level, entry.index, payload), payload)
                 continue
@@ -114,6 +114,13 @@ def _entries(config: NodeConfig) -> Iterator[LogEntry]:
         yield from read_segments(*log_directories(config), abis=ACCEPTED)
     except (LogDamagedError, OSError) as error:
         raise TxlogError(f"{config.node_id}: {error}") from error
+
+
+def _change(index: int, payload: bytes) -> SetLevel | None:
+    try:
+        return decode_set_level(payload)
+    except msgspec.DecodeError as error:
+        raise TxlogError(f"entry {index} is not a batch of commands of this version: {error}") from error
 
 
 def _batch(level: Level, index: int, payload: bytes) -> Batch:

@@ -189,7 +189,7 @@ async def test_a_log_of_another_schema_is_of_no_use(
     nodes: Nodes, whole: NodeLog, away: NodeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is not copied whole to find that out."""
-    monkeypatch.setattr(fetching, "ABI", "another")
+    monkeypatch.setattr(fetching, "ACCEPTED", frozenset({"another"}))
     peer = Peer(whole)
     nodes.peers = {"own": Peer(away), "first": peer, "second": peer}
     keeper = await followed(away)
