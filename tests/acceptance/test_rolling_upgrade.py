@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from loadtest import rolling
+from node.deployment.local_cluster import LocalCluster
 from tests.acceptance.test_version_change import command_line
 
 pytestmark = pytest.mark.cluster
@@ -38,7 +39,7 @@ def test_a_cluster_is_upgraded_while_it_trades(former: Path, tmp_path: Path) -> 
 
 async def _former_goes_on(directory: Path, former: Path) -> None:
     """The released version starts on what was kept."""
-    cluster = rolling.LocalCluster(directory, command=rolling.command_of(former))
+    cluster = LocalCluster(directory, command=rolling.command_of(former))
     try:
         await asyncio.to_thread(cluster.start)
         statuses = await cluster.wait_ready(rolling.READY_SECONDS)
