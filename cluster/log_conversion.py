@@ -23,7 +23,7 @@ def convert_entry(entry: LogEntry, convert: Convert) -> LogEntry:
     command = command_of(entry)
     if command is None:
         return entry
-    return msgspec.structs.replace(entry, payload=entry.payload[:1] + convert(command))
+    return entry._replace(payload=entry.payload[:1] + convert(command))
 
 
 def convert_log(source: Disk, target: Disk, *, node_id: str, from_abi: str, to_abi: str, convert: Convert) -> list[LogEntry]:

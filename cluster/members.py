@@ -27,6 +27,7 @@ from cluster.membership import (
     encode_members,
 )
 from cluster.ports import Clock, Wire
+from cluster.progress import Peers
 from cluster.raft_log import RaftLog
 from cluster.seams import Core
 from cluster.settings import RaftSettings
@@ -35,37 +36,42 @@ log = logging.getLogger(__name__)
 
 
 class Members:
-    """The membership as this node sees it. `core` is set once PySyncObj exists.
+    """The membership as this node sees it.
 
     Attributes:
         current: the membership that counts here: the newest in the log. settled: the newest that is committed.
         ids: the other members. other_voters: those of them who vote.
-        recovering: peers that lost their disk and count for nothing meanwhile, as far as this leader was told (set by the guard).
-        on_change: called when `current` changed (set by the owner).
+
+    Args:
+        on_change: called when `current` changed.
     """
 
-    core: Core
-
-    def __init__(self, settings: RaftSettings, raft_log: RaftLog, wire: Wire, *, connected: set[str], clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: RaftSettings,
+        raft_log: RaftLog,
+        wire: Wire,
+        core: Core,
+        peers: Peers,
+        *,
+        append: Callable[[int, bytes], int],
+        on_change: Callable[[Membership], None],
+        clock: Clock,
+    ) -> None:
         self._settings = settings
         self._raft_log = raft_log
         self._wire = wire
-        self._connected = connected
+        self.core = core
+        self._peers = peers
+        self._append_entry = append
+        self._on_change = on_change
         self._clock = clock
         self._first = settings.first_membership
         self._wire_peers = _addresses(self._first, settings.node_id)
         self._queue: list[tuple[Change, ChangeDone]] = []
         self._pending: tuple[int, ChangeDone] | None = None
-        self._rounds: dict[str, tuple[int, float]] = {}
-        self.recovering: set[str] = set()
-        self.on_change: Callable[[], None] = lambda: None
         self.settled = self._first
-        self._take(self._first)
-
-    def start(self, core: Core) -> None:
-        """PySyncObj exists: from now on it is told of every change."""
-        self.core = core
-        self._raft_log.on_membership = self._refresh
+        raft_log.on_membership = self._refresh
         self._refresh()
 
     def _take(self, membership: Membership) -> None:
@@ -78,9 +84,16 @@ class Members:
     def _refresh(self) -> None:
         """The log names another membership than before. It counts at once, committed or not."""
         self._take(self._raft_log.memberships.newest or self._first)
-        self.core.set_peers(self.other_voters, [each for each in sorted(self.ids) if each not in self.other_voters])
+        self._set_peers()
         self.tell_wire()
-        self.on_change()
+        self._on_change(self.current)
+
+    def _set_peers(self) -> None:
+        """Who votes and who only gets the log, for those who count."""
+        self.core.set_voters(self.other_voters)
+        self._peers.set_members(
+            self.other_voters, self.ids.difference(self.other_voters), self._raft_log.last_index if len(self._raft_log) else 1
+        )
 
     def _at_commit(self) -> Membership:
         return self._raft_log.memberships.at(self._raft_log.commit_index) or self._first
@@ -106,7 +119,8 @@ class Members:
 
     def leadership_lost(self) -> None:
         """What was under way may or may not be committed by the next leader."""
-        self._rounds.clear()
+        for peer in self._peers:
+            peer.round = None
         pending, self._pending = self._pending, None
         if pending is not None:
             pending[1](ChangeResult(ChangeError.OUTCOME_UNKNOWN, "leadership was lost before the change was committed"))
@@ -126,7 +140,7 @@ class Members:
         """
         if self.settled is not self.current:
             self._settle()
-        if self.core.role != "leader":
+        if not self.core.leads:
             self.refuse_queued()
             return
         queue, self._queue = self._queue, []
@@ -163,7 +177,7 @@ class Members:
             raise ChangeRefusedError(
                 ChangeError.OWN_REMOVAL, f"{change.node_id} leads and does not remove itself: hand leadership over first"
             )
-        if not after.have_majority({*self._connected.difference(self.recovering), self._settings.node_id}):
+        if not after.have_majority({*self._peers.connected.difference(self._peers.recovering), self._settings.node_id}):
             raise ChangeRefusedError(
                 ChangeError.NO_MAJORITY,
                 f"of the voters after the change ({', '.join(after.voters)}) {after.majority} must be connected and have their disks, "
@@ -182,18 +196,19 @@ class Members:
             raise ChangeRefusedError(ChangeError.NOT_READY, "this leader has committed nothing in its term yet: try again soon")
 
     def _append(self, after: Membership) -> int:
-        index = self.core.append_members(encode_members(after), self._committed)
+        index = self._append_entry(m.MEMBERS, encode_members(after))
         log.info("entry %d changes the members: %s", index, _described(after))
         return index
 
-    def _committed(self, index: int) -> None:
+    def committed(self, index: int) -> None:
+        """The entry with a membership at `index` was applied."""
         if self._pending is not None and self._pending[0] == index:
             (_, done), self._pending = self._pending, None
             done(ChangeResult(index=index))
 
     def _promote(self, learner: str) -> None:
         """Make a learner a voter, if it is level and nothing speaks against it now."""
-        if not self._is_caught_up(learner) or learner not in self._connected:
+        if not self._is_caught_up(learner) or learner not in self._peers.connected:
             return
         try:
             self._append(self._checked(PromoteMember(learner)))
@@ -203,12 +218,13 @@ class Members:
     def _is_caught_up(self, learner: str) -> bool:
         """Whether it took less than an election timeout to copy all that the log had when that began (thesis, section 4.2.1)."""
         now = self._clock()
-        target, began = self._rounds.setdefault(learner, (self._raft_log.last_index, now))
-        if self.core.match_index(learner) < target:
+        peer = self._peers[learner]
+        target, began = peer.round = peer.round or (self._raft_log.last_index, now)
+        if peer.match_index < target:
             return False
         if now - began <= self._settings.election_timeout_min:
             return True
-        self._rounds[learner] = (self._raft_log.last_index, now)
+        peer.round = (self._raft_log.last_index, now)
         return False
 
 

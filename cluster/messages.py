@@ -40,6 +40,7 @@ class AppendEntries(_Message, frozen=True, tag=1):
     prev_term: Natural
     entries: list[LogEntry]
     clock: Natural = 0
+    quiet: bool = False
 
 
 class Heartbeat(_Message, frozen=True, tag=2):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -20,11 +20,11 @@ Clock = Callable[[], float]
 """Monotonic seconds."""
 
 
-class LogEntry(msgspec.Struct, frozen=True, array_like=True):
-    """One entry of the Raft log. `payload` is PySyncObj's: a type byte and the command."""
+class LogEntry(NamedTuple):
+    """One entry of the Raft log. `payload` is a type byte and the command. A tuple, because PySyncObj takes entries apart by position."""
 
     payload: bytes
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     term: int
 
 

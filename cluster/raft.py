@@ -21,10 +21,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from enum import Enum
-from typing import cast
 
 import msgspec
 
+from cluster import messages as m
 from cluster import seams
 from cluster.clocks import Clocks
 from cluster.divergence import DivergenceWatch
@@ -35,9 +35,12 @@ from cluster.introductions import Introductions
 from cluster.log import DurableLog
 from cluster.members import Members
 from cluster.membership import Change, ChangeDone, Member
+from cluster.outbox import Outbox
 from cluster.outlook import Outlook
 from cluster.ports import CaptureState, Clock, Disk, LogEntry, Schemas, SnapshotMark, Snapshots, StateMachine, Timekeeper, Wire
-from cluster.raft_log import Entry, RaftLog, as_tuple
+from cluster.progress import Peers
+from cluster.raft_log import RaftLog
+from cluster.replication import Replication
 from cluster.settings import ENTRY_BYTES_MAX, RaftSettings
 from cluster.status import MemberState, RaftStatus
 from cluster.transfer import Receiver, Senders
@@ -106,30 +109,9 @@ class Raft:
         self._snapshots = snapshots
         self._raft_log = raft_log
         self._wire = wire
-        self._senders = Senders(snapshots, clock)
-        self._receiver = Receiver(snapshots)
-        self._connected: set[str] = set()
-        self._members = Members(settings, raft_log, wire, connected=self._connected, clock=clock)
-        self._watch = DivergenceWatch(settings, lambda: raft_log.term)
-        self._outlook = Outlook(settings.node_id, clock)
-        self._clocks = Clocks(settings.node_id, timekeeper, clock)
-        self._guard = Guard(
-            settings,
-            raft_log,
-            wire,
-            PreVoting(settings, clock, randomness),
-            self._members,
-            receiver=self._receiver,
-            senders=self._senders,
-            watch=self._watch,
-            clocks=self._clocks,
-            connected=self._connected,
-            clock=clock,
-        )
-        self._guard.barrier = lambda: self.barrier(lambda _result: None)
-        self._guard.install = self._install
+        self._clock = clock
         self._pending: dict[int, Done] = {}
-        self._proposals = 0
+        self._proposals: list[tuple[bytes, Done]] = []
         self._refusals: list[Done] = []
         self._told = ("follower", "")
         self._serving = False
@@ -137,23 +119,60 @@ class Raft:
         self._snapshot_wanted = False
         self._capturing = 0
         self._capture_after = 0.0
-        self._clock = clock
         self._ticked_at = -1e9
+        self._second_ends = clock() + 1.0
         self._failure: BaseException | None = None
         self._stopped = False
         self._bytes_at_snapshot = raft_log.bytes_appended
         seams.install(clock, randomness)
-        self._core = self._new_core()
-        self._guard.core = self._core
-        self._members.on_change = self._members_changed
-        self._members.start(self._core)
-        if snapshot_index:
-            self._core.load_snapshot()
-
-    def _new_core(self) -> seams.Core:
-        return seams.Core(
-            self._settings, raft_log=self._raft_log, bridge=self, hooks=self, make_transport=lambda *_: self._guard.transport
+        self._peers = Peers(clock)
+        self._receiver = Receiver(snapshots)
+        self._watch = DivergenceWatch(settings, lambda: raft_log.term)
+        self._outlook = Outlook(settings.node_id, clock)
+        self._clocks = Clocks(settings.node_id, timekeeper, clock)
+        self._senders = Senders(snapshots, self._peers, clock)
+        self._outbox = Outbox(raft_log, wire)
+        self._core = seams.Core(settings, raft_log=raft_log, hooks=self, clock=clock)
+        self._replication = Replication(
+            settings,
+            self._core,
+            raft_log,
+            self._peers,
+            self._outbox,
+            senders=self._senders,
+            clocks=self._clocks,
+            clock=clock,
         )
+        self._members = Members(
+            settings,
+            raft_log,
+            wire,
+            self._core,
+            self._peers,
+            append=self._replication.append,
+            on_change=self._watch.set_membership,
+            clock=clock,
+        )
+        self._guard = Guard(
+            settings,
+            self._core,
+            raft_log,
+            wire,
+            self._outbox,
+            self._peers,
+            self._members,
+            self._replication,
+            voting=PreVoting(settings, clock, randomness),
+            receiver=self._receiver,
+            senders=self._senders,
+            watch=self._watch,
+            clocks=self._clocks,
+            clock=clock,
+            install=self._install,
+        )
+        if snapshot_index:
+            mark = self._restore()
+            self._core.begin_with(mark.last, mark.previous, clear=False)
 
     def introduce(self, introductions: Introductions) -> None:
         """Have the owner speak first on each connection. Call it before `start`."""
@@ -180,10 +199,10 @@ class Raft:
         self._fail_pending()
         self._refuse()
         self._members.refuse_queued()
-        self._senders.drop_all()
+        self._senders.stop()
         self._receiver.abort()
         if self._failure is None:
-            self._raft_log._destroy()
+            self._raft_log.close()
 
     def _alive(self) -> None:
         if self._failure is not None:
@@ -225,19 +244,7 @@ class Raft:
         if not self.is_leader or self._failure is not None:
             self._refusals.append(done)
             return
-        self._proposals += 1
-        number = self._proposals
-        self._pending[number] = done
-        self._core.submit(payload, callback=lambda value, error: self._resolved(number, value, error))
-
-    def _resolved(self, number: int, value: object, error: int) -> None:
-        done = self._pending.pop(number, None)
-        if done is None:
-            return
-        if error == seams.SUCCESS:
-            done(ProposeResult(index=self._core.raftLastApplied + 1, value=value))
-        else:
-            done(ProposeResult(error=ProposeError.OUTCOME_UNKNOWN))
+        self._proposals.append((payload, done))
 
     def receive(self, peer: str, data: bytes) -> None:
         """A message from a peer. Raises WireRefusedError for what no honest peer says, RaftFatalError when the node must stop."""
@@ -269,15 +276,31 @@ class Raft:
         self._ticked_at = self._clock()
         self._refuse()
         self._begin_snapshot_if_due()
-        # PySyncObj counts this node for all that is in its log, so that must be durable before it looks what is committed.
+        self._append_proposals()
+        self._replication.send_due()
+        # This node counts itself for all that is durable here, so that is made sure before it looks what is committed.
         self._raft_log.sync()
-        self._core.tick()
+        if self._ticked_at >= self._second_ends:
+            self._second_ends = self._ticked_at + 1.0
+            self._raft_log.note_commit()
+        self._core.campaign_if_due()
+        self._replication.advance()
+        self._replication.step_down_if_alone()
+        self._core.apply_committed()
+        self._finish_capture()
         self._members.tick()
         self._guard.tick()
+        self._replication.send_due()
         self._raft_log.sync()
         self._tell_role()
-        if self.is_leader and not self._members.other_voters and self.commit_index < self._raft_log.last_index:
+        if self._core.leads and not self._members.other_voters and self.commit_index < self._raft_log.last_index:
             self.wake()  # nobody's answer will
+
+    def _append_proposals(self) -> None:
+        """All of them leave with one message a peer."""
+        proposals, self._proposals = self._proposals, []
+        for payload, done in proposals:
+            self._pending[self._replication.append(m.COMMAND, payload)] = done
 
     def due_in(self) -> float:
         """Seconds until the next tick, if nothing wakes the node before; 0 or less when it is due."""
@@ -286,8 +309,10 @@ class Raft:
             return IDLE_MAX - since
         if self._capturing or self._senders.any or self._receiver.whole is not None:
             return POLL - since
-        due = self._core.due_in()
-        if due <= 0 and not self.is_leader:
+        if self._core.leads:
+            return min(self._replication.due_at() - self._clock(), IDLE_MAX - since)
+        due = self._core.election_deadline - self._clock()
+        if due <= 0:
             return STANDING_POLL - since  # it was time to stand, and something spoke against it
         return min(due, IDLE_MAX - since)
 
@@ -306,15 +331,13 @@ class Raft:
 
         False when this node does not lead or has failed, or the one who is to lead is not up to date.
         """
-        results: list[int] = []
         if self._stopped or self._failure is not None:
             return False
         try:
-            self._core.transferLeadership(successor or None, lambda _result, error: results.append(error))
+            return self._replication.transfer_leadership(successor)
         except BaseException as error:
             self._failure = error
             raise
-        return results == [seams.SUCCESS]
 
     @property
     def node_id(self) -> str:
@@ -324,7 +347,7 @@ class Raft:
     @property
     def is_leader(self) -> bool:
         """Whether this node leads, as far as it knows."""
-        return self._core.role == "leader"
+        return self._core.leads
 
     @property
     def leader_id(self) -> str:
@@ -335,12 +358,12 @@ class Raft:
     def election_in_progress(self) -> bool:
         """Whether the connection to the leader broke a moment ago, and no other leader is known yet: there should be one in a moment."""
         recently = self._clock() - self._guard.leader_lost_at < ELECTION_SECONDS
-        return recently and not self.is_leader and self._core.leader_id not in self._guard.connected
+        return recently and not self.is_leader and self._core.leader_id not in self._peers.connected
 
     @property
     def commit_index(self) -> int:
         """Up to where the log is known to be committed."""
-        return cast(int, self._core.raftCommitIndex)
+        return self._core.commit_index
 
     @property
     def abi_at_end(self) -> str:
@@ -360,13 +383,13 @@ class Raft:
             leader_id=core.leader_id,
             term=raft_log.term,
             commit_index=self.commit_index,
-            applied_index=core.raftLastApplied,
+            applied_index=core.applied_index,
             last_log_index=raft_log.last_index,
             first_log_index=raft_log.first_index,
             snapshot_index=self._snapshot_index,
             voter=members.votes and not raft_log.recovering,
             ready=self._ready(),
-            quorum=members.current.have_majority({*self._connected, self._settings.node_id}),
+            quorum=members.current.have_majority({*self._peers.connected, self._settings.node_id}),
             snapshots_refused=self._receiver.refused,
             snapshots_not_taken=self._senders.not_taken,
             digests_compared=self._watch.compared,
@@ -382,21 +405,17 @@ class Raft:
         node_id = member.node_id
         if node_id == self._settings.node_id:
             return MemberState(member, True, self._raft_log.last_index, None)
-        match_index = self._core.match_index(node_id) if self.is_leader else 0
-        progress = self._senders.progress().get(node_id)
-        return MemberState(member, node_id in self._connected, match_index, progress, self._clocks.skew(node_id))
-
-    def _members_changed(self) -> None:
-        """Whoever is gone gets nothing more; whoever came is told this node's digests and tells its own."""
-        self._watch.set_membership(self._members.current)
-        self._senders.keep_only(self._members.ids)
+        peer, sending = self._peers[node_id], self._peers[node_id].sending
+        progress = None if sending is None else (sending.acknowledged, sending.source.size)
+        match_index = peer.match_index if self.is_leader else 0
+        return MemberState(member, node_id in self._peers.connected, match_index, progress, self._clocks.skew(node_id))
 
     def _ready(self) -> bool:
         core = self._core
-        if core.role == "leader":
-            return bool(core.raftLastApplied >= core.no_op_index > 0)
+        if core.leads:
+            return core.applied_index >= core.no_op_index > 0
         told = self._guard.leader_commit
-        return bool(core.leader_id) and told is not None and bool(core.raftLastApplied >= core.raftCommitIndex >= told)
+        return bool(core.leader_id) and told is not None and core.applied_index >= core.commit_index >= told
 
     # ------------------------------------------------------------------ what the core asks
 
@@ -404,14 +423,33 @@ class Raft:
         """See `seams.CoreHooks`."""
         return self._guard.can_campaign()
 
-    def apply(self, index: int, payload: bytes) -> object:
+    def send(self, peer: str, message: m.AnyMessage) -> bool:
+        """See `seams.CoreHooks`."""
+        return self._outbox.send(peer, message)
+
+    def acknowledge(self, peer: str, next_index: int, *, reset: bool, success: bool) -> None:
+        """See `seams.CoreHooks`."""
+        self._guard.reply(peer, next_index, reset=reset, success=success)
+
+    def begin_leading(self) -> None:
+        """See `seams.CoreHooks`."""
+        self._replication.begin()
+
+    def apply(self, entry: LogEntry) -> None:
         """See `seams.CoreHooks`. Whatever the state machine raises stops the node."""
-        try:
-            value = self._machine.apply(index, payload)
-            self._watch.applied(index, self._machine.digest)
-        except Exception as error:
-            raise RaftFatalError(f"apply failed at index {index}: {error!r}") from error
-        return value
+        kind, index = entry.payload[0], entry.index
+        value: object = None
+        if kind == m.COMMAND and len(entry.payload) > 1:
+            try:
+                value = self._machine.apply(index, entry.payload[1:])
+                self._watch.applied(index, self._machine.digest)
+            except Exception as error:
+                raise RaftFatalError(f"apply failed at index {index}: {error!r}") from error
+        elif kind == m.MEMBERS:
+            self._members.committed(index)
+        done = self._pending.pop(index, None)
+        if done is not None:
+            done(ProposeResult(index=index, value=value))
 
     def role_changed(self, role: str) -> None:
         """See `seams.CoreHooks`. Proposals under way are answered at once: only the log knows what becomes of them."""
@@ -420,6 +458,8 @@ class Raft:
 
     def _fail_pending(self) -> None:
         pending, self._pending = self._pending, {}
+        self._refusals.extend(done for _, done in self._proposals)
+        self._proposals.clear()
         for done in pending.values():
             done(ProposeResult(error=ProposeError.OUTCOME_UNKNOWN))
         self._members.leadership_lost()
@@ -436,72 +476,72 @@ class Raft:
                 callback(*now)
         serving = self.is_leader and self._ready()
         if serving and not self._serving:
-            log.info("serves as the leader of term %d from index %d on", self._raft_log.term, self._core.raftLastApplied)
+            log.info("serves as the leader of term %d from index %d on", self._raft_log.term, self._core.applied_index)
         self._serving = serving
-        reached = {*self._connected, self._settings.node_id}
+        reached = {*self._peers.connected, self._settings.node_id}
         votes = self._members.votes and not self._raft_log.recovering
         self._outlook.look(self._members.current, reached, self._core.leader_id, votes=votes)
 
     # ------------------------------------------------------------------ snapshots
 
     def _begin_snapshot_if_due(self) -> None:
-        behind = self._core.raftLastApplied - self._snapshot_index
+        behind = self._core.applied_index - self._snapshot_index
         grown = self._raft_log.bytes_appended - self._bytes_at_snapshot
         due = behind >= self._settings.snapshot_entries or (grown >= self._settings.snapshot_bytes and behind > 1)
         damaged = self._snapshots.damaged
         if self._capturing or self._senders.any or self._clock() < self._capture_after:
             return
-        if behind > 0 and (due or damaged or self._snapshot_wanted):
+        if behind > 0 and self._core.applied_index > self._raft_log.first_index and (due or damaged or self._snapshot_wanted):
             self._snapshot_wanted = False
-            self._core.forceLogCompaction()
+            self._capture()
         elif damaged and self.is_leader and self._raft_log.last_index == self._snapshot_index:
             # There is nothing yet that a fresh snapshot could stand behind.
             self.barrier(lambda _result: None)
 
-    def capture(self, last: Entry, previous: Entry) -> None:
-        """See `seams.SnapshotBridge`."""
-        self._capturing = last[1]
+    def _capture(self) -> None:
+        """Begin a snapshot of the state as it is now."""
+        last = self._raft_log.entry(self._core.applied_index)
+        previous = self._raft_log.entry(last.index - 1)
+        self._capturing = last.index
         self._bytes_at_snapshot = self._raft_log.bytes_appended
         self._raft_log.sync()
-        members = self._raft_log.memberships.at(last[1])
-        self._snapshots.capture(SnapshotMark(LogEntry(*last), LogEntry(*previous), members))
+        self._snapshots.capture(SnapshotMark(last, previous, self._raft_log.memberships.at(last.index)))
 
-    def poll_capture(self) -> str:
-        """See `seams.SnapshotBridge`. While a snapshot is on its way to a peer, the log behind it stays."""
-        if not self._capturing:
-            return "idle"
-        if self._senders.any:
-            return "running"
+    def _finish_capture(self) -> None:
+        """Compact the log when the snapshot is durable. While one is on its way to a peer, the log behind it stays."""
+        if not self._capturing or self._senders.any:
+            return
         state = self._snapshots.poll()
+        if state is CaptureState.RUNNING:
+            return
+        index, self._capturing = self._capturing, 0
         if state is CaptureState.DONE:
-            self._snapshot_index = max(self._snapshot_index, self._capturing)
+            self._snapshot_index = max(self._snapshot_index, index)
+            self._raft_log.compact_to(max(self._raft_log.first_index, index - 1 - self._settings.trailing_entries))
         if state is CaptureState.FAILED:
             self._capture_after = self._clock() + CAPTURE_RETRY
-        if state is not CaptureState.RUNNING:
-            self._capturing = 0
-        return state.name.lower()
 
-    def keep_from(self, index: int) -> int:
-        """See `seams.SnapshotBridge`."""
-        return max(self._raft_log.first_index, index - self._settings.trailing_entries)
-
-    def restored(self) -> tuple[Entry, Entry]:
-        """See `seams.SnapshotBridge`."""
+    def _restore(self) -> SnapshotMark:
+        """Make the state that of the newest snapshot."""
         mark = self._snapshots.newest()
         if mark is None:
             raise RaftFatalError("the snapshot that was to be loaded is gone")
-        self._snapshots.restore(mark)
+        try:
+            self._snapshots.restore(mark)
+        except Exception as error:
+            raise RaftFatalError(f"the snapshot could not be loaded: {error}") from error
         self._raft_log.rebase(mark)
         self._watch.restored(mark.index)
         self._snapshot_index = mark.index
-        return as_tuple(mark.last), as_tuple(mark.previous)
+        return mark
 
-    def _install(self, peer: str, term: int, mark: SnapshotMark) -> None:
-        """Take over a snapshot that came whole: PySyncObj restores it, begins its log with it, and tells the leader."""
-        self._guard.transport.deliver(
-            peer,
-            {"type": "append_entries", "term": term, "commit_index": mark.index, "serialized": (b"", True, True)},
-        )
+    def _install(self, peer: str, term: int, _mark: SnapshotMark) -> None:
+        """Take over a snapshot that came whole, begin the log with it, and tell the leader."""
+        self._core.follow(peer, term, 0)
+        mark = self._restore()
+        self._core.begin_with(mark.last, mark.previous, clear=True)
+        self._core.commit_to(max(self._core.commit_index, mark.index))
+        self._guard.reply(peer, self._raft_log.last_index + 1, reset=False, success=True)
 
 
 def open_raft(

@@ -7,8 +7,8 @@ left to itself it would clear a log that does not begin so, entries behind the s
 Opening settles every file and the directory before anything is read: what a killed process wrote and did not sync is in the page cache only,
 and this node must not vote with it or acknowledge it before it is on the disk.
 
-Nothing is synced on the way in. `sync` is called by the guard before any message leaves, so one fdatasync covers all that was appended
-in a tick, and no message speaks of what is not durable.
+Nothing is synced on the way in. `sync` is called before any message leaves that speaks of what was appended, so one fdatasync covers all that was
+appended in a tick, and no message speaks of what is not durable. `durable_index` is up to where the log is.
 """
 
 from __future__ import annotations
@@ -26,17 +26,9 @@ from cluster.membership import MembershipHistory, decode_members
 from cluster.messages import MEMBERS
 from cluster.ports import Disk, LogEntry, SnapshotMark
 
-Entry = tuple[bytes, int, int]
-"""PySyncObj's form of an entry: payload, index, term. It compares entries as tuples."""
-
-
-def as_tuple(entry: LogEntry) -> Entry:
-    """An entry in PySyncObj's form."""
-    return (entry.payload, entry.index, entry.term)
-
 
 class RaftLog:
-    """The methods of `pysyncobj.raft_log.Journal`, in its spelling, and those that the guard needs, in ours.
+    """The log in memory, durable where it was synced, and the hard state. The methods in camel case are those that PySyncObj calls.
 
     Attributes:
         memberships: those that the newest snapshot and the log name.
@@ -49,13 +41,13 @@ class RaftLog:
     def __init__(self, disk: Disk, log: DurableLog, mark: SnapshotMark | None, *, rejoin: bool, node_id: str = "") -> None:
         self._disk = disk
         self._log = log
-        self._entries: list[Entry] = []
+        self._entries: list[LogEntry] = []
         self._base_index = mark.index if mark else 0
         self._settle()
         self._stored = hardstate.load(disk)
         self._state = self._stored or HardState()
         self._state_dirty = self._stored is None
-        self._failure: BaseException | None = None
+        self._durable_index = 0
         self.bytes_appended = 0
         if node_id:
             self._claim(node_id)
@@ -69,8 +61,8 @@ class RaftLog:
         self._marked = mark.members if mark else None
         self.memberships = MembershipHistory(self._marked)
         self.on_membership: Callable[[], None] = lambda: None
-        for payload, index, _ in self._entries:
-            self._note_membership(payload, index)
+        for entry in self._entries:
+            self._note_membership(entry.payload, entry.index)
         _, last, last_term = self._entries[-1] if self._entries else (b"", 1, 0)
         self._set(commit_index=min(max(self._state.commit_index, self._base_index, 1), last))
         if last_term > self._state.term:
@@ -110,7 +102,7 @@ class RaftLog:
                     f"the log begins with entry {entries[0].index} and there is no snapshot for what came before. "
                     "Snapshots of this node are gone"
                 )
-            self._entries = [as_tuple(entry) for entry in entries]
+            self._entries = list(entries)
             return
         behind = [entry for entry in entries if entry.index > mark.index]
         if behind and behind[0].index != mark.index + 1:
@@ -121,14 +113,15 @@ class RaftLog:
             self._log.clear()
         elif entries and entries[-1].index < mark.index:
             self._log.clear()
-        self._entries = [as_tuple(mark.previous), as_tuple(mark.last), *map(as_tuple, behind)]
+        self._entries = [mark.previous, mark.last, *behind]
 
     def add(self, command: bytes, idx: int, term: int) -> None:
         """Append. What a snapshot stands for is kept in memory only."""
-        self._entries.append((command, idx, term))
+        entry = LogEntry(command, idx, term)
+        self._entries.append(entry)
         self.bytes_appended += len(command)
         if idx > self._base_index:
-            self._log.append(LogEntry(command, idx, term))
+            self._log.append(entry)
             if self._note_membership(command, idx):
                 self.on_membership()
 
@@ -143,18 +136,12 @@ class RaftLog:
         return True
 
     def clear(self) -> None:
-        """Forget everything; PySyncObj calls this when a snapshot was installed, and then adds its two entries.
-
-        It also swallows what is raised here, so the error is kept and raised again by the next `sync`: before any message leaves.
-        """
-        try:
-            self._log.clear()
-            self._entries = []
-            self.memberships = MembershipHistory(self._marked)
-            self.on_membership()
-        except BaseException as error:
-            self._failure = error
-            raise
+        """Forget everything, because a snapshot that was installed stands for it; its two entries are added then."""
+        self._log.clear()
+        self._entries = []
+        self._durable_index = 0
+        self.memberships = MembershipHistory(self._marked)
+        self.on_membership()
 
     def rebase(self, mark: SnapshotMark) -> None:
         """From now on a durable snapshot stands for everything up to `mark`."""
@@ -164,26 +151,27 @@ class RaftLog:
     def deleteEntriesFrom(self, entryFrom: int) -> None:  # noqa: N802, N803
         """Cut the end, from a position in the list."""
         if entryFrom < len(self._entries):
-            index = self._entries[entryFrom][1]
+            index = self._entries[entryFrom].index
             if index <= self.commit_index:
                 raise LogDamagedError(f"entry {index} is committed (up to {self.commit_index}) and was about to be removed")
             del self._entries[entryFrom:]
             self._log.cut_from(index)
+            self._durable_index = min(self._durable_index, index - 1)
             if self.memberships.cut_from(index):
                 self.on_membership()
 
-    def deleteEntriesTo(self, entryTo: int) -> None:  # noqa: N802, N803
-        """Forget the beginning, up to a position in the list."""
-        del self._entries[:entryTo]
+    def compact_to(self, index: int) -> None:
+        """Forget the entries before `index`: a snapshot that is durable stands for them."""
+        del self._entries[: max(0, index - self.first_index)]
         self._log.roll()
-        self._log.compact_to(self._entries[0][1])
-        self.memberships.forget_before(self._entries[0][1])
+        self._log.compact_to(self.first_index)
+        self.memberships.forget_before(self.first_index)
 
     @overload
-    def __getitem__(self, item: int) -> Entry: ...
+    def __getitem__(self, item: int) -> LogEntry: ...
     @overload
-    def __getitem__(self, item: slice) -> list[Entry]: ...
-    def __getitem__(self, item: int | slice) -> Entry | list[Entry]:
+    def __getitem__(self, item: slice) -> list[LogEntry]: ...
+    def __getitem__(self, item: int | slice) -> LogEntry | list[LogEntry]:
         return self._entries[item]
 
     @property
@@ -199,12 +187,13 @@ class RaftLog:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def _destroy(self) -> None:
+    def close(self) -> None:
+        """Make everything durable and close the files."""
         self.sync()
         self._log.close()
 
     def setRaftCommitIndex(self, raftCommitIndex: int) -> None:  # noqa: N802, N803
-        """Remember the commit index. It reaches the disk with the next change of term or with the next hint (`onOneSecondTimer`).
+        """Remember the commit index. It reaches the disk with the next change of term or with the next hint (`note_commit`).
 
         Raises:
             RaftFatalError: it goes back, or lies beyond the end of the log. Both would break Raft's promises, so the node stops.
@@ -232,7 +221,7 @@ class RaftLog:
         """Whom this node voted for in the current term."""
         return self._state.voted_for
 
-    def onOneSecondTimer(self) -> None:  # noqa: N802
+    def note_commit(self) -> None:
         """Write the commit index, so that a restart need not ask for what it has."""
         self._state_dirty = self._state_dirty or self._state != self._stored
 
@@ -244,16 +233,15 @@ class RaftLog:
 
     def sync(self) -> None:
         """Make log, term and vote durable. Cheap when nothing changed."""
-        if self._failure is not None:
-            raise self._failure
         self._log.sync()
+        self._durable_index = self.last_index if self._entries else 0
         if self._state_dirty:
             self._store()
 
     @property
     def state_dirty(self) -> bool:
-        """Whether term, vote or recovering are not durable yet, or something has failed."""
-        return self._state_dirty or self._failure is not None
+        """Whether term, vote or recovering are not durable yet."""
+        return self._state_dirty
 
     def _store(self) -> None:
         hardstate.store(self._disk, self._state)
@@ -283,21 +271,41 @@ class RaftLog:
     @property
     def first_index(self) -> int:
         """Index of the first entry in memory."""
-        return self._entries[0][1]
+        return self._entries[0].index
 
     @property
     def last_index(self) -> int:
         """Index of the last entry."""
-        return self._entries[-1][1]
+        return self._entries[-1].index
 
     @property
     def last_term(self) -> int:
         """Term of the last entry."""
-        return self._entries[-1][2]
+        return self._entries[-1].term
 
     def term_at(self, index: int) -> int | None:
         """Term of an entry; None when it is not in memory."""
-        position = index - self._entries[0][1]
+        position = index - self._entries[0].index
         if 0 <= position < len(self._entries):
-            return self._entries[position][2]
+            return self._entries[position].term
         return None
+
+    @property
+    def durable_index(self) -> int:
+        """Up to where the log is durable here."""
+        return self._durable_index
+
+    def entry(self, index: int) -> LogEntry:
+        """An entry in memory."""
+        return self._entries[index - self._entries[0].index]
+
+    def entries_from(self, index: int, bytes_max: int) -> list[LogEntry]:
+        """The entries from `index` on whose payloads reach `bytes_max` with the last one, or all. O(entries given)."""
+        found: list[LogEntry] = []
+        for position in range(index - self._entries[0].index, len(self._entries)):
+            entry = self._entries[position]
+            found.append(entry)
+            bytes_max -= len(entry.payload)
+            if bytes_max <= 0:
+                break
+        return found

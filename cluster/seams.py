@@ -1,57 +1,63 @@
 """Everything that touches PySyncObj 0.3.17's inside. `tests/unit/cluster/test_seams.py` has a test per seam.
 
-What is replaced, and why (the facts are in `docs/raft.md`):
+PySyncObj decides here what a follower and a candidate do: terms, votes, which entries of a leader go into the log, and the role. What a leader
+does is ours (`replication.py`), and so is when anything happens (`Core.tick`). ADR 0044 says why.
 
-==============================  =======================================================================================
-seam                            reason
-==============================  =======================================================================================
-`syncobj.pickle`                entries carry raw bytes; nothing is ever unpickled
-`syncobj.createJournal`         the durable log
-`syncobj.Serializer`            RocksDB snapshots and our own transfer, no dump file
-`syncobj.monotonicTime`         the owner's clock, virtual in the simulation
-`syncobj.random`                the owner's randomness, seeded in the simulation
-`syncobj.PIPE_NOTIFIER_ENABLED` a pipe an instance that is never closed
-`__connectedToAnyone`           asked before each candidacy: here the majority rule and the pre-vote say no
-`__otherNodes`, and the like    the membership (`Core.set_peers`): who votes is another node, everybody else a read-only node, which gets
-                                the log and counts for nothing
-`__raftLog`, and the like       an entry with a membership is appended and sent at once, so that what was checked still holds
-`__applyLogEntries`             a long backlog is applied in slices; a commit is told with the next entries, not by a round of its own
-private fields                  next and match index, election deadline, transfer flag, no-op index: read and corrected by the guard
-==============================  =======================================================================================
+Names of the library that are replaced, for all nodes of a process:
 
-PySyncObj reads clock and randomness through its module, so all nodes of one process share them.
+==============================  ============================================================  ====================================
+name                            why                                                           goes when
+==============================  ============================================================  ====================================
+`syncobj.createJournal`         the log is ours (`raft_log.py`); only while `Core` is made    PySyncObj takes a journal object
+`syncobj.monotonicTime`         the owner's clock, virtual in the simulation                  it takes a clock
+`syncobj.random`                the owner's randomness, seeded in the simulation              it takes a source of randomness
+`syncobj.PIPE_NOTIFIER_ENABLED` a pipe an instance that is never closed                       it opens the pipe with `autoTick` only
+`syncobj.pickle`                nothing is ever pickled: using it stops the node              it pickles in its own transport only
+==============================  ============================================================  ====================================
+
+Messages that PySyncObj is given though no peer sent them in this form:
+
+==============================  ============================================================  ====================================
+method                          why                                                           goes when
+==============================  ============================================================  ====================================
+`follow`                        an `append_entries` without entries: the leader lives, and    it has a call "the leader was heard"
+                                the log is committed so far. The guard sends it where
+                                PySyncObj would cut or take over more than was verified
+`adopt_term`                    a `request_vote` that it cannot grant: it adopts a newer      it adopts newer terms from any
+                                term only from those                                          message (section 5.1)
+==============================  ============================================================  ====================================
+
+Methods of PySyncObj that are replaced: `__onBecomeLeader` (its tables of peers are `progress.Peers`). Not used: its tick, its queue of commands, its
+snapshots, its sending.
 """
 
 from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, Protocol, cast
 
-from pysyncobj import FAIL_REASON, SyncObj, SyncObjConf, replicated, syncobj
-from pysyncobj.config import SERIALIZER_STATE
+from pysyncobj import FAIL_REASON, SyncObj, SyncObjConf, syncobj
 from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 from pysyncobj.version import VERSION
 
+from cluster import messages as m
 from cluster.errors import RaftFatalError
-from cluster.messages import MEMBERS
-from cluster.ports import Clock
-from cluster.raft_log import Entry, RaftLog
-from cluster.settings import APPEND_BYTES_MAX, RaftSettings
+from cluster.ports import Clock, LogEntry
+from cluster.raft_log import RaftLog
+from cluster.settings import RaftSettings
 
 SUPPORTED_VERSION = "0.3.17"
 SUCCESS = cast(int, FAIL_REASON.SUCCESS)
-ROLES = {0: "follower", 1: "candidate", 2: "leader"}
-COMMIT_TOLD_AFTER = 0.0015
-"""Seconds after which followers are told of a commit if no entry tells them before. A lone command then costs each follower one message less,
-and a follower applies it this much later."""
+FOLLOWER, CANDIDATE, LEADER = 0, 1, 2
+ROLES = {FOLLOWER: "follower", CANDIDATE: "candidate", LEADER: "leader"}
 
 SLICE_SECONDS = 0.02
-"""How long entries are applied in one go; an entry that takes longer is a slice of its own. The heartbeat is 0.05 s."""
+"""How long entries are applied in one go; an entry that takes longer is a slice of its own. The heartbeat is 0.07 s."""
 
 FOREVER = 10**9
 """A number that a setting never reaches: when to compact is decided in `raft.py`."""
@@ -85,78 +91,16 @@ def peer_node(node_id: str) -> PeerNode:
     return PeerNode(node_id)
 
 
-class _RawEntries:
-    """Stands where PySyncObj expects `pickle`: a call of the one replicated method is its argument, as it is."""
+class _NoPickle:
+    """Stands where PySyncObj expects `pickle`."""
 
     @staticmethod
-    def dumps(call: tuple[int, tuple[bytes]]) -> bytes:
-        method, (payload,) = call
-        if method != 0:
-            raise RaftFatalError(f"a call of replicated method {method}: there is only one")
-        return payload
+    def dumps(_value: object) -> bytes:
+        raise RaftFatalError("PySyncObj wants to pickle something")
 
     @staticmethod
-    def loads(data: bytes) -> tuple[int, tuple[bytes]]:
-        return 0, (data,)
-
-
-class SnapshotBridge(Protocol):
-    """What the owner does when PySyncObj speaks of dumps."""
-
-    def poll_capture(self) -> str:
-        """One of "idle", "running", "done", "failed"; the last two are told once."""
-
-    def keep_from(self, index: int) -> int:
-        """The first index to keep in the log, when a snapshot up to `index` + 1 is durable."""
-
-    def capture(self, last: Entry, previous: Entry) -> None:
-        """Begin a snapshot of the state after `last`."""
-
-    def restored(self) -> tuple[Entry, Entry]:
-        """Load the newest snapshot into the state machine; its last entry and the one before."""
-
-
-class _Serializer:
-    """Stands where PySyncObj expects its `Serializer`."""
-
-    _STATES: ClassVar[dict[str, Any]] = {
-        "idle": SERIALIZER_STATE.NOT_SERIALIZING,
-        "running": SERIALIZER_STATE.SERIALIZING,
-        "done": SERIALIZER_STATE.SUCCESS,
-        "failed": SERIALIZER_STATE.FAILED,
-    }
-
-    def __init__(self, bridge: SnapshotBridge) -> None:
-        self._bridge = bridge
-        self._index = 0
-        self.failure: BaseException | None = None
-
-    def checkSerializing(self) -> tuple[Any, int]:  # noqa: N802
-        state = self._bridge.poll_capture()
-        index = self._bridge.keep_from(self._index) if state == "done" else self._index
-        return self._STATES[state], index
-
-    def serialize(self, data: tuple[Any, Entry, Entry, Any], index: int) -> None:
-        self._index = index
-        self._bridge.capture(data[1], data[2])
-
-    def deserialize(self) -> tuple[None, Entry, Entry, list[Any]]:
-        # PySyncObj logs whatever is raised here and goes on with an empty state, so it is kept and told by `Core.check_loaded`.
-        try:
-            last, previous = self._bridge.restored()
-        except Exception as error:
-            self.failure = error
-            raise
-        return None, last, previous, []
-
-    def getTransmissionData(self, _node: Node) -> tuple[bytes, bool, bool]:  # noqa: N802
-        return b"", False, True
-
-    def setTransmissionData(self, data: object) -> bool:  # noqa: N802
-        return data is not None
-
-    def cancelTransmisstion(self, _node: Node) -> None:  # noqa: N802
-        return None
+    def loads(_data: bytes) -> object:
+        raise RaftFatalError("PySyncObj wants to unpickle something")
 
 
 class CoreHooks(Protocol):
@@ -165,14 +109,44 @@ class CoreHooks(Protocol):
     def can_campaign(self) -> bool:
         """Whether this node may become a candidate now."""
 
-    def apply(self, index: int, payload: bytes) -> object:
-        """Apply a committed command."""
+    def send(self, peer: str, message: m.AnyMessage) -> bool:
+        """Send a message once what it speaks of is durable."""
+
+    def acknowledge(self, peer: str, next_index: int, *, reset: bool, success: bool) -> None:
+        """Answer a leader's entries."""
+
+    def begin_leading(self) -> None:
+        """This node was elected; the first entry of its term is in the log."""
+
+    def apply(self, entry: LogEntry) -> None:
+        """Apply a committed entry."""
 
     def role_changed(self, role: str) -> None:
         """The role changed, just now."""
 
     def more_to_apply(self) -> None:
         """A slice of the committed entries was applied, and there are more: tick again soon."""
+
+
+class _Transport(Transport):  # type: ignore[misc]  # PySyncObj has no types
+    """What PySyncObj says, as typed messages."""
+
+    ready = True
+
+    def __init__(self, hooks: CoreHooks) -> None:
+        super().__init__(None, None, [])
+        self._hooks = hooks
+
+    def send(self, node: Node, message: dict[str, Any]) -> bool:
+        """A message from PySyncObj to a peer."""
+        kind = message["type"]
+        if kind == "next_node_idx":
+            self._hooks.acknowledge(node.id, message["next_node_idx"], reset=message["reset"], success=message["success"])
+        elif kind == "response_vote":
+            self._hooks.send(node.id, m.Vote(message["term"]))
+        else:
+            raise RaftFatalError(f"PySyncObj sends {kind!r}, which this node does not know")
+        return True
 
 
 @contextmanager
@@ -194,8 +168,8 @@ def install(clock: Clock, randomness: Randomness) -> None:
         RaftFatalError: another version of PySyncObj is installed than this file knows.
     """
     if VERSION != SUPPORTED_VERSION:
-        raise RaftFatalError(f"pysyncobj {VERSION} is installed, {SUPPORTED_VERSION} is what the guard was written for")
-    syncobj.pickle = _RawEntries
+        raise RaftFatalError(f"pysyncobj {VERSION} is installed, {SUPPORTED_VERSION} is what this software was written for")
+    syncobj.pickle = _NoPickle
     syncobj.monotonicTime = clock
     syncobj.random = randomness
     syncobj.PIPE_NOTIFIER_ENABLED = False
@@ -220,90 +194,30 @@ def configuration(settings: RaftSettings, **more: object) -> SyncObjConf:
 
 
 class Core(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
-    """PySyncObj with one replicated method, and its private fields under names of ours."""
+    """Term, vote, role, and which entries are in the log, committed and applied."""
 
+    _SyncObj__raftState: int
+    _SyncObj__raftLeader: Node | None
     _SyncObj__raftLastApplied: int
-    _SyncObj__newAppendEntriesTime: float
+    _SyncObj__raftCommitIndex: int
+    _SyncObj__noopIDx: int | None
+    _SyncObj__transferInProgress: bool
+    _SyncObj__raftElectionDeadline: float
 
-    def __init__(
-        self,
-        settings: RaftSettings,
-        *,
-        raft_log: RaftLog,
-        bridge: SnapshotBridge,
-        hooks: CoreHooks,
-        make_transport: Callable[..., Transport],
-    ) -> None:
+    def __init__(self, settings: RaftSettings, *, raft_log: RaftLog, hooks: CoreHooks, clock: Clock) -> None:
         self._hooks = hooks
+        self._log = raft_log
+        self._now = clock
         self._slice_entries = settings.apply_slice
-        self._dump = _Serializer(bridge)
-        conf = configuration(
-            settings,
-            appendEntriesBatchSizeBytes=APPEND_BYTES_MAX,
-            onStateChanged=lambda _old, new: hooks.role_changed(ROLES[new]),
-        )
+        self._own_transport = _Transport(hooks)
+        conf = configuration(settings, onStateChanged=lambda _old, new: hooks.role_changed(ROLES[new]))
         peers = [peer_node(peer) for peer in settings.peers]
-        with _replaced(createJournal=lambda _file: raft_log, Serializer=lambda *_: self._dump):
-            super().__init__(peer_node(settings.node_id), peers, conf, transportClass=make_transport, nodeClass=PeerNode)
+        with _replaced(createJournal=lambda _file: raft_log):
+            super().__init__(
+                peer_node(settings.node_id), peers, conf, transportClass=lambda *_: self._own_transport, nodeClass=PeerNode
+            )
 
-    @replicated  # type: ignore[untyped-decorator]  # PySyncObj has no types
-    def submit(self, payload: bytes) -> object:
-        """The one replicated method. An empty payload is a barrier: it goes through the log and changes nothing."""
-        return self._hooks.apply(self.raftLastApplied + 1, payload) if payload else None
-
-    def tick(self) -> None:
-        """PySyncObj's tick. Raises what apply raised; RaftFatalError when a snapshot could not be loaded."""
-        self.doTick(0)
-        self.check_loaded()
-
-    def load_snapshot(self) -> None:
-        """Start from the newest snapshot."""
-        self._SyncObj__loadDumpFile(clearJournal=False)
-        self.check_loaded()
-
-    def check_loaded(self) -> None:
-        """Raises RaftFatalError when a snapshot could not be loaded; PySyncObj itself only logs that."""
-        if self._dump.failure is not None:
-            raise RaftFatalError(f"the snapshot could not be loaded: {self._dump.failure}") from self._dump.failure
-
-    def _SyncObj__applyLogEntries(self) -> bool:  # noqa: N802
-        """Apply what is committed, a slice at a time, so that heartbeats and messages get their turn between two slices.
-
-        PySyncObj applies all of it in one go, and then tells the followers of the commit with a message of its own. Here they are told with
-        the next entries, or after `COMMIT_TOLD_AFTER`.
-        """
-        end = min(self._SyncObj__raftCommitIndex, self._SyncObj__raftLastApplied + self._slice_entries)
-        if end == self._SyncObj__raftLastApplied:
-            return False
-        began = syncobj.monotonicTime()
-        first = self._SyncObj__raftLog[0][1]
-        while self._SyncObj__raftLastApplied < end:
-            payload, index, term = self._SyncObj__raftLog[self._SyncObj__raftLastApplied + 1 - first]
-            subscribers = self._SyncObj__commandsWaitingCommit.pop(index, ())
-            value = self._SyncObj__doApplyCommand(payload)
-            for subscriber_term, callback in subscribers:
-                if subscriber_term == term:
-                    callback(value, FAIL_REASON.SUCCESS)
-                else:
-                    callback(None, FAIL_REASON.DISCARDED)
-            self._SyncObj__raftLastApplied = index
-            if syncobj.monotonicTime() - began > SLICE_SECONDS:
-                break
-        if self._SyncObj__raftLastApplied < self._SyncObj__raftCommitIndex:
-            self._hooks.more_to_apply()
-        told_at = syncobj.monotonicTime() + COMMIT_TOLD_AFTER
-        self._SyncObj__newAppendEntriesTime = min(self._SyncObj__newAppendEntriesTime, told_at)
-        return False
-
-    def due_in(self) -> float:
-        """Seconds until there is something to do by the clock; 0 or less when it is due."""
-        now = syncobj.monotonicTime()
-        if self.role == "leader":
-            return cast(float, self._SyncObj__newAppendEntriesTime - now)
-        return cast(float, self._SyncObj__raftElectionDeadline - now)
-
-    def _SyncObj__connectedToAnyone(self) -> bool:  # noqa: N802
-        return self._hooks.can_campaign()
+    # ------------------------------------------------------------------ state
 
     @property
     def role(self) -> str:
@@ -311,77 +225,153 @@ class Core(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
         return ROLES[self._SyncObj__raftState]
 
     @property
+    def leads(self) -> bool:
+        """Whether this node leads."""
+        return self._SyncObj__raftState == LEADER
+
+    @property
     def leader_id(self) -> str:
         """Who leads, as far as this node knows; "" when it knows of none."""
-        leader = self._getLeader()
+        leader = self._SyncObj__raftLeader
         return cast(str, leader.id) if leader is not None else ""
 
     @property
     def no_op_index(self) -> int:
         """Index of the entry with which this node last began to lead, 0 before."""
-        return cast(int, self._SyncObj__noopIDx or 0)
+        return self._SyncObj__noopIDx or 0
+
+    @property
+    def applied_index(self) -> int:
+        """The last entry that was applied."""
+        return self._SyncObj__raftLastApplied
+
+    @property
+    def commit_index(self) -> int:
+        """Up to where the log is known to be committed."""
+        return self._SyncObj__raftCommitIndex
 
     @property
     def transfer_pending(self) -> bool:
         """Whether the leader asked this node to take over."""
-        return cast(bool, self._SyncObj__transferInProgress)
+        return self._SyncObj__transferInProgress
 
-    def match_index(self, peer: str) -> int:
-        """Up to where the peer's log is known to be equal and durable."""
-        return cast(int, self._SyncObj__raftMatchIndex.get(peer_node(peer), 0))
+    @property
+    def election_deadline(self) -> float:
+        """When a node that is not the leader campaigns."""
+        return self._SyncObj__raftElectionDeadline
 
-    def set_match_index(self, peer: str, index: int) -> None:
-        """Forget what a peer acknowledged."""
-        if peer_node(peer) in self._SyncObj__raftMatchIndex:
-            self._SyncObj__raftMatchIndex[peer_node(peer)] = index
+    def campaign_by(self, deadline: float) -> None:
+        """Campaign at `deadline` at the latest."""
+        self._SyncObj__raftElectionDeadline = min(self.election_deadline, deadline)
 
-    def next_index(self, peer: str) -> int:
-        """The next entry to send to the peer."""
-        return cast(int, self._SyncObj__raftNextIndex.get(peer_node(peer), 0))
+    def set_voters(self, others: Iterable[str]) -> None:
+        """Which other nodes vote."""
+        self._SyncObj__otherNodes = set(map(peer_node, others))
 
-    def set_next_index(self, peer: str, index: int) -> None:
-        """Say what to send next."""
-        if peer_node(peer) in self._SyncObj__raftNextIndex:
-            self._SyncObj__raftNextIndex[peer_node(peer)] = index
+    # ------------------------------------------------------------------ what is due
 
-    def set_peers(self, voters: Iterable[str], others: Iterable[str]) -> None:
-        """Who else votes, and who else only gets the log. A leader begins with a newcomer at its log's end and knows nothing of it."""
-        counted, uncounted = set(map(peer_node, voters)), set(map(peer_node, others))
-        known: set[PeerNode] = self.otherNodes | self.readonlyNodes
-        for node in known - counted - uncounted:
-            self._SyncObj__raftNextIndex.pop(node, None)
-            self._SyncObj__raftMatchIndex.pop(node, None)
-            self._SyncObj__lastResponseTime.pop(node, None)
-        if self.role == "leader":
-            for node in (counted | uncounted) - known:
-                self._SyncObj__raftNextIndex[node] = self._SyncObj__raftLog[-1][1] + 1
-                self._SyncObj__raftMatchIndex[node] = 0
-                self._SyncObj__lastResponseTime[node] = syncobj.monotonicTime()
-        self._SyncObj__otherNodes, self._SyncObj__readonlyNodes = counted, uncounted
+    def campaign_if_due(self) -> None:
+        """Become a candidate if the election timeout is over and nothing speaks against it (section 5.2)."""
+        if self.leads or self.election_deadline >= self._now() or not self._hooks.can_campaign():
+            return
+        self._SyncObj__raftElectionDeadline = self._now() + self._SyncObj__generateRaftTimeout()
+        self._SyncObj__transferInProgress = False
+        self._SyncObj__raftLeader = None
+        self._SyncObj__setState(CANDIDATE)
+        self._SyncObj__setCurrentTerm(self.raftCurrentTerm + 1, self.selfNode.id)
+        self._SyncObj__votesCount = 1
+        request = m.RequestVote(self.raftCurrentTerm, self._log.last_index, self._log.last_term)
+        voters = self._SyncObj__otherNodes
+        for node in voters:
+            self._hooks.send(node.id, request)
+        if not voters:
+            self._SyncObj__onBecomeLeader()
 
-    def append_members(self, body: bytes, committed: Callable[[int], None]) -> int:
-        """As the leader, append the entry that names a membership; its index. `committed` gets it when it is applied here."""
-        index, term = self._SyncObj__raftLog[-1][1] + 1, self.raftCurrentTerm
+    def apply_committed(self) -> None:
+        """Apply what is committed, a slice at a time, so that heartbeats and messages get their turn between two slices."""
+        end = min(self.commit_index, self.applied_index + self._slice_entries)
+        if end == self.applied_index:
+            return
+        until = self._now() + SLICE_SECONDS
+        while self.applied_index < end:
+            entry = self._log.entry(self.applied_index + 1)
+            self._SyncObj__raftLastApplied = entry.index
+            self._hooks.apply(entry)
+            if self._now() > until:
+                break
+        if self.applied_index < self.commit_index:
+            self._hooks.more_to_apply()
 
-        def applied(_value: None, error: int) -> None:
-            if error == SUCCESS:
-                committed(index)
+    # ------------------------------------------------------------------ the leader's part
 
-        self._SyncObj__commandsWaitingCommit[index].append((term, applied))
-        self._SyncObj__raftLog.add(bytes([MEMBERS]) + body, index, term)
-        self._SyncObj__sendAppendEntries()
-        return cast(int, index)
+    def append(self, kind: int, body: bytes) -> int:
+        """As the leader, append an entry; its index."""
+        index = self._log.last_index + 1
+        self._log.add(bytes((kind,)) + body, index, self.raftCurrentTerm)
+        return index
 
-    def send_entries(self) -> None:
-        """As the leader, send everybody what is next for it, or a heartbeat."""
-        self._SyncObj__sendAppendEntries()
+    def commit_to(self, index: int) -> None:
+        """The log is committed up to `index`, which is not before what was known."""
+        self._SyncObj__raftCommitIndex = index
+        self._log.setRaftCommitIndex(index)
 
     def step_down(self) -> None:
         """As the leader, follow; as PySyncObj does when no majority answers."""
-        self._SyncObj__setState(0)
+        self._SyncObj__setState(FOLLOWER)
         self._SyncObj__raftLeader = None
 
-    def campaign_by(self, deadline: float) -> None:
-        """Stand at `deadline` at the latest."""
-        present = cast(float, vars(self)["_SyncObj__raftElectionDeadline"])
-        self._SyncObj__raftElectionDeadline = min(present, deadline)
+    def _SyncObj__onBecomeLeader(self) -> None:  # noqa: N802
+        self._SyncObj__raftLeader = self.selfNode
+        self._SyncObj__setState(LEADER)
+        self._SyncObj__noopIDx = self.append(m.NO_OP, b"")
+        self._hooks.begin_leading()
+
+    # ------------------------------------------------------------------ messages of peers, and made-up ones
+
+    def _deliver(self, peer: str, message: dict[str, Any]) -> None:
+        self._SyncObj__onMessageReceived(peer_node(peer), message)
+
+    def follow(self, peer: str, term: int, commit_index: int) -> None:
+        """The leader lives, and what is in the log up to `commit_index` is committed."""
+        self._deliver(peer, {"type": "append_entries", "term": term, "commit_index": commit_index})
+
+    def take_entries(
+        self, peer: str, term: int, commit_index: int, previous: tuple[int, int], entries: Sequence[LogEntry]
+    ) -> None:
+        """Entries of the leader, behind the one with index and term `previous`, which is here; the log ends with them."""
+        self._deliver(
+            peer,
+            {
+                "type": "append_entries",
+                "term": term,
+                "commit_index": commit_index,
+                "prevLogIdx": previous[0],
+                "prevLogTerm": previous[1],
+                "entries": entries,
+            },
+        )
+
+    def begin_with(self, last: LogEntry, previous: LogEntry, *, clear: bool) -> None:
+        """The state is that of a snapshot up to `last`. With `clear`, or if the log does not begin with its two entries, nothing else is in it."""
+        log = self._log
+        if clear or len(log) < 2 or log[0] != previous or log[1] != last:
+            log.clear()
+            log.add(*previous)
+            log.add(*last)
+        self._SyncObj__raftLastApplied = last.index
+
+    def adopt_term(self, peer: str, term: int) -> None:
+        """A peer knows of a newer term (section 5.1): adopt it and follow."""
+        self._deliver(peer, {"type": "request_vote", "term": term, "last_log_index": 0, "last_log_term": -1})
+
+    def take_vote_request(self, peer: str, term: int, last_index: int, last_term: int) -> None:
+        """A candidate asks for this node's vote."""
+        self._deliver(peer, {"type": "request_vote", "term": term, "last_log_index": last_index, "last_log_term": last_term})
+
+    def take_vote(self, peer: str, term: int) -> None:
+        """A peer votes for this node."""
+        self._deliver(peer, {"type": "response_vote", "term": term})
+
+    def take_over(self, peer: str, term: int) -> None:
+        """The leader asks this node to campaign at once."""
+        self._deliver(peer, {"type": "timeout_now", "term": term})

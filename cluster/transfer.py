@@ -1,19 +1,18 @@
 """Sending a snapshot to a node that is behind the log, and receiving one (Raft paper, section 7).
 
-A snapshot is one run of bytes in pieces, a few under way at a time, so that it shares the link with heartbeats and entries. The follower
-acknowledges what it has in one piece; a transfer that breaks begins anew. Nothing of it is visible before it is whole and checked.
+A snapshot is one run of bytes in chunks, a few under way at a time, so that it shares the link with heartbeats and entries. The follower
+acknowledges how much it has without a gap; a transfer that breaks begins anew. Nothing of it is visible before it is whole and checked.
 
 A peer that does not take a snapshot is a reason to look whether it is damaged on this disk; if it is, a fresh one is taken, and sent.
 
-The check of a whole snapshot takes seconds, and goes on beside heartbeats and all else. Meanwhile the last piece is not acknowledged, and what
-was before it again and again, so that the leader waits, and keeps its log.
+Verifying a received snapshot takes seconds and runs beside heartbeats. Until it is done, the follower withholds the last acknowledgement and repeats
+the one before, so the leader neither gives up nor compacts its log.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Set
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import msgspec
 
@@ -24,9 +23,9 @@ from cluster.ports import (
     SnapshotRefusedError,
     Snapshots,
     SnapshotSink,
-    SnapshotSource,
     SnapshotUnreadableError,
 )
+from cluster.progress import Delivered, Peers, Progress, Sending
 from cluster.settings import (
     CHUNK_BYTES,
     CHUNKS_IN_FLIGHT,
@@ -39,75 +38,44 @@ from cluster.settings import (
 log = logging.getLogger(__name__)
 
 
-@dataclass
-class _Sending:
-    source: SnapshotSource
-    term: int
-    heard: float
-    begun: float
-    sent: int = 0
-    acknowledged: int = 0
-
-
-@dataclass
-class _Delivered:
-    index: int
-    at: float
-    not_taken: bool = False
-
-
 class Senders:
-    """The snapshots that this leader is sending, one a peer at most.
+    """The snapshots that this leader is sending, one a peer at most; they stand in the peers' records.
 
     Attributes:
         not_taken: how often a peer got one whole and did not take it.
     """
 
-    def __init__(self, snapshots: Snapshots, clock: Clock) -> None:
+    def __init__(self, snapshots: Snapshots, peers: Peers, clock: Clock) -> None:
         self._snapshots = snapshots
+        self._peers = peers
         self._clock = clock
-        self._sending: dict[str, _Sending] = {}
-        self._delivered: dict[str, _Delivered] = {}
         self._examined_at = -OFFER_AGAIN
         self.not_taken = 0
 
-    def busy(self, peer: str) -> bool:
-        """Whether a snapshot is on its way to the peer."""
-        return peer in self._sending
-
-    def delivered(self, peer: str, index: int) -> bool:
-        """Whether the peer has got the snapshot at `index` whole, and none is on its way to it."""
-        last = self._delivered.get(peer)
-        return peer not in self._sending and last is not None and last.index == index
-
     @property
     def any(self) -> bool:
-        """Whether any snapshot is on its way: the log behind it must not be compacted meanwhile."""
-        return bool(self._sending)
+        """Whether any snapshot is on its way: the log behind it must not be compacted before it is there."""
+        return any(peer.sending is not None for peer in self._peers)
 
-    def progress(self) -> dict[str, tuple[int, int]]:
-        """Bytes acknowledged and in all, by peer."""
-        return {peer: (sending.acknowledged, sending.source.size) for peer, sending in self._sending.items()}
-
-    def start(self, peer: str, term: int, next_index: int) -> bool:
+    def start(self, peer: Progress, term: int) -> bool:
         """Begin, unless one is on its way; whether one is. A damaged one is not sent, nor one again soon that the peer has not taken."""
-        if peer in self._sending:
+        if peer.sending is not None:
             return True
-        if self._snapshots.damaged or not self._may_offer(peer, next_index):
+        if self._snapshots.damaged or not self._may_offer(peer):
             return False
         try:
             source = self._snapshots.open_source()
         except SnapshotUnreadableError as error:
             self._examine(str(error))
             return False
-        log.info("sending the snapshot at index %d (%d bytes) to %s", source.mark.index, source.size, peer)
-        self._sending[peer] = _Sending(source, term, heard=self._clock(), begun=self._clock())
+        log.info("sending the snapshot at index %d (%d bytes) to %s", source.mark.index, source.size, peer.node_id)
+        peer.sending = Sending(source, term, heard=self._clock(), begun=self._clock())
         return True
 
-    def _may_offer(self, peer: str, next_index: int) -> bool:
+    def _may_offer(self, peer: Progress) -> bool:
         """Whether the peer asks for what is in the newest snapshot and has not just got it."""
-        last = self._delivered.get(peer)
-        if last is None or next_index > last.index:
+        last = peer.delivered
+        if last is None or peer.next_index > last.index:
             return True
         waited = self._clock() - last.at
         if waited < TAKING_TIMEOUT:
@@ -115,7 +83,7 @@ class Senders:
         if not last.not_taken:
             last.not_taken = True
             self.not_taken += 1
-            self._examine(f"{peer} has not taken the snapshot at index {last.index} (its log says why)")
+            self._examine(f"{peer.node_id} has not taken the snapshot at index {last.index} (its log says why)")
         newest = self._snapshots.newest()
         return waited >= OFFER_AGAIN or (newest is not None and newest.index > last.index)
 
@@ -126,53 +94,40 @@ class Senders:
             log.warning("%s: looking whether the newest one is damaged", reason)
             self._snapshots.examine()
 
-    def disconnected(self, peer: str) -> None:
-        """The peer is gone, and what it got may be."""
-        self._delivered.pop(peer, None)
-        self.drop(peer)
-
-    def drop(self, peer: str) -> None:
-        """Give up."""
-        sending = self._sending.pop(peer, None)
-        if sending is not None:
-            sending.source.close()
-
-    def keep_only(self, peers: Set[str]) -> None:
-        """Give up those to anybody else."""
-        for peer in self._sending.keys() - peers:
-            self.drop(peer)
-
-    def drop_all(self) -> None:
+    def stop(self) -> None:
         """Give up all."""
-        for peer in list(self._sending):
-            self.drop(peer)
+        for peer in self._peers:
+            peer.stop_sending()
 
-    def acknowledged(self, peer: str, ack: m.SnapshotAck) -> list[m.SnapshotChunk]:
-        """Take note of an acknowledgement; the pieces to send next."""
-        sending = self._sending.get(peer)
+    def acknowledged(self, peer: Progress, ack: m.SnapshotAck) -> list[m.SnapshotChunk]:
+        """Take note of an acknowledgement; the chunks to send next."""
+        sending = peer.sending
         if sending is None or ack.index != sending.source.mark.index:
             return []
         sending.heard = self._clock()
         if ack.received >= sending.source.size:
-            self._delivered[peer] = _Delivered(sending.source.mark.index, self._clock())
-            self.drop(peer)
+            peer.delivered = Delivered(sending.source.mark.index, self._clock())
+            peer.stop_sending()
             return []
         if ack.received < sending.acknowledged or ack.received > sending.sent:
             sending.sent = ack.received
         sending.acknowledged = ack.received
-        return list(self._pieces(peer, sending))
+        return list(self._chunks(peer, sending))
 
     def due(self, term: int) -> Iterator[tuple[str, m.SnapshotChunk]]:
-        """The pieces whose time has come; drops transfers of an older term and those that nobody answers."""
-        for peer, sending in list(self._sending.items()):
+        """The chunks whose time has come; gives up transfers of an older term and those that nobody answers."""
+        for peer in self._peers:
+            sending = peer.sending
+            if sending is None:
+                continue
             if sending.term != term or self._clock() - sending.heard > TRANSFER_TIMEOUT:
-                self.drop(peer)
+                peer.stop_sending()
             else:
-                for chunk in self._pieces(peer, sending):
-                    yield peer, chunk
+                for chunk in self._chunks(peer, sending):
+                    yield peer.node_id, chunk
 
-    def _pieces(self, peer: str, sending: _Sending) -> Iterator[m.SnapshotChunk]:
-        """The next pieces of a transfer, which is given up where the source cannot be read."""
+    def _chunks(self, peer: Progress, sending: Sending) -> Iterator[m.SnapshotChunk]:
+        """The next chunks of a snapshot, which is given up where the source cannot be read."""
         source, mark = sending.source, sending.source.mark
         burst = CHUNK_BYTES * CHUNKS_IN_FLIGHT
         paced = burst + int(TRANSFER_BYTES_PER_SECOND * (self._clock() - sending.begun))
@@ -181,7 +136,7 @@ class Senders:
             try:
                 data = source.read(sending.sent, CHUNK_BYTES)
             except SnapshotUnreadableError as error:
-                self.drop(peer)
+                peer.stop_sending()
                 self._examine(str(error))
                 return
             assert data, "a source has as many bytes as it says"
@@ -229,7 +184,7 @@ class Receiver:
         self._received = 0
 
     def take(self, peer: str, chunk: m.SnapshotChunk) -> int:
-        """Take a piece: the bytes to acknowledge. With the last one the check begins; see `poll`."""
+        """Take a chunk: the bytes to acknowledge. With the last one the check begins; see `poll`."""
         sender = (peer, chunk.term, chunk.index)
         if chunk.offset == 0 and (self._from != sender or self._received == 0):
             self.abort()

@@ -38,7 +38,7 @@ def change_a_deposit(directory: Path, node_id: str) -> int:
         for place, command in enumerate(batch.commands):
             if isinstance(command, Deposit):
                 batch.commands[place] = msgspec.structs.replace(command, amount=command.amount + 1)
-                entries[position] = msgspec.structs.replace(entry, payload=bytes([COMMAND]) + encode_batch(batch))
+                entries[position] = entry._replace(payload=bytes([COMMAND]) + encode_batch(batch))
                 log.cut_from(entry.index)
                 for changed in entries[position:]:
                     log.append(changed)

@@ -266,6 +266,8 @@ class MembershipWorld(World):
         """Every acknowledged change is there, also in what came after it."""
         for index, change in self.promised.items():
             later = [known for at, known in sorted(self.committed_members.items()) if at >= index]
+            if not later:
+                raise self.violation(f"the change acknowledged at {index} is nowhere")
             if isinstance(change, AddMember):
                 kept = change.member.node_id in later[0] or change.member.node_id in self.unwanted
             else:

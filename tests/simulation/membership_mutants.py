@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import cast
+from collections.abc import Callable, Mapping
 
 import pytest
 
@@ -11,13 +10,9 @@ from cluster import raft as raft_module
 from cluster.members import Members
 from cluster.membership import MembershipHistory
 from cluster.ports import LogEntry, SnapshotMark
-from cluster.seams import Core
+from cluster.progress import Peers
 
 Patch = pytest.MonkeyPatch
-
-
-def _members(core: Core) -> Members:
-    return cast(raft_module.Raft, core._hooks)._members
 
 
 def two_changes_at_once(patch: Patch) -> None:
@@ -36,9 +31,9 @@ def effect_when_committed(patch: Patch) -> None:
 
     def refresh(self: Members) -> None:
         self._take(self._at_commit())
-        self.core.set_peers(self.other_voters, [each for each in sorted(self.ids) if each not in self.other_voters])
+        self._set_peers()
         self.tell_wire()
-        self.on_change()
+        self._on_change(self.current)
 
     def settled(self: Members) -> None:
         settle(self)
@@ -51,32 +46,24 @@ def effect_when_committed(patch: Patch) -> None:
 
 def majority_of_the_old_set(patch: Patch) -> None:
     """Entries are committed by the voters that a node was configured with."""
-    original = Core.set_peers
 
-    def set_peers(self: Core, voters: Iterable[str], others: Iterable[str]) -> None:
-        members = _members(self)
-        first = [voter for voter in members._first.voters if voter != members._settings.node_id]
-        now = {*voters, *others}
-        original(self, first, sorted(now.difference(first)))
+    def set_peers(self: Members) -> None:
+        first = [voter for voter in self._first.voters if voter != self._settings.node_id]
+        others = {*self.other_voters, *self.ids}.difference(first)
+        self.core.set_voters(first)
+        self._peers.set_members(first, others, self._raft_log.last_index if len(self._raft_log) else 1)
 
-    patch.setattr(Core, "set_peers", set_peers)
+    patch.setattr(Members, "_set_peers", set_peers)
 
 
 def learners_count(patch: Patch) -> None:
     """What learners and read-only members acknowledge counts when entries are committed."""
-    original = Core.tick
 
-    def tick(self: Core) -> None:
-        members = _members(self)
-        if self.role == "leader":
-            held = sorted([self._SyncObj__raftLog[-1][1], *map(self.match_index, members.ids)], reverse=True)
-            commit = held[members.current.majority - 1]
-            if commit > self.raftCommitIndex and commit >= self.no_op_index:
-                self._SyncObj__raftCommitIndex = commit
-                self._SyncObj__raftLog.setRaftCommitIndex(commit)
-        original(self)
+    def committed_index(self: Peers, own_index: int) -> int:
+        held = sorted((own_index, *(peer.match_index for peer in self)), reverse=True)
+        return held[(1 + sum(peer.votes for peer in self)) // 2]
 
-    patch.setattr(Core, "tick", tick)
+    patch.setattr(Peers, "committed_index", committed_index)
 
 
 def not_undone(patch: Patch) -> None:

@@ -14,12 +14,18 @@ from cluster import messages as m
 from cluster.clocks import Clocks
 from cluster.guard import Guard
 from cluster.log import DurableLog
+from cluster.outbox import Outbox
 from cluster.ports import LogEntry, SnapshotMark
 from cluster.raft import Done, ProposeResult, Raft
-from cluster.raft_log import Entry, RaftLog, as_tuple
+from cluster.raft_log import RaftLog
 from tests.simulation.disk import SimDisk, SimFile
 
 Patch = pytest.MonkeyPatch
+
+
+def _believe_the_log(self: RaftLog) -> None:
+    """Take all that is in the log for durable."""
+    self._durable_index = self.last_index if len(self) else 0
 
 
 def no_trimming(patch: Patch) -> None:
@@ -28,17 +34,8 @@ def no_trimming(patch: Patch) -> None:
     def append_entries(self: Guard, peer: str, message: m.AppendEntries) -> None:
         if self._from_leader(peer, message.term):
             self.leader_commit = message.commit_index
-            self.transport.deliver(
-                peer,
-                {
-                    "type": "append_entries",
-                    "term": message.term,
-                    "commit_index": message.commit_index,
-                    "prevLogIdx": message.prev_index,
-                    "prevLogTerm": message.prev_term,
-                    "entries": [as_tuple(entry) for entry in message.entries],
-                },
-            )
+            previous = (message.prev_index, message.prev_term)
+            self.core.take_entries(peer, message.term, message.commit_index, previous, message.entries)
 
     patch.setattr(Guard, "_append_entries", append_entries)
 
@@ -47,9 +44,9 @@ def no_reset_to_commit(patch: Patch) -> None:
     """A mismatch is answered as PySyncObj does: one entry earlier, or the own end."""
 
     def mismatch(self: Guard, peer: str, message: m.AppendEntries) -> None:
-        self._bare_heartbeat(peer, message.term, min(message.commit_index, self._raft_log.commit_index))
+        self.core.follow(peer, message.term, min(message.commit_index, self._raft_log.commit_index))
         here = self._raft_log.term_at(message.prev_index) is not None
-        self._reply(peer, message.prev_index if here else self._raft_log.last_index + 1, reset=True, success=False)
+        self.reply(peer, message.prev_index if here else self._raft_log.last_index + 1, reset=True, success=False)
 
     patch.setattr(Guard, "_mismatch", mismatch)
 
@@ -58,12 +55,12 @@ def no_commit_clamp(patch: Patch) -> None:
     """The leader's commit index is taken over also for entries that its message did not verify."""
 
     def held(self: Guard, peer: str, message: m.AppendEntries, verified: int) -> None:
-        self._bare_heartbeat(peer, message.term, message.commit_index)
-        self._reply(peer, verified + 1, reset=False, success=True)
+        self.core.follow(peer, message.term, message.commit_index)
+        self.reply(peer, verified + 1, reset=False, success=True)
 
     def mismatch(self: Guard, peer: str, message: m.AppendEntries) -> None:
-        self._bare_heartbeat(peer, message.term, message.commit_index)
-        self._reply(peer, self._raft_log.commit_index + 1, reset=True, success=False)
+        self.core.follow(peer, message.term, message.commit_index)
+        self.reply(peer, self._raft_log.commit_index + 1, reset=True, success=False)
 
     patch.setattr(Guard, "_held", held)
     patch.setattr(Guard, "_mismatch", mismatch)
@@ -72,9 +69,9 @@ def no_commit_clamp(patch: Patch) -> None:
 def no_reply_term(patch: Patch) -> None:
     """Answers count whatever term they are of."""
 
-    def append_reply(self: Guard, peer: str, message: m.AppendReply) -> None:
-        if self.core.role == "leader":
-            self._pass_reply(peer, message.next_index, reset=message.reset, success=message.success)
+    def append_reply(self: Guard, peer: str, message: m.AppendReply) -> bool:
+        progress = self.peers.get(peer)
+        return self.core.leads and progress is not None and self._replication.replied(progress, message)
 
     patch.setattr(Guard, "_append_reply", append_reply)
 
@@ -82,7 +79,7 @@ def no_reply_term(patch: Patch) -> None:
 def no_sync(patch: Patch) -> None:
     """Nothing is synced before a message leaves, and a disk that contradicts itself is believed."""
     patch.setattr(RaftLog, "_has_forgotten", lambda _self, _end: False)
-    patch.setattr(RaftLog, "sync", lambda _self: None)
+    patch.setattr(RaftLog, "sync", _believe_the_log)
 
 
 def no_vote_sync(patch: Patch) -> None:
@@ -92,8 +89,12 @@ def no_vote_sync(patch: Patch) -> None:
         if self._state != self._stored:
             self._store()
 
-    patch.setattr(RaftLog, "sync", lambda self: self._log.sync())
-    patch.setattr(RaftLog, "onOneSecondTimer", timer)
+    def sync(self: RaftLog) -> None:
+        self._log.sync()
+        _believe_the_log(self)
+
+    patch.setattr(RaftLog, "sync", sync)
+    patch.setattr(RaftLog, "note_commit", timer)
 
 
 def lying_disk(patch: Patch) -> None:
@@ -116,7 +117,7 @@ def no_alignment(patch: Patch) -> None:
             original(self, entries, mark)
         else:
             self._log.clear()
-            self._entries = [as_tuple(mark.previous), as_tuple(mark.last)]
+            self._entries = [mark.previous, mark.last]
 
     patch.setattr(RaftLog, "_align", align)
 
@@ -126,15 +127,15 @@ def old_snapshots(patch: Patch) -> None:
 
     def snapshot_chunk(self: Guard, peer: str, message: m.SnapshotChunk) -> None:
         if self._from_leader(peer, message.term):
-            self._bare_heartbeat(peer, message.term, 0)
+            self.core.follow(peer, message.term, 0)
             received = self._receiver.take(peer, message)
-            self._send(peer, m.SnapshotAck(self._raft_log.term, message.index, received))
+            self._outbox.send(peer, m.SnapshotAck(self._raft_log.term, message.index, received))
 
     def poll_incoming(self: Guard) -> None:
         judged = self._receiver.poll()
         if judged is not None and judged[1] is not None:
-            self._send(judged[0].peer, m.SnapshotAck(self._raft_log.term, judged[0].index, judged[0].size))
-            self.install(judged[0].peer, judged[0].term, judged[1])
+            self._outbox.send(judged[0].peer, m.SnapshotAck(self._raft_log.term, judged[0].index, judged[0].size))
+            self._install(judged[0].peer, judged[0].term, judged[1])
 
     patch.setattr(Guard, "_snapshot_chunk", snapshot_chunk)
     patch.setattr(Guard, "_poll_incoming", poll_incoming)
@@ -152,18 +153,18 @@ def no_recovery(patch: Patch) -> None:
 
 def no_pre_vote(patch: Patch) -> None:
     """Whoever reaches anybody stands for election."""
-    patch.setattr(Guard, "can_campaign", lambda self: bool(self.connected) and not self._raft_log.recovering)
+    patch.setattr(Guard, "can_campaign", lambda self: bool(self.peers.connected) and not self._raft_log.recovering)
 
 
 def no_sync_before_answers(patch: Patch) -> None:
     """A follower answers first and syncs at the end of its tick."""
 
-    def send(self: Guard, peer: str, message: m.AnyMessage) -> bool:
+    def send(self: Outbox, peer: str, message: m.AnyMessage) -> bool:
         if not isinstance(message, m.AppendReply):
             self._raft_log.sync()
         return self._wire.send(peer, m.encode(message))
 
-    patch.setattr(Guard, "_send", send)
+    patch.setattr(Outbox, "send", send)
 
 
 def no_sync_of_own_entries(patch: Patch) -> None:
@@ -174,6 +175,8 @@ def no_sync_of_own_entries(patch: Patch) -> None:
     def unless_leading(self: RaftLog) -> None:
         if id(self) not in leading:
             sync(self)
+        else:
+            _believe_the_log(self)
 
     def while_leading(self: Raft) -> None:
         (leading.add if self.is_leader else leading.discard)(id(self._raft_log))
@@ -206,14 +209,14 @@ def no_directory_sync(patch: Patch) -> None:
 
 def log_removed_before_snapshot(patch: Patch) -> None:
     """The log is compacted when a snapshot begins, not when it is durable."""
-    original = Raft.capture
+    original = Raft._capture
 
-    def capture(self: Raft, last: Entry, previous: Entry) -> None:
-        original(self, last, previous)
+    def capture(self: Raft) -> None:
+        original(self)
         self._raft_log._log.roll()
-        self._raft_log._log.compact_to(previous[1])
+        self._raft_log._log.compact_to(self._capturing - 1)
 
-    patch.setattr(Raft, "capture", capture)
+    patch.setattr(Raft, "_capture", capture)
 
 
 def snapshot_clears_log(patch: Patch) -> None:
@@ -222,13 +225,13 @@ def snapshot_clears_log(patch: Patch) -> None:
     def snapshot_chunk(self: Guard, peer: str, message: m.SnapshotChunk) -> None:
         if not self._from_leader(peer, message.term):
             return
-        self._bare_heartbeat(peer, message.term, 0)
+        self.core.follow(peer, message.term, 0)
         if message.index <= self._raft_log.commit_index:
-            self._send(peer, m.SnapshotAck(self._raft_log.term, message.index, message.size))
-            self._reply(peer, self._raft_log.commit_index + 1, reset=True, success=False)
+            self._outbox.send(peer, m.SnapshotAck(self._raft_log.term, message.index, message.size))
+            self.reply(peer, self._raft_log.commit_index + 1, reset=True, success=False)
             return
         received = self._receiver.take(peer, message)
-        self._send(peer, m.SnapshotAck(self._raft_log.term, message.index, received))
+        self._outbox.send(peer, m.SnapshotAck(self._raft_log.term, message.index, received))
 
     patch.setattr(Guard, "_snapshot_chunk", snapshot_chunk)
 
@@ -265,7 +268,7 @@ def votes_count_twice(patch: Patch) -> None:
 
     def vote(self: Guard, peer: str, message: m.Vote) -> None:
         if message.term == self._raft_log.term:
-            self.transport.deliver(peer, {"type": "response_vote", "term": message.term})
+            self.core.take_vote(peer, message.term)
 
     patch.setattr(Guard, "_vote", vote)
 
@@ -276,8 +279,7 @@ def votes_for_logs_behind(patch: Patch) -> None:
     def request_vote(self: Guard, peer: str, message: m.RequestVote) -> None:
         last, last_term = self._raft_log.last_index, self._raft_log.last_term
         if not self._raft_log.recovering:
-            request = {"type": "request_vote", "term": message.term, "last_log_index": last, "last_log_term": last_term}
-            self.transport.deliver(peer, request)
+            self.core.take_vote_request(peer, message.term, last, last_term)
 
     patch.setattr(Guard, "_request_vote", request_vote)
     patch.setattr(Guard, "_up_to_date", lambda _self, _index, _term: True)
@@ -293,7 +295,7 @@ def barriers_answered_at_once(patch: Patch) -> None:
 
     def barrier(self: Raft, done: Done) -> None:
         if self.is_leader:
-            done(ProposeResult(index=self._core.raftLastApplied))
+            done(ProposeResult(index=self._core.applied_index))
 
     patch.setattr(Raft, "barrier", barrier)
 
@@ -348,11 +350,10 @@ def hard_state_before_log(patch: Patch) -> None:
     """Term, vote and commit index are stored before the entries that they speak of are synced."""
 
     def sync(self: RaftLog) -> None:
-        if self._failure is not None:
-            raise self._failure
         if self._state_dirty:
             self._store()
         self._log.sync()
+        _believe_the_log(self)
 
     patch.setattr(RaftLog, "sync", sync)
 

@@ -247,8 +247,12 @@ class Process:
         self._status = None
         return True
 
+    def changed(self) -> None:
+        """It got a message."""
+        self._status = None
+
     def status(self) -> RaftStatus:
-        """As it was after the last tick."""
+        """As it was after the last tick or message."""
         if self._status is None:
             self._status = self.raft.status()
         return self._status

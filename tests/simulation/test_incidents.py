@@ -77,7 +77,7 @@ def test_a_violation_is_shrunk_to_few_faults(monkeypatch: pytest.MonkeyPatch) ->
     def violation(seed: int, incidents: list[Incident] | None = None) -> list[Incident]:
         world = World(seed, 3, incidents=incidents)
         try:
-            world.run(steps=600)
+            world.run(steps=1000)
         except ViolationError:
             return world.script.happened
         return []

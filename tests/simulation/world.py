@@ -366,6 +366,7 @@ class World:
 
         def deliver(sender: str, data: bytes) -> None:
             if host.process is process:
+                process.changed()
                 self._guarded(node, lambda: process.wire.on_message(sender, data))
 
         for sender, data in self.network.arrivals(node):

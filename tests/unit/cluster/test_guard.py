@@ -384,7 +384,7 @@ class TestSnapshots:
         hardstate.store(disk, HardState(term=1))
         node = Node(disk=disk, store=[stored(40, 1)])
         node.elect()
-        node.raft_log.deleteEntriesTo(1)
+        node.raft_log.compact_to(node.raft_log.first_index + 1)
         node.forget_said()
         node.hear("n2", m.AppendReply(node.raft_log.term, 2, True, False, True))
         node.pass_time(0.1)
@@ -397,7 +397,7 @@ class TestSnapshots:
         hardstate.store(disk, HardState(term=1))
         node = Node(disk=disk, store=[stored(40, 1)], snapshot_entries=3, trailing_entries=0)
         node.elect()
-        node.raft_log.deleteEntriesTo(1)
+        node.raft_log.compact_to(node.raft_log.first_index + 1)
         node.acknowledge("n3")
         node.hear("n2", m.AppendReply(node.raft_log.term, 2, True, False, True))
         node.pass_time(0.1)
@@ -444,16 +444,6 @@ class TestConnections:
         with pytest.raises(WireRefusedError):
             node.raft.receive("n2", b"\x80\x04garbage")
         assert node.append("n2", 1, command(6, 1), after=TWO_TO_FIVE[-1]) == [m.AppendReply(1, 7, False, True, True)]
-
-    def test_commands_are_not_passed_on_to_the_leader(self) -> None:
-        node = follower(*TWO_TO_FIVE)
-        assert not node.guard.outgoing("n2", {"type": "apply_command", "command": b"\0x"})
-
-    @pytest.mark.parametrize("message", [{"type": "utility"}, {"type": "append_entries", "transmission": "start"}])
-    def test_what_the_guard_does_not_know_stops_the_node(self, message: dict[str, object]) -> None:
-        node = follower(*TWO_TO_FIVE)
-        with pytest.raises(RaftFatalError):
-            node.guard.outgoing("n2", message)
 
 
 def test_the_first_entry_is_the_same_on_every_node() -> None:

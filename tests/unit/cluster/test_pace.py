@@ -9,7 +9,7 @@ import pytest
 from cluster import messages as m
 from cluster.ports import CaptureState, LogEntry
 from cluster.raft import IDLE_MAX, POLL
-from cluster.seams import COMMIT_TOLD_AFTER
+from cluster.replication import COMMIT_TOLD_AFTER
 from tests.simulation.disk import SimDisk
 from tests.unit.cluster.fakes import Node, command
 
@@ -44,14 +44,14 @@ class TestTicks:
             assert node.raft.due_in() > 0
         assert node.wakes == 0
 
-    def test_entries_a_commit_and_another_leader_do(self) -> None:
+    def test_entries_alone_wake_nobody_and_a_commit_and_another_leader_do(self) -> None:
         node = follower()
         node.append("n2", 1, command(3, 1), after=command(2, 1), commit=2)
-        assert node.wakes == 1
+        assert node.wakes == 0
         node.append("n2", 1, after=command(3, 1), commit=3)
-        assert node.wakes == 2
+        assert node.wakes == 1
         node.append("n3", 2, after=command(3, 1), commit=3)
-        assert node.wakes == 3
+        assert node.wakes == 2
 
     def test_answers_to_a_leaders_heartbeats_wake_nobody_and_an_acknowledgement_does(self) -> None:
         node = Woken()
@@ -196,7 +196,7 @@ class TestEntriesLeaveFirst:
         node = Woken(disk=SimDisk(random.Random(1)))
         node.connect()
         node.raft_log.setCurrentTerm(7, "n1")
-        node.guard._send("n2", m.AppendEntries(7, 1, 1, 0, [LogEntry(b"\0x", 2, 7)]))
+        node.raft._outbox.send_entries("n2", m.encode(m.AppendEntries(7, 1, 1, 0, [LogEntry(b"\0x", 2, 7)])))
         assert not node.raft_log.state_dirty
 
     def test_a_follower_syncs_before_it_acknowledges(self) -> None:

@@ -75,7 +75,7 @@ class TestPropose:
         node.propose(b"perhaps")
         node.raft.propose(b"perhaps too", node.results.append)
         node.raft.stop()
-        assert errors(node) == [ProposeError.NOT_LEADER, ProposeError.OUTCOME_UNKNOWN, ProposeError.OUTCOME_UNKNOWN]
+        assert errors(node) == [ProposeError.NOT_LEADER, ProposeError.OUTCOME_UNKNOWN, ProposeError.NOT_LEADER]
 
     def test_after_stop_nothing_is_done_any_more(self) -> None:
         node = Node()

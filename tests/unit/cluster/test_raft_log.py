@@ -1,4 +1,4 @@
-"""The raft_log begins where the snapshot ends, whatever moment the node died at."""
+"""The log in memory begins where the snapshot ends, whatever moment the node died at."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cluster.errors import LogDamagedError, RaftFatalError
 from cluster.hardstate import HardState
 from cluster.log import DurableLog, segment_name
 from cluster.ports import LogEntry, SnapshotMark
-from cluster.raft_log import RaftLog, as_tuple
+from cluster.raft_log import RaftLog
 from tests.simulation.disk import PowerLossError, SimDisk
 from tests.unit.cluster.fakes import FIRST, command
 
@@ -65,8 +65,8 @@ def test_a_log_without_a_snapshot_is_taken_whole() -> None:
 def test_killed_between_snapshot_and_compaction_everything_behind_the_snapshot_is_kept() -> None:
     raft_log = opened(disk_with(FIRST, *run_of(2, 30)), MARK)
     assert indexes(raft_log) == list(range(19, 31))
-    assert raft_log[0] == as_tuple(MARK.previous)
-    assert raft_log[1] == as_tuple(MARK.last)
+    assert raft_log[0] == MARK.previous
+    assert raft_log[1] == MARK.last
     assert raft_log.commit_index == 20
 
 
@@ -174,7 +174,7 @@ def test_forgetting_the_beginning_removes_whole_segments_behind_the_snapshot() -
     disk = disk_with(FIRST, *run_of(2, 9))
     raft_log = opened(disk)
     raft_log.rebase(SnapshotMark(command(8, 1), command(7, 1)))
-    raft_log.deleteEntriesTo(6)
+    raft_log.compact_to(7)
     assert raft_log.first_index == 7
     raft_log.add(b"\0x", 10, 1)
     raft_log.sync()
@@ -190,7 +190,7 @@ def test_term_and_vote_are_durable_after_sync_and_the_commit_index_within_a_seco
     raft_log.setRaftCommitIndex(8)
     raft_log.sync()
     assert hardstate.load(disk) == HardState(12, "n3", 6)
-    raft_log.onOneSecondTimer()
+    raft_log.note_commit()
     raft_log.sync()
     assert hardstate.load(disk) == HardState(12, "n3", 8)
 
@@ -200,23 +200,12 @@ def test_an_installed_snapshot_replaces_the_log() -> None:
     raft_log = opened(disk)
     raft_log.rebase(MARK)
     raft_log.clear()
-    raft_log.add(*as_tuple(MARK.previous))
-    raft_log.add(*as_tuple(MARK.last))
+    raft_log.add(*MARK.previous)
+    raft_log.add(*MARK.last)
     raft_log.add(b"\0x", 21, 2)
     raft_log.sync()
     disk.crash(power_loss=True)
     assert indexes(opened(disk, MARK)) == [19, 20, 21]
-
-
-def test_what_fails_while_the_log_is_cleared_is_raised_again_before_anything_is_said() -> None:
-    disk = disk_with(FIRST, *run_of(2, 9))
-    raft_log = opened(disk)
-    disk.death_chance = 1.0
-    with pytest.raises(PowerLossError):
-        raft_log.clear()
-    disk.death_chance = 0.0
-    with pytest.raises(PowerLossError):
-        raft_log.sync()
 
 
 def test_terms_by_index() -> None:
@@ -256,7 +245,7 @@ def test_the_log_is_synced_before_the_hard_state() -> None:
     raft_log = opened(disk)
     raft_log.add(b"\0x", 10, 1)
     raft_log.setRaftCommitIndex(10)
-    raft_log.onOneSecondTimer()
+    raft_log.note_commit()
     disk.death_chance, disk.fate = 1.0, die_at(2)
     with pytest.raises(PowerLossError):
         raft_log.sync()

@@ -1,0 +1,228 @@
+"""The leader's part: what it sends to each peer, what it makes of the answers, what is committed, and when it steps down.
+
+- Entries leave before the leader has synced them (thesis, section 10.2.1). It counts itself up to `RaftLog.durable_index` only, and commits nothing
+  beyond it: the stored commit index would else pass the end of its log after a crash.
+- Only entries of the own term are committed by counting (section 5.4.2).
+- Entries are encoded once a round, however many peers get them.
+- A commit is told with the next entries, or after `COMMIT_TOLD_AFTER` with a message that nobody answers.
+- Answers of an older term count for nothing. A node that lost its disk is sent entries and counted for nothing until it holds everything that it
+  may have acknowledged (`_recovering`).
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from cluster import messages as m
+from cluster.clocks import Clocks
+from cluster.outbox import Outbox
+from cluster.ports import Clock, LogEntry
+from cluster.progress import Flow, Peers, Progress
+from cluster.raft_log import RaftLog
+from cluster.seams import Core
+from cluster.settings import APPEND_BYTES_MAX, RaftSettings
+from cluster.transfer import Senders
+
+COMMIT_TOLD_AFTER = 0.0015
+"""Seconds after which followers are told of a commit if no entry tells them before. A lone command then costs each follower one message less,
+and a follower applies it this much later."""
+
+NEVER = float("inf")
+
+
+class Replication:
+    """One node's part as a leader. Does nothing while it does not lead.
+
+    Attributes:
+        unsent: entries wait to be sent.
+    """
+
+    def __init__(
+        self,
+        settings: RaftSettings,
+        core: Core,
+        raft_log: RaftLog,
+        peers: Peers,
+        outbox: Outbox,
+        *,
+        senders: Senders,
+        clocks: Clocks,
+        clock: Clock,
+    ) -> None:
+        self._settings = settings
+        self._core = core
+        self._raft_log = raft_log
+        self._peers = peers
+        self._outbox = outbox
+        self._senders = senders
+        self._clocks = clocks
+        self._clock = clock
+        self._heartbeat_at = 0.0
+        self._commit_told_at = NEVER
+        self.unsent = False
+
+    def begin(self) -> None:
+        """This node was elected, and the first entry of its term is in the log."""
+        self._peers.begin_term(self._core.no_op_index - 1)
+        self._commit_told_at = NEVER
+        self.send()
+
+    def append(self, kind: int, body: bytes) -> int:
+        """Append an entry, which leaves with the next `send_due`; its index."""
+        self.unsent = True
+        return self._core.append(kind, body)
+
+    # ------------------------------------------------------------------ sending
+
+    def due_at(self) -> float:
+        """When `send_due` has something to send."""
+        return min(self._heartbeat_at, self._commit_told_at)
+
+    def send_due(self) -> None:
+        """Send what is new, what is due by the clock, or nothing."""
+        if not self._core.leads:
+            return
+        now = self._clock()
+        if self.unsent or now > self._heartbeat_at:
+            self.send()
+        elif now >= self._commit_told_at:
+            self._tell_commit()
+
+    def send(self) -> None:
+        """Send everybody what is next for it, or a heartbeat. All of it is answered."""
+        self.unsent = False
+        self._heartbeat_at = self._clock() + self._settings.heartbeat
+        self._commit_told_at = NEVER
+        now, encoded = self._clocks.now(), dict[int, tuple[bytes, int]]()
+        for peer in self._peers:
+            if peer.node_id in self._peers.connected:
+                self._send_to(peer, now, encoded)
+
+    def _send_to(self, peer: Progress, now: int, encoded: dict[int, tuple[bytes, int]]) -> None:
+        until = self._clock() + self._settings.heartbeat
+        while True:
+            behind = peer.next_index <= self._raft_log.first_index
+            if behind or peer.flow is Flow.SNAPSHOT:
+                if behind:
+                    self._senders.start(peer, self._raft_log.term)
+                self._outbox.send(peer.node_id, m.Heartbeat(self._raft_log.term, now))
+                return
+            found = encoded.get(peer.next_index)
+            if found is None:
+                found = encoded[peer.next_index] = self._encode(peer.next_index, now)
+            message, end = found
+            self._outbox.send_entries(peer.node_id, message)
+            peer.next_index = end + 1
+            if end >= self._raft_log.last_index:
+                return
+            if self._clock() > until:
+                self.unsent = True
+                return
+
+    def _encode(self, first: int, now: int) -> tuple[bytes, int]:
+        """The message with the entries from `first` on, as many as fit, and the last index in it."""
+        raft_log = self._raft_log
+        entries = raft_log.entries_from(first, APPEND_BYTES_MAX)
+        previous_term = cast(int, raft_log.term_at(first - 1))
+        message = m.AppendEntries(raft_log.term, raft_log.commit_index, first - 1, previous_term, entries, now)
+        return m.encode(message), first + len(entries) - 1
+
+    def _tell_commit(self) -> None:
+        """Tell those that have acknowledged the end of the log up to where it is committed. Nobody answers that."""
+        self._commit_told_at = NEVER
+        raft_log, last = self._raft_log, self._raft_log.last_index
+        told = m.AppendEntries(
+            raft_log.term, raft_log.commit_index, last, raft_log.last_term, list[LogEntry](), self._clocks.now(), quiet=True
+        )
+        message = m.encode(told)
+        for peer in self._peers:
+            if peer.node_id in self._peers.connected and peer.flow is not Flow.SNAPSHOT and peer.next_index > last:
+                self._outbox.send_entries(peer.node_id, message)
+
+    # ------------------------------------------------------------------ answers
+
+    def replied(self, peer: Progress, message: m.AppendReply) -> bool:
+        """An answer of this term; whether there is something to do now."""
+        peer.answered_at = self._clock()
+        self._clocks.heard(peer.node_id, message.clock)
+        if message.from_future:
+            self._clocks.refused_by(peer.node_id, message.next_index)
+        elif message.success:
+            self._clocks.accepted_by(peer.node_id, message.next_index)
+        next_index = min(message.next_index, self._raft_log.last_index + 1)
+        if not message.voter:
+            self._recovering(peer, message, next_index)
+            news = True
+        else:
+            peer.recovery_index = 0
+            news = message.success and peer.acknowledged(next_index)
+            if message.reset:
+                peer.go_back(next_index)
+        peer.check(self._raft_log.last_index)
+        if peer.next_index <= self._raft_log.last_index and peer.flow is not Flow.SNAPSHOT and message.reset:
+            self.unsent = True
+        return self.unsent or message.from_future or (news and self._can_commit())
+
+    def _recovering(self, peer: Progress, message: m.AppendReply, next_index: int) -> None:
+        """A node without a vote: send it entries, count nothing, and let it vote again behind an entry that a majority of others committed."""
+        if not peer.recovering:
+            peer.recovers(self.append(m.COMMAND, b""))
+        needed = peer.recovery_index
+        if message.success and next_index > needed and self._raft_log.commit_index >= needed:
+            self._outbox.send(peer.node_id, m.Recovered(message.term, needed))
+        if message.reset:
+            peer.go_back(next_index)
+        elif message.success:
+            peer.next_index = max(peer.next_index, next_index)
+
+    def snapshot_taken(self, peer: Progress, message: m.SnapshotAck) -> None:
+        """A peer acknowledges bytes of a snapshot."""
+        peer.answered_at = self._clock()
+        was_busy = peer.flow is Flow.SNAPSHOT
+        for chunk in self._senders.acknowledged(peer, message):
+            self._outbox.send(peer.node_id, chunk)
+        if was_busy and peer.sending is None and peer.delivered is not None and peer.delivered.index == message.index:
+            # Now, while the log still holds what follows: once it is compacted, the peer would need the next snapshot, and so on.
+            peer.next_index = max(peer.match_index, message.index) + 1
+            self.send()
+
+    # ------------------------------------------------------------------ commits
+
+    def _committed_index(self) -> int:
+        return min(self._peers.committed_index(self._raft_log.durable_index), self._raft_log.durable_index)
+
+    def _can_commit(self) -> bool:
+        index = self._committed_index()
+        return index > self._core.commit_index and self._raft_log.term_at(index) == self._raft_log.term
+
+    def advance(self) -> None:
+        """Commit what a majority of the voters has."""
+        if self._core.leads and self._can_commit():
+            self._core.commit_to(self._committed_index())
+            self._commit_told_at = min(self._commit_told_at, self._clock() + COMMIT_TOLD_AFTER)
+
+    # ------------------------------------------------------------------ the lead
+
+    def step_down_if_alone(self) -> None:
+        """Follow, if no majority of the voters has answered for a while: somebody else may lead."""
+        if not self._core.leads:
+            return
+        voters = 1 + sum(peer.votes for peer in self._peers)
+        answering = 1 + self._peers.voters_since(self._clock() - self._settings.leader_fallback)
+        if 2 * answering <= voters:
+            self._core.step_down()
+
+    def transfer_leadership(self, successor: str) -> bool:
+        """Ask a voter that has the whole log to campaign, `successor` or any; whether one was asked."""
+        last = self._raft_log.last_index
+        able = [
+            peer.node_id
+            for peer in self._peers
+            if peer.votes
+            and peer.match_index == last
+            and peer.node_id in self._peers.connected
+            and successor in ("", peer.node_id)
+        ]
+        if not self._core.leads or not able:
+            return False
+        return self._outbox.send(max(able), m.TimeoutNow(self._raft_log.term))
