@@ -239,7 +239,7 @@ class Adapter:
         return round((price or 0) / TICK) * TICK_UNITS
 
     def _size(self, quantity: float) -> int:
-        return round(quantity * 10**SIZE_SCALE)
+        return round(quantity * float(10**SIZE_SCALE))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-TRACES = 25
+TRACES = 12
 EVENTS = 60
 
 

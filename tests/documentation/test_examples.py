@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from statemachine.commands import Batch, Deposit, OpenAccount, PlaceOrder, PutCurrency, PutProduct
+from statemachine.commands import AnyCommand, Batch, Deposit, OpenAccount, PlaceOrder, PutCurrency, PutProduct
 from statemachine.engine import Engine
 from statemachine.limits import OPERATOR
 from statemachine.types import OrderType, ProductStatus, Side
@@ -26,7 +26,7 @@ def example_engine() -> Engine:
     """The exchange of the examples in `Engine`."""
     engine = Engine()
     product = ("BTC-USD", "BTC", "USD", 100, BTC // 100, BTC // 100, 100 * BTC, 0, 0, ProductStatus.ONLINE)
-    commands = [
+    commands: list[AnyCommand] = [
         PutCurrency(OPERATOR, "1", "USD", 4),
         PutCurrency(OPERATOR, "2", "BTC", 8),
         PutProduct(OPERATOR, "3", *product),
