@@ -16,10 +16,10 @@ def test_the_engine_is_qualified(tmp_path: Path) -> None:
     report = tmp_path / "report"
     options = ["--profile", "fifo-full-v1", "--traces", str(TRACES), "--events-per-trace", str(EVENTS), "--timeout", "60"]
     command = [
-        judge,
+        str(judge),
         "qualify",
         "--output-dir",
-        report,
+        str(report),
         *options,
         "--candidate",
         sys.executable,
