@@ -33,8 +33,8 @@ $(STAMP): $(INSTALLED) $(CORE_SOURCES)
 	@$(BIN)/python -c "import statemachine; raise SystemExit(statemachine.CORE != 'compiled')" || echo "  why: $(VENV)/core.log (a C compiler and Python's headers are needed: apt-get install gcc python3-dev)"
 	@touch $@
 
-demo: $(STAMP) ## three nodes trade, lose their leader, and go on; a verdict at the end
-	$(BIN)/python -m loadtest.demo $(if $(FLOW),--flow $(FLOW)) $(if $(KEEP),--keep) $(if $(SEED),--seed $(SEED))
+demo: $(STAMP) ## three nodes trade, lose their leader, and go on; a verdict at the end. KEEP=1 leaves them up, UI=1 trades for MINUTES (default 10) for the page
+	$(BIN)/python -m loadtest.demo $(if $(FLOW),--flow $(FLOW)) $(if $(KEEP),--keep) $(if $(SEED),--seed $(SEED)) $(if $(UI),--ui $(or $(MINUTES),10))
 
 demo-many: $(STAMP) ## the demo TIMES times in a row (default 20), with the gaps' p50 and maximum
 	$(BIN)/python -m loadtest.demo --repeat $(or $(TIMES),20) --results run/demo-runs.jsonl

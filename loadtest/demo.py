@@ -1,6 +1,7 @@
 """The demonstration: three nodes trade, lose their leader to SIGKILL, and go on; a verdict at the end, each line of it checked.
 
     python -m loadtest.demo [--flow FILE] [--keep] [--seed N] [--seconds N] [--repeat N --results FILE]
+    python -m loadtest.demo --ui MINUTES      a market to look at in a browser
 
 Exit code 0 when the verdict holds, 1 when it does not, 2 when the run could not be made.
 """
@@ -22,7 +23,7 @@ from loadtest.access import Access
 from loadtest.errors import LoadTestError
 from loadtest.flow import recorded_flow
 from loadtest.ground import Ground, prepare
-from loadtest.market import CURRENCIES, PRODUCTS, RECORDED
+from loadtest.market import CURRENCIES, PRODUCTS, RECORDED, Trader
 from loadtest.recorder import percentile
 from loadtest.scenario import Kill, Plan, Scenario
 from loadtest.view import NodeLine, TopOfBook, View
@@ -37,6 +38,9 @@ RECENT_SECONDS = 2.0
 
 REFRESH_SECONDS = 0.25
 READY_SECONDS = 30.0
+
+UI_RATE = 150.0
+"""Commands a second of a market that people look at: it moves, and leaves the machine to the browser."""
 
 AUCTION_PART = 0.1
 """Of the time for which is traded, what an opening auction collects orders before it."""
@@ -223,12 +227,52 @@ async def demonstrate(settings: Settings, console: Console) -> Result:
             await asyncio.to_thread(ground.stop)
 
 
+async def open_for_people(settings: Settings, minutes: float, console: Console) -> None:
+    """A market that trades for so many minutes, with its address and keys to trade by. Its nodes keep a history, for the candles."""
+    ground = prepare(settings.directory, usual_ports=True, settings={"history.enabled": True})
+    try:
+        console.print(f"starting three nodes in {settings.directory}", markup=False)
+        await ground.start()
+        plan = Plan(seed=settings.seed, run=f"ui{settings.seed}", rate=UI_RATE, history=0)
+        async with Scenario(ground.cluster, settings.directory, plan) as scenario:
+            await scenario.watcher.wait_leader(READY_SECONDS)
+            await scenario.put_market()
+            by_hand = scenario.people.pop()  # has money and a key, and trades by hand
+            scenario.start_trading()
+            _print_page(scenario, by_hand, minutes, console)
+            end = time.monotonic() + minutes * 60
+            while time.monotonic() < end:
+                await asyncio.sleep(min(1.0, max(0.0, end - time.monotonic())))
+                scenario.check_tasks()
+    finally:
+        await asyncio.to_thread(ground.stop)
+
+
+def _print_page(scenario: Scenario, person: Trader, minutes: float, console: Console) -> None:
+    access = scenario.access
+    directory = access.directory
+    url = next(iter(access.https.values()))
+    console.print(
+        f"\nThe market trades for {minutes:g} minutes, or until Ctrl-C. Open it in a browser:\n\n  {url}/ui/\n", markup=False
+    )
+    console.print("To trade, or to act on the cluster, enter one of these keys there:", markup=False)
+    for who, key in (("a trader", person), ("the operator", access.admin)):
+        console.print(
+            f"  {who}: key id {key.key_id}  secret {key.secret}  passphrase {key.passphrase}", markup=False, soft_wrap=True
+        )
+    program = Path(sys.executable).with_name("quorumbook")
+    console.print("To kill a node while you look, n1 for example, and to start it again:", markup=False)
+    console.print(f"  kill -9 $(cat {directory}/n1/data/node.pid)", markup=False, soft_wrap=True)
+    console.print(f"  {program} cluster up {directory}\n", markup=False, soft_wrap=True)
+
+
 def _print_kept(settings: Settings, console: Console) -> None:
     """Lines that work as they are printed."""
     directory = settings.directory
     urls = Access(directory).https
     program = Path(sys.executable).with_name("quorumbook")
-    console.print("\nThe cluster stays up. To trade on it:", markup=False)
+    console.print(f"\nThe cluster stays up. To look at it: {next(iter(urls.values()))}/ui/", markup=False)
+    console.print("To trade on it:", markup=False)
     for line in (
         f"export QUORUMBOOK_CLUSTER={directory.resolve()}",
         f"{program} cluster status",
@@ -270,12 +314,19 @@ def _repeat(settings: Settings, times: int, results: Path | None, console: Conso
 @click.option("--seconds", default=18.0, show_default=True, help="How long to trade.")
 @click.option("--repeat", default=1, show_default=True, help="Runs, one after the other.")
 @click.option("--results", type=click.Path(dir_okay=False, path_type=Path), help="Append each run's figures here, as JSON lines.")
+@click.option("--ui", "minutes", type=click.FloatRange(min=0), default=0.0, help="A market for so many minutes, for the page.")
 @click.option("--directory", type=click.Path(path_type=Path), default=Path("run/demo"), show_default=True)
-def main(flow: Path | None, keep: bool, seed: int, seconds: float, repeat: int, results: Path | None, directory: Path) -> None:
+def main(
+    flow: Path | None, keep: bool, seed: int, seconds: float, repeat: int, results: Path | None, minutes: float, directory: Path
+) -> None:
     """Three nodes trade, lose their leader, and go on; a verdict at the end."""
     console = Console(highlight=False)
     settings = Settings(directory=directory, seed=seed, seconds=seconds, flow=flow, keep=keep and repeat == 1)
     try:
+        if minutes:
+            with contextlib.suppress(KeyboardInterrupt):
+                asyncio.run(open_for_people(settings, minutes, console))
+            return
         holds = _repeat(settings, repeat, results, console)
     except (LoadTestError, QuorumbookError) as error:
         console.print(f"demo: {error}", style="red", markup=False, soft_wrap=True)

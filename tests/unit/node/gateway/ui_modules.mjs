@@ -102,7 +102,9 @@ test("a book begins with a snapshot, and events about unknown orders change noth
   book.apply({ type: "done", order_id: "nobody", sequence: 10 });
   book.apply({ type: "match", maker_order_id: "nobody", size: "1", sequence: 11 });
   book.apply({ type: "auction_match", maker_order_id: "a", size: "1", sequence: 12 });
-  book.apply({ type: "change", order_id: "a", new_size: "4", new_price: "98", sequence: 13 });
+  book.apply({ type: "change", order_id: "a", new_size: "4", new_price: "98", requeued: true, sequence: 13 });
+  book.apply({ type: "open", order_id: "a", side: "buy", price: "98", remaining_size: "4", sequence: 14 });
+  book.apply({ type: "change", order_id: "c", new_size: "5", sequence: 15 });
   assert.deepEqual(book.buys.best(9).map((level) => [text(level.price), text(level.size)]), [["100", "2"], ["99", "5"], ["98", "4"]]);
   book.load({ sequence: 20, bids: [], asks: [] });
   assert.equal(book.orders.size, 0);

@@ -41,10 +41,11 @@ function card(seen, all, state) {
     ["State hash", el("span", { class: `check-${equal}` }, equalWords)],
     ["fsync p50 / p99", quantiles(state, seen, "fsync")],
     ["Commit p50 / p99", node.role === "leader" ? quantiles(state, seen, "commit") : "–"],
-    ["Last snapshot", node.snapshot_index ? `at ${count(node.snapshot_index)}` : "none yet"],
+    ["Last snapshot", snapshot(node, seen, state)],
     ["Log kept", `${count(node.last_log_index - node.first_log_index + 1)} entries`],
     ["Version", seen.status.software],
     ["Schema", el("span", { title: seen.status.abi }, String(seen.status.abi).slice(0, 12))],
+    ["Disk free", free(seen, state)],
     ["Up for", duration(node.uptime)],
   ];
   const troubles = [
@@ -60,6 +61,20 @@ function card(seen, all, state) {
     el("dl", { class: "facts" }, facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value)))),
     troubles.map((words) => el("p", { class: "trouble" }, words)),
   );
+}
+
+/** @param {any} node @param {Seen} seen @param {ClusterState} state */
+function snapshot(node, seen, state) {
+  if (!node.snapshot_index) return "none yet";
+  const taken = state.value(seen, "quorumbook_snapshot_timestamp_seconds");
+  const age = taken ? `, ${duration(Math.max(0, Date.now() / 1000 - taken))} ago` : "";
+  return `at ${count(node.snapshot_index)}${age}`;
+}
+
+/** @param {Seen} seen @param {ClusterState} state */
+function free(seen, state) {
+  const bytes = state.value(seen, "quorumbook_disk_free_bytes");
+  return bytes === null ? "–" : `${(bytes / 2 ** 30).toFixed(1)} GiB`;
 }
 
 /** Log entries that the node is behind the furthest one. @param {any} node @param {Seen[]} all */

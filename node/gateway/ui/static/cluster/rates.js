@@ -2,10 +2,9 @@
  * Commands a second and latencies over time, drawn by uPlot.
  */
 
-import uPlot from "../vendor/uplot-1.6.32/uPlot.js";
 import { el, panel } from "../parts/dom.js";
 import { count } from "../parts/format.js";
-import { axes, resized } from "../parts/plot.js";
+import { axes, resized, uPlot } from "../parts/plot.js";
 import { theme } from "../parts/theme.js";
 
 /** @typedef {import("./state.js").ClusterState} ClusterState */

@@ -121,12 +121,12 @@ export class Book {
     this.#side(order.side).add(order.price, -size, 0);
   }
 
-  /** A resting order has another size, or after an amendment another price. @param {any} event */
+  /** A resting order has another size; one that was amended and lost its place leaves, and enters again with an event of its own. @param {any} event */
   #change(event) {
     const order = this.orders.get(event.order_id);
     if (order === undefined || event.new_size === undefined) return;
-    const price = event.new_price === undefined ? order.price : units(event.new_price);
-    this.#put(event.order_id, order.side, price, units(event.new_size));
+    if (event.requeued) this.#remove(event.order_id);
+    else this.#reduce(event.order_id, order.size - units(event.new_size));
   }
 
   /** @param {string} id */

@@ -2,10 +2,9 @@
  * How much could be traded up to each price, both sides, drawn by uPlot.
  */
 
-import uPlot from "../vendor/uplot-1.6.32/uPlot.js";
 import { approximate } from "../core/decimal.js";
 import { el, paced, panel } from "../parts/dom.js";
-import { axes, resized } from "../parts/plot.js";
+import { axes, resized, uPlot } from "../parts/plot.js";
 import { theme } from "../parts/theme.js";
 
 /** @typedef {import("./state.js").Market} Market */

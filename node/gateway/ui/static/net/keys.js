@@ -12,7 +12,7 @@ export function canSign() {
   return globalThis.crypto?.subtle !== undefined;
 }
 
-/** @param {string} text in base64 @returns {Uint8Array} */
+/** @param {string} text in base64 @returns {Uint8Array<ArrayBuffer>} */
 function bytes(text) {
   let plain;
   try {

@@ -12,6 +12,7 @@
  * @returns {any}
  */
 export function el(name, properties = {}, ...children) {
+  /** @type {any} its properties depend on its name */
   const made = document.createElement(name);
   for (const [key, value] of Object.entries(properties)) {
     if (value === undefined || value === null) continue;

@@ -2,8 +2,12 @@
  * What all drawings by uPlot have in common.
  */
 
+import UPlot from "../vendor/uplot-1.6.32/uPlot.js";
 import { timeOfDay } from "./format.js";
 import { theme } from "./theme.js";
+
+/** The library; it comes without types. @type {any} */
+export const uPlot = UPlot;
 
 /**
  * A horizontal and a vertical axis in the colours of the page.
