@@ -145,6 +145,7 @@ test("quantiles are of what came between two looks", () => {
   assert.equal(metrics.quantile(old, now, 0.5), 0.001);
   assert.ok(Math.abs(metrics.quantile(old, now, 0.75) - 0.0055) < 1e-12);
   assert.equal(metrics.quantile(now, now, 0.5), null);
+  assert.equal(metrics.histogram(after, "x", (labels) => labels.node === "n2").size, 0);
   assert.equal(metrics.total(after, "y"), 9);
   assert.equal(metrics.total(after, "y", { a: "b" }), 5);
   assert.equal(metrics.total(after, "z"), null);

@@ -67,7 +67,7 @@ export class ClusterState extends EventTarget {
       /** @type {Record<string, Quantiles>} */
       const found = {};
       for (const [what, name] of Object.entries(DURATIONS)) {
-        const counts = histogram(seen.samples, name);
+        const counts = histogram(seen.samples, name, isRequest);
         const old = before.get(name) ?? new Map();
         // A restarted node counts from zero again.
         const base = (old.get(Infinity) ?? 0) > (counts.get(Infinity) ?? 0) ? new Map() : old;
@@ -88,6 +88,11 @@ export class ClusterState extends EventTarget {
   value(seen, name) {
     return seen.samples === null ? null : total(seen.samples, name);
   }
+}
+
+/** Connections of the WebSocket are counted among the requests, by how long they were open. @param {Record<string, string>} labels */
+function isRequest(labels) {
+  return labels.route !== "/" && labels.route !== "/ws";
 }
 
 /** @param {number | null | undefined} seconds */

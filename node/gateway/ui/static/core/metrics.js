@@ -45,12 +45,13 @@ export function total(samples, name, labels = {}) {
  * A histogram: for each upper bound how many samples are at or below it, all label sets together.
  * @param {Sample[]} samples
  * @param {string} name without `_bucket`
+ * @param {(labels: Record<string, string>) => boolean} [counts] which label sets count
  * @returns {Map<number, number>}
  */
-export function histogram(samples, name) {
+export function histogram(samples, name, counts = () => true) {
   const buckets = new Map();
   for (const sample of samples) {
-    if (sample.name !== `${name}_bucket`) continue;
+    if (sample.name !== `${name}_bucket` || !counts(sample.labels)) continue;
     const bound = Number((sample.labels.le ?? "").replace("+Inf", "Infinity"));
     buckets.set(bound, (buckets.get(bound) ?? 0) + sample.value);
   }

@@ -11,6 +11,9 @@ import { theme } from "../parts/theme.js";
 
 const PACE_MS = 400;
 const LEVELS = 60;
+/** The share of a side's levels whose distance from the best price counts as usual, and how many times that distance is drawn. */
+const USUAL = 0.8;
+const SPAN = 1.5;
 
 /** @param {Market} market @returns {HTMLElement} */
 export function depth(market) {
@@ -42,6 +45,21 @@ export function depth(market) {
   return panel("Depth", "depth-panel", place);
 }
 
+/** @typedef {{price: number, sum: number}} Sum */
+
+/**
+ * The levels of both sides that are not far off: one order at half the price would leave no room for the rest.
+ * @param {Sum[]} bids best first
+ * @param {Sum[]} asks best first
+ * @returns {[Sum[], Sum[]]}
+ */
+function near(bids, asks) {
+  const reach = (/** @type {Sum[]} */ side) => (side.length > 0 ? Math.abs(side[Math.floor((side.length - 1) * USUAL)].price - side[0].price) : 0);
+  const span = Math.max(reach(bids), reach(asks)) * SPAN;
+  const close = (/** @type {Sum[]} */ side) => side.filter((level) => span === 0 || Math.abs(level.price - side[0].price) <= span);
+  return [close(bids), close(asks)];
+}
+
 /** Prices in order, and the sums of both sides up to each. @param {Market} market @returns {(number | null)[][]} */
 function sides(market) {
   const sums = (/** @type {import("../core/book.js").Level[]} */ levels) => {
@@ -51,8 +69,8 @@ function sides(market) {
       return { price: approximate(level.price), sum: approximate(sum) };
     });
   };
-  const bids = sums(market.book.buys.best(LEVELS)).reverse();
-  const asks = sums(market.book.sells.best(LEVELS));
+  const [bids, asks] = near(sums(market.book.buys.best(LEVELS)), sums(market.book.sells.best(LEVELS)));
+  bids.reverse();
   const none = (/** @type {any[]} */ rows) => rows.map(() => null);
   return [[...bids, ...asks].map((row) => row.price), [...bids.map((row) => row.sum), ...none(asks)], [...none(bids), ...asks.map((row) => row.sum)]];
 }
