@@ -63,7 +63,9 @@ class Unit(Enum):
 
 
 UNITS: Mapping[str, Unit] = {
-    **dict.fromkeys(("deposited", "withdrawn", "fees", "available", "amount"), Unit.OWN),
+    **dict.fromkeys(
+        ("deposited", "withdrawn", "fees", "available", "amount", "open_max", "volume_max", "position_max", "volume"), Unit.OWN
+    ),
     **dict.fromkeys(
         (
             "tick",
@@ -73,21 +75,46 @@ UNITS: Mapping[str, Unit] = {
             "trigger_low",
             "trigger_high",
             "opening_price",
+            "static_price",
+            "noted_price",
+            "new_price",
+            "order_notional_max",
             "funds",
             "executed_value",
             "fill_fees",
         ),
         Unit.QUOTE,
     ),
-    **dict.fromkeys(("lot", "min_size", "max_size", "size", "remaining", "filled_size", "opening_size"), Unit.BASE),
+    **dict.fromkeys(
+        ("lot", "min_size", "max_size", "size", "remaining", "filled_size", "opening_size", "order_size_max"), Unit.BASE
+    ),
     "hold": Unit.HOLD,
-    **dict.fromkeys(("time", "opened_at", "created_at", "done_at", "expires_at"), Unit.TIME),
+    **dict.fromkeys(
+        (
+            "time",
+            "opened_at",
+            "created_at",
+            "done_at",
+            "expires_at",
+            "until",
+            "ends_at",
+            "note_at",
+            "imbalance_at",
+            "set_at",
+            "corrected_at",
+            "at",
+        ),
+        Unit.TIME,
+    ),
     "permissions": Unit.PERMISSIONS,
 }
 """The unit of each field that is more than a plain number."""
 
 PLAIN_NUMBERS = frozenset(
     {
+        "switches", "cancelled", "dynamic_ppm", "static_ppm", "distance_ppm", "late_ppm", "halt_ns",
+        "call_ns", "random_ns", "late_ns", "extension_ns", "imbalance_ns",
+        "extensions", "extensions_max", "orders_max", "rate_max", "day", "rate_second", "rate_count", "trade_id",
         "scale", "sequence", "product_sequence", "opened_sequence", "order_id", "last_order_id", "last_trade_id", "maker_fee_ppm",
         "number", "base", "taken", "opened",
         "taker_fee_ppm", "sealed_by", "version", "turnover", "queued", "last_queued", "turn", "fee_credit", "side", "price_min",
@@ -283,6 +310,8 @@ class Codecs:
                 return Codec(lambda value: value.name.lower(), _enum_value(cls), "str")
             case inspect.ListType(item_type=item):
                 return self._list(self.of(item))
+            case inspect.TupleType(item_types=items):
+                return self._tuple([self.of(item) for item in items])
             case inspect.StructType(cls=cls):
                 codec = self.struct(cls)
                 return Codec(codec.encode, codec.decode, "json")
@@ -297,6 +326,14 @@ class Codecs:
             return [_inside(str(position), item.decode, each) for position, each in enumerate(value)]
 
         return Codec(lambda value: [item.encode(each) for each in value], decode, "json")
+
+    def _tuple(self, items: list[Codec]) -> Codec:
+        def decode(value: Plain) -> tuple[Any, ...]:
+            if not isinstance(value, list) or len(value) != len(items):
+                raise ValueFault(f"expected a list of {len(items)}, not {shown(value)}")
+            return tuple(_inside(str(at), item.decode, each) for at, (item, each) in enumerate(zip(items, value, strict=True)))
+
+        return Codec(lambda value: [item.encode(each) for item, each in zip(items, value, strict=True)], decode, "json")
 
     def _union(self, types: tuple[inspect.Type, ...]) -> Codec:
         """One of several structs, or a type that may be absent."""

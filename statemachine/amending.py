@@ -14,15 +14,15 @@ The rules follow what exchanges publish (FIX 5.0 SP2, OrderCancelReplaceRequest;
 
 from __future__ import annotations
 
-from statemachine import auctions, pending, stops
+from statemachine import auctions, guards, pending, stops
 from statemachine.commands import AmendOrder, ReplaceOrder
 from statemachine.emit import order_amended
 from statemachine.entities import Account, Cancelling, Order, Placing, Product
 from statemachine.matching import close_order, detach, match
+from statemachine.reject import Reject
 from statemachine.state import State
 from statemachine.types import DoneReason, OrderStatus, OrderType, ProductStatus, Reason, Side
 from statemachine.validation import (
-    Reject,
     cancel_order,
     check_limit_numbers,
     check_size,
@@ -67,7 +67,10 @@ def amend(state: State, account: Account, order: Order, command: AmendOrder) -> 
             _decrease(state, product, order, size, max(remaining, 0))
         return reject
     changed = _as_placed(order, price, size, stop_price)
-    reject = _numbers(product, changed) or _entering(state, account, product, changed)
+    reject = _numbers(product, changed)
+    if reject is None and state.guarded:
+        reject = guards.check(state, product, account, changed, order)
+    reject = reject or _entering(state, account, product, changed)
     if reject is not None:
         return reject
     if order.size and remaining <= 0:

@@ -6,8 +6,8 @@ A field stands here once, in the order of its struct; `tests/unit/statemachine/t
 from __future__ import annotations
 
 from statemachine.entities import Balance, Order
+from statemachine.reject import Reject
 from statemachine.state import State
-from statemachine.validation import Reject
 
 
 def _begin(state: State, tag: int, fields: int) -> None:
@@ -81,3 +81,12 @@ def noted(state: State, number: int, base: int, taken: int) -> None:
     outcome.number(number)
     outcome.number(base)
     outcome.number(taken)
+
+
+def switched(state: State, changed: bool, cancelled: int, pending: bool) -> None:
+    """Switches were set; so many orders left with it, and with `pending` more leave later."""
+    _begin(state, 30, 6)
+    state.unchanged = not changed
+    state.outcome.flag(changed)
+    state.outcome.number(cancelled)
+    state.outcome.flag(pending)

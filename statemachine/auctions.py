@@ -31,7 +31,7 @@ from bisect import bisect_left, bisect_right
 from itertools import accumulate, takewhile
 from typing import NamedTuple
 
-from statemachine import stops
+from statemachine import collars, stops
 from statemachine.book import BookSide
 from statemachine.emit import order_changed, order_received, status_changed
 from statemachine.entities import Account, Order, Product
@@ -122,6 +122,13 @@ def crosses_own(state: State, account: Account, product: Product, side: int, pri
 def indicate(product: Product) -> Indication:
     """What an auction would do if it opened now. O(levels that cross)."""
     return _indicate(product)[0]
+
+
+def look(state: State, product: Product) -> Indication:
+    """As `indicate`, counted as work of the entry."""
+    found, levels = _indicate(product)
+    state.work += 1 + levels // LEVELS_PER_UNIT
+    return found
 
 
 def _indicate(product: Product) -> tuple[Indication, int]:
@@ -236,6 +243,8 @@ def emit_status(state: State, product: Product) -> None:
     """Tell the product's status, and what its auction traded as it opened."""
     price, size = (product.opening_price, product.opening_size) if product.opening_size else (0, 0)
     product.opening_price = product.opening_size = 0
+    if size and product.controls is not None:
+        collars.note_auction(state, product, price)
     status_changed(state, product, price, size)
 
 

@@ -9,19 +9,29 @@ The tag and the order of the fields are the written schema of the log. Numbers a
 - *funds* are an amount of the quote currency, fees included;
 - fees are in parts per million of the notional; all that an order pays is rounded up once, to a whole unit.
 
-Every command carries a `command_id`. The same id from the same account again returns the first outcome and changes nothing. Only a command that
-changed something is remembered: one that was refused, or found nothing to do, is judged anew when it comes again. Deposits, withdrawals and
-transfers have ids of their own, each kind apart and apart from all other commands.
-For an order it is the client's `client_oid` (in the form "c:<client_oid>", so that it cannot meet an id made by a gateway),
-for a deposit or withdrawal the `transfer_id`. `account_id` is the account the command acts for; commands of the operator
-(currencies, products, accounts, keys) carry the account `limits.OPERATOR`.
+Every command carries a `command_id`. The same id from the same account again returns the first outcome and changes nothing. Only a command
+that changed something is remembered: one that was refused, or found nothing to do, is judged anew when it comes again. Deposits,
+withdrawals and transfers have ids of their own, each kind apart and apart from all other commands. For an order it is the client's
+`client_oid` (in the form "c:<client_oid>", so that it cannot meet an id made by a gateway), for a deposit or withdrawal the `transfer_id`.
+`account_id` is the account the command acts for; commands of the operator (currencies, products, accounts, keys) carry the account
+`limits.OPERATOR`.
 """
 
 from __future__ import annotations
 
 import msgspec
 
-from statemachine.types import OrderType, ProductStatus, SelfTradePrevention, Side, StopType, TimeInForce
+from statemachine.types import (
+    CollarAction,
+    OrderType,
+    Phase,
+    ProductStatus,
+    Scope,
+    SelfTradePrevention,
+    Side,
+    StopType,
+    TimeInForce,
+)
 
 
 class Command(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -41,8 +51,9 @@ class PutCurrency(Command, frozen=True, tag=1):
 class PutProduct(Command, frozen=True, tag=2):
     """Add a product, or change its sizes, fees and status. Currencies, tick and lot are fixed once it exists.
 
-    With `keep_status` a product that exists keeps its status; `status` is for a new one. `expected_version` refuses a change of what somebody else
-    changed meanwhile: it is the `version` of the `ProductRow` that was read, or 0 for a product that must not exist yet; -1 accepts any.
+    With `keep_status` a product that exists keeps its status; `status` is for a new one. `expected_version` refuses a change of what
+    somebody else changed meanwhile: it is the `version` of the `ProductRow` that was read, or 0 for a product that must not exist yet; -1
+    accepts any.
 
     `tick` is in price units, `lot`, `min_size` and `max_size` in base units. `tick * lot` must be a whole multiple of
     10**base_scale, so that every notional is a whole number of quote units.
@@ -105,7 +116,8 @@ class PlaceOrder(Command, frozen=True, tag=7):
     Limit: `price` > 0, `size` > 0, `funds` 0. Market: `price` 0 and `size` or `funds` (or, for a buy, both) > 0;
     `funds` is a ceiling on what a buy spends, or the amount a sell wants to raise.
 
-    With a `stop` it waits for a trade at `stop_price` and enters then. With good-till-time it leaves `cancel_after` nanoseconds after it came.
+    With a `stop` it waits for a trade at `stop_price` and enters then. With good-till-time it leaves `cancel_after` nanoseconds after it
+    came.
     """
 
     product_id: str
@@ -218,11 +230,149 @@ class ReplaceOrder(Command, frozen=True, tag=12):
     order: NewOrder
 
 
+class PutFirm(Command, frozen=True, tag=40):
+    """Add a firm, to which accounts may belong. Again: no change."""
+
+    firm_id: str
+
+
+class PutMember(Command, frozen=True, tag=41):
+    """An account belongs to this firm from now on; "" for none."""
+
+    member_id: str
+    firm_id: str
+
+
+class SetSwitches(Command, frozen=True, tag=42):
+    """Switch trading of a scope off or on. `switches` is a sum of `Switch` values; 0 switches everything on.
+
+    `name` is the account, firm or product, "" for the venue. With `Switch.KILL` all open orders of the scope are cancelled, in as many log entries
+    as that takes, and the switch stays on until it is set otherwise. `note` is for people, at most `limits.REMARK_MAX` characters.
+    """
+
+    scope: Scope
+    name: str
+    switches: int
+    note: str = ""
+
+
+class PutProductLimits(Command, frozen=True, tag=43):
+    """Set all limits of a product at once: price collars, and limits of one order. 0: no such limit.
+
+    `dynamic_ppm` is how far a trade may be from the last trade, `static_ppm` how far from the last auction's price, in parts per million;
+    `static_price` replaces the latter where it is not 0. `action` says what happens to an order that would trade outside. A halt lasts
+    `halt_ns`; the call of an auction `call_ns`, and up to `random_ns` more, by chance; it is extended by as much again, at most
+    `extensions_max` times, while the price it would open at is more than twice as far away as the collar allows.
+
+    `order_size_max` is in base units, `order_notional_max` in quote units; a limit order's price is at most `distance_ppm` away from the
+    market.
+    """
+
+    product_id: str
+    dynamic_ppm: int = 0
+    static_ppm: int = 0
+    action: CollarAction = CollarAction.REJECT
+    halt_ns: int = 0
+    call_ns: int = 0
+    random_ns: int = 0
+    extensions_max: int = 0
+    order_size_max: int = 0
+    order_notional_max: int = 0
+    distance_ppm: int = 0
+    static_price: int = 0
+
+
+class PutRiskLimits(Command, frozen=True, tag=44):
+    """Set all risk limits of an account or a firm at once; 0: no such limit, all 0: none at all.
+
+    With a `currency` the limits are of money in it: `open_max` of what open orders hold, `volume_max` of the notional traded since the day
+    began, `position_max` of what is owned and being bought. Without one: `orders_max` of how many orders are open, `rate_max` of orders
+    accepted in a second.
+    """
+
+    scope: Scope
+    name: str
+    currency: str = ""
+    orders_max: int = 0
+    rate_max: int = 0
+    open_max: int = 0
+    volume_max: int = 0
+    position_max: int = 0
+
+
+class PutCalendar(Command, frozen=True, tag=45):
+    """Add or replace a trading calendar.
+
+    `offsets` is the time zone: (second since the epoch from which it holds, seconds east of UTC), rising; made from the IANA database by
+    whoever sends the command, for some years. `week` has the phases of each weekday, Monday first: (second of the local day, phase),
+    rising. `days` has the dates that are not as their weekday: (days since the epoch, phases), rising; a holiday has no phases. Before a
+    day's first phase, and behind a day without, is CLOSED.
+
+    The call of an auction ends up to `random_ns` later than the calendar says, by chance. Where the price it would open at moved by more
+    than `late_ppm` in the last `late_ns` before, it is extended by `extension_ns`, at most `extensions_max` times. Every `imbalance_ns` it
+    is told what it would do; 0: never.
+    """
+
+    calendar_id: str
+    time_zone: str
+    offsets: list[tuple[int, int]]
+    week: list[list[tuple[int, Phase]]]
+    days: list[tuple[int, list[tuple[int, Phase]]]] = []
+    random_ns: int = 0
+    late_ns: int = 0
+    late_ppm: int = 0
+    extension_ns: int = 0
+    extensions_max: int = 0
+    imbalance_ns: int = 0
+
+
+class SetCalendar(Command, frozen=True, tag=46):
+    """A product, a group of products, or the whole venue follows this calendar; "": that of its group, or of the venue, or none."""
+
+    scope: Scope
+    name: str
+    calendar_id: str
+
+
+class PutGroup(Command, frozen=True, tag=47):
+    """A product is in this group from now on; "" for none."""
+
+    product_id: str
+    group_id: str
+
+
+class FollowCalendar(Command, frozen=True, tag=48):
+    """A product whose status was set by hand follows its calendar again."""
+
+    product_id: str
+
+
+class CorrectTrade(Command, frozen=True, tag=49):
+    """Bust a trade (`new_price` 0), or correct its price. All else says which trade it is, as its `OrderMatched` told; `note` is for
+    people.
+
+    What the buyer paid too much goes back from the seller, or the other way round, and the fees from what the exchange earned. Refused
+    where one side has not got what it has to give back. Orders and the book stay as they are.
+    """
+
+    product_id: str
+    trade_id: int
+    buyer_id: str
+    seller_id: str
+    price: int
+    size: int
+    buyer_fee: int
+    seller_fee: int
+    new_price: int = 0
+    note: str = ""
+
+
 TRANSFER_KINDS = (5, 6, 10)
 """The tags of `Deposit`, `Withdraw` and `Transfer`: each kind has transfer ids of its own."""
 
 REFUSALS = 0
-"""Names the memory of an account's refused commands that are no transfers. The refused transfers of a kind are in memory `REFUSALS - kind`."""
+"""Names the memory of an account's refused commands that are no transfers. The refused transfers of a kind are in memory `REFUSALS -
+kind`."""
 
 MEMORY_KINDS = (*TRANSFER_KINDS, REFUSALS, *(REFUSALS - kind for kind in TRANSFER_KINDS))
 """What may name a memory of an account beside that of its orders."""
@@ -241,15 +391,26 @@ AnyCommand = (
     | NoteStream
     | AmendOrder
     | ReplaceOrder
+    | PutFirm
+    | PutMember
+    | SetSwitches
+    | PutProductLimits
+    | PutRiskLimits
+    | PutCalendar
+    | SetCalendar
+    | PutGroup
+    | FollowCalendar
+    | CorrectTrade
 )
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """One log entry: the commands that queued while the last proposal was under way, stamped once. With no commands it only moves the time on,
-    for orders whose time is over.
+    """One log entry: the commands that queued while the last proposal was under way, stamped once. With no commands it only moves the time
+    on, for orders whose time is over.
 
-    `time` is nanoseconds since the Unix epoch by the leader's clock. The engine never lets it run backwards. `migrated`: the entry was written by
-    another version and converted to this schema. `former` says by which: 1 is version 0.1.0, 2 is version 0.2.0, 0 is this version.
+    `time` is nanoseconds since the Unix epoch by the leader's clock. The engine never lets it run backwards. `migrated`: the entry was
+    written by another version and converted to this schema. `former` says by which: 1 is version 0.1.0, 2 is version 0.2.0, 0 is this
+    version.
     """
 
     time: int

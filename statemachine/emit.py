@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from statemachine.commands import CorrectTrade
 from statemachine.entities import Order, Product
 from statemachine.state import State
 from statemachine.types import ChangeReason, DoneReason, ReportKind
@@ -191,11 +192,51 @@ def order_activated(state: State, product: Product, order: Order) -> None:
 
 def status_changed(state: State, product: Product, open_price: int, open_size: int) -> None:
     """The product's status is another."""
-    _begin(state, product, 7, 6)
+    _begin(state, product, 7, 8)
     events = state.events
     events.number(product.status)
     events.number(open_price)
     events.number(open_size)
+    events.number(product.cause)
+    events.number(product.until)
+    _end(state, product)
+
+
+def trading_switched(state: State, product: Product, scope: int, switches: int, note: str) -> None:
+    """The switches of the product or of the venue are others."""
+    _begin(state, product, 30, 6)
+    events = state.events
+    events.number(scope)
+    events.number(switches)
+    events.text(note)
+    _end(state, product)
+
+
+def auction_indicated(state: State, product: Product, price: int, size: int, surplus: int, until: int, extended: bool) -> None:
+    """What the product's auction would do now."""
+    _begin(state, product, 31, 8)
+    events = state.events
+    events.number(price)
+    events.number(size)
+    events.number(surplus)
+    events.number(until)
+    events.flag(extended)
+    _end(state, product)
+
+
+def trade_corrected(state: State, product: Product, command: CorrectTrade, kind: int, fees: tuple[int, int]) -> None:
+    """The operator busted a trade or corrected its price; `fees` are those of buyer and seller that hold now."""
+    _begin(state, product, 32, 12)
+    events = state.events
+    events.number(kind)
+    events.number(command.trade_id)
+    events.text(command.buyer_id)
+    events.text(command.seller_id)
+    events.number(command.size)
+    events.number(command.price)
+    events.number(command.new_price)
+    events.number(fees[0])
+    events.number(fees[1])
     _end(state, product)
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b, sha256
+from typing import Any
 
 import msgspec
 
-from statemachine import auctions, invariants, loading, pending, persistence
+from statemachine import auctions, invariants, loading, pending, persistence, timers
 from statemachine.answer import rejected
 from statemachine.applied import AppliedBatch
 from statemachine.commands import REFUSALS, TRANSFER_KINDS, AnyCommand, Batch, encode_batch
@@ -31,6 +32,7 @@ from statemachine.limits import (
     WORK_PER_ENTRY,
 )
 from statemachine.order_lists import Wanted, newest
+from statemachine.reject import Reject
 from statemachine.reply_cache import (
     ANY_CONTENTS,
     FINGERPRINT_SIZE,
@@ -39,10 +41,10 @@ from statemachine.reply_cache import (
     outcome_of,
 )
 from statemachine.state import MIGRATED_HASH, State
-from statemachine.tables import ApiKeyRow, BalanceRow, CurrencyRow, ProductRow, StreamRow
+from statemachine.tables import ApiKeyRow, BalanceRow, CurrencyRow, PhaseRow, ProductRow, StreamRow
 from statemachine.types import ProductStatus, Reason, Side
 from statemachine.upgrade import upgrade
-from statemachine.validation import Reject, bad_command_id, bad_name
+from statemachine.validation import bad_command_id, bad_name
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -181,17 +183,21 @@ class Engine:
 
     @property
     def next_expiry(self) -> int:
-        """When the next good-till-time order leaves, in nanoseconds since the epoch: with the first batch of that time or later.
+        """When the next good-till-time order leaves or the next timer goes off, in nanoseconds since the epoch: with the first batch of that
+        time or later.
 
-        0: none waits for that. O(products).
+        0: nothing waits for that. O(products).
         """
-        products = self._state.products.values()
-        return min((product.expiring.peekitem(0)[0][0] for product in products if product.expiring), default=0)
+        times = [product.expiring.peekitem(0)[0][0] for product in self._state.products.values() if product.expiring]
+        if self._state.timers:
+            times.append(timers.next_due(self._state))
+        return min(times, default=0)
 
     @property
     def has_pending_work(self) -> bool:
         """Is work unfinished that the next log entry goes on with, also one without commands, if it moves the time on? O(1)."""
-        return bool(self._state.busy or self._state.mass_cancels.rows)
+        state = self._state
+        return bool(state.busy or state.mass_cancels.rows or state.killing or 0 < timers.next_due(state) <= state.time)
 
     def remembers(self, account_id: str, command_id: str) -> bool:
         """Was this command carried out, as far as it is remembered?"""
@@ -308,6 +314,14 @@ class Engine:
             return []
         return [order.row() for order in newest(account, self._state.products, wanted, limit)]
 
+    def records(self, table: str) -> list[Any]:
+        """The rows of a table that is kept as it is, by key (`tables.KEPT`): firms, switches, limits, calendars, phases, corrections. O(n log n)."""
+        return self._state.records[table].in_order()
+
+    def phase(self, product_id: str) -> PhaseRow | None:
+        """Where a product is in its calendar; None where it follows none."""
+        return self._state.records["phase"].get(product_id)
+
     def orders_kept(self, account_id: str) -> int:
         """How many orders of an account there are to look at, open and recently done."""
         account = self._state.accounts.get(account_id)
@@ -391,8 +405,10 @@ def _apply(state: State, entry: EntryReader) -> AppliedBatch:
     state.outcomes.clear()
     state.work = 0
     state.work_max, state.makers_max = (NO_BOUND, NO_BOUND) if entry.legacy else (WORK_PER_ENTRY, MAKERS_PER_ORDER)
-    if state.busy or state.mass_cancels.rows or 0 < state.next_expiry <= state.time:
+    if state.busy or state.mass_cancels.rows or state.killing or 0 < state.next_expiry <= state.time:
         pending.go_on(state)
+    if state.timers:
+        timers.go_off(state)
     command_ends = [len(state.event_ends)]
     ends: list[int] = []
     for _ in range(entry.count):

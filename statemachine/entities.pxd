@@ -81,6 +81,9 @@ cdef class Product:
     cdef public long long opening_price
     cdef public long long opening_size
     cdef public bint busy
+    cdef public object controls
+    cdef public signed char cause
+    cdef public unsigned long long until
     cdef public bint rounds_down
 
     cpdef object side(self, int side)

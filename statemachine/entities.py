@@ -21,7 +21,7 @@ from statemachine.events import OrderState
 from statemachine.exact import fee, legacy_fee, notional
 from statemachine.limits import AMOUNT_MAX
 from statemachine.reply_cache import ReplyCache
-from statemachine.tables import BalanceRow, CurrencyRow, ProductRow
+from statemachine.tables import BalanceRow, CurrencyRow, ProductLimitsRow, ProductRow
 from statemachine.types import (
     DoneReason,
     Opening,
@@ -30,6 +30,7 @@ from statemachine.types import (
     ProductStatus,
     SelfTradePrevention,
     Side,
+    StatusCause,
     StopType,
     TimeInForce,
 )
@@ -157,7 +158,8 @@ class Product:
     `unit` is one whole base coin in base units: what prices are per. `bids` and `asks` are its book, `buys` and `sells` what an auction collected,
     which `collection` finds by order id and account. `expiring` has its open orders whose time is limited, by (expires_at, order_id). `triggered`
     has stop orders that trades triggered, `arrivals` new orders that are accepted, each in the order in which they enter; `busy` says that any of
-    it, an order whose time is over, or an auction's opening is to be gone on with (`pending`). `rounds_down`: the state is of a version before 0.3.0,
+    it, an order whose time is over, or an auction's opening is to be gone on with (`pending`). `cause` and `until`: see `events.StatusChanged`;
+    `controls` are its limits, None where it has none. `rounds_down`: the state is of a version before 0.3.0,
     whose holds have the fee rounded down.
     """
 
@@ -168,7 +170,9 @@ class Product:
         "bids",
         "busy",
         "buys",
+        "cause",
         "collection",
+        "controls",
         "currency",
         "expiring",
         "last_price",
@@ -193,6 +197,7 @@ class Product:
         "trigger_low",
         "triggered",
         "unit",
+        "until",
         "version",
     )
 
@@ -234,6 +239,9 @@ class Product:
         self.opening_size = row.opening_size
         self.busy = False
         self.rounds_down = False
+        self.cause: int = row.cause
+        self.until = row.until
+        self.controls: ProductLimitsRow | None = None
 
     def notional(self, price: int, size: int) -> int:
         """What `size` costs at `price`, without fees. Exact: tick * lot is a whole multiple of `unit`."""
@@ -288,6 +296,8 @@ class Product:
             Opening(self.opening),
             self.opening_price,
             self.opening_size,
+            StatusCause(self.cause),
+            self.until,
         )
 
 

@@ -14,14 +14,17 @@ import msgspec
 
 from statemachine.types import (
     ChangeReason,
+    CorrectionKind,
     DoneReason,
     OrderStatus,
     OrderType,
     ProductStatus,
     Reason,
     ReportKind,
+    Scope,
     SelfTradePrevention,
     Side,
+    StatusCause,
     StopType,
     TimeInForce,
 )
@@ -142,7 +145,15 @@ class Replaced(Outcome, frozen=True, tag=7):
     placed: OrderState
 
 
-AnyOutcome = Rejected | Done | Transferred | Placed | Cancelled | Amended | Replaced | Noted
+class Switched(Outcome, frozen=True, tag=30):
+    """Switches were set. `cancelled` orders left with it; with `pending` the others leave with the next log entries."""
+
+    changed: bool
+    cancelled: int
+    pending: bool
+
+
+AnyOutcome = Rejected | Done | Transferred | Placed | Cancelled | Amended | Replaced | Noted | Switched
 
 
 class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -256,11 +267,16 @@ class OrderActivated(Event, frozen=True, tag=6):
 
 class StatusChanged(Event, frozen=True, tag=7):
     """A product began, or went on, with another status. Where that opened an auction, its trades came before this event: `open_size` in all, at
-    `open_price`; both are 0 when nothing met."""
+    `open_price`; both are 0 when nothing met.
+
+    `cause` says who changed it. `until` is the time at which it changes again at the earliest, where that is known; else 0.
+    """
 
     status: ProductStatus
     open_price: int
     open_size: int
+    cause: StatusCause = StatusCause.OPERATOR
+    until: int = 0
 
 
 class OrderReported(Event, frozen=True, tag=20):
@@ -306,6 +322,41 @@ class StreamNoted(Event, frozen=True, tag=21):
     base: int
 
 
+class TradingSwitched(Event, frozen=True, tag=30):
+    """The switches of the product, or of the venue, are others: `switches` is the sum of `Switch` values of that scope, `note` is for people."""
+
+    scope: Scope
+    switches: int
+    note: str
+
+
+class AuctionIndicated(Event, frozen=True, tag=31):
+    """What the auction would do if it opened now, told now and then: `size` would trade at `price`, and `surplus` more would buy (negative: sell).
+
+    Zeros where nothing would trade. `until` is when the call ends at the earliest, 0 if that is not known; `extended`: it was extended just now.
+    """
+
+    price: int
+    size: int
+    surplus: int
+    until: int
+    extended: bool
+
+
+class TradeCorrected(Event, frozen=True, tag=32):
+    """The operator busted a trade or corrected its price. The book and the orders are as they were. Fees are those that hold now, 0 after a bust."""
+
+    kind: CorrectionKind
+    trade_id: int
+    buyer_account_id: str
+    seller_account_id: str
+    size: int
+    old_price: int
+    new_price: int
+    buyer_fee: int
+    seller_fee: int
+
+
 AnyEvent = (
     OrderReceived
     | OrderOpened
@@ -316,6 +367,9 @@ AnyEvent = (
     | StatusChanged
     | OrderReported
     | StreamNoted
+    | TradingSwitched
+    | AuctionIndicated
+    | TradeCorrected
 )
 
 

@@ -10,28 +10,52 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from statemachine import amending, answer, auctions, pending, stops, streams, validation
+from statemachine import (
+    amending,
+    answer,
+    auctions,
+    collars,
+    corrections,
+    kills,
+    pending,
+    phases,
+    risk,
+    statuses,
+    stops,
+    streams,
+    validation,
+)
 from statemachine.answer import cancelled, placed
 from statemachine.commands import (
     AmendOrder,
     CancelAll,
     Command,
+    CorrectTrade,
     Deposit,
+    FollowCalendar,
     NoteStream,
     OpenAccount,
     PutApiKey,
+    PutCalendar,
     PutCurrency,
+    PutFirm,
+    PutGroup,
+    PutMember,
     PutProduct,
+    PutProductLimits,
+    PutRiskLimits,
     ReplaceOrder,
+    SetCalendar,
+    SetSwitches,
     Transfer,
     Withdraw,
 )
 from statemachine.entities import Account, Cancelling, Currency, Order, Placing, Product
 from statemachine.matching import accept, close_order, enter
+from statemachine.reject import Reject
 from statemachine.state import State
 from statemachine.tables import ApiKeyRow, ProductRow
 from statemachine.types import DoneReason, ProductStatus, Reason
-from statemachine.validation import Reject
 from statemachine.validation import cancel_order as validate_cancel
 from statemachine.validation import place_order as validate_place
 
@@ -75,7 +99,9 @@ def put_product(state: State, command: PutProduct) -> Reject | None:
             command.status,
             version=_version_after(state, 0),
         )
-        _status_changed(state, state.new_product(row))
+        product = state.new_product(row)
+        _change_status(state, product, row.status)
+        phases.follow(state, product)
         answer.done(state, True)
         return None
     before = known.row()
@@ -83,13 +109,13 @@ def put_product(state: State, command: PutProduct) -> Reject | None:
     known.max_size = command.max_size
     known.maker_fee_ppm = command.maker_fee_ppm
     known.taker_fee_ppm = command.taker_fee_ppm
-    if not command.keep_status:
-        known.status = command.status
-    changed = known.row() != before
+    restated = known.status != command.status and not command.keep_status
+    changed = restated or known.row() != before
     if changed:
         known.version = _version_after(state, known.version)
-    if known.status != before.status:
-        _status_changed(state, known)
+    if restated:
+        phases.by_hand(state, known)
+        _change_status(state, known, command.status)
     answer.done(state, changed)
     return None
 
@@ -99,19 +125,12 @@ def _version_after(state: State, version: int) -> int:
     return version if state.legacy else version + 1
 
 
-def _status_changed(state: State, product: Product) -> None:
-    """Open the auction if orders were collected, tell the status, and let the stop orders enter that were triggered."""
+def _change_status(state: State, product: Product, status: int) -> None:
+    """See `statuses.change`. Version 0.1.0 told nothing, and had neither auctions nor stop orders."""
     if state.legacy == 1:
-        return  # 0.1.0 told nothing, and had neither auctions nor stop orders
-    trades = product.status in auctions.TRADING
-    if trades and product.collection.orders:
-        auctions.begin(state, product)
+        product.status = status
     else:
-        auctions.emit_status(state, product)
-        if trades and (product.triggered or product.trigger_low):
-            state.set_busy(product)
-    if product.busy:
-        pending.work_on(state, product, state.work_max)
+        statuses.change(state, product, status)
 
 
 def open_account(state: State, command: OpenAccount) -> Reject | None:
@@ -203,6 +222,8 @@ def place_order(state: State, account: Account, command: Placing) -> Reject | No
 def _enter_new(state: State, account: Account, product: Product, command: Placing) -> Order:
     """Accept an order that was admitted, and let it enter, wait or be collected."""
     order = accept(state, account, product, command)
+    if state.guarded:
+        risk.accepted(state, account)
     if order.stop:
         stops.add(state, product, order)
     elif product.busy or state.work >= state.work_max:
@@ -294,6 +315,16 @@ OPERATOR_HANDLERS: dict[type[Command], OperatorHandler] = {  # type: ignore[type
     PutProduct: put_product,
     OpenAccount: open_account,
     PutApiKey: put_api_key,
+    PutFirm: kills.put_firm,
+    PutMember: kills.put_member,
+    SetSwitches: kills.set_switches,
+    PutProductLimits: collars.put,
+    PutRiskLimits: risk.put,
+    PutCalendar: phases.put_calendar,
+    SetCalendar: phases.set_calendar,
+    PutGroup: phases.put_group,
+    FollowCalendar: phases.follow_again,
+    CorrectTrade: corrections.correct_trade,
 }
 """Commands that only the operator may send."""
 

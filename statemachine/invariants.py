@@ -8,6 +8,7 @@ from __future__ import annotations
 from itertools import pairwise
 from operator import attrgetter
 
+from statemachine import controls
 from statemachine.auctions import TRADING
 from statemachine.book import BookSide
 from statemachine.entities import Account, Order, Product
@@ -57,6 +58,7 @@ def check_contents(state: State) -> None:
     for stream in state.streams.values():
         assert 0 <= stream.base <= stream.sequence, f"the numbers of stream {stream.stream_id} are none"
         assert stream.account_id in state.accounts, f"stream {stream.stream_id} has no account"
+    controls.check_contents(state)
 
 
 def check_arrangement(state: State) -> None:
@@ -65,6 +67,7 @@ def check_arrangement(state: State) -> None:
     _check_expiring(state)
     _check_records(state)
     _check_streams(state)
+    controls.check_arrangement(state)
     for product in state.products.values():
         _check_book(state, product)
         _check_stops(state, product)

@@ -123,6 +123,39 @@ STREAMS_ACTIVE = 4
 NOTE_MAX = 2_000
 """Characters of a note in a report stream: the longest message of a session that is no report."""
 
+REMARK_MAX = 256
+"""Characters of a note that the operator gives with a switch or a correction."""
+
+VENUE_ROWS_MAX = 10_000
+"""Rows of each kind that the operator sets: firms, switches, limits of products, limits of accounts and firms, calendars' assignments."""
+
+CALENDARS_MAX = 100
+"""Calendars. One may have a thousand dates, and all of them are in every whole snapshot."""
+
+CALENDAR_OFFSETS_MAX = 256
+"""Changes of a time zone's offset that a calendar has: two a year for a century."""
+
+CALENDAR_DAYS_MAX = 1_000
+"""Dates of a calendar that are not as their weekday: a decade of holidays and half days."""
+
+CALENDAR_PHASES_MAX = 16
+"""Phases of a day."""
+
+DURATION_MAX = 86_400 * 10**9
+"""Nanoseconds that a halt, a call or an extension lasts at most: a day."""
+
+EXTENSIONS_MAX = 100
+"""How often the call of an auction may be extended."""
+
+MEMBERS_PER_FIRM = 200
+"""Accounts of a firm. An order of a firm with limits is checked against the sum over all of them: about 0.1 ms."""
+
+TIMERS_PER_ENTRY = 100
+"""Calendar changes, ends of halts and calls that one log entry carries out at most; the others come with the next entries."""
+
+RISK_LOOKS_MAX = 20_000
+"""Open orders that are looked at to find what an account or a firm is buying. Above that the order is refused."""
+
 PPM = 1_000_000
 """Parts per million in one: what fee rates are counted in."""
 

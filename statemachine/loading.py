@@ -24,7 +24,7 @@ from typing import Any
 
 import msgspec
 
-from statemachine import invariants, pending, streams
+from statemachine import controls, invariants, pending, streams
 from statemachine.book import BookSide
 from statemachine.changes import Changes
 from statemachine.commands import MEMORY_KINDS, TRANSFER_KINDS
@@ -103,6 +103,7 @@ def load(tables: Mapping[str, Iterable[Row]], *, verified: bool = False) -> Stat
         clear(pairs, keys, found)
     for account in state.accounts.values():
         _index_done(account)
+    controls.arrange(state)
     state.changes = Changes(state.last_order_id)
     try:
         invariants.check_contents(state)
@@ -316,7 +317,9 @@ def _load_kept(state: State, table: Table, keys: list[bytes], found: list[Any]) 
         "product": state.products,
     }
     for reference in table.references():
-        known = targets[reference.target]
+        known = targets.get(reference.target)
+        if known is None:  # a table that is kept, with one field as its key
+            known = {key[0]: None for key in state.records[reference.target].rows}
         for row in found:
             name = getattr(row, reference.field)
             if name not in known and name not in reference.others:

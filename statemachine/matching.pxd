@@ -44,7 +44,7 @@ cpdef Order accept(State state, Account account, Product product, Placing comman
 cpdef int enter(State state, Product product, Order order) except -1
 @cython.locals(maker_side=BookSide)
 cpdef int match(State state, Product product, Order order) except -1
-@cython.locals(order=Order, end=int)
+@cython.locals(order=Order, end=int, limit=cython.longlong, own_limit=cython.longlong, level=PriceLevel)
 cdef int _match(State state, Product product, BookSide maker_side, Taker taker) except -1
 cdef int _stay_or_leave(State state, Product product, Order order) except -1
 @cython.locals(product=Product, resting=bint)
@@ -55,8 +55,8 @@ cpdef int detach(Product product, Order order) except -1
 cdef int _rest(State state, Product product, Order order) except -1
 cpdef int close(State state, Product product, Order order, int reason, bint resting) except -1
 cpdef int close_on_side(State state, Product product, BookSide side, Order order, int reason) except -1
-@cython.locals(order=Order, maker=Order, level=PriceLevel, limit=cython.longlong, bound=cython.longlong, wanted=wide, offered=cython.longlong, size=cython.longlong)
-cdef int _take(State state, Product product, BookSide maker_side, Taker taker) except -1
+@cython.locals(order=Order, maker=Order, level=PriceLevel, bound=cython.longlong, wanted=wide, offered=cython.longlong, size=cython.longlong)
+cdef int _take(State state, Product product, BookSide maker_side, Taker taker, long long limit) except -1
 @cython.locals(order=Order, left=cython.longlong)
 cdef bint _is_filled(Taker taker, int end) except -1
 @cython.locals(order=Order, lot_cost=wide, lots=wide, size=wide, owned=wide, raising=wide)
@@ -73,5 +73,5 @@ cdef bint _prevent(State state, Product product, BookSide maker_side, Taker take
 cpdef int decrement_size(State state, Product product, Order order, long long by, bint resting) except -1
 @cython.locals(order=Order, value=cython.longlong, old=cython.longlong, new=cython.longlong)
 cdef int _decrement_funds(State state, Product product, Taker taker, long long price, long long size) except -1
-@cython.locals(limit=cython.longlong, most=cython.longlong, missing=wide, met=cython.longlong, end=int, by_totals=bint, level=PriceLevel, maker=Order)
-cdef int _fillable(State state, BookSide maker_side, Order order) except -1
+@cython.locals(most=cython.longlong, missing=wide, met=cython.longlong, end=int, by_totals=bint, level=PriceLevel, maker=Order)
+cdef int _fillable(State state, BookSide maker_side, Order order, long long limit) except -1

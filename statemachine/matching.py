@@ -3,10 +3,11 @@
 The rules, all of them:
 
 - Best price first; at a price, first come, first served; a trade is at the resting order's (the maker's) price.
-- A fill's notional is exact. Fees are cumulative by order: after each fill an order has paid the sum of its notionals, each at the rate of that fill,
-  rounded up once to a whole unit of the quote currency. So an order in many fills pays no more than in one, and many small orders never pay
-  less than one large one. The rates are those that the order had at entry: the maker's for the resting order, the taker's for the taker.
-  The buyer pays notional + fee, the seller gets notional - fee, and the currency's `fees` get both. So nothing appears or vanishes.
+- A fill's notional is exact. Fees are cumulative by order: after each fill an order has paid the sum of its notionals, each at the rate of
+  that fill, rounded up once to a whole unit of the quote currency. So an order in many fills pays no more than in one, and many small
+  orders never pay less than one large one. The rates are those that the order had at entry: the maker's for the resting order, the taker's
+  for the taker. The buyer pays notional + fee, the seller gets notional - fee, and the currency's `fees` get both. So nothing appears or
+  vanishes.
 - An order that is bounded by money takes from each maker the largest whole number of lots whose cost, fee included, fits what it has
   left (a sell by funds: whose notional fits what is still to be raised). When that is less than the maker offers, it is through.
 - An order by funds alone is filled when it traded and what it has left is nothing or too little for one more lot at the price it met;
@@ -14,8 +15,9 @@ The rules, all of them:
 - A stop order has the place in time, at its price, of the moment when it enters the book, not of that when it was accepted (`stops`).
 - Fill or kill is decided before anything changes. Own resting orders are no liquidity: with `co` they are passed over, with
   `dc`, `cn` and `cb` the first one met before the order is full means that it cannot be filled.
-- An order meets at most `limits.MAKERS_PER_ORDER` resting orders, its own included; then what is left of it leaves. A fill-or-kill order that
-  would have to meet more is not filled.
+- An order trades up to the product's price collar, and what comes then is the business of `collars`.
+- An order meets at most `limits.MAKERS_PER_ORDER` resting orders, its own included; then what is left of it leaves. A fill-or-kill order
+  that would have to meet more is not filled.
 - Self-trade prevention, by the taker's choice, when the next maker is of the same account: `co` cancels the maker and goes on; `cn`
   cancels the taker; `cb` both; `dc` compares what remains of both, cancels the smaller and decrements the larger by it, or cancels
   both when equal. An taker by funds alone counts as the size that it could take from this maker, and its funds are decremented by what that
@@ -24,6 +26,7 @@ The rules, all of them:
 
 from __future__ import annotations
 
+from statemachine import collars, risk
 from statemachine.book import BookSide
 from statemachine.emit import order_changed, order_done, order_matched, order_opened, order_received
 from statemachine.entities import Account, Balance, Order, Placing, Product
@@ -130,11 +133,19 @@ def match(state: State, product: Product, order: Order) -> None:
 def _match(state: State, product: Product, maker_side: BookSide, taker: Taker) -> None:
     """Let an order trade that could."""
     order = taker.order
-    end = _fillable(state, maker_side, order) if order.time_in_force == _FOK else _END_ENOUGH
+    own_limit = limit = maker_side.limit_key(order)
+    if product.controls is not None:
+        limit = collars.limit_key(product, maker_side, own_limit)
+    end = _fillable(state, maker_side, order, limit) if order.time_in_force == _FOK else _END_ENOUGH
     if end == _END_ENOUGH:
-        end = _take(state, product, maker_side, taker)
+        end = _take(state, product, maker_side, taker, limit)
+    level = maker_side.best
     if _is_filled(taker, end):
         close(state, product, order, _FILLED, False)
+    elif end == _END_BOOK_EMPTY and level is not None and limit < level.key and level.key <= own_limit:
+        from statemachine.volatility import interrupt
+
+        interrupt(state, product, order)
     elif end == _END_BOOK_EMPTY:
         _stay_or_leave(state, product, order)
     else:
@@ -196,10 +207,9 @@ def close_on_side(state: State, product: Product, side: BookSide, order: Order, 
     close(state, product, order, reason, order.status == _OPEN)
 
 
-def _take(state: State, product: Product, maker_side: BookSide, taker: Taker) -> int:
-    """Trade with one maker after the other while price and size allow."""
+def _take(state: State, product: Product, maker_side: BookSide, taker: Taker, limit: int) -> int:
+    """Trade with one maker after the other while price, up to the key `limit`, and size allow."""
     order = taker.order
-    limit = maker_side.limit_key(order)
     bound = state.work + state.makers_max
     while True:
         level = maker_side.best
@@ -278,6 +288,8 @@ def trade(state: State, product: Product, taker: Taker, maker: Order, size: int,
         state.highest = price
     product.last_trade_id += 1
     order_matched(state, product, maker, order, price, size, maker_fee, taker_fee, auction)
+    if state.guarded:
+        risk.traded(state, product, (maker, order), value)
 
 
 def _charge(state: State, order: Order, value: int, ppm: int) -> int:
@@ -357,12 +369,13 @@ def _decrement_funds(state: State, product: Product, taker: Taker, price: int, s
     order_changed(state, product, order, old, new, True, False, False)
 
 
-def _fillable(state: State, maker_side: BookSide, order: Order) -> int:
-    """Could the whole order trade at once? ENOUGH: it can. BOOK_EMPTY: it cannot. MAKERS_MAX: it would have to meet too many resting orders.
+def _fillable(state: State, maker_side: BookSide, order: Order, limit: int) -> int:
+    """Could the whole order trade at once, up to the key `limit`? ENOUGH: it can. BOOK_EMPTY: it cannot. MAKERS_MAX: it would have to meet
+    too many resting orders.
 
     An account without open orders has none of its own in the book: whole levels are counted by their totals. O(`MAKERS_PER_ORDER`).
     """
-    limit, most, by_totals = maker_side.limit_key(order), state.makers_max, order.account.open_count == 0
+    most, by_totals = state.makers_max, order.account.open_count == 0
     missing, met, end = order.remaining, 0, _END_BOOK_EMPTY
     for level in maker_side.in_order():
         if level.key > limit or end != _END_BOOK_EMPTY:

@@ -6,7 +6,7 @@ A log entry begins work up to `limits.WORK_PER_ENTRY` units and no more: a count
 - new orders, accepted and with their money on hold, that came when the entry had no work left, or while their product had unfinished work: they
   enter in the order in which they came, after all that was there before them;
 - an auction that opens (`auctions`), and orders whose time is over;
-- orders that a `CancelAll` still cancels.
+- orders that a `CancelAll` or a kill switch still cancels.
 
 What holds meanwhile:
 
@@ -26,15 +26,16 @@ from __future__ import annotations
 from itertools import islice
 from typing import NamedTuple
 
-from statemachine import auctions, stops
+from statemachine import auctions, guards, kills, stops
 from statemachine.emit import order_received
 from statemachine.entities import Account, Order, Product
 from statemachine.limits import ARRIVAL_WORK, LOOKS_PER_UNIT, MASS_CANCELS_PER_ACCOUNT, PENDING_WORK_PER_ENTRY
 from statemachine.matching import close, close_order, enter, match
+from statemachine.reject import Reject
 from statemachine.state import State
 from statemachine.tables import MassCancelRow
 from statemachine.types import DoneReason, Opening, OrderStatus, ProductStatus, Reason
-from statemachine.validation import Reject, can_rest, may_cancel
+from statemachine.validation import can_rest, may_cancel
 
 _AUCTION: int = ProductStatus.AUCTION
 _MEETING: int = Opening.MEETING
@@ -42,6 +43,7 @@ _OPEN: int = OrderStatus.OPEN
 _ACTIVE: int = OrderStatus.ACTIVE
 _EXPIRED: int = DoneReason.EXPIRED
 _CANCELLED: int = DoneReason.CANCELLED
+_KILLED: int = DoneReason.KILLED
 
 
 def go_on(state: State) -> None:
@@ -49,6 +51,8 @@ def go_on(state: State) -> None:
     limit = state.work_max if state.legacy else PENDING_WORK_PER_ENTRY
     if 0 < state.next_expiry <= state.time:
         _begin_expiries(state, limit)
+    if state.killing:
+        kills.cancel_on(state, limit)
     if not state.busy and not state.mass_cancels.rows:
         return
     state.turn += 1
@@ -150,7 +154,10 @@ def _let_enter(state: State, product: Product, limit: int) -> bool:
 
 def _enter(state: State, product: Product, order: Order) -> None:
     """A queued order's turn has come."""
-    if order.stop:
+    if state.guarded and not guards.may_enter(state, product, order):
+        state.work += 1
+        close(state, product, order, _KILLED, False)
+    elif order.stop:
         enter(state, product, order)
     elif product.status in auctions.TRADING:
         if order.post_only and product.opposite(order.side).crosses(order.price):

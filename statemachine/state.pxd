@@ -30,6 +30,10 @@ cdef class State:
     cdef public long long next_expiry
     cdef readonly dict busy
     cdef readonly dict streams
+    cdef readonly dict killing
+    cdef readonly dict members
+    cdef public bint guarded
+    cdef readonly object timers
     cdef public bint unchanged
     cdef public long long work
     cdef public long long work_max

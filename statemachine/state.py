@@ -10,15 +10,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sortedcontainers import SortedDict
+
 from statemachine.book import BookSide, Collection, StopBook
 from statemachine.changes import Changes
 from statemachine.entities import Account, Balance, Cancelling, Currency, Order, Placing, Product
 from statemachine.limits import DONE_ORDERS_PER_ACCOUNT, MAKERS_PER_ORDER, WORK_PER_ENTRY
 from statemachine.records import Records
 from statemachine.reply_cache import ReplyCache
-from statemachine.tables import KEPT, ApiKeyRow, MassCancelRow, ProductRow
+from statemachine.tables import KEPT, ApiKeyRow, CalendarRow, MassCancelRow, ProductRow
 from statemachine.teardown import clear
-from statemachine.types import OrderStatus, Side
+from statemachine.types import OrderStatus, Scope, Side
 from statemachine.writer import Writer
 
 if TYPE_CHECKING:
@@ -70,6 +72,10 @@ class State:
         self.next_expiry = 0
         self.busy: dict[str, Product] = {}
         self.streams: dict[str, Stream] = {}
+        self.killing: dict[tuple[int, str], None] = {}
+        self.members: dict[str, dict[str, None]] = {}
+        self.guarded = False
+        self.timers: SortedDict = SortedDict()
         self.unchanged = False
         self.work = 0
         self.work_max = WORK_PER_ENTRY
@@ -90,6 +96,16 @@ class State:
         self.highest = 0
         self.legacy = 0
         self.changes = Changes()
+
+    def guard(self) -> None:
+        """The operator's controls are others: note whether there are any that an order must pass."""
+        self.guarded = any(len(self.records[table]) for table in ("switch", "product_limits", "risk"))
+
+    def calendar_of_venue(self) -> CalendarRow | None:
+        """The trading calendar of the whole venue."""
+        row = self.records["follows"].get(Scope.VENUE, "")
+        found: CalendarRow | None = self.records["calendar"].get(row.calendar_id) if row is not None else None
+        return found
 
     def new_product(self, row: ProductRow) -> Product:
         """A product, as its row says, with an empty book."""

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING
 
 from statemachine import emit
 from statemachine.limits import NAME_MAX, NOTE_MAX, STREAMS, STREAMS_ACTIVE, STREAMS_PER_ACCOUNT
+from statemachine.reject import Reject
 from statemachine.tables import StreamRow
 from statemachine.types import Reason
-from statemachine.validation import Reject
 
 if TYPE_CHECKING:
     from statemachine.commands import NoteStream
     from statemachine.entities import Account
-    from statemachine.state import State
+from statemachine.state import State
 
 _name = re.compile(f"[A-Za-z0-9_.:-]{{1,{NAME_MAX}}}/[a-z]{{1,8}}").fullmatch
 

@@ -12,14 +12,14 @@ import msgspec
 
 from statemachine.events import AnyOutcome, OrderState
 from statemachine.limits import OPERATOR
-from statemachine.types import Opening, ProductStatus
+from statemachine.types import CollarAction, CorrectionKind, Opening, Phase, ProductStatus, Scope, StatusCause, Timer
 
 
 class CounterRow(msgspec.Struct, frozen=True, array_like=True):
     """The engine's counters, one row: last sequence, last order id, last batch time, the running state hash.
 
-    `last_queued` is the last place that an order got among those that enter later; `turn` counts the log entries that went on with unfinished
-    work, and says which product comes first in the next.
+    `last_queued` is the last place that an order got among those that enter later; `turn` counts the log entries that went on with
+    unfinished work, and says which product comes first in the next.
     """
 
     sequence: int
@@ -33,7 +33,8 @@ class CounterRow(msgspec.Struct, frozen=True, array_like=True):
 class CurrencyRow(msgspec.Struct, frozen=True, array_like=True):
     """A currency, its decimal digits, and the money in it: deposited, withdrawn and earned as fees, ever.
 
-    `turnover` counts how often 2**62 was taken off both `deposited` and `withdrawn`, so that neither ever runs out; their difference is exact.
+    `turnover` counts how often 2**62 was taken off both `deposited` and `withdrawn`, so that neither ever runs out; their difference is
+    exact.
     """
 
     currency: str
@@ -49,8 +50,10 @@ class ProductRow(msgspec.Struct, frozen=True, array_like=True):
 
     `version` counts the changes that the operator made, its adding included; see `commands.PutProduct`.
 
-    Unfinished work: `trigger_low` and `trigger_high` are the lowest and highest price of trades whose stop orders were not all taken yet (zeros:
-    none). `opening` says how far an auction's opening is; with it come the auction's price and how much traded at it.
+    Unfinished work: `trigger_low` and `trigger_high` are the lowest and highest price of trades whose stop orders were not all taken yet
+    (zeros: none). `opening` says how far an auction's opening is; with it come the auction's price and how much traded at it.
+
+    `cause` says who put it into its status, and `until` when that changes again at the earliest, 0 if that is not known.
     """
 
     product_id: str
@@ -72,6 +75,8 @@ class ProductRow(msgspec.Struct, frozen=True, array_like=True):
     opening: Opening = Opening.NONE
     opening_price: int = 0
     opening_size: int = 0
+    cause: StatusCause = StatusCause.OPERATOR
+    until: int = 0
 
 
 class AccountRow(msgspec.Struct, frozen=True, array_like=True):
@@ -141,6 +146,149 @@ class StreamRow(msgspec.Struct, frozen=True, array_like=True):
     active: bool
 
 
+class FirmRow(msgspec.Struct, frozen=True, array_like=True):
+    """A firm."""
+
+    firm_id: str
+
+
+class FirmMemberRow(msgspec.Struct, frozen=True, array_like=True):
+    """An account that belongs to a firm."""
+
+    account_id: str
+    firm_id: str
+
+
+class SwitchRow(msgspec.Struct, frozen=True, array_like=True):
+    """The switches of a scope that are not all on; see `commands.SetSwitches`. `cancelling`: its kill switch has not cancelled all orders
+    yet."""
+
+    scope: Scope
+    name: str
+    switches: int
+    note: str = ""
+    set_at: int = 0
+    cancelling: bool = False
+
+
+class ProductLimitsRow(msgspec.Struct, frozen=True, array_like=True):
+    """The price collars and order limits of a product; see `commands.PutProductLimits`. `static_price` is the reference of `static_ppm`, 0
+    if none yet."""
+
+    product_id: str
+    dynamic_ppm: int = 0
+    static_ppm: int = 0
+    action: CollarAction = CollarAction.REJECT
+    halt_ns: int = 0
+    call_ns: int = 0
+    random_ns: int = 0
+    extensions_max: int = 0
+    order_size_max: int = 0
+    order_notional_max: int = 0
+    distance_ppm: int = 0
+    static_price: int = 0
+
+
+class InterruptionRow(msgspec.Struct, frozen=True, array_like=True):
+    """A volatility interruption: halted, or else the call of the auction, until the time `ends_at`; then the product goes on in the status
+    `resume`."""
+
+    product_id: str
+    resume: ProductStatus
+    halted: bool
+    ends_at: int
+    extensions: int = 0
+
+
+class RiskRow(msgspec.Struct, frozen=True, array_like=True):
+    """The risk limits of an account or firm; see `commands.PutRiskLimits`. `volume` was traded on the `day` (days since the epoch), and
+    `rate_count` orders were accepted in the second `rate_second`.
+    """
+
+    scope: Scope
+    name: str
+    currency: str
+    orders_max: int = 0
+    rate_max: int = 0
+    open_max: int = 0
+    volume_max: int = 0
+    position_max: int = 0
+    day: int = 0
+    volume: int = 0
+    rate_second: int = 0
+    rate_count: int = 0
+
+
+class CalendarRow(msgspec.Struct, frozen=True, array_like=True):
+    """A trading calendar; see `commands.PutCalendar`."""
+
+    calendar_id: str
+    time_zone: str
+    offsets: list[tuple[int, int]]
+    week: list[list[tuple[int, Phase]]]
+    days: list[tuple[int, list[tuple[int, Phase]]]]
+    random_ns: int = 0
+    late_ns: int = 0
+    late_ppm: int = 0
+    extension_ns: int = 0
+    extensions_max: int = 0
+    imbalance_ns: int = 0
+
+
+class FollowsRow(msgspec.Struct, frozen=True, array_like=True):
+    """The venue, a group or a product follows a calendar."""
+
+    scope: Scope
+    name: str
+    calendar_id: str
+
+
+class GroupRow(msgspec.Struct, frozen=True, array_like=True):
+    """A product that is in a group."""
+
+    product_id: str
+    group_id: str
+
+
+class PhaseRow(msgspec.Struct, frozen=True, array_like=True):
+    """Where a product is in its calendar: the phase, and when it looks for the next one, by chance included. `by_hand`: its status is the
+    operator's.
+
+    Of the call of an auction: at `note_at` the indicative price is noted as `noted_price`, to be compared with that at the end; it was
+    extended so many times; and at `imbalance_at` it is told again what the auction would do.
+    """
+
+    product_id: str
+    phase: Phase = Phase.CLOSED
+    ends_at: int = 0
+    note_at: int = 0
+    noted_price: int = 0
+    extensions: int = 0
+    imbalance_at: int = 0
+    by_hand: bool = False
+    entered: bool = False
+
+
+class TimerRow(msgspec.Struct, frozen=True, array_like=True):
+    """A timer that is set; see `timers`."""
+
+    kind: Timer
+    subject: str
+    tag: str
+    at: int
+
+
+class CorrectionRow(msgspec.Struct, frozen=True, array_like=True):
+    """A trade that the operator busted, or whose price he corrected."""
+
+    product_id: str
+    trade_id: int
+    kind: CorrectionKind
+    new_price: int
+    corrected_at: int
+    note: str = ""
+
+
 class Reference(NamedTuple):
     """A field that names a row of another table by its key, or one of `others`."""
 
@@ -194,6 +342,18 @@ SCHEMA: tuple[Table, ...] = (
         kept=True,
     ),
     Table("stream", StreamRow, ("stream_id",), (_ACCOUNT,)),
+    Table("timer", TimerRow, ("kind", "subject", "tag"), kept=True),
+    Table("firm", FirmRow, ("firm_id",), kept=True),
+    Table("firm_member", FirmMemberRow, ("account_id",), (_ACCOUNT, ("firm_id", "firm", ())), kept=True),
+    Table("switch", SwitchRow, ("scope", "name"), kept=True),
+    Table("product_limits", ProductLimitsRow, ("product_id",), (_PRODUCT,), kept=True),
+    Table("interruption", InterruptionRow, ("product_id",), (_PRODUCT,), kept=True),
+    Table("risk", RiskRow, ("scope", "name", "currency"), (("currency", "currency", ("",)),), kept=True),
+    Table("calendar", CalendarRow, ("calendar_id",), kept=True),
+    Table("follows", FollowsRow, ("scope", "name"), (("calendar_id", "calendar", ()),), kept=True),
+    Table("group", GroupRow, ("product_id",), (_PRODUCT,), kept=True),
+    Table("phase", PhaseRow, ("product_id",), (_PRODUCT,), kept=True),
+    Table("correction", CorrectionRow, ("product_id", "trade_id"), (_PRODUCT,), kept=True),
 )
 """Every table once, in the order of restoring. To add one: its row struct above, and a line here; `kept` unless its rows live as other objects."""
 

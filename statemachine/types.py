@@ -91,6 +91,10 @@ class DoneReason(IntEnum):
     """Its time was over."""
     MAKERS_MAX = 4
     """It met as many resting orders as one order may meet (`limits.MAKERS_PER_ORDER`); what was left of it leaves."""
+    KILLED = 10
+    """The operator's kill switch cancelled it, or trading on its side was switched off before it entered."""
+    COLLARED = 11
+    """The next trade would have been outside the product's price collar; what was left of it leaves."""
 
 
 class ProductStatus(IntEnum):
@@ -105,6 +109,86 @@ class ProductStatus(IntEnum):
     """Neither orders nor cancels by traders."""
     AUCTION = 6
     """Limit orders are collected and nothing trades. They meet at one price when the product goes on to a status in which it trades."""
+
+
+class Scope(IntEnum):
+    """What a switch, a limit or a calendar is of."""
+
+    VENUE = 1
+    """All of it."""
+    FIRM = 2
+    ACCOUNT = 3
+    PRODUCT = 4
+    GROUP = 5
+    """A group of products, for calendars."""
+
+
+class Switch(IntEnum):
+    """What the operator switches off. The switches of a scope are the sum of these; 0: all is on."""
+
+    BUY_OFF = 1
+    """No buy order enters."""
+    SELL_OFF = 2
+    """No sell order enters. With `BUY_OFF`: orders can only be cancelled."""
+    KILL = 4
+    """No order enters, and all open orders are cancelled (Commission Delegated Regulation (EU) 2017/584, article 18(2)(c))."""
+
+
+class CollarAction(IntEnum):
+    """What happens to an order whose next trade would be outside the price collar."""
+
+    REJECT = 1
+    """It does not enter; what a market order has left leaves."""
+    AUCTION = 2
+    """It trades up to the collar. Then an auction is called, which collects what is left of it, and opens by itself."""
+    HALT = 3
+    """As AUCTION, but the product halts first: for a time orders can only be cancelled."""
+
+
+class Phase(IntEnum):
+    """What a trading calendar says of a product."""
+
+    CLOSED = 1
+    """Orders can only be cancelled."""
+    PRE_OPEN = 2
+    """Orders are collected for the opening."""
+    AUCTION = 3
+    """The call of an auction: orders are collected; its end is random, and it opens then."""
+    CONTINUOUS = 4
+    CLOSING_AUCTION = 5
+    """The call of the closing auction. The orders meet at one price, also where nothing trades afterwards."""
+    HALTED = 6
+    """As CLOSED, in the middle of a day."""
+
+
+class StatusCause(IntEnum):
+    """Who put a product into its status."""
+
+    OPERATOR = 0
+    """By hand."""
+    CALENDAR = 1
+    COLLAR = 2
+    """The price collar interrupted trading, or the interruption is over."""
+
+
+class Timer(IntEnum):
+    """What a timer is for."""
+
+    PHASE = 1
+    """A product's calendar goes on; the subject is the product."""
+    INTERRUPTION = 2
+    """A halt or the call of a volatility interruption ends; the subject is the product."""
+    CANCEL_AFTER = 3
+    """Orders of an account leave unless it says that it is there."""
+
+
+class CorrectionKind(IntEnum):
+    """What the operator did to a trade."""
+
+    BUST = 1
+    """It was cancelled: money, coins and fees went back (FIX ExecType H)."""
+    PRICE = 2
+    """Its price was corrected (FIX ExecType G)."""
 
 
 class Opening(IntEnum):
@@ -212,3 +296,28 @@ class Reason(IntEnum):
     """The account has as many unfinished `CancelAll`s as it may have (`limits.MASS_CANCELS_PER_ACCOUNT`)."""
     NOT_AMENDABLE = 63
     """The order cannot be amended in this way: it has no such number, or it was triggered."""
+    KILL_SWITCH = 100
+    """The kill switch of the account, its firm, the product or the venue is on."""
+    TRADING_OFF = 101
+    """Trading on this side is switched off for the account, its firm, the product or the venue."""
+    UNKNOWN_FIRM = 102
+    INVALID_SCOPE = 103
+    """A scope that this command does not have, or a name that does not fit it."""
+    INVALID_SWITCHES = 104
+    KILL_UNDER_WAY = 105
+    """The kill switch still cancels orders: until then it stays on."""
+    INVALID_LIMITS = 106
+    PRICE_COLLAR = 107
+    """The price is outside the product's price collar."""
+    ORDER_LIMIT = 108
+    """The order's size, its notional, or its distance from the market is above the product's limit."""
+    RISK_LIMIT = 109
+    """A limit of the account or of its firm would be passed; `field` names the limit, `detail` its value."""
+    INVALID_CALENDAR = 110
+    UNKNOWN_CALENDAR = 111
+    UNKNOWN_TRADE = 112
+    TRADE_CORRECTED = 113
+    """The trade was busted before, or is not as the command says."""
+    FIRM_TOO_LARGE = 114
+    TOO_MANY_RULES = 115
+    """There are as many switches, limits or calendars as may be (`limits.VENUE_ROWS_MAX`)."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import NamedTuple
 
+from statemachine import guards
 from statemachine.commands import (
     CancelAll,
     Deposit,
@@ -37,6 +37,7 @@ from statemachine.limits import (
     SECRET_MAX,
     TIME_MAX,
 )
+from statemachine.reject import Reject
 from statemachine.state import State
 from statemachine.types import Opening, OrderStatus, OrderType, Permission, ProductStatus, Reason, Side, TimeInForce
 
@@ -52,14 +53,6 @@ _GTT: int = TimeInForce.GTT
 _FOK: int = TimeInForce.FOK
 _MEETING: int = Opening.MEETING
 _AMOUNT_MAX = AMOUNT_MAX
-
-
-class Reject(NamedTuple):
-    """Why a command is not carried out: the reason, the field at fault, what was expected (numbers in smallest units)."""
-
-    reason: Reason
-    field: str
-    detail: str
 
 
 _is_base64 = re.compile("(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)").fullmatch
@@ -254,12 +247,17 @@ def _covered(account: Account, command: Withdraw | Transfer) -> Reject | None:
 def place_order(state: State, account: Account, command: Placing) -> Reject | None:
     """May this order enter?
 
-    Checked in this order: product and its status, fields that contradict each other, numbers, the stop, the time to live, client_oid, the number of
-    open orders, funds, post-only. A stop order is checked when it is placed, and not again when it enters.
+    Checked in this order: the product, the operator's controls (`guards`), the product's status, fields that contradict each other,
+    numbers, the stop, the time to live, client_oid, the number of open orders, funds, post-only. A stop order is checked when it is placed,
+    and not again when it enters.
     """
     product = state.products.get(command.product_id)
     if product is None:
         return Reject(Reason.UNKNOWN_PRODUCT, "product_id", "no such product")
+    if state.guarded:
+        stopped = guards.check(state, product, account, command)
+        if stopped is not None:
+            return stopped
     reject = check_status(product, command) if product.status != _ONLINE else None
     if reject is None:
         if command.order_type == _LIMIT:

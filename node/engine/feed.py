@@ -28,6 +28,7 @@ from node.native.protocol import Events
 from node.statistics import Figures, Statistics
 from statemachine.events import (
     AnyEvent,
+    AuctionIndicated,
     OrderActivated,
     OrderChanged,
     OrderDone,
@@ -37,6 +38,8 @@ from statemachine.events import (
     OrderReported,
     StatusChanged,
     StreamNoted,
+    TradeCorrected,
+    TradingSwitched,
 )
 from statemachine.types import OrderType, StopType
 
@@ -80,6 +83,9 @@ _PRIVATE_FIELDS: dict[type[msgspec.Struct], dict[str, object]] = {
         "funds": 0,
     },
     StatusChanged: {},
+    TradingSwitched: {},
+    AuctionIndicated: {},
+    TradeCorrected: {"buyer_account_id": "", "seller_account_id": ""},
     OrderReported: {},
     StreamNoted: {},
 }

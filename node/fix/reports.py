@@ -19,6 +19,8 @@ PARTIALLY, FILLED = "1", "2"
 _REASONS = {
     DoneReason.CANCELLED: "canceled",
     DoneReason.EXPIRED: "its time is over",
+    DoneReason.KILLED: "the kill switch cancelled it, or trading was switched off",
+    DoneReason.COLLARED: "the next trade would have been outside the price collar",
     DoneReason.MAKERS_MAX: "it met as many resting orders as one order may meet",
 }
 

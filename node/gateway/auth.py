@@ -34,7 +34,7 @@ from node.keys import addresses
 from node.keys.sealing import ApiKey, ClusterKeys
 from node.native.protocol import ApiKeyQuery, FailCode
 from statemachine.commands import AnyCommand
-from statemachine.events import Amended, AnyOutcome, Cancelled, Done, Placed, Rejected, Replaced, Transferred
+from statemachine.events import Amended, AnyOutcome, Cancelled, Done, Placed, Rejected, Replaced, Switched, Transferred
 from statemachine.limits import OPERATOR
 from statemachine.tables import ApiKeyRow
 from statemachine.types import Permission, Reason
@@ -328,7 +328,7 @@ def _told(outcome: AnyOutcome) -> str:
             return "it was carried out"
         case Rejected(reason=reason):
             return f"it was refused ({reason.name.lower()})"
-        case Done():
+        case Done() | Switched():
             return f"it was done with sequence {outcome.sequence}"
     raise AssertionError(f"no words for {outcome!r}")
 

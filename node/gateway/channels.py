@@ -21,6 +21,7 @@ from node.statistics import Statistics
 from statemachine.decimals import to_text
 from statemachine.events import (
     AnyEvent,
+    AuctionIndicated,
     OrderActivated,
     OrderChanged,
     OrderDone,
@@ -30,9 +31,11 @@ from statemachine.events import (
     OrderReported,
     StatusChanged,
     StreamNoted,
+    TradeCorrected,
+    TradingSwitched,
 )
 from statemachine.tables import CurrencyRow
-from statemachine.types import ChangeReason, DoneReason, OrderType, Side
+from statemachine.types import ChangeReason, CorrectionKind, DoneReason, OrderType, Side, StatusCause, Switch
 
 CHANNELS = (
     "heartbeat",
@@ -89,11 +92,21 @@ class AuctionJson(msgspec.Struct, kw_only=True):
         )
 
 
+_CONTROLLED = {DoneReason.KILLED: "kill switch", DoneReason.COLLARED: "price collar"}
+"""Why the operator's controls cancelled an order."""
+
+
 def parties(event: AnyEvent) -> tuple[str, ...]:
     """The accounts whose business an event is."""
     if isinstance(event, OrderMatched):
         return event.maker_account_id, event.taker_account_id
-    return () if isinstance(event, StatusChanged | OrderReported | StreamNoted) else (event.account_id,)
+    if isinstance(event, TradeCorrected):
+        return event.buyer_account_id, event.seller_account_id
+    return (
+        ()
+        if isinstance(event, StatusChanged | TradingSwitched | AuctionIndicated | OrderReported | StreamNoted)
+        else (event.account_id,)
+    )
 
 
 def event_json(event: AnyEvent, product: Product) -> Json:
@@ -107,6 +120,8 @@ def event_json(event: AnyEvent, product: Product) -> Json:
     }
     if isinstance(event, StatusChanged):
         return body | _status(event, product)
+    if isinstance(event, TradingSwitched | AuctionIndicated | TradeCorrected):
+        return body | _control(event, product)
     body["side"] = SIDE_WORDS[event.side]
     match event:
         case OrderActivated():
@@ -131,7 +146,34 @@ def _status(event: StatusChanged, product: Product) -> Json:
     body: Json = {"type": "status_change", "status": event.status.name.lower()}
     if event.open_size:
         body |= {"open_price": product.price(event.open_price), "open_size": product.size(event.open_size)}
-    return body
+    if event.cause is not StatusCause.OPERATOR:
+        body["cause"] = event.cause.name.lower()
+    return body | ({"until": iso(event.until)} if event.until else {})
+
+
+def _control(event: TradingSwitched | AuctionIndicated | TradeCorrected, product: Product) -> Json:
+    """What the operator, or a rule of his, did."""
+    match event:
+        case TradingSwitched():
+            switches = [switch.name.lower() for switch in Switch if event.switches & switch]
+            return {"type": "trading_switch", "scope": event.scope.name.lower(), "switches": switches, "message": event.note}
+        case AuctionIndicated():
+            body: Json = {"type": "auction_imbalance", "extended": event.extended}
+            if event.size:
+                surplus = {
+                    "imbalance_side": "buy" if event.surplus > 0 else "sell",
+                    "imbalance_size": product.size(abs(event.surplus)),
+                }
+                body |= {
+                    "price": product.price(event.price),
+                    "size": product.size(event.size),
+                    **(surplus if event.surplus else {}),
+                }
+            return body | ({"until": iso(event.until)} if event.until else {})
+        case TradeCorrected():
+            body = {"type": "trade_bust" if event.kind is CorrectionKind.BUST else "trade_correction", "trade_id": event.trade_id}
+            body |= {"size": product.size(event.size), "price": product.price(event.old_price)}
+            return body | ({"new_price": product.price(event.new_price)} if event.new_price else {})
 
 
 def _activate(event: OrderActivated) -> Json:
@@ -192,6 +234,8 @@ def own_json(event: AnyEvent, product: Product, account_id: str) -> Json:
         body |= _stop(event, product)
     if isinstance(event, OrderDone) and event.reason is DoneReason.EXPIRED:
         body["cancel_reason"] = "101:Time In Force"
+    if isinstance(event, OrderDone) and event.reason in (DoneReason.KILLED, DoneReason.COLLARED):
+        body["cancel_reason"] = _CONTROLLED[event.reason]
     if isinstance(event, OrderMatched):
         if event.taker_account_id == account_id:
             body |= {"taker_user_id": account_id, "taker_profile_id": account_id, "taker_fee": product.price(event.taker_fee)}

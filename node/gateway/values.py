@@ -140,6 +140,8 @@ DONE_WORDS = {
     DoneReason.CANCELLED: "canceled",
     DoneReason.EXPIRED: "canceled",
     DoneReason.MAKERS_MAX: "canceled",
+    DoneReason.KILLED: "canceled",
+    DoneReason.COLLARED: "canceled",
     DoneReason.NONE: "",
 }
 """Why an order is done, in the words of Coinbase Exchange."""

@@ -13,11 +13,11 @@ from snapshots.abi.schema import FORMAT, FieldType, Schema, StructType, TableTyp
 from statemachine.commands import Batch
 from statemachine.events import Applied
 from statemachine.tables import KEYS, TABLES
-from statemachine.types import Permission
+from statemachine.types import Permission, Switch
 
 LOG_ENTRY = "log entry"
-MESSAGES: Mapping[str, Any] = {LOG_ENTRY: Batch, "applied": Applied, "permission bit": Permission}
-"""What else is written: log entries with their commands, what applying them gives, and the bits of a key's permissions."""
+MESSAGES: Mapping[str, Any] = {LOG_ENTRY: Batch, "applied": Applied, "permission bit": Permission, "switch bit": Switch}
+"""What else is written: log entries with their commands, what applying them gives, and the bits of permissions and switches."""
 
 _PLAIN = {
     inspect.IntType: "int",

@@ -18,6 +18,17 @@ Amounts are decimals in whole coins; with a `u` behind them they are smallest un
     ann amend #3 size=2 price=99 stop=95      ann replace #3 buy 2 BTC-USD @ 100 [oid=b] [old=a]
     auction BTC-USD                                      what it would do if it opened now
     book BTC-USD      balances ann bob     fees USD      order #3
+    firm acme     member ann acme                        a firm, and an account of it
+    switches account ann kill note=why                   also: venue, firm NAME, product NAME; buy-off, sell-off, cancel-only, on
+    limits BTC-USD dynamic=50000 static=0 action=auction halt=60 call=300 random=30 extensions=1 size=5 notional=1000 distance=100000
+                                                         collars in parts per million, times in seconds; nothing behind the product: no limits
+    risk account ann USD open=100 volume=1000            also: firm NAME; position of a base currency; without a currency: orders, rate
+    calendar c week=08:00:pre_open,08:50:auction,09:00:continuous offset=3600 holidays=4 random=30 late=60 move=10000 extend=120 extensions=1
+                                                         also: imbalance=60
+    follows venue c     follows group g c     follows product BTC-USD c     group BTC-USD g     follow BTC-USD
+    phase BTC-USD                                        where it is in its calendar
+    bust BTC-USD 3 buyer=ann seller=bob price=100 size=1 fees=0.1,0.2 [to=99]
+    clock 1 08:50                                        the clock goes on to this time of the day 1970-01-02, in UTC
     wait 60                                              the clock steps by 60 seconds, told by a log entry without commands
     restart                                              the engine goes on from its tables
 
@@ -36,14 +47,24 @@ from statemachine.commands import (
     Batch,
     CancelAll,
     CancelOrder,
+    CorrectTrade,
     Deposit,
+    FollowCalendar,
     NewOrder,
     OpenAccount,
     PlaceOrder,
     PutApiKey,
+    PutCalendar,
     PutCurrency,
+    PutFirm,
+    PutGroup,
+    PutMember,
     PutProduct,
+    PutProductLimits,
+    PutRiskLimits,
     ReplaceOrder,
+    SetCalendar,
+    SetSwitches,
     Transfer,
     Withdraw,
     decode_batch,
@@ -54,6 +75,7 @@ from statemachine.events import (
     Amended,
     AnyEvent,
     AnyOutcome,
+    AuctionIndicated,
     Cancelled,
     Done,
     OrderActivated,
@@ -67,22 +89,38 @@ from statemachine.events import (
     Rejected,
     Replaced,
     StatusChanged,
+    Switched,
+    TradeCorrected,
+    TradingSwitched,
     Transferred,
 )
 from statemachine.limits import OPERATOR
 from statemachine.types import (
     ChangeReason,
+    CollarAction,
+    CorrectionKind,
     DoneReason,
     OrderStatus,
     OrderType,
+    Phase,
     ProductStatus,
+    Scope,
     SelfTradePrevention,
     Side,
+    StatusCause,
     StopType,
+    Switch,
     TimeInForce,
 )
 
 SECOND = 10**9
+_SWITCHES = {
+    "on": 0,
+    "buy-off": Switch.BUY_OFF,
+    "sell-off": Switch.SELL_OFF,
+    "cancel-only": Switch.BUY_OFF + Switch.SELL_OFF,
+    "kill": int(Switch.KILL),
+}
 _FLAGS = {"ioc": TimeInForce.IOC, "fok": TimeInForce.FOK}
 
 
@@ -164,6 +202,92 @@ class Script:
     def do_transfer(self, words: list[str]) -> list[str]:
         account, amount, currency, receiver, *rest = words
         return self.send(Transfer(account, self.given_id(rest), receiver, currency, self.units(amount, currency)))
+
+    def do_firm(self, words: list[str]) -> list[str]:
+        return self.send(PutFirm(OPERATOR, self.new_id(), words[0]))
+
+    def do_member(self, words: list[str]) -> list[str]:
+        return self.send(PutMember(OPERATOR, self.new_id(), words[0], words[1] if len(words) > 1 else ""))
+
+    def do_switches(self, words: list[str]) -> list[str]:
+        scope, rest = self.scope(words)
+        note = next((word.removeprefix("note=") for word in rest if word.startswith("note=")), "")
+        switches = _SWITCHES[rest[1]] if rest[1] in _SWITCHES else int(rest[1])
+        return self.send(SetSwitches(OPERATOR, self.new_id(), scope, rest[0], switches, note))
+
+    @staticmethod
+    def scope(words: list[str]) -> tuple[Scope, list[str]]:
+        """The scope, and the words from its name on."""
+        scope = Scope[words[0].upper()]
+        return scope, ["", *words[1:]] if scope is Scope.VENUE else words[1:]
+
+    def do_limits(self, words: list[str]) -> list[str]:
+        name, given = words[0], dict(word.split("=") for word in words[1:])
+        base, quote = self.pairs.get(name, ("BTC", "USD"))
+        ppm = [int(given.get(field, 0)) for field in ("dynamic", "static")]
+        times = [int(given.get(field, 0)) * SECOND for field in ("halt", "call", "random")]
+        size, notional = self.units(given.get("size", "0"), base), self.units(given.get("notional", "0"), quote)
+        price = self.units(given.get("price", "0"), quote)
+        action, last = CollarAction[given.get("action", "reject").upper()], (size, notional, int(given.get("distance", 0)), price)
+        return self.send(
+            PutProductLimits(OPERATOR, self.new_id(), name, *ppm, action, *times, int(given.get("extensions", 0)), *last)
+        )
+
+    def do_risk(self, words: list[str]) -> list[str]:
+        scope, (name, *rest) = self.scope(words)
+        currency = next((word for word in rest if "=" not in word), "")
+        given = dict(word.split("=") for word in rest if "=" in word)
+        counts = [int(given.get(field, 0)) for field in ("orders", "rate")]
+        money = [self.units(given.get(field, "0"), currency) for field in ("open", "volume", "position")]
+        return self.send(PutRiskLimits(OPERATOR, self.new_id(), scope, name, currency, *counts, *money))
+
+    def do_calendar(self, words: list[str]) -> list[str]:
+        name, given = words[0], dict(word.split("=") for word in words[1:])
+        day: list[tuple[int, Phase]] = []
+        for text in given.get("week", "").split(",") if given.get("week") else []:
+            hour, minute, phase = text.split(":")
+            day.append((int(hour) * 3600 + int(minute) * 60, Phase[phase.upper()]))
+        holidays = [(int(number), []) for number in given.get("holidays", "").split(",") if number]
+        times = [int(given.get(field, 0)) * SECOND for field in ("random", "late", "extend", "imbalance")]
+        numbers = (times[0], times[1], int(given.get("move", 0)), times[2], int(given.get("extensions", 0)), times[3])
+        offsets = [(0, int(given.get("offset", 0)))]
+        return self.send(PutCalendar(OPERATOR, self.new_id(), name, "UTC", offsets, [day] * 7, holidays, *numbers))
+
+    def do_follows(self, words: list[str]) -> list[str]:
+        scope, (name, *rest) = self.scope(words)
+        return self.send(SetCalendar(OPERATOR, self.new_id(), scope, name, rest[0] if rest else ""))
+
+    def do_group(self, words: list[str]) -> list[str]:
+        return self.send(PutGroup(OPERATOR, self.new_id(), words[0], words[1] if len(words) > 1 else ""))
+
+    def do_follow(self, words: list[str]) -> list[str]:
+        return self.send(FollowCalendar(OPERATOR, self.new_id(), words[0]))
+
+    def do_phase(self, words: list[str]) -> list[str]:
+        row = self.engine.phase(words[0])
+        if row is None:
+            return ["no calendar"]
+        ends = f"until {Decimal(row.ends_at) / SECOND:f}" if row.ends_at else ""
+        return [f"{row.phase.name.lower()} {ends}{', status by hand' if row.by_hand else ''}"]
+
+    def do_bust(self, words: list[str]) -> list[str]:
+        name, trade, *rest = words
+        given = dict(word.split("=") for word in rest)
+        base, quote = self.pairs.get(name, ("BTC", "USD"))
+        fees = [self.units(fee, quote) for fee in given.get("fees", "0,0").split(",")]
+        price, size, to = (
+            self.units(given["price"], quote),
+            self.units(given["size"], base),
+            self.units(given.get("to", "0"), quote),
+        )
+        who = (given["buyer"], given["seller"])
+        return self.send(CorrectTrade(OPERATOR, self.new_id(), name, int(trade), *who, price, size, fees[0], fees[1], to))
+
+    def do_clock(self, words: list[str]) -> list[str]:
+        hour, minute, *second = map(int, words[1].split(":"))
+        self.seconds = int(words[0]) * 86_400 + hour * 3600 + minute * 60 + (second[0] if second else 0)
+        applied = self.engine.apply(decode_batch(encode_batch(Batch(self.seconds * SECOND, []))))
+        return [self.event(event) for event in applied.events]
 
     def do_book(self, words: list[str]) -> list[str]:
         trace = []
@@ -352,7 +476,24 @@ class Script:
                     if event.open_size
                     else ""
                 )
-                return f"{head} {event.status.name.lower()}{opened}"
+                cause = f", by the {event.cause.name.lower()}" if event.cause is not StatusCause.OPERATOR else ""
+                until = f", at least until {Decimal(event.until) / SECOND:f}" if event.until else ""
+                return f"{head} {event.status.name.lower()}{opened}{cause}{until}"
+            case TradingSwitched():
+                names = [switch.name.lower() for switch in Switch if event.switches & switch]
+                note = f": {event.note}" if event.note else ""
+                return f"{head} switches of the {event.scope.name.lower()}: {', '.join(names) or 'all on'}{note}"
+            case AuctionIndicated():
+                what = f"{self.text(event.size, base)} @ {self.text(event.price, quote)}" if event.size else "nothing"
+                surplus = f", {self.text(abs(event.surplus), base)} more to {'buy' if event.surplus > 0 else 'sell'}"
+                told = f"{head} the auction would trade {what}{surplus if event.surplus else ''}"
+                return f"{told}{', extended' if event.extended else ''}, at least until {Decimal(event.until) / SECOND:f}"
+            case TradeCorrected():
+                fees = f"fees {self.text(event.buyer_fee, quote)} buyer, {self.text(event.seller_fee, quote)} seller"
+                what = f"{self.text(event.size, base)} @ {self.text(event.old_price, quote)}"
+                to = f" -> {self.text(event.new_price, quote)}" if event.kind is CorrectionKind.PRICE else ""
+                who = f"{event.buyer_account_id} from {event.seller_account_id}"
+                return f"{head} {event.kind.name.lower()} of trade {event.trade_id}: {what}{to}, {who}, {fees}"
         raise AssertionError(f"scripts have no report streams: {event}")
 
     def outcome(self, outcome: AnyOutcome) -> str:
@@ -363,6 +504,10 @@ class Script:
                 return f"{again}rejected {outcome.reason.name}{field}: {outcome.detail}"
             case Done():
                 return f"{again}{'ok' if outcome.changed else 'ok, nothing changed'}"
+            case Switched():
+                done = "ok" if outcome.changed else "ok, nothing changed"
+                done += f", {outcome.cancelled} cancelled" if outcome.cancelled else ""
+                return f"{again}{done}{', more to come' if outcome.pending else ''}"
             case Transferred():
                 available, hold = self.text(outcome.available, outcome.currency), self.text(outcome.hold, outcome.currency)
                 return f"{again}{available} {outcome.currency} available, {hold} on hold"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from random import Random
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import msgspec
 import pytest
@@ -46,7 +46,14 @@ def value(random: Random, field: msgspec.structs.FieldInfo, number: int) -> obje
         return random.choice([f"c{number}", f"c{number}", f"c{random.randrange(50)}", random.choice(TEXTS)])
     if field.name in NAMES and random.random() < 0.9:
         return random.choice(NAMES[field.name])
-    kind = field.type
+    return _of_type(random, field.type)
+
+
+def _of_type(random: Random, kind: Any) -> object:
+    if get_origin(kind) is list:
+        return [_of_type(random, get_args(kind)[0]) for _ in range(random.choice([0, 1, 2, 7, 7]))]
+    if get_origin(kind) is tuple:
+        return tuple(_of_type(random, inner) for inner in get_args(kind))
     if kind is str:
         return random.choice(TEXTS)
     if kind is bool:

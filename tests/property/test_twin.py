@@ -22,6 +22,7 @@ from tests.property.worlds import (
     auction_command,
     busy_command,
     commands,
+    control_command,
     foundations,
     rates,
 )
@@ -97,7 +98,8 @@ def assert_same_world(engine: Engine, twin: Twin) -> None:
             held = twin.held(account, currency)
             assert rows[currency].hold == held
             assert rows[currency].available == totals[account, currency] - held
-    assert engine.next_expiry == min((order.expires for order in twin.known() if order.expires), default=0)
+    times = [order.expires for order in twin.known() if order.expires] + [until for _, _, until, _ in twin.interrupted.values()]
+    assert engine.next_expiry == min(times, default=0)
     for row in engine.currencies():
         assert row.fees == totals.get(("fees", row.currency), 0)
         assert row.deposited - row.withdrawn == sum(t for (_, currency), t in totals.items() if currency == row.currency)
@@ -156,6 +158,17 @@ def test_the_engine_does_what_the_twin_does_from_auction_to_auction(seed: int) -
     compare(
         fees, random.choice([600, 50_000]), [(auction_command(random, number), random.random() < 0.1) for number in range(120)]
     )
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_engine_does_what_the_twin_does_under_controls(seed: int) -> None:
+    random = Random(seed)
+    fees = random.choice([(0, 0), (1_000, 3_000)])
+    flow: list[tuple[AnyCommand | int, bool]] = [
+        (control_command(random, number) if random.random() < 0.97 else random.randrange(10), random.random() < 0.05)
+        for number in range(200)
+    ]
+    compare(fees, random.choice([600, 5_000]), flow)
 
 
 def restore(engine: Engine) -> Engine:

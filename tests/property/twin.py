@@ -32,14 +32,16 @@ from statemachine.types import (
     ProductStatus,
     Reason,
     Side,
+    StatusCause,
     StopType,
     TimeInForce,
 )
-from tests.property.twin_trading import TRADING, TwinOrder, TwinTrading
+from tests.property.twin_controls import TwinControls
+from tests.property.twin_trading import TRADING, TwinOrder
 
 
 @dataclass
-class Twin(TwinTrading):
+class Twin(TwinControls):
     """The whole exchange again."""
 
     # -- what it answers ---------------------------------------------------------------------------------------------------------
@@ -51,6 +53,7 @@ class Twin(TwinTrading):
         going = [order for order in self.known() if 0 < order.expires <= now]
         for order in sorted(going, key=lambda order: (order.expires, order.order_id)):
             self.leave(order, DoneReason.EXPIRED)
+        self.go_off()
 
     def apply(self, command: AnyCommand) -> object:
         """A `Reason`, or "ok", or the order placed, or the list of orders cancelled; and in a pair with "again" when it came before."""
@@ -96,6 +99,9 @@ class Twin(TwinTrading):
             return self.amend(command)
         if isinstance(command, ReplaceOrder):
             return self.replace(command)
+        controlled = self.control(command)
+        if controlled is not None:
+            return controlled
         assert isinstance(command, PlaceOrder)
         return self.place(command)
 
@@ -108,7 +114,8 @@ class Twin(TwinTrading):
         if before is None or before.status is not command.status:
             opened = self.open_auction(name) if command.status in TRADING else (0, 0)
             self.sequences[name] += 1
-            self.facts.append(("StatusChanged", name, self.sequences[name], command.status, *opened))
+            self.interrupted.pop(name, None)
+            self.facts.append(("StatusChanged", name, self.sequences[name], command.status, *opened, StatusCause.OPERATOR, 0))
             self.trigger(name)
         return "ok"
 
@@ -204,7 +211,8 @@ class Twin(TwinTrading):
 
     def requeue(self, order: TwinOrder, new: PlaceOrder, left: int, product: PutProduct) -> object:
         """It arrives again as `new`."""
-        reject = self.number_fault(new, product) or self.stop_fault(new, product) or self.status_fault(new, product)
+        reject = self.number_fault(new, product) or self.stop_fault(new, product)
+        reject = reject or self.controls_reject(new, order) or self.status_fault(new, product)
         if reject is None and new.stop is StopType.NONE:
             if new.post_only and self.makers(TwinOrder(0, new, product, left)):
                 reject = Reason.POST_ONLY_WOULD_TAKE
@@ -264,6 +272,9 @@ class Twin(TwinTrading):
         product = self.products.get(c.product_id)
         if product is None:
             return Reason.UNKNOWN_PRODUCT
+        controlled = self.controls_reject(c)
+        if controlled is not None:
+            return controlled
         reject = (
             self.status_fault(c, product) or self.shape_fault(c) or self.number_fault(c, product) or self.stop_fault(c, product)
         )
@@ -343,13 +354,6 @@ class Twin(TwinTrading):
                 return Reason.INVALID_STOP
         return None
 
-    def meets_own(self, c: PlaceOrder) -> bool:
-        """Would it trade with an order of its own account in the auction?"""
-        others = [order for order in self.taking_part(c.product_id) if order.owner == c.account_id]
-        if c.side is Side.BUY:
-            return any(not order.buys and order.command.price <= c.price for order in others)
-        return any(order.buys and order.command.price >= c.price for order in others)
-
     def needs(self, c: PlaceOrder, product: PutProduct) -> int:
         if c.order_type is OrderType.LIMIT:
             return self.hold(TwinOrder(0, c, product, c.size))
@@ -372,6 +376,7 @@ class Twin(TwinTrading):
             if order.buys and not c.funds:
                 order.money = self.free(c.account_id, product.quote)
         self.orders.append(order)
+        self.accepted.append((c.account_id, self.now // 10**9))
         if c.stop is StopType.NONE:
             self.enter(order)
             self.trigger(product.product_id)

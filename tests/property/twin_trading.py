@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil
+from typing import Any
 
 from statemachine.commands import (
     AnyCommand,
@@ -17,6 +18,7 @@ from statemachine.types import (
     OrderStatus,
     OrderType,
     ProductStatus,
+    Reason,
     SelfTradePrevention,
     Side,
     StopType,
@@ -83,7 +85,17 @@ class TwinTrading:
     """The price of the product's last trade."""
     prices: list[int] = field(default_factory=list)
     """Of the trades for which no stop order was triggered yet, all of one product."""
+    limits: dict[str, Any] = field(default_factory=dict)
+    """Of products that have limits; see `twin_controls`."""
+    static: dict[str, int] = field(default_factory=dict)
+    """The price of the last auction of such a product."""
     now: int = 0
+    queues: dict[str, list[TwinOrder]] = field(default_factory=dict)
+    """Triggered stop orders of each product, in the order in which they enter."""
+    collar: tuple[Fraction, Fraction] | None = None
+    """Between which prices the order under way may trade; None: at any."""
+    opening: bool = False
+    """Does an auction open?"""
     orders: list[TwinOrder] = field(default_factory=list)
     facts: list[Fact] = field(default_factory=list)
     sequences: dict[str, int] = field(default_factory=dict)
@@ -161,13 +173,23 @@ class TwinTrading:
         return sorted(found, key=lambda o: o.command.price if taker.buys else -o.command.price)
 
     def trigger(self, product_id: str) -> None:
-        """Stop orders enter one after the other until none is triggered."""
-        queue = self.triggered(product_id)
-        while queue:
+        """Stop orders enter one after the other until none is triggered, or the product trades no more."""
+        queue = self.queues.setdefault(product_id, [])
+        queue.extend(self.triggered(product_id))
+        while queue and self.products[product_id].status in TRADING:
             order = queue.pop(0)
+            if not order.open:
+                continue
+            if self.switched_off(order.owner, product_id, order.command.side):
+                self.leave(order, DoneReason.KILLED)
+                continue
             self.waiting.remove(order)
             self.enter(order)
             queue.extend(self.triggered(product_id))
+
+    def switched_off(self, account: str, product: str, side: Side) -> Reason | None:
+        """Do the operator's switches keep such an order out? See `twin_controls`."""
+        return None
 
     def triggered(self, product_id: str) -> list[TwinOrder]:
         prices, self.prices = self.prices, []
@@ -195,7 +217,13 @@ class TwinTrading:
         """It meets the book, and rests or leaves."""
         c = order.command
         killed = c.time_in_force is TimeInForce.FOK and not self.fillable(order)
+        if killed and self.stopped(self.makers(order)):
+            self.collared(order)
+            return
         ended = killed or self.trade_all(order)
+        if ended is DoneReason.COLLARED:
+            self.collared(order)
+            return
         lasts = c.order_type is OrderType.LIMIT and c.time_in_force in (TimeInForce.GTC, TimeInForce.GTT)
         if ended is None and lasts:
             self.resting.append(order)
@@ -204,10 +232,17 @@ class TwinTrading:
         else:
             self.leave(order, ended if isinstance(ended, DoneReason) else DoneReason.CANCELLED)
 
+    def stopped(self, makers: list[TwinOrder]) -> bool:
+        """Is the next trade outside the collar?"""
+        return bool(self.collar and makers) and not self.collar[0] <= makers[0].command.price <= self.collar[1]
+
+    def collared(self, order: TwinOrder) -> None:
+        raise NotImplementedError("there are no collars without controls")
+
     def fillable(self, taker: TwinOrder) -> bool:
         found = 0
         for maker in self.makers(taker):
-            if found >= taker.left:
+            if found >= taker.left or self.stopped([maker]):
                 break
             if maker.owner == taker.owner:
                 if taker.command.stp is SelfTradePrevention.CO:
@@ -223,6 +258,8 @@ class TwinTrading:
             if not makers:
                 return DoneReason.FILLED if taker.by_funds and taker.filled and taker.money == 0 else None
             maker = makers[0]
+            if self.stopped(makers):
+                return DoneReason.FILLED if taker.by_funds and taker.filled and taker.money == 0 else DoneReason.COLLARED
             can = self.can_take(taker, maker)
             if can == 0:
                 return self.when_sated(taker, maker)
@@ -382,9 +419,13 @@ class TwinTrading:
             if not bids or not asks:
                 break
             traded += self.meet(name, price, bids[0], asks[0])
+        self.opening = True
         for order in [order for order in self.collected if order.product.product_id == name]:
             self.collected.remove(order)
             self.go_on(order)
+        self.opening = False
+        if traded and name in self.limits:
+            self.static[name] = price
         return (price, traded) if traded else (0, 0)
 
     def meet(self, name: str, price: int, bid: TwinOrder, ask: TwinOrder) -> int:

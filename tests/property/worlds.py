@@ -16,13 +16,18 @@ from statemachine.commands import (
     OpenAccount,
     PlaceOrder,
     PutCurrency,
+    PutFirm,
+    PutMember,
     PutProduct,
+    PutProductLimits,
+    PutRiskLimits,
     ReplaceOrder,
+    SetSwitches,
     Transfer,
     Withdraw,
 )
 from statemachine.limits import OPERATOR
-from statemachine.types import OrderType, ProductStatus, SelfTradePrevention, Side, StopType, TimeInForce
+from statemachine.types import CollarAction, OrderType, ProductStatus, Scope, SelfTradePrevention, Side, StopType, TimeInForce
 
 ACCOUNTS = ["ann", "bob", "eve"]
 PRODUCTS = ["ETH-USD", "XBT-ETH"]
@@ -44,6 +49,7 @@ def foundations(rates: tuple[int, int], money: int) -> list[AnyCommand]:
         PutCurrency(OPERATOR, "f:xbt", "XBT", 0),
         *(product(name, *rates, ProductStatus.ONLINE, f"f:{name}") for name in PRODUCTS),
         *(OpenAccount(OPERATOR, f"f:{name}", name) for name in ACCOUNTS),
+        PutFirm(OPERATOR, "f:acme", "acme"),
     ]
     commands.extend(Deposit(name, f"f:{currency}", currency, money) for name in ACCOUNTS for currency in CURRENCIES)
     return commands
@@ -165,6 +171,36 @@ def replacements(draw: st.DrawFn) -> ReplaceOrder:
     new = NewOrder(**{name: getattr(order, name) for name in NewOrder.__struct_fields__})
     number = draw(st.one_of(st.just(0), st.integers(1, 40)))
     return ReplaceOrder(order.account_id, order.command_id, number, draw(client_oids), "", new)
+
+
+def control_command(random: Random, number: int) -> AnyCommand:
+    """One command of a market whose operator sets switches and limits all the time; or an order for them to stop."""
+    command_id, kind = f"c{number}", random.random()
+    scope = random.choice([Scope.VENUE, Scope.FIRM, Scope.ACCOUNT, Scope.ACCOUNT, Scope.PRODUCT, Scope.PRODUCT])
+    names = {Scope.VENUE: [""], Scope.FIRM: ["acme", "none"], Scope.ACCOUNT: ACCOUNTS, Scope.PRODUCT: PRODUCTS}
+    if kind < 0.05:
+        switches = random.choice([0, 0, 0, 1, 2, 3, 4, 4, 8])
+        return SetSwitches(OPERATOR, command_id, scope, random.choice(names[scope]), switches, random.choice(["", "why"]))
+    if kind < 0.09:  # all on again, so that something happens
+        on = [(scope, name) for scope, some in names.items() for name in some if name != "none"]
+        return SetSwitches(OPERATOR, command_id, *random.choice(on), 0)
+    if kind < 0.11:
+        return PutMember(OPERATOR, command_id, random.choice(ACCOUNTS), random.choice(["acme", "acme", ""]))
+    if kind < 0.16:
+        ppm = random.choice([0, 50_000, 100_000, 200_000]), random.choice([0, 150_000])
+        call, halt = random.choice([1, 3, 9]) * SECOND, random.choice([1, 5]) * SECOND
+        sizes = random.choice([(0, 0, 0), (0, 0, 0), (200, 0, 0), (0, 60, 0), (0, 0, 150_000)])
+        action = random.choice([CollarAction.REJECT, CollarAction.AUCTION, CollarAction.AUCTION, CollarAction.HALT])
+        static = random.choice([0, 0, 40])
+        name = random.choice(PRODUCTS)
+        return PutProductLimits(OPERATOR, command_id, name, *ppm, action, halt, call, 0, random.choice([0, 0, 2]), *sizes, static)
+    if kind < 0.2:
+        scope, account = random.choice([(Scope.FIRM, "acme"), (Scope.ACCOUNT, random.choice(ACCOUNTS))])
+        if random.random() < 0.4:
+            return PutRiskLimits(OPERATOR, command_id, scope, account, "", random.choice([0, 3, 8]), random.choice([0, 1]))
+        money = [random.choice([0, 0, 100, 400]) for _ in range(3)]
+        return PutRiskLimits(OPERATOR, command_id, scope, account, random.choice(CURRENCIES), 0, 0, *money)
+    return busy_command(random, number)
 
 
 commands: st.SearchStrategy[AnyCommand] = st.one_of(

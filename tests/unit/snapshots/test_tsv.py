@@ -56,6 +56,12 @@ def row(directory: Path, table: str) -> dict[str, str]:
     return dict(zip(header.split("\t"), first.split("\t"), strict=True))
 
 
+CONTROLS = [
+    *("Timer", "Firm", "FirmMember", "Switch", "ProductLimits", "Interruption", "Risk", "Calendar", "Follows", "Group", "Phase"),
+    "Correction",
+]
+
+
 def test_a_person_can_read_it(exported: Path) -> None:
     assert sorted(path.stem for path in tsv_files(exported)) == sorted(
         [
@@ -70,6 +76,7 @@ def test_a_person_can_read_it(exported: Path) -> None:
             "Outcome",
             "MassCancel",
             "Stream",
+            *CONTROLS,
         ]
     )
     order = row(exported, "Order")

@@ -129,18 +129,15 @@ def test_only_what_changed_is_written() -> None:
     engine.apply(Batch(50, [Deposit("ann", "one-more", "USD", 5)]))
     pieces = list(engine.freeze())
     written = {name: sum(len(piece.rows) for piece in pieces if piece.table == name) for name in TABLES}
-    assert written == {
+    assert {name: count for name, count in written.items() if count or name in ("order", "done_order")} == {
         "counter": 1,
         "currency": 3,
         "product": 2,
         "account": 1,
-        "api_key": 0,
         "balance": 3,
         "order": 0,
         "done_order": 0,
         "outcome": 1,
-        "mass_cancel": 0,
-        "stream": 0,
     }
     assert not [piece for piece in pieces if piece.deleted]
 

@@ -15,6 +15,7 @@ from node.native.framing import FrameSplitter
 from node.native.protocol import Events, response_decoder
 from statemachine.events import (
     AnyEvent,
+    AuctionIndicated,
     OrderActivated,
     OrderChanged,
     OrderDone,
@@ -24,8 +25,10 @@ from statemachine.events import (
     OrderReported,
     StatusChanged,
     StreamNoted,
+    TradeCorrected,
+    TradingSwitched,
 )
-from statemachine.types import DoneReason, OrderType, ProductStatus, Side, StopType
+from statemachine.types import CorrectionKind, DoneReason, OrderType, ProductStatus, Scope, Side, StopType
 
 
 def opened(sequence: int, product_id: str = "BTC-USD") -> OrderOpened:
@@ -328,6 +331,9 @@ class TestAudiences:
             OrderChanged("BTC-USD", 5, 0, 3, "alice", Side.BUY, 100, 5, 4, False),
             OrderActivated("BTC-USD", 6, 0, 4, "alice", "mine", Side.BUY, OrderType.LIMIT, StopType.ENTRY, 99, 100, 5, 0),
             StatusChanged("BTC-USD", 7, 0, ProductStatus.POST_ONLY, 0, 0),
+            TradingSwitched("BTC-USD", 8, 0, Scope.PRODUCT, 4, "why"),
+            AuctionIndicated("BTC-USD", 9, 0, 5, 5, 0, 0, False),
+            TradeCorrected("BTC-USD", 10, 0, CorrectionKind.BUST, 1, "alice", "bob", 5, 5, 0, 0, 0),
         ]
         streams = {OrderReported, StreamNoted}  # the public cannot subscribe to them
         assert {type(event) for event in events} == set(typing.get_args(AnyEvent)) - streams, "one of each"

@@ -1,0 +1,156 @@
+"""Trading calendars: which phase a calendar has at a time, and when the next one begins. Pure numbers; see `commands.PutCalendar`.
+
+The calendar brings its time zone along as a table of offsets. So no node looks at its own time zone database, which may be of another edition than
+that of its neighbour.
+
+- A local time that the clocks pass over, when they are put forward, is the moment at which they are.
+- Of a local time that comes twice, when they are put back, the first is meant. Nothing happens a second time.
+"""
+
+from __future__ import annotations
+
+import itertools
+from bisect import bisect_right
+from typing import NamedTuple
+
+from statemachine.commands import PutCalendar
+from statemachine.entry import is_name
+from statemachine.limits import (
+    CALENDAR_DAYS_MAX,
+    CALENDAR_OFFSETS_MAX,
+    CALENDAR_PHASES_MAX,
+    DURATION_MAX,
+    EXTENSIONS_MAX,
+    PPM,
+    REMARK_MAX,
+)
+from statemachine.reject import Reject
+from statemachine.tables import CalendarRow
+from statemachine.types import Phase, Reason
+
+SECOND = 10**9
+DAY_S = 86_400
+_LOOK_AHEAD_DAYS = 15
+"""How far the next change is looked for. Where there is none within, it is looked for again then."""
+_FIRST_WEEKDAY = 3
+"""1970-01-01 was a Thursday; Monday is 0."""
+_OFFSET_MAX_S = 18 * 3_600
+
+Moments = list[tuple[int, Phase]]
+
+
+class Now(NamedTuple):
+    """The phase of a moment, the second since the epoch at which it began, and that at which another one begins (or it is looked again)."""
+
+    phase: Phase
+    since: int
+    until: int
+
+
+def offset_at(calendar: CalendarRow, second: int) -> int:
+    """Seconds that the local clock is ahead of UTC. Before the table begins its first offset holds, behind its end its last."""
+    place = bisect_right(calendar.offsets, second, key=lambda entry: entry[0])
+    return calendar.offsets[max(place - 1, 0)][1]
+
+
+def day_at(calendar: CalendarRow, second: int) -> int:
+    """The local date, in days since the epoch."""
+    return (second + offset_at(calendar, second)) // DAY_S
+
+
+def moment_of(calendar: CalendarRow, day: int, second_of_day: int) -> int:
+    """The first second since the epoch at which the local clock shows this time of this date, or a later one. O(offsets)."""
+    local = day * DAY_S + second_of_day
+    offsets = calendar.offsets
+    first = max(bisect_right(offsets, local - 2 * DAY_S, key=lambda entry: entry[0]) - 1, 0)
+    for place in range(first, len(offsets)):
+        begins, offset = offsets[place]
+        found = local - offset if place == 0 else max(begins, local - offset)
+        if place + 1 == len(offsets) or found < offsets[place + 1][0]:
+            return found
+    raise AssertionError("the last offset holds for ever")
+
+
+def phases_of(calendar: CalendarRow, day: int) -> list[tuple[int, Phase]]:
+    """What a date has: second of the day, phase."""
+    place = bisect_right(calendar.days, day, key=lambda entry: entry[0]) - 1
+    if place >= 0 and calendar.days[place][0] == day:
+        phases = calendar.days[place][1]
+    else:
+        phases = calendar.week[(day + _FIRST_WEEKDAY) % 7]
+    return phases if phases and phases[0][0] == 0 else [(0, Phase.CLOSED), *phases]
+
+
+def _moments(calendar: CalendarRow, day: int) -> Moments:
+    return [(moment_of(calendar, day, second), phase) for second, phase in phases_of(calendar, day)]
+
+
+def now(calendar: CalendarRow, time: int) -> Now:
+    """What a time, in nanoseconds since the epoch, is. O(days looked ahead * phases)."""
+    second = time // SECOND
+    today = day_at(calendar, second)
+    past: Moments = []
+    for day in (today - 1, today):
+        past += [moment for moment in _moments(calendar, day) if moment[0] <= second]
+    since, phase = past[-1]
+    for begins, earlier in reversed(past[:-1]):
+        if earlier != phase:
+            break
+        since = begins
+    for day in range(today, today + _LOOK_AHEAD_DAYS):
+        for begins, following in _moments(calendar, day):
+            if begins > second and following != phase:
+                return Now(phase, since, begins)
+    return Now(phase, since, moment_of(calendar, today + _LOOK_AHEAD_DAYS, 0))
+
+
+def check(command: PutCalendar) -> Reject | None:
+    """May this calendar be put?"""
+    if not is_name(command.calendar_id):
+        return _fault("calendar_id", "expected a name")
+    if len(command.time_zone) > REMARK_MAX:
+        return _fault("time_zone", f"expected at most {REMARK_MAX} characters")
+    return check_hours(command) or _durations(command)
+
+
+def check_hours(command: PutCalendar | CalendarRow) -> Reject | None:
+    """Are these offsets, weekdays and dates what a calendar may have?"""
+    offsets = command.offsets
+    if not 1 <= len(offsets) <= CALENDAR_OFFSETS_MAX or not _rise([second for second, _ in offsets]):
+        return _fault("offsets", f"expected 1 to {CALENDAR_OFFSETS_MAX}, by rising times")
+    if any(abs(offset) > _OFFSET_MAX_S or abs(second) > 2**40 for second, offset in offsets):
+        return _fault("offsets", f"expected offsets of at most {_OFFSET_MAX_S} seconds")
+    if len(command.week) != 7:
+        return _fault("week", "expected seven days, Monday first")
+    if len(command.days) > CALENDAR_DAYS_MAX or not _rise([day for day, _ in command.days]):
+        return _fault("days", f"expected at most {CALENDAR_DAYS_MAX}, by rising dates")
+    if any(not 0 <= day <= 2**20 for day, _ in command.days):
+        return _fault("days", "expected dates in days since 1970-01-01")
+    for phases in (*command.week, *(phases for _, phases in command.days)):
+        times = [second for second, _ in phases]
+        if len(phases) > CALENDAR_PHASES_MAX or not _rise(times) or any(not 0 <= second < DAY_S for second in times):
+            return _fault("week", f"expected at most {CALENDAR_PHASES_MAX} phases a day, by rising seconds of the day")
+    return None
+
+
+def _durations(command: PutCalendar) -> Reject | None:
+    for field in ("random_ns", "late_ns", "extension_ns", "imbalance_ns"):
+        if not 0 <= getattr(command, field) <= DURATION_MAX:
+            return _fault(field, f"expected 0 to {DURATION_MAX} nanoseconds")
+    if 0 < command.imbalance_ns < SECOND:
+        return _fault("imbalance_ns", f"expected 0, or at least {SECOND} nanoseconds")
+    if not 0 <= command.extensions_max <= EXTENSIONS_MAX:
+        return _fault("extensions_max", f"expected 0 to {EXTENSIONS_MAX}")
+    if command.extensions_max and not command.extension_ns:
+        return _fault("extension_ns", "expected more than 0 where auctions may be extended")
+    if not 0 <= command.late_ppm <= PPM:
+        return _fault("late_ppm", f"expected 0 to {PPM} parts per million")
+    return None
+
+
+def _rise(numbers: list[int]) -> bool:
+    return all(number < following for number, following in itertools.pairwise(numbers))
+
+
+def _fault(field: str, text: str) -> Reject:
+    return Reject(Reason.INVALID_CALENDAR, field, text)

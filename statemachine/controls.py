@@ -1,0 +1,105 @@
+"""What the operator's controls keep beside their rows, to be found at once: built anew after a restore, and what is true of it."""
+
+from __future__ import annotations
+
+from statemachine import calendar
+from statemachine.errors import StateError
+from statemachine.limits import MEMBERS_PER_FIRM
+from statemachine.state import State
+from statemachine.types import ProductStatus, Scope, Switch, Timer
+
+_NAMED = (Scope.FIRM, Scope.ACCOUNT, Scope.PRODUCT)
+
+
+def arrange(state: State) -> None:
+    """Build it from the rows. O(rows)."""
+    for row in state.records["firm_member"]:
+        state.members.setdefault(row.firm_id, {})[row.account_id] = None
+    for row in state.records["switch"]:
+        if row.cancelling:
+            state.killing[row.scope, row.name] = None
+    for row in state.records["product_limits"]:
+        state.products[row.product_id].controls = row
+    for row in state.records["timer"]:
+        state.timers[row.at, int(row.kind), row.subject, row.tag] = None
+    for row in state.records["calendar"]:
+        reject = calendar.check_hours(row)
+        if reject is not None:
+            raise StateError(f"table calendar: {row.calendar_id}: {reject.field}: {reject.detail}")
+    state.guard()
+
+
+def check_contents(state: State) -> None:
+    """Assert that the rows fit together."""
+    records = state.records
+    for row in records["switch"]:
+        assert 0 < row.switches <= sum(Switch), f"switches of {row.name}: {row.switches}"
+        assert not row.cancelling or row.switches & Switch.KILL, f"{row.name} cancels, and its kill switch is off"
+        _check_name(state, row.scope, row.name)
+    for row in records["risk"]:
+        assert row.scope in (Scope.FIRM, Scope.ACCOUNT), f"risk limits of {row.name}: of what?"
+        _check_name(state, row.scope, row.name)
+    for row in records["interruption"]:
+        product = state.products[row.product_id]
+        status = ProductStatus.CANCEL_ONLY if row.halted else ProductStatus.AUCTION
+        assert product.status == status, f"product {row.product_id}: interrupted, and not in the status for it"
+        found = records["timer"].get(Timer.INTERRUPTION, row.product_id, "")
+        assert found is not None and found.at == row.ends_at, f"product {row.product_id}: an interruption without end"  # noqa: PT018
+    for row in records["phase"]:
+        assert records["timer"].get(Timer.PHASE, row.product_id, "") is not None, (
+            f"product {row.product_id}: its phase has no end"
+        )
+    for row in records["timer"]:
+        table = {Timer.PHASE: "phase", Timer.INTERRUPTION: "interruption"}.get(row.kind)
+        assert row.at > 0, f"timer {row.kind} of {row.subject}: no time"
+        assert table is None or records[table].get(row.subject) is not None, f"a timer of {row.subject} for nothing"
+    for row in records["correction"]:
+        product = state.products[row.product_id]
+        assert 1 <= row.trade_id <= product.last_trade_id, (
+            f"product {row.product_id}: trade {row.trade_id} was corrected, and never was"
+        )
+
+
+def _check_name(state: State, scope: Scope, name: str) -> None:
+    known = {
+        Scope.VENUE: name == "",
+        Scope.FIRM: state.records["firm"].get(name) is not None,
+        Scope.ACCOUNT: name in state.accounts,
+        Scope.PRODUCT: name in state.products,
+        Scope.GROUP: False,
+    }
+    assert known[scope], f"controls of the {scope.name.lower()} {name}, which does not exist"
+
+
+def check_arrangement(state: State) -> None:
+    """Assert that what is kept beside the rows is what they say, and that no killed order is left behind."""
+    records = state.records
+    members: dict[str, list[str]] = {}
+    for row in records["firm_member"]:
+        members.setdefault(row.firm_id, []).append(row.account_id)
+    kept = {firm: sorted(accounts) for firm, accounts in state.members.items() if accounts}
+    assert kept == {firm: sorted(accounts) for firm, accounts in members.items()}, "the accounts of the firms"
+    assert all(len(accounts) <= MEMBERS_PER_FIRM for accounts in kept.values()), "a firm is too large"
+    assert sorted(state.killing) == sorted((row.scope, row.name) for row in records["switch"] if row.cancelling), "who cancels"
+    times = sorted((row.at, int(row.kind), row.subject, row.tag) for row in records["timer"])
+    assert list(state.timers) == times, "the index of timers"
+    for name, product in state.products.items():
+        assert product.controls == records["product_limits"].get(name), f"product {name}: its limits"
+    guarded = any(len(records[table]) for table in ("switch", "product_limits", "risk"))
+    assert state.guarded is guarded, "guarded, or not"
+    for row in records["switch"]:
+        if row.switches & Switch.KILL and not row.cancelling:
+            left = list(_open_orders(state, row.scope, row.name))
+            assert not left, f"the kill switch of {row.name} is on, and orders are open"
+
+
+def _open_orders(state: State, scope: Scope, name: str) -> list[int]:
+    return [
+        order.order_id
+        for account in state.accounts.values()
+        for order in account.open_orders()
+        if scope == Scope.VENUE
+        or (scope == Scope.ACCOUNT and account.account_id == name)
+        or (scope == Scope.PRODUCT and order.product_id == name)
+        or (scope == Scope.FIRM and account.account_id in state.members.get(name, {}))
+    ]

@@ -1,0 +1,222 @@
+"""Products follow their trading calendars: the log's time moves them from phase to phase, as it lets orders expire.
+
+- A product follows its own calendar, else that of its group, else that of the venue, else none.
+- A phase is a status: closed and halted are cancel-only, pre-open and the calls of auctions are the status auction, continuous is online. A
+  call that ends opens its auction at one price, also where the product is closed afterwards.
+- A status that the operator sets stays, whatever the calendar says, until he lets the product follow it again (`commands.FollowCalendar`).
+- The end of a call is as much as `random_ns` later, by chance (`chance`). Where the indicative price moves late the call is extended.
+- Where the time jumps over phases only the one that holds then is entered. An auction that was being called opens on the way.
+
+Sources: Xetra, "Market model equities": phases, random end, volatility interruption in auctions; London Stock Exchange, "Guide to the
+trading system": price monitoring extension; Nasdaq's net order imbalance indicator for what is told during a call.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from statemachine import answer, auctions, calendar, statuses, timers, volatility
+from statemachine.chance import draw
+from statemachine.commands import FollowCalendar, PutCalendar, PutGroup, SetCalendar
+from statemachine.emit import auction_indicated
+from statemachine.entities import Product
+from statemachine.entry import is_name
+from statemachine.limits import CALENDARS_MAX, PPM, VENUE_ROWS_MAX
+from statemachine.reject import Reject
+from statemachine.state import State
+from statemachine.tables import CalendarRow, FollowsRow, GroupRow, PhaseRow, TimerRow
+from statemachine.types import Phase, ProductStatus, Reason, Scope, StatusCause, Timer
+
+_AUCTION: int = ProductStatus.AUCTION
+_CALLS = (Phase.AUCTION, Phase.CLOSING_AUCTION)
+_STATUS = {
+    Phase.CLOSED: ProductStatus.CANCEL_ONLY,
+    Phase.PRE_OPEN: ProductStatus.AUCTION,
+    Phase.AUCTION: ProductStatus.AUCTION,
+    Phase.CONTINUOUS: ProductStatus.ONLINE,
+    Phase.CLOSING_AUCTION: ProductStatus.AUCTION,
+    Phase.HALTED: ProductStatus.CANCEL_ONLY,
+}
+_SCOPES = (Scope.VENUE, Scope.GROUP, Scope.PRODUCT)
+
+
+def put_calendar(state: State, command: PutCalendar) -> Reject | None:
+    """Add or replace a calendar. Products that follow it look at it anew."""
+    reject = calendar.check(command)
+    if reject is not None:
+        return reject
+    rows = state.records["calendar"]
+    before = rows.get(command.calendar_id)
+    if before is None and len(rows) >= CALENDARS_MAX:
+        return Reject(Reason.TOO_MANY_RULES, "calendar_id", f"at most {CALENDARS_MAX} calendars")
+    row = CalendarRow(*(getattr(command, field) for field in CalendarRow.__struct_fields__))
+    if row != before:
+        rows.put(row)
+        _look_anew(state)
+    answer.done(state, row != before)
+    return None
+
+
+def set_calendar(state: State, command: SetCalendar) -> Reject | None:
+    """A product, a group or the venue follows another calendar."""
+    scope, name = command.scope, command.name
+    if scope not in _SCOPES:
+        return Reject(Reason.INVALID_SCOPE, "scope", "expected the venue, a group or a product")
+    if bool(name) is (scope == Scope.VENUE) or (name and not is_name(name)):
+        return Reject(Reason.INVALID_SCOPE, "name", "expected the name of a group or product, and none for the venue")
+    if scope == Scope.PRODUCT and name not in state.products:
+        return Reject(Reason.UNKNOWN_PRODUCT, "name", "no such product")
+    if command.calendar_id and state.records["calendar"].get(command.calendar_id) is None:
+        return Reject(Reason.UNKNOWN_CALENDAR, "calendar_id", "no such calendar")
+    rows, key = state.records["follows"], (scope, name)
+    before = rows.get(*key)
+    if before is None and command.calendar_id and len(rows) >= VENUE_ROWS_MAX:
+        return Reject(Reason.TOO_MANY_RULES, "name", f"at most {VENUE_ROWS_MAX} follow calendars")
+    changed = (before.calendar_id if before is not None else "") != command.calendar_id
+    if command.calendar_id:
+        rows.put(FollowsRow(scope, name, command.calendar_id))
+    elif before is not None:
+        rows.remove(*key)
+    if changed:
+        _look_anew(state)
+    answer.done(state, changed)
+    return None
+
+
+def put_group(state: State, command: PutGroup) -> Reject | None:
+    """Put a product into a group."""
+    product = state.products.get(command.product_id)
+    if product is None:
+        return Reject(Reason.UNKNOWN_PRODUCT, "product_id", "no such product")
+    if command.group_id and not is_name(command.group_id):
+        return Reject(Reason.INVALID_ID, "group_id", "expected a name")
+    rows = state.records["group"]
+    before = rows.get(command.product_id)
+    if command.group_id:
+        rows.put(GroupRow(command.product_id, command.group_id))
+    elif before is not None:
+        rows.remove(command.product_id)
+    follow(state, product)
+    answer.done(state, (before.group_id if before is not None else "") != command.group_id)
+    return None
+
+
+def follow_again(state: State, command: FollowCalendar) -> Reject | None:
+    """A product whose status was set by hand follows its calendar again, from the next log entry on."""
+    if command.product_id not in state.products:
+        return Reject(Reason.UNKNOWN_PRODUCT, "product_id", "no such product")
+    row = state.records["phase"].get(command.product_id)
+    if row is None:
+        return Reject(Reason.UNKNOWN_CALENDAR, "product_id", "the product follows no calendar")
+    if row.by_hand:
+        state.records["phase"].remove(row.product_id)
+        follow(state, state.products[row.product_id])
+    answer.done(state, row.by_hand)
+    return None
+
+
+def calendar_of(state: State, product: Product) -> CalendarRow | None:
+    """The calendar that a product follows."""
+    group = state.records["group"].get(product.product_id)
+    follows = state.records["follows"]
+    for key in (
+        (Scope.PRODUCT, product.product_id),
+        (Scope.GROUP, group.group_id if group is not None else ""),
+        (Scope.VENUE, ""),
+    ):
+        row = follows.get(*key)
+        if row is not None:
+            found: CalendarRow | None = state.records["calendar"].get(row.calendar_id)
+            return found
+    return None
+
+
+def _look_anew(state: State) -> None:
+    """Each product looks at its calendar anew. O(products)."""
+    for _, product in sorted(state.products.items()):
+        follow(state, product)
+
+
+def follow(state: State, product: Product) -> None:
+    """A product's calendar may be another: it looks at it with the next log entry, or follows none any more."""
+    rows, name = state.records["phase"], product.product_id
+    row = rows.get(name)
+    if calendar_of(state, product) is None:
+        if row is not None:
+            rows.remove(name)
+            timers.remove(state, Timer.PHASE, name, "")
+        return
+    now = max(state.time, 1)
+    _put(state, msgspec.structs.replace(row, ends_at=now) if row is not None else PhaseRow(name, ends_at=now))
+
+
+def by_hand(state: State, product: Product) -> None:
+    """The operator set the product's status: it stays, and an interruption is over."""
+    volatility.end(state, product)
+    row = state.records["phase"].get(product.product_id)
+    if row is not None and not row.by_hand:
+        state.records["phase"].put(msgspec.structs.replace(row, by_hand=True))
+
+
+def _put(state: State, row: PhaseRow) -> None:
+    state.records["phase"].put(row)
+    at = min(time for time in (row.ends_at, row.note_at, row.imbalance_at) if time)
+    timers.put(state, Timer.PHASE, row.product_id, "", at)
+
+
+def _due(state: State, timer: TimerRow) -> None:
+    """A time has come that a product's session waits for."""
+    product, row = state.products[timer.subject], state.records["phase"].get(timer.subject)
+    assert row is not None, "a timer without a phase"
+    found = calendar_of(state, product)
+    assert found is not None, "a phase without a calendar"
+    collects = product.status == _AUCTION
+    if row.imbalance_at and row.imbalance_at <= state.time:
+        if collects:
+            _indicate(state, product, auctions.look(state, product), False)
+        row = msgspec.structs.replace(row, imbalance_at=state.time + found.imbalance_ns if found.imbalance_ns else 0)
+    if row.note_at and row.note_at <= state.time:
+        row = msgspec.structs.replace(row, note_at=0, noted_price=auctions.look(state, product).price if collects else 0)
+    if row.ends_at <= state.time:
+        if product.opening:
+            row = msgspec.structs.replace(row, ends_at=state.time + 1)
+        else:
+            row = _extended(state, product, row, found) or _entered(state, product, row, found)
+    _put(state, row)
+
+
+def _indicate(state: State, product: Product, found: auctions.Indication, extended: bool) -> None:
+    auction_indicated(state, product, found.price, found.size, found.surplus, product.until, extended)
+
+
+def _extended(state: State, product: Product, row: PhaseRow, found: CalendarRow) -> PhaseRow | None:
+    """The call goes on, because the price moved late; None where it does not."""
+    if row.by_hand or not row.noted_price or row.extensions >= found.extensions_max or product.status != _AUCTION:
+        return None
+    indication = auctions.look(state, product)
+    if not indication.size or abs(indication.price - row.noted_price) * PPM <= found.late_ppm * row.noted_price:
+        return None
+    product.until = state.time + found.extension_ns
+    _indicate(state, product, indication, True)
+    ends_at = product.until + draw(state, f"extension {product.product_id} {product.sequence}", found.random_ns)
+    note_at = max(state.time + 1, ends_at - found.late_ns)
+    return msgspec.structs.replace(row, ends_at=ends_at, note_at=note_at, noted_price=0, extensions=row.extensions + 1)
+
+
+def _entered(state: State, product: Product, row: PhaseRow, found: CalendarRow) -> PhaseRow:
+    """The product goes on with the phase that its calendar has now."""
+    now = calendar.now(found, state.time)
+    until = ends_at = now.until * calendar.SECOND
+    note_at = imbalance_at = 0
+    if now.phase in _CALLS:
+        ends_at += draw(state, f"auction {product.product_id} {product.sequence}", found.random_ns)
+        note_at = max(state.time + 1, ends_at - found.late_ns) if found.late_ns and found.extensions_max else 0
+        imbalance_at = state.time + found.imbalance_ns if found.imbalance_ns else 0
+    if not row.by_hand and (row.phase != now.phase or not row.entered):
+        volatility.end(state, product)
+        crosses = row.entered and row.phase in _CALLS
+        statuses.change(state, product, _STATUS[now.phase], StatusCause.CALENDAR, until, cross=crosses)
+    return PhaseRow(row.product_id, now.phase, ends_at, note_at, 0, 0, imbalance_at, row.by_hand, True)
+
+
+timers.HANDLERS[Timer.PHASE] = _due

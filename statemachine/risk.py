@@ -1,0 +1,211 @@
+"""Risk limits of accounts and firms, checked before an order enters: what `commands.PutRiskLimits` sets.
+
+| limit | what is compared with it, the new order included |
+|---|---|
+| `orders_max` | open orders, those included that wait |
+| `rate_max` | orders accepted in the current second of the log's time |
+| `open_max` | what open orders hold of the currency: quote currency and fees of buys, base currency of sells |
+| `volume_max` | notionals traded in the quote currency since the day began |
+| `position_max` | what is owned of the base currency, on hold or not, and what open orders would buy |
+
+A firm's limit is compared with the sum over its accounts. What an order holds is not known before it is admitted; `open_max` takes the
+notional of a buy at its price (a market order's funds), without fees, and the size of a sell. A market order without a price counts with
+the last trade's. Cancels, and orders that were accepted before, are never refused.
+
+The day begins at midnight in the time zone of the venue's calendar; without one, in UTC. Counters are compared with the day they are of, so
+nothing has to run at midnight. Limits are checked against what is there, also when they are set after it came.
+
+Source: Commission Delegated Regulation (EU) 2017/584 (RTS 7), article 18(1)(a), orders a second by member, and article 20, pre-trade
+controls.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from statemachine import answer, calendar
+from statemachine.commands import PutRiskLimits
+from statemachine.entities import Account, Order, Placing, Product
+from statemachine.limits import AMOUNT_MAX, LOOKS_PER_UNIT, RISK_LOOKS_MAX, VENUE_ROWS_MAX
+from statemachine.reject import Reject
+from statemachine.state import State
+from statemachine.switches import firm_of
+from statemachine.tables import RiskRow
+from statemachine.types import OrderStatus, Reason, Scope, Side
+
+_BUY: int = Side.BUY
+_DONE: int = OrderStatus.DONE
+_SECOND = 10**9
+_MONEY = ("open_max", "volume_max", "position_max")
+_COUNTS = ("orders_max", "rate_max")
+
+Key = tuple[Scope, str, str]
+
+
+def put(state: State, command: PutRiskLimits) -> Reject | None:
+    """Set the limits of an account or a firm."""
+    rows, key = state.records["risk"], (command.scope, command.name, command.currency)
+    reject = _admit(state, command)
+    if reject is not None:
+        return reject
+    before = rows.get(*key)
+    limits = {field: getattr(command, field) for field in (*_COUNTS, *_MONEY)}
+    if before is None and any(limits.values()) and len(rows) >= VENUE_ROWS_MAX:
+        return Reject(Reason.TOO_MANY_RULES, "name", f"at most {VENUE_ROWS_MAX} sets of risk limits")
+    changed = limits != ({field: getattr(before, field) for field in limits} if before is not None else dict.fromkeys(limits, 0))
+    if any(limits.values()):
+        base = before if before is not None else RiskRow(*key)
+        rows.put(msgspec.structs.replace(base, **limits))
+    elif before is not None:
+        rows.remove(*key)
+    state.guard()
+    answer.done(state, changed)
+    return None
+
+
+def _admit(state: State, command: PutRiskLimits) -> Reject | None:
+    if command.scope not in (Scope.ACCOUNT, Scope.FIRM):
+        return Reject(Reason.INVALID_SCOPE, "scope", "expected an account or a firm")
+    if command.scope == Scope.ACCOUNT and command.name not in state.accounts:
+        return Reject(Reason.UNKNOWN_ACCOUNT, "name", "no such account")
+    if command.scope == Scope.FIRM and state.records["firm"].get(command.name) is None:
+        return Reject(Reason.UNKNOWN_FIRM, "name", "no such firm")
+    if command.currency and command.currency not in state.currencies:
+        return Reject(Reason.UNKNOWN_CURRENCY, "currency", "no such currency")
+    for field in (*_COUNTS, *_MONEY):
+        value = getattr(command, field)
+        if not 0 <= value <= AMOUNT_MAX:
+            return Reject(Reason.INVALID_LIMITS, field, f"expected 0 to {AMOUNT_MAX}")
+        if value and (field in _MONEY) is not bool(command.currency):
+            text = "a limit of money needs its currency" if field in _MONEY else "orders are counted without a currency"
+            return Reject(Reason.INVALID_LIMITS, field, text)
+    return None
+
+
+def today(state: State) -> int:
+    """The venue's date, in days since the epoch: that of its calendar's time zone, else UTC's. O(log offsets)."""
+    found = state.calendar_of_venue()
+    return calendar.day_at(found, state.time // _SECOND) if found is not None else state.time // (calendar.DAY_S * _SECOND)
+
+
+def rejects(state: State, product: Product, account: Account, command: Placing, amended: Order | None) -> Reject | None:
+    """Do the limits of the account and of its firm let an order enter? Its fields are not checked yet. `amended` is the open order that
+    becomes it."""
+    rows = state.records["risk"]
+    if not len(rows):
+        return None
+    firm = firm_of(state, account.account_id)
+    for scope, name in ((Scope.ACCOUNT, account.account_id), (Scope.FIRM, firm)):
+        if not name:
+            continue
+        counts = rows.get(scope, name, "")
+        if counts is not None:
+            reject = _counts(state, counts, amended)
+            if reject is not None:
+                return reject
+        paying = product.quote if command.side == _BUY else product.base
+        for currency in (product.quote, product.base):
+            row = rows.get(scope, name, currency)
+            if row is not None:
+                reject = _money(state, row, product, command, currency == paying, amended)
+                if reject is not None:
+                    return reject
+    return None
+
+
+def _accounts(state: State, row: RiskRow) -> list[Account]:
+    names = state.members.get(row.name, ()) if row.scope == Scope.FIRM else (row.name,)
+    return [state.accounts[name] for name in names]
+
+
+def _counts(state: State, row: RiskRow, amended: Order | None) -> Reject | None:
+    if row.orders_max and amended is None:
+        opened = sum(account.open_count for account in _accounts(state, row))
+        if opened >= row.orders_max:
+            return _reject(row, "orders_max", f"{opened} orders are open")
+    if row.rate_max and row.rate_second == state.time // _SECOND and row.rate_count >= row.rate_max:
+        return _reject(row, "rate_max", f"{row.rate_count} orders came in this second")
+    return None
+
+
+def _money(state: State, row: RiskRow, product: Product, command: Placing, pays: bool, amended: Order | None) -> Reject | None:
+    price = command.price or command.stop_price or product.last_price
+    size = command.size - (amended.filled_size if amended is not None and command.size else 0)
+    notional = command.funds or size * price // product.unit
+    size = size or (command.funds * product.unit // price if price else 0)
+    if pays and row.open_max:
+        held = sum(_held(account, row.currency) for account in _accounts(state, row)) - (
+            amended.hold if amended is not None else 0
+        )
+        if held + (notional if command.side == _BUY else size) > row.open_max:
+            return _reject(row, "open_max", f"open orders hold {held} {row.currency}")
+    if row.volume_max and row.currency == product.quote:
+        traded = row.volume if row.day == today(state) else 0
+        if traded + notional > row.volume_max:
+            return _reject(row, "volume_max", f"{traded} {row.currency} were traded since the day began")
+    if row.position_max and row.currency == product.base and command.side == _BUY:
+        position = _position(state, row, amended)
+        if position is None:
+            return _reject(row, "position_max", f"more than {RISK_LOOKS_MAX} open orders are too many to sum up")
+        if position + size > row.position_max:
+            return _reject(row, "position_max", f"{position} {row.currency} are owned or being bought")
+    return None
+
+
+def _reject(row: RiskRow, field: str, found: str) -> Reject:
+    whose = f"{row.scope.name.lower()} {row.name}"
+    return Reject(Reason.RISK_LIMIT, field, f"the limit of the {whose} is {getattr(row, field)}; {found}")
+
+
+def _held(account: Account, currency: str) -> int:
+    balance = account.balances.get(currency)
+    return balance.hold if balance is not None else 0
+
+
+def _position(state: State, row: RiskRow, amended: Order | None) -> int | None:
+    """What is owned of the row's currency and what open orders would buy of it; None where these are too many to look at. O(open
+    orders)."""
+    accounts = _accounts(state, row)
+    looks = sum(account.open_count for account in accounts)
+    if looks > RISK_LOOKS_MAX:
+        return None
+    state.work += looks // LOOKS_PER_UNIT
+    position = 0
+    for account in accounts:
+        balance = account.balances.get(row.currency)
+        if balance is not None:
+            position += balance.available + balance.hold
+        order = account.oldest
+        while order is not None:
+            if order.side == _BUY and order.product.base == row.currency and order is not amended and order.status != _DONE:
+                position += order.remaining
+            order = order.newer
+    return position
+
+
+def accepted(state: State, account: Account) -> None:
+    """An order of the account was accepted: it counts in this second."""
+    rows = state.records["risk"]
+    if not len(rows):
+        return
+    second = state.time // _SECOND
+    for scope, name in ((Scope.ACCOUNT, account.account_id), (Scope.FIRM, firm_of(state, account.account_id))):
+        row = rows.get(scope, name, "") if name else None
+        if row is not None and row.rate_max:
+            count = row.rate_count + 1 if row.rate_second == second else 1
+            rows.put(msgspec.structs.replace(row, rate_second=second, rate_count=count))
+
+
+def traded(state: State, product: Product, orders: tuple[Order, Order], value: int) -> None:
+    """Two orders traded: the notional counts for their accounts and firms."""
+    rows = state.records["risk"]
+    if not len(rows):
+        return
+    for order in orders:
+        account_id = order.account.account_id
+        for scope, name in ((Scope.ACCOUNT, account_id), (Scope.FIRM, firm_of(state, account_id))):
+            row = rows.get(scope, name, product.quote) if name else None
+            if row is not None and row.volume_max:
+                day = today(state)
+                volume = row.volume + value if row.day == day else value
+                rows.put(msgspec.structs.replace(row, day=day, volume=min(volume, AMOUNT_MAX)))

@@ -1,0 +1,55 @@
+"""Timers: what happens when the log's time comes to a moment, on every node with the same log entry.
+
+A timer has a kind, a subject and a tag, which together name it, and a time. It goes off with the first log entry of that time or later,
+before the entry's first command. At most `limits.TIMERS_PER_ENTRY` go off with one entry, the earliest first; the others with the next
+entries. Where nobody sends commands the leader proposes an entry when the next timer is due (`Engine.next_expiry`). What a timer does is
+its kind's handler's business; it may set the timer again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from statemachine.limits import TIMERS_PER_ENTRY
+from statemachine.state import State
+from statemachine.tables import TimerRow
+from statemachine.types import Timer
+
+Handler = Callable[[State, TimerRow], None]
+
+HANDLERS: dict[int, Handler] = {}
+"""By kind: what happens when such a timer goes off. The modules that set timers put theirs here when they are imported."""
+
+
+def put(state: State, kind: Timer, subject: str, tag: str, at: int) -> None:
+    """Set a timer, or set it to another time. O(log n)."""
+    remove(state, kind, subject, tag)
+    state.records["timer"].put(TimerRow(kind, subject, tag, at))
+    state.timers[at, int(kind), subject, tag] = None
+
+
+def remove(state: State, kind: Timer, subject: str, tag: str) -> None:
+    """Take a timer off, if it is set. O(log n)."""
+    row = state.records["timer"].remove(int(kind), subject, tag)
+    if row is not None:
+        del state.timers[row.at, int(kind), subject, tag]
+
+
+def next_due(state: State) -> int:
+    """When the next timer goes off; 0: none is set."""
+    first: int = state.timers.peekitem(0)[0][0] if state.timers else 0
+    return first
+
+
+def go_off(state: State) -> None:
+    """Let timers go off whose time has come."""
+    for _ in range(TIMERS_PER_ENTRY):
+        if not state.timers:
+            return
+        at, kind, subject, tag = state.timers.peekitem(0)[0]
+        if at > state.time or state.work >= state.work_max:
+            return
+        row = state.records["timer"].get(kind, subject, tag)
+        assert row is not None, "the index of timers has one that is not set"
+        remove(state, row.kind, subject, tag)
+        HANDLERS[kind](state, row)

@@ -1,0 +1,310 @@
+"""The operator's controls in the engine's slow twin (`twin`): switches, limits of products, risk limits. Sums over all orders and all
+trades ever made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import msgspec
+
+from statemachine.commands import PlaceOrder, PutFirm, PutMember, PutProductLimits, PutRiskLimits, SetSwitches
+from statemachine.types import (
+    CollarAction,
+    DoneReason,
+    OrderType,
+    ProductStatus,
+    Reason,
+    Scope,
+    Side,
+    StatusCause,
+    StopType,
+    Switch,
+    TimeInForce,
+)
+from tests.property.twin_trading import TRADING, TwinOrder, TwinTrading
+
+SECOND = 10**9
+
+
+@dataclass
+class TwinControls(TwinTrading):
+    """What the operator forbids."""
+
+    firms: list[str] = field(default_factory=list)
+    firm: dict[str, str] = field(default_factory=dict)
+    switches: dict[tuple[Scope, str], int] = field(default_factory=dict)
+    interrupted: dict[str, tuple[ProductStatus, bool, int, int]] = field(default_factory=dict)
+    """Status to go on with, halted (or else an auction is called), until when, how often extended."""
+    risk: dict[tuple[Scope, str, str], PutRiskLimits] = field(default_factory=dict)
+    accepted: list[tuple[str, int]] = field(default_factory=list)
+    """Account and second of each order that was accepted while a rate was limited."""
+    volumes: list[tuple[tuple[Scope, str, str], int, int]] = field(default_factory=list)
+    """Whose limit, on which day, how much was traded while it was set."""
+
+    # -- commands ----------------------------------------------------------------------------------------------------------------
+
+    def control(self, command: object) -> object:
+        """A `Reason`, or "ok"; None for another command."""
+        match command:
+            case PutFirm():
+                self.firms.append(command.firm_id)
+                return "ok"
+            case PutMember():
+                return self.put_member(command)
+            case SetSwitches():
+                return self.set_switches(command)
+            case PutProductLimits():
+                return self.put_limits(command)
+            case PutRiskLimits():
+                return self.put_risk(command)
+        return None
+
+    def put_member(self, command: PutMember) -> object:
+        if command.firm_id and command.firm_id not in self.firms:
+            return Reason.UNKNOWN_FIRM
+        if self.firm.get(command.member_id, "") != command.firm_id:
+            self.firm[command.member_id] = command.firm_id
+            if command.firm_id and self.switches.get((Scope.FIRM, command.firm_id), 0) & Switch.KILL:
+                self.kill(Scope.FIRM, command.firm_id)
+        return "ok"
+
+    def set_switches(self, command: SetSwitches) -> object:
+        scope, name = command.scope, command.name
+        if not 0 <= command.switches <= 7:
+            return Reason.INVALID_SWITCHES
+        if scope is Scope.GROUP or (scope is Scope.VENUE and name):
+            return Reason.INVALID_SCOPE
+        known = {Scope.FIRM: self.firms, Scope.ACCOUNT: self.accounts, Scope.PRODUCT: self.products}
+        unknown = {Scope.FIRM: Reason.UNKNOWN_FIRM, Scope.ACCOUNT: Reason.UNKNOWN_ACCOUNT, Scope.PRODUCT: Reason.UNKNOWN_PRODUCT}
+        if scope in known and name not in known[scope]:
+            return unknown[scope]
+        if self.switches.get((scope, name), 0) == command.switches:
+            return "ok"
+        self.switches[scope, name] = command.switches
+        for product in sorted(self.products):
+            if scope is Scope.VENUE or (scope is Scope.PRODUCT and product == name):
+                self.sequences[product] += 1
+                told = (scope, command.switches, command.note)
+                self.facts.append(("TradingSwitched", product, self.sequences[product], *told))
+        if command.switches & Switch.KILL:
+            self.kill(scope, name)
+        return "ok"
+
+    def put_limits(self, command: PutProductLimits) -> object:
+        if command.product_id not in self.products:
+            return Reason.UNKNOWN_PRODUCT
+        sets = (command.dynamic_ppm, command.static_ppm, command.order_size_max, command.order_notional_max, command.distance_ppm)
+        if any(sets):
+            self.limits[command.product_id] = command
+            if command.static_price:
+                self.static[command.product_id] = command.static_price
+        else:
+            self.limits.pop(command.product_id, None)
+            self.static.pop(command.product_id, None)
+        return "ok"
+
+    def put_risk(self, command: PutRiskLimits) -> object:
+        key = (command.scope, command.name, command.currency)
+        if command.scope is Scope.FIRM and command.name not in self.firms:
+            return Reason.UNKNOWN_FIRM
+        if any((command.orders_max, command.rate_max, command.open_max, command.volume_max, command.position_max)):
+            self.risk[key] = command
+        else:
+            self.risk.pop(key, None)
+            self.volumes = [entry for entry in self.volumes if entry[0] != key]
+        return "ok"
+
+    # -- switches ----------------------------------------------------------------------------------------------------------------
+
+    def scopes(self, account: str, product: str) -> list[tuple[Scope, str]]:
+        return [(Scope.VENUE, ""), (Scope.PRODUCT, product), (Scope.FIRM, self.firm.get(account, "")), (Scope.ACCOUNT, account)]
+
+    def switched_off(self, account: str, product: str, side: Side) -> Reason | None:
+        found = [self.switches.get(key, 0) for key in self.scopes(account, product)]
+        if any(switches & Switch.KILL for switches in found):
+            return Reason.KILL_SWITCH
+        off = Switch.BUY_OFF if side is Side.BUY else Switch.SELL_OFF
+        return Reason.TRADING_OFF if any(switches & off for switches in found) else None
+
+    def kill(self, scope: Scope, name: str) -> None:
+        """All orders leave: an account's the oldest first, a product's by the places where they are."""
+        if scope in (Scope.ACCOUNT, Scope.FIRM):
+            members = [name] if scope is Scope.ACCOUNT else sorted(a for a, firm in self.firm.items() if firm == name)
+            going = [order for account in members for order in self.known() if order.owner == account]
+        else:
+            going = [order for product in [name] if name for order in self.by_place(product)]
+            if scope is Scope.VENUE:
+                going = [order for product in sorted(self.products) for order in self.by_place(product)]
+        for order in going:
+            self.leave(order, DoneReason.KILLED)
+
+    def by_place(self, product: str) -> list[TwinOrder]:
+        """Book and auction by price, buys first; then stop orders: losses from the highest price, entries from the lowest."""
+        found: list[TwinOrder] = []
+        for place in (self.resting, self.collected):
+            for side in Side:
+                orders = [o for o in place if o.product.product_id == product and o.command.side is side]
+                found += sorted(orders, key=lambda o: -o.command.price if o.buys else o.command.price)
+        stops = [order for order in self.waiting if order.product.product_id == product and not order.triggered]
+        for stop in (StopType.LOSS, StopType.ENTRY):
+            sign = -1 if stop is StopType.LOSS else 1
+            of_kind = [order for order in stops if order.command.stop is stop]
+            found += sorted(of_kind, key=lambda o, sign=sign: (sign * o.command.stop_price, o.order_id))  # type: ignore[misc]
+        return found + [order for order in self.queues.get(product, []) if order.open]
+
+    # -- limits ------------------------------------------------------------------------------------------------------------------
+
+    def controls_reject(self, c: PlaceOrder, amended: TwinOrder | None = None) -> Reason | None:
+        """Do the controls let an order enter? `amended` is the open one that becomes it."""
+        off = self.switched_off(c.account_id, c.product_id, c.side)
+        if off is not None:
+            return off
+        limit = c.order_type is OrderType.LIMIT
+        price = c.price if limit else c.stop_price
+        last = self.last.get(c.product_id, 0)
+        limits: PutProductLimits | None = self.limits.get(c.product_id)
+        if limits is not None:
+            if limits.order_size_max and c.size > limits.order_size_max:
+                return Reason.ORDER_LIMIT
+            if limits.order_notional_max and self.about(c, price or last) > limits.order_notional_max:
+                return Reason.ORDER_LIMIT
+            if limits.distance_ppm and price and last and abs(price - last) * 1_000_000 // last > limits.distance_ppm:
+                return Reason.ORDER_LIMIT
+            auction = self.products[c.product_id].status is ProductStatus.AUCTION
+            if limits.action is CollarAction.REJECT and limit and c.stop is StopType.NONE and not auction:
+                low, high = self.band(c.product_id)
+                if c.price > high if c.side is Side.BUY else 0 < c.price < low:
+                    return Reason.PRICE_COLLAR
+        return self.risk_rejects(c, amended)
+
+    def about(self, c: PlaceOrder, price: int) -> int:
+        base = self.products[c.product_id].base
+        return c.funds or c.size * price // 10 ** self.currencies[base]
+
+    def band(self, product: str, times: int = 1) -> tuple[Fraction, Fraction]:
+        """The prices between which it may trade, exactly."""
+        limits = self.limits[product]
+        low, high = Fraction(0), Fraction(2**63 - 1)
+        for price, ppm in ((self.last.get(product, 0), limits.dynamic_ppm), (self.static.get(product, 0), limits.static_ppm)):
+            if price and ppm:
+                low = max(low, price * (1 - Fraction(ppm * times, 1_000_000)))
+                high = min(high, price * (1 + Fraction(ppm * times, 1_000_000)))
+        return low, high
+
+    def risk_rejects(self, c: PlaceOrder, amended: TwinOrder | None) -> Reason | None:
+        product = self.products[c.product_id]
+        base_unit = 10 ** self.currencies[product.base]
+        price = c.price or c.stop_price or self.last.get(c.product_id, 0)
+        size = c.size - (amended.filled if amended and c.size else 0)
+        notional = c.funds or size * price // base_unit
+        size = size or (c.funds * base_unit // price if price else 0)
+        for scope, name in ((Scope.ACCOUNT, c.account_id), (Scope.FIRM, self.firm.get(c.account_id, ""))):
+            members = [name] if scope is Scope.ACCOUNT else [account for account, firm in self.firm.items() if firm == name]
+            opened = [order for order in self.known() if order.owner in members and order is not amended]
+            counts = self.risk.get((scope, name, "")) if name else None
+            if counts is not None:
+                now = [entry for entry in self.accepted if entry[0] in members and entry[1] == self.now // SECOND]
+                if counts.orders_max and not amended and len(opened) >= counts.orders_max:
+                    return Reason.RISK_LIMIT
+                if counts.rate_max and len(now) >= counts.rate_max:
+                    return Reason.RISK_LIMIT
+            for currency in (product.quote, product.base):
+                limit = self.risk.get((scope, name, currency)) if name else None
+                if limit is None:
+                    continue
+                pays = currency == (product.quote if c.side is Side.BUY else product.base)
+                held = sum(self.held(account, currency) for account in members) - (self.hold(amended) if amended else 0)
+                if pays and limit.open_max and held + (notional if c.side is Side.BUY else size) > limit.open_max:
+                    return Reason.RISK_LIMIT
+                key, day = (scope, name, currency), self.now // (86_400 * SECOND)
+                traded = sum(value for whose, when, value in self.volumes if whose == key and when == day)
+                if limit.volume_max and currency == product.quote and traded + notional > limit.volume_max:
+                    return Reason.RISK_LIMIT
+                if limit.position_max and currency == product.base and c.side is Side.BUY:
+                    owned = sum(self.totals().get((account, currency), 0) for account in members)
+                    buying = sum(order.left for order in opened if order.buys and order.product.base == currency)
+                    if owned + buying + size > limit.position_max:
+                        return Reason.RISK_LIMIT
+        return None
+
+    def fill(self, taker: TwinOrder, maker: TwinOrder, size: int, price: int, auction: bool = False) -> None:
+        super().fill(taker, maker, size, price, auction)
+        quote = taker.product.quote
+        worth = self.worth(taker.product, price, size)
+        for order in (maker, taker):
+            for key in ((Scope.ACCOUNT, order.owner, quote), (Scope.FIRM, self.firm.get(order.owner, ""), quote)):
+                if key in self.risk and self.risk[key].volume_max:
+                    self.volumes.append((key, self.now // (86_400 * SECOND), worth))
+
+    def meets_own(self, c: PlaceOrder) -> bool:
+        """Would it trade with an order of its own account in the auction?"""
+        others = [order for order in self.taking_part(c.product_id) if order.owner == c.account_id]
+        if c.side is Side.BUY:
+            return any(not order.buys and order.command.price <= c.price for order in others)
+        return any(order.buys and order.command.price >= c.price for order in others)
+
+    # -- collars -----------------------------------------------------------------------------------------------------------------
+
+    def go_on(self, order: TwinOrder) -> None:
+        """As without controls, up to the collar."""
+        name = order.product.product_id
+        if name not in self.limits or self.opening or self.products[name].status is ProductStatus.AUCTION:
+            super().go_on(order)
+            return
+        self.collar = self.band(name)
+        try:
+            super().go_on(order)
+        finally:
+            self.collar = None
+
+    def collared(self, order: TwinOrder) -> None:
+        """The order's next trade would be outside the collar."""
+        c = order.command
+        limits = self.limits[c.product_id]
+        interrupts = limits.action is not CollarAction.REJECT and c.time_in_force is not TimeInForce.FOK
+        lasts = c.order_type is OrderType.LIMIT and c.time_in_force in (TimeInForce.GTC, TimeInForce.GTT)
+        if interrupts and lasts and c.stop is StopType.NONE and not self.meets_own(c):
+            self.collected.append(order)
+        else:
+            self.leave(order, DoneReason.COLLARED)
+        if not interrupts:
+            return
+        product = self.products[c.product_id]
+        if limits.action is CollarAction.HALT:
+            self.interrupted[c.product_id] = (product.status, True, self.now + limits.halt_ns, 0)
+            self.restate(c.product_id, ProductStatus.CANCEL_ONLY, self.now + limits.halt_ns)
+        else:
+            self.interrupted[c.product_id] = (product.status, False, self.now + limits.call_ns, 0)
+            self.restate(c.product_id, ProductStatus.AUCTION, self.now + limits.call_ns)
+
+    def restate(self, name: str, status: ProductStatus, until: int, opened: tuple[int, int] = (0, 0)) -> None:
+        """The collar puts the product into another status."""
+        self.products[name] = msgspec.structs.replace(self.products[name], status=status)
+        self.sequences[name] += 1
+        self.facts.append(("StatusChanged", name, self.sequences[name], status, *opened, StatusCause.COLLAR, until))
+
+    def go_off(self) -> None:
+        """Halts and calls end whose time is over, the earliest first; there is no chance in this world."""
+        due = [(until, name) for name, (_, _, until, _) in self.interrupted.items() if until <= self.now]
+        for _, name in sorted(due):
+            resume, halted, _, extensions = self.interrupted[name]
+            limits = self.limits.get(name)
+            if limits is not None and halted and limits.call_ns:
+                self.interrupted[name] = (resume, False, self.now + limits.call_ns, 0)
+                self.restate(name, ProductStatus.AUCTION, self.now + limits.call_ns)
+                continue
+            price, size, surplus = self.auction(name)
+            if limits is not None and not halted and extensions < limits.extensions_max and size:
+                low, high = self.band(name, 2)
+                if not low <= price <= high:
+                    until = self.now + limits.call_ns
+                    self.interrupted[name] = (resume, False, until, extensions + 1)
+                    self.sequences[name] += 1
+                    told = (price, size, surplus, until, True)
+                    self.facts.append(("AuctionIndicated", name, self.sequences[name], *told))
+                    continue
+            del self.interrupted[name]
+            opened = self.open_auction(name) if resume in TRADING else (0, 0)
+            self.restate(name, resume, 0, opened)
+            self.trigger(name)
