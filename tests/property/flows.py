@@ -81,6 +81,8 @@ def _number(random: Random) -> int:
 
 
 def _value(random: Random, kind: Any) -> Any:
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return kind(**{field.name: _value(random, field.type) for field in msgspec.structs.fields(kind)})
     if get_origin(kind) is list:
         (inner,) = get_args(kind)
         return [_value(random, inner) for _ in range(random.choice((0, 1, 1, 2, 7, 7)))]

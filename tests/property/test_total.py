@@ -46,14 +46,16 @@ def value(random: Random, field: msgspec.structs.FieldInfo, number: int) -> obje
         return random.choice([f"c{number}", f"c{number}", f"c{random.randrange(50)}", random.choice(TEXTS)])
     if field.name in NAMES and random.random() < 0.9:
         return random.choice(NAMES[field.name])
-    return _of_type(random, field.type)
+    return _of_type(random, field.type, number)
 
 
-def _of_type(random: Random, kind: Any) -> object:
+def _of_type(random: Random, kind: Any, number: int) -> object:
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return kind(**{field.name: value(random, field, number) for field in msgspec.structs.fields(kind)})
     if get_origin(kind) is list:
-        return [_of_type(random, get_args(kind)[0]) for _ in range(random.choice([0, 1, 2, 7, 7]))]
+        return [_of_type(random, get_args(kind)[0], number) for _ in range(random.choice([0, 1, 2, 7, 7]))]
     if get_origin(kind) is tuple:
-        return tuple(_of_type(random, inner) for inner in get_args(kind))
+        return tuple(_of_type(random, inner, number) for inner in get_args(kind))
     if kind is str:
         return random.choice(TEXTS)
     if kind is bool:
