@@ -47,18 +47,18 @@ class Now(NamedTuple):
     until: int
 
 
-def offset_at(calendar: CalendarRow, second: int) -> int:
+def offset_at(calendar: CalendarRow | PutCalendar, second: int) -> int:
     """Seconds that the local clock is ahead of UTC. Before the table begins its first offset holds, behind its end its last."""
     place = bisect_right(calendar.offsets, second, key=lambda entry: entry[0])
     return calendar.offsets[max(place - 1, 0)][1]
 
 
-def day_at(calendar: CalendarRow, second: int) -> int:
+def day_at(calendar: CalendarRow | PutCalendar, second: int) -> int:
     """The local date, in days since the epoch."""
     return (second + offset_at(calendar, second)) // DAY_S
 
 
-def moment_of(calendar: CalendarRow, day: int, second_of_day: int) -> int:
+def moment_of(calendar: CalendarRow | PutCalendar, day: int, second_of_day: int) -> int:
     """The first second since the epoch at which the local clock shows this time of this date, or a later one. O(offsets)."""
     local = day * DAY_S + second_of_day
     offsets = calendar.offsets
@@ -71,7 +71,7 @@ def moment_of(calendar: CalendarRow, day: int, second_of_day: int) -> int:
     raise AssertionError("the last offset holds for ever")
 
 
-def phases_of(calendar: CalendarRow, day: int) -> list[tuple[int, Phase]]:
+def phases_of(calendar: CalendarRow | PutCalendar, day: int) -> list[tuple[int, Phase]]:
     """What a date has: second of the day, phase."""
     place = bisect_right(calendar.days, day, key=lambda entry: entry[0]) - 1
     if place >= 0 and calendar.days[place][0] == day:
@@ -81,11 +81,11 @@ def phases_of(calendar: CalendarRow, day: int) -> list[tuple[int, Phase]]:
     return phases if phases and phases[0][0] == 0 else [(0, Phase.CLOSED), *phases]
 
 
-def _moments(calendar: CalendarRow, day: int) -> Moments:
+def _moments(calendar: CalendarRow | PutCalendar, day: int) -> Moments:
     return [(moment_of(calendar, day, second), phase) for second, phase in phases_of(calendar, day)]
 
 
-def now(calendar: CalendarRow, time: int) -> Now:
+def now(calendar: CalendarRow | PutCalendar, time: int) -> Now:
     """What a time, in nanoseconds since the epoch, is. O(days looked ahead * phases)."""
     second = time // SECOND
     today = day_at(calendar, second)

@@ -224,14 +224,13 @@ class Script:
     def do_limits(self, words: list[str]) -> list[str]:
         name, given = words[0], dict(word.split("=") for word in words[1:])
         base, quote = self.pairs.get(name, ("BTC", "USD"))
-        ppm = [int(given.get(field, 0)) for field in ("dynamic", "static")]
-        times = [int(given.get(field, 0)) * SECOND for field in ("halt", "call", "random")]
+        dynamic, static = (int(given.get(field, 0)) for field in ("dynamic", "static"))
+        halt, call, chance = (int(given.get(field, 0)) * SECOND for field in ("halt", "call", "random"))
         size, notional = self.units(given.get("size", "0"), base), self.units(given.get("notional", "0"), quote)
-        price = self.units(given.get("price", "0"), quote)
-        action, last = CollarAction[given.get("action", "reject").upper()], (size, notional, int(given.get("distance", 0)), price)
-        return self.send(
-            PutProductLimits(OPERATOR, self.new_id(), name, *ppm, action, *times, int(given.get("extensions", 0)), *last)
-        )
+        price, distance = self.units(given.get("price", "0"), quote), int(given.get("distance", 0))
+        action, times = CollarAction[given.get("action", "reject").upper()], int(given.get("extensions", 0))
+        sizes = (times, size, notional, distance, price)
+        return self.send(PutProductLimits(OPERATOR, self.new_id(), name, dynamic, static, action, halt, call, chance, *sizes))
 
     def do_risk(self, words: list[str]) -> list[str]:
         scope, (name, *rest) = self.scope(words)
@@ -247,7 +246,9 @@ class Script:
         for text in given.get("week", "").split(",") if given.get("week") else []:
             hour, minute, phase = text.split(":")
             day.append((int(hour) * 3600 + int(minute) * 60, Phase[phase.upper()]))
-        holidays = [(int(number), []) for number in given.get("holidays", "").split(",") if number]
+        holidays: list[tuple[int, list[tuple[int, Phase]]]] = [
+            (int(number), []) for number in given.get("holidays", "").split(",") if number
+        ]
         times = [int(given.get(field, 0)) * SECOND for field in ("random", "late", "extend", "imbalance")]
         numbers = (times[0], times[1], int(given.get("move", 0)), times[2], int(given.get("extensions", 0)), times[3])
         offsets = [(0, int(given.get("offset", 0)))]

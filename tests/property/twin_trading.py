@@ -234,7 +234,10 @@ class TwinTrading:
 
     def stopped(self, makers: list[TwinOrder]) -> bool:
         """Is the next trade outside the collar?"""
-        return bool(self.collar and makers) and not self.collar[0] <= makers[0].command.price <= self.collar[1]
+        if self.collar is None or not makers:
+            return False
+        low, high = self.collar
+        return not low <= makers[0].command.price <= high
 
     def collared(self, order: TwinOrder) -> None:
         raise NotImplementedError("there are no collars without controls")

@@ -60,7 +60,7 @@ def made(zone: str = "Europe/Berlin", **fields: object) -> PutCalendar:
 
 
 def at(zone: str, *moment: int) -> int:
-    return int(datetime(*moment, tzinfo=ZoneInfo(zone)).timestamp()) * SECOND  # type: ignore[misc]
+    return int(datetime(*moment, tzinfo=ZoneInfo(zone)).timestamp()) * SECOND  # type: ignore[misc,arg-type]
 
 
 @pytest.mark.parametrize(
@@ -165,6 +165,6 @@ def test_from_change_to_change_nothing_is_missed(zone: str, week: list[list[tupl
     ],
 )
 def test_what_is_no_calendar_is_refused(fields: dict[str, object], field: str) -> None:
-    reject = calendar.check(made(**fields))
+    reject = calendar.check(made(**fields))  # type: ignore[arg-type]
     assert reject is not None
     assert (reject.reason, reject.field) == (Reason.INVALID_CALENDAR, field)
