@@ -26,6 +26,7 @@ from snapshots.abi import ABI
 from snapshots.abi.difference import difference
 from snapshots.abi.releases import Releases
 from snapshots.abi.schema import describe
+from snapshots.levels.level import rules_of
 from snapshots.migration.chain import Chains
 from snapshots.migration.skeleton import module_name, skeleton
 from snapshots.tsv import title
@@ -77,13 +78,19 @@ def diff(old: str, new: str, as_json: bool) -> None:
     releases = Releases()
     source, target = releases.schema(old), releases.schema(new)
     changes = difference(source, target)
+    rules = [rules_of(releases.versions.get(schema.abi, ""), schema.abi) for schema in (source, target)]
     if as_json:
-        print_json(changes)
+        print_json({"changes": changes, "rules": rules})
     elif not changes:
         click.echo("no difference")
     else:
         rows = [("by itself" if change.automatic else "needs a migration", change.place, change.text) for change in changes]
         show(table(("data follows", "where", "change"), rows))
+    if all(rules) and not as_json and source.abi != target.abi:
+        same = rules[0] == rules[1]
+        click.echo(
+            f"rules: {rules[0]} in both" if same else f"rules: {rules[0]} to {rules[1]}: the same commands come to something else"
+        )
     if releases.abis.index(source.abi) < releases.abis.index(target.abi):
         Chains(releases).find(source.abi, target.abi)
 

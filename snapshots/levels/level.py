@@ -34,6 +34,9 @@ class Level(msgspec.Struct, frozen=True, array_like=True):
 
 V0_2_0 = Level("0.2.0", "9e8690deb4d99e2c9dbd16b3e6e3f90c05a0252c", 2)
 
+RELEASED_RULES = {"0.1.0": 1, "0.2.0": 2}
+"""Of every released version."""
+
 OWN = Level(metadata.version("quorumbook"), ABI, RULES)
 """The level of this software."""
 
@@ -59,10 +62,9 @@ def by_version(version: str) -> Level | None:
     )
 
 
-def rules_of(abi: str) -> int:
-    """The rules number of a level; 0 where it is not known here."""
-    level = by_abi(abi)
-    return 0 if level is None else level.rules
+def rules_of(version: str, abi: str) -> int:
+    """The rules number of a released version, or of this software by its ABI; 0 where it is not known."""
+    return RULES if abi == ABI else RELEASED_RULES.get(version, 0)
 
 
 class SetLevel(msgspec.Struct, frozen=True, array_like=True, tag=1):

@@ -30,6 +30,7 @@ from cluster.ports import Snapshots, Timekeeper
 from cluster.raft import Raft
 from loadtest.linearizability import AnomalyKind, Operation, judge
 from node.config.settings import AdminConfig, HttpConfig, NativeConfig, NodeAddress, NodeConfig, RaftConfig, TlsConfig
+from node.engine.entries import Entries
 from node.engine.principal import gateway
 from node.engine.replicated_engine import stamp_of as batch_stamp
 from node.engine.service import EngineService, Identity
@@ -38,7 +39,7 @@ from snapshots.abi import ABI
 from snapshots.errors import SnapshotError
 from snapshots.naming import snapshot_paths
 from snapshots.store import SnapshotStore
-from statemachine.commands import AnyCommand, decode_batch
+from statemachine.commands import AnyCommand, Batch, decode_batch
 from statemachine.engine import Engine
 from statemachine.events import AnyOutcome
 from tests.simulation.clients import ACCOUNTS, PRODUCTS, Client, Reply, answer_decoder, setup
@@ -186,6 +187,10 @@ class ExchangeWorld(World):
         self._snapshots = WatchedSnapshots(SnapshotStore(host.disk.path), machine, self.ledger, host.node_id, self.time_ns)
         return self._snapshots
 
+    def entries_of(self, _process: Process) -> Entries:
+        """How a node writes commands into the log."""
+        return Entries()
+
     def timekeeper_of(self, host: Host, machine: Machine) -> Timekeeper:
         assert isinstance(machine, WatchedEngine)
         return Timekeeper(lambda: self.time_ns() + host.skew_ns, self.stamp_of, lambda: machine.engine.time)
@@ -213,6 +218,7 @@ class ExchangeWorld(World):
             after=lambda seconds, work: self._post_at(self.now + seconds, partial(soon.append, work)),
             time_ns=lambda: self.time_ns() + host.skew_ns,
             clock=lambda: self.now,
+            entries=self.entries_of(process),
         )
         self._parts[host.node_id] = Running(service, self._snapshots, soon)
         return process
@@ -434,6 +440,10 @@ class ExchangeWorld(World):
         """What all clients saw."""
         return [operation for client in self.clients for operation in client.history]
 
+    def log(self) -> list[Batch]:
+        """What was committed."""
+        return [decode_batch(payload) for _, (payload, _) in sorted(self.committed.items())]
+
     def _check_end(self) -> None:
         """All nodes equal, and what clients saw follows from what was committed."""
         members = self.members()
@@ -441,7 +451,7 @@ class ExchangeWorld(World):
         if len(set(hashes.values())) != 1:
             raise self.violation(f"the states differ at the end: {[(n, self._engine(n).sequence) for n in members]}")
         self._check_engines()
-        log = [decode_batch(payload) for _, (payload, _) in sorted(self.committed.items())]
+        log = self.log()
         commands, sequence = sum(len(batch.commands) for batch in log), self._engine(members[0]).sequence
         if commands != sequence:
             raise self.violation(f"{commands} commands were seen to be applied, the sequence is {sequence}")

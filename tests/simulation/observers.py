@@ -87,7 +87,8 @@ class WatchedFeed(Feed):
             self._last[product] = expected
             if self._ledger.said("event", (product, expected)) is None:
                 self._ledger.count(event)
-            self._ledger.agree(self._node, "event", (product, expected), encoded)
+            self._ledger.agree(self._node, "encoded event", (product, expected), encoded)
+            self._ledger.agree(self._node, "event", (product, expected), _encode(event))
         super().publish(product_ids, events)
 
     def restart(self, sequences: Mapping[str, int], saved: Market | None = None) -> None:
@@ -113,7 +114,7 @@ class WatchedEngine(ReplicatedEngine, Machine):
         outcomes = ReplicatedEngine.apply(self, index, payload)
         self.hash = self.engine.state_hash
         self.fresh.append((index, payload, self.hash))
-        self._ledger.agree(self._node, "state hash", (self.engine.sequence, self.engine.time), self.hash)
+        self._ledger.agree(self._node, "state hash", self.place, self.hash)
         if index % MARKET_EVERY == 0:
             self._agree_market()
         return outcomes
@@ -124,9 +125,14 @@ class WatchedEngine(ReplicatedEngine, Machine):
     def replace(self, engine: Engine, market: Market | None = None) -> None:
         ReplicatedEngine.replace(self, engine, market)
         self.hash = engine.state_hash
-        self._ledger.agree(self._node, "state hash", (engine.sequence, engine.time), self.hash)
-        self._ledger.agree(self._node, "full hash", (engine.sequence, engine.time), engine.full_hash())
+        self._ledger.agree(self._node, "state hash", self.place, self.hash)
+        self._ledger.agree(self._node, "full hash", self.place, engine.full_hash())
         self._agree_market()
+
+    @property
+    def place(self) -> tuple[int, int, str]:
+        """What names a state: the entry that changes the level changes neither sequence nor time."""
+        return self.engine.sequence, self.engine.time, self.level.version
 
     def _agree_market(self) -> None:
         """The trades and figures that the nodes tell are the same on all of them, whatever was restarted or brought up from a snapshot."""
@@ -178,8 +184,9 @@ class WatchedSnapshots(SnapshotPort):
         self.restored = 0
 
     def capture(self, mark: SnapshotMark) -> None:
-        engine = self._machine.engine
-        self._ledger.agree(self._node, "full hash", (engine.sequence, engine.time), engine.full_hash())
+        machine = self._machine
+        assert isinstance(machine, WatchedEngine)
+        self._ledger.agree(self._node, "full hash", machine.place, machine.engine.full_hash())
         super().capture(mark)
 
     def restore(self, mark: SnapshotMark) -> None:

@@ -23,7 +23,7 @@ from itertools import combinations
 from cluster import hardstate
 from cluster.clocks import AHEAD_MAX
 from cluster.errors import ClusterError, RaftFatalError
-from cluster.ports import Snapshots, Timekeeper
+from cluster.ports import Schemas, Snapshots, Timekeeper
 from cluster.raft import ProposeResult, Raft, open_raft
 from cluster.settings import RaftSettings
 from cluster.status import RaftStatus
@@ -176,6 +176,10 @@ class World:
         """The clock of a node that starts, and how its entries are stamped."""
         return Timekeeper(lambda: self.time_ns() + host.skew_ns, self.stamp_of, lambda: machine.reached)
 
+    def schemas_of(self, _machine: Machine) -> Schemas | None:
+        """In which schemas the commands of a node's log are; None where there is one only."""
+        return None
+
     def stamp_of(self, command: bytes) -> int:
         """When a command was proposed, by its leader's clock; only the first bytes of it are there."""
         return stamp_of(command)
@@ -198,6 +202,7 @@ class World:
             clock=lambda: self.now,
             randomness=self.rng,
             timekeeper=self.timekeeper_of(host, machine),
+            schemas=self.schemas_of(machine),
         )
         return Process(raft, machine, wire)
 

@@ -72,7 +72,7 @@ def test_abis_are_listed_shown_and_compared(
     assert "field added: fill_fees: int = 0" in told
     assert "needs a migration" in run("abi", "diff", TWO.abi).stdout
     assert run("abi", "diff", ABI).stdout == "no difference\n"
-    assert run_json("abi", "diff", ONE.abi, TWO.abi)[0]["automatic"] is True
+    assert run_json("abi", "diff", ONE.abi, TWO.abi)["changes"][0]["automatic"] is True
     assert "these would vanish" not in run("abi", "diff", TWO.abi).stderr
     monkeypatch.setattr(chain, "written_migrations", lambda: with_changes(TWO_TO_THREE, removed={}))
     refused = run("abi", "diff", TWO.abi, code=1)

@@ -1,0 +1,233 @@
+"""A world of two versions: nodes begin with 0.2.0, are upgraded and go back at random, the level changes, and everything else goes wrong as ever.
+
+A node of 0.2.0 is one whose software applies every entry with the frozen core, knows no other level, and takes no entry that changes it. What its own
+Raft layer does differently is not here: `tests/acceptance/test_rolling_upgrade.py` has the real one.
+
+Besides what `exchange` checks: the log, entry by entry applied at its own level, gives what clients saw and the state that the nodes have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from cluster.log import read_header
+from cluster.ports import Schemas, Snapshots
+from cluster.raft import ProposeResult
+from node.engine.entries import Entries
+from snapshots.levels import states
+from snapshots.levels.level import OWN, V0_2_0, Level, SetLevel, abi_behind, decode_set_level, encode_set_level
+from snapshots.store import SnapshotStore
+from statemachine.commands import AnyCommand, Batch
+from tests.simulation.directory import SnapshotDisk
+from tests.simulation.exchange import ExchangeFaults, ExchangeWorld, Running
+from tests.simulation.incidents import Incident
+from tests.simulation.observers import WatchedEngine, WatchedSnapshots
+from tests.simulation.parts import Host, Machine, Process
+
+BOTH = frozenset({V0_2_0.abi, OWN.abi})
+FORMER = frozenset({V0_2_0.abi})
+CHANGE = 0.03
+"""Chance a step that a node gets the other software, or that the operator tries to change the level."""
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Applied(Batch, frozen=True):
+    """An entry of the log with its bytes, for the judge."""
+
+    payload: bytes = b""
+
+
+class Replay:
+    """What the judge asks for an engine: it applies each entry at its own level, and answers reads from the state."""
+
+    def __init__(self) -> None:
+        self._engine = states.empty(V0_2_0)
+
+    def apply(self, batch: Applied) -> Any:
+        """Apply an entry."""
+        self._engine, applied = states.apply(self._engine, batch.payload)
+        return applied if applied is not None else states.empty(OWN).apply(Batch(0, []))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+
+class FormerMachine(WatchedEngine):
+    """An engine of version 0.2.0: it knows no entry that changes the level."""
+
+    def apply(self, index: int, payload: bytes) -> object:
+        if decode_set_level(payload) is not None:
+            self.engine.apply_entry(payload)  # which cannot decode it, and raises
+        return super().apply(index, payload)
+
+
+class _Held:
+    """Nothing may be proposed: see `EngineService.levels`."""
+
+    under_way = True
+
+    def change(self, *_arguments: object) -> None:
+        """Nobody asks here."""
+
+    def prepare(self, *_arguments: object) -> None:
+        """Nobody asks here."""
+
+
+class LevelWorld(ExchangeWorld):
+    """See the module. `changed` counts the entries that changed the level."""
+
+    def __init__(
+        self, seed: int, nodes: int = 3, *, faults: ExchangeFaults | None = None, incidents: Sequence[Incident] | None = None
+    ) -> None:
+        self.software: dict[str, frozenset[str]] = {}
+        self._holding: tuple[str, Running, Callable[[], None]] | None = None
+        self._proposed = False
+        super().__init__(seed, nodes, faults=faults, incidents=incidents)
+        self.software = dict.fromkeys(self.ids, FORMER)
+
+    # ------------------------------------------------------------------ nodes
+
+    def level_of_data(self, host: Host) -> Level:
+        """As `node.engine.levels.of_data`. A node with nothing takes the level of the log's first entry, which is 0.2.0's."""
+        assert isinstance(host.disk, SnapshotDisk)
+        manifest = SnapshotStore(host.disk.path, accepts=BOTH).newest()
+        if manifest is not None:
+            return states.level_with(manifest.abi)
+        for name in host.disk.names():
+            read = read_header(name, host.disk.read(name)) if name.startswith("log-") else None
+            if read is not None:
+                return states.level_with(read[0].abi)
+        return V0_2_0
+
+    def new_machine(self, node: str) -> Machine:
+        kind = WatchedEngine if self.software.get(node, FORMER) is BOTH else FormerMachine
+        machine = kind(self.ledger, node)
+        machine.engine = states.empty(self.level_of_data(self.hosts[node]))
+        return machine
+
+    def new_snapshots(self, host: Host, machine: Machine) -> Snapshots:
+        assert isinstance(host.disk, SnapshotDisk)
+        assert isinstance(machine, WatchedEngine)
+        store = SnapshotStore(host.disk.path, accepts=self.software[host.node_id])
+        self._snapshots = WatchedSnapshots(store, machine, self.ledger, host.node_id, self.time_ns)
+        return self._snapshots
+
+    def schemas_of(self, machine: Machine) -> Schemas:
+        assert isinstance(machine, WatchedEngine)
+        if isinstance(machine, FormerMachine):
+            return Schemas(lambda: V0_2_0.abi, FORMER)
+        return Schemas(lambda: machine.level.abi, BOTH, abi_behind)
+
+    def entries_of(self, process: Process) -> Entries:
+        return Entries(lambda: process.raft.abi_at_end)
+
+    def _connect(self, one: str, other: str) -> None:
+        """As the hello of the Raft port: whoever cannot read the other's level does not speak with it."""
+        for here, there in ((one, other), (other, one)):
+            process = self.hosts[here].process
+            if process is not None and self._level(process) not in self.software[there]:
+                return
+        super()._connect(one, other)
+
+    @staticmethod
+    def _level(process: Process) -> str:
+        assert isinstance(process.machine, WatchedEngine)
+        return process.machine.level.abi
+
+    # ------------------------------------------------------------------ what the operator does
+
+    def step(self, *, faults: bool, load: bool) -> None:
+        if faults and self.rng.random() < CHANGE and self._setup.over:
+            self._operate()
+        self._go_on_with_change()
+        super().step(faults=faults, load=load)
+
+    def _operate(self) -> None:
+        if all(software is BOTH for software in self.software.values()):
+            if self.rng.random() < 0.3 and not self._changed_anywhere():
+                self._install(self.rng.choice(self.ids), FORMER)
+            else:
+                self._begin_change()
+            return
+        node = self.rng.choice([each for each in self.ids if self.software[each] is FORMER])
+        self._install(node, BOTH)
+
+    def _changed_anywhere(self) -> bool:
+        """Whether an entry that changes the level may be in a log: from then on there is no way back."""
+        return self.counts["changes begun"] > 0
+
+    def _install(self, node: str, software: frozenset[str]) -> None:
+        """Stop a node, and start it with other software on its data."""
+        if not self.all_vote() or len(self.running()) < len(self.ids):
+            return
+        self.crash(node, power_loss=self.rng.random() < 0.3)
+        self.software[node] = software
+        self.counts["upgrades" if software is BOTH else "downgrades"] += 1
+        self.note(f"{node} gets the software of {'0.3.0' if software is BOTH else '0.2.0'}")
+        self.start(node)
+
+    def may_change(self) -> bool:
+        """Whether every member has said that it can follow."""
+        return len(self.running()) == len(self.ids) and all(software is BOTH for software in self.software.values())
+
+    def _begin_change(self) -> None:
+        for node, parts in self._parts.items():
+            if self._holding is None and self.leads(node) and self.may_change():
+                parts.service.levels = _Held()
+                self._holding = node, parts, parts.service.queue.hold()
+                self.counts["changes begun"] += 1
+
+    def _go_on_with_change(self) -> None:
+        if self._holding is None:
+            return
+        node, parts, release = self._holding
+        if self._parts.get(node) is not parts:
+            self._holding, self._proposed = None, False  # it died
+            return
+        process = self.hosts[node].process
+        assert process is not None
+        if self._proposed or parts.service.queue.in_flight:
+            return
+
+        def done(result: ProposeResult) -> None:
+            parts.service.levels = None
+            release()
+            self._holding = None
+            self._proposed = False
+            self.counts["level changed"] += result.error is None and result.value is True
+
+        self._proposed = True
+        self._guarded(node, lambda: process.raft.propose(encode_set_level(SetLevel(V0_2_0, OWN)), done))
+
+    # ------------------------------------------------------------------ the judge
+
+    def log(self) -> list[Batch]:
+        level, found = V0_2_0, []
+        for _, (payload, _) in sorted(self.committed.items()):
+            change = decode_set_level(payload)
+            batch = Batch(0, []) if change is not None else states.commands_of(level.abi, payload)
+            if change is not None and change.old == level:
+                level = change.to
+            commands: list[AnyCommand] = batch.commands
+            found.append(Applied(batch.time, commands, payload=payload))
+        return [*found]
+
+    def run(self, steps: int = 2000) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("loadtest.linearizability.Engine", Replay)
+            super().run(steps)
+
+    def _check_end(self) -> None:
+        super()._check_end()
+        replay = Replay()
+        for batch in self.log():
+            assert isinstance(batch, Applied)
+            replay.apply(batch)
+        node = self.members()[0]
+        if replay.full_hash() != self._engine(node).full_hash():
+            raise self.violation(f"the log, applied entry by entry, gives another state than that of {node}")
