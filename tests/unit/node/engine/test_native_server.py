@@ -40,6 +40,7 @@ from node.native.protocol import (
     Query,
     Results,
     StatusQuery,
+    StreamQuery,
     Submit,
     Subscribe,
     Subscribed,
@@ -49,7 +50,7 @@ from node.native.protocol import (
     response_decoder,
 )
 from snapshots.levels.level import SUPPORTED
-from statemachine.commands import PutApiKey, PutCurrency, Transfer, Withdraw
+from statemachine.commands import NoteStream, PutApiKey, PutCurrency, Transfer, Withdraw
 from statemachine.events import OrderReceived, Placed, Transferred
 from statemachine.limits import OPERATOR
 from statemachine.types import Permission
@@ -323,6 +324,23 @@ class TestPermissions:
             assert (trade.maker_account_id, trade.taker_account_id) == ("", "")
             (trade,) = await gateway.query(TradesQuery("BTC-USD"))
             assert (trade.maker_account_id, trade.taker_account_id) == ("bob", "alice")
+
+    async def test_report_streams_are_for_gateways(self, node: FakeNode) -> None:
+        received: list[Events] = []
+        note = NoteStream("alice", "note-1", "alice-key/o", "n1", "35=A", open=True)
+        async with connected(node, await trader(node, ALL)) as alice, connected(node) as gateway:
+            with pytest.raises(RequestFailed, match="NoteStream needs the permission ADMIN"):
+                await alice.submit([note])
+            await gateway.submit([note, sell(1), buy(2)])
+            with pytest.raises(RequestFailed, match="does not exist"):
+                await alice.subscribe("alice-key/o", 1, received.append)
+            with pytest.raises(RequestFailed, match="for gateways only"):
+                await alice.query(StreamQuery("alice-key/o"))
+            await gateway.subscribe("alice-key/o", 1, received.append)
+            await until(lambda: sum(len(message.events) for message in received) >= 3)
+            events = [event for message in received for event in message.events]
+            assert [event.product_sequence for event in events] == list(range(1, len(events) + 1))
+            assert (await gateway.query(StreamQuery("alice-key/o"))).sequence == len(events)
 
 
 class TestMalformed:
