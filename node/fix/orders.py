@@ -22,6 +22,7 @@ from node.gateway.values import NAME, order_number, to_units
 from node.native.protocol import FailCode, OrderQuery
 from statemachine.commands import AmendOrder, CancelAll, CancelOrder, PlaceOrder
 from statemachine.events import AnyOutcome, Cancelled, OrderReported, OrderState, Placed, Rejected
+from statemachine.limits import CANCEL_AFTER_MAX
 from statemachine.types import DoneReason, OrderType, Reason, ReportKind, SelfTradePrevention, Side, StopType, TimeInForce
 
 UNSUPPORTED_TYPE, NOT_AUTHORIZED, UNAVAILABLE = "3", "6", "4"
@@ -364,4 +365,4 @@ def _units(message: Message, tag: int, scale: int, name: str) -> int:
 def _lifetime(message: Message) -> int:
     """Nanoseconds from when it was sent first to ExpireTime: the same message gives the same order. Raises FieldError."""
     first = tags.ORIG_SENDING_TIME if message.has(tags.ORIG_SENDING_TIME) else tags.SENDING_TIME
-    return message.time(tags.EXPIRE_TIME) - message.time(first)
+    return min(message.time(tags.EXPIRE_TIME) - message.time(first), CANCEL_AFTER_MAX + 1)

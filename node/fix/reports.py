@@ -103,7 +103,9 @@ def _terms(order: OrderReported | OrderState, product: Product) -> Fields:
     stop = order.stop is not StopType.NONE
     limited = order.order_type is OrderType.LIMIT
     kind = (tags.STOP_LIMIT if limited else tags.STOP) if stop else (tags.LIMIT if limited else tags.MARKET)
-    fields: Fields = [(tags.ORD_TYPE, kind), (tags.TIME_IN_FORCE, TIME_CODES[order.time_in_force])]
+    fields: Fields = [(tags.ORD_TYPE, kind)]
+    if order.time_in_force in TIME_CODES:
+        fields.append((tags.TIME_IN_FORCE, TIME_CODES[order.time_in_force]))
     if order.size:
         fields.append((tags.ORDER_QTY, product.size(order.size)))
     if order.funds:

@@ -17,7 +17,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,6 +33,7 @@ from node.gateway.errors import ApiError, UnavailableError
 from node.native.protocol import FailCode
 from statemachine.commands import AnyCommand, NoteStream
 from statemachine.events import AnyEvent, AnyOutcome, Noted, OrderReported, Rejected, StreamNoted
+from statemachine.types import Reason
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,9 @@ class Sender(Protocol):
     def close(self) -> None:
         """End the connection when what was given to `send` so far is sent."""
 
+
+_NEVER = frozenset({FailCode.BAD_REQUEST, FailCode.FORBIDDEN})
+"""Failures of commands that cannot be carried out whenever they come, such as one that the level of the cluster does not have."""
 
 Answers = list[tuple[Fields, int]]
 """Messages to send, each with the number of the client's message that it settles."""
@@ -177,6 +181,7 @@ class Submissions:
 
     async def _submit(self, batch: list[Item]) -> None:
         resent, pause = Resent(), RETRY_MIN
+        outcomes: list[AnyOutcome]
         commands = [item.command for item in batch]
         while True:
             try:
@@ -184,6 +189,16 @@ class Submissions:
                 break
             except (UnavailableError, ApiError) as error:
                 log.debug("a session's commands wait: %s", error)
+            except RequestFailed as failure:
+                if failure.code not in _NEVER:
+                    log.warning("a session's commands are tried again: %s", failure)
+                elif len(batch) > 1:
+                    for item in batch:
+                        await self._submit([item])
+                    return
+                else:
+                    outcomes = [Rejected(0, 0, False, Reason.INVALID_ORDER, "", failure.message)]
+                    break
             except QuorumbookError as error:
                 log.warning("a session's commands are tried again: %s", error)
             resent.note()
@@ -334,11 +349,10 @@ class StreamSender:
 
     async def _resend(self, begin: int, last: int) -> None:
         """Send numbers `begin` to `last` once more; the session's last number is at least `last`."""
-        kept = await self._retried(lambda: self._first_kept(begin, last))
         gap = begin
-        begin = max(begin, kept)
         while begin <= last:
             try:
+                begin = max(begin, await self._first_kept(begin, last))
                 async with self._backend.replay(self._terms.stream_id, self._base + begin) as events:
                     async for batch in events:
                         for event in batch:
@@ -351,7 +365,7 @@ class StreamSender:
                             break
             except (RequestFailed, UnavailableError) as error:
                 log.debug("resend on %s: %s", self._terms.stream_id, error)
-                await asyncio.sleep(RETRY_MIN)
+                await asyncio.sleep(RETRY_MAX)
         if gap <= last:
             await self._fill(gap, last + 1)
 
@@ -395,14 +409,6 @@ class StreamSender:
             if failure.code is not FailCode.TOO_OLD:
                 raise
             return False
-
-    async def _retried(self, ask: Callable[[], Awaitable[int]]) -> int:
-        while True:
-            try:
-                return await ask()
-            except (RequestFailed, UnavailableError) as error:
-                log.debug("stream %s: %s", self._terms.stream_id, error)
-                await asyncio.sleep(RETRY_MAX)
 
     def _note(self, text: str, taken: int) -> NoteStream:
         self._notes += 1

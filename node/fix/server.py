@@ -49,8 +49,10 @@ HANDSHAKES_PER_SECOND, HANDSHAKES_BURST = 10.0, 40.0
 LOGONS_PER_SECOND, LOGONS_BURST = 2.0, 10.0
 """Logons of one key."""
 
+HANDSHAKE_TIMEOUT = 5.0
+"""Seconds for the TLS handshake. Its connection has a place already."""
 LOGON_TIMEOUT = 10.0
-"""Seconds from the connection to the Logon."""
+"""Seconds from the handshake to the Logon."""
 FRAME_SECONDS = 15.0
 """Seconds for a message to arrive, from its first byte on."""
 WRITE_STALL = 10.0
@@ -231,11 +233,13 @@ class FixServer:
         self._places: Places[str] = Places(CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS)
         self._markets: Places[str] = Places(CONNECTIONS_MAX, MARKET_SESSIONS_PER_KEY)
         self._server: asyncio.Server | None = None
+        self._tls: ssl.SSLContext | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None) -> int:
         """Listen; the port."""
-        self._server = await asyncio.start_server(self._accept, host, port, ssl=tls, limit=READ_SIZE, backlog=64)
+        self._tls = tls
+        self._server = await asyncio.start_server(self._accept, host, port, limit=READ_SIZE, backlog=64)
         bound: int = self._server.sockets[0].getsockname()[1]
         return bound
 
@@ -273,6 +277,8 @@ class FixServer:
         self._tasks.add(task)
         self.connections[connection] = None
         try:
+            if self._tls is not None:
+                await writer.start_tls(self._tls, ssl_handshake_timeout=HANDSHAKE_TIMEOUT)
             await connection.run()
         except (QuorumbookError, OSError) as error:
             log.info("FIX connection from %s: %s", connection.address, error)
@@ -367,7 +373,9 @@ class FixServer:
             log.warning("FIX session of %s: its orders were not cancelled in time", terms.sender)
         finally:
             submitting.cancel()
-            await asyncio.gather(submitting, return_exceptions=True)
+            (failure,) = await asyncio.gather(submitting, return_exceptions=True)
+            if isinstance(failure, Exception):
+                log.error("the commands of a FIX session failed", exc_info=failure)
 
     async def _stream(self, terms: Terms) -> StreamRow | None:
         """The session's stream as the leader has it."""

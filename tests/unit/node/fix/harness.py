@@ -54,9 +54,9 @@ class FixBackend(FakeBackend):
             await stream.aclose()
 
 
-def exchange() -> FixBackend:
+def exchange(backend: FixBackend | None = None) -> FixBackend:
     """BTC-USD (8 and 2 digits), and alice and bob with money and a key each."""
-    backend = FixBackend()
+    backend = backend or FixBackend()
     commands: list[AnyCommand] = [
         PutCurrency(OPERATOR, "usd", "USD", 2),
         PutCurrency(OPERATOR, "btc", "BTC", 8),

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
+
+from node.errors import RequestFailed
+from node.fix.wire import timestamp
+from node.gateway.backend import Resent
+from node.native.protocol import FailCode
+from statemachine.commands import AmendOrder, AnyCommand
+from statemachine.events import AnyOutcome
 from statemachine.types import Side
-from tests.unit.node.fix.harness import PRODUCT, serving, trade_with, until
+from tests.unit.node.fix.harness import PRODUCT, FixBackend, exchange, serving, trade_with, until
 
 
 async def test_an_order_lives_from_new_to_filled() -> None:
@@ -197,3 +206,30 @@ async def test_orders_leave_when_the_connection_does_if_the_client_wants_it() ->
         assert (gone[11], gone[150]) == ("goes", "4")
         account = [order.client_oid for order in served.backend.engine.orders("bob")]
         assert account == ["stays"]
+
+
+async def test_a_time_to_live_is_bounded() -> None:
+    async with serving() as served:
+        client = await served.logged_on()
+        for name, until_time, kind in (("far", "99991231-23:59:59", "8"), ("past", "20010101-00:00:00", "8")):
+            client.order(name, "1", "100", "0.05", (59, 6), (126, until_time))
+            assert (await client.next())[150] == kind
+        client.order("soon", "1", "100", "0.05", (59, 6), (126, timestamp(time.time_ns() + 60 * 10**9)))
+        assert (await client.next())[126]
+
+
+async def test_a_command_that_cannot_be_carried_out_is_refused_alone() -> None:
+    """Such as one that the level of the cluster does not have: the others of its batch are carried out."""
+
+    class Narrow(FixBackend):
+        async def submit(self, commands: Sequence[AnyCommand], resent: Resent | None = None) -> list[AnyOutcome]:
+            if any(isinstance(command, AmendOrder) for command in commands):
+                raise RequestFailed(FailCode.BAD_REQUEST, "this level has no AmendOrder")
+            return await super().submit(commands, resent)
+
+    async with serving(exchange(Narrow())) as served:
+        client = await served.logged_on()
+        client.order("one")
+        client.send("G", (11, "g"), (41, "one"), (55, PRODUCT), (54, 1), (40, 2), (38, "0.03"))
+        client.order("two")
+        assert [(await client.next())[35] for _ in range(3)] in (["8", "9", "8"], ["8", "8", "9"])
