@@ -39,6 +39,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "key": ("keys.key", "API keys: put, list, revoke, reseal."),
     "product": ("markets.product", "Products: put, set, status, list."),
     "currency": ("markets.currency", "Currencies: put, list."),
+    "kill-switch": (
+        "controls.kill_switch",
+        "The kill switch and the trading switches of the venue, a firm, an account or a product.",
+    ),
+    "limits": ("controls.limits", "Price collars and order limits of products."),
+    "risk": ("controls.risk", "Risk limits of accounts and firms."),
+    "firm": ("controls.firm", "Firms, to which accounts belong."),
+    "calendar": ("controls.calendar", "Trading calendars."),
+    "trade": ("controls.trade", "Trades: bust one, or correct its price."),
     "replay": (
         "replays.replay",
         "Send the recorded order flow OPS (csv, csv.gz) through the cluster, over failovers, and compare its executions.",

@@ -18,6 +18,7 @@ from node.native.protocol import (
     ApiKeyQuery,
     ApiKeysQuery,
     BalancesQuery,
+    ControlsQuery,
     FailCode,
     Hello,
     LogQuery,
@@ -96,6 +97,8 @@ class Principal(msgspec.Struct, frozen=True):
             raise RequestFailed(FailCode.FORBIDDEN, "query: the log is read by nodes only")
         if self.operator:
             return
+        if isinstance(wanted, ControlsQuery):
+            raise RequestFailed(FailCode.FORBIDDEN, "query: the controls are shown to operators only")
         if isinstance(wanted, ApiKeysQuery):
             raise RequestFailed(FailCode.FORBIDDEN, "query: API keys are listed for operators only")
         if isinstance(wanted, BalancesQuery | OrderQuery | OrdersQuery):

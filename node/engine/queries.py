@@ -36,6 +36,8 @@ from node.native.protocol import (
     BookPageQuery,
     BookQuery,
     BookView,
+    ControlsQuery,
+    ControlsView,
     CurrenciesQuery,
     FailCode,
     LogPiece,
@@ -139,6 +141,8 @@ class Views:
                 return _found(engine.api_key(query.key_id), f"API key {query.key_id!r}")
             case ApiKeysQuery():
                 return _api_keys(engine, query)
+            case ControlsQuery():
+                return _controls(engine, query)
             case StreamQuery():
                 return _found(engine.stream(query.stream_id), f"report stream {query.stream_id!r}")
         raise AssertionError(f"no view for {type(query).__name__}")
@@ -204,7 +208,7 @@ def rows_of(engine: Engine, query: AnyQuery) -> int:
             return PAGE_MAX + engine.book_page_skips(query.product_id, query.side, after)
         case MarketQuery():
             return TRADES_MAX
-        case ApiKeysQuery():
+        case ApiKeysQuery() | ControlsQuery():
             return KEYS_MAX
         case BookQuery():
             return 2 * LEVELS_AT_2
@@ -269,6 +273,12 @@ def _wanted(query: OrdersQuery) -> Wanted:
 def _api_keys(engine: Engine, query: ApiKeysQuery) -> object:
     behind = (row for row in engine.api_keys() if row.key_id > query.after)
     return [msgspec.structs.replace(row, secret="", passphrase="") for row in islice(behind, _limit(query.limit, KEYS_MAX))]
+
+
+def _controls(engine: Engine, query: ControlsQuery) -> object:
+    _require(query.table in ControlsView.__struct_fields__, f"table of controls {query.table!r}")
+    first = max(query.after, 0)
+    return ControlsView(**{query.table: engine.records(query.table)[first : first + _limit(query.limit, KEYS_MAX)]})
 
 
 def _limit(limit: int, most: int) -> int:

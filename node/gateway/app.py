@@ -15,8 +15,9 @@ from aiohttp import web
 
 from node import software
 from node.budget import Cost
+from node.calendars import CalendarText
 from node.errors import RequestFailed
-from node.gateway import accounts, admin, health, history, market, orders, sockets
+from node.gateway import accounts, admin, controls, health, history, market, orders, sockets
 from node.gateway.calls import Route, answer, failure_response, peer_address
 from node.gateway.errors import ApiError, NotLeaderError, UnavailableError
 from node.gateway.gateway import Gateway
@@ -101,6 +102,25 @@ ROUTES = (
         body=admin.LeadershipRequest,
         body_required=False,
     ),
+    Route("GET", "/admin/controls", controls.controls, Permission.ADMIN),
+    Route("PUT", "/admin/switches", controls.put_venue_switches, Permission.ADMIN, body=controls.SwitchesRequest),
+    Route("PUT", "/admin/switches/{scope}/{id}", controls.put_switches, Permission.ADMIN, body=controls.SwitchesRequest),
+    Route("PUT", "/admin/products/{id}/limits", controls.put_limits, Permission.ADMIN, body=controls.LimitsRequest),
+    Route("PUT", "/admin/products/{id}/group", controls.put_group, Permission.ADMIN, body=controls.GroupRequest),
+    Route("POST", "/admin/products/{id}/resume", controls.resume, Permission.ADMIN),
+    Route(
+        "POST",
+        "/admin/products/{id}/trades/{trade}/correction",
+        controls.correct,
+        Permission.ADMIN,
+        body=controls.CorrectionRequest,
+    ),
+    Route("PUT", "/admin/risk/{scope}/{id}", controls.put_risk, Permission.ADMIN, body=controls.RiskRequest),
+    Route("PUT", "/admin/firms/{id}", controls.put_firm, Permission.ADMIN),
+    Route("PUT", "/admin/accounts/{id}/firm", controls.put_member, Permission.ADMIN, body=controls.MemberRequest),
+    Route("PUT", "/admin/calendars/{id}", controls.put_calendar, Permission.ADMIN, body=CalendarText),
+    Route("PUT", "/admin/follows", controls.follow_of_venue, Permission.ADMIN, body=controls.FollowsRequest),
+    Route("PUT", "/admin/follows/{scope}/{id}", controls.follow, Permission.ADMIN, body=controls.FollowsRequest),
     *history.ROUTES,
 )
 

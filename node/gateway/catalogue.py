@@ -7,6 +7,7 @@ at most every `REFRESH_MIN` seconds: a caller with wrong ids costs the engine no
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -15,10 +16,10 @@ import msgspec
 from node.gateway.backend import Backend
 from node.gateway.errors import UnknownHereError
 from node.gateway.values import rate
-from node.native.protocol import CurrenciesQuery, ProductsQuery
+from node.native.protocol import ControlsQuery, CurrenciesQuery, ProductsQuery
 from statemachine.decimals import to_text
-from statemachine.tables import CurrencyRow, ProductRow
-from statemachine.types import ProductStatus
+from statemachine.tables import CurrencyRow, ProductRow, SwitchRow
+from statemachine.types import ProductStatus, Scope, Switch
 
 AGE_MAX = 1.0
 REFRESH_MIN = 0.05
@@ -31,6 +32,20 @@ class Product:
     row: ProductRow
     base_scale: int
     quote_scale: int
+    switched_off: int = 0
+    """What the operator switched off for it or for the whole venue: a sum of `Switch` values."""
+    note: str = ""
+
+    @property
+    def stopped(self) -> bool:
+        """Do the switches let no order enter?"""
+        both = Switch.BUY_OFF + Switch.SELL_OFF
+        return bool(self.switched_off & Switch.KILL) or self.switched_off & both == both
+
+    def message(self) -> str:
+        """What is switched off, in words."""
+        names = ", ".join(switch.name.lower().replace("_", " ") for switch in Switch if self.switched_off & switch)
+        return f"switched off: {names}{f' ({self.note})' if self.note else ''}" if names else ""
 
     def price(self, units: int) -> str:
         """A price, notional, fee or funds as text."""
@@ -82,9 +97,9 @@ class ProductJson(msgspec.Struct, kw_only=True):
             maker_fee_rate=rate(row.maker_fee_ppm),
             taker_fee_rate=rate(row.taker_fee_ppm),
             status="offline" if offline else "online",
-            status_message="",
+            status_message=product.message(),
             trading_disabled=offline,
-            cancel_only=row.status is ProductStatus.CANCEL_ONLY,
+            cancel_only=row.status is ProductStatus.CANCEL_ONLY or product.stopped,
             post_only=row.status is ProductStatus.POST_ONLY,
             limit_only=row.status is ProductStatus.LIMIT_ONLY,
             auction_mode=row.status is ProductStatus.AUCTION,
@@ -200,9 +215,22 @@ class Catalogue:
             begun = loop.time()
             products = await self.backend.query(ProductsQuery())
             currencies = await self.backend.query(CurrenciesQuery())
+            controls = await self.backend.query(ControlsQuery("switch"))
+            switches = {row.name: row for row in controls.switch if row.scope in (Scope.VENUE, Scope.PRODUCT)}
             self.currencies = {row.currency: row for row in currencies}
             self.products = {
-                row.product_id: Product(row, self.currencies[row.base].scale, self.currencies[row.quote].scale)
+                row.product_id: Product(
+                    row, self.currencies[row.base].scale, self.currencies[row.quote].scale, *_switched(switches, row.product_id)
+                )
                 for row in products
             }
             self._taken_at = begun
+
+
+def _switched(switches: Mapping[str, SwitchRow], product_id: str) -> tuple[int, str]:
+    """What is switched off for a product, or for the venue (its name is ""), and the operator's note."""
+    found = [switches[name] for name in (product_id, "") if name in switches]
+    off = 0
+    for row in found:
+        off |= row.switches
+    return off, next((row.note for row in found if row.note), "")

@@ -30,7 +30,7 @@ from node.gateway.metrics import Metrics
 from node.native.protocol import AuctionQuery, AuctionView, BookPage, BookPageQuery, Events, FailCode, MarketQuery, MarketView
 from node.statistics import Statistics
 from statemachine.auctions import TRADING
-from statemachine.events import AnyEvent, OrderMatched, StatusChanged
+from statemachine.events import AnyEvent, OrderMatched, StatusChanged, TradingSwitched
 from statemachine.types import ProductStatus, Side
 
 log = logging.getLogger(__name__)
@@ -226,6 +226,8 @@ class ProductFeed:
             self._count(event)
             if isinstance(event, StatusChanged):
                 self._status_changed(event, frame)
+            elif isinstance(event, TradingSwitched):
+                self._on_status()
         self.sequence = fresh[-1].product_sequence
         self._keep(frame)
         for reader in list(self.readers):

@@ -36,6 +36,8 @@ from node.native.protocol import (
     ChangeLevel,
     Control,
     ControlAction,
+    ControlsQuery,
+    ControlsView,
     CurrenciesQuery,
     Events,
     FailCode,
@@ -132,6 +134,8 @@ class Querier(Protocol):
     async def __call__(self, query: MarketQuery, linearizable: bool = False) -> MarketView: ...
     @overload
     async def __call__(self, query: StreamQuery, linearizable: bool = False) -> StreamRow: ...
+    @overload
+    async def __call__(self, query: ControlsQuery, linearizable: bool = False) -> ControlsView: ...
 
 
 class _Subscription:

@@ -22,7 +22,24 @@ from node.durations import DurationCounts
 from node.statistics import Figures
 from statemachine.commands import AnyCommand
 from statemachine.events import AnyEvent, AnyOutcome, OrderState
-from statemachine.tables import ApiKeyRow, BalanceRow, CurrencyRow, ProductRow, StreamRow
+from statemachine.tables import (
+    ApiKeyRow,
+    BalanceRow,
+    CalendarRow,
+    CorrectionRow,
+    CurrencyRow,
+    FirmMemberRow,
+    FirmRow,
+    FollowsRow,
+    GroupRow,
+    InterruptionRow,
+    PhaseRow,
+    ProductLimitsRow,
+    ProductRow,
+    RiskRow,
+    StreamRow,
+    SwitchRow,
+)
 from statemachine.types import Side
 
 PROTOCOL_VERSION = 1
@@ -30,8 +47,8 @@ COMMANDS_MAX = COMMANDS_PER_SUBMIT_MAX
 """Commands in one `Submit`. The decoder knows it, so that a longer list is refused before its first command is decoded."""
 
 FRAME_MAX = 512 * 1024
-"""Bytes of one frame of a client: as much as a log entry holds, so `COMMANDS_MAX` commands of 450 bytes each fit. The longest order that the rules
-admit has about 700 bytes, an ordinary one 100. A peer that announces more is cut off."""
+"""Bytes of one frame of a client: as much as a log entry holds, so `COMMANDS_MAX` commands of 450 bytes each fit. The longest order that
+the rules admit has about 700 bytes, an ordinary one 100. A peer that announces more is cut off."""
 
 
 class FailCode(IntEnum):
@@ -72,7 +89,8 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
 
 class Submit(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=2):
-    """Apply commands, in this order, with no other promise than that: each is decided by itself. At most 1,000 of them. Answer: `Results`."""
+    """Apply commands, in this order, with no other promise than that: each is decided by itself. At most 1,000 of them. Answer:
+    `Results`."""
 
     request_id: int
     commands: Annotated[list[AnyCommand], msgspec.Meta(max_length=COMMANDS_MAX)]
@@ -145,22 +163,23 @@ class TradesQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
 
 
 class AuctionQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=13):
-    """What the product's auction would do if it opened. Answer: `AuctionView`, of a moment ago, or none while it is in no auction; `NOT_FOUND`."""
+    """What the product's auction would do if it opened. Answer: `AuctionView`, of a moment ago, or none while it is in no auction;
+    `NOT_FOUND`."""
 
     product_id: str
 
 
 class ApiKeysQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=10):
-    """Gateways and keys with ADMIN only. API keys in the order of their ids, behind the id `after`. Answer: list of `ApiKeyRow`, with neither secret
-    nor passphrase."""
+    """Gateways and keys with ADMIN only. API keys in the order of their ids, behind the id `after`. Answer: list of `ApiKeyRow`, with
+    neither secret nor passphrase."""
 
     after: str = ""
     limit: int = 1_000
 
 
 class BookPageQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=14):
-    """Resting orders of one side in the order in which they trade: up to `limit` (at most 500) behind the order with this price, opened sequence and
-    id, the last one of the page before; all 0 for the first page. Answer: `BookPage` or `NOT_FOUND`.
+    """Resting orders of one side in the order in which they trade: up to `limit` (at most 500) behind the order with this price, opened
+    sequence and id, the last one of the page before; all 0 for the first page. Answer: `BookPage` or `NOT_FOUND`.
 
     So a copy of a book of any size is read without stopping the engine. Pages are of different moments: the events from the first page's
     sequence on make one book of them, each applied to the orders whose page is older.
@@ -197,6 +216,16 @@ class LogQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     offset: int = 0
 
 
+class ControlsQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=30):
+    """Gateways and keys with ADMIN only. What the operator set, and what came of it: the rows of one of the tables that `ControlsView`
+    names, by key, up to `limit` (at most 1,000) behind so many. Answer: `ControlsView`; `NOT_FOUND` for another table.
+    """
+
+    table: str
+    after: int = 0
+    limit: int = 1_000
+
+
 AnyQuery = (
     StatusQuery
     | ProductsQuery
@@ -213,6 +242,7 @@ AnyQuery = (
     | BookPageQuery
     | MarketQuery
     | StreamQuery
+    | ControlsQuery
 )
 
 
@@ -279,7 +309,8 @@ class AddMember(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
 
 
 class RemoveMember(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=8):
-    """Remove a node from the cluster for good, at the leader. `force`: also where the cluster then survives fewer failures than now, and none.
+    """Remove a node from the cluster for good, at the leader. `force`: also where the cluster then survives fewer failures than now, and
+    none.
 
     Gateways and keys with ADMIN only. Answer: `Answer` with the index of the log entry that removed it, when that is committed.
     """
@@ -290,7 +321,8 @@ class RemoveMember(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_
 
 
 class FollowKeys(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=9):
-    """Tell which API keys change, on this connection, from now on. Gateways only. Answer: `Answer` with true, then `KeysChanged` unasked."""
+    """Tell which API keys change, on this connection, from now on. Gateways only. Answer: `Answer` with true, then `KeysChanged`
+    unasked."""
 
     request_id: int
 
@@ -308,8 +340,8 @@ class ChangeLevel(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
 
 
 class PrepareLevel(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=21):
-    """Make this node's state at the level with this ABI ready, beside its work, so that the entry which changes the level is quick. Nodes only.
-    Answer: `Answer` with true, when it is ready."""
+    """Make this node's state at the level with this ABI ready, beside its work, so that the entry which changes the level is quick. Nodes
+    only. Answer: `Answer` with true, when it is ready."""
 
     request_id: int
     abi: str
@@ -339,7 +371,8 @@ class LeaderHint(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """The node's greeting. `abi` is that of its software, `levels` are the ABIs of the levels that it can run; version 0.2.0 does not say."""
+    """The node's greeting. `abi` is that of its software, `levels` are the ABIs of the levels that it can run; version 0.2.0 does not
+    say."""
 
     version: int
     node_id: str
@@ -388,7 +421,8 @@ class Events(msgspec.Struct, frozen=True, array_like=True, tag=6):
 
 
 class KeysChanged(msgspec.Struct, frozen=True, array_like=True, tag=7):
-    """API keys that this node has just put, replaced or revoked; none named: any may be another. Answers that were sent before may be out of date."""
+    """API keys that this node has just put, replaced or revoked; none named: any may be another. Answers that were sent before may be out
+    of date."""
 
     key_ids: list[str]
 
@@ -401,8 +435,8 @@ class MemberStatus(msgspec.Struct, frozen=True, array_like=True):
 
     `role` is "voter", "learner" (catching up, becomes a voter by itself) or "read_only". What only the leader knows is 0 elsewhere:
     `match_index`, the last log index that the member certainly has, and the bytes of a snapshot on its way to it, acknowledged and in all.
-    A node is connected with itself. `clock_skew` is by how many seconds the member's clock is ahead of the node's, negative if behind; None of
-    itself, and of whoever does not exchange clocks with it: the leader knows all, a follower the leader's.
+    A node is connected with itself. `clock_skew` is by how many seconds the member's clock is ahead of the node's, negative if behind; None
+    of itself, and of whoever does not exchange clocks with it: the leader knows all, a follower the leader's.
     """
 
     node_id: str
@@ -421,17 +455,16 @@ class NodeStatus(msgspec.Struct, frozen=True, array_like=True):
     """All that a person or a test wants to know of a node, taken at one moment.
 
     `role` is "leader", "follower" or "candidate". `state_hash` (hex) is the running hash after `sequence` commands, so two nodes with equal
-    `applied_index` must agree on it. `voter` is False while a node that lost its disk has not caught up, and for a learner and a read-only member.
-    `ready`: applied up to a known leader's commit. `members`: all of the cluster as far as this node's log says, this one included, and
-    `members_index` the log entry that says it (0: the configuration); `change_under_way`: that entry is not committed yet.
-    `cluster_keys_missing`: numbers of cluster keys under which API keys are encrypted and which this node does not have.
-    `counters` are totals since the node's start: "native_refused_<kind>" and "raft_refused_<kind>" for what was turned away on its two ports, and
-    how many commands and entries went through. `mode`: see `modes.Mode`. `engine_start` is random at each start of the engine process.
-    `warnings`: what a person should put right, such as addresses that contradict each other.
-    `certificate_expires`: when the node's certificate in use ends, in seconds since the epoch.
-    `durations`: histograms of the engine process since its start, by name: see `node.durations`.
-    `abi` is that of the software. `level`, `level_abi` and `level_rules`: version, ABI and rules number of the level at which the node's state
-    is; `levels`: the versions whose levels it can run. Version 0.2.0 says neither.
+    `applied_index` must agree on it. `voter` is False while a node that lost its disk has not caught up, and for a learner and a read-only
+    member. `ready`: applied up to a known leader's commit. `members`: all of the cluster as far as this node's log says, this one included,
+    and `members_index` the log entry that says it (0: the configuration); `change_under_way`: that entry is not committed yet.
+    `cluster_keys_missing`: numbers of cluster keys under which API keys are encrypted and which this node does not have. `counters` are
+    totals since the node's start: "native_refused_<kind>" and "raft_refused_<kind>" for what was turned away on its two ports, and how many
+    commands and entries went through. `mode`: see `modes.Mode`. `engine_start` is random at each start of the engine process. `warnings`:
+    what a person should put right, such as addresses that contradict each other. `certificate_expires`: when the node's certificate in use
+    ends, in seconds since the epoch. `durations`: histograms of the engine process since its start, by name: see `node.durations`. `abi` is
+    that of the software. `level`, `level_abi` and `level_rules`: version, ABI and rules number of the level at which the node's state is;
+    `levels`: the versions whose levels it can run. Version 0.2.0 says neither.
     """
 
     node_id: str
@@ -480,8 +513,8 @@ class NodeStatus(msgspec.Struct, frozen=True, array_like=True):
 
 
 class LevelMember(msgspec.Struct, frozen=True, array_like=True):
-    """What a member says of levels: its software's version, the level at which it is, and those that it can run. `problem`: what speaks against a
-    change, and what to do; "" for nothing."""
+    """What a member says of levels: its software's version, the level at which it is, and those that it can run. `problem`: what speaks
+    against a change, and what to do; "" for nothing."""
 
     node_id: str
     software: str
@@ -491,8 +524,8 @@ class LevelMember(msgspec.Struct, frozen=True, array_like=True):
 
 
 class LevelReport(msgspec.Struct, frozen=True, array_like=True):
-    """A change of the level, or a check of one: from which to which version's, what each member says, and all that speaks against it. `index`: the
-    log entry that changed it; 0 where nothing was changed."""
+    """A change of the level, or a check of one: from which to which version's, what each member says, and all that speaks against it.
+    `index`: the log entry that changed it; 0 where nothing was changed."""
 
     old: str
     to: str
@@ -521,8 +554,8 @@ class AuctionView(msgspec.Struct, frozen=True, array_like=True):
     """What an auction would do if it opened after the product's event `product_sequence`, which is not long ago: `open_size` would trade at
     `open_price`, zeros when nothing would.
 
-    Best prices, and the sizes there, are over all orders that take part, those on the book and those collected; zeros where a side is empty.
-    `time` is the exchange's clock.
+    Best prices, and the sizes there, are over all orders that take part, those on the book and those collected; zeros where a side is
+    empty. `time` is the exchange's clock.
     """
 
     product_sequence: int
@@ -569,8 +602,8 @@ class BookPage(msgspec.Struct, frozen=True, array_like=True):
 class MarketView(msgspec.Struct, frozen=True, array_like=True):
     """What was traded up to the event with this product sequence.
 
-    `last_trade_id` and `last_price` are 0 before the first trade. `trades` are the latest 1,000, newest first, as far as the node has them: the state
-    of version 0.2.0 had none, and neither has an imported one.
+    `last_trade_id` and `last_price` are 0 before the first trade. `trades` are the latest 1,000, newest first, as far as the node has them:
+    the state of version 0.2.0 had none, and neither has an imported one.
     """
 
     product_sequence: int
@@ -601,6 +634,23 @@ encode = msgspec.msgpack.Encoder().encode
 TRUE = msgspec.Raw(encode(True))
 """The body of an answer that says: done."""
 
+
+class ControlsView(msgspec.Struct, frozen=True, array_like=True):
+    """The operator's controls: rows of one table. All numbers are in smallest units."""
+
+    firm: list[FirmRow] = []
+    firm_member: list[FirmMemberRow] = []
+    switch: list[SwitchRow] = []
+    product_limits: list[ProductLimitsRow] = []
+    interruption: list[InterruptionRow] = []
+    risk: list[RiskRow] = []
+    calendar: list[CalendarRow] = []
+    follows: list[FollowsRow] = []
+    group: list[GroupRow] = []
+    phase: list[PhaseRow] = []
+    correction: list[CorrectionRow] = []
+
+
 ANSWER_TYPES: dict[type[msgspec.Struct], object] = {
     StatusQuery: NodeStatus,
     ProductsQuery: list[ProductRow],
@@ -617,6 +667,7 @@ ANSWER_TYPES: dict[type[msgspec.Struct], object] = {
     BookPageQuery: BookPage,
     MarketQuery: MarketView,
     StreamQuery: StreamRow,
+    ControlsQuery: ControlsView,
 }
 """What `Answer.body` decodes to, by query."""
 

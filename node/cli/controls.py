@@ -1,0 +1,409 @@
+"""`kill-switch`, `limits`, `risk`, `calendar`, `firm`, `trade`: the operator's controls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from node.calendars import DAYS, CalendarError, CalendarText, clock, command_of
+from node.cli.groups import Commands
+from node.cli.output import instant, print_json, show, table, word
+from node.cli.session import Scales, Session, fresh_id, run
+from node.cli.target import Target, cluster_option, json_option
+from node.errors import DirectoryError
+from node.native.protocol import ControlsQuery, ControlsView, TradesQuery
+from statemachine.commands import (
+    AnyCommand,
+    CorrectTrade,
+    FollowCalendar,
+    PutFirm,
+    PutGroup,
+    PutMember,
+    PutProductLimits,
+    PutRiskLimits,
+    SetCalendar,
+    SetSwitches,
+)
+from statemachine.decimals import to_text, to_units
+from statemachine.events import AnyOutcome, Done, OrderMatched, Switched
+from statemachine.limits import OPERATOR
+from statemachine.tables import CalendarRow, PhaseRow, ProductLimitsRow, RiskRow, SwitchRow
+from statemachine.types import CollarAction, Scope, Side, Switch
+
+PPM_DIGITS = 6
+_SECOND = 10**9
+_PAGE = 1_000
+
+Function = Callable[..., Any]
+SCOPES = {"venue": Scope.VENUE, "firm": Scope.FIRM, "account": Scope.ACCOUNT, "product": Scope.PRODUCT}
+SWITCHES = {
+    "kill": int(Switch.KILL),
+    "cancel-only": Switch.BUY_OFF + Switch.SELL_OFF,
+    "buy-off": int(Switch.BUY_OFF),
+    "sell-off": int(Switch.SELL_OFF),
+    "on": 0,
+}
+
+
+async def rows_of(session: Session, kind: str) -> list[Any]:
+    """All rows of a table of controls."""
+    found: list[Any] = []
+    while True:
+        view: ControlsView = await session.read(ControlsQuery(kind, len(found), _PAGE))
+        page = getattr(view, kind)
+        found += page
+        if len(page) < _PAGE:
+            return found
+
+
+def send(target: Target, as_json: bool, make: Callable[[Scales], AnyCommand], what: str) -> None:
+    """Send a command, and say what it did."""
+
+    async def work(session: Session) -> AnyOutcome:
+        return await session.submit(make(await session.scales()))
+
+    outcome = run(target, work)
+    assert isinstance(outcome, Done | Switched), outcome
+    if as_json:
+        print_json(msgspec.to_builtins({name: getattr(outcome, name) for name in outcome.__struct_fields__ if name != "time"}))
+        return
+    click.echo(f"{what}{'' if outcome.changed else ': nothing changed'}")
+    if isinstance(outcome, Switched) and (outcome.cancelled or outcome.pending):
+        more = "; more leave with the next log entries" if outcome.pending else ""
+        click.echo(f"{outcome.cancelled} orders cancelled{more}")
+
+
+def show_rows(target: Target, as_json: bool, kind: str, head: Sequence[str], view: Callable[[Any, Scales], list[str]]) -> None:
+    """Show the rows of a table of controls."""
+
+    async def work(session: Session) -> tuple[list[Any], Scales]:
+        return await rows_of(session, kind), await session.scales()
+
+    rows, scales = run(target, work)
+    views = [view(row, scales) for row in rows]
+    if as_json:
+        print_json([dict(zip(head, each, strict=True)) for each in views])
+    else:
+        show(table(head, views))
+
+
+@click.group("kill-switch", cls=Commands)
+def kill_switch() -> None:
+    """The kill switch and the trading switches of the venue, a firm, an account or a product."""
+
+
+@kill_switch.command("set")
+@click.argument("scope", type=click.Choice(list(SCOPES)))
+@click.argument("name", default="")
+@click.option(
+    "--to", "switch", type=click.Choice(list(SWITCHES)), default="kill", show_default=True, help="What is switched off."
+)
+@click.option("--note", default="", help="Why, for people; of a product's and the venue's the public sees it.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@cluster_option
+@json_option
+def set_switch(target: Target, as_json: bool, scope: str, name: str, switch: str, note: str, yes: bool) -> None:
+    """Cancel all open orders of SCOPE NAME and let none enter (kill), or switch off buys, sells or both; `--to on` switches all on."""
+    whose = f"{scope} {name}".strip()
+    if switch == "kill" and not yes:
+        click.confirm(f"Cancel all open orders of the {whose}, and refuse new ones?", abort=True)
+    command = SetSwitches(OPERATOR, fresh_id(), SCOPES[scope], name, SWITCHES[switch], note)
+    send(target, as_json, lambda _: command, f"{whose}: {switch}")
+
+
+@kill_switch.command("show")
+@cluster_option
+@json_option
+def show_switches(target: Target, as_json: bool) -> None:
+    """The scopes whose switches are not all on."""
+
+    def view(row: SwitchRow, _: Scales) -> list[str]:
+        names = ", ".join(word(switch) for switch in Switch if row.switches & switch)
+        return [word(row.scope), row.name, names, "yes" if row.cancelling else "no", row.note, instant(row.set_at)]
+
+    show_rows(target, as_json, "switch", ("scope", "name", "off", "cancelling", "note", "since"), view)
+
+
+@click.group(cls=Commands)
+def limits() -> None:
+    """Price collars and order limits of products."""
+
+
+@limits.command("set")
+@click.argument("product_id", metavar="PRODUCT")
+@click.option("--dynamic", default="0", help="Share by which a trade may differ from the last trade, e.g. 0.05.")
+@click.option("--static", "static", default="0", help="Share by which it may differ from the last auction's price.")
+@click.option("--static-price", default="0", help="Takes the place of that price until the next auction.")
+@click.option("--action", type=click.Choice([word(a) for a in CollarAction]), default="reject", show_default=True)
+@click.option("--halt", type=int, default=0, help="Seconds that a halt lasts before the auction is called.")
+@click.option("--call", type=int, default=0, help="Seconds that the auction collects orders.")
+@click.option("--random", "chance", type=int, default=0, help="Seconds that its end may be later, by chance.")
+@click.option("--extensions", type=int, default=0, help="How often it is extended while its price is far away.")
+@click.option("--order-size", default="0", help="Largest size of an order.")
+@click.option("--order-notional", default="0", help="Largest notional of an order.")
+@click.option("--distance", default="0", help="Share by which a limit price may differ from the last trade.")
+@cluster_option
+@json_option
+def set_limits(target: Target, as_json: bool, product_id: str, **given: Any) -> None:
+    """Set all limits of PRODUCT: what is not named is no limit any more."""
+
+    def make(scales: Scales) -> AnyCommand:
+        ppm = {name: to_units(given[name], PPM_DIGITS, name) for name in ("dynamic", "static", "distance")}
+        return PutProductLimits(
+            OPERATOR,
+            fresh_id(),
+            product_id,
+            ppm["dynamic"],
+            ppm["static"],
+            CollarAction[given["action"].replace("-", "_").upper()],
+            given["halt"] * _SECOND,
+            given["call"] * _SECOND,
+            given["chance"] * _SECOND,
+            given["extensions"],
+            scales.size_units(product_id, given["order_size"], "order-size"),
+            scales.price_units(product_id, given["order_notional"], "order-notional"),
+            ppm["distance"],
+            scales.price_units(product_id, given["static_price"], "static-price"),
+        )
+
+    send(target, as_json, make, f"limits of {product_id}")
+
+
+@limits.command("show")
+@cluster_option
+@json_option
+def show_limits(target: Target, as_json: bool) -> None:
+    """The products with limits."""
+
+    def view(row: ProductLimitsRow, scales: Scales) -> list[str]:
+        seconds = [str(each // _SECOND) for each in (row.halt_ns, row.call_ns, row.random_ns)]
+        shares = [to_text(ppm, PPM_DIGITS) for ppm in (row.dynamic_ppm, row.static_ppm, row.distance_ppm)]
+        size, notional = scales.size(row.product_id, row.order_size_max), scales.price(row.product_id, row.order_notional_max)
+        return [
+            row.product_id,
+            *shares,
+            word(row.action),
+            *seconds,
+            size,
+            notional,
+            scales.price(row.product_id, row.static_price),
+        ]
+
+    head = ("product", "dynamic", "static", "distance", "action", "halt", "call", "random", "order size", "order notional")
+    show_rows(target, as_json, "product_limits", (*head, "static price"), view)
+
+
+@click.group(cls=Commands)
+def risk() -> None:
+    """Risk limits of accounts and firms."""
+
+
+@risk.command("set")
+@click.argument("scope", type=click.Choice(["account", "firm"]))
+@click.argument("name")
+@click.option("--currency", default="", help="The currency of the limits of money.")
+@click.option("--orders", type=int, default=0, help="Open orders.")
+@click.option("--rate", type=int, default=0, help="Orders accepted in a second.")
+@click.option("--open", "opened", default="0", help="What open orders hold of the currency.")
+@click.option("--volume", default="0", help="What is traded in the currency in a day.")
+@click.option("--position", default="0", help="What is owned and being bought of the currency.")
+@cluster_option
+@json_option
+def set_risk(target: Target, as_json: bool, scope: str, name: str, currency: str, orders: int, rate: int, **given: str) -> None:
+    """Set all risk limits of an account or firm, in one currency or of its orders: what is not named is no limit any more."""
+
+    def make(scales: Scales) -> AnyCommand:
+        digits = scales.currency(currency) if currency else 0
+        money = [to_units(given[field], digits, field) for field in ("opened", "volume", "position")]
+        return PutRiskLimits(OPERATOR, fresh_id(), SCOPES[scope], name, currency, orders, rate, *money)
+
+    send(target, as_json, make, f"risk limits of {scope} {name}")
+
+
+@risk.command("show")
+@cluster_option
+@json_option
+def show_risk(target: Target, as_json: bool) -> None:
+    """The accounts and firms with limits, and what was traded on the day of the last trade."""
+
+    def view(row: RiskRow, scales: Scales) -> list[str]:
+        digits = scales.currency(row.currency) if row.currency else 0
+        money = [to_text(each, digits) for each in (row.open_max, row.volume_max, row.position_max, row.volume)]
+        return [word(row.scope), row.name, row.currency, str(row.orders_max), str(row.rate_max), *money]
+
+    head = ("scope", "name", "currency", "orders", "rate", "open", "volume", "position", "traded")
+    show_rows(target, as_json, "risk", head, view)
+
+
+@click.group(cls=Commands)
+def firm() -> None:
+    """Firms, to which accounts belong."""
+
+
+@firm.command("put")
+@click.argument("firm_id", metavar="FIRM")
+@cluster_option
+@json_option
+def put_firm(target: Target, as_json: bool, firm_id: str) -> None:
+    """Add FIRM."""
+    command = PutFirm(OPERATOR, fresh_id(), firm_id)
+    send(target, as_json, lambda _: command, f"firm {firm_id}")
+
+
+@firm.command("member")
+@click.argument("account_id", metavar="ACCOUNT")
+@click.argument("firm_id", metavar="[FIRM]", default="")
+@cluster_option
+@json_option
+def put_member(target: Target, as_json: bool, account_id: str, firm_id: str) -> None:
+    """ACCOUNT belongs to FIRM from now on; without FIRM to none."""
+    command = PutMember(OPERATOR, fresh_id(), account_id, firm_id)
+    send(target, as_json, lambda _: command, f"{account_id}: {firm_id or 'no firm'}")
+
+
+@firm.command("list")
+@cluster_option
+@json_option
+def list_firms(target: Target, as_json: bool) -> None:
+    """The accounts of each firm."""
+    show_rows(target, as_json, "firm_member", ("firm", "account"), lambda row, _: [row.firm_id, row.account_id])
+
+
+@click.group(cls=Commands)
+def calendar() -> None:
+    """Trading calendars."""
+
+
+@calendar.command("set")
+@click.argument("calendar_id", metavar="CALENDAR")
+@click.argument("path", metavar="FILE", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@cluster_option
+@json_option
+def set_calendar(target: Target, as_json: bool, calendar_id: str, path: Path) -> None:
+    """Add or replace CALENDAR from FILE (TOML; see docs/operations.md)."""
+    try:
+        text = msgspec.toml.decode(path.read_bytes(), type=CalendarText)
+        command = command_of(calendar_id, fresh_id(), text, datetime.now(UTC))
+    except (msgspec.MsgspecError, CalendarError) as error:
+        raise DirectoryError(f"{path}: {error}") from error
+    send(target, as_json, lambda _: command, f"calendar {calendar_id}")
+
+
+@calendar.command("follow")
+@click.argument("scope", type=click.Choice(["venue", "group", "product"]))
+@click.argument("name", default="")
+@click.option("--calendar", "calendar_id", default="", help="The calendar; none: that of the group or of the venue, or none.")
+@cluster_option
+@json_option
+def follow_calendar(target: Target, as_json: bool, scope: str, name: str, calendar_id: str) -> None:
+    """Let the venue, a group or a product follow a calendar."""
+    command = SetCalendar(OPERATOR, fresh_id(), Scope[scope.upper()], name, calendar_id)
+    send(target, as_json, lambda _: command, f"{scope} {name}".strip())
+
+
+@calendar.command("group")
+@click.argument("product_id", metavar="PRODUCT")
+@click.argument("group_id", metavar="[GROUP]", default="")
+@cluster_option
+@json_option
+def put_group(target: Target, as_json: bool, product_id: str, group_id: str) -> None:
+    """PRODUCT is in GROUP from now on; without GROUP in none."""
+    command = PutGroup(OPERATOR, fresh_id(), product_id, group_id)
+    send(target, as_json, lambda _: command, f"{product_id}: {group_id or 'no group'}")
+
+
+@calendar.command("resume")
+@click.argument("product_id", metavar="PRODUCT")
+@cluster_option
+@json_option
+def resume_calendar(target: Target, as_json: bool, product_id: str) -> None:
+    """PRODUCT, whose status was set by hand, follows its calendar again."""
+    command = FollowCalendar(OPERATOR, fresh_id(), product_id)
+    send(target, as_json, lambda _: command, product_id)
+
+
+@calendar.command("show")
+@click.argument("calendar_id", metavar="[CALENDAR]", default="")
+@cluster_option
+@json_option
+def show_calendar(target: Target, as_json: bool, calendar_id: str) -> None:
+    """The phases of the week of CALENDAR; without it, where each product is in its calendar."""
+
+    def phase(row: PhaseRow, _: Scales) -> list[str]:
+        return [row.product_id, word(row.phase), instant(row.ends_at), "yes" if row.by_hand else "no", str(row.extensions)]
+
+    if not calendar_id:
+        show_rows(target, as_json, "phase", ("product", "phase", "until", "status by hand", "extensions"), phase)
+        return
+
+    async def work(session: Session) -> CalendarRow:
+        for row in await rows_of(session, "calendar"):
+            if row.calendar_id == calendar_id:
+                return row  # type: ignore[no-any-return]  # rows of this table are such
+        raise DirectoryError(f"no calendar {calendar_id!r}")
+
+    row = run(target, work)
+    if as_json:
+        print_json(msgspec.to_builtins({name: getattr(row, name) for name in row.__struct_fields__}))
+        return
+    days = [
+        [day, ", ".join(f"{clock(at)} {word(phase)}" for at, phase in phases)] for day, phases in zip(DAYS, row.week, strict=True)
+    ]
+    show(
+        table(
+            ("day", "phases"),
+            days,
+            title=f"{calendar_id}, {row.time_zone}, offsets until {instant(row.offsets[-1][0] * _SECOND)}",
+        )
+    )
+
+
+@click.group(cls=Commands)
+def trade() -> None:
+    """Trades: bust one, or correct its price."""
+
+
+@trade.command("bust")
+@click.argument("product_id", metavar="PRODUCT")
+@click.argument("trade_id", metavar="TRADE", type=int)
+@click.option("--price", default="0", help="Correct the price to this one, in place of a bust.")
+@click.option("--note", default="", help="Why, for people.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@cluster_option
+@json_option
+def bust(target: Target, as_json: bool, product_id: str, trade_id: int, price: str, note: str, yes: bool) -> None:
+    """Bust TRADE of PRODUCT: money, coins and fees go back. The trade must be among those that the node remembers (`trades`)."""
+
+    async def find(session: Session) -> tuple[OrderMatched, Scales]:
+        for found in await session.read(TradesQuery(product_id, _PAGE)):
+            if found.trade_id == trade_id:
+                return found, await session.scales()
+        raise DirectoryError(f"{product_id}: trade {trade_id} is not among the last {_PAGE:,} trades")
+
+    found, scales = run(target, find)
+    maker_buys = found.side is Side.BUY
+    buyer, seller = (found.maker_account_id, found.taker_account_id)[:: 1 if maker_buys else -1]
+    buyer_fee, seller_fee = (found.maker_fee, found.taker_fee)[:: 1 if maker_buys else -1]
+    command = CorrectTrade(
+        OPERATOR,
+        fresh_id(),
+        product_id,
+        trade_id,
+        buyer,
+        seller,
+        found.price,
+        found.size,
+        buyer_fee,
+        seller_fee,
+        scales.price_units(product_id, price),
+        note,
+    )
+    what = f"trade {trade_id}: {scales.size(product_id, found.size)} @ {scales.price(product_id, found.price)}, {buyer} from {seller}"
+    if not yes:
+        click.confirm(f"{'Correct' if command.new_price else 'Bust'} {what}?", abort=True)
+    send(target, as_json, lambda _: command, what)

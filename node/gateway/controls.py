@@ -1,0 +1,285 @@
+"""The operator's controls over HTTP: switches, limits of products, risk limits, firms, calendars, corrections of trades.
+
+Each may be repeated safely, signed anew. Amounts are decimals, shares are decimals of one, durations are seconds.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from node.calendars import CalendarError, CalendarText, command_of
+from node.gateway.admin import PutJson, put
+from node.gateway.calls import Answer, Call
+from node.gateway.catalogue import Product
+from node.gateway.errors import ApiError, BadRequestError, rejection
+from node.gateway.requests import DecimalText, absent, choice, given, parse, raw_text
+from node.gateway.values import check_name, product_text, to_units
+from node.native.protocol import ControlsQuery, ControlsView
+from statemachine.commands import (
+    CorrectTrade,
+    FollowCalendar,
+    PutFirm,
+    PutGroup,
+    PutMember,
+    PutProductLimits,
+    PutRiskLimits,
+    SetCalendar,
+    SetSwitches,
+)
+from statemachine.decimals import to_text
+from statemachine.events import Rejected, Switched
+from statemachine.limits import OPERATOR
+from statemachine.types import CollarAction, Scope, Switch
+
+SHARE_SCALE = 6
+_SECOND = 10**9
+SCOPES = {"firm": Scope.FIRM, "account": Scope.ACCOUNT, "product": Scope.PRODUCT}
+CALENDAR_SCOPES = {"group": Scope.GROUP, "product": Scope.PRODUCT}
+ACTIONS = {action.name.lower(): action for action in CollarAction}
+SWITCHES = {switch.name.lower(): int(switch) for switch in Switch}
+PAGE = 1_000
+
+
+class SwitchesRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is switched off: any of buy_off, sell_off, kill; an empty list switches everything on. `note` is for people."""
+
+    switches: list[str]
+    note: str = ""
+
+
+class SwitchesJson(msgspec.Struct, kw_only=True):
+    """What setting switches did. `cancelled` orders left with it; with `pending` the others leave in a moment."""
+
+    scope: str
+    id: str
+    changed: bool
+    cancelled: int
+    pending: bool
+    sequence: int
+
+
+class LimitsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All limits of a product; what is left out is no limit. See the document's section on controls."""
+
+    dynamic: DecimalText = msgspec.field(default_factory=absent)
+    static: DecimalText = msgspec.field(default_factory=absent)
+    static_price: DecimalText = msgspec.field(default_factory=absent)
+    action: str = "reject"
+    halt_seconds: int = 0
+    call_seconds: int = 0
+    random_seconds: int = 0
+    extensions: int = 0
+    order_size: DecimalText = msgspec.field(default_factory=absent)
+    order_notional: DecimalText = msgspec.field(default_factory=absent)
+    distance: DecimalText = msgspec.field(default_factory=absent)
+
+
+class RiskRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All risk limits of an account or a firm: in a currency, or (without one) of its orders; what is left out is no limit."""
+
+    currency: str = ""
+    orders: int = 0
+    rate: int = 0
+    open: DecimalText = msgspec.field(default_factory=absent)
+    volume: DecimalText = msgspec.field(default_factory=absent)
+    position: DecimalText = msgspec.field(default_factory=absent)
+
+
+class MemberRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The firm that the account belongs to; empty: none."""
+
+    firm_id: str
+
+
+class FollowsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The calendar to follow; empty: that of the group or of the venue, or none."""
+
+    calendar_id: str
+
+
+class GroupRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The group of the product; empty: none."""
+
+    group_id: str
+
+
+class CorrectionRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A trade as it was told, and its new price; without one the trade is busted. `note` is for people."""
+
+    buyer: str
+    seller: str
+    price: DecimalText
+    size: DecimalText
+    buyer_fee: DecimalText = msgspec.field(default_factory=absent)
+    seller_fee: DecimalText = msgspec.field(default_factory=absent)
+    new_price: DecimalText = msgspec.field(default_factory=absent)
+    note: str = ""
+
+
+def _units(text: DecimalText, scale: int, field: str) -> int:
+    return to_units(raw_text(text, field), scale, field) if given(text) else 0
+
+
+async def controls(call: Call) -> Answer[dict[str, Any]]:
+    """GET /admin/controls: all that the operator set, and what came of it, by table; numbers in smallest units, times in nanoseconds, at most 1,000
+    rows a table."""
+    found: dict[str, Any] = {}
+    for kind in ControlsView.__struct_fields__:
+        view: ControlsView = await call.read(ControlsQuery(kind, 0, PAGE))
+        found[kind] = [
+            {name: msgspec.to_builtins(getattr(row, name), str_keys=True) for name in row.__struct_fields__}
+            for row in getattr(view, kind)
+        ]
+    return Answer(found)
+
+
+async def put_venue_switches(call: Call) -> Answer[SwitchesJson]:
+    """PUT /admin/switches: the switches of the whole venue."""
+    return await _put_switches(call, Scope.VENUE, "")
+
+
+async def put_switches(call: Call) -> Answer[SwitchesJson]:
+    """PUT /admin/switches/{scope}/{id}: the switches of a firm, an account or a product. `kill` cancels all its open orders."""
+    scope = choice(call.path("scope"), SCOPES, "scope")
+    return await _put_switches(call, scope, check_name(call.path("id"), "id"))
+
+
+async def _put_switches(call: Call, scope: Scope, name: str) -> Answer[SwitchesJson]:
+    request = parse(call.body, SwitchesRequest)
+    chosen = {choice(text, SWITCHES, "switches") for text in request.switches}
+    outcome = await call.command(SetSwitches(OPERATOR, call.command_id(), scope, name, sum(chosen), request.note))
+    if isinstance(outcome, Rejected):
+        raise rejection(outcome)
+    assert isinstance(outcome, Switched), outcome
+    return Answer(
+        SwitchesJson(
+            scope=scope.name.lower(),
+            id=name,
+            changed=outcome.changed,
+            cancelled=outcome.cancelled,
+            pending=outcome.pending,
+            sequence=outcome.sequence,
+        )
+    )
+
+
+async def put_limits(call: Call) -> Answer[PutJson]:
+    """PUT /admin/products/{id}/limits: price collars and limits of one order."""
+    product = await _product(call)
+    request = parse(call.body, LimitsRequest)
+    command = PutProductLimits(
+        OPERATOR,
+        call.command_id(),
+        product.row.product_id,
+        _units(request.dynamic, SHARE_SCALE, "dynamic"),
+        _units(request.static, SHARE_SCALE, "static"),
+        choice(request.action, ACTIONS, "action"),
+        _duration(request.halt_seconds, "halt_seconds"),
+        _duration(request.call_seconds, "call_seconds"),
+        _duration(request.random_seconds, "random_seconds"),
+        request.extensions,
+        _units(request.order_size, product.base_scale, "order_size"),
+        _units(request.order_notional, product.quote_scale, "order_notional"),
+        _units(request.distance, SHARE_SCALE, "distance"),
+        _units(request.static_price, product.quote_scale, "static_price"),
+    )
+    return await put(call, command, product.row.product_id)
+
+
+def _duration(seconds: int, field: str) -> int:
+    if not 0 <= seconds <= 86_400:
+        raise BadRequestError(f"{field} must be a whole number of seconds from 0 to 86400", field)
+    return seconds * _SECOND
+
+
+async def put_risk(call: Call) -> Answer[PutJson]:
+    """PUT /admin/risk/{scope}/{id}: risk limits of an account or a firm."""
+    scope, name = choice(call.path("scope"), SCOPES, "scope"), check_name(call.path("id"), "id")
+    request = parse(call.body, RiskRequest)
+    scale = (await call.gateway.catalogue.currency(check_name(request.currency, "currency"))).scale if request.currency else 0
+    money = [_units(getattr(request, field), scale, field) for field in ("open", "volume", "position")]
+    command = PutRiskLimits(OPERATOR, call.command_id(), scope, name, request.currency, request.orders, request.rate, *money)
+    return await put(call, command, name)
+
+
+async def put_firm(call: Call) -> Answer[PutJson]:
+    """PUT /admin/firms/{id}: add a firm."""
+    firm_id = check_name(call.path("id"), "id")
+    return await put(call, PutFirm(OPERATOR, call.command_id(), firm_id), firm_id)
+
+
+async def put_member(call: Call) -> Answer[PutJson]:
+    """PUT /admin/accounts/{id}/firm: the account belongs to this firm from now on."""
+    account_id = check_name(call.path("id"), "id")
+    request = parse(call.body, MemberRequest)
+    return await put(call, PutMember(OPERATOR, call.command_id(), account_id, request.firm_id), account_id)
+
+
+async def put_calendar(call: Call) -> Answer[PutJson]:
+    """PUT /admin/calendars/{id}: add or replace a trading calendar, in the words of its file (docs/operations.md)."""
+    calendar_id = check_name(call.path("id"), "id")
+    try:
+        command = command_of(calendar_id, call.command_id(), parse(call.body, CalendarText), datetime.now(UTC))
+    except CalendarError as error:
+        raise BadRequestError(str(error), str(error).partition(":")[0]) from error
+    return await put(call, command, calendar_id)
+
+
+async def follow_of_venue(call: Call) -> Answer[PutJson]:
+    """PUT /admin/follows: the calendar that the whole venue follows."""
+    request = parse(call.body, FollowsRequest)
+    return await put(call, SetCalendar(OPERATOR, call.command_id(), Scope.VENUE, "", request.calendar_id), "")
+
+
+async def follow(call: Call) -> Answer[PutJson]:
+    """PUT /admin/follows/{scope}/{id}: the calendar that a group of products or a product follows."""
+    scope, name = choice(call.path("scope"), CALENDAR_SCOPES, "scope"), check_name(call.path("id"), "id")
+    request = parse(call.body, FollowsRequest)
+    return await put(call, SetCalendar(OPERATOR, call.command_id(), scope, name, request.calendar_id), name)
+
+
+async def put_group(call: Call) -> Answer[PutJson]:
+    """PUT /admin/products/{id}/group: the product is in this group from now on."""
+    product_id = product_text(call.path("id"))
+    return await put(call, PutGroup(OPERATOR, call.command_id(), product_id, parse(call.body, GroupRequest).group_id), product_id)
+
+
+async def resume(call: Call) -> Answer[PutJson]:
+    """POST /admin/products/{id}/resume: a product whose status was set by hand follows its calendar again."""
+    product_id = product_text(call.path("id"))
+    return await put(call, FollowCalendar(OPERATOR, call.command_id(), product_id), product_id)
+
+
+async def correct(call: Call) -> Answer[PutJson]:
+    """POST /admin/products/{id}/trades/{trade}/correction: bust a trade, or correct its price."""
+    product = await _product(call)
+    request = parse(call.body, CorrectionRequest)
+    text = call.path("trade")
+    if not text.isascii() or not text.isdecimal() or len(text) > 18:
+        raise ApiError(404, "Trade not found", "trade")
+    quote = product.quote_scale
+    command = CorrectTrade(
+        OPERATOR,
+        call.command_id(),
+        product.row.product_id,
+        int(text),
+        check_name(request.buyer, "buyer"),
+        check_name(request.seller, "seller"),
+        _units(request.price, quote, "price"),
+        _units(request.size, product.base_scale, "size"),
+        _units(request.buyer_fee, quote, "buyer_fee"),
+        _units(request.seller_fee, quote, "seller_fee"),
+        _units(request.new_price, quote, "new_price"),
+        request.note,
+    )
+    outcome = await call.command(command)
+    if isinstance(outcome, Rejected):
+        raise rejection(outcome, number=lambda units: to_text(units, quote))
+    return Answer(PutJson(id=text, changed=True, sequence=outcome.sequence))
+
+
+async def _product(call: Call) -> Product:
+    return await call.gateway.catalogue.product(product_text(call.path("id")))

@@ -1,0 +1,92 @@
+"""The operator's controls over HTTP and on the feed."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.node.gateway.harness import Exchange, receive
+
+
+async def test_a_kill_switch_cancels_refuses_and_is_visible_on_the_status_channel(exchange: Exchange) -> None:
+    socket = await exchange.client.ws_connect("/")
+    await socket.send_json({"type": "subscribe", "product_ids": ["BTC-USD"], "channels": ["status", "full"]})
+    await receive(socket, "status")
+    placed = await exchange.order("alice", "buy", "90", "1")
+    body = {"switches": ["kill"], "note": "runaway"}
+    status, answer = await exchange.call("admin", "PUT", "/admin/switches/product/BTC-USD", body)
+    assert status == 200, answer
+    assert (answer["changed"], answer["cancelled"], answer["pending"]) == (True, 1, False)
+    switched = await receive(socket, "trading_switch")
+    assert (switched["switches"], switched["message"], switched["scope"]) == (["kill"], "runaway", "product")
+    while True:
+        told = await receive(socket, "status")
+        (product,) = [each for each in told["products"] if each["id"] == "BTC-USD"]
+        if product["status_message"]:
+            break
+    assert product["status_message"] == "switched off: kill (runaway)"
+    assert product["cancel_only"]
+    _, order = await exchange.call("alice", "GET", f"/orders/{placed['id']}")
+    assert (order["status"], order["done_reason"]) == ("done", "canceled")
+    order_body = {"product_id": "BTC-USD", "side": "buy", "price": "90", "size": "1"}
+    status, refused = await exchange.call("alice", "POST", "/orders", order_body)
+    assert (status, refused["reason"]) == (400, "kill_switch")
+    assert (await exchange.call("alice", "DELETE", "/orders"))[0] == 200
+    assert (await exchange.call("admin", "PUT", "/admin/switches/product/BTC-USD", {"switches": []}))[0] == 200
+    assert (await exchange.call("alice", "POST", "/orders", order_body))[0] == 200
+
+
+async def test_limits_risk_firms_calendars_are_put_and_shown(exchange: Exchange) -> None:
+    calendar = {
+        "time_zone": "Europe/Berlin",
+        "week": {"mon-fri": ["09:00 continuous", "17:30 closed"]},
+        "days": {"2026-12-25": []},
+    }
+    for target, body in (
+        ("/admin/firms/acme", None),
+        ("/admin/accounts/alice/firm", {"firm_id": "acme"}),
+        ("/admin/products/BTC-USD/limits", {"dynamic": "0.05", "action": "auction", "call_seconds": 60, "order_size": "5"}),
+        ("/admin/risk/firm/acme", {"currency": "USD", "open": "1000"}),
+        ("/admin/risk/account/alice", {"orders": 10}),
+        ("/admin/calendars/berlin", calendar),
+        ("/admin/follows/group/late", {"calendar_id": "berlin"}),
+        ("/admin/products/BTC-USD/group", {"group_id": "none"}),
+    ):
+        status, answer = await exchange.call("admin", "PUT", target, body)
+        assert (status, answer.get("changed")) == (200, True), (target, answer)
+    _, found = await exchange.call("admin", "GET", "/admin/controls")
+    assert found["firm"] == [{"firm_id": "acme"}]
+    assert found["product_limits"][0]["dynamic_ppm"] == 50_000
+    assert len(found["risk"]) == 2
+    assert found["calendar"][0]["time_zone"] == "Europe/Berlin"
+    order_body = {"product_id": "BTC-USD", "side": "buy", "price": "90", "size": "6"}
+    status, refused = await exchange.call("alice", "POST", "/orders", order_body)
+    assert (status, refused["reason"]) == (400, "order_limit")
+
+
+async def test_a_trade_is_busted_once(exchange: Exchange) -> None:
+    await exchange.order("alice", "sell", "100", "1")
+    await exchange.order("bob", "buy", "100", "1")
+    _, trades = await exchange.get("/products/BTC-USD/trades")
+    target = f"/admin/products/BTC-USD/trades/{trades[0]['trade_id']}/correction"
+    body = {"buyer": "bob", "seller": "alice", "price": "100", "size": "1"}
+    status, answer = await exchange.call("admin", "POST", target, body)
+    assert status == 200, answer
+    assert (await exchange.call("admin", "POST", target, body | {"note": "again"}))[0] == 409
+
+
+@pytest.mark.parametrize(
+    ("target", "body", "status", "field"),
+    [
+        ("/admin/switches/product/BTC-USD", {"switches": ["all"]}, 400, "switches"),
+        ("/admin/switches/group/x", {"switches": []}, 400, "scope"),
+        ("/admin/switches/account/nobody", {"switches": ["kill"]}, 404, "name"),
+        ("/admin/products/BTC-USD/limits", {"dynamic": "0.05", "action": "shout"}, 400, "action"),
+        ("/admin/products/BTC-USD/limits", {"dynamic": "0.05", "halt_seconds": -1}, 400, "halt_seconds"),
+        ("/admin/calendars/c", {"time_zone": "Europe/Atlantis", "week": {}}, 400, "time_zone"),
+        ("/admin/calendars/c", {"time_zone": "UTC", "week": {"mon": ["nine continuous"]}}, 400, "week.mon"),
+    ],
+)
+async def test_what_is_wrong_is_named(exchange: Exchange, target: str, body: object, status: int, field: str) -> None:
+    answered, answer = await exchange.call("admin", "PUT", target, body)
+    assert (answered, answer.get("field")) == (status, field), answer
+    assert (await exchange.call("alice", "PUT", target, body))[0] == 403
