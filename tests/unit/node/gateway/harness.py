@@ -121,7 +121,7 @@ class FakeBackend:
         await asyncio.sleep(0)
         if node_id not in ("", "n2"):
             raise RequestFailed(FailCode.BAD_REQUEST, f"{node_id} is no voter")
-        self.status |= {"leader_id": "n2", "role": "follower", "term": 4}
+        self.status |= {"leader_id": "n2", "role": "follower", "term": self.node_status().term + 1}
 
     def node_status(self) -> NodeStatus:
         role = "leader" if self.leads else "follower"

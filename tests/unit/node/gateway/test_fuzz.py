@@ -39,7 +39,7 @@ FIELDS = [
     *("product_id", "side", "type", "price", "size", "funds", "client_oid", "time_in_force", "post_only", "stp", "profile_id"),
     *("cancel_after", "stop", "stop_price", "amount", "currency", "transfer_id", "scale", "base_currency", "quote_currency"),
     *("base_increment", "quote_increment", "base_min_size", "base_max_size", "maker_fee_rate", "status", "account_id"),
-    *("secret", "passphrase", "permissions", "name", "from", "to"),
+    *("secret", "passphrase", "permissions", "name", "from", "to", "node_id"),
 ]
 GOOD: dict[str, object] = {"product_id": "BTC-USD", "side": "buy", "type": "limit", "price": "100", "size": "1"}
 BODIES: SearchStrategy[Any] = (
@@ -63,6 +63,7 @@ CALLS = st.sampled_from(
         ("admin", "PUT", "/admin/accounts/fuzz"),
         ("admin", "PUT", "/admin/keys/fuzz"),
         ("admin", "POST", "/admin/accounts/alice/deposits"),
+        ("admin", "POST", "/admin/leadership"),
     ]
 )
 
@@ -153,7 +154,17 @@ async def test_any_query(exchange: Exchange, path: str, query: list[tuple[str, s
 @FUZZ
 @given(
     start=st.sampled_from(
-        ["GET /orders/", "DELETE /orders/client:", "GET /products/", "GET /accounts/", "PUT /admin/keys/", "", "GET "]
+        [
+            "GET /orders/",
+            "DELETE /orders/client:",
+            "GET /products/",
+            "GET /accounts/",
+            "PUT /admin/keys/",
+            "GET /ui/",
+            "OPTIONS /ui",
+            "",
+            "GET ",
+        ]
     ),
     rest=st.binary(max_size=40),
 )

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from aiohttp import ClientSession
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from yarl import URL
 
 from node.gateway.ui import files
@@ -169,3 +171,29 @@ def test_the_files_of_a_page_are_bounded(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(files, "TOTAL_MAX", 99)
     with pytest.raises(ValueError, match="more than 99 bytes"):
         files.load(tmp_path)
+
+
+HEADER_TEXTS = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=60)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    names=st.dictionaries(
+        st.sampled_from(["Origin", "If-None-Match", "Accept-Encoding", "Accept", "Access-Control-Request-Method"]),
+        HEADER_TEXTS | st.sampled_from([PAGE_OF_N2, "*", 'W/"', "gzip;q=", ";", ",,", "text/html"]),
+    ),
+    method=st.sampled_from(["GET", "HEAD", "OPTIONS", "POST"]),
+    path=st.sampled_from(["/", "/ui", "/ui/", "/ui/main.js", "/ui/vendor/uplot-1.6.32/uPlot.js", "/ui/none", "/products"]),
+)
+async def test_no_headers_make_a_fault_or_let_a_stranger_read(
+    exchange: Exchange, names: dict[str, str], method: str, path: str
+) -> None:
+    exchange.backend.status["members"] = MEMBERS
+    async with (
+        ClientSession() as session,
+        session.request(method, base(exchange) + path, headers=names, allow_redirects=False) as answer,
+    ):
+        await answer.read()
+        assert answer.status < 500
+        allowed = answer.headers.get("Access-Control-Allow-Origin")
+        assert allowed is None or (allowed == names["Origin"] and allowed in origins(tuple(member.http for member in MEMBERS)))

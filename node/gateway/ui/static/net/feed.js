@@ -123,7 +123,7 @@ export class Feed {
       this.#live(url);
       return;
     }
-    if (typeof message.sequence !== "number" || !EVENTS.has(message.type)) {
+    if (typeof message.sequence !== "number" || UNNUMBERED.has(message.type)) {
       this.listener.onOther(message);
       return;
     }
@@ -178,5 +178,5 @@ export class Feed {
   }
 }
 
-/** Types of the channel `full`, whose sequences have no gap. */
-const EVENTS = new Set(["activate", "received", "open", "match", "auction_match", "change", "done", "status_change"]);
+/** Messages whose `sequence` says when they were made. All others with one are events of `full`, which are numbered without a gap, also kinds that are newer than this page. */
+const UNNUMBERED = new Set(["heartbeat", "auction", "ticker", "last_match"]);
