@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,7 @@ from tests.browser.viewer import LOST, REFUSED, SECONDS, Viewer, viewing
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
+MEASURED = re.compile(r"fsync p50 / p99[0-9.]+ [mµ]?s / ")
 Scheme = Literal["light", "dark"]
 
 
@@ -186,6 +188,7 @@ def test_the_leader_dies_and_no_event_is_missing(viewer: Viewer, stage: Stage, p
         page.get_by_role("link", name="Cluster").click()
         expect(page.locator(f"[data-node={leader}]")).to_have_attribute("data-role", "unreachable")
         expect(page.locator(".changes li").first).to_contain_text(f"after {leader}")
+        expect(page.locator(".node.leader")).to_contain_text(MEASURED)
         page.screenshot(path=pictures / "failover-cluster.png")
     finally:
         stage.bring_back(killed)
@@ -206,7 +209,7 @@ def test_it_fits_and_everybody_can_use_it(
         if view == "market":
             viewer.wait_drawn()
         else:
-            expect(viewer.page.locator(".node.leader")).to_contain_text("fsync")
+            expect(viewer.page.locator(".node.leader")).to_contain_text(MEASURED)
         viewer.wait_seen(5)
         assert viewer.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
         assert viewer.violations() == []

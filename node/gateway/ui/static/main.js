@@ -43,7 +43,8 @@ async function begin() {
       if (link.hash.startsWith(`#${chosen}`)) link.setAttribute("aria-current", "page");
       else link.removeAttribute("aria-current");
     }
-    if (chosen === "cluster") void statuses.measure();
+    if (chosen === "cluster") void statuses.look().then(() => statuses.measure());
+    scrollTo(0, 0);
   };
   fill(app, el("a", { class: "skip", href: "#main", onclick: skip }, "Skip to the content"), header(market, el("nav", { "aria-label": "Views" }, links)), main);
   addEventListener("hashchange", () => {

@@ -14,6 +14,8 @@ const LEVELS = 60;
 /** The share of a side's levels whose distance from the best price counts as usual, and how many times that distance is drawn. */
 const USUAL = 0.8;
 const SPAN = 1.5;
+/** The share of the width at which the outermost sums are drawn on, so that their steps can be seen. */
+const MARGIN = 0.03;
 
 /** @param {Market} market @returns {HTMLElement} */
 export function depth(market) {
@@ -71,6 +73,10 @@ function sides(market) {
   };
   const [bids, asks] = near(sums(market.book.buys.best(LEVELS)), sums(market.book.sells.best(LEVELS)));
   bids.reverse();
+  const [low, high] = [bids[0], asks.at(-1)];
+  const margin = low && high ? (high.price - low.price) * MARGIN : 0;
+  if (low && margin > 0) bids.unshift({ ...low, price: low.price - margin });
+  if (high && margin > 0) asks.push({ ...high, price: high.price + margin });
   const none = (/** @type {any[]} */ rows) => rows.map(() => null);
   return [[...bids, ...asks].map((row) => row.price), [...bids.map((row) => row.sum), ...none(asks)], [...none(bids), ...asks.map((row) => row.sum)]];
 }

@@ -71,7 +71,7 @@ export class Statuses extends EventTarget {
     } catch (error) {
       const misses = (this.misses.get(member.url) ?? 0) + 1;
       this.misses.set(member.url, misses);
-      if (misses < MISSES_MAX && before?.status) return;
+      if (misses < MISSES_MAX) return;
       const text = error instanceof DOMException ? "no answer in time" : "not reachable";
       this.seen.set(member.url, { ...member, at: Date.now(), status: null, error: text, samples: null });
     }
