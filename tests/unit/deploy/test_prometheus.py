@@ -13,11 +13,13 @@ import msgspec
 import pytest
 import yaml
 
+from node.durations import EngineDurations
 from node.gateway.metrics import Metrics, who
 from node.native.protocol import MemberStatus, NodeStatus
 
 ROOT = Path(__file__).parents[3]
 RULES = ROOT / "deploy" / "prometheus" / "rules.yml"
+DASHBOARD = ROOT / "deploy" / "grafana" / "quorumbook.json"
 PAGE = ROOT / "docs" / "operations.md"
 
 needs_promtool = pytest.mark.skipif(
@@ -54,7 +56,11 @@ STATUS = NodeStatus(
         "raft_refused_handshake": 3,
         "raft_refused_certificate": 1,
         "state_digests_compared": 9,
+        "disk_free_bytes": 5,
+        "disk_size_bytes": 10,
+        "snapshot_timestamp_seconds": 1_700_000_000,
     },
+    durations=EngineDurations().freeze(),
 )
 
 
@@ -105,16 +111,56 @@ def test_counters_are_counters() -> None:
     assert 'quorumbook_build_info{abi="abi",node="n1",software="0.1.0"} 1.0' in text
 
 
-def test_alerts_and_the_page_name_metrics_that_there_are() -> None:
-    there = {line.split("{")[0].split(" ")[0] for line in rendered().splitlines() if not line.startswith("#")}
-    there |= {
+def there() -> set[str]:
+    """The metrics that a node has."""
+    found = {line.split("{")[0].split(" ")[0] for line in rendered().splitlines() if not line.startswith("#")}
+    return found | {
         "quorumbook_state_digests_differing_total",
         "quorumbook_state_digests_undecided_total",
         "quorumbook_snapshots_not_taken_total",
     }
+
+
+def test_the_dashboard_shows_metrics_that_there_are() -> None:
+    dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
+    shown = {name for panel in dashboard["panels"] for target in panel["targets"] for name in names(target["expr"])}
+    assert len(shown) > 20
+    assert shown - there() == set()
+    ids = [panel["id"] for panel in dashboard["panels"]]
+    assert len(set(ids)) == len(ids)
+    places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in dashboard["panels"]]
+    assert len(set(places)) == len(places), "no panel lies on another"
+
+
+def test_every_alert_has_a_runbook() -> None:
+    for rule in rules():
+        page = ROOT / rule["annotations"]["runbook"]
+        assert page == ROOT / "docs" / "runbooks" / f"{rule['alert']}.md"
+        text = page.read_text(encoding="utf-8")
+        assert text.startswith(f"# {rule['alert']}\n")
+        assert {"## Look", "## Do", "## Over"} <= set(text.splitlines())
+        for link in re.findall(r"\]\(([^)#]+)\)", text):
+            assert (page.parent / link).exists(), f"{page}: {link}"
+    pages = {path.stem for path in (ROOT / "docs" / "runbooks").glob("*.md")} - {"README"}
+    assert pages == {rule["alert"] for rule in rules()}, "and no page is left over"
+
+
+def test_each_metric_has_one_meaning_and_its_unit_in_its_name() -> None:
+    """Prometheus' naming rules: https://prometheus.io/docs/practices/naming/."""
+    text = rendered()
+    assert 'what="' not in text
+    kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, flags=re.MULTILINE))
+    assert all(name.endswith("_total") == (kind == "counter") for name, kind in kinds.items() if not name.endswith("_created")), (
+        kinds
+    )
+    assert not [name for name in kinds if re.search(r"_(ms|us|milliseconds|kb|mb)$", name)]
+    assert all(name.endswith("_seconds") for name, kind in kinds.items() if kind == "histogram")
+
+
+def test_alerts_and_the_page_name_metrics_that_there_are() -> None:
     watching = PAGE.read_text(encoding="utf-8").partition("## Watching")[2].partition("\n## ")[0]
     for text in (watching, *(rule["expr"] for rule in rules())):
-        assert {name for name in names(text) if name not in there and f"{name}_bucket" not in there} == set()
+        assert {name for name in names(text) if name not in there() and f"{name}_bucket" not in there()} == set()
     assert names(watching) >= {name.removesuffix("_bucket") for rule in rules() for name in names(rule["expr"])}
 
 
@@ -152,6 +198,14 @@ NORMAL = {
     'quorumbook_http_request_duration_seconds_bucket{node="n1",method="POST",le="+Inf"}': "0+100x120",
     'quorumbook_certificate_expires_timestamp_seconds{node="n1"}': "300000000x120",
     'quorumbook_member_clock_skew_seconds{node="n1",member="n2"}': "0.02x120",
+    'quorumbook_fsync_duration_seconds_bucket{node="n1",le="0.02"}': "0+100x120",
+    'quorumbook_fsync_duration_seconds_bucket{node="n1",le="+Inf"}': "0+100x120",
+    'quorumbook_commit_duration_seconds_bucket{node="n1",le="0.1"}': "0+100x120",
+    'quorumbook_commit_duration_seconds_bucket{node="n1",le="0.5"}': "0+100x120",
+    'quorumbook_commit_duration_seconds_bucket{node="n1",le="+Inf"}': "0+100x120",
+    'quorumbook_commands_queued{node="n1"}': "900x120",
+    'quorumbook_disk_free_bytes{node="n1"}': "500x120",
+    'quorumbook_disk_size_bytes{node="n1"}': "1000x120",
     'quorumbook_build_info{node="n1",abi="a"}': "1x120",
     'quorumbook_build_info{node="n2",abi="a"}': "1x120",
 }
@@ -170,6 +224,13 @@ WRONG = {
     "QuorumbookHistoryBehind": {'quorumbook_history_gaps{node="n1"}': "1x120"},
     "QuorumbookErrors": {'quorumbook_http_requests_total{node="n1",status="503"}': "0+10x120"},
     "QuorumbookSlow": {'quorumbook_http_request_duration_seconds_bucket{node="n1",method="POST",le="0.1"}': "0+90x120"},
+    "QuorumbookSlowFsync": {
+        'quorumbook_fsync_duration_seconds_bucket{node="n1",le="0.02"}': "0+90x120",
+        'quorumbook_fsync_duration_seconds_bucket{node="n1",le="0.2"}': "0+100x120",
+    },
+    "QuorumbookSlowCommit": {'quorumbook_commit_duration_seconds_bucket{node="n1",le="0.1"}': "0+90x120"},
+    "QuorumbookQueue": {'quorumbook_commands_queued{node="n1"}': "6000x120"},
+    "QuorumbookDiskFull": {'quorumbook_disk_free_bytes{node="n1"}': "50x120"},
     "QuorumbookCertificateEnds": {'quorumbook_certificate_expires_timestamp_seconds{node="n1"}': "1000000x120"},
     "QuorumbookClockSkew": {'quorumbook_member_clock_skew_seconds{node="n1",member="n2"}': "-0.9x120"},
     "QuorumbookSeveralAbis": {'quorumbook_build_info{node="n2",abi="b"}': "1x120"},
