@@ -20,6 +20,10 @@ from snapshots.errors import SnapshotError
 from statemachine.errors import StateMachineError
 
 COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": (
+        "demos.demo",
+        "Start three nodes on this machine, trade, kill the leader, and check that nothing was lost, doubled or reordered.",
+    ),
     "init": (
         "nodes.init",
         "Make a cluster in DIRECTORY: keys, certificates, a configuration and a data directory for each node.",

@@ -240,6 +240,7 @@ NOT_NOW: frozenset[str] = frozenset({"not_leader", "no_leader", "stopping", "bus
 
 _WORDS = {
     "commands_queued": "Commands that wait for the log",
+    "snapshot_pause_last_ms": "How long the latest snapshot kept the engine from its work",
     "disk_free_bytes": "Bytes that are free on the disk of the data directory",
     "disk_size_bytes": "Size of the disk of the data directory",
     "snapshot_timestamp_seconds": "When the newest snapshot was taken, in seconds since the epoch; 0 where there is none",
@@ -276,7 +277,8 @@ def families(node: str, counters: Mapping[str, int]) -> Iterable[Metric]:
             continue
         words = _WORDS.get(name, name.replace("_", " ").capitalize())
         kind_of = GaugeMetricFamily if name in GAUGES else CounterMetricFamily
-        family = kind_of(f"quorumbook_{name}", words, labels=["node"])
-        family.add_metric([node], count)
+        in_ms = name.endswith("_ms")
+        family = kind_of(f"quorumbook_{name.removesuffix('_ms')}{'_seconds' if in_ms else ''}", words, labels=["node"])
+        family.add_metric([node], count / 1000 if in_ms else count)
         yield family
     yield refused

@@ -56,6 +56,7 @@ STATUS = NodeStatus(
         "raft_refused_handshake": 3,
         "raft_refused_certificate": 1,
         "state_digests_compared": 9,
+        "snapshot_pause_last_ms": 20,
         "disk_free_bytes": 5,
         "disk_size_bytes": 10,
         "snapshot_timestamp_seconds": 1_700_000_000,
