@@ -6,6 +6,7 @@ python -m loadtest.locust_run [--users N] [--minutes N] [--processes N] [--clust
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import subprocess
 import sys
@@ -34,6 +35,8 @@ ROOT = Path(__file__).parents[1]
 )
 def main(users: int, minutes: float, processes: int, directory: Path | None, kill: bool, report: Path) -> None:
     """Traders by HTTP, with a verdict at the end. Exit code 1 if nothing was sent, or an answer was wrong, or an order was lost."""
+    if importlib.util.find_spec("locust") is None:
+        raise click.UsageError("Locust is not installed: pip install 'quorumbook[loadtest]'")
     ground = None
     try:
         if directory is None:

@@ -20,10 +20,11 @@ from node.config.file import load
 from node.deployment.setup import Host, initialise, is_loopback
 from node.deployment.statuses import asking, leader_of
 from node.diagnosis.stopping import wait_until_may_stop
+from node.engine.modes import Mode
 from node.errors import NodeStartError
 from node.keys.sealing import read_keys
 from node.supervisor import run_or_explain
-from node.system.processes import PID_FILE, locked_pid, send
+from node.system.processes import ENGINE_PID_FILE, PID_FILE, locked_note, locked_pid, send
 from snapshots.abi import ABI
 from snapshots.levels.level import SUPPORTED
 from statemachine import CORE
@@ -183,6 +184,18 @@ def stop(path: Path, force: bool, seconds: float) -> None:
             raise NodeStartError(f"{config.node_id} (pid {pid}) has not stopped within {stop_times.NODE:g} s")
         time.sleep(STOP_POLL)
     click.echo(f"{config.node_id} has stopped, after {time.monotonic() - started:.1f} s")
+
+
+@node.command()
+@click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The node's node.toml.")
+def alive(path: Path) -> None:
+    """Does the node live? For a container's health check. Exit code 1 where its engine neither answers nor reads its data at a start."""
+    config = load(path)
+    status = asyncio.run(asking(config)()).get(config.node_id)
+    mode = status.mode if status is not None else locked_note(config.data_path / ENGINE_PID_FILE)
+    if status is None and mode not in (Mode.STARTED, Mode.BOOTSTRAPPING):
+        raise NodeStartError(f"the engine of {config.node_id} does not answer")
+    click.echo(f"{config.node_id}: {mode}")
 
 
 @node.command()

@@ -49,10 +49,55 @@ def test_whoever_stops_a_node_waits_for_long_enough(path: Path, pattern: str) ->
 
 
 @pytest.mark.parametrize(
+    ("path", "pattern"), [(UNIT, r"^TimeoutStopSec=(\d+)$"), (STATEFUL_SET, r"^      terminationGracePeriodSeconds: (\d+)$")]
+)
+def test_there_is_time_for_the_question_before(path: Path, pattern: str) -> None:
+    """`can-stop --wait` comes first, and its time counts."""
+    waits = {int(seconds) for seconds in found(r'--wait,? "?(\d+)', path)}
+    assert all(int(seconds) > stop_times.NODE + max(waits) for seconds in found(pattern, path))
+
+
+def test_kubernetes_accepts_the_manifests() -> None:
+    """Against the API's own schemas, strictly: an unknown or misplaced field is an error."""
+    validate = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
+    manifests = documents(STATEFUL_SET)
+    for manifest in manifests:
+        validate.validate(manifest, "1.31", strict=True)
+    broken = documents(STATEFUL_SET)[1]
+    broken["spec"]["maxUnavailabel"] = 1
+    with pytest.raises(validate.ValidationError):
+        validate.validate(broken, "1.31", strict=True)
+
+
+@pytest.mark.skipif(shutil.which("docker") is None, reason="docker is not installed")
+def test_compose_accepts_its_file() -> None:
+    if subprocess.run(["docker", "compose", "version"], capture_output=True, timeout=60, check=False).returncode:
+        pytest.skip("docker has no compose plugin")
+    command = ["docker", "compose", "--file", str(COMPOSE), "config", "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_image_can_be_built_again_the_same() -> None:
+    """The base by a digest, packages by hashes, no byte code with times of the build in it, no user by a name that Kubernetes cannot check."""
+    text = IMAGE.read_text(encoding="utf-8")
+    assert re.findall(r"^FROM (\S+)", text, flags=re.MULTILINE) == ["${BASE}", "${BASE}"]
+    assert all("--no-compile" in line for line in found(r"^RUN (pip install .*)$", IMAGE))
+    assert "SOURCE_DATE_EPOCH" in text
+    assert found(r"^USER (\S+)$", IMAGE) == ["1000"]
+    (compose,) = documents(COMPOSE)
+    assert all(service["read_only"] and service["tmpfs"] for service in compose["services"].values())
+
+
+@pytest.mark.parametrize(
     ("path", "pattern"),
     [
         (UNIT, r"^ExecStart=(?:\S*/)?quorumbook (.*)$"),
+        (UNIT, r"^ExecStop=-(?:\S*/)?quorumbook (.*)$"),
         (COMPOSE, r"^    command: \[(.*)\]$"),
+        (COMPOSE, r"^    test: \[CMD-SHELL, quorumbook (.*)\]$"),
+        (IMAGE, r"^HEALTHCHECK .* CMD quorumbook (.*)$"),
+        (STATEFUL_SET, r"^                command: \[quorumbook, (.*)\]$"),
         (STATEFUL_SET, r"exec quorumbook (.*)$"),
         (STATEFUL_SET, r"^#     kubectl exec .* -- quorumbook (.*)$"),
     ],

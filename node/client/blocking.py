@@ -1,0 +1,159 @@
+"""Blocking clients: the async ones on an event loop in a thread of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from node.client.native import AsyncClient
+from node.client.shapes import Balance, Book, Number, Order, Product, Trade
+from node.cluster_directory import KeyFile
+from statemachine.events import AnyEvent
+
+T = TypeVar("T")
+
+
+class Loop:
+    """An event loop in a daemon thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="quorumbook-client", daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine there; its result. An interrupt while waiting cancels it."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def iterate(self, items: AsyncGenerator[T, None]) -> Iterator[T]:
+        """The items of an async generator, which is closed when the caller stops."""
+        try:
+            while True:
+                try:
+                    yield self.run(_next(items))
+                except StopAsyncIteration:
+                    return
+        finally:
+            self.run(items.aclose())
+
+    def close(self) -> None:
+        """End the loop and its thread."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+async def _next(items: AsyncGenerator[T, None]) -> T:
+    return await anext(items)
+
+
+class Client:
+    """`AsyncClient` for programs without an event loop. May be used by several threads at a time."""
+
+    def __init__(
+        self,
+        key: str | Path | KeyFile,
+        *,
+        account: str = "",
+        nodes: Sequence[str] = (),
+        authority: str = "",
+        deadline: float = 8.0,
+    ) -> None:
+        self._loop = Loop()
+        try:
+            self._client = self._loop.run(_made(key, account, nodes, authority, deadline))
+        except BaseException:
+            self._loop.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._loop.run(self._client.close())
+        self._loop.close()
+
+    def products(self) -> list[Product]:
+        """See `AsyncClient.products`."""
+        return self._loop.run(self._client.products())
+
+    def product(self, product_id: str) -> Product:
+        """See `AsyncClient.product`."""
+        return self._loop.run(self._client.product(product_id))
+
+    def balances(self) -> list[Balance]:
+        """See `AsyncClient.balances`."""
+        return self._loop.run(self._client.balances())
+
+    def book(self, product_id: str, level: int = 2) -> Book:
+        """See `AsyncClient.book`."""
+        return self._loop.run(self._client.book(product_id, level))
+
+    def trades(self, product_id: str, limit: int = 100) -> list[Trade]:
+        """See `AsyncClient.trades`."""
+        return self._loop.run(self._client.trades(product_id, limit))
+
+    def order(self, order_id: int = 0, *, client_oid: str = "") -> Order:
+        """See `AsyncClient.order`."""
+        return self._loop.run(self._client.order(order_id, client_oid=client_oid))
+
+    def orders(self, product_id: str = "", *, done: bool = False) -> list[Order]:
+        """See `AsyncClient.orders`."""
+        return self._loop.run(self._client.orders(product_id, done=done))
+
+    def place(
+        self,
+        product_id: str,
+        side: str,
+        *,
+        size: Number | None = None,
+        price: Number | None = None,
+        funds: Number | None = None,
+        time_in_force: str = "gtc",
+        post_only: bool = False,
+        stp: str = "dc",
+        client_oid: str = "",
+    ) -> Order:
+        """See `AsyncClient.place`."""
+        return self._loop.run(
+            self._client.place(
+                product_id,
+                side,
+                size=size,
+                price=price,
+                funds=funds,
+                time_in_force=time_in_force,
+                post_only=post_only,
+                stp=stp,
+                client_oid=client_oid,
+            )
+        )
+
+    def cancel(self, order_id: int = 0, *, client_oid: str = "") -> Order:
+        """See `AsyncClient.cancel`."""
+        return self._loop.run(self._client.cancel(order_id, client_oid=client_oid))
+
+    def cancel_all(self, product_id: str = "") -> list[Order]:
+        """See `AsyncClient.cancel_all`."""
+        return self._loop.run(self._client.cancel_all(product_id))
+
+    def events(self, product_id: str, from_sequence: int = 0) -> Iterator[AnyEvent]:
+        """See `AsyncClient.events`."""
+        return self._loop.iterate(self._client.events(product_id, from_sequence))
+
+
+async def _made(key: str | Path | KeyFile, account: str, nodes: Sequence[str], authority: str, deadline: float) -> AsyncClient:
+    """The client, made on its loop."""
+    return AsyncClient(key, account=account, nodes=nodes, authority=authority, deadline=deadline)

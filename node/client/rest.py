@@ -1,0 +1,248 @@
+"""`AsyncRestClient` and `RestClient`: REST and WebSocket, at whichever node answers."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+import uuid
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlencode
+
+import aiohttp
+import msgspec
+
+from node import pki
+from node.client.blocking import Loop
+from node.cluster_directory import KeyFile, read_key
+from node.credentials import sign
+from node.errors import ConnectionLost, QuorumbookError
+
+PAUSE_MIN_S, PAUSE_MAX_S = 0.02, 0.5
+"""Between two tries, doubling."""
+
+TRY_S = 10.0
+"""One try takes no longer; a node answers within its `http.deadline`."""
+
+MESSAGE_MAX = 64 * 1024 * 1024
+"""Bytes of one message: a snapshot of a book with a million orders is shorter."""
+
+AGAIN = frozenset({429, 502, 503, 504})
+"""Answers after which the same request may be sent again, here or to another node."""
+
+RESUMABLE = frozenset({"full", "level3", "matches", "user"})
+"""Channels whose messages have every sequence of a product, so that a stream can go on at another node."""
+
+
+class RestError(QuorumbookError):
+    """The exchange answered with an error. `status` is HTTP's; `body` is the JSON, `reason` its word for programs ("" where there is none)."""
+
+    def __init__(self, status: int, body: Any) -> None:
+        self.status = status
+        self.body = body
+        self.reason = str(body.get("reason", "")) if isinstance(body, dict) else ""
+        message = body.get("message", body) if isinstance(body, dict) else body
+        super().__init__(f"HTTP {status}: {message}")
+
+
+class AsyncRestClient:
+    """Sends requests to one of several nodes, to the next one where one does not answer. Use it as `async with`.
+
+    Args:
+        urls: of the nodes, "http://host:port" or "https://host:port".
+        key: a key file, or its contents; None for public calls alone.
+        authority: the text of `ca.pem`, for HTTPS, where the key file does not have it.
+        deadline: seconds after which a request gives up.
+    """
+
+    def __init__(
+        self, urls: Sequence[str], key: str | Path | KeyFile | None = None, *, authority: str = "", deadline: float = 10.0
+    ) -> None:
+        if not urls:
+            raise ValueError("urls: expected at least one, such as http://127.0.0.1:7021")
+        self._urls = [url.rstrip("/") for url in urls]
+        self._key = read_key(Path(key)) if isinstance(key, str | Path) else key
+        text = authority or (self._key.ca if self._key is not None else "")
+        self._tls: ssl.SSLContext | bool = pki.trusting_context(text) if text else True
+        self._deadline = deadline
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def get(self, path: str, **parameters: object) -> Any:
+        """GET; the JSON of the answer. Raises as `request`."""
+        return await self.request("GET", path, parameters)
+
+    async def place(self, body: Mapping[str, object]) -> Any:
+        """POST /orders. A `client_oid` is made where none is given, so that sending it again places no second order. Raises as `request`."""
+        return await self.request("POST", "/orders", body={"client_oid": str(uuid.uuid4()), **body})
+
+    async def cancel(self, order_id: str) -> Any:
+        """DELETE /orders/{id}; "client:ID" names an order by its `client_oid`. Raises as `request`."""
+        return await self.request("DELETE", f"/orders/{order_id}")
+
+    async def request(
+        self, method: str, path: str, parameters: Mapping[str, object] | None = None, body: Mapping[str, object] | None = None
+    ) -> Any:
+        """Send a request until a node answers it; the JSON of the answer.
+
+        A request that may have been carried out is sent again as it is. For POST that is safe with a `client_oid` or a `transfer_id` in the body.
+
+        Raises:
+            RestError: the exchange refused it.
+            ConnectionLost: no node answered before the deadline.
+        """
+        given = {name: str(value) for name, value in (parameters or {}).items() if value is not None}
+        target = f"{path}?{urlencode(given)}" if given else path
+        data = b"" if body is None else msgspec.json.encode(body)
+        end, pause = time.monotonic() + self._deadline, PAUSE_MIN_S
+        while True:
+            try:
+                status, answer = await self._try(method, target, data)
+                if status < 400:
+                    return answer
+                error: QuorumbookError = RestError(status, answer)
+                if status not in AGAIN:
+                    raise error
+            except (aiohttp.ClientError, TimeoutError, OSError) as failure:
+                error = ConnectionLost(f"{self._urls[0]}: {str(failure) or type(failure).__name__}")
+            if time.monotonic() + pause > end:
+                raise error
+            self._urls.append(self._urls.pop(0))
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, PAUSE_MAX_S)
+
+    async def _try(self, method: str, target: str, data: bytes) -> tuple[int, Any]:
+        headers = {"Content-Type": "application/json"} if data else {}
+        if self._key is not None:
+            timestamp = f"{time.time():.6f}"
+            headers |= {
+                "CB-ACCESS-KEY": self._key.key_id,
+                "CB-ACCESS-SIGN": sign(self._key.secret, timestamp, method, target, data),
+                "CB-ACCESS-TIMESTAMP": timestamp,
+                "CB-ACCESS-PASSPHRASE": self._key.passphrase,
+            }
+        call = self._opened().request(method, self._urls[0] + target, data=data or None, headers=headers, ssl=self._tls)
+        async with asyncio.timeout(TRY_S), call as answer:
+            text = await answer.read()
+        try:
+            return answer.status, msgspec.json.decode(text) if text else None
+        except msgspec.DecodeError:
+            return answer.status, text.decode("utf-8", "replace")
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession()
+        return self._session
+
+    async def stream(
+        self, product_id: str, channel: str = "full", from_sequence: int | None = None
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The messages of a channel of one product, without the answers to subscriptions.
+
+        On the channels `full`, `level3`, `matches` and `user` the stream goes on at another node behind the last sequence that it gave. On `full` and
+        `level3` that leaves no gap and no repetition. Other channels begin anew, with a snapshot where they have one.
+
+        Raises:
+            RestError: the exchange refused the subscription, such as for a sequence that no node has any more (status 0).
+        """
+        position = from_sequence
+        pause = PAUSE_MIN_S
+        while True:
+            try:
+                async with self._opened().ws_connect(
+                    self._urls[0] + "/ws", ssl=self._tls, heartbeat=5.0, max_msg_size=MESSAGE_MAX
+                ) as socket:
+                    await socket.send_bytes(msgspec.json.encode(self._subscription(product_id, channel, position)))
+                    async for frame in socket:
+                        if frame.type not in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
+                            break
+                        message = msgspec.json.decode(frame.data)
+                        if message.get("type") == "error":
+                            raise RestError(0, message)
+                        if message.get("type") == "subscriptions":
+                            continue
+                        pause = PAUSE_MIN_S
+                        sequence = message.get("sequence")
+                        if channel in RESUMABLE and isinstance(sequence, int):
+                            if position is not None and sequence < position:
+                                continue
+                            position = sequence + 1
+                        yield message
+            except (aiohttp.ClientError, TimeoutError, OSError):
+                pass
+            self._urls.append(self._urls.pop(0))
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, PAUSE_MAX_S)
+
+    def _subscription(self, product_id: str, channel: str, position: int | None) -> dict[str, object]:
+        message: dict[str, object] = {"type": "subscribe", "product_ids": [product_id], "channels": [channel]}
+        if position is not None and channel in RESUMABLE:
+            message["from_sequence"] = position
+        if self._key is not None:
+            timestamp = f"{time.time():.6f}"
+            message |= {
+                "key": self._key.key_id,
+                "passphrase": self._key.passphrase,
+                "timestamp": timestamp,
+                "signature": sign(self._key.secret, timestamp, "GET", "/users/self/verify"),
+            }
+        return message
+
+
+class RestClient:
+    """`AsyncRestClient` for programs without an event loop."""
+
+    def __init__(
+        self, urls: Sequence[str], key: str | Path | KeyFile | None = None, *, authority: str = "", deadline: float = 10.0
+    ) -> None:
+        self._loop = Loop()
+        try:
+            self._client = AsyncRestClient(urls, key, authority=authority, deadline=deadline)
+        except BaseException:
+            self._loop.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._loop.run(self._client.close())
+        self._loop.close()
+
+    def get(self, path: str, **parameters: object) -> Any:
+        """See `AsyncRestClient.get`."""
+        return self._loop.run(self._client.get(path, **parameters))
+
+    def place(self, body: Mapping[str, object]) -> Any:
+        """See `AsyncRestClient.place`."""
+        return self._loop.run(self._client.place(body))
+
+    def cancel(self, order_id: str) -> Any:
+        """See `AsyncRestClient.cancel`."""
+        return self._loop.run(self._client.cancel(order_id))
+
+    def request(
+        self, method: str, path: str, parameters: Mapping[str, object] | None = None, body: Mapping[str, object] | None = None
+    ) -> Any:
+        """See `AsyncRestClient.request`."""
+        return self._loop.run(self._client.request(method, path, parameters, body))
+
+    def stream(self, product_id: str, channel: str = "full", from_sequence: int | None = None) -> Iterator[dict[str, Any]]:
+        """See `AsyncRestClient.stream`."""
+        return self._loop.iterate(self._client.stream(product_id, channel, from_sequence))
