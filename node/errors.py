@@ -16,6 +16,7 @@
     ├── DatasetError         TSV files that a cluster cannot begin with
     ├── ClusterKeyError      a cluster key is not there, or not the one that encrypted an API key
     ├── UnfitSecretError     a secret or passphrase that an API key cannot have
+    ├── StreamError          a stream to a broker cannot go on as it is
     ├── HistoryError         a history's database cannot be used, or does not fit the node's log
     └── AuditError           an audit could not be made (what an audit finds is a result, not an error)
 
@@ -122,6 +123,10 @@ class UnfitSecretError(QuorumbookError):
 
 class HistoryError(QuorumbookError):
     """A history's database cannot be used: it is another node's, of another schema, or contradicts the log. The text says which, and what to do."""
+
+
+class StreamError(QuorumbookError):
+    """A stream to a broker cannot go on as it is: its place is of another log, or entries are gone. A person has to decide."""
 
 
 class TxlogError(QuorumbookError):

@@ -226,6 +226,8 @@ def children(config: NodeConfig, config_path: Path, *, rejoin: bool = False) -> 
         ChildSpec(f"gateway-{worker}", (*python, "node.gateway.process", *tail, "--worker", str(worker)))
         for worker in range(config.http.gateways)
     ]
+    if config.streams.enabled:
+        gateways.append(ChildSpec("streams", (*python, "node.streams.process", *tail), may_give_up=True))
     if config.fix.listen:
         gateways.append(ChildSpec("fix", (*python, "node.fix.process", *tail)))
     if config.history.enabled:

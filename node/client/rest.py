@@ -164,7 +164,7 @@ class AsyncRestClient:
                 async with self._opened().ws_connect(
                     self._urls[0] + "/ws", ssl=self._tls, heartbeat=5.0, max_msg_size=MESSAGE_MAX
                 ) as socket:
-                    await socket.send_bytes(msgspec.json.encode(self._subscription(product_id, channel, position)))
+                    await socket.send_str(msgspec.json.encode(self._subscription(product_id, channel, position)).decode())
                     async for frame in socket:
                         if frame.type not in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
                             break

@@ -26,12 +26,15 @@ START_SOURCES = ("auto", "snapshot", "log", "dataset")
 FOLLOWERS = ("forward", "redirect")
 LOG_FORMATS = ("text", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
+STREAM_SCHEMES = ("kafka", "nats")
+STREAM_FORMATS = ("json", "msgpack")
 SECRET_BYTES_MIN = 16
 HEARTBEATS_PER_ELECTION = 4
 
 NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 CLUSTER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _KEY_ID = re.compile(rf"[A-Za-z0-9_.:-]{{1,{NAME_MAX}}}")
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]")
 
 RANGES: dict[str, tuple[float, float, str]] = {
@@ -54,6 +57,9 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "http.signature_age_max": (1, 3600, "seconds"),
     "history.archive_days": (0, 36_500, "days"),
     "history.log_bytes": (0, 2**40, "bytes"),
+    "streams.partitions": (1, 1_000, "partitions"),
+    "streams.replication": (1, 10, "copies"),
+    "streams.takeover": (1, 3600, "seconds"),
     "fix.key_rate": (0, 1_000_000, "messages a second"),
     "fix.logon_age_max": (1, 3600, "seconds"),
     "http.key_rate": (0, 1_000_000, "requests a second"),
@@ -80,6 +86,7 @@ def check(config: NodeConfig, file: str) -> None:
     _check_admin(config, fault)
     _check_admin_addresses(config, fault)
     _check_history(config, fault)
+    _check_streams(config, fault)
     _check_keys(config, fault)
     check_tls(config, fault)
 
@@ -258,6 +265,25 @@ def _check_history(config: NodeConfig, fault: Fault) -> None:
             "history.database",
             "expected postgresql://... or sqlite:////absolute/path, or nothing for SQLite in the data directory",
         )
+
+
+def _check_streams(config: NodeConfig, fault: Fault) -> None:
+    streams = config.streams
+    if not streams.enabled:
+        return
+    scheme, separator, servers = streams.url.partition("://")
+    if not separator or scheme not in STREAM_SCHEMES or any(split_address(each) is None for each in servers.split(",")):
+        raise fault("streams.url", f"expected kafka://host:port,host:port or nats://host:port, not {streams.url!r}")
+    if _TOPIC.fullmatch(streams.prefix) is None:
+        raise fault("streams.prefix", "expected 1 to 100 letters, digits, '-', '_' or '.'")
+    if streams.orders and _TOPIC.fullmatch(streams.orders) is None:
+        raise fault("streams.orders", "expected the name of a topic: 1 to 100 letters, digits, '-', '_' or '.'")
+    if streams.format not in STREAM_FORMATS:
+        raise fault("streams.format", f"expected one of {', '.join(STREAM_FORMATS)}, not {streams.format!r}")
+    for position, option in enumerate(streams.options):
+        # The text itself is not shown: it may be a password.
+        if not all(option.partition("=")[::2]):
+            raise fault(f"streams.options[{position}]", 'expected "name=value", such as "security.protocol=SSL"')
 
 
 def _check_keys(config: NodeConfig, fault: Fault) -> None:

@@ -136,6 +136,33 @@ class FixConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     logon_age_max: float = 30.0
 
 
+class StreamsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[streams]`: every event of the exchange to a broker, and orders in from a topic.
+
+    `url`: kafka://host:port,host:port or nats://host:port; empty: no stream. `prefix`: of the topics' names. `format`: "json" or "msgpack".
+    `partitions`, `replication`: of topics that the stream makes. `takeover`: seconds without progress of another node's stream after which this one
+    goes on in its place. `orders`: topic with orders to place; empty: none. `options`: settings of the broker's client library, "name=value" each.
+    """
+
+    url: str = ""
+    prefix: str = "quorumbook"
+    format: str = "json"
+    partitions: int = 6
+    replication: int = 1
+    takeover: float = 15.0
+    orders: str = ""
+    options: tuple[str, ...] = ()
+
+    @property
+    def enabled(self) -> bool:
+        """Whether there is a stream."""
+        return bool(self.url)
+
+    def __repr__(self) -> str:
+        """Without the options: one of them may be a password."""
+        return f"StreamsConfig(url={self.url!r}, prefix={self.prefix!r})"
+
+
 class NodeAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[[nodes]]`: where each node of the cluster is, this one included. `http` is its public URL."""
 
@@ -164,6 +191,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     start: StartConfig = StartConfig()
     history: HistoryConfig = HistoryConfig()
     fix: FixConfig = FixConfig()
+    streams: StreamsConfig = StreamsConfig()
     log_level: str = "info"
     log_format: str = "text"
     log_bytes: int = 64 * 1024 * 1024
@@ -191,9 +219,14 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.data_path / "history"
 
     @property
+    def streams_path(self) -> Path:
+        """Where the stream keeps its files."""
+        return self.data_path / "streams"
+
+    @property
     def keeps_log(self) -> bool:
-        """Whether log segments are kept that the engine no longer needs: for audits, or until the history has read them."""
-        return self.raft.archive_log or self.history.enabled
+        """Whether log segments are kept that the engine no longer needs: for audits, or until the history and the stream have read them."""
+        return self.raft.archive_log or self.history.enabled or self.streams.enabled
 
     @property
     def engine_socket(self) -> Path:

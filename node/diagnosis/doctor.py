@@ -311,7 +311,12 @@ class Doctor:
 
     def _ports(self, config: NodeConfig) -> Iterator[Finding]:
         runs = locked_pid(config.data_path / PID_FILE) is not None
-        for name, listen in (("raft", config.raft.listen), ("native", config.native.listen), ("http", config.http.listen)):
+        for name, listen in (
+            ("raft", config.raft.listen),
+            ("native", config.native.listen),
+            ("http", config.http.listen),
+            ("fix", config.fix.listen),
+        ):
             address = split_address(listen)
             if address is None or (name == "http" and not config.http.gateways):
                 continue

@@ -11,8 +11,8 @@ import msgspec
 from node.config.settings import NodeConfig
 
 HIDDEN = "********"
-SECRETS = frozenset({"secret", "passphrase", "database"})
-"""Keys whose values are not shown: the operator's key, and the URL of a database, which may hold a password."""
+SECRETS = frozenset({"secret", "passphrase", "database", "options"})
+"""Keys whose values are not shown: the operator's key, and the URL of a database and the options of a broker, which may hold a password."""
 
 SECRET_LENGTH_MIN = 6
 """A shorter text may be part of any word: it is hidden where it stands as the value of its key, and not looked for elsewhere."""
@@ -43,6 +43,7 @@ def secrets_of(config: NodeConfig) -> set[bytes]:
         texts.add(urlsplit(config.history.database).password or "")
     except ValueError:
         texts.add(config.history.database)
+    texts |= {option.partition("=")[2] for option in config.streams.options if "password" in option.partition("=")[0]}
     found = {text.encode() for text in texts if len(text) >= SECRET_LENGTH_MIN}
     for path in (config.cluster_key_path, config.path(config.tls.key)):
         try:

@@ -14,8 +14,6 @@ one begins. Until then it does not answer: readers compare `progress.confirmed_b
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import logging
 import time
 from math import inf
@@ -26,12 +24,13 @@ import msgspec
 from cluster.errors import MissingEntriesError
 from cluster.log import command_of, segment_abis
 from cluster.ports import LogEntry
-from cluster.tail import LogTail, first_index
+from cluster.tail import LogTail
 from node.config.settings import NodeConfig
 from node.errors import HistoryError
 from node.history.cutting import cut, set_aside
 from node.history.place import Verdict, compare, placed, undone
 from node.history.projection import Projection, Rows, Step, apply, order_row
+from node.history.retention import needed_by_streams, release
 from node.history.state import StateStore, node_state, totals_of
 from node.history.store import Gap, HistoryStore, Progress
 from node.migration import switch
@@ -311,21 +310,13 @@ class Keeper:
 
     def _release_log(self) -> None:
         """Delete the segments that nobody needs any more: fetched ones, and archived ones beyond what stays for other nodes' histories."""
-        segments = sorted((first_index(path), path) for directory in self._directories for path in directory.glob("log-*.seg"))
-        following = dict(itertools.pairwise(sorted({first for first, _ in segments})))
-        read = [path for first, path in segments if following.get(first, inf) <= self._state.index + 1]
-        for path in read:
-            if path.parent == self.fetched:
-                path.unlink()
+        index = self._state.index
+        release(self._directories, index, self.fetched, 0)
         if self._config.raft.archive_log or switch.may_go_back(self._config.data_path):
             return
-        kept = 0
-        for path in reversed(read):
-            if path.parent == self._archive:
-                with contextlib.suppress(FileNotFoundError):  # `migrate --finalize` deletes there, too
-                    kept += path.stat().st_size
-                    if kept > self._config.history.log_bytes:
-                        path.unlink()
+        release(
+            self._directories, int(min(index, needed_by_streams(self._config))), self._archive, self._config.history.log_bytes
+        )
 
     def close(self) -> None:
         """Close everything. What is not stored yet is in the log."""

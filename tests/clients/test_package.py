@@ -8,7 +8,6 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
-from collections.abc import Iterator
 from email.parser import Parser
 from pathlib import Path
 
@@ -25,7 +24,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of what git has of this tree; without the compiled core, which takes a compiler a while."""
     place = tmp_path_factory.mktemp("wheel")
     names = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True, text=True
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+        text=True,
     ).stdout.split("\0")
     for name in filter(None, names):
         if (ROOT / name).is_file():
@@ -38,7 +41,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def installed(wheel: Path) -> Iterator[Path]:
+def installed(wheel: Path) -> Path:
     """An environment of its own with the wheel, and the dependencies of this one; the checkout is nowhere in it."""
     place = wheel.parent / "environment"
     subprocess.run([sys.executable, "-m", "venv", str(place)], check=True, timeout=300)
@@ -50,7 +53,7 @@ def installed(wheel: Path) -> Iterator[Path]:
     (own / "sitecustomize.py").write_text(
         "import sys\nsys.modules.update(dict.fromkeys(" + repr(sorted(LOAD_GENERATORS)) + "))  # as if they were not installed\n"
     )
-    yield place / "bin"
+    return place / "bin"
 
 
 def run(program: Path, *words: str, directory: Path, code: int = 0) -> str:

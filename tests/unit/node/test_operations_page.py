@@ -9,6 +9,7 @@ import msgspec
 
 from node.config.settings import (
     AdminConfig,
+    FixConfig,
     HistoryConfig,
     HttpConfig,
     NativeConfig,
@@ -17,6 +18,7 @@ from node.config.settings import (
     RaftConfig,
     SnapshotConfig,
     StartConfig,
+    StreamsConfig,
     TlsConfig,
 )
 
@@ -27,7 +29,9 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "start": StartConfig,
     "native": NativeConfig,
     "http": HttpConfig,
+    "fix": FixConfig,
     "history": HistoryConfig,
+    "streams": StreamsConfig,
     "tls": TlsConfig,
     "admin": AdminConfig,
     "nodes": NodeAddress,

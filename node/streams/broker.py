@@ -1,0 +1,63 @@
+"""What a stream needs of a broker: a small interface, so that Kafka and NATS JetStream are one to the rest.
+
+A broker keeps the stream's place itself, beside the records and changed together with them. So nothing that is remembered here can contradict it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+
+class Record(msgspec.Struct, frozen=True):
+    """A message. Records with the same key of a topic keep their order. `sequence` grows with the key: a consumer may compare it."""
+
+    topic: str
+    key: str
+    value: bytes
+    sequence: int
+    kind: str
+
+
+class Place(msgspec.Struct, frozen=True):
+    """How far the stream is: the last log entry that is published whole, its term, and the cluster whose log it is."""
+
+    cluster_id: str
+    index: int
+    term: int
+    node_id: str = ""
+
+
+class BrokerError(Exception):
+    """The broker did not take or give something now; it may do so later. Nothing of the batch is visible to consumers."""
+
+
+class FencedError(BrokerError):
+    """Another process streams this cluster. What was published last is not visible, and nothing more may be."""
+
+
+class Broker(Protocol):
+    """Where records go."""
+
+    def begin(self) -> Place | None:
+        """Become the only one that streams this cluster (any other is fenced from now on); how far the stream is, None where it has not begun.
+
+        Raises:
+            BrokerError: it cannot be reached, or refuses.
+        """
+
+    def publish(self, records: Sequence[Record], place: Place) -> None:
+        """Publish records and the place behind them: all of it becomes visible to consumers, or nothing.
+
+        Raises:
+            FencedError: another process has begun since.
+            BrokerError: it did not become visible; `begin` says how far the stream is.
+        """
+
+    def standing(self) -> Place | None:
+        """How far the stream is, without fencing anybody. Raises BrokerError."""
+
+    def close(self) -> None:
+        """Let go of all connections. What is not published is in the log."""

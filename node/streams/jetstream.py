@@ -1,0 +1,149 @@
+"""NATS JetStream: one stream of messages, each published on the condition that it follows the one before.
+
+JetStream has no transactions. A place is a message of its own behind the records that it stands for. What lies behind the last place are the
+first of the records that come next, in the same order on every node, so that many are left out when the stream goes on. A second process that
+publishes makes the condition of the first one fail, which is thereby fenced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+import nats
+from nats.aio.client import Client as Nats
+from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
+from nats.js.errors import APIError, NotFoundError
+
+from node.client.blocking import Loop
+from node.streams.broker import BrokerError, FencedError, Place, Record
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+ANSWER_S = 10.0
+IN_FLIGHT = 256
+"""Messages whose acknowledgement is waited for together."""
+
+WRONG_LAST_SEQUENCE = 10_071
+EXPECTED = "Nats-Expected-Last-Sequence"
+
+
+class JetStreamBroker:
+    """See `broker.Broker`.
+
+    Args:
+        servers: "host:port,host:port".
+        prefix: subjects are PREFIX.TOPIC.KEY, the stream is PREFIX with "_" for ".".
+    """
+
+    def __init__(self, servers: str, cluster_id: str, prefix: str, *, options: Mapping[str, str] | None = None) -> None:
+        self._servers = [f"nats://{server}" for server in servers.split(",")]
+        self._cluster_id = cluster_id
+        self._prefix = prefix
+        self._stream = prefix.replace(".", "_")
+        self._options = dict(options or {})
+        self._loop = Loop()
+        self._nats: Nats | None = None
+        self._last = 0
+        """Stream sequence of the message that is expected to be the last one."""
+        self._skip = 0
+        """Records behind the last place, which are there already."""
+
+    def begin(self) -> Place | None:
+        """See `Broker.begin`."""
+        return self._do(self._begin())
+
+    def publish(self, records: Sequence[Record], place: Place) -> None:
+        """See `Broker.publish`. Records may become visible before the place does; none does twice."""
+        self._do(self._publish(records, place))
+
+    def standing(self) -> Place | None:
+        """See `Broker.standing`."""
+        return self._do(self._standing())[0]
+
+    def close(self) -> None:
+        """See `Broker.close`."""
+        if self._nats is not None:
+            self._loop.run(self._nats.close())
+        self._loop.close()
+
+    def _do(self, work: Coroutine[Any, Any, T]) -> T:
+        try:
+            return self._loop.run(work)
+        except (NatsError, TimeoutError, OSError) as error:
+            raise BrokerError(str(error) or type(error).__name__) from error
+
+    async def _context(self) -> JetStreamContext:
+        if self._nats is None or not self._nats.is_connected:
+            if self._nats is not None:
+                await self._nats.close()
+            async with asyncio.timeout(ANSWER_S):
+                self._nats = await nats.connect(
+                    servers=self._servers,
+                    name="quorumbook",
+                    allow_reconnect=False,
+                    connect_timeout=5,
+                    error_cb=_note,
+                    **self._options,
+                )
+        return self._nats.jetstream(timeout=ANSWER_S)
+
+    async def _begin(self) -> Place | None:
+        context = await self._context()
+        try:
+            await context.stream_info(self._stream)
+        except NotFoundError:
+            await context.add_stream(name=self._stream, subjects=[f"{self._prefix}.>"])
+        place, at = await self._standing()
+        self._last = (await context.stream_info(self._stream)).state.last_seq
+        self._skip = self._last - at
+        return place
+
+    async def _standing(self) -> tuple[Place | None, int]:
+        """The last place, and its sequence in the stream; none and 0 where there is none."""
+        context = await self._context()
+        try:
+            message = await context.get_last_msg(self._stream, f"{self._prefix}.places")
+        except NotFoundError:
+            return None, 0
+        try:
+            return msgspec.json.decode(message.data or b"", type=Place), int(message.seq or 0)
+        except msgspec.DecodeError as error:
+            raise BrokerError(f"{self._prefix}.places: its last message is no place of a stream: {error}") from error
+
+    async def _publish(self, records: Sequence[Record], place: Place) -> None:
+        context = await self._context()
+        left = [
+            (f"{record.topic}.{_token(record.key)}", record.value, {"sequence": str(record.sequence), "type": record.kind})
+            for record in records[self._skip :]
+        ]
+        left.append((f"{self._prefix}.places", msgspec.json.encode(place), {}))
+        for start in range(0, len(left), IN_FLIGHT):
+            piece = left[start : start + IN_FLIGHT]
+            sent = [
+                context.publish(subject, value, headers={**headers, EXPECTED: str(self._last + number)}, timeout=ANSWER_S)
+                for number, (subject, value, headers) in enumerate(piece)
+            ]
+            for answer in await asyncio.gather(*sent, return_exceptions=True):
+                if isinstance(answer, APIError) and answer.err_code == WRONG_LAST_SEQUENCE:
+                    raise FencedError(str(answer.description))
+                if isinstance(answer, BaseException):
+                    raise BrokerError(str(answer) or type(answer).__name__)
+            self._last += len(piece)
+        self._skip = 0
+
+
+async def _note(error: Exception) -> None:
+    """The library's word on a connection; the calls under way fail by themselves."""
+    log.info("NATS: %s", str(error) or type(error).__name__)
+
+
+def _token(key: str) -> str:
+    """A key as a token of a subject, in which some characters have a meaning."""
+    return "".join(letter if letter.isalnum() or letter in "-_:" else f"%{ord(letter):02x}" for letter in key) or "-"

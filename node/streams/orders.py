@@ -1,0 +1,167 @@
+"""Orders in: a topic whose records become commands, each carried out once.
+
+A record's command id is made of topic, partition and offset, and the exchange answers an id that it has seen with the first outcome. The offset is
+committed behind the outcome. So a record that is read again, after the death of this process or of the leader, places no second order.
+
+A record is a JSON object: `account_id`, and either an order as POST /orders takes it (`product_id`, `side`, `type`, `price`, `size` ...) or
+`{"type": "cancel", "order_id" | "client_oid"}`. What cannot be read is logged and passed over. What is refused is a record of the topic `commands`,
+with its reason. Whoever may write to the topic trades for every account: protect it as you protect the operator's key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import msgspec
+
+from node import pki
+from node.client.shapes import Product, product
+from node.config.settings import NodeConfig
+from node.credentials import Credentials
+from node.errors import QuorumbookError, StreamError
+from node.native.client import ClusterClient
+from node.native.protocol import CurrenciesQuery, ProductsQuery
+from snapshots.abi import ABI
+from statemachine.commands import AnyCommand, CancelOrder, PlaceOrder
+from statemachine.decimals import DecimalError
+from statemachine.events import Rejected
+from statemachine.types import OrderType, SelfTradePrevention, Side, TimeInForce
+
+log = logging.getLogger(__name__)
+
+BATCH = 200
+"""Records that are carried out in one request."""
+
+POLL_S = 0.2
+PAUSE_S = 0.5
+
+
+class OrderRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A record of the topic with orders. Amounts are decimals as text."""
+
+    account_id: str
+    type: str = "limit"
+    product_id: str = ""
+    side: str = ""
+    price: str = ""
+    size: str = ""
+    funds: str = ""
+    time_in_force: str = "GTC"
+    post_only: bool = False
+    stp: str = "dc"
+    client_oid: str = ""
+    order_id: str = ""
+
+
+class BadRecordError(QuorumbookError):
+    """A record that is no order; the text names the field and what was expected."""
+
+
+def command_of(data: bytes, command_id: str, products: dict[str, Product]) -> AnyCommand:
+    """The command that a record is.
+
+    Raises:
+        BadRecordError: it is none.
+    """
+    try:
+        record = msgspec.json.decode(data, type=OrderRecord)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadRecordError(f"expected a JSON object with account_id, type, product_id ...: {error}") from error
+    if record.type == "cancel":
+        if not record.order_id and not record.client_oid:
+            raise BadRecordError("order_id: expected it or client_oid")
+        return CancelOrder(record.account_id, command_id, _order_id(record.order_id), record.client_oid)
+    of = products.get(record.product_id)
+    if of is None:
+        raise BadRecordError(f"product_id: expected one of {', '.join(products)}, not {record.product_id!r}")
+    try:
+        return PlaceOrder(
+            record.account_id,
+            command_id,
+            record.product_id,
+            _word(Side, record.side, "side"),
+            _word(OrderType, record.type, "type"),
+            of.price_units(record.price) if record.price else 0,
+            of.size_units(record.size) if record.size else 0,
+            of.price_units(record.funds, "funds") if record.funds else 0,
+            _word(TimeInForce, record.time_in_force, "time_in_force"),
+            record.post_only,
+            _word(SelfTradePrevention, record.stp, "stp"),
+            record.client_oid,
+        )
+    except DecimalError as error:
+        raise BadRecordError(str(error)) from error
+
+
+def _order_id(text: str) -> int:
+    if text and not (text.isascii() and text.isdigit() and len(text) <= 19):
+        raise BadRecordError(f"order_id: expected a number, not {text[:40]!r}")
+    return int(text or "0")
+
+
+def _word(kind: Any, text: str, field: str) -> Any:
+    words = {each.name.lower(): each for each in kind}
+    if text.lower() not in words:
+        raise BadRecordError(f"{field}: expected one of {', '.join(words)}, not {text[:40]!r}")
+    return words[text.lower()]
+
+
+async def run_orders(config: NodeConfig, stop: asyncio.Event) -> None:
+    """Place the orders of the topic until `stop` is set. Several nodes share the topic's partitions.
+
+    Raises:
+        StreamError: orders come from Kafka only, or its library is not installed.
+    """
+    if not config.streams.url.startswith("kafka://"):
+        raise StreamError("streams.orders: orders are taken from Kafka only")
+    try:
+        from node.streams.kafka import OrdersTopic
+    except ImportError as error:
+        raise StreamError("confluent_kafka is not installed: pip install 'quorumbook[kafka]'") from error
+    streams = config.streams
+    options = dict(option.partition("=")[::2] for option in streams.options)
+    topic = OrdersTopic(streams.url.partition("://")[2], streams.orders, f"quorumbook-orders-{config.cluster_id}", options)
+    admin = config.admin
+    client = ClusterClient(
+        {node.node_id: node.native for node in config.nodes},
+        tls=pki.client_context(config, with_cert=False),
+        credentials=Credentials(admin.key_id, admin.secret, admin.passphrase),
+        client="orders",
+        abi=ABI,
+    )
+    try:
+        while not stop.is_set():
+            found = await asyncio.to_thread(topic.read, BATCH, POLL_S)
+            if found:
+                await _carried_out(client, found, stop)
+                if not stop.is_set():
+                    await asyncio.to_thread(topic.done, found)
+    finally:
+        await client.close()
+        await asyncio.to_thread(topic.close)
+
+
+async def _carried_out(client: ClusterClient, found: list[tuple[str, int, int, bytes]], stop: asyncio.Event) -> None:
+    """Carry records out, however long that takes: as long as no leader answers, they are sent again with the same ids."""
+    while not stop.is_set():
+        try:
+            scales = {row.currency: row.scale for row in await client.query(CurrenciesQuery())}
+            products = {row.product_id: product(row, scales) for row in await client.query(ProductsQuery())}
+            commands: list[AnyCommand] = []
+            for topic, partition, offset, data in found:
+                command_id = f"k:{topic}:{partition}:{offset}"
+                try:
+                    commands.append(command_of(data, command_id, products))
+                except BadRecordError as error:
+                    log.warning("%s is passed over: %s", command_id, error)
+            outcomes = await client.submit(commands) if commands else []
+        except QuorumbookError as error:
+            log.warning("orders wait: %s", error)
+            await asyncio.sleep(PAUSE_S)
+            continue
+        for command, outcome in zip(commands, outcomes, strict=True):
+            if isinstance(outcome, Rejected):
+                log.info("%s is refused: %s %s", command.command_id, outcome.reason.name.lower(), outcome.field)
+        return

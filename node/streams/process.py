@@ -1,0 +1,252 @@
+"""`python -m node.streams.process --config node.toml`: the stream of a node, until SIGTERM.
+
+Started by the supervisor where `streams.url` is set. Of several nodes with a stream one publishes; the others watch the place at the broker and take
+over when it stands still while their log goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from cluster.errors import ClusterError, MissingEntriesError
+from node import exit_codes
+from node.config.file import load
+from node.config.settings import NodeConfig
+from node.errors import ConnectionLost, QuorumbookError, RequestFailed, StreamError
+from node.history.fetching import Fetcher, Found
+from node.native.connection import NativeConnection
+from node.native.protocol import NodeStatus, StatusQuery
+from node.streams.broker import Broker, BrokerError, FencedError
+from node.streams.following import Following
+from node.streams.records import Writer
+from node.system import logs
+from node.system.descriptors import raise_limit
+from node.system.parent_watch import watch_parent
+from snapshots.errors import SnapshotError
+
+log = logging.getLogger(__name__)
+
+INTERVAL_S = 0.03
+"""Between two questions to an idle engine."""
+
+RETRY_S = 0.2
+"""Before the engine is looked for again."""
+
+BROKER_PAUSE_MIN_S, BROKER_PAUSE_MAX_S = 0.2, 5.0
+"""Before the broker is tried again, doubling."""
+
+WATCH_S = 1.0
+"""Between two looks at the place of another node's stream."""
+
+ASK_AGAIN_S = 2.0
+
+NEEDS = {"kafka": "confluent_kafka", "nats": "nats"}
+
+
+class GaveUp(click.ClickException):
+    """The stream must not go on, and starting again does not change that."""
+
+    exit_code = exit_codes.CANNOT_START
+
+    def format_message(self) -> str:
+        """What the last line says."""
+        return f"the stream cannot go on: {self.message}"
+
+
+def open_broker(config: NodeConfig) -> Broker:
+    """The broker of a configuration; nothing is reached yet.
+
+    Raises:
+        StreamError: its client library is not installed.
+    """
+    streams = config.streams
+    scheme, _, servers = streams.url.partition("://")
+    options = dict(option.partition("=")[::2] for option in streams.options)
+    topics = Writer(streams.prefix, streams.format).topics
+    places = f"{streams.prefix}.places"
+    try:
+        if scheme == "kafka":
+            from node.streams.kafka import KafkaBroker
+
+            return KafkaBroker(
+                servers,
+                config.cluster_id,
+                places,
+                topics,
+                partitions=streams.partitions,
+                replication=streams.replication,
+                options=options,
+            )
+        from node.streams.jetstream import JetStreamBroker
+
+        return JetStreamBroker(servers, config.cluster_id, streams.prefix, options=options)
+    except ImportError as error:
+        raise StreamError(f"{NEEDS[scheme]} is not installed: pip install 'quorumbook[{scheme}]'") from error
+
+
+class Streamer:
+    """Keeps a stream going: follows the engine, waits for the broker, stands by while another node streams.
+
+    Args:
+        following: the stream.
+        broker: the same that `following` has.
+    """
+
+    def __init__(self, config: NodeConfig, following: Following, broker: Broker) -> None:
+        self._config = config
+        self._following = following
+        self._broker = broker
+        self._fetcher = Fetcher(config, following.fetched)
+        self._connection: NativeConnection | None = None
+        self._pause_s = BROKER_PAUSE_MIN_S
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Stream until `stop` is set.
+
+        Raises:
+            StreamError: the stream cannot go on.
+        """
+        try:
+            while not stop.is_set():
+                try:
+                    await self._take_over(stop)
+                    await self._publish(stop)
+                except FencedError as error:
+                    log.info("another node streams now (%s); standing by", error)
+                    await self._stand_by(stop)
+                except BrokerError as error:
+                    log.warning("the broker does not take the stream: %s; trying again in %.1f s", error, self._pause_s)
+                    await _pause(stop, self._pause_s)
+                    self._pause_s = min(2 * self._pause_s, BROKER_PAUSE_MAX_S)
+        finally:
+            if self._connection is not None:
+                await self._connection.close()
+
+    async def _take_over(self, stop: asyncio.Event) -> None:
+        """Begin, unless another node streams well."""
+        if await self._is_streamed_elsewhere(stop):
+            raise FencedError("its place at the broker moves on")
+        await asyncio.to_thread(self._following.begin)
+        self._pause_s = BROKER_PAUSE_MIN_S
+        log.info("streaming behind log entry %d", self._following.place.index)
+
+    async def _is_streamed_elsewhere(self, stop: asyncio.Event) -> bool:
+        """Whether the broker's place is another node's and not behind what this node has applied, or moves within `streams.takeover`."""
+        loop = asyncio.get_running_loop()
+        first = await asyncio.to_thread(self._broker.standing)
+        if first is None or first.node_id in ("", self._config.node_id):
+            return False
+        end = loop.time() + self._config.streams.takeover
+        while loop.time() < end and not stop.is_set():
+            status = await self._status()
+            now = await asyncio.to_thread(self._broker.standing)
+            if now != first:
+                return True
+            if status is not None and first.index >= status.applied_index:
+                end = loop.time() + self._config.streams.takeover  # nothing to do, so nothing stands still
+            await _pause(stop, WATCH_S)
+        return False
+
+    async def _stand_by(self, stop: asyncio.Event) -> None:
+        await _pause(stop, WATCH_S)
+
+    async def _publish(self, stop: asyncio.Event) -> None:
+        """Follow the engine until `stop` is set, or the broker fails."""
+        while not stop.is_set():
+            status = await self._status()
+            if status is None:
+                await _pause(stop, RETRY_S)
+                continue
+            try:
+                while not stop.is_set() and await asyncio.to_thread(self._following.advance, status.applied_index):
+                    pass
+                await _pause(stop, INTERVAL_S)
+            except MissingEntriesError as missing:
+                await self._find(missing.index, status, stop)
+
+    async def _find(self, index: int, status: NodeStatus, stop: asyncio.Event) -> None:
+        """Get entry `index` from another node.
+
+        Raises:
+            StreamError: no node has it, and what is published cannot be joined to what is left.
+        """
+        found = await self._fetcher.fetch(index, status.others)
+        if found is Found.PERHAPS:
+            await _pause(stop, ASK_AGAIN_S)
+        elif found is Found.NOWHERE and not await asyncio.to_thread(self._following.begin_behind_snapshot):
+            raise StreamError(
+                f"log entry {index} is on no node any more, so events behind entry {self._following.place.index} are lost to the stream. "
+                "Begin with another streams.prefix, and have consumers read the state anew"
+            )
+
+    async def _status(self) -> NodeStatus | None:
+        """How far the engine is; None while it does not answer."""
+        try:
+            if self._connection is None or self._connection.closed.is_set():
+                self._connection = await NativeConnection.open(f"unix:{self._config.engine_socket}", client="streams")
+            return await self._connection.query(StatusQuery())
+        except (ConnectionLost, RequestFailed, OSError):
+            return None
+
+
+async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        return
+
+
+async def run(config: NodeConfig, opened: Callable[[NodeConfig], Broker] = open_broker) -> None:
+    """Stream until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    tasks: set[asyncio.Task[None]] = set()
+    following: Following | None = None
+    try:
+        broker = opened(config)
+        config.streams_path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        following = Following(config, broker, Writer(config.streams.prefix, config.streams.format))
+        tasks.add(asyncio.create_task(Streamer(config, following, broker).run(stop)))
+        if config.streams.orders:
+            from node.streams.orders import run_orders
+
+            tasks.add(asyncio.create_task(run_orders(config, stop)))
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            task.result()
+    except StreamError as error:
+        raise GaveUp(str(error)) from error
+    finally:
+        stop.set()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if following is not None:
+            following.close()
+
+
+@click.command()
+@click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The node's TOML file.")
+def main(path: Path) -> None:
+    """Stream one node's log to a broker."""
+    watch_parent()
+    try:
+        config = load(path)
+        logs.set_up(config.log_level, f"{config.node_id} streams", config.log_format)
+        raise_limit()
+        asyncio.run(run(config))
+    except (QuorumbookError, SnapshotError, ClusterError, OSError) as error:
+        raise click.ClickException(f"the stream stops: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

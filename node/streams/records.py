@@ -1,0 +1,150 @@
+"""From commands and what they did to records: pure, and the same on every node.
+
+| topic | key | a record is | sequence |
+|---|---|---|---|
+| `events` | product | an event of the product's feed: orders, trades, status | the product's sequence, without gaps |
+| `commands` | account | a command with its outcome, refusals included | the command's number; grows, other accounts' in between |
+| `accounts` | account | what an account has after a command that touched it | the command's number |
+
+A value is an object: `type` says which, `time_ns` is the exchange's clock, and the rest are the fields of the struct of that name in
+`docs/native.md`. Amounts are whole numbers of smallest units. In JSON every integer is a string, since many readers lose digits above 2**53.
+Words are lower case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+from node.history.projection import Step
+from node.streams.broker import Record
+from statemachine.commands import PutApiKey
+from statemachine.engine import Engine
+from statemachine.events import AnyEvent, OrderMatched
+
+EVENTS, COMMANDS, ACCOUNTS = "events", "commands", "accounts"
+TOPICS = (EVENTS, COMMANDS, ACCOUNTS)
+FORMATS = ("json", "msgpack")
+
+SCHEMA = 1
+"""Number of the records' form; it grows when a field changes its meaning or goes."""
+
+HIDDEN: Mapping[type, frozenset[str]] = {PutApiKey: frozenset({"secret", "passphrase"})}
+"""Fields that no record has. They are encrypted in the log; a topic is no place for them at all."""
+
+_pack = msgspec.msgpack.Encoder().encode
+_json = msgspec.json.Encoder().encode
+
+
+class Writer:
+    """Makes records.
+
+    Args:
+        prefix: of the topics' names.
+        form: "json" or "msgpack".
+    """
+
+    def __init__(self, prefix: str, form: str) -> None:
+        self._names = {topic: f"{prefix}.{topic}" for topic in TOPICS}
+        self._text = form == "json"
+        self._encode: Callable[[object], bytes] = _json if self._text else _pack
+
+    @property
+    def topics(self) -> list[str]:
+        """The topics' names."""
+        return list(self._names.values())
+
+    def records(self, engine: Engine, steps: Iterable[Step]) -> list[Record]:
+        """The records of one log entry's steps. `engine` is in the state after them."""
+        made: list[Record] = []
+        touched: dict[str, Step] = {}
+        for step in steps:
+            made += [self._event(event) for event in step.events]
+            if step.command is not None:
+                made.append(self._command(step))
+            touched.update(dict.fromkeys(_accounts(step), step))
+        return made + [self._account(engine, account_id, step) for account_id, step in sorted(touched.items())]
+
+    def _event(self, event: AnyEvent) -> Record:
+        kind = _kind(event)
+        body = {"schema": SCHEMA, "type": kind, **_fields(event, self._text)}
+        body["time_ns"] = body.pop("time")
+        return Record(self._names[EVENTS], event.product_id, self._encode(body), event.product_sequence, kind)
+
+    def _command(self, step: Step) -> Record:
+        command, outcome = step.command, step.outcome
+        assert command is not None
+        kind = _kind(command)
+        body = {
+            "schema": SCHEMA,
+            "type": kind,
+            "sequence": self._number(step.sequence),
+            "time_ns": self._number(step.time),
+            "command": _fields(command, self._text),
+            "outcome": None if outcome is None else {"type": _kind(outcome), **_fields(outcome, self._text)},
+        }
+        return Record(self._names[COMMANDS], command.account_id, self._encode(body), step.sequence, kind)
+
+    def _account(self, engine: Engine, account_id: str, step: Step) -> Record:
+        balances = [
+            {"currency": row.currency, "available": self._number(row.available), "hold": self._number(row.hold)}
+            for row in engine.balances(account_id)
+        ]
+        body = {
+            "schema": SCHEMA,
+            "type": "balances",
+            "account_id": account_id,
+            "sequence": self._number(step.sequence),
+            "time_ns": self._number(step.time),
+            "balances": balances,
+        }
+        return Record(self._names[ACCOUNTS], account_id, self._encode(body), step.sequence, "balances")
+
+    def _number(self, value: int) -> object:
+        return str(value) if self._text else value
+
+
+def _kind(struct: msgspec.Struct) -> str:
+    """The struct's name as topics write it: OrderMatched becomes order_matched."""
+    name = type(struct).__name__
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
+
+
+def _fields(struct: msgspec.Struct, text: bool) -> dict[str, Any]:
+    hidden = HIDDEN.get(type(struct), frozenset())
+    return {name: _plain(getattr(struct, name), text) for name in struct.__struct_fields__ if name not in hidden}
+
+
+def _plain(value: object, text: bool) -> object:
+    if isinstance(value, Enum):
+        return value.name.lower()
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, int):
+        return str(value) if text else value
+    if isinstance(value, msgspec.Struct):
+        return _fields(value, text)
+    if isinstance(value, bytes):
+        return value.hex() if text else value
+    if isinstance(value, list | tuple):
+        return [_plain(each, text) for each in value]
+    if isinstance(value, dict):
+        return {str(name): _plain(each, text) for name, each in value.items()}
+    return value
+
+
+def _accounts(step: Step) -> set[str]:
+    """The accounts whose balances a step may have changed."""
+    found: set[str] = set()
+    for event in step.events:
+        if isinstance(event, OrderMatched):
+            found |= {event.maker_account_id, event.taker_account_id}
+        elif account_id := getattr(event, "account_id", ""):
+            found.add(account_id)
+    command, outcome = step.command, step.outcome
+    if command is not None and outcome is not None and type(outcome).__name__ != "Rejected":
+        found |= {command.account_id, getattr(command, "to_account_id", "")}
+    return found - {"", "operator"}

@@ -1,0 +1,194 @@
+"""Following the log: the broker gets each entry once, whatever fails in between."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from cluster.errors import MissingEntriesError
+from cluster.log import DurableLog
+from cluster.messages import COMMAND
+from cluster.ports import LogEntry
+from cluster.storage import RealDisk
+from node.config.file import load
+from node.config.settings import NodeConfig, StreamsConfig
+from node.deployment.setup import initialise
+from node.errors import StreamError
+from node.streams import following as module
+from node.streams.broker import BrokerError, FencedError, Place, Record
+from node.streams.following import Following
+from node.streams.records import Writer
+from snapshots.abi import ABI
+from statemachine.commands import AnyCommand, Batch, PutCurrency, encode_batch
+from statemachine.limits import OPERATOR
+
+ENTRIES = 40
+
+
+class MemoryBroker:
+    """A broker that keeps what was published. `failures`: raised by the next calls to `publish`; True: the batch becomes visible all the same."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.place: Place | None = None
+        self.failures: list[tuple[BrokerError, bool]] = []
+        self.begun = 0
+
+    def begin(self) -> Place | None:
+        self.begun += 1
+        return self.place
+
+    def publish(self, records: Sequence[Record], place: Place) -> None:
+        failure = self.failures.pop(0) if self.failures else None
+        if failure is None or failure[1]:
+            self.records += records
+            self.place = place
+        if failure is not None:
+            raise failure[0]
+
+    def standing(self) -> Place | None:
+        return self.place
+
+    def close(self) -> None:
+        pass
+
+    @property
+    def sequences(self) -> list[int]:
+        return [record.sequence for record in self.records if record.topic == "qb.commands"]
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NodeConfig:
+    """A node whose log has some entries, one command each, every tenth a no-op."""
+    monkeypatch.setattr(module, "RECORDS_PER_BATCH", 5)
+    path = initialise(tmp_path / "exchange", 1, cluster_id="trial")[0]
+    made = msgspec.structs.replace(load(path), streams=StreamsConfig(url="kafka://127.0.0.1:1"))
+    made.streams_path.mkdir(parents=True)
+    log = DurableLog(RealDisk(made.data_path / "log"), node_id="n1", abi=ABI)
+    log.load()
+    for index in range(1, ENTRIES + 1):
+        commands: list[AnyCommand] = [PutCurrency(OPERATOR, f"c{index}", f"C{index}", 2)]
+        payload = bytes([COMMAND]) + (b"" if index % 10 == 0 else encode_batch(Batch(index * 10**9, commands)))
+        log.append(LogEntry(payload, index, 1 + index // 20))
+    log.close()
+    return made
+
+
+def stream(config: NodeConfig, broker: MemoryBroker) -> Following:
+    following = Following(config, broker, Writer("qb", "json"))
+    following.begin()
+    return following
+
+
+def drain(following: Following, applied: int = ENTRIES) -> None:
+    while following.advance(applied):
+        pass
+
+
+EXPECTED = list(range(1, ENTRIES - ENTRIES // 10 + 1))
+
+
+def test_all_is_published_once(config: NodeConfig) -> None:
+    broker = MemoryBroker()
+    following = stream(config, broker)
+    drain(following, 17)
+    assert broker.place == Place("trial", 17, 1, "n1")
+    drain(following)
+    assert broker.sequences == EXPECTED
+    assert broker.place == Place("trial", ENTRIES, 3, "n1")
+    following.close()
+
+
+def test_a_restart_goes_on_behind_the_place(config: NodeConfig) -> None:
+    broker = MemoryBroker()
+    first = stream(config, broker)
+    for _ in range(2):
+        first.advance(ENTRIES)
+    first.close()
+    second = stream(config, broker)
+    drain(second)
+    assert broker.sequences == EXPECTED
+    second.close()
+
+
+@pytest.mark.parametrize("visible", [False, True])
+def test_a_batch_whose_answer_is_lost_is_published_once(config: NodeConfig, visible: bool) -> None:
+    broker = MemoryBroker()
+    following = stream(config, broker)
+    following.advance(ENTRIES)
+    broker.failures = [(BrokerError("away"), visible)]
+    with pytest.raises(BrokerError):
+        following.advance(ENTRIES)
+    following.begin()
+    drain(following)
+    assert broker.sequences == EXPECTED
+    following.close()
+
+
+def test_an_outage_keeps_the_batch_and_applies_nothing_twice(config: NodeConfig) -> None:
+    broker = MemoryBroker()
+    following = stream(config, broker)
+    broker.failures = [(BrokerError("away"), False)] * 3
+    for _ in range(3):
+        with pytest.raises(BrokerError):
+            following.advance(ENTRIES)
+        following.begin()
+    drain(following)
+    assert broker.sequences == EXPECTED
+    following.close()
+
+
+def test_two_streams_publish_each_entry_once_between_them(config: NodeConfig) -> None:
+    broker = MemoryBroker()
+    first, second = stream(config, broker), stream(config, broker)
+    first.advance(ENTRIES)
+    second.begin()
+    second.advance(ENTRIES)
+    broker.failures = [(FencedError("another"), False)]
+    with pytest.raises(FencedError):
+        first.advance(ENTRIES)
+    first.begin()
+    drain(first)
+    assert broker.sequences == EXPECTED
+    second.begin()
+    assert not second.advance(ENTRIES)
+    for following in (first, second):
+        following.close()
+
+
+def test_a_place_of_another_cluster_or_another_log_is_refused(config: NodeConfig) -> None:
+    broker = MemoryBroker()
+    broker.place = Place("other", 5, 1)
+    with pytest.raises(StreamError, match="set another"):
+        stream(config, broker)
+    broker.place = Place("trial", 25, 1)
+    following = stream(config, broker)
+    with pytest.raises(StreamError, match="a way back undid"):
+        drain(following)
+    following.close()
+
+
+def test_entries_that_are_gone_are_missed(config: NodeConfig) -> None:
+    for path in (config.data_path / "log").glob("*.seg"):
+        path.unlink()
+    following = stream(config, MemoryBroker())
+    with pytest.raises(MissingEntriesError):
+        following.advance(ENTRIES)
+    assert not following.begin_behind_snapshot(), "there is no snapshot to begin behind"
+    following.close()
+
+
+def test_the_state_on_disk_saves_a_start_the_log(config: NodeConfig) -> None:
+    broker = MemoryBroker()
+    following = stream(config, broker)
+    drain(following)
+    following.write_state()
+    while following._state.index == 0:
+        following._poll_state()
+    following.close()
+    again = stream(config, broker)
+    assert again._index == ENTRIES
+    again.close()

@@ -1,0 +1,74 @@
+"""Records with orders: what becomes a command, and what is explained and passed over."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from node.client.shapes import product
+from node.streams.orders import BadRecordError, command_of
+from statemachine.commands import CancelOrder, PlaceOrder
+from statemachine.tables import ProductRow
+from statemachine.types import OrderType, ProductStatus, Side, TimeInForce
+
+ROW = ProductRow("BTC-USD", "BTC", "USD", 1, 1, 1, 10**12, 0, 0, ProductStatus.ONLINE)
+PRODUCTS = {"BTC-USD": product(ROW, {"BTC": 8, "USD": 2})}
+ORDER: dict[str, Any] = {
+    "account_id": "alice",
+    "product_id": "BTC-USD",
+    "side": "buy",
+    "price": "30000.5",
+    "size": "0.5",
+    "client_oid": "a",
+}
+
+
+def read(**changed: Any) -> Any:
+    return command_of(json.dumps({**ORDER, **changed}).encode(), "k:orders:0:7", PRODUCTS)
+
+
+def test_an_order() -> None:
+    command = read(time_in_force="ioc", post_only=False)
+    assert isinstance(command, PlaceOrder)
+    assert (command.account_id, command.command_id, command.client_oid) == ("alice", "k:orders:0:7", "a")
+    assert (command.side, command.order_type, command.price, command.size) == (Side.BUY, OrderType.LIMIT, 3_000_050, 5 * 10**7)
+    assert command.time_in_force is TimeInForce.IOC
+    market = read(type="market", price="", size="", funds="10")
+    assert (market.order_type, market.price, market.funds) == (OrderType.MARKET, 0, 1000)
+
+
+def test_a_cancel() -> None:
+    command = command_of(b'{"account_id": "alice", "type": "cancel", "client_oid": "a"}', "k:orders:0:8", PRODUCTS)
+    assert command == CancelOrder("alice", "k:orders:0:8", 0, "a")
+    assert read(type="cancel", order_id="12").order_id == 12
+
+
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        ({"side": "bye"}, "side: expected one of buy, sell"),
+        ({"type": "nonsense"}, "type: expected one of"),
+        ({"price": "1.001"}, "price"),
+        ({"size": "-1"}, "size"),
+        ({"size": 5}, "account_id, type, product_id"),
+        ({"product_id": "X"}, "product_id: expected one of BTC-USD"),
+        ({"unknown": 1}, "unknown field"),
+        ({"time_in_force": "x" * 1000}, "time_in_force"),
+        ({"stp": "zz"}, "stp: expected one of"),
+        ({"type": "cancel", "client_oid": ""}, "order_id: expected it or client_oid"),
+        ({"type": "cancel", "order_id": "9" * 40}, "order_id: expected a number"),
+        ({"type": "cancel", "order_id": "１"}, "order_id: expected a number"),
+    ],
+)
+def test_what_is_no_order_is_explained(changed: dict[str, Any], text: str) -> None:
+    with pytest.raises(BadRecordError, match=text) as caught:
+        read(**changed)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("data", [b"", b"nonsense", b"[]", b"{}", b"\xff\xfe", b"null", b"[" * 100_000])
+def test_no_bytes_raise_anything_else(data: bytes) -> None:
+    with pytest.raises(BadRecordError):
+        command_of(data, "k:orders:0:1", PRODUCTS)
