@@ -187,7 +187,9 @@ class ClusterClient:
         connections = list(self._connections.values())
         self._connections.clear()
         await asyncio.gather(*(connection.close() for connection in connections))
-        await asyncio.gather(*self._watchers)
+        for watcher in self._watchers:
+            watcher.cancel()  # one of a feed that nobody has closed yet would wait for ever
+        await asyncio.gather(*self._watchers, return_exceptions=True)
 
     async def _open(self, node_id: str) -> NativeConnection:
         if node_id not in self._addresses:
