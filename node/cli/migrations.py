@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import click
 
@@ -274,6 +274,12 @@ def _size(count: int) -> str:
     return f"{count / 1e6:,.1f} MB"
 
 
+class Say(Protocol):
+    """Tells what was done on a node: a line for a person, facts for a script."""
+
+    def __call__(self, name: str, text: str, **facts: object) -> None: ...
+
+
 @click.command()
 @click.option(
     "--cluster",
@@ -296,6 +302,7 @@ def _size(count: int) -> str:
     is_flag=True,
     help="Leave the market databases as they are, where they are out of reach. The version before cannot use them: they must begin anew.",
 )
+@json_option
 def rollback(
     directory: Path | None,
     earlier: Path | None,
@@ -303,6 +310,7 @@ def rollback(
     without_export: bool,
     without_secrets: bool,
     without_history: bool,
+    as_json: bool,
 ) -> None:
     """Return to the data from before the latest migration; then start the version that wrote it.
 
@@ -313,6 +321,13 @@ def rollback(
     if (out is None) == (not without_export):
         raise click.UsageError("expected --export DIR or --without-export")
     directory = _place(directory, earlier, "the argument")
+    done: dict[str, dict[str, object]] = {}
+
+    def say(name: str, text: str, **facts: object) -> None:
+        done.setdefault(name, {"back": False}).update(facts)
+        if not as_json:
+            click.echo(f"{name}: {text}")
+
     with contextlib.ExitStack() as stack:
         found = places(directory)
         for place in found:
@@ -321,19 +336,22 @@ def rollback(
         ways = ways_back(list(names))
         for data, name in names.items():
             if data not in ways:
-                click.echo(f"{name}: has the former ABI already")
+                say(name, "has the former ABI already", back=True)
         if out is not None:
-            _export_all([(place, ways[place.data]) for place in found if place.data in ways], out, not without_secrets)
+            _export_all([(place, ways[place.data]) for place in found if place.data in ways], out, not without_secrets, say)
         if not without_history:
             _cut_histories(
-                [(place.config, ways[place.data]) for place in found if place.data in ways and place.config is not None]
+                [(place.config, ways[place.data]) for place in found if place.data in ways and place.config is not None], say
             )
         for data, way in ways.items():
             switch.go_back(data, way.record)
-            click.echo(f"{names[data]}: back at ABI {way.record.from_abi}, log up to index {way.record.last_index:,}")
+            text = f"back at ABI {way.record.from_abi}, log up to index {way.record.last_index:,}"
+            say(names[data], text, back=True, abi=way.record.from_abi, log_index=way.record.last_index)
+    if as_json:
+        print_json(done)
 
 
-def _cut_histories(ways: list[tuple[NodeConfig, WayBack]]) -> None:
+def _cut_histories(ways: list[tuple[NodeConfig, WayBack]], say: Say) -> None:
     """Before any data goes back: a history that goes on with this version only goes on from an earlier place.
 
     Raises:
@@ -355,14 +373,14 @@ def _cut_histories(ways: list[tuple[NodeConfig, WayBack]]) -> None:
                 "database, or leave it with --without-history"
             ) from error
         if told:
-            click.echo(f"{config.node_id}: market database: {told}")
+            say(config.node_id, f"market database: {told}", history=told)
 
 
 def _name(place: Place) -> str:
     return place.node_id or str(place.data)
 
 
-def _export_all(ways: list[tuple[Place, WayBack]], out: Path, secrets: bool) -> None:
+def _export_all(ways: list[tuple[Place, WayBack]], out: Path, secrets: bool, say: Say) -> None:
     """Export from every node; one that has it all is enough.
 
     Raises:
@@ -372,7 +390,8 @@ def _export_all(ways: list[tuple[Place, WayBack]], out: Path, secrets: bool) -> 
     for place, way in ways:
         try:
             path, count = _export(place, way, out, secrets)
-            click.echo(f"{_name(place)}: {count:,} commands applied since the migration are in {path}")
+            text = f"{count:,} commands applied since the migration are in {path}"
+            say(_name(place), text, export=str(path), commands=count)
         except DataDirectoryError as error:
             gaps.append(error)
     if len(gaps) == len(ways):

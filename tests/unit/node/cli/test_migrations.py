@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -181,9 +182,10 @@ def test_the_market_database_goes_back_too(run: Run, data: Path, monkeypatch: py
     log.close()
     assert len(follow(end + number)["orders"]) > len(before["orders"])
     monkeypatch.setitem(going_back.KNOWN, "0.0.1", ("0002", going_back.KNOWN["0.2.0"][1]))
-    told = run("rollback", "cluster", "--without-export").stdout
-    assert f"n1: market database: cut back by {number} log entries" in told
-    assert "schema 0003 is 0002 again" in told
+    told = json.loads(run("rollback", "cluster", "--without-export", "--json").stdout)["n1"]
+    assert told["back"] is True
+    assert f"cut back by {number} log entries" in told["history"]
+    assert "schema 0003 is 0002 again" in told["history"]
     with sqlite3.connect(data / "history" / "history.sqlite") as connection:
         (version,) = connection.execute("select version_num from alembic_version").fetchone()
         (index,) = connection.execute("select log_index from progress").fetchone()
