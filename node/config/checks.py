@@ -287,11 +287,12 @@ def _check_streams(config: NodeConfig, fault: Fault) -> None:
 
 
 def _check_keys(config: NodeConfig, fault: Fault) -> None:
-    for position, text in enumerate(config.http.trusted_proxies):
-        try:
-            addresses.network(text)
-        except ValueError as error:
-            raise fault(f"http.trusted_proxies[{position}]", f"expected a network such as 10.0.0.0/8: {error}") from None
+    for name in ("trusted_proxies", "metrics_from"):
+        for position, text in enumerate(getattr(config.http, name)):
+            try:
+                addresses.network(text)
+            except ValueError as error:
+                raise fault(f"http.{name}[{position}]", f"expected a network such as 10.0.0.0/8: {error}") from None
     if not config.cluster_key:
         raise fault("cluster_key", "expected the path of a file")
     try:

@@ -73,7 +73,8 @@ class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[http]`: REST and WebSocket. `public_url` is what other nodes tell clients; TLS when `tls` is true.
 
     `followers`: "forward" commands to the leader, or "redirect" the client there. `key_rate`, `address_rate`: requests a second, 0: no limit.
-    `trusted_proxies`: networks of proxies whose word is taken for where a request comes from.
+    `trusted_proxies`: networks of proxies whose word is taken for where a request comes from. `metrics_from`: networks that may read /metrics,
+    beside this machine; none: everybody may.
     """
 
     listen: str
@@ -86,6 +87,7 @@ class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key_rate: float = 1000.0
     address_rate: float = 1000.0
     trusted_proxies: tuple[str, ...] = ()
+    metrics_from: tuple[str, ...] = ()
 
 
 class TlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -23,6 +23,7 @@ from node.gateway.errors import ApiError
 from node.gateway.http.messages import Request, Response, json_response
 from node.gateway.http.server import HttpServer
 from node.gateway.metrics import Metrics
+from node.keys import addresses
 from node.native.protocol import MemberStatus, NodeStatus, StatusQuery
 from node.system.processes import ENGINE_PID_FILE, locked_note
 from snapshots.abi import ABI
@@ -205,8 +206,12 @@ async def _history(gateway: Gateway) -> dict[str, int]:
     return found
 
 
-async def metrics(gateway: Gateway, _request: Request) -> Response:
-    """GET /metrics: figures of this gateway and its node for Prometheus."""
+async def metrics(gateway: Gateway, request: Request) -> Response:
+    """GET /metrics: figures of this gateway and its node for Prometheus. Raises ApiError 403 for who is in no network of `http.metrics_from`."""
+    networks = gateway.config.http.metrics_from
+    address = client_address(gateway, request.peer, request.headers(FORWARDED))
+    if networks and not HttpServer.is_local(address) and not addresses.allowed(address, addresses.networks(networks)):
+        raise ApiError(403, "Forbidden", reason="forbidden", detail="this address is in no network of http.metrics_from")
     gateway.metrics.history(await _history(gateway))
     return Response(200, gateway.metrics.render(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -250,6 +255,13 @@ CALLS = (
         "/readyz", readyz, {200: ("the node serves", JSON, _READY), 503: ("it does not, and why", JSON, _READY), **_REFUSED}
     ),
     MachineCall("/status", status, {200: ("what the node is doing", JSON, _STATUS), **_REFUSED}),
-    MachineCall("/metrics", metrics, {200: ("Prometheus text", "text/plain", _TEXT)}),
+    MachineCall(
+        "/metrics",
+        metrics,
+        {
+            200: ("Prometheus text", "text/plain", _TEXT),
+            403: ("the address is in no network of http.metrics_from", JSON, {"$ref": "#/components/schemas/ErrorJson"}),
+        },
+    ),
 )
 """All of them."""

@@ -70,11 +70,11 @@ class KafkaBroker:
         self._partitions = partitions
         self._replication = replication
         self._producer: Producer | None = None
+        self._has_topics = False
 
     def begin(self) -> Place | None:
         """See `Broker.begin`."""
         self._drop()
-        self._make_topics()
         settings = {
             **self._common,
             "transactional.id": self._transactional_id,
@@ -129,6 +129,9 @@ class KafkaBroker:
 
     def standing(self) -> Place | None:
         """See `Broker.standing`."""
+        if not self._has_topics:
+            self._make_topics()
+            self._has_topics = True
         last = self._last_record()
         if last is None:
             return None

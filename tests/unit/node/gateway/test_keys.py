@@ -146,6 +146,17 @@ async def test_a_stranger_s_header_is_not_believed_and_a_proxy_s_is() -> None:
             assert response.status == status
 
 
+async def test_metrics_are_for_the_networks_that_may_read_them() -> None:
+    """Behind a proxy, the test's client comes from wherever the header says."""
+    node = config()
+    http = msgspec.structs.replace(node.http, trusted_proxies=("127.0.0.0/8",), metrics_from=("192.0.2.0/24",))
+    async with running(node=msgspec.structs.replace(node, http=http)) as exchange:
+        for address, status in (("192.0.2.9", 200), ("203.0.113.1", 403), ("nonsense", 200)):
+            response = await exchange.client.get("/metrics", headers={"X-Forwarded-For": address})
+            assert response.status == status, address
+        assert (await exchange.client.get("/metrics")).status == 200, "this machine always may"
+
+
 async def test_a_limited_key_opens_no_private_channel_from_elsewhere(exchange: Exchange) -> None:
     await made(exchange, addresses=["192.0.2.0/24"])
     socket = await exchange.socket()
