@@ -12,13 +12,18 @@ import msgspec
 
 
 class Record(msgspec.Struct, frozen=True):
-    """A message. Records with the same key of a topic keep their order. `sequence` grows with the key: a consumer may compare it."""
+    """A message. Records with the same key of a topic keep their order. `sequence` grows with the key: a consumer may compare it.
+
+    `index` and `ordinal`: the log entry that it comes from, and its number among the records of that entry. They are the same on every node.
+    """
 
     topic: str
     key: str
     value: bytes
     sequence: int
     kind: str
+    index: int = 0
+    ordinal: int = 0
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -31,11 +36,11 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class BrokerError(Exception):
-    """The broker did not take or give something now; it may do so later. Nothing of the batch is visible to consumers."""
+    """The broker did not take or give something now; it may do so later."""
 
 
 class FencedError(BrokerError):
-    """Another process streams this cluster. What was published last is not visible, and nothing more may be."""
+    """Another process streams this cluster, so this one must not publish any more."""
 
 
 class Broker(Protocol):
@@ -49,7 +54,7 @@ class Broker(Protocol):
         """
 
     def publish(self, records: Sequence[Record], place: Place) -> None:
-        """Publish records and the place behind them: all of it becomes visible to consumers, or nothing.
+        """Publish records, and the place when they are there. What a batch that failed left behind is not published again.
 
         Raises:
             FencedError: another process has begun since.

@@ -168,7 +168,7 @@ class Following:
         payload = command_of(entry)
         steps = [] if payload is None else apply(self._engine, decode_batch(payload))
         self._index = entry.index
-        return self._writer.records(self._engine, steps) if steps and entry.index > self._place.index else []
+        return self._writer.records(self._engine, steps, entry.index) if steps and entry.index > self._place.index else []
 
     def _poll_state(self) -> None:
         """Note that a state is on disk, and let go of the log that it stands for."""

@@ -1,13 +1,18 @@
 """Kafka: records and place in one transaction, a second streamer fenced by the transactional id.
 
-The place is a record of a topic of its own with one partition. It is found by reading that partition's end with `read_committed`. Behind the last
-record there may be markers of transactions, so the end is read in growing pieces.
+The place is a record of a topic of its own with one partition. It is produced when the broker has acknowledged the records before it.
+
+A streamer that dies leaves a transaction open. Kafka aborts it, and consumers with `read_committed` never see it. There are brokers that show it
+all the same. So nothing relies on that: at the beginning the last record of every partition is read, as a consumer sees it, and what a partition has
+already is not published again. For this each record has the header `place`: its log entry, and its number in it. Partitions are chosen here, by
+CRC32 of the key.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +21,7 @@ from confluent_kafka import (
     Consumer,
     KafkaError,
     KafkaException,
+    Message,
     Producer,
     TopicPartition,
 )
@@ -25,6 +31,12 @@ from confluent_kafka.cimpl import NewTopic
 from node.streams.broker import BrokerError, FencedError, Place, Record
 
 log = logging.getLogger(__name__)
+
+library = logging.getLogger("node.streams.librdkafka")
+library.setLevel(logging.CRITICAL + 1)  # what fails is told by the call that fails; being fenced is no fault
+
+NOTHING = (-1, -1)
+"""Before the first record of a partition."""
 
 ANSWER_S = 20.0
 """For one answer of the broker."""
@@ -70,7 +82,10 @@ class KafkaBroker:
         self._partitions = partitions
         self._replication = replication
         self._producer: Producer | None = None
-        self._has_topics = False
+        self._counts: dict[str, int] = {}
+        """Partitions by topic."""
+        self._ends: dict[tuple[str, int], tuple[int, int]] = {}
+        """The last record of each partition when the stream began: its log entry, and its number in it."""
 
     def begin(self) -> Place | None:
         """See `Broker.begin`."""
@@ -84,15 +99,16 @@ class KafkaBroker:
             "compression.type": "lz4",
             "message.timeout.ms": int(ANSWER_S * 1000),
             "transaction.timeout.ms": 60_000,
-            "partitioner": "murmur2_random",
         }
-        self._producer = Producer(settings, logger=log)
+        self._producer = Producer(settings, logger=library)
         try:
             self._producer.init_transactions(ANSWER_S)
         except KafkaException as error:
             self._drop()
             raise _failure(error) from error
-        return self.standing()
+        place = self.standing()
+        self._read_ends()
+        return place
 
     def publish(self, records: Sequence[Record], place: Place) -> None:
         """See `Broker.publish`."""
@@ -103,10 +119,12 @@ class KafkaBroker:
             producer.begin_transaction()
             for record in records:
                 self._produce(producer, record)
+            if producer.flush(ANSWER_S):
+                raise BrokerError(f"no acknowledgement within {ANSWER_S:g} s")
             producer.produce(self._places, key=place.cluster_id, value=msgspec.json.encode(place), partition=0)
             producer.commit_transaction(ANSWER_S)
-        except (KafkaException, BufferError) as error:
-            failure = _failure(error)
+        except (KafkaException, BufferError, BrokerError) as error:
+            failure = error if isinstance(error, BrokerError) else _failure(error)
             if not isinstance(failure, FencedError):
                 with contextlib.suppress(KafkaException):
                     producer.abort_transaction(ANSWER_S)
@@ -114,13 +132,17 @@ class KafkaBroker:
             raise failure from error
 
     def _produce(self, producer: Producer, record: Record) -> None:
+        partition = zlib.crc32(record.key.encode()) % self._counts[record.topic]
+        if (record.index, record.ordinal) <= self._ends.get((record.topic, partition), NOTHING):
+            return
         headers: list[tuple[str, str | bytes | None]] = [
             ("sequence", str(record.sequence).encode()),
             ("type", record.kind.encode()),
+            ("place", f"{record.index}.{record.ordinal}".encode()),
         ]
         while True:
             try:
-                producer.produce(record.topic, key=record.key, value=record.value, headers=headers)
+                producer.produce(record.topic, key=record.key, value=record.value, headers=headers, partition=partition)
             except BufferError:  # the library's queue is full: it empties while it is served
                 producer.poll(0.05)
             else:
@@ -129,19 +151,31 @@ class KafkaBroker:
 
     def standing(self) -> Place | None:
         """See `Broker.standing`."""
-        if not self._has_topics:
+        if not self._counts:
             self._make_topics()
-            self._has_topics = True
-        last = self._last_record()
+        last = self._last_records([(self._places, 0)]).get((self._places, 0))
         if last is None:
             return None
         try:
-            return msgspec.json.decode(last, type=Place)
+            return msgspec.json.decode(last.value() or b"", type=Place)
         except msgspec.DecodeError as error:
             raise BrokerError(f"{self._places}: its last record is no place of a stream: {error}") from error
 
-    def _last_record(self) -> bytes | None:
-        """The value of the last record of the topic with the place."""
+    def _read_ends(self) -> None:
+        """Find out which record each partition ends with."""
+        partitions = [
+            (topic, number) for topic, count in self._counts.items() if topic != self._places for number in range(count)
+        ]
+        self._ends = {}
+        for where, message in self._last_records(partitions).items():
+            text = dict(message.headers() or []).get("place") or b""
+            index, _, ordinal = (text.decode("ascii", "replace") if isinstance(text, bytes) else str(text)).partition(".")
+            if not (index.isdigit() and ordinal.isdigit()):
+                raise BrokerError(f"{where[0]}, partition {where[1]}: its last record is not of a stream")
+            self._ends[where] = int(index), int(ordinal)
+
+    def _last_records(self, partitions: Sequence[tuple[str, int]]) -> dict[tuple[str, int], Message]:
+        """The last record of each partition, as a consumer sees it; none for an empty one."""
         settings = {
             **self._common,
             "group.id": f"{self._transactional_id}-place",
@@ -150,56 +184,45 @@ class KafkaBroker:
             "enable.partition.eof": True,
             "auto.offset.reset": "earliest",
         }
-        consumer = Consumer(settings, logger=log)
+        consumer = Consumer(settings, logger=library)
+        found: dict[tuple[str, int], Message] = {}
         try:
-            low, high = consumer.get_watermark_offsets(TopicPartition(self._places, 0), ANSWER_S)
+            marks = {where: consumer.get_watermark_offsets(TopicPartition(*where), ANSWER_S) for where in partitions}
+            left = {where: (low, high) for where, (low, high) in marks.items() if high > low}
             for piece in PIECES:
-                begin = max(low, high - piece)
-                found = self._read(consumer, begin, high)
-                if found is not None or begin == low:
-                    return found
-            return None
+                begins = {where: max(low, high - piece) for where, (low, high) in left.items()}
+                if begins:
+                    found |= self._read(consumer, begins)
+                left = {where: marks[where] for where, begin in begins.items() if where not in found and begin > marks[where][0]}
+            return found
         except KafkaException as error:
             raise _failure(error) from error
         finally:
             consumer.close()
 
-    def _read(self, consumer: Consumer, begin: int, end: int) -> bytes | None:
-        """The last record between two offsets."""
-        consumer.assign([TopicPartition(self._places, 0, begin)])
-        last: bytes | None = None
-        while begin < end:
+    def _read(self, consumer: Consumer, begins: Mapping[tuple[str, int], int]) -> dict[tuple[str, int], Message]:
+        """The last record from an offset on, by partition."""
+        consumer.assign([TopicPartition(*where, begin) for where, begin in begins.items()])
+        found: dict[tuple[str, int], Message] = {}
+        ended: set[tuple[str, int]] = set()
+        while len(ended) < len(begins):
             message = consumer.poll(ANSWER_S)
             if message is None:
-                raise BrokerError(f"{self._places} cannot be read: no answer within {ANSWER_S:g} s")
+                raise BrokerError(f"the ends of the partitions cannot be read: no answer within {ANSWER_S:g} s")
+            where = str(message.topic()), int(message.partition() or 0)
             error = message.error()
-            if error is not None:
-                if error.code() == KafkaError._PARTITION_EOF:
-                    break
+            if error is None:
+                found[where] = message
+            elif error.code() == KafkaError._PARTITION_EOF:
+                ended.add(where)
+            else:
                 raise _failure(KafkaException(error))
-            last = message.value()
-            if (message.offset() or 0) + 1 >= end:
-                break
-        return last
+        return found
 
     def _make_topics(self) -> None:
-        """Make the topics that are not there. A broker that does not let us may make them by itself, so that is no error yet."""
-        admin = AdminClient(self._common, logger=log)
-        try:
-            there = admin.list_topics(timeout=ANSWER_S).topics
-        except KafkaException as error:
-            raise _failure(error) from error
-        wanted = [
-            NewTopic(name, num_partitions=1 if name == self._places else self._partitions, replication_factor=self._replication)
-            for name in (*self._topics, self._places)
-            if name not in there
-        ]
-        for name, future in admin.create_topics(wanted, request_timeout=TOPICS_S).items() if wanted else ():
-            try:
-                future.result(TOPICS_S)
-            except (KafkaException, TimeoutError) as error:
-                if not isinstance(error, KafkaException) or error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                    log.warning("topic %s was not made: %s", name, str(error) or "no answer")
+        """Make the topics that are not there, and note their partitions."""
+        counts = {name: 1 if name == self._places else self._partitions for name in (*self._topics, self._places)}
+        self._counts = make_topics(self._common, counts, self._replication)
 
     def _drop(self) -> None:
         """Forget the producer; an open transaction is aborted by the broker when the next one begins."""
@@ -222,24 +245,64 @@ def _failure(error: Exception) -> BrokerError:
     return BrokerError(str(error) or type(error).__name__)
 
 
+def make_topics(common: Mapping[str, Any], wanted: Mapping[str, int], replication: int) -> dict[str, int]:
+    """Make the topics that are not there; how many partitions each has.
+
+    Args:
+        common: settings of the client library.
+        wanted: partitions by topic.
+
+    Raises:
+        BrokerError: one is not there and was not made.
+    """
+    admin = AdminClient(dict(common), logger=library)
+    try:
+        there = admin.list_topics(timeout=ANSWER_S).topics
+        lacking = [
+            NewTopic(name, num_partitions=count, replication_factor=replication)
+            for name, count in wanted.items()
+            if name not in there
+        ]
+        for name, future in admin.create_topics(lacking, request_timeout=TOPICS_S).items() if lacking else ():
+            try:
+                future.result(TOPICS_S)
+            except (KafkaException, TimeoutError) as error:
+                if not isinstance(error, KafkaException) or error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    log.warning("topic %s was not made: %s", name, str(error) or "no answer")
+        there = admin.list_topics(timeout=ANSWER_S).topics
+    except KafkaException as error:
+        raise _failure(error) from error
+    missing = [name for name in wanted if name not in there or not there[name].partitions]
+    if missing:
+        raise BrokerError(f"there is no topic {', '.join(missing)}, and it was not made")
+    return {name: len(there[name].partitions) for name in wanted}
+
+
 class OrdersTopic:
     """The topic with orders: read in order, committed when carried out. Nodes of one group share its partitions.
 
     Args:
         group: of the consumers.
+        partitions, replication: of the topic, where it is made here.
+
+    Raises:
+        BrokerError: the broker cannot be reached, or the topic is not there and was not made.
     """
 
-    def __init__(self, servers: str, topic: str, group: str, options: Mapping[str, str]) -> None:
+    def __init__(
+        self, servers: str, topic: str, group: str, options: Mapping[str, str], *, partitions: int = 6, replication: int = 1
+    ) -> None:
+        common = {"bootstrap.servers": servers, **options}
+        make_topics(common, {topic: partitions}, replication)
         settings: dict[str, Any] = {
-            "bootstrap.servers": servers,
             "group.id": group,
             "enable.auto.commit": False,
             "auto.offset.reset": "earliest",
             "isolation.level": "read_committed",
             "max.poll.interval.ms": 3_600_000,
-            **options,
+            **common,
         }
-        self._consumer = Consumer(settings, logger=log)
+        self._consumer = Consumer(settings, logger=library)
         self._consumer.subscribe([topic])
 
     def read(self, count: int, seconds: float) -> list[tuple[str, int, int, bytes]]:

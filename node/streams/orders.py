@@ -23,6 +23,7 @@ from node.credentials import Credentials
 from node.errors import QuorumbookError, StreamError
 from node.native.client import ClusterClient
 from node.native.protocol import CurrenciesQuery, ProductsQuery
+from node.streams.broker import BrokerError
 from snapshots.abi import ABI
 from statemachine.commands import AnyCommand, CancelOrder, PlaceOrder
 from statemachine.decimals import DecimalError
@@ -36,6 +37,7 @@ BATCH = 200
 
 POLL_S = 0.2
 PAUSE_S = 0.5
+BROKER_PAUSE_S = 2.0
 
 
 class OrderRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -122,7 +124,7 @@ async def run_orders(config: NodeConfig, stop: asyncio.Event) -> None:
         raise StreamError("confluent_kafka is not installed: pip install 'quorumbook[kafka]'") from error
     streams = config.streams
     options = dict(option.partition("=")[::2] for option in streams.options)
-    topic = OrdersTopic(streams.url.partition("://")[2], streams.orders, f"quorumbook-orders-{config.cluster_id}", options)
+    topic: OrdersTopic | None = None
     admin = config.admin
     client = ClusterClient(
         {node.node_id: node.native for node in config.nodes},
@@ -133,6 +135,21 @@ async def run_orders(config: NodeConfig, stop: asyncio.Event) -> None:
     )
     try:
         while not stop.is_set():
+            if topic is None:
+                try:
+                    topic = await asyncio.to_thread(
+                        OrdersTopic,
+                        streams.url.partition("://")[2],
+                        streams.orders,
+                        f"quorumbook-orders-{config.cluster_id}",
+                        options,
+                        partitions=streams.partitions,
+                        replication=streams.replication,
+                    )
+                except BrokerError as error:
+                    log.warning("orders cannot be read yet: %s", error)
+                    await asyncio.sleep(BROKER_PAUSE_S)
+                    continue
             found = await asyncio.to_thread(topic.read, BATCH, POLL_S)
             if found:
                 await _carried_out(client, found, stop)
@@ -140,7 +157,8 @@ async def run_orders(config: NodeConfig, stop: asyncio.Event) -> None:
                     await asyncio.to_thread(topic.done, found)
     finally:
         await client.close()
-        await asyncio.to_thread(topic.close)
+        if topic is not None:
+            await asyncio.to_thread(topic.close)
 
 
 async def _carried_out(client: ClusterClient, found: list[tuple[str, int, int, bytes]], stop: asyncio.Event) -> None:

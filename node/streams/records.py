@@ -57,8 +57,12 @@ class Writer:
         """The topics' names."""
         return list(self._names.values())
 
-    def records(self, engine: Engine, steps: Iterable[Step]) -> list[Record]:
-        """The records of one log entry's steps. `engine` is in the state after them."""
+    def records(self, engine: Engine, steps: Iterable[Step], index: int = 0) -> list[Record]:
+        """The records of one log entry's steps, in order. `engine` is in the state after them; `index` is the entry's."""
+        made = self._made(engine, steps)
+        return [msgspec.structs.replace(record, index=index, ordinal=ordinal) for ordinal, record in enumerate(made)]
+
+    def _made(self, engine: Engine, steps: Iterable[Step]) -> list[Record]:
         made: list[Record] = []
         touched: dict[str, Step] = {}
         for step in steps:
