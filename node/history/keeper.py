@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 
 from cluster.errors import MissingEntriesError
-from cluster.log import command_of, segment_abis
+from cluster.log import command_of
 from cluster.ports import LogEntry
 from cluster.tail import LogTail
 from node.config.settings import NodeConfig
@@ -31,12 +31,12 @@ from node.history.cutting import cut, set_aside
 from node.history.place import Verdict, compare, placed, undone
 from node.history.projection import Projection, Rows, Step, apply, order_row
 from node.history.retention import needed_by_streams, release
-from node.history.state import StateStore, node_state, totals_of
+from node.history.state import StateStore, level_at_start, node_state, totals_of
 from node.history.store import Gap, HistoryStore, Progress
 from node.migration import switch
 from node.migration.found import LOG, SNAPSHOTS
 from snapshots.levels import states
-from snapshots.levels.level import ACCEPTED, OWN, Level, by_abi, is_level_entry
+from snapshots.levels.level import ACCEPTED, is_level_entry
 from statemachine.engine import Engine
 from statemachine.events import OrderState
 from statemachine.types import OrderStatus
@@ -83,16 +83,8 @@ class Keeper:
         """The latest state up to an entry that is on disk: the history's own, else one of the node's, else the empty one."""
         loaded = self._state.load()
         if loaded is None or loaded[1] > index:
-            loaded = node_state(self._config.data_path / SNAPSHOTS, index) or (states.empty(self._level_at_start()), 0)
+            loaded = node_state(self._config.data_path / SNAPSHOTS, index) or (states.empty(level_at_start(self._directories)), 0)
         return loaded
-
-    def _level_at_start(self) -> Level:
-        """The level of the log's first entry."""
-        abis: dict[str, str] = {}
-        for directory in (self._config.data_path / LOG, self._archive, self.fetched):
-            abis |= segment_abis(directory) if directory.is_dir() else {}
-        found = [by_abi(abi) for _, abi in sorted(abis.items()) if abi in ACCEPTED]
-        return found[0] or OWN if found else OWN
 
     @property
     def fetched(self) -> Path:

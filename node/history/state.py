@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
+from cluster.log import segment_abis
 from node import software
 from node.history.projection import Totals
 from snapshots import durable
 from snapshots.errors import SnapshotDamagedError, SnapshotError
 from snapshots.job import JobState, WriteJob
-from snapshots.levels.level import ACCEPTED
+from snapshots.levels.level import ACCEPTED, OWN, Level, by_abi
 from snapshots.levels.states import level_of, restored
 from snapshots.manifest import Row, SnapshotFields
 from snapshots.naming import snapshot_paths
@@ -103,6 +105,15 @@ class StateStore:
         if self._job is not None:
             self._job.cancel()
             self._job = None
+
+
+def level_at_start(directories: Iterable[Path]) -> Level:
+    """The level of the first entry of a log that lies in these directories."""
+    abis: dict[str, str] = {}
+    for directory in directories:
+        abis |= segment_abis(directory) if directory.is_dir() else {}
+    found = [by_abi(abi) for _, abi in sorted(abis.items()) if abi in ACCEPTED]
+    return found[0] or OWN if found else OWN
 
 
 def node_state(snapshots: Path, up_to: float) -> tuple[Engine, int] | None:

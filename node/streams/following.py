@@ -17,14 +17,14 @@ from cluster.ports import LogEntry
 from cluster.tail import LogTail
 from node.config.settings import NodeConfig
 from node.errors import StreamError
-from node.history.projection import apply
+from node.history.projection import Step, apply
 from node.history.retention import release
-from node.history.state import StateStore, node_state
+from node.history.state import StateStore, level_at_start, node_state
 from node.migration import switch
 from node.streams.broker import Broker, Place, Record
 from node.streams.records import Writer
-from snapshots.abi import ABI
-from statemachine.commands import decode_batch
+from snapshots.levels import states
+from snapshots.levels.level import ACCEPTED, is_level_entry
 from statemachine.engine import Engine
 
 log = logging.getLogger(__name__)
@@ -112,9 +112,12 @@ class Following:
             self._tail.close()
         found = self._state.load()
         if found is None or found[1] > up_to:
-            found = node_state(self._config.data_path / "snapshots", up_to) or (Engine(), 0)
+            found = node_state(self._config.data_path / "snapshots", up_to) or (
+                states.empty(level_at_start(self._directories)),
+                0,
+            )
         self._engine, self._index = found
-        self._tail = LogTail(self._directories, ABI, self._index + 1)
+        self._tail = LogTail(self._directories, ACCEPTED, self._index + 1)
         self._queued = []
         self._state_sequence, self._state_since = self._engine.sequence, time.monotonic()
 
@@ -166,7 +169,11 @@ class Following:
                 "what was published. Consumers must be told: begin with another streams.prefix"
             )
         payload = command_of(entry)
-        steps = [] if payload is None else apply(self._engine, decode_batch(payload))
+        steps: list[Step] = []
+        if payload is not None and is_level_entry(payload):
+            self._engine, _ = states.apply(self._engine, payload)
+        elif payload is not None:
+            steps = apply(self._engine, payload)
         self._index = entry.index
         return self._writer.records(self._engine, steps, entry.index) if steps and entry.index > self._place.index else []
 

@@ -20,6 +20,7 @@ from statemachine.commands import (
     PutApiKey,
     PutCurrency,
     PutProduct,
+    encode_batch,
 )
 from statemachine.engine import Engine
 from statemachine.limits import OPERATOR
@@ -48,7 +49,7 @@ def made(form: str, *batches: list[AnyCommand]) -> list[Record]:
     engine, writer = Engine(), Writer("qb", form)
     found: list[Record] = []
     for number, commands in enumerate(batches, 1):
-        found += writer.records(engine, apply(engine, Batch(number * 10**9, commands)))
+        found += writer.records(engine, apply(engine, encode_batch(Batch(number * 10**9, commands))))
     return found
 
 
