@@ -118,6 +118,8 @@ PLAIN_NUMBERS = frozenset(
         "scale", "sequence", "product_sequence", "opened_sequence", "order_id", "last_order_id", "last_trade_id", "maker_fee_ppm",
         "number", "base", "taken", "opened",
         "taker_fee_ppm", "sealed_by", "version", "turnover", "queued", "last_queued", "turn", "fee_credit", "side", "price_min",
+        "display_size", "trail", "take_profit",
+        "stop_loss", "stop_loss_limit", "link", "visible",
         "price_max",
     }
 )  # fmt: skip

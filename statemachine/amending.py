@@ -55,13 +55,14 @@ def amend(state: State, account: Account, order: Order, command: AmendOrder) -> 
     if reject is not None:
         return reject
     price, stop_price = command.price or order.price, command.stop_price or order.stop_price
-    remaining = command.size - order.filled_size if command.size else order.remaining
+    whole = order.remaining + order.reserve
+    remaining = command.size - order.filled_size if command.size else whole
     moves = price != order.price or stop_price != order.stop_price
-    if not moves and remaining == order.remaining:
+    if not moves and remaining == whole:
         state.unchanged = True
         return None
     size = command.size or order.size
-    if not moves and remaining < order.remaining:
+    if not moves and remaining < whole:
         reject = check_size(product, size) if remaining > 0 else None
         if reject is None:
             _decrease(state, product, order, size, max(remaining, 0))
@@ -91,6 +92,8 @@ def _shape(order: Order, command: AmendOrder) -> Reject | None:
         return Reject(Reason.INVALID_PRICE, "price", "expected more than 0, or 0 to leave it")
     if command.stop_price < 0:
         return Reject(Reason.INVALID_STOP, "stop_price", "expected more than 0, or 0 to leave it")
+    if order.terms is not None and order.terms.link:
+        return Reject(Reason.NOT_AMENDABLE, "order_id", "the order is one of a pair: cancel it, and place another pair")
     waits = order.stop and order.status == _ACTIVE
     if waits and order.queued:
         return Reject(Reason.NOT_AMENDABLE, "order_id", "the stop order was triggered")
@@ -142,10 +145,10 @@ def _needed(product: Product, order: Order, price: int, remaining: int) -> int:
     """What the order would hold with these numbers."""
     if order.order_type != _LIMIT:
         return order.hold if order.side == _BUY else remaining
-    before = order.price, order.remaining
-    order.price, order.remaining = price, remaining
+    before = order.price, order.remaining, order.reserve
+    order.price, order.remaining, order.reserve = price, remaining, 0
     needed = product.hold_for(order)
-    order.price, order.remaining = before
+    order.price, order.remaining, order.reserve = before
     return needed
 
 
@@ -165,10 +168,12 @@ def _decrease(state: State, product: Product, order: Order, size: int, remaining
     state.changes.touch_order(order)
     state.work += 1
     before, hold = order.remaining, _needed(product, order, order.price, remaining)
+    shown = min(before, remaining)
     if order.level is not None:
         side = product.side(order.side) if order.status == _OPEN else product.collected(order.side)
-        side.reduce(order, before - remaining)
-    order.size, order.remaining = size, remaining
+        side.reduce(order, before - shown)
+        order.level.hidden += remaining - shown - order.reserve
+    order.size, order.remaining, order.reserve = size, shown, remaining - shown
     state.set_hold(order, hold)
     order_amended(state, product, order, order.price, before, order.status == _OPEN, False)
 
@@ -179,7 +184,7 @@ def _requeue(state: State, product: Product, order: Order, changed: Placing, rem
     hold = _needed(product, order, changed.price, remaining)
     price, before, resting = order.price, order.remaining, order.status == _OPEN
     detach(product, order)
-    order.price, order.size, order.remaining = changed.price, changed.size, remaining
+    order.price, order.size, order.remaining, order.reserve = changed.price, changed.size, remaining, 0
     order.stop, order.stop_price = changed.stop, changed.stop_price
     order.opened_sequence = 0
     state.set_hold(order, hold)

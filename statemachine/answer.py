@@ -58,6 +58,13 @@ def amended(state: State, order: Order) -> None:
     order.write(state.outcome)
 
 
+def paired(state: State, limit: Order, stop: Order) -> None:
+    """A limit order and a stop order entered that end each other."""
+    _begin(state, 8, 5)
+    limit.write(state.outcome)
+    stop.write(state.outcome)
+
+
 def replaced(state: State, old: Order, new: Order) -> None:
     """An order left, and another entered in its place."""
     _begin(state, 7, 5)

@@ -35,10 +35,11 @@ from statemachine import collars, stops
 from statemachine.book import BookSide
 from statemachine.emit import order_changed, order_received, status_changed
 from statemachine.entities import Account, Order, Product
+from statemachine.icebergs import fold, unfold
 from statemachine.limits import AMOUNT_MAX, LEVELS_PER_UNIT, LOOKS_PER_UNIT
-from statemachine.matching import Taker, close_on_side, decrement_size, match, trade
+from statemachine.matching import Taker, close, close_on_side, decrement_size, match, trade
 from statemachine.state import State
-from statemachine.types import DoneReason, Opening, OrderStatus, ProductStatus, SelfTradePrevention, Side
+from statemachine.types import DoneReason, GoodFor, Opening, OrderStatus, ProductStatus, SelfTradePrevention, Side
 
 TRADING = (ProductStatus.ONLINE, ProductStatus.POST_ONLY, ProductStatus.LIMIT_ONLY)
 """The statuses in which a product trades: going on to one of them opens an auction."""
@@ -71,7 +72,9 @@ class _Sums:
         self.levels = 0
         for place in (product.side(side), product.collected(side)):
             levels = list(takewhile(lambda level: level.key <= last_key, place.in_order()))
-            self._parts.append(([level.key for level in levels], list(accumulate([level.total for level in levels], initial=0))))
+            self._parts.append(
+                ([level.key for level in levels], list(accumulate([level.total + level.hidden for level in levels], initial=0)))
+            )
             self.levels += len(levels)
 
     def at(self, price: int) -> int:
@@ -151,7 +154,7 @@ def _best(product: Product, side: Side) -> tuple[int, int]:
     if not levels:
         return 0, 0
     key = min(level.key for level in levels)
-    return abs(key), sum(level.total for level in levels if level.key == key)
+    return abs(key), sum(level.total + level.hidden for level in levels if level.key == key)
 
 
 def _price(buys: _Sums, sells: _Sums, prices: range, last_price: int) -> int:
@@ -211,14 +214,21 @@ def go_on(state: State, product: Product, limit: int) -> bool:
         state.touch(order)
         product.collected(order.side).remove(order)
         product.collection.remove(order)
+        if order.terms is not None and order.terms.good_for == GoodFor.AUCTION:
+            state.work += 1
+            close(state, product, order, DoneReason.AUCTION_OVER, False)
+            continue
         order.status = _OPEN
         match(state, product, order)
         if product.stops.count:
             stops.note_prices(state, product)
     product.opening = Opening.NONE
+    price = product.opening_price if product.opening_size else 0
     emit_status(state, product)
     if product.trigger_low:
         stops.take_triggered(state, product)
+    if price and product.stops.trailing:
+        stops.trail(state, product, price, price)
     return True
 
 
@@ -269,11 +279,15 @@ def _cross(state: State, product: Product, price: int, bid: tuple[BookSide, Orde
     if maker.account is taker.account:
         _prevent(state, product, earlier, later)
         return 0
+    shown = unfold(maker), unfold(taker)
     size = min(maker.remaining, taker.remaining)
     maker_side.reduce(maker, size)
     taker_side.reduce(taker, size)
-    before = maker.remaining
+    before = shown[0]
     trade(state, product, Taker(taker), maker, size, price, True)
+    for order, slice_shown in zip((maker, taker), shown, strict=True):
+        if order.remaining and order.status == OrderStatus.OPEN:
+            fold(order, slice_shown)
     if maker.status == OrderStatus.OPEN:
         order_changed(state, product, maker, before, maker.remaining, False, True, True)
     for side, order in (earlier, later):

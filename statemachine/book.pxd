@@ -2,6 +2,7 @@
 cimport cython
 
 from statemachine.entities cimport Order, PriceLevel
+from statemachine.exact cimport wide
 
 cdef long long _NO_LIMIT
 cdef Py_ssize_t _CHUNK
@@ -41,8 +42,14 @@ cdef class StopBook:
     cdef readonly Py_ssize_t count
     cdef readonly long long highest_loss
     cdef readonly long long lowest_entry
+    cdef readonly object rising
+    cdef readonly object falling
+    cdef readonly Py_ssize_t trailing
+    cdef readonly wide moves_above
+    cdef readonly wide moves_below
 
     cdef int _update(self) except -1
+    cpdef bint concerns(self, long long lowest, long long highest) except -1
     cpdef bint triggers(self, long long lowest, long long highest) except -1
     cpdef int add(self, Order order) except -1
     cpdef int remove(self, Order order) except -1

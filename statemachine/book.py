@@ -35,6 +35,13 @@ def _place(order: Order) -> tuple[int, int]:
     return order.opened_sequence, order.order_id
 
 
+def _follows(order: Order) -> tuple[int, int]:
+    """Where a trailing stop order stands among those of its kind: by the best price that traded since it came, as far as it follows one."""
+    assert order.terms is not None, "a trailing stop order has options"
+    trail: int = order.terms.trail
+    return (order.stop_price + trail if order.stop == StopType.LOSS else trail - order.stop_price), order.order_id
+
+
 def _waiting(order: Order) -> tuple[int, int]:
     """Where a stop order stands among those of its kind."""
     return (-order.stop_price if order.stop == StopType.LOSS else order.stop_price), order.order_id
@@ -289,13 +296,29 @@ class StopBook:
     `highest_loss` and `lowest_entry` are the prices of the next ones, kept at hand because every trade asks for them.
     """
 
-    __slots__ = ("count", "entries", "highest_loss", "losses", "lowest_entry")
+    __slots__ = (
+        "count",
+        "entries",
+        "falling",
+        "highest_loss",
+        "losses",
+        "lowest_entry",
+        "moves_above",
+        "moves_below",
+        "rising",
+        "trailing",
+    )
 
     def __init__(self) -> None:
         self.losses: SortedList = SortedList()
         """Triggered by a trade at the stop price or below: the highest first, hence by minus the stop price."""
         self.entries: SortedList = SortedList()
         """Triggered by a trade at the stop price or above: the lowest first."""
+        self.trailing = 0
+        self.rising: SortedList = SortedList()
+        """Trailing stop losses by the price from which they follow: a higher trade moves them."""
+        self.falling: SortedList = SortedList()
+        """Trailing stop entries, by minus the price: a lower trade moves them."""
         self._update()
 
     def _update(self) -> None:
@@ -303,6 +326,9 @@ class StopBook:
         self.count = len(self.losses) + len(self.entries)
         self.highest_loss: int = -self.losses[0][0] if self.losses else 0
         self.lowest_entry: int = self.entries[0][0] if self.entries else _NO_LIMIT
+        self.trailing = len(self.rising) + len(self.falling)
+        self.moves_above: int = self.rising[0][0] if self.rising else _NO_LIMIT
+        self.moves_below: int = -self.falling[0][0] if self.falling else 0
 
     def __len__(self) -> int:
         return self.count
@@ -313,6 +339,8 @@ class StopBook:
     def add(self, order: Order) -> None:
         """A stop order begins to wait."""
         self._kind(order).add(_waiting(order))
+        if order.terms is not None and order.terms.trail:
+            (self.rising if order.stop == StopType.LOSS else self.falling).add(_follows(order))
         self._update()
 
     def fill(self, orders: Iterable[Order]) -> None:
@@ -320,12 +348,33 @@ class StopBook:
         orders = list(orders)
         for side, stop in ((self.losses, StopType.LOSS), (self.entries, StopType.ENTRY)):
             side.update([_waiting(order) for order in orders if order.stop == stop])
+        trailing = [order for order in orders if order.terms is not None and order.terms.trail]
+        self.rising.update([_follows(order) for order in trailing if order.stop == StopType.LOSS])
+        self.falling.update([_follows(order) for order in trailing if order.stop != StopType.LOSS])
         self._update()
 
     def remove(self, order: Order) -> None:
         """A stop order that waits does so no more."""
         self._kind(order).remove(_waiting(order))
+        self.forget(order)
+
+    def forget(self, order: Order) -> None:
+        """A stop order that waits no more does not follow any more either."""
+        if order.terms is not None and order.terms.trail:
+            (self.rising if order.stop == StopType.LOSS else self.falling).discard(_follows(order))
         self._update()
+
+    def concerns(self, lowest: int, highest: int) -> bool:
+        """Do trades between these two prices trigger or move any? O(1)."""
+        return self.count != 0 and (
+            self.triggers(lowest, highest) or (self.trailing != 0 and (highest > self.moves_above or lowest < self.moves_below))
+        )
+
+    def behind(self, lowest: int, highest: int) -> list[int]:
+        """The order ids of trailing orders that trades between these two prices move, rising. O(log n + found)."""
+        found = self.rising[: self.rising.bisect_left((highest, 0))]
+        found += self.falling[: self.falling.bisect_left((-lowest, 0))]
+        return sorted([order_id for _, order_id in found])
 
     def triggers(self, lowest: int, highest: int) -> bool:
         """Do trades between these two prices trigger any? O(1)."""
@@ -347,7 +396,7 @@ class StopBook:
 
     def clear(self) -> None:
         """Empty it in small steps (`teardown`)."""
-        clear(self.losses, self.entries)
+        clear(self.losses, self.entries, self.rising, self.falling)
         self._update()
 
     def waiting(self) -> Iterator[tuple[StopType, int, int]]:

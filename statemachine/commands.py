@@ -23,6 +23,7 @@ import msgspec
 
 from statemachine.types import (
     CollarAction,
+    GoodFor,
     OrderType,
     Phase,
     ProductStatus,
@@ -110,6 +111,29 @@ class Withdraw(Command, frozen=True, tag=6):
     amount: int
 
 
+class OrderOptions(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """What an order may have beyond the fields of a plain one. 0 and "" stand for nothing.
+
+    Attributes:
+        session: a tag by which `CancelAll` and `CancelAllAfter` choose orders.
+        display_size: an iceberg: the book shows so much of it at a time.
+        trail: a stop order whose stop price stays at most so far behind the best price traded since it came.
+        good_for: a day or an auction.
+        expires_at: a good-till-time order without `cancel_after` leaves at this time, nanoseconds since the epoch.
+        take_profit: when the order is done, a limit order of the other side enters at this price for what it filled.
+        stop_loss: as well, or instead, a stop order with this stop price, which is a limit order where `stop_loss_limit` is its price.
+    """
+
+    session: str = ""
+    display_size: int = 0
+    trail: int = 0
+    good_for: GoodFor = GoodFor.ANY
+    expires_at: int = 0
+    take_profit: int = 0
+    stop_loss: int = 0
+    stop_loss_limit: int = 0
+
+
 class PlaceOrder(Command, frozen=True, tag=7):
     """Enter an order.
 
@@ -133,6 +157,7 @@ class PlaceOrder(Command, frozen=True, tag=7):
     stop: StopType = StopType.NONE
     stop_price: int = 0
     cancel_after: int = 0
+    options: OrderOptions | None = None
 
 
 class CancelOrder(Command, frozen=True, tag=8):
@@ -151,12 +176,14 @@ class CancelAll(Command, frozen=True, tag=9):
 
     `product_id`: of this product ("": of any). `side`: 1 buys, 2 sells, 0 both. `price_min` and `price_max`: limit orders with a price in this
     range, both ends included, and market orders with a stop price in it; 0 leaves that end open; a range needs a product.
+    `session`: only those with this tag ("": all).
     """
 
     product_id: str = ""
     side: int = 0
     price_min: int = 0
     price_max: int = 0
+    session: str = ""
 
 
 class Transfer(Command, frozen=True, tag=10):
@@ -217,6 +244,26 @@ class NewOrder(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     stop: StopType = StopType.NONE
     stop_price: int = 0
     cancel_after: int = 0
+    options: OrderOptions | None = None
+
+
+class PlacePair(Command, frozen=True, tag=14):
+    """Enter a limit order at `price` and a stop order at `stop_price` of the same side and size; one ends the other (`linked`).
+
+    The limit order must not trade at once. The stop order is a limit order where `stop_limit_price` is its price, else a market order (a buy needs a
+    limit). For a sell `price` is above `stop_price`, for a buy below.
+    """
+
+    product_id: str
+    side: Side
+    size: int
+    price: int
+    stop_price: int
+    stop_limit_price: int = 0
+    stp: SelfTradePrevention = SelfTradePrevention.DC
+    client_oid: str = ""
+    stop_client_oid: str = ""
+    session: str = ""
 
 
 class ReplaceOrder(Command, frozen=True, tag=12):
@@ -401,6 +448,7 @@ AnyCommand = (
     | PutGroup
     | FollowCalendar
     | CorrectTrade
+    | PlacePair
 )
 
 

@@ -18,6 +18,7 @@ cdef int _AMENDED
 cdef int _REPORT_AMENDED
 
 cdef int _begin(State state, Product product, int tag, int fields) except -1
+cdef long long _shown(Order order, long long size) except? -1
 cdef int _end(State state, Product product) except -1
 @cython.locals(events=Writer)
 cpdef int order_received(State state, Product product, Order order) except -1

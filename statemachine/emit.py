@@ -40,6 +40,14 @@ def _begin(state: State, product: Product, tag: int, fields: int) -> None:
     events.number(state.time)
 
 
+def _shown(order: Order, size: int) -> int:
+    """How much of a size everybody may see: of an iceberg, a slice."""
+    if order.terms is None or not order.terms.display_size:
+        return size
+    display: int = order.terms.display_size
+    return min(display, size)
+
+
 def _end(state: State, product: Product) -> None:
     state.event_ends.append(state.events.size())
     state.event_products.append(product.product_id)
@@ -55,7 +63,7 @@ def order_received(state: State, product: Product, order: Order) -> None:
     events.number(order.side)
     events.number(order.order_type)
     events.number(order.price)
-    events.number(order.size)
+    events.number(_shown(order, order.size))
     events.number(order.funds)
     _end(state, product)
     if order.account.streams is not None:
@@ -141,7 +149,7 @@ def order_amended(
     events.number(order.side)
     events.number(price)
     events.number(remaining)
-    events.number(order.remaining)
+    events.number(_shown(order, order.remaining))
     events.flag(False)
     events.flag(resting)
     events.flag(False)
@@ -183,7 +191,7 @@ def order_activated(state: State, product: Product, order: Order) -> None:
     events.number(order.stop)
     events.number(order.stop_price)
     events.number(order.price)
-    events.number(order.size)
+    events.number(_shown(order, order.size))
     events.number(order.funds)
     _end(state, product)
     if order.account.streams is not None:

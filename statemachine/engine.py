@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from statemachine import auctions, invariants, loading, pending, persistence, timers
+from statemachine import auctions, invariants, linked, loading, pending, persistence, timers
 from statemachine.answer import rejected
 from statemachine.applied import AppliedBatch
 from statemachine.commands import REFUSALS, TRANSFER_KINDS, AnyCommand, Batch, encode_batch
@@ -409,12 +409,16 @@ def _apply(state: State, entry: EntryReader) -> AppliedBatch:
         pending.go_on(state)
     if state.timers:
         timers.go_off(state)
+    if state.noted:
+        linked.settle(state)
     command_ends = [len(state.event_ends)]
     ends: list[int] = []
     for _ in range(entry.count):
         entry.advance()
         state.sequence += 1
         _answer(state, entry)
+        if state.noted:
+            linked.settle(state)
         ends.append(state.outcomes.size())
         command_ends.append(len(state.event_ends))
     outcomes, events = state.outcomes.since(0), state.events.since(0)

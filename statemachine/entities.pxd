@@ -39,6 +39,7 @@ cdef class PriceLevel:
     cdef readonly long long key
     cdef readonly Py_ssize_t count
     cdef public wide total
+    cdef public wide hidden
 
     @cython.locals(last=Order)
     cpdef void append(self, Order order) noexcept
@@ -92,6 +93,7 @@ cdef class Product:
     cpdef wide notional(self, wide price, wide size) noexcept
     @cython.locals(cost=wide)
     cpdef wide highest_fee(self, wide cost, wide ppm, wide credit) noexcept
+    @cython.locals(remaining=wide, cost=wide)
     cpdef wide hold_for(self, Order order) noexcept
     cpdef object row(self)
 
@@ -158,6 +160,8 @@ cdef class Order:
     cdef readonly Account account
     cdef readonly Product product
     cdef public PriceLevel level
+    cdef public object terms
+    cdef public long long reserve
     cdef public Order ahead
     cdef public Order behind
     cdef public Order older

@@ -14,10 +14,11 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import msgspec
 from sortedcontainers import SortedDict
 
 from statemachine.commands import AmendOrder, CancelOrder, NewOrder, PlaceOrder, ReplaceOrder
-from statemachine.events import OrderState
+from statemachine.events import OrderState, OrderTerms
 from statemachine.exact import fee, legacy_fee, notional
 from statemachine.limits import AMOUNT_MAX
 from statemachine.reply_cache import ReplyCache
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 _TURN = 2**62
 """What is taken off both counters of a currency at a time."""
 
+_encode = msgspec.msgpack.Encoder().encode
 _FIELDS = len(OrderState.__struct_fields__)
 _MARKET: int = OrderType.MARKET
 _BUY: int = Side.BUY
@@ -99,15 +101,16 @@ class Currency:
 class PriceLevel:
     """The resting orders at one price, first come, first served: a queue that begins with `first`.
 
-    `total` is the sum of their remaining sizes. A level in a book is never empty.
+    `total` is the sum of their remaining sizes, `hidden` that of the reserves of icebergs. A level in a book is never empty.
     """
 
-    __slots__ = ("count", "first", "key", "last", "price", "total")
+    __slots__ = ("count", "first", "hidden", "key", "last", "price", "total")
 
     def __init__(self, price: int, key: int) -> None:
         self.price = price
         self.key = key
         self.total = 0
+        self.hidden = 0
         self.count = 0
         self.first: Order | None = None
         self.last: Order | None = None
@@ -123,6 +126,7 @@ class PriceLevel:
         self.last = order
         order.level = self
         self.total += order.remaining
+        self.hidden += order.reserve
         self.count += 1
 
     def unlink(self, order: Order) -> None:
@@ -140,6 +144,7 @@ class PriceLevel:
             order.behind = None
         order.level = None
         self.total -= order.remaining
+        self.hidden -= order.reserve
         self.count -= 1
 
     def orders(self) -> list[Order]:
@@ -253,9 +258,10 @@ class Product:
         A sell holds the size. A buy holds the notional at its own price and the larger of its two fees on that, less its credit, rounded up. It
         suffices exactly: what a fill pays above the exact rate is the credit of the rest, and nobody buys above his price.
         """
+        remaining = order.remaining + order.reserve
         if order.side == _SELL:
-            return order.remaining
-        cost = notional(order.price, order.remaining, self.unit)
+            return remaining
+        cost = notional(order.price, remaining, self.unit)
         return cost + self.highest_fee(cost, max(order.maker_fee_ppm, order.taker_fee_ppm), order.fee_credit)
 
     def highest_fee(self, cost: int, ppm: int, credit: int) -> int:
@@ -480,6 +486,8 @@ class Order:
         ahead, behind: its neighbours in the level's queue.
         older, newer: its neighbours among its account's open orders.
         listed: whether it is among those.
+        terms: what it has beyond a plain order, see `options`; None for a plain one.
+        reserve: of an iceberg on the book, what remains behind the slice that it shows, which is `remaining` then (`icebergs`).
         touched: the number of the freeze since which a snapshot knows that it changes; see `changes`.
     """
 
@@ -511,6 +519,7 @@ class Order:
         "product",
         "queued",
         "remaining",
+        "reserve",
         "side",
         "size",
         "status",
@@ -518,6 +527,7 @@ class Order:
         "stop_price",
         "stp",
         "taker_fee_ppm",
+        "terms",
         "time_in_force",
         "touched",
     )
@@ -552,6 +562,8 @@ class Order:
         self.opened_sequence = 0
         self.queued = 0
         self.fee_credit = 0
+        self.terms: OrderTerms | None = None
+        self.reserve = 0
         self.level: PriceLevel | None = None
         self.ahead: Order | None = None
         self.behind: Order | None = None
@@ -592,7 +604,7 @@ class Order:
         writer.number(self.created_at)
         writer.number(self.maker_fee_ppm)
         writer.number(self.taker_fee_ppm)
-        writer.number(self.remaining)
+        writer.number(self.remaining + self.reserve)
         writer.number(self.hold)
         writer.number(self.filled_size)
         writer.number(self.executed_value)
@@ -606,6 +618,16 @@ class Order:
         writer.number(self.opened_sequence)
         writer.number(self.queued)
         writer.number(self.fee_credit)
+        if self.terms is None:
+            writer.nothing()
+        else:
+            writer.raw(_encode(self.shown_terms()))
+
+    def shown_terms(self) -> OrderTerms | None:
+        """The terms as they are stored, with the slice of an iceberg."""
+        if self.terms is None or not self.reserve:
+            return self.terms
+        return msgspec.structs.replace(self.terms, visible=self.remaining)
 
     def row(self) -> OrderState:
         """As it is shown and stored: a copy."""
@@ -625,7 +647,7 @@ class Order:
             self.created_at,
             self.maker_fee_ppm,
             self.taker_fee_ppm,
-            self.remaining,
+            self.remaining + self.reserve,
             self.hold,
             self.filled_size,
             self.executed_value,
@@ -639,6 +661,7 @@ class Order:
             self.opened_sequence,
             self.queued,
             self.fee_credit,
+            self.shown_terms(),
         )
 
 
@@ -671,4 +694,9 @@ def order_of_row(row: OrderState, account: Account, product: Product) -> Order:
     order.opened_sequence = row.opened_sequence
     order.queued = row.queued
     order.fee_credit = row.fee_credit
+    if row.terms is not None:
+        order.terms = row.terms
+        if row.terms.visible:
+            order.terms = msgspec.structs.replace(row.terms, visible=0)
+            order.reserve, order.remaining = row.remaining - row.terms.visible, row.terms.visible
     return order

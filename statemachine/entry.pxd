@@ -18,6 +18,7 @@ cdef class EntryReader:
     cdef const unsigned char *end
     cdef const unsigned char *start
     cdef const unsigned char *next
+    cdef const unsigned char *last
 
     cdef bint _scan(self)
     cdef bint _scan_command(self) except -1

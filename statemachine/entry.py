@@ -79,7 +79,9 @@ class EntryReader:
         self._next += 1
         kind = type(command)
         self.tag = _TAGS[kind]
-        self.kind = PLACE if kind is PlaceOrder else CANCEL if kind is CancelOrder else OTHER
+        self.kind = CANCEL if kind is CancelOrder else OTHER
+        if isinstance(command, PlaceOrder) and command.options is None:
+            self.kind = PLACE
         self.account_id, self.command_id = command.account_id, command.command_id
 
     def fingerprint(self) -> bytes:

@@ -35,7 +35,7 @@ cdef extern from *:
 # The fields are read by place. Where the schema has grown, these commands are decoded by msgspec like the others, until this file knows the new fields.
 cdef bint _PLACE_IS_KNOWN = PlaceOrder.__struct_fields__ == (
     "account_id", "command_id", "product_id", "side", "order_type", "price", "size", "funds", "time_in_force", "post_only", "stp", "client_oid",
-    "stop", "stop_price", "cancel_after",
+    "stop", "stop_price", "cancel_after", "options",
 )
 cdef bint _CANCEL_IS_KNOWN = CancelOrder.__struct_fields__ == ("account_id", "command_id", "order_id", "client_oid", "product_id")
 cdef int _SIDE_MAX = max(Side)
@@ -148,20 +148,27 @@ cdef class EntryReader:
 
     cdef bint _scan_command(self) except -1:
         cdef const unsigned char *start = self.at
+        cdef const unsigned char *first
         cdef Py_ssize_t fields = self._array()
         cdef wide number
         cdef object rest
         if fields < 3 or self.at == self.end:
             return False
-        if self.at[0] == 7 and fields == 16 and _PLACE_IS_KNOWN:
+        if self.at[0] == 7 and fields == 17 and _PLACE_IS_KNOWN:
+            first = self.at
             self.at += 1
-            return (
+            if not (
                 self._skip_text() and self._skip_text() and self._skip_text()
                 and self._skip_choice(1, _SIDE_MAX) and self._skip_choice(1, _TYPE_MAX)
                 and self._number(&number) and self._number(&number) and self._number(&number)
                 and self._skip_choice(1, _FORCE_MAX) and self._skip_flag() and self._skip_choice(1, _STP_MAX) and self._skip_text()
                 and self._skip_choice(0, _STOP_MAX) and self._number(&number) and self._number(&number)
-            )
+            ):
+                return False
+            if self.at != self.end and self.at[0] == 0xc0:
+                self.at += 1
+                return True
+            self.at = first  # an order with options
         if self.at[0] == 8 and fields == 6 and _CANCEL_IS_KNOWN:
             self.at += 1
             return self._skip_text() and self._skip_text() and self._number(&number) and self._skip_text() and self._skip_text()
@@ -315,15 +322,18 @@ cdef class EntryReader:
         self.at = self.start
         if not self._skip_command(fields):
             raise AssertionError("scanned before")
+        if self.kind == 7 and self.last[0] != 0xc0:
+            self.kind = 0  # it has options
         self.next = self.at
         self.at = body
         return 0
 
     cdef bint _skip_command(self, Py_ssize_t fields) noexcept:
-        """Go behind a command that was scanned before."""
+        """Go behind a command that was scanned before; `last` is its last field."""
         cdef Py_ssize_t place
         self._array()
         for place in range(fields):
+            self.last = self.at
             if not self._skip_value(0):
                 return False
         return True

@@ -16,6 +16,7 @@ from statemachine.types import (
     ChangeReason,
     CorrectionKind,
     DoneReason,
+    GoodFor,
     OrderStatus,
     OrderType,
     ProductStatus,
@@ -28,6 +29,25 @@ from statemachine.types import (
     StopType,
     TimeInForce,
 )
+
+
+class OrderTerms(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What an order has beyond the fields of a plain one: see `options`. Prices are amounts of the quote currency, sizes of the base currency.
+
+    Attributes:
+        link: the id of the order that ends this one, and is ended by it, see `linked`; 0: none.
+        visible: of an iceberg on the book, how much of what remains is shown; 0: all.
+    """
+
+    session: str = ""
+    display_size: int = 0
+    trail: int = 0
+    good_for: GoodFor = GoodFor.ANY
+    take_profit: int = 0
+    stop_loss: int = 0
+    stop_loss_limit: int = 0
+    link: int = 0
+    visible: int = 0
 
 
 class OrderState(msgspec.Struct, array_like=True, gc=False):
@@ -71,6 +91,7 @@ class OrderState(msgspec.Struct, array_like=True, gc=False):
     opened_sequence: int = 0
     queued: int = 0
     fee_credit: int = 0
+    terms: OrderTerms | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -138,6 +159,13 @@ class Amended(Outcome, frozen=True, tag=6):
     order: OrderState
 
 
+class Paired(Outcome, frozen=True, tag=8):
+    """A limit order and a stop order entered that end each other; their states after the whole command."""
+
+    limit: OrderState
+    stop: OrderState
+
+
 class Replaced(Outcome, frozen=True, tag=7):
     """An order left and another entered in its place; the states of both after the whole command."""
 
@@ -153,7 +181,7 @@ class Switched(Outcome, frozen=True, tag=30):
     pending: bool
 
 
-AnyOutcome = Rejected | Done | Transferred | Placed | Cancelled | Amended | Replaced | Noted | Switched
+AnyOutcome = Rejected | Done | Transferred | Placed | Cancelled | Amended | Replaced | Paired | Noted | Switched
 
 
 class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -165,7 +193,7 @@ class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class OrderReceived(Event, frozen=True, tag=1):
-    """An order passed every check and is about to match. `account_id` is for the user channel only."""
+    """An order passed every check and is about to match. `account_id` is for the user channel only. Of an iceberg `size` is its first slice."""
 
     order_id: int
     account_id: str

@@ -13,6 +13,8 @@ cdef int _CANCELLED
 
 @cython.locals(product=Product)
 cpdef object place_order(State state, Account account, Placing command)
-@cython.locals(order=Order, waiting=StopBook)
-cdef Order _enter_new(State state, Account account, Product product, Placing command)
+@cython.locals(order=Order)
+cdef Order _enter_new(State state, Account account, Product product, Placing command, object terms)
+@cython.locals(waiting=StopBook)
+cdef int _enter(State state, Product product, Order order) except -1
 cpdef object cancel_order(State state, Account account, Cancelling command)

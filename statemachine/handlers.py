@@ -17,6 +17,8 @@ from statemachine import (
     collars,
     corrections,
     kills,
+    linked,
+    options,
     pending,
     phases,
     risk,
@@ -35,6 +37,9 @@ from statemachine.commands import (
     FollowCalendar,
     NoteStream,
     OpenAccount,
+    OrderOptions,
+    PlaceOrder,
+    PlacePair,
     PutApiKey,
     PutCalendar,
     PutCurrency,
@@ -51,11 +56,14 @@ from statemachine.commands import (
     Withdraw,
 )
 from statemachine.entities import Account, Cancelling, Currency, Order, Placing, Product
+from statemachine.entry import is_command_id
+from statemachine.events import OrderTerms
 from statemachine.matching import accept, close_order, enter
 from statemachine.reject import Reject
 from statemachine.state import State
 from statemachine.tables import ApiKeyRow, ProductRow
 from statemachine.types import DoneReason, ProductStatus, Reason
+from statemachine.validation import bad_command_id
 from statemachine.validation import cancel_order as validate_cancel
 from statemachine.validation import place_order as validate_place
 
@@ -215,15 +223,67 @@ def place_order(state: State, account: Account, command: Placing) -> Reject | No
     product = state.products[command.product_id]
     if product.status == _AUCTION and not command.stop and _crosses_own(state, account, product, command):
         return Reject(Reason.OWN_ORDERS_CROSS, "price", "an order of the account would trade with it")
-    placed(state, _enter_new(state, account, product, command))
+    placed(state, _enter_new(state, account, product, command, None))
     return None
 
 
-def _enter_new(state: State, account: Account, product: Product, command: Placing) -> Order:
+def place_with_options(state: State, account: Account, command: PlaceOrder) -> Reject | None:
+    """Enter an order that has options."""
+    placing = Placing()
+    placing.take(command)
+    reject = _with_options(state, placing, command.options)
+    if reject is None:
+        reject = validate_place(state, account, placing)
+    if reject is not None:
+        return reject
+    product = state.products[placing.product_id]
+    if product.status == _AUCTION and not placing.stop and _crosses_own(state, account, product, placing):
+        return Reject(Reason.OWN_ORDERS_CROSS, "price", "an order of the account would trade with it")
+    placed(state, _enter_new(state, account, product, placing, _terms(command.options)))
+    return None
+
+
+def _with_options(state: State, placing: Placing, found: OrderOptions | None) -> Reject | None:
+    return options.check(state, placing, found) if found is not None else None
+
+
+def _terms(found: OrderOptions | None) -> OrderTerms | None:
+    return options.terms_of(found) if found is not None else None
+
+
+def place_pair(state: State, account: Account, command: PlacePair) -> Reject | None:
+    """Enter a limit order and a stop order that end each other."""
+    if command.session and not is_command_id(command.session):
+        return bad_command_id("session", Reason.INVALID_ID)
+    limit, stop = linked.legs(command)
+    reject = linked.check_pair(state, account, limit, stop)
+    if reject is not None:
+        return reject
+    product = state.products[command.product_id]
+    if product.status == _AUCTION and _crosses_own(state, account, product, limit):
+        return Reject(Reason.OWN_ORDERS_CROSS, "price", "an order of the account would trade with it")
+    first, second = linked.accept_pair(state, account, product, limit, stop, command.session)
+    if state.guarded:
+        risk.accepted(state, account)
+        risk.accepted(state, account)
+    _enter(state, product, first)
+    answer.paired(state, first, second)
+    return None
+
+
+def _enter_new(state: State, account: Account, product: Product, command: Placing, terms: OrderTerms | None) -> Order:
     """Accept an order that was admitted, and let it enter, wait or be collected."""
     order = accept(state, account, product, command)
     if state.guarded:
         risk.accepted(state, account)
+    if terms is not None:
+        order.terms = terms
+    _enter(state, product, order)
+    return order
+
+
+def _enter(state: State, product: Product, order: Order) -> None:
+    """Let an accepted order enter, wait or be collected."""
     if order.stop:
         stops.add(state, product, order)
     elif product.busy or state.work >= state.work_max:
@@ -234,9 +294,8 @@ def _enter_new(state: State, account: Account, product: Product, command: Placin
         state.lowest = state.highest = 0
         enter(state, product, order)
         waiting = product.stops
-        if order.filled_size and waiting.triggers(state.lowest, state.highest) and stops.trigger(state, product):
+        if order.filled_size and waiting.concerns(state.lowest, state.highest) and stops.trigger(state, product):
             pending.work_on(state, product, state.work_max)
-    return order
 
 
 def _crosses_own(state: State, account: Account, product: Product, command: Placing) -> bool:
@@ -272,12 +331,13 @@ def replace_order(state: State, account: Account, command: ReplaceOrder) -> Reje
         return order
     new = Placing()
     new.take(command.order)
-    reject = amending.admit_replacement(state, account, order, new)
+    reject = _with_options(state, new, command.order.options) or amending.admit_replacement(state, account, order, new)
     if reject is not None:
         return reject
     state.changes.touch_order(order)
     close_order(state, order, _CANCELLED)
-    answer.replaced(state, order, _enter_new(state, account, state.products[new.product_id], new))
+    product = state.products[new.product_id]
+    answer.replaced(state, order, _enter_new(state, account, product, new, _terms(command.order.options)))
     return None
 
 
@@ -286,7 +346,7 @@ def cancel_all(state: State, account: Account, command: CancelAll) -> Reject | N
     reject = validation.cancel_all(state, command)
     if reject is not None:
         return reject
-    chosen = pending.Chosen(command.product_id, command.side, command.price_min, command.price_max)
+    chosen = pending.Chosen(command.product_id, command.side, command.price_min, command.price_max, command.session)
     found = pending.cancel_all(state, account, chosen)
     if isinstance(found, Reject):
         return found
@@ -334,6 +394,8 @@ TRADER_HANDLERS: dict[type[Command], TraderHandler] = {  # type: ignore[type-arg
     Transfer: transfer,
     CancelAll: cancel_all,
     NoteStream: note_stream,
+    PlaceOrder: place_with_options,
+    PlacePair: place_pair,
     AmendOrder: amend_order,
     ReplaceOrder: replace_order,
 }

@@ -29,6 +29,8 @@ from statemachine.types import DoneReason, OrderStatus, OrderType, Side, TimeInF
 from statemachine.validation import can_rest
 
 # Looked up once: a state may have millions of orders.
+_ORDERS_PER_COMMAND = 3
+"""An order may bring in two exits."""
 _remaining, _order_id = attrgetter("remaining"), attrgetter("order_id")
 _ACTIVE: int = OrderStatus.ACTIVE
 _DONE: int = OrderStatus.DONE
@@ -92,7 +94,7 @@ def _check_counters(state: State) -> None:
     assert state.sequence >= 0, "the sequence is negative"
     assert state.time >= 0, "the time is negative"
     assert len(state.hash) == 16, "the running hash is not 16 bytes"
-    assert state.last_order_id <= state.sequence, "more orders than commands"
+    assert state.last_order_id <= _ORDERS_PER_COMMAND * state.sequence, "more orders than commands may enter"
     assert max(state.orders, default=0) <= state.last_order_id, "an order id was not given yet"
     assert OPERATOR not in state.accounts, "the operator has an account"
 
@@ -183,6 +185,7 @@ def _check_side(state: State, product: Product, side: BookSide, orders_side: int
         queue = level.orders()
         assert level.count == len(queue), f"product {name}: orders at {level.price} are miscounted"
         assert level.total == sum(map(_remaining, queue)), f"product {name}: total at {level.price}"
+        assert level.hidden == sum(order.reserve for order in queue), f"product {name}: reserves at {level.price}"
         times = [(order.opened_sequence, order.order_id) for order in queue]
         assert times == sorted(times), f"product {name}: time priority at {level.price}"
         for order in queue:
@@ -198,6 +201,10 @@ def _check_side(state: State, product: Product, side: BookSide, orders_side: int
 
 def _check_stops(state: State, product: Product) -> None:
     """Each waits once, and is its account's."""
+    stops = product.stops
+    trailing = sorted(order_id for _, order_id in (*stops.rising, *stops.falling))
+    expected = [state.orders[order_id] for _, _, order_id in stops.waiting()]
+    assert trailing == sorted(o.order_id for o in expected if o.terms is not None and o.terms.trail), "trailing stop orders"
     for stop, stop_price, order_id in product.stops.waiting():
         order = state.orders[order_id]
         assert order.status == _ACTIVE, f"order {order_id}: waits for a trade, and is not active"
@@ -289,7 +296,7 @@ def _check_open(state: State) -> None:
             continue
         product = products[order.product_id]
         if order.status == _ACTIVE:
-            _check_active(order, product, time, state.last_queued)
+            _check_active(order, product, time, state.last_queued, _partner_hold(state, order))
         elif not (
             order.done_reason == _NOT_DONE
             and order.order_type == _LIMIT
@@ -302,7 +309,8 @@ def _check_open(state: State) -> None:
             and order.price % product.tick == 0
             and order.remaining > 0
             and order.remaining % product.lot == 0
-            and order.filled_size + order.remaining <= order.size
+            and order.reserve % product.lot == 0
+            and order.filled_size + order.remaining + order.reserve <= order.size
             and order.hold == product.hold_for(order)
             and 0 <= order.opened_sequence <= product.sequence
             and order.queued == 0
@@ -322,13 +330,25 @@ def _check_open(state: State) -> None:
             assert on_hold == hold, f"account {name}: {on_hold} {currency} on hold, its orders hold {hold}"
 
 
+def _partner_hold(state: State, order: Order) -> int:
+    """What the other order of a pair holds. Each names the other."""
+    if order.terms is None or not order.terms.link:
+        return 0
+    partner = state.orders.get(order.terms.link)
+    assert partner is not None, f"{_name(order)}: its partner is not known"
+    assert partner.status != _DONE, f"{_name(order)}: its partner is done"
+    assert partner.terms is not None, f"{_name(order)}: its partner is a plain order"
+    assert partner.terms.link == order.order_id, f"{_name(order)}: its partner has another"
+    return partner.hold
+
+
 def _fault(order: Order, product: Product, time: int) -> str:
     """Which of the conditions an order on the book does not meet."""
     conditions = {
         **_limits(order, product, time),
         "a market order rests": order.order_type == _LIMIT,
         "rests, but is not good till cancelled or till a time": can_rest(order.order_type, order.time_in_force),
-        "more filled and left than placed": order.filled_size + order.remaining <= order.size,
+        "more filled and left than placed": order.filled_size + order.remaining + order.reserve <= order.size,
         f"came to the book with the event {order.opened_sequence}": 0 <= order.opened_sequence <= product.sequence,
         "rests, and enters later": order.queued == 0,
         f"fee credit {order.fee_credit}": 0 <= order.fee_credit < PPM,
@@ -336,15 +356,15 @@ def _fault(order: Order, product: Product, time: int) -> str:
     return next(text for text, met in conditions.items() if not met)
 
 
-def _limits(order: Order, product: Product, time: int) -> dict[str, bool]:
+def _limits(order: Order, product: Product, time: int, partner_hold: int = 0) -> dict[str, bool]:
     """What is true of every open order, but that market orders have no price, and may have no size."""
-    limit, needed = order.order_type == _LIMIT, _hold(order, product)
+    limit, needed = order.order_type == _LIMIT, _hold(order, product, partner_hold)
     return {
         "open, but with a reason for being done": order.done_reason == _NOT_DONE,
         f"price {order.price}": order.price > 0 if limit else order.price == 0,
         "price off the tick": order.price % product.tick == 0,
         "nothing remains, but it is open": order.remaining > 0 or not limit,
-        "remaining size off the lot": order.remaining % product.lot == 0,
+        "remaining size off the lot": order.remaining % product.lot == 0 and order.reserve % product.lot == 0,
         f"holds {order.hold}, needs {needed}": order.hold == needed,
         f"leaves at {order.expires_at}": (
             order.expires_at > time or bool(product.busy) if order.time_in_force == _GTT else order.expires_at == 0
@@ -352,18 +372,21 @@ def _limits(order: Order, product: Product, time: int) -> dict[str, bool]:
     }
 
 
-def _hold(order: Order, product: Product) -> int:
+def _hold(order: Order, product: Product, partner_hold: int) -> int:
     """What an open order must hold. A market order that is open waits, and has traded nothing; without an amount it holds what there was."""
+    if order.stop and order.terms is not None and order.terms.link:
+        needed = product.hold_for(order) if order.order_type == _LIMIT else order.size
+        return max(0, needed - partner_hold)
     if order.order_type == _LIMIT:
         return product.hold_for(order)
     named = order.funds if order.side == _BUY else order.size
     return named if named or not order.queued else max(order.hold, 1)
 
 
-def _check_active(order: Order, product: Product, time: int, last_queued: int) -> None:
+def _check_active(order: Order, product: Product, time: int, last_queued: int, partner_hold: int) -> None:
     """An order that is accepted and not on the book is as it was placed."""
     conditions = {
-        **_limits(order, product, time),
+        **_limits(order, product, time, partner_hold),
         "waits, and has traded": order.filled_size + order.remaining <= order.size or order.size == 0,
         "waits, and was on the book": 0 <= order.opened_sequence <= (0 if order.stop or order.queued else last_queued),
         f"stop price {order.stop_price}": order.stop_price % product.tick == 0 and (order.stop_price > 0) == (order.stop > 0),

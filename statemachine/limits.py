@@ -57,6 +57,15 @@ DONE_ORDERS_PER_ACCOUNT = 1_000
 OPEN_ORDERS_PER_ACCOUNT = 10_000
 """Bounds what one account can make every node carry."""
 
+DISPLAYS_PER_ORDER = 100
+"""Slices in which an iceberg is shown at most: a taker meets each as a resting order of its own."""
+
+TRAILING_PER_PRODUCT = 1_000
+"""Trailing stop orders of a product. A trade at a new high moves all of them, in the same log entry."""
+
+DAY_NS = 86_400 * 10**9
+"""Nanoseconds of a day."""
+
 MASS_CANCELS_PER_ACCOUNT = 16
 """Unfinished `CancelAll`s of an account, each with another choice of orders. More are rejected until one is through."""
 

@@ -31,6 +31,7 @@ from statemachine.book import BookSide
 from statemachine.emit import order_changed, order_done, order_matched, order_opened, order_received
 from statemachine.entities import Account, Balance, Order, Placing, Product
 from statemachine.exact import credit_after, executed, fee, legacy_fee, legacy_most_lots, most_lots, notional
+from statemachine.icebergs import decrease, refresh, slices_of, split
 from statemachine.limits import LOOKS_PER_UNIT
 from statemachine.state import State
 from statemachine.types import DoneReason, OrderStatus, OrderType, SelfTradePrevention, Side, TimeInForce
@@ -186,6 +187,8 @@ def detach(product: Product, order: Order) -> None:
 def _rest(state: State, product: Product, order: Order) -> None:
     """Put what remains on the book."""
     side = product.side(order.side)
+    if order.terms is not None:
+        split(order)
     side.add(order)
     state.keep(order)
     order_opened(state, product, order)
@@ -232,7 +235,10 @@ def _take(state: State, product: Product, maker_side: BookSide, taker: Taker, li
         level.total -= size
         trade(state, product, taker, maker, size, level.price, False)
         if size == offered:
-            close_on_side(state, product, maker_side, maker, _FILLED)
+            if maker.reserve:
+                refresh(state, product, maker_side, maker)
+            else:
+                close_on_side(state, product, maker_side, maker, _FILLED)
         if wanted < offered or (order.size != 0 and order.remaining == 0):
             return _END_ENOUGH
 
@@ -287,6 +293,10 @@ def trade(state: State, product: Product, taker: Taker, maker: Order, size: int,
     if price > state.highest:
         state.highest = price
     product.last_trade_id += 1
+    if maker.terms is not None:
+        state.noted.append(maker)
+    if order.terms is not None:
+        state.noted.append(order)
     order_matched(state, product, maker, order, price, size, maker_fee, taker_fee, auction)
     if state.guarded:
         risk.traded(state, product, (maker, order), value)
@@ -328,10 +338,13 @@ def _prevent(state: State, product: Product, maker_side: BookSide, taker: Taker,
     if order.stp == _CN:
         return False
     mine = wanted if taker.by_funds else order.remaining
-    theirs = maker.remaining
+    theirs = maker.remaining + maker.reserve
     if order.stp == _DC and mine < theirs:
-        maker_side.reduce(maker, mine)
         state.changes.touch_order(maker)
+        if maker.reserve:
+            decrease(state, product, maker_side, maker, mine)
+            return False
+        maker_side.reduce(maker, mine)
         decrement_size(state, product, maker, mine, True)
         return False
     close_on_side(state, product, maker_side, maker, _CANCELLED)
@@ -377,26 +390,37 @@ def _fillable(state: State, maker_side: BookSide, order: Order, limit: int) -> i
     """
     most, by_totals = state.makers_max, order.account.open_count == 0
     missing, met, end = order.remaining, 0, _END_BOOK_EMPTY
+    hidden, slices = 0, 0
     for level in maker_side.in_order():
         if level.key > limit or end != _END_BOOK_EMPTY:
             break
-        if by_totals and level.total < missing:
+        if by_totals and level.total < missing and level.hidden == 0:
             missing -= level.total
             met += level.count
             if met > most:
                 end = _END_MAKERS_MAX
             continue
-        maker = level.first
+        maker, hidden = level.first, 0
         while maker is not None and end == _END_BOOK_EMPTY:
             if met >= most:
                 end = _END_MAKERS_MAX
             elif maker.account is not order.account:
                 missing -= maker.remaining
+                if maker.reserve:
+                    hidden += maker.reserve
+                    slices += slices_of(maker)
                 if missing <= 0:
                     end = _END_ENOUGH
             elif order.stp != _CO:
                 end = _END_SELF_TRADE
             met += 1
             maker = maker.behind
+        if hidden and end == _END_BOOK_EMPTY:
+            met += slices
+            missing -= hidden
+            if met > most:
+                end = _END_MAKERS_MAX
+            elif missing <= 0:
+                end = _END_ENOUGH
     state.work += met // _LOOKS_PER_UNIT
     return _END_BOOK_EMPTY if end == _END_SELF_TRADE else end

@@ -195,12 +195,14 @@ def put_in_queue(state: State, product: Product, order: Order) -> None:
 
 
 class Chosen(NamedTuple):
-    """Which orders of an account a mass cancel means; the fields are those of `commands.CancelAll`."""
+    """Which orders of an account a mass cancel means, and why they leave; the fields are those of `commands.CancelAll`."""
 
     product_id: str = ""
     side: int = 0
     price_min: int = 0
     price_max: int = 0
+    session: str = ""
+    reason: int = _CANCELLED
 
     def has(self, order: Order) -> bool:
         """Is it one of them, and may it leave?"""
@@ -212,6 +214,8 @@ class Chosen(NamedTuple):
             price = order.price or order.stop_price
             if price < self.price_min or (self.price_max and price > self.price_max):
                 return False
+        if self.session and (order.terms is None or order.terms.session != self.session):
+            return False
         return may_cancel(order.product)
 
 
@@ -227,7 +231,7 @@ def cancel_all(state: State, account: Account, chosen: Chosen) -> tuple[list[Ord
     if state.work < state.work_max:
         going, more = _cancel(state, account, chosen, state.last_order_id, state.work_max)
     if more:
-        state.mass_cancels.put(MassCancelRow(account.account_id, *chosen, state.last_order_id))
+        state.mass_cancels.put(MassCancelRow(account.account_id, *chosen[:-1], DoneReason(chosen.reason), state.last_order_id))
     return going, more
 
 
@@ -247,7 +251,7 @@ def _cancel(state: State, account: Account, chosen: Chosen, last_order_id: int, 
         order = order.newer
     for each in going:
         state.touch(each)
-        close_order(state, each, _CANCELLED)
+        close_order(state, each, chosen.reason)
     state.work += looks // LOOKS_PER_UNIT
     return going, more
 
@@ -259,7 +263,7 @@ def _cancel_on(state: State, account_id: str, limit: int) -> None:
     for row in sorted(row for row in state.mass_cancels if row.account_id == account_id):
         if state.work >= limit:
             return
-        chosen = Chosen(row.product_id, row.side, row.price_min, row.price_max)
+        chosen = Chosen(row.product_id, row.side, row.price_min, row.price_max, row.session, int(row.reason))
         _, more = _cancel(state, account, chosen, row.last_order_id, limit)
         if more:
             return

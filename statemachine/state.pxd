@@ -50,6 +50,7 @@ cdef class State:
     cdef readonly Cancelling cancelling
     cdef readonly Writer outcomes
     cdef public list keys_put
+    cdef public list noted
     cdef public long long lowest
     cdef public long long highest
     cdef public int legacy

@@ -48,6 +48,7 @@ class State:
     No part of the state: `events` are those of the batch under way, encoded, `event_ends` where each ends, and `event_products` of which product it
     is; `keys_put` are the API keys that it put, `outcomes` its outcomes, `outcome` is the one under way, `placing` or `cancelling` the command.
     `lowest` and `highest` are the prices between which the command under way traded. `unchanged`: the command under way changed nothing.
+    `noted`: orders with options that traded or left (`linked`).
     `work` counts the units of work of the batch under way; it
     begins no more than `work_max`, and an order meets at most `makers_max` resting ones (`limits`). `changes` serves snapshots.
 
@@ -92,6 +93,7 @@ class State:
         self.cancelling = Cancelling()
         self.outcomes = Writer()
         self.keys_put: list[str] = []
+        self.noted: list[Order] = []
         self.lowest = 0
         self.highest = 0
         self.legacy = 0
@@ -178,6 +180,8 @@ class State:
             self.orders[order.order_id] = order
         if order.hold:
             self.set_hold(order, 0)
+        if order.terms is not None:
+            self.noted.append(order)
         order.status = _DONE
         order.done_reason = reason
         order.done_at = self.time

@@ -14,10 +14,19 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from statemachine.emit import order_activated
 from statemachine.entities import Order, Product
 from statemachine.limits import STOPS_TAKEN
+from statemachine.matching import close_order
 from statemachine.state import State
+from statemachine.types import DoneReason, OrderStatus, Side, StopType
+
+_ENTRY: int = StopType.ENTRY
+_SELL: int = Side.SELL
+_DONE: int = OrderStatus.DONE
+_LINKED: int = DoneReason.LINKED
 
 
 def add(state: State, product: Product, order: Order) -> None:
@@ -42,14 +51,45 @@ def trigger(state: State, product: Product) -> bool:
     While more were triggered before than could be taken at a time, these come when their turn is. O(log n + taken).
     """
     rest = product.trigger_low
+    low, high = state.lowest, state.highest
     note_prices(state, product)
     if product.trigger_low and not rest:
         take_triggered(state, product)
+    if high and product.stops.trailing:
+        trail(state, product, low, high)
     return product.busy
+
+
+def trail(state: State, product: Product, lowest: int, highest: int) -> None:
+    """Trades between these two prices move trailing stop orders: those that they did not trigger. A command triggers first and moves then."""
+    for order_id in product.stops.behind(lowest, highest):
+        order = state.orders[order_id]
+        assert order.terms is not None, "a trailing stop order has options"
+        state.touch(order)
+        product.stops.remove(order)
+        distance = order.terms.trail
+        order.stop_price = lowest + distance if order.stop == _ENTRY else highest - distance
+        product.stops.add(order)
+        state.work += 1
+
+
+def unlink(state: State, order: Order) -> None:
+    """An order of a pair traded, was triggered, or left: its partner leaves."""
+    terms = order.terms
+    if terms is None or not terms.link or not (order.filled_size or order.queued or order.status == _DONE):
+        return
+    partner = state.orders.get(terms.link)
+    order.terms = msgspec.structs.replace(terms, link=0)
+    if partner is not None and partner.status != _DONE and partner.terms is not None:
+        state.touch(partner)
+        partner.terms = msgspec.structs.replace(partner.terms, link=0)
+        close_order(state, partner, _LINKED)
 
 
 def take_triggered(state: State, product: Product) -> None:
     """Queue the next stop orders that noted trades trigger, at most twice `limits.STOPS_TAKEN`. They wait no more. O(log n + taken)."""
+    for noted in state.noted:
+        unlink(state, noted)
     most = STOPS_TAKEN if not state.legacy else product.stops.count
     taken = product.stops.take(product.trigger_low, product.trigger_high, most)
     for order_id in taken:
@@ -57,6 +97,11 @@ def take_triggered(state: State, product: Product) -> None:
         state.touch(order)
         order.queued = state.place_in_queue()
         product.triggered[order_id] = order
+        if product.stops.trailing:
+            product.stops.forget(order)
+        if order.terms is not None and order.terms.link:
+            unlink(state, order)
+            state.set_hold(order, order.size if order.side == _SELL else product.hold_for(order))
     state.work += len(taken) // 8
     if not product.stops.triggers(product.trigger_low, product.trigger_high):
         product.trigger_low = product.trigger_high = 0

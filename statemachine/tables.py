@@ -12,7 +12,7 @@ import msgspec
 
 from statemachine.events import AnyOutcome, OrderState
 from statemachine.limits import OPERATOR
-from statemachine.types import CollarAction, CorrectionKind, Opening, Phase, ProductStatus, Scope, StatusCause, Timer
+from statemachine.types import CollarAction, CorrectionKind, DoneReason, Opening, Phase, ProductStatus, Scope, StatusCause, Timer
 
 
 class CounterRow(msgspec.Struct, frozen=True, array_like=True):
@@ -128,6 +128,8 @@ class MassCancelRow(msgspec.Struct, frozen=True, array_like=True, order=True):
     side: int
     price_min: int
     price_max: int
+    session: str
+    reason: DoneReason
     last_order_id: int
 
 
@@ -337,7 +339,7 @@ SCHEMA: tuple[Table, ...] = (
     Table(
         "mass_cancel",
         MassCancelRow,
-        ("account_id", "product_id", "side", "price_min", "price_max"),
+        ("account_id", "product_id", "side", "price_min", "price_max", "session", "reason"),
         (_ACCOUNT, ("product_id", "product", ("",))),
         kept=True,
     ),

@@ -36,6 +36,16 @@ class TimeInForce(IntEnum):
     """Good till time: it rests, and leaves when its time is over."""
 
 
+class GoodFor(IntEnum):
+    """What an order is good for, beside its time in force."""
+
+    ANY = 0
+    DAY = 1
+    """It leaves at the end of the day (UTC)."""
+    AUCTION = 2
+    """What is left of it when the auction opened that collected it leaves."""
+
+
 class StopType(IntEnum):
     """Which trades activate a stop order; see Coinbase Exchange's "stop orders"."""
 
@@ -95,6 +105,13 @@ class DoneReason(IntEnum):
     """The operator's kill switch cancelled it, or trading on its side was switched off before it entered."""
     COLLARED = 11
     """The next trade would have been outside the product's price collar; what was left of it leaves."""
+
+    LINKED = 5
+    """Its partner traded, was triggered, or left (`commands.PlacePair`)."""
+    AUCTION_OVER = 6
+    """It was good for an auction, which opened."""
+    TIMER = 7
+    """The account's `CancelAllAfter` came due."""
 
 
 class ProductStatus(IntEnum):
@@ -294,6 +311,8 @@ class Reason(IntEnum):
     """There is no room for another stream (`limits.STREAMS`)."""
     TOO_MANY_CANCELS = 62
     """The account has as many unfinished `CancelAll`s as it may have (`limits.MASS_CANCELS_PER_ACCOUNT`)."""
+    TOO_MANY_TRAILING = 64
+    """The product has as many trailing stop orders as it may have (`limits.TRAILING_PER_PRODUCT`)."""
     NOT_AMENDABLE = 63
     """The order cannot be amended in this way: it has no such number, or it was triggered."""
     KILL_SWITCH = 100

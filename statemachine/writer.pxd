@@ -9,6 +9,7 @@ cdef class Writer:
     cdef int grow(self, Py_ssize_t more) except -1
     cpdef int number(self, wide value) except -1
     cpdef int text(self, str value) except -1
+    cpdef int nothing(self) except -1
     cpdef int flag(self, bint value) except -1
     cpdef int array(self, Py_ssize_t count) except -1
     cpdef int raw(self, bytes encoded) except -1

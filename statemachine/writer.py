@@ -13,7 +13,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class Writer:
-    """Appends msgpack values: in the order of the calls `array`, `number`, `text`, `flag`, and `raw` for what is encoded already.
+    """Appends msgpack values: in the order of the calls `array`, `number`, `text`, `flag`, `nothing`, and `raw` for what is encoded already.
 
     `number` takes -2**63 to 2**64 - 1. An array's header says how many values follow.
     """
@@ -21,10 +21,14 @@ class Writer:
     def __init__(self) -> None:
         self._written: list[bytes] = []
         self._size = 0
-        self._values: list[int | str | bool] = []
-        append: Callable[[int | str | bool], None] = self._values.append
+        self._values: list[int | str | bool | None] = []
+        append: Callable[[int | str | bool | None], None] = self._values.append
         self.number: Callable[[int], None] = append
         self.text: Callable[[str], None] = append
+
+    def nothing(self) -> None:
+        """No value."""
+        self._values.append(None)
 
     def flag(self, value: bool) -> None:
         """True or false."""

@@ -89,6 +89,13 @@ cdef class Writer:
         self.used += length
         return 0
 
+    cpdef int nothing(self) except -1:
+        if self.room == self.used:
+            self.grow(1)
+        self.memory[self.used] = 0xc0
+        self.used += 1
+        return 0
+
     cpdef int flag(self, bint value) except -1:
         if self.room == self.used:
             self.grow(1)

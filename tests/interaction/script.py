@@ -15,6 +15,8 @@ Amounts are decimals in whole coins; with a `u` behind them they are smallest un
     ann sell 2 BTC-USD @ 90 stop=loss@95                  waits for a trade at 95 or below; stop=entry@95: or above
     ann sell 2 BTC-USD market     ann buy BTC-USD market funds=50
     ann cancel #3     ann cancel oid=a     ann cancel-all [BTC-USD] [side=buy] [from=90] [to=95]
+    ann buy 2 BTC-USD @ 100 [show=0.5] [session=s] [profit=110] [loss=90] [loss-limit=89] [for=day|auction] [until=600]
+    ann sell 2 BTC-USD market stop=loss@0 trail=5         ann pair sell 1 BTC-USD @ 110 stop=90 [limit=89] [oid=a] [stop-oid=b]
     ann amend #3 size=2 price=99 stop=95      ann replace #3 buy 2 BTC-USD @ 100 [oid=b] [old=a]
     auction BTC-USD                                      what it would do if it opened now
     book BTC-USD      balances ann bob     fees USD      order #3
@@ -52,7 +54,9 @@ from statemachine.commands import (
     FollowCalendar,
     NewOrder,
     OpenAccount,
+    OrderOptions,
     PlaceOrder,
+    PlacePair,
     PutApiKey,
     PutCalendar,
     PutCurrency,
@@ -85,6 +89,7 @@ from statemachine.events import (
     OrderOpened,
     OrderReceived,
     OrderState,
+    Paired,
     Placed,
     Rejected,
     Replaced,
@@ -100,6 +105,7 @@ from statemachine.types import (
     CollarAction,
     CorrectionKind,
     DoneReason,
+    GoodFor,
     OrderStatus,
     OrderType,
     Phase,
@@ -346,9 +352,15 @@ class Script:
             name = plain[0] if plain else ""
             side = int(Side[options["side"].upper()]) if "side" in options else 0
             quote = self.pairs.get(name, ("BTC", "USD"))[1]
-            return CancelAll(
-                account, command_id, name, side, *(self.units(options.get(key, "0"), quote) for key in ("from", "to"))
-            )
+            low, high = (self.units(options.get(key, "0"), quote) for key in ("from", "to"))
+            return CancelAll(account, command_id, name, side, low, high, options.get("session", ""))
+        if verb == "pair":
+            side, size, name, _, price = plain
+            base, quote = self.pairs[name]
+            prices = [self.units(text, quote) for text in (price, options["stop"], options.get("limit", "0"))]
+            stp = SelfTradePrevention[options.get("stp", "dc").upper()]
+            ids = options.get("oid", ""), options.get("stop-oid", ""), options.get("session", "")
+            return PlacePair(account, command_id, name, Side[side.upper()], self.units(size, base), *prices, stp, *ids)
         if verb in ("amend", "replace"):
             return self.change(account, command_id, verb, plain, options)
         if verb == "cancel":
@@ -377,6 +389,7 @@ class Script:
         price = self.units(flags.pop(0), quote) if kind == "@" else 0
         price = self.units(options["price"], quote) if "price" in options else price
         stop, _, stop_price = options.get("stop", "none").partition("@")
+        lasts = "gtt" in options or "until" in options or options.get("for") == "day"
         return PlaceOrder(
             account,
             command_id,
@@ -386,14 +399,29 @@ class Script:
             price,
             self.units(size, base),
             self.units(options.get("funds", "0"), quote),
-            next((_FLAGS[flag] for flag in flags if flag in _FLAGS), TimeInForce.GTT if "gtt" in options else TimeInForce.GTC),
+            next(
+                (_FLAGS[flag] for flag in flags if flag in _FLAGS),
+                TimeInForce.GTT if lasts else TimeInForce.GTC,
+            ),
             "post" in flags,
             SelfTradePrevention[options.get("stp", "dc").upper()],
             options.get("oid", ""),
             StopType[stop.upper()],
             self.units(stop_price or "0", quote),
             int(Decimal(options.get("gtt") or options.get("cancel-after") or "0") * SECOND),
+            self.options(options, base, quote),
         )
+
+    def options(self, given: dict[str, str], base: str, quote: str) -> OrderOptions | None:
+        found = OrderOptions(
+            given.get("session", ""),
+            self.units(given.get("show", "0"), base),
+            self.units(given.get("trail", "0"), quote),
+            GoodFor[given.get("for", "any").upper()],
+            int(given.get("until", "0")) * SECOND,
+            *(self.units(given.get(key, "0"), quote) for key in ("profit", "loss", "loss-limit")),
+        )
+        return found if found != OrderOptions() else None
 
     # -- numbers and ids ---------------------------------------------------------------------------------------------------------
 
@@ -516,6 +544,8 @@ class Script:
                 return f"{again}{self.order(outcome.order)}"
             case Amended():
                 return f"{again}amended {self.order(outcome.order)}"
+            case Paired():
+                return f"{again}pair: {self.order(outcome.limit)} | {self.order(outcome.stop)}"
             case Replaced():
                 return f"{again}replaced #{outcome.cancelled.order_id} by {self.order(outcome.placed)}"
             case Cancelled():

@@ -31,6 +31,7 @@ LATER = (
     "KILL_UNDER_WAY",
     "FIRM_TOO_LARGE",
     "TOO_MANY_RULES",
+    "TOO_MANY_TRAILING",
 )
 """Those that take thousands of commands, or are a session's: see tests/unit/statemachine/test_pending.py, test_transfers.py, test_streams.py and
 test_controls.py."""

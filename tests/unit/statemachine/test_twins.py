@@ -75,7 +75,7 @@ def read(module: Any, payload: bytes) -> list[object]:
     found = module.EntryReader(payload)
     said: list[object] = [found.payload, found.time, found.legacy, found.count]
     placing, cancelling = Placing(), Cancelling()
-    names = PlaceOrder.__struct_fields__[2:]
+    names = [name for name in PlaceOrder.__struct_fields__[2:] if name != "options"]
     for _ in range(found.count):
         found.advance()
         said += [found.kind, found.account_id, found.command_id, found.fingerprint()]

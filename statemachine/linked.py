@@ -1,0 +1,135 @@
+"""Orders that end each other, and orders that another one brings in.
+
+A pair ("one cancels the other"): a limit order and a stop order of the same size and side.
+
+- The money is held once: the stop order holds only what it needs beyond the limit order.
+- When the limit order trades, in part or whole, or leaves, the stop order leaves (`DoneReason.LINKED`); when the stop order is triggered or
+  leaves, the limit order leaves. (Binance's "OCO": a partial fill of either cancels the other.)
+- Where one command could do both, its trades count first: a stop order whose partner traded is not triggered any more. Of stop orders that trades
+  trigger, each is looked at when it is taken, in the order of ids; from then on it no longer waits for its partner.
+
+Exits (`OrderOptions.take_profit`, `stop_loss`): when the order is done and filled something, orders of the other side enter for what it
+filled, with one id after the other: a pair, or one of the two. They enter after the command, in the queue of new orders. They are for no
+more than the account has available by then. Where that is less than a lot, where a buy is not covered, or where the account has as many open
+orders as it may have, none enter.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from statemachine import pending
+from statemachine.commands import PlacePair
+from statemachine.emit import order_activated
+from statemachine.entities import Account, Order, Placing, Product
+from statemachine.events import OrderTerms
+from statemachine.limits import OPEN_ORDERS_PER_ACCOUNT
+from statemachine.matching import accept
+from statemachine.state import State
+from statemachine.stops import unlink
+from statemachine.types import DoneReason, OrderStatus, OrderType, ProductStatus, Reason, Side, StopType, TimeInForce
+from statemachine.validation import Reject, entry_hold, place_order
+
+_BUY: int = Side.BUY
+_DONE: int = OrderStatus.DONE
+_LIMIT: int = OrderType.LIMIT
+_LINKED: int = DoneReason.LINKED
+_AUCTION: int = ProductStatus.AUCTION
+
+
+def legs(command: PlacePair) -> tuple[Placing, Placing]:
+    """The limit order and the stop order of a pair."""
+    limit, stop = Placing(), Placing()
+    for leg in (limit, stop):
+        leg.product_id, leg.side, leg.size = command.product_id, int(command.side), command.size
+        leg.time_in_force, leg.stp = int(TimeInForce.GTC), int(command.stp)
+    limit.order_type, limit.price, limit.client_oid = _LIMIT, command.price, command.client_oid
+    stop.order_type = _LIMIT if command.stop_limit_price else int(OrderType.MARKET)
+    stop.price, stop.client_oid = command.stop_limit_price, command.stop_client_oid
+    stop.stop = int(StopType.ENTRY if command.side == _BUY else StopType.LOSS)
+    stop.stop_price = command.stop_price
+    return limit, stop
+
+
+def check_pair(state: State, account: Account, limit: Placing, stop: Placing) -> Reject | None:
+    """May the two enter?"""
+    reject = place_order(state, account, limit) or place_order(state, account, stop)
+    if reject is not None:
+        return reject
+    product = state.products[limit.product_id]
+    if limit.client_oid and limit.client_oid == stop.client_oid:
+        return Reject(Reason.COMMAND_ID_REUSED, "stop_client_oid", "expected another than client_oid")
+    if limit.price <= stop.stop_price if limit.side != _BUY else limit.price >= stop.stop_price:
+        return Reject(Reason.INVALID_STOP, "stop_price", "expected it on the other side of the market than price")
+    if account.open_count + 2 > OPEN_ORDERS_PER_ACCOUNT:
+        return Reject(Reason.TOO_MANY_OPEN_ORDERS, "", f"at most {OPEN_ORDERS_PER_ACCOUNT} open orders an account")
+    if product.status != _AUCTION and product.opposite(limit.side).crosses(limit.price):
+        return Reject(Reason.POST_ONLY_WOULD_TAKE, "price", "the order would trade at once")
+    return None
+
+
+def accept_pair(
+    state: State, account: Account, product: Product, limit: Placing, stop: Placing, session: str
+) -> tuple[Order, Order]:
+    """Two orders with ids, whose money is held once. The stop order waits; the limit order must enter."""
+    first = accept(state, account, product, limit)
+    second = accept(state, account, product, stop)
+    state.set_hold(second, max(0, second.hold - first.hold))
+    first.terms = OrderTerms(session, link=second.order_id)
+    second.terms = OrderTerms(session, link=first.order_id)
+    state.keep(first)
+    state.wait(second)
+    product.stops.add(second)
+    order_activated(state, product, second)
+    return first, second
+
+
+def settle(state: State) -> None:
+    """What follows from orders with options that traded or left: partners leave, exits enter."""
+    while state.noted:
+        noted, state.noted = state.noted, []
+        for order in noted:
+            unlink(state, order)
+            terms = order.terms
+            if terms is None or order.status != _DONE or not (terms.take_profit or terms.stop_loss):
+                continue
+            order.terms = msgspec.structs.replace(terms, take_profit=0, stop_loss=0, stop_loss_limit=0)
+            if order.filled_size:
+                _enter_exits(state, order, terms)
+
+
+def _enter_exits(state: State, entry: Order, terms: OrderTerms) -> None:
+    account, product = entry.account, entry.product
+    buys = entry.side != _BUY
+    size = entry.filled_size
+    if not buys:
+        size = min(size, account.available(product.base) // product.lot * product.lot)
+    limit, stop = _exit_legs(entry, terms, size)
+    available = account.available(product.quote if buys else product.base)
+    needed = max(entry_hold(product, leg, available) for leg in (limit, stop) if leg is not None)
+    count = (limit is not None) + (stop is not None)
+    if size < product.lot or needed > available or account.open_count + count > OPEN_ORDERS_PER_ACCOUNT:
+        return
+    state.changes.touch(account)
+    if limit is not None and stop is not None:
+        order, _ = accept_pair(state, account, product, limit, stop, terms.session)
+        pending.queue(state, product, order)
+    elif limit is not None:
+        order = accept(state, account, product, limit)
+        order.terms = OrderTerms(terms.session)
+        pending.queue(state, product, order)
+    elif stop is not None:
+        order = accept(state, account, product, stop)
+        order.terms = OrderTerms(terms.session)
+        state.wait(order)
+        product.stops.add(order)
+        order_activated(state, product, order)
+
+
+def _exit_legs(entry: Order, terms: OrderTerms, size: int) -> tuple[Placing | None, Placing | None]:
+    side = Side.SELL if entry.side == _BUY else Side.BUY
+    pair = PlacePair(
+        "", "", entry.product.product_id, side, size, terms.take_profit, terms.stop_loss, terms.stop_loss_limit, stp=entry.stp
+    )
+    limit, stop = legs(pair)
+    return limit if terms.take_profit else None, stop if terms.stop_loss else None
