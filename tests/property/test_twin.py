@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from statemachine.commands import AnyCommand, Batch
 from statemachine.engine import Engine
-from statemachine.events import Amended, AnyEvent, AnyOutcome, Cancelled, OrderState, Placed, Rejected, Replaced
+from statemachine.events import Amended, AnyEvent, AnyOutcome, Cancelled, OrderState, Paired, Placed, Rejected, Replaced
 from statemachine.types import ProductStatus, Side
 from tests.property.twin import Twin
 from tests.property.twin_trading import Fact, TwinOrder
@@ -59,6 +59,10 @@ def assert_answer(outcome: AnyOutcome, answer: object, twin: Twin) -> None:
     assert outcome.duplicate is again
     if isinstance(outcome, Rejected):
         assert outcome.reason is answer, outcome
+    elif isinstance(outcome, Paired):
+        assert isinstance(answer, tuple)
+        assert_order(outcome.limit, answer[1], twin, now=not again)
+        assert_order(outcome.stop, answer[2], twin, now=not again)
     elif isinstance(outcome, Replaced):
         assert isinstance(answer, tuple)
         _, old, new = answer
@@ -83,7 +87,7 @@ def assert_same_world(engine: Engine, twin: Twin) -> None:
         for side in Side:
             resting = [order for order in twin.resting if order.product.product_id == name and order.command.side is side]
             resting.sort(key=lambda order: -order.command.price if order.buys else order.command.price)
-            book = [(order.command.price, order.left, order.order_id) for order in resting]
+            book = [(order.command.price, order.shown, order.order_id) for order in resting]
             assert engine.book_orders(name, side) == book
             prices = list(dict.fromkeys(price for price, _, _ in book))
             levels = [(p, sum(s for q, s, _ in book if q == p), sum(1 for q, _, _ in book if q == p)) for p in prices]

@@ -19,6 +19,7 @@ from statemachine.commands import (
     Deposit,
     OpenAccount,
     PlaceOrder,
+    PlacePair,
     PutCurrency,
     PutProduct,
     ReplaceOrder,
@@ -54,6 +55,7 @@ class Twin(TwinControls):
         for order in sorted(going, key=lambda order: (order.expires, order.order_id)):
             self.leave(order, DoneReason.EXPIRED)
         self.go_off()
+        self.settle()
 
     def apply(self, command: AnyCommand) -> object:
         """A `Reason`, or "ok", or the order placed, or the list of orders cancelled; and in a pair with "again" when it came before."""
@@ -65,6 +67,7 @@ class Twin(TwinControls):
             first, answer = self.seen[key]
             return ("again", answer) if first == command else Reason.COMMAND_ID_REUSED
         answer = self.decide(command)
+        self.settle()
         self.seen[key] = (command, answer)
         return answer
 
@@ -97,6 +100,8 @@ class Twin(TwinControls):
             return self.cancel_all(command)
         if isinstance(command, AmendOrder):
             return self.amend(command)
+        if isinstance(command, PlacePair):
+            return self.pair(command)
         if isinstance(command, ReplaceOrder):
             return self.replace(command)
         controlled = self.control(command)
@@ -190,6 +195,8 @@ class Twin(TwinControls):
         ):
             if number < 0:
                 return reason
+        if order.partner is not None:
+            return Reason.NOT_AMENDABLE
         p, waits = order.command, order in self.waiting
         limit, product = p.order_type is OrderType.LIMIT, self.products[p.product_id]
         if (c.size and not p.size) or (c.price and not limit) or (c.stop_price and not waits):
@@ -205,7 +212,9 @@ class Twin(TwinControls):
             return order
         reject = self.size_fault(new.size, product)
         if reject is None:
-            old, order.left, order.command = order.left, left, new
+            old = order.shown if order in self.resting else order.left
+            order.left, order.command = left, new
+            order.slice = min(order.slice, left)
             self.tell_amended(order, p, old, requeued=False)
         return reject or order
 
@@ -226,11 +235,12 @@ class Twin(TwinControls):
         changed = TwinOrder(0, new, order.product, left, exact=order.exact, fees=order.fees)
         if self.hold(changed) > self.free(order.owner, self.pays_in(order)) + self.hold(order):
             return Reason.INSUFFICIENT_FUNDS
-        before, old, rested = order.command, order.left, order in self.resting
+        before, rested = order.command, order in self.resting
+        old = order.shown if rested else order.left
         for place in (self.resting, self.waiting, self.collected):
             if order in place:
                 place.remove(order)
-        order.command, order.left, order.opened = new, left, 0
+        order.command, order.left, order.opened, order.slice = new, left, 0, 0
         self.tell_amended(order, before, old, requeued=True, rested=rested)
         if new.stop is not StopType.NONE:
             self.waiting.append(order)
@@ -243,7 +253,8 @@ class Twin(TwinControls):
 
     def tell_amended(self, order: TwinOrder, before: PlaceOrder, old: int, *, requeued: bool, rested: bool | None = None) -> None:
         c, rests = order.command, order in self.resting if rested is None else rested
-        told = (before.side, before.price, old, order.left, False, rests, False)
+        left = order.slice or order.left
+        told = (before.side, before.price, old, left if not requeued else self.public(order, left), False, rests, False)
         reason = ChangeReason.AMENDED
         self.tell("OrderChanged", order, order.order_id, order.owner, *told, reason, c.price, c.stop_price, requeued)
 
@@ -272,6 +283,11 @@ class Twin(TwinControls):
         product = self.products.get(c.product_id)
         if product is None:
             return Reason.UNKNOWN_PRODUCT
+        display = c.options.display_size if c.options is not None else 0
+        if display and (c.order_type is OrderType.MARKET or c.time_in_force in (TimeInForce.IOC, TimeInForce.FOK)):
+            return Reason.INVALID_ORDER
+        if display and not (product.min_size <= display <= c.size <= 100 * display and display % product.lot == 0):
+            return Reason.INVALID_SIZE
         controlled = self.controls_reject(c)
         if controlled is not None:
             return controlled
@@ -368,6 +384,16 @@ class Twin(TwinControls):
     def let_in(self, c: PlaceOrder) -> TwinOrder:
         """An order that may enter does, or waits."""
         product = self.products[c.product_id]
+        order = self.new_order(c)
+        if c.stop is StopType.NONE:
+            self.enter(order)
+            self.trigger(product.product_id)
+        else:
+            self.wait(order)
+        return order
+
+    def new_order(self, c: PlaceOrder) -> TwinOrder:
+        product = self.products[c.product_id]
         order = TwinOrder(len(self.orders) + 1, c, product, c.size)
         order.expires = self.now + c.cancel_after if c.cancel_after else 0
         if c.order_type is OrderType.MARKET:
@@ -377,11 +403,37 @@ class Twin(TwinControls):
                 order.money = self.free(c.account_id, product.quote)
         self.orders.append(order)
         self.accepted.append((c.account_id, self.now // 10**9))
-        if c.stop is StopType.NONE:
-            self.enter(order)
-            self.trigger(product.product_id)
-        else:
-            self.waiting.append(order)
-            what = (c.client_oid, c.side, c.order_type, c.stop, c.stop_price, c.price, c.size, c.funds)
-            self.tell("OrderActivated", order, order.order_id, order.owner, *what)
         return order
+
+    def wait(self, order: TwinOrder) -> None:
+        c = order.command
+        self.waiting.append(order)
+        what = (c.client_oid, c.side, c.order_type, c.stop, c.stop_price, c.price, self.public(order, c.size), c.funds)
+        self.tell("OrderActivated", order, order.order_id, order.owner, *what)
+
+    def pair(self, c: PlacePair) -> object:
+        buys, limit = c.side is Side.BUY, OrderType.LIMIT
+        ids = c.account_id, c.command_id, c.product_id, c.side
+        stop_type, kind = (StopType.ENTRY if buys else StopType.LOSS), (limit if c.stop_limit_price else OrderType.MARKET)
+        first = PlaceOrder(*ids, limit, c.price, c.size, stp=c.stp, client_oid=c.client_oid)
+        second = PlaceOrder(*ids, kind, c.stop_limit_price, c.size, stp=c.stp, client_oid=c.stop_client_oid)
+        second = replace(second, stop=stop_type, stop_price=c.stop_price)
+        crosses_own = self.refuse(first) is Reason.OWN_ORDERS_CROSS
+        reject = None if crosses_own else self.refuse(first)
+        reject = reject or self.refuse(second)
+        if reject is not None:
+            return reject
+        if c.client_oid and c.client_oid == c.stop_client_oid:
+            return Reason.COMMAND_ID_REUSED
+        if c.price >= c.stop_price if buys else c.price <= c.stop_price:
+            return Reason.INVALID_STOP
+        product = self.products[c.product_id]
+        if product.status is not ProductStatus.AUCTION and self.makers(TwinOrder(0, first, product, c.size)):
+            return Reason.POST_ONLY_WOULD_TAKE
+        if crosses_own:
+            return Reason.OWN_ORDERS_CROSS
+        one, two = self.new_order(first), self.new_order(second)
+        one.partner, two.partner = two, one
+        self.wait(two)
+        self.enter(one)
+        return "pair", one, two

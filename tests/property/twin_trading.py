@@ -48,6 +48,9 @@ class TwinOrder:
     fees: int = 0
     exact: Fraction = Fraction(0)
     """What its fills cost in fees by their rates, not rounded."""
+    slice: int = 0
+    """What an iceberg on the book shows; 0: all."""
+    partner: TwinOrder | None = None
     open: bool = True
     triggered: bool = False
     expires: int = 0
@@ -61,6 +64,16 @@ class TwinOrder:
     @property
     def buys(self) -> bool:
         return self.command.side is Side.BUY
+
+    @property
+    def display(self) -> int:
+        options = self.command.options
+        return options.display_size if options is not None else 0
+
+    @property
+    def shown(self) -> int:
+        """What the book shows of it."""
+        return self.slice or self.left
 
     @property
     def by_funds(self) -> bool:
@@ -83,6 +96,7 @@ class TwinTrading:
     """Orders of auctions, in the order of arrival."""
     last: dict[str, int] = field(default_factory=dict)
     """The price of the product's last trade."""
+    noted: list[TwinOrder] = field(default_factory=list)
     prices: list[int] = field(default_factory=list)
     """Of the trades for which no stop order was triggered yet, all of one product."""
     limits: dict[str, Any] = field(default_factory=dict)
@@ -135,6 +149,12 @@ class TwinTrading:
 
     def hold(self, order: TwinOrder) -> int:
         """What an open order holds."""
+        alone = self.hold_alone(order)
+        if order.partner is not None and order.command.stop is not StopType.NONE:
+            return max(0, alone - self.hold_alone(order.partner))
+        return alone
+
+    def hold_alone(self, order: TwinOrder) -> int:
         if not order.buys:
             return order.left
         if order.command.order_type is OrderType.MARKET:
@@ -157,7 +177,21 @@ class TwinTrading:
         order.open = False
         order.reason = reason
         c = order.command
-        self.tell("OrderDone", order, order.order_id, order.owner, c.side, c.order_type, c.price, order.left, reason, rested)
+        left = order.shown if rested else order.left
+        self.tell("OrderDone", order, order.order_id, order.owner, c.side, c.order_type, c.price, left, reason, rested)
+        self.noted.append(order)
+
+    def settle(self) -> None:
+        """Partners of orders that traded or left leave."""
+        while self.noted:
+            self.unlink(self.noted.pop(0))
+
+    def unlink(self, order: TwinOrder) -> None:
+        partner, order.partner = order.partner, None
+        if partner is not None:
+            partner.partner = None
+            if partner.open:
+                self.leave(partner, DoneReason.LINKED)
 
     def tell(self, name: str, order: TwinOrder, *rest: object) -> None:
         product = order.product.product_id
@@ -193,6 +227,9 @@ class TwinTrading:
 
     def triggered(self, product_id: str) -> list[TwinOrder]:
         prices, self.prices = self.prices, []
+        if prices:
+            for order in list(self.noted):
+                self.unlink(order)
         found = []
         for order in self.known():
             c = order.command
@@ -200,13 +237,23 @@ class TwinTrading:
             if hit and order in self.waiting and not order.triggered and c.product_id == product_id:
                 order.triggered = True
                 found.append(order)
+                self.unlink(order)
         return found
 
     def enter(self, order: TwinOrder) -> None:
         """It is received, and collected or goes on."""
         c = order.command
         self.tell(
-            "OrderReceived", order, order.order_id, order.owner, c.client_oid, c.side, c.order_type, c.price, c.size, c.funds
+            "OrderReceived",
+            order,
+            order.order_id,
+            order.owner,
+            c.client_oid,
+            c.side,
+            c.order_type,
+            c.price,
+            self.public(order, c.size),
+            c.funds,
         )
         if self.products[c.product_id].status is ProductStatus.AUCTION:
             self.collected.append(order)
@@ -226,9 +273,7 @@ class TwinTrading:
             return
         lasts = c.order_type is OrderType.LIMIT and c.time_in_force in (TimeInForce.GTC, TimeInForce.GTT)
         if ended is None and lasts:
-            self.resting.append(order)
-            self.tell("OrderOpened", order, order.order_id, order.owner, c.side, c.price, order.left)
-            order.opened = self.sequences[c.product_id]
+            self.rest(order)
         else:
             self.leave(order, ended if isinstance(ended, DoneReason) else DoneReason.CANCELLED)
 
@@ -242,17 +287,35 @@ class TwinTrading:
     def collared(self, order: TwinOrder) -> None:
         raise NotImplementedError("there are no collars without controls")
 
+    def public(self, order: TwinOrder, size: int) -> int:
+        """What everybody may see of a size."""
+        return min(order.display or size, size)
+
+    def rest(self, order: TwinOrder) -> None:
+        """It goes to the end of the queue of its price."""
+        c = order.command
+        order.slice = self.public(order, order.left)
+        self.resting.append(order)
+        self.tell("OrderOpened", order, order.order_id, order.owner, c.side, c.price, order.slice)
+        order.opened = self.sequences[c.product_id]
+
     def fillable(self, taker: TwinOrder) -> bool:
-        found = 0
-        for maker in self.makers(taker):
-            if found >= taker.left or self.stopped([maker]):
+        """Slice after slice: what is behind a slice queues behind the others of its price."""
+        wanted, queue = taker.left, [(maker, maker.shown, maker.left - maker.shown) for maker in self.makers(taker)]
+        while queue and wanted > 0:
+            maker, shown, behind = queue.pop(0)
+            if self.stopped([maker]):
                 break
             if maker.owner == taker.owner:
                 if taker.command.stp is SelfTradePrevention.CO:
                     continue
                 return False
-            found += maker.left
-        return found >= taker.left
+            wanted -= shown
+            if behind:
+                following = min(maker.display, behind)
+                end = sum(1 for other, _, _ in queue if other.command.price == maker.command.price)
+                queue.insert(end, (maker, following, behind - following))
+        return wanted <= 0
 
     def trade_all(self, taker: TwinOrder) -> DoneReason | None:
         """Trade until nothing goes any more. None: the book gave out before the order was through."""
@@ -270,10 +333,14 @@ class TwinTrading:
                 if not self.prevent(taker, maker, can):
                     return DoneReason.CANCELLED
                 continue
-            offered = maker.left
+            offered = maker.shown
             self.fill(taker, maker, min(can, offered), maker.command.price)
+            maker.slice = offered - min(can, offered)
             if maker.left == 0:
                 self.leave(maker, DoneReason.FILLED)
+            elif maker.slice == 0:
+                self.resting.remove(maker)
+                self.rest(maker)
             if not taker.by_funds and taker.left == 0:
                 return DoneReason.FILLED
             if can < offered:
@@ -328,6 +395,7 @@ class TwinTrading:
             taker.money -= worth + fees[1]
         elif taker.by_funds:
             taker.money -= worth
+        self.noted += [maker, taker]
         self.prices.append(price)
         self.last[product.product_id] = price
         self.trades[product.product_id] += 1
@@ -448,11 +516,12 @@ class TwinTrading:
                 elif stp is SelfTradePrevention.DC:
                     self.decrement(order, by)
             return 0
-        size, before, rests = min(bid.left, ask.left), maker.left, maker in self.resting
+        size, before, rests = min(bid.left, ask.left), maker.shown, maker in self.resting
         self.fill(taker, maker, size, price, auction=True)
         c = maker.command
         if rests:
-            changed = (before, maker.left, False, True, True, ChangeReason.AUCTION, 0, 0, False)
+            maker.slice = min(before, maker.left)
+            changed = (before, maker.slice, False, True, True, ChangeReason.AUCTION, 0, 0, False)
             self.tell("OrderChanged", maker, maker.order_id, maker.owner, c.side, c.price, *changed)
         for order in (maker, taker):
             if order.left == 0:
@@ -460,9 +529,12 @@ class TwinTrading:
         return size
 
     def decrement(self, order: TwinOrder, by: int) -> None:
-        old = order.left
+        rests = order in self.resting
+        old = order.shown if rests else order.left
         order.left -= by
-        c, rests = order.command, order in self.resting
+        c, new = order.command, order.left
+        if rests:
+            order.slice = new = min(order.shown, order.left)
         self.tell(
             "OrderChanged",
             order,
@@ -471,7 +543,7 @@ class TwinTrading:
             c.side,
             c.price,
             old,
-            order.left,
+            new,
             False,
             rests,
             False,

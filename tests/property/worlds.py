@@ -14,7 +14,9 @@ from statemachine.commands import (
     Deposit,
     NewOrder,
     OpenAccount,
+    OrderOptions,
     PlaceOrder,
+    PlacePair,
     PutCurrency,
     PutFirm,
     PutMember,
@@ -231,6 +233,8 @@ def busy_command(random: Random, number: int) -> AnyCommand:
         )
     if kind < 0.12:
         return CancelAll(account, command_id, random.choice(["", *PRODUCTS]), random.choice([0, 0, 1, 2]))
+    if kind < 0.13:
+        return _pair(random, account, command_id)
     if kind < 0.16:
         currency, amount = random.choice(CURRENCIES), random.randrange(0, 300)
         kind = random.random()
@@ -245,6 +249,29 @@ def busy_command(random: Random, number: int) -> AnyCommand:
     if kind < 0.30:
         return _change(random, account, command_id, number)
     return _busy_order(random, account, command_id)
+
+
+def _pair(random: Random, account: str, command_id: str) -> PlacePair:
+    """A pair around the middle of the market."""
+    product_id, side = random.choice(PRODUCTS), random.choice(list(Side))
+    tick, lot = (4, 25) if product_id == "ETH-USD" else (1, 1)
+    away = (random.randrange(0, 4), random.randrange(0, 4))
+    price, stop = (10 - away[0], 10 + away[1]) if side is Side.BUY else (10 + away[0], 10 - away[1])
+    limit = random.choice([0, stop + random.randrange(-1, 2)]) * tick
+    ids = (random.choice(["", f"o{random.randrange(30)}"]), random.choice(["", f"o{random.randrange(30)}"]))
+    size = random.randrange(1, 9) * lot
+    return PlacePair(
+        account,
+        command_id,
+        product_id,
+        side,
+        size,
+        price * tick,
+        stop * tick,
+        limit,
+        random.choice(list(SelfTradePrevention)),
+        *ids,
+    )
 
 
 def _change(random: Random, account: str, command_id: str, number: int) -> AnyCommand:
@@ -275,10 +302,13 @@ def auction_command(random: Random, number: int) -> AnyCommand:
         return _change(random, account, command_id, number)
     if kind < 0.2:
         return _busy_order(random, account, command_id)
+    if kind < 0.22:
+        return _pair(random, account, command_id)
     product_id, side, stp = random.choice(PRODUCTS), random.choice(list(Side)), random.choice(list(SelfTradePrevention))
     tick, lot = (4, 25) if product_id == "ETH-USD" else (1, 1)
     price, size = (10 + random.randrange(-3, 4)) * tick, random.randrange(1, 9) * lot
-    return PlaceOrder(account, command_id, product_id, side, OrderType.LIMIT, price, size, stp=stp)
+    options = OrderOptions(display_size=lot) if random.random() < 0.2 else None
+    return PlaceOrder(account, command_id, product_id, side, OrderType.LIMIT, price, size, stp=stp, options=options)
 
 
 def _busy_order(random: Random, account: str, command_id: str) -> PlaceOrder:
@@ -313,4 +343,8 @@ def _busy_order(random: Random, account: str, command_id: str) -> PlaceOrder:
     post_only = tif in LASTING and not stop and random.random() < 0.1
     lasts = random.randrange(1, 40) * SECOND if tif is TimeInForce.GTT else 0
     limit = OrderType.LIMIT
-    return PlaceOrder(account, command_id, product_id, side, limit, price, size, 0, tif, post_only, stp, oid, stop, at, lasts)
+    show = random.randrange(1, 5) * lot if random.random() < 0.2 else 0
+    options = OrderOptions(display_size=show) if show else None
+    return PlaceOrder(
+        account, command_id, product_id, side, limit, price, size, 0, tif, post_only, stp, oid, stop, at, lasts, options
+    )
