@@ -27,7 +27,17 @@ from statemachine.limits import OPEN_ORDERS_PER_ACCOUNT
 from statemachine.matching import accept
 from statemachine.state import State
 from statemachine.stops import unlink
-from statemachine.types import DoneReason, OrderStatus, OrderType, ProductStatus, Reason, Side, StopType, TimeInForce
+from statemachine.types import (
+    DoneReason,
+    OrderStatus,
+    OrderType,
+    ProductStatus,
+    Reason,
+    SelfTradePrevention,
+    Side,
+    StopType,
+    TimeInForce,
+)
 from statemachine.validation import Reject, entry_hold, place_order
 
 _BUY: int = Side.BUY
@@ -129,7 +139,15 @@ def _enter_exits(state: State, entry: Order, terms: OrderTerms) -> None:
 def _exit_legs(entry: Order, terms: OrderTerms, size: int) -> tuple[Placing | None, Placing | None]:
     side = Side.SELL if entry.side == _BUY else Side.BUY
     pair = PlacePair(
-        "", "", entry.product.product_id, side, size, terms.take_profit, terms.stop_loss, terms.stop_loss_limit, stp=entry.stp
+        "",
+        "",
+        entry.product.product_id,
+        side,
+        size,
+        terms.take_profit,
+        terms.stop_loss,
+        terms.stop_loss_limit,
+        stp=SelfTradePrevention(entry.stp),
     )
     limit, stop = legs(pair)
     return limit if terms.take_profit else None, stop if terms.stop_loss else None

@@ -355,12 +355,22 @@ class Script:
             low, high = (self.units(options.get(key, "0"), quote) for key in ("from", "to"))
             return CancelAll(account, command_id, name, side, low, high, options.get("session", ""))
         if verb == "pair":
-            side, size, name, _, price = plain
+            buys, size, name, _, price = plain
             base, quote = self.pairs[name]
-            prices = [self.units(text, quote) for text in (price, options["stop"], options.get("limit", "0"))]
-            stp = SelfTradePrevention[options.get("stp", "dc").upper()]
-            ids = options.get("oid", ""), options.get("stop-oid", ""), options.get("session", "")
-            return PlacePair(account, command_id, name, Side[side.upper()], self.units(size, base), *prices, stp, *ids)
+            return PlacePair(
+                account,
+                command_id,
+                name,
+                Side[buys.upper()],
+                self.units(size, base),
+                self.units(price, quote),
+                self.units(options["stop"], quote),
+                self.units(options.get("limit", "0"), quote),
+                SelfTradePrevention[options.get("stp", "dc").upper()],
+                options.get("oid", ""),
+                options.get("stop-oid", ""),
+                options.get("session", ""),
+            )
         if verb in ("amend", "replace"):
             return self.change(account, command_id, verb, plain, options)
         if verb == "cancel":

@@ -12,6 +12,7 @@ import json
 import sys
 from hashlib import sha256
 from random import Random
+from types import UnionType
 from typing import Any, get_args, get_origin
 
 import msgspec
@@ -81,6 +82,8 @@ def _number(random: Random) -> int:
 
 
 def _value(random: Random, kind: Any) -> Any:
+    if isinstance(kind, UnionType):
+        return _value(random, get_args(kind)[0]) if random.random() < 0.3 else None
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return kind(**{field.name: _value(random, field.type) for field in msgspec.structs.fields(kind)})
     if get_origin(kind) is list:
