@@ -58,6 +58,13 @@ def amended(state: State, order: Order) -> None:
     order.write(state.outcome)
 
 
+def armed(state: State, fires_at: int) -> None:
+    """A timer was set or taken off. As it has nothing to do with orders it is not remembered as a change."""
+    _begin(state, 9, 4)
+    state.unchanged = True
+    state.outcome.number(fires_at)
+
+
 def paired(state: State, limit: Order, stop: Order) -> None:
     """A limit order and a stop order entered that end each other."""
     _begin(state, 8, 5)

@@ -228,6 +228,15 @@ class AmendOrder(Command, frozen=True, tag=11):
     stop_price: int = 0
 
 
+class CancelAllAfter(Command, frozen=True, tag=13):
+    """Cancel the account's open orders in `timeout` nanoseconds, those with the tag `session` unless that is empty, if no such command with this tag
+    comes before. A `timeout` of 0 takes the timer off. No connection and no node has the timer: it goes off by the time of the log.
+    """
+
+    timeout: int
+    session: str = ""
+
+
 class NewOrder(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """An order in a command that enters it along with something else. The fields are those of `PlaceOrder`."""
 
@@ -449,6 +458,7 @@ AnyCommand = (
     | FollowCalendar
     | CorrectTrade
     | PlacePair
+    | CancelAllAfter
 )
 
 

@@ -159,6 +159,12 @@ class Amended(Outcome, frozen=True, tag=6):
     order: OrderState
 
 
+class Armed(Outcome, frozen=True, tag=9):
+    """A `CancelAllAfter` was set: it goes off at this time, in nanoseconds since the epoch; 0: it was taken off."""
+
+    fires_at: int
+
+
 class Paired(Outcome, frozen=True, tag=8):
     """A limit order and a stop order entered that end each other; their states after the whole command."""
 
@@ -181,7 +187,7 @@ class Switched(Outcome, frozen=True, tag=30):
     pending: bool
 
 
-AnyOutcome = Rejected | Done | Transferred | Placed | Cancelled | Amended | Replaced | Paired | Noted | Switched
+AnyOutcome = Rejected | Done | Transferred | Placed | Cancelled | Amended | Replaced | Paired | Armed | Noted | Switched
 
 
 class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -16,6 +16,7 @@ from statemachine import (
     auctions,
     collars,
     corrections,
+    dead_man,
     kills,
     linked,
     options,
@@ -31,6 +32,7 @@ from statemachine.answer import cancelled, placed
 from statemachine.commands import (
     AmendOrder,
     CancelAll,
+    CancelAllAfter,
     Command,
     CorrectTrade,
     Deposit,
@@ -396,6 +398,7 @@ TRADER_HANDLERS: dict[type[Command], TraderHandler] = {  # type: ignore[type-arg
     NoteStream: note_stream,
     PlaceOrder: place_with_options,
     PlacePair: place_pair,
+    CancelAllAfter: dead_man.cancel_all_after,
     AmendOrder: amend_order,
     ReplaceOrder: replace_order,
 }

@@ -66,6 +66,15 @@ TRAILING_PER_PRODUCT = 1_000
 DAY_NS = 86_400 * 10**9
 """Nanoseconds of a day."""
 
+CANCEL_AFTERS_PER_ACCOUNT = 100
+"""Timers of `CancelAllAfter` that an account may have set, each with another tag: as many sessions as trade at the same time."""
+
+CANCEL_ALL_AFTER_MIN = 10**9
+"""Nanoseconds of the shortest `CancelAllAfter`: a second. A client's round trip and a change of the leader must fit in."""
+
+CANCEL_ALL_AFTER_MAX = DAY_NS
+"""Nanoseconds of the longest one: a day."""
+
 MASS_CANCELS_PER_ACCOUNT = 16
 """Unfinished `CancelAll`s of an account, each with another choice of orders. More are rejected until one is through."""
 

@@ -25,6 +25,7 @@ from statemachine.entities import Account, Order, Placing, Product
 from statemachine.events import OrderTerms
 from statemachine.limits import OPEN_ORDERS_PER_ACCOUNT
 from statemachine.matching import accept
+from statemachine.reject import Reject
 from statemachine.state import State
 from statemachine.stops import unlink
 from statemachine.types import (
@@ -38,7 +39,7 @@ from statemachine.types import (
     StopType,
     TimeInForce,
 )
-from statemachine.validation import Reject, entry_hold, place_order
+from statemachine.validation import entry_hold, place_order
 
 _BUY: int = Side.BUY
 _DONE: int = OrderStatus.DONE

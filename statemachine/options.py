@@ -17,9 +17,10 @@ from statemachine.entities import Placing, Product
 from statemachine.entry import is_command_id
 from statemachine.events import OrderTerms
 from statemachine.limits import AMOUNT_MAX, DAY_NS, DISPLAYS_PER_ORDER, TRAILING_PER_PRODUCT
+from statemachine.reject import Reject
 from statemachine.state import State
 from statemachine.types import GoodFor, OrderType, ProductStatus, Reason, Side, StopType, TimeInForce
-from statemachine.validation import Reject, can_rest
+from statemachine.validation import can_rest
 
 _BUY: int = Side.BUY
 _LIMIT: int = OrderType.LIMIT

@@ -313,6 +313,10 @@ class Reason(IntEnum):
     """The account has as many unfinished `CancelAll`s as it may have (`limits.MASS_CANCELS_PER_ACCOUNT`)."""
     TOO_MANY_TRAILING = 64
     """The product has as many trailing stop orders as it may have (`limits.TRAILING_PER_PRODUCT`)."""
+    TOO_MANY_TIMERS = 65
+    """The account has as many `CancelAllAfter`s as it may have (`limits.CANCEL_AFTERS_PER_ACCOUNT`)."""
+    INVALID_TIMEOUT = 66
+    """A `CancelAllAfter` is shorter or longer than allowed."""
     NOT_AMENDABLE = 63
     """The order cannot be amended in this way: it has no such number, or it was triggered."""
     KILL_SWITCH = 100

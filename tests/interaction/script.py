@@ -17,6 +17,7 @@ Amounts are decimals in whole coins; with a `u` behind them they are smallest un
     ann cancel #3     ann cancel oid=a     ann cancel-all [BTC-USD] [side=buy] [from=90] [to=95]
     ann buy 2 BTC-USD @ 100 [show=0.5] [session=s] [profit=110] [loss=90] [loss-limit=89] [for=day|auction] [until=600]
     ann sell 2 BTC-USD market stop=loss@0 trail=5         ann pair sell 1 BTC-USD @ 110 stop=90 [limit=89] [oid=a] [stop-oid=b]
+    ann cancel-after 10 [session=s]                      unless this comes again within ten seconds; 0: no more
     ann amend #3 size=2 price=99 stop=95      ann replace #3 buy 2 BTC-USD @ 100 [oid=b] [old=a]
     auction BTC-USD                                      what it would do if it opened now
     book BTC-USD      balances ann bob     fees USD      order #3
@@ -48,6 +49,7 @@ from statemachine.commands import (
     AnyCommand,
     Batch,
     CancelAll,
+    CancelAllAfter,
     CancelOrder,
     CorrectTrade,
     Deposit,
@@ -79,6 +81,7 @@ from statemachine.events import (
     Amended,
     AnyEvent,
     AnyOutcome,
+    Armed,
     AuctionIndicated,
     Cancelled,
     Done,
@@ -354,6 +357,8 @@ class Script:
             quote = self.pairs.get(name, ("BTC", "USD"))[1]
             low, high = (self.units(options.get(key, "0"), quote) for key in ("from", "to"))
             return CancelAll(account, command_id, name, side, low, high, options.get("session", ""))
+        if verb == "cancel-after":
+            return CancelAllAfter(account, command_id, int(plain[0]) * SECOND, options.get("session", ""))
         if verb == "pair":
             buys, size, name, _, price = plain
             base, quote = self.pairs[name]
@@ -554,6 +559,9 @@ class Script:
                 return f"{again}{self.order(outcome.order)}"
             case Amended():
                 return f"{again}amended {self.order(outcome.order)}"
+            case Armed():
+                left = outcome.fires_at // SECOND - self.seconds
+                return f"{again}cancels all in {left} seconds" if outcome.fires_at else f"{again}no timer"
             case Paired():
                 return f"{again}pair: {self.order(outcome.limit)} | {self.order(outcome.stop)}"
             case Replaced():

@@ -32,6 +32,7 @@ LATER = (
     "FIRM_TOO_LARGE",
     "TOO_MANY_RULES",
     "TOO_MANY_TRAILING",
+    "TOO_MANY_TIMERS",
 )
 """Those that take thousands of commands, or are a session's: see tests/unit/statemachine/test_pending.py, test_transfers.py, test_streams.py and
 test_controls.py."""
