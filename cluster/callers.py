@@ -1,7 +1,7 @@
 """Who may call the Raft port how often, and how much is logged of those who are turned away.
 
-A TLS handshake costs about 1.3 ms of the thread that Raft runs in, and whoever reaches the port can begin one. So each address has a rate and a
-share of the callers that have not said yet who they are; all addresses of no peer together have a rate, too. A caller beyond that is
+A TLS handshake costs about 1.3 ms of a core, in another thread than Raft's, and whoever reaches the port can begin one. So each address has a
+rate and a share of the callers that have not said yet who they are; all addresses of no peer together have a rate, too. A caller beyond that is
 turned away before its handshake begins.
 """
 

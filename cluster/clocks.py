@@ -156,6 +156,11 @@ class Clocks:
         if next_index > self._refusers.get(peer, next_index):
             del self._refusers[peer]
 
+    @property
+    def refusers(self) -> frozenset[str]:
+        """Followers that do not take this leader's entries because of their stamps."""
+        return frozenset(self._refusers)
+
     def no_longer_leads(self) -> None:
         """What followers thought of the entries of this leadership is over."""
         self._refusers.clear()

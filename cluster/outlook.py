@@ -27,9 +27,21 @@ class Outlook:
         self._said_at = -REPEATED_EVERY
         self._said = False
 
-    def look(self, members: Membership, reached: Set[str], leader: str, *, votes: bool) -> None:
-        """`reached`: the nodes with a connection, this one included. `votes`: whether this node may vote."""
+    def look(self, members: Membership, reached: Set[str], leader: str, *, votes: bool, refusers: Set[str] = frozenset()) -> None:
+        """`reached`: the nodes with a connection, this one included. `votes`: whether this node may vote. `refusers`: the followers that refuse this
+        leader's entries because their clocks are behind."""
         now = self._clock()
+        if members.have_majority(reached) and not members.have_majority(reached - refusers):
+            if self._missing_since is None:
+                self._missing_since = now
+            if self._due(now, self._missing_since):
+                missing = [voter for voter in members.voters if voter not in reached]
+                log.warning(
+                    "nothing is committed for %.0f s: %s refuses the entries of this leader, which are stamped too far ahead of its clock, and "
+                    "this node does not reach %s. Set the clocks, or bring the missing node back",
+                    now - self._missing_since, ", ".join(sorted(refusers)), ", ".join(missing) or "no other node",
+                )  # fmt: skip
+            return
         if not members.have_majority(reached):
             self._leaderless_since = None
             if self._missing_since is None:

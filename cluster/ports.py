@@ -74,7 +74,8 @@ class StateMachine(Protocol):
     """What is replicated."""
 
     def apply(self, index: int, payload: bytes) -> object:
-        """Apply a committed command; the result goes to whoever proposed it, on the node where that was.
+        """Apply a committed command; the result goes to whoever proposed it, on the node where that was. If the result is a function, what it
+        returns goes there, and the other nodes do not call it.
 
         Total and deterministic. Whatever it raises stops the node.
         """

@@ -389,7 +389,7 @@ class Raft:
             snapshot_index=self._snapshot_index,
             voter=members.votes and not raft_log.recovering,
             ready=self._ready(),
-            quorum=members.current.have_majority({*self._peers.connected, self._settings.node_id}),
+            quorum=members.current.have_majority({*self._peers.connected, self._settings.node_id} - self._clocks.refusers),
             snapshots_refused=self._receiver.refused,
             snapshots_not_taken=self._senders.not_taken,
             digests_compared=self._watch.compared,
@@ -449,7 +449,7 @@ class Raft:
             self._members.committed(index)
         done = self._pending.pop(index, None)
         if done is not None:
-            done(ProposeResult(index=index, value=value))
+            done(ProposeResult(index=index, value=value() if callable(value) else value))
 
     def role_changed(self, role: str) -> None:
         """See `seams.CoreHooks`. Proposals under way are answered at once: only the log knows what becomes of them."""
@@ -480,7 +480,7 @@ class Raft:
         self._serving = serving
         reached = {*self._peers.connected, self._settings.node_id}
         votes = self._members.votes and not self._raft_log.recovering
-        self._outlook.look(self._members.current, reached, self._core.leader_id, votes=votes)
+        self._outlook.look(self._members.current, reached, self._core.leader_id, votes=votes, refusers=self._clocks.refusers)
 
     # ------------------------------------------------------------------ snapshots
 

@@ -26,7 +26,7 @@ class RaftStatus(msgspec.Struct, frozen=True):
     """Where this node is, at one moment.
 
     `voter`: whether this node may vote: it is a voter, and not recovering. `quorum`: whether a majority of the voters is connected, this
-    node included. `members_index`: the log entry that says who belongs to the cluster, 0 for the
+    node included and followers that refuse this leader's stamps excluded. `members_index`: the log entry that says who belongs, 0 for the
     configuration; `change_under_way`: that entry is not known to be committed.
     `snapshots_refused`: that came from a leader; what the wire refuses it counts itself. `snapshots_not_taken`: that this leader sent and the
     peer did not take. `entries_from_future`: that this node did not append, see `clocks.py`. `digests_...`: see `DivergenceWatch`.

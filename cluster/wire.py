@@ -15,12 +15,15 @@ import socket
 import ssl
 from collections import Counter
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import cast
 
 import msgspec
 
 from cluster.callers import Doorkeeper, RefusalLog, caller_of
 from cluster.errors import WireRefusedError
+from cluster.tls import TlsProtocol
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +39,8 @@ HELLO_MAX = 1024
 WRITE_BUFFER_MAX = 64 * 1024 * 1024
 """Bytes waiting for a peer that does not read; beyond that the connection is given up."""
 HANDSHAKE_TIMEOUT = 3.0
+HANDSHAKE_THREADS = 2
+"""Threads that make the steps of callers' handshakes, so that no stranger takes the time of the thread that Raft runs in."""
 KEEPALIVE = 0.3
 SILENCE_MAX = 1.5
 """Seconds without any frame after which a connection counts as dead."""
@@ -131,6 +136,39 @@ async def _read_frame(reader: asyncio.StreamReader, limit: int) -> bytes:
     return await reader.readexactly(length)
 
 
+class _Streams(asyncio.StreamReaderProtocol):
+    """The two streams of a connection whose handshake is done."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, greeted: asyncio.Future[_Streams]) -> None:
+        self.reader = asyncio.StreamReader()
+        super().__init__(self.reader)
+        self._greeted = greeted
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        super().connection_made(transport)
+        if not self._greeted.done():
+            self._greeted.set_result(self)
+
+
+class _Caller(TlsProtocol):
+    """A caller whose handshake is made in other threads; `greeted` gets its streams, or why there are none."""
+
+    def __init__(self, context: ssl.SSLContext, greeted: asyncio.Future[_Streams], threads: Executor) -> None:
+        super().__init__(context, lambda: _Streams(greeted), threads, failed=self._refused)
+        self._greeted = greeted
+
+    def _refused(self, error: BaseException) -> None:
+        if not self._greeted.done():
+            self._greeted.set_exception(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._refused(exc or ConnectionResetError("the caller closed the connection during the handshake"))
+
+
 class TlsWire:
     """See `ports.Wire`. `start` needs a running event loop; `failed` gets the first error that must stop the node."""
 
@@ -148,6 +186,7 @@ class TlsWire:
         self._listener: socket.socket | None = None
         clock = asyncio.get_running_loop().time
         self._door = Doorkeeper(clock)
+        self._threads = ThreadPoolExecutor(HANDSHAKE_THREADS, thread_name_prefix="raft-handshake")
         self._refusals = RefusalLog(clock)
         self._on_message: Callable[[str, bytes], None] = lambda _peer, _data: None
         self._on_connected: Callable[[str], None] = lambda _peer: None
@@ -245,6 +284,7 @@ class TlsWire:
             task.cancel()
         for connection in list(self._connections.values()):
             connection.writer.close()
+        self._threads.shutdown(wait=False)
 
     # ------------------------------------------------------------------ becoming connected
 
@@ -280,12 +320,14 @@ class TlsWire:
     async def _handshake(self, caller: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         loop = asyncio.get_running_loop()
         caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        reader = asyncio.StreamReader(loop=loop)
-        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
-        transport, _ = await loop.connect_accepted_socket(
-            lambda: protocol, caller, ssl=self._settings.server_tls, ssl_handshake_timeout=HANDSHAKE_TIMEOUT
-        )
-        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+        greeted: asyncio.Future[_Streams] = loop.create_future()
+        below, _ = await loop.connect_accepted_socket(lambda: _Caller(self._settings.server_tls, greeted, self._threads), caller)
+        try:
+            streams = await greeted
+        except BaseException:
+            below.abort()
+            raise
+        return streams.reader, asyncio.StreamWriter(streams.transport, streams, streams.reader, loop)
 
     def _certified(self, writer: asyncio.StreamWriter) -> str:
         peer = self._settings.peer_node_id(writer.get_extra_info("ssl_object"))

@@ -58,7 +58,7 @@ class ReplicatedEngine:
         self.engine = empty(level)
 
     def apply(self, index: int, payload: bytes) -> object:
-        """Apply a batch; its outcomes as they are encoded, one a command, in order. Publishes its events."""
+        """Apply a batch, and publish its events. Returns what makes its outcomes, as they are encoded, one a command, in order."""
         self.apply_began = time.perf_counter()
         if payload[:1] == ENTRY_MARK:
             return self._set_level(index, payload)
@@ -69,7 +69,7 @@ class ReplicatedEngine:
             self.keys_changed(applied.keys_put)
         if applied.event_products:
             self._feed.publish(applied.event_products, applied.encoded_events)
-        return [msgspec.Raw(outcome) for outcome in applied.encoded_outcomes]
+        return lambda: [msgspec.Raw(outcome) for outcome in applied.encoded_outcomes]
 
     def _set_level(self, index: int, payload: bytes) -> bool:
         """Change the level. Whether it is another one now."""

@@ -55,3 +55,24 @@ def test_no_leader_although_a_majority_is_there(caplog: pytest.LogCaptureFixture
 def test_one_of_three_that_is_missing_is_no_lost_majority(caplog: pytest.LogCaptureFixture) -> None:
     View().sees("n3", leader="n3", seconds=100)
     assert not caplog.records
+
+
+def test_a_clock_that_is_behind_and_a_node_that_is_away_stop_commits_and_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    view = View()
+    for _ in range(50):
+        view.outlook.look(THREE, {"n1", "n3"}, "n1", votes=True, refusers=frozenset({"n3"}))
+        view.now += 0.1
+    (record,) = caplog.records
+    assert "n3 refuses the entries of this leader" in record.message
+    assert "does not reach n2" in record.message
+    view.sees("n3", leader="n1", seconds=1)
+    assert "a majority of the voters is connected, and n1 leads" in caplog.text
+
+
+def test_a_clock_that_is_behind_alone_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    view = View()
+    for _ in range(50):
+        view.outlook.look(THREE, {"n1", "n2", "n3"}, "n1", votes=True, refusers=frozenset({"n3"}))
+        view.now += 0.1
+    assert not caplog.records

@@ -91,7 +91,7 @@ class LocalRaft:
             if payload:
                 self.entries.append(payload)
                 value = self.machine.apply(self.index, payload)
-            done(ProposeResult(index=self.index, value=value))
+            done(ProposeResult(index=self.index, value=value() if callable(value) else value))
 
     def lose_leadership(self, leader_id: str = "", *, applied: bool = False) -> None:
         """Another node leads, or nobody. What is under way gets OUTCOME_UNKNOWN, and is applied all the same if `applied`."""
