@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from cluster import messages as m
 from cluster.membership import RemoveMember
 from cluster.raft import Raft
 from tests.simulation.faults import Faults
@@ -19,8 +20,8 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("CRITICAL")
 
 
-def _started(world: World) -> tuple[str, str, str]:
-    """The leader of three nodes that are level, then the two others; nothing is under way."""
+def _started(world: World) -> tuple[str, ...]:
+    """The leader of nodes that are caught up, then the others; nothing is under way."""
     for node in world.ids:
         world.start(node)
     leader, since = "", 0.0
@@ -29,8 +30,7 @@ def _started(world: World) -> tuple[str, str, str]:
         now = "".join(node for node in world.ids if _leads(world, node))
         if now != leader or not leader:
             leader, since = now, world.now
-    low, high = (node for node in world.ids if node != leader)
-    return leader, low, high
+    return (leader, *(node for node in world.ids if node != leader))
 
 
 def _raft(world: World, node: str) -> Raft:
@@ -101,6 +101,45 @@ def a_candidate_that_nobody_heard(seed: int) -> None:
     _calm(world)
 
 
+def a_vote_comes_twice(seed: int) -> None:
+    """Two of five nodes are asked to take over, and campaign in one term. One gets a single vote, twice; the other gets two, and leads."""
+    world = World(seed, 5, faults=Faults(copies=0.0))
+    leader, one, voter, other, third = _started(world)
+    world.network.deaf |= {(one, leader), (one, other), (one, third), (other, voter), (other, one)}
+    for asked in (one, other):
+        _raft(world, leader)._outbox.send(asked, m.TimeoutNow(_raft(world, leader).status().term))
+    for _ in range(60):
+        queue = world.network._queue(voter, one)
+        votes = [message for message in queue if isinstance(m.decode(message[1]), m.Vote)]
+        queue.extend(votes[:1])
+        world.step(faults=False, load=False)
+    assert _raft(world, other).status().term > 1
+    _calm(world)
+
+
+def two_changes_that_half_of_the_nodes_hear(seed: int) -> None:
+    """A leader and its partner are alone, and it removes two of five nodes. With one change at a time these two are no majority; with both they
+    are one, and the three others are one of the five as well."""
+    world = MembershipWorld(seed, 5, faults=Faults(copies=0.0))
+    for node in world.ids:
+        world.start(node)
+    old = _other_leader(world, "")
+    for _ in range(40):
+        world.step(faults=False, load=True)
+    partner, *others = (node for node in world.ids if node != old)
+    world.network.deaf |= {way for here in (old, partner) for there in others for way in ((here, there), (there, here))}
+    for gone in others[:2]:
+        world.ask(old, RemoveMember(gone))
+    world.step(faults=False, load=False)
+    for here in (old, partner):
+        for there in others:
+            _cut(world, here, there)  # else those that are removed are told so, and end
+    _other_leader(world, old)
+    for _ in range(100):
+        world.step(faults=False, load=True)
+    _calm(world)
+
+
 def _other_leader(world: MembershipWorld, old: str) -> str:
     """Wait until another node leads."""
     for _ in range(2000):
@@ -166,6 +205,8 @@ HISTORIES = {
     "no_stepping_down": a_candidate_that_nobody_heard,
     "change_before_own_term": two_leaders_change_the_members,
     "not_undone": nobody_hears_of_a_change,
+    "votes_count_twice": a_vote_comes_twice,
+    "two_changes_at_once": two_changes_that_half_of_the_nodes_hear,
 }
 """By the mutant that each shows."""
 

@@ -9,6 +9,7 @@ import pytest
 from tests.simulation.faults import Faults
 from tests.simulation.membership import Changes, MembershipWorld
 from tests.simulation.membership_mutants import MUTANTS
+from tests.simulation.test_histories import HISTORIES
 from tests.simulation.world import ViolationError
 
 
@@ -61,14 +62,12 @@ class Hunt:
     changes: Changes = field(default_factory=Changes)
 
 
-UNHEARD = Faults(isolate=0.03, heal=0.015, cut=0.0, crash=0.0, reset=0.0, pause=0.0, one_way=1.0)
 HUNTS = {
-    "two_changes_at_once": Hunt(range(24, 129), 600, UNHEARD, Changes(add=0.2, remove=0.1)),
     "learners_count": Hunt(faults=Faults(isolate=0.01, cut=0.02), changes=Changes(add=0.05, remove=0.0, read_only=1.0)),
 }
 
 
-@pytest.mark.parametrize("name", [name for name in MUTANTS if name not in ("change_before_own_term", "not_undone")])
+@pytest.mark.parametrize("name", [name for name in MUTANTS if name not in HISTORIES])
 def test_a_missing_rule_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     MUTANTS[name](monkeypatch)
     hunt = HUNTS.get(name, Hunt())

@@ -35,7 +35,6 @@ ELSEWHERE = {
     "torn_end_not_synced": "tests/unit/cluster/test_log.py",
     "removed_from_the_front": "tests/unit/cluster/test_log.py",
     "hard_state_before_log": "tests/unit/cluster/test_raft_log.py",
-    "votes_count_twice": "tests/unit/cluster/test_guard.py",
 }
 """Mutants that decide too seldom in a whole cluster: what shows each within a second."""
 
