@@ -21,7 +21,7 @@ class RaftConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[raft]`: consensus and its log."""
 
     listen: str
-    heartbeat: float = 0.05
+    heartbeat: float = 0.07
     election_timeout_min: float = 0.3
     election_timeout_max: float = 0.6
     leader_fallback: float = 0.8

@@ -109,3 +109,10 @@ def test_many_processes_find_what_one_finds(capsys: pytest.CaptureFixture[str], 
     assert one == two
     assert "`make simulate SEED=20 RUNS=3 NODES=3 STEPS=300`: 3 seeds, 0 violations" in one
     assert one.partition(": ")[2] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_wrong_clocks_and_lost_disks(seed: int) -> None:
+    world = World(seed, faults=Faults(clock=0.004, lose_disk=0.002, copies=0.0))
+    world.run(steps=1500)
+    assert len(world.acknowledged) > 50

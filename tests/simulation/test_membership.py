@@ -43,6 +43,13 @@ def test_members_come_and_go_and_lose_their_disks(seed: int) -> None:
     assert world.promised
 
 
+@pytest.mark.parametrize("seed", range(400, 402))
+def test_members_come_and_go_while_a_clock_is_wrong(seed: int) -> None:
+    world = MembershipWorld(seed, 3, faults=Faults(clock=0.004))
+    world.run(steps=1200)
+    assert world.promised
+
+
 def test_the_same_seed_is_the_same_history() -> None:
     def history(seed: int) -> list[object]:
         world = MembershipWorld(seed, 3, trace=True)

@@ -467,6 +467,9 @@ class World:
         self.heal()
         self.network.calm()
         for host in self.hosts.values():
+            if self.faults.lose_disk or self.faults.harm_log:
+                # A wrong clock is one failure, a disk that is lost another: with both, three nodes commit nothing until one of them is mended.
+                host.skew_ns = 0
             host.disk.death_chance = host.disk.error_chance = 0.0
             host.paused_until = 0.0
             if host.process is None:
