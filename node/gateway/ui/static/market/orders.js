@@ -3,6 +3,7 @@
  */
 
 import { digits, grouped, text, units } from "../core/decimal.js";
+import { Refused } from "../net/cluster.js";
 import { ask, field } from "../parts/dialog.js";
 import { announce, el, fill, table } from "../parts/dom.js";
 import { label, timeOfDay } from "../parts/format.js";
@@ -28,18 +29,17 @@ export function openOrders(market, contract) {
     { label: "Actions" },
   ]);
   const none = el("p", { class: "none" });
-  const all = el("button", { type: "button", class: "button small", onclick: () => void act(() => market.cluster.request("DELETE", `/orders?product_id=${encodeURIComponent(market.product.id)}`, { signed: true }), "Every order of the product is cancelled") }, "Cancel all");
-  const act = async (/** @type {() => Promise<unknown>} */ work, /** @type {string} */ words) => {
+  const all = el("button", { type: "button", class: "button small", onclick: () => void act(() => cancelAll(market)) }, "Cancel all");
+  const act = async (/** @type {() => Promise<string>} */ work) => {
     trouble.textContent = "";
     try {
-      await work();
-      announce(words);
+      announce(await work());
     } catch (error) {
       trouble.textContent = failureWords(error);
     }
     await market.readOwn();
   };
-  const cancel = (/** @type {any} */ order) => act(() => cancelOrder(market, order), "The order is cancelled");
+  const cancel = (/** @type {any} */ order) => act(() => cancelOrder(market, order));
   const draw = () => {
     const ready = Boolean(market.cluster.keys.holder.account);
     const { orders } = market;
@@ -57,9 +57,26 @@ export function openOrders(market, contract) {
   return el("div", { class: "own" }, trouble, none, el("div", { class: "scroll" }, made), all);
 }
 
-/** Cancel an order. A second attempt after a lost answer finds it done: that is what was wanted. @param {Market} market @param {any} order */
+/**
+ * Cancel an order. Where the first answer was lost with its node, the attempt at the next node finds the order done.
+ * @param {Market} market
+ * @param {any} order
+ * @returns {Promise<string>} what to tell
+ */
 async function cancelOrder(market, order) {
-  await market.cluster.request("DELETE", `/orders/${order.id}?product_id=${encodeURIComponent(order.product_id)}`, { signed: true });
+  try {
+    await market.cluster.request("DELETE", `/orders/${order.id}?product_id=${encodeURIComponent(order.product_id)}`, { signed: true });
+    return "The order is cancelled";
+  } catch (error) {
+    if (error instanceof Refused && error.reason === "order_already_done") return "The order was done already";
+    throw error;
+  }
+}
+
+/** Cancel every order of the product. @param {Market} market @returns {Promise<string>} what to tell */
+async function cancelAll(market) {
+  const { body } = await market.cluster.request("DELETE", `/orders?product_id=${encodeURIComponent(market.product.id)}`, { signed: true });
+  return `${body.length} ${body.length === 1 ? "order is" : "orders are"} cancelled`;
 }
 
 /** @param {any} order @param {Market} market @param {(order: any) => void} cancel @param {(() => void) | null} change */
