@@ -91,6 +91,61 @@ def test_every_kind_of_order_is_taken(viewer: Viewer, stage: Stage, kind: str) -
         expect(page.locator("tr[data-order]")).to_have_count(0)
 
 
+def offers(viewer: Viewer, stage: Stage, method: str, path: str) -> bool:
+    """Whether this exchange has a call."""
+    return bool(
+        viewer.page.evaluate(f"fetch('/openapi.json').then(r => r.json()).then(d => Boolean(d.paths['{path}']?.{method}))")
+    )
+
+
+def test_an_order_is_amended(viewer: Viewer, stage: Stage) -> None:
+    page = viewer.page
+    viewer.open(first_url(stage), f"market/{PRODUCT}")
+    if not offers(viewer, stage, "put", "/orders/{id}"):
+        pytest.skip("this exchange does not amend orders")
+    viewer.use_key(stage.person)
+    fill_order(page, "buy", "50000", "0.5")
+    row = page.locator("tr[data-order]")
+    row.get_by_role("button", name="Amend").click()
+    page.fill("dialog input[name=size]", "0.4")
+    page.fill("dialog input[name=price]", "50001")
+    page.get_by_role("button", name="Amend the order").click()
+    expect(row).to_contain_text("50,001.00")
+    (order,) = stage.open_orders()
+    assert (order.price, order.size) == (5_000_100_000_000, 40_000_000)
+    row.get_by_role("button", name="Cancel").click()
+    expect(row).to_have_count(0)
+
+
+def test_the_kill_switch_cancels_and_refuses_until_it_is_released(viewer: Viewer, stage: Stage, browser: Browser) -> None:
+    viewer.allowed.append(REFUSED)
+    page = viewer.page
+    viewer.open(first_url(stage), f"market/{QUIET}")
+    if not offers(viewer, stage, "put", "/admin/switches"):
+        pytest.skip("this exchange has no kill switch")
+    viewer.use_key(stage.person)
+    fill_order(page, "buy", "500", "3")
+    expect(page.locator("tr[data-order]")).to_have_count(1)
+    with viewing(browser, list(stage.urls.values())) as other:
+        other.open(first_url(stage), "cluster")
+        other.use_key(operator(stage))
+        emergency = other.page.get_by_role("group", name="Emergency")
+        emergency.get_by_label("Kill switch for").select_option("account")
+        emergency.get_by_label("Id").fill(stage.person.account_id)
+        other.page.click("#kill")
+        expect(other.page.locator("dialog")).to_contain_text(
+            f"Every open order of account {stage.person.account_id} is cancelled"
+        )
+        other.page.locator("dialog .danger").click()
+        expect(other.page.locator(".operator-panel .outcome")).to_contain_text("The kill switch of")
+        expect(page.locator("tr[data-order]")).to_have_count(0)
+        fill_order(page, "buy", "500", "3")
+        expect(page.locator(".ticket .outcome.refused")).to_contain_text("kill switch")
+        other.page.click("#release")
+        other.page.locator("dialog").get_by_role("button", name="Release the switch").click()
+        expect(other.page.locator(".operator-panel .outcome")).to_contain_text("is released")
+
+
 def test_keys_are_kept_nowhere(viewer: Viewer, stage: Stage) -> None:
     page = viewer.page
     viewer.open(first_url(stage), f"market/{PRODUCT}")

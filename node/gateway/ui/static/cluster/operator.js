@@ -21,6 +21,14 @@ const STATUS_ACTS = new Map([
   ["limit_only", { action: "Limit only", means: "Only limit orders are taken." }],
 ]);
 const EVERY = "";
+const VENUE = "venue";
+/** What a kill switch may be for. */
+const SCOPES = [
+  [VENUE, "The whole venue"],
+  ["product", "A product"],
+  ["account", "An account"],
+  ["firm", "A firm"],
+];
 
 /** @param {Market} market @param {Contract} contract @param {Statuses} statuses @returns {HTMLElement} */
 export function operator(market, contract, statuses) {
@@ -100,19 +108,46 @@ export function operator(market, contract, statuses) {
     );
 
   const killSwitch = () => {
-    const call = contract.first("POST /admin/kill-switch", "PUT /admin/kill-switch", "POST /admin/kill");
-    if (call === null) return null;
-    const run = () =>
-      confirm(
-        "Kill switch for the whole venue",
-        "Cancel every order and stop trading",
-        ["Every open order of every account is cancelled.", "New orders are refused until the switch is released. Cancels go through."],
-        async () => {
-          await command(call.method, call.path, {});
-          return "The kill switch is on.";
-        },
-      );
-    return el("fieldset", {}, el("legend", {}, "Emergency"), el("button", { type: "button", class: "button danger", onclick: run }, "Kill switch"));
+    if (!contract.has("PUT", "/admin/switches")) return null;
+    const scope = el("select", {}, SCOPES.map(([value, words]) => el("option", { value }, words)));
+    const name = el("input", { type: "text", autocomplete: "off", spellcheck: false });
+    const named = field("Id", name);
+    const update = () => {
+      named.hidden = scope.value === VENUE;
+      if (scope.value === "product") name.value = market.product?.id ?? "";
+    };
+    scope.addEventListener("change", update);
+    update();
+    const act = (/** @type {boolean} */ on) => {
+      const id = name.value.trim();
+      if (scope.value !== VENUE && id === "") {
+        name.focus();
+        return;
+      }
+      const what = scope.value === VENUE ? "the whole venue" : `${scope.value} ${id}`;
+      const target = scope.value === VENUE ? "/admin/switches" : `/admin/switches/${scope.value}/${encodeURIComponent(id)}`;
+      const words = on
+        ? [`Every open order of ${what} is cancelled.`, "New orders are refused until the switch is released. Cancels go through."]
+        : [`New orders of ${what} are taken again. Orders that were cancelled do not come back.`];
+      const title = on ? `Kill switch: ${what}` : `Release the kill switch: ${what}`;
+      confirm(title, on ? `Cancel every order of ${what}` : "Release the switch", words, async () => {
+        const { body } = await command("PUT", target, { switches: on ? ["kill"] : [] });
+        return on ? `The kill switch of ${what} is on: ${body.cancelled} orders were cancelled${body.pending ? ", more follow" : ""}.` : `The kill switch of ${what} is released.`;
+      }, on);
+    };
+    return el(
+      "fieldset",
+      {},
+      el("legend", {}, "Emergency"),
+      field("Kill switch for", scope),
+      named,
+      el(
+        "div",
+        { class: "buttons start" },
+        el("button", { type: "button", class: "button danger", id: "kill", onclick: () => act(true) }, "Kill switch"),
+        el("button", { type: "button", class: "button", id: "release", onclick: () => act(false) }, "Release"),
+      ),
+    );
   };
 
   market.cluster.keys.addEventListener("change", draw);
