@@ -54,7 +54,6 @@ export class Market extends EventTarget {
     this.balances = [];
     /** @type {any | null} the key's fee rates */
     this.fees = null;
-    this.hasHistory = true;
     this.ownDue = false;
     this.feed = new Feed(cluster, {
       onBook: (book, anew) => this.#begin(book, anew),
@@ -69,6 +68,11 @@ export class Market extends EventTarget {
       this.#tell("own");
       this.#ownChanged();
     });
+  }
+
+  /** Whether the node that is asked now keeps a history. */
+  get hasHistory() {
+    return this.cluster.historians.has(this.cluster.current);
   }
 
   /** @param {string} what */
@@ -152,8 +156,7 @@ export class Market extends EventTarget {
       try {
         candles.load(await this.cluster.read(`/products/${encodeURIComponent(id)}/candles?granularity=${seconds}`));
       } catch (error) {
-        if (!(error instanceof Refused)) throw error;
-        this.hasHistory = error.reason !== "no_history";
+        if (!(error instanceof Refused)) throw error; // the node changed meanwhile, and the next one keeps no history
       }
     }
     if (this.product.id !== id || this.interval !== seconds) return;
@@ -298,8 +301,7 @@ export class Market extends EventTarget {
       const known = new Set(kept.map((/** @type {any} */ fill) => fill.trade_id));
       this.fills = [...this.fills.filter((fill) => !known.has(fill.trade_id)), ...kept].slice(0, FILLS_KEPT);
     } catch (error) {
-      if (error instanceof Refused && error.reason === "no_history") this.hasHistory = false;
-      else throw error;
+      if (!(error instanceof Refused)) throw error;
     }
   }
 }

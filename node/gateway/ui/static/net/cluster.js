@@ -45,6 +45,8 @@ export class Cluster extends EventTarget {
     this.current = origin;
     /** Milliseconds by which the servers' clock is ahead of the browser's. */
     this.skew = 0;
+    /** @type {Set<string>} URLs of the members that keep a history */
+    this.historians = new Set();
     /** @type {Map<string, number>} until when a URL is asked last */
     this.avoided = new Map();
   }

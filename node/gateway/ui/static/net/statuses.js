@@ -67,6 +67,8 @@ export class Statuses extends EventTarget {
       if (!response.ok) throw new Error(status.message);
       this.misses.set(member.url, 0);
       this.seen.set(member.url, { id: status.node_id, url: member.url, at: Date.now(), status, error: "", samples: before?.samples ?? null });
+      if (status.history === undefined) this.cluster.historians.delete(member.url);
+      else this.cluster.historians.add(member.url);
       if (status.members?.length) this.cluster.learn(member.url, status.node_id, status.members);
     } catch (error) {
       const misses = (this.misses.get(member.url) ?? 0) + 1;
