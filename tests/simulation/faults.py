@@ -49,6 +49,7 @@ class Injector:
 
     def __init__(self, world: World) -> None:
         self.world = world
+        self.clock_node = world.ids[world.seed % len(world.ids)]
 
     def inject(self) -> None:
         """One step's faults."""
@@ -64,7 +65,7 @@ class Injector:
         if self.chance(faults.transfer_leadership):
             self.strike("hand-over")
         if self.chance(faults.clock):
-            self.strike("clock", world.ids[world.seed % len(world.ids)], str(world.rng.choice(SKEWS)))
+            self.strike("clock", self.clock_node, str(world.rng.choice(SKEWS)))
         for incident in world.script.rest():
             self.carry_out(incident)
 

@@ -21,7 +21,7 @@ from functools import partial
 from itertools import combinations
 
 from cluster import hardstate
-from cluster.clocks import AHEAD_MAX, BENCHED
+from cluster.clocks import AHEAD_MAX
 from cluster.errors import ClusterError, RaftFatalError
 from cluster.ports import Schemas, Snapshots, Timekeeper
 from cluster.raft import ProposeResult, Raft, open_raft
@@ -467,9 +467,6 @@ class World:
         self.heal()
         self.network.calm()
         for host in self.hosts.values():
-            if self.faults.lose_disk or self.faults.harm_log:
-                # A wrong clock is one failure, a disk that is lost another: with both, three nodes commit nothing until one of them is mended.
-                host.skew_ns = 0
             host.disk.death_chance = host.disk.error_chance = 0.0
             host.paused_until = 0.0
             if host.process is None:
@@ -479,22 +476,16 @@ class World:
         """Within the bounds a new command commits, and every node votes and has what was committed when the faults ended."""
         began, proposed, committed, behind = self.now, self.proposed, self.committed_last, set(self.members())
         while behind or self.newest_acknowledged <= proposed:
-            if self.newest_acknowledged <= proposed and self.now > began + self._commit_bound:
-                raise self.violation(f"no command commits within {self._commit_bound} s after the last fault")
+            if self.newest_acknowledged <= proposed and self.now > began + COMMIT_BOUND:
+                raise self.violation(f"no command commits within {COMMIT_BOUND} s after the last fault")
             self._follow(behind, committed, began)
         self.recovered_in = self.now - began
-
-    @property
-    def _commit_bound(self) -> float:
-        """A leader that gave up the lead because of its clock waits `BENCHED`. With a node that recovers, nobody else may be able to lead."""
-        both = self.faults.clock and (self.faults.lose_disk or self.faults.harm_log)
-        return COMMIT_BOUND + BENCHED if both else COMMIT_BOUND
 
     def _follow(self, behind: set[str], index: int, began: float) -> None:
         """A step; who has applied everything up to `index`, and votes, is no longer behind."""
         self.step(faults=False, load=True)
         behind.intersection_update([node for node in self.members() if not self._is_caught_up(node, index)])
-        if behind and self.now > began + LEVEL_BOUND + self._commit_bound - COMMIT_BOUND:
+        if behind and self.now > began + LEVEL_BOUND:
             raise self.violation(
                 f"{sorted(behind)} not level within {LEVEL_BOUND} s of calm; the others were at {self.committed_last}"
             )
