@@ -175,9 +175,13 @@ class Roll:
         await self.submit(market())
 
     async def replace(self) -> None:
-        """Replace every node by the present version, followers first."""
+        """Replace every node by the present version, followers first. The first one goes back to the former version in between: until the level
+        changes that is free."""
         leader = await self.present.leader()
-        for node_id in [*(each for each in self.present.node_ids if each != leader), leader]:
+        first, *others = [*(each for each in self.present.node_ids if each != leader), leader]
+        for version in (self.present, self.former, self.present):
+            await self.change(first, version)
+        for node_id in others:
             await self.change(node_id, self.present)
 
     async def change(self, node_id: str, version: LocalCluster) -> None:
