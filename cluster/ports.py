@@ -62,12 +62,14 @@ class Schemas:
     """In which schema (ABI) the commands of the log are. One entry may say that what comes behind it is in another one.
 
     `in_force`: that of the state. `behind`: what a command says of those behind it; None where it says nothing. `accepted`: those that this node can
-    read.
+    read. `may_apply`: whether a committed command can be applied now. Where it cannot, nothing is applied, and it is asked again with every tick,
+    until what the owner prepares for it is ready.
     """
 
     in_force: Callable[[], str]
     accepted: frozenset[str]
     behind: Callable[[bytes], str | None] = lambda _command: None
+    may_apply: Callable[[bytes], bool] = lambda _command: True
 
 
 class StateMachine(Protocol):

@@ -101,7 +101,9 @@ class Raft:
         randomness: seams.Randomness,
         snapshot_index: int,
         timekeeper: Timekeeper,
+        may_apply: Callable[[bytes], bool] = lambda _command: True,
     ) -> None:
+        self._may_apply = may_apply
         self.on_role_change: list[Callable[[str, str], None]] = []
         self.wake: Callable[[], None] = lambda: None
         self._settings = settings
@@ -435,6 +437,10 @@ class Raft:
         """See `seams.CoreHooks`."""
         self._replication.begin()
 
+    def can_apply(self, entry: LogEntry) -> bool:
+        """See `seams.CoreHooks`."""
+        return entry.payload[0] != m.COMMAND or self._may_apply(entry.payload[1:])
+
     def apply(self, entry: LogEntry) -> None:
         """See `seams.CoreHooks`. Whatever the state machine raises stops the node."""
         kind, index = entry.payload[0], entry.index
@@ -581,4 +587,5 @@ def open_raft(
         randomness=randomness,
         snapshot_index=mark.index if mark else 0,
         timekeeper=timekeeper or Timekeeper(),
+        may_apply=schemas.may_apply if schemas is not None else lambda _command: True,
     )

@@ -118,6 +118,9 @@ class CoreHooks(Protocol):
     def begin_leading(self) -> None:
         """This node was elected; the first entry of its term is in the log."""
 
+    def can_apply(self, entry: LogEntry) -> bool:
+        """Whether a committed entry can be applied now; where not, it is asked again with the next tick."""
+
     def apply(self, entry: LogEntry) -> None:
         """Apply a committed entry."""
 
@@ -295,6 +298,8 @@ class Core(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
         until = self._now() + SLICE_SECONDS
         while self.applied_index < end:
             entry = self._log.entry(self.applied_index + 1)
+            if not self._hooks.can_apply(entry):
+                return
             self._SyncObj__raftLastApplied = entry.index
             self._hooks.apply(entry)
             if self._now() > until:

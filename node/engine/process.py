@@ -53,7 +53,7 @@ from node.engine.modes import Mode, Modes
 from node.engine.native_server import NativeServer
 from node.engine.replicated_engine import ReplicatedEngine, stamp_of
 from node.engine.service import EngineService, Identity
-from node.engine.snapshot_port import SnapshotPort
+from node.engine.snapshot_port import SnapshotPort, collector_off
 from node.engine.startup import FULL, check_start, diagnosis_of_disk, diagnosis_of_start, seeding_of, snapshot_loader
 from node.errors import DataDirectoryError, NodeRunningError, QuorumbookError, cause
 from node.migration import switch
@@ -124,9 +124,10 @@ def build(config: NodeConfig, known: identity.Identity, modes: Modes) -> Parts:
         clock=time.monotonic,
         randomness=random.Random(),
         timekeeper=Timekeeper(time.time_ns, stamp_of, lambda: machine.engine.time),
-        schemas=Schemas(lambda: machine.level.abi, ACCEPTED, abi_behind),
+        schemas=Schemas(lambda: machine.level.abi, ACCEPTED, abi_behind, machine.may_apply),
     )
     joining.raft = raft
+    machine.beside = _beside(raft)
     entries = Entries(lambda: raft.abi_at_end)
     start = secrets.token_hex(8)
     addresses = Addresses(config, lambda: _members_of(raft))
@@ -183,6 +184,19 @@ def disk_figures(data: Path) -> dict[str, int]:
         if paths := snapshot_paths(data / "snapshots"):
             found["snapshot_timestamp_seconds"] = int((paths[-1] / SEAL).stat().st_mtime)
     return found
+
+
+def _beside(raft: Raft) -> Callable[[Callable[[], None]], object]:
+    """Runs work in a thread, with the garbage collector off, and wakes Raft when it is through."""
+    loop = asyncio.get_running_loop()
+
+    def work(action: Callable[[], None]) -> None:
+        with collector_off():
+            action()
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(lambda: raft.wake())
+
+    return lambda action: loop.run_in_executor(None, work, action)
 
 
 def _open_disk(config: NodeConfig, known: identity.Identity, durations: EngineDurations) -> RealDisk:

@@ -11,8 +11,10 @@ import msgspec
 from node.durations import EngineDurations
 from node.engine.feed import Feed
 from node.engine.market import Market, SavedProduct
-from snapshots.levels.level import ENTRY_MARK, Level, SetLevel, decode_set_level
-from snapshots.levels.states import apply, empty, level_of
+from snapshots.errors import LevelError
+from snapshots.levels.level import ENTRY_MARK, Level, SetLevel, decode_set_level, is_level_entry
+from snapshots.levels.raising import raised
+from snapshots.levels.states import apply, empty, level_of, takes_effect
 from statemachine.engine import Engine
 
 log = logging.getLogger(__name__)
@@ -28,11 +30,41 @@ def stamp_of(entry: bytes) -> int:
     return 0
 
 
+class _Conversion:
+    """A state on its way to the next level, made in a thread."""
+
+    def __init__(self, engine: Engine, change: SetLevel) -> None:
+        self.engine = engine
+        self._change = change
+        self._made: Engine | None = None
+        self._error: Exception | None = None
+        self.over = False
+
+    def run(self) -> None:
+        """Make it. Runs in the thread."""
+        began = time.monotonic()
+        try:
+            self._made = raised(self.engine, self._change.old, self._change.to)
+            log.info("the state is ready for level %s; it took %.1f s", self._change.to, time.monotonic() - began)
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is raised where the entry is applied, and the node stops
+            self._error = error
+        self.over = True
+
+    def result(self) -> Engine:
+        """What was made. Raises whatever went wrong."""
+        if self._error is not None:
+            raise self._error
+        assert self._made is not None
+        return self._made
+
+
 class ReplicatedEngine:
     """See `cluster.ports.StateMachine`. `engine` is replaced whole when a snapshot is restored.
 
     Attributes:
         keys_changed: called with the ids of API keys that were put; with none where any may be another.
+        let_go: told of an engine that another one has taken the place of, when the level changed.
+        beside: runs work in a thread, and has the log looked at again when it is through; None: the state is converted when the entry is applied.
         level_changed: called with the entry that changed the level, and its index.
         durations: the histograms of the process.
         apply_began: `time.perf_counter` when the latest entry began to be applied.
@@ -46,6 +78,9 @@ class ReplicatedEngine:
         self.applied_entries = 0
         self.keys_changed: Callable[[list[str]], None] = lambda _key_ids: None
         self.level_changed: Callable[[SetLevel, int], None] = lambda _change, _index: None
+        self.beside: Callable[[Callable[[], None]], object] | None = None
+        self.let_go: Callable[[Engine], None] = lambda _engine: None
+        self._conversion: _Conversion | None = None
 
     @property
     def level(self) -> Level:
@@ -71,17 +106,40 @@ class ReplicatedEngine:
             self._feed.publish(applied.event_products, applied.encoded_events)
         return lambda: [msgspec.Raw(outcome) for outcome in applied.encoded_outcomes]
 
+    def may_apply(self, payload: bytes) -> bool:
+        """Whether an entry can be applied now. One that changes the level first has the state converted beside the event loop: nothing is applied
+        meanwhile, so the state stays as it is, and reads and heartbeats go on."""
+        if self.beside is None or not is_level_entry(payload):
+            return True
+        conversion = self._conversion
+        if conversion is None or conversion.engine is not self.engine:
+            change = decode_set_level(payload)
+            try:
+                if change is None or not takes_effect(self.engine, change):
+                    return True
+            except LevelError:
+                return True  # to be raised by `apply`
+            self._conversion = conversion = _Conversion(self.engine, change)
+            self.beside(conversion.run)
+        return conversion.over
+
+    def _converted(self, engine: Engine, old: Level, to: Level) -> Engine:
+        """The state at the next level: made beside before, or now."""
+        conversion, self._conversion = self._conversion, None
+        return raised(engine, old, to) if conversion is None or conversion.engine is not engine else conversion.result()
+
     def _set_level(self, index: int, payload: bytes) -> bool:
         """Change the level. Whether it is another one now."""
         before = self.engine
         began = time.monotonic()
-        self.engine, _ = apply(before, payload)
+        self.engine, _ = apply(before, payload, self._converted)
         if self.engine is before:
             return False
         log.warning("the level is %s from here on; the entry took %.0f ms", self.level, (time.monotonic() - began) * 1e3)
         change = decode_set_level(payload)
         assert change is not None
         self.level_changed(change, index)
+        self.let_go(before)
         return True
 
     def digest(self) -> bytes:

@@ -67,6 +67,7 @@ class SnapshotPort:
         """Index of the snapshot that the engine's changes are relative to; 0 for the empty state, None when there is none such any more."""
         self._based = machine.engine
         """The engine whose changes count from that snapshot."""
+        machine.let_go = self._let_go
         self._captured: Engine | None = None
         """Whose state is being written."""
         self._executor = executor or ThreadPoolExecutor(1, "snapshot check")
@@ -129,6 +130,11 @@ class SnapshotPort:
         self._note()
         self.pause_last_ms = round((time.monotonic() - started) * 1e3)
         log.info("snapshot at index %d begun, sequence %d; paused for %d ms", mark.index, engine.sequence, self.pause_last_ms)
+
+    def _let_go(self, engine: Engine) -> None:
+        """Release a state that is not needed any more. One that is being written is let go when it is (`poll`)."""
+        if engine is not self._captured:
+            self._executor.submit(engine.release)
 
     def _note(self) -> None:
         self.sequence = self._machine.engine.sequence

@@ -108,6 +108,7 @@ class LevelWorld(ExchangeWorld):
         kind = WatchedEngine if self.software.get(node, FORMER) is BOTH else FormerMachine
         machine = kind(self.ledger, node)
         machine.engine = states.empty(self.level_of_data(self.hosts[node]))
+        machine.beside = lambda work: self._post_at(self.now + self.rng.uniform(0.0, 0.5), work)
         return machine
 
     def new_snapshots(self, host: Host, machine: Machine) -> Snapshots:
@@ -121,7 +122,7 @@ class LevelWorld(ExchangeWorld):
         assert isinstance(machine, WatchedEngine)
         if isinstance(machine, FormerMachine):
             return Schemas(lambda: V0_2_0.abi, FORMER)
-        return Schemas(lambda: machine.level.abi, BOTH, abi_behind)
+        return Schemas(lambda: machine.level.abi, BOTH, abi_behind, machine.may_apply)
 
     def entries_of(self, process: Process) -> Entries:
         return Entries(lambda: process.raft.abi_at_end)
