@@ -9,11 +9,11 @@ from typing import Protocol
 import msgspec
 
 from node.config.settings import AdminConfig
-from node.credentials import same_text, sign
+from node.credentials import HELLO_METHOD, HELLO_TARGET, same_text
 from node.engine.feed import Audience
 from node.errors import RequestFailed
 from node.keys import addresses
-from node.keys.sealing import ApiKey
+from node.keys.sealing import ApiKey, operator_key
 from node.native.protocol import (
     ApiKeyQuery,
     ApiKeysQuery,
@@ -169,17 +169,13 @@ def authenticate(hello: Hello, admin: AdminConfig, keys: Keys, now: float, addre
         raise RequestFailed(FailCode.UNAUTHORIZED, "key_id: sign the greeting with an API key, or show a node's certificate")
     _check_age(hello.timestamp, now)
     if same_text(hello.key_id, admin.key_id):
-        _check_signature(hello, admin.secret, admin.passphrase)
-        if not addresses.allowed(address, addresses.networks(admin.addresses)):
-            raise RequestFailed(FailCode.UNAUTHORIZED, f"key_id: this key may not be used from {address}")
+        _check(hello, operator_key(admin.key_id, admin.secret, admin.passphrase, addresses.networks(admin.addresses)), address)
         return Principal(name="operator", operator=True)
     row = keys.find(hello.key_id)
     if row is None:
         raise RequestFailed(FailCode.UNAUTHORIZED, "key_id: invalid API key")
     key = keys.open(row)
-    _check_signature(hello, key.secret, key.passphrase)
-    if not key.allows(address):
-        raise RequestFailed(FailCode.UNAUTHORIZED, f"key_id: this key may not be used from {address}")
+    _check(hello, key, address)
     return of_key(row, key, address)
 
 
@@ -228,12 +224,12 @@ def _check_age(timestamp: str, now: float) -> None:
         raise RequestFailed(FailCode.UNAUTHORIZED, text)
 
 
-def _check_signature(hello: Hello, secret: str, passphrase: str) -> None:
-    try:
-        expected = sign(secret, hello.timestamp)
-    except ValueError:
-        expected = None
-    if expected is None or not same_text(expected, hello.signature):
+def _check(hello: Hello, key: ApiKey, address: str) -> None:
+    """Raises `RequestFailed` (UNAUTHORIZED) unless the greeting is signed with the key and comes from where it may."""
+    message = f"{hello.timestamp}{HELLO_METHOD}{HELLO_TARGET}".encode("utf-8", "surrogatepass")
+    if not key.proves(hello.signature, message):
         raise RequestFailed(FailCode.UNAUTHORIZED, "signature: invalid signature")
-    if not same_text(passphrase, hello.passphrase):
+    if not same_text(hello.passphrase, key.passphrase):
         raise RequestFailed(FailCode.UNAUTHORIZED, "passphrase: invalid passphrase")
+    if not key.allows(address):
+        raise RequestFailed(FailCode.UNAUTHORIZED, f"key_id: this key may not be used from {address}")

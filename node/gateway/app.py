@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
 
 import msgspec
 from aiohttp import web
@@ -18,9 +19,11 @@ from node.budget import Cost
 from node.calendars import CalendarText
 from node.errors import RequestFailed
 from node.gateway import accounts, admin, controls, health, history, market, orders, sockets
-from node.gateway.calls import Route, answer, failure_response, peer_address
+from node.gateway.calls import Call, Route, answer, failure_response, finish, peer_address
+from node.gateway.direct import DirectOrders, Respond, Work
 from node.gateway.errors import ApiError, NotLeaderError, UnavailableError
 from node.gateway.gateway import Gateway
+from node.gateway.http.limits import REFUSAL_PAUSE
 from node.gateway.http.messages import JSON, Request, Response, Router, json_response
 from node.gateway.http.server import HttpServer
 from node.gateway.openapi import document
@@ -125,6 +128,11 @@ ROUTES = (
 )
 
 
+def _route(method: str, path: str) -> Route:
+    """One of them."""
+    return next(route for route in ROUTES if (route.method, route.path) == (method, path))
+
+
 @dataclass(frozen=True)
 class _Served:
     """A method of a path. `name` is the path as routes write it, for the metrics."""
@@ -169,6 +177,7 @@ class Application:
         assert sockets is not None, "the runner is set up"
         self.server = HttpServer(
             self.handle,
+            direct=DirectOrders(gateway, _route("POST", "/orders"), _route("DELETE", "/orders/{id}"), self._finish).begin,
             socket_paths=SOCKET_PATHS,
             socket_protocol=sockets,
             refused=self._refused,
@@ -190,31 +199,48 @@ class Application:
         begun = time.perf_counter()
         methods, names = self.router.find(request.path)
         served = methods.get(request.method)
-        try:
-            if served is not None:
-                response = await served.answer(request, names)
-            elif (preflight := self.page.preflight(request)) is not None:
-                response = preflight
-            elif methods:
-                response = json_response({"message": "Method Not Allowed"}, 405, {"Allow": ",".join(sorted(methods))})
-            else:
-                response = json_response({"message": "NotFound"}, 404)
-        except (ApiError, NotLeaderError, UnavailableError, RequestFailed) as error:
-            response = failure_response(request, error)
-        except asyncio.CancelledError:
-            raise
-        except Exception:
-            log.exception("fault while answering %s %s", request.method, request.path[:200])
-            response = json_response({"message": "Internal error"}, 500)
+        if served is not None:
+            response = await _caught(request, served.answer(request, names))
+        elif (preflight := self.page.preflight(request)) is not None:
+            response = preflight
+        elif methods:
+            response = json_response({"message": "Method Not Allowed"}, 405, {"Allow": ",".join(sorted(methods))})
+        else:
+            response = json_response({"message": "NotFound"}, 404)
         method, name = (request.method, served.name) if served is not None else ("OTHER", "none")
         self.gateway.metrics.request(method, name, response.status, time.perf_counter() - begun)
         return self.page.share(request, response)
+
+    def _finish(self, call: Call, work: Work, begun: float, respond: Respond) -> None:
+        """Answer a request of which a coroutine is left; it came at `begun`."""
+        assert self.server is not None, "it took the request"
+        self.server.begin(self._finished(call, work, begun, respond))
+
+    async def _finished(self, call: Call, work: Work, begun: float, respond: Respond) -> None:
+        response = await _caught(call.request, finish(call, work))
+        self.gateway.metrics.request(call.route.method, call.route.path, response.status, time.perf_counter() - begun)
+        if response.status == HTTPStatus.TOO_MANY_REQUESTS:
+            await asyncio.sleep(REFUSAL_PAUSE)
+        respond(response)
 
     def _refused(self, kind: str, peer: str) -> None:
         """A connection or request was refused before it reached a handler. Whoever sends what cannot be read pays for it."""
         self.gateway.metrics.refused(kind)
         if kind == "malformed":
             self.gateway.limits.addresses.spend(peer_address(peer), Cost.MALFORMED)
+
+
+async def _caught(request: Request, answering: Awaitable[Response]) -> Response:
+    """The response, or the one that stands for a failure."""
+    try:
+        return await answering
+    except (ApiError, NotLeaderError, UnavailableError, RequestFailed) as error:
+        return failure_response(request, error)
+    except asyncio.CancelledError:
+        raise
+    except Exception:
+        log.exception("fault while answering %s %s", request.method, request.path[:200])
+        return json_response({"message": "Internal error"}, 500)
 
 
 async def _of_machine(gateway: Gateway, call: health.MachineCall, request: Request, _names: Mapping[str, str]) -> Response:

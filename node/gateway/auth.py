@@ -31,11 +31,10 @@ from node.gateway.backend import Backend
 from node.gateway.errors import ApiError, UnknownHereError
 from node.gateway.values import NAME, order_text
 from node.keys import addresses
-from node.keys.sealing import ApiKey, ClusterKeys
+from node.keys.sealing import ApiKey, ClusterKeys, operator_key
 from node.native.protocol import ApiKeyQuery, FailCode
 from statemachine.commands import AnyCommand
 from statemachine.events import Amended, AnyOutcome, Cancelled, Done, Placed, Rejected, Replaced, Switched, Transferred
-from statemachine.limits import OPERATOR
 from statemachine.tables import ApiKeyRow
 from statemachine.types import Permission, Reason
 
@@ -101,9 +100,7 @@ class Authenticator:
     def __post_init__(self) -> None:
         admin = self.admin
         self._nobody = ApiKey("", "", "", "", 0)
-        self._operator = ApiKey(
-            admin.key_id, OPERATOR, admin.secret, admin.passphrase, sum(Permission), addresses.networks(admin.addresses)
-        )
+        self._operator = operator_key(admin.key_id, admin.secret, admin.passphrase, addresses.networks(admin.addresses))
         self.backend.follow_keys(self._changed)
 
     async def identify(self, claim: Claim, address: str, method: str, target: str, body: bytes) -> Identity:
@@ -128,6 +125,19 @@ class Authenticator:
         if not key.allows(address):
             detail = f"this key may not be used from {address or 'an unknown address'}"
             raise _refused("IP does not match IP whitelist", "CB-ACCESS-KEY", detail)
+        return Identity(key.key_id, key.owner_id, key.permissions, address, key)
+
+    def identify_known(self, claim: Claim, address: str, method: str, target: str, body: bytes) -> Identity | None:
+        """Whose claim it is, if its key is kept here and all is well; else `identify` says what is wrong."""
+        key = self._keys.get(claim.key_id)
+        timestamp = claim.timestamp
+        if key is None or _TIMESTAMP.fullmatch(timestamp) is None or abs(self.now() - float(timestamp)) > self.age_max:
+            return None
+        message = f"{timestamp}{method}{target}".encode("utf-8", "surrogateescape") + body
+        proven = key.proves(claim.signature, message) and same_text(claim.passphrase, key.passphrase)
+        if not proven or not key.allows(address):
+            return None
+        self._keys.move_to_end(claim.key_id)
         return Identity(key.key_id, key.owner_id, key.permissions, address, key)
 
     async def again(self, identity: Identity, *, at_leader: bool = False) -> Identity | None:
@@ -261,6 +271,10 @@ class Replays:
         if request_id in self._seen:
             raise replayed(self._seen[request_id][1])
         self._seen[request_id] = (now + self._seconds, UNDER_WAY)
+
+    def knows(self, request_id: str) -> bool:
+        """Whether a request was taken before."""
+        return request_id in self._seen
 
     def done(self, request_id: str, outcomes: Sequence[AnyOutcome]) -> None:
         """Note what the request did."""

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from node.errors import ConnectionLost, RequestFailed
 from node.gateway.errors import ApiError, NotLeaderError, UnavailableError
 from node.native.client import ClusterClient, NativeConnection
-from node.native.connection import KeysCallback
+from node.native.connection import KeysCallback, OutcomesTaker
 from node.native.protocol import AnyQuery, ApiKeyQuery, ControlAction, Events, FailCode, StatusQuery
 from statemachine.commands import AnyCommand
 from statemachine.events import AnyEvent, AnyOutcome
@@ -43,6 +43,8 @@ Lost = Callable[[str], None]
 """Called once when a subscription ends, with the reason."""
 
 
+Outcomes = asyncio.Future[list[AnyOutcome]]
+
 _Arrived = asyncio.Queue[list[AnyEvent] | None]
 
 
@@ -60,8 +62,20 @@ class Resent:
 class Backend(Protocol):
     """What the gateway needs of the exchange."""
 
-    async def submit(self, commands: Sequence[AnyCommand], resent: Resent | None = None) -> list[AnyOutcome]:
+    @property
+    def ready(self) -> bool:
+        """Whether `enqueue` can send commands at once."""
+
+    def enqueue(self, commands: Sequence[AnyCommand], outcomes: OutcomesTaker) -> None:
+        """Send commands to this node's engine, and have the outcomes or the failure told once."""
+
+    async def submit(
+        self, commands: Sequence[AnyCommand], resent: Resent | None = None, begun: Outcomes | None = None
+    ) -> list[AnyOutcome]:
         """The commands' outcomes, durable and applied; notes in `resent` whether they went out again.
+
+        Args:
+            begun: what `enqueue` told of them.
 
         Raises NotLeaderError, UnavailableError, or ApiError 429 when the queue is full.
         """
@@ -109,14 +123,27 @@ class NodeBackend:
         self._lost: dict[str, Lost] = {}
         self._on_keys: KeysCallback = lambda _key_ids: None
 
-    async def submit(self, commands: Sequence[AnyCommand], resent: Resent | None = None) -> list[AnyOutcome]:
+    @property
+    def ready(self) -> bool:
+        """See `Backend.ready`."""
+        return self._connection is not None and not self._connection.closed.is_set()
+
+    def enqueue(self, commands: Sequence[AnyCommand], outcomes: OutcomesTaker) -> None:
+        """See `Backend.enqueue`."""
+        assert self._connection is not None, "the caller looked whether it is there"
+        self._connection.enqueue_for(commands, outcomes)
+        self._deadlines.watch(outcomes, asyncio.get_running_loop().time() + self._deadline)
+
+    async def submit(
+        self, commands: Sequence[AnyCommand], resent: Resent | None = None, begun: Outcomes | None = None
+    ) -> list[AnyOutcome]:
         """See `Backend.submit`."""
         resent = resent or Resent()
         end = asyncio.get_running_loop().time() + self._deadline
         unknown = False
         outcomes: list[AnyOutcome] | None = None
         try:
-            outcomes = await self._submit_here(commands, end)
+            outcomes = await self._submit_here(commands, end, begun)
         except (TimeoutError, ConnectionLost):
             unknown = True
         except RequestFailed as failure:
@@ -128,22 +155,23 @@ class NodeBackend:
             await self._catch_up(max((outcome.sequence for outcome in outcomes), default=0), end)
         return outcomes
 
-    async def _submit_here(self, commands: Sequence[AnyCommand], end: float) -> list[AnyOutcome] | None:
+    async def _submit_here(self, commands: Sequence[AnyCommand], end: float, begun: Outcomes | None) -> list[AnyOutcome] | None:
         """The outcomes from this node's engine, or None where it certainly did nothing: it is not there, or does not lead.
 
         Raises TimeoutError, ConnectionLost and RequestFailed.
         """
-        connection = self._connection
-        if connection is None or connection.closed.is_set():
-            try:
-                async with asyncio.timeout_at(end):
-                    connection = await self._connect()
-            except (ConnectionLost, RequestFailed):
-                return None
-        outcomes = connection.enqueue(commands)
-        self._deadlines.watch(outcomes, end)
+        if begun is None:
+            connection = self._connection
+            if connection is None or connection.closed.is_set():
+                try:
+                    async with asyncio.timeout_at(end):
+                        connection = await self._connect()
+                except (ConnectionLost, RequestFailed):
+                    return None
+            begun = connection.enqueue(commands)
+            self._deadlines.watch(begun, end)
         try:
-            return await outcomes
+            return await begun
         except RequestFailed as failure:
             if self._redirect and failure.code is FailCode.NOT_LEADER and failure.leader is not None:
                 raise NotLeaderError(failure.leader) from None
@@ -338,10 +366,10 @@ class _Deadlines:
     """
 
     def __init__(self) -> None:
-        self._waiting: deque[tuple[float, asyncio.Future[list[AnyOutcome]]]] = deque()
+        self._waiting: deque[tuple[float, OutcomesTaker]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
-    def watch(self, future: asyncio.Future[list[AnyOutcome]], end: float) -> None:
+    def watch(self, future: OutcomesTaker, end: float) -> None:
         """End the future at `end`, by the loop's clock, which is no earlier than those before. What is done is forgotten."""
         waiting = self._waiting
         while waiting and waiting[0][1].done():

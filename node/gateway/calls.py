@@ -17,7 +17,7 @@ import msgspec
 
 from node.errors import RequestFailed
 from node.gateway.auth import REPEAT_SECONDS, Claim, Identity, anew, find, is_signed, replayed, signed_id, told, unproven
-from node.gateway.backend import Resent
+from node.gateway.backend import Outcomes, Resent
 from node.gateway.book import Pieces
 from node.gateway.errors import ApiError, BadRequestError, NotLeaderError, UnavailableError, UnknownHereError
 from node.gateway.http.messages import LongResponse, Request, Response, json_response
@@ -67,19 +67,22 @@ class Call:
         names: what stands in the path for the route's names, percent escapes undone.
         status: the node's, from before what the answer tells.
         sequence: that of the command sent, or up to which a read from another source goes.
+        signed: what the client presented; None for a public call.
+        known: the sequence that this node had applied before the commands were sent.
     """
 
     __slots__ = (
         "_has_read",
         "_places",
-        "_signed",
         "_signed_id",
         "gateway",
         "identity",
+        "known",
         "names",
         "request",
         "route",
         "sequence",
+        "signed",
         "status",
     )
 
@@ -93,8 +96,9 @@ class Call:
         self.status = status
         self.identity: Identity | None = None
         self.sequence: int | None = None
+        self.known = 0
         self._has_read = False
-        self._signed: Claim | None = None
+        self.signed: Claim | None = None
         self._signed_id = ""
         self._places = 0
 
@@ -107,8 +111,8 @@ class Call:
     def signed_id(self) -> str:
         """The id that a command of this request gets where its client names none."""
         if not self._signed_id:
-            assert self._signed is not None, "only private routes send commands"
-            self._signed_id = signed_id(self._signed.key_id, self._signed.signature)
+            assert self.signed is not None, "only private routes send commands"
+            self._signed_id = signed_id(self.signed.key_id, self.signed.signature)
         return self._signed_id
 
     @property
@@ -210,26 +214,30 @@ class Call:
         """The id of the request's command at a place."""
         return f"{self.signed_id}:{place}" if place else self.signed_id
 
-    async def command(self, command: AnyCommand) -> AnyOutcome:
+    async def command(self, command: AnyCommand, begun: Outcomes | None = None) -> AnyOutcome:
         """Apply a command. The answer's sequence header will be its sequence."""
-        return (await self.commands([command]))[0]
+        return (await self.commands([command], begun))[0]
 
-    async def commands(self, commands: Sequence[AnyCommand]) -> list[AnyOutcome]:
+    async def commands(self, commands: Sequence[AnyCommand], begun: Outcomes | None = None) -> list[AnyOutcome]:
         """Apply commands in one entry of the log. The answer's sequence header will be the last one's. Each counts for the key's limit.
+
+        Args:
+            begun: the outcomes of a first attempt, which was charged for and noted.
 
         Raises ApiError 400 where a command that has its id from the signature was carried out before.
         """
         if not commands:
             return []
         assert self.identity is not None, "only private routes send commands"
-        if len(commands) > 1:
-            self.gateway.limits.keys.spend(self.identity.key_id, len(commands) - 1)
-        if self.status is not None and not self.status.quorum:
-            self.identity = await self._confirmed(self.identity)
+        if begun is None:
+            if len(commands) > 1:
+                self.gateway.limits.keys.spend(self.identity.key_id, len(commands) - 1)
+            if self.status is not None and not self.status.quorum:
+                self.identity = await self._confirmed(self.identity)
         if not any(is_signed(command.command_id) for command in commands):
-            outcomes = await self.gateway.backend.submit(commands)
+            outcomes = await self.gateway.backend.submit(commands, begun=begun)
         else:
-            outcomes = await self._once(commands)
+            outcomes = await self._once(commands, begun)
         self.sequence = max(outcome.sequence for outcome in outcomes)
         return outcomes
 
@@ -242,25 +250,35 @@ class Call:
             found.require(self.route.permission)
         return found
 
-    async def _once(self, commands: Sequence[AnyCommand]) -> list[AnyOutcome]:
+    def signs(self, command: AnyCommand) -> bool:
+        """Whether a command has its id from the request's signature."""
+        return bool(self._signed_id) and command.command_id == self._signed_id
+
+    def carried_out(self, outcomes: Sequence[AnyOutcome]) -> None:
+        """Note what the request did, if its signature names its commands."""
+        if self._signed_id:
+            self.gateway.replays.done(self._signed_id, outcomes)
+            self.request.origin.answered.append(self._signed_id)
+
+    async def _once(self, commands: Sequence[AnyCommand], begun: Outcomes | None) -> list[AnyOutcome]:
         """Apply commands that a signature names, unless this request was carried out before."""
-        replays, status = self.gateway.replays, self.gateway.monitor.status
-        known, resent = status.sequence if status is not None else 0, Resent()
+        replays, resent = self.gateway.replays, Resent()
+        if begun is None:
+            status = self.gateway.monitor.status
+            self.known = status.sequence if status is not None else 0
+            try:
+                replays.begin(self.signed_id)
+            except ApiError:
+                if not self._is_repeatable(commands):
+                    raise
+                return await self.gateway.backend.submit(anew(commands))
         try:
-            replays.begin(self.signed_id)
-        except ApiError:
-            if not self._is_repeatable(commands):
-                raise
-            return await self.gateway.backend.submit(anew(commands))
-        origin = self.request.origin
-        try:
-            outcomes = await self.gateway.backend.submit(commands, resent)
+            outcomes = await self.gateway.backend.submit(commands, resent, begun)
         except BaseException:
             replays.undone(self.signed_id)
             raise
-        replays.done(self.signed_id, outcomes)
-        origin.answered.append(self.signed_id)
-        before = find(commands, outcomes, known, resent=resent.happened)
+        self.carried_out(outcomes)
+        before = find(commands, outcomes, self.known, resent=resent.happened)
         if before and self._is_repeatable(commands):
             return await self.gateway.backend.submit(anew(commands))
         if before:
@@ -270,8 +288,8 @@ class Call:
     def _is_repeatable(self, commands: Sequence[AnyCommand]) -> bool:
         """Whether an equal request is a further one: its client counts whole seconds, it comes within that time, and either all that it does is to
         cancel, or it cannot be the first one, sent again (ADR 0034): that one was answered on this very connection before this one began."""
-        assert self._signed is not None, "only private routes send commands"
-        timestamp = self._signed.timestamp
+        assert self.signed is not None, "only private routes send commands"
+        timestamp = self.signed.timestamp
         if not timestamp.isdigit() or abs(self.gateway.auth.now() - int(timestamp)) >= REPEAT_SECONDS:
             return False
         if all(isinstance(command, CancelOrder | CancelAll) for command in commands):
@@ -315,8 +333,13 @@ async def answer(gateway: Gateway, route: Route, request: Request, names: Mappin
     if route.permission is None:
         gateway.limits.addresses.take(client_address(gateway, request.peer, request.headers(FORWARDED)))
     call = Call(gateway, route, request, names, gateway.monitor.status)
+    return await finish(call, _served(call))
+
+
+async def finish(call: Call, work: Awaitable[Answer[Any]]) -> Response:
+    """The response to a call of which this is left to do. Raises as `answer`."""
     try:
-        found = await _answered(call)
+        found = await _judged(call, work)
     except ApiError as error:
         error.headers = {**call.freshness(), **error.headers}
         raise
@@ -325,16 +348,22 @@ async def answer(gateway: Gateway, route: Route, request: Request, names: Mappin
     return json_response(found.body, found.status, {**found.headers, **call.freshness()} if found.headers else call.freshness())
 
 
-async def _answered(call: Call) -> Answer[Any]:
-    """What the handler answers, once it is known who asks. A node that may only be behind sends on what it cannot judge."""
-    gateway, route, request, status = call.gateway, call.route, call.request, call.status
+async def _served(call: Call) -> Answer[Any]:
+    """What the handler answers, once it is known who asks."""
+    route = call.route
+    if route.permission is not None:
+        call.signed = claim = _claim(call.request)
+        call.identity = await _identify(call.gateway, call.request, claim)
+        call.identity.require(route.permission)
+    await call.begin()
+    return await route.handler(call)
+
+
+async def _judged(call: Call, work: Awaitable[Answer[Any]]) -> Answer[Any]:
+    """What is answered. A node that may only be behind sends on what it cannot judge."""
+    gateway, request, status = call.gateway, call.request, call.status
     try:
-        if route.permission is not None:
-            call._signed = claim = _claim(request)
-            call.identity = await _identify(gateway, request, claim)
-            call.identity.require(route.permission)
-        await call.begin()
-        return await route.handler(call)
+        return await work
     except NotLeaderError:
         # A node without a majority goes on naming the leader that it had, which may be gone.
         if status is not None and not status.quorum:

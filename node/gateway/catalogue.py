@@ -15,7 +15,7 @@ import msgspec
 
 from node.gateway.backend import Backend
 from node.gateway.errors import UnknownHereError
-from node.gateway.values import rate
+from node.gateway.values import amount_text, rate
 from node.native.protocol import ControlsQuery, CurrenciesQuery, ProductsQuery
 from statemachine.decimals import to_text
 from statemachine.tables import CurrencyRow, ProductRow, SwitchRow
@@ -49,11 +49,11 @@ class Product:
 
     def price(self, units: int) -> str:
         """A price, notional, fee or funds as text."""
-        return to_text(units, self.quote_scale)
+        return amount_text(units, self.quote_scale)
 
     def size(self, units: int) -> str:
         """A size as text."""
-        return to_text(units, self.base_scale)
+        return amount_text(units, self.base_scale)
 
 
 class ProductJson(msgspec.Struct, kw_only=True):
@@ -168,6 +168,10 @@ class Catalogue:
     currencies: dict[str, CurrencyRow] = field(default_factory=dict)
     _taken_at: float = float("-inf")
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def known(self, product_id: str, now: float) -> Product | None:
+        """The product, if the copy has it and is new enough; `now` by the loop's clock."""
+        return self.products.get(product_id) if now - self._taken_at <= AGE_MAX else None
 
     async def product(self, product_id: str) -> Product:
         """The product. Raises UnknownHereError 404."""

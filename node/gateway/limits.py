@@ -31,6 +31,10 @@ class Callers:
             detail = f"at most {self._shares.rate:g} a second"
             raise ApiError(429, self._message, reason="rate_limit", detail=detail, headers=headers)
 
+    def wait(self, caller: str) -> float:
+        """Seconds until a request may be charged; 0 when it may. Nothing is charged."""
+        return self._shares.wait(caller)
+
     def spend(self, caller: str, cost: float) -> None:
         """Charge what a request turned out to cost beyond what was taken."""
         self._shares.spend(caller, cost)

@@ -12,6 +12,7 @@ from msgspec import UNSET, UnsetType
 
 from node.budget import Cost
 from node.errors import RequestFailed
+from node.gateway.backend import Outcomes
 from node.gateway.calls import Answer, Call
 from node.gateway.catalogue import Product
 from node.gateway.errors import SIZES, ApiError, BadRequestError, ErrorJson, UnknownHereError, rejection
@@ -363,8 +364,12 @@ CLIENT_PREFIX = "client:"
 
 async def place(call: Call) -> Answer[OrderJson]:
     """POST /orders. Answers when the order is durable and applied, with its state then; the same client_oid again, with its present state."""
-    product, command = await placing(call, parse(call.body, OrderRequest))
-    outcome = await call.command(command)
+    return await ordered(call, *await placing(call, parse(call.body, OrderRequest)))
+
+
+async def ordered(call: Call, product: Product, command: PlaceOrder, begun: Outcomes | None = None) -> Answer[OrderJson]:
+    """The answer to an order; `begun`: see `Call.commands`."""
+    outcome = await call.command(command, begun)
     if outcome.duplicate:
         outcome = await present(call, outcome)
     return Answer(placed(outcome, product, command), {"x-quorumbook-duplicate": "true"} if outcome.duplicate else {})
@@ -485,7 +490,12 @@ async def cancel(call: Call) -> Answer[str]:
     order_id, client_oid = _named(call)
     if not order_id and not client_oid:
         raise ApiError(404, "order not found", "id")
-    outcome = await call.command(CancelOrder(call.account_id, call.command_id(), order_id, client_oid, product_id))
+    return await cancelled(call, CancelOrder(call.account_id, call.command_id(), order_id, client_oid, product_id))
+
+
+async def cancelled(call: Call, command: CancelOrder, begun: Outcomes | None = None) -> Answer[str]:
+    """The answer to a cancel; `begun`: see `Call.commands`."""
+    outcome = await call.command(command, begun)
     if isinstance(outcome, Cancelled):
         return Answer(order_text(outcome.orders[0].order_id))
     assert isinstance(outcome, Rejected), outcome

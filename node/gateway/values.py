@@ -31,6 +31,9 @@ EXPONENT_MAX = 40
 """No amount has so many digits; it bounds the text that an exponent is written out to."""
 _EXPONENT = re.compile(r"(?P<sign>-?)(?P<whole>[0-9]+)(?:\.(?P<fraction>[0-9]+))?[eE](?P<exponent>[+-]?[0-9]{1,3})", re.ASCII)
 
+AMOUNTS_KEPT = 16_384
+"""Amounts that are kept in both forms, some 3 MB: prices and sizes repeat, and a look-up costs a tenth of the conversion."""
+
 _TEXTS = {
     DecimalFault.NOT_PLAIN: "{field} must be a plain decimal number in a string",
     DecimalFault.NEGATIVE: "{field} too small",
@@ -63,6 +66,18 @@ def plain(text: str) -> str:
     return f"{match['sign']}{digits[:point].lstrip('0') or '0'}{'.' + fraction if fraction else ''}"
 
 
+@lru_cache(AMOUNTS_KEPT)
+def units(text: str, scale: int) -> int:
+    """`text` in units of 10**-scale. Raises DecimalError; that is not kept."""
+    return decimals.to_units(text, scale, "")
+
+
+@lru_cache(AMOUNTS_KEPT)
+def amount_text(units: int, scale: int) -> str:
+    """An amount in units of 10**-scale as text."""
+    return decimals.to_text(units, scale)
+
+
 def to_units(text: str, scale: int, field: str) -> int:
     """`text` in units of 10**-scale, exactly. Zero is allowed.
 
@@ -70,6 +85,10 @@ def to_units(text: str, scale: int, field: str) -> int:
         BadRequestError: not a plain decimal (NaN, spaces), negative, more digits than the scale has, or beyond
             `limits.AMOUNT_MAX`.
     """
+    try:
+        return units(text, scale)
+    except DecimalError:
+        pass
     try:
         return decimals.to_units(text, scale, field)
     except DecimalError as error:

@@ -145,12 +145,25 @@ class _Subscription:
         self.on_end = on_end
 
 
+class OutcomesTaker(Protocol):
+    """Who waits for outcomes: a future, or what does the same."""
+
+    def done(self) -> bool:
+        """Whether the outcomes are there, or not wanted any more."""
+
+    def set_result(self, outcomes: list[AnyOutcome], /) -> None:
+        """The outcomes."""
+
+    def set_exception(self, error: Exception, /) -> None:
+        """There are none, and why."""
+
+
 class _Submission:
-    """Commands that one caller submitted, and the future of their outcomes."""
+    """Commands that one caller submitted, and where their outcomes go."""
 
     __slots__ = ("account_id", "commands", "outcomes")
 
-    def __init__(self, commands: list[AnyCommand], outcomes: asyncio.Future[list[AnyOutcome]]) -> None:
+    def __init__(self, commands: Sequence[AnyCommand], outcomes: OutcomesTaker) -> None:
         self.account_id = commands[0].account_id if commands else ""
         self.commands = commands
         self.outcomes = outcomes
@@ -267,14 +280,18 @@ class NativeConnection:
     def enqueue(self, commands: Sequence[AnyCommand]) -> asyncio.Future[list[AnyOutcome]]:
         """The future of what `submit` returns or raises. A future that is cancelled before the commands have left takes them back."""
         outcomes: asyncio.Future[list[AnyOutcome]] = asyncio.get_running_loop().create_future()
+        self.enqueue_for(list(commands), outcomes)
+        return outcomes
+
+    def enqueue_for(self, commands: Sequence[AnyCommand], outcomes: OutcomesTaker) -> None:
+        """Have `outcomes` told what `submit` returns or raises, once."""
         if self.closed.is_set():
             outcomes.set_exception(ConnectionLost(self.close_reason))
-            return outcomes
-        self._queued.append(_Submission(list(commands), outcomes))
+            return
+        self._queued.append(_Submission(commands, outcomes))
         if not self._flushing:
             self._flushing = True
             asyncio.get_running_loop().call_soon(self._flush)
-        return outcomes
 
     def _flush(self) -> None:
         """Write what is queued, in frames of whole submissions. While the transport takes nothing more, it waits for `resume_writing`."""
@@ -305,7 +322,9 @@ class NativeConnection:
             _fail(joined, lambda: ConnectionLost(self.close_reason))
             return []
         request_id = next(self._request_ids)
-        commands = joined[0].commands if len(joined) == 1 else [each for submission in joined for each in submission.commands]
+        commands = (
+            list(joined[0].commands) if len(joined) == 1 else [each for submission in joined for each in submission.commands]
+        )
         try:
             data = self._encoded(Submit(request_id, commands))
         except (RequestFailed, ValueError, OverflowError, TypeError) as error:

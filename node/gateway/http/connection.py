@@ -78,6 +78,7 @@ class Connection(asyncio.Protocol):
         "_header_count",
         "_headers",
         "_held",
+        "_keep_alive",
         "_loop",
         "_origin",
         "_parser",
@@ -104,6 +105,7 @@ class Connection(asyncio.Protocol):
         self._reading = _Reading.BEGIN
         self._pending: deque[Request | Response] = deque()
         self._busy = False
+        self._keep_alive = False
         self._drained: asyncio.Future[None] | None = None
         self._held = b""
         self._deadline = _NEVER
@@ -346,7 +348,25 @@ class Connection(asyncio.Protocol):
     def _serve(self, request: Request) -> None:
         self._busy = True
         self._deadline = _NEVER
-        self._server.begin(self._answer(request))
+        direct = self._server.direct
+        if direct is not None and direct(request, self.respond):
+            self._server.under_way += 1
+            self._keep_alive = request.keep_alive
+        else:
+            self._server.begin(self._answer(request))
+
+    def respond(self, response: Response) -> None:
+        """Answer a request that was taken directly; its answer is short."""
+        self._server.under_way -= 1
+        if self._transport is None:
+            return
+        keep_alive = not self._server.stopping and self._keep_alive
+        self._transport.write(response.encode(keep_alive=keep_alive))
+        self._busy = False
+        if not keep_alive:
+            self._close()
+        elif self._writable:
+            self._next()
 
     async def _answer(self, request: Request) -> None:
         response = await self._server.handle(request)

@@ -35,6 +35,9 @@ HANDSHAKE_TIMEOUT = 5.0
 TICK = 0.5
 """Between two looks at all connections' clocks."""
 
+STOP_LOOK = 0.01
+"""Between two looks at the requests that are under way when the server stops."""
+
 BACKLOG = 1_024
 """Connections that the system has made and the gateway has not accepted yet. A flood fills them; an honest client that finds no room tries again a
 second later."""

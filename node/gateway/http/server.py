@@ -18,6 +18,7 @@ class HttpServer:
 
     Args:
         handle: answers a request. It must not raise, whatever the request is.
+        direct: takes a request if it can answer it by calling back with a short answer, not at once; False leaves it to `handle`.
         socket_paths: paths on which WebSocket is spoken.
         socket_protocol: makes the protocol that such a connection is handed to, its first request included.
         refused: told of each connection or request that is refused before it reaches a handler: what kind, and the peer's address.
@@ -28,6 +29,7 @@ class HttpServer:
         self,
         handle: Callable[[Request], Awaitable[Response]],
         *,
+        direct: Callable[[Request, Callable[[Response], None]], bool] | None = None,
         socket_paths: Iterable[str] = (),
         socket_protocol: Callable[[], asyncio.Protocol],
         refused: Callable[[str, str], None],
@@ -35,6 +37,9 @@ class HttpServer:
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.handle = handle
+        self.direct = direct
+        self.under_way = 0
+        """Requests that were taken directly and are not answered yet."""
         self.socket_protocol = socket_protocol
         self._told = refused
         self._trouble = AddressShares(limits.TROUBLE_RATE, limits.TROUBLE_BURST)
@@ -72,8 +77,9 @@ class HttpServer:
             self._server.close()
         for connection in list(self._connections):
             connection.stop()
-        if self._tasks:
-            await asyncio.wait(list(self._tasks), timeout=timeout)
+        until = self.loop.time() + timeout
+        while (self._tasks or self.under_way) and self.loop.time() < until:  # noqa: ASYNC110 - two kinds of requests, once in a life
+            await asyncio.sleep(limits.STOP_LOOK)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -17,12 +17,12 @@ from node.config.settings import AdminConfig, HttpConfig, NativeConfig, NodeAddr
 from node.credentials import Credentials, sign
 from node.engine.feed import Audience, Feed
 from node.engine.queries import BadQueryError, NotFoundError, Views
-from node.errors import QuorumbookError, RequestFailed
+from node.errors import ConnectionLost, QuorumbookError, RequestFailed
 from node.gateway.app import Application
-from node.gateway.backend import Lost, Resent
+from node.gateway.backend import Lost, Outcomes, Resent
 from node.gateway.errors import NotLeaderError
 from node.gateway.gateway import Gateway, build
-from node.native.connection import KeysCallback
+from node.native.connection import KeysCallback, OutcomesTaker
 from node.native.protocol import ANSWER_TYPES, AnyQuery, Events, FailCode, LeaderHint, MemberStatus, NodeStatus, StatusQuery
 from statemachine.commands import AnyCommand, Batch, PutApiKey
 from statemachine.engine import Engine
@@ -37,6 +37,7 @@ LEADER = LeaderHint("n2", "127.0.0.1:7202", "http://127.0.0.1:7302")
 class FakeBackend:
     """The engine of a node without a node. `fail` is raised by the next submits, one after the other; `leads` False redirects.
 
+    `taken`: how many requests came the short way.
     `lost_answers`: of so many submits the first answer is lost, and they are sent again.
     """
 
@@ -50,6 +51,7 @@ class FakeBackend:
         self.leads = True
         self.down = False
         self.lost_answers = 0
+        self.taken = 0
         self.follows_keys = True
         self.on_keys: KeysCallback = lambda _key_ids: None
         self.kept_from = 1
@@ -59,8 +61,26 @@ class FakeBackend:
         self.queried: list[AnyQuery] = []
         self._clock = time.time_ns()
 
-    async def submit(self, commands: Sequence[AnyCommand], resent: Resent | None = None) -> list[AnyOutcome]:
+    @property
+    def ready(self) -> bool:
+        return not self.down
+
+    def enqueue(self, commands: Sequence[AnyCommand], outcomes: OutcomesTaker) -> None:
+        asyncio.get_running_loop().call_soon(self._take, commands, outcomes)
+
+    def _take(self, commands: Sequence[AnyCommand], outcomes: OutcomesTaker) -> None:
+        self.taken += 1
+        if self.fail or self.lost_answers or not self.leads:
+            outcomes.set_exception(self.fail.pop(0) if self.fail else ConnectionLost("gone"))
+        else:
+            outcomes.set_result(self.apply(*commands))
+
+    async def submit(
+        self, commands: Sequence[AnyCommand], resent: Resent | None = None, begun: Outcomes | None = None
+    ) -> list[AnyOutcome]:
         await asyncio.sleep(0)
+        if begun is not None and not isinstance(begun.exception(), ConnectionLost):
+            return await begun
         if self.fail:
             raise self.fail.pop(0)
         if self.lost_answers:
