@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from snapshots.abi import ABI, SCHEMA
 from snapshots.levels.level import Level
-from snapshots.migration.chain import Chains, Step
-from snapshots.migration.codec import Row
-from snapshots.migration.run import StateMigration
 from statemachine.engine import Engine
 from statemachine.reply_cache import ANY_CONTENTS
 from statemachine.state import MIGRATED_HASH
 from statemachine.tables import TABLES, CounterRow, OutcomeRow
 
+if TYPE_CHECKING:
+    from snapshots.migration.chain import Step
+
+Row = tuple[bytes, bytes]
 _encode = msgspec.msgpack.Encoder().encode
 _OF_COMMANDS = {"Batch"}
 """Structs that stand in log entries alone: a step that changes nothing else leaves rows as they are, but for new fields."""
@@ -32,6 +34,10 @@ def raised(engine: Engine, old: Level, to: Level) -> Engine:
     Raises:
         MigrationError, StateError: it cannot be converted.
     """
+    # Clients and gateways need levels, and none of this.
+    from snapshots.migration.chain import Chains
+    from snapshots.migration.run import StateMigration
+
     assert to.abi == ABI, "a state is raised to the level of this software"
     rows = dict(engine.tables())
     steps = Chains().find(old.abi, to.abi)
