@@ -42,7 +42,7 @@ class CancelOnDisconnect(Enum):
     ACCOUNT = "Y"
     """All open orders of the account."""
     SESSION = "S"
-    """The open orders that were placed on this connection."""
+    """The open orders that were placed over FIX with this key."""
 
 
 SERVICES = {TARGET: Service.ORDERS, f"{TARGET}-DC": Service.DROP_COPY, f"{TARGET}-MD": Service.MARKET}

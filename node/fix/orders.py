@@ -6,13 +6,14 @@ other protocols, that of any other request of its ClOrdID and type; so a message
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
 from node.errors import RequestFailed
 from node.fix import reports, tags
 from node.fix.fields import FieldError, Message
-from node.fix.logon import Terms
+from node.fix.logon import CancelOnDisconnect, Terms
 from node.fix.sending import Answers, Done, Item, StreamSender, no_answer
 from node.fix.wire import Fields, timestamp
 from node.gateway.backend import Backend
@@ -20,10 +21,10 @@ from node.gateway.catalogue import Catalogue, Product
 from node.gateway.errors import REASONS, BadRequestError, UnknownHereError
 from node.gateway.values import NAME, order_number, to_units
 from node.native.protocol import FailCode, OrderQuery
-from statemachine.commands import AmendOrder, CancelAll, CancelOrder, PlaceOrder
-from statemachine.events import AnyOutcome, Cancelled, OrderReported, OrderState, Placed, Rejected
+from statemachine.commands import AmendOrder, CancelAll, CancelAllAfter, CancelOrder, OrderOptions, PlaceOrder
+from statemachine.events import AnyOutcome, Cancelled, OrderState, Placed, Rejected
 from statemachine.limits import CANCEL_AFTER_MAX
-from statemachine.types import DoneReason, OrderType, Reason, ReportKind, SelfTradePrevention, Side, StopType, TimeInForce
+from statemachine.types import OrderType, Reason, SelfTradePrevention, Side, StopType, TimeInForce
 
 UNSUPPORTED_TYPE, NOT_AUTHORIZED, UNAVAILABLE = "3", "6", "4"
 """Values of BusinessRejectReason."""
@@ -54,14 +55,15 @@ _ORDER_TYPES = {
     tags.STOP: (OrderType.MARKET, True),
     tags.STOP_LIMIT: (OrderType.LIMIT, True),
 }
-PLACED_MAX = 10_000
-"""Open orders of a connection that are remembered for cancel on disconnect: as many as an account may have."""
+DEAD_MAN_MIN = 10
+"""Seconds after the death of a node, at least, in which a client may log on elsewhere before its orders are cancelled; three heartbeat intervals
+where that is longer."""
 
 _Handler = Callable[[Message, int], Awaitable[None]]
 
 
 class OrderEntry:
-    """Requests of one session. `on_report` follows its open orders, for cancel on disconnect."""
+    """Requests of one session."""
 
     def __init__(self, backend: Backend, catalogue: Catalogue, sender: StreamSender, terms: Terms) -> None:
         self._backend = backend
@@ -69,7 +71,8 @@ class OrderEntry:
         self._sender = sender
         self._terms = terms
         self._account_id = terms.identity.account_id
-        self._placed: dict[int, None] = {}
+        self._tag = f"fix:{terms.identity.key_id}"
+        """What the session's orders are tagged with. Always, so that an order that comes again is the same whatever its session wants."""
         self._handlers: dict[str, _Handler] = {
             "D": self._new_order,
             "F": self._cancel,
@@ -77,12 +80,6 @@ class OrderEntry:
             "H": self._status,
             "q": self._mass_cancel,
         }
-        sender.on_report = self._note_report
-
-    @property
-    def placed(self) -> list[int]:
-        """The ids of the open orders that were placed on this connection."""
-        return list(self._placed)
 
     async def handle(self, message: Message, number: int) -> None:
         """Carry out a request, which has this MsgSeqNum. Raises FieldError."""
@@ -92,11 +89,6 @@ class OrderEntry:
             return
         await self._sender.submissions.room()
         await handler(message, number)
-
-    def _note_report(self, report: OrderReported) -> None:
-        whole = report.size > 0 and report.remaining == 0
-        if report.kind is ReportKind.DONE or whole:
-            self._placed.pop(report.order_id, None)
 
     # NewOrderSingle
 
@@ -120,8 +112,6 @@ class OrderEntry:
             assert isinstance(outcome, Placed), outcome
             if outcome.duplicate and not again and not resent:
                 return [(_rejected(message, _Refusal("6", "an order with this ClOrdID was placed before")), number)]
-            if outcome.order.done_reason is DoneReason.NONE and len(self._placed) < PLACED_MAX:
-                self._placed[outcome.order.order_id] = None
             self._sender.settled(number)
             return []
 
@@ -154,6 +144,7 @@ class OrderEntry:
             (StopType.ENTRY if side is Side.BUY else StopType.LOSS) if stops else StopType.NONE,
             _units(message, tags.STOP_PX, product.quote_scale, "StopPx") if stops else 0,
             _lifetime(message) if time_in_force is TimeInForce.GTT else 0,
+            OrderOptions(session=self._tag),
         )
 
     async def _product(self, message: Message) -> Product:
@@ -218,16 +209,37 @@ class OrderEntry:
 
         self._sender.submissions.put(Item(CancelAll(self._account_id, f"f:q:{name}", symbol, side), done))
 
-    async def cancel_on_disconnect(self, *, whole_account: bool) -> None:
-        """Cancel the account's open orders, or those that were placed on this connection, and wait until that is done."""
-        put = self._sender.submissions.put
-        mark = f"f:cod:{self._terms.identity.key_id[:32]}:{time.time_ns()}"
-        if whole_account:
-            put(Item(CancelAll(self._account_id, mark), no_answer))
-        else:
-            for place, order_id in enumerate(self.placed):
-                put(Item(CancelOrder(self._account_id, f"{mark}:{place}", order_id), no_answer))
+    # Cancel on disconnect
+
+    async def keep_armed(self) -> None:
+        """While the connection is there, keep a timer of the exchange from going off; should the node die, it cancels the orders. For ever."""
+        timeout = max(DEAD_MAN_MIN, 3 * self._terms.heartbeat)
+        while True:
+            self._arm(timeout * 10**9)
+            await asyncio.sleep(timeout / 3)
+
+    def disarm(self) -> None:
+        """Take off the timer of a connection before this one: its orders are this one's, which does not want that."""
+        self._arm(0)
+
+    async def cancel_on_disconnect(self) -> None:
+        """Cancel what the session wants cancelled, and wait until that is done."""
+        self._sender.submissions.put(Item(CancelAll(self._account_id, self._mark("cod"), session=self._cancelled_tag), no_answer))
+        self._arm(0)
         await self._sender.submissions.idle()
+
+    @property
+    def _cancelled_tag(self) -> str:
+        """Of which tag the orders leave; empty: all of the account."""
+        return "" if self._terms.cancel is CancelOnDisconnect.ACCOUNT else self._tag
+
+    def _arm(self, timeout: int) -> None:
+        self._sender.submissions.put(
+            Item(CancelAllAfter(self._account_id, self._mark("arm"), timeout, self._cancelled_tag), no_answer)
+        )
+
+    def _mark(self, what: str) -> str:
+        return f"f:{what}:{self._terms.identity.key_id[:32]}:{time.time_ns()}"
 
     # OrderStatusRequest
 

@@ -229,7 +229,7 @@ class StreamSender:
     Attributes:
         last: the number, as the client counts, of what was sent last.
         submissions: the session's commands.
-        on_report: called with each report before it is sent.
+        taken_over: the client has another connection by now, perhaps at another node.
     """
 
     def __init__(self, backend: Backend, catalogue: Catalogue, link: Link, terms: Terms, origin: str, first: Noted) -> None:
@@ -246,8 +246,8 @@ class StreamSender:
         self._writing = asyncio.Lock()
         self._wrote_at = time.monotonic()
         self._closing = False
+        self.taken_over = False
         self.submissions = Submissions(backend, self._note, lambda why: link.close(f"a note was refused: {why.detail}"))
-        self.on_report: Callable[[OrderReported], None] = lambda _report: None
 
     @property
     def quiet_seconds(self) -> float:
@@ -311,6 +311,7 @@ class StreamSender:
         self._next = event.product_sequence + 1
         if isinstance(event, StreamNoted):
             if event.base != self._base or (event.origin != self._origin and event.text.startswith("35=A")):
+                self.taken_over = True
                 self._link.close("the client has logged on somewhere else")
                 return False
             fields = split(event.text)
@@ -321,7 +322,6 @@ class StreamSender:
                 return True
         else:
             assert isinstance(event, OrderReported), "a stream has reports and notes"
-            self.on_report(event)
             fields = await self._fields(event)
         self.last = event.product_sequence - self._base
         await self._write(self.last, fields, 0)

@@ -152,7 +152,7 @@ class Connection:
         over = asyncio.create_task(self._over.wait())
         try:
             await asyncio.wait([over, *tasks[:1]], return_when=asyncio.FIRST_COMPLETED)
-            if not self.ended and not tasks[0].cancelled() and tasks[0].exception() is None:
+            if not self.ended and session.ended:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(LOGOUT_SECONDS):  # a Logout may be on its way
                         await self._over.wait()
@@ -365,10 +365,18 @@ class FixServer:
                 session.stop()
             else:
                 session.begin(terms.number)
-            await connection.serve(session, [sender.run(), sender.run_resends()])
-            if terms.service is Service.ORDERS and terms.cancel is not CancelOnDisconnect.NONE and not too_low:
+            running = [sender.run(), sender.run_resends()]
+            trades = terms.service is Service.ORDERS and not too_low
+            cancels = trades and terms.cancel is not CancelOnDisconnect.NONE
+            if cancels:
+                running.append(orders.keep_armed())
+            elif trades:
+                orders.disarm()
+            await connection.serve(session, running)
+            here_again = self._streams.get(terms.stream_id) is not connection
+            if cancels and not here_again and not sender.taken_over:
                 async with asyncio.timeout(CANCEL_SECONDS):
-                    await orders.cancel_on_disconnect(whole_account=terms.cancel is CancelOnDisconnect.ACCOUNT)
+                    await orders.cancel_on_disconnect()
         except TimeoutError:
             log.warning("FIX session of %s: its orders were not cancelled in time", terms.sender)
         finally:

@@ -78,6 +78,11 @@ class Session:
             "A": self._logon,
         }
 
+    @property
+    def ended(self) -> bool:
+        """Whether a Logout is on its way."""
+        return self._ended
+
     def begin(self, number: int) -> None:
         """The client's Logon had this number."""
         if number > self.expected:

@@ -196,11 +196,11 @@ async def test_orders_leave_when_the_connection_does_if_the_client_wants_it() ->
         client.order("goes")
         assert (await client.next())[150] == "0"
         client.writer.close()
+        await until(lambda: len(served.backend.engine.orders("bob")) == 1, 3.0)
         again = await served.connect("bob-key")
         again.number = 3
         again.logon(reset=False)
-        assert (await again.next("A"))[34] >= "3"
-        await until(lambda: len(served.backend.engine.orders("bob")) == 1)
+        assert (await again.next("A"))[34] >= "4"
         again.send("2", (7, 3), (16, 0), number=2)
         gone = await again.next("8")
         assert (gone[11], gone[150]) == ("goes", "4")
@@ -233,3 +233,35 @@ async def test_a_command_that_cannot_be_carried_out_is_refused_alone() -> None:
         client.send("G", (11, "g"), (41, "one"), (55, PRODUCT), (54, 1), (40, 2), (38, "0.03"))
         client.order("two")
         assert [(await client.next())[35] for _ in range(3)] in (["8", "9", "8"], ["8", "8", "9"])
+
+
+async def test_orders_leave_after_a_while_when_the_node_dies() -> None:
+    backend = exchange()
+    async with serving(backend) as served:
+        client = await served.logged_on("alice-key", "QUORUMBOOK", (8013, "S"))
+        client.order("goes")
+        await client.next()
+        for task in list(served.server._tasks):
+            task.cancel()  # nobody is left to notice that the client is gone
+        await until(lambda: not served.server.connections)
+    assert [order.client_oid for order in backend.engine.orders("alice")] == ["goes"]
+    backend.advance(seconds=60)
+    assert [order.client_oid for order in backend.engine.orders("alice")] == ["goes"]
+    backend.advance(seconds=60)
+    assert backend.engine.orders("alice") == []
+
+
+async def test_a_client_that_comes_back_elsewhere_keeps_its_orders() -> None:
+    backend = exchange()
+    async with serving(backend) as one, serving(backend) as two:
+        client = await one.logged_on("alice-key", "QUORUMBOOK", (8013, "S"))
+        client.order("stays")
+        await client.next()
+        other = await two.connect()
+        other.number = client.number
+        other.logon((8013, "S"), reset=False)
+        assert (await other.next())[35] == "A"
+        assert await client.end() == []
+        await until(lambda: not one.server.connections)
+        backend.advance(seconds=60)
+        assert [order.client_oid for order in backend.engine.orders("alice")] == ["stays"]
