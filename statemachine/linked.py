@@ -3,8 +3,9 @@
 A pair ("one cancels the other"): a limit order and a stop order of the same size and side.
 
 - The money is held once: the stop order holds only what it needs beyond the limit order.
-- When the limit order trades, in part or whole, or leaves, the stop order leaves (`DoneReason.LINKED`); when the stop order is triggered or
-  leaves, the limit order leaves. (Binance's "OCO": a partial fill of either cancels the other.)
+- When the limit order trades, in part or whole, is decremented by self-trade prevention, or leaves, the stop order leaves
+  (`DoneReason.LINKED`); when the stop order is triggered or leaves, the limit order leaves. (Binance's "OCO": a partial fill of either cancels
+  the other.)
 - Where one command could do both, its trades count first: a stop order whose partner traded is not triggered any more. Of stop orders that trades
   trigger, each is looked at when it is taken, in the order of ids; from then on it no longer waits for its partner.
 

@@ -363,6 +363,8 @@ def decrement_size(state: State, product: Product, order: Order, by: int, restin
     """Take `by` off what remains of an order, and off its hold what that needed."""
     old = order.remaining
     order.remaining -= by
+    if order.terms is not None:
+        state.noted.append(order)
     if order.order_type == _LIMIT or order.side == _SELL:
         state.set_hold(order, product.hold_for(order))
     order_changed(state, product, order, old, order.remaining, False, resting, False)

@@ -74,9 +74,11 @@ def trail(state: State, product: Product, lowest: int, highest: int) -> None:
 
 
 def unlink(state: State, order: Order) -> None:
-    """An order of a pair traded, was triggered, or left: its partner leaves."""
+    """An order of a pair traded, was decremented by self-trade prevention, was triggered, or left: its partner leaves."""
     terms = order.terms
-    if terms is None or not terms.link or not (order.filled_size or order.queued or order.status == _DONE):
+    if terms is None or not terms.link:
+        return
+    if order.remaining == order.size and not order.queued and order.status != _DONE:
         return
     partner = state.orders.get(terms.link)
     order.terms = msgspec.structs.replace(terms, link=0)

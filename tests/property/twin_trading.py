@@ -532,6 +532,7 @@ class TwinTrading:
         rests = order in self.resting
         old = order.shown if rests else order.left
         order.left -= by
+        self.noted.append(order)
         c, new = order.command, order.left
         if rests:
             order.slice = new = min(order.shown, order.left)
