@@ -18,7 +18,7 @@ from node import software
 from node.budget import Cost
 from node.calendars import CalendarText
 from node.errors import RequestFailed
-from node.gateway import accounts, admin, controls, health, history, market, orders, sockets
+from node.gateway import accounts, admin, amending, controls, health, history, market, orders, sockets
 from node.gateway.calls import Call, Route, answer, failure_response, finish, peer_address
 from node.gateway.direct import DirectOrders, Respond, Work
 from node.gateway.errors import ApiError, NotLeaderError, UnavailableError
@@ -84,7 +84,19 @@ ROUTES = (
         ("status", "product_id", *PROFILE, "sortedBy", "sorting", "start_date", "end_date", *PAGE),
         repeats=("status",),
     ),
-    Route("DELETE", "/orders", orders.cancel_all, Permission.TRADE, ("product_id", *PROFILE), orders.CancelRequest, False),
+    Route(
+        "DELETE",
+        "/orders",
+        orders.cancel_all,
+        Permission.TRADE,
+        ("product_id", "side", "price_min", "price_max", *PROFILE),
+        orders.CancelRequest,
+        False,
+    ),
+    Route("PUT", "/orders/{id}", amending.amend, Permission.TRADE, body=amending.AmendRequest),
+    Route("PATCH", "/orders/{id}", amending.amend, Permission.TRADE, body=amending.AmendRequest),
+    Route("POST", "/orders/{id}/replace", amending.replace, Permission.TRADE, body=orders.OrderRequest),
+    Route("POST", "/orders/batch_amend", amending.amend_batch, Permission.TRADE, body=amending.BatchAmendRequest),
     Route("GET", "/orders/{id}", orders.order, Permission.VIEW, ("market_type",)),
     Route("DELETE", "/orders/{id}", orders.cancel, Permission.TRADE, ("product_id", *PROFILE), orders.CancelRequest, False),
     Route("PUT", "/admin/currencies/{id}", admin.put_currency, Permission.ADMIN, body=admin.CurrencyRequest),

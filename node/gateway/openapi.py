@@ -17,6 +17,7 @@ from node.gateway.calls import ROLE_HEADER, SEQUENCE_HEADER, Handler, Route
 from node.gateway.errors import ErrorJson
 from node.gateway.health import MachineCall
 from node.gateway.orders import SORTED_BY, STATUSES
+from node.gateway.values import SIDES
 from node.history.candles import GRANULARITIES
 
 Schema = dict[str, Any]
@@ -41,6 +42,9 @@ QUERIES: dict[str, tuple[str, Schema]] = {
     "after": ("older than this: the header cb-after of the page before", TEXT),
     "before": ("newer than this: the header cb-before of the page before", TEXT),
     "product_id": ("only of this product", TEXT),
+    "side": ("only of this side", {"type": "string", "enum": list(SIDES)}),
+    "price_min": ("only at this price or above; needs a product_id", TEXT),
+    "price_max": ("only at this price or below; needs a product_id", TEXT),
     "order_id": ("only of this order", TEXT),
     "granularity": ("seconds of a bucket", {"type": "integer", "enum": list(GRANULARITIES)}),
     "start": ("the first bucket's", MOMENT),

@@ -45,6 +45,7 @@ from node.gateway.values import (
     order_number,
     order_span,
     order_text,
+    plain,
     product_text,
     stop_type,
     to_units,
@@ -98,7 +99,7 @@ class CancelRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class OrderJson(msgspec.Struct, kw_only=True):
-    """An order."""
+    """An order. `queued`: it is accepted and waits for an auction that is opening; it is not on the book yet."""
 
     id: str
     product_id: str
@@ -124,6 +125,7 @@ class OrderJson(msgspec.Struct, kw_only=True):
     expire_time: str | UnsetType = UNSET
     done_reason: DoneReasonWord | UnsetType = UNSET
     done_at: str | UnsetType = UNSET
+    queued: bool | UnsetType = UNSET
 
     @classmethod
     def of(cls, order: OrderState, product: Product) -> Self:
@@ -155,6 +157,7 @@ class OrderJson(msgspec.Struct, kw_only=True):
             expire_time=iso(order.expires_at) if order.expires_at else UNSET,
             done_reason=DONE_WORDS[order.done_reason] if done else UNSET,
             done_at=iso(order.done_at) if done else UNSET,
+            queued=True if order.queued else UNSET,
         )
 
 
@@ -221,7 +224,7 @@ def placed(outcome: AnyOutcome, product: Product, command: PlaceOrder) -> OrderJ
     """The order that entered. Raises ApiError for one that was refused."""
     if isinstance(outcome, Placed):
         return OrderJson.of(outcome.order, product)
-    raise _refusal(outcome, product, command.side)
+    raise refusal(outcome, product, command.side)
 
 
 def place_command(request: OrderRequest, account_id: str, product: Product, command_id: str) -> PlaceOrder:
@@ -310,7 +313,7 @@ def _refuse_unsupported(request: OrderRequest) -> None:
             raise BadRequestError(f"{name} is not supported", name)
 
 
-def _refusal(outcome: AnyOutcome, product: Product, side: Side) -> ApiError:
+def refusal(outcome: AnyOutcome, product: Product, side: Side) -> ApiError:
     assert isinstance(outcome, Rejected), outcome
     number: Callable[[int], str] = product.price
     if outcome.reason is Reason.COMMAND_ID_REUSED:
@@ -360,6 +363,7 @@ SORTED_BY: dict[str, Callable[[OrderState, Product], Fraction | int | str]] = {
 }
 """What lists may be sorted by, in the parameters of Coinbase Exchange. Equal orders are newest first."""
 CLIENT_PREFIX = "client:"
+PENDING_HEADER = "x-quorumbook-pending"
 
 
 async def place(call: Call) -> Answer[OrderJson]:
@@ -459,7 +463,7 @@ def _statuses(given: list[str]) -> frozenset[OrderStatus]:
 
 async def order(call: Call) -> Answer[OrderJson]:
     """GET /orders/{id} and /orders/client:{client_oid}: one order of the key's account."""
-    order_id, client_oid = _named(call)
+    order_id, client_oid = named(call)
     if not order_id and not client_oid:
         raise ApiError(404, "NotFound", "id")
     try:
@@ -487,7 +491,7 @@ async def _retired(call: Call, order_id: int, client_oid: str) -> OrderState | N
 async def cancel(call: Call) -> Answer[str]:
     """DELETE /orders/{id} and /orders/client:{client_oid}: the order's id, as a bare JSON string."""
     product_id = await _cancelled_product(call)
-    order_id, client_oid = _named(call)
+    order_id, client_oid = named(call)
     if not order_id and not client_oid:
         raise ApiError(404, "order not found", "id")
     return await cancelled(call, CancelOrder(call.account_id, call.command_id(), order_id, client_oid, product_id))
@@ -503,13 +507,34 @@ async def cancelled(call: Call, command: CancelOrder, begun: Outcomes | None = N
 
 
 async def cancel_all(call: Call) -> Answer[list[str]]:
-    """DELETE /orders: the ids of what was cancelled, of one product where one is named in query or body."""
+    """DELETE /orders: the ids of what was cancelled; of one product, side or range of prices where they are named.
+
+    `x-quorumbook-pending: true` says that more than one entry of the log cancels: the others of that moment leave with the next entries.
+    """
     product_id = await _cancelled_product(call)
-    outcome = await call.command(CancelAll(call.account_id, call.command_id(), product_id))
+    query = call.parameters()
+    side = choice(query["side"], SIDES, "side") if "side" in query else 0
+    low, high = await _price_range(call, query, product_id)
+    outcome = await call.command(CancelAll(call.account_id, call.command_id(), product_id, side, low, high))
     if isinstance(outcome, Cancelled):
-        return Answer([order_text(order.order_id) for order in outcome.orders])
+        headers = {PENDING_HEADER: "true"} if outcome.pending else {}
+        return Answer([order_text(order.order_id) for order in outcome.orders], headers)
     assert isinstance(outcome, Rejected), outcome
     raise rejection(outcome)
+
+
+async def _price_range(call: Call, query: Mapping[str, str], product_id: str) -> tuple[int, int]:
+    """`price_min` and `price_max` in units; 0 where an end is open. Raises BadRequestError."""
+    names = [name for name in ("price_min", "price_max") if name in query]
+    if names and not product_id:
+        raise BadRequestError(f"{names[0]} needs a product_id", "product_id")
+    if not names:
+        return 0, 0
+    scale = (await call.gateway.catalogue.product(product_id)).quote_scale
+    low, high = (to_units(plain(query[name]), scale, name) if name in query else 0 for name in ("price_min", "price_max"))
+    if high and low > high:
+        raise BadRequestError("price_max must not be below price_min", "price_max")
+    return low, high
 
 
 async def _cancelled_product(call: Call) -> str:
@@ -523,7 +548,7 @@ async def _cancelled_product(call: Call) -> str:
     return (await call.gateway.catalogue.product(names.pop())).row.product_id if names else ""
 
 
-def _named(call: Call) -> tuple[int, str]:
+def named(call: Call) -> tuple[int, str]:
     """The order of the path: our id, or the client's. Both empty for an id that can be nobody's."""
     text = call.path("id")
     if text.startswith(CLIENT_PREFIX):
@@ -550,7 +575,7 @@ class _Order:
 async def place_batch(call: Call) -> Answer[BatchJson]:
     """POST /orders/batch: results in the order of the orders. A refused one hinders no other."""
     request = parse(call.body, BatchRequest)
-    _check_count(len(request.orders), "orders")
+    check_count(len(request.orders), "orders")
     items = [await _order(call, order) for order in request.orders]
     commands = [item.command for item in items if isinstance(item, _Order)]
     found = await call.commands(commands)
@@ -586,7 +611,7 @@ def _placed(item: _Order, outcome: AnyOutcome, client_oid: str | None) -> PlaceR
 async def cancel_batch(call: Call) -> Answer[BatchCancelJson]:
     """POST /orders/batch_cancel: results of `order_ids`, then of `client_oids`. An order that cannot be cancelled hinders no other."""
     request = parse(call.body, BatchCancelRequest)
-    _check_count(len(request.order_ids) + len(request.client_oids), "order_ids")
+    check_count(len(request.order_ids) + len(request.client_oids), "order_ids")
     commands = [_cancel(call, order_number(text, "order_ids"), "") for text in request.order_ids]
     commands += [_cancel(call, 0, check_name(name, "client_oids")) for name in request.client_oids]
     outcomes = iter(await call.commands([command for command in commands if command.order_id or command.client_oid]))
@@ -617,6 +642,6 @@ def _not_cancelled(error: ApiError) -> CancelResultJson:
     return CancelResultJson(success=False, error=error.body())
 
 
-def _check_count(count: int, field: str) -> None:
+def check_count(count: int, field: str) -> None:
     if not 1 <= count <= ITEMS_MAX:
         raise BadRequestError(f"{field} must be 1 to {ITEMS_MAX}", field)

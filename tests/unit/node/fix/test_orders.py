@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from node.errors import RequestFailed
 from node.fix.wire import timestamp
-from node.gateway.backend import Resent
+from node.gateway.backend import Outcomes, Resent
 from node.native.protocol import FailCode
 from statemachine.commands import AmendOrder, AnyCommand
 from statemachine.events import AnyOutcome
@@ -222,10 +222,12 @@ async def test_a_command_that_cannot_be_carried_out_is_refused_alone() -> None:
     """Such as one that the level of the cluster does not have: the others of its batch are carried out."""
 
     class Narrow(FixBackend):
-        async def submit(self, commands: Sequence[AnyCommand], resent: Resent | None = None) -> list[AnyOutcome]:
+        async def submit(
+            self, commands: Sequence[AnyCommand], resent: Resent | None = None, begun: Outcomes | None = None
+        ) -> list[AnyOutcome]:
             if any(isinstance(command, AmendOrder) for command in commands):
                 raise RequestFailed(FailCode.BAD_REQUEST, "this level has no AmendOrder")
-            return await super().submit(commands, resent)
+            return await super().submit(commands, resent, begun)
 
     async with serving(exchange(Narrow())) as served:
         client = await served.logged_on()

@@ -1,0 +1,197 @@
+"""Orders that change: amended in place, replaced by another, many in one request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from node.errors import RequestFailed
+from node.gateway.calls import Answer, Call
+from node.gateway.catalogue import Product
+from node.gateway.errors import ApiError, BadRequestError, ErrorJson, UnknownHereError
+from node.gateway.orders import OrderJson, OrderRequest, check_count, named, place_command, refusal
+from node.gateway.requests import DecimalText, absent, given, parse, raw_text
+from node.gateway.values import check_name, order_number, product_text, to_units
+from node.native.protocol import FailCode, OrderQuery
+from statemachine.commands import AmendOrder, NewOrder, ReplaceOrder
+from statemachine.events import Amended, AnyOutcome, OrderState, Replaced
+from statemachine.types import Side
+
+
+class AmendRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """PUT and PATCH /orders/{id}: what changes; the rest stays. `size` counts what is filled already."""
+
+    size: DecimalText = msgspec.field(default_factory=absent)
+    price: DecimalText = msgspec.field(default_factory=absent)
+    stop_price: DecimalText = msgspec.field(default_factory=absent)
+    product_id: str | None = None
+    profile_id: str | None = None
+
+
+class AmendItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An order of a batch and what changes: it is named by `order_id` or by `client_oid`."""
+
+    order_id: str | None = None
+    client_oid: str | None = None
+    size: DecimalText = msgspec.field(default_factory=absent)
+    price: DecimalText = msgspec.field(default_factory=absent)
+    stop_price: DecimalText = msgspec.field(default_factory=absent)
+    product_id: str | None = None
+
+
+class BatchAmendRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /orders/batch_amend."""
+
+    orders: list[AmendItem]
+
+
+class AmendResultJson(msgspec.Struct, kw_only=True):
+    """What became of one amendment of a batch: `order`, or `error`."""
+
+    success: bool
+    order: OrderJson | UnsetType = UNSET
+    error: ErrorJson | UnsetType = UNSET
+    order_id: str | UnsetType = UNSET
+    client_oid: str | UnsetType = UNSET
+
+    @classmethod
+    def of(cls, item: AmendItem, found: OrderJson | ApiError) -> Self:
+        """The result of an item."""
+        return cls(
+            success=isinstance(found, OrderJson),
+            order=found if isinstance(found, OrderJson) else UNSET,
+            error=found.body() if isinstance(found, ApiError) else UNSET,
+            order_id=item.order_id or UNSET,
+            client_oid=item.client_oid or UNSET,
+        )
+
+
+class BatchAmendJson(msgspec.Struct, kw_only=True):
+    """Results in the order of the request."""
+
+    results: list[AmendResultJson]
+
+
+class ReplaceJson(msgspec.Struct, kw_only=True):
+    """The order that left and the one that entered in its place."""
+
+    cancelled: OrderJson
+    placed: OrderJson
+
+
+async def amend(call: Call) -> Answer[OrderJson]:
+    """PUT /orders/{id}: change size, price or stop price; the order keeps its id. Less size alone keeps its place in time."""
+    request = parse(call.body, AmendRequest)
+    call.check_profile(request.profile_id)
+    order_id, client_oid = named(call)
+    product, command = await amendment(call, request, order_id, client_oid, call.command_id())
+    return Answer(amended(await call.command(command), product))
+
+
+async def amendment(
+    call: Call, request: AmendRequest | AmendItem, order_id: int, client_oid: str, command_id: str
+) -> tuple[Product, AmendOrder]:
+    """The order's product and the command. Raises ApiError."""
+    product = await _product(call, request.product_id, order_id, client_oid)
+    size, price, stop_price = (
+        _units(raw, scale, field)
+        for field, raw, scale in (
+            ("size", request.size, product.base_scale),
+            ("price", request.price, product.quote_scale),
+            ("stop_price", request.stop_price, product.quote_scale),
+        )
+    )
+    if not (size or price or stop_price):
+        raise BadRequestError("size, price or stop_price is required: what is to change", "size")
+    named_product = product.row.product_id if request.product_id is not None else ""
+    return product, AmendOrder(call.account_id, command_id, order_id, client_oid, named_product, size, price, stop_price)
+
+
+def _units(raw: msgspec.Raw, scale: int, field: str) -> int:
+    """An amount above zero; 0 where it was not given."""
+    if not given(raw):
+        return 0
+    units = to_units(raw_text(raw, field), scale, field)
+    if not units:
+        raise BadRequestError(f"{field} too small", field)
+    return units
+
+
+async def _product(call: Call, product_id: str | None, order_id: int, client_oid: str) -> Product:
+    """The product that the request names, or else that of the order. Raises ApiError 404."""
+    if product_id is None:
+        if not order_id and not client_oid:
+            raise ApiError(404, "order not found", "id")
+        try:
+            order: OrderState = await call.read(OrderQuery(call.account_id, order_id, client_oid))
+        except RequestFailed as error:
+            if error.code is not FailCode.NOT_FOUND:
+                raise
+            raise UnknownHereError(404, "order not found", "id") from None
+        product_id = order.product_id
+    return await call.gateway.catalogue.product(product_text(product_id))
+
+
+def amended(outcome: AnyOutcome, product: Product) -> OrderJson:
+    """The order after it. Raises ApiError where it was refused."""
+    if isinstance(outcome, Amended):
+        return OrderJson.of(outcome.order, product)
+    raise refusal(outcome, product, Side.BUY)
+
+
+async def amend_batch(call: Call) -> Answer[BatchAmendJson]:
+    """POST /orders/batch_amend: results in the order of the orders. A refused one hinders no other."""
+    request = parse(call.body, BatchAmendRequest)
+    check_count(len(request.orders), "orders")
+    found = [await _item(call, item) for item in request.orders]
+    outcomes = iter(await call.commands([each[1] for each in found if not isinstance(each, ApiError)]))
+    results: Sequence[OrderJson | ApiError] = [
+        each if isinstance(each, ApiError) else _result(next(outcomes), each[0]) for each in found
+    ]
+    return Answer(
+        BatchAmendJson(results=[AmendResultJson.of(item, each) for item, each in zip(request.orders, results, strict=True)])
+    )
+
+
+async def _item(call: Call, item: AmendItem) -> tuple[Product, AmendOrder] | ApiError:
+    command_id = call.command_id()
+    try:
+        if (item.order_id is None) == (item.client_oid is None):
+            raise BadRequestError("order_id or client_oid is required, and not both", "order_id")
+        order_id = order_number(item.order_id, "order_id") if item.order_id is not None else 0
+        client_oid = check_name(item.client_oid, "client_oid") if item.client_oid is not None else ""
+        return await amendment(call, item, order_id, client_oid, command_id)
+    except UnknownHereError as error:
+        if call.status is None or call.status.role != "leader":
+            raise
+        return error
+    except ApiError as error:
+        return error
+
+
+def _result(outcome: AnyOutcome, product: Product) -> OrderJson | ApiError:
+    try:
+        return amended(outcome, product)
+    except ApiError as error:
+        return error
+
+
+async def replace(call: Call) -> Answer[ReplaceJson]:
+    """POST /orders/{id}/replace: cancel the order and place another in one step. Where the new one is refused, the old one stays."""
+    request = parse(call.body, OrderRequest)
+    call.check_profile(request.profile_id)
+    order_id, client_oid = named(call)
+    product = await call.gateway.catalogue.product(product_text(request.product_id))
+    order = place_command(request, call.account_id, product, "")
+    fields = {name: getattr(order, name) for name in NewOrder.__struct_fields__}
+    if not order_id and not client_oid:
+        raise ApiError(404, "order not found", "id")
+    command = ReplaceOrder(call.account_id, call.command_id(), order_id, client_oid, "", NewOrder(**fields))
+    outcome = await call.command(command)
+    if not isinstance(outcome, Replaced):
+        raise refusal(outcome, product, order.side)
+    old = await call.gateway.catalogue.product(outcome.cancelled.product_id)
+    return Answer(ReplaceJson(cancelled=OrderJson.of(outcome.cancelled, old), placed=OrderJson.of(outcome.placed, product)))
