@@ -21,6 +21,7 @@ class Loop:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self._open: set[AsyncGenerator[Any, None]] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, name="quorumbook-client", daemon=True)
         self._thread.start()
 
@@ -34,7 +35,8 @@ class Loop:
             raise
 
     def iterate(self, items: AsyncGenerator[T, None]) -> Iterator[T]:
-        """The items of an async generator, which is closed when the caller stops."""
+        """The items of an async generator, which is closed when the caller stops, or the loop ends."""
+        self._open.add(items)
         try:
             while True:
                 try:
@@ -42,10 +44,18 @@ class Loop:
                 except StopAsyncIteration:
                     return
         finally:
-            self.run(items.aclose())
+            if items in self._open:
+                self._open.discard(items)
+                self.run(items.aclose())
+
+    def close_generators(self) -> None:
+        """Close the generators that nobody has closed."""
+        while self._open:
+            self.run(self._open.pop().aclose())
 
     def close(self) -> None:
         """End the loop and its thread."""
+        self.close_generators()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -82,6 +92,7 @@ class Client:
 
     def close(self) -> None:
         """Close all connections."""
+        self._loop.close_generators()
         self._loop.run(self._client.close())
         self._loop.close()
 

@@ -222,6 +222,7 @@ class RestClient:
 
     def close(self) -> None:
         """Close all connections."""
+        self._loop.close_generators()
         self._loop.run(self._client.close())
         self._loop.close()
 

@@ -57,6 +57,7 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "http.signature_age_max": (1, 3600, "seconds"),
     "history.archive_days": (0, 36_500, "days"),
     "history.log_bytes": (0, 2**40, "bytes"),
+    "tracing.ratio": (0, 1, "of all commands"),
     "streams.partitions": (1, 1_000, "partitions"),
     "streams.replication": (1, 10, "copies"),
     "streams.takeover": (1, 3600, "seconds"),
@@ -87,6 +88,8 @@ def check(config: NodeConfig, file: str) -> None:
     _check_admin_addresses(config, fault)
     _check_history(config, fault)
     _check_streams(config, fault)
+    if config.tracing.endpoint and not config.tracing.endpoint.startswith(("http://", "https://")):
+        raise fault("tracing.endpoint", f"expected http://host:port/v1/traces or https://..., not {config.tracing.endpoint!r}")
     _check_keys(config, fault)
     check_tls(config, fault)
 

@@ -165,6 +165,13 @@ class StreamsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"StreamsConfig(url={self.url!r}, prefix={self.prefix!r})"
 
 
+class TracingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[tracing]`: traces of orders for OpenTelemetry. `endpoint`: of OTLP over HTTP; empty: none. `ratio`: share of commands that are traced."""
+
+    endpoint: str = ""
+    ratio: float = 0.01
+
+
 class NodeAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[[nodes]]`: where each node of the cluster is, this one included. `http` is its public URL."""
 
@@ -194,6 +201,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     history: HistoryConfig = HistoryConfig()
     fix: FixConfig = FixConfig()
     streams: StreamsConfig = StreamsConfig()
+    tracing: TracingConfig = TracingConfig()
     log_level: str = "info"
     log_format: str = "text"
     log_bytes: int = 64 * 1024 * 1024

@@ -62,6 +62,7 @@ from node.system.descriptors import raise_limit
 from node.system.logs import set_up
 from node.system.parent_watch import watch_parent
 from node.system.processes import ENGINE_PID_FILE, PidFile
+from node.tracing import tracer_of
 from snapshots.abi import ABI
 from snapshots.errors import LevelError, SnapshotError
 from snapshots.levels.level import ACCEPTED, abi_behind
@@ -153,6 +154,7 @@ def build(config: NodeConfig, known: identity.Identity, modes: Modes) -> Parts:
         seeding=seeding_of(config, known, machine, raft, entries.encode),
         entries=entries,
         certificate_expires=lambda: certificates.expires,
+        trace=tracer.engine if (tracer := tracer_of(config, "engine")) is not None else None,
     )
     preparation = Preparation(raft, machine, store)
     ask, prepare = asking(config)

@@ -112,6 +112,8 @@ class EngineService:
         certificate_expires: when the node's certificate ends, in seconds since the epoch.
         seeding: the dataset that a cluster which has never run begins with; nothing else is taken before it.
         doubt: why no command may be applied yet, "" where it may.
+        trace: told of commands that were answered: when they came, when they began to be applied, and now, in nanoseconds since the epoch, and why
+            they were refused.
         warnings: what a person should put right, asked with the index of the log entry that says who the members are.
     """
 
@@ -133,8 +135,10 @@ class EngineService:
         doubt: Callable[[], str] = str,
         warnings: Callable[[int], list[str]] = lambda _members_index: [],
         certificate_expires: Callable[[], int] = int,
+        trace: Callable[[Sequence[AnyCommand], int, int, int, str], None] | None = None,
         entries: Entries | None = None,
     ) -> None:
+        self._trace = trace
         self.config = config
         self.identity = identity
         self.feed = feed
@@ -250,7 +254,12 @@ class EngineService:
         begun = time.perf_counter()
 
         def done(refusal: Refusal | None, outcomes: Sequence[object]) -> None:
-            self._machine.durations.request.observe(time.perf_counter() - begun)
+            now = time.perf_counter()
+            self._machine.durations.request.observe(now - begun)
+            if self._trace is not None:
+                ended_ns, applied = time.time_ns(), now - self._machine.apply_began
+                refused = "" if refusal is None else refusal.name
+                self._trace(commands, ended_ns - int((now - begun) * 1e9), ended_ns - int(applied * 1e9), ended_ns, refused)
             if refusal is None:
                 send(Results(request.request_id, outcomes))  # type: ignore[arg-type]  # the batcher does not know what it carries
             else:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol
@@ -112,6 +113,8 @@ class NodeBackend:
     """The engine of this node, and the other nodes where this one does not lead any more."""
 
     def __init__(self, socket: str, cluster: ClusterClient, deadline: float, *, redirect: bool = False) -> None:
+        self.trace: Callable[[Sequence[AnyCommand], int, int], None] | None = None
+        """Told of commands that were answered: when they came, and now, in nanoseconds since the epoch."""
         self._address = f"unix:{socket}"
         self._redirect = redirect
         self._cluster = cluster
@@ -138,7 +141,15 @@ class NodeBackend:
         self, commands: Sequence[AnyCommand], resent: Resent | None = None, begun: Outcomes | None = None
     ) -> list[AnyOutcome]:
         """See `Backend.submit`."""
-        resent = resent or Resent()
+        if self.trace is None:
+            return await self._submit(commands, resent or Resent())
+        begun_ns = time.time_ns()
+        try:
+            return await self._submit(commands, resent or Resent())
+        finally:
+            self.trace(commands, begun_ns, time.time_ns())
+
+    async def _submit(self, commands: Sequence[AnyCommand], resent: Resent) -> list[AnyOutcome]:
         end = asyncio.get_running_loop().time() + self._deadline
         unknown = False
         outcomes: list[AnyOutcome] | None = None

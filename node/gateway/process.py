@@ -28,6 +28,7 @@ from node.pki import client_context, server_context
 from node.system import logs
 from node.system.descriptors import raise_limit
 from node.system.parent_watch import watch_parent
+from node.tracing import tracer_of
 from snapshots.abi import ABI
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,10 @@ def backend_of(config: NodeConfig) -> NodeBackend:
         addresses, tls=client_context(config), deadline=config.http.deadline, client=f"gateway of {config.node_id}", abi=ABI
     )
     redirect = config.http.followers == "redirect"
-    return NodeBackend(str(config.engine_socket), cluster, config.http.deadline, redirect=redirect)
+    backend = NodeBackend(str(config.engine_socket), cluster, config.http.deadline, redirect=redirect)
+    tracer = tracer_of(config, "gateway")
+    backend.trace = tracer.gateway if tracer is not None else None
+    return backend
 
 
 async def run(config: NodeConfig, worker: int, stop: asyncio.Event) -> None:

@@ -300,6 +300,7 @@ class OrdersTopic:
             "auto.offset.reset": "earliest",
             "isolation.level": "read_committed",
             "max.poll.interval.ms": 3_600_000,
+            "session.timeout.ms": 10_000,  # so long after its death a reader's partitions go to another one
             **common,
         }
         self._consumer = Consumer(settings, logger=library)

@@ -20,6 +20,7 @@ from node.config.settings import (
     StartConfig,
     StreamsConfig,
     TlsConfig,
+    TracingConfig,
 )
 
 PAGE = Path(__file__).parents[3] / "docs" / "operations.md"
@@ -32,6 +33,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "fix": FixConfig,
     "history": HistoryConfig,
     "streams": StreamsConfig,
+    "tracing": TracingConfig,
     "tls": TlsConfig,
     "admin": AdminConfig,
     "nodes": NodeAddress,

@@ -99,6 +99,10 @@ def test_a_generator_is_closed_when_its_reader_stops() -> None:
         assert next(iter(items)) == 0
         items.close()  # type: ignore[attr-defined]  # it is a generator
         assert closed == [True, True]
+        left = loop.iterate(numbers())
+        assert next(iter(left)) == 0
+        loop.close_generators()
+        assert closed == [True, True, True]
     finally:
         loop.close()
 

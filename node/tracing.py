@@ -1,0 +1,148 @@
+"""Traces of orders for OpenTelemetry: from the gateway to the state, sampled, off by default.
+
+| span | process | from, to |
+|---|---|---|
+| `order` | gateway | the gateway sends the command, the outcome is there |
+| `engine` | the leader's engine | the command arrives, its answer leaves |
+| `commit` | the leader's engine | the command arrives, its log entry begins to be applied: the queue and consensus |
+| `apply` | the leader's engine | the entry is applied, and the answer leaves |
+
+Nothing is added to what goes over the network: the trace's id is a digest of the command's id, which every process has. So all of them come to the
+same trace, and to the same decision whether it is sampled. A command that is sent again after a failover shows both leaders in one trace.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from node.config.settings import NodeConfig
+from node.errors import SetupError
+from statemachine.commands import AnyCommand
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace.export import SpanExporter
+
+NEEDS = "tracing.endpoint is set, and OpenTelemetry is not installed: pip install 'quorumbook[tracing]'"
+
+
+class TraceIds(msgspec.Struct, frozen=True):
+    """The ids of a command's trace, and of its first span."""
+
+    trace: int
+    order: int
+
+
+class Tracer:
+    """Makes the spans of one process.
+
+    Args:
+        process: "gateway" or "engine".
+        exporter: where spans go; in tests. By default to `tracing.endpoint`, in a thread.
+
+    Raises:
+        SetupError: OpenTelemetry is not installed.
+    """
+
+    def __init__(self, config: NodeConfig, process: str, exporter: SpanExporter | None = None) -> None:
+        try:
+            from opentelemetry import trace
+            from opentelemetry.context import Context
+            from opentelemetry.sdk.resources import Resource
+            from opentelemetry.sdk.trace import TracerProvider
+            from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
+        except ImportError as error:
+            raise SetupError(NEEDS) from error
+        self._api: Any = trace
+        self._nothing = Context()
+        self._ids = _ids()
+        resource = {
+            "service.name": f"quorumbook-{process}",
+            "service.instance.id": config.node_id,
+            "quorumbook.cluster": config.cluster_id,
+        }
+        self._provider = TracerProvider(resource=Resource.create(resource), id_generator=self._ids, shutdown_on_exit=False)
+        if exporter is not None:
+            self._provider.add_span_processor(SimpleSpanProcessor(exporter))
+        else:
+            self._provider.add_span_processor(BatchSpanProcessor(_exporter(config.tracing.endpoint)))
+        self._tracer = self._provider.get_tracer("quorumbook")
+        self._bound = int(config.tracing.ratio * 2**64)
+
+    def sampled(self, command: AnyCommand) -> TraceIds | None:
+        """The ids of a command's trace; None where it is not sampled."""
+        digest = hashlib.blake2b(f"{command.account_id}\0{command.command_id}".encode(), digest_size=24).digest()
+        if int.from_bytes(digest[:8], "big") >= self._bound:
+            return None
+        return TraceIds(int.from_bytes(digest[:16], "big") or 1, int.from_bytes(digest[16:], "big") or 1)
+
+    def gateway(self, commands: Sequence[AnyCommand], begun_ns: int, ended_ns: int) -> None:
+        """The span `order` of each command that is sampled."""
+        for command in commands:
+            ids = self.sampled(command)
+            if ids is not None:
+                self._ids.next = ids
+                span = self._tracer.start_span("order", context=self._nothing, start_time=begun_ns, attributes=_facts(command))
+                self._ids.next = None
+                span.end(ended_ns)
+
+    def engine(self, commands: Sequence[AnyCommand], begun_ns: int, applied_ns: int, ended_ns: int, refusal: str) -> None:
+        """The spans `engine`, `commit` and `apply` of each command that is sampled. `refusal`: why it was not carried out, "" where it was."""
+        for command in commands:
+            ids = self.sampled(command)
+            if ids is None:
+                continue
+            flags = self._api.TraceFlags(self._api.TraceFlags.SAMPLED)
+            order = self._api.NonRecordingSpan(self._api.SpanContext(ids.trace, ids.order, is_remote=True, trace_flags=flags))
+            facts = {**_facts(command), **({"refusal": refusal} if refusal else {})}
+            span = self._tracer.start_span("engine", self._api.set_span_in_context(order), start_time=begun_ns, attributes=facts)
+            within = self._api.set_span_in_context(span)
+            if not refusal:
+                middle = min(max(begun_ns, applied_ns), ended_ns)
+                self._tracer.start_span("commit", within, start_time=begun_ns).end(middle)
+                self._tracer.start_span("apply", within, start_time=middle).end(ended_ns)
+            span.end(ended_ns)
+
+    def close(self) -> None:
+        """Send what is left, for a few seconds at most."""
+        self._provider.force_flush(2_000)
+        self._provider.shutdown()
+
+
+def tracer_of(config: NodeConfig, process: str) -> Tracer | None:
+    """The tracer of a process, None where traces are off. Raises SetupError."""
+    return Tracer(config, process) if config.tracing.endpoint and config.tracing.ratio else None
+
+
+def _facts(command: AnyCommand) -> dict[str, str]:
+    """What a span says of its command: no amounts, and no account."""
+    facts = {"command": type(command).__name__, "command_id": command.command_id}
+    product_id = getattr(command, "product_id", "")
+    return {**facts, "product_id": product_id} if product_id else facts
+
+
+def _exporter(endpoint: str) -> SpanExporter:
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    except ImportError as error:
+        raise SetupError(NEEDS) from error
+    return OTLPSpanExporter(endpoint=endpoint, timeout=5)
+
+
+def _ids() -> Any:
+    """Gives the ids that are set for the next first span, and random ones else."""
+    from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+
+    class Ids(RandomIdGenerator):
+        next: TraceIds | None = None
+
+        def generate_trace_id(self) -> int:
+            return super().generate_trace_id() if self.next is None else self.next.trace
+
+        def generate_span_id(self) -> int:
+            return super().generate_span_id() if self.next is None else self.next.order
+
+    return Ids()
