@@ -129,7 +129,8 @@ class NodeBackend:
     @property
     def ready(self) -> bool:
         """See `Backend.ready`."""
-        return self._connection is not None and not self._connection.closed.is_set()
+        # What is enqueued has no end that could be traced here: with traces, all commands go by `submit`.
+        return self.trace is None and self._connection is not None and not self._connection.closed.is_set()
 
     def enqueue(self, commands: Sequence[AnyCommand], outcomes: OutcomesTaker) -> None:
         """See `Backend.enqueue`."""
@@ -142,14 +143,14 @@ class NodeBackend:
     ) -> list[AnyOutcome]:
         """See `Backend.submit`."""
         if self.trace is None:
-            return await self._submit(commands, resent or Resent())
+            return await self._submit(commands, resent or Resent(), begun)
         begun_ns = time.time_ns()
         try:
-            return await self._submit(commands, resent or Resent())
+            return await self._submit(commands, resent or Resent(), begun)
         finally:
             self.trace(commands, begun_ns, time.time_ns())
 
-    async def _submit(self, commands: Sequence[AnyCommand], resent: Resent) -> list[AnyOutcome]:
+    async def _submit(self, commands: Sequence[AnyCommand], resent: Resent, begun: Outcomes | None) -> list[AnyOutcome]:
         end = asyncio.get_running_loop().time() + self._deadline
         unknown = False
         outcomes: list[AnyOutcome] | None = None
