@@ -41,7 +41,8 @@ class FakeClient(ClusterClient):
         self.status = NodeStatus(
             "n1", "trial", "leader", "n1", 3, 40, 40, 40, 1, 10, 0, "", True, True, True, 1.0, "0.1.0", "abi", members
         )  # fmt: skip
-        self._views = Views(Feed(1000))
+        self._feed = Feed(1000)
+        self._views = Views(self._feed)
 
     async def submit(
         self, commands: Sequence[AnyCommand], deadline: float | None = None, on_resend: Callable[[], None] = lambda: None
@@ -52,6 +53,7 @@ class FakeClient(ClusterClient):
         self.submitted.append(list(commands))
         applied = self.engine.apply(Batch((len(self.submitted) + 1_700_000_000) * 10**9, list(commands)))
         self.events_made.extend(applied.events)
+        self._feed.publish(applied.event_products, applied.encoded_events)
         return applied.outcomes
 
     async def _query(self, query: AnyQuery, linearizable: bool = False) -> Any:

@@ -1,0 +1,77 @@
+"""The operator's controls by the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.unit.node.cli.conftest import Run
+
+RunJson = Callable[..., Any]
+
+CALENDAR = """
+time_zone = "Europe/Berlin"
+random = 30
+[week]
+mon-fri = ["08:50 auction", "09:00 continuous", "17:30 closing_auction", "17:35 closed"]
+[days]
+2026-12-25 = []
+"""
+
+
+def test_the_kill_switch_cancels_and_refuses_until_it_is_off(market: Run, run_json: RunJson) -> None:
+    market("order", "place", "BTC-USD", "buy", "--size", "1", "--price", "90", "--as", "alice")
+    assert market("kill-switch", "set", "account", "alice", "--note", "runaway", "--yes").stdout == (
+        "account alice: kill\n1 orders cancelled\n"
+    )
+    (row,) = run_json("kill-switch", "show")
+    assert (row["scope"], row["name"], row["off"], row["note"], row["cancelling"]) == (
+        "account",
+        "alice",
+        "kill",
+        "runaway",
+        "no",
+    )
+    refused = market("order", "place", "BTC-USD", "buy", "--size", "1", "--price", "90", "--as", "alice", code=1)
+    assert "kill switch" in refused.stderr
+    assert market("kill-switch", "set", "account", "alice", "--to", "on").stdout == "account alice: on\n"
+    assert run_json("kill-switch", "show") == []
+
+
+def test_limits_and_risk_are_set_and_shown(market: Run, run_json: RunJson) -> None:
+    market(
+        "limits", "set", "BTC-USD", "--dynamic", "0.05", "--action", "halt", "--halt", "60", "--call", "300", "--order-size", "5"
+    )
+    (row,) = run_json("limits", "show")
+    assert (row["dynamic"], row["action"], row["halt"], row["call"], row["order size"]) == ("0.05", "halt", "60", "300", "5")
+    market("firm", "put", "acme")
+    market("firm", "member", "alice", "acme")
+    assert run_json("firm", "list") == [{"firm": "acme", "account": "alice"}]
+    market("risk", "set", "firm", "acme", "--currency", "USD", "--open", "1000", "--volume", "5000")
+    (risk,) = run_json("risk", "show")
+    assert (risk["scope"], risk["name"], risk["open"], risk["volume"]) == ("firm", "acme", "1000", "5000")
+    refused = market("order", "place", "BTC-USD", "buy", "--size", "6", "--price", "10", "--as", "alice", code=1)
+    assert "order limit" in refused.stderr
+
+
+def test_a_calendar_is_read_from_a_file(market: Run, run_json: RunJson, tmp_path: Path) -> None:
+    path = tmp_path / "berlin.toml"
+    path.write_text(CALENDAR)
+    market("calendar", "set", "berlin", str(path))
+    market("calendar", "follow", "product", "BTC-USD", "--calendar", "berlin")
+    assert "09:00 continuous" in market("calendar", "show", "berlin").stdout
+    (row,) = run_json("calendar", "show")
+    assert row["product"] == "BTC-USD"
+    path.write_text('time_zone = "Europe/Atlantis"\n[week]\n')
+    assert "time_zone: expected a name of the IANA database" in market("calendar", "set", "x", str(path), code=1).stderr
+
+
+def test_a_trade_is_busted(market: Run, run_json: RunJson) -> None:
+    market("order", "place", "BTC-USD", "sell", "--size", "1", "--price", "100", "--as", "bob")
+    market("order", "place", "BTC-USD", "buy", "--size", "1", "--price", "100", "--as", "alice")
+    before = run_json("account", "alice")["balances"]
+    assert "alice from bob" in market("trade", "bust", "BTC-USD", "1", "--yes", "--note", "fat finger").stdout
+    after = run_json("account", "alice")["balances"]
+    assert before != after
+    assert "corrected before" in market("trade", "bust", "BTC-USD", "1", "--yes", code=1).stderr
