@@ -32,7 +32,7 @@ Day = list[tuple[int, Phase]]
 def phase_at(zone: str, week: list[Day], days: dict[date, Day], second: int) -> Phase:
     """By the clock on the wall, day by day."""
     today = datetime.fromtimestamp(second, ZoneInfo(zone)).date()
-    begun = []
+    begun: list[tuple[float, int, Phase]] = []
     for day in (today - timedelta(days=1), today, today + timedelta(days=1)):
         for at, phase in [(0, Phase.CLOSED), *days.get(day, week[day.weekday()])]:
             hour, rest = divmod(at, 3600)
