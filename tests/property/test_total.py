@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+from types import UnionType
 from typing import Any, get_args, get_origin
 
 import msgspec
@@ -52,6 +53,8 @@ def value(random: Random, field: msgspec.structs.FieldInfo, number: int) -> obje
 def _of_type(random: Random, kind: Any, number: int) -> object:
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return kind(**{field.name: value(random, field, number) for field in msgspec.structs.fields(kind)})
+    if isinstance(kind, UnionType):
+        return _of_type(random, get_args(kind)[0], number) if random.random() < 0.3 else None
     if get_origin(kind) is list:
         return [_of_type(random, get_args(kind)[0], number) for _ in range(random.choice([0, 1, 2, 7, 7]))]
     if get_origin(kind) is tuple:
