@@ -96,6 +96,7 @@ UNITS: Mapping[str, Unit] = {
             "created_at",
             "done_at",
             "expires_at",
+            "fires_at",
             "until",
             "ends_at",
             "note_at",
