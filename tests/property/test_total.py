@@ -51,6 +51,8 @@ def value(random: Random, field: msgspec.structs.FieldInfo, number: int) -> obje
 
 
 def _of_type(random: Random, kind: Any, number: int) -> object:
+    if isinstance(kind, UnionType):
+        return _of_type(random, get_args(kind)[0], number) if random.random() < 0.5 else None
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return kind(**{field.name: value(random, field, number) for field in msgspec.structs.fields(kind)})
     if isinstance(kind, UnionType):
