@@ -1,4 +1,4 @@
-"""Orders that change: amended in place, replaced by another, many in one request."""
+"""Orders that change or belong together: amended, replaced, placed as a pair, cancelled by a timer."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from msgspec import UNSET, UnsetType
 from node.errors import RequestFailed
 from node.gateway.calls import Answer, Call
 from node.gateway.catalogue import Product
-from node.gateway.errors import ApiError, BadRequestError, ErrorJson, UnknownHereError
+from node.gateway.errors import ApiError, BadRequestError, ErrorJson, UnknownHereError, rejection
 from node.gateway.orders import OrderJson, OrderRequest, check_count, named, place_command, refusal
-from node.gateway.requests import DecimalText, absent, given, parse, raw_text
-from node.gateway.values import check_name, order_number, product_text, to_units
+from node.gateway.requests import DecimalText, absent, choice, given, parse, raw_text
+from node.gateway.values import SIDES, STPS, SideWord, StpWord, check_name, iso, order_number, product_text, to_units
 from node.native.protocol import FailCode, OrderQuery
-from statemachine.commands import AmendOrder, NewOrder, ReplaceOrder
-from statemachine.events import Amended, AnyOutcome, OrderState, Replaced
+from statemachine.commands import AmendOrder, CancelAllAfter, NewOrder, PlacePair, ReplaceOrder
+from statemachine.events import Amended, AnyOutcome, Armed, OrderState, Paired, Rejected, Replaced
 from statemachine.types import Side
+
+NANOSECONDS = 1_000_000_000
+TIMEOUT_MAX = 86_400
+"""Seconds of a timer: a day."""
 
 
 class AmendRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,6 +84,91 @@ class ReplaceJson(msgspec.Struct, kw_only=True):
 
     cancelled: OrderJson
     placed: OrderJson
+
+
+class PairRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /orders/pair: a limit order at `price` and a stop order at `stop_price`; one ends the other. With `stop_limit_price` the latter is a limit
+    order."""
+
+    product_id: str
+    side: SideWord
+    size: DecimalText
+    price: DecimalText
+    stop_price: DecimalText
+    stop_limit_price: DecimalText = msgspec.field(default_factory=absent)
+    stp: StpWord | None = None
+    client_oid: str | None = None
+    stop_client_oid: str | None = None
+    session: str | None = None
+    profile_id: str | None = None
+
+
+class PairJson(msgspec.Struct, kw_only=True):
+    """Two orders that end each other."""
+
+    limit: OrderJson
+    stop: OrderJson
+
+
+class TimerRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /orders/cancel-all-after: in how many seconds; 0 takes the timer off. `session`: only orders with this tag."""
+
+    timeout: int
+    session: str | None = None
+    profile_id: str | None = None
+
+
+class TimerJson(msgspec.Struct, kw_only=True):
+    """When the timer goes off; null where it was taken off."""
+
+    trigger_time: str | None
+    session: str
+
+
+async def pair(call: Call) -> Answer[PairJson]:
+    """POST /orders/pair: a limit order and a stop order of the same side and size, of which one ends the other."""
+    request = parse(call.body, PairRequest)
+    call.check_profile(request.profile_id)
+    product = await call.gateway.catalogue.product(product_text(request.product_id))
+    names = [
+        check_name(text, field) if text is not None else ""
+        for field, text in (
+            ("client_oid", request.client_oid),
+            ("stop_client_oid", request.stop_client_oid),
+            ("session", request.session),
+        )
+    ]
+    side = choice(request.side, SIDES, "side")
+    command = PlacePair(
+        call.account_id,
+        f"c:{names[0]}" if names[0] else call.command_id(),
+        product.row.product_id,
+        side,
+        _units(request.size, product.base_scale, "size"),
+        _units(request.price, product.quote_scale, "price"),
+        _units(request.stop_price, product.quote_scale, "stop_price"),
+        _units(request.stop_limit_price, product.quote_scale, "stop_limit_price"),
+        choice(request.stp or "dc", STPS, "stp"),
+        *names,
+    )
+    outcome = await call.command(command)
+    if not isinstance(outcome, Paired):
+        raise refusal(outcome, product, side)
+    return Answer(PairJson(limit=OrderJson.of(outcome.limit, product), stop=OrderJson.of(outcome.stop, product)))
+
+
+async def cancel_all_after(call: Call) -> Answer[TimerJson]:
+    """POST /orders/cancel-all-after: cancel the account's orders in so many seconds, unless this is called again before. 0 takes the timer off."""
+    request = parse(call.body, TimerRequest)
+    call.check_profile(request.profile_id)
+    if not 0 <= request.timeout <= TIMEOUT_MAX:
+        raise BadRequestError(f"timeout must be a whole number of seconds from 0 to {TIMEOUT_MAX}", "timeout")
+    session = check_name(request.session, "session") if request.session is not None else ""
+    outcome = await call.command(CancelAllAfter(call.account_id, call.command_id(), request.timeout * NANOSECONDS, session))
+    if not isinstance(outcome, Armed):
+        assert isinstance(outcome, Rejected), outcome
+        raise rejection(outcome)
+    return Answer(TimerJson(trigger_time=iso(outcome.fires_at) if outcome.fires_at else None, session=session))
 
 
 async def amend(call: Call) -> Answer[OrderJson]:

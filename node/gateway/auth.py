@@ -34,7 +34,19 @@ from node.keys import addresses
 from node.keys.sealing import ApiKey, ClusterKeys, operator_key
 from node.native.protocol import ApiKeyQuery, FailCode
 from statemachine.commands import AnyCommand
-from statemachine.events import Amended, AnyOutcome, Cancelled, Done, Placed, Rejected, Replaced, Switched, Transferred
+from statemachine.events import (
+    Amended,
+    AnyOutcome,
+    Armed,
+    Cancelled,
+    Done,
+    Paired,
+    Placed,
+    Rejected,
+    Replaced,
+    Switched,
+    Transferred,
+)
 from statemachine.tables import ApiKeyRow
 from statemachine.types import Permission, Reason
 
@@ -336,6 +348,10 @@ def _told(outcome: AnyOutcome) -> str:
             return f"it replaced order {order_text(old.order_id)} by {order_text(new.order_id)}"
         case Cancelled(orders=orders):
             return f"it cancelled {', '.join(order_text(order.order_id) for order in orders[:_TOLD_MAX]) or 'nothing'}"
+        case Paired(limit=limit, stop=stop):
+            return f"it placed orders {order_text(limit.order_id)} and {order_text(stop.order_id)}"
+        case Armed():
+            return f"the timer was set with sequence {outcome.sequence}"
         case Transferred():
             return f"it was booked with sequence {outcome.sequence}"
         case Rejected(reason=Reason.COMMAND_ID_REUSED):

@@ -124,6 +124,11 @@ REASONS: dict[Reason, tuple[int, str]] = {
     Reason.PRODUCT_IN_AUCTION: (400, "Auction mode: only limit orders that can rest are accepted"),
     Reason.TOO_MANY_OPEN_ORDERS: (400, "Too many open orders"),
     Reason.INVALID_STOP: (400, "Invalid stop order"),
+    Reason.TOO_MANY_CANCELS: (400, "Too many mass cancels of this account are under way; try again in a moment"),
+    Reason.TOO_MANY_TRAILING: (400, "Too many trailing stop orders"),
+    Reason.TOO_MANY_TIMERS: (400, "Too many timers of this account"),
+    Reason.INVALID_TIMEOUT: (400, "Invalid timeout"),
+    Reason.NOT_AMENDABLE: (400, "This order cannot be amended so"),
     Reason.INVALID_CANCEL_AFTER: (400, "Invalid cancel_after"),
     Reason.CHANGED_MEANWHILE: (409, "Changed by somebody else meanwhile"),
     Reason.OWN_ORDERS_CROSS: (400, "The order would trade with one of your own in this auction"),
@@ -152,6 +157,10 @@ REASONS: dict[Reason, tuple[int, str]] = {
 
 
 FIELDS = {
+    "expires_at": "expire_time",
+    "take_profit": "take_profit_price",
+    "stop_loss": "stop_loss_price",
+    "stop_loss_limit": "stop_loss_limit_price",
     "order_type": "type",
     "order_id": "id",
     "base": "base_currency",

@@ -42,6 +42,7 @@ QUERIES: dict[str, tuple[str, Schema]] = {
     "after": ("older than this: the header cb-after of the page before", TEXT),
     "before": ("newer than this: the header cb-before of the page before", TEXT),
     "product_id": ("only of this product", TEXT),
+    "session": ("only orders with this tag", TEXT),
     "side": ("only of this side", {"type": "string", "enum": list(SIDES)}),
     "price_min": ("only at this price or above; needs a product_id", TEXT),
     "price_max": ("only at this price or below; needs a product_id", TEXT),

@@ -16,9 +16,11 @@ from node.gateway.backend import Outcomes
 from node.gateway.calls import Answer, Call
 from node.gateway.catalogue import Product
 from node.gateway.errors import SIZES, ApiError, BadRequestError, ErrorJson, UnknownHereError, rejection
-from node.gateway.requests import PAGE_MAX, DecimalText, absent, choice, given, page_limit, parse, period, raw_text
+from node.gateway.requests import PAGE_MAX, DecimalText, absent, choice, given, moment, page_limit, parse, period, raw_text
 from node.gateway.values import (
     DONE_WORDS,
+    GOOD_FOR,
+    GOOD_FOR_WORDS,
     ORDER_STATUS_WORDS,
     ORDER_TYPE_WORDS,
     REQUESTED_TIMES,
@@ -31,6 +33,7 @@ from node.gateway.values import (
     STPS,
     TIME_IN_FORCE_WORDS,
     DoneReasonWord,
+    GoodForWord,
     OrderStatusWord,
     OrderTypeWord,
     RequestedTimeWord,
@@ -52,13 +55,13 @@ from node.gateway.values import (
 )
 from node.history.pages import Page
 from node.native.protocol import FailCode, OrderQuery, OrdersQuery
-from statemachine.commands import CancelAll, CancelOrder, PlaceOrder
-from statemachine.events import AnyOutcome, Cancelled, OrderState, Placed, Rejected
-from statemachine.types import OrderStatus, OrderType, Reason, Side, StopType
+from statemachine.commands import CancelAll, CancelOrder, OrderOptions, PlaceOrder
+from statemachine.events import AnyOutcome, Cancelled, OrderState, OrderTerms, Placed, Rejected
+from statemachine.types import GoodFor, OrderStatus, OrderType, Reason, Side, StopType
 
 
 class OrderRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /orders. The last two are understood in order to be refused by name."""
+    """POST /orders. `stop_limit_price` and `max_floor` are understood in order to be refused by name."""
 
     product_id: str
     side: SideWord
@@ -76,6 +79,14 @@ class OrderRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stop_price: DecimalText = msgspec.field(default_factory=absent)
     stop_limit_price: DecimalText = msgspec.field(default_factory=absent)
     max_floor: DecimalText = msgspec.field(default_factory=absent)
+    display_size: DecimalText = msgspec.field(default_factory=absent)
+    trail: DecimalText = msgspec.field(default_factory=absent)
+    take_profit_price: DecimalText = msgspec.field(default_factory=absent)
+    stop_loss_price: DecimalText = msgspec.field(default_factory=absent)
+    stop_loss_limit_price: DecimalText = msgspec.field(default_factory=absent)
+    good_for: GoodForWord | None = None
+    expire_time: str | None = None
+    session: str | None = None
 
 
 class BatchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -126,13 +137,22 @@ class OrderJson(msgspec.Struct, kw_only=True):
     done_reason: DoneReasonWord | UnsetType = UNSET
     done_at: str | UnsetType = UNSET
     queued: bool | UnsetType = UNSET
+    session: str | UnsetType = UNSET
+    display_size: str | UnsetType = UNSET
+    visible_size: str | UnsetType = UNSET
+    trail: str | UnsetType = UNSET
+    good_for: GoodForWord | UnsetType = UNSET
+    take_profit_price: str | UnsetType = UNSET
+    stop_loss_price: str | UnsetType = UNSET
+    stop_loss_limit_price: str | UnsetType = UNSET
+    linked_order_id: str | UnsetType = UNSET
 
     @classmethod
     def of(cls, order: OrderState, product: Product) -> Self:
         """The object of an order."""
         done = order.status is OrderStatus.DONE
         funds = product.price(order.funds) if order.funds else UNSET
-        return cls(
+        found = cls(
             id=order_text(order.order_id),
             product_id=order.product_id,
             side=SIDE_WORDS[order.side],
@@ -159,6 +179,25 @@ class OrderJson(msgspec.Struct, kw_only=True):
             done_at=iso(order.done_at) if done else UNSET,
             queued=True if order.queued else UNSET,
         )
+        if order.terms is not None:
+            found._add(order.terms, product)
+        return found
+
+    def _add(self, terms: OrderTerms, product: Product) -> None:
+        """Say what the order has beyond a plain one."""
+
+        def price(units: int) -> str | UnsetType:
+            return product.price(units) if units else UNSET
+
+        self.session = terms.session or UNSET
+        self.display_size = product.size(terms.display_size) if terms.display_size else UNSET
+        self.visible_size = product.size(terms.visible) if terms.visible else UNSET
+        self.trail = price(terms.trail)
+        self.good_for = GOOD_FOR_WORDS.get(terms.good_for, UNSET)
+        self.take_profit_price = price(terms.take_profit)
+        self.stop_loss_price = price(terms.stop_loss)
+        self.stop_loss_limit_price = price(terms.stop_loss_limit)
+        self.linked_order_id = order_text(terms.link) if terms.link else UNSET
 
 
 class PlaceResultJson(msgspec.Struct, kw_only=True):
@@ -258,7 +297,27 @@ def place_command(request: OrderRequest, account_id: str, product: Product, comm
         _stop(request, side, given(stop_price)),
         _quote_units(stop_price, product, "stop_price"),
         _cancel_after(request),
+        _options(request, product),
     )
+
+
+def _options(request: OrderRequest, product: Product) -> OrderOptions | None:
+    """What the order has beyond a plain one; None for a plain one. Raises BadRequestError naming the field."""
+    options = OrderOptions(
+        check_name(request.session, "session") if request.session is not None else "",
+        to_units(raw_text(request.display_size, "display_size"), product.base_scale, "display_size")
+        if given(request.display_size)
+        else 0,
+        _quote_units(request.trail, product, "trail"),
+        choice(request.good_for, GOOD_FOR, "good_for") if request.good_for is not None else GoodFor.ANY,
+        moment(request.expire_time, "expire_time") if request.expire_time is not None else 0,
+        _quote_units(request.take_profit_price, product, "take_profit_price"),
+        _quote_units(request.stop_loss_price, product, "stop_loss_price"),
+        _quote_units(request.stop_loss_limit_price, product, "stop_loss_limit_price"),
+    )
+    if not 0 <= options.expires_at < 2**63:
+        raise BadRequestError("expire_time is too far away", "expire_time")
+    return options if options != _PLAIN else None
 
 
 def _quote_units(raw: msgspec.Raw, product: Product, field: str) -> int:
@@ -276,7 +335,7 @@ def _stop(request: OrderRequest, side: Side, priced: bool) -> StopType:
 
 def _cancel_after(request: OrderRequest) -> int:
     """Nanoseconds that a good-till-time order lives; 0 for another."""
-    if request.time_in_force == "GTT" and request.cancel_after is None:
+    if request.time_in_force == "GTT" and request.cancel_after is None and request.expire_time is None:
         raise BadRequestError("cancel_after is required with time_in_force GTT", "cancel_after")
     if request.cancel_after is None:
         return 0
@@ -362,6 +421,7 @@ SORTED_BY: dict[str, Callable[[OrderState, Product], Fraction | int | str]] = {
     "type": lambda order, _product: ORDER_TYPE_WORDS[order.order_type],
 }
 """What lists may be sorted by, in the parameters of Coinbase Exchange. Equal orders are newest first."""
+_PLAIN = OrderOptions()
 CLIENT_PREFIX = "client:"
 PENDING_HEADER = "x-quorumbook-pending"
 
@@ -514,8 +574,9 @@ async def cancel_all(call: Call) -> Answer[list[str]]:
     product_id = await _cancelled_product(call)
     query = call.parameters()
     side = choice(query["side"], SIDES, "side") if "side" in query else 0
+    session = check_name(query["session"], "session") if "session" in query else ""
     low, high = await _price_range(call, query, product_id)
-    outcome = await call.command(CancelAll(call.account_id, call.command_id(), product_id, side, low, high))
+    outcome = await call.command(CancelAll(call.account_id, call.command_id(), product_id, side, low, high, session))
     if isinstance(outcome, Cancelled):
         headers = {PENDING_HEADER: "true"} if outcome.pending else {}
         return Answer([order_text(order.order_id) for order in outcome.orders], headers)

@@ -23,7 +23,17 @@ from node.gateway.errors import BadRequestError
 from statemachine import decimals
 from statemachine.decimals import DecimalError, DecimalFault
 from statemachine.limits import CANCEL_AFTER_MAX, NAME_MAX
-from statemachine.types import DoneReason, OrderStatus, OrderType, ProductStatus, SelfTradePrevention, Side, StopType, TimeInForce
+from statemachine.types import (
+    DoneReason,
+    GoodFor,
+    OrderStatus,
+    OrderType,
+    ProductStatus,
+    SelfTradePrevention,
+    Side,
+    StopType,
+    TimeInForce,
+)
 
 Member = TypeVar("Member", bound=IntEnum)
 
@@ -150,19 +160,12 @@ TIMES_IN_FORCE = {time.name: time for time in TimeInForce}
 REQUESTED_TIMES = {**TIMES_IN_FORCE, "PO": TimeInForce.GTC}
 STPS = {stp.name.lower(): stp for stp in SelfTradePrevention}
 STOPS = {"loss": StopType.LOSS, "entry": StopType.ENTRY}
+GOOD_FOR = {"day": GoodFor.DAY, "auction": GoodFor.AUCTION}
 ORDER_STATUSES = {"open": OrderStatus.OPEN, "active": OrderStatus.ACTIVE, "done": OrderStatus.DONE}
 PRODUCT_STATUSES = {status.name.lower(): status for status in ProductStatus}
 """Words of requests and answers, and what they stand for."""
 
-DONE_WORDS = {
-    DoneReason.FILLED: "filled",
-    DoneReason.CANCELLED: "canceled",
-    DoneReason.EXPIRED: "canceled",
-    DoneReason.MAKERS_MAX: "canceled",
-    DoneReason.KILLED: "canceled",
-    DoneReason.COLLARED: "canceled",
-    DoneReason.NONE: "",
-}
+DONE_WORDS = dict.fromkeys(DoneReason, "canceled") | {DoneReason.FILLED: "filled", DoneReason.NONE: ""}
 """Why an order is done, in the words of Coinbase Exchange."""
 
 
@@ -181,6 +184,7 @@ ORDER_TYPE_WORDS = words_of(ORDER_TYPES)
 TIME_IN_FORCE_WORDS = words_of(TIMES_IN_FORCE)
 STP_WORDS = words_of(STPS)
 STOP_WORDS = words_of(STOPS)
+GOOD_FOR_WORDS = words_of(GOOD_FOR)
 ORDER_STATUS_WORDS = words_of(ORDER_STATUSES)
 
 SideWord = Annotated[str, one_of(SIDES)]
@@ -190,6 +194,7 @@ TimeInForceWord = Annotated[str, one_of(TIMES_IN_FORCE)]
 RequestedTimeWord = Annotated[str, one_of(REQUESTED_TIMES)]
 StpWord = Annotated[str, one_of(STPS)]
 StopWord = Annotated[str, one_of(STOPS)]
+GoodForWord = Annotated[str, one_of(GOOD_FOR)]
 OrderStatusWord = Annotated[str, one_of(ORDER_STATUSES)]
 ProductStatusWord = Annotated[str, one_of(PRODUCT_STATUSES)]
 DoneReasonWord = Annotated[str, one_of(DONE_WORDS.values())]

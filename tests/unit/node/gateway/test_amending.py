@@ -102,3 +102,69 @@ async def test_a_mass_cancel_takes_one_side_and_a_range_of_prices(exchange: Exch
     ):
         status, answer = await exchange.call("alice", "DELETE", f"/orders?{query}")
         assert (status, answer["field"]) == (400, field)
+
+
+async def test_an_order_with_options_says_them(exchange: Exchange) -> None:
+    iceberg = await exchange.order("alice", "buy", "50", "2", display_size="0.5", session="desk", take_profit_price="70")
+    shown = {name: iceberg[name] for name in ("display_size", "visible_size", "session", "take_profit_price")}
+    assert shown == {"display_size": "0.5", "visible_size": "0.5", "session": "desk", "take_profit_price": "70"}
+    plain = await exchange.order("alice", "buy", "49", "2")
+    assert "display_size" not in plain
+    assert await exchange.call("alice", "DELETE", "/orders?session=desk") == (200, [iceberg["id"]])
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"display_size": "9"}, "display_size"),
+        ({"display_size": "x"}, "display_size"),
+        ({"trail": "1"}, "trail"),
+        ({"good_for": "life"}, "good_for"),
+        ({"expire_time": "tomorrow"}, "expire_time"),
+        ({"expire_time": "2030-01-01T00:00:00Z"}, None),
+        ({"stop_loss_limit_price": "10"}, "stop_loss_limit_price"),
+        ({"session": "a b"}, "session"),
+    ],
+)
+async def test_a_refused_option_names_its_field(exchange: Exchange, fields: Any, field: str | None) -> None:
+    body = {"product_id": "BTC-USD", "side": "buy", "price": "50", "size": "2"} | fields
+    status, answer = await exchange.call("alice", "POST", "/orders", body)
+    assert status == 400, answer
+    assert field is None or answer["field"] == field, answer
+
+
+async def test_of_a_pair_one_order_ends_the_other(exchange: Exchange) -> None:
+    body = {"product_id": "BTC-USD", "side": "sell", "size": "1", "price": "120", "stop_price": "80", "client_oid": "up"}
+    status, answer = await exchange.call("alice", "POST", "/orders/pair", body)
+    assert status == 200, answer
+    limit, stop = answer["limit"], answer["stop"]
+    assert (limit["price"], stop["stop_price"], limit["linked_order_id"]) == ("120", "80", stop["id"])
+    assert await exchange.call("alice", "DELETE", f"/orders/{limit['id']}") == (200, limit["id"])
+    status, other = await exchange.call("alice", "GET", f"/orders/{stop['id']}")
+    assert (other["status"], other["done_reason"]) == ("done", "canceled")
+    for fields, field in (({"stop_price": "130"}, "stop_price"), ({"size": "0"}, "size"), ({"client_oid": "a b"}, "client_oid")):
+        status, answer = await exchange.call("alice", "POST", "/orders/pair", body | {"client_oid": "next"} | fields)
+        assert (status, answer["field"]) == (400, field), answer
+
+
+async def test_a_timer_cancels_what_is_open_when_it_goes_off(exchange: Exchange) -> None:
+    order = await exchange.order("alice", "buy", "50", "2")
+    status, armed = await exchange.call("alice", "POST", "/orders/cancel-all-after", {"timeout": 60})
+    assert status == 200, armed
+    assert armed["trigger_time"] is not None
+    assert (await exchange.call("alice", "POST", "/orders/cancel-all-after", {"timeout": 0}))[1]["trigger_time"] is None
+    exchange.backend.advance(seconds=61)
+    assert (await exchange.call("alice", "GET", f"/orders/{order['id']}"))[1]["status"] == "open"
+    await exchange.call("alice", "POST", "/orders/cancel-all-after", {"timeout": 30})
+    exchange.backend.advance(seconds=31)
+    exchange.backend.advance(seconds=1)
+    status, found = await exchange.call("alice", "GET", f"/orders/{order['id']}")
+    assert (found["status"], found["done_reason"]) == ("done", "canceled")
+    for body, field in (
+        ({"timeout": -1}, "timeout"),
+        ({"timeout": 1e9}, "timeout"),
+        ({}, "timeout"),
+        ({"timeout": 1, "session": " "}, "session"),
+    ):
+        status, answer = await exchange.call("alice", "POST", "/orders/cancel-all-after", body)
+        assert (status, answer["field"]) == (400, field), answer
