@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from random import Random
 
@@ -68,11 +68,18 @@ def prepare(
     raise LoadTestError("no free range of ports on the loopback interface")
 
 
-def free_base() -> int:
-    """The first port of a range in which nothing listens at its beginning. Raises LoadTestError: there is none."""
+def place_for(directory: Path, make: Callable[[int], object]) -> None:
+    """Have `make` make a cluster in `directory`, given the first port of its range; again with another range where one of its ports is taken.
+
+    Raises:
+        LoadTestError: no free ports were found.
+    """
     for base in _bases(False):
-        if all(_is_free(f"127.0.0.1:{base + offset}") for offset in (0, 10, 20)):
-            return base
+        if directory.exists():
+            shutil.rmtree(directory)
+        make(base)
+        if all(_is_free(address) for address in _addresses(directory)):
+            return
     raise LoadTestError("no free range of ports on the loopback interface")
 
 

@@ -24,7 +24,7 @@ import msgspec
 
 from loadtest.access import Access
 from loadtest.errors import LoadTestError
-from loadtest.ground import MARK, free_base
+from loadtest.ground import MARK, place_for
 from node.credentials import Credentials
 from node.deployment.local_cluster import LocalCluster
 from node.errors import QuorumbookError
@@ -120,7 +120,7 @@ class Roll:
     def __init__(self, directory: Path, former: Path) -> None:
         self.directory = directory
         program = [*command_of(former)[:-2], "-c", "from node.cli import main; main()"]
-        _output([*program, "init", str(directory), "--base-port", str(free_base()), "--archive-log"])
+        place_for(directory, lambda base: _output([*program, "init", str(directory), "--base-port", str(base), "--archive-log"]))
         (directory / MARK).touch()
         self.former = LocalCluster(directory, command=command_of(former))
         self.present = LocalCluster(directory, command=command_of(ROOT))

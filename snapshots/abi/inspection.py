@@ -12,6 +12,7 @@ from msgspec import inspect
 from snapshots.abi.schema import FORMAT, FieldType, Schema, StructType, TableType
 from statemachine.commands import Batch
 from statemachine.events import Applied
+from statemachine.rules import RULES
 from statemachine.tables import KEYS, TABLES
 from statemachine.types import Permission, Switch
 
@@ -105,4 +106,5 @@ def schema_of(tables: Mapping[str, Any] = TABLES, messages: Mapping[str, Any] = 
         other,
         dict(sorted(structs.items())),
         dict(sorted(enums.items())),
+        RULES,
     )

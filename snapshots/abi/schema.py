@@ -46,14 +46,16 @@ class TableType(msgspec.Struct, frozen=True):
     key: list[str]
 
 
-class Schema(msgspec.Struct, frozen=True):
-    """Everything that is stored or sent. Tables in the order of restoring; all else by name."""
+class Schema(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Everything that is stored or sent. Tables in the order of restoring; all else by name. `rules`: the rules number, so that two versions that
+    behave otherwise have two ABIs, whatever they store; 0 in descriptions before 0.3.0, which had none."""
 
     format: int
     tables: list[TableType]
     messages: dict[str, str]
     structs: dict[str, StructType]
     enums: dict[str, dict[str, int | str]]
+    rules: int = 0
 
     def table(self, name: str) -> TableType | None:
         """A table by name."""
@@ -95,6 +97,8 @@ def describe(schema: Schema) -> str:
 
 
 def _lines(schema: Schema) -> Iterator[str]:
+    if schema.rules:
+        yield f"rules {schema.rules}"
     for table in schema.tables:
         yield f"table {table.name}: {table.row}, key [{', '.join(table.key)}]"
     for name, kind in schema.messages.items():

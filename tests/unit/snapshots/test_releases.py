@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -121,7 +122,7 @@ def test_a_command_that_goes_or_comes() -> None:
         FOUR,
         "Batch",
         lambda fields: [
-            FieldType(each.name, each.type.replace(" | CancelAll", ""), each.default) if each.name == "commands" else each
+            FieldType(each.name, re.sub(r" \| CancelAll\b", "", each.type), each.default) if each.name == "commands" else each
             for each in fields
         ],
     )

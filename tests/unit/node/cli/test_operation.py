@@ -190,6 +190,7 @@ def test_status_is_a_row_a_node(run: Run, local: FakeLocal) -> None:
         "yes",
         "1 min 1 s",
         "0.1.0 abi",
+        "0.1.0",
     ]
     assert cells[2][:3] == ["n3", "", "unreachable"]
 
