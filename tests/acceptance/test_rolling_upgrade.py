@@ -12,7 +12,7 @@ from loadtest import rolling
 from node.deployment.local_cluster import LocalCluster
 from tests.acceptance.test_version_change import command_line
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
