@@ -182,7 +182,7 @@ async def test_unknown_levels_and_ways_back(cluster: Cluster) -> None:
 
 async def test_a_state_that_cannot_be_converted_stops_it_before_the_entry(cluster: Cluster) -> None:
     cluster.unprepared["n2"] = "money is not conserved"
-    with pytest.raises(RequestFailed, match="nothing was changed: n2: cannot convert its state: .*money is not conserved"):
+    with pytest.raises(RequestFailed, match=r"nothing was changed: n2: cannot convert its state: .*money is not conserved"):
         await cluster.change.change("0.3.0", check=False)
     assert not cluster.proposed
 
