@@ -18,7 +18,7 @@ from node.cli.target import json_option
 from node.config.advice import advice
 from node.config.file import load
 from node.deployment.setup import Host, initialise, is_loopback
-from node.deployment.statuses import asking, leader_of
+from node.deployment.statuses import asking
 from node.diagnosis.stopping import wait_until_may_stop
 from node.engine.modes import Mode
 from node.errors import NodeStartError
@@ -174,8 +174,8 @@ def stop(path: Path, force: bool, seconds: float) -> None:
         click.echo(f"{config.node_id} is not running")
         return
     if not force:
-        found, statuses = asyncio.run(wait_until_may_stop(asking(config), config.node_id, seconds))
-        if not found.may_stop and leader_of(statuses):
+        found, _ = asyncio.run(wait_until_may_stop(asking(config), config.node_id, seconds))
+        if not found.may_stop and not found.stands_still:
             raise NodeStartError(f"{config.node_id} is not stopped: {found.text}. Stop it all the same with --force")
     started = time.monotonic()
     send(pid, signal.SIGTERM)

@@ -19,19 +19,21 @@ POLL_S = 0.25
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """Whether a node may stop. `remaining`: voters that serve without it; `needed`: how many are a majority."""
+    """Whether a node may stop. `remaining`: voters that serve without it; `needed`: how many are a majority. `stands_still`: no majority serves as it
+    is, so that a stop makes nothing worse."""
 
     may_stop: bool
     text: str
     remaining: int = 0
     needed: int = 0
+    stands_still: bool = False
 
 
 def verdict(statuses: Statuses, node_id: str) -> Verdict:
     """Judge by what all nodes say of themselves."""
     members = {member.node_id: member for member in newest_members(statuses)}
     if not members:
-        return Verdict(False, "no node answers, so it is not known whether the others serve")
+        return Verdict(False, "no node answers, so it is not known whether the others serve", stands_still=True)
     if node_id not in members:
         return Verdict(True, f"{node_id} is no member of the cluster")
     voters = [member.node_id for member in members.values() if member.role == Role.VOTER.value]
@@ -40,7 +42,7 @@ def verdict(statuses: Statuses, node_id: str) -> Verdict:
     if node_id not in voters:
         return Verdict(True, f"{node_id} has no vote: the cluster does not need it", len(voters), needed)
     if leader is None:
-        return Verdict(False, "no leader serves: find out why before you stop another node", 0, needed)
+        return Verdict(False, "no leader serves: find out why before you stop another node", 0, needed, stands_still=True)
     if leader.change_under_way:
         return Verdict(False, "a change of members is under way: wait until it is done", 0, needed)
     connected = {member.node_id for member in leader.members if member.connected}
@@ -55,7 +57,8 @@ def verdict(statuses: Statuses, node_id: str) -> Verdict:
         spare = len(serving) - needed
         return Verdict(True, f"{numbers}" + ("" if spare else ": the next failure stops the exchange"), len(serving), needed)
     why = f"; {', '.join(lacking)} does not serve" if lacking else ""
-    return Verdict(False, f"{numbers}: the exchange would stand still{why}", len(serving), needed)
+    stands_still = len(serving) + 1 < needed  # a leader that has just lost its majority says for a moment that it serves
+    return Verdict(False, f"{numbers}: the exchange would stand still{why}", len(serving), needed, stands_still)
 
 
 async def wait_until_may_stop(ask: Callable[[], Awaitable[Statuses]], node_id: str, seconds: float) -> tuple[Verdict, Statuses]:

@@ -47,6 +47,22 @@ def test_a_node_may_stop_while_the_others_are_a_majority(statuses: Statuses, nod
     assert (found.may_stop, text in found.text) == (may_stop, True), found
 
 
+@pytest.mark.parametrize(
+    ("statuses", "stands_still"),
+    [
+        (three(), False),
+        (three(n3=None), False),
+        (three(n2=None, n3=None), True),
+        (three(n1=None), True),
+        (five("n2", "n3"), False),
+        (five("n2", "n3", "n4"), True),
+    ],
+)
+def test_where_no_majority_serves_a_stop_makes_nothing_worse(statuses: Statuses, stands_still: bool) -> None:
+    """The last node of a cluster that is switched off says for a moment that it leads."""
+    assert verdict(statuses, "n1").stands_still is stands_still
+
+
 def test_waiting_ends_when_the_other_node_is_back() -> None:
     answers = [three(n3=None), three(n3=None), three()]
 
