@@ -4,7 +4,7 @@ One file a noun. A JSON object is one `msgspec.Struct`, with its constructor fro
 
     app              every route, and the application that serves them
     calls            a request on its way to a handler and back: signature, limits, failures
-    orders           placing, cancelling and listing orders
+    orders           placing, cancelling and listing orders; amending has what changes or joins them, direct the short way
     market           time, products, books, tickers, trades
     accounts         balances, fees, deposits and withdrawals
     history          fills, ledgers, transfers, candles: what the history answers (history_source asks it)
@@ -15,7 +15,7 @@ One file a noun. A JSON object is one `msgspec.Struct`, with its constructor fro
     feeds            the products that are followed: book, trades, events
     channels         what the messages of the WebSocket look like
     sessions         one connection's subscriptions and its queue; balances looks at accounts for them
-    sockets          the WebSocket endpoint
+    sockets          the WebSocket endpoint; socket_orders places, amends and cancels over it
     book             the copy of a product's book, and its texts
     catalogue        the copy of products and currencies
     values           decimals, identifiers, words and times in JSON; requests reads bodies and parameters with them

@@ -185,6 +185,13 @@ async def amendment(
 ) -> tuple[Product, AmendOrder]:
     """The order's product and the command. Raises ApiError."""
     product = await _product(call, request.product_id, order_id, client_oid)
+    size, price, stop_price = units_above_zero(request, product)
+    named_product = product.row.product_id if request.product_id is not None else ""
+    return product, AmendOrder(call.account_id, command_id, order_id, client_oid, named_product, size, price, stop_price)
+
+
+def units_above_zero(request: AmendRequest | AmendItem, product: Product) -> tuple[int, int, int]:
+    """Size, price and stop price; 0 for what stays. Raises BadRequestError, also where nothing is to change."""
     size, price, stop_price = (
         _units(raw, scale, field)
         for field, raw, scale in (
@@ -195,8 +202,7 @@ async def amendment(
     )
     if not (size or price or stop_price):
         raise BadRequestError("size, price or stop_price is required: what is to change", "size")
-    named_product = product.row.product_id if request.product_id is not None else ""
-    return product, AmendOrder(call.account_id, command_id, order_id, client_oid, named_product, size, price, stop_price)
+    return size, price, stop_price
 
 
 def _units(raw: msgspec.Raw, scale: int, field: str) -> int:

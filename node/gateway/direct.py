@@ -5,8 +5,8 @@ Whatever is not plain (an unknown key, an option that is seldom used, a fault, a
 does the same from the beginning and defines the answers. `begin` decides that before it changes anything. What turns out not to be plain
 after the command was sent (a refusal, a duplicate, a lost connection) goes on there with the outcome.
 
-A test sends each request both ways and compares the answers (`tests/unit/node/gateway/test_direct.py`). docs/performance.md has the gain: about half
-of a gateway's CPU time for an order.
+A test sends each request both ways and compares the answers (`tests/unit/node/gateway/test_direct.py`). The gain is
+about a third of a gateway's CPU time for an order (docs/performance.md).
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from aiohttp import WSMsgType, web
 
 from node.budget import Cost
 from node.errors import QuorumbookError
-from node.gateway import channels
+from node.gateway import channels, socket_orders
 from node.gateway.auth import SOCKET_METHOD, SOCKET_TARGET, Claim, Identity
 from node.gateway.balances import wanted_currencies
 from node.gateway.calls import client_address
@@ -93,6 +93,8 @@ class Connection:
         self._address = address
         self._subscriber = Subscriber(gateway.feeds, gateway.metrics, self._limits, address, self._end)
         self._allowance = Allowance(asyncio.get_running_loop().time(), MESSAGES_PER_SECOND, MESSAGES_BURST)
+        self._trader = socket_orders.Trader(gateway, self._subscriber.send)
+        self._signed: Identity | None = None
         self._writer: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
 
@@ -162,7 +164,15 @@ class Connection:
     async def _received(self, text: str) -> None:
         try:
             self._charge(Cost.REQUEST + len(text) / BYTES_PER_UNIT)
-            await self._obey(parse(text.encode(), FeedRequest, "the message"))
+            data = text.encode()
+            kind = socket_orders.kind_of(data)
+            if kind:
+                order = socket_orders.read(data, kind)
+                identity = await self._identify(order)
+                self._signed = identity or self._signed
+                await self._trader.take(order, self._signed)
+            else:
+                await self._obey(parse(data, FeedRequest, "the message"))
         except ApiError as error:
             if error.status == 401:
                 message = channels.authentication_failed(error.message)
@@ -195,6 +205,7 @@ class Connection:
 
     async def _subscribe(self, request: FeedRequest, wanted: Wanted) -> None:
         identity = await self._identify(request)
+        self._signed = identity or self._signed
         for channel in SIGNED:
             if channel in wanted.channels:
                 if identity is None:
@@ -223,7 +234,7 @@ class Connection:
                 self._charge(feed.snapshot_cost)
                 await feed.prepare_snapshot()
 
-    async def _identify(self, request: FeedRequest) -> Identity | None:
+    async def _identify(self, request: FeedRequest | socket_orders.Signed) -> Identity | None:
         """Whose connection it is: by this message, or by one before. Raises ApiError 401."""
         fields = (request.key, request.signature, request.passphrase)
         if not any(fields) and not given(request.timestamp):
@@ -236,7 +247,7 @@ class Connection:
         timestamp = text_of(request.timestamp, "timestamp")
         claim = Claim(request.key or "", request.signature or "", timestamp, request.passphrase or "")
         identity = await self._gateway.auth.identify(claim, self._address, SOCKET_METHOD, SOCKET_TARGET, b"")
-        before = self._subscriber.identity
+        before = self._signed or self._subscriber.identity
         if before is not None and before.account_id != identity.account_id:
             raise ApiError(401, "the connection is another account's already", "key")
         return identity

@@ -1,0 +1,139 @@
+"""Orders over the WebSocket: the answers and ids of REST, bounds, and who may send them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from aiohttp import ClientWebSocketResponse
+
+from node.credentials import Credentials
+from node.gateway import socket_orders
+from tests.unit.node.gateway.harness import Exchange, receive
+
+ORDER = {"product_id": "BTC-USD", "side": "buy", "price": "50", "size": "1"}
+
+
+async def ask(socket: ClientWebSocketResponse, kind: str, request_id: str, **fields: Any) -> Any:
+    """Send a message; its answer."""
+    await socket.send_json({"type": kind, "request_id": request_id} | fields)
+    answer = await receive(socket)
+    assert answer["type"] == "result", answer
+    assert answer["request_id"] == request_id
+    return answer
+
+
+async def trader(exchange: Exchange, who: str = "alice") -> ClientWebSocketResponse:
+    """A connection that has signed once."""
+    socket = await exchange.socket()
+    answer = await ask(socket, "cancel_all", "hello", **exchange.socket_signature(who))
+    assert (answer["success"], answer["order_ids"]) == (True, [])
+    return socket
+
+
+async def test_an_order_is_placed_amended_and_cancelled(exchange: Exchange) -> None:
+    socket = await trader(exchange)
+    placed = await ask(socket, "place", "1", order=ORDER | {"client_oid": "mine"})
+    assert (placed["success"], placed["status"], placed["order"]["status"]) == (True, 200, "open")
+    assert (await exchange.call("alice", "GET", "/orders/client:mine"))[1] == placed["order"]
+    amended = await ask(socket, "amend", "2", order={"client_oid": "mine", "size": "0.5"})
+    assert (amended["order"]["id"], amended["order"]["size"]) == (placed["order"]["id"], "0.5")
+    cancelled = await ask(socket, "cancel", "3", order_id=placed["order"]["id"])
+    assert cancelled["order_ids"] == [placed["order"]["id"]]
+    assert placed["sequence"] < amended["sequence"] < cancelled["sequence"]
+    one = await ask(socket, "place", "4", order=ORDER)
+    other = await ask(socket, "place", "5", order=ORDER | {"product_id": "ETH-BTC", "price": "0.01"})
+    assert (await ask(socket, "cancel_all", "6", product_id="BTC-USD"))["order_ids"] == [one["order"]["id"]]
+    assert (await ask(socket, "cancel_all", "7"))["order_ids"] == [other["order"]["id"]]
+
+
+async def test_a_message_that_comes_again_is_carried_out_once(exchange: Exchange) -> None:
+    socket = await trader(exchange)
+    first = await ask(socket, "place", "a" * 60, order=ORDER)
+    again = await ask(socket, "place", "a" * 60, order=ORDER)
+    assert (again["order"]["id"], again["duplicate"]) == (first["order"]["id"], True)
+    over_rest = await exchange.order("alice", "buy", "51", "1", client_oid="one")
+    same = await ask(socket, "place", "b", order=ORDER | {"price": "51", "client_oid": "one"})
+    assert (same["order"]["id"], same["duplicate"]) == (over_rest["id"], True)
+    other = await ask(socket, "place", "a" * 60, order=ORDER | {"price": "52"})
+    assert (other["success"], other["error"]["reason"]) == (False, "command_id_reused")
+
+
+async def test_who_has_not_signed_or_may_not_trade_is_refused(exchange: Exchange) -> None:
+    socket = await exchange.socket()
+    assert (await ask(socket, "place", "1", order=ORDER))["status"] == 401
+    viewer = Credentials("viewer", exchange.keys["alice"].secret, "p")
+    key = {"account_id": "alice", "secret": viewer.secret, "passphrase": viewer.passphrase, "permissions": ["view"]}
+    assert (await exchange.call("admin", "PUT", "/admin/keys/viewer", key))[0] == 200
+    exchange.keys["viewer"] = viewer
+    refused = await ask(socket, "place", "2", order=ORDER, **exchange.socket_signature("viewer"))
+    assert (refused["status"], refused["error"]["detail"]) == (403, "trade")
+    socket = await exchange.socket()
+    assert (await ask(socket, "place", "3", order=ORDER, **exchange.socket_signature("admin")))["status"] == 403
+    assert not [command for command in exchange.backend.submitted if type(command).__name__ == "PlaceOrder"]
+
+
+async def test_a_revoked_key_places_nothing_more(exchange: Exchange) -> None:
+    socket = await trader(exchange)
+    assert (await exchange.call("admin", "DELETE", "/admin/keys/alice-key"))[0] == 200
+    await socket.send_json({"type": "place", "request_id": "1", "order": ORDER})
+    answer = await receive(socket, "result")
+    assert (answer["success"], answer["status"]) == (False, 401)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "field"),
+    [
+        ("place", {"order": ORDER | {"price": "x"}}, "price"),
+        ("place", {"order": ORDER | {"size": "0.001"}}, "size"),
+        ("place", {"order": ORDER | {"product_id": "NONE"}}, "product_id"),
+        ("place", {"order": ORDER | {"profile_id": "bob"}}, "profile_id"),
+        ("amend", {"order": {"client_oid": "a"}, "request_id": "2"}, "order_id"),
+        ("amend", {"order": {"client_oid": "a", "size": "1", "product_id": "BTC-USD"}}, "client_oid"),
+        ("cancel", {}, "order_id"),
+        ("cancel", {"order_id": "x"}, "order_id"),
+        ("cancel", {"client_oid": "a b"}, "client_oid"),
+        ("cancel", {"client_oid": "none"}, "client_oid"),
+        ("cancel_all", {"product_id": "NONE"}, "product_id"),
+        ("cancel_all", {"session": " "}, "session"),
+    ],
+)
+async def test_a_refusal_names_the_field(exchange: Exchange, kind: str, fields: dict[str, Any], field: str) -> None:
+    socket = await trader(exchange)
+    await socket.send_json({"type": kind, "request_id": "1"} | fields)
+    answer = await receive(socket, "result")
+    assert (answer["success"], answer["error"]["field"]) == (False, field), answer
+
+
+@pytest.mark.parametrize(
+    ("message", "word"),
+    [
+        ({"type": "place", "request_id": "1"}, "order is required"),
+        ({"type": "place", "order": ORDER}, "request_id is required"),
+        ({"type": "place", "request_id": 7, "order": ORDER}, "request_id: expected str"),
+        ({"type": "place", "request_id": "1", "order": ORDER | {"colour": "red"}}, "order.colour is not a field"),
+        ({"type": "cancel", "request_id": "1", "order_id": ["x"]}, "order_id: expected"),
+        ({"type": "cancel_all", "request_id": "1", "price": "1"}, "price is not a field"),
+    ],
+)
+async def test_a_message_that_cannot_be_read_is_an_error(exchange: Exchange, message: dict[str, Any], word: str) -> None:
+    socket = await trader(exchange)
+    await socket.send_json(message)
+    answer = await receive(socket, "error")
+    assert word in answer["message"], answer
+
+
+async def test_too_many_commands_under_way_are_refused(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
+    socket = await trader(exchange)
+    monkeypatch.setattr(socket_orders, "UNDER_WAY_MAX", 0)
+    answer = await ask(socket, "place", "1", order=ORDER)
+    assert (answer["status"], answer["error"]["reason"]) == (429, "rate_limit")
+
+
+async def test_many_orders_are_sent_without_waiting_and_in_order(exchange: Exchange) -> None:
+    socket = await trader(exchange)
+    for number in range(30):
+        await socket.send_json({"type": "place", "request_id": f"n{number}", "order": ORDER | {"price": str(50 + number)}})
+    answers = [await receive(socket, "result") for _ in range(30)]
+    assert [answer["request_id"] for answer in answers] == [f"n{number}" for number in range(30)]
+    assert [answer["sequence"] for answer in answers] == sorted(answer["sequence"] for answer in answers)
