@@ -165,14 +165,17 @@ DURATION_MAX = 86_400 * 10**9
 EXTENSIONS_MAX = 100
 """How often the call of an auction may be extended."""
 
-MEMBERS_PER_FIRM = 200
-"""Accounts of a firm. An order of a firm with limits is checked against the sum over all of them: about 0.1 ms."""
+MEMBERS_PER_FIRM = 50
+"""Accounts of a firm. An order of a firm with limits is checked against the sum over all of them: about 20 microseconds."""
 
 TIMERS_PER_ENTRY = 100
 """Calendar changes, ends of halts and calls that one log entry carries out at most; the others come with the next entries."""
 
 RISK_LOOKS_MAX = 20_000
 """Open orders that are looked at to find what an account or a firm is buying. Above that the order is refused."""
+
+RISK_LOOKS_PER_UNIT = 8
+"""Of these, how many count one unit of work. Where an entry has no work left, an order that would have to be summed up is refused."""
 
 PPM = 1_000_000
 """Parts per million in one: what fee rates are counted in."""

@@ -26,7 +26,7 @@ import msgspec
 from statemachine import answer, calendar
 from statemachine.commands import PutRiskLimits
 from statemachine.entities import Account, Order, Placing, Product
-from statemachine.limits import AMOUNT_MAX, LOOKS_PER_UNIT, RISK_LOOKS_MAX, VENUE_ROWS_MAX
+from statemachine.limits import AMOUNT_MAX, RISK_LOOKS_MAX, RISK_LOOKS_PER_UNIT, VENUE_ROWS_MAX
 from statemachine.reject import Reject
 from statemachine.state import State
 from statemachine.switches import firm_of
@@ -144,6 +144,8 @@ def _money(state: State, row: RiskRow, product: Product, command: Placing, pays:
         if traded + notional > row.volume_max:
             return _reject(row, "volume_max", f"{traded} {row.currency} were traded since the day began")
     if row.position_max and row.currency == product.base and command.side == _BUY:
+        if state.work >= state.work_max:
+            return _reject(row, "position_max", "this log entry has no room to sum up the open orders: send it again")
         position = _position(state, row, amended)
         if position is None:
             return _reject(row, "position_max", f"more than {RISK_LOOKS_MAX} open orders are too many to sum up")
@@ -169,7 +171,7 @@ def _position(state: State, row: RiskRow, amended: Order | None) -> int | None:
     looks = sum(account.open_count for account in accounts)
     if looks > RISK_LOOKS_MAX:
         return None
-    state.work += looks // LOOKS_PER_UNIT
+    state.work += looks // RISK_LOOKS_PER_UNIT
     position = 0
     for account in accounts:
         balance = account.balances.get(row.currency)

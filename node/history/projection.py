@@ -14,7 +14,7 @@ import msgspec
 
 from node.history.candles import HOUR, NANOSECONDS, STORED, Candle, aggregate, bucket, of_trade
 from snapshots.levels.states import commands_of, level_of
-from statemachine.commands import AnyCommand, Deposit, PutCurrency, PutProduct, Transfer, Withdraw
+from statemachine.commands import AnyCommand, CorrectTrade, Deposit, PutCurrency, PutProduct, Transfer, Withdraw
 from statemachine.engine import Engine
 from statemachine.events import (
     Amended,
@@ -200,7 +200,8 @@ class Projection:
     def _sessions(self, rows: Rows, step: Step) -> None:
         for event in step.events:
             if isinstance(event, StatusChanged):
-                rows.status_changes.append({**msgspec.structs.asdict(event), "sequence": step.sequence})
+                change = msgspec.structs.asdict(event)
+                rows.status_changes.append({**{name: change[name] for name in _STATUS_CHANGE}, "sequence": step.sequence})
 
     def _orders(self, rows: Rows, step: Step) -> None:
         placed = placed_by(step.outcome)
@@ -232,6 +233,8 @@ class Projection:
             for moved in _movements(command):
                 rows.transfers.append({**_place(step), **moved})
                 entries.append({**_NO_TRADE, **moved, "kind": LedgerKind.TRANSFER})
+        if isinstance(command, CorrectTrade) and isinstance(step.outcome, Done):
+            entries += self._correction(command)
         for event in step.events:
             if isinstance(event, OrderMatched):
                 rows.trades.append(self._trade(step, event))
@@ -258,6 +261,27 @@ class Projection:
                 entries.append({**of, "kind": LedgerKind.FEE, "currency": market.quote, "amount": -fee})
         return entries
 
+    def _correction(self, command: CorrectTrade) -> list[Row]:
+        """What a bust gives back, or a corrected price moves: entries of the same trade, the buyer's first."""
+        market = self._market(command.product_id)
+        paid = command.price * command.size // market.unit
+        entries = []
+        for account_id, other, sign, fee in (
+            (command.buyer_id, command.seller_id, 1, command.buyer_fee),
+            (command.seller_id, command.buyer_id, -1, command.seller_fee),
+        ):
+            of = {"account_id": account_id, "product_id": command.product_id, "order_id": 0, "trade_id": command.trade_id}
+            of |= {"transfer_id": "", "other_account_id": other}
+            if command.new_price:
+                more = command.new_price * command.size // market.unit - paid
+                entries.append({**of, "kind": LedgerKind.MATCH, "currency": market.quote, "amount": -sign * more})
+                continue
+            entries.append({**of, "kind": LedgerKind.MATCH, "currency": market.base, "amount": -sign * command.size})
+            entries.append({**of, "kind": LedgerKind.MATCH, "currency": market.quote, "amount": sign * paid})
+            if fee:
+                entries.append({**of, "kind": LedgerKind.FEE, "currency": market.quote, "amount": fee})
+        return entries
+
     def _notional(self, event: OrderMatched) -> int:
         return event.price * event.size // self._market(event.product_id).unit
 
@@ -271,6 +295,9 @@ class Projection:
             market = self._markets[product_id] = Market(product.base, product.quote, 10**base.scale)
         return market
 
+
+_STATUS_CHANGE = ("product_id", "product_sequence", "time", "status", "open_price", "open_size")
+"""What the database keeps of a change of status."""
 
 _NO_TRADE = {"product_id": "", "order_id": 0, "trade_id": 0}
 

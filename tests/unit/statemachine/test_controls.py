@@ -152,6 +152,23 @@ def test_orders_in_a_second_of_the_log() -> None:
     assert "is 2" in refused.detail
 
 
+def test_summing_up_a_position_is_bounded_in_each_entry() -> None:
+    """Each order under the limit looks at thousands; the entry looks at no more than it may, and the next one goes on."""
+    engine = market(names=("ann", "bob"))
+    many(engine, "ann", 8_000)
+    send(engine, PutRiskLimits(OPERATOR, "limit", Scope.ACCOUNT, "ann", "XBT", position_max=AMOUNT_MAX))
+    for entry in range(2):
+        outcomes = engine.apply(
+            Batch(engine.time + 1, [limit("ann", f"{entry}-{number}", Side.BUY, 1, 10) for number in range(20)])
+        ).outcomes
+        accepted = sum(isinstance(outcome, Placed) for outcome in outcomes)
+        assert 2 <= accepted < 8
+        refused = outcomes[-1]
+        assert isinstance(refused, Rejected)
+        assert "send it again" in refused.detail
+        engine.check()
+
+
 def _calendar(calendar_id: str, random_ns: int = 0) -> PutCalendar:
     day = [(0, Phase.AUCTION), (60, Phase.CONTINUOUS)]
     return PutCalendar(OPERATOR, f"put-{calendar_id}", calendar_id, "UTC", [(0, 0)], [day] * 7, [], random_ns)
