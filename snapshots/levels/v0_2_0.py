@@ -185,6 +185,13 @@ class FormerEngine(Engine):
     def stream(self, stream_id: str) -> None:
         """None: version 0.2.0 has no report streams."""
 
+    def records(self, table: str) -> list[Any]:  # noqa: ARG002 - as in `Engine`
+        """None: version 0.2.0 has no controls."""
+        return []
+
+    def phase(self, product_id: str) -> None:
+        """None: version 0.2.0 has no calendars."""
+
     def sequences(self) -> dict[str, int]:
         """See `Engine`."""
         return {row.product_id: row.product_sequence for row in self._core.products()}

@@ -72,7 +72,7 @@ def test_the_former_engine_has_a_read_for_everything_that_the_present_one_has() 
             if not name.startswith("_") and (callable(value) or isinstance(value, property | classmethod))
         }
 
-    assert public(Engine) - public(FormerEngine) == {"begin_level", "orders", "phase", "records"}
+    assert public(Engine) - public(FormerEngine) == {"begin_level", "orders"}
 
 
 @pytest.mark.parametrize("abi", [level.abi for level in SUPPORTED if level is not OWN])
