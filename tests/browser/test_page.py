@@ -143,7 +143,8 @@ def test_the_kill_switch_cancels_and_refuses_until_it_is_released(viewer: Viewer
         expect(page.locator(".ticket .outcome.refused")).to_contain_text("kill switch")
         other.page.click("#release")
         other.page.locator("dialog").get_by_role("button", name="Release the switch").click()
-        expect(other.page.locator(".operator-panel .outcome")).to_contain_text("is released")
+        released = f"The kill switch of account {stage.person.account_id} is released"
+        expect(other.page.locator(".operator-panel .outcome")).to_contain_text(released)
 
 
 def test_keys_are_kept_nowhere(viewer: Viewer, stage: Stage) -> None:

@@ -3,7 +3,7 @@
  */
 
 import { ask, field } from "../parts/dialog.js";
-import { announce, el, fill, panel } from "../parts/dom.js";
+import { announce, el, fill, panel, say } from "../parts/dom.js";
 import { label } from "../parts/format.js";
 import { statusOf } from "../market/state.js";
 
@@ -34,6 +34,8 @@ const SCOPES = [
 export function operator(market, contract, statuses) {
   const place = el("div", { class: "operator" });
   const outcome = el("p", { class: "outcome", role: "status" });
+  /** What is shown anew while the panel stays. */
+  const updates = { products: () => {}, leader: () => {} };
   const draw = () => {
     const { operator: allowed } = market.cluster.keys.holder;
     if (!allowed) fill(place, el("p", { class: "none" }, "Enter an operator's key to act on the cluster. Everything else on this page can be read without one."));
@@ -57,8 +59,14 @@ export function operator(market, contract, statuses) {
   const command = (/** @type {string} */ method, /** @type {string} */ target, /** @type {unknown} */ body) => market.cluster.request(method, target, { body, signed: true });
 
   const products = () => {
-    const which = el("select", {}, el("option", { value: EVERY }, "Every product"), market.products.map((one) => el("option", { value: one.id }, `${one.id} (${label(statusOf(one)).toLowerCase()})`)));
-    which.value = market.product?.id ?? EVERY;
+    const which = el("select");
+    // What a person chose stays: only the words of the options change while the panel is in use.
+    updates.products = () => {
+      const chosen = which.options.length > 0 ? which.value : (market.product?.id ?? EVERY);
+      fill(which, el("option", { value: EVERY }, "Every product"), market.products.map((one) => el("option", { value: one.id }, `${one.id} (${label(statusOf(one)).toLowerCase()})`)));
+      which.value = chosen;
+    };
+    updates.products();
     const choices = contract.choices("PUT", "/admin/products/{id}", "status", [...STATUS_ACTS.keys()]);
     const buttons = choices.map((status) => {
       const { action, means } = STATUS_ACTS.get(status) ?? { action: label(status), means: "" };
@@ -79,9 +87,10 @@ export function operator(market, contract, statuses) {
   const leadership = () => {
     const call = contract.first("POST /admin/leadership");
     if (call === null) return el("fieldset", {}, el("legend", {}, "Leadership"), el("p", { class: "hint" }, "This version hands leadership over on the command line: quorumbook cluster transfer-leadership."));
-    const leader = statuses.sound?.node.leader_id ?? "";
-    const run = () =>
-      confirm(
+    const now = () => statuses.sound?.node.leader_id ?? "";
+    const run = () => {
+      const leader = now();
+      return confirm(
         "Hand over leadership",
         "Hand over leadership",
         [`${leader || "The leader"} gives the leadership to the member whose log is the longest, and becomes a follower.`, "Commands pause for some milliseconds. None is lost."],
@@ -91,7 +100,11 @@ export function operator(market, contract, statuses) {
         },
         false,
       );
-    return el("fieldset", {}, el("legend", {}, "Leadership"), el("div", { class: "buttons start" }, el("button", { type: "button", class: "button", id: "hand-over", onclick: run }, `Hand over leadership${leader ? ` of ${leader}` : ""}`)));
+    };
+    const button = el("button", { type: "button", class: "button", id: "hand-over", onclick: run });
+    updates.leader = () => say(button, `Hand over leadership${now() ? ` of ${now()}` : ""}`);
+    updates.leader();
+    return el("fieldset", {}, el("legend", {}, "Leadership"), el("div", { class: "buttons start" }, button));
   };
 
   const productForms = () =>
@@ -151,15 +164,8 @@ export function operator(market, contract, statuses) {
   };
 
   market.cluster.keys.addEventListener("change", draw);
-  market.addEventListener("products", draw);
-  let leader = "";
-  statuses.addEventListener("change", () => {
-    const now = statuses.sound?.node.leader_id ?? "";
-    if (now !== leader && !place.contains(document.activeElement)) {
-      leader = now;
-      draw();
-    }
-  });
+  market.addEventListener("products", () => updates.products());
+  statuses.addEventListener("change", () => updates.leader());
   draw();
   return panel("Operator", "operator-panel", place, outcome);
 }
