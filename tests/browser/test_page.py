@@ -191,7 +191,7 @@ def test_an_auction_is_watched_as_it_opens(viewer: Viewer, stage: Stage, browser
     with viewing(browser, list(stage.urls.values())) as other:
         other.open(first_url(stage), "cluster")
         other.use_key(operator(stage))
-        other.page.locator(".operator select").select_option(QUIET)
+        other.page.get_by_role("group", name="Trading").get_by_label("Product").select_option(QUIET)
         other.page.get_by_role("button", name="Resume").click()
         dialog = other.page.locator("dialog")
         expect(dialog).to_contain_text(f"{QUIET} gets the status")
