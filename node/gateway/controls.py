@@ -113,8 +113,8 @@ class CorrectionRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     seller: str
     price: DecimalText
     size: DecimalText
-    buyer_fee: DecimalText = msgspec.field(default_factory=absent)
-    seller_fee: DecimalText = msgspec.field(default_factory=absent)
+    buyer_fee: DecimalText
+    seller_fee: DecimalText
     new_price: DecimalText = msgspec.field(default_factory=absent)
     note: str = ""
 

@@ -68,7 +68,7 @@ async def test_a_trade_is_busted_once(exchange: Exchange) -> None:
     await exchange.order("bob", "buy", "100", "1")
     _, trades = await exchange.get("/products/BTC-USD/trades")
     target = f"/admin/products/BTC-USD/trades/{trades[0]['trade_id']}/correction"
-    body = {"buyer": "bob", "seller": "alice", "price": "100", "size": "1"}
+    body = {"buyer": "bob", "seller": "alice", "price": "100", "size": "1", "buyer_fee": "0", "seller_fee": "0"}
     status, answer = await exchange.call("admin", "POST", target, body)
     assert status == 200, answer
     assert (await exchange.call("admin", "POST", target, body | {"note": "again"}))[0] == 409
