@@ -21,11 +21,14 @@ from statemachine.events import (
     AnyEvent,
     AnyOutcome,
     Done,
+    OrderActivated,
     OrderChanged,
     OrderDone,
     OrderMatched,
     OrderOpened,
+    OrderReceived,
     OrderState,
+    Paired,
     Placed,
     Replaced,
     StatusChanged,
@@ -122,7 +125,7 @@ def apply(engine: Engine, payload: bytes) -> list[Step]:
     return steps
 
 
-NOT_STORED = ("hold", "queued", "fee_credit")
+NOT_STORED = ("hold", "queued", "fee_credit", "terms")
 """Fields of an order that only the engine needs."""
 
 
@@ -162,12 +165,18 @@ class Projection:
         """The rows of some steps. `known` looks up the rows of orders that were placed before them."""
         steps = list(steps)
         rows = Rows()
-        rows.orders.update(known(_orders_from_before(steps)))
+        brought = _brought(steps)
+        rows.orders.update(known(_orders_from_before(steps) | brought.keys()))
+        brought = {order_id: sequence for order_id, sequence in brought.items() if order_id not in rows.orders}
+        for order_id, sequence in brought.items():
+            order = self._engine.order(order_id)
+            if order is not None:
+                rows.orders[order_id] = order_row(order, sequence)
         touched: Totals = {}
         for step in steps:
             self._administration(rows, step)
             self._sessions(rows, step)
-            self._orders(rows, step)
+            self._orders(rows, step, brought)
             for entry in self._entries(rows, step):
                 key = entry["account_id"], entry["currency"]
                 balance = self._totals[key] = self._totals.get(key, 0) + entry["amount"]
@@ -203,25 +212,27 @@ class Projection:
                 change = msgspec.structs.asdict(event)
                 rows.status_changes.append({**{name: change[name] for name in _STATUS_CHANGE}, "sequence": step.sequence})
 
-    def _orders(self, rows: Rows, step: Step) -> None:
+    def _orders(self, rows: Rows, step: Step, brought: Mapping[int, int]) -> None:
+        """What the step did to orders. Those that were brought in are in `rows` as they are after all steps."""
         placed = placed_by(step.outcome)
         if placed is not None:
             rows.orders[placed.order_id] = order_row(placed, step.sequence)
-        own = placed.order_id if placed is not None else 0
-        if isinstance(step.outcome, Amended):
-            own = step.outcome.order.order_id
-            rows.orders[own] = order_row(step.outcome.order, rows.orders[own]["sequence"])
+        done_with = {*brought, placed.order_id if placed is not None else 0}
+        if isinstance(step.outcome, Amended) and step.outcome.order.order_id not in brought:
+            amended = step.outcome.order
+            done_with.add(amended.order_id)
+            rows.orders[amended.order_id] = order_row(amended, rows.orders[amended.order_id]["sequence"])
         for event in step.events:
             if isinstance(event, OrderMatched):
                 notional = self._notional(event)
                 for order_id, fee in ((event.maker_order_id, event.maker_fee), (event.taker_order_id, event.taker_fee)):
-                    if order_id != own:
+                    if order_id not in done_with:
                         _fill(rows.orders[order_id], event.size, notional, fee)
-            elif isinstance(event, OrderOpened) and event.order_id != own:
+            elif isinstance(event, OrderOpened) and event.order_id not in done_with:
                 rows.orders[event.order_id].update(status=OrderStatus.OPEN, opened_sequence=event.product_sequence)
-            elif isinstance(event, OrderChanged) and event.order_id != own and not (event.by_funds or event.auction):
+            elif isinstance(event, OrderChanged) and event.order_id not in done_with and not (event.by_funds or event.auction):
                 rows.orders[event.order_id]["remaining"] = event.new
-            elif isinstance(event, OrderDone) and event.order_id != own:
+            elif isinstance(event, OrderDone) and event.order_id not in done_with:
                 done = {"status": OrderStatus.DONE, "done_reason": event.reason, "done_at": event.time}
                 rows.orders[event.order_id].update(done)
 
@@ -325,6 +336,24 @@ def _fill(row: Row, size: int, notional: int, fee: int) -> None:
     row["fill_fees"] += fee
 
 
+def _brought(steps: list[Step]) -> dict[int, int]:
+    """Orders that came with another command's outcome than that of an order placed: pairs, and exits of an order that is done. By their ids, the
+    sequences of the commands that brought them in."""
+    placed: set[int] = set()
+    found: dict[int, int] = {}
+    for step in steps:
+        order = placed_by(step.outcome)
+        if order is not None:
+            placed.add(order.order_id)
+        pair = step.outcome if isinstance(step.outcome, Paired) else None
+        for each in (pair.limit, pair.stop) if pair is not None else ():
+            found.setdefault(each.order_id, step.sequence)
+        for event in step.events:
+            if isinstance(event, OrderReceived | OrderActivated) and event.order_id not in placed:
+                found.setdefault(event.order_id, step.sequence)
+    return found
+
+
 def _orders_from_before(steps: list[Step]) -> set[int]:
     """The orders that the steps touch and that were placed before them."""
     placed: set[int] = set()
@@ -333,6 +362,8 @@ def _orders_from_before(steps: list[Step]) -> set[int]:
         order = placed_by(step.outcome)
         if order is not None:
             placed.add(order.order_id)
+        if isinstance(step.outcome, Amended):
+            touched.add(step.outcome.order.order_id)
         for event in step.events:
             if isinstance(event, OrderMatched):
                 touched |= {event.maker_order_id, event.taker_order_id}
