@@ -182,8 +182,17 @@ class Projection:
                 balance = self._totals[key] = self._totals.get(key, 0) + entry["amount"]
                 touched[key] = balance
                 rows.ledger.append({**entry, "balance": balance})
+        self._icebergs(rows, steps)
         self._check(touched)
         return rows
+
+    def _icebergs(self, rows: Rows, steps: Iterable[Step]) -> None:
+        """Events tell of an iceberg what it shows. Where self-trade prevention decremented one, the engine says what remains."""
+        changed = [event.order_id for step in steps for event in step.events if isinstance(event, OrderChanged)]
+        for order_id in changed:
+            order = self._engine.order(order_id)
+            if order is not None and order.terms is not None and order.terms.display_size:
+                rows.orders[order_id]["remaining"] = order.remaining
 
     def _check(self, touched: Totals) -> None:
         """The ledger must lead to what the engine says."""
