@@ -1,7 +1,9 @@
-"""Builds the compiled core, where Cython and a C compiler are; everything else about the package stands in pyproject.toml.
+"""Builds the compiled core, where Cython and a C compiler are; everything else about the package stands in
+pyproject.toml.
 
-The modules named by `statemachine/core.py` are compiled with the types of their `.pxd` files into `statemachine/_compiled/<digest of the sources>/`.
-Without a C compiler the package is installed without them, and the plain core runs.
+The modules named by `statemachine/core.py` are compiled with the types of their `.pxd` files into
+`statemachine/_compiled/<digest of the sources>/`. Without a C compiler the package is installed without them, and the
+plain core runs.
 """
 
 from __future__ import annotations
@@ -53,7 +55,9 @@ class BuildCore(build_ext):
     """Puts the modules where `statemachine/core.py` looks for them."""
 
     def finalize_options(self) -> None:
-        """As many compilers as processors. For an installation that uses this directory, only what changed is compiled again."""
+        """As many compilers as processors. For an installation that uses this directory, only what changed is compiled
+        again.
+        """
         self.place = "latest" if self.inplace else DIGEST
         super().finalize_options()
         self.parallel = self.parallel or os.cpu_count() or 1

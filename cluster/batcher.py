@@ -1,16 +1,17 @@
 """Many small requests, few log entries.
 
-While fewer than `in_flight_max` proposals are under way, everything that has queued is closed into one batch and proposed. There is no
-timer: a lone request is proposed at once, and batches form only because requests queue while proposals are under way. More than one
-proposal is allowed under way so that the disk, the network and the state machine work at the same time; few, so that batches grow
-with the load instead of the log filling with small entries.
+While fewer than `in_flight_max` proposals are under way, everything that has queued is closed into one batch and
+proposed. There is no timer: a lone request is proposed at once, and batches form only because requests queue while
+proposals are under way. More than one proposal is allowed under way so that the disk, the network and the state machine
+work at the same time; few, so that batches grow with the load instead of the log filling with small entries.
 
-Items belong to *shares*: those of one share keep their order, and shares take turns. The order of service is that of fair queueing by start
-times (Goyal, Vin and Cheng, 1996): a share's item starts when its former item is through, or now if there is none, and the item that starts
-first is taken first. Virtual time is counted in units that each waiting share has been given. So a share that queues thousands of units delays
-another one by about as many units as the other one sends itself, and nobody waits for ever. A share may hold as many units as are free in the
-queue (a dynamic threshold: Choudhury and Hahne, 1998), so that one share fills at most half of it, and there is always room for one that comes
-new. Both cost O(log shares) an item.
+Items belong to *shares*: those of one share keep their order, and shares take turns. The order of service is that of
+fair queueing by start times (Goyal, Vin and Cheng, 1996): a share's item starts when its former item is through, or now
+if there is none, and the item that starts first is taken first. Virtual time is counted in units that each waiting
+share has been given. So a share that queues thousands of units delays another one by about as many units as the other
+one sends itself, and nobody waits for ever. A share may hold as many units as are free in the queue (a dynamic
+threshold: Choudhury and Hahne, 1998), so that one share fills at most half of it, and there is always room for one that
+comes new. Both cost O(log shares) an item.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from cluster.raft import ProposeError, ProposeResult
 IN_FLIGHT_MAX = 4
 
 IN_FLIGHT_ENTRIES = 2
-"""Full proposals that may be under way: what a new item of another share waits for at most. More of them are allowed only while they are small."""
+"""Full proposals that may be under way: what a new item of another share waits for at most. More of them are allowed
+only while they are small.
+"""
 
 Item = TypeVar("Item")
 ItemDone = Callable[["Refusal | None", Sequence[Any]], None]
@@ -77,8 +80,8 @@ class _Share(Generic[Item]):
 class _Turns(Generic[Item]):
     """What waits, and whose turn it is. Virtual time begins again at 0 when nothing waits.
 
-    A share that has nothing more, and was given more than its turn, is remembered until the virtual time has caught up: else it would get as much
-    again with its next item.
+    A share that has nothing more, and was given more than its turn, is remembered until the virtual time has caught up:
+    else it would get as much again with its next item.
     """
 
     def __init__(self) -> None:
@@ -169,14 +172,17 @@ class BatcherCounts(msgspec.Struct):
 class Batcher(Generic[Item]):
     """Groups items into proposals and hands each item its part of what apply returned.
 
-    An item stands for `units` results and about `size` bytes; the state machine returns one result a unit, in order. Every item's `done`
-    is called exactly once, in the order of submission within one proposal: `(None, its results)` or `(why not, ())`.
+    An item stands for `units` results and about `size` bytes; the state machine returns one result a unit, in order.
+    Every item's `done` is called exactly once, in the order of submission within one proposal: `(None, its results)` or
+    `(why not, ())`.
 
     Args:
         propose: `Raft.propose`.
         encode: makes the payload of a proposal; must give at most the sum of the items' sizes and a little.
-        later: runs a function soon, after what has already arrived (`loop.call_soon`); so requests that come together are one entry.
-        units_max, bytes_max: of one proposal. An item is never split, so one item may have more units, but not more bytes.
+        later: runs a function soon, after what has already arrived (`loop.call_soon`); so requests that come together
+            are one entry.
+        units_max, bytes_max: of one proposal. An item is never split, so one item may have more units, but not more
+            bytes.
         queue_max: units that may wait. Of one share as many as are free, so at most half of them.
     """
 
@@ -240,7 +246,8 @@ class Batcher(Generic[Item]):
         return not turns or turns.units_of(share) + units <= self._queue_max - turns.units
 
     def hold(self) -> Release:
-        """Propose nothing more until the function that is returned is called; what is under way goes on, and items may queue.
+        """Propose nothing more until the function that is returned is called; what is under way goes on, and items may
+        queue.
 
         There may be several holds, each with its own end: nothing is proposed before all of them have ended.
         """

@@ -1,8 +1,8 @@
 """Who may call the Raft port how often, and how much is logged of those who are turned away.
 
-A TLS handshake costs about 1.3 ms of a core, in another thread than Raft's, and whoever reaches the port can begin one. So each address has a
-rate and a share of the callers that have not said yet who they are; all addresses of no peer together have a rate, too. A caller beyond that is
-turned away before its handshake begins.
+A TLS handshake costs about 1.3 ms of a core, in another thread than Raft's, and whoever reaches the port can begin one.
+So each address has a rate and a share of the callers that have not said yet who they are; all addresses of no peer
+together have a rate, too. A caller beyond that is turned away before its handshake begins.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 
 STRANGER_RATE, STRANGER_BURST = 10.0, 20.0
-"""Handshakes a second of one address that is no peer's, and how many at once: one node that starts calls about six times in its first second."""
+"""Handshakes a second of one address that is no peer's, and how many at once: one node that starts calls about six
+times in its first second.
+"""
 
 PEER_RATE, PEER_BURST = 50.0, 100.0
 """The same for the address of a peer, which several nodes may share: at most 7 % of a core."""
@@ -24,7 +26,9 @@ STRANGERS_RATE, STRANGERS_BURST = 50.0, 100.0
 """The same for all addresses together that are no peer's."""
 
 ADDRESSES_MAX = 4_096
-"""Addresses remembered. The one that has been quiet for longest is forgotten first: its allowance is full again by then, or nearly."""
+"""Addresses remembered. The one that has been quiet for longest is forgotten first: its allowance is full again by
+then, or nearly.
+"""
 
 UNKNOWN_CALLERS_MAX = 64
 """Connections at a time that have not said yet who they are."""
@@ -87,7 +91,9 @@ class Doorkeeper:
         self.peers: frozenset[str] = frozenset()
 
     def refusal(self, host: str) -> tuple[str, str] | None:
-        """Why a caller from `host` is turned away, as kind and text. None: it may begin its handshake, and `leaves` must follow."""
+        """Why a caller from `host` is turned away, as kind and text. None: it may begin its handshake, and `leaves`
+        must follow.
+        """
         caller, now = caller_of(host), self._clock()
         if self._unknown.total() >= UNKNOWN_CALLERS_MAX or self._unknown[caller] >= UNKNOWN_OF_ADDRESS_MAX:
             return "too_many", "too many callers that do not say who they are"
@@ -122,7 +128,9 @@ class Doorkeeper:
 
 
 class RefusalLog:
-    """Logs refusals when they change: one line for each peer and reason, and not one for each attempt. `clock` gives seconds."""
+    """Logs refusals when they change: one line for each peer and reason, and not one for each attempt. `clock` gives
+    seconds.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock

@@ -1,16 +1,20 @@
-"""Wall clocks of the nodes: entries stamped too far in the future are not appended, and the skew between nodes is known.
+"""Wall clocks of the nodes: entries stamped too far in the future are not appended, and the skew between nodes is
+known.
 
-The leader stamps entries with its clock, and time in the state machine never runs backwards. So one entry stamped in a distant future would
-stay for ever. The rules:
+The leader stamps entries with its clock, and time in the state machine never runs backwards. So one entry stamped in a
+distant future would stay for ever. The rules:
 
-- A follower does not append an entry that is stamped more than `AHEAD_MAX` ahead of its own clock. To refuse to append is always safe: to
-  Raft it is a message that was lost. It never refuses what is committed, nor a stamp that the state has reached already.
-- So an entry from the future is committed only if a majority of the clocks allows it. A leader whose entries so many voters refuse that no
-  majority is left gives up the lead, and does not stand again for `BENCHED` seconds.
+- A follower does not append an entry that is stamped more than `AHEAD_MAX` ahead of its own clock. To refuse to append
+  is always safe: to Raft it is a message that was lost. It never refuses what is committed, nor a stamp that the state
+  has reached already.
+- So an entry from the future is committed only if a majority of the clocks allows it. A leader whose entries so many
+  voters refuse that no majority is left gives up the lead, and does not stand again for `BENCHED` seconds.
 - Nobody says in a pre-vote that it would vote for a candidate whose clock is that far ahead of its own.
-- A follower whose own clock is the wrong one takes an entry when the others have committed it. The leader names it in its status and its log.
+- A follower whose own clock is the wrong one takes an entry when the others have committed it. The leader names it in
+  its status and its log.
 
-Clocks travel in messages. A message takes time, so a clock that arrives looks slow: of the last `SAMPLES` the fastest one counts.
+Clocks travel in messages. A message takes time, so a clock that arrives looks slow: of the last `SAMPLES` the fastest
+one counts.
 """
 
 from __future__ import annotations
@@ -26,8 +30,8 @@ from cluster.ports import Clock, LogEntry, Timekeeper
 log = logging.getLogger(__name__)
 
 AHEAD_MAX = 5.0
-"""Seconds that an entry's stamp may be ahead of a follower's clock. Clocks that are kept by NTP differ by milliseconds; five seconds leave
-room for a node that has just started and whose clock is still being set."""
+"""Seconds that an entry's stamp may be ahead of a follower's clock. Clocks that are kept by NTP differ by milliseconds;
+five seconds leave room for a node that has just started and whose clock is still being set."""
 
 BENCHED = 5.0
 """Seconds for which a leader whose entries were refused does not stand: the others elect within two election timeouts."""
@@ -109,7 +113,9 @@ class Clocks:
     # ------------------------------------------------------------------ follower
 
     def allowed(self, leader: str, entries: Sequence[LogEntry], committed: int) -> int:
-        """How many of the first `entries` may be appended. `committed`: up to where the leader says that the log is committed."""
+        """How many of the first `entries` may be appended. `committed`: up to where the leader says that the log is
+        committed.
+        """
         limit = -1
         for position, entry in enumerate(entries):
             if entry.index <= committed or entry.payload[0] != COMMAND:

@@ -1,15 +1,17 @@
 """The divergence alarm: do all nodes have the same state after the same entry?
 
-Equal logs give equal states as long as `apply` is deterministic and memory keeps what was written to it. Neither can be proved at run time,
-so it is watched: after the first command of each block of log indexes every node tells every other the digest of its state. Digests are
-running hashes, so a difference stays, and one comparison in a block finds what went wrong anywhere before.
+Equal logs give equal states as long as `apply` is deterministic and memory keeps what was written to it. Neither can be
+proved at run time, so it is watched: after the first command of each block of log indexes every node tells every other
+the digest of its state. Digests are running hashes, so a difference stays, and one comparison in a block finds what
+went wrong anywhere before.
 
-Each node judges for itself, by what it was told: whoever holds another digest than a majority of the voters leaves service. Nobody is stopped
-by another node's word alone. A node that sees a majority against a third passes on what the majority said, because the third may be cut off
-from some of it. Without a majority on either side nobody knows who is right: that is logged and counted, and decided when the others report.
+Each node judges for itself, by what it was told: whoever holds another digest than a majority of the voters leaves
+service. Nobody is stopped by another node's word alone. A node that sees a majority against a third passes on what the
+majority said, because the third may be cut off from some of it. Without a majority on either side nobody knows who is
+right: that is logged and counted, and decided when the others report.
 
-Digests are of committed entries, so they do not depend on terms, and only digests at the same index are compared. What a peer said counts
-while its connection lasts; on a new one it says its newest digests again.
+Digests are of committed entries, so they do not depend on terms, and only digests at the same index are compared. What
+a peer said counts while its connection lasts; on a new one it says its newest digests again.
 """
 
 from __future__ import annotations
@@ -95,7 +97,9 @@ class DivergenceWatch:
     # ------------------------------------------------------------------ the others
 
     def connected(self, peer: str) -> None:
-        """A peer can be reached (again): it is told the newest digests, but for those that everybody is about to be told."""
+        """A peer can be reached (again): it is told the newest digests, but for those that everybody is about to be
+        told.
+        """
         for index in list(self._own)[-RESENT:]:
             if index not in self._unsaid:
                 self._say(peer, self._node_id, index, self._own[index])
@@ -107,7 +111,8 @@ class DivergenceWatch:
         self._outbox = [(to, message) for to, message in self._outbox if to != peer]
 
     def heard(self, sender: str, message: StateDigest) -> None:
-        """A digest of `message.node`, from that node or passed on by another. What the node itself said stands above the latter.
+        """A digest of `message.node`, from that node or passed on by another. What the node itself said stands above
+        the latter.
 
         Raises:
             DivergedError: a majority holds another digest than this node; it must leave service.

@@ -1,4 +1,6 @@
-"""Runs one node's Raft under asyncio: ticks when something is due by the clock, and at once when there is something to do."""
+"""Runs one node's Raft under asyncio: ticks when something is due by the clock, and at once when there is something to
+do.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from cluster.raft import Raft
 log = logging.getLogger(__name__)
 
 WAIT_MIN = 0.001
-"""Seconds between two ticks that are due by the clock: what is overdue must not keep the event loop from everything else."""
+"""Seconds between two ticks that are due by the clock: what is overdue must not keep the event loop from everything
+else.
+"""
 
 PAUSE_NOTED = 1.0
 """Seconds by which a tick may be late before it is logged."""
@@ -20,8 +24,9 @@ PAUSE_NOTED = 1.0
 class RaftDriver:
     """The asyncio owner of a `Raft`.
 
-    It asks the node when it wants to tick next (`Raft.due_in`), so an idle node costs next to nothing. `wake` schedules a tick at once; many
-    calls before it runs are one tick. Proposals, and messages that change something, wake the driver by themselves.
+    It asks the node when it wants to tick next (`Raft.due_in`), so an idle node costs next to nothing. `wake` schedules
+    a tick at once; many calls before it runs are one tick. Proposals, and messages that change something, wake the
+    driver by themselves.
     """
 
     def __init__(self, raft: Raft, *, wire_failed: asyncio.Future[None] | None = None) -> None:
@@ -57,7 +62,9 @@ class RaftDriver:
         self._arm(wait)
 
     def _arm(self, wait: float) -> None:
-        """Look again after `wait` seconds. A timer that is due before that stays: making a new one each time would cost more."""
+        """Look again after `wait` seconds. A timer that is due before that stays: making a new one each time would cost
+        more.
+        """
         loop = self._ended.get_loop() if self._ended is not None else asyncio.get_running_loop()
         due_at = loop.time() + wait
         if self._timer is not None:

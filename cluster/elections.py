@@ -1,9 +1,10 @@
 """Pre-vote: nobody raises its term before a majority says that it would vote for it.
 
-Of two nodes that ask at the same time with equal logs, the one with the greater id goes first and the other gives way, so that they
-do not both stand, each with its own vote, and wait for another timeout.
+Of two nodes that ask at the same time with equal logs, the one with the greater id goes first and the other gives way,
+so that they do not both stand, each with its own vote, and wait for another timeout.
 
-A node behind a cut would else come back with a higher term and depose a leader that everybody else can reach (Ongaro's thesis, section 9.6).
+A node behind a cut would else come back with a higher term and depose a leader that everybody else can reach (Ongaro's
+thesis, section 9.6).
 """
 
 from __future__ import annotations

@@ -1,16 +1,20 @@
-"""The guard: judges every message before PySyncObj or the leader's part sees it, and keeps what PySyncObj alone would lose.
+"""The guard: judges every message before PySyncObj or the leader's part sees it, and keeps what PySyncObj alone would
+lose.
 
 What is kept here, by section of the Raft paper (`docs/raft.md` has each with its test):
 
 - section 5.3: entries are removed only from the first one that conflicts (`_append_entries`), never a committed one;
 - the commit index a follower takes over covers only entries that *this* message verified (`_held` and `_mismatch`);
 - on any mismatch the follower asks for what follows its commit index, which always matches, so catching up always ends;
-- answers of an older term count for nothing (`_append_reply`); a leader that meets a newer term steps down (section 5.1, `_newer_term`);
+- answers of an older term count for nothing (`_append_reply`); a leader that meets a newer term steps down (section
+  5.1, `_newer_term`);
 - no message leaves before the log, the term and the vote it speaks of are durable (`outbox.Outbox`);
-- a vote counts once a peer and term; nobody campaigns without a majority that would vote for it (`can_campaign`: pre-vote);
+- a vote counts once a peer and term; nobody campaigns without a majority that would vote for it (`can_campaign`:
+  pre-vote);
 - a snapshot older than what the follower has is refused (`transfer.Receiver`);
 - an entry stamped too far in the future is not appended before it is committed (`_refuse_future`, `clocks.py`);
-- a node that lost its disk neither votes nor is counted until it has caught up past anything it may have acknowledged (`Replication._recovering`).
+- a node that lost its disk neither votes nor is counted until it has caught up past anything it may have acknowledged
+  (`Replication._recovering`).
 """
 
 from __future__ import annotations
@@ -46,7 +50,8 @@ class Guard:
     Attributes:
         skipped: entries that arrived though they were here already.
         leader_lost_at: when the connection to the leader broke the last time.
-        leader_commit: the commit index that a leader last told; None before any did. PySyncObj is told less: what this node verified.
+        leader_commit: the commit index that a leader last told; None before any did. PySyncObj is told less: what this
+            node verified.
         introductions: the owner's word on connections (set by the owner, if it has any).
 
     Args:
@@ -127,7 +132,9 @@ class Guard:
             self._replication.unsent = True
 
     def on_disconnected(self, peer: str) -> None:
-        """The wire lost a peer. Losing the leader's connection is a reason to ask the others soon, not to wait for silence."""
+        """The wire lost a peer. Losing the leader's connection is a reason to ask the others soon, not to wait for
+        silence.
+        """
         self.peers.connected.discard(peer)
         progress = self.peers.get(peer)
         if progress is not None:
@@ -229,7 +236,9 @@ class Guard:
             self._quiet = False
 
     def _refuse_future(self, peer: str, message: m.AppendEntries, count: int) -> None:
-        """Take the first `count` entries and ask for the next one again: it is stamped too far ahead of this node's clock."""
+        """Take the first `count` entries and ask for the next one again: it is stamped too far ahead of this node's
+        clock.
+        """
         if count:
             self._append_entries(peer, msgspec.structs.replace(message, entries=message.entries[:count], clock=0))
         else:
@@ -237,7 +246,9 @@ class Guard:
         self.reply(peer, message.prev_index + count + 1, reset=True, success=False, from_future=True)
 
     def _held(self, peer: str, message: m.AppendEntries, verified: int) -> None:
-        """All of it is here already, and more: PySyncObj would cut the rest away. It sees a heartbeat, the leader a yes."""
+        """All of it is here already, and more: PySyncObj would cut the rest away. It sees a heartbeat, the leader a
+        yes.
+        """
         self.core.follow(peer, message.term, min(message.commit_index, verified))
         self.reply(peer, verified + 1, reset=False, success=True)
 
@@ -257,7 +268,9 @@ class Guard:
                 self._outbox.send(peer, m.SnapshotAck(whole.term, whole.index, whole.held))
 
     def _timeout_now(self, peer: str, message: m.TimeoutNow) -> None:
-        """Campaign at the next tick, if that can be won. PySyncObj would keep the request until then, and depose the leader at any time later."""
+        """Campaign at the next tick, if that can be won. PySyncObj would keep the request until then, and depose the
+        leader at any time later.
+        """
         able = self._members.votes and not self._raft_log.recovering
         if message.term == self._raft_log.term and able and self._members.current.have_majority(self._reached()):
             self.core.take_over(peer, message.term)
@@ -377,7 +390,8 @@ class Guard:
         if not self._from_leader(peer, message.term):
             return
         self.leader_commit = max(self.leader_commit or 0, message.index)
-        # With the snapshot's last entry the log holds all before it as well (section 5.3), and keeps what follows (section 7).
+        # With the snapshot's last entry the log holds all before it as well (section 5.3), and keeps what follows
+        # (section 7).
         holds = self._raft_log.term_at(message.index) == message.index_term
         self.core.follow(peer, message.term, message.index if holds else 0)
         if message.index <= self._raft_log.commit_index:

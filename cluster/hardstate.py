@@ -16,8 +16,8 @@ FILE = "hardstate"
 
 
 class HardState(msgspec.Struct, frozen=True, array_like=True):
-    """`commit_index` is a hint that may be old. `recovering`: the node forgot what it acknowledged and must not vote yet. `node_id`: whose it is;
-    "" where an earlier version wrote it."""
+    """`commit_index` is a hint that may be old. `recovering`: the node forgot what it acknowledged and must not vote
+    yet. `node_id`: whose it is; "" where an earlier version wrote it."""
 
     term: int = 0
     voted_for: str | None = None

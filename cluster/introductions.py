@@ -1,7 +1,8 @@
-"""What nodes say of themselves first on each connection, before anything else counts: where their log ends, and what their owner wants known.
+"""What nodes say of themselves first on each connection, before anything else counts: where their log ends, and what
+their owner wants known.
 
-The cluster layer carries the owner's bytes and asks it for a verdict. A peer that gets an objection to what it has said of itself decides by its own
-knowledge whether that is right; nobody is stopped by another node's word alone.
+The cluster layer carries the owner's bytes and asks it for a verdict. A peer that gets an objection to what it has said
+of itself decides by its own knowledge whether that is right; nobody is stopped by another node's word alone.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from typing import NamedTuple, Protocol
 
 
 class Claim(NamedTuple):
-    """What a peer said. `acknowledged`: up to where it has acknowledged this leader's log in this term; 0 where that is not known, or does
-    not bind it: this node does not lead, the peer knows a later term, or has lost its disk."""
+    """What a peer said. `acknowledged`: up to where it has acknowledged this leader's log in this term; 0 where that is
+    not known, or does not bind it: this node does not lead, the peer knows a later term, or has lost its disk."""
 
     body: bytes
     last_index: int

@@ -5,17 +5,19 @@ Layout: segment files `log-<first index>.seg`. A segment is a header and records
     header   magic "QBLOG1\\n\\0", u32 length, u32 crc32 of magic and length, msgpack SegmentHeader, u32 crc32 of it
     record   u32 length of payload, u64 index, u64 term, u32 crc32 of that, u32 crc32 of the payload, payload     (little-endian)
 
-Entries follow each other without gaps, across segments too. Only the end of the last segment may be torn by a crash: what was cut
-there had not been synced, so nobody was told of it. Anything else that does not check is damage, and damage is never read over:
+Entries follow each other without gaps, across segments too. Only the end of the last segment may be torn by a crash:
+what was cut there had not been synced, so nobody was told of it. Anything else that does not check is damage, and
+damage is never read over:
 
-- a record that is cut off by the end of the file (its head checks, or is itself cut off), or an end of zeros, is a torn write: it goes;
-  so does a last segment that is cut off within its header;
-- a last record that is whole but does not check may be a torn write or a bit that flipped later. It goes, and the log says
-  `doubtful`: the node may have forgotten something it acknowledged and must not vote until it has caught up. `load` leaves the
-  file as it is, so that the doubt can be made durable before `cut_torn_end` removes the cause;
+- a record that is cut off by the end of the file (its head checks, or is itself cut off), or an end of zeros, is a torn
+  write: it goes; so does a last segment that is cut off within its header;
+- a last record that is whole but does not check may be a torn write or a bit that flipped later. It goes, and the log
+  says `doubtful`: the node may have forgotten something it acknowledged and must not vote until it has caught up.
+  `load` leaves the file as it is, so that the doubt can be made durable before `cut_torn_end` removes the cause;
 - a bad record with a good one behind it is damage: `LogDamagedError`.
 
-Removal at the front is by whole segments, so it is atomic; removal at the end is a truncation that is synced before the next record is.
+Removal at the front is by whole segments, so it is atomic; removal at the end is a truncation that is synced before the
+next record is.
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ _FRONT = struct.Struct("<II")
 
 
 class SegmentHeader(msgspec.Struct, frozen=True, array_like=True):
-    """What a segment says of itself. `abi` is the schema of the first command in it, and of those behind it up to one that names another."""
+    """What a segment says of itself. `abi` is the schema of the first command in it, and of those behind it up to one
+    that names another.
+    """
 
     format: int
     node_id: str
@@ -87,7 +91,9 @@ def encode_header(header: SegmentHeader) -> bytes:
 
 
 def read_header(name: str, data: bytes) -> tuple[SegmentHeader, int] | None:
-    """The header and where the records begin; None when the file ends within the header, or nothing but zeros was written."""
+    """The header and where the records begin; None when the file ends within the header, or nothing but zeros was
+    written.
+    """
     start = len(MAGIC) + 8
     if len(data) < start or not any(data):
         return None
@@ -213,7 +219,8 @@ class DurableLog:
         self.dirty = False
 
     def load(self, owner: str = "") -> list[LogEntry]:
-        """Read every segment and return all entries in order. Changes nothing on disk; call `cut_torn_end` before the first `append`.
+        """Read every segment and return all entries in order. Changes nothing on disk; call `cut_torn_end` before the
+        first `append`.
 
         Args:
             owner: the node whose segments they must be; "" takes any.
@@ -351,7 +358,9 @@ class DurableLog:
         self.dirty = False
 
     def compact_to(self, index: int) -> None:
-        """Archive the segments that hold nothing from `index` on. The last segment stays; a new one begins with the next entry."""
+        """Archive the segments that hold nothing from `index` on. The last segment stays; a new one begins with the
+        next entry.
+        """
         firsts = [segment.first_index for segment in self._segments]
         gone = max(0, bisect_right(firsts, index) - 1)
         for segment in self._segments[:gone]:
@@ -374,7 +383,8 @@ class DurableLog:
 
 
 def read_segments(*directories: Path, abis: Collection[str] | None = None) -> Iterator[LogEntry]:
-    """All entries in the segment files of the directories (a log and its archive), by index; for audits, while no node writes them.
+    """All entries in the segment files of the directories (a log and its archive), by index; for audits, while no node
+    writes them.
 
     A torn end is passed over, as a node would. With `abis`, segments of other schemas are passed over too.
 
@@ -391,7 +401,8 @@ def read_segments(*directories: Path, abis: Collection[str] | None = None) -> It
 
 
 def segment_abis(directory: Path) -> dict[str, str]:
-    """The ABI of each segment file in a directory, by name; a file that was torn within its header has none and is left out.
+    """The ABI of each segment file in a directory, by name; a file that was torn within its header has none and is left
+    out.
 
     Raises:
         LogDamagedError: a file is no segment.

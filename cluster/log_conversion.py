@@ -1,4 +1,5 @@
-"""A node's log written anew in another schema: entries keep their index and term, and the node its term, vote and right to vote.
+"""A node's log written anew in another schema: entries keep their index and term, and the node its term, vote and right
+to vote.
 
 So Raft sees no difference: whoever had an entry has it, committed or not, and the same votes were given.
 """
@@ -51,8 +52,8 @@ def convert_log(source: Disk, target: Disk, *, node_id: str, from_abi: str, to_a
 def raise_term(disk: Disk, above: HardState | None) -> None:
     """Make a node that goes back to an older log begin in a term that is later than any it has known since.
 
-    What was applied since has lower terms than whatever comes now: a node that did not go back notices that its entries are not those of
-    its cluster, and stops.
+    What was applied since has lower terms than whatever comes now: a node that did not go back notices that its entries
+    are not those of its cluster, and stops.
     """
     state = hardstate.load(disk)
     if state is not None and above is not None:

@@ -1,11 +1,14 @@
-"""One node's part in changes of the membership: what it holds to be the membership, and as the leader how it changes that.
+"""One node's part in changes of the membership: what it holds to be the membership, and as the leader how it changes
+that.
 
 What makes a change safe (Ongaro's thesis, chapter 4, and his correction of 2015; the argument is in `docs/raft.md`):
 
-- one at a time: the next one waits until the last one is committed (`_check_settled`), so any two majorities have a node in common;
+- one at a time: the next one waits until the last one is committed (`_check_settled`), so any two majorities have a
+  node in common;
 - a leader changes nothing before an entry of its own term is committed (`_check_own_term`);
 - a membership counts from the moment its entry is in the log, and no longer once that is cut (`_refresh`);
-- learners get the log and count for nothing; they become voters through a second entry, when they are level (`_promote`).
+- learners get the log and count for nothing; they become voters through a second entry, when they are level
+  (`_promote`).
 """
 
 from __future__ import annotations
@@ -99,7 +102,9 @@ class Members:
         return self._raft_log.memberships.at(self._raft_log.commit_index) or self._first
 
     def tell_wire(self) -> None:
-        """Let the wire reach all that are members, or were until a change that is not committed yet; and nobody who was removed."""
+        """Let the wire reach all that are members, or were until a change that is not committed yet; and nobody who was
+        removed.
+        """
         peers = {**_addresses(self.settled, self._settings.node_id), **_addresses(self.current, self._settings.node_id)}
         if peers != self._wire_peers or self.settled.removed:
             self._wire_peers = peers
@@ -216,7 +221,9 @@ class Members:
             log.debug("%s is level and not promoted yet: %s", learner, refusal)
 
     def _is_caught_up(self, learner: str) -> bool:
-        """Whether it took less than an election timeout to copy all that the log had when that began (thesis, section 4.2.1)."""
+        """Whether it took less than an election timeout to copy all that the log had when that began (thesis, section
+        4.2.1).
+        """
         now = self._clock()
         peer = self._peers[learner]
         target, began = peer.round = peer.round or (self._raft_log.last_index, now)

@@ -1,11 +1,12 @@
 """Who belongs to a cluster, and how that changes: one node at a time, through the log (Ongaro's thesis, chapter 4).
 
-Each change is a log entry with the whole list, of a type of its own. It counts from the moment it is appended, is undone when the entry is
-cut, and is in every snapshot behind it. So a node's membership is that of the last such entry in its log, else that of its newest
-snapshot, else that of its settings (a cluster that was never changed). `docs/raft.md` has the argument why that is safe.
+Each change is a log entry with the whole list, of a type of its own. It counts from the moment it is appended, is
+undone when the entry is cut, and is in every snapshot behind it. So a node's membership is that of the last such entry
+in its log, else that of its newest snapshot, else that of its settings (a cluster that was never changed).
+`docs/raft.md` has the argument why that is safe.
 
-Roles: a voter counts for majorities. A learner gets the log, and the leader makes it a voter by itself as soon as it is level.
-A read-only member gets the log for good and never votes: it is there for feeds, history and queries.
+Roles: a voter counts for majorities. A learner gets the log, and the leader makes it a voter by itself as soon as it is
+level. A read-only member gets the log for good and never votes: it is there for feeds, history and queries.
 
 An id is used once. A node that was removed is told so whenever it calls, for ever, and a new node needs a new id.
 """
@@ -79,7 +80,9 @@ class ChangeError(Enum):
     NOT_READY = "leader_not_ready"
     """Nothing was done: this leader has committed nothing in its term yet. Try again soon."""
     NO_MAJORITY = "no_majority"
-    """Nothing was done: of the voters after the change no majority is connected and has its disk, so it could not be committed."""
+    """Nothing was done: of the voters after the change no majority is connected and has its disk, so it could not be
+    committed.
+    """
     INVALID = "invalid_member"
     """Nothing was done: an id, a role or an address is not possible; the text says which and what was expected."""
     ALREADY_MEMBER = "already_member"
@@ -95,7 +98,9 @@ class ChangeError(Enum):
 
 
 class ChangeResult(msgspec.Struct, frozen=True):
-    """What became of a change. Without error it is committed at `index`; a learner is promoted later, by itself. `text` explains an error."""
+    """What became of a change. Without error it is committed at `index`; a learner is promoted later, by itself. `text`
+    explains an error.
+    """
 
     error: ChangeError | None = None
     text: str = ""
@@ -213,7 +218,9 @@ class Membership(msgspec.Struct, frozen=True, array_like=True):
 
 
 class MembershipHistory:
-    """The memberships that a node's snapshot and log name, oldest first: the newest one counts, the others are there to go back to."""
+    """The memberships that a node's snapshot and log name, oldest first: the newest one counts, the others are there to
+    go back to.
+    """
 
     def __init__(self, base: Membership | None) -> None:
         self._named = [base] if base is not None else []

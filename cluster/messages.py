@@ -1,7 +1,8 @@
 """What nodes say to each other: typed msgpack frames, never a pickle.
 
-PySyncObj hands dictionaries to its transport and expects dictionaries back; `guard.py` translates. Each message carries the sender's term.
-Decoding checks types; `check_entries` checks what types cannot say. Section numbers are those of the Raft paper (extended version).
+PySyncObj hands dictionaries to its transport and expects dictionaries back; `guard.py` translates. Each message carries
+the sender's term. Decoding checks types; `check_entries` checks what types cannot say. Section numbers are those of the
+Raft paper (extended version).
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ COMMAND = 0
 NO_OP = 1
 """First payload byte of the entry a new leader begins its term with."""
 MEMBERS = 4
-"""First payload byte of the entry that says who belongs to the cluster (`membership.py`). PySyncObj, which knows 0 to 3, passes it over."""
+"""First payload byte of the entry that says who belongs to the cluster (`membership.py`). PySyncObj, which knows 0 to
+3, passes it over.
+"""
 
 Natural = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 """Terms, indexes and byte counts. The bound keeps sums of them within what is written to disk."""
@@ -30,7 +33,8 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 
 
 class AppendEntries(_Message, frozen=True, tag=1):
-    """Section 5.3. `prev_index` is 0 where the leader has no entry before the next one; the follower then says where it is.
+    """Section 5.3. `prev_index` is 0 where the leader has no entry before the next one; the follower then says where it
+    is.
 
     `clock` here and below: the sender's wall clock, in nanoseconds since the Unix epoch; 0 says nothing (`clocks.py`).
     """
@@ -52,8 +56,8 @@ class Heartbeat(_Message, frozen=True, tag=2):
 class AppendReply(_Message, frozen=True, tag=3):
     """`success`: everything below `next_index` is durable here. `reset`: send from `next_index`.
 
-    `voter` is False while the sender has lost its disk and must not be counted. `from_future`: the entry at `next_index` was not appended,
-    because it is stamped too far ahead of the sender's clock.
+    `voter` is False while the sender has lost its disk and must not be counted. `from_future`: the entry at
+    `next_index` was not appended, because it is stamped too far ahead of the sender's clock.
     """
 
     next_index: Natural
@@ -122,13 +126,17 @@ class StaleTerm(_Message, frozen=True, tag=12):
 
 
 class Removed(_Message, frozen=True, tag=14):
-    """You were removed from the cluster, by the entry at `index` or before; that is committed. The last message on a connection."""
+    """You were removed from the cluster, by the entry at `index` or before; that is committed. The last message on a
+    connection.
+    """
 
     index: Natural
 
 
 class StateDigest(_Message, frozen=True, tag=13):
-    """The state of `node` after the entry at `index` has this digest. Said by the node itself, or passed on (`divergence.py`)."""
+    """The state of `node` after the entry at `index` has this digest. Said by the node itself, or passed on
+    (`divergence.py`).
+    """
 
     index: Natural
     node: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
@@ -136,7 +144,9 @@ class StateDigest(_Message, frozen=True, tag=13):
 
 
 class Introduction(_Message, frozen=True, tag=15):
-    """The first message on a connection. `last_index`: where the sender's log ends; `voter` as in AppendReply; `body` is its owner's."""
+    """The first message on a connection. `last_index`: where the sender's log ends; `voter` as in AppendReply; `body`
+    is its owner's.
+    """
 
     last_index: Natural
     voter: bool
@@ -201,8 +211,8 @@ _raw = msgspec.msgpack.Decoder(list[msgspec.Raw])
 
 
 def narrowed(data: bytes) -> bytes | None:
-    """An encoded message as protocol 1 writes it; None for one that it does not have. What it lacks says nothing that a node depends on: clocks, and
-    what nodes tell of themselves."""
+    """An encoded message as protocol 1 writes it; None for one that it does not have. What it lacks says nothing that a
+    node depends on: clocks, and what nodes tell of themselves."""
     parts = _raw.decode(data)
     length = FORMER_LENGTHS.get(msgspec.msgpack.decode(parts[0]))
     if length is None:

@@ -20,7 +20,9 @@ class Outbox:
         return self._wire.send(peer, m.encode(message))
 
     def send_entries(self, peer: str, message: bytes) -> bool:
-        """Send an encoded AppendEntries. It may leave before its entries are durable here (thesis, section 10.2.1); term and vote may not."""
+        """Send an encoded AppendEntries. It may leave before its entries are durable here (thesis, section 10.2.1);
+        term and vote may not.
+        """
         if self._raft_log.state_dirty:
             self._raft_log.sync()
         return self._wire.send(peer, message)

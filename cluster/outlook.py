@@ -1,4 +1,6 @@
-"""Says in the log why nothing can be committed: which voters are missing, or that no leader is found although enough are there."""
+"""Says in the log why nothing can be committed: which voters are missing, or that no leader is found although enough
+are there.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,8 @@ class Outlook:
         self._said = False
 
     def look(self, members: Membership, reached: Set[str], leader: str, *, votes: bool, refusers: Set[str] = frozenset()) -> None:
-        """`reached`: the nodes with a connection, this one included. `votes`: whether this node may vote. `refusers`: the followers that refuse this
-        leader's entries because their clocks are behind."""
+        """`reached`: the nodes with a connection, this one included. `votes`: whether this node may vote. `refusers`:
+        the followers that refuse this leader's entries because their clocks are behind."""
         now = self._clock()
         if members.have_majority(reached) and not members.have_majority(reached - refusers):
             if self._missing_since is None:

@@ -1,7 +1,8 @@
 """What the cluster layer asks of its surroundings: a state machine, snapshots, a disk, a wire, a clock.
 
-Everything here is implemented twice: for production (`storage.RealDisk`, `wire.TlsWire`, and in `node` the engine and the snapshot
-store) and for the simulation (in memory, under one seed). Nothing in this package reads a clock, a socket or a file in any other way.
+Everything here is implemented twice: for production (`storage.RealDisk`, `wire.TlsWire`, and in `node` the engine and
+the snapshot store) and for the simulation (in memory, under one seed). Nothing in this package reads a clock, a socket
+or a file in any other way.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ Clock = Callable[[], float]
 
 
 class LogEntry(NamedTuple):
-    """One entry of the Raft log. `payload` is a type byte and the command. A tuple, because PySyncObj takes entries apart by position."""
+    """One entry of the Raft log. `payload` is a type byte and the command. A tuple, because PySyncObj takes entries
+    apart by position.
+    """
 
     payload: bytes
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
@@ -29,9 +32,11 @@ class LogEntry(NamedTuple):
 
 
 class SnapshotMark(msgspec.Struct, frozen=True, array_like=True):
-    """Which point of the log a snapshot stands for: its last entry, and the one before that (PySyncObj begins its log with both).
+    """Which point of the log a snapshot stands for: its last entry, and the one before that (PySyncObj begins its log
+    with both).
 
-    `members` is the membership there; None as long as no log entry ever said one, so that the configuration goes on saying it.
+    `members` is the membership there; None as long as no log entry ever said one, so that the configuration goes on
+    saying it.
     """
 
     last: LogEntry
@@ -48,8 +53,8 @@ class SnapshotMark(msgspec.Struct, frozen=True, array_like=True):
 class Timekeeper:
     """How entries are stamped, for `clocks.Clocks`. All times are nanoseconds since the Unix epoch.
 
-    `now` reads this node's wall clock. `stamp` finds the time in the first bytes of a command, 0 when there is none. `reached` is the time
-    that the state machine has reached: a stamp up to it changes nothing.
+    `now` reads this node's wall clock. `stamp` finds the time in the first bytes of a command, 0 when there is none.
+    `reached` is the time that the state machine has reached: a stamp up to it changes nothing.
     """
 
     now: Callable[[], int] = lambda: 0
@@ -61,9 +66,9 @@ class Timekeeper:
 class Schemas:
     """In which schema (ABI) the commands of the log are. One entry may say that what comes behind it is in another one.
 
-    `in_force`: that of the state. `behind`: what a command says of those behind it; None where it says nothing. `accepted`: those that this node can
-    read. `may_apply`: whether a committed command can be applied now. Where it cannot, nothing is applied, and it is asked again with every tick,
-    until what the owner prepares for it is ready.
+    `in_force`: that of the state. `behind`: what a command says of those behind it; None where it says nothing.
+    `accepted`: those that this node can read. `may_apply`: whether a committed command can be applied now. Where it
+    cannot, nothing is applied, and it is asked again with every tick, until what the owner prepares for it is ready.
     """
 
     in_force: Callable[[], str]
@@ -76,16 +81,18 @@ class StateMachine(Protocol):
     """What is replicated."""
 
     def apply(self, index: int, payload: bytes) -> object:
-        """Apply a committed command; the result goes to whoever proposed it, on the node where that was. If the result is a function, what it
-        returns goes there, and the other nodes do not call it.
+        """Apply a committed command; the result goes to whoever proposed it, on the node where that was. If the result
+        is a function, what it returns goes there, and the other nodes do not call it.
 
         Total and deterministic. Whatever it raises stops the node.
         """
 
     def digest(self) -> bytes:
-        """A running hash of all that was applied and of what came of it, 1 to 64 bytes, equal on all nodes after the same entry.
+        """A running hash of all that was applied and of what came of it, 1 to 64 bytes, equal on all nodes after the
+        same entry.
 
-        Cheap: it is asked for between two commands. A difference must stay: what differs once differs after each later command.
+        Cheap: it is asked for between two commands. A difference must stay: what differs once differs after each later
+        command.
         """
 
 
@@ -129,7 +136,8 @@ class SnapshotSink(Protocol):
         """All of it is written: begin to check it whole (ABI, counts, hash) and to make its state. Returns at once."""
 
     def poll(self) -> SnapshotMark | None:
-        """Its mark once it is checked, durable and the newest, which it becomes in this call; None until then. Called after `finish`.
+        """Its mark once it is checked, durable and the newest, which it becomes in this call; None until then. Called
+        after `finish`.
 
         Raises:
             SnapshotRefusedError: it is damaged or of another schema; nothing changed.
@@ -147,8 +155,8 @@ class Snapshots(Protocol):
     """Where snapshots are kept, and the state machine they are of.
 
     Attributes:
-        damaged: whether `examine` has found the newest snapshot to be other than what was written. It is sent to nobody then, and the next
-            capture has nothing of it and takes its place.
+        damaged: whether `examine` has found the newest snapshot to be other than what was written. It is sent to nobody
+            then, and the next capture has nothing of it and takes its place.
     """
 
     @property
@@ -170,7 +178,9 @@ class Snapshots(Protocol):
         """What became of the capture. DONE and FAILED are told once, then IDLE."""
 
     def examine(self) -> None:
-        """Begin to compare the newest snapshot with what was written; `damaged` tells the result. Returns at once. Nothing while one goes on."""
+        """Begin to compare the newest snapshot with what was written; `damaged` tells the result. Returns at once.
+        Nothing while one goes on.
+        """
 
     def open_source(self) -> SnapshotSource:
         """The newest snapshot, for sending.
@@ -211,8 +221,9 @@ class Disk(Protocol):
     def settle(self, name: str) -> None:
         """Make durable what an earlier process wrote to a file, and let `read` return only what is on the disk.
 
-        A process that is killed between a write and its sync leaves bytes in the page cache. The next process can read them, but they do not
-        survive a power loss. After a sync that failed, the cache may even hold bytes that no later sync writes.
+        A process that is killed between a write and its sync leaves bytes in the page cache. The next process can read
+        them, but they do not survive a power loss. After a sync that failed, the cache may even hold bytes that no
+        later sync writes.
         """
 
     def open(self, name: str) -> DiskFile:
@@ -235,8 +246,8 @@ class Wire(Protocol):
     """Carries messages between nodes; in order while a connection lasts; a broken connection loses what was under way.
 
     Attributes:
-        accepts_unknown: whether a node of this cluster's authority that is no peer is let in. True while this node knows of no
-            leader: the next one may have become a member when this node was away.
+        accepts_unknown: whether a node of this cluster's authority that is no peer is let in. True while this node
+            knows of no leader: the next one may have become a member when this node was away.
     """
 
     accepts_unknown: bool
@@ -250,10 +261,11 @@ class Wire(Protocol):
         """Begin. The callbacks get the peer's node id."""
 
     def set_peers(self, peers: Mapping[str, str], removed_peers: Mapping[str, bytes]) -> None:
-        """From now on these are the peers, with their addresses. A connection to any other node may stay until it breaks.
+        """From now on these are the peers, with their addresses. A connection to any other node may stay until it
+        breaks.
 
-        `removed_peers` has the nodes that are not let in, with the last message for each: it is sent when it calls, and at once if it is
-        connected; then the connection is closed.
+        `removed_peers` has the nodes that are not let in, with the last message for each: it is sent when it calls, and
+        at once if it is connected; then the connection is closed.
         """
 
     def send(self, peer: str, message: bytes) -> bool:

@@ -1,7 +1,8 @@
 """What a node knows of its peers: one record each, as etcd's `tracker.Progress`.
 
-Only a leader learns how far its peers are. Everything else about a peer stands in the same record, so that a connection that breaks, a new term or a
-change of the membership is one method here and not one in each place that remembers something.
+Only a leader learns how far its peers are. Everything else about a peer stands in the same record, so that a connection
+that breaks, a new term or a change of the membership is one method here and not one in each place that remembers
+something.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ class Progress:
         match_index: up to where its log is known to be equal and durable; 0 while it is recovering.
         next_index: the next entry to send. Invariant: 0 <= match_index < next_index.
         answered_at: when it last answered this leader.
-        recovery_index: it has lost its disk, and votes again when it holds a log up to this entry that a majority of others committed; 0 for a
-            peer that has not. Invariant: a peer that recovers has match_index 0.
+        recovery_index: it has lost its disk, and votes again when it holds a log up to this entry that a majority of
+            others committed; 0 for a peer that has not. Invariant: a peer that recovers has match_index 0.
         round: of a learner: the end of the log when it began to copy it, and when that was.
         sending, delivered: the snapshot on its way to it, and the one that it got whole last.
     """
@@ -101,7 +102,9 @@ class Progress:
         self.stop_sending()
 
     def acknowledged(self, next_index: int) -> bool:
-        """Everything below `next_index` is durable there. Returns whether that is news. What was sent since then stays sent."""
+        """Everything below `next_index` is durable there. Returns whether that is news. What was sent since then stays
+        sent.
+        """
         assert not self.recovering, f"{self.node_id} acknowledges while it is recovering"
         if next_index - 1 <= self.match_index:
             return False
@@ -135,7 +138,8 @@ class Peers:
     """The other members, by id.
 
     Attributes:
-        connected: the nodes with a connection. They may be none of the members: a node that was just removed, or is not one yet.
+        connected: the nodes with a connection. They may be none of the members: a node that was just removed, or is not
+            one yet.
     """
 
     def __init__(self, clock: Clock) -> None:

@@ -1,18 +1,22 @@
 """One node's consensus: PySyncObj behind one `propose(bytes)`.
 
-Single-threaded and driven from outside: the owner calls `tick` when `due_in` says so, and at once when `wake` is called, and passes on what
-the wire brings. So the same code runs under asyncio (`driver.py`) and on a virtual clock in the simulation.
+Single-threaded and driven from outside: the owner calls `tick` when `due_in` says so, and at once when `wake` is
+called, and passes on what the wire brings. So the same code runs under asyncio (`driver.py`) and on a virtual clock in
+the simulation.
 
 The contract, in one page:
 
-- `propose(payload, done)`: `done` is called exactly once, from a later `tick`, `receive` or `stop`. No error: the payload is durable on a
-  majority, was applied here, and `value` is what `StateMachine.apply` returned. NOT_LEADER: it was not proposed. OUTCOME_UNKNOWN:
-  leadership was lost under way; it may or may not be applied.
-- `barrier(done)`: the same with nothing to apply. Without error, everything acknowledged anywhere before the call is applied here.
-- `change_members(change, done)`: add or remove a node, one at a time, on the leader; see `membership.py` and the method.
-- Whatever makes it unsafe to go on is raised by `tick` or `receive` as RaftFatalError (or OSError from the disk). The node must then stop;
-  every later call raises RaftFatalError, so nothing is said on the strength of a disk whose last write failed. DivergedError: the state
-  is not that of the majority, and the node must not start on it again. RemovedError: the node was removed from the cluster.
+- `propose(payload, done)`: `done` is called exactly once, from a later `tick`, `receive` or `stop`. No error: the
+  payload is durable on a majority, was applied here, and `value` is what `StateMachine.apply` returned. NOT_LEADER: it
+  was not proposed. OUTCOME_UNKNOWN: leadership was lost under way; it may or may not be applied.
+- `barrier(done)`: the same with nothing to apply. Without error, everything acknowledged anywhere before the call is
+  applied here.
+- `change_members(change, done)`: add or remove a node, one at a time, on the leader; see `membership.py` and the
+  method.
+- Whatever makes it unsafe to go on is raised by `tick` or `receive` as RaftFatalError (or OSError from the disk). The
+  node must then stop; every later call raises RaftFatalError, so nothing is said on the strength of a disk whose last
+  write failed. DivergedError: the state is not that of the majority, and the node must not start on it again.
+  RemovedError: the node was removed from the cluster.
 - After `stop` nothing is done any more: messages are ignored, proposals are answered NOT_LEADER at once.
 """
 
@@ -51,7 +55,9 @@ POLL = 0.01
 """Seconds between ticks while a snapshot is written, sent or checked."""
 
 STANDING_POLL = 0.02
-"""Seconds between ticks of a node that would stand for election: it asks the others every 0.15 s, and their answers wake it."""
+"""Seconds between ticks of a node that would stand for election: it asks the others every 0.15 s, and their answers
+wake it.
+"""
 
 IDLE_MAX = 1.0
 """Seconds between ticks at most."""
@@ -229,9 +235,10 @@ class Raft:
     def change_members(self, change: Change, done: ChangeDone) -> None:
         """Add or remove a node. `done` is called exactly once, from a later `tick`, `receive` or `stop`.
 
-        Without error the change is committed on a majority of the voters after it. An added learner then gets the log, and the leader makes
-        it a voter as soon as it is level; `status().members` shows how far it is. A removed node that is connected is told, and stops
-        with RemovedError. Every error but OUTCOME_UNKNOWN says that nothing was done.
+        Without error the change is committed on a majority of the voters after it. An added learner then gets the log,
+        and the leader makes it a voter as soon as it is level; `status().members` shows how far it is. A removed node
+        that is connected is told, and stops with RemovedError. Every error but OUTCOME_UNKNOWN says that nothing was
+        done.
         """
         self.wake()
         self._members.change(change, done)
@@ -249,7 +256,9 @@ class Raft:
         self._proposals.append((payload, done))
 
     def receive(self, peer: str, data: bytes) -> None:
-        """A message from a peer. Raises WireRefusedError for what no honest peer says, RaftFatalError when the node must stop."""
+        """A message from a peer. Raises WireRefusedError for what no honest peer says, RaftFatalError when the node
+        must stop.
+        """
         if self._stopped:
             return
         self._alive()
@@ -358,7 +367,9 @@ class Raft:
 
     @property
     def election_in_progress(self) -> bool:
-        """Whether the connection to the leader broke a moment ago, and no other leader is known yet: there should be one in a moment."""
+        """Whether the connection to the leader broke a moment ago, and no other leader is known yet: there should be
+        one in a moment.
+        """
         recently = self._clock() - self._guard.leader_lost_at < ELECTION_SECONDS
         return recently and not self.is_leader and self._core.leader_id not in self._peers.connected
 
@@ -562,9 +573,11 @@ def open_raft(
     timekeeper: Timekeeper | None = None,
     schemas: Schemas | None = None,
 ) -> Raft:
-    """Open a node on its disk: load the newest snapshot, align the log with it, and take up term and vote. Call `start` then.
+    """Open a node on its disk: load the newest snapshot, align the log with it, and take up term and vote. Call `start`
+    then.
 
-    Without a `timekeeper` entries have no stamps, and clocks are not compared. Without `schemas` there is one only, that of the settings.
+    Without a `timekeeper` entries have no stamps, and clocks are not compared. Without `schemas` there is one only,
+    that of the settings.
 
     Raises:
         LogDamagedError: log or hard state cannot be trusted.

@@ -1,14 +1,16 @@
 """PySyncObj's journal over the durable log and the hard state.
 
-PySyncObj wants a list of entries whose first two are those of the newest snapshot; on disk there may be more in front (whole segments
-go at a time) or less (an installed snapshot stands for everything up to its index). Both are aligned here, before PySyncObj looks:
-left to itself it would clear a log that does not begin so, entries behind the snapshot included.
+PySyncObj wants a list of entries whose first two are those of the newest snapshot; on disk there may be more in front
+(whole segments go at a time) or less (an installed snapshot stands for everything up to its index). Both are aligned
+here, before PySyncObj looks: left to itself it would clear a log that does not begin so, entries behind the snapshot
+included.
 
-Opening settles every file and the directory before anything is read: what a killed process wrote and did not sync is in the page cache only,
-and this node must not vote with it or acknowledge it before it is on the disk.
+Opening settles every file and the directory before anything is read: what a killed process wrote and did not sync is in
+the page cache only, and this node must not vote with it or acknowledge it before it is on the disk.
 
-Nothing is synced on the way in. `sync` is called before any message leaves that speaks of what was appended, so one fdatasync covers all that was
-appended in a tick, and no message speaks of what is not durable. `durable_index` is up to where the log is.
+Nothing is synced on the way in. `sync` is called before any message leaves that speaks of what was appended, so one
+fdatasync covers all that was appended in a tick, and no message speaks of what is not durable. `durable_index` is up to
+where the log is.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ from cluster.ports import Disk, LogEntry, SnapshotMark
 
 
 class RaftLog:
-    """The log in memory, durable where it was synced, and the hard state. The methods in camel case are those that PySyncObj calls.
+    """The log in memory, durable where it was synced, and the hard state. The methods in camel case are those that
+    PySyncObj calls.
 
     Attributes:
         memberships: those that the newest snapshot and the log name.
@@ -66,7 +69,8 @@ class RaftLog:
         _, last, last_term = self._entries[-1] if self._entries else (b"", 1, 0)
         self._set(commit_index=min(max(self._state.commit_index, self._base_index, 1), last))
         if last_term > self._state.term:
-            # The log is synced before the term: a crash in between leaves an entry of a term in which nothing was said yet.
+            # The log is synced before the term: a crash in between leaves an entry of a term in which nothing was said
+            # yet.
             self._set(term=last_term, voted_for=None)
         self.sync()
 
@@ -89,7 +93,9 @@ class RaftLog:
         self._set(node_id=node_id)
 
     def _has_forgotten(self, end: int) -> bool:
-        """Whether the disk contradicts itself: entries but no hard state, or a log that ends before what was known to be committed."""
+        """Whether the disk contradicts itself: entries but no hard state, or a log that ends before what was known to
+        be committed.
+        """
         if self._stored is None:
             return end > 0
         return self._stored.commit_index > max(end, 1)
@@ -193,10 +199,12 @@ class RaftLog:
         self._log.close()
 
     def setRaftCommitIndex(self, raftCommitIndex: int) -> None:  # noqa: N802, N803
-        """Remember the commit index. It reaches the disk with the next change of term or with the next hint (`note_commit`).
+        """Remember the commit index. It reaches the disk with the next change of term or with the next hint
+        (`note_commit`).
 
         Raises:
-            RaftFatalError: it goes back, or lies beyond the end of the log. Both would break Raft's promises, so the node stops.
+            RaftFatalError: it goes back, or lies beyond the end of the log. Both would break Raft's promises, so the
+                node stops.
         """
         if raftCommitIndex != self._state.commit_index:
             if raftCommitIndex < self._state.commit_index:

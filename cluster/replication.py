@@ -1,12 +1,14 @@
-"""The leader's part: what it sends to each peer, what it makes of the answers, what is committed, and when it steps down.
+"""The leader's part: what it sends to each peer, what it makes of the answers, what is committed, and when it steps
+down.
 
-- Entries leave before the leader has synced them (thesis, section 10.2.1). It counts itself up to `RaftLog.durable_index` only, and commits nothing
-  beyond it: the stored commit index would else pass the end of its log after a crash.
+- Entries leave before the leader has synced them (thesis, section 10.2.1). It counts itself up to
+  `RaftLog.durable_index` only, and commits nothing beyond it: the stored commit index would else pass the end of its
+  log after a crash.
 - Only entries of the own term are committed by counting (section 5.4.2).
 - Entries are encoded once a round, however many peers get them.
 - A commit is told with the next entries, or after `COMMIT_TOLD_AFTER` with a message that nobody answers.
-- Answers of an older term count for nothing. A node that lost its disk is sent entries and counted for nothing until it holds everything that it
-  may have acknowledged (`_recovering`).
+- Answers of an older term count for nothing. A node that lost its disk is sent entries and counted for nothing until it
+  holds everything that it may have acknowledged (`_recovering`).
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ from cluster.settings import APPEND_BYTES_MAX, RaftSettings
 from cluster.transfer import Senders
 
 COMMIT_TOLD_AFTER = 0.0015
-"""Seconds after which followers are told of a commit if no entry tells them before. A lone command then costs each follower one message less,
-and a follower applies it this much later."""
+"""Seconds after which followers are told of a commit if no entry tells them before. A lone command then costs each
+follower one message less, and a follower applies it this much later."""
 
 NEVER = float("inf")
 
@@ -164,7 +166,9 @@ class Replication:
         return self.unsent or message.from_future or (news and self._can_commit())
 
     def _recovering(self, peer: Progress, message: m.AppendReply, next_index: int) -> None:
-        """A node without a vote: send it entries, count nothing, and let it vote again behind an entry that a majority of others committed."""
+        """A node without a vote: send it entries, count nothing, and let it vote again behind an entry that a majority
+        of others committed.
+        """
         if not peer.recovering:
             peer.recovers(self.append(m.COMMAND, b""))
         needed = peer.recovery_index
@@ -182,7 +186,8 @@ class Replication:
         for chunk in self._senders.acknowledged(peer, message):
             self._outbox.send(peer.node_id, chunk)
         if was_busy and peer.sending is None and peer.delivered is not None and peer.delivered.index == message.index:
-            # Now, while the log still holds what follows: once it is compacted, the peer would need the next snapshot, and so on.
+            # Now, while the log still holds what follows: once it is compacted, the peer would need the next snapshot,
+            # and so on.
             peer.next_index = max(peer.match_index, message.index) + 1
             self.send()
 

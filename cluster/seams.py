@@ -1,7 +1,8 @@
 """Everything that touches PySyncObj 0.3.17's inside. `tests/unit/cluster/test_seams.py` has a test per seam.
 
-PySyncObj decides here what a follower and a candidate do: terms, votes, which entries of a leader go into the log, and the role. What a leader
-does is ours (`replication.py`), and so is when anything happens (`Core.tick`). ADR 0044 says why.
+PySyncObj decides here what a follower and a candidate do: terms, votes, which entries of a leader go into the log, and
+the role. What a leader does is ours (`replication.py`), and so is when anything happens (`Core.tick`). ADR 0044 says
+why.
 
 Names of the library that are replaced, for all nodes of a process:
 
@@ -25,10 +26,11 @@ method                          why                                             
                                 PySyncObj would cut or take over more than was verified
 `adopt_term`                    a `request_vote` that it cannot grant: it adopts a newer      it adopts newer terms from any
                                 term only from those                                          message (section 5.1)
-==============================  ============================================================  ====================================
+==============================  ============================================================
+====================================
 
-Methods of PySyncObj that are replaced: `__onBecomeLeader` (its tables of peers are `progress.Peers`). Not used: its tick, its queue of commands, its
-snapshots, its sending.
+Methods of PySyncObj that are replaced: `__onBecomeLeader` (its tables of peers are `progress.Peers`). Not used: its
+tick, its queue of commands, its snapshots, its sending.
 """
 
 from __future__ import annotations
@@ -179,7 +181,9 @@ def install(clock: Clock, randomness: Randomness) -> None:
 
 
 def configuration(settings: RaftSettings, **more: object) -> SyncObjConf:
-    """PySyncObj's configuration: its times are ours, and it ticks, compacts and changes members only when it is told to."""
+    """PySyncObj's configuration: its times are ours, and it ticks, compacts and changes members only when it is told
+    to.
+    """
     return SyncObjConf(
         raftMinTimeout=settings.election_timeout_min,
         raftMaxTimeout=settings.election_timeout_max,
@@ -291,7 +295,9 @@ class Core(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
             self._SyncObj__onBecomeLeader()
 
     def apply_committed(self) -> None:
-        """Apply what is committed, a slice at a time, so that heartbeats and messages get their turn between two slices."""
+        """Apply what is committed, a slice at a time, so that heartbeats and messages get their turn between two
+        slices.
+        """
         end = min(self.commit_index, self.applied_index + self._slice_entries)
         if end == self.applied_index:
             return
@@ -357,7 +363,9 @@ class Core(SyncObj):  # type: ignore[misc]  # PySyncObj has no types
         )
 
     def begin_with(self, last: LogEntry, previous: LogEntry, *, clear: bool) -> None:
-        """The state is that of a snapshot up to `last`. With `clear`, or if the log does not begin with its two entries, nothing else is in it."""
+        """The state is that of a snapshot up to `last`. With `clear`, or if the log does not begin with its two
+        entries, nothing else is in it.
+        """
         log = self._log
         if clear or len(log) < 2 or log[0] != previous or log[1] != last:
             log.clear()

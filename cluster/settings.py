@@ -25,11 +25,13 @@ CHUNKS_IN_FLIGHT = 4
 """Pieces under way at a time: enough to keep a link busy, too few to delay heartbeats."""
 
 TRANSFER_BYTES_PER_SECOND = 16 * 1024 * 1024
-"""How fast a snapshot goes to a peer. As fast as it can, it takes link, disk and processor from the commits: the peer will be loading it for longer
-than it takes to send it at this rate."""
+"""How fast a snapshot goes to a peer. As fast as it can, it takes link, disk and processor from the commits: the peer
+will be loading it for longer than it takes to send it at this rate."""
 
 SNAPSHOT_ENTRIES = 20_000
-"""Log entries after which a snapshot is taken, whatever is in them: all entries behind the newest snapshot are in memory."""
+"""Log entries after which a snapshot is taken, whatever is in them: all entries behind the newest snapshot are in
+memory.
+"""
 
 APPLY_SLICE = 256
 """Entries applied in one tick at most; `seams.SLICE_SECONDS` ends a slice before that if they are long."""
@@ -41,11 +43,14 @@ TRANSFER_TIMEOUT = 5.0
 """Seconds without an answer after which a snapshot's transfer begins anew."""
 
 TAKING_TIMEOUT = 2.0
-"""Seconds after which a peer that got a snapshot whole and still asks for what is in it has not taken it: putting it in place takes less."""
+"""Seconds after which a peer that got a snapshot whole and still asks for what is in it has not taken it: putting it in
+place takes less.
+"""
 
 OFFER_AGAIN = 30.0
-"""Seconds until a snapshot that a peer did not take is sent to it again, if there is no newer one; it may refuse the schema. Also those between two
-looks whether the newest snapshot is damaged, and so the least between two snapshots that are taken because one was."""
+"""Seconds until a snapshot that a peer did not take is sent to it again, if there is no newer one; it may refuse the
+schema. Also those between two looks whether the newest snapshot is damaged, and so the least between two snapshots that
+are taken because one was."""
 
 assert ENTRY_BYTES_MAX < APPEND_BYTES_MAX
 
@@ -54,11 +59,12 @@ assert ENTRY_BYTES_MAX < APPEND_BYTES_MAX
 class RaftSettings:
     """Times are seconds.
 
-    `peers` are the other nodes' ids and `members` all nodes with their addresses, both as configured: they say who belongs to the cluster
-    until the log does (`membership.py`). Without `members` all are voters, and have no addresses.
+    `peers` are the other nodes' ids and `members` all nodes with their addresses, both as configured: they say who
+    belongs to the cluster until the log does (`membership.py`). Without `members` all are voters, and have no
+    addresses.
 
-    `rejoin`: the disk was lost, see `docs/raft.md`. `join`: this node is added to a running cluster. It begins without a log, has no vote,
-    and waits until a leader speaks to it; the configuration names the members it can reach.
+    `rejoin`: the disk was lost, see `docs/raft.md`. `join`: this node is added to a running cluster. It begins without
+    a log, has no vote, and waits until a leader speaks to it; the configuration names the members it can reach.
     """
 
     node_id: str

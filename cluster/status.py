@@ -10,9 +10,10 @@ from cluster.membership import Member
 class MemberState(msgspec.Struct, frozen=True):
     """A member as this node sees it; this node as well.
 
-    `match_index`: up to where its log is known to be equal and durable; of others only on the leader, else 0. `snapshot`: bytes
-    acknowledged and in all of the snapshot that this leader is sending to it; None when it sends none. `clock_skew`: seconds by which its
-    clock is ahead of this node's, negative if behind; followers know the leader's only.
+    `match_index`: up to where its log is known to be equal and durable; of others only on the leader, else 0.
+    `snapshot`: bytes acknowledged and in all of the snapshot that this leader is sending to it; None when it sends
+    none. `clock_skew`: seconds by which its clock is ahead of this node's, negative if behind; followers know the
+    leader's only.
     """
 
     member: Member
@@ -25,11 +26,12 @@ class MemberState(msgspec.Struct, frozen=True):
 class RaftStatus(msgspec.Struct, frozen=True):
     """Where this node is, at one moment.
 
-    `voter`: whether this node may vote: it is a voter, and not recovering. `quorum`: whether a majority of the voters is connected, this
-    node included and followers that refuse this leader's stamps excluded. `members_index`: the log entry that says who belongs, 0 for the
-    configuration; `change_under_way`: that entry is not known to be committed.
-    `snapshots_refused`: that came from a leader; what the wire refuses it counts itself. `snapshots_not_taken`: that this leader sent and the
-    peer did not take. `entries_from_future`: that this node did not append, see `clocks.py`. `digests_...`: see `DivergenceWatch`.
+    `voter`: whether this node may vote: it is a voter, and not recovering. `quorum`: whether a majority of the voters
+    is connected, this node included and followers that refuse this leader's stamps excluded. `members_index`: the log
+    entry that says who belongs, 0 for the configuration; `change_under_way`: that entry is not known to be committed.
+    `snapshots_refused`: that came from a leader; what the wire refuses it counts itself. `snapshots_not_taken`: that
+    this leader sent and the peer did not take. `entries_from_future`: that this node did not append, see `clocks.py`.
+    `digests_...`: see `DivergenceWatch`.
     """
 
     role: str

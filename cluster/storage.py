@@ -1,8 +1,8 @@
 """A directory on a real disk, with the durability that `ports.Disk` promises.
 
-Every OSError names its path. Running out of descriptors or memory before anything was written puts nothing in doubt, so opening is tried again,
-with a descriptor that was kept in reserve for this (`Opener`). An error of a write or a sync is raised as it is: what is on the disk is then
-unknown, and the node must stop.
+Every OSError names its path. Running out of descriptors or memory before anything was written puts nothing in doubt, so
+opening is tried again, with a descriptor that was kept in reserve for this (`Opener`). An error of a write or a sync is
+raised as it is: what is on the disk is then unknown, and the node must stop.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class Opener:
         """A descriptor of `path`.
 
         Raises:
-            OSError: it cannot be opened; for want of descriptors or memory only after `OPEN_TRIES` tries. Nothing was written.
+            OSError: it cannot be opened; for want of descriptors or memory only after `OPEN_TRIES` tries. Nothing was
+                written.
         """
         for attempt in range(OPEN_TRIES):
             try:

@@ -1,8 +1,9 @@
 """Reading the log of a running node from another process, entry by entry, as far as the node says that it is applied.
 
-The node only appends to a segment, cuts off what was never committed, moves whole segments to its archive, and, when it installs a snapshot,
-removes all of them. So what is at or below an index that the node had applied *before* the file was read is as it was committed, provided that the
-file was still part of the log *after* it was read: one that was removed may end with entries that another leader's have replaced.
+The node only appends to a segment, cuts off what was never committed, moves whole segments to its archive, and, when it
+installs a snapshot, removes all of them. So what is at or below an index that the node had applied *before* the file
+was read is as it was committed, provided that the file was still part of the log *after* it was read: one that was
+removed may end with entries that another leader's have replaced.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class LogTail:
         """Index of the entry at `_offset`."""
 
     def read(self, applied: int) -> list[LogEntry]:
-        """Some of the entries up to `applied`, which the node had applied before; none only when there are none to read.
+        """Some of the entries up to `applied`, which the node had applied before; none only when there are none to
+        read.
 
         Raises:
             MissingEntriesError: the next entry is in no segment.
@@ -104,7 +106,8 @@ class LogTail:
 
 
 def segment_with(directories: Sequence[Path], index: int) -> Path | None:
-    """The segment that entry `index` must be in, if it is in any; of two with the same name the one in the earlier directory.
+    """The segment that entry `index` must be in, if it is in any; of two with the same name the one in the earlier
+    directory.
 
     One that moves to a later directory meanwhile is seen in one of the two: the earlier one is looked at first.
     """

@@ -1,10 +1,12 @@
 """TLS for servers on an event loop that must not wait: handshakes are made in other threads.
 
-A handshake costs about a millisecond of a core, almost all of it inside OpenSSL, which gives the interpreter lock away meanwhile. asyncio makes
-it in the loop's thread; so whoever opens connections takes that time from everything else on the loop. `TlsProtocol` gives each step of a
-handshake to a small pool of threads, and goes on in the loop: from then on it looks to the protocol inside like any transport with TLS.
+A handshake costs about a millisecond of a core, almost all of it inside OpenSSL, which gives the interpreter lock away
+meanwhile. asyncio makes it in the loop's thread; so whoever opens connections takes that time from everything else on
+the loop. `TlsProtocol` gives each step of a handshake to a small pool of threads, and goes on in the loop: from then on
+it looks to the protocol inside like any transport with TLS.
 
-Nothing is allocated for TLS before the first byte arrives, so a connection that says nothing costs a descriptor, and no time.
+Nothing is allocated for TLS before the first byte arrives, so a connection that says nothing costs a descriptor, and no
+time.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ Failed = Callable[[BaseException], None]
 
 
 class TlsTransport(asyncio.Transport):
-    """What the protocol inside writes to. Flow control is that of the connection below; what is written is encrypted at once."""
+    """What the protocol inside writes to. Flow control is that of the connection below; what is written is encrypted at
+    once.
+    """
 
     def __init__(self, owner: TlsProtocol, below: asyncio.Transport, channel: ssl.SSLObject) -> None:
         super().__init__({"ssl_object": channel, "sslcontext": channel.context})
@@ -75,7 +79,8 @@ class TlsTransport(asyncio.Transport):
 
 
 class TlsProtocol(asyncio.Protocol):
-    """The server's end of a connection, between the transport and the protocol inside, which `make` makes when the handshake is done.
+    """The server's end of a connection, between the transport and the protocol inside, which `make` makes when the
+    handshake is done.
 
     Args:
         threads: makes the steps of handshakes. The session's own bytes are encrypted in the loop's thread.
@@ -150,8 +155,8 @@ class TlsProtocol(asyncio.Protocol):
     # ------------------------------------------------------------------ the handshake
 
     def _step(self) -> None:
-        """Give what has arrived to OpenSSL, in another thread. The channel is nobody else's until it is back, and nothing more is read: a peer that
-        believes the handshake done may send as much as it likes."""
+        """Give what has arrived to OpenSSL, in another thread. The channel is nobody else's until it is back, and
+        nothing more is read: a peer that believes the handshake done may send as much as it likes."""
         if self._channel is None:
             self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
             self._channel = self._context.wrap_bio(self._incoming, self._outgoing, server_side=True)
@@ -178,7 +183,9 @@ class TlsProtocol(asyncio.Protocol):
             self._step()
 
     def _begin_safely(self) -> None:
-        """As when a transport calls a protocol: what it raises ends this connection, and is told to the loop, which goes on."""
+        """As when a transport calls a protocol: what it raises ends this connection, and is told to the loop, which
+        goes on.
+        """
         try:
             self._begin()
         except Exception as error:  # noqa: BLE001  # it is passed on
@@ -253,7 +260,9 @@ class TlsProtocol(asyncio.Protocol):
 
 
 def _handshake(channel: ssl.SSLObject) -> bool:
-    """One step, in a thread of the pool: whether the handshake is done, or more of the peer is needed. Raises what is wrong with it."""
+    """One step, in a thread of the pool: whether the handshake is done, or more of the peer is needed. Raises what is
+    wrong with it.
+    """
     try:
         channel.do_handshake()
     except ssl.SSLWantReadError:

@@ -1,12 +1,14 @@
 """Sending a snapshot to a node that is behind the log, and receiving one (Raft paper, section 7).
 
-A snapshot is one run of bytes in chunks, a few under way at a time, so that it shares the link with heartbeats and entries. The follower
-acknowledges how much it has without a gap; a transfer that breaks begins anew. Nothing of it is visible before it is whole and checked.
+A snapshot is one run of bytes in chunks, a few under way at a time, so that it shares the link with heartbeats and
+entries. The follower acknowledges how much it has without a gap; a transfer that breaks begins anew. Nothing of it is
+visible before it is whole and checked.
 
-A peer that does not take a snapshot is a reason to look whether it is damaged on this disk; if it is, a fresh one is taken, and sent.
+A peer that does not take a snapshot is a reason to look whether it is damaged on this disk; if it is, a fresh one is
+taken, and sent.
 
-Verifying a received snapshot takes seconds and runs beside heartbeats. Until it is done, the follower withholds the last acknowledgement and repeats
-the one before, so the leader neither gives up nor compacts its log.
+Verifying a received snapshot takes seconds and runs beside heartbeats. Until it is done, the follower withholds the
+last acknowledgement and repeats the one before, so the leader neither gives up nor compacts its log.
 """
 
 from __future__ import annotations
@@ -58,7 +60,9 @@ class Senders:
         return any(peer.sending is not None for peer in self._peers)
 
     def start(self, peer: Progress, term: int) -> bool:
-        """Begin, unless one is on its way; whether one is. A damaged one is not sent, nor one again soon that the peer has not taken."""
+        """Begin, unless one is on its way; whether one is. A damaged one is not sent, nor one again soon that the peer
+        has not taken.
+        """
         if peer.sending is not None:
             return True
         if self._snapshots.damaged or not self._may_offer(peer):
@@ -205,7 +209,9 @@ class Receiver:
         return self.whole.held
 
     def poll(self) -> tuple[Incoming, SnapshotMark | None] | None:
-        """What came whole, once it is judged: with its mark if it is checked and durable, without if it is not taken. Told once."""
+        """What came whole, once it is judged: with its mark if it is checked and durable, without if it is not taken.
+        Told once.
+        """
         whole, sink = self.whole, self._sink
         if whole is None or sink is None:
             return None

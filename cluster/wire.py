@@ -1,10 +1,11 @@
 """The Raft port: TLS 1.3 with certificates on both sides, length-prefixed frames, no pickle.
 
-One connection a pair of nodes: the one with the greater id calls. If it does not, because it does not know the other or was removed,
-the other calls after a while; of two connections the one that the greater id made stays. A caller is let in only if its certificate is of
-this cluster's authority and names a peer, or any node while this one looks for a leader (`ports.Wire.accepts_unknown`); then both say
-`Hello` (cluster, node, protocol, ABI) and only then messages count. A frame is a 4-byte big-endian length and that many bytes; an empty
-frame is a sign of life. Whatever does not fit is refused, counted by kind in `refused`, and the connection is closed; the node goes on.
+One connection a pair of nodes: the one with the greater id calls. If it does not, because it does not know the other or
+was removed, the other calls after a while; of two connections the one that the greater id made stays. A caller is let
+in only if its certificate is of this cluster's authority and names a peer, or any node while this one looks for a
+leader (`ports.Wire.accepts_unknown`); then both say `Hello` (cluster, node, protocol, ABI) and only then messages
+count. A frame is a 4-byte big-endian length and that many bytes; an empty frame is a sign of life. Whatever does not
+fit is refused, counted by kind in `refused`, and the connection is closed; the node goes on.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ WRITE_BUFFER_MAX = 64 * 1024 * 1024
 """Bytes waiting for a peer that does not read; beyond that the connection is given up."""
 HANDSHAKE_TIMEOUT = 3.0
 HANDSHAKE_THREADS = 2
-"""Threads that make the steps of callers' handshakes, so that no stranger takes the time of the thread that Raft runs in."""
+"""Threads that make the steps of callers' handshakes, so that no stranger takes the time of the thread that Raft runs
+in.
+"""
 KEEPALIVE = 0.3
 SILENCE_MAX = 1.5
 """Seconds without any frame after which a connection counts as dead."""
@@ -50,14 +53,16 @@ CALL_AFTER = 2.0
 CONNECTED_CHECK = 0.5
 """Seconds between looks whether a connection that the other node made still stands."""
 PAUSE_NOTED = 0.5
-"""Seconds by which this process may be late before silence of a peer is its own doing: it was paused, or had no processor."""
+"""Seconds by which this process may be late before silence of a peer is its own doing: it was paused, or had no
+processor.
+"""
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """The first frame of both sides. Protocol 1 has the first four fields.
 
-    `abi`: the schema of the sender's state. `accepts`: those that it can read. `log_abi`: the schema of the first command in its log, where that goes
-    back to the first entry; else "".
+    `abi`: the schema of the sender's state. `accepts`: those that it can read. `log_abi`: the schema of the first
+    command in its log, where that goes back to the first entry; else "".
     """
 
     protocol: int
@@ -70,10 +75,12 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
 @dataclass(frozen=True)
 class WireSettings:
-    """Who this node is, where it listens, where the peers are at first ("host:port" by node id), and how it proves itself.
+    """Who this node is, where it listens, where the peers are at first ("host:port" by node id), and how it proves
+    itself.
 
-    `peer_node_id` reads the node id out of a verified certificate; None when it names none. `introduce` makes this node's hello in a protocol, as it
-    is now; `met` is told a peer's hello before anything else counts. `narrow` makes of a message what protocol 1 has of it, None for nothing.
+    `peer_node_id` reads the node id out of a verified certificate; None when it names none. `introduce` makes this
+    node's hello in a protocol, as it is now; `met` is told a peer's hello before anything else counts. `narrow` makes
+    of a message what protocol 1 has of it, None for nothing.
     """
 
     hello: Hello
@@ -386,7 +393,9 @@ class TlsWire:
         self._called.discard(peer)
 
     async def _call(self, peer: str) -> bool:
-        """Call a peer once and stay with it; whether it was reached at all. It may have been removed since it was decided to."""
+        """Call a peer once and stay with it; whether it was reached at all. It may have been removed since it was
+        decided to.
+        """
         address = self._peers.get(peer)
         if address is None:
             return False

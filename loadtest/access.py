@@ -13,7 +13,8 @@ from node.native.connection import NativeConnection
 
 
 class Access:
-    """Addresses and keys of one cluster whose nodes all have their directories here. Reads the configurations once, and at `reload`.
+    """Addresses and keys of one cluster whose nodes all have their directories here. Reads the configurations once, and
+    at `reload`.
 
     Raises:
         DirectoryError, ConfigError: there is no cluster in the directory, or its configuration is not right.

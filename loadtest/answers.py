@@ -1,7 +1,7 @@
 """Whether an answer can be right, judged from the command and the answer alone.
 
-A client cannot know what the book looked like, but it knows its own order: an answer that names another account, fills more than was asked,
-trades beyond the limit, or refuses what is well formed, is wrong whatever happened.
+A client cannot know what the book looked like, but it knows its own order: an answer that names another account, fills
+more than was asked, trades beyond the limit, or refuses what is well formed, is wrong whatever happened.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""First figures: what a cluster of three nodes on this machine acknowledges, with fsync on, and how long one order takes.
+"""First figures: what a cluster of three nodes on this machine acknowledges, with fsync on, and how long one order
+takes.
 
     python -m loadtest.bench [--seconds N] [--json]
 
-Every figure is of one run, on the same machine at the same time as the others, so their ratios mean more than their sizes.
+Every figure is of one run, on the same machine at the same time as the others, so their ratios mean more than their
+sizes.
 """
 
 from __future__ import annotations

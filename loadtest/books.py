@@ -1,7 +1,8 @@
 """A judge of the feed: books rebuilt from events must equal what the nodes answer.
 
-`BookFollower` reads the WebSocket's channels `full` and `level2` at one node, and goes on at the next, from the next sequence, when its node is
-lost: no sequence may be missing or come twice. `OrderBook` is the book at level 3 that both it and readers of the native feed rebuild.
+`BookFollower` reads the WebSocket's channels `full` and `level2` at one node, and goes on at the next, from the next
+sequence, when its node is lost: no sequence may be missing or come twice. `OrderBook` is the book at level 3 that both
+it and readers of the native feed rebuild.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ PING_SECONDS = 5.0
 
 
 class OrderBook:
-    """Every order that rests. The dict's order is time priority within a price; prices and sizes are decimals or whole units, as they were given."""
+    """Every order that rests. The dict's order is time priority within a price; prices and sizes are decimals or whole
+    units, as they were given.
+    """
 
     def __init__(self) -> None:
         self.orders: dict[str, tuple[str, Number, Number]] = {}
@@ -106,7 +109,9 @@ class Level3(OrderBook):
                 self.opened(order_id, side, Decimal(price), Decimal(size))
 
     def take(self, message: Message) -> None:
-        """Follow a message; what the answer had already is passed over. Raises `WrongAnswerError` at a gap or a repetition."""
+        """Follow a message; what the answer had already is passed over. Raises `WrongAnswerError` at a gap or a
+        repetition.
+        """
         sequence, told = message["sequence"], self._told
         if sequence <= told:
             raise WrongAnswerError(f"{sequence} came after {told}")
@@ -198,14 +203,18 @@ class BookFollower:
             self.events += 1
 
     def _is_at(self, sequence: int) -> bool:
-        """Whether both books are those after that event; the channel `level2` has no sequences, but follows on the same connection."""
+        """Whether both books are those after that event; the channel `level2` has no sequences, but follows on the same
+        connection.
+        """
         rebuilt = self.level3
         return rebuilt is not None and rebuilt.sequence >= sequence and self.level2.levels == rebuilt.levels()
 
     async def difference(self, url: str, seconds: float) -> str:
-        """In what the rebuilt books differ from the one that the node at `url` answers, once nobody trades; "" where they do not.
+        """In what the rebuilt books differ from the one that the node at `url` answers, once nobody trades; "" where
+        they do not.
 
-        Waits up to `seconds` until the node answers, and until all are as far; where an order leaves by itself meanwhile, it asks again.
+        Waits up to `seconds` until the node answers, and until all are as far; where an order leaves by itself
+        meanwhile, it asks again.
         """
         end = time.monotonic() + seconds
         while True:

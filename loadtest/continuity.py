@@ -1,7 +1,7 @@
 """When answers came, and the longest time without one: what a failover looks like to clients.
 
-Time is divided into slots; those with an acknowledged request are remembered. Slots of several processes, on machines whose clocks are in step, can
-be put together.
+Time is divided into slots; those with an acknowledged request are remembered. Slots of several processes, on machines
+whose clocks are in step, can be put together.
 """
 
 from __future__ import annotations

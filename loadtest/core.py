@@ -1,14 +1,16 @@
-"""The engine in one process: beside `matching-engine` and a plain price-time book, its stages, its memory, and how long it takes to replay.
+"""The engine in one process: beside `matching-engine` and a plain price-time book, its stages, its memory, and how long
+it takes to replay.
 
     python -m loadtest.core [--json] [--rounds N] [--operations N]
 
-CPU time, in turns: one round measures ours and theirs one after the other, so a machine that drifts moves both. What cannot be measured here (no
-wheel, no workload) is left out, with a line on stderr.
+CPU time, in turns: one round measures ours and theirs one after the other, so a machine that drifts moves both. What
+cannot be measured here (no wheel, no workload) is left out, with a line on stderr.
 
-With --json: {"core": [[ours, theirs], ...], "flash": [[ours, theirs], ...], "memory": [[bytes, 0]], ...}, a pair a round. `core` are commands a
-second of this exchange and of matching-engine 0.1.1 on the flow of `peer_flow`; `flash` messages a second of this exchange and of a plain book on the
-public workload; `memory` bytes of a resting order, without what is remembered of its command. As text, also the CPU seconds of 1,000,000 commands
-from log entries, and the stages: microseconds a command.
+With --json: {"core": [[ours, theirs], ...], "flash": [[ours, theirs], ...], "memory": [[bytes, 0]], ...}, a pair a
+round. `core` are commands a second of this exchange and of matching-engine 0.1.1 on the flow of `peer_flow`; `flash`
+messages a second of this exchange and of a plain book on the public workload; `memory` bytes of a resting order,
+without what is remembered of its command. As text, also the CPU seconds of 1,000,000 commands from log entries, and the
+stages: microseconds a command.
 """
 
 from __future__ import annotations
@@ -156,7 +158,9 @@ def _resident() -> int:
 
 
 def measure_memory(orders: int) -> float:
-    """The growth of this process for so many orders at 2,000 prices, each with a client order id of 36 characters, less what is remembered."""
+    """The growth of this process for so many orders at 2,000 prices, each with a client order id of 36 characters, less
+    what is remembered.
+    """
     engine = Engine()
     ground: list[AnyCommand] = [PutCurrency(OPERATOR, "c1", "BASE", 0), PutCurrency(OPERATOR, "c2", "QUOTE", 0)]
     ground.append(PutProduct(OPERATOR, "p1", "ONE", "BASE", "QUOTE", 1, 1, 1, AMOUNT_MAX, 0, 0))

@@ -1,4 +1,5 @@
-"""The demonstration: three nodes trade, lose their leader to SIGKILL, and go on; a verdict at the end, each line of it checked.
+"""The demonstration: three nodes trade, lose their leader to SIGKILL, and go on; a verdict at the end, each line of it
+checked.
 
     python -m loadtest.demo [--flow FILE] [--keep] [--seed N] [--seconds N] [--repeat N --results FILE]
     python -m loadtest.demo --ui MINUTES      a market to look at in a browser
@@ -208,7 +209,9 @@ def _node_line(name: str, status: NodeStatus | None) -> NodeLine:
 
 
 async def demonstrate(settings: Settings, console: Console) -> Result:
-    """One run in `settings.directory`, from an empty directory to the verdict. Nodes are stopped at the end unless kept."""
+    """One run in `settings.directory`, from an empty directory to the verdict. Nodes are stopped at the end unless
+    kept.
+    """
     view = View(console)
     ground = prepare(settings.directory, usual_ports=settings.keep)
     kept = False
@@ -228,7 +231,9 @@ async def demonstrate(settings: Settings, console: Console) -> Result:
 
 
 async def open_for_people(settings: Settings, minutes: float, console: Console) -> None:
-    """A market that trades for so many minutes, with its address and keys to trade by. Its nodes keep a history, for the candles."""
+    """A market that trades for so many minutes, with its address and keys to trade by. Its nodes keep a history, for
+    the candles.
+    """
     ground = prepare(settings.directory, usual_ports=True, settings={"history.enabled": True})
     try:
         console.print(f"starting three nodes in {settings.directory}", markup=False)

@@ -1,11 +1,13 @@
-"""A public workload with a published answer: the `normal` scenario of the survey `flash1-dev/matching-engine-benchmark` (MIT).
+"""A public workload with a published answer: the `normal` scenario of the survey `flash1-dev/matching-engine-benchmark`
+(MIT).
 
-1,996,097 messages: new, cancel and modify (cancel and new), orders that may rest and immediate-or-cancel ones. What a correct engine reports of them
-has the published SHA-256 `PUBLISHED`. Here: how the file is read, the plain price-time book of 50 lines that is the ruler, the log entries that say
-the same to this exchange, and the report made of what the exchange answers and tells.
+1,996,097 messages: new, cancel and modify (cancel and new), orders that may rest and immediate-or-cancel ones. What a
+correct engine reports of them has the published SHA-256 `PUBLISHED`. Here: how the file is read, the plain price-time
+book of 50 lines that is the ruler, the log entries that say the same to this exchange, and the report made of what the
+exchange answers and tells.
 
-Buyers only buy and sellers only sell, so that self-trade prevention never acts. There are several of each, because an account has a limited number
-of open orders.
+Buyers only buy and sellers only sell, so that self-trade prevention never acts. There are several of each, because an
+account has a limited number of open orders.
 
     python -m loadtest.flash [--messages N]      compare the exchange's report with the published one, or of the first N messages with the ruler's
 """
@@ -145,7 +147,9 @@ def ground() -> list[AnyCommand]:
 
 
 def commands(messages: Sequence[Message]) -> Iterator[tuple[Message, list[AnyCommand]]]:
-    """Each message as commands. The ruler says which modifies are of unknown orders; if the exchange thinks otherwise, its report differs."""
+    """Each message as commands. The ruler says which modifies are of unknown orders; if the exchange thinks otherwise,
+    its report differs.
+    """
     ruler, number = PlainBook(), 0
     for message in messages:
         sides = ruler.orders.get(message.order)

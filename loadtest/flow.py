@@ -1,9 +1,9 @@
 """Order flow: what a client sends, generated from a seed or read from a recording.
 
-A generated flow is a pure function of its arguments and endless. It does not look at answers, as a fast client does not wait for them: it cancels
-orders that may have traded meanwhile, and the exchange says so. Prices lie around a mid that walks, the same for all clients of a
-seed, so that clients meet each other. A client keeps at most `OPEN_MAX` orders in mind and cancels its oldest beyond that,
-which bounds the books.
+A generated flow is a pure function of its arguments and endless. It does not look at answers, as a fast client does not
+wait for them: it cancels orders that may have traded meanwhile, and the exchange says so. Prices lie around a mid that
+walks, the same for all clients of a seed, so that clients meet each other. A client keeps at most `OPEN_MAX` orders in
+mind and cancels its oldest beyond that, which bounds the books.
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ _STP = [SelfTradePrevention.DC] * 7 + [SelfTradePrevention.CO, SelfTradePreventi
 
 
 class MovingMid:
-    """A product's mid in ticks, as a walk that is drawn back to its beginning. The n-th value depends on seed and product alone."""
+    """A product's mid in ticks, as a walk that is drawn back to its beginning. The n-th value depends on seed and
+    product alone.
+    """
 
     def __init__(self, seed: int, spec: ProductSpec) -> None:
         self._random = Random(f"{seed}:{spec.product_id}")
@@ -95,7 +97,8 @@ class MovingMid:
 class ClientFlow(Iterator[FlowCommand]):
     """One client's endless flow.
 
-    `run` goes into every id: another run on the same cluster needs another one. Flows of the same `seed` share the mid's walk.
+    `run` goes into every id: another run on the same cluster needs another one. Flows of the same `seed` share the
+    mid's walk.
     """
 
     def __init__(self, seed: int, account_id: str, run: str, products: Sequence[ProductSpec] = PRODUCTS) -> None:
@@ -193,7 +196,8 @@ class ClientFlow(Iterator[FlowCommand]):
 
 
 def recorded_flow(path: Path, buyer: str, seller: str) -> Iterator[PlaceOrder | CancelOrder]:
-    """A recording's commands on the product `market.RECORDED`, in its order: all buys for `buyer`, all sells for `seller`.
+    """A recording's commands on the product `market.RECORDED`, in its order: all buys for `buyer`, all sells for
+    `seller`.
 
     Raises:
         OSError, RecordingError: the file cannot be read, or is no recording.

@@ -51,8 +51,8 @@ def prepare(
 ) -> Ground:
     """A fresh cluster in `directory`, not started. Old log segments are kept, for the audit.
 
-    `settings` are keys of the configuration by dotted name, such as "snapshot.every_commands", for every node. With `usual_ports` the ports
-    are those that a person expects if nothing listens there, else any that are free.
+    `settings` are keys of the configuration by dotted name, such as "snapshot.every_commands", for every node. With
+    `usual_ports` the ports are those that a person expects if nothing listens there, else any that are free.
 
     Raises:
         LoadTestError: the directory holds something else, or a cluster that still runs, or no free ports were found.
@@ -69,7 +69,8 @@ def prepare(
 
 
 def place_for(directory: Path, make: Callable[[int], object]) -> None:
-    """Have `make` make a cluster in `directory`, given the first port of its range; again with another range where one of its ports is taken.
+    """Have `make` make a cluster in `directory`, given the first port of its range; again with another range where one
+    of its ports is taken.
 
     Raises:
         LoadTestError: no free ports were found.

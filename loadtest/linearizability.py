@@ -1,22 +1,24 @@
 """Whether what clients saw is what one exchange, doing one thing after another, could have shown them.
 
-Linearizability (Herlihy and Wing, *Linearizability: A Correctness Condition for Concurrent Objects*, 1990): there is one order of all
-operations such that each gives the result that it was told, and an operation that ended before another began stands before it. To find such an
-order is NP-complete in general. Here none has to be found: the exchange names it itself, since each outcome carries the sequence at which
-it was decided, and the log has the commands in that order. With the order as a witness it is enough to apply the log once and to compare; the
-cost is that of the replay, plus sorting, plus for each read the few states between its two ends.
+Linearizability (Herlihy and Wing, *Linearizability: A Correctness Condition for Concurrent Objects*, 1990): there is
+one order of all operations such that each gives the result that it was told, and an operation that ended before another
+began stands before it. To find such an order is NP-complete in general. Here none has to be found: the exchange names
+it itself, since each outcome carries the sequence at which it was decided, and the log has the commands in that order.
+With the order as a witness it is enough to apply the log once and to compare; the cost is that of the replay, plus
+sorting, plus for each read the few states between its two ends.
 
-The history is what clients recorded, each request with the times at which it was sent and answered, all by one clock. The log is the
-committed batches in order, taken from where no client had a say. Checked is
+The history is what clients recorded, each request with the times at which it was sent and answered, all by one clock.
+The log is the committed batches in order, taken from where no client had a say. Checked is
 
-- commands: each that was told is in the log, and an engine of our own, given the log, decides the same at the same sequence; none has an
-  effect twice; none is there of which the client was told that nothing was done, or that nobody sent; an id is answered the same way each time;
+- commands: each that was told is in the log, and an engine of our own, given the log, decides the same at the same
+  sequence; none has an effect twice; none is there of which the client was told that nothing was done, or that nobody
+  sent; an id is answered the same way each time;
 - time: what was sent after an answer came stands behind what was answered;
-- reads: each shows the state after some batch, not older than anything that was answered before it was sent (reads included), not newer than
-  anything that was sent after it was answered.
+- reads: each shows the state after some batch, not older than anything that was answered before it was sent (reads
+  included), not newer than anything that was sent after it was answered.
 
-Commands with the same contents, their id among them, are one operation, from the first time they were sent. The engine forgets ids, so a
-history must not repeat one after more than `limits.OUTCOMES_PER_ACCOUNT` others of its account.
+Commands with the same contents, their id among them, are one operation, from the first time they were sent. The engine
+forgets ids, so a history must not repeat one after more than `limits.OUTCOMES_PER_ACCOUNT` others of its account.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ _encode = msgspec.msgpack.Encoder().encode
 class Write(msgspec.Struct, frozen=True, tag=True):
     """A command that was sent at `asked`, by one attempt.
 
-    With `outcome`: it was answered so at `answered`. With `answered` alone: the client was told that nothing was done. With neither: nobody knows.
+    With `outcome`: it was answered so at `answered`. With `answered` alone: the client was told that nothing was done.
+    With neither: nobody knows.
     """
 
     command: AnyCommand
@@ -53,10 +56,11 @@ class Write(msgspec.Struct, frozen=True, tag=True):
 
 
 class Read(msgspec.Struct, frozen=True, tag=True):
-    """A query that was answered with `body`: the msgpack that `node.native.protocol` describes, None for "does not exist".
+    """A query that was answered with `body`: the msgpack that `node.native.protocol` describes, None for "does not
+    exist".
 
-    A read that is not `linearizable` shows its node's state, which may be old; `sequence` must say of which sequence that was. Reads without
-    an answer need not be recorded.
+    A read that is not `linearizable` shows its node's state, which may be old; `sequence` must say of which sequence
+    that was. Reads without an answer need not be recorded.
     """
 
     query: AnyQuery
@@ -99,7 +103,9 @@ class Anomaly(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct):
-    """What a judgement found. `told`: answers with an outcome; `unanswered`: commands of which the client never learned anything."""
+    """What a judgement found. `told`: answers with an outcome; `unanswered`: commands of which the client never learned
+    anything.
+    """
 
     told: int = 0
     unanswered: int = 0
@@ -125,7 +131,8 @@ def judge(history: Iterable[Operation], log: Sequence[Batch], *, complete: bool 
         complete: the history has every command of the log. Without that, commands that are not in it are no anomaly.
 
     Raises:
-        ValueError: a read whose answer does not follow from the state (status, trades), or an old read without its sequence.
+        ValueError: a read whose answer does not follow from the state (status, trades), or an old read without its
+            sequence.
     """
     verdict = Verdict()
     writes = _Writes(verdict)
@@ -201,7 +208,9 @@ class _Writes:
             sent.answers[_plain(write.outcome)] = (write.outcome.sequence, write.outcome)
 
     def place(self, log: Iterable[Batch], *, complete: bool) -> None:
-        """Find each command's first place in the log, which says in which order the exchange took them, and compare that with time."""
+        """Find each command's first place in the log, which says in which order the exchange took them, and compare
+        that with time.
+        """
         sequence = 0
         for batch in log:
             for command in batch.commands:
@@ -235,7 +244,9 @@ class _Writes:
         return self._told_most[at - 1] if at else 0
 
     def newest(self, answered: float) -> float:
-        """The sequence that whatever was answered at `answered` cannot show more than: commands sent later are not in it."""
+        """The sequence that whatever was answered at `answered` cannot show more than: commands sent later are not in
+        it.
+        """
         at = bisect_right(self._asked_times, answered)
         return self._asked_least[at] - 1 if at < len(self._asked_least) else inf
 
@@ -277,7 +288,9 @@ class _Writes:
 
 
 def _as_sent(command: AnyCommand) -> bytes:
-    """What a command is known by: its contents, but for a key's secret and passphrase, which nodes encrypt before the log has them."""
+    """What a command is known by: its contents, but for a key's secret and passphrase, which nodes encrypt before the
+    log has them.
+    """
     if isinstance(command, PutApiKey):
         command = msgspec.structs.replace(command, secret="", passphrase="", sealed_by=0)
     return _encode(command)
@@ -306,8 +319,8 @@ class _Open:
 class _ReadSweep:
     """Finds for each read the first state that it can have seen.
 
-    The first one is the right one to take: it leaves most room to the reads behind it. A read waits until every read that was answered before
-    it was sent has found its own.
+    The first one is the right one to take: it leaves most room to the reads behind it. A read waits until every read
+    that was answered before it was sent has found its own.
     """
 
     def __init__(self, verdict: Verdict, writes: _Writes, reads: Iterable[Read]) -> None:
@@ -357,7 +370,8 @@ def _open(read: Read, writes: _Writes) -> _Open:
 
 
 def body_of(engine: Engine, query: AnyQuery, known: dict[AnyQuery, bytes | None]) -> bytes | None:
-    """What a node in the engine's state answers to a query; None for "does not exist". `known` has the answers of this state so far.
+    """What a node in the engine's state answers to a query; None for "does not exist". `known` has the answers of this
+    state so far.
 
     Raises:
         ValueError: the query is not well formed, so no node has answered it.

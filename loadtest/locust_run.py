@@ -34,7 +34,9 @@ ROOT = Path(__file__).parents[1]
     "--report", type=click.Path(path_type=Path), default=Path("run/loadtest.html"), show_default=True, help="Locust's page."
 )
 def main(users: int, minutes: float, processes: int, directory: Path | None, kill: bool, report: Path) -> None:
-    """Traders by HTTP, with a verdict at the end. Exit code 1 if nothing was sent, or an answer was wrong, or an order was lost."""
+    """Traders by HTTP, with a verdict at the end. Exit code 1 if nothing was sent, or an answer was wrong, or an order
+    was lost.
+    """
     if importlib.util.find_spec("locust") is None:
         raise click.UsageError("Locust is not installed: pip install 'quorumbook[loadtest]'")
     ground = None

@@ -1,11 +1,13 @@
-"""Locust users that trade by HTTP at whichever node leads. docs/loadtest.md explains how to run it; `make loadtest` does.
+"""Locust users that trade by HTTP at whichever node leads. docs/loadtest.md explains how to run it; `make loadtest`
+does.
 
     QUORUMBOOK_CLUSTER=exchange locust -f loadtest/locustfile.py --headless -u 50 -r 10 -t 60s
 
-The operator's key is read from `$QUORUMBOOK_CLUSTER/admin.json` or the file `$QUORUMBOOK_ADMIN`; with it the test sets up currencies, products,
-accounts, keys and money, before the measured time begins. All users ask the node that leads: each process looks twice a second who that is.
-While there is no leader, or a node is dead, they send the same request with the same `client_oid` again. That is no failure; an answer that
-cannot be right is one, and so is an order that is not answered within `PATIENCE_SECONDS`.
+The operator's key is read from `$QUORUMBOOK_CLUSTER/admin.json` or the file `$QUORUMBOOK_ADMIN`; with it the test sets
+up currencies, products, accounts, keys and money, before the measured time begins. All users ask the node that leads:
+each process looks twice a second who that is. While there is no leader, or a node is dead, they send the same request
+with the same `client_oid` again. That is no failure; an answer that cannot be right is one, and so is an order that is
+not answered within `PATIENCE_SECONDS`.
 
 Exit code 1: nothing was sent, an answer was wrong, or an acknowledged order is not there at the end.
 """

@@ -1,4 +1,5 @@
-"""The market that load tests trade on: a few currencies and products, as many accounts as clients, each with money and a key.
+"""The market that load tests trade on: a few currencies and products, as many accounts as clients, each with money and
+a key.
 
 All of it is put by commands whose ids depend on their contents only, so that setting up twice changes nothing.
 """
@@ -40,8 +41,8 @@ class ProductSpec(msgspec.Struct, frozen=True):
 
 
 CURRENCIES: dict[str, int] = {"USD": 8, "BTC": 8, "ETH": 8, "AAPL": 0}
-"""Scale of each currency. Dollars have eight digits so that a lot of 10**-6 BTC at a tick of a cent is a whole number of units;
-AAPL, counted in whole shares, is for recordings of a stock."""
+"""Scale of each currency. Dollars have eight digits so that a lot of 10**-6 BTC at a tick of a cent is a whole number
+of units; AAPL, counted in whole shares, is for recordings of a stock."""
 
 PRODUCTS: tuple[ProductSpec, ...] = (
     ProductSpec("BTC-USD", "BTC", "USD", 10**6, 100, 100, 10**12, 1_000, 2_000, 6_000_000, 10_000),
@@ -73,7 +74,9 @@ class Submitter(Protocol):
 
 
 def traders(count: int, seed: int, prefix: str = "trader") -> list[Trader]:
-    """`count` traders with keys derived from `seed`: a test's keys, that a second process can find again. Never use them elsewhere."""
+    """`count` traders with keys derived from `seed`: a test's keys, that a second process can find again. Never use
+    them elsewhere.
+    """
     found = []
     for number in range(count):
         account_id = f"{prefix}-{number:03d}"

@@ -1,7 +1,9 @@
-"""A flow of orders that matching engines without accounts can do too, and `matching-engine` 0.1.1 from PyPI to give it to.
+"""A flow of orders that matching engines without accounts can do too, and `matching-engine` 0.1.1 from PyPI to give it
+to.
 
-Orders rest an exponentially distributed number of ticks from a middle that wanders; a quarter of the operations cancels one of them, a tenth
-crosses the spread, 2.5 % are market orders and as many immediate-or-cancel. There are 1,000 accounts, and nobody ever runs out of money.
+Orders rest an exponentially distributed number of ticks from a middle that wanders; a quarter of the operations cancels
+one of them, a tenth crosses the spread, 2.5 % are market orders and as many immediate-or-cancel. There are 1,000
+accounts, and nobody ever runs out of money.
 """
 
 from __future__ import annotations
@@ -176,8 +178,8 @@ def entries(flow: list[Op]) -> list[bytes]:
 def fetch_peer() -> Path | None:
     """A directory from which `matching_engine` is imported; None where its wheel cannot be had.
 
-    The package asks for Python 3.12 because it writes two aliases as `type X = ...`; an older Python gets them as plain assignments, which mean the
-    same at run time.
+    The package asks for Python 3.12 because it writes two aliases as `type X = ...`; an older Python gets them as plain
+    assignments, which mean the same at run time.
     """
     place = Path(tempfile.gettempdir()) / f"quorumbook-peers-{sys.version_info[0]}{sys.version_info[1]}" / "matching-engine"
     if not (place / "matching_engine").exists():

@@ -1,4 +1,6 @@
-"""A reader of the feed that changes nodes, as a market data client does when its node dies, and counts what it missed or saw twice."""
+"""A reader of the feed that changes nodes, as a market data client does when its node dies, and counts what it missed
+or saw twice.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ RETRY_SECONDS = 0.05
 
 
 class FeedTally:
-    """The events of one product as they arrive: where it stands, gaps, repetitions, a digest over all of them in order, and the book that they make.
+    """The events of one product as they arrive: where it stands, gaps, repetitions, a digest over all of them in order,
+    and the book that they make.
 
     Two tallies over the same events have the same digest, whichever nodes they came from.
     """
@@ -53,7 +56,9 @@ class FeedTally:
 
 
 class FeedReader:
-    """Follows one product from its first event over any of `addresses` (node id to native address), beginning at `first`."""
+    """Follows one product from its first event over any of `addresses` (node id to native address), beginning at
+    `first`.
+    """
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """What a client keeps of its requests and answers, as JSON lines, for the audit afterwards.
 
-A line is an answered command, or, at the end, one that was sent and never answered (kind "unanswered": it may or may not have been applied,
-at most once). Times are monotonic seconds of the recording process.
+A line is an answered command, or, at the end, one that was sent and never answered (kind "unanswered": it may or may
+not have been applied, at most once). Times are monotonic seconds of the recording process.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ UNANSWERED = "unanswered"
 
 
 class Acknowledgement(msgspec.Struct, frozen=True):
-    """A line of the file. `kind` is the outcome's class in lower case, or "unanswered"; `order_id` is 0 unless it placed an order."""
+    """A line of the file. `kind` is the outcome's class in lower case, or "unanswered"; `order_id` is 0 unless it
+    placed an order.
+    """
 
     account_id: str
     command_id: str
@@ -51,9 +53,11 @@ class Gap(msgspec.Struct, frozen=True):
 
 
 class Recorder:
-    """Collects acknowledgements of all clients of one process; writes them to `path` unless that is None, and in full to `history`.
+    """Collects acknowledgements of all clients of one process; writes them to `path` unless that is None, and in full
+    to `history`.
 
-    Also checks what can be seen from answers alone: one command id has one sequence, whenever and however often it is answered.
+    Also checks what can be seen from answers alone: one command id has one sequence, whenever and however often it is
+    answered.
     """
 
     def __init__(self, path: Path | None = None, history: History | None = None) -> None:
@@ -147,8 +151,8 @@ class Recorder:
     def gap(self, begin: float, end: float) -> Gap:
         """The longest interval between consecutive acknowledgements that reaches into [begin, end].
 
-        The ends of the window count as acknowledgements only where there is none beyond them, so that an outage is measured
-        whole, from the last answer before it to the first one after.
+        The ends of the window count as acknowledgements only where there is none beyond them, so that an outage is
+        measured whole, from the last answer before it to the first one after.
         """
         times = self._ack_times
         first = max(0, bisect_left(times, begin) - 1)

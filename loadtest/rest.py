@@ -30,7 +30,9 @@ EXPECTED_REFUSALS: dict[str, frozenset[str]] = {
 
 
 class Request(msgspec.Struct, frozen=True):
-    """An HTTP request before it is signed. `target` is path and query as they go over the wire; `name` groups it in statistics."""
+    """An HTTP request before it is signed. `target` is path and query as they go over the wire; `name` groups it in
+    statistics.
+    """
 
     method: str
     target: str

@@ -1,9 +1,10 @@
-"""An upgrade while the cluster trades: three nodes of the released version 0.2.0 are replaced one by one under load, then the level changes.
+"""An upgrade while the cluster trades: three nodes of the released version 0.2.0 are replaced one by one under load,
+then the level changes.
 
     python -m loadtest.rolling [--former DIRECTORY] [--keep]
 
-Exit code 0 when the verdict holds, 1 when it does not, 2 when the run could not be made. Version 0.2.0 is installed beside this tree, from the
-repository's history, unless `--former` names where it is.
+Exit code 0 when the verdict holds, 1 when it does not, 2 when the run could not be made. Version 0.2.0 is installed
+beside this tree, from the repository's history, unless `--former` names where it is.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ BETWEEN_SECONDS = 1.0
 """For which is traded between two steps."""
 
 GAP_MAX = 5.0
-"""Seconds without an acknowledgement that no step may cause: a stop of the cluster is far above it, a hand-over on a busy machine below."""
+"""Seconds without an acknowledgement that no step may cause: a stop of the cluster is far above it, a hand-over on a
+busy machine below.
+"""
 
 
 class Acknowledged(msgspec.Struct, frozen=True):
@@ -175,8 +178,8 @@ class Roll:
         await self.submit(market())
 
     async def replace(self) -> None:
-        """Replace every node by the present version, followers first. The first one goes back to the former version in between: until the level
-        changes that is free."""
+        """Replace every node by the present version, followers first. The first one goes back to the former version in
+        between: until the level changes that is free."""
         leader = await self.present.leader()
         first, *others = [*(each for each in self.present.node_ids if each != leader), leader]
         for version in (self.present, self.former, self.present):

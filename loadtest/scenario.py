@@ -1,6 +1,7 @@
 """The main scenario: a loaded cluster loses its leader to SIGKILL, elects another one, and takes the dead node back.
 
-A `Scenario` does one step a method and leaves everything observable in its attributes; the demo and the chaos tests arrange the steps.
+A `Scenario` does one step a method and leaves everything observable in its attributes; the demo and the chaos tests
+arrange the steps.
 """
 
 from __future__ import annotations
@@ -157,7 +158,9 @@ class Scenario:
         self._trading.append(asyncio.create_task(self.desk.trade(client, flow, chunk or self.plan.chunk)))
 
     def members_changed(self) -> None:
-        """Take note of nodes that have come or gone; what runs goes on with those that it knows, or learns of the others by itself."""
+        """Take note of nodes that have come or gone; what runs goes on with those that it knows, or learns of the
+        others by itself.
+        """
         self.access.reload()
         self.cluster.reload()
 
@@ -166,7 +169,8 @@ class Scenario:
         return self.access.client()
 
     def start_readers(self, first: str) -> None:
-        """Follow each product's feed from its first event, with two readers: one begins at node `first`, one at another node.
+        """Follow each product's feed from its first event, with two readers: one begins at node `first`, one at another
+        node.
 
         Where the nodes have gateways, its books are followed over a WebSocket as well, beginning at `first`.
         """

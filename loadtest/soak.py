@@ -1,4 +1,5 @@
-"""A long run: a loaded cluster whose nodes are killed or stopped at random, one at a time, and started again; a verdict at the end.
+"""A long run: a loaded cluster whose nodes are killed or stopped at random, one at a time, and started again; a verdict
+at the end.
 
 python -m loadtest.soak [--minutes N | --commands N] [--seed N] [--report docs/reliability.md]
 """
@@ -40,7 +41,9 @@ SETTINGS = {"snapshot.every_commands": 400}
 
 
 class SoakPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """How much. The run ends when `commands` are acknowledged and each node was restarted, at the latest after `seconds`."""
+    """How much. The run ends when `commands` are acknowledged and each node was restarted, at the latest after
+    `seconds`.
+    """
 
     seed: int = 1
     commands: int = 100_000

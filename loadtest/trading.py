@@ -1,7 +1,7 @@
 """Clients at work: each sends its flow, keeps every answer, and checks it.
 
-A client that gets no answer in time sends the same commands, with the same ids, again until it has one: so it learns what became of each, and
-the exchange must not apply any twice.
+A client that gets no answer in time sends the same commands, with the same ids, again until it has one: so it learns
+what became of each, and the exchange must not apply any twice.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ class Desk:
             return outcomes
 
     async def ask(self, client: ClusterClient, queries: Iterable[AnyQuery], pause: float) -> None:
-        """Read each of `queries` linearizably, `pause` seconds apart, until they end or the desk stops; reads without an answer are left out.
+        """Read each of `queries` linearizably, `pause` seconds apart, until they end or the desk stops; reads without
+        an answer are left out.
 
         Raises:
             RequestFailed: the exchange does not let this client read.

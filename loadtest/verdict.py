@@ -65,10 +65,11 @@ def hashes_equal(statuses: Statuses) -> AuditCheck:
 
 
 def linearizable(history: History, log: Sequence[Batch], *, others: bool = False) -> AuditCheck:
-    """What clients asked and were told is what one exchange could have done, one thing after another, in the log's order and in real time.
+    """What clients asked and were told is what one exchange could have done, one thing after another, in the log's
+    order and in real time.
 
-    Commands and barrier reads; `log` is every committed batch. Of a history that is not complete, what was kept is judged.
-    `others`: somebody else sent commands as well, which are in the log and not in the history.
+    Commands and barrier reads; `log` is every committed batch. Of a history that is not complete, what was kept is
+    judged. `others`: somebody else sent commands as well, which are in the log and not in the history.
     """
     claim = "what clients saw is linearizable: commands and barrier reads"
     found = judge(operations(history.path), log, complete=history.complete and not others)
@@ -96,7 +97,8 @@ def caught_up(statuses: Statuses, node_id: str, killed_at: int) -> AuditCheck:
 
 
 async def money_conserved(client: ClusterClient, accounts: Sequence[str]) -> AuditCheck:
-    """Per currency: what all accounts have, plus fees, is what was deposited minus what was withdrawn. Asked over the network.
+    """Per currency: what all accounts have, plus fees, is what was deposited minus what was withdrawn. Asked over the
+    network.
 
     `accounts` must be all accounts that hold money, and nobody may trade meanwhile.
     """
@@ -123,9 +125,11 @@ async def money_conserved(client: ClusterClient, accounts: Sequence[str]) -> Aud
 
 
 def feed_whole(readers: Sequence[FeedReader], expected: Mapping[str, int], visits_min: int) -> AuditCheck:
-    """Every reader saw each event of its product once, up to the product's sequence, and readers of one product saw the same events.
+    """Every reader saw each event of its product once, up to the product's sequence, and readers of one product saw the
+    same events.
 
-    One reader of each product must have made at least `visits_min` stays at nodes, else nothing is proven about changing them.
+    One reader of each product must have made at least `visits_min` stays at nodes, else nothing is proven about
+    changing them.
     """
     claim = "the feeds have no gap and no duplicate, for readers that changed nodes"
     wrong: list[str] = []
@@ -150,7 +154,8 @@ def feed_whole(readers: Sequence[FeedReader], expected: Mapping[str, int], visit
 async def books_rebuilt(
     readers: Sequence[FeedReader], followers: Sequence[BookFollower], client: ClusterClient, url: str, seconds: float
 ) -> AuditCheck:
-    """The books that readers and followers of the feeds have rebuilt are those that the exchange answers; a node at `url` answers over HTTP.
+    """The books that readers and followers of the feeds have rebuilt are those that the exchange answers; a node at
+    `url` answers over HTTP.
 
     Nobody may trade meanwhile. Followers are given `seconds` to come level.
     """

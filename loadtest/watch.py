@@ -134,7 +134,8 @@ def all_level(statuses: Statuses) -> bool:
 
 
 async def none_leaving(client: ClusterClient, account_ids: Iterable[str], seconds: float) -> None:
-    """Wait until no open order of these accounts will leave by itself within the hour: what nobody trades on changes no more.
+    """Wait until no open order of these accounts will leave by itself within the hour: what nobody trades on changes no
+    more.
 
     Raises:
         DeadlineError: one still will, after `seconds`.

@@ -1,9 +1,11 @@
 """Budgets: what a request costs, who pays for it, and how much each payer may spend.
 
-The rule (ADR 0027): one client's work costs that client, never the leader's lead. Every request has a *cost* in units, and every key, account and
-address has a *share*: a token bucket that fills with time. The engine's native protocol and the gateways' HTTP and WebSocket use these classes alike.
+The rule (ADR 0027): one client's work costs that client, never the leader's lead. Every request has a *cost* in units,
+and every key, account and address has a *share*: a token bucket that fills with time. The engine's native protocol and
+the gateways' HTTP and WebSocket use these classes alike.
 
-One unit is the work of one ordinary command, such as a limit order that rests: about 0.1 ms of one core on each node. `Cost` prices the rest by it.
+One unit is the work of one ordinary command, such as a limit order that rests: about 0.1 ms of one core on each node.
+`Cost` prices the rest by it.
 
     Bucket           one payer's budget: so many units a second, so many at once
     Shares           a bucket for each payer, in bounded memory, that nobody can reset
@@ -26,7 +28,9 @@ BURST_SECONDS = 2.0
 """A payer that was quiet may spend at once what it could have spent in that time."""
 
 PAYERS_KEPT = 16_384
-"""Buckets kept of one kind: about 4 MB. More payers than that, all of them busy within `BURST_SECONDS`, share one bucket."""
+"""Buckets kept of one kind: about 4 MB. More payers than that, all of them busy within `BURST_SECONDS`, share one
+bucket.
+"""
 
 WIDE_FACTOR = 16
 """The share of an IPv6 /48, in shares of one /64. A site has a /48: it could send from 65,536 of them."""
@@ -113,8 +117,8 @@ class Bucket:
 class Shares(Generic[Payer]):
     """A bucket for each payer.
 
-    Memory is bounded, and forgetting never helps anybody: only a full bucket is forgotten, because a new one is full, too. Where all `kept` buckets
-    are in use, payers without one share a single bucket until there is room.
+    Memory is bounded, and forgetting never helps anybody: only a full bucket is forgotten, because a new one is full,
+    too. Where all `kept` buckets are in use, payers without one share a single bucket until there is room.
 
     Args:
         rate: units a second for each payer; 0 means no limit.
@@ -177,7 +181,8 @@ class Shares(Generic[Payer]):
 
 
 class AddressShares:
-    """Shares of addresses. An IPv6 address pays from the bucket of its /64 and from that of its /48, which is `WIDE_FACTOR` times as large.
+    """Shares of addresses. An IPv6 address pays from the bucket of its /64 and from that of its /48, which is
+    `WIDE_FACTOR` times as large.
 
     Args: see `Shares`.
     """
@@ -245,7 +250,9 @@ class Places(Generic[Payer]):
 
 
 def caller_of(address: str) -> str:
-    """Who is behind an address, as far as anybody can tell: the IPv4 address, or the /64 of an IPv6 address. Other text stays as it is."""
+    """Who is behind an address, as far as anybody can tell: the IPv4 address, or the /64 of an IPv6 address. Other text
+    stays as it is.
+    """
     return networks(address)[0]
 
 

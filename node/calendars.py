@@ -1,4 +1,5 @@
-"""Trading calendars as people write them, made into the command that the exchange takes: the time zone becomes a table of offsets here, at the edge.
+"""Trading calendars as people write them, made into the command that the exchange takes: the time zone becomes a table
+of offsets here, at the edge.
 
 time_zone = "Europe/Berlin"
 years = 10                                   # how far the table of offsets reaches; 10 by default
@@ -89,7 +90,9 @@ def command_of(calendar_id: str, command_id: str, text: CalendarText, now: datet
 
 
 def offsets_of(time_zone: str, start: datetime, years: int) -> list[tuple[int, int]]:
-    """The offsets of a time zone from a moment on, for some years: (second since the epoch from which it holds, seconds east of UTC)."""
+    """The offsets of a time zone from a moment on, for some years: (second since the epoch from which it holds, seconds
+    east of UTC).
+    """
     zone = ZoneInfo(time_zone)
 
     def at(second: int) -> int:

@@ -1,7 +1,9 @@
-"""A node's certificate while the node runs: how long it is valid, warnings before it ends, and renewed files taken up without a restart.
+"""A node's certificate while the node runs: how long it is valid, warnings before it ends, and renewed files taken up
+without a restart.
 
-TLS contexts that `pki` makes for a configuration are renewed in place: connections that are made from then on show the new certificate and trust the
-authorities in the new file, those that are open go on. An authority that was taken out of the file is trusted until the process ends.
+TLS contexts that `pki` makes for a configuration are renewed in place: connections that are made from then on show the
+new certificate and trust the authorities in the new file, those that are open go on. An authority that was taken out of
+the file is trusted until the process ends.
 """
 
 from __future__ import annotations
@@ -54,7 +56,8 @@ def validity(certificate: x509.Certificate) -> Validity:
 
 
 def expiry(certificate: Path, authorities: Path) -> int:
-    """When nobody accepts a node's certificate any more, in seconds since the epoch: its own end, or that of the authority that signed it.
+    """When nobody accepts a node's certificate any more, in seconds since the epoch: its own end, or that of the
+    authority that signed it.
 
     Raises:
         OSError: a file cannot be read.
@@ -118,7 +121,9 @@ class CertificateWatch:
             )
 
     def _take_up(self, stamps: list[tuple[int, ...]]) -> None:
-        """Renew the process's contexts, if all files are right and fit each other; two files are not replaced at the same moment."""
+        """Renew the process's contexts, if all files are right and fit each other; two files are not replaced at the
+        same moment.
+        """
         try:
             check_tls(self._config, lambda key, text: ConfigError("node.toml", key, text))
             pki.renew_contexts(self._config)

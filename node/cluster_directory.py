@@ -26,8 +26,8 @@ REMOVED = "removed-nodes"
 class KeyFile(msgspec.Struct, frozen=True):
     """An API key in a file. `account_id` is the account it acts for, empty for the operator's.
 
-    `nodes` (node id to native address "host:port") and `ca` (the cluster's authority as PEM) say where the cluster is and whom to trust
-    there, so that the file alone reaches it from any machine. Files of older versions have neither.
+    `nodes` (node id to native address "host:port") and `ca` (the cluster's authority as PEM) say where the cluster is
+    and whom to trust there, so that the file alone reaches it from any machine. Files of older versions have neither.
     """
 
     key_id: str
@@ -47,7 +47,9 @@ class KeyFile(msgspec.Struct, frozen=True):
 
 
 class Access(msgspec.Struct, frozen=True):
-    """How a client reaches a cluster: native addresses by node id, the authority that it trusts (PEM), and the key that signs."""
+    """How a client reaches a cluster: native addresses by node id, the authority that it trusts (PEM), and the key that
+    signs.
+    """
 
     addresses: dict[str, str]
     authority: str
@@ -94,7 +96,9 @@ class ClusterDirectory:
         }
 
     def _noted(self) -> set[str]:
-        """Nodes that were removed from here, whose own directories may be gone; the other nodes' configurations go on naming them."""
+        """Nodes that were removed from here, whose own directories may be gone; the other nodes' configurations go on
+        naming them.
+        """
         path = self.directory / REMOVED
         return set(path.read_text(encoding="utf-8").split()) if path.exists() else set()
 

@@ -1,7 +1,7 @@
 """An API key in a client's hand, and signatures made and checked with one.
 
-A signature is base64(HMAC-SHA256(base64-decoded secret, timestamp + METHOD + target + body)). The native protocol signs its `Hello`
-as method "HELLO" on target "/native" with an empty body; HTTP requests sign their own.
+A signature is base64(HMAC-SHA256(base64-decoded secret, timestamp + METHOD + target + body)). The native protocol signs
+its `Hello` as method "HELLO" on target "/native" with an empty body; HTTP requests sign their own.
 """
 
 from __future__ import annotations

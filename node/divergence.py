@@ -1,6 +1,8 @@
-"""A node whose state diverged keeps the evidence: a file in its data directory, because of which it does not start on it again.
+"""A node whose state diverged keeps the evidence: a file in its data directory, because of which it does not start on
+it again.
 
-Started again, it would serve the same wrong state, or a right one by chance, and nobody could find out any more what went wrong.
+Started again, it would serve the same wrong state, or a right one by chance, and nobody could find out any more what
+went wrong.
 """
 
 from __future__ import annotations

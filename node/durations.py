@@ -1,6 +1,7 @@
 """How long something took, counted in buckets: the engine's histograms, for Prometheus and for the operator's tools.
 
-All histograms have the same bounds, so that two of them can be subtracted and added. One observation costs about 0.3 microseconds.
+All histograms have the same bounds, so that two of them can be subtracted and added. One observation costs about 0.3
+microseconds.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ REQUEST = "request"
 
 
 class DurationCounts(msgspec.Struct, frozen=True, array_like=True):
-    """A histogram at one moment. `counts`: observations by bucket, the last one without a bound. `total_s`: their sum in seconds."""
+    """A histogram at one moment. `counts`: observations by bucket, the last one without a bound. `total_s`: their sum
+    in seconds.
+    """
 
     counts: list[int]
     total_s: float
@@ -44,7 +47,8 @@ class DurationCounts(msgspec.Struct, frozen=True, array_like=True):
         return DurationCounts(counts, self.total_s - earlier.total_s)
 
     def quantile(self, share: float) -> float | None:
-        """The upper bound, in seconds, of the bucket that holds this share of the observations (0.99: the 99th percentile).
+        """The upper bound, in seconds, of the bucket that holds this share of the observations (0.99: the 99th
+        percentile).
 
         None where there is no observation. Above the last bound the answer is infinity.
         """

@@ -35,7 +35,9 @@ _Error = TypeVar("_Error", bound=BaseException)
 
 
 def cause(error: BaseException | None, kind: type[_Error]) -> _Error | None:
-    """The error of this kind because of which another one was raised, if there is one: what failed once raises other errors from then on."""
+    """The error of this kind because of which another one was raised, if there is one: what failed once raises other
+    errors from then on.
+    """
     while error is not None and not isinstance(error, kind):
         error = error.__cause__
     return error
@@ -80,7 +82,9 @@ class DirectoryError(QuorumbookError):
 
 
 class ConfigError(QuorumbookError):
-    """A node's configuration is not right. `key` is the key's dotted name, such as "raft.heartbeat", or "" for the whole file."""
+    """A node's configuration is not right. `key` is the key's dotted name, such as "raft.heartbeat", or "" for the
+    whole file.
+    """
 
     def __init__(self, file: str, key: str, text: str) -> None:
         super().__init__(f"{file}: {key}: {text}" if key else f"{file}: {text}")
@@ -110,23 +114,33 @@ class AuditError(QuorumbookError):
 
 
 class DatasetError(QuorumbookError):
-    """A dataset is not right; nothing of it was applied. The text names file, line, column, field and what was expected."""
+    """A dataset is not right; nothing of it was applied. The text names file, line, column, field and what was
+    expected.
+    """
 
 
 class ClusterKeyError(QuorumbookError):
-    """A cluster key cannot be read, is not there, or is another one than that which encrypted an API key. The text says which and what to do."""
+    """A cluster key cannot be read, is not there, or is another one than that which encrypted an API key. The text says
+    which and what to do.
+    """
 
 
 class UnfitSecretError(QuorumbookError):
-    """A secret or passphrase that an API key cannot have. The text names the field and what was expected, and shows nothing of it."""
+    """A secret or passphrase that an API key cannot have. The text names the field and what was expected, and shows
+    nothing of it.
+    """
 
 
 class HistoryError(QuorumbookError):
-    """A history's database cannot be used: it is another node's, of another schema, or contradicts the log. The text says which, and what to do."""
+    """A history's database cannot be used: it is another node's, of another schema, or contradicts the log. The text
+    says which, and what to do.
+    """
 
 
 class StreamError(QuorumbookError):
-    """A stream to a broker cannot go on as it is: its place is of another log, or entries are gone. A person has to decide."""
+    """A stream to a broker cannot go on as it is: its place is of another log, or entries are gone. A person has to
+    decide.
+    """
 
 
 class TxlogError(QuorumbookError):

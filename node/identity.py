@@ -1,9 +1,10 @@
 """Whose data directory this is: one small file, written when the directory is made and checked at every start.
 
-A node that lost its disk has forgotten what it acknowledged and whom it voted for. If it started on an empty directory as if nothing had
-happened, it could vote a second time in the same term, or help to elect a leader without the entries it once acknowledged: a promise to
-a client would be broken. So a start never creates a data directory by itself. `quorumbook init` does, and `quorumbook node start
---rejoin`, which makes the node come back without a vote until it has caught up.
+A node that lost its disk has forgotten what it acknowledged and whom it voted for. If it started on an empty directory
+as if nothing had happened, it could vote a second time in the same term, or help to elect a leader without the entries
+it once acknowledged: a promise to a client would be broken. So a start never creates a data directory by itself.
+`quorumbook init` does, and `quorumbook node start --rejoin`, which makes the node come back without a vote until it has
+caught up.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ class Stage(StrEnum):
 class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The contents of `identity.json`.
 
-    `incarnation` is random: a disk that was lost and made anew has another one. `joined`: made for a node that joins a running cluster; until
-    its log says otherwise it is no voter, whatever its configuration lists.
+    `incarnation` is random: a disk that was lost and made anew has another one. `joined`: made for a node that joins a
+    running cluster; until its log says otherwise it is no voter, whatever its configuration lists.
     """
 
     cluster_id: str
@@ -70,8 +71,9 @@ def read(config: NodeConfig) -> Identity:
     """The identity of the configuration's data directory.
 
     Raises:
-        DataDirectoryError: it is missing, unreadable, or that of another node or cluster, or of a node that was removed, or its state has
-            diverged (`divergence.py`); or a new cluster would begin with an even number of nodes.
+        DataDirectoryError: it is missing, unreadable, or that of another node or cluster, or of a node that was
+            removed, or its state has diverged (`divergence.py`); or a new cluster would begin with an even number of
+            nodes.
     """
     divergence.refuse_start(config.data_path)
     stale.refuse_start(config.data_path)
@@ -109,8 +111,8 @@ def _check_stage(config: NodeConfig, path: Path, identity: Identity) -> None:
 def format_data(config: NodeConfig, rejoin: bool = False, *, joined: bool = False) -> Identity:
     """Make the data directory, durable on return.
 
-    With `rejoin` (the disk was lost) the directory may also be there already: the identity in it is kept, and the node will come back
-    without a vote. `joined`: see `Identity`.
+    With `rejoin` (the disk was lost) the directory may also be there already: the identity in it is kept, and the node
+    will come back without a vote. `joined`: see `Identity`.
 
     Raises:
         DataDirectoryError: there is something in it that must not be overwritten, or it cannot be written.
@@ -135,7 +137,9 @@ def format_data(config: NodeConfig, rejoin: bool = False, *, joined: bool = Fals
 
 
 def mark_started(config: NodeConfig, identity: Identity) -> Identity:
-    """Note, durably, that term, vote and log of this node exist now, and that its being without a vote stands there. Call it when they do."""
+    """Note, durably, that term, vote and log of this node exist now, and that its being without a vote stands there.
+    Call it when they do.
+    """
     if identity.stage is Stage.STARTED:
         return identity
     started = msgspec.structs.replace(identity, stage=Stage.STARTED)

@@ -1,10 +1,12 @@
 """Who a node is: the cluster's certificate authority, a certificate a node, and the TLS settings made of them.
 
-A cluster has a certificate authority of its own, so "signed by it" means "of this cluster". Node-to-node connections need a certificate on
-both sides; the node's id stands in the subject alternative name `quorumbook-node-<node_id>`, and the caller compares it with the id that
-the peer claims (`peer_node_id`). Host names are not compared: nodes move between addresses, and an address proves nothing here.
+A cluster has a certificate authority of its own, so "signed by it" means "of this cluster". Node-to-node connections
+need a certificate on both sides; the node's id stands in the subject alternative name `quorumbook-node-<node_id>`, and
+the caller compares it with the id that the peer claims (`peer_node_id`). Host names are not compared: nodes move
+between addresses, and an address proves nothing here.
 
-TLS 1.3 only. Keys are EC P-256, valid for ten years unless another lifetime is asked for. `certificates.py` renews them while a node runs.
+TLS 1.3 only. Keys are EC P-256, valid for ten years unless another lifetime is asked for. `certificates.py` renews them
+while a node runs.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ CLOCK_SKEW = datetime.timedelta(days=1)
 
 
 _contexts: weakref.WeakKeyDictionary[ssl.SSLContext, tuple[Path, Path, Path | None]] = weakref.WeakKeyDictionary()
-"""The contexts of this process that were made for a node's files, with the authority, certificate and key that they have; see `renew_contexts`."""
+"""The contexts of this process that were made for a node's files, with the authority, certificate and key that they
+have; see `renew_contexts`.
+"""
 
 
 class KeyPair(msgspec.Struct, frozen=True):
@@ -74,7 +78,8 @@ def issue(
 ) -> KeyPair:
     """A new certificate for a node, for serving as well as for connecting, valid until `lifetime` after `now`.
 
-    Besides the node's id it names `hosts` (host names or IP addresses), localhost and 127.0.0.1, for HTTP clients that compare them.
+    Besides the node's id it names `hosts` (host names or IP addresses), localhost and 127.0.0.1, for HTTP clients that
+    compare them.
 
     Raises:
         ValueError: `authority` is not PEM of a certificate and its key.
@@ -100,11 +105,12 @@ def issue(
 def server_context(config: NodeConfig, require_client_cert: bool = True) -> ssl.SSLContext:
     """For accepting connections as this node.
 
-    With `require_client_cert` only peers with a certificate of this cluster get through; without it a peer may show one, which is then
-    checked all the same.
+    With `require_client_cert` only peers with a certificate of this cluster get through; without it a peer may show
+    one, which is then checked all the same.
 
     Raises:
-        OSError: a file cannot be read (`ssl.SSLError`, a kind of it: does not fit). `config.file.load` has checked them before.
+        OSError: a file cannot be read (`ssl.SSLError`, a kind of it: does not fit). `config.file.load` has checked them
+            before.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -116,7 +122,8 @@ def server_context(config: NodeConfig, require_client_cert: bool = True) -> ssl.
 
 
 def client_context(config: NodeConfig, with_cert: bool = True) -> ssl.SSLContext:
-    """For connecting to nodes of this cluster: as this node, or with `with_cert=False` as somebody without a certificate.
+    """For connecting to nodes of this cluster: as this node, or with `with_cert=False` as somebody without a
+    certificate.
 
     Trusts this cluster's authority only. Host names are not compared; node-to-node callers compare `peer_node_id`.
 
@@ -143,8 +150,8 @@ def _load(context: ssl.SSLContext, config: NodeConfig, *, with_cert: bool) -> No
 def renew_contexts(config: NodeConfig) -> None:
     """Read the node's files again, into all contexts of this process that were made of them.
 
-    Connections that are made from then on use them. An authority that is no longer in the file stays trusted until the process ends:
-    TLS contexts forget nothing.
+    Connections that are made from then on use them. An authority that is no longer in the file stays trusted until the
+    process ends: TLS contexts forget nothing.
 
     Raises:
         OSError: as `server_context`.
@@ -158,7 +165,8 @@ def renew_contexts(config: NodeConfig) -> None:
 
 
 def trusting_context(authority: str) -> ssl.SSLContext:
-    """For connecting to nodes of the cluster whose authority this is (PEM), as somebody without a certificate. Host names are not compared.
+    """For connecting to nodes of the cluster whose authority this is (PEM), as somebody without a certificate. Host
+    names are not compared.
 
     Raises:
         ValueError: `authority` is no certificate in PEM.
@@ -175,7 +183,9 @@ def trusting_context(authority: str) -> ssl.SSLContext:
 
 
 def peer_node_id(channel: ssl.SSLObject | ssl.SSLSocket | None) -> str | None:
-    """The node id in the peer's verified certificate; None without TLS, without a certificate, or if it names no node or several."""
+    """The node id in the peer's verified certificate; None without TLS, without a certificate, or if it names no node
+    or several.
+    """
     certificate = channel.getpeercert() if channel is not None else None
     if not certificate:
         return None

@@ -1,8 +1,10 @@
-"""A data directory that is an old copy, or a copy that ran elsewhere: noted in it, so that no start serves from it again.
+"""A data directory that is an old copy, or a copy that ran elsewhere: noted in it, so that no start serves from it
+again.
 
-A node that goes back in time has forgotten what it acknowledged and whom it voted for. It looks like any other node that was down, so the nodes
-number their starts and tell each other (`engine.introductions`): who meets an earlier start of a directory than one it has met before,
-or a follower whose log ends before what that has acknowledged, knows that the directory is not what it was.
+A node that goes back in time has forgotten what it acknowledged and whom it voted for. It looks like any other node
+that was down, so the nodes number their starts and tell each other (`engine.introductions`): who meets an earlier start
+of a directory than one it has met before, or a follower whose log ends before what that has acknowledged, knows that
+the directory is not what it was.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Rolling figures over the trades of a product: 24 hours in full, minute by minute, and the volume of 30 days, hour by hour.
+"""Rolling figures over the trades of a product: 24 hours in full, minute by minute, and the volume of 30 days, hour by
+hour.
 
-A function of the trades and of nothing else, so every node and every gateway has the same. The engine's feed keeps them, and they survive its
-restart; a gateway takes them over and goes on with the events.
+A function of the trades and of nothing else, so every node and every gateway has the same. The engine's feed keeps
+them, and they survive its restart; a gateway takes them over and goes on with the events.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ MONTH_HOURS = 30 * 24
 
 
 class Span(msgspec.Struct, array_like=True):
-    """Trades of a stretch of time, the minute or hour with this number: first, highest, lowest price, and the volume in base units."""
+    """Trades of a stretch of time, the minute or hour with this number: first, highest, lowest price, and the volume in
+    base units.
+    """
 
     number: int = 0
     open: int = 0
@@ -43,8 +46,8 @@ class Figures(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _Window:
-    """Spans of `unit` nanoseconds, the latest `length` of them. The sum over whole ones is kept until one ends: a question costs O(1) but for the
-    first of its minute or hour."""
+    """Spans of `unit` nanoseconds, the latest `length` of them. The sum over whole ones is kept until one ends: a
+    question costs O(1) but for the first of its minute or hour."""
 
     def __init__(self, unit: int, length: int, spans: list[Span]) -> None:
         self._unit = unit

@@ -1,4 +1,6 @@
-"""How long a stop may take. Whoever waits for a node (`cluster down`, systemd, a container runtime) must wait for longer than `NODE`."""
+"""How long a stop may take. Whoever waits for a node (`cluster down`, systemd, a container runtime) must wait for
+longer than `NODE`.
+"""
 
 from __future__ import annotations
 

@@ -2,12 +2,12 @@
 
 - A gateway that ends is started again, with growing pauses: it holds nothing.
 - An engine that was killed by a signal is started again likewise: all that it promised is on disk.
-- An engine that ends by itself with an exit code has said that it cannot go on: see `exit_codes`. The node then stops with that code; a
-  person has to look.
-- A history whose database it must not use (of a later version, of another node) says so with `CANNOT_START`. It is not started again, and
-  the node goes on without it.
-- SIGTERM or SIGINT: the gateways finish what they have, then the engine hands over leadership and ends; whoever takes too long is killed.
-  A second signal kills at once.
+- An engine that ends by itself with an exit code has said that it cannot go on: see `exit_codes`. The node then stops
+  with that code; a person has to look.
+- A history whose database it must not use (of a later version, of another node) says so with `CANNOT_START`. It is not
+  started again, and the node goes on without it.
+- SIGTERM or SIGINT: the gateways finish what they have, then the engine hands over leadership and ends; whoever takes
+  too long is killed. A second signal kills at once.
 
 However the supervisor ends, its children do not outlive it: see `parent_watch`.
 """
@@ -45,8 +45,9 @@ log = logging.getLogger(__name__)
 
 
 class ChildSpec(msgspec.Struct, frozen=True):
-    """A process to keep running. `final_codes`: whether a positive exit code is its last word, and the node's; `first_args` go to its first
-    start only. `may_give_up`: with `CANNOT_START` it ends for good, and the node goes on without it."""
+    """A process to keep running. `final_codes`: whether a positive exit code is its last word, and the node's;
+    `first_args` go to its first start only. `may_give_up`: with `CANNOT_START` it ends for good, and the node goes on
+    without it."""
 
     name: str
     argv: tuple[str, ...]
@@ -218,7 +219,9 @@ async def _set_within(event: asyncio.Event, seconds: float) -> bool:
 
 
 def children(config: NodeConfig, config_path: Path, *, rejoin: bool = False) -> tuple[ChildSpec, list[ChildSpec]]:
-    """The processes of a node: its engine; its gateways, its FIX server and its history, which hold nothing that the engine has not."""
+    """The processes of a node: its engine; its gateways, its FIX server and its history, which hold nothing that the
+    engine has not.
+    """
     python = (sys.executable, "-m")
     tail = ("--config", str(config_path.resolve()))
     engine = ChildSpec("engine", (*python, "node.engine.process", *tail), ("--rejoin",) if rejoin else (), final_codes=True)
@@ -294,7 +297,9 @@ def run_or_explain(config_path: Path, *, rejoin: bool = False) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m node.supervisor --config FILE [--rejoin]`: what `quorumbook node start` does, without the rest of the command line."""
+    """`python -m node.supervisor --config FILE [--rejoin]`: what `quorumbook node start` does, without the rest of the
+    command line.
+    """
     parser = argparse.ArgumentParser(prog="python -m node.supervisor")
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--rejoin", action="store_true")

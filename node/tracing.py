@@ -7,8 +7,9 @@
 | `commit` | the leader's engine | the command arrives, its log entry begins to be applied: the queue and consensus |
 | `apply` | the leader's engine | the entry is applied, and the answer leaves |
 
-Nothing is added to what goes over the network: the trace's id is a digest of the command's id, which every process has. So all of them come to the
-same trace, and to the same decision whether it is sampled. A command that is sent again after a failover shows both leaders in one trace.
+Nothing is added to what goes over the network: the trace's id is a digest of the command's id, which every process has.
+So all of them come to the same trace, and to the same decision whether it is sampled. A command that is sent again
+after a failover shows both leaders in one trace.
 """
 
 from __future__ import annotations
@@ -90,7 +91,9 @@ class Tracer:
                 span.end(ended_ns)
 
     def engine(self, commands: Sequence[AnyCommand], begun_ns: int, applied_ns: int, ended_ns: int, refusal: str) -> None:
-        """The spans `engine`, `commit` and `apply` of each command that is sampled. `refusal`: why it was not carried out, "" where it was."""
+        """The spans `engine`, `commit` and `apply` of each command that is sampled. `refusal`: why it was not carried
+        out, "" where it was.
+        """
         for command in commands:
             ids = self.sampled(command)
             if ids is None:

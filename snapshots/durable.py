@@ -1,7 +1,8 @@
 """Directories that appear whole, and disappear whole, whatever moment the process is killed at.
 
-A directory in the making has a suffix behind its final name. Only a rename gives it the final name, after everything in it is on the disk; and
-only a rename takes that name away before anything in it is deleted. `clean` puts in order what a kill left behind.
+A directory in the making has a suffix behind its final name. Only a rename gives it the final name, after everything in
+it is on the disk; and only a rename takes that name away before anything in it is deleted. `clean` puts in order what a
+kill left behind.
 """
 
 from __future__ import annotations

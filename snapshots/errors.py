@@ -91,7 +91,9 @@ class SnapshotBusyError(SnapshotError):
 
 
 class TsvFault(msgspec.Struct, frozen=True):
-    """What is wrong at one place of a TSV file. `line` and `column` count from 1 (a column is a cell); 0 and "" where there is none."""
+    """What is wrong at one place of a TSV file. `line` and `column` count from 1 (a column is a cell); 0 and "" where
+    there is none.
+    """
 
     file: str
     line: int
@@ -111,7 +113,9 @@ class TsvFault(msgspec.Struct, frozen=True):
 
 
 class TsvError(SnapshotError):
-    """TSV files that are not tables; nothing of them was used. `faults` has all that was found, in the order of finding."""
+    """TSV files that are not tables; nothing of them was used. `faults` has all that was found, in the order of
+    finding.
+    """
 
     def __init__(self, faults: Sequence[TsvFault]) -> None:
         more = [f"and {len(faults) - FAULTS_SHOWN} more faults"] if len(faults) > FAULTS_SHOWN else []

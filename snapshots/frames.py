@@ -1,7 +1,8 @@
 """What goes down the pipe to the writer: length-prefixed msgpack frames.
 
-`Begin`, then changes of tables in pieces and in any order (`Rows`, `Deleted`, `Purged`), attachments in pieces (`Attached`), then `End`. A pipe that
-ends before `End` is a parent that died or changed its mind: the writer throws away what it has.
+`Begin`, then changes of tables in pieces and in any order (`Rows`, `Deleted`, `Purged`), attachments in pieces
+(`Attached`), then `End`. A pipe that ends before `End` is a parent that died or changed its mind: the writer throws
+away what it has.
 """
 
 from __future__ import annotations
@@ -15,13 +16,17 @@ from snapshots.manifest import Row, SnapshotFields
 from statemachine.freezing import Piece
 
 FRAME_ROW_BYTES = 64 * 1024
-"""Rows are sent in pieces of about that many bytes: what a pipe holds. Encoding one does not hold the interpreter for long."""
+"""Rows are sent in pieces of about that many bytes: what a pipe holds. Encoding one does not hold the interpreter for
+long.
+"""
 
 _HEADER = 4
 
 
 class Begin(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """The first frame. `tables` in their order; `base` is the index of the snapshot that the changes are made to, 0 for an empty one."""
+    """The first frame. `tables` in their order; `base` is the index of the snapshot that the changes are made to, 0 for
+    an empty one.
+    """
 
     fields: SnapshotFields
     abi: str
@@ -44,7 +49,9 @@ class Deleted(msgspec.Struct, frozen=True, array_like=True, tag=3):
 
 
 class Purged(msgspec.Struct, frozen=True, array_like=True, tag=4):
-    """Ranges of keys, the end excluded, in which a table has no rows of before. Rows that come with or after it are not meant."""
+    """Ranges of keys, the end excluded, in which a table has no rows of before. Rows that come with or after it are not
+    meant.
+    """
 
     table: str
     ranges: list[tuple[bytes, bytes]]
@@ -57,14 +64,18 @@ class End(msgspec.Struct, frozen=True, array_like=True, tag=5):
 
 
 class Attached(msgspec.Struct, frozen=True, array_like=True, tag=6):
-    """The next piece of a file that lies beside the tables: what is kept with the state and is no part of it. See `ATTACHMENTS`."""
+    """The next piece of a file that lies beside the tables: what is kept with the state and is no part of it. See
+    `ATTACHMENTS`.
+    """
 
     name: str
     data: bytes
 
 
 ATTACHMENTS = frozenset({"MARKET"})
-"""The files that a snapshot may have beside its database. Each is written anew for each snapshot, sealed and sent like the others; none is needed."""
+"""The files that a snapshot may have beside its database. Each is written anew for each snapshot, sealed and sent like
+the others; none is needed.
+"""
 
 AnyFrame = Begin | Rows | Deleted | Purged | End | Attached
 

@@ -29,10 +29,11 @@ class JobState(Enum):
 
 
 class WriteJob:
-    """Feeds the rows to the writer and tells how it ends. Nothing here blocks for longer than it takes to start a process.
+    """Feeds the rows to the writer and tells how it ends. Nothing here blocks for longer than it takes to start a
+    process.
 
-    A thread does the feeding: the pipe is full most of the time, and the engine must not wait for it. Nobody calls `os.fork`: a fork of the
-    engine would copy its threads' locks and its sockets.
+    A thread does the feeding: the pipe is full most of the time, and the engine must not wait for it. Nobody calls
+    `os.fork`: a fork of the engine would copy its threads' locks and its sockets.
 
     Args:
         pieces: what the writer is to read (`frames`), iterated in another thread.

@@ -1,7 +1,7 @@
 """What a snapshot says of itself.
 
-The manifest lies in the snapshot's RocksDB, in a column family of its own and written last, and once more in the seal (`seal`), where it can
-be read without opening the database. Both are compared at every load.
+The manifest lies in the snapshot's RocksDB, in a column family of its own and written last, and once more in the seal
+(`seal`), where it can be read without opening the database. Both are compared at every load.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ _encode = msgspec.msgpack.Encoder().encode
 class SnapshotFields(msgspec.Struct, frozen=True, array_like=True):
     """What whoever takes a snapshot knows of it.
 
-    `index` and `term` are those of the last log entry in it; `mark` is the cluster layer's note of that point, kept as it is. `sequence` counts
-    the commands applied. `created_at` is nanoseconds since the epoch. A `full_hash` that is not empty is compared with the rows.
+    `index` and `term` are those of the last log entry in it; `mark` is the cluster layer's note of that point, kept as
+    it is. `sequence` counts the commands applied. `created_at` is nanoseconds since the epoch. A `full_hash` that is
+    not empty is compared with the rows.
     """
 
     index: int
@@ -89,7 +90,8 @@ def make_manifest(fields: SnapshotFields, abi: str, tables: list[TableSummary], 
 class RowHasher:
     """Hashes tables as they pass: one hash a table, and the engine's full hash over all of them.
 
-    Feed it tables in their order: `begin` with a table's name and number of rows, then all its rows, in pieces as you like.
+    Feed it tables in their order: `begin` with a table's name and number of rows, then all its rows, in pieces as you
+    like.
     """
 
     def __init__(self) -> None:
@@ -109,7 +111,9 @@ class RowHasher:
         self._full.update(heading)
 
     def rows(self, rows: Collection[Row]) -> None:
-        """Rows of the current table. Lets other threads run meanwhile, but for a small part of the time when they are many."""
+        """Rows of the current table. Lets other threads run meanwhile, but for a small part of the time when they are
+        many.
+        """
         piece = b"".join(chain.from_iterable(rows))
         self._table.update(piece)
         self._full.update(piece)

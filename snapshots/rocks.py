@@ -1,7 +1,9 @@
-"""A snapshot's RocksDB: a column family a table, written as changes to the one before, and read whole. The only file that knows rocksdict.
+"""A snapshot's RocksDB: a column family a table, written as changes to the one before, and read whole. The only file
+that knows rocksdict.
 
-RocksDB keeps rows in files (SST) that never change once written; what is newer lies in newer files. So the next snapshot can share the files
-of the one before, as hard links, and add one with what changed (`Draft`). Compaction writes a table anew without the rows that are gone.
+RocksDB keeps rows in files (SST) that never change once written; what is newer lies in newer files. So the next
+snapshot can share the files of the one before, as hard links, and add one with what changed (`Draft`). Compaction
+writes a table anew without the rows that are gone.
 """
 
 from __future__ import annotations
@@ -40,8 +42,8 @@ _TRANSIENT = ("LOCK", "LOG")
 
 WRITE_BUFFER_BYTES = 32 * 1024 * 1024
 READ_ROWS = 2_000
-"""Rows are read in pieces of that many, about 2 ms each, in which no other thread has its turn. While one is read, another thread hashes the one
-before, which needs the interpreter only to begin."""
+"""Rows are read in pieces of that many, about 2 ms each, in which no other thread has its turn. While one is read,
+another thread hashes the one before, which needs the interpreter only to begin."""
 
 GARBAGE_RATIO = 2
 GARBAGE_ROWS = 1_000
@@ -120,7 +122,9 @@ class RocksWriter:
         self._database.write(batch, self._write_options)
 
     def settle(self, counts: Mapping[str, int]) -> list[str]:
-        """Bring everything into files; compact the tables whose files hold much that is gone, given how many rows each has. Returns those."""
+        """Bring everything into files; compact the tables whose files hold much that is gone, given how many rows each
+        has. Returns those.
+        """
         compacted = []
         for name in self._names:
             family = self._database.get_column_family(name)
@@ -133,7 +137,9 @@ class RocksWriter:
         return compacted
 
     def read(self, counts: Mapping[str, int], keep: Keep | None = None) -> tuple[list[TableSummary], bytes]:
-        """Read all tables: their summaries, and the full hash. Raises ValueError where the number of rows is not that in `counts`."""
+        """Read all tables: their summaries, and the full hash. Raises ValueError where the number of rows is not that
+        in `counts`.
+        """
         return _read_tables(self._database, {name: counts[name] for name in self._names}, keep)
 
     def close(self, manifest: Manifest | None) -> None:

@@ -1,8 +1,9 @@
-"""The seal: a list of a snapshot's files with their sizes and digests, and its manifest, written when all else is on the disk.
+"""The seal: a list of a snapshot's files with their sizes and digests, and its manifest, written when all else is on
+the disk.
 
-RocksDB checks its blocks when it reads them, but not all of its files, and its errors do not always name one. The seal is checked before the
-database is opened: a file that is not bit for bit what was written is named, and nothing is read from it. It is also the header of a
-snapshot's transfer to another node.
+RocksDB checks its blocks when it reads them, but not all of its files, and its errors do not always name one. The seal
+is checked before the database is opened: a file that is not bit for bit what was written is named, and nothing is read
+from it. It is also the header of a snapshot's transfer to another node.
 
 A seal file is a magic line, the 32-byte blake2b digest of the rest, and the rest: msgpack of `Seal`.
 """
@@ -148,7 +149,8 @@ def check_files(directory: Path) -> Seal:
 
 
 def read_attachment(directory: Path, name: str) -> bytes | None:
-    """A file of a snapshot that is no part of its database, compared with the seal; None where it has none of that name.
+    """A file of a snapshot that is no part of its database, compared with the seal; None where it has none of that
+    name.
 
     Raises:
         SnapshotDamagedError: it is not what was written.

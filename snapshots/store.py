@@ -1,10 +1,12 @@
-"""A node's snapshots: written by a process of their own, checked before they are read, sent to and taken from other nodes.
+"""A node's snapshots: written by a process of their own, checked before they are read, sent to and taken from other
+nodes.
 
     DIRECTORY/00000000000000012345/    the snapshot at log index 12345: RocksDB's files, and SEAL
     DIRECTORY/writer.lock              held by the process that writes one
 
-A snapshot that can be seen is whole. If the newest one does not check, that is an error and not a reason to take the one before: the log behind
-the newest may already be gone, and a node that goes back in time has forgotten what it acknowledged.
+A snapshot that can be seen is whole. If the newest one does not check, that is an error and not a reason to take the
+one before: the log behind the newest may already be gone, and a node that goes back in time has forgotten what it
+acknowledged.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ from snapshots.writer import locked
 from statemachine.freezing import Frozen
 
 LOCK_SECONDS = 60.0
-"""How long opening waits for the writer of a parent that was killed. It ends as soon as it notices, or finishes what is nearly done."""
+"""How long opening waits for the writer of a parent that was killed. It ends as soon as it notices, or finishes what is
+nearly done.
+"""
 
 
 class SnapshotStore:
@@ -76,7 +80,8 @@ class SnapshotStore:
             time.sleep(0.02)
 
     def newest(self) -> Manifest | None:
-        """The manifest of the newest snapshot, None if there is none. Its files are checked when it is asked for the first time.
+        """The manifest of the newest snapshot, None if there is none. Its files are checked when it is asked for the
+        first time.
 
         Raises:
             SnapshotDamagedError: a file of it is not what was written. Never falls back to an older one.
@@ -108,8 +113,9 @@ class SnapshotStore:
     def load(self, manifest: Manifest) -> dict[str, list[Row]]:
         """All tables of a snapshot, rows sorted by key: what `Engine.restore` takes. O(everything).
 
-        Files, row counts, hashes and the database's own manifest are checked first or on the way. The files are not read once more for their
-        digests if `newest` has just done that, as at a start; the rows' hashes are compared all the same.
+        Files, row counts, hashes and the database's own manifest are checked first or on the way. The files are not
+        read once more for their digests if `newest` has just done that, as at a start; the rows' hashes are compared
+        all the same.
 
         Raises:
             SnapshotAbiError: it is of another schema.
@@ -149,12 +155,14 @@ class SnapshotStore:
         *,
         abi: str = "",
     ) -> WriteJob:
-        """Begin to write a snapshot as changes to an earlier one, whose unchanged files it shares. Returns at once; poll the job.
+        """Begin to write a snapshot as changes to an earlier one, whose unchanged files it shares. Returns at once;
+        poll the job.
 
         Args:
             frozen: what changed since (`Engine.freeze`). Iterated in another thread, once.
             base: the earlier snapshot's index; 0 when the changes are all there is.
-            attachments: files beside the tables, by name (`frames.ATTACHMENTS`), and what makes their contents; called in another thread, once.
+            attachments: files beside the tables, by name (`frames.ATTACHMENTS`), and what makes their contents; called
+                in another thread, once.
             abi: of the rows; that of the store unless named.
         """
         begin = Begin(fields, abi or self._abi, list(frozen.counts), base)
@@ -167,7 +175,9 @@ class SnapshotStore:
         return self._job
 
     def _finished(self, manifest: Manifest) -> None:
-        """A snapshot was published, by the writer or by a sink. Only now older ones go: until here they were the newest we knew."""
+        """A snapshot was published, by the writer or by a sink. Only now older ones go: until here they were the newest
+        we knew.
+        """
         if self._newest is None or manifest.index >= self._newest.index:
             self._newest = manifest
         prune(self._directory, self._keep)

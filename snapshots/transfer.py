@@ -1,8 +1,8 @@
 """A snapshot on its way from one node to another, as one run of bytes.
 
-The run is a 4-byte big-endian length, that many bytes of seal (`seal`), and the contents of the files that the seal lists, in its order.
-The receiver keeps at most the seal and one piece in memory, and believes nothing: names are checked, digests compared, and the database is
-read whole before the snapshot is given its name.
+The run is a 4-byte big-endian length, that many bytes of seal (`seal`), and the contents of the files that the seal
+lists, in its order. The receiver keeps at most the seal and one piece in memory, and believes nothing: names are
+checked, digests compared, and the database is read whole before the snapshot is given its name.
 """
 
 from __future__ import annotations
@@ -174,7 +174,8 @@ class Sink:
         return self._seal.manifest
 
     def attachment(self, name: str) -> bytes | None:
-        """A file beside the tables of the verified snapshot, None where it has none of that name. May run in the thread of `verify`.
+        """A file beside the tables of the verified snapshot, None where it has none of that name. May run in the thread
+        of `verify`.
 
         Raises:
             SnapshotRefusedError: it cannot be read.

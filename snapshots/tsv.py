@@ -4,12 +4,12 @@
     product_id	base	quote	tick	...
     BTC-USD	BTC	USD	0.01	...
 
-A file holds one table, `Product.tsv`, or several, each behind a line `# table = Name`. A header names the columns; in files that are read
-they may come in any order, and those with a default may be left out. Other lines that begin with `#`, and empty ones, say nothing. How values
-are written is told by `tsv_values`.
+A file holds one table, `Product.tsv`, or several, each behind a line `# table = Name`. A header names the columns; in
+files that are read they may come in any order, and those with a default may be left out. Other lines that begin with
+`#`, and empty ones, say nothing. How values are written is told by `tsv_values`.
 
-What is written is canonical: every table, the columns in the order of the schema, the rows in the order of their keys. So the same
-state gives the same bytes, and writing, reading and writing again changes none.
+What is written is canonical: every table, the columns in the order of the schema, the rows in the order of their keys.
+So the same state gives the same bytes, and writing, reading and writing again changes none.
 
 `Schema` says which tables there are: those of this software, of another version of it, or the few of a dataset.
 """
@@ -55,7 +55,8 @@ class Schema(msgspec.Struct, frozen=True):
         tables: row type by table name.
         keys: what each table's key is made of, as in `statemachine.tables.KEYS`.
         references: which rows need which.
-        scaled: whether amounts are decimals. Else they are whole numbers in smallest units, and nothing of currencies and products has to be known.
+        scaled: whether amounts are decimals. Else they are whole numbers in smallest units, and nothing of currencies
+            and products has to be known.
     """
 
     tables: Mapping[str, type[msgspec.Struct]]
@@ -82,7 +83,8 @@ def title(table: str) -> str:
 
 
 def write_tables(directory: Path, tables: Mapping[str, Iterable[Row]], schema: Schema = SCHEMA) -> dict[str, int]:
-    """Write a file a table into `directory`, which is made if it does not exist, readable by its owner only: API keys are in it.
+    """Write a file a table into `directory`, which is made if it does not exist, readable by its owner only: API keys
+    are in it.
 
     Returns:
         The number of rows a table.
@@ -247,7 +249,8 @@ def read_tables(directory: Path, schema: Schema = SCHEMA) -> dict[str, list[Row]
 def parse(paths: Iterable[Path], schema: Schema = SCHEMA) -> dict[str, list[ParsedRow]]:
     """The rows of the tables in some files. A table that none of them has is not in the result.
 
-    Everything is checked before anything is returned: cells, columns, keys that come twice, and references to rows that are not there.
+    Everything is checked before anything is returned: cells, columns, keys that come twice, and references to rows that
+    are not there.
 
     Raises:
         TsvError: with all faults that were found.
@@ -327,7 +330,9 @@ def _read_line(place: Line, text: str, shape: Columns, lines: list[Line], faults
 
 
 def _scales_of(lines: Mapping[str, list[Line]]) -> Scales:
-    """What the tables of currencies and products say, as far as it can be read; their faults are found when they are parsed."""
+    """What the tables of currencies and products say, as far as it can be read; their faults are found when they are
+    parsed.
+    """
     currencies: dict[str, int] = {}
     products: dict[str, tuple[str, str]] = {}
     for line in lines.get("currency", []):

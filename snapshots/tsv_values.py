@@ -124,14 +124,20 @@ PLAIN_NUMBERS = frozenset(
         "price_max",
     }
 )  # fmt: skip
-"""Fields that are just numbers. A test wants each whole number of the tables here or in `UNITS`, so that none is forgotten."""
+"""Fields that are just numbers. A test wants each whole number of the tables here or in `UNITS`, so that none is
+forgotten.
+"""
 
 UNSCALED: Mapping[str, Unit] = {name: unit for name, unit in UNITS.items() if unit in (Unit.TIME, Unit.PERMISSIONS)}
-"""The same where amounts stay whole numbers in smallest units: tables of a version whose currencies and products may be told in other fields."""
+"""The same where amounts stay whole numbers in smallest units: tables of a version whose currencies and products may be
+told in other fields.
+"""
 
 
 class ValueFault(Exception):  # noqa: N818 - a fault of a file, collected and reported by `tsv`
-    """A text is not a value. `field` is where inside of a JSON cell, "" for the cell itself; `expected` what would be right."""
+    """A text is not a value. `field` is where inside of a JSON cell, "" for the cell itself; `expected` what would be
+    right.
+    """
 
     def __init__(self, expected: str, field: str = "") -> None:
         super().__init__(f"{field}: {expected}" if field else expected)

@@ -1,15 +1,16 @@
 """`python -m snapshots.writer DIRECTORY`: writes one snapshot from what comes in by the standard input, and ends.
 
-A process of its own, because a write to RocksDB holds the interpreter lock, and would stop the engine's heartbeats. It is started anew for each
-snapshot: nothing has to be kept alive, and nothing can go stale.
+A process of its own, because a write to RocksDB holds the interpreter lock, and would stop the engine's heartbeats. It
+is started anew for each snapshot: nothing has to be kept alive, and nothing can go stale.
 
-The snapshot is read back and checked before it gets its name, since the log behind it is deleted on the strength of it. Whenever the process
-is killed, the snapshot is there whole or not at all. If the input ends early, it is not made.
+The snapshot is read back and checked before it gets its name, since the log behind it is deleted on the strength of it.
+Whenever the process is killed, the snapshot is there whole or not at all. If the input ends early, it is not made.
 
-What comes in are changes to an earlier snapshot, or to nothing. The earlier one stays as it is: what does not change is shared with it.
+What comes in are changes to an earlier snapshot, or to nothing. The earlier one stays as it is: what does not change is
+shared with it.
 
-Exit codes: 0 and the manifest's bytes on the standard output; 1 and a reason on the standard error; 3 when the input ended early; 4 when the
-money in the tables does not add up: then the state itself is wrong.
+Exit codes: 0 and the manifest's bytes on the standard output; 1 and a reason on the standard error; 3 when the input
+ended early; 4 when the money in the tables does not add up: then the state itself is wrong.
 """
 
 from __future__ import annotations
@@ -95,8 +96,8 @@ def write(directory: Path, stream: BinaryIO) -> Manifest:
 
 
 def share_files(base: Path, draft: Path, begin: Begin) -> dict[str, FileEntry]:
-    """Put the files of the base into the draft: tables as hard links, which must still have the returned digests in the end; the others copied.
-    Attachments are not taken over.
+    """Put the files of the base into the draft: tables as hard links, which must still have the returned digests in the
+    end; the others copied. Attachments are not taken over.
 
     Raises:
         SnapshotDamagedError: the base is not what was written.

@@ -1,13 +1,16 @@
-"""Amending an open order: less size in its place, anything else at the end of the queue; and what a replacement may rely on.
+"""Amending an open order: less size in its place, anything else at the end of the queue; and what a replacement may
+rely on.
 
-The rules follow what exchanges publish (FIX 5.0 SP2, OrderCancelReplaceRequest; Nasdaq OUCH 5.0, "Replace Order" and "Cancel Order"; CME Globex,
-"Order modification": a decrease in quantity keeps priority, an increase or another price loses it):
+The rules follow what exchanges publish (FIX 5.0 SP2, OrderCancelReplaceRequest; Nasdaq OUCH 5.0, "Replace Order" and
+"Cancel Order"; CME Globex, "Order modification": a decrease in quantity keeps priority, an increase or another price
+loses it):
 
 - The new size counts what is filled. Where nothing remains of it, the order leaves, cancelled.
 - Less size alone keeps the place in time, in every status in which orders may be cancelled. Its hold shrinks with it.
-- Another price, another stop price or more size is a new arrival under the same id: it is checked as one (status, numbers, self-trade in an auction,
-  post-only), at the end of the queue of its price, and trades at once if it crosses. What it held counts as available. Its fee rates, its time in
-  force and what it filled stay. A stop order that was triggered goes on as a plain order then.
+- Another price, another stop price or more size is a new arrival under the same id: it is checked as one (status,
+  numbers, self-trade in an auction, post-only), at the end of the queue of its price, and trades at once if it crosses.
+  What it held counts as available. Its fee rates, its time in force and what it filled stay. A stop order that was
+  triggered goes on as a plain order then.
 - While its product has unfinished work it waits for its turn like a new order.
 - Everything is checked before anything changes: a rejected command leaves the order where it was, in its place.
 """
@@ -209,7 +212,8 @@ def _requeue(state: State, product: Product, order: Order, changed: Placing, rem
 def admit_replacement(state: State, account: Account, old: Order, new: Placing) -> Reject | None:
     """May an order enter when another of its account leaves for it? Nothing changes.
 
-    The check sees the account as it would be: without the old order, and with what it held. A post-only order must not meet the old one either.
+    The check sees the account as it would be: without the old order, and with what it held. A post-only order must not
+    meet the old one either.
     """
     paying, hold, status = state.paying(old), old.hold, old.status
     paying.unhold(hold)

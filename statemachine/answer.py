@@ -1,6 +1,7 @@
 """What the sender of a command is told: one function for each outcome of `events`. It writes to the outcome under way.
 
-A field stands here once, in the order of its struct; `tests/unit/statemachine/test_twins.py` decodes what is written with the structs.
+A field stands here once, in the order of its struct; `tests/unit/statemachine/test_twins.py` decodes what is written
+with the structs.
 """
 
 from __future__ import annotations

@@ -15,11 +15,13 @@ _event: msgspec.msgpack.Decoder[AnyEvent] = msgspec.msgpack.Decoder(AnyEvent)
 class AppliedBatch:
     """An outcome a command, in order, and the events of all of them, in order: see `events.Applied`.
 
-    Both were encoded once, for the running hash, and reply and feed take the same bytes. Structs are decoded when they are asked for first.
+    Both were encoded once, for the running hash, and reply and feed take the same bytes. Structs are decoded when they
+    are asked for first.
 
     Attributes:
         event_products: the product of each event.
-        command_ends: how many events there were before the first command, and after each; empty where nothing was applied.
+        command_ends: how many events there were before the first command, and after each; empty where nothing was
+            applied.
         keys_put: the ids of the API keys that the batch put, refused commands excluded.
     """
 

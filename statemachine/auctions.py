@@ -1,28 +1,32 @@
 """Auctions: orders are collected while nothing trades, and then meet at one price.
 
-While a product's status is AUCTION, limit orders that may rest are collected: received, their money on hold, on no book. Orders that rested
-before stay on the book. An order that would trade with one of its own account, collected or on the book, is refused: so no quantity counts that
-could only meet its own kind, and what the auction indicates is what it trades. When the product goes on to a status in which it trades, the
-auction opens:
+While a product's status is AUCTION, limit orders that may rest are collected: received, their money on hold, on no
+book. Orders that rested before stay on the book. An order that would trade with one of its own account, collected or on
+the book, is refused: so no quantity counts that could only meet its own kind, and what the auction indicates is what it
+trades. When the product goes on to a status in which it trades, the auction opens:
 
-1. One price is found for all orders together, by the rules that exchanges publish for opening and closing auctions (ASX, "Determining the match
-   price"; Xetra, "Price determination in auctions"). Of all multiples of the tick it is the one
+1. One price is found for all orders together, by the rules that exchanges publish for opening and closing auctions
+   (ASX, "Determining the match price"; Xetra, "Price determination in auctions"). Of all multiples of the tick it is
+   the one
 
    - at which most can trade;
    - of these, that leaves the smallest surplus;
-   - of these, the highest if all of them leave a surplus of buys, the lowest if all leave a surplus of sells (market pressure);
+   - of these, the highest if all of them leave a surplus of buys, the lowest if all leave a surplus of sells (market
+     pressure);
    - else the one nearest to the last trade, or the lowest if nothing traded yet.
 
-2. What accepts that price trades at it: on each side the best price first, at a price orders from the book first, then collected ones, each
-   in the order in which they came. The earlier of two orders that meet is the maker, and each pays its own rate of fees.
+2. What accepts that price trades at it: on each side the best price first, at a price orders from the book first, then
+   collected ones, each in the order in which they came. The earlier of two orders that meet is the maker, and each pays
+   its own rate of fees.
 3. What is left of the collected orders goes to the book, in the order in which they were collected.
 4. The new status is told, and then the stop orders enter that the opening triggers.
 
-Where one log entry has no room for all of it (`limits.WORK_PER_ENTRY`), the opening goes on with the next ones, before any new order of the product.
-From the moment at which the price is found until all have met that accept it, no order of the product leaves for another reason.
+Where one log entry has no room for all of it (`limits.WORK_PER_ENTRY`), the opening goes on with the next ones, before
+any new order of the product. From the moment at which the price is found until all have met that accept it, no order of
+the product leaves for another reason.
 
-Version 0.2.0 collected orders that cross others of their account. Where such meet, the later one's self-trade prevention says what happens, as in
-`matching`, and the price stays.
+Version 0.2.0 collected orders that cross others of their account. Where such meet, the later one's self-trade
+prevention says what happens, as in `matching`, and the price stays.
 """
 
 from __future__ import annotations
@@ -48,10 +52,12 @@ _OPEN: int = OrderStatus.OPEN
 
 
 class Indication(NamedTuple):
-    """What an auction would do if it opened now: `size` would trade at `price`, and `surplus` more would buy (negative: sell) there. Zeros when
-    nothing would trade. What is traded, and what sells, is never more than `limits.AMOUNT_MAX`: it is on hold; sizes of buys are told up to that.
+    """What an auction would do if it opened now: `size` would trade at `price`, and `surplus` more would buy (negative:
+    sell) there. Zeros when nothing would trade. What is traded, and what sells, is never more than `limits.AMOUNT_MAX`:
+    it is on hold; sizes of buys are told up to that.
 
-    The best prices, and the sizes there, are over all orders that take part, those on the book and those collected; zeros where a side is empty.
+    The best prices, and the sizes there, are over all orders that take part, those on the book and those collected;
+    zeros where a side is empty.
     """
 
     price: int
@@ -64,7 +70,9 @@ class Indication(NamedTuple):
 
 
 class _Sums:
-    """Of one side, book and collected orders together: how much accepts a price, for all prices down to a key. O(levels up to there)."""
+    """Of one side, book and collected orders together: how much accepts a price, for all prices down to a key. O(levels
+    up to there).
+    """
 
     def __init__(self, product: Product, side: Side, last_key: int) -> None:
         self._direction = product.side(side).direction
@@ -100,8 +108,8 @@ def add(state: State, product: Product, order: Order) -> None:
 
 
 def crosses_own(state: State, account: Account, product: Product, side: int, price: int, leaving: Order | None = None) -> bool:
-    """Would an order trade with one of its own account, collected or on the book? O(log n); where it would trade with the book, O(the account's
-    open orders).
+    """Would an order trade with one of its own account, collected or on the book? O(log n); where it would trade with
+    the book, O(the account's open orders).
 
     Args:
         leaving: a collected order that does not count.
@@ -158,10 +166,12 @@ def _best(product: Product, side: Side) -> tuple[int, int]:
 
 
 def _price(buys: _Sums, sells: _Sums, prices: range, last_price: int) -> int:
-    """The price by the module's rules, out of all prices that some buy and some sell accept. O(log prices * log levels).
+    """The price by the module's rules, out of all prices that some buy and some sell accept. O(log prices * log
+    levels).
 
-    The higher the price, the less would buy and the more would sell. So most trades at the last price at which at least as much would buy as
-    sell, or at the first at which less would; and at the prices beside these at which the same orders would trade.
+    The higher the price, the less would buy and the more would sell. So most trades at the last price at which at least
+    as much would buy as sell, or at the first at which less would; and at the prices beside these at which the same
+    orders would trade.
     """
 
     def orders(price: int) -> tuple[int, int]:
@@ -297,7 +307,9 @@ def _cross(state: State, product: Product, price: int, bid: tuple[BookSide, Orde
 
 
 def _came(order: Order) -> tuple[bool, int, int]:
-    """When an order came, among those that an opening lets meet. Under versions before 0.3.0 collected orders had no place but their ids."""
+    """When an order came, among those that an opening lets meet. Under versions before 0.3.0 collected orders had no
+    place but their ids.
+    """
     return order.status != _OPEN, order.opened_sequence, order.order_id
 
 

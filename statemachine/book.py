@@ -1,9 +1,12 @@
-"""The order book of one product: price levels in price order, orders in time order within a level. And its stop orders, by stop price.
+"""The order book of one product: price levels in price order, orders in time order within a level. And its stop orders,
+by stop price.
 
-There is one code for both sides. A side sorts its levels by a *key*, the price times the side's `direction` (+1 for asks, -1 for
-bids), so that the best level always has the smallest key, and "would trade with" is always `level.key <= limit`.
+There is one code for both sides. A side sorts its levels by a *key*, the price times the side's `direction` (+1 for
+asks, -1 for bids), so that the best level always has the smallest key, and "would trade with" is always `level.key <=
+limit`.
 
-Costs, with L levels: adding to a level that exists O(log L); taking an order out O(1), O(log L) when it was the last of its level; best O(1).
+Costs, with L levels: adding to a level that exists O(log L); taking an order out O(1), O(log L) when it was the last of
+its level; best O(1).
 """
 
 from __future__ import annotations
@@ -31,12 +34,16 @@ _BUY: int = Side.BUY
 
 
 def _place(order: Order) -> tuple[int, int]:
-    """Where an order stands among those of its price. Orders that version 0.1.0 opened have no sequence; they came in the order of their ids."""
+    """Where an order stands among those of its price. Orders that version 0.1.0 opened have no sequence; they came in
+    the order of their ids.
+    """
     return order.opened_sequence, order.order_id
 
 
 def _follows(order: Order) -> tuple[int, int]:
-    """Where a trailing stop order stands among those of its kind: by the best price that traded since it came, as far as it follows one."""
+    """Where a trailing stop order stands among those of its kind: by the best price that traded since it came, as far
+    as it follows one.
+    """
     assert order.terms is not None, "a trailing stop order has options"
     trail: int = order.terms.trail
     return (order.stop_price + trail if order.stop == StopType.LOSS else trail - order.stop_price), order.order_id
@@ -53,8 +60,8 @@ class BookSide:
     Change:   `add`, `remove`, `reduce`, `fill`, `release`
     Look:     `best`, `limit_key`, `crosses`, `in_order`, `page`, `count_at`, `resting`
 
-    Levels lie in lists of up to `CHUNK` that are sorted from the worst to the best, as the lists themselves are: the best level, where most come and
-    go, is the last of the last list, so hardly anything has to move.
+    Levels lie in lists of up to `CHUNK` that are sorted from the worst to the best, as the lists themselves are: the
+    best level, where most come and go, is the last of the last list, so hardly anything has to move.
     """
 
     __slots__ = ("best", "chunks", "direction")
@@ -96,7 +103,9 @@ class BookSide:
         return level
 
     def _chunk_of(self, key: int) -> int:
-        """The number of the list in which a level with this key lies, or belongs: the last one that begins with a key as large or larger."""
+        """The number of the list in which a level with this key lies, or belongs: the last one that begins with a key
+        as large or larger.
+        """
         low, high = 0, len(self.chunks) - 1
         while low < high:
             middle = (low + high + 1) // 2
@@ -191,8 +200,8 @@ class BookSide:
                     level.unlink(level.first)
 
     def page(self, price: int, opened_sequence: int, order_id: int, limit: int, last: Order | None = None) -> list[Order]:
-        """Up to `limit` orders, in the order in which they trade, behind the place that an order at `price` with these numbers has or had; from the
-        beginning where `price` is 0.
+        """Up to `limit` orders, in the order in which they trade, behind the place that an order at `price` with these
+        numbers has or had; from the beginning where `price` is 0.
 
         O(limit + log L), and O(orders of the level) where that order has left.
 
@@ -242,13 +251,17 @@ class BookSide:
 
 
 class Collection:
-    """The orders that an auction collected, by order id, and by account and price. O(log n) for each that comes or goes."""
+    """The orders that an auction collected, by order id, and by account and price. O(log n) for each that comes or
+    goes.
+    """
 
     __slots__ = ("orders", "own")
 
     def __init__(self) -> None:
         self.orders: OrderedDict[int, Order] = OrderedDict()
-        """In the order in which they were collected. The first is found at once however many have left, which in a plain dictionary it is not."""
+        """In the order in which they were collected. The first is found at once however many have left, which in a
+        plain dictionary it is not.
+        """
         self.own: dict[str, tuple[SortedList, SortedList]] = {}
         """Of each account with collected orders the prices at which it buys, and those at which it sells."""
 
@@ -269,7 +282,9 @@ class Collection:
             del self.own[order.account_id]
 
     def crosses_own(self, account_id: str, side: int, price: int, leaving: Order | None = None) -> bool:
-        """Would an order of this account trade with one of its own that is collected? `leaving` is one of the other side that does not count."""
+        """Would an order of this account trade with one of its own that is collected? `leaving` is one of the other
+        side that does not count.
+        """
         prices = self.own.get(account_id)
         if prices is None:
             return False
@@ -381,8 +396,8 @@ class StopBook:
         return self.count != 0 and (lowest <= self.highest_loss or (highest >= self.lowest_entry and len(self.entries) > 0))
 
     def take(self, lowest: int, highest: int, most: int) -> list[int]:
-        """Remove `most` of those that trades between these two prices trigger, losses and entries each: those whose stop price was passed first,
-        at one price the smallest order ids. Their order ids, rising. O(log n + found).
+        """Remove `most` of those that trades between these two prices trigger, losses and entries each: those whose
+        stop price was passed first, at one price the smallest order ids. Their order ids, rising. O(log n + found).
         """
         taken: list[tuple[int, int]] = []
         for side, last in ((self.losses, -lowest), (self.entries, highest)):

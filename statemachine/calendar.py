@@ -1,7 +1,8 @@
-"""Trading calendars: which phase a calendar has at a time, and when the next one begins. Pure numbers; see `commands.PutCalendar`.
+"""Trading calendars: which phase a calendar has at a time, and when the next one begins. Pure numbers; see
+`commands.PutCalendar`.
 
-The calendar brings its time zone along as a table of offsets. So no node looks at its own time zone database, which may be of another edition than
-that of its neighbour.
+The calendar brings its time zone along as a table of offsets. So no node looks at its own time zone database, which may
+be of another edition than that of its neighbour.
 
 - A local time that the clocks pass over, when they are put forward, is the moment at which they are.
 - Of a local time that comes twice, when they are put back, the first is meant. Nothing happens a second time.
@@ -40,7 +41,9 @@ Moments = list[tuple[int, Phase]]
 
 
 class Now(NamedTuple):
-    """The phase of a moment, the second since the epoch at which it began, and that at which another one begins (or it is looked again)."""
+    """The phase of a moment, the second since the epoch at which it began, and that at which another one begins (or it
+    is looked again).
+    """
 
     phase: Phase
     since: int
@@ -48,7 +51,9 @@ class Now(NamedTuple):
 
 
 def offset_at(calendar: CalendarRow | PutCalendar, second: int) -> int:
-    """Seconds that the local clock is ahead of UTC. Before the table begins its first offset holds, behind its end its last."""
+    """Seconds that the local clock is ahead of UTC. Before the table begins its first offset holds, behind its end its
+    last.
+    """
     place = bisect_right(calendar.offsets, second, key=lambda entry: entry[0])
     return calendar.offsets[max(place - 1, 0)][1]
 
@@ -59,7 +64,9 @@ def day_at(calendar: CalendarRow | PutCalendar, second: int) -> int:
 
 
 def moment_of(calendar: CalendarRow | PutCalendar, day: int, second_of_day: int) -> int:
-    """The first second since the epoch at which the local clock shows this time of this date, or a later one. O(offsets)."""
+    """The first second since the epoch at which the local clock shows this time of this date, or a later one.
+    O(offsets).
+    """
     local = day * DAY_S + second_of_day
     offsets = calendar.offsets
     first = max(bisect_right(offsets, local - 2 * DAY_S, key=lambda entry: entry[0]) - 1, 0)

@@ -1,4 +1,6 @@
-"""Chance that all nodes agree on: drawn from the running hash, which nobody can foretell who does not know every command before."""
+"""Chance that all nodes agree on: drawn from the running hash, which nobody can foretell who does not know every
+command before.
+"""
 
 from __future__ import annotations
 

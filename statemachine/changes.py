@@ -1,8 +1,9 @@
 """What changed since the last freeze: what a snapshot of changes has to write (`freezing`).
 
-The engine tells before it changes an account or an open order. The changes are relative to the freeze before, or to the tables that the engine was
-restored from; for an engine that began empty, to nothing. What is noted of them is bounded by the state: an order that came and left in between
-leaves no trace here. Tables whose rows are kept note their changes themselves (`records`).
+The engine tells before it changes an account or an open order. The changes are relative to the freeze before, or to the
+tables that the engine was restored from; for an engine that began empty, to nothing. What is noted of them is bounded
+by the state: an order that came and left in between leaves no trace here. Tables whose rows are kept note their changes
+themselves (`records`).
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ class FrozenView(Protocol):
 
 
 class AccountChanges:
-    """What changed of an account. `done_count`, `added` and `by_kind` (as `added`, of each kind of transfer) are those before the first
-    change.
+    """What changed of an account. `done_count`, `added` and `by_kind` (as `added`, of each kind of transfer) are those
+    before the first change.
 
-    `came`: orders that came or changed, of which those that are done by now do not count; `left`: the ids of those that were open at the freeze
-    before, and left. `all_orders`: every order that is open at the freeze counts.
+    `came`: orders that came or changed, of which those that are done by now do not count; `left`: the ids of those that
+    were open at the freeze before, and left. `all_orders`: every order that is open at the freeze counts.
     """
 
     __slots__ = ("added", "all_orders", "by_kind", "came", "done_count", "left")
@@ -49,7 +50,9 @@ class AccountChanges:
         self.all_orders = all_orders
 
     def note(self, order: Order) -> None:
-        """An order came or is about to change. O(1) on average: the list is cleared of done orders when it has become twice as long as needed."""
+        """An order came or is about to change. O(1) on average: the list is cleared of done orders when it has become
+        twice as long as needed.
+        """
         came = self.came
         came.append(order)
         if len(came) > 2 * order.account.open_count + _SPARE:
@@ -63,7 +66,8 @@ class Changes:
     A freeze takes:    `accounts`, `start_over`; see `freezing`
 
     Attributes:
-        epoch: the number of the latest freeze, from 1 on. An account or order that says the same number was touched since then.
+        epoch: the number of the latest freeze, from 1 on. An account or order that says the same number was touched
+            since then.
         last_order_id: the last order id at the latest freeze.
     """
 
@@ -123,7 +127,9 @@ class Changes:
             self._frozen = None
 
     def clear(self) -> None:
-        """Empty it in small steps (`teardown`). The view frozen last refers to the state, and is let go too: nobody may iterate it any more."""
+        """Empty it in small steps (`teardown`). The view frozen last refers to the state, and is let go too: nobody may
+        iterate it any more.
+        """
         self._frozen = None
         while self._accounts:
             changes = self._accounts.popitem()[1]

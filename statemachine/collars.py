@@ -1,17 +1,20 @@
 """Price collars, and limits of one order, by product: what `commands.PutProductLimits` sets.
 
-- A trade in continuous trading is at most `dynamic_ppm` away from the last trade's price, and at most `static_ppm` from the price of the
-  last auction. Where one of the prices is not known yet, it bounds nothing. Bounds are rounded inwards.
-- An order trades up to the collar. When the next trade would be outside, what is left of it leaves (`DoneReason.COLLARED`), or trading is
-  interrupted (`volatility`). A fill-or-kill order that would need a price outside is not filled, and interrupts nothing.
-- With `CollarAction.REJECT` a limit order that names a price outside on its aggressive side does not enter, also where nothing is there to
-  trade with.
+- A trade in continuous trading is at most `dynamic_ppm` away from the last trade's price, and at most `static_ppm` from
+  the price of the last auction. Where one of the prices is not known yet, it bounds nothing. Bounds are rounded
+  inwards.
+- An order trades up to the collar. When the next trade would be outside, what is left of it leaves
+  (`DoneReason.COLLARED`), or trading is interrupted (`volatility`). A fill-or-kill order that would need a price
+  outside is not filled, and interrupts nothing.
+- With `CollarAction.REJECT` a limit order that names a price outside on its aggressive side does not enter, also where
+  nothing is there to trade with.
 - In an auction there is no collar; its price is the next reference.
-- Every new limit order is bounded in size and notional; one with a price also in its distance from the last trade, to either side. Stop
-  orders are bounded when they are placed, by their stop price where they have no other.
+- Every new limit order is bounded in size and notional; one with a price also in its distance from the last trade, to
+  either side. Stop orders are bounded when they are placed, by their stop price where they have no other.
 
-Sources: Xetra, "Protective mechanisms in continuous trading": dynamic and static ranges, partial execution up to the range, the exception for fill or
-kill; Commission Delegated Regulation (EU) 2017/584 (RTS 7), article 20: price collars, maximum order value, maximum order volume.
+Sources: Xetra, "Protective mechanisms in continuous trading": dynamic and static ranges, partial execution up to the
+range, the exception for fill or kill; Commission Delegated Regulation (EU) 2017/584 (RTS 7), article 20: price collars,
+maximum order value, maximum order volume.
 """
 
 from __future__ import annotations
@@ -114,8 +117,8 @@ def bounds(product: Product, times: int = 1) -> tuple[int, int]:
 
 
 def limit_key(product: Product, makers: BookSide, limit: int) -> int:
-    """The last key of the other side that an order may trade at, which by its own price could go up to the key `limit`. The product has
-    limits."""
+    """The last key of the other side that an order may trade at, which by its own price could go up to the key `limit`.
+    The product has limits."""
     if product.opening or product.status == _AUCTION or makers.best is None:
         return limit
     low, high = bounds(product)

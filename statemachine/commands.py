@@ -9,12 +9,12 @@ The tag and the order of the fields are the written schema of the log. Numbers a
 - *funds* are an amount of the quote currency, fees included;
 - fees are in parts per million of the notional; all that an order pays is rounded up once, to a whole unit.
 
-Every command carries a `command_id`. The same id from the same account again returns the first outcome and changes nothing. Only a command
-that changed something is remembered: one that was refused, or found nothing to do, is judged anew when it comes again. Deposits,
-withdrawals and transfers have ids of their own, each kind apart and apart from all other commands. For an order it is the client's
-`client_oid` (in the form "c:<client_oid>", so that it cannot meet an id made by a gateway), for a deposit or withdrawal the `transfer_id`.
-`account_id` is the account the command acts for; commands of the operator (currencies, products, accounts, keys) carry the account
-`limits.OPERATOR`.
+Every command carries a `command_id`. The same id from the same account again returns the first outcome and changes
+nothing. Only a command that changed something is remembered: one that was refused, or found nothing to do, is judged
+anew when it comes again. Deposits, withdrawals and transfers have ids of their own, each kind apart and apart from all
+other commands. For an order it is the client's `client_oid` (in the form "c:<client_oid>", so that it cannot meet an id
+made by a gateway), for a deposit or withdrawal the `transfer_id`. `account_id` is the account the command acts for;
+commands of the operator (currencies, products, accounts, keys) carry the account `limits.OPERATOR`.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class PutCurrency(Command, frozen=True, tag=1):
 class PutProduct(Command, frozen=True, tag=2):
     """Add a product, or change its sizes, fees and status. Currencies, tick and lot are fixed once it exists.
 
-    With `keep_status` a product that exists keeps its status; `status` is for a new one. `expected_version` refuses a change of what
-    somebody else changed meanwhile: it is the `version` of the `ProductRow` that was read, or 0 for a product that must not exist yet; -1
-    accepts any.
+    With `keep_status` a product that exists keeps its status; `status` is for a new one. `expected_version` refuses a
+    change of what somebody else changed meanwhile: it is the `version` of the `ProductRow` that was read, or 0 for a
+    product that must not exist yet; -1 accepts any.
 
     `tick` is in price units, `lot`, `min_size` and `max_size` in base units. `tick * lot` must be a whole multiple of
     10**base_scale, so that every notional is a whole number of quote units.
@@ -83,9 +83,9 @@ class OpenAccount(Command, frozen=True, tag=3):
 class PutApiKey(Command, frozen=True, tag=4):
     """Add or replace an API key. `secret` is base64 text, `permissions` a sum of `Permission` values.
 
-    `owner_id` is the account the key acts for, or the operator. Permissions of 0 revoke a key. `addresses` are the networks it may be used
-    from, such as "192.0.2.0/24,2001:db8::/32"; empty: from anywhere. `sealed_by` numbers the cluster key under which `secret` and `passphrase` are
-    encrypted, from 1; 0: they are as they are.
+    `owner_id` is the account the key acts for, or the operator. Permissions of 0 revoke a key. `addresses` are the
+    networks it may be used from, such as "192.0.2.0/24,2001:db8::/32"; empty: from anywhere. `sealed_by` numbers the
+    cluster key under which `secret` and `passphrase` are encrypted, from 1; 0: they are as they are.
     """
 
     key_id: str
@@ -121,7 +121,8 @@ class OrderOptions(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_
         good_for: a day or an auction.
         expires_at: a good-till-time order without `cancel_after` leaves at this time, nanoseconds since the epoch.
         take_profit: when the order is done, a limit order of the other side enters at this price for what it filled.
-        stop_loss: as well, or instead, a stop order with this stop price, which is a limit order where `stop_loss_limit` is its price.
+        stop_loss: as well, or instead, a stop order with this stop price, which is a limit order where
+            `stop_loss_limit` is its price.
     """
 
     session: str = ""
@@ -140,8 +141,8 @@ class PlaceOrder(Command, frozen=True, tag=7):
     Limit: `price` > 0, `size` > 0, `funds` 0. Market: `price` 0 and `size` or `funds` (or, for a buy, both) > 0;
     `funds` is a ceiling on what a buy spends, or the amount a sell wants to raise.
 
-    With a `stop` it waits for a trade at `stop_price` and enters then. With good-till-time it leaves `cancel_after` nanoseconds after it
-    came.
+    With a `stop` it waits for a trade at `stop_price` and enters then. With good-till-time it leaves `cancel_after`
+    nanoseconds after it came.
     """
 
     product_id: str
@@ -174,9 +175,9 @@ class CancelOrder(Command, frozen=True, tag=8):
 class CancelAll(Command, frozen=True, tag=9):
     """Cancel open orders of the account, oldest first: those that fit all that is said.
 
-    `product_id`: of this product ("": of any). `side`: 1 buys, 2 sells, 0 both. `price_min` and `price_max`: limit orders with a price in this
-    range, both ends included, and market orders with a stop price in it; 0 leaves that end open; a range needs a product.
-    `session`: only those with this tag ("": all).
+    `product_id`: of this product ("": of any). `side`: 1 buys, 2 sells, 0 both. `price_min` and `price_max`: limit
+    orders with a price in this range, both ends included, and market orders with a stop price in it; 0 leaves that end
+    open; a range needs a product. `session`: only those with this tag ("": all).
     """
 
     product_id: str = ""
@@ -195,12 +196,14 @@ class Transfer(Command, frozen=True, tag=10):
 
 
 class NoteStream(Command, frozen=True, tag=20):
-    """Write a message of a session into a report stream of the account, so that it has its number there whichever node serves the session.
+    """Write a message of a session into a report stream of the account, so that it has its number there whichever node
+    serves the session.
 
-    `stream_id` is a name, a slash and the kind of stream, such as "KEY/o". `open` makes the stream where there is none, and has it told of the
-    account's orders from now on; `reset` has its client count from here on, on both sides: the note is number 1. Without `open` the stream must be
-    active. `origin` says which connection writes. An empty `text` takes no number. `taken`: so many messages of the client were taken; a smaller
-    number than before changes nothing. `close`: the stream is told nothing any more after this.
+    `stream_id` is a name, a slash and the kind of stream, such as "KEY/o". `open` makes the stream where there is none,
+    and has it told of the account's orders from now on; `reset` has its client count from here on, on both sides: the
+    note is number 1. Without `open` the stream must be active. `origin` says which connection writes. An empty `text`
+    takes no number. `taken`: so many messages of the client were taken; a smaller number than before changes nothing.
+    `close`: the stream is told nothing any more after this.
     """
 
     stream_id: str
@@ -215,9 +218,10 @@ class NoteStream(Command, frozen=True, tag=20):
 class AmendOrder(Command, frozen=True, tag=11):
     """Change an open order, which keeps its id. It is named as by `CancelOrder`. A number of 0 leaves what it was.
 
-    `size` counts what is filled already: what remains is `size` less the filled size; where that is nothing, the order is done. `price` is for limit
-    orders, `stop_price` for stop orders that wait. Less size alone keeps the order's place in time; every other change loses it, and an order that
-    crosses at its new price trades. All of it happens, or nothing: the hold of the changed order is checked as one step.
+    `size` counts what is filled already: what remains is `size` less the filled size; where that is nothing, the order
+    is done. `price` is for limit orders, `stop_price` for stop orders that wait. Less size alone keeps the order's
+    place in time; every other change loses it, and an order that crosses at its new price trades. All of it happens, or
+    nothing: the hold of the changed order is checked as one step.
     """
 
     order_id: int
@@ -229,8 +233,9 @@ class AmendOrder(Command, frozen=True, tag=11):
 
 
 class CancelAllAfter(Command, frozen=True, tag=13):
-    """Cancel the account's open orders in `timeout` nanoseconds, those with the tag `session` unless that is empty, if no such command with this tag
-    comes before. A `timeout` of 0 takes the timer off. No connection and no node has the timer: it goes off by the time of the log.
+    """Cancel the account's open orders in `timeout` nanoseconds, those with the tag `session` unless that is empty, if
+    no such command with this tag comes before. A `timeout` of 0 takes the timer off. No connection and no node has the
+    timer: it goes off by the time of the log.
     """
 
     timeout: int
@@ -257,10 +262,11 @@ class NewOrder(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 
 
 class PlacePair(Command, frozen=True, tag=14):
-    """Enter a limit order at `price` and a stop order at `stop_price` of the same side and size; one ends the other (`linked`).
+    """Enter a limit order at `price` and a stop order at `stop_price` of the same side and size; one ends the other
+    (`linked`).
 
-    The limit order must not trade at once. The stop order is a limit order where `stop_limit_price` is its price, else a market order (a buy needs a
-    limit). For a sell `price` is above `stop_price`, for a buy below.
+    The limit order must not trade at once. The stop order is a limit order where `stop_limit_price` is its price, else
+    a market order (a buy needs a limit). For a sell `price` is above `stop_price`, for a buy below.
     """
 
     product_id: str
@@ -276,8 +282,8 @@ class PlacePair(Command, frozen=True, tag=14):
 
 
 class ReplaceOrder(Command, frozen=True, tag=12):
-    """Cancel an open order, named as by `CancelOrder`, and place another in its stead, which gets an id of its own. Where the new one is not admitted
-    (what the old one holds counts as available), the old one stays.
+    """Cancel an open order, named as by `CancelOrder`, and place another in its stead, which gets an id of its own.
+    Where the new one is not admitted (what the old one holds counts as available), the old one stays.
     """
 
     order_id: int
@@ -302,8 +308,9 @@ class PutMember(Command, frozen=True, tag=41):
 class SetSwitches(Command, frozen=True, tag=42):
     """Switch trading of a scope off or on. `switches` is a sum of `Switch` values; 0 switches everything on.
 
-    `name` is the account, firm or product, "" for the venue. With `Switch.KILL` all open orders of the scope are cancelled, in as many log entries
-    as that takes, and the switch stays on until it is set otherwise. `note` is for people, at most `limits.REMARK_MAX` characters.
+    `name` is the account, firm or product, "" for the venue. With `Switch.KILL` all open orders of the scope are
+    cancelled, in as many log entries as that takes, and the switch stays on until it is set otherwise. `note` is for
+    people, at most `limits.REMARK_MAX` characters.
     """
 
     scope: Scope
@@ -315,13 +322,14 @@ class SetSwitches(Command, frozen=True, tag=42):
 class PutProductLimits(Command, frozen=True, tag=43):
     """Set all limits of a product at once: price collars, and limits of one order. 0: no such limit.
 
-    `dynamic_ppm` is how far a trade may be from the last trade, `static_ppm` how far from the last auction's price, in parts per million;
-    `static_price` replaces the latter where it is not 0. `action` says what happens to an order that would trade outside. A halt lasts
-    `halt_ns`; the call of an auction `call_ns`, and up to `random_ns` more, by chance; it is extended by as much again, at most
-    `extensions_max` times, while the price it would open at is more than twice as far away as the collar allows.
+    `dynamic_ppm` is how far a trade may be from the last trade, `static_ppm` how far from the last auction's price, in
+    parts per million; `static_price` replaces the latter where it is not 0. `action` says what happens to an order that
+    would trade outside. A halt lasts `halt_ns`; the call of an auction `call_ns`, and up to `random_ns` more, by
+    chance; it is extended by as much again, at most `extensions_max` times, while the price it would open at is more
+    than twice as far away as the collar allows.
 
-    `order_size_max` is in base units, `order_notional_max` in quote units; a limit order's price is at most `distance_ppm` away from the
-    market.
+    `order_size_max` is in base units, `order_notional_max` in quote units; a limit order's price is at most
+    `distance_ppm` away from the market.
     """
 
     product_id: str
@@ -341,9 +349,9 @@ class PutProductLimits(Command, frozen=True, tag=43):
 class PutRiskLimits(Command, frozen=True, tag=44):
     """Set all risk limits of an account or a firm at once; 0: no such limit, all 0: none at all.
 
-    With a `currency` the limits are of money in it: `open_max` of what open orders hold, `volume_max` of the notional traded since the day
-    began, `position_max` of what is owned and being bought. Without one: `orders_max` of how many orders are open, `rate_max` of orders
-    accepted in a second.
+    With a `currency` the limits are of money in it: `open_max` of what open orders hold, `volume_max` of the notional
+    traded since the day began, `position_max` of what is owned and being bought. Without one: `orders_max` of how many
+    orders are open, `rate_max` of orders accepted in a second.
     """
 
     scope: Scope
@@ -359,14 +367,14 @@ class PutRiskLimits(Command, frozen=True, tag=44):
 class PutCalendar(Command, frozen=True, tag=45):
     """Add or replace a trading calendar.
 
-    `offsets` is the time zone: (second since the epoch from which it holds, seconds east of UTC), rising; made from the IANA database by
-    whoever sends the command, for some years. `week` has the phases of each weekday, Monday first: (second of the local day, phase),
-    rising. `days` has the dates that are not as their weekday: (days since the epoch, phases), rising; a holiday has no phases. Before a
-    day's first phase, and behind a day without, is CLOSED.
+    `offsets` is the time zone: (second since the epoch from which it holds, seconds east of UTC), rising; made from the
+    IANA database by whoever sends the command, for some years. `week` has the phases of each weekday, Monday first:
+    (second of the local day, phase), rising. `days` has the dates that are not as their weekday: (days since the epoch,
+    phases), rising; a holiday has no phases. Before a day's first phase, and behind a day without, is CLOSED.
 
-    The call of an auction ends up to `random_ns` later than the calendar says, by chance. Where the price it would open at moved by more
-    than `late_ppm` in the last `late_ns` before, it is extended by `extension_ns`, at most `extensions_max` times. Every `imbalance_ns` it
-    is told what it would do; 0: never.
+    The call of an auction ends up to `random_ns` later than the calendar says, by chance. Where the price it would open
+    at moved by more than `late_ppm` in the last `late_ns` before, it is extended by `extension_ns`, at most
+    `extensions_max` times. Every `imbalance_ns` it is told what it would do; 0: never.
     """
 
     calendar_id: str
@@ -383,7 +391,9 @@ class PutCalendar(Command, frozen=True, tag=45):
 
 
 class SetCalendar(Command, frozen=True, tag=46):
-    """A product, a group of products, or the whole venue follows this calendar; "": that of its group, or of the venue, or none."""
+    """A product, a group of products, or the whole venue follows this calendar; "": that of its group, or of the venue,
+    or none.
+    """
 
     scope: Scope
     name: str
@@ -404,11 +414,11 @@ class FollowCalendar(Command, frozen=True, tag=48):
 
 
 class CorrectTrade(Command, frozen=True, tag=49):
-    """Bust a trade (`new_price` 0), or correct its price. All else says which trade it is, as its `OrderMatched` told; `note` is for
-    people.
+    """Bust a trade (`new_price` 0), or correct its price. All else says which trade it is, as its `OrderMatched` told;
+    `note` is for people.
 
-    What the buyer paid too much goes back from the seller, or the other way round, and the fees from what the exchange earned. Refused
-    where one side has not got what it has to give back. Orders and the book stay as they are.
+    What the buyer paid too much goes back from the seller, or the other way round, and the fees from what the exchange
+    earned. Refused where one side has not got what it has to give back. Orders and the book stay as they are.
     """
 
     product_id: str
@@ -427,8 +437,8 @@ TRANSFER_KINDS = (5, 6, 10)
 """The tags of `Deposit`, `Withdraw` and `Transfer`: each kind has transfer ids of its own."""
 
 REFUSALS = 0
-"""Names the memory of an account's refused commands that are no transfers. The refused transfers of a kind are in memory `REFUSALS -
-kind`."""
+"""Names the memory of an account's refused commands that are no transfers. The refused transfers of a kind are in
+memory `REFUSALS - kind`."""
 
 MEMORY_KINDS = (*TRANSFER_KINDS, REFUSALS, *(REFUSALS - kind for kind in TRANSFER_KINDS))
 """What may name a memory of an account beside that of its orders."""
@@ -463,12 +473,12 @@ AnyCommand = (
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """One log entry: the commands that queued while the last proposal was under way, stamped once. With no commands it only moves the time
-    on, for orders whose time is over.
+    """One log entry: the commands that queued while the last proposal was under way, stamped once. With no commands it
+    only moves the time on, for orders whose time is over.
 
-    `time` is nanoseconds since the Unix epoch by the leader's clock. The engine never lets it run backwards. `migrated`: the entry was
-    written by another version and converted to this schema. `former` says by which: 1 is version 0.1.0, 2 is version 0.2.0, 0 is this
-    version.
+    `time` is nanoseconds since the Unix epoch by the leader's clock. The engine never lets it run backwards.
+    `migrated`: the entry was written by another version and converted to this schema. `former` says by which: 1 is
+    version 0.1.0, 2 is version 0.2.0, 0 is this version.
     """
 
     time: int

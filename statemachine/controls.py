@@ -1,4 +1,6 @@
-"""What the operator's controls keep beside their rows, to be found at once: built anew after a restore, and what is true of it."""
+"""What the operator's controls keep beside their rows, to be found at once: built anew after a restore, and what is
+true of it.
+"""
 
 from __future__ import annotations
 

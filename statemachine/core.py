@@ -1,8 +1,9 @@
 """Which core runs: the compiled one, or these sources as they are.
 
-The sources of this package are plain Python. With the types in their `.pxd` files Cython compiles the same sources (`setup.py`). What it makes lies
-in `_compiled/<digest>/`, where the digest is that of all sources it was made of. So a compiled core is taken only if it was made of exactly these
-sources; after any change the plain core runs until it is compiled again. The environment variable QUORUMBOOK_CORE chooses:
+The sources of this package are plain Python. With the types in their `.pxd` files Cython compiles the same sources
+(`setup.py`). What it makes lies in `_compiled/<digest>/`, where the digest is that of all sources it was made of. So a
+compiled core is taken only if it was made of exactly these sources; after any change the plain core runs until it is
+compiled again. The environment variable QUORUMBOOK_CORE chooses:
 
 - `plain`: the sources as they are;
 - `compiled`: the compiled core, or an error;

@@ -1,16 +1,19 @@
-"""The operator busts a trade or corrects its price: money and coins move back by double entry, the book and the orders stay as they are.
+"""The operator busts a trade or corrects its price: money and coins move back by double entry, the book and the orders
+stay as they are.
 
-The engine remembers no trades, so the command says what its `OrderMatched` told; what can be checked is checked. Each trade is corrected at
-most once: its row stays, one for each correction ever made.
+The engine remembers no trades, so the command says what its `OrderMatched` told; what can be checked is checked. Each
+trade is corrected at most once: its row stays, one for each correction ever made.
 
-- A bust: the buyer gives the coins back and gets the notional and its fee, the seller gives the notional less its fee and gets the coins.
+- A bust: the buyer gives the coins back and gets the notional and its fee, the seller gives the notional less its fee
+  and gets the coins.
 - A corrected price: the difference of the notionals goes from one to the other. Fees stay as they were paid.
 
-What is given back must be available: what is on hold belongs to orders. So the operator may have to cancel orders, or to fund an account,
-before. Statistics, stop orders that were triggered, and the last price stay: nothing that was done because of the trade is undone.
+What is given back must be available: what is on hold belongs to orders. So the operator may have to cancel orders, or
+to fund an account, before. Statistics, stop orders that were triggered, and the last price stay: nothing that was done
+because of the trade is undone.
 
-Sources: FIX 4.4 ExecType H (trade cancel) and G (trade correct); Commission Delegated Regulation (EU) 2017/584 (RTS 7), article 18(2)(d): a
-venue can cancel transactions.
+Sources: FIX 4.4 ExecType H (trade cancel) and G (trade correct); Commission Delegated Regulation (EU) 2017/584 (RTS 7),
+article 18(2)(d): a venue can cancel transactions.
 """
 
 from __future__ import annotations
@@ -86,7 +89,9 @@ def _admit(state: State, product: Product, command: CorrectTrade) -> Reject | No
 
 
 def _moves(product: Product, command: CorrectTrade) -> tuple[int, int, int, int, int]:
-    """What moves: the buyer's base and quote, the seller's base and quote, the currency's fees. Each currency's sum is 0."""
+    """What moves: the buyer's base and quote, the seller's base and quote, the currency's fees. Each currency's sum is
+    0.
+    """
     paid = product.notional(command.price, command.size)
     if command.new_price:
         more = product.notional(command.new_price, command.size) - paid

@@ -1,13 +1,17 @@
-"""The dead man's switch: `CancelAllAfter` cancels an account's orders unless the account says again in time that it is there.
+"""The dead man's switch: `CancelAllAfter` cancels an account's orders unless the account says again in time that it is
+there.
 
-- The timer is in the replicated state (`timers`), by account and session tag. It goes off with the first log entry of its time or later, so it goes
-  off after the client's connection, its node or the leader died, and it does not go off because of that: a client that comes back elsewhere in time
-  sets it again there. A leader proposes an entry when a timer is due.
-- While a cluster has no leader nothing goes off. The log's time goes on with the first entry after that, and the timer is due then.
-- What it cancels is what `CancelAll` with the tag would cancel at that moment, over several entries where it is much (`pending`). The orders
-  leave with `DoneReason.TIMER`.
+- The timer is in the replicated state (`timers`), by account and session tag. It goes off with the first log entry of
+  its time or later, so it goes off after the client's connection, its node or the leader died, and it does not go off
+  because of that: a client that comes back elsewhere in time sets it again there. A leader proposes an entry when a
+  timer is due.
+- While a cluster has no leader nothing goes off. The log's time goes on with the first entry after that, and the timer
+  is due then.
+- What it cancels is what `CancelAll` with the tag would cancel at that moment, over several entries where it is much
+  (`pending`). The orders leave with `DoneReason.TIMER`.
 - Where the account has as many unfinished mass cancels as it may have, the timer goes off again with a later entry.
-- A command that sets a timer does not push out the outcomes of orders: its own is remembered among those that changed nothing.
+- A command that sets a timer does not push out the outcomes of orders: its own is remembered among those that changed
+  nothing.
 
 Rules as of BitMEX and Kraken ("cancelAllAfter"), and of cancel on disconnect at exchanges with sessions.
 """

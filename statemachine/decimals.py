@@ -1,6 +1,7 @@
 """Decimal text at the edge, whole numbers inside: exact both ways, never through a float.
 
-A currency of scale s has 10**s smallest units. `to_units("1.5", 8, "size")` is 150_000_000, `to_text(150_000_000, 8)` is "1.5".
+A currency of scale s has 10**s smallest units. `to_units("1.5", 8, "size")` is 150_000_000, `to_text(150_000_000, 8)`
+is "1.5".
 """
 
 from __future__ import annotations

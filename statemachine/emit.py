@@ -1,8 +1,10 @@
-"""What is told of a product: one function for each event of `events`, by the same name. It numbers the event and writes it to the batch's events.
+"""What is told of a product: one function for each event of `events`, by the same name. It numbers the event and writes
+it to the batch's events.
 
 What concerns an order is also reported in the active streams of its account (`streams`), right behind the event.
 
-A field stands here once, in the order of its struct; `tests/unit/statemachine/test_twins.py` decodes what is written with the structs.
+A field stands here once, in the order of its struct; `tests/unit/statemachine/test_twins.py` decodes what is written
+with the structs.
 """
 
 from __future__ import annotations
@@ -141,7 +143,9 @@ def order_changed(
 def order_amended(
     state: State, product: Product, order: Order, price: int, remaining: int, resting: bool, requeued: bool
 ) -> None:
-    """An order goes on with other numbers, as its owner wants. It has them already; `price` and `remaining` are those before."""
+    """An order goes on with other numbers, as its owner wants. It has them already; `price` and `remaining` are those
+    before.
+    """
     _begin(state, product, 4, 16)
     events = state.events
     events.number(order.order_id)
@@ -249,7 +253,9 @@ def trade_corrected(state: State, product: Product, command: CorrectTrade, kind:
 
 
 def report(state: State, product: Product, order: Order, kind: int, price: int, size: int, fee: int, taking: bool) -> None:
-    """Report the product's latest event in the streams of an order's account, which has some. Of a trade: its price, its size and the order's fee."""
+    """Report the product's latest event in the streams of an order's account, which has some. Of a trade: its price,
+    its size and the order's fee.
+    """
     for stream in order.account.streams or ():
         _report(state, product, order, stream, kind, price, size, fee, taking)
 

@@ -1,8 +1,8 @@
 """The engine: one door in, `Engine.apply`, and pure reads.
 
-Deterministic: the same batches, in the same grouping, give the same bytes on every node and in every process; an engine restored from
-`tables()` goes on exactly like the one they were taken from. Total: a batch that decodes never raises; an exception out of `apply` is a
-defect, and the node must stop.
+Deterministic: the same batches, in the same grouping, give the same bytes on every node and in every process; an engine
+restored from `tables()` goes on exactly like the one they were taken from. Total: a batch that decodes never raises; an
+exception out of `apply` is a defect, and the node must stop.
 """
 
 from __future__ import annotations
@@ -72,14 +72,15 @@ class Engine:
 
     Change:    `apply`
     Whole:     `check`, `tables`, `freeze`, `restore`, `release`, `full_hash`, `state_hash`, `sequence`, `time`
-    Reads:     `next_expiry`, `has_pending_work`, `remembers`, `currencies`, `currency`, `products`, `product`, `product_sequence`,
-               `sequences`, `stream`, `account_exists`, `balances`, `api_key`, `api_keys`, `order`, `order_by_client_oid`, `orders`,
-               `levels`, `book_orders`, `book_page`, `auction`
+    Reads:     `next_expiry`, `has_pending_work`, `remembers`, `currencies`, `currency`, `products`, `product`,
+               `product_sequence`, `sequences`, `stream`, `account_exists`, `balances`, `api_key`, `api_keys`, `order`,
+               `order_by_client_oid`, `orders`, `levels`, `book_orders`, `book_page`, `auction`
 
     Reads return rows and copies; changing them changes nothing here. Not safe for use by several threads.
 
-    In the examples of the reads, `engine` has the product BTC-USD with four decimals for USD and eight for BTC. Alice, who has 1,000.00 USD, bids for
-    0.5 BTC at 100.00 (order 1); Bob, who has 2 BTC, offers 1 BTC at 110.00 (order 2) and 1 BTC at 120.00 (order 3).
+    In the examples of the reads, `engine` has the product BTC-USD with four decimals for USD and eight for BTC. Alice,
+    who has 1,000.00 USD, bids for 0.5 BTC at 100.00 (order 1); Bob, who has 2 BTC, offers 1 BTC at 110.00 (order 2) and
+    1 BTC at 120.00 (order 3).
 
     >>> engine.sequence
     10
@@ -104,12 +105,13 @@ class Engine:
         return self._state.hash
 
     def apply(self, batch: Batch) -> AppliedBatch:
-        """Apply the commands of a log entry, in order: one outcome each, and all their events. Before the first, orders whose time is over leave,
-        and work goes on that earlier entries left unfinished (`pending`). A batch that neither has commands nor moves the time on changes
-        nothing, so sequence and time together name a state.
+        """Apply the commands of a log entry, in order: one outcome each, and all their events. Before the first, orders
+        whose time is over leave, and work goes on that earlier entries left unfinished (`pending`). A batch that
+        neither has commands nor moves the time on changes nothing, so sequence and time together name a state.
 
-        O(1) for a command, plus O(log L) for each of the L price levels that comes or goes and O(1) for each fill or cancel; O(log n) for
-        each stop or good-till-time order that comes or goes. At most `limits.WORK_PER_ENTRY` + `limits.MAKERS_PER_ORDER` of these in all.
+        O(1) for a command, plus O(log L) for each of the L price levels that comes or goes and O(1) for each fill or
+        cancel; O(log n) for each stop or good-till-time order that comes or goes. At most `limits.WORK_PER_ENTRY` +
+        `limits.MAKERS_PER_ORDER` of these in all.
         """
         return self.apply_entry(encode_batch(batch))
 
@@ -130,18 +132,22 @@ class Engine:
         invariants.check(self._state)
 
     def tables(self) -> Iterator[tuple[str, list[tuple[bytes, bytes]]]]:
-        """Every table of `tables.SCHEMA`, in that order: its name, and (msgpack key, msgpack row) sorted by the key's bytes."""
+        """Every table of `tables.SCHEMA`, in that order: its name, and (msgpack key, msgpack row) sorted by the key's
+        bytes.
+        """
         return persistence.dump(self._state)
 
     def freeze(self, *, whole: bool = False) -> Frozen:
-        """What changed since the last freeze (or since `restore`, or since the engine began), as it is now, whatever is applied later.
+        """What changed since the last freeze (or since `restore`, or since the engine began), as it is now, whatever is
+        applied later.
 
-        Made for snapshots: the rows are encoded when they are iterated, which another thread may do, and the engine pauses for a time that
-        does not grow with the state. One frozen view at a time: the one before must not be iterated any more.
+        Made for snapshots: the rows are encoded when they are iterated, which another thread may do, and the engine
+        pauses for a time that does not grow with the state. One frozen view at a time: the one before must not be
+        iterated any more.
 
         Args:
-            whole: everything counts as changed, as for an engine that began empty. Needed when what was frozen last came to nothing.
-                O(accounts).
+            whole: everything counts as changed, as for an engine that began empty. Needed when what was frozen last
+                came to nothing. O(accounts).
         """
         return freeze(self._state, whole=whole)
 
@@ -150,8 +156,8 @@ class Engine:
         """An engine with the state that `tables()` gave; rows may come in any order. What they say is checked whole.
 
         Args:
-            verified: the rows are byte for byte those that `tables()` or `freeze()` of an engine with this schema gave, since their hashes were
-                compared. Saves decoding the remembered outcomes.
+            verified: the rows are byte for byte those that `tables()` or `freeze()` of an engine with this schema gave,
+                since their hashes were compared. Saves decoding the remembered outcomes.
 
         Raises:
             StateError: a table is missing or unknown, a row is malformed, or together they break an invariant.
@@ -161,7 +167,8 @@ class Engine:
         return engine
 
     def begin_level(self, first_hash: bytes) -> None:
-        """Bring a state that another version's rows were just restored to under the rules of this version. O(accounts + open orders).
+        """Bring a state that another version's rows were just restored to under the rules of this version. O(accounts +
+        open orders).
 
         Args:
             first_hash: the running hash before the first entry of this version, 16 bytes.
@@ -170,7 +177,8 @@ class Engine:
         self._state.hash = first_hash
 
     def release(self) -> None:
-        """Let go of the whole state in small steps, for a thread beside the one that serves; this is an empty engine then. O(everything).
+        """Let go of the whole state in small steps, for a thread beside the one that serves; this is an empty engine
+        then. O(everything).
 
         No view that was frozen of it may be iterated any more.
         """
@@ -183,8 +191,8 @@ class Engine:
 
     @property
     def next_expiry(self) -> int:
-        """When the next good-till-time order leaves or the next timer goes off, in nanoseconds since the epoch: with the first batch of that
-        time or later.
+        """When the next good-till-time order leaves or the next timer goes off, in nanoseconds since the epoch: with
+        the first batch of that time or later.
 
         0: nothing waits for that. O(products).
         """
@@ -195,7 +203,9 @@ class Engine:
 
     @property
     def has_pending_work(self) -> bool:
-        """Is work unfinished that the next log entry goes on with, also one without commands, if it moves the time on? O(1)."""
+        """Is work unfinished that the next log entry goes on with, also one without commands, if it moves the time on?
+        O(1).
+        """
         state = self._state
         return bool(state.busy or state.mass_cancels.rows or state.killing or 0 < timers.next_due(state) <= state.time)
 
@@ -315,7 +325,9 @@ class Engine:
         return [order.row() for order in newest(account, self._state.products, wanted, limit)]
 
     def records(self, table: str) -> list[Any]:
-        """The rows of a table that is kept as it is, by key (`tables.KEPT`): firms, switches, limits, calendars, phases, corrections. O(n log n)."""
+        """The rows of a table that is kept as it is, by key (`tables.KEPT`): firms, switches, limits, calendars,
+        phases, corrections. O(n log n).
+        """
         return self._state.records[table].in_order()
 
     def phase(self, product_id: str) -> PhaseRow | None:
@@ -358,10 +370,12 @@ class Engine:
         return [(order.price, order.remaining, order.order_id) for order in product.side(side).resting()]
 
     def book_page(self, product_id: str, side: Side, after: tuple[int, int, int], limit: int) -> list[tuple[int, int, int, int]]:
-        """Up to `limit` resting orders of a side, in the order in which they trade: price, remaining size, order id, opened sequence.
+        """Up to `limit` resting orders of a side, in the order in which they trade: price, remaining size, order id,
+        opened sequence.
 
         Args:
-            after: price, opened sequence and id of the order behind which to go on, which may have left; zeros to begin.
+            after: price, opened sequence and id of the order behind which to go on, which may have left; zeros to
+                begin.
 
         >>> first = engine.book_page("BTC-USD", Side.SELL, (0, 0, 0), 1)
         >>> first
@@ -376,7 +390,9 @@ class Engine:
         return [(order.price, order.remaining, order.order_id, order.opened_sequence) for order in orders]
 
     def book_page_skips(self, product_id: str, side: Side, after: tuple[int, int, int]) -> int:
-        """How many orders `book_page` passes over before its first one, at most: those of the level, where the order named has left. O(log L)."""
+        """How many orders `book_page` passes over before its first one, at most: those of the level, where the order
+        named has left. O(log L).
+        """
         product = self._state.products.get(product_id)
         price, _, order_id = after
         order = self._state.orders.get(order_id)
@@ -432,7 +448,9 @@ def _apply(state: State, entry: EntryReader) -> AppliedBatch:
 
 
 def _answer(state: State, entry: EntryReader) -> None:
-    """Carry out the entry's current command, unless its id says that this happened before, and append the outcome to the batch's."""
+    """Carry out the entry's current command, unless its id says that this happened before, and append the outcome to
+    the batch's.
+    """
     account = state.accounts.get(entry.account_id)
     if account is None and entry.account_id != OPERATOR:
         _reject(state, _UNKNOWN_ACCOUNT if is_name(entry.account_id) else bad_name("account_id"))
@@ -474,7 +492,9 @@ def _answer_first(state: State, account: Account | None, memory: ReplyCache, ent
 
 
 def _answer_transfer(state: State, account: Account, entry: EntryReader) -> None:
-    """As `_answer`, for a deposit, withdrawal or transfer: each kind has a memory of its own, which forgets nothing that is young."""
+    """As `_answer`, for a deposit, withdrawal or transfer: each kind has a memory of its own, which forgets nothing
+    that is young.
+    """
     fingerprint, kind = entry.fingerprint(), entry.tag
     memory = account.other_replies.get(kind)
     seen = memory.find(entry.command_id) if memory is not None else None

@@ -1,11 +1,12 @@
 """Orders, accounts, products and price levels in memory: what refers to each other.
 
-The fields of an order are those of `events.OrderState`, which is how an order is shown, sent and stored. In memory an order refers to its account and
-its product instead of naming them, and it is a link in two queues: that of its price level, and that of its account's open orders. So it is moved and
-taken out without a look-up. Choices (side, status, ...) are plain integers with the values of the enumerations: compare them with `==`.
+The fields of an order are those of `events.OrderState`, which is how an order is shown, sent and stored. In memory an
+order refers to its account and its product instead of naming them, and it is a link in two queues: that of its price
+level, and that of its account's open orders. So it is moved and taken out without a look-up. Choices (side, status,
+...) are plain integers with the values of the enumerations: compare them with `==`.
 
-Orders refer to each other, and the garbage collector does not know them, so that a million of them cost it nothing: `State.clear` breaks the
-circles.
+Orders refer to each other, and the garbage collector does not know them, so that a million of them cost it nothing:
+`State.clear` breaks the circles.
 """
 
 from __future__ import annotations
@@ -101,7 +102,8 @@ class Currency:
 class PriceLevel:
     """The resting orders at one price, first come, first served: a queue that begins with `first`.
 
-    `total` is the sum of their remaining sizes, `hidden` that of the reserves of icebergs. A level in a book is never empty.
+    `total` is the sum of their remaining sizes, `hidden` that of the reserves of icebergs. A level in a book is never
+    empty.
     """
 
     __slots__ = ("count", "first", "hidden", "key", "last", "price", "total")
@@ -158,14 +160,16 @@ class PriceLevel:
 
 
 class Product:
-    """A product, its counters, its book, the orders that an auction collected, its waiting stop orders, and its unfinished work.
+    """A product, its counters, its book, the orders that an auction collected, its waiting stop orders, and its
+    unfinished work.
 
-    `unit` is one whole base coin in base units: what prices are per. `bids` and `asks` are its book, `buys` and `sells` what an auction collected,
-    which `collection` finds by order id and account. `expiring` has its open orders whose time is limited, by (expires_at, order_id). `triggered`
-    has stop orders that trades triggered, `arrivals` new orders that are accepted, each in the order in which they enter; `busy` says that any of
-    it, an order whose time is over, or an auction's opening is to be gone on with (`pending`). `cause` and `until`: see `events.StatusChanged`;
-    `controls` are its limits, None where it has none. `rounds_down`: the state is of a version before 0.3.0,
-    whose holds have the fee rounded down.
+    `unit` is one whole base coin in base units: what prices are per. `bids` and `asks` are its book, `buys` and `sells`
+    what an auction collected, which `collection` finds by order id and account. `expiring` has its open orders whose
+    time is limited, by (expires_at, order_id). `triggered` has stop orders that trades triggered, `arrivals` new orders
+    that are accepted, each in the order in which they enter; `busy` says that any of it, an order whose time is over,
+    or an auction's opening is to be gone on with (`pending`). `cause` and `until`: see `events.StatusChanged`;
+    `controls` are its limits, None where it has none. `rounds_down`: the state is of a version before 0.3.0, whose
+    holds have the fee rounded down.
     """
 
     __slots__ = (
@@ -255,8 +259,9 @@ class Product:
     def hold_for(self, order: Order) -> int:
         """What a limit order must hold for what remains of it.
 
-        A sell holds the size. A buy holds the notional at its own price and the larger of its two fees on that, less its credit, rounded up. It
-        suffices exactly: what a fill pays above the exact rate is the credit of the rest, and nobody buys above his price.
+        A sell holds the size. A buy holds the notional at its own price and the larger of its two fees on that, less
+        its credit, rounded up. It suffices exactly: what a fill pays above the exact rate is the credit of the rest,
+        and nobody buys above his price.
         """
         remaining = order.remaining + order.reserve
         if order.side == _SELL:
@@ -311,15 +316,16 @@ class Account:
     """An account: money, open orders, recently done ones, remembered commands.
 
     Attributes:
-        oldest, newest: the ends of the queue of open orders, those included that wait off the book. Ids only grow, so it is in the order of ids,
-            also after a restore.
+        oldest, newest: the ends of the queue of open orders, those included that wait off the book. Ids only grow, so
+            it is in the order of ids, also after a restore.
         open_count: how many these are.
         done: the latest done orders in the order of leaving, bounded by `limits.DONE_ORDERS_PER_ACCOUNT`.
         done_count: orders ever done; the last of `done` has the number `done_count`.
-        by_client_oid: the latest known order of each `client_oid`. At most one open order has it, so an open one is the latest.
+        by_client_oid: the latest known order of each `client_oid`. At most one open order has it, so an open one is the
+            latest.
         changes: what a snapshot must know of it; see `changes`.
-        memories: the outcomes of its deposits, withdrawals and transfers, by the tag of the command, and of what was refused; see
-            `commands.MEMORY_KINDS`.
+        memories: the outcomes of its deposits, withdrawals and transfers, by the tag of the command, and of what was
+            refused; see `commands.MEMORY_KINDS`.
         streams: its active report streams, by name; None where it has none.
     """
 
@@ -411,7 +417,9 @@ class Account:
 
 
 class Placing:
-    """What a `commands.PlaceOrder` says, by the same names: an order that is not admitted yet. Numbers are as they came, of any size."""
+    """What a `commands.PlaceOrder` says, by the same names: an order that is not admitted yet. Numbers are as they
+    came, of any size.
+    """
 
     __slots__ = (
         "cancel_after",
@@ -487,7 +495,8 @@ class Order:
         older, newer: its neighbours among its account's open orders.
         listed: whether it is among those.
         terms: what it has beyond a plain order, see `options`; None for a plain one.
-        reserve: of an iceberg on the book, what remains behind the slice that it shows, which is `remaining` then (`icebergs`).
+        reserve: of an iceberg on the book, what remains behind the slice that it shows, which is `remaining` then
+            (`icebergs`).
         touched: the number of the freeze since which a snapshot knows that it changes; see `changes`.
     """
 

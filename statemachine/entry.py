@@ -1,7 +1,8 @@
 """A log entry, read command by command.
 
-This is the plain form, which decodes the entry whole. The compiled core has `entry.pyx` in its place, with the same attributes, methods and
-functions. That one reads the fields where they lie, and decodes only entries that are not written as `encode_batch` writes them.
+This is the plain form, which decodes the entry whole. The compiled core has `entry.pyx` in its place, with the same
+attributes, methods and functions. That one reads the fields where they lie, and decodes only entries that are not
+written as `encode_batch` writes them.
 """
 
 from __future__ import annotations
@@ -38,9 +39,11 @@ def is_command_id(text: str) -> bool:
 
 
 def fingerprint(encoded: bytes) -> bytes:
-    """Eight bytes that tell other contents under the same command id: the remainder of the command's bytes, read as one number.
+    """Eight bytes that tell other contents under the same command id: the remainder of the command's bytes, read as one
+    number.
 
-    Never `remember.ANY_CONTENTS`. It guards a client against its own mistakes, not against itself: the id of a command is its own.
+    Never `remember.ANY_CONTENTS`. It guards a client against its own mistakes, not against itself: the id of a command
+    is its own.
     """
     return (int.from_bytes(encoded, "big") % FINGERPRINT_PRIME or 1).to_bytes(8, "big")
 

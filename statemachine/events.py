@@ -1,11 +1,11 @@
 """What a command brought about: one `Outcome` for its sender, and public `Event`s for everybody's feed.
 
-`Engine.apply(batch)` returns `Applied(outcomes, events)`; both are functions of the log alone, so every node makes the same
-bytes of them. Outcomes go to whoever sent the command, events into the feed.
+`Engine.apply(batch)` returns `Applied(outcomes, events)`; both are functions of the log alone, so every node makes the
+same bytes of them. Outcomes go to whoever sent the command, events into the feed.
 
-Three counters, three names: the *sequence* steps by one with every command applied, duplicates and rejected ones included;
-a product's *product sequence* steps by one with every event of that product and never skips; the log's *index* belongs
-to Raft and is not known here.
+Three counters, three names: the *sequence* steps by one with every command applied, duplicates and rejected ones
+included; a product's *product sequence* steps by one with every event of that product and never skips; the log's
+*index* belongs to Raft and is not known here.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from statemachine.types import (
 
 
 class OrderTerms(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What an order has beyond the fields of a plain one: see `options`. Prices are amounts of the quote currency, sizes of the base currency.
+    """What an order has beyond the fields of a plain one: see `options`. Prices are amounts of the quote currency,
+    sizes of the base currency.
 
     Attributes:
         link: the id of the order that ends this one, and is ended by it, see `linked`; 0: none.
@@ -54,12 +55,13 @@ class OrderState(msgspec.Struct, array_like=True, gc=False):
     """An order as its owner sees it. Also the row of the tables `order` and `done_order`.
 
     `price`, `size`, `funds` are as placed; `remaining` is what is left of the size (0 for an order by funds alone);
-    `filled_size`, `executed_value` (sum of notionals, at most `limits.EXECUTED_MAX`) and `fill_fees` grow with each fill; `hold` is what the order
-    holds now, of the quote currency for a buy and of the base currency for a sell. Fee rates are those at entry. `expires_at` is when a
-    good-till-time order leaves. `opened_sequence` is the product sequence of its `OrderOpened`: at one price, the smaller trades first. 0: it was
-    never on the book, or went there under version 0.1.0, before all that have one. `queued` is its place among the orders that are accepted and
-    enter with a later log entry, 0 when it is none of them. `fee_credit` is what it has paid in fees above the exact rate, in millionths of a
-    unit of the quote currency: fees are rounded up once for the whole order, not for each fill.
+    `filled_size`, `executed_value` (sum of notionals, at most `limits.EXECUTED_MAX`) and `fill_fees` grow with each
+    fill; `hold` is what the order holds now, of the quote currency for a buy and of the base currency for a sell. Fee
+    rates are those at entry. `expires_at` is when a good-till-time order leaves. `opened_sequence` is the product
+    sequence of its `OrderOpened`: at one price, the smaller trades first. 0: it was never on the book, or went there
+    under version 0.1.0, before all that have one. `queued` is its place among the orders that are accepted and enter
+    with a later log entry, 0 when it is none of them. `fee_credit` is what it has paid in fees above the exact rate, in
+    millionths of a unit of the quote currency: fees are rounded up once for the whole order, not for each fill.
     """
 
     order_id: int
@@ -137,7 +139,8 @@ class Placed(Outcome, frozen=True, tag=4):
 class Cancelled(Outcome, frozen=True, tag=5):
     """Orders left on request; their states after it, in the order of leaving.
 
-    With `pending` there are more than one log entry cancels: the others of that moment leave with the next entries, and until then can trade.
+    With `pending` there are more than one log entry cancels: the others of that moment leave with the next entries, and
+    until then can trade.
     """
 
     orders: list[OrderState]
@@ -145,8 +148,8 @@ class Cancelled(Outcome, frozen=True, tag=5):
 
 
 class Noted(Outcome, frozen=True, tag=20):
-    """A report stream was opened or continued. `number` is that of the note in the stream, or of the stream's latest event where the note was empty;
-    `base` and `taken` are the stream's after it, see `tables.StreamRow`."""
+    """A report stream was opened or continued. `number` is that of the note in the stream, or of the stream's latest
+    event where the note was empty; `base` and `taken` are the stream's after it, see `tables.StreamRow`."""
 
     number: int
     base: int
@@ -154,7 +157,9 @@ class Noted(Outcome, frozen=True, tag=20):
 
 
 class Amended(Outcome, frozen=True, tag=6):
-    """An order was amended; its state after the whole command. It may be done: filled at its new price, or cancelled as its new size is filled."""
+    """An order was amended; its state after the whole command. It may be done: filled at its new price, or cancelled as
+    its new size is filled.
+    """
 
     order: OrderState
 
@@ -199,7 +204,9 @@ class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class OrderReceived(Event, frozen=True, tag=1):
-    """An order passed every check and is about to match. `account_id` is for the user channel only. Of an iceberg `size` is its first slice."""
+    """An order passed every check and is about to match. `account_id` is for the user channel only. Of an iceberg
+    `size` is its first slice.
+    """
 
     order_id: int
     account_id: str
@@ -224,8 +231,8 @@ class OrderOpened(Event, frozen=True, tag=2):
 class OrderMatched(Event, frozen=True, tag=3):
     """A trade, at the maker's price. `side` is the maker's. Fees are in quote units.
 
-    With `auction` it belongs to the opening of an auction: it is at the auction's price, and is no change of the book. What it takes of an order
-    that rests there, at whatever price, an `OrderChanged` tells.
+    With `auction` it belongs to the opening of an auction: it is at the auction's price, and is no change of the book.
+    What it takes of an order that rests there, at whatever price, an `OrderChanged` tells.
     """
 
     trade_id: int
@@ -242,13 +249,14 @@ class OrderMatched(Event, frozen=True, tag=3):
 
 
 class OrderChanged(Event, frozen=True, tag=4):
-    """An open order goes on with other numbers; `reason` says why. `old` and `new` are what remains of its size, or (`by_funds`) of its quote units.
+    """An open order goes on with other numbers; `reason` says why. `old` and `new` are what remains of its size, or
+    (`by_funds`) of its quote units.
 
     `resting`: it is on the book, at `price`. `auction`: the same as the reason AUCTION.
 
-    Where its owner amended it, `price` is the price before, `new_price` and `new_stop_price` are those from now on. With `requeued` the order
-    loses its place in time: if it was `resting`, it leaves the book here with all of `old`. If it rests again, an `OrderOpened` follows.
-    Without `requeued` it keeps its place with `new`.
+    Where its owner amended it, `price` is the price before, `new_price` and `new_stop_price` are those from now on.
+    With `requeued` the order loses its place in time: if it was `resting`, it leaves the book here with all of `old`.
+    If it rests again, an `OrderOpened` follows. Without `requeued` it keeps its place with `new`.
     """
 
     order_id: int
@@ -300,10 +308,11 @@ class OrderActivated(Event, frozen=True, tag=6):
 
 
 class StatusChanged(Event, frozen=True, tag=7):
-    """A product began, or went on, with another status. Where that opened an auction, its trades came before this event: `open_size` in all, at
-    `open_price`; both are 0 when nothing met.
+    """A product began, or went on, with another status. Where that opened an auction, its trades came before this
+    event: `open_size` in all, at `open_price`; both are 0 when nothing met.
 
-    `cause` says who changed it. `until` is the time at which it changes again at the earliest, where that is known; else 0.
+    `cause` says who changed it. `until` is the time at which it changes again at the earliest, where that is known;
+    else 0.
     """
 
     status: ProductStatus
@@ -314,11 +323,12 @@ class StatusChanged(Event, frozen=True, tag=7):
 
 
 class OrderReported(Event, frozen=True, tag=20):
-    """What happened to an order, told to its account alone. `product_id` is the report stream's name, `product_sequence` the number in it; `symbol`
-    is the product, and `source` the number of the product's event that this reports.
+    """What happened to an order, told to its account alone. `product_id` is the report stream's name,
+    `product_sequence` the number in it; `symbol` is the product, and `source` the number of the product's event that
+    this reports.
 
-    The order's fields are as in `OrderState`, as they are after the event. The last trade's are 0 in a report of another kind; `liquidity_taker`
-    says that the order was the taker.
+    The order's fields are as in `OrderState`, as they are after the event. The last trade's are 0 in a report of
+    another kind; `liquidity_taker` says that the order was the taker.
     """
 
     kind: ReportKind
@@ -348,8 +358,8 @@ class OrderReported(Event, frozen=True, tag=20):
 
 
 class StreamNoted(Event, frozen=True, tag=21):
-    """What a session wrote into a report stream, see `commands.NoteStream`. `product_id` is the stream's name, `product_sequence` the number in it;
-    `base` is the stream's from here on."""
+    """What a session wrote into a report stream, see `commands.NoteStream`. `product_id` is the stream's name,
+    `product_sequence` the number in it; `base` is the stream's from here on."""
 
     origin: str
     text: str
@@ -357,7 +367,9 @@ class StreamNoted(Event, frozen=True, tag=21):
 
 
 class TradingSwitched(Event, frozen=True, tag=30):
-    """The switches of the product, or of the venue, are others: `switches` is the sum of `Switch` values of that scope, `note` is for people."""
+    """The switches of the product, or of the venue, are others: `switches` is the sum of `Switch` values of that scope,
+    `note` is for people.
+    """
 
     scope: Scope
     switches: int
@@ -365,9 +377,11 @@ class TradingSwitched(Event, frozen=True, tag=30):
 
 
 class AuctionIndicated(Event, frozen=True, tag=31):
-    """What the auction would do if it opened now, told now and then: `size` would trade at `price`, and `surplus` more would buy (negative: sell).
+    """What the auction would do if it opened now, told now and then: `size` would trade at `price`, and `surplus` more
+    would buy (negative: sell).
 
-    Zeros where nothing would trade. `until` is when the call ends at the earliest, 0 if that is not known; `extended`: it was extended just now.
+    Zeros where nothing would trade. `until` is when the call ends at the earliest, 0 if that is not known; `extended`:
+    it was extended just now.
     """
 
     price: int
@@ -378,7 +392,9 @@ class AuctionIndicated(Event, frozen=True, tag=31):
 
 
 class TradeCorrected(Event, frozen=True, tag=32):
-    """The operator busted a trade or corrected its price. The book and the orders are as they were. Fees are those that hold now, 0 after a bust."""
+    """The operator busted a trade or corrected its price. The book and the orders are as they were. Fees are those that
+    hold now, 0 after a bust.
+    """
 
     kind: CorrectionKind
     trade_id: int

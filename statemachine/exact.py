@@ -1,7 +1,7 @@
 """Arithmetic whose products do not fit 64 bits, exact.
 
-Every number that is stored fits 64 bits, but a price times a size does not. Python's integers have no bound. The compiled core counts in 64 bits,
-and here in 128: that is what the type `wide` of `exact.pxd` is.
+Every number that is stored fits 64 bits, but a price times a size does not. Python's integers have no bound. The
+compiled core counts in 64 bits, and here in 128: that is what the type `wide` of `exact.pxd` is.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ def legacy_fee(notional: int, ppm: int) -> int:
 
 
 def legacy_most_lots(budget: int, lot_cost: int, ppm: int) -> int:
-    """The most lots n with `floor(n * lot_cost * (1 + rate)) <= budget`, the rate in parts per million. At most 128 bits."""
+    """The most lots n with `floor(n * lot_cost * (1 + rate)) <= budget`, the rate in parts per million. At most 128
+    bits.
+    """
     return ((budget + 1) * _PPM - 1) // (lot_cost * (_PPM + ppm))
 
 
 def fee(notional: int, ppm: int, credit: int) -> int:
-    """The fee on a notional at a rate in parts per million, less what was paid before above the exact rate (`credit`, in millionths of a unit),
-    rounded up.
+    """The fee on a notional at a rate in parts per million, less what was paid before above the exact rate (`credit`,
+    in millionths of a unit), rounded up.
     """
     return (notional * ppm + (_PPM - 1 - credit)) // _PPM
 

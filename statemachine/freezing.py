@@ -1,13 +1,14 @@
 """A frozen view of the state that stays as it is while the engine goes on: what a snapshot writes.
 
-A snapshot holds the state after one command, and the engine must not wait while it is encoded. So `freeze` only takes the lists of what changed
-(`changes`, `records`), O(currencies, products and changed keys), and the rows are encoded later, by whoever iterates over `Frozen`, which may be
-another thread. Whatever is about to change and is still to be encoded is copied first:
+A snapshot holds the state after one command, and the engine must not wait while it is encoded. So `freeze` only takes
+the lists of what changed (`changes`, `records`), O(currencies, products and changed keys), and the rows are encoded
+later, by whoever iterates over `Frozen`, which may be another thread. Whatever is about to change and is still to be
+encoded is copied first:
 
-- the engine calls `Changes.touch` and `Changes.touch_order` *before* it changes an account or an open order; at the first call after a freeze they
-  keep what the frozen view still needs. One lookup in a dictionary otherwise;
-- the encoder takes what it finds, and *then* looks whether something was kept meanwhile. If so, that is the row: what it found may be of
-  another moment. Both sides rely only on single operations of lists and dictionaries being whole.
+- the engine calls `Changes.touch` and `Changes.touch_order` *before* it changes an account or an open order; at the
+  first call after a freeze they keep what the frozen view still needs. One lookup in a dictionary otherwise;
+- the encoder takes what it finds, and *then* looks whether something was kept meanwhile. If so, that is the row: what
+  it found may be of another moment. Both sides rely only on single operations of lists and dictionaries being whole.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ _DONE: int = OrderStatus.DONE
 
 
 class Piece(NamedTuple):
-    """Changes of one table: rows that are there from now on, keys that are not, and ranges of keys (the end excluded) that are empty."""
+    """Changes of one table: rows that are there from now on, keys that are not, and ranges of keys (the end excluded)
+    that are empty.
+    """
 
     table: str
     rows: list[Row]
@@ -142,7 +145,9 @@ class Frozen:
         )
 
     def _orders(self, account_id: str, changes: AccountChanges) -> Piece:
-        """The rows of an account's orders. An order that is done by now was open at the freeze if and only if its row was kept."""
+        """The rows of an account's orders. An order that is done by now was open at the freeze if and only if its row
+        was kept.
+        """
         encoded: dict[int, Row] = {}
         candidates = self._all_orders(account_id) if changes.all_orders else list(changes.came)
         for order in candidates:

@@ -1,8 +1,8 @@
 """What each command does: validation first, then the change, then the outcome.
 
-A handler gets the state, the account that the command acts for, and the command. It writes the outcome (`answer`) and returns None, or it returns a
-`Reject` and has changed nothing. The two tables at the end say which commands are whose; placing and cancelling an order are in neither, since the
-engine calls those two by name.
+A handler gets the state, the account that the command acts for, and the command. It writes the outcome (`answer`) and
+returns None, or it returns a `Reject` and has changed nothing. The two tables at the end say which commands are whose;
+placing and cancelling an order are in neither, since the engine calls those two by name.
 """
 
 from __future__ import annotations

@@ -1,12 +1,16 @@
 """Icebergs: orders of which the book shows a slice at a time.
 
-- On the book `remaining` is the slice that is shown, and `reserve` what is behind it. Off the book, and as a taker, an order is whole.
-- When the slice is traded, the next one of `display_size` goes to the end of the queue of its price, told by an `OrderOpened`.
+- On the book `remaining` is the slice that is shown, and `reserve` what is behind it. Off the book, and as a taker, an
+  order is whole.
+- When the slice is traded, the next one of `display_size` goes to the end of the queue of its price, told by an
+  `OrderOpened`.
 - In the opening of an auction the whole takes part, at its place in the queue; what is left shows no more than before.
-- Self-trade prevention that decrements it, and an amendment to less, take from the reserve first; a cancel takes all of it.
+- Self-trade prevention that decrements it, and an amendment to less, take from the reserve first; a cancel takes all of
+  it.
 - A fill-or-kill order counts the reserve of a price level behind all that the level shows.
 
-Rules as of exchanges with reserve orders (Nasdaq, "Reserve orders"; Xetra, "Iceberg orders"; LSE MIT201): a refreshed slice gets a new time.
+Rules as of exchanges with reserve orders (Nasdaq, "Reserve orders"; Xetra, "Iceberg orders"; LSE MIT201): a refreshed
+slice gets a new time.
 """
 
 from __future__ import annotations

@@ -64,7 +64,9 @@ def check_contents(state: State) -> None:
 
 
 def check_arrangement(state: State) -> None:
-    """What is no row's: counts, indexes, queues and books are those of the rows. True after `loading` because of how it builds them."""
+    """What is no row's: counts, indexes, queues and books are those of the rows. True after `loading` because of how it
+    builds them.
+    """
     _check_counts(state)
     _check_expiring(state)
     _check_records(state)
@@ -165,7 +167,9 @@ def _check_product(state: State, product: Product) -> None:
 
 
 def _check_book(state: State, product: Product) -> None:
-    """Of the book and the collected orders: levels sorted, whole and not empty; orders in them by the time at which they came there."""
+    """Of the book and the collected orders: levels sorted, whole and not empty; orders in them by the time at which
+    they came there.
+    """
     (bids, asks), (collected_bids, collected_asks) = _sides(product), _collecting(product)
     _check_side(state, product, bids, Side.BUY, OrderStatus.OPEN)
     _check_side(state, product, asks, Side.SELL, OrderStatus.OPEN)
@@ -290,7 +294,8 @@ def _check_account(account: Account) -> None:
 def _check_open(state: State) -> None:
     """Each open order is sound, and together an account's hold what it has on hold.
 
-    In the order of ids, which after a restore is that of the orders in memory: that alone makes it twice as fast as account by account.
+    In the order of ids, which after a restore is that of the orders in memory: that alone makes it twice as fast as
+    account by account.
     """
     products, time = state.products, state.time
     holds = {name: dict.fromkeys(account.balances, 0) for name, account in state.accounts.items()}
@@ -377,7 +382,9 @@ def _limits(order: Order, product: Product, time: int, partner_hold: int = 0) ->
 
 
 def _hold(order: Order, product: Product, partner_hold: int) -> int:
-    """What an open order must hold. A market order that is open waits, and has traded nothing; without an amount it holds what there was."""
+    """What an open order must hold. A market order that is open waits, and has traded nothing; without an amount it
+    holds what there was.
+    """
     if order.stop and order.terms is not None and order.terms.link:
         needed = product.hold_for(order) if order.order_type == _LIMIT else order.size
         return max(0, needed - partner_hold)

@@ -1,16 +1,16 @@
 """The operator's switches: a kill switch, and trading off by side, for the venue, a firm, an account or a product.
 
-- While the kill switch of a scope is on, no order of it enters, and all that are open leave, in as many log entries as that takes
-  (`limits.WORK_PER_ENTRY` with the command, `limits.PENDING_WORK_PER_ENTRY` with each later entry, before all other unfinished work).
-  Cancels go through as ever.
-- All orders leave, also those of products that are offline, and stop orders that wait. Only while the orders of an auction meet does none
-  of that product leave; then they leave afterwards.
-- The switch stays on until the operator sets it otherwise, which he cannot while orders still leave: what is left of them would enter
-  trading.
+- While the kill switch of a scope is on, no order of it enters, and all that are open leave, in as many log entries as
+  that takes (`limits.WORK_PER_ENTRY` with the command, `limits.PENDING_WORK_PER_ENTRY` with each later entry, before
+  all other unfinished work). Cancels go through as ever.
+- All orders leave, also those of products that are offline, and stop orders that wait. Only while the orders of an
+  auction meet does none of that product leave; then they leave afterwards.
+- The switch stays on until the operator sets it otherwise, which he cannot while orders still leave: what is left of
+  them would enter trading.
 - What was accepted before and is to enter later (`pending`) leaves when its turn comes, if its switch is off by then.
 
-Source: Commission Delegated Regulation (EU) 2017/584 (RTS 7), article 18(2)(b) and (c): a venue can suspend a member's access, and has a
-kill functionality.
+Source: Commission Delegated Regulation (EU) 2017/584 (RTS 7), article 18(2)(b) and (c): a venue can suspend a member's
+access, and has a kill functionality.
 """
 
 from __future__ import annotations
@@ -195,7 +195,9 @@ def _cancel_of_account(state: State, account: Account, limit: int) -> bool:
 
 
 def _cancel_of_product(state: State, product: Product, limit: int) -> bool:
-    """Cancel all orders of a product, while there is work left for it: best prices first, then what waits. Whether some are left."""
+    """Cancel all orders of a product, while there is work left for it: best prices first, then what waits. Whether some
+    are left.
+    """
     if product.opening == _MEETING:
         return True
     room = max(limit - state.work, 0)

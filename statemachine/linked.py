@@ -3,16 +3,17 @@
 A pair ("one cancels the other"): a limit order and a stop order of the same size and side.
 
 - The money is held once: the stop order holds only what it needs beyond the limit order.
-- When the limit order trades, in part or whole, is decremented by self-trade prevention, or leaves, the stop order leaves
-  (`DoneReason.LINKED`); when the stop order is triggered or leaves, the limit order leaves. (Binance's "OCO": a partial fill of either cancels
-  the other.)
-- Where one command could do both, its trades count first: a stop order whose partner traded is not triggered any more. Of stop orders that trades
-  trigger, each is looked at when it is taken, in the order of ids; from then on it no longer waits for its partner.
+- When the limit order trades, in part or whole, is decremented by self-trade prevention, or leaves, the stop order
+  leaves (`DoneReason.LINKED`); when the stop order is triggered or leaves, the limit order leaves. (Binance's "OCO": a
+  partial fill of either cancels the other.)
+- Where one command could do both, its trades count first: a stop order whose partner traded is not triggered any more.
+  Of stop orders that trades trigger, each is looked at when it is taken, in the order of ids; from then on it no longer
+  waits for its partner.
 
-Exits (`OrderOptions.take_profit`, `stop_loss`): when the order is done and filled something, orders of the other side enter for what it
-filled, with one id after the other: a pair, or one of the two. They enter after the command, in the queue of new orders. They are for no
-more than the account has available by then. Where that is less than a lot, where a buy is not covered, or where the account has as many open
-orders as it may have, none enter.
+Exits (`OrderOptions.take_profit`, `stop_loss`): when the order is done and filled something, orders of the other side
+enter for what it filled, with one id after the other: a pair, or one of the two. They enter after the command, in the
+queue of new orders. They are for no more than the account has available by then. Where that is less than a lot, where a
+buy is not covered, or where the account has as many open orders as it may have, none enter.
 """
 
 from __future__ import annotations

@@ -1,18 +1,19 @@
 """The state, rebuilt from its tables.
 
-A million resting orders must be back within seconds, so a table's rows are decoded all at once, and levels, queues and indexes are built whole
-from rows in key order instead of entry by entry:
+A million resting orders must be back within seconds, so a table's rows are decoded all at once, and levels, queues and
+indexes are built whole from rows in key order instead of entry by entry:
 
 - order ids and sequences are msgpack integers, whose bytes sort as they do: rows in key order are in time order;
-- orders in the order of their ids are nearly in that in which they came to the book: only stop orders and those of an auction came there
-  later. To sort what is nearly sorted is O(n);
+- orders in the order of their ids are nearly in that in which they came to the book: only stop orders and those of an
+  auction came there later. To sort what is nearly sorted is O(n);
 - keys that begin with an account are together in key order.
 
-Another thread that shares the interpreter has its turn between two steps of a loop, so nothing here is done to a whole table in one step that
-takes long: a snapshot that comes in is loaded while the node goes on (`node/engine/snapshot_port.py`).
+Another thread that shares the interpreter has its turn between two steps of a loop, so nothing here is done to a whole
+table in one step that takes long: a snapshot that comes in is loaded while the node goes on
+(`node/engine/snapshot_port.py`).
 
-What is built this way is arranged rightly because of how it is built. What the rows say is checked: each by itself, and whether they fit
-together (`invariants.check_contents`).
+What is built this way is arranged rightly because of how it is built. What the rows say is checked: each by itself, and
+whether they fit together (`invariants.check_contents`).
 """
 
 from __future__ import annotations
@@ -76,8 +77,9 @@ def load(tables: Mapping[str, Iterable[Row]], *, verified: bool = False) -> Stat
     """The state that the tables describe, checked. Fastest when the rows come sorted.
 
     Args:
-        verified: the rows are byte for byte those that an engine of this schema gave. Then remembered outcomes are not looked into, nor
-            compared with their keys: a running engine does not look at what it remembers either before it is asked for.
+        verified: the rows are byte for byte those that an engine of this schema gave. Then remembered outcomes are not
+            looked into, nor compared with their keys: a running engine does not look at what it remembers either before
+            it is asked for.
 
     Raises:
         StateError: a table is missing or unknown, a row is malformed, or together they break an invariant.
@@ -341,7 +343,9 @@ _LOADERS: dict[str, Callable[[State, list[bytes], list[Any]], None]] = {
 
 
 def _index_done(account: Account) -> None:
-    """The latest known order of each client_oid, when those of the open orders are there: an open one is later than all that are done."""
+    """The latest known order of each client_oid, when those of the open orders are there: an open one is later than all
+    that are done.
+    """
     for order in sorted(account.done, key=_order_id, reverse=True):
         known = account.by_client_oid.setdefault(order.client_oid, order)
         if known.order_id < order.order_id:

@@ -3,25 +3,27 @@
 The rules, all of them:
 
 - Best price first; at a price, first come, first served; a trade is at the resting order's (the maker's) price.
-- A fill's notional is exact. Fees are cumulative by order: after each fill an order has paid the sum of its notionals, each at the rate of
-  that fill, rounded up once to a whole unit of the quote currency. So an order in many fills pays no more than in one, and many small
-  orders never pay less than one large one. The rates are those that the order had at entry: the maker's for the resting order, the taker's
-  for the taker. The buyer pays notional + fee, the seller gets notional - fee, and the currency's `fees` get both. So nothing appears or
-  vanishes.
-- An order that is bounded by money takes from each maker the largest whole number of lots whose cost, fee included, fits what it has
-  left (a sell by funds: whose notional fits what is still to be raised). When that is less than the maker offers, it is through.
-- An order by funds alone is filled when it traded and what it has left is nothing or too little for one more lot at the price it met;
-  otherwise it leaves cancelled. An order with a size is filled when nothing of the size remains.
-- A stop order has the place in time, at its price, of the moment when it enters the book, not of that when it was accepted (`stops`).
-- Fill or kill is decided before anything changes. Own resting orders are no liquidity: with `co` they are passed over, with
-  `dc`, `cn` and `cb` the first one met before the order is full means that it cannot be filled.
+- A fill's notional is exact. Fees are cumulative by order: after each fill an order has paid the sum of its notionals,
+  each at the rate of that fill, rounded up once to a whole unit of the quote currency. So an order in many fills pays
+  no more than in one, and many small orders never pay less than one large one. The rates are those that the order had
+  at entry: the maker's for the resting order, the taker's for the taker. The buyer pays notional + fee, the seller gets
+  notional - fee, and the currency's `fees` get both. So nothing appears or vanishes.
+- An order that is bounded by money takes from each maker the largest whole number of lots whose cost, fee included,
+  fits what it has left (a sell by funds: whose notional fits what is still to be raised). When that is less than the
+  maker offers, it is through.
+- An order by funds alone is filled when it traded and what it has left is nothing or too little for one more lot at the
+  price it met; otherwise it leaves cancelled. An order with a size is filled when nothing of the size remains.
+- A stop order has the place in time, at its price, of the moment when it enters the book, not of that when it was
+  accepted (`stops`).
+- Fill or kill is decided before anything changes. Own resting orders are no liquidity: with `co` they are passed over,
+  with `dc`, `cn` and `cb` the first one met before the order is full means that it cannot be filled.
 - An order trades up to the product's price collar, and what comes then is the business of `collars`.
-- An order meets at most `limits.MAKERS_PER_ORDER` resting orders, its own included; then what is left of it leaves. A fill-or-kill order
-  that would have to meet more is not filled.
-- Self-trade prevention, by the taker's choice, when the next maker is of the same account: `co` cancels the maker and goes on; `cn`
-  cancels the taker; `cb` both; `dc` compares what remains of both, cancels the smaller and decrements the larger by it, or cancels
-  both when equal. An taker by funds alone counts as the size that it could take from this maker, and its funds are decremented by what that
-  would have cost.
+- An order meets at most `limits.MAKERS_PER_ORDER` resting orders, its own included; then what is left of it leaves. A
+  fill-or-kill order that would have to meet more is not filled.
+- Self-trade prevention, by the taker's choice, when the next maker is of the same account: `co` cancels the maker and
+  goes on; `cn` cancels the taker; `cb` both; `dc` compares what remains of both, cancels the smaller and decrements the
+  larger by it, or cancels both when equal. An taker by funds alone counts as the size that it could take from this
+  maker, and its funds are decremented by what that would have cost.
 """
 
 from __future__ import annotations
@@ -64,7 +66,9 @@ _END_MAKERS_MAX = 4
 
 
 class Taker:
-    """An order while it matches. `to_raise` is what a sell by funds still wants; `short_of_base` says that it has too little to sell."""
+    """An order while it matches. `to_raise` is what a sell by funds still wants; `short_of_base` says that it has too
+    little to sell.
+    """
 
     __slots__ = ("base", "by_funds", "by_money", "order", "quote", "short_of_base", "to_raise")
 
@@ -385,10 +389,11 @@ def _decrement_funds(state: State, product: Product, taker: Taker, price: int, s
 
 
 def _fillable(state: State, maker_side: BookSide, order: Order, limit: int) -> int:
-    """Could the whole order trade at once, up to the key `limit`? ENOUGH: it can. BOOK_EMPTY: it cannot. MAKERS_MAX: it would have to meet
-    too many resting orders.
+    """Could the whole order trade at once, up to the key `limit`? ENOUGH: it can. BOOK_EMPTY: it cannot. MAKERS_MAX: it
+    would have to meet too many resting orders.
 
-    An account without open orders has none of its own in the book: whole levels are counted by their totals. O(`MAKERS_PER_ORDER`).
+    An account without open orders has none of its own in the book: whole levels are counted by their totals.
+    O(`MAKERS_PER_ORDER`).
     """
     most, by_totals = state.makers_max, order.account.open_count == 0
     missing, met, end = order.remaining, 0, _END_BOOK_EMPTY

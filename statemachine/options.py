@@ -31,7 +31,9 @@ _AUCTION: int = ProductStatus.AUCTION
 
 
 def check(state: State, placing: Placing, options: OrderOptions) -> Reject | None:
-    """May an order have these options? Numbers that follow from them are put into `placing`: its time to live, its stop price."""
+    """May an order have these options? Numbers that follow from them are put into `placing`: its time to live, its stop
+    price.
+    """
     product = state.products.get(placing.product_id)
     if product is None:
         return Reject(Reason.UNKNOWN_PRODUCT, "product_id", "no such product")

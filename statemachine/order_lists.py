@@ -1,7 +1,7 @@
 """Lists of an account's orders: one pass over them, newest first, that stops when it has enough.
 
-An account has at most `limits.OPEN_ORDERS_PER_ACCOUNT` open orders and `limits.DONE_ORDERS_PER_ACCOUNT` done ones, so a pass over all of them, where
-hardly any is wanted, takes about a millisecond.
+An account has at most `limits.OPEN_ORDERS_PER_ACCOUNT` open orders and `limits.DONE_ORDERS_PER_ACCOUNT` done ones, so a
+pass over all of them, where hardly any is wanted, takes about a millisecond.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 def newest(account: Account, products: Mapping[str, Product], wanted: Wanted, limit: int) -> list[Order]:
-    """Up to `limit` orders of an account, by falling id. They are the account's own: take their rows before anything is applied."""
+    """Up to `limit` orders of an account, by falling id. They are the account's own: take their rows before anything is
+    applied.
+    """
     _check(wanted)
     opened: Iterable[Order] = ()
     done: list[Order] = []
@@ -67,8 +69,8 @@ def _check(wanted: Wanted) -> None:
 
 
 def _chosen(orders: Iterable[Order], products: Mapping[str, Product], wanted: Wanted) -> Iterator[Order]:
-    """Out of orders by falling id. Their times fall with their ids, because time does not run backwards; so nothing is looked at behind the wanted
-    ids and times. One condition at a time, and only those that are asked for."""
+    """Out of orders by falling id. Their times fall with their ids, because time does not run backwards; so nothing is
+    looked at behind the wanted ids and times. One condition at a time, and only those that are asked for."""
     found = orders
     if wanted.before_id:
         before = wanted.before_id

@@ -1,22 +1,25 @@
 """Unfinished work: what one log entry has no room for goes on in the next ones, at the same place on every node.
 
-A log entry begins work up to `limits.WORK_PER_ENTRY` units and no more: a count, never a time. What does not fit is part of the state:
+A log entry begins work up to `limits.WORK_PER_ENTRY` units and no more: a count, never a time. What does not fit is
+part of the state:
 
 - stop orders that were triggered, in the order in which they enter (`stops`);
-- new orders, accepted and with their money on hold, that came when the entry had no work left, or while their product had unfinished work: they
-  enter in the order in which they came, after all that was there before them;
+- new orders, accepted and with their money on hold, that came when the entry had no work left, or while their product
+  had unfinished work: they enter in the order in which they came, after all that was there before them;
 - an auction that opens (`auctions`), and orders whose time is over;
 - orders that a `CancelAll` or a kill switch still cancels.
 
 What holds meanwhile:
 
-- *Price and time.* No new order of a product enters before the product's earlier work is through, so the trades are those that an entry without a
-  bound would have given. An order trades whole within one entry: nothing comes between two of its trades.
-- *Cancels do not wait.* An order leaves at once on request, also one that has still to enter. Only while an auction's orders meet none leaves.
-- *Each product by itself.* A product's unfinished work delays no order of another product, but by the share of the entry that it takes
-  (`limits.PENDING_WORK_PER_ENTRY` together, in turns).
-- An order whose turn comes when its product takes no orders any more leaves, cancelled; limit orders that can rest are collected if it is an auction.
-  A post-only order leaves if it would trade by then.
+- *Price and time.* No new order of a product enters before the product's earlier work is through, so the trades are
+  those that an entry without a bound would have given. An order trades whole within one entry: nothing comes between
+  two of its trades.
+- *Cancels do not wait.* An order leaves at once on request, also one that has still to enter. Only while an auction's
+  orders meet none leaves.
+- *Each product by itself.* A product's unfinished work delays no order of another product, but by the share of the
+  entry that it takes (`limits.PENDING_WORK_PER_ENTRY` together, in turns).
+- An order whose turn comes when its product takes no orders any more leaves, cancelled; limit orders that can rest are
+  collected if it is an auction. A post-only order leaves if it would trade by then.
 
 While there is unfinished work and nobody sends commands, the leader proposes empty entries (`Engine.has_pending_work`).
 """
@@ -84,8 +87,8 @@ def _in_turn(state: State, names: list[str]) -> list[str]:
 
 
 def _begin_expiries(state: State, limit: int) -> None:
-    """Orders whose time is over leave, of all products, the earliest first. Where they are more than the entry has room for, each product by itself
-    goes on with its own. O(products + orders that leave).
+    """Orders whose time is over leave, of all products, the earliest first. Where they are more than the entry has room
+    for, each product by itself goes on with its own. O(products + orders that leave).
     """
     going: list[tuple[int, int]] = []
     due = [product for product in state.products.values() if product.expiring and product.opening != _MEETING]
@@ -118,7 +121,9 @@ def work_on(state: State, product: Product, limit: int) -> None:
 
 
 def _expire(state: State, product: Product, limit: int) -> bool:
-    """Orders whose time is over leave, wherever they are and whatever the product's status, the earliest first. True when all have."""
+    """Orders whose time is over leave, wherever they are and whatever the product's status, the earliest first. True
+    when all have.
+    """
     expiring = product.expiring
     while expiring:
         (expires_at, _), order = expiring.peekitem(0)
@@ -179,7 +184,9 @@ def _may_be_collected(state: State, product: Product, order: Order) -> bool:
 
 
 def queue(state: State, product: Product, order: Order) -> None:
-    """A new order is received, and enters when its turn comes: after some of the product's unfinished work, if the entry has room for that."""
+    """A new order is received, and enters when its turn comes: after some of the product's unfinished work, if the
+    entry has room for that.
+    """
     order_received(state, product, order)
     put_in_queue(state, product, order)
 
@@ -220,8 +227,8 @@ class Chosen(NamedTuple):
 
 
 def cancel_all(state: State, account: Account, chosen: Chosen) -> tuple[list[Order], bool] | Reject:
-    """Cancel the chosen orders of the account that may leave, oldest first. Those that left, and whether the others leave with the next entries. The
-    account was touched.
+    """Cancel the chosen orders of the account that may leave, oldest first. Those that left, and whether the others
+    leave with the next entries. The account was touched.
     """
     of_account = [row for row in state.mass_cancels if row.account_id == account.account_id] if state.mass_cancels.rows else []
     if len(of_account) >= MASS_CANCELS_PER_ACCOUNT:
@@ -236,7 +243,9 @@ def cancel_all(state: State, account: Account, chosen: Chosen) -> tuple[list[Ord
 
 
 def _cancel(state: State, account: Account, chosen: Chosen, last_order_id: int, limit: int) -> tuple[list[Order], bool]:
-    """Cancel as many of these orders as there is work left for: those, and whether there are more. O(the account's open orders)."""
+    """Cancel as many of these orders as there is work left for: those, and whether there are more. O(the account's open
+    orders).
+    """
     room = limit - state.work
     going: list[Order] = []
     looks, more = 0, False

@@ -3,16 +3,16 @@
 Everything that the engine knows is in the tables, and nothing else is needed to go on exactly as before:
 
 - a level's time priority is the order of the product sequences with which its orders were opened;
-- an active order with a stop waits for a trade, one without was collected by an auction; but one with a place in the queue enters later, when
-  those with smaller places have;
+- an active order with a stop waits for a trade, one without was collected by an auction; but one with a place in the
+  queue enters later, when those with smaller places have;
 - the queue of done orders is the order of their numbers, which are the second part of their key;
 - the queue of remembered commands is the order of their sequences, likewise.
 
-Keys are msgpack arrays. Rows are sorted by the key's bytes, the order in which a key-value store keeps them; loading does not
-depend on it.
+Keys are msgpack arrays. Rows are sorted by the key's bytes, the order in which a key-value store keeps them; loading
+does not depend on it.
 
-A table whose rows are kept (`tables.Table.kept`) needs nothing here. Of the others `_COUNTS` and `_DUMPERS` say how many rows there are, and
-what they are.
+A table whose rows are kept (`tables.Table.kept`) needs nothing here. Of the others `_COUNTS` and `_DUMPERS` say how
+many rows there are, and what they are.
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ def done_order(number: int, state: Order) -> Row:
 
 
 def memory_owner(account_id: str, kind: int) -> str:
-    """How rows name a memory of an account beside that of its orders (`commands.MEMORY_KINDS`). No account has such a name."""
+    """How rows name a memory of an account beside that of its orders (`commands.MEMORY_KINDS`). No account has such a
+    name.
+    """
     return f"{account_id}/{kind}"
 
 

@@ -1,14 +1,18 @@
 """Products follow their trading calendars: the log's time moves them from phase to phase, as it lets orders expire.
 
 - A product follows its own calendar, else that of its group, else that of the venue, else none.
-- A phase is a status: closed and halted are cancel-only, pre-open and the calls of auctions are the status auction, continuous is online. A
-  call that ends opens its auction at one price, also where the product is closed afterwards.
-- A status that the operator sets stays, whatever the calendar says, until he lets the product follow it again (`commands.FollowCalendar`).
-- The end of a call is as much as `random_ns` later, by chance (`chance`). Where the indicative price moves late the call is extended.
-- Where the time jumps over phases only the one that holds then is entered. An auction that was being called opens on the way.
+- A phase is a status: closed and halted are cancel-only, pre-open and the calls of auctions are the status auction,
+  continuous is online. A call that ends opens its auction at one price, also where the product is closed afterwards.
+- A status that the operator sets stays, whatever the calendar says, until he lets the product follow it again
+  (`commands.FollowCalendar`).
+- The end of a call is as much as `random_ns` later, by chance (`chance`). Where the indicative price moves late the
+  call is extended.
+- Where the time jumps over phases only the one that holds then is entered. An auction that was being called opens on
+  the way.
 
-Sources: Xetra, "Market model equities": phases, random end, volatility interruption in auctions; London Stock Exchange, "Guide to the
-trading system": price monitoring extension; Nasdaq's net order imbalance indicator for what is told during a call.
+Sources: Xetra, "Market model equities": phases, random end, volatility interruption in auctions; London Stock Exchange,
+"Guide to the trading system": price monitoring extension; Nasdaq's net order imbalance indicator for what is told
+during a call.
 """
 
 from __future__ import annotations

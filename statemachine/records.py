@@ -1,6 +1,7 @@
 """Tables whose rows are kept in memory as they are stored: by key, with what changed since the last freeze.
 
-Rows are frozen structs. So a change puts another row in the place of one, and whoever was given a row may keep it, in another thread too.
+Rows are frozen structs. So a change puts another row in the place of one, and whoever was given a row may keep it, in
+another thread too.
 """
 
 from __future__ import annotations

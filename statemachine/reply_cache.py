@@ -1,8 +1,9 @@
-"""The reply cache: a command that is sent twice happens once, and gets its first outcome again (Raft thesis, section 6.3).
+"""The reply cache: a command that is sent twice happens once, and gets its first outcome again (Raft thesis, section
+6.3).
 
-Each account has its own, bounded, first in first out. It is part of the replicated state, so every node forgets the same
-command at the same moment. Entries are kept packed as bytes: an outcome holds a copy of an order's state, there may be
-ten thousand of them an account, and they are hardly ever looked at again.
+Each account has its own, bounded, first in first out. It is part of the replicated state, so every node forgets the
+same command at the same moment. Entries are kept packed as bytes: an outcome holds a copy of an order's state, there
+may be ten thousand of them an account, and they are hardly ever looked at again.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from statemachine.teardown import clear
 
 FINGERPRINT_SIZE = 8
 ANY_CONTENTS = bytes(FINGERPRINT_SIZE)
-"""The fingerprint of a command that another version remembered, in another encoding: its contents cannot be compared any more. The same
-id gets the first outcome, whatever the contents."""
+"""The fingerprint of a command that another version remembered, in another encoding: its contents cannot be compared
+any more. The same id gets the first outcome, whatever the contents."""
 
 _CHUNK = 128
 
@@ -61,8 +62,9 @@ class CacheView:
 class ReplyCache:
     """The first outcomes of an account's latest commands. All O(1) but `newest`, O(entries / 128).
 
-    `_chunks` holds command ids and packed entries in turns, oldest first, in rising sequence; the first `_gone` of them are forgotten. A
-    full chunk never changes again, so that a view of the memory can be taken without a copy of its entries. `_packed` finds them.
+    `_chunks` holds command ids and packed entries in turns, oldest first, in rising sequence; the first `_gone` of them
+    are forgotten. A full chunk never changes again, so that a view of the memory can be taken without a copy of its
+    entries. `_packed` finds them.
     """
 
     __slots__ = ("_chunks", "_gone", "_newest", "_packed", "added", "bound")
@@ -104,7 +106,9 @@ class ReplyCache:
         return 0
 
     def fill(self, command_ids: list[str], packed: list[bytes]) -> None:
-        """Remember entries (see `pack`), oldest first, in a memory that is empty. An id that comes twice is one entry too few. O(entries)."""
+        """Remember entries (see `pack`), oldest first, in a memory that is empty. An id that comes twice is one entry
+        too few. O(entries).
+        """
         assert not self.added, "the memory is not empty"
         self._packed = dict(zip(command_ids, packed, strict=True))
         turns = [part for entry in zip(command_ids, packed, strict=True) for part in entry]

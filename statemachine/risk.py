@@ -8,15 +8,17 @@
 | `volume_max` | notionals traded in the quote currency since the day began |
 | `position_max` | what is owned of the base currency, on hold or not, and what open orders would buy |
 
-A firm's limit is compared with the sum over its accounts. What an order holds is not known before it is admitted; `open_max` takes the
-notional of a buy at its price (a market order's funds), without fees, and the size of a sell. A market order without a price counts with
-the last trade's. Cancels, and orders that were accepted before, are never refused.
+A firm's limit is compared with the sum over its accounts. What an order holds is not known before it is admitted;
+`open_max` takes the notional of a buy at its price (a market order's funds), without fees, and the size of a sell. A
+market order without a price counts with the last trade's. Cancels, and orders that were accepted before, are never
+refused.
 
-The day begins at midnight in the time zone of the venue's calendar; without one, in UTC. Counters are compared with the day they are of, so
-nothing has to run at midnight. Limits are checked against what is there, also when they are set after it came.
+The day begins at midnight in the time zone of the venue's calendar; without one, in UTC. Counters are compared with the
+day they are of, so nothing has to run at midnight. Limits are checked against what is there, also when they are set
+after it came.
 
-Source: Commission Delegated Regulation (EU) 2017/584 (RTS 7), article 18(1)(a), orders a second by member, and article 20, pre-trade
-controls.
+Source: Commission Delegated Regulation (EU) 2017/584 (RTS 7), article 18(1)(a), orders a second by member, and article
+20, pre-trade controls.
 """
 
 from __future__ import annotations
@@ -89,8 +91,8 @@ def today(state: State) -> int:
 
 
 def rejects(state: State, product: Product, account: Account, command: Placing, amended: Order | None) -> Reject | None:
-    """Do the limits of the account and of its firm let an order enter? Its fields are not checked yet. `amended` is the open order that
-    becomes it."""
+    """Do the limits of the account and of its firm let an order enter? Its fields are not checked yet. `amended` is the
+    open order that becomes it."""
     rows = state.records["risk"]
     if not len(rows):
         return None
@@ -165,8 +167,8 @@ def _held(account: Account, currency: str) -> int:
 
 
 def _position(state: State, row: RiskRow, amended: Order | None) -> int | None:
-    """What is owned of the row's currency and what open orders would buy of it; None where these are too many to look at. O(open
-    orders)."""
+    """What is owned of the row's currency and what open orders would buy of it; None where these are too many to look
+    at. O(open orders)."""
     accounts = _accounts(state, row)
     looks = sum(account.open_count for account in accounts)
     if looks > RISK_LOOKS_MAX:

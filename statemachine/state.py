@@ -1,9 +1,11 @@
 """The state of the exchange in memory, and the few ways in which money and orders move.
 
-Every other module changes the state through the methods here and those of `entities`, so the invariants have one place to hold:
+Every other module changes the state through the methods here and those of `entities`, so the invariants have one place
+to hold:
 
 - money moves only in `deposit`, `withdraw`, `transfer`, `Balance.lock`, `Balance.unhold` and `matching.trade`;
-- an order becomes known when it rests, waits off the book, or is done, never before, and is forgotten in the order of leaving.
+- an order becomes known when it rests, waits off the book, or is done, never before, and is forgotten in the order of
+  leaving.
 """
 
 from __future__ import annotations
@@ -33,27 +35,30 @@ _DONE: int = OrderStatus.DONE
 MIGRATED_HASH = b"\xff" * 16
 """The running hash of a state that another version's data was converted to, until a batch of this version is applied.
 
-Nodes convert what they have, one a snapshot and ten log entries, another a later snapshot and none: a hash of that way would differ where the states
-do not. So the first batch of this version begins a running hash anew, over the whole state: from there on a difference between nodes shows."""
+Nodes convert what they have, one a snapshot and ten log entries, another a later snapshot and none: a hash of that way
+would differ where the states do not. So the first batch of this version begins a running hash anew, over the whole
+state: from there on a difference between nodes shows."""
 
 
 class State:
     """All that the engine knows: what is in the tables, arranged for speed.
 
-    `orders` holds every known order, open or recently done, of which `done_count` are done; `balance_count` and `outcome_count` are summed over
-    all accounts, the operator included. `next_expiry` is a time before which no order leaves because its time is over, 0 where there is none to
-    leave; `busy` are the products with unfinished work, `mass_cancels` the `CancelAll`s (`pending`). `records` are the tables whose rows are kept.
-    `streams` are all report streams, by name.
+    `orders` holds every known order, open or recently done, of which `done_count` are done; `balance_count` and
+    `outcome_count` are summed over all accounts, the operator included. `next_expiry` is a time before which no order
+    leaves because its time is over, 0 where there is none to leave; `busy` are the products with unfinished work,
+    `mass_cancels` the `CancelAll`s (`pending`). `records` are the tables whose rows are kept. `streams` are all report
+    streams, by name.
 
-    No part of the state: `events` are those of the batch under way, encoded, `event_ends` where each ends, and `event_products` of which product it
-    is; `keys_put` are the API keys that it put, `outcomes` its outcomes, `outcome` is the one under way, `placing` or `cancelling` the command.
-    `lowest` and `highest` are the prices between which the command under way traded. `unchanged`: the command under way changed nothing.
-    `noted`: orders with options that traded or left (`linked`).
-    `work` counts the units of work of the batch under way; it
-    begins no more than `work_max`, and an order meets at most `makers_max` resting ones (`limits`). `changes` serves snapshots.
+    No part of the state: `events` are those of the batch under way, encoded, `event_ends` where each ends, and
+    `event_products` of which product it is; `keys_put` are the API keys that it put, `outcomes` its outcomes, `outcome`
+    is the one under way, `placing` or `cancelling` the command. `lowest` and `highest` are the prices between which the
+    command under way traded. `unchanged`: the command under way changed nothing. `noted`: orders with options that
+    traded or left (`linked`). `work` counts the units of work of the batch under way; it begins no more than
+    `work_max`, and an order meets at most `makers_max` resting ones (`limits`). `changes` serves snapshots.
 
-    `legacy`: which version wrote the batch under way, as in `Batch.former`. Some nodes have what came of it in a snapshot of that version; so
-    whoever applies it now must come to the same rows: the rules of that version hold, and columns that are newer have their defaults.
+    `legacy`: which version wrote the batch under way, as in `Batch.former`. Some nodes have what came of it in a
+    snapshot of that version; so whoever applies it now must come to the same rows: the rules of that version hold, and
+    columns that are newer have their defaults.
     """
 
     def __init__(self) -> None:
@@ -152,7 +157,9 @@ class State:
                     self.next_expiry = order.expires_at
 
     def place_in_queue(self) -> int:
-        """The place of the next order that enters later. Versions before 0.3.0 had no such order from one command to the next, and counted none."""
+        """The place of the next order that enters later. Versions before 0.3.0 had no such order from one command to
+        the next, and counted none.
+        """
         if not self.legacy:
             self.last_queued += 1
         return self.last_queued or 1
@@ -168,7 +175,9 @@ class State:
         self.changes.touch_order(order)
 
     def finish(self, order: Order, reason: int) -> None:
-        """An order leaves for good: nothing stays on hold, and it joins the account's done ones. It must be off the book."""
+        """An order leaves for good: nothing stays on hold, and it joins the account's done ones. It must be off the
+        book.
+        """
         account = order.account
         if order.listed:
             self.changes.touch_order(order)

@@ -12,11 +12,13 @@ from statemachine.types import StatusCause
 def change(
     state: State, product: Product, status: int, cause: StatusCause = StatusCause.OPERATOR, until: int = 0, *, cross: bool = False
 ) -> None:
-    """Go on with another status: open the auction if orders were collected, tell the status, and let the stop orders enter that were triggered.
+    """Go on with another status: open the auction if orders were collected, tell the status, and let the stop orders
+    enter that were triggered.
 
     Args:
         until: when the status changes again at the earliest; 0 if that is not known.
-        cross: what an auction collected meets at one price also where the product does not trade afterwards: the end of a closing auction.
+        cross: what an auction collected meets at one price also where the product does not trade afterwards: the end of
+            a closing auction.
     """
     _set(product, status, cause, until)
     trades = product.status in auctions.TRADING

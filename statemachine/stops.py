@@ -1,15 +1,18 @@
 """Stop orders: accepted, and off the book until a trade comes to their stop price.
 
-- A stop order passes every check, holds its money and has its order id and its fee rates when it is placed. From then on its status is active.
-- A trade at the stop price or below triggers a stop loss, one at the stop price or above a stop entry, of either side. What counts are trades after
-  it was placed: one whose price is passed already waits for the next. (While triggered ones have still to be taken, one that is placed in their
-  range is triggered with them.)
-- Those that the trades of one command trigger enter when that command is through, in the order of their ids, each as a whole, as if it had just
-  come. Their trades may trigger more, which go to the end of the queue. Of more than `limits.STOPS_TAKEN` those whose stop price was passed first
-  are taken first.
-- Entering needs no second admission: a stop order that was placed while its product was online also enters when that takes limit or post-only
-  orders alone. In other statuses nothing trades, and nothing is triggered; what was triggered before waits until the product trades again.
-- One log entry lets so many enter and no more (`limits.WORK_PER_ENTRY`); the others enter with the next entries, before any new order of the product.
+- A stop order passes every check, holds its money and has its order id and its fee rates when it is placed. From then
+  on its status is active.
+- A trade at the stop price or below triggers a stop loss, one at the stop price or above a stop entry, of either side.
+  What counts are trades after it was placed: one whose price is passed already waits for the next. (While triggered
+  ones have still to be taken, one that is placed in their range is triggered with them.)
+- Those that the trades of one command trigger enter when that command is through, in the order of their ids, each as a
+  whole, as if it had just come. Their trades may trigger more, which go to the end of the queue. Of more than
+  `limits.STOPS_TAKEN` those whose stop price was passed first are taken first.
+- Entering needs no second admission: a stop order that was placed while its product was online also enters when that
+  takes limit or post-only orders alone. In other statuses nothing trades, and nothing is triggered; what was triggered
+  before waits until the product trades again.
+- One log entry lets so many enter and no more (`limits.WORK_PER_ENTRY`); the others enter with the next entries, before
+  any new order of the product.
 """
 
 from __future__ import annotations
@@ -61,7 +64,9 @@ def trigger(state: State, product: Product) -> bool:
 
 
 def trail(state: State, product: Product, lowest: int, highest: int) -> None:
-    """Trades between these two prices move trailing stop orders: those that they did not trigger. A command triggers first and moves then."""
+    """Trades between these two prices move trailing stop orders: those that they did not trigger. A command triggers
+    first and moves then.
+    """
     for order_id in product.stops.behind(lowest, highest):
         order = state.orders[order_id]
         assert order.terms is not None, "a trailing stop order has options"
@@ -89,7 +94,9 @@ def unlink(state: State, order: Order) -> None:
 
 
 def take_triggered(state: State, product: Product) -> None:
-    """Queue the next stop orders that noted trades trigger, at most twice `limits.STOPS_TAKEN`. They wait no more. O(log n + taken)."""
+    """Queue the next stop orders that noted trades trigger, at most twice `limits.STOPS_TAKEN`. They wait no more.
+    O(log n + taken).
+    """
     for noted in state.noted:
         unlink(state, noted)
     most = STOPS_TAKEN if not state.legacy else product.stops.count

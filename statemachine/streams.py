@@ -1,14 +1,16 @@
 """Report streams: what happened to an account's orders, numbered for one reader.
 
-A session with a client, such as one of FIX, numbers what it sends, and after the death of a node it goes on at another with the very next number. So
-the numbers are part of the state. An account has streams, each with a name; every event of one of its orders is also reported in each of its
-active streams (`emit`), and what else a session sends is noted there before it is sent (`commands.NoteStream`). The feed keeps and serves a stream
-as it does the events of a product: all nodes have the same reports under the same numbers.
+A session with a client, such as one of FIX, numbers what it sends, and after the death of a node it goes on at another
+with the very next number. So the numbers are part of the state. An account has streams, each with a name; every event
+of one of its orders is also reported in each of its active streams (`emit`), and what else a session sends is noted
+there before it is sent (`commands.NoteStream`). The feed keeps and serves a stream as it does the events of a product:
+all nodes have the same reports under the same numbers.
 
 - A stream's numbers only grow. Its client may begin to count anew: `base` is the number before its first.
-- `taken` counts what the client sent, as far as it need not send it again. It is a lower bound: what comes again has the command id of before.
-- An account's streams beyond `limits.STREAMS_ACTIVE` rest, the one that was opened first first: a stream that rests is told nothing, and its client
-  has to count anew.
+- `taken` counts what the client sent, as far as it need not send it again. It is a lower bound: what comes again has
+  the command id of before.
+- An account's streams beyond `limits.STREAMS_ACTIVE` rest, the one that was opened first first: a stream that rests is
+  told nothing, and its client has to count anew.
 - A stream is never forgotten, so that its numbers never begin anew.
 """
 

@@ -1,4 +1,5 @@
-"""What the operator's switches say of an order: the kill switch, and trading off by side, of the venue, the product, the firm and the account.
+"""What the operator's switches say of an order: the kill switch, and trading off by side, of the venue, the product,
+the firm and the account.
 
 How they are set, and what a kill switch cancels, is in `kills`.
 """
@@ -22,7 +23,9 @@ def firm_of(state: State, account_id: str) -> str:
 
 
 def rejects(state: State, product: Product, account: Account, side: int) -> Reject | None:
-    """Do the switches let an order of this account and side enter? The kill switch is told first, the widest scope first."""
+    """Do the switches let an order of this account and side enter? The kill switch is told first, the widest scope
+    first.
+    """
     rows = state.records["switch"]
     if not len(rows):
         return None

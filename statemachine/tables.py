@@ -1,7 +1,8 @@
 """The persistent tables: what a snapshot holds, and all that an engine is rebuilt from.
 
-A row is a pair of msgpack values: its key (an array, ordered as the table is) and a struct of this module. `SCHEMA` describes every table
-once; its order is the order of restoring. The structs are part of the schema ABI: append fields with defaults, never reorder.
+A row is a pair of msgpack values: its key (an array, ordered as the table is) and a struct of this module. `SCHEMA`
+describes every table once; its order is the order of restoring. The structs are part of the schema ABI: append fields
+with defaults, never reorder.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from statemachine.types import CollarAction, CorrectionKind, DoneReason, Opening
 class CounterRow(msgspec.Struct, frozen=True, array_like=True):
     """The engine's counters, one row: last sequence, last order id, last batch time, the running state hash.
 
-    `last_queued` is the last place that an order got among those that enter later; `turn` counts the log entries that went on with
-    unfinished work, and says which product comes first in the next.
+    `last_queued` is the last place that an order got among those that enter later; `turn` counts the log entries that
+    went on with unfinished work, and says which product comes first in the next.
     """
 
     sequence: int
@@ -33,8 +34,8 @@ class CounterRow(msgspec.Struct, frozen=True, array_like=True):
 class CurrencyRow(msgspec.Struct, frozen=True, array_like=True):
     """A currency, its decimal digits, and the money in it: deposited, withdrawn and earned as fees, ever.
 
-    `turnover` counts how often 2**62 was taken off both `deposited` and `withdrawn`, so that neither ever runs out; their difference is
-    exact.
+    `turnover` counts how often 2**62 was taken off both `deposited` and `withdrawn`, so that neither ever runs out;
+    their difference is exact.
     """
 
     currency: str
@@ -46,14 +47,17 @@ class CurrencyRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ProductRow(msgspec.Struct, frozen=True, array_like=True):
-    """A product and its counters: last product sequence, last trade id, and the price of the last trade (0 before the first).
+    """A product and its counters: last product sequence, last trade id, and the price of the last trade (0 before the
+    first).
 
     `version` counts the changes that the operator made, its adding included; see `commands.PutProduct`.
 
-    Unfinished work: `trigger_low` and `trigger_high` are the lowest and highest price of trades whose stop orders were not all taken yet
-    (zeros: none). `opening` says how far an auction's opening is; with it come the auction's price and how much traded at it.
+    Unfinished work: `trigger_low` and `trigger_high` are the lowest and highest price of trades whose stop orders were
+    not all taken yet (zeros: none). `opening` says how far an auction's opening is; with it come the auction's price
+    and how much traded at it.
 
-    `cause` says who put it into its status, and `until` when that changes again at the earliest, 0 if that is not known.
+    `cause` says who put it into its status, and `until` when that changes again at the earliest, 0 if that is not
+    known.
     """
 
     product_id: str
@@ -110,8 +114,9 @@ class ApiKeyRow(msgspec.Struct, frozen=True, array_like=True):
 class OutcomeRow(msgspec.Struct, frozen=True, array_like=True):
     """A remembered command: its fingerprint (to notice other contents under the same id) and its first outcome.
 
-    `account_id` says whose memory it is in: an account's, the operator's, or, as "<account>/<kind>", one of an account's others: of its deposits,
-    withdrawals or transfers (the tag of the command), or of what was refused (`commands.MEMORY_KINDS`).
+    `account_id` says whose memory it is in: an account's, the operator's, or, as "<account>/<kind>", one of an
+    account's others: of its deposits, withdrawals or transfers (the tag of the command), or of what was refused
+    (`commands.MEMORY_KINDS`).
     """
 
     account_id: str
@@ -121,7 +126,9 @@ class OutcomeRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class MassCancelRow(msgspec.Struct, frozen=True, array_like=True, order=True):
-    """A `CancelAll` that is not through: of the account's open orders up to this id those leave that the command means (see its fields)."""
+    """A `CancelAll` that is not through: of the account's open orders up to this id those leave that the command means
+    (see its fields).
+    """
 
     account_id: str
     product_id: str
@@ -134,9 +141,9 @@ class MassCancelRow(msgspec.Struct, frozen=True, array_like=True, order=True):
 
 
 class StreamRow(msgspec.Struct, frozen=True, array_like=True):
-    """A report stream of an account (`streams`). `sequence` is the number of its latest event, `base` the one after which its client began to count;
-    `taken` is how many messages of its client, counted likewise, were taken and need not be sent again. `opened` is the command that began it last.
-    One that is not `active` is told nothing.
+    """A report stream of an account (`streams`). `sequence` is the number of its latest event, `base` the one after
+    which its client began to count; `taken` is how many messages of its client, counted likewise, were taken and need
+    not be sent again. `opened` is the command that began it last. One that is not `active` is told nothing.
     """
 
     stream_id: str
@@ -162,8 +169,8 @@ class FirmMemberRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SwitchRow(msgspec.Struct, frozen=True, array_like=True):
-    """The switches of a scope that are not all on; see `commands.SetSwitches`. `cancelling`: its kill switch has not cancelled all orders
-    yet."""
+    """The switches of a scope that are not all on; see `commands.SetSwitches`. `cancelling`: its kill switch has not
+    cancelled all orders yet."""
 
     scope: Scope
     name: str
@@ -174,8 +181,8 @@ class SwitchRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ProductLimitsRow(msgspec.Struct, frozen=True, array_like=True):
-    """The price collars and order limits of a product; see `commands.PutProductLimits`. `static_price` is the reference of `static_ppm`, 0
-    if none yet."""
+    """The price collars and order limits of a product; see `commands.PutProductLimits`. `static_price` is the reference
+    of `static_ppm`, 0 if none yet."""
 
     product_id: str
     dynamic_ppm: int = 0
@@ -192,8 +199,8 @@ class ProductLimitsRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class InterruptionRow(msgspec.Struct, frozen=True, array_like=True):
-    """A volatility interruption: halted, or else the call of the auction, until the time `ends_at`; then the product goes on in the status
-    `resume`."""
+    """A volatility interruption: halted, or else the call of the auction, until the time `ends_at`; then the product
+    goes on in the status `resume`."""
 
     product_id: str
     resume: ProductStatus
@@ -203,8 +210,8 @@ class InterruptionRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class RiskRow(msgspec.Struct, frozen=True, array_like=True):
-    """The risk limits of an account or firm; see `commands.PutRiskLimits`. `volume` was traded on the `day` (days since the epoch), and
-    `rate_count` orders were accepted in the second `rate_second`.
+    """The risk limits of an account or firm; see `commands.PutRiskLimits`. `volume` was traded on the `day` (days since
+    the epoch), and `rate_count` orders were accepted in the second `rate_second`.
     """
 
     scope: Scope
@@ -253,11 +260,11 @@ class GroupRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class PhaseRow(msgspec.Struct, frozen=True, array_like=True):
-    """Where a product is in its calendar: the phase, and when it looks for the next one, by chance included. `by_hand`: its status is the
-    operator's.
+    """Where a product is in its calendar: the phase, and when it looks for the next one, by chance included. `by_hand`:
+    its status is the operator's.
 
-    Of the call of an auction: at `note_at` the indicative price is noted as `noted_price`, to be compared with that at the end; it was
-    extended so many times; and at `imbalance_at` it is told again what the auction would do.
+    Of the call of an auction: at `note_at` the indicative price is noted as `noted_price`, to be compared with that at
+    the end; it was extended so many times; and at `imbalance_at` it is told again what the auction would do.
     """
 
     product_id: str
@@ -305,11 +312,11 @@ class Table(NamedTuple):
 
     Attributes:
         row: the struct of its rows.
-        key: what a row's key is made of: fields of the row, a field within one of its structs ("outcome.sequence"), or a number that stands in the
-            key only (a done order's, in its account's queue).
+        key: what a row's key is made of: fields of the row, a field within one of its structs ("outcome.sequence"), or
+            a number that stands in the key only (a done order's, in its account's queue).
         names: which fields name a row of which other table, with what else may stand there.
-        kept: the rows themselves are kept in memory, as `records.Records`. A table that is not kept is dumped by `persistence` and loaded by
-            `loading` from the objects of `entities`.
+        kept: the rows themselves are kept in memory, as `records.Records`. A table that is not kept is dumped by
+            `persistence` and loaded by `loading` from the objects of `entities`.
     """
 
     name: str
@@ -357,7 +364,9 @@ SCHEMA: tuple[Table, ...] = (
     Table("phase", PhaseRow, ("product_id",), (_PRODUCT,), kept=True),
     Table("correction", CorrectionRow, ("product_id", "trade_id"), (_PRODUCT,), kept=True),
 )
-"""Every table once, in the order of restoring. To add one: its row struct above, and a line here; `kept` unless its rows live as other objects."""
+"""Every table once, in the order of restoring. To add one: its row struct above, and a line here; `kept` unless its
+rows live as other objects.
+"""
 
 TABLES: dict[str, type[msgspec.Struct]] = {table.name: table.row for table in SCHEMA}
 """Table name to row type."""

@@ -1,7 +1,8 @@
 """Emptying containers in small steps.
 
-A container takes all that is in it along when its last reference goes, in one step of the interpreter: about 0.4 s for 300,000 orders. No other
-thread has its turn meanwhile, whichever of them does it. So a large state is emptied before it goes, in a thread of its own.
+A container takes all that is in it along when its last reference goes, in one step of the interpreter: about 0.4 s for
+300,000 orders. No other thread has its turn meanwhile, whichever of them does it. So a large state is emptied before it
+goes, in a thread of its own.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Timers: what happens when the log's time comes to a moment, on every node with the same log entry.
 
-A timer has a kind, a subject and a tag, which together name it, and a time. It goes off with the first log entry of that time or later,
-before the entry's first command. At most `limits.TIMERS_PER_ENTRY` go off with one entry, the earliest first; the others with the next
-entries. Where nobody sends commands the leader proposes an entry when the next timer is due (`Engine.next_expiry`). What a timer does is
-its kind's handler's business; it may set the timer again.
+A timer has a kind, a subject and a tag, which together name it, and a time. It goes off with the first log entry of
+that time or later, before the entry's first command. At most `limits.TIMERS_PER_ENTRY` go off with one entry, the
+earliest first; the others with the next entries. Where nobody sends commands the leader proposes an entry when the next
+timer is due (`Engine.next_expiry`). What a timer does is its kind's handler's business; it may set the timer again.
 """
 
 from __future__ import annotations

@@ -76,8 +76,9 @@ class OrderStatus(IntEnum):
     OPEN = 1
     DONE = 2
     ACTIVE = 3
-    """Accepted, its money on hold, and not on the book: a stop order that waits for its price, one that an auction collected, or one that enters
-    with a later log entry, since this one has no work left or the product has unfinished work."""
+    """Accepted, its money on hold, and not on the book: a stop order that waits for its price, one that an auction
+    collected, or one that enters with a later log entry, since this one has no work left or the product has unfinished
+    work."""
 
 
 class ChangeReason(IntEnum):
@@ -125,7 +126,9 @@ class ProductStatus(IntEnum):
     OFFLINE = 5
     """Neither orders nor cancels by traders."""
     AUCTION = 6
-    """Limit orders are collected and nothing trades. They meet at one price when the product goes on to a status in which it trades."""
+    """Limit orders are collected and nothing trades. They meet at one price when the product goes on to a status in
+    which it trades.
+    """
 
 
 class Scope(IntEnum):
@@ -148,7 +151,9 @@ class Switch(IntEnum):
     SELL_OFF = 2
     """No sell order enters. With `BUY_OFF`: orders can only be cancelled."""
     KILL = 4
-    """No order enters, and all open orders are cancelled (Commission Delegated Regulation (EU) 2017/584, article 18(2)(c))."""
+    """No order enters, and all open orders are cancelled (Commission Delegated Regulation (EU) 2017/584, article
+    18(2)(c)).
+    """
 
 
 class CollarAction(IntEnum):
@@ -255,8 +260,8 @@ class Reason(IntEnum):
 
     INVALID_COMMAND_ID = 1
     INVALID_ID = 2
-    """An account, currency, product, key name or client_oid is empty, too long or has characters other than [A-Za-z0-9_.:-]; a secret is
-    not base64; or the operator's account is used by others, or for what it may not be."""
+    """An account, currency, product, key name or client_oid is empty, too long or has characters other than
+    [A-Za-z0-9_.:-]; a secret is not base64; or the operator's account is used by others, or for what it may not be."""
     COMMAND_ID_REUSED = 3
     """The same command id came before with other contents, or the account has an open order with this client_oid."""
     UNKNOWN_CURRENCY = 10
@@ -304,9 +309,13 @@ class Reason(IntEnum):
     AUCTION_OPENING = 60
     """The product's auction is opening, which takes a few log entries: until then its orders stay, and its status too."""
     TOO_MANY_TRANSFERS = 61
-    """The account's transfers of this kind fill their memory, and the oldest is too young to be forgotten (`limits.TRANSFERS_REMEMBERED`)."""
+    """The account's transfers of this kind fill their memory, and the oldest is too young to be forgotten
+    (`limits.TRANSFERS_REMEMBERED`).
+    """
     INVALID_STREAM = 90
-    """A stream's name, a note or what its client is said to have sent is out of bounds, or the stream is another account's."""
+    """A stream's name, a note or what its client is said to have sent is out of bounds, or the stream is another
+    account's.
+    """
     TOO_MANY_STREAMS = 91
     """There is no room for another stream (`limits.STREAMS`)."""
     TOO_MANY_CANCELS = 62

@@ -1,7 +1,9 @@
-"""What this version keeps otherwise than version 0.2.0: done once, by the engine, before it applies the first entry that this version wrote.
+"""What this version keeps otherwise than version 0.2.0: done once, by the engine, before it applies the first entry
+that this version wrote.
 
-Not by the migration of the data: entries of 0.2.0 that lie behind a node's snapshot are applied after it, by the rules of 0.2.0, and must find what
-0.2.0 had. All nodes come to the first entry of this version with the same state, and so leave it with the same.
+Not by the migration of the data: entries of 0.2.0 that lie behind a node's snapshot are applied after it, by the rules
+of 0.2.0, and must find what 0.2.0 had. All nodes come to the first entry of this version with the same state, and so
+leave it with the same.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ def upgrade(state: State) -> None:
 
 
 def _credit(state: State, account: Account) -> None:
-    """The holds of buy orders had their fee rounded down: the fraction that they lack is their credit, so that what they hold suffices."""
+    """The holds of buy orders had their fee rounded down: the fraction that they lack is their credit, so that what
+    they hold suffices.
+    """
     for order in account.open_orders():
         if order.side == Side.BUY and order.order_type == OrderType.LIMIT:
             cost = order.product.notional(order.price, order.remaining)

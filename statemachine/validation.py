@@ -1,7 +1,8 @@
 """Everything that is checked before anything changes.
 
-Each function looks at the state and one command and answers None, or a `Reject` that becomes a `Rejected`. Nothing in here changes
-anything, so a refused command leaves no trace. The first fault found is told; the order of the checks is part of the rules.
+Each function looks at the state and one command and answers None, or a `Reject` that becomes a `Rejected`. Nothing in
+here changes anything, so a refused command leaves no trace. The first fault found is told; the order of the checks is
+part of the rules.
 """
 
 from __future__ import annotations
@@ -163,7 +164,9 @@ def put_api_key(state: State, command: PutApiKey) -> Reject | None:
 
 
 def networks(addresses: str) -> str | Reject:
-    """A key's networks as they are stored, each in the one canonical way of writing it; a lone address is a network of one."""
+    """A key's networks as they are stored, each in the one canonical way of writing it; a lone address is a network of
+    one.
+    """
     texts = addresses.split(",", ADDRESSES_MAX) if addresses else []
     if len(texts) > ADDRESSES_MAX:
         return Reject(Reason.INVALID_ADDRESSES, "addresses", f"expected at most {ADDRESSES_MAX} networks")
@@ -178,9 +181,11 @@ def networks(addresses: str) -> str | Reject:
 
 
 def _network_text(network: IPv4Network | IPv6Network) -> str:
-    """A network as text, made of its numbers: the text that Python makes of an IPv6 network that maps IPv4 differs between its versions.
+    """A network as text, made of its numbers: the text that Python makes of an IPv6 network that maps IPv4 differs
+    between its versions.
 
-    IPv6 as RFC 5952 says: lower case, no leading zeros, the first of the longest runs of two or more zeros left out. No dotted form.
+    IPv6 as RFC 5952 says: lower case, no leading zeros, the first of the longest runs of two or more zeros left out. No
+    dotted form.
     """
     number = int(network.network_address)
     if isinstance(network, IPv4Network):
@@ -195,7 +200,9 @@ def _network_text(network: IPv4Network | IPv6Network) -> str:
 
 
 def deposit(state: State, command: Deposit) -> Reject | None:
-    """May this deposit be booked? What was deposited and not withdrawn stays within AMOUNT_MAX, and so does every later sum."""
+    """May this deposit be booked? What was deposited and not withdrawn stays within AMOUNT_MAX, and so does every later
+    sum.
+    """
     currency = state.currencies.get(command.currency)
     if currency is None:
         return Reject(Reason.UNKNOWN_CURRENCY, "currency", "no such currency")
@@ -247,9 +254,9 @@ def _covered(account: Account, command: Withdraw | Transfer) -> Reject | None:
 def place_order(state: State, account: Account, command: Placing) -> Reject | None:
     """May this order enter?
 
-    Checked in this order: the product, the operator's controls (`guards`), the product's status, fields that contradict each other,
-    numbers, the stop, the time to live, client_oid, the number of open orders, funds, post-only. A stop order is checked when it is placed,
-    and not again when it enters.
+    Checked in this order: the product, the operator's controls (`guards`), the product's status, fields that contradict
+    each other, numbers, the stop, the time to live, client_oid, the number of open orders, funds, post-only. A stop
+    order is checked when it is placed, and not again when it enters.
     """
     product = state.products.get(command.product_id)
     if product is None:
@@ -406,11 +413,13 @@ def can_rest(order_type: int, time_in_force: int) -> bool:
 
 
 def entry_hold(product: Product, command: Placing, available: int) -> int:
-    """What an order puts on hold when it enters, of which `available` is there; more than that means insufficient funds.
+    """What an order puts on hold when it enters, of which `available` is there; more than that means insufficient
+    funds.
 
-    Limit orders hold their worst case (`Product.hold_for`), a market sell by size its size, a market buy with funds those.
-    Orders that name no amount of what they pay with (a market buy by size alone, a market sell by funds) hold all there is and
-    give back what they do not use; they need as much as could trade at all: one unit of quote, one lot of base.
+    Limit orders hold their worst case (`Product.hold_for`), a market sell by size its size, a market buy with funds
+    those. Orders that name no amount of what they pay with (a market buy by size alone, a market sell by funds) hold
+    all there is and give back what they do not use; they need as much as could trade at all: one unit of quote, one lot
+    of base.
     """
     if command.order_type == _LIMIT:
         if command.side == _SELL:

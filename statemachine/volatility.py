@@ -1,19 +1,20 @@
 """Volatility interruptions: the price collar stops continuous trading, an auction is called, and it opens by itself.
 
-- The order that would have traded outside the collar keeps what it traded up to it. What is left of it is collected, if it may rest and
-  would not meet its own account's orders; else it leaves.
-- `CollarAction.HALT` halts first: for `halt_ns` orders can only be cancelled. Then the call begins, or at once with `CollarAction.AUCTION`.
-- The call takes `call_ns`, and up to `random_ns` more by chance (`chance`). When it ends while the price that the auction would open at is
-  more than twice as far from the reference as the collar allows, it is extended by as much again, at most `extensions_max` times; then it
-  opens.
-- Then the product goes on in the status that it had. A status that the operator sets, or a phase that its calendar begins, ends the
-  interruption.
+- The order that would have traded outside the collar keeps what it traded up to it. What is left of it is collected, if
+  it may rest and would not meet its own account's orders; else it leaves.
+- `CollarAction.HALT` halts first: for `halt_ns` orders can only be cancelled. Then the call begins, or at once with
+  `CollarAction.AUCTION`.
+- The call takes `call_ns`, and up to `random_ns` more by chance (`chance`). When it ends while the price that the
+  auction would open at is more than twice as far from the reference as the collar allows, it is extended by as much
+  again, at most `extensions_max` times; then it opens.
+- Then the product goes on in the status that it had. A status that the operator sets, or a phase that its calendar
+  begins, ends the interruption.
 
 Times are those of the log. Where it jumps, an interruption that is over by then ends with the entry that finds it so.
 
-Sources: Xetra, "Protective mechanisms in continuous trading" (random end, extended interruption, and a scheduled auction that takes over);
-the Plan to Address Extraordinary Market Volatility (limit up, limit down) for a halt of a fixed time before the reopening. That plan's
-limit state of 15 seconds is not here.
+Sources: Xetra, "Protective mechanisms in continuous trading" (random end, extended interruption, and a scheduled
+auction that takes over); the Plan to Address Extraordinary Market Volatility (limit up, limit down) for a halt of a
+fixed time before the reopening. That plan's limit state of 15 seconds is not here.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ _COLLARED: int = DoneReason.COLLARED
 
 
 def interrupt(state: State, product: Product, order: Order) -> None:
-    """An order that is on no book would trade outside the collar now: it leaves or is collected, and trading is interrupted if the limits
-    say so."""
+    """An order that is on no book would trade outside the collar now: it leaves or is collected, and trading is
+    interrupted if the limits say so."""
     row = product.controls
     assert row is not None, "the product has limits"
     interrupts = row.action != CollarAction.REJECT and order.time_in_force != TimeInForce.FOK

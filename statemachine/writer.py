@@ -1,6 +1,8 @@
-"""Records as msgpack, written field by field: what the engine tells is encoded once, and no object stands between a field and its byte.
+"""Records as msgpack, written field by field: what the engine tells is encoded once, and no object stands between a
+field and its byte.
 
-This is the plain form. The compiled core has `writer.pyx` in its place: the same methods and the same bytes, written into a block of memory.
+This is the plain form. The compiled core has `writer.pyx` in its place: the same methods and the same bytes, written
+into a block of memory.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class Writer:
-    """Appends msgpack values: in the order of the calls `array`, `number`, `text`, `flag`, `nothing`, and `raw` for what is encoded already.
+    """Appends msgpack values: in the order of the calls `array`, `number`, `text`, `flag`, `nothing`, and `raw` for
+    what is encoded already.
 
     `number` takes -2**63 to 2**64 - 1. An array's header says how many values follow.
     """

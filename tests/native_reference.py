@@ -1,4 +1,6 @@
-"""The reference part of `docs/native.md`, made of the structs that the protocol is: `python -m tests.native_reference` writes it anew."""
+"""The reference part of `docs/native.md`, made of the structs that the protocol is: `python -m tests.native_reference`
+writes it anew.
+"""
 
 from __future__ import annotations
 

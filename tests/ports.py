@@ -6,7 +6,9 @@ import socket
 from random import Random
 
 LOWEST, HIGHEST, APART = 10_000, 32_000, 50
-"""Below those that Linux gives to outgoing connections, of which there are always some; and enough apart for a node's servers."""
+"""Below those that Linux gives to outgoing connections, of which there are always some; and enough apart for a node's
+servers.
+"""
 
 
 def free_port() -> int:

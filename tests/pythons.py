@@ -1,8 +1,9 @@
 """Do all supported Pythons come to the same state? `python -m tests.pythons` asks every one that is there.
 
-A fixed corpus of commands is applied by each, the plain core, and the running hash and the hash of all tables are compared: the second tells what the
-first cannot, rows that differ though commands, outcomes and events are the same. Each Python gets an environment of its own, thrown away afterwards,
-with the packages that the state machine and the corpus need. Exit code 1 where hashes differ, 2 where fewer than two Pythons could be asked.
+A fixed corpus of commands is applied by each, the plain core, and the running hash and the hash of all tables are
+compared: the second tells what the first cannot, rows that differ though commands, outcomes and events are the same.
+Each Python gets an environment of its own, thrown away afterwards, with the packages that the state machine and the
+corpus need. Exit code 1 where hashes differ, 2 where fewer than two Pythons could be asked.
 
 `python -m tests.pythons --here` prints the hashes of this Python.
 """

@@ -1,4 +1,5 @@
-"""Real clusters of three nodes on loopback: one that tests share and leave as they found it, fresh ones for those that break things.
+"""Real clusters of three nodes on loopback: one that tests share and leave as they found it, fresh ones for those that
+break things.
 
 Every node is stopped at the end, and killed by pid if it does not stop.
 """

@@ -147,7 +147,9 @@ class Bench:
 
 
 class _FrameClient(asyncio.Protocol):
-    """Sends frames that were encoded before, as answers come; answers are decoded and checked when the clock has stopped."""
+    """Sends frames that were encoded before, as answers come; answers are decoded and checked when the clock has
+    stopped.
+    """
 
     def __init__(self, frames: Sequence[bytes], in_flight: int) -> None:
         self._frames = frames

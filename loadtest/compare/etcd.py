@@ -1,4 +1,6 @@
-"""Three etcd members on loopback, with fsync on: the replicated store that most people would pick. Debian's package `etcd-server`."""
+"""Three etcd members on loopback, with fsync on: the replicated store that most people would pick. Debian's package
+`etcd-server`.
+"""
 
 from __future__ import annotations
 

@@ -21,7 +21,9 @@ LEVELS = 2_000
 
 
 class Market:
-    """`orders` resting orders of as many accounts as they need, spread over `products` products; then a flow that keeps their number."""
+    """`orders` resting orders of as many accounts as they need, spread over `products` products; then a flow that keeps
+    their number.
+    """
 
     def __init__(self, orders: int, products: int) -> None:
         self._accounts = [f"account-{number}" for number in range(max(4, -(-orders // ORDERS_AN_ACCOUNT)))]

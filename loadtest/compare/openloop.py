@@ -1,7 +1,7 @@
 """Requests that are sent at intended times, whether or not earlier ones were answered.
 
-A closed loop sends less when the server is slow, and so hides what waiting clients see. Here the latency of a request runs from
-the moment at which it should have been sent (Gil Tene, "How NOT to measure latency": coordinated omission).
+A closed loop sends less when the server is slow, and so hides what waiting clients see. Here the latency of a request
+runs from the moment at which it should have been sent (Gil Tene, "How NOT to measure latency": coordinated omission).
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 class OpenLoad(msgspec.Struct, frozen=True):
-    """Answers by status class, the run's length, and latencies in seconds from the intended time of sending, of the 2xx alone."""
+    """Answers by status class, the run's length, and latencies in seconds from the intended time of sending, of the 2xx
+    alone.
+    """
 
     sent: int
     good: int
@@ -90,7 +92,8 @@ class OpenLoop:
         self._error: Exception | None = None
 
     async def run(self, requests: Sequence[bytes], *, most_seconds: float = 0.0) -> OpenLoad:
-        """Send all `requests`; returns when each is answered, or after `most_seconds` (0: no limit) with those that were.
+        """Send all `requests`; returns when each is answered, or after `most_seconds` (0: no limit) with those that
+        were.
 
         Raises:
             LoadTestError: a connection broke.

@@ -11,7 +11,9 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """User and system time that living processes have used since they began, in seconds. Processes that are gone count nothing."""
+    """User and system time that living processes have used since they began, in seconds. Processes that are gone count
+    nothing.
+    """
     return sum(int(fields[11]) + int(fields[12]) for pid in pids if (fields := _stat(pid))) / _TICKS
 
 

@@ -26,7 +26,9 @@ _json = msgspec.json.Encoder().encode
 
 
 def orders(people: Sequence[Trader], run: str, seed: int) -> Iterator[PlaceOrder]:
-    """Limit orders of all traders in turns, endless: four in five rest near the mid, one in five trades with what rests."""
+    """Limit orders of all traders in turns, endless: four in five rest near the mid, one in five trades with what
+    rests.
+    """
     random = Random(f"{seed}:{run}")
     spec = PRODUCT
     mid = spec.opening_ticks
@@ -73,8 +75,8 @@ def http_orders(people: Sequence[Trader], run: str, seed: int, count: int, host:
 
 
 def native_frames(person: Trader, run: str, seed: int, frames: int, commands: int) -> list[bytes]:
-    """`frames` encoded `Submit` requests of one trader with `commands` commands each. Beyond `OPEN_MAX` open orders each order
-    is followed by the cancel of the oldest."""
+    """`frames` encoded `Submit` requests of one trader with `commands` commands each. Beyond `OPEN_MAX` open orders
+    each order is followed by the cancel of the oldest."""
     flow = _with_cancels(person, run, seed)
     return [frame(Submit(number, [next(flow) for _ in range(commands)])) for number in range(1, frames + 1)]
 

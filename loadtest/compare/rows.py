@@ -11,8 +11,8 @@ import msgspec
 class Goal(msgspec.Struct, frozen=True):
     """A row before it is measured.
 
-    `at_least`: a ratio of ours to the other's that is good when it is large; otherwise it is good when small. `bound` is what the ratio is
-    compared with, or the figure itself where there is nothing beside it (`beside` is "").
+    `at_least`: a ratio of ours to the other's that is good when it is large; otherwise it is good when small. `bound`
+    is what the ratio is compared with, or the figure itself where there is nothing beside it (`beside` is "").
     """
 
     key: str

@@ -1,7 +1,7 @@
 """The load generator `wrk` (Debian's package of that name) with requests that were made before the clock starts.
 
-Formatting and signing requests costs more than sending them, so they lie in one file for each of wrk's threads: a four-byte
-big-endian length, then the raw request, repeated. The script reads one for each request that it sends.
+Formatting and signing requests costs more than sending them, so they lie in one file for each of wrk's threads: a
+four-byte big-endian length, then the raw request, repeated. The script reads one for each request that it sends.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ def store(requests: Iterable[bytes], base: Path, threads: int) -> None:
 
 
 def run(url: str, requests: Path, *, connections: int, seconds: float) -> Load:
-    """Send the stored requests over `connections` kept connections, one under way on each, until the time is over or they are used up.
+    """Send the stored requests over `connections` kept connections, one under way on each, until the time is over or
+    they are used up.
 
     Raises:
         LoadTestError: wrk is missing, fails, or met socket errors.

@@ -22,8 +22,8 @@ from node.diagnosis.bench import ORDERS, PRODUCT, Refused
 def bench(target: Target, seconds: float, as_json: bool) -> None:
     """Measure the cluster as it stands: orders a second, and the 99th percentile of one order's way.
 
-    Trades on a product and with accounts of its own, which stay; the product is closed at the end. Others on the same cluster notice the
-    load. Needs the operator's key.
+    Trades on a product and with accounts of its own, which stay; the product is closed at the end. Others on the same
+    cluster notice the load. Needs the operator's key.
     """
     access = session.reach(target)
     with progress("setting up", 2 * seconds) as shown:

@@ -33,8 +33,9 @@ MIB = 1024 * 1024
 def bundle(target: Target, output: Path | None, log_mib: int, as_json: bool) -> None:
     """Collect what all nodes have to say into one archive, without secrets, with a list of what is in it.
 
-    Of every node: status and metrics. Of the nodes on this machine besides: settings, the end of the log, stacks of the processes, what the
-    system says of them, names and sizes of files, and the doctor's findings. Nodes that are down are no obstacle.
+    Of every node: status and metrics. Of the nodes on this machine besides: settings, the end of the log, stacks of the
+    processes, what the system says of them, names and sizes of files, and the doctor's findings. Nodes that are down
+    are no obstacle.
     """
     access = session.reach(target)
     layout = None if target.is_remote else ClusterDirectory(target.directory)

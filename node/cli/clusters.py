@@ -264,7 +264,9 @@ class _Look:
         return await ask_all(self._access.addresses, self._access.tls(), self._access.credentials)
 
     def modes(self, statuses: Statuses) -> dict[str, str]:
-        """The modes of nodes that do not answer yet, such as those that migrate: their engines note it in their data directories."""
+        """The modes of nodes that do not answer yet, such as those that migrate: their engines note it in their data
+        directories.
+        """
         if self._local is None:
             return {}
         configs = self._local.layout.configs

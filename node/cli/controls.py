@@ -108,7 +108,9 @@ def kill_switch() -> None:
 @cluster_option
 @json_option
 def set_switch(target: Target, as_json: bool, scope: str, name: str, switch: str, note: str, yes: bool) -> None:
-    """Cancel all open orders of SCOPE NAME and let none enter (kill), or switch off buys, sells or both; `--to on` switches all on."""
+    """Cancel all open orders of SCOPE NAME and let none enter (kill), or switch off buys, sells or both; `--to on`
+    switches all on.
+    """
     whose = f"{scope} {name}".strip()
     if switch == "kill" and not yes:
         click.confirm(f"Cancel all open orders of the {whose}, and refuse new ones?", abort=True)
@@ -215,7 +217,9 @@ def risk() -> None:
 @cluster_option
 @json_option
 def set_risk(target: Target, as_json: bool, scope: str, name: str, currency: str, orders: int, rate: int, **given: str) -> None:
-    """Set all risk limits of an account or firm, in one currency or of its orders: what is not named is no limit any more."""
+    """Set all risk limits of an account or firm, in one currency or of its orders: what is not named is no limit any
+    more.
+    """
 
     def make(scales: Scales) -> AnyCommand:
         digits = scales.currency(currency) if currency else 0
@@ -377,7 +381,9 @@ def trade() -> None:
 @cluster_option
 @json_option
 def bust(target: Target, as_json: bool, product_id: str, trade_id: int, price: str, note: str, yes: bool) -> None:
-    """Bust TRADE of PRODUCT: money, coins and fees go back. The trade must be among those that the node remembers (`trades`)."""
+    """Bust TRADE of PRODUCT: money, coins and fees go back. The trade must be among those that the node remembers
+    (`trades`).
+    """
 
     async def find(session: Session) -> tuple[OrderMatched, Scales]:
         for found in await session.read(TradesQuery(product_id, _PAGE)):

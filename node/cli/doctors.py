@@ -31,8 +31,9 @@ STEPS = 10
 def doctor(target: Target, path: Path | None, nodes: tuple[str, ...], deep: bool, everything: bool, as_json: bool) -> None:
     """Look for what is wrong with the nodes of this machine, whether they run or not, and say what to do.
 
-    Looks at configuration, limits, versions, certificates, data directory, ports, other nodes, disk space, the speed of fsync, the clock, log and
-    snapshots. Exit code: 0 all is well, 1 something needs attention, 2 a node cannot run, or not for long.
+    Looks at configuration, limits, versions, certificates, data directory, ports, other nodes, disk space, the speed of
+    fsync, the clock, log and snapshots. Exit code: 0 all is well, 1 something needs attention, 2 a node cannot run, or
+    not for long.
     """
     paths = [path] if path is not None else _paths(target.directory, nodes)
     findings: list[Finding] = []

@@ -24,8 +24,8 @@ NUMBERS = ("log entry", "sequence", "behind", "gaps")
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """Where a node's history is. `behind`: commands that the node has applied and the history lacks; -1 while the node does not answer.
-    `fault`: why its database cannot be read, "" where it can."""
+    """Where a node's history is. `behind`: commands that the node has applied and the history lacks; -1 while the node
+    does not answer. `fault`: why its database cannot be read, "" where it can."""
 
     node_id: str
     database: str

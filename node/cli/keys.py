@@ -52,7 +52,8 @@ def put(
 ) -> None:
     """Make a new secret for KEY and put it; use the file with --key. The secret is shown this once.
 
-    The file also says where the nodes are and whom to trust there, so that it is enough to reach the cluster from any machine.
+    The file also says where the nodes are and whom to trust there, so that it is enough to reach the cluster from any
+    machine.
     """
     total, limits = _permissions(permissions), _addresses(networks)
     fresh = generate(key_id)
@@ -82,7 +83,9 @@ def put(
 @cluster_option
 @json_option
 def list_keys(target: Target, as_json: bool) -> None:
-    """Every API key, without its secret: whose it is, what it may do and from where, and the cluster key that encrypts it (0: none does)."""
+    """Every API key, without its secret: whose it is, what it may do and from where, and the cluster key that encrypts
+    it (0: none does).
+    """
     rows = run(target, _all)
     views = [
         {

@@ -36,8 +36,9 @@ check_option = click.option("--check", is_flag=True, help="Only say what speaks 
 def upgrade(target: Target, as_json: bool, check: bool, version: str) -> None:
     """Go on with the schema and the rules of a newer version, while the cluster trades.
 
-    Install that version on every node first, and start them again one by one: until this command they all keep to the level of the version before,
-    and any of them can go back to it. The change is one entry in the log, made only if every member can follow.
+    Install that version on every node first, and start them again one by one: until this command they all keep to the
+    level of the version before, and any of them can go back to it. The change is one entry in the log, made only if
+    every member can follow.
     """
     if not check and not version:
         raise click.UsageError("say --to VERSION, or --check")
@@ -52,8 +53,8 @@ def upgrade(target: Target, as_json: bool, check: bool, version: str) -> None:
 def downgrade(target: Target, as_json: bool, check: bool, version: str) -> None:
     """Return to the level of an earlier version, where nothing would be lost.
 
-    Where something would be, it is refused and says so; then `quorumbook rollback` returns to the state before the change, with an export of what
-    that undoes.
+    Where something would be, it is refused and says so; then `quorumbook rollback` returns to the state before the
+    change, with an export of what that undoes.
     """
     _change(target, version, as_json=as_json, check=check)
 

@@ -18,7 +18,8 @@ SECOND = 1_000_000_000
 
 
 class LogViews:
-    """Turns entries into rows. What a log says of currencies and products on the way is taken up for the entries behind it.
+    """Turns entries into rows. What a log says of currencies and products on the way is taken up for the entries behind
+    it.
 
     Args:
         currencies: decimal digits by name, as far as they are known before.

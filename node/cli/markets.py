@@ -323,9 +323,11 @@ def set_product(target: Target, as_json: bool, product_id: str, status: str | No
 async def _change(
     session: Session, names: list[str] | None, commands: Callable[[Scales, ProductRow], list[PutProduct]]
 ) -> list[tuple[ProductRow, Scales]]:
-    """Change products (None: all) by the commands that `commands` makes of their rows, all in one entry of the log; the rows before.
+    """Change products (None: all) by the commands that `commands` makes of their rows, all in one entry of the log; the
+    rows before.
 
-    What somebody else changes at the same moment is not lost: a product that was changed between the reading and the command is read again.
+    What somebody else changes at the same moment is not lost: a product that was changed between the reading and the
+    command is read again.
 
     Raises:
         Rejection: the exchange refused a change for another reason, or a product is changed by others again and again.
@@ -336,7 +338,8 @@ async def _change(
         scales = await session.scales()
         rows = list(scales.products.values()) if left is None else [scales.product(name) for name in left]
         made = {row.product_id: commands(scales, row) for row in rows}
-        # All products' first commands, then all second ones: an auction that opens does not delay the others' last status.
+        # All products' first commands, then all second ones: an auction that opens does not delay the others' last
+        # status.
         sent = [command for turn in zip(*made.values(), strict=True) for command in turn]
         outcomes = await session.submit_all(sent) if sent else []
         left = []

@@ -181,7 +181,9 @@ def _row(member: MemberStatus, status: NodeStatus) -> list[str | Text]:
 
 
 def skew(member: MemberStatus) -> Text:
-    """How far a member's clock is ahead of the node's that tells, in a colour if that is much; empty where it is not known."""
+    """How far a member's clock is ahead of the node's that tells, in a colour if that is much; empty where it is not
+    known.
+    """
     if member.clock_skew is None:
         return Text("")
     return Text(f"{member.clock_skew * 1e3:+.0f} ms", style="yellow" if abs(member.clock_skew) > SKEW_SHOWN else "")

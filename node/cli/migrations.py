@@ -73,7 +73,8 @@ def show_(which: str, as_json: bool) -> None:
 def diff(old: str, new: str, as_json: bool) -> None:
     """Say what changed from one ABI to another, and what of it needs a migration.
 
-    Exit code 1 if this software cannot take data from OLD to NEW: no migration was written, or it does not say why something would vanish.
+    Exit code 1 if this software cannot take data from OLD to NEW: no migration was written, or it does not say why
+    something would vanish.
     """
     releases = Releases()
     source, target = releases.schema(old), releases.schema(new)
@@ -314,9 +315,9 @@ def rollback(
 ) -> None:
     """Return to the data from before the latest migration; then start the version that wrote it.
 
-    Every command that was applied since is undone, also those that were acknowledged: clients were told of orders and trades that
-    did not happen any more. They are exported first. Market databases are cut back to the same place. Stop all nodes of the cluster
-    and go back on all of them; if that was interrupted, give the command again.
+    Every command that was applied since is undone, also those that were acknowledged: clients were told of orders and
+    trades that did not happen any more. They are exported first. Market databases are cut back to the same place. Stop
+    all nodes of the cluster and go back on all of them; if that was interrupted, give the command again.
     """
     if (out is None) == (not without_export):
         raise click.UsageError("expected --export DIR or --without-export")

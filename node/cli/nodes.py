@@ -91,7 +91,8 @@ def init(
 ) -> None:
     """Make a cluster in DIRECTORY: keys, certificates, a configuration and a data directory for each node.
 
-    On several machines: init exchange --node n1=10.0.0.1 --node n2=10.0.0.2 --node n3=10.0.0.3, then move each node's directory to its machine.
+    On several machines: init exchange --node n1=10.0.0.1 --node n2=10.0.0.2 --node n3=10.0.0.3, then move each node's
+    directory to its machine.
     """
     if (nodes is not None) + bool(named) + bool(hosts) > 1:
         raise click.UsageError("Say which nodes once: --nodes, --node or --hosts.")
@@ -142,7 +143,9 @@ def node() -> None:
 @click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The node's node.toml.")
 @click.option("--rejoin", is_flag=True, help="The data directory was lost: come back without a vote until caught up.")
 def start(path: Path, rejoin: bool) -> None:
-    """Run a node until SIGTERM or Ctrl-C. Exit code 70: its state is in doubt, do not start it again before reading why."""
+    """Run a node until SIGTERM or Ctrl-C. Exit code 70: its state is in doubt, do not start it again before reading
+    why.
+    """
     sys.exit(run_or_explain(path, rejoin=rejoin))
 
 
@@ -164,8 +167,8 @@ def start(path: Path, rejoin: bool) -> None:
 def stop(path: Path, force: bool, seconds: float) -> None:
     """Stop a running node in order: it refuses commands, hands leadership over, writes a snapshot, and ends.
 
-    A node that the exchange needs to go on is not stopped (see `cluster can-stop`), unless --force is given or no leader serves anyway. Exit code 1
-    then, and if the node did not end in time; it goes on stopping in that case.
+    A node that the exchange needs to go on is not stopped (see `cluster can-stop`), unless --force is given or no
+    leader serves anyway. Exit code 1 then, and if the node did not end in time; it goes on stopping in that case.
     """
     config = load(path)
     pid_file = config.data_path / PID_FILE
@@ -189,7 +192,9 @@ def stop(path: Path, force: bool, seconds: float) -> None:
 @node.command()
 @click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The node's node.toml.")
 def alive(path: Path) -> None:
-    """Does the node live? For a container's health check. Exit code 1 where its engine neither answers nor reads its data at a start."""
+    """Does the node live? For a container's health check. Exit code 1 where its engine neither answers nor reads its
+    data at a start.
+    """
     config = load(path)
     status = asyncio.run(asking(config)()).get(config.node_id)
     mode = status.mode if status is not None else locked_note(config.data_path / ENGINE_PID_FILE)
@@ -202,7 +207,9 @@ def alive(path: Path) -> None:
 @click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The node's node.toml.")
 @json_option
 def check(path: Path, as_json: bool) -> None:
-    """Check a node's configuration, certificate and keys, as a start does, without starting. What is hardly meant is told, too."""
+    """Check a node's configuration, certificate and keys, as a start does, without starting. What is hardly meant is
+    told, too.
+    """
     config = load(path)
     lines = advice(config, path)
     if as_json:
@@ -216,7 +223,9 @@ def check(path: Path, as_json: bool) -> None:
 @click.command()
 @json_option
 def version(as_json: bool) -> None:
-    """The version and commit of the software, the ABI (the checksum of everything that is stored or sent), and which core runs, compiled or plain."""
+    """The version and commit of the software, the ABI (the checksum of everything that is stored or sent), and which
+    core runs, compiled or plain.
+    """
     if as_json:
         print_json(
             {

@@ -26,7 +26,8 @@ class Refusal(click.ClickException):
 class Rejection(click.ClickException):
     """The exchange refused a command. Exit code 1.
 
-    `expected`: what would have been right, instead of the engine's words. `number`: how an amount in them, in smallest units, is written.
+    `expected`: what would have been right, instead of the engine's words. `number`: how an amount in them, in smallest
+    units, is written.
     """
 
     def __init__(self, outcome: Rejected, expected: str = "", number: Callable[[int], str] | None = None) -> None:
@@ -114,7 +115,9 @@ class Progress:
 
 @contextlib.contextmanager
 def progress(what: str, total: float | None) -> Iterator[Progress]:
-    """A progress bar on stderr, for work that may take more than two seconds. `total`: how many steps, None while that is not known."""
+    """A progress bar on stderr, for work that may take more than two seconds. `total`: how many steps, None while that
+    is not known.
+    """
     console = Console(stderr=True)
     if not console.is_terminal:
         yield Progress()

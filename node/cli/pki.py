@@ -34,7 +34,9 @@ def pki() -> None:
 @place_option
 @json_option
 def show_certificates(target: Target, as_json: bool) -> None:
-    """How long the authority and the nodes' certificates are valid. "in use": when the one ends that a running node has."""
+    """How long the authority and the nodes' certificates are valid. "in use": when the one ends that a running node
+    has.
+    """
     local = LocalCluster(target.directory)
     statuses = asyncio.run(local.status())
     found = held(local.layout)
@@ -84,9 +86,11 @@ def _in_use(node_id: str, statuses: Statuses) -> int:
 )
 @json_option
 def renew_certificates(target: Target, nodes: tuple[str, ...], days: int, as_json: bool) -> None:
-    """Give the nodes new keys and certificates, for the hosts that they have. Nodes that run here take them up within seconds, without a restart.
+    """Give the nodes new keys and certificates, for the hosts that they have. Nodes that run here take them up within
+    seconds, without a restart.
 
-    Needs ca.key in the cluster's directory. A node on another machine takes them up when node.pem and node.key are copied there.
+    Needs ca.key in the cluster's directory. A node on another machine takes them up when node.pem and node.key are
+    copied there.
     """
     local = LocalCluster(target.directory)
     chosen = _chosen(local.layout, nodes)
@@ -133,8 +137,8 @@ def _chosen(layout: ClusterDirectory, nodes: tuple[str, ...]) -> list[str]:
 def roll_authority(target: Target, step: str | None, as_json: bool) -> None:
     """Change the certificate authority while the cluster runs: --begin, then `pki renew`, then --finish.
 
-    Between the steps copy ca.pem, node.pem and node.key to nodes on other machines, and wait until `pki show` names them in use. Running nodes go
-    on trusting the former authority until they are started again.
+    Between the steps copy ca.pem, node.pem and node.key to nodes on other machines, and wait until `pki show` names
+    them in use. Running nodes go on trusting the former authority until they are started again.
     """
     layout = ClusterDirectory(target.directory)
     if step == "begin":

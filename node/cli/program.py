@@ -1,7 +1,8 @@
 """The program: its commands, each read when it is asked for, and how errors end it.
 
-Exit codes: 0 done; 1 refused by the exchange, or not possible as things are; 2 a wrong command line; `exit_codes.UNAVAILABLE` nothing was
-applied, since no leader or no node answered; `exit_codes.UNKNOWN` nobody knows yet whether it was applied.
+Exit codes: 0 done; 1 refused by the exchange, or not possible as things are; 2 a wrong command line;
+`exit_codes.UNAVAILABLE` nothing was applied, since no leader or no node answered; `exit_codes.UNKNOWN` nobody knows yet
+whether it was applied.
 """
 
 from __future__ import annotations
@@ -95,7 +96,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Return to the data from before the latest migration; then start the version that wrote it.",
     ),
 }
-"""Where each command is, in this package, and what the list of commands says of it: so that `--help`, and each command, reads little."""
+"""Where each command is, in this package, and what the list of commands says of it: so that `--help`, and each command,
+reads little.
+"""
 
 INSIDE = {
     "status": "cluster status",
@@ -121,7 +124,9 @@ INSIDE = {
 
 
 class Program(Commands):
-    """A group that turns what the world can do wrong into one line on stderr and an exit code that says which kind it is."""
+    """A group that turns what the world can do wrong into one line on stderr and an exit code that says which kind it
+    is.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # the signature is click's, here and below
         """The names of all commands."""
@@ -142,7 +147,9 @@ class Program(Commands):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command that is meant. Raises `click.UsageError`, with the commands that are called alike, where there is none."""
+        """The command that is meant. Raises `click.UsageError`, with the commands that are called alike, where there is
+        none.
+        """
         name = args[0]
         if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
             raise (
@@ -210,6 +217,7 @@ def main() -> None:
 
     Begin with: quorumbook init exchange && quorumbook cluster up
 
-    Commands work on the cluster in ./exchange unless --cluster or QUORUMBOOK_CLUSTER names another directory, or a key file that
-    says where the nodes are. Exit codes: 1 refused, 2 wrong command line, 69 no leader answered and nothing was applied, 75 outcome unknown.
+    Commands work on the cluster in ./exchange unless --cluster or QUORUMBOOK_CLUSTER names another directory, or a key
+    file that says where the nodes are. Exit codes: 1 refused, 2 wrong command line, 69 no leader answered and nothing
+    was applied, 75 outcome unknown.
     """

@@ -19,7 +19,8 @@ DIRECTORY = click.Path(path_type=Path, exists=True, file_okay=False)
 
 
 def node_config_path(directory: Path, node_id: str | None) -> Path:
-    """The configuration of the node that is meant in a node's or a cluster's directory; the first one of a cluster unless named.
+    """The configuration of the node that is meant in a node's or a cluster's directory; the first one of a cluster
+    unless named.
 
     Raises:
         DirectoryError: there is no such node.

@@ -112,7 +112,8 @@ class Session:
         """Apply commands; their outcomes, rejections among them.
 
         Raises:
-            RequestFailed: no leader answered in time, or none did to a read a moment ago: nobody waits twice for the same.
+            RequestFailed: no leader answered in time, or none did to a read a moment ago: nobody waits twice for the
+                same.
         """
         if self._stale:
             raise RequestFailed(FailCode.NO_LEADER, "nobody leads at the moment; it was not applied")
@@ -120,7 +121,9 @@ class Session:
 
 
 def reach(target: Target) -> Access:
-    """How the target's cluster is reached. Asked here, so that tests can put another in its place; raises as `Target.access`."""
+    """How the target's cluster is reached. Asked here, so that tests can put another in its place; raises as
+    `Target.access`.
+    """
     return target.access()
 
 

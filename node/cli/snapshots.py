@@ -38,7 +38,9 @@ def snapshot() -> None:
 @click.option("--node", "node_id", help="Only those of this node. Default: of all nodes whose directories are on this machine.")
 @json_option
 def list_snapshots(target: Target, node_id: str | None, as_json: bool) -> None:
-    """Show what snapshots the nodes on this machine have. "shared": how many of the MB lie in files that an older snapshot has too."""
+    """Show what snapshots the nodes on this machine have. "shared": how many of the MB lie in files that an older
+    snapshot has too.
+    """
     layout = ClusterDirectory(target.directory)
     found = {name: backups.listed(backups.snapshots_of(layout.configs[name])) for name in _chosen(layout, node_id)}
     if as_json:
@@ -120,9 +122,11 @@ async def _taken(session: Session, node_id: str, seconds: float) -> NodeStatus:
 @click.argument("paths", metavar="SNAPSHOT...", type=click.Path(path_type=Path, exists=True), nargs=-1, required=True)
 @json_option
 def verify(paths: tuple[Path, ...], as_json: bool) -> None:
-    """Check each SNAPSHOT (a directory named by its index): every file, every row, all hashes, and the state's own rules.
+    """Check each SNAPSHOT (a directory named by its index): every file, every row, all hashes, and the state's own
+    rules.
 
-    What is no snapshot is passed over with a word, so that `verify /backup/*` checks a whole directory of backups; at least one must be one.
+    What is no snapshot is passed over with a word, so that `verify /backup/*` checks a whole directory of backups; at
+    least one must be one.
     """
     chosen = [path for path in paths if path.is_dir() and backups.is_snapshot(path)]
     for path in paths:

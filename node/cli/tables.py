@@ -26,7 +26,8 @@ from statemachine.engine import Engine
 def export_state(destination: Path, target: Target, node_id: str | None, as_json: bool) -> None:
     """Write the whole state of a node into DIR, a TSV file a table. The secrets of API keys are in it, encrypted.
 
-    A running node takes a snapshot for it, so that all tables are of one index; of a stopped one its newest snapshot is written.
+    A running node takes a snapshot for it, so that all tables are of one index; of a stopped one its newest snapshot is
+    written.
     """
     config = load(node_config_path(target.directory, node_id))
     with working(f"{config.node_id}: snapshot and tables"):
@@ -60,7 +61,9 @@ def warn_of_keys(engine: Engine, layout: ClusterDirectory) -> None:
 @earlier_place("--into", "--into")
 @json_option
 def import_state(source: Path, target: Target, as_json: bool) -> None:
-    """Let a new cluster, which has never run, begin with the state in the TSV files of DIR. Everything is checked before anything is written."""
+    """Let a new cluster, which has never run, begin with the state in the TSV files of DIR. Everything is checked
+    before anything is written.
+    """
     layout = ClusterDirectory(target.directory)
     with working("the tables are checked and written"):
         engine = import_tables(source, layout)

@@ -1,7 +1,8 @@
 """Which cluster a command is for, and who acts: the options that say so, the same for every command.
 
-`--cluster` (or `QUORUMBOOK_CLUSTER`) names either the directory that `quorumbook init` made, or a key file that says where the nodes are: with the
-file alone a command works from any machine. `--url` names nodes instead of those in the file, `--key` another key than the operator's.
+`--cluster` (or `QUORUMBOOK_CLUSTER`) names either the directory that `quorumbook init` made, or a key file that says
+where the nodes are: with the file alone a command works from any machine. `--url` names nodes instead of those in the
+file, `--key` another key than the operator's.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ Function = Callable[..., Any]
 class Target(msgspec.Struct, frozen=True):
     """The cluster, and who acts: the account, and the key that signs (None: the operator's).
 
-    `place` is a cluster's directory or a key file; `nodes` are native addresses that count instead of those found there.
+    `place` is a cluster's directory or a key file; `nodes` are native addresses that count instead of those found
+    there.
     """
 
     place: Path
@@ -77,7 +79,8 @@ class Target(msgspec.Struct, frozen=True):
         """How a client reaches the cluster.
 
         Raises:
-            DirectoryError: there is no cluster in the directory, or the key file does not say where the nodes are or whom to trust.
+            DirectoryError: there is no cluster in the directory, or the key file does not say where the nodes are or
+                whom to trust.
             click.UsageError: `--url` without a key to sign with.
         """
         if not self.is_remote:
@@ -214,7 +217,9 @@ def account_options(function: Function) -> Function:
 
 
 def earlier_place(name: str = "", *declarations: str) -> Callable[[Function], Function]:
-    """The cluster's directory as older versions took it, a deprecated alias of `--cluster`: an argument, or the options `declarations`."""
+    """The cluster's directory as older versions took it, a deprecated alias of `--cluster`: an argument, or the options
+    `declarations`.
+    """
 
     def decorate(function: Function) -> Function:
         @functools.wraps(function)

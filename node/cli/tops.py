@@ -51,7 +51,8 @@ PRODUCT_COLUMNS = ("product", "status", "last", "bid", "ask", "trades", "trades/
 def top(target: Target, interval: float, products: tuple[str, ...], count: int | None, as_json: bool) -> None:
     """Show nodes and products live, until Ctrl-C. Durations are 99th percentiles of the last interval.
 
-    fsync: making the log durable. commit: from proposing a log entry to a majority having it. apply: one log entry. request: from the arrival of
+    fsync: making the log durable. commit: from proposing a log entry to a majority having it. apply: one log entry.
+        request: from the arrival of
     commands at the leader's engine to the answer.
     """
     asyncio.run(_watch(target, interval, products, 1 if as_json and count is None else count, as_json))

@@ -95,7 +95,8 @@ def import_log(source: Path, destination: Path, as_json: bool) -> None:
 def show_log(source: Path | None, target: Target, node_id: str | None, first: int, last: int | None, as_json: bool) -> None:
     """Print the commands for a person, the secrets of API keys left out.
 
-    Amounts are decimals where the log, from its first entry, or the node's newest snapshot says how many digits the currencies have.
+    Amounts are decimals where the log, from its first entry, or the node's newest snapshot says how many digits the
+    currencies have.
     """
     log, config = _opened(target, node_id, source)
     rows = list(_views(config).rows(log, first, last))
@@ -119,7 +120,9 @@ def _views(config: NodeConfig | None) -> LogViews:
 
 
 class ReplayResult(msgspec.Struct, frozen=True):
-    """What `txlog replay` found. `agrees`: with the node's snapshot at the same command; None where there is none to compare with."""
+    """What `txlog replay` found. `agrees`: with the node's snapshot at the same command; None where there is none to
+    compare with.
+    """
 
     sequence: int
     index: int

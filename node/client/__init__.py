@@ -5,8 +5,8 @@
 | `async` | `AsyncClient` | `AsyncRestClient` |
 | blocking | `Client` | `RestClient` |
 
-Amounts are `Decimal`s. A call follows the leader: a failover is a pause for the caller, and the same command is carried out once. Streams resume at
-another node from the very next event.
+Amounts are `Decimal`s. A call follows the leader: a failover is a pause for the caller, and the same command is carried
+out once. Streams resume at another node from the very next event.
 
     from node.client import Client
 

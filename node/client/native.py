@@ -28,7 +28,9 @@ from statemachine.types import OrderType, SelfTradePrevention, Side, TimeInForce
 
 
 class OrderRejected(QuorumbookError):  # noqa: N818 - the word of the API
-    """The exchange refused a command. `reason` is the API's word, `field` what it is about, "" where it is about no field."""
+    """The exchange refused a command. `reason` is the API's word, `field` what it is about, "" where it is about no
+    field.
+    """
 
     def __init__(self, outcome: Rejected) -> None:
         self.reason = outcome.reason.name.lower()
@@ -41,7 +43,8 @@ def reach(key: str | Path | KeyFile, nodes: Sequence[str] = (), authority: str =
     """How a cluster is reached.
 
     Args:
-        key: a key file such as `admin.json`, its contents, or the directory that `quorumbook init` made (as its operator).
+        key: a key file such as `admin.json`, its contents, or the directory that `quorumbook init` made (as its
+            operator).
         nodes: native addresses "host:port" instead of those that the key file names.
         authority: the text of the cluster's `ca.pem`, where the key file does not have it.
 
@@ -167,15 +170,18 @@ class AsyncClient:
         stp: str = "dc",
         client_oid: str = "",
     ) -> Order:
-        """Place a limit order (with `price`) or a market order; the order's real state when it is durable on a majority and applied.
+        """Place a limit order (with `price`) or a market order; the order's real state when it is durable on a majority
+        and applied.
 
-        The same `client_oid` again answers with the first order, whatever became of the connection. One is made where none is given.
+        The same `client_oid` again answers with the first order, whatever became of the connection. One is made where
+        none is given.
 
         Raises:
             OrderRejected: the exchange refuses it.
             DecimalError: a number is none, or has too many digits; the text names the field.
             ValueError: `side`, `time_in_force` or `stp` is no word of the API.
-            RequestFailed: NO_LEADER (not applied) or OUTCOME_UNKNOWN (place it again with the same `client_oid`) after the deadline.
+            RequestFailed: NO_LEADER (not applied) or OUTCOME_UNKNOWN (place it again with the same `client_oid`) after
+                the deadline.
         """
         of = await self.product(product_id)
         client_oid = client_oid or str(uuid.uuid4())
@@ -212,8 +218,9 @@ class AsyncClient:
     # ------------------------------------------------------------------ streams
 
     async def events(self, product_id: str, from_sequence: int = 0) -> AsyncGenerator[AnyEvent, None]:
-        """A product's events from a sequence on (0: from now), each once and in order, over the death of nodes. Amounts are in smallest units:
-        `Product.size` and `Product.price` make decimals of them. Raises RequestFailed (TOO_OLD, NOT_FOUND)."""
+        """A product's events from a sequence on (0: from now), each once and in order, over the death of nodes. Amounts
+        are in smallest units: `Product.size` and `Product.price` make decimals of them. Raises RequestFailed (TOO_OLD,
+        NOT_FOUND)."""
         async for events in self.cluster.events(product_id, from_sequence):
             for event in events:
                 yield event

@@ -37,7 +37,9 @@ RESUMABLE = frozenset({"full", "level3", "matches", "user"})
 
 
 class RestError(QuorumbookError):
-    """The exchange answered with an error. `status` is HTTP's; `body` is the JSON, `reason` its word for programs ("" where there is none)."""
+    """The exchange answered with an error. `status` is HTTP's; `body` is the JSON, `reason` its word for programs (""
+    where there is none).
+    """
 
     def __init__(self, status: int, body: Any) -> None:
         self.status = status
@@ -85,7 +87,9 @@ class AsyncRestClient:
         return await self.request("GET", path, parameters)
 
     async def place(self, body: Mapping[str, object]) -> Any:
-        """POST /orders. A `client_oid` is made where none is given, so that sending it again places no second order. Raises as `request`."""
+        """POST /orders. A `client_oid` is made where none is given, so that sending it again places no second order.
+        Raises as `request`.
+        """
         return await self.request("POST", "/orders", body={"client_oid": str(uuid.uuid4()), **body})
 
     async def cancel(self, order_id: str) -> Any:
@@ -97,7 +101,8 @@ class AsyncRestClient:
     ) -> Any:
         """Send a request until a node answers it; the JSON of the answer.
 
-        A request that may have been carried out is sent again as it is. For POST that is safe with a `client_oid` or a `transfer_id` in the body.
+        A request that may have been carried out is sent again as it is. For POST that is safe with a `client_oid` or a
+        `transfer_id` in the body.
 
         Raises:
             RestError: the exchange refused it.
@@ -151,11 +156,13 @@ class AsyncRestClient:
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The messages of a channel of one product, without the answers to subscriptions.
 
-        On the channels `full`, `level3`, `matches` and `user` the stream goes on at another node behind the last sequence that it gave. On `full` and
-        `level3` that leaves no gap and no repetition. Other channels begin anew, with a snapshot where they have one.
+        On the channels `full`, `level3`, `matches` and `user` the stream goes on at another node behind the last
+        sequence that it gave. On `full` and `level3` that leaves no gap and no repetition. Other channels begin anew,
+        with a snapshot where they have one.
 
         Raises:
-            RestError: the exchange refused the subscription, such as for a sequence that no node has any more (status 0).
+            RestError: the exchange refused the subscription, such as for a sequence that no node has any more (status
+                0).
         """
         position = from_sequence
         pause = PAUSE_MIN_S

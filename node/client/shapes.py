@@ -50,7 +50,9 @@ class Product(msgspec.Struct, frozen=True):
 
 
 class Order(msgspec.Struct, frozen=True):
-    """An order as its owner sees it. `price`: None for a market order. `opened_sequence`: of its opening on the book, 0 where it never was there."""
+    """An order as its owner sees it. `price`: None for a market order. `opened_sequence`: of its opening on the book, 0
+    where it never was there.
+    """
 
     order_id: int
     client_oid: str

@@ -1,6 +1,7 @@
 """What a node's configuration must fulfil beyond its types, each check with a message that says what to change.
 
-Numbers are bounded where a value outside can only be a mistake; relations hold between keys that contradict each other otherwise.
+Numbers are bounded where a value outside can only be a mistake; relations hold between keys that contradict each other
+otherwise.
 """
 
 from __future__ import annotations

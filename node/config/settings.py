@@ -1,7 +1,7 @@
 """A node's configuration: one TOML file, frozen and checked once, at start.
 
-Paths in the file are relative to the file. Times are seconds. `quorumbook init` writes such files, `file.load` reads them;
-`docs/operations.md` explains every key.
+Paths in the file are relative to the file. Times are seconds. `quorumbook init` writes such files, `file.load` reads
+them; `docs/operations.md` explains every key.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ class SnapshotConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StartConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"source": "from"}):
-    """`[start]`: what a node begins with. `source` is the key `from`; `dataset` is a directory, for a cluster that has never run."""
+    """`[start]`: what a node begins with. `source` is the key `from`; `dataset` is a directory, for a cluster that has
+    never run.
+    """
 
     source: str = "auto"
     dataset: str = ""
@@ -57,8 +59,8 @@ RENAMED = {
 class NativeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[native]`: the engine's own protocol over TLS.
 
-    `key_rate`: units of work a second for what one API key asks for but commands, `account_rate`: for the commands of one account,
-    wherever they come from. A unit is the work of one command (see `node.budget`). 0: no limit.
+    `key_rate`: units of work a second for what one API key asks for but commands, `account_rate`: for the commands of
+    one account, wherever they come from. A unit is the work of one command (see `node.budget`). 0: no limit.
     """
 
     listen: str
@@ -72,9 +74,9 @@ class NativeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[http]`: REST and WebSocket. `public_url` is what other nodes tell clients; TLS when `tls` is true.
 
-    `followers`: "forward" commands to the leader, or "redirect" the client there. `key_rate`, `address_rate`: requests a second, 0: no limit.
-    `trusted_proxies`: networks of proxies whose word is taken for where a request comes from. `metrics_from`: networks that may read /metrics,
-    beside this machine; none: everybody may.
+    `followers`: "forward" commands to the leader, or "redirect" the client there. `key_rate`, `address_rate`: requests
+    a second, 0: no limit. `trusted_proxies`: networks of proxies whose word is taken for where a request comes from.
+    `metrics_from`: networks that may read /metrics, beside this machine; none: everybody may.
     """
 
     listen: str
@@ -115,10 +117,11 @@ class AdminConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class HistoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[history]`: the market database of this node. `database` is a URL of SQLAlchemy's; empty: SQLite in the data directory.
+    """`[history]`: the market database of this node. `database` is a URL of SQLAlchemy's; empty: SQLite in the data
+    directory.
 
-    `archive_days`: days that stay in the database before they go to Parquet files, once a day; 0: all of them stay. `log_bytes`: so much of
-    the log that this history has read stays on disk for those of other nodes, the newest of it.
+    `archive_days`: days that stay in the database before they go to Parquet files, once a day; 0: all of them stay.
+    `log_bytes`: so much of the log that this history has read stays on disk for those of other nodes, the newest of it.
     """
 
     enabled: bool = False
@@ -130,7 +133,8 @@ class HistoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class FixConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[fix]`: sessions of FIX over TLS. `listen` empty: none are served.
 
-    `key_rate`: messages a second of one API key, 0: no limit. `logon_age_max`: by how many seconds a Logon's SendingTime may differ from our clock.
+    `key_rate`: messages a second of one API key, 0: no limit. `logon_age_max`: by how many seconds a Logon's
+    SendingTime may differ from our clock.
     """
 
     listen: str = ""
@@ -141,9 +145,10 @@ class FixConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class StreamsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[streams]`: every event of the exchange to a broker, and orders in from a topic.
 
-    `url`: kafka://host:port,host:port or nats://host:port; empty: no stream. `prefix`: of the topics' names. `format`: "json" or "msgpack".
-    `partitions`, `replication`: of topics that the stream makes. `takeover`: seconds without progress of another node's stream after which this one
-    goes on in its place. `orders`: topic with orders to place; empty: none. `options`: settings of the broker's client library, "name=value" each.
+    `url`: kafka://host:port,host:port or nats://host:port; empty: no stream. `prefix`: of the topics' names. `format`:
+    "json" or "msgpack". `partitions`, `replication`: of topics that the stream makes. `takeover`: seconds without
+    progress of another node's stream after which this one goes on in its place. `orders`: topic with orders to place;
+    empty: none. `options`: settings of the broker's client library, "name=value" each.
     """
 
     url: str = ""
@@ -166,7 +171,9 @@ class StreamsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TracingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[tracing]`: traces of orders for OpenTelemetry. `endpoint`: of OTLP over HTTP; empty: none. `ratio`: share of commands that are traced."""
+    """`[tracing]`: traces of orders for OpenTelemetry. `endpoint`: of OTLP over HTTP; empty: none. `ratio`: share of
+    commands that are traced.
+    """
 
     endpoint: str = ""
     ratio: float = 0.01
@@ -184,7 +191,8 @@ class NodeAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A whole file. `directory` is where the file lies; it is not a key of the file.
 
-    `log_bytes`, `log_files`: when node.log, which `quorumbook cluster up` has a node write, is renamed, and how many older ones stay.
+    `log_bytes`, `log_files`: when node.log, which `quorumbook cluster up` has a node write, is renamed, and how many
+    older ones stay.
     """
 
     cluster_id: str
@@ -235,7 +243,9 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def keeps_log(self) -> bool:
-        """Whether log segments are kept that the engine no longer needs: for audits, or until the history and the stream have read them."""
+        """Whether log segments are kept that the engine no longer needs: for audits, or until the history and the
+        stream have read them.
+        """
         return self.raft.archive_log or self.history.enabled or self.streams.enabled
 
     @property

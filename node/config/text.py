@@ -31,7 +31,9 @@ def _toml(value: Setting) -> str:
 
 
 def _changed(text: str, section: str, key: str, value: str) -> str:
-    """`text` with `key = value` in `[section]`: in the place of the key if it is there, else right behind the section's heading."""
+    """`text` with `key = value` in `[section]`: in the place of the key if it is there, else right behind the section's
+    heading.
+    """
     heading = re.compile(rf"^\[{re.escape(section)}\].*$", re.MULTILINE)
     found = heading.search(text)
     if section and found is None:

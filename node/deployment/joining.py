@@ -1,7 +1,8 @@
-"""The directory of a node that joins a running cluster: what `quorumbook init` makes for the first nodes, made for one more.
+"""The directory of a node that joins a running cluster: what `quorumbook init` makes for the first nodes, made for one
+more.
 
-It is made beside its place (`DIR/.joining/n4`) and moved there whole, so that whoever is killed on the way leaves nothing half made behind:
-the same call again begins anew or finds it finished.
+It is made beside its place (`DIR/.joining/n4`) and moved there whole, so that whoever is killed on the way leaves
+nothing half made behind: the same call again begins anew or finds it finished.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ OWN_KEYS = frozenset({"listen", "public_url"})
 
 
 def next_address(node_id: str, members: Sequence[NodeAddress]) -> NodeAddress:
-    """Addresses for one more node, where `quorumbook init` would have put it: on the members' host, behind the highest port of each kind.
+    """Addresses for one more node, where `quorumbook init` would have put it: on the members' host, behind the highest
+    port of each kind.
 
     Raises:
         SetupError: the members are on several hosts, or there is no room behind their ports.
@@ -108,11 +110,13 @@ def check_free(address: NodeAddress) -> None:
 def make_joiner(directory: Path, address: NodeAddress, members: Sequence[NodeAddress], like: NodeConfig) -> Path:
     """Make the directory of a new node in the cluster's `directory`; the path of its configuration.
 
-    Its settings are those of the node `like`, wherever they are not about addresses. What is there already is kept, if it is that node's.
+    Its settings are those of the node `like`, wherever they are not about addresses. What is there already is kept, if
+    it is that node's.
 
     Raises:
         ClusterKeyError: the cluster keys of `like` cannot be read.
-        SetupError: the certificate authority's key is not there, the directory holds something else, or the node was removed before.
+        SetupError: the certificate authority's key is not there, the directory holds something else, or the node was
+            removed before.
     """
     home = directory / address.node_id
     if (home / "node.toml").exists():

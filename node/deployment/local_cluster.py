@@ -1,7 +1,8 @@
 """A cluster's nodes as processes of this machine: start, stop, kill, and wait until they serve.
 
-Starting and ending processes is synchronous and quick; what goes over the network is a coroutine. The processes are detached: they go on
-when whoever started them ends, and any `LocalCluster` on the same directory finds them by their pid files.
+Starting and ending processes is synchronous and quick; what goes over the network is a coroutine. The processes are
+detached: they go on when whoever started them ends, and any `LocalCluster` on the same directory finds them by their
+pid files.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ class LocalCluster:
         return [node_id for node_id in self.node_ids if self.pid(node_id) is not None]
 
     def start(self, node_ids: Iterable[str] | None = None, *, rejoin: bool = False, seconds: float = 20.0) -> None:
-        """Start nodes (all unless named) in the background and wait until each has taken its data directory; not until it serves.
+        """Start nodes (all unless named) in the background and wait until each has taken its data directory; not until
+        it serves.
 
         Raises:
             NodeRunningError: one of them runs already; nothing was started.
@@ -94,7 +96,9 @@ class LocalCluster:
                 raise NodeStartError(f"{node_id} did not start; {self._log_end(node_id)}")
 
     def stop(self, node_ids: Iterable[str] | None = None, *, seconds: float = STOP_SECONDS) -> None:
-        """Stop nodes (all unless named) in good order, the leader handing over; after `seconds` they are killed. Nodes that are down stay so."""
+        """Stop nodes (all unless named) in good order, the leader handing over; after `seconds` they are killed. Nodes
+        that are down stay so.
+        """
         pids = {node_id: pid for node_id in self._chosen(node_ids) if (pid := self.pid(node_id)) is not None}
         for pid in pids.values():
             send(pid, signal.SIGTERM)
@@ -108,7 +112,9 @@ class LocalCluster:
         return _wait(lambda: self.pid(node_id) is None, seconds)
 
     def kill(self, node_id: str, number: signal.Signals = signal.SIGKILL) -> None:
-        """Send a signal to every process of a node at once, its supervisor first. After SIGKILL, returns when all are gone."""
+        """Send a signal to every process of a node at once, its supervisor first. After SIGKILL, returns when all are
+        gone.
+        """
         pid = self.pid(node_id)
         if pid is None:
             return
@@ -126,8 +132,8 @@ class LocalCluster:
     async def status(self) -> Statuses:
         """All nodes' statuses, asked at the same time over fresh connections.
 
-        These are the nodes that the directory knows, and members that have joined from elsewhere; a node that does not answer and is no
-        member any more is left out.
+        These are the nodes that the directory knows, and members that have joined from elsewhere; a node that does not
+        answer and is no member any more is left out.
         """
         return await ask_all(self.layout.addresses, self._tls, self._admin)
 
@@ -136,10 +142,11 @@ class LocalCluster:
         return leader_of(await self.status())
 
     async def wait_ready(self, seconds: float = 30.0, node_ids: Iterable[str] | None = None) -> Statuses:
-        """Wait until nodes (all unless named) follow one leader, have caught up with it, and take HTTP connections. Their statuses.
+        """Wait until nodes (all unless named) follow one leader, have caught up with it, and take HTTP connections.
+        Their statuses.
 
-        The time does not run while one of them migrates data of another version, or reads its snapshot and log: that takes as long as it
-        takes, and the node's log tells how far it is.
+        The time does not run while one of them migrates data of another version, or reads its snapshot and log: that
+        takes as long as it takes, and the node's log tells how far it is.
 
         Raises:
             NodeStartError: not within `seconds`, or one of their processes ended; the text says which and why.

@@ -1,7 +1,7 @@
 """What `quorumbook cluster add | remove | replace` does, step by step.
 
-Each step looks first whether what it is to bring about already holds. So a command that was killed, or whose answer was lost, is simply given
-again; nothing is remembered between two runs but the cluster itself and the new node's directory.
+Each step looks first whether what it is to bring about already holds. So a command that was killed, or whose answer was
+lost, is simply given again; nothing is remembered between two runs but the cluster itself and the new node's directory.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ class MemberChanges:
     # ------------------------------------------------------------------ add
 
     async def add(self, wanted: Addition, seconds: float) -> None:
-        """Make the node's directory, add it, start it, and wait for at most `seconds` until it votes, or is level if it is read-only.
+        """Make the node's directory, add it, start it, and wait for at most `seconds` until it votes, or is level if it
+        is read-only.
 
         Raises:
             SetupError: an address or the directory cannot be.

@@ -1,8 +1,8 @@
 """Renewed certificates for the nodes of a cluster's directory, and another certificate authority.
 
-Nodes that run take renewed files up by themselves (`node.certificates`). An authority is changed in three steps, so that at each moment every node
-trusts every other: `begin_roll` adds a new authority to those that are trusted, `renew` gives the nodes certificates that it signs, `finish_roll`
-takes the former one away.
+Nodes that run take renewed files up by themselves (`node.certificates`). An authority is changed in three steps, so
+that at each moment every node trusts every other: `begin_roll` adds a new authority to those that are trusted, `renew`
+gives the nodes certificates that it signs, `finish_roll` takes the former one away.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ FORMER_KEY = "ca.key.former"
 
 
 class Held(msgspec.Struct, frozen=True):
-    """A certificate in a directory. `place`: "authority", or the node that it is of. `trusted`: signed by an authority that the nodes trust."""
+    """A certificate in a directory. `place`: "authority", or the node that it is of. `trusted`: signed by an authority
+    that the nodes trust.
+    """
 
     place: str
     validity: Validity
@@ -52,7 +54,8 @@ def held(layout: ClusterDirectory) -> list[Held]:
 def renew(
     layout: ClusterDirectory, node_ids: Sequence[str], now: datetime.datetime, lifetime: datetime.timedelta
 ) -> dict[str, Validity]:
-    """Give nodes new keys and certificates, signed by the newest authority, for the hosts that they have; what they are, by node.
+    """Give nodes new keys and certificates, signed by the newest authority, for the hosts that they have; what they
+    are, by node.
 
     Raises:
         SetupError: the authority's key is not here, or would end before the certificates; nothing was changed then.

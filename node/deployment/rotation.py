@@ -12,7 +12,9 @@ from node.keys.sealing import read_keys, with_another, write_keys
 
 
 class Rotation(msgspec.Struct, frozen=True):
-    """What a rotation did. `number` is the newest cluster key, `made`: it is a fresh one; `paths` are the files that were written."""
+    """What a rotation did. `number` is the newest cluster key, `made`: it is a fresh one; `paths` are the files that
+    were written.
+    """
 
     number: int
     made: bool

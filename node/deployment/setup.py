@@ -7,8 +7,8 @@
     DIRECTORY/n1/cluster.key       the cluster's keys, under which API keys are encrypted; the same on every node
     DIRECTORY/n1/data/             its data directory
 
-A node's directory holds all that the node needs, so it can be moved to another machine as it is. Ports, for the i-th node of a host, from 1 on:
-Raft `base_port + i`, native `base_port + 10 + i`, HTTP `base_port + 20 + i`.
+A node's directory holds all that the node needs, so it can be moved to another machine as it is. Ports, for the i-th
+node of a host, from 1 on: Raft `base_port + i`, native `base_port + 10 + i`, HTTP `base_port + 20 + i`.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ def initialise(
         https: serve HTTPS with the nodes' certificates, which name their hosts.
         cluster_id: a random one when empty.
         cluster_keys: of a cluster whose state this one will begin with; a fresh one when None.
-        archive_log: keep log segments behind snapshots, so that `quorumbook audit` can replay everything from the first command.
+        archive_log: keep log segments behind snapshots, so that `quorumbook audit` can replay everything from the first
+            command.
         fix: serve FIX, on the port `FIX_OFFSET` - `HTTP_OFFSET` above that of HTTP.
         now: when the certificates are made, with a time zone; the present unless given.
 
@@ -181,7 +182,8 @@ def make_node(
     *,
     joined: bool = False,
 ) -> Path:
-    """Make a node's directory in `directory`: certificate, keys, configuration (`text`) and an empty data directory. The configuration's path.
+    """Make a node's directory in `directory`: certificate, keys, configuration (`text`) and an empty data directory.
+    The configuration's path.
 
     Raises:
         OSError: it is there already, or cannot be written.
@@ -212,7 +214,9 @@ def node_toml(
     listen: str = "",
     fix: bool = False,
 ) -> str:
-    """The text of a node's configuration. `listen`: on which address it listens; empty: where the others reach it. `fix`: it serves FIX."""
+    """The text of a node's configuration. `listen`: on which address it listens; empty: where the others reach it.
+    `fix`: it serves FIX.
+    """
 
     def place(address: str) -> str:
         return f"{bracketed(listen)}:{address.rpartition(':')[2]}" if listen else address.partition("://")[2] or address

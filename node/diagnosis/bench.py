@@ -1,7 +1,8 @@
 """A benchmark of a cluster as it stands: how long one order takes, and how many orders a second it takes.
 
-It trades on a product of its own, `BENCHA-BENCHB`, with accounts of its own, so no other product's book or money is touched. The product is
-closed when the benchmark ends; the product and its accounts stay, as everything in an exchange does. The load is real: other clients notice it.
+It trades on a product of its own, `BENCHA-BENCHB`, with accounts of its own, so no other product's book or money is
+touched. The product is closed when the benchmark ends; the product and its accounts stay, as everything in an exchange
+does. The load is real: other clients notice it.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """A support bundle: what all nodes have to say, in one archive, without secrets.
 
-Of every node, near or far: its status, GET /status and GET /metrics. Of nodes on this machine besides: the settings in effect, the end of the
-log, the stacks of its processes, what the system says of them, the names and sizes of the files in the data directory, and the doctor's findings.
-`manifest.json` lists each file with its size and SHA-256, and what could not be had.
+Of every node, near or far: its status, GET /status and GET /metrics. Of nodes on this machine besides: the settings in
+effect, the end of the log, the stacks of its processes, what the system says of them, the names and sizes of the files
+in the data directory, and the doctor's findings. `manifest.json` lists each file with its size and SHA-256, and what
+could not be had.
 
-Left out: API keys, cluster keys, private keys, passwords, and all data of traders. Every file is searched for the secrets of the nodes on this
-machine before it goes into the archive.
+Left out: API keys, cluster keys, private keys, passwords, and all data of traders. Every file is searched for the
+secrets of the nodes on this machine before it goes into the archive.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Is a node fit to run? Looks at everything that the node's machine, its configuration and its data directory can tell.
 
-The doctor changes nothing but for a temporary file in the data directory, with which it measures the disk. It may run beside the node.
+The doctor changes nothing but for a temporary file in the data directory, with which it measures the disk. It may run
+beside the node.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ FSYNC_BYTES = 4096
 
 FSYNC_WARN_S = 0.02
 FSYNC_CRITICAL_S = 0.2
-"""An order waits for the fsync of two nodes. At the second value elections begin: a leader that waits for its disk sends no heartbeat."""
+"""An order waits for the fsync of two nodes. At the second value elections begin: a leader that waits for its disk
+sends no heartbeat.
+"""
 
 FREE_SHARE_WARN = 0.15
 FREE_SHARE_CRITICAL = 0.05

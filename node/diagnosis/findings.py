@@ -9,7 +9,9 @@ import msgspec
 
 
 class Level(IntEnum):
-    """How bad a finding is. The value is the exit code of `quorumbook doctor` and `quorumbook check`, as Nagios defines it."""
+    """How bad a finding is. The value is the exit code of `quorumbook doctor` and `quorumbook check`, as Nagios defines
+    it.
+    """
 
     OK = 0
     WARNING = 1

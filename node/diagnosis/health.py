@@ -1,6 +1,7 @@
 """Is the cluster well? The checks that a monitoring system makes over the network, each against two thresholds.
 
-`observe` asks every node twice, a short time apart, so that a check of durations speaks of the present and not of the time since the start.
+`observe` asks every node twice, a short time apart, so that a check of durations speaks of the present and not of the
+time since the start.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ STATUS_BYTES_MAX = 1024 * 1024
 
 
 class Observation(msgspec.Struct):
-    """What all nodes said: at first, and a moment later. `histories`: what GET /status says of each node's market database, where it keeps one."""
+    """What all nodes said: at first, and a moment later. `histories`: what GET /status says of each node's market
+    database, where it keeps one.
+    """
 
     before: Statuses
     after: Statuses

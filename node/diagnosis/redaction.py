@@ -12,10 +12,14 @@ from node.config.settings import NodeConfig
 
 HIDDEN = "********"
 SECRETS = frozenset({"secret", "passphrase", "database", "options"})
-"""Keys whose values are not shown: the operator's key, and the URL of a database and the options of a broker, which may hold a password."""
+"""Keys whose values are not shown: the operator's key, and the URL of a database and the options of a broker, which may
+hold a password.
+"""
 
 SECRET_LENGTH_MIN = 6
-"""A shorter text may be part of any word: it is hidden where it stands as the value of its key, and not looked for elsewhere."""
+"""A shorter text may be part of any word: it is hidden where it stands as the value of its key, and not looked for
+elsewhere.
+"""
 
 
 def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -37,7 +41,9 @@ def settings(config: NodeConfig) -> dict[str, Any]:
 
 
 def secrets_of(config: NodeConfig) -> set[bytes]:
-    """The secrets that a node's files hold: the operator's key, a database's password, the cluster keys, the private key."""
+    """The secrets that a node's files hold: the operator's key, a database's password, the cluster keys, the private
+    key.
+    """
     texts = {config.admin.secret, config.admin.passphrase}
     try:
         texts.add(urlsplit(config.history.database).password or "")

@@ -1,7 +1,8 @@
 """May this node stop now? The question before maintenance, before a rolling restart, and in a container's preStop hook.
 
-A node may stop if the other voters that serve are still a majority. A voter counts that has a connection with the leader and has applied what the
-leader has committed: one that still catches up may have a vote, but the cluster would wait for it.
+A node may stop if the other voters that serve are still a majority. A voter counts that has a connection with the
+leader and has applied what the leader has committed: one that still catches up may have a vote, but the cluster would
+wait for it.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ POLL_S = 0.25
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """Whether a node may stop. `remaining`: voters that serve without it; `needed`: how many are a majority. `stands_still`: no majority serves as it
-    is, so that a stop makes nothing worse."""
+    """Whether a node may stop. `remaining`: voters that serve without it; `needed`: how many are a majority.
+    `stands_still`: no majority serves as it is, so that a stop makes nothing worse."""
 
     may_stop: bool
     text: str

@@ -1,4 +1,6 @@
-"""What a node's engine does for API keys: seal them on their way into the log, find and open them, tell who follows them, and seal them anew."""
+"""What a node's engine does for API keys: seal them on their way into the log, find and open them, tell who follows
+them, and seal them anew.
+"""
 
 from __future__ import annotations
 
@@ -56,8 +58,8 @@ class EngineKeys:
         """The commands as they go into the log, and by how many bytes they have grown.
 
         Raises:
-            RequestFailed: CONFLICT without a cluster key, or where a key that comes encrypted cannot be opened here; BAD_REQUEST for a secret or
-                passphrase that no key can have.
+            RequestFailed: CONFLICT without a cluster key, or where a key that comes encrypted cannot be opened here;
+                BAD_REQUEST for a secret or passphrase that no key can have.
         """
         if not any(type(command) is PutApiKey for command in commands):
             return commands, 0
@@ -107,8 +109,9 @@ class EngineKeys:
         return self._missing
 
     def unsealed(self, most: int) -> tuple[list[PutApiKey], list[str]]:
-        """Commands that put keys anew, as they are, under the newest cluster key: of `most` of those that are not under it yet. And why others cannot
-        be: their cluster key is not here, or they are too long, as only keys of version 0.1.0 can be.
+        """Commands that put keys anew, as they are, under the newest cluster key: of `most` of those that are not under
+        it yet. And why others cannot be: their cluster key is not here, or they are too long, as only keys of version
+        0.1.0 can be.
 
         Raises:
             ClusterKeyError: there is no cluster key.
@@ -155,8 +158,9 @@ class Queue(Protocol):
 class Reseal:
     """Seals every API key under the newest cluster key.
 
-    A key is put anew as it is in the state, so nothing may change it between the look and the entry: commands wait until all that is under way
-    has been applied, then the entry is proposed in the same turn. At most one run at a time.
+    A key is put anew as it is in the state, so nothing may change it between the look and the entry: commands wait
+    until all that is under way has been applied, then the entry is proposed in the same turn. At most one run at a
+    time.
     """
 
     def __init__(

@@ -1,8 +1,10 @@
-"""A book at level 3, copied while the exchange goes on: a page of orders a turn of the loop, so that no question about a large book holds up Raft.
+"""A book at level 3, copied while the exchange goes on: a page of orders a turn of the loop, so that no question about
+a large book holds up Raft.
 
-The copy is of one moment all the same, the one at which it is done. Each page is of the state when it was read. An event after that changes what
-has been copied, and leaves alone what is still to be read: an order that opens behind the place that has been reached is still to be read, one in
-front of it is added. When the last page has been read, the copy has seen every event, and is written as msgpack, again a piece a turn.
+The copy is of one moment all the same, the one at which it is done. Each page is of the state when it was read. An
+event after that changes what has been copied, and leaves alone what is still to be read: an order that opens behind the
+place that has been reached is still to be read, one in front of it is added. When the last page has been read, the copy
+has seen every event, and is written as msgpack, again a piece a turn.
 """
 
 from __future__ import annotations
@@ -85,7 +87,9 @@ class _Side:
         return not self.reached[0] or price * self._best_first >= self.reached[0] * self._best_first
 
     def reduce(self, price: int, order_id: int, by: int) -> bool:
-        """An order loses so much of its size, and leaves where that is all; whether it has left. No effect on one that has not been read."""
+        """An order loses so much of its size, and leaves where that is all; whether it has left. No effect on one that
+        has not been read.
+        """
         key = price * self._best_first
         level = self.levels.get(key)
         if level is None or order_id not in level:
@@ -201,7 +205,8 @@ class BookCopy:
 
 
 class BookCopies:
-    """Copies for whoever asks: one at a time, shared by all who ask for the same book meanwhile, and given again while the book has not moved.
+    """Copies for whoever asks: one at a time, shared by all who ask for the same book meanwhile, and given again while
+    the book has not moved.
 
     Args:
         engine: the engine as it is now; a snapshot replaces it.

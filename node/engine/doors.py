@@ -1,11 +1,12 @@
 """Who may have a connection to the engine, and how many.
 
-Connections are counted from the moment they are accepted, long before anybody has said who they are, and places are kept apart: no client can take
-those of the node's gateways, of other nodes or of operators. All places together are fewer than the descriptors that a process surely
-has (`node.system.descriptors`).
+Connections are counted from the moment they are accepted, long before anybody has said who they are, and places are
+kept apart: no client can take those of the node's gateways, of other nodes or of operators. All places together are
+fewer than the descriptors that a process surely has (`node.system.descriptors`).
 
-A connection that has not greeted yet waits in front of the doors. Where an address, or everybody together, has too many connections waiting, the
-oldest is dropped for the new one: an honest client greets within milliseconds, and one that only holds a place has held it for long.
+A connection that has not greeted yet waits in front of the doors. Where an address, or everybody together, has too many
+connections waiting, the oldest is dropped for the new one: an honest client greets within milliseconds, and one that
+only holds a place has held it for long.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from node.errors import RequestFailed
 from node.native.protocol import FailCode
 
 LOCAL_MAX = 512
-"""Connections over the node's Unix socket: its gateways, which have up to six each, its history, and tools of the same user."""
+"""Connections over the node's Unix socket: its gateways, which have up to six each, its history, and tools of the same
+user.
+"""
 
 NODES_MAX = 512
 """Sessions with a node's certificate: the gateways of the other nodes."""
@@ -105,7 +108,8 @@ class Doors:
     """The places of one engine.
 
     Args:
-        members: hosts of the cluster's nodes, as they are configured. Names are no addresses: those are learnt when a node has shown its certificate.
+        members: hosts of the cluster's nodes, as they are configured. Names are no addresses: those are learnt when a
+            node has shown its certificate.
     """
 
     def __init__(self, members: Iterable[str], clock: Callable[[], float] = time.monotonic) -> None:

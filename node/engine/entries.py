@@ -1,6 +1,8 @@
-"""How this node writes commands into the log: at the level of the entry, which is the one at the end of the log and not that of the process.
+"""How this node writes commands into the log: at the level of the entry, which is the one at the end of the log and not
+that of the process.
 
-A leader that has not applied all of its log yet may have an entry in it that changes the level. What it proposes stands behind that entry.
+A leader that has not applied all of its log yet may have an entry in it that changes the level. What it proposes stands
+behind that entry.
 """
 
 from __future__ import annotations

@@ -1,13 +1,15 @@
-"""The feed: every product's public events, kept for a while, to be read from any sequence that is still there.
-So are the accounts' report streams, for sessions that see everything; what is said here of a product holds for each of them too.
+"""The feed: every product's public events, kept for a while, to be read from any sequence that is still there. So are
+the accounts' report streams, for sessions that see everything; what is said here of a product holds for each of them
+too.
 
-A node applies the same commands as every other, so it publishes the same events with the same numbers; a reader may stop on one node
-and go on at another. Per product there is a ring of the last events and the subscriptions. A subscription is *live* when it has been sent
-everything: then it gets each new frame, the same bytes as everybody. It is *behind* while it is not: then it is sent from the ring as fast
-as its connection takes it, so a slow reader costs no memory; when the ring has passed it by, it is told TOO_OLD and ends.
+A node applies the same commands as every other, so it publishes the same events with the same numbers; a reader may
+stop on one node and go on at another. Per product there is a ring of the last events and the subscriptions. A
+subscription is *live* when it has been sent everything: then it gets each new frame, the same bytes as everybody. It is
+*behind* while it is not: then it is sent from the ring as fast as its connection takes it, so a slow reader costs no
+memory; when the ring has passed it by, it is told TOO_OLD and ends.
 
-Accounts are nobody's business but their own: sessions that are not gateways or operators get the events with account ids and client
-order ids left empty, and of a stop order that waits only its id and side.
+Accounts are nobody's business but their own: sessions that are not gateways or operators get the events with account
+ids and client order ids left empty, and of a stop order that waits only its id and side.
 """
 
 from __future__ import annotations
@@ -53,7 +55,9 @@ TRADES_KEPT = 1_000
 """Trades a product that `TradesQuery` can see."""
 
 STREAM_EVENTS_KEPT = 20_000
-"""Events of a report stream that are kept at least, or fewer where `events_kept` says so: some 5 MB, for readers that come back."""
+"""Events of a report stream that are kept at least, or fewer where `events_kept` says so: some 5 MB, for readers that
+come back.
+"""
 
 FRAMES_KEPT = 64
 """Frames of whole blocks that are kept encoded for readers that are behind, all products together: some 10 MB."""
@@ -137,10 +141,12 @@ class Subscriber(Protocol):
 
 
 class Ring:
-    """The latest events of a product, encoded and contiguous: at least `capacity` of them, and besides all that one apply gave, whatever its size.
+    """The latest events of a product, encoded and contiguous: at least `capacity` of them, and besides all that one
+    apply gave, whatever its size.
 
-    Events lie in blocks; those of one apply are never torn apart. The oldest block goes when `capacity` events behind it are there, so no single
-    apply can push out what it gave itself, nor what came just before. Bound: `capacity`, the events of the largest apply, and a block.
+    Events lie in blocks; those of one apply are never torn apart. The oldest block goes when `capacity` events behind
+    it are there, so no single apply can push out what it gave itself, nor what came just before. Bound: `capacity`, the
+    events of the largest apply, and a block.
     """
 
     def __init__(self, capacity: int, next_sequence: int = 1, events: Sequence[bytes] = ()) -> None:
@@ -179,7 +185,9 @@ class Ring:
             del starts[0]
 
     def slice(self, start: int, count: int) -> list[bytes]:
-        """Up to `count` events from sequence `start` on, which must be kept or be the next one; fewer also where a block ends."""
+        """Up to `count` events from sequence `start` on, which must be kept or be the next one; fewer also where a
+        block ends.
+        """
         assert self.first_sequence <= start <= self.next_sequence
         if start == self.next_sequence:
             return []
@@ -257,7 +265,8 @@ class Feed:
                 self._send_behind(channel)
 
     def restart(self, sequences: Mapping[str, int], saved: Market | None = None) -> None:
-        """The state was replaced by a snapshot's: product id -> its last sequence there. Readers that would see a gap are told and end.
+        """The state was replaced by a snapshot's: product id -> its last sequence there. Readers that would see a gap
+        are told and end.
 
         Args:
             saved: what the snapshot has of the market. What is not of the product's last sequence is not believed.
@@ -295,7 +304,9 @@ class Feed:
         return subscription
 
     def resume(self, subscription: Subscription) -> None:
-        """Send what the reader lacks, until it is live or its connection takes no more. No effect on one that is live or over."""
+        """Send what the reader lacks, until it is live or its connection takes no more. No effect on one that is live
+        or over.
+        """
         channel = self._channels.get(subscription.product_id)
         if channel is None or subscription not in channel.behind:
             return
@@ -437,7 +448,9 @@ class Feed:
 
 
 def is_stream(name: str) -> bool:
-    """Whether a name is that of a report stream (`statemachine.streams`), which is one account's business; else it is that of a product."""
+    """Whether a name is that of a report stream (`statemachine.streams`), which is one account's business; else it is
+    that of a product.
+    """
     return "/" in name
 
 

@@ -1,7 +1,8 @@
-"""What an engine does from time to time: note that it serves, load the dataset, let orders expire, take snapshots when they are due.
+"""What an engine does from time to time: note that it serves, load the dataset, let orders expire, take snapshots when
+they are due.
 
-A node takes a snapshot after so many commands, after so much time with commands in it, or after so many bytes of log. The bytes, and a bound on log
-entries that carry no commands, are counted where the log is (`cluster.settings`).
+A node takes a snapshot after so many commands, after so much time with commands in it, or after so many bytes of log.
+The bytes, and a bound on log entries that carry no commands, are counted where the log is (`cluster.settings`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ INTERVAL = 0.1
 
 
 class Housekeeping:
-    """Looks every `INTERVAL` seconds, in the engine's event loop. What goes wrong in it ends the node, as in every callback of ours.
+    """Looks every `INTERVAL` seconds, in the engine's event loop. What goes wrong in it ends the node, as in every
+    callback of ours.
 
     Args:
         settled: called after each snapshot.

@@ -1,11 +1,13 @@
-"""What nodes tell each other when they meet: on which data directory they run, how often they started on it, and how their data was migrated.
+"""What nodes tell each other when they meet: on which data directory they run, how often they started on it, and how
+their data was migrated.
 
-So they notice what no node can notice of itself: an old copy of a data directory, a copy that runs beside the original, and a migration
-that made something else of the data on one node than on the others.
+So they notice what no node can notice of itself: an old copy of a data directory, a copy that runs beside the original,
+and a migration that made something else of the data on one node than on the others.
 
-Addresses can contradict each other: in node.toml, in the cluster's log, and in what the other nodes say of themselves. Until the first change of
-the membership each node goes by its own node.toml; from then on the log counts, and node.toml does not. A wrong address is not noticed where it
-stands: the others look for the node elsewhere, and commands that are sent on to it while it leads never arrive. `Addresses` notices it.
+Addresses can contradict each other: in node.toml, in the cluster's log, and in what the other nodes say of themselves.
+Until the first change of the membership each node goes by its own node.toml; from then on the log counts, and node.toml
+does not. A wrong address is not noticed where it stands: the others look for the node elsewhere, and commands that are
+sent on to it while it leads never arrive. `Addresses` notices it.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ class MigratedOtherwiseError(RaftFatalError):
 
 
 class Migrated(msgspec.Struct, frozen=True, array_like=True):
-    """How a node's data came to its ABI: the former one, what made the steps (a digest), where the log ended, and the state's hash there."""
+    """How a node's data came to its ABI: the former one, what made the steps (a digest), where the log ended, and the
+    state's hash there.
+    """
 
     from_abi: str
     to_abi: str
@@ -62,8 +66,8 @@ class Migrated(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Body(msgspec.Struct, frozen=True, array_like=True):
-    """What a node says of itself: its data directory, the number of this start on it, a word that is random at each start, how its data was
-    migrated, and where its node.toml says that it is (`addresses.Places`)."""
+    """What a node says of itself: its data directory, the number of this start on it, a word that is random at each
+    start, how its data was migrated, and where its node.toml says that it is (`addresses.Places`)."""
 
     incarnation: str
     starts: int
@@ -73,7 +77,9 @@ class Body(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Objected(msgspec.Struct, frozen=True, array_like=True):
-    """What is known of the directory that a peer runs on: its latest start, or (`acknowledged`) up to where its log must go."""
+    """What is known of the directory that a peer runs on: its latest start, or (`acknowledged`) up to where its log
+    must go.
+    """
 
     incarnation: str
     starts: int
@@ -277,7 +283,9 @@ class Addresses:
             self._index = -1
 
     def warnings(self, index: int) -> list[str]:
-        """What contradicts what. `index`: of the log entry that says who the members are; they are looked at again when it changes."""
+        """What contradicts what. `index`: of the log entry that says who the members are; they are looked at again when
+        it changes.
+        """
         if index != self._index:
             self._index = index
             self._warnings = [*self._against_log(), *self._against_peers()]

@@ -1,12 +1,14 @@
-"""What clients' requests have to do with who leads: a transfer of leadership, the time between two leaders, and reads that only a leader answers.
+"""What clients' requests have to do with who leads: a transfer of leadership, the time between two leaders, and reads
+that only a leader answers.
 
-- `LeadershipTransfer` (Ongaro's thesis, 3.10): Raft transfers to a follower that has everything. Under load there is always an entry that the
-  followers do not have yet. So nothing new goes into the log for that moment: commands wait, and are refused towards the new leader.
-- `PendingQueue`: requests that arrive just after the leader was lost wait a moment for the next one. Only just after: a client must not be left
-  without an answer while there is no majority.
-- `Barriers`: a read that joined before a barrier began reflects everything acknowledged before it was asked for. A barrier is a log entry, which
-  all nodes sync, so reads share them: all that come while one is under way wait for the next. Answers are given a few a turn of the loop,
-  however many reads have waited.
+- `LeadershipTransfer` (Ongaro's thesis, 3.10): Raft transfers to a follower that has everything. Under load there is
+  always an entry that the followers do not have yet. So nothing new goes into the log for that moment: commands wait,
+  and are refused towards the new leader.
+- `PendingQueue`: requests that arrive just after the leader was lost wait a moment for the next one. Only just after: a
+  client must not be left without an answer while there is no majority.
+- `Barriers`: a read that joined before a barrier began reflects everything acknowledged before it was asked for. A
+  barrier is a log entry, which all nodes sync, so reads share them: all that come while one is under way wait for the
+  next. Answers are given a few a turn of the loop, however many reads have waited.
 """
 
 from __future__ import annotations
@@ -81,7 +83,8 @@ class LeadershipTransfer:
         self.under_way = False
 
     def begin(self, done: Callable[[bool], None], successor: str = "") -> None:
-        """Transfer to `successor`, or whoever is most up to date; `done` gets whether another node was asked to lead, perhaps at once.
+        """Transfer to `successor`, or whoever is most up to date; `done` gets whether another node was asked to lead,
+        perhaps at once.
 
         While a transfer is under way, a second one joins it, whoever it names.
         """
@@ -123,7 +126,8 @@ class PendingQueue:
 
     Args:
         after: `loop.call_later`.
-        units_max: commands and reads that may wait; of one share as many as there is room for more, so at most half of them.
+        units_max: commands and reads that may wait; of one share as many as there is room for more, so at most half of
+            them.
     """
 
     def __init__(self, after: After, units_max: int) -> None:
@@ -161,8 +165,8 @@ class PendingQueue:
 
 
 INTERVAL = 0.005
-"""Seconds between barriers, so that however many clients read, they write at most 200 entries a second. The first read after a pause waits for
-nothing."""
+"""Seconds between barriers, so that however many clients read, they write at most 200 entries a second. The first read
+after a pause waits for nothing."""
 
 WAITING_MAX = 10_000
 """Reads that may wait."""

@@ -1,7 +1,8 @@
 """Changing the cluster's level: asked at the leader, checked with every member, then one entry in the log.
 
-Every member must say that its software can run the new level, and must have applied what the leader had when the check began. A majority is not
-enough: a member that cannot go on would stop at the entry, and the cluster would have lost a node that it counts on.
+Every member must say that its software can run the new level, and must have applied what the leader had when the check
+began. A majority is not enough: a member that cannot go on would stop at the entry, and the cluster would have lost a
+node that it counts on.
 """
 
 from __future__ import annotations
@@ -96,14 +97,16 @@ class LevelChange:
         self._prepare_own = prepare_own
         self._running = False
         self.under_way = False
-        """The entry has been proposed and not been applied yet: nothing else may be proposed, because it would be of the wrong level."""
+        """The entry has been proposed and not been applied yet: nothing else may be proposed, because it would be of
+        the wrong level.
+        """
 
     async def change(self, version: str, *, check: bool) -> LevelReport:
         """Change the level to that of a version, or with `check` say what speaks against it.
 
         Raises:
-            RequestFailed: CONFLICT: it cannot be now, and the text names each member and what to do; nothing was changed. BAD_REQUEST: the level is
-                unknown here. OUTCOME_UNKNOWN.
+            RequestFailed: CONFLICT: it cannot be now, and the text names each member and what to do; nothing was
+                changed. BAD_REQUEST: the level is unknown here. OUTCOME_UNKNOWN.
         """
         if self._running:
             raise RequestFailed(FailCode.CONFLICT, "a change of the level is under way already; see: quorumbook cluster status")

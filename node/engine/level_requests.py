@@ -1,4 +1,6 @@
-"""What a node does when it is asked about levels: the change at the leader (`level_change`), and making its own state ready for one."""
+"""What a node does when it is asked about levels: the change at the leader (`level_change`), and making its own state
+ready for one.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ Send = Callable[[msgspec.Struct], None]
 
 
 class Preparation:
-    """Converts this node's newest snapshot in a thread, to find out before the entry whether it can be done, and how long it takes."""
+    """Converts this node's newest snapshot in a thread, to find out before the entry whether it can be done, and how
+    long it takes.
+    """
 
     def __init__(self, raft: Raft, machine: ReplicatedEngine, store: SnapshotStore) -> None:
         self._raft = raft
@@ -145,7 +149,9 @@ class LevelRequests:
 def asking(
     config: NodeConfig,
 ) -> tuple[Callable[[MemberStatus], Awaitable[NodeStatus]], Callable[[MemberStatus, str], Awaitable[None]]]:
-    """How a leader asks the other members: for their status, and to make their states ready. With this node's certificate."""
+    """How a leader asks the other members: for their status, and to make their states ready. With this node's
+    certificate.
+    """
 
     async def connect(member: MemberStatus) -> NativeConnection:
         if not member.native:

@@ -33,7 +33,8 @@ def runs_as_it_is(data: Path) -> bool:
 
 
 def of_data(data: Path) -> Level:
-    """The level with which a node begins on a data directory: that of its newest snapshot, else of its log's first entry, else this software's.
+    """The level with which a node begins on a data directory: that of its newest snapshot, else of its log's first
+    entry, else this software's.
 
     Raises:
         SnapshotDamagedError, LogDamagedError, DataDirectoryError: the data cannot be trusted.
@@ -44,7 +45,9 @@ def of_data(data: Path) -> Level:
 
 
 class Changed:
-    """What follows when the level has changed: peers that cannot follow are let go, and the data of the former level is kept for the way back."""
+    """What follows when the level has changed: peers that cannot follow are let go, and the data of the former level is
+    kept for the way back.
+    """
 
     def __init__(self, config: NodeConfig, wire: TlsWire) -> None:
         self._config = config
@@ -69,7 +72,8 @@ class Changed:
 class Joining:
     """What this node says of levels to the nodes that it meets, and what it takes from them.
 
-    A node that has nothing yet, no snapshot and no entry, is at no level. It takes that of the log which it is about to get.
+    A node that has nothing yet, no snapshot and no entry, is at no level. It takes that of the log which it is about to
+    get.
     """
 
     def __init__(self, machine: ReplicatedEngine) -> None:

@@ -1,12 +1,15 @@
-"""What a snapshot keeps of the market beside the state: each product's latest trades, its figures, and the tail of its feed.
+"""What a snapshot keeps of the market beside the state: each product's latest trades, its figures, and the tail of its
+feed.
 
-All of it is a function of the events, so every node has the same after the same command. It is no part of the state: nothing that the exchange
-decides depends on it, and a snapshot without it, or with one that does not fit, is as good. It lies in a file of its own in the snapshot's
-directory, which is sealed and sent to other nodes with the rest; the log behind the snapshot then continues it.
+All of it is a function of the events, so every node has the same after the same command. It is no part of the state:
+nothing that the exchange decides depends on it, and a snapshot without it, or with one that does not fit, is as good.
+It lies in a file of its own in the snapshot's directory, which is sealed and sent to other nodes with the rest; the log
+behind the snapshot then continues it.
 
-`LatestTrades` keeps the latest trades of a product, encoded, in the forms in which they are asked for. Everybody may ask for a thousand of them at
-any time. So each trade is made ready for the public once, when it is first asked for, and an answer is put together from bytes: some 50 us, where
-decoding, redacting and encoding a thousand trades took two milliseconds.
+`LatestTrades` keeps the latest trades of a product, encoded, in the forms in which they are asked for. Everybody may
+ask for a thousand of them at any time. So each trade is made ready for the public once, when it is first asked for, and
+an answer is put together from bytes: some 50 us, where decoding, redacting and encoding a thousand trades took two
+milliseconds.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ FILE = "MARKET"
 FORMAT = 1
 
 TAIL_KEPT = 20_000
-"""Events of a product that a snapshot keeps: with those of the log behind it, enough for readers that come back after a restart. Some 2 MB."""
+"""Events of a product that a snapshot keeps: with those of the log behind it, enough for readers that come back after a
+restart. Some 2 MB.
+"""
 
 TAILS_KEPT = 400_000
 """Events of all products together, some 40 MB; each has the same share."""
@@ -34,7 +39,9 @@ TAILS_KEPT = 400_000
 
 @dataclass(frozen=True)
 class SavedProduct:
-    """A product's market after the event `sequence`. `trades` and `tail` are encoded events, oldest first; `tail` ends with that event."""
+    """A product's market after the event `sequence`. `trades` and `tail` are encoded events, oldest first; `tail` ends
+    with that event.
+    """
 
     product_id: str
     sequence: int
@@ -82,7 +89,9 @@ def array(events: Sequence[bytes]) -> msgspec.Raw:
 
 
 def is_trade(event: bytes) -> bool:
-    """Whether an encoded event is an `OrderMatched`: its tag is the first element of an array of less than 16 elements, or of more."""
+    """Whether an encoded event is an `OrderMatched`: its tag is the first element of an array of less than 16 elements,
+    or of more.
+    """
     return event[1 if event[0] < 0xDC else 3] == _TRADE
 
 
@@ -95,7 +104,8 @@ def encode(index: int, products: Sequence[SavedProduct]) -> bytes:
 def decode(data: bytes | None, index: int) -> Market:
     """The products in a file, by id; none where there is no file, or one of another format or of another snapshot.
 
-    Its bytes are those that were written, since the snapshot's seal covers them: a file that does not decode is one of another version.
+    Its bytes are those that were written, since the snapshot's seal covers them: a file that does not decode is one of
+    another version.
     """
     if data is None:
         return {}

@@ -1,7 +1,8 @@
-"""Members of the cluster as operators see them and change them: requests made into Raft's changes, Raft's answers into the protocol's.
+"""Members of the cluster as operators see them and change them: requests made into Raft's changes, Raft's answers into
+the protocol's.
 
-Raft refuses what could not be safe or could not be committed. What is only unwise is refused here, unless it is forced: a cluster that
-survives the next failure should not stop doing so by a slip of the operator's.
+Raft refuses what could not be safe or could not be committed. What is only unwise is refused here, unless it is forced:
+a cluster that survives the next failure should not stop doing so by a slip of the operator's.
 """
 
 from __future__ import annotations
@@ -92,7 +93,9 @@ def removal(request: RemoveMember, members: Sequence[MemberStatus]) -> membershi
 
 
 def removal_fault(members: Sequence[MemberStatus], node_id: str, *, force: bool) -> str:
-    """Why a member should not be removed, as the leader sees the members; "" when it may be, or is none, or has no vote."""
+    """Why a member should not be removed, as the leader sees the members; "" when it may be, or is none, or has no
+    vote.
+    """
     voters = [member for member in members if member.role == Role.VOTER.value]
     rest = [member for member in voters if member.node_id != node_id]
     if len(rest) == len(voters):
@@ -117,8 +120,8 @@ def failure(result: ChangeResult) -> RequestFailed:
 
 
 def public(status: NodeStatus) -> NodeStatus:
-    """What a trader's key may see of a status: enough to find the leader and to know whether the node serves, nothing of how the cluster is built
-    or how it fares."""
+    """What a trader's key may see of a status: enough to find the leader and to know whether the node serves, nothing
+    of how the cluster is built or how it fares."""
     members = [MemberStatus(each.node_id, each.connected, 0, each.role, "", each.native, each.http) for each in status.members]
     hidden: dict[str, object] = {
         "state_hash": "",

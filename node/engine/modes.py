@@ -17,7 +17,9 @@ class Mode(StrEnum):
     BOOTSTRAPPING = "Bootstrapping"
     """It reads the newest snapshot and the log."""
     INITIALISING = "Initialising"
-    """It speaks with the other nodes, applies what it has missed and, on the first leader of a cluster, loads the dataset."""
+    """It speaks with the other nodes, applies what it has missed and, on the first leader of a cluster, loads the
+    dataset.
+    """
     READY = "Ready"
     """It has caught up with a leader, or leads. Also while no leader is known later on: the status says that apart."""
     UNLOAD = "Unload"

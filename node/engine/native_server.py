@@ -1,7 +1,8 @@
 """The native protocol's server: sessions over the node's Unix socket and over TLS.
 
-What a session does is in `session.py`, who may have one in `doors.py`. TLS handshakes are made in other threads (`cluster.tls`). Once a second every
-connection is looked at for what takes too long: one timer for all, so that a connection that does nothing costs nothing.
+What a session does is in `session.py`, who may have one in `doors.py`. TLS handshakes are made in other threads
+(`cluster.tls`). Once a second every connection is looked at for what takes too long: one timer for all, so that a
+connection that does nothing costs nothing.
 """
 
 from __future__ import annotations
@@ -115,7 +116,9 @@ class NativeServer:
         self.service.refused[kind] += 1
 
     def _keys_changed(self, key_ids: list[str]) -> None:
-        """Tell gateways before anything else; sessions of these keys are looked at when what is under way has been answered."""
+        """Tell gateways before anything else; sessions of these keys are looked at when what is under way has been
+        answered.
+        """
         frame = pack(KeysChanged(key_ids))
         for follower in list(self.key_followers):
             follower.send(frame)
@@ -129,7 +132,9 @@ class NativeServer:
                 session.keys_changed()
 
     async def listen_local(self, path: Path) -> None:
-        """Listen on a Unix socket that only this user can open. A socket file left behind by a dead process is replaced."""
+        """Listen on a Unix socket that only this user can open. A socket file left behind by a dead process is
+        replaced.
+        """
         path.unlink(missing_ok=True)
         loop = asyncio.get_running_loop()
         with reachable(path) as name:
@@ -157,7 +162,9 @@ class NativeServer:
         return int(server.sockets[0].getsockname()[1])
 
     async def stop(self, reason: str = "this node is stopping", *, wait: float = 2.0) -> None:
-        """Close the listeners and every session, with the reason; what has been written is flushed for at most `wait` seconds."""
+        """Close the listeners and every session, with the reason; what has been written is flushed for at most `wait`
+        seconds.
+        """
         for server in self._servers:
             server.close()
         for door in list(self.arrived):

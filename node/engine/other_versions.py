@@ -1,7 +1,8 @@
 """Before data is migrated: is the version before still running on other nodes?
 
-Two ABIs cannot be in one cluster. A node that migrated while the others go on with the version before would be alone, and the cluster without a
-spare, until somebody noticed. So the others are asked first, where they can be reached, and nothing is changed while one of them serves.
+Two ABIs cannot be in one cluster. A node that migrated while the others go on with the version before would be alone,
+and the cluster without a spare, until somebody noticed. So the others are asked first, where they can be reached, and
+nothing is changed while one of them serves.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a session has to say, on its way to the transport: joined, in order, and in pieces.
 
-Messages of one turn of the loop are written together. A long one, such as a book at level 3, is handed over `PIECE` bytes at a time and only as
-fast as the peer takes it, so that encrypting it holds up nobody.
+Messages of one turn of the loop are written together. A long one, such as a book at level 3, is handed over `PIECE`
+bytes at a time and only as fast as the peer takes it, so that encrypting it holds up nobody.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ class Outgoing:
             self._flushed()
 
     def finish(self, most: int) -> bool:
-        """Hand everything over at once, if it is at most so many bytes. False: it is more, and the end cannot be said in order."""
+        """Hand everything over at once, if it is at most so many bytes. False: it is more, and the end cannot be said
+        in order.
+        """
         if self._bytes > most:
             return False
         if self._pieces:

@@ -140,8 +140,8 @@ def of_key(row: ApiKeyRow, key: ApiKey, address: str) -> Principal:
 
 
 def refresh(principal: Principal, keys: Keys) -> Principal:
-    """The same with today's permissions: a key may have changed since the greeting. A key with a new secret, or one that may not be used from there
-    any more, is another key: nothing is left."""
+    """The same with today's permissions: a key may have changed since the greeting. A key with a new secret, or one
+    that may not be used from there any more, is another key: nothing is left."""
     signed = principal.row
     if signed is None or principal.key is None:
         return principal
@@ -162,8 +162,8 @@ def authenticate(hello: Hello, admin: AdminConfig, keys: Keys, now: float, addre
     """Check a signed greeting from an address. `now` is Unix seconds.
 
     Raises:
-        RequestFailed: UNAUTHORIZED, saying what is wrong; a wrong key, passphrase or signature look alike in time, not in words. CONFLICT: this
-            node lacks the cluster key that the key is encrypted under.
+        RequestFailed: UNAUTHORIZED, saying what is wrong; a wrong key, passphrase or signature look alike in time, not
+            in words. CONFLICT: this node lacks the cluster key that the key is encrypted under.
     """
     if not hello.key_id:
         raise RequestFailed(FailCode.UNAUTHORIZED, "key_id: sign the greeting with an API key, or show a node's certificate")
@@ -184,7 +184,8 @@ class Gate:
 
     Args:
         ready: whether this node has applied what a known leader has committed.
-        caught_up: whether it has, since it started, been level with a leader: before that it may lack a key, or have an old state of it.
+        caught_up: whether it has, since it started, been level with a leader: before that it may lack a key, or have an
+            old state of it.
     """
 
     def __init__(self, admin: AdminConfig, keys: Keys, *, ready: Callable[[], bool], caught_up: Callable[[], bool]) -> None:
@@ -197,7 +198,8 @@ class Gate:
         """Who sent a signed greeting from an address.
 
         Raises:
-            RequestFailed: UNAUTHORIZED; CONFLICT without the cluster key; NO_LEADER while this node cannot judge the key.
+            RequestFailed: UNAUTHORIZED; CONFLICT without the cluster key; NO_LEADER while this node cannot judge the
+                key.
         """
         try:
             if hello.key_id != self._admin.key_id and not self.caught_up():

@@ -1,7 +1,7 @@
 """`python -m node.engine.process --config node.toml [--rejoin]`: a node's engine, until SIGTERM.
 
-One process, one thread that matters, one event loop: Raft's ticks, the state machine, and the sessions of the native protocol take turns
-on it. So nothing here is locked, and whatever takes long delays a heartbeat.
+One process, one thread that matters, one event loop: Raft's ticks, the state machine, and the sessions of the native
+protocol take turns on it. So nothing here is locked, and whatever takes long delays a heartbeat.
 
 Exit codes: see `node.exit_codes`.
 """
@@ -77,10 +77,14 @@ TICK = 0.01
 """Seconds between Raft's ticks when nothing happens."""
 
 SWITCH_INTERVAL = 0.0005
-"""Seconds for which another thread may keep the interpreter from the event loop; Python's own 5 ms are an entry's whole way."""
+"""Seconds for which another thread may keep the interpreter from the event loop; Python's own 5 ms are an entry's whole
+way.
+"""
 
 LEVEL_SECONDS = 1.0
-"""How long a leader that stops waits for a follower that has everything: it takes nothing new, so a round or two is enough."""
+"""How long a leader that stops waits for a follower that has everything: it takes nothing new, so a round or two is
+enough.
+"""
 
 LOCK_TIMEOUT = 5.0
 
@@ -178,7 +182,9 @@ def build(config: NodeConfig, known: identity.Identity, modes: Modes) -> Parts:
 
 
 def disk_figures(data: Path) -> dict[str, int]:
-    """How full the disk of a data directory is, and when the newest snapshot there was taken (0: there is none); for the status."""
+    """How full the disk of a data directory is, and when the newest snapshot there was taken (0: there is none); for
+    the status.
+    """
     found = {"disk_free_bytes": 0, "disk_size_bytes": 0, "snapshot_timestamp_seconds": 0}
     with contextlib.suppress(OSError):
         usage = os.statvfs(data)
@@ -289,8 +295,8 @@ async def run(
     modes: Modes | None = None,
     settled: Callable[[], object] = lambda: None,
 ) -> int:
-    """Run the engine until `stop` is set or it must not go on. The process's exit code. `settled` is called when all is read from disk,
-    and after each snapshot: what is in memory then is mostly there to stay."""
+    """Run the engine until `stop` is set or it must not go on. The process's exit code. `settled` is called when all is
+    read from disk, and after each snapshot: what is in memory then is mostly there to stay."""
     modes = modes or Modes(config.node_id)
     modes.enter(Mode.BOOTSTRAPPING)
     try:
@@ -343,7 +349,9 @@ async def _first_failure(driver: Coroutine[Any, Any, None], failed: asyncio.Futu
 
 
 def _failures_of_callbacks() -> asyncio.Future[None]:
-    """A future that gets the first exception out of a callback of ours: a defect, and what the callback was to do has not been done."""
+    """A future that gets the first exception out of a callback of ours: a defect, and what the callback was to do has
+    not been done.
+    """
     loop = asyncio.get_running_loop()
     failed: asyncio.Future[None] = loop.create_future()
 
@@ -377,7 +385,8 @@ async def _listen(parts: Parts, config: NodeConfig) -> None:
 
 
 async def _stop(parts: Parts, config: NodeConfig, ended: asyncio.Future[None]) -> None:
-    """Take nothing more, finish what is under way, have another node lead, and write a snapshot, before the sessions are closed.
+    """Take nothing more, finish what is under way, have another node lead, and write a snapshot, before the sessions
+    are closed.
 
     What is cut short here, by a kill or by its time, costs nothing: the log holds all of it.
     """
@@ -396,7 +405,9 @@ async def _stop(parts: Parts, config: NodeConfig, ended: asyncio.Future[None]) -
 
 
 async def _asked_to_lead(raft: Raft, ended: asyncio.Future[None]) -> bool:
-    """Whether another node was asked to lead. A follower that lacks an entry which is under way is level a moment later, so ask again."""
+    """Whether another node was asked to lead. A follower that lacks an entry which is under way is level a moment
+    later, so ask again.
+    """
     asked: list[bool] = []
 
     def ask() -> bool:
@@ -514,7 +525,9 @@ def _keep_evidence(config: NodeConfig, error: Exception) -> None:
 
 
 def _of_disk_or_port(config: NodeConfig, error: OSError) -> int:
-    """The Raft port could not be had, and nothing was said to anybody; or the disk failed, and what it holds is in doubt."""
+    """The Raft port could not be had, and nothing was said to anybody; or the disk failed, and what it holds is in
+    doubt.
+    """
     if error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
         log.critical("%s cannot start: raft port %s: %s", config.node_id, config.raft.listen, error)
         return exit_codes.CANNOT_START
@@ -586,15 +599,18 @@ async def _until_signal(config: NodeConfig, known: identity.Identity, modes: Mod
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    # The thread that feeds a snapshot's writer must give way to the event loop soon: every fsync of Raft's asks for the interpreter back.
+    # The thread that feeds a snapshot's writer must give way to the event loop soon: every fsync of Raft's asks for the
+    # interpreter back.
     sys.setswitchinterval(SWITCH_INTERVAL)
     return await run(config, known, stop, modes=modes, settled=_settle)
 
 
 def _settle() -> None:
-    """Have the garbage collector leave alone what is in memory: a full collection over 300,000 orders takes 0.4 s, longer than an election waits.
+    """Have the garbage collector leave alone what is in memory: a full collection over 300,000 orders takes 0.4 s,
+    longer than an election waits.
 
-    Young garbage goes first, unless a state is being loaded that would be walked over. What was alive goes by its reference counts from now on.
+    Young garbage goes first, unless a state is being loaded that would be walked over. What was alive goes by its
+    reference counts from now on.
     """
     if gc.isenabled():
         gc.collect(1)

@@ -1,8 +1,8 @@
 """What reads are answered with: rows of the engine, made into the protocol's answers.
 
-`LogChunks` reads chunks of the log on disk for the histories of other nodes. The event loop only hands over and sends: a thread opens the segment,
-reads 256 KiB and closes it. One chunk is read at a time, whoever asks, so that however many ask costs the node one read and one frame at a
-time. Nothing is parsed, checked or kept here.
+`LogChunks` reads chunks of the log on disk for the histories of other nodes. The event loop only hands over and sends:
+a thread opens the segment, reads 256 KiB and closes it. One chunk is read at a time, whoever asks, so that however many
+ask costs the node one read and one frame at a time. Nothing is parsed, checked or kept here.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ SHOWN = 4
 """Rows that an order in a list is worth beside the looking: its whole state is written out."""
 
 AUCTION_SHARE = 0.01
-"""Of the engine's time, what the price at which a product's auction would open may take, whoever asks and however often: about a millisecond for 100
-prices at which both sides would trade."""
+"""Of the engine's time, what the price at which a product's auction would open may take, whoever asks and however
+often: about a millisecond for 100 prices at which both sides would trade."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -97,7 +97,9 @@ class BadQueryError(Exception):
 
 
 class Views:
-    """Answers to queries, encoded. A book is kept encoded until its product moves on, since everybody asks for the same one."""
+    """Answers to queries, encoded. A book is kept encoded until its product moves on, since everybody asks for the same
+    one.
+    """
 
     def __init__(self, feed: Feed, clock: Callable[[], float] = time.perf_counter) -> None:
         self._feed = feed
@@ -178,7 +180,9 @@ class Views:
         return body
 
     def _auction(self, engine: Engine, product_id: str) -> AuctionView | None:
-        """What the product's auction would do: as it was a moment ago, where to find it out again would cost more than `AUCTION_SHARE`."""
+        """What the product's auction would do: as it was a moment ago, where to find it out again would cost more than
+        `AUCTION_SHARE`.
+        """
         row = engine.product(product_id)
         if row is None:
             raise NotFoundError(f"product {product_id!r} does not exist")
@@ -196,7 +200,9 @@ class Views:
 
 
 def rows_of(engine: Engine, query: AnyQuery) -> int:
-    """How many rows the engine looks at to answer a query, at most. Only of a book at level 3 is it known afterwards alone."""
+    """How many rows the engine looks at to answer a query, at most. Only of a book at level 3 is it known afterwards
+    alone.
+    """
     match query:
         case OrdersQuery():
             kept = engine.orders_kept(query.account_id)

@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 
 
 def stamp_of(entry: bytes) -> int:
-    """The time in the first bytes of an encoded `Batch`; 0 for one that a present clock cannot show, and for whatever else it may be.
+    """The time in the first bytes of an encoded `Batch`; 0 for one that a present clock cannot show, and for whatever
+    else it may be.
 
     The encoding is msgpack: an array of up to 15 elements, the first of them an unsigned integer of 64 bits.
     """
@@ -64,7 +65,8 @@ class ReplicatedEngine:
     Attributes:
         keys_changed: called with the ids of API keys that were put; with none where any may be another.
         let_go: told of an engine that another one has taken the place of, when the level changed.
-        beside: runs work in a thread, and has the log looked at again when it is through; None: the state is converted when the entry is applied.
+        beside: runs work in a thread, and has the log looked at again when it is through; None: the state is converted
+            when the entry is applied.
         level_changed: called with the entry that changed the level, and its index.
         durations: the histograms of the process.
         apply_began: `time.perf_counter` when the latest entry began to be applied.
@@ -93,7 +95,9 @@ class ReplicatedEngine:
         self.engine = empty(level)
 
     def apply(self, index: int, payload: bytes) -> object:
-        """Apply a batch, and publish its events. Returns what makes its outcomes, as they are encoded, one a command, in order."""
+        """Apply a batch, and publish its events. Returns what makes its outcomes, as they are encoded, one a command,
+        in order.
+        """
         self.apply_began = time.perf_counter()
         if payload[:1] == ENTRY_MARK:
             return self._set_level(index, payload)
@@ -107,8 +111,8 @@ class ReplicatedEngine:
         return lambda: [msgspec.Raw(outcome) for outcome in applied.encoded_outcomes]
 
     def may_apply(self, payload: bytes) -> bool:
-        """Whether an entry can be applied now. One that changes the level first has the state converted beside the event loop: nothing is applied
-        meanwhile, so the state stays as it is, and reads and heartbeats go on."""
+        """Whether an entry can be applied now. One that changes the level first has the state converted beside the
+        event loop: nothing is applied meanwhile, so the state stays as it is, and reads and heartbeats go on."""
         if self.beside is None or not is_level_entry(payload):
             return True
         conversion = self._conversion

@@ -1,7 +1,8 @@
 """What a node does for whoever is connected: commands through the log, reads, subscriptions, control.
 
-The way of a command on the leader: `submit` checks who may, the batcher gathers what queues, Raft makes it durable on a quorum, the engine applies
-it, and `send` gets the outcomes. Nothing here waits; everything runs in the engine's event loop, in the thread of Raft.
+The way of a command on the leader: `submit` checks who may, the batcher gathers what queues, Raft makes it durable on a
+quorum, the engine applies it, and `send` gets the outcomes. Nothing here waits; everything runs in the engine's event
+loop, in the thread of Raft.
 """
 
 from __future__ import annotations
@@ -112,8 +113,8 @@ class EngineService:
         certificate_expires: when the node's certificate ends, in seconds since the epoch.
         seeding: the dataset that a cluster which has never run begins with; nothing else is taken before it.
         doubt: why no command may be applied yet, "" where it may.
-        trace: told of commands that were answered: when they came, when they began to be applied, and now, in nanoseconds since the epoch, and why
-            they were refused.
+        trace: told of commands that were answered: when they came, when they began to be applied, and now, in
+            nanoseconds since the epoch, and why they were refused.
         warnings: what a person should put right, asked with the index of the log entry that says who the members are.
     """
 
@@ -195,7 +196,9 @@ class EngineService:
     # ------------------------------------------------------------------ commands
 
     def submit(self, principal: Principal, request: Submit, size: int, send: Send) -> None:
-        """Apply commands; `send` gets `Results` or `Failed`, exactly once, perhaps at once. `size` is the request's bytes."""
+        """Apply commands; `send` gets `Results` or `Failed`, exactly once, perhaps at once. `size` is the request's
+        bytes.
+        """
         commands = request.commands
         if not commands:
             send(Results(request.request_id, []))
@@ -272,10 +275,11 @@ class EngineService:
         return self._entries.encode(self._time_ns(), commands)
 
     def expire(self) -> None:
-        """Let orders whose time is over leave and unfinished work go on, if this node leads and no command is under way, which would do it.
-        To be called now and then.
+        """Let orders whose time is over leave and unfinished work go on, if this node leads and no command is under
+        way, which would do it. To be called now and then.
 
-        It takes a log entry without commands: what its followers' clocks say does not matter. While work is unfinished, one entry follows the other.
+        It takes a log entry without commands: what its followers' clocks say does not matter. While work is unfinished,
+        one entry follows the other.
         """
         engine, now = self._machine.engine, self._time_ns()
         due = engine.next_expiry
@@ -300,14 +304,16 @@ class EngineService:
             self._pending.release()
 
     def _waits_for_leader(self, share: str, units: int, again: Callable[[], None]) -> bool:
-        """Whether a request waits for the next leader, so that its sender need not ask one node after the other who that is."""
+        """Whether a request waits for the next leader, so that its sender need not ask one node after the other who
+        that is.
+        """
         return self._raft.election_in_progress and not self.stopping and self._pending.admit(units, again, share)
 
     # ------------------------------------------------------------------ reads
 
     def query(self, principal: Principal, request: Query, send: Send, charge: Charge = lambda _cost: None) -> None:
-        """Read; `send` gets `Answer` or `Failed`, `charge` what it cost beyond a request. Linearizable reads that come while a barrier is under way
-        share the next one."""
+        """Read; `send` gets `Answer` or `Failed`, `charge` what it cost beyond a request. Linearizable reads that come
+        while a barrier is under way share the next one."""
         try:
             principal.check_query(request)
         except RequestFailed as error:
@@ -559,7 +565,9 @@ class EngineService:
     # ------------------------------------------------------------------ failures
 
     def _hint(self) -> LeaderHint | None:
-        """Where the leader is. None also while this node's log does not tell its address: it joined while this node was away."""
+        """Where the leader is. None also while this node's log does not tell its address: it joined while this node was
+        away.
+        """
         leader_id = self._raft.leader_id
         for member in self.members() if leader_id else ():
             if member.node_id == leader_id:

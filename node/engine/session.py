@@ -1,13 +1,14 @@
 """One connection of the native protocol, from its greeting to its end.
 
-A session lives through three states: it must greet (`Hello`), then it is served, then it is closing. A message that does not decode is answered
-with `Failed(BAD_REQUEST)` naming the field, and the session goes on, for the next frame's beginning is known; only where that is not so (a frame of
-impossible length), before the greeting, and after several such messages is it closed.
+A session lives through three states: it must greet (`Hello`), then it is served, then it is closing. A message that
+does not decode is answered with `Failed(BAD_REQUEST)` naming the field, and the session goes on, for the next frame's
+beginning is known; only where that is not so (a frame of impossible length), before the greeting, and after several
+such messages is it closed.
 
-Nobody can make the node hold much for them: a session that does not read its answers is not read from either, what it has sent is left
-unprocessed, its feed waits in the ring, and after `STALL_MAX` seconds it is cut off. Nobody can make it work much either: each request has a
-cost (`node.budget`), paid from the key's share. A session whose key has nothing left is not read from until there is more; a request that would
-wait longer than `PACE_MAX` is refused unread.
+Nobody can make the node hold much for them: a session that does not read its answers is not read from either, what it
+has sent is left unprocessed, its feed waits in the ring, and after `STALL_MAX` seconds it is cut off. Nobody can make
+it work much either: each request has a cost (`node.budget`), paid from the key's share. A session whose key has nothing
+left is not read from until there is more; a request that would wait longer than `PACE_MAX` is refused unread.
 """
 
 from __future__ import annotations
@@ -69,8 +70,8 @@ WRITE_HIGH = 1024 * 1024
 """Bytes waiting to be read by a client above which the node stops reading from it."""
 
 WRITE_MAX = 16 * 1024 * 1024
-"""Bytes waiting above which a session gets nothing more and is cut off. They are answers to what was under way when it stopped reading; one answer
-may be longer."""
+"""Bytes waiting above which a session gets nothing more and is cut off. They are answers to what was under way when it
+stopped reading; one answer may be longer."""
 
 STALL_MAX = 15.0
 """Seconds for which a session may take nothing of what waits for it."""
@@ -79,13 +80,17 @@ FRAME_SECONDS = 15.0
 """Seconds for a frame to arrive, from its first byte on."""
 
 IDLE_MAX = 120.0
-"""Seconds without a request after which a session that subscribes to nothing is closed. Clients of ours ask for the status twice a second."""
+"""Seconds without a request after which a session that subscribes to nothing is closed. Clients of ours ask for the
+status twice a second.
+"""
 
 CLOSE_SECONDS = 2.0
 """Seconds for the last message to leave."""
 
 TURN_MAX = 0.005
-"""Seconds for which the requests of one session are worked on before everything else gets its turn: heartbeats above all."""
+"""Seconds for which the requests of one session are worked on before everything else gets its turn: heartbeats above
+all.
+"""
 
 PACE_MAX = 0.5
 """Seconds for which a request waits for its key's budget. One that would wait longer is refused."""
@@ -95,7 +100,9 @@ REFUSED_PAUSE = 0.1
 
 MALFORMED_BURST = 5
 MALFORMED_RATE = 0.1
-"""Malformed messages that a session may send at once, and a second. An honest client sends none; a person who tries things out sends a few."""
+"""Malformed messages that a session may send at once, and a second. An honest client sends none; a person who tries
+things out sends a few.
+"""
 
 EVENT_BYTES = 150
 """Of an event in a frame, about: what is replayed to a reader is paid for by length."""
@@ -110,8 +117,8 @@ CLIENT_NAME_MAX = 128
 class Session(asyncio.Protocol):
     """One connection. Also the feed's `Subscriber`.
 
-    `greeted` is called once: with the principal, when there is one, before it is welcomed; it may refuse by RequestFailed. `gone` when the
-    connection is lost.
+    `greeted` is called once: with the principal, when there is one, before it is welcomed; it may refuse by
+    RequestFailed. `gone` when the connection is lost.
     """
 
     def __init__(
@@ -276,7 +283,9 @@ class Session(asyncio.Protocol):
         self._take_turn()
 
     def _take_turn(self) -> None:
-        """Answer what has arrived, while the client takes the answers, can pay for them, and it is not the others' turn."""
+        """Answer what has arrived, while the client takes the answers, can pay for them, and it is not the others'
+        turn.
+        """
         unread, clock = self._unread, time.monotonic
         until = clock() + TURN_MAX
         while unread and self.writable:
@@ -307,7 +316,9 @@ class Session(asyncio.Protocol):
             self._server.key_rates.spend(self.key_id, cost)
 
     def _out_of_budget(self, seconds: float) -> None:
-        """Let the client wait; or, where that would take long, refuse its next request without reading more of it than its id."""
+        """Let the client wait; or, where that would take long, refuse its next request without reading more of it than
+        its id.
+        """
         now = time.monotonic()
         self._paced_since = self._paced_since or now
         self._transport.pause_reading()
@@ -351,7 +362,9 @@ class Session(asyncio.Protocol):
             self._other(self._service.gate.refresh(self._principal), request)
 
     def _submitted(self, message: msgspec.Struct) -> None:
-        """Commands are paid for by their account. A request that was refused is paid for by the key, or refusals would be free."""
+        """Commands are paid for by their account. A request that was refused is paid for by the key, or refusals would
+        be free.
+        """
         if isinstance(message, Failed):
             self._charge(Cost.REQUEST)
         self._reply(message)
@@ -543,7 +556,9 @@ class Session(asyncio.Protocol):
 
 
 def _keep_alive(transport: asyncio.Transport) -> None:
-    """Have the system notice a peer that has vanished without a word: it may have subscribed, and wait for nothing but events."""
+    """Have the system notice a peer that has vanished without a word: it may have subscribed, and wait for nothing but
+    events.
+    """
     connection = transport.get_extra_info("socket")
     if connection is None:
         return

@@ -1,13 +1,14 @@
 """Snapshots as Raft asks for them (`cluster.ports.Snapshots`), over the snapshot store and the engine.
 
-The engine hands out at once what changed since the snapshot before, frozen in the state after the mark; encoding and writing it goes on while
-the engine does, the writing in another process. There the money in the tables is counted: a state that has lost or made money never becomes a
-snapshot, and the node stops.
+The engine hands out at once what changed since the snapshot before, frozen in the state after the mark; encoding and
+writing it goes on while the engine does, the writing in another process. There the money in the tables is counted: a
+state that has lost or made money never becomes a snapshot, and the node stops.
 
-A snapshot on its way in from the leader is checked, and its state made, in a thread, so that the node goes on answering. Nothing in that takes
-the interpreter for long: rows are read in chunks, and the state is made in Python, so the event loop has its turn after each chunk, or
-`SWITCH_INTERVAL`. What is of no use any more is taken apart in chunks (`statemachine.teardown`). What is left for the end, in the event loop, is
-to give the snapshot its name and to put the new engine in the place of the old.
+A snapshot on its way in from the leader is checked, and its state made, in a thread, so that the node goes on
+answering. Nothing in that takes the interpreter for long: rows are read in chunks, and the state is made in Python, so
+the event loop has its turn after each chunk, or `SWITCH_INTERVAL`. What is of no use any more is taken apart in chunks
+(`statemachine.teardown`). What is left for the end, in the event loop, is to give the snapshot its name and to put the
+new engine in the place of the old.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ class SnapshotPort:
         self._now_ns = now_ns
         self._job: WriteJob | None = None
         self._base: int | None = 0
-        """Index of the snapshot that the engine's changes are relative to; 0 for the empty state, None when there is none such any more."""
+        """Index of the snapshot that the engine's changes are relative to; 0 for the empty state, None when there is
+        none such any more.
+        """
         self._based = machine.engine
         """The engine whose changes count from that snapshot."""
         machine.let_go = self._let_go
@@ -246,7 +249,8 @@ class _Source:
 def collector_off() -> Iterator[None]:
     """No garbage collection meanwhile, and what was made is never walked over: all that a restore makes stays.
 
-    Collections took half of a restore's time, and a full one behind it 220 ms for 300,000 rows. What is frozen goes by its reference counts.
+    Collections took half of a restore's time, and a full one behind it 220 ms for 300,000 rows. What is frozen goes by
+    its reference counts.
     """
     was_enabled = gc.isenabled()
     gc.disable()

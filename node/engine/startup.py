@@ -1,10 +1,11 @@
 """What a node begins with, and what a person is told when it cannot start or go on.
 
-A node begins with its newest snapshot and the log behind it, else the log, else (a cluster that has never run) a dataset. `start.from` can insist
-on one of them. `log`: the snapshot's state is built again from the whole log, from its first entry on, and must have the snapshot's hash.
+A node begins with its newest snapshot and the log behind it, else the log, else (a cluster that has never run) a
+dataset. `start.from` can insist on one of them. `log`: the snapshot's state is built again from the whole log, from its
+first entry on, and must have the snapshot's hash.
 
-A diagnosis says what is wrong, where, and what to do, with the exit code for its kind. Damage is never a question of versions. What is damaged is
-named with its path; a disk that is full is named, too.
+A diagnosis says what is wrong, where, and what to do, with the exit code for its kind. Damage is never a question of
+versions. What is damaged is named with its path; a disk that is full is named, too.
 """
 
 from __future__ import annotations
@@ -56,10 +57,12 @@ def check_start(config: NodeConfig, known: Identity, *, has_snapshot: bool) -> N
 
 
 def seeding_of(config: NodeConfig, known: Identity, machine: ReplicatedEngine, raft: Raft, encode: Encode) -> Seeding | None:
-    """The dataset that this node puts into the log if it is the first to lead; None where there is none, or the node has a state.
+    """The dataset that this node puts into the log if it is the first to lead; None where there is none, or the node
+    has a state.
 
     Raises:
-        DatasetError: the dataset is not right. On a node that has run before, that is only told: the cluster has its state elsewhere.
+        DatasetError: the dataset is not right. On a node that has run before, that is only told: the cluster has its
+            state elsewhere.
     """
     if not config.start.dataset or config.start.source in ("snapshot", "log") or machine.engine.sequence:
         return None
@@ -75,7 +78,9 @@ def seeding_of(config: NodeConfig, known: Identity, machine: ReplicatedEngine, r
 
 
 def snapshot_loader(config: NodeConfig, store: SnapshotStore) -> Callable[[Manifest], Engine]:
-    """How the state of a snapshot is made. With `start.from = "log"` the one at the start comes from the log, later ones from the leader's."""
+    """How the state of a snapshot is made. With `start.from = "log"` the one at the start comes from the log, later
+    ones from the leader's.
+    """
     from_log = config.start.source == "log"
 
     def load(manifest: Manifest) -> Engine:

@@ -1,4 +1,6 @@
-"""Commands of one request on their way to the batcher: whose work they are, what they cost, and in which pieces they queue."""
+"""Commands of one request on their way to the batcher: whose work they are, what they cost, and in which pieces they
+queue.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,17 @@ from statemachine.commands import AnyCommand, CancelAll
 from statemachine.limits import OPERATOR
 
 PIECE = 100
-"""Commands of one request that queue as one item: about 5 ms of work on each node, so that nobody waits longer for an item of somebody else."""
+"""Commands of one request that queue as one item: about 5 ms of work on each node, so that nobody waits longer for an
+item of somebody else.
+"""
 
 _encode = msgspec.msgpack.Encoder().encode
 
 
 def share_of(principal: Principal, commands: Sequence[AnyCommand]) -> str:
-    """Whose work commands are: that of their account, wherever they come from; the sender's own where they are for several, or for the operator."""
+    """Whose work commands are: that of their account, wherever they come from; the sender's own where they are for
+    several, or for the operator.
+    """
     account_id = commands[0].account_id
     if account_id == OPERATOR or any(command.account_id != account_id for command in commands):
         return principal.name
@@ -41,8 +47,9 @@ def rate_limited(what: str, seconds: float) -> RequestFailed:
 def queue(batcher: Batcher[Sequence[AnyCommand]], commands: Sequence[AnyCommand], size: int, done: ItemDone, share: str) -> None:
     """Submit commands to the batcher, many of them in pieces, in order, so that other shares have their turns between.
 
-    `size` bounds their bytes in the log. `done` gets the outcomes of all, or one refusal for all: where some pieces were applied and others were
-    not, it is OUTCOME_UNKNOWN, and the same commands, with the same ids, may be sent again.
+    `size` bounds their bytes in the log. `done` gets the outcomes of all, or one refusal for all: where some pieces
+    were applied and others were not, it is OUTCOME_UNKNOWN, and the same commands, with the same ids, may be sent
+    again.
     """
     if len(commands) <= PIECE:
         batcher.submit(commands, len(commands), size, done, share)

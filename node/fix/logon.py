@@ -1,8 +1,8 @@
 """Who logs on, and on what terms: the fields of a Logon as Coinbase Exchange has them.
 
-The client's API key is SenderCompID (and Username, where given), its passphrase is Password, and RawData is the signature. That is base64 of an
-HMAC-SHA256, with the key's secret, of SendingTime, MsgType, MsgSeqNum, SenderCompID, TargetCompID and Password, joined by SOH. TargetCompID says
-which of the services the session is for.
+The client's API key is SenderCompID (and Username, where given), its passphrase is Password, and RawData is the
+signature. That is base64 of an HMAC-SHA256, with the key's secret, of SendingTime, MsgType, MsgSeqNum, SenderCompID,
+TargetCompID and Password, joined by SOH. TargetCompID says which of the services the session is for.
 """
 
 from __future__ import annotations

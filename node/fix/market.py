@@ -1,7 +1,8 @@
 """Market data: a book by price levels, or its best ones, and trades, as snapshots (W) and changes (X).
 
-The numbers are those of the product's feed: RptSeq is the product sequence, as `sequence` is in REST and on the WebSocket. A snapshot is the book
-after that event, and the changes that follow go on from there. Where the node has lost events of a product, the client gets a new snapshot.
+The numbers are those of the product's feed: RptSeq is the product sequence, as `sequence` is in REST and on the
+WebSocket. A snapshot is the book after that event, and the changes that follow go on from there. Where the node has
+lost events of a product, the client gets a new snapshot.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ _ENTRY_TYPES = {Side.BUY: BIDS, Side.SELL: OFFERS}
 
 @dataclass
 class _Request:
-    """What a client asked for under an id. `top`: only the best level of each side, of which `best` is what the client knows, by product."""
+    """What a client asked for under an id. `top`: only the best level of each side, of which `best` is what the client
+    knows, by product.
+    """
 
     request_id: str
     types: frozenset[str]

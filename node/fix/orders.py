@@ -1,7 +1,8 @@
 """Order entry: requests of a client, their commands, and the answers to those that are refused.
 
-What was accepted needs no answer here: the reports of the account's stream tell it. The command id of an order is made of its ClOrdID, as with the
-other protocols, that of any other request of its ClOrdID and type; so a message that comes again, at whichever node, is carried out once.
+What was accepted needs no answer here: the reports of the account's stream tell it. The command id of an order is made
+of its ClOrdID, as with the other protocols, that of any other request of its ClOrdID and type; so a message that comes
+again, at whichever node, is carried out once.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ _ORDER_TYPES = {
     tags.STOP_LIMIT: (OrderType.LIMIT, True),
 }
 DEAD_MAN_MIN = 10
-"""Seconds after the death of a node, at least, in which a client may log on elsewhere before its orders are cancelled; three heartbeat intervals
-where that is longer."""
+"""Seconds after the death of a node, at least, in which a client may log on elsewhere before its orders are cancelled;
+three heartbeat intervals where that is longer."""
 
 _Handler = Callable[[Message, int], Awaitable[None]]
 
@@ -72,7 +73,9 @@ class OrderEntry:
         self._terms = terms
         self._account_id = terms.identity.account_id
         self._tag = f"fix:{terms.identity.key_id}"
-        """What the session's orders are tagged with. Always, so that an order that comes again is the same whatever its session wants."""
+        """What the session's orders are tagged with. Always, so that an order that comes again is the same whatever its
+        session wants.
+        """
         self._handlers: dict[str, _Handler] = {
             "D": self._new_order,
             "F": self._cancel,
@@ -103,7 +106,9 @@ class OrderEntry:
         self._sender.submissions.put(Item(command, self._after_placing(message, number, again=again)))
 
     def _after_placing(self, message: Message, number: int, *, again: bool) -> Done:
-        """An order that was placed before, with another message, is a duplicate; one that only comes again is what it was."""
+        """An order that was placed before, with another message, is a duplicate; one that only comes again is what it
+        was.
+        """
 
         def done(outcome: AnyOutcome, resent: bool) -> Answers:
             if isinstance(outcome, Rejected):
@@ -212,7 +217,9 @@ class OrderEntry:
     # Cancel on disconnect
 
     async def keep_armed(self) -> None:
-        """While the connection is there, keep a timer of the exchange from going off; should the node die, it cancels the orders. For ever."""
+        """While the connection is there, keep a timer of the exchange from going off; should the node die, it cancels
+        the orders. For ever.
+        """
         timeout = max(DEAD_MAN_MIN, 3 * self._terms.heartbeat)
         while True:
             self._arm(timeout * 10**9)

@@ -1,7 +1,8 @@
 """`python -m node.fix.process --config node.toml`: the FIX server of a node, until SIGTERM.
 
-Started by the supervisor where `fix.listen` is set. A process of its own: FIX sessions are few, long and busy, and delay no request of HTTP this way
-(ADR 0048). It holds nothing: when it dies, its clients log on again, here or at another node.
+Started by the supervisor where `fix.listen` is set. A process of its own: FIX sessions are few, long and busy, and
+delay no request of HTTP this way (ADR 0048). It holds nothing: when it dies, its clients log on again, here or at
+another node.
 """
 
 from __future__ import annotations

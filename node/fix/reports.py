@@ -1,4 +1,6 @@
-"""A report of an account's stream as an ExecutionReport (8): a function of the report alone, so that every node sends the same."""
+"""A report of an account's stream as an ExecutionReport (8): a function of the report alone, so that every node sends
+the same.
+"""
 
 from __future__ import annotations
 

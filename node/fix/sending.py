@@ -1,13 +1,15 @@
-"""What a session sends: through its report stream, or, where nothing of it outlives the connection, under numbers of its own.
+"""What a session sends: through its report stream, or, where nothing of it outlives the connection, under numbers of
+its own.
 
-A client of order entry or drop copy may lose its node and log on at another: what it is sent then must go on with the same numbers. So nothing is
-written to such a client that is not in its report stream first (`statemachine.streams`). The reports of its orders get there by themselves. All else,
-a heartbeat as well as a reject, goes through the log as a note, and is written when it comes back as an event of the stream:
+A client of order entry or drop copy may lose its node and log on at another: what it is sent then must go on with the
+same numbers. So nothing is written to such a client that is not in its report stream first (`statemachine.streams`).
+The reports of its orders get there by themselves. All else, a heartbeat as well as a reject, goes through the log as a
+note, and is written when it comes back as an event of the stream:
 
     StreamSender.send ─▶ Submissions ─▶ log ─▶ stream ─▶ StreamSender.run ─▶ the client
 
-On a resend the stream is read again from the number that is asked for. Heartbeats and the like are passed over with a gap fill, as the standard says;
-so is what the node does not keep any more.
+On a resend the stream is read again from the number that is asked for. Heartbeats and the like are passed over with a
+gap fill, as the standard says; so is what the node does not keep any more.
 """
 
 from __future__ import annotations
@@ -76,7 +78,9 @@ class Sender(Protocol):
 
 
 _NEVER = frozenset({FailCode.BAD_REQUEST, FailCode.FORBIDDEN})
-"""Failures of commands that cannot be carried out whenever they come, such as one that the level of the cluster does not have."""
+"""Failures of commands that cannot be carried out whenever they come, such as one that the level of the cluster does
+not have.
+"""
 
 Answers = list[tuple[Fields, int]]
 """Messages to send, each with the number of the client's message that it settles."""
@@ -107,7 +111,8 @@ class Item:
 class Submissions:
     """A session's commands, in order: one request is under way at a time, and what comes meanwhile goes into the next.
 
-    A request is repeated, with the same command ids, until it is answered or the session ends. `refused` is called with a note that was refused.
+    A request is repeated, with the same command ids, until it is answered or the session ends. `refused` is called with
+    a note that was refused.
     """
 
     def __init__(self, backend: Backend, note: Callable[[str, int], NoteStream], refused: Callable[[Rejected], None]) -> None:
@@ -275,7 +280,9 @@ class StreamSender:
         self._closing = True
 
     async def run(self) -> None:
-        """Send what the stream has and gets, for ever. Returns when the stream cannot be followed, or is somebody else's."""
+        """Send what the stream has and gets, for ever. Returns when the stream cannot be followed, or is somebody
+        else's.
+        """
         pause = RETRY_MIN
         while True:
             try:
@@ -423,7 +430,9 @@ class StreamSender:
 
 
 class LocalSender:
-    """Sends under numbers of its own, from 1: for market data, of which nothing outlives the connection. What was sent is not sent again."""
+    """Sends under numbers of its own, from 1: for market data, of which nothing outlives the connection. What was sent
+    is not sent again.
+    """
 
     def __init__(self, link: Link, terms: Terms) -> None:
         self._link = link

@@ -1,7 +1,8 @@
 """Connections of FIX clients: accepted within bounds, logged on, served, and ended.
 
-One client's connection costs that client. Places are counted by address from the moment of the connection, and by API key from the Logon on. A
-message costs its key units (`node.budget`), and a key that has none left is not read from. A client that does not read, or says nothing, is cut off.
+One client's connection costs that client. Places are counted by address from the moment of the connection, and by API
+key from the Logon on. A message costs its key units (`node.budget`), and a key that has none left is not read from. A
+client that does not read, or says nothing, is cut off.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ from statemachine.types import Permission
 log = logging.getLogger(__name__)
 
 CONNECTIONS_MAX = 400
-"""Connections, sessions or not. A session has one or two connections to the engine, which has room for 512 (`engine.doors.LOCAL_MAX`)."""
+"""Connections, sessions or not. A session has one or two connections to the engine, which has room for 512
+(`engine.doors.LOCAL_MAX`).
+"""
 CONNECTIONS_PER_ADDRESS = 64
 MARKET_SESSIONS_PER_KEY = 8
 """Sessions of market data; of order entry and of drop copy a key has one each, in the whole cluster."""

@@ -1,8 +1,9 @@
 """The rules of FIXT.1.1 for what a client sends, after its Logon.
 
-- A message has the next number, or it is not taken: with a higher one the client is asked once to send what is missing (ResendRequest), with a lower
-  one the session ends, unless it says that it was sent before (PossDupFlag).
-- What is malformed has its number taken and is answered with a Reject that names the field. Without a number it ends the session.
+- A message has the next number, or it is not taken: with a higher one the client is asked once to send what is missing
+  (ResendRequest), with a lower one the session ends, unless it says that it was sent before (PossDupFlag).
+- What is malformed has its number taken and is answered with a Reject that names the field. Without a number it ends
+  the session.
 - A client that is quiet is asked for a sign of life after 1.2 heartbeat intervals, and given up after 2.4.
 """
 
@@ -36,7 +37,9 @@ SENDING_TIME_MAX = 120.0
 """Seconds by which SendingTime may differ from our clock."""
 
 APPLICATION_TYPES = frozenset({"D", "F", "G", "H", "q", "V"})
-"""Types that a client may send, of any service; another that is known is answered with a BusinessMessageReject, one that cannot be with a Reject."""
+"""Types that a client may send, of any service; another that is known is answered with a BusinessMessageReject, one
+that cannot be with a Reject.
+"""
 
 Handler = Callable[[Message, int], Awaitable[None]]
 
@@ -170,7 +173,9 @@ class Session:
             self._sender.send([(tags.MSG_TYPE, "2"), (tags.BEGIN_SEQ_NO, str(self.expected)), (tags.END_SEQ_NO, "0")])
 
     def _resend_early(self, message: Message) -> None:
-        """A ResendRequest is answered though messages before it are missing: both sides may miss some, and wait for each other."""
+        """A ResendRequest is answered though messages before it are missing: both sides may miss some, and wait for
+        each other.
+        """
         with contextlib.suppress(FieldError):  # it is judged when it comes again
             self._sender.resend(*_range(message))
 

@@ -1,4 +1,6 @@
-"""Fields by their numbers, and values that stand for something: FIXT.1.1, FIX 5.0 SP2 and the fields of Coinbase Exchange."""
+"""Fields by their numbers, and values that stand for something: FIXT.1.1, FIX 5.0 SP2 and the fields of Coinbase
+Exchange.
+"""
 
 from __future__ import annotations
 

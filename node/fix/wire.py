@@ -1,7 +1,8 @@
 """Messages as bytes.
 
-A frame is `8=...|9=LENGTH|`, so many bytes, and `10=CHECKSUM|`. What does not fit that is garbled: the standard has it passed over, and what follows
-is read from the next `8=` on. `simplefix` splits a frame into fields and joins fields to a frame.
+A frame is `8=...|9=LENGTH|`, so many bytes, and `10=CHECKSUM|`. What does not fit that is garbled: the standard has it
+passed over, and what follows is read from the next `8=` on. `simplefix` splits a frame into fields and joins fields to
+a frame.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ Fields = list[tuple[int, str]]
 
 SOH = "\x01"
 MESSAGE_MAX = 8_192
-"""Bytes of a client's message. The longest that means something, a request for the market data of `market.SYMBOLS_MAX` products, has fewer."""
+"""Bytes of a client's message. The longest that means something, a request for the market data of `market.SYMBOLS_MAX`
+products, has fewer.
+"""
 
 _HEAD = re.compile(rb"8=([^\x01]{1,16})\x019=([0-9]{1,7})\x01")
 _HEAD_MAX = 32
@@ -64,7 +67,9 @@ class Frame:
 
 
 class Framer:
-    """Cuts what arrives into frames. `garbled` counts what was passed over. Never holds more than a frame and what came with it."""
+    """Cuts what arrives into frames. `garbled` counts what was passed over. Never holds more than a frame and what came
+    with it.
+    """
 
     def __init__(self) -> None:
         self._buffer = bytearray()

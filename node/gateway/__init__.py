@@ -1,6 +1,7 @@
 """REST and WebSocket: a process that speaks HTTP to clients and the native protocol to its node's engine.
 
-One file a noun. A JSON object is one `msgspec.Struct`, with its constructor from the engine's row; the OpenAPI document is made of it.
+One file a noun. A JSON object is one `msgspec.Struct`, with its constructor from the engine's row; the OpenAPI document
+is made of it.
 
     app              every route, and the application that serves them
     calls            a request on its way to a handler and back: signature, limits, failures

@@ -46,7 +46,9 @@ class TransferRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ProfileTransferRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /profiles/transfer: from one account to another. `transfer_id` is the caller's: the same one again books nothing."""
+    """POST /profiles/transfer: from one account to another. `transfer_id` is the caller's: the same one again books
+    nothing.
+    """
 
     sender: str = msgspec.field(name="from")
     receiver: str = msgspec.field(name="to")
@@ -230,7 +232,9 @@ async def verify(call: Call) -> Answer[UserJson]:
 
 
 async def fees(call: Call) -> Answer[FeesJson]:
-    """GET /fees: of `product_id`, or the highest of any product. `usd_volume`: traded in 30 days, null without a history."""
+    """GET /fees: of `product_id`, or the highest of any product. `usd_volume`: traded in 30 days, null without a
+    history.
+    """
     product_id = call.parameters().get("product_id")
     if product_id is not None:
         products = [await call.gateway.catalogue.product(product_text(product_id))]
@@ -251,7 +255,9 @@ async def no_wallets(_call: Call) -> Answer[list[WalletJson]]:
 
 
 async def no_address(_call: Call) -> Answer[WalletJson]:
-    """POST /coinbase-accounts/{id}/addresses: refused, since there are no such accounts: the custody system gives out addresses."""
+    """POST /coinbase-accounts/{id}/addresses: refused, since there are no such accounts: the custody system gives out
+    addresses.
+    """
     raise ApiError(404, "NotFound", "id", detail="the exchange keeps no wallets: deposit addresses come from the custody system")
 
 

@@ -1,4 +1,5 @@
-"""The operator's calls: currencies, products, accounts, API keys, and money for any account. Each may be repeated safely, signed anew.
+"""The operator's calls: currencies, products, accounts, API keys, and money for any account. Each may be repeated
+safely, signed anew.
 
 A key's secret is told once, by the call that made it.
 """
@@ -45,7 +46,9 @@ class CurrencyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ProductRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """PUT /admin/products/{id}, in the words of GET /products. Without `status` a product keeps the one that it has; a new one is online."""
+    """PUT /admin/products/{id}, in the words of GET /products. Without `status` a product keeps the one that it has; a
+    new one is online.
+    """
 
     base_currency: str
     quote_currency: str
@@ -118,7 +121,9 @@ class PutJson(msgspec.Struct, kw_only=True):
 
 
 class KeyJson(msgspec.Struct, kw_only=True):
-    """An API key without its secret. `addresses`: the networks it may be used from, none: any. `encrypted`: its secret is, under a cluster key."""
+    """An API key without its secret. `addresses`: the networks it may be used from, none: any. `encrypted`: its secret
+    is, under a cluster key.
+    """
 
     id: str
     account_id: str
@@ -190,7 +195,8 @@ async def put_product(call: Call) -> Answer[PutJson]:
 
 
 def _check_notionals(command: PutProduct, base: int, quote: int) -> None:
-    """Raise BadRequestError where a price times a size may be a fraction of the quote currency's smallest unit, saying what would do.
+    """Raise BadRequestError where a price times a size may be a fraction of the quote currency's smallest unit, saying
+    what would do.
 
     The exchange's own rule, in decimals. `base` and `quote` are the digits of the currencies.
     """
@@ -219,7 +225,9 @@ def _max_size(request: ProductRequest, scale: int, lot: int) -> int:
 
 
 async def patch_product(call: Call) -> Answer[PutJson]:
-    """PATCH /admin/products/{id}: change what is named, keep the rest. Refused with 409 where somebody else changes the product meanwhile."""
+    """PATCH /admin/products/{id}: change what is named, keep the rest. Refused with 409 where somebody else changes the
+    product meanwhile.
+    """
     product_id = product_text(call.path("id"))
     request = parse(call.body, ProductPatch)
     row = (await _latest_products(call)).get(product_id)
@@ -271,7 +279,9 @@ async def deposit(call: Call) -> Answer[TransferJson]:
 
 
 async def put(call: Call, command: AnyCommand, name: str, scales: Mapping[str, int] = NO_SCALES) -> Answer[PutJson]:
-    """Put something; what that did. `scales`: the digits of the command's fields that are amounts. Raises ApiError where it was refused."""
+    """Put something; what that did. `scales`: the digits of the command's fields that are amounts. Raises ApiError
+    where it was refused.
+    """
     return Answer(_put_json(await call.command(command), name, scales))
 
 
@@ -285,7 +295,9 @@ def _put_json(outcome: AnyOutcome, name: str, scales: Mapping[str, int] = NO_SCA
 
 
 async def hand_over(call: Call) -> Answer[LeadershipJson]:
-    """POST /admin/leadership: the leader hands leadership over; who leads then, as this node sees it. 409 where the leader stays the same."""
+    """POST /admin/leadership: the leader hands leadership over; who leads then, as this node sees it. 409 where the
+    leader stays the same.
+    """
     request = parse(call.body, LeadershipRequest) if call.body.strip() else LeadershipRequest()
     wanted = check_name(request.node_id, "node_id") if request.node_id is not None else ""
     monitor = call.gateway.monitor
@@ -338,7 +350,9 @@ async def put_key(call: Call) -> Answer[PutJson]:
 
 
 async def revoke_key(call: Call) -> Answer[PutJson]:
-    """DELETE /admin/keys/{id}: revoke an API key, at once and on every node. Its secret is gone; the id stays in the list."""
+    """DELETE /admin/keys/{id}: revoke an API key, at once and on every node. Its secret is gone; the id stays in the
+    list.
+    """
     key_id = check_name(call.path("id"), "id")
     try:
         row: ApiKeyRow = await call.gateway.backend.query(ApiKeyQuery(key_id))

@@ -87,8 +87,8 @@ class ReplaceJson(msgspec.Struct, kw_only=True):
 
 
 class PairRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /orders/pair: a limit order at `price` and a stop order at `stop_price`; one ends the other. With `stop_limit_price` the latter is a limit
-    order."""
+    """POST /orders/pair: a limit order at `price` and a stop order at `stop_price`; one ends the other. With
+    `stop_limit_price` the latter is a limit order."""
 
     product_id: str
     side: SideWord
@@ -158,7 +158,9 @@ async def pair(call: Call) -> Answer[PairJson]:
 
 
 async def cancel_all_after(call: Call) -> Answer[TimerJson]:
-    """POST /orders/cancel-all-after: cancel the account's orders in so many seconds, unless this is called again before. 0 takes the timer off."""
+    """POST /orders/cancel-all-after: cancel the account's orders in so many seconds, unless this is called again
+    before. 0 takes the timer off.
+    """
     request = parse(call.body, TimerRequest)
     call.check_profile(request.profile_id)
     if not 0 <= request.timeout <= TIMEOUT_MAX:
@@ -172,7 +174,9 @@ async def cancel_all_after(call: Call) -> Answer[TimerJson]:
 
 
 async def amend(call: Call) -> Answer[OrderJson]:
-    """PUT /orders/{id}: change size, price or stop price; the order keeps its id. Less size alone keeps its place in time."""
+    """PUT /orders/{id}: change size, price or stop price; the order keeps its id. Less size alone keeps its place in
+    time.
+    """
     request = parse(call.body, AmendRequest)
     call.check_profile(request.profile_id)
     order_id, client_oid = named(call)
@@ -275,7 +279,9 @@ def _result(outcome: AnyOutcome, product: Product) -> OrderJson | ApiError:
 
 
 async def replace(call: Call) -> Answer[ReplaceJson]:
-    """POST /orders/{id}/replace: cancel the order and place another in one step. Where the new one is refused, the old one stays."""
+    """POST /orders/{id}/replace: cancel the order and place another in one step. Where the new one is refused, the old
+    one stays.
+    """
     request = parse(call.body, OrderRequest)
     call.check_profile(request.profile_id)
     order_id, client_oid = named(call)

@@ -238,7 +238,9 @@ class Application:
         respond(response)
 
     def _refused(self, kind: str, peer: str) -> None:
-        """A connection or request was refused before it reached a handler. Whoever sends what cannot be read pays for it."""
+        """A connection or request was refused before it reached a handler. Whoever sends what cannot be read pays for
+        it.
+        """
         self.gateway.metrics.refused(kind)
         if kind == "malformed":
             self.gateway.limits.addresses.spend(peer_address(peer), Cost.MALFORMED)

@@ -1,12 +1,14 @@
 """Who is asking: API keys and signatures, requests that came before, and connections whose key changes.
 
-A request is signed as base64(HMAC-SHA256(base64-decoded secret, timestamp + METHOD + request target + body)), with the target and the timestamp
-exactly as they were sent. The operator's key stands in the configuration. Every other key stands in the replicated state: it is looked up in
-the engine and kept, decrypted, until the engine says that it changed, or is lost. Unknown ids are kept too, and asked for at a bounded rate:
-guessing keys costs the engine no more than that.
+A request is signed as base64(HMAC-SHA256(base64-decoded secret, timestamp + METHOD + request target + body)), with the
+target and the timestamp exactly as they were sent. The operator's key stands in the configuration. Every other key
+stands in the replicated state: it is looked up in the engine and kept, decrypted, until the engine says that it
+changed, or is lost. Unknown ids are kept too, and asked for at a bounded rate: guessing keys costs the engine no more
+than that.
 
-A request that changes something and names no id of its own takes its command id from its signature, so the replicated memory of commands
-recognises it on every node. That memory is bounded by commands; `Replays`, of a single process, is bounded by time: as long as a signature is good.
+A request that changes something and names no id of its own takes its command id from its signature, so the replicated
+memory of commands recognises it on every node. That memory is bounded by commands; `Replays`, of a single process, is
+bounded by time: as long as a signature is good.
 """
 
 from __future__ import annotations
@@ -96,7 +98,9 @@ class Claim(msgspec.Struct, frozen=True):
 
 @dataclass
 class Authenticator:
-    """Checks claims. `now` is the wall clock in seconds since the epoch; `on_change` is told which keys changed, none of them: any may have."""
+    """Checks claims. `now` is the wall clock in seconds since the epoch; `on_change` is told which keys changed, none
+    of them: any may have.
+    """
 
     backend: Backend
     admin: AdminConfig
@@ -116,20 +120,24 @@ class Authenticator:
         self.backend.follow_keys(self._changed)
 
     async def identify(self, claim: Claim, address: str, method: str, target: str, body: bytes) -> Identity:
-        """Whose claim it is, from an address. Raises ApiError: 401 with the text that foreign clients map, or 503 without the cluster key."""
+        """Whose claim it is, from an address. Raises ApiError: 401 with the text that foreign clients map, or 503
+        without the cluster key.
+        """
         self._check_age(claim.timestamp)
         message = f"{claim.timestamp}{method}{target}".encode("utf-8", "surrogateescape") + body
         return await self.prove(claim, address, message)
 
     async def prove(self, claim: Claim, address: str, message: bytes) -> Identity:
-        """Whose claim it is, if its key has signed the message. How old that is, is for the caller to judge. Raises as `identify`."""
+        """Whose claim it is, if its key has signed the message. How old that is, is for the caller to judge. Raises as
+        `identify`.
+        """
         try:
             key = await self._key(claim.key_id)
         except ClusterKeyError as error:
             text = "This node lacks the cluster key of the API key"
             raise ApiError(503, text, reason="cluster_key", detail=str(error)) from None
-        # An id of which there is no key is answered like a signature that does not fit: nobody learns which ids exist. A node that is behind
-        # may have the secret of before, as it may not have the key yet.
+        # An id of which there is no key is answered like a signature that does not fit: nobody learns which ids exist. A
+        # node that is behind may have the secret of before, as it may not have the key yet.
         if not (key or self._nobody).proves(claim.signature, message) or key is None:
             raise unproven()
         if not same_text(claim.passphrase, key.passphrase):
@@ -153,8 +161,9 @@ class Authenticator:
         return Identity(key.key_id, key.owner_id, key.permissions, address, key)
 
     async def again(self, identity: Identity, *, at_leader: bool = False) -> Identity | None:
-        """The identity with today's permissions; None where its key was revoked or replaced, or may not be used from there any more, or cannot be
-        opened here, so that nobody can tell. Whoever guesses keys does not delay it. `at_leader`: as the leader has it, whatever this node knows."""
+        """The identity with today's permissions; None where its key was revoked or replaced, or may not be used from
+        there any more, or cannot be opened here, so that nobody can tell. Whoever guesses keys does not delay it.
+        `at_leader`: as the leader has it, whatever this node knows."""
         key_id, before = identity.key_id, identity.key
         if key_id == self.admin.key_id:
             return identity
@@ -186,7 +195,9 @@ class Authenticator:
             raise _refused("request timestamp expired", TIMESTAMP_HEADER, f"within {self.age_max:g} s of the server's time")
 
     async def _key(self, key_id: str, *, guessed: bool = True) -> ApiKey | None:
-        """The key; None if there is none. Raises ClusterKeyError, ApiError 429 where too many were asked for that do not exist."""
+        """The key; None if there is none. Raises ClusterKeyError, ApiError 429 where too many were asked for that do
+        not exist.
+        """
         if key_id == self.admin.key_id:
             return self._operator
         if NAME.fullmatch(key_id) is None:
@@ -218,7 +229,9 @@ class Authenticator:
         return key
 
     async def _asked(self, key_id: str, *, linearizable: bool = False) -> ApiKey | None:
-        """The key as the engine has it; None for one that is unknown or revoked. Raises ClusterKeyError for one that cannot be opened here."""
+        """The key as the engine has it; None for one that is unknown or revoked. Raises ClusterKeyError for one that
+        cannot be opened here.
+        """
         try:
             row: ApiKeyRow = await self.backend.query(ApiKeyQuery(key_id), linearizable)
         except RequestFailed as failure:
@@ -242,9 +255,9 @@ KEPT_MAX = 100_000
 """Signatures remembered by one process; beyond it the oldest is left to the replicated memory."""
 
 REPEAT_SECONDS = 2.0
-"""For so long after a timestamp in whole seconds equal requests may be further ones: some clients cannot sign them differently. Cancels
-are, since one that is refused costs more than one that is repeated; orders are where the connection shows that they are not sent again
-(ADR 0034)."""
+"""For so long after a timestamp in whole seconds equal requests may be further ones: some clients cannot sign them
+differently. Cancels are, since one that is refused costs more than one that is repeated; orders are where the
+connection shows that they are not sent again (ADR 0034)."""
 
 UNDER_WAY = "it is being carried out"
 
@@ -254,7 +267,9 @@ _TOLD_MAX = 5
 
 
 def signed_id(key_id: str, signature: str) -> str:
-    """The command id of a signed request. It has 66 characters, more than any id that a client may choose, so it meets none of those."""
+    """The command id of a signed request. It has 66 characters, more than any id that a client may choose, so it meets
+    none of those.
+    """
     return _PREFIX + hashlib.blake2b(f"{key_id}\n{signature}".encode("utf-8", "surrogatepass"), digest_size=32).hexdigest()
 
 

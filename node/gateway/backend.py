@@ -1,8 +1,9 @@
 """The engine as a gateway sees it: a narrow `Backend`, and the one over the native protocol.
 
-`NodeBackend` speaks to its node's engine over the Unix socket and reconnects when the engine comes back. A command goes there first. If another
-node leads, the same command, with the same id, is sent there, and to whoever leads after it until the deadline: many client libraries do not
-follow a redirect of a POST or DELETE. With `http.followers = "redirect"` the caller learns where instead (`NotLeaderError`), while nothing was sent.
+`NodeBackend` speaks to its node's engine over the Unix socket and reconnects when the engine comes back. A command goes
+there first. If another node leads, the same command, with the same id, is sent there, and to whoever leads after it
+until the deadline: many client libraries do not follow a redirect of a POST or DELETE. With `http.followers =
+"redirect"` the caller learns where instead (`NotLeaderError`), while nothing was sent.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ CATCH_UP_POLL = 0.005
 """Seconds for which the answer to a command that was sent on waits for this node to have applied it, and between looks."""
 
 REPLAY_FRAMES_MAX = 4
-"""Frames of events that may wait for a reader that catches up. Then nothing is read from the engine, which then sends no more either."""
+"""Frames of events that may wait for a reader that catches up. Then nothing is read from the engine, which then sends
+no more either.
+"""
 
 Lost = Callable[[str], None]
 """Called once when a subscription ends, with the reason."""
@@ -50,7 +53,9 @@ _Arrived = asyncio.Queue[list[AnyEvent] | None]
 
 
 class Resent:
-    """Whether commands were sent again while the outcome of an attempt before was unknown: an outcome that was there already may be their own."""
+    """Whether commands were sent again while the outcome of an attempt before was unknown: an outcome that was there
+    already may be their own.
+    """
 
     def __init__(self) -> None:
         self.happened = False
@@ -82,16 +87,22 @@ class Backend(Protocol):
         """
 
     async def query(self, query: AnyQuery, linearizable: bool = False) -> Any:
-        """This node's answer. Raises RequestFailed NOT_FOUND, UnavailableError, and NotLeaderError for a linearizable one."""
+        """This node's answer. Raises RequestFailed NOT_FOUND, UnavailableError, and NotLeaderError for a linearizable
+        one.
+        """
 
     async def query_leader(self, query: AnyQuery) -> Any:
         """What reflects all that was acknowledged before, from whichever node leads. Raises as `query`."""
 
     async def hand_over(self, node_id: str) -> None:
-        """Have the leader begin to hand leadership over, to a node or to the one that is most up to date. Raises RequestFailed, UnavailableError."""
+        """Have the leader begin to hand leadership over, to a node or to the one that is most up to date. Raises
+        RequestFailed, UnavailableError.
+        """
 
     async def subscribe(self, product_id: str, from_sequence: int, on_events: Callable[[Events], None], on_lost: Lost) -> int:
-        """Events from `from_sequence` on. Returns the first one's sequence. Raises RequestFailed (TOO_OLD, NOT_FOUND), UnavailableError."""
+        """Events from `from_sequence` on. Returns the first one's sequence. Raises RequestFailed (TOO_OLD, NOT_FOUND),
+        UnavailableError.
+        """
 
     def replay(
         self, product_id: str, from_sequence: int
@@ -103,7 +114,9 @@ class Backend(Protocol):
         """Whether changes of API keys are told at the moment: what was read of them may be kept."""
 
     def follow_keys(self, on_change: KeysCallback) -> None:
-        """Have `on_change` called with the ids of API keys that change, with none where any may have: also whenever the engine was lost."""
+        """Have `on_change` called with the ids of API keys that change, with none where any may have: also whenever the
+        engine was lost.
+        """
 
     async def close(self) -> None:
         """End every connection."""
@@ -168,7 +181,8 @@ class NodeBackend:
         return outcomes
 
     async def _submit_here(self, commands: Sequence[AnyCommand], end: float, begun: Outcomes | None) -> list[AnyOutcome] | None:
-        """The outcomes from this node's engine, or None where it certainly did nothing: it is not there, or does not lead.
+        """The outcomes from this node's engine, or None where it certainly did nothing: it is not there, or does not
+        lead.
 
         Raises TimeoutError, ConnectionLost and RequestFailed.
         """
@@ -219,7 +233,9 @@ class NodeBackend:
             raise UnavailableError(failure.message, outcome_unknown=unknown) from None
 
     async def _catch_up(self, sequence: int, end: float) -> None:
-        """Wait until this node has applied what the leader answered, so that a client reads its own write here; not for long."""
+        """Wait until this node has applied what the leader answered, so that a client reads its own write here; not for
+        long.
+        """
         loop = asyncio.get_running_loop()
         until = min(end, loop.time() + CATCH_UP_MAX)
         with contextlib.suppress(ConnectionLost, RequestFailed, TimeoutError):
@@ -263,7 +279,9 @@ class NodeBackend:
             raise UnavailableError(failure.message) from None
 
     async def _api_key(self, query: ApiKeyQuery, linearizable: bool) -> ApiKeyRow:
-        """An API key: of this node's engine, or of the leader if that is asked for, or while the engine is not there or has not caught up."""
+        """An API key: of this node's engine, or of the leader if that is asked for, or while the engine is not there or
+        has not caught up.
+        """
         try:
             if not linearizable:
                 return await (await self._connect()).query(query)
@@ -373,8 +391,8 @@ class NodeBackend:
 class _Deadlines:
     """Ends futures whose time is over, with TimeoutError.
 
-    `asyncio.timeout` costs each command a timer and a context. Here the deadlines come in the order of time, for all commands have the same
-    patience, so that one timer does for all.
+    `asyncio.timeout` costs each command a timer and a context. Here the deadlines come in the order of time, for all
+    commands have the same patience, so that one timer does for all.
     """
 
     def __init__(self) -> None:
@@ -382,7 +400,9 @@ class _Deadlines:
         self._timer: asyncio.TimerHandle | None = None
 
     def watch(self, future: OutcomesTaker, end: float) -> None:
-        """End the future at `end`, by the loop's clock, which is no earlier than those before. What is done is forgotten."""
+        """End the future at `end`, by the loop's clock, which is no earlier than those before. What is done is
+        forgotten.
+        """
         waiting = self._waiting
         while waiting and waiting[0][1].done():
             waiting.popleft()

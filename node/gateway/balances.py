@@ -1,7 +1,7 @@
 """The channel `balance`: what an account has of each currency, told when it has changed.
 
-No event of the exchange says what a deposit or a hold makes of a balance, so the engine is asked: for each account that somebody listens for, once
-for all its listeners, in turn, and no more often than `LOOKS_PER_SECOND` in all.
+No event of the exchange says what a deposit or a hold makes of a balance, so the engine is asked: for each account that
+somebody listens for, once for all its listeners, in turn, and no more often than `LOOKS_PER_SECOND` in all.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ LOOKS_PER_SECOND = 200
 
 
 async def wanted_currencies(catalogue: Catalogue, identity: Identity, account_ids: list[str]) -> list[str]:
-    """The currencies of the accounts named, which must be the key's own; of all where none is named. Raises BadRequestError."""
+    """The currencies of the accounts named, which must be the key's own; of all where none is named. Raises
+    BadRequestError.
+    """
     known = {account_text(identity.account_id, row.currency): row.currency for row in await catalogue.all_currencies()}
     for name in account_ids:
         if name not in known:

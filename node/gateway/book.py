@@ -1,12 +1,14 @@
 """The gateway's own copy of a product's book, and the texts that answers are made of.
 
-`Book` has every order, by price level and in time priority, and follows the events of the product. So a client's question about the book costs
-the engine nothing. Texts are kept, a row for each level and the rows of each block of orders, and made anew only where something changed: a book of
-a million orders is answered from the texts of before. A level's orders lie in blocks of at most `BLOCK_MAX`, so one order's change makes little
-text anew, however many orders the level has.
+`Book` has every order, by price level and in time priority, and follows the events of the product. So a client's
+question about the book costs the engine nothing. Texts are kept, a row for each level and the rows of each block of
+orders, and made anew only where something changed: a book of a million orders is answered from the texts of before. A
+level's orders lie in blocks of at most `BLOCK_MAX`, so one order's change makes little text anew, however many orders
+the level has.
 
-`level2` and `level3` make the text of one moment for all who want it. `prepare_...` does most of the work in short turns, between which everything
-else goes on, and so may lag behind a busy book a little. What is left then is done at once.
+`level2` and `level3` make the text of one moment for all who want it. `prepare_...` does most of the work in short
+turns, between which everything else goes on, and so may lag behind a busy book a little. What is left then is done at
+once.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ Change = tuple[Side, int, int]
 
 
 class Block:
-    """Consecutive orders of a level: remaining sizes by order id, in time priority. `text` is theirs, None when it has to be made anew."""
+    """Consecutive orders of a level: remaining sizes by order id, in time priority. `text` is theirs, None when it has
+    to be made anew.
+    """
 
     __slots__ = ("orders", "text")
 
@@ -42,7 +46,9 @@ class Block:
 
 
 class Level:
-    """The orders at one price. A level of a book is never empty. `text` is its row in a level 2 snapshot, None when it has to be made anew."""
+    """The orders at one price. A level of a book is never empty. `text` is its row in a level 2 snapshot, None when it
+    has to be made anew.
+    """
 
     __slots__ = ("blocks", "count", "price", "text", "total")
 
@@ -162,11 +168,13 @@ class Book:
 class BookLoader:
     """A book put together from pages that the engine read one after the other, while it went on.
 
-    Each page is of the state after an event of its own, so an order on it has met all events up to that one, and no other. The events of the whole
-    time are applied on top, each to the orders whose page is older. An order that left before its page was read is on none.
+    Each page is of the state after an event of its own, so an order on it has met all events up to that one, and no
+    other. The events of the whole time are applied on top, each to the orders whose page is older. An order that left
+    before its page was read is on none.
 
     Args:
-        sequence: of the event after which the first page is read, or of an earlier one: the events behind it are given to `finish`.
+        sequence: of the event after which the first page is read, or of an earlier one: the events behind it are given
+            to `finish`.
     """
 
     def __init__(self, sequence: int) -> None:
@@ -270,7 +278,9 @@ def level2(product: Product, book: Book) -> bytes:
 
 
 def level3(product: Product, book: Book, sequence: int) -> Pieces:
-    """The answer at level 3 of the book as it is, after event `sequence`, up to the end of `asks`: `Pieces.ended` adds the rest."""
+    """The answer at level 3 of the book as it is, after event `sequence`, up to the end of `asks`: `Pieces.ended` adds
+    the rest.
+    """
     parts = [f'{{"sequence":{sequence},"bids":['.encode()]
     for side, between in ((Side.BUY, b'],"asks":['), (Side.SELL, b"]")):
         first = True

@@ -1,7 +1,7 @@
 """From HTTP to a handler and back: reading, authenticating, and turning every failure into a status with a `message`.
 
-A handler takes a `Call` and returns an `Answer`; it raises for everything else. No input may end in a 5xx: a 503 or 504 says that no leader could be
-reached, and a 500 is a fault of ours, logged with its traceback.
+A handler takes a `Call` and returns an `Answer`; it raises for everything else. No input may end in a 5xx: a 503 or 504
+says that no leader could be reached, and a 500 is a fault of ours, logged with its traceback.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ Body = TypeVar("Body")
 
 @dataclass(frozen=True)
 class Answer(Generic[Body]):
-    """A 2xx answer: a JSON value, and headers. A handler's annotation says what value: the OpenAPI document is made of it.
+    """A 2xx answer: a JSON value, and headers. A handler's annotation says what value: the OpenAPI document is made of
+    it.
 
     `pieces` is the value as JSON text already, in place of `body`.
     """
@@ -133,7 +134,9 @@ class Call:
         return self.names[name]
 
     async def begin(self) -> None:
-        """Check the query parameters, and have a linearizable read wait for its barrier. Raises ApiError, NotLeaderError, UnavailableError."""
+        """Check the query parameters, and have a linearizable read wait for its barrier. Raises ApiError,
+        NotLeaderError, UnavailableError.
+        """
         given = self.parameters()
         if not given:
             return
@@ -145,7 +148,9 @@ class Call:
             self.status, self._has_read = await self.gateway.backend.query(StatusQuery(), linearizable=True), True
 
     def parameters(self) -> dict[str, str]:
-        """The route's query parameters, but for those that may be repeated. Raises BadRequestError for one that is not known, where that matters."""
+        """The route's query parameters, but for those that may be repeated. Raises BadRequestError for one that is not
+        known, where that matters.
+        """
         query = self.request.query
         if not query:
             return {}
@@ -185,8 +190,8 @@ class Call:
         self.gateway.limits.addresses.spend(peer, cost)
 
     async def past(self) -> HistorySource | None:
-        """What the node keeps of the past, up to what the engine has applied by now, unless that is more than a second behind; None where it
-        keeps nothing. Raises ApiError 503 where it cannot be read."""
+        """What the node keeps of the past, up to what the engine has applied by now, unless that is more than a second
+        behind; None where it keeps nothing. Raises ApiError 503 where it cannot be read."""
         source = self.gateway.history
         if source is not None:
             now: NodeStatus = await self.read(StatusQuery())
@@ -196,17 +201,20 @@ class Call:
         return source
 
     def command_id(self, part: str = "") -> str:
-        """An id for a command whose client gave none: of the request's signature, and for each further one of the request another.
+        """An id for a command whose client gave none: of the request's signature, and for each further one of the
+        request another.
 
-        The same request must give each of its commands the same id again, whatever was put meanwhile. So where they are not one for each part of its
-        body, in order, `part` names what the command is about.
+        The same request must give each of its commands the same id again, whatever was put meanwhile. So where they are
+        not one for each part of its body, in order, `part` names what the command is about.
         """
         if part:
             return signed_id(self.signed_id, part)
         return self.id_of_place(self.next_place())
 
     def next_place(self) -> int:
-        """Count one more command of the request. Each has its place, whether it takes its id from there or from its client."""
+        """Count one more command of the request. Each has its place, whether it takes its id from there or from its
+        client.
+        """
         self._places += 1
         return self._places - 1
 
@@ -219,7 +227,8 @@ class Call:
         return (await self.commands([command], begun))[0]
 
     async def commands(self, commands: Sequence[AnyCommand], begun: Outcomes | None = None) -> list[AnyOutcome]:
-        """Apply commands in one entry of the log. The answer's sequence header will be the last one's. Each counts for the key's limit.
+        """Apply commands in one entry of the log. The answer's sequence header will be the last one's. Each counts for
+        the key's limit.
 
         Args:
             begun: the outcomes of a first attempt, which was charged for and noted.
@@ -242,7 +251,9 @@ class Call:
         return outcomes
 
     async def _confirmed(self, identity: Identity) -> Identity:
-        """The identity as the leader has it: a node that is cut off, and can send commands on all the same, does not hear of a revocation."""
+        """The identity as the leader has it: a node that is cut off, and can send commands on all the same, does not
+        hear of a revocation.
+        """
         found = await self.gateway.auth.again(identity, at_leader=True)
         if found is None:
             raise unproven(ApiError)  # the leader has judged
@@ -286,8 +297,9 @@ class Call:
         return outcomes
 
     def _is_repeatable(self, commands: Sequence[AnyCommand]) -> bool:
-        """Whether an equal request is a further one: its client counts whole seconds, it comes within that time, and either all that it does is to
-        cancel, or it cannot be the first one, sent again (ADR 0034): that one was answered on this very connection before this one began."""
+        """Whether an equal request is a further one: its client counts whole seconds, it comes within that time, and
+        either all that it does is to cancel, or it cannot be the first one, sent again (ADR 0034): that one was
+        answered on this very connection before this one began."""
         assert self.signed is not None, "only private routes send commands"
         timestamp = self.signed.timestamp
         if not timestamp.isdigit() or abs(self.gateway.auth.now() - int(timestamp)) >= REPEAT_SECONDS:
@@ -304,8 +316,8 @@ Handler = Callable[[Call], Awaitable[Answer[Any]]]
 
 @dataclass(frozen=True)
 class Route:
-    """A call of the API. `permission` None: public. `query` lists its parameters (see `openapi.QUERIES`), `body` is the shape of its JSON body;
-    `repeats` are parameters that may come more than once."""
+    """A call of the API. `permission` None: public. `query` lists its parameters (see `openapi.QUERIES`), `body` is the
+    shape of its JSON body; `repeats` are parameters that may come more than once."""
 
     method: str
     path: str
@@ -318,8 +330,8 @@ class Route:
 
     @property
     def strict(self) -> bool:
-        """Whether a query parameter that is not listed is refused. A read, or a DELETE whose path names what it is about, means the same without it;
-        `DELETE /orders` with a misspelt `product_id` would cancel everything."""
+        """Whether a query parameter that is not listed is refused. A read, or a DELETE whose path names what it is
+        about, means the same without it; `DELETE /orders` with a misspelt `product_id` would cancel everything."""
         return self.method != "GET" and not (self.method == "DELETE" and "{" in self.path)
 
 
@@ -328,7 +340,8 @@ async def answer(gateway: Gateway, route: Route, request: Request, names: Mappin
     if request.header("content-encoding") not in (None, "identity"):
         raise ApiError(415, "Content-Encoding must be identity", "Content-Encoding")
     if request.body and route.body is None and request.body.strip() not in NOTHING:
-        # A signature does not say where the target ends and the body begins: where none belongs, none may be, but for what no target can end with.
+        # A signature does not say where the target ends and the body begins: where none belongs, none may be, but for
+        # what no target can end with.
         raise ApiError(400, "This call takes no body")
     if route.permission is None:
         gateway.limits.addresses.take(client_address(gateway, request.peer, request.headers(FORWARDED)))

@@ -1,7 +1,7 @@
 """Currencies and products as the gateway needs them for every request: kept for a second, asked once for many.
 
-Scales, ticks and lots never change once they exist, so an old copy never misreads a number. An id that is not in the copy makes a new one,
-at most every `REFRESH_MIN` seconds: a caller with wrong ids costs the engine no more than that.
+Scales, ticks and lots never change once they exist, so an old copy never misreads a number. An id that is not in the
+copy makes a new one, at most every `REFRESH_MIN` seconds: a caller with wrong ids costs the engine no more than that.
 """
 
 from __future__ import annotations
@@ -108,8 +108,8 @@ class ProductJson(msgspec.Struct, kw_only=True):
 
 
 def _least_notional(product: Product) -> int:
-    """What the least size of an order with a size costs at the last trade's price, before the first trade at the lowest price that there is: clients
-    that do not read `base_min_size` take this for the least order."""
+    """What the least size of an order with a size costs at the last trade's price, before the first trade at the lowest
+    price that there is: clients that do not read `base_min_size` take this for the least order."""
     row = product.row
     whole: int = 10**product.base_scale
     return -(-(row.last_price or row.tick) * row.min_size // whole)

@@ -1,9 +1,9 @@
 """What the feed's messages look like, and which channel carries which event.
 
-The channels `full`, `user` and `matches` carry events of the exchange, with their product sequence; a connection that has several of them gets an
-event once. `level3` carries the same events in a short form of its own. `ticker` and `level2` are made of the events, `heartbeat` and `status` of the
-clock; `ticker_batch` and `level2_batch` say the same as the first two, less often. `auction` tells of a product's auction while there is one: each
-second, and when it opens.
+The channels `full`, `user` and `matches` carry events of the exchange, with their product sequence; a connection that
+has several of them gets an event once. `level3` carries the same events in a short form of its own. `ticker` and
+`level2` are made of the events, `heartbeat` and `status` of the clock; `ticker_batch` and `level2_batch` say the same
+as the first two, less often. `auction` tells of a product's auction while there is one: each second, and when it opens.
 """
 
 from __future__ import annotations
@@ -177,7 +177,9 @@ def _control(event: TradingSwitched | AuctionIndicated | TradeCorrected, product
 
 
 def _activate(event: OrderActivated) -> Json:
-    """That a stop order waits. At what price and how large is its owner's business (`_stop`): who knows it could move the market there."""
+    """That a stop order waits. At what price and how large is its owner's business (`_stop`): who knows it could move
+    the market there.
+    """
     seconds, rest = divmod(event.time, 1_000_000_000)
     return {"type": "activate", "timestamp": f"{seconds}.{rest // 1_000:06d}", "order_id": order_text(event.order_id)}
 
@@ -260,8 +262,9 @@ def _fee_rate(event: OrderMatched, fee: int, ppm: int, product: Product) -> str:
 def for_books(event: AnyEvent, body: Json) -> Json:
     """A message as the channel `full` has it, so that a book rebuilt from it stays right.
 
-    A trade of an auction's opening is there of another type: software that takes a `match` for one of the best order at its price would look for
-    orders that are elsewhere or were never on the book. What the book loses comes as `change` and `done`.
+    A trade of an auction's opening is there of another type: software that takes a `match` for one of the best order at
+    its price would look for orders that are elsewhere or were never on the book. What the book loses comes as `change`
+    and `done`.
     """
     return body | {"type": "auction_match"} if isinstance(event, OrderMatched) and event.auction else body
 
@@ -345,7 +348,8 @@ class Frame:
 
 
 def level_changes(product: Product, book: Book, before: Mapping[tuple[Side, int], int], time: int) -> bytes:
-    """The `l2update` with the sizes that these levels have now; empty where none differs from the size that the reader knows (`before`).
+    """The `l2update` with the sizes that these levels have now; empty where none differs from the size that the reader
+    knows (`before`).
 
     A level that came and went since then was never announced, and is not taken back. `time` is that of the last change.
     """
@@ -375,7 +379,9 @@ LEVEL3_SCHEMA = encode(
 
 
 def compact(event: AnyEvent, product: Product) -> list[str]:
-    """An event as the channel `level3` has it: a row of texts. What changes no book is a `noop`, so that sequences stay contiguous."""
+    """An event as the channel `level3` has it: a row of texts. What changes no book is a `noop`, so that sequences stay
+    contiguous.
+    """
     head, tail = [event.product_id, str(event.product_sequence)], [iso(event.time)]
     match event:
         case OrderOpened():

@@ -1,4 +1,5 @@
-"""The operator's controls over HTTP: switches, limits of products, risk limits, firms, calendars, corrections of trades.
+"""The operator's controls over HTTP: switches, limits of products, risk limits, firms, calendars, corrections of
+trades.
 
 Each may be repeated safely, signed anew. Amounts are decimals, shares are decimals of one, durations are seconds.
 """
@@ -78,7 +79,9 @@ class LimitsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RiskRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All risk limits of an account or a firm: in a currency, or (without one) of its orders; what is left out is no limit."""
+    """All risk limits of an account or a firm: in a currency, or (without one) of its orders; what is left out is no
+    limit.
+    """
 
     currency: str = ""
     orders: int = 0
@@ -124,8 +127,8 @@ def _units(text: DecimalText, scale: int, field: str) -> int:
 
 
 async def controls(call: Call) -> Answer[dict[str, Any]]:
-    """GET /admin/controls: all that the operator set, and what came of it, by table; numbers in smallest units, times in nanoseconds, at most 1,000
-    rows a table."""
+    """GET /admin/controls: all that the operator set, and what came of it, by table; numbers in smallest units, times
+    in nanoseconds, at most 1,000 rows a table."""
     found: dict[str, Any] = {}
     for kind in ControlsView.__struct_fields__:
         view: ControlsView = await call.read(ControlsQuery(kind, 0, PAGE))
@@ -142,7 +145,9 @@ async def put_venue_switches(call: Call) -> Answer[SwitchesJson]:
 
 
 async def put_switches(call: Call) -> Answer[SwitchesJson]:
-    """PUT /admin/switches/{scope}/{id}: the switches of a firm, an account or a product. `kill` cancels all its open orders."""
+    """PUT /admin/switches/{scope}/{id}: the switches of a firm, an account or a product. `kill` cancels all its open
+    orders.
+    """
     scope = choice(call.path("scope"), SCOPES, "scope")
     return await _put_switches(call, scope, check_name(call.path("id"), "id"))
 

@@ -1,9 +1,11 @@
-"""The short way of an order: from the request's bytes to the engine and back without a task, a coroutine or an object that is not needed.
+"""The short way of an order: from the request's bytes to the engine and back without a task, a coroutine or an object
+that is not needed.
 
-Two calls take it, because they are nearly all that a trader sends: `POST /orders` with a limit or market order, and `DELETE /orders/{id}`.
-Whatever is not plain (an unknown key, an option that is seldom used, a fault, a node that does not lead) is left to `calls.answer`, which
-does the same from the beginning and defines the answers. `begin` decides that before it changes anything. What turns out not to be plain
-after the command was sent (a refusal, a duplicate, a lost connection) goes on there with the outcome.
+Two calls take it, because they are nearly all that a trader sends: `POST /orders` with a limit or market order, and
+`DELETE /orders/{id}`. Whatever is not plain (an unknown key, an option that is seldom used, a fault, a node that does
+not lead) is left to `calls.answer`, which does the same from the beginning and defines the answers. `begin` decides
+that before it changes anything. What turns out not to be plain after the command was sent (a refusal, a duplicate, a
+lost connection) goes on there with the outcome.
 
 A test sends each request both ways and compares the answers (`tests/unit/node/gateway/test_direct.py`). The gain is
 about a third of a gateway's CPU time for an order (docs/performance.md).
@@ -56,7 +58,9 @@ Finish = Callable[[Call, Work, float, Respond], None]
 
 
 class Outcomes:
-    """Where the outcome of one request's command arrives: what `NativeConnection.enqueue` needs of a future, without its turn of the loop."""
+    """Where the outcome of one request's command arrives: what `NativeConnection.enqueue` needs of a future, without
+    its turn of the loop.
+    """
 
     __slots__ = ("_after", "_begun", "_call", "_done", "_finish", "_product", "_respond", "command")
 
@@ -198,7 +202,8 @@ class DirectOrders:
             return None
         try:
             found: Any = _decode(body)
-            # Each key of a flat object is followed by a colon, and no text without escapes has a quote: so many keys were written.
+            # Each key of a flat object is followed by a colon, and no text without escapes has a quote: so many keys were
+            # written.
             if type(found) is not dict or not _FIELDS.issuperset(found) or body.count(b'":') != len(found):
                 return None
             product = self._gateway.catalogue.known(product_text(found["product_id"]), self._loop.time())

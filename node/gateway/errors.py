@@ -36,7 +36,9 @@ class ErrorJson(msgspec.Struct, kw_only=True):
 
 
 class ApiError(QuorumbookError):
-    """An answer other than 2xx. `field` names the field, parameter or header at fault ("" if none), `detail` what was expected."""
+    """An answer other than 2xx. `field` names the field, parameter or header at fault ("" if none), `detail` what was
+    expected.
+    """
 
     def __init__(
         self,
@@ -71,7 +73,9 @@ class BadRequestError(ApiError):
 
 
 class UnknownHereError(ApiError):
-    """This node does not know the key, product or currency. A follower may only be behind, so it sends commands on to the leader."""
+    """This node does not know the key, product or currency. A follower may only be behind, so it sends commands on to
+    the leader.
+    """
 
 
 class NotLeaderError(QuorumbookError):
@@ -190,7 +194,9 @@ NUMBERS = SIZES | {
     Reason.INVALID_FUNDS,
     Reason.PRICE_OFF_TICK,
 }
-"""Reasons whose detail has the engine's numbers: amounts in smallest units (of `SIZES`, of the base currency), or an order's id."""
+"""Reasons whose detail has the engine's numbers: amounts in smallest units (of `SIZES`, of the base currency), or an
+order's id.
+"""
 
 _NUMBER = re.compile("[0-9]+")
 
@@ -200,8 +206,8 @@ def rejection(
 ) -> ApiError:
     """The answer to a refused command.
 
-    `message` replaces the reason's text, `number` gives the numbers of its detail as clients see them, `command_id` is the call's name for the
-    id that makes it safe to repeat.
+    `message` replaces the reason's text, `number` gives the numbers of its detail as clients see them, `command_id` is
+    the call's name for the id that makes it safe to repeat.
     """
     status, text = REASONS.get(outcome.reason, (400, "Rejected"))
     field = command_id if outcome.field == "command_id" else FIELDS.get(outcome.field, outcome.field)

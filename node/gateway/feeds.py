@@ -1,8 +1,9 @@
 """The products that this gateway follows: their books, what was traded, who reads them, and the clock of their readers.
 
-`ProductFeed` copies the book from the engine page by page, and follows the engine's events from there on. When the engine restarts it goes on
-where it was. When the node has jumped further ahead than its events are kept (a snapshot from the leader) there is a gap that nobody can fill
-here: readers are sent away with a reason, to resume elsewhere or to begin with a new book.
+`ProductFeed` copies the book from the engine page by page, and follows the engine's events from there on. When the
+engine restarts it goes on where it was. When the node has jumped further ahead than its events are kept (a snapshot
+from the leader) there is a gap that nobody can fill here: readers are sent away with a reason, to resume elsewhere or
+to begin with a new book.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ log = logging.getLogger(__name__)
 TRADES_KEPT = 1_000
 """Trades of `GET /products/{id}/trades` that need no history; as many as the engine's feed keeps."""
 EVENTS_KEPT = 10_000
-"""Events kept here for readers that are a little behind, some 10 MB for a busy product. Older ones are the engine's to give."""
+"""Events kept here for readers that are a little behind, some 10 MB for a busy product. Older ones are the engine's to
+give.
+"""
 RETRY_MIN, RETRY_MAX = 0.05, 1.0
 LIVE_DEADLINE = 2.0
 """Seconds for which a reader of the book waits for an engine that is restarting."""
@@ -90,7 +93,9 @@ class _Copy:
 
 @dataclass(frozen=True)
 class _Level3:
-    """A book at level 3, of product sequence `sequence`, with all commands up to `command` in it; given again until then (loop time)."""
+    """A book at level 3, of product sequence `sequence`, with all commands up to `command` in it; given again until
+    then (loop time).
+    """
 
     sequence: int
     command: int
@@ -146,7 +151,9 @@ class ProductFeed:
     # Beginning
 
     async def begin(self) -> None:
-        """Copy the book and follow it; readers of what was before are sent away. Raises UnavailableError, RequestFailed."""
+        """Copy the book and follow it; readers of what was before are sent away. Raises UnavailableError,
+        RequestFailed.
+        """
         market: MarketView = await self._backend.query(MarketQuery(self.product_id))
         self._copy = copy = _Copy()
         try:
@@ -241,7 +248,9 @@ class ProductFeed:
             self._kept_events -= len(self._kept.popleft().events)
 
     def kept_behind(self, sequence: int) -> list[Frame] | None:
-        """The frames with all events behind this one up to now, oldest first; None where some are not kept here any more."""
+        """The frames with all events behind this one up to now, oldest first; None where some are not kept here any
+        more.
+        """
         found: list[Frame] = []
         if sequence >= self.sequence:
             return found
@@ -357,11 +366,13 @@ class ProductFeed:
         return Cost.rows(len(self.book))
 
     async def level3(self, command: int | None) -> tuple[Pieces, int | None]:
-        """The book at level 3, all but its last fields, and up to which command it goes. One is made at a time, for all who ask meanwhile.
+        """The book at level 3, all but its last fields, and up to which command it goes. One is made at a time, for all
+        who ask meanwhile.
 
         Args:
-            command: how many commands the engine has applied, as far as is known now: then the answer may be one of before, at most
-                `1 / LEVEL3_SHARE` times as old as it took to make. None: it is of this moment or a later one.
+            command: how many commands the engine has applied, as far as is known now: then the answer may be one of
+                before, at most `1 / LEVEL3_SHARE` times as old as it took to make. None: it is of this moment or a
+                later one.
         """
         kept, now = self._level3, asyncio.get_running_loop().time()
         if kept is not None and command is not None and (kept.sequence == self.sequence or now < kept.until):
@@ -454,7 +465,9 @@ class Feeds:
                 session.tick()
 
     async def run_status(self) -> None:
-        """`status` at once where a feed of this process tells of a change, else within a second, and every few seconds, for ever."""
+        """`status` at once where a feed of this process tells of a change, else within a second, and every few seconds,
+        for ever.
+        """
         loop = asyncio.get_running_loop()
         last, told_at = b"", 0.0
         while True:

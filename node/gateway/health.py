@@ -63,7 +63,9 @@ class Monitor:
             return self.status
 
     async def now(self) -> NodeStatus | None:
-        """The status, asked for after this call. Callers that wait together share one: the engine is asked once at a time, however many they are."""
+        """The status, asked for after this call. Callers that wait together share one: the engine is asked once at a
+        time, however many they are.
+        """
         begun = asyncio.get_running_loop().time()
         async with self._lock:
             if self._asked_at < begun:
@@ -143,7 +145,9 @@ async def readyz(gateway: Gateway, request: Request) -> Response:
 
 
 async def status(gateway: Gateway, request: Request) -> Response:
-    """GET /status: 200, whatever the node is doing: its mode ("" where no engine runs), software and ABI, and all that the engine says of itself."""
+    """GET /status: 200, whatever the node is doing: its mode ("" where no engine runs), software and ABI, and all that
+    the engine says of itself.
+    """
     inside = await _inside(gateway, request)
     found = await gateway.monitor.now()
     mode = found.mode if found is not None else locked_note(gateway.config.data_path / ENGINE_PID_FILE)
@@ -160,7 +164,8 @@ async def status(gateway: Gateway, request: Request) -> Response:
 
 
 async def _inside(gateway: Gateway, request: Request) -> bool:
-    """Whether all may be shown: to this machine, and to who signs as an operator. Anybody else counts for the limit of their address.
+    """Whether all may be shown: to this machine, and to who signs as an operator. Anybody else counts for the limit of
+    their address.
 
     Raises ApiError 429.
     """
@@ -189,8 +194,8 @@ def _shown(status: NodeStatus | None, *, inside: bool) -> dict[str, object]:
 async def _history(gateway: Gateway) -> dict[str, int]:
     """Where the node's history is; empty where there is none, or it cannot be read.
 
-    `behind` counts commands, `lag_seconds` is the age of the latest command that it has, 0 where it has all. `confirmed` is 1 where it is
-    known to be of the log that this engine has; until then it answers nothing.
+    `behind` counts commands, `lag_seconds` is the age of the latest command that it has, 0 where it has all.
+    `confirmed` is 1 where it is known to be of the log that this engine has; until then it answers nothing.
     """
     if gateway.history is None:
         return {}
@@ -207,7 +212,9 @@ async def _history(gateway: Gateway) -> dict[str, int]:
 
 
 async def metrics(gateway: Gateway, request: Request) -> Response:
-    """GET /metrics: figures of this gateway and its node for Prometheus. Raises ApiError 403 for who is in no network of `http.metrics_from`."""
+    """GET /metrics: figures of this gateway and its node for Prometheus. Raises ApiError 403 for who is in no network
+    of `http.metrics_from`.
+    """
     networks = gateway.config.http.metrics_from
     address = client_address(gateway, request.peer, request.headers(FORWARDED))
     if networks and not HttpServer.is_local(address) and not addresses.allowed(address, addresses.networks(networks)):

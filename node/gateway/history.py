@@ -1,7 +1,8 @@
-"""Calls that the history answers: fills, ledgers, transfers, candles, sessions; and what it adds to orders and trades that the engine has let go.
+"""Calls that the history answers: fills, ledgers, transfers, candles, sessions; and what it adds to orders and trades
+that the engine has let go.
 
-Every answer reflects at least what the node had applied when the call came, unless the history is more than a second behind; the header
-`x-quorumbook-sequence` says which commands are in it.
+Every answer reflects at least what the node had applied when the call came, unless the history is more than a second
+behind; the header `x-quorumbook-sequence` says which commands are in it.
 """
 
 from __future__ import annotations
@@ -236,7 +237,9 @@ class TrailingVolumeJson(msgspec.Struct, kw_only=True):
 
 
 class StatusChangeJson(msgspec.Struct, kw_only=True):
-    """From its sequence in the product's feed on a product had this status. Where an auction opened and traded, at what price and how much."""
+    """From its sequence in the product's feed on a product had this status. Where an auction opened and traded, at what
+    price and how much.
+    """
 
     product_id: str
     sequence: int
@@ -260,7 +263,9 @@ class StatusChangeJson(msgspec.Struct, kw_only=True):
 
 
 async def history(call: Call) -> HistorySource:
-    """The history, not older than the node was when the call came. Raises ApiError 404 where the node keeps none, 503 where it cannot be read."""
+    """The history, not older than the node was when the call came. Raises ApiError 404 where the node keeps none, 503
+    where it cannot be read.
+    """
     source = await call.past()
     if source is None:
         raise ApiError(
@@ -358,7 +363,9 @@ def _transfer_type(row: Row) -> str:
 
 
 async def candles(call: Call) -> Answer[list[list[int | str]]]:
-    """GET /products/{id}/candles: [time, low, high, open, close, volume], newest first. A bucket without trades is left out."""
+    """GET /products/{id}/candles: [time, low, high, open, close, volume], newest first. A bucket without trades is left
+    out.
+    """
     given = call.parameters()
     granularity = whole_number(given.get("granularity"), "granularity", 60, 1, 86_400)
     if granularity not in GRANULARITIES:
@@ -393,7 +400,9 @@ def _candle_rows(product: Product, candles: Sequence[Candle]) -> list[list[int |
 
 
 async def status_changes(call: Call) -> Answer[list[StatusChangeJson]]:
-    """GET /products/{id}/status-changes: the product's sessions, newest first; `after` leads to older ones, `before` gives only newer ones."""
+    """GET /products/{id}/status-changes: the product's sessions, newest first; `after` leads to older ones, `before`
+    gives only newer ones.
+    """
     given = call.parameters()
     limit = page_limit(given)
     after = whole_number(given.get("after"), "after", 0, 0, 2**62)
@@ -467,7 +476,9 @@ DOLLARS = "USD"
 
 
 async def trailing_volume(call: Call) -> Answer[list[TrailingVolumeJson]]:
-    """GET /users/self/trailing-volume: of 30 days, for each product that the account has traded in them. Counts from a full hour on."""
+    """GET /users/self/trailing-volume: of 30 days, for each product that the account has traded in them. Counts from a
+    full hour on.
+    """
     return await _volumes(call, call.account_id)
 
 
@@ -491,8 +502,8 @@ async def _volumes(call: Call, account_id: str) -> Answer[list[TrailingVolumeJso
 
 
 async def usd_volume(call: Call) -> str | None:
-    """What the account traded for US dollars in 30 days, in products quoted in them; None where nobody can tell: the node keeps no history, it
-    cannot be read, or the key is the operator's."""
+    """What the account traded for US dollars in 30 days, in products quoted in them; None where nobody can tell: the
+    node keeps no history, it cannot be read, or the key is the operator's."""
     first = _first_hour(time.time_ns())
     with suppress(ApiError):
         account_id = call.account_id

@@ -1,4 +1,6 @@
-"""The history as handlers ask it: in threads, and waited for, so that a client sees in it what the node has told it before."""
+"""The history as handlers ask it: in threads, and waited for, so that a client sees in it what the node has told it
+before.
+"""
 
 from __future__ import annotations
 

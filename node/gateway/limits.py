@@ -1,4 +1,5 @@
-"""What clients may have and ask for, so that one of them costs the others nothing: `node.budget` for HTTP and the WebSocket.
+"""What clients may have and ask for, so that one of them costs the others nothing: `node.budget` for HTTP and the
+WebSocket.
 
 All bounds are those of one gateway process. An address is an IPv4 address or an IPv6 /64 (`node.budget`).
 """
@@ -60,23 +61,33 @@ FEW = 10
 
 MESSAGES_PER_SECOND = 100.0
 MESSAGES_BURST = 200.0
-"""Messages of one connection, pings and pongs among them; one with more is cut off. Pings that answer messages do not count: see `Allowance`."""
+"""Messages of one connection, pings and pongs among them; one with more is cut off. Pings that answer messages do not
+count: see `Allowance`.
+"""
 
 PINGS_EARNED_MAX = 10_000
-"""Messages that a client may have received and not yet answered with a ping: what the buffers of both ends hold of short messages."""
+"""Messages that a client may have received and not yet answered with a ping: what the buffers of both ends hold of
+short messages.
+"""
 
 BYTES_PER_UNIT = 16 * 1024
 """Bytes of a message that cost one unit to decode."""
 
 UNITS_PER_SECOND = 500.0
 UNITS_BURST = 2_000.0
-"""What the messages of one address may cost together: a twentieth of a core, and 0.2 s of one at once. Beyond it a message is refused."""
+"""What the messages of one address may cost together: a twentieth of a core, and 0.2 s of one at once. Beyond it a
+message is refused.
+"""
 
 FLOOD = 1_000.0
-"""What a connection that is cut off for a flood costs its address, which gets no other one while it has not paid: two seconds."""
+"""What a connection that is cut off for a flood costs its address, which gets no other one while it has not paid: two
+seconds.
+"""
 
 WAITING_MAX = 256 * 1024 * 1024
-"""Bytes that wait for all readers together. Where there are more, readers that have more than `WAITING_FAIR` waiting are cut off."""
+"""Bytes that wait for all readers together. Where there are more, readers that have more than `WAITING_FAIR` waiting
+are cut off.
+"""
 WAITING_FAIR = 1024 * 1024
 
 RESUMES_MAX = 4
@@ -89,9 +100,9 @@ RESUMES_WAITING = 16
 class Allowance:
     """How many messages one connection may send.
 
-    `MESSAGES_PER_SECOND` on average and `MESSAGES_BURST` at once, and one ping more for each message that the connection was sent. Some clients
-    (cbpro among them) send a ping before each read: their pings come as fast as the feed's messages go. The sum stays bounded by what this
-    server chose to send.
+    `MESSAGES_PER_SECOND` on average and `MESSAGES_BURST` at once, and one ping more for each message that the
+    connection was sent. Some clients (cbpro among them) send a ping before each read: their pings come as fast as the
+    feed's messages go. The sum stays bounded by what this server chose to send.
     """
 
     def __init__(self, now: float, per_second: float, burst: float) -> None:
@@ -112,7 +123,9 @@ class Allowance:
 
 
 class SocketLimits:
-    """The limits and what they are charged with. `address_rate` 0: addresses are not told apart (a proxy in front limits them)."""
+    """The limits and what they are charged with. `address_rate` 0: addresses are not told apart (a proxy in front
+    limits them).
+    """
 
     def __init__(self, address_rate: float, clock: Callable[[], float] = time.monotonic) -> None:
         each = SOCKETS_PER_ADDRESS if address_rate else SOCKETS_MAX

@@ -1,7 +1,8 @@
-"""Market data: time, products, currencies, books, tickers, trades; and the copy of products and currencies that every request needs.
+"""Market data: time, products, currencies, books, tickers, trades; and the copy of products and currencies that every
+request needs.
 
-Scales, ticks and lots never change once they exist, so an old copy never misreads a number. An id that is not in the copy makes a new one,
-at most every `REFRESH_MIN` seconds: a caller with wrong ids costs the engine no more than that.
+Scales, ticks and lots never change once they exist, so an old copy never misreads a number. An id that is not in the
+copy makes a new one, at most every `REFRESH_MIN` seconds: a caller with wrong ids costs the engine no more than that.
 """
 
 from __future__ import annotations
@@ -83,7 +84,9 @@ class StatsJson(msgspec.Struct, kw_only=True):
 
 
 class VolumeSummaryJson(msgspec.Struct, kw_only=True):
-    """What was traded of a product in 24 hours and in 30 days. There are no other markets than the book: their volumes are zero."""
+    """What was traded of a product in 24 hours and in 30 days. There are no other markets than the book: their volumes
+    are zero.
+    """
 
     id: str
     base_currency: str
@@ -160,7 +163,9 @@ async def book(call: Call) -> Answer[BookJson]:
 
 
 async def _every_order(call: Call, feed: ProductFeed, auction: AuctionView | None) -> Pieces:
-    """The book at level 3, which all who ask at the same time share. Its cost is that of a request for every 100 orders."""
+    """The book at level 3, which all who ask at the same time share. Its cost is that of a request for every 100
+    orders.
+    """
     call.spend(feed.level3_cost)
     known = call.status.sequence if call.status is not None and not call.linearizable else None
     made, command = await feed.level3(known)
@@ -250,7 +255,9 @@ async def trades(call: Call) -> Answer[list[TradeJson]]:
 
 
 async def _latest(call: Call, wanted: Product, limit: int, after: int) -> list[OrderMatched]:
-    """The newest trades, as many as the page below trade `after` needs: the latest 1,000, and older ones from the history."""
+    """The newest trades, as many as the page below trade `after` needs: the latest 1,000, and older ones from the
+    history.
+    """
     feed = await _feed(call, wanted)
     found = [trade for trade in reversed(feed.trades) if not after or trade.trade_id < after][:limit]
     below = found[-1].trade_id if found else min(after or feed.last_trade_id + 1, feed.last_trade_id + 1)
@@ -261,7 +268,9 @@ async def _latest(call: Call, wanted: Product, limit: int, after: int) -> list[O
 
 
 async def _feed(call: Call, wanted: Product) -> ProductFeed:
-    """The product's feed, of this moment or a later one; a linearizable read's, of what its barrier saw. Raises UnavailableError."""
+    """The product's feed, of this moment or a later one; a linearizable read's, of what its barrier saw. Raises
+    UnavailableError.
+    """
     feed = await call.gateway.feeds.feed(wanted)
     await feed.fresh()
     if call.linearizable:

@@ -1,8 +1,10 @@
-"""What Prometheus reads at /metrics: requests, latencies and connections of this gateway process, and its node's status and counters.
+"""What Prometheus reads at /metrics: requests, latencies and connections of this gateway process, and its node's status
+and counters.
 
-Several gateway processes may share a port; each answers for itself, told apart by the label `worker`. Counters end in `_total`, each with a name of
-its own. Connections and requests that were turned away are one counter with labels, of which `by` says who it was: so an alert on strangers is
-silent in normal work, where clients are led from followers to the leader all the time.
+Several gateway processes may share a port; each answers for itself, told apart by the label `worker`. Counters end in
+`_total`, each with a name of its own. Connections and requests that were turned away are one counter with labels, of
+which `by` says who it was: so an alert on strangers is silent in normal work, where clients are led from followers to
+the leader all the time.
 """
 
 from __future__ import annotations
@@ -125,7 +127,9 @@ class Metrics(Collector):
         self.sent = self._sent.labels(**self._labels)
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count one answered request. Cheap, because it is on every request's path: the registry collects what is counted here."""
+        """Count one answered request. Cheap, because it is on every request's path: the registry collects what is
+        counted here.
+        """
         key = (method, route, status)
         self._requests[key] = self._requests.get(key, 0) + 1
         latencies = self._latencies.get(key[:2])
@@ -233,7 +237,9 @@ STRANGERS: Mapping[str, frozenset[str]] = {
     "raft": frozenset({"certificate", "unknown_node", "too_many"}),
     "native": frozenset({"handshake", "silent", "framing", "unauthorized", "revoked", "too_many"}),
 }
-"""By port, what only somebody does who does not belong: no certificate of the cluster, no valid key, no greeting, no message of the protocol."""
+"""By port, what only somebody does who does not belong: no certificate of the cluster, no valid key, no greeting, no
+message of the protocol.
+"""
 
 NOT_NOW: frozenset[str] = frozenset({"not_leader", "no_leader", "stopping", "busy", "overloaded", "outcome_unknown", "conflict"})
 """What a sound client is told while the node cannot serve it."""
@@ -255,7 +261,9 @@ _WORDS = {
 
 
 def who(port: str, kind: str) -> str:
-    """Who was turned away: "stranger", "state" (a sound client, while this node could not serve it), "member" or "client"."""
+    """Who was turned away: "stranger", "state" (a sound client, while this node could not serve it), "member" or
+    "client".
+    """
     if kind in STRANGERS.get(port, ()):
         return "stranger"
     if kind in NOT_NOW:

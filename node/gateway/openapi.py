@@ -1,11 +1,12 @@
 """The OpenAPI document, made of the routes that the router serves and of the types that handlers take and return.
 
-Nothing is listed twice: paths, permissions, parameters and bodies are those of `web.Route`, answers those of the handler's annotation, texts
-its docstring. Only what a parameter means stands here.
+Nothing is listed twice: paths, permissions, parameters and bodies are those of `web.Route`, answers those of the
+handler's annotation, texts its docstring. Only what a parameter means stands here.
 """
 
 from __future__ import annotations
 
+import inspect
 import re
 import typing
 from collections.abc import Iterable, Sequence
@@ -177,8 +178,9 @@ def _machine(call: MachineCall) -> Schema:
 
 
 def _summary(text: str | None) -> str:
-    """The first line of a docstring, without the call that it begins with."""
-    return _SAYS.sub("", text or "").strip().partition("\n")[0]
+    """The first paragraph of a docstring, on one line, without the call that it begins with."""
+    paragraph, _, _ = inspect.cleandoc(text or "").partition("\n\n")
+    return _SAYS.sub("", " ".join(paragraph.split())).strip()
 
 
 def _failure_responses(error: Schema) -> Schema:

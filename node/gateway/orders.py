@@ -247,7 +247,9 @@ async def placing(call: Call, request: OrderRequest) -> tuple[Product, PlaceOrde
 
 
 async def present(call: Call, outcome: AnyOutcome) -> AnyOutcome:
-    """The outcome of an order that was placed before, with the order's present state where this node has it still; else with its first one."""
+    """The outcome of an order that was placed before, with the order's present state where this node has it still; else
+    with its first one.
+    """
     if not isinstance(outcome, Placed):
         return outcome
     try:
@@ -267,7 +269,9 @@ def placed(outcome: AnyOutcome, product: Product, command: PlaceOrder) -> OrderJ
 
 
 def place_command(request: OrderRequest, account_id: str, product: Product, command_id: str) -> PlaceOrder:
-    """The command for a request, numbers in smallest units; `command_id` is for one without a client_oid. Raises BadRequestError naming the field."""
+    """The command for a request, numbers in smallest units; `command_id` is for one without a client_oid. Raises
+    BadRequestError naming the field.
+    """
     order_type = choice(request.type, REQUESTED_TYPES, "type")
     price, stop_price = request.price, request.stop_price
     if order_type is OrderType.LIMIT:
@@ -411,7 +415,9 @@ STATUSES: dict[str, frozenset[OrderStatus]] = {
     "received": frozenset(),
     "rejected": frozenset(),
 }
-"""What the statuses of a list stand for. No order here is pending, received or rejected: it is answered with what came of it."""
+"""What the statuses of a list stand for. No order here is pending, received or rejected: it is answered with what came
+of it.
+"""
 SORTED_BY: dict[str, Callable[[OrderState, Product], Fraction | int | str]] = {
     "created_at": lambda order, _product: order.order_id,
     "price": lambda order, product: Fraction(order.price, 10**product.quote_scale),
@@ -427,7 +433,9 @@ PENDING_HEADER = "x-quorumbook-pending"
 
 
 async def place(call: Call) -> Answer[OrderJson]:
-    """POST /orders. Answers when the order is durable and applied, with its state then; the same client_oid again, with its present state."""
+    """POST /orders. Answers when the order is durable and applied, with its state then; the same client_oid again, with
+    its present state.
+    """
     return await ordered(call, *await placing(call, parse(call.body, OrderRequest)))
 
 
@@ -462,7 +470,9 @@ async def order_list(call: Call) -> Answer[list[OrderJson]]:
 async def _sorted_list(
     call: Call, product_id: str, wanted: frozenset[OrderStatus], given: Mapping[str, str]
 ) -> Answer[list[OrderJson]]:
-    """Another order than newest first: of live orders, which are bounded, and all of which are read. The key pays for the rows."""
+    """Another order than newest first: of live orders, which are bounded, and all of which are read. The key pays for
+    the rows.
+    """
     by = choice(given.get("sortedBy", "created_at"), SORTED_BY, "sortedBy")
     backwards = choice(given.get("sorting", "desc"), {"desc": True, "asc": False}, "sorting")
     if not wanted <= LIVE or {"after", "before"} & set(given):
@@ -487,8 +497,9 @@ async def _sorted_list(
 async def _found(
     call: Call, product_id: str, wanted: frozenset[OrderStatus], span: tuple[int, int], page: Page
 ) -> list[OrderState]:
-    """Orders by falling id, at most the page's limit, of its times and of the wanted statuses: those that the engine knows, and of the done ones also
-    those that only the history has. `span`: only ids below the first, unless that is 0, and above the second."""
+    """Orders by falling id, at most the page's limit, of its times and of the wanted statuses: those that the engine
+    knows, and of the done ones also those that only the history has. `span`: only ids below the first, unless that is
+    0, and above the second."""
     account_id, done = call.account_id, wanted >= DONE
     before_id, newer_than = span
     known: list[OrderState] = await call.read(
@@ -569,7 +580,8 @@ async def cancelled(call: Call, command: CancelOrder, begun: Outcomes | None = N
 async def cancel_all(call: Call) -> Answer[list[str]]:
     """DELETE /orders: the ids of what was cancelled; of one product, side or range of prices where they are named.
 
-    `x-quorumbook-pending: true` says that more than one entry of the log cancels: the others of that moment leave with the next entries.
+    `x-quorumbook-pending: true` says that more than one entry of the log cancels: the others of that moment leave with
+    the next entries.
     """
     product_id = await _cancelled_product(call)
     query = call.parameters()
@@ -670,7 +682,9 @@ def _placed(item: _Order, outcome: AnyOutcome, client_oid: str | None) -> PlaceR
 
 
 async def cancel_batch(call: Call) -> Answer[BatchCancelJson]:
-    """POST /orders/batch_cancel: results of `order_ids`, then of `client_oids`. An order that cannot be cancelled hinders no other."""
+    """POST /orders/batch_cancel: results of `order_ids`, then of `client_oids`. An order that cannot be cancelled
+    hinders no other.
+    """
     request = parse(call.body, BatchCancelRequest)
     check_count(len(request.order_ids) + len(request.client_oids), "order_ids")
     commands = [_cancel(call, order_number(text, "order_ids"), "") for text in request.order_ids]

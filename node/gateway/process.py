@@ -69,7 +69,9 @@ async def run(config: NodeConfig, worker: int, stop: asyncio.Event) -> None:
 
 
 def _calm_collector() -> None:
-    """Leave what is there for good out of the collector's rounds, and have fewer of them: what a request makes is mostly freed without it."""
+    """Leave what is there for good out of the collector's rounds, and have fewer of them: what a request makes is
+    mostly freed without it.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_YOUNG_MAX, 20, 20)

@@ -1,7 +1,8 @@
 """What clients send, typed: the JSON bodies, query parameters and how each is refused by name.
 
-Bodies are decoded by msgspec into these structs; an unknown field, a missing one or one of another type is a `BadRequestError` that names it.
-Decimals stay raw here (`msgspec.Raw` is the field's own text) until the product's scale is known.
+Bodies are decoded by msgspec into these structs; an unknown field, a missing one or one of another type is a
+`BadRequestError` that names it. Decimals stay raw here (`msgspec.Raw` is the field's own text) until the product's
+scale is known.
 """
 
 from __future__ import annotations
@@ -76,7 +77,9 @@ def _may_repeat(body: bytes) -> bool:
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """An object whose keys differ. Decoders take the last of equal ones, readers and proxies perhaps the first: nobody may choose."""
+    """An object whose keys differ. Decoders take the last of equal ones, readers and proxies perhaps the first: nobody
+    may choose.
+    """
     found = dict(pairs)
     if len(found) != len(pairs):
         seen: set[str] = set()
@@ -119,7 +122,8 @@ def raw_text(raw: msgspec.Raw, field: str) -> str:
 
 
 def parameters(query: Mapping[str, Sequence[str]], *names: str, strict: bool = False) -> dict[str, str]:
-    """The query parameters that the call knows, each at most once; others are passed over, as clients send such at will. Raises BadRequestError.
+    """The query parameters that the call knows, each at most once; others are passed over, as clients send such at
+    will. Raises BadRequestError.
 
     Args:
         strict: raise for others, too: a misspelt one would change what the call does.
@@ -137,7 +141,9 @@ def parameters(query: Mapping[str, Sequence[str]], *names: str, strict: bool = F
 
 
 def page_limit(given: Mapping[str, str]) -> int:
-    """How many items a page has: `limit`, of which more than `PAGE_MAX` is taken as that; 100 where it is not given. Raises BadRequestError."""
+    """How many items a page has: `limit`, of which more than `PAGE_MAX` is taken as that; 100 where it is not given.
+    Raises BadRequestError.
+    """
     text = given.get("limit", "100")
     if not (text.isascii() and text.isdigit() and text.strip("0")):
         raise BadRequestError("limit must be a whole number from 1 on", "limit", detail=f"at most {PAGE_MAX} are answered")
@@ -162,7 +168,9 @@ def choice(text: str, choices: Mapping[str, Value], field: str) -> Value:
 
 
 def moment(text: str, field: str) -> int:
-    """A time in nanoseconds since the epoch: ISO 8601 (UTC where it names no zone), or seconds since the epoch. Raises BadRequestError."""
+    """A time in nanoseconds since the epoch: ISO 8601 (UTC where it names no zone), or seconds since the epoch. Raises
+    BadRequestError.
+    """
     if _SECONDS.fullmatch(text) is not None:
         whole, _, fraction = text.partition(".")
         return int(whole) * 1_000_000_000 + int(fraction.ljust(9, "0"))
@@ -175,7 +183,8 @@ def moment(text: str, field: str) -> int:
 
 
 def period(given: Mapping[str, str]) -> tuple[int | None, int | None]:
-    """What `start_date` and `end_date` ask for, in nanoseconds since the epoch, the end excluded. Raises BadRequestError.
+    """What `start_date` and `end_date` ask for, in nanoseconds since the epoch, the end excluded. Raises
+    BadRequestError.
 
     `end_date` is a microsecond, as clients see times, and includes all of it.
     """

@@ -1,8 +1,8 @@
 """One WebSocket connection: what it has subscribed to, and the bounded queue of what it is sent.
 
-Per product a connection follows at most one feed with a set of channels, and keeps the sequence of the last event it has passed, so no event is
-sent twice, whatever is subscribed in which order. A reader that resumes is first sent the kept events from a source of its own, at its own
-pace, and joins the feed at the moment when it has reached it.
+Per product a connection follows at most one feed with a set of channels, and keeps the sequence of the last event it
+has passed, so no event is sent twice, whatever is subscribed in which order. A reader that resumes is first sent the
+kept events from a source of its own, at its own pace, and joins the feed at the moment when it has reached it.
 """
 
 from __future__ import annotations
@@ -35,10 +35,14 @@ WRITE_STALL = 10.0
 """Seconds that the writing of one message may take: a reader that takes nothing for so long is cut off."""
 
 BEHIND = 4_000
-"""Messages that may wait for a reader before it is sent no more events at once: it gets them from those that are kept, as it reads."""
+"""Messages that may wait for a reader before it is sent no more events at once: it gets them from those that are kept,
+as it reads.
+"""
 
 CATCH_UP_QUEUE = 1_000
-"""Messages that may wait while a reader catches up: with more it gives its source back, and queues for one again when it has read."""
+"""Messages that may wait while a reader catches up: with more it gives its source back, and queues for one again when
+it has read.
+"""
 CATCH_UP_STALL = 15.0
 """Seconds that it may take to read down to that; then it is cut off."""
 CATCH_UP_TURN = 1.0
@@ -56,9 +60,8 @@ SLOW, RESTART = 1013, 1012
 class Following:
     """A connection's place in one product's feed. `after` is the last event passed to the event channels.
 
-    `touched` are the levels that `level2_batch` has not told of, with the sizes that the reader knows, `touched_at` the time of the last change,
-    `flush` when it will;
-    `traded`: `ticker_batch` has something to tell.
+    `touched` are the levels that `level2_batch` has not told of, with the sizes that the reader knows, `touched_at` the
+    time of the last change, `flush` when it will; `traded`: `ticker_batch` has something to tell.
     """
 
     feed: ProductFeed
@@ -72,7 +75,9 @@ class Following:
 
 
 class Subscriber:
-    """The subscriptions and the queue of one connection from `address`. `on_end` is called once, with a close code and a reason, when we end it."""
+    """The subscriptions and the queue of one connection from `address`. `on_end` is called once, with a close code and
+    a reason, when we end it.
+    """
 
     def __init__(
         self, feeds: Feeds, metrics: Metrics, limits: SocketLimits, address: str, on_end: Callable[[int, str], None]
@@ -171,7 +176,9 @@ class Subscriber:
         return sum(len(following.channels) for following in self.following.values())
 
     def subscribe(self, wanted: dict[str, list[ProductFeed]], resume: dict[str, int], currencies: Iterable[str] = ()) -> None:
-        """Add channels, each with its feeds, and `balance` of these currencies; then the answer, then what each new channel begins with."""
+        """Add channels, each with its feeds, and `balance` of these currencies; then the answer, then what each new
+        channel begins with.
+        """
         beginnings: list[bytes] = []
         resuming: list[tuple[Following, int]] = []
         for currency in currencies:
@@ -375,8 +382,8 @@ class Subscriber:
     async def _catch_up(self, following: Following) -> None:
         """Send the kept events behind `after` until the feed is reached, then let the feed go on.
 
-        The latest ones are kept here. For older ones there are few sources, and every address has them in turn: a reader that is slow, or takes long
-        while others wait, gives its own back.
+        The latest ones are kept here. For older ones there are few sources, and every address has them in turn: a
+        reader that is slow, or takes long while others wait, gives its own back.
         """
         try:
             await self._wait_for_room()
@@ -406,7 +413,9 @@ class Subscriber:
         following.catching_up = None
 
     async def _replay(self, following: Following) -> None:
-        """One turn: until the feed is reached (`catching_up` is None then), the queue is full, or the time is over and others wait."""
+        """One turn: until the feed is reached (`catching_up` is None then), the queue is full, or the time is over and
+        others wait.
+        """
         feed, loop = following.feed, asyncio.get_running_loop()
         until = loop.time() + CATCH_UP_TURN
         async with self._feeds.replay(feed.product_id, following.after + 1) as batches:

@@ -1,9 +1,11 @@
 """Orders over the WebSocket: placed, amended and cancelled, with the ids and the answers of REST.
 
-A message names itself by `request_id`, which its answer repeats. An order with a `client_oid` has the same command id as over REST, so it is carried
-out once whichever way it is sent again; any other command takes its id from `request_id`: sent again, it gets the first outcome.
+A message names itself by `request_id`, which its answer repeats. An order with a `client_oid` has the same command id
+as over REST, so it is carried out once whichever way it is sent again; any other command takes its id from
+`request_id`: sent again, it gets the first outcome.
 
-Commands of one connection are sent in the order in which they come, and answered as their outcomes arrive. At most `UNDER_WAY_MAX` wait for one.
+Commands of one connection are sent in the order in which they come, and answered as their outcomes arrive. At most
+`UNDER_WAY_MAX` wait for one.
 """
 
 from __future__ import annotations
@@ -105,7 +107,9 @@ def read(text: bytes, kind: str) -> Signed:
 
 
 class Trader:
-    """Carries out the orders of one connection. `send` queues an answer; `spend` charges the connection's address beyond a message."""
+    """Carries out the orders of one connection. `send` queues an answer; `spend` charges the connection's address
+    beyond a message.
+    """
 
     def __init__(self, gateway: Gateway, send: Callable[[bytes], None]) -> None:
         self._gateway = gateway

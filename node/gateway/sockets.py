@@ -1,7 +1,7 @@
 """The WebSocket endpoint: reading requests, writing the queue, ending connections.
 
-Every list of a message has a bound, and so has the number of (channel, product) pairs that they make together: the work that a message causes is
-known from its size, and is charged to its address (`limits`).
+Every list of a message has a bound, and so has the number of (channel, product) pairs that they make together: the work
+that a message causes is known from its size, and is charged to its address (`limits`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ MESSAGE_MAX = 64 * 1024
 """Bytes of one message from a client."""
 PING_EVERY = 30.0
 RECEIVE_BUFFER = 8 * 1024
-"""Bytes of a client's that the system keeps until they are read (it doubles the number). Larger messages arrive in several parts."""
+"""Bytes of a client's that the system keeps until they are read (it doubles the number). Larger messages arrive in
+several parts.
+"""
 CLOSE_TIMEOUT = 2.0
 """Seconds that the client has to answer a close frame before the connection is cut."""
 POLICY = 1008
@@ -75,7 +77,9 @@ async def serve(request: web.Request) -> web.StreamResponse:
 
 
 def _bound_reads(request: web.Request) -> None:
-    """Have the system keep little of what the client sends: what it keeps is parsed in one go, and 256 KiB may be 40,000 pings."""
+    """Have the system keep little of what the client sends: what it keeps is parsed in one go, and 256 KiB may be
+    40,000 pings.
+    """
     sock = request.transport.get_extra_info("socket") if request.transport is not None else None
     if sock is not None and sock.fileno() >= 0:
         with socket_module.socket(fileno=os.dup(sock.fileno())) as own:
@@ -150,7 +154,9 @@ class Connection:
         self._closing = asyncio.create_task(self._close(code, reason))
 
     async def _close(self, code: int, reason: str) -> None:
-        """Send the close frame behind what is already in the socket's buffer, and cut a connection that does not take it."""
+        """Send the close frame behind what is already in the socket's buffer, and cut a connection that does not take
+        it.
+        """
         if self._writer is not None:
             self._writer.cancel()
         try:
@@ -257,7 +263,9 @@ class Connection:
         return await self._gateway.feeds.feed(product)
 
     def _resume(self, request: FeedRequest, wanted: Wanted) -> dict[str, int]:
-        """The last sequence seen of event channels, by product. Raises BadRequestError where there is nothing to go on with."""
+        """The last sequence seen of event channels, by product. Raises BadRequestError where there is nothing to go on
+        with.
+        """
         fresh = {product_id for channel in EVENT_CHANNELS for product_id in wanted.channels.get(channel, {})}
         seen = {product_text(name): sequence for name, sequence in (request.resume or {}).items()}
         field, first = "resume" if seen else "from_sequence", request.from_sequence
@@ -289,8 +297,8 @@ class ChannelRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class FeedRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A message on the WebSocket.
 
-    `from_sequence` is the first sequence that the client wants, of every product of the message or by product; `resume` gives, by product, the
-    last one that it has seen.
+    `from_sequence` is the first sequence that the client wants, of every product of the message or by product; `resume`
+    gives, by product, the last one that it has seen.
     """
 
     type: str
@@ -306,7 +314,9 @@ class FeedRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 ENTRIES_MAX = 32
-"""Entries of `channels` in one message: twice the number of channels there are, for clients that name one several times."""
+"""Entries of `channels` in one message: twice the number of channels there are, for clients that name one several
+times.
+"""
 
 NAMES_MAX = 1_000
 """Products named in one message, all lists together."""
@@ -325,7 +335,8 @@ WITHOUT_PRODUCTS = frozenset({"status", "balance"})
 class Wanted:
     """The channels of a message with their products, each once and in the order given.
 
-    `unknown` are names that are no channels: each is refused by itself, and hinders no other. `account_ids` are those of the channel `balance`.
+    `unknown` are names that are no channels: each is refused by itself, and hinders no other. `account_ids` are those
+    of the channel `balance`.
     """
 
     channels: dict[str, dict[str, None]] = field(default_factory=dict)
@@ -342,7 +353,8 @@ def expand(request: FeedRequest, *, subscribes: bool) -> Wanted:
     """What a message names. Without `channels` it means `full`, or to unsubscribe every channel.
 
     Raises:
-        BadRequestError: a list is longer than its bound, no channel is left to choose from, or one that is subscribed to has no products.
+        BadRequestError: a list is longer than its bound, no channel is left to choose from, or one that is subscribed
+            to has no products.
     """
     if request.channels is not None:
         entries = [entry if isinstance(entry, ChannelRequest) else ChannelRequest(entry) for entry in request.channels]

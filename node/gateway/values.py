@@ -1,9 +1,11 @@
 """How values are written in JSON and read back: decimals, identifiers, words, times, rates.
 
-- A decimal arrives as a JSON string or as a JSON number. The raw text of a number is read, so no float exists. An exponent, as JavaScript and
-  Python write small numbers (`1e-7`), is written out before it is read: exactly, because it only moves the point.
+- A decimal arrives as a JSON string or as a JSON number. The raw text of a number is read, so no float exists. An
+  exponent, as JavaScript and Python write small numbers (`1e-7`), is written out before it is read: exactly, because it
+  only moves the point.
 - An order id is a counter inside and has the shape of a UUID outside: 26 is `00000000-0000-0000-0000-00000000001a`.
-- An account inside is a trader's whole account. What clients call an account is its balance of one currency: `alice:USD`.
+- An account inside is a trader's whole account. What clients call an account is its balance of one currency:
+  `alice:USD`.
 - Product ids are `BTC-USD`; some clients write `BTC/USD`.
 - Words stand for enumerations: one table a word list, from which reading, writing and the OpenAPI document follow.
 """
@@ -42,7 +44,9 @@ EXPONENT_MAX = 40
 _EXPONENT = re.compile(r"(?P<sign>-?)(?P<whole>[0-9]+)(?:\.(?P<fraction>[0-9]+))?[eE](?P<exponent>[+-]?[0-9]{1,3})", re.ASCII)
 
 AMOUNTS_KEPT = 16_384
-"""Amounts that are kept in both forms, some 3 MB: prices and sizes repeat, and a look-up costs a tenth of the conversion."""
+"""Amounts that are kept in both forms, some 3 MB: prices and sizes repeat, and a look-up costs a tenth of the
+conversion.
+"""
 
 _TEXTS = {
     DecimalFault.NOT_PLAIN: "{field} must be a plain decimal number in a string",
@@ -63,7 +67,9 @@ def text_of(raw: msgspec.Raw, field: str) -> str:
 
 
 def plain(text: str) -> str:
-    """A decimal with an exponent, such as "1.5e-7", without it: "0.00000015". Other text, and an exponent beyond `EXPONENT_MAX`, stays as it is."""
+    """A decimal with an exponent, such as "1.5e-7", without it: "0.00000015". Other text, and an exponent beyond
+    `EXPONENT_MAX`, stays as it is.
+    """
     match = _EXPONENT.fullmatch(text) if len(text) <= decimals.TEXT_MAX else None
     if match is None or abs(int(match["exponent"])) > EXPONENT_MAX:
         return text
@@ -118,13 +124,17 @@ def order_text(order_id: int) -> str:
 
 
 def order_number(text: str, field: str = "id") -> int:
-    """The order id in `text`; 0 where it has the right shape but can be nobody's. Raises BadRequestError naming `field` for another shape."""
+    """The order id in `text`; 0 where it has the right shape but can be nobody's. Raises BadRequestError naming `field`
+    for another shape.
+    """
     number = _counter(text, field)
     return number if number <= ORDER_ID_MAX else 0
 
 
 def order_span(given: Mapping[str, str]) -> tuple[int, int]:
-    """What the cursors of a list of orders ask for: ids below the first number (0: all) and above the second. Raises BadRequestError."""
+    """What the cursors of a list of orders ask for: ids below the first number (0: all) and above the second. Raises
+    BadRequestError.
+    """
     below = max(1, min(_counter(given["after"], "after"), ORDER_ID_MAX)) if "after" in given else 0
     above = min(_counter(given["before"], "before"), ORDER_ID_MAX) if "before" in given else 0
     return below, above
@@ -226,7 +236,8 @@ _USUAL_STOPS = {Side.BUY: StopType.ENTRY, Side.SELL: StopType.LOSS}
 
 
 def stop_type(name: str | None, side: Side) -> StopType:
-    """The kind of stop that is named, or else what a stop price usually means: buy when the price has risen to it, sell when it has fallen to it.
+    """The kind of stop that is named, or else what a stop price usually means: buy when the price has risen to it, sell
+    when it has fallen to it.
 
     Raises:
         KeyError: there is no such kind.

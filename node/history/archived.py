@@ -1,7 +1,8 @@
 """Rows of old days, from their Parquet files, as the database gave them before they moved.
 
-What is wanted is said once, of the columns of a table, and read in both places: comparisons, `&` and `|` mean the same for SQLAlchemy's columns
-and for pyarrow's fields. Whole row groups, and whole files by the ids that the table `partitions` notes, are passed over by their statistics.
+What is wanted is said once, of the columns of a table, and read in both places: comparisons, `&` and `|` mean the same
+for SQLAlchemy's columns and for pyarrow's fields. Whole row groups, and whole files by the ids that the table
+`partitions` notes, are passed over by their statistics.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ ID_MAX = 2**63 - 1
 
 
 class Fields:
-    """A file's columns, as pyarrow means them. Those that an earlier version did not write have the value that it would have written."""
+    """A file's columns, as pyarrow means them. Those that an earlier version did not write have the value that it would
+    have written.
+    """
 
     def __init__(self, table: Table, written: Sequence[str], compute: Any) -> None:
         self._table = table
@@ -60,8 +63,8 @@ class Times(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """The last `limit` rows in the order of some columns, of which the ids (`partitions.id_of`) grow with the first. Ids from `first` to `last` are
-    enough to look at, and times within `times`."""
+    """The last `limit` rows in the order of some columns, of which the ids (`partitions.id_of`) grow with the first.
+    Ids from `first` to `last` are enough to look at, and times within `times`."""
 
     where: Where
     order: Sequence[str]
@@ -95,7 +98,9 @@ def newest(connection: Connection, home: Path, table: Table, wanted: Wanted) -> 
 
 
 def _ids_within(connection: Connection, table: Table, times: Times) -> list[ColumnElement[bool]]:
-    """The ids of the database's rows within some times: an index leads to them, and they lead through that of an account."""
+    """The ids of the database's rows within some times: an index leads to them, and they lead through that of an
+    account.
+    """
     number, time = id_of(table), table.c[times.column]
     found = []
     if times.start is not None:

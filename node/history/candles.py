@@ -1,7 +1,8 @@
-"""Candles: what trades did to a price in a stretch of time. Those of a minute and of an hour are stored, longer ones made of them.
+"""Candles: what trades did to a price in a stretch of time. Those of a minute and of an hour are stored, longer ones
+made of them.
 
-A bucket begins at a multiple of its length since the epoch, so days begin at midnight UTC. A bucket without trades has no candle. Volumes are sums of
-whole numbers, so a candle made of smaller ones is exactly that of the trades.
+A bucket begins at a multiple of its length since the epoch, so days begin at midnight UTC. A bucket without trades has
+no candle. Volumes are sums of whole numbers, so a candle made of smaller ones is exactly that of the trades.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ NANOSECONDS = 1_000_000_000
 
 
 class Candle(msgspec.Struct):
-    """One bucket. `start` is seconds since the epoch, `volume` is in base units and `value` (the sum of notionals) in quote units."""
+    """One bucket. `start` is seconds since the epoch, `volume` is in base units and `value` (the sum of notionals) in
+    quote units.
+    """
 
     start: int
     open: int

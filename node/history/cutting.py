@@ -1,8 +1,9 @@
 """A history cut back to an earlier place of its log, or set aside: what came after that place was undone.
 
-Rows that are only ever added go by the number of their command. What changes in place is made again: orders that were open at that place have
-their rows out of the exchange's state there, the last candles and hourly volumes come from the trades that stay. Days in Parquet files come
-back into the database where that place is in them, and go where it is before them.
+Rows that are only ever added go by the number of their command. What changes in place is made again: orders that were
+open at that place have their rows out of the exchange's state there, the last candles and hourly volumes come from the
+trades that stay. Days in Parquet files come back into the database where that place is in them, and go where it is
+before them.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ def cut(database: Database, home: Path, state: Engine, progress: Progress) -> No
 
 
 def _restore_days(connection: Connection, home: Path, progress: Progress) -> list[str]:
-    """Take back into the database what stays of days in files that end behind `progress`. The files, which are of no use then."""
+    """Take back into the database what stays of days in files that end behind `progress`. The files, which are of no
+    use then.
+    """
     day = str(datetime.datetime.fromtimestamp(progress.time // NANOSECONDS, datetime.UTC).date())
     own = tables.partitions.c
     files = []
@@ -90,7 +93,9 @@ def _from_state(connection: Connection, state: Engine) -> None:
 
 
 def _last_figures(connection: Connection, seconds: int) -> None:
-    """Candles and volumes of the minute and the hour at `seconds`, which were under way, from the trades that are left; none later."""
+    """Candles and volumes of the minute and the hour at `seconds`, which were under way, from the trades that are left;
+    none later.
+    """
     hour, minute = bucket(seconds, HOUR), bucket(seconds, MINUTE)
     candles, volumes, trades = tables.candles.c, tables.volumes.c, tables.trades
     for granularity, start in ((MINUTE, minute), (HOUR, hour)):
@@ -107,7 +112,8 @@ def _last_figures(connection: Connection, seconds: int) -> None:
 
 
 def set_aside(config: NodeConfig, mark: str) -> str:
-    """Put a history's database and files out of the way under another name, so that a new one begins. Where it is now, for a person.
+    """Put a history's database and files out of the way under another name, so that a new one begins. Where it is now,
+    for a person.
 
     Args:
         mark: what the names end with.

@@ -1,4 +1,5 @@
-"""The connection to a history's database: SQLite in the data directory, or PostgreSQL where the configuration names one.
+"""The connection to a history's database: SQLite in the data directory, or PostgreSQL where the configuration names
+one.
 
 PostgreSQL has a schema for each node, `quorumbook_<node id>`, so that all nodes may be given the same database.
 """
@@ -60,7 +61,8 @@ def _sqlite_reader(connection: DBAPIConnection, _record: ConnectionPoolEntry) ->
 
 
 def _sqlite_begin(connection: Connection) -> None:
-    # Python's sqlite3 begins a transaction by itself before INSERT, and none before CREATE TABLE: a migration would be half there after a kill.
+    # Python's sqlite3 begins a transaction by itself before INSERT, and none before CREATE TABLE: a migration would be
+    # half there after a kill.
     connection.exec_driver_sql("BEGIN")
 
 

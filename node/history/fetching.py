@@ -1,8 +1,9 @@
 """Log segments from other nodes, for a history whose node has them no more: it was away and took a snapshot instead.
 
-A segment is copied as it lies on the other node's disk. What is missing here, and the other node had applied, is put beside the node's own log as a
-segment; there the history reads it like any other. Node asks node over the native protocol, with certificates on both sides, a piece of 256 KiB at
-a time and no more than `BYTES_PER_SECOND`, so that the other node's engine has a read and a frame of that size to send 16 times a second at most.
+A segment is copied as it lies on the other node's disk. What is missing here, and the other node had applied, is put
+beside the node's own log as a segment; there the history reads it like any other. Node asks node over the native
+protocol, with certificates on both sides, a piece of 256 KiB at a time and no more than `BYTES_PER_SECOND`, so that the
+other node's engine has a read and a frame of that size to send 16 times a second at most.
 """
 
 from __future__ import annotations
@@ -132,9 +133,11 @@ class Fetcher:
 
 
 def cut(segment: Path, applied_index: int, wanted: int) -> bool:
-    """Leave of a segment what begins with entry `wanted` and ends with the last one that is sound and at most `applied_index`; whether that is any.
+    """Leave of a segment what begins with entry `wanted` and ends with the last one that is sound and at most
+    `applied_index`; whether that is any.
 
-    Segments begin elsewhere on every node: one that began before `wanted` could have the name of one that is here and ends earlier.
+    Segments begin elsewhere on every node: one that began before `wanted` could have the name of one that is here and
+    ends earlier.
 
     Raises:
         LogDamagedError: it is no segment.

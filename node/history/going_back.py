@@ -1,7 +1,8 @@
-"""The market database on the way back to the version before: cut where the log will end, in the schema that the earlier version knows.
+"""The market database on the way back to the version before: cut where the log will end, in the schema that the earlier
+version knows.
 
-The earlier version's software cannot do that itself, so it is done before the node's data goes back. Until then nothing is lost: started
-again, this version brings the schema up to date and goes on from the log.
+The earlier version's software cannot do that itself, so it is done before the node's data goes back. Until then nothing
+is lost: started again, this version brings the schema up to date and goes on from the log.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ KNOWN = {
 
 
 def go_back(config: NodeConfig, record: switch.Record) -> str:
-    """Make the node's history one that the version before can go on with. What was done, for a person; "" where there is no history.
+    """Make the node's history one that the version before can go on with. What was done, for a person; "" where there
+    is no history.
 
     Raises:
         HistoryError: the database is not this node's, or another process uses it.

@@ -1,15 +1,18 @@
 """Following the log: from the last entry that is stored to the last one that the node has applied.
 
-The engine here is at most a little behind the database: its state is written now and then, the rows with every piece of the log. So after a start
-the entries in between are applied once more, without storing anything, until both are at the same entry.
+The engine here is at most a little behind the database: its state is written now and then, the rows with every piece of
+the log. So after a start the entries in between are applied once more, without storing anything, until both are at the
+same entry.
 
-Log segments that are archived stay until they are behind the state that is on disk, and then as long as `history.log_bytes` has room for them, for
-the histories of other nodes. Entries that are not there all the same (the history was switched on later, or the node took a snapshot from another
-one in their place) are asked of other nodes (`fetching`). Where none has them they leave a gap, which is stored and told.
+Log segments that are archived stay until they are behind the state that is on disk, and then as long as
+`history.log_bytes` has room for them, for the histories of other nodes. Entries that are not there all the same (the
+history was switched on later, or the node took a snapshot from another one in their place) are asked of other nodes
+(`fetching`). Where none has them they leave a gap, which is stored and told.
 
-Before anything is stored, and again whenever the engine was started anew, the history looks whether its last entry is one of this log
-(`place`). If a way back undid it, the history is cut back to where the log goes on from; a history of another log is set aside, and a new
-one begins. Until then it does not answer: readers compare `progress.confirmed_by` with the engine's start.
+Before anything is stored, and again whenever the engine was started anew, the history looks whether its last entry is
+one of this log (`place`). If a way back undid it, the history is cut back to where the log goes on from; a history of
+another log is set aside, and a new one begins. Until then it does not answer: readers compare `progress.confirmed_by`
+with the engine's start.
 """
 
 from __future__ import annotations
@@ -80,7 +83,9 @@ class Keeper:
         self._state_sequence, self._state_since = self._engine.sequence, time.monotonic()
 
     def _state_at(self, index: int) -> tuple[Engine, int]:
-        """The latest state up to an entry that is on disk: the history's own, else one of the node's, else the empty one."""
+        """The latest state up to an entry that is on disk: the history's own, else one of the node's, else the empty
+        one.
+        """
         loaded = self._state.load()
         if loaded is None or loaded[1] > index:
             loaded = node_state(self._config.data_path / SNAPSHOTS, index) or (states.empty(level_at_start(self._directories)), 0)
@@ -194,7 +199,8 @@ class Keeper:
         return True
 
     def _leave(self, error: OtherLogError) -> None:
-        """What is stored is not of this log: cut it back to the entry from which a way back went on, or begin a new history.
+        """What is stored is not of this log: cut it back to the entry from which a way back went on, or begin a new
+        history.
 
         Raises:
             MissingEntriesError: entries that lead to that place are not here.
@@ -301,7 +307,9 @@ class Keeper:
             self.write_state()
 
     def _release_log(self) -> None:
-        """Delete the segments that nobody needs any more: fetched ones, and archived ones beyond what stays for other nodes' histories."""
+        """Delete the segments that nobody needs any more: fetched ones, and archived ones beyond what stays for other
+        nodes' histories.
+        """
         index = self._state.index
         release(self._directories, index, self.fetched, 0)
         if self._config.raft.archive_log or switch.may_go_back(self._config.data_path):
@@ -318,8 +326,8 @@ class Keeper:
 
 
 def _rows_of_state(engine: Engine, since: int) -> Rows:
-    """The currencies, products and orders that a state knows, but for orders that were done before `since`: they are stored, perhaps in files
-    already. What command placed an order is not known any more: 0."""
+    """The currencies, products and orders that a state knows, but for orders that were done before `since`: they are
+    stored, perhaps in files already. What command placed an order is not known any more: 0."""
     rows = Rows()
     rows.currencies = [{"currency": row.currency, "scale": row.scale} for row in engine.currencies()]
     fixed = ("product_id", "base", "quote", "tick", "lot")

@@ -1,10 +1,12 @@
-"""Old days as Parquet files: trades, ledger entries, transfers and done orders move there from the database, a file a table and day.
+"""Old days as Parquet files: trades, ledger entries, transfers and done orders move there from the database, a file a
+table and day.
 
     data/history/parquet/trades/day=2026-01-31/trades.parquet
 
-DuckDB, pandas and polars read such a tree as one table with a column `day`. A file is whole and on the disk before its rows leave the database,
-and both the note of it and the deletion are one transaction: whatever is killed when, a row is in the database or in a file that is noted,
-never in neither. Money is int64, sums are decimal(38, 0), both in smallest units; `currencies` and `products` in the database have the scales.
+DuckDB, pandas and polars read such a tree as one table with a column `day`. A file is whole and on the disk before its
+rows leave the database, and both the note of it and the deletion are one transaction: whatever is killed when, a row is
+in the database or in a file that is noted, never in neither. Money is int64, sums are decimal(38, 0), both in smallest
+units; `currencies` and `products` in the database have the scales.
 """
 
 from __future__ import annotations
@@ -66,7 +68,8 @@ class Partition(msgspec.Struct, frozen=True):
 
 
 def archive_days(config: NodeConfig, before: datetime.date) -> list[Partition]:
-    """Move everything of the days before `before` (UTC) to files. What was made; nothing where there is nothing left to move.
+    """Move everything of the days before `before` (UTC) to files. What was made; nothing where there is nothing left to
+    move.
 
     Raises:
         HistoryError: there is no database, another process does it, `before` is too late, or pyarrow is not installed.
@@ -147,9 +150,11 @@ def nanoseconds(day: datetime.date) -> int:
 
 
 def _move(engine: Engine, home: Path, table: Table, wanted: ColumnElement[bool], day: datetime.date) -> Partition:
-    """Write a day's file and take its rows out of the database. A day that has a file already gets another one beside it.
+    """Write a day's file and take its rows out of the database. A day that has a file already gets another one beside
+    it.
 
-    The file is written before the transaction begins that changes anything: the history goes on meanwhile, and none of it is of that day.
+    The file is written before the transaction begins that changes anything: the history goes on meanwhile, and none of
+    it is of that day.
     """
     noted = tables.partitions.c
     of_day = and_(noted.table_name == table.name, noted.day == str(day))
@@ -210,7 +215,9 @@ def _arrow_type(arrow: Any, kind: TypeEngine[Any]) -> Any:
 
 
 def parquet() -> tuple[Any, Any]:
-    """pyarrow and its part for Parquet, which are not needed for anything else. Raises HistoryError where they are not installed."""
+    """pyarrow and its part for Parquet, which are not needed for anything else. Raises HistoryError where they are not
+    installed.
+    """
     try:
         import pyarrow
         import pyarrow.compute

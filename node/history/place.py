@@ -1,8 +1,8 @@
 """Whether what a history has stored is of this node's log: entry for entry by index, term and digest, never by counts.
 
-Raft's logs have this property: two logs that have an entry of the same index and term are equal up to there. So one look at the last entry that
-was stored is enough. Where the log has it no more, a snapshot's mark may have it, and what a way back undid is noted beside the data
-(`switch.Rewind`).
+Raft's logs have this property: two logs that have an entry of the same index and term are equal up to there. So one
+look at the last entry that was stored is enough. Where the log has it no more, a snapshot's mark may have it, and what
+a way back undid is noted beside the data (`switch.Rewind`).
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def undone(data: Path, progress: Progress) -> switch.Rewind | None:
 
 
 def compare(data: Path, directories: Sequence[Path], progress: Progress, applied: int) -> tuple[Verdict, LogEntry | None]:
-    """Compare the last entry that was stored with the log's, as far as the node has applied it; the latter where it is there."""
+    """Compare the last entry that was stored with the log's, as far as the node has applied it; the latter where it is
+    there.
+    """
     if progress.log_index == 0:
         return Verdict.SAME, None
     if undone(data, progress) is not None:

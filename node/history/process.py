@@ -1,7 +1,7 @@
 """`python -m node.history.process --config node.toml`: the history of a node, until SIGTERM.
 
-Started by the supervisor where `history.enabled` is true. It asks the engine how far it has applied the log, a few times a second, and reads the
-log itself: the engine does nothing for it.
+Started by the supervisor where `history.enabled` is true. It asks the engine how far it has applied the log, a few
+times a second, and reads the log itself: the engine does nothing for it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ RETRY = 0.2
 
 ASK_AGAIN = 2.0
 PATIENCE = 600.0
-"""Seconds between two rounds of asking other nodes for entries that are missing here, and until a node that could not be asked is not waited for."""
+"""Seconds between two rounds of asking other nodes for entries that are missing here, and until a node that could not
+be asked is not waited for.
+"""
 
 
 def open_keeper(config: NodeConfig) -> Keeper:
@@ -71,7 +73,9 @@ def open_keeper(config: NodeConfig) -> Keeper:
 
 
 class Follower:
-    """Asks the engine how far it is, and lets the keeper store up to there; asks other nodes for what this one's log has not kept."""
+    """Asks the engine how far it is, and lets the keeper store up to there; asks other nodes for what this one's log
+    has not kept.
+    """
 
     def __init__(self, config: NodeConfig, keeper: Keeper) -> None:
         self._address = f"unix:{config.engine_socket}"
@@ -99,7 +103,9 @@ class Follower:
             await self._connection.close()
 
     async def _find(self, index: int, others: Sequence[MemberStatus], stop: asyncio.Event) -> None:
-        """Get entry `index` from another node, or go on without it: at once where no node has it, later where one could not be asked."""
+        """Get entry `index` from another node, or go on without it: at once where no node has it, later where one could
+        not be asked.
+        """
         loop = asyncio.get_running_loop()
         fetching = asyncio.create_task(self._fetcher.fetch(index, others))
         stopping = asyncio.create_task(stop.wait())

@@ -1,7 +1,9 @@
-"""From commands and what came of them to rows. Pure: the same steps on the same known orders and balances give the same rows.
+"""From commands and what came of them to rows. Pure: the same steps on the same known orders and balances give the same
+rows.
 
-An order's row after a command is the outcome's for the order that was placed; every other order is followed by its events. A trade has four
-ledger entries, or up to six with fees: each side gets one currency, pays the other, and pays its fee.
+An order's row after a command is the outcome's for the order that was placed; every other order is followed by its
+events. A trade has four ledger entries, or up to six with fees: each side gets one currency, pays the other, and pays
+its fee.
 """
 
 from __future__ import annotations
@@ -52,8 +54,8 @@ class LedgerKind(IntEnum):
 
 
 class Step(NamedTuple):
-    """A command that was carried out, its place and time, and what came of it. Without a command: what the time brought about that a batch
-    moved on, after the command with that sequence."""
+    """A command that was carried out, its place and time, and what came of it. Without a command: what the time brought
+    about that a batch moved on, after the command with that sequence."""
 
     sequence: int
     time: int
@@ -108,7 +110,9 @@ class Rows:
 
 
 def apply(engine: Engine, payload: bytes) -> list[Step]:
-    """Apply a log entry with commands: a step for what came before its first command, and one for each command; commands seen before make no step."""
+    """Apply a log entry with commands: a step for what came before its first command, and one for each command;
+    commands seen before make no step.
+    """
     batch = commands_of(level_of(engine).abi, payload)
     applied = engine.apply_entry(payload)
     ends = applied.command_ends
@@ -187,7 +191,9 @@ class Projection:
         return rows
 
     def _icebergs(self, rows: Rows, steps: Iterable[Step]) -> None:
-        """Events tell of an iceberg what it shows. Where self-trade prevention decremented one, the engine says what remains."""
+        """Events tell of an iceberg what it shows. Where self-trade prevention decremented one, the engine says what
+        remains.
+        """
         changed = [event.order_id for step in steps for event in step.events if isinstance(event, OrderChanged)]
         for order_id in changed:
             order = self._engine.order(order_id)
@@ -346,8 +352,8 @@ def _fill(row: Row, size: int, notional: int, fee: int) -> None:
 
 
 def _brought(steps: list[Step]) -> dict[int, int]:
-    """Orders that came with another command's outcome than that of an order placed: pairs, and exits of an order that is done. By their ids, the
-    sequences of the commands that brought them in."""
+    """Orders that came with another command's outcome than that of an order placed: pairs, and exits of an order that
+    is done. By their ids, the sequences of the commands that brought them in."""
     placed: set[int] = set()
     found: dict[int, int] = {}
     for step in steps:

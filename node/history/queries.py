@@ -1,4 +1,5 @@
-"""Reading a history, newest first: what is in the database, and behind it the days that moved to files. A gateway asks in threads.
+"""Reading a history, newest first: what is in the database, and behind it the days that moved to files. A gateway asks
+in threads.
 
 Rows of an account are in the order of the commands that made them; see `pages`.
 """
@@ -89,8 +90,8 @@ class History:
         return self._order(Wanted(lambda own: (own.account_id == account_id) & (own.client_oid == client_oid), ORDERS, 1))
 
     def done_orders(self, account_id: str, product_id: str, before_id: int, page: Page) -> list[OrderState]:
-        """Orders that are done, by falling id; of one product unless that is empty, and below `before_id` unless that is 0. Of the page its
-        limit counts, and its times: when they were placed."""
+        """Orders that are done, by falling id; of one product unless that is empty, and below `before_id` unless that
+        is 0. Of the page its limit counts, and its times: when they were placed."""
 
         def mine(own: Any) -> Any:
             wanted = (own.account_id == account_id) & (own.status == int(OrderStatus.DONE))
@@ -148,7 +149,9 @@ class History:
         return self._newest(tables.transfers, _paged(mine, ("sequence", "sequence"), page))
 
     def transfer(self, account_id: str, transfer_id: str) -> Row | None:
-        """The account's transfer under this id: its own before one that another account gave the same id, then the latest."""
+        """The account's transfer under this id: its own before one that another account gave the same id, then the
+        latest.
+        """
 
         def mine(own: Any) -> Any:
             return (own.account_id == account_id) & (own.transfer_id == transfer_id)
@@ -163,7 +166,9 @@ class History:
         return None
 
     def status_changes(self, product_id: str, limit: int, below: int, above: int) -> list[RowMapping]:
-        """Changes of a product's status, newest first; with product sequences below `below` unless that is 0, and above `above`."""
+        """Changes of a product's status, newest first; with product sequences below `below` unless that is 0, and above
+        `above`.
+        """
         own = tables.status_changes.c
         found = select(tables.status_changes).where(own.product_id == product_id, own.product_sequence > above)
         if below:
@@ -190,7 +195,9 @@ class History:
             return aggregate((Candle(*row) for row in found), granularity)
 
     def hours(self, product_ids: Sequence[str], start: int) -> dict[str, list[Candle]]:
-        """Each product's candles of an hour from `start` on (seconds since the epoch), oldest first; one without any is left out."""
+        """Each product's candles of an hour from `start` on (seconds since the epoch), oldest first; one without any is
+        left out.
+        """
         own = tables.candles.c
         wanted = (own.product_id.in_(product_ids), own.granularity == HOUR, own.start >= start)
         found: dict[str, list[Candle]] = {}
@@ -201,7 +208,9 @@ class History:
         return found
 
     def traded(self, account_id: str, start: int) -> dict[str, tuple[int, int]]:
-        """What the account has traded of each product in the hours from `start` on (seconds since the epoch): base units, and quote units."""
+        """What the account has traded of each product in the hours from `start` on (seconds since the epoch): base
+        units, and quote units.
+        """
         own = tables.volumes.c
         found: dict[str, tuple[int, int]] = {}
         for row in self._rows(select(tables.volumes).where(own.account_id == account_id, own.start >= start)):
@@ -210,7 +219,9 @@ class History:
         return found
 
     def minutes(self, product_id: str, start: int) -> tuple[list[Candle], OrderMatched | None]:
-        """Candles of a minute from `start` on (seconds since the epoch), oldest first, and the last trade that is in them."""
+        """Candles of a minute from `start` on (seconds since the epoch), oldest first, and the last trade that is in
+        them.
+        """
         own = tables.candles.c
         wanted = (own.product_id == product_id, own.granularity == MINUTE, own.start >= start)
         last = Wanted(lambda own: own.product_id == product_id, ("trade_id",), 1)

@@ -14,7 +14,8 @@ from snapshots.naming import snapshot_paths
 
 
 def release(directories: Sequence[Path], index: int, place: Path, bytes_kept: int) -> None:
-    """Delete segments in `place` whose entries are all at or below an index, but for the newest `bytes_kept` bytes of them.
+    """Delete segments in `place` whose entries are all at or below an index, but for the newest `bytes_kept` bytes of
+    them.
 
     Args:
         directories: where segments lie; a segment ends where the next one of any of them begins.

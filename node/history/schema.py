@@ -1,6 +1,8 @@
-"""A database's schema: made and brought up to date by the migrations in `migrations/versions`, its checksum stored beside the data.
+"""A database's schema: made and brought up to date by the migrations in `migrations/versions`, its checksum stored
+beside the data.
 
-It is independent of the engine's ABI: rows hold plain columns, and a new version of the exchange needs a migration here only where a column changes.
+It is independent of the engine's ABI: rows hold plain columns, and a new version of the exchange needs a migration here
+only where a column changes.
 """
 
 from __future__ import annotations

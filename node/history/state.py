@@ -1,7 +1,7 @@
 """The exchange's state as the history has applied it, kept on disk, so that a start need not apply the whole log again.
 
-The history keeps snapshots of its own in `data/history/state`, in the form of the node's. Where there is none (it was switched on later, or
-another version wrote it), it begins with one of the node's.
+The history keeps snapshots of its own in `data/history/state`, in the form of the node's. Where there is none (it was
+switched on later, or another version wrote it), it begins with one of the node's.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ class StateStore:
         return engine, manifest.index
 
     def begin(self, engine: Engine, index: int) -> None:
-        """Begin to write the state after log entry `index`; nothing happens while another is being written, or when it is written already."""
+        """Begin to write the state after log entry `index`; nothing happens while another is being written, or when it
+        is written already.
+        """
         if self._job is not None or index <= self.index:
             return
         base = self._base[1] if self._base is not None and self._base[0] is engine else None
@@ -117,7 +119,9 @@ def level_at_start(directories: Iterable[Path]) -> Level:
 
 
 def node_state(snapshots: Path, up_to: float) -> tuple[Engine, int] | None:
-    """The newest of the node's snapshots of this ABI at or below an index. The node may prune it meanwhile: then the next one is tried."""
+    """The newest of the node's snapshots of this ABI at or below an index. The node may prune it meanwhile: then the
+    next one is tried.
+    """
     if not snapshots.is_dir():
         return None
     for path in reversed(snapshot_paths(snapshots)):

@@ -1,4 +1,6 @@
-"""Writing: rows and the place in the log that they lead to, in one transaction. So each is stored exactly once, whenever the process ends."""
+"""Writing: rows and the place in the log that they lead to, in one transaction. So each is stored exactly once,
+whenever the process ends.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,8 @@ LOOKUP_MAX = 500
 class Progress(msgspec.Struct, frozen=True):
     """Up to where a history goes: log entry, command, and the time of the latest batch.
 
-    A log entry is told from another one at the same index by its `term` and `digest`; the latter is compared only with an entry in the same
-    `abi`. A term of 0 is not known: an earlier version stored it.
+    A log entry is told from another one at the same index by its `term` and `digest`; the latter is compared only with
+    an entry in the same `abi`. A term of 0 is not known: an earlier version stored it.
     """
 
     log_index: int = 0
@@ -86,7 +88,9 @@ class HistoryStore:
         return self._engine
 
     def confirm(self, progress: Progress, start: str) -> None:
-        """Note that what is stored is of the log that the engine has which was started as `start`: from now on it may answer."""
+        """Note that what is stored is of the log that the engine has which was started as `start`: from now on it may
+        answer.
+        """
         with self._engine.begin() as connection:
             self._advance(connection, progress)
             connection.execute(update(tables.progress).values(confirmed_by=start))
@@ -128,7 +132,9 @@ class HistoryStore:
         self.progress = progress
 
     def skip(self, gap: Gap, rows: Rows, progress: Progress) -> None:
-        """Go on from a state behind a gap. `rows` are the currencies, products and orders in it: orders that were open and are not there are over."""
+        """Go on from a state behind a gap. `rows` are the currencies, products and orders in it: orders that were open
+        and are not there are over.
+        """
         with self._engine.begin() as connection:
             self._advance(connection, progress)
             connection.execute(insert(tables.gaps).values(**msgspec.structs.asdict(gap)))

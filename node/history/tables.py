@@ -1,7 +1,8 @@
 """The tables of the history, for SQLite and PostgreSQL alike. A change here needs a migration in `migrations/versions`.
 
-All numbers are whole, in smallest units, as in the engine: amounts and sizes by their currency's scale, prices in quote units for one whole
-base coin. Times are nanoseconds since the epoch. `sequence` is the place of the command in the one order of all commands.
+All numbers are whole, in smallest units, as in the engine: amounts and sizes by their currency's scale, prices in quote
+units for one whole base coin. Times are nanoseconds since the epoch. `sequence` is the place of the command in the one
+order of all commands.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from sqlalchemy.types import TypeEngine
 
 
 class Sum(TypeDecorator[int]):
-    """A whole number that may need more than 63 bits, as sums of amounts may: NUMERIC, in SQLite its digits as text. Not for comparing."""
+    """A whole number that may need more than 63 bits, as sums of amounts may: NUMERIC, in SQLite its digits as text.
+    Not for comparing.
+    """
 
     impl = Numeric
     cache_ok = True

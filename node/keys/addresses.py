@@ -16,7 +16,8 @@ _MAPPED_BITS = 96
 
 
 def network(text: str) -> Network:
-    """A network such as "192.0.2.0/24", or a lone address; one of IPv4-mapped IPv6 addresses is the IPv4 network that it stands for.
+    """A network such as "192.0.2.0/24", or a lone address; one of IPv4-mapped IPv6 addresses is the IPv4 network that
+    it stands for.
 
     Raises:
         ValueError: it is none, or has bits behind its prefix.
@@ -40,7 +41,9 @@ def of_key(addresses: str) -> tuple[Network, ...]:
 
 
 def parse(text: str) -> Address | None:
-    """An address as sockets and proxies write it, perhaps with a port, brackets or a zone; None if it is none. IPv4-mapped ones become IPv4."""
+    """An address as sockets and proxies write it, perhaps with a port, brackets or a zone; None if it is none.
+    IPv4-mapped ones become IPv4.
+    """
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]
@@ -55,7 +58,9 @@ def parse(text: str) -> Address | None:
 
 
 def allowed(address: str, limits: Sequence[Network]) -> bool:
-    """Whether a key limited to these networks (none: to nothing) may be used from the address. One that is not known is nowhere."""
+    """Whether a key limited to these networks (none: to nothing) may be used from the address. One that is not known is
+    nowhere.
+    """
     if not limits:
         return True
     found = parse(address)
@@ -66,7 +71,8 @@ def client_address(peer: str, forwarded: Sequence[str], proxies: Sequence[Networ
     """Who sent a request: the peer, or behind trusted proxies the last address that is none of theirs.
 
     Args:
-        forwarded: the values of the request's `FORWARDED` headers, in order. Only what trusted proxies appended counts: anybody can send the header.
+        forwarded: the values of the request's `FORWARDED` headers, in order. Only what trusted proxies appended counts:
+            anybody can send the header.
         proxies: the networks of trusted proxies.
     """
     client = parse(peer)

@@ -1,11 +1,13 @@
 """The cluster's keys, and API keys sealed under them.
 
-The secret and the passphrase of an API key are replicated: they are in the log, in snapshots, backups and exports of every node. So they are
-encrypted before they get there, under a *cluster key* of 64 random bytes that each node has in a file of its own, beside its certificate.
-Cluster keys are numbered from 1, and the highest number seals; the others open what they have sealed until it is sealed anew.
+The secret and the passphrase of an API key are replicated: they are in the log, in snapshots, backups and exports of
+every node. So they are encrypted before they get there, under a *cluster key* of 64 random bytes that each node has in
+a file of its own, beside its certificate. Cluster keys are numbered from 1, and the highest number seals; the others
+open what they have sealed until it is sealed anew.
 
-The cipher is AES-SIV (RFC 5297), which is deterministic: a command that is sent again is the same command, byte for byte. The key's id and
-the name of the field are authenticated with it, so a ciphertext is worth nothing in another place.
+The cipher is AES-SIV (RFC 5297), which is deterministic: a command that is sent again is the same command, byte for
+byte. The key's id and the name of the field are authenticated with it, so a ciphertext is worth nothing in another
+place.
 """
 
 from __future__ import annotations
@@ -71,13 +73,17 @@ class ApiKey:
 
     @cached_property
     def _hmac_states(self) -> tuple[hashlib._Hash, hashlib._Hash]:
-        """SHA-256 after the inner and the outer padded secret (RFC 2104): a signature then costs 4 us in place of 15 by `hmac.digest`."""
+        """SHA-256 after the inner and the outer padded secret (RFC 2104): a signature then costs 4 us in place of 15 by
+        `hmac.digest`.
+        """
         padded = (self._secret if len(self._secret) <= _BLOCK else hashlib.sha256(self._secret).digest()).ljust(_BLOCK, b"\0")
         return hashlib.sha256(bytes(byte ^ 0x36 for byte in padded)), hashlib.sha256(bytes(byte ^ 0x5C for byte in padded))
 
     @property
     def _secret(self) -> bytes:
-        """The secret itself. Keys are put with a secret that decodes to something; one of an old log that does not proves nothing."""
+        """The secret itself. Keys are put with a secret that decodes to something; one of an old log that does not
+        proves nothing.
+        """
         try:
             decoded = base64.b64decode(self.secret, validate=True)
         except ValueError:
@@ -117,7 +123,8 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ClusterKeys:
-    """The cluster keys that a node has. The file is read again when it has changed, so a node needs no restart for another key.
+    """The cluster keys that a node has. The file is read again when it has changed, so a node needs no restart for
+    another key.
 
     Raises:
         ClusterKeyError: the file is there and is not one of cluster keys. One that is not there holds none.
@@ -143,8 +150,8 @@ class ClusterKeys:
         return self.numbers[-1]
 
     def seal(self, command: PutApiKey) -> PutApiKey:
-        """The command with its secret and passphrase sealed under the newest key; one that is sealed already stays as it is, and a revocation where
-        there is no cluster key.
+        """The command with its secret and passphrase sealed under the newest key; one that is sealed already stays as
+        it is, and a revocation where there is no cluster key.
 
         Raises:
             ClusterKeyError: there is no cluster key here.
@@ -202,7 +209,9 @@ class ClusterKeys:
             ) from None
 
     def _refresh(self) -> None:
-        """Read the file again if it has changed. What cannot be read changes nothing here: a running node keeps what it has."""
+        """Read the file again if it has changed. What cannot be read changes nothing here: a running node keeps what it
+        has.
+        """
         try:
             self._read()
         except ClusterKeyError as error:
@@ -215,7 +224,8 @@ class ClusterKeys:
             return
         except OSError as error:
             raise ClusterKeyError(f"{self.path}: cannot be read: {error.strerror}") from error
-        # Of these times the one that a change of the file's owner moves, too: it may become readable without being written.
+        # Of these times the one that a change of the file's owner moves, too: it may become readable without being
+        # written.
         mark = (status.st_ctime_ns, status.st_size, status.st_ino)
         if mark != self._mark:
             self._mark = mark

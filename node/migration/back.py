@@ -34,7 +34,8 @@ class WayBack:
         The last ones may not have been committed.
 
         Raises:
-            DataDirectoryError: entries are missing here: the node took a snapshot from another one. Or the log is damaged.
+            DataDirectoryError: entries are missing here: the node took a snapshot from another one. Or the log is
+                damaged.
         """
         expected = 0
         try:
@@ -82,7 +83,8 @@ def way_back(data: Path) -> WayBack:
 
 
 def ways_back(directories: Sequence[Path]) -> dict[Path, WayBack]:
-    """How to undo the latest migration of several nodes. Those that are back already, where that was interrupted, are left out.
+    """How to undo the latest migration of several nodes. Those that are back already, where that was interrupted, are
+    left out.
 
     Raises:
         DataDirectoryError: one of the others has no migration that could be undone.

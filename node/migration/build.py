@@ -1,7 +1,9 @@
-"""The data of a directory in another ABI, made in a new directory and checked. The source is only read: a rehearsal is just that.
+"""The data of a directory in another ABI, made in a new directory and checked. The source is only read: a rehearsal is
+just that.
 
-Snapshot, log entries (committed or not), terms, indexes and votes: all of it, so that the node takes part in Raft as if nothing had happened.
-Other nodes convert theirs; since converting follows from the bytes alone, equal entries stay equal.
+Snapshot, log entries (committed or not), terms, indexes and votes: all of it, so that the node takes part in Raft as if
+nothing had happened. Other nodes convert theirs; since converting follows from the bytes alone, equal entries stay
+equal.
 """
 
 from __future__ import annotations
@@ -189,7 +191,9 @@ class Builder:
         )
 
     def _replay(self, entries: list[LogEntry], index: int) -> tuple[int, int, bytes]:
-        """Apply what is behind the snapshot to an engine of its own: how many commands, how many it rejects, and the hash at the end."""
+        """Apply what is behind the snapshot to an engine of its own: how many commands, how many it rejects, and the
+        hash at the end.
+        """
         engine = self._state.engine if index else Engine()
         if engine is None or self._to != self._current.abi:
             return 0, 0, b""

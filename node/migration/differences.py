@@ -1,4 +1,6 @@
-"""What a migration changes in the tables, for a person to judge: columns that came and went, and rows that differ in the columns that stay."""
+"""What a migration changes in the tables, for a person to judge: columns that came and went, and rows that differ in
+the columns that stay.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ SAMPLES = 3
 
 
 class Column(msgspec.Struct, frozen=True):
-    """A column that came or went: how many different values it has, some of them as in TSV, and the number of rows that have the first."""
+    """A column that came or went: how many different values it has, some of them as in TSV, and the number of rows that
+    have the first.
+    """
 
     name: str
     values: int
@@ -28,10 +32,10 @@ class Column(msgspec.Struct, frozen=True):
 class TableDifference(msgspec.Struct, frozen=True):
     """One table. `table` is its name before, "" if it came; `becomes` that afterwards, "" if it went.
 
-    Rows are compared by their keys, in the columns that are there before and after: `same`, `changed`, `gone`, `came` are numbers of rows, and
-    `columns_changed` has in how many of the changed ones a column differs. What an outcome or another value of several parts has besides what
-    it had is no difference. `lines` are TSV: the headers, then the rows that are gone or were changed ("-"), and those that came or what they were
-    changed to ("+").
+    Rows are compared by their keys, in the columns that are there before and after: `same`, `changed`, `gone`, `came`
+    are numbers of rows, and `columns_changed` has in how many of the changed ones a column differs. What an outcome or
+    another value of several parts has besides what it had is no difference. `lines` are TSV: the headers, then the rows
+    that are gone or were changed ("-"), and those that came or what they were changed to ("+").
     """
 
     table: str

@@ -21,7 +21,9 @@ LOG = "log"
 
 @dataclass(frozen=True)
 class Found:
-    """A data directory's contents. `snapshot` is the newest one; `abi` that of everything, None if nothing was stored yet."""
+    """A data directory's contents. `snapshot` is the newest one; `abi` that of everything, None if nothing was stored
+    yet.
+    """
 
     data: Path
     abi: str | None
@@ -35,7 +37,8 @@ class Found:
 
 
 def check_known(found: Found, releases: Releases, own: str) -> None:
-    """Refuse data whose ABI has no description here; by the versions, a later one is told from one that was never released.
+    """Refuse data whose ABI has no description here; by the versions, a later one is told from one that was never
+    released.
 
     Args:
         own: the version of this software.

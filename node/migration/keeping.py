@@ -1,7 +1,9 @@
-"""What a node keeps when the level changes: its data as the former version would go on with it, for `quorumbook rollback`.
+"""What a node keeps when the level changes: its data as the former version would go on with it, for `quorumbook
+rollback`.
 
-The newest snapshot of the former level, its files as hard links, and the log behind it up to the entry before the one that changed the level. It lies
-in `data/former/ABI`, as after a migration with all nodes stopped, until `quorumbook migrate --finalize`.
+The newest snapshot of the former level, its files as hard links, and the log behind it up to the entry before the one
+that changed the level. It lies in `data/former/ABI`, as after a migration with all nodes stopped, until `quorumbook
+migrate --finalize`.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ DRAFT = "keeping.tmp"
 
 
 def keep(data: Path, node_id: str, change: SetLevel, index: int) -> bool:
-    """Keep the data of the former level, unless that was done before. Whether it is kept now. Runs in a thread beside the engine.
+    """Keep the data of the former level, unless that was done before. Whether it is kept now. Runs in a thread beside
+    the engine.
 
     Args:
         index: of the log entry that changed the level.

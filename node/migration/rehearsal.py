@@ -1,4 +1,6 @@
-"""A migration of a copy: what a start would do, what it would need, and what would be different. The source is only read."""
+"""A migration of a copy: what a start would do, what it would need, and what would be different. The source is only
+read.
+"""
 
 from __future__ import annotations
 

@@ -29,7 +29,8 @@ def chains(config: NodeConfig) -> Chains:
 
 
 def at_start(config: NodeConfig, known: Chains | None = None) -> Built | None:
-    """Bring the data directory to this software's ABI; None if it has it already. Nobody else may use the directory meanwhile.
+    """Bring the data directory to this software's ABI; None if it has it already. Nobody else may use the directory
+    meanwhile.
 
     Raises:
         UnknownAbiError, MigrationError: it cannot be done; the data is as it was.

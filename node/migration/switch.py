@@ -5,8 +5,8 @@
     DATA/rollback.ready/     likewise, on the way back
     DATA/former/ABI/         the data as the version with that ABI left it, until `quorumbook migrate --finalize`
 
-In between, `snapshots` and `log` may be of different ABIs for a moment: no version starts on that, and the next start of this one
-finishes the switch.
+In between, `snapshots` and `log` may be of different ABIs for a moment: no version starts on that, and the next start
+of this one finishes the switch.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ _PARTS = (SNAPSHOTS, LOG)
 
 
 class Record(msgspec.Struct, frozen=True):
-    """What is kept beside the former data: from which ABI to which, by which software and steps (a digest), where the log ended, and the
-    state's hash there (hex)."""
+    """What is kept beside the former data: from which ABI to which, by which software and steps (a digest), where the
+    log ended, and the state's hash there (hex)."""
 
     from_abi: str
     to_abi: str
@@ -166,10 +166,11 @@ def _exchange(data: Path, ready: Path, aside: Path) -> None:
 
 
 def go_back(data: Path, record: Record) -> None:
-    """Put the data from before a migration in its place again; what is there now goes, also from the archive. Durable on return.
+    """Put the data from before a migration in its place again; what is there now goes, also from the archive. Durable
+    on return.
 
-    The node's term is raised beyond every term it has known: see `log_conversion.raise_term`. What was undone is noted, so that whatever
-    read the log meanwhile (the history) notices that it went.
+    The node's term is raised beyond every term it has known: see `log_conversion.raise_term`. What was undone is noted,
+    so that whatever read the log meanwhile (the history) notices that it went.
     """
     kept = data / FORMER / record.from_abi
     now = hardstate.load(RealDisk(data / LOG))
@@ -183,14 +184,17 @@ def go_back(data: Path, record: Record) -> None:
 
 
 def _drop_archived(archive: Path, abi: str) -> None:
-    """Delete the archived segments of an ABI: after a way back their entries are in no log any more, and a second migration makes others."""
+    """Delete the archived segments of an ABI: after a way back their entries are in no log any more, and a second
+    migration makes others.
+    """
     for name, found in (segment_abis(archive) if archive.is_dir() else {}).items():
         if found == abi:
             (archive / name).unlink()
 
 
 def finalize(data: Path, *, keep_archive: bool) -> int:
-    """Delete all former data, and log segments that were only kept for the way back. How many migrations were made final.
+    """Delete all former data, and log segments that were only kept for the way back. How many migrations were made
+    final.
 
     The node may run. Its archive directory stays, since it may be about to move a segment there.
 

@@ -1,7 +1,8 @@
-"""The cluster as one address: `ClusterClient` finds the leader, follows it, and sends the same commands until they are answered.
+"""The cluster as one address: `ClusterClient` finds the leader, follows it, and sends the same commands until they are
+answered.
 
-Commands carry ids, and a node answers an id that it has seen with the first outcome; so sending again is always safe, and a failover
-is a pause for the caller, not an error.
+Commands carry ids, and a node answers an id that it has seen with the first outcome; so sending again is always safe,
+and a failover is a pause for the caller, not an error.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ BACKOFF_MAX = 0.2
 
 PING_INTERVAL = 0.5
 PING_TIMEOUT = 1.0
-"""A connection is asked for the node's status every interval; one that does not answer within the timeout is cut, so that what is under
-way on it goes to another node. Commands themselves have no such limit: a long queue is no reason to send them again."""
+"""A connection is asked for the node's status every interval; one that does not answer within the timeout is cut, so
+that what is under way on it goes to another node. Commands themselves have no such limit: a long queue is no reason to
+send them again."""
 
 _SAME_NODE = frozenset({FailCode.OVERLOADED, FailCode.BUSY, FailCode.RATE_LIMITED})
 """Failures that the same node may not have a moment later."""
@@ -65,7 +67,8 @@ class ClusterClient:
         addresses: node id -> "host:port" or "unix:/path"; one that belongs to the cluster is enough to begin with.
         deadline: seconds until a call gives up, unless the call names its own.
         client: what this client calls itself in the nodes' logs.
-        abi: send nothing to a leader whose schema is another one: it could not read it, or would read something else. "": send to any.
+        abi: send nothing to a leader whose schema is another one: it could not read it, or would read something else.
+            "": send to any.
     """
 
     def __init__(
@@ -98,14 +101,15 @@ class ClusterClient:
         deadline: float | None = None,
         on_resend: Callable[[], None] = lambda: None,
     ) -> list[AnyOutcome]:
-        """Apply commands on the leader; their outcomes, in order. The same commands, with the same ids, go to every leader tried.
+        """Apply commands on the leader; their outcomes, in order. The same commands, with the same ids, go to every
+        leader tried.
 
         Args:
             on_resend: called before the commands go out again while the outcome of an attempt before is unknown.
 
         Raises:
-            RequestFailed: NO_LEADER (certainly not applied) or OUTCOME_UNKNOWN (perhaps applied) when the deadline passed;
-                any other code at once.
+            RequestFailed: NO_LEADER (certainly not applied) or OUTCOME_UNKNOWN (perhaps applied) when the deadline
+                passed; any other code at once.
         """
         fixed = list(commands)
         return await self._on_leader(lambda connection: connection.submit(fixed), deadline, on_resend)
@@ -115,7 +119,9 @@ class ClusterClient:
 
     @property
     def query(self) -> Querier:
-        """Read from the leader, or while there is none from a node that answers (a linearizable read waits for a leader)."""
+        """Read from the leader, or while there is none from a node that answers (a linearizable read waits for a
+        leader).
+        """
         return self._query
 
     @property
@@ -152,10 +158,12 @@ class ClusterClient:
         return await self._on_leader(lambda connection: connection.change_level(version, check=check), deadline)
 
     async def events(self, product_id: str, from_sequence: int = 0) -> AsyncGenerator[list[AnyEvent], None]:
-        """A product's events from `from_sequence` on (0: from now), without gap or repetition, from any node, changing nodes as they die.
+        """A product's events from `from_sequence` on (0: from now), without gap or repetition, from any node, changing
+        nodes as they die.
 
         Raises:
-            RequestFailed: TOO_OLD (no node keeps that sequence any more), NOT_FOUND (no node knows the product), or another refusal.
+            RequestFailed: TOO_OLD (no node keeps that sequence any more), NOT_FOUND (no node knows the product), or
+                another refusal.
         """
         reader = FeedReader(self._open, lambda: self._order, product_id, from_sequence)
         try:
@@ -251,7 +259,9 @@ class ClusterClient:
         return True
 
     def _know(self, node_id: str, address: str) -> bool:
-        """Take up a node; False if nobody told its address. An address that was given stays: it may be another way to the node."""
+        """Take up a node; False if nobody told its address. An address that was given stays: it may be another way to
+        the node.
+        """
         if node_id not in self._addresses:
             if not address:
                 return False
@@ -261,7 +271,9 @@ class ClusterClient:
         return True
 
     def _learn(self, status: NodeStatus) -> None:
-        """Take up the members that a node names. Who is none any more is not tried again; a node that has not caught up cannot say who."""
+        """Take up the members that a node names. Who is none any more is not tried again; a node that has not caught up
+        cannot say who.
+        """
         for member in status.members:
             self._know(member.node_id, member.native)
         if status.ready and status.members:

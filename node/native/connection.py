@@ -79,8 +79,8 @@ CONNECT_TIMEOUT = 2.0
 CLOSE_TIMEOUT = 1.0
 """Seconds that `close` waits for what is written to leave."""
 JOINED_MAX = 500
-"""Commands of several submissions in one frame. A command takes at most about 600 bytes, so such a frame stays below 300 kB: far below
-`FRAME_MAX`, and short enough that the node's loop decodes it in about a millisecond."""
+"""Commands of several submissions in one frame. A command takes at most about 600 bytes, so such a frame stays below
+300 kB: far below `FRAME_MAX`, and short enough that the node's loop decodes it in about a millisecond."""
 
 _OF_ONE = frozenset(
     {
@@ -206,8 +206,8 @@ class _Wire(asyncio.Protocol):
 class NativeConnection:
     """One connection; many requests may be under way at once.
 
-    Made by `open`. When the connection ends, by whichever side, everything under way raises `ConnectionLost`, `closed` is set
-    and `close_reason` says why. Not thread-safe: use it from its event loop.
+    Made by `open`. When the connection ends, by whichever side, everything under way raises `ConnectionLost`, `closed`
+    is set and `close_reason` says why. Not thread-safe: use it from its event loop.
     """
 
     def __init__(self) -> None:
@@ -240,7 +240,8 @@ class NativeConnection:
 
         Raises:
             ConnectionLost: nobody there, no answer in `timeout` seconds, or TLS failed.
-            RequestFailed: the node refused the greeting (UNAUTHORIZED, STOPPING, BAD_REQUEST for another protocol version).
+            RequestFailed: the node refused the greeting (UNAUTHORIZED, STOPPING, BAD_REQUEST for another protocol
+                version).
         """
         connection = cls()
         try:
@@ -267,9 +268,10 @@ class NativeConnection:
     async def submit(self, commands: Sequence[AnyCommand]) -> list[AnyOutcome]:
         """Apply commands; their outcomes in the same order, durable on a quorum.
 
-        Submissions of one turn of the event loop are written together, in order; those in a row that are for the same account travel in one frame.
-        Each stays together and succeeds or fails by itself. Those of different accounts have frames of their own, because the node lets accounts take
-        turns: one account's long queue must not hold back another one's answers.
+        Submissions of one turn of the event loop are written together, in order; those in a row that are for the same
+        account travel in one frame. Each stays together and succeeds or fails by itself. Those of different accounts
+        have frames of their own, because the node lets accounts take turns: one account's long queue must not hold back
+        another one's answers.
 
         Raises:
             RequestFailed: not applied, except OUTCOME_UNKNOWN (perhaps applied: send the same commands again).
@@ -278,7 +280,9 @@ class NativeConnection:
         return await self.enqueue(commands)
 
     def enqueue(self, commands: Sequence[AnyCommand]) -> asyncio.Future[list[AnyOutcome]]:
-        """The future of what `submit` returns or raises. A future that is cancelled before the commands have left takes them back."""
+        """The future of what `submit` returns or raises. A future that is cancelled before the commands have left takes
+        them back.
+        """
         outcomes: asyncio.Future[list[AnyOutcome]] = asyncio.get_running_loop().create_future()
         self.enqueue_for(list(commands), outcomes)
         return outcomes
@@ -294,7 +298,9 @@ class NativeConnection:
             asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
-        """Write what is queued, in frames of whole submissions. While the transport takes nothing more, it waits for `resume_writing`."""
+        """Write what is queued, in frames of whole submissions. While the transport takes nothing more, it waits for
+        `resume_writing`.
+        """
         if not self._wire.writable.is_set():
             return
         self._flushing = False
@@ -317,7 +323,9 @@ class NativeConnection:
             self._wire.transport.write(b"".join(frames))
 
     def _frames(self, joined: list[_Submission]) -> list[bytes]:
-        """The frame of these submissions; none where there is nobody to send it to. What does not fit into one goes one submission at a time."""
+        """The frame of these submissions; none where there is nobody to send it to. What does not fit into one goes one
+        submission at a time.
+        """
         if self.closed.is_set() or self._wire.transport is None:
             _fail(joined, lambda: ConnectionLost(self.close_reason))
             return []
@@ -350,7 +358,9 @@ class NativeConnection:
             start = end
 
     def _not_applied(self, joined: list[_Submission], error: RequestFailed) -> None:
-        """The node refused a frame. A fault of one submission must not reach the others: nothing was done, so each is sent by itself."""
+        """The node refused a frame. A fault of one submission must not reach the others: nothing was done, so each is
+        sent by itself.
+        """
         if len(joined) > 1 and error.code in _OF_ONE:
             alone = [data for submission in joined if not submission.outcomes.done() for data in self._frames([submission])]
             if alone and self._wire.transport is not None:
@@ -365,16 +375,20 @@ class NativeConnection:
 
     @property
     def query(self) -> Querier:
-        """Read; typed by the query. Raises `RequestFailed` (NOT_FOUND, NOT_LEADER for linearizable ones ...) and `ConnectionLost`."""
+        """Read; typed by the query. Raises `RequestFailed` (NOT_FOUND, NOT_LEADER for linearizable ones ...) and
+        `ConnectionLost`.
+        """
         return self._query
 
     async def subscribe(
         self, product_id: str, from_sequence: int, on_events: EventsCallback, on_end: EndCallback | None = None
     ) -> int:
-        """Have `on_events` called with the product's events from `from_sequence` on (0: from now). Returns the first one's sequence.
+        """Have `on_events` called with the product's events from `from_sequence` on (0: from now). Returns the first
+        one's sequence.
 
-        One subscription a product. `on_events` runs in the event loop and must be short. If the node ends the subscription
-        (TOO_OLD: it has jumped ahead by a snapshot, or this reader was too slow) `on_end` is called; without one the connection closes.
+        One subscription a product. `on_events` runs in the event loop and must be short. If the node ends the
+        subscription (TOO_OLD: it has jumped ahead by a snapshot, or this reader was too slow) `on_end` is called;
+        without one the connection closes.
 
         Raises:
             RequestFailed: NOT_FOUND, TOO_OLD.
@@ -405,9 +419,11 @@ class NativeConnection:
         self._subscriptions.pop(product_id, None)
 
     async def follow_keys(self, on_change: KeysCallback) -> None:
-        """Have `on_change` called with the ids of API keys that change, with none where any may have: also, once, when the connection ends.
+        """Have `on_change` called with the ids of API keys that change, with none where any may have: also, once, when
+        the connection ends.
 
-        A change comes before every answer that reflects it. Raises `RequestFailed` (FORBIDDEN: for gateways only), `ConnectionLost`.
+        A change comes before every answer that reflects it. Raises `RequestFailed` (FORBIDDEN: for gateways only),
+        `ConnectionLost`.
         """
         self._on_keys = on_change
         request_id = next(self._request_ids)
@@ -423,24 +439,32 @@ class NativeConnection:
         return msgspec.msgpack.decode(answer.body, type=bool)
 
     async def add_member(self, address: NodeAddress, *, read_only: bool = False) -> int:
-        """Make a node a member of the cluster; see `protocol.AddMember`. The index of the log entry. Raises `RequestFailed`, `ConnectionLost`."""
+        """Make a node a member of the cluster; see `protocol.AddMember`. The index of the log entry. Raises
+        `RequestFailed`, `ConnectionLost`.
+        """
         return await self._change(
             lambda request_id: AddMember(request_id, address.node_id, address.raft, address.native, address.http, read_only)
         )
 
     async def change_level(self, version: str, *, check: bool = False) -> LevelReport:
-        """Change the cluster's level, or see what speaks against it; see `protocol.ChangeLevel`. Raises `RequestFailed`, `ConnectionLost`."""
+        """Change the cluster's level, or see what speaks against it; see `protocol.ChangeLevel`. Raises
+        `RequestFailed`, `ConnectionLost`.
+        """
         request_id = next(self._request_ids)
         answer: Answer = await self._request(request_id, ChangeLevel(request_id, version, check))
         return msgspec.msgpack.decode(answer.body, type=LevelReport)
 
     async def prepare_level(self, abi: str) -> None:
-        """Have the node make its state ready for a level; see `protocol.PrepareLevel`. Raises `RequestFailed`, `ConnectionLost`."""
+        """Have the node make its state ready for a level; see `protocol.PrepareLevel`. Raises `RequestFailed`,
+        `ConnectionLost`.
+        """
         request_id = next(self._request_ids)
         await self._request(request_id, PrepareLevel(request_id, abi))
 
     async def remove_member(self, node_id: str, *, force: bool = False) -> int:
-        """Remove a node from the cluster; see `protocol.RemoveMember`. The index of the log entry. Raises `RequestFailed`, `ConnectionLost`."""
+        """Remove a node from the cluster; see `protocol.RemoveMember`. The index of the log entry. Raises
+        `RequestFailed`, `ConnectionLost`.
+        """
         return await self._change(lambda request_id: RemoveMember(request_id, node_id, force))
 
     async def _change(self, request: Callable[[int], AnyRequest]) -> int:
@@ -566,7 +590,9 @@ class NativeConnection:
             self._ended(failed.request_id, error)
 
     def _ended(self, request_id: int, error: RequestFailed) -> None:
-        """A failure that answers no request under way: the end of a subscription, of the connection (0), or of a request given up."""
+        """A failure that answers no request under way: the end of a subscription, of the connection (0), or of a
+        request given up.
+        """
         for product_id, subscription in list(self._subscriptions.items()):
             if subscription.request_id == request_id:
                 del self._subscriptions[product_id]
@@ -609,7 +635,9 @@ def _fail(joined: Sequence[_Submission], error: Callable[[], Exception]) -> None
 
 
 def hello(credentials: Credentials | None, client: str, now: float) -> Hello:
-    """The first message of a connection: signed with `credentials`, or without them that of a gateway. `now` is Unix seconds."""
+    """The first message of a connection: signed with `credentials`, or without them that of a gateway. `now` is Unix
+    seconds.
+    """
     if credentials is None:
         return Hello(PROTOCOL_VERSION, client)
     timestamp = f"{now:.3f}"

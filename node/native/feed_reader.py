@@ -28,8 +28,8 @@ _PASSING = frozenset({FailCode.STOPPING, FailCode.OVERLOADED, FailCode.NO_LEADER
 class FeedReader:
     """One product's events in order, without gap or repetition, over connections of its own.
 
-    `open_node(node_id)` opens a connection that is this reader's alone. `nodes` are those to read from at the moment, at least one.
-    `from_sequence` 0 means from now on.
+    `open_node(node_id)` opens a connection that is this reader's alone. `nodes` are those to read from at the moment,
+    at least one. `from_sequence` 0 means from now on.
     """
 
     def __init__(
@@ -60,7 +60,8 @@ class FeedReader:
         """The next events, at least one. Waits as long as there are none.
 
         Raises:
-            RequestFailed: no node can serve the next event (TOO_OLD), none knows the product (NOT_FOUND), or a refusal such as FORBIDDEN.
+            RequestFailed: no node can serve the next event (TOO_OLD), none knows the product (NOT_FOUND), or a refusal
+                such as FORBIDDEN.
         """
         while not self._pending:
             if self._connection is None:
@@ -139,7 +140,9 @@ class FeedReader:
             self._nodes.rotate(-1)
 
     async def _serves(self, connection: NativeConnection) -> bool:
-        """Whether the node still follows the cluster: one that was cut off from it has no news and does not know that it has none."""
+        """Whether the node still follows the cluster: one that was cut off from it has no news and does not know that
+        it has none.
+        """
         try:
             status = await connection.query(StatusQuery())
         except (ConnectionLost, RequestFailed):

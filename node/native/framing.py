@@ -1,7 +1,8 @@
 """Frames of the native protocol: cutting a stream into messages, and saying in words what is wrong with a message.
 
-A frame is a 4-byte big-endian length and that many bytes of msgpack. What a client sends is at most `protocol.FRAME_MAX` long; what a
-node sends may be longer (the answer to a `CancelAll` of ten thousand orders, a book at level 3), up to `RESPONSE_MAX`.
+A frame is a 4-byte big-endian length and that many bytes of msgpack. What a client sends is at most
+`protocol.FRAME_MAX` long; what a node sends may be longer (the answer to a `CancelAll` of ten thousand orders, a book
+at level 3), up to `RESPONSE_MAX`.
 """
 
 from __future__ import annotations
@@ -19,10 +20,14 @@ RESPONSE_MAX = 64 * 1024 * 1024
 """Bytes of one frame that a node sends. A book of 100,000 orders a side at level 3 is about 6 MB."""
 
 UNDECODABLE = (msgspec.DecodeError, ValueError, TypeError, OverflowError, RecursionError)
-"""What decoding hostile bytes may raise: text that is not UTF-8, numbers and times out of range, maps with impossible keys, endless nesting."""
+"""What decoding hostile bytes may raise: text that is not UTF-8, numbers and times out of range, maps with impossible
+keys, endless nesting.
+"""
 
 EXPLAINED_MAX = 64 * 1024
-"""Bytes of a message in which the field of a fault is named wherever it is. What stands before it has to be skipped: 0.4 ms for so many bytes."""
+"""Bytes of a message in which the field of a fault is named wherever it is. What stands before it has to be skipped:
+0.4 ms for so many bytes.
+"""
 
 _PREFIX = 4
 _encode = msgspec.msgpack.Encoder().encode
@@ -52,8 +57,8 @@ def array_head(count: int) -> bytes:
 class FrameSplitter:
     """Cuts what arrives on one connection into frames.
 
-    `feed` returns the frames that are now whole; the rest waits. Memory is bounded by `limit`, the longest frame in bytes, and one read
-    of the transport. `limit` may be changed between frames.
+    `feed` returns the frames that are now whole; the rest waits. Memory is bounded by `limit`, the longest frame in
+    bytes, and one read of the transport. `limit` may be changed between frames.
     """
 
     def __init__(self, limit: int = FRAME_MAX) -> None:
@@ -70,7 +75,8 @@ class FrameSplitter:
         """The bodies of the frames that `data` completes, in order.
 
         Raises:
-            FramingError: a frame is announced that is empty or longer than the limit. The splitter is of no use after that.
+            FramingError: a frame is announced that is empty or longer than the limit. The splitter is of no use after
+                that.
         """
         rest = self._rest
         if not rest:
@@ -104,7 +110,9 @@ class FrameSplitter:
 
 
 class MalformedError(QuorumbookError):
-    """A whole frame that is no request. `text` names what is wrong and where; `request_id` is 0 where it cannot be seen."""
+    """A whole frame that is no request. `text` names what is wrong and where; `request_id` is 0 where it cannot be
+    seen.
+    """
 
     def __init__(self, text: str, request_id: int) -> None:
         super().__init__(text)
@@ -126,7 +134,9 @@ def decode_request(body: bytes) -> AnyRequest:
 
 
 def request_id_of(body: bytes) -> int:
-    """The request id of a message, read from its first bytes; 0 where there is none to be seen. The rest of the message is not looked at."""
+    """The request id of a message, read from its first bytes; 0 where there is none to be seen. The rest of the message
+    is not looked at.
+    """
     try:
         head = _array(body)
         if head is None or head[0] < 2:
@@ -150,7 +160,9 @@ _INTEGERS = {0xCC: (1, False), 0xCD: (2, False), 0xCE: (4, False), 0xCF: (8, Fal
 
 
 def _array(data: bytes | memoryview) -> tuple[int, int] | None:
-    """How many elements the msgpack array at the beginning of `data` has, and where the first stands. None: it is no array."""
+    """How many elements the msgpack array at the beginning of `data` has, and where the first stands. None: it is no
+    array.
+    """
     first = data[0]
     if first & 0xF0 == 0x90:
         return first & 0x0F, 1
@@ -161,7 +173,9 @@ def _array(data: bytes | memoryview) -> tuple[int, int] | None:
 
 
 def _integer(data: bytes | memoryview, at: int) -> tuple[int, int]:
-    """The msgpack integer at a place, and where it ends; (0, its place) where there is none. Raises IndexError at the end of the data."""
+    """The msgpack integer at a place, and where it ends; (0, its place) where there is none. Raises IndexError at the
+    end of the data.
+    """
     first = data[at]
     if first < 0x80:
         return first, at + 1
@@ -176,9 +190,9 @@ def _integer(data: bytes | memoryview, at: int) -> tuple[int, int]:
 def explain(error: Exception, body: bytes, root: object = AnyRequest) -> str:
     """What a decoding error means, with the path in words: "commands[0].price: Expected `int`, got `str`".
 
-    `root` is the type that was expected. Falls back to the decoder's own words where the path cannot be followed, and for a fault deep inside a long
-    message. Only the elements beside the path are looked at, and only of arrays of at most `COMMANDS_MAX`: nobody makes a node do more by sending
-    nonsense.
+    `root` is the type that was expected. Falls back to the decoder's own words where the path cannot be followed, and
+    for a fault deep inside a long message. Only the elements beside the path are looked at, and only of arrays of at
+    most `COMMANDS_MAX`: nobody makes a node do more by sending nonsense.
     """
     text = str(error) or type(error).__name__
     problem, found, path = text.partition(" - at `$")

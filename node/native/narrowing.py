@@ -1,7 +1,7 @@
 """Requests for a node of an earlier version, as that version reads them.
 
-A node refuses what it does not know. Messages are append-only: what a later version added stands at the end and has a default. So a request that
-needs nothing new is sent without it, and one that does is refused here, before it is sent.
+A node refuses what it does not know. Messages are append-only: what a later version added stands at the end and has a
+default. So a request that needs nothing new is sent without it, and one that does is refused here, before it is sent.
 """
 
 from __future__ import annotations

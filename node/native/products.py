@@ -15,10 +15,11 @@ _FIELDS = [name for name in ProductRow.__struct_fields__ if name in PutProduct._
 
 
 def put_again(row: ProductRow, command_id: str, **changes: object) -> PutProduct:
-    """The command that puts a product as it was read, but for `changes`, fields of the row. Tick, lot and currencies cannot change at all.
+    """The command that puts a product as it was read, but for `changes`, fields of the row. Tick, lot and currencies
+    cannot change at all.
 
-    It is refused with CHANGED_MEANWHILE if somebody else has changed the product since it was read, so that nobody's change is lost: read it
-    again then. A status that is not among the changes stays whatever it is.
+    It is refused with CHANGED_MEANWHILE if somebody else has changed the product since it was read, so that nobody's
+    change is lost: read it again then. A status that is not among the changes stays whatever it is.
     """
     put = PutProduct(OPERATOR, command_id, **{name: getattr(row, name) for name in _FIELDS})
     return msgspec.structs.replace(put, keep_status="status" not in changes, expected_version=row.version, **changes)

@@ -1,13 +1,14 @@
 """The native protocol: length-prefixed msgpack frames, over a Unix socket or over TCP with TLS.
 
-A frame is a 4-byte big-endian length and that many bytes of msgpack: one message of this module, an array whose first element is its
-tag. A client begins with `Hello` and waits for `Welcome`; then it may send any number of requests without waiting. Each
-request carries the client's `request_id` (any whole number, echoed in the answer); answers may come in another order. `Events` come
-unasked after `Subscribe`.
+A frame is a 4-byte big-endian length and that many bytes of msgpack: one message of this module, an array whose first
+element is its tag. A client begins with `Hello` and waits for `Welcome`; then it may send any number of requests
+without waiting. Each request carries the client's `request_id` (any whole number, echoed in the answer); answers may
+come in another order. `Events` come unasked after `Subscribe`.
 
-Who may speak: a connection over the node's Unix socket, or one over TLS that shows a node's certificate, is a *gateway* and acts
-for every account. Any other connection signs its `Hello` with an API key and acts for that key's account, within its permissions.
-`signature` is base64(HMAC-SHA256(base64-decoded secret, timestamp + "HELLO" + "/native")), `timestamp` is Unix seconds as text.
+Who may speak: a connection over the node's Unix socket, or one over TLS that shows a node's certificate, is a *gateway*
+and acts for every account. Any other connection signs its `Hello` with an API key and acts for that key's account,
+within its permissions. `signature` is base64(HMAC-SHA256(base64-decoded secret, timestamp + "HELLO" + "/native")),
+`timestamp` is Unix seconds as text.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ COMMANDS_MAX = COMMANDS_PER_SUBMIT_MAX
 """Commands in one `Submit`. The decoder knows it, so that a longer list is refused before its first command is decoded."""
 
 FRAME_MAX = 512 * 1024
-"""Bytes of one frame of a client: as much as a log entry holds, so `COMMANDS_MAX` commands of 450 bytes each fit. The longest order that
-the rules admit has about 700 bytes, an ordinary one 100. A peer that announces more is cut off."""
+"""Bytes of one frame of a client: as much as a log entry holds, so `COMMANDS_MAX` commands of 450 bytes each fit. The
+longest order that the rules admit has about 700 bytes, an ordinary one 100. A peer that announces more is cut off."""
 
 
 class FailCode(IntEnum):
@@ -74,7 +75,9 @@ class FailCode(IntEnum):
     BUSY = 17
     """Nothing was done: another change of the membership is under way, or the leader is very new. Send it again soon."""
     RATE_LIMITED = 18
-    """Nothing was done: the key or the account has asked for more than its share. The message says in how many seconds to send it again."""
+    """Nothing was done: the key or the account has asked for more than its share. The message says in how many seconds
+    to send it again.
+    """
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=1):
@@ -89,8 +92,8 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
 
 class Submit(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=2):
-    """Apply commands, in this order, with no other promise than that: each is decided by itself. At most 1,000 of them. Answer:
-    `Results`."""
+    """Apply commands, in this order, with no other promise than that: each is decided by itself. At most 1,000 of them.
+    Answer: `Results`."""
 
     request_id: int
     commands: Annotated[list[AnyCommand], msgspec.Meta(max_length=COMMANDS_MAX)]
@@ -123,10 +126,12 @@ class OrderQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
 
 class OrdersQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=6):
-    """Orders of the account, newest first, at most 1,000. Answer: list of `OrderState`. `before_id` pages: only ids below it (0: all).
+    """Orders of the account, newest first, at most 1,000. Answer: list of `OrderState`. `before_id` pages: only ids
+    below it (0: all).
 
-    The rest narrows the list down, where it is not 0 or empty: to ids above `above_id`; to `statuses`, a sum of 2**status; to orders made
-    at `created_from` or later and before `created_to`; to orders that hold some of the currency `holds`.
+    The rest narrows the list down, where it is not 0 or empty: to ids above `above_id`; to `statuses`, a sum of
+    2**status; to orders made at `created_from` or later and before `created_to`; to orders that hold some of the
+    currency `holds`.
     """
 
     account_id: str
@@ -163,26 +168,27 @@ class TradesQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
 
 
 class AuctionQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=13):
-    """What the product's auction would do if it opened. Answer: `AuctionView`, of a moment ago, or none while it is in no auction;
-    `NOT_FOUND`."""
+    """What the product's auction would do if it opened. Answer: `AuctionView`, of a moment ago, or none while it is in
+    no auction; `NOT_FOUND`."""
 
     product_id: str
 
 
 class ApiKeysQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=10):
-    """Gateways and keys with ADMIN only. API keys in the order of their ids, behind the id `after`. Answer: list of `ApiKeyRow`, with
-    neither secret nor passphrase."""
+    """Gateways and keys with ADMIN only. API keys in the order of their ids, behind the id `after`. Answer: list of
+    `ApiKeyRow`, with neither secret nor passphrase."""
 
     after: str = ""
     limit: int = 1_000
 
 
 class BookPageQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=14):
-    """Resting orders of one side in the order in which they trade: up to `limit` (at most 500) behind the order with this price, opened
-    sequence and id, the last one of the page before; all 0 for the first page. Answer: `BookPage` or `NOT_FOUND`.
+    """Resting orders of one side in the order in which they trade: up to `limit` (at most 500) behind the order with
+    this price, opened sequence and id, the last one of the page before; all 0 for the first page. Answer: `BookPage` or
+    `NOT_FOUND`.
 
-    So a copy of a book of any size is read without stopping the engine. Pages are of different moments: the events from the first page's
-    sequence on make one book of them, each applied to the orders whose page is older.
+    So a copy of a book of any size is read without stopping the engine. Pages are of different moments: the events from
+    the first page's sequence on make one book of them, each applied to the orders whose page is older.
     """
 
     product_id: str
@@ -206,10 +212,11 @@ class StreamQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
 
 
 class LogQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=12):
-    """A piece of the log's segment that has entry `index`, from byte `offset` of the file on. For the histories of other nodes.
+    """A piece of the log's segment that has entry `index`, from byte `offset` of the file on. For the histories of
+    other nodes.
 
-    Nodes only, for the log of version 0.1.0 has secrets as they were put. One is read at a time: OVERLOADED while another is.
-    Answer: `LogPiece`; `NOT_FOUND` where the log and its archive have the entry no more.
+    Nodes only, for the log of version 0.1.0 has secrets as they were put. One is read at a time: OVERLOADED while
+    another is. Answer: `LogPiece`; `NOT_FOUND` where the log and its archive have the entry no more.
     """
 
     index: int
@@ -217,8 +224,9 @@ class LogQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 
 
 class ControlsQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=30):
-    """Gateways and keys with ADMIN only. What the operator set, and what came of it: the rows of one of the tables that `ControlsView`
-    names, by key, up to `limit` (at most 1,000) behind so many. Answer: `ControlsView`; `NOT_FOUND` for another table.
+    """Gateways and keys with ADMIN only. What the operator set, and what came of it: the rows of one of the tables that
+    `ControlsView` names, by key, up to `limit` (at most 1,000) behind so many. Answer: `ControlsView`; `NOT_FOUND` for
+    another table.
     """
 
     table: str
@@ -247,8 +255,9 @@ AnyQuery = (
 
 
 class Query(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=3):
-    """Read. With `linearizable`, the answer reflects every command acknowledged anywhere before the request was sent
-    (a barrier goes through the log first; only the leader answers). Else it is this node's state, which may lag. Answer: `Answer`."""
+    """Read. With `linearizable`, the answer reflects every command acknowledged anywhere before the request was sent (a
+    barrier goes through the log first; only the leader answers). Else it is this node's state, which may lag. Answer:
+    `Answer`."""
 
     request_id: int
     query: AnyQuery
@@ -258,8 +267,9 @@ class Query(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 class Subscribe(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=4):
     """Send the events of a product from `from_sequence` on (0: from now on), on this connection. Answer: `Subscribed`.
 
-    Any node serves any sequence that it still keeps, so a reader may change nodes and go on where it was. The answer and the
-    events are in order: first `Subscribed`, then the kept events from `from_sequence`, then live ones, without gap or repetition.
+    Any node serves any sequence that it still keeps, so a reader may change nodes and go on where it was. The answer
+    and the events are in order: first `Subscribed`, then the kept events from `from_sequence`, then live ones, without
+    gap or repetition.
     """
 
     request_id: int
@@ -295,9 +305,11 @@ class Control(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 
 
 class AddMember(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=7):
-    """Make a node a member, at the leader: a learner, who becomes a voter by itself when it is level, or read-only. An id is used once.
+    """Make a node a member, at the leader: a learner, who becomes a voter by itself when it is level, or read-only. An
+    id is used once.
 
-    Gateways and keys with ADMIN only. Answer: `Answer` with the index of the log entry that made it one, when that is committed.
+    Gateways and keys with ADMIN only. Answer: `Answer` with the index of the log entry that made it one, when that is
+    committed.
     """
 
     request_id: int
@@ -309,10 +321,11 @@ class AddMember(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
 
 
 class RemoveMember(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=8):
-    """Remove a node from the cluster for good, at the leader. `force`: also where the cluster then survives fewer failures than now, and
-    none.
+    """Remove a node from the cluster for good, at the leader. `force`: also where the cluster then survives fewer
+    failures than now, and none.
 
-    Gateways and keys with ADMIN only. Answer: `Answer` with the index of the log entry that removed it, when that is committed.
+    Gateways and keys with ADMIN only. Answer: `Answer` with the index of the log entry that removed it, when that is
+    committed.
     """
 
     request_id: int
@@ -321,17 +334,18 @@ class RemoveMember(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_
 
 
 class FollowKeys(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=9):
-    """Tell which API keys change, on this connection, from now on. Gateways only. Answer: `Answer` with true, then `KeysChanged`
-    unasked."""
+    """Tell which API keys change, on this connection, from now on. Gateways only. Answer: `Answer` with true, then
+    `KeysChanged` unasked."""
 
     request_id: int
 
 
 class ChangeLevel(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=20):
-    """Change the cluster's level to that of `version`, at the leader; with `check` only say what speaks against it. Answer: `Answer` with a
-    `LevelReport`.
+    """Change the cluster's level to that of `version`, at the leader; with `check` only say what speaks against it.
+    Answer: `Answer` with a `LevelReport`.
 
-    Gateways and keys with ADMIN only. CONFLICT: it cannot be now; the message names each member and what to do, and nothing was changed.
+    Gateways and keys with ADMIN only. CONFLICT: it cannot be now; the message names each member and what to do, and
+    nothing was changed.
     """
 
     request_id: int
@@ -340,8 +354,8 @@ class ChangeLevel(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
 
 
 class PrepareLevel(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=21):
-    """Make this node's state at the level with this ABI ready, beside its work, so that the entry which changes the level is quick. Nodes
-    only. Answer: `Answer` with true, when it is ready."""
+    """Make this node's state at the level with this ABI ready, beside its work, so that the entry which changes the
+    level is quick. Nodes only. Answer: `Answer` with true, when it is ready."""
 
     request_id: int
     abi: str
@@ -371,8 +385,8 @@ class LeaderHint(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """The node's greeting. `abi` is that of its software, `levels` are the ABIs of the levels that it can run; version 0.2.0 does not
-    say."""
+    """The node's greeting. `abi` is that of its software, `levels` are the ABIs of the levels that it can run; version
+    0.2.0 does not say."""
 
     version: int
     node_id: str
@@ -421,8 +435,8 @@ class Events(msgspec.Struct, frozen=True, array_like=True, tag=6):
 
 
 class KeysChanged(msgspec.Struct, frozen=True, array_like=True, tag=7):
-    """API keys that this node has just put, replaced or revoked; none named: any may be another. Answers that were sent before may be out
-    of date."""
+    """API keys that this node has just put, replaced or revoked; none named: any may be another. Answers that were sent
+    before may be out of date."""
 
     key_ids: list[str]
 
@@ -433,10 +447,11 @@ AnyResponse = Welcome | Results | Failed | Answer | Subscribed | Events | KeysCh
 class MemberStatus(msgspec.Struct, frozen=True, array_like=True):
     """A member as a node sees it.
 
-    `role` is "voter", "learner" (catching up, becomes a voter by itself) or "read_only". What only the leader knows is 0 elsewhere:
-    `match_index`, the last log index that the member certainly has, and the bytes of a snapshot on its way to it, acknowledged and in all.
-    A node is connected with itself. `clock_skew` is by how many seconds the member's clock is ahead of the node's, negative if behind; None
-    of itself, and of whoever does not exchange clocks with it: the leader knows all, a follower the leader's.
+    `role` is "voter", "learner" (catching up, becomes a voter by itself) or "read_only". What only the leader knows is
+    0 elsewhere: `match_index`, the last log index that the member certainly has, and the bytes of a snapshot on its way
+    to it, acknowledged and in all. A node is connected with itself. `clock_skew` is by how many seconds the member's
+    clock is ahead of the node's, negative if behind; None of itself, and of whoever does not exchange clocks with it:
+    the leader knows all, a follower the leader's.
     """
 
     node_id: str
@@ -454,17 +469,19 @@ class MemberStatus(msgspec.Struct, frozen=True, array_like=True):
 class NodeStatus(msgspec.Struct, frozen=True, array_like=True):
     """All that a person or a test wants to know of a node, taken at one moment.
 
-    `role` is "leader", "follower" or "candidate". `state_hash` (hex) is the running hash after `sequence` commands, so two nodes with equal
-    `applied_index` must agree on it. `voter` is False while a node that lost its disk has not caught up, and for a learner and a read-only
-    member. `ready`: applied up to a known leader's commit. `members`: all of the cluster as far as this node's log says, this one included,
-    and `members_index` the log entry that says it (0: the configuration); `change_under_way`: that entry is not committed yet.
-    `cluster_keys_missing`: numbers of cluster keys under which API keys are encrypted and which this node does not have. `counters` are
-    totals since the node's start: "native_refused_<kind>" and "raft_refused_<kind>" for what was turned away on its two ports, and how many
-    commands and entries went through. `mode`: see `modes.Mode`. `engine_start` is random at each start of the engine process. `warnings`:
-    what a person should put right, such as addresses that contradict each other. `certificate_expires`: when the node's certificate in use
-    ends, in seconds since the epoch. `durations`: histograms of the engine process since its start, by name: see `node.durations`. `abi` is
-    that of the software. `level`, `level_abi` and `level_rules`: version, ABI and rules number of the level at which the node's state is;
-    `levels`: the versions whose levels it can run. Version 0.2.0 says neither.
+    `role` is "leader", "follower" or "candidate". `state_hash` (hex) is the running hash after `sequence` commands, so
+    two nodes with equal `applied_index` must agree on it. `voter` is False while a node that lost its disk has not
+    caught up, and for a learner and a read-only member. `ready`: applied up to a known leader's commit. `members`: all
+    of the cluster as far as this node's log says, this one included, and `members_index` the log entry that says it (0:
+    the configuration); `change_under_way`: that entry is not committed yet. `cluster_keys_missing`: numbers of cluster
+    keys under which API keys are encrypted and which this node does not have. `counters` are totals since the node's
+    start: "native_refused_<kind>" and "raft_refused_<kind>" for what was turned away on its two ports, and how many
+    commands and entries went through. `mode`: see `modes.Mode`. `engine_start` is random at each start of the engine
+    process. `warnings`: what a person should put right, such as addresses that contradict each other.
+    `certificate_expires`: when the node's certificate in use ends, in seconds since the epoch. `durations`: histograms
+    of the engine process since its start, by name: see `node.durations`. `abi` is that of the software. `level`,
+    `level_abi` and `level_rules`: version, ABI and rules number of the level at which the node's state is; `levels`:
+    the versions whose levels it can run. Version 0.2.0 says neither.
     """
 
     node_id: str
@@ -513,8 +530,8 @@ class NodeStatus(msgspec.Struct, frozen=True, array_like=True):
 
 
 class LevelMember(msgspec.Struct, frozen=True, array_like=True):
-    """What a member says of levels: its software's version, the level at which it is, and those that it can run. `problem`: what speaks
-    against a change, and what to do; "" for nothing."""
+    """What a member says of levels: its software's version, the level at which it is, and those that it can run.
+    `problem`: what speaks against a change, and what to do; "" for nothing."""
 
     node_id: str
     software: str
@@ -524,8 +541,8 @@ class LevelMember(msgspec.Struct, frozen=True, array_like=True):
 
 
 class LevelReport(msgspec.Struct, frozen=True, array_like=True):
-    """A change of the level, or a check of one: from which to which version's, what each member says, and all that speaks against it.
-    `index`: the log entry that changed it; 0 where nothing was changed."""
+    """A change of the level, or a check of one: from which to which version's, what each member says, and all that
+    speaks against it. `index`: the log entry that changed it; 0 where nothing was changed."""
 
     old: str
     to: str
@@ -551,11 +568,11 @@ class BookOrder(msgspec.Struct, frozen=True, array_like=True):
 
 
 class AuctionView(msgspec.Struct, frozen=True, array_like=True):
-    """What an auction would do if it opened after the product's event `product_sequence`, which is not long ago: `open_size` would trade at
-    `open_price`, zeros when nothing would.
+    """What an auction would do if it opened after the product's event `product_sequence`, which is not long ago:
+    `open_size` would trade at `open_price`, zeros when nothing would.
 
-    Best prices, and the sizes there, are over all orders that take part, those on the book and those collected; zeros where a side is
-    empty. `time` is the exchange's clock.
+    Best prices, and the sizes there, are over all orders that take part, those on the book and those collected; zeros
+    where a side is empty. `time` is the exchange's clock.
     """
 
     product_sequence: int
@@ -571,7 +588,8 @@ class AuctionView(msgspec.Struct, frozen=True, array_like=True):
 class BookView(msgspec.Struct, frozen=True, array_like=True):
     """A book at a product sequence: the state after the event with that number. Best prices first.
 
-    At levels 1 and 2 `bids` and `asks` are filled, at level 3 `bid_orders` and `ask_orders`. `in_auction`: the product is in an auction.
+    At levels 1 and 2 `bids` and `asks` are filled, at level 3 `bid_orders` and `ask_orders`. `in_auction`: the product
+    is in an auction.
     """
 
     product_id: str
@@ -602,8 +620,8 @@ class BookPage(msgspec.Struct, frozen=True, array_like=True):
 class MarketView(msgspec.Struct, frozen=True, array_like=True):
     """What was traded up to the event with this product sequence.
 
-    `last_trade_id` and `last_price` are 0 before the first trade. `trades` are the latest 1,000, newest first, as far as the node has them:
-    the state of version 0.2.0 had none, and neither has an imported one.
+    `last_trade_id` and `last_price` are 0 before the first trade. `trades` are the latest 1,000, newest first, as far
+    as the node has them: the state of version 0.2.0 had none, and neither has an imported one.
     """
 
     product_sequence: int
@@ -615,11 +633,11 @@ class MarketView(msgspec.Struct, frozen=True, array_like=True):
 
 
 class LogPiece(msgspec.Struct, frozen=True, array_like=True):
-    """Bytes of a log segment as they lie on disk, `docs/raft.md` says how. What of them is behind `applied_index`, up to where the node had
-    applied the log before it read them, may be replaced yet.
+    """Bytes of a log segment as they lie on disk, `docs/raft.md` says how. What of them is behind `applied_index`, up
+    to where the node had applied the log before it read them, may be replaced yet.
 
-    `first_index` is that of the segment's first entry, and `size` the file's; no `data` is the end. All but `applied_index` are empty
-    where the node has not applied the entry.
+    `first_index` is that of the segment's first entry, and `size` the file's; no `data` is the end. All but
+    `applied_index` are empty where the node has not applied the entry.
     """
 
     applied_index: int

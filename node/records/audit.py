@@ -1,4 +1,5 @@
-"""An audit of a cluster that does not trust its nodes: it reads their logs and applies every command again, to an engine of its own.
+"""An audit of a cluster that does not trust its nodes: it reads their logs and applies every command again, to an
+engine of its own.
 
 What it proves:
 
@@ -7,8 +8,9 @@ What it proves:
 - the whole state that follows from the log keeps its invariants, money conserved among them;
 - each node's state hash is the one that follows from the log.
 
-It needs the whole log: `raft.archive_log = true` keeps the segments that a node no longer needs itself. An entry counts as committed
-up to the highest commit index that a node tells, and without nodes up to the last entry that a majority of the voters have in common.
+It needs the whole log: `raft.archive_log = true` keeps the segments that a node no longer needs itself. An entry counts
+as committed up to the highest commit index that a node tells, and without nodes up to the last entry that a majority of
+the voters have in common.
 """
 
 from __future__ import annotations
@@ -62,7 +64,9 @@ NOT_REMEMBERED = frozenset(
         Reason.TOO_MANY_TRANSFERS,
     }
 )
-"""Rejections that the engine keeps no memory of: the same command may be rejected like that again, under another sequence."""
+"""Rejections that the engine keeps no memory of: the same command may be rejected like that again, under another
+sequence.
+"""
 
 _Found = TypeVar("_Found")
 
@@ -197,8 +201,8 @@ def audit_directory(
 def committed_batches(
     directory: Path, statuses: Mapping[str, NodeStatus | None] | None = None, *, first: float = inf
 ) -> list[Batch]:
-    """The committed batches of commands, in order, out of the logs of nodes that may be running; from the beginning until they
-    have `first` commands. The other arguments, and the errors, are those of `audit_directory`."""
+    """The committed batches of commands, in order, out of the logs of nodes that may be running; from the beginning
+    until they have `first` commands. The other arguments, and the errors, are those of `audit_directory`."""
 
     def read() -> list[Batch]:
         logs, told, commit_index = _opened(directory, statuses)
@@ -335,8 +339,8 @@ def _held_by_majority(holder: _NodeLog, logs: list[_NodeLog], index: int, voters
 def _agree(logs: list[_NodeLog], commit_index: int, told: Mapping[str, NodeStatus]) -> tuple[dict[int, _Mark], AuditCheck]:
     """The committed entry of each index, and whether all logs agree on it.
 
-    A node that was cut off may hold entries that were never committed where others have committed ones of a later term. That is no
-    disagreement as long as it has not applied them; what it holds from there on does not count.
+    A node that was cut off may hold entries that were never committed where others have committed ones of a later term.
+    That is no disagreement as long as it has not applied them; what it holds from there on does not count.
     """
     agreed: dict[int, _Mark] = {}
     ends = {log.node_id: max(log.marks) for log in logs}

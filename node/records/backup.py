@@ -1,9 +1,10 @@
 """Snapshots outside of a running node: looked at, verified, copied away, and made the beginning of a new cluster.
 
-A restored cluster is a new one, with an id, certificates and an operator's key of its own (`quorumbook init`): its nodes know nothing of what the
-old ones acknowledged after the snapshot, so old and new nodes must never take each other for the same cluster. Every node begins with the
-same snapshot, as if its last entry were committed, in that entry's term and without a vote; so the first leader is elected in a later term. The
-membership in the snapshot is left out, since the old addresses mean nothing here; the new configuration says who is a member.
+A restored cluster is a new one, with an id, certificates and an operator's key of its own (`quorumbook init`): its
+nodes know nothing of what the old ones acknowledged after the snapshot, so old and new nodes must never take each other
+for the same cluster. Every node begins with the same snapshot, as if its last entry were committed, in that entry's
+term and without a vote; so the first leader is elected in a later term. The membership in the snapshot is left out,
+since the old addresses mean nothing here; the new configuration says who is a member.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ def is_snapshot(path: Path) -> bool:
 
 
 def verify(path: Path) -> Manifest:
-    """Check a snapshot as a node does that starts on it: files, rows, hashes, and the state's invariants. O(everything).
+    """Check a snapshot as a node does that starts on it: files, rows, hashes, and the state's invariants.
+    O(everything).
 
     Raises:
         SnapshotDamagedError: it is not what was written.
@@ -149,7 +151,8 @@ def _copy(source: Source, store: SnapshotStore) -> Manifest:
 
 
 def restore(path: Path, layout: ClusterDirectory) -> tuple[Manifest, Engine]:
-    """Begin a new cluster, as `quorumbook init` made it, with the state of a snapshot; that state. Safe to call again when it was interrupted.
+    """Begin a new cluster, as `quorumbook init` made it, with the state of a snapshot; that state. Safe to call again
+    when it was interrupted.
 
     Raises:
         DirectoryError: a node of the cluster has no directory here.
@@ -185,7 +188,9 @@ def _check_unused(config: NodeConfig) -> None:
 
 
 def _restore_node(path: Path, config: NodeConfig) -> None:
-    """The snapshot without the old membership, then term and commit index: without the latter a start would take the disk for a lost one."""
+    """The snapshot without the old membership, then term and commit index: without the latter a start would take the
+    disk for a lost one.
+    """
     directory = snapshots_of(config)
     store = SnapshotStore(directory, keep=1)
     with _source(path) as source:

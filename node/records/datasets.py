@@ -1,8 +1,9 @@
 """A dataset: what a cluster that has never run begins with, as TSV files.
 
-Tables `Currency`, `Product`, `Account`, `ApiKey` and `Balance`, with these columns; what a balance says is deposited. The first leader turns
-the rows into commands and puts them into the log, in order, before it takes any others. So all nodes agree, and a leader that dies in the
-middle is followed by one that goes on where the log ends: while nothing but the dataset is in it, the number of applied commands says where.
+Tables `Currency`, `Product`, `Account`, `ApiKey` and `Balance`, with these columns; what a balance says is deposited.
+The first leader turns the rows into commands and puts them into the log, in order, before it takes any others. So all
+nodes agree, and a leader that dies in the middle is followed by one that goes on where the log ends: while nothing but
+the dataset is in it, the number of applied commands says where.
 """
 
 from __future__ import annotations
@@ -99,7 +100,8 @@ class Dataset(msgspec.Struct, frozen=True):
 
 
 def load(directory: Path, cluster_keys: ClusterKeys) -> Dataset:
-    """Read and check a dataset: its files, the references between its rows, and that the exchange accepts every one. API keys are sealed.
+    """Read and check a dataset: its files, the references between its rows, and that the exchange accepts every one.
+    API keys are sealed.
 
     Raises:
         DatasetError: something is not right; the text names file, line, column and field.
@@ -186,7 +188,9 @@ class Seeding:
         return self._engine().remembers(command.account_id, command.command_id)
 
     def go_on(self) -> None:
-        """Propose the next piece. Only on a leader that has applied everything before its own term, so that nothing of the dataset is twice."""
+        """Propose the next piece. Only on a leader that has applied everything before its own term, so that nothing of
+        the dataset is twice.
+        """
         if self._under_way or self.finished:
             return
         self._under_way = True

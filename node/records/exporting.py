@@ -86,7 +86,8 @@ def export_tables(config: NodeConfig, target: Path) -> tuple[Manifest, dict[str,
 
 
 def import_tables(source: Path, layout: ClusterDirectory) -> Engine:
-    """Make TSV files the state that all nodes of a new cluster begin with. All of it is checked before anything is written.
+    """Make TSV files the state that all nodes of a new cluster begin with. All of it is checked before anything is
+    written.
 
     Raises:
         TsvError, StateError: the files are not a whole state.

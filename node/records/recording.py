@@ -1,11 +1,13 @@
-"""Recorded order flow: reading it, making commands of it, and comparing what was executed with what the exchange of the time executed.
+"""Recorded order flow: reading it, making commands of it, and comparing what was executed with what the exchange of the
+time executed.
 
-An operations file has the columns `op,id,side,price,size,flag`, plain or gzipped. `seed` is an order that rested when the recording
-began, `new` a limit order that arrived (flag `ioc`: immediate or cancel), `cancel` names only the id. Prices and sizes are
-decimals. A trades file has the columns `taker_id,maker_id,price,size`, one execution a row, in order.
+An operations file has the columns `op,id,side,price,size,flag`, plain or gzipped. `seed` is an order that rested when
+the recording began, `new` a limit order that arrived (flag `ioc`: immediate or cancel), `cancel` names only the id.
+Prices and sizes are decimals. A trades file has the columns `taker_id,maker_id,price,size`, one execution a row, in
+order.
 
-One account places all buys and another all sells, so that self-trade prevention never interferes. The recorded id travels as
-`client_oid`, and trades are compared by it.
+One account places all buys and another all sells, so that self-trade prevention never interferes. The recorded id
+travels as `client_oid`, and trades are compared by it.
 """
 
 from __future__ import annotations
@@ -57,8 +59,8 @@ class RecordedTrade(msgspec.Struct, frozen=True):
 class Comparison(msgspec.Struct, frozen=True):
     """How executions compare with the recorded ones, position by position.
 
-    `matched` counts positions where the same taker met the same maker at the same price for the same size; `first_difference` is the
-    first position (from 0) where that is not so, or None when all agree.
+    `matched` counts positions where the same taker met the same maker at the same price for the same size;
+    `first_difference` is the first position (from 0) where that is not so, or None when all agree.
     """
 
     expected: int

@@ -1,7 +1,8 @@
 """A recorded order flow through a running cluster, and whether it executed what the exchange of the time executed.
 
-Time priority depends on the order in which commands arrive, so they are sent in chunks, each answered before the next is sent; a chunk
-that a failover left in doubt is sent again, whole, with the same ids. The executions are read from the feed, by a reader of its own.
+Time priority depends on the order in which commands arrive, so they are sent in chunks, each answered before the next
+is sent; a chunk that a failover left in doubt is sent again, whole, with the same ids. The executions are read from the
+feed, by a reader of its own.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ Progress = Callable[[int, int], None]
 
 
 class ReplayPlan(msgspec.Struct, frozen=True):
-    """What to replay. `limit` 0 is everything; `run_id` "" chooses the first that is free; `deadline` bounds the wait for a leader."""
+    """What to replay. `limit` 0 is everything; `run_id` "" chooses the first that is free; `deadline` bounds the wait
+    for a leader.
+    """
 
     ops: Path
     trades: Path | None = None
@@ -65,8 +68,8 @@ class Names(msgspec.Struct, frozen=True):
 class ReplayReport(msgspec.Struct, frozen=True):
     """What came of it. Without recorded trades `expected` and `matched` are None.
 
-    `first_difference` (from 0) is where executions first differ from the recorded ones. `longest_pause` is the longest time, in
-    seconds, that a chunk took to be answered.
+    `first_difference` (from 0) is where executions first differ from the recorded ones. `longest_pause` is the longest
+    time, in seconds, that a chunk took to be answered.
     """
 
     product_id: str

@@ -1,13 +1,14 @@
-"""Transaction logs: the commands of a cluster as JSON lines, back into log segments, and the state at any command again.
+"""Transaction logs: the commands of a cluster as JSON lines, back into log segments, and the state at any command
+again.
 
 The first line of a file says what it is, each further one is an entry of the log:
 
-    {"format": 1, "abi": "...", "first_index": 1, "secrets": true}
-    {"index": 3, "term": 1, "time": "2026-03-01T12:00:00.25Z", "commands": [{"kind": "OpenAccount", "account_id": "operator", ...}]}
+    {"format": 1, "abi": "...", "first_index": 1, "secrets": true} {"index": 3, "term": 1, "time":
+    "2026-03-01T12:00:00.25Z", "commands": [{"kind": "OpenAccount", "account_id": "operator", ...}]}
 
-Amounts are whole numbers in smallest units, as in the log. `"migrated": true` marks an entry that another version wrote; see
-`statemachine.commands.Batch`. The time is the one that the leader stamped the entry with, the only clock that the
-exchange sees. So whoever applies the same entries gets the same state, and can compare its hash.
+Amounts are whole numbers in smallest units, as in the log. `"migrated": true` marks an entry that another version
+wrote; see `statemachine.commands.Batch`. The time is the one that the leader stamped the entry with, the only clock
+that the exchange sees. So whoever applies the same entries gets the same state, and can compare its hash.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ class Txlog(msgspec.Struct, frozen=True):
 
 
 def of_node(config: NodeConfig) -> Txlog:
-    """The log of a node, old segments of this ABI included. That of a node that runs may end with entries that are not committed yet.
+    """The log of a node, old segments of this ABI included. That of a node that runs may end with entries that are not
+    committed yet.
 
     Raises:
         TxlogError: there is no log. The entries raise it where the log is damaged.
@@ -131,7 +133,9 @@ def _batch(level: Level, index: int, payload: bytes) -> Batch:
 
 
 def to_lines(log: Txlog, *, secrets: bool = True) -> Iterator[bytes]:
-    """The lines of a file, without their ends. Without `secrets` those of API keys are left out, and hashes will differ."""
+    """The lines of a file, without their ends. Without `secrets` those of API keys are left out, and hashes will
+    differ.
+    """
     yield msgspec.json.encode(Header(FORMAT, ABI, log.first_index, secrets, log.level))
     for entry in log.entries:
         if entry.change is not None:
@@ -213,7 +217,8 @@ def _command(position: int, value: Any) -> AnyCommand:
 
 
 def write_log(directory: Path, log: Txlog) -> int:
-    """Write a transaction log as log segments, such as a node has, into a directory that is made for it. The number of entries.
+    """Write a transaction log as log segments, such as a node has, into a directory that is made for it. The number of
+    entries.
 
     Entries that had no commands are filled in empty, as a leader writes them.
 
@@ -318,7 +323,9 @@ def rebuilt_snapshot(config: NodeConfig, manifest: Manifest) -> Engine:
 
 
 def differences(one: Engine, other: Engine) -> Iterator[str]:
-    """Rows that only one of two states has, as lines of TSV table by table: `- ` those of the first, `+ ` those of the second."""
+    """Rows that only one of two states has, as lines of TSV table by table: `- ` those of the first, `+ ` those of the
+    second.
+    """
     first, second = dict(one.tables()), dict(other.tables())
     first_lines, second_lines = TableLines(first), TableLines(second)
     for name in TABLES:

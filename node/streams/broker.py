@@ -1,6 +1,7 @@
 """What a stream needs of a broker: a small interface, so that Kafka and NATS JetStream are one to the rest.
 
-A broker keeps the stream's place itself, beside the records and changed together with them. So nothing that is remembered here can contradict it.
+A broker keeps the stream's place itself, beside the records and changed together with them. So nothing that is
+remembered here can contradict it.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import msgspec
 
 
 class Record(msgspec.Struct, frozen=True):
-    """A message. Records with the same key of a topic keep their order. `sequence` grows with the key: a consumer may compare it.
+    """A message. Records with the same key of a topic keep their order. `sequence` grows with the key: a consumer may
+    compare it.
 
-    `index` and `ordinal`: the log entry that it comes from, and its number among the records of that entry. They are the same on every node.
+    `index` and `ordinal`: the log entry that it comes from, and its number among the records of that entry. They are
+    the same on every node.
     """
 
     topic: str
@@ -47,14 +50,16 @@ class Broker(Protocol):
     """Where records go."""
 
     def begin(self) -> Place | None:
-        """Become the only one that streams this cluster (any other is fenced from now on); how far the stream is, None where it has not begun.
+        """Become the only one that streams this cluster (any other is fenced from now on); how far the stream is, None
+        where it has not begun.
 
         Raises:
             BrokerError: it cannot be reached, or refuses.
         """
 
     def publish(self, records: Sequence[Record], place: Place) -> None:
-        """Publish records, and the place when they are there. What a batch that failed left behind is not published again.
+        """Publish records, and the place when they are there. What a batch that failed left behind is not published
+        again.
 
         Raises:
             FencedError: another process has begun since.

@@ -1,8 +1,10 @@
-"""Following the node's log: from the entry that the broker has to the one that the node has applied, with an engine of its own.
+"""Following the node's log: from the entry that the broker has to the one that the node has applied, with an engine of
+its own.
 
-The engine's state is written to disk now and then (`data/streams/state`), so that a start need not apply the whole log again. At a start the entries
-between that state and the broker's place are applied without publishing anything. A state behind the broker's place is of no use: another
-node may have streamed meanwhile, and then the engine is brought forward; after that the place is found again by `Broker.begin`.
+The engine's state is written to disk now and then (`data/streams/state`), so that a start need not apply the whole log
+again. At a start the entries between that state and the broker's place are applied without publishing anything. A state
+behind the broker's place is of no use: another node may have streamed meanwhile, and then the engine is brought
+forward; after that the place is found again by `Broker.begin`.
 """
 
 from __future__ import annotations
@@ -98,7 +100,9 @@ class Following:
             self._restore(self._place.index)
 
     def begin_behind_snapshot(self) -> bool:
-        """Begin behind the node's newest snapshot, where the broker has nothing yet and the log before it is gone. False where that is no way."""
+        """Begin behind the node's newest snapshot, where the broker has nothing yet and the log before it is gone.
+        False where that is no way.
+        """
         if self._place.index or node_state(self._config.data_path / "snapshots", inf) is None:
             return False
         self._restore(inf)

@@ -1,8 +1,9 @@
 """NATS JetStream: one stream of messages, each published on the condition that it follows the one before.
 
-JetStream has no transactions. A place is a message of its own behind the records that it stands for. What lies behind the last place are the
-first of the records that come next, in the same order on every node, so that many are left out when the stream goes on. A second process that
-publishes makes the condition of the first one fail, which is thereby fenced.
+JetStream has no transactions. A place is a message of its own behind the records that it stands for. What lies behind
+the last place are the first of the records that come next, in the same order on every node, so that many are left out
+when the stream goes on. A second process that publishes makes the condition of the first one fail, which is thereby
+fenced.
 """
 
 from __future__ import annotations

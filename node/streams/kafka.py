@@ -1,11 +1,12 @@
 """Kafka: records and place in one transaction, a second streamer fenced by the transactional id.
 
-The place is a record of a topic of its own with one partition. It is produced when the broker has acknowledged the records before it.
+The place is a record of a topic of its own with one partition. It is produced when the broker has acknowledged the
+records before it.
 
-A streamer that dies leaves a transaction open. Kafka aborts it, and consumers with `read_committed` never see it. There are brokers that show it
-all the same. So nothing relies on that: at the beginning the last record of every partition is read, as a consumer sees it, and what a partition has
-already is not published again. For this each record has the header `place`: its log entry, and its number in it. Partitions are chosen here, by
-CRC32 of the key.
+A streamer that dies leaves a transaction open. Kafka aborts it, and consumers with `read_committed` never see it. There
+are brokers that show it all the same. So nothing relies on that: at the beginning the last record of every partition is
+read, as a consumer sees it, and what a partition has already is not published again. For this each record has the
+header `place`: its log entry, and its number in it. Partitions are chosen here, by CRC32 of the key.
 """
 
 from __future__ import annotations
@@ -307,7 +308,9 @@ class OrdersTopic:
         self._consumer.subscribe([topic])
 
     def read(self, count: int, seconds: float) -> list[tuple[str, int, int, bytes]]:
-        """Some records, at most `count`: topic, partition, offset, value. None while the broker has none or does not answer."""
+        """Some records, at most `count`: topic, partition, offset, value. None while the broker has none or does not
+        answer.
+        """
         found = []
         for message in self._consumer.consume(count, seconds):
             error = message.error()
@@ -319,7 +322,9 @@ class OrdersTopic:
         return found
 
     def done(self, found: Sequence[tuple[str, int, int, bytes]]) -> None:
-        """Note at the broker that records are carried out. If that fails they are read again, and nothing is placed twice."""
+        """Note at the broker that records are carried out. If that fails they are read again, and nothing is placed
+        twice.
+        """
         ends: dict[tuple[str, int], int] = {}
         for topic, partition, offset, _ in found:
             ends[topic, partition] = max(offset + 1, ends.get((topic, partition), 0))

@@ -1,11 +1,13 @@
 """Orders in: a topic whose records become commands, each carried out once.
 
-A record's command id is made of topic, partition and offset, and the exchange answers an id that it has seen with the first outcome. The offset is
-committed behind the outcome. So a record that is read again, after the death of this process or of the leader, places no second order.
+A record's command id is made of topic, partition and offset, and the exchange answers an id that it has seen with the
+first outcome. The offset is committed behind the outcome. So a record that is read again, after the death of this
+process or of the leader, places no second order.
 
-A record is a JSON object: `account_id`, and either an order as POST /orders takes it (`product_id`, `side`, `type`, `price`, `size` ...) or
-`{"type": "cancel", "order_id" | "client_oid"}`. What cannot be read is logged and passed over. What is refused is a record of the topic `commands`,
-with its reason. Whoever may write to the topic trades for every account: protect it as you protect the operator's key.
+A record is a JSON object: `account_id`, and either an order as POST /orders takes it (`product_id`, `side`, `type`,
+`price`, `size` ...) or `{"type": "cancel", "order_id" | "client_oid"}`. What cannot be read is logged and passed over.
+What is refused is a record of the topic `commands`, with its reason. Whoever may write to the topic trades for every
+account: protect it as you protect the operator's key.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`python -m node.streams.process --config node.toml`: the stream of a node, until SIGTERM.
 
-Started by the supervisor where `streams.url` is set. Of several nodes with a stream one publishes; the others watch the place at the broker and take
-over when it stands still while their log goes on.
+Started by the supervisor where `streams.url` is set. Of several nodes with a stream one publishes; the others watch the
+place at the broker and take over when it stands still while their log goes on.
 """
 
 from __future__ import annotations
@@ -137,7 +137,9 @@ class Streamer:
         log.info("streaming behind log entry %d", self._following.place.index)
 
     async def _is_streamed_elsewhere(self, stop: asyncio.Event) -> bool:
-        """Whether the broker's place is another node's and not behind what this node has applied, or moves within `streams.takeover`."""
+        """Whether the broker's place is another node's and not behind what this node has applied, or moves within
+        `streams.takeover`.
+        """
         loop = asyncio.get_running_loop()
         first = await asyncio.to_thread(self._broker.standing)
         if first is None or first.node_id in ("", self._config.node_id):

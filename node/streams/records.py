@@ -6,9 +6,9 @@
 | `commands` | account | a command with its outcome, refusals included | the command's number; grows, other accounts' in between |
 | `accounts` | account | what an account has after a command that touched it | the command's number |
 
-A value is an object: `type` says which, `time_ns` is the exchange's clock, and the rest are the fields of the struct of that name in
-`docs/native.md`. Amounts are whole numbers of smallest units. In JSON every integer is a string, since many readers lose digits above 2**53.
-Words are lower case.
+A value is an object: `type` says which, `time_ns` is the exchange's clock, and the rest are the fields of the struct of
+that name in `docs/native.md`. Amounts are whole numbers of smallest units. In JSON every integer is a string, since
+many readers lose digits above 2**53. Words are lower case.
 """
 
 from __future__ import annotations

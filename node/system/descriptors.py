@@ -1,7 +1,8 @@
 """File descriptors: as many as the system gives, and never fewer than a node needs.
 
-A process that has none left cannot store a vote or open a log segment, and must stop. So each process of a node raises its soft limit to the
-hard one at start, refuses to start below a minimum, and takes no more connections than leave room for its files.
+A process that has none left cannot store a vote or open a log segment, and must stop. So each process of a node raises
+its soft limit to the hard one at start, refuses to start below a minimum, and takes no more connections than leave room
+for its files.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import resource
 from node.errors import QuorumbookError
 
 DESCRIPTORS_MIN = 8_192
-"""Descriptors that each process of a node must be able to open. An engine has at most `engine.doors.CONNECTIONS_MAX` connections (2,752), about 80 on
-its Raft port, and fewer than 200 files and pipes; a gateway has up to 4,096 connections of clients and a few to engines."""
+"""Descriptors that each process of a node must be able to open. An engine has at most `engine.doors.CONNECTIONS_MAX`
+connections (2,752), about 80 on its Raft port, and fewer than 200 files and pipes; a gateway has up to 4,096
+connections of clients and a few to engines."""
 
 DESCRIPTORS_WANTED = 65_536
 """More are never needed."""

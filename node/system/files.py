@@ -16,7 +16,8 @@ T = TypeVar("T")
 
 
 def write_new(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Create a file with `mode` from its first moment on, durable on return but for its name (`snapshots.durable.sync_path`).
+    """Create a file with `mode` from its first moment on, durable on return but for its name
+    (`snapshots.durable.sync_path`).
 
     Raises:
         FileExistsError: there is one.

@@ -1,8 +1,9 @@
 """Logging of a node's processes: one line an event, UTC, on standard error, as text or as JSON.
 
-A line of text is "2026-01-31T12:00:00.123Z n1 engine INFO cluster.raft words"; tracebacks are folded into the line, and characters that could move a
-terminal's cursor or begin another line are written as \\xNN. With `LOG_FILE` in the environment, standard error is that file: the supervisor renames
-it when it is large, and every process goes on in the new one.
+A line of text is "2026-01-31T12:00:00.123Z n1 engine INFO cluster.raft words"; tracebacks are folded into the line, and
+characters that could move a terminal's cursor or begin another line are written as \\xNN. With `LOG_FILE` in the
+environment, standard error is that file: the supervisor renames it when it is large, and every process goes on in the
+new one.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from pathlib import Path
 from node.system import stacks
 
 LOG_FILE = "QUORUMBOOK_LOG_FILE"
-"""Environment variable with the path of the file that is the processes' standard error, if it is one that is to be bounded."""
+"""Environment variable with the path of the file that is the processes' standard error, if it is one that is to be
+bounded.
+"""
 
 FORMATS = ("text", "json")
 
@@ -30,7 +33,9 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069
 
 
 def harmless(text: str) -> str:
-    """Text whose line breaks are " | " and whose other control characters, also those that turn the direction of writing, are visible."""
+    """Text whose line breaks are " | " and whose other control characters, also those that turn the direction of
+    writing, are visible.
+    """
     return _CONTROL.sub(_visible, text.replace("\r\n", "\n").replace("\n", " | "))
 
 
@@ -102,7 +107,8 @@ def follow_file() -> None:
 
 
 def rotate(path: Path, bytes_max: int, files: int) -> bool:
-    """Rename a log of more than `bytes_max` bytes to PATH.1, and those before it to .2 and so on; at most `files` older ones stay.
+    """Rename a log of more than `bytes_max` bytes to PATH.1, and those before it to .2 and so on; at most `files` older
+    ones stay.
 
     Whoever writes to it goes on in a new file (`follow_file`); no line is lost. Whether it was renamed.
     """

@@ -1,8 +1,8 @@
 """A child that does not outlive its supervisor.
 
-The supervisor keeps the write end of a pipe and never writes; each child gets the read end, its number in the environment variable
-`PARENT_PIPE`. Whatever ends the supervisor, SIGKILL included, closes the pipe, and the child then ends itself at once. That is safe at any
-moment: everything that a node has promised is on disk before it says so.
+The supervisor keeps the write end of a pipe and never writes; each child gets the read end, its number in the
+environment variable `PARENT_PIPE`. Whatever ends the supervisor, SIGKILL included, closes the pipe, and the child then
+ends itself at once. That is safe at any moment: everything that a node has promised is on disk before it says so.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the system knows of other processes (Linux, /proc), and a node's pid file.
 
-A pid alone proves nothing: numbers are used again. A node's supervisor therefore holds a lock on its pid file for as long as it lives;
-the pid in a file that nobody holds is history.
+A pid alone proves nothing: numbers are used again. A node's supervisor therefore holds a lock on its pid file for as
+long as it lives; the pid in a file that nobody holds is history.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ ENGINE_PID_FILE = "engine.pid"
 _PID_FILE_BYTES = 64
 
 _WHOLE_FILE = struct.Struct("hhqqi4x")
-"""The system's `struct flock`. Locks are those of the open file, not of the process: asking after one neither takes nor drops it."""
+"""The system's `struct flock`. Locks are those of the open file, not of the process: asking after one neither takes nor
+drops it.
+"""
 
 
 class PidFile:
@@ -55,7 +57,9 @@ class PidFile:
         return cls(path, descriptor)
 
     def note(self, word: str) -> None:
-        """Write one word behind the pid, in the place of the one before. It is for information: a full disk is no error."""
+        """Write one word behind the pid, in the place of the one before. It is for information: a full disk is no
+        error.
+        """
         data = f"{os.getpid()} {word}\n".encode().ljust(_PID_FILE_BYTES, b"\n")
         with contextlib.suppress(OSError):
             os.pwrite(self._descriptor, data, 0)

@@ -1,7 +1,7 @@
 """What a process's threads do at this moment, written to its standard error on SIGUSR2.
 
-For a process that hangs: the system calls the handler even while Python code loops. A signal that a process does not catch would end it, so
-`ask` sends it only to processes that do.
+For a process that hangs: the system calls the handler even while Python code loops. A signal that a process does not
+catch would end it, so `ask` sends it only to processes that do.
 """
 
 from __future__ import annotations

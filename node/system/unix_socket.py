@@ -1,7 +1,7 @@
 """Unix sockets in deep directories.
 
-The address of a Unix socket holds about 107 bytes; the path of a data directory may be longer. Linux lets such a socket be reached through
-an open descriptor of its directory.
+The address of a Unix socket holds about 107 bytes; the path of a data directory may be longer. Linux lets such a socket
+be reached through an open descriptor of its directory.
 """
 
 from __future__ import annotations

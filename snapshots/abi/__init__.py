@@ -1,8 +1,8 @@
 """The schema's checksum: two programs with the same ABI write and read the same bytes.
 
-The ABI is the SHA-1, in hex, of the schema's description: canonical JSON with every persistent table and its key, command, outcome, event and
-enumeration that is reachable from them, with their names, orders, types, tags, defaults and values. Docstrings, comments and the order of modules
-do not matter.
+The ABI is the SHA-1, in hex, of the schema's description: canonical JSON with every persistent table and its key,
+command, outcome, event and enumeration that is reachable from them, with their names, orders, types, tags, defaults and
+values. Docstrings, comments and the order of modules do not matter.
 
 schema       a schema as data, and as text
 inspection   the schema of this software, from its types

@@ -1,7 +1,8 @@
 """What changed between two schemas, in words, and whether data can follow without code.
 
-Without code: fields added with a default, types widened, enumeration values added or renumbered, commands and tables added, anything
-reordered. All else needs a migration that says what becomes of the data. A removed field is of that kind: it may be a renamed or a moved one.
+Without code: fields added with a default, types widened, enumeration values added or renumbered, commands and tables
+added, anything reordered. All else needs a migration that says what becomes of the data. A removed field is of that
+kind: it may be a renamed or a moved one.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ _UNBOUNDED = {"ge", "gt", "le", "lt", "min_length", "max_length"}
 
 
 class Change(msgspec.Struct, frozen=True):
-    """A difference. `place` is the table, struct or enumeration; `automatic`: data of the old schema follows without code."""
+    """A difference. `place` is the table, struct or enumeration; `automatic`: data of the old schema follows without
+    code.
+    """
 
     place: str
     text: str
@@ -46,7 +49,9 @@ def stored_types(schema: Schema) -> list[str]:
 
 
 def _unused_is_fine(schema: Schema, name: str) -> bool:
-    """A removed type matters where something of it may be stored; a plain struct's fields say so themselves, a choice's option does not."""
+    """A removed type matters where something of it may be stored; a plain struct's fields say so themselves, a choice's
+    option does not.
+    """
     return name in schema.structs and schema.structs[name].tag is None
 
 
@@ -139,7 +144,9 @@ def _enum(name: str, old: dict[str, int | str], new: dict[str, int | str]) -> It
 
 
 def widens(old: TypeNode, new: TypeNode) -> bool:
-    """Whether every value of the old type is one of the new type. What a struct or enumeration changed is told for itself."""
+    """Whether every value of the old type is one of the new type. What a struct or enumeration changed is told for
+    itself.
+    """
     if new.kind == "any":
         return True
     if new.kind == "union":

@@ -18,7 +18,9 @@ from statemachine.types import Permission, Switch
 
 LOG_ENTRY = "log entry"
 MESSAGES: Mapping[str, Any] = {LOG_ENTRY: Batch, "applied": Applied, "permission bit": Permission, "switch bit": Switch}
-"""What else is written: log entries with their commands, what applying them gives, and the bits of permissions and switches."""
+"""What else is written: log entries with their commands, what applying them gives, and the bits of permissions and
+switches.
+"""
 
 _PLAIN = {
     inspect.IntType: "int",

@@ -1,4 +1,5 @@
-"""The descriptions of all released ABIs, one file each: `released/<first version>-<abi>.json`. Never edited, never removed.
+"""The descriptions of all released ABIs, one file each: `released/<first version>-<abi>.json`. Never edited, never
+removed.
 
 `python -m snapshots.abi.releases VERSION` adds that of this software.
 """

@@ -1,7 +1,8 @@
 """A schema as data: tables, messages, structs, enumerations. Its canonical JSON is what the ABI is the checksum of.
 
-Types are texts in Python's own notation (`int`, `list[OrderState]`, `Rejected | Done`, `int(ge=0)`); `parse_type` takes them apart. Key parts of a
-table are paths into its row (`outcome.sequence`); one that names no field of it is a number that stands in the key only.
+Types are texts in Python's own notation (`int`, `list[OrderState]`, `Rejected | Done`, `int(ge=0)`); `parse_type` takes
+them apart. Key parts of a table are paths into its row (`outcome.sequence`); one that names no field of it is a number
+that stands in the key only.
 """
 
 from __future__ import annotations
@@ -47,8 +48,9 @@ class TableType(msgspec.Struct, frozen=True):
 
 
 class Schema(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Everything that is stored or sent. Tables in the order of restoring; all else by name. `rules`: the rules number, so that two versions that
-    behave otherwise have two ABIs, whatever they store; 0 in descriptions before 0.3.0, which had none."""
+    """Everything that is stored or sent. Tables in the order of restoring; all else by name. `rules`: the rules number,
+    so that two versions that behave otherwise have two ABIs, whatever they store; 0 in descriptions before 0.3.0, which
+    had none."""
 
     format: int
     tables: list[TableType]
@@ -118,7 +120,8 @@ def field_text(field: FieldType) -> str:
 
 
 class TypeNode(msgspec.Struct, frozen=True):
-    """A type taken apart: `kind` is int, float, str, bytes, bool, none, any, raw, ref, list, tuple, vartuple, dict or union.
+    """A type taken apart: `kind` is int, float, str, bytes, bool, none, any, raw, ref, list, tuple, vartuple, dict or
+    union.
 
     `name` is a ref's struct or enumeration; `parts` are what it is made of; `bounds` constrain a plain type.
     """

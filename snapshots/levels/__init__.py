@@ -1,4 +1,5 @@
-"""Levels: by which version's schema and rules a cluster runs. They change by an entry in the log, while the cluster trades (ADR 0044).
+"""Levels: by which version's schema and rules a cluster runs. They change by an entry in the log, while the cluster
+trades (ADR 0044).
 
 level       what a level is, which ones this software can run, the log entry that changes it
 freezing    makes the archive of a release's core: `python -m snapshots.levels.freezing VERSION`

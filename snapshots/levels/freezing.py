@@ -1,12 +1,15 @@
-"""Freezes a release's core: the sources of `statemachine` as one archive, importable beside the present core under a name of its own.
+"""Freezes a release's core: the sources of `statemachine` as one archive, importable beside the present core under a
+name of its own.
 
     python -m snapshots.levels.freezing 0.3.0                       this tree's, at the release
     python -m snapshots.levels.freezing 0.2.0 --source DIRECTORY    the `statemachine` directory of an earlier release
 
-A node of a later version runs this very code for each entry that was written at the release's level. So outcomes, texts, hashes and snapshots are
-those of the release by construction. Nothing in an archive is ever changed; a test compares each with the digest that stands in `level.py`.
+A node of a later version runs this very code for each entry that was written at the release's level. So outcomes,
+texts, hashes and snapshots are those of the release by construction. Nothing in an archive is ever changed; a test
+compares each with the digest that stands in `level.py`.
 
-The archive has the plain sources. The compiled core's are left out: what they make is the same, and a compiler is not to be needed.
+The archive has the plain sources. The compiled core's are left out: what they make is the same, and a compiler is not
+to be needed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """A level: the schema and the rules by which every entry of the log is read and applied. Part of the replicated state.
 
-A cluster runs at one level, whatever software its nodes have. Its entries, outcomes, events, hashes and snapshots are those of the level's version,
-byte for byte. The entry `SetLevel` changes it: what comes before is of the old level, what comes behind is of the new one, on every node.
+A cluster runs at one level, whatever software its nodes have. Its entries, outcomes, events, hashes and snapshots are
+those of the level's version, byte for byte. The entry `SetLevel` changes it: what comes before is of the old level,
+what comes behind is of the new one, on every node.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ from snapshots.abi import ABI
 from statemachine.rules import RULES
 
 ENTRY_MARK = b"\xc1"
-"""The first byte of an entry that changes the level. msgpack never uses it, so no version takes such an entry for a batch of commands: one that does
-not know it cannot decode it, and stops there."""
+"""The first byte of an entry that changes the level. msgpack never uses it, so no version takes such an entry for a
+batch of commands: one that does not know it cannot decode it, and stops there."""
 
 CORES = {"0.2.0": "5270bad0c427b5f040e974666a6f98d958f5a1961e7b08abab822d50ca1d61d4"}
 """Frozen cores by version, with the digest of each archive (`freezing`)."""
 
 
 class Level(msgspec.Struct, frozen=True, array_like=True):
-    """`version`: the first one with this level, for a person. `abi` names the schema, `rules` counts the behaviour (`statemachine.rules`)."""
+    """`version`: the first one with this level, for a person. `abi` names the schema, `rules` counts the behaviour
+    (`statemachine.rules`).
+    """
 
     version: str
     abi: str
@@ -41,8 +44,8 @@ OWN = Level(metadata.version("quorumbook"), ABI, RULES)
 """The level of this software."""
 
 SUPPORTED: tuple[Level, ...] = (V0_2_0, OWN)
-"""Every level that this software can run, oldest first. One is dropped, with its module and its archive, one release after it was last the level of a
-release that may be upgraded from."""
+"""Every level that this software can run, oldest first. One is dropped, with its module and its archive, one release
+after it was last the level of a release that may be upgraded from."""
 
 
 ACCEPTED = frozenset(level.abi for level in SUPPORTED)
@@ -68,7 +71,9 @@ def rules_of(version: str, abi: str) -> int:
 
 
 class SetLevel(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """A log entry: from the next entry on the cluster runs at level `to`. It has no effect where the level is another one than `old`."""
+    """A log entry: from the next entry on the cluster runs at level `to`. It has no effect where the level is another
+    one than `old`.
+    """
 
     old: Level
     to: Level

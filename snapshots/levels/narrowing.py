@@ -1,7 +1,8 @@
 """Commands of this software as an earlier version's schema writes them.
 
-The schema is append-only: what a later version added stands at the end of a struct and has a default. So a command whose new fields have their
-defaults is the earlier version's command, without them. One that says more cannot be said at that level, and is refused before it is proposed.
+The schema is append-only: what a later version added stands at the end of a struct and has a default. So a command
+whose new fields have their defaults is the earlier version's command, without them. One that says more cannot be said
+at that level, and is refused before it is proposed.
 """
 
 from __future__ import annotations

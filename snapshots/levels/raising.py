@@ -1,7 +1,8 @@
 """A state of one level as a state of the next: what happens at the entry that changes the level.
 
-Every node converts its own state at the same entry. What comes out follows from the state alone, so equal states stay equal, however each node came
-to its own. The running hash goes on from that of the old level: nodes that differed before differ after it.
+Every node converts its own state at the same entry. What comes out follows from the state alone, so equal states stay
+equal, however each node came to its own. The running hash goes on from that of the old level: nodes that differed
+before differ after it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 Row = tuple[bytes, bytes]
 _encode = msgspec.msgpack.Encoder().encode
 _OF_COMMANDS = {"Batch"}
-"""Structs that stand in log entries alone: a step that changes nothing else leaves rows as they are, but for new fields."""
+"""Structs that stand in log entries alone: a step that changes nothing else leaves rows as they are, but for new
+fields.
+"""
 
 
 def raised(engine: Engine, old: Level, to: Level) -> Engine:
@@ -73,8 +76,9 @@ def _follows_by_itself(step: Step) -> bool:
 
 
 def widened(rows: Mapping[str, Iterable[Row]]) -> dict[str, list[Row]]:
-    """Rows of an earlier version as the present one writes them: fields that came have their defaults, fingerprints of remembered commands cannot be
-    compared any more, and the running hash says that the state is another version's. The same as `StateMigration` makes, without its checks."""
+    """Rows of an earlier version as the present one writes them: fields that came have their defaults, fingerprints of
+    remembered commands cannot be compared any more, and the running hash says that the state is another version's. The
+    same as `StateMigration` makes, without its checks."""
     made: dict[str, list[Row]] = {name: [] for name in TABLES}
     for name, found in rows.items():
         decode = msgspec.msgpack.Decoder(TABLES[name]).decode

@@ -1,7 +1,8 @@
-"""States of any supported level: made empty or from tables, and moved on by log entries, those that change the level included.
+"""States of any supported level: made empty or from tables, and moved on by log entries, those that change the level
+included.
 
-Whoever follows a log (the engine process, the history, an audit) holds an `Engine` and asks `apply` for the next one: it is the same object but for
-an entry that changes the level.
+Whoever follows a log (the engine process, the history, an audit) holds an `Engine` and asks `apply` for the next one:
+it is the same object but for an entry that changes the level.
 """
 
 from __future__ import annotations
@@ -121,7 +122,8 @@ Convert = Callable[[Engine, Level, Level], Engine]
 
 
 def apply(engine: Engine, payload: bytes, convert: Convert = raised) -> tuple[Engine, AppliedBatch | None]:
-    """Apply a log entry. The state behind it, which is another object where the level changed, and what came of its commands; None where it has none.
+    """Apply a log entry. The state behind it, which is another object where the level changed, and what came of its
+    commands; None where it has none.
 
     Args:
         convert: makes the state of the next level.

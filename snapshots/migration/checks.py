@@ -114,7 +114,8 @@ def _check_side(engine: Engine, facts: Facts, product_id: str, side: Side) -> No
 
 
 def finish(rows: Mapping[str, list[Row]], codec: Codec) -> dict[str, list[Row]]:
-    """What the engine keeps of bytes that are no longer the same: the running hash begins anew, fingerprints cannot be compared.
+    """What the engine keeps of bytes that are no longer the same: the running hash begins anew, fingerprints cannot be
+    compared.
 
     Raises:
         MigrationError: the rows are not of the codec's schema.

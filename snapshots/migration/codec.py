@@ -1,7 +1,9 @@
-"""Rows and log entries of any schema as plain values, and back: what the schema's description says is all that is needed.
+"""Rows and log entries of any schema as plain values, and back: what the schema's description says is all that is
+needed.
 
-A struct is a dict of its fields, and of "type" with its name where it has a tag; an enumeration's value is its member's name; lists are lists;
-numbers, texts and bytes are themselves. Part of a key that does not stand in the row is a value of the row here, under its name.
+A struct is a dict of its fields, and of "type" with its name where it has a tag; an enumeration's value is its member's
+name; lists are lists; numbers, texts and bytes are themselves. Part of a key that does not stand in the row is a value
+of the row here, under its name.
 """
 
 from __future__ import annotations

@@ -157,7 +157,9 @@ class Converter:
         return self._structs[name]
 
     def _open_struct(self, name: str, table: str = "") -> Convert:
-        """The same, with the old fields still in it. `table`: its rows are meant, whose fields may be renamed for themselves."""
+        """The same, with the old fields still in it. `table`: its rows are meant, whose fields may be renamed for
+        themselves.
+        """
         old, new = self.source.schema.structs[name], self._new_struct(name)
         moved = renamed_fields(self.migration, name, table)
         if new is None:
@@ -203,7 +205,9 @@ class Converter:
         return fields, {field.name: field.default for field in added}
 
     def _follows(self, old: TypeNode, new: TypeNode) -> bool:
-        """Whether values go from one type to the other part by part; what a choice no longer has is noticed value by value."""
+        """Whether values go from one type to the other part by part; what a choice no longer has is noticed value by
+        value.
+        """
         if old.kind == "union" or new.kind == "union":
             return True
         if old.kind == new.kind == "ref":
@@ -214,7 +218,9 @@ class Converter:
 
 
 def _only(values: Any, allowed: set[str], before: Values) -> Values:
-    """Without the old fields that the new schema does not have. What is neither old nor allowed stays, for the codec to refuse."""
+    """Without the old fields that the new schema does not have. What is neither old nor allowed stays, for the codec to
+    refuse.
+    """
     if not isinstance(values, dict):
         raise CodecError("", f"the migration's function returned {values!r}; expected a dict"[:200])
     if values.keys() <= allowed:

@@ -1,10 +1,13 @@
-"""What a step would lose: stored fields and tables that have no place in the next schema, and that nobody has agreed to lose.
+"""What a step would lose: stored fields and tables that have no place in the next schema, and that nobody has agreed to
+lose.
 
-A field that is renamed, or moved to another table, looks like a removed one beside an added one: by the schemas alone they cannot be told apart.
-So no step drops anything in silence. The migration renames the field (`renamed_fields`), or says why it goes (`removed`, `removed_tables`).
+A field that is renamed, or moved to another table, looks like a removed one beside an added one: by the schemas alone
+they cannot be told apart. So no step drops anything in silence. The migration renames the field (`renamed_fields`), or
+says why it goes (`removed`, `removed_tables`).
 
-A loss has the name that an author writes: `table.column` where only rows of that table have the field, `Struct.field` where the struct also
-stands inside other values (remembered outcomes, commands of the log), the table's name where the table goes.
+A loss has the name that an author writes: `table.column` where only rows of that table have the field, `Struct.field`
+where the struct also stands inside other values (remembered outcomes, commands of the log), the table's name where the
+table goes.
 """
 
 from __future__ import annotations
@@ -32,7 +35,9 @@ SCRIPT_ADVICE = (
 
 
 class Loss(msgspec.Struct, frozen=True):
-    """A stored field or table that the next schema does not have. `names`: any of them in the migration agrees to it, the first is shown."""
+    """A stored field or table that the next schema does not have. `names`: any of them in the migration agrees to it,
+    the first is shown.
+    """
 
     names: tuple[str, ...]
     text: str
@@ -49,7 +54,8 @@ def losses(source: Schema, target: Schema, migration: Migration) -> list[Loss]:
 
 
 def check(source: Schema, target: Schema, migration: Migration, script: Path | None = None) -> None:
-    """Nothing vanishes without a reason, and every name that the migration gives is one of something that vanishes or is renamed.
+    """Nothing vanishes without a reason, and every name that the migration gives is one of something that vanishes or
+    is renamed.
 
     Args:
         script: the executable that the step is, if it is one.
@@ -127,7 +133,9 @@ def _renamed(migration: Migration, *holders: str) -> dict[str, str]:
 
 
 def _struct_losses(source: Schema, target: Schema, migration: Migration) -> Iterator[Loss]:
-    """Fields of structs that stand inside others, or in log entries. One that is gone as a whole shows at the field that had it."""
+    """Fields of structs that stand inside others, or in log entries. One that is gone as a whole shows at the field
+    that had it.
+    """
     nested = _nested(source)
     for name in stored_types(source):
         old, new = source.structs.get(name), target.structs.get(migration.renamed_structs.get(name, name))

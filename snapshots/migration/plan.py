@@ -1,12 +1,14 @@
-"""What the author of a migration writes. A module of `snapshots/migrations/` has one `MIGRATION`; `quorumbook migrate new` writes a first form of it.
+"""What the author of a migration writes. A module of `snapshots/migrations/` has one `MIGRATION`; `quorumbook migrate
+new` writes a first form of it.
 
-Values are plain (see `codec`). Without any of it, data follows by itself: fields by their names, new fields by their defaults, enumerations
-by their members' names, tables and structs by theirs. A function gets what became of its value by itself, with all old fields still in it,
-and returns the new value: fields that the new schema does not have are dropped afterwards, and one that is missing is an error. What is
-dropped must be named in `removed`: nothing vanishes in silence.
+Values are plain (see `codec`). Without any of it, data follows by itself: fields by their names, new fields by their
+defaults, enumerations by their members' names, tables and structs by theirs. A function gets what became of its value
+by itself, with all old fields still in it, and returns the new value: fields that the new schema does not have are
+dropped afterwards, and one that is missing is an error. What is dropped must be named in `removed`: nothing vanishes in
+silence.
 
-Every node converts its own data. What a function returns must follow from its argument alone, and it must not matter whether a command was
-applied before the migration or is converted and applied after it.
+Every node converts its own data. What a function returns must follow from its argument alone, and it must not matter
+whether a command was applied before the migration or is converted and applied after it.
 """
 
 from __future__ import annotations
@@ -36,8 +38,8 @@ WholeFunction = Callable[[Tables, Tables], Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Facts:
-    """What must not change: `money` in accounts and fees, by currency, and the order ids of each of the `queues`, in the order in which they
-    trade. A queue is a product, a side and a price; orders that wait off the book are in none.
+    """What must not change: `money` in accounts and fees, by currency, and the order ids of each of the `queues`, in
+    the order in which they trade. A queue is a product, a side and a price; orders that wait off the book are in none.
     """
 
     money: dict[str, int]
@@ -62,19 +64,20 @@ class Migration:
     """From one ABI to another.
 
     Attributes:
-        structs: by the old struct's name, for each value of it wherever it stands: in rows, in remembered outcomes, in commands.
+        structs: by the old struct's name, for each value of it wherever it stands: in rows, in remembered outcomes, in
+            commands.
         rows: by the old table's name, for each of its rows, after `structs`; may return `Drop`.
-        commands: by the old command's name, for each in the log, after `structs`; must return exactly one command, since clients
-            were told their sequences.
+        commands: by the old command's name, for each in the log, after `structs`; must return exactly one command,
+            since clients were told their sequences.
         enums: by the enumeration's name, what becomes of members that are removed.
         renamed_structs, renamed_tables: old name to new name.
         renamed_fields: "table.column" or "Struct.field" to the field's new name; the value goes on under it.
-        removed: "table.column" or "Struct.field" that has no place in the new schema, to the reason, or to where its values went.
-            A step that would drop a field that is neither here nor renamed is refused: see `losses`.
+        removed: "table.column" or "Struct.field" that has no place in the new schema, to the reason, or to where its
+            values went. A step that would drop a field that is neither here nor renamed is refused: see `losses`.
         removed_tables: old name to the reason, or to where its rows went.
-        whole: called at the end with all rows of before, with every column they had, and all rows of after. It changes the latter in
-            place, where rows depend on each other or move between tables, and returns a reason for each table whose number of rows it
-            changed.
+        whole: called at the end with all rows of before, with every column they had, and all rows of after. It changes
+            the latter in place, where rows depend on each other or move between tables, and returns a reason for each
+            table whose number of rows it changed.
         facts_before, facts_after: read the facts where tables or fields have other names than in this software.
     """
 

@@ -6,7 +6,8 @@ import msgspec
 
 
 class TableCount(msgspec.Struct):
-    """The rows of a table before and after a step. A table that was added has the name "" before, one that was removed after.
+    """The rows of a table before and after a step. A table that was added has the name "" before, one that was removed
+    after.
 
     `reasons` explain the difference: why, and how many rows.
     """

@@ -1,6 +1,7 @@
 """A whole state through a chain of steps, and the log behind it. Nothing is written here: rows in, rows out.
 
-What comes out was checked: see `checks`. Everything that goes wrong is a `MigrationError` that names the check and the row.
+What comes out was checked: see `checks`. Everything that goes wrong is a `MigrationError` that names the check and the
+row.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A step that is an external executable: `<executable> <tsv directory> <out directory>`, named after the source ABI.
 
-The first directory has every table of the source schema as TSV (see `tsv`), the second one, empty at first, must have every table of the
-target's when the executable ends with exit code 0. Amounts are whole numbers in smallest
-units. Commands in the log are not given to it: they follow by themselves or not at all.
+The first directory has every table of the source schema as TSV (see `tsv`), the second one, empty at first, must have
+every table of the target's when the executable ends with exit code 0. Amounts are whole numbers in smallest units.
+Commands in the log are not given to it: they follow by themselves or not at all.
 
 Beside it, `<executable>.toml` says what of the old schema has no place in the new one, and why (see `losses`):
 

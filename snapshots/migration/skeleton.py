@@ -54,8 +54,8 @@ def module_name(source: str) -> str:
 
 
 def skeleton(source: Schema, target: Schema) -> str:
-    """The module's text: a function for each struct and table that does not follow by itself, the name of everything that would vanish,
-    and a hint for all else."""
+    """The module's text: a function for each struct and table that does not follow by itself, the name of everything
+    that would vanish, and a hint for all else."""
     changes = [change for change in difference(source, target) if not change.automatic]
     listed = "\n".join(f"- {change.place}: {change.text}" for change in changes) or "Everything follows by itself."
     functions, maps = _functions(source, changes)

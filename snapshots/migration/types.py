@@ -1,4 +1,6 @@
-"""msgspec types made from a description: for parts that work with types, such as the TSV format, on tables of any known schema."""
+"""msgspec types made from a description: for parts that work with types, such as the TSV format, on tables of any known
+schema.
+"""
 
 from __future__ import annotations
 

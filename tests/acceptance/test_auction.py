@@ -1,4 +1,6 @@
-"""An auction on three nodes: orders are collected, the leader is killed, the auction opens, and every node tells the same of it."""
+"""An auction on three nodes: orders are collected, the leader is killed, the auction opens, and every node tells the
+same of it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Certificates that end while a cluster runs: warned of, renewed without a restart, and the cluster goes on when the old ones have ended."""
+"""Certificates that end while a cluster runs: warned of, renewed without a restart, and the cluster goes on when the
+old ones have ended.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Nodes that come back with less than they had: behind the compacted log, or with an empty disk. The cluster serves all the while."""
+"""Nodes that come back with less than they had: behind the compacted log, or with an empty disk. The cluster serves all
+the while.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ def gets_a_snapshot(seen: Statuses, node: str) -> bool:
 
 
 def test_a_node_behind_the_compacted_log_is_brought_up_by_a_snapshot_whoever_is_killed_meanwhile(make_ground: MakeGround) -> None:
-    """First the sender, so that another leader begins anew; then the receiver, while it gets the snapshot and when it has it."""
+    """First the sender, so that another leader begins anew; then the receiver, while it gets the snapshot and when it
+    has it.
+    """
 
     async def play(scenario: Scenario) -> None:
         await traded(scenario, 300)

@@ -1,4 +1,6 @@
-"""A follower whose log was changed behind its back applies something else than the others: it is found, leaves service, and says why."""
+"""A follower whose log was changed behind its back applies something else than the others: it is found, leaves service,
+and says why.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ pytestmark = pytest.mark.cluster
 
 
 def change_a_deposit(directory: Path, node_id: str) -> int:
-    """Give the first depositor one unit more, in a stopped node's log, with checksums that are right; the entry's index."""
+    """Give the first depositor one unit more, in a stopped node's log, with checksums that are right; the entry's
+    index.
+    """
     log = DurableLog(RealDisk(directory), node_id=node_id, abi=ABI)
     entries = log.load()
     log.cut_torn_end()
@@ -65,7 +69,8 @@ def test_a_changed_log_takes_the_node_out_of_service_until_it_has_a_new_disk(mak
             # It may leave again before it has been seen to be up.
             with suppress(NodeStartError):
                 await asyncio.to_thread(cluster.start, [follower])
-            # The block's first command was compared long ago if the changed one lies behind it: the others trade into the next.
+            # The block's first command was compared long ago if the changed one lies behind it: the others trade into the
+            # next.
             for number in range(3 * 64):
                 await operator.submit(
                     [PutCurrency(account_id=OPERATOR, command_id=f"more-{number}", currency=f"C{number}", scale=2)]

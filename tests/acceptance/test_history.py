@@ -96,7 +96,9 @@ def contents(exchange: Exchange, node_id: str) -> Mapping[str, object]:
 
 
 def test_every_node_has_every_row_once(make_ground: MakeGround) -> None:
-    """Histories and a leader are killed while orders come; in the end all three databases are equal, and the API answers from one."""
+    """Histories and a leader are killed while orders come; in the end all three databases are equal, and the API
+    answers from one.
+    """
     settings = {"history.enabled": True, "raft.archive_log": False, "snapshot.every_commands": 300}
     exchange = Exchange(make_ground(settings))
     asyncio.run(put_market(exchange))

@@ -1,4 +1,6 @@
-"""A cluster on three hosts, as an operator makes it: nothing is edited by hand, and one key file is enough to work from a fourth host."""
+"""A cluster on three hosts, as an operator makes it: nothing is edited by hand, and one key file is enough to work from
+a fourth host.
+"""
 
 from __future__ import annotations
 

@@ -55,7 +55,9 @@ async def trade(access: Access, people: list[Trader], run: str) -> None:
 
 
 async def snapshot(access: Access, node_id: str, index: int) -> None:
-    """Have a node take a snapshot of log entry `index` or a later one: after a restart nothing of before comes from the log."""
+    """Have a node take a snapshot of log entry `index` or a later one: after a restart nothing of before comes from the
+    log.
+    """
     connection = await access.connect(node_id)
     try:
         async with asyncio.timeout(READY_SECONDS):

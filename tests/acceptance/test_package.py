@@ -1,4 +1,6 @@
-"""The package as it is installed: the page's files are in the wheel, byte by byte, and the installed package finds them."""
+"""The package as it is installed: the page's files are in the wheel, byte by byte, and the installed package finds
+them.
+"""
 
 from __future__ import annotations
 

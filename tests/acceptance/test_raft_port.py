@@ -1,4 +1,6 @@
-"""The Raft port lets in nodes of this cluster and nobody else: everything else is refused and counted, and the node goes on."""
+"""The Raft port lets in nodes of this cluster and nobody else: everything else is refused and counted, and the node
+goes on.
+"""
 
 from __future__ import annotations
 
@@ -187,7 +189,9 @@ def test_a_peer_that_goes_mad_after_its_hello(shared_exchange: Exchange, kind: s
 
 
 def test_no_handshake_is_left_waiting(shared_exchange: Exchange) -> None:
-    """A greeting that arrives together with the connection must not get lost: a node that returns would wait seconds for its peers."""
+    """A greeting that arrives together with the connection must not get lost: a node that returns would wait seconds
+    for its peers.
+    """
     port = Port(shared_exchange)
     for _ in range(25):
         begin = time.monotonic()

@@ -1,4 +1,5 @@
-"""An hour of NASDAQ through the engine: every recorded execution happens again, with the same maker, price and size, in the same order.
+"""An hour of NASDAQ through the engine: every recorded execution happens again, with the same maker, price and size, in
+the same order.
 
 And the book that follows from the events is the engine's.
 """

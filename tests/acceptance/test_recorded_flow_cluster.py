@@ -61,7 +61,8 @@ def test_recorded_flow_over_a_failover(make_ground: MakeGround, recording: str) 
             statuses = await watcher.wait_equal(READY_SECONDS)
             assert len({status.state_hash for status in statuses.values() if status}) == 1
             assert [await follower.difference(urls[0], READY_SECONDS) for follower in books] == [""] * len(books)
-            # A reader of the dead node may notice its death after the last event: it has missed nothing, and goes on elsewhere then.
+            # A reader of the dead node may notice its death after the last event: it has missed nothing, and goes on
+            # elsewhere then.
             await until(lambda: max(len(set(follower.visited)) for follower in books) > 1, READY_SECONDS)
         finally:
             for task in following:

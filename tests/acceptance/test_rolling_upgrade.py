@@ -1,4 +1,6 @@
-"""Nodes of version 0.2.0 are replaced one by one while they trade, the level changes, and all nodes return to the state before."""
+"""Nodes of version 0.2.0 are replaced one by one while they trade, the level changes, and all nodes return to the state
+before.
+"""
 
 from __future__ import annotations
 

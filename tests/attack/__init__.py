@@ -10,6 +10,6 @@ An attack is a coroutine in a module of `tests/attack/attacks/`, registered by n
     async def idle_sessions(target: Target) -> None:
         ...                       # until it is cancelled; it may say what it got with target.say()
 
-It runs in a process of its own. `Target` says where the nodes are and whose keys it has. The harness measures the honest trader's orders in a
-control window, then in as long a window under attack, and judges (`verdict.py`).
+It runs in a process of its own. `Target` says where the nodes are and whose keys it has. The harness measures the
+honest trader's orders in a control window, then in as long a window under attack, and judges (`verdict.py`).
 """

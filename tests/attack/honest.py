@@ -15,13 +15,17 @@ from loadtest.recorder import percentile
 from tests.attack.target import HONEST, signed
 
 PACE = 0.05
-"""Seconds between orders. They are sent whether or not the one before was answered, so that a pause is seen by all that fall into it."""
+"""Seconds between orders. They are sent whether or not the one before was answered, so that a pause is seen by all that
+fall into it.
+"""
 
 TIMEOUT = 15.0
 
 
 class Window(msgspec.Struct):
-    """What an honest trader got in a time: seconds of each order that was taken, and what else came, by status or error."""
+    """What an honest trader got in a time: seconds of each order that was taken, and what else came, by status or
+    error.
+    """
 
     latencies: list[float] = []
     failures: dict[str, int] = {}
@@ -38,7 +42,9 @@ class Window(msgspec.Struct):
 
 
 class HonestTrader:
-    """Sends orders that rest far from the market and are cancelled at once (immediate or cancel), each through another node."""
+    """Sends orders that rest far from the market and are cancelled at once (immediate or cancel), each through another
+    node.
+    """
 
     def __init__(self, access: Access) -> None:
         self._urls = list(access.https.values())

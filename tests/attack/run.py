@@ -1,4 +1,5 @@
-"""`python -m tests.attack.run`: every attack in turn against a live cluster; a table at the end. Exit code 1 where one did harm.
+"""`python -m tests.attack.run`: every attack in turn against a live cluster; a table at the end. Exit code 1 where one
+did harm.
 
 All attacks run on one cluster, one at a time; after one that did harm the next begins on a fresh one.
 """

@@ -86,7 +86,9 @@ class Target:
         return await asyncio.open_connection(host, port, ssl=self.access.tls(), local_addr=(ATTACKER_HOST, 0))
 
     async def session(self, node_id: str, number: int = 0) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A greeted session of one of the attacker's keys, for bytes of any kind. Raises ConnectionError where it is refused."""
+        """A greeted session of one of the attacker's keys, for bytes of any kind. Raises ConnectionError where it is
+        refused.
+        """
         reader, writer = await self.tls(node_id)
         writer.write(frame(hello(self.credentials(number), "mallory", time.time())))
         if not await read_frame(reader):

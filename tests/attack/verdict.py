@@ -10,7 +10,9 @@ P99_FACTOR = 2.0
 """The honest trader's p99 under attack, in those of the control window."""
 
 P99_FLOOR = 0.25
-"""Seconds of p99 that are all right in any case: a machine that other work shares has outliers of that size without any attack."""
+"""Seconds of p99 that are all right in any case: a machine that other work shares has outliers of that size without any
+attack.
+"""
 
 MEGABYTE = 1024 * 1024
 

@@ -2,8 +2,9 @@
 
     python -m tests.benchmarks.gateway [--profile] [--orders N] [--connections N] [--only-native]
 
-Requests lie signed before the clock starts. They are given to the server's connections as a transport would, one for each connection and turn.
-Frames to the engine are answered by an engine in this process whose time is subtracted. Figures are of the fastest round of several.
+Requests lie signed before the clock starts. They are given to the server's connections as a transport would, one for
+each connection and turn. Frames to the engine are answered by an engine in this process whose time is subtracted.
+Figures are of the fastest round of several.
 """
 
 from __future__ import annotations

@@ -2,10 +2,11 @@
 
     python -m tests.benchmarks.install [--orders N] [--seconds N] [--requests N]
 
-Three nodes of this machine, fsync on, a state of two rows an order. Clients send requests as fast as answers come, and beside them one sends one
-command at a time. A follower is killed and its disk deleted; it comes back with `--rejoin`, is sent a snapshot, checks it, takes it over and catches
-up. Times are from sending a request to its answer: durable on a majority and applied. All figures are of one run, so their ratios mean more than
-their sizes; nodes and clients share the machine's cores.
+Three nodes of this machine, fsync on, a state of two rows an order. Clients send requests as fast as answers come, and
+beside them one sends one command at a time. A follower is killed and its disk deleted; it comes back with `--rejoin`,
+is sent a snapshot, checks it, takes it over and catches up. Times are from sending a request to its answer: durable on
+a majority and applied. All figures are of one run, so their ratios mean more than their sizes; nodes and clients share
+the machine's cores.
 """
 
 from __future__ import annotations
@@ -124,7 +125,9 @@ class Bench:
             yield [Deposit(self.market.accounts[0], f"single-{number}", "USD", 1)]
 
     async def compacted(self) -> None:
-        """Wait, under load, until the log no longer begins with the first entry: a node without one then needs a snapshot."""
+        """Wait, under load, until the log no longer begins with the first entry: a node without one then needs a
+        snapshot.
+        """
         leader = await self.watcher.wait_leader(READY_SECONDS)
         connection = await self.access.connect(leader)
         async with asyncio.timeout(INSTALL_SECONDS):

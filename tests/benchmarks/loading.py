@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.loading [--orders N] [--times N]
 
-Each time in a process of its own, as a node that starts: from an empty one to an engine that could apply the next command. The stages are those
-of a node's start, measured on the clock and of CPU, all threads included.
+Each time in a process of its own, as a node that starts: from an empty one to an engine that could apply the next
+command. The stages are those of a node's start, measured on the clock and of CPU, all threads included.
 """
 
 from __future__ import annotations

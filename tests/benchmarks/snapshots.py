@@ -2,8 +2,9 @@
 
     python -m tests.benchmarks.snapshots [--orders N] [--rate N] [--seconds N]
 
-One process does what a node's engine process does to its state: it applies batches at a given rate, begins snapshots and polls them, and the
-writer runs beside it. There is no network and no log. All figures are of one run, so their ratios mean more than their sizes.
+One process does what a node's engine process does to its state: it applies batches at a given rate, begins snapshots
+and polls them, and the writer runs beside it. There is no network and no log. All figures are of one run, so their
+ratios mean more than their sizes.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ SWITCH_INTERVAL = 0.0005
 
 
 class Market:
-    """Commands of accounts that each keep their number of orders: one is cancelled, one is placed, now and then one trades."""
+    """Commands of accounts that each keep their number of orders: one is cancelled, one is placed, now and then one
+    trades.
+    """
 
     def __init__(self, orders: int) -> None:
         self.accounts = [f"account-{number}" for number in range(max(2 * orders // OPEN_ORDERS_PER_ACCOUNT, 4))]
@@ -137,7 +140,9 @@ class Bench:
         return time.perf_counter() - begin
 
     def trade(self, seconds: float, rate: int, *, snapshots: bool) -> Run:
-        """Apply commands for a while, `rate` a second (0: as fast as it goes), with one snapshot after the other or none."""
+        """Apply commands for a while, `rate` a second (0: as fast as it goes), with one snapshot after the other or
+        none.
+        """
         run = Run()
         size = rate // BATCHES_PER_SECOND or 250
         batches = [[next(self._flow) for _ in range(size)] for _ in range(int(seconds * (rate or 120_000) / size))]

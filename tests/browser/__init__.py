@@ -1,1 +1,3 @@
-"""The page in a real browser: Debian's chromium, driven by Playwright, on a real cluster. Skipped where there is no chromium."""
+"""The page in a real browser: Debian's chromium, driven by Playwright, on a real cluster. Skipped where there is no
+chromium.
+"""

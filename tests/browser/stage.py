@@ -1,4 +1,6 @@
-"""The cluster that the browser looks at. Playwright holds the test's thread, so the market trades in a thread of its own."""
+"""The cluster that the browser looks at. Playwright holds the test's thread, so the market trades in a thread of its
+own.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A browser's page with what the tests do on it, and what it must never do: errors in its console, requests to anybody but the cluster."""
+"""A browser's page with what the tests do on it, and what it must never do: errors in its console, requests to anybody
+but the cluster.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,9 @@ class Viewer:
         return {name: int(value) if value.isdigit() else value for name, value in found.items()}
 
     def until(self, condition: str) -> None:
-        """Wait until an expression holds. Playwright's own waiting evaluates text inside the page, which the page's policy forbids."""
+        """Wait until an expression holds. Playwright's own waiting evaluates text inside the page, which the page's
+        policy forbids.
+        """
         end = time.monotonic() + SECONDS
         while not self.page.evaluate(condition):
             assert time.monotonic() < end, f"{condition} did not come true; the counter shows {self.counter()}"

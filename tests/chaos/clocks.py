@@ -1,7 +1,8 @@
-"""A node whose clock jumps by an hour, and back: `jumping.sitecustomize` changes the time of day in that node's processes.
+"""A node whose clock jumps by an hour, and back: `jumping.sitecustomize` changes the time of day in that node's
+processes.
 
-What measures durations does not jump, as on a machine whose clock is set. What must hold: nothing stops or is lost by it, and the time of
-the exchange, which is in every outcome, never runs backwards, though the stamps of the batches do.
+What measures durations does not jump, as on a machine whose clock is set. What must hold: nothing stops or is lost by
+it, and the time of the exchange, which is in every outcome, never runs backwards, though the stamps of the batches do.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ TRADED = 150
 
 
 class ClockBehind(Fault):
-    """The leader's clock jumps an hour back; then it is stopped in order, another node leads with the right time, and it comes back."""
+    """The leader's clock jumps an hour back; then it is stopped in order, another node leads with the right time, and
+    it comes back.
+    """
 
     name = "clock-behind"
     seconds = (0.0, 0.1)
@@ -87,7 +90,9 @@ class ClockBehind(Fault):
 
 
 class ClockAhead(ClockBehind):
-    """The leader's clock jumps an hour ahead: the followers refuse its entries, and another node leads with the right time."""
+    """The leader's clock jumps an hour ahead: the followers refuse its entries, and another node leads with the right
+    time.
+    """
 
     name = "clock-ahead"
     offset = HOUR

@@ -1,4 +1,6 @@
-"""Disks that fail on demand, mounted over a node's data directory: one that fills up, one that answers writes with EIO. Need root."""
+"""Disks that fail on demand, mounted over a node's data directory: one that fills up, one that answers writes with EIO.
+Need root.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +96,9 @@ class BadDisk(FullDisk):
         fill(self._store / "ballast")
 
     def remove(self) -> None:
-        """Unmount it, and put back what was in the data directory before: an old copy, on which the node must not run again."""
+        """Unmount it, and put back what was in the data directory before: an old copy, on which the node must not run
+        again.
+        """
         for mounted in (self._data, self._store):
             if os.path.ismount(mounted):
                 call("umount", str(mounted))

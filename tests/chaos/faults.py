@@ -1,7 +1,7 @@
 """The faults of processes and disks: each begins, ends, and repairs what it broke.
 
-`begin` makes the fault and says on which node; `end` takes away what would last by itself (a stopped process, a full disk) and is called
-whatever happened; `repair` brings back the nodes that are down and checks how they come back.
+`begin` makes the fault and says on which node; `end` takes away what would last by itself (a stopped process, a full
+disk) and is called whatever happened; `repair` brings back the nodes that are down and checks how they come back.
 """
 
 from __future__ import annotations
@@ -203,7 +203,9 @@ class FlipLogEnd(Fault):
 
 
 class DiskFull(Fault):
-    """A node's data directory on a file system of its own that fills up: the node must stop, and start again when there is space."""
+    """A node's data directory on a file system of its own that fills up: the node must stop, and start again when there
+    is space.
+    """
 
     name = "disk-full"
     seconds = (0.3, 1.0)
@@ -257,7 +259,9 @@ class RollingRestart(Fault):
 
 
 class ReplaceNode(Fault):
-    """A node killed for good and its directory deleted, the leader in half of the cases: a new one takes its place, with membership changes."""
+    """A node killed for good and its directory deleted, the leader in half of the cases: a new one takes its place,
+    with membership changes.
+    """
 
     name = "replace-node"
 

@@ -1,10 +1,12 @@
-"""Kills of the leader, very many, one after the other: each under load, each followed by the node's return, all of it measured and judged.
+"""Kills of the leader, very many, one after the other: each under load, each followed by the node's return, all of it
+measured and judged.
 
 python -m tests.chaos.kills [--kills N] [--seed S] [--report docs/reliability.md]
 
-A kill is SIGKILL of every process of the node that leads. It is over when the node is back, has caught up and votes. Every
-`JUDGED_EVERY` kills the clients pause, and everything that was ever acknowledged is looked for in the nodes' logs; every `KILLS_A_CLUSTER`
-a fresh cluster begins, so that what is looked through stays bounded. The nodes run without gateways: the clients speak the native protocol.
+A kill is SIGKILL of every process of the node that leads. It is over when the node is back, has caught up and votes.
+Every `JUDGED_EVERY` kills the clients pause, and everything that was ever acknowledged is looked for in the nodes'
+logs; every `KILLS_A_CLUSTER` a fresh cluster begins, so that what is looked through stays bounded. The nodes run
+without gateways: the clients speak the native protocol.
 """
 
 from __future__ import annotations
@@ -49,7 +51,8 @@ Say = Callable[[str], None]
 class LeaderKill(msgspec.Struct, kw_only=True):
     """One kill. `at` is monotonic seconds, the rest are durations in seconds.
 
-    `gap`: no client had any answer; `wait`: the longest that one client had none; `back`: from the kill until the node votes again.
+    `gap`: no client had any answer; `wait`: the longest that one client had none; `back`: from the kill until the node
+    votes again.
     """
 
     node_id: str
@@ -93,7 +96,9 @@ class Kills:
         self.result = KillsResult()
 
     async def run(self) -> KillsResult:
-        """All kills, or those up to the first that something went wrong at. Raises `NodeStartError` when a fresh cluster does not start."""
+        """All kills, or those up to the first that something went wrong at. Raises `NodeStartError` when a fresh
+        cluster does not start.
+        """
         begin = time.monotonic()
         number = 0
         while len(self.result.kills) < self._plan.kills and not self.result.failure:

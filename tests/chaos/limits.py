@@ -18,7 +18,9 @@ RUN_SECONDS, STAND_SECONDS = 0.01, 0.09
 
 
 class FewDescriptors(Fault):
-    """A node's engine may open hardly any descriptor more, for a while: nothing that it has written is in doubt by that."""
+    """A node's engine may open hardly any descriptor more, for a while: nothing that it has written is in doubt by
+    that.
+    """
 
     name = "few-descriptors"
     seconds = (2.0, 4.0)

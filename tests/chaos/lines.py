@@ -1,4 +1,6 @@
-"""Bad lines between the nodes: their Raft connections go over relays, which delay, hold up, slow down and reset them. Needs no root."""
+"""Bad lines between the nodes: their Raft connections go over relays, which delay, hold up, slow down and reset them.
+Needs no root.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,9 @@ class _OverRelays(Fault):
 
 
 class BadLines(_OverRelays):
-    """Every line between nodes is late, then holds up, is thin, and breaks off, in random order. Clients' lines are good."""
+    """Every line between nodes is late, then holds up, is thin, and breaks off, in random order. Clients' lines are
+    good.
+    """
 
     name = "bad-lines"
 

@@ -1,10 +1,11 @@
-"""A network of the run's own: a namespace a node, one for the clients with a bridge between them all. Needs root and `ip`.
+"""A network of the run's own: a namespace a node, one for the clients with a bridge between them all. Needs root and
+`ip`.
 
     namespace PREFIXh    the clients; bridge hub0, 10.77.0.254, and 10.77.0.253 for attackers
     namespace PREFIXn1   node n1; eth0, 10.77.0.1; its other end is port v1 of the bridge
 
-The addresses exist inside these namespaces only. Whoever makes the network runs the rest as a child in it (`run_inside`) and takes it
-away when the child has ended, however it ended.
+The addresses exist inside these namespaces only. Whoever makes the network runs the rest as a child in it
+(`run_inside`) and takes it away when the child has ended, however it ended.
 """
 
 from __future__ import annotations
@@ -74,7 +75,9 @@ class Network:
                 call("ip", "netns", "del", self._prefix + name)
 
     def settle(self, directory: Path) -> LocalCluster:
-        """Give the nodes of a fresh cluster directory their addresses here; the cluster, whose nodes start in their namespaces."""
+        """Give the nodes of a fresh cluster directory their addresses here; the cluster, whose nodes start in their
+        namespaces.
+        """
         layout = ClusterDirectory(directory)
         wanted = {
             listen: listen.replace("127.0.0.1", address(node_id))
@@ -111,7 +114,9 @@ class Network:
         self._rules.append((node_id, other))
 
     def disturb(self, node_id: str, *how: str) -> None:
-        """Put a queueing discipline on what a node is sent and what it sends. Raises `NotPossibleError` if the kernel has none such."""
+        """Put a queueing discipline on what a node is sent and what it sends. Raises `NotPossibleError` if the kernel
+        has none such.
+        """
         for space, device in ((f"{self._prefix}h", f"v{node_id[1:]}"), (self._prefix + node_id, "eth0")):
             try:
                 call("tc", "-n", space, "qdisc", "replace", "dev", device, "root", *how)
@@ -136,7 +141,9 @@ def address(node_id: str) -> str:
 
 
 def run_inside(arguments: Sequence[str]) -> int:
-    """Run `tests.chaos.run` as a child in a new network; its exit code. Raises `NotPossibleError` where there can be none."""
+    """Run `tests.chaos.run` as a child in a new network; its exit code. Raises `NotPossibleError` where there can be
+    none.
+    """
     need_root("ip", "tc", "sysctl")
     prefix = f"qb{os.getpid()}"
     network = Network(prefix)

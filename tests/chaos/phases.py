@@ -1,9 +1,11 @@
 """Where the time of a failover goes, read from what the surviving nodes logged and what the clients recorded.
 
-    kill ── stand ──▶ a node stands ── elect ──▶ it leads ── commit ──▶ it serves ── answer ──▶ the first client has an answer
+    kill ── stand ──▶ a node stands ── elect ──▶ it leads ── commit ──▶ it serves ── answer ──▶ the first client has an
+    answer
 
-*Stand* is the end of the processes, the broken connection, the random pause, and the pre-vote. *Commit* is the entry with which a leader begins its
-term. *Answer* is the clients' way to it. All are of one machine's clocks; the nodes' lines have milliseconds.
+*Stand* is the end of the processes, the broken connection, the random pause, and the pre-vote. *Commit* is the entry
+with which a leader begins its term. *Answer* is the clients' way to it. All are of one machine's clocks; the nodes'
+lines have milliseconds.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ _LINE = re.compile(
 
 
 class Turn(msgspec.Struct, frozen=True):
-    """A line of a node's log: at `at` (seconds since the Unix epoch) it became `what`: "candidate", "leader" or "serving"."""
+    """A line of a node's log: at `at` (seconds since the Unix epoch) it became `what`: "candidate", "leader" or
+    "serving".
+    """
 
     at: float
     node_id: str
@@ -68,7 +72,8 @@ def phases(killed: float, seen: Iterable[Turn], answered: float) -> dict[str, fl
 
 
 def waits(records: Path, windows: Iterable[tuple[float, float]]) -> list[float]:
-    """For each window (monotonic seconds of the recording process) the longest that any one client waited, in it or from it on, between two answers.
+    """For each window (monotonic seconds of the recording process) the longest that any one client waited, in it or
+    from it on, between two answers.
 
     Raises:
         OSError, msgspec.DecodeError: the records cannot be read.

@@ -1,4 +1,6 @@
-"""Faults of disks under real processes: the loss of power, slow disks, syncs that fail once, and disks that lie. Need root and FUSE."""
+"""Faults of disks under real processes: the loss of power, slow disks, syncs that fail once, and disks that lie. Need
+root and FUSE.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ class _OnForgetfulDisks(Fault):
         """The fault itself."""
 
     async def lose_power(self, stage: Stage, random: Random | None) -> None:
-        """All of these nodes die at the same moment, and their disks have what was synced, or with `random` a little more."""
+        """All of these nodes die at the same moment, and their disks have what was synced, or with `random` a little
+        more.
+        """
         await stage.kill(*self.nodes)
         for disk in self.disks.values():
             await asyncio.to_thread(disk.lose_power, random)
@@ -109,8 +113,9 @@ class PowerLossAllTorn(PowerLossTorn):
 
 
 class UnsyncedThenPowerLoss(PowerLossAll):
-    """A follower is killed between the write and the sync of log entries, and started again: it reads them from the page cache. Then the
-    power of all nodes is lost. What it acknowledged after its start must have been synced by then (reliability review, R1)."""
+    """A follower is killed between the write and the sync of log entries, and started again: it reads them from the
+    page cache. Then the power of all nodes is lost. What it acknowledged after its start must have been synced by then
+    (reliability review, R1)."""
 
     name = "unsynced-then-power-loss"
 
@@ -159,7 +164,9 @@ class SlowLeaderDisk(SlowDisk):
 
 
 class SyncFails(_OnForgetfulDisks):
-    """A sync of the log fails once with EIO. Nobody knows what is on the disk then: the node must stop, and may start again."""
+    """A sync of the log fails once with EIO. Nobody knows what is on the disk then: the node must stop, and may start
+    again.
+    """
 
     name = "sync-fails-once"
 
@@ -175,8 +182,9 @@ class SyncFails(_OnForgetfulDisks):
 
 
 class LyingDisk(_OnForgetfulDisks):
-    """A follower's disk says that it synced and did not, and its power is lost. Nothing is lost while the two others live; the node comes
-    back without what it had acknowledged, so it must not vote before it has it again, or must refuse."""
+    """A follower's disk says that it synced and did not, and its power is lost. Nothing is lost while the two others
+    live; the node comes back without what it had acknowledged, so it must not vote before it has it again, or must
+    refuse."""
 
     name = "lying-disk"
 

@@ -1,7 +1,7 @@
 """A relay for TCP streams that behaves like a bad line: late, slow, standing still for a while, breaking off.
 
-TCP hides loss and reordering from those who use it: what they see of them is delay, stalls and resets. So this does what `tc netem` would do to
-two nodes, on every machine, without root.
+TCP hides loss and reordering from those who use it: what they see of them is delay, stalls and resets. So this does
+what `tc netem` would do to two nodes, on every machine, without root.
 
     python -m tests.chaos.relay LISTEN TARGET SEED     then a line of JSON on standard input for each change of the line's `Quality`
 

@@ -2,8 +2,9 @@
 
 python -m tests.chaos.run [--minutes N] [--seed S] [--only fault,...] [--report docs/reliability.md]
 
-Rounds: each makes a fresh cluster and strikes it with every fault once, in random order. After each fault the nodes must become
-level, and what the clients were told, the nodes' logs, hashes, money and feeds are judged. A fault that fails ends its round.
+Rounds: each makes a fresh cluster and strikes it with every fault once, in random order. After each fault the nodes
+must become level, and what the clients were told, the nodes' logs, hashes, money and feeds are judged. A fault that
+fails ends its round.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ Say = Callable[[str], None]
 
 
 class Strike(msgspec.Struct, kw_only=True):
-    """What became of one fault. `gap` is the longest time without any answer, in seconds; `failure` is "" when it was survived."""
+    """What became of one fault. `gap` is the longest time without any answer, in seconds; `failure` is "" when it was
+    survived.
+    """
 
     fault: str
     nodes: list[str]

@@ -36,7 +36,9 @@ SERVING_ACKS = 60
 """So many answers in a row say that the cluster serves again."""
 
 FORMER = "former"
-"""Directory under a node's new data directory with the old one's archived log segments. Nodes do not read it, audits do."""
+"""Directory under a node's new data directory with the old one's archived log segments. Nodes do not read it, audits
+do.
+"""
 
 
 class Gate(Pacer):
@@ -188,7 +190,8 @@ class Stage:
     async def new_disk(self, node_id: str) -> None:
         """Give a node that is down an empty data directory, have it rejoin, and wait until it votes.
 
-        The archived segments of the lost directory come back beside the new ones: else nobody might have the whole log for the audit.
+        The archived segments of the lost directory come back beside the new ones: else nobody might have the whole log
+        for the audit.
         """
         data = self.data(node_id)
         kept = data.parent / FORMER
@@ -206,7 +209,9 @@ class Stage:
             shutil.move(kept, data / FORMER)
 
     async def replace(self, node_id: str) -> str:
-        """Delete the directory of a node that is down for good, and put a new node into its place; the new one's id. Raises `MembershipError`."""
+        """Delete the directory of a node that is down for good, and put a new node into its place; the new one's id.
+        Raises `MembershipError`.
+        """
         data = self.data(node_id)
         new = f"n{max(int(name[1:]) for name in self.cluster.layout.addresses) + 1}"
         wanted = Addition(new, *(self._network.places(new) if self._network is not None else ()))
@@ -283,7 +288,9 @@ async def staged(
     network: Network | None = None,
     settings: Mapping[str, Setting] = SETTINGS,
 ) -> AsyncGenerator[Stage, None]:
-    """A fresh cluster in `directory` with clients that trade and readers that follow; every node is ended behind it, whatever happened."""
+    """A fresh cluster in `directory` with clients that trade and readers that follow; every node is ended behind it,
+    whatever happened.
+    """
     ground = prepare(directory, settings=settings)
     if network is not None:
         ground.cluster = network.settle(directory)

@@ -1,4 +1,6 @@
-"""The short form of `make chaos`: damaged and lost disks, and a frozen leader, none of which needs root; and that a loss is noticed."""
+"""The short form of `make chaos`: damaged and lost disks, and a frozen leader, none of which needs root; and that a
+loss is noticed.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ PLAN = ChaosPlan(
 NOTICED = re.compile(
     r"acknowledged as sequence \d+|sequence \d+, and \d+ before|\d+ came after \d+|is not on the book|fell below zero"
 )
-"""By the audit of the logs; or, earlier, by a client that asks again with an id that was answered before the set-back, or by who rebuilds a book."""
+"""By the audit of the logs; or, earlier, by a client that asks again with an id that was answered before the set-back,
+or by who rebuilds a book.
+"""
 
 
 class SetBack(Fault):

@@ -1,4 +1,6 @@
-"""The file system that forgets: what it keeps after the loss of power, and that a node on it keeps what it acknowledged."""
+"""The file system that forgets: what it keeps after the loss of power, and that a node on it keeps what it
+acknowledged.
+"""
 
 from __future__ import annotations
 

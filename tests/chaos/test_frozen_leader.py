@@ -1,4 +1,6 @@
-"""A leader that freezes (SIGSTOP: its connections stay open, nothing answers) is replaced, and finds that out when it wakes."""
+"""A leader that freezes (SIGSTOP: its connections stay open, nothing answers) is replaced, and finds that out when it
+wakes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Each node of a loaded cluster is killed in turn with SIGKILL and started again: nothing acknowledged is lost, nothing is applied twice."""
+"""Each node of a loaded cluster is killed in turn with SIGKILL and started again: nothing acknowledged is lost, nothing
+is applied twice.
+"""
 
 from __future__ import annotations
 

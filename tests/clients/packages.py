@@ -43,7 +43,9 @@ def cache() -> Path:
 
 
 def environment(package: Package) -> Path:
-    """The directory of the package's environment, made where it is not there. Skips the test where the registry cannot be reached."""
+    """The directory of the package's environment, made where it is not there. Skips the test where the registry cannot
+    be reached.
+    """
     mark = hashlib.sha256(f"{sys.version_info[:2]} {package}".encode()).hexdigest()[:12]
     place = cache() / f"{package.name}-{package.version}-{mark}"
     if not (place / READY).exists():

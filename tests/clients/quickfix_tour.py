@@ -1,7 +1,7 @@
 """QuickFIX's client reads every type of message that we send: `python -m tests.clients.quickfix_tour SPEC.json`.
 
-It sends a scripted set of requests over three sessions, without TLS, and prints what it got: type -> how many. QuickFIX checks each message against
-our dictionaries and answers one that does not fit with a Reject; these are printed too.
+It sends a scripted set of requests over three sessions, without TLS, and prints what it got: type -> how many. QuickFIX
+checks each message against our dictionaries and answers one that does not fit with a Reject; these are printed too.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """QuickFIX's client, in a process of its own: `python -m tests.clients.quickfix_trader SPEC.json`.
 
-Two sessions of it trade with each other: one offers, the other takes. It knows all nodes, and goes to the next one by itself when it loses its own.
-It trades until a line comes on its standard input. Then it waits until every order is done, and prints all execution reports as one JSON object:
-session -> [[MsgSeqNum, PossDup, ClOrdID, ExecType, OrdStatus, ExecID, LastQty, CumQty, LeavesQty], ...], in the order in which QuickFIX gave them.
+Two sessions of it trade with each other: one offers, the other takes. It knows all nodes, and goes to the next one by
+itself when it loses its own. It trades until a line comes on its standard input. Then it waits until every order is
+done, and prints all execution reports as one JSON object: session -> [[MsgSeqNum, PossDup, ClOrdID, ExecType,
+OrdStatus, ExecID, LastQty, CumQty, LeavesQty], ...], in the order in which QuickFIX gave them.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ class Person(msgspec.Struct, frozen=True):
 
 
 class Spec(msgspec.Struct, frozen=True):
-    """What the process is given. `nodes` are hosts and ports of FIX, `directory` is for the sessions' files, `symbol` a product."""
+    """What the process is given. `nodes` are hosts and ports of FIX, `directory` is for the sessions' files, `symbol` a
+    product.
+    """
 
     nodes: list[tuple[str, int]]
     ca: str

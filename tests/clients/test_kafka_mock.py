@@ -1,4 +1,6 @@
-"""The Kafka side against the mock cluster of librdkafka: three brokers in this process, without fencing and aborts (see test_streams for those)."""
+"""The Kafka side against the mock cluster of librdkafka: three brokers in this process, without fencing and aborts (see
+test_streams for those).
+"""
 
 from __future__ import annotations
 

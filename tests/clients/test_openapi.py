@@ -1,4 +1,6 @@
-"""The OpenAPI document is what the server gives: schemathesis makes requests of it, and every answer must be one that it lists."""
+"""The OpenAPI document is what the server gives: schemathesis makes requests of it, and every answer must be one that
+it lists.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""cbpro's OrderBook, a foreign judge of price-time priority, follows a flow of orders through an auction and the death of the leader."""
+"""cbpro's OrderBook, a foreign judge of price-time priority, follows a flow of orders through an auction and the death
+of the leader.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +39,8 @@ def test_the_order_book_of_cbpro(stage: Stage, table: Table) -> None:
 
 
 async def follow(stage: Stage, python: str) -> tuple[str, int]:
-    """Start the book at a node that lives, have orders flow, hold an auction, kill the leader in the middle, and compare. The result, and how
-    many matches."""
+    """Start the book at a node that lives, have orders flow, hold an auction, kill the leader in the middle, and
+    compare. The result, and how many matches."""
     told = await stage.told("cbpro", 0) | {"product": FLOW_PRODUCT.product_id}
     leader = await stage.leader()
     script = await Script.start(python, "-m", "tests.clients.foreign.cbpro_book", told=told)

@@ -1,4 +1,6 @@
-"""The wheel outside the checkout: what it brings, and that the demonstration, the command line and the client library work from it."""
+"""The wheel outside the checkout: what it brings, and that the demonstration, the command line and the client library
+work from it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""QuickFIX is the judge: its client trades through three leader kills, and no execution report is lost, doubled or out of order."""
+"""QuickFIX is the judge: its client trades through three leader kills, and no execution report is lost, doubled or out
+of order.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Streams out of three nodes to real brokers: each event once for a consumer, over leader kills, outages and takeovers; orders in, each once."""
+"""Streams out of three nodes to real brokers: each event once for a consumer, over leader kills, outages and takeovers;
+orders in, each once.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ class BrokerProcess:
         self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def outage(self, seconds: float) -> None:
-        """Nobody answers for so long. The Kafka broker keeps all in memory, so it is only frozen; the other one is killed."""
+        """Nobody answers for so long. The Kafka broker keeps all in memory, so it is only frozen; the other one is
+        killed.
+        """
         if self.name == "kafka":
             self.process.send_signal(signal.SIGSTOP)
             time.sleep(seconds)

@@ -1,4 +1,5 @@
-"""A foreign judge of matching: PyPI's `tracebook-conformance`, which compares an engine with its own reference, event by event.
+"""A foreign judge of matching: PyPI's `tracebook-conformance`, which compares an engine with its own reference, event
+by event.
 
 adapter    the engine behind its protocol on stdin and stdout: `python -m tests.conformance.adapter`
 

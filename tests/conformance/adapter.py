@@ -4,7 +4,8 @@ Rules of the judge that are not rules of this exchange are met here, and nowhere
 
 - It lets an owner trade with itself. Each order gets an account of its own, rich enough for anything.
 - It rounds a price to the nearest tick, where this exchange rejects it. The adapter rounds.
-- Its `replace` gives an order another price and size under the same number. It is a `ReplaceOrder`, which gives the order another id.
+- Its `replace` gives an order another price and size under the same number. It is a `ReplaceOrder`, which gives the
+  order another id.
 - Its `reduce` says by how much. It is an `AmendOrder`, which says to what.
 - Its market orders have a size, and what they do not find is cancelled, as here.
 """

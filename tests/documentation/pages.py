@@ -28,7 +28,9 @@ _SPAN = re.compile(r"`(quorumbook [^`]+)`")
 
 @dataclass(frozen=True)
 class Block:
-    """A block of a page. `line`: where its text begins, from 1. `not_run`: why its commands are not run, "" where they are."""
+    """A block of a page. `line`: where its text begins, from 1. `not_run`: why its commands are not run, "" where they
+    are.
+    """
 
     page: str
     line: int
@@ -83,7 +85,9 @@ def blocks(page: str) -> list[Block]:
 
 
 def command_lines(page: str) -> Iterator[tuple[str, list[str]]]:
-    """Every `quorumbook ...` of a page, in blocks and in the text: where, and its words. What stands for something else is left as it is."""
+    """Every `quorumbook ...` of a page, in blocks and in the text: where, and its words. What stands for something else
+    is left as it is.
+    """
     text = (ROOT / page).read_text(encoding="utf-8")
     for number, line in enumerate(text.splitlines(), 1):
         spans = _SPAN.findall(line)

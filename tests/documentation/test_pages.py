@@ -1,6 +1,7 @@
 """README.md and docs/operations.md work as printed: all their commands, in order, in a fresh clone.
 
-Each page has a clone, a home and a network of its own (so that the usual ports are free), and the environment that `make setup` would have made.
+Each page has a clone, a home and a network of its own (so that the usual ports are free), and the environment that
+`make setup` would have made.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from tests.documentation.pages import ROOT, RUN, blocks
 pytestmark = pytest.mark.cluster
 
 SECONDS = 900.0
-"""For all commands of a page. On a quiet machine they take less than two minutes; other work on the machine stretches that."""
+"""For all commands of a page. On a quiet machine they take less than two minutes; other work on the machine stretches
+that.
+"""
 
 MADE = ("installed", "core")
 """What `make setup` leaves in .venv when it is done."""

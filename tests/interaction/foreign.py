@@ -1,7 +1,9 @@
-"""A book for the facts of other engines' tests: one product, prices and sizes as whole numbers, orders under the numbers of the source.
+"""A book for the facts of other engines' tests: one product, prices and sizes as whole numbers, orders under the
+numbers of the source.
 
-Other engines let an account trade with itself and keep no balances. So each order here belongs to the account that its source names, and every
-account is rich. What is compared is what other engines state: who traded with whom, at what price, how much, and the book that is left.
+Other engines let an account trade with itself and keep no balances. So each order here belongs to the account that its
+source names, and every account is rich. What is compared is what other engines state: who traded with whom, at what
+price, how much, and the book that is left.
 """
 
 from __future__ import annotations
@@ -79,7 +81,9 @@ class ForeignBook:
             self.send(Deposit(account, self.new_id(), currency, amount))
 
     def send(self, command: AnyCommand) -> tuple[AnyOutcome, list[Trade]]:
-        """One command, one entry, through the bytes of the log; its outcome, and the trades in which a new order is the taker."""
+        """One command, one entry, through the bytes of the log; its outcome, and the trades in which a new order is the
+        taker.
+        """
         applied = self.engine.apply(decode_batch(encode_batch(Batch(self.commands, [command]))))
         self.engine.check()
         trades = []
@@ -101,7 +105,9 @@ class ForeignBook:
         account: str = "",
         stop: int = 0,
     ) -> Result:
-        """Place order `number`. Price 0: a market order. `stop`: it enters when a trade comes to this price; a market buy then is one by funds."""
+        """Place order `number`. Price 0: a market order. `stop`: it enters when a trade comes to this price; a market
+        buy then is one by funds.
+        """
         owner = account or f"owner-{number}"
         if owner not in self.accounts:
             self.open(owner)

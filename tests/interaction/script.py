@@ -1,7 +1,8 @@
 """Plain-text scripts: what a trader types, and below it, indented, what the exchange answers.
 
-A line that begins in the first column is a command, a remark (`#`) or blank; indented lines are the trace of the command above.
-Amounts are decimals in whole coins; with a `u` behind them they are smallest units, for numbers that no decimal can say.
+A line that begins in the first column is a command, a remark (`#`) or blank; indented lines are the trace of the
+command above. Amounts are decimals in whole coins; with a `u` behind them they are smallest units, for numbers that no
+decimal can say.
 
     currency USD 2                                       the operator adds a currency with two decimal digits
     product BTC-USD tick=0.01 lot=0.001 min=0.001 max=50 maker=1000 taker=2000 status=online     fees in parts per million
@@ -24,7 +25,8 @@ Amounts are decimals in whole coins; with a `u` behind them they are smallest un
     firm acme     member ann acme                        a firm, and an account of it
     switches account ann kill note=why                   also: venue, firm NAME, product NAME; buy-off, sell-off, cancel-only, on
     limits BTC-USD dynamic=50000 static=0 action=auction halt=60 call=300 random=30 extensions=1 size=5 notional=1000 distance=100000
-                                                         collars in parts per million, times in seconds; nothing behind the product: no limits
+                                                         collars in parts per million, times in seconds; nothing behind
+                                                         the product: no limits
     risk account ann USD open=100 volume=1000            also: firm NAME; position of a base currency; without a currency: orders, rate
     calendar c week=08:00:pre_open,08:50:auction,09:00:continuous offset=3600 holidays=4 random=30 late=60 move=10000 extend=120 extensions=1
                                                          also: imbalance=60
@@ -35,7 +37,8 @@ Amounts are decimals in whole coins; with a `u` behind them they are smallest un
     wait 60                                              the clock steps by 60 seconds, told by a log entry without commands
     restart                                              the engine goes on from its tables
 
-Each trace shows the events with their product sequence, then `=` and the outcome. The whole state is checked after every line.
+Each trace shows the events with their product sequence, then `=` and the outcome. The whole state is checked after
+every line.
 """
 
 from __future__ import annotations
@@ -163,7 +166,8 @@ class Script:
         self.engine.check()
         return trace
 
-    # -- lines -------------------------------------------------------------------------------------------------------------------
+    # -- lines
+    # -------------------------------------------------------------------------------------------------------------------
 
     def do_currency(self, words: list[str]) -> list[str]:
         name, scale = words
@@ -438,7 +442,8 @@ class Script:
         )
         return found if found != OrderOptions() else None
 
-    # -- numbers and ids ---------------------------------------------------------------------------------------------------------
+    # -- numbers and ids
+    # ---------------------------------------------------------------------------------------------------------
 
     def units(self, text: str, currency: str) -> int:
         if text.endswith("u"):
@@ -457,7 +462,8 @@ class Script:
     def given_id(self, words: list[str]) -> str:
         return next((word.removeprefix("id=") for word in words if word.startswith("id=")), "") or self.new_id()
 
-    # -- traces ------------------------------------------------------------------------------------------------------------------
+    # -- traces
+    # ------------------------------------------------------------------------------------------------------------------
 
     def send(self, command: AnyCommand) -> list[str]:
         """Through the same bytes as in the log; a number that these cannot carry never reaches the engine."""

@@ -1,20 +1,24 @@
 """What other engines' tests state, as facts that this engine must meet; and where its rules differ, and why.
 
-Sources: exchange-core 0.5.3, `OrderBookBaseTest`, `basic.feature`, `risk.feature`, `ITFeesExchange`; Liquibook 2.0, `ut_immediate_or_cancel`,
-`ut_all_or_none`, `ut_market_price`, `ut_stop_orders`. Only the numbers are theirs.
+Sources: exchange-core 0.5.3, `OrderBookBaseTest`, `basic.feature`, `risk.feature`, `ITFeesExchange`; Liquibook 2.0,
+`ut_immediate_or_cancel`, `ut_all_or_none`, `ut_market_price`, `ut_stop_orders`. Only the numbers are theirs.
 
 Rules that differ, each with its own test below:
 
-- exchange-core holds a buy order at a *reserve price* above its limit, so that it can move up without a second check of the balance. Here an
-  order holds what its limit costs, and a move up is checked against the balance.
-- exchange-core has fill-or-kill by budget (`FOK_BUDGET`). Here a fill-or-kill order has a limit price; a budget belongs to a market order by funds.
-- exchange-core charges a fixed fee a lot, and holds the taker's fee at entry. Here a fee is a share of the notional, and the larger rate is held.
-- exchange-core puts an IOC order's rest into the events as a rejection. Here the order is done with `cancelled`, and the rest in its state.
+- exchange-core holds a buy order at a *reserve price* above its limit, so that it can move up without a second check of
+  the balance. Here an order holds what its limit costs, and a move up is checked against the balance.
+- exchange-core has fill-or-kill by budget (`FOK_BUDGET`). Here a fill-or-kill order has a limit price; a budget belongs
+  to a market order by funds.
+- exchange-core charges a fixed fee a lot, and holds the taker's fee at entry. Here a fee is a share of the notional,
+  and the larger rate is held.
+- exchange-core puts an IOC order's rest into the events as a rejection. Here the order is done with `cancelled`, and
+  the rest in its state.
 - exchange-core answers a cancel of somebody else's order like one of an unknown order. So does this engine.
 - Liquibook lets a stop order at the market price enter at once. So does this engine.
-- Liquibook has all-or-none orders that rest. Here all-or-none exists as fill-or-kill alone: an order that waits for its whole size lets the
-  book lock.
-- Liquibook has market buys by size with a stop. Here a market buy with a stop names its funds, so that it knows what to hold.
+- Liquibook has all-or-none orders that rest. Here all-or-none exists as fill-or-kill alone: an order that waits for its
+  whole size lets the book lock.
+- Liquibook has market buys by size with a stop. Here a market buy with a stop names its funds, so that it knows what to
+  hold.
 - Liquibook rests what is left of a market order. Here it is cancelled, as Coinbase Exchange does.
 """
 
@@ -111,7 +115,8 @@ def test_marketable_limit_orders(
 
 
 def test_fill_or_kill_has_a_limit_instead_of_a_budget(book: ForeignBook) -> None:
-    # exchange-core: 180 for at most the sum less one is refused, for the exact sum it fills. Here the worst price decides.
+    # exchange-core: 180 for at most the sum less one is refused, for the exact sum it fills. Here the worst price
+    # decides.
     assert book.place(123, "bid", 200953, 180, "fok", account="uid-2") == ([], 180, False, "")
     assert (book.levels("ask"), book.levels("bid")) == (ASK_LEVELS, BID_LEVELS)
     trades = [*ALL_ASKS[:3], (10, 200954, 5)]

@@ -1,4 +1,6 @@
-"""Each pair of rules that can meet is met in some script; `MISSING` lists the pairs that are not, and may only get shorter."""
+"""Each pair of rules that can meet is met in some script; `MISSING` lists the pairs that are not, and may only get
+shorter.
+"""
 
 from __future__ import annotations
 

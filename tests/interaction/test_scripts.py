@@ -34,8 +34,8 @@ LATER = (
     "TOO_MANY_TRAILING",
     "TOO_MANY_TIMERS",
 )
-"""Those that take thousands of commands, or are a session's: see tests/unit/statemachine/test_pending.py, test_transfers.py, test_streams.py and
-test_controls.py."""
+"""Those that take thousands of commands, or are a session's: see tests/unit/statemachine/test_pending.py,
+test_transfers.py, test_streams.py and test_controls.py."""
 
 
 def test_every_reason_of_a_rejection_is_in_some_script() -> None:

@@ -2,8 +2,9 @@
 
     python -m tests.property.flows SEED BATCHES
 
-Half of the commands are what traders send. A quarter is anything that a log entry may say, with numbers at the ends of what 64 bits hold. A quarter
-is of traders with fortunes: prices, sizes and holds near the largest there are. Between batches there are snapshots, restores and reads.
+Half of the commands are what traders send. A quarter is anything that a log entry may say, with numbers at the ends of
+what 64 bits hold. A quarter is of traders with fortunes: prices, sizes and holds near the largest there are. Between
+batches there are snapshots, restores and reads.
 """
 
 from __future__ import annotations

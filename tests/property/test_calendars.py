@@ -1,4 +1,6 @@
-"""Products that follow calendars, against a plain reference: datetime and zoneinfo, all phases of some days in one list, the last that has begun."""
+"""Products that follow calendars, against a plain reference: datetime and zoneinfo, all phases of some days in one
+list, the last that has begun.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The compiled core and the plain one are the same exchange: byte for byte the same outcomes, events, hashes and tables."""
+"""The compiled core and the plain one are the same exchange: byte for byte the same outcomes, events, hashes and
+tables.
+"""
 
 from __future__ import annotations
 

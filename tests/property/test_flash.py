@@ -1,4 +1,6 @@
-"""The exchange reports of a public workload what a plain price-time book does, message by message; `make oracle` takes the whole of it."""
+"""The exchange reports of a public workload what a plain price-time book does, message by message; `make oracle` takes
+the whole of it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The rounding rule: all that an order pays in fees is rounded up once, and whatever the fills are, they never cost more than the hold."""
+"""The rounding rule: all that an order pays in fees is rounded up once, and whatever the fills are, they never cost
+more than the hold.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ pieces = st.lists(st.tuples(st.integers(1, 10**5), st.integers(0, 10**9)), min_s
 def test_the_fills_of_a_resting_buy_never_cost_more_than_its_hold(
     price: int, maker_ppm: int, taker_ppm: int, parts: list[tuple[int, int]], cancelled: bool
 ) -> None:
-    """A buy of the sum of the pieces, sold into piece by piece: after each, what is held is what the rest needs, and nothing is owed."""
+    """A buy of the sum of the pieces, sold into piece by piece: after each, what is held is what the rest needs, and
+    nothing is owed.
+    """
     engine = market(10**17, maker_ppm, taker_ppm)
     size = sum(part for part, _ in parts) + cancelled
     hold = placed(engine, limit("ann", "buy", Side.BUY, size, price)).hold
@@ -45,7 +49,9 @@ def test_the_fills_of_a_resting_buy_never_cost_more_than_its_hold(
 def test_the_fills_of_an_aggressive_buy_never_cost_more_than_its_hold(
     price: int, maker_ppm: int, taker_ppm: int, parts: list[tuple[int, int]]
 ) -> None:
-    """A buy through many makers at its own price and below: exactly as much money as its hold is enough to enter and to pay."""
+    """A buy through many makers at its own price and below: exactly as much money as its hold is enough to enter and to
+    pay.
+    """
     size = sum(part for part, _ in parts)
     needed = _with_fee(price * size, max(maker_ppm, taker_ppm))
     engine = market(10**17, maker_ppm, taker_ppm, ("bob",))

@@ -185,7 +185,9 @@ def restore(engine: Engine) -> Engine:
 @given(rates, st.lists(st.tuples(commands, st.booleans()), max_size=80))
 @settings(max_examples=60)
 def test_batching_changes_nothing_but_times(fees: tuple[int, int], flow: list[tuple[AnyCommand, bool]]) -> None:
-    """The same commands one by one and in batches of any size, stamped with one time: the same answers, events and tables."""
+    """The same commands one by one and in batches of any size, stamped with one time: the same answers, events and
+    tables.
+    """
     single, batched = Engine(), Engine()
     base = foundations(fees, 300)
     batches: list[list[AnyCommand]] = [base]

@@ -1,8 +1,10 @@
-"""The slow, obvious twin of the engine: plain lists and dicts, scans, loops that count up one lot at a time, exact fractions.
+"""The slow, obvious twin of the engine: plain lists and dicts, scans, loops that count up one lot at a time, exact
+fractions.
 
-Written from the rules and not from the engine, of which it shares nothing but the messages. It keeps no indexes, no levels and no
-cached holds: resting orders are one list in the order of arrival, the best maker is found by looking at all of them, what an account has
-on hold is summed up from its orders, and what it has is summed up from a list of postings.
+Written from the rules and not from the engine, of which it shares nothing but the messages. It keeps no indexes, no
+levels and no cached holds: resting orders are one list in the order of arrival, the best maker is found by looking at
+all of them, what an account has on hold is summed up from its orders, and what it has is summed up from a list of
+postings.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ from tests.property.twin_trading import TRADING, TwinOrder
 class Twin(TwinControls):
     """The whole exchange again."""
 
-    # -- what it answers ---------------------------------------------------------------------------------------------------------
+    # -- what it answers
+    # ---------------------------------------------------------------------------------------------------------
 
     def tick(self, now: int) -> None:
         """The time is now `now`: what comes until the next tick comes at this time."""
@@ -58,7 +61,9 @@ class Twin(TwinControls):
         self.settle()
 
     def apply(self, command: AnyCommand) -> object:
-        """A `Reason`, or "ok", or the order placed, or the list of orders cancelled; and in a pair with "again" when it came before."""
+        """A `Reason`, or "ok", or the order placed, or the list of orders cancelled; and in a pair with "again" when it
+        came before.
+        """
         apart = type(command).__name__ if isinstance(command, Deposit | Withdraw | Transfer) else ""
         key = (command.account_id, command.command_id, apart)
         if command.account_id not in [*self.accounts, "operator"]:
@@ -137,7 +142,8 @@ class Twin(TwinControls):
         self.post(command.to_account_id, command.currency, command.amount)
         return "ok"
 
-    # -- leaving -----------------------------------------------------------------------------------------------------------------
+    # -- leaving
+    # -----------------------------------------------------------------------------------------------------------------
 
     def cancel(self, command: CancelOrder) -> object:
         found = self.named(command)
@@ -182,7 +188,8 @@ class Twin(TwinControls):
             self.leave(order, DoneReason.CANCELLED)
         return going
 
-    # -- amending ----------------------------------------------------------------------------------------------------------------
+    # -- amending
+    # ----------------------------------------------------------------------------------------------------------------
 
     def amend(self, c: AmendOrder) -> object:
         order = self.named(c)
@@ -277,7 +284,8 @@ class Twin(TwinControls):
         self.leave(old, DoneReason.CANCELLED)
         return "replaced", old, self.let_in(new)
 
-    # -- entering ----------------------------------------------------------------------------------------------------------------
+    # -- entering
+    # ----------------------------------------------------------------------------------------------------------------
 
     def refuse(self, c: PlaceOrder) -> Reason | None:
         product = self.products.get(c.product_id)

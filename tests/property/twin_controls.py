@@ -1,5 +1,5 @@
-"""The operator's controls in the engine's slow twin (`twin`): switches, limits of products, risk limits. Sums over all orders and all
-trades ever made."""
+"""The operator's controls in the engine's slow twin (`twin`): switches, limits of products, risk limits. Sums over all
+orders and all trades ever made."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ class TwinControls(TwinTrading):
     volumes: list[tuple[tuple[Scope, str, str], int, int]] = field(default_factory=list)
     """Whose limit, on which day, how much was traded while it was set."""
 
-    # -- commands ----------------------------------------------------------------------------------------------------------------
+    # -- commands
+    # ----------------------------------------------------------------------------------------------------------------
 
     def control(self, command: object) -> object:
         """A `Reason`, or "ok"; None for another command."""
@@ -115,7 +116,8 @@ class TwinControls(TwinTrading):
             self.volumes = [entry for entry in self.volumes if entry[0] != key]
         return "ok"
 
-    # -- switches ----------------------------------------------------------------------------------------------------------------
+    # -- switches
+    # ----------------------------------------------------------------------------------------------------------------
 
     def scopes(self, account: str, product: str) -> list[tuple[Scope, str]]:
         return [(Scope.VENUE, ""), (Scope.PRODUCT, product), (Scope.FIRM, self.firm.get(account, "")), (Scope.ACCOUNT, account)]
@@ -140,7 +142,9 @@ class TwinControls(TwinTrading):
             self.leave(order, DoneReason.KILLED)
 
     def by_place(self, product: str) -> list[TwinOrder]:
-        """Book and auction by price, buys first; then stop orders: losses from the highest price, entries from the lowest."""
+        """Book and auction by price, buys first; then stop orders: losses from the highest price, entries from the
+        lowest.
+        """
         found: list[TwinOrder] = []
         for place in (self.resting, self.collected):
             for side in Side:
@@ -153,7 +157,8 @@ class TwinControls(TwinTrading):
             found += sorted(of_kind, key=lambda o, sign=sign: (sign * o.command.stop_price, o.order_id))  # type: ignore[misc]
         return found + [order for order in self.queues.get(product, []) if order.open]
 
-    # -- limits ------------------------------------------------------------------------------------------------------------------
+    # -- limits
+    # ------------------------------------------------------------------------------------------------------------------
 
     def controls_reject(self, c: PlaceOrder, amended: TwinOrder | None = None) -> Reason | None:
         """Do the controls let an order enter? `amended` is the open one that becomes it."""
@@ -244,7 +249,8 @@ class TwinControls(TwinTrading):
             return any(not order.buys and order.command.price <= c.price for order in others)
         return any(order.buys and order.command.price >= c.price for order in others)
 
-    # -- collars -----------------------------------------------------------------------------------------------------------------
+    # -- collars
+    # -----------------------------------------------------------------------------------------------------------------
 
     def go_on(self, order: TwinOrder) -> None:
         """As without controls, up to the collar."""

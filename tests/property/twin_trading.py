@@ -1,4 +1,6 @@
-"""The trading of the engine's slow twin (`twin`): who holds what, who trades with whom, at which price, and what is told of it."""
+"""The trading of the engine's slow twin (`twin`): who holds what, who trades with whom, at which price, and what is
+told of it.
+"""
 
 from __future__ import annotations
 
@@ -116,7 +118,8 @@ class TwinTrading:
     trades: dict[str, int] = field(default_factory=dict)
     seen: dict[tuple[str, str, str], tuple[AnyCommand, object]] = field(default_factory=dict)
 
-    # -- money -------------------------------------------------------------------------------------------------------------------
+    # -- money
+    # -------------------------------------------------------------------------------------------------------------------
 
     def post(self, account: str, currency: str, amount: int) -> None:
         self.postings.append((account, currency, amount))
@@ -199,7 +202,9 @@ class TwinTrading:
         self.facts.append((name, product, self.sequences[product], *rest))
 
     def makers(self, taker: TwinOrder) -> list[TwinOrder]:
-        """All resting orders that the taker may trade with, best first. Python's sort is stable: first come, first served."""
+        """All resting orders that the taker may trade with, best first. Python's sort is stable: first come, first
+        served.
+        """
         found = [o for o in self.resting if o.product.product_id == taker.product.product_id and o.buys != taker.buys]
         if taker.command.order_type is OrderType.LIMIT:
             price = taker.command.price
@@ -444,7 +449,8 @@ class TwinTrading:
             self.decrement(taker, theirs)
         return True
 
-    # -- auctions ----------------------------------------------------------------------------------------------------------------
+    # -- auctions
+    # ----------------------------------------------------------------------------------------------------------------
 
     def taking_part(self, name: str) -> list[TwinOrder]:
         """All orders of an auction, the earliest first."""

@@ -1,4 +1,6 @@
-"""Small worlds for property tests: two products, three accounts, few prices and sizes, so that everything meets everything."""
+"""Small worlds for property tests: two products, three accounts, few prices and sizes, so that everything meets
+everything.
+"""
 
 from __future__ import annotations
 
@@ -224,7 +226,9 @@ commands: st.SearchStrategy[AnyCommand] = st.one_of(
 
 
 def busy_command(random: Random, number: int) -> AnyCommand:
-    """One command of a busy market, from a seeded generator: longer and denser flows than strategies draw by themselves."""
+    """One command of a busy market, from a seeded generator: longer and denser flows than strategies draw by
+    themselves.
+    """
     account, command_id = random.choice(ACCOUNTS), f"c{number if random.random() < 0.95 else random.randrange(number + 1)}"
     kind = random.random()
     if kind < 0.10:
@@ -290,7 +294,9 @@ def _change(random: Random, account: str, command_id: str, number: int) -> AnyCo
 
 
 def auction_command(random: Random, number: int) -> AnyCommand:
-    """One command of a market that goes from auction to auction: orders that cross, of few accounts, most of them collected."""
+    """One command of a market that goes from auction to auction: orders that cross, of few accounts, most of them
+    collected.
+    """
     account, command_id = random.choice(ACCOUNTS), f"c{number}"
     kind = random.random()
     if kind < 0.08:

@@ -1,4 +1,6 @@
-"""Simulated clients of a simulated exchange: they look for a leader, lose patience, send again, give up, and keep what they were told."""
+"""Simulated clients of a simulated exchange: they look for a leader, lose patience, send again, give up, and keep what
+they were told.
+"""
 
 from __future__ import annotations
 
@@ -228,7 +230,9 @@ class Client:
         )
 
     def _failed(self, call: Call, attempt: Attempt, answer: Failed) -> None:
-        """Go where the leader is said to be, soon. Reads go elsewhere now and then: a node that led may not know what happened since."""
+        """Go where the leader is said to be, soon. Reads go elsewhere now and then: a node that led may not know what
+        happened since.
+        """
         assert answer.code in NOTHING_DONE or answer.code is FailCode.OUTCOME_UNKNOWN, answer
         attempt.refused = answer.code in NOTHING_DONE
         if answer.leader is not None:

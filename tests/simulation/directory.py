@@ -1,9 +1,10 @@
 """Snapshot directories that a power loss tears: real files in memory, and what of them is on the disk.
 
-`snapshots` makes things durable by `os.fsync` and gives names by `os.rename`; both go through here (`installed`), and each may be the last thing
-that a process does. RocksDB itself is stood in for by plain files of changes (`PlainWriter`), because opening a database for each snapshot
-would take most of a run, and because its files hold clocks and random names: a seed would not be the same run again. Everything above it is the
-real code: freezing, frames, sharing with the snapshot before, manifest, ABI, seal, store, transfer.
+`snapshots` makes things durable by `os.fsync` and gives names by `os.rename`; both go through here (`installed`), and
+each may be the last thing that a process does. RocksDB itself is stood in for by plain files of changes
+(`PlainWriter`), because opening a database for each snapshot would take most of a run, and because its files hold
+clocks and random names: a seed would not be the same run again. Everything above it is the real code: freezing, frames,
+sharing with the snapshot before, manifest, ABI, seal, store, transfer.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class SnapshotDisk(SimDisk):
     """A node's disk: the log's files in memory, and a directory with snapshots.
 
     Attributes:
-        path: the directory. writing: whether the snapshot's writer is at work: by `kill_chance` it is killed. damaged: bits of
+        path: the directory. writing: whether the snapshot's writer is at work: by `kill_chance` it is killed. damaged:
+            bits of
         it were flipped, so a writer may refuse to go on from what is there.
     """
 
@@ -188,7 +190,9 @@ class _Shutil:
 
 
 class SimWriteJob:
-    """See `snapshots.job.WriteJob`. What is to be written is taken bit by bit, while the engine goes on; then the writer's code does it at once."""
+    """See `snapshots.job.WriteJob`. What is to be written is taken bit by bit, while the engine goes on; then the
+    writer's code does it at once.
+    """
 
     def __init__(self, disk: SnapshotDisk, directory: Path, pieces: Iterator[bytes], on_done: Callable[[Manifest], None]) -> None:
         self._disk = disk
@@ -251,7 +255,9 @@ Change = tuple[str, str, list[Any]]
 
 
 class PlainWriter:
-    """See `snapshots.rocks.RocksWriter`. A file with the changes of each snapshot, shared with the next ones, and one with the manifest."""
+    """See `snapshots.rocks.RocksWriter`. A file with the changes of each snapshot, shared with the next ones, and one
+    with the manifest.
+    """
 
     def __init__(self, directory: Path, tables: Iterable[str]) -> None:
         self._directory = directory

@@ -28,7 +28,8 @@ class KilledError(PowerLossError):
 class Inode:
     """A file's contents: what is `durable`, and what processes see (the page cache).
 
-    `failed`: a sync has failed. What was not durable then stays visible, and no later sync writes it, though it says so.
+    `failed`: a sync has failed. What was not durable then stays visible, and no later sync writes it, though it says
+    so.
     """
 
     def __init__(self) -> None:
@@ -39,8 +40,8 @@ class Inode:
     def after_power_loss(self, rng: random.Random) -> None:
         """What a power loss leaves: of what was appended and not synced any beginning.
 
-        A truncation that was not synced happened or not. What was appended after it may be there although the truncation is not: the new
-        bytes lie over the old ones, and behind them the old ones go on.
+        A truncation that was not synced happened or not. What was appended after it may be there although the
+        truncation is not: the new bytes lie over the old ones, and behind them the old ones go on.
         """
         seen, kept = bytes(self.seen), self.durable
         if seen.startswith(kept):
@@ -99,8 +100,8 @@ class SimDisk:
 
     Writes fail with ENOSPC, syncs with EIO, by `error_chance`. `fate` decides whether what was drawn happens.
 
-    Creations and removals reach the disk in order: a power loss keeps some first part of those since the last `sync_names`, as the
-    raft_log of a file system does. `operations`: how many there were.
+    Creations and removals reach the disk in order: a power loss keeps some first part of those since the last
+    `sync_names`, as the raft_log of a file system does. `operations`: how many there were.
     """
 
     def __init__(self, rng: random.Random) -> None:
@@ -132,7 +133,9 @@ class SimDisk:
         return KilledError() if self.rng.random() < 0.5 else PowerLossError()
 
     def crash(self, *, power_loss: bool) -> None:
-        """The process is gone. Without a power loss the next process sees all that this one wrote, and none of it is more durable for that."""
+        """The process is gone. Without a power loss the next process sees all that this one wrote, and none of it is
+        more durable for that.
+        """
         if power_loss:
             self._replay(self.rng.randint(0, len(self._pending)))
             self.files = dict(self._durable_files)
@@ -143,8 +146,8 @@ class SimDisk:
     def harm(self, how: str, commit_index: int, snapshot_index: int) -> bool:
         """Spoil the end of the log while the process is gone; whether there was something to spoil.
 
-        "forget": the entries from some committed one on are gone, as on a disk that lied about its syncs. "flip": a bit of the last record
-        is another one. A node can notice either, and must not vote on such a log.
+        "forget": the entries from some committed one on are gone, as on a disk that lied about its syncs. "flip": a bit
+        of the last record is another one. A node can notice either, and must not vote on such a log.
         """
         names = [name for name in self.files if name.startswith("log-")]
         if not names:

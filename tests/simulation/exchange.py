@@ -1,12 +1,16 @@
-"""The whole exchange in one process under one seed: real engines, services, feeds and snapshots behind real consensus, and clients.
+"""The whole exchange in one process under one seed: real engines, services, feeds and snapshots behind real consensus,
+and clients.
 
-What `world.World` has, and in place of its toy machine in each node the code of `statemachine`, `node` (replicated engine, service, views, feed,
-snapshot port) and `snapshots` (`directory.py` says what of it is stood in for). Requests and answers are encoded, delayed, lost; clients try
-again, elsewhere, too late, or not at all. Besides what `world` checks:
+What `world.World` has, and in place of its toy machine in each node the code of `statemachine`, `node` (replicated
+engine, service, views, feed, snapshot port) and `snapshots` (`directory.py` says what of it is stood in for). Requests
+and answers are encoded, delayed, lost; clients try again, elsewhere, too late, or not at all. Besides what `world`
+checks:
 
-- what clients saw is linearizable (`loadtest.linearizability`): commands, reads behind a barrier, and reads of a node's own state;
+- what clients saw is linearizable (`loadtest.linearizability`): commands, reads behind a barrier, and reads of a node's
+  own state;
 - same sequence, same state hash on every node; a snapshot restores the state that it was taken of, on whatever node;
-- each product's events have no gap and no duplicate and are the same on every node, and for readers that go from node to node;
+- each product's events have no gap and no duplicate and are the same on every node, and for readers that go from node
+  to node;
 - a book that a reader rebuilds from events is the one that its node answers with;
 - the invariants of the engine hold on every node, money among them;
 - a snapshot with a flipped bit is refused, and its node comes back from the others.
@@ -75,8 +79,9 @@ _encode = msgspec.msgpack.Encoder().encode
 
 @dataclass(frozen=True)
 class ExchangeFaults(Faults):
-    """Chances of what can only go wrong here. `snapshot_...` and `writer_...`: an fsync or rename of snapshots; `flip`: a step; `loss`: a message
-    between a client and a node, `late` likewise: then it takes up to 1.5 s; `pause_leader`: a step, for long enough that another one may lead."""
+    """Chances of what can only go wrong here. `snapshot_...` and `writer_...`: an fsync or rename of snapshots; `flip`:
+    a step; `loss`: a message between a client and a node, `late` likewise: then it takes up to 1.5 s; `pause_leader`: a
+    step, for long enough that another one may lead."""
 
     disk_error: float = 0.0003
     snapshot_power_loss: float = 0.01
@@ -326,7 +331,9 @@ class ExchangeWorld(World):
         heapq.heappush(self._mail, (moment, self._posted, action))
 
     def _arrive(self, node: str, data: bytes, reply: Reply) -> None:
-        """A request is at its node. One that is down does not take it; one that is paused finds it as soon as it goes on."""
+        """A request is at its node. One that is down does not take it; one that is paused finds it as soon as it goes
+        on.
+        """
         host, parts = self.hosts[node], self._parts.get(node)
         if parts is None:
             return
@@ -360,7 +367,8 @@ class ExchangeWorld(World):
 
     def step(self, *, faults: bool, load: bool) -> None:
         self._steps += 1
-        # What is due by the end of this step, so that a node finds what came while it was paused before it does anything else.
+        # What is due by the end of this step, so that a node finds what came while it was paused before it does anything
+        # else.
         while self._mail and self._mail[0][0] <= self.now + STEP:
             heapq.heappop(self._mail)[2]()
         for client in self.clients:

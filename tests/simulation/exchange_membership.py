@@ -1,7 +1,9 @@
-"""The whole exchange on a cluster whose members change: nodes with real engines, snapshots, services and clients are added, removed, replaced.
+"""The whole exchange on a cluster whose members change: nodes with real engines, snapshots, services and clients are
+added, removed, replaced.
 
-What `exchange.py` and `membership.py` have each, in one run, with the checks of both: new nodes get their state as snapshots or entries under the
-load of clients, answers and feeds go on over removals, and a snapshot says who belonged to the cluster.
+What `exchange.py` and `membership.py` have each, in one run, with the checks of both: new nodes get their state as
+snapshots or entries under the load of clients, answers and feeds go on over removals, and a snapshot says who belonged
+to the cluster.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ from tests.simulation.membership import Changes, MembershipWorld, Operator
 
 
 class ExchangeOperator(Operator, ExchangeInjector):
-    """Draws changes, and all faults of an exchange. Nobody is removed while the disk of another is bad, which nobody knows yet: of three voters
-    two would be left, and only one of them sound."""
+    """Draws changes, and all faults of an exchange. Nobody is removed while the disk of another is bad, which nobody
+    knows yet: of three voters two would be left, and only one of them sound."""
 
     def carry_out(self, incident: Incident) -> None:
         if incident.kind != "remove" or self.world.all_vote():

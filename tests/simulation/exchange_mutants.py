@@ -97,7 +97,9 @@ def _close_unchecked(sink: Any) -> None:
 
 
 def unchecked_sharing(patch: Patch) -> None:
-    """Files that are shared with the snapshot before get a fresh seal, whatever has become of them; nor has RocksDB checksums."""
+    """Files that are shared with the snapshot before get a fresh seal, whatever has become of them; nor has RocksDB
+    checksums.
+    """
     patch.setattr("tests.simulation.directory.checked", _unchecked)
     patch.setattr("snapshots.writer.check_shared", lambda _seal, _shared: None)
 

@@ -20,9 +20,10 @@ SKEWS = (-86_400, -60, -8, 0, 8, 60, 80 * 365 * 86_400)
 class Faults:
     """How often what goes wrong, as chances a step.
 
-    `harm_log`: a crash after which the end of the log is older than what was committed, or a bit of its last record is another.
-    `clock`: the clock of one node, the same one in a run, shows another time, which it goes on doing when the faults end.
-    `latency` is the mean seconds of a message, `copies` a chance a message; `power_loss_in_write` and `disk_error` are chances a disk operation.
+    `harm_log`: a crash after which the end of the log is older than what was committed, or a bit of its last record is
+    another. `clock`: the clock of one node, the same one in a run, shows another time, which it goes on doing when the
+    faults end. `latency` is the mean seconds of a message, `copies` a chance a message; `power_loss_in_write` and
+    `disk_error` are chances a disk operation.
     """
 
     crash: float = 0.004

@@ -1,7 +1,9 @@
-"""The faults of a run as a list: noted as they happen, replayed from the list, and made shorter while a violation stays.
+"""The faults of a run as a list: noted as they happen, replayed from the list, and made shorter while a violation
+stays.
 
-A run without a list draws its faults from the seed. A run with one draws them all the same, so that everything else falls as before, but carries
-out only what is in the list: with the whole list it is the same run, byte for byte; with a part of it, another one, as reproducible as that.
+A run without a list draws its faults from the seed. A run with one draws them all the same, so that everything else
+falls as before, but carries out only what is in the list: with the whole list it is the same run, byte for byte; with a
+part of it, another one, as reproducible as that.
 
 In text an incident is its step, its kind and what it needs, and a list has one a line or is separated by semicolons:
 
@@ -76,7 +78,9 @@ class Script:
         return incident
 
     def rest(self) -> list[Incident]:
-        """What the list has for this step and nobody drew, to be carried out as well. What disks do is told by `operation`."""
+        """What the list has for this step and nobody drew, to be carried out as well. What disks do is told by
+        `operation`.
+        """
         if self._due is None:
             return []
         rest = [incident for incident in self._due.get(self._step, ()) if not incident.kind.startswith("disk-")]
@@ -84,7 +88,9 @@ class Script:
         return rest
 
     def operation(self, node: str, kind: str, drawn: bool) -> bool:
-        """Whether a disk operation of a node goes wrong, in the way `kind` (which begins with "disk-"), as was drawn or is in the list."""
+        """Whether a disk operation of a node goes wrong, in the way `kind` (which begins with "disk-"), as was drawn or
+        is in the list.
+        """
         number = self._operations[node] = self._operations.get(node, 0) + 1
         if self._due is None:
             if drawn:
@@ -95,7 +101,8 @@ class Script:
 
 
 def shrink(incidents: Sequence[Incident], fails: Callable[[list[Incident]], bool], *, runs_max: int = 200) -> list[Incident]:
-    """A shorter list with which the run still fails (Zeller and Hildebrandt's ddmin): no single one of it can go, if the runs suffice.
+    """A shorter list with which the run still fails (Zeller and Hildebrandt's ddmin): no single one of it can go, if
+    the runs suffice.
 
     Args:
         fails: runs the world with a list; true when the violation is there.

@@ -1,9 +1,12 @@
-"""A world of two versions: nodes begin with 0.2.0, are upgraded and go back at random, the level changes, and everything else goes wrong as ever.
+"""A world of two versions: nodes begin with 0.2.0, are upgraded and go back at random, the level changes, and
+everything else goes wrong as ever.
 
-A node of 0.2.0 is one whose software applies every entry with the frozen core, knows no other level, and takes no entry that changes it. What its own
-Raft layer does differently is not here: `tests/acceptance/test_rolling_upgrade.py` has the real one.
+A node of 0.2.0 is one whose software applies every entry with the frozen core, knows no other level, and takes no entry
+that changes it. What its own Raft layer does differently is not here: `tests/acceptance/test_rolling_upgrade.py` has
+the real one.
 
-Besides what `exchange` checks: the log, entry by entry applied at its own level, gives what clients saw and the state that the nodes have.
+Besides what `exchange` checks: the log, entry by entry applied at its own level, gives what clients saw and the state
+that the nodes have.
 """
 
 from __future__ import annotations
@@ -59,8 +62,9 @@ class Replay:
 
 
 def judged(history: list[Operation], log: list[Batch]) -> Verdict:
-    """The judge's verdict, but for what a change of the level is known to do: the contents of commands that were remembered before it cannot be
-    compared any more, so an id that comes again with other contents is answered with the first outcome, as a duplicate (docs/migrations.md)."""
+    """The judge's verdict, but for what a change of the level is known to do: the contents of commands that were
+    remembered before it cannot be compared any more, so an id that comes again with other contents is answered with the
+    first outcome, as a duplicate (docs/migrations.md)."""
     verdict = judge(history, log)
     kept = [
         each for each in verdict.anomalies if not (each.kind is AnomalyKind.WRONG_OUTCOME and ", duplicate=True," in each.text)
@@ -105,7 +109,9 @@ class LevelWorld(ExchangeWorld):
     # ------------------------------------------------------------------ nodes
 
     def level_of_data(self, host: Host) -> Level:
-        """As `node.engine.levels.of_data`. A node with nothing takes the level of the log's first entry, which is 0.2.0's."""
+        """As `node.engine.levels.of_data`. A node with nothing takes the level of the log's first entry, which is
+        0.2.0's.
+        """
         assert isinstance(host.disk, SnapshotDisk)
         manifest = SnapshotStore(host.disk.path, accepts=BOTH).newest()
         if manifest is not None:

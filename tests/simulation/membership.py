@@ -1,7 +1,8 @@
-"""A cluster whose members change: nodes are added, removed and replaced at any moment, with all the other faults at the same time.
+"""A cluster whose members change: nodes are added, removed and replaced at any moment, with all the other faults at the
+same time.
 
-Removed nodes go on running and trying until they are told; then their operator starts them again, for ever. Nodes that wait to be added
-run as well. Beside the checks of `world.py`:
+Removed nodes go on running and trying until they are told; then their operator starts them again, for ever. Nodes that
+wait to be added run as well. Beside the checks of `world.py`:
 
 - a committed membership is the same on every node that knows it, and says what one change makes of the one before;
 - nobody stops as removed who was not, and a change that was acknowledged is in every later membership;
@@ -98,7 +99,8 @@ class MembershipWorld(World):
 
     Attributes:
         committed_members: by the index of their entries, the memberships that some node knew to be committed.
-        promised: changes that were acknowledged, by index. unwanted: nodes whose removal was asked for. dismissed: those that stopped for it.
+        promised: changes that were acknowledged, by index. unwanted: nodes whose removal was asked for. dismissed:
+            those that stopped for it.
     """
 
     def __init__(
@@ -113,7 +115,9 @@ class MembershipWorld(World):
         incidents: Sequence[Incident] | None = None,
     ) -> None:
         self.changing: set[str] = set()
-        """Nodes whose log has a change, as far as was seen, that they do not know to be committed; those that are down included."""
+        """Nodes whose log has a change, as far as was seen, that they do not know to be committed; those that are down
+        included.
+        """
         super().__init__(seed, nodes, faults=faults, snapshot_entries=snapshot_entries, trace=trace, incidents=incidents)
         self.injector = Operator(self)
         self.changes = changes or Changes()
@@ -173,7 +177,9 @@ class MembershipWorld(World):
         return process.raft
 
     def all_vote(self) -> bool:
-        """A disk is lost only while a majority of the voters keeps theirs, as the operator promises: of those before a change, and of those after."""
+        """A disk is lost only while a majority of the voters keeps theirs, as the operator promises: of those before a
+        change, and of those after.
+        """
         newest = self.committed_members[max(self.committed_members)]
         return super().all_vote() and list(newest.values()).count(Role.VOTER) >= 3 and not self.changing
 

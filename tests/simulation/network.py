@@ -1,4 +1,6 @@
-"""A network in memory: connections that break and lose what was under way, delays, stalls, silent one-way losses, late copies."""
+"""A network in memory: connections that break and lose what was under way, delays, stalls, silent one-way losses, late
+copies.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,12 @@ Pair = frozenset[str]
 class Network:
     """Carries messages between nodes by the clock of the world.
 
-    In order while a connection lasts, as TCP does. Late copies are what TCP does not do: a message may come once more, soon or much later,
-    also over another connection. The protocol has to bear that too.
+    In order while a connection lasts, as TCP does. Late copies are what TCP does not do: a message may come once more,
+    soon or much later, also over another connection. The protocol has to bear that too.
 
     Attributes:
-        links: connections that are up. cut: pairs that cannot connect. deaf: directions in which everything is lost silently.
+        links: connections that are up. cut: pairs that cannot connect. deaf: directions in which everything is lost
+            silently.
         latency: mean seconds a message takes. copies: chance that a message comes once more.
         sent, delivered: messages so far.
     """

@@ -1,4 +1,6 @@
-"""Who watches the nodes of a simulated exchange: equal states at equal sequences, feeds without gap, snapshots of what was there."""
+"""Who watches the nodes of a simulated exchange: equal states at equal sequences, feeds without gap, snapshots of what
+was there.
+"""
 
 from __future__ import annotations
 
@@ -135,7 +137,9 @@ class WatchedEngine(ReplicatedEngine, Machine):
         return self.engine.sequence, self.engine.time, self.level.version
 
     def _agree_market(self) -> None:
-        """The trades and figures that the nodes tell are the same on all of them, whatever was restarted or brought up from a snapshot."""
+        """The trades and figures that the nodes tell are the same on all of them, whatever was restarted or brought up
+        from a snapshot.
+        """
         for product in self.market():
             told = _encode([list(product.trades), product.figures])
             self._ledger.agree(self._node, "market", (product.product_id, product.sequence), told)
@@ -215,7 +219,9 @@ class WatchedSnapshots(SnapshotPort):
 
 
 class Reader:
-    """A reader of one product's feed that goes from node to node and must see every event once, as all others do. It rebuilds the book."""
+    """A reader of one product's feed that goes from node to node and must see every event once, as all others do. It
+    rebuilds the book.
+    """
 
     audience = Audience.FULL
     writable = True

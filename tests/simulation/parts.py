@@ -91,7 +91,8 @@ class SimSource:
 
 
 def polls_of_a_check(data: bytes) -> int:
-    """How often an incoming snapshot is asked for before it is checked: mostly at once, now and then for half a second of virtual time.
+    """How often an incoming snapshot is asked for before it is checked: mostly at once, now and then for half a second
+    of virtual time.
 
     It hangs on the snapshot and is not drawn, so that what else happens under a seed stays.
     """
@@ -131,7 +132,9 @@ class SimSink:
 
 
 class SimSnapshots:
-    """See `cluster.ports.Snapshots`. `store` outlives the process; a snapshot is in it whole, or not, also when the process dies."""
+    """See `cluster.ports.Snapshots`. `store` outlives the process; a snapshot is in it whole, or not, also when the
+    process dies.
+    """
 
     def __init__(self, store: list[Stored], machine: Machine, disk: SimDisk) -> None:
         self._store = store
@@ -260,11 +263,12 @@ class Process:
 
 @dataclass
 class Host:
-    """What of a node outlives its process. `rejoin`: its disk is new, and the operator says so until the node has noted it. `harmed`: the end
-    of its log was spoilt since it ran. `distrusts`: it was recovering when it last started. `skew_ns`: by how much its
-    clock is ahead.
+    """What of a node outlives its process. `rejoin`: its disk is new, and the operator says so until the node has noted
+    it. `harmed`: the end of its log was spoilt since it ran. `distrusts`: it was recovering when it last started.
+    `skew_ns`: by how much its clock is ahead.
 
-    `commit_seen`: the commit index that it must not show less than; `commit_stored`: the one it last started with, on its disk since then.
+    `commit_seen`: the commit index that it must not show less than; `commit_stored`: the one it last started with, on
+    its disk since then.
     """
 
     node_id: str

@@ -1,7 +1,7 @@
 """PySyncObj as it comes, in the same world: the first thing that the checkers must find fault with.
 
-No guard, no pre-vote. It is treated better than a real disk would: a process that dies keeps its whole log, term and vote, no power is
-lost, no message comes twice. What is left are kills, cuts, pauses and stalls.
+No guard, no pre-vote. It is treated better than a real disk would: a process that dies keeps its whole log, term and
+vote, no power is lost, no message comes twice. What is left are kills, cuts, pauses and stalls.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""`python -m tests.simulation.run [--seed S] [--runs N] [--nodes 3|5] [--exchange] [--members] [--lose-disks] [--jobs J]`: many seeds, or one again.
+"""`python -m tests.simulation.run [--seed S] [--runs N] [--nodes 3|5] [--exchange] [--members] [--lose-disks] [--jobs
+J]`: many seeds, or one again.
 
-A seed that fails is printed with the one command that replays it, and with a shorter list of faults under which it still fails; with `--trace`
-every fault and election is printed as well.
+A seed that fails is printed with the one command that replays it, and with a shorter list of faults under which it
+still fails; with `--trace` every fault and election is printed as well.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ SHRINK_RUNS = 60
 
 @dataclass(frozen=True)
 class Setting:
-    """What is run. `exchange`: the whole exchange, and not a toy machine; `members`: nodes are added and removed; `faults`: the only ones
-    that happen, as in `incidents`; `steps`: how long there are faults."""
+    """What is run. `exchange`: the whole exchange, and not a toy machine; `members`: nodes are added and removed;
+    `faults`: the only ones that happen, as in `incidents`; `steps`: how long there are faults."""
 
     nodes: int = 3
     lose_disks: bool = False
@@ -68,13 +69,16 @@ class Outcome:
 
 
 def world_of(seed: int, setting: Setting) -> World:
-    """The world of a seed. A disk is lost together with what it acknowledged, so nothing may speak for it later: no late copies then."""
+    """The world of a seed. A disk is lost together with what it acknowledged, so nothing may speak for it later: no
+    late copies then.
+    """
     incidents = parse(setting.faults) if setting.faults is not None else None
     if setting.exchange:
         chances = ExchangeFaults(lose_disk=0.001, flip=0.003, copies=0.0) if setting.lose_disks else ExchangeFaults()
         exchange = ExchangeMembershipWorld if setting.members else ExchangeWorld
         return exchange(seed, setting.nodes, faults=chances, trace=setting.trace, incidents=incidents)
-    # A node without a vote beside one whose clock is far behind leaves no majority that takes entries; so does a membership of two.
+    # A node without a vote beside one whose clock is far behind leaves no majority that takes entries; so does a
+    # membership of two.
     clock = 0.0 if setting.members else 0.002
     faults = Faults(lose_disk=0.002, harm_log=0.001, copies=0.0) if setting.lose_disks else Faults(clock=clock)
     kind = MembershipWorld if setting.members else World

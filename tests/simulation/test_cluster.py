@@ -113,7 +113,9 @@ def test_many_processes_find_what_one_finds(capsys: pytest.CaptureFixture[str], 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_wrong_clocks_and_lost_disks(seed: int) -> None:
-    """They are two failures, so nothing is asked of three nodes but that they keep what they acknowledged; see `docs/raft.md`, section 4."""
+    """They are two failures, so nothing is asked of three nodes but that they keep what they acknowledged; see
+    `docs/raft.md`, section 4.
+    """
     world = World(seed, faults=Faults(clock=0.004, lose_disk=0.002, copies=0.0))
     for node in world.ids:
         world.start(node)

@@ -31,7 +31,9 @@ class GoesWrong(Machine):
 
 
 class DivergingWorld(World):
-    """A cluster in which the state of some nodes goes wrong, at an index each. Who leaves service is in `stopped`, and stays away."""
+    """A cluster in which the state of some nodes goes wrong, at an index each. Who leaves service is in `stopped`, and
+    stays away.
+    """
 
     def __init__(self, seed: int, wrong: Mapping[str, int], nodes: int = 3, **more: object) -> None:
         super().__init__(seed, nodes, **more)  # type: ignore[arg-type]  # passed on as they come
@@ -130,7 +132,8 @@ def test_a_leader_stops_itself(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_a_bad_network_only_delays_it(seed: int) -> None:
-    # No snapshots: a node that restores the one of a diverged leader has taken over its history (docs/raft.md, section 7).
+    # No snapshots: a node that restores the one of a diverged leader has taken over its history (docs/raft.md, section
+    # 7).
     world = started(DivergingWorld(seed, {"n3": 60}, faults=NETWORK_ONLY, snapshot_entries=1_000_000))
     for _ in range(1500):
         world.step(faults=True, load=True)

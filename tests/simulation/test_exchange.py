@@ -1,4 +1,6 @@
-"""The whole exchange under seeds: what clients saw is what one exchange would have shown them, whatever happened to its nodes."""
+"""The whole exchange under seeds: what clients saw is what one exchange would have shown them, whatever happened to its
+nodes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The test of the test, for the exchange: with any one protection switched off, the simulation of the whole notices within a few seeds."""
+"""The test of the test, for the exchange: with any one protection switched off, the simulation of the whole notices
+within a few seeds.
+"""
 
 from __future__ import annotations
 

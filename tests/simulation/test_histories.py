@@ -1,4 +1,6 @@
-"""Histories in which a protection decides, one by one: borne with it, noticed without it. Drawn faults lead to these too seldom to hunt for them."""
+"""Histories in which a protection decides, one by one: borne with it, noticed without it. Drawn faults lead to these
+too seldom to hunt for them.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,9 @@ def _calm(world: World) -> None:
 
 
 def an_answer_comes_two_leaderships_late(seed: int) -> None:
-    """A follower's acknowledgements are held up on their way. Meanwhile the leader hands over and gets leadership back, unheard by the follower."""
+    """A follower's acknowledgements are held up on their way. Meanwhile the leader hands over and gets leadership back,
+    unheard by the follower.
+    """
     world = World(seed, faults=Faults(copies=0.0))
     leader, late, partner = _started(world)
     world.network.stall(late, leader, 3.0)
@@ -90,7 +94,9 @@ def an_answer_comes_two_leaderships_late(seed: int) -> None:
 
 
 def a_candidate_that_nobody_heard(seed: int) -> None:
-    """A follower is asked to take over, and stands in the next term; its requests are lost, and the leader goes on in the old one."""
+    """A follower is asked to take over, and stands in the next term; its requests are lost, and the leader goes on in
+    the old one.
+    """
     world = World(seed, faults=Faults(copies=0.0))
     leader, other, asked = _started(world)
     world.network.deaf |= {(asked, leader), (asked, other)}
@@ -102,7 +108,9 @@ def a_candidate_that_nobody_heard(seed: int) -> None:
 
 
 def a_vote_comes_twice(seed: int) -> None:
-    """Two of five nodes are asked to take over, and campaign in one term. One gets a single vote, twice; the other gets two, and leads."""
+    """Two of five nodes are asked to take over, and campaign in one term. One gets a single vote, twice; the other gets
+    two, and leads.
+    """
     world = World(seed, 5, faults=Faults(copies=0.0))
     leader, one, voter, other, third = _started(world)
     world.network.deaf |= {(one, leader), (one, other), (one, third), (other, voter), (other, one)}
@@ -118,8 +126,8 @@ def a_vote_comes_twice(seed: int) -> None:
 
 
 def two_changes_that_half_of_the_nodes_hear(seed: int) -> None:
-    """A leader and its partner are alone, and it removes two of five nodes. With one change at a time these two are no majority; with both they
-    are one, and the three others are one of the five as well."""
+    """A leader and its partner are alone, and it removes two of five nodes. With one change at a time these two are no
+    majority; with both they are one, and the three others are one of the five as well."""
     world = MembershipWorld(seed, 5, faults=Faults(copies=0.0))
     for node in world.ids:
         world.start(node)
@@ -153,9 +161,9 @@ def _other_leader(world: MembershipWorld, old: str) -> str:
 def two_leaders_change_the_members(seed: int) -> None:
     """The history of Ongaro's correction of 2015, with four nodes.
 
-    The old leader removes a node, and nobody hears it. The next one, before anything of its term is committed, removes the old leader: of the
-    three that remain, it and its partner are a majority, and commit that and more. The fourth, which has not heard of it, elects the old leader: by
-    that one's log, these two are a majority as well.
+    The old leader removes a node, and nobody hears it. The next one, before anything of its term is committed, removes
+    the old leader: of the three that remain, it and its partner are a majority, and commit that and more. The fourth,
+    which has not heard of it, elects the old leader: by that one's log, these two are a majority as well.
     """
     world, old, gone, new = _unheard_change(seed, 4)
     kept = [node for node in world.ids if node not in (old, gone)]
@@ -179,7 +187,9 @@ def nobody_hears_of_a_change(seed: int) -> None:
 
 
 def _unheard_change(seed: int, nodes: int) -> tuple[MembershipWorld, str, str, str]:
-    """A leader that nobody hears has appended a change, and another one leads: the world, the old leader, whom it removed, and the new one."""
+    """A leader that nobody hears has appended a change, and another one leads: the world, the old leader, whom it
+    removed, and the new one.
+    """
     world = MembershipWorld(seed, nodes, faults=Faults(copies=0.0))
     for node in world.ids:
         world.start(node)

@@ -1,4 +1,6 @@
-"""Faults as a list: the whole list is the same run, a part of it another one, and the shortest that still fails is found."""
+"""Faults as a list: the whole list is the same run, a part of it another one, and the shortest that still fails is
+found.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Two versions in one world: whatever is upgraded, goes back, dies or joins on the way, no node's state differs and nothing is lost."""
+"""Two versions in one world: whatever is upgraded, goes back, dies or joins on the way, no node's state differs and
+nothing is lost.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """The test of the test: with any one protection switched off, the simulation notices within a few seeds.
 
-Some need faults of their own kind, and begin with a seed that was found by search; those for which no search helps have a history of their own in
-`test_histories.py`. Messages made by hand show each in `tests/unit/cluster/test_guard.py` as well.
+Some need faults of their own kind, and begin with a seed that was found by search; those for which no search helps have
+a history of their own in `test_histories.py`. Messages made by hand show each in `tests/unit/cluster/test_guard.py` as
+well.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""A few hundred seeds, each for a short time of faults: every kind of world keeps every promise. `make simulate` runs more, and longer."""
+"""A few hundred seeds, each for a short time of faults: every kind of world keeps every promise. `make simulate` runs
+more, and longer.
+"""
 
 from __future__ import annotations
 

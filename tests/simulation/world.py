@@ -1,16 +1,18 @@
-"""A whole cluster in one process under one seed: virtual clock, network and disks in memory, processes that die at any step.
+"""A whole cluster in one process under one seed: virtual clock, network and disks in memory, processes that die at any
+step.
 
-The code under test is the real `cluster` package; what is simulated stands behind its ports (`disk.py`, `parts.py`, `network.py`). The
-checkers see only what nodes and clients show:
+The code under test is the real `cluster` package; what is simulated stands behind its ports (`disk.py`, `parts.py`,
+`network.py`). The checkers see only what nodes and clients show:
 
 - no two leaders in one term, and a new leader's log reaches as far as anything that was applied anywhere;
 - what a leader counts as acknowledged by a node is in that node's log;
 - a commit index never goes back, over a restart not behind what was on the disk;
 - same index, same command, same hash of everything before, on every node;
-- every acknowledged command is there in the end exactly once, at the index that was told; every proposal was answered at most once;
+- every acknowledged command is there in the end exactly once, at the index that was told; every proposal was answered
+  at most once;
 - a barrier that succeeds has everything before it that was acknowledged before it was asked for;
-- when the faults end, a command commits and every node is level within a bounded time; the cluster goes on under load and every node
-  follows; a single broken link does not depose a leader.
+- when the faults end, a command commits and every node is level within a bounded time; the cluster goes on under load
+  and every node follows; a single broken link does not depose a leader.
 """
 
 from __future__ import annotations
@@ -39,8 +41,8 @@ STEP = 0.005
 
 COMMIT_BOUND = 2.0
 LEVEL_BOUND = 5.0
-"""Virtual seconds after the last fault in which a command commits that was proposed since, and in which every node is level and votes.
-Messages that a stall holds back may take 1.5 of them."""
+"""Virtual seconds after the last fault in which a command commits that was proposed since, and in which every node is
+level and votes. Messages that a stall holds back may take 1.5 of them."""
 
 EPOCH_NS = 1_700_000_000 * 10**9
 FUTURE_NS = round((AHEAD_MAX + 1.0) * 1e9)
@@ -67,9 +69,12 @@ class World:
     """The cluster and its surroundings. `run` goes through a time of faults and a calm one, and checks all the way.
 
     Attributes:
-        acknowledged: index by payload, as clients were told. committed: payload and hash by index, as nodes applied them.
-        leaders: who led, by term. trace: everything that was done, if asked for. recovered_in: virtual seconds from the last fault until
-        everybody was level. script: what went wrong; `incidents` are the only faults that may, if given (`incidents.py`).
+        acknowledged: index by payload, as clients were told. committed: payload and hash by index, as nodes applied
+            them.
+        leaders: who led, by term. trace: everything that was done, if asked for. recovered_in: virtual seconds from the
+            last fault until
+        everybody was level. script: what went wrong; `incidents` are the only faults that may, if given
+        (`incidents.py`).
     """
 
     def __init__(
@@ -234,7 +239,9 @@ class World:
                 self._connect(node, peer)
 
     def _check_probation(self, host: Host) -> None:
-        """A node distrusts its disk when the disk was lost or harmed, until it is recovered, and never after a crash alone."""
+        """A node distrusts its disk when the disk was lost or harmed, until it is recovered, and never after a crash
+        alone.
+        """
         stored = hardstate.load(host.disk)
         recovering = stored is not None and stored.recovering
         if host.harmed and not recovering:
@@ -244,7 +251,9 @@ class World:
         host.distrusts, host.harmed = recovering, False
 
     def crash(self, node: str, *, power_loss: bool = True, lose_disk: bool = False, harm: str = "") -> None:
-        """Kill a node: its process only, or with the power, or with the disk. `harm`: what becomes of the end of its log (`SimDisk.harm`)."""
+        """Kill a node: its process only, or with the power, or with the disk. `harm`: what becomes of the end of its
+        log (`SimDisk.harm`).
+        """
         host = self.hosts[node]
         host.died(power_loss=power_loss)
         if harm and host.disk.harm(harm, host.stored_commit_index(), host.snapshot_index()):
@@ -261,7 +270,9 @@ class World:
                 self.disconnect(node, peer)
 
     def _guarded(self, node: str, action: Callable[[], None]) -> None:
-        """Run a step of a node; a power loss inside is a crash, a disk error ends it, anything else it raises is a violation."""
+        """Run a step of a node; a power loss inside is a crash, a disk error ends it, anything else it raises is a
+        violation.
+        """
         try:
             action()
         except PowerLossError as death:
@@ -431,7 +442,9 @@ class World:
         self.note(f"{node} leads term {status.term}")
 
     def _check_matches(self, node: str, status: RaftStatus) -> None:
-        """What a leader counts as acknowledged in its term is there. A node that lost its disk is told apart by its first answer."""
+        """What a leader counts as acknowledged in its term is there. A node that lost its disk is told apart by its
+        first answer.
+        """
         for state in status.members:
             peer = state.member.node_id
             process = self.hosts[peer].process
@@ -473,7 +486,9 @@ class World:
                 self.start(host.node_id)
 
     def _recover(self) -> None:
-        """Within the bounds a new command commits, and every node votes and has what was committed when the faults ended."""
+        """Within the bounds a new command commits, and every node votes and has what was committed when the faults
+        ended.
+        """
         began, proposed, committed, behind = self.now, self.proposed, self.committed_last, set(self.members())
         while behind or self.newest_acknowledged <= proposed:
             if self.newest_acknowledged <= proposed and self.now > began + COMMIT_BOUND:

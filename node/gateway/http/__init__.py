@@ -5,6 +5,7 @@
     connection  one client's connection: bytes in, requests in order, answers out
     server      listening, counting connections, the clock, and stopping
 
-It serves every call but the WebSocket, whose connections are handed to aiohttp after their first request. Requests are parsed by
-httptools (llhttp, the parser of Node.js). ADR 0033 says why the server is our own, and what it must guarantee.
+It serves every call but the WebSocket, whose connections are handed to aiohttp after their first request. Requests are
+parsed by httptools (llhttp, the parser of Node.js). ADR 0033 says why the server is our own, and what it must
+guarantee.
 """

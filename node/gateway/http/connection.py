@@ -1,13 +1,13 @@
 """One client's connection: bytes in, requests one after the other, answers out.
 
-Requests of a connection are served in order: the next one begins when the one before is answered and its answer has mostly left.
-What follows holds for any bytes that come; tests/unit/node/gateway/test_http_server.py checks it:
+Requests of a connection are served in order: the next one begins when the one before is answered and its answer has
+mostly left. What follows holds for any bytes that come; tests/unit/node/gateway/test_http_server.py checks it:
 
-- A request is understood in one way, or it is refused with 400 and the connection is closed. Refused are: two lengths, a length beside
-  chunks, other transfer codings than chunked, folded or broken headers, bare line feeds, other versions than 1.0 and 1.1, no host or
-  two, a body with an upgrade.
-- What waits is bounded: the head, the body, requests in the pipeline, bytes of answers. So is each time: for a head, for a body, between
-  requests, and for a client to take its answer. One clock for all connections calls `tick`.
+- A request is understood in one way, or it is refused with 400 and the connection is closed. Refused are: two lengths,
+  a length beside chunks, other transfer codings than chunked, folded or broken headers, bare line feeds, other versions
+  than 1.0 and 1.1, no host or two, a body with an upgrade.
+- What waits is bounded: the head, the body, requests in the pipeline, bytes of answers. So is each time: for a head,
+  for a body, between requests, and for a client to take its answer. One clock for all connections calls `tick`.
 - No input makes a traceback or a line in the log above DEBUG. Refusals are counted.
 """
 
@@ -326,7 +326,9 @@ class Connection(asyncio.Protocol):
             self._serve(request)
 
     def _upgrade(self, rest: bytes) -> None:
-        """The client wants another protocol: WebSocket where that is spoken, else the request is answered as it is, the last one."""
+        """The client wants another protocol: WebSocket where that is spoken, else the request is answered as it is, the
+        last one.
+        """
         request = self._request(keep_alive=False)
         headers = self._headers
         self._begin()
@@ -393,9 +395,11 @@ class Connection(asyncio.Protocol):
             self._next()
 
     async def _write_pieces(self, pieces: Iterable[bytes], size: int) -> bool:
-        """Write a long answer as fast as the client takes it; False where the connection ended. The clock cuts off a client that takes nothing.
+        """Write a long answer as fast as the client takes it; False where the connection ended. The clock cuts off a
+        client that takes nothing.
 
-        In pieces, because TLS takes a whole answer at once and does not tell how much of it waits. `size` counts as waiting meanwhile.
+        In pieces, because TLS takes a whole answer at once and does not tell how much of it waits. `size` counts as
+        waiting meanwhile.
         """
         self._unsent = size
         self._note_waiting()
@@ -450,7 +454,9 @@ class Connection(asyncio.Protocol):
             self._end_with(response)
 
     def _end_with(self, response: Response) -> None:
-        """Send the last answer. What the client still sends is thrown away for a moment: closing at once would take the answer from it."""
+        """Send the last answer. What the client still sends is thrown away for a moment: closing at once would take the
+        answer from it.
+        """
         if self._transport is None or self._transport.is_closing():
             return
         self._reading = _Reading.NOTHING

@@ -17,7 +17,9 @@ PARAMETERS_MAX = 100
 """Query parameters of one request."""
 JSON = "application/json"
 ANSWERED_KEPT = 64
-"""Requests of a connection that are remembered as answered: more than a client sends in the two seconds for which it matters, one after the other."""
+"""Requests of a connection that are remembered as answered: more than a client sends in the two seconds for which it
+matters, one after the other.
+"""
 _PASSED_ON = frozenset({"x-forwarded-for", "forwarded", "via", "x-real-ip"})
 """Headers of proxies."""
 
@@ -27,10 +29,12 @@ _NO_HEADERS: Mapping[str, str] = {}
 
 
 class Origin:
-    """The connection that a request came on, as far as it tells two equal requests of one client from one that was sent again.
+    """The connection that a request came on, as far as it tells two equal requests of one client from one that was sent
+    again.
 
     Attributes:
-        direct: nobody between the client and this process could have written into the connection: it is encrypted up to here, or of this machine.
+        direct: nobody between the client and this process could have written into the connection: it is encrypted up to
+            here, or of this machine.
         shared: it carries requests for several clients: of another key, or passed on by a proxy.
         answered: the ids of signed requests whose outcome was answered on it, the latest of them.
     """
@@ -102,7 +106,9 @@ class Request:
 
     @property
     def query(self) -> dict[str, list[str]]:
-        """The query parameters, in the order in which they were sent. Raises BadRequestError for more than `PARAMETERS_MAX`."""
+        """The query parameters, in the order in which they were sent. Raises BadRequestError for more than
+        `PARAMETERS_MAX`.
+        """
         if self._query is None:
             self._query = {}
             text = self.target.partition("?")[2].partition("#")[0]
@@ -115,7 +121,9 @@ class Request:
 
 
 class Response:
-    """An answer: a status, a body and headers of its own. Date, content length and connection are the server's business."""
+    """An answer: a status, a body and headers of its own. Date, content length and connection are the server's
+    business.
+    """
 
     __slots__ = ("body", "content_type", "headers", "status")
 
@@ -202,7 +210,8 @@ Served = TypeVar("Served")
 class Router(Generic[Served]):
     """Routes by method and path. A path's parts are constant or one `{name}`; a constant part is preferred to a name.
 
-    A path is matched with its percent escapes undone, part by part, so an escaped slash belongs to the part that it stands in.
+    A path is matched with its percent escapes undone, part by part, so an escaped slash belongs to the part that it
+    stands in.
     """
 
     def __init__(self) -> None:

@@ -18,10 +18,12 @@ class HttpServer:
 
     Args:
         handle: answers a request. It must not raise, whatever the request is.
-        direct: takes a request if it can answer it by calling back with a short answer, not at once; False leaves it to `handle`.
+        direct: takes a request if it can answer it by calling back with a short answer, not at once; False leaves it to
+            `handle`.
         socket_paths: paths on which WebSocket is spoken.
         socket_protocol: makes the protocol that such a connection is handed to, its first request included.
-        refused: told of each connection or request that is refused before it reaches a handler: what kind, and the peer's address.
+        refused: told of each connection or request that is refused before it reaches a handler: what kind, and the
+            peer's address.
         exempt: whether the bound on connections of one address does not hold for an address.
     """
 

@@ -1,6 +1,7 @@
 """The files of the page, read once at the start of a gateway and held in memory.
 
-A request is looked up by its whole path in a dictionary. No path of a request reaches the file system, so none can leave the directory.
+A request is looked up by its whole path in a dictionary. No path of a request reaches the file system, so none can
+leave the directory.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ ROOT = Path(__file__).parent / "static"
 INDEX = "index.html"
 
 TOTAL_MAX = 2 * 1024 * 1024
-"""Bytes of all files together. Each gateway process holds them in memory, so a build that packs more by mistake does not start."""
+"""Bytes of all files together. Each gateway process holds them in memory, so a build that packs more by mistake does
+not start.
+"""
 
 COMPRESS_MIN = 1_024
 """Bytes from which a file is offered compressed."""
@@ -32,7 +35,9 @@ TYPES = {
 """The media types of what the page consists of. A file of another kind does not belong there."""
 
 REVALIDATE = "no-cache"
-"""A browser keeps the file and asks before each use whether it changed: a page and its modules are always of one version."""
+"""A browser keeps the file and asks before each use whether it changed: a page and its modules are always of one
+version.
+"""
 FOR_GOOD = "public, max-age=31536000, immutable"
 """For files whose path names their version."""
 VERSIONED = "vendor/"

@@ -1,8 +1,9 @@
 """Serves the page, and lets the page of one member speak to the other members of its cluster.
 
-The page goes on when the node that it came from is lost, so a browser must let it read from the other members. Two headers decide about that:
-the page's own Content-Security-Policy names the members that it may connect to, and each member's Access-Control-Allow-Origin names the origin
-of the page. Only the public URLs of members of this cluster are named. A page of anybody else's stays out, as before.
+The page goes on when the node that it came from is lost, so a browser must let it read from the other members. Two
+headers decide about that: the page's own Content-Security-Policy names the members that it may connect to, and each
+member's Access-Control-Allow-Origin names the origin of the page. Only the public URLs of members of this cluster are
+named. A page of anybody else's stays out, as before.
 """
 
 from __future__ import annotations
@@ -102,7 +103,8 @@ class Page:
     # ------------------------------------------------------------------ other members' pages
 
     def preflight(self, request: Request) -> Response | None:
-        """The answer to a browser that asks whether the page of another member may make a request; None where that is not the question.
+        """The answer to a browser that asks whether the page of another member may make a request; None where that is
+        not the question.
 
         Raises ApiError 429.
         """

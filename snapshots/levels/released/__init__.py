@@ -1,4 +1,6 @@
-"""The frozen cores of released versions: the package `core_X_Y_Z` is that of version X.Y.Z, read from the archive beside this file."""
+"""The frozen cores of released versions: the package `core_X_Y_Z` is that of version X.Y.Z, read from the archive
+beside this file.
+"""
 
 from __future__ import annotations
 

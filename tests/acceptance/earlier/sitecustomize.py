@@ -1,7 +1,8 @@
-"""Gives a Python process a past, or another ABI. Python loads this by itself in a process that has this directory in PYTHONPATH.
+"""Gives a Python process a past, or another ABI. Python loads this by itself in a process that has this directory in
+PYTHONPATH.
 
-`EARLIER_RELEASES` names a directory with the descriptions of `tests.unit.snapshots.versions`, from which this software then knows the way here.
-`OTHER_ABI` is what the software believes its ABI to be.
+`EARLIER_RELEASES` names a directory with the descriptions of `tests.unit.snapshots.versions`, from which this software
+then knows the way here. `OTHER_ABI` is what the software believes its ABI to be.
 """
 
 from __future__ import annotations

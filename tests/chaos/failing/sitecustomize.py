@@ -1,8 +1,9 @@
 """Named fail points of a node: places at which a process dies, or stands still for a while.
 
-Python loads this by itself in a process that has this directory in PYTHONPATH. The product knows nothing of it: each point is a function of the
-product, wrapped when its module is loaded. The file that `FAIL_POINTS` names says what fails, one point a line, and may change
-at any time: `NAME panic N` kills the process with SIGKILL at the N-th call from then on, `NAME sleep SECONDS` makes each call late.
+Python loads this by itself in a process that has this directory in PYTHONPATH. The product knows nothing of it: each
+point is a function of the product, wrapped when its module is loaded. The file that `FAIL_POINTS` names says what
+fails, one point a line, and may change at any time: `NAME panic N` kills the process with SIGKILL at the N-th call from
+then on, `NAME sleep SECONDS` makes each call late.
 """
 
 from __future__ import annotations
@@ -89,7 +90,9 @@ class Plan:
 
 
 def wrap(module: ModuleType, path: str, name: str, plan: Plan) -> None:
-    """Let a function of a module, such as "Class.method", reach its two points. Raises AttributeError where it is not there."""
+    """Let a function of a module, such as "Class.method", reach its two points. Raises AttributeError where it is not
+    there.
+    """
     *outer, last = path.split(".")
     owner: Any = functools.reduce(getattr, outer, module)
     real: Callable[..., Any] = getattr(owner, last)

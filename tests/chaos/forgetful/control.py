@@ -9,9 +9,10 @@ PATHS = "paths.json"
 
 
 class Control(msgspec.Struct):
-    """What goes wrong with a sync of a file whose name begins with `prefix`: it takes longer, by seconds between `delay[0]` and
-    `delay[1]`; it fails with EIO, `failures` times; it does nothing and says that it did (`lies`); or it ends only when the control does
-    not say so any more, and does nothing either (`holds`): whoever asked for it was killed meanwhile."""
+    """What goes wrong with a sync of a file whose name begins with `prefix`: it takes longer, by seconds between
+    `delay[0]` and `delay[1]`; it fails with EIO, `failures` times; it does nothing and says that it did (`lies`); or it
+    ends only when the control does not say so any more, and does nothing either (`holds`): whoever asked for it was
+    killed meanwhile."""
 
     prefix: str = ""
     delay: tuple[float, float] = (0.0, 0.0)

@@ -63,7 +63,9 @@ class ForgetfulDisk:
         draft.replace(self._control)
 
     def lose_power(self, random: Random | None) -> None:
-        """What was not synced is gone, or with `random` a random part of it. The node's processes must have been killed before."""
+        """What was not synced is gone, or with `random` a random part of it. The node's processes must have been killed
+        before.
+        """
         self._unmount()
         store = Store(self._store, self._live)
         paths = msgspec.json.decode((self._store / PATHS).read_bytes(), type=dict[int, str])

@@ -1,4 +1,5 @@
-"""The file system: `python -m tests.chaos.forgetful.filesystem MOUNT LIVE STORE CONTROL`; it runs until it is unmounted.
+"""The file system: `python -m tests.chaos.forgetful.filesystem MOUNT LIVE STORE CONTROL`; it runs until it is
+unmounted.
 
 CONTROL is a file that whoever makes faults may write at any time, JSON of `Control`: it is read at each sync.
 """

@@ -88,7 +88,9 @@ class Store:
 
     @classmethod
     def begin(cls, directory: Path, live: Path) -> tuple[Self, dict[tuple[int, int], int]]:
-        """A store in which everything that the live directory holds is durable; and the ids of its files, by device and inode."""
+        """A store in which everything that the live directory holds is durable; and the ids of its files, by device and
+        inode.
+        """
         shutil.rmtree(directory, ignore_errors=True)
         store = cls(directory, live)
         store._contents.mkdir(parents=True)
@@ -147,8 +149,8 @@ def lose_power(store: Store, random: Random | None, paths: dict[int, Path]) -> N
     """Make the live directory what the disk has after the power was lost. The file system must be unmounted.
 
     Args:
-        random: None: nothing that was not synced is there. Else of each file and each directory a random part of what waited is there,
-            in order, the last write torn at a sector's border.
+        random: None: nothing that was not synced is there. Else of each file and each directory a random part of what
+            waited is there, in order, the last write torn at a sector's border.
         paths: where files with waiting writes lie in the live directory, by id; those that have no name are lost.
     """
     store.load()

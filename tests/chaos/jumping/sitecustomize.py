@@ -1,8 +1,9 @@
-"""Gives a Python process another time of day. Python loads this by itself in a process that has this directory in PYTHONPATH.
+"""Gives a Python process another time of day. Python loads this by itself in a process that has this directory in
+PYTHONPATH.
 
-The file that `JUMPING_CLOCK` names holds the difference in seconds, and may change while the process runs. Only the time of day differs:
-the clocks that measure durations are the machine's. libfaketime would do the same from outside, but changes how a process sleeps as well, which
-CPython does not survive.
+The file that `JUMPING_CLOCK` names holds the difference in seconds, and may change while the process runs. Only the
+time of day differs: the clocks that measure durations are the machine's. libfaketime would do the same from outside,
+but changes how a process sleeps as well, which CPython does not survive.
 """
 
 from __future__ import annotations

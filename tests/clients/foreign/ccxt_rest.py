@@ -52,7 +52,9 @@ def volumes(x: Any) -> dict[str, Any]:
 
 
 def trading(x: Any) -> None:
-    """Orders, in every way that ccxt places them. It signs with whole seconds: equal orders within one would be refused, so sizes differ."""
+    """Orders, in every way that ccxt places them. It signs with whole seconds: equal orders within one would be
+    refused, so sizes differ.
+    """
     step("fetch_accounts", lambda: check(x.fetch_accounts()))
     step("fetch_balance", lambda: check(x.fetch_balance()["USD"]["free"] > 0))
     step("fetch_trading_fees", lambda: check(x.fetch_trading_fees()[SYMBOL]["taker"] > 0))

@@ -1,4 +1,6 @@
-"""What schemathesis is told beyond the document: how requests are signed, and values that exist, so that calls also succeed."""
+"""What schemathesis is told beyond the document: how requests are signed, and values that exist, so that calls also
+succeed.
+"""
 
 from __future__ import annotations
 

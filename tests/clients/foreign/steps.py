@@ -1,4 +1,6 @@
-"""What the Python scripts share: what they are told, calls with their results, and trading through the death of a leader."""
+"""What the Python scripts share: what they are told, calls with their results, and trading through the death of a
+leader.
+"""
 
 from __future__ import annotations
 

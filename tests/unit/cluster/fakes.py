@@ -64,8 +64,8 @@ class Recorder:
 class Snapshots(SimSnapshots):
     """Snapshots that are durable when the test says so.
 
-    `refuse` makes an incoming one fail its check, which takes `check_polls` ticks; `broken` makes the loading fail. `looks`: how often the newest
-    one was compared with what was written.
+    `refuse` makes an incoming one fail its check, which takes `check_polls` ticks; `broken` makes the loading fail.
+    `looks`: how often the newest one was compared with what was written.
     """
 
     def __init__(self, store: list[Stored], machine: Machine, disk: SimDisk) -> None:

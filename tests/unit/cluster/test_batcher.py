@@ -17,7 +17,9 @@ Item = tuple[int, int]
 
 
 class Bench:
-    """A batcher with a consensus played by the test: `proposals` are under way, `ready` is what the event loop would run next."""
+    """A batcher with a consensus played by the test: `proposals` are under way, `ready` is what the event loop would
+    run next.
+    """
 
     def __init__(self, *, units_max: int = 10, bytes_max: int = 1_000, queue_max: int = 100, in_flight_max: int = 2) -> None:
         self.proposals: list[tuple[bytes, Done]] = []
@@ -236,7 +238,9 @@ class TestShares:
         assert abs(units["large"] - units["small"]) <= 50
 
     def test_a_share_does_not_get_its_turn_again_by_having_been_empty(self) -> None:
-        """Each time its large item was sealed it sends the next one; a share that waits all the time gets as many units."""
+        """Each time its large item was sealed it sends the next one; a share that waits all the time gets as many
+        units.
+        """
         bench = Bench(units_max=50, bytes_max=10**9, queue_max=100_000, in_flight_max=1)
         for number in range(1_000, 2_000):
             bench.submit(number, share="steady")

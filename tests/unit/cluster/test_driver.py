@@ -137,7 +137,9 @@ async def test_stopped_before_it_began() -> None:
 
 
 async def test_a_node_that_has_nothing_to_do_does_not_tick() -> None:
-    """What is due moved on since the timer was set, as an election timeout does with each heartbeat: the timer is set again, without a tick."""
+    """What is due moved on since the timer was set, as an election timeout does with each heartbeat: the timer is set
+    again, without a tick.
+    """
     ticks, driver = driven(interval=1000)
     running = asyncio.create_task(driver.run())
     await ticks.next()

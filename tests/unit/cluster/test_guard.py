@@ -1,4 +1,6 @@
-"""Each protection of the guard against a sequence of messages made by hand. `docs/raft.md` says what each stands in front of."""
+"""Each protection of the guard against a sequence of messages made by hand. `docs/raft.md` says what each stands in
+front of.
+"""
 
 from __future__ import annotations
 

@@ -43,7 +43,9 @@ def test_it_is_the_first_word_on_every_connection() -> None:
 
 
 def test_a_leader_tells_its_owner_what_the_peer_has_acknowledged() -> None:
-    """Not where the peer knows a later term, in which its log's end may have been replaced, nor where it has lost its disk."""
+    """Not where the peer knows a later term, in which its log's end may have been replaced, nor where it has lost its
+    disk.
+    """
     node, owner = introduced()
     term = node.elect()
     node.acknowledge()

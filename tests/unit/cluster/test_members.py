@@ -1,4 +1,6 @@
-"""Changes of the membership on one node: what a leader does and refuses, when a change counts, and what removed and joining nodes do."""
+"""Changes of the membership on one node: what a leader does and refuses, when a change counts, and what removed and
+joining nodes do.
+"""
 
 from __future__ import annotations
 

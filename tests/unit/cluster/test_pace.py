@@ -168,7 +168,9 @@ class TestCommit:
 
 
 class TestEntriesLeaveFirst:
-    """Thesis, section 10.2.1: the leader writes its disk while the followers write theirs, and counts itself only afterwards."""
+    """Thesis, section 10.2.1: the leader writes its disk while the followers write theirs, and counts itself only
+    afterwards.
+    """
 
     def test_the_leader_sends_before_it_syncs_and_commits_after(self) -> None:
         node = Woken()

@@ -214,7 +214,9 @@ def test_terms_by_index() -> None:
 
 
 def test_what_the_last_process_left_is_settled_before_it_is_read() -> None:
-    """Killed between write and sync, then started, then without power: the entries that the second process counted on are there."""
+    """Killed between write and sync, then started, then without power: the entries that the second process counted on
+    are there.
+    """
     disk = disk_with(FIRST, *run_of(2, 9))
     raft_log = opened(disk)
     raft_log.add(b"\0seen", 10, 1)

@@ -185,7 +185,9 @@ def test_settling_syncs_before_it_drops_the_cache(tmp_path: Path, monkeypatch: p
 def test_what_a_killed_process_wrote_is_synced_before_the_next_one_reads_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process is killed between the write of an entry and its sync. Its bytes are in the page cache, and in no sync of its own."""
+    """A process is killed between the write of an entry and its sync. Its bytes are in the page cache, and in no sync
+    of its own.
+    """
     program = (
         "import os, signal, sys; from pathlib import Path\n"
         "from cluster.log import DurableLog; from cluster.ports import LogEntry; from cluster.storage import RealDisk\n"
@@ -211,7 +213,9 @@ def test_what_a_killed_process_wrote_is_synced_before_the_next_one_reads_it(
 
 
 def test_out_of_descriptors_the_reserve_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Term and vote can be stored, a segment begun and the directory synced although the process may open no further file."""
+    """Term and vote can be stored, a segment begun and the directory synced although the process may open no further
+    file.
+    """
     disk = RealDisk(tmp_path / "log")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(int(name) for name in os.listdir("/proc/self/fd"))

@@ -79,7 +79,9 @@ def test_compose_accepts_its_file() -> None:
 
 
 def test_the_image_can_be_built_again_the_same() -> None:
-    """The base by a digest, packages by hashes, no byte code with times of the build in it, no user by a name that Kubernetes cannot check."""
+    """The base by a digest, packages by hashes, no byte code with times of the build in it, no user by a name that
+    Kubernetes cannot check.
+    """
     text = IMAGE.read_text(encoding="utf-8")
     assert re.findall(r"^FROM (\S+)", text, flags=re.MULTILINE) == ["${BASE}", "${BASE}"]
     assert all("--no-compile" in line for line in found(r"^RUN (pip install .*)$", IMAGE))

@@ -1,4 +1,6 @@
-"""The metrics and the alerts: names by Prometheus' rules, and each alert silent in normal work and firing for what it is about."""
+"""The metrics and the alerts: names by Prometheus' rules, and each alert silent in normal work and firing for what it
+is about.
+"""
 
 from __future__ import annotations
 
@@ -210,7 +212,9 @@ NORMAL = {
     'quorumbook_build_info{node="n1",abi="a"}': "1x120",
     'quorumbook_build_info{node="n2",abi="a"}': "1x120",
 }
-"""Series of ten minutes, a value each five seconds, in which nothing is wrong: clients are led on, one member paused, one election, one 503."""
+"""Series of ten minutes, a value each five seconds, in which nothing is wrong: clients are led on, one member paused,
+one election, one 503.
+"""
 
 WRONG = {
     "QuorumbookNodeDown": {'quorumbook_engine_up{node="n1"}': "0x120"},

@@ -1,4 +1,6 @@
-"""The generated flow: a pure function of the seed, whole numbers within the products' rules, distinct ids, bounded open orders."""
+"""The generated flow: a pure function of the seed, whole numbers within the products' rules, distinct ids, bounded open
+orders.
+"""
 
 from __future__ import annotations
 

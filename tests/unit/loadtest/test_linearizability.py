@@ -69,7 +69,9 @@ class Exchange:
 
 @pytest.fixture
 def exchange() -> Exchange:
-    """Set up, with money in two accounts and an order of ann's; the last operations are that order and a read of her balances."""
+    """Set up, with money in two accounts and an order of ann's; the last operations are that order and a read of her
+    balances.
+    """
     made = Exchange()
     made.send(*SETUP)
     for name in ("ann", "bob"):

@@ -29,7 +29,9 @@ PEOPLE = traders(6, 1)
 
 
 class InProcess:
-    """An exchange without network. `loss` of its answers, in parts of 100, get lost before or after the commands were applied."""
+    """An exchange without network. `loss` of its answers, in parts of 100, get lost before or after the commands were
+    applied.
+    """
 
     def __init__(self, loss: int = 0, seed: int = 1) -> None:
         self.engine = Engine()

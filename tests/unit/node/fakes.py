@@ -35,7 +35,8 @@ def member(node_id: str, role: Role = Role.VOTER) -> Member:
 
 
 class LocalRaft:
-    """A consensus of one node, in memory. Proposals are applied at the next `tick`, in order; `auto` ticks soon by itself.
+    """A consensus of one node, in memory. Proposals are applied at the next `tick`, in order; `auto` ticks soon by
+    itself.
 
     `lose_leadership` and `lead` play failovers; `hold` keeps proposals under way.
     """
@@ -94,7 +95,9 @@ class LocalRaft:
             done(ProposeResult(index=self.index, value=value() if callable(value) else value))
 
     def lose_leadership(self, leader_id: str = "", *, applied: bool = False) -> None:
-        """Another node leads, or nobody. What is under way gets OUTCOME_UNKNOWN, and is applied all the same if `applied`."""
+        """Another node leads, or nobody. What is under way gets OUTCOME_UNKNOWN, and is applied all the same if
+        `applied`.
+        """
         under_way, self._under_way = self._under_way, []
         self.leader_id = leader_id
         for payload, done in under_way:

@@ -49,7 +49,9 @@ def engine_at(entries: list[LogEntry], index: int, *, as_former: bool = False) -
 def write_data(
     data: Path, entries: list[LogEntry], cut: int, *, log_from: int = 1, node_id: str = "n1", as_former: bool = False
 ) -> None:
-    """A data directory of this version: a snapshot at index `cut` (none if 0), the log from `log_from` on, and a hard state."""
+    """A data directory of this version: a snapshot at index `cut` (none if 0), the log from `log_from` on, and a hard
+    state.
+    """
     log = DurableLog(RealDisk(data / LOG, fsync=False), node_id=node_id, abi=ABI, segment_bytes=4000)
     for entry in entries[log_from - 1 :]:
         log.append(entry)

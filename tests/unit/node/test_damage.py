@@ -1,4 +1,5 @@
-"""One byte of a stopped node's files is another, or a file is shorter: the start says so and names the file, or nothing was lost.
+"""One byte of a stopped node's files is another, or a file is shorter: the start says so and names the file, or nothing
+was lost.
 
 Log, hard state, snapshot, identity and configuration alike. What is damaged is never told as a question of versions.
 """
@@ -116,7 +117,8 @@ def test_whatever_is_damaged_is_refused_by_name_or_nothing_is_lost(part: str, te
         else:
             assert begun.state == good.state, done
             if begun.log != good.log:
-                # What ends behind the last known commit looks like a write that a crash has torn. The other nodes notice that (`stale`).
+                # What ends behind the last known commit looks like a write that a crash has torn. The other nodes notice
+                # that (`stale`).
                 torn = not done.startswith("flip") and begun.log[-1].index >= STATE.commit_index
                 assert begun.recovering or torn, f"{done}: entries are gone, and the node would vote"
                 assert begun.log == good.log[: len(begun.log)], done
@@ -126,7 +128,9 @@ def test_whatever_is_damaged_is_refused_by_name_or_nothing_is_lost(part: str, te
 
 @pytest.mark.parametrize("part", ["log", "hardstate"])
 def test_files_of_another_node_are_refused(part: str, template: Path, tmp_path: Path) -> None:
-    """Swapped between two nodes of one cluster, with equal entries: the votes and acknowledgements in them are another node's."""
+    """Swapped between two nodes of one cluster, with equal entries: the votes and acknowledgements in them are another
+    node's.
+    """
     Begun(template / "n1" / "node.toml")
     shutil.copytree(template, tmp_path / "cluster")
     log = tmp_path / "cluster" / "n1" / "data" / "log"

@@ -30,7 +30,9 @@ def configs(tmp_path_factory: pytest.TempPathFactory) -> list[NodeConfig]:
 
 
 async def talk(server: ssl.SSLContext, client: ssl.SSLContext) -> tuple[str | None, str | None]:
-    """Connect over loopback: whom the server sees, and whom the client sees. Raises what the client sees when it is refused."""
+    """Connect over loopback: whom the server sees, and whom the client sees. Raises what the client sees when it is
+    refused.
+    """
     seen: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,6 @@
-"""Traces: gateway and engine come to the same trace by the command's id alone, sampled alike; off, nothing is read of OpenTelemetry."""
+"""Traces: gateway and engine come to the same trace by the command's id alone, sampled alike; off, nothing is read of
+OpenTelemetry.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A small exchange with everything that a migration must carry: open orders in two products, holds, done orders, remembered ids."""
+"""A small exchange with everything that a migration must carry: open orders in two products, holds, done orders,
+remembered ids.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Snapshots made of changes to the one before: the same rows as one that is written whole, and the one before stays as it is."""
+"""Snapshots made of changes to the one before: the same rows as one that is written whole, and the one before stays as
+it is.
+"""
 
 from __future__ import annotations
 

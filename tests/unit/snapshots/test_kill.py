@@ -66,8 +66,8 @@ for request in requests:
         os._exit(writer.main())
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
-"""Writers that kill themselves at their n-th step: those that change the disk, and those that mark a stage. Each is a process of its own, forked
-off one that has imported everything: that is what takes time."""
+"""Writers that kill themselves at their n-th step: those that change the disk, and those that mark a stage. Each is a
+process of its own, forked off one that has imported everything: that is what takes time."""
 
 
 class Writers:

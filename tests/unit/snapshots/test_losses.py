@@ -87,7 +87,9 @@ def before(rows: Rows) -> Tables:
     ids=["renamed", "split", "nested"],
 )
 def test_what_vanishes_is_refused_by_name(target: Schema, named: str, tmp_path: Path) -> None:
-    """Without a module; with one that does not mention it; with an empty reason; and where the reason is for something else."""
+    """Without a module; with one that does not mention it; with an empty reason; and where the reason is for something
+    else.
+    """
     assert [loss.name for loss in losses(FOUR, target, Migration(FOUR.abi, target.abi))] == [named]
     assert any(not change.automatic for change in difference(FOUR, target))
     with pytest.raises(MigrationError, match=rf"these would vanish: {named}.*quorumbook migrate new"):

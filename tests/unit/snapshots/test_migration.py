@@ -1,4 +1,6 @@
-"""States of three earlier versions come to this one: by themselves, by a rule, by names; and trade on as if they had always been here."""
+"""States of three earlier versions come to this one: by themselves, by a rule, by names; and trade on as if they had
+always been here.
+"""
 
 from __future__ import annotations
 

@@ -19,7 +19,9 @@ from tests.unit.snapshots.versions import FOUR, ONE, THREE, TWO, with_struct, wi
 
 
 def test_from_every_release_a_way_leads_to_this_software() -> None:
-    """Fails where the schema changed and data would not follow: `quorumbook migrate new` begins the migration that is missing."""
+    """Fails where the schema changed and data would not follow: `quorumbook migrate new` begins the migration that is
+    missing.
+    """
     chains = Chains()
     for abi in chains.releases.versions:
         chains.find(abi, ABI)

@@ -212,7 +212,9 @@ def test_leftovers_are_removed_and_a_replaced_one_comes_back(directory: Path) ->
 
 
 def test_opening_syncs_the_names_that_a_killed_process_gave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed between the rename of a snapshot and the sync of the directory: the next process counts on the name, so it must be on the disk."""
+    """Killed between the rename of a snapshot and the sync of the directory: the next process counts on the name, so it
+    must be on the disk.
+    """
     synced: list[Path] = []
     monkeypatch.setattr(
         "snapshots.durable.os.fsync", lambda descriptor: synced.append(Path(f"/proc/self/fd/{descriptor}").resolve())

@@ -1,8 +1,9 @@
-"""Three versions before this one, made up: their schemas, the way forward, and the way in which a state of this version is written in theirs.
+"""Three versions before this one, made up: their schemas, the way forward, and the way in which a state of this version
+is written in theirs.
 
-1 -> 2  a field is added with a default (`OrderState.fill_fees`, `PlaceOrder.post_only`): no code.
-2 -> 3  `pair` of a product, "BTC/USD", is split into `base` and `quote`, in the table and in the command.
-3 -> 4  the table `member` is called `account`; the reason LAPSED of done orders is gone; keys that were revoked are dropped. 4 is this software.
+1 -> 2  a field is added with a default (`OrderState.fill_fees`, `PlaceOrder.post_only`): no code. 2 -> 3  `pair` of a
+product, "BTC/USD", is split into `base` and `quote`, in the table and in the command. 3 -> 4  the table `member` is
+called `account`; the reason LAPSED of done orders is gone; keys that were revoked are dropped. 4 is this software.
 """
 
 from __future__ import annotations

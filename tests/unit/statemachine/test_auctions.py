@@ -1,4 +1,6 @@
-"""Auctions beyond what the twin compares: the price against the rules themselves, what an opening leaves, rows that no auction left."""
+"""Auctions beyond what the twin compares: the price against the rules themselves, what an opening leaves, rows that no
+auction left.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def status(wanted: ProductStatus, command_id: str) -> PutProduct:
 
 
 def collecting(given_orders: list[Order], last_price: int = 0) -> Engine:
-    """An auction that has collected these orders, each of another account; `last_price` is that of a trade before, if any."""
+    """An auction that has collected these orders, each of another account; `last_price` is that of a trade before, if
+    any.
+    """
     engine = market(names=NAMES)
     if last_price:
         placed(engine, limit(NAMES[0], "before-sell", Side.SELL, 1, last_price))
@@ -101,7 +105,9 @@ def test_a_product_without_an_auction_indicates_nothing() -> None:
 
 
 def test_sums_beyond_any_field_are_no_harm() -> None:
-    """Of sizes, that is: those of one price may be more together than one order's field carries. What trades was deposited."""
+    """Of sizes, that is: those of one price may be more together than one order's field carries. What trades was
+    deposited.
+    """
     engine = market(AMOUNT_MAX // 4, names=("ann", "bob", "eve"))
     send(engine, status(ProductStatus.AUCTION, "close"))
     for name in ("ann", "bob"):

@@ -262,8 +262,8 @@ def _send_as_former(engine: Engine, command: AnyCommand) -> AnyOutcome:
 
 
 def test_what_an_order_executes_in_many_auctions_is_told_as_far_as_a_row_can() -> None:
-    """Version 0.2.0 collected orders that cross others of their account. A sell remains where an own buy, which self-trade prevention takes away,
-    made the price. And the money comes back for the next one.
+    """Version 0.2.0 collected orders that cross others of their account. A sell remains where an own buy, which
+    self-trade prevention takes away, made the price. And the money comes back for the next one.
     """
     engine = market(AMOUNT_MAX // 2)
     half = 2**20

@@ -1,4 +1,6 @@
-"""No log entry does more work than it may; what is left goes on in the next ones, and comes to what one entry without a bound would have done."""
+"""No log entry does more work than it may; what is left goes on in the next ones, and comes to what one entry without a
+bound would have done.
+"""
 
 from __future__ import annotations
 
@@ -247,7 +249,9 @@ def test_many_cancels_of_all_in_one_entry() -> None:
 
 
 def test_an_entry_has_room_for_so_much_and_what_comes_then_enters_later(unbounded: Callable[[], None]) -> None:
-    """Four orders that each meet as many as they may; the fourth has its turn in the next entry, before what comes there."""
+    """Four orders that each meet as many as they may; the fourth has its turn in the next entry, before what comes
+    there.
+    """
     engine = market()
     in_pieces(engine, [limit("ann", f"{n}", Side.SELL, 1, 10) for n in range(4_500)])
     flow = [limit("bob", f"take-{n}", Side.BUY, MAKERS_PER_ORDER, 10) for n in range(4)]

@@ -81,7 +81,9 @@ def test_rows_may_come_in_any_order() -> None:
 
 @pytest.mark.parametrize("verified", [False, True])
 def test_what_is_restored_is_arranged_as_it_was(verified: bool) -> None:
-    """Loading checks what the rows say; that queues, books and indexes follow from it is checked here, and by using them."""
+    """Loading checks what the rows say; that queues, books and indexes follow from it is checked here, and by using
+    them.
+    """
     here, there = busy(), Engine.restore(BUSY, verified=verified)
     there.check()
     assert dict(there.tables()) == BUSY
@@ -190,7 +192,9 @@ def test_an_outcome_that_nobody_could_read_is_noticed() -> None:
 
 
 def with_client_oids(*fields: tuple[str, int, str, int]) -> dict[str, list[tuple[bytes, bytes]]]:
-    """The tables, where rows of "order" or "done_order" of one account carry a client_oid: table, place among its rows, client_oid, order id."""
+    """The tables, where rows of "order" or "done_order" of one account carry a client_oid: table, place among its rows,
+    client_oid, order id.
+    """
     tables = {name: list(rows) for name, rows in BUSY.items()}
     for table, place, client_oid, order_id in fields:
         key, payload = tables[table][place]

@@ -1,4 +1,6 @@
-"""Where the compiled core has a source of its own (`writer.pyx`, `entry.pyx`), it does what the plain one does; both write what msgspec writes."""
+"""Where the compiled core has a source of its own (`writer.pyx`, `entry.pyx`), it does what the plain one does; both
+write what msgspec writes.
+"""
 
 from __future__ import annotations
 

@@ -308,7 +308,9 @@ def test_without_a_leader_a_read_shows_one_nodes_view_and_says_so(market: Run, c
 
 
 def test_a_product_is_changed_where_it_is_named_and_nowhere_else(market: Run, run_json: RunJson) -> None:
-    """`product put` with one option opened a market that was in an auction, and reset its other fee and its largest size."""
+    """`product put` with one option opened a market that was in an auction, and reset its other fee and its largest
+    size.
+    """
     market(
         "product",
         "put",

@@ -22,7 +22,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def put(text: str, key: str, value: str) -> str:
-    """`text` with the first `key = ...` line, commented out or not, changed; the section before it has to be named in `key`."""
+    """`text` with the first `key = ...` line, commented out or not, changed; the section before it has to be named in
+    `key`.
+    """
     section, _, name = key.rpartition(".")
     begin = text.index(f"[{section}]\n") if section else 0
     changed, count = re.subn(rf"(?m)^(# )?{name} = .*$", f"{name} = {value}", text[begin:], count=1)

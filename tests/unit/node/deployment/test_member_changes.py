@@ -1,4 +1,6 @@
-"""What an operator is told when a node cannot be added or removed; that it can is shown by real clusters (tests/acceptance)."""
+"""What an operator is told when a node cannot be added or removed; that it can is shown by real clusters
+(tests/acceptance).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Addresses that contradict each other are said: an address that was changed in one node.toml only was ignored without a word."""
+"""Addresses that contradict each other are said: an address that was changed in one node.toml only was ignored without
+a word.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""API keys in the engine: sealed before they reach the log, sealed anew without losing a change, and told to whoever follows them."""
+"""API keys in the engine: sealed before they reach the log, sealed anew without losing a change, and told to whoever
+follows them.
+"""
 
 from __future__ import annotations
 
@@ -152,7 +154,9 @@ class TestResealing:
                 assert not trader.closed.is_set()
 
     async def test_a_change_under_way_is_not_undone(self, tmp_path: Path) -> None:
-        """The key is put anew with another secret while the reseal begins: it waits for that, and seals what is then there."""
+        """The key is put anew with another secret while the reseal begins: it waits for that, and seals what is then
+        there.
+        """
         async with running(config_of(tmp_path), auto=False) as node, connected(node) as gateway:
             first = asyncio.ensure_future(gateway.submit([*WORLD, put(1)]))
             await until(lambda: node.raft.under_way == 1)

@@ -1,4 +1,6 @@
-"""One account's commands cost that account: turns in the log, room in the queue, and a rate, wherever the commands come from."""
+"""One account's commands cost that account: turns in the log, room in the queue, and a rate, wherever the commands come
+from.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The feed: whatever a reader does and however slow it is, it gets every event once, in order, or is told that it cannot."""
+"""The feed: whatever a reader does and however slow it is, it gets every event once, in order, or is told that it
+cannot.
+"""
 
 from __future__ import annotations
 
@@ -367,7 +369,9 @@ def test_the_latest_trades_newest_first() -> None:
 
 class TestOneLargeApply:
     def test_no_reader_is_cut_off_by_it(self) -> None:
-        """A cascade of stop orders gave 120,000 events at once where 100,000 were kept, and every reader of every node lost events."""
+        """A cascade of stop orders gave 120,000 events at once where 100,000 were kept, and every reader of every node
+        lost events.
+        """
         feed, quick, full = Feed(1_000), Reader(), Reader(room=1)
         subscribe(feed, quick, 0)
         waiting = subscribe(feed, full, 0)

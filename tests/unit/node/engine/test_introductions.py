@@ -1,4 +1,6 @@
-"""Old copies of a data directory, copies that run beside the original, and migrations that went otherwise: noticed when nodes meet."""
+"""Old copies of a data directory, copies that run beside the original, and migrations that went otherwise: noticed when
+nodes meet.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The latest trades are the same bytes as if they were decoded, redacted and encoded each time, and each is redacted once."""
+"""The latest trades are the same bytes as if they were decoded, redacted and encoded each time, and each is redacted
+once.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Requests for changes of the membership, as the node judges them before Raft does, and what the status says of the members."""
+"""Requests for changes of the membership, as the node judges them before Raft does, and what the status says of the
+members.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The engine service: what is answered when this node leads, does not, stops, is full; and that linearizable reads share barriers."""
+"""The engine service: what is answered when this node leads, does not, stops, is full; and that linearizable reads
+share barriers.
+"""
 
 from __future__ import annotations
 

@@ -198,7 +198,9 @@ def restored_hash(directory: Path, at: SnapshotMark) -> bytes:
 
 
 def tables_of(directory: Path, index: int) -> set[tuple[str, int]]:
-    """The files with rows of a snapshot: a shared one has the same name and inode. The inode alone may be that of a file that is gone."""
+    """The files with rows of a snapshot: a shared one has the same name and inode. The inode alone may be that of a
+    file that is gone.
+    """
     return {(path.name, path.stat().st_ino) for path in (directory / f"{index:020d}").glob("*.sst")}
 
 

@@ -1,4 +1,6 @@
-"""What reads cost: the price at which an auction would open is found out again only as often as its share of the time allows."""
+"""What reads cost: the price at which an auction would open is found out again only as often as its share of the time
+allows.
+"""
 
 from __future__ import annotations
 

@@ -35,7 +35,8 @@ LEADER = LeaderHint("n2", "127.0.0.1:7202", "http://127.0.0.1:7302")
 
 
 class FakeBackend:
-    """The engine of a node without a node. `fail` is raised by the next submits, one after the other; `leads` False redirects.
+    """The engine of a node without a node. `fail` is raised by the next submits, one after the other; `leads` False
+    redirects.
 
     `taken`: how many requests came the short way.
     `lost_answers`: of so many submits the first answer is lost, and they are sent again.
@@ -93,7 +94,9 @@ class FakeBackend:
         return self.apply(*commands)
 
     def apply(self, *commands: AnyCommand) -> list[AnyOutcome]:
-        """Apply a batch and publish its events, as one frame a product. What cannot be encoded cannot be sent to an engine."""
+        """Apply a batch and publish its events, as one frame a product. What cannot be encoded cannot be sent to an
+        engine.
+        """
         self._clock += 1_000_000
         payload = msgspec.msgpack.encode(Batch(self._clock, list(commands)))
         self.submitted += commands
@@ -255,7 +258,9 @@ async def served(gateway: Gateway) -> AsyncIterator[Client]:
 
 @dataclass
 class Exchange:
-    """A gateway with BTC-USD (8 and 2 digits), ETH-BTC (8 and 8), and the accounts alice and bob with money and a key each."""
+    """A gateway with BTC-USD (8 and 2 digits), ETH-BTC (8 and 8), and the accounts alice and bob with money and a key
+    each.
+    """
 
     backend: FakeBackend
     gateway: Gateway

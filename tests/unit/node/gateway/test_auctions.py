@@ -1,4 +1,6 @@
-"""Auctions as users see them: orders that are collected, indicative prices, openings on every channel, books that stay right."""
+"""Auctions as users see them: orders that are collected, indicative prices, openings on every channel, books that stay
+right.
+"""
 
 from __future__ import annotations
 

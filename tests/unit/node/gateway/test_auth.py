@@ -115,7 +115,9 @@ async def test_a_bad_claim_is_refused_by_header(exchange: Exchange, header: str,
 
 
 async def test_nobody_learns_which_keys_exist(exchange: Exchange) -> None:
-    """An unknown key, a revoked one and a signature that does not fit are answered with the same bytes (L5), for reads and commands alike."""
+    """An unknown key, a revoked one and a signature that does not fit are answered with the same bytes (L5), for reads
+    and commands alike.
+    """
     assert (await exchange.call("admin", "DELETE", "/admin/keys/bob-key"))[0] == 200
     for method, target in (("GET", "/accounts"), ("DELETE", "/orders")):
         answers = set()

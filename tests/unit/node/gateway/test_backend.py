@@ -1,4 +1,6 @@
-"""The gateway over real native servers: failovers under way, an engine that restarts, readers that catch up, and the process itself."""
+"""The gateway over real native servers: failovers under way, an engine that restarts, readers that catch up, and the
+process itself.
+"""
 
 from __future__ import annotations
 
@@ -358,7 +360,9 @@ def _note(lost: list[int], number: int, _reason: str) -> None:
 
 
 async def test_subscribing_again_leaves_no_task_behind(tmp_path: Path) -> None:
-    """A product that is followed again and again on a living connection costs one task a connection, not one a subscription."""
+    """A product that is followed again and again on a living connection costs one task a connection, not one a
+    subscription.
+    """
     async with world(tmp_path) as there:
         await there.backend.submit(WORLD)
         lost: list[int] = []

@@ -1,4 +1,6 @@
-"""The gateway's copy of the book against the engine's own: while it follows the events, while it is copied page by page, and as text."""
+"""The gateway's copy of the book against the engine's own: while it follows the events, while it is copied page by
+page, and as text.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,9 @@ def level2(engine: Engine, product: Product) -> dict[str, Any]:
 
 
 def step(random: Random, number: int, row: ProductRow | None) -> list[AnyCommand]:
-    """What somebody does next: mostly orders that can trade with others, now and then the operator opens or closes the market."""
+    """What somebody does next: mostly orders that can trade with others, now and then the operator opens or closes the
+    market.
+    """
     assert row is not None
     kind, account = random.random(), random.choice("ab")
     if kind < 0.08:

@@ -22,7 +22,9 @@ STATUSES = [ProductStatus.AUCTION, ProductStatus.ONLINE, ProductStatus.ONLINE, P
 
 
 class StrictLevels:
-    """A level 2 reader that takes nothing on trust: a level is removed only where it is known, and every change changes something."""
+    """A level 2 reader that takes nothing on trust: a level is removed only where it is known, and every change changes
+    something.
+    """
 
     def __init__(self) -> None:
         self.sides: dict[str, dict[str, str]] = {"buy": {}, "sell": {}}
@@ -105,7 +107,9 @@ def queued(reader: Subscriber) -> list[Any]:
 async def test_a_strict_reader_follows_every_channel_of_the_book(
     exchange: Exchange, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    """Levels that come and go within one entry were told as removed, though nobody had heard of them (cryptofeed: KeyError)."""
+    """Levels that come and go within one entry were told as removed, though nobody had heard of them (cryptofeed:
+    KeyError).
+    """
     monkeypatch.setattr(sessions, "QUEUE_MAX", 10**6)
     random, backend = Random(seed), exchange.backend
     feed = await exchange.gateway.feeds.feed(await exchange.gateway.catalogue.product("BTC-USD"))

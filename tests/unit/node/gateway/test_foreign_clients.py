@@ -1,4 +1,6 @@
-"""What client libraries send that were written for Coinbase Exchange: parameters at will, exponents, whole seconds, and where care begins."""
+"""What client libraries send that were written for Coinbase Exchange: parameters at will, exponents, whole seconds, and
+where care begins.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,9 @@ async def open_orders(exchange: Exchange) -> int:
 
 
 class TestEqualOrders:
-    """ADR 0034: two equal orders in one second are two orders where the connection shows that the second is not the first one, sent again."""
+    """ADR 0034: two equal orders in one second are two orders where the connection shows that the second is not the
+    first one, sent again.
+    """
 
     async def test_one_after_the_other_on_one_connection_are_as_many_orders(self, exchange: Exchange, client: Client) -> None:
         signed, body = whole_second(exchange)

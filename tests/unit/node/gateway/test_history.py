@@ -173,7 +173,9 @@ async def test_lists_wait_for_the_history(kept: Exchange, monkeypatch: pytest.Mo
 
 
 async def test_an_order_whose_time_is_over_is_done_wherever_it_is_kept(kept: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A batch that only moved the time on had it leave, and the engine has let go of it: the history is waited for though it has every command."""
+    """A batch that only moved the time on had it leave, and the engine has let go of it: the history is waited for
+    though it has every command.
+    """
     monkeypatch.setattr("statemachine.state.DONE_ORDERS_PER_ACCOUNT", 1)
     short = {"time_in_force": "GTT", "cancel_after": 5}
     first, _ = [await kept.order("alice", "buy", "10", "1", **short) for _ in range(2)]
@@ -292,7 +294,9 @@ async def test_bad_candles(kept: Exchange, query: str, field: str) -> None:
 
 
 async def test_a_read_waits_for_a_history_that_is_a_little_behind(kept: Exchange) -> None:
-    """What a client was told is in what it reads next; a history that is far behind answers with what it has, and says so."""
+    """What a client was told is in what it reads next; a history that is far behind answers with what it has, and says
+    so.
+    """
     backend(kept).behind = True
     await trade_a_little(kept)
     began = time.monotonic()

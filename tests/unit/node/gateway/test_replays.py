@@ -1,4 +1,6 @@
-"""A signed request is carried out once, whoever sends it again; and what a gateway itself sends again is not taken for that."""
+"""A signed request is carried out once, whoever sends it again; and what a gateway itself sends again is not taken for
+that.
+"""
 
 from __future__ import annotations
 

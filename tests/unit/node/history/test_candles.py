@@ -41,7 +41,9 @@ def expected(rows: list[Row], granularity: int) -> list[Candle]:
 
 @given(st.lists(trade, min_size=1, max_size=40), st.integers(1, 7))
 def test_candles_are_those_of_the_trades(trades: list[tuple[int, int, int]], piece: int) -> None:
-    """Stored in pieces of a few trades, as transactions come, and aggregated from what is stored; sums beyond 64 bits are exact."""
+    """Stored in pieces of a few trades, as transactions come, and aggregated from what is stored; sums beyond 64 bits
+    are exact.
+    """
     rows = trade_rows(trades)
     database = create_engine("sqlite://")
     tables.candles.create(database)

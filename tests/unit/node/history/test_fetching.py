@@ -101,7 +101,9 @@ def whole(tmp_path: Path) -> NodeLog:
 
 @pytest.fixture
 def away(tmp_path: Path) -> NodeLog:
-    """A node with the same state. It was away: its history ends early, and behind that its log was never here, up to a snapshot."""
+    """A node with the same state. It was away: its history ends early, and behind that its log was never here, up to a
+    snapshot.
+    """
     node = NodeLog(tmp_path / "away")
     live(node, back=True)
     return node
@@ -137,7 +139,9 @@ async def followed(node: NodeLog) -> Keeper:
 
 
 async def test_the_history_is_what_it_would_have_been(nodes: Nodes, whole: NodeLog, away: NodeLog, tmp_path: Path) -> None:
-    """Missing segments come from the node that has them in its archive and its log; the other one has none. What was fetched goes in the end."""
+    """Missing segments come from the node that has them in its archive and its log; the other one has none. What was
+    fetched goes in the end.
+    """
     nodes.peers = {"own": Peer(away), "first": Peer(NodeLog(tmp_path / "empty")), "second": Peer(whole)}
     nodes.peers["first"].applied = whole.applied
     keeper = await followed(away)

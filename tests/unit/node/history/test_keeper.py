@@ -118,7 +118,9 @@ def test_the_rows_are_what_the_engine_has(tmp_path: Path, command: Callable[[Ran
 def test_every_row_is_there_once_however_often_the_process_dies(
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed or stopped between any two transactions, while its log moves to the archive: the database is that of an uninterrupted run."""
+    """Killed or stopped between any two transactions, while its log moves to the archive: the database is that of an
+    uninterrupted run.
+    """
     monkeypatch.setattr(keeping, "COMMANDS_PER_TRANSACTION", 40)
     calm, rough = NodeLog(tmp_path / "calm"), NodeLog(tmp_path / "rough")
     busy(calm, seed, 400)
@@ -265,7 +267,9 @@ def snapshot_of(node: NodeLog) -> None:
 
 
 def test_what_the_log_has_not_kept_is_a_gap_and_the_rest_is_right(tmp_path: Path) -> None:
-    """The node takes a snapshot from another one in place of its log: orders and balances are right again behind it, and the gap is told."""
+    """The node takes a snapshot from another one in place of its log: orders and balances are right again behind it,
+    and the gap is told.
+    """
     node = NodeLog(tmp_path / "cluster")
     busy(node, 6, 200)
     node.follow()

@@ -1,4 +1,6 @@
-"""A history knows its place by term and digest: what a way back undid is cut off, and a history of another log never answers."""
+"""A history knows its place by term and digest: what a way back undid is cut off, and a history of another log never
+answers.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ def entries_of(node: NodeLog) -> list[LogEntry]:
 
 
 def gone_back(node: NodeLog, last_index: int, *, noted: bool = True) -> None:
-    """The node's log ends at an entry again, as after a way back; what comes now has a later term. `noted`: with the command's note."""
+    """The node's log ends at an entry again, as after a way back; what comes now has a later term. `noted`: with the
+    command's note.
+    """
     kept = [entry for entry in entries_of(node) if entry.index <= last_index]
     term = node.term
     node.log.close()

@@ -1,4 +1,6 @@
-"""The same history in PostgreSQL: a real server, started here, has the rows that SQLite has, and gives the same answers."""
+"""The same history in PostgreSQL: a real server, started here, has the rows that SQLite has, and gives the same
+answers.
+"""
 
 from __future__ import annotations
 

@@ -61,7 +61,9 @@ def test_a_checksum_that_differs_is_refused(node: NodeLog) -> None:
 
 
 def test_a_database_of_version_0_1_0_is_brought_up_to_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows stay, and what tables that came later hold of the past is made of them; what fails half-way leaves the database as it was."""
+    """Rows stay, and what tables that came later hold of the past is made of them; what fails half-way leaves the
+    database as it was.
+    """
     whole, earlier = NodeLog(tmp_path / "whole"), NodeLog(tmp_path / "earlier")
     for each in (whole, earlier):
         busy(each, 3, 300)

@@ -29,7 +29,9 @@ ENTRIES = 40
 
 
 class MemoryBroker:
-    """A broker that keeps what was published. `failures`: raised by the next calls to `publish`; True: the batch becomes visible all the same."""
+    """A broker that keeps what was published. `failures`: raised by the next calls to `publish`; True: the batch
+    becomes visible all the same.
+    """
 
     def __init__(self) -> None:
         self.records: list[Record] = []

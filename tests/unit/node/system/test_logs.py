@@ -60,7 +60,9 @@ def test_libraries_are_quiet(root: logging.Logger) -> None:
 
 
 def test_a_file_of_which_no_line_is_lost_when_it_is_renamed(tmp_path: Path) -> None:
-    """Another process writes to the log while it is renamed again and again; its answers on another pipe go on as they were."""
+    """Another process writes to the log while it is renamed again and again; its answers on another pipe go on as they
+    were.
+    """
     path = tmp_path / "node.log"
     with path.open("ab") as log:
         process = subprocess.Popen(
