@@ -222,6 +222,9 @@ class State:
             account.replies.clear()
             for memory in account.other_replies.values():
                 memory.clear()
+            changes = account.changes
+            if changes is not None:  # perhaps those of the freeze before, which nobody else has
+                clear(changes.came, changes.left)
             account.changes = account.streams = None
         clear(self.busy, self.streams, *(records.rows for records in self.records.values()), self.orders)
 

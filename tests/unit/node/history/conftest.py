@@ -7,6 +7,7 @@ from random import Random
 
 import pytest
 
+from statemachine.commands import Transfer
 from tests.property.worlds import busy_command, foundations
 from tests.unit.node.history.logs import NodeLog
 
@@ -17,6 +18,7 @@ def three_days(tmp_path: Path) -> NodeLog:
     random = Random(4)
     node = NodeLog(tmp_path / "cluster")
     node.add(foundations((1_000, 3_000), 100_000))
+    node.add([Transfer("ann", "between-1", "bob", "USD", 1), Transfer("bob", "between-2", "ann", "USD", 1)])
     for number in range(0, 400, 4):
         node.add([busy_command(random, number + place) for place in range(4)], seconds=2_700)
     node.follow()

@@ -18,6 +18,7 @@ def known_to_0001(stored: dict[str, list[Row]]) -> dict[str, list[Row]]:
     known = stored | {"status_changes": [], "transfers": [row for row in stored["transfers"] if not row["other_account_id"]]}
     known["ledger"] = [row | {"other_account_id": ""} for row in stored["ledger"]]
     later = dict.fromkeys(("stop", "stop_price", "expires_at", "opened_sequence"), 0)
+    known["trades"] = [row | {"auction": False} for row in stored["trades"]]
     known["orders"] = [row | later for row in stored["orders"]]
     return known
 
