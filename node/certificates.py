@@ -27,7 +27,7 @@ from node.errors import ConfigError
 log = logging.getLogger(__name__)
 
 WARN_DAYS = 30
-"""So many days before the end, and every day from then on, a node's log has a warning."""
+"""So many days before the end, and every day from then on, a node's log has a warning; one more at the end."""
 
 LOOK_SECONDS = 5.0
 """Between two looks at the files."""
@@ -96,6 +96,7 @@ class CertificateWatch:
         self._seen = self._stamps()
         self._refused = ""
         self._warned_at = float("-inf")
+        self._said_ended = False
         self.expires = expiry(self._paths[1], self._paths[0])
 
     async def run(self) -> None:
@@ -110,8 +111,9 @@ class CertificateWatch:
         if stamps != self._seen:
             self._take_up(stamps)
         left = days_left(self.expires, self._clock())
-        if left < WARN_DAYS and self._clock() - self._warned_at >= DAY:
-            self._warned_at = self._clock()
+        ended_now = left <= 0 and not self._said_ended
+        if left < WARN_DAYS and (ended_now or self._clock() - self._warned_at >= DAY):
+            self._warned_at, self._said_ended = self._clock(), left <= 0
             log.log(
                 logging.WARNING if left > 0 else logging.ERROR,
                 "the certificate of %s %s on %s: renew it with `quorumbook pki renew`, no restart is needed",
@@ -133,7 +135,7 @@ class CertificateWatch:
                 log.warning("the certificate of %s is not renewed, the former one stays in use: %s", self._config.node_id, error)
             self._refused = str(error)
             return
-        self._seen, self._refused, self._warned_at = stamps, "", float("-inf")
+        self._seen, self._refused, self._warned_at, self._said_ended = stamps, "", float("-inf"), False
         log.info("the certificate of %s is renewed, valid until %s", self._config.node_id, _date(self.expires))
 
     def _stamps(self) -> list[tuple[int, ...]]:

@@ -67,7 +67,8 @@ class Access(msgspec.Struct, frozen=True):
 
 
 class ClusterDirectory:
-    """Reads every node's configuration once, at construction.
+    """Reads every node's configuration once, at construction. A certificate may have ended: with the directory it is
+    renewed.
 
     Args:
         directory: what `quorumbook init` made.
@@ -88,7 +89,7 @@ class ClusterDirectory:
         self.config_paths: dict[str, Path] = {}
         self.configs: dict[str, NodeConfig] = {}
         for path in paths:
-            config = load(path)
+            config = load(path, dates=False)
             self.config_paths[config.node_id] = path
             self.configs[config.node_id] = config
         self.removed = self._noted() | {

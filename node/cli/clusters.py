@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from node import exit_codes
-from node.certificates import WARN_DAYS, days_left
+from node.certificates import WARN_DAYS, days_left, expiry
 from node.cli import levels, members
 from node.cli.groups import Commands
 from node.cli.output import duration, instant, print_json, show, table, working
@@ -133,7 +134,7 @@ def status(target: Target, as_json: bool, watch: bool) -> None:
         print_json({"leader": leader_of(statuses) or None, "nodes": statuses, "modes": look.modes(statuses)})
     else:
         show(status_table(look.title(statuses), statuses, look.modes(statuses)))
-        _show_certificates(statuses)
+        _show_certificates(look.certificate_ends(statuses))
         for node_id, found in statuses.items():
             for text in found.warnings if found is not None else ():
                 click.echo(f"{node_id}: {text}", err=True)
@@ -230,18 +231,19 @@ for command in (members.members, members.add, members.remove, members.replace, l
     cluster.add_command(command)
 
 
-def _show_certificates(statuses: Statuses) -> None:
-    """When the first certificate ends; loudly if that is soon."""
-    ends = [
-        (status.certificate_expires, node_id)
-        for node_id, status in statuses.items()
-        if status is not None and status.certificate_expires
-    ]
-    if ends:
-        first, node_id = min(ends)
-        left = days_left(first, time.time())
-        style = "bold red" if left <= 0 else "yellow" if left < WARN_DAYS else "dim"
-        advice = "; renew it: quorumbook pki renew" if left < WARN_DAYS else ""
+def _show_certificates(ends: Mapping[str, int]) -> None:
+    """When the first certificate ends; loudly if that is soon, and each that has ended by the name of its node."""
+    now = time.time()
+    for node_id, end in ends.items():
+        if days_left(end, now) <= 0:
+            text = f"the certificate of {node_id} HAS ENDED on {instant(end * 1_000_000_000)}; renew it: quorumbook pki renew"
+            show(Text(text, style="bold red"))
+    lasting = [(end, node_id) for node_id, end in ends.items() if days_left(end, now) > 0]
+    if lasting:
+        first, node_id = min(lasting)
+        soon = days_left(first, now) < WARN_DAYS
+        advice = "; renew it: quorumbook pki renew" if soon else ""
+        style = "yellow" if soon else "dim"
         show(Text(f"certificates valid until {instant(first * 1_000_000_000)} ({node_id}){advice}", style=style))
 
 
@@ -273,6 +275,21 @@ class _Look:
         silent = [node_id for node_id, status in statuses.items() if status is None and node_id in configs]
         notes = {node_id: locked_note(configs[node_id].data_path / ENGINE_PID_FILE) for node_id in silent}
         return {node_id: note for node_id, note in notes.items() if note}
+
+    def certificate_ends(self, statuses: Statuses) -> dict[str, int]:
+        """When nodes' certificates end, in seconds since the epoch. A node that does not answer is looked up in its
+        directory, where that is here and can be read: an ended certificate is a reason not to answer.
+        """
+        ends: dict[str, int] = {}
+        configs = self._local.layout.configs if self._local is not None else {}
+        for node_id, found in statuses.items():
+            if found is not None:
+                ends[node_id] = found.certificate_expires
+            elif node_id in configs:
+                tls = configs[node_id].tls
+                with contextlib.suppress(OSError, ValueError):
+                    ends[node_id] = expiry(configs[node_id].path(tls.certificate), configs[node_id].path(tls.ca))
+        return {node_id: end for node_id, end in ends.items() if end}
 
     def title(self, statuses: Statuses) -> str:
         """The cluster's name."""

@@ -11,8 +11,9 @@ from node.config import shape as config_shape
 from node.config.settings import RENAMED, NodeConfig
 
 
-def load(path: Path) -> NodeConfig:
-    """Read a node's configuration and check all of it, the files of `[tls]` included.
+def load(path: Path, *, dates: bool = True) -> NodeConfig:
+    """Read a node's configuration and check all of it, the files of `[tls]` included; unless `dates`, not whether the
+    certificates are valid now.
 
     Raises:
         ConfigError: something is not right; the text names the file, the key and what was expected.
@@ -20,5 +21,5 @@ def load(path: Path) -> NodeConfig:
     table = config_shape.read_toml(path)
     config = config_shape.shaped(str(path), table, NodeConfig, not_in_file=frozenset({"directory"}), renamed=RENAMED)
     config = msgspec.structs.replace(config, directory=str(path.resolve().parent))
-    config_checks.check(config, str(path))
+    config_checks.check(config, str(path), dates=dates)
     return config

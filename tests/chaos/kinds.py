@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.chaos import attacks, clocks, cuts, faults, limits, lines, points, power
+from tests.chaos import attacks, certificates, clocks, cuts, faults, limits, lines, points, power
 
 FAULTS: dict[str, type[faults.Fault]] = {
     fault.name: fault
@@ -41,6 +41,7 @@ FAULTS: dict[str, type[faults.Fault]] = {
         limits.LittleMemory,
         limits.SlowNode,
         attacks.Attacked,
+        certificates.ExpiredCertificate,
         cuts.CutLeader,
         cuts.CutFollower,
         cuts.CutAll,

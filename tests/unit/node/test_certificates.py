@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import datetime
 import logging
+import re
 import ssl
 from pathlib import Path
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 from cryptography import x509
 
-from node import pki
+from node import exit_codes, pki
 from node.certificates import DAY, CertificateWatch, expiry
+from node.cli import main
 from node.cluster_directory import ClusterDirectory, KeyFile
 from node.config.file import load
 from node.config.settings import NodeConfig
@@ -158,6 +161,29 @@ def test_an_end_is_warned_of_once_a_day(
     assert caplog.text.count("quorumbook pki renew") == (2 if warnings else 0)
 
 
+def test_the_end_is_said_when_it_comes(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+    time = [0.0]
+    watch = CertificateWatch(config_of(directory), clock=lambda: time[0])
+    time[0] = watch.expires - 10.0
+    watch.look()
+    assert "HAS ENDED" not in caplog.text
+    time[0] += 15.0
+    for _ in range(3):
+        watch.look()
+    assert caplog.text.count("the certificate of n1 HAS ENDED on") == 1
+
+
+def test_the_status_names_the_certificate_of_a_node_that_does_not_answer(tmp_path: Path) -> None:
+    directory = tmp_path / "c"
+    initialise(directory, 3, base_port=1200)
+    renew(ClusterDirectory(directory), ["n2"], now() - datetime.timedelta(days=2), datetime.timedelta(days=1))
+    shown = CliRunner().invoke(main, ["cluster", "status", "--cluster", str(directory)])
+    assert shown.exit_code == exit_codes.UNAVAILABLE
+    lines = [line for line in shown.output.splitlines() if "certificate" in line]
+    assert re.fullmatch(r"the certificate of n2 HAS ENDED on .*; renew it: quorumbook pki renew", lines[0])
+    assert re.fullmatch(r"certificates valid until .* \(n1\)", lines[1])
+
+
 def test_a_certificate_ends_with_its_authority(tmp_path: Path) -> None:
     begin = now() - LONG + datetime.timedelta(days=3)
     (path,) = initialise(tmp_path / "c", 1, now=begin)
@@ -180,3 +206,14 @@ def test_an_ended_authority_cannot_sign(tmp_path: Path) -> None:
 def test_an_ended_certificate_is_refused_at_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expired on"):
         initialise(tmp_path / "c", 1, now=now() - LONG - datetime.timedelta(days=2))
+
+
+def test_an_ended_certificate_can_be_renewed(directory: Path) -> None:
+    past = now() - datetime.timedelta(days=2)
+    renew(ClusterDirectory(directory), ["n2"], past, datetime.timedelta(days=1))
+    with pytest.raises(ConfigError, match=r"tls\.certificate: .* expired on"):
+        config_of(directory, "n2")
+    renewed = CliRunner().invoke(main, ["pki", "renew", "--node", "n2", "--cluster", str(directory)])
+    assert renewed.exit_code == 0, renewed.output
+    assert renewed.output.startswith("n2: valid until")
+    assert config_of(directory, "n2").node_id == "n2"

@@ -1,0 +1,59 @@
+"""A certificate that has ended. Needs no root."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import sys
+
+from loadtest.errors import DeadlineError
+from loadtest.watch import reached
+from node.deployment.renewing import renew
+from tests.chaos.errors import UnsafeError
+from tests.chaos.faults import Fault
+from tests.chaos.stage import Stage
+from tests.chaos.system import call
+
+ENDED, LASTED = datetime.timedelta(days=2), datetime.timedelta(days=1)
+"""The certificate was made so long ago, and was valid for so long."""
+
+NOTICED_SECONDS = 20.0
+"""A node looks at its files every 5 s; a busy machine makes it late."""
+
+OTHERS_ACKS = 200
+
+
+class ExpiredCertificate(Fault):
+    """A node's certificate is replaced by one that has ended, and the node is restarted: its start must be refused,
+    log and status must name the certificate, and `quorumbook pki renew` must bring the node back.
+    """
+
+    name = "expired-certificate"
+
+    async def begin(self, stage: Stage) -> None:
+        node_id = await stage.any_node()
+        self.nodes = [node_id]
+        layout = stage.scenario.access.layout
+        log = layout.log_file(node_id)
+        before = log.stat().st_size
+        renew(layout, [node_id], datetime.datetime.now(datetime.UTC) - ENDED, LASTED)
+        kept = f"the certificate of {node_id} is not renewed, the former one stays in use"
+        if not await reached(lambda: kept in log.read_bytes()[before:].decode("utf-8", "replace"), NOTICED_SECONDS):
+            raise DeadlineError(f"{node_id} does not say within {NOTICED_SECONDS:g} s that its new certificate has ended")
+        await stage.kill(node_id)
+        config = layout.configs[node_id]
+        await stage.refused(node_id, "tls.certificate", f"{config.path(config.tls.certificate)} expired on")
+        said = await _quorumbook(stage, "cluster", "status")
+        if f"the certificate of {node_id} HAS ENDED" not in said:
+            raise UnsafeError(f"`quorumbook cluster status` does not name the certificate of {node_id}: {said}")
+        await stage.traded(OTHERS_ACKS)
+
+    async def repair(self, stage: Stage) -> None:
+        await _quorumbook(stage, "pki", "renew", "--node", self.nodes[0])
+        await super().repair(stage)
+
+
+async def _quorumbook(stage: Stage, *arguments: str) -> str:
+    """What `quorumbook` prints. Raises `CommandFailedError`."""
+    program = (sys.executable, "-c", "from node.cli import main; main()")
+    return await asyncio.to_thread(call, *program, *arguments, "--cluster", str(stage.cluster.layout.directory))
