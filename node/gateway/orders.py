@@ -283,7 +283,7 @@ def place_command(request: OrderRequest, account_id: str, product: Product, comm
         price, stop_price = msgspec.Raw(b""), price
         raw_text(stop_price, "stop_price")
     side = choice(request.side, SIDES, "side")
-    time_in_force = request.time_in_force or "GTC"
+    time_in_force = request.time_in_force or ("GTT" if request.good_for == "day" else "GTC")
     client_oid = check_name(request.client_oid, "client_oid") if request.client_oid is not None else ""
     return PlaceOrder(
         account_id,
@@ -339,7 +339,8 @@ def _stop(request: OrderRequest, side: Side, priced: bool) -> StopType:
 
 def _cancel_after(request: OrderRequest) -> int:
     """Nanoseconds that a good-till-time order lives; 0 for another."""
-    if request.time_in_force == "GTT" and request.cancel_after is None and request.expire_time is None:
+    ends = request.cancel_after is not None or request.expire_time is not None or request.good_for == "day"
+    if request.time_in_force == "GTT" and not ends:
         raise BadRequestError("cancel_after is required with time_in_force GTT", "cancel_after")
     if request.cancel_after is None:
         return 0

@@ -133,6 +133,13 @@ async def test_a_refused_option_names_its_field(exchange: Exchange, fields: Any,
     assert field is None or answer["field"] == field, answer
 
 
+@pytest.mark.parametrize("fields", [{}, {"time_in_force": "GTT"}])
+async def test_an_order_good_for_a_day_leaves_at_midnight(exchange: Exchange, fields: Any) -> None:
+    order = await exchange.order("alice", "buy", "50", "2", good_for="day", **fields)
+    assert (order["good_for"], order["time_in_force"]) == ("day", "GTT")
+    assert order["expire_time"].endswith("T00:00:00.000000Z")
+
+
 async def test_of_a_pair_one_order_ends_the_other(exchange: Exchange) -> None:
     body = {"product_id": "BTC-USD", "side": "sell", "size": "1", "price": "120", "stop_price": "80", "client_oid": "up"}
     status, answer = await exchange.call("alice", "POST", "/orders/pair", body)
