@@ -1,5 +1,5 @@
-"""What a node's engine does for API keys: seal them on their way into the log, find and open them, tell who follows
-them, and seal them anew.
+"""The API keys of a node's engine: it encrypts them before they enter the log, finds and decrypts them, reports
+changes, and re-encrypts them under a new cluster key.
 """
 
 from __future__ import annotations
@@ -28,18 +28,19 @@ _outcome: msgspec.msgpack.Decoder[AnyOutcome] = msgspec.msgpack.Decoder(AnyOutco
 log = logging.getLogger(__name__)
 
 RESEAL_PIECE = 200
-"""Keys that are sealed anew in one log entry, well below its limit."""
+"""Keys that one log entry re-encrypts; such an entry stays well below the size limit."""
 MISSING_AGE_MAX = 1.0
-"""Seconds for which it counts which cluster keys are missing; every status tells it."""
+"""Seconds for which the count of missing cluster keys is cached. Every status reports the count."""
 RESEAL_POLL = 0.002
-"""Seconds between looks whether everything under way has been applied."""
+"""Seconds between checks whether all pending entries have been applied."""
 
 
 class EngineKeys:
     """The API keys of the replicated state, and this node's cluster keys.
 
     Attributes:
-        on_change: called with the ids of keys that were put, replaced or revoked; with none where any may be another.
+        on_change: called with the ids of keys that were put, replaced or revoked. An empty list means that any key may
+            have changed.
     """
 
     def __init__(self, machine: ReplicatedEngine, cluster_keys: ClusterKeys, *, clock: Callable[[], float]) -> None:
@@ -55,10 +56,10 @@ class EngineKeys:
             log.warning("there is no cluster key at %s: no API key can be put until there is one", cluster_keys.path)
 
     def seal(self, commands: Sequence[AnyCommand]) -> tuple[Sequence[AnyCommand], int]:
-        """The commands as they go into the log, and by how many bytes they have grown.
+        """Encrypt the keys in commands. Returns the commands as they enter the log, and by how many bytes they grew.
 
         Raises:
-            RequestFailed: CONFLICT without a cluster key, or where a key that comes encrypted cannot be opened here;
+            RequestFailed: CONFLICT without a cluster key, or for an encrypted key that this node cannot decrypt;
                 BAD_REQUEST for a secret or passphrase that no key can have.
         """
         if not any(type(command) is PutApiKey for command in commands):
@@ -72,7 +73,9 @@ class EngineKeys:
         return sealed, sum(map(_length, sealed)) - sum(map(_length, commands))
 
     def _sealed(self, command: PutApiKey) -> PutApiKey:
-        """The command, sealed. One that came so must open: a single key that does not makes every node unready."""
+        """Return the command with its key encrypted. A key that arrives encrypted must be decryptable: one key that is
+        not makes every node unready.
+        """
         if command.sealed_by:
             texts = (command.secret, command.passphrase)
             self._cluster_keys.open(
@@ -81,12 +84,12 @@ class EngineKeys:
         return self._cluster_keys.seal(command)
 
     def find(self, key_id: str) -> ApiKeyRow | None:
-        """A key as it is stored, None if there is none or it was revoked."""
+        """Return the key as stored, or None if it does not exist or was revoked."""
         row = self._machine.engine.api_key(key_id)
         return row if row is not None and row.permissions else None
 
     def open(self, row: ApiKeyRow) -> ApiKey:
-        """The key, ready for use. Raises RequestFailed (CONFLICT): this node lacks the cluster key."""
+        """Return the decrypted key. Raises RequestFailed (CONFLICT) if this node lacks the cluster key."""
         try:
             return self._cluster_keys.open(row)
         except ClusterKeyError as error:
@@ -94,7 +97,9 @@ class EngineKeys:
 
     @property
     def missing(self) -> list[int]:
-        """Numbers of cluster keys that API keys are sealed under and this node does not have, or has otherwise."""
+        """Numbers of cluster keys that API keys are encrypted under and that this node lacks or has with other
+        contents.
+        """
         if self._samples is not None and self._clock() - self._looked_at < MISSING_AGE_MAX:
             return self._missing
         if self._samples is None:
@@ -109,9 +114,9 @@ class EngineKeys:
         return self._missing
 
     def unsealed(self, most: int) -> tuple[list[PutApiKey], list[str]]:
-        """Commands that put keys anew, as they are, under the newest cluster key: of `most` of those that are not under
-        it yet. And why others cannot be: their cluster key is not here, or they are too long, as only keys of version
-        0.1.0 can be.
+        """Return commands that re-encrypt up to `most` keys under the newest cluster key, and the reasons why other
+        keys cannot be re-encrypted: this node lacks their cluster key, or they are too long (possible only for keys of
+        version 0.1.0).
 
         Raises:
             ClusterKeyError: there is no cluster key.
@@ -156,11 +161,11 @@ class Queue(Protocol):
 
 
 class Reseal:
-    """Seals every API key under the newest cluster key.
+    """Encrypts every API key under the newest cluster key.
 
-    A key is put anew as it is in the state, so nothing may change it between the look and the entry: commands wait
-    until all that is under way has been applied, then the entry is proposed in the same turn. At most one run at a
-    time.
+    A run writes each key as it reads it from the state, so no command may change a key between the read and the entry.
+    New commands therefore wait until all pending entries have been applied, and the entry is proposed in the same turn.
+    At most one run is active at a time.
     """
 
     def __init__(
@@ -186,11 +191,11 @@ class Reseal:
 
     @property
     def under_way(self) -> bool:
-        """Whether a run is under way."""
+        """Whether a run is active."""
         return bool(self._waiting)
 
     def begin(self, done: Callable[[RequestFailed | None], None]) -> None:
-        """Begin, or join the run under way; `done` gets None, or why not all keys are sealed anew."""
+        """Begin a run, or join the active one. `done` gets None, or the reason why some keys are not re-encrypted."""
         self._waiting.append(done)
         if len(self._waiting) == 1:
             self._step()
@@ -227,7 +232,7 @@ class Reseal:
             if isinstance(outcome, Rejected):
                 self._end(RequestFailed(FailCode.CONFLICT, f"{outcome.field}: {outcome.detail}"))
                 return
-        # Let what waits go first: a long table must not stop everybody.
+        # Let waiting commands go first: a long table must not block other clients.
         self._let_go()
         self._after(RESEAL_POLL, self._step)
 

@@ -1,10 +1,10 @@
-"""A book at level 3, copied while the exchange goes on: a page of orders a turn of the loop, so that no question about
-a large book holds up Raft.
+"""Copies a book at level 3 while the exchange runs. Each turn of the loop copies one page of orders, so a query for a
+large book does not delay Raft.
 
-The copy is of one moment all the same, the one at which it is done. Each page is of the state when it was read. An
-event after that changes what has been copied, and leaves alone what is still to be read: an order that opens behind the
-place that has been reached is still to be read, one in front of it is added. When the last page has been read, the copy
-has seen every event, and is written as msgpack, again a piece a turn.
+The copy is consistent: it shows the book at the moment when it ends. Each page shows the state when it was read. A
+later event changes the orders that are already copied. It does not affect orders that are still to be read: an order
+that opens behind the current position is read later, and one in front of it is added to the copy. After the last page
+the copy has seen every event. It is then encoded as msgpack, one chunk a turn.
 """
 
 from __future__ import annotations
@@ -27,17 +27,19 @@ PAGE = 400
 """Orders read, events followed, or orders written in one turn: at most about half a millisecond."""
 
 PAUSE = 0.002
-"""Seconds between turns, so that a copy takes a fifth of the loop's time and others' work goes first."""
+"""Seconds between turns. A copy takes a fifth of the loop's time, and other work goes first."""
 
 ORDERS_MAX = 250_000
-"""Orders of a book that is copied: about 60 MB meanwhile. Larger ones are read by pages and events (`BookPageQuery`)."""
+"""The most orders of a book that is copied. The copy takes about 60 MB. Larger ones are read by pages and events
+(`BookPageQuery`).
+"""
 
 Later = Callable[[float, Callable[[], None]], object]
 Pieces = list[bytes]
-"""The msgpack of a `BookView`, in pieces."""
+"""The msgpack of a `BookView`, in chunks."""
 
 Done = Callable[[Pieces | RequestFailed, int], None]
-"""Takes the copy, and how many orders it has."""
+"""Receives the copy and its number of orders."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _events = msgspec.msgpack.Decoder(AnyEvent)
@@ -45,20 +47,20 @@ _SIDES = (Side.BUY, Side.SELL)
 
 
 class LongAnswer(msgspec.Struct, frozen=True):
-    """What becomes an `Answer` whose body is in pieces."""
+    """An `Answer` whose body is a list of chunks."""
 
     request_id: int
     pieces: Pieces
 
     def frame(self) -> list[bytes]:
-        """The bytes of its frame."""
+        """The length of its frame, in bytes."""
         size = sum(map(len, self.pieces))
         head = b"\x93\x04" + _encode(self.request_id)
         return [(len(head) + size).to_bytes(4, "big") + head, *self.pieces]
 
 
 def is_large(engine: Engine, product_id: str) -> bool:
-    """Whether a book has a page of orders on a side, and is copied a page at a time."""
+    """Whether one side of a book fills a page. Such a book is copied one page at a time."""
     return any(len(engine.book_page(product_id, side, (0, 0, 0), PAGE)) == PAGE for side in _SIDES)
 
 
@@ -73,7 +75,7 @@ class _Side:
         self.whole = False
 
     def add(self, price: int, order_id: int, remaining: int) -> None:
-        """An order, behind all others of its price."""
+        """Add an order behind all others of its price."""
         key = price * self._best_first
         level = self.levels.get(key)
         if level is None:
@@ -81,14 +83,16 @@ class _Side:
         level[order_id] = remaining
 
     def will_be_read(self, price: int) -> bool:
-        """Whether an order that opens at this price now is on a page to come: it stands behind all others of its price."""
+        """Whether an order that opens at this price now will be read on a later page. It stands behind all others of
+        its price.
+        """
         if self.whole:
             return False
         return not self.reached[0] or price * self._best_first >= self.reached[0] * self._best_first
 
     def reduce(self, price: int, order_id: int, by: int) -> bool:
-        """An order loses so much of its size, and leaves where that is all; whether it has left. No effect on one that
-        has not been read.
+        """Reduce an order's size by an amount, and remove it when nothing remains. Returns whether it was removed. An
+        order that has not been read yet is ignored.
         """
         key = price * self._best_first
         level = self.levels.get(key)
@@ -111,7 +115,7 @@ class _Side:
 
 
 class BookCopy:
-    """One copy. `step` is called until it returns False; `pieces` is the result then."""
+    """One copy. The caller calls `step` until it returns False; `pieces` then holds the result."""
 
     def __init__(self, engine: Engine, feed: Feed, product_id: str) -> None:
         self.engine = engine
@@ -125,10 +129,10 @@ class BookCopy:
         self._work = self._steps()
 
     def step(self) -> bool:
-        """Do a bounded piece of the work; whether there is more.
+        """Do a bounded amount of work. Returns whether work remains.
 
         Raises:
-            TooOldError: too much has happened meanwhile, begin again.
+            TooOldError: the feed no longer holds the events that this copy needs; begin a new copy.
             RequestFailed: the book is too large.
         """
         return next(self._work, False)
@@ -144,7 +148,7 @@ class BookCopy:
         yield from self._write()
 
     def _catch_up(self) -> Iterator[bool]:
-        """Apply all events there are. What comes behind it in the same step sees the state after them."""
+        """Apply all pending events. Later code in the same step sees the state after them."""
         while self._follow():
             yield True
 
@@ -162,7 +166,7 @@ class BookCopy:
         return not copy.whole
 
     def _follow(self) -> bool:
-        """Apply some events; whether there were any."""
+        """Apply some pending events. Returns whether there were any."""
         events = self._feed.kept(self.product_id, self._next, PAGE)
         self._next += len(events)
         for event in events:
@@ -187,7 +191,7 @@ class BookCopy:
         self.orders -= self._sides[side].reduce(price, order_id, by)
 
     def _write(self) -> Iterator[bool]:
-        """The book as it is now; from here on nothing changes the copy."""
+        """Take the book as it is now. Nothing changes the copy after this."""
         row = self.engine.product(self.product_id)
         assert row is not None, "products stay"
         head = _encode([self.product_id, row.product_sequence, [], []])
@@ -205,8 +209,8 @@ class BookCopy:
 
 
 class BookCopies:
-    """Copies for whoever asks: one at a time, shared by all who ask for the same book meanwhile, and given again while
-    the book has not moved.
+    """Makes copies on request, one at a time. Concurrent requests for the same book share one copy, and a finished copy
+    is reused until the book changes.
 
     Args:
         engine: the engine as it is now; a snapshot replaces it.
@@ -222,7 +226,7 @@ class BookCopies:
         self._kept: tuple[str, int, Pieces, int] | None = None
 
     def ask(self, product_id: str, done: Done) -> None:
-        """Have `done` called with the book of an existing product, perhaps at once, or with why there is none."""
+        """Call `done` with the book of an existing product or with the error. The call may happen at once."""
         kept = self._kept
         if kept is not None and kept[:2] == (product_id, self._engine().product_sequence(product_id)):
             done(kept[2], kept[3])
@@ -232,7 +236,7 @@ class BookCopies:
             self._begin()
 
     def _begin(self) -> None:
-        """Copy the book that was asked for first."""
+        """Copy the book of the oldest request."""
         product_id = next(iter(self._waiting), None)
         self._copy = None
         if product_id is not None:

@@ -1,12 +1,12 @@
-"""Who may have a connection to the engine, and how many.
+"""Limits the connections to the engine: who may have one, and how many.
 
-Connections are counted from the moment they are accepted, long before anybody has said who they are, and places are
-kept apart: no client can take those of the node's gateways, of other nodes or of operators. All places together are
-fewer than the descriptors that a process surely has (`node.system.descriptors`).
+Connections are counted from the moment they are accepted, long before the client has authenticated. Places are reserved
+by kind of client: no client can take those of the node's gateways, of other nodes or of operators. The sum of all
+places is below the number of descriptors that a process is guaranteed (`node.system.descriptors`).
 
-A connection that has not greeted yet waits in front of the doors. Where an address, or everybody together, has too many
-connections waiting, the oldest is dropped for the new one: an honest client greets within milliseconds, and one that
-only holds a place has held it for long.
+A connection that has not greeted yet waits and has no place. If too many connections wait, of one address or in total,
+the oldest is dropped in favour of the new one. An honest client greets within milliseconds; an old waiting connection
+is probably idle.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ SESSIONS_PER_ADDRESS = 256
 """Sessions of keys from one IPv4 address or IPv6 /64: an office of traders behind one router."""
 
 WAITING_MAX = 256
-"""Connections of strangers that have not greeted; as many again of addresses that belong to members of the cluster."""
+"""Waiting connections from unknown addresses. The addresses of members of the cluster have as many places again."""
 
 WAITING_PER_ADDRESS = 32
 
 HANDSHAKES_PER_SECOND = 20.0
-"""New connections of one address that are not refused at once; `budget.BURST_SECONDS` does not apply."""
+"""New connections that one address may open at once before some are refused; `budget.BURST_SECONDS` does not apply."""
 
 HANDSHAKES_BURST = 100.0
 
 BACKLOG = 64
-"""Connections that the system accepts before the loop looks at them."""
+"""Connections that the kernel accepts before the loop handles them."""
 
 CONNECTIONS_MAX = LOCAL_MAX + NODES_MAX + OPERATORS_MAX + CLIENTS_MAX + 2 * WAITING_MAX + 2 * BACKLOG
-"""Descriptors that all of that takes; those just dropped are closed in the same turn of the loop."""
+"""Descriptors that all places take together. A dropped connection is closed in the same turn of the loop."""
 
 MEMBER_ADDRESSES_MAX = 64
 
@@ -66,11 +66,11 @@ class Caller(Protocol):
     """A connection that has not greeted."""
 
     def drop(self) -> None:
-        """End it at once."""
+        """Close the connection at once."""
 
 
 class _Waiting:
-    """Connections in front of one door, oldest first, and by caller."""
+    """Waiting connections of one kind, oldest first and by caller."""
 
     def __init__(self, each: int) -> None:
         self._each = each
@@ -78,7 +78,7 @@ class _Waiting:
         self._by_caller: dict[str, dict[Caller, None]] = {}
 
     def add(self, caller: Caller, name: str) -> Caller | None:
-        """Let a connection wait. One that must be dropped for it, which no longer waits."""
+        """Add a waiting connection. Returns the connection that must be dropped for it, already removed, or None."""
         same = self._by_caller.get(name, {})
         oldest = None
         if len(same) >= self._each:
@@ -92,7 +92,7 @@ class _Waiting:
         return oldest
 
     def remove(self, caller: Caller) -> None:
-        """It no longer waits. Again: no effect."""
+        """Remove a waiting connection. Calling it again has no effect."""
         name = self._callers.pop(caller, None)
         if name is not None:
             same = self._by_caller[name]
@@ -108,8 +108,8 @@ class Doors:
     """The places of one engine.
 
     Args:
-        members: hosts of the cluster's nodes, as they are configured. Names are no addresses: those are learnt when a
-            node has shown its certificate.
+        members: hosts of the cluster's nodes, as configured. The addresses behind host names are learnt when a node has
+            shown its certificate.
     """
 
     def __init__(self, members: Iterable[str], clock: Callable[[], float] = time.monotonic) -> None:
@@ -129,7 +129,9 @@ class Doors:
         return len(self._strangers) + len(self._neighbours)
 
     def knock(self, caller: Caller, address: str) -> bool:
-        """Let a new connection wait until it has greeted; False if it must go at once. May drop an older one."""
+        """Add a new connection that waits until it has greeted. Returns False if it must be closed at once. May drop an
+        older connection.
+        """
         neighbour = address in self._members
         if not neighbour and self._rates.take(address, Cost.HANDSHAKE):
             return False
@@ -139,19 +141,19 @@ class Doors:
         return True
 
     def left(self, caller: Caller) -> None:
-        """A connection has greeted, or is gone. Again: no effect."""
+        """Note that a connection has greeted or is closed. Calling it again has no effect."""
         self._strangers.remove(caller)
         self._neighbours.remove(caller)
 
     def enter_local(self) -> Leave | None:
-        """Take a place of the Unix socket; the function that gives it back, None where there is none."""
+        """Take a place of the Unix socket. Returns the function that gives it back, or None if no place is free."""
         return _leave(self._local, "") if self._local.enter("") else None
 
     def enter(self, principal: Principal, address: str) -> Leave:
-        """Take a place for who has greeted over TLS; the function that gives it back.
+        """Take a place for a client that has greeted over TLS. Returns the function that gives it back.
 
         Raises:
-            RequestFailed: OVERLOADED, there is none.
+            RequestFailed: OVERLOADED: no place is free.
         """
         if principal.node:
             self._learn(address)

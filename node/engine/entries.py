@@ -1,7 +1,6 @@
-"""How this node writes commands into the log: at the level of the entry, which is the one at the end of the log and not
-that of the process.
+"""Encodes commands for the log. The level of an entry is the level at the end of the log, not the level of the process.
 
-A leader that has not applied all of its log yet may have an entry in it that changes the level. What it proposes stands
+A leader that has not applied all of its log may hold an entry that changes the level. Commands that it proposes come
 behind that entry.
 """
 
@@ -17,7 +16,7 @@ from snapshots.levels.states import check_commands, encoded
 from statemachine.commands import AnyCommand
 
 Encode = Callable[[int, Sequence[AnyCommand]], bytes]
-"""Makes the log entry of commands that are stamped with a time (nanoseconds since the epoch)."""
+"""Makes the log entry for commands and a time (nanoseconds since the epoch)."""
 
 
 class Entries:
@@ -31,10 +30,10 @@ class Entries:
         self._abi = abi_at_end
 
     def check(self, commands: Sequence[AnyCommand]) -> None:
-        """Refuse commands that cannot be said at the level.
+        """Check that the commands can be encoded at the level.
 
         Raises:
-            RequestFailed: BAD_REQUEST, naming the command, the field and the level. Nothing was done.
+            RequestFailed: BAD_REQUEST, naming the command, the field and the level. No command was proposed.
         """
         try:
             check_commands(self._abi(), commands)

@@ -1,15 +1,15 @@
-"""The feed: every product's public events, kept for a while, to be read from any sequence that is still there. So are
-the accounts' report streams, for sessions that see everything; what is said here of a product holds for each of them
-too.
+"""The feed of public events. It keeps the latest events of every product, and a reader may start at any sequence that
+is still kept. It does the same for the accounts' report streams, which only privileged sessions can read; what is said
+here of a product also holds for a report stream.
 
-A node applies the same commands as every other, so it publishes the same events with the same numbers; a reader may
-stop on one node and go on at another. Per product there is a ring of the last events and the subscriptions. A
-subscription is *live* when it has been sent everything: then it gets each new frame, the same bytes as everybody. It is
-*behind* while it is not: then it is sent from the ring as fast as its connection takes it, so a slow reader costs no
-memory; when the ring has passed it by, it is told TOO_OLD and ends.
+Every node applies the same commands, so every node publishes the same events with the same numbers. A reader may stop
+on one node and continue on another. Each product has a ring of its last events and a list of subscriptions. A
+subscription is *live* when it has been sent every event: it then gets each new frame, the same bytes as all other live
+subscriptions. Otherwise it is *behind*: it is sent events from the ring as fast as its connection takes them, so a slow
+reader costs no memory. When the ring has dropped the next event of a subscription, the subscription ends with TOO_OLD.
 
-Accounts are nobody's business but their own: sessions that are not gateways or operators get the events with account
-ids and client order ids left empty, and of a stop order that waits only its id and side.
+Account data is private. Sessions that are neither gateways nor operators get events with empty account ids and client
+order ids, and only the id and side of a waiting stop order.
 """
 
 from __future__ import annotations
@@ -46,25 +46,25 @@ from statemachine.events import (
 from statemachine.types import OrderType, StopType
 
 EVENTS_PER_FRAME = 2_000
-"""An event is at most about 400 bytes, so a frame stays below 1 MB; a busy apply gives a few hundred."""
+"""An event has at most about 400 bytes, so a frame stays below 1 MB. A busy apply makes a few hundred events."""
 
 BLOCK = 1_000
-"""Events that are kept and let go together; fewer where few are kept."""
+"""Events of one block, which is kept or dropped as a whole. A small ring has smaller blocks."""
 
 TRADES_KEPT = 1_000
-"""Trades a product that `TradesQuery` can see."""
+"""Trades that `TradesQuery` can return for a product."""
 
 STREAM_EVENTS_KEPT = 20_000
-"""Events of a report stream that are kept at least, or fewer where `events_kept` says so: some 5 MB, for readers that
-come back.
+"""The least number of events kept of a report stream, unless `events_kept` is smaller. They take some 5 MB and serve
+readers that reconnect.
 """
 
 FRAMES_KEPT = 64
-"""Frames of whole blocks that are kept encoded for readers that are behind, all products together: some 10 MB."""
+"""Encoded frames of whole blocks that are cached for readers that are behind, for all products together: some 10 MB."""
 
 
 class Audience(Enum):
-    """Who reads: everything, or without account ids and client order ids."""
+    """What a reader may see: everything, or events without account ids and client order ids."""
 
     FULL = 1
     PUBLIC = 2
@@ -96,7 +96,7 @@ _PRIVATE_FIELDS: dict[type[msgspec.Struct], dict[str, object]] = {
 
 
 class _Head(msgspec.Struct, array_like=True):
-    """How an encoded event begins."""
+    """The first bytes of an encoded event."""
 
     tag: int
     product_id: str
@@ -121,32 +121,34 @@ class FeedError(QuorumbookError):
 
 
 class TooOldError(FeedError):
-    """The first event asked for is not kept any more."""
+    """The feed no longer keeps the first requested event."""
 
 
 class Subscriber(Protocol):
-    """A session, as the feed sees it."""
+    """The part of a session that the feed uses."""
 
     audience: Audience
 
     @property
     def writable(self) -> bool:
-        """Whether it takes more now."""
+        """Whether the session accepts more frames now."""
 
     def send(self, frame: bytes) -> bool:
-        """Write a frame. False: no more for now; `Feed.resume` is called when there is room again."""
+        """Write a frame. Returns False if the session accepts no more for now; the session calls `Feed.resume` when it
+        has room again.
+        """
 
     def feed_ended(self, subscription: Subscription, reason: str) -> None:
-        """The subscription is over: the ring has passed it by."""
+        """Called when the subscription has ended because the ring no longer holds its next event."""
 
 
 class Ring:
-    """The latest events of a product, encoded and contiguous: at least `capacity` of them, and besides all that one
-    apply gave, whatever its size.
+    """The latest events of a product, encoded and contiguous: at least `capacity` of them, and always all events of the
+    latest apply.
 
-    Events lie in blocks; those of one apply are never torn apart. The oldest block goes when `capacity` events behind
-    it are there, so no single apply can push out what it gave itself, nor what came just before. Bound: `capacity`, the
-    events of the largest apply, and a block.
+    Events are stored in blocks, and all events of one apply are in one block. The oldest block is dropped when
+    `capacity` newer events exist, so a single apply cannot push out its own events or those just before. Bound:
+    `capacity`, the events of the largest apply, and a block.
     """
 
     def __init__(self, capacity: int, next_sequence: int = 1, events: Sequence[bytes] = ()) -> None:
@@ -164,11 +166,11 @@ class Ring:
 
     @property
     def first_sequence(self) -> int:
-        """The oldest event kept; `next_sequence` if none is."""
+        """Sequence of the oldest event kept, or `next_sequence` if the ring is empty."""
         return self.next_sequence - self._count
 
     def extend(self, events: Sequence[bytes]) -> None:
-        """Add events that follow on. O(1) each."""
+        """Append events that continue the sequence. O(1) per event."""
         assert _heads.decode(events[0]).product_sequence == self.next_sequence, "events of a product have no gap"
         last = self.next_sequence + len(events) - 1
         assert _heads.decode(events[-1]).product_sequence == last, "events of a product have no gap"
@@ -185,8 +187,8 @@ class Ring:
             del starts[0]
 
     def slice(self, start: int, count: int) -> list[bytes]:
-        """Up to `count` events from sequence `start` on, which must be kept or be the next one; fewer also where a
-        block ends.
+        """Return up to `count` events from sequence `start` on. `start` must be a kept sequence or the next one. The
+        result also ends where a block ends.
         """
         assert self.first_sequence <= start <= self.next_sequence
         if start == self.next_sequence:
@@ -207,7 +209,9 @@ class Ring:
 
 
 class Subscription:
-    """One reader's place in one product. `next_sequence` is what it is sent next; while live, that is the ring's."""
+    """One reader's position in one product. `next_sequence` is the next event to send; it equals the ring's while the
+    reader is live.
+    """
 
     __slots__ = ("live", "next_sequence", "product_id", "request_id", "subscriber")
 
@@ -220,7 +224,7 @@ class Subscription:
 
 
 class _Channel:
-    """A product: its ring, what was traded, and who reads it. Dicts stand for ordered sets."""
+    """A product's ring, trades and readers. The dicts serve as ordered sets."""
 
     def __init__(self, capacity: int, next_sequence: int, saved: SavedProduct | None = None) -> None:
         self.ring = Ring(capacity, next_sequence, saved.tail if saved is not None else ())
@@ -243,10 +247,10 @@ class Feed:
         self._channels: dict[str, _Channel] = {}
         self._frames: OrderedDict[tuple[str, int, int, Audience], bytes] = OrderedDict()
         self.frames_made = 0
-        """How many frames were encoded since the start."""
+        """Number of frames encoded since the start."""
 
     def publish(self, product_ids: Sequence[str], events: Sequence[bytes]) -> None:
-        """Take the events of one apply, keep them and send them to whoever is live.
+        """Store the events of one apply, and send them to all live readers.
 
         Args:
             product_ids: the product of each event, at the same place.
@@ -265,11 +269,11 @@ class Feed:
                 self._send_behind(channel)
 
     def restart(self, sequences: Mapping[str, int], saved: Market | None = None) -> None:
-        """The state was replaced by a snapshot's: product id -> its last sequence there. Readers that would see a gap
-        are told and end.
+        """Restart after a snapshot replaced the state. The argument maps each product id to its last sequence in the
+        snapshot. Subscriptions that would see a gap end with an error.
 
         Args:
-            saved: what the snapshot has of the market. What is not of the product's last sequence is not believed.
+            saved: the market data in the snapshot. Data that does not end at the product's last sequence is ignored.
         """
         old, self._channels = self._channels, {}
         self._frames.clear()
@@ -287,11 +291,12 @@ class Feed:
                 self.resume(subscription)
 
     def subscribe(self, subscriber: Subscriber, request_id: int, product_id: str, from_sequence: int) -> Subscription:
-        """A new reader. Nothing is sent yet: answer it with its `next_sequence`, then call `resume`.
+        """Create a subscription. Nothing is sent yet: the caller first answers with its `next_sequence`, then calls
+        `resume`.
 
         Raises:
-            TooOldError: `from_sequence` is not kept any more.
-            FeedError: it is negative, or further in the future than a node can be behind another.
+            TooOldError: the feed no longer keeps `from_sequence`.
+            FeedError: `from_sequence` is negative, or so far in the future that no other node can have sent it.
         """
         channel = self._channel(product_id)
         ring = channel.ring
@@ -304,8 +309,8 @@ class Feed:
         return subscription
 
     def resume(self, subscription: Subscription) -> None:
-        """Send what the reader lacks, until it is live or its connection takes no more. No effect on one that is live
-        or over.
+        """Send missing events until the reader is live or its connection accepts no more. Has no effect on a live or
+        ended subscription.
         """
         channel = self._channels.get(subscription.product_id)
         if channel is None or subscription not in channel.behind:
@@ -329,7 +334,7 @@ class Feed:
             channel.live[subscription] = None
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        """Forget a reader. Again: no effect."""
+        """Remove a reader. Calling it again has no effect."""
         channel = self._channels.get(subscription.product_id)
         if channel is not None:
             channel.live.pop(subscription, None)
@@ -343,7 +348,7 @@ class Feed:
         return [_trades.decode(trade) for trade in channel.trades.newest(limit, public=False)]
 
     def encoded_trades(self, product_id: str, limit: int, audience: Audience) -> msgspec.Raw:
-        """The same as a list in msgpack, as the audience may see them."""
+        """The same trades as a msgpack list, in the form that the audience may see."""
         channel = self._channels.get(product_id)
         if channel is None:
             return msgspec.Raw(b"\x90")
@@ -355,7 +360,9 @@ class Feed:
         return channel.statistics.freeze() if channel is not None else Figures()
 
     def freeze(self) -> list[SavedProduct]:
-        """The market as it is now, whatever is published later: for a snapshot. Only references are copied."""
+        """Return the market as it is now, for a snapshot. Later events do not change the result. Only references are
+        copied.
+        """
         count = max(1, min(TAIL_KEPT, TAILS_KEPT // max(1, len(self._channels))))
         return [
             SavedProduct(
@@ -369,10 +376,11 @@ class Feed:
         ]
 
     def kept(self, product_id: str, start: int, count: int) -> list[bytes]:
-        """Up to `count` events of a product from sequence `start` on, encoded; none where there are none yet.
+        """Return up to `count` encoded events of a product from sequence `start` on; an empty list if there are none
+        yet.
 
         Raises:
-            TooOldError: `start` is not kept any more.
+            TooOldError: the feed no longer keeps `start`.
         """
         ring = self._channel(product_id).ring
         if not ring.first_sequence <= start <= ring.next_sequence:
@@ -415,7 +423,7 @@ class Feed:
         return pack(EncodedEvents(product_id, array(events)))
 
     def _kept_frame(self, product_id: str, start: int, events: Sequence[bytes], audience: Audience) -> bytes:
-        """A frame for a reader that is behind. Whole blocks are encoded once for all such readers."""
+        """Return a frame for a reader that is behind. A whole block is encoded once for all such readers."""
         if len(events) < BLOCK // 2:  # too few to be asked for again
             return self._frame(product_id, events, audience)
         key = (product_id, start, len(events), audience)
@@ -429,7 +437,7 @@ class Feed:
         return frame
 
     def _send_long(self, channel: _Channel, count: int) -> None:
-        """More events than a frame holds: send them as to readers that are behind by so much."""
+        """Send more events than one frame holds, in the same way as to readers that are behind."""
         for subscription in list(channel.live):
             self._fall_behind(channel, subscription, channel.ring.next_sequence - count)
             self.resume(subscription)
@@ -441,21 +449,23 @@ class Feed:
         channel.behind[subscription] = None
 
     def _send_behind(self, channel: _Channel) -> None:
-        """Readers that came from a node that was ahead of this one may have been reached now."""
+        """Resume readers that are behind. This node may now have reached the position of a reader that came from a node
+        ahead of it.
+        """
         for subscription in list(channel.behind):
             if subscription.subscriber.writable:
                 self.resume(subscription)
 
 
 def is_stream(name: str) -> bool:
-    """Whether a name is that of a report stream (`statemachine.streams`), which is one account's business; else it is
-    that of a product.
+    """Whether a name is that of a report stream (`statemachine.streams`), which is private to one account. Any other
+    name is that of a product.
     """
     return "/" in name
 
 
 def _by_product(product_ids: Sequence[str], events: Sequence[bytes]) -> Iterable[tuple[str, Sequence[bytes]]]:
-    """The events of each product, in order. Nearly always there is one product."""
+    """Group events by product, in order. Nearly always there is one product."""
     if product_ids and product_ids.count(product_ids[0]) == len(product_ids):
         return [(product_ids[0], events)]
     groups: dict[str, list[bytes]] = {}

@@ -1,4 +1,4 @@
-"""What an engine does from time to time: note that it serves, load the dataset, let orders expire, take snapshots when
+"""Periodic work of an engine: it records that it serves, loads the dataset, expires orders, and takes snapshots when
 they are due.
 
 A node takes a snapshot after so many commands, after so much time with commands in it, or after so many bytes of log.
@@ -19,12 +19,12 @@ from node.engine.service import EngineService
 from node.engine.snapshot_port import SnapshotPort
 
 INTERVAL = 0.1
-"""Seconds between two looks."""
+"""Seconds between two runs."""
 
 
 class Housekeeping:
-    """Looks every `INTERVAL` seconds, in the engine's event loop. What goes wrong in it ends the node, as in every
-    callback of ours.
+    """Runs every `INTERVAL` seconds in the engine's event loop. An exception in it ends the node, as in every callback
+    of the engine.
 
     Args:
         settled: called after each snapshot.
@@ -49,12 +49,12 @@ class Housekeeping:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Begin; look at once."""
+        """Start, with a first run at once."""
         self._look()
         self._timer = asyncio.get_running_loop().call_later(INTERVAL, self.start)
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop."""
         if self._timer is not None:
             self._timer.cancel()
 
@@ -78,9 +78,9 @@ class Housekeeping:
 
 
 def staggered(value: int, config: NodeConfig) -> int:
-    """From the configured number up to half as much again, each node another.
+    """Return a number between the configured one and 1.5 times it, different on each node.
 
-    A node pauses while its state is frozen. If all did so at the same entry, nobody would be left to lead.
+    A node pauses while its state is frozen. If all nodes paused at the same entry, no node could lead.
     """
     rank = [node.node_id for node in config.nodes].index(config.node_id)
     return value + value * rank // (2 * len(config.nodes))

@@ -1,13 +1,13 @@
-"""What nodes tell each other when they meet: on which data directory they run, how often they started on it, and how
+"""What nodes tell each other when they connect: on which data directory they run, how often they started on it, and how
 their data was migrated.
 
-So they notice what no node can notice of itself: an old copy of a data directory, a copy that runs beside the original,
-and a migration that made something else of the data on one node than on the others.
+This detects what no node can detect alone: an old copy of a data directory, a copy that runs beside the original, and a
+migration that gave one node other data than the rest.
 
 Addresses can contradict each other: in node.toml, in the cluster's log, and in what the other nodes say of themselves.
 Until the first change of the membership each node goes by its own node.toml; from then on the log counts, and node.toml
-does not. A wrong address is not noticed where it stands: the others look for the node elsewhere, and commands that are
-sent on to it while it leads never arrive. `Addresses` notices it.
+does not. A node does not notice that its own address is wrong: the other nodes look for it elsewhere, and commands that
+they forward to it while it leads never arrive. `Addresses` detects this.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 FILE = "peers.json"
 RETIRED_MAX = 16
-"""Data directories of a peer that are remembered as lost."""
+"""Lost data directories that are recorded for each peer."""
 
 
 class StaleDataError(RaftFatalError):
@@ -42,12 +42,12 @@ class StaleDataError(RaftFatalError):
 
 
 class MigratedOtherwiseError(RaftFatalError):
-    """This node's data was migrated in another way than that of a majority. Nothing has been applied to it since."""
+    """This node's data was migrated differently from that of a majority. No entry has been applied since the migration."""
 
 
 class Migrated(msgspec.Struct, frozen=True, array_like=True):
-    """How a node's data came to its ABI: the former one, what made the steps (a digest), where the log ended, and the
-    state's hash there.
+    """The last migration of a node's data: the previous ABI, a digest of the migration steps, the log's last index, and
+    the state hash at that index.
     """
 
     from_abi: str
@@ -58,7 +58,7 @@ class Migrated(msgspec.Struct, frozen=True, array_like=True):
     state_hash: str
 
     def differs(self, other: Migrated) -> bool:
-        """Whether one of both is wrong: other steps, or at the same place in the log another state."""
+        """Whether one of the two is wrong: the steps differ, or the states differ at the same log index."""
         if (self.from_abi, self.to_abi) != (other.from_abi, other.to_abi):
             return False
         level = (self.last_index, self.last_term) == (other.last_index, other.last_term)
@@ -66,8 +66,9 @@ class Migrated(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Body(msgspec.Struct, frozen=True, array_like=True):
-    """What a node says of itself: its data directory, the number of this start on it, a word that is random at each
-    start, how its data was migrated, and where its node.toml says that it is (`addresses.Places`)."""
+    """What a node tells its peers: its data directory, the number of this start on it, a random word of this start, how
+    its data was migrated, and its addresses by its own node.toml (`addresses.Places`).
+    """
 
     incarnation: str
     starts: int
@@ -77,8 +78,8 @@ class Body(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Objected(msgspec.Struct, frozen=True, array_like=True):
-    """What is known of the directory that a peer runs on: its latest start, or (`acknowledged`) up to where its log
-    must go.
+    """What is known of a peer's data directory: its latest start, or (`acknowledged`) the index that its log must
+    reach.
     """
 
     incarnation: str
@@ -90,7 +91,7 @@ class Objected(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Known(msgspec.Struct, frozen=True):
-    """What is remembered of a peer. `retired`: directories that it had before."""
+    """What is stored of a peer. `retired`: its earlier directories."""
 
     incarnation: str
     starts: int
@@ -102,15 +103,15 @@ class Introductions:
     """One node's part; see `cluster.introductions.Introductions`.
 
     Args:
-        data: the data directory, where is kept what others said.
-        own: what this node says.
-        last_index: where this node's log ends.
+        data: the data directory, which stores what the peers said.
+        own: this node's introduction.
+        last_index: the last index of this node's log.
         voters: the ids of the voters, this node included.
-        place: told where a peer says that it is.
+        place: called with the addresses that a peer states.
 
     Attributes:
-        old_copies: how often a peer on an old or second copy was noticed.
-        doubt: why this node must not apply commands yet; "" where it may.
+        old_copies: how often a peer on an old or second copy was detected.
+        doubt: why this node must not apply commands yet, or "".
     """
 
     def __init__(
@@ -142,12 +143,12 @@ class Introductions:
         """See the port.
 
         Raises:
-            MigratedOtherwiseError: a majority has other data than this node, since the migration.
+            MigratedOtherwiseError: the migration gave a majority other data than this node.
         """
         try:
             body = msgspec.msgpack.decode(claim.body, type=Body)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            return None  # another build says it in another way
+            return None  # another build may encode it differently
         known = self._known.get(peer)
         objection = None if known is None else _objection(known, body, claim)
         if objection is not None:
@@ -166,7 +167,7 @@ class Introductions:
         """See the port.
 
         Raises:
-            StaleDataError: the peer is right.
+            StaleDataError: the peer shows that this node runs on an old or second copy.
         """
         told, own = msgspec.msgpack.decode(body, type=Objected), self._own
         later = told.starts > own.starts or (told.starts == own.starts and told.start != own.start)
@@ -196,7 +197,7 @@ class Introductions:
     # ------------------------------------------------------------------ migrations
 
     def _judge(self) -> None:
-        """Compare how this node's data was migrated with how that of the others was."""
+        """Compare the migration of this node's data with that of its peers."""
         own = self._own.migrated
         if own is None:
             return
@@ -219,7 +220,7 @@ class Introductions:
 
 
 def _objection(known: Known, body: Body, claim: Claim) -> Objected | None:
-    """What cannot be of what a peer says, by what is known of it."""
+    """Return what contradicts the stored facts in a peer's introduction."""
     if body.incarnation in known.retired:
         what = "it has run on a newer data directory since, after this one was lost or replaced"
         return Objected(body.incarnation, 0, "", what, retired=True)
@@ -256,7 +257,7 @@ Places = tuple[str, str, str]
 
 
 def own_places(config: NodeConfig) -> Places:
-    """Where a node's own node.toml says that it is."""
+    """A node's addresses by its own node.toml."""
     own = next(node for node in config.nodes if node.node_id == config.node_id)
     return own.raft, own.native, own.http
 
@@ -265,7 +266,7 @@ class Addresses:
     """Finds contradictions, and logs each once.
 
     Args:
-        members: the members that count now, and the index of the log entry that says so (0: node.toml).
+        members: the current members, and the index of the log entry that defines them (0: node.toml).
     """
 
     def __init__(self, config: NodeConfig, members: Callable[[], tuple[list[Member], int]]) -> None:
@@ -277,14 +278,14 @@ class Addresses:
         self._index = -1
 
     def heard(self, peer: str, places: Places) -> None:
-        """A peer has said where it is."""
+        """Record a peer's addresses."""
         if self._told.get(peer) != places:
             self._told[peer] = places
             self._index = -1
 
     def warnings(self, index: int) -> list[str]:
-        """What contradicts what. `index`: of the log entry that says who the members are; they are looked at again when
-        it changes.
+        """Return the contradictions. `index` is that of the log entry that defines the members; the check is repeated
+        when it changes.
         """
         if index != self._index:
             self._index = index

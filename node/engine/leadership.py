@@ -1,14 +1,14 @@
-"""What clients' requests have to do with who leads: a transfer of leadership, the time between two leaders, and reads
-that only a leader answers.
+"""How client requests depend on leadership: a transfer of leadership, the time without a leader, and reads that only a
+leader answers.
 
-- `LeadershipTransfer` (Ongaro's thesis, 3.10): Raft transfers to a follower that has everything. Under load there is
-  always an entry that the followers do not have yet. So nothing new goes into the log for that moment: commands wait,
-  and are refused towards the new leader.
-- `PendingQueue`: requests that arrive just after the leader was lost wait a moment for the next one. Only just after: a
-  client must not be left without an answer while there is no majority.
-- `Barriers`: a read that joined before a barrier began reflects everything acknowledged before it was asked for. A
-  barrier is a log entry, which all nodes sync, so reads share them: all that come while one is under way wait for the
-  next. Answers are given a few a turn of the loop, however many reads have waited.
+- `LeadershipTransfer` (Ongaro's thesis, 3.10): Raft transfers leadership to a follower whose log is complete. Under
+  load the followers always lack the newest entry. The leader therefore proposes nothing during a transfer: commands
+  wait, and afterwards are rejected with the address of the new leader.
+- `PendingQueue`: requests that arrive shortly after the leader was lost wait for the next leader. The wait is short,
+  because without a majority a client must get an error instead of waiting.
+- `Barriers`: a read that joins before a barrier begins reflects everything acknowledged before the read was requested.
+  A barrier is a log entry, which all nodes sync, so reads share barriers: all reads that arrive during one barrier wait
+  for the next. Each turn of the loop answers only a few reads, however many wait.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from cluster.raft import Done, ProposeResult
 from cluster.status import RaftStatus
 
 CAUGHT_UP_SECONDS = 1.0
-"""For a follower to have everything."""
+"""Seconds for a follower to receive the whole log."""
 
 ELECTED_SECONDS = 1.0
-"""For it to be elected."""
+"""Seconds for the follower to be elected."""
 
 POLL = 0.005
 
@@ -34,7 +34,7 @@ After = Callable[[float, Callable[[], None]], object]
 
 
 class Leadership(Protocol):
-    """Who leads, and what only the leader does: the part of `cluster.raft.Raft` that this package uses."""
+    """The part of `cluster.raft.Raft` that this package uses: who leads, and the operations of a leader."""
 
     on_role_change: list[Callable[[str, str], None]]
 
@@ -56,8 +56,8 @@ class LeadershipTransfer:
     """At most one at a time.
 
     Args:
-        hold: called when nothing new may be proposed; what it returns is called when it may again.
-        ended: called when a transfer is over, whoever leads then.
+        hold: called when proposing must stop; it returns the function that allows it again.
+        ended: called when a transfer has ended, whichever node leads then.
         clock: monotonic seconds.
     """
 
@@ -83,10 +83,10 @@ class LeadershipTransfer:
         self.under_way = False
 
     def begin(self, done: Callable[[bool], None], successor: str = "") -> None:
-        """Transfer to `successor`, or whoever is most up to date; `done` gets whether another node was asked to lead,
-        perhaps at once.
+        """Transfer leadership to `successor`, or without one to the most up-to-date follower. `done` gets whether
+        another node was asked to lead; the call may happen at once.
 
-        While a transfer is under way, a second one joins it, whoever it names.
+        A second request during a transfer joins it, whichever node it names.
         """
         if self.under_way and self._asked:
             done(True)
@@ -118,7 +118,9 @@ class LeadershipTransfer:
 
 
 WAIT_SECONDS = 0.3
-"""Longer than most elections. Who has waited so long is told what is known, and looks elsewhere."""
+"""Seconds; longer than most elections. A request that has waited so long gets an error, and its client tries another
+node.
+"""
 
 
 class PendingQueue:
@@ -126,8 +128,8 @@ class PendingQueue:
 
     Args:
         after: `loop.call_later`.
-        units_max: commands and reads that may wait; of one share as many as there is room for more, so at most half of
-            them.
+        units_max: the most commands and reads that may wait. One share may use as many as are still free, so at most
+            half of them.
     """
 
     def __init__(self, after: After, units_max: int) -> None:
@@ -139,7 +141,7 @@ class PendingQueue:
         self._released = 0
 
     def admit(self, units: int, again: Callable[[], None], share: str = "") -> bool:
-        """Call `again` when it is time to, unless there is no room for more of this share (False)."""
+        """Queue `again`, to be called when the request may go on. Returns False if this share has no room."""
         if self._shares[share] + units > self._units_max - self._units:
             return False
         self._shares[share] += units
@@ -155,7 +157,7 @@ class PendingQueue:
             self.release()
 
     def release(self) -> None:
-        """Let everybody out, in the order in which they came."""
+        """Resume all waiting requests in order of arrival."""
         self._released += 1
         self._units = 0
         self._shares.clear()
@@ -165,8 +167,9 @@ class PendingQueue:
 
 
 INTERVAL = 0.005
-"""Seconds between barriers, so that however many clients read, they write at most 200 entries a second. The first read
-after a pause waits for nothing."""
+"""Seconds between barriers. Reads therefore write at most 200 entries a second, however many clients read. The first
+read after a pause does not wait.
+"""
 
 WAITING_MAX = 10_000
 """Reads that may wait."""
@@ -175,16 +178,16 @@ ANSWERS_PER_TURN = 1
 """Reads answered in one turn of the loop: a list of a thousand orders takes two to four milliseconds."""
 
 Answered = Callable[[bool], None]
-"""Answers a read: whether its barrier has passed, or leadership was lost."""
+"""Answers a read. The argument is True if its barrier was applied, and False if leadership was lost."""
 
 
 class Barriers:
-    """At most one under way.
+    """Runs barriers, at most one at a time.
 
     Args:
         later: `loop.call_soon`. after: `loop.call_later`.
         clock: monotonic seconds.
-        held: whether nothing may be proposed now; `go_on` is called when that is over.
+        held: whether proposing is stopped now; `go_on` is called when it may resume.
     """
 
     def __init__(
@@ -208,7 +211,7 @@ class Barriers:
         self._scheduled = False
 
     def join(self, answered: Answered) -> bool:
-        """Have `answered` called after the next barrier; False, and nothing done, where too many wait."""
+        """Call `answered` after the next barrier. Returns False, without queueing the read, if too many reads wait."""
         if len(self._waiting) + len(self._passed) >= WAITING_MAX:
             return False
         self._waiting.append(answered)
@@ -216,7 +219,7 @@ class Barriers:
         return True
 
     def go_on(self) -> None:
-        """Begin a barrier if reads wait for one and it may be."""
+        """Begin a barrier if reads wait and a barrier is allowed now."""
         if self._under_way or self._held() or not self._waiting:
             return
         self._under_way = True

@@ -1,8 +1,9 @@
-"""Changing the cluster's level: asked at the leader, checked with every member, then one entry in the log.
+"""Changes the cluster's level. The request goes to the leader, which checks with every member and then proposes one
+entry.
 
-Every member must say that its software can run the new level, and must have applied what the leader had when the check
-began. A majority is not enough: a member that cannot go on would stop at the entry, and the cluster would have lost a
-node that it counts on.
+Every member must confirm that its software can run the new level, and must have applied all entries that the leader had
+applied when the check began. A majority is not enough: a member without the new level would stop at the entry, and the
+cluster would lose a node.
 """
 
 from __future__ import annotations
@@ -22,16 +23,18 @@ from snapshots.levels.level import OWN, SUPPORTED, Level, SetLevel, by_version, 
 log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 3.0
-"""For a member to say what it can."""
+"""Seconds for a member to answer with its status."""
 
 CAUGHT_UP_SECONDS = 5.0
-"""For a member to have applied what the leader had applied when the check began."""
+"""Seconds for a member to apply what the leader had applied when the check began."""
 
 PREPARE_SECONDS = 600.0
-"""For a member to make its state at the new level ready, beside its work. A million orders take about a minute."""
+"""Seconds for a member to prepare its state at the new level beside its normal work. A million orders take about a
+minute.
+"""
 
 DRAIN_SECONDS = 2.0
-"""For what is under way to be applied before the entry is proposed."""
+"""Seconds for pending entries to be applied before the level entry is proposed."""
 
 POLL = 0.01
 
@@ -57,16 +60,16 @@ Ask = Callable[[MemberStatus], Awaitable[NodeStatus]]
 """Asks a member for its status. Raises ConnectionLost, RequestFailed, TimeoutError."""
 
 Prepare = Callable[[MemberStatus, str], Awaitable[None]]
-"""Has a member make its state at the level with this ABI ready; returns when it is. Raises as `Ask`."""
+"""Asks a member to prepare its state at the level with this ABI, and returns when it is ready. Raises as `Ask`."""
 
 
 class LevelChange:
-    """At most one at a time.
+    """Runs at most one change of the level at a time.
 
     Args:
-        level: that of this node's state.
-        members: who belongs to the cluster, this node included.
-        busy: what else holds the log up now, in words; "" for nothing.
+        level: the level of this node's state.
+        members: the members of the cluster, including this node.
+        busy: a description of the other operation that stops proposing now, or "".
         ask, prepare: see `Ask`, `Prepare`; not used for this node itself.
         own: this node's status. prepare_own: as `prepare`, for this node.
     """
@@ -97,16 +100,16 @@ class LevelChange:
         self._prepare_own = prepare_own
         self._running = False
         self.under_way = False
-        """The entry has been proposed and not been applied yet: nothing else may be proposed, because it would be of
-        the wrong level.
+        """Whether the entry has been proposed but not applied. Nothing else may be proposed until then, because it
+        would have the wrong level.
         """
 
     async def change(self, version: str, *, check: bool) -> LevelReport:
-        """Change the level to that of a version, or with `check` say what speaks against it.
+        """Change the level to that of a version, or with `check` only report the obstacles.
 
         Raises:
-            RequestFailed: CONFLICT: it cannot be now, and the text names each member and what to do; nothing was
-                changed. BAD_REQUEST: the level is unknown here. OUTCOME_UNKNOWN.
+            RequestFailed: CONFLICT: the level cannot change now; the text names each member and the remedy, and nothing
+                was changed. BAD_REQUEST: this node does not know the level. OUTCOME_UNKNOWN.
         """
         if self._running:
             raise RequestFailed(FailCode.CONFLICT, "a change of the level is under way already; see: quorumbook cluster status")
@@ -184,10 +187,10 @@ class LevelChange:
             return LevelMember(node_id, software, status.level or software, status.levels, problem)
 
     async def _make_ready(self, to: Level) -> None:
-        """Have every member make its state at the new level ready.
+        """Ask every member to prepare its state at the new level.
 
         Raises:
-            RequestFailed: CONFLICT: one cannot; nothing was changed.
+            RequestFailed: CONFLICT: a member cannot; nothing was changed.
         """
 
         async def one(member: MemberStatus) -> str:
@@ -205,7 +208,7 @@ class LevelChange:
     # ------------------------------------------------------------------ the entry
 
     async def _propose(self, entry: SetLevel, members_index: int) -> int:
-        """Put the entry into the log while nothing else is; its index, once it is applied here."""
+        """Propose the entry while nothing else is pending. Returns its index when this node has applied it."""
         release = self._queue.hold()
         try:
             end = asyncio.get_running_loop().time() + DRAIN_SECONDS
@@ -235,7 +238,7 @@ class LevelChange:
 
 
 def _problem(status: NodeStatus, to: Level, now: Level) -> str:
-    """What speaks against a member."""
+    """Return the reason why a member cannot change to the level."""
     software = status.software.partition(" ")[0]
     if to.version not in status.levels:
         return (

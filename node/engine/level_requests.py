@@ -1,5 +1,5 @@
-"""What a node does when it is asked about levels: the change at the leader (`level_change`), and making its own state
-ready for one.
+"""Handles requests about levels: the change of the level at the leader (`level_change`), and the preparation of this
+node's own state for a new level.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from statemachine.errors import StateError
 log = logging.getLogger(__name__)
 
 SNAPSHOT_SECONDS = 300.0
-"""For the snapshot that a state is made ready from."""
+"""Seconds for the snapshot from which the new state is prepared."""
 
 POLL = 0.02
 
@@ -51,8 +51,8 @@ Send = Callable[[msgspec.Struct], None]
 
 
 class Preparation:
-    """Converts this node's newest snapshot in a thread, to find out before the entry whether it can be done, and how
-    long it takes.
+    """Converts this node's newest snapshot in a thread. The result shows, before the level entry is proposed, whether
+    the conversion works and how long it takes.
     """
 
     def __init__(self, raft: Raft, machine: ReplicatedEngine, store: SnapshotStore) -> None:
@@ -61,7 +61,9 @@ class Preparation:
         self._store = store
 
     async def prepare(self, abi: str) -> None:
-        """Raises RequestFailed: BAD_REQUEST: the level is not known here; CONFLICT: the state cannot be converted."""
+        """Prepare the state. Raises RequestFailed: BAD_REQUEST if this node does not know the level; CONFLICT if the
+        state cannot be converted.
+        """
         try:
             to = level_with(abi)
         except SnapshotError as error:
@@ -101,7 +103,7 @@ class LevelRequests:
     """Answers requests about levels, each in a task of its own.
 
     Args:
-        change: how the leader does it.
+        change: the leader's change of the level.
     """
 
     def __init__(self, change: LevelChange, preparation: Preparation) -> None:
@@ -149,8 +151,8 @@ class LevelRequests:
 def asking(
     config: NodeConfig,
 ) -> tuple[Callable[[MemberStatus], Awaitable[NodeStatus]], Callable[[MemberStatus, str], Awaitable[None]]]:
-    """How a leader asks the other members: for their status, and to make their states ready. With this node's
-    certificate.
+    """How a leader asks the other members for their status and to prepare their states. It authenticates with this
+    node's certificate.
     """
 
     async def connect(member: MemberStatus) -> NativeConnection:

@@ -1,4 +1,4 @@
-"""At which level a node runs: that of its data; and what it tells the others of it when they meet."""
+"""The level at which a node runs, which is that of its data, and what it tells its peers about levels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def runs_as_it_is(data: Path) -> bool:
-    """Whether a data directory is of levels that this software can run: nothing is migrated then.
+    """Whether this software can run the levels of a data directory. If so, no migration is needed.
 
     Raises:
         SnapshotDamagedError, LogDamagedError, DataDirectoryError: the data cannot be trusted.
@@ -33,20 +33,20 @@ def runs_as_it_is(data: Path) -> bool:
 
 
 def of_data(data: Path) -> Level:
-    """The level with which a node begins on a data directory: that of its newest snapshot, else of its log's first
-    entry, else this software's.
+    """The level with which a node starts on a data directory: the level of its newest snapshot, else of its log's first
+    entry, else of this software.
 
     Raises:
         SnapshotDamagedError, LogDamagedError, DataDirectoryError: the data cannot be trusted.
-        LevelError: it is of a level that is not supported.
+        LevelError: the data has a level that this software does not support.
     """
     abi = first_abi(data)
     return OWN if abi is None else level_with(abi)
 
 
 class Changed:
-    """What follows when the level has changed: peers that cannot follow are let go, and the data of the former level is
-    kept for the way back.
+    """Acts on a change of the level: it disconnects peers that cannot run the new level, and keeps the data of the
+    previous level for a rollback.
     """
 
     def __init__(self, config: NodeConfig, wire: TlsWire) -> None:
@@ -70,10 +70,9 @@ class Changed:
 
 
 class Joining:
-    """What this node says of levels to the nodes that it meets, and what it takes from them.
+    """What this node tells its peers about levels, and what it learns from them.
 
-    A node that has nothing yet, no snapshot and no entry, is at no level. It takes that of the log which it is about to
-    get.
+    A node without a snapshot and without entries has no level. It adopts the level of the log that it receives.
     """
 
     def __init__(self, machine: ReplicatedEngine) -> None:
@@ -97,7 +96,7 @@ class Joining:
         return msgspec.structs.replace(hello, abi=abi, accepts=sorted(ACCEPTED), log_abi=log_abi)
 
     def met(self, hello: Hello) -> None:
-        """A peer has said hello, and can be spoken with."""
+        """Record the hello of a peer with a common protocol."""
         abi = hello.abi if hello.protocol == FORMER_PROTOCOL else hello.log_abi
         if abi and abi != self._machine.level.abi and self._has_nothing:
             self._machine.begin_at(level_with(abi))

@@ -1,15 +1,14 @@
-"""What a snapshot keeps of the market beside the state: each product's latest trades, its figures, and the tail of its
-feed.
+"""The market data that a snapshot keeps beside the state: each product's latest trades, its figures, and the tail of
+its feed.
 
-All of it is a function of the events, so every node has the same after the same command. It is no part of the state:
-nothing that the exchange decides depends on it, and a snapshot without it, or with one that does not fit, is as good.
-It lies in a file of its own in the snapshot's directory, which is sealed and sent to other nodes with the rest; the log
-behind the snapshot then continues it.
+All of it is a function of the events, so every node has the same data after the same command. It is not part of the
+state: no decision of the exchange depends on it, and a snapshot without it, or with data that does not match, is
+equally valid. It is stored in its own file in the snapshot's directory. The file has a checksum and is sent to other
+nodes with the rest of the snapshot. The log after the snapshot then continues the data.
 
-`LatestTrades` keeps the latest trades of a product, encoded, in the forms in which they are asked for. Everybody may
-ask for a thousand of them at any time. So each trade is made ready for the public once, when it is first asked for, and
-an answer is put together from bytes: some 50 us, where decoding, redacting and encoding a thousand trades took two
-milliseconds.
+`LatestTrades` keeps the latest trades of a product in encoded form. Any client may request a thousand of them at any
+time. The public form of each trade is therefore made once, at the first request, and an answer is joined from bytes.
+That takes some 50 us; decoding, redacting and encoding a thousand trades took two milliseconds.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ FILE = "MARKET"
 FORMAT = 1
 
 TAIL_KEPT = 20_000
-"""Events of a product that a snapshot keeps: with those of the log behind it, enough for readers that come back after a
-restart. Some 2 MB.
+"""Events of a product that a snapshot keeps: together with the events of the log after it, enough for readers that
+reconnect after a restart. Some 2 MB.
 """
 
 TAILS_KEPT = 400_000
-"""Events of all products together, some 40 MB; each has the same share."""
+"""Events of all products together, some 40 MB; each product has the same share."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +101,11 @@ def encode(index: int, products: Sequence[SavedProduct]) -> bytes:
 
 
 def decode(data: bytes | None, index: int) -> Market:
-    """The products in a file, by id; none where there is no file, or one of another format or of another snapshot.
+    """Return the products in a file, by id. The result is empty if the file does not exist, has another format or
+    belongs to another snapshot.
 
-    Its bytes are those that were written, since the snapshot's seal covers them: a file that does not decode is one of
-    another version.
+    The snapshot's checksum covers the file, so its bytes are as written. A file that does not decode is therefore one
+    of another version.
     """
     if data is None:
         return {}
@@ -120,7 +120,7 @@ def decode(data: bytes | None, index: int) -> Market:
 
 
 def _product(raw: msgspec.Raw) -> SavedProduct:
-    """Raises msgspec.ValidationError also where the tail has not the sequences that it should have."""
+    """Decode the file. Also raises msgspec.ValidationError if the tail does not have the expected sequences."""
     row = _products.decode(raw)
     trades, tail = ([bytes(event) for event in _arrays.decode(each)] for each in (row.trades, row.tail))
     if tail:
@@ -131,26 +131,26 @@ def _product(raw: msgspec.Raw) -> SavedProduct:
 
 
 class LatestTrades:
-    """At most `kept` trades, newest last. `redacted` makes the public form of an encoded trade."""
+    """Keeps at most `kept` trades, newest last. `redacted` makes the public form of an encoded trade."""
 
     def __init__(self, kept: int, redacted: Callable[[bytes], bytes], trades: Iterable[bytes] = ()) -> None:
         self._redacted = redacted
         self._trades: deque[bytes] = deque(trades, kept)
         self._public: deque[bytes] = deque(maxlen=kept)
         self._unready = len(self._trades)
-        """How many of the newest are not in `_public` yet."""
+        """Number of the newest trades that `_public` does not hold yet."""
 
     def append(self, trade: bytes) -> None:
-        """Add the newest."""
+        """Append a trade."""
         self._trades.append(trade)
         self._unready = min(self._unready + 1, len(self._trades))
 
     def all(self) -> list[bytes]:
-        """All of them, oldest first."""
+        """Return all trades, oldest first."""
         return list(self._trades)
 
     def newest(self, limit: int, *, public: bool) -> list[bytes]:
-        """Up to `limit` trades, newest first."""
+        """Return up to `limit` trades, newest first."""
         if public:
             self._make_ready()
         return list(islice(reversed(self._public if public else self._trades), limit))

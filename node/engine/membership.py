@@ -1,8 +1,8 @@
-"""Members of the cluster as operators see them and change them: requests made into Raft's changes, Raft's answers into
-the protocol's.
+"""The members of the cluster, as operators see and change them. It converts requests to Raft's changes, and Raft's
+answers to the protocol's.
 
-Raft refuses what could not be safe or could not be committed. What is only unwise is refused here, unless it is forced:
-a cluster that survives the next failure should not stop doing so by a slip of the operator's.
+Raft refuses changes that are unsafe or cannot be committed. This module refuses changes that are merely unwise, unless
+they are forced: an operator's slip should not cost the cluster its tolerance of the next failure.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ CODES = {
     ChangeError.INVALID: FailCode.BAD_REQUEST,
     ChangeError.UNKNOWN_MEMBER: FailCode.NOT_FOUND,
 }
-"""What a client is told for Raft's refusals; for every other one CONFLICT."""
+"""The error codes for Raft's refusals. Every other refusal gives CONFLICT."""
 
 
 def first_members(config: NodeConfig) -> tuple[Member, ...]:
-    """The members that the configuration lists, all of them voters: who belongs to the cluster until its log says it."""
+    """The members in the configuration, all of them voters. They count until the log holds a change of the membership."""
     return tuple(Member(node.node_id, Role.VOTER, node.raft, node.native, node.http) for node in config.nodes)
 
 
 def member_status(states: Iterable[MemberState], node_id: str) -> list[MemberStatus]:
-    """Raft's members as the protocol has them, seen by `node_id`."""
+    """Convert Raft's members to the protocol's, from the view of `node_id`."""
     return [_one(state, node_id) for state in states]
 
 
@@ -58,12 +58,12 @@ def _one(state: MemberState, node_id: str) -> MemberStatus:
 
 
 def address_of(member: MemberStatus) -> NodeAddress:
-    """Where a member is."""
+    """The addresses of a member."""
     return NodeAddress(member.node_id, member.raft, member.native, member.http)
 
 
 def addition(request: AddMember) -> membership.AddMember:
-    """The change that is asked for.
+    """Decode the requested change.
 
     Raises:
         RequestFailed: BAD_REQUEST, naming the field.
@@ -81,7 +81,7 @@ def addition(request: AddMember) -> membership.AddMember:
 
 
 def removal(request: RemoveMember, members: Sequence[MemberStatus]) -> membership.RemoveMember:
-    """The change that is asked for, if the `members` stay able to decide.
+    """Return the requested change if the `members` keep a quorum.
 
     Raises:
         RequestFailed: CONFLICT, with the numbers.
@@ -93,8 +93,8 @@ def removal(request: RemoveMember, members: Sequence[MemberStatus]) -> membershi
 
 
 def removal_fault(members: Sequence[MemberStatus], node_id: str, *, force: bool) -> str:
-    """Why a member should not be removed, as the leader sees the members; "" when it may be, or is none, or has no
-    vote.
+    """Why a member should not be removed, by the leader's view of the members. Returns "" if it may be removed, is not
+    a member, or has no vote.
     """
     voters = [member for member in members if member.role == Role.VOTER.value]
     rest = [member for member in voters if member.node_id != node_id]
@@ -114,14 +114,15 @@ def removal_fault(members: Sequence[MemberStatus], node_id: str, *, force: bool)
 
 
 def failure(result: ChangeResult) -> RequestFailed:
-    """What the client is told of a change that was not made."""
+    """The error that a client gets for a change that was not made."""
     assert result.error is not None
     return RequestFailed(CODES.get(result.error, FailCode.CONFLICT), result.text or result.error.value)
 
 
 def public(status: NodeStatus) -> NodeStatus:
-    """What a trader's key may see of a status: enough to find the leader and to know whether the node serves, nothing
-    of how the cluster is built or how it fares."""
+    """The part of a status that a trader's key may see: enough to find the leader and to know whether the node serves.
+    It shows nothing of the structure or health of the cluster.
+    """
     members = [MemberStatus(each.node_id, each.connected, 0, each.role, "", each.native, each.http) for each in status.members]
     hidden: dict[str, object] = {
         "state_hash": "",

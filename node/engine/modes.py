@@ -1,4 +1,4 @@
-"""How far a node's engine has come in its life: named, logged, and told in its status."""
+"""The modes of a node's engine from start to end. They are logged and shown in the status."""
 
 from __future__ import annotations
 
@@ -10,33 +10,34 @@ log = logging.getLogger(__name__)
 
 
 class Mode(StrEnum):
-    """The steps of an engine's life, in order. Commands are only taken in `READY`."""
+    """The modes of an engine, in order. It accepts commands only in `READY`."""
 
     STARTED = "Started"
     """The process runs and has read its configuration. Data of another version is migrated now."""
     BOOTSTRAPPING = "Bootstrapping"
     """It reads the newest snapshot and the log."""
     INITIALISING = "Initialising"
-    """It speaks with the other nodes, applies what it has missed and, on the first leader of a cluster, loads the
-    dataset.
+    """It connects to the other nodes and applies missing entries. The first leader of a cluster also loads the dataset.
     """
     READY = "Ready"
-    """It has caught up with a leader, or leads. Also while no leader is known later on: the status says that apart."""
+    """It has caught up with a leader, or leads. It stays in this mode when the leader is lost later; the status shows
+    the leader separately.
+    """
     UNLOAD = "Unload"
-    """It was told to stop: it refuses commands, finishes those under way, and has another node lead."""
+    """It is stopping: it refuses new commands, finishes pending ones, and transfers leadership to another node."""
     UNLOADING = "Unloading"
     """It writes its last snapshot."""
     CLOSED = "Closed"
-    """Everything is written; sessions are closed."""
+    """All data is written; sessions are being closed."""
     SHUTDOWN = "Shutdown"
     """The process ends."""
 
 
 class Modes:
-    """The mode that one engine is in. Going back is a defect.
+    """The current mode of one engine. A change to an earlier mode is a defect.
 
     Args:
-        note: told each mode, for those who ask while the engine cannot answer.
+        note: called with each mode, so that it can be read while the engine cannot answer.
     """
 
     def __init__(self, node_id: str, note: Callable[[str], object] = lambda _mode: None) -> None:
@@ -46,7 +47,7 @@ class Modes:
         self._tell()
 
     def enter(self, mode: Mode) -> None:
-        """Go on to a later mode; the one it is in already changes nothing."""
+        """Change to a later mode. The current mode has no effect."""
         order = list(Mode)
         assert order.index(mode) >= order.index(self.current), f"from {self.current} to {mode}"
         if mode is not self.current:

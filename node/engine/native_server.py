@@ -1,8 +1,7 @@
 """The native protocol's server: sessions over the node's Unix socket and over TLS.
 
-What a session does is in `session.py`, who may have one in `doors.py`. TLS handshakes are made in other threads
-(`cluster.tls`). Once a second every connection is looked at for what takes too long: one timer for all, so that a
-connection that does nothing costs nothing.
+`session.py` implements a session, and `doors.py` limits the number of connections. TLS handshakes run in other threads
+(`cluster.tls`). One timer checks all connections for time limits once a second, so an idle connection costs nothing.
 """
 
 from __future__ import annotations
@@ -30,16 +29,18 @@ from node.system.unix_socket import reachable
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
-"""Seconds between looks at all connections."""
+"""Seconds between checks of all connections."""
 
 HELD_MAX = 256 * 1024 * 1024
-"""Bytes that wait for or of all sessions together. Beyond it, those that hold the most are cut off."""
+"""Bytes that all sessions together may keep waiting, in both directions. Beyond this, the sessions that hold the most
+are closed.
+"""
 
 HANDSHAKE_THREADS = 2
 
 
 class _Door(TlsProtocol):
-    """A connection to the TLS port: it waits in front of the doors until it has greeted."""
+    """A connection to the TLS port that has not greeted yet."""
 
     def __init__(self, server: NativeServer, context: ssl.SSLContext) -> None:
         super().__init__(context, self._session, server.threads, failed=self._handshake_failed)
@@ -82,9 +83,9 @@ class _Door(TlsProtocol):
 
 
 class NativeServer:
-    """Listens on the node's Unix socket, for its gateways, and over TLS, for everybody else.
+    """Listens on the node's Unix socket for its gateways, and over TLS for all other clients.
 
-    `peer_node_id` reads the node id out of a verified certificate; None when it names none.
+    `peer_node_id` reads the node id from a verified certificate, or returns None if the certificate names no node.
 
     Attributes:
         arrived: connections to the TLS port, greeted or not.
@@ -108,17 +109,15 @@ class NativeServer:
 
     @property
     def sessions(self) -> int:
-        """Sessions at the moment, over the Unix socket and after a TLS handshake."""
+        """Current number of sessions, over the Unix socket and after a TLS handshake."""
         return len(self._sessions)
 
     def count(self, kind: str) -> None:
-        """Count something that was turned away."""
+        """Count a refused connection or session."""
         self.service.refused[kind] += 1
 
     def _keys_changed(self, key_ids: list[str]) -> None:
-        """Tell gateways before anything else; sessions of these keys are looked at when what is under way has been
-        answered.
-        """
+        """Notify gateways first. Sessions of these keys are checked after pending requests have been answered."""
         frame = pack(KeysChanged(key_ids))
         for follower in list(self.key_followers):
             follower.send(frame)
@@ -153,7 +152,7 @@ class NativeServer:
         return Session(self, local=True, gone=leave)
 
     async def listen_tls(self, address: str, context: ssl.SSLContext) -> int:
-        """Listen on "host:port"; the port, which is chosen by the system if it is 0 there."""
+        """Listen on "host:port". Returns the port; for port 0 the system chooses it."""
         host, _, port = address.rpartition(":")
         loop = asyncio.get_running_loop()
         server = await loop.create_server(lambda: _Door(self, context), host.strip("[]"), int(port), backlog=BACKLOG)
@@ -162,9 +161,7 @@ class NativeServer:
         return int(server.sockets[0].getsockname()[1])
 
     async def stop(self, reason: str = "this node is stopping", *, wait: float = 2.0) -> None:
-        """Close the listeners and every session, with the reason; what has been written is flushed for at most `wait`
-        seconds.
-        """
+        """Close the listeners and every session, with the reason. Written data is flushed for at most `wait` seconds."""
         for server in self._servers:
             server.close()
         for door in list(self.arrived):
@@ -184,18 +181,18 @@ class NativeServer:
             self._socket.unlink(missing_ok=True)
 
     def admit(self, session: Session) -> None:
-        """Count a session in."""
+        """Register a session."""
         self._sessions[session] = None
         self._empty.clear()
 
     def dismiss(self, session: Session) -> None:
-        """Count it out."""
+        """Unregister a session."""
         self._sessions.pop(session, None)
         self.key_followers.pop(session, None)
         if not self._sessions:
             self._empty.set()
 
-    # ------------------------------------------------------------------ what takes too long
+    # ------------------------------------------------------------------ time limits
 
     def _look_again(self) -> None:
         if self._timer is not None:
@@ -203,7 +200,7 @@ class NativeServer:
         self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
 
     def _look(self) -> None:
-        """Look at every connection: about half a microsecond each."""
+        """Check every connection: about half a microsecond each."""
         now = time.monotonic()
         for door in list(self.arrived):
             if door.session is None and now - door.since > session_module.HELLO_TIMEOUT:
@@ -226,7 +223,7 @@ class NativeServer:
 
 
 class _Refused(asyncio.Protocol):
-    """A connection to the Unix socket that has no place."""
+    """A connection to the Unix socket for which no place is free."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport.close()

@@ -1,8 +1,8 @@
-"""Before data is migrated: is the version before still running on other nodes?
+"""Checks before a migration whether other nodes still run the previous version.
 
-Two ABIs cannot be in one cluster. A node that migrated while the others go on with the version before would be alone,
-and the cluster without a spare, until somebody noticed. So the others are asked first, where they can be reached, and
-nothing is changed while one of them serves.
+One cluster cannot use two ABIs. A node that migrated while the others run the previous version would be isolated, and
+the cluster would lose its spare node unnoticed. The node therefore asks all reachable nodes first, and changes nothing
+while one of them serves.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def check(config: NodeConfig) -> None:
 
 
 async def _greetings(config: NodeConfig) -> list[Welcome]:
-    """What the other nodes that can be reached say of themselves."""
+    """Return the statuses of the other nodes that can be reached."""
     others = [node for node in config.nodes if node.node_id != config.node_id]
     found = await asyncio.gather(*(_greeting(config, node) for node in others))
     return [welcome for welcome in found if welcome is not None]

@@ -1,7 +1,7 @@
-"""What a session has to say, on its way to the transport: joined, in order, and in pieces.
+"""The outgoing bytes of a session: joined, in order, and handed to the transport in chunks.
 
 Messages of one turn of the loop are written together. A long one, such as a book at level 3, is handed over `PIECE`
-bytes at a time and only as fast as the peer takes it, so that encrypting it holds up nobody.
+bytes at a time and only as fast as the peer takes it, so that encrypting it does not delay other sessions.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ class Outgoing:
     """The bytes that one session has yet to write.
 
     Args:
-        high: bytes in the transport's own buffer above which it gets no more.
-        flushed: called after something was handed over.
+        high: bytes in the transport's own buffer above which it is given no more.
+        flushed: called after bytes were handed over.
     """
 
     def __init__(self, transport: asyncio.Transport, high: int, flushed: Callable[[], None]) -> None:
@@ -34,18 +34,18 @@ class Outgoing:
 
     @property
     def waiting(self) -> int:
-        """Bytes that the peer has not taken yet, as far as this process holds them."""
+        """Bytes in this process that the peer has not accepted yet."""
         return self._bytes + self._transport.get_write_buffer_size()
 
     def write(self, data: bytes) -> None:
-        """Write soon."""
+        """Queue bytes for writing."""
         self._pieces.append(data)
         self._bytes += len(data)
         self.written += len(data)
         self._schedule()
 
     def unblock(self) -> None:
-        """The transport takes more again."""
+        """Called when the transport accepts more bytes again."""
         self.blocked = False
         if self._pieces:
             self._schedule()
@@ -53,8 +53,8 @@ class Outgoing:
             self._flushed()
 
     def finish(self, most: int) -> bool:
-        """Hand everything over at once, if it is at most so many bytes. False: it is more, and the end cannot be said
-        in order.
+        """Hand over everything at once if it is at most so many bytes. Returns False if it is more; a final message
+        then cannot be sent in order.
         """
         if self._bytes > most:
             return False
@@ -64,7 +64,7 @@ class Outgoing:
         return True
 
     def discard(self) -> None:
-        """Forget what has not been handed over."""
+        """Discard the bytes that have not been handed over."""
         self._pieces.clear()
         self._bytes = 0
 
@@ -82,7 +82,7 @@ class Outgoing:
         self._flushed()
 
     def _take(self) -> bytes | memoryview:
-        """The next bytes, at most `PIECE` of them."""
+        """Return the next bytes, at most `PIECE`."""
         pieces = self._pieces
         taken: list[bytes | memoryview] = []
         room = PIECE

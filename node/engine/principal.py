@@ -1,4 +1,4 @@
-"""Who speaks on a connection, and what they may do."""
+"""Identifies the client of a connection, and decides what it may do."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from statemachine.tables import ApiKeyRow
 from statemachine.types import Permission
 
 HELLO_AGE_MAX = 30.0
-"""Seconds by which the clocks of a client and a node may differ, the way of the greeting included."""
+"""Seconds by which the clocks of a client and a node may differ, including the transit time of the greeting."""
 
 _NEEDED: dict[type[msgspec.Struct], Permission] = {
     PlaceOrder: Permission.TRADE,
@@ -50,13 +50,13 @@ _NEEDED: dict[type[msgspec.Struct], Permission] = {
     Withdraw: Permission.TRANSFER,
     Transfer: Permission.TRANSFER,
 }
-"""Every other command is the operator's."""
+"""Every other command needs the operator."""
 
 
 class Principal(msgspec.Struct, frozen=True):
-    """Who speaks, from which address. `operator` may act for every account, `node` is a node itself.
+    """The identity of a client and its address. `operator` may act for every account; `node` is a node of the cluster.
 
-    `row` is the replicated key they signed with, if they did, and `key` the same, opened.
+    `row` is the replicated key that signed the greeting, if any, and `key` is the same key, decrypted.
     """
 
     name: str
@@ -70,11 +70,11 @@ class Principal(msgspec.Struct, frozen=True):
 
     @property
     def audience(self) -> Audience:
-        """What of the feed they see."""
+        """The part of the feed that this client may see."""
         return Audience.FULL if self.operator else Audience.PUBLIC
 
     def check_commands(self, commands: list[AnyCommand]) -> None:
-        """Raises `RequestFailed` (FORBIDDEN) naming the first command that they may not send."""
+        """Check commands. Raises `RequestFailed` (FORBIDDEN) naming the first command that this client may not send."""
         if self.operator:
             return
         for place, command in enumerate(commands):
@@ -87,7 +87,7 @@ class Principal(msgspec.Struct, frozen=True):
                 raise RequestFailed(FailCode.FORBIDDEN, text)
 
     def check_query(self, query: Query) -> None:
-        """Raises `RequestFailed` (FORBIDDEN) for a read of what is not theirs."""
+        """Check a query. Raises `RequestFailed` (FORBIDDEN) for a read of data that belongs to others."""
         wanted = query.query
         if isinstance(wanted, ApiKeyQuery):
             self.check_node("query: an API key with its secret")
@@ -108,18 +108,18 @@ class Principal(msgspec.Struct, frozen=True):
                 raise RequestFailed(FailCode.FORBIDDEN, f"query.account_id: this key acts for {self.account_id!r} only")
 
     def check_node(self, what: str) -> None:
-        """Raises `RequestFailed` (FORBIDDEN) unless they are a node of the cluster; `what` they ask for."""
+        """Raises `RequestFailed` (FORBIDDEN) unless the client is a node of the cluster. `what` names the request."""
         if not self.node:
             raise RequestFailed(FailCode.FORBIDDEN, f"{what} is for gateways only")
 
     def check_operator(self, what: str) -> None:
-        """Raises `RequestFailed` (FORBIDDEN) unless they are an operator; `what` they ask for."""
+        """Raises `RequestFailed` (FORBIDDEN) unless the client is an operator. `what` names the request."""
         if not self.operator:
             raise RequestFailed(FailCode.FORBIDDEN, f"{what} needs the permission ADMIN")
 
 
 def gateway(name: str) -> Principal:
-    """Who speaks over the node's own socket or with a node's certificate."""
+    """Return the principal of a connection over the node's own socket or with a node's certificate."""
     return Principal(name=name, operator=True, node=True)
 
 
@@ -127,21 +127,24 @@ class Keys(Protocol):
     """The replicated API keys; see `engine.api_keys.EngineKeys`."""
 
     def find(self, key_id: str) -> ApiKeyRow | None:
-        """A key as it is stored, None if there is none or it was revoked."""
+        """Return the key as stored, or None if it does not exist or was revoked."""
 
     def open(self, row: ApiKeyRow) -> ApiKey:
-        """The key, ready for use. Raises RequestFailed."""
+        """Return the decrypted key. Raises RequestFailed."""
 
 
 def of_key(row: ApiKeyRow, key: ApiKey, address: str) -> Principal:
-    """Who speaks with a replicated key. ADMIN could give itself any key, so it may act for every account at once."""
+    """Return the principal of a replicated key. A key with ADMIN could create any other key, so it may act for every
+    account.
+    """
     operator = bool(row.permissions & Permission.ADMIN)
     return Principal(f"key {row.key_id}", operator, row.owner_id, row.permissions, row, key, address)
 
 
 def refresh(principal: Principal, keys: Keys) -> Principal:
-    """The same with today's permissions: a key may have changed since the greeting. A key with a new secret, or one
-    that may not be used from there any more, is another key: nothing is left."""
+    """Return the same principal with the current permissions: the key may have changed since the greeting. The result
+    has no permissions if the key has a new secret or may no longer be used from this address.
+    """
     signed = principal.row
     if signed is None or principal.key is None:
         return principal
@@ -159,11 +162,11 @@ def _still_good(before: ApiKey, now: ApiKey, address: str) -> bool:
 
 
 def authenticate(hello: Hello, admin: AdminConfig, keys: Keys, now: float, address: str) -> Principal:
-    """Check a signed greeting from an address. `now` is Unix seconds.
+    """Verify a signed greeting from an address. `now` is in Unix seconds.
 
     Raises:
-        RequestFailed: UNAUTHORIZED, saying what is wrong; a wrong key, passphrase or signature look alike in time, not
-            in words. CONFLICT: this node lacks the cluster key that the key is encrypted under.
+        RequestFailed: UNAUTHORIZED, naming the fault. A wrong key, passphrase or signature take the same time but have
+            different texts. CONFLICT: this node lacks the cluster key that the key is encrypted under.
     """
     if not hello.key_id:
         raise RequestFailed(FailCode.UNAUTHORIZED, "key_id: sign the greeting with an API key, or show a node's certificate")
@@ -180,12 +183,12 @@ def authenticate(hello: Hello, admin: AdminConfig, keys: Keys, now: float, addre
 
 
 class Gate:
-    """Decides who may speak on this node.
+    """Authenticates the clients of this node.
 
     Args:
-        ready: whether this node has applied what a known leader has committed.
-        caught_up: whether it has, since it started, been level with a leader: before that it may lack a key, or have an
-            old state of it.
+        ready: whether this node has applied all entries that a known leader has committed.
+        caught_up: whether it has caught up with a leader since it started. Before that it may lack a key or hold an old
+            version of it.
     """
 
     def __init__(self, admin: AdminConfig, keys: Keys, *, ready: Callable[[], bool], caught_up: Callable[[], bool]) -> None:
@@ -195,7 +198,7 @@ class Gate:
         self.caught_up = caught_up
 
     def authenticate(self, hello: Hello, now: float, address: str) -> Principal:
-        """Who sent a signed greeting from an address.
+        """Return the principal that sent a signed greeting from an address.
 
         Raises:
             RequestFailed: UNAUTHORIZED; CONFLICT without the cluster key; NO_LEADER while this node cannot judge the
@@ -212,7 +215,7 @@ class Gate:
             raise RequestFailed(FailCode.NO_LEADER, text) from error
 
     def refresh(self, principal: Principal) -> Principal:
-        """The same with today's permissions."""
+        """Return the same principal with the current permissions."""
         return refresh(principal, self._keys)
 
 
@@ -227,7 +230,7 @@ def _check_age(timestamp: str, now: float) -> None:
 
 
 def _check(hello: Hello, key: ApiKey, address: str) -> None:
-    """Raises `RequestFailed` (UNAUTHORIZED) unless the greeting is signed with the key and comes from where it may."""
+    """Raises `RequestFailed` (UNAUTHORIZED) unless the key signed the greeting and allows its address."""
     message = f"{hello.timestamp}{HELLO_METHOD}{HELLO_TARGET}".encode("utf-8", "surrogatepass")
     if not key.proves(hello.signature, message):
         raise RequestFailed(FailCode.UNAUTHORIZED, "signature: invalid signature")

@@ -1,7 +1,7 @@
 """`python -m node.engine.process --config node.toml [--rejoin]`: a node's engine, until SIGTERM.
 
 One process, one thread that matters, one event loop: Raft's ticks, the state machine, and the sessions of the native
-protocol take turns on it. So nothing here is locked, and whatever takes long delays a heartbeat.
+protocol take turns on it. So this module needs no locks, and any long operation delays a heartbeat.
 
 Exit codes: see `node.exit_codes`.
 """
@@ -74,23 +74,23 @@ from snapshots.store import SnapshotStore
 log = logging.getLogger("node.engine.process")
 
 TICK = 0.01
-"""Seconds between Raft's ticks when nothing happens."""
+"""Seconds between Raft's ticks when idle."""
 
 SWITCH_INTERVAL = 0.0005
-"""Seconds for which another thread may keep the interpreter from the event loop; Python's own 5 ms are an entry's whole
-way.
+"""Seconds for which another thread may keep the interpreter from the event loop. Python's default of 5 ms is as long as
+the whole processing of an entry.
 """
 
 LEVEL_SECONDS = 1.0
-"""How long a leader that stops waits for a follower that has everything: it takes nothing new, so a round or two is
-enough.
+"""Seconds for which a stopping leader waits until a follower has the whole log. The leader proposes nothing new, so a
+round or two is enough.
 """
 
 LOCK_TIMEOUT = 5.0
 
 
 class Parts(msgspec.Struct):
-    """What a node's engine is made of."""
+    """The parts of a node's engine."""
 
     service: EngineService
     server: NativeServer
@@ -102,12 +102,13 @@ class Parts(msgspec.Struct):
 
 
 def build(config: NodeConfig, known: identity.Identity, modes: Modes) -> Parts:
-    """Open everything that lies on disk and wire it together; nothing is reachable yet. Needs a running event loop.
+    """Open the data on disk and create the parts of the engine. The engine is not reachable yet. Needs a running event
+    loop.
 
     Raises:
-        ClusterError, SnapshotError, OSError: log or snapshots cannot be trusted or read.
-        DataDirectoryError: they are gone.
-        DatasetError: the cluster has never run, and what it is to begin with is not right.
+        ClusterError, SnapshotError, OSError: the log or the snapshots cannot be trusted or read.
+        DataDirectoryError: the log or the snapshots are missing.
+        DatasetError: the cluster has never run, and its first dataset is invalid.
     """
     version = software.version()
     feed = Feed(config.native.events_kept)
@@ -182,8 +183,8 @@ def build(config: NodeConfig, known: identity.Identity, modes: Modes) -> Parts:
 
 
 def disk_figures(data: Path) -> dict[str, int]:
-    """How full the disk of a data directory is, and when the newest snapshot there was taken (0: there is none); for
-    the status.
+    """Return, for the status, how full the disk of a data directory is, and when its newest snapshot was taken (0 if
+    there is none).
     """
     found = {"disk_free_bytes": 0, "disk_size_bytes": 0, "snapshot_timestamp_seconds": 0}
     with contextlib.suppress(OSError):
@@ -195,7 +196,7 @@ def disk_figures(data: Path) -> dict[str, int]:
 
 
 def _beside(raft: Raft) -> Callable[[Callable[[], None]], object]:
-    """Runs work in a thread, with the garbage collector off, and wakes Raft when it is through."""
+    """Runs work in a thread with the garbage collector off, and wakes Raft at the end."""
     loop = asyncio.get_running_loop()
 
     def work(action: Callable[[], None]) -> None:
@@ -208,7 +209,8 @@ def _beside(raft: Raft) -> Callable[[Callable[[], None]], object]:
 
 
 def _open_disk(config: NodeConfig, known: identity.Identity, durations: EngineDurations) -> RealDisk:
-    # The way back to the version before exports what was applied since, so the log is kept until the migration is final.
+    # A rollback to the previous version exports the entries applied since the migration, so the log is kept until the
+    # migration is final.
     def archives() -> bool:
         return config.keeps_log or switch.may_go_back(config.data_path)
 
@@ -262,7 +264,7 @@ def _members_of(raft: Raft) -> tuple[list[Member], int]:
 
 
 def _introductions(config: NodeConfig, known: identity.Identity, raft: Raft, start: str, addresses: Addresses) -> Introductions:
-    """What this node says of itself to the others. Its start is counted here, before it says anything."""
+    """Return this node's introduction. The start is counted here, before any peer learns of it."""
     records = [record for record in switch.former(config.data_path) if record.to_abi == ABI and record.steps]
     migrated = None
     if records:
@@ -295,8 +297,9 @@ async def run(
     modes: Modes | None = None,
     settled: Callable[[], object] = lambda: None,
 ) -> int:
-    """Run the engine until `stop` is set or it must not go on. The process's exit code. `settled` is called when all is
-    read from disk, and after each snapshot: what is in memory then is mostly there to stay."""
+    """Run the engine until `stop` is set or a failure ends it. Returns the process's exit code. `settled` is called
+    when all data is read from disk, and after each snapshot: most objects in memory at that time are long-lived.
+    """
     modes = modes or Modes(config.node_id)
     modes.enter(Mode.BOOTSTRAPPING)
     try:
@@ -338,7 +341,7 @@ def _cannot_start(config: NodeConfig, error: Exception) -> int:
 
 
 async def _first_failure(driver: Coroutine[Any, Any, None], failed: asyncio.Future[None]) -> None:
-    """Until the driver has been stopped; raises what ends the node before that."""
+    """Wait until the driver has been stopped. Raises the exception that ends the node before that."""
     task = asyncio.create_task(driver)
     try:
         await asyncio.wait((task, failed), return_when=asyncio.FIRST_COMPLETED)
@@ -349,8 +352,8 @@ async def _first_failure(driver: Coroutine[Any, Any, None], failed: asyncio.Futu
 
 
 def _failures_of_callbacks() -> asyncio.Future[None]:
-    """A future that gets the first exception out of a callback of ours: a defect, and what the callback was to do has
-    not been done.
+    """Return a future that gets the first exception of a callback of the engine. Such an exception is a defect: the
+    callback did not complete.
     """
     loop = asyncio.get_running_loop()
     failed: asyncio.Future[None] = loop.create_future()
@@ -385,10 +388,10 @@ async def _listen(parts: Parts, config: NodeConfig) -> None:
 
 
 async def _stop(parts: Parts, config: NodeConfig, ended: asyncio.Future[None]) -> None:
-    """Take nothing more, finish what is under way, have another node lead, and write a snapshot, before the sessions
-    are closed.
+    """Refuse new commands, finish pending ones, transfer leadership, and write a snapshot. The sessions are closed
+    after that.
 
-    What is cut short here, by a kill or by its time, costs nothing: the log holds all of it.
+    A kill or a timeout during this work loses nothing: the log holds all commands.
     """
     modes = parts.service.modes
     modes.enter(Mode.UNLOAD)
@@ -405,8 +408,8 @@ async def _stop(parts: Parts, config: NodeConfig, ended: asyncio.Future[None]) -
 
 
 async def _asked_to_lead(raft: Raft, ended: asyncio.Future[None]) -> bool:
-    """Whether another node was asked to lead. A follower that lacks an entry which is under way is level a moment
-    later, so ask again.
+    """Transfer leadership. Returns whether another node was asked to lead. A follower that lacks a pending entry
+    catches up a moment later, so the transfer is retried.
     """
     asked: list[bool] = []
 
@@ -423,7 +426,7 @@ def _reaches_another(raft: Raft) -> bool:
 
 
 async def _last_snapshot(parts: Parts, ended: asyncio.Future[None]) -> None:
-    """Write what has been applied by now. A failure is in the log and ends the waiting."""
+    """Write a snapshot of the applied state. A failure is logged and ends the wait."""
     wanted, failed = parts.raft.status().applied_index, parts.snapshots.failed
     parts.raft.request_snapshot()
 
@@ -436,7 +439,7 @@ async def _last_snapshot(parts: Parts, ended: asyncio.Future[None]) -> None:
 
 
 async def _end(parts: Parts, ended: asyncio.Future[None], config: NodeConfig) -> int:
-    """Close what is open; say why the node ends if nobody asked it to."""
+    """Close all resources. Log why the node ends if no stop was requested."""
     code = 0
     try:
         await ended
@@ -454,7 +457,9 @@ async def _end(parts: Parts, ended: asyncio.Future[None], config: NodeConfig) ->
 
 
 def _fatal(parts: Parts, config: NodeConfig, error: Exception) -> int:
-    """The exit code for what ended the node, told and noted as its kind needs."""
+    """Return the exit code for the exception that ended the node. Log it, and record it in the data directory where its
+    kind requires that.
+    """
     removed, stale_data = cause(error, RemovedError), cause(error, StaleDataError)
     if removed is not None:
         return _removed(config, removed)
@@ -472,7 +477,7 @@ def _fatal(parts: Parts, config: NodeConfig, error: Exception) -> int:
 
 
 def _stale(config: NodeConfig, error: StaleDataError) -> int:
-    """Stop before anything is acknowledged on an old copy, and do not start on it again."""
+    """Stop before this node acknowledges anything on an old copy, and prevent further starts on it."""
     log.critical(
         "the data directory %s is an old or a second copy, %s noticed: %s. %s",
         config.data_path,
@@ -503,7 +508,7 @@ def _in_doubt(parts: Parts, config: NodeConfig, error: Exception) -> int:
 
 
 def _removed(config: NodeConfig, error: RemovedError) -> int:
-    """Leave for good: noted in the data directory, so that no restart makes the node knock at the others' doors again."""
+    """Record the removal in the data directory, so that the node does not connect to the cluster again after a restart."""
     log.critical("%s", error)
     try:
         identity.mark_removed(config)
@@ -525,14 +530,14 @@ def _keep_evidence(config: NodeConfig, error: Exception) -> None:
 
 
 def _of_disk_or_port(config: NodeConfig, error: OSError) -> int:
-    """The Raft port could not be had, and nothing was said to anybody; or the disk failed, and what it holds is in
-    doubt.
+    """Handle an OSError: either the Raft port could not be opened and no message was sent, or the disk failed and its
+    contents are uncertain.
     """
     if error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
         log.critical("%s cannot start: raft port %s: %s", config.node_id, config.raft.listen, error)
         return exit_codes.CANNOT_START
     text = diagnosis_of_disk(config.data_path, error)
-    # On a full disk the traceback says nothing that a person could use.
+    # For a full disk the traceback has no useful information.
     log.critical("%s must not go on: %s", config.node_id, text, exc_info=None if error.errno in FULL else error)
     return exit_codes.IN_DOUBT
 
@@ -545,7 +550,7 @@ async def _until(condition: Callable[[], bool], seconds: float, ended: asyncio.F
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The process. Returns its exit code."""
+    """Run the process. Returns its exit code."""
     parser = argparse.ArgumentParser(prog="python -m node.engine.process", description="the engine process of a node")
     parser.add_argument("--config", type=Path, required=True, help="the node's TOML file")
     parser.add_argument("--rejoin", action="store_true", help="the node lost its disk: take part without a vote until caught up")
@@ -566,7 +571,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_locked(config: NodeConfig, *, rejoin: bool) -> int:
-    """Run with the data directory locked: two engines on one log would destroy it."""
+    """Run with the data directory locked. Two engines on one log would destroy it."""
     known = identity.format_data(config, rejoin=True) if rejoin else identity.read(config)
     lock = _acquire(config.data_path / ENGINE_PID_FILE)
     try:
@@ -583,7 +588,7 @@ def _run_locked(config: NodeConfig, *, rejoin: bool) -> int:
 
 
 def _acquire(path: Path) -> PidFile:
-    """The lock. An engine whose supervisor was killed a moment ago may still be ending."""
+    """Take the lock. Waits a little, because an engine whose supervisor was just killed may still be stopping."""
     until = time.monotonic() + LOCK_TIMEOUT
     while True:
         try:
@@ -599,18 +604,18 @@ async def _until_signal(config: NodeConfig, known: identity.Identity, modes: Mod
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    # The thread that feeds a snapshot's writer must give way to the event loop soon: every fsync of Raft's asks for the
-    # interpreter back.
+    # The thread that feeds a snapshot's writer must release the interpreter to the event loop quickly: the loop needs
+    # it back after every fsync of Raft's.
     sys.setswitchinterval(SWITCH_INTERVAL)
     return await run(config, known, stop, modes=modes, settled=_settle)
 
 
 def _settle() -> None:
-    """Have the garbage collector leave alone what is in memory: a full collection over 300,000 orders takes 0.4 s,
-    longer than an election waits.
+    """Exclude the objects in memory from garbage collection: a full collection over 300,000 orders takes 0.4 s, longer
+    than an election timeout.
 
-    Young garbage goes first, unless a state is being loaded that would be walked over. What was alive goes by its
-    reference counts from now on.
+    Young garbage is collected first, unless a state is being loaded, which that collection would traverse. The excluded
+    objects are from now on freed by their reference counts.
     """
     if gc.isenabled():
         gc.collect(1)
@@ -618,7 +623,7 @@ def _settle() -> None:
 
 
 def _loop_runner() -> Callable[[Coroutine[Any, Any, int]], int]:
-    """uvloop's runner where it is installed, else asyncio's."""
+    """Return uvloop's runner if uvloop is installed, else asyncio's."""
     with contextlib.suppress(ImportError):
         import uvloop
 

@@ -1,8 +1,9 @@
-"""What reads are answered with: rows of the engine, made into the protocol's answers.
+"""Answers to reads: converts rows of the engine to the protocol's answers.
 
-`LogChunks` reads chunks of the log on disk for the histories of other nodes. The event loop only hands over and sends:
-a thread opens the segment, reads 256 KiB and closes it. One chunk is read at a time, whoever asks, so that however many
-ask costs the node one read and one frame at a time. Nothing is parsed, checked or kept here.
+`LogChunks` reads chunks of the log on disk for the histories of other nodes. A thread opens the segment, reads 256 KiB
+and closes it; the event loop only passes the request on and sends the result. It reads one chunk at a time for all
+clients together, so any number of clients costs the node one read and one frame at a time. It does not parse, check or
+keep the bytes.
 """
 
 from __future__ import annotations
@@ -65,14 +66,15 @@ PAGE_MAX = 500
 ORDERS_MAX = 1_000
 TRADES_MAX = 1_000
 KEYS_MAX = 1_000
-"""Rows of one answer; more are read in pages."""
+"""The most rows of one answer. Clients read more rows in pages."""
 
 SHOWN = 4
-"""Rows that an order in a list is worth beside the looking: its whole state is written out."""
+"""Rows that encoding one listed order costs, in addition to finding it: the answer holds its whole state."""
 
 AUCTION_SHARE = 0.01
-"""Of the engine's time, what the price at which a product's auction would open may take, whoever asks and however
-often: about a millisecond for 100 prices at which both sides would trade."""
+"""The share of the engine's time that the indicative prices of auctions may take, for all clients together. One
+calculation takes about a millisecond for 100 prices at which both sides would trade.
+"""
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -89,16 +91,16 @@ class _EncodedMarket(msgspec.Struct, frozen=True, array_like=True):
 
 
 class NotFoundError(Exception):
-    """What was asked for does not exist; the text says what."""
+    """The requested object does not exist; the text names it."""
 
 
 class BadQueryError(Exception):
-    """A query that cannot be answered as it stands; the text names the field."""
+    """A field of the query is invalid; the text names the field."""
 
 
 class Views:
-    """Answers to queries, encoded. A book is kept encoded until its product moves on, since everybody asks for the same
-    one.
+    """Makes encoded answers to queries. An encoded book is cached until its product changes, since all clients request
+    the same book.
     """
 
     def __init__(self, feed: Feed, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -108,11 +110,12 @@ class Views:
         self._books: dict[tuple[str, int], tuple[int, bytes]] = {}
 
     def answer(self, engine: Engine, query: AnyQuery, audience: Audience) -> bytes:
-        """The body of an `Answer` to any query but `StatusQuery`; trades as the audience may see them.
+        """Return the body of an `Answer` to any query except `StatusQuery`. Trades have the form that the audience may
+        see.
 
         Raises:
-            NotFoundError: no such product, account, order or key.
-            BadQueryError: a field out of range.
+            NotFoundError: the product, account, order or key does not exist.
+            BadQueryError: a field is out of range.
         """
         if isinstance(query, BookQuery):
             return self._book(engine, query)
@@ -180,8 +183,8 @@ class Views:
         return body
 
     def _auction(self, engine: Engine, product_id: str) -> AuctionView | None:
-        """What the product's auction would do: as it was a moment ago, where to find it out again would cost more than
-        `AUCTION_SHARE`.
+        """Return the indicative price and size of the product's auction. The result is a recent one if a new
+        calculation would exceed `AUCTION_SHARE`.
         """
         row = engine.product(product_id)
         if row is None:
@@ -200,8 +203,8 @@ class Views:
 
 
 def rows_of(engine: Engine, query: AnyQuery) -> int:
-    """How many rows the engine looks at to answer a query, at most. Only of a book at level 3 is it known afterwards
-    alone.
+    """Return the most rows that the engine reads to answer a query. The cost of a book at level 3 is known only
+    afterwards.
     """
     match query:
         case OrdersQuery():
@@ -222,7 +225,7 @@ def rows_of(engine: Engine, query: AnyQuery) -> int:
 
 
 def book_view(engine: Engine, product_id: str, level: int) -> BookView:
-    """The book of an existing product. Cost: the number of levels, or at level 3 of orders."""
+    """Return the book of an existing product. The cost is the number of price levels, or of orders at level 3."""
     row = engine.product(product_id)
     assert row is not None, "the product exists"
     view = BookView(product_id, row.product_sequence, [], [], [], [], row.status is ProductStatus.AUCTION)
@@ -309,14 +312,14 @@ Found = Callable[[LogPiece | RequestFailed], None]
 
 
 class LogChunks:
-    """Reads one piece at a time."""
+    """Reads one chunk at a time."""
 
     def __init__(self, config: NodeConfig) -> None:
         self._directories = (config.data_path / LOG, config.data_path / switch.ARCHIVE)
         self._reading = False
 
     def read(self, query: LogQuery, applied_index: int, found: Found) -> None:
-        """Read; `found` gets the piece, or why there is none, exactly once, in the event loop."""
+        """Read a chunk. `found` gets the chunk or the error, exactly once, in the event loop."""
         if query.index < 1 or query.offset < 0:
             found(RequestFailed(FailCode.BAD_REQUEST, "query: index must be 1 or more, and offset 0 or more"))
         elif query.index > applied_index:
@@ -347,11 +350,13 @@ class LogChunks:
             status = os.fstat(file)
         finally:
             os.close(file)
-        # A segment that was removed before it was read may end with what another leader's entries have replaced.
+        # A segment that was removed before the read may end with entries that another leader has replaced.
         return LogPiece(applied_index, first_index(path), status.st_size, data) if status.st_nlink else None
 
     def _open(self, index: int) -> tuple[Path, int] | None:
-        """The segment that an entry must be in, looked for again where it moves to the archive at this moment."""
+        """Return the segment that must hold an entry. The search is repeated in case the segment moves to the archive
+        meanwhile.
+        """
         for _ in range(TRIES):
             path = segment_with(self._directories, index)
             if path is None:

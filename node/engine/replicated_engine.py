@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 
 
 def stamp_of(entry: bytes) -> int:
-    """The time in the first bytes of an encoded `Batch`; 0 for one that a present clock cannot show, and for whatever
-    else it may be.
+    """Return the time in the first bytes of an encoded `Batch`, or 0 if the bytes are not a batch or the time is one
+    that no present clock shows.
 
     The encoding is msgpack: an array of up to 15 elements, the first of them an unsigned integer of 64 bits.
     """
@@ -32,7 +32,7 @@ def stamp_of(entry: bytes) -> int:
 
 
 class _Conversion:
-    """A state on its way to the next level, made in a thread."""
+    """A conversion of the state to the next level in a thread."""
 
     def __init__(self, engine: Engine, change: SetLevel) -> None:
         self.engine = engine
@@ -42,7 +42,7 @@ class _Conversion:
         self.over = False
 
     def run(self) -> None:
-        """Make it. Runs in the thread."""
+        """Convert the state. Runs in the thread."""
         began = time.monotonic()
         try:
             self._made = raised(self.engine, self._change.old, self._change.to)
@@ -52,7 +52,7 @@ class _Conversion:
         self.over = True
 
     def result(self) -> Engine:
-        """What was made. Raises whatever went wrong."""
+        """Return the converted state. Raises the exception of a failed conversion."""
         if self._error is not None:
             raise self._error
         assert self._made is not None
@@ -63,10 +63,10 @@ class ReplicatedEngine:
     """See `cluster.ports.StateMachine`. `engine` is replaced whole when a snapshot is restored.
 
     Attributes:
-        keys_changed: called with the ids of API keys that were put; with none where any may be another.
-        let_go: told of an engine that another one has taken the place of, when the level changed.
-        beside: runs work in a thread, and has the log looked at again when it is through; None: the state is converted
-            when the entry is applied.
+        keys_changed: called with the ids of API keys that were put. An empty list means that any key may have changed.
+        let_go: called with the old engine when a change of the level has replaced it.
+        beside: runs work in a thread, and resumes applying entries at the end. With None the state is converted when
+            the entry is applied.
         level_changed: called with the entry that changed the level, and its index.
         durations: the histograms of the process.
         apply_began: `time.perf_counter` when the latest entry began to be applied.
@@ -90,12 +90,12 @@ class ReplicatedEngine:
         return level_of(self.engine)
 
     def begin_at(self, level: Level) -> None:
-        """Run at another level. Only before anything has happened."""
+        """Set the level. Only allowed before the first entry is applied."""
         assert self.engine.sequence == 0, "the level of a state changes by a log entry"
         self.engine = empty(level)
 
     def apply(self, index: int, payload: bytes) -> object:
-        """Apply a batch, and publish its events. Returns what makes its outcomes, as they are encoded, one a command,
+        """Apply a batch, and publish its events. Returns a function that gives the encoded outcomes, one per command,
         in order.
         """
         self.apply_began = time.perf_counter()
@@ -111,8 +111,10 @@ class ReplicatedEngine:
         return lambda: [msgspec.Raw(outcome) for outcome in applied.encoded_outcomes]
 
     def may_apply(self, payload: bytes) -> bool:
-        """Whether an entry can be applied now. One that changes the level first has the state converted beside the
-        event loop: nothing is applied meanwhile, so the state stays as it is, and reads and heartbeats go on."""
+        """Whether an entry can be applied now. An entry that changes the level first starts a conversion of the state
+        in a thread. Nothing is applied during the conversion, so the state does not change; reads and heartbeats
+        continue.
+        """
         if self.beside is None or not is_level_entry(payload):
             return True
         conversion = self._conversion
@@ -128,12 +130,12 @@ class ReplicatedEngine:
         return conversion.over
 
     def _converted(self, engine: Engine, old: Level, to: Level) -> Engine:
-        """The state at the next level: made beside before, or now."""
+        """Return the state at the next level. It was converted in the thread, or is converted now."""
         conversion, self._conversion = self._conversion, None
         return raised(engine, old, to) if conversion is None or conversion.engine is not engine else conversion.result()
 
     def _set_level(self, index: int, payload: bytes) -> bool:
-        """Change the level. Whether it is another one now."""
+        """Change the level. Returns whether the level is different now."""
         before = self.engine
         began = time.monotonic()
         self.engine, _ = apply(before, payload, self._converted)
@@ -151,14 +153,14 @@ class ReplicatedEngine:
         return self.engine.state_hash
 
     def market(self) -> list[SavedProduct]:
-        """What a snapshot of this moment keeps of the market."""
+        """Return the market data that a snapshot of this moment keeps."""
         return self._feed.freeze()
 
     def replace(self, engine: Engine, market: Market | None = None) -> None:
-        """Go on from another state. Feed readers that would see a gap are told so.
+        """Replace the state. Feed subscriptions that would see a gap end with an error.
 
         Args:
-            market: what its snapshot keeps of the market, if anything.
+            market: the market data in the snapshot, or None.
         """
         self.engine = engine
         self._feed.restart(engine.sequences(), market)

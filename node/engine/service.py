@@ -1,8 +1,8 @@
-"""What a node does for whoever is connected: commands through the log, reads, subscriptions, control.
+"""The services of a node to its clients: commands through the log, reads, subscriptions, control.
 
-The way of a command on the leader: `submit` checks who may, the batcher gathers what queues, Raft makes it durable on a
-quorum, the engine applies it, and `send` gets the outcomes. Nothing here waits; everything runs in the engine's event
-loop, in the thread of Raft.
+A command on the leader takes these steps: `submit` checks the permissions, the batcher collects queued commands, Raft
+makes them durable on a quorum, the engine applies them, and `send` gets the outcomes. No call here blocks. All code
+runs in the engine's event loop, in the thread of Raft.
 """
 
 from __future__ import annotations
@@ -63,22 +63,24 @@ from snapshots.levels.level import SUPPORTED
 from statemachine.commands import AnyCommand
 
 BATCH_BYTES_MAX = ENTRY_BYTES_MAX - 64 * 1024
-"""Bytes of commands in one entry; what is left is for fields that a client left out and the log writes in full."""
+"""Bytes of commands in one entry. The rest of the entry is reserved for fields that a client omitted and the log writes
+in full.
+"""
 
 UNIT_BYTES = 16
-"""Bytes that a command may be longer in the log than it was in its request."""
+"""Bytes by which a command may be longer in the log than in its request."""
 
 Send = Callable[[msgspec.Struct], None]
-"""Writes one answer to whoever asked; drops it when they are gone."""
+"""Sends one answer to the client, or drops it if the client has disconnected."""
 
 Charge = Callable[[float], None]
-"""Takes what a request cost beyond its price, in units of `node.budget`."""
+"""Receives the cost of a request beyond its price, in units of `node.budget`."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """What a node says of itself in greetings and status. `start` is random at each start of the engine process."""
+    """The identity of a node in greetings and status. `start` is random at each start of the engine process."""
 
     software: str
     abi: str
@@ -107,15 +109,16 @@ class EngineService:
         later: `loop.call_soon`. after: `loop.call_later`.
         time_ns: nanoseconds since the Unix epoch, for stamping batches.
         clock: monotonic seconds.
-        more_counters: what the rest of the process counts, for the status.
-        modes: how far the engine has come.
-        entries: how commands are written into the log.
-        certificate_expires: when the node's certificate ends, in seconds since the epoch.
-        seeding: the dataset that a cluster which has never run begins with; nothing else is taken before it.
-        doubt: why no command may be applied yet, "" where it may.
-        trace: told of commands that were answered: when they came, when they began to be applied, and now, in
-            nanoseconds since the epoch, and why they were refused.
-        warnings: what a person should put right, asked with the index of the log entry that says who the members are.
+        more_counters: the counters of the rest of the process, for the status.
+        modes: the mode of the engine.
+        entries: encodes commands for the log.
+        certificate_expires: when the node's certificate expires, in seconds since the epoch.
+        seeding: the first dataset of a cluster that has never run. No other command is accepted before it.
+        doubt: why no command may be applied yet, or "".
+        trace: called for commands that were answered, with the times of arrival, of the begin of apply, and of the
+            answer (nanoseconds since the epoch), and the reject reasons.
+        warnings: returns what an operator should correct. Its argument is the index of the log entry that defines the
+            members.
     """
 
     def __init__(
@@ -233,7 +236,7 @@ class EngineService:
 
     @property
     def seeding(self) -> Seeding | None:
-        """The dataset that the cluster begins with, while this node still waits for it."""
+        """The first dataset of the cluster, while this node still waits for it."""
         return self._seeding if self._seeding is not None and not self._seeding.finished else None
 
     def _submit(self, request: Submit, share: str, size: int, send: Send) -> None:
@@ -275,15 +278,15 @@ class EngineService:
         return self._entries.encode(self._time_ns(), commands)
 
     def expire(self) -> None:
-        """Let orders whose time is over leave and unfinished work go on, if this node leads and no command is under
-        way, which would do it. To be called now and then.
+        """Expire orders and continue unfinished work, if this node leads and no command is pending (a command would do
+        the same). The caller calls it periodically.
 
-        It takes a log entry without commands: what its followers' clocks say does not matter. While work is unfinished,
-        one entry follows the other.
+        This proposes a log entry without commands, so the clocks of followers do not matter. While work is unfinished,
+        each entry is followed by another.
         """
         engine, now = self._machine.engine, self._time_ns()
         due = engine.next_expiry
-        unfinished = engine.has_pending_work and now > engine.time  # an entry that does not move the time on changes nothing
+        unfinished = engine.has_pending_work and now > engine.time  # an entry that does not advance the time changes nothing
         if not (unfinished or 0 < due <= now) or not self._raft.is_leader:
             return
         if self.stopping or self.seeding is not None or self._doubt() or self._held() or self._expiring or not self._batcher.idle:
@@ -304,16 +307,15 @@ class EngineService:
             self._pending.release()
 
     def _waits_for_leader(self, share: str, units: int, again: Callable[[], None]) -> bool:
-        """Whether a request waits for the next leader, so that its sender need not ask one node after the other who
-        that is.
-        """
+        """Whether a request waits for the next leader. Its client then need not search the nodes for the leader."""
         return self._raft.election_in_progress and not self.stopping and self._pending.admit(units, again, share)
 
     # ------------------------------------------------------------------ reads
 
     def query(self, principal: Principal, request: Query, send: Send, charge: Charge = lambda _cost: None) -> None:
-        """Read; `send` gets `Answer` or `Failed`, `charge` what it cost beyond a request. Linearizable reads that come
-        while a barrier is under way share the next one."""
+        """Read. `send` gets `Answer` or `Failed`, and `charge` gets the cost beyond that of a request. Linearizable
+        reads that arrive during a barrier share the next one.
+        """
         try:
             principal.check_query(request)
         except RequestFailed as error:
@@ -346,11 +348,11 @@ class EngineService:
             send(Failed(request.request_id, FailCode.OVERLOADED, "too many linearizable reads are waiting"))
 
     def _go_on(self) -> None:
-        """A transfer of leadership is over, whoever leads now."""
+        """Called when a transfer of leadership has ended, whichever node leads now."""
         self._barriers.go_on()
 
     def _respond(self, principal: Principal, request: Query, send: Send, charge: Charge) -> None:
-        """Answer a read from the state of this node, a large book a little later."""
+        """Answer a read from the state of this node. A large book is answered later."""
         wanted = request.query
         if not (isinstance(wanted, BookQuery) and wanted.level == 3 and is_large(self._machine.engine, wanted.product_id)):
             send(self._answer(principal, request))
@@ -383,7 +385,7 @@ class EngineService:
         return Answer(request.request_id, msgspec.Raw(_encode(found)))
 
     def status(self) -> NodeStatus:
-        """All that a person or a test wants to know of this node, at this moment."""
+        """Return the present status of this node, for operators and tests."""
         raft, engine, config = self._raft.status(), self._machine.engine, self.config
         return NodeStatus(
             node_id=config.node_id,
@@ -423,7 +425,7 @@ class EngineService:
 
     @property
     def sequence(self) -> int:
-        """How many commands have been applied here."""
+        """Number of commands that this node has applied."""
         return self._machine.engine.sequence
 
     def _counters(self, raft: RaftStatus) -> dict[str, int]:
@@ -447,7 +449,7 @@ class EngineService:
     # ------------------------------------------------------------------ feed and control
 
     def subscribe(self, subscriber: Subscriber, request: Subscribe) -> Subscription:
-        """Begin a subscription; answer with its `next_sequence`, then call `feed.resume`.
+        """Begin a subscription. The caller answers with its `next_sequence`, then calls `feed.resume`.
 
         Raises:
             RequestFailed: NOT_FOUND, TOO_OLD, BAD_REQUEST.
@@ -465,7 +467,9 @@ class EngineService:
             raise RequestFailed(FailCode.BAD_REQUEST, str(error)) from error
 
     def control(self, principal: Principal, request: Control, send: Send) -> None:
-        """Begin what an operator asks for; `send` gets `Answer` or `Failed`, exactly once, when it has begun."""
+        """Begin an operation that an operator requests. `send` gets `Answer` or `Failed`, exactly once, when it has
+        begun.
+        """
         try:
             principal.check_operator("control")
         except RequestFailed as error:
@@ -490,7 +494,7 @@ class EngineService:
             )
 
     def change_members(self, principal: Principal, request: AddMember | RemoveMember, send: Send) -> None:
-        """Add or remove a member, on the leader; `send` gets `Answer` or `Failed`, exactly once, perhaps at once."""
+        """Add or remove a member, on the leader. `send` gets `Answer` or `Failed`, exactly once, perhaps at once."""
         try:
             principal.check_operator("a change of the membership")
             if self.stopping or not self._raft.is_leader:
@@ -516,14 +520,14 @@ class EngineService:
         self._raft.change_members(change, done)
 
     def change_level(self, principal: Principal, request: ChangeLevel, send: Send) -> None:
-        """Change the cluster's level, at the leader; `send` gets `Answer` or `Failed`, exactly once."""
+        """Change the cluster's level, on the leader. `send` gets `Answer` or `Failed`, exactly once."""
         if self.stopping or not self._raft.is_leader or self.levels is None:
             send(self._not_here(request.request_id))
         else:
             self.levels.change(principal, request, send)
 
     def prepare_level(self, principal: Principal, request: PrepareLevel, send: Send) -> None:
-        """Make this node's state ready for another level; `send` gets `Answer` or `Failed`, exactly once."""
+        """Prepare this node's state for another level. `send` gets `Answer` or `Failed`, exactly once."""
         if self.stopping or self.levels is None:
             send(Failed(request.request_id, FailCode.STOPPING, "this node is stopping"))
         else:
@@ -531,11 +535,11 @@ class EngineService:
 
     @property
     def queue(self) -> Batcher[Sequence[AnyCommand]]:
-        """What waits to be proposed."""
+        """The commands that wait to be proposed."""
         return self._batcher
 
     def holds_log_up(self) -> str:
-        """What keeps the log for itself now, in words; "" for nothing."""
+        """A description of the operation that stops proposing now, or ""."""
         if self.seeding is not None:
             return "the dataset is being loaded: wait until it is"
         if self._transfer.under_way:
@@ -545,28 +549,28 @@ class EngineService:
         return self._doubt()
 
     def _held(self) -> bool:
-        """Whether nothing may be proposed now but by whoever holds the log up."""
+        """Whether proposing is stopped now, except for the operation that stopped it."""
         return self._transfer.under_way or (self.levels is not None and self.levels.under_way)
 
     def members(self) -> list[MemberStatus]:
-        """Who belongs to the cluster, as this node's log says."""
+        """The members of the cluster by this node's log."""
         return membership.member_status(self._raft.status().members, self.config.node_id)
 
     def begin_stop(self) -> None:
-        """Take nothing more; what is under way goes on."""
+        """Refuse new commands. Pending commands continue."""
         self.stopping = True
         self._pending.release()
 
     @property
     def idle(self) -> bool:
-        """Whether every command taken has been answered."""
+        """Whether every accepted command has been answered."""
         return self._batcher.idle
 
     # ------------------------------------------------------------------ failures
 
     def _hint(self) -> LeaderHint | None:
-        """Where the leader is. None also while this node's log does not tell its address: it joined while this node was
-        away.
+        """The address of the leader. None if there is no leader, or if this node's log does not hold its address yet
+        because the leader joined while this node was disconnected.
         """
         leader_id = self._raft.leader_id
         for member in self.members() if leader_id else ():

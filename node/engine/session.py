@@ -1,14 +1,15 @@
 """One connection of the native protocol, from its greeting to its end.
 
-A session lives through three states: it must greet (`Hello`), then it is served, then it is closing. A message that
-does not decode is answered with `Failed(BAD_REQUEST)` naming the field, and the session goes on, for the next frame's
-beginning is known; only where that is not so (a frame of impossible length), before the greeting, and after several
-such messages is it closed.
+A session has three states: it must greet (`Hello`), then it is served, then it is closing. A message that does not
+decode is answered with `Failed(BAD_REQUEST)` naming the field. The session then continues, because the start of the
+next frame is known. It is closed if the start is not known (a frame of impossible length), before the greeting, and
+after several such messages.
 
-Nobody can make the node hold much for them: a session that does not read its answers is not read from either, what it
-has sent is left unprocessed, its feed waits in the ring, and after `STALL_MAX` seconds it is cut off. Nobody can make
-it work much either: each request has a cost (`node.budget`), paid from the key's share. A session whose key has nothing
-left is not read from until there is more; a request that would wait longer than `PACE_MAX` is refused unread.
+The memory of a session is bounded. If a client does not read its answers, the node stops reading from it and leaves its
+requests unprocessed, its feed waits in the ring, and after `STALL_MAX` seconds the session is closed. The work for a
+session is bounded, too: each request has a cost (`node.budget`), which the key's budget pays. The node stops reading
+from a session whose key has no budget left until the budget recovers. A request that would wait longer than `PACE_MAX`
+is refused unread.
 """
 
 from __future__ import annotations
@@ -61,54 +62,53 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HELLO_TIMEOUT = 5.0
-"""Seconds to greet, and before that to make a TLS handshake."""
+"""Seconds for the greeting, and before it for the TLS handshake."""
 
 HELLO_MAX = 4_096
-"""Bytes of the first frame: nobody gets the node to keep more before it knows who they are."""
+"""Bytes of the first frame. The node keeps no more for an unauthenticated client."""
 
 WRITE_HIGH = 1024 * 1024
-"""Bytes waiting to be read by a client above which the node stops reading from it."""
+"""Unread bytes of a client above which the node stops reading from it."""
 
 WRITE_MAX = 16 * 1024 * 1024
-"""Bytes waiting above which a session gets nothing more and is cut off. They are answers to what was under way when it
-stopped reading; one answer may be longer."""
+"""Unread bytes above which a session is closed. They are answers to requests that were pending when the client stopped
+reading; a single answer may be longer.
+"""
 
 STALL_MAX = 15.0
-"""Seconds for which a session may take nothing of what waits for it."""
+"""Seconds for which a client may leave waiting bytes unread."""
 
 FRAME_SECONDS = 15.0
-"""Seconds for a frame to arrive, from its first byte on."""
+"""Seconds for a whole frame to arrive, counted from its first byte."""
 
 IDLE_MAX = 120.0
-"""Seconds without a request after which a session that subscribes to nothing is closed. Clients of ours ask for the
+"""Seconds without a request after which a session without subscriptions is closed. Quorumbook's own clients request the
 status twice a second.
 """
 
 CLOSE_SECONDS = 2.0
-"""Seconds for the last message to leave."""
+"""Seconds for sending the last message."""
 
 TURN_MAX = 0.005
-"""Seconds for which the requests of one session are worked on before everything else gets its turn: heartbeats above
-all.
-"""
+"""Seconds for which the requests of one session are processed before other work has its turn, above all heartbeats."""
 
 PACE_MAX = 0.5
 """Seconds for which a request waits for its key's budget. One that would wait longer is refused."""
 
 REFUSED_PAUSE = 0.1
-"""Seconds that a session is not read from after such a refusal."""
+"""Seconds for which the node does not read from a session after such a refusal."""
 
 MALFORMED_BURST = 5
 MALFORMED_RATE = 0.1
-"""Malformed messages that a session may send at once, and a second. An honest client sends none; a person who tries
-things out sends a few.
+"""Malformed messages that a session may send at once, and a second. A correct client sends none; a person who
+experiments sends a few.
 """
 
 EVENT_BYTES = 150
-"""Of an event in a frame, about: what is replayed to a reader is paid for by length."""
+"""Approximate bytes of an event in a frame. The cost of a replay depends on its length."""
 
 READS_MAX = 64
-"""Linearizable reads that one session may have under way; gateways may have more, for they speak for many."""
+"""Linearizable reads that one session may have pending. Gateways may have more, because they serve many clients."""
 READS_MAX_OPERATOR = 2_000
 
 CLIENT_NAME_MAX = 128
@@ -117,8 +117,8 @@ CLIENT_NAME_MAX = 128
 class Session(asyncio.Protocol):
     """One connection. Also the feed's `Subscriber`.
 
-    `greeted` is called once: with the principal, when there is one, before it is welcomed; it may refuse by
-    RequestFailed. `gone` when the connection is lost.
+    `greeted` is called once with the principal after authentication, before the welcome. It refuses the session by
+    raising RequestFailed. `gone` is called when the connection is lost.
     """
 
     def __init__(
@@ -153,12 +153,12 @@ class Session(asyncio.Protocol):
         self._paced_since = 0.0
         now = time.monotonic()
         self._since = now
-        """When it was accepted or, once closing, when that began."""
+        """When the connection was accepted or, while closing, when closing began."""
         self._asked = now
         self._took = now
         self._took_bytes = 0
 
-    # ------------------------------------------------------------------ what the transport calls
+    # ------------------------------------------------------------------ calls from the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -202,15 +202,15 @@ class Session(asyncio.Protocol):
         self._server.dismiss(self)
         self._gone()
 
-    # ------------------------------------------------------------------ what the server calls now and then
+    # ------------------------------------------------------------------ periodic calls from the server
 
     @property
     def waiting(self) -> int:
-        """Bytes that are kept for this session: what it has not read, and what it has sent of a frame."""
+        """Bytes kept for this session: unread answers, and the received part of a frame."""
         return self._out.waiting + self._splitter.waiting
 
     def look(self, now: float) -> None:
-        """Cut the session off where it has kept the node waiting for too long."""
+        """Close the session if it has exceeded a time limit."""
         if not self._open:
             if now - self._since > CLOSE_SECONDS:
                 self._transport.abort()
@@ -232,10 +232,10 @@ class Session(asyncio.Protocol):
         return now - self._took > STALL_MAX
 
     def cut_for_room(self) -> None:
-        """This session holds the most, and there is no room."""
+        """Close this session because it holds the most bytes and the limit of all sessions is reached."""
         self._cut("stalled", f"{self.waiting} bytes wait for it, and all sessions together hold too much")
 
-    # ------------------------------------------------------------------ what the feed calls
+    # ------------------------------------------------------------------ calls from the feed
 
     @property
     def writable(self) -> bool:
@@ -243,7 +243,7 @@ class Session(asyncio.Protocol):
         return self._open and not self._paused
 
     def send(self, frame: bytes) -> bool:
-        """See `feed.Subscriber`. While it replays, one frame a turn."""
+        """See `feed.Subscriber`. During a replay it sends one frame a turn."""
         if self._open:
             if self._out.waiting > WRITE_MAX:
                 self._cut("stalled", "does not read its answers")
@@ -258,7 +258,7 @@ class Session(asyncio.Protocol):
         self._reply(Failed(subscription.request_id, FailCode.TOO_OLD, reason))
 
     def _flushed(self) -> None:
-        """The transport has taken something."""
+        """Called when the transport has accepted bytes."""
         if self._paused and self._out.waiting <= WRITE_HIGH // 2:
             self._paused = False
             self._schedule_turn()
@@ -275,7 +275,7 @@ class Session(asyncio.Protocol):
                 loop.call_soon(self._next_turn)
 
     def _next_turn(self) -> None:
-        """After a pause: first what the feed owes, then what the client has sent."""
+        """Continue after a pause: first send waiting feed frames, then process the client's requests."""
         self._scheduled = False
         for subscription in list(self._subscriptions.values()):
             if self.writable and not subscription.live and not self._wait():
@@ -283,9 +283,7 @@ class Session(asyncio.Protocol):
         self._take_turn()
 
     def _take_turn(self) -> None:
-        """Answer what has arrived, while the client takes the answers, can pay for them, and it is not the others'
-        turn.
-        """
+        """Process received requests while the client reads the answers, has budget, and the session's turn is not over."""
         unread, clock = self._unread, time.monotonic
         until = clock() + TURN_MAX
         while unread and self.writable:
@@ -306,7 +304,7 @@ class Session(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _wait(self) -> float:
-        """Seconds until the key and its account may spend anything; what they spend then may bring them into debt."""
+        """Seconds until the key and its account have budget again. The next request may overdraw it."""
         if not self.key_id:
             return 0.0
         return max(self._server.key_rates.wait(self.key_id), self._service.account_rates.wait(self._account_id))
@@ -316,9 +314,7 @@ class Session(asyncio.Protocol):
             self._server.key_rates.spend(self.key_id, cost)
 
     def _out_of_budget(self, seconds: float) -> None:
-        """Let the client wait; or, where that would take long, refuse its next request without reading more of it than
-        its id.
-        """
+        """Delay the client. If the delay would be long, refuse its next request and decode only its id."""
         now = time.monotonic()
         self._paced_since = self._paced_since or now
         self._transport.pause_reading()
@@ -334,12 +330,12 @@ class Session(asyncio.Protocol):
     # ------------------------------------------------------------------ messages
 
     def close(self, reason: str) -> None:
-        """Say why, and end."""
+        """Send the reason, and close."""
         if self._open:
             self._refuse(FailCode.STOPPING, reason)
 
     def abort(self) -> None:
-        """End without waiting for what is written."""
+        """Close without flushing written bytes."""
         self._open = False
         self._transport.abort()
 
@@ -362,8 +358,8 @@ class Session(asyncio.Protocol):
             self._other(self._service.gate.refresh(self._principal), request)
 
     def _submitted(self, message: msgspec.Struct) -> None:
-        """Commands are paid for by their account. A request that was refused is paid for by the key, or refusals would
-        be free.
+        """Charge for commands. Their account pays for them. The key pays for a refused request, because refusals would
+        otherwise be free.
         """
         if isinstance(message, Failed):
             self._charge(Cost.REQUEST)
@@ -422,7 +418,7 @@ class Session(asyncio.Protocol):
         return self._service.gate.authenticate(request, time.time(), self._address)
 
     def _certified_node(self) -> str | None:
-        """The node of this cluster whose certificate the peer has shown."""
+        """The node of this cluster whose certificate the peer presented."""
         channel = self._transport.get_extra_info("ssl_object")
         node_id = None if channel is None else self._server.peer_node_id(channel)
         known = {member.node_id for member in self._service.members()}
@@ -481,7 +477,7 @@ class Session(asyncio.Protocol):
             self._replay(subscription)
 
     def _replay(self, subscription: Subscription) -> None:
-        """Send a reader what it lacks, a frame a turn, and charge for it."""
+        """Send a reader its missing events, one frame a turn, and charge for them."""
         self._replaying = True
         before = self._out.written
         try:
@@ -509,7 +505,7 @@ class Session(asyncio.Protocol):
         self._reply(Answer(request.request_id, TRUE))
 
     def keys_changed(self) -> None:
-        """API keys were put: one that is not what it was ends its session, which may only be listening."""
+        """Called when API keys were put. A changed key ends its session, even if the session only listens."""
         if self._open and self._principal is not None and self._principal.row is not None:
             self._principal = self._service.gate.refresh(self._principal)
             self.audience = self._principal.audience
@@ -534,7 +530,7 @@ class Session(asyncio.Protocol):
         self.send(frame)
 
     def _refuse(self, code: FailCode, text: str) -> None:
-        """The last message, then the end."""
+        """Send the last message, then close."""
         self._reply(Failed(0, code, text))
         self._open = False
         self._since = time.monotonic()
@@ -556,8 +552,8 @@ class Session(asyncio.Protocol):
 
 
 def _keep_alive(transport: asyncio.Transport) -> None:
-    """Have the system notice a peer that has vanished without a word: it may have subscribed, and wait for nothing but
-    events.
+    """Turn on TCP keepalive, so that the system detects a peer that vanished without closing. Such a peer may have
+    subscribed and send nothing.
     """
     connection = transport.get_extra_info("socket")
     if connection is None:

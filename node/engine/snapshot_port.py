@@ -1,14 +1,13 @@
-"""Snapshots as Raft asks for them (`cluster.ports.Snapshots`), over the snapshot store and the engine.
+"""Implements `cluster.ports.Snapshots` with the snapshot store and the engine.
 
-The engine hands out at once what changed since the snapshot before, frozen in the state after the mark; encoding and
-writing it goes on while the engine does, the writing in another process. There the money in the tables is counted: a
-state that has lost or made money never becomes a snapshot, and the node stops.
+The engine freezes the rows that changed since the previous snapshot, without delay. They are encoded while the engine
+continues, and another process writes them. That process also sums the money in the tables: a state that has lost or
+created money never becomes a snapshot, and the node stops.
 
-A snapshot on its way in from the leader is checked, and its state made, in a thread, so that the node goes on
-answering. Nothing in that takes the interpreter for long: rows are read in chunks, and the state is made in Python, so
-the event loop has its turn after each chunk, or `SWITCH_INTERVAL`. What is of no use any more is taken apart in chunks
-(`statemachine.teardown`). What is left for the end, in the event loop, is to give the snapshot its name and to put the
-new engine in the place of the old.
+A thread checks a snapshot that the leader sends and builds its state, so the node continues to answer. No step keeps
+the interpreter for long: rows are read in chunks, and the state is built in Python, so the event loop runs after each
+chunk or `SWITCH_INTERVAL`. An old state is freed in chunks (`statemachine.teardown`). At the end the event loop only
+renames the snapshot and replaces the old engine by the new one.
 """
 
 from __future__ import annotations
@@ -44,8 +43,8 @@ class SnapshotPort:
 
     Args:
         now_ns: nanoseconds since the epoch, for the manifest.
-        load: makes the state of a snapshot that was there before; of one that comes in, `IncomingSnapshot` does.
-        executor: where snapshots are checked, incoming ones and the newest; a thread of its own by default.
+        load: builds the state of a stored snapshot. `IncomingSnapshot` builds that of a received one.
+        executor: runs the checks of received snapshots and of the newest one. The default is a thread of its own.
     """
 
     def __init__(
@@ -65,25 +64,25 @@ class SnapshotPort:
         self._now_ns = now_ns
         self._job: WriteJob | None = None
         self._base: int | None = 0
-        """Index of the snapshot that the engine's changes are relative to; 0 for the empty state, None when there is
-        none such any more.
+        """Index of the snapshot that the engine's changes are relative to; 0 for the empty state, None if that snapshot
+        no longer exists.
         """
         self._based = machine.engine
         """The engine whose changes count from that snapshot."""
         machine.let_go = self._let_go
         self._captured: Engine | None = None
-        """Whose state is being written."""
+        """The engine whose state is being written."""
         self._executor = executor or ThreadPoolExecutor(1, "snapshot check")
         self._look: Future[Manifest | None] | None = None
         self._taken: tuple[Manifest, Engine, Market] | None = None
-        """The snapshot that came in last, until it is restored, with its state."""
+        """The last received snapshot and its state, until the state is restored."""
         self.taken = 0
         self.failed = 0
         self.pause_last_ms = 0
         self.sequence = 0
-        """How many commands are in the state that was restored or captured last."""
+        """Number of commands in the state that was last restored or captured."""
         self.since = time.monotonic()
-        """When that was, or the start; monotonic seconds."""
+        """Time of that restore or capture, or of the start, in monotonic seconds."""
 
     def newest(self) -> SnapshotMark | None:
         """See the port."""
@@ -111,10 +110,12 @@ class SnapshotPort:
         log.info("state restored from the snapshot at index %d, sequence %d", mark.index, manifest.sequence)
 
     def capture(self, mark: SnapshotMark) -> None:
-        """See the port. The engine pauses to refer to its rows; most are encoded while it goes on."""
+        """See the port. The engine pauses while references to its rows are copied. Most rows are encoded after it
+        continues.
+        """
         started = time.monotonic()
         engine = self._machine.engine
-        # A snapshot of another level has other rows: the first one of a level is written whole.
+        # A snapshot of another level has other rows, so the first snapshot of a level is written in full.
         base = None if self.damaged or engine is not self._based else self._base
         frozen = engine.freeze(whole=base is None)
         self._base = None
@@ -135,7 +136,7 @@ class SnapshotPort:
         log.info("snapshot at index %d begun, sequence %d; paused for %d ms", mark.index, engine.sequence, self.pause_last_ms)
 
     def _let_go(self, engine: Engine) -> None:
-        """Release a state that is not needed any more. One that is being written is let go when it is (`poll`)."""
+        """Free a state that is no longer needed. A state that is being written is freed when the write ends (`poll`)."""
         if engine is not self._captured:
             self._executor.submit(engine.release)
 
@@ -181,12 +182,12 @@ class SnapshotPort:
             self._look = self._executor.submit(self._compare, manifest)
 
     def _compare(self, manifest: Manifest) -> Manifest | None:
-        """The manifest of a snapshot that is damaged, else None. Runs in the executor."""
+        """Check a snapshot. Returns its manifest if it is damaged, else None. Runs in the executor."""
         try:
             self._store.check(manifest)
         except SnapshotDamagedError as error:
             if manifest is not self._store.newest():
-                return None  # others came meanwhile, and its files may have been removed for them
+                return None  # newer snapshots may have replaced it and removed its files
             log.error("the newest snapshot is damaged, a fresh one is to take its place: %s: %s", error.place, error.what)
             return manifest
         log.info("the newest snapshot, at index %d, is what was written", manifest.index)
@@ -205,11 +206,11 @@ class SnapshotPort:
         self._taken = (manifest, engine, market)
 
     def counters(self) -> dict[str, int]:
-        """What was done since the start, for the status."""
+        """Counters since the start, for the status."""
         return {"snapshots_taken": self.taken, "snapshots_failed": self.failed, "snapshot_pause_last_ms": self.pause_last_ms}
 
     def cancel(self) -> None:
-        """Give up a capture under way, and the checks of incoming snapshots that wait: the node stops."""
+        """Cancel an active capture and the waiting checks of received snapshots, because the node stops."""
         self._executor.shutdown(wait=False, cancel_futures=True)
         if self._job is not None:
             self._job.cancel()
@@ -218,7 +219,7 @@ class SnapshotPort:
 
 @contextlib.contextmanager
 def _reading() -> Iterator[None]:
-    """A snapshot that cannot be read says nothing against the state in memory, nor against the log."""
+    """Handle an unreadable snapshot. The state in memory and the log are not affected."""
     try:
         yield
     except SnapshotDamagedError as error:
@@ -247,10 +248,11 @@ class _Source:
 
 @contextlib.contextmanager
 def collector_off() -> Iterator[None]:
-    """No garbage collection meanwhile, and what was made is never walked over: all that a restore makes stays.
+    """Turn off garbage collection during a restore, and exclude the new objects from later collections: all of them are
+    long-lived.
 
-    Collections took half of a restore's time, and a full one behind it 220 ms for 300,000 rows. What is frozen goes by
-    its reference counts.
+    Collections took half of a restore's time, and a full collection after it took 220 ms for 300,000 rows. Excluded
+    objects are freed by their reference counts.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -266,8 +268,8 @@ class IncomingSnapshot:
     """See `cluster.ports.SnapshotSink`.
 
     Args:
-        executor: where the check runs; one at a time.
-        taken: called with manifest, state and market, from `poll`, once the snapshot has its name.
+        executor: runs the checks, one at a time.
+        taken: called by `poll` with manifest, state and market, after the snapshot is renamed.
     """
 
     def __init__(self, sink: Sink, executor: Executor, taken: Callable[[Manifest, Engine, Market], None]) -> None:
@@ -322,6 +324,6 @@ class IncomingSnapshot:
 
 
 def _let_go(state: Future[tuple[Engine, Market]]) -> None:
-    """Of the state of a snapshot that nobody wants any more."""
+    """Free the state of a received snapshot that is not needed."""
     if state.exception() is None:
         state.result()[0].release()

@@ -1,11 +1,11 @@
-"""What a node begins with, and what a person is told when it cannot start or go on.
+"""The data with which a node starts, and the diagnosis when it cannot start or continue.
 
-A node begins with its newest snapshot and the log behind it, else the log, else (a cluster that has never run) a
-dataset. `start.from` can insist on one of them. `log`: the snapshot's state is built again from the whole log, from its
-first entry on, and must have the snapshot's hash.
+A node starts with its newest snapshot and the log after it, else with the log, else (in a cluster that has never run)
+with a dataset. `start.from` can require one of them. With `log` the snapshot's state is rebuilt from the whole log and
+must have the snapshot's hash.
 
-A diagnosis says what is wrong, where, and what to do, with the exit code for its kind. Damage is never a question of
-versions. What is damaged is named with its path; a disk that is full is named, too.
+A diagnosis names the fault, its place and the remedy, with the exit code for its kind. Damage is never reported as a
+problem of versions. It names the path of damaged data, and a full disk.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 def check_start(config: NodeConfig, known: Identity, *, has_snapshot: bool) -> None:
-    """Refuse a start from what is not there.
+    """Check that the data required by `start.from` exists.
 
     Raises:
         DataDirectoryError: naming the setting and what to change.
@@ -57,12 +57,12 @@ def check_start(config: NodeConfig, known: Identity, *, has_snapshot: bool) -> N
 
 
 def seeding_of(config: NodeConfig, known: Identity, machine: ReplicatedEngine, raft: Raft, encode: Encode) -> Seeding | None:
-    """The dataset that this node puts into the log if it is the first to lead; None where there is none, or the node
-    has a state.
+    """Return the dataset that this node proposes if it is the first leader. Returns None if no dataset is configured or
+    the node has a state.
 
     Raises:
-        DatasetError: the dataset is not right. On a node that has run before, that is only told: the cluster has its
-            state elsewhere.
+        DatasetError: the dataset is invalid. A node that has run before only logs this, because the cluster does not
+            need the dataset.
     """
     if not config.start.dataset or config.start.source in ("snapshot", "log") or machine.engine.sequence:
         return None
@@ -78,8 +78,8 @@ def seeding_of(config: NodeConfig, known: Identity, machine: ReplicatedEngine, r
 
 
 def snapshot_loader(config: NodeConfig, store: SnapshotStore) -> Callable[[Manifest], Engine]:
-    """How the state of a snapshot is made. With `start.from = "log"` the one at the start comes from the log, later
-    ones from the leader's.
+    """Return the function that builds the state of a snapshot. With `start.from = "log"` the state at the start comes
+    from the log, and later ones from the leader's snapshots.
     """
     from_log = config.start.source == "log"
 
@@ -103,14 +103,14 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Diagnosis(msgspec.Struct, frozen=True):
-    """The exit code, and what to say, line by line."""
+    """The exit code and the lines of the message."""
 
     code: int
     lines: tuple[str, ...]
 
 
 def diagnosis_of_start(config: NodeConfig, error: BaseException) -> Diagnosis:
-    """What a start that failed with `error` means."""
+    """Return the diagnosis of a start that failed with `error`."""
     data = config.data_path
     match error:
         case LogDamagedError():
@@ -129,7 +129,7 @@ def _damaged(what: str) -> Diagnosis:
 
 
 def diagnosis_of_disk(data: Path, error: OSError) -> str:
-    """An error of the disk, with the path and, where the disk is full, with what is full and how far."""
+    """Describe an error of the disk with its path and, for a full disk, with its name and usage."""
     if error.errno not in FULL:
         return str(error)
     place = Path(error.filename) if error.filename else data

@@ -1,5 +1,5 @@
-"""Commands of one request on their way to the batcher: whose work they are, what they cost, and in which pieces they
-queue.
+"""Passes the commands of a request to the batcher: determines who pays for them, their cost, and the chunks in which
+they queue.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from statemachine.commands import AnyCommand, CancelAll
 from statemachine.limits import OPERATOR
 
 PIECE = 100
-"""Commands of one request that queue as one item: about 5 ms of work on each node, so that nobody waits longer for an
-item of somebody else.
+"""Commands of one request that queue as one item: about 5 ms of work on each node. No client waits longer for an item
+of another client.
 """
 
 _encode = msgspec.msgpack.Encoder().encode
 
 
 def share_of(principal: Principal, commands: Sequence[AnyCommand]) -> str:
-    """Whose work commands are: that of their account, wherever they come from; the sender's own where they are for
-    several, or for the operator.
+    """Return the share that pays for commands: their account's, whichever session sends them. The sender's own share
+    pays for commands of several accounts or of the operator.
     """
     account_id = commands[0].account_id
     if account_id == OPERATOR or any(command.account_id != account_id for command in commands):
@@ -35,7 +35,7 @@ def share_of(principal: Principal, commands: Sequence[AnyCommand]) -> str:
 
 
 def commands_cost(commands: Sequence[AnyCommand]) -> float:
-    """What commands cost, in units of `node.budget`."""
+    """Return the cost of commands, in units of `node.budget`."""
     return sum(Cost.CANCEL_ALL if type(command) is CancelAll else Cost.COMMAND for command in commands)
 
 
@@ -45,10 +45,11 @@ def rate_limited(what: str, seconds: float) -> RequestFailed:
 
 
 def queue(batcher: Batcher[Sequence[AnyCommand]], commands: Sequence[AnyCommand], size: int, done: ItemDone, share: str) -> None:
-    """Submit commands to the batcher, many of them in pieces, in order, so that other shares have their turns between.
+    """Submit commands to the batcher in order. Many commands are split into chunks, so that other shares have their
+    turns in between.
 
-    `size` bounds their bytes in the log. `done` gets the outcomes of all, or one refusal for all: where some pieces
-    were applied and others were not, it is OUTCOME_UNKNOWN, and the same commands, with the same ids, may be sent
+    `size` bounds their bytes in the log. `done` gets the outcomes of all commands, or one refusal for all. If only some
+    chunks were applied, the refusal is OUTCOME_UNKNOWN, and the client may send the same commands with the same ids
     again.
     """
     if len(commands) <= PIECE:
@@ -67,7 +68,7 @@ def queue(batcher: Batcher[Sequence[AnyCommand]], commands: Sequence[AnyCommand]
 
 
 class _Whole:
-    """Gathers what becomes of the pieces."""
+    """Collects the results of the chunks."""
 
     def __init__(self, count: int, done: ItemDone) -> None:
         self._missing = count
@@ -76,7 +77,7 @@ class _Whole:
         self._done = done
 
     def part(self, place: int) -> ItemDone:
-        """What the batcher calls for one piece."""
+        """Called by the batcher with the result of one chunk."""
 
         def done(refusal: Refusal | None, results: Sequence[object]) -> None:
             self._missing -= 1
