@@ -8,6 +8,7 @@ them, and they survive its restart; a gateway takes them over and goes on with t
 from __future__ import annotations
 
 from collections import deque
+from itertools import takewhile
 
 import msgspec
 
@@ -106,6 +107,14 @@ class Statistics:
     def day(self, now: int) -> Span:
         """The 24 hours before `now` (nanoseconds), from a full minute on."""
         return self._day.total(now)
+
+    def since(self, minute: int) -> Span:
+        """The trades of this minute (its number since the epoch) and of later ones, of those of 24 hours."""
+        found = list(takewhile(lambda span: span.number >= minute, reversed(self._day.spans)))
+        total = Span(minute)
+        for span in reversed(found):
+            total.add(span)
+        return total
 
     def month_volume(self, now: int) -> int:
         """The volume of the 30 days before `now` (nanoseconds), from a full hour on."""

@@ -1,9 +1,9 @@
 """What the feed's messages look like, and which channel carries which event.
 
 The channels `full`, `user` and `matches` carry events of the exchange, with their product sequence; a connection that
-has several of them gets an event once. `level3` carries the same events in a short form of its own. `ticker` and
-`level2` are made of the events, `heartbeat` and `status` of the clock; `ticker_batch` and `level2_batch` say the same
-as the first two, less often. `auction` tells of a product's auction while there is one: each second, and when it opens.
+has several of them gets an event once. `level3` carries the same events in a short form of its own. `ticker`, `level1`,
+`level2` and candles are made of the events, `heartbeat` and `status` of the clock; `ticker_batch` and `level2_batch`
+say the same as those without `_batch`, less often. `auction` tells of a product's auction while there is one: each second, and when it opens.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Protocol, Self
 import msgspec
 
 from node.gateway.book import Book
+from node.gateway.candles import CANDLES
 from node.gateway.catalogue import Product
 from node.gateway.values import DONE_WORDS, ORDER_TYPE_WORDS, SIDE_WORDS, STOP_WORDS, account_text, iso, order_text, rate
 from node.native.protocol import AuctionView
@@ -41,6 +42,7 @@ CHANNELS = (
     "heartbeat",
     "status",
     "auction",
+    "level1",
     "ticker",
     "ticker_batch",
     "level2",
@@ -50,9 +52,16 @@ CHANNELS = (
     "full",
     "user",
     "balance",
+    *CANDLES,
 )
-ALIASES = {"ticker_1000": "ticker_batch", "level2_50": "level2_batch", "auctionfeed": "auction"}
-"""Other names that Coinbase Exchange has for channels, or had once; clients ask for them."""
+ALIASES = {
+    "ticker_1000": "ticker_batch",
+    "level2_50": "level2_batch",
+    "auctionfeed": "auction",
+    "candles": "candles_300",
+    "bbo": "level1",
+}
+"""Other names that Coinbase's exchanges have for channels, or had once, and `bbo`; clients ask for them."""
 EVENT_CHANNELS = frozenset({"matches", "full", "user", "level3"})
 """Channels that carry every event, or every one of a kind, with its sequence: a reader may resume them."""
 PPM = 1_000_000
@@ -283,7 +292,7 @@ class Source(Protocol):
 class Frame:
     """Events of one product that arrived together at `source`; each message is rendered once, when first wanted.
 
-    `auction` are the messages of that channel.
+    `auction` are the messages of that channel, `candles` those of candles that have ended, with their channels.
     """
 
     def __init__(self, events: list[AnyEvent], product: Product, source: Source) -> None:
@@ -295,9 +304,11 @@ class Frame:
         self._compact: dict[int, bytes] = {}
         self._levels: bytes | None = None
         self._ticker: bytes | None = None
+        self._level1: bytes | None = None
         self.touched: dict[tuple[Side, int], int] = {}
         """The levels that changed, with the size that each had before the frame."""
         self.auction: list[bytes] = []
+        self.candles: list[tuple[str, bytes]] = []
 
     def public(self, event: AnyEvent, full: bool) -> bytes:
         """The event for everybody; `full`: as that channel has it."""
@@ -345,6 +356,12 @@ class Frame:
         if self._ticker is None:
             self._ticker = encode(ticker_json(self._product, self._source)) if self.traded else b""
         return self._ticker
+
+    def level1(self) -> bytes:
+        """The `level1` after the frame."""
+        if self._level1 is None:
+            self._level1 = level1(self._product, self._source.book, self.events[-1].product_sequence, self.time)
+        return self._level1
 
 
 def level_changes(product: Product, book: Book, before: Mapping[tuple[Side, int], int], time: int) -> bytes:
@@ -425,6 +442,25 @@ def ticker_json(product: Product, source: Source) -> Json:
         "trade_id": trade.trade_id,
         "last_size": product.size(trade.size),
     }
+
+
+def level1(product: Product, book: Book, sequence: int, time: int) -> bytes:
+    """The `level1` message: the best prices after event `sequence`, at `time` in nanoseconds since the epoch; zeros
+    for an empty side.
+    """
+    (bid, bid_size), (ask, ask_size) = book.best(Side.BUY), book.best(Side.SELL)
+    return encode(
+        {
+            "type": "level1",
+            "product_id": product.row.product_id,
+            "sequence": sequence,
+            "time": iso(time),
+            "best_bid": product.price(bid),
+            "best_bid_size": product.size(bid_size),
+            "best_ask": product.price(ask),
+            "best_ask_size": product.size(ask_size),
+        }
+    )
 
 
 def auction(product: Product, view: AuctionView, state: str) -> bytes:

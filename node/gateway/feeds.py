@@ -24,6 +24,7 @@ from node.gateway.auth import Signed
 from node.gateway.backend import Backend
 from node.gateway.balances import Listener
 from node.gateway.book import Book, BookLoader, Pieces, level2, level3, prepare_level2, prepare_level3
+from node.gateway.candles import candle, finished
 from node.gateway.catalogue import Catalogue, CurrencyJson, Product, ProductJson
 from node.gateway.channels import Frame, auction, encode, heartbeat, opened
 from node.gateway.errors import UnavailableError
@@ -134,6 +135,7 @@ class ProductFeed:
         self._copy: _Copy | None = None
         self._repairing: asyncio.Task[None] | None = None
         self._level2: tuple[int, bytes] = (-1, b"")
+        self._candles: dict[int, tuple[int, bytes]] = {}
         self._level3: _Level3 | None = None
         self._rendering: asyncio.Task[_Level3] | None = None
         self._preparing = asyncio.Lock()
@@ -147,6 +149,14 @@ class ProductFeed:
     def last(self) -> OrderMatched | None:
         """The last trade, if it is known."""
         return self.trades[-1] if self.trades else None
+
+    def candle(self, granularity: int) -> bytes:
+        """The message with the candle of the last trade, the same for all until the next one. There is a trade."""
+        last = self.trades[-1]
+        kept = self._candles.get(granularity)
+        if kept is None or kept[0] != last.trade_id:
+            kept = self._candles[granularity] = last.trade_id, candle(self.product, self.stats, last, granularity)
+        return kept[1]
 
     # Beginning
 
@@ -230,6 +240,8 @@ class ProductFeed:
             if change is not None:
                 side, price, before = change
                 frame.touched.setdefault((side, price), before)
+            if isinstance(event, OrderMatched):
+                frame.candles += finished(self.product, self.stats, self.last, event).items()
             self._count(event)
             if isinstance(event, StatusChanged):
                 self._status_changed(event, frame)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from node.budget import caller_of
 from node.errors import QuorumbookError, RequestFailed
 from node.gateway import channels
 from node.gateway.auth import Identity
+from node.gateway.candles import CANDLES
 from node.gateway.channels import EVENT_CHANNELS, Frame, parties
 from node.gateway.feeds import Feeds, ProductFeed
 from node.gateway.limits import SocketLimits, TurnRefusedError
@@ -61,7 +63,9 @@ class Following:
     """A connection's place in one product's feed. `after` is the last event passed to the event channels.
 
     `touched` are the levels that `level2_batch` has not told of, with the sizes that the reader knows, `touched_at` the
-    time of the last change, `flush` when it will; `traded`: `ticker_batch` has something to tell.
+    time of the last change, `flush` when it will; `traded`: `ticker_batch` has something to tell, `candles`: the channels of candles have.
+
+    `best` is what the channel `level1` told last: price and size of the best bid and ask.
     """
 
     feed: ProductFeed
@@ -72,6 +76,8 @@ class Following:
     touched_at: int = 0
     flush: asyncio.TimerHandle | None = None
     traded: bool = False
+    best: tuple[tuple[int, int], tuple[int, int]] | None = None
+    candles: bool = False
 
 
 class Subscriber:
@@ -281,6 +287,11 @@ class Subscriber:
                 return [channels.LEVEL3_SCHEMA]
             case "ticker" | "ticker_batch" if trade is not None:
                 return [channels.encode(channels.ticker_json(feed.product, feed))]
+            case "level1":
+                self.following[feed.product_id].best = feed.book.best(Side.BUY), feed.book.best(Side.SELL)
+                return [channels.level1(feed.product, feed.book, feed.sequence, time.time_ns())]
+            case _ if channel in CANDLES and trade is not None:
+                return [feed.candle(CANDLES[channel])]
             case "auction" if feed.indicative:
                 return [feed.indicative]
             case "matches" if trade is not None and not resumes:
@@ -317,11 +328,21 @@ class Subscriber:
         if "auction" in following.channels:
             for told in frame.auction:
                 self.send(told)
+        if "level1" in following.channels:
+            best = feed.book.best(Side.BUY), feed.book.best(Side.SELL)
+            if best != following.best:
+                following.best = best
+                self.send(frame.level1())
+        for channel, ended in frame.candles:
+            if channel in following.channels:
+                self.send(ended)
         self._note(following, frame)
 
     def _note(self, following: Following, frame: Frame) -> None:
         """Keep what the batched channels will tell. One that has the channel itself is told nothing twice."""
-        following.traded |= "ticker_batch" in following.channels and frame.traded
+        if frame.traded:
+            following.traded |= "ticker_batch" in following.channels
+            following.candles |= not CANDLES.keys().isdisjoint(following.channels)
         if following.channels & {"level2", "level2_batch"} != {"level2_batch"} or not frame.touched:
             return
         for level, before in frame.touched.items():
@@ -367,6 +388,10 @@ class Subscriber:
                 self.send(self._feeds.heartbeat(feed))
             if "auction" in following.channels and feed.indicative:
                 self.send(feed.indicative)
+            if following.candles:
+                following.candles = False
+                for channel in following.channels & CANDLES.keys():
+                    self.send(feed.candle(CANDLES[channel]))
             if following.traded and self._ticks % TICKER_BATCH_TICKS == 0:
                 following.traded = False
                 if following.channels & {"ticker", "ticker_batch"} == {"ticker_batch"}:

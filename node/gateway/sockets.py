@@ -313,7 +313,7 @@ class FeedRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timestamp: msgspec.Raw = ABSENT
 
 
-ENTRIES_MAX = 32
+ENTRIES_MAX = 40
 """Entries of `channels` in one message: twice the number of channels there are, for clients that name one several
 times.
 """

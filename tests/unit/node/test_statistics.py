@@ -6,7 +6,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.statistics import DAY_MINUTES, HOUR, MINUTE, MONTH_HOURS, Figures, Statistics
+from node.statistics import DAY_MINUTES, HOUR, MINUTE, MONTH_HOURS, Figures, Span, Statistics
 from statemachine.events import OrderMatched
 from statemachine.types import Side
 
@@ -52,3 +52,13 @@ def test_what_was_frozen_stays_as_it_was() -> None:
     frozen = stats.freeze()
     stats.add(trade(1, 20, 1))
     assert frozen.minutes[-1].volume == frozen.hours[-1].volume == 1
+
+
+def test_figures_since_a_minute() -> None:
+    stats = Statistics()
+    for minute, price in ((10, 5), (10, 6), (11, 9), (13, 7)):
+        stats.add(trade(minute, price, 2))
+    assert stats.since(10) == Span(10, 5, 9, 5, 8)
+    assert stats.since(11) == Span(11, 9, 9, 7, 4)
+    assert stats.since(12) == Span(12, 7, 7, 7, 2)
+    assert stats.since(14).volume == 0
