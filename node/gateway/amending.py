@@ -1,4 +1,4 @@
-"""Orders that change or belong together: amended, replaced, placed as a pair, cancelled by a timer."""
+"""Calls that amend and replace orders, place pairs of orders, and cancel orders by a timer."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from statemachine.types import Side
 
 NANOSECONDS = 1_000_000_000
 TIMEOUT_MAX = 86_400
-"""Seconds of a timer: a day."""
+"""The longest timer, in seconds: a day."""
 
 
 class AmendRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """PUT and PATCH /orders/{id}: what changes; the rest stays. `size` counts what is filled already."""
+    """PUT and PATCH /orders/{id}: the fields to change. `size` includes the filled part."""
 
     size: DecimalText = msgspec.field(default_factory=absent)
     price: DecimalText = msgspec.field(default_factory=absent)
@@ -36,7 +36,7 @@ class AmendRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AmendItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An order of a batch and what changes: it is named by `order_id` or by `client_oid`."""
+    """An order of a batch and the fields to change. `order_id` or `client_oid` names the order."""
 
     order_id: str | None = None
     client_oid: str | None = None
@@ -53,7 +53,7 @@ class BatchAmendRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
 
 class AmendResultJson(msgspec.Struct, kw_only=True):
-    """What became of one amendment of a batch: `order`, or `error`."""
+    """The result of one amendment of a batch: `order`, or `error`."""
 
     success: bool
     order: OrderJson | UnsetType = UNSET
@@ -63,7 +63,7 @@ class AmendResultJson(msgspec.Struct, kw_only=True):
 
     @classmethod
     def of(cls, item: AmendItem, found: OrderJson | ApiError) -> Self:
-        """The result of an item."""
+        """Return the result of an item."""
         return cls(
             success=isinstance(found, OrderJson),
             order=found if isinstance(found, OrderJson) else UNSET,
@@ -80,15 +80,16 @@ class BatchAmendJson(msgspec.Struct, kw_only=True):
 
 
 class ReplaceJson(msgspec.Struct, kw_only=True):
-    """The order that left and the one that entered in its place."""
+    """The cancelled order and its replacement."""
 
     cancelled: OrderJson
     placed: OrderJson
 
 
 class PairRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /orders/pair: a limit order at `price` and a stop order at `stop_price`; one ends the other. With
-    `stop_limit_price` the latter is a limit order."""
+    """POST /orders/pair: a limit order at `price` and a stop order at `stop_price`. When one executes, the other is
+    cancelled. With `stop_limit_price` the stop order is a stop-limit order.
+    """
 
     product_id: str
     side: SideWord
@@ -104,14 +105,16 @@ class PairRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PairJson(msgspec.Struct, kw_only=True):
-    """Two orders that end each other."""
+    """Two orders of which one cancels the other."""
 
     limit: OrderJson
     stop: OrderJson
 
 
 class TimerRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /orders/cancel-all-after: in how many seconds; 0 takes the timer off. `session`: only orders with this tag."""
+    """POST /orders/cancel-all-after: the seconds until the timer fires; 0 removes it. `session`: only orders with this
+    tag.
+    """
 
     timeout: int
     session: str | None = None
@@ -119,14 +122,16 @@ class TimerRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TimerJson(msgspec.Struct, kw_only=True):
-    """When the timer goes off; null where it was taken off."""
+    """The time when the timer fires; null if it was removed."""
 
     trigger_time: str | None
     session: str
 
 
 async def pair(call: Call) -> Answer[PairJson]:
-    """POST /orders/pair: a limit order and a stop order of the same side and size, of which one ends the other."""
+    """POST /orders/pair: place a limit order and a stop order of the same side and size, of which one cancels the
+    other.
+    """
     request = parse(call.body, PairRequest)
     call.check_profile(request.profile_id)
     product = await call.gateway.catalogue.product(product_text(request.product_id))
@@ -158,8 +163,8 @@ async def pair(call: Call) -> Answer[PairJson]:
 
 
 async def cancel_all_after(call: Call) -> Answer[TimerJson]:
-    """POST /orders/cancel-all-after: cancel the account's orders in so many seconds, unless this is called again
-    before. 0 takes the timer off.
+    """POST /orders/cancel-all-after: cancel the account's orders after so many seconds, unless the call is repeated
+    before then. 0 removes the timer.
     """
     request = parse(call.body, TimerRequest)
     call.check_profile(request.profile_id)
@@ -174,8 +179,8 @@ async def cancel_all_after(call: Call) -> Answer[TimerJson]:
 
 
 async def amend(call: Call) -> Answer[OrderJson]:
-    """PUT /orders/{id}: change size, price or stop price; the order keeps its id. Less size alone keeps its place in
-    time.
+    """PUT /orders/{id}: change size, price or stop price; the order keeps its id. Only a reduced size keeps its time
+    priority.
     """
     request = parse(call.body, AmendRequest)
     call.check_profile(request.profile_id)
@@ -187,7 +192,7 @@ async def amend(call: Call) -> Answer[OrderJson]:
 async def amendment(
     call: Call, request: AmendRequest | AmendItem, order_id: int, client_oid: str, command_id: str
 ) -> tuple[Product, AmendOrder]:
-    """The order's product and the command. Raises ApiError."""
+    """Return the order's product and the command. Raises ApiError."""
     product = await _product(call, request.product_id, order_id, client_oid)
     size, price, stop_price = units_above_zero(request, product)
     named_product = product.row.product_id if request.product_id is not None else ""
@@ -195,7 +200,9 @@ async def amendment(
 
 
 def units_above_zero(request: AmendRequest | AmendItem, product: Product) -> tuple[int, int, int]:
-    """Size, price and stop price; 0 for what stays. Raises BadRequestError, also where nothing is to change."""
+    """Return size, price and stop price, with 0 for unchanged ones. Raises BadRequestError, also if nothing would
+    change.
+    """
     size, price, stop_price = (
         _units(raw, scale, field)
         for field, raw, scale in (
@@ -210,7 +217,7 @@ def units_above_zero(request: AmendRequest | AmendItem, product: Product) -> tup
 
 
 def _units(raw: msgspec.Raw, scale: int, field: str) -> int:
-    """An amount above zero; 0 where it was not given."""
+    """Return an amount above zero, or 0 if it was not given."""
     if not given(raw):
         return 0
     units = to_units(raw_text(raw, field), scale, field)
@@ -220,7 +227,7 @@ def _units(raw: msgspec.Raw, scale: int, field: str) -> int:
 
 
 async def _product(call: Call, product_id: str | None, order_id: int, client_oid: str) -> Product:
-    """The product that the request names, or else that of the order. Raises ApiError 404."""
+    """Return the product that the request names, or else the product of the order. Raises ApiError 404."""
     if product_id is None:
         if not order_id and not client_oid:
             raise ApiError(404, "order not found", "id")
@@ -235,14 +242,16 @@ async def _product(call: Call, product_id: str | None, order_id: int, client_oid
 
 
 def amended(outcome: AnyOutcome, product: Product) -> OrderJson:
-    """The order after it. Raises ApiError where it was refused."""
+    """Return the amended order. Raises ApiError if the amendment was rejected."""
     if isinstance(outcome, Amended):
         return OrderJson.of(outcome.order, product)
     raise refusal(outcome, product, Side.BUY)
 
 
 async def amend_batch(call: Call) -> Answer[BatchAmendJson]:
-    """POST /orders/batch_amend: results in the order of the orders. A refused one hinders no other."""
+    """POST /orders/batch_amend: amend several orders. The results have the order of the request. A rejected amendment
+    does not affect the others.
+    """
     request = parse(call.body, BatchAmendRequest)
     check_count(len(request.orders), "orders")
     found = [await _item(call, item) for item in request.orders]
@@ -279,7 +288,7 @@ def _result(outcome: AnyOutcome, product: Product) -> OrderJson | ApiError:
 
 
 async def replace(call: Call) -> Answer[ReplaceJson]:
-    """POST /orders/{id}/replace: cancel the order and place another in one step. Where the new one is refused, the old
+    """POST /orders/{id}/replace: cancel the order and place another in one step. If the new order is rejected, the old
     one stays.
     """
     request = parse(call.body, OrderRequest)

@@ -38,7 +38,9 @@ SOCKET_PATHS = ("/", "/ws")
 PAGE = ("limit", "after", "before")
 PROFILE = ("profile_id", "market_type")
 WAYS = ("", "/payment-method", "/coinbase-account", "/crypto")
-"""How money comes and goes, in the paths of Coinbase Exchange: the custody system's business, and all the same here."""
+"""The means of deposit and withdrawal in the paths of Coinbase Exchange. The custody system handles them, so all are
+treated alike here.
+"""
 
 ROUTES = (
     Route("GET", "/time", market.server_time),
@@ -52,7 +54,7 @@ ROUTES = (
     Route("GET", "/currencies", market.currencies),
     Route("GET", "/currencies/{id}", market.currency),
     Route("GET", "/accounts", accounts.account_list, Permission.VIEW),
-    Route("GET", "/accounts/", accounts.account_list, Permission.VIEW),  # the Python client cbpro asks with a slash
+    Route("GET", "/accounts/", accounts.account_list, Permission.VIEW),  # the Python client cbpro adds the slash
     Route("GET", "/accounts/{id}", accounts.account, Permission.VIEW),
     Route("GET", "/profiles", accounts.profile_list, Permission.VIEW, ("active",)),
     Route("GET", "/profiles/{id}", accounts.profile, Permission.VIEW, ("active",)),
@@ -143,7 +145,7 @@ ROUTES = (
 
 
 def _route(method: str, path: str) -> Route:
-    """One of them."""
+    """One route of the list."""
     return next(route for route in ROUTES if (route.method, route.path) == (method, path))
 
 
@@ -156,7 +158,7 @@ class _Served:
 
 
 class Application:
-    """The HTTP API of a gateway on a server; it starts and closes the gateway with itself.
+    """The HTTP API of a gateway on a server. It starts and closes the gateway together with the server.
 
     Every call is served by `node.gateway.http`. WebSocket connections are handed to an application of aiohttp.
     """
@@ -182,7 +184,7 @@ class Application:
             self.router.add("GET", path, _Served(path, partial(_speaks_websocket, self.page)))
 
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
-        """Serve. Raises OSError where it is not possible to listen."""
+        """Start serving. Raises OSError if the address cannot be opened."""
         gateway = self.gateway
         await gateway.start()
         self._sockets = web.AppRunner(_socket_app(gateway), access_log=None, logger=_quiet)
@@ -200,7 +202,7 @@ class Application:
         await self.server.start(host, port, tls)
 
     async def stop(self, timeout: float) -> None:
-        """Say goodbye to the WebSockets at once; requests under way have `timeout` seconds, and the engine until then."""
+        """Close the WebSockets at once. Pending requests have `timeout` seconds, and can use the engine until then."""
         await self.gateway.feeds.close()
         if self.server is not None:
             await self.server.stop(timeout)
@@ -226,7 +228,7 @@ class Application:
         return self.page.share(request, response)
 
     def _finish(self, call: Call, work: Work, begun: float, respond: Respond) -> None:
-        """Answer a request of which a coroutine is left; it came at `begun`."""
+        """Finish a request by its remaining coroutine. The request arrived at `begun`."""
         assert self.server is not None, "it took the request"
         self.server.begin(self._finished(call, work, begun, respond))
 
@@ -238,8 +240,8 @@ class Application:
         respond(response)
 
     def _refused(self, kind: str, peer: str) -> None:
-        """A connection or request was refused before it reached a handler. Whoever sends what cannot be read pays for
-        it.
+        """Count a connection or request that was refused before it reached a handler. The sender of an unreadable
+        request is charged for it.
         """
         self.gateway.metrics.refused(kind)
         if kind == "malformed":
@@ -247,7 +249,7 @@ class Application:
 
 
 async def _caught(request: Request, answering: Awaitable[Response]) -> Response:
-    """The response, or the one that stands for a failure."""
+    """Return the response, or the response for a failure."""
     try:
         return await answering
     except (ApiError, NotLeaderError, UnavailableError, RequestFailed) as error:
@@ -274,7 +276,7 @@ async def _speaks_websocket(page: Page, request: Request, _names: Mapping[str, s
 
 
 def _socket_app(gateway: Gateway) -> web.Application:
-    """The application of aiohttp to which WebSocket connections are handed. It answers one request a connection."""
+    """The aiohttp application that serves WebSocket connections. It answers one request per connection."""
     app = web.Application(middlewares=[_one_request])
     app[sockets.GATEWAY] = gateway
     for path in SOCKET_PATHS:
@@ -286,7 +288,7 @@ def _socket_app(gateway: Gateway) -> web.Application:
 async def _one_request(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """A connection that does not become a WebSocket is closed: nothing more of it is parsed here."""
+    """Close a connection that does not become a WebSocket. No further bytes of it are parsed."""
     gateway, begun = request.app[sockets.GATEWAY], time.perf_counter()
     try:
         response = await handler(request)

@@ -1,7 +1,7 @@
 """From HTTP to a handler and back: reading, authenticating, and turning every failure into a status with a `message`.
 
-A handler takes a `Call` and returns an `Answer`; it raises for everything else. No input may end in a 5xx: a 503 or 504
-says that no leader could be reached, and a 500 is a fault of ours, logged with its traceback.
+A handler takes a `Call` and returns an `Answer`, or raises an exception. No input may cause a 5xx: a 503 or 504 means
+that no leader could be reached, and a 500 is a defect of the gateway, logged with its traceback.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 SEQUENCE_HEADER = "x-quorumbook-sequence"
 ROLE_HEADER = "x-quorumbook-role"
 NOTHING = (b"", b"{}")
-"""Bodies that some clients send where none belongs."""
+"""Bodies that some clients send with calls that have no body."""
 FORWARDED = addresses.FORWARDED.lower()
 SIGNED_HEADERS = ("cb-access-key", "cb-access-sign", "cb-access-timestamp", "cb-access-passphrase")
 _TARGET_SAFE = "".join(chr(code) for code in range(0x21, 0x7F))
@@ -49,10 +49,10 @@ Body = TypeVar("Body")
 
 @dataclass(frozen=True)
 class Answer(Generic[Body]):
-    """A 2xx answer: a JSON value, and headers. A handler's annotation says what value: the OpenAPI document is made of
-    it.
+    """A 2xx answer: a JSON value and headers. A handler's annotation names the type of the value, and the OpenAPI
+    document is generated from it.
 
-    `pieces` is the value as JSON text already, in place of `body`.
+    `pieces` replaces `body` and holds the value as JSON text.
     """
 
     body: Body
@@ -65,10 +65,11 @@ class Call:
     """One request, as handlers see it.
 
     Attributes:
-        names: what stands in the path for the route's names, percent escapes undone.
-        status: the node's, from before what the answer tells.
-        sequence: that of the command sent, or up to which a read from another source goes.
-        signed: what the client presented; None for a public call.
+        names: the values of the route's names in the path, with percent escapes decoded.
+        status: the node's status, sampled before the data of the answer.
+        sequence: the sequence of the submitted command, or the sequence up to which a read from another source is
+            complete.
+        signed: the credentials that the client presented; None for a public call.
         known: the sequence that this node had applied before the commands were sent.
     """
 
@@ -110,7 +111,7 @@ class Call:
 
     @property
     def signed_id(self) -> str:
-        """The id that a command of this request gets where its client names none."""
+        """Return the id for a command of this request whose client gave none."""
         if not self._signed_id:
             assert self.signed is not None, "only private routes send commands"
             self._signed_id = signed_id(self.signed.key_id, self.signed.signature)
@@ -118,7 +119,7 @@ class Call:
 
     @property
     def account_id(self) -> str:
-        """The account that the key acts for. Raises ApiError 403 for the operator, who has none."""
+        """The account that the key acts for. Raises ApiError 403 for the operator, which has no account."""
         assert self.identity is not None, "the route asks for a permission"
         if self.identity.account_id == OPERATOR:
             raise ApiError(403, "The operator's key has no account: use the key of an account", reason="forbidden")
@@ -126,16 +127,16 @@ class Call:
 
     @property
     def linearizable(self) -> bool:
-        """Whether a read asks to go through a barrier."""
+        """Whether a read requests a barrier."""
         return self.request.query.get("consistency") == ["linearizable"]
 
     def path(self, name: str) -> str:
-        """A part of the path, percent escapes undone."""
+        """Return a part of the path, with percent escapes decoded."""
         return self.names[name]
 
     async def begin(self) -> None:
-        """Check the query parameters, and have a linearizable read wait for its barrier. Raises ApiError,
-        NotLeaderError, UnavailableError.
+        """Check the query parameters. A linearizable read then waits for its barrier. Raises ApiError, NotLeaderError,
+        UnavailableError.
         """
         given = self.parameters()
         if not given:
@@ -148,8 +149,8 @@ class Call:
             self.status, self._has_read = await self.gateway.backend.query(StatusQuery(), linearizable=True), True
 
     def parameters(self) -> dict[str, str]:
-        """The route's query parameters, but for those that may be repeated. Raises BadRequestError for one that is not
-        known, where that matters.
+        """Return the route's query parameters, except those that may be repeated. Raises BadRequestError for an unknown
+        parameter if the route is strict.
         """
         query = self.request.query
         if not query:
@@ -165,21 +166,23 @@ class Call:
             raise BadRequestError("profile_id must be the account of the API key", "profile_id")
 
     def freshness(self) -> dict[str, str]:
-        """The headers that say how much of what has happened is in the answer."""
+        """The headers that state up to which sequence the answer is complete."""
         if self.status is None:
             return {}
         sequence = self.status.sequence if self.sequence is None else self.sequence
         return {ROLE_HEADER: self.status.role, SEQUENCE_HEADER: str(sequence)}
 
     async def look(self) -> None:
-        """Have a status from before what the answer tells. Raises UnavailableError where the engine does not answer."""
+        """Sample the status before the data of the answer is read. Raises UnavailableError if the engine does not
+        answer.
+        """
         if not self._has_read:
             self.status, self._has_read = await self.gateway.monitor.recent(), True
         if self.status is None:
             raise UnavailableError("the engine of this node does not answer")
 
     async def read(self, query: AnyQuery) -> Any:
-        """Ask the engine of this node."""
+        """Send a query to the engine of this node."""
         if not self._has_read:
             self.status, self._has_read = await self.gateway.monitor.recent(), True
         return await self.gateway.backend.query(query)
@@ -190,8 +193,9 @@ class Call:
         self.gateway.limits.addresses.spend(peer, cost)
 
     async def past(self) -> HistorySource | None:
-        """What the node keeps of the past, up to what the engine has applied by now, unless that is more than a second
-        behind; None where it keeps nothing. Raises ApiError 503 where it cannot be read."""
+        """Return the node's history. It waits up to a second until the history includes everything that the engine has
+        applied by now. Returns None if the node keeps no history. Raises ApiError 503 if the history cannot be read.
+        """
         source = self.gateway.history
         if source is not None:
             now: NodeStatus = await self.read(StatusQuery())
@@ -201,25 +205,25 @@ class Call:
         return source
 
     def command_id(self, part: str = "") -> str:
-        """An id for a command whose client gave none: of the request's signature, and for each further one of the
-        request another.
+        """Derive a command id from the request's signature when the client gave none. Each further command of the
+        request gets another id.
 
-        The same request must give each of its commands the same id again, whatever was put meanwhile. So where they are
-        not one for each part of its body, in order, `part` names what the command is about.
+        A replay of the request must yield the same ids, even if the state has changed. If the body does not fix the
+        order of the commands, the caller passes `part`, which names the object of the command.
         """
         if part:
             return signed_id(self.signed_id, part)
         return self.id_of_place(self.next_place())
 
     def next_place(self) -> int:
-        """Count one more command of the request. Each has its place, whether it takes its id from there or from its
-        client.
+        """Count one more command of the request, and return its place. Every command has a place, even if its id comes
+        from the client.
         """
         self._places += 1
         return self._places - 1
 
     def id_of_place(self, place: int) -> str:
-        """The id of the request's command at a place."""
+        """Return the id of the request's command at a place."""
         return f"{self.signed_id}:{place}" if place else self.signed_id
 
     async def command(self, command: AnyCommand, begun: Outcomes | None = None) -> AnyOutcome:
@@ -227,13 +231,13 @@ class Call:
         return (await self.commands([command], begun))[0]
 
     async def commands(self, commands: Sequence[AnyCommand], begun: Outcomes | None = None) -> list[AnyOutcome]:
-        """Apply commands in one entry of the log. The answer's sequence header will be the last one's. Each counts for
-        the key's limit.
+        """Apply commands in one entry of the log. The answer's sequence header will be the last one's. Each command
+        counts towards the key's limit.
 
         Args:
-            begun: the outcomes of a first attempt, which was charged for and noted.
+            begun: the outcomes of a first attempt, which was already charged and recorded.
 
-        Raises ApiError 400 where a command that has its id from the signature was carried out before.
+        Raises ApiError 400 if a command whose id comes from the signature was applied before.
         """
         if not commands:
             return []
@@ -251,8 +255,8 @@ class Call:
         return outcomes
 
     async def _confirmed(self, identity: Identity) -> Identity:
-        """The identity as the leader has it: a node that is cut off, and can send commands on all the same, does not
-        hear of a revocation.
+        """Look up the identity at the leader. An isolated node that can still forward commands does not learn of a
+        revocation.
         """
         found = await self.gateway.auth.again(identity, at_leader=True)
         if found is None:
@@ -262,17 +266,17 @@ class Call:
         return found
 
     def signs(self, command: AnyCommand) -> bool:
-        """Whether a command has its id from the request's signature."""
+        """Whether a command's id comes from the request's signature."""
         return bool(self._signed_id) and command.command_id == self._signed_id
 
     def carried_out(self, outcomes: Sequence[AnyOutcome]) -> None:
-        """Note what the request did, if its signature names its commands."""
+        """Record the effect of the request, if its command ids come from its signature."""
         if self._signed_id:
             self.gateway.replays.done(self._signed_id, outcomes)
             self.request.origin.answered.append(self._signed_id)
 
     async def _once(self, commands: Sequence[AnyCommand], begun: Outcomes | None) -> list[AnyOutcome]:
-        """Apply commands that a signature names, unless this request was carried out before."""
+        """Apply commands whose ids come from a signature, unless this request was applied before."""
         replays, resent = self.gateway.replays, Resent()
         if begun is None:
             status = self.gateway.monitor.status
@@ -297,9 +301,10 @@ class Call:
         return outcomes
 
     def _is_repeatable(self, commands: Sequence[AnyCommand]) -> bool:
-        """Whether an equal request is a further one: its client counts whole seconds, it comes within that time, and
-        either all that it does is to cancel, or it cannot be the first one, sent again (ADR 0034): that one was
-        answered on this very connection before this one began."""
+        """Whether an equal request is a new one and not a replay. That is so if its timestamp has whole seconds, it
+        arrives within that second, and it either only cancels, or cannot be a repetition of the first one (ADR 0034)
+        because that one was answered on this connection before this one began.
+        """
         assert self.signed is not None, "only private routes send commands"
         timestamp = self.signed.timestamp
         if not timestamp.isdigit() or abs(self.gateway.auth.now() - int(timestamp)) >= REPEAT_SECONDS:
@@ -330,18 +335,19 @@ class Route:
 
     @property
     def strict(self) -> bool:
-        """Whether a query parameter that is not listed is refused. A read, or a DELETE whose path names what it is
-        about, means the same without it; `DELETE /orders` with a misspelt `product_id` would cancel everything."""
+        """Whether an unlisted query parameter is refused. A read, or a DELETE whose path names its object, means the
+        same without the parameter. `DELETE /orders` with a misspelt `product_id` would cancel everything.
+        """
         return self.method != "GET" and not (self.method == "DELETE" and "{" in self.path)
 
 
 async def answer(gateway: Gateway, route: Route, request: Request, names: Mapping[str, str]) -> Response:
-    """Answer a request of a route. Raises what `failure_response` has an answer for."""
+    """Answer a request of a route. Raises the exceptions that `failure_response` converts to an answer."""
     if request.header("content-encoding") not in (None, "identity"):
         raise ApiError(415, "Content-Encoding must be identity", "Content-Encoding")
     if request.body and route.body is None and request.body.strip() not in NOTHING:
-        # A signature does not say where the target ends and the body begins: where none belongs, none may be, but for
-        # what no target can end with.
+        # A signature does not cover the border between target and body. A call without a body therefore accepts no
+        # body, except one with which no target can end.
         raise ApiError(400, "This call takes no body")
     if route.permission is None:
         gateway.limits.addresses.take(client_address(gateway, request.peer, request.headers(FORWARDED)))
@@ -350,7 +356,7 @@ async def answer(gateway: Gateway, route: Route, request: Request, names: Mappin
 
 
 async def finish(call: Call, work: Awaitable[Answer[Any]]) -> Response:
-    """The response to a call of which this is left to do. Raises as `answer`."""
+    """Finish a call by its remaining coroutine. Raises as `answer`."""
     try:
         found = await _judged(call, work)
     except ApiError as error:
@@ -362,7 +368,7 @@ async def finish(call: Call, work: Awaitable[Answer[Any]]) -> Response:
 
 
 async def _served(call: Call) -> Answer[Any]:
-    """What the handler answers, once it is known who asks."""
+    """Authenticate the request, and return the handler's answer."""
     route = call.route
     if route.permission is not None:
         call.signed = claim = _claim(call.request)
@@ -373,12 +379,12 @@ async def _served(call: Call) -> Answer[Any]:
 
 
 async def _judged(call: Call, work: Awaitable[Answer[Any]]) -> Answer[Any]:
-    """What is answered. A node that may only be behind sends on what it cannot judge."""
+    """Return the answer. A node that may be behind forwards requests that it cannot judge."""
     gateway, request, status = call.gateway, call.request, call.status
     try:
         return await work
     except NotLeaderError:
-        # A node without a majority goes on naming the leader that it had, which may be gone.
+        # A node without a majority keeps naming its last known leader, which may be down.
         if status is not None and not status.quorum:
             raise UnavailableError("no majority of the nodes is reachable", outcome_unknown=False) from None
         raise
@@ -393,7 +399,8 @@ async def _judged(call: Call, work: Awaitable[Answer[Any]]) -> Answer[Any]:
 
 
 def client_address(gateway: Gateway, peer: str, forwarded: Sequence[str]) -> str:
-    """Where a request comes from, as far as the peer and the proxies in front of this node tell; "" where nothing does.
+    """Return the address of a request's client by the peer's address and the headers of trusted proxies, or "" if it is
+    unknown.
 
     Args:
         forwarded: the values of the request's X-Forwarded-For headers.
@@ -405,17 +412,19 @@ def client_address(gateway: Gateway, peer: str, forwarded: Sequence[str]) -> str
 
 @lru_cache(maxsize=4_096)
 def peer_address(peer: str) -> str:
-    """The address of a connection's other end: an IPv4-mapped IPv6 address is the IPv4 address."""
+    """Return the address of a connection's peer. An IPv4-mapped IPv6 address becomes the IPv4 address."""
     return addresses.client_address(peer, (), ())
 
 
 async def identify(gateway: Gateway, request: Request) -> Identity:
-    """Whose request it is. Raises ApiError as `Authenticator.identify`, and 429."""
+    """Identify the client of a request. Raises ApiError as `Authenticator.identify`, and 429."""
     return await _identify(gateway, request, _claim(request))
 
 
 async def _identify(gateway: Gateway, request: Request, claim: Claim) -> Identity:
-    """Whose request it is. It counts for the key's limit, one that is nobody's for its address."""
+    """Identify the client of a request. The request counts towards the key's limit, and an unauthenticated one towards
+    its address's limit.
+    """
     address = client_address(gateway, request.peer, request.headers(FORWARDED))
     try:
         identity = await gateway.auth.identify(claim, address, request.method, request.target, request.body)
@@ -428,7 +437,7 @@ async def _identify(gateway: Gateway, request: Request, claim: Claim) -> Identit
 
 
 def _claim(request: Request) -> Claim:
-    """What the CB-ACCESS headers present. Raises ApiError 401 naming the one that is missing."""
+    """Return the credentials in the CB-ACCESS headers. Raises ApiError 401 naming a missing header."""
     key_id, signature, timestamp, passphrase = map(request.header, SIGNED_HEADERS)
     if key_id and signature and timestamp and passphrase:
         return Claim(key_id, signature, timestamp, passphrase)
@@ -437,7 +446,7 @@ def _claim(request: Request) -> Claim:
 
 
 def failure_response(request: Request, error: Exception) -> Response:
-    """The answer that stands for an exception."""
+    """Return the answer for an exception."""
     match error:
         case ApiError():
             return json_response(error.body(), error.status, error.headers)
@@ -452,7 +461,7 @@ def failure_response(request: Request, error: Exception) -> Response:
 
 
 def _redirect(request: Request, error: NotLeaderError) -> Response:
-    """307 to the same path and query at the leader: the signature, which does not cover the host, stays good."""
+    """Return a 307 to the same path and query at the leader. The signature does not cover the host, so it stays valid."""
     target = request.target
     if not target.startswith("/"):
         parts = urlsplit(target)
@@ -467,7 +476,7 @@ def _redirect(request: Request, error: NotLeaderError) -> Response:
 
 
 def unavailable(error: UnavailableError) -> Response:
-    """503 where nothing was done, 504 where nobody can tell."""
+    """Return 503 if nothing was done, or 504 if the outcome is unknown."""
     if error.outcome_unknown:
         message = f"No answer in time ({error}). The outcome is unknown: repeat the request with the same client_oid or transfer_id, or signature"
         return json_response({"message": message, "reason": "outcome_unknown"}, 504, {"Retry-After": "1"})

@@ -1,13 +1,13 @@
-"""The short way of an order: from the request's bytes to the engine and back without a task, a coroutine or an object
-that is not needed.
+"""The fast path of an order, from the request's bytes to the engine and back, without a task, a coroutine or any
+avoidable object.
 
-Two calls take it, because they are nearly all that a trader sends: `POST /orders` with a limit or market order, and
-`DELETE /orders/{id}`. Whatever is not plain (an unknown key, an option that is seldom used, a fault, a node that does
-not lead) is left to `calls.answer`, which does the same from the beginning and defines the answers. `begin` decides
-that before it changes anything. What turns out not to be plain after the command was sent (a refusal, a duplicate, a
-lost connection) goes on there with the outcome.
+Two calls take it, because they are most of a trader's requests: `POST /orders` with a limit or market order, and
+`DELETE /orders/{id}`. Any other request (with an unknown key, a rare option or a fault, or at a node that does not
+lead) goes to `calls.answer`, which handles it from the beginning and defines the answers. `begin` decides this before
+it changes anything. If the special case appears after the command was sent (a rejection, a duplicate, a lost
+connection), `calls.answer` continues with the outcome.
 
-A test sends each request both ways and compares the answers (`tests/unit/node/gateway/test_direct.py`). The gain is
+A test sends each request on both paths and compares the answers (`tests/unit/node/gateway/test_direct.py`). The gain is
 about a third of a gateway's CPU time for an order (docs/performance.md).
 """
 
@@ -46,7 +46,7 @@ _FIELDS = frozenset({"product_id", "side", "type", "price", "size", "client_oid"
 """Fields of a plain order."""
 
 _SELDOM = frozenset({"content-encoding", "origin"})
-"""Headers with which a request goes the long way; browsers send the second."""
+"""Headers with which a request takes the normal path. Browsers send the second one."""
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
@@ -54,12 +54,14 @@ _encode = msgspec.json.Encoder().encode
 Respond = Callable[[Response], None]
 Work = Coroutine[Any, Any, Answer[Any]]
 Finish = Callable[[Call, Work, float, Respond], None]
-"""Answers a request the long way: what remains of it is the coroutine; the time is when it came (`perf_counter`)."""
+"""Answers a request on the normal path. The coroutine does the remaining work; the time is that of arrival
+(`perf_counter`).
+"""
 
 
 class Outcomes:
-    """Where the outcome of one request's command arrives: what `NativeConnection.enqueue` needs of a future, without
-    its turn of the loop.
+    """Receives the outcome of one request's command. It has the methods of a future that `NativeConnection.enqueue`
+    needs, but does not cost a turn of the loop.
     """
 
     __slots__ = ("_after", "_begun", "_call", "_done", "_finish", "_product", "_respond", "command")
@@ -82,11 +84,11 @@ class Outcomes:
         self._done = False
 
     def done(self) -> bool:
-        """Whether the outcome is there, or will not come."""
+        """Whether the outcome has arrived or will never arrive."""
         return self._done
 
     def set_result(self, outcomes: list[AnyOutcome]) -> None:
-        """The command is durable and applied."""
+        """Called when the command is durable and applied."""
         self._done = True
         outcome = outcomes[0]
         try:
@@ -105,12 +107,12 @@ class Outcomes:
         self._respond(response)
 
     def set_exception(self, error: Exception) -> None:
-        """Nobody knows the outcome here, or nothing was done."""
+        """Called when the outcome is unknown, or nothing was done."""
         self._done = True
         self._go_on([], error)
 
     def _body(self, outcome: AnyOutcome) -> bytes | None:
-        """The answer's body; None where the long way must say what it is."""
+        """Return the answer's body, or None if the normal path must make it."""
         if outcome.duplicate:
             return None
         if isinstance(outcome, Placed) and self._product is not None:
@@ -137,11 +139,11 @@ class Outcomes:
 
 
 class DirectOrders:
-    """Takes the short way.
+    """Serves requests on the fast path.
 
     Args:
         place, cancel: the routes that define the two calls.
-        finish: answers what cannot be answered here.
+        finish: answers the requests that need the normal path.
     """
 
     def __init__(self, gateway: Gateway, place: Route, cancel: Route, finish: Finish) -> None:
@@ -152,7 +154,9 @@ class DirectOrders:
         self._loop = asyncio.get_running_loop()
 
     def begin(self, request: Request, respond: Respond) -> bool:
-        """Send the request's command and have it answered. False: nothing was done, and the request goes the long way."""
+        """Send the request's command and answer it later. Returns False if nothing was done and the request must take
+        the normal path.
+        """
         placing = request.method == "POST"
         if placing:
             if request.target != ORDERS:
@@ -196,14 +200,14 @@ class DirectOrders:
         return Claim(key_id, signature, timestamp, passphrase) if key_id and signature and timestamp and passphrase else None
 
     def _order(self, call: Call, begun: float, respond: Respond) -> Outcomes | None:
-        """The order in the body; None unless it is a plain one."""
+        """Return the order in the body, or None if it is not plain."""
         body = call.request.body
         if b"\\" in body:
             return None
         try:
             found: Any = _decode(body)
-            # Each key of a flat object is followed by a colon, and no text without escapes has a quote: so many keys were
-            # written.
+            # Each key of a flat object is followed by a colon, and a text without escapes contains no quote. This
+            # counts the written keys.
             if type(found) is not dict or not _FIELDS.issuperset(found) or body.count(b'":') != len(found):
                 return None
             product = self._gateway.catalogue.known(product_text(found["product_id"]), self._loop.time())
@@ -216,7 +220,9 @@ class DirectOrders:
 
     @staticmethod
     def _command(call: Call, found: dict[str, Any], product: Product) -> PlaceOrder | None:
-        """The command. Raises KeyError, TypeError, AttributeError or DecimalError for what is not plain."""
+        """Return the command. Raises KeyError, TypeError, AttributeError or DecimalError for a request that is not
+        plain.
+        """
         assert call.identity is not None, "begin knows who asks"
         order_type = ORDER_TYPES[found.get("type", "limit")]
         price, size, post_only = found.get("price"), found["size"], found.get("post_only", False)
@@ -243,7 +249,7 @@ class DirectOrders:
         )
 
     def _order_id(self, call: Call, begun: float, respond: Respond) -> Outcomes | None:
-        """The cancel that the target names; None unless it names an order by our id and nothing else."""
+        """Return the cancel that the target names, or None unless it names only an order by its order id."""
         assert call.identity is not None, "begin knows who asks"
         try:
             number = order_number(call.request.target[len(ONE_ORDER) :])

@@ -1,13 +1,11 @@
-"""What a request can fail with, as the answer that its client reads.
+"""The failures of a request, and the answers that its client reads.
 
-QuorumbookError
-├── ApiError                 an answer other than 2xx: status, message, field
-│   ├── BadRequestError      400: the request cannot be understood or obeyed
-│   └── UnknownHereError     401 or 404: this node does not know a key, product or currency; one that is ahead of it may
-├── NotLeaderError           nothing was sent: another node leads
-└── UnavailableError         nobody can take the command at the moment, or its outcome is unknown
+QuorumbookError ├── ApiError                 an answer other than 2xx: status, message, field │   ├── BadRequestError
+400: the request cannot be understood or obeyed │   └── UnknownHereError 401 or 404: this node does not know a key,
+product or currency; a node ahead of it may ├── NotLeaderError           nothing was sent: another node leads └──
+UnavailableError         no node can accept the command at the moment, or its outcome is unknown
 
-`rejection` maps the reasons of the exchange to a status and to the text that foreign client libraries map.
+`rejection` maps the reject reasons of the exchange to a status and to the text that foreign client libraries recognise.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ from statemachine.types import Reason
 
 
 class ErrorJson(msgspec.Struct, kw_only=True):
-    """Every answer of 400 and above, and 307. `leader` and `leader_id` are those of a 307."""
+    """The body of every answer of 400 and above, and of 307. Only a 307 has `leader` and `leader_id`."""
 
     message: str
     field: str | UnsetType = UNSET
@@ -59,27 +57,27 @@ class ApiError(QuorumbookError):
         self.headers = headers or {}
 
     def body(self) -> ErrorJson:
-        """The JSON object of the answer: `message` always, the rest where it says something."""
+        """The JSON object of the answer. It always has `message`, and the other fields if they are not empty."""
         return ErrorJson(
             message=self.message, field=self.field or UNSET, reason=self.reason or UNSET, detail=self.detail or UNSET
         )
 
 
 class BadRequestError(ApiError):
-    """400. The message names the field unless foreign clients know the text without it."""
+    """400. The message names the field, unless foreign clients recognise the text without it."""
 
     def __init__(self, message: str, field: str = "", *, reason: str = "", detail: str = "") -> None:
         super().__init__(400, message, field, reason=reason, detail=detail)
 
 
 class UnknownHereError(ApiError):
-    """This node does not know the key, product or currency. A follower may only be behind, so it sends commands on to
-    the leader.
+    """This node does not know the key, product or currency. A follower may be behind, so it forwards commands to the
+    leader.
     """
 
 
 class NotLeaderError(QuorumbookError):
-    """Nothing was done: `leader` is where the command belongs."""
+    """The command must go to `leader`. Nothing was done."""
 
     def __init__(self, leader: LeaderHint) -> None:
         super().__init__(f"{leader.node_id} leads")
@@ -157,7 +155,7 @@ REASONS: dict[Reason, tuple[int, str]] = {
     Reason.TOO_MANY_STREAMS: (400, "Too many report streams"),
     Reason.TOO_MANY_TRANSFERS: (400, "Too many transfers of this kind are remembered for this account"),
 }
-"""Every reason: status and text. `size is too small` gets its bound where the product is known."""
+"""Status and text of every reject reason. `size is too small` gets its bound if the product is known."""
 
 
 FIELDS = {
@@ -194,8 +192,8 @@ NUMBERS = SIZES | {
     Reason.INVALID_FUNDS,
     Reason.PRICE_OFF_TICK,
 }
-"""Reasons whose detail has the engine's numbers: amounts in smallest units (of `SIZES`, of the base currency), or an
-order's id.
+"""Reject reasons whose detail has the engine's numbers: amounts in smallest units (for `SIZES` of the base currency),
+or an order id.
 """
 
 _NUMBER = re.compile("[0-9]+")
@@ -206,8 +204,8 @@ def rejection(
 ) -> ApiError:
     """The answer to a refused command.
 
-    `message` replaces the reason's text, `number` gives the numbers of its detail as clients see them, `command_id` is
-    the call's name for the id that makes it safe to repeat.
+    `message` replaces the reason's text. `number` converts the numbers of its detail to the API's form. `command_id` is
+    the call's name of the id that makes a repetition safe.
     """
     status, text = REASONS.get(outcome.reason, (400, "Rejected"))
     field = command_id if outcome.field == "command_id" else FIELDS.get(outcome.field, outcome.field)
@@ -216,7 +214,7 @@ def rejection(
 
 
 def detail_with(outcome: Rejected, number: Callable[[int], str]) -> str:
-    """The detail of a refusal, its amounts or ids as `number` gives them."""
+    """Return the detail of a rejection, with its amounts or ids converted by `number`."""
     if outcome.reason not in NUMBERS:
         return outcome.detail
     return _NUMBER.sub(lambda found: number(int(found.group())), outcome.detail)

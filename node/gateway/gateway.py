@@ -1,4 +1,4 @@
-"""What a gateway process consists of, put together once."""
+"""Creates and connects the parts of a gateway process."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ class Gateway:
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def trusts(self, peer: str) -> bool:
-        """Whether a connection comes from a proxy of ours, behind which anybody may be."""
+        """Whether a connection comes from a trusted proxy, which forwards the requests of any client."""
         return bool(self.proxies) and addresses.allowed(peer, self.proxies)
 
     async def start(self) -> None:
-        """Begin the work in the background."""
+        """Start the background tasks."""
         await self.monitor.poll()
         runs = (self.monitor.run(), self.feeds.run_timers(), self.feeds.run_status(), self.balances.run())
         self._tasks = [asyncio.create_task(run) for run in runs]
 
     async def close(self) -> None:
-        """End it, sessions first."""
+        """Stop the background tasks, sessions first."""
         await self.revocation.close()
         await self.feeds.close()
         for task in self._tasks:
@@ -66,7 +66,7 @@ class Gateway:
 
 
 def build(config: NodeConfig, backend: Backend, worker: int = 0) -> Gateway:
-    """The gateway of a node over `backend`."""
+    """Return the gateway of a node over `backend`."""
     metrics = Metrics(config.node_id, worker)
     catalogue = Catalogue(backend)
     history = _history(config)
@@ -91,7 +91,7 @@ def build(config: NodeConfig, backend: Backend, worker: int = 0) -> Gateway:
 
 
 def _history(config: NodeConfig) -> HistorySource | None:
-    """The node's history, if it is to keep one."""
+    """Return the node's history, or None if none is configured."""
     if not config.history.enabled:
         return None
     from node.gateway.history_source import (

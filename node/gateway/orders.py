@@ -61,7 +61,7 @@ from statemachine.types import GoodFor, OrderStatus, OrderType, Reason, Side, St
 
 
 class OrderRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /orders. `stop_limit_price` and `max_floor` are understood in order to be refused by name."""
+    """POST /orders. `stop_limit_price` and `max_floor` are listed so that the error can name them."""
 
     product_id: str
     side: SideWord
@@ -149,7 +149,7 @@ class OrderJson(msgspec.Struct, kw_only=True):
 
     @classmethod
     def of(cls, order: OrderState, product: Product) -> Self:
-        """The object of an order."""
+        """Return the JSON object of an order."""
         done = order.status is OrderStatus.DONE
         funds = product.price(order.funds) if order.funds else UNSET
         found = cls(
@@ -184,7 +184,7 @@ class OrderJson(msgspec.Struct, kw_only=True):
         return found
 
     def _add(self, terms: OrderTerms, product: Product) -> None:
-        """Say what the order has beyond a plain one."""
+        """Set the optional fields of an order that is not plain."""
 
         def price(units: int) -> str | UnsetType:
             return product.price(units) if units else UNSET
@@ -201,7 +201,7 @@ class OrderJson(msgspec.Struct, kw_only=True):
 
 
 class PlaceResultJson(msgspec.Struct, kw_only=True):
-    """What became of one order of a batch: `order`, or `error`."""
+    """The result of one order of a batch: `order`, or `error`."""
 
     success: bool
     order: OrderJson | UnsetType = UNSET
@@ -210,7 +210,7 @@ class PlaceResultJson(msgspec.Struct, kw_only=True):
 
     @classmethod
     def refused(cls, error: ApiError, client_oid: str | None) -> Self:
-        """The result of an order that was refused."""
+        """Return the result of a rejected order."""
         return cls(success=False, error=error.body(), client_oid=UNSET if client_oid is None else client_oid)
 
 
@@ -221,7 +221,7 @@ class BatchJson(msgspec.Struct, kw_only=True):
 
 
 class CancelResultJson(msgspec.Struct, kw_only=True):
-    """What became of one cancel of a batch."""
+    """The result of one cancel of a batch."""
 
     success: bool
     order_id: str | UnsetType = UNSET
@@ -236,8 +236,8 @@ class BatchCancelJson(msgspec.Struct, kw_only=True):
 
 
 async def placing(call: Call, request: OrderRequest) -> tuple[Product, PlaceOrder]:
-    """The product and the command of a request. Raises ApiError."""
-    # Before anything is refused: when the request comes again, each of its orders must have the place that it had.
+    """Return the product and the command of a request. Raises ApiError."""
+    # This comes before any rejection: in a replay of the request each order must have the same place.
     place = call.next_place()
     _refuse_unsupported(request)
     call.check_profile(request.profile_id)
@@ -247,8 +247,8 @@ async def placing(call: Call, request: OrderRequest) -> tuple[Product, PlaceOrde
 
 
 async def present(call: Call, outcome: AnyOutcome) -> AnyOutcome:
-    """The outcome of an order that was placed before, with the order's present state where this node has it still; else
-    with its first one.
+    """Return the outcome of an order that was placed before. It has the order's present state if this node still holds
+    it, else its first state.
     """
     if not isinstance(outcome, Placed):
         return outcome
@@ -262,15 +262,15 @@ async def present(call: Call, outcome: AnyOutcome) -> AnyOutcome:
 
 
 def placed(outcome: AnyOutcome, product: Product, command: PlaceOrder) -> OrderJson:
-    """The order that entered. Raises ApiError for one that was refused."""
+    """Return the accepted order. Raises ApiError for a rejected one."""
     if isinstance(outcome, Placed):
         return OrderJson.of(outcome.order, product)
     raise refusal(outcome, product, command.side)
 
 
 def place_command(request: OrderRequest, account_id: str, product: Product, command_id: str) -> PlaceOrder:
-    """The command for a request, numbers in smallest units; `command_id` is for one without a client_oid. Raises
-    BadRequestError naming the field.
+    """Return the command for a request, with numbers in smallest units. `command_id` is used if the request has no
+    client_oid. Raises BadRequestError naming the field.
     """
     order_type = choice(request.type, REQUESTED_TYPES, "type")
     price, stop_price = request.price, request.stop_price
@@ -306,7 +306,7 @@ def place_command(request: OrderRequest, account_id: str, product: Product, comm
 
 
 def _options(request: OrderRequest, product: Product) -> OrderOptions | None:
-    """What the order has beyond a plain one; None for a plain one. Raises BadRequestError naming the field."""
+    """Return the optional terms of an order, or None for a plain order. Raises BadRequestError naming the field."""
     options = OrderOptions(
         check_name(request.session, "session") if request.session is not None else "",
         to_units(raw_text(request.display_size, "display_size"), product.base_scale, "display_size")
@@ -325,7 +325,7 @@ def _options(request: OrderRequest, product: Product) -> OrderOptions | None:
 
 
 def _quote_units(raw: msgspec.Raw, product: Product, field: str) -> int:
-    """A price or funds; 0 where it was not given."""
+    """Return a price or funds, or 0 if the field was not given."""
     return to_units(raw_text(raw, field), product.quote_scale, field) if given(raw) else 0
 
 
@@ -338,7 +338,7 @@ def _stop(request: OrderRequest, side: Side, priced: bool) -> StopType:
 
 
 def _cancel_after(request: OrderRequest) -> int:
-    """Nanoseconds that a good-till-time order lives; 0 for another."""
+    """Return the lifetime of a good-till-time order in nanoseconds, or 0 for other orders."""
     ends = request.cancel_after is not None or request.expire_time is not None or request.good_for == "day"
     if request.time_in_force == "GTT" and not ends:
         raise BadRequestError("cancel_after is required with time_in_force GTT", "cancel_after")
@@ -371,7 +371,7 @@ def _too_small(product: Product) -> BadRequestError:
 
 
 def _refuse_unsupported(request: OrderRequest) -> None:
-    """Refuse what the exchange does not do, rather than trade without it."""
+    """Refuse options that the exchange does not support, instead of trading without them."""
     for name, raw in (("stop_limit_price", request.stop_limit_price), ("max_floor", request.max_floor)):
         if given(raw):
             raise BadRequestError(f"{name} is not supported", name)
@@ -388,7 +388,7 @@ def refusal(outcome: AnyOutcome, product: Product, side: Side) -> ApiError:
 
 
 def _message(outcome: Rejected, product: Product) -> str:
-    """What replaces the reason's text where more can be said."""
+    """Return a more specific text for a reject reason, if there is one."""
     match outcome.reason:
         case Reason.SIZE_TOO_SMALL | Reason.INVALID_SIZE:
             return _too_small(product).message
@@ -416,8 +416,8 @@ STATUSES: dict[str, frozenset[OrderStatus]] = {
     "received": frozenset(),
     "rejected": frozenset(),
 }
-"""What the statuses of a list stand for. No order here is pending, received or rejected: it is answered with what came
-of it.
+"""The order states behind the statuses of a list. No order has the status pending, received or rejected, because an
+order is answered with its outcome.
 """
 SORTED_BY: dict[str, Callable[[OrderState, Product], Fraction | int | str]] = {
     "created_at": lambda order, _product: order.order_id,
@@ -427,21 +427,21 @@ SORTED_BY: dict[str, Callable[[OrderState, Product], Fraction | int | str]] = {
     "side": lambda order, _product: SIDE_WORDS[order.side],
     "type": lambda order, _product: ORDER_TYPE_WORDS[order.order_type],
 }
-"""What lists may be sorted by, in the parameters of Coinbase Exchange. Equal orders are newest first."""
+"""The sort keys of lists, in the parameters of Coinbase Exchange. Equal orders are newest first."""
 _PLAIN = OrderOptions()
 CLIENT_PREFIX = "client:"
 PENDING_HEADER = "x-quorumbook-pending"
 
 
 async def place(call: Call) -> Answer[OrderJson]:
-    """POST /orders. Answers when the order is durable and applied, with its state then; the same client_oid again, with
-    its present state.
+    """POST /orders: place an order. The answer comes when the order is durable and applied, and shows its state at that
+    time. A repeated client_oid is answered with the order's present state.
     """
     return await ordered(call, *await placing(call, parse(call.body, OrderRequest)))
 
 
 async def ordered(call: Call, product: Product, command: PlaceOrder, begun: Outcomes | None = None) -> Answer[OrderJson]:
-    """The answer to an order; `begun`: see `Call.commands`."""
+    """Return the answer to an order. `begun`: see `Call.commands`."""
     outcome = await call.command(command, begun)
     if outcome.duplicate:
         outcome = await present(call, outcome)
@@ -471,8 +471,8 @@ async def order_list(call: Call) -> Answer[list[OrderJson]]:
 async def _sorted_list(
     call: Call, product_id: str, wanted: frozenset[OrderStatus], given: Mapping[str, str]
 ) -> Answer[list[OrderJson]]:
-    """Another order than newest first: of live orders, which are bounded, and all of which are read. The key pays for
-    the rows.
+    """Sort in an order other than newest first. This is possible for live orders only: their number is bounded, and all
+    of them are read. The key is charged for the rows.
     """
     by = choice(given.get("sortedBy", "created_at"), SORTED_BY, "sortedBy")
     backwards = choice(given.get("sorting", "desc"), {"desc": True, "asc": False}, "sorting")
@@ -498,9 +498,10 @@ async def _sorted_list(
 async def _found(
     call: Call, product_id: str, wanted: frozenset[OrderStatus], span: tuple[int, int], page: Page
 ) -> list[OrderState]:
-    """Orders by falling id, at most the page's limit, of its times and of the wanted statuses: those that the engine
-    knows, and of the done ones also those that only the history has. `span`: only ids below the first, unless that is
-    0, and above the second."""
+    """Return orders by descending id, up to the page's limit, within its times and with the wanted statuses. They come
+    from the engine, and done orders also from the history. `span`: only ids below the first number (unless that is 0)
+    and above the second.
+    """
     account_id, done = call.account_id, wanted >= DONE
     before_id, newer_than = span
     known: list[OrderState] = await call.read(
@@ -526,7 +527,7 @@ async def _found(
 
 
 def _statuses(given: list[str]) -> frozenset[OrderStatus]:
-    """Which orders are asked for."""
+    """The filters of a list of orders."""
     names = [name for text in given for name in text.split(",")]
     if not set(names) <= set(STATUSES):
         raise BadRequestError(f"status must be one of {', '.join(STATUSES)}", "status")
@@ -551,7 +552,7 @@ async def order(call: Call) -> Answer[OrderJson]:
 
 
 async def _retired(call: Call, order_id: int, client_oid: str) -> OrderState | None:
-    """An order that only the history knows."""
+    """Return an order that only the history holds."""
     past, account_id = await call.past(), call.account_id
     if past is None:
         return None
@@ -570,7 +571,7 @@ async def cancel(call: Call) -> Answer[str]:
 
 
 async def cancelled(call: Call, command: CancelOrder, begun: Outcomes | None = None) -> Answer[str]:
-    """The answer to a cancel; `begun`: see `Call.commands`."""
+    """Return the answer to a cancel. `begun`: see `Call.commands`."""
     outcome = await call.command(command, begun)
     if isinstance(outcome, Cancelled):
         return Answer(order_text(outcome.orders[0].order_id))
@@ -579,10 +580,11 @@ async def cancelled(call: Call, command: CancelOrder, begun: Outcomes | None = N
 
 
 async def cancel_all(call: Call) -> Answer[list[str]]:
-    """DELETE /orders: the ids of what was cancelled; of one product, side or range of prices where they are named.
+    """DELETE /orders: cancel all orders, or those of one product, side or range of prices. The answer lists the ids of
+    the cancelled orders.
 
-    `x-quorumbook-pending: true` says that more than one entry of the log cancels: the others of that moment leave with
-    the next entries.
+    `x-quorumbook-pending: true` means that the cancellation takes more than one log entry: the next entries cancel the
+    remaining orders.
     """
     product_id = await _cancelled_product(call)
     query = call.parameters()
@@ -598,7 +600,7 @@ async def cancel_all(call: Call) -> Answer[list[str]]:
 
 
 async def _price_range(call: Call, query: Mapping[str, str], product_id: str) -> tuple[int, int]:
-    """`price_min` and `price_max` in units; 0 where an end is open. Raises BadRequestError."""
+    """Return `price_min` and `price_max` in units, with 0 for an open end. Raises BadRequestError."""
     names = [name for name in ("price_min", "price_max") if name in query]
     if names and not product_id:
         raise BadRequestError(f"{names[0]} needs a product_id", "product_id")
@@ -612,7 +614,7 @@ async def _price_range(call: Call, query: Mapping[str, str], product_id: str) ->
 
 
 async def _cancelled_product(call: Call) -> str:
-    """The product that a cancel is limited to, from the query or the body, in either spelling; "" for none."""
+    """Return the product to which a cancel is limited, from the query or the body, in either spelling, or ""."""
     request = parse(call.body, CancelRequest) if call.body.strip() else CancelRequest()
     query = call.parameters()
     call.check_profile(request.profile_id)
@@ -623,7 +625,7 @@ async def _cancelled_product(call: Call) -> str:
 
 
 def named(call: Call) -> tuple[int, str]:
-    """The order of the path: our id, or the client's. Both empty for an id that can be nobody's."""
+    """Return the order id or the client's id in the path. Both are empty for an id that no order can have."""
     text = call.path("id")
     if text.startswith(CLIENT_PREFIX):
         return 0, check_name(text.removeprefix(CLIENT_PREFIX), "client_oid")
@@ -635,7 +637,7 @@ async def _order_body(call: Call, order: OrderState) -> OrderJson:
 
 
 ITEMS_MAX = 100
-"""Orders of one request: well below what a log entry takes."""
+"""Orders of one request, well below the limit of a log entry."""
 
 
 @dataclass(frozen=True)
@@ -647,7 +649,9 @@ class _Order:
 
 
 async def place_batch(call: Call) -> Answer[BatchJson]:
-    """POST /orders/batch: results in the order of the orders. A refused one hinders no other."""
+    """POST /orders/batch: place several orders. The results have the order of the request. A rejected order does not
+    affect the others.
+    """
     request = parse(call.body, BatchRequest)
     check_count(len(request.orders), "orders")
     items = [await _order(call, order) for order in request.orders]
@@ -683,8 +687,8 @@ def _placed(item: _Order, outcome: AnyOutcome, client_oid: str | None) -> PlaceR
 
 
 async def cancel_batch(call: Call) -> Answer[BatchCancelJson]:
-    """POST /orders/batch_cancel: results of `order_ids`, then of `client_oids`. An order that cannot be cancelled
-    hinders no other.
+    """POST /orders/batch_cancel: cancel several orders. The answer has the results of `order_ids`, then of
+    `client_oids`. An order that cannot be cancelled does not affect the others.
     """
     request = parse(call.body, BatchCancelRequest)
     check_count(len(request.order_ids) + len(request.client_oids), "order_ids")

@@ -1,4 +1,4 @@
-"""What clients send, typed: the JSON bodies, query parameters and how each is refused by name.
+"""Decodes the JSON bodies and query parameters of requests, with errors that name the field.
 
 Bodies are decoded by msgspec into these structs; an unknown field, a missing one or one of another type is a
 `BadRequestError` that names it. Decimals stay raw here (`msgspec.Raw` is the field's own text) until the product's
@@ -77,8 +77,8 @@ def _may_repeat(body: bytes) -> bool:
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """An object whose keys differ. Decoders take the last of equal ones, readers and proxies perhaps the first: nobody
-    may choose.
+    """Build an object, and refuse equal keys. Some decoders take the last of equal keys and others the first, so the
+    meaning would be ambiguous.
     """
     found = dict(pairs)
     if len(found) != len(pairs):
@@ -89,7 +89,7 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _refusal(text: str, what: str) -> BadRequestError:
-    """msgspec's message as ours: which field, and what was expected."""
+    """Convert msgspec's message to an error that names the field and what was expected."""
     named = _NAMED.match(text)
     if named is not None:
         field = _field(named["path"], named["name"])
@@ -122,11 +122,11 @@ def raw_text(raw: msgspec.Raw, field: str) -> str:
 
 
 def parameters(query: Mapping[str, Sequence[str]], *names: str, strict: bool = False) -> dict[str, str]:
-    """The query parameters that the call knows, each at most once; others are passed over, as clients send such at
-    will. Raises BadRequestError.
+    """Return the query parameters that the call knows, each at most once. Unknown ones are ignored, because clients add
+    some. Raises BadRequestError.
 
     Args:
-        strict: raise for others, too: a misspelt one would change what the call does.
+        strict: also raise for unknown ones, because a misspelt one would change the effect of the call.
     """
     found = {}
     for name, texts in query.items():
@@ -141,8 +141,8 @@ def parameters(query: Mapping[str, Sequence[str]], *names: str, strict: bool = F
 
 
 def page_limit(given: Mapping[str, str]) -> int:
-    """How many items a page has: `limit`, of which more than `PAGE_MAX` is taken as that; 100 where it is not given.
-    Raises BadRequestError.
+    """Return the number of items of a page: `limit`, but at most `PAGE_MAX`, or 100 without `limit`. Raises
+    BadRequestError.
     """
     text = given.get("limit", "100")
     if not (text.isascii() and text.isdigit() and text.strip("0")):
@@ -161,15 +161,15 @@ def whole_number(text: str | None, field: str, default: int, low: int, high: int
 
 
 def choice(text: str, choices: Mapping[str, Value], field: str) -> Value:
-    """What a word stands for. Raises BadRequestError naming all that there are."""
+    """Return the value of a word. Raises BadRequestError naming all words."""
     if text not in choices:
         raise BadRequestError(f"{field} must be one of {', '.join(choices)}", field)
     return choices[text]
 
 
 def moment(text: str, field: str) -> int:
-    """A time in nanoseconds since the epoch: ISO 8601 (UTC where it names no zone), or seconds since the epoch. Raises
-    BadRequestError.
+    """Return a time in nanoseconds since the epoch. The text is ISO 8601 (UTC if it names no zone) or seconds since the
+    epoch. Raises BadRequestError.
     """
     if _SECONDS.fullmatch(text) is not None:
         whole, _, fraction = text.partition(".")
@@ -183,10 +183,10 @@ def moment(text: str, field: str) -> int:
 
 
 def period(given: Mapping[str, str]) -> tuple[int | None, int | None]:
-    """What `start_date` and `end_date` ask for, in nanoseconds since the epoch, the end excluded. Raises
+    """Return the period of `start_date` and `end_date` in nanoseconds since the epoch, excluding the end. Raises
     BadRequestError.
 
-    `end_date` is a microsecond, as clients see times, and includes all of it.
+    `end_date` has microseconds, as all times in answers, and includes the whole microsecond.
     """
     start = moment(given["start_date"], "start_date") if "start_date" in given else None
     end = moment(given["end_date"], "end_date") + 1_000 if "end_date" in given else None
@@ -194,7 +194,7 @@ def period(given: Mapping[str, str]) -> tuple[int | None, int | None]:
 
 
 def _stored(time: int | None) -> int | None:
-    """A time that a database can compare: years from 1 to 9999 go beyond 64 bits of nanoseconds."""
+    """Limit a time to 64 bits, so that a database can compare it. The years 1 to 9999 exceed 64 bits of nanoseconds."""
     return None if time is None else max(-TIME_MAX, min(time, TIME_MAX))
 
 

@@ -1,13 +1,13 @@
 """How values are written in JSON and read back: decimals, identifiers, words, times, rates.
 
-- A decimal arrives as a JSON string or as a JSON number. The raw text of a number is read, so no float exists. An
-  exponent, as JavaScript and Python write small numbers (`1e-7`), is written out before it is read: exactly, because it
-  only moves the point.
-- An order id is a counter inside and has the shape of a UUID outside: 26 is `00000000-0000-0000-0000-00000000001a`.
-- An account inside is a trader's whole account. What clients call an account is its balance of one currency:
+- A decimal arrives as a JSON string or as a JSON number. The raw text of a number is read, so no float is involved.
+  JavaScript and Python write small numbers with an exponent (`1e-7`); it is expanded before the number is read. The
+  result is exact, because an exponent only moves the point.
+- An order id is a counter in the engine and a UUID in JSON: 26 is `00000000-0000-0000-0000-00000000001a`.
+- An account in the engine is a trader's whole account. In the API an account is its balance of one currency:
   `alice:USD`.
 - Product ids are `BTC-USD`; some clients write `BTC/USD`.
-- Words stand for enumerations: one table a word list, from which reading, writing and the OpenAPI document follow.
+- Words represent enumerations. One table per enumeration serves reading, writing and the OpenAPI document.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from statemachine.types import (
 Member = TypeVar("Member", bound=IntEnum)
 
 EXPONENT_MAX = 40
-"""No amount has so many digits; it bounds the text that an exponent is written out to."""
+"""Limit of the exponent, and so of the expanded text. No valid amount has so many digits."""
 _EXPONENT = re.compile(r"(?P<sign>-?)(?P<whole>[0-9]+)(?:\.(?P<fraction>[0-9]+))?[eE](?P<exponent>[+-]?[0-9]{1,3})", re.ASCII)
 
 AMOUNTS_KEPT = 16_384
-"""Amounts that are kept in both forms, some 3 MB: prices and sizes repeat, and a look-up costs a tenth of the
+"""Amounts that are cached in both forms, some 3 MB. Prices and sizes repeat, and a lookup costs a tenth of the
 conversion.
 """
 
@@ -57,7 +57,7 @@ _TEXTS = {
 
 
 def text_of(raw: msgspec.Raw, field: str) -> str:
-    """The text of a JSON string or number. Raises BadRequestError for anything else."""
+    """Return the text of a JSON string or number. Raises BadRequestError for other values."""
     try:
         data = bytes(raw)
         text = msgspec.json.decode(data, type=str) if data[:1] == b'"' else data.decode("ascii")
@@ -67,8 +67,8 @@ def text_of(raw: msgspec.Raw, field: str) -> str:
 
 
 def plain(text: str) -> str:
-    """A decimal with an exponent, such as "1.5e-7", without it: "0.00000015". Other text, and an exponent beyond
-    `EXPONENT_MAX`, stays as it is.
+    """Expand a decimal with an exponent: "1.5e-7" becomes "0.00000015". Other text, and an exponent beyond
+    `EXPONENT_MAX`, is returned unchanged.
     """
     match = _EXPONENT.fullmatch(text) if len(text) <= decimals.TEXT_MAX else None
     if match is None or abs(int(match["exponent"])) > EXPONENT_MAX:
@@ -84,7 +84,7 @@ def plain(text: str) -> str:
 
 @lru_cache(AMOUNTS_KEPT)
 def units(text: str, scale: int) -> int:
-    """`text` in units of 10**-scale. Raises DecimalError; that is not kept."""
+    """Convert `text` to units of 10**-scale. Raises DecimalError, which is not cached."""
     return decimals.to_units(text, scale, "")
 
 
@@ -124,16 +124,16 @@ def order_text(order_id: int) -> str:
 
 
 def order_number(text: str, field: str = "id") -> int:
-    """The order id in `text`; 0 where it has the right shape but can be nobody's. Raises BadRequestError naming `field`
-    for another shape.
+    """Return the order id in `text`, or 0 if it has the right form but no order can have it. Raises BadRequestError
+    naming `field` for another form.
     """
     number = _counter(text, field)
     return number if number <= ORDER_ID_MAX else 0
 
 
 def order_span(given: Mapping[str, str]) -> tuple[int, int]:
-    """What the cursors of a list of orders ask for: ids below the first number (0: all) and above the second. Raises
-    BadRequestError.
+    """Return the range of ids in the cursors of a list of orders: below the first number (0: all) and above the second.
+    Raises BadRequestError.
     """
     below = max(1, min(_counter(given["after"], "after"), ORDER_ID_MAX)) if "after" in given else 0
     above = min(_counter(given["before"], "before"), ORDER_ID_MAX) if "before" in given else 0
@@ -152,12 +152,12 @@ def account_text(account_id: str, currency: str) -> str:
 
 
 def product_text(text: str) -> str:
-    """A product id, with the slash that some clients write made a dash."""
+    """Return a product id. The slash that some clients write becomes a dash."""
     return text.replace("/", "-")
 
 
 def check_name(text: str, field: str) -> str:
-    """`text`, if it can be a name. Raises BadRequestError."""
+    """Return `text` if it is a valid name. Raises BadRequestError."""
     if NAME.fullmatch(text) is None:
         raise BadRequestError(f"Invalid {field}", field, detail=f"1 to {NAME_MAX} characters of A-Z a-z 0-9 _ . : -")
     return text
@@ -173,19 +173,19 @@ STOPS = {"loss": StopType.LOSS, "entry": StopType.ENTRY}
 GOOD_FOR = {"day": GoodFor.DAY, "auction": GoodFor.AUCTION}
 ORDER_STATUSES = {"open": OrderStatus.OPEN, "active": OrderStatus.ACTIVE, "done": OrderStatus.DONE}
 PRODUCT_STATUSES = {status.name.lower(): status for status in ProductStatus}
-"""Words of requests and answers, and what they stand for."""
+"""Words of requests and answers, and their values."""
 
 DONE_WORDS = dict.fromkeys(DoneReason, "canceled") | {DoneReason.FILLED: "filled", DoneReason.NONE: ""}
 """Why an order is done, in the words of Coinbase Exchange."""
 
 
 def words_of(values: Mapping[str, Member]) -> dict[Member, str]:
-    """The words by what they stand for."""
+    """The words by their values."""
     return {value: word for word, value in values.items()}
 
 
 def one_of(words: Iterable[str]) -> msgspec.Meta:
-    """Says in the OpenAPI document which words there are."""
+    """Lists the words in the OpenAPI document."""
     return msgspec.Meta(extra_json_schema={"enum": list(dict.fromkeys(words))})
 
 
@@ -218,7 +218,7 @@ def iso(time_ns: int) -> str:
 
 @lru_cache(maxsize=1_024)
 def _second(seconds: int) -> str:
-    """A whole second as ISO 8601: what is answered now has few different ones."""
+    """Return a whole second as ISO 8601. The results are cached, because present answers share few seconds."""
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
@@ -228,7 +228,7 @@ def rate(ppm: int) -> str:
 
 
 PERIODS = {"min": 60, "hour": 3_600, "day": 86_400}
-"""Seconds of the periods that have a name."""
+"""Seconds of the named periods."""
 SECOND = 1_000_000_000
 SECONDS_MAX = CANCEL_AFTER_MAX // SECOND
 PERIOD_EXPECTED = f"one of {', '.join(PERIODS)}, or a number of seconds from 1 to {SECONDS_MAX}"
@@ -236,20 +236,20 @@ _USUAL_STOPS = {Side.BUY: StopType.ENTRY, Side.SELL: StopType.LOSS}
 
 
 def stop_type(name: str | None, side: Side) -> StopType:
-    """The kind of stop that is named, or else what a stop price usually means: buy when the price has risen to it, sell
-    when it has fallen to it.
+    """Return the named kind of stop. Without a name it is the usual one: buy when the price has risen to the stop
+    price, sell when it has fallen to it.
 
     Raises:
-        KeyError: there is no such kind.
+        KeyError: the name is unknown.
     """
     return STOPS[name] if name is not None else _USUAL_STOPS[side]
 
 
 def lifetime(text: str) -> int:
-    """The nanoseconds that a `cancel_after` stands for: the name of a period, or a number of seconds.
+    """Return the nanoseconds of a `cancel_after`, which is the name of a period or a number of seconds.
 
     Raises:
-        ValueError: neither; the message says what is expected.
+        ValueError: it is neither. The message names what is expected.
     """
     seconds = PERIODS.get(text, 0)
     if not seconds and text.isascii() and text.isdigit() and len(text) <= len(str(SECONDS_MAX)):
