@@ -1,10 +1,11 @@
-"""The exchange itself: a pure, deterministic, single-threaded state machine.
+"""The exchange: a pure, deterministic, single-threaded state machine.
 
-One door: `engine.Engine.apply(batch) -> Applied`. The same batches give the same bytes on every node, in every process.
-Everything is a whole number in smallest units; there is no clock, randomness, I/O, thread or float in here
-(`tests/unit/statemachine/test_purity.py` walks the syntax trees and refuses them).
+`engine.Engine.apply(batch) -> Applied` is the only way to change it. The same batches give the same bytes on every node
+and in every process. All numbers are integers in smallest units. The package has no clock, randomness, I/O, thread or
+float; `tests/unit/statemachine/test_purity.py` checks the syntax trees.
 
-May import: the standard library's pure parts, sortedcontainers, msgspec. Nothing of ours.
+It may import the pure parts of the standard library, sortedcontainers and msgspec, and no other package of this
+repository.
 """
 
 from __future__ import annotations

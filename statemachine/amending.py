@@ -1,18 +1,19 @@
-"""Amending an open order: less size in its place, anything else at the end of the queue; and what a replacement may
-rely on.
+"""Amending an open order. A smaller size keeps the place in time; any other change puts the order at the end of the
+queue. Also the checks of a replacement.
 
 The rules follow what exchanges publish (FIX 5.0 SP2, OrderCancelReplaceRequest; Nasdaq OUCH 5.0, "Replace Order" and
 "Cancel Order"; CME Globex, "Order modification": a decrease in quantity keeps priority, an increase or another price
 loses it):
 
-- The new size counts what is filled. Where nothing remains of it, the order leaves, cancelled.
-- Less size alone keeps the place in time, in every status in which orders may be cancelled. Its hold shrinks with it.
+- The new size includes what is filled. If nothing remains, the order is done, as cancelled.
+- A smaller size alone keeps the place in time, in every status in which orders may be cancelled. The hold shrinks with
+  it.
 - Another price, another stop price or more size is a new arrival under the same id: it is checked as one (status,
   numbers, self-trade in an auction, post-only), at the end of the queue of its price, and trades at once if it crosses.
-  What it held counts as available. Its fee rates, its time in force and what it filled stay. A stop order that was
-  triggered goes on as a plain order then.
-- While its product has unfinished work it waits for its turn like a new order.
-- Everything is checked before anything changes: a rejected command leaves the order where it was, in its place.
+  What the order held counts as available. Its fee rates, its time in force and its filled size stay. A triggered stop
+  order becomes a plain order.
+- While its product has unfinished work, the order waits for its turn like a new one.
+- Everything is checked before anything changes. A rejected command leaves the order in its place.
 """
 
 from __future__ import annotations
@@ -45,14 +46,14 @@ _CANCELLED: int = DoneReason.CANCELLED
 
 
 def find(state: State, account: Account, command: AmendOrder | ReplaceOrder) -> Reject | Order:
-    """The order that a command names, or why it can neither leave nor change."""
+    """The order that a command names, or the reject if it can be neither cancelled nor amended."""
     naming = Cancelling()
     naming.take(command)
     return cancel_order(state, account, naming)
 
 
 def amend(state: State, account: Account, order: Order, command: AmendOrder) -> Reject | None:
-    """Amend an open order that may be cancelled, or say why not. The account was touched."""
+    """Amend an open order that may be cancelled. Returns the reject if it may not be amended. The account was touched."""
     product = order.product
     reject = _shape(order, command)
     if reject is not None:
@@ -88,7 +89,7 @@ def amend(state: State, account: Account, order: Order, command: AmendOrder) -> 
 
 
 def _shape(order: Order, command: AmendOrder) -> Reject | None:
-    """Does the order have the numbers that are to change?"""
+    """Check that the order has the fields that the command changes."""
     if command.size < 0:
         return Reject(Reason.INVALID_SIZE, "size", "expected more than 0, or 0 to leave it")
     if command.price < 0:
@@ -110,7 +111,7 @@ def _shape(order: Order, command: AmendOrder) -> Reject | None:
 
 
 def _as_placed(order: Order, price: int, size: int, stop_price: int) -> Placing:
-    """What a command says that places the order as it is to be."""
+    """The fields of a command that would place the order with its new numbers."""
     changed = Placing()
     changed.product_id = order.product.product_id
     changed.side = order.side
@@ -133,7 +134,7 @@ def _numbers(product: Product, changed: Placing) -> Reject | None:
 
 
 def _entering(state: State, account: Account, product: Product, changed: Placing) -> Reject | None:
-    """May such an order enter now?"""
+    """Check whether such an order may enter now."""
     reject = check_status(product, changed) if product.status != _ONLINE else None
     if reject is not None or changed.stop:
         return reject
@@ -145,7 +146,7 @@ def _entering(state: State, account: Account, product: Product, changed: Placing
 
 
 def _needed(product: Product, order: Order, price: int, remaining: int) -> int:
-    """What the order would hold with these numbers."""
+    """The amount that the order would hold with these numbers."""
     if order.order_type != _LIMIT:
         return order.hold if order.side == _BUY else remaining
     before = order.price, order.remaining, order.reserve
@@ -163,7 +164,7 @@ def _funds(state: State, product: Product, order: Order, price: int, remaining: 
 
 
 def _decrease(state: State, product: Product, order: Order, size: int, remaining: int) -> None:
-    """Less size, in the same place."""
+    """Reduce the size; the order keeps its place in time."""
     if not remaining:
         state.changes.touch_order(order)
         close_order(state, order, _CANCELLED)
@@ -182,7 +183,7 @@ def _decrease(state: State, product: Product, order: Order, size: int, remaining
 
 
 def _requeue(state: State, product: Product, order: Order, changed: Placing, remaining: int) -> None:
-    """The order arrives again, with other numbers."""
+    """Let the order enter again, with its new numbers."""
     state.changes.touch_order(order)
     hold = _needed(product, order, changed.price, remaining)
     price, before, resting = order.price, order.remaining, order.status == _OPEN
@@ -210,10 +211,10 @@ def _requeue(state: State, product: Product, order: Order, changed: Placing, rem
 
 
 def admit_replacement(state: State, account: Account, old: Order, new: Placing) -> Reject | None:
-    """May an order enter when another of its account leaves for it? Nothing changes.
+    """Check whether an order may enter in place of another one of its account. Nothing changes.
 
-    The check sees the account as it would be: without the old order, and with what it held. A post-only order must not
-    meet the old one either.
+    The check sees the account without the old order, and with what that order holds as available. A post-only order
+    must not cross the old order either.
     """
     paying, hold, status = state.paying(old), old.hold, old.status
     paying.unhold(hold)

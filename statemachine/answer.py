@@ -1,7 +1,7 @@
-"""What the sender of a command is told: one function for each outcome of `events`. It writes to the outcome under way.
+"""Encoders of outcomes: one function for each outcome of `events`. Each writes to the current outcome.
 
-A field stands here once, in the order of its struct; `tests/unit/statemachine/test_twins.py` decodes what is written
-with the structs.
+Each field is written once, in the order of its struct. `tests/unit/statemachine/test_twins.py` decodes the bytes with
+the structs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from statemachine.state import State
 
 
 def _begin(state: State, tag: int, fields: int) -> None:
-    """What every outcome begins with. `fields` counts its fields without the tag."""
+    """Write the fields with which every outcome begins. `fields` counts the outcome's fields without the tag."""
     outcome = state.outcome
     outcome.array(fields + 1)
     outcome.number(tag)
@@ -22,7 +22,7 @@ def _begin(state: State, tag: int, fields: int) -> None:
 
 
 def rejected(state: State, reject: Reject) -> None:
-    """Refused, nothing changed."""
+    """The command was rejected and changed nothing."""
     _begin(state, 1, 6)
     outcome = state.outcome
     outcome.number(reject.reason)
@@ -31,14 +31,14 @@ def rejected(state: State, reject: Reject) -> None:
 
 
 def done(state: State, changed: bool) -> None:
-    """A currency, product, account or key was put."""
+    """A currency, product, account or key was added or replaced."""
     _begin(state, 2, 4)
     state.unchanged = not changed
     state.outcome.flag(changed)
 
 
 def transferred(state: State, currency: str, amount: int, balance: Balance) -> None:
-    """Money came, went or moved; the sender's balance after it."""
+    """Money was deposited, withdrawn or transferred. The outcome has the sender's balance after it."""
     _begin(state, 3, 7)
     outcome = state.outcome
     outcome.text(currency)
@@ -60,28 +60,30 @@ def amended(state: State, order: Order) -> None:
 
 
 def armed(state: State, fires_at: int) -> None:
-    """A timer was set or taken off. As it has nothing to do with orders it is not remembered as a change."""
+    """A timer was set or removed. The reply cache keeps this outcome among those that changed nothing, because it
+    concerns no order.
+    """
     _begin(state, 9, 4)
     state.unchanged = True
     state.outcome.number(fires_at)
 
 
 def paired(state: State, limit: Order, stop: Order) -> None:
-    """A limit order and a stop order entered that end each other."""
+    """A linked pair of a limit order and a stop order entered."""
     _begin(state, 8, 5)
     limit.write(state.outcome)
     stop.write(state.outcome)
 
 
 def replaced(state: State, old: Order, new: Order) -> None:
-    """An order left, and another entered in its place."""
+    """An order was cancelled, and another one entered in its place."""
     _begin(state, 7, 5)
     old.write(state.outcome)
     new.write(state.outcome)
 
 
 def cancelled(state: State, orders: list[Order], pending: bool) -> None:
-    """Orders left on request, in this order; with `pending` more leave later."""
+    """Orders were cancelled on request, in this order. With `pending`, later entries cancel more."""
     _begin(state, 5, 5)
     state.outcome.array(len(orders))
     for order in orders:
@@ -99,7 +101,7 @@ def noted(state: State, number: int, base: int, taken: int) -> None:
 
 
 def switched(state: State, changed: bool, cancelled: int, pending: bool) -> None:
-    """Switches were set; so many orders left with it, and with `pending` more leave later."""
+    """Switches were set, and `cancelled` orders were cancelled. With `pending`, later entries cancel more."""
     _begin(state, 30, 6)
     state.unchanged = not changed
     state.outcome.flag(changed)

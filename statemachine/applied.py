@@ -1,4 +1,4 @@
-"""What applying a batch gave, encoded; and as structs for whoever asks for them."""
+"""The result of applying a batch: encoded, and as structs on demand."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ _event: msgspec.msgpack.Decoder[AnyEvent] = msgspec.msgpack.Decoder(AnyEvent)
 
 
 class AppliedBatch:
-    """An outcome a command, in order, and the events of all of them, in order: see `events.Applied`.
+    """One outcome per command, in order, and all events, in order; see `events.Applied`.
 
-    Both were encoded once, for the running hash, and reply and feed take the same bytes. Structs are decoded when they
-    are asked for first.
+    Both are encoded once, for the running hash; replies and the feed use the same bytes. The structs are decoded on
+    first access.
 
     Attributes:
-        event_products: the product of each event.
-        command_ends: how many events there were before the first command, and after each; empty where nothing was
-            applied.
-        keys_put: the ids of the API keys that the batch put, refused commands excluded.
+        event_products: the product of each event. command_ends: the number of events before the first command, and
+        after each command; empty if nothing was applied. keys_put: the ids of the API keys that the batch added or
+        replaced, without those of rejected commands.
     """
 
     __slots__ = (
@@ -80,7 +79,7 @@ class AppliedBatch:
         return self._events
 
     def __eq__(self, other: object) -> bool:
-        """Two are equal when their bytes are."""
+        """Two results are equal when their bytes are equal."""
         if not isinstance(other, AppliedBatch):
             return NotImplemented
         return self.encoded_outcomes == other.encoded_outcomes and self.encoded_events == other.encoded_events

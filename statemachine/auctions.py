@@ -1,9 +1,9 @@
-"""Auctions: orders are collected while nothing trades, and then meet at one price.
+"""Auctions: orders go into an auction book while nothing trades, and then trade at one price.
 
-While a product's status is AUCTION, limit orders that may rest are collected: received, their money on hold, on no
-book. Orders that rested before stay on the book. An order that would trade with one of its own account, collected or on
-the book, is refused: so no quantity counts that could only meet its own kind, and what the auction indicates is what it
-trades. When the product goes on to a status in which it trades, the auction opens:
+While a product's status is AUCTION, limit orders that may rest go into the auction book: they are received and hold
+money, but are not on the order book. Orders that rested before stay on the order book. An order that would trade with
+an order of its own account, on either book, is rejected. So every size counted can trade, and the indicative price and
+size are those at which the auction trades. When the product changes to a status in which it trades, the auction opens:
 
 1. One price is found for all orders together, by the rules that exchanges publish for opening and closing auctions
    (ASX, "Determining the match price"; Xetra, "Price determination in auctions"). Of all multiples of the tick it is
@@ -15,18 +15,18 @@ trades. When the product goes on to a status in which it trades, the auction ope
      pressure);
    - else the one nearest to the last trade, or the lowest if nothing traded yet.
 
-2. What accepts that price trades at it: on each side the best price first, at a price orders from the book first, then
-   collected ones, each in the order in which they came. The earlier of two orders that meet is the maker, and each pays
-   its own rate of fees.
-3. What is left of the collected orders goes to the book, in the order in which they were collected.
-4. The new status is told, and then the stop orders enter that the opening triggers.
+2. All orders that accept that price trade at it. On each side the best price comes first; at one price, orders of the
+   order book come first, then those of the auction book, each in time order. The earlier of two orders is the maker,
+   and each pays its own rate of fees.
+3. The remainders of the orders of the auction book go to the order book, in the order in which they were received.
+4. The event of the new status is emitted. Then the stop orders that the opening triggered enter.
 
-Where one log entry has no room for all of it (`limits.WORK_PER_ENTRY`), the opening goes on with the next ones, before
-any new order of the product. From the moment at which the price is found until all have met that accept it, no order of
+If this is more work than one log entry may do (`limits.WORK_PER_ENTRY`), the next entries continue the opening, before
+any new order of the product. From the moment at which the price is found until all trades at it are done, no order of
 the product leaves for another reason.
 
-Version 0.2.0 collected orders that cross others of their account. Where such meet, the later one's self-trade
-prevention says what happens, as in `matching`, and the price stays.
+Version 0.2.0 accepted orders that cross others of their account. When two such orders meet, the self-trade prevention
+of the later one decides, as in `matching`, and the price stays.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from statemachine.state import State
 from statemachine.types import DoneReason, GoodFor, Opening, OrderStatus, ProductStatus, SelfTradePrevention, Side
 
 TRADING = (ProductStatus.ONLINE, ProductStatus.POST_ONLY, ProductStatus.LIMIT_ONLY)
-"""The statuses in which a product trades: going on to one of them opens an auction."""
+"""The statuses in which a product trades. A change to one of them opens an auction."""
 
 _OPEN: int = OrderStatus.OPEN
 
@@ -54,7 +54,7 @@ _OPEN: int = OrderStatus.OPEN
 class Indication(NamedTuple):
     """What an auction would do if it opened now: `size` would trade at `price`, and `surplus` more would buy (negative:
     sell) there. Zeros when nothing would trade. What is traded, and what sells, is never more than `limits.AMOUNT_MAX`:
-    it is on hold; sizes of buys are told up to that.
+    it is on hold. A size of buys above it is given as that limit.
 
     The best prices, and the sizes there, are over all orders that take part, those on the book and those collected;
     zeros where a side is empty.
@@ -70,8 +70,8 @@ class Indication(NamedTuple):
 
 
 class _Sums:
-    """Of one side, book and collected orders together: how much accepts a price, for all prices down to a key. O(levels
-    up to there).
+    """The cumulative size of one side, order book and auction book together, for all prices up to a key. O(levels up to
+    that key).
     """
 
     def __init__(self, product: Product, side: Side, last_key: int) -> None:
@@ -86,20 +86,20 @@ class _Sums:
             self.levels += len(levels)
 
     def at(self, price: int) -> int:
-        """How much accepts a price. O(log levels)."""
+        """The size that accepts a price. O(log levels)."""
         key = price * self._direction
         return sum(sums[bisect_right(keys, key)] for keys, sums in self._parts)
 
 
 def collect(state: State, product: Product, order: Order) -> None:
-    """Let an accepted order wait for the auction to open. O(log n)."""
+    """Put an accepted order into the auction book. O(log n)."""
     order_received(state, product, order)
     state.wait(order)
     add(state, product, order)
 
 
 def add(state: State, product: Product, order: Order) -> None:
-    """An order is among the collected ones, behind those that are there. O(log n)."""
+    """Append an order to the auction book. O(log n)."""
     if not state.legacy:
         order.opened_sequence = state.place_in_queue()
     product.collected(order.side).add(order)
@@ -108,11 +108,11 @@ def add(state: State, product: Product, order: Order) -> None:
 
 
 def crosses_own(state: State, account: Account, product: Product, side: int, price: int, leaving: Order | None = None) -> bool:
-    """Would an order trade with one of its own account, collected or on the book? O(log n); where it would trade with
-    the book, O(the account's open orders).
+    """Whether an order would trade with one of its own account, on the auction book or the order book. O(log n); if it
+    would trade with the order book, O(the account's open orders).
 
     Args:
-        leaving: a collected order that does not count.
+        leaving: an order of the auction book that does not count.
     """
     other = leaving if leaving is not None and leaving.product is product and leaving.side != side else None
     if product.collection.crosses_own(account.account_id, side, price, other):
@@ -143,7 +143,7 @@ def look(state: State, product: Product) -> Indication:
 
 
 def _indicate(product: Product) -> tuple[Indication, int]:
-    """And of how many levels that was found."""
+    """The indication, and the number of price levels that were visited for it."""
     best_bid, bid_size = _best(product, Side.BUY)
     best_ask, ask_size = _best(product, Side.SELL)
     best = (best_bid, min(bid_size, AMOUNT_MAX), best_ask, min(ask_size, AMOUNT_MAX))
@@ -166,7 +166,7 @@ def _best(product: Product, side: Side) -> tuple[int, int]:
 
 
 def _price(buys: _Sums, sells: _Sums, prices: range, last_price: int) -> int:
-    """The price by the module's rules, out of all prices that some buy and some sell accept. O(log prices * log
+    """The uncross price by the module's rules, among all prices that some buy and some sell accept. O(log prices * log
     levels).
 
     The higher the price, the less would buy and the more would sell. So most trades at the last price at which at least
@@ -175,11 +175,11 @@ def _price(buys: _Sums, sells: _Sums, prices: range, last_price: int) -> int:
     """
 
     def orders(price: int) -> tuple[int, int]:
-        """Rises with the price: minus what would buy, and what would sell."""
+        """A key that rises with the price: minus the size that would buy, and the size that would sell."""
         return -buys.at(price), sells.at(price)
 
     def judged(place: int) -> tuple[int, int]:
-        """The less, the better: minus what trades, and the surplus."""
+        """A key whose minimum is the best price: minus the size that trades, and the surplus."""
         bought, sold = orders(prices[place])
         return -min(-bought, sold), abs(bought + sold)
 
@@ -199,13 +199,15 @@ def _price(buys: _Sums, sells: _Sums, prices: range, last_price: int) -> int:
 
 
 def begin(state: State, product: Product) -> None:
-    """The auction opens: `go_on` does it."""
+    """Begin to open the auction; `go_on` does the work."""
     product.opening, product.opening_price, product.opening_size = Opening.PRICE, 0, 0
     state.set_busy(product)
 
 
 def go_on(state: State, product: Product, limit: int) -> bool:
-    """Go on with an opening until it is through, or the entry has done `limit` units of work. True when it is through."""
+    """Continue an opening until it is complete, or the entry has done `limit` units of work. Returns whether it is
+    complete.
+    """
     if product.opening == Opening.PRICE:
         if state.work >= limit:
             return False
@@ -243,7 +245,7 @@ def go_on(state: State, product: Product, limit: int) -> bool:
 
 
 def _uncross(state: State, product: Product, limit: int) -> bool:
-    """Orders meet at the auction's price. True when no two are left that accept it."""
+    """Match orders at the auction's price. Returns whether no further pair accepts it."""
     price = product.opening_price
     while price:
         bid, ask = _next(product, Side.BUY, price), _next(product, Side.SELL, price)
@@ -260,7 +262,7 @@ def _uncross(state: State, product: Product, limit: int) -> bool:
 
 
 def emit_status(state: State, product: Product) -> None:
-    """Tell the product's status, and what its auction traded as it opened."""
+    """Emit the product's status, with the size and price of its auction's opening."""
     price, size = (product.opening_price, product.opening_size) if product.opening_size else (0, 0)
     product.opening_price = product.opening_size = 0
     if size and product.controls is not None:
@@ -269,7 +271,7 @@ def emit_status(state: State, product: Product) -> None:
 
 
 def _next(product: Product, side: Side, price: int) -> tuple[BookSide, Order] | None:
-    """Who of a side trades next at the auction's price, and where it lies."""
+    """The order of a side that trades next at the auction's price, and the book side that contains it."""
     place, collected = product.side(side), product.collected(side)
     if collected.best is not None and (place.best is None or collected.best.key < place.best.key):
         place = collected
@@ -281,7 +283,9 @@ def _next(product: Product, side: Side, price: int) -> tuple[BookSide, Order] | 
 
 
 def _cross(state: State, product: Product, price: int, bid: tuple[BookSide, Order], ask: tuple[BookSide, Order]) -> int:
-    """Two orders meet: how much they trade. What is on the book came before all that was collected."""
+    """Trade two orders with each other, and return the size. An order of the order book is earlier than all orders of
+    the auction book.
+    """
     earlier, later = (bid, ask) if _came(bid[1]) < _came(ask[1]) else (ask, bid)
     (maker_side, maker), (taker_side, taker) = earlier, later
     state.touch(maker)
@@ -307,14 +311,14 @@ def _cross(state: State, product: Product, price: int, bid: tuple[BookSide, Orde
 
 
 def _came(order: Order) -> tuple[bool, int, int]:
-    """When an order came, among those that an opening lets meet. Under versions before 0.3.0 collected orders had no
-    place but their ids.
+    """The place in time of an order in an opening. Versions before 0.3.0 stored no place for the orders of an auction
+    book but their ids.
     """
     return order.status != _OPEN, order.opened_sequence, order.order_id
 
 
 def _prevent(state: State, product: Product, earlier: tuple[BookSide, Order], later: tuple[BookSide, Order]) -> None:
-    """Self-trade prevention, as the later order wants it."""
+    """Apply the self-trade prevention of the later order."""
     stp, by = SelfTradePrevention(later[1].stp), min(earlier[1].remaining, later[1].remaining)
     leaving = {
         SelfTradePrevention.DC: (earlier[1].remaining == by, later[1].remaining == by),

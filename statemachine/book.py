@@ -1,12 +1,12 @@
-"""The order book of one product: price levels in price order, orders in time order within a level. And its stop orders,
-by stop price.
+"""The order book of one product: price levels in price order, and within a price level orders in time order. Also its
+waiting stop orders, by stop price.
 
-There is one code for both sides. A side sorts its levels by a *key*, the price times the side's `direction` (+1 for
-asks, -1 for bids), so that the best level always has the smallest key, and "would trade with" is always `level.key <=
+Both sides share the code. A side sorts its price levels by a *key*, the price times the side's `direction` (+1 for
+asks, -1 for bids). So the best level always has the smallest key, and "would trade with" is always `level.key <=
 limit`.
 
-Costs, with L levels: adding to a level that exists O(log L); taking an order out O(1), O(log L) when it was the last of
-its level; best O(1).
+Costs, with L levels: adding to an existing level O(log L); removing an order O(1), or O(log L) for the last one of its
+level; best O(1).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from statemachine.teardown import clear
 from statemachine.types import OrderType, Side, StopType
 
 NO_LIMIT = AMOUNT_MAX
-"""As a key limit: every price is good. No key is larger, because no price is."""
+"""A key limit that every price satisfies, because no price is larger."""
 
 CHUNK = 512
-"""Levels in one list at most. A level that comes or goes moves as many places."""
+"""The largest number of levels in one list. Adding or removing a level moves at most as many places."""
 
 _NO_LIMIT = NO_LIMIT
 _CHUNK: int = CHUNK
@@ -34,15 +34,15 @@ _BUY: int = Side.BUY
 
 
 def _place(order: Order) -> tuple[int, int]:
-    """Where an order stands among those of its price. Orders that version 0.1.0 opened have no sequence; they came in
-    the order of their ids.
+    """The sort key of an order among those of its price. Orders that version 0.1.0 opened have no sequence; the order
+    of their ids is their time order.
     """
     return order.opened_sequence, order.order_id
 
 
 def _follows(order: Order) -> tuple[int, int]:
-    """Where a trailing stop order stands among those of its kind: by the best price that traded since it came, as far
-    as it follows one.
+    """The sort key of a trailing stop order among those of its kind: the best price traded since it was accepted, once
+    it follows one.
     """
     assert order.terms is not None, "a trailing stop order has options"
     trail: int = order.terms.trail
@@ -50,7 +50,7 @@ def _follows(order: Order) -> tuple[int, int]:
 
 
 def _waiting(order: Order) -> tuple[int, int]:
-    """Where a stop order stands among those of its kind."""
+    """The sort key of a stop order among those of its kind."""
     return (-order.stop_price if order.stop == StopType.LOSS else order.stop_price), order.order_id
 
 
@@ -60,8 +60,8 @@ class BookSide:
     Change:   `add`, `remove`, `reduce`, `fill`, `release`
     Look:     `best`, `limit_key`, `crosses`, `in_order`, `page`, `count_at`, `resting`
 
-    Levels lie in lists of up to `CHUNK` that are sorted from the worst to the best, as the lists themselves are: the
-    best level, where most come and go, is the last of the last list, so hardly anything has to move.
+    Levels are stored in lists of up to `CHUNK`, sorted from the worst to the best, and so are the lists. Most changes
+    happen at the best level, which is the last of the last list, so few entries have to move.
     """
 
     __slots__ = ("best", "chunks", "direction")
@@ -70,7 +70,7 @@ class BookSide:
         self.direction = direction
         self.chunks: list[list[PriceLevel]] = []
         self.best: PriceLevel | None = None
-        """The level with the smallest key, kept at hand because every order asks for it."""
+        """The level with the smallest key, cached because every order reads it."""
 
     def add(self, order: Order) -> None:
         """Append an order at its price. O(log L), O(1) at the best level."""
@@ -81,7 +81,7 @@ class BookSide:
         level.append(order)
 
     def _level(self, price: int, key: int) -> PriceLevel:
-        """The level with a key, made if there is none."""
+        """The level with a key; it is created if there is none."""
         if not self.chunks:
             self.chunks.append([])
         number = self._chunk_of(key)
@@ -103,7 +103,7 @@ class BookSide:
         return level
 
     def _chunk_of(self, key: int) -> int:
-        """The number of the list in which a level with this key lies, or belongs: the last one that begins with a key
+        """The index of the list that holds, or would hold, a level with this key: the last list that begins with a key
         as large or larger.
         """
         low, high = 0, len(self.chunks) - 1
@@ -118,7 +118,7 @@ class BookSide:
         return low
 
     def _place_in(self, chunk: list[PriceLevel], key: int) -> int:
-        """The place in a list of the first level whose key is as small or smaller."""
+        """The index in a list of the first level whose key is as small or smaller."""
         low, high = 0, len(chunk)
         while low < high:
             middle = (low + high) // 2
@@ -130,7 +130,7 @@ class BookSide:
         return low
 
     def fill(self, orders: Iterable[Order]) -> None:
-        """`add` each of these, in time order, to a side that is empty. O(orders + L log L)."""
+        """Add orders, in time order, to an empty side. O(orders + L log L)."""
         assert not self.chunks, "the side is not empty"
         levels: dict[int, PriceLevel] = {}
         for order in orders:
@@ -144,7 +144,7 @@ class BookSide:
         self.best = ordered[-1] if ordered else None
 
     def remove(self, order: Order) -> None:
-        """Take an order out, with whatever remains of it. O(1), O(log L) when it was the last of its level."""
+        """Remove an order, with all that remains of it. O(1), or O(log L) for the last one of its level."""
         level = order.level
         assert level is not None, "the order lies on no level"
         level.unlink(order)
@@ -152,7 +152,7 @@ class BookSide:
             self._drop(level)
 
     def _drop(self, level: PriceLevel) -> None:
-        """Take an empty level out."""
+        """Remove an empty level."""
         if level is self.best:
             number = len(self.chunks) - 1
             chunk = self.chunks[number]
@@ -171,17 +171,17 @@ class BookSide:
                 self.best = None
 
     def reduce(self, order: Order, by: int) -> None:
-        """Tell the order's level that `by` of its remaining size goes. The order keeps its place in time. O(1)."""
+        """Subtract `by` of the order's remaining size from its level. The order keeps its place in time. O(1)."""
         level = order.level
         assert level is not None, "the order lies on no level"
         level.total -= by
 
     def limit_key(self, order: Order) -> int:
-        """The largest key of this side that an taker may trade with."""
+        """The largest key of this side that a taker may trade with."""
         return _NO_LIMIT if order.order_type == _MARKET else order.price * self.direction
 
     def crosses(self, price: int) -> bool:
-        """Would a limit order of the other side at `price` trade at once?"""
+        """Whether a limit order of the other side at `price` would trade at once."""
         best = self.best
         return best is not None and best.key <= price * self.direction
 
@@ -200,13 +200,13 @@ class BookSide:
                     level.unlink(level.first)
 
     def page(self, price: int, opened_sequence: int, order_id: int, limit: int, last: Order | None = None) -> list[Order]:
-        """Up to `limit` orders, in the order in which they trade, behind the place that an order at `price` with these
-        numbers has or had; from the beginning where `price` is 0.
+        """Up to `limit` orders, in the order in which they trade, after the place that an order at `price` with these
+        numbers has or had. With `price` 0 they begin with the best.
 
-        O(limit + log L), and O(orders of the level) where that order has left.
+        O(limit + log L), and O(orders of the level) if that order is done.
 
         Args:
-            last: that order, if it is known; it may have left.
+            last: that order, if it is known; it may be done.
         """
         found: list[Order] = []
         place = opened_sequence, order_id
@@ -251,22 +251,20 @@ class BookSide:
 
 
 class Collection:
-    """The orders that an auction collected, by order id, and by account and price. O(log n) for each that comes or
-    goes.
-    """
+    """The orders of an auction book, by order id, and by account and price. Adding and removing cost O(log n)."""
 
     __slots__ = ("orders", "own")
 
     def __init__(self) -> None:
         self.orders: OrderedDict[int, Order] = OrderedDict()
-        """In the order in which they were collected. The first is found at once however many have left, which in a
-        plain dictionary it is not.
+        """The orders in the order in which they were added. Unlike in a plain dictionary, finding the first one is fast
+        after many were removed.
         """
         self.own: dict[str, tuple[SortedList, SortedList]] = {}
-        """Of each account with collected orders the prices at which it buys, and those at which it sells."""
+        """For each account with orders here: the prices at which it buys, and those at which it sells."""
 
     def add(self, order: Order) -> None:
-        """An order is collected."""
+        """Add an order."""
         self.orders[order.order_id] = order
         prices = self.own.get(order.account_id)
         if prices is None:
@@ -274,7 +272,7 @@ class Collection:
         prices[order.side != _BUY].add(order.price)
 
     def remove(self, order: Order) -> None:
-        """A collected order leaves, or goes to the book."""
+        """Remove an order, because it is done or goes to the order book."""
         del self.orders[order.order_id]
         prices = self.own[order.account_id]
         prices[order.side != _BUY].remove(order.price)
@@ -282,7 +280,7 @@ class Collection:
             del self.own[order.account_id]
 
     def crosses_own(self, account_id: str, side: int, price: int, leaving: Order | None = None) -> bool:
-        """Would an order of this account trade with one of its own that is collected? `leaving` is one of the other
+        """Whether an order of this account would trade with one of its own here. `leaving` is an order of the other
         side that does not count.
         """
         prices = self.own.get(account_id)
@@ -308,7 +306,7 @@ class StopBook:
     Change:   `add`, `fill`, `remove`, `take`, `release`
     Look:     `len`, `count`, `triggers`, `waiting`
 
-    `highest_loss` and `lowest_entry` are the prices of the next ones, kept at hand because every trade asks for them.
+    `highest_loss` and `lowest_entry` are the prices of the next ones, cached because every trade reads them.
     """
 
     __slots__ = (
@@ -326,9 +324,11 @@ class StopBook:
 
     def __init__(self) -> None:
         self.losses: SortedList = SortedList()
-        """Triggered by a trade at the stop price or below: the highest first, hence by minus the stop price."""
+        """Stop orders that a trade at the stop price or below triggers. The highest comes first, so the key is minus
+        the stop price.
+        """
         self.entries: SortedList = SortedList()
-        """Triggered by a trade at the stop price or above: the lowest first."""
+        """Stop orders that a trade at the stop price or above triggers. The lowest comes first."""
         self.trailing = 0
         self.rising: SortedList = SortedList()
         """Trailing stop losses by the price from which they follow: a higher trade moves them."""
@@ -337,7 +337,7 @@ class StopBook:
         self._update()
 
     def _update(self) -> None:
-        """The stop orders are others."""
+        """Update the cached prices after a change."""
         self.count = len(self.losses) + len(self.entries)
         self.highest_loss: int = -self.losses[0][0] if self.losses else 0
         self.lowest_entry: int = self.entries[0][0] if self.entries else _NO_LIMIT
@@ -352,7 +352,7 @@ class StopBook:
         return self.losses if order.stop == StopType.LOSS else self.entries
 
     def add(self, order: Order) -> None:
-        """A stop order begins to wait."""
+        """Add a stop order."""
         self._kind(order).add(_waiting(order))
         if order.terms is not None and order.terms.trail:
             (self.rising if order.stop == StopType.LOSS else self.falling).add(_follows(order))
@@ -369,35 +369,36 @@ class StopBook:
         self._update()
 
     def remove(self, order: Order) -> None:
-        """A stop order that waits does so no more."""
+        """Remove a stop order."""
         self._kind(order).remove(_waiting(order))
         self.forget(order)
 
     def forget(self, order: Order) -> None:
-        """A stop order that waits no more does not follow any more either."""
+        """Remove a stop order from the trailing ones."""
         if order.terms is not None and order.terms.trail:
             (self.rising if order.stop == StopType.LOSS else self.falling).discard(_follows(order))
         self._update()
 
     def concerns(self, lowest: int, highest: int) -> bool:
-        """Do trades between these two prices trigger or move any? O(1)."""
+        """Whether trades between these two prices trigger or move any stop order. O(1)."""
         return self.count != 0 and (
             self.triggers(lowest, highest) or (self.trailing != 0 and (highest > self.moves_above or lowest < self.moves_below))
         )
 
     def behind(self, lowest: int, highest: int) -> list[int]:
-        """The order ids of trailing orders that trades between these two prices move, rising. O(log n + found)."""
+        """The order ids, ascending, of the trailing orders that trades between these two prices move. O(log n + found)."""
         found = self.rising[: self.rising.bisect_left((highest, 0))]
         found += self.falling[: self.falling.bisect_left((-lowest, 0))]
         return sorted([order_id for _, order_id in found])
 
     def triggers(self, lowest: int, highest: int) -> bool:
-        """Do trades between these two prices trigger any? O(1)."""
+        """Whether trades between these two prices trigger any stop order. O(1)."""
         return self.count != 0 and (lowest <= self.highest_loss or (highest >= self.lowest_entry and len(self.entries) > 0))
 
     def take(self, lowest: int, highest: int, most: int) -> list[int]:
-        """Remove `most` of those that trades between these two prices trigger, losses and entries each: those whose
-        stop price was passed first, at one price the smallest order ids. Their order ids, rising. O(log n + found).
+        """Remove up to `most` stop losses and `most` stop entries that trades between these two prices trigger. Those
+        whose stop price was passed first come first; at one price, those with the smallest ids. Returns their order
+        ids, ascending. O(log n + found).
         """
         taken: list[tuple[int, int]] = []
         for side, last in ((self.losses, -lowest), (self.entries, highest)):
@@ -415,7 +416,7 @@ class StopBook:
         self._update()
 
     def waiting(self) -> Iterator[tuple[StopType, int, int]]:
-        """All of them: kind, stop price, order id."""
+        """All waiting stop orders: kind, stop price, order id."""
         for stop, side in ((StopType.LOSS, self.losses), (StopType.ENTRY, self.entries)):
             for key, order_id in side:
                 yield stop, abs(key), order_id

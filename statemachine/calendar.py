@@ -1,11 +1,11 @@
-"""Trading calendars: which phase a calendar has at a time, and when the next one begins. Pure numbers; see
+"""Trading calendars: which phase a calendar has at a time, and when the next one begins. The fields are those of
 `commands.PutCalendar`.
 
-The calendar brings its time zone along as a table of offsets. So no node looks at its own time zone database, which may
-be of another edition than that of its neighbour.
+The calendar contains its time zone as a table of offsets. So no node reads its own time zone database, which may be of
+another edition than that of another node.
 
-- A local time that the clocks pass over, when they are put forward, is the moment at which they are.
-- Of a local time that comes twice, when they are put back, the first is meant. Nothing happens a second time.
+- A local time that is skipped when the clocks go forward means the moment at which they go forward.
+- A local time that occurs twice when the clocks go back means the first one. Nothing happens a second time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from statemachine.types import Phase, Reason
 SECOND = 10**9
 DAY_S = 86_400
 _LOOK_AHEAD_DAYS = 15
-"""How far the next change is looked for. Where there is none within, it is looked for again then."""
+"""How far ahead the next change is searched for. If there is none, the search is repeated at the end of that time."""
 _FIRST_WEEKDAY = 3
 """1970-01-01 was a Thursday; Monday is 0."""
 _OFFSET_MAX_S = 18 * 3_600
@@ -41,8 +41,8 @@ Moments = list[tuple[int, Phase]]
 
 
 class Now(NamedTuple):
-    """The phase of a moment, the second since the epoch at which it began, and that at which another one begins (or it
-    is looked again).
+    """The phase at a moment, the second since the epoch at which it began, and the second at which another one begins
+    or the search is repeated.
     """
 
     phase: Phase
@@ -51,8 +51,8 @@ class Now(NamedTuple):
 
 
 def offset_at(calendar: CalendarRow | PutCalendar, second: int) -> int:
-    """Seconds that the local clock is ahead of UTC. Before the table begins its first offset holds, behind its end its
-    last.
+    """Seconds by which the local clock is ahead of UTC. Before the table begins its first offset holds, after its end
+    its last.
     """
     place = bisect_right(calendar.offsets, second, key=lambda entry: entry[0])
     return calendar.offsets[max(place - 1, 0)][1]
@@ -79,7 +79,7 @@ def moment_of(calendar: CalendarRow | PutCalendar, day: int, second_of_day: int)
 
 
 def phases_of(calendar: CalendarRow | PutCalendar, day: int) -> list[tuple[int, Phase]]:
-    """What a date has: second of the day, phase."""
+    """The phases of a date: second of the local day, phase."""
     place = bisect_right(calendar.days, day, key=lambda entry: entry[0]) - 1
     if place >= 0 and calendar.days[place][0] == day:
         phases = calendar.days[place][1]
@@ -93,7 +93,7 @@ def _moments(calendar: CalendarRow | PutCalendar, day: int) -> Moments:
 
 
 def now(calendar: CalendarRow | PutCalendar, time: int) -> Now:
-    """What a time, in nanoseconds since the epoch, is. O(days looked ahead * phases)."""
+    """The phase at a time in nanoseconds since the epoch. O(days searched * phases)."""
     second = time // SECOND
     today = day_at(calendar, second)
     past: Moments = []
@@ -112,7 +112,7 @@ def now(calendar: CalendarRow | PutCalendar, time: int) -> Now:
 
 
 def check(command: PutCalendar) -> Reject | None:
-    """May this calendar be put?"""
+    """Check that this calendar may be put."""
     if not is_name(command.calendar_id):
         return _fault("calendar_id", "expected a name")
     if len(command.time_zone) > REMARK_MAX:
@@ -121,7 +121,7 @@ def check(command: PutCalendar) -> Reject | None:
 
 
 def check_hours(command: PutCalendar | CalendarRow) -> Reject | None:
-    """Are these offsets, weekdays and dates what a calendar may have?"""
+    """Check the offsets, weekdays and dates of a calendar."""
     offsets = command.offsets
     if not 1 <= len(offsets) <= CALENDAR_OFFSETS_MAX or not _rise([second for second, _ in offsets]):
         return _fault("offsets", f"expected 1 to {CALENDAR_OFFSETS_MAX}, by rising times")

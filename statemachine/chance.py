@@ -1,5 +1,5 @@
-"""Chance that all nodes agree on: drawn from the running hash, which nobody can foretell who does not know every
-command before.
+"""Pseudo-random numbers that are equal on all nodes. They are drawn from the running hash, which cannot be predicted
+without every earlier command.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from statemachine.state import State
 
 
 def draw(state: State, what: str, most: int) -> int:
-    """A number from 0 to `most`, by the running hash behind the last log entry. `what` tells draws of one entry apart."""
+    """A number from 0 to `most`, drawn from the running hash after the last log entry. `what` distinguishes the draws
+    of one entry.
+    """
     if most <= 0:
         return 0
     digest = blake2b(state.hash + what.encode(), digest_size=16, person=b"quorumbook.draw").digest()

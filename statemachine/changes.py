@@ -1,9 +1,9 @@
-"""What changed since the last freeze: what a snapshot of changes has to write (`freezing`).
+"""What changed since the last freeze: the rows that an incremental snapshot writes (`freezing`).
 
-The engine tells before it changes an account or an open order. The changes are relative to the freeze before, or to the
-tables that the engine was restored from; for an engine that began empty, to nothing. What is noted of them is bounded
-by the state: an order that came and left in between leaves no trace here. Tables whose rows are kept note their changes
-themselves (`records`).
+The engine calls `Changes` before it changes an account or an open order. The changes are relative to the freeze before,
+or to the tables from which the engine was restored, or to an empty engine. Their memory is bounded by that of the
+state: an order that was added and removed between two freezes leaves no record. Tables whose rows are kept record their
+changes themselves (`records`).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from statemachine.types import OrderStatus
 
 _DONE: int = OrderStatus.DONE
 _SPARE = 64
-"""Entries of done orders that an account's list of changes may have in any case."""
+"""Entries of done orders that an account's list of changes may always have."""
 
 
 class FrozenView(Protocol):
-    """A view of an earlier moment that is still to be encoded: see `freezing.Frozen`."""
+    """A view of an earlier moment that is not fully encoded yet: see `freezing.Frozen`."""
 
     def keep_account(self, account_id: str) -> None:
         """The account is about to change."""
@@ -32,11 +32,11 @@ class FrozenView(Protocol):
 
 
 class AccountChanges:
-    """What changed of an account. `done_count`, `added` and `by_kind` (as `added`, of each kind of transfer) are those
-    before the first change.
+    """What changed of an account. `done_count`, `added` and `by_kind` (like `added`, for each kind of transfer) have
+    the values before the first change.
 
-    `came`: orders that came or changed, of which those that are done by now do not count; `left`: the ids of those that
-    were open at the freeze before, and left. `all_orders`: every order that is open at the freeze counts.
+    `came`: orders that were added or changed; those that are done by now do not count. `left`: the ids of orders that
+    were open at the freeze before, and are not open now. `all_orders`: every order that is open at the freeze counts.
     """
 
     __slots__ = ("added", "all_orders", "by_kind", "came", "done_count", "left")
@@ -50,8 +50,8 @@ class AccountChanges:
         self.all_orders = all_orders
 
     def note(self, order: Order) -> None:
-        """An order came or is about to change. O(1) on average: the list is cleared of done orders when it has become
-        twice as long as needed.
+        """Record an order that was added or is about to change. O(1) on average: done orders are removed from the list
+        when it is twice as long as needed.
         """
         came = self.came
         came.append(order)
@@ -66,9 +66,8 @@ class Changes:
     A freeze takes:    `accounts`, `start_over`; see `freezing`
 
     Attributes:
-        epoch: the number of the latest freeze, from 1 on. An account or order that says the same number was touched
-            since then.
-        last_order_id: the last order id at the latest freeze.
+        epoch: the number of the latest freeze, starting with 1. An account or order with the same number was touched
+        since then. last_order_id: the last order id at the latest freeze.
     """
 
     __slots__ = ("_accounts", "_frozen", "_operator", "epoch", "last_order_id")
@@ -81,7 +80,7 @@ class Changes:
         self.last_order_id = last_order_id
 
     def touch(self, account: Account) -> None:
-        """Before anything of an account changes."""
+        """Record an account before it changes."""
         if account.touched != self.epoch:
             account.touched = self.epoch
             by_kind = {kind: memory.added for kind, memory in account.other_replies.items()}
@@ -91,7 +90,7 @@ class Changes:
                 self._frozen.keep_account(account.account_id)
 
     def touch_operator(self, memory: ReplyCache) -> None:
-        """Before the operator's memory changes."""
+        """Record the operator before its reply cache changes."""
         if not self._operator:
             self._operator = True
             self._accounts[OPERATOR] = AccountChanges(0, memory.added, {})
@@ -99,7 +98,7 @@ class Changes:
                 self._frozen.keep_account(OPERATOR)
 
     def touch_order(self, order: Order) -> None:
-        """Before an open order changes. Its account was touched."""
+        """Record an open order before it changes. Its account was touched."""
         if order.touched != self.epoch:
             frozen = self._frozen
             if frozen is not None:
@@ -108,27 +107,27 @@ class Changes:
             self.order_came(order)
 
     def order_came(self, order: Order) -> None:
-        """An order is open from now on."""
+        """Record an order that becomes open."""
         order.touched = self.epoch
         changes = order.account.changes
         assert changes is not None, "the account was touched"
         changes.note(order)
 
     def order_left(self, order: Order) -> None:
-        """An open order, touched before, is open no more."""
+        """Record that an open order is no longer open. It was touched."""
         if order.order_id <= self.last_order_id:
             changes = order.account.changes
             assert changes is not None, "the account was touched"
             changes.left.append(order.order_id)
 
     def view_is_over(self, frozen: FrozenView) -> None:
-        """Everything of a frozen view was encoded."""
+        """Record that a frozen view is fully encoded."""
         if self._frozen is frozen:
             self._frozen = None
 
     def clear(self) -> None:
-        """Empty it in small steps (`teardown`). The view frozen last refers to the state, and is let go too: nobody may
-        iterate it any more.
+        """Empty it in small steps (`teardown`). This also drops the latest frozen view, which refers to the state and
+        may not be iterated afterwards.
         """
         self._frozen = None
         while self._accounts:
@@ -136,11 +135,11 @@ class Changes:
             clear(changes.came, changes.left)
 
     def accounts(self) -> dict[str, AccountChanges]:
-        """The accounts that changed since the last freeze. The caller may keep them once `start_over` was called."""
+        """The accounts that changed since the last freeze. After `start_over` the list belongs to the caller."""
         return self._accounts
 
     def start_over(self, frozen: FrozenView, last_order_id: int) -> None:
-        """What changes from now on counts from this freeze, which `frozen` shows. O(1)."""
+        """Begin a new epoch: later changes are relative to this freeze, whose view is `frozen`. O(1)."""
         self._frozen = frozen
         self._accounts = {}
         self._operator = False

@@ -1,13 +1,12 @@
 """Price collars, and limits of one order, by product: what `commands.PutProductLimits` sets.
 
 - A trade in continuous trading is at most `dynamic_ppm` away from the last trade's price, and at most `static_ppm` from
-  the price of the last auction. Where one of the prices is not known yet, it bounds nothing. Bounds are rounded
-  inwards.
-- An order trades up to the collar. When the next trade would be outside, what is left of it leaves
+  the price of the last auction. A reference price that is not known yet sets no bound. Bounds are rounded inwards.
+- An order trades up to the collar. When the next trade would be outside, its remainder is cancelled
   (`DoneReason.COLLARED`), or trading is interrupted (`volatility`). A fill-or-kill order that would need a price
   outside is not filled, and interrupts nothing.
-- With `CollarAction.REJECT` a limit order that names a price outside on its aggressive side does not enter, also where
-  nothing is there to trade with.
+- With `CollarAction.REJECT` a limit order whose price is outside the collar on its aggressive side is rejected, even if
+  there is nothing to trade with.
 - In an auction there is no collar; its price is the next reference.
 - Every new limit order is bounded in size and notional; one with a price also in its distance from the last trade, to
   either side. Stop orders are bounded when they are placed, by their stop price where they have no other.
@@ -36,7 +35,7 @@ _LIMIT: int = OrderType.LIMIT
 _BUY: int = Side.BUY
 _REJECT: int = CollarAction.REJECT
 _PPM_MAX = 10 * PPM
-"""A trade at eleven times the reference price: anything wider is no collar."""
+"""The widest collar allows a trade at eleven times the reference price."""
 
 
 def put(state: State, command: PutProductLimits) -> Reject | None:
@@ -97,7 +96,7 @@ def _admit(product: Product | None, command: PutProductLimits) -> Reject | None:
 
 
 def note_auction(state: State, product: Product, price: int) -> None:
-    """An auction opened at this price, the static reference from now on. The product has limits."""
+    """Set the static reference to the price at which an auction opened. The product has limits."""
     row = product.controls
     assert row is not None, "the product has limits"
     product.controls = msgspec.structs.replace(row, static_price=price)
@@ -105,7 +104,7 @@ def note_auction(state: State, product: Product, price: int) -> None:
 
 
 def bounds(product: Product, times: int = 1) -> tuple[int, int]:
-    """The lowest and the highest price at which the product may trade; `times` as wide."""
+    """The lowest and the highest price at which the product may trade, with a collar `times` as wide."""
     row = product.controls
     assert row is not None, "the product has limits"
     low, high = 0, AMOUNT_MAX
@@ -117,8 +116,9 @@ def bounds(product: Product, times: int = 1) -> tuple[int, int]:
 
 
 def limit_key(product: Product, makers: BookSide, limit: int) -> int:
-    """The last key of the other side that an order may trade at, which by its own price could go up to the key `limit`.
-    The product has limits."""
+    """The largest key of the other side at which an order may trade: `limit`, the key of its own price, or the
+    collar's. The product has limits.
+    """
     if product.opening or product.status == _AUCTION or makers.best is None:
         return limit
     low, high = bounds(product)
@@ -127,7 +127,7 @@ def limit_key(product: Product, makers: BookSide, limit: int) -> int:
 
 
 def rejects(product: Product, command: Placing) -> Reject | None:
-    """Do the product's limits let an order enter? The product has limits. The order's fields are not checked yet."""
+    """Check an order against the product's limits. The product has limits. The order's fields are not checked yet."""
     row = product.controls
     assert row is not None, "the product has limits"
     price = command.price if command.order_type == _LIMIT else command.stop_price

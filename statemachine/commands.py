@@ -1,20 +1,20 @@
-"""Everything that can change the exchange: one struct a command, msgpack arrays with an integer tag.
+"""All commands that can change the exchange: one struct per command, encoded as a msgpack array with an integer tag.
 
-The tag and the order of the fields are the written schema of the log. Numbers are whole, in smallest units:
+The tags and the order of the fields are the schema of the log. Numbers are integers in smallest units:
 
 - an *amount* of a currency with scale s is in units of 10**-s (scale 8: 1.5 BTC is 150_000_000);
 - a *size* is an amount of the product's base currency;
-- a *price* is the amount of quote currency for **one whole** base coin, so the notional of a trade is
-  `price * size // 10**base_scale`; `PutProduct` only accepts ticks and lots for which that division leaves no rest;
+- a *price* is the amount of quote currency for **one whole** base coin, so the notional of a trade is `price * size //
+  10**base_scale`; `PutProduct` only accepts ticks and lots for which that division is exact;
 - *funds* are an amount of the quote currency, fees included;
-- fees are in parts per million of the notional; all that an order pays is rounded up once, to a whole unit.
+- fees are in parts per million of the notional; the sum that an order pays is rounded up once, to a whole unit.
 
 Every command carries a `command_id`. The same id from the same account again returns the first outcome and changes
-nothing. Only a command that changed something is remembered: one that was refused, or found nothing to do, is judged
-anew when it comes again. Deposits, withdrawals and transfers have ids of their own, each kind apart and apart from all
-other commands. For an order it is the client's `client_oid` (in the form "c:<client_oid>", so that it cannot meet an id
-made by a gateway), for a deposit or withdrawal the `transfer_id`. `account_id` is the account the command acts for;
-commands of the operator (currencies, products, accounts, keys) carry the account `limits.OPERATOR`.
+nothing. The reply cache keeps the outcomes of commands that changed something apart from those of commands that were
+rejected or changed nothing (`limits`). Deposits, withdrawals and transfers each have a separate set of ids, apart from
+all other commands. For an order it is the client's `client_oid` (in the form "c:<client_oid>", so that it cannot equal
+an id made by a gateway), for a deposit or withdrawal the `transfer_id`. `account_id` is the account the command acts
+for; commands of the operator (currencies, products, accounts, keys) carry the account `limits.OPERATOR`.
 """
 
 from __future__ import annotations
@@ -36,14 +36,16 @@ from statemachine.types import (
 
 
 class Command(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
-    """What every command begins with."""
+    """The fields of every command."""
 
     account_id: str
     command_id: str
 
 
 class PutCurrency(Command, frozen=True, tag=1):
-    """Add a currency with `scale` decimal digits (0 to `limits.SCALE_MAX`). Again with the same scale: no change."""
+    """Add a currency with `scale` decimal digits (0 to `limits.SCALE_MAX`). Repeating it with the same scale changes
+    nothing.
+    """
 
     currency: str
     scale: int
@@ -52,9 +54,9 @@ class PutCurrency(Command, frozen=True, tag=1):
 class PutProduct(Command, frozen=True, tag=2):
     """Add a product, or change its sizes, fees and status. Currencies, tick and lot are fixed once it exists.
 
-    With `keep_status` a product that exists keeps its status; `status` is for a new one. `expected_version` refuses a
-    change of what somebody else changed meanwhile: it is the `version` of the `ProductRow` that was read, or 0 for a
-    product that must not exist yet; -1 accepts any.
+    With `keep_status` a product that exists keeps its status; `status` is for a new one. `expected_version` prevents a
+    lost update: the command is rejected unless the product has this `version` (that of the `ProductRow` that was read;
+    0 for a product that must not exist yet). -1 accepts any version.
 
     `tick` is in price units, `lot`, `min_size` and `max_size` in base units. `tick * lot` must be a whole multiple of
     10**base_scale, so that every notional is a whole number of quote units.
@@ -75,7 +77,7 @@ class PutProduct(Command, frozen=True, tag=2):
 
 
 class OpenAccount(Command, frozen=True, tag=3):
-    """Add an account. Again: no change."""
+    """Add an account. Repeating it changes nothing."""
 
     new_account_id: str
 
@@ -84,8 +86,9 @@ class PutApiKey(Command, frozen=True, tag=4):
     """Add or replace an API key. `secret` is base64 text, `permissions` a sum of `Permission` values.
 
     `owner_id` is the account the key acts for, or the operator. Permissions of 0 revoke a key. `addresses` are the
-    networks it may be used from, such as "192.0.2.0/24,2001:db8::/32"; empty: from anywhere. `sealed_by` numbers the
-    cluster key under which `secret` and `passphrase` are encrypted, from 1; 0: they are as they are.
+    networks from which it may be used, such as "192.0.2.0/24,2001:db8::/32"; an empty text allows all. `sealed_by` is
+    the number, from 1 on, of the cluster key that encrypts `secret` and `passphrase`; 0 means that they are not
+    encrypted.
     """
 
     key_id: str
@@ -112,17 +115,16 @@ class Withdraw(Command, frozen=True, tag=6):
 
 
 class OrderOptions(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
-    """What an order may have beyond the fields of a plain one. 0 and "" stand for nothing.
+    """The optional fields of an order. 0 and "" mean that an option is not used.
 
     Attributes:
-        session: a tag by which `CancelAll` and `CancelAllAfter` choose orders.
-        display_size: an iceberg: the book shows so much of it at a time.
-        trail: a stop order whose stop price stays at most so far behind the best price traded since it came.
-        good_for: a day or an auction.
-        expires_at: a good-till-time order without `cancel_after` leaves at this time, nanoseconds since the epoch.
-        take_profit: when the order is done, a limit order of the other side enters at this price for what it filled.
-        stop_loss: as well, or instead, a stop order with this stop price, which is a limit order where
-            `stop_loss_limit` is its price.
+        session: a tag by which `CancelAll` and `CancelAllAfter` choose orders. display_size: the order is an iceberg;
+        the book shows this much of it at a time. trail: the stop price of a trailing stop order stays at most this far
+        behind the best price traded since the order was accepted. good_for: whether the order is good for a day or an
+        auction. expires_at: a good-till-time order without `cancel_after` expires at this time, in nanoseconds since
+        the epoch. take_profit: when the order is done, a limit order of the other side enters at this price for what it
+        filled. stop_loss: also, or instead, a stop order with this stop price enters. It is a limit order if
+        `stop_loss_limit` is its price.
     """
 
     session: str = ""
@@ -141,8 +143,8 @@ class PlaceOrder(Command, frozen=True, tag=7):
     Limit: `price` > 0, `size` > 0, `funds` 0. Market: `price` 0 and `size` or `funds` (or, for a buy, both) > 0;
     `funds` is a ceiling on what a buy spends, or the amount a sell wants to raise.
 
-    With a `stop` it waits for a trade at `stop_price` and enters then. With good-till-time it leaves `cancel_after`
-    nanoseconds after it came.
+    With a `stop` the order waits for a trade at `stop_price` and then enters. A good-till-time order expires
+    `cancel_after` nanoseconds after it was accepted.
     """
 
     product_id: str
@@ -164,7 +166,7 @@ class PlaceOrder(Command, frozen=True, tag=7):
 class CancelOrder(Command, frozen=True, tag=8):
     """Cancel one of the account's open orders, named by `order_id` or, when that is 0, by `client_oid`.
 
-    A `product_id` that is not empty must be the order's.
+    A `product_id` that is not empty must be the product of the order.
     """
 
     order_id: int
@@ -173,11 +175,11 @@ class CancelOrder(Command, frozen=True, tag=8):
 
 
 class CancelAll(Command, frozen=True, tag=9):
-    """Cancel open orders of the account, oldest first: those that fit all that is said.
+    """Cancel open orders of the account, oldest first: those that meet all conditions.
 
-    `product_id`: of this product ("": of any). `side`: 1 buys, 2 sells, 0 both. `price_min` and `price_max`: limit
-    orders with a price in this range, both ends included, and market orders with a stop price in it; 0 leaves that end
-    open; a range needs a product. `session`: only those with this tag ("": all).
+    `product_id`: only orders of this product ("": any). `side`: 1 for buys, 2 for sells, 0 for both. `price_min` and
+    `price_max`: only limit orders with a price in this range, both ends included, and market orders with a stop price
+    in it; 0 leaves that end open; a range needs a product. `session`: only orders with this tag ("": all).
     """
 
     product_id: str = ""
@@ -196,14 +198,14 @@ class Transfer(Command, frozen=True, tag=10):
 
 
 class NoteStream(Command, frozen=True, tag=20):
-    """Write a message of a session into a report stream of the account, so that it has its number there whichever node
-    serves the session.
+    """Write a message of a session into a report stream of the account, so that it has the same number on every node
+    that may serve the session.
 
-    `stream_id` is a name, a slash and the kind of stream, such as "KEY/o". `open` makes the stream where there is none,
-    and has it told of the account's orders from now on; `reset` has its client count from here on, on both sides: the
-    note is number 1. Without `open` the stream must be active. `origin` says which connection writes. An empty `text`
-    takes no number. `taken`: so many messages of the client were taken; a smaller number than before changes nothing.
-    `close`: the stream is told nothing any more after this.
+    `stream_id` is a name, a slash and the kind of stream, such as "KEY/o". `open` creates the stream if there is none,
+    and activates it: it gets the reports of the account's orders. `reset` restarts the numbering of both sides: the
+    note is number 1. Without `open` the stream must be active. `origin` identifies the connection that writes. An empty
+    `text` takes no number. `taken` is the number of the client's messages that were processed; a smaller number than
+    before changes nothing. `close` makes the stream inactive after this note.
     """
 
     stream_id: str
@@ -216,12 +218,12 @@ class NoteStream(Command, frozen=True, tag=20):
 
 
 class AmendOrder(Command, frozen=True, tag=11):
-    """Change an open order, which keeps its id. It is named as by `CancelOrder`. A number of 0 leaves what it was.
+    """Change an open order, which keeps its id. It is named as by `CancelOrder`. A field with 0 is not changed.
 
-    `size` counts what is filled already: what remains is `size` less the filled size; where that is nothing, the order
-    is done. `price` is for limit orders, `stop_price` for stop orders that wait. Less size alone keeps the order's
-    place in time; every other change loses it, and an order that crosses at its new price trades. All of it happens, or
-    nothing: the hold of the changed order is checked as one step.
+    `size` includes the filled size: the remaining size is `size` less the filled size. If it is 0, the order is done.
+    `price` is for limit orders, `stop_price` for waiting stop orders. A smaller size alone keeps the order's place in
+    time. Every other change loses it, and an order that crosses at its new price trades. The command is atomic: the
+    hold of the changed order is checked in one step.
     """
 
     order_id: int
@@ -233,9 +235,9 @@ class AmendOrder(Command, frozen=True, tag=11):
 
 
 class CancelAllAfter(Command, frozen=True, tag=13):
-    """Cancel the account's open orders in `timeout` nanoseconds, those with the tag `session` unless that is empty, if
-    no such command with this tag comes before. A `timeout` of 0 takes the timer off. No connection and no node has the
-    timer: it goes off by the time of the log.
+    """Cancel the account's open orders in `timeout` nanoseconds, unless another such command with the same tag comes
+    before. If `session` is not empty, only orders with this tag are cancelled. A `timeout` of 0 removes the timer. The
+    timer belongs to no connection and no node: it fires by the time of the log.
     """
 
     timeout: int
@@ -243,7 +245,7 @@ class CancelAllAfter(Command, frozen=True, tag=13):
 
 
 class NewOrder(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
-    """An order in a command that enters it along with something else. The fields are those of `PlaceOrder`."""
+    """An order within a command that does more than enter it. The fields are those of `PlaceOrder`."""
 
     product_id: str
     side: Side
@@ -265,8 +267,8 @@ class PlacePair(Command, frozen=True, tag=14):
     """Enter a limit order at `price` and a stop order at `stop_price` of the same side and size; one ends the other
     (`linked`).
 
-    The limit order must not trade at once. The stop order is a limit order where `stop_limit_price` is its price, else
-    a market order (a buy needs a limit). For a sell `price` is above `stop_price`, for a buy below.
+    The limit order must not trade at once. The stop order is a limit order if `stop_limit_price` is its price, else a
+    market order (a buy needs a limit). For a sell `price` is above `stop_price`, for a buy below.
     """
 
     product_id: str
@@ -282,8 +284,8 @@ class PlacePair(Command, frozen=True, tag=14):
 
 
 class ReplaceOrder(Command, frozen=True, tag=12):
-    """Cancel an open order, named as by `CancelOrder`, and place another in its stead, which gets an id of its own.
-    Where the new one is not admitted (what the old one holds counts as available), the old one stays.
+    """Cancel an open order, named as by `CancelOrder`, and place another one, which gets a new id. If validation
+    rejects the new order (the hold of the old one counts as available), the old one stays.
     """
 
     order_id: int
@@ -293,13 +295,13 @@ class ReplaceOrder(Command, frozen=True, tag=12):
 
 
 class PutFirm(Command, frozen=True, tag=40):
-    """Add a firm, to which accounts may belong. Again: no change."""
+    """Add a firm, to which accounts may belong. Repeating it changes nothing."""
 
     firm_id: str
 
 
 class PutMember(Command, frozen=True, tag=41):
-    """An account belongs to this firm from now on; "" for none."""
+    """Assign an account to this firm; "" for none."""
 
     member_id: str
     firm_id: str
@@ -309,7 +311,7 @@ class SetSwitches(Command, frozen=True, tag=42):
     """Switch trading of a scope off or on. `switches` is a sum of `Switch` values; 0 switches everything on.
 
     `name` is the account, firm or product, "" for the venue. With `Switch.KILL` all open orders of the scope are
-    cancelled, in as many log entries as that takes, and the switch stays on until it is set otherwise. `note` is for
+    cancelled, over as many log entries as needed, and the switch stays on until it is changed. `note` is text for
     people, at most `limits.REMARK_MAX` characters.
     """
 
@@ -320,13 +322,13 @@ class SetSwitches(Command, frozen=True, tag=42):
 
 
 class PutProductLimits(Command, frozen=True, tag=43):
-    """Set all limits of a product at once: price collars, and limits of one order. 0: no such limit.
+    """Set all limits of a product at once: price collars, and limits of one order. 0 means no limit.
 
     `dynamic_ppm` is how far a trade may be from the last trade, `static_ppm` how far from the last auction's price, in
     parts per million; `static_price` replaces the latter where it is not 0. `action` says what happens to an order that
-    would trade outside. A halt lasts `halt_ns`; the call of an auction `call_ns`, and up to `random_ns` more, by
-    chance; it is extended by as much again, at most `extensions_max` times, while the price it would open at is more
-    than twice as far away as the collar allows.
+    would trade outside. A halt lasts `halt_ns`. The call of an auction lasts `call_ns`, and a random time of up to
+    `random_ns` more. It is extended by as much again, at most `extensions_max` times, while its indicative price is
+    more than twice as far away as the collar allows.
 
     `order_size_max` is in base units, `order_notional_max` in quote units; a limit order's price is at most
     `distance_ppm` away from the market.
@@ -347,11 +349,11 @@ class PutProductLimits(Command, frozen=True, tag=43):
 
 
 class PutRiskLimits(Command, frozen=True, tag=44):
-    """Set all risk limits of an account or a firm at once; 0: no such limit, all 0: none at all.
+    """Set all risk limits of an account or a firm at once. 0 means no limit; all 0 removes the limits.
 
-    With a `currency` the limits are of money in it: `open_max` of what open orders hold, `volume_max` of the notional
-    traded since the day began, `position_max` of what is owned and being bought. Without one: `orders_max` of how many
-    orders are open, `rate_max` of orders accepted in a second.
+    With a `currency` the limits are amounts of it: `open_max` for the holds of open orders, `volume_max` for the
+    notional traded since the day began, `position_max` for what is owned and being bought. Without one: `orders_max`
+    for the number of open orders, `rate_max` for the orders accepted in a second.
     """
 
     scope: Scope
@@ -367,14 +369,14 @@ class PutRiskLimits(Command, frozen=True, tag=44):
 class PutCalendar(Command, frozen=True, tag=45):
     """Add or replace a trading calendar.
 
-    `offsets` is the time zone: (second since the epoch from which it holds, seconds east of UTC), rising; made from the
-    IANA database by whoever sends the command, for some years. `week` has the phases of each weekday, Monday first:
-    (second of the local day, phase), rising. `days` has the dates that are not as their weekday: (days since the epoch,
-    phases), rising; a holiday has no phases. Before a day's first phase, and behind a day without, is CLOSED.
+    `offsets` is the time zone: (second since the epoch from which it holds, seconds east of UTC), ascending. The sender
+    makes it from the IANA database, for some years. `week` has the phases of each weekday, Monday first: (second of the
+    local day, phase), ascending. `days` has the dates that differ from their weekday: (days since the epoch, phases),
+    ascending; a holiday has no phases. The phase is CLOSED before a day's first phase, and on a day without phases.
 
-    The call of an auction ends up to `random_ns` later than the calendar says, by chance. Where the price it would open
-    at moved by more than `late_ppm` in the last `late_ns` before, it is extended by `extension_ns`, at most
-    `extensions_max` times. Every `imbalance_ns` it is told what it would do; 0: never.
+    The call of an auction ends a random time of up to `random_ns` later than the calendar says. If its indicative price
+    moved by more than `late_ppm` in the last `late_ns`, it is extended by `extension_ns`, at most `extensions_max`
+    times. An `AuctionIndicated` is emitted every `imbalance_ns`; 0 means never.
     """
 
     calendar_id: str
@@ -391,8 +393,8 @@ class PutCalendar(Command, frozen=True, tag=45):
 
 
 class SetCalendar(Command, frozen=True, tag=46):
-    """A product, a group of products, or the whole venue follows this calendar; "": that of its group, or of the venue,
-    or none.
+    """Let a product, a group of products, or the whole venue follow this calendar. With "" it follows that of its
+    group, or of the venue, or none.
     """
 
     scope: Scope
@@ -401,24 +403,25 @@ class SetCalendar(Command, frozen=True, tag=46):
 
 
 class PutGroup(Command, frozen=True, tag=47):
-    """A product is in this group from now on; "" for none."""
+    """Put a product into this group; "" for none."""
 
     product_id: str
     group_id: str
 
 
 class FollowCalendar(Command, frozen=True, tag=48):
-    """A product whose status was set by hand follows its calendar again."""
+    """Let a product whose status was set by hand follow its calendar again."""
 
     product_id: str
 
 
 class CorrectTrade(Command, frozen=True, tag=49):
-    """Bust a trade (`new_price` 0), or correct its price. All else says which trade it is, as its `OrderMatched` told;
-    `note` is for people.
+    """Bust a trade (`new_price` 0), or correct its price. The other fields identify the trade, with the values of its
+    `OrderMatched`; `note` is text for people.
 
-    What the buyer paid too much goes back from the seller, or the other way round, and the fees from what the exchange
-    earned. Refused where one side has not got what it has to give back. Orders and the book stay as they are.
+    The seller returns what the buyer paid too much, or the other way round. Returned fees come from what the exchange
+    earned. The command is rejected if a side does not have available what it must return. Orders and the book do not
+    change.
     """
 
     product_id: str
@@ -434,14 +437,15 @@ class CorrectTrade(Command, frozen=True, tag=49):
 
 
 TRANSFER_KINDS = (5, 6, 10)
-"""The tags of `Deposit`, `Withdraw` and `Transfer`: each kind has transfer ids of its own."""
+"""The tags of `Deposit`, `Withdraw` and `Transfer`. Each kind has a separate set of transfer ids."""
 
 REFUSALS = 0
-"""Names the memory of an account's refused commands that are no transfers. The refused transfers of a kind are in
-memory `REFUSALS - kind`."""
+"""The name of the reply cache of an account's rejected commands, without transfers. The rejected transfers of a kind
+are in the cache `REFUSALS - kind`.
+"""
 
 MEMORY_KINDS = (*TRANSFER_KINDS, REFUSALS, *(REFUSALS - kind for kind in TRANSFER_KINDS))
-"""What may name a memory of an account beside that of its orders."""
+"""The names of an account's reply caches beside that of its orders."""
 
 AnyCommand = (
     PutCurrency
@@ -473,12 +477,12 @@ AnyCommand = (
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """One log entry: the commands that queued while the last proposal was under way, stamped once. With no commands it
-    only moves the time on, for orders whose time is over.
+    """One log entry: the commands that were queued during the previous proposal, with one time stamp. An entry without
+    commands only advances the time, so that orders expire.
 
-    `time` is nanoseconds since the Unix epoch by the leader's clock. The engine never lets it run backwards.
-    `migrated`: the entry was written by another version and converted to this schema. `former` says by which: 1 is
-    version 0.1.0, 2 is version 0.2.0, 0 is this version.
+    `time` is nanoseconds since the Unix epoch by the leader's clock. In the engine it never decreases. `migrated`: the
+    entry was written by another version and converted to this schema. `former` says by which: 1 is version 0.1.0, 2 is
+    version 0.2.0, 0 is this version.
     """
 
     time: int
@@ -493,7 +497,7 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 def encode_batch(batch: Batch) -> bytes:
-    """The log entry for `batch`: msgpack, the same bytes for the same batch."""
+    """The log entry of `batch`: msgpack, with the same bytes for the same batch."""
     return _encoder.encode(batch)
 
 
@@ -501,7 +505,8 @@ def decode_batch(payload: bytes) -> Batch:
     """The batch in a log entry.
 
     Raises:
-        msgspec.DecodeError: not a batch of this schema, or text in it that is not UTF-8. Check before you propose.
+        msgspec.DecodeError: the bytes are not a batch of this schema, or a text in it is not UTF-8. Check before you
+        propose.
     """
     try:
         return batch_decoder.decode(payload)

@@ -1,6 +1,4 @@
-"""What the operator's controls keep beside their rows, to be found at once: built anew after a restore, and what is
-true of it.
-"""
+"""The indexes of the operator's controls: how they are rebuilt after a restore, and their invariants."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ _NAMED = (Scope.FIRM, Scope.ACCOUNT, Scope.PRODUCT)
 
 
 def arrange(state: State) -> None:
-    """Build it from the rows. O(rows)."""
+    """Build the indexes from the rows. O(rows)."""
     for row in state.records["firm_member"]:
         state.members.setdefault(row.firm_id, {})[row.account_id] = None
     for row in state.records["switch"]:
@@ -74,7 +72,7 @@ def _check_name(state: State, scope: Scope, name: str) -> None:
 
 
 def check_arrangement(state: State) -> None:
-    """Assert that what is kept beside the rows is what they say, and that no killed order is left behind."""
+    """Assert that the indexes agree with the rows, and that no killed order is still open."""
     records = state.records
     members: dict[str, list[str]] = {}
     for row in records["firm_member"]:

@@ -1,9 +1,9 @@
-"""Which core runs: the compiled one, or these sources as they are.
+"""The choice between the compiled core and the plain sources.
 
-The sources of this package are plain Python. With the types in their `.pxd` files Cython compiles the same sources
-(`setup.py`). What it makes lies in `_compiled/<digest>/`, where the digest is that of all sources it was made of. So a
-compiled core is taken only if it was made of exactly these sources; after any change the plain core runs until it is
-compiled again. The environment variable QUORUMBOOK_CORE chooses:
+The sources of this package are plain Python. Cython compiles the same sources with the types in their `.pxd` files
+(`setup.py`). The output is in `_compiled/<digest>/`, where the digest covers all compiled sources. So a compiled core
+is used only if it was made from exactly these sources. After any change the plain core runs until the core is compiled
+again. The environment variable QUORUMBOOK_CORE chooses:
 
 - `plain`: the sources as they are;
 - `compiled`: the compiled core, or an error;
@@ -22,7 +22,9 @@ MODULES = (
     *("reply_cache", "entities", "book", "changes", "state"),
     *("validation", "emit", "answer", "matching", "handlers", "engine"),
 )
-"""What is compiled: what every order passes. `writer` and `entry` have a twin, `<name>.pyx`, that is compiled instead."""
+"""The compiled modules: those that every order uses. `writer` and `entry` have a twin, `<name>.pyx`, that is compiled
+instead.
+"""
 
 CHOICE = "QUORUMBOOK_CORE"
 PLAIN, COMPILED = "plain", "compiled"
@@ -31,11 +33,11 @@ _HERE = Path(__file__).parent
 
 
 class CoreError(ImportError):
-    """The core that was asked for is not there."""
+    """The requested core does not exist."""
 
 
 def source_digest() -> str:
-    """Names the sources of the compiled core, and what they were compiled with."""
+    """The digest of the sources of the compiled core, and of the tools that compile it."""
     digest = sha256()
     for name in MODULES:
         for suffix in (".py", ".pyx", ".pxd"):
@@ -47,15 +49,16 @@ def source_digest() -> str:
 
 
 def compiled_directory() -> Path:
-    """Where the compiled core of these sources is, or belongs."""
+    """The directory of the compiled core of these sources."""
     return _HERE.joinpath("_compiled", source_digest())
 
 
 def choose(package_path: list[str]) -> str:
-    """Put the compiled core before the sources on a package's path, if it is there and wanted; which of the two runs.
+    """Put the compiled core before the sources on a package's path, if it exists and is allowed. Returns the name of
+    the core that runs.
 
     Raises:
-        CoreError: QUORUMBOOK_CORE is none of the two, or asks for a compiled core that is not there.
+        CoreError: QUORUMBOOK_CORE has another value, or requires a compiled core that does not exist.
     """
     wanted = os.environ.get(CHOICE, "")  # pure: as above
     if wanted not in ("", PLAIN, COMPILED):

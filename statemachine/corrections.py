@@ -1,16 +1,15 @@
-"""The operator busts a trade or corrects its price: money and coins move back by double entry, the book and the orders
-stay as they are.
+"""The operator busts a trade or corrects its price. Money and coins move back by double entry; the book and the orders
+do not change.
 
-The engine remembers no trades, so the command says what its `OrderMatched` told; what can be checked is checked. Each
-trade is corrected at most once: its row stays, one for each correction ever made.
+The engine stores no trades, so the command repeats the fields of the trade's `OrderMatched`, and the engine checks what
+it can. Each trade is corrected at most once: the row of a correction is kept for ever.
 
 - A bust: the buyer gives the coins back and gets the notional and its fee, the seller gives the notional less its fee
   and gets the coins.
 - A corrected price: the difference of the notionals goes from one to the other. Fees stay as they were paid.
 
-What is given back must be available: what is on hold belongs to orders. So the operator may have to cancel orders, or
-to fund an account, before. Statistics, stop orders that were triggered, and the last price stay: nothing that was done
-because of the trade is undone.
+The amount that is given back must be available, not on hold. So the operator may first have to cancel orders or fund an
+account. Statistics, triggered stop orders and the last price stay: no consequence of the trade is undone.
 
 Sources: FIX 4.4 ExecType H (trade cancel) and G (trade correct); Commission Delegated Regulation (EU) 2017/584 (RTS 7),
 article 18(2)(d): a venue can cancel transactions.
@@ -89,8 +88,8 @@ def _admit(state: State, product: Product, command: CorrectTrade) -> Reject | No
 
 
 def _moves(product: Product, command: CorrectTrade) -> tuple[int, int, int, int, int]:
-    """What moves: the buyer's base and quote, the seller's base and quote, the currency's fees. Each currency's sum is
-    0.
+    """The changes of the buyer's base and quote, the seller's base and quote, and the currency's fees. Each currency's
+    sum is 0.
     """
     paid = product.notional(command.price, command.size)
     if command.new_price:

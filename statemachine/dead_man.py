@@ -1,19 +1,18 @@
-"""The dead man's switch: `CancelAllAfter` cancels an account's orders unless the account says again in time that it is
-there.
+"""The dead man's switch: `CancelAllAfter` cancels an account's orders unless the account repeats the command in time.
 
-- The timer is in the replicated state (`timers`), by account and session tag. It goes off with the first log entry of
-  its time or later, so it goes off after the client's connection, its node or the leader died, and it does not go off
-  because of that: a client that comes back elsewhere in time sets it again there. A leader proposes an entry when a
-  timer is due.
-- While a cluster has no leader nothing goes off. The log's time goes on with the first entry after that, and the timer
-  is due then.
-- What it cancels is what `CancelAll` with the tag would cancel at that moment, over several entries where it is much
-  (`pending`). The orders leave with `DoneReason.TIMER`.
-- Where the account has as many unfinished mass cancels as it may have, the timer goes off again with a later entry.
-- A command that sets a timer does not push out the outcomes of orders: its own is remembered among those that changed
-  nothing.
+- The timer is part of the replicated state (`timers`), by account and session tag. It fires with the first log entry of
+  its time or later. So it fires although the client's connection, its node or the leader failed, but it does not fire
+  because of such a failure: a client that reconnects to another node in time sets it again there. A leader proposes an
+  entry when a timer is due.
+- While a cluster has no leader no timer fires. The first entry of the next leader advances the log's time, and the
+  timer fires then.
+- It cancels the orders that `CancelAll` with the tag would cancel at that moment, over several entries if there are
+  many (`pending`). The reason is `DoneReason.TIMER`.
+- If the account has as many unfinished mass cancels as it may have, the timer fires again with a later entry.
+- A command that sets a timer does not displace the outcomes of orders in the reply cache. Its outcome is kept among
+  those that changed nothing.
 
-Rules as of BitMEX and Kraken ("cancelAllAfter"), and of cancel on disconnect at exchanges with sessions.
+The rules follow BitMEX and Kraken ("cancelAllAfter"), and cancel on disconnect at exchanges with sessions.
 """
 
 from __future__ import annotations
@@ -36,11 +35,11 @@ from statemachine.types import DoneReason, Reason, Timer
 from statemachine.validation import bad_command_id
 
 _AGAIN = 10**8
-"""Nanoseconds after which a timer goes off again that found no room."""
+"""Nanoseconds after which a timer fires again if the account could have no further mass cancel."""
 
 
 def cancel_all_after(state: State, account: Account, command: CancelAllAfter) -> Reject | None:
-    """Set the timer of the account and tag, set it to another time, or take it off."""
+    """Set, change or remove the timer of the account and tag."""
     name, tag = account.account_id, command.session
     if tag and not is_command_id(tag):
         return bad_command_id("session", Reason.INVALID_ID)
@@ -64,7 +63,7 @@ def cancel_all_after(state: State, account: Account, command: CancelAllAfter) ->
 
 
 def _go_off(state: State, row: TimerRow) -> None:
-    """Nobody said in time that the account is there."""
+    """Cancel the orders of an account whose timer fired."""
     account = state.accounts[row.subject]
     unfinished = sum(1 for each in state.mass_cancels if each.account_id == row.subject)
     if unfinished >= MASS_CANCELS_PER_ACCOUNT:

@@ -1,4 +1,4 @@
-"""Decimal text at the edge, whole numbers inside: exact both ways, never through a float.
+"""Conversion between decimal text and integers. It is exact both ways and uses no float.
 
 A currency of scale s has 10**s smallest units. `to_units("1.5", 8, "size")` is 150_000_000, `to_text(150_000_000, 8)`
 is "1.5".
@@ -19,13 +19,15 @@ _PLAIN = re.compile(r"(?P<sign>-?)(?P<whole>[0-9]+)(?:\.(?P<fraction>[0-9]+))?")
 
 
 class DecimalFault(Enum):
-    """What is wrong with a decimal."""
+    """The kinds of invalid decimals."""
 
     NOT_PLAIN = "not plain"
-    """Not digits with at most one point between them: empty, an exponent, a sign, NaN, spaces."""
+    """The text is not digits with at most one point between them: it is empty or has an exponent, a sign, NaN or
+    spaces.
+    """
     NEGATIVE = "negative"
     TOO_PRECISE = "too precise"
-    """More digits after the point than there are smallest units for."""
+    """The text has more digits after the point than the scale."""
     TOO_LARGE = "too large"
 
 
@@ -33,9 +35,7 @@ class DecimalError(StateMachineError, ValueError):
     """Text that is not an amount. The message names the field and what was expected.
 
     Attributes:
-        field: the field, as the caller named it.
-        fault: what is wrong.
-        expected: what would have been right.
+        field: the field, as the caller named it. fault: the kind of error. expected: what a valid text would be.
     """
 
     def __init__(self, field: str, fault: DecimalFault, expected: str) -> None:

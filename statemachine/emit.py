@@ -1,10 +1,10 @@
-"""What is told of a product: one function for each event of `events`, by the same name. It numbers the event and writes
-it to the batch's events.
+"""Encoders of events: one function for each event of `events`, by the same name. Each numbers the event and appends it
+to the events of the batch.
 
-What concerns an order is also reported in the active streams of its account (`streams`), right behind the event.
+An event of an order is also reported in the active streams of its account (`streams`), directly after the event.
 
-A field stands here once, in the order of its struct; `tests/unit/statemachine/test_twins.py` decodes what is written
-with the structs.
+Each field is written once, in the order of its struct. `tests/unit/statemachine/test_twins.py` decodes the bytes with
+the structs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _REPORT_AMENDED: int = ReportKind.AMENDED
 
 
 def _begin(state: State, product: Product, tag: int, fields: int) -> None:
-    """What every event begins with. `fields` counts its fields without the tag."""
+    """Write the fields with which every event begins. `fields` counts the event's fields without the tag."""
     product.sequence += 1
     events = state.events
     events.array(fields + 1)
@@ -43,7 +43,7 @@ def _begin(state: State, product: Product, tag: int, fields: int) -> None:
 
 
 def _shown(order: Order, size: int) -> int:
-    """How much of a size everybody may see: of an iceberg, a slice."""
+    """The public part of a size: for an iceberg, one slice."""
     if order.terms is None or not order.terms.display_size:
         return size
     display: int = order.terms.display_size
@@ -56,7 +56,7 @@ def _end(state: State, product: Product) -> None:
 
 
 def order_received(state: State, product: Product, order: Order) -> None:
-    """An order passed every check, and matches or is collected."""
+    """An order passed every check, and matches or goes to the auction book."""
     _begin(state, product, 1, 11)
     events = state.events
     events.number(order.order_id)
@@ -73,7 +73,7 @@ def order_received(state: State, product: Product, order: Order) -> None:
 
 
 def order_opened(state: State, product: Product, order: Order) -> None:
-    """What is left of an order rests on the book from now on."""
+    """The remainder of an order rests on the book."""
     _begin(state, product, 2, 8)
     events = state.events
     events.number(order.order_id)
@@ -95,7 +95,7 @@ def order_matched(
     taker_fee: int,
     auction: bool,
 ) -> None:
-    """A trade, the product's latest."""
+    """A trade: the latest one of the product."""
     _begin(state, product, 3, 14)
     events = state.events
     events.number(product.last_trade_id)
@@ -119,7 +119,7 @@ def order_matched(
 def order_changed(
     state: State, product: Product, order: Order, old: int, new: int, by_funds: bool, resting: bool, auction: bool
 ) -> None:
-    """An order goes on with less than it had: of its size, or (`by_funds`) of its funds."""
+    """The remaining size of an order, or with `by_funds` its remaining funds, was reduced."""
     _begin(state, product, 4, 16)
     events = state.events
     events.number(order.order_id)
@@ -143,9 +143,7 @@ def order_changed(
 def order_amended(
     state: State, product: Product, order: Order, price: int, remaining: int, resting: bool, requeued: bool
 ) -> None:
-    """An order goes on with other numbers, as its owner wants. It has them already; `price` and `remaining` are those
-    before.
-    """
+    """The owner amended an order, which has its new numbers already. `price` and `remaining` are the values before."""
     _begin(state, product, 4, 16)
     events = state.events
     events.number(order.order_id)
@@ -203,7 +201,7 @@ def order_activated(state: State, product: Product, order: Order) -> None:
 
 
 def status_changed(state: State, product: Product, open_price: int, open_size: int) -> None:
-    """The product's status is another."""
+    """The product's status changed."""
     _begin(state, product, 7, 8)
     events = state.events
     events.number(product.status)
@@ -215,7 +213,7 @@ def status_changed(state: State, product: Product, open_price: int, open_size: i
 
 
 def trading_switched(state: State, product: Product, scope: int, switches: int, note: str) -> None:
-    """The switches of the product or of the venue are others."""
+    """The switches of the product or of the venue changed."""
     _begin(state, product, 30, 6)
     events = state.events
     events.number(scope)
@@ -225,7 +223,7 @@ def trading_switched(state: State, product: Product, scope: int, switches: int, 
 
 
 def auction_indicated(state: State, product: Product, price: int, size: int, surplus: int, until: int, extended: bool) -> None:
-    """What the product's auction would do now."""
+    """The indicative price and size of the product's auction."""
     _begin(state, product, 31, 8)
     events = state.events
     events.number(price)
@@ -237,7 +235,7 @@ def auction_indicated(state: State, product: Product, price: int, size: int, sur
 
 
 def trade_corrected(state: State, product: Product, command: CorrectTrade, kind: int, fees: tuple[int, int]) -> None:
-    """The operator busted a trade or corrected its price; `fees` are those of buyer and seller that hold now."""
+    """The operator busted a trade or corrected its price. `fees` are the buyer's and the seller's after it."""
     _begin(state, product, 32, 12)
     events = state.events
     events.number(kind)
@@ -253,8 +251,8 @@ def trade_corrected(state: State, product: Product, command: CorrectTrade, kind:
 
 
 def report(state: State, product: Product, order: Order, kind: int, price: int, size: int, fee: int, taking: bool) -> None:
-    """Report the product's latest event in the streams of an order's account, which has some. Of a trade: its price,
-    its size and the order's fee.
+    """Report the product's latest event in the streams of an order's account, which has at least one. A trade has its
+    price, its size and the order's fee.
     """
     for stream in order.account.streams or ():
         _report(state, product, order, stream, kind, price, size, fee, taking)
@@ -293,7 +291,7 @@ def _report(
 
 
 def stream_noted(state: State, stream: Stream, origin: str, text: str) -> None:
-    """A session's message is in the stream."""
+    """Write a session's message into the stream."""
     _begin_in_stream(state, stream, 21, 6)
     events = state.events
     events.text(origin)
@@ -303,7 +301,7 @@ def stream_noted(state: State, stream: Stream, origin: str, text: str) -> None:
 
 
 def _begin_in_stream(state: State, stream: Stream, tag: int, fields: int) -> None:
-    """As `_begin`, in a report stream."""
+    """Like `_begin`, for a report stream."""
     stream.sequence += 1
     events = state.events
     events.array(fields + 1)

@@ -1,8 +1,8 @@
-"""The engine: one door in, `Engine.apply`, and pure reads.
+"""The engine: `Engine.apply` is the only way to change the state; all other methods read it.
 
-Deterministic: the same batches, in the same grouping, give the same bytes on every node and in every process; an engine
-restored from `tables()` goes on exactly like the one they were taken from. Total: a batch that decodes never raises; an
-exception out of `apply` is a defect, and the node must stop.
+It is deterministic: the same batches, in the same grouping, give the same bytes on every node and in every process. An
+engine restored from `tables()` behaves exactly like the one that gave them. It is total: a batch that decodes never
+raises. An exception out of `apply` is a defect, and the node must stop.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _CANCEL = 8
 _FINGERPRINT: int = FINGERPRINT_SIZE
 
 NO_BOUND = 2**62
-"""Entries of versions before 0.3.0 did all their work at once."""
+"""Versions before 0.3.0 had no bound on the work of one entry."""
 
 _REUSED = Reject(Reason.COMMAND_ID_REUSED, "command_id", "this id came before with other contents")
 _TOO_MANY_TRANSFERS = Reject(
@@ -105,18 +105,18 @@ class Engine:
         return self._state.hash
 
     def apply(self, batch: Batch) -> AppliedBatch:
-        """Apply the commands of a log entry, in order: one outcome each, and all their events. Before the first, orders
-        whose time is over leave, and work goes on that earlier entries left unfinished (`pending`). A batch that
-        neither has commands nor moves the time on changes nothing, so sequence and time together name a state.
+        """Apply one committed batch. Expire the orders that are due, continue the unfinished work of earlier entries
+        (`pending`), then execute the commands in order. Return one outcome per command, and all events. A batch without
+        commands that does not advance the time changes nothing, so sequence and time together identify a state.
 
-        O(1) for a command, plus O(log L) for each of the L price levels that comes or goes and O(1) for each fill or
-        cancel; O(log n) for each stop or good-till-time order that comes or goes. At most `limits.WORK_PER_ENTRY` +
-        `limits.MAKERS_PER_ORDER` of these in all.
+        The cost is O(1) for a command, O(log L) for each price level that is added or removed (L levels), O(1) for each
+        fill or cancel, and O(log n) for each stop or good-till-time order that is added or removed. One batch does at
+        most `limits.WORK_PER_ENTRY` + `limits.MAKERS_PER_ORDER` of these.
         """
         return self.apply_entry(encode_batch(batch))
 
     def apply_entry(self, payload: bytes) -> AppliedBatch:
-        """Apply a log entry as it is in the log: `apply` of the batch in it.
+        """Decode a log entry, and `apply` the batch in it.
 
         Raises:
             msgspec.DecodeError: not a batch of this schema.
@@ -127,7 +127,7 @@ class Engine:
         """Assert every invariant of the whole state. O(everything).
 
         Raises:
-            AssertionError: one is broken; the text says which.
+            AssertionError: an invariant is broken; the text says which.
         """
         invariants.check(self._state)
 
@@ -138,26 +138,24 @@ class Engine:
         return persistence.dump(self._state)
 
     def freeze(self, *, whole: bool = False) -> Frozen:
-        """What changed since the last freeze (or since `restore`, or since the engine began), as it is now, whatever is
-        applied later.
+        """A frozen view of what changed since the last freeze, since `restore`, or since the engine was created.
+        Batches that are applied later do not change the view.
 
-        Made for snapshots: the rows are encoded when they are iterated, which another thread may do, and the engine
-        pauses for a time that does not grow with the state. One frozen view at a time: the one before must not be
-        iterated any more.
+        Snapshots use it. The rows are encoded when they are iterated, and another thread may iterate them. The time for
+        which the engine pauses does not grow with the state. Only the latest view may be iterated.
 
         Args:
-            whole: everything counts as changed, as for an engine that began empty. Needed when what was frozen last
-                came to nothing. O(accounts).
+            whole: everything counts as changed. This is needed when the snapshot of the last view failed. O(accounts).
         """
         return freeze(self._state, whole=whole)
 
     @classmethod
     def restore(cls, tables: Mapping[str, Iterable[tuple[bytes, bytes]]], *, verified: bool = False) -> Engine:
-        """An engine with the state that `tables()` gave; rows may come in any order. What they say is checked whole.
+        """An engine with the state that `tables()` gave. The rows may come in any order. All of them are checked.
 
         Args:
-            verified: the rows are byte for byte those that `tables()` or `freeze()` of an engine with this schema gave,
-                since their hashes were compared. Saves decoding the remembered outcomes.
+            verified: the caller has compared hashes, so the rows are byte for byte those that `tables()` or `freeze()`
+            of an engine with this schema gave. The outcomes in the reply caches are not decoded then.
 
         Raises:
             StateError: a table is missing or unknown, a row is malformed, or together they break an invariant.
@@ -167,8 +165,8 @@ class Engine:
         return engine
 
     def begin_level(self, first_hash: bytes) -> None:
-        """Bring a state that another version's rows were just restored to under the rules of this version. O(accounts +
-        open orders).
+        """Convert a state that was restored from another version's rows to the rules of this version. O(accounts + open
+        orders).
 
         Args:
             first_hash: the running hash before the first entry of this version, 16 bytes.
@@ -177,24 +175,24 @@ class Engine:
         self._state.hash = first_hash
 
     def release(self) -> None:
-        """Let go of the whole state in small steps, for a thread beside the one that serves; this is an empty engine
-        then. O(everything).
+        """Empty the whole state in small steps, so that a background thread can do it. The engine is empty afterwards.
+        O(everything).
 
-        No view that was frozen of it may be iterated any more.
+        A frozen view of it may not be iterated afterwards.
         """
         state, self._state = self._state, State()
         state.clear()
 
     def full_hash(self) -> bytes:
-        """32 bytes of all tables: equal for equal states, however they came about. O(everything)."""
+        """A hash of all tables, 32 bytes. It is equal for equal states, whichever batches led to them. O(everything)."""
         return persistence.full_hash(self._state)
 
     @property
     def next_expiry(self) -> int:
-        """When the next good-till-time order leaves or the next timer goes off, in nanoseconds since the epoch: with
-        the first batch of that time or later.
+        """When the next good-till-time order expires or the next timer fires, in nanoseconds since the epoch. The first
+        batch with that time or a later one does it.
 
-        0: nothing waits for that. O(products).
+        It is 0 when there is no such order and no timer. O(products).
         """
         times = [product.expiring.peekitem(0)[0][0] for product in self._state.products.values() if product.expiring]
         if self._state.timers:
@@ -203,14 +201,14 @@ class Engine:
 
     @property
     def has_pending_work(self) -> bool:
-        """Is work unfinished that the next log entry goes on with, also one without commands, if it moves the time on?
-        O(1).
+        """Whether there is unfinished work. The next log entry that advances the time continues it, even an entry
+        without commands. O(1).
         """
         state = self._state
         return bool(state.busy or state.mass_cancels.rows or state.killing or 0 < timers.next_due(state) <= state.time)
 
     def remembers(self, account_id: str, command_id: str) -> bool:
-        """Was this command carried out, as far as it is remembered?"""
+        """Whether the reply cache has the outcome of this command."""
         account = self._state.accounts.get(account_id)
         if account is None:
             return account_id == OPERATOR and self._state.operator_replies.find(command_id) is not None
@@ -259,7 +257,7 @@ class Engine:
         return found | {name: stream.sequence for name, stream in state.streams.items()}
 
     def account_exists(self, account_id: str) -> bool:
-        """Was this account opened? The operator is none."""
+        """Whether this account exists. The operator is not an account."""
         return account_id in self._state.accounts
 
     def balances(self, account_id: str) -> list[BalanceRow]:
@@ -331,18 +329,18 @@ class Engine:
         return self._state.records[table].in_order()
 
     def phase(self, product_id: str) -> PhaseRow | None:
-        """Where a product is in its calendar; None where it follows none."""
+        """Where a product is in its calendar, or None when it follows no calendar."""
         return self._state.records["phase"].get(product_id)
 
     def orders_kept(self, account_id: str) -> int:
-        """How many orders of an account there are to look at, open and recently done."""
+        """How many orders of an account can be read, open and recently done."""
         account = self._state.accounts.get(account_id)
         return account.open_count + len(account.done) if account is not None else 0
 
     def levels(self, product_id: str, side: Side, depth: int) -> list[tuple[int, int, int]]:
         """Up to `depth` price levels of a side, best first: price, sum of remaining sizes, number of orders.
 
-        A sum is told up to `limits.AMOUNT_MAX`: no answer carries a larger number.
+        A sum above `limits.AMOUNT_MAX` is given as that: no answer carries a larger number.
 
         >>> engine.levels("BTC-USD", Side.SELL, 10)
         [(1100000, 100000000, 1), (1200000, 100000000, 1)]
@@ -354,7 +352,9 @@ class Engine:
         return [(level.price, min(level.total, AMOUNT_MAX), level.count) for _, level in levels]
 
     def auction(self, product_id: str) -> auctions.Indication | None:
-        """What the product's auction would do if it opened now; None when it is in none. O(levels that cross)."""
+        """What the product's auction would do if it opened now, or None when the product is not in an auction. O(levels
+        that cross).
+        """
         product = self._state.products.get(product_id)
         return auctions.indicate(product) if product is not None and product.status == ProductStatus.AUCTION else None
 
@@ -374,8 +374,8 @@ class Engine:
         opened sequence.
 
         Args:
-            after: price, opened sequence and id of the order behind which to go on, which may have left; zeros to
-                begin.
+            after: price, opened sequence and id of the last order of the page before; zeros for the first page. That
+            order may be done by now.
 
         >>> first = engine.book_page("BTC-USD", Side.SELL, (0, 0, 0), 1)
         >>> first
@@ -390,8 +390,8 @@ class Engine:
         return [(order.price, order.remaining, order.order_id, order.opened_sequence) for order in orders]
 
     def book_page_skips(self, product_id: str, side: Side, after: tuple[int, int, int]) -> int:
-        """How many orders `book_page` passes over before its first one, at most: those of the level, where the order
-        named has left. O(log L).
+        """The largest number of orders that `book_page` skips before its first one: those of the price level, when the
+        named order is done. O(log L).
         """
         product = self._state.products.get(product_id)
         price, _, order_id = after
@@ -404,7 +404,7 @@ class Engine:
 def _apply(state: State, entry: EntryReader) -> AppliedBatch:
     """See `Engine.apply`.
 
-    The running hash takes in the entry as it is in the log, and what came of it, at once.
+    The running hash covers the bytes of the entry in the log, and its outcomes and events.
     """
     if entry.time > state.time:
         state.time = entry.time
@@ -448,8 +448,8 @@ def _apply(state: State, entry: EntryReader) -> AppliedBatch:
 
 
 def _answer(state: State, entry: EntryReader) -> None:
-    """Carry out the entry's current command, unless its id says that this happened before, and append the outcome to
-    the batch's.
+    """Execute the entry's current command, unless the reply cache has its id, and append the outcome to those of the
+    batch.
     """
     account = state.accounts.get(entry.account_id)
     if account is None and entry.account_id != OPERATOR:
@@ -471,7 +471,9 @@ def _answer(state: State, entry: EntryReader) -> None:
 
 
 def _answer_first(state: State, account: Account | None, memory: ReplyCache, entry: EntryReader, fingerprint: bytes) -> None:
-    """Carry out a command, and remember the outcome: a trader's apart from the others where nothing changed."""
+    """Execute a command, and put the outcome into the reply cache. The outcome of a trader's command that changed
+    nothing goes into a cache of its own.
+    """
     if account is not None:
         state.changes.touch(account)
     else:
@@ -492,8 +494,8 @@ def _answer_first(state: State, account: Account | None, memory: ReplyCache, ent
 
 
 def _answer_transfer(state: State, account: Account, entry: EntryReader) -> None:
-    """As `_answer`, for a deposit, withdrawal or transfer: each kind has a memory of its own, which forgets nothing
-    that is young.
+    """As `_answer`, for a deposit, withdrawal or transfer. Each kind has a reply cache of its own, which drops no
+    recent entry.
     """
     fingerprint, kind = entry.fingerprint(), entry.tag
     memory = account.other_replies.get(kind)
@@ -521,13 +523,13 @@ def _answer_transfer(state: State, account: Account, entry: EntryReader) -> None
 
 
 def _refused_before(account: Account, kind: int, command_id: str) -> bytes | None:
-    """The entry of a command that was refused or found nothing to do, as far as it is remembered."""
+    """The cached entry of a command that was rejected or changed nothing, if there is one."""
     memory = account.other_replies.get(kind)
     return memory.find(command_id) if memory is not None else None
 
 
 def _remember_refusal(state: State, account: Account, kind: int, command_id: str) -> None:
-    """Keep the outcome under way, which changed nothing, apart from those that did. The account was touched."""
+    """Cache the current outcome, which changed nothing, apart from the outcomes of changes. The account was touched."""
     memory = account.other_replies.get(kind)
     if memory is None:
         memory = account.other_replies[kind] = ReplyCache(REFUSALS_REMEMBERED)
@@ -535,7 +537,7 @@ def _remember_refusal(state: State, account: Account, kind: int, command_id: str
 
 
 def _answer_again(state: State, seen: bytes, fingerprint: bytes) -> None:
-    """The outcome of a command whose id came before."""
+    """Answer a command whose id is in the reply cache."""
     if fingerprint_fits(seen, fingerprint):
         state.outcomes.raw(_encode(msgspec.structs.replace(outcome_of(seen), duplicate=True)))
     else:
@@ -555,7 +557,7 @@ def _carry_out(state: State, account: Account | None, entry: EntryReader) -> Rej
 
 
 def _carry_out_other(state: State, account: Account | None, command: AnyCommand) -> Reject | None:
-    """Commands that come less often."""
+    """Execute any other kind of command."""
     kind = type(command)
     operators = OPERATOR_HANDLERS.get(kind)
     if account is None:
@@ -564,7 +566,7 @@ def _carry_out_other(state: State, account: Account | None, command: AnyCommand)
 
 
 def _reject(state: State, reject: Reject) -> None:
-    """A rejection that is not remembered."""
+    """Reject a command without an entry in the reply cache."""
     state.outcome.clear()
     rejected(state, reject)
     state.outcomes.copy(state.outcome, 0)

@@ -1,12 +1,12 @@
-"""Orders, accounts, products and price levels in memory: what refers to each other.
+"""Orders, accounts, products and price levels in memory, and their references to each other.
 
 The fields of an order are those of `events.OrderState`, which is how an order is shown, sent and stored. In memory an
 order refers to its account and its product instead of naming them, and it is a link in two queues: that of its price
 level, and that of its account's open orders. So it is moved and taken out without a look-up. Choices (side, status,
 ...) are plain integers with the values of the enumerations: compare them with `==`.
 
-Orders refer to each other, and the garbage collector does not know them, so that a million of them cost it nothing:
-`State.clear` breaks the circles.
+Orders refer to each other. The garbage collector does not track them, so a million of them cost it nothing.
+`State.clear` breaks the reference cycles.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from statemachine.streams import Stream
 
 _TURN = 2**62
-"""What is taken off both counters of a currency at a time."""
+"""The amount that is subtracted from both counters of a currency at a time."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _FIELDS = len(OrderState.__struct_fields__)
@@ -87,7 +87,7 @@ class Currency:
         self.turnover = turnover
 
     def withdraw(self, amount: int) -> None:
-        """Count money that leaves. The counters stay below 2**63: see `tables.CurrencyRow.turnover`."""
+        """Count money that is withdrawn. The counters stay below 2**63: see `tables.CurrencyRow.turnover`."""
         self.withdrawn += amount
         if self.withdrawn >= _TURN:
             self.withdrawn -= _TURN
@@ -132,7 +132,7 @@ class PriceLevel:
         self.count += 1
 
     def unlink(self, order: Order) -> None:
-        """Take an order out of the queue, with whatever remains of it. O(1)."""
+        """Remove an order from the queue, with all that remains of it. O(1)."""
         ahead, behind = order.ahead, order.behind
         if ahead is None:
             self.first = behind
@@ -253,15 +253,17 @@ class Product:
         self.controls: ProductLimitsRow | None = None
 
     def notional(self, price: int, size: int) -> int:
-        """What `size` costs at `price`, without fees. Exact: tick * lot is a whole multiple of `unit`."""
+        """The notional of `size` at `price`, in quote units. It is exact, because tick * lot is a whole multiple of
+        `unit`.
+        """
         return notional(price, size, self.unit)
 
     def hold_for(self, order: Order) -> int:
-        """What a limit order must hold for what remains of it.
+        """The hold that a limit order needs for its remaining size.
 
         A sell holds the size. A buy holds the notional at its own price and the larger of its two fees on that, less
-        its credit, rounded up. It suffices exactly: what a fill pays above the exact rate is the credit of the rest,
-        and nobody buys above his price.
+        its credit, rounded up. It suffices exactly: what a fill pays above the exact rate is the credit of later fills,
+        and a buy never trades above its price.
         """
         remaining = order.remaining + order.reserve
         if order.side == _SELL:
@@ -270,19 +272,19 @@ class Product:
         return cost + self.highest_fee(cost, max(order.maker_fee_ppm, order.taker_fee_ppm), order.fee_credit)
 
     def highest_fee(self, cost: int, ppm: int, credit: int) -> int:
-        """What an order holds for fees on a notional."""
+        """The part of a hold for the fees on a notional."""
         return legacy_fee(cost, ppm) if self.rounds_down else fee(cost, ppm, credit)
 
     def side(self, side: int) -> BookSide:
-        """Where orders of `side` rest."""
+        """The book side on which orders of `side` rest."""
         return self.bids if side == _BUY else self.asks
 
     def opposite(self, side: int) -> BookSide:
-        """What orders of `side` trade with."""
+        """The book side with which orders of `side` trade."""
         return self.asks if side == _BUY else self.bids
 
     def collected(self, side: int) -> BookSide:
-        """Where an auction collects orders of `side`."""
+        """The side of the auction book for orders of `side`."""
         return self.buys if side == _BUY else self.sells
 
     def row(self) -> ProductRow:
@@ -363,7 +365,7 @@ class Account:
         self.touched = 0
 
     def available(self, currency: str) -> int:
-        """What can be spent now."""
+        """The available amount of a currency."""
         balance = self.balances.get(currency)
         return balance.available if balance is not None else 0
 
@@ -372,7 +374,7 @@ class Account:
         return [BalanceRow(self.account_id, name, b.available, b.hold) for name, b in sorted(self.balances.items())]
 
     def list_order(self, order: Order) -> None:
-        """An order is open from now on, the newest. O(1)."""
+        """Append a new open order. O(1)."""
         newest = self.newest
         if newest is None:
             self.oldest = order
@@ -384,7 +386,7 @@ class Account:
         self.open_count += 1
 
     def unlist_order(self, order: Order) -> None:
-        """An order is open no more. O(1)."""
+        """Remove an order that is no longer open. O(1)."""
         older, newer = order.older, order.newer
         if older is None:
             self.oldest = newer
@@ -400,7 +402,7 @@ class Account:
         self.open_count -= 1
 
     def newest_first(self) -> Iterator[Order]:
-        """The open orders, the newest first. None may come or leave meanwhile."""
+        """The open orders, newest first. None may be added or removed during the iteration."""
         order = self.newest
         while order is not None:
             yield order
@@ -417,9 +419,7 @@ class Account:
 
 
 class Placing:
-    """What a `commands.PlaceOrder` says, by the same names: an order that is not admitted yet. Numbers are as they
-    came, of any size.
-    """
+    """The fields of a `commands.PlaceOrder`, by the same names, before validation. Numbers may be of any size."""
 
     __slots__ = (
         "cancel_after",
@@ -470,7 +470,7 @@ class Placing:
 
 
 class Cancelling:
-    """What a `commands.CancelOrder` says, by the same names. An order id that can be none is -1."""
+    """The fields of a `commands.CancelOrder`, by the same names. An impossible order id is stored as -1."""
 
     __slots__ = ("client_oid", "order_id", "product_id")
 
@@ -490,14 +490,11 @@ class Order:
     """See the module, and `events.OrderState` for the fields.
 
     Attributes:
-        level: the price level on which it lies, on the book or among the collected; None elsewhere.
-        ahead, behind: its neighbours in the level's queue.
-        older, newer: its neighbours among its account's open orders.
-        listed: whether it is among those.
-        terms: what it has beyond a plain order, see `options`; None for a plain one.
-        reserve: of an iceberg on the book, what remains behind the slice that it shows, which is `remaining` then
-            (`icebergs`).
-        touched: the number of the freeze since which a snapshot knows that it changes; see `changes`.
+        level: its price level, on the order book or the auction book; None elsewhere. ahead, behind: its neighbours in
+        the level's queue. older, newer: its neighbours among its account's open orders. listed: whether it is in the
+        queue of open orders. terms: its options, see `options`; None for a plain order. reserve: the hidden size of an
+        iceberg on the book; `remaining` is the slice that it shows then (`icebergs`). touched: the epoch in which its
+        change was recorded; see `changes`.
     """
 
     __slots__ = (
@@ -583,16 +580,16 @@ class Order:
 
     @property
     def account_id(self) -> str:
-        """The name of its account."""
+        """The id of its account."""
         return self.account.account_id
 
     @property
     def product_id(self) -> str:
-        """The name of its product."""
+        """The id of its product."""
         return self.product.product_id
 
     def is_by_funds(self) -> bool:
-        """Is it a market order without a size?"""
+        """Whether it is a market order without a size."""
         return self.order_type == _MARKET and self.size == 0
 
     def write(self, writer: Writer) -> None:
@@ -675,7 +672,7 @@ class Order:
 
 
 def order_of_row(row: OrderState, account: Account, product: Product) -> Order:
-    """The order that a row describes, in no queue yet."""
+    """The order of a row. It is not in any queue yet."""
     order = Order(row.order_id, account, product)
     order.client_oid = row.client_oid
     order.side = int(row.side)

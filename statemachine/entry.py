@@ -1,8 +1,8 @@
 """A log entry, read command by command.
 
-This is the plain form, which decodes the entry whole. The compiled core has `entry.pyx` in its place, with the same
-attributes, methods and functions. That one reads the fields where they lie, and decodes only entries that are not
-written as `encode_batch` writes them.
+This is the plain form, which decodes the whole entry. The compiled core uses `entry.pyx` instead, with the same
+attributes, methods and functions. That module reads the fields in place, and decodes only entries that differ from the
+output of `encode_batch`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from statemachine.entities import Cancelling, Placing
 from statemachine.limits import COMMAND_ID_MAX, NAME_MAX
 
 PLACE, CANCEL, OTHER = 7, 8, 0
-"""What an entry's next command is: the two kinds that come most, or another."""
+"""The kind of an entry's next command: one of the two most frequent ones, or another."""
 
 FINGERPRINT_PRIME = 2**64 - 59
 
@@ -29,21 +29,21 @@ _command_id = re.compile(f"{_ALPHABET}{{1,{COMMAND_ID_MAX}}}").fullmatch
 
 
 def is_name(text: str) -> bool:
-    """Is it 1 to `limits.NAME_MAX` characters of A-Z a-z 0-9 _ . : -?"""
+    """Whether a text is 1 to `limits.NAME_MAX` characters of A-Z a-z 0-9 _ . : -"""
     return _name(text) is not None
 
 
 def is_command_id(text: str) -> bool:
-    """Is it 1 to `limits.COMMAND_ID_MAX` characters of A-Z a-z 0-9 _ . : -?"""
+    """Whether a text is 1 to `limits.COMMAND_ID_MAX` characters of A-Z a-z 0-9 _ . : -"""
     return _command_id(text) is not None
 
 
 def fingerprint(encoded: bytes) -> bytes:
-    """Eight bytes that tell other contents under the same command id: the remainder of the command's bytes, read as one
-    number.
+    """Eight bytes that detect other contents under the same command id: the remainder of the command's bytes, read as
+    one number.
 
-    Never `remember.ANY_CONTENTS`. It guards a client against its own mistakes, not against itself: the id of a command
-    is its own.
+    Never `remember.ANY_CONTENTS`. It protects a client from its own mistakes. It need not resist an attack, because a
+    client chooses its own command ids.
     """
     return (int.from_bytes(encoded, "big") % FINGERPRINT_PRIME or 1).to_bytes(8, "big")
 
@@ -77,7 +77,7 @@ class EntryReader:
         self.command_id = ""
 
     def advance(self) -> None:
-        """Go to the next command."""
+        """Advance to the next command."""
         command = self._command = self._commands[self._next]
         self._next += 1
         kind = type(command)
@@ -88,7 +88,7 @@ class EntryReader:
         self.account_id, self.command_id = command.account_id, command.command_id
 
     def fingerprint(self) -> bytes:
-        """That of the current command."""
+        """The fingerprint of the current command."""
         return fingerprint(_encode(self._command))
 
     def placing(self, into: Placing) -> None:

@@ -1,18 +1,19 @@
-"""What can go wrong outside of commands, as one tree.
+"""The exceptions of this package.
 
     StateMachineError
     ├── StateError               tables from which no engine can be rebuilt
     └── decimals.DecimalError    text that is not an amount (also a ValueError)
 
-A command that cannot be carried out is no exception but a `Rejected`; a broken invariant is an `AssertionError`.
+A command that cannot be executed is answered with a `Rejected`, not an exception. A broken invariant raises an
+`AssertionError`.
 """
 
 from __future__ import annotations
 
 
 class StateMachineError(Exception):
-    """What every error of this package is."""
+    """The base of all exceptions of this package."""
 
 
 class StateError(StateMachineError):
-    """Tables are damaged, incomplete or contradict each other; the text says which row and what was expected."""
+    """Tables are damaged, incomplete or contradictory. The text names the row and what was expected."""

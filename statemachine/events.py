@@ -1,11 +1,11 @@
-"""What a command brought about: one `Outcome` for its sender, and public `Event`s for everybody's feed.
+"""The results of a command: one `Outcome` for its sender, and `Event`s for the feeds.
 
 `Engine.apply(batch)` returns `Applied(outcomes, events)`; both are functions of the log alone, so every node makes the
-same bytes of them. Outcomes go to whoever sent the command, events into the feed.
+same bytes of them. An outcome goes to the sender of the command, events go into the feed.
 
-Three counters, three names: the *sequence* steps by one with every command applied, duplicates and rejected ones
-included; a product's *product sequence* steps by one with every event of that product and never skips; the log's
-*index* belongs to Raft and is not known here.
+There are three counters. The *sequence* grows by one with every command applied, duplicates and rejected ones included.
+A product's *product sequence* grows by one with every event of that product. The log's *index* belongs to Raft and is
+not known here.
 """
 
 from __future__ import annotations
@@ -32,12 +32,11 @@ from statemachine.types import (
 
 
 class OrderTerms(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What an order has beyond the fields of a plain one: see `options`. Prices are amounts of the quote currency,
-    sizes of the base currency.
+    """The options of an order: see `options`. Prices are amounts of the quote currency, sizes of the base currency.
 
     Attributes:
-        link: the id of the order that ends this one, and is ended by it, see `linked`; 0: none.
-        visible: of an iceberg on the book, how much of what remains is shown; 0: all.
+        link: the id of the order with which this one is linked, see `linked`; 0 for none. visible: the part of the
+        remaining size that an iceberg on the book shows; 0 for all.
     """
 
     session: str = ""
@@ -54,14 +53,15 @@ class OrderTerms(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class OrderState(msgspec.Struct, array_like=True, gc=False):
     """An order as its owner sees it. Also the row of the tables `order` and `done_order`.
 
-    `price`, `size`, `funds` are as placed; `remaining` is what is left of the size (0 for an order by funds alone);
-    `filled_size`, `executed_value` (sum of notionals, at most `limits.EXECUTED_MAX`) and `fill_fees` grow with each
-    fill; `hold` is what the order holds now, of the quote currency for a buy and of the base currency for a sell. Fee
-    rates are those at entry. `expires_at` is when a good-till-time order leaves. `opened_sequence` is the product
-    sequence of its `OrderOpened`: at one price, the smaller trades first. 0: it was never on the book, or went there
-    under version 0.1.0, before all that have one. `queued` is its place among the orders that are accepted and enter
-    with a later log entry, 0 when it is none of them. `fee_credit` is what it has paid in fees above the exact rate, in
-    millionths of a unit of the quote currency: fees are rounded up once for the whole order, not for each fill.
+    `price`, `size`, `funds` are as placed or amended; `remaining` is the size that is not traded yet (0 for an order by
+    funds alone); `filled_size`, `executed_value` (sum of notionals, at most `limits.EXECUTED_MAX`) and `fill_fees` grow
+    with each fill; `hold` is the amount on hold now, of the quote currency for a buy and of the base currency for a
+    sell. Fee rates are those at entry. `expires_at` is when a good-till-time order expires. `opened_sequence` is the
+    product sequence of its `OrderOpened`: at one price, the smaller one trades first. It is 0 if the order was never on
+    the book, or was opened under version 0.1.0; such an order is before all others. `queued` is its place among the
+    accepted orders that enter with a later log entry, or 0. `fee_credit` is what the order has paid in fees above the
+    exact rate, in millionths of a unit of the quote currency: fees are rounded up once for the whole order, not for
+    each fill.
     """
 
     order_id: int
@@ -99,7 +99,8 @@ class OrderState(msgspec.Struct, array_like=True, gc=False):
 class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The answer to one command. `sequence` is the command's place in the one order of all commands.
 
-    `duplicate` says that the command was seen before: all else, `sequence` included, is then that of the first time.
+    `duplicate` says that the command was executed before. All other fields, `sequence` included, are those of the first
+    time.
     """
 
     sequence: int
@@ -108,7 +109,9 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Rejected(Outcome, frozen=True, tag=1):
-    """Refused, nothing changed. `field` names the field at fault ("" if none), `detail` says what was expected."""
+    """The command was rejected and changed nothing. `field` names the invalid field ("" if none), `detail` says what
+    was expected.
+    """
 
     reason: Reason
     field: str
@@ -116,13 +119,15 @@ class Rejected(Outcome, frozen=True, tag=1):
 
 
 class Done(Outcome, frozen=True, tag=2):
-    """A currency, product, account or key was put. `changed` is False when it was there already, the same."""
+    """A currency, product, account or key was added or replaced. `changed` is False if it existed already with the same
+    contents.
+    """
 
     changed: bool
 
 
 class Transferred(Outcome, frozen=True, tag=3):
-    """A deposit, withdrawal or transfer was booked; the sender's balance after it."""
+    """A deposit, withdrawal or transfer was booked. `available` is the sender's balance after it."""
 
     currency: str
     amount: int
@@ -131,16 +136,16 @@ class Transferred(Outcome, frozen=True, tag=3):
 
 
 class Placed(Outcome, frozen=True, tag=4):
-    """An order entered; its state after the whole command."""
+    """An order entered. `order` is its state after the command."""
 
     order: OrderState
 
 
 class Cancelled(Outcome, frozen=True, tag=5):
-    """Orders left on request; their states after it, in the order of leaving.
+    """Orders were cancelled on request. Their states after it, in the order in which they were cancelled.
 
-    With `pending` there are more than one log entry cancels: the others of that moment leave with the next entries, and
-    until then can trade.
+    With `pending` there are more orders than one log entry cancels. The next entries cancel the others, which can trade
+    until then.
     """
 
     orders: list[OrderState]
@@ -148,8 +153,9 @@ class Cancelled(Outcome, frozen=True, tag=5):
 
 
 class Noted(Outcome, frozen=True, tag=20):
-    """A report stream was opened or continued. `number` is that of the note in the stream, or of the stream's latest
-    event where the note was empty; `base` and `taken` are the stream's after it, see `tables.StreamRow`."""
+    """A report stream was opened or continued. `number` is the number of the note in the stream, or of the stream's
+    latest event if the note was empty. `base` and `taken` are those of the stream after it, see `tables.StreamRow`.
+    """
 
     number: int
     base: int
@@ -157,35 +163,35 @@ class Noted(Outcome, frozen=True, tag=20):
 
 
 class Amended(Outcome, frozen=True, tag=6):
-    """An order was amended; its state after the whole command. It may be done: filled at its new price, or cancelled as
-    its new size is filled.
+    """An order was amended. `order` is its state after the command. It may be done: filled at its new price, or
+    cancelled because its new size is filled already.
     """
 
     order: OrderState
 
 
 class Armed(Outcome, frozen=True, tag=9):
-    """A `CancelAllAfter` was set: it goes off at this time, in nanoseconds since the epoch; 0: it was taken off."""
+    """A `CancelAllAfter` was set. It fires at this time, in nanoseconds since the epoch; 0 means that it was removed."""
 
     fires_at: int
 
 
 class Paired(Outcome, frozen=True, tag=8):
-    """A limit order and a stop order entered that end each other; their states after the whole command."""
+    """A linked pair of a limit order and a stop order entered. Their states are those after the command."""
 
     limit: OrderState
     stop: OrderState
 
 
 class Replaced(Outcome, frozen=True, tag=7):
-    """An order left and another entered in its place; the states of both after the whole command."""
+    """An order was cancelled and another one entered in its place. The states of both are those after the command."""
 
     cancelled: OrderState
     placed: OrderState
 
 
 class Switched(Outcome, frozen=True, tag=30):
-    """Switches were set. `cancelled` orders left with it; with `pending` the others leave with the next log entries."""
+    """Switches were set, and `cancelled` orders were cancelled. With `pending` the next log entries cancel the others."""
 
     changed: bool
     cancelled: int
@@ -196,7 +202,7 @@ AnyOutcome = Rejected | Done | Transferred | Placed | Cancelled | Amended | Repl
 
 
 class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What every event of a product begins with."""
+    """The fields of every event of a product."""
 
     product_id: str
     product_sequence: int
@@ -204,7 +210,7 @@ class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class OrderReceived(Event, frozen=True, tag=1):
-    """An order passed every check and is about to match. `account_id` is for the user channel only. Of an iceberg
+    """An order passed every check and is about to match. `account_id` is for the user channel only. For an iceberg,
     `size` is its first slice.
     """
 
@@ -219,7 +225,7 @@ class OrderReceived(Event, frozen=True, tag=1):
 
 
 class OrderOpened(Event, frozen=True, tag=2):
-    """What was left of an order now rests on the book."""
+    """The remainder of an order rests on the book."""
 
     order_id: int
     account_id: str
@@ -231,8 +237,8 @@ class OrderOpened(Event, frozen=True, tag=2):
 class OrderMatched(Event, frozen=True, tag=3):
     """A trade, at the maker's price. `side` is the maker's. Fees are in quote units.
 
-    With `auction` it belongs to the opening of an auction: it is at the auction's price, and is no change of the book.
-    What it takes of an order that rests there, at whatever price, an `OrderChanged` tells.
+    With `auction` it belongs to the opening of an auction: it is at the auction's price, and does not change the book.
+    If an order that rests on the book takes part, at any price, an `OrderChanged` gives the change of the book.
     """
 
     trade_id: int
@@ -249,14 +255,14 @@ class OrderMatched(Event, frozen=True, tag=3):
 
 
 class OrderChanged(Event, frozen=True, tag=4):
-    """An open order goes on with other numbers; `reason` says why. `old` and `new` are what remains of its size, or
-    (`by_funds`) of its quote units.
+    """The remaining size or the price of an open order changed; `reason` says why. `old` and `new` are its remaining
+    size, or with `by_funds` its remaining quote units.
 
-    `resting`: it is on the book, at `price`. `auction`: the same as the reason AUCTION.
+    `resting`: the order is on the book, at `price`. `auction`: the same as the reason AUCTION.
 
-    Where its owner amended it, `price` is the price before, `new_price` and `new_stop_price` are those from now on.
-    With `requeued` the order loses its place in time: if it was `resting`, it leaves the book here with all of `old`.
-    If it rests again, an `OrderOpened` follows. Without `requeued` it keeps its place with `new`.
+    If its owner amended it, `price` is the price before, `new_price` and `new_stop_price` are those after. With
+    `requeued` the order loses its place in time: if it was `resting`, this event removes all of `old` from the book. If
+    it rests again, an `OrderOpened` follows. Without `requeued` it keeps its place with `new`.
     """
 
     order_id: int
@@ -275,12 +281,12 @@ class OrderChanged(Event, frozen=True, tag=4):
 
     @property
     def off_the_book(self) -> int:
-        """How much of a `resting` order leaves the book at `price`."""
+        """The size by which a `resting` order shrinks on the book at `price`."""
         return self.old if self.requeued else self.old - self.new
 
 
 class OrderDone(Event, frozen=True, tag=5):
-    """An order left. `resting` says that it left the book (then `remaining` left with it)."""
+    """An order is done. `resting` says that it was on the book, from which `remaining` is removed."""
 
     order_id: int
     account_id: str
@@ -293,7 +299,7 @@ class OrderDone(Event, frozen=True, tag=5):
 
 
 class OrderActivated(Event, frozen=True, tag=6):
-    """A stop order was accepted and waits. When its price comes it is received like any other."""
+    """A stop order was accepted and waits. When it is triggered, it is received like any other order."""
 
     order_id: int
     account_id: str
@@ -308,11 +314,10 @@ class OrderActivated(Event, frozen=True, tag=6):
 
 
 class StatusChanged(Event, frozen=True, tag=7):
-    """A product began, or went on, with another status. Where that opened an auction, its trades came before this
-    event: `open_size` in all, at `open_price`; both are 0 when nothing met.
+    """The status of a product changed, or the product is new. If the change opened an auction, its trades are before
+    this event: `open_size` in all, at `open_price`. Both are 0 if nothing traded.
 
-    `cause` says who changed it. `until` is the time at which it changes again at the earliest, where that is known;
-    else 0.
+    `cause` says who changed it. `until` is the earliest time at which it changes again, or 0 if that is not known.
     """
 
     status: ProductStatus
@@ -323,12 +328,12 @@ class StatusChanged(Event, frozen=True, tag=7):
 
 
 class OrderReported(Event, frozen=True, tag=20):
-    """What happened to an order, told to its account alone. `product_id` is the report stream's name,
-    `product_sequence` the number in it; `symbol` is the product, and `source` the number of the product's event that
-    this reports.
+    """A report of an event of an order, for its account only. `product_id` is the report stream's name,
+    `product_sequence` the number in it; `symbol` is the product, and `source` is the product sequence of the reported
+    event.
 
-    The order's fields are as in `OrderState`, as they are after the event. The last trade's are 0 in a report of
-    another kind; `liquidity_taker` says that the order was the taker.
+    The order's fields are those of `OrderState`, after the event. The fields of the trade are 0 in a report of another
+    kind. `liquidity_taker` says that the order was the taker.
     """
 
     kind: ReportKind
@@ -358,8 +363,9 @@ class OrderReported(Event, frozen=True, tag=20):
 
 
 class StreamNoted(Event, frozen=True, tag=21):
-    """What a session wrote into a report stream, see `commands.NoteStream`. `product_id` is the stream's name,
-    `product_sequence` the number in it; `base` is the stream's from here on."""
+    """A note that a session wrote into a report stream, see `commands.NoteStream`. `product_id` is the stream's name,
+    `product_sequence` the number in it. `base` is that of the stream after this note.
+    """
 
     origin: str
     text: str
@@ -367,8 +373,8 @@ class StreamNoted(Event, frozen=True, tag=21):
 
 
 class TradingSwitched(Event, frozen=True, tag=30):
-    """The switches of the product, or of the venue, are others: `switches` is the sum of `Switch` values of that scope,
-    `note` is for people.
+    """The switches of the product or of the venue changed. `switches` is the sum of the `Switch` values of that scope,
+    `note` is text for people.
     """
 
     scope: Scope
@@ -377,11 +383,11 @@ class TradingSwitched(Event, frozen=True, tag=30):
 
 
 class AuctionIndicated(Event, frozen=True, tag=31):
-    """What the auction would do if it opened now, told now and then: `size` would trade at `price`, and `surplus` more
+    """The indicative price and size of an auction, at intervals: `size` would trade at `price` now, and `surplus` more
     would buy (negative: sell).
 
-    Zeros where nothing would trade. `until` is when the call ends at the earliest, 0 if that is not known; `extended`:
-    it was extended just now.
+    All are 0 if nothing would trade. `until` is the earliest end of the call, 0 if that is not known. `extended`: the
+    call was extended just now.
     """
 
     price: int
@@ -392,8 +398,8 @@ class AuctionIndicated(Event, frozen=True, tag=31):
 
 
 class TradeCorrected(Event, frozen=True, tag=32):
-    """The operator busted a trade or corrected its price. The book and the orders are as they were. Fees are those that
-    hold now, 0 after a bust.
+    """The operator busted a trade or corrected its price. The book and the orders do not change. Fees are those after
+    the correction, 0 after a bust.
     """
 
     kind: CorrectionKind
@@ -424,7 +430,7 @@ AnyEvent = (
 
 
 class Applied(msgspec.Struct, frozen=True, array_like=True):
-    """What applying one batch gave: an outcome a command, in order, and the events of all of them, in order."""
+    """The result of applying one batch: one outcome per command, in order, and all events, in order."""
 
     outcomes: list[AnyOutcome]
     events: list[AnyEvent]

@@ -1,7 +1,7 @@
-"""Arithmetic whose products do not fit 64 bits, exact.
+"""Exact arithmetic with products that do not fit 64 bits.
 
-Every number that is stored fits 64 bits, but a price times a size does not. Python's integers have no bound. The
-compiled core counts in 64 bits, and here in 128: that is what the type `wide` of `exact.pxd` is.
+Every stored number fits 64 bits, but a price times a size does not. Python's integers have no bound. The compiled core
+uses 64 bits, and 128 bits in this module: the type `wide` of `exact.pxd`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _EXECUTED_MAX = EXECUTED_MAX
 
 
 def notional(price: int, size: int, unit: int) -> int:
-    """What `size` costs at `price`, without fees: `price * size // unit`. At most 128 bits."""
+    """The notional of `size` at `price`: `price * size // unit`. At most 128 bits."""
     return price * size // unit
 
 
@@ -30,14 +30,14 @@ def legacy_most_lots(budget: int, lot_cost: int, ppm: int) -> int:
 
 
 def fee(notional: int, ppm: int, credit: int) -> int:
-    """The fee on a notional at a rate in parts per million, less what was paid before above the exact rate (`credit`,
-    in millionths of a unit), rounded up.
+    """The fee on a notional at a rate in parts per million, less `credit`, rounded up. `credit` is what was paid before
+    above the exact rate, in millionths of a unit.
     """
     return (notional * ppm + (_PPM - 1 - credit)) // _PPM
 
 
 def credit_after(notional: int, ppm: int, credit: int, paid: int) -> int:
-    """The credit when a `fee` was paid: from 0 to a millionth less than one unit."""
+    """The credit after a `fee` was paid: from 0 to a millionth less than one unit."""
     return credit + paid * _PPM - notional * ppm
 
 

@@ -1,14 +1,14 @@
-"""A frozen view of the state that stays as it is while the engine goes on: what a snapshot writes.
+"""A frozen view of the state, which a snapshot writes while the engine continues.
 
 A snapshot holds the state after one command, and the engine must not wait while it is encoded. So `freeze` only takes
-the lists of what changed (`changes`, `records`), O(currencies, products and changed keys), and the rows are encoded
-later, by whoever iterates over `Frozen`, which may be another thread. Whatever is about to change and is still to be
-encoded is copied first:
+the lists of what changed (`changes`, `records`), O(currencies, products and changed keys). The rows are encoded later,
+when a thread iterates over `Frozen`. A row that is about to change before it is encoded is copied first:
 
 - the engine calls `Changes.touch` and `Changes.touch_order` *before* it changes an account or an open order; at the
-  first call after a freeze they keep what the frozen view still needs. One lookup in a dictionary otherwise;
-- the encoder takes what it finds, and *then* looks whether something was kept meanwhile. If so, that is the row: what
-  it found may be of another moment. Both sides rely only on single operations of lists and dictionaries being whole.
+  first call after a freeze they save what the frozen view still needs. All other calls cost one dictionary lookup;
+- the encoder reads the live object, and *then* checks whether the engine saved a copy in the meantime. If so, the copy
+  is used, because the live object may be of a later moment. This relies only on single list and dict operations being
+  atomic.
 """
 
 from __future__ import annotations
@@ -30,9 +30,7 @@ _DONE: int = OrderStatus.DONE
 
 
 class Piece(NamedTuple):
-    """Changes of one table: rows that are there from now on, keys that are not, and ranges of keys (the end excluded)
-    that are empty.
-    """
+    """Changes of one table: rows to write, keys to delete, and ranges of keys (the end excluded) to delete."""
 
     table: str
     rows: list[Row]
@@ -41,7 +39,7 @@ class Piece(NamedTuple):
 
 
 class AccountView(NamedTuple):
-    """An account at one moment, without its open orders; done orders and outcomes only as far as they are new."""
+    """An account at one moment, without its open orders. It has only the new ones of the done orders and outcomes."""
 
     opened_at: int
     balances: list[BalanceRow]
@@ -61,7 +59,7 @@ def freeze(state: State, *, whole: bool) -> Frozen:
 
 
 def _everything(state: State) -> dict[str, AccountChanges]:
-    """As if all had changed. O(accounts)."""
+    """Changes in which every account counts as changed. O(accounts)."""
     memory = state.operator_replies
     everything = {OPERATOR: AccountChanges(0, memory.added - len(memory), {})}
     for name, account in state.accounts.items():
@@ -72,10 +70,10 @@ def _everything(state: State) -> dict[str, AccountChanges]:
 
 
 class Frozen:
-    """Changes as they were at a freeze, to be iterated once, in another thread if you like.
+    """The changes at a freeze. They can be iterated once, also in another thread.
 
     Attributes:
-        counts: how many rows each table has in all once the changes were made.
+        counts: the number of rows of each table with the changes.
     """
 
     def __init__(self, state: State, accounts: dict[str, AccountChanges], *, whole: bool) -> None:
@@ -95,13 +93,13 @@ class Frozen:
         self._last_order_id = state.last_order_id
 
     def keep_account(self, account_id: str) -> None:
-        """The account is about to change: keep it as it is, if it is still to be encoded."""
+        """Save the account before it changes, if it is not encoded yet."""
         changes = self._pending.get(account_id)
         if changes is not None:
             self._kept_accounts[account_id] = self._view(account_id, changes)
 
     def keep_order(self, order: Order) -> None:
-        """The order is about to change: keep its row as it is, if it is still to be encoded."""
+        """Save the order's row before the order changes, if it is not encoded yet."""
         account_id = order.account.account_id
         changes = self._pending.get(account_id)
         if changes is None:
@@ -168,7 +166,7 @@ class Frozen:
 
 
 def _account_pieces(account_id: str, view: AccountView) -> Iterator[Piece]:
-    """The rows of an account but for its open orders. Those that it has let go are purged."""
+    """The rows of an account without its open orders. Rows that the account dropped are deleted."""
     if account_id != OPERATOR:
         yield Piece("account", [persistence.account(account_id, view.opened_at)], [], [])
         yield Piece("balance", [persistence.row("balance", row) for row in view.balances], [], [])
@@ -184,5 +182,5 @@ def _account_pieces(account_id: str, view: AccountView) -> Iterator[Piece]:
 
 
 def _before(account_id: str, number: int) -> tuple[bytes, bytes]:
-    """The range of an account's keys with smaller numbers."""
+    """The range of an account's keys with numbers below this one."""
     return persistence.numbered_key(account_id, 0), persistence.numbered_key(account_id, number)

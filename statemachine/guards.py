@@ -1,7 +1,7 @@
-"""The checks that an order passes before all others, where the operator has set any: switches, collars and limits of
-the product, risk limits.
+"""The operator's controls, which an order passes before all other checks: switches, collars and limits of the product,
+risk limits.
 
-`State.guarded` says whether there are any at all; an order of an exchange without them is asked that one question.
+`State.guarded` says whether any control is set. Without controls an order costs that one test.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from statemachine.state import State
 
 
 def check(state: State, product: Product, account: Account, command: Placing, amended: Order | None = None) -> Reject | None:
-    """May this order enter, as far as the operator's controls go? Its own fields are checked afterwards. `amended` is
-    the open order that becomes it."""
+    """Check an order against the operator's controls. Its own fields are checked afterwards. `amended` is the open
+    order that it replaces.
+    """
     reject = switches.rejects(state, product, account, command.side)
     if reject is None and product.controls is not None:
         reject = collars.rejects(product, command)
@@ -22,5 +23,5 @@ def check(state: State, product: Product, account: Account, command: Placing, am
 
 
 def may_enter(state: State, product: Product, order: Order) -> bool:
-    """May an order still enter that was accepted before?"""
+    """Check whether an order that was accepted before may still enter."""
     return switches.rejects(state, product, order.account, order.side) is None

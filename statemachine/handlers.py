@@ -1,8 +1,9 @@
-"""What each command does: validation first, then the change, then the outcome.
+"""The handlers of commands. Each validates the command, then changes the state, then writes the outcome.
 
 A handler gets the state, the account that the command acts for, and the command. It writes the outcome (`answer`) and
-returns None, or it returns a `Reject` and has changed nothing. The two tables at the end say which commands are whose;
-placing and cancelling an order are in neither, since the engine calls those two by name.
+returns None, or it returns a `Reject` and has changed nothing. The two tables at the end map the operator's and the
+traders' commands to handlers. Placing and cancelling an order are in neither, because the engine calls these two by
+name.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def put_currency(state: State, command: PutCurrency) -> Reject | None:
 
 
 def put_product(state: State, command: PutProduct) -> Reject | None:
-    """Add a product, or change sizes, fees and status of a known one. Orders keep the fees of their entry."""
+    """Add a product, or change sizes, fees and status of an existing one. Orders keep their fee rates."""
     reject = validation.put_product(state, command)
     if reject is not None:
         return reject
@@ -131,12 +132,12 @@ def put_product(state: State, command: PutProduct) -> Reject | None:
 
 
 def _version_after(state: State, version: int) -> int:
-    """A product's version after a change. Versions before 0.3.0 counted none."""
+    """A product's version after a change. Versions before 0.3.0 did not count changes."""
     return version if state.legacy else version + 1
 
 
 def _change_status(state: State, product: Product, status: int) -> None:
-    """See `statuses.change`. Version 0.1.0 told nothing, and had neither auctions nor stop orders."""
+    """See `statuses.change`. Version 0.1.0 emitted no event, and had neither auctions nor stop orders."""
     if state.legacy == 1:
         product.status = status
     else:
@@ -254,7 +255,7 @@ def _terms(found: OrderOptions | None) -> OrderTerms | None:
 
 
 def place_pair(state: State, account: Account, command: PlacePair) -> Reject | None:
-    """Enter a limit order and a stop order that end each other."""
+    """Enter a linked pair of a limit order and a stop order."""
     if command.session and not is_command_id(command.session):
         return bad_command_id("session", Reason.INVALID_ID)
     limit, stop = linked.legs(command)
@@ -274,7 +275,7 @@ def place_pair(state: State, account: Account, command: PlacePair) -> Reject | N
 
 
 def _enter_new(state: State, account: Account, product: Product, command: Placing, terms: OrderTerms | None) -> Order:
-    """Accept an order that was admitted, and let it enter, wait or be collected."""
+    """Accept a validated order. It then enters, waits, or goes to the auction book."""
     order = accept(state, account, product, command)
     if state.guarded:
         risk.accepted(state, account)
@@ -285,7 +286,7 @@ def _enter_new(state: State, account: Account, product: Product, command: Placin
 
 
 def _enter(state: State, product: Product, order: Order) -> None:
-    """Let an accepted order enter, wait or be collected."""
+    """Let an accepted order enter, wait, or go to the auction book."""
     if order.stop:
         stops.add(state, product, order)
     elif product.busy or state.work >= state.work_max:
@@ -301,7 +302,7 @@ def _enter(state: State, product: Product, order: Order) -> None:
 
 
 def _crosses_own(state: State, account: Account, product: Product, command: Placing) -> bool:
-    """Would an auction have the order trade with one of its own account? Version 0.2.0 did not ask."""
+    """Whether an auction could trade the order with one of its own account. Version 0.2.0 did not check this."""
     return not state.legacy and auctions.crosses_own(state, account, product, command.side, command.price)
 
 
@@ -344,7 +345,7 @@ def replace_order(state: State, account: Account, command: ReplaceOrder) -> Reje
 
 
 def cancel_all(state: State, account: Account, command: CancelAll) -> Reject | None:
-    """Cancel all orders of the account that the command means, oldest first."""
+    """Cancel all orders of the account that the command selects, oldest first."""
     reject = validation.cancel_all(state, command)
     if reject is not None:
         return reject

@@ -1,16 +1,16 @@
-"""Icebergs: orders of which the book shows a slice at a time.
+"""Icebergs: orders that show one slice at a time on the book.
 
-- On the book `remaining` is the slice that is shown, and `reserve` what is behind it. Off the book, and as a taker, an
-  order is whole.
-- When the slice is traded, the next one of `display_size` goes to the end of the queue of its price, told by an
+- On the book `remaining` is the slice that is shown, and `reserve` is the hidden size. Off the book, and as a taker,
+  `remaining` is the whole size.
+- When the slice is traded, the next one of `display_size` goes to the end of the queue of its price, with an
   `OrderOpened`.
-- In the opening of an auction the whole takes part, at its place in the queue; what is left shows no more than before.
-- Self-trade prevention that decrements it, and an amendment to less, take from the reserve first; a cancel takes all of
-  it.
+- In the opening of an auction the whole size takes part, at the order's place in the queue. The remainder shows no more
+  than before.
+- Self-trade prevention that decrements the order, and an amendment to a smaller size, take from the reserve first.
 - A fill-or-kill order counts the reserve of a price level behind all that the level shows.
 
-Rules as of exchanges with reserve orders (Nasdaq, "Reserve orders"; Xetra, "Iceberg orders"; LSE MIT201): a refreshed
-slice gets a new time.
+The rules follow exchanges with reserve orders (Nasdaq, "Reserve orders"; Xetra, "Iceberg orders"; LSE MIT201): a new
+slice gets a new place in time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from statemachine.state import State
 
 
 def split(order: Order) -> None:
-    """An order that is about to rest shows its first slice."""
+    """Split an order that is about to rest into its first slice and the reserve."""
     assert order.terms is not None, "only an order with options has a display size"
     display = order.terms.display_size
     if display and order.remaining > display:
@@ -31,7 +31,9 @@ def split(order: Order) -> None:
 
 
 def refresh(state: State, product: Product, side: BookSide, order: Order) -> None:
-    """The slice of a resting order is traded: the next one rests, the last at its price. The order was touched."""
+    """Show the next slice of a resting order whose slice was traded, at the end of the queue of its price. The order
+    was touched.
+    """
     assert order.terms is not None, "an order with a reserve has a display size"
     side.remove(order)
     order.remaining = min(order.terms.display_size, order.reserve)
@@ -42,7 +44,7 @@ def refresh(state: State, product: Product, side: BookSide, order: Order) -> Non
 
 
 def unfold(order: Order) -> int:
-    """A resting order takes part whole; the slice that it showed."""
+    """Let the whole size of a resting order take part in an auction. Returns the slice that it showed."""
     shown, level = order.remaining, order.level
     if order.reserve:
         assert level is not None, "a slice rests"
@@ -54,7 +56,7 @@ def unfold(order: Order) -> int:
 
 
 def fold(order: Order, shown: int) -> None:
-    """An order that was whole shows no more than `shown` again."""
+    """Hide the reserve again, so that the order shows no more than `shown`."""
     level = order.level
     if order.terms is not None and order.terms.display_size and order.remaining > shown:
         assert level is not None, "a slice rests"
@@ -65,7 +67,7 @@ def fold(order: Order, shown: int) -> None:
 
 
 def decrease(state: State, product: Product, side: BookSide, order: Order, by: int) -> None:
-    """Take less than all off a resting order, from its reserve first, and off its hold; the feed is told what it shows."""
+    """Reduce a resting order, its reserve first, and its hold. The event gives the change of the shown size."""
     level = order.level
     assert level is not None, "a slice rests"
     before = order.remaining
@@ -79,7 +81,7 @@ def decrease(state: State, product: Product, side: BookSide, order: Order, by: i
 
 
 def slices_of(order: Order) -> int:
-    """How many more slices an order will show."""
+    """The number of further slices that an order will show."""
     assert order.terms is not None, "an order with a reserve has a display size"
     display: int = order.terms.display_size
     return -(-order.reserve // display)

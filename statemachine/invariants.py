@@ -1,6 +1,7 @@
-"""What is true of the whole state after every command. Tests ask after each step, production after every restore.
+"""The invariants of the whole state after every command. Tests check them after each step, production after every
+restore.
 
-Nothing that a client sends can break these: a failure is a defect of ours or damage on disk.
+No client can break them: a failure is a defect of this program or damage on disk.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from statemachine.validation import can_rest
 
 # Looked up once: a state may have millions of orders.
 _ORDERS_PER_COMMAND = 3
-"""An order may bring in two exits."""
+"""An order may have two exits."""
 _remaining, _order_id = attrgetter("remaining"), attrgetter("order_id")
 _ACTIVE: int = OrderStatus.ACTIVE
 _DONE: int = OrderStatus.DONE
@@ -42,13 +43,13 @@ _BUY: int = Side.BUY
 
 
 def check(state: State) -> None:
-    """Assert all of it. O(everything)."""
+    """Assert all invariants. O(everything)."""
     check_contents(state)
     check_arrangement(state)
 
 
 def check_contents(state: State) -> None:
-    """What the rows of the tables say: each is sound, and they fit together. O(everything but the remembered commands)."""
+    """Assert that each row of the tables is valid, and that the rows fit together. O(everything but the reply caches)."""
     _check_counters(state)
     _check_money(state)
     for product in state.products.values():
@@ -64,9 +65,7 @@ def check_contents(state: State) -> None:
 
 
 def check_arrangement(state: State) -> None:
-    """What is no row's: counts, indexes, queues and books are those of the rows. True after `loading` because of how it
-    builds them.
-    """
+    """Assert that counts, indexes, queues and books agree with the rows. After `loading` this holds by construction."""
     _check_counts(state)
     _check_expiring(state)
     _check_records(state)
@@ -167,9 +166,7 @@ def _check_product(state: State, product: Product) -> None:
 
 
 def _check_book(state: State, product: Product) -> None:
-    """Of the book and the collected orders: levels sorted, whole and not empty; orders in them by the time at which
-    they came there.
-    """
+    """Order book and auction book: levels are sorted, complete and not empty; the orders of a level are in time order."""
     (bids, asks), (collected_bids, collected_asks) = _sides(product), _collecting(product)
     _check_side(state, product, bids, Side.BUY, OrderStatus.OPEN)
     _check_side(state, product, asks, Side.SELL, OrderStatus.OPEN)
@@ -204,7 +201,7 @@ def _check_side(state: State, product: Product, side: BookSide, orders_side: int
 
 
 def _check_stops(state: State, product: Product) -> None:
-    """Each waits once, and is its account's."""
+    """Each stop order waits once, and belongs to its account."""
     stops = product.stops
     trailing = sorted(order_id for _, order_id in (*stops.rising, *stops.falling))
     expected = [state.orders[order_id] for _, _, order_id in stops.waiting()]
@@ -218,7 +215,7 @@ def _check_stops(state: State, product: Product) -> None:
 
 
 def _check_expiring(state: State) -> None:
-    """Exactly the open orders whose time is limited, sorted."""
+    """The expiring orders are exactly the open orders with an expiry time, sorted."""
     expected: dict[str, list[tuple[int, int]]] = {name: [] for name in state.products}
     for account in state.accounts.values():
         for order in account.open_orders():
@@ -233,7 +230,7 @@ def _check_expiring(state: State) -> None:
 
 
 def _check_records(state: State) -> None:
-    """Rows that are kept lie under their keys. The `CancelAll`s that are not through name orders that were placed."""
+    """Kept rows are stored under their keys. The unfinished `CancelAll`s refer to orders that were placed."""
     for records in state.records.values():
         for key, row in records.rows.items():
             assert records.key_of(row) == key, f"table {records.table.name}: a row under the key {key}"
@@ -256,7 +253,9 @@ def _check_streams(state: State) -> None:
 
 
 def _check_unfinished(state: State, product: Product) -> None:
-    """What enters later is where its rows say; what an auction collected is indexed; what is unfinished is known to be."""
+    """Queued orders are in the queues that their rows name; the orders of an auction book are indexed; products with
+    unfinished work are marked busy.
+    """
     name = product.product_id
     for queue, stop in ((product.triggered, True), (product.arrivals, False)):
         places = [order.queued for order in queue.values()]
@@ -283,7 +282,7 @@ def _check_unfinished(state: State, product: Product) -> None:
 
 
 def _check_account(account: Account) -> None:
-    """Bounds."""
+    """An account is within its bounds."""
     name = account.account_id
     assert is_name(name), f"account {name!r} is no name"
     assert account.open_count <= OPEN_ORDERS_PER_ACCOUNT, f"account {name}: too many open orders"
@@ -292,10 +291,10 @@ def _check_account(account: Account) -> None:
 
 
 def _check_open(state: State) -> None:
-    """Each open order is sound, and together an account's hold what it has on hold.
+    """Each open order is valid, and the holds of an account's orders sum to its balances on hold.
 
-    In the order of ids, which after a restore is that of the orders in memory: that alone makes it twice as fast as
-    account by account.
+    The check goes in the order of ids, which after a restore is the order in memory. This makes it twice as fast as a
+    check by account.
     """
     products, time = state.products, state.time
     holds = {name: dict.fromkeys(account.balances, 0) for name, account in state.accounts.items()}
@@ -340,7 +339,7 @@ def _check_open(state: State) -> None:
 
 
 def _partner_hold(state: State, order: Order) -> int:
-    """What the other order of a pair holds. Each names the other."""
+    """The hold of the other order of a pair. Each order names the other."""
     if order.terms is None or not order.terms.link:
         return 0
     partner = state.orders.get(order.terms.link)
@@ -352,7 +351,7 @@ def _partner_hold(state: State, order: Order) -> int:
 
 
 def _fault(order: Order, product: Product, time: int) -> str:
-    """Which of the conditions an order on the book does not meet."""
+    """The conditions that an order on the book does not meet."""
     conditions = {
         **_limits(order, product, time),
         "a market order rests": order.order_type == _LIMIT,
@@ -366,7 +365,7 @@ def _fault(order: Order, product: Product, time: int) -> str:
 
 
 def _limits(order: Order, product: Product, time: int, partner_hold: int = 0) -> dict[str, bool]:
-    """What is true of every open order, but that market orders have no price, and may have no size."""
+    """The conditions of every open order. Market orders have no price, and may have no size."""
     limit, needed = order.order_type == _LIMIT, _hold(order, product, partner_hold)
     return {
         "open, but with a reason for being done": order.done_reason == _NOT_DONE,
@@ -382,8 +381,8 @@ def _limits(order: Order, product: Product, time: int, partner_hold: int = 0) ->
 
 
 def _hold(order: Order, product: Product, partner_hold: int) -> int:
-    """What an open order must hold. A market order that is open waits, and has traded nothing; without an amount it
-    holds what there was.
+    """The hold that an open order must have. An open market order waits, and has traded nothing. Without an amount it
+    holds the whole balance at its entry.
     """
     if order.stop and order.terms is not None and order.terms.link:
         needed = product.hold_for(order) if order.order_type == _LIMIT else order.size
@@ -395,7 +394,7 @@ def _hold(order: Order, product: Product, partner_hold: int) -> int:
 
 
 def _check_active(order: Order, product: Product, time: int, last_queued: int, partner_hold: int) -> None:
-    """An order that is accepted and not on the book is as it was placed."""
+    """An accepted order that is not on the book has the values with which it was placed."""
     conditions = {
         **_limits(order, product, time, partner_hold),
         "waits, and has traded": order.filled_size + order.remaining <= order.size or order.size == 0,
@@ -411,7 +410,7 @@ def _check_active(order: Order, product: Product, time: int, last_queued: int, p
 
 
 def _check_done(state: State, account: Account) -> None:
-    """Each done order is sound."""
+    """Each done order is valid."""
     for order in account.done:
         assert order.product_id in state.products, f"{_name(order)}: of an unknown product"
         assert order.status == _DONE, f"{_name(order)}: done, but not so marked"
@@ -420,7 +419,7 @@ def _check_done(state: State, account: Account) -> None:
 
 
 def _check_indexes(state: State, account: Account) -> None:
-    """Open orders by id; done ones are found by id, and of those with the same client_oid the latest."""
+    """The indexes of orders: by id, and the latest one by client_oid."""
     name = account.account_id
     ids = [order.order_id for order in account.open_orders()]
     assert len(ids) == account.open_count, f"account {name}: open orders are miscounted"

@@ -1,13 +1,14 @@
 """The operator's switches: a kill switch, and trading off by side, for the venue, a firm, an account or a product.
 
-- While the kill switch of a scope is on, no order of it enters, and all that are open leave, in as many log entries as
-  that takes (`limits.WORK_PER_ENTRY` with the command, `limits.PENDING_WORK_PER_ENTRY` with each later entry, before
-  all other unfinished work). Cancels go through as ever.
-- All orders leave, also those of products that are offline, and stop orders that wait. Only while the orders of an
-  auction meet does none of that product leave; then they leave afterwards.
-- The switch stays on until the operator sets it otherwise, which he cannot while orders still leave: what is left of
-  them would enter trading.
-- What was accepted before and is to enter later (`pending`) leaves when its turn comes, if its switch is off by then.
+- While the kill switch of a scope is on, no order of the scope enters, and all open ones are cancelled, over as many
+  log entries as needed (`limits.WORK_PER_ENTRY` with the command, `limits.PENDING_WORK_PER_ENTRY` with each later
+  entry, before all other unfinished work). Traders can still cancel.
+- All orders are cancelled, also those of offline products, and waiting stop orders. While an auction of a product
+  opens, the orders of that product stay; they are cancelled afterwards.
+- The switch stays on until the operator changes it. He cannot change it while orders are still being cancelled, because
+  the others could trade then.
+- An order that was accepted before and is queued (`pending`) is cancelled at its turn, if trading is switched off for
+  it by then.
 
 Source: Commission Delegated Regulation (EU) 2017/584 (RTS 7), article 18(2)(b) and (c): a venue can suspend a member's
 access, and has a kill functionality.
@@ -57,7 +58,7 @@ def put_firm(state: State, command: PutFirm) -> Reject | None:
 
 
 def put_member(state: State, command: PutMember) -> Reject | None:
-    """Let an account belong to a firm, or to none."""
+    """Assign an account to a firm, or to none."""
     if command.member_id not in state.accounts:
         return Reject(Reason.UNKNOWN_ACCOUNT, "member_id", "no such account")
     if command.firm_id and state.records["firm"].get(command.firm_id) is None:
@@ -84,7 +85,7 @@ def put_member(state: State, command: PutMember) -> Reject | None:
 
 
 def set_switches(state: State, command: SetSwitches) -> Reject | None:
-    """Set the switches of a scope; a kill switch begins to cancel at once."""
+    """Set the switches of a scope. A kill switch begins to cancel at once."""
     reject = _admit(state, command)
     if reject is not None:
         return reject
@@ -132,7 +133,7 @@ def _admit(state: State, command: SetSwitches) -> Reject | None:
 
 
 def _emit(state: State, command: SetSwitches) -> None:
-    """The feeds of the products that the public sees it on. An account's or a firm's switch is nobody else's business."""
+    """The products whose public feeds show the switch. The switches of accounts and firms are private."""
     if command.scope == Scope.PRODUCT:
         trading_switched(state, state.products[command.name], command.scope, command.switches, command.note)
     elif command.scope == Scope.VENUE:
@@ -142,7 +143,7 @@ def _emit(state: State, command: SetSwitches) -> None:
 
 
 def _begin_kill(state: State, scope: Scope, name: str) -> None:
-    """The open orders of a killed scope leave, from now on."""
+    """Begin to cancel the open orders of a killed scope."""
     row = state.records["switch"].get(scope, name)
     if row is not None and row.switches & _KILL:
         _set_cancelling(state, row, True)
@@ -158,7 +159,7 @@ def _set_cancelling(state: State, row: SwitchRow, cancelling: bool) -> None:
 
 
 def cancel_on(state: State, limit: int) -> None:
-    """Go on with what kill switches cancel, until the entry has done `limit` units of work."""
+    """Continue the cancels of kill switches, until the entry has done `limit` units of work."""
     for scope, name in sorted(state.killing):
         if state.work >= limit:
             return
@@ -177,7 +178,7 @@ def cancel_on(state: State, limit: int) -> None:
 
 
 def _cancel_of_account(state: State, account: Account, limit: int) -> bool:
-    """Cancel the account's open orders, oldest first, while there is work left for it. Whether some are left."""
+    """Cancel the account's open orders, oldest first, within the work limit. Returns whether some are left."""
     room = max(limit - state.work, 0)
     going: list[Order] = []
     looks, left = 0, False
@@ -195,8 +196,8 @@ def _cancel_of_account(state: State, account: Account, limit: int) -> bool:
 
 
 def _cancel_of_product(state: State, product: Product, limit: int) -> bool:
-    """Cancel all orders of a product, while there is work left for it: best prices first, then what waits. Whether some
-    are left.
+    """Cancel all orders of a product within the work limit: best prices first, then the waiting ones. Returns whether
+    some are left.
     """
     if product.opening == _MEETING:
         return True
@@ -213,7 +214,7 @@ def _cancel_of_product(state: State, product: Product, limit: int) -> bool:
 
 
 def _on_side(side: BookSide) -> Iterator[Order]:
-    """The orders of a side, one after the other: a level may have a million."""
+    """Iterate over the orders of a side without a copy, because a level may have a million."""
     for level in side.in_order():
         order = level.first
         while order is not None:

@@ -1,14 +1,14 @@
-"""Orders that end each other, and orders that another one brings in.
+"""Linked orders: pairs in which one order cancels the other, and exits that enter when an order is done.
 
 A pair ("one cancels the other"): a limit order and a stop order of the same size and side.
 
-- The money is held once: the stop order holds only what it needs beyond the limit order.
-- When the limit order trades, in part or whole, is decremented by self-trade prevention, or leaves, the stop order
-  leaves (`DoneReason.LINKED`); when the stop order is triggered or leaves, the limit order leaves. (Binance's "OCO": a
-  partial fill of either cancels the other.)
-- Where one command could do both, its trades count first: a stop order whose partner traded is not triggered any more.
-  Of stop orders that trades trigger, each is looked at when it is taken, in the order of ids; from then on it no longer
-  waits for its partner.
+- The money is on hold once: the stop order holds only what it needs in addition to the hold of the limit order.
+- When the limit order trades, in part or whole, is decremented by self-trade prevention, or is done, the stop order is
+  cancelled (`DoneReason.LINKED`). When the stop order is triggered or done, the limit order is cancelled. (Binance's
+  "OCO": a partial fill of either cancels the other.)
+- If one command does both, its trades count first: a stop order whose partner traded is not triggered. Triggered stop
+  orders are taken in the order of ids, and each is checked when it is taken. From then on it is independent of its
+  partner.
 
 Exits (`OrderOptions.take_profit`, `stop_loss`): when the order is done and filled something, orders of the other side
 enter for what it filled, with one id after the other: a pair, or one of the two. They enter after the command, in the
@@ -51,7 +51,7 @@ _AUCTION: int = ProductStatus.AUCTION
 
 
 def legs(command: PlacePair) -> tuple[Placing, Placing]:
-    """The limit order and the stop order of a pair."""
+    """The fields of the limit order and of the stop order of a pair."""
     limit, stop = Placing(), Placing()
     for leg in (limit, stop):
         leg.product_id, leg.side, leg.size = command.product_id, int(command.side), command.size
@@ -65,7 +65,7 @@ def legs(command: PlacePair) -> tuple[Placing, Placing]:
 
 
 def check_pair(state: State, account: Account, limit: Placing, stop: Placing) -> Reject | None:
-    """May the two enter?"""
+    """Check whether the two orders may enter."""
     reject = place_order(state, account, limit) or place_order(state, account, stop)
     if reject is not None:
         return reject
@@ -84,7 +84,9 @@ def check_pair(state: State, account: Account, limit: Placing, stop: Placing) ->
 def accept_pair(
     state: State, account: Account, product: Product, limit: Placing, stop: Placing, session: str
 ) -> tuple[Order, Order]:
-    """Two orders with ids, whose money is held once. The stop order waits; the limit order must enter."""
+    """Accept the two orders and put their money on hold once. The stop order waits; the caller lets the limit order
+    enter.
+    """
     first = accept(state, account, product, limit)
     second = accept(state, account, product, stop)
     state.set_hold(second, max(0, second.hold - first.hold))
@@ -98,7 +100,7 @@ def accept_pair(
 
 
 def settle(state: State) -> None:
-    """What follows from orders with options that traded or left: partners leave, exits enter."""
+    """Handle the orders with options that traded or are done: cancel partners, and let exits enter."""
     while state.noted:
         noted, state.noted = state.noted, []
         for order in noted:

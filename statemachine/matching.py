@@ -1,29 +1,30 @@
-"""An order's way through the book: it is accepted, enters, trades, meets its own kind, and rests or leaves.
+"""Matching: an order is accepted, enters, trades or meets orders of its own account, and rests or is done.
 
-The rules, all of them:
+The rules:
 
-- Best price first; at a price, first come, first served; a trade is at the resting order's (the maker's) price.
+- The best price trades first; at one price, the earliest order. A trade is at the price of the resting order, the
+  maker.
 - A fill's notional is exact. Fees are cumulative by order: after each fill an order has paid the sum of its notionals,
   each at the rate of that fill, rounded up once to a whole unit of the quote currency. So an order in many fills pays
   no more than in one, and many small orders never pay less than one large one. The rates are those that the order had
   at entry: the maker's for the resting order, the taker's for the taker. The buyer pays notional + fee, the seller gets
-  notional - fee, and the currency's `fees` get both. So nothing appears or vanishes.
+  notional - fee, and the currency's `fees` get both fees. So the sum of money does not change.
 - An order that is bounded by money takes from each maker the largest whole number of lots whose cost, fee included,
-  fits what it has left (a sell by funds: whose notional fits what is still to be raised). When that is less than the
-  maker offers, it is through.
-- An order by funds alone is filled when it traded and what it has left is nothing or too little for one more lot at the
-  price it met; otherwise it leaves cancelled. An order with a size is filled when nothing of the size remains.
+  fits its remaining funds (a sell by funds: whose notional fits the amount it still wants). If that is less than the
+  maker offers, the order is complete.
+- An order by funds alone is filled when it traded and its remaining funds do not buy one more lot at the maker's price;
+  otherwise it is cancelled. An order with a size is filled when nothing of the size remains.
 - A stop order has the place in time, at its price, of the moment when it enters the book, not of that when it was
   accepted (`stops`).
-- Fill or kill is decided before anything changes. Own resting orders are no liquidity: with `co` they are passed over,
-  with `dc`, `cn` and `cb` the first one met before the order is full means that it cannot be filled.
-- An order trades up to the product's price collar, and what comes then is the business of `collars`.
-- An order meets at most `limits.MAKERS_PER_ORDER` resting orders, its own included; then what is left of it leaves. A
-  fill-or-kill order that would have to meet more is not filled.
+- Fill or kill is decided before anything changes. Resting orders of the same account are not liquidity: `co` skips
+  them; with `dc`, `cn` and `cb` the order is not filled if it would meet one of them before it is full.
+- An order trades up to the product's price collar; `collars` handles the remainder.
+- An order meets at most `limits.MAKERS_PER_ORDER` resting orders, those of its own account included. Then its remainder
+  is cancelled. A fill-or-kill order that would have to meet more is not filled.
 - Self-trade prevention, by the taker's choice, when the next maker is of the same account: `co` cancels the maker and
   goes on; `cn` cancels the taker; `cb` both; `dc` compares what remains of both, cancels the smaller and decrements the
-  larger by it, or cancels both when equal. An taker by funds alone counts as the size that it could take from this
-  maker, and its funds are decremented by what that would have cost.
+  larger by it, or cancels both when equal. A taker by funds alone counts as the size that it could take from this
+  maker, and its funds are decremented by the cost of that size.
 """
 
 from __future__ import annotations
@@ -54,20 +55,20 @@ _CANCELLED: int = DoneReason.CANCELLED
 _MAKERS_MAX: int = DoneReason.MAKERS_MAX
 _LOOKS_PER_UNIT: int = LOOKS_PER_UNIT
 
-# Why an taker takes no more.
+# Why a taker stops.
 _END_BOOK_EMPTY = 1
-"""Nothing is left to trade with at a price that it accepts."""
+"""No resting order is left at a price that it accepts."""
 _END_ENOUGH = 2
 """The next maker offers more than it can take."""
 _END_SELF_TRADE = 3
 """Self-trade prevention cancelled it."""
 _END_MAKERS_MAX = 4
-"""It met as many resting orders as one order may meet."""
+"""It met the largest number of resting orders that one order may meet."""
 
 
 class Taker:
-    """An order while it matches. `to_raise` is what a sell by funds still wants; `short_of_base` says that it has too
-    little to sell.
+    """An order during matching. `to_raise` is the amount that a sell by funds still wants; `short_of_base` says that it
+    has too little to sell.
     """
 
     __slots__ = ("base", "by_funds", "by_money", "order", "quote", "short_of_base", "to_raise")
@@ -89,7 +90,7 @@ class Taker:
 
 
 def accept(state: State, account: Account, product: Product, command: Placing) -> Order:
-    """Give an admitted order its id, and put its money on hold. It must `enter`, or wait for that."""
+    """Give a validated order its id, and put its money on hold. The caller lets it `enter` or wait."""
     state.last_order_id += 1
     base, quote = state.balance(account, product.base), state.balance(account, product.quote)
     paying = quote if command.side == _BUY else base
@@ -120,13 +121,13 @@ def accept(state: State, account: Account, product: Product, command: Placing) -
 
 
 def enter(state: State, product: Product, order: Order) -> None:
-    """Tell that an accepted order was received, and let it trade; then it rests or is done."""
+    """Emit that an accepted order was received, and match it; then it rests or is done."""
     order_received(state, product, order)
     match(state, product, order)
 
 
 def match(state: State, product: Product, order: Order) -> None:
-    """Let an order trade that is on no book; then it rests or is done."""
+    """Match an order that is on no book; then it rests or is done."""
     maker_side = product.opposite(order.side)
     state.work += 1
     if order.order_type == _LIMIT and not maker_side.crosses(order.price):
@@ -136,7 +137,7 @@ def match(state: State, product: Product, order: Order) -> None:
 
 
 def _match(state: State, product: Product, maker_side: BookSide, taker: Taker) -> None:
-    """Let an order trade that could."""
+    """Match an order that crosses the book."""
     order = taker.order
     own_limit = limit = maker_side.limit_key(order)
     if product.controls is not None:
@@ -158,7 +159,7 @@ def _match(state: State, product: Product, maker_side: BookSide, taker: Taker) -
 
 
 def _stay_or_leave(state: State, product: Product, order: Order) -> None:
-    """What cannot trade any more rests, or is cancelled."""
+    """Let the remainder of an order rest, or cancel it."""
     if can_rest(order.order_type, order.time_in_force):
         _rest(state, product, order)
     else:
@@ -166,7 +167,7 @@ def _stay_or_leave(state: State, product: Product, order: Order) -> None:
 
 
 def close_order(state: State, order: Order, reason: int) -> None:
-    """Take an open order from where it is, on its owner's request or because its time is over. Its account was touched."""
+    """Remove an open order, on its owner's request or because it expired. Its account was touched."""
     product, resting = order.product, order.status == _OPEN
     state.work += 1
     state.changes.touch_order(order)
@@ -175,7 +176,7 @@ def close_order(state: State, order: Order, reason: int) -> None:
 
 
 def detach(product: Product, order: Order) -> None:
-    """Take an open order from where it is: the book, the collected orders, a queue, or the waiting stop orders."""
+    """Remove an open order from the order book, the auction book, a queue, or the waiting stop orders."""
     if order.status == _OPEN:
         product.side(order.side).remove(order)
     elif order.queued:
@@ -189,7 +190,7 @@ def detach(product: Product, order: Order) -> None:
 
 
 def _rest(state: State, product: Product, order: Order) -> None:
-    """Put what remains on the book."""
+    """Put the remainder on the book."""
     side = product.side(order.side)
     if order.terms is not None:
         split(order)
@@ -201,13 +202,13 @@ def _rest(state: State, product: Product, order: Order) -> None:
 
 
 def close(state: State, product: Product, order: Order, reason: int, resting: bool) -> None:
-    """An order, already off the book, is done."""
+    """Finish an order that is not on the book."""
     state.finish(order, reason)
     order_done(state, product, order, reason, resting)
 
 
 def close_on_side(state: State, product: Product, side: BookSide, order: Order, reason: int) -> None:
-    """An order is done that is on a side of the book, or of the orders that an auction collected."""
+    """Finish an order that is on a side of the order book or the auction book."""
     side.remove(order)
     if order.status != _OPEN:
         product.collection.remove(order)
@@ -248,7 +249,7 @@ def _take(state: State, product: Product, maker_side: BookSide, taker: Taker, li
 
 
 def _is_filled(taker: Taker, end: int) -> bool:
-    """Did the order get what it came for? See the module's rules."""
+    """Whether the order is filled; see the module's rules."""
     order = taker.order
     if not taker.by_funds:
         return order.remaining == 0
@@ -278,7 +279,7 @@ def _capacity(product: Product, taker: Taker, price: int) -> int:
 
 
 def trade(state: State, product: Product, taker: Taker, maker: Order, size: int, price: int, auction: bool) -> None:
-    """One fill: money and coins change hands, the currency earns its fees, the feed is told."""
+    """Execute one fill: move money and coins, add the fees, emit the events."""
     order = taker.order
     value = notional(price, size, product.unit)
     state.touch(maker)
@@ -307,7 +308,7 @@ def trade(state: State, product: Product, taker: Taker, maker: Order, size: int,
 
 
 def _charge(state: State, order: Order, value: int, ppm: int) -> int:
-    """The fee that one side of a fill pays; what it pays above the exact rate is its credit."""
+    """The fee that one side of a fill pays. The part above the exact rate becomes the order's credit."""
     if state.legacy:
         return legacy_fee(value, ppm)
     paid = fee(value, ppm, order.fee_credit)
@@ -316,7 +317,7 @@ def _charge(state: State, order: Order, value: int, ppm: int) -> int:
 
 
 def _settle(product: Product, order: Order, base: Balance, quote: Balance, size: int, value: int, paid: int) -> None:
-    """One side of a fill. Price improvement and fee reserve that are no longer needed become available at once."""
+    """Book one side of a fill. The part of the hold that is no longer needed becomes available at once."""
     order.filled_size += size
     order.executed_value = executed(order.executed_value, value)
     order.fill_fees += paid
@@ -337,7 +338,7 @@ def _settle(product: Product, order: Order, base: Balance, quote: Balance, size:
 
 
 def _prevent(state: State, product: Product, maker_side: BookSide, taker: Taker, maker: Order, wanted: int) -> bool:
-    """Self-trade prevention. True when the taker goes on."""
+    """Apply self-trade prevention. Returns whether the taker continues."""
     order = taker.order
     if order.stp == _CN:
         return False
@@ -364,7 +365,7 @@ def _prevent(state: State, product: Product, maker_side: BookSide, taker: Taker,
 
 
 def decrement_size(state: State, product: Product, order: Order, by: int, resting: bool) -> None:
-    """Take `by` off what remains of an order, and off its hold what that needed."""
+    """Reduce the remaining size of an order by `by`, and its hold accordingly."""
     old = order.remaining
     order.remaining -= by
     if order.terms is not None:
@@ -375,7 +376,7 @@ def decrement_size(state: State, product: Product, order: Order, by: int, restin
 
 
 def _decrement_funds(state: State, product: Product, taker: Taker, price: int, size: int) -> None:
-    """Take off an order by funds alone what `size` would have cost (a sell: would have raised)."""
+    """Reduce the funds of an order by funds alone by the cost (for a sell, the proceeds) of `size`."""
     order = taker.order
     value = notional(price, size, product.unit)
     if order.side == _BUY:
@@ -389,8 +390,8 @@ def _decrement_funds(state: State, product: Product, taker: Taker, price: int, s
 
 
 def _fillable(state: State, maker_side: BookSide, order: Order, limit: int) -> int:
-    """Could the whole order trade at once, up to the key `limit`? ENOUGH: it can. BOOK_EMPTY: it cannot. MAKERS_MAX: it
-    would have to meet too many resting orders.
+    """Whether the whole order could trade at once, up to the key `limit`. ENOUGH: it can. BOOK_EMPTY: it cannot.
+    MAKERS_MAX: it would have to meet too many resting orders.
 
     An account without open orders has none of its own in the book: whole levels are counted by their totals.
     O(`MAKERS_PER_ORDER`).

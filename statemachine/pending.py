@@ -1,25 +1,24 @@
-"""Unfinished work: what one log entry has no room for goes on in the next ones, at the same place on every node.
+"""Unfinished work: later log entries continue what exceeds the work limit of one entry, at the same place on every
+node.
 
-A log entry begins work up to `limits.WORK_PER_ENTRY` units and no more: a count, never a time. What does not fit is
-part of the state:
+A log entry begins at most `limits.WORK_PER_ENTRY` units of work: a count, never a time. The rest is part of the state:
 
-- stop orders that were triggered, in the order in which they enter (`stops`);
-- new orders, accepted and with their money on hold, that came when the entry had no work left, or while their product
-  had unfinished work: they enter in the order in which they came, after all that was there before them;
-- an auction that opens (`auctions`), and orders whose time is over;
+- triggered stop orders, in the order in which they enter (`stops`);
+- new orders, accepted and with their money on hold, that arrived when the entry had no units left, or while their
+  product had unfinished work: they enter in the order of arrival, after all earlier work of the product;
+- an auction that opens (`auctions`), and orders that expire;
 - orders that a `CancelAll` or a kill switch still cancels.
 
-What holds meanwhile:
+While there is unfinished work:
 
-- *Price and time.* No new order of a product enters before the product's earlier work is through, so the trades are
-  those that an entry without a bound would have given. An order trades whole within one entry: nothing comes between
-  two of its trades.
-- *Cancels do not wait.* An order leaves at once on request, also one that has still to enter. Only while an auction's
-  orders meet none leaves.
-- *Each product by itself.* A product's unfinished work delays no order of another product, but by the share of the
-  entry that it takes (`limits.PENDING_WORK_PER_ENTRY` together, in turns).
-- An order whose turn comes when its product takes no orders any more leaves, cancelled; limit orders that can rest are
-  collected if it is an auction. A post-only order leaves if it would trade by then.
+- *Price and time.* No new order of a product enters before the product's earlier work is complete, so the trades are
+  those of an entry without a limit. All trades of one order are within one entry: nothing comes between two of them.
+- *Cancels do not wait.* An order is cancelled at once on request, also a queued one. Only while an auction's orders
+  trade is none cancelled.
+- *Each product by itself.* A product's unfinished work delays orders of other products only by its share of the entry
+  (`limits.PENDING_WORK_PER_ENTRY` together, in turns).
+- If the product accepts no orders when the turn of a queued order comes, the order is cancelled. In an auction, limit
+  orders that can rest go to the auction book. A post-only order is cancelled if it would trade by then.
 
 While there is unfinished work and nobody sends commands, the leader proposes empty entries (`Engine.has_pending_work`).
 """
@@ -50,7 +49,7 @@ _KILLED: int = DoneReason.KILLED
 
 
 def go_on(state: State) -> None:
-    """At the beginning of an entry: orders whose time is over leave, and unfinished work goes on."""
+    """At the beginning of an entry: expire orders, and continue unfinished work."""
     limit = state.work_max if state.legacy else PENDING_WORK_PER_ENTRY
     if 0 < state.next_expiry <= state.time:
         _begin_expiries(state, limit)
@@ -72,7 +71,7 @@ def go_on(state: State) -> None:
 
 
 def is_unfinished(state: State, product: Product) -> bool:
-    """Is there work of the product that the next log entry can go on with?"""
+    """Whether the product has work that the next log entry can continue."""
     if product.opening or product.arrivals:
         return True
     if product.expiring and product.expiring.peekitem(0)[0][0] <= state.time:
@@ -81,14 +80,14 @@ def is_unfinished(state: State, product: Product) -> bool:
 
 
 def _in_turn(state: State, names: list[str]) -> list[str]:
-    """Each comes first once in so many entries."""
+    """The products in turns: each comes first equally often."""
     first = state.turn % len(names) if names else 0
     return names[first:] + names[:first]
 
 
 def _begin_expiries(state: State, limit: int) -> None:
-    """Orders whose time is over leave, of all products, the earliest first. Where they are more than the entry has room
-    for, each product by itself goes on with its own. O(products + orders that leave).
+    """Expire orders of all products, the earliest first. If they are more than the entry may expire, later entries
+    continue for each product. O(products + expired orders).
     """
     going: list[tuple[int, int]] = []
     due = [product for product in state.products.values() if product.expiring and product.opening != _MEETING]
@@ -109,7 +108,7 @@ def _begin_expiries(state: State, limit: int) -> None:
 
 
 def work_on(state: State, product: Product, limit: int) -> None:
-    """Go on with a product's unfinished work until it is through, or the entry has done `limit` units."""
+    """Continue a product's unfinished work until it is complete, or the entry has done `limit` units."""
     if product.opening != _MEETING and not _expire(state, product, limit):
         return
     if product.opening and not (auctions.go_on(state, product, limit) and _expire(state, product, limit)):
@@ -121,8 +120,8 @@ def work_on(state: State, product: Product, limit: int) -> None:
 
 
 def _expire(state: State, product: Product, limit: int) -> bool:
-    """Orders whose time is over leave, wherever they are and whatever the product's status, the earliest first. True
-    when all have.
+    """Expire orders, on the book or not and in every status of the product, the earliest first. Returns whether all are
+    expired.
     """
     expiring = product.expiring
     while expiring:
@@ -137,7 +136,7 @@ def _expire(state: State, product: Product, limit: int) -> bool:
 
 
 def _let_enter(state: State, product: Product, limit: int) -> bool:
-    """Queued orders enter, stop orders first. True when none is left that may enter now."""
+    """Let queued orders enter, stop orders first. Returns whether none is left that may enter now."""
     while True:
         trades = product.status in auctions.TRADING
         if trades and not product.triggered and product.trigger_low:
@@ -158,7 +157,7 @@ def _let_enter(state: State, product: Product, limit: int) -> bool:
 
 
 def _enter(state: State, product: Product, order: Order) -> None:
-    """A queued order's turn has come."""
+    """Let a queued order enter at its turn."""
     if state.guarded and not guards.may_enter(state, product, order):
         state.work += 1
         close(state, product, order, _KILLED, False)
@@ -184,15 +183,15 @@ def _may_be_collected(state: State, product: Product, order: Order) -> bool:
 
 
 def queue(state: State, product: Product, order: Order) -> None:
-    """A new order is received, and enters when its turn comes: after some of the product's unfinished work, if the
-    entry has room for that.
+    """Queue a new order; it enters at its turn. The entry first does some of the product's unfinished work, within its
+    limit.
     """
     order_received(state, product, order)
     put_in_queue(state, product, order)
 
 
 def put_in_queue(state: State, product: Product, order: Order) -> None:
-    """An order that was received, or amended, enters when its turn comes."""
+    """Queue an order that was received or amended; it enters at its turn."""
     order.queued = state.place_in_queue()
     state.wait(order)
     product.arrivals[order.order_id] = order
@@ -202,7 +201,9 @@ def put_in_queue(state: State, product: Product, order: Order) -> None:
 
 
 class Chosen(NamedTuple):
-    """Which orders of an account a mass cancel means, and why they leave; the fields are those of `commands.CancelAll`."""
+    """The selection of an account's orders by a mass cancel, and the reason of the cancels. The fields are those of
+    `commands.CancelAll`.
+    """
 
     product_id: str = ""
     side: int = 0
@@ -212,7 +213,7 @@ class Chosen(NamedTuple):
     reason: int = _CANCELLED
 
     def has(self, order: Order) -> bool:
-        """Is it one of them, and may it leave?"""
+        """Whether an order is selected and may be cancelled."""
         if self.product_id and order.product.product_id != self.product_id:
             return False
         if self.side and order.side != self.side:
@@ -227,8 +228,8 @@ class Chosen(NamedTuple):
 
 
 def cancel_all(state: State, account: Account, chosen: Chosen) -> tuple[list[Order], bool] | Reject:
-    """Cancel the chosen orders of the account that may leave, oldest first. Those that left, and whether the others
-    leave with the next entries. The account was touched.
+    """Cancel the selected orders of the account that may be cancelled, oldest first. Returns the cancelled orders, and
+    whether the next entries cancel more. The account was touched.
     """
     of_account = [row for row in state.mass_cancels if row.account_id == account.account_id] if state.mass_cancels.rows else []
     if len(of_account) >= MASS_CANCELS_PER_ACCOUNT:
@@ -243,8 +244,8 @@ def cancel_all(state: State, account: Account, chosen: Chosen) -> tuple[list[Ord
 
 
 def _cancel(state: State, account: Account, chosen: Chosen, last_order_id: int, limit: int) -> tuple[list[Order], bool]:
-    """Cancel as many of these orders as there is work left for: those, and whether there are more. O(the account's open
-    orders).
+    """Cancel as many of these orders as the work limit allows. Returns them, and whether there are more. O(the
+    account's open orders).
     """
     room = limit - state.work
     going: list[Order] = []
@@ -266,7 +267,7 @@ def _cancel(state: State, account: Account, chosen: Chosen, last_order_id: int, 
 
 
 def _cancel_on(state: State, account_id: str, limit: int) -> None:
-    """Go on with an account's mass cancels."""
+    """Continue an account's mass cancels."""
     account = state.accounts[account_id]
     state.changes.touch(account)
     for row in sorted(row for row in state.mass_cancels if row.account_id == account_id):

@@ -1,18 +1,18 @@
-"""Products follow their trading calendars: the log's time moves them from phase to phase, as it lets orders expire.
+"""Trading phases: products follow their trading calendars by the log's time.
 
-- A product follows its own calendar, else that of its group, else that of the venue, else none.
+- A product follows its own calendar, or else that of its group, or else that of the venue, or none.
 - A phase is a status: closed and halted are cancel-only, pre-open and the calls of auctions are the status auction,
-  continuous is online. A call that ends opens its auction at one price, also where the product is closed afterwards.
-- A status that the operator sets stays, whatever the calendar says, until he lets the product follow it again
+  continuous is online. At the end of a call its auction opens at one price, also if the product is closed afterwards.
+- A status that the operator sets overrides the calendar until he lets the product follow it again
   (`commands.FollowCalendar`).
-- The end of a call is as much as `random_ns` later, by chance (`chance`). Where the indicative price moves late the
+- The end of a call is delayed by a random time of up to `random_ns` (`chance`). If the indicative price moves late, the
   call is extended.
-- Where the time jumps over phases only the one that holds then is entered. An auction that was being called opens on
-  the way.
+- If the time jumps over phases, the product enters only the current one. An auction whose call was in progress opens
+  first.
 
 Sources: Xetra, "Market model equities": phases, random end, volatility interruption in auctions; London Stock Exchange,
-"Guide to the trading system": price monitoring extension; Nasdaq's net order imbalance indicator for what is told
-during a call.
+"Guide to the trading system": price monitoring extension; Nasdaq's net order imbalance indicator for the events during
+a call.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _SCOPES = (Scope.VENUE, Scope.GROUP, Scope.PRODUCT)
 
 
 def put_calendar(state: State, command: PutCalendar) -> Reject | None:
-    """Add or replace a calendar. Products that follow it look at it anew."""
+    """Add or replace a calendar. Products that follow it read it again."""
     reject = calendar.check(command)
     if reject is not None:
         return reject
@@ -62,7 +62,7 @@ def put_calendar(state: State, command: PutCalendar) -> Reject | None:
 
 
 def set_calendar(state: State, command: SetCalendar) -> Reject | None:
-    """A product, a group or the venue follows another calendar."""
+    """Let a product, a group or the venue follow another calendar."""
     scope, name = command.scope, command.name
     if scope not in _SCOPES:
         return Reject(Reason.INVALID_SCOPE, "scope", "expected the venue, a group or a product")
@@ -106,7 +106,7 @@ def put_group(state: State, command: PutGroup) -> Reject | None:
 
 
 def follow_again(state: State, command: FollowCalendar) -> Reject | None:
-    """A product whose status was set by hand follows its calendar again, from the next log entry on."""
+    """Let a product whose status was set by hand follow its calendar again, from the next log entry on."""
     if command.product_id not in state.products:
         return Reject(Reason.UNKNOWN_PRODUCT, "product_id", "no such product")
     row = state.records["phase"].get(command.product_id)
@@ -136,13 +136,13 @@ def calendar_of(state: State, product: Product) -> CalendarRow | None:
 
 
 def _look_anew(state: State) -> None:
-    """Each product looks at its calendar anew. O(products)."""
+    """Let each product read its calendar again. O(products)."""
     for _, product in sorted(state.products.items()):
         follow(state, product)
 
 
 def follow(state: State, product: Product) -> None:
-    """A product's calendar may be another: it looks at it with the next log entry, or follows none any more."""
+    """Update a product after its calendar changed. It reads the calendar with the next log entry, or follows none."""
     rows, name = state.records["phase"], product.product_id
     row = rows.get(name)
     if calendar_of(state, product) is None:
@@ -155,7 +155,7 @@ def follow(state: State, product: Product) -> None:
 
 
 def by_hand(state: State, product: Product) -> None:
-    """The operator set the product's status: it stays, and an interruption is over."""
+    """Record that the operator set the product's status. The status stays, and an interruption ends."""
     volatility.end(state, product)
     row = state.records["phase"].get(product.product_id)
     if row is not None and not row.by_hand:
@@ -169,7 +169,7 @@ def _put(state: State, row: PhaseRow) -> None:
 
 
 def _due(state: State, timer: TimerRow) -> None:
-    """A time has come that a product's session waits for."""
+    """Handle the timer of a product's session."""
     product, row = state.products[timer.subject], state.records["phase"].get(timer.subject)
     assert row is not None, "a timer without a phase"
     found = calendar_of(state, product)
@@ -194,7 +194,7 @@ def _indicate(state: State, product: Product, found: auctions.Indication, extend
 
 
 def _extended(state: State, product: Product, row: PhaseRow, found: CalendarRow) -> PhaseRow | None:
-    """The call goes on, because the price moved late; None where it does not."""
+    """The extended call, if the price moved late, or None."""
     if row.by_hand or not row.noted_price or row.extensions >= found.extensions_max or product.status != _AUCTION:
         return None
     indication = auctions.look(state, product)
@@ -208,7 +208,7 @@ def _extended(state: State, product: Product, row: PhaseRow, found: CalendarRow)
 
 
 def _entered(state: State, product: Product, row: PhaseRow, found: CalendarRow) -> PhaseRow:
-    """The product goes on with the phase that its calendar has now."""
+    """Move the product to the current phase of its calendar."""
     now = calendar.now(found, state.time)
     until = ends_at = now.until * calendar.SECOND
     note_at = imbalance_at = 0

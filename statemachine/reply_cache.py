@@ -1,9 +1,9 @@
-"""The reply cache: a command that is sent twice happens once, and gets its first outcome again (Raft thesis, section
-6.3).
+"""The reply cache: a command that is sent twice is executed once, and gets its first outcome again (Raft thesis,
+section 6.3).
 
-Each account has its own, bounded, first in first out. It is part of the replicated state, so every node forgets the
-same command at the same moment. Entries are kept packed as bytes: an outcome holds a copy of an order's state, there
-may be ten thousand of them an account, and they are hardly ever looked at again.
+Each account has a bounded one, first in, first out. It is part of the replicated state, so all nodes drop an entry at
+the same log entry. Entries are stored as bytes: an outcome contains a copy of an order's state, an account may have ten
+thousand of them, and they are seldom read.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from statemachine.teardown import clear
 
 FINGERPRINT_SIZE = 8
 ANY_CONTENTS = bytes(FINGERPRINT_SIZE)
-"""The fingerprint of a command that another version remembered, in another encoding: its contents cannot be compared
-any more. The same id gets the first outcome, whatever the contents."""
+"""The fingerprint of an entry that another version wrote, in another encoding, so that contents cannot be compared. The
+same id gets the first outcome, with any contents.
+"""
 
 _CHUNK = 128
 
 
 class _OutcomeHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What every outcome begins with."""
+    """The fields of every outcome."""
 
     tag: int
     sequence: int
@@ -39,9 +40,9 @@ _head_decoder = msgspec.msgpack.Decoder(_OutcomeHead)
 
 
 class CacheView:
-    """The newest outcomes of a memory at one moment: command ids and packed entries, oldest first.
+    """The newest entries of a reply cache at one moment: command ids and packed entries, oldest first.
 
-    `first_sequence` is that of the oldest command remembered at all, 0 when there is none.
+    `first_sequence` is the sequence of the oldest entry of the whole cache, 0 if the cache is empty.
     """
 
     __slots__ = ("_chunks", "_skip", "_stop", "first_sequence")
@@ -62,23 +63,23 @@ class CacheView:
 class ReplyCache:
     """The first outcomes of an account's latest commands. All O(1) but `newest`, O(entries / 128).
 
-    `_chunks` holds command ids and packed entries in turns, oldest first, in rising sequence; the first `_gone` of them
-    are forgotten. A full chunk never changes again, so that a view of the memory can be taken without a copy of its
-    entries. `_packed` finds them.
+    `_chunks` has command ids and packed entries alternately, oldest first, by ascending sequence; the first `_gone` of
+    them are dropped. A full chunk never changes, so a view needs no copy of its entries. `_packed` maps command ids to
+    entries.
     """
 
     __slots__ = ("_chunks", "_gone", "_newest", "_packed", "added", "bound")
 
     def __init__(self, bound: int = OUTCOMES_PER_ACCOUNT) -> None:
         self.bound = bound
-        """How many it holds at most."""
+        """The largest number of entries."""
         self._newest: list[str | bytes] = []
         """The last of the chunks."""
         self._chunks: deque[list[str | bytes]] = deque([self._newest])
         self._gone = 0
         self._packed: dict[str, bytes] = {}
         self.added = 0
-        """How many were ever remembered by this object."""
+        """The number of entries that were ever added to this object."""
 
     def __len__(self) -> int:
         return len(self._packed)
@@ -88,9 +89,9 @@ class ReplyCache:
         return self._packed.get(command_id)
 
     def add(self, command_id: str, packed: bytes) -> int:
-        """Keep the entry (see `pack`) of a command that is not remembered yet; the oldest goes when there are too many.
+        """Add the entry (see `pack`) of a command that has none yet; drop the oldest one if there are too many.
 
-        Returns by how many the memory has grown: 1, or 0.
+        Returns by how many entries the cache grew: 1 or 0.
         """
         self._packed[command_id] = packed
         newest = self._newest
@@ -106,8 +107,8 @@ class ReplyCache:
         return 0
 
     def fill(self, command_ids: list[str], packed: list[bytes]) -> None:
-        """Remember entries (see `pack`), oldest first, in a memory that is empty. An id that comes twice is one entry
-        too few. O(entries).
+        """Add entries (see `pack`), oldest first, to an empty cache. An id that occurs twice counts as one entry.
+        O(entries).
         """
         assert not self.added, "the memory is not empty"
         self._packed = dict(zip(command_ids, packed, strict=True))
@@ -124,20 +125,20 @@ class ReplyCache:
             self._gone = 0
 
     def newest(self, count: int) -> CacheView:
-        """The latest `count` entries, or all when there are fewer, as they are now."""
+        """A view of the latest `count` entries, or of all if there are fewer."""
         chunks, gone, known = list(self._chunks), self._gone, len(self._packed)
         stop = gone + known
         first = sequence_of(cast("bytes", chunks[0][2 * gone + 1])) if known else 0
         return CacheView(chunks, stop - min(count, known), stop, first)
 
     def has_room(self, before: int) -> bool:
-        """May one more be remembered without forgetting one of the time `before` or later?"""
+        """Whether one more entry fits without dropping one of the time `before` or later."""
         if len(self._packed) < self.bound:
             return True
         return _head_decoder.decode(packed_outcome(cast("bytes", self._chunks[0][2 * self._gone + 1]))).time < before
 
     def clear(self) -> None:
-        """Empty it in small steps (`teardown`); it is of no use any more. O(entries)."""
+        """Empty it in small steps (`teardown`). It may not be used afterwards. O(entries)."""
         clear(self._packed, self._chunks)
 
     def check(self, last_sequence: int) -> None:
@@ -155,12 +156,12 @@ class ReplyCache:
 
 
 def pack(fingerprint: bytes, outcome: bytes) -> bytes:
-    """The entry of a command with this fingerprint: it and the encoded outcome, which says the sequence."""
+    """The packed entry of a command: its fingerprint and the encoded outcome, which contains the sequence."""
     return fingerprint + outcome
 
 
 def fingerprint_fits(packed: bytes, fingerprint: bytes) -> bool:
-    """Whether a packed entry is of a command with this fingerprint, as far as that can be told."""
+    """Whether a packed entry may be of a command with this fingerprint."""
     return fingerprint == ANY_CONTENTS or fingerprint_of(packed) in (fingerprint, ANY_CONTENTS)
 
 
@@ -180,5 +181,5 @@ def sequence_of(packed: bytes) -> int:
 
 
 def outcome_of(packed: bytes) -> AnyOutcome:
-    """The outcome in a packed entry, as it was the first time."""
+    """The first outcome, decoded from a packed entry."""
     return _decoder.decode(packed_outcome(packed))

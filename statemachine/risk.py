@@ -1,6 +1,6 @@
-"""Risk limits of accounts and firms, checked before an order enters: what `commands.PutRiskLimits` sets.
+"""Risk limits of accounts and firms, which `commands.PutRiskLimits` sets. They are checked before an order enters.
 
-| limit | what is compared with it, the new order included |
+| limit | the quantity that is compared with it, the new order included |
 |---|---|
 | `orders_max` | open orders, those included that wait |
 | `rate_max` | orders accepted in the current second of the log's time |
@@ -8,14 +8,13 @@
 | `volume_max` | notionals traded in the quote currency since the day began |
 | `position_max` | what is owned of the base currency, on hold or not, and what open orders would buy |
 
-A firm's limit is compared with the sum over its accounts. What an order holds is not known before it is admitted;
-`open_max` takes the notional of a buy at its price (a market order's funds), without fees, and the size of a sell. A
-market order without a price counts with the last trade's. Cancels, and orders that were accepted before, are never
-refused.
+A firm's limit is compared with the sum over its accounts. The hold of an order is not known before it is accepted, so
+`open_max` counts the notional of a buy at its price (a market order's funds), without fees, and the size of a sell. A
+market order without a price counts with the price of the last trade. Cancels, and orders that were accepted before, are
+never rejected.
 
-The day begins at midnight in the time zone of the venue's calendar; without one, in UTC. Counters are compared with the
-day they are of, so nothing has to run at midnight. Limits are checked against what is there, also when they are set
-after it came.
+The day begins at midnight in the time zone of the venue's calendar; without one, in UTC. A counter is stored with its
+day, so nothing has to run at midnight. New limits also count orders and trades from before they were set.
 
 Source: Commission Delegated Regulation (EU) 2017/584 (RTS 7), article 18(1)(a), orders a second by member, and article
 20, pre-trade controls.
@@ -85,14 +84,15 @@ def _admit(state: State, command: PutRiskLimits) -> Reject | None:
 
 
 def today(state: State) -> int:
-    """The venue's date, in days since the epoch: that of its calendar's time zone, else UTC's. O(log offsets)."""
+    """The venue's date, in days since the epoch, in its calendar's time zone, or else in UTC. O(log offsets)."""
     found = state.calendar_of_venue()
     return calendar.day_at(found, state.time // _SECOND) if found is not None else state.time // (calendar.DAY_S * _SECOND)
 
 
 def rejects(state: State, product: Product, account: Account, command: Placing, amended: Order | None) -> Reject | None:
-    """Do the limits of the account and of its firm let an order enter? Its fields are not checked yet. `amended` is the
-    open order that becomes it."""
+    """Check an order against the limits of its account and firm. Its fields are not checked yet. `amended` is the open
+    order that it replaces.
+    """
     rows = state.records["risk"]
     if not len(rows):
         return None
@@ -167,8 +167,9 @@ def _held(account: Account, currency: str) -> int:
 
 
 def _position(state: State, row: RiskRow, amended: Order | None) -> int | None:
-    """What is owned of the row's currency and what open orders would buy of it; None where these are too many to look
-    at. O(open orders)."""
+    """The amount of the row's currency that is owned, and the amount that open orders would buy; None if there are too
+    many orders to read. O(open orders).
+    """
     accounts = _accounts(state, row)
     looks = sum(account.open_count for account in accounts)
     if looks > RISK_LOOKS_MAX:
@@ -188,7 +189,7 @@ def _position(state: State, row: RiskRow, amended: Order | None) -> int | None:
 
 
 def accepted(state: State, account: Account) -> None:
-    """An order of the account was accepted: it counts in this second."""
+    """Count an accepted order of the account in the current second."""
     rows = state.records["risk"]
     if not len(rows):
         return
@@ -201,7 +202,7 @@ def accepted(state: State, account: Account) -> None:
 
 
 def traded(state: State, product: Product, orders: tuple[Order, Order], value: int) -> None:
-    """Two orders traded: the notional counts for their accounts and firms."""
+    """Count the notional of a trade for the accounts and firms of both orders."""
     rows = state.records["risk"]
     if not len(rows):
         return

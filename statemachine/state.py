@@ -1,11 +1,10 @@
-"""The state of the exchange in memory, and the few ways in which money and orders move.
+"""The state of the exchange in memory, and the operations that move money and orders.
 
-Every other module changes the state through the methods here and those of `entities`, so the invariants have one place
-to hold:
+All other modules change the state through the methods here and those of `entities`, which maintain the invariants:
 
 - money moves only in `deposit`, `withdraw`, `transfer`, `Balance.lock`, `Balance.unhold` and `matching.trade`;
-- an order becomes known when it rests, waits off the book, or is done, never before, and is forgotten in the order of
-  leaving.
+- an order becomes readable when it rests, waits off the book, or is done. Done orders are dropped in the order in which
+  they were done.
 """
 
 from __future__ import annotations
@@ -35,19 +34,19 @@ _DONE: int = OrderStatus.DONE
 MIGRATED_HASH = b"\xff" * 16
 """The running hash of a state that another version's data was converted to, until a batch of this version is applied.
 
-Nodes convert what they have, one a snapshot and ten log entries, another a later snapshot and none: a hash of that way
-would differ where the states do not. So the first batch of this version begins a running hash anew, over the whole
-state: from there on a difference between nodes shows."""
+Nodes migrate from different starting points (a snapshot plus ten entries, or a later snapshot alone), so a hash over
+the path would differ although the states are equal. So the first batch of this version restarts the running hash, over
+the whole state. From there on it detects a divergence.
+"""
 
 
 class State:
-    """All that the engine knows: what is in the tables, arranged for speed.
+    """The contents of all tables, in the engine's data structures.
 
     `orders` holds every known order, open or recently done, of which `done_count` are done; `balance_count` and
     `outcome_count` are summed over all accounts, the operator included. `next_expiry` is a time before which no order
-    leaves because its time is over, 0 where there is none to leave; `busy` are the products with unfinished work,
-    `mass_cancels` the `CancelAll`s (`pending`). `records` are the tables whose rows are kept. `streams` are all report
-    streams, by name.
+    expires, 0 if no order has an expiry time; `busy` are the products with unfinished work, `mass_cancels` the
+    `CancelAll`s (`pending`). `records` are the tables whose rows are kept. `streams` are all report streams, by name.
 
     No part of the state: `events` are those of the batch under way, encoded, `event_ends` where each ends, and
     `event_products` of which product it is; `keys_put` are the API keys that it put, `outcomes` its outcomes, `outcome`
@@ -56,9 +55,9 @@ class State:
     traded or left (`linked`). `work` counts the units of work of the batch under way; it begins no more than
     `work_max`, and an order meets at most `makers_max` resting ones (`limits`). `changes` serves snapshots.
 
-    `legacy`: which version wrote the batch under way, as in `Batch.former`. Some nodes have what came of it in a
-    snapshot of that version; so whoever applies it now must come to the same rows: the rules of that version hold, and
-    columns that are newer have their defaults.
+    `legacy`: which version wrote the current batch, as in `Batch.former`. Some nodes have its results in a snapshot of
+    that version, so every node that applies it now must get the same rows: the rules of that version hold, and newer
+    columns have their defaults.
     """
 
     def __init__(self) -> None:
@@ -105,7 +104,7 @@ class State:
         self.changes = Changes()
 
     def guard(self) -> None:
-        """The operator's controls are others: note whether there are any that an order must pass."""
+        """Update `guarded` after the operator's controls changed."""
         self.guarded = any(len(self.records[table]) for table in ("switch", "product_limits", "risk"))
 
     def calendar_of_venue(self) -> CalendarRow | None:
@@ -115,7 +114,7 @@ class State:
         return found
 
     def new_product(self, row: ProductRow) -> Product:
-        """A product, as its row says, with an empty book."""
+        """A product from its row, with an empty book."""
         sides = (BookSide(-1), BookSide(+1), BookSide(-1), BookSide(+1))
         unit = 10 ** self.currencies[row.base].scale
         product = self.products[row.product_id] = Product(row, self.currencies[row.quote], unit, sides, StopBook(), Collection())
@@ -123,7 +122,7 @@ class State:
         return product
 
     def balance(self, account: Account, currency: str) -> Balance:
-        """An account's balance in a currency, made when it is touched first."""
+        """An account's balance in a currency. It is created on first use."""
         balance = account.balances.get(currency)
         if balance is None:
             balance = account.balances[currency] = Balance()
@@ -136,17 +135,17 @@ class State:
         return order.account.balances[product.quote if order.side == _BUY else product.base]
 
     def set_hold(self, order: Order, hold: int) -> None:
-        """Lower what an order holds to `hold`; the rest is available again."""
+        """Reduce the hold of an order to `hold`; the difference becomes available."""
         self.paying(order).unhold(order.hold - hold)
         order.hold = hold
 
     def wait(self, order: Order) -> None:
-        """Keep a new order that is accepted and does not go on the book yet."""
+        """Store a new order that is accepted and does not go on the book yet."""
         order.status = _ACTIVE
         self.keep(order)
 
     def keep(self, order: Order) -> None:
-        """An order, on the book or waiting, is among its account's open ones from now on, if it was not before."""
+        """Add an order, on the book or waiting, to its account's open orders, if it is not among them."""
         if not order.listed:
             order.account.list_order(order)
             self.orders[order.order_id] = order
@@ -157,27 +156,25 @@ class State:
                     self.next_expiry = order.expires_at
 
     def place_in_queue(self) -> int:
-        """The place of the next order that enters later. Versions before 0.3.0 had no such order from one command to
-        the next, and counted none.
+        """The place of the next queued order. In versions before 0.3.0 no order stayed queued after a command, and no
+        places were counted.
         """
         if not self.legacy:
             self.last_queued += 1
         return self.last_queued or 1
 
     def set_busy(self, product: Product) -> None:
-        """The product has unfinished work from now on."""
+        """Mark the product as having unfinished work."""
         product.busy = True
         self.busy[product.product_id] = product
 
     def touch(self, order: Order) -> None:
-        """Before an open order of any account, or the account's money, changes."""
+        """Record an account before its money or one of its open orders changes."""
         self.changes.touch(order.account)
         self.changes.touch_order(order)
 
     def finish(self, order: Order, reason: int) -> None:
-        """An order leaves for good: nothing stays on hold, and it joins the account's done ones. It must be off the
-        book.
-        """
+        """Finish an order that is off the book: unhold its money, and add it to the account's done orders."""
         account = order.account
         if order.listed:
             self.changes.touch_order(order)
@@ -201,9 +198,9 @@ class State:
             self._forget(account, account.done.popleft())
 
     def clear(self) -> None:
-        """Empty it in small steps (`teardown`): it is of no use any more. O(everything).
+        """Empty it in small steps (`teardown`). It may not be used afterwards. O(everything).
 
-        Orders refer to each other, so without this nobody would let go of them.
+        Orders refer to each other, so without this they would never be freed.
         """
         self.changes.clear()
         self.operator_replies.clear()
@@ -229,11 +226,11 @@ class State:
         clear(self.busy, self.streams, *(records.rows for records in self.records.values()), self.orders)
 
     def __del__(self) -> None:
-        """Orders refer to each other, and only `clear` breaks the circles."""
+        """Break the reference cycles of orders; see `clear`."""
         self.clear()
 
     def _forget(self, account: Account, order: Order) -> None:
-        """Let go of an old done order."""
+        """Drop an old done order."""
         del self.orders[order.order_id]
         self.done_count -= 1
         if order.client_oid and account.by_client_oid.get(order.client_oid) is order:

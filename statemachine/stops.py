@@ -1,17 +1,17 @@
-"""Stop orders: accepted, and off the book until a trade comes to their stop price.
+"""Stop orders: they are accepted and wait off the book until a trade at their stop price triggers them.
 
-- A stop order passes every check, holds its money and has its order id and its fee rates when it is placed. From then
-  on its status is active.
+- A stop order passes every check and gets its hold, order id and fee rates when it is placed. From then on its status
+  is active.
 - A trade at the stop price or below triggers a stop loss, one at the stop price or above a stop entry, of either side.
-  What counts are trades after it was placed: one whose price is passed already waits for the next. (While triggered
-  ones have still to be taken, one that is placed in their range is triggered with them.)
-- Those that the trades of one command trigger enter when that command is through, in the order of their ids, each as a
-  whole, as if it had just come. Their trades may trigger more, which go to the end of the queue. Of more than
-  `limits.STOPS_TAKEN` those whose stop price was passed first are taken first.
-- Entering needs no second admission: a stop order that was placed while its product was online also enters when that
-  takes limit or post-only orders alone. In other statuses nothing trades, and nothing is triggered; what was triggered
-  before waits until the product trades again.
-- One log entry lets so many enter and no more (`limits.WORK_PER_ENTRY`); the others enter with the next entries, before
+  Only trades after its placement count: an order whose stop price is passed already waits for the next trade. (While
+  triggered ones are not all taken yet, an order that is placed in their range is triggered with them.)
+- The orders that the trades of one command trigger enter after that command, in the order of their ids, each like a new
+  order. Their trades may trigger more, which go to the end of the queue. If there are more than `limits.STOPS_TAKEN`,
+  those whose stop price was passed first are taken first.
+- A stop order is not validated again when it enters: one that was placed while its product was online also enters when
+  the product accepts limit or post-only orders only. In other statuses nothing trades and nothing is triggered. Orders
+  that were triggered before wait until the product trades again.
+- One log entry lets a bounded number enter (`limits.WORK_PER_ENTRY`). The others enter with the next entries, before
   any new order of the product.
 """
 
@@ -40,7 +40,7 @@ def add(state: State, product: Product, order: Order) -> None:
 
 
 def note_prices(state: State, product: Product) -> None:
-    """Note the prices of the product's latest trades, which trigger stop orders. From here on other trades count."""
+    """Record the price range of the product's latest trades, which trigger stop orders, and begin a new range."""
     if state.highest:
         low, high = state.lowest, state.highest
         product.trigger_low = min(product.trigger_low, low) if product.trigger_low else low
@@ -49,9 +49,9 @@ def note_prices(state: State, product: Product) -> None:
 
 
 def trigger(state: State, product: Product) -> bool:
-    """Let the product's latest trades trigger: what they trigger is queued. Whether there is any to enter.
+    """Queue the stop orders that the product's latest trades trigger. Returns whether any can enter.
 
-    While more were triggered before than could be taken at a time, these come when their turn is. O(log n + taken).
+    If earlier triggered ones are not all taken yet, these come after them. O(log n + taken).
     """
     rest = product.trigger_low
     low, high = state.lowest, state.highest
@@ -64,8 +64,8 @@ def trigger(state: State, product: Product) -> bool:
 
 
 def trail(state: State, product: Product, lowest: int, highest: int) -> None:
-    """Trades between these two prices move trailing stop orders: those that they did not trigger. A command triggers
-    first and moves then.
+    """Move the stop prices of the trailing stop orders that trades between these two prices did not trigger. A command
+    first triggers and then moves.
     """
     for order_id in product.stops.behind(lowest, highest):
         order = state.orders[order_id]
@@ -79,7 +79,7 @@ def trail(state: State, product: Product, lowest: int, highest: int) -> None:
 
 
 def unlink(state: State, order: Order) -> None:
-    """An order of a pair traded, was decremented by self-trade prevention, was triggered, or left: its partner leaves."""
+    """Cancel the partner of an order that traded, was decremented by self-trade prevention, was triggered, or is done."""
     terms = order.terms
     if terms is None or not terms.link:
         return
@@ -94,8 +94,8 @@ def unlink(state: State, order: Order) -> None:
 
 
 def take_triggered(state: State, product: Product) -> None:
-    """Queue the next stop orders that noted trades trigger, at most twice `limits.STOPS_TAKEN`. They wait no more.
-    O(log n + taken).
+    """Queue the next stop orders that the recorded trades trigger, at most twice `limits.STOPS_TAKEN`, and remove them
+    from the waiting ones. O(log n + taken).
     """
     for noted in state.noted:
         unlink(state, noted)

@@ -1,17 +1,18 @@
-"""Report streams: what happened to an account's orders, numbered for one reader.
+"""Report streams: the reports of an account's orders, numbered for one reader.
 
-A session with a client, such as one of FIX, numbers what it sends, and after the death of a node it goes on at another
-with the very next number. So the numbers are part of the state. An account has streams, each with a name; every event
-of one of its orders is also reported in each of its active streams (`emit`), and what else a session sends is noted
-there before it is sent (`commands.NoteStream`). The feed keeps and serves a stream as it does the events of a product:
-all nodes have the same reports under the same numbers.
+A session, such as a FIX session, numbers its messages, and after a node fails it continues on another node with the
+next number. So the numbers are part of the state. An account has named streams. Every event of one of its orders is
+also reported in each of its active streams (`emit`). All other messages of a session are written into the stream before
+they are sent (`commands.NoteStream`). The feed stores and serves a stream like the events of a product: all nodes have
+the same reports under the same numbers.
 
-- A stream's numbers only grow. Its client may begin to count anew: `base` is the number before its first.
-- `taken` counts what the client sent, as far as it need not send it again. It is a lower bound: what comes again has
-  the command id of before.
-- An account's streams beyond `limits.STREAMS_ACTIVE` rest, the one that was opened first first: a stream that rests is
-  told nothing, and its client has to count anew.
-- A stream is never forgotten, so that its numbers never begin anew.
+- A stream's numbers only grow. Its client may restart its own numbering: `base` is the stream's number before the
+  client's first.
+- `taken` counts the client's messages that need not be sent again. It is a lower bound: a message that is sent again
+  has the same command id.
+- An account has at most `limits.STREAMS_ACTIVE` active streams; opening a further one deactivates the one that was
+  opened first. An inactive stream gets no reports, and its client must restart its numbering.
+- A stream is never deleted, so that its numbers never restart.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from statemachine.state import State
 _name = re.compile(f"[A-Za-z0-9_.:-]{{1,{NAME_MAX}}}/[a-z]{{1,8}}").fullmatch
 
 TAKEN_MAX = 2**62
-"""Largest number of a client's message."""
+"""The largest number of a client's message."""
 
 
 class Stream:
@@ -51,12 +52,12 @@ class Stream:
         self.active = row.active
 
     def row(self) -> StreamRow:
-        """As it is in its table."""
+        """The row of its table."""
         return StreamRow(self.stream_id, self.account_id, self.sequence, self.base, self.taken, self.opened, self.active)
 
 
 def add(state: State, stream: Stream) -> None:
-    """A stream is known from now on."""
+    """Add a stream."""
     state.streams[stream.stream_id] = stream
     if stream.active:
         _list(state.accounts[stream.account_id], stream)
@@ -67,13 +68,13 @@ def _list(account: Account, stream: Stream) -> None:
 
 
 def _rest(account: Account, stream: Stream) -> None:
-    """It is told nothing any more."""
+    """Make a stream inactive."""
     stream.active = False
     account.streams = [each for each in account.streams or () if each is not stream] or None
 
 
 def validate(state: State, account: Account, command: NoteStream) -> Reject | None:
-    """What is wrong with the command, if anything."""
+    """The reject of an invalid command, or None."""
     if _name(command.stream_id) is None:
         return Reject(Reason.INVALID_STREAM, "stream_id", "expected a name, a slash and a kind of 1 to 8 small letters")
     if len(command.text) > NOTE_MAX:
@@ -103,7 +104,7 @@ def _validate_new(state: State, account: Account, command: NoteStream) -> Reject
 
 
 def note(state: State, account: Account, command: NoteStream) -> Stream:
-    """Carry a valid command out. O(streams of the account)."""
+    """Execute a valid command. O(streams of the account)."""
     stream = state.streams.get(command.stream_id)
     if stream is None:
         stream = Stream(StreamRow(command.stream_id, account.account_id, 0, 0, 0, 0, False))
@@ -124,7 +125,7 @@ def note(state: State, account: Account, command: NoteStream) -> Stream:
 
 
 def _wake(account: Account, stream: Stream) -> None:
-    """It is told of the account's orders from now on; the one that was opened first may have to rest."""
+    """Make a stream active; this may deactivate the one that was opened first."""
     active = account.streams or []
     if len(active) >= STREAMS_ACTIVE:
         _rest(account, min(active, key=lambda each: each.opened))

@@ -1,8 +1,8 @@
-"""The persistent tables: what a snapshot holds, and all that an engine is rebuilt from.
+"""The persistent tables: the contents of a snapshot, from which an engine is rebuilt.
 
 A row is a pair of msgpack values: its key (an array, ordered as the table is) and a struct of this module. `SCHEMA`
-describes every table once; its order is the order of restoring. The structs are part of the schema ABI: append fields
-with defaults, never reorder.
+describes every table once, in the order of restoring. The structs are part of the schema ABI: append fields with
+defaults, never reorder.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from statemachine.types import CollarAction, CorrectionKind, DoneReason, Opening
 class CounterRow(msgspec.Struct, frozen=True, array_like=True):
     """The engine's counters, one row: last sequence, last order id, last batch time, the running state hash.
 
-    `last_queued` is the last place that an order got among those that enter later; `turn` counts the log entries that
-    went on with unfinished work, and says which product comes first in the next.
+    `last_queued` is the last place of a queued order. `turn` counts the log entries that continued unfinished work; it
+    determines which product comes first in the next one.
     """
 
     sequence: int
@@ -32,9 +32,9 @@ class CounterRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class CurrencyRow(msgspec.Struct, frozen=True, array_like=True):
-    """A currency, its decimal digits, and the money in it: deposited, withdrawn and earned as fees, ever.
+    """A currency, its decimal digits, and the totals deposited, withdrawn and earned as fees.
 
-    `turnover` counts how often 2**62 was taken off both `deposited` and `withdrawn`, so that neither ever runs out;
+    `turnover` counts how often 2**62 was subtracted from both `deposited` and `withdrawn`, so that neither overflows;
     their difference is exact.
     """
 
@@ -50,14 +50,13 @@ class ProductRow(msgspec.Struct, frozen=True, array_like=True):
     """A product and its counters: last product sequence, last trade id, and the price of the last trade (0 before the
     first).
 
-    `version` counts the changes that the operator made, its adding included; see `commands.PutProduct`.
+    `version` counts the operator's changes, the creation included; see `commands.PutProduct`.
 
     Unfinished work: `trigger_low` and `trigger_high` are the lowest and highest price of trades whose stop orders were
     not all taken yet (zeros: none). `opening` says how far an auction's opening is; with it come the auction's price
     and how much traded at it.
 
-    `cause` says who put it into its status, and `until` when that changes again at the earliest, 0 if that is not
-    known.
+    `cause` says who set its status, and `until` is the earliest time at which it changes again, 0 if that is not known.
     """
 
     product_id: str
@@ -91,7 +90,7 @@ class AccountRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class BalanceRow(msgspec.Struct, frozen=True, array_like=True):
-    """What an account has of a currency: `available` to trade or withdraw, and on `hold` for its open orders."""
+    """An account's balance in a currency: `available` to trade or withdraw, and on `hold` for its open orders."""
 
     account_id: str
     currency: str
@@ -112,11 +111,11 @@ class ApiKeyRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class OutcomeRow(msgspec.Struct, frozen=True, array_like=True):
-    """A remembered command: its fingerprint (to notice other contents under the same id) and its first outcome.
+    """An entry of a reply cache: the command's fingerprint (to detect other contents under the same id) and its first
+    outcome.
 
-    `account_id` says whose memory it is in: an account's, the operator's, or, as "<account>/<kind>", one of an
-    account's others: of its deposits, withdrawals or transfers (the tag of the command), or of what was refused
-    (`commands.MEMORY_KINDS`).
+    `account_id` names the reply cache: an account's, the operator's, or, as "<account>/<kind>", that of an account's
+    deposits, withdrawals or transfers (the tag of the command), or of rejected commands (`commands.MEMORY_KINDS`).
     """
 
     account_id: str
@@ -126,8 +125,8 @@ class OutcomeRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class MassCancelRow(msgspec.Struct, frozen=True, array_like=True, order=True):
-    """A `CancelAll` that is not through: of the account's open orders up to this id those leave that the command means
-    (see its fields).
+    """An unfinished `CancelAll`: it cancels the account's open orders up to this id that the command selects (see its
+    fields).
     """
 
     account_id: str
@@ -142,8 +141,9 @@ class MassCancelRow(msgspec.Struct, frozen=True, array_like=True, order=True):
 
 class StreamRow(msgspec.Struct, frozen=True, array_like=True):
     """A report stream of an account (`streams`). `sequence` is the number of its latest event, `base` the one after
-    which its client began to count; `taken` is how many messages of its client, counted likewise, were taken and need
-    not be sent again. `opened` is the command that began it last. One that is not `active` is told nothing.
+    which its client began to count; `taken` is the number of its client's messages, counted likewise, that were
+    processed and need not be sent again. `opened` is the command that opened it last. A stream that is not `active`
+    gets no reports.
     """
 
     stream_id: str
@@ -169,8 +169,9 @@ class FirmMemberRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SwitchRow(msgspec.Struct, frozen=True, array_like=True):
-    """The switches of a scope that are not all on; see `commands.SetSwitches`. `cancelling`: its kill switch has not
-    cancelled all orders yet."""
+    """The switches of a scope in which something is switched off; see `commands.SetSwitches`. `cancelling`: its kill
+    switch has not cancelled all orders yet.
+    """
 
     scope: Scope
     name: str
@@ -199,8 +200,9 @@ class ProductLimitsRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class InterruptionRow(msgspec.Struct, frozen=True, array_like=True):
-    """A volatility interruption: halted, or else the call of the auction, until the time `ends_at`; then the product
-    goes on in the status `resume`."""
+    """A volatility interruption: the halt, or the call of the auction, until the time `ends_at`. Then the product
+    returns to the status `resume`.
+    """
 
     product_id: str
     resume: ProductStatus
@@ -260,11 +262,11 @@ class GroupRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class PhaseRow(msgspec.Struct, frozen=True, array_like=True):
-    """Where a product is in its calendar: the phase, and when it looks for the next one, by chance included. `by_hand`:
-    its status is the operator's.
+    """Where a product is in its calendar: the phase, and the time of the next one, random delay included. `by_hand`:
+    the operator set its status.
 
-    Of the call of an auction: at `note_at` the indicative price is noted as `noted_price`, to be compared with that at
-    the end; it was extended so many times; and at `imbalance_at` it is told again what the auction would do.
+    For the call of an auction: at `note_at` the indicative price is recorded as `noted_price`, to be compared with that
+    at the end; `extensions` counts the extensions; at `imbalance_at` the next `AuctionIndicated` is emitted.
     """
 
     product_id: str
@@ -288,7 +290,7 @@ class TimerRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class CorrectionRow(msgspec.Struct, frozen=True, array_like=True):
-    """A trade that the operator busted, or whose price he corrected."""
+    """A trade that the operator busted, or whose price the operator corrected."""
 
     product_id: str
     trade_id: int
@@ -308,14 +310,13 @@ class Reference(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table. All that is known of it follows from this: how a snapshot, a change, a text file and the ABI hold it.
+    """A table. Snapshots, changes, text files and the ABI all use this description.
 
     Attributes:
-        row: the struct of its rows.
-        key: what a row's key is made of: fields of the row, a field within one of its structs ("outcome.sequence"), or
-            a number that stands in the key only (a done order's, in its account's queue).
-        names: which fields name a row of which other table, with what else may stand there.
-        kept: the rows themselves are kept in memory, as `records.Records`. A table that is not kept is dumped by
+        row: the struct of its rows. key: the parts of a row's key: fields of the row, a field within one of its structs
+        ("outcome.sequence"), or a number that is in the key only (a done order's, in its account's queue). names: the
+        fields that refer to rows of other tables, and the other values that they may have. kept: the rows themselves
+        are kept in memory, as `records.Records`. A table that is not kept is dumped by
             `persistence` and loaded by `loading` from the objects of `entities`.
     """
 
@@ -326,7 +327,7 @@ class Table(NamedTuple):
     kept: bool = False
 
     def references(self) -> tuple[Reference, ...]:
-        """Which rows of other tables its rows need."""
+        """The tables whose rows its rows refer to."""
         return tuple(Reference(self.name, field, target, others) for field, target, others in self.names)
 
 
@@ -364,18 +365,18 @@ SCHEMA: tuple[Table, ...] = (
     Table("phase", PhaseRow, ("product_id",), (_PRODUCT,), kept=True),
     Table("correction", CorrectionRow, ("product_id", "trade_id"), (_PRODUCT,), kept=True),
 )
-"""Every table once, in the order of restoring. To add one: its row struct above, and a line here; `kept` unless its
-rows live as other objects.
+"""All tables, in the order of restoring. A new table needs a row struct above and a line here. It is `kept` unless its
+rows are other objects in memory.
 """
 
 TABLES: dict[str, type[msgspec.Struct]] = {table.name: table.row for table in SCHEMA}
 """Table name to row type."""
 
 KEYS: dict[str, tuple[str, ...]] = {table.name: table.key for table in SCHEMA}
-"""Table name to what its keys are made of."""
+"""Table name to the parts of its keys."""
 
 REFERENCES: tuple[Reference, ...] = tuple(reference for table in SCHEMA for reference in table.references())
-"""Which rows need which."""
+"""Table name to the tables to which its rows refer."""
 
 KEPT: tuple[Table, ...] = tuple(table for table in SCHEMA if table.kept)
-"""The tables whose rows are kept as they are."""
+"""The tables whose rows are kept in memory as structs."""

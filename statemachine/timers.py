@@ -1,9 +1,9 @@
-"""Timers: what happens when the log's time comes to a moment, on every node with the same log entry.
+"""Timers: actions at a time of the log. They happen on every node with the same log entry.
 
-A timer has a kind, a subject and a tag, which together name it, and a time. It goes off with the first log entry of
-that time or later, before the entry's first command. At most `limits.TIMERS_PER_ENTRY` go off with one entry, the
-earliest first; the others with the next entries. Where nobody sends commands the leader proposes an entry when the next
-timer is due (`Engine.next_expiry`). What a timer does is its kind's handler's business; it may set the timer again.
+A timer has a kind, a subject and a tag, which together identify it, and a time. It fires with the first log entry of
+that time or later, before the entry's first command. At most `limits.TIMERS_PER_ENTRY` fire with one entry, the
+earliest first; the others fire with the next entries. If no client sends commands, the leader proposes an entry when
+the next timer is due (`Engine.next_expiry`). The handler of its kind defines the action, and may set the timer again.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from statemachine.types import Timer
 Handler = Callable[[State, TimerRow], None]
 
 HANDLERS: dict[int, Handler] = {}
-"""By kind: what happens when such a timer goes off. The modules that set timers put theirs here when they are imported."""
+"""The handlers by kind. A module that sets timers registers its handler when it is imported."""
 
 
 def put(state: State, kind: Timer, subject: str, tag: str, at: int) -> None:
-    """Set a timer, or set it to another time. O(log n)."""
+    """Set a timer, or change its time. O(log n)."""
     remove(state, kind, subject, tag)
     state.records["timer"].put(TimerRow(kind, subject, tag, at))
     state.timers[at, int(kind), subject, tag] = None
 
 
 def remove(state: State, kind: Timer, subject: str, tag: str) -> None:
-    """Take a timer off, if it is set. O(log n)."""
+    """Remove a timer, if it is set. O(log n)."""
     row = state.records["timer"].remove(int(kind), subject, tag)
     if row is not None:
         del state.timers[row.at, int(kind), subject, tag]
 
 
 def next_due(state: State) -> int:
-    """When the next timer goes off; 0: none is set."""
+    """The time at which the next timer fires, or 0 if none is set."""
     first: int = state.timers.peekitem(0)[0][0] if state.timers else 0
     return first
 
 
 def go_off(state: State) -> None:
-    """Let timers go off whose time has come."""
+    """Fire the timers that are due."""
     for _ in range(TIMERS_PER_ENTRY):
         if not state.timers:
             return

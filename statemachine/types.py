@@ -1,4 +1,4 @@
-"""The words of the exchange that are choices: sides, order types, times in force, reasons.
+"""The enumerations of the exchange: sides, order types, times in force, reasons.
 
 Every enumeration is an `IntEnum`, so that its values travel as one byte and sort the same everywhere. The numbers
 are part of the schema (they are in the log and in every snapshot): never renumber, only append.
@@ -10,7 +10,7 @@ from enum import IntEnum
 
 
 class Side(IntEnum):
-    """Which way an order trades the base currency."""
+    """Whether an order buys or sells the base currency."""
 
     BUY = 1
     SELL = 2
@@ -24,33 +24,33 @@ class OrderType(IntEnum):
 
 
 class TimeInForce(IntEnum):
-    """What happens to the part of an order that does not trade at once."""
+    """The handling of the part of an order that does not trade at once."""
 
     GTC = 1
     """Good till cancelled: it rests."""
     IOC = 2
     """Immediate or cancel: it is cancelled."""
     FOK = 3
-    """Fill or kill: it must trade whole at once, or nothing of it does."""
+    """Fill or kill: the whole order trades at once, or none of it."""
     GTT = 4
-    """Good till time: it rests, and leaves when its time is over."""
+    """Good till time: it rests, and expires at its time."""
 
 
 class GoodFor(IntEnum):
-    """What an order is good for, beside its time in force."""
+    """A further limit of an order's life, beside its time in force."""
 
     ANY = 0
     DAY = 1
-    """It leaves at the end of the day (UTC)."""
+    """It expires at the end of the day (UTC)."""
     AUCTION = 2
-    """What is left of it when the auction opened that collected it leaves."""
+    """Its remainder is cancelled after the opening of its auction."""
 
 
 class StopType(IntEnum):
-    """Which trades activate a stop order; see Coinbase Exchange's "stop orders"."""
+    """The trades that trigger a stop order; see Coinbase Exchange's "stop orders"."""
 
     NONE = 0
-    """No stop order: it enters at once."""
+    """Not a stop order: it enters at once."""
     LOSS = 1
     """A trade at the stop price or below."""
     ENTRY = 2
@@ -58,12 +58,16 @@ class StopType(IntEnum):
 
 
 class SelfTradePrevention(IntEnum):
-    """What happens when an order meets a resting order of its own account; the taker's choice decides."""
+    """Self-trade prevention: what happens when an order meets a resting order of its own account, by the choice of the
+    taker.
+    """
 
     DC = 1
-    """Decrease and cancel: the smaller order is cancelled, the larger one decremented by it; equal ones both go."""
+    """Decrease and cancel: the smaller order is cancelled, and the larger one is decremented by its size. Equal orders
+    are both cancelled.
+    """
     CO = 2
-    """Cancel oldest: the resting order is cancelled and the taker goes on."""
+    """Cancel oldest: the resting order is cancelled and the taker continues."""
     CN = 3
     """Cancel newest: the taker's remainder is cancelled."""
     CB = 4
@@ -71,18 +75,19 @@ class SelfTradePrevention(IntEnum):
 
 
 class OrderStatus(IntEnum):
-    """Where an order is in its life. A rejected order never entered, a cancelled one left."""
+    """The state of an order. A rejected order never entered; a cancelled one did."""
 
     OPEN = 1
     DONE = 2
     ACTIVE = 3
-    """Accepted, its money on hold, and not on the book: a stop order that waits for its price, one that an auction
-    collected, or one that enters with a later log entry, since this one has no work left or the product has unfinished
-    work."""
+    """Accepted, with its money on hold, and not on the book: a waiting stop order, an order of an auction book, or a
+    queued order that enters with a later log entry, because the entry had no units of work left or the product has
+    unfinished work.
+    """
 
 
 class ChangeReason(IntEnum):
-    """Why an open order goes on with other numbers."""
+    """Why an open order changed."""
 
     SELF_TRADE = 1
     """Self-trade prevention decremented it."""
@@ -93,49 +98,51 @@ class ChangeReason(IntEnum):
 
 
 class DoneReason(IntEnum):
-    """Why an order left the exchange."""
+    """Why an order is done."""
 
     NONE = 0
     FILLED = 1
     CANCELLED = 2
     EXPIRED = 3
-    """Its time was over."""
+    """It expired."""
     MAKERS_MAX = 4
-    """It met as many resting orders as one order may meet (`limits.MAKERS_PER_ORDER`); what was left of it leaves."""
+    """It met the largest number of resting orders that one order may meet (`limits.MAKERS_PER_ORDER`); its remainder
+    was cancelled.
+    """
     KILLED = 10
     """The operator's kill switch cancelled it, or trading on its side was switched off before it entered."""
     COLLARED = 11
-    """The next trade would have been outside the product's price collar; what was left of it leaves."""
+    """The next trade would have been outside the product's price collar; its remainder was cancelled."""
 
     LINKED = 5
-    """Its partner traded, was triggered, or left (`commands.PlacePair`)."""
+    """Its partner traded, was triggered, or is done (`commands.PlacePair`)."""
     AUCTION_OVER = 6
     """It was good for an auction, which opened."""
     TIMER = 7
-    """The account's `CancelAllAfter` came due."""
+    """The account's `CancelAllAfter` fired."""
 
 
 class ProductStatus(IntEnum):
-    """What a product accepts."""
+    """The commands that a product accepts."""
 
     ONLINE = 1
     CANCEL_ONLY = 2
-    """Orders may leave, none may enter."""
+    """Orders can be cancelled, and none can enter."""
     POST_ONLY = 3
     LIMIT_ONLY = 4
     OFFLINE = 5
-    """Neither orders nor cancels by traders."""
+    """Traders can neither place nor cancel orders."""
     AUCTION = 6
-    """Limit orders are collected and nothing trades. They meet at one price when the product goes on to a status in
-    which it trades.
+    """Limit orders go to the auction book and nothing trades. They trade at one price when the product changes to a
+    status in which it trades.
     """
 
 
 class Scope(IntEnum):
-    """What a switch, a limit or a calendar is of."""
+    """The scope of a switch, a limit or a calendar."""
 
     VENUE = 1
-    """All of it."""
+    """The whole venue."""
     FIRM = 2
     ACCOUNT = 3
     PRODUCT = 4
@@ -144,7 +151,7 @@ class Scope(IntEnum):
 
 
 class Switch(IntEnum):
-    """What the operator switches off. The switches of a scope are the sum of these; 0: all is on."""
+    """What the operator switches off. The switches of a scope are the sum of these; 0 switches everything on."""
 
     BUY_OFF = 1
     """No buy order enters."""
@@ -160,91 +167,92 @@ class CollarAction(IntEnum):
     """What happens to an order whose next trade would be outside the price collar."""
 
     REJECT = 1
-    """It does not enter; what a market order has left leaves."""
+    """It is rejected; the remainder of a market order is cancelled."""
     AUCTION = 2
-    """It trades up to the collar. Then an auction is called, which collects what is left of it, and opens by itself."""
+    """It trades up to the collar. Then an auction is called, which takes its remainder and opens automatically."""
     HALT = 3
-    """As AUCTION, but the product halts first: for a time orders can only be cancelled."""
+    """Like AUCTION, but the product halts first: for a time orders can only be cancelled."""
 
 
 class Phase(IntEnum):
-    """What a trading calendar says of a product."""
+    """The phases of a trading calendar."""
 
     CLOSED = 1
     """Orders can only be cancelled."""
     PRE_OPEN = 2
     """Orders are collected for the opening."""
     AUCTION = 3
-    """The call of an auction: orders are collected; its end is random, and it opens then."""
+    """The call of an auction: orders are collected. The auction opens at its end, which is random."""
     CONTINUOUS = 4
     CLOSING_AUCTION = 5
-    """The call of the closing auction. The orders meet at one price, also where nothing trades afterwards."""
+    """The call of the closing auction. The orders trade at one price, although nothing trades afterwards."""
     HALTED = 6
-    """As CLOSED, in the middle of a day."""
+    """Like CLOSED, during the day."""
 
 
 class StatusCause(IntEnum):
-    """Who put a product into its status."""
+    """Who set the status of a product."""
 
     OPERATOR = 0
-    """By hand."""
+    """The operator did, by hand."""
     CALENDAR = 1
     COLLAR = 2
     """The price collar interrupted trading, or the interruption is over."""
 
 
 class Timer(IntEnum):
-    """What a timer is for."""
+    """The kinds of timers."""
 
     PHASE = 1
-    """A product's calendar goes on; the subject is the product."""
+    """A product's calendar reaches its next phase; the subject is the product."""
     INTERRUPTION = 2
     """A halt or the call of a volatility interruption ends; the subject is the product."""
     CANCEL_AFTER = 3
-    """Orders of an account leave unless it says that it is there."""
+    """Orders of an account are cancelled unless it repeats its `CancelAllAfter`."""
 
 
 class CorrectionKind(IntEnum):
-    """What the operator did to a trade."""
+    """The kinds of corrections of a trade."""
 
     BUST = 1
-    """It was cancelled: money, coins and fees went back (FIX ExecType H)."""
+    """The trade was cancelled: money, coins and fees were returned (FIX ExecType H)."""
     PRICE = 2
     """Its price was corrected (FIX ExecType G)."""
 
 
 class Opening(IntEnum):
-    """How far the opening of a product's auction is."""
+    """The steps of the opening of a product's auction."""
 
     NONE = 0
-    """None is under way."""
+    """No opening is in progress."""
     PRICE = 1
-    """It begins: orders whose time is over leave, then the price is found."""
+    """It begins: due orders expire, then the price is found."""
     MEETING = 2
-    """The price is found, and orders meet at it. None of the product leaves for another reason meanwhile."""
+    """The price is found, and orders trade at it. During this step no order of the product leaves for another reason.
+    """
     ENTERING = 3
-    """What is left of the collected orders goes to the book."""
+    """The remainders of the orders of the auction book go to the order book."""
 
 
 class ReportKind(IntEnum):
-    """What a report of an order tells."""
+    """The kinds of reports of an order."""
 
     NEW = 1
     """It was accepted."""
     TRADE = 2
     """It traded."""
     TRIGGERED = 3
-    """A stop order's price has come: it enters."""
+    """A stop order was triggered and enters."""
     RESTATED = 4
-    """Self-trade prevention took something off it."""
+    """Self-trade prevention decremented it."""
     DONE = 5
-    """It left, for another reason than that its whole size has traded: the last `TRADE` tells that."""
+    """It is done for another reason than a complete fill; the last `TRADE` reports a complete fill."""
     AMENDED = 6
-    """Its owner changed it."""
+    """Its owner amended it."""
 
 
 class Permission(IntEnum):
-    """What an API key may do; a key's permissions are the sum (bitwise or) of these."""
+    """The permissions of an API key: a sum (bitwise or) of these."""
 
     VIEW = 1
     TRADE = 2
@@ -252,7 +260,7 @@ class Permission(IntEnum):
     """Withdraw, and move money to another account."""
     ADMIN = 8
     DEPOSIT = 16
-    """Credit money that came from outside: for keys of the operator's custodian. No other permission includes it."""
+    """Book deposits: for keys of the operator's custodian. No other permission includes it."""
 
 
 class Reason(IntEnum):
@@ -261,9 +269,11 @@ class Reason(IntEnum):
     INVALID_COMMAND_ID = 1
     INVALID_ID = 2
     """An account, currency, product, key name or client_oid is empty, too long or has characters other than
-    [A-Za-z0-9_.:-]; a secret is not base64; or the operator's account is used by others, or for what it may not be."""
+    [A-Za-z0-9_.:-]; a secret is not base64; or the operator's account is used by another account, or for a command that
+    it may not send.
+    """
     COMMAND_ID_REUSED = 3
-    """The same command id came before with other contents, or the account has an open order with this client_oid."""
+    """The command id was used before with other contents, or the account has an open order with this client_oid."""
     UNKNOWN_CURRENCY = 10
     UNKNOWN_PRODUCT = 11
     UNKNOWN_ACCOUNT = 12
@@ -278,7 +288,7 @@ class Reason(IntEnum):
     INVALID_AMOUNT = 30
     INSUFFICIENT_FUNDS = 31
     AMOUNT_TOO_LARGE = 32
-    """A sum would pass the largest number the exchange carries (`limits.AMOUNT_MAX`)."""
+    """A sum would exceed the largest number of the exchange (`limits.AMOUNT_MAX`)."""
     INVALID_PRICE = 40
     INVALID_SIZE = 41
     INVALID_FUNDS = 42
@@ -295,26 +305,30 @@ class Reason(IntEnum):
     PRODUCT_CANCEL_ONLY = 52
     TOO_MANY_OPEN_ORDERS = 53
     INVALID_STOP = 54
-    """A stop price without a kind of stop, or none with it, or a combination that a stop order cannot have."""
+    """A stop price without a kind of stop, a kind of stop without a stop price, or a combination that a stop order
+    cannot have.
+    """
     INVALID_CANCEL_AFTER = 55
-    """A time to live without good-till-time, none with it, or one out of bounds."""
+    """A time to live without good-till-time, good-till-time without one, or one out of bounds."""
     PRODUCT_IN_AUCTION = 56
     """An auction collects limit orders that can rest, and no others."""
     INVALID_ADDRESSES = 57
-    """A key's addresses are no list of networks."""
+    """A key's addresses are not a list of networks."""
     CHANGED_MEANWHILE = 58
-    """The product is not at the version that the command expects."""
+    """The product does not have the version that the command expects."""
     OWN_ORDERS_CROSS = 59
     """An auction does not collect an order that would trade with an order of its own account."""
     AUCTION_OPENING = 60
-    """The product's auction is opening, which takes a few log entries: until then its orders stay, and its status too."""
+    """The product's auction is opening, which takes a few log entries. Until it is open, its orders and its status
+    cannot change.
+    """
     TOO_MANY_TRANSFERS = 61
-    """The account's transfers of this kind fill their memory, and the oldest is too young to be forgotten
+    """The account's reply cache for this kind of transfer is full, and its oldest entry is too recent to be dropped
     (`limits.TRANSFERS_REMEMBERED`).
     """
     INVALID_STREAM = 90
-    """A stream's name, a note or what its client is said to have sent is out of bounds, or the stream is another
-    account's.
+    """A stream's name, a note or the count of its client's messages is out of bounds, or the stream belongs to another
+    account.
     """
     TOO_MANY_STREAMS = 91
     """There is no room for another stream (`limits.STREAMS`)."""
@@ -327,29 +341,29 @@ class Reason(IntEnum):
     INVALID_TIMEOUT = 66
     """A `CancelAllAfter` is shorter or longer than allowed."""
     NOT_AMENDABLE = 63
-    """The order cannot be amended in this way: it has no such number, or it was triggered."""
+    """The order cannot be amended in this way: it does not have this field, or it was triggered."""
     KILL_SWITCH = 100
     """The kill switch of the account, its firm, the product or the venue is on."""
     TRADING_OFF = 101
     """Trading on this side is switched off for the account, its firm, the product or the venue."""
     UNKNOWN_FIRM = 102
     INVALID_SCOPE = 103
-    """A scope that this command does not have, or a name that does not fit it."""
+    """This command does not have this scope, or the name does not fit it."""
     INVALID_SWITCHES = 104
     KILL_UNDER_WAY = 105
-    """The kill switch still cancels orders: until then it stays on."""
+    """The kill switch is still cancelling orders, and stays on until that is complete."""
     INVALID_LIMITS = 106
     PRICE_COLLAR = 107
     """The price is outside the product's price collar."""
     ORDER_LIMIT = 108
     """The order's size, its notional, or its distance from the market is above the product's limit."""
     RISK_LIMIT = 109
-    """A limit of the account or of its firm would be passed; `field` names the limit, `detail` its value."""
+    """A limit of the account or of its firm would be exceeded. `field` names the limit, `detail` its value."""
     INVALID_CALENDAR = 110
     UNKNOWN_CALENDAR = 111
     UNKNOWN_TRADE = 112
     TRADE_CORRECTED = 113
-    """The trade was busted before, or is not as the command says."""
+    """The trade was corrected before, or does not match the command."""
     FIRM_TOO_LARGE = 114
     TOO_MANY_RULES = 115
-    """There are as many switches, limits or calendars as may be (`limits.VENUE_ROWS_MAX`)."""
+    """The number of switches, limits or calendars is at its maximum (`limits.VENUE_ROWS_MAX`)."""

@@ -1,8 +1,8 @@
-"""Everything that is checked before anything changes.
+"""The checks of commands before anything changes.
 
-Each function looks at the state and one command and answers None, or a `Reject` that becomes a `Rejected`. Nothing in
-here changes anything, so a refused command leaves no trace. The first fault found is told; the order of the checks is
-part of the rules.
+Each function reads the state and one command, and returns None, or a `Reject` that becomes a `Rejected`. No function
+here changes the state, so a rejected command leaves no trace. The first failed check decides; the order of the checks
+is part of the rules.
 """
 
 from __future__ import annotations
@@ -61,21 +61,21 @@ _is_network = re.compile("[0-9A-Fa-f.:]+(?:/[0-9]+)?").fullmatch
 _PERMISSIONS = sum(Permission)
 _LEGACY_PERMISSIONS = _PERMISSIONS - Permission.DEPOSIT
 ANY_VERSION = -1
-"""As a product's expected version: whichever it is at."""
+"""An expected version of a product that every version meets."""
 
 
 def bad_name(field: str) -> Reject:
-    """A name that cannot be one."""
+    """Check the form of a name."""
     return Reject(Reason.INVALID_ID, field, f"expected 1 to {NAME_MAX} characters of A-Z a-z 0-9 _ . : -")
 
 
 def bad_command_id(field: str, reason: Reason) -> Reject:
-    """A command or client id that cannot be one."""
+    """Check the form of a command id or client_oid."""
     return Reject(reason, field, f"expected 1 to {COMMAND_ID_MAX} characters of A-Z a-z 0-9 _ . : -")
 
 
 def put_currency(state: State, command: PutCurrency) -> Reject | None:
-    """May this currency be put?"""
+    """Check that this currency may be put."""
     if not is_name(command.currency):
         return bad_name("currency")
     if not 0 <= command.scale <= SCALE_MAX:
@@ -87,7 +87,7 @@ def put_currency(state: State, command: PutCurrency) -> Reject | None:
 
 
 def put_product(state: State, command: PutProduct) -> Reject | None:
-    """May this product be put?"""
+    """Check that this product may be put."""
     if not is_name(command.product_id):
         return bad_name("product_id")
     for field, currency in (("base", command.base), ("quote", command.quote)):
@@ -136,7 +136,7 @@ def _unchanged(state: State, command: PutProduct) -> Reject | None:
 
 
 def open_account(command: OpenAccount) -> Reject | None:
-    """May this account be opened?"""
+    """Check that this account may be opened."""
     if not is_name(command.new_account_id):
         return bad_name("new_account_id")
     if command.new_account_id == OPERATOR:
@@ -145,7 +145,7 @@ def open_account(command: OpenAccount) -> Reject | None:
 
 
 def put_api_key(state: State, command: PutApiKey) -> Reject | None:
-    """May this key be put? Permissions of 0 are how a key is revoked; the operator may own keys."""
+    """Check that this key may be put. Permissions of 0 revoke a key. The operator may own keys."""
     if not is_name(command.key_id):
         return bad_name("key_id")
     if command.owner_id != OPERATOR and command.owner_id not in state.accounts:
@@ -164,9 +164,7 @@ def put_api_key(state: State, command: PutApiKey) -> Reject | None:
 
 
 def networks(addresses: str) -> str | Reject:
-    """A key's networks as they are stored, each in the one canonical way of writing it; a lone address is a network of
-    one.
-    """
+    """A key's networks as they are stored, each in its canonical form. A single address is a network of one."""
     texts = addresses.split(",", ADDRESSES_MAX) if addresses else []
     if len(texts) > ADDRESSES_MAX:
         return Reject(Reason.INVALID_ADDRESSES, "addresses", f"expected at most {ADDRESSES_MAX} networks")
@@ -200,8 +198,8 @@ def _network_text(network: IPv4Network | IPv6Network) -> str:
 
 
 def deposit(state: State, command: Deposit) -> Reject | None:
-    """May this deposit be booked? What was deposited and not withdrawn stays within AMOUNT_MAX, and so does every later
-    sum.
+    """Check that this deposit may be booked. What was deposited and not withdrawn stays within AMOUNT_MAX, and so does
+    every later sum.
     """
     currency = state.currencies.get(command.currency)
     if currency is None:
@@ -217,12 +215,14 @@ def deposit(state: State, command: Deposit) -> Reject | None:
 
 
 def withdraw(state: State, account: Account, command: Withdraw) -> Reject | None:
-    """May this withdrawal be booked?"""
+    """Check that this withdrawal may be booked."""
     return _amount(state, command) or _covered(account, command)
 
 
 def transfer(state: State, account: Account, command: Transfer) -> Reject | None:
-    """May this transfer be booked? The receiver's balance stays within AMOUNT_MAX, as all deposits together do."""
+    """Check that this transfer may be booked. The receiver's balance stays within AMOUNT_MAX, because all deposits
+    together do.
+    """
     return _amount(state, command) or _receiver(state, command) or _covered(account, command)
 
 
@@ -252,11 +252,11 @@ def _covered(account: Account, command: Withdraw | Transfer) -> Reject | None:
 
 
 def place_order(state: State, account: Account, command: Placing) -> Reject | None:
-    """May this order enter?
+    """Check that this order may enter.
 
-    Checked in this order: the product, the operator's controls (`guards`), the product's status, fields that contradict
-    each other, numbers, the stop, the time to live, client_oid, the number of open orders, funds, post-only. A stop
-    order is checked when it is placed, and not again when it enters.
+    The order of the checks: the product, the operator's controls (`guards`), the product's status, fields that
+    contradict each other, numbers, the stop, the time to live, client_oid, the number of open orders, funds, post-only.
+    A stop order is checked when it is placed, and not again when it enters.
     """
     product = state.products.get(command.product_id)
     if product is None:
@@ -280,7 +280,7 @@ def place_order(state: State, account: Account, command: Placing) -> Reject | No
 
 
 def check_status(product: Product, command: Placing) -> Reject | None:
-    """May such an order enter in a status other than online?"""
+    """Check that such an order may enter in a status other than online."""
     match product.status:
         case ProductStatus.OFFLINE:
             return Reject(Reason.PRODUCT_NOT_TRADING, "product_id", "the product is offline")
@@ -296,7 +296,7 @@ def check_status(product: Product, command: Placing) -> Reject | None:
 
 
 def _collected(command: Placing) -> Reject | None:
-    """May an auction collect the order?"""
+    """Check that the order may go to the auction book."""
     if command.order_type != _LIMIT:
         return Reject(Reason.PRODUCT_IN_AUCTION, "order_type", "an auction collects limit orders")
     if not can_rest(command.order_type, command.time_in_force):
@@ -315,7 +315,7 @@ def _limit_shape(command: Placing) -> Reject | None:
 
 
 def check_limit_numbers(product: Product, command: Placing) -> Reject | None:
-    """Price and size of a limit order."""
+    """Check price and size of a limit order."""
     price = command.price
     if price <= 0:
         return Reject(Reason.INVALID_PRICE, "price", "expected more than 0")
@@ -350,7 +350,7 @@ def _market_numbers(product: Product, command: Placing) -> Reject | None:
 
 
 def check_size(product: Product, size: int) -> Reject | None:
-    """A size, where an order has one."""
+    """Check the size of an order that has one."""
     if size <= 0:
         return Reject(Reason.INVALID_SIZE, "size", "expected more than 0")
     if size < product.min_size:
@@ -363,7 +363,7 @@ def check_size(product: Product, size: int) -> Reject | None:
 
 
 def check_stop(product: Product, command: Placing) -> Reject | None:
-    """A stop order says what it will hold, and where it waits."""
+    """Check that a stop order names the amount of its hold, and its stop price."""
     if not command.stop:
         return Reject(Reason.INVALID_STOP, "stop", "a stop price needs a kind of stop")
     if command.stop_price <= 0:
@@ -392,7 +392,7 @@ def _cancel_after(state: State, command: Placing) -> Reject | None:
 
 
 def _client_oid(account: Account, command: Placing, waits: bool) -> Reject | None:
-    """A client_oid names at most one open order, also when the command that entered it is no longer remembered."""
+    """Check that no open order has this client_oid, also after the reply cache has dropped the command that entered it."""
     oid = command.client_oid
     if oid:
         if not is_command_id(oid):
@@ -408,18 +408,17 @@ def _client_oid(account: Account, command: Placing, waits: bool) -> Reject | Non
 
 
 def can_rest(order_type: int, time_in_force: int) -> bool:
-    """Could what remains of such an order go on the book?"""
+    """Whether the remainder of such an order could go on the book."""
     return order_type == _LIMIT and time_in_force in (_GTC, _GTT)
 
 
 def entry_hold(product: Product, command: Placing, available: int) -> int:
-    """What an order puts on hold when it enters, of which `available` is there; more than that means insufficient
-    funds.
+    """The hold of an order at its entry, given the `available` balance. A larger result means insufficient funds.
 
     Limit orders hold their worst case (`Product.hold_for`), a market sell by size its size, a market buy with funds
-    those. Orders that name no amount of what they pay with (a market buy by size alone, a market sell by funds) hold
-    all there is and give back what they do not use; they need as much as could trade at all: one unit of quote, one lot
-    of base.
+    those. Orders that name no amount of the currency they pay with (a market buy by size alone, a market sell by funds)
+    hold the whole balance and give back the unused part. They need the least amount that could trade: one unit of
+    quote, one lot of base.
     """
     if command.order_type == _LIMIT:
         if command.side == _SELL:
@@ -448,7 +447,7 @@ def _post_only(product: Product, command: Placing) -> Reject | None:
 
 
 def cancel_order(state: State, account: Account, command: Cancelling) -> Reject | Order:
-    """The order to cancel, or why it cannot be. Somebody else's order is unknown."""
+    """The order to cancel, or the reject. An order of another account is reported as unknown."""
     if command.order_id != 0:
         field, order = "order_id", state.orders.get(command.order_id)
     else:
@@ -463,7 +462,7 @@ def cancel_order(state: State, account: Account, command: Cancelling) -> Reject 
 
 
 def cancel_all(state: State, command: CancelAll) -> Reject | None:
-    """May the account cancel these? Without a product, orders of offline products stay where they are."""
+    """Check that the account may cancel these orders. Without a product, orders of offline products are not cancelled."""
     if not 0 <= command.side <= _SELL:
         return Reject(Reason.INVALID_ORDER, "side", "expected 1 for buys, 2 for sells, or 0 for both")
     for field in ("price_min", "price_max"):
@@ -480,7 +479,7 @@ def cancel_all(state: State, command: CancelAll) -> Reject | None:
 
 
 def may_cancel(product: Product) -> bool:
-    """Does the product let orders leave on request?"""
+    """Check that the product's status allows cancels."""
     return product.status != _OFFLINE and product.opening != _MEETING
 
 

@@ -1,16 +1,17 @@
-"""Volatility interruptions: the price collar stops continuous trading, an auction is called, and it opens by itself.
+"""Volatility interruptions: the price collar stops continuous trading, and an auction is called, which opens
+automatically.
 
-- The order that would have traded outside the collar keeps what it traded up to it. What is left of it is collected, if
-  it may rest and would not meet its own account's orders; else it leaves.
-- `CollarAction.HALT` halts first: for `halt_ns` orders can only be cancelled. Then the call begins, or at once with
-  `CollarAction.AUCTION`.
-- The call takes `call_ns`, and up to `random_ns` more by chance (`chance`). When it ends while the price that the
-  auction would open at is more than twice as far from the reference as the collar allows, it is extended by as much
-  again, at most `extensions_max` times; then it opens.
-- Then the product goes on in the status that it had. A status that the operator sets, or a phase that its calendar
+- The order that would have traded outside the collar keeps its trades up to the collar. Its remainder goes to the
+  auction book, if it may rest and would not cross orders of its own account; otherwise it is cancelled.
+- `CollarAction.HALT` halts first: for `halt_ns` orders can only be cancelled. Then the call begins. With
+  `CollarAction.AUCTION` it begins at once.
+- The call lasts `call_ns`, and a random time of up to `random_ns` more (`chance`). If the indicative price at its end
+  is more than twice as far from the reference as the collar allows, the call is extended by as much again, at most
+  `extensions_max` times. Then the auction opens.
+- Then the product returns to the status that it had. A status that the operator sets, or a phase that its calendar
   begins, ends the interruption.
 
-Times are those of the log. Where it jumps, an interruption that is over by then ends with the entry that finds it so.
+Times are those of the log. If the time jumps, an interruption ends with the first entry after its end.
 
 Sources: Xetra, "Protective mechanisms in continuous trading" (random end, extended interruption, and a scheduled
 auction that takes over); the Plan to Address Extraordinary Market Volatility (limit up, limit down) for a halt of a
@@ -35,8 +36,9 @@ _COLLARED: int = DoneReason.COLLARED
 
 
 def interrupt(state: State, product: Product, order: Order) -> None:
-    """An order that is on no book would trade outside the collar now: it leaves or is collected, and trading is
-    interrupted if the limits say so."""
+    """Handle an order, on no book, whose next trade would be outside the collar: cancel it or put it into the auction
+    book, and interrupt trading if the limits require it.
+    """
     row = product.controls
     assert row is not None, "the product has limits"
     interrupts = row.action != CollarAction.REJECT and order.time_in_force != TimeInForce.FOK
@@ -63,7 +65,7 @@ def interrupt(state: State, product: Product, order: Order) -> None:
 
 
 def _call(state: State, product: Product, row: ProductLimitsRow, resume: ProductStatus) -> None:
-    """The call of the auction begins."""
+    """Begin the call of the auction."""
     earliest = state.time + row.call_ns
     _put(state, InterruptionRow(product.product_id, resume, False, _end(state, product, row)))
     statuses.interrupt(state, product, ProductStatus.AUCTION, earliest)
@@ -79,14 +81,14 @@ def _put(state: State, row: InterruptionRow) -> None:
 
 
 def end(state: State, product: Product) -> None:
-    """The interruption of the product, if there is one, is over: somebody else says what comes."""
+    """Drop the interruption of the product, if there is one, because the operator or the calendar sets the status."""
     if state.records["interruption"].get(product.product_id) is not None:
         state.records["interruption"].remove(product.product_id)
         timers.remove(state, Timer.INTERRUPTION, product.product_id, "")
 
 
 def _due(state: State, timer: TimerRow) -> None:
-    """The time has come that a halt or a call was to last."""
+    """Handle the timer at the end of a halt or a call."""
     product, found = state.products[timer.subject], state.records["interruption"].get(timer.subject)
     assert found is not None, "a timer without an interruption"
     row = product.controls
