@@ -5,15 +5,15 @@
 | `async` | `AsyncClient` | `AsyncRestClient` |
 | blocking | `Client` | `RestClient` |
 
-Amounts are `Decimal`s. A call follows the leader: a failover is a pause for the caller, and the same command is carried
-out once. Streams resume at another node from the very next event.
+Amounts are `Decimal`s. A call follows the leader: a failover only delays it, and a command is applied once however
+often it is sent. Streams resume at another node with the next event.
 
     from node.client import Client
 
     with Client("admin.json", account="alice") as client:
-        order = client.place("BTC-USD", "buy", size="0.5", price="30000")
-        for event in client.events("BTC-USD", order.opened_sequence):
-            print(event)
+    order = client.place("BTC-USD", "buy", size="0.5", price="30000")
+    for event in client.events("BTC-USD", order.opened_sequence):
+    print(event)
 
 Importing this package brings neither RocksDB nor the load generator; only the REST clients need aiohttp.
 """
@@ -50,7 +50,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The REST clients, read when they are asked for: aiohttp takes a moment."""
+    """Import the REST clients on first use, because importing aiohttp is slow."""
     if name in ("AsyncRestClient", "RestClient", "RestError"):
         from node.client import rest
 

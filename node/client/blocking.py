@@ -26,7 +26,7 @@ class Loop:
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine there; its result. An interrupt while waiting cancels it."""
+        """Run a coroutine on the loop, and return its result. An interrupt cancels the coroutine."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
@@ -35,7 +35,9 @@ class Loop:
             raise
 
     def iterate(self, items: AsyncGenerator[T, None]) -> Iterator[T]:
-        """The items of an async generator, which is closed when the caller stops, or the loop ends."""
+        """Yield the items of an async generator. The generator is closed when the caller stops iterating or the loop
+        ends.
+        """
         self._open.add(items)
         try:
             while True:
@@ -49,12 +51,12 @@ class Loop:
                 self.run(items.aclose())
 
     def close_generators(self) -> None:
-        """Close the generators that nobody has closed."""
+        """Close the generators that are still open."""
         while self._open:
             self.run(self._open.pop().aclose())
 
     def close(self) -> None:
-        """End the loop and its thread."""
+        """Stop the loop and its thread."""
         self.close_generators()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -166,5 +168,5 @@ class Client:
 
 
 async def _made(key: str | Path | KeyFile, account: str, nodes: Sequence[str], authority: str, deadline: float) -> AsyncClient:
-    """The client, made on its loop."""
+    """Create the client on its loop."""
     return AsyncClient(key, account=account, nodes=nodes, authority=authority, deadline=deadline)

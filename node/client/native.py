@@ -28,8 +28,8 @@ from statemachine.types import OrderType, SelfTradePrevention, Side, TimeInForce
 
 
 class OrderRejected(QuorumbookError):  # noqa: N818 - the word of the API
-    """The exchange refused a command. `reason` is the API's word, `field` what it is about, "" where it is about no
-    field.
+    """The exchange rejected a command. `reason` is the API's reject reason. `field` is the field at fault, or "" if
+    there is none.
     """
 
     def __init__(self, outcome: Rejected) -> None:
@@ -40,16 +40,16 @@ class OrderRejected(QuorumbookError):  # noqa: N818 - the word of the API
 
 
 def reach(key: str | Path | KeyFile, nodes: Sequence[str] = (), authority: str = "") -> Access:
-    """How a cluster is reached.
+    """Find the addresses, key and certificate authority of a cluster.
 
     Args:
         key: a key file such as `admin.json`, its contents, or the directory that `quorumbook init` made (as its
             operator).
         nodes: native addresses "host:port" instead of those that the key file names.
-        authority: the text of the cluster's `ca.pem`, where the key file does not have it.
+        authority: the text of the cluster's `ca.pem`, if the key file does not contain it.
 
     Raises:
-        DirectoryError: the file cannot be read, or does not say where the nodes are or whom to trust.
+        DirectoryError: the file cannot be read, or lacks the addresses of the nodes or the certificate authority.
     """
     if not isinstance(key, KeyFile):
         path = Path(key)
@@ -69,11 +69,11 @@ class AsyncClient:
 
     Args:
         key, nodes, authority: see `reach`.
-        account: the account that acts; the key file's unless given.
-        deadline: seconds after which a call gives up.
+        account: the account to act for. The default is the key file's.
+        deadline: seconds after which a call fails.
 
     Raises:
-        DirectoryError: as `reach`; or no account is named anywhere.
+        DirectoryError: as `reach`; or neither the argument nor the key file names an account.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class AsyncClient:
         self.cluster = ClusterClient(
             access.addresses, tls=access.tls(), credentials=access.credentials, deadline=deadline, client="node.client", abi=ABI
         )
-        """The connection below, for queries and commands that this class does not have."""
+        """The underlying client, for queries and commands that this class does not offer."""
         self._products: dict[str, Product] = {}
 
     async def __aenter__(self) -> Self:
@@ -107,16 +107,16 @@ class AsyncClient:
     # ------------------------------------------------------------------ reads
 
     async def products(self) -> list[Product]:
-        """All products as they are now."""
+        """Return all products in their present state."""
         scales = {row.currency: row.scale for row in await self.cluster.query(CurrenciesQuery())}
         self._products = {row.product_id: shapes.product(row, scales) for row in await self.cluster.query(ProductsQuery())}
         return list(self._products.values())
 
     async def product(self, product_id: str) -> Product:
-        """A product; what of it can change may be as old as the latest `products`.
+        """Return a product. Its variable fields may be as old as the latest call of `products`.
 
         Raises:
-            DirectoryError: there is none.
+            DirectoryError: the product does not exist.
         """
         if product_id not in self._products:
             await self.products()
@@ -125,7 +125,7 @@ class AsyncClient:
         return self._products[product_id]
 
     async def balances(self) -> list[Balance]:
-        """What the account has."""
+        """Return the account's balances."""
         scales = {row.currency: row.scale for row in await self.cluster.query(CurrenciesQuery())}
         return [
             Balance(
@@ -135,23 +135,23 @@ class AsyncClient:
         ]
 
     async def book(self, product_id: str, level: int = 2) -> Book:
-        """The book at level 1 (best prices) or 2 (50 price levels a side)."""
+        """Return the book at level 1 (best prices) or 2 (50 price levels a side)."""
         if level not in (1, 2):
             raise ValueError(f"level: expected 1 or 2, not {level}")
         of = await self.product(product_id)
         return shapes.book(await self.cluster.query(BookQuery(product_id, level)), of)
 
     async def trades(self, product_id: str, limit: int = 100) -> list[Trade]:
-        """The latest trades, newest first."""
+        """Return the latest trades, newest first."""
         of = await self.product(product_id)
         return [shapes.trade(event, of) for event in await self.cluster.query(TradesQuery(product_id, limit))]
 
     async def order(self, order_id: int = 0, *, client_oid: str = "") -> Order:
-        """One of the account's orders. Raises RequestFailed (NOT_FOUND)."""
+        """Return one of the account's orders. Raises RequestFailed (NOT_FOUND)."""
         return await self._order(await self.cluster.query(OrderQuery(self._acting(), order_id, client_oid)))
 
     async def orders(self, product_id: str = "", *, done: bool = False) -> list[Order]:
-        """The account's open orders, newest first; with `done` also those that have left."""
+        """Return the account's open orders, newest first, and with `done` also its done orders."""
         states = await self.cluster.query(OrdersQuery(self._acting(), product_id, done=done))
         return [await self._order(state) for state in states]
 
@@ -170,16 +170,16 @@ class AsyncClient:
         stp: str = "dc",
         client_oid: str = "",
     ) -> Order:
-        """Place a limit order (with `price`) or a market order; the order's real state when it is durable on a majority
-        and applied.
+        """Place a limit order (with `price`) or a market order. Returns the order's state when it is durable on a
+        majority and applied.
 
-        The same `client_oid` again answers with the first order, whatever became of the connection. One is made where
-        none is given.
+        A call with a used `client_oid` returns the first order, so a call may be repeated after a lost connection.
+        Without `client_oid` the client makes one.
 
         Raises:
-            OrderRejected: the exchange refuses it.
-            DecimalError: a number is none, or has too many digits; the text names the field.
-            ValueError: `side`, `time_in_force` or `stp` is no word of the API.
+            OrderRejected: the exchange rejects the order.
+            DecimalError: a text is not a decimal, or has too many digits; the message names the field.
+            ValueError: `side`, `time_in_force` or `stp` is not a word of the API.
             RequestFailed: NO_LEADER (not applied) or OUTCOME_UNKNOWN (place it again with the same `client_oid`) after
                 the deadline.
         """
@@ -204,13 +204,13 @@ class AsyncClient:
         return shapes.order(outcome.order, of)
 
     async def cancel(self, order_id: int = 0, *, client_oid: str = "") -> Order:
-        """Cancel an open order; its state afterwards. Raises OrderRejected, RequestFailed."""
+        """Cancel an open order, and return its state after that. Raises OrderRejected, RequestFailed."""
         outcome = await self._submit(CancelOrder(self._acting(), f"x:{uuid.uuid4()}", order_id, client_oid))
         assert isinstance(outcome, Cancelled)
         return await self._order(outcome.orders[0])
 
     async def cancel_all(self, product_id: str = "") -> list[Order]:
-        """Cancel all open orders of the account; those that left at once."""
+        """Cancel all open orders of the account. Returns the orders that were cancelled at once."""
         outcome = await self._submit(CancelAll(self._acting(), f"x:{uuid.uuid4()}", product_id))
         assert isinstance(outcome, Cancelled)
         return [await self._order(state) for state in outcome.orders]
@@ -218,9 +218,10 @@ class AsyncClient:
     # ------------------------------------------------------------------ streams
 
     async def events(self, product_id: str, from_sequence: int = 0) -> AsyncGenerator[AnyEvent, None]:
-        """A product's events from a sequence on (0: from now), each once and in order, over the death of nodes. Amounts
-        are in smallest units: `Product.size` and `Product.price` make decimals of them. Raises RequestFailed (TOO_OLD,
-        NOT_FOUND)."""
+        """Yield a product's events from a sequence on (0: from now), each once and in order, also across failures of
+        nodes. Amounts are in smallest units; `Product.size` and `Product.price` convert them to decimals. Raises
+        RequestFailed (TOO_OLD, NOT_FOUND).
+        """
         async for events in self.cluster.events(product_id, from_sequence):
             for event in events:
                 yield event
@@ -243,7 +244,7 @@ class AsyncClient:
 
 
 def _word(kind: Any, text: str, field: str) -> Any:
-    """A choice by its word in the API. Raises ValueError."""
+    """Return the enumeration value of a word of the API. Raises ValueError."""
     words = {each.name.lower(): each for each in kind}
     if text.lower() not in words:
         raise ValueError(f"{field}: expected one of {', '.join(words)}, not {text!r}")

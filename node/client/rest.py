@@ -1,4 +1,4 @@
-"""`AsyncRestClient` and `RestClient`: REST and WebSocket, at whichever node answers."""
+"""`AsyncRestClient` and `RestClient`: REST and WebSocket, with any node that answers."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from node.credentials import sign
 from node.errors import ConnectionLost, QuorumbookError
 
 PAUSE_MIN_S, PAUSE_MAX_S = 0.02, 0.5
-"""Between two tries, doubling."""
+"""Seconds between two attempts, doubling."""
 
 TRY_S = 10.0
-"""One try takes no longer; a node answers within its `http.deadline`."""
+"""The longest duration of one attempt, in seconds. A node answers within its `http.deadline`."""
 
 MESSAGE_MAX = 64 * 1024 * 1024
 """Bytes of one message: a snapshot of a book with a million orders is shorter."""
@@ -33,12 +33,12 @@ AGAIN = frozenset({429, 502, 503, 504})
 """Answers after which the same request may be sent again, here or to another node."""
 
 RESUMABLE = frozenset({"full", "level3", "matches", "user"})
-"""Channels whose messages have every sequence of a product, so that a stream can go on at another node."""
+"""Channels whose messages have every sequence of a product, so that a stream can continue at another node."""
 
 
 class RestError(QuorumbookError):
-    """The exchange answered with an error. `status` is HTTP's; `body` is the JSON, `reason` its word for programs (""
-    where there is none).
+    """The exchange answered with an error. `status` is the HTTP status, `body` the JSON, and `reason` its
+    machine-readable reason, or "".
     """
 
     def __init__(self, status: int, body: Any) -> None:
@@ -50,13 +50,13 @@ class RestError(QuorumbookError):
 
 
 class AsyncRestClient:
-    """Sends requests to one of several nodes, to the next one where one does not answer. Use it as `async with`.
+    """Sends requests to one of several nodes, and to the next one if a node does not answer. Use it as `async with`.
 
     Args:
         urls: of the nodes, "http://host:port" or "https://host:port".
-        key: a key file, or its contents; None for public calls alone.
-        authority: the text of `ca.pem`, for HTTPS, where the key file does not have it.
-        deadline: seconds after which a request gives up.
+        key: a key file, or its contents; None for public calls only.
+        authority: the text of `ca.pem`, for HTTPS, if the key file does not contain it.
+        deadline: seconds after which a request fails.
     """
 
     def __init__(
@@ -83,11 +83,11 @@ class AsyncRestClient:
             await self._session.close()
 
     async def get(self, path: str, **parameters: object) -> Any:
-        """GET; the JSON of the answer. Raises as `request`."""
+        """Send a GET, and return the JSON of the answer. Raises as `request`."""
         return await self.request("GET", path, parameters)
 
     async def place(self, body: Mapping[str, object]) -> Any:
-        """POST /orders. A `client_oid` is made where none is given, so that sending it again places no second order.
+        """POST /orders. Without a `client_oid` the client makes one, so that a repetition places no second order.
         Raises as `request`.
         """
         return await self.request("POST", "/orders", body={"client_oid": str(uuid.uuid4()), **body})
@@ -99,9 +99,9 @@ class AsyncRestClient:
     async def request(
         self, method: str, path: str, parameters: Mapping[str, object] | None = None, body: Mapping[str, object] | None = None
     ) -> Any:
-        """Send a request until a node answers it; the JSON of the answer.
+        """Send a request until a node answers it, and return the JSON of the answer.
 
-        A request that may have been carried out is sent again as it is. For POST that is safe with a `client_oid` or a
+        A request that may have been applied is sent again unchanged. For POST that is safe with a `client_oid` or a
         `transfer_id` in the body.
 
         Raises:
@@ -156,13 +156,12 @@ class AsyncRestClient:
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The messages of a channel of one product, without the answers to subscriptions.
 
-        On the channels `full`, `level3`, `matches` and `user` the stream goes on at another node behind the last
-        sequence that it gave. On `full` and `level3` that leaves no gap and no repetition. Other channels begin anew,
-        with a snapshot where they have one.
+        On the channels `full`, `level3`, `matches` and `user` the stream continues at another node after the last
+        sequence that it yielded. On `full` and `level3` there is no gap and no repetition. Other channels start again,
+        with a snapshot if they have one.
 
         Raises:
-            RestError: the exchange refused the subscription, such as for a sequence that no node has any more (status
-                0).
+            RestError: the exchange refused the subscription, for example because no node keeps the sequence (status 0).
         """
         position = from_sequence
         pause = PAUSE_MIN_S

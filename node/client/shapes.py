@@ -1,4 +1,4 @@
-"""What the client library answers with: the exchange's rows with decimals in the place of smallest units."""
+"""The results of the client library: the exchange's rows, with decimals instead of smallest units."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from statemachine.events import OrderMatched, OrderState
 from statemachine.tables import ProductRow
 
 Number = str | int | Decimal
-"""An amount as a caller may write it. Floats are refused by the types: 0.1 is none of them exactly."""
+"""The types of an amount. Floats are not allowed, because no float is exactly 0.1."""
 
 
 class Product(msgspec.Struct, frozen=True):
@@ -33,25 +33,25 @@ class Product(msgspec.Struct, frozen=True):
     quote_scale: int
 
     def size(self, units: int) -> Decimal:
-        """A size out of an event, which has smallest units."""
+        """Convert a size of an event, which is in smallest units."""
         return scaled(units, self.base_scale)
 
     def price(self, units: int) -> Decimal:
-        """A price or funds out of an event, which has smallest units."""
+        """Convert a price or funds of an event, which are in smallest units."""
         return scaled(units, self.quote_scale)
 
     def size_units(self, number: Number, field: str = "size") -> int:
-        """A size in smallest units. Raises `statemachine.decimals.DecimalError`."""
+        """Convert a size to smallest units. Raises `statemachine.decimals.DecimalError`."""
         return units_of(number, self.base_scale, field)
 
     def price_units(self, number: Number, field: str = "price") -> int:
-        """A price or funds in smallest units. Raises `statemachine.decimals.DecimalError`."""
+        """Convert a price or funds to smallest units. Raises `statemachine.decimals.DecimalError`."""
         return units_of(number, self.quote_scale, field)
 
 
 class Order(msgspec.Struct, frozen=True):
-    """An order as its owner sees it. `price`: None for a market order. `opened_sequence`: of its opening on the book, 0
-    where it never was there.
+    """An order as its owner sees it. `price` is None for a market order. `opened_sequence` is the product sequence at
+    which it entered the book, or 0 if it never did.
     """
 
     order_id: int
@@ -72,7 +72,7 @@ class Order(msgspec.Struct, frozen=True):
 
 
 class Balance(msgspec.Struct, frozen=True):
-    """What an account has of a currency."""
+    """An account's balance of a currency."""
 
     currency: str
     available: Decimal
@@ -98,7 +98,7 @@ class Book(msgspec.Struct, frozen=True):
 
 
 class Trade(msgspec.Struct, frozen=True):
-    """A trade. `maker_side`: the side of the order that rested."""
+    """A trade. `maker_side` is the side of the maker order."""
 
     trade_id: int
     product_id: str
@@ -110,17 +110,17 @@ class Trade(msgspec.Struct, frozen=True):
 
 
 def scaled(units: int, scale: int) -> Decimal:
-    """Smallest units as a decimal."""
+    """Convert smallest units to a decimal."""
     return Decimal(units).scaleb(-scale)
 
 
 def units_of(number: Number, scale: int, field: str) -> int:
-    """A number in smallest units. Raises `statemachine.decimals.DecimalError`, which names the field."""
+    """Convert a number to smallest units. Raises `statemachine.decimals.DecimalError`, which names the field."""
     return to_units(format(number, "f") if isinstance(number, Decimal) else str(number), scale, field)
 
 
 def product(row: ProductRow, scales: Mapping[str, int]) -> Product:
-    """A product of a row and the currencies' scales."""
+    """Build a product from a row and the currencies' scales."""
     base, quote = scales[row.base], scales[row.quote]
     return Product(
         row.product_id,
@@ -139,7 +139,7 @@ def product(row: ProductRow, scales: Mapping[str, int]) -> Product:
 
 
 def order(state: OrderState, of: Product) -> Order:
-    """An order of the exchange's row."""
+    """Build an order from the exchange's row."""
     return Order(
         state.order_id,
         state.client_oid,
@@ -160,13 +160,13 @@ def order(state: OrderState, of: Product) -> Order:
 
 
 def book(view: BookView, of: Product) -> Book:
-    """A book of level 1 or 2."""
+    """Build a book of level 1 or 2."""
     sides = [[Level(of.price(each.price), of.size(each.size), each.orders) for each in side] for side in (view.bids, view.asks)]
     return Book(view.product_id, view.product_sequence, sides[0], sides[1], view.in_auction)
 
 
 def trade(event: OrderMatched, of: Product) -> Trade:
-    """A trade of its event."""
+    """Build a trade from its event."""
     return Trade(
         event.trade_id,
         event.product_id,

@@ -1,8 +1,8 @@
 """The cluster as one address: `ClusterClient` finds the leader, follows it, and sends the same commands until they are
 answered.
 
-Commands carry ids, and a node answers an id that it has seen with the first outcome; so sending again is always safe,
-and a failover is a pause for the caller, not an error.
+Commands carry ids, and a node answers a known id with the first outcome. Sending a command again is therefore always
+safe, and a failover delays the caller instead of failing the call.
 """
 
 from __future__ import annotations
@@ -36,39 +36,43 @@ __all__ = [
 
 BACKOFF_MIN = 0.01
 BACKOFF_MAX = 0.2
-"""Seconds between tries, doubling: a new leader is there in under a second, and a cluster without one is not flooded."""
+"""Seconds between attempts, doubling. A new leader is usually elected in under a second, and a cluster without a leader
+is not flooded.
+"""
 
 PING_INTERVAL = 0.5
 PING_TIMEOUT = 1.0
-"""A connection is asked for the node's status every interval; one that does not answer within the timeout is cut, so
-that what is under way on it goes to another node. Commands themselves have no such limit: a long queue is no reason to
-send them again."""
+"""Seconds between status requests on a connection, and the timeout of their answers. A connection without an answer is
+closed, and its pending requests go to another node. Commands have no such timeout, because a long queue is no reason to
+send them again.
+"""
 
 _SAME_NODE = frozenset({FailCode.OVERLOADED, FailCode.BUSY, FailCode.RATE_LIMITED})
-"""Failures that the same node may not have a moment later."""
+"""Failures that may be over at the same node a moment later."""
 
 RETRIED = frozenset({FailCode.NOT_LEADER, FailCode.NO_LEADER, FailCode.OUTCOME_UNKNOWN, FailCode.STOPPING, *_SAME_NODE})
-"""Failures that another node, or the same one later, may not have."""
+"""Failures that another node, or the same node later, may not have."""
 
 _Result = TypeVar("_Result")
 _Attempt = Callable[[NativeConnection], Awaitable[_Result]]
 
 
 class ClusterClient:
-    """Speaks to whichever node leads. Safe for many tasks of one event loop; they share one connection a node.
+    """Sends commands to the leader, whichever node it is. Many tasks of one event loop may use it; they share one
+    connection per node.
 
-    It learns of nodes that join and leave the cluster from those it is connected with.
+    It learns from the connected nodes which nodes join and leave the cluster.
 
     Commands:     submit
     Reads:        query, events
     Operation:    control, add_member, remove_member, connection, close
 
     Args:
-        addresses: node id -> "host:port" or "unix:/path"; one that belongs to the cluster is enough to begin with.
-        deadline: seconds until a call gives up, unless the call names its own.
-        client: what this client calls itself in the nodes' logs.
-        abi: send nothing to a leader whose schema is another one: it could not read it, or would read something else.
-            "": send to any.
+        addresses: node id -> "host:port" or "unix:/path"; one member of the cluster is enough at the start.
+        deadline: seconds after which a call fails, unless the call gives its own deadline.
+        client: the name of this client in the nodes' logs.
+        abi: the ABI that the leader must have. A leader with another schema could misread the commands, so nothing is
+            sent to it. "" allows any.
     """
 
     def __init__(
@@ -101,11 +105,11 @@ class ClusterClient:
         deadline: float | None = None,
         on_resend: Callable[[], None] = lambda: None,
     ) -> list[AnyOutcome]:
-        """Apply commands on the leader; their outcomes, in order. The same commands, with the same ids, go to every
-        leader tried.
+        """Apply commands on the leader, and return their outcomes in order. Each attempt sends the same commands with
+        the same ids.
 
         Args:
-            on_resend: called before the commands go out again while the outcome of an attempt before is unknown.
+            on_resend: called before the commands are sent again while the outcome of an earlier attempt is unknown.
 
         Raises:
             RequestFailed: NO_LEADER (certainly not applied) or OUTCOME_UNKNOWN (perhaps applied) when the deadline
@@ -119,28 +123,28 @@ class ClusterClient:
 
     @property
     def query(self) -> Querier:
-        """Read from the leader, or while there is none from a node that answers (a linearizable read waits for a
-        leader).
-        """
+        """Read from the leader, or without a leader from any node that answers. A linearizable read waits for a leader."""
         return self._query
 
     @property
     def addresses(self) -> dict[str, str]:
-        """Where the nodes are that this client knows of."""
+        """The addresses of the nodes that this client knows."""
         return dict(self._addresses)
 
     async def query_node(self, node_id: str, query: AnyQuery) -> Any:
-        """Read from one node, whether it leads or not.
+        """Read from one node, leader or not.
 
         Raises:
-            ConnectionLost: it does not answer, or its address is not known.
-            RequestFailed: it refused.
+            ConnectionLost: the node does not answer, or its address is unknown.
+            RequestFailed: the node refused.
         """
         ask: Any = (await self.connection(node_id)).query
         return await ask(query)
 
     async def control(self, action: ControlAction, node_id: str = "", *, about: str = "") -> bool:
-        """Ask a node (empty: the leader) to take a snapshot, or to hand over leadership; `about`: to which node."""
+        """Ask a node (empty: the leader) to take a snapshot or to transfer leadership. `about` names the node that
+        shall lead.
+        """
         if node_id:
             return await (await self.connection(node_id)).control(action, about)
         return await self._on_leader(lambda connection: connection.control(action, about), None)
@@ -158,12 +162,12 @@ class ClusterClient:
         return await self._on_leader(lambda connection: connection.change_level(version, check=check), deadline)
 
     async def events(self, product_id: str, from_sequence: int = 0) -> AsyncGenerator[list[AnyEvent], None]:
-        """A product's events from `from_sequence` on (0: from now), without gap or repetition, from any node, changing
-        nodes as they die.
+        """Yield a product's events from `from_sequence` on (0: from now), without gap or repetition. They come from any
+        node; if that node fails, from another one.
 
         Raises:
-            RequestFailed: TOO_OLD (no node keeps that sequence any more), NOT_FOUND (no node knows the product), or
-                another refusal.
+            RequestFailed: TOO_OLD (no node keeps that sequence), NOT_FOUND (no node knows the product), or another
+                refusal.
         """
         reader = FeedReader(self._open, lambda: self._order, product_id, from_sequence)
         try:
@@ -173,7 +177,7 @@ class ClusterClient:
             await reader.close()
 
     async def connection(self, node_id: str) -> NativeConnection:
-        """The connection to a node, opened if need be. Do not close it: it is shared.
+        """Return the connection to a node, which is opened if necessary. Do not close it: it is shared.
 
         Raises:
             ConnectionLost, RequestFailed: as `NativeConnection.open`.
@@ -233,11 +237,11 @@ class ClusterClient:
             await asyncio.sleep(pause)
 
     async def _check_version(self, connection: NativeConnection) -> None:
-        """Send nothing to a node of another schema.
+        """Check the schema of a node before anything is sent to it.
 
         Raises:
-            OtherVersionError: it leads, so no other node can help.
-            RequestFailed: NOT_LEADER, and the next one is tried.
+            OtherVersionError: the node leads, so no other node can help.
+            RequestFailed: NOT_LEADER, so that the next node is tried.
         """
         welcome = connection.welcome
         if self._abi in ("", welcome.abi, *welcome.levels) or by_abi(welcome.abi) is not None:
@@ -250,7 +254,7 @@ class ClusterClient:
         raise RequestFailed(FailCode.NOT_LEADER, text)
 
     def _follow(self, hint: LeaderHint | None) -> bool:
-        """Take up a hint; True if it names another node than the one believed to lead."""
+        """Apply a hint. Returns True if it names another node than the presumed leader."""
         if hint is None or hint.node_id == self.leader_id:
             return False
         if not self._know(hint.node_id, hint.native):
@@ -259,8 +263,8 @@ class ClusterClient:
         return True
 
     def _know(self, node_id: str, address: str) -> bool:
-        """Take up a node; False if nobody told its address. An address that was given stays: it may be another way to
-        the node.
+        """Add a node. Returns False if its address is unknown. An address given by the caller is kept, because it may
+        be another route to the node.
         """
         if node_id not in self._addresses:
             if not address:
@@ -271,8 +275,8 @@ class ClusterClient:
         return True
 
     def _learn(self, status: NodeStatus) -> None:
-        """Take up the members that a node names. Who is none any more is not tried again; a node that has not caught up
-        cannot say who.
+        """Update the members from a node's status. Former members are not tried again. A node that has not caught up is
+        ignored, because its list may be old.
         """
         for member in status.members:
             self._know(member.node_id, member.native)
@@ -281,14 +285,14 @@ class ClusterClient:
             self._order = [node_id for node_id in self._order if node_id in members]
 
     def _after(self, node_id: str) -> str:
-        """The node that is tried after `node_id`."""
+        """Return the node that is tried after `node_id`."""
         if node_id not in self._order:
             return self._order[0]
         return self._order[(self._order.index(node_id) + 1) % len(self._order)]
 
 
 class _Search:
-    """One call's way to the leader: which node next, how long to pause, and what is known of the outcome."""
+    """One call's search for the leader: the next node, the pause, and what is known of the outcome."""
 
     def __init__(self, client: ClusterClient) -> None:
         self._client = client
@@ -300,7 +304,9 @@ class _Search:
         self.node_id = client.leader_id
 
     def after(self, error: RequestFailed | ConnectionLost | TimeoutError) -> float:
-        """Choose the next node after `error`; seconds to pause before it. Raises `error` if no other node would help."""
+        """Choose the next node after `error`. Returns the seconds to pause before it. Raises `error` if no other node
+        would help.
+        """
         self._last = error
         hint: LeaderHint | None = None
         if isinstance(error, RequestFailed):
@@ -330,7 +336,7 @@ class _Search:
         self.node_id = client.leader_id
 
     def failure(self, seconds: float) -> RequestFailed:
-        """What the caller is told when the deadline has passed."""
+        """Return the error for the caller when the deadline has passed."""
         if not self.unknown and isinstance(self._last, RequestFailed) and self._last.code is FailCode.RATE_LIMITED:
             return self._last
         code = FailCode.OUTCOME_UNKNOWN if self.unknown else FailCode.NO_LEADER
@@ -339,7 +345,7 @@ class _Search:
 
 
 async def _watch(connection: NativeConnection, learn: Callable[[NodeStatus], None]) -> None:
-    """Cut a connection whose node has stopped answering; what it answers is passed on."""
+    """Close a connection whose node has stopped answering. Its status answers are passed on."""
     while not connection.closed.is_set():
         try:
             async with asyncio.timeout(PING_INTERVAL):

@@ -75,9 +75,9 @@ from statemachine.events import AnyOutcome, OrderMatched, OrderState
 from statemachine.tables import ApiKeyRow, BalanceRow, CurrencyRow, ProductRow, StreamRow
 
 CONNECT_TIMEOUT = 2.0
-"""Seconds to open a connection, TLS handshake and greeting included."""
+"""Seconds to open a connection, including TLS handshake and greeting."""
 CLOSE_TIMEOUT = 1.0
-"""Seconds that `close` waits for what is written to leave."""
+"""Seconds for which `close` waits until written bytes are sent."""
 JOINED_MAX = 500
 """Commands of several submissions in one frame. A command takes at most about 600 bytes, so such a frame stays below
 300 kB: far below `FRAME_MAX`, and short enough that the node's loop decodes it in about a millisecond."""
@@ -93,7 +93,7 @@ _OF_ONE = frozenset(
         FailCode.OVERLOADED,
     }
 )
-"""Refusals of a frame that may be the fault of a single command in it. Nothing of the frame was done."""
+"""Refusals of a frame that a single command in it may have caused. No command of the frame was applied."""
 
 EventsCallback = Callable[[Events], None]
 EndCallback = Callable[[RequestFailed], None]
@@ -146,20 +146,20 @@ class _Subscription:
 
 
 class OutcomesTaker(Protocol):
-    """Who waits for outcomes: a future, or what does the same."""
+    """The receiver of outcomes: a future, or an object with the same methods."""
 
     def done(self) -> bool:
-        """Whether the outcomes are there, or not wanted any more."""
+        """Whether the outcomes have arrived or are no longer wanted."""
 
     def set_result(self, outcomes: list[AnyOutcome], /) -> None:
         """The outcomes."""
 
     def set_exception(self, error: Exception, /) -> None:
-        """There are none, and why."""
+        """Set the error instead of outcomes."""
 
 
 class _Submission:
-    """Commands that one caller submitted, and where their outcomes go."""
+    """Commands that one caller submitted, and the receiver of their outcomes."""
 
     __slots__ = ("account_id", "commands", "outcomes")
 
@@ -170,7 +170,7 @@ class _Submission:
 
 
 class _Wire(asyncio.Protocol):
-    """The transport's side of a connection: bytes in, messages to the owner; and whether more may be written."""
+    """The transport's side of a connection: it passes messages to the owner, and knows whether more may be written."""
 
     def __init__(self, owner: NativeConnection) -> None:
         self._owner = owner
@@ -204,10 +204,10 @@ class _Wire(asyncio.Protocol):
 
 
 class NativeConnection:
-    """One connection; many requests may be under way at once.
+    """One connection. Many requests may be pending at once.
 
-    Made by `open`. When the connection ends, by whichever side, everything under way raises `ConnectionLost`, `closed`
-    is set and `close_reason` says why. Not thread-safe: use it from its event loop.
+    Made by `open`. When either side ends the connection, every pending request raises `ConnectionLost`, `closed` is
+    set, and `close_reason` has the reason. Not thread-safe: use it from its event loop.
     """
 
     def __init__(self) -> None:
@@ -239,7 +239,7 @@ class NativeConnection:
         """Connect to "unix:/path" or "host:port" and exchange greetings.
 
         Raises:
-            ConnectionLost: nobody there, no answer in `timeout` seconds, or TLS failed.
+            ConnectionLost: no node listens there, it did not answer in `timeout` seconds, or TLS failed.
             RequestFailed: the node refused the greeting (UNAUTHORIZED, STOPPING, BAD_REQUEST for another protocol
                 version).
         """
@@ -258,20 +258,20 @@ class NativeConnection:
         return connection
 
     def _encoded(self, message: AnyRequest) -> bytes:
-        """A request's frame, as the node's version reads it.
+        """Encode a request for the node's version.
 
         Raises:
-            RequestFailed: the node's version cannot do it. ValueError: it is too long.
+            RequestFailed: the node's version does not support the request. ValueError: the request is too long.
         """
         return frame(narrowed(message) if self._former else message)
 
     async def submit(self, commands: Sequence[AnyCommand]) -> list[AnyOutcome]:
-        """Apply commands; their outcomes in the same order, durable on a quorum.
+        """Apply commands. Returns their outcomes in the same order, durable on a quorum.
 
-        Submissions of one turn of the event loop are written together, in order; those in a row that are for the same
-        account travel in one frame. Each stays together and succeeds or fails by itself. Those of different accounts
-        have frames of their own, because the node lets accounts take turns: one account's long queue must not hold back
-        another one's answers.
+        Submissions of one turn of the event loop are written together, in order. Consecutive submissions for the same
+        account share a frame. Each submission stays in one frame, and succeeds or fails separately. Submissions for
+        different accounts have separate frames, because the node gives accounts turns: one account's long queue must
+        not delay the answers of another.
 
         Raises:
             RequestFailed: not applied, except OUTCOME_UNKNOWN (perhaps applied: send the same commands again).
@@ -280,15 +280,15 @@ class NativeConnection:
         return await self.enqueue(commands)
 
     def enqueue(self, commands: Sequence[AnyCommand]) -> asyncio.Future[list[AnyOutcome]]:
-        """The future of what `submit` returns or raises. A future that is cancelled before the commands have left takes
-        them back.
+        """Return a future for the result of `submit`. Cancelling the future before the commands are written withdraws
+        them.
         """
         outcomes: asyncio.Future[list[AnyOutcome]] = asyncio.get_running_loop().create_future()
         self.enqueue_for(list(commands), outcomes)
         return outcomes
 
     def enqueue_for(self, commands: Sequence[AnyCommand], outcomes: OutcomesTaker) -> None:
-        """Have `outcomes` told what `submit` returns or raises, once."""
+        """Send commands. `outcomes` gets the result or the error of `submit`, once."""
         if self.closed.is_set():
             outcomes.set_exception(ConnectionLost(self.close_reason))
             return
@@ -298,7 +298,7 @@ class NativeConnection:
             asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
-        """Write what is queued, in frames of whole submissions. While the transport takes nothing more, it waits for
+        """Write queued submissions, in frames of whole submissions. While the transport accepts no more, they wait for
         `resume_writing`.
         """
         if not self._wire.writable.is_set():
@@ -323,8 +323,8 @@ class NativeConnection:
             self._wire.transport.write(b"".join(frames))
 
     def _frames(self, joined: list[_Submission]) -> list[bytes]:
-        """The frame of these submissions; none where there is nobody to send it to. What does not fit into one goes one
-        submission at a time.
+        """Encode these submissions as one frame. Returns no frame if the connection is closed. If they do not fit into
+        one frame, each submission has its own.
         """
         if self.closed.is_set() or self._wire.transport is None:
             _fail(joined, lambda: ConnectionLost(self.close_reason))
@@ -344,7 +344,7 @@ class NativeConnection:
         return [data]
 
     def _applied(self, results: Results) -> None:
-        """Hand each submission its own outcomes."""
+        """Give each submission its own outcomes."""
         joined, outcomes = self._submitted.pop(results.request_id), results.outcomes
         if sum(len(submission.commands) for submission in joined) != len(outcomes):
             self._submitted[results.request_id] = joined
@@ -358,8 +358,8 @@ class NativeConnection:
             start = end
 
     def _not_applied(self, joined: list[_Submission], error: RequestFailed) -> None:
-        """The node refused a frame. A fault of one submission must not reach the others: nothing was done, so each is
-        sent by itself.
+        """Handle the refusal of a frame. A fault of one submission must not affect the others. No command was applied,
+        so each submission is sent separately.
         """
         if len(joined) > 1 and error.code in _OF_ONE:
             alone = [data for submission in joined if not submission.outcomes.done() for data in self._frames([submission])]
@@ -375,19 +375,19 @@ class NativeConnection:
 
     @property
     def query(self) -> Querier:
-        """Read; typed by the query. Raises `RequestFailed` (NOT_FOUND, NOT_LEADER for linearizable ones ...) and
-        `ConnectionLost`.
+        """Read. The query determines the type of the answer. Raises `RequestFailed` (NOT_FOUND, NOT_LEADER for
+        linearizable ones ...) and `ConnectionLost`.
         """
         return self._query
 
     async def subscribe(
         self, product_id: str, from_sequence: int, on_events: EventsCallback, on_end: EndCallback | None = None
     ) -> int:
-        """Have `on_events` called with the product's events from `from_sequence` on (0: from now). Returns the first
-        one's sequence.
+        """Subscribe to a product's events from `from_sequence` on (0: from now). They are passed to `on_events`.
+        Returns the sequence of the first one.
 
-        One subscription a product. `on_events` runs in the event loop and must be short. If the node ends the
-        subscription (TOO_OLD: it has jumped ahead by a snapshot, or this reader was too slow) `on_end` is called;
+        One subscription per product is possible. `on_events` runs in the event loop and must be short. If the node ends
+        the subscription (TOO_OLD: it has jumped ahead by a snapshot, or this reader was too slow) `on_end` is called;
         without one the connection closes.
 
         Raises:
@@ -413,16 +413,16 @@ class NativeConnection:
             self._subscriptions[product_id] = previous
 
     async def unsubscribe(self, product_id: str) -> None:
-        """Stop the events of a product. None arrives after this returns."""
+        """Stop the events of a product. No event arrives after this returns."""
         request_id = next(self._request_ids)
         await self._request(request_id, Unsubscribe(request_id, product_id))
         self._subscriptions.pop(product_id, None)
 
     async def follow_keys(self, on_change: KeysCallback) -> None:
-        """Have `on_change` called with the ids of API keys that change, with none where any may have: also, once, when
-        the connection ends.
+        """Call `on_change` with the ids of API keys that change. An empty list means that any key may have changed; it
+        is also passed once when the connection ends.
 
-        A change comes before every answer that reflects it. Raises `RequestFailed` (FORBIDDEN: for gateways only),
+        A change arrives before every answer that reflects it. Raises `RequestFailed` (FORBIDDEN: for gateways only),
         `ConnectionLost`.
         """
         self._on_keys = on_change
@@ -430,7 +430,8 @@ class NativeConnection:
         await self._request(request_id, FollowKeys(request_id))
 
     async def control(self, action: ControlAction, about: str = "") -> bool:
-        """Ask the node to hand over leadership (`about`: to which node) or to take a snapshot; True when it has begun.
+        """Ask the node to transfer leadership (to the node `about`) or to take a snapshot. Returns True when it has
+        begun.
 
         Raises `RequestFailed` if refused.
         """
@@ -439,7 +440,7 @@ class NativeConnection:
         return msgspec.msgpack.decode(answer.body, type=bool)
 
     async def add_member(self, address: NodeAddress, *, read_only: bool = False) -> int:
-        """Make a node a member of the cluster; see `protocol.AddMember`. The index of the log entry. Raises
+        """Make a node a member of the cluster; see `protocol.AddMember`. Returns the index of the log entry. Raises
         `RequestFailed`, `ConnectionLost`.
         """
         return await self._change(
@@ -447,22 +448,22 @@ class NativeConnection:
         )
 
     async def change_level(self, version: str, *, check: bool = False) -> LevelReport:
-        """Change the cluster's level, or see what speaks against it; see `protocol.ChangeLevel`. Raises
-        `RequestFailed`, `ConnectionLost`.
+        """Change the cluster's level, or report the obstacles; see `protocol.ChangeLevel`. Raises `RequestFailed`,
+        `ConnectionLost`.
         """
         request_id = next(self._request_ids)
         answer: Answer = await self._request(request_id, ChangeLevel(request_id, version, check))
         return msgspec.msgpack.decode(answer.body, type=LevelReport)
 
     async def prepare_level(self, abi: str) -> None:
-        """Have the node make its state ready for a level; see `protocol.PrepareLevel`. Raises `RequestFailed`,
+        """Ask the node to prepare its state for a level; see `protocol.PrepareLevel`. Raises `RequestFailed`,
         `ConnectionLost`.
         """
         request_id = next(self._request_ids)
         await self._request(request_id, PrepareLevel(request_id, abi))
 
     async def remove_member(self, node_id: str, *, force: bool = False) -> int:
-        """Remove a node from the cluster; see `protocol.RemoveMember`. The index of the log entry. Raises
+        """Remove a node from the cluster; see `protocol.RemoveMember`. Returns the index of the log entry. Raises
         `RequestFailed`, `ConnectionLost`.
         """
         return await self._change(lambda request_id: RemoveMember(request_id, node_id, force))
@@ -473,7 +474,7 @@ class NativeConnection:
         return msgspec.msgpack.decode(answer.body, type=int)
 
     async def close(self) -> None:
-        """End the connection. Again: no effect."""
+        """Close the connection. Calling it again has no effect."""
         self._lost("closed by this side")
         transport = self._wire.transport
         if transport is None:
@@ -485,13 +486,13 @@ class NativeConnection:
             transport.abort()
 
     def abort(self, reason: str) -> None:
-        """End the connection at once, without waiting for what is written."""
+        """Close the connection at once, without flushing written bytes."""
         self._lost(reason)
         if self._wire.transport is not None:
             self._wire.transport.abort()
 
     def pause_reading(self) -> None:
-        """Take nothing more from the node until `resume_reading`; what it sends meanwhile waits there."""
+        """Stop reading from the node until `resume_reading`. Its messages wait at the node."""
         if self._wire.transport is not None and not self.closed.is_set():
             self._wire.transport.pause_reading()
             self.reading = False
@@ -590,8 +591,8 @@ class NativeConnection:
             self._ended(failed.request_id, error)
 
     def _ended(self, request_id: int, error: RequestFailed) -> None:
-        """A failure that answers no request under way: the end of a subscription, of the connection (0), or of a
-        request given up.
+        """Handle a failure that answers no pending request: the end of a subscription, of the connection (0), or of a
+        cancelled request.
         """
         for product_id, subscription in list(self._subscriptions.items()):
             if subscription.request_id == request_id:
@@ -628,15 +629,15 @@ class NativeConnection:
 
 
 def _fail(joined: Sequence[_Submission], error: Callable[[], Exception]) -> None:
-    """Each caller gets an error of its own, unless it has given up."""
+    """Set a separate error for each caller that still waits."""
     for submission in joined:
         if not submission.outcomes.done():
             submission.outcomes.set_exception(error())
 
 
 def hello(credentials: Credentials | None, client: str, now: float) -> Hello:
-    """The first message of a connection: signed with `credentials`, or without them that of a gateway. `now` is Unix
-    seconds.
+    """Return the first message of a connection. It is signed with `credentials`; without them it is that of a gateway.
+    `now` is in Unix seconds.
     """
     if credentials is None:
         return Hello(PROTOCOL_VERSION, client)

@@ -1,4 +1,4 @@
-"""Reading a product's events from whichever node is there: `ClusterClient.events` in the making."""
+"""Reads a product's events from any available node. `ClusterClient.events` uses it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from node.native.protocol import Events, FailCode, StatusQuery
 from statemachine.events import AnyEvent
 
 IDLE_CHECK = 1.0
-"""Seconds without an event after which the node is asked whether it is still part of the cluster."""
+"""Seconds without an event after which the reader checks whether the node is still connected to the cluster."""
 
 PENDING_MAX = 20_000
-"""Events that wait for a slow consumer before the node is no longer read from."""
+"""Events that may wait for a slow consumer. With more, the reader stops reading from the node."""
 
 PAUSE_MIN = 0.02
 PAUSE_MAX = 0.5
-"""Seconds between tries, doubling with each round of all nodes that brought nothing."""
+"""Seconds between attempts, doubling after each unsuccessful round of all nodes."""
 
 _ABSENT = frozenset({FailCode.TOO_OLD, FailCode.NOT_FOUND})
 _PASSING = frozenset({FailCode.STOPPING, FailCode.OVERLOADED, FailCode.NO_LEADER, FailCode.NOT_LEADER})
@@ -28,8 +28,8 @@ _PASSING = frozenset({FailCode.STOPPING, FailCode.OVERLOADED, FailCode.NO_LEADER
 class FeedReader:
     """One product's events in order, without gap or repetition, over connections of its own.
 
-    `open_node(node_id)` opens a connection that is this reader's alone. `nodes` are those to read from at the moment,
-    at least one. `from_sequence` 0 means from now on.
+    `open_node(node_id)` opens a connection for this reader only. `nodes` returns the nodes to read from now, at least
+    one. `from_sequence` 0 means from now on.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class FeedReader:
 
     @property
     def node_id(self) -> str:
-        """The node that is read from, or tried next."""
+        """The present node, or the one that is tried next."""
         return self._nodes[0]
 
     async def next(self) -> list[AnyEvent]:
-        """The next events, at least one. Waits as long as there are none.
+        """Return the next events, at least one. Waits until there are some.
 
         Raises:
             RequestFailed: no node can serve the next event (TOO_OLD), none knows the product (NOT_FOUND), or a refusal
@@ -75,7 +75,7 @@ class FeedReader:
         return events
 
     async def close(self) -> None:
-        """Close the connection, if there is one."""
+        """Close the connection, if one is open."""
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
@@ -103,7 +103,7 @@ class FeedReader:
             pause = min(pause * 2, PAUSE_MAX)
 
     def _refresh(self) -> None:
-        """Take up nodes that have come, drop those that have gone, and go on in the same order."""
+        """Add new nodes, drop removed ones, and keep the order."""
         known = self._known()
         stay = [node_id for node_id in self._nodes if node_id in known]
         self._nodes = deque([*stay, *(node_id for node_id in known if node_id not in stay)])
@@ -121,7 +121,7 @@ class FeedReader:
         self._next = self._next or start
 
     async def _wait(self) -> None:
-        """Until there are events, or the node is given up."""
+        """Wait until there are events, or the node is abandoned."""
         connection = self._connection
         assert connection is not None
         self._wake.clear()
@@ -140,9 +140,7 @@ class FeedReader:
             self._nodes.rotate(-1)
 
     async def _serves(self, connection: NativeConnection) -> bool:
-        """Whether the node still follows the cluster: one that was cut off from it has no news and does not know that
-        it has none.
-        """
+        """Whether the node still follows the cluster. An isolated node has no new events and does not notice that."""
         try:
             status = await connection.query(StatusQuery())
         except (ConnectionLost, RequestFailed):

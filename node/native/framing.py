@@ -1,4 +1,4 @@
-"""Frames of the native protocol: cutting a stream into messages, and saying in words what is wrong with a message.
+"""Frames of the native protocol: it splits a stream into messages, and describes the fault of a malformed message.
 
 A frame is a 4-byte big-endian length and that many bytes of msgpack. What a client sends is at most
 `protocol.FRAME_MAX` long; what a node sends may be longer (the answer to a `CancelAll` of ten thousand orders, a book
@@ -20,13 +20,13 @@ RESPONSE_MAX = 64 * 1024 * 1024
 """Bytes of one frame that a node sends. A book of 100,000 orders a side at level 3 is about 6 MB."""
 
 UNDECODABLE = (msgspec.DecodeError, ValueError, TypeError, OverflowError, RecursionError)
-"""What decoding hostile bytes may raise: text that is not UTF-8, numbers and times out of range, maps with impossible
-keys, endless nesting.
+"""Exceptions that decoding hostile bytes may raise: text that is not UTF-8, numbers and times out of range, maps with
+impossible keys, endless nesting.
 """
 
 EXPLAINED_MAX = 64 * 1024
-"""Bytes of a message in which the field of a fault is named wherever it is. What stands before it has to be skipped:
-0.4 ms for so many bytes.
+"""Longest message, in bytes, for which the error always names the field. The decoder skips the bytes before the field,
+which takes 0.4 ms for such a message.
 """
 
 _PREFIX = 4
@@ -36,7 +36,7 @@ _PATH_STEP = re.compile(r"\[(\d+|\.\.\.)\]")
 
 
 def pack(message: msgspec.Struct) -> bytes:
-    """The frame of a message that a node sends.
+    """Encode a message that a node sends as a frame.
 
     Raises:
         FramingError: it is longer than `RESPONSE_MAX`.
@@ -48,17 +48,17 @@ def pack(message: msgspec.Struct) -> bytes:
 
 
 def array_head(count: int) -> bytes:
-    """How a msgpack array of so many elements begins, in the shortest form, which is the encoder's."""
+    """Return the header of a msgpack array of so many elements, in the shortest form, as the encoder writes it."""
     if count < 16:
         return bytes([0x90 | count])
     return b"\xdc" + count.to_bytes(2, "big") if count < 65_536 else b"\xdd" + count.to_bytes(4, "big")
 
 
 class FrameSplitter:
-    """Cuts what arrives on one connection into frames.
+    """Splits the bytes of one connection into frames.
 
-    `feed` returns the frames that are now whole; the rest waits. Memory is bounded by `limit`, the longest frame in
-    bytes, and one read of the transport. `limit` may be changed between frames.
+    `feed` returns the complete frames and keeps the rest. Memory is bounded by `limit`, the longest frame in bytes, and
+    one read of the transport. `limit` may be changed between frames.
     """
 
     def __init__(self, limit: int = FRAME_MAX) -> None:
@@ -68,15 +68,14 @@ class FrameSplitter:
 
     @property
     def waiting(self) -> int:
-        """Bytes of a frame that is not whole yet."""
+        """Bytes received of an incomplete frame."""
         return len(self._rest)
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The bodies of the frames that `data` completes, in order.
+        """Return the bodies of the frames that `data` completes, in order.
 
         Raises:
-            FramingError: a frame is announced that is empty or longer than the limit. The splitter is of no use after
-                that.
+            FramingError: a frame's length is zero or above the limit. The splitter cannot be used after that.
         """
         rest = self._rest
         if not rest:
@@ -110,8 +109,8 @@ class FrameSplitter:
 
 
 class MalformedError(QuorumbookError):
-    """A whole frame that is no request. `text` names what is wrong and where; `request_id` is 0 where it cannot be
-    seen.
+    """A complete frame that is not a request. `text` names the fault and its place. `request_id` is 0 if it cannot be
+    read.
     """
 
     def __init__(self, text: str, request_id: int) -> None:
@@ -124,7 +123,7 @@ def decode_request(body: bytes) -> AnyRequest:
     """The request in a frame.
 
     Raises:
-        MalformedError: there is none.
+        MalformedError: the frame is not a request.
     """
     try:
         request: AnyRequest = request_decoder.decode(body)
@@ -134,9 +133,7 @@ def decode_request(body: bytes) -> AnyRequest:
 
 
 def request_id_of(body: bytes) -> int:
-    """The request id of a message, read from its first bytes; 0 where there is none to be seen. The rest of the message
-    is not looked at.
-    """
+    """Return the request id of a message, or 0 if it has none. Only its first bytes are read."""
     try:
         head = _array(body)
         if head is None or head[0] < 2:
@@ -160,8 +157,8 @@ _INTEGERS = {0xCC: (1, False), 0xCD: (2, False), 0xCE: (4, False), 0xCF: (8, Fal
 
 
 def _array(data: bytes | memoryview) -> tuple[int, int] | None:
-    """How many elements the msgpack array at the beginning of `data` has, and where the first stands. None: it is no
-    array.
+    """Return the number of elements of the msgpack array at the start of `data`, and the offset of the first one.
+    Returns None if it is not an array.
     """
     first = data[0]
     if first & 0xF0 == 0x90:
@@ -173,8 +170,8 @@ def _array(data: bytes | memoryview) -> tuple[int, int] | None:
 
 
 def _integer(data: bytes | memoryview, at: int) -> tuple[int, int]:
-    """The msgpack integer at a place, and where it ends; (0, its place) where there is none. Raises IndexError at the
-    end of the data.
+    """Return the msgpack integer at an offset and the offset of its end, or (0, the offset) if there is no integer.
+    Raises IndexError at the end of the data.
     """
     first = data[at]
     if first < 0x80:
@@ -188,11 +185,11 @@ def _integer(data: bytes | memoryview, at: int) -> tuple[int, int]:
 
 
 def explain(error: Exception, body: bytes, root: object = AnyRequest) -> str:
-    """What a decoding error means, with the path in words: "commands[0].price: Expected `int`, got `str`".
+    """Describe a decoding error with the path of the field: "commands[0].price: Expected `int`, got `str`".
 
-    `root` is the type that was expected. Falls back to the decoder's own words where the path cannot be followed, and
-    for a fault deep inside a long message. Only the elements beside the path are looked at, and only of arrays of at
-    most `COMMANDS_MAX`: nobody makes a node do more by sending nonsense.
+    `root` is the type that was expected. It uses the decoder's own text if the path cannot be followed or the fault is
+    deep inside a long message. It reads only the elements along the path, and only of arrays of at most `COMMANDS_MAX`
+    elements, so malformed messages cause bounded work.
     """
     text = str(error) or type(error).__name__
     problem, found, path = text.partition(" - at `$")
@@ -203,7 +200,7 @@ def explain(error: Exception, body: bytes, root: object = AnyRequest) -> str:
 
 
 def _elements(data: bytes | memoryview | None) -> list[msgspec.Raw]:
-    """The elements of an array, undecoded; none where it is too long or no array."""
+    """Return the undecoded elements of an array; an empty result if it is too long or not an array."""
     head = _array(data) if data else None
     if data is None or head is None or head[0] > COMMANDS_MAX:
         return []
@@ -258,7 +255,7 @@ def _tag_of(value: bytes | memoryview | None) -> int | None:
 
 
 def _field(struct: type[msgspec.Struct], step: int) -> tuple[str, object]:
-    """Name and type of what stands at place `step` of the struct's array."""
+    """Return the name and type of the field at position `step` of the struct's array."""
     tagged = struct.__struct_config__.tag is not None
     if tagged and step == 0:
         return "tag", int

@@ -1,7 +1,7 @@
-"""Requests for a node of an earlier version, as that version reads them.
+"""Encodes requests for a node of an earlier version.
 
-A node refuses what it does not know. Messages are append-only: what a later version added stands at the end and has a
-default. So a request that needs nothing new is sent without it, and one that does is refused here, before it is sent.
+A node refuses unknown fields. Messages are append-only: a later version adds fields with defaults at the end. A request
+that does not use new fields is sent without them. A request that uses them is refused here before it is sent.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from snapshots.levels.states import narrow_commands
 
 REQUESTS = {1: 7, 2: 3, 3: 4, 4: 4, 5: 3, 6: 3, 7: 7, 8: 4, 9: 2}
 QUERIES = {1: 1, 2: 1, 3: 1, 4: 2, 5: 4, 6: 7, 7: 3, 8: 2, 9: 3, 13: 2, 10: 3, 12: 3}
-"""Messages of version 0.2.0 by tag, and how many elements they have, the tag included."""
+"""Messages of version 0.2.0 by tag, with their number of elements, including the tag."""
 
 _QUERY = 3
 _encode = msgspec.msgpack.Encoder().encode
@@ -32,7 +32,7 @@ def narrowed(message: AnyRequest) -> msgspec.Raw:
     """The message as version 0.2.0 reads it, encoded.
 
     Raises:
-        RequestFailed: BAD_REQUEST: it needs a later version.
+        RequestFailed: BAD_REQUEST: the request needs a later version.
     """
     if isinstance(message, Submit):
         try:

@@ -1,4 +1,4 @@
-"""Changing a part of a product, where the exchange knows one command that puts all of it."""
+"""Changes single fields of a product by the one command that puts the whole product."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _FIELDS = [name for name in ProductRow.__struct_fields__ if name in PutProduct._
 
 
 def put_again(row: ProductRow, command_id: str, **changes: object) -> PutProduct:
-    """The command that puts a product as it was read, but for `changes`, fields of the row. Tick, lot and currencies
-    cannot change at all.
+    """Return the command that puts a product as it was read, with `changes` of the row's fields. Tick, lot and
+    currencies cannot change.
 
-    It is refused with CHANGED_MEANWHILE if somebody else has changed the product since it was read, so that nobody's
-    change is lost: read it again then. A status that is not among the changes stays whatever it is.
+    The exchange rejects it with CHANGED_MEANWHILE if the product has changed since it was read, so that no change is
+    lost. The caller then reads the product again. A status that is not in `changes` stays as it is.
     """
     put = PutProduct(OPERATOR, command_id, **{name: getattr(row, name) for name in _FIELDS})
     return msgspec.structs.replace(put, keep_status="status" not in changes, expected_version=row.version, **changes)
 
 
 def statuses_again(row: ProductRow, command_ids: Sequence[str], statuses: Sequence[ProductStatus]) -> list[PutProduct]:
-    """The commands that put a product into one status after the other, within one entry of the log; as `put_again`."""
+    """Return the commands that put a product into several statuses in turn, within one log entry. See `put_again`."""
     commands, now = [], row
     for command_id, status in zip(command_ids, statuses, strict=True):
         commands.append(put_again(now, command_id, status=status))

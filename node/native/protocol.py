@@ -5,10 +5,10 @@ element is its tag. A client begins with `Hello` and waits for `Welcome`; then i
 without waiting. Each request carries the client's `request_id` (any whole number, echoed in the answer); answers may
 come in another order. `Events` come unasked after `Subscribe`.
 
-Who may speak: a connection over the node's Unix socket, or one over TLS that shows a node's certificate, is a *gateway*
-and acts for every account. Any other connection signs its `Hello` with an API key and acts for that key's account,
-within its permissions. `signature` is base64(HMAC-SHA256(base64-decoded secret, timestamp + "HELLO" + "/native")),
-`timestamp` is Unix seconds as text.
+Authentication: a connection over the node's Unix socket, or one over TLS that shows a node's certificate, is a
+*gateway* and acts for every account. Any other connection signs its `Hello` with an API key and acts for that key's
+account, within its permissions. `signature` is base64(HMAC-SHA256(base64-decoded secret, timestamp + "HELLO" +
+"/native")), `timestamp` is Unix seconds as text.
 """
 
 from __future__ import annotations
@@ -45,11 +45,15 @@ from statemachine.types import Side
 
 PROTOCOL_VERSION = 1
 COMMANDS_MAX = COMMANDS_PER_SUBMIT_MAX
-"""Commands in one `Submit`. The decoder knows it, so that a longer list is refused before its first command is decoded."""
+"""Commands in one `Submit`. The decoder enforces this limit, so a longer list is refused before its first command is
+decoded.
+"""
 
 FRAME_MAX = 512 * 1024
 """Bytes of one frame of a client: as much as a log entry holds, so `COMMANDS_MAX` commands of 450 bytes each fit. The
-longest order that the rules admit has about 700 bytes, an ordinary one 100. A peer that announces more is cut off."""
+longest order that the rules admit has about 700 bytes, an ordinary one 100. The connection of a peer that announces
+more is closed.
+"""
 
 
 class FailCode(IntEnum):
@@ -60,20 +64,24 @@ class FailCode(IntEnum):
     FORBIDDEN = 3
     NOT_FOUND = 4
     NOT_LEADER = 10
-    """Nothing was done: send it to `leader`."""
+    """Nothing was done: send the request to `leader`."""
     NO_LEADER = 11
     """Nothing was done: no leader is known at the moment."""
     OUTCOME_UNKNOWN = 12
-    """Leadership was lost under way. Send the same commands, with the same ids, to the next leader."""
+    """Leadership was lost before the commands were committed. Send the same commands, with the same ids, to the next
+    leader.
+    """
     OVERLOADED = 13
     """Nothing was done: the queue is full."""
     TOO_OLD = 14
-    """Events from that sequence are no longer kept here: take the book at level 3 and go on from its sequence."""
+    """This node no longer keeps events from that sequence: read the book at level 3 and continue from its sequence."""
     STOPPING = 15
     CONFLICT = 16
-    """Nothing was done: as the cluster is now, it cannot be; the message says why."""
+    """Nothing was done: the present state of the cluster does not allow it. The message gives the reason."""
     BUSY = 17
-    """Nothing was done: another change of the membership is under way, or the leader is very new. Send it again soon."""
+    """Nothing was done: another change of the membership is pending, or the leader was just elected. Send the request
+    again soon.
+    """
     RATE_LIMITED = 18
     """Nothing was done: the key or the account has asked for more than its share. The message says in how many seconds
     to send it again.
@@ -92,8 +100,9 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
 
 class Submit(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=2):
-    """Apply commands, in this order, with no other promise than that: each is decided by itself. At most 1,000 of them.
-    Answer: `Results`."""
+    """Apply commands in this order. Each command is accepted or rejected separately. At most 1,000 commands. Answer:
+    `Results`.
+    """
 
     request_id: int
     commands: Annotated[list[AnyCommand], msgspec.Meta(max_length=COMMANDS_MAX)]
@@ -129,7 +138,7 @@ class OrdersQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     """Orders of the account, newest first, at most 1,000. Answer: list of `OrderState`. `before_id` pages: only ids
     below it (0: all).
 
-    The rest narrows the list down, where it is not 0 or empty: to ids above `above_id`; to `statuses`, a sum of
+    The other fields restrict the list if they are not 0 or empty: to ids above `above_id`; to `statuses`, a sum of
     2**status; to orders made at `created_from` or later and before `created_to`; to orders that hold some of the
     currency `holds`.
     """
@@ -168,27 +177,30 @@ class TradesQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
 
 
 class AuctionQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=13):
-    """What the product's auction would do if it opened. Answer: `AuctionView`, of a moment ago, or none while it is in
-    no auction; `NOT_FOUND`."""
+    """The indicative price and size of the product's auction. Answer: `AuctionView`, which may be slightly old, or none
+    if the product is not in an auction; `NOT_FOUND`.
+    """
 
     product_id: str
 
 
 class ApiKeysQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=10):
-    """Gateways and keys with ADMIN only. API keys in the order of their ids, behind the id `after`. Answer: list of
-    `ApiKeyRow`, with neither secret nor passphrase."""
+    """Gateways and keys with ADMIN only. API keys in the order of their ids, after the id `after`. Answer: list of
+    `ApiKeyRow`, with neither secret nor passphrase.
+    """
 
     after: str = ""
     limit: int = 1_000
 
 
 class BookPageQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=14):
-    """Resting orders of one side in the order in which they trade: up to `limit` (at most 500) behind the order with
+    """Resting orders of one side in the order in which they trade: up to `limit` (at most 500) after the order with
     this price, opened sequence and id, the last one of the page before; all 0 for the first page. Answer: `BookPage` or
     `NOT_FOUND`.
 
-    So a copy of a book of any size is read without stopping the engine. Pages are of different moments: the events from
-    the first page's sequence on make one book of them, each applied to the orders whose page is older.
+    A client can thus copy a book of any size without stopping the engine. Pages show different moments. To make one
+    book of them, the client applies the events from the first page's sequence on, each to the orders whose page is
+    older.
     """
 
     product_id: str
@@ -200,23 +212,23 @@ class BookPageQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown
 
 
 class MarketQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=15):
-    """What was traded: the latest trades, and the figures of 24 hours and 30 days. Answer: `MarketView` or `NOT_FOUND`."""
+    """The latest trades, and the figures of 24 hours and 30 days. Answer: `MarketView` or `NOT_FOUND`."""
 
     product_id: str
 
 
 class StreamQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=20):
-    """Gateways only. A report stream, whose events `Subscribe` gives by its name. Answer: `StreamRow` or `NOT_FOUND`."""
+    """Gateways only. A report stream. `Subscribe` with its name gives its events. Answer: `StreamRow` or `NOT_FOUND`."""
 
     stream_id: str
 
 
 class LogQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=12):
-    """A piece of the log's segment that has entry `index`, from byte `offset` of the file on. For the histories of
+    """A chunk of the log segment that holds entry `index`, from byte `offset` of the file on. For the histories of
     other nodes.
 
-    Nodes only, for the log of version 0.1.0 has secrets as they were put. One is read at a time: OVERLOADED while
-    another is. Answer: `LogPiece`; `NOT_FOUND` where the log and its archive have the entry no more.
+    Nodes only, because the log of version 0.1.0 contains unencrypted secrets. The node reads one chunk at a time and
+    answers OVERLOADED meanwhile. Answer: `LogPiece`; `NOT_FOUND` if the log and its archive no longer hold the entry.
     """
 
     index: int
@@ -224,9 +236,9 @@ class LogQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 
 
 class ControlsQuery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=30):
-    """Gateways and keys with ADMIN only. What the operator set, and what came of it: the rows of one of the tables that
-    `ControlsView` names, by key, up to `limit` (at most 1,000) behind so many. Answer: `ControlsView`; `NOT_FOUND` for
-    another table.
+    """Gateways and keys with ADMIN only. The operator's controls, and their effects: the rows of one of the tables that
+    `ControlsView` names, by key, up to `limit` (at most 1,000) after the first `after` ones. Answer: `ControlsView`;
+    `NOT_FOUND` for another table.
     """
 
     table: str
@@ -256,8 +268,9 @@ AnyQuery = (
 
 class Query(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=3):
     """Read. With `linearizable`, the answer reflects every command acknowledged anywhere before the request was sent (a
-    barrier goes through the log first; only the leader answers). Else it is this node's state, which may lag. Answer:
-    `Answer`."""
+    barrier goes through the log first; only the leader answers). Otherwise it reflects this node's state, which may
+    lag. Answer: `Answer`.
+    """
 
     request_id: int
     query: AnyQuery
@@ -267,9 +280,9 @@ class Query(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 class Subscribe(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=4):
     """Send the events of a product from `from_sequence` on (0: from now on), on this connection. Answer: `Subscribed`.
 
-    Any node serves any sequence that it still keeps, so a reader may change nodes and go on where it was. The answer
-    and the events are in order: first `Subscribed`, then the kept events from `from_sequence`, then live ones, without
-    gap or repetition.
+    Any node serves any sequence that it still keeps, so a reader may continue at another node. The answer and the
+    events are in order: first `Subscribed`, then the kept events from `from_sequence`, then live ones, without gap or
+    repetition.
     """
 
     request_id: int
@@ -285,7 +298,7 @@ class Unsubscribe(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
 
 
 class ControlAction(IntEnum):
-    """What an operator may ask a node to do."""
+    """Operations that an operator may request of a node."""
 
     TRANSFER_LEADERSHIP = 1
     SNAPSHOT = 2
@@ -296,7 +309,7 @@ class ControlAction(IntEnum):
 class Control(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=6):
     """Gateways and keys with ADMIN only. Answer: `Answer` with true, when it has begun.
 
-    `node_id`: with TRANSFER_LEADERSHIP who is to lead; empty: whoever is most up to date.
+    `node_id`: with TRANSFER_LEADERSHIP the node that shall lead; empty: the most up-to-date member.
     """
 
     request_id: int
@@ -305,8 +318,8 @@ class Control(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 
 
 class AddMember(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=7):
-    """Make a node a member, at the leader: a learner, who becomes a voter by itself when it is level, or read-only. An
-    id is used once.
+    """Make a node a member, at the leader. It joins as a learner, which becomes a voter automatically when it has
+    caught up, or as read-only. An id can be used only once.
 
     Gateways and keys with ADMIN only. Answer: `Answer` with the index of the log entry that made it one, when that is
     committed.
@@ -321,8 +334,8 @@ class AddMember(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
 
 
 class RemoveMember(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=8):
-    """Remove a node from the cluster for good, at the leader. `force`: also where the cluster then survives fewer
-    failures than now, and none.
+    """Remove a node from the cluster for good, at the leader. `force`: also if the cluster then survives fewer failures
+    than now, or none.
 
     Gateways and keys with ADMIN only. Answer: `Answer` with the index of the log entry that removed it, when that is
     committed.
@@ -334,18 +347,19 @@ class RemoveMember(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_
 
 
 class FollowKeys(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=9):
-    """Tell which API keys change, on this connection, from now on. Gateways only. Answer: `Answer` with true, then
-    `KeysChanged` unasked."""
+    """Send changes of API keys on this connection from now on. Gateways only. Answer: `Answer` with true, then
+    `KeysChanged` unasked.
+    """
 
     request_id: int
 
 
 class ChangeLevel(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=20):
-    """Change the cluster's level to that of `version`, at the leader; with `check` only say what speaks against it.
-    Answer: `Answer` with a `LevelReport`.
+    """Change the cluster's level to that of `version`, at the leader; with `check` only report the obstacles. Answer:
+    `Answer` with a `LevelReport`.
 
-    Gateways and keys with ADMIN only. CONFLICT: it cannot be now; the message names each member and what to do, and
-    nothing was changed.
+    Gateways and keys with ADMIN only. CONFLICT: the level cannot change now. The message names each member and the
+    remedy, and nothing was changed.
     """
 
     request_id: int
@@ -354,8 +368,9 @@ class ChangeLevel(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
 
 
 class PrepareLevel(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=21):
-    """Make this node's state at the level with this ABI ready, beside its work, so that the entry which changes the
-    level is quick. Nodes only. Answer: `Answer` with true, when it is ready."""
+    """Prepare this node's state at the level with this ABI beside its normal work, so that the entry that changes the
+    level is applied quickly. Nodes only. Answer: `Answer` with true, when it is ready.
+    """
 
     request_id: int
     abi: str
@@ -377,7 +392,7 @@ AnyRequest = (
 
 
 class LeaderHint(msgspec.Struct, frozen=True, array_like=True):
-    """Where the leader is: its node id, native address "host:port" and public HTTP URL."""
+    """The leader: its node id, native address "host:port" and public HTTP URL."""
 
     node_id: str
     native: str
@@ -386,7 +401,8 @@ class LeaderHint(msgspec.Struct, frozen=True, array_like=True):
 
 class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """The node's greeting. `abi` is that of its software, `levels` are the ABIs of the levels that it can run; version
-    0.2.0 does not say."""
+    0.2.0 does not send `levels`.
+    """
 
     version: int
     node_id: str
@@ -397,14 +413,14 @@ class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 
 class Results(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """The outcomes of a `Submit`, in its order: durable on a quorum and applied."""
+    """The outcomes of a `Submit`, in the order of its commands: durable on a quorum and applied."""
 
     request_id: int
     outcomes: list[AnyOutcome]
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag=3):
-    """No result, and why. `request_id` is 0 where the request could not be read."""
+    """The request failed, with the reason. `request_id` is 0 if the request could not be read."""
 
     request_id: int
     code: FailCode
@@ -435,8 +451,9 @@ class Events(msgspec.Struct, frozen=True, array_like=True, tag=6):
 
 
 class KeysChanged(msgspec.Struct, frozen=True, array_like=True, tag=7):
-    """API keys that this node has just put, replaced or revoked; none named: any may be another. Answers that were sent
-    before may be out of date."""
+    """API keys that were just put, replaced or revoked on this node. An empty list means that any key may have changed.
+    Earlier answers may be out of date.
+    """
 
     key_ids: list[str]
 
@@ -445,13 +462,14 @@ AnyResponse = Welcome | Results | Failed | Answer | Subscribed | Events | KeysCh
 
 
 class MemberStatus(msgspec.Struct, frozen=True, array_like=True):
-    """A member as a node sees it.
+    """A member from the view of a node.
 
-    `role` is "voter", "learner" (catching up, becomes a voter by itself) or "read_only". What only the leader knows is
-    0 elsewhere: `match_index`, the last log index that the member certainly has, and the bytes of a snapshot on its way
-    to it, acknowledged and in all. A node is connected with itself. `clock_skew` is by how many seconds the member's
-    clock is ahead of the node's, negative if behind; None of itself, and of whoever does not exchange clocks with it:
-    the leader knows all, a follower the leader's.
+    `role` is "voter", "learner" (catching up, becomes a voter automatically) or "read_only". Only the leader knows
+    `match_index`, the last log index that the member is known to have, and the acknowledged and total bytes of a
+    snapshot that is being installed there; other nodes report 0. A node counts as connected with itself. `clock_skew`
+    is the number of seconds by which the member's clock is ahead of the node's, negative if behind. It is None for the
+    node itself and for members that exchange no clocks with it: the leader knows all clocks, a follower only the
+    leader's.
     """
 
     node_id: str
@@ -467,21 +485,21 @@ class MemberStatus(msgspec.Struct, frozen=True, array_like=True):
 
 
 class NodeStatus(msgspec.Struct, frozen=True, array_like=True):
-    """All that a person or a test wants to know of a node, taken at one moment.
+    """The status of a node at one moment.
 
     `role` is "leader", "follower" or "candidate". `state_hash` (hex) is the running hash after `sequence` commands, so
     two nodes with equal `applied_index` must agree on it. `voter` is False while a node that lost its disk has not
     caught up, and for a learner and a read-only member. `ready`: applied up to a known leader's commit. `members`: all
-    of the cluster as far as this node's log says, this one included, and `members_index` the log entry that says it (0:
-    the configuration); `change_under_way`: that entry is not committed yet. `cluster_keys_missing`: numbers of cluster
-    keys under which API keys are encrypted and which this node does not have. `counters` are totals since the node's
-    start: "native_refused_<kind>" and "raft_refused_<kind>" for what was turned away on its two ports, and how many
-    commands and entries went through. `mode`: see `modes.Mode`. `engine_start` is random at each start of the engine
-    process. `warnings`: what a person should put right, such as addresses that contradict each other.
-    `certificate_expires`: when the node's certificate in use ends, in seconds since the epoch. `durations`: histograms
-    of the engine process since its start, by name: see `node.durations`. `abi` is that of the software. `level`,
-    `level_abi` and `level_rules`: version, ABI and rules number of the level at which the node's state is; `levels`:
-    the versions whose levels it can run. Version 0.2.0 says neither.
+    members of the cluster by this node's log, including this node. `members_index`: the log entry that defines them (0:
+    the configuration). `change_under_way`: that entry is not committed yet. `cluster_keys_missing`: numbers of cluster
+    keys under which API keys are encrypted and which this node lacks. `counters` are totals since the node's start:
+    "native_refused_<kind>" and "raft_refused_<kind>" for refused connections on its two ports, and the numbers of
+    processed commands and entries. `mode`: see `modes.Mode`. `engine_start` is random at each start of the engine
+    process. `warnings`: faults that an operator should correct, such as contradictory addresses. `certificate_expires`:
+    the time when the node's current certificate expires, in seconds since the epoch. `durations`: histograms of the
+    engine process since its start, by name: see `node.durations`. `abi` is that of the software. `level`, `level_abi`
+    and `level_rules`: version, ABI and rules number of the level of the node's state. `levels`: the versions whose
+    levels it can run. Version 0.2.0 sends none of these.
     """
 
     node_id: str
@@ -525,13 +543,14 @@ class NodeStatus(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def member(self) -> MemberStatus | None:
-        """This node as a member, None where its log says that it is none."""
+        """This node as a member, or None if its log does not list it."""
         return next((member for member in self.members if member.node_id == self.node_id), None)
 
 
 class LevelMember(msgspec.Struct, frozen=True, array_like=True):
-    """What a member says of levels: its software's version, the level at which it is, and those that it can run.
-    `problem`: what speaks against a change, and what to do; "" for nothing."""
+    """A member's levels: its software's version, its present level, and the levels that it can run. `problem`: the
+    obstacle to a change and its remedy, or "".
+    """
 
     node_id: str
     software: str
@@ -541,8 +560,9 @@ class LevelMember(msgspec.Struct, frozen=True, array_like=True):
 
 
 class LevelReport(msgspec.Struct, frozen=True, array_like=True):
-    """A change of the level, or a check of one: from which to which version's, what each member says, and all that
-    speaks against it. `index`: the log entry that changed it; 0 where nothing was changed."""
+    """A change of the level, or the check of one: the old and the new version, the report of each member, and all
+    obstacles. `index`: the log entry that changed the level, or 0 if nothing was changed.
+    """
 
     old: str
     to: str
@@ -568,11 +588,11 @@ class BookOrder(msgspec.Struct, frozen=True, array_like=True):
 
 
 class AuctionView(msgspec.Struct, frozen=True, array_like=True):
-    """What an auction would do if it opened after the product's event `product_sequence`, which is not long ago:
-    `open_size` would trade at `open_price`, zeros when nothing would.
+    """The indicative result of an auction if it opened after the recent product event `product_sequence`: `open_size`
+    would trade at `open_price`. Both are zero if nothing would trade.
 
-    Best prices, and the sizes there, are over all orders that take part, those on the book and those collected; zeros
-    where a side is empty. `time` is the exchange's clock.
+    Best prices and their sizes include all participating orders, on the book and in the auction book. They are zero for
+    an empty side. `time` is the exchange's clock.
     """
 
     product_sequence: int
@@ -611,17 +631,17 @@ class PagedOrder(msgspec.Struct, frozen=True, array_like=True):
 
 
 class BookPage(msgspec.Struct, frozen=True, array_like=True):
-    """Part of a book after the event with this product sequence. Without orders it is the end."""
+    """Part of a book after the event with this product sequence. A page without orders is the last one."""
 
     product_sequence: int
     orders: list[PagedOrder]
 
 
 class MarketView(msgspec.Struct, frozen=True, array_like=True):
-    """What was traded up to the event with this product sequence.
+    """The trades up to the event with this product sequence.
 
-    `last_trade_id` and `last_price` are 0 before the first trade. `trades` are the latest 1,000, newest first, as far
-    as the node has them: the state of version 0.2.0 had none, and neither has an imported one.
+    `last_trade_id` and `last_price` are 0 before the first trade. `trades` are the latest 1,000 that the node has,
+    newest first. A state of version 0.2.0 and an imported state have none.
     """
 
     product_sequence: int
@@ -633,11 +653,11 @@ class MarketView(msgspec.Struct, frozen=True, array_like=True):
 
 
 class LogPiece(msgspec.Struct, frozen=True, array_like=True):
-    """Bytes of a log segment as they lie on disk, `docs/raft.md` says how. What of them is behind `applied_index`, up
-    to where the node had applied the log before it read them, may be replaced yet.
+    """Bytes of a log segment in the format on disk (`docs/raft.md`). `applied_index` is the index that the node had
+    applied before it read the bytes. Entries after it may still be replaced.
 
-    `first_index` is that of the segment's first entry, and `size` the file's; no `data` is the end. All but
-    `applied_index` are empty where the node has not applied the entry.
+    `first_index` is the index of the segment's first entry, and `size` the file's size in bytes. Empty `data` marks the
+    end. All fields except `applied_index` are empty if the node has not applied the entry.
     """
 
     applied_index: int
@@ -650,7 +670,7 @@ request_decoder = msgspec.msgpack.Decoder(AnyRequest)
 response_decoder = msgspec.msgpack.Decoder(AnyResponse)
 encode = msgspec.msgpack.Encoder().encode
 TRUE = msgspec.Raw(encode(True))
-"""The body of an answer that says: done."""
+"""The body of an answer that confirms success."""
 
 
 class ControlsView(msgspec.Struct, frozen=True, array_like=True):
