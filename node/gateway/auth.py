@@ -1,14 +1,14 @@
-"""Who is asking: API keys and signatures, requests that came before, and connections whose key changes.
+"""Authentication: API keys and signatures, replayed requests, and connections whose key changes.
 
 A request is signed as base64(HMAC-SHA256(base64-decoded secret, timestamp + METHOD + request target + body)), with the
-target and the timestamp exactly as they were sent. The operator's key stands in the configuration. Every other key
-stands in the replicated state: it is looked up in the engine and kept, decrypted, until the engine says that it
-changed, or is lost. Unknown ids are kept too, and asked for at a bounded rate: guessing keys costs the engine no more
-than that.
+target and the timestamp exactly as they were sent. The operator's key is in the configuration. Every other key is in
+the replicated state: it is looked up in the engine and cached, decrypted, until the engine reports a change or the
+connection to it is lost. Unknown ids are cached, too, and looked up at a bounded rate, which limits what guessing keys
+costs the engine.
 
-A request that changes something and names no id of its own takes its command id from its signature, so the replicated
-memory of commands recognises it on every node. That memory is bounded by commands; `Replays`, of a single process, is
-bounded by time: as long as a signature is good.
+A request that changes something without an id of its own takes its command id from its signature, so the reply cache
+recognises it on every node. The reply cache is bounded by the number of commands. `Replays`, which belongs to one
+process, is bounded by time: it keeps a signature while it is valid.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ from statemachine.tables import ApiKeyRow
 from statemachine.types import Permission, Reason
 
 KEYS_KEPT = 10_000
-"""Keys, and ids of which there is none; the one that was not used for the longest goes first."""
+"""Cached keys and unknown ids. The least recently used one is dropped first."""
 UNKNOWN_PER_SECOND = 100.0
 UNKNOWN_BURST = 500.0
-"""Look-ups that found no key: how many a second on average, and how many at once."""
+"""Lookups that found no key: the average per second, and the burst."""
 
 TIMESTAMP_HEADER = "CB-ACCESS-TIMESTAMP"
 SOCKET_METHOD, SOCKET_TARGET = "GET", "/users/self/verify"
@@ -68,7 +68,7 @@ _TIMESTAMP = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?", re.ASCII)
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """Whose request it is, by which key, from where, and what the key may do."""
+    """The identity behind a request: account, key, address and permissions."""
 
     key_id: str
     account_id: str
@@ -84,7 +84,7 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """What a client presents: on the WebSocket in the message, else in the CB-ACCESS headers."""
+    """The credentials that a client presents, in a WebSocket message or in the CB-ACCESS headers."""
 
     key_id: str
     signature: str
@@ -252,7 +252,7 @@ def _refused(message: str, header: str, detail: str = "") -> ApiError:
 
 
 KEPT_MAX = 100_000
-"""Signatures remembered by one process; beyond it the oldest is left to the replicated memory."""
+"""Signatures kept by one process. Beyond this number the oldest is dropped, and only the reply cache recognises it."""
 
 REPEAT_SECONDS = 2.0
 """For so long after a timestamp in whole seconds equal requests may be further ones: some clients cannot sign them
@@ -267,8 +267,8 @@ _TOLD_MAX = 5
 
 
 def signed_id(key_id: str, signature: str) -> str:
-    """The command id of a signed request. It has 66 characters, more than any id that a client may choose, so it meets
-    none of those.
+    """Return the command id of a signed request. It has 66 characters, more than any id that a client may choose, so it
+    cannot equal one.
     """
     return _PREFIX + hashlib.blake2b(f"{key_id}\n{signature}".encode("utf-8", "surrogatepass"), digest_size=32).hexdigest()
 
@@ -304,12 +304,14 @@ class Replays:
         return request_id in self._seen
 
     def done(self, request_id: str, outcomes: Sequence[AnyOutcome]) -> None:
-        """Note what the request did."""
+        """Record the effect of the request."""
         if request_id in self._seen:
             self._seen[request_id] = (self._seen[request_id][0], told(outcomes))
 
     def undone(self, request_id: str) -> None:
-        """The request was not carried out, or nobody knows: it may be sent again, and the replicated memory decides."""
+        """Forget a request that was not applied or whose outcome is unknown. It may be sent again, and the reply cache
+        decides.
+        """
         self._seen.pop(request_id, None)
 
 
@@ -408,7 +410,7 @@ class Revocation:
             self._look_again(session, identity)
 
     async def close(self) -> None:
-        """Look no more."""
+        """Stop."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -66,14 +66,14 @@ class Resent:
 
 
 class Backend(Protocol):
-    """What the gateway needs of the exchange."""
+    """The operations of the exchange that the gateway uses."""
 
     @property
     def ready(self) -> bool:
         """Whether `enqueue` can send commands at once."""
 
     def enqueue(self, commands: Sequence[AnyCommand], outcomes: OutcomesTaker) -> None:
-        """Send commands to this node's engine, and have the outcomes or the failure told once."""
+        """Send commands to this node's engine. The receiver gets the outcomes or the failure once."""
 
     async def submit(
         self, commands: Sequence[AnyCommand], resent: Resent | None = None, begun: Outcomes | None = None
@@ -95,8 +95,8 @@ class Backend(Protocol):
         """What reflects all that was acknowledged before, from whichever node leads. Raises as `query`."""
 
     async def hand_over(self, node_id: str) -> None:
-        """Have the leader begin to hand leadership over, to a node or to the one that is most up to date. Raises
-        RequestFailed, UnavailableError.
+        """Ask the leader to transfer leadership to a node, or to the most up-to-date one. Raises RequestFailed,
+        UnavailableError.
         """
 
     async def subscribe(self, product_id: str, from_sequence: int, on_events: Callable[[Events], None], on_lost: Lost) -> int:
@@ -119,11 +119,11 @@ class Backend(Protocol):
         """
 
     async def close(self) -> None:
-        """End every connection."""
+        """Close every connection."""
 
 
 class NodeBackend:
-    """The engine of this node, and the other nodes where this one does not lead any more."""
+    """Uses the engine of this node, and other nodes when this one does not lead."""
 
     def __init__(self, socket: str, cluster: ClusterClient, deadline: float, *, redirect: bool = False) -> None:
         self.trace: Callable[[Sequence[AnyCommand], int, int], None] | None = None
@@ -371,7 +371,9 @@ class NodeBackend:
         await self._cluster.close()
 
     async def _connect(self) -> NativeConnection:
-        """The open connection to the engine, made anew where it ended. Raises ConnectionLost, RequestFailed."""
+        """Return the open connection to the engine, and reconnect if it has ended. Raises ConnectionLost,
+        RequestFailed.
+        """
         if self._connection is not None and not self._connection.closed.is_set():
             return self._connection
         async with self._connecting:
@@ -411,7 +413,7 @@ class _Deadlines:
             self._timer = asyncio.get_running_loop().call_at(end, self._look)
 
     def close(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         if self._timer is not None:
             self._timer.cancel()
 
@@ -428,7 +430,7 @@ class _Deadlines:
 
 
 async def _end_with(connection: NativeConnection, arrived: _Arrived) -> None:
-    """End what arrives when the connection ends."""
+    """End the stream when the connection ends."""
     await connection.closed.wait()
     arrived.put_nowait(None)
 

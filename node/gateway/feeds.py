@@ -1,9 +1,9 @@
 """The products that this gateway follows: their books, what was traded, who reads them, and the clock of their readers.
 
 `ProductFeed` copies the book from the engine page by page, and follows the engine's events from there on. When the
-engine restarts it goes on where it was. When the node has jumped further ahead than its events are kept (a snapshot
-from the leader) there is a gap that nobody can fill here: readers are sent away with a reason, to resume elsewhere or
-to begin with a new book.
+engine restarts, the feed continues at its position. When the node installs a snapshot of the leader and no longer keeps
+the events in between, there is a gap that this node cannot fill. Its readers are then disconnected with a reason, and
+resume elsewhere or start with a new book.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ LEVEL3_SHARE = 0.1
 
 
 class Reader(Protocol):
-    """Who follows a feed."""
+    """A reader of a feed."""
 
     def deliver(self, feed: ProductFeed, frame: Frame) -> None:
-        """Events have arrived and the feed's book and sequence are those after them."""
+        """Called when events have arrived. The feed's book and sequence include them."""
 
     def gap(self, feed: ProductFeed) -> None:
-        """Events are lost here: the feed begins anew behind them."""
+        """Called when events are lost on this node. The feed restarts after them."""
 
 
 class _Copy:
@@ -161,7 +161,7 @@ class ProductFeed:
     # Beginning
 
     async def begin(self) -> None:
-        """Copy the book and follow it; readers of what was before are sent away. Raises UnavailableError,
+        """Copy the book and follow it. Readers of the previous copy are disconnected. Raises UnavailableError,
         RequestFailed.
         """
         market: MarketView = await self._backend.query(MarketQuery(self.product_id))
@@ -206,7 +206,7 @@ class ProductFeed:
             after = last.price, last.opened_sequence, last.order_id
 
     async def _follow(self, sequence: int) -> bool:
-        """Have events from `sequence` on. False where the engine is gone again already."""
+        """Subscribe to events from `sequence` on. Returns False if the engine is disconnected again."""
         self._generation += 1
         generation = self._generation
 
@@ -279,7 +279,7 @@ class ProductFeed:
             self.last_trade_id, self.last_price = event.trade_id, event.price
 
     def _status_changed(self, event: StatusChanged, frame: Frame) -> None:
-        """The product goes on in another status; `book` is the one after it."""
+        """Apply a change of the product's status. `book` is the book after the change."""
         if (
             self.in_auction and event.status in TRADING
         ) or event.open_size:  # what an auction collected may also open from cancel-only
@@ -289,7 +289,7 @@ class ProductFeed:
         self._on_status()
 
     async def refresh_indicative(self) -> None:
-        """While an auction collects: say what it would do now, if that can have changed and the engine answers."""
+        """During an auction, publish the indicative price if it may have changed and the engine answers."""
         if self.in_auction and self._indicated != self.sequence:
             with contextlib.suppress(QuorumbookError):
                 self._indicate(await self._backend.query(AuctionQuery(self.product_id)))
@@ -308,7 +308,7 @@ class ProductFeed:
             self._repairing = asyncio.create_task(self._restore())
 
     async def _restore(self) -> None:
-        """Follow again, from where the feed was if the engine still has it."""
+        """Follow again, from the feed's last position if the engine still keeps those events."""
         pause = RETRY_MIN
         try:
             while True:
@@ -327,7 +327,7 @@ class ProductFeed:
             self._repairing = None
 
     async def _begin_anew(self) -> bool:
-        """Take a new book. False where the engine is gone again."""
+        """Take a new book. Returns False if the engine is disconnected again."""
         try:
             await self.begin()
         except QuorumbookError as error:
@@ -347,7 +347,7 @@ class ProductFeed:
                 raise UnavailableError("the engine of this node does not answer") from None
 
     async def reach(self, sequence: int) -> None:
-        """Wait until this event is in. Raises UnavailableError where it does not come."""
+        """Wait until this event has arrived. Raises UnavailableError if it does not arrive."""
         loop = asyncio.get_running_loop()
         until = loop.time() + LIVE_DEADLINE
         while self.sequence < sequence:
@@ -431,7 +431,7 @@ class Session(Signed, Listener, Protocol):
 
 
 class Feeds:
-    """All feeds of the process, made when first wanted, and the sessions that the clock serves."""
+    """All feeds of the process, created on first use, and the sessions that get timed messages."""
 
     def __init__(self, backend: Backend, catalogue: Catalogue, metrics: Metrics) -> None:
         self.sessions: dict[Session, None] = {}
@@ -506,7 +506,7 @@ class Feeds:
         return heartbeat(feed.product, feed.sequence, feed.last_trade_id, time.time_ns())
 
     async def close(self) -> None:
-        """End every session and feed."""
+        """Close every session and feed."""
         for session in list(self.sessions):
             session.end(1001, "the node is stopping")
         for feed in self._running():

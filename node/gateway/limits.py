@@ -1,4 +1,4 @@
-"""What clients may have and ask for, so that one of them costs the others nothing: `node.budget` for HTTP and the
+"""Limits of connections and requests, so that one client does not affect the others: `node.budget` for HTTP and the
 WebSocket.
 
 All bounds are those of one gateway process. An address is an IPv4 address or an IPv6 /64 (`node.budget`).
@@ -33,11 +33,11 @@ class Callers:
             raise ApiError(429, self._message, reason="rate_limit", detail=detail, headers=headers)
 
     def wait(self, caller: str) -> float:
-        """Seconds until a request may be charged; 0 when it may. Nothing is charged."""
+        """Return the seconds until a request may be charged, or 0. Nothing is charged."""
         return self._shares.wait(caller)
 
     def spend(self, caller: str, cost: float) -> None:
-        """Charge what a request turned out to cost beyond what was taken."""
+        """Charge the cost of a request beyond the amount already charged."""
         self._shares.spend(caller, cost)
 
 
@@ -94,7 +94,7 @@ RESUMES_MAX = 4
 """Readers that catch up at the same time; each has a connection to the engine of its own."""
 
 RESUMES_WAITING = 16
-"""Readers of one address that may wait for that."""
+"""Readers of one address that may wait to catch up."""
 
 
 class Allowance:
@@ -137,7 +137,7 @@ class SocketLimits:
         """Bytes that wait in the queues of all connections."""
 
     def enter(self, address: str) -> bool:
-        """Take a place for a connection; False where there is none. Each True needs one `leave`."""
+        """Take a place for a connection. Returns False if none is free. Each True needs one `leave`."""
         caller = caller_of(address)
         places = self._places
         if self._by_address and places.held(caller) >= FEW and places.taken >= SOCKETS_MAX - SOCKETS_RESERVED:
@@ -149,7 +149,7 @@ class SocketLimits:
         self._places.leave(caller_of(address))
 
     def wait(self, address: str) -> float:
-        """Seconds until the address has paid for what it has had; 0 when it has."""
+        """Return the seconds until the address has paid for its messages, or 0."""
         return self._shares.wait(address)
 
     def take(self, address: str, cost: float) -> float:
@@ -192,7 +192,7 @@ class Turns:
 
     @contextlib.asynccontextmanager
     async def turn(self, holder: str) -> AsyncIterator[None]:
-        """Have a place for as long as the block takes. Raises TurnRefusedError."""
+        """Hold a place for the duration of the block. Raises TurnRefusedError."""
         await self._enter(holder)
         try:
             yield
@@ -225,7 +225,7 @@ class Turns:
                 del self._queues[holder]
 
     def _leave(self) -> None:
-        """Give a place to the next holder's oldest, or keep it free."""
+        """Give a place to the oldest waiting reader of the next holder, or keep it free."""
         while self._queues:
             holder, queue = self._queues.popitem(last=False)
             mine = queue.popleft()

@@ -1,4 +1,4 @@
-"""One WebSocket connection: what it has subscribed to, and the bounded queue of what it is sent.
+"""One WebSocket connection: its subscriptions, and the bounded queue of its messages.
 
 Per product a connection follows at most one feed with a set of channels, and keeps the sequence of the last event it
 has passed, so no event is sent twice, whatever is subscribed in which order. A reader that resumes is first sent the
@@ -155,13 +155,13 @@ class Subscriber:
             self._cut_off_slow()
 
     def _cut_off_stalled(self) -> None:
-        """End a connection that has not taken a message for too long."""
+        """Close a connection that has not accepted a message for too long."""
         since = self._writing_since
         if since is not None and asyncio.get_running_loop().time() - since > WRITE_STALL:
             self._cut_off_slow()
 
     def end(self, code: int, reason: str) -> None:
-        """Forget everything and have the connection closed. Again: no effect."""
+        """Drop all subscriptions and close the connection. Calling it again has no effect."""
         if self.ended:
             return
         self.ended = True
@@ -211,7 +211,7 @@ class Subscriber:
                 following.catching_up = asyncio.create_task(self._catch_up(following))
 
     def unsubscribe(self, wanted: dict[str, list[str]]) -> None:
-        """Take channels away, of the products named (none: of all); then the answer."""
+        """Remove channels of the named products (without names: of all), then send the answer."""
         for channel, product_ids in wanted.items():
             if channel == "status":
                 self.status_wanted = False
@@ -260,7 +260,7 @@ class Subscriber:
         return following
 
     def _settle(self, following: Following) -> None:
-        """After channels went: stop catching up for none, leave a feed without any."""
+        """After channels were removed, stop catching up without event channels, and leave feeds without channels."""
         if not following.channels & EVENT_CHANNELS and following.catching_up is not None:
             following.catching_up.cancel()
             following.catching_up = None
@@ -276,7 +276,7 @@ class Subscriber:
             following.flush.cancel()
 
     def _beginning(self, channel: str, feed: ProductFeed, resumes: bool) -> list[bytes]:
-        """What a channel begins with."""
+        """Return the first messages of a channel."""
         trade = feed.last
         match channel:
             case "level2" | "level2_batch":
@@ -456,7 +456,7 @@ class Subscriber:
                     return
 
     def _give_up(self, following: Following, message: str, reason: str) -> None:
-        """Tell the client that it cannot resume, and take the product's event channels away."""
+        """Tell the client that it cannot resume, and remove the product's event channels."""
         following.catching_up = None
         following.channels -= EVENT_CHANNELS
         self._settle(following)
