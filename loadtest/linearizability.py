@@ -122,13 +122,14 @@ class Verdict(msgspec.Struct):
         self.anomalies.append(Anomaly(kind, text))
 
 
-def judge(history: Iterable[Operation], log: Sequence[Batch], *, complete: bool = True) -> Verdict:
-    """Compare what clients saw with the committed log. The engine that replays the log is a fresh one.
+def judge(history: Iterable[Operation], log: Sequence[Batch], *, complete: bool = True, engine: Engine | None = None) -> Verdict:
+    """Compare what clients saw with the committed log.
 
     Args:
         history: in any order.
         log: every committed batch, from the first one on.
         complete: the history has every command of the log. Without that, commands that are not in it are no anomaly.
+        engine: an empty one that replays the log, of the level that the log has; one of this version unless given.
 
     Raises:
         ValueError: a read whose answer does not follow from the state (status, trades), or an old read without its
@@ -145,7 +146,7 @@ def judge(history: Iterable[Operation], log: Sequence[Batch], *, complete: bool 
     writes.place(log, complete=complete)
     verdict.reads = len(reads)
     sweep = _ReadSweep(verdict, writes, reads)
-    engine = Engine()
+    engine = engine if engine is not None else Engine()
     sweep.at(engine)
     for batch in log:
         writes.compare(batch, engine.apply(batch).outcomes)

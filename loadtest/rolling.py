@@ -112,6 +112,18 @@ def command_of(modules: Path) -> tuple[str, ...]:
     return ("/usr/bin/env", f"PYTHONPATH={modules}", "PYTHONSAFEPATH=1", sys.executable, "-m", "node.supervisor")
 
 
+def prepare_former(directory: Path, former: Path) -> LocalCluster:
+    """A fresh cluster of the released version in `directory`, not started; `former`: where its modules are.
+
+    Raises:
+        LoadTestError: it cannot be made.
+    """
+    program = [*command_of(former)[:-2], "-c", "from node.cli import main; main()"]
+    place_for(directory, lambda base: _output([*program, "init", str(directory), "--base-port", str(base), "--archive-log"]))
+    (directory / MARK).touch()
+    return LocalCluster(directory, command=command_of(former))
+
+
 class Roll:
     """One cluster and its way from one version to the next.
 
@@ -122,10 +134,7 @@ class Roll:
 
     def __init__(self, directory: Path, former: Path) -> None:
         self.directory = directory
-        program = [*command_of(former)[:-2], "-c", "from node.cli import main; main()"]
-        place_for(directory, lambda base: _output([*program, "init", str(directory), "--base-port", str(base), "--archive-log"]))
-        (directory / MARK).touch()
-        self.former = LocalCluster(directory, command=command_of(former))
+        self.former = prepare_former(directory, former)
         self.present = LocalCluster(directory, command=command_of(ROOT))
         self.access = Access(directory)
         self.acknowledged: list[Acknowledged] = []

@@ -31,7 +31,7 @@ from node.deployment.local_cluster import LocalCluster
 from node.native.client import ClusterClient
 from node.native.products import put_again
 from node.native.protocol import AnyQuery, BalancesQuery, BookQuery, NodeStatus, OrdersQuery, ProductsQuery, TradesQuery
-from node.records.audit import AuditCheck, audit_running, committed_batches
+from node.records.audit import AuditCheck, audit_running, committed_batches, empty_engine
 from statemachine.commands import AnyCommand
 from statemachine.types import ProductStatus
 
@@ -284,7 +284,7 @@ class Scenario:
     def _judge_history(self, history: History, statuses: dict[str, NodeStatus | None]) -> AuditCheck:
         first = inf if history.complete else history.last_sequence + UNDER_WAY_MAX
         batches = committed_batches(self.access.directory, statuses, first=first)
-        return linearizable(history, batches, others=self.others)
+        return linearizable(history, batches, others=self.others, engine=empty_engine(self.access.directory))
 
 
 def _queries(random: Random, people: list[Trader]) -> Iterator[AnyQuery]:

@@ -19,6 +19,7 @@ from node.native.client import ClusterClient
 from node.native.protocol import BalancesQuery, BookQuery, BookView, CurrenciesQuery
 from node.records.audit import AuditCheck
 from statemachine.commands import Batch
+from statemachine.engine import Engine
 
 ANOMALIES_NAMED = 3
 
@@ -64,15 +65,16 @@ def hashes_equal(statuses: Statuses) -> AuditCheck:
     return AuditCheck(claim, sequence > 0, f"{state_hash} at sequence {sequence:,} on {', '.join(statuses)}")
 
 
-def linearizable(history: History, log: Sequence[Batch], *, others: bool = False) -> AuditCheck:
+def linearizable(history: History, log: Sequence[Batch], *, others: bool = False, engine: Engine | None = None) -> AuditCheck:
     """What clients asked and were told is what one exchange could have done, one thing after another, in the log's
     order and in real time.
 
     Commands and barrier reads; `log` is every committed batch. Of a history that is not complete, what was kept is
     judged. `others`: somebody else sent commands as well, which are in the log and not in the history.
+    `engine`: an empty one of the log's level, unless that is this version's.
     """
     claim = "what clients saw is linearizable: commands and barrier reads"
-    found = judge(operations(history.path), log, complete=history.complete and not others)
+    found = judge(operations(history.path), log, complete=history.complete and not others, engine=engine)
     detail = "; ".join(f"{one.kind.value}: {one.text}" for one in found.anomalies[:ANOMALIES_NAMED])
     if not found.holds:
         return AuditCheck(claim, False, f"{len(found.anomalies):,} anomalies: {detail}")

@@ -208,7 +208,7 @@ def committed_batches(
         logs, told, commit_index = _opened(directory, statuses)
         batches: list[Batch] = []
         commands = 0
-        level = _level_at_start(logs)
+        level = _level_at_start(_directories(logs))
         for index, payload in _committed(logs, _agree(logs, commit_index, told)[0], commit_index):
             try:
                 change = decode_set_level(payload)
@@ -227,11 +227,26 @@ def committed_batches(
     return _patiently(read)
 
 
+def empty_engine(directory: Path) -> Engine:
+    """An exchange in which nothing has happened yet, of the level at which the logs of the nodes in `directory` begin.
+    The errors are those of `audit_directory`.
+    """
+    configs = [load(path, dates=False) for path in sorted(directory.glob("*/node.toml"))]
+
+    def read() -> Engine:
+        try:
+            return states.empty(_level_at_start(each for config in configs for each in log_directories(config)))
+        except (LogDamagedError, OSError) as error:
+            raise AuditError(str(error)) from error
+
+    return _patiently(read)
+
+
 def _opened(
     directory: Path, statuses: Mapping[str, NodeStatus | None] | None
 ) -> tuple[list[_NodeLog], dict[str, NodeStatus], int]:
     """The nodes' logs, what the nodes say, and the last index that is surely committed."""
-    configs = [load(path) for path in sorted(directory.glob("*/node.toml"))]
+    configs = [load(path, dates=False) for path in sorted(directory.glob("*/node.toml"))]
     if not configs:
         raise AuditError(f"{directory}: no node in it (expected {directory}/n1/node.toml)")
     logs = [log for log in map(_node_log, configs) if log.marks]
@@ -284,9 +299,13 @@ def _node_log(config: NodeConfig) -> _NodeLog:
     return _NodeLog(config.node_id, directories)
 
 
-def _level_at_start(logs: list[_NodeLog]) -> Level:
-    """The level of the first entry."""
-    abis = {name: abi for log in logs for directory in log.directories for name, abi in segment_abis(directory).items()}
+def _directories(logs: Iterable[_NodeLog]) -> list[Path]:
+    return [directory for log in logs for directory in log.directories]
+
+
+def _level_at_start(directories: Iterable[Path]) -> Level:
+    """The level of the first entry of the logs in these directories."""
+    abis = {name: abi for directory in directories for name, abi in segment_abis(directory).items()}
     return by_abi(abis[min(abis)]) or OWN if abis else OWN
 
 
@@ -369,7 +388,7 @@ def _agree(logs: list[_NodeLog], commit_index: int, told: Mapping[str, NodeStatu
 
 def _replay(logs: list[_NodeLog], agreed: dict[int, _Mark], commit_index: int, hashes_at: Iterable[int]) -> _Replay:
     """Apply the committed entries. Raises as `_committed`."""
-    replay = _Replay(states.empty(_level_at_start(logs)), hashes_at)
+    replay = _Replay(states.empty(_level_at_start(_directories(logs))), hashes_at)
     for index, payload in _committed(logs, agreed, commit_index):
         try:
             replay.apply(payload)

@@ -25,11 +25,13 @@ class Fault(ABC):
         name: as in `--only` and in the table.
         quorum: a majority is there all the time, so the cluster must go on serving.
         seconds: for how long it lasts, (from, to).
+        on_former: its cluster begins as the released version before this one.
     """
 
     name: str
     quorum = True
     seconds = (0.3, 2.0)
+    on_former = False
 
     def __init__(self) -> None:
         self.nodes: list[str] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.chaos import attacks, certificates, clocks, cuts, faults, limits, lines, points, power
+from tests.chaos import attacks, certificates, clocks, cuts, faults, limits, lines, points, power, versions
 
 FAULTS: dict[str, type[faults.Fault]] = {
     fault.name: fault
@@ -42,6 +42,8 @@ FAULTS: dict[str, type[faults.Fault]] = {
         limits.SlowNode,
         attacks.Attacked,
         certificates.ExpiredCertificate,
+        versions.RollingUpgrade,
+        versions.RollingDowngrade,
         cuts.CutLeader,
         cuts.CutFollower,
         cuts.CutAll,

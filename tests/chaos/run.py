@@ -27,6 +27,7 @@ from rich.console import Console
 
 from loadtest.errors import LoadTestError
 from loadtest.recorder import percentile
+from loadtest.rolling import install_former
 from loadtest.scenario import Plan
 from node.errors import QuorumbookError
 from tests.chaos.errors import ChaosError, NotPossibleError
@@ -156,11 +157,36 @@ class Chaos:
     async def _round(self, number: int) -> None:
         names = self._chosen()
         self._random.shuffle(names)
+        usual = [name for name in names if not self._kinds[name].on_former]
+        if usual:
+            await self._stage(f"round{number}", number, usual, network=self._network)
+        on_former = [name for name in names if self._kinds[name].on_former]
+        if on_former and time.monotonic() < self._end:
+            await self._former_round(number, on_former)
+
+    async def _former_round(self, number: int, names: Sequence[str]) -> None:
+        """Strike a cluster that begins as the released version; its nodes are on loopback."""
+        modules = self._home / "former" / "installed"
+        if not modules.exists():
+            try:
+                await asyncio.to_thread(install_former, self._home / "former")
+            except LoadTestError as error:
+                self._impossible.update(names)
+                skipped = [Strike(fault=name, nodes=[str(error)], skipped=True) for name in names]
+                self.result.strikes += skipped
+                for each in skipped:
+                    self._say(_line(each))
+                return
+        await self._stage(f"former{number}", number, names, former=modules)
+
+    async def _stage(
+        self, name: str, number: int, faults: Sequence[str], *, network: Network | None = None, former: Path | None = None
+    ) -> None:
         plan = self._plan
         shape = Plan(seed=plan.seed + number, clients=plan.clients, chunk=plan.chunk, rate=plan.rate, run=f"chaos{number}")
-        async with staged(self._home / f"round{number}", shape, self._random, network=self._network) as stage:
+        async with staged(self._home / name, shape, self._random, network=network, former=former) as stage:
             try:
-                await self._strikes(stage, names)
+                await self._strikes(stage, faults)
             finally:
                 self.result.acknowledged += stage.scenario.recorder.distinct
 

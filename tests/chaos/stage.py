@@ -14,12 +14,13 @@ from pathlib import Path
 from random import Random
 
 from loadtest.errors import DeadlineError
-from loadtest.ground import prepare
+from loadtest.ground import Ground, prepare
+from loadtest.rolling import prepare_former
 from loadtest.scenario import Plan, Scenario
 from loadtest.trading import Pacer
 from loadtest.verdict import Verdict
 from loadtest.watch import Statuses, reached
-from node.config.text import Setting
+from node.config.text import Setting, change_settings
 from node.deployment.member_changes import Addition, MemberChanges
 from node.errors import NodeStartError
 from node.native.protocol import ControlAction
@@ -68,6 +69,7 @@ class Stage:
 
     Attributes:
         said: what an operator was told.
+        former: where the modules of the released version are; None where the nodes began as this one.
         at_end: what is to be taken away when the cluster has ended.
     """
 
@@ -76,6 +78,7 @@ class Stage:
         self.cluster = scenario.cluster
         self.random = random
         self.at_end = contextlib.ExitStack()
+        self.former: Path | None = None
         self._network = network
         self.said: list[str] = []
         self._gate = Gate(scenario.plan.rate)
@@ -287,11 +290,19 @@ async def staged(
     *,
     network: Network | None = None,
     settings: Mapping[str, Setting] = SETTINGS,
+    former: Path | None = None,
 ) -> AsyncGenerator[Stage, None]:
     """A fresh cluster in `directory` with clients that trade and readers that follow; every node is ended behind it,
-    whatever happened.
+    whatever happened. With `former`, where the modules of the released version are, the nodes begin as that version.
     """
-    ground = prepare(directory, settings=settings)
+    if former is None:
+        ground = prepare(directory, settings=settings)
+    else:
+        cluster = prepare_former(directory, former)
+        for path in cluster.layout.config_paths.values():
+            change_settings(path, settings)
+        ground = Ground(directory)
+        ground.cluster = cluster
     if network is not None:
         ground.cluster = network.settle(directory)
     try:
@@ -299,6 +310,7 @@ async def staged(
         async with Scenario(ground.cluster, directory, shape) as scenario:
             await scenario.put_market()
             stage = Stage(scenario, random, network)
+            stage.former = former
             scenario.start_trading()
             scenario.start_readers(await stage.leader())
             with stage.at_end:

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from loadtest.linearizability import AnomalyKind, Operation, Read, Verdict, Write, body_of, judge
 from node.native.protocol import AnyQuery, BalancesQuery, BookQuery, OrderQuery, OrdersQuery, StatusQuery, TradesQuery
+from snapshots.levels import states
+from snapshots.levels.level import V0_2_0
 from statemachine.applied import AppliedBatch
 from statemachine.commands import AnyCommand, Batch, CancelOrder, Deposit, OpenAccount, PutApiKey, PutCurrency, PutProduct
 from statemachine.engine import Engine
@@ -90,6 +92,16 @@ def test_a_right_history_holds(exchange: Exchange) -> None:
     verdict = exchange.judged()
     assert verdict == Verdict(told=12, unanswered=0, reads=4)
     assert verdict.holds
+
+
+def test_a_history_of_an_earlier_level_is_judged_by_that_level() -> None:
+    made = Exchange(states.empty(V0_2_0))
+    made.send(*SETUP)
+    made.send(Deposit("ann", "usd-1", "USD", 1000), Deposit("bob", "xbt-1", "XBT", 1000))
+    made.send(limit("ann", "c:a", Side.BUY, 5, 10, oid="a"), limit("bob", "c:b", Side.SELL, 3, 10, oid="b"))
+    made.read(OrderQuery("ann", 0, "a"))
+    made.read(ANN_BALANCE)
+    assert judge(made.history, made.log, engine=states.empty(V0_2_0)) == Verdict(told=9, unanswered=0, reads=2)
 
 
 def test_an_answer_to_a_repeated_command_is_the_first_one(exchange: Exchange) -> None:
