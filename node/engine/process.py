@@ -435,7 +435,7 @@ async def _last_snapshot(parts: Parts, ended: asyncio.Future[None]) -> None:
 
     await _until(settled, stop_times.SNAPSHOT, ended)
     if parts.raft.status().snapshot_index < wanted:
-        log.warning("stopping without a last snapshot; the log has everything")
+        log.warning("stopping without a last snapshot; the log holds all commands")
 
 
 async def _end(parts: Parts, ended: asyncio.Future[None], config: NodeConfig) -> int:
@@ -488,7 +488,7 @@ def _stale(config: NodeConfig, error: StaleDataError) -> int:
     try:
         stale.keep(config.data_path, stale.Evidence(config.node_id, error.noticed_by, error.what))
     except OSError as failure:
-        log.critical("%s cannot note that (%s): do not start it on this data directory again", config.node_id, failure)
+        log.critical("%s cannot record that (%s): do not start it on this data directory again", config.node_id, failure)
     return exit_codes.CANNOT_START
 
 
@@ -513,7 +513,7 @@ def _removed(config: NodeConfig, error: RemovedError) -> int:
     try:
         identity.mark_removed(config)
     except (OSError, DataDirectoryError) as failure:
-        log.critical("%s cannot note that it was removed (%s): do not start it again", config.node_id, failure)
+        log.critical("%s cannot record that it was removed (%s): do not start it again", config.node_id, failure)
     return exit_codes.REMOVED
 
 

@@ -188,9 +188,9 @@ class SnapshotPort:
         except SnapshotDamagedError as error:
             if manifest is not self._store.newest():
                 return None  # newer snapshots may have replaced it and removed its files
-            log.error("the newest snapshot is damaged, a fresh one is to take its place: %s: %s", error.place, error.what)
+            log.error("the newest snapshot is damaged, a new one will replace it: %s: %s", error.place, error.what)
             return manifest
-        log.info("the newest snapshot, at index %d, is what was written", manifest.index)
+        log.info("the newest snapshot, at index %d, is intact", manifest.index)
         return None
 
     def open_source(self) -> SnapshotSource:

@@ -24,7 +24,7 @@ from statemachine.types import Permission
 class TransferRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """POST /deposits and /withdrawals. `transfer_id` is the caller's: the same one again books nothing.
 
-    Where the money goes on a chain is for the custody system: those fields are accepted and not kept.
+    The custody system handles the destination on a chain: those fields are accepted and not stored.
     """
 
     currency: str
@@ -46,7 +46,7 @@ class TransferRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ProfileTransferRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /profiles/transfer: from one account to another. `transfer_id` is the caller's: the same one again books
+    """POST /profiles/transfer: from one account to another. The caller chooses `transfer_id`; a repeated one books
     nothing.
     """
 
@@ -58,7 +58,7 @@ class ProfileTransferRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=
 
 
 class AddressRequest(msgspec.Struct, frozen=True):
-    """POST /coinbase-accounts/{id}/addresses: whatever it says is refused."""
+    """POST /coinbase-accounts/{id}/addresses: any content is refused."""
 
 
 class AccountJson(msgspec.Struct, kw_only=True):
@@ -175,12 +175,12 @@ class ProfileTransferJson(TransferJson, kw_only=True):
 
 
 async def account_list(call: Call) -> Answer[list[AccountJson]]:
-    """GET /accounts: one a currency of the exchange, also where nothing was ever booked."""
+    """GET /accounts: one balance for each currency of the exchange, including unused ones."""
     return Answer(list((await _accounts(call)).values()))
 
 
 async def account(call: Call) -> Answer[AccountJson]:
-    """GET /accounts/{id}: one of them."""
+    """GET /accounts/{id}: one balance."""
     found = (await _accounts(call)).get(call.path("id"))
     if found is None:
         raise ApiError(404, "NotFound", "id")
@@ -211,7 +211,7 @@ async def profile_list(call: Call) -> Answer[list[ProfileJson]]:
 
 
 async def profile(call: Call) -> Answer[ProfileJson]:
-    """GET /profiles/{id}: the same."""
+    """GET /profiles/{id}: the profile of the account."""
     if not _active(call) or call.path("id") != call.account_id:
         raise ApiError(404, "NotFound", "id")
     return Answer(ProfileJson.of(call.account_id))
@@ -226,7 +226,7 @@ def _active(call: Call) -> bool:
 
 
 async def verify(call: Call) -> Answer[UserJson]:
-    """GET /users/self/verify: whose key it is, and what it may do."""
+    """GET /users/self/verify: the account and the permissions of the key."""
     assert call.identity is not None, "the route asks for a permission"
     return Answer(UserJson(id=call.identity.account_id, permissions=names(call.identity.permissions)))
 
@@ -250,7 +250,7 @@ async def fees(call: Call) -> Answer[FeesJson]:
 
 
 async def no_wallets(_call: Call) -> Answer[list[WalletJson]]:
-    """GET /payment-methods and /coinbase-accounts: none. Money comes and goes by the custody system."""
+    """GET /payment-methods and /coinbase-accounts: always empty lists. The custody system moves money in and out."""
     return Answer([])
 
 
@@ -262,7 +262,7 @@ async def no_address(_call: Call) -> Answer[WalletJson]:
 
 
 async def fee_estimate(call: Call) -> Answer[FeeEstimateJson]:
-    """GET /withdrawals/fee-estimate: nothing is taken for a withdrawal."""
+    """GET /withdrawals/fee-estimate: always zero, because withdrawals are free."""
     name = call.parameters().get("currency")
     if name is not None:
         await call.gateway.catalogue.currency(name)
@@ -270,7 +270,9 @@ async def fee_estimate(call: Call) -> Answer[FeeEstimateJson]:
 
 
 async def exchange_limits(call: Call) -> Answer[ExchangeLimitsJson]:
-    """GET /users/{id}/exchange-limits: none are set; the id is `self` or the account of the key."""
+    """GET /users/{id}/exchange-limits: always empty, because the exchange sets no limits. The id is `self` or the
+    account of the key.
+    """
     own_user(call)
     return Answer(ExchangeLimitsJson(limit_currency=DOLLARS, transfer_limits={}))
 
@@ -286,7 +288,7 @@ async def withdraw(call: Call) -> Answer[TransferJson]:
 
 
 async def transfer(call: Call, account_id: str, kind: type[Deposit] | type[Withdraw]) -> Answer[TransferJson]:
-    """Book a deposit or withdrawal; the same transfer_id again books nothing and answers the same."""
+    """Book a deposit or withdrawal. A repeated transfer_id books nothing and gets the same answer."""
     request = parse(call.body, TransferRequest)
     if request.profile_id not in (None, account_id):
         raise BadRequestError("profile_id must be the account of the API key", "profile_id")
@@ -306,7 +308,9 @@ def _refused(outcome: AnyOutcome, currency: CurrencyRow) -> ApiError:
 
 
 async def transfer_between(call: Call) -> Answer[ProfileTransferJson]:
-    """POST /profiles/transfer: from the key's own account, or with an operator's key from any, to another."""
+    """POST /profiles/transfer: transfer money from the key's own account, or with an operator's key from any account,
+    to another.
+    """
     request = parse(call.body, ProfileTransferRequest)
     sender, receiver = check_name(request.sender, "from"), check_name(request.receiver, "to")
     assert call.identity is not None, "the route asks for a permission"

@@ -1,7 +1,7 @@
 """The operator's calls: currencies, products, accounts, API keys, and money for any account. Each may be repeated
 safely, signed anew.
 
-A key's secret is told once, by the call that made it.
+Only the call that makes a key shows its secret.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from statemachine.types import ProductStatus
 
 NO_SCALES: Mapping[str, int] = {}
 HAND_OVER_SECONDS = 5.0
-"""For a new leader to be known: some election timeouts."""
+"""Seconds until a new leader is known: some election timeouts."""
 HAND_OVER_POLL = 0.05
 RATE_SCALE = 6
 """Fee rates are in parts per million."""
@@ -62,7 +62,7 @@ class ProductRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ProductPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """PATCH /admin/products/{id}: what is to change; the rest stays."""
+    """PATCH /admin/products/{id}: the fields to change."""
 
     base_min_size: DecimalText = msgspec.field(default_factory=absent)
     base_max_size: DecimalText = msgspec.field(default_factory=absent)
@@ -78,13 +78,13 @@ class StatusRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LeadershipRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /admin/leadership: who is to lead; without `node_id` the member whose log is the longest."""
+    """POST /admin/leadership: the node that shall lead; without `node_id` the member with the longest log."""
 
     node_id: str | None = None
 
 
 class LeadershipJson(msgspec.Struct, kw_only=True):
-    """Who leads."""
+    """The leader after the call."""
 
     leader: str
     term: int
@@ -113,7 +113,7 @@ class KeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PutJson(msgspec.Struct, kw_only=True):
-    """What a PUT of the operator did; not `changed`: it was there already, the same."""
+    """The result of a PUT of the operator. `changed` is false if an equal object existed before."""
 
     id: str
     changed: bool
@@ -144,7 +144,7 @@ class KeyJson(msgspec.Struct, kw_only=True):
 
 
 class NewKeyJson(msgspec.Struct, kw_only=True):
-    """An API key that was just made: the only time that its secret and passphrase are told."""
+    """An API key that was just made. No other answer shows its secret and passphrase."""
 
     id: str
     secret: str
@@ -225,8 +225,8 @@ def _max_size(request: ProductRequest, scale: int, lot: int) -> int:
 
 
 async def patch_product(call: Call) -> Answer[PutJson]:
-    """PATCH /admin/products/{id}: change what is named, keep the rest. Refused with 409 where somebody else changes the
-    product meanwhile.
+    """PATCH /admin/products/{id}: change the named fields. It is refused with 409 if the product was changed at the
+    same time.
     """
     product_id = product_text(call.path("id"))
     request = parse(call.body, ProductPatch)
@@ -295,8 +295,8 @@ def _put_json(outcome: AnyOutcome, name: str, scales: Mapping[str, int] = NO_SCA
 
 
 async def hand_over(call: Call) -> Answer[LeadershipJson]:
-    """POST /admin/leadership: the leader hands leadership over; who leads then, as this node sees it. 409 where the
-    leader stays the same.
+    """POST /admin/leadership: transfer leadership. The answer names the new leader that this node sees, or is 409 if
+    the leader stays the same.
     """
     request = parse(call.body, LeadershipRequest) if call.body.strip() else LeadershipRequest()
     wanted = check_name(request.node_id, "node_id") if request.node_id is not None else ""

@@ -1,6 +1,6 @@
-"""The calls of machines: /healthz, /readyz, /status, /metrics; and the node as its gateway sees it, polled.
+"""Calls for monitoring: /healthz, /readyz, /status, /metrics; and the poller of the node's status.
 
-They need no key; what they show of the cluster is more with one.
+They need no key, but show more of the cluster with one.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Monitor:
         return asyncio.get_running_loop().time() - self._asked_at
 
     async def poll(self) -> None:
-        """Ask once."""
+        """Poll once."""
         begun = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(TIMEOUT):
@@ -90,13 +90,13 @@ class Monitor:
         self._metrics.engine(self.status)
 
     async def run(self) -> None:
-        """Ask for ever."""
+        """Poll until cancelled."""
         while True:
             await self.poll()
             await asyncio.sleep(INTERVAL)
 
     def unready(self) -> list[str]:
-        """Why the node should not be sent traffic; empty when it should."""
+        """Return the reasons why the node should not get traffic, or an empty list."""
         status = self.status
         if status is None:
             return ["the engine does not answer"]

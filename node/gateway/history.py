@@ -1,5 +1,5 @@
-"""Calls that the history answers: fills, ledgers, transfers, candles, sessions; and what it adds to orders and trades
-that the engine has let go.
+"""Calls that the history answers: fills, ledgers, transfers, candles, sessions, and orders and trades that the engine
+no longer keeps.
 
 Every answer reflects at least what the node had applied when the call came, unless the history is more than a second
 behind; the header `x-quorumbook-sequence` says which commands are in it.
@@ -117,7 +117,7 @@ class TransferEndsJson(msgspec.Struct, kw_only=True):
 
 
 class LedgerDetailsJson(TransferEndsJson, kw_only=True):
-    """What a balance changed for: a trade, or a transfer."""
+    """The cause of a change of a balance: a trade or a transfer."""
 
     order_id: str | UnsetType = UNSET
     trade_id: str | UnsetType = UNSET
@@ -127,7 +127,7 @@ class LedgerDetailsJson(TransferEndsJson, kw_only=True):
 
     @classmethod
     def of(cls, row: Row) -> Self:
-        """What a row of the ledger is about."""
+        """The subject of a row of the ledger."""
         if row["transfer_id"]:
             ends = TransferEndsJson.of(row)
             return cls(
@@ -165,7 +165,7 @@ class LedgerEntryJson(msgspec.Struct, kw_only=True):
 
 
 class HoldJson(msgspec.Struct, kw_only=True):
-    """What an open order holds."""
+    """The hold of an open order."""
 
     id: str
     created_at: str
@@ -306,7 +306,7 @@ async def ledger(call: Call) -> Answer[list[LedgerEntryJson]]:
 
 
 async def holds(call: Call) -> Answer[list[HoldJson]]:
-    """GET /accounts/{id}/holds: what each open order holds of the account, newest first. Asked of the engine."""
+    """GET /accounts/{id}/holds: the hold of each open order of the account, newest first. The engine answers this call."""
     given = call.parameters()
     limit = page_limit(given)
     before_id, newer_than = order_span(given)
@@ -453,7 +453,7 @@ def _page(given: Mapping[str, str]) -> Page:
 
 
 def _place(given: Mapping[str, str], name: str) -> Place | None:
-    """A cursor out of a page's headers."""
+    """A cursor of a page's headers."""
     if name not in given:
         return None
     sequence, _, number = given[name].partition("-")
@@ -522,7 +522,7 @@ def _first_hour(now: int) -> int:
 
 
 def own_user(call: Call) -> str:
-    """The account of the key, where the path names it or says `self`. Raises ApiError 404 for anybody else."""
+    """Return the account of the key if the path names it or is `self`. Raises ApiError 404 for other accounts."""
     account_id = call.account_id
     if call.path("id") not in ("self", account_id):
         raise ApiError(404, "NotFound", "id")

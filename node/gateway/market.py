@@ -129,23 +129,23 @@ async def server_time(_call: Call) -> Answer[TimeJson]:
 
 
 async def products(call: Call) -> Answer[list[ProductJson]]:
-    """GET /products: everything that is traded."""
+    """GET /products: all products."""
     return Answer([ProductJson.of(product) for product in await call.gateway.catalogue.all_products()])
 
 
 async def product(call: Call) -> Answer[ProductJson]:
-    """GET /products/{id}: one of them."""
+    """GET /products/{id}: one product."""
     wanted = await _product(call, refresh=True)
     return Answer(ProductJson.of(wanted))
 
 
 async def currencies(call: Call) -> Answer[list[CurrencyJson]]:
-    """GET /currencies: all of them."""
+    """GET /currencies: all currencies."""
     return Answer([CurrencyJson.of(row) for row in await call.gateway.catalogue.all_currencies()])
 
 
 async def currency(call: Call) -> Answer[CurrencyJson]:
-    """GET /currencies/{id}: one of them."""
+    """GET /currencies/{id}: one currency."""
     return Answer(CurrencyJson.of(await call.gateway.catalogue.currency(call.path("id"))))
 
 
