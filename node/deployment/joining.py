@@ -1,8 +1,8 @@
 """The directory of a node that joins a running cluster: what `quorumbook init` makes for the first nodes, made for one
 more.
 
-It is made beside its place (`DIR/.joining/n4`) and moved there whole, so that whoever is killed on the way leaves
-nothing half made behind: the same call again begins anew or finds it finished.
+It is made in `DIR/.joining/n4` and then renamed, so that an interrupted call leaves no incomplete directory. A repeated
+call starts again or finds the directory complete.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DRAFTS = ".joining"
 """Directory in a cluster's directory where a node's directory is being made."""
 
 OWN_KEYS = frozenset({"listen", "public_url"})
-"""Keys that no two nodes have in common."""
+"""Settings that are different on each node."""
 
 
 def next_address(node_id: str, members: Sequence[NodeAddress]) -> NodeAddress:
@@ -58,7 +58,7 @@ def next_address(node_id: str, members: Sequence[NodeAddress]) -> NodeAddress:
 
 
 def places(address: NodeAddress) -> tuple[str, str, str]:
-    """Where a node listens, as "host:port": Raft, native, HTTP."""
+    """The addresses on which a node listens, as "host:port": Raft, native, HTTP."""
     return address.raft, address.native, address.http.partition("://")[2]
 
 

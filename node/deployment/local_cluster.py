@@ -1,8 +1,8 @@
 """A cluster's nodes as processes of this machine: start, stop, kill, and wait until they serve.
 
 Starting and ending processes is synchronous and quick; what goes over the network is a coroutine. The processes are
-detached: they go on when whoever started them ends, and any `LocalCluster` on the same directory finds them by their
-pid files.
+detached: they continue when the process that started them ends, and any `LocalCluster` on the same directory finds them
+by their pid files.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from node.system.logs import LOG_FILE
 from node.system.processes import ENGINE_PID_FILE, PID_FILE, alive, descendants, locked_note, locked_pid, reap, send
 
 STOP_SECONDS = stop_times.NODE + 5.0
-"""How long a stop may take before the node is killed."""
+"""Seconds for a stop before the node is killed."""
 
 KILL_SECONDS = 10.0
-"""After SIGKILL the system needs moments only; this bounds the wait on a machine that is out of breath."""
+"""Seconds to wait after SIGKILL. The system usually needs only moments; an overloaded machine needs longer."""
 
 SUPERVISOR = (sys.executable, "-m", "node.supervisor")
 
@@ -59,7 +59,7 @@ class LocalCluster:
         self._log_begins: dict[str, int] = {}
 
     def reload(self) -> None:
-        """Read the directory anew: nodes have come or gone. Raises as the constructor."""
+        """Read the directory again, because nodes were added or removed. Raises as the constructor."""
         self.layout = ClusterDirectory(self.layout.directory)
 
     @property
@@ -82,7 +82,7 @@ class LocalCluster:
 
         Raises:
             NodeRunningError: one of them runs already; nothing was started.
-            NodeStartError: one ended at once; the text has the end of its log.
+            NodeStartError: a node ended at once; the text has the end of its log.
         """
         chosen = self._chosen(node_ids)
         for node_id in chosen:
@@ -96,8 +96,8 @@ class LocalCluster:
                 raise NodeStartError(f"{node_id} did not start; {self._log_end(node_id)}")
 
     def stop(self, node_ids: Iterable[str] | None = None, *, seconds: float = STOP_SECONDS) -> None:
-        """Stop nodes (all unless named) in good order, the leader handing over; after `seconds` they are killed. Nodes
-        that are down stay so.
+        """Stop nodes (all unless named) gracefully: the leader transfers leadership. After `seconds` they are killed.
+        Nodes that are down are ignored.
         """
         pids = {node_id: pid for node_id in self._chosen(node_ids) if (pid := self.pid(node_id)) is not None}
         for pid in pids.values():
@@ -108,7 +108,7 @@ class LocalCluster:
                     self.kill(node_id)
 
     def ended(self, node_id: str, seconds: float) -> bool:
-        """Wait until a node's supervisor has ended; whether it has within `seconds`."""
+        """Wait until a node's supervisor has ended. Returns whether it ended within `seconds`."""
         return _wait(lambda: self.pid(node_id) is None, seconds)
 
     def kill(self, node_id: str, number: signal.Signals = signal.SIGKILL) -> None:
@@ -145,8 +145,8 @@ class LocalCluster:
         """Wait until nodes (all unless named) follow one leader, have caught up with it, and take HTTP connections.
         Their statuses.
 
-        The time does not run while one of them migrates data of another version, or reads its snapshot and log: that
-        takes as long as it takes, and the node's log tells how far it is.
+        The timeout does not run while a node migrates data of another version, or reads its snapshot and log. The
+        node's log shows the progress.
 
         Raises:
             NodeStartError: not within `seconds`, or one of their processes ended; the text says which and why.
@@ -170,7 +170,7 @@ class LocalCluster:
             await asyncio.sleep(0.05)
 
     def _prepares(self, node_id: str) -> bool:
-        """Whether a node's engine is busy with what lies on its disk and cannot answer yet."""
+        """Whether a node's engine is still reading or migrating its data and cannot answer yet."""
         note = locked_note(self.layout.configs[node_id].data_path / ENGINE_PID_FILE)
         return note in (Mode.STARTED, Mode.BOOTSTRAPPING)
 
@@ -238,7 +238,7 @@ def _lives(pid: int) -> bool:
 
 
 def _wait(condition: Callable[[], bool], seconds: float) -> bool:
-    """Poll until `condition` holds; whether it did within `seconds`."""
+    """Poll until `condition` holds. Returns whether it did within `seconds`."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:

@@ -1,7 +1,7 @@
 """What `quorumbook cluster add | remove | replace` does, step by step.
 
-Each step looks first whether what it is to bring about already holds. So a command that was killed, or whose answer was
-lost, is simply given again; nothing is remembered between two runs but the cluster itself and the new node's directory.
+Each step first checks whether its result exists already. A command that was killed, or whose answer was lost, can
+therefore be repeated. Only the cluster itself and the new node's directory keep state between two runs.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from node.native.client import ClusterClient
 from node.native.protocol import ControlAction, FailCode, MemberStatus, NodeStatus, StatusQuery
 
 POLL = 0.25
-"""Seconds between two looks at the leader."""
+"""Seconds between two status requests to the leader."""
 
 SAY_EVERY = 2.0
 """Seconds between two lines about a node that catches up."""
 
 HANDOVER_SECONDS = 10.0
-"""For another node to take over from a leader that is to be removed."""
+"""Seconds for another node to become leader before the present leader is removed."""
 
 STOP_SECONDS = 15.0
-"""For a removed node's processes to end."""
+"""Seconds for a removed node's processes to end."""
 
 MIB = 1024 * 1024
 

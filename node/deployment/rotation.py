@@ -24,7 +24,7 @@ class Rotation(msgspec.Struct, frozen=True):
 def rotate(layout: ClusterDirectory) -> Rotation:
     """Give every node of the directory one more cluster key; or, where some lack one that others have, just that.
 
-    So whoever is killed on the way gives the command again. Nodes that run take the file up by themselves.
+    An interrupted command can be repeated. Running nodes load the file automatically.
 
     Raises:
         ClusterKeyError: a file cannot be read, or two nodes have different keys under one number.

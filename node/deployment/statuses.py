@@ -1,4 +1,4 @@
-"""What all nodes of a cluster say of themselves, asked over the network at the same time."""
+"""The statuses of all nodes of a cluster, requested concurrently over the network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from node.native.connection import NativeConnection
 from node.native.protocol import MemberStatus, NodeStatus, StatusQuery
 
 ANSWER_SECONDS = 1.0
-"""A node that has not told its status by then is shown as down."""
+"""Seconds after which a node without an answer is shown as down."""
 
 Statuses = dict[str, NodeStatus | None]
 """Node id to status, None for a node that does not answer."""
@@ -68,6 +68,8 @@ def leader_of(statuses: Statuses) -> str:
 
 
 def newest_members(statuses: Statuses) -> list[MemberStatus]:
-    """Who belongs to the cluster, as the node says whose log knows most of it; none if no node answers."""
+    """Return the members of the cluster by the node with the newest membership in its log; an empty result if no node
+    answers.
+    """
     told = [status for status in statuses.values() if status is not None]
     return max(told, key=lambda status: (status.members_index, status.applied_index)).members if told else []

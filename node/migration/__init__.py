@@ -1,4 +1,4 @@
-"""A node's data directory from one ABI to another, at a start or in a rehearsal, and the way back.
+"""Converts a node's data directory from one ABI to another, at a start or in a rehearsal, and back.
 
 found       what lies in a data directory, and of which ABI it is
 build       the same data in another ABI, made beside it and checked

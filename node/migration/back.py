@@ -1,4 +1,4 @@
-"""The way back to the version before: what it would lose, and going it."""
+"""The rollback to the previous version: what it would lose, and its steps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from statemachine.commands import decode_batch
 
 @dataclass(frozen=True)
 class WayBack:
-    """To which data a node can go back, and what was applied since."""
+    """The data to which a node can roll back, and the entries applied since."""
 
     data: Path
     record: switch.Record
@@ -68,7 +68,7 @@ def way_back(data: Path) -> WayBack:
     """How to undo the latest migration.
 
     Raises:
-        DataDirectoryError: there is none that could be undone.
+        DataDirectoryError: no migration can be undone.
     """
     switch.finish(data)
     found = look(data)

@@ -1,5 +1,5 @@
-"""A migration of a copy: what a start would do, what it would need, and what would be different. The source is only
-read.
+"""Migrates a copy of the data, and reports what a start would do, what it would need, and what would change. The source
+is only read.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Rehearsal:
 def rehearse(
     place: Place, target: str = ABI, *, known: Chains | None = None, progress: Progress = lambda _line: None
 ) -> Rehearsal:
-    """Do all that a start would do, on a copy in a temporary directory.
+    """Run all steps of a start on a copy in a temporary directory.
 
     Raises:
         UnknownAbiError, MigrationError: the migration would fail, for this reason.

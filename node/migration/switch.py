@@ -1,4 +1,4 @@
-"""Migrated data in the place of the old, and back.
+"""Replaces the old data by the migrated data, and back.
 
     DATA/migration.tmp/      being made; thrown away by the next start if that was interrupted
     DATA/migration.ready/    whole and checked: from here on the switch is finished, by the next start if this one is killed
