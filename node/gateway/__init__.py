@@ -3,20 +3,29 @@
 Each file covers one noun. A JSON object is one `msgspec.Struct` with a constructor from the engine's row. The OpenAPI
 document is generated from these structs.
 
-    app              every route, and the application that serves them calls            a request on its way to a
-    handler and back: signature, limits, failures orders           placing, cancelling and listing orders; amending
-    changes or pairs them, direct is the fast path market           time, products, books, tickers, trades accounts
-    balances, fees, deposits and withdrawals history          fills, ledgers, transfers, candles: calls that the history
-    answers (history_source queries it) admin            currencies, products, accounts and API keys, for the operator
-    health           /healthz, /readyz, /status, /metrics; metrics counts auth             keys, signatures, replayed
-    requests limits           limits of connections and requests feeds            the products that are followed: book,
-    trades, events channels         the messages of the WebSocket sessions         one connection's subscriptions and
-    its queue; balances polls accounts for them sockets          the WebSocket endpoint; socket_orders places, amends
-    and cancels over it book             the copy of a product's book, and its JSON texts catalogue        the copy of
-    products and currencies values           decimals, identifiers, words and times in JSON; requests reads bodies and
-    parameters with them errors           the failures of a request, as its client reads them backend          the
-    engine, over the native protocol openapi          the OpenAPI document gateway, process the wiring of the parts; the
-    process http/            the HTTP server
+- app: every route, and the application that serves them
+- calls: a request on its way to a handler and back: signature, limits, failures
+- orders: placing, cancelling and listing orders; amending changes or pairs them, direct is the fast path
+- market: time, products, books, tickers, trades
+- accounts: balances, fees, deposits and withdrawals
+- history: fills, ledgers, transfers, candles: calls that the history answers (history_source queries it)
+- admin: currencies, products, accounts and API keys, for the operator
+- health: /healthz, /readyz, /status, /metrics; metrics counts
+- auth: keys, signatures, replayed requests
+- limits: limits of connections and requests
+- feeds: the products that are followed: book, trades, events
+- channels: the messages of the WebSocket; candles has those of candles
+- sessions: one connection's subscriptions and its queue; balances polls accounts for them
+- sockets: the WebSocket endpoint; socket_orders places, amends and cancels over it, disconnects cancels when a
+  connection ends
+- book: the copy of a product's book, and its JSON texts
+- catalogue: the copy of products and currencies
+- values: decimals, identifiers, words and times in JSON; requests reads bodies and parameters with them
+- errors: the failures of a request, as its client reads them
+- backend: the engine, over the native protocol
+- openapi: the OpenAPI document
+- gateway, process: the wiring of the parts; the process
+- http/: the HTTP server
 
 May import the rest of `node` and `statemachine`; nothing imports it.
 """

@@ -11,6 +11,7 @@ from node.gateway.auth import Authenticator, Replays, Revocation
 from node.gateway.backend import Backend
 from node.gateway.balances import Balances
 from node.gateway.catalogue import Catalogue
+from node.gateway.disconnects import Holders
 from node.gateway.feeds import Feeds
 from node.gateway.health import Monitor
 from node.gateway.limits import Limits, SocketLimits
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class Gateway:
-    """The parts that handlers use. Made by `build`. `history` is None where the node keeps none."""
+    """The parts that handlers use. Made by `build`. `history` is None where the node keeps none; `holders` are the
+    connections whose end cancels orders.
+    """
 
     config: NodeConfig
     backend: Backend
@@ -41,6 +44,7 @@ class Gateway:
     revocation: Revocation
     proxies: tuple[Network, ...]
     history: HistorySource | None
+    holders: Holders = field(default_factory=dict)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def trusts(self, peer: str) -> bool:

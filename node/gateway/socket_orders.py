@@ -22,23 +22,26 @@ from node.gateway.amending import AmendItem, amended, units_above_zero
 from node.gateway.auth import Identity
 from node.gateway.catalogue import Product
 from node.gateway.channels import encode
+from node.gateway.disconnects import TIMEOUT_DEFAULT, OnDisconnect, check_timeout
 from node.gateway.errors import ApiError, BadRequestError, ErrorJson, NotLeaderError, UnavailableError, rejection
 from node.gateway.gateway import Gateway
 from node.gateway.orders import OrderJson, OrderRequest, place_command, placed
 from node.gateway.requests import ABSENT, parse
-from node.gateway.values import check_name, order_number, order_text, product_text
+from node.gateway.values import check_name, iso, order_number, order_text, product_text
 from node.native.protocol import FailCode, OrderQuery
-from statemachine.commands import AmendOrder, CancelAll, CancelOrder, PlaceOrder
-from statemachine.events import AnyOutcome, Cancelled, OrderState, Rejected
+from statemachine.commands import AmendOrder, CancelAll, CancelAllAfter, CancelOrder, PlaceOrder
+from statemachine.events import AnyOutcome, Armed, Cancelled, OrderState, Rejected
 from statemachine.limits import OPERATOR
 from statemachine.types import Permission
 
 UNDER_WAY_MAX = 64
 """Commands of one connection that wait for their outcomes. A client with more is told to wait."""
+UNDER_WAY_SECONDS = 5.0
+"""How long the end of a connection waits for the outcomes of its commands, so that it cancels what they placed."""
 
-TYPES = frozenset({"place", "amend", "cancel", "cancel_all"})
+TYPES = frozenset({"place", "amend", "cancel", "cancel_all", "cancel_on_disconnect"})
 
-Command = PlaceOrder | AmendOrder | CancelOrder | CancelAll
+Command = PlaceOrder | AmendOrder | CancelOrder | CancelAll | CancelAllAfter
 
 
 class Signed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -78,11 +81,21 @@ class CancelAllMessage(Signed, frozen=True, forbid_unknown_fields=True, kw_only=
     session: str | None = None
 
 
+class DisconnectMessage(Signed, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Cancel all orders, or those of a session, when the connection ends; `timeout` seconds after the node has died. 0:
+    not any more.
+    """
+
+    timeout: int = TIMEOUT_DEFAULT
+    session: str | None = None
+
+
 _SHAPES: dict[str, type[Signed]] = {
     "place": PlaceMessage,
     "amend": AmendMessage,
     "cancel": CancelMessage,
     "cancel_all": CancelAllMessage,
+    "cancel_on_disconnect": DisconnectMessage,
 }
 
 
@@ -98,6 +111,7 @@ class ResultJson(msgspec.Struct, kw_only=True):
     order: OrderJson | UnsetType = UNSET
     order_ids: list[str] | UnsetType = UNSET
     pending: bool | UnsetType = UNSET
+    trigger_time: str | UnsetType | None = UNSET
     error: ErrorJson | UnsetType = UNSET
 
 
@@ -115,6 +129,14 @@ class Trader:
         self._gateway = gateway
         self._send = send
         self._under_way: set[asyncio.Task[None]] = set()
+        self._on_disconnect = OnDisconnect(gateway.backend, gateway.holders)
+
+    async def end(self, *, stopping: bool) -> None:
+        """The connection is over; `stopping`: because the node stops."""
+        self._on_disconnect.stopping = stopping
+        if self._under_way and not stopping:
+            await asyncio.wait(self._under_way, timeout=UNDER_WAY_SECONDS)
+        await self._on_disconnect.end()
 
     async def take(self, message: Signed, identity: Identity | None) -> None:
         """Send the message's command; the answer follows. A refusal is answered, too."""
@@ -173,6 +195,13 @@ class Trader:
                     name = (await catalogue.product(product_text(message.product_id))).row.product_id
                 session = check_name(message.session, "session") if message.session is not None else ""
                 return CancelAll(account_id, command_id, name, session=session), None
+            case DisconnectMessage():
+                session = check_name(message.session, "session") if message.session is not None else ""
+                self._on_disconnect.check(session)
+                timeout = check_timeout(message.timeout)
+                if not timeout:
+                    self._on_disconnect.pause()
+                return CancelAllAfter(account_id, command_id, timeout, session), None
         raise AssertionError(f"no command for {type(message).__name__}")
 
     async def _product(self, account_id: str, product_id: str | None, order_id: int, client_oid: str) -> Product:
@@ -191,8 +220,11 @@ class Trader:
         try:
             (outcome,) = await self._gateway.backend.submit([command])
             result = _result(request_id, command, product, outcome)
+            if isinstance(command, CancelAllAfter):
+                self._on_disconnect.accepted(command)
         except (QuorumbookError, RequestFailed) as error:
             result = _failed(request_id, error)
+            self._on_disconnect.go_on()
         self._send(encode(result))
 
 
@@ -220,6 +252,8 @@ def _result(request_id: str, command: Command, product: Product | None, outcome:
     elif isinstance(outcome, Cancelled):
         result.order_ids = [order_text(order.order_id) for order in outcome.orders]
         result.pending = True if outcome.pending else UNSET
+    elif isinstance(outcome, Armed):
+        result.trigger_time = iso(outcome.fires_at) if outcome.fires_at else None
     else:
         assert isinstance(outcome, Rejected), outcome
         raise rejection(outcome, command_id="request_id")

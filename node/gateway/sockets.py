@@ -47,7 +47,8 @@ several parts.
 """
 CLOSE_TIMEOUT = 2.0
 """Seconds that the client has to answer a close frame before the connection is cut."""
-POLICY = 1008
+POLICY, GOING_AWAY = 1008, 1001
+"""Close codes: the client broke a rule, and the node stops."""
 SIGNED = ("user", "balance")
 """Channels that only the owner of a key may have."""
 
@@ -101,6 +102,7 @@ class Connection:
         self._signed: Identity | None = None
         self._writer: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
+        self._code = 1000
 
     async def run(self) -> None:
         """Serve until either side ends it."""
@@ -120,6 +122,7 @@ class Connection:
             self._subscriber.end(1000, "")
             if self._closing is not None:
                 await self._closing
+            await self._trader.end(stopping=self._code == GOING_AWAY)
             self._gateway.metrics.sockets.dec()
 
     def _allowed(self, kind: WSMsgType) -> bool:
@@ -151,6 +154,7 @@ class Connection:
             self._subscriber.end(1000, "")
 
     def _end(self, code: int, reason: str) -> None:
+        self._code = code
         self._closing = asyncio.create_task(self._close(code, reason))
 
     async def _close(self, code: int, reason: str) -> None:

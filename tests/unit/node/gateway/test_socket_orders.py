@@ -8,8 +8,10 @@ import pytest
 from aiohttp import ClientWebSocketResponse
 
 from node.credentials import Credentials
-from node.gateway import socket_orders
-from tests.unit.node.gateway.harness import Exchange, receive
+from node.gateway import disconnects, socket_orders
+from node.gateway.errors import UnavailableError
+from statemachine.commands import CancelAllAfter
+from tests.unit.node.gateway.harness import Exchange, receive, until
 
 ORDER = {"product_id": "BTC-USD", "side": "buy", "price": "50", "size": "1"}
 
@@ -137,3 +139,99 @@ async def test_many_orders_are_sent_without_waiting_and_in_order(exchange: Excha
     answers = [await receive(socket, "result") for _ in range(30)]
     assert [answer["request_id"] for answer in answers] == [f"n{number}" for number in range(30)]
     assert [answer["sequence"] for answer in answers] == sorted(answer["sequence"] for answer in answers)
+
+
+class TestCancelOnDisconnect:
+    @staticmethod
+    async def count(exchange: Exchange) -> int:
+        """Alice's open orders."""
+        return len((await exchange.call("alice", "GET", "/orders"))[1])
+
+    @staticmethod
+    def timers(exchange: Exchange) -> list[CancelAllAfter]:
+        return [command for command in exchange.backend.submitted if isinstance(command, CancelAllAfter)]
+
+    async def gone(self, exchange: Exchange, left: int) -> None:
+        """Wait until so many orders are left and no timer is set."""
+        await until(lambda: self.timers(exchange)[-1].timeout == 0)
+        assert await self.count(exchange) == left
+
+    async def test_the_orders_of_the_session_leave_with_the_connection(self, exchange: Exchange) -> None:
+        socket = await trader(exchange)
+        answer = await ask(socket, "cancel_on_disconnect", "1", session="s")
+        assert (answer["success"], answer["trigger_time"][-1]) == (True, "Z")
+        await ask(socket, "place", "2", order=ORDER | {"session": "s"})
+        await ask(socket, "place", "3", order=ORDER)
+        await socket.send_json({"type": "place", "request_id": "4", "order": ORDER | {"session": "s"}})
+        await socket.close()
+        await self.gone(exchange, 1)
+        assert exchange.gateway.holders == {}
+
+    async def test_without_a_session_all_orders_leave(self, exchange: Exchange) -> None:
+        socket = await trader(exchange)
+        await exchange.order("alice", "buy", "50", "1")
+        await ask(socket, "cancel_on_disconnect", "1", timeout=20)
+        await socket.close()
+        await self.gone(exchange, 0)
+
+    async def test_what_was_taken_back_cancels_nothing(self, exchange: Exchange) -> None:
+        socket = await trader(exchange)
+        await exchange.order("alice", "buy", "50", "1")
+        await ask(socket, "cancel_on_disconnect", "1")
+        assert (await ask(socket, "cancel_on_disconnect", "2", timeout=0))["trigger_time"] is None
+        await socket.close()
+        await until(lambda: not exchange.gateway.feeds.sessions)
+        assert (await self.count(exchange), self.timers(exchange)[-1].timeout) == (1, 0)
+
+    async def test_the_end_of_a_connection_that_was_replaced_cancels_nothing(self, exchange: Exchange) -> None:
+        old, new = await trader(exchange), await trader(exchange)
+        await exchange.order("alice", "buy", "50", "1")
+        await ask(old, "cancel_on_disconnect", "1")
+        await ask(new, "cancel_on_disconnect", "2")
+        await old.close()
+        await until(lambda: len(exchange.gateway.feeds.sessions) == 1)
+        assert await self.count(exchange) == 1
+        await new.close()
+        await self.gone(exchange, 0)
+
+    async def test_the_timer_cancels_when_the_node_stops_or_dies(self, exchange: Exchange) -> None:
+        socket = await trader(exchange)
+        await exchange.order("alice", "buy", "50", "1")
+        await ask(socket, "cancel_on_disconnect", "1", timeout=30)
+        await exchange.gateway.feeds.close()
+        await until(lambda: exchange.gateway.holders == {})
+        assert await self.count(exchange) == 1
+        exchange.backend.advance(seconds=29)
+        assert await self.count(exchange) == 1
+        exchange.backend.advance(seconds=2)
+        assert await self.count(exchange) == 0
+
+    async def test_the_timer_is_set_again_before_it_goes_off(self, exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(disconnects, "SETS_PER_TIMEOUT", 1_000)
+        socket = await trader(exchange)
+        await ask(socket, "cancel_on_disconnect", "1")
+        await until(lambda: len(self.timers(exchange)) > 5)
+        assert {timer.timeout for timer in self.timers(exchange)} == {10 * 10**9}
+        assert len({timer.command_id for timer in self.timers(exchange)}) == len(self.timers(exchange))
+
+    async def test_taking_it_back_in_vain_leaves_it_in_force(self, exchange: Exchange) -> None:
+        socket = await trader(exchange)
+        await ask(socket, "cancel_on_disconnect", "1")
+        await until(lambda: len(self.timers(exchange)) == 2)
+        exchange.backend.fail.append(UnavailableError("gone"))
+        assert (await ask(socket, "cancel_on_disconnect", "2", timeout=0))["success"] is False
+        await until(lambda: len(self.timers(exchange)) == 3)
+        assert {timer.timeout for timer in self.timers(exchange)} == {10 * 10**9}
+        assert list(exchange.gateway.holders) == [("alice", "")]
+
+    @pytest.mark.parametrize(
+        ("fields", "field"), [({"timeout": 9}, "timeout"), ({"timeout": 301}, "timeout"), ({"session": "t"}, "session")]
+    )
+    async def test_a_refusal_names_the_field_and_changes_nothing(
+        self, exchange: Exchange, fields: dict[str, Any], field: str
+    ) -> None:
+        socket = await trader(exchange)
+        await ask(socket, "cancel_on_disconnect", "1", session="s")
+        refused = await ask(socket, "cancel_on_disconnect", "2", **({"session": "s"} | fields))
+        assert (refused["success"], refused["error"]["field"]) == (False, field)
+        assert list(exchange.gateway.holders) == [("alice", "s")]
